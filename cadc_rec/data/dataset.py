@@ -1,0 +1,156 @@
+"""A prepared dataset as NumPy arrays, for everything that learns or measures.
+
+In: the artifact of the prepare stage. Out: D_full sorted by user and time, the held-out items, and
+both sides' attributes as CSR.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from scipy import sparse
+
+from cadc_rec.artifacts import Artifact
+from cadc_rec.data.parquet import read_groups
+from cadc_rec.data.sources.raw_tables import AttributeKind
+
+NOT_HELD_OUT = -1
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An attribute of every user (or item): entity n has codes ``values[indptr[n]:indptr[n+1]]``."""
+
+    name: str
+    kind: AttributeKind
+    """``categorical``: exactly one code each. ``multi``: any number, none where nothing is known."""
+    size: int
+    """Number of codes; code 0 is "missing or unknown"."""
+    indptr: NDArray[np.int64]
+    """``[n + 1]``"""
+    values: NDArray[np.int32]
+    """``[indptr[-1]]``, in ``[0, size)``"""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The train split (D_full), the held-out items and the attributes."""
+
+    path: Path
+    """The artifact's folder."""
+    n_users: int
+    n_items: int
+    train_user: NDArray[np.int32]
+    """``[rows]``, ascending; a user's rows are in the order of time."""
+    train_item: NDArray[np.int32]
+    """``[rows]``"""
+    user_indptr: NDArray[np.int64]
+    """``[n_users + 1]``: user u's rows are ``user_indptr[u]:user_indptr[u + 1]``."""
+    val_item: NDArray[np.int32]
+    """``[n_users]``, -1 where the user has none."""
+    test_item: NDArray[np.int32]
+    """``[n_users]``, -1 where the user has none."""
+    user_attributes: list[Attribute]
+    item_attributes: list[Attribute]
+
+    @staticmethod
+    def open(artifact: Artifact) -> Dataset:
+        """Read a prepared dataset into memory (about 8 bytes an interaction)."""
+        path, info = artifact.path, artifact.info
+        n_users, n_items, rows = int(info["users"]), int(info["items"]), int(info["train"])
+        train_user, train_item = _read_train(path, rows)
+        counts = np.bincount(train_user, minlength=n_users)
+        described = json.loads((path / "attributes.json").read_text("utf-8"))
+        return Dataset(
+            path=path,
+            n_users=n_users,
+            n_items=n_items,
+            train_user=train_user,
+            train_item=train_item,
+            user_indptr=_indptr(counts),
+            val_item=_held_out(path / "val.parquet", n_users),
+            test_item=_held_out(path / "test.parquet", n_users),
+            user_attributes=_attributes(path / "users.parquet", described["user"]),
+            item_attributes=_attributes(path / "items.parquet", described["item"]),
+        )
+
+    @cached_property
+    def csr_by_item(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """D_full by item: indptr ``[n_items + 1]`` and users ``[rows]``, ascending in an item."""
+        present = np.ones(len(self.train_item), dtype=np.int8)
+        shape = (self.n_users, self.n_items)
+        by_user = sparse.csr_matrix((present, self.train_item, self.user_indptr), shape=shape)
+        by_item = by_user.tocsc()  # a counting sort: linear, where argsort is not
+        return by_item.indptr.astype(np.int64), by_item.indices.astype(np.int32, copy=False)
+
+    def user_ids(self) -> pa.Array:
+        """Original user ids in dense-id order."""
+        return _column(self.path / "users.parquet", "user_id")
+
+    def item_ids(self) -> pa.Array:
+        """Original item ids in dense-id order."""
+        return _column(self.path / "items.parquet", "item_id")
+
+    def item_titles(self) -> pa.Array | None:
+        """Titles in dense-id order (null where unknown), or None when the source has none."""
+        path = self.path / "items.parquet"
+        return _column(path, "title") if "title" in pq.read_schema(path).names else None
+
+
+def train_files(path: Path) -> list[Path]:
+    """D_full's Parquet parts, in the order of their rows."""
+    return sorted((path / "train").glob("part-*.parquet"))
+
+
+def _read_train(path: Path, rows: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    users, items = np.empty(rows, np.int32), np.empty(rows, np.int32)
+    start = 0
+    for group in read_groups(train_files(path), columns=["user", "item"]):
+        end = start + group.num_rows
+        users[start:end], items[start:end] = group["user"].to_numpy(), group["item"].to_numpy()
+        start = end
+    return users, items
+
+
+def _held_out(path: Path, n_users: int) -> NDArray[np.int32]:
+    table = pq.read_table(path, columns=["user", "item"])
+    items = np.full(n_users, NOT_HELD_OUT, np.int32)
+    items[table["user"].to_numpy()] = table["item"].to_numpy()
+    return items
+
+
+def _attributes(path: Path, described: list[dict[str, Any]]) -> list[Attribute]:
+    table = pq.read_table(path, columns=[entry["name"] for entry in described])
+    attributes = []
+    for entry in described:
+        column = table[entry["name"]].combine_chunks()
+        if entry["kind"] == "categorical":
+            lengths, values = np.ones(len(column), np.int64), column.to_numpy()
+        else:
+            lengths, values = np.diff(column.offsets.to_numpy()), column.flatten().to_numpy()
+        attribute = Attribute(
+            name=entry["name"],
+            kind=entry["kind"],
+            size=int(entry["size"]),
+            indptr=_indptr(lengths),
+            values=np.ascontiguousarray(values, np.int32),
+        )
+        attributes.append(attribute)
+    return attributes
+
+
+def _indptr(counts: NDArray[Any]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _column(path: Path, name: str) -> pa.Array:
+    column = pq.read_table(path, columns=[name])[name]
+    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)

@@ -1,0 +1,60 @@
+"""Attribute values become codes: 0 for missing or unknown, then the values in sorted order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cadc_rec.data.sources.raw_tables import AttributeColumn
+
+UNKNOWN = 0
+
+
+def encode_attributes(
+    rows: pa.Table, attributes: Sequence[AttributeColumn]
+) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """Replace each attribute column of `rows` by its codes.
+
+    Args:
+        rows: one row an entity, in dense-id order.
+        attributes: the columns to encode; the others pass through.
+
+    Returns:
+        The table, with int32 (categorical) or list<int32> (multi; empty where nothing is known)
+        columns, and for each attribute its name, kind, size (codes, 0 included) and vocabulary
+        (value of codes 1, 2, ...).
+    """
+    described: list[dict[str, Any]] = []
+    for attribute in attributes:
+        values = rows[attribute.name].combine_chunks()
+        flat = values if attribute.kind == "categorical" else pc.list_flatten(values)
+        distinct = pc.unique(pc.drop_null(flat))
+        vocabulary = distinct.take(pc.array_sort_indices(distinct))
+        codes = _codes(flat, vocabulary)
+        column = codes if attribute.kind == "categorical" else _lists(codes, values)
+        rows = rows.set_column(rows.column_names.index(attribute.name), attribute.name, column)
+        described.append(
+            {
+                "name": attribute.name,
+                "kind": attribute.kind,
+                "size": len(vocabulary) + 1,
+                "vocabulary": vocabulary.to_pylist(),
+            }
+        )
+    return rows, described
+
+
+def _codes(values: pa.Array, vocabulary: pa.Array) -> pa.Array:
+    index = pc.index_in(values, value_set=vocabulary, skip_nulls=True).cast(pa.int32())
+    return pc.add(index.fill_null(UNKNOWN - 1), pa.scalar(1, pa.int32()))
+
+
+def _lists(codes: pa.Array, lists: pa.Array) -> pa.Array:
+    """`codes` cut into the lengths of `lists`; a null list is an empty one."""
+    lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), codes)
