@@ -27,11 +27,11 @@ NOT_HELD_OUT = -1
 
 @dataclass(frozen=True)
 class Attribute:
-    """An attribute of every user (or item): entity n has codes ``values[indptr[n]:indptr[n+1]]``."""
+    """An attribute of all users (or items): n has codes ``values[indptr[n]:indptr[n + 1]]``."""
 
     name: str
     kind: AttributeKind
-    """``categorical``: exactly one code each. ``multi``: any number, none where nothing is known."""
+    """``categorical``: exactly one code each. ``multi``: any number, none when nothing is known."""
     size: int
     """Number of codes; code 0 is "missing or unknown"."""
     indptr: NDArray[np.int64]

@@ -1,0 +1,144 @@
+"""The select stage: which interactions of D_full the two towers see (D_sel).
+
+In: the prepare stage's artifact. Out: ``shard-00000-of-00008.parquet`` and on, with user, item,
+timestamp and ``row``, the interaction's position in D_full. Every user and item keeps its id.
+
+`uniform` draws an exact number of rows without replacement. D_full is taken in logical blocks of
+2**20 rows: a sequential hypergeometric draw fixes how many rows each block gives, a choice without
+replacement which ones. The result is uniform over all samples of that size, needs one block in
+memory, and depends on the seed and the rows alone, not on files, shards or processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from cadc_rec.artifacts import Artifact, Draft
+from cadc_rec.config import SelectConfig
+from cadc_rec.data.dataset import train_files
+from cadc_rec.data.parquet import ROW_GROUP_ROWS, parquet_writer, read_groups, rechunk
+from cadc_rec.data.prepare import INTERACTIONS
+from cadc_rec.errors import CadcError
+from cadc_rec.progress import track
+
+BLOCK_ROWS = ROW_GROUP_ROWS
+SHARD_GROUP_ROWS = 2**18
+_COUNTS, _ROWS = 20, 21  # kinds of random draws; part of the key of each sequence
+_MAX_ROWS = 10**9  # numpy.random.Generator.hypergeometric takes no larger population
+SELECTED = INTERACTIONS.append(pa.field("row", pa.int64()))
+
+
+def selection_settings(select: SelectConfig, seed: int) -> dict[str, Any]:
+    """The settings that decide what `build_selection` writes."""
+    if select.kind == "everything":  # neither ratio nor seed has a say
+        return {"kind": select.kind, "shards": select.shards}
+    return {**select.model_dump(mode="json"), "seed": seed}
+
+
+def build_selection(select: SelectConfig, seed: int, dataset: Artifact, draft: Draft) -> None:
+    """Fill the draft of the select stage. Only the rank that writes may call it.
+
+    Args:
+        select: kind, filtering ratio and number of shards.
+        seed: of the draw.
+        dataset: the prepare stage's artifact.
+        draft: its ``info`` receives shards (rows of each), selected, of and share; ``rows`` the
+            rows of D_full.
+
+    Raises:
+        CadcError: D_full is larger than the draw can take.
+    """
+    total = int(dataset.info["train"])
+    wanted = total if select.kind == "everything" else selected_rows(total, select.ratio)
+    chosen = choose_uniform(total, wanted, seed)
+    with track("select", total, "rows") as ticker:
+
+        def selected() -> Iterator[pa.Table]:
+            groups = read_groups(train_files(dataset.path))
+            for start, block in _numbered(rechunk(groups, BLOCK_ROWS)):
+                yield _take(block, start, next(chosen))
+                ticker.advance(block.num_rows)
+
+        sizes = shard_sizes(wanted, select.shards)
+        _write_shards(draft.path, sizes, rechunk(selected(), SHARD_GROUP_ROWS))
+    draft.rows = total
+    draft.info.update(shards=sizes, selected=wanted, of=total, share=wanted / total)
+
+
+def selected_rows(total: int, ratio: float) -> int:
+    """The exact number of rows a filtering ratio keeps: at least one."""
+    return max(1, round(total / ratio))
+
+
+def choose_uniform(total: int, wanted: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """A uniform sample without replacement of `wanted` of `total` rows, block by block.
+
+    Yields:
+        For each block of ``BLOCK_ROWS`` rows, the ascending positions chosen in that block, int64.
+
+    Raises:
+        CadcError: `total` is more than NumPy's hypergeometric draw takes.
+    """
+    if wanted < total > _MAX_ROWS:
+        raise CadcError(
+            f"select.kind = 'uniform' takes at most {_MAX_ROWS:,} training rows, the dataset has "
+            f"{total:,}; prepare a part of it."
+        )
+    counts = _generator(seed, _COUNTS)
+    for block in range(-(-total // BLOCK_ROWS)):
+        rows = min(BLOCK_ROWS, total - block * BLOCK_ROWS)
+        after = total - block * BLOCK_ROWS - rows
+        count = rows if wanted == rows + after else int(counts.hypergeometric(rows, after, wanted))
+        if count == rows:
+            yield np.arange(rows, dtype=np.int64)
+        else:
+            draw = _generator(seed, _ROWS, block)
+            yield np.sort(draw.choice(rows, count, replace=False, shuffle=False))
+        wanted -= count
+
+
+def shard_sizes(rows: int, shards: int) -> list[int]:
+    """Rows of each shard: sizes differ by at most one, the larger ones first."""
+    return [rows // shards + (shard < rows % shards) for shard in range(shards)]
+
+
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def _numbered(blocks: Iterator[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
+    """Each block with the position of its first row."""
+    start = 0
+    for block in blocks:
+        yield start, block
+        start += block.num_rows
+
+
+def _take(block: pa.Table, start: int, positions: NDArray[np.int64]) -> pa.Table:
+    """The rows at `positions`, with their position in D_full."""
+    rows = block if len(positions) == block.num_rows else block.take(pa.array(positions))
+    row = pc.add(pa.array(positions), pa.scalar(start, pa.int64()))
+    return rows.append_column(SELECTED.field("row"), row)
+
+
+def _write_shards(folder: Path, sizes: list[int], tables: Iterator[pa.Table]) -> None:
+    """Deal a stream of rows out to shards: contiguous runs of the given sizes."""
+    table = SELECTED.empty_table()
+    for shard, size in enumerate(sizes):
+        name = f"shard-{shard:05d}-of-{len(sizes):05d}.parquet"
+        with parquet_writer(folder / name, SELECTED) as writer:
+            missing = size
+            while missing:
+                if table.num_rows == 0:
+                    table = next(tables)
+                head = table.slice(0, missing)
+                writer.write_table(head.cast(SELECTED), row_group_size=SHARD_GROUP_ROWS)
+                missing -= head.num_rows
+                table = table.slice(head.num_rows)
