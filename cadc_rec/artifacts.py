@@ -1,0 +1,369 @@
+"""Artifacts: what a stage leaves behind, whole or not at all.
+
+In: a stage's name, its settings, its input artifacts, and a function that fills a folder. Out: an
+`Artifact`, a folder ``WORKDIR/STAGE/KEY`` with the stage's files and a ``manifest.json`` that
+holds the size and SHA-256 of every one of them.
+
+The key is a digest of the stage's name, its settings and its inputs' fingerprints; the fingerprint
+is a digest of the contents. So the same work is found again by anyone who asks for it, and work on
+changed inputs is not. A folder is filled beside its final name, under a lock, and renamed into
+place in one step; what a killed job leaves is swept away by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from cadc_rec.errors import CadcError
+from cadc_rec.versions import library_versions
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+_TEMPORARY = ".tmp"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)
+_WORK_FOLDER_ERRORS = (*_NO_SPACE, *_NO_RIGHTS, *_NO_FOLDER)
+
+
+class Group(Protocol):
+    """The processes that run a stage together; `SoloGroup` when there is only this one."""
+
+    @property
+    def rank(self) -> int:
+        """This process's number; rank 0 writes and commits."""
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's `value`, on every rank."""
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+
+
+class SoloGroup:
+    """One process on its own."""
+
+    rank = 0
+
+    def broadcast(self, value: Any) -> Any:
+        """`value` itself: there is nobody else."""
+        return value
+
+    def barrier(self) -> None:
+        """Return at once."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A committed, verified artifact."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    cached: bool = False
+
+    @property
+    def stage(self) -> str:
+        """The stage that made it."""
+        return str(self.manifest["stage"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the contents, equal wherever the same bytes were made."""
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the run that made it."""
+        return float(self.manifest["seconds"])
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """What the stage itself had to say: counts, rates, results."""
+        info: Mapping[str, Any] = self.manifest["info"]
+        return info
+
+
+@dataclass
+class Draft:
+    """The folder a stage fills, and what it wants said in the manifest."""
+
+    path: Path
+    info: dict[str, Any] = field(default_factory=dict)
+    rows: int | None = None
+    """Rows the stage went through, for the manifest's rows per second."""
+
+
+def artifact_key(
+    stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Artifact | str]
+) -> str:
+    """The folder's name: a digest of everything that decides what the stage computes."""
+    return _digest(
+        {
+            "schema": SCHEMA_VERSION,
+            "stage": stage,
+            "settings": settings,
+            "inputs": _fingerprints(inputs),
+        }
+    )[:16]
+
+
+def run_stage(
+    workdir: Path,
+    stage: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Artifact | str],
+    build: Callable[[Draft], None],
+    *,
+    force: bool = False,
+    group: Group | None = None,
+) -> Artifact:
+    """The stage's artifact: the one already there, else made by `build` and committed.
+
+    Args:
+        workdir: where artifacts live.
+        stage: the stage's name.
+        settings: the stage's own settings, JSON values only.
+        inputs: artifacts, or fingerprints of raw files, by name.
+        build: fills the draft's folder; runs on every rank, and only rank 0 may write.
+        force: make it anew even when it is there; the old one stays until the new one is whole.
+        group: the processes running this stage together.
+
+    Raises:
+        CadcError: the work folder cannot be used, another job is making this artifact, or the
+            artifact that is there is damaged.
+    """
+    group = group or SoloGroup()
+    key = artifact_key(stage, settings, inputs)
+    final = workdir / stage / key
+    if group.rank != 0:
+        found, draft_path = group.broadcast(None)
+        if not found:
+            build(Draft(Path(draft_path)))
+            group.barrier()
+        return Artifact(final, _read_manifest(final), cached=found)
+
+    if final.exists() and not force:
+        artifact = open_artifact(final, cached=True)
+        group.broadcast((True, ""))
+        return artifact
+    with _draft(workdir, stage, key) as draft:
+        group.broadcast((False, str(draft.path)))
+        started = time.perf_counter()
+        build(draft)
+        seconds = time.perf_counter() - started
+        manifest = _manifest(stage, key, settings, inputs, draft, seconds)
+        _write_json(draft.path / MANIFEST, manifest)
+        _commit(draft.path, final)
+    group.barrier()
+    return Artifact(final, manifest)
+
+
+def stage_exists(
+    workdir: Path, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Artifact | str]
+) -> bool:
+    """Whether `run_stage` would find this artifact already there."""
+    return (workdir / stage / artifact_key(stage, settings, inputs)).exists()
+
+
+def open_artifact(path: Path, *, cached: bool = False) -> Artifact:
+    """Open an artifact and check every file against its manifest.
+
+    Raises:
+        CadcError: it is missing, of another schema, or a file's bytes changed.
+    """
+    manifest = _read_manifest(path)
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise CadcError(f"{file} is missing from a finished artifact; {_remedy(path)}")
+        if file.stat().st_size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
+            raise CadcError(f"{file} changed since it was written; {_remedy(path)}")
+    return Artifact(path, manifest, cached=cached)
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remedy(path: Path) -> str:
+    return f"delete the folder {path} and run again."
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(file.read_text("utf-8"))
+        if manifest["schema_version"] != SCHEMA_VERSION:
+            raise CadcError(
+                f"{file}: written by schema {manifest['schema_version']}, this version reads "
+                f"{SCHEMA_VERSION}; {_remedy(path)}"
+            )
+        recorded = manifest["digest"]
+    except FileNotFoundError:
+        raise CadcError(f"{path} has no {MANIFEST}; {_remedy(path)}") from None
+    except (ValueError, KeyError, TypeError):
+        raise CadcError(f"{file} is not a manifest of ours; {_remedy(path)}") from None
+    body = {name: value for name, value in manifest.items() if name != "digest"}
+    if _digest(body) != recorded:
+        raise CadcError(f"{file} changed since it was written; {_remedy(path)}")
+    return dict(manifest)
+
+
+def _manifest(
+    stage: str,
+    key: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Artifact | str],
+    draft: Draft,
+    seconds: float,
+) -> dict[str, Any]:
+    files = {
+        str(file.relative_to(draft.path)): {
+            "bytes": file.stat().st_size,
+            "sha256": sha256_file(file),
+        }
+        for file in sorted(draft.path.rglob("*"))
+        if file.is_file()
+    }
+    contents = {name: entry["sha256"] for name, entry in files.items()}
+    body = {
+        "schema_version": SCHEMA_VERSION,
+        "stage": stage,
+        "key": key,
+        "fingerprint": _digest({"stage": stage, "files": contents}),
+        "settings": settings,
+        "inputs": _fingerprints(inputs),
+        "files": files,
+        "versions": library_versions(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": seconds,
+        "rows": draft.rows,
+        "rows_per_second": draft.rows / seconds if draft.rows and seconds else None,
+        "peak_memory_bytes": _peak_memory_bytes(),
+        "info": draft.info,
+    }
+    body = json.loads(json.dumps(body))  # tuples become lists now, so the digest stays true
+    return {**body, "digest": _digest(body)}
+
+
+def _peak_memory_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
+
+
+def _fingerprints(inputs: Mapping[str, Artifact | str]) -> dict[str, str]:
+    return {
+        name: value.fingerprint if isinstance(value, Artifact) else value
+        for name, value in inputs.items()
+    }
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _draft(workdir: Path, stage: str, key: str) -> Iterator[Draft]:
+    """A locked, empty folder to fill; gone on the way out unless it was committed."""
+    try:
+        temporary = workdir / _TEMPORARY
+        temporary.mkdir(parents=True, exist_ok=True)
+        _sweep(temporary)
+        name = f"{stage}-{key}"
+        with _locked(temporary / f"{name}.lock") as mine:
+            if not mine:
+                raise CadcError(
+                    f"{workdir}: another job is making the same {stage} artifact there; wait for "
+                    "it, or give this one a work folder of its own with --workdir."
+                )
+            folder = temporary / name
+            folder.mkdir()
+            try:
+                yield Draft(folder)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        if error.errno not in _WORK_FOLDER_ERRORS:
+            raise
+        raise _work_folder_error(error, workdir) from error
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold the lock file `path`; False when another process does.
+
+    The file stays: unlinking a lock file lets two processes lock two files of one name.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True  # closing the file releases it, as does the death of the process
+
+
+def _sweep(temporary: Path) -> None:
+    """Remove what killed jobs left: every draft or replaced folder whose lock nobody holds."""
+    for folder in [entry for entry in temporary.iterdir() if entry.is_dir()]:
+        with _locked(temporary / f"{folder.name.removesuffix('.old')}.lock") as mine:
+            if mine:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _commit(draft: Path, final: Path) -> None:
+    """Make `draft` durable and rename it to `final` in one step."""
+    for file in draft.rglob("*"):
+        _fsync(file)
+    _fsync(draft)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():  # forced: the old one is whole until the new one takes its name
+        old = draft.with_name(draft.name + ".old")
+        final.rename(old)
+        draft.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        draft.rename(final)
+    _fsync(final.parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+
+
+def _work_folder_error(error: OSError, workdir: Path) -> CadcError:
+    where = error.filename or workdir
+    if error.errno in _NO_SPACE:
+        return CadcError(
+            f"{where}: no space left; nothing was committed. Free some, or choose another disk "
+            "with --workdir."
+        )
+    if error.errno in _NO_RIGHTS:
+        return CadcError(
+            f"{where}: not writable; mend its rights, or choose another folder with --workdir."
+        )
+    return CadcError(f"{where}: is a file, not a folder; choose another one with --workdir.")

@@ -1,0 +1,103 @@
+"""What a person sees while a stage runs: a bar on a terminal, plain log lines elsewhere.
+
+Everything goes to standard error; standard output belongs to results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Task as RichTask
+from rich.text import Text
+
+log = logging.getLogger("cadc_rec")
+console = Console(stderr=True)
+_LOG_EVERY_SECONDS = 10.0
+
+
+class Ticker:
+    """Counts the work done on one task and shows it."""
+
+    def __init__(self, description: str, total: int, unit: str) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.done = 0
+        self.note = ""
+        self.started = self._logged = time.perf_counter()
+
+    def advance(self, amount: int = 1, note: str | None = None) -> None:
+        """Count `amount` more units; `note` is shown beside the rate until the next one."""
+        self.done += amount
+        self.note = self.note if note is None else note
+        self._show()
+
+    def rate(self) -> float:
+        """Units a second since the start."""
+        return self.done / max(time.perf_counter() - self.started, 1e-9)
+
+    def _show(self) -> None:
+        now = time.perf_counter()
+        if now - self._logged >= _LOG_EVERY_SECONDS:
+            self._logged = now
+            log.info(self.line())
+
+    def line(self) -> str:
+        """One plain line: done of total, rate, time left, note."""
+        left = (self.total - self.done) / max(self.rate(), 1e-9)
+        text = f"{self.description}: {self.done:,}/{self.total:,} {self.unit}"
+        text += f", {self.rate():,.1f} {self.unit}/s, {left:.0f} s left"
+        return f"{text}, {self.note}" if self.note else text
+
+
+class _BarTicker(Ticker):
+    def __init__(self, description: str, total: int, unit: str, bar: Progress) -> None:
+        super().__init__(description, total, unit)
+        self._bar = bar
+        self._task = bar.add_task(description, total=total, unit=unit, note="")
+
+    def _show(self) -> None:
+        self._bar.update(self._task, completed=self.done, note=self.note)
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: RichTask) -> Text:
+        speed = task.finished_speed or task.speed or 0.0
+        return Text(f"{speed:,.1f} {task.fields['unit']}/s", style="cyan")
+
+
+class _Silent(Ticker):
+    def _show(self) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def track(
+    description: str, total: int, unit: str, *, visible: bool = True, leave: bool = False
+) -> Iterator[Ticker]:
+    """Show a task of `total` units; ``visible=False`` (ranks other than 0) shows nothing."""
+    if not visible:
+        yield _Silent(description, total, unit)
+    elif console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _RateColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+        )
+        with Progress(*columns, console=console, transient=not leave) as bar:
+            yield _BarTicker(description, total, unit, bar)
+    else:
+        yield Ticker(description, total, unit)
