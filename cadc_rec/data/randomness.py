@@ -1,0 +1,71 @@
+"""Random integers that depend on where they stand in a stream, not on who draws them.
+
+Several processes that each need a part of one random sequence draw their own part directly: the
+Philox generator can be moved to any position. Results are then the same for any number of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_ROWS = 4096  # rows of a random table made at once
+_WORDS_PER_COUNTER = 4  # Philox-4x64 yields four 64-bit words for each value of its counter
+
+
+def positional_integers(key: tuple[int, ...], start: int, count: int, below: int) -> np.ndarray:
+    """Elements ``start .. start + count`` of the uniform sequence of `key` over ``[0, below)``.
+
+    Args:
+        key: integers that name the sequence, such as (seed, purpose, epoch).
+        start: position of the first element.
+        count: how many.
+        below: exclusive upper bound, at most 2**53.
+
+    Returns:
+        int64 ``[count]``.
+    """
+    if below <= 0:
+        raise ValueError(f"below must be positive, got {below}")
+    generator = np.random.Philox(np.random.SeedSequence(key))
+    # Two 32-bit draws from a word are enough, and twice as fast, while `below` is small: the
+    # multiply-and-shift map is uneven by at most below / 2**32.
+    if below <= 2**20:
+        skipped = _move(generator, start // 2) * 2 + start % 2
+        halves = generator.random_raw((skipped + count + 1) // 2).view(np.uint32)
+        drawn = halves[skipped : skipped + count].astype(np.uint64)
+        return ((drawn * np.uint64(below)) >> np.uint64(32)).astype(np.int64)
+    skipped = _move(generator, start)
+    words = generator.random_raw(skipped + count)[skipped:]
+    fractions = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return (fractions * below).astype(np.int64)
+
+
+def _move(generator: np.random.Philox, word: int) -> int:
+    """Move `generator` to the counter that holds `word`; how many words to skip from there."""
+    generator.advance(word // _WORDS_PER_COUNTER)
+    return word % _WORDS_PER_COUNTER
+
+
+def normal_rows(key: tuple[int, ...], rows: range, width: int, std: float) -> np.ndarray:
+    """Rows of a normal table that is the same however it is cut into shards.
+
+    Args:
+        key: integers that name the table.
+        rows: which rows.
+        width: elements of a row of the whole table.
+        std: standard deviation.
+
+    Returns:
+        float32 ``[len(rows), width]``.
+    """
+    table = np.empty((len(rows), width), dtype=np.float32)
+    for block in range(rows.start // _ROWS, -(-rows.stop // _ROWS)):
+        sequence = np.random.SeedSequence((*key, block))
+        values = np.random.Generator(np.random.Philox(sequence)).standard_normal(
+            (_ROWS, width), dtype=np.float32
+        )
+        start, stop = max(rows.start, block * _ROWS), min(rows.stop, (block + 1) * _ROWS)
+        table[start - rows.start : stop - rows.start] = values[
+            start - block * _ROWS : stop - block * _ROWS
+        ]
+    return table * np.float32(std)

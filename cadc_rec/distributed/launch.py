@@ -1,0 +1,55 @@
+"""Local worker processes for one stage, under torch's own elastic launcher."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from cadc_rec.errors import CadcError
+
+WORKER_MARK = "_CADC_REC_WORKER"  # in a worker's environment: its result is its parent's to print
+
+
+def run_workers(arguments: Sequence[str], processes: int) -> None:
+    """Run ``python -m cadc_rec ARGUMENTS`` in `processes` local workers; wait for them.
+
+    Raises:
+        CadcError: a worker failed; the message says which and how. What it printed went to
+            standard error already.
+    """
+    # Set before torch starts its threads, in us and in the workers. Spinning threads of several
+    # processes on few cores ruin each other; with gloo, torch 2.13's shared rendezvous store
+    # hangs a restart.
+    os.environ[WORKER_MARK] = "1"
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // processes)))
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id="cadc-rec",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "cadc_rec", *arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        how = (
+            f"was ended by signal {-failure.exitcode}"
+            if failure.exitcode < 0
+            else f"ended with exit code {failure.exitcode}"
+        )
+        raise CadcError(
+            f"worker {rank} of {processes} {how}; its message stands above. Mend the cause and run "
+            "the same command again: finished stages are kept."
+        ) from None

@@ -1,0 +1,138 @@
+"""From a model with EmbeddingBagCollections to the same model, sharded.
+
+In: a module whose tables sit on the meta device, and for each table how it may be sharded. Out:
+the module under DistributedModelParallel. Its weights are reached through
+`cadc_rec.distributed.state`.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, PoolingType
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.types import PlannerError
+from torchrec.distributed.types import ShardingEnv, ShardingPlan
+
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.errors import CadcError
+
+_CPU_KINDS = ("data_parallel", "table_wise", "column_wise")  # row-wise kernels need CUDA
+
+
+def shard_model(
+    module: nn.Module, kinds: Mapping[str, str], processes: Processes, batch_size: int
+) -> DistributedModelParallel:
+    """Plan and wrap `module`.
+
+    Args:
+        module: its EmbeddingBagCollections are on the meta device.
+        kinds: table name to a sharding type, or ``auto`` for the planner's choice.
+        processes: who takes part.
+        batch_size: ids a process looks up in a step; the planner weighs costs with it.
+
+    Raises:
+        CadcError: a sharding type this device cannot run, or no plan fits.
+    """
+    plan = _plan(module, kinds, processes, batch_size)
+    with warnings.catch_warnings():
+        # DDP warns that a bucket view is not contiguous with TorchRec's flat tables; harmless.
+        warnings.simplefilter("ignore")
+        return DistributedModelParallel(
+            module,
+            env=ShardingEnv.from_process_group(processes.group),
+            device=processes.device,
+            plan=plan,
+            sharders=[EmbeddingBagCollectionSharder()],
+        )
+
+
+def _plan(
+    module: nn.Module, kinds: Mapping[str, str], processes: Processes, batch_size: int
+) -> ShardingPlan:
+    on_cpu = processes.device.type == "cpu"
+    constraints = {}
+    for table, kind in kinds.items():
+        if on_cpu and kind not in ("auto", *_CPU_KINDS):
+            raise CadcError(
+                f"sharding {kind!r} of table {table} needs CUDA; on CPU choose one of "
+                f"{', '.join(_CPU_KINDS)}."
+            )
+        if kind == "auto":
+            constraints[table] = ParameterConstraints(
+                sharding_types=list(_CPU_KINDS) if on_cpu else None
+            )
+        else:
+            kernel = (
+                EmbeddingComputeKernel.DENSE
+                if kind == "data_parallel"
+                else EmbeddingComputeKernel.FUSED
+            )
+            constraints[table] = ParameterConstraints(
+                sharding_types=[kind], compute_kernels=[kernel.value]
+            )
+    with _quiet("torchrec.distributed.planner.types", "root"):
+        planner = EmbeddingShardingPlanner(
+            topology=Topology(
+                world_size=processes.world_size,
+                local_world_size=processes.local_world_size,
+                compute_device=processes.device.type,
+            ),
+            constraints=constraints,
+            batch_size=batch_size,
+        )
+        try:
+            return planner.collective_plan(
+                module, [EmbeddingBagCollectionSharder()], processes.group
+            )
+        except PlannerError as error:
+            raise CadcError(
+                f"no sharding plan fits this model on {processes.world_size} processes: {error}"
+            ) from error
+
+
+def build_collection(
+    tables: Mapping[str, tuple[int, int]], *, mean: frozenset[str] = frozenset()
+) -> EmbeddingBagCollection:
+    """A collection of one table for each feature, named alike, on the meta device.
+
+    Args:
+        tables: feature name to (rows, width).
+        mean: features whose several values are averaged; the others are summed.
+    """
+    return EmbeddingBagCollection(
+        device=torch.device("meta"),
+        tables=[
+            EmbeddingBagConfig(
+                name=name,
+                feature_names=[name],
+                num_embeddings=int(rows),
+                embedding_dim=int(width),
+                pooling=PoolingType.MEAN if name in mean else PoolingType.SUM,
+            )
+            for name, (rows, width) in tables.items()
+        ],
+    )
+
+
+class _quiet:
+    """Raise the level of loggers whose warnings concern dry runs we do not make."""
+
+    def __init__(self, *names: str) -> None:
+        self._loggers = [logging.getLogger(name) for name in names]
+
+    def __enter__(self) -> None:
+        self._levels = [logger.level for logger in self._loggers]
+        for logger in self._loggers:
+            logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        for logger, level in zip(self._loggers, self._levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,88 @@
+"""Full ranking: where each user's held-out item stands among all items not yet taken.
+
+In: user and item vectors whose dot product is the score. Out: one rank a user, from 1. Candidates
+are ALL items less the user's excluded ones; an equal score counts against us.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cadc_rec.errors import CadcError
+
+_BLOCK_ELEMENTS = 8_000_000  # scores held at once: 64 MB of float64
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """Items that are no candidates, as CSR by user: int64 ``[n_users + 1]``, int32 ``[n]``."""
+
+    indptr: np.ndarray
+    items: np.ndarray
+
+    def and_one_each(self, extra: np.ndarray) -> Excluded:
+        """With one more item for each user; -1 adds none."""
+        n_users = len(self.indptr) - 1
+        users = np.repeat(np.arange(n_users), np.diff(self.indptr))
+        have = np.flatnonzero(extra >= 0)
+        all_users = np.concatenate([users, have])
+        order = np.argsort(all_users, kind="stable")
+        items = np.concatenate([self.items, extra[have]])[order]
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(all_users, minlength=n_users))])
+        return Excluded(indptr, items)
+
+
+def held_out_ranks(
+    user_vectors: torch.Tensor,
+    item_vectors: torch.Tensor,
+    targets: np.ndarray,
+    excluded: Excluded,
+    users: range | None = None,
+) -> np.ndarray:
+    """Rank of ``targets[u]`` for the users of `users`; 0 for those without a target.
+
+    Scores are formed in float64 from the float32 vectors, so that two runs, and anyone who
+    recomputes them, agree on which is the larger of two close ones.
+
+    Args:
+        user_vectors: ``[n_users, d]``.
+        item_vectors: ``[n_items, d]``.
+        targets: held-out item of each user, -1 for none; int ``[n_users]``.
+        excluded: items left out of the ranking; must not hold the user's target.
+        users: the users to rank; default all.
+
+    Returns:
+        int64 ``[len(users)]``.
+
+    Raises:
+        CadcError: a vector is not finite.
+    """
+    for side, vectors in (("user", user_vectors), ("item", item_vectors)):
+        finite = torch.isfinite(vectors).all(1)
+        if not finite.all():
+            row = int((~finite).nonzero()[0])
+            raise CadcError(
+                f"the vector of {side} row {row} is not finite, so its scores are not either; "
+                "training diverged: lower train.learning_rate."
+            )
+    users = range(len(user_vectors)) if users is None else users
+    items64 = item_vectors.double().t().contiguous()
+    block = max(1, _BLOCK_ELEMENTS // max(1, len(item_vectors)))
+    ranks = np.zeros(len(users), dtype=np.int64)
+    for start in range(users.start, users.stop, block):
+        stop = min(start + block, users.stop)
+        scores = user_vectors[start:stop].double() @ items64
+        target = torch.from_numpy(targets[start:stop].astype(np.int64)).to(scores.device)
+        of_target = scores.gather(1, target.clamp_min(0)[:, None])
+        first, last = int(excluded.indptr[start]), int(excluded.indptr[stop])
+        rows = np.repeat(np.arange(stop - start), np.diff(excluded.indptr[start : stop + 1]))
+        flat = rows * scores.shape[1] + excluded.items[first:last]
+        scores.view(-1)[torch.from_numpy(flat).to(scores.device)] = -torch.inf
+        # The target meets itself in the count, so the best rank is 1.
+        rank = (scores >= of_target).sum(1)
+        rank[target < 0] = 0
+        ranks[start - users.start : stop - users.start] = rank.cpu().numpy()
+    return ranks

@@ -1,0 +1,42 @@
+"""Vectors and ranks from a sharded model: each rank does its share, all get the whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.evaluation.ranking import Excluded, held_out_ranks
+
+_CHUNK = 16_384
+
+
+@torch.no_grad()
+def tower_vectors(tower: nn.Module, rows: int, processes: Processes) -> torch.Tensor:
+    """Vectors ``[rows, d]`` of ids 0 .. rows - 1, on every rank.
+
+    Each rank embeds its share, in as many lookups as every other: a sharded table answers only
+    when all ranks ask.
+    """
+    mine = processes.share(rows)
+    longest = -(-rows // processes.world_size)
+    parts = []
+    for start in range(0, longest, _CHUNK):
+        first = min(mine.start + start, mine.stop)
+        last = min(first + _CHUNK, mine.stop)
+        parts.append(tower(torch.arange(first, last, device=processes.device)))
+    return processes.all_gather_rows(torch.cat(parts), rows)
+
+
+def ranks_by_share(
+    users: torch.Tensor,
+    items: torch.Tensor,
+    targets: np.ndarray,
+    excluded: Excluded,
+    processes: Processes,
+) -> np.ndarray:
+    """`held_out_ranks` of all users, int64 ``[n_users]``, on every rank."""
+    mine = held_out_ranks(users, items, targets, excluded, processes.share(len(users)))
+    local = torch.from_numpy(mine).to(users.device)
+    return processes.all_gather_rows(local, len(users)).cpu().numpy()

@@ -1,0 +1,96 @@
+"""The evaluate stage: a trained model in, metrics, ranks and vectors out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file, save_file
+
+from cadc_rec.artifacts import Artifact, Draft
+from cadc_rec.config import Experiment
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.state import load_state
+from cadc_rec.errors import CadcError
+from cadc_rec.evaluation.metrics import ranking_metrics
+from cadc_rec.evaluation.ranking import Excluded
+from cadc_rec.evaluation.sharded import ranks_by_share
+from cadc_rec.pretrain.id_tables import IdTables
+from cadc_rec.training.build import build_model
+from cadc_rec.training.stage import CHECKPOINT
+
+
+def build_evaluation(
+    experiment: Experiment,
+    dataset: Dataset,
+    checkpoint: Artifact,
+    tables: IdTables | None,
+    processes: Processes,
+    draft: Draft,
+) -> None:
+    """Rank every held-out item over the full item set and write all that it takes to check it.
+
+    Candidates are all items less the user's training items and, for the test item, less the
+    validation item too.
+
+    Args:
+        experiment: the model's settings and ``[evaluate]``.
+        dataset: the held-out items.
+        checkpoint: the train stage's artifact.
+        tables: pre-trained vectors where the model has frozen ids.
+        processes: the ranks.
+        draft: receives ``metrics.json``; ``ranks.parquet`` (user_id, item_id, rank; one row a
+            user with a test item); ``user_vectors.safetensors`` and ``item_vectors.safetensors``
+            (one tensor ``vectors`` each) with ``user_ids.parquet`` and ``item_ids.parquet`` in the
+            same order, whose dot products are the scores.
+    """
+    model = build_model(experiment, dataset, tables, processes)
+    load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
+    users, items = model.vectors()
+    train = Excluded(dataset.user_indptr, dataset.train_item)
+    val_ranks = ranks_by_share(users, items, dataset.val_item, train, processes)
+    test_ranks = ranks_by_share(
+        users, items, dataset.test_item, train.and_one_each(dataset.val_item), processes
+    )
+    has_val, has_test = dataset.val_item >= 0, dataset.test_item >= 0
+    if not has_test.any():
+        raise CadcError("no user has a test item (three interactions are needed); use more data.")
+    result = {
+        "test": ranking_metrics(test_ranks[has_test], experiment.evaluate.k),
+        "validation": ranking_metrics(val_ranks[has_val], experiment.evaluate.k),
+        "users": int(has_test.sum()),
+        "items": dataset.n_items,
+    }
+    draft.info, draft.rows = result, int(has_test.sum())
+    if processes.rank == 0:
+        (draft.path / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+        _write_vectors(draft.path, dataset, users, items)
+        _write_ranks(draft.path, dataset, test_ranks, has_test)
+
+
+def _write_vectors(
+    folder: Path, dataset: Dataset, users: torch.Tensor, items: torch.Tensor
+) -> None:
+    for side, vectors, ids in (
+        ("user", users, dataset.user_ids()),
+        ("item", items, dataset.item_ids()),
+    ):
+        save_file({"vectors": vectors.cpu().contiguous()}, folder / f"{side}_vectors.safetensors")
+        pq.write_table(pa.table({f"{side}_id": ids}), folder / f"{side}_ids.parquet")
+
+
+def _write_ranks(folder: Path, dataset: Dataset, ranks: np.ndarray, has_test: np.ndarray) -> None:
+    who = pa.array(np.flatnonzero(has_test))
+    table = pa.table(
+        {
+            "user_id": dataset.user_ids().take(who),
+            "item_id": dataset.item_ids().take(pa.array(dataset.test_item[has_test])),
+            "rank": pa.array(ranks[has_test]),
+        }
+    )
+    pq.write_table(table, folder / "ranks.parquet")

@@ -1,0 +1,1 @@
+"""The two towers: embeddings, features, scores, loss. Knows nothing of files."""

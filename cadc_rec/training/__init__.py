@@ -1,0 +1,1 @@
+"""Training the two towers on D_sel."""

@@ -1,0 +1,114 @@
+"""From an experiment to a sharded two-tower model with its weights in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from zlib import crc32
+
+import torch
+from torchrec.distributed import DistributedModelParallel
+
+from cadc_rec.config import Experiment
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.randomness import normal_rows
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.sharding import shard_model
+from cadc_rec.distributed.state import load_state, local_tensors
+from cadc_rec.evaluation.sharded import tower_vectors
+from cadc_rec.models.two_tower import SideSpec, TwoTower
+from cadc_rec.pretrain.id_tables import IdTables
+from cadc_rec.training.optimizers import fuse_table_optimizer, is_frozen
+
+_TABLE_INIT = 20  # kind of random draw; part of the key of each sequence
+_TABLE_STD = 0.1
+
+
+@dataclass(frozen=True)
+class ShardedTwoTower:
+    """A two-tower model ready to run on this rank."""
+
+    wrapped: DistributedModelParallel
+    module: TwoTower
+    processes: Processes
+    n_users: int
+    n_items: int
+
+    def trains(self, name: str) -> bool:
+        """Whether the state entry `name` is trained, and so belongs in a checkpoint."""
+        return not is_frozen(name, self.module)
+
+    def plan(self) -> dict[str, str]:
+        """Sharding type of every table, by collection and table name."""
+        return {
+            f"{collection}.{table}": str(sharding.sharding_type)
+            for collection, tables in self.wrapped.plan.plan.items()
+            for table, sharding in tables.items()
+        }
+
+    def vectors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """User ``[n_users, d]`` and item ``[n_items, d]`` vectors, on every rank."""
+        self.wrapped.eval()
+        return (
+            tower_vectors(self.module.user, self.n_users, self.processes),
+            tower_vectors(self.module.item, self.n_items, self.processes),
+        )
+
+
+def build_model(
+    experiment: Experiment, dataset: Dataset, tables: IdTables | None, processes: Processes
+) -> ShardedTwoTower:
+    """The experiment's model, sharded, frozen tables loaded, the rest initialized from the seed.
+
+    Args:
+        experiment: model, sharding and training settings.
+        dataset: for sizes and attributes.
+        tables: pre-trained vectors; needed when the ids are frozen.
+        processes: the ranks.
+    """
+    torch.manual_seed(experiment.seed)
+    model = TwoTower(
+        SideSpec("user", dataset.n_users, dataset.user_attributes),
+        SideSpec("item", dataset.n_items, dataset.item_attributes),
+        experiment.model,
+        processes.device,
+    )
+    sharding = experiment.sharding
+    fuse_table_optimizer(model, experiment.train, sharding.trainable)
+    kinds = {}
+    for side, tower in (("user", model.user), ("item", model.item)):
+        kinds[side] = sharding.frozen if tower.ids.frozen else sharding.trainable
+        if tower.features is not None:
+            # A few hundred rows: copying them to every rank is cheaper than sending lookups.
+            kinds.update(dict.fromkeys(tower.features.names, "data_parallel"))
+    wrapped = shard_model(model, kinds, processes, experiment.train.batch_size)
+    sharded = ShardedTwoTower(wrapped, model, processes, dataset.n_users, dataset.n_items)
+    _initialize_tables(sharded, experiment.seed)
+    if tables is not None:
+        load_state(
+            wrapped,
+            {
+                f"{side}.ids.table.embedding_bags.{side}.weight": getattr(tables, side)
+                for side in ("user", "item")
+            },
+            keep=lambda name: is_frozen(name, model),
+        )
+    return sharded
+
+
+def frozen_tables_intact(model: ShardedTwoTower, tables: IdTables) -> bool:
+    """Whether this rank's frozen shards still hold exactly the bits they were loaded with."""
+    return all(
+        torch.equal(local.tensor.cpu(), local.of(getattr(tables, local.name.split(".", 1)[0])))
+        for local in local_tensors(model.wrapped, lambda name: is_frozen(name, model.module))
+    )
+
+
+def _initialize_tables(model: ShardedTwoTower, seed: int) -> None:
+    """The same normal values in every table, whatever its sharding and the number of ranks."""
+    with torch.no_grad():
+        for local in local_tensors(model.wrapped, lambda name: ".embedding_bags." in name):
+            rows = range(local.row, local.row + local.tensor.shape[0])
+            columns = slice(local.column, local.column + local.tensor.shape[1])
+            key = (seed, _TABLE_INIT, crc32(local.name.encode()))
+            values = normal_rows(key, rows, local.width, _TABLE_STD)
+            local.tensor.copy_(torch.from_numpy(values[:, columns]))

@@ -1,0 +1,112 @@
+"""The train stage: D_sel and id tables in, the trained part of a two-tower model out."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from safetensors.torch import save_file
+
+from cadc_rec.artifacts import Artifact, Draft
+from cadc_rec.config import Experiment
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.loader import PairLoader
+from cadc_rec.data.shards import SelectionShards
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.state import gather_state
+from cadc_rec.errors import CadcError
+from cadc_rec.evaluation.metrics import ranking_metrics
+from cadc_rec.evaluation.ranking import Excluded
+from cadc_rec.evaluation.sharded import ranks_by_share
+from cadc_rec.pretrain.id_tables import IdTables
+from cadc_rec.training.build import ShardedTwoTower, build_model, frozen_tables_intact
+from cadc_rec.training.optimizers import dense_optimizer
+from cadc_rec.training.trainer import Trainer, Validate
+
+CHECKPOINT = "model.safetensors"
+
+
+def build_checkpoint(
+    experiment: Experiment,
+    dataset: Dataset,
+    selection: Artifact,
+    tables: IdTables | None,
+    processes: Processes,
+    draft: Draft,
+) -> None:
+    """Train the two towers on D_sel; keep the best epoch by validation NDCG@10.
+
+    Args:
+        experiment: model, training and sharding settings, and the seed.
+        dataset: sizes, attributes, and the validation items that choose the epoch.
+        selection: D_sel.
+        tables: pre-trained vectors, or None where ids are learned here.
+        processes: the ranks; each reads its own shards of D_sel.
+        draft: receives ``model.safetensors``: everything trained, whole tensors, so that any
+            number of ranks can read it. Frozen tables stay where they are, in `tables`' artifact.
+
+    Raises:
+        CadcError: no user has a validation item, training diverged, or a frozen table changed.
+    """
+    if not (dataset.val_item >= 0).any():
+        raise CadcError(
+            "no user has the three interactions that a validation item needs; use more data or a "
+            "smaller data.k_core."
+        )
+    started = time.perf_counter()
+    shards = SelectionShards.open(selection)
+    users, items = shards.read(processes.rank, processes.world_size)
+    config = experiment.train
+    loader = PairLoader(
+        users,
+        items,
+        shards.rows_by_rank(processes.world_size),
+        processes.rank,
+        config.batch_size,
+        config.negatives,
+        dataset.n_items,
+        experiment.seed,
+    )
+    model = build_model(experiment, dataset, tables, processes)
+    trainer = Trainer(
+        model.wrapped,
+        dense_optimizer(model.wrapped, model.module, config),
+        loader,
+        config,
+        processes,
+        model.trains,
+    )
+    setup_seconds = time.perf_counter() - started
+    trained = trainer.fit(validator(model, dataset))
+    if tables is not None and not frozen_tables_intact(model, tables):
+        raise CadcError(
+            f"rank {processes.rank}: a frozen id table changed while training; this is a defect, "
+            "please report it with the sharding settings."
+        )
+    state = gather_state(model.wrapped, processes, model.trains)
+    if processes.rank == 0:
+        save_file({k: v.contiguous() for k, v in state.items()}, draft.path / CHECKPOINT)
+    positives = sum(shards.rows)
+    draft.rows = positives * config.epochs
+    draft.info = {
+        "positives": positives,
+        "world_size": processes.world_size,
+        "device": processes.device.type,
+        "steps_per_epoch": loader.steps,
+        "setup_seconds": setup_seconds,
+        "plan": model.plan(),
+        **trained.as_info(positives),
+    }
+
+
+def validator(model: ShardedTwoTower, dataset: Dataset) -> Validate:
+    """A function that measures `model` on the validation items, each rank its share of users."""
+    excluded = Excluded(dataset.user_indptr, dataset.train_item)
+    held_out = np.asarray(dataset.val_item) >= 0
+
+    def validate() -> dict[str, float]:
+        users, items = model.vectors()
+        ranks = ranks_by_share(users, items, dataset.val_item, excluded, model.processes)
+        return ranking_metrics(ranks[held_out], (10,))
+
+    return validate

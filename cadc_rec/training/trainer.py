@@ -1,0 +1,148 @@
+"""The loop: one process's part in training a sharded two-tower model.
+
+In: a wrapped model, its loader, a function that measures it on validation. Out: the model at its
+best validation epoch, and the history of all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from cadc_rec.config import TrainConfig
+from cadc_rec.data.loader import PairArrays, PairLoader
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.state import local_tensors
+from cadc_rec.errors import CadcError
+from cadc_rec.models.losses import binary_cross_entropy
+from cadc_rec.models.pairs import Batch, PairPattern
+from cadc_rec.progress import track
+
+Validate = Callable[[], dict[str, float]]
+CHECKPOINT_METRIC = "ndcg@10"  # the same rule for every method
+
+
+@dataclass
+class Trained:
+    """What training reports."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    training_seconds: float = 0.0
+    """Time in steps alone."""
+    validation_seconds: float = 0.0
+
+    def as_info(self, positives: int) -> dict[str, Any]:
+        """For the manifest; `positives` is the number of rows of an epoch."""
+        seen = positives * len(self.history)
+        return {
+            "best_epoch": self.best_epoch,
+            "training_seconds": self.training_seconds,
+            "validation_seconds": self.validation_seconds,
+            "positives_per_second": seen / self.training_seconds if self.training_seconds else 0.0,
+            "history": self.history,
+        }
+
+
+class Trainer:
+    """Trains a wrapped model.
+
+    Args:
+        model: under DistributedModelParallel; scores a `Batch`.
+        optimizer: of everything that is neither frozen nor fused.
+        loader: this rank's batches.
+        config: epochs, negatives, how often to validate.
+        processes: the ranks.
+        trains: whether a state entry of this name is trained (is worth keeping the best of).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loader: PairLoader,
+        config: TrainConfig,
+        processes: Processes,
+        trains: Callable[[str], bool],
+    ) -> None:
+        self.model, self.optimizer, self.loader = model, optimizer, loader
+        self.config, self.processes, self.trains = config, processes, trains
+
+    def fit(self, validate: Validate) -> Trained:
+        """Train all epochs; the model is left at the one with the best validation NDCG@10."""
+        result = Trained()
+        best, best_state = -1.0, {}
+        epochs, chief = self.config.epochs, self.processes.rank == 0
+        with track("train", epochs * self.loader.steps, "steps", visible=chief) as ticker:
+            for epoch in range(1, epochs + 1):
+                started = time.perf_counter()
+                self.model.train()
+                loss = torch.zeros((), device=self.processes.device)
+                for arrays in self.loader.epoch(epoch):
+                    loss += self._step(arrays)
+                    ticker.advance()
+                mean = float(self.processes.all_reduce_sum(loss)) / self.loader.steps
+                result.training_seconds += time.perf_counter() - started
+                if not torch.isfinite(torch.tensor(mean)):
+                    raise CadcError(
+                        f"the loss is {mean} in epoch {epoch}: training diverged; lower "
+                        f"train.learning_rate (it is {self.config.learning_rate})."
+                    )
+                entry: dict[str, float] = {"epoch": epoch, "loss": mean}
+                if epoch % self.config.evaluate_every == 0 or epoch == epochs:
+                    started = time.perf_counter()
+                    self.model.eval()
+                    entry.update(validate())
+                    result.validation_seconds += time.perf_counter() - started
+                    if entry[CHECKPOINT_METRIC] > best:
+                        best, result.best_epoch = entry[CHECKPOINT_METRIC], epoch
+                        best_state = self._snapshot()
+                    note = f"validation NDCG@10 {100 * entry[CHECKPOINT_METRIC]:.2f}%"
+                    ticker.advance(0, f"epoch {epoch}, {note}")
+                result.history.append(entry)
+        self._restore(best_state)
+        return result
+
+    def _step(self, arrays: PairArrays) -> torch.Tensor:
+        """One optimizer step; returns this rank's part of the step's mean loss."""
+        batch = to_batch(arrays, self.config.negatives).to(self.processes.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        pairs = arrays.positives * (1 + self.config.negatives)
+        scores = self.model(batch)
+        loss = binary_cross_entropy(scores, self.config.negatives) / pairs
+        # Gradients are averaged over the ranks; the mean over all pairs wants them summed.
+        (loss * self.processes.world_size).backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def _snapshot(self) -> dict[tuple[str, int, int], torch.Tensor]:
+        return {
+            (local.name, local.row, local.column): local.tensor.clone()
+            for local in local_tensors(self.model, self.trains)
+        }
+
+    def _restore(self, state: dict[tuple[str, int, int], torch.Tensor]) -> None:
+        with torch.no_grad():
+            for local in local_tensors(self.model, self.trains):
+                local.tensor.copy_(state[local.name, local.row, local.column])
+
+
+def to_batch(arrays: PairArrays, negatives: int) -> Batch:
+    """The loader's arrays as tensors over the same memory."""
+    return Batch(
+        users=torch.from_numpy(arrays.users),
+        items=torch.from_numpy(arrays.items),
+        pattern=PairPattern(
+            crow=torch.from_numpy(arrays.crow),
+            col=torch.from_numpy(arrays.col),
+            item_crow=torch.from_numpy(arrays.item_crow),
+            item_col=torch.from_numpy(arrays.item_col),
+            to_item_order=torch.from_numpy(arrays.to_item_order),
+        ),
+        negatives=negatives,
+    )
