@@ -1,0 +1,256 @@
+"""The command line: each command parses, calls stages, prints.
+
+Results go to standard output; progress, warnings and errors to standard error. Exit codes: 0 done,
+1 a defect of ours (or, for ``doctor``, a machine that cannot run), 2 something the user can mend,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json as jsonlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from cadc_rec import __version__
+from cadc_rec.config import Experiment, load_experiment
+from cadc_rec.distributed.launch import WORKER_MARK, run_workers
+from cadc_rec.errors import CadcError
+from cadc_rec.methods import METHODS
+from cadc_rec.pipeline import STAGES, Pipeline, launched
+from cadc_rec.progress import console, log
+from cadc_rec.reporting.summary import run_result, run_table, stage_line
+
+app = typer.Typer(
+    help="Train two-tower recommenders on a small sample of the interactions (CADC).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[Path, typer.Argument(help="The experiment, a TOML file.", show_default=False)]
+Workdir = Annotated[Path, typer.Option(help="Where artifacts are kept.", metavar="DIR")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Where raw archives lie; default $CADC_REC_DATA, then a download."),
+]
+Method = Annotated[
+    str | None, typer.Option(help=f"One of {', '.join(METHODS)}; default: the config's.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a setting; may be repeated.", metavar="SECTION.KEY=VALUE"),
+]
+Force = Annotated[bool, typer.Option("--force", help="Make it anew even when it is there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+WORKDIR = Path("work")
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    config: Config,
+    workdir: Workdir = WORKDIR,
+    data_dir: DataDir = None,
+    method: Method = None,
+    sets: Sets = None,
+    force: Force = False,
+    json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Run all stages for one method and print what it reached and took."""
+    experiment = load_experiment(config, method=method, overrides=sets or ())
+    arguments = _worker_arguments(config, workdir, data_dir, experiment, sets)
+    with _pipeline(experiment, workdir, data_dir, STAGES if force else (), arguments) as pipeline:
+        artifacts = pipeline.run()
+    if not _speaks():
+        return
+    result = run_result(experiment, artifacts)
+    if json:
+        print(jsonlib.dumps(result))
+    else:
+        Console().print(run_table(result, artifacts))
+
+
+def _stage_command(stage: str, summary: str) -> None:
+    def command(
+        config: Config,
+        workdir: Workdir = WORKDIR,
+        data_dir: DataDir = None,
+        method: Method = None,
+        sets: Sets = None,
+        force: Force = False,
+        json: AsJson = False,
+        debug: Debug = False,
+    ) -> None:
+        experiment = load_experiment(config, method=method, overrides=sets or ())
+        arguments = _worker_arguments(config, workdir, data_dir, experiment, sets)
+        forced = (stage,) if force else ()
+        with _pipeline(experiment, workdir, data_dir, forced, arguments) as pipeline:
+            if stage not in pipeline.stages():
+                raise CadcError(
+                    f"method {experiment.method!r} has no {stage} stage; choose one that has with "
+                    "--method, such as cadc."
+                )
+            artifact = pipeline.run(until=stage)[stage]
+        if not _speaks():
+            return
+        if json:
+            document: dict[str, Any] = {
+                "stage": stage,
+                "artifact": str(artifact.path.resolve()),
+                "cached": artifact.cached,
+                "seconds": artifact.seconds,
+                "info": artifact.info,
+            }
+            print(jsonlib.dumps(document))
+        else:
+            kept = ", kept" if artifact.cached else ""
+            print(f"{stage}: {stage_line(stage, artifact.info)} ({artifact.seconds:,.1f} s{kept})")
+            print(artifact.path.resolve())
+
+    command.__doc__ = summary
+    app.command(name=stage)(command)
+
+
+_stage_command("prepare", "Read the raw data: dense ids, attributes, the leave-last-two split.")
+_stage_command("pretrain", "Train matrix factorization on every training interaction.")
+_stage_command("select", "Choose the interactions the two towers are trained on.")
+_stage_command("train", "Train the two towers on the selected interactions.")
+_stage_command("evaluate", "Rank the held-out items over all items and measure.")
+
+
+@app.command()
+def doctor(
+    workdir: Workdir = WORKDIR,
+    data_dir: DataDir = None,
+    json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Say what this machine has, what is wrong with it and how to mend that."""
+    from cadc_rec.doctor import diagnose, render
+
+    report = diagnose(workdir, data_dir)
+    if json:
+        print(jsonlib.dumps(report.to_dict()))
+    else:
+        Console().print(render(report))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _pipeline(
+    experiment: Experiment,
+    workdir: Path,
+    data_dir: Path | None,
+    force: tuple[str, ...],
+    arguments: list[str],
+) -> Iterator[Pipeline]:
+    """A pipeline, joined to its peers when launched among them."""
+
+    def launch(force_train: bool) -> None:
+        extra = ["--force"] if force_train else []
+        run_workers(["train", *arguments, *extra], experiment.compute.processes)
+
+    try:
+        if launched():
+            from cadc_rec.distributed.processes import processes
+
+            with processes(experiment.compute) as joined:
+                yield Pipeline(experiment, workdir, data_dir, force, processes=joined)
+        else:
+            several = experiment.compute.processes > 1
+            yield Pipeline(experiment, workdir, data_dir, force, launch=launch if several else None)
+    except KeyboardInterrupt:
+        log.warning("interrupted; finished stages are kept, the same command goes on from them")
+        raise SystemExit(130) from None
+
+
+def _worker_arguments(
+    config: Path,
+    workdir: Path,
+    data_dir: Path | None,
+    experiment: Experiment,
+    sets: list[str] | None,
+) -> list[str]:
+    """The same experiment again, for a worker's command line."""
+    arguments = [str(config), "--workdir", str(workdir), "--method", experiment.method]
+    if data_dir is not None:
+        arguments += ["--data-dir", str(data_dir)]
+    for override in sets or ():
+        arguments += ["--set", override]
+    return arguments
+
+
+def _speaks() -> bool:
+    """Results are printed once: by the process a person started, not by local workers."""
+    return not launched() or (
+        os.environ.get("RANK") == "0" and "_CADC_REC_WORKER" not in os.environ
+    )
+
+
+def _set_up_logging() -> None:
+    chief = os.environ.get("RANK", "0") == "0"
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, show_time=False)
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO if chief else logging.ERROR)
+    log.propagate = False
+    # Warnings of libraries about their own insides (DDP's views, TorchRec's shards) are not the
+    # user's to mend; --debug shows them.
+    if "--debug" not in sys.argv:
+        warnings.simplefilter("ignore")
+        for name in ("torch", "torch.fx._symbolic_trace", "torchrec", "root"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def main() -> None:
+    """Entry point of ``cadc-rec`` and ``python -m cadc_rec``."""
+    _set_up_logging()
+    debug = "--debug" in sys.argv
+    code = 0
+    try:
+        app()  # usage errors and --help end in SystemExit, with typer's own text
+    except CadcError as error:
+        code = _report(error, f"error: {error}", 2, debug)
+    except Exception as error:
+        text = f"unexpected error: {type(error).__name__}: {error}"
+        code = _report(error, f"{text}\nThis is a defect of ours; --debug shows where.", 1, debug)
+    sys.exit(code)
+
+
+def _report(error: Exception, text: str, code: int, debug: bool) -> int:
+    if debug:
+        console.print_exception()
+    if os.environ.get("RANK", "0") == "0" or not isinstance(error, CadcError):
+        print(text, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""The stages in order, each made once: prepare, pretrain, select, train, evaluate.
+
+In: an experiment, a work folder. Out: one artifact a stage. What a stage is fed, and which settings
+decide its result, is said here and nowhere else.
+
+Libraries that take seconds to import are imported where a stage is really built, so that a run
+which finds everything done ends at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cadc_rec.artifacts import Artifact, Draft, SoloGroup, run_stage, stage_exists
+from cadc_rec.config import Experiment
+from cadc_rec.progress import log
+from cadc_rec.versions import require_trio
+
+if TYPE_CHECKING:
+    from cadc_rec.data.dataset import Dataset
+    from cadc_rec.distributed.processes import Processes
+    from cadc_rec.pretrain.id_tables import IdTables
+
+STAGES = ("prepare", "pretrain", "select", "train", "evaluate")
+_Build = Callable[["Processes", Draft], None]
+
+
+@dataclass
+class Pipeline:
+    """An experiment's stages over one work folder.
+
+    Args:
+        experiment: all the settings.
+        workdir: where artifacts live.
+        data_dir: where raw archives are looked for first.
+        force: stages to make anew even when they are there.
+        processes: the ranks of a launched job; None when this process is alone.
+        launch: carries out the train stage in local worker processes, when
+            ``compute.processes`` asks for them and nobody launched us.
+    """
+
+    experiment: Experiment
+    workdir: Path
+    data_dir: Path | None = None
+    force: Sequence[str] = ()
+    processes: Processes | None = None
+    launch: Callable[[bool], None] | None = None
+    _made: dict[str, Artifact] = field(default_factory=dict, init=False)
+
+    def stages(self) -> list[str]:
+        """The stages this experiment has, in order."""
+        skipped = "pretrain" if self.experiment.pretrain.model == "none" else None
+        return [stage for stage in STAGES if stage != skipped]
+
+    def run(self, until: str = "evaluate") -> dict[str, Artifact]:
+        """Make every stage up to and with `until`; returns the artifacts by stage."""
+        for stage in self.stages():
+            self.artifact(stage)
+            if stage == until:
+                break
+        return dict(self._made)
+
+    def artifact(self, stage: str) -> Artifact:
+        """The artifact of `stage`, made now if it is not there."""
+        if stage not in self._made:
+            made: Artifact = getattr(self, f"_{stage}")()
+            how = "kept" if made.cached else f"made in {made.seconds:,.1f} s"
+            log.info("%s: %s, %s", stage, how, made.path)
+            self._made[stage] = made
+        return self._made[stage]
+
+    def _prepare(self) -> Artifact:
+        from cadc_rec.data.archives import find_raw
+        from cadc_rec.data.prepare import build_dataset, dataset_settings
+
+        raw = find_raw(self.experiment.data, self.data_dir)
+        return self._alone(
+            "prepare",
+            dataset_settings(self.experiment.data),
+            {"raw": raw.fingerprint},
+            lambda draft: build_dataset(self.experiment.data, raw, draft),
+        )
+
+    def _pretrain(self) -> Artifact:
+        def build(processes: Processes, draft: Draft) -> None:
+            from cadc_rec.pretrain.stage import build_tables
+
+            build_tables(self.experiment, self.dataset, processes, draft)
+
+        config = self.experiment.pretrain.model_dump(mode="json", exclude={"evaluate_every"})
+        settings = {"pretrain": config, "seed": self.experiment.seed}
+        return self._together("pretrain", settings, {"dataset": self.artifact("prepare")}, build)
+
+    def _select(self) -> Artifact:
+        from cadc_rec.data.select import build_selection
+
+        select, seed = self.experiment.select, self.experiment.seed
+        dataset = self.artifact("prepare")
+        settings: dict[str, Any] = {"kind": select.kind, "shards": select.shards}
+        if select.kind != "everything":  # everything is the same whatever the seed
+            settings |= {"ratio": select.ratio, "seed": seed}
+        return self._alone(
+            "select",
+            settings,
+            {"dataset": dataset},
+            lambda draft: build_selection(select, seed, dataset, draft),
+        )
+
+    def _train(self) -> Artifact:
+        def build(processes: Processes, draft: Draft) -> None:
+            from cadc_rec.training.stage import build_checkpoint
+
+            selection = self.artifact("select")
+            build_checkpoint(
+                self.experiment, self.dataset, selection, self.id_tables, processes, draft
+            )
+
+        experiment = self.experiment
+        settings = {
+            **experiment.model_dump(mode="json", include={"seed", "model", "train", "sharding"}),
+            "processes": self.processes.world_size
+            if self.processes
+            else experiment.compute.processes,
+        }
+        inputs = {"dataset": self.artifact("prepare"), "selection": self.artifact("select")}
+        if experiment.pretrain.model != "none":
+            inputs["tables"] = self.artifact("pretrain")
+        force = "train" in self.force
+        if self.launch and (force or not stage_exists(self.workdir, "train", settings, inputs)):
+            self.launch(force)
+            made = run_stage(self.workdir, "train", settings, inputs, _refuse)
+            return Artifact(made.path, made.manifest, cached=False)
+        return self._together("train", settings, inputs, build)
+
+    def _evaluate(self) -> Artifact:
+        def build(processes: Processes, draft: Draft) -> None:
+            from cadc_rec.evaluation.stage import build_evaluation
+
+            checkpoint = self.artifact("train")
+            build_evaluation(
+                self.experiment, self.dataset, checkpoint, self.id_tables, processes, draft
+            )
+
+        inputs = {"dataset": self.artifact("prepare"), "checkpoint": self.artifact("train")}
+        settings = {
+            "model": self.experiment.model.model_dump(mode="json"),
+            **self.experiment.evaluate.model_dump(mode="json"),
+        }
+        if self.experiment.pretrain.model != "none":
+            inputs["tables"] = self.artifact("pretrain")
+        return self._together("evaluate", settings, inputs, build)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The prepared data, opened once."""
+        from cadc_rec.data.dataset import Dataset
+
+        return Dataset.open(self.artifact("prepare"))
+
+    @cached_property
+    def id_tables(self) -> IdTables | None:
+        """The pre-trained vectors, opened once; None for methods without."""
+        from cadc_rec.pretrain.id_tables import IdTables
+
+        if self.experiment.pretrain.model == "none":
+            return None
+        return IdTables.open(self.artifact("pretrain"))
+
+    def _alone(
+        self,
+        stage: str,
+        settings: dict[str, Any],
+        inputs: dict[str, Artifact | str],
+        build: Callable[[Draft], None],
+    ) -> Artifact:
+        """A stage that one process carries out while the others wait."""
+        group = self.processes or SoloGroup()
+        return run_stage(
+            self.workdir,
+            stage,
+            settings,
+            inputs,
+            lambda draft: build(draft) if group.rank == 0 else None,
+            force=stage in self.force,
+            group=group,
+        )
+
+    def _together(
+        self, stage: str, settings: dict[str, Any], inputs: dict[str, Artifact], build: _Build
+    ) -> Artifact:
+        """A stage that all processes carry out."""
+
+        def build_on_device(draft: Draft) -> None:
+            with self._joined() as processes:
+                build(processes, draft)
+
+        return run_stage(
+            self.workdir,
+            stage,
+            settings,
+            inputs,
+            build_on_device,
+            force=stage in self.force,
+            group=self.processes,
+        )
+
+    @contextlib.contextmanager
+    def _joined(self) -> Iterator[Processes]:
+        """The launched ranks, or a group of this process alone."""
+        if self.processes is not None:
+            yield self.processes
+            return
+        require_trio()
+        from cadc_rec.distributed.processes import processes
+
+        with processes(self.experiment.compute) as alone:
+            yield alone
+
+
+def launched() -> bool:
+    """Whether torchrun or torchx started this process among others."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def _refuse(_: Draft) -> None:
+    raise AssertionError("the workers ended well without committing the train stage")

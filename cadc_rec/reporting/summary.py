@@ -1,0 +1,78 @@
+"""One run's result: the JSON object and the table a person sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from cadc_rec.artifacts import Artifact
+from cadc_rec.config import Experiment
+from cadc_rec.pipeline import STAGES
+from cadc_rec.versions import library_versions
+
+
+def run_result(experiment: Experiment, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    """What ``cadc-rec run --json`` prints; metrics are fractions, nothing is rounded.
+
+    ``seconds`` are those of the run that made each artifact; a stage the method does not have
+    took none.
+    """
+    metrics = artifacts["evaluate"].info
+    return {
+        "method": experiment.method,
+        "seed": experiment.seed,
+        "metrics": metrics["test"],
+        "validation": metrics["validation"],
+        "seconds": {
+            stage: artifacts[stage].seconds if stage in artifacts else 0.0 for stage in STAGES
+        },
+        "cached": [stage for stage, artifact in artifacts.items() if artifact.cached],
+        "rows": {
+            "train": artifacts["prepare"].info["train"],
+            "selected": artifacts["select"].info["selected"],
+        },
+        "split": artifacts["prepare"].info["order"],
+        "artifacts": {stage: str(artifact.path.resolve()) for stage, artifact in artifacts.items()},
+        "versions": library_versions(),
+    }
+
+
+def run_table(result: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> Table:
+    """The same for a person: what it found, what it took."""
+    table = Table(title=f"{result['method']}, seed {result['seed']}", title_justify="left")
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    table.add_column("what came of it")
+    for stage, artifact in artifacts.items():
+        seconds = f"{artifact.seconds:,.1f}" + (" (kept)" if artifact.cached else "")
+        table.add_row(stage, seconds, stage_line(stage, artifact.info))
+    table.add_section()
+    spent = sum(result["seconds"][stage] for stage in ("pretrain", "select", "train"))
+    table.add_row("pretrain + select + train", f"{spent:,.1f}", _metrics_line(result["metrics"]))
+    return table
+
+
+def stage_line(stage: str, info: Mapping[str, Any]) -> str:
+    """One line on what a stage did."""
+    if stage == "prepare":
+        return (
+            f"{info['train']:,} training interactions, {info['users']:,} users, "
+            f"{info['items']:,} items; held out by {info['order']}"
+        )
+    if stage == "pretrain":
+        return f"MF alone: validation {_metrics_line(info['validation'])}"
+    if stage == "select":
+        share = info["selected"] / info["of"]
+        return f"{info['selected']:,} of {info['of']:,} interactions ({share:.1%})"
+    if stage == "train":
+        return (
+            f"{info['positives_per_second']:,.0f} positives/s, best epoch {info['best_epoch']} of "
+            f"{len(info['history'])}; validation took {info['validation_seconds']:,.1f} s of it"
+        )
+    return f"{info['users']:,} users ranked over {info['items']:,} items"
+
+
+def _metrics_line(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.upper()} {100 * value:.2f}%" for name, value in metrics.items())
