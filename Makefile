@@ -1,0 +1,62 @@
+# One command from a fresh clone: `make demo` (or `make test`) makes .venv first, once.
+
+# An index with CPU wheels of torch, needed where the default index offers the CUDA build (PyPI on
+# Linux): TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+
+# The first interpreter that is new enough. It is run, not only looked up: a version manager's
+# placeholder of the right name may start nothing.
+PYTHON ?= $(shell for p in python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+BIN := .venv/bin
+INPUTS := pyproject.toml packaging/constraints.txt packaging/fbgemm-gpu-cpu/pyproject.toml tools/install.py
+# demo, test and lint use the environment that is there, and the CPU one where there is none.
+READY := $(if $(wildcard .venv/.installed-cuda),.venv/.installed-cuda,.venv/.installed-cpu)
+
+# The folder with the public archives beside the checkout, unless the caller names another.
+ifeq ($(origin CADC_REC_DATA),undefined)
+ifneq ($(wildcard ../shared/data/.),)
+test test-slow: export CADC_REC_DATA := $(abspath ../shared/data)
+endif
+endif
+
+.PHONY: help install install-cuda demo test test-slow lint style types format clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+install: .venv/.installed-cpu ## make .venv for a machine without a GPU
+install-cuda: .venv/.installed-cuda ## make .venv with the CUDA builds of torch and fbgemm
+
+.venv/.installed-%: $(INPUTS)
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found: install one, or name it with PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) tools/install.py $* --torch-index "$(TORCH_INDEX)"
+
+demo: $(READY) ## run the whole job on a small generated dataset
+	$(BIN)/cadc-rec run configs/demo.toml
+
+test: $(READY) ## run the quick tests
+	$(BIN)/python -m pytest -m "not slow and not realdata"
+
+test-slow: $(READY) ## run the slow tests and those on real data
+	$(BIN)/python -m pytest -m "slow or realdata"
+
+lint: style types ## check style and types
+
+style: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(READY)
+	$(BIN)/mypy
+
+format: $(READY) ## format the code and mend what can be mended
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## remove .venv and every cache (no data, no results)
+	rm -rf .venv build dist *.egg-info packaging/*/build packaging/*/*.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
