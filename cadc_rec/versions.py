@@ -1,0 +1,106 @@
+"""The versions a result was made with, and the rule that ties torch, torchrec and fbgemm together.
+
+Reads the installed metadata only: importing torch takes seconds, this takes milliseconds.
+"""
+
+import platform
+import re
+from importlib import metadata
+
+from cadc_rec import __version__
+from cadc_rec.errors import CadcError
+
+# What pyproject.toml pins.
+TRIO = {"torch": "2.13.0", "torchrec": "1.8.0", "fbgemm": "1.8.0"}
+
+INSTALL_REMEDY = "Run `make install` (or `make install-cuda` on a machine with an NVIDIA GPU)."
+
+# The CPU build comes first: beside it, `fbgemm-gpu` is the empty stand-in from packaging/.
+_DISTRIBUTIONS = {
+    "torch": ("torch",),
+    "torchrec": ("torchrec",),
+    "fbgemm": ("fbgemm-gpu-cpu", "fbgemm-gpu"),
+    "numpy": ("numpy",),
+    "pyarrow": ("pyarrow",),
+    "duckdb": ("duckdb",),
+}
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of Python, this package and the libraries results depend on.
+
+    A library that is not installed has no entry.
+    """
+    found = {"python": platform.python_version(), "cadc-rec": __version__}
+    for name, distributions in _DISTRIBUTIONS.items():
+        for distribution in distributions:
+            version = _installed(distribution)
+            if version is not None:
+                found[name] = version
+                break
+    return found
+
+
+def trio_problem(torch: str, torchrec: str, fbgemm: str) -> str | None:
+    """Why these three versions do not work together, or None if they do.
+
+    The rule: fbgemm 1.X goes with torch 2.(X+5) and torchrec 1.X. Anything else fails at import
+    with a missing symbol that names none of the three.
+    """
+    numbers = {}
+    for name, version in (("torch", torch), ("torchrec", torchrec), ("fbgemm", fbgemm)):
+        match = re.match(r"(\d+)\.(\d+)", version)
+        if match is None:
+            return f"the version of {name}, {version!r}, cannot be read"
+        numbers[name] = (int(match[1]), int(match[2]))
+    major, minor = numbers["torch"]
+    partner = (1, minor - 5)
+    if major == 2 and minor >= 5 and numbers["torchrec"] == numbers["fbgemm"] == partner:
+        return None
+    problem = f"torch {torch}, torchrec {torchrec} and fbgemm {fbgemm} do not work together"
+    if major == 2 and minor >= 5:
+        wanted = f"1.{minor - 5}"
+        problem += f": torch 2.{minor} needs torchrec {wanted} and fbgemm {wanted}"
+    return problem
+
+
+def fbgemm_clash() -> str | None:
+    """Whether the CUDA build of fbgemm was installed over the CPU build, or None.
+
+    Both own the folder ``fbgemm_gpu/``: the later one overwrites the earlier one's files and the
+    import then fails on a CUDA library. The stand-in owns no files, so it never clashes.
+    """
+    cpu, cuda = _installed("fbgemm-gpu-cpu"), _installed("fbgemm-gpu")
+    if cpu is None or cuda is None:
+        return None
+    files = metadata.files("fbgemm-gpu") or []
+    if not any(file.parts[0] == "fbgemm_gpu" for file in files):
+        return None
+    return f"fbgemm-gpu {cuda} (CUDA) and fbgemm-gpu-cpu {cpu} are installed over each other"
+
+
+def installed_trio_problem() -> str | None:
+    """Why the installed torch, torchrec and fbgemm cannot work, or None if they can."""
+    versions = library_versions()
+    missing = [name for name in TRIO if name not in versions]
+    if missing:
+        return f"{', '.join(missing)} not installed"
+    return fbgemm_clash() or trio_problem(*(versions[name] for name in TRIO))
+
+
+def require_trio() -> None:
+    """Stops with one sentence, before torch is imported, if the trio cannot work.
+
+    Raises:
+        CadcError: if one of the three is missing or they do not match.
+    """
+    problem = installed_trio_problem()
+    if problem is not None:
+        raise CadcError(f"{problem}. {INSTALL_REMEDY}")
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
