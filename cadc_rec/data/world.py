@@ -189,7 +189,9 @@ class World:
         if len(who) == 0:
             return
         n, half = self.config.items, _CANDIDATES // 2
-        by_popularity = np.searchsorted(self._popular, draw.random((len(who), half)))
+        # sorted, they are looked up several times faster, and the candidates are sorted anyway
+        chances = np.sort(draw.random((len(who), half)), axis=1)
+        by_popularity = np.searchsorted(self._popular, chances)
         uniform = draw.integers(n, size=(len(who), half))
         candidates = np.sort(np.minimum(np.hstack([by_popularity, uniform]), n - 1), axis=1)
         repeated = np.diff(candidates, axis=1, prepend=-1) == 0

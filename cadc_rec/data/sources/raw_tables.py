@@ -18,7 +18,7 @@ class AttributeColumn:
     name: str
     side: Side
     kind: AttributeKind
-    """``categorical``: one value or null. ``multi``: a list of values, perhaps empty."""
+    """``categorical``: one value or null. ``multi``: a list of values, empty or null where nothing is known."""
 
 
 @dataclass(frozen=True)

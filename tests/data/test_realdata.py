@@ -1,0 +1,55 @@
+"""The public archives themselves, where the user has them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cadc_rec.artifacts import run_stage
+from cadc_rec.config import DataConfig
+from cadc_rec.data.archives import DATA_VARIABLE, find_raw, locate
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.prepare import build_dataset, dataset_settings
+
+pytestmark = pytest.mark.realdata
+_FOLDER = os.environ.get(DATA_VARIABLE)  # before the fixture of this folder hides it
+
+
+def prepared(tmp_path: Path, **settings: object):
+    config = DataConfig.model_validate(settings)
+    if not _FOLDER or locate(config.source, Path(_FOLDER)) is None:
+        pytest.skip(f"no archive of {config.source} in ${DATA_VARIABLE}")
+    raw = find_raw(config, Path(_FOLDER))
+    return run_stage(
+        tmp_path,
+        "prepare",
+        dataset_settings(config),
+        {"raw": raw.fingerprint},
+        lambda draft: build_dataset(config, raw, draft),
+    )
+
+
+def test_movielens_1m_has_its_published_counts(tmp_path):
+    artifact = prepared(tmp_path, source="movielens-1m")
+    info = artifact.info
+    assert artifact.manifest["rows"] == 1_000_209
+    assert (info["users"], info["items"]) == (6_040, 3_706)
+    assert (info["train"], info["val"], info["test"]) == (988_129, 6_040, 6_040)
+    assert (info["duplicates_dropped"], info["users_train_only"]) == (0, 0)
+    dataset = Dataset.open(artifact)
+    sizes = {a.name: a.size - 1 for a in dataset.user_attributes + dataset.item_attributes}
+    # README of the archive: 2 genders, 7 age groups, 21 occupations, 18 genres
+    assert sizes == {"gender": 2, "age_group": 7, "occupation": 21, "genres": 18, "decade": 10}
+
+
+@pytest.mark.parametrize(
+    ("k_core", "rows", "users", "items"),
+    [(0, 664_824, 40_163, 139_738), (5, 446_892, 20_397, 21_901), (20, 103_567, 2_677, 2_060)],
+)
+def test_epinions_has_its_published_cores(k_core, rows, users, items, tmp_path):
+    info = prepared(tmp_path, source="epinions", k_core=k_core).info
+    assert info["train"] + info["val"] + info["test"] == rows
+    assert (info["users"], info["items"]) == (users, items)
+    assert info["order"] == "seeded random, split_seed=0"
