@@ -18,6 +18,7 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
@@ -86,6 +87,7 @@ def _plan(
                 compute_device=processes.device.type,
             ),
             constraints=constraints,
+            storage_reservation=FixedPercentageStorageReservation(percentage=0.15),
             batch_size=batch_size,
         )
         try:

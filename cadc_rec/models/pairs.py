@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from cadc_rec.models.sparse import csr_matrix, products_at
+
 
 @dataclass(frozen=True)
 class PairPattern:
@@ -76,28 +78,18 @@ class _PairScores(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(users, items)
         ctx.pattern = pattern
-        if pattern.col.numel() == 0:  # a rank that ran out of rows still takes part in the step
-            return users.new_zeros(0)
-        zeros = _csr(pattern.crow, pattern.col, users.new_zeros(len(pattern.col)), len(items))
-        scores = torch.sparse.sampled_addmm(zeros, users, items.t(), beta=0.0)
-        return scores.values()
+        return products_at(pattern.crow, pattern.col, users, items)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         users, items = ctx.saved_tensors
         p: PairPattern = ctx.pattern
         gradient = gradients[0].contiguous()
-        if p.col.numel() == 0:
+        if p.col.numel() == 0:  # a rank that ran out of rows still takes part in the step
             return torch.zeros_like(users), torch.zeros_like(items), None
-        by_user = _csr(p.crow, p.col, gradient, len(items))
-        by_item = _csr(p.item_crow, p.item_col, gradient[p.to_item_order], len(users))
+        by_user = csr_matrix(p.crow, p.col, gradient, len(items))
+        by_item = csr_matrix(p.item_crow, p.item_col, gradient[p.to_item_order], len(users))
         return by_user @ items, by_item @ users, None
-
-
-def _csr(crow: torch.Tensor, col: torch.Tensor, values: torch.Tensor, columns: int) -> torch.Tensor:
-    return torch.sparse_csr_tensor(
-        crow, col, values, size=(len(crow) - 1, columns), check_invariants=False
-    )
 
 
 def pair_scores(users: torch.Tensor, items: torch.Tensor, pattern: PairPattern) -> torch.Tensor:

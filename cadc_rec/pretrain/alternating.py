@@ -16,9 +16,9 @@ In: the training interactions as CSR by user and by item. Out: the tables of a
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ from torch import nn
 from cadc_rec.config import PretrainConfig
 from cadc_rec.data.randomness import normal_rows, positional_integers
 from cadc_rec.distributed.processes import Processes
+from cadc_rec.models.sparse import csr_matrix, products_at
+
+Pattern: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+"""Row pointers and columns of a CSR pattern."""
 
 # Kinds of random draws; part of the key of each sequence.
 _INIT, _NEGATIVE_ITEMS, _NEGATIVE_USERS = 0, 1, 2
@@ -65,7 +69,6 @@ class Side:
         weight: the whole table ``[rows, dim]`` on this rank; updated in place.
         indptr: CSR row pointers of the side's positives, all rows.
         columns: the other side's index of each positive, all rows.
-        n_columns: rows of the other table.
         config: learning rate and L2.
         processes: whose share of rows this is.
     """
@@ -75,30 +78,26 @@ class Side:
         weight: torch.Tensor,
         indptr: np.ndarray,
         columns: np.ndarray,
-        n_columns: int,
         config: PretrainConfig,
         processes: Processes,
     ) -> None:
         self.weight, self.l2, self.processes = weight, config.l2, processes
-        self.n_columns = n_columns
         rows = processes.share(len(weight))
         self.rows = slice(rows.start, rows.stop)
         self.first, self.last = int(indptr[rows.start]), int(indptr[rows.stop])
         self.pointers = indptr[rows.start : rows.stop + 1] - self.first
-        self.positives = _csr(
-            self.pointers, columns[self.first : self.last], n_columns, weight.device
-        )
+        self.positives = _pattern(self.pointers, columns[self.first : self.last], weight.device)
         self.local = nn.Parameter(weight[self.rows])  # shares the table's memory
         # Fused Adam is one pass over the rows instead of a dozen.
         self.adam = torch.optim.Adam([self.local], lr=config.learning_rate, fused=True)
 
-    def step(self, other: torch.Tensor, bias: torch.Tensor, negatives: torch.Tensor) -> Gradient:
+    def step(self, other: torch.Tensor, bias: torch.Tensor, negatives: Pattern) -> Gradient:
         """One Adam step on this rank's rows with the other side fixed; returns what `bias` needs.
 
         Args:
             other: the other table ``[n_columns, dim]``, a row's bias last.
             bias: the global bias, a scalar.
-            negatives: CSR pattern of the negatives of this rank's rows.
+            negatives: the negatives of this rank's rows.
         """
         with torch.no_grad():
             ones = other.new_ones(len(other), 1)
@@ -107,12 +106,11 @@ class Side:
             mine = torch.cat([self.local, self.local.new_ones(len(self.local), 1)], 1)
             gradient = Gradient(torch.zeros_like(bias), torch.zeros_like(bias))
             total = self.l2 * self.local
-            for pattern, label in ((self.positives, 1.0), (negatives, 0.0)):
-                logits = torch.sparse.sampled_addmm(pattern, mine, others.t(), beta=0.0)
-                error = logits.values().add_(bias).sigmoid_()
+            for (crow, col), label in ((self.positives, 1.0), (negatives, 0.0)):
+                error = products_at(crow, col, mine, others).add_(bias).sigmoid_()
                 gradient.add(error, label)
                 error.sub_(label)
-                total += (logits @ others)[:, :-1]
+                total += (csr_matrix(crow, col, error, len(others)) @ others)[:, :-1]
         self.local.grad = total
         self.adam.step()
         if self.processes.world_size > 1:
@@ -163,14 +161,8 @@ class AlternatingSolver:
         self.bias_adam = torch.optim.Adam([bias], lr=config.learning_rate)
         for which, weight in enumerate((user, item)):
             _initialize(weight, (seed, _INIT, which), config.init_std)
-        # A beta warning for every CSR tensor would bury the log; the operations used are tested.
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        self.users = Side(
-            user, data.user_indptr, data.items_by_user, data.n_items, config, processes
-        )
-        self.items = Side(
-            item, data.item_indptr, data.users_by_item, data.n_users, config, processes
-        )
+        self.users = Side(user, data.user_indptr, data.items_by_user, config, processes)
+        self.items = Side(item, data.item_indptr, data.users_by_item, config, processes)
         # Uniform negative items seen from the items: every item gets the same number.
         total = len(data) * config.negatives
         self._item_negatives = np.arange(data.n_items + 1) * total // data.n_items
@@ -189,7 +181,7 @@ class AlternatingSolver:
         self.bias.grad = self.processes.all_reduce_sum(gradient.bias)
         self.bias_adam.step()
 
-    def _negative_items(self, epoch: int) -> torch.Tensor:
+    def _negative_items(self, epoch: int) -> Pattern:
         """For each positive of this rank's users, `negatives` uniform items."""
         k, side = self.config.negatives, self.users
         columns = positional_integers(
@@ -198,9 +190,9 @@ class AlternatingSolver:
             (side.last - side.first) * k,
             self.data.n_items,
         )
-        return _csr(side.pointers * k, columns, side.n_columns, side.weight.device)
+        return _pattern(side.pointers * k, columns, side.weight.device)
 
-    def _negative_users(self, epoch: int) -> torch.Tensor:
+    def _negative_users(self, epoch: int) -> Pattern:
         """The same pairs seen from the items: users in proportion to their activity."""
         side = self.items
         pointers = self._item_negatives[side.rows.start : side.rows.stop + 1]
@@ -211,21 +203,14 @@ class AlternatingSolver:
             len(self.data),
         )
         columns = self.data.users_by_item[picks]
-        return _csr(pointers - pointers[0], columns, side.n_columns, side.weight.device)
+        return _pattern(pointers - pointers[0], columns, side.weight.device)
 
 
-def _csr(
-    pointers: np.ndarray, columns: np.ndarray, n_columns: int, device: torch.device
-) -> torch.Tensor:
-    """A sparse pattern with zero values (the sampled product adds beta times them, NaN or not)."""
+def _pattern(pointers: np.ndarray, columns: np.ndarray, device: torch.device) -> Pattern:
+    """Row pointers and columns as CSR kernels take them."""
     index = np.int32 if len(columns) < 2**31 else np.int64
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(pointers.astype(index)),
-        torch.from_numpy(columns.astype(index)),
-        torch.zeros(len(columns)),
-        size=(len(pointers) - 1, n_columns),
-        check_invariants=False,
-    ).to(device)
+    crow, col = (torch.from_numpy(a.astype(index)).to(device) for a in (pointers, columns))
+    return crow, col
 
 
 def _initialize(weight: torch.Tensor, key: tuple[int, ...], std: float) -> None:

@@ -1,0 +1,1 @@
+"""Launching cadc-rec with torchx."""

@@ -1,0 +1,62 @@
+"""torchx components: cadc-rec's stages as distributed jobs.
+
+``torchx run -s local_cwd launch/components.py:train --config configs/demo.toml`` starts two local
+processes. The plain equivalent is
+``torchrun --standalone --nproc-per-node 2 -m cadc_rec train configs/demo.toml``.
+"""
+
+import torchx.specs as specs
+from torchx.components import dist
+
+# What every rank needs and no user should have to know.
+ENVIRONMENT = {
+    # Spinning threads of several processes on the same cores ruin each other.
+    "OMP_WAIT_POLICY": "passive",
+    # torch 2.13 with gloo hangs an elastic restart over a shared rendezvous store.
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+}
+
+
+def train(
+    config: str,
+    workdir: str = "work",
+    method: str = "cadc",
+    set: str = "",
+    j: str = "1x2",
+    image: str = "",
+    cpu: int = 1,
+    gpu: int = 0,
+    memMB: int = 4096,
+    max_retries: int = 0,
+) -> specs.AppDef:
+    """Train the two towers, after whichever stages before that are not there yet.
+
+    All ranks need to see `workdir`: a shared file system when they are on several nodes.
+
+    Args:
+        config: the experiment's TOML file
+        workdir: where artifacts are kept
+        method: cadc, random or gold
+        set: settings to override, separated by commas: section.key=value,section.key=value
+        j: nodes x processes per node, such as 2x8
+        image: container image, for schedulers that run one
+        cpu: cores per process
+        gpu: GPUs per process
+        memMB: memory per process, in MB
+        max_retries: how often the whole job may be started anew
+    """
+    arguments = ["train", config, "--workdir", workdir, "--method", method]
+    for override in filter(None, set.split(",")):
+        arguments += ["--set", override]
+    return dist.ddp(
+        *arguments,
+        m="cadc_rec",
+        name="cadc-rec-train",
+        image=image,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=memMB,
+        j=j,
+        env=dict(ENVIRONMENT),
+        max_retries=max_retries,
+    )

@@ -1,0 +1,125 @@
+"""The same model under every sharding that CPU offers, on one process and on two."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import toy
+
+from cadc_rec.config import ComputeConfig
+from cadc_rec.distributed.processes import processes
+from cadc_rec.errors import CadcError
+
+pytestmark = pytest.mark.distributed
+
+KINDS = ("data_parallel", "table_wise", "column_wise")
+CASES = [f"{ids}:{kind}" for ids in ("init_frozen", "trainable") for kind in (*KINDS, "auto")]
+UNEVEN = ["init_frozen:table_wise:113,7", "init_frozen:data_parallel:120,0"]
+
+
+@pytest.fixture(scope="module")
+def one():
+    with processes(ComputeConfig(device="cpu", threads=1)) as joined:
+        results = {case: toy.train(*case.split(":"), joined) for case in CASES}
+        return {**results, "factorize": toy.factorize(joined)}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    out = tmp_path_factory.mktemp("two") / "results.json"
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    worker = str(Path(__file__).with_name("worker.py"))
+    environment = {
+        **os.environ,
+        "OMP_WAIT_POLICY": "passive",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(root),
+    }
+    done = subprocess.run(
+        [*command, worker, str(out), *CASES, *UNEVEN],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(out.read_text())
+
+
+def bits(tensor):
+    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "auto"])
+@pytest.mark.parametrize("world", ["one", "two"])
+def test_frozen_tables_are_bit_identical_after_training(kind, world, request):
+    result = request.getfixturevalue(world)[f"init_frozen:{kind}"]
+    assert result["intact"]
+    expected = toy.tables()
+    assert sorted(result["tables"].values()) == sorted([bits(expected.user), bits(expected.item)])
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "auto"])
+def test_trainable_tables_do_change(kind, one):
+    untrained = one["trainable:data_parallel"]["tables"] if kind != "data_parallel" else None
+    changed = one[f"trainable:{kind}"]["tables"]
+    assert changed != one[f"init_frozen:{kind}"]["tables"]
+    if kind == "table_wise":  # another optimizer: row-wise Adagrad, not Adam
+        assert changed != untrained
+
+
+def test_frozen_tables_have_no_optimizer(one):
+    """Adam holds the MLPs and the feature tables, and not one element of the id tables."""
+    mlps = sum((8 + 4) * 8 + 8 + 8 * 4 + 4 for _ in ("user", "item"))
+    features = 4 * 4 + 6 * 4
+    for kind in KINDS:
+        assert one[f"init_frozen:{kind}"]["optimized"] == mlps + features
+    ids = (toy.USERS + toy.ITEMS) * toy.DIM
+    assert one["trainable:data_parallel"]["optimized"] == mlps + features + ids
+    assert one["trainable:table_wise"]["optimized"] == mlps + features
+
+
+def test_the_asked_for_sharding_is_the_one_used(two):
+    for kind in KINDS:
+        plan = two[f"init_frozen:{kind}"]["plan"]
+        assert plan["user.ids.table.user"] == plan["item.ids.table.item"] == kind
+        assert plan["item.features.tables.item_genres"] == "data_parallel"
+
+
+@pytest.mark.parametrize("world", ["one", "two"])
+def test_frozen_training_is_the_same_under_every_sharding(world, request):
+    results = request.getfixturevalue(world)
+    reference = results["init_frozen:data_parallel"]
+    for kind in ("table_wise", "column_wise", "auto"):
+        result = results[f"init_frozen:{kind}"]
+        assert result["loss"] == pytest.approx(reference["loss"], rel=1e-5)
+        assert result["vectors"] == pytest.approx(reference["vectors"], rel=1e-3)
+
+
+@pytest.mark.parametrize("case", [f"trainable:{kind}" for kind in KINDS])
+def test_trainable_tables_start_alike_on_one_process_and_two(case, one, two):
+    """Batches differ (each rank shuffles its own rows), the first epoch's loss hardly does."""
+    assert two[case]["loss"][0] == pytest.approx(one[case]["loss"][0], rel=0.05)
+
+
+@pytest.mark.parametrize("case", UNEVEN)
+def test_uneven_ranks_and_an_empty_one_do_not_hang(case, two):
+    assert len(two[case]["loss"]) == 2
+    assert two[case]["intact"]
+
+
+def test_factorization_on_two_processes_is_that_of_one(one, two):
+    """Each rank solves its own rows from the same random sequences; only rounding may differ."""
+    for table_of_one, table_of_two in zip(one["factorize"], two["factorize"], strict=True):
+        assert table_of_two == pytest.approx(table_of_one, rel=1e-3, abs=1e-4)
+
+
+def test_a_sharding_that_needs_cuda_is_refused_on_cpu():
+    with processes(ComputeConfig(device="cpu", threads=1)) as joined:
+        with pytest.raises(CadcError, match="row_wise.*needs CUDA.*data_parallel"):
+            toy.train("init_frozen", "row_wise", joined)

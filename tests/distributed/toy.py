@@ -1,0 +1,108 @@
+"""A tiny dataset in memory, and one training of it: what the sharding tests compare."""
+
+from __future__ import annotations
+
+import hashlib
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from cadc_rec.config import Experiment, PretrainConfig
+from cadc_rec.data.dataset import Attribute
+from cadc_rec.data.loader import PairLoader
+from cadc_rec.distributed.state import gather_state
+from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
+from cadc_rec.pretrain.id_tables import IdTables
+from cadc_rec.training.build import build_model, frozen_tables_intact
+from cadc_rec.training.optimizers import dense_optimizer
+from cadc_rec.training.trainer import Trainer
+
+USERS, ITEMS, DIM = 41, 23, 8
+
+
+def dataset():
+    """Sizes and attributes, one categorical and one with several values (or none)."""
+    rng = np.random.default_rng(0)
+    group = Attribute(
+        "group", "categorical", 4, np.arange(USERS + 1), rng.integers(1, 4, USERS, dtype=np.int32)
+    )
+    lengths = rng.integers(0, 4, ITEMS)
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    genres = Attribute("genres", "multi", 6, indptr, rng.integers(1, 6, indptr[-1], dtype=np.int32))
+    return SimpleNamespace(
+        n_users=USERS, n_items=ITEMS, user_attributes=[group], item_attributes=[genres]
+    )
+
+
+def tables():
+    """Pre-trained vectors."""
+    generator = torch.Generator().manual_seed(5)
+    return IdTables(
+        torch.randn(USERS, DIM, generator=generator), torch.randn(ITEMS, DIM, generator=generator)
+    )
+
+
+def experiment(ids: str, kind: str) -> Experiment:
+    """Two epochs of a small model with this id embedding under this sharding."""
+    return Experiment.model_validate(
+        {
+            "pretrain": {"model": "mf", "factors": DIM - 1},
+            "model": {"id_embedding": ids, "id_dim": DIM, "feature_dim": 4, "tower": [8, 4]},
+            "train": {"epochs": 2, "batch_size": 20, "negatives": 2, "learning_rate": 0.01},
+            "sharding": {"trainable": kind, "frozen": kind},
+        }
+    )
+
+
+def train(ids: str, kind: str, processes, rows: list[int] | None = None) -> dict:
+    """Train, and say what came of it; `rows` gives each rank its share of the 120 positives."""
+    rng = np.random.default_rng(1)
+    users, items = rng.integers(0, USERS, 120), rng.integers(0, ITEMS, 120)
+    rows = rows or [
+        120 * (r + 1) // processes.world_size - 120 * r // processes.world_size
+        for r in range(processes.world_size)
+    ]
+    first = sum(rows[: processes.rank])
+    mine = slice(first, first + rows[processes.rank])
+    e, frozen = experiment(ids, kind), tables()
+    model = build_model(e, dataset(), frozen if ids == "init_frozen" else None, processes)
+    loader = PairLoader(users[mine], items[mine], rows, processes.rank, 20, 2, ITEMS, seed=0)
+    optimizer = dense_optimizer(model.wrapped, model.module, e.train)
+    trainer = Trainer(model.wrapped, optimizer, loader, e.train, processes, model.trains)
+    history = trainer.fit(lambda: {"ndcg@10": 0.0}).history
+    vectors = model.vectors()
+    state = gather_state(model.wrapped, processes)
+    held = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+    return {
+        "loss": [entry["loss"] for entry in history],
+        "intact": ids != "init_frozen" or frozen_tables_intact(model, frozen),
+        "tables": {
+            name: hashlib.sha256(value.numpy().tobytes()).hexdigest()
+            for name, value in state.items()
+            if ".ids.table." in name
+        },
+        "vectors": [float(v.double().sum()) for v in vectors],
+        "optimized": held,
+        "plan": model.plan(),
+    }
+
+
+def factorize(processes) -> list[list[float]]:
+    """User and item tables of a small matrix factorization, flattened."""
+    rng = np.random.default_rng(3)
+    pairs = np.sort(rng.choice(USERS * ITEMS, 300, replace=False))
+    users, items = (pairs // ITEMS).astype(np.int32), (pairs % ITEMS).astype(np.int32)
+    by_item = np.argsort(items, kind="stable")
+    data = Interactions(
+        np.concatenate([[0], np.cumsum(np.bincount(users, minlength=USERS))]),
+        items,
+        np.concatenate([[0], np.cumsum(np.bincount(items, minlength=ITEMS))]),
+        users[by_item],
+    )
+    tables = [torch.empty(USERS, DIM), torch.empty(ITEMS, DIM)]
+    config = PretrainConfig(model="mf", factors=DIM - 1, epochs=20)
+    bias = torch.nn.Parameter(torch.zeros(()))
+    for _ in AlternatingSolver(*tables, bias, data, config, 0, processes).epochs():
+        pass
+    return [table.flatten().tolist() for table in tables]

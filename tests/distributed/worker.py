@@ -1,0 +1,33 @@
+"""Run by torchrun: trains every case of the command line, rank 0 writes the results.
+
+``worker.py OUT ids:sharding[:rows,rows] ...``
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from cadc_rec.config import ComputeConfig
+from cadc_rec.distributed.processes import processes
+
+sys.path.insert(0, str(Path(__file__).parent))
+import toy
+
+if __name__ == "__main__":
+    out, *cases = sys.argv[1:]
+    results = {}
+    with processes(ComputeConfig(device="cpu", threads=1, timeout_seconds=60)) as joined:
+        for case in cases:
+            ids, kind, *rows = case.split(":")
+            shares = [int(n) for n in rows[0].split(",")] if rows else None
+            results[case] = toy.train(ids, kind, joined, shares)
+            # Every rank must find its own frozen shards untouched, not only the one that writes.
+            intact = joined.all_gather_rows(
+                torch.tensor([float(results[case]["intact"])]), joined.world_size
+            )
+            results[case]["intact"] = bool(intact.all())
+        results["factorize"] = toy.factorize(joined)
+        if joined.rank == 0:
+            Path(out).write_text(json.dumps(results))
