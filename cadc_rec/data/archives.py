@@ -45,8 +45,8 @@ ARCHIVES = {
         sha256="a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
         md5="c4d9eecfca2ab87c1945afe126590906",
     ),
-    # The md5 is that of ml-10m.zip.md5 beside the archive, as several public loaders quote it;
-    # the SHA-256 is quoted together with it by one of them. Only the md5 is relied upon.
+    # From ml-10m.zip.md5 beside the archive, as several public loaders quote it; the archive
+    # itself was not at hand.
     "movielens-10m": Archive(
         names=("ml-10m.zip",),
         url="https://files.grouplens.org/datasets/movielens/ml-10m.zip",

@@ -18,7 +18,7 @@ class AttributeColumn:
     name: str
     side: Side
     kind: AttributeKind
-    """``categorical``: one value or null. ``multi``: a list of values, empty or null where nothing is known."""
+    """``categorical``: a value or null. ``multi``: a list of values, perhaps empty or null."""
 
 
 @dataclass(frozen=True)
