@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
 import time
+import warnings
 from collections.abc import Iterator
 
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -54,9 +58,11 @@ class Ticker:
 
     def line(self) -> str:
         """One plain line: done of total, rate, time left, note."""
-        left = (self.total - self.done) / max(self.rate(), 1e-9)
-        text = f"{self.description}: {self.done:,}/{self.total:,} {self.unit}"
-        text += f", {self.rate():,.1f} {self.unit}/s, {left:.0f} s left"
+        rate = self.rate()
+        of = f"/{self.total:,}" if self.total else ""  # a download may not say how long it is
+        text = f"{self.description}: {self.done:,}{of} {self.unit}, {rate:,.1f} {self.unit}/s"
+        if self.total:
+            text += f", {(self.total - self.done) / max(rate, 1e-9):.0f} s left"
         return f"{text}, {self.note}" if self.note else text
 
 
@@ -64,7 +70,7 @@ class _BarTicker(Ticker):
     def __init__(self, description: str, total: int, unit: str, bar: Progress) -> None:
         super().__init__(description, total, unit)
         self._bar = bar
-        self._task = bar.add_task(description, total=total, unit=unit, note="")
+        self._task = bar.add_task(description, total=total or None, unit=unit, note="")
 
     def _show(self) -> None:
         self._bar.update(self._task, completed=self.done, note=self.note)
@@ -85,7 +91,7 @@ class _Silent(Ticker):
 def track(
     description: str, total: int, unit: str, *, visible: bool = True, leave: bool = False
 ) -> Iterator[Ticker]:
-    """Show a task of `total` units; ``visible=False`` (ranks other than 0) shows nothing."""
+    """Show a task of `total` units, 0 if unknown; ``visible=False`` (other ranks) shows nothing."""
     if not visible:
         yield _Silent(description, total, unit)
     elif console.is_terminal:
@@ -101,3 +107,27 @@ def track(
             yield _BarTicker(description, total, unit, bar)
     else:
         yield Ticker(description, total, unit)
+
+
+def set_up_logging(*, debug: bool = False) -> None:
+    """Send our log lines to standard error and keep libraries' talk about themselves out of it.
+
+    Args:
+        debug: let the libraries speak.
+    """
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, show_time=False)
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    chief = os.environ.get("RANK", "0") == "0"
+    log.setLevel(logging.INFO if chief else logging.ERROR)
+    log.propagate = False
+    if debug:
+        return
+    # Warnings of DDP and TorchRec about views and shards of their own are not the user's to mend.
+    warnings.simplefilter("ignore")
+    for name in ("torch", "torch.fx._symbolic_trace", "torchrec", "root"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -13,7 +13,7 @@ import torch
 
 from cadc_rec.errors import CadcError
 
-_BLOCK_ELEMENTS = 8_000_000  # scores held at once: 64 MB of float64
+_BLOCK_ELEMENTS = 1_000_000  # scores held at once: 8 MB of float64 stay near the core
 
 
 @dataclass(frozen=True)

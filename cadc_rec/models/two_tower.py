@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from cadc_rec.config import ModelConfig
 from cadc_rec.models.features import AttributeColumn, SideFeatures
@@ -21,6 +23,22 @@ class SideSpec:
     name: str
     rows: int
     attributes: Sequence[AttributeColumn]
+
+
+class JoinedLinear(nn.Linear):
+    """A linear layer on the concatenation of two inputs, without concatenating them.
+
+    What is gained is the backward pass: a frozen part needs no gradient, and a concatenation would
+    have it computed all the same.
+    """
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor | None = None) -> torch.Tensor:
+        """``[n, out]`` of ``[n, a]`` and ``[n, b]``, a + b inputs together."""
+        if second is None:
+            return super().forward(first)
+        width = first.shape[1]
+        of_second = F.linear(second, self.weight[:, width:], self.bias)
+        return torch.addmm(of_second, first, self.weight[:, :width].t())
 
 
 class Tower(nn.Module):
@@ -41,18 +59,16 @@ class Tower(nn.Module):
             else None
         )
         width = config.id_dim + (self.features.width if self.features else 0)
+        self.join = JoinedLinear(width, config.tower[0], device=device)
         layers: list[nn.Module] = []
-        for out in config.tower:
-            layers += [nn.Linear(width, out, device=device), nn.ReLU()]
-            width = out
-        self.mlp = nn.Sequential(*layers[:-1])  # the last layer is linear: a vector of any sign
+        for before, after in pairwise(config.tower):
+            layers += [nn.ReLU(), nn.Linear(before, after, device=device)]
+        self.mlp = nn.Sequential(*layers)  # ends linear: a vector of any sign
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Vectors ``[n, tower[-1]]`` of int64 ids ``[n]``."""
-        joined = self.ids(ids)
-        if self.features is not None:
-            joined = torch.cat([joined, self.features(ids)], 1)
-        vectors: torch.Tensor = self.mlp(joined)
+        features = self.features(ids) if self.features is not None else None
+        vectors: torch.Tensor = self.mlp(self.join(self.ids(ids), features))
         return vectors
 
 

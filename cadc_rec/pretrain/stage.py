@@ -64,7 +64,7 @@ def build_tables(
         ).save(draft.path)
     draft.rows = len(dataset.train_item) * config.epochs
     draft.info = {
-        "global_bias": float(model.bias),
+        "global_bias": float(model.bias.detach()),
         "interactions": len(dataset.train_item),
         "validation": {k: v for k, v in history[-1].items() if "@" in k},
         "validation_seconds": sum(entry.get("seconds", 0.0) for entry in history),

@@ -1,0 +1,131 @@
+"""What CADC loses in accuracy and gains in time against training on everything.
+
+Runs each method of one experiment for each seed, in one session on one machine, and prints a table
+in Markdown: test metrics (mean and spread over the seeds), seconds of every stage, and the time of
+CADC's pre-training, selection and training over that of gold's training.
+
+    python -m benchmarks.cadc_vs_gold configs/ml-1m.toml --seeds 0 1 2 --workdir work/cadc-vs-gold
+
+Methods alternate within a seed, so that a machine that slows down slows all of them. Finished
+stages of an earlier call are kept; times are those of the run that made them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cadc_rec.artifacts import Artifact
+from cadc_rec.config import load_experiment
+from cadc_rec.errors import CadcError
+from cadc_rec.pipeline import Pipeline
+from cadc_rec.progress import set_up_logging
+from cadc_rec.reporting.summary import run_result
+
+Result = dict[str, Any]
+
+
+def measure(
+    config: Path, methods: Sequence[str], seeds: Sequence[int], workdir: Path, sets: Sequence[str]
+) -> list[Result]:
+    """One result for each (seed, method), as ``cadc-rec run --json`` gives it, and its times.
+
+    ``seconds`` gains ``validation``, the part of training that was spent measuring.
+    """
+    results = []
+    for seed in seeds:
+        for method in methods:
+            experiment = load_experiment(config, method=method, overrides=[*sets, f"seed={seed}"])
+            artifacts = Pipeline(experiment, workdir).run()
+            result = run_result(experiment, artifacts)
+            result["seconds"]["validation"] = _validation_seconds(artifacts)
+            results.append(result)
+            print(f"{method}, seed {seed}: {result['metrics']}", file=sys.stderr)
+    return results
+
+
+def _validation_seconds(artifacts: Mapping[str, Artifact]) -> float:
+    stages = [artifacts[s] for s in ("pretrain", "train") if s in artifacts]
+    return sum(float(stage.info["validation_seconds"]) for stage in stages)
+
+
+def table(results: Sequence[Result]) -> str:
+    """The results as Markdown, one row a method."""
+    metrics = list(results[0]["metrics"])
+    head = ["method", "rows", *(f"{m.upper()} %" for m in metrics)]
+    head += [
+        "pretrain s",
+        "select s",
+        "train s",
+        "of it validation s",
+        "time / gold",
+        "without validation",
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    gold = [r for r in results if r["method"] == "gold"]
+    for method in dict.fromkeys(r["method"] for r in results):
+        mine = [r for r in results if r["method"] == method]
+        row = [method, f"{mine[0]['rows']['selected']:,}"]
+        row += [_mean_spread([100 * r["metrics"][m] for r in mine]) for m in metrics]
+        for stage in ("pretrain", "select", "train", "validation"):
+            row.append(f"{statistics.median(r['seconds'][stage] for r in mine):,.1f}")
+        for validation in (True, False):
+            row.append(_ratio(mine, gold, validation) if gold else "")
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def spent(result: Result, *, validation: bool) -> float:
+    """Seconds of pre-training, selection and training, with or without validation."""
+    seconds = result["seconds"]
+    total = seconds["pretrain"] + seconds["select"] + seconds["train"]
+    return float(total if validation else total - seconds["validation"])
+
+
+def _ratio(mine: Sequence[Result], gold: Sequence[Result], validation: bool) -> str:
+    """Median over seeds of this method's time over gold's training of the same seed."""
+    gold_by_seed = {r["seed"]: r for r in gold}
+    ratios = []
+    for result in mine:
+        reference = gold_by_seed[result["seed"]]["seconds"]
+        denominator = reference["train"] - (0.0 if validation else reference["validation"])
+        ratios.append(spent(result, validation=validation) / denominator)
+    return f"{statistics.median(ratios):.3f}"
+
+
+def _mean_spread(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--workdir", type=Path, default=Path("work/cadc-vs-gold"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", default=["cadc", "gold", "random"])
+    parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON instead")
+    arguments = parser.parse_args()
+    set_up_logging()
+    try:
+        results = measure(
+            arguments.config,
+            arguments.methods,
+            arguments.seeds,
+            arguments.workdir,
+            arguments.sets,
+        )
+    except CadcError as error:
+        sys.exit(f"error: {error}")
+    print(json.dumps(results, indent=2) if arguments.json else table(results))
+
+
+if __name__ == "__main__":
+    main()
