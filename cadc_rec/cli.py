@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import json as jsonlib
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
 from cadc_rec import __version__
 from cadc_rec.config import Experiment, load_experiment
-from cadc_rec.distributed.launch import WORKER_MARK, run_workers
+from cadc_rec.distributed.launch import run_workers
 from cadc_rec.errors import CadcError
 from cadc_rec.methods import METHODS
 from cadc_rec.pipeline import STAGES, Pipeline, launched
-from cadc_rec.progress import console, log
+from cadc_rec.progress import console, log, set_up_logging
 from cadc_rec.reporting.summary import run_result, run_table, stage_line
 
 app = typer.Typer(
@@ -38,7 +35,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Config = Annotated[Path, typer.Argument(help="The experiment, a TOML file.", show_default=False)]
+Config = Annotated[
+    Path,
+    typer.Argument(help="The experiment, a TOML file.", metavar="CONFIG", show_default=False),
+]
 Workdir = Annotated[Path, typer.Option(help="Where artifacts are kept.", metavar="DIR")]
 DataDir = Annotated[
     Path | None,
@@ -210,29 +210,10 @@ def _speaks() -> bool:
     )
 
 
-def _set_up_logging() -> None:
-    chief = os.environ.get("RANK", "0") == "0"
-    handler: logging.Handler
-    if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False, show_time=False)
-    else:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO if chief else logging.ERROR)
-    log.propagate = False
-    # Warnings of libraries about their own insides (DDP's views, TorchRec's shards) are not the
-    # user's to mend; --debug shows them.
-    if "--debug" not in sys.argv:
-        warnings.simplefilter("ignore")
-        for name in ("torch", "torch.fx._symbolic_trace", "torchrec", "root"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-
-
 def main() -> None:
     """Entry point of ``cadc-rec`` and ``python -m cadc_rec``."""
-    _set_up_logging()
     debug = "--debug" in sys.argv
+    set_up_logging(debug=debug)
     code = 0
     try:
         app()  # usage errors and --help end in SystemExit, with typer's own text

@@ -98,16 +98,13 @@ class Pipeline:
         return self._together("pretrain", settings, {"dataset": self.artifact("prepare")}, build)
 
     def _select(self) -> Artifact:
-        from cadc_rec.data.select import build_selection
+        from cadc_rec.data.select import build_selection, selection_settings
 
         select, seed = self.experiment.select, self.experiment.seed
         dataset = self.artifact("prepare")
-        settings: dict[str, Any] = {"kind": select.kind, "shards": select.shards}
-        if select.kind != "everything":  # everything is the same whatever the seed
-            settings |= {"ratio": select.ratio, "seed": seed}
         return self._alone(
             "select",
-            settings,
+            selection_settings(select, seed),
             {"dataset": dataset},
             lambda draft: build_selection(select, seed, dataset, draft),
         )
