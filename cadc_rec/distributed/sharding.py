@@ -20,11 +20,12 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import PlannerError
-from torchrec.distributed.types import ShardingEnv, ShardingPlan
+from torchrec.distributed.types import ShardingEnv
 
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
 
+_RESERVED_MEMORY = 0.15  # share of a device that tables must leave to activations and gradients
 _CPU_KINDS = ("data_parallel", "table_wise", "column_wise")  # row-wise kernels need CUDA
 
 
@@ -42,7 +43,20 @@ def shard_model(
     Raises:
         CadcError: a sharding type this device cannot run, or no plan fits.
     """
-    plan = _plan(module, kinds, processes, batch_size)
+    with _quiet("torchrec.distributed.planner.types", "root"):
+        planner = make_planner(
+            kinds,
+            processes.device.type,
+            processes.world_size,
+            processes.local_world_size,
+            batch_size,
+        )
+        try:
+            plan = planner.collective_plan(module, _sharders(), processes.group)
+        except PlannerError as error:
+            raise CadcError(
+                f"no sharding plan fits this model on {processes.world_size} processes: {error}"
+            ) from error
     with warnings.catch_warnings():
         # DDP warns that a bucket view is not contiguous with TorchRec's flat tables; harmless.
         warnings.simplefilter("ignore")
@@ -51,53 +65,55 @@ def shard_model(
             env=ShardingEnv.from_process_group(processes.group),
             device=processes.device,
             plan=plan,
-            sharders=[EmbeddingBagCollectionSharder()],
+            sharders=_sharders(),
         )
 
 
-def _plan(
-    module: nn.Module, kinds: Mapping[str, str], processes: Processes, batch_size: int
-) -> ShardingPlan:
-    on_cpu = processes.device.type == "cpu"
-    constraints = {}
-    for table, kind in kinds.items():
-        if on_cpu and kind not in ("auto", *_CPU_KINDS):
-            raise CadcError(
-                f"sharding {kind!r} of table {table} needs CUDA; on CPU choose one of "
-                f"{', '.join(_CPU_KINDS)}."
-            )
-        if kind == "auto":
-            constraints[table] = ParameterConstraints(
-                sharding_types=list(_CPU_KINDS) if on_cpu else None
-            )
-        else:
-            kernel = (
-                EmbeddingComputeKernel.DENSE
-                if kind == "data_parallel"
-                else EmbeddingComputeKernel.FUSED
-            )
-            constraints[table] = ParameterConstraints(
-                sharding_types=[kind], compute_kernels=[kernel.value]
-            )
-    with _quiet("torchrec.distributed.planner.types", "root"):
-        planner = EmbeddingShardingPlanner(
-            topology=Topology(
-                world_size=processes.world_size,
-                local_world_size=processes.local_world_size,
-                compute_device=processes.device.type,
-            ),
-            constraints=constraints,
-            storage_reservation=FixedPercentageStorageReservation(percentage=0.15),
-            batch_size=batch_size,
+def make_planner(
+    kinds: Mapping[str, str],
+    device_type: str,
+    world_size: int,
+    local_world_size: int,
+    batch_size: int,
+) -> EmbeddingShardingPlanner:
+    """TorchRec's planner for tables of these kinds; needs no process group and no such device.
+
+    Args:
+        kinds: table name to a sharding type, or ``auto``.
+        device_type: ``cpu`` or ``cuda``.
+        world_size: processes in all.
+        local_world_size: processes a node.
+        batch_size: ids a process looks up in a step.
+
+    Raises:
+        CadcError: a sharding type the device cannot run.
+    """
+    return EmbeddingShardingPlanner(
+        topology=Topology(
+            world_size=world_size, local_world_size=local_world_size, compute_device=device_type
+        ),
+        constraints={table: _constraint(table, kind, device_type) for table, kind in kinds.items()},
+        storage_reservation=FixedPercentageStorageReservation(percentage=_RESERVED_MEMORY),
+        batch_size=batch_size,
+    )
+
+
+def _constraint(table: str, kind: str, device_type: str) -> ParameterConstraints:
+    on_cpu = device_type == "cpu"
+    if on_cpu and kind not in ("auto", *_CPU_KINDS):
+        raise CadcError(
+            f"sharding {kind!r} of table {table} needs CUDA; on CPU choose one of "
+            f"{', '.join(_CPU_KINDS)}."
         )
-        try:
-            return planner.collective_plan(
-                module, [EmbeddingBagCollectionSharder()], processes.group
-            )
-        except PlannerError as error:
-            raise CadcError(
-                f"no sharding plan fits this model on {processes.world_size} processes: {error}"
-            ) from error
+    if kind == "auto":
+        return ParameterConstraints(sharding_types=list(_CPU_KINDS) if on_cpu else None)
+    dense, fused = EmbeddingComputeKernel.DENSE, EmbeddingComputeKernel.FUSED
+    kernel = dense if kind == "data_parallel" else fused
+    return ParameterConstraints(sharding_types=[kind], compute_kernels=[kernel.value])
+
+
+def _sharders() -> list[EmbeddingBagCollectionSharder]:
+    return [EmbeddingBagCollectionSharder()]
 
 
 def build_collection(
@@ -125,7 +141,7 @@ def build_collection(
 
 
 class _quiet:
-    """Raise the level of loggers whose warnings concern dry runs we do not make."""
+    """Silences loggers whose warnings concern dry runs, which these are not."""
 
     def __init__(self, *names: str) -> None:
         self._loggers = [logging.getLogger(name) for name in names]

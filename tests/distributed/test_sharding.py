@@ -120,6 +120,8 @@ def test_factorization_on_two_processes_is_that_of_one(one, two):
 
 
 def test_a_sharding_that_needs_cuda_is_refused_on_cpu():
-    with processes(ComputeConfig(device="cpu", threads=1)) as joined:
-        with pytest.raises(CadcError, match="row_wise.*needs CUDA.*data_parallel"):
-            toy.train("init_frozen", "row_wise", joined)
+    with (
+        processes(ComputeConfig(device="cpu", threads=1)) as joined,
+        pytest.raises(CadcError, match=r"row_wise.*needs CUDA.*data_parallel"),
+    ):
+        toy.train("init_frozen", "row_wise", joined)

@@ -100,9 +100,9 @@ def factorize(processes) -> list[list[float]]:
         np.concatenate([[0], np.cumsum(np.bincount(items, minlength=ITEMS))]),
         users[by_item],
     )
-    tables = [torch.empty(USERS, DIM), torch.empty(ITEMS, DIM)]
+    tables = [torch.empty(n, DIM, device=processes.device) for n in (USERS, ITEMS)]
     config = PretrainConfig(model="mf", factors=DIM - 1, epochs=20)
-    bias = torch.nn.Parameter(torch.zeros(()))
+    bias = torch.nn.Parameter(torch.zeros((), device=processes.device))
     for _ in AlternatingSolver(*tables, bias, data, config, 0, processes).epochs():
         pass
-    return [table.flatten().tolist() for table in tables]
+    return [table.flatten().cpu().tolist() for table in tables]

@@ -1,0 +1,84 @@
+"""Plans for GPUs, made by TorchRec's planner without one; and what runs only where there is one."""
+
+import numpy as np
+import pytest
+import torch
+import toy
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+
+from cadc_rec.config import ComputeConfig, ModelConfig
+from cadc_rec.data.loader import arrange_pairs
+from cadc_rec.distributed.processes import processes
+from cadc_rec.distributed.sharding import make_planner
+from cadc_rec.models.pairs import pair_scores
+from cadc_rec.models.two_tower import SideSpec, TwoTower
+from cadc_rec.training.trainer import to_batch
+
+
+def needs_gpu(test):
+    skip = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+    return pytest.mark.cuda(skip(test))
+
+
+def plan_of(kind, rows=1_000_000, world_size=16):
+    """Of a two-tower model on the meta device, for 2 nodes of 8 GPUs."""
+    side = {name: SideSpec(name, rows, []) for name in ("user", "item")}
+    config = ModelConfig(id_embedding="init_frozen", id_dim=96)
+    model = TwoTower(side["user"], side["item"], config, torch.device("meta"))
+    planner = make_planner({"user": kind, "item": kind}, "cuda", world_size, 8, 8192)
+    return planner.plan(model, [EmbeddingBagCollectionSharder()]).plan
+
+
+@pytest.mark.parametrize(
+    ("kind", "shards"), [("row_wise", 16), ("table_wise", 1), ("column_wise", 1)]
+)
+def test_a_plan_for_sixteen_gpus_is_made_without_one(kind, shards):
+    table = plan_of(kind)["user.ids.table"]["user"]
+    assert table.sharding_type == kind
+    assert table.compute_kernel == "fused"
+    placed = table.sharding_spec.shards
+    assert len(placed) >= shards
+    assert sum(s.shard_sizes[0] * s.shard_sizes[1] for s in placed) == 1_000_000 * 96
+    assert all("cuda" in str(s.placement) for s in placed)
+
+
+def test_the_planner_chooses_where_nothing_is_asked():
+    assert plan_of("auto")["item.ids.table"]["item"].sharding_type
+
+
+@needs_gpu
+def test_frozen_tables_stay_on_a_gpu_under_row_wise_sharding():
+    with processes(ComputeConfig(device="cuda")) as alone:
+        for kind in ("row_wise", "table_wise", "data_parallel"):
+            assert toy.train("init_frozen", kind, alone)["intact"]
+
+
+@needs_gpu
+def test_training_on_a_gpu_gives_the_losses_of_the_cpu():
+    losses = []
+    for device in ("cpu", "cuda"):
+        with processes(ComputeConfig(device=device)) as alone:
+            losses.append(toy.train("trainable", "data_parallel", alone)["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@needs_gpu
+def test_factorization_on_a_gpu_is_that_of_the_cpu():
+    tables = []
+    for device in ("cpu", "cuda"):
+        with processes(ComputeConfig(device=device)) as alone:
+            tables.append(toy.factorize(alone))
+    for cpu, gpu in zip(*tables, strict=True):
+        assert gpu == pytest.approx(cpu, rel=1e-2, abs=1e-3)
+
+
+@needs_gpu
+def test_pair_scores_on_a_gpu_equal_those_of_the_cpu():
+    rng = np.random.default_rng(0)
+    who, what = (rng.integers(0, 30, 50).astype(np.int32) for _ in range(2))
+    drawn = rng.integers(0, 30, (50, 4)).astype(np.int32)
+    batch = to_batch(arrange_pairs(who, what, drawn, 30, 50), 4)
+    users, items = torch.randn(len(batch.users), 8), torch.randn(len(batch.items), 8)
+    on_gpu = batch.to(torch.device("cuda"))
+    scores = pair_scores(users.cuda(), items.cuda(), on_gpu.pattern)
+    torch.testing.assert_close(scores.cpu(), pair_scores(users, items, batch.pattern))
