@@ -20,17 +20,20 @@ from cadc_rec.config_errors import explain
 from cadc_rec.errors import CadcError
 from cadc_rec.methods import METHODS, MethodName
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 SourceName = Literal["movielens-1m", "movielens-10m", "epinions", "generated"]
 Sharding = Literal["auto", "data_parallel", "table_wise", "column_wise", "row_wise"]
+# A TOML array is a list; strictness would want a tuple. Its members are as strict as the rest.
+PositiveInts = Annotated[tuple[PositiveInt, ...], Field(min_length=1, strict=False)]
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys are refused, values do not change once read."""
+    """Base of every section: unknown keys and other types are refused, values stay as read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class GeneratedConfig(Section):
@@ -47,7 +50,7 @@ class GeneratedConfig(Section):
     """Exponent of the items' Zipf popularity; 0 makes every item equally popular."""
     drift: Annotated[float, Field(ge=0, le=1)] = 0.3
     """How far a user's taste moves from the first interaction to the last; 0 stands still."""
-    seed: int = 0
+    seed: Seed = 0
 
 
 class DataConfig(Section):
@@ -57,7 +60,7 @@ class DataConfig(Section):
     k_core: Annotated[int, Field(ge=0)] = 0
     """Keep only users and items with at least this many interactions, repeated until stable;
     0 and 1 keep everything."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """Order of each user's interactions where the source has no time. Apart from `seed`, so that
     every method and seed is judged on the same held-out items."""
     generated: GeneratedConfig = GeneratedConfig()
@@ -98,7 +101,7 @@ class ModelConfig(Section):
     id_dim: PositiveInt = 96
     feature_dim: PositiveInt = 16
     """Width of each side feature's embedding."""
-    tower: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (128, 64)
+    tower: PositiveInts = (128, 64)
     """Widths of each side's MLP; the last is the vector whose dot product is the score."""
 
 
@@ -130,7 +133,7 @@ class ShardingConfig(Section):
 class EvaluateConfig(Section):
     """Full ranking of the held-out item against every item the user has not taken."""
 
-    k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (10,)
+    k: PositiveInts = (10,)
 
 
 class ComputeConfig(Section):
@@ -148,7 +151,7 @@ class ComputeConfig(Section):
 class Experiment(Section):
     """A whole experiment; what `cadc-rec run CONFIG` carries out."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Initialization, negatives, selection and order; never the split (`data.split_seed`)."""
     method: MethodName = "cadc"
     data: DataConfig = DataConfig()
@@ -176,6 +179,7 @@ def load_experiment(
             the file, the key, the value and what is allowed.
     """
     raw = _read_toml(path)
+    where = " --set ".join([str(path), *overrides])
     per_method = raw.pop("methods", {})
     sets = [_parse_override(o) for o in overrides]
     chosen = method or next((v for k, v in reversed(sets) if k == "method"), raw.get("method"))
@@ -198,22 +202,27 @@ def load_experiment(
     try:
         experiment = Experiment.model_validate(raw)
     except ValidationError as error:
-        raise CadcError(explain(error, Experiment, str(path))) from None
-    _check_together(experiment, path)
+        raise CadcError(explain(error, Experiment, where)) from None
+    _check_together(experiment, where)
     return experiment
 
 
-def _check_together(e: Experiment, path: Path) -> None:
+def _check_together(e: Experiment, where: str) -> None:
     """Refuse values that are each allowed and cannot stand together."""
     if e.model.id_embedding != "trainable" and e.pretrain.model == "none":
         raise CadcError(
-            f"{path}: model.id_embedding = {e.model.id_embedding!r} needs pre-trained vectors, "
+            f"{where}: model.id_embedding = {e.model.id_embedding!r} needs pre-trained vectors, "
             "and pretrain.model is 'none'; set pretrain.model = 'mf'."
         )
     if e.pretrain.model == "mf" and e.pretrain.factors + 1 != e.model.id_dim:
         raise CadcError(
-            f"{path}: model.id_dim = {e.model.id_dim} must be pretrain.factors + 1 "
+            f"{where}: model.id_dim = {e.model.id_dim} must be pretrain.factors + 1 "
             f"(factors and bias) = {e.pretrain.factors + 1}; change one of them."
+        )
+    if e.compute.processes > e.select.shards:
+        raise CadcError(
+            f"{where}: compute.processes = {e.compute.processes} cannot share select.shards = "
+            f"{e.select.shards}; set select.shards to at least {e.compute.processes}."
         )
 
 
@@ -260,6 +269,10 @@ def _get(tree: Mapping[str, Any], dotted: str) -> Any:
 
 def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     """Set `dotted` in nested tables; merges a table over a table, so both spellings work."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _put(tree, f"{dotted}.{key}", inner)
+        return
     *parents, last = dotted.split(".")
     node = tree
     for part in parents:
@@ -267,8 +280,4 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(below, dict):
             raise CadcError(f"{dotted}: {part} is a value, not a section; check the key.")
         node = below
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            _put(node.setdefault(last, {}), key, inner)
-    else:
-        node[last] = value
+    node[last] = value

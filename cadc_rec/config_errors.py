@@ -11,8 +11,10 @@ from pydantic import BaseModel, ValidationError
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     """One line for each finding of `error` in `where` (a file), validated against `model`."""
-    lines = [f"{where}: {_sentence(dict(item), model)}" for item in error.errors()]
-    return "\n".join(lines)
+    found = [dict(item) for item in error.errors()]
+    # Of an array whose members are wrong pydantic also says that it is too short without them.
+    found = [item for item in found if item["type"] != "too_short" or not item["input"]]
+    return "\n".join(f"{where}: {_sentence(item, model)}" for item in found)
 
 
 def _sentence(item: dict[str, Any], model: type[BaseModel]) -> str:
@@ -25,19 +27,25 @@ def _sentence(item: dict[str, Any], model: type[BaseModel]) -> str:
         place = f"[{'.'.join(loc[:-1])}]" if len(loc) > 1 else "the top level"
         hint = f"did you mean {near}? " if near else ""
         return f"{key} is not a setting; {hint}{place} takes {allowed}."
-    value = item["input"]
+    return f"{key} = {item['input']!r} is not allowed: {_allowed(item, key)}."
+
+
+def _allowed(item: dict[str, Any], key: str) -> str:
+    if item["type"] == "model_type":
+        return f"{key} is a section; write [{key}] and its settings below it"
+    if item["type"] in ("tuple_type", "too_short"):
+        return "input should be an array of at least one value, such as [10]"
     message = item["msg"]
-    message = message[0].lower() + message[1:]
-    return f"{key} = {value!r} is not allowed: {message}."
+    return message[0].lower() + message[1:]
 
 
 def nearest_key(key: str, model: type[BaseModel]) -> str | None:
-    """The valid dotted key that looks most like `key`, or None when none is near."""
-    keys = list(_all_keys(model))
+    """The valid dotted key or section that looks most like `key`, or None when none is near."""
+    keys = [k for k in _all_keys(model) if not key.startswith(f"{k}.")]  # not its own section
     # The same last word in another section is the likelier slip than a similar spelling.
     same_leaf = [k for k in keys if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    found = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
-    return same_leaf[0] if same_leaf else (found[0] if found else None)
+    found = difflib.get_close_matches(key, same_leaf or keys, 1, 0.0 if same_leaf else 0.6)
+    return found[0] if found else None
 
 
 def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -45,8 +53,7 @@ def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from _all_keys(kind, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
+        yield f"{prefix}{name}"
 
 
 def _section(model: type[BaseModel], loc: list[str]) -> type[BaseModel] | None:
