@@ -33,10 +33,11 @@ from cadc_rec.versions import library_versions
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp"
+_REPLACED = ".old"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
-_NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)
-_WORK_FOLDER_ERRORS = (*_NO_SPACE, *_NO_RIGHTS, *_NO_FOLDER)
+# DuckDB and safetensors raise errors of their own kinds; only the text says that the disk is full.
+_NO_SPACE_TEXT = os.strerror(errno.ENOSPC)
 
 
 class Group(Protocol):
@@ -155,11 +156,11 @@ def run_stage(
             group.barrier()
         return Artifact(final, _read_manifest(final), cached=found)
 
-    if final.exists() and not force:
-        artifact = open_artifact(final, cached=True)
-        group.broadcast((True, ""))
-        return artifact
+    if os.path.exists(final) and not force:
+        return _open_together(final, group)
     with _draft(workdir, stage, key) as draft:
+        if os.path.exists(final) and not force:  # finished by another job, or brought back, since
+            return _open_together(final, group)
         group.broadcast((False, str(draft.path)))
         started = time.perf_counter()
         build(draft)
@@ -175,7 +176,14 @@ def stage_exists(
     workdir: Path, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Artifact | str]
 ) -> bool:
     """Whether `run_stage` would find this artifact already there."""
-    return (workdir / stage / artifact_key(stage, settings, inputs)).exists()
+    return os.path.exists(workdir / stage / artifact_key(stage, settings, inputs))
+
+
+def _open_together(final: Path, group: Group) -> Artifact:
+    """Open what is there, and tell the other ranks that there is nothing to build."""
+    artifact = open_artifact(final, cached=True)
+    group.broadcast((True, ""))
+    return artifact
 
 
 def open_artifact(path: Path, *, cached: bool = False) -> Artifact:
@@ -187,9 +195,15 @@ def open_artifact(path: Path, *, cached: bool = False) -> Artifact:
     manifest = _read_manifest(path)
     for name, entry in manifest["files"].items():
         file = path / name
-        if not file.is_file():
-            raise CadcError(f"{file} is missing from a finished artifact; {_remedy(path)}")
-        if file.stat().st_size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
+        try:
+            same = file.stat().st_size == entry["bytes"] and sha256_file(file) == entry["sha256"]
+        except FileNotFoundError:
+            raise CadcError(
+                f"{file} is missing from a finished artifact; {_remedy(path)}"
+            ) from None
+        except OSError as error:
+            raise _unreadable(file, error, path) from error
+        if not same:
             raise CadcError(f"{file} changed since it was written; {_remedy(path)}")
     return Artifact(path, manifest, cached=cached)
 
@@ -201,7 +215,13 @@ def sha256_file(path: Path) -> str:
 
 
 def _remedy(path: Path) -> str:
-    return f"delete the folder {path} and run again."
+    return f"delete {path} and run again."
+
+
+def _unreadable(file: Path, error: OSError, path: Path) -> CadcError:
+    return CadcError(
+        f"{file}: cannot be read ({error.strerror}); mend its rights, or {_remedy(path)}"
+    )
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -216,6 +236,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         recorded = manifest["digest"]
     except FileNotFoundError:
         raise CadcError(f"{path} has no {MANIFEST}; {_remedy(path)}") from None
+    except OSError as error:
+        raise _unreadable(file, error, path) from error
     except (ValueError, KeyError, TypeError):
         raise CadcError(f"{file} is not a manifest of ours; {_remedy(path)}") from None
     body = {name: value for name, value in manifest.items() if name != "digest"}
@@ -281,9 +303,13 @@ def _digest(value: Any) -> str:
 @contextlib.contextmanager
 def _draft(workdir: Path, stage: str, key: str) -> Iterator[Draft]:
     """A locked, empty folder to fill; gone on the way out unless it was committed."""
+    temporary = workdir / _TEMPORARY
     try:
-        temporary = workdir / _TEMPORARY
-        temporary.mkdir(parents=True, exist_ok=True)
+        for needed in (temporary, workdir / stage):
+            needed.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise (_disk_error(error, workdir) or _folder_error(error, workdir)) from error
+    try:
         _sweep(temporary)
         name = f"{stage}-{key}"
         with _locked(temporary / f"{name}.lock") as mine:
@@ -298,10 +324,13 @@ def _draft(workdir: Path, stage: str, key: str) -> Iterator[Draft]:
                 yield Draft(folder)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
-        if error.errno not in _WORK_FOLDER_ERRORS:
+    except CadcError:
+        raise
+    except Exception as error:
+        explained = _disk_error(error, workdir)
+        if explained is None:
             raise
-        raise _work_folder_error(error, workdir) from error
+        raise explained from error
 
 
 @contextlib.contextmanager
@@ -320,11 +349,20 @@ def _locked(path: Path) -> Iterator[bool]:
 
 
 def _sweep(temporary: Path) -> None:
-    """Remove what killed jobs left: every draft or replaced folder whose lock nobody holds."""
+    """Remove what killed jobs left: every draft or replaced folder whose lock nobody holds.
+
+    A job killed between the two renames of `_commit` leaves no artifact: the replaced one comes
+    back.
+    """
     for folder in [entry for entry in temporary.iterdir() if entry.is_dir()]:
-        with _locked(temporary / f"{folder.name.removesuffix('.old')}.lock") as mine:
-            if mine:
-                shutil.rmtree(folder, ignore_errors=True)
+        name = folder.name.removesuffix(_REPLACED)
+        with _locked(temporary / f"{name}.lock") as mine:
+            if not mine:
+                continue
+            final = temporary.parent.joinpath(*name.rsplit("-", 1))
+            if folder.name != name and not final.exists():
+                folder.rename(final)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _commit(draft: Path, final: Path) -> None:
@@ -332,9 +370,8 @@ def _commit(draft: Path, final: Path) -> None:
     for file in draft.rglob("*"):
         _fsync(file)
     _fsync(draft)
-    final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():  # forced: the old one is whole until the new one takes its name
-        old = draft.with_name(draft.name + ".old")
+        old = draft.with_name(draft.name + _REPLACED)
         final.rename(old)
         draft.rename(final)
         shutil.rmtree(old, ignore_errors=True)
@@ -355,15 +392,28 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
 
 
-def _work_folder_error(error: OSError, workdir: Path) -> CadcError:
-    where = error.filename or workdir
-    if error.errno in _NO_SPACE:
+def _disk_error(error: Exception, workdir: Path) -> CadcError | None:
+    """What a full or protected disk did to us, as a sentence; None for any other error."""
+    where = getattr(error, "filename", None) or workdir
+    number = getattr(error, "errno", None)
+    if number in _NO_SPACE or _NO_SPACE_TEXT in str(error):
         return CadcError(
             f"{where}: no space left; nothing was committed. Free some, or choose another disk "
             "with --workdir."
         )
-    if error.errno in _NO_RIGHTS:
+    if number in _NO_RIGHTS:
         return CadcError(
             f"{where}: not writable; mend its rights, or choose another folder with --workdir."
         )
-    return CadcError(f"{where}: is a file, not a folder; choose another one with --workdir.")
+    return None
+
+
+def _folder_error(error: OSError, workdir: Path) -> CadcError:
+    """Why a folder could not be made, where neither space nor rights are missing."""
+    where = Path(error.filename or workdir)
+    file = next((path for path in (where, *where.parents) if path.is_file()), None)
+    if file is not None:
+        return CadcError(f"{file}: is a file, not a folder; choose another one with --workdir.")
+    return CadcError(
+        f"{where}: cannot be made ({error.strerror}); choose another folder with --workdir."
+    )

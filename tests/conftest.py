@@ -1,0 +1,124 @@
+"""What tests of the whole program share: a tiny world, and ways to run the command on it."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# 60 users with at least three interactions each: 900 - 2 * 60 = 780 of them train.
+TINY = """
+seed = 0
+method = "cadc"
+
+[data.generated]
+users = 60
+items = 40
+interactions = 900
+
+[pretrain]
+epochs = 3
+factors = 15
+
+[select]
+shards = 2
+
+[model]
+id_dim = 16
+feature_dim = 4
+tower = [16, 8]
+
+[train]
+epochs = 2
+batch_size = 64
+
+[compute]
+device = "cpu"
+threads = 1
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A configuration whose five stages take about a second, imports aside."""
+    path = tmp_path_factory.mktemp("config") / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def spawn():
+    """Start ``cadc-rec`` as a user does, in a process of its own."""
+
+    def start(*arguments, **environ):
+        inherited = {k: v for k, v in os.environ.items() if k != "CADC_REC_DATA"}
+        paths = [str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])]
+        inherited |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+        return subprocess.Popen(
+            [sys.executable, "-m", "cadc_rec", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=inherited | environ,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, spawn, tmp_path_factory):
+    """One undisturbed ``run --json``: its work folder (read only!), output and result."""
+    workdir = tmp_path_factory.mktemp("finished") / "work"
+    process = spawn("run", tiny, "--workdir", workdir, "--json")
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    return SimpleNamespace(workdir=workdir, out=out, err=err, result=json.loads(out))
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Run ``cadc-rec`` in this process: exit code, standard output and standard error."""
+    from cadc_rec.cli import main
+
+    log = logging.getLogger("cadc_rec")
+    before = log.handlers[:], log.level, log.propagate
+    monkeypatch.delenv("CADC_REC_DATA", raising=False)
+
+    def run(*arguments):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["cadc-rec", *map(str, arguments)])
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main()
+        finally:
+            log.handlers[:], log.level, log.propagate = before
+        out, err = capsys.readouterr()
+        return SimpleNamespace(code=ended.value.code, out=out, err=err)
+
+    return run
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount a disk of the given size in memory; skips where mounting is not permitted."""
+    mounted = []
+
+    def mount(options):
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={options}", "tmpfs", str(folder)]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting a small disk is not permitted here")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
