@@ -40,9 +40,9 @@ def train(
         set: settings to override, separated by commas: section.key=value,section.key=value
         j: nodes x processes per node, such as 2x8
         image: container image, for schedulers that run one
-        cpu: cores per process
-        gpu: GPUs per process
-        memMB: memory per process, in MB
+        cpu: cores to ask for on each node
+        gpu: GPUs to ask for on each node; give as many as processes per node
+        memMB: memory to ask for on each node, in MB
         max_retries: how often the whole job may be started anew
     """
     arguments = ["train", config, "--workdir", workdir, "--method", method]
