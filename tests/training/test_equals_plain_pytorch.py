@@ -36,16 +36,18 @@ class PlainTower(nn.Module):
             )
             for a in attributes
         )
-        first, second = state[f"{side}.mlp.0.weight"], state[f"{side}.mlp.2.weight"]
+        first, second = state[f"{side}.join.weight"], state[f"{side}.mlp.1.weight"]
         self.mlp = nn.Sequential(
             nn.Linear(first.shape[1], first.shape[0]),
             nn.ReLU(),
             nn.Linear(second.shape[1], second.shape[0]),
         )
+        ours = {"0": "join", "2": "mlp.1"}  # plain name to the name in the sharded model
         self.mlp.load_state_dict(
             {
-                name: state[f"{side}.mlp.{name}"]
-                for name in ("0.weight", "0.bias", "2.weight", "2.bias")
+                f"{plain}.{kind}": state[f"{side}.{name}.{kind}"]
+                for plain, name in ours.items()
+                for kind in ("weight", "bias")
             }
         )
 
