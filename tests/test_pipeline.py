@@ -1,0 +1,159 @@
+import json
+import logging
+
+import pytest
+
+from cadc_rec import pipeline
+from cadc_rec.artifacts import Artifact, artifact_key
+from cadc_rec.config import load_experiment
+from cadc_rec.errors import CadcError
+from cadc_rec.pipeline import STAGES, Pipeline, launched
+
+
+@pytest.fixture
+def keys(tmp_path, monkeypatch):
+    """The keys of all stages' artifacts of an experiment; nothing is built.
+
+    A stage's contents are taken to be others whenever its key is, so a key tells everything that
+    its stage and the ones before it depend on.
+    """
+
+    def fake_stage(workdir, stage, settings, inputs, build, **_):
+        json.dumps(settings)  # what cannot be written could not be compared
+        key = artifact_key(stage, settings, inputs)
+        manifest = {"stage": stage, "fingerprint": key, "seconds": 1.0}
+        return Artifact(workdir / stage / key, manifest)
+
+    monkeypatch.setattr(pipeline, "run_stage", fake_stage)
+    path = tmp_path / "experiment.toml"
+    path.write_text("")
+
+    def of(*overrides, method=None):
+        made = Pipeline(load_experiment(path, method=method, overrides=overrides), tmp_path).run()
+        return {stage: artifact.path.name for stage, artifact in made.items()}
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("override", "first"),
+    [
+        ("data.generated.users=70", "prepare"),
+        ("data.generated.seed=1", "prepare"),
+        ("data.k_core=2", "prepare"),
+        ("pretrain.epochs=3", "pretrain"),
+        ("pretrain.learning_rate=0.5", "pretrain"),
+        ("pretrain.l2=0", "pretrain"),
+        ("select.ratio=20", "select"),
+        ("select.shards=4", "select"),
+        ("model.tower=[16, 8]", "train"),
+        ("train.epochs=3", "train"),
+        ("train.learning_rate=0.5", "train"),
+        ("sharding.frozen=row_wise", "train"),
+        ("compute.processes=2", "train"),
+        ("evaluate.k=[5, 10]", "evaluate"),
+    ],
+)
+def test_a_setting_makes_its_own_stage_and_those_after_it_anew_and_no_other(keys, override, first):
+    before, after = keys(), keys(override)
+    changed = [stage for stage in STAGES if before[stage] != after[stage]]
+    # pretrain and select stand side by side: neither reads the other
+    later = STAGES[STAGES.index(first) :]
+    assert changed == [s for s in later if not (first == "pretrain" and s == "select")]
+
+
+def test_the_seed_governs_everything_but_the_data(keys):
+    before, after = keys(), keys("seed=1")
+    assert [s for s in STAGES if before[s] == after[s]] == ["prepare"]
+    before, after = keys(method="gold"), keys("seed=1", method="gold")
+    assert [s for s in before if before[s] == after[s]] == ["prepare", "select"]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "compute.threads=3",
+        "compute.device=cpu",
+        "compute.timeout_seconds=9",
+        "pretrain.evaluate_every=5",
+    ],
+)
+def test_where_and_how_it_runs_makes_nothing_anew(keys, override):
+    assert keys(override) == keys()
+
+
+@pytest.mark.parametrize("override", ["select.ratio=3", "pretrain.epochs=3"])
+def test_gold_has_no_use_for_the_ratio_nor_for_pretraining(keys, override):
+    assert keys(override, method="gold") == keys(method="gold")
+    assert keys(override) != keys()
+
+
+def test_methods_share_what_they_have_in_common(keys):
+    cadc, random, gold = keys(), keys(method="random"), keys(method="gold")
+    assert list(cadc) == list(STAGES)
+    assert list(random) == list(gold) == ["prepare", "select", "train", "evaluate"]
+    assert cadc["prepare"] == random["prepare"] == gold["prepare"]
+    assert cadc["select"] == random["select"] != gold["select"]
+    assert len({cadc["train"], random["train"], gold["train"]}) == 3
+
+
+def test_data_equal_in_content_is_worked_on_once(tiny, tmp_path):
+    experiment = load_experiment(tiny)
+    plain = Pipeline(experiment, tmp_path)
+    selected = plain.artifact("select")
+    # Every user and item has two interactions, so this keeps them all: other settings, same bytes.
+    same = load_experiment(tiny, overrides=["data.k_core=2"])
+    again = Pipeline(same, tmp_path)
+    assert again.artifact("prepare").path != plain.artifact("prepare").path
+    assert again.artifact("select").path == selected.path
+    assert again.artifact("select").cached
+
+
+def test_a_stage_is_made_with_those_before_it_and_none_after(tiny, tmp_path, caplog):
+    logging.getLogger("cadc_rec").propagate = True
+    with caplog.at_level(logging.INFO, "cadc_rec"):
+        made = Pipeline(load_experiment(tiny, method="gold"), tmp_path).run(until="select")
+    assert list(made) == ["prepare", "select"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".tmp", "prepare", "select"]
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.split(":")[0] for line in lines] == ["prepare", "select"]
+    for line, artifact in zip(lines, made.values(), strict=True):
+        assert "made in" in line
+        assert str(artifact.path) in line
+    with caplog.at_level(logging.INFO, "cadc_rec"):
+        Pipeline(load_experiment(tiny, method="gold"), tmp_path).run(until="select")
+    assert [r.getMessage() for r in caplog.records[2:]] == [
+        f"{stage}: kept, {artifact.path}" for stage, artifact in made.items()
+    ]
+
+
+def test_damaged_data_is_found_before_anything_is_built_on_it(tiny, tmp_path):
+    experiment = load_experiment(tiny)
+    prepared = Pipeline(experiment, tmp_path).artifact("prepare")
+    part = prepared.path / "train" / "part-00000.parquet"
+    damaged = bytearray(part.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    part.write_bytes(damaged)
+    with pytest.raises(CadcError, match="changed since it was written") as caught:
+        Pipeline(experiment, tmp_path).artifact("select")
+    assert str(part) in str(caught.value)
+    assert not (tmp_path / "select").exists()
+
+
+def test_workers_are_started_only_for_a_train_stage_that_is_not_there(tiny, finished):
+    def launch(_):
+        raise AssertionError("nothing had to be trained")
+
+    made = Pipeline(load_experiment(tiny), finished.workdir, launch=launch).run()
+    assert all(artifact.cached for artifact in made.values())
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [({}, False), ({"WORLD_SIZE": "1"}, False), ({"WORLD_SIZE": "2"}, True)],
+)
+def test_a_launched_process_knows_it_by_its_world_size(monkeypatch, environ, expected):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert launched() is expected
