@@ -119,6 +119,9 @@ class TrainConfig(Section):
     """Row-wise Adagrad's, for trainable tables that are model parallel (fused optimizers on CPU
     are SGD and Adagrad only)."""
     weight_decay: NonNegativeFloat = 0.0
+    average_epochs: NonNegativeFloat = 4.0
+    """Weights are validated and kept as their moving average over about this many epochs; 0 takes
+    them as they are."""
     evaluate_every: PositiveInt = 1
     """Epochs between validations; the best validation NDCG@10 is the checkpoint kept."""
 

@@ -6,6 +6,7 @@ best validation epoch, and the history of all of them.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ from cadc_rec.distributed.state import local_tensors
 from cadc_rec.errors import CadcError
 from cadc_rec.models.losses import binary_cross_entropy
 from cadc_rec.models.pairs import Batch, PairPattern
-from cadc_rec.progress import track
+from cadc_rec.progress import Ticker, track
+from cadc_rec.training.averaging import WeightAverage
 
 Validate = Callable[[], dict[str, float]]
 CHECKPOINT_METRIC = "ndcg@10"  # the same rule for every method
@@ -74,39 +76,50 @@ class Trainer:
         self.config, self.processes, self.trains = config, processes, trains
 
     def fit(self, validate: Validate) -> Trained:
-        """Train all epochs; the model is left at the one with the best validation NDCG@10."""
-        result = Trained()
-        best, best_state = -1.0, {}
-        epochs, chief = self.config.epochs, self.processes.rank == 0
-        with track("train", epochs * self.loader.steps, "steps", visible=chief) as ticker:
-            for epoch in range(1, epochs + 1):
+        """Train all epochs; the model is left as it was validated best (by NDCG@10)."""
+        config, result = self.config, Trained()
+        live = [local.tensor for local in local_tensors(self.model, self.trains)]
+        average = WeightAverage(live, config.average_epochs * self.loader.steps)
+        best, best_weights = -1.0, live
+        steps = config.epochs * self.loader.steps
+        with track("train", steps, "steps", visible=self.processes.rank == 0) as ticker:
+            for epoch in range(1, config.epochs + 1):
                 started = time.perf_counter()
-                self.model.train()
-                loss = torch.zeros((), device=self.processes.device)
-                for arrays in self.loader.epoch(epoch):
-                    loss += self._step(arrays)
-                    ticker.advance()
-                mean = float(self.processes.all_reduce_sum(loss)) / self.loader.steps
+                entry: dict[str, float] = {"epoch": epoch}
+                entry["loss"] = self._epoch(epoch, average, ticker)
+                result.history.append(entry)
                 result.training_seconds += time.perf_counter() - started
-                if not torch.isfinite(torch.tensor(mean)):
-                    raise CadcError(
-                        f"the loss is {mean} in epoch {epoch}: training diverged; lower "
-                        f"train.learning_rate (it is {self.config.learning_rate})."
-                    )
-                entry: dict[str, float] = {"epoch": epoch, "loss": mean}
-                if epoch % self.config.evaluate_every == 0 or epoch == epochs:
-                    started = time.perf_counter()
-                    self.model.eval()
+                if epoch % config.evaluate_every and epoch != config.epochs:
+                    continue
+                started = time.perf_counter()
+                self.model.eval()
+                with average.in_place():
                     entry.update(validate())
-                    result.validation_seconds += time.perf_counter() - started
                     if entry[CHECKPOINT_METRIC] > best:
                         best, result.best_epoch = entry[CHECKPOINT_METRIC], epoch
-                        best_state = self._snapshot()
-                    note = f"validation NDCG@10 {100 * entry[CHECKPOINT_METRIC]:.2f}%"
-                    ticker.advance(0, f"epoch {epoch}, {note}")
-                result.history.append(entry)
-        self._restore(best_state)
+                        best_weights = [tensor.clone() for tensor in live]
+                result.validation_seconds += time.perf_counter() - started
+                ndcg = 100 * entry[CHECKPOINT_METRIC]
+                ticker.advance(0, f"epoch {epoch}, validation NDCG@10 {ndcg:.2f}%")
+        with torch.no_grad():
+            torch._foreach_copy_(live, best_weights)
         return result
+
+    def _epoch(self, epoch: int, average: WeightAverage, ticker: Ticker) -> float:
+        """One pass over this rank's rows; returns the mean loss over all ranks."""
+        self.model.train()
+        loss = torch.zeros((), device=self.processes.device)
+        for arrays in self.loader.epoch(epoch):
+            loss += self._step(arrays)
+            average.update()
+            ticker.advance()
+        mean = float(self.processes.all_reduce_sum(loss)) / self.loader.steps
+        if not math.isfinite(mean):
+            raise CadcError(
+                f"the loss is {mean} in epoch {epoch}: training diverged; lower "
+                f"train.learning_rate (it is {self.config.learning_rate})."
+            )
+        return mean
 
     def _step(self, arrays: PairArrays) -> torch.Tensor:
         """One optimizer step; returns this rank's part of the step's mean loss."""
@@ -119,17 +132,6 @@ class Trainer:
         (loss * self.processes.world_size).backward()
         self.optimizer.step()
         return loss.detach()
-
-    def _snapshot(self) -> dict[tuple[str, int, int], torch.Tensor]:
-        return {
-            (local.name, local.row, local.column): local.tensor.clone()
-            for local in local_tensors(self.model, self.trains)
-        }
-
-    def _restore(self, state: dict[tuple[str, int, int], torch.Tensor]) -> None:
-        with torch.no_grad():
-            for local in local_tensors(self.model, self.trains):
-                local.tensor.copy_(state[local.name, local.row, local.column])
 
 
 def to_batch(arrays: PairArrays, negatives: int) -> Batch:
