@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -76,10 +77,14 @@ def spawn():
 def finished(tiny, spawn, tmp_path_factory):
     """One undisturbed ``run --json``: its work folder (read only!), output and result."""
     workdir = tmp_path_factory.mktemp("finished") / "work"
+    begun = time.monotonic()
     process = spawn("run", tiny, "--workdir", workdir, "--json")
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    return SimpleNamespace(workdir=workdir, out=out, err=err, result=json.loads(out))
+    seconds = time.monotonic() - begun
+    return SimpleNamespace(
+        workdir=workdir, out=out, err=err, result=json.loads(out), seconds=seconds
+    )
 
 
 @pytest.fixture
