@@ -96,11 +96,13 @@ def build_model(
 
 
 def frozen_tables_intact(model: ShardedTwoTower, tables: IdTables) -> bool:
-    """Whether this rank's frozen shards still hold exactly the bits they were loaded with."""
-    return all(
-        torch.equal(local.tensor.cpu(), local.of(getattr(tables, local.name.split(".", 1)[0])))
+    """Whether every rank's frozen shards still hold exactly the bits they were loaded with."""
+    changed = sum(
+        not torch.equal(local.tensor.cpu(), local.of(getattr(tables, local.name.split(".", 1)[0])))
         for local in local_tensors(model.wrapped, lambda name: is_frozen(name, model.module))
     )
+    total = torch.tensor(changed, device=model.processes.device)
+    return not model.processes.all_reduce_sum(total)
 
 
 def _initialize_tables(model: ShardedTwoTower, seed: int) -> None:

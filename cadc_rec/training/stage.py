@@ -80,8 +80,8 @@ def build_checkpoint(
     trained = trainer.fit(validator(model, dataset))
     if tables is not None and not frozen_tables_intact(model, tables):
         raise CadcError(
-            f"rank {processes.rank}: a frozen id table changed while training; this is a defect, "
-            "please report it with the sharding settings."
+            "a frozen id table changed while training; this is a defect of ours: please report it "
+            f"with the sharding settings ({model.plan()})."
         )
     state = gather_state(model.wrapped, processes, model.trains)
     if processes.rank == 0:
