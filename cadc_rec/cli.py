@@ -220,9 +220,17 @@ def main() -> None:
     except CadcError as error:
         code = _report(error, f"error: {error}", 2, debug)
     except Exception as error:
+        if launched() and _peer_ended(error):  # which says why itself
+            text = f"rank {os.environ.get('RANK')}: another rank ended, so this one does too."
+            sys.exit(_report(error, text, 2, debug))
         text = f"unexpected error: {type(error).__name__}: {error}"
         code = _report(error, f"{text}\nThis is a defect of ours; --debug shows where.", 1, debug)
     sys.exit(code)
+
+
+def _peer_ended(error: Exception) -> bool:
+    """Whether gloo or NCCL found the other end of a connection gone."""
+    return any(text in str(error) for text in ("by peer", "remote process exited"))
 
 
 def _report(error: Exception, text: str, code: int, debug: bool) -> int:

@@ -351,6 +351,22 @@ def test_a_defect_of_ours_is_code_1_and_says_how_to_see_where(tmp_path, tiny, cl
     assert "Traceback" in cli("run", tiny, "--workdir", tmp_path, "--debug").err
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_rank_that_lost_a_peer_leaves_the_explanation_to_it(
+    tmp_path, tiny, cli, monkeypatch, rank
+):
+    def load(*_, **__):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:19877")
+
+    monkeypatch.setattr(command_line, "load_experiment", load)
+    assert "defect of ours" in cli("run", tiny, "--workdir", tmp_path).err  # it has no peers
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    shown = cli("run", tiny, "--workdir", tmp_path)
+    assert (shown.code, shown.out) == (2, "")
+    assert shown.err == f"rank {rank}: another rank ended, so this one does too.\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -441,6 +457,21 @@ def test_a_failing_worker_ends_the_run_with_its_sentence_and_code_2(workdir, tin
     assert "Traceback" not in err
     assert artifacts_in(workdir) == before
     assert all(path.suffix == ".lock" for path in (workdir / ".tmp").iterdir())
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_what_rank_0_alone_is_refused_is_said_once_and_no_other_rank_calls_it_a_defect(
+    workdir, tiny, spawn
+):
+    shutil.rmtree(workdir / "train")
+    (workdir / "train").write_text("a file")
+    process = spawn("run", tiny, "--workdir", workdir, "--set", "compute.processes=2")
+    out, err = process.communicate(timeout=200)
+    assert (process.returncode, out) == (2, "")
+    assert err.count("train: is a file, not a folder; choose another one with --workdir.") == 1
+    assert "defect" not in err
+    assert "Traceback" not in err
 
 
 # --- doctor, help, version ---------------------------------------------------------------------
