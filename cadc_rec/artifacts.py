@@ -12,32 +12,23 @@ place in one step; what a killed job leaves is swept away by the next one.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import resource
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from cadc_rec.atomic import commit, empty_folder
 from cadc_rec.errors import CadcError
 from cadc_rec.versions import library_versions
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-_TEMPORARY = ".tmp"
-_REPLACED = ".old"
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_NO_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
-# DuckDB and safetensors raise errors of their own kinds; only the text says that the disk is full.
-_NO_SPACE_TEXT = os.strerror(errno.ENOSPC)
 
 
 class Group(Protocol):
@@ -130,6 +121,7 @@ def run_stage(
     *,
     force: bool = False,
     group: Group | None = None,
+    warm_up: Callable[[], object] = lambda: None,
 ) -> Artifact:
     """The stage's artifact: the one already there, else made by `build` and committed.
 
@@ -141,6 +133,7 @@ def run_stage(
         build: fills the draft's folder; runs on every rank, and only rank 0 may write.
         force: make it anew even when it is there; the old one stays until the new one is whole.
         group: the processes running this stage together.
+        warm_up: called before `build`, and not counted in its seconds: imports.
 
     Raises:
         CadcError: the work folder cannot be used, another job is making this artifact, or the
@@ -158,16 +151,18 @@ def run_stage(
 
     if os.path.exists(final) and not force:
         return _open_together(final, group)
-    with _draft(workdir, stage, key) as draft:
+    with empty_folder(workdir, stage, key) as folder:
         if os.path.exists(final) and not force:  # finished by another job, or brought back, since
             return _open_together(final, group)
-        group.broadcast((False, str(draft.path)))
+        group.broadcast((False, str(folder)))
+        draft = Draft(folder)
+        warm_up()
         started = time.perf_counter()
         build(draft)
         seconds = time.perf_counter() - started
         manifest = _manifest(stage, key, settings, inputs, draft, seconds)
-        _write_json(draft.path / MANIFEST, manifest)
-        _commit(draft.path, final)
+        _write_json(folder / MANIFEST, manifest)
+        commit(folder, final)
     group.barrier()
     return Artifact(final, manifest)
 
@@ -205,6 +200,10 @@ def open_artifact(path: Path, *, cached: bool = False) -> Artifact:
             raise _unreadable(file, error, path) from error
         if not same:
             raise CadcError(f"{file} changed since it was written; {_remedy(path)}")
+    known = {path / name for name in (MANIFEST, *manifest["files"])}
+    for file in path.rglob("*"):
+        if file.is_file() and file not in known:
+            raise CadcError(f"{file} does not belong to this artifact; delete that file.")
     return Artifact(path, manifest, cached=cached)
 
 
@@ -300,120 +299,5 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@contextlib.contextmanager
-def _draft(workdir: Path, stage: str, key: str) -> Iterator[Draft]:
-    """A locked, empty folder to fill; gone on the way out unless it was committed."""
-    temporary = workdir / _TEMPORARY
-    try:
-        for needed in (temporary, workdir / stage):
-            needed.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise (_disk_error(error, workdir) or _folder_error(error, workdir)) from error
-    try:
-        _sweep(temporary)
-        name = f"{stage}-{key}"
-        with _locked(temporary / f"{name}.lock") as mine:
-            if not mine:
-                raise CadcError(
-                    f"{workdir}: another job is making the same {stage} artifact there; wait for "
-                    "it, or give this one a work folder of its own with --workdir."
-                )
-            folder = temporary / name
-            folder.mkdir()
-            try:
-                yield Draft(folder)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-    except CadcError:
-        raise
-    except Exception as error:
-        explained = _disk_error(error, workdir)
-        if explained is None:
-            raise
-        raise explained from error
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Hold the lock file `path`; False when another process does.
-
-    The file stays: unlinking a lock file lets two processes lock two files of one name.
-    """
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True  # closing the file releases it, as does the death of the process
-
-
-def _sweep(temporary: Path) -> None:
-    """Remove what killed jobs left: every draft or replaced folder whose lock nobody holds.
-
-    A job killed between the two renames of `_commit` leaves no artifact: the replaced one comes
-    back.
-    """
-    for folder in [entry for entry in temporary.iterdir() if entry.is_dir()]:
-        name = folder.name.removesuffix(_REPLACED)
-        with _locked(temporary / f"{name}.lock") as mine:
-            if not mine:
-                continue
-            final = temporary.parent.joinpath(*name.rsplit("-", 1))
-            if folder.name != name and not final.exists():
-                folder.rename(final)
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _commit(draft: Path, final: Path) -> None:
-    """Make `draft` durable and rename it to `final` in one step."""
-    for file in draft.rglob("*"):
-        _fsync(file)
-    _fsync(draft)
-    if final.exists():  # forced: the old one is whole until the new one takes its name
-        old = draft.with_name(draft.name + _REPLACED)
-        final.rename(old)
-        draft.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        draft.rename(final)
-    _fsync(final.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
-
-
-def _disk_error(error: Exception, workdir: Path) -> CadcError | None:
-    """What a full or protected disk did to us, as a sentence; None for any other error."""
-    where = getattr(error, "filename", None) or workdir
-    number = getattr(error, "errno", None)
-    if number in _NO_SPACE or _NO_SPACE_TEXT in str(error):
-        return CadcError(
-            f"{where}: no space left; nothing was committed. Free some, or choose another disk "
-            "with --workdir."
-        )
-    if number in _NO_RIGHTS:
-        return CadcError(
-            f"{where}: not writable; mend its rights, or choose another folder with --workdir."
-        )
-    return None
-
-
-def _folder_error(error: OSError, workdir: Path) -> CadcError:
-    """Why a folder could not be made, where neither space nor rights are missing."""
-    where = Path(error.filename or workdir)
-    file = next((path for path in (where, *where.parents) if path.is_file()), None)
-    if file is not None:
-        return CadcError(f"{file}: is a file, not a folder; choose another one with --workdir.")
-    return CadcError(
-        f"{where}: cannot be made ({error.strerror}); choose another folder with --workdir."
-    )

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from cadc_rec import __version__
 from cadc_rec.config import Experiment, load_experiment
-from cadc_rec.distributed.launch import run_workers
+from cadc_rec.distributed.launch import end_with_parent, is_local_worker, run_workers
 from cadc_rec.errors import CadcError
 from cadc_rec.methods import METHODS
 from cadc_rec.pipeline import STAGES, Pipeline, launched
@@ -178,7 +178,9 @@ def _pipeline(
             from cadc_rec.distributed.processes import processes
 
             with processes(experiment.compute) as joined:
-                yield Pipeline(experiment, workdir, data_dir, force, processes=joined)
+                # A local worker's stages are named by the process that started it.
+                tell = log.debug if is_local_worker() else log.info
+                yield Pipeline(experiment, workdir, data_dir, force, joined, tell=tell)
         else:
             several = experiment.compute.processes > 1
             yield Pipeline(experiment, workdir, data_dir, force, launch=launch if several else None)
@@ -205,15 +207,15 @@ def _worker_arguments(
 
 def _speaks() -> bool:
     """Results are printed once: by the process a person started, not by local workers."""
-    return not launched() or (
-        os.environ.get("RANK") == "0" and "_CADC_REC_WORKER" not in os.environ
-    )
+    return not launched() or (os.environ.get("RANK") == "0" and not is_local_worker())
 
 
 def main() -> None:
     """Entry point of ``cadc-rec`` and ``python -m cadc_rec``."""
     debug = "--debug" in sys.argv
     set_up_logging(debug=debug)
+    if is_local_worker():
+        end_with_parent()
     code = 0
     try:
         app()  # usage errors and --help end in SystemExit, with typer's own text

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ class Pipeline:
         processes: the ranks of a launched job; None when this process is alone.
         launch: carries out the train stage in local worker processes, when
             ``compute.processes`` asks for them and nobody launched us.
+        tell: how a finished stage is announced.
     """
 
     experiment: Experiment
@@ -51,6 +53,7 @@ class Pipeline:
     force: Sequence[str] = ()
     processes: Processes | None = None
     launch: Callable[[bool], None] | None = None
+    tell: Callable[..., None] = log.info
     _made: dict[str, Artifact] = field(default_factory=dict, init=False)
 
     def stages(self) -> list[str]:
@@ -71,7 +74,7 @@ class Pipeline:
         if stage not in self._made:
             made: Artifact = getattr(self, f"_{stage}")()
             how = "kept" if made.cached else f"made in {made.seconds:,.1f} s"
-            log.info("%s: %s, %s", stage, how, made.path)
+            self.tell("%s: %s, %s", stage, how, made.path)
             self._made[stage] = made
         return self._made[stage]
 
@@ -95,7 +98,8 @@ class Pipeline:
 
         config = self.experiment.pretrain.model_dump(mode="json", exclude={"evaluate_every"})
         settings = {"pretrain": config, "seed": self.experiment.seed}
-        return self._together("pretrain", settings, {"dataset": self.artifact("prepare")}, build)
+        inputs = {"dataset": self.artifact("prepare")}
+        return self._together("pretrain", settings, inputs, build, "cadc_rec.pretrain.stage")
 
     def _select(self) -> Artifact:
         from cadc_rec.data.select import build_selection, selection_settings
@@ -133,7 +137,7 @@ class Pipeline:
             self.launch(force)
             made = run_stage(self.workdir, "train", settings, inputs, _refuse)
             return Artifact(made.path, made.manifest, cached=False)
-        return self._together("train", settings, inputs, build)
+        return self._together("train", settings, inputs, build, "cadc_rec.training.stage")
 
     def _evaluate(self) -> Artifact:
         def build(processes: Processes, draft: Draft) -> None:
@@ -151,7 +155,7 @@ class Pipeline:
         }
         if self.experiment.pretrain.model != "none":
             inputs["tables"] = self.artifact("pretrain")
-        return self._together("evaluate", settings, inputs, build)
+        return self._together("evaluate", settings, inputs, build, "cadc_rec.evaluation.stage")
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -189,9 +193,14 @@ class Pipeline:
         )
 
     def _together(
-        self, stage: str, settings: dict[str, Any], inputs: dict[str, Artifact], build: _Build
+        self,
+        stage: str,
+        settings: dict[str, Any],
+        inputs: dict[str, Artifact],
+        build: _Build,
+        module: str,
     ) -> Artifact:
-        """A stage that all processes carry out."""
+        """A stage that all processes carry out; `module` is the one it imports."""
 
         def build_on_device(draft: Draft) -> None:
             with self._joined() as processes:
@@ -205,6 +214,7 @@ class Pipeline:
             build_on_device,
             force=stage in self.force,
             group=self.processes,
+            warm_up=lambda: import_module(module),  # torch takes seconds that are not the stage's
         )
 
     @contextlib.contextmanager

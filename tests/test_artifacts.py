@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cadc_rec import artifacts
+from cadc_rec import atomic
 from cadc_rec.artifacts import Artifact, Draft, artifact_key, open_artifact, run_stage
 from cadc_rec.errors import CadcError
 
@@ -408,14 +408,14 @@ def test_jobs_on_different_artifacts_share_a_work_folder(tmp_path):
 
 
 def test_what_another_job_finished_while_we_waited_for_the_lock_is_kept(tmp_path, monkeypatch):
-    sweep, calls = artifacts._sweep, []
+    sweep, calls = atomic._sweep, []
 
     def sweep_slowly(temporary):
-        monkeypatch.setattr(artifacts, "_sweep", sweep)
+        monkeypatch.setattr(atomic, "_sweep", sweep)
         make(tmp_path, "theirs")
         sweep(temporary)
 
-    monkeypatch.setattr(artifacts, "_sweep", sweep_slowly)
+    monkeypatch.setattr(atomic, "_sweep", sweep_slowly)
     mine = make(tmp_path, "mine", calls=calls)
     assert mine.info == {"said": "theirs"}
     assert mine.cached

@@ -388,17 +388,7 @@ def test_a_wrong_command_line_is_code_2_and_names_what_is_wrong(cli, tiny, argum
     "processes",
     [
         1,
-        pytest.param(
-            2,
-            marks=[
-                pytest.mark.distributed,
-                pytest.mark.slow,
-                pytest.mark.xfail(
-                    strict=True,
-                    reason="run_workers does not turn torch's SignalException into an interruption",
-                ),
-            ],
-        ),
+        pytest.param(2, marks=[pytest.mark.distributed, pytest.mark.slow]),
     ],
 )
 def test_ctrl_c_ends_with_code_130_keeps_finished_stages_and_leaves_no_draft(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +20,8 @@ def run_workers(arguments: Sequence[str], processes: int) -> None:
     Raises:
         CadcError: a worker failed; the message says which and how. What it printed went to
             standard error already.
+        KeyboardInterrupt: interrupted; the workers have ended.
+        SystemExit: another signal asked us to end; the workers have.
     """
     # Set before torch starts its threads, in us and in the workers. Spinning threads of several
     # processes on few cores ruin each other; with gloo, torch 2.13's shared rendezvous store
@@ -27,6 +31,7 @@ def run_workers(arguments: Sequence[str], processes: int) -> None:
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // processes)))
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -42,6 +47,10 @@ def run_workers(arguments: Sequence[str], processes: int) -> None:
     )
     try:
         elastic_launch(config, sys.executable)("-m", "cadc_rec", *arguments)
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise SystemExit(128 + error.sigval) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         how = (
@@ -53,3 +62,18 @@ def run_workers(arguments: Sequence[str], processes: int) -> None:
             f"worker {rank} of {processes} {how}; its message stands above. Mend the cause and run "
             "the same command again: finished stages are kept."
         ) from None
+
+
+def is_local_worker() -> bool:
+    """Whether `run_workers` of another process started this one."""
+    return WORKER_MARK in os.environ
+
+
+def end_with_parent() -> None:
+    """Ask Linux to end this worker when the process that started it dies, however it dies.
+
+    Otherwise a killed parent leaves workers that hold the stage's lock and go on for hours.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

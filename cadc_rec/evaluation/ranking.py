@@ -66,7 +66,7 @@ def held_out_ranks(
             row = int((~finite).nonzero()[0])
             raise CadcError(
                 f"the vector of {side} row {row} is not finite, so its scores are not either; "
-                "training diverged: lower train.learning_rate."
+                "its training diverged; lower pretrain.learning_rate or train.learning_rate."
             )
     users = range(len(user_vectors)) if users is None else users
     items64 = item_vectors.double().t().contiguous()

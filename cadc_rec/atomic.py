@@ -1,0 +1,144 @@
+"""A folder that is whole or absent: filled beside its final name, under a lock, then renamed.
+
+In: a work folder and a name. Out: an empty folder nobody else fills, and the one step that makes
+it an artifact. What a killed job leaves is swept away by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from cadc_rec.errors import CadcError
+
+_TEMPORARY = ".tmp"
+_REPLACED = ".old"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
+# DuckDB and safetensors raise errors of their own kinds; only the text says that the disk is full.
+_NO_SPACE_TEXT = os.strerror(errno.ENOSPC)
+
+
+@contextlib.contextmanager
+def empty_folder(workdir: Path, stage: str, key: str) -> Iterator[Path]:
+    """A locked, empty folder to fill; gone on the way out unless it was committed.
+
+    Raises:
+        CadcError: the work folder cannot be used, another job fills the same folder, or the disk
+            filled up within.
+    """
+    temporary = workdir / _TEMPORARY
+    try:
+        for needed in (temporary, workdir / stage):
+            needed.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise (_disk_error(error, workdir) or _folder_error(error, workdir)) from error
+    try:
+        _sweep(temporary)
+        name = f"{stage}-{key}"
+        with _locked(temporary / f"{name}.lock") as mine:
+            if not mine:
+                raise CadcError(
+                    f"{workdir}: another job is making the same {stage} artifact there; wait for "
+                    "it, or give this one a work folder of its own with --workdir."
+                )
+            folder = temporary / name
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    except CadcError:
+        raise
+    except Exception as error:
+        explained = _disk_error(error, workdir)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold the lock file `path`; False when another process does.
+
+    The file stays: unlinking a lock file lets two processes lock two files of one name.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True  # closing the file releases it, as does the death of the process
+
+
+def _sweep(temporary: Path) -> None:
+    """Remove what killed jobs left: every draft or replaced folder whose lock nobody holds.
+
+    A job killed between the two renames of `commit` leaves no artifact: the replaced one comes
+    back.
+    """
+    for folder in [entry for entry in temporary.iterdir() if entry.is_dir()]:
+        name = folder.name.removesuffix(_REPLACED)
+        with _locked(temporary / f"{name}.lock") as mine:
+            if not mine:
+                continue
+            final = temporary.parent.joinpath(*name.rsplit("-", 1))
+            if folder.name != name and not final.exists():
+                folder.rename(final)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def commit(draft: Path, final: Path) -> None:
+    """Make `draft` durable and rename it to `final` in one step."""
+    for file in draft.rglob("*"):
+        _fsync(file)
+    _fsync(draft)
+    if final.exists():  # forced: the old one is whole until the new one takes its name
+        old = draft.with_name(draft.name + _REPLACED)
+        final.rename(old)
+        draft.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        draft.rename(final)
+    _fsync(final.parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _disk_error(error: Exception, workdir: Path) -> CadcError | None:
+    """What a full or protected disk did to us, as a sentence; None for any other error."""
+    where = getattr(error, "filename", None) or workdir
+    number = getattr(error, "errno", None)
+    if number in _NO_SPACE or _NO_SPACE_TEXT in str(error):
+        return CadcError(
+            f"{where}: no space left; nothing was committed. Free some, or choose another disk "
+            "with --workdir."
+        )
+    if number in _NO_RIGHTS:
+        return CadcError(
+            f"{where}: not writable; mend its rights, or choose another folder with --workdir."
+        )
+    return None
+
+
+def _folder_error(error: OSError, workdir: Path) -> CadcError:
+    """Why a folder could not be made, where neither space nor rights are missing."""
+    where = Path(error.filename or workdir)
+    file = next((path for path in (where, *where.parents) if path.is_file()), None)
+    if file is not None:
+        return CadcError(f"{file}: is a file, not a folder; choose another one with --workdir.")
+    return CadcError(
+        f"{where}: cannot be made ({error.strerror}); choose another folder with --workdir."
+    )
