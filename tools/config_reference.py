@@ -48,8 +48,8 @@ MEANINGS = {
     "data.generated.interactions": "Rows of the world, exactly: at least three and at most "
     "half the items for each user.",
     "evaluate.k": "Cut-offs K of HR@K and NDCG@K. The checkpoint is chosen by NDCG@10 whatever K.",
-    "compute": "Where it runs. Threads change a result by rounding only; a GPU starts the MLPs from "
-    "other random numbers, and several processes deal the training rows into other batches.",
+    "compute": "Where it runs. Threads change a result by rounding only; a GPU starts the MLPs "
+    "from other random numbers, and several processes deal the training rows into other batches.",
     "compute.processes": "Local worker processes of the train stage; the other stages run in one. "
     "torchx and torchrun set their own number, for pre-training, training and evaluation alike.",
     "compute.device": "`auto` takes CUDA where torch sees it.",
