@@ -11,6 +11,7 @@ import contextlib
 import json as jsonlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,9 +20,10 @@ import typer
 from rich.console import Console
 
 from cadc_rec import __version__
-from cadc_rec.config import Experiment, load_experiment
+from cadc_rec.config import Experiment
 from cadc_rec.distributed.launch import end_with_parent, is_local_worker, run_workers
 from cadc_rec.errors import CadcError
+from cadc_rec.experiment_file import load_experiment
 from cadc_rec.methods import METHODS
 from cadc_rec.pipeline import STAGES, Pipeline, launched
 from cadc_rec.progress import console, log, set_up_logging
@@ -56,6 +58,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, not
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 WORKDIR = Path("work")
+_RANK_0_FIRST_SECONDS = 2.0
 
 
 @app.callback(invoke_without_command=True)
@@ -238,8 +241,10 @@ def _peer_ended(error: Exception) -> bool:
 def _report(error: Exception, text: str, code: int, debug: bool) -> int:
     if debug:
         console.print_exception()
-    if os.environ.get("RANK", "0") == "0" or not isinstance(error, CadcError):
-        print(text, file=sys.stderr)
+    if os.environ.get("RANK", "0") != "0" and isinstance(error, CadcError):
+        # Most likely rank 0 says the same and its launcher ends us now; if not, it is ours to say.
+        time.sleep(_RANK_0_FIRST_SECONDS)
+    print(text, file=sys.stderr)
     return code
 
 

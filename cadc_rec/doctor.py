@@ -21,13 +21,6 @@ _LOW_DISK = 2 * 10**9
 _NO_DISK = 200 * 10**6
 _LOW_MEMORY = 2 * 10**9
 
-# The file by which each public dataset is recognized.
-DATASETS = {
-    "movielens-1m": "ml-1m.zip",
-    "movielens-10m": "ml-10m.zip",
-    "epinions": "ratings_data.txt.bz2",
-}
-
 LIBRARIES = ("torchrec", "torchx", "duckdb", "ibis", "pyarrow", "pydantic", "safetensors")
 
 
@@ -112,20 +105,6 @@ def render(report: Report) -> Table:
         # Text, not str: a path may hold what rich takes for markup.
         table.add_row(mark, check.name, Text(check.value), Text(advice))
     return table
-
-
-def find_dataset(name: str, data_dir: Path | None) -> Path | None:
-    """The file of a public dataset in ``data_dir``, else in ``$CADC_REC_DATA``, one folder deep."""
-    from_environment = os.environ.get("CADC_REC_DATA")
-    roots = [data_dir, Path(from_environment) if from_environment else None]
-    for root in roots:
-        if root is None or not root.is_dir():
-            continue
-        for pattern in (DATASETS[name], f"*/{DATASETS[name]}"):
-            for path in sorted(root.glob(pattern)):
-                if path.is_file():
-                    return path.resolve()
-    return None
 
 
 def _warning(name: str, value: str, problem: str, remedy: str) -> Check:
@@ -268,15 +247,18 @@ def _writable(workdir: Path) -> Iterator[Check]:
 
 
 def _data(data_dir: Path | None) -> Iterator[Check]:
-    environment = os.environ.get("CADC_REC_DATA", "")
-    for label, folder in (("--data-dir", str(data_dir or "")), ("$CADC_REC_DATA", environment)):
-        if folder and not Path(folder).is_dir():
-            remedy = "Correct the path, or leave it out."
-            yield _warning(label, folder, "there is no such folder", remedy)
-    for name, file in DATASETS.items():
+    """Where `cadc-rec run` would take each public dataset from."""
+    from cadc_rec.data.archives import ARCHIVES, locate
+    from cadc_rec.errors import CadcError
+
+    for name, archive in ARCHIVES.items():
+        try:
+            path = locate(name, data_dir)
+        except CadcError as error:
+            yield _warning("data folder", "not found", str(error), "")
+            return
         # A note and no problem where there is none: the demo generates its data.
-        remedy = f"To use it, put {file} into a folder named by --data-dir."
-        path = find_dataset(name, data_dir)
+        remedy = f"To use it, put {archive.names[0]} into a folder named by --data-dir."
         yield Check(name, str(path)) if path else Check(name, "not found", None, remedy=remedy)
 
 

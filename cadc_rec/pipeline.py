@@ -82,7 +82,11 @@ class Pipeline:
         from cadc_rec.data.archives import find_raw
         from cadc_rec.data.prepare import build_dataset, dataset_settings
 
-        raw = find_raw(self.experiment.data, self.data_dir)
+        group = self.processes or SoloGroup()
+        # One rank downloads and digests the archive; the others only need to know it.
+        raw = group.broadcast(
+            find_raw(self.experiment.data, self.data_dir) if group.rank == 0 else None
+        )
         return self._alone(
             "prepare",
             dataset_settings(self.experiment.data),
@@ -92,14 +96,14 @@ class Pipeline:
 
     def _pretrain(self) -> Artifact:
         def build(processes: Processes, draft: Draft) -> None:
-            from cadc_rec.pretrain.stage import build_tables
+            from cadc_rec.stages.pretrain import build_tables
 
             build_tables(self.experiment, self.dataset, processes, draft)
 
         config = self.experiment.pretrain.model_dump(mode="json", exclude={"evaluate_every"})
         settings = {"pretrain": config, "seed": self.experiment.seed}
         inputs = {"dataset": self.artifact("prepare")}
-        return self._together("pretrain", settings, inputs, build, "cadc_rec.pretrain.stage")
+        return self._together("pretrain", settings, inputs, build, "cadc_rec.stages.pretrain")
 
     def _select(self) -> Artifact:
         from cadc_rec.data.select import build_selection, selection_settings
@@ -115,7 +119,7 @@ class Pipeline:
 
     def _train(self) -> Artifact:
         def build(processes: Processes, draft: Draft) -> None:
-            from cadc_rec.training.stage import build_checkpoint
+            from cadc_rec.stages.train import build_checkpoint
 
             selection = self.artifact("select")
             build_checkpoint(
@@ -137,11 +141,11 @@ class Pipeline:
             self.launch(force)
             made = run_stage(self.workdir, "train", settings, inputs, _refuse)
             return Artifact(made.path, made.manifest, cached=False)
-        return self._together("train", settings, inputs, build, "cadc_rec.training.stage")
+        return self._together("train", settings, inputs, build, "cadc_rec.stages.train")
 
     def _evaluate(self) -> Artifact:
         def build(processes: Processes, draft: Draft) -> None:
-            from cadc_rec.evaluation.stage import build_evaluation
+            from cadc_rec.stages.evaluate import build_evaluation
 
             checkpoint = self.artifact("train")
             build_evaluation(
@@ -155,7 +159,7 @@ class Pipeline:
         }
         if self.experiment.pretrain.model != "none":
             inputs["tables"] = self.artifact("pretrain")
-        return self._together("evaluate", settings, inputs, build, "cadc_rec.evaluation.stage")
+        return self._together("evaluate", settings, inputs, build, "cadc_rec.stages.evaluate")
 
     @cached_property
     def dataset(self) -> Dataset:

@@ -20,11 +20,12 @@ ENVIRONMENT = {
 def train(
     config: str,
     workdir: str = "work",
-    method: str = "cadc",
+    method: str = "",
+    data_dir: str = "",
     set: str = "",
     j: str = "1x2",
     image: str = "",
-    cpu: int = 1,
+    cpu: int = 2,
     gpu: int = 0,
     memMB: int = 4096,
     max_retries: int = 0,
@@ -36,8 +37,9 @@ def train(
     Args:
         config: the experiment's TOML file
         workdir: where artifacts are kept
-        method: cadc, random or gold
-        set: settings to override, separated by commas: section.key=value,section.key=value
+        method: cadc, random or gold; default: the experiment's
+        data_dir: where raw archives lie
+        set: settings to override, separated by semicolons: section.key=value;section.key=value
         j: nodes x processes per node, such as 2x8
         image: container image, for schedulers that run one
         cpu: cores to ask for on each node
@@ -45,8 +47,12 @@ def train(
         memMB: memory to ask for on each node, in MB
         max_retries: how often the whole job may be started anew
     """
-    arguments = ["train", config, "--workdir", workdir, "--method", method]
-    for override in filter(None, set.split(",")):
+    arguments = ["train", config, "--workdir", workdir]
+    if method:
+        arguments += ["--method", method]
+    if data_dir:
+        arguments += ["--data-dir", data_dir]
+    for override in filter(None, set.split(";")):
         arguments += ["--set", override]
     return dist.ddp(
         *arguments,

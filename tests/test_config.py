@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cadc_rec.config import Experiment, load_experiment
+from cadc_rec.config import Experiment
 from cadc_rec.errors import CadcError
+from cadc_rec.experiment_file import load_experiment
 from cadc_rec.methods import METHODS
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))

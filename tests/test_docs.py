@@ -19,6 +19,7 @@ ROOM_OF = {
     "__main__": "cli",
     "atomic": "artifacts",
     "config_errors": "config",
+    "experiment_file": "config",
     "methods": "config",
 }
 FOR_ALL = {"errors", "progress", "versions"}

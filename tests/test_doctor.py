@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from cadc_rec import versions
-from cadc_rec.doctor import Check, Report, diagnose, find_dataset, render
+from cadc_rec.doctor import Check, Report, diagnose, render
 from cadc_rec.errors import CadcError
 
 
@@ -149,7 +149,7 @@ def test_a_work_folder_below_a_file_is_a_problem(tmp_path):
     assert str(tmp_path / "file") in found(report, "work folder").problem
 
 
-def test_data_is_found_in_the_data_dir_before_the_environment(tmp_path, monkeypatch):
+def test_data_is_found_where_run_would_take_it_from(tmp_path, monkeypatch):
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second, second / "epinions"):
         folder.mkdir()
@@ -157,19 +157,30 @@ def test_data_is_found_in_the_data_dir_before_the_environment(tmp_path, monkeypa
     (second / "ml-1m.zip").touch()
     (second / "epinions" / "ratings_data.txt.bz2").touch()
     monkeypatch.setenv("CADC_REC_DATA", str(second))
-    assert find_dataset("movielens-1m", first) == first / "ml-1m.zip"
-    assert find_dataset("movielens-1m", None) == second / "ml-1m.zip"
-    assert find_dataset("epinions", first) == second / "epinions" / "ratings_data.txt.bz2"
-    assert find_dataset("movielens-10m", first) is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    named, unnamed = diagnose(tmp_path, first), diagnose(tmp_path)
+    assert found(named, "movielens-1m").value == str(first / "ml-1m.zip")
+    assert found(unnamed, "movielens-1m").value == str(second / "ml-1m.zip")
+    ratings = second / "epinions" / "ratings_data.txt.bz2"
+    assert found(unnamed, "epinions").value == str(ratings)
+    assert found(named, "movielens-10m").value == "not found"
 
 
-def test_missing_data_is_a_note_and_a_wrong_data_dir_a_warning(tmp_path):
-    report = diagnose(tmp_path, tmp_path / "typo")
+def test_missing_data_is_a_note(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    report = diagnose(tmp_path, tmp_path)
     assert report.ok
-    note, warning = found(report, "movielens-10m"), found(report, "--data-dir")
+    note = found(report, "movielens-10m")
     assert (note.ok, note.problem) == (None, "")
     assert "ml-10m.zip" in note.remedy
-    assert (warning.ok, warning.problem) == (None, "there is no such folder")
+
+
+def test_a_wrong_data_dir_is_a_warning_and_no_problem_of_the_demo(tmp_path):
+    report = diagnose(tmp_path, tmp_path / "typo")
+    assert report.ok
+    warning = found(report, "data folder")
+    assert warning.ok is None
+    assert f"{tmp_path / 'typo'}: no such folder" in warning.problem
 
 
 def test_only_a_failed_check_makes_the_report_fail_and_all_of_it_is_json():

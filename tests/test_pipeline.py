@@ -5,8 +5,8 @@ import pytest
 
 from cadc_rec import pipeline
 from cadc_rec.artifacts import Artifact, artifact_key
-from cadc_rec.config import load_experiment
 from cadc_rec.errors import CadcError
+from cadc_rec.experiment_file import load_experiment
 from cadc_rec.pipeline import STAGES, Pipeline, launched
 
 

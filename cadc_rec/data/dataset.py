@@ -60,6 +60,8 @@ class Dataset:
     """``[n_users]``, -1 where the user has none."""
     user_attributes: list[Attribute]
     item_attributes: list[Attribute]
+    order: str
+    """How a user's interactions were ordered for the split: by time, or by a seeded draw."""
 
     @staticmethod
     def open(artifact: Artifact) -> Dataset:
@@ -80,6 +82,7 @@ class Dataset:
             test_item=_held_out(path / "test.parquet", n_users),
             user_attributes=_attributes(path / "users.parquet", described["user"]),
             item_attributes=_attributes(path / "items.parquet", described["item"]),
+            order=str(info["order"]),
         )
 
     @cached_property

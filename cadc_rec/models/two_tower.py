@@ -58,17 +58,20 @@ class Tower(nn.Module):
             if side.attributes
             else None
         )
+        # One mask for each id of a batch, not for each pair: the tower sees an id once.
+        self.dropout = nn.Dropout(config.id_dropout)
         width = config.id_dim + (self.features.width if self.features else 0)
-        self.join = JoinedLinear(width, config.tower[0], device=device)
+        # Made on the CPU and moved, so that a seed starts them alike on every device.
+        self.join = JoinedLinear(width, config.tower[0]).to(device)
         layers: list[nn.Module] = []
         for before, after in pairwise(config.tower):
-            layers += [nn.ReLU(), nn.Linear(before, after, device=device)]
-        self.mlp = nn.Sequential(*layers)  # ends linear: a vector of any sign
+            layers += [nn.ReLU(), nn.Linear(before, after)]
+        self.mlp = nn.Sequential(*layers).to(device)  # ends linear: a vector of any sign
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Vectors ``[n, tower[-1]]`` of int64 ids ``[n]``."""
         features = self.features(ids) if self.features is not None else None
-        vectors: torch.Tensor = self.mlp(self.join(self.ids(ids), features))
+        vectors: torch.Tensor = self.mlp(self.join(self.dropout(self.ids(ids)), features))
         return vectors
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-_WARM_UP = 10.0  # early on, average over a tenth of the steps so far: the start is soon forgotten
+_WARM_UP = 4.0  # early on, average over a quarter of the steps so far: the start is soon forgotten
 
 
 class WeightAverage:

@@ -42,7 +42,11 @@ class TestComponents(ComponentTestCase):
 
 def test_train_asks_for_the_processes_and_passes_the_experiment_on():
     app = components.train(
-        config="configs/ml-1m.toml", method="gold", set="train.epochs=3,seed=1", j="2x4", gpu=4
+        config="configs/ml-1m.toml",
+        method="gold",
+        set="train.epochs=3;evaluate.k=[1,10]",
+        j="2x4",
+        gpu=4,
     )
     (role,) = app.roles
     assert role.num_replicas == 2
@@ -50,7 +54,7 @@ def test_train_asks_for_the_processes_and_passes_the_experiment_on():
     line = " ".join(role.args)
     assert "--nproc_per_node 4" in line
     assert "-m cadc_rec train configs/ml-1m.toml --workdir work --method gold" in line
-    assert "--set train.epochs=3 --set seed=1" in line
+    assert "--set train.epochs=3 --set 'evaluate.k=[1,10]'" in line
     assert role.env["OMP_WAIT_POLICY"] == "passive"
     assert role.env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
 

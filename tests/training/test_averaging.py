@@ -13,7 +13,7 @@ def test_the_average_forgets_the_start_and_then_looks_back_over_its_horizon():
     for step in range(1, 101):
         live += 1.0
         average.update()
-        share = 1 / min(5.0, 1 + step / 10)
+        share = 1 / min(5.0, 1 + step / 4)
         expected += share * (step - expected)
     assert float(average.average[0]) == pytest.approx(expected, rel=1e-6)
     # Mean age 4: weights that grow by one a step are held as they were four steps ago.

@@ -21,8 +21,8 @@ from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import Excluded
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.pretrain.id_tables import IdTables
+from cadc_rec.stages.train import CHECKPOINT
 from cadc_rec.training.build import build_model
-from cadc_rec.training.stage import CHECKPOINT
 
 
 def build_evaluation(
@@ -65,6 +65,7 @@ def build_evaluation(
         "validation": ranking_metrics(val_ranks[has_val], experiment.evaluate.k),
         "users": int(has_test.sum()),
         "items": dataset.n_items,
+        "split": dataset.order,
     }
     draft.info, draft.rows = result, int(has_test.sum())
     if processes.rank == 0:

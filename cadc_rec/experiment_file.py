@@ -1,0 +1,141 @@
+"""Reads an experiment from its TOML file, a method's row of settings and the command line.
+
+In: a TOML file, a method name, ``section.key=value`` overrides. Out: a frozen `Experiment`.
+
+Settings are laid over each other in this order, the later winning: the defaults of
+`cadc_rec.config`, the file's sections, the method's row (`cadc_rec.methods.METHODS`), the file's
+``[methods.NAME]`` table, ``--set``. A method is therefore a row of settings and nothing else.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from cadc_rec.config import Experiment
+from cadc_rec.config_errors import explain
+from cadc_rec.errors import CadcError
+from cadc_rec.methods import METHODS
+
+
+def load_experiment(
+    path: Path, *, method: str | None = None, overrides: Sequence[str] = ()
+) -> Experiment:
+    """Read `path`, lay the method's row and the overrides over it, validate.
+
+    Args:
+        path: a TOML file.
+        method: a name of `METHODS`; default: the file's ``method``.
+        overrides: ``section.key=value``; the value is TOML, or a bare string.
+
+    Raises:
+        CadcError: the file cannot be read, or a key or value is not allowed; the message names
+            the file, the key, the value and what is allowed.
+    """
+    raw = _read_toml(path)
+    where = " --set ".join([str(path), *overrides])
+    per_method = raw.pop("methods", {})
+    sets = [_parse_override(o) for o in overrides]
+    chosen = method or next((v for k, v in reversed(sets) if k == "method"), raw.get("method"))
+    chosen = chosen or Experiment.model_fields["method"].default
+    if not isinstance(chosen, str) or chosen not in METHODS:
+        raise CadcError(f"method: {chosen!r} is unknown; choose one of {', '.join(METHODS)}.")
+    _check_methods_table(per_method, path)
+
+    row = METHODS[chosen]
+    for key, value in row.items():
+        written = _get(raw, key)
+        if written is not None and written != value:
+            raise CadcError(
+                f"{path}: {key} = {written!r} cannot stand there, since the method decides it "
+                f"({chosen} sets {value!r}); put it under [methods.{chosen}] to change that method."
+            )
+    for key, value in (*row.items(), *per_method.get(chosen, {}).items(), *sets):
+        _put(raw, key, value)
+    raw["method"] = chosen
+    try:
+        experiment = Experiment.model_validate(raw)
+    except ValidationError as error:
+        raise CadcError(explain(error, Experiment, where)) from None
+    _check_together(experiment, where)
+    return experiment
+
+
+def _check_together(e: Experiment, where: str) -> None:
+    """Refuse values that are each allowed and cannot stand together."""
+    if e.model.id_embedding != "trainable" and e.pretrain.model == "none":
+        raise CadcError(
+            f"{where}: model.id_embedding = {e.model.id_embedding!r} needs pre-trained vectors, "
+            "and pretrain.model is 'none'; set pretrain.model = 'mf'."
+        )
+    if e.pretrain.model == "mf" and e.pretrain.factors + 1 != e.model.id_dim:
+        raise CadcError(
+            f"{where}: model.id_dim = {e.model.id_dim} must be pretrain.factors + 1 "
+            f"(factors and bias) = {e.pretrain.factors + 1}; change one of them."
+        )
+    if e.compute.processes > e.select.shards:
+        raise CadcError(
+            f"{where}: compute.processes = {e.compute.processes} cannot share select.shards = "
+            f"{e.select.shards}; set select.shards to at least {e.compute.processes}."
+        )
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise CadcError(f"{path}: no such config file; check the path.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CadcError(f"{path}: not valid TOML: {error}.") from None
+    except OSError as error:
+        raise CadcError(f"{path}: cannot be read ({error.strerror}); name a TOML file.") from None
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise CadcError(f"--set {text}: write it as section.key=value.")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()  # a bare word is a string: no shell quoting needed
+
+
+def _check_methods_table(table: Any, path: Path) -> None:
+    if not isinstance(table, Mapping) or not all(isinstance(v, Mapping) for v in table.values()):
+        raise CadcError(f'{path}: [methods.NAME] holds lines such as "train.epochs" = 20.')
+    for name in table:
+        if name not in METHODS:
+            raise CadcError(
+                f"{path}: [methods.{name}] is unknown; the methods are {', '.join(METHODS)}."
+            )
+
+
+def _get(tree: Mapping[str, Any], dotted: str) -> Any:
+    node: Any = tree
+    for part in dotted.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return None
+        node = node[part]
+    return node
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set `dotted` in nested tables; merges a table over a table, so both spellings work."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _put(tree, f"{dotted}.{key}", inner)
+        return
+    *parents, last = dotted.split(".")
+    node = tree
+    for part in parents:
+        below = node.setdefault(part, {})
+        if not isinstance(below, dict):
+            raise CadcError(f"{dotted}: {part} is a value, not a section; check the key.")
+        node = below
+    node[last] = value
