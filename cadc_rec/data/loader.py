@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from cadc_rec.data.randomness import positional_integers
+from cadc_rec.data.randomness import Purpose, bit_generator, positional_integers
 
-_ORDER, _NEGATIVES = 10, 11  # kinds of random draws; part of the key of each sequence
 _DENSE_IDS = 4  # ids are marked in an array of all ids while that has at most this many a pair
 
 
@@ -75,12 +74,12 @@ class PairLoader:
     def epoch(self, epoch: int) -> Iterator[PairArrays]:
         """The steps of epoch number `epoch`; the same every time it is asked for."""
         rows, k = len(self.users), self.negatives
-        sequence = np.random.SeedSequence((self.seed, _ORDER, epoch, self.rank))
-        order = np.random.Generator(np.random.Philox(sequence)).permutation(rows)
+        generator = bit_generator((self.seed, Purpose.EPOCH_ORDER, epoch, self.rank))
+        order = np.random.Generator(generator).permutation(rows)
         for step in range(self.steps):
             start, stop = self._piece(rows, step)
             drawn = positional_integers(
-                (self.seed, _NEGATIVES, epoch, self.rank),
+                (self.seed, Purpose.NEGATIVES, epoch, self.rank),
                 start * k,
                 (stop - start) * k,
                 self.n_items,

@@ -1,22 +1,50 @@
-"""Random integers that depend on where they stand in a stream, not on who draws them.
+"""Random numbers that depend on where they stand in a sequence, not on who draws them.
 
-Several processes that each need a part of one random sequence draw their own part directly: the
-Philox generator can be moved to any position. Results are then the same for any number of them.
+A sequence is named by a key: the seed, what it is for (`Purpose`), and where (epoch, rank, block).
+Several processes that each need a part of one sequence draw their own part directly: the Philox
+generator can be moved to any position. Results are then the same for any number of them.
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import numpy as np
+
+Key = tuple[int, ...]
+"""(seed, purpose, place...)."""
+
+
+class Purpose(IntEnum):
+    """What a sequence is drawn for; no two share one."""
+
+    MF_INITIALIZATION = 1
+    MF_NEGATIVE_ITEMS = 2
+    MF_NEGATIVE_USERS = 3
+    SELECTION = 4
+    EPOCH_ORDER = 5
+    NEGATIVES = 6
+    TABLE_INITIALIZATION = 7
+
+
+def bit_generator(key: Key) -> np.random.Philox:
+    """The generator of the sequence `key`, at its start.
+
+    The rest of the key is a spawn key, apart from the seed's own words: plainly joined, a large
+    seed could spell another seed's key.
+    """
+    return np.random.Philox(np.random.SeedSequence(key[0], spawn_key=key[1:]))
+
 
 _ROWS = 4096  # rows of a random table made at once
 _WORDS_PER_COUNTER = 4  # Philox-4x64 yields four 64-bit words for each value of its counter
 
 
-def positional_integers(key: tuple[int, ...], start: int, count: int, below: int) -> np.ndarray:
+def positional_integers(key: Key, start: int, count: int, below: int) -> np.ndarray:
     """Elements ``start .. start + count`` of the uniform sequence of `key` over ``[0, below)``.
 
     Args:
-        key: integers that name the sequence, such as (seed, purpose, epoch).
+        key: names the sequence.
         start: position of the first element.
         count: how many.
         below: exclusive upper bound, at most 2**53.
@@ -26,7 +54,7 @@ def positional_integers(key: tuple[int, ...], start: int, count: int, below: int
     """
     if below <= 0:
         raise ValueError(f"below must be positive, got {below}")
-    generator = np.random.Philox(np.random.SeedSequence(key))
+    generator = bit_generator(key)
     # Two 32-bit draws from a word are enough, and twice as fast, while `below` is small: the
     # multiply-and-shift map is uneven by at most below / 2**32.
     if below <= 2**20:
@@ -46,11 +74,11 @@ def _move(generator: np.random.Philox, word: int) -> int:
     return word % _WORDS_PER_COUNTER
 
 
-def normal_rows(key: tuple[int, ...], rows: range, width: int, std: float) -> np.ndarray:
+def normal_rows(key: Key, rows: range, width: int, std: float) -> np.ndarray:
     """Rows of a normal table that is the same however it is cut into shards.
 
     Args:
-        key: integers that name the table.
+        key: names the table.
         rows: which rows.
         width: elements of a row of the whole table.
         std: standard deviation.
@@ -60,10 +88,8 @@ def normal_rows(key: tuple[int, ...], rows: range, width: int, std: float) -> np
     """
     table = np.empty((len(rows), width), dtype=np.float32)
     for block in range(rows.start // _ROWS, -(-rows.stop // _ROWS)):
-        sequence = np.random.SeedSequence((*key, block))
-        values = np.random.Generator(np.random.Philox(sequence)).standard_normal(
-            (_ROWS, width), dtype=np.float32
-        )
+        generator = np.random.Generator(bit_generator((*key, block)))
+        values = generator.standard_normal((_ROWS, width), dtype=np.float32)
         start, stop = max(rows.start, block * _ROWS), min(rows.stop, (block + 1) * _ROWS)
         table[start - rows.start : stop - rows.start] = values[
             start - block * _ROWS : stop - block * _ROWS

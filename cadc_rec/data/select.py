@@ -25,12 +25,13 @@ from cadc_rec.config import SelectConfig
 from cadc_rec.data.dataset import train_files
 from cadc_rec.data.parquet import ROW_GROUP_ROWS, parquet_writer, read_groups, rechunk
 from cadc_rec.data.prepare import INTERACTIONS
+from cadc_rec.data.randomness import Purpose, bit_generator
 from cadc_rec.errors import CadcError
 from cadc_rec.progress import track
 
 BLOCK_ROWS = ROW_GROUP_ROWS
 SHARD_GROUP_ROWS = 2**18
-_COUNTS, _ROWS = 20, 21  # kinds of random draws; part of the key of each sequence
+_COUNTS, _ROWS = 0, 1  # of the selection's draws: rows a block gives, and which
 _MAX_ROWS = 10**9  # numpy.random.Generator.hypergeometric takes no larger population
 SELECTED = INTERACTIONS.append(pa.field("row", pa.int64()))
 
@@ -109,36 +110,5 @@ def shard_sizes(rows: int, shards: int) -> list[int]:
     return [rows // shards + (shard < rows % shards) for shard in range(shards)]
 
 
-def _generator(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-
-
-def _numbered(blocks: Iterator[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
-    """Each block with the position of its first row."""
-    start = 0
-    for block in blocks:
-        yield start, block
-        start += block.num_rows
-
-
-def _take(block: pa.Table, start: int, positions: NDArray[np.int64]) -> pa.Table:
-    """The rows at `positions`, with their position in D_full."""
-    rows = block if len(positions) == block.num_rows else block.take(pa.array(positions))
-    row = pc.add(pa.array(positions), pa.scalar(start, pa.int64()))
-    return rows.append_column(SELECTED.field("row"), row)
-
-
-def _write_shards(folder: Path, sizes: list[int], tables: Iterator[pa.Table]) -> None:
-    """Deal a stream of rows out to shards: contiguous runs of the given sizes."""
-    table = SELECTED.empty_table()
-    for shard, size in enumerate(sizes):
-        name = f"shard-{shard:05d}-of-{len(sizes):05d}.parquet"
-        with parquet_writer(folder / name, SELECTED) as writer:
-            missing = size
-            while missing:
-                if table.num_rows == 0:
-                    table = next(tables)
-                head = table.slice(0, missing)
-                writer.write_table(head.cast(SELECTED), row_group_size=SHARD_GROUP_ROWS)
-                missing -= head.num_rows
-                table = table.slice(head.num_rows)
+def _generator(seed: int, *place: int) -> np.random.Generator:
+    return np.random.Generator(bit_generator((seed, Purpose.SELECTION, *place)))

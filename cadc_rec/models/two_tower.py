@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cadc_rec.config import ModelConfig
+from cadc_rec.models.dropout import ByteDropout
 from cadc_rec.models.features import AttributeColumn, SideFeatures
 from cadc_rec.models.id_embedding import ID_EMBEDDINGS
 from cadc_rec.models.pairs import Batch, pair_scores
@@ -59,7 +60,7 @@ class Tower(nn.Module):
             else None
         )
         # One mask for each id of a batch, not for each pair: the tower sees an id once.
-        self.dropout = nn.Dropout(config.id_dropout)
+        self.dropout = ByteDropout(config.id_dropout)
         width = config.id_dim + (self.features.width if self.features else 0)
         # Made on the CPU and moved, so that a seed starts them alike on every device.
         self.join = JoinedLinear(width, config.tower[0]).to(device)

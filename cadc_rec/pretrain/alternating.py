@@ -25,15 +25,12 @@ import torch
 from torch import nn
 
 from cadc_rec.config import PretrainConfig
-from cadc_rec.data.randomness import normal_rows, positional_integers
+from cadc_rec.data.randomness import Key, Purpose, normal_rows, positional_integers
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.models.sparse import csr_matrix, products_at
 
 Pattern: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 """Row pointers and columns of a CSR pattern."""
-
-# Kinds of random draws; part of the key of each sequence.
-_INIT, _NEGATIVE_ITEMS, _NEGATIVE_USERS = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -160,7 +157,7 @@ class AlternatingSolver:
         self.bias = bias
         self.bias_adam = torch.optim.Adam([bias], lr=config.learning_rate)
         for which, weight in enumerate((user, item)):
-            _initialize(weight, (seed, _INIT, which), config.init_std)
+            _initialize(weight, (seed, Purpose.MF_INITIALIZATION, which), config.init_std)
         self.users = Side(user, data.user_indptr, data.items_by_user, config, processes)
         self.items = Side(item, data.item_indptr, data.users_by_item, config, processes)
         # Uniform negative items seen from the items: every item gets the same number.
@@ -185,7 +182,7 @@ class AlternatingSolver:
         """For each positive of this rank's users, `negatives` uniform items."""
         k, side = self.config.negatives, self.users
         columns = positional_integers(
-            (self.seed, _NEGATIVE_ITEMS, epoch),
+            (self.seed, Purpose.MF_NEGATIVE_ITEMS, epoch),
             side.first * k,
             (side.last - side.first) * k,
             self.data.n_items,
@@ -197,7 +194,7 @@ class AlternatingSolver:
         side = self.items
         pointers = self._item_negatives[side.rows.start : side.rows.stop + 1]
         picks = positional_integers(
-            (self.seed, _NEGATIVE_USERS, epoch),
+            (self.seed, Purpose.MF_NEGATIVE_USERS, epoch),
             int(pointers[0]),
             int(pointers[-1] - pointers[0]),
             len(self.data),
@@ -213,7 +210,7 @@ def _pattern(pointers: np.ndarray, columns: np.ndarray, device: torch.device) ->
     return crow, col
 
 
-def _initialize(weight: torch.Tensor, key: tuple[int, ...], std: float) -> None:
+def _initialize(weight: torch.Tensor, key: Key, std: float) -> None:
     """Normal factors, zero biases, the same on every rank and under every layout."""
     values = normal_rows(key, range(len(weight)), weight.shape[1], std)
     values[:, -1] = 0.0

@@ -10,7 +10,7 @@ from torchrec.distributed import DistributedModelParallel
 
 from cadc_rec.config import Experiment
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.randomness import normal_rows
+from cadc_rec.data.randomness import Purpose, normal_rows
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import load_state, local_tensors
@@ -19,7 +19,6 @@ from cadc_rec.models.two_tower import SideSpec, TwoTower
 from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.training.optimizers import fuse_table_optimizer, is_frozen
 
-_TABLE_INIT = 20  # kind of random draw; part of the key of each sequence
 _TABLE_STD = 0.1
 
 
@@ -80,6 +79,7 @@ def build_model(
         if tower.features is not None:
             # A few hundred rows: copying them to every rank is cheaper than sending lookups.
             kinds.update(dict.fromkeys(tower.features.names, "data_parallel"))
+    torch.manual_seed(experiment.seed + processes.rank)  # dropout masks differ between ranks
     wrapped = shard_model(model, kinds, processes, experiment.train.batch_size)
     sharded = ShardedTwoTower(wrapped, model, processes, dataset.n_users, dataset.n_items)
     _initialize_tables(sharded, experiment.seed)
@@ -106,11 +106,15 @@ def frozen_tables_intact(model: ShardedTwoTower, tables: IdTables) -> bool:
 
 
 def _initialize_tables(model: ShardedTwoTower, seed: int) -> None:
-    """The same normal values in every table, whatever its sharding and the number of ranks."""
+    """The same normal values in every learned table, whatever its sharding and number of ranks."""
+
+    def learned(name: str) -> bool:
+        return ".embedding_bags." in name and model.trains(name)
+
     with torch.no_grad():
-        for local in local_tensors(model.wrapped, lambda name: ".embedding_bags." in name):
+        for local in local_tensors(model.wrapped, learned):
             rows = range(local.row, local.row + local.tensor.shape[0])
             columns = slice(local.column, local.column + local.tensor.shape[1])
-            key = (seed, _TABLE_INIT, crc32(local.name.encode()))
+            key = (seed, Purpose.TABLE_INITIALIZATION, crc32(local.name.encode()))
             values = normal_rows(key, rows, local.width, _TABLE_STD)
             local.tensor.copy_(torch.from_numpy(values[:, columns]))

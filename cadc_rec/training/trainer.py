@@ -125,7 +125,7 @@ class Trainer:
         """One optimizer step; returns this rank's part of the step's mean loss."""
         batch = to_batch(arrays, self.config.negatives).to(self.processes.device)
         self.optimizer.zero_grad(set_to_none=True)
-        pairs = arrays.positives * (1 + self.config.negatives)
+        pairs = max(1, arrays.positives) * (1 + self.config.negatives)  # few rows, many ranks
         scores = self.model(batch)
         loss = binary_cross_entropy(scores, self.config.negatives) / pairs
         # Gradients are averaged over the ranks; the mean over all pairs wants them summed.
