@@ -112,3 +112,34 @@ def shard_sizes(rows: int, shards: int) -> list[int]:
 
 def _generator(seed: int, *place: int) -> np.random.Generator:
     return np.random.Generator(bit_generator((seed, Purpose.SELECTION, *place)))
+
+
+def _numbered(blocks: Iterator[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
+    """Each block with the position of its first row."""
+    start = 0
+    for block in blocks:
+        yield start, block
+        start += block.num_rows
+
+
+def _take(block: pa.Table, start: int, positions: NDArray[np.int64]) -> pa.Table:
+    """The rows at `positions`, with their position in D_full."""
+    rows = block if len(positions) == block.num_rows else block.take(pa.array(positions))
+    row = pc.add(pa.array(positions), pa.scalar(start, pa.int64()))
+    return rows.append_column(SELECTED.field("row"), row)
+
+
+def _write_shards(folder: Path, sizes: list[int], tables: Iterator[pa.Table]) -> None:
+    """Deal a stream of rows out to shards: contiguous runs of the given sizes."""
+    table = SELECTED.empty_table()
+    for shard, size in enumerate(sizes):
+        name = f"shard-{shard:05d}-of-{len(sizes):05d}.parquet"
+        with parquet_writer(folder / name, SELECTED) as writer:
+            missing = size
+            while missing:
+                if table.num_rows == 0:
+                    table = next(tables)
+                head = table.slice(0, missing)
+                writer.write_table(head.cast(SELECTED), row_group_size=SHARD_GROUP_ROWS)
+                missing -= head.num_rows
+                table = table.slice(head.num_rows)
