@@ -126,7 +126,7 @@ def _disk_error(error: Exception, workdir: Path) -> CadcError | None:
             f"{where}: no space left; nothing was committed. Free some, or choose another disk "
             "with --workdir."
         )
-    if number in _NO_RIGHTS:
+    if number in _NO_RIGHTS and Path(where).is_relative_to(workdir):
         return CadcError(
             f"{where}: not writable; mend its rights, or choose another folder with --workdir."
         )

@@ -28,6 +28,7 @@ from cadc_rec.methods import METHODS
 from cadc_rec.pipeline import STAGES, Pipeline, launched
 from cadc_rec.progress import console, log, set_up_logging
 from cadc_rec.reporting.summary import run_result, run_table, stage_line
+from cadc_rec.versions import require_trio
 
 app = typer.Typer(
     help="Train two-tower recommenders on a small sample of the interactions (CADC).",
@@ -178,6 +179,7 @@ def _pipeline(
 
     try:
         if launched():
+            require_trio()
             from cadc_rec.distributed.processes import processes
 
             with processes(experiment.compute) as joined:
@@ -205,6 +207,8 @@ def _worker_arguments(
         arguments += ["--data-dir", str(data_dir)]
     for override in sets or ():
         arguments += ["--set", override]
+    if "--debug" in sys.argv:
+        arguments.append("--debug")
     return arguments
 
 
@@ -235,7 +239,9 @@ def main() -> None:
 
 def _peer_ended(error: Exception) -> bool:
     """Whether gloo or NCCL found the other end of a connection gone."""
-    return any(text in str(error) for text in ("by peer", "remote process exited"))
+    return any(
+        text in str(error) for text in ("by peer", "remote process exited", "Timed out waiting")
+    )
 
 
 def _report(error: Exception, text: str, code: int, debug: bool) -> int:

@@ -16,7 +16,15 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 SourceName = Literal["movielens-1m", "movielens-10m", "epinions", "generated"]
-Sharding = Literal["auto", "data_parallel", "table_wise", "column_wise", "row_wise"]
+Sharding = Literal[
+    "auto",
+    "data_parallel",
+    "table_wise",
+    "column_wise",
+    "table_column_wise",
+    "row_wise",
+    "table_row_wise",
+]
 # A TOML array is a list; strictness would want a tuple. Its members are as strict as the rest.
 PositiveInts = Annotated[tuple[PositiveInt, ...], Field(min_length=1, strict=False)]
 
@@ -36,7 +44,7 @@ class GeneratedConfig(Section):
     """Items of the world."""
     interactions: PositiveInt = 100_000
     """Rows of the world, exactly: at least three and at most half the items for each user."""
-    factors: PositiveInt = 8
+    factors: Annotated[int, Field(ge=2)] = 8
     """Dimension of the world's hidden taste vectors."""
     popularity_skew: NonNegativeFloat = 0.8
     """Exponent of the items' Zipf popularity; 0 makes every item equally popular."""
@@ -71,7 +79,7 @@ class PretrainConfig(Section):
     """Factors of a vector; its bias is one element more, so 95 gives the paper's 96."""
     learning_rate: PositiveFloat = 0.02
     """Adam's, for rows and global bias."""
-    l2: NonNegativeFloat = 3.0
+    l2: NonNegativeFloat = 4.0
     """L2 on a row, added to the gradient summed over the row's interactions."""
     negatives: PositiveInt = 1
     """Fresh uniform negatives for each positive in every half-step."""
@@ -123,7 +131,7 @@ class TrainConfig(Section):
     are SGD and Adagrad only)."""
     weight_decay: NonNegativeFloat = 0.0
     """Adam's L2, on all it moves."""
-    average_epochs: NonNegativeFloat = 4.0
+    average_epochs: NonNegativeFloat = 10.0
     """Weights are validated and kept as their moving average over about this many epochs; 0 takes
     them as they are."""
     evaluate_every: PositiveInt = 1

@@ -15,13 +15,17 @@ from rich.table import Table
 from rich.text import Text
 
 from cadc_rec import versions
+from cadc_rec.machine import available_cores
 
 # A run of configs/ml-1m.toml leaves well under 1 GB and holds about as much in memory.
 _LOW_DISK = 2 * 10**9
 _NO_DISK = 200 * 10**6
 _LOW_MEMORY = 2 * 10**9
 
-LIBRARIES = ("torchrec", "torchx", "duckdb", "ibis", "pyarrow", "pydantic", "safetensors")
+LIBRARIES = (
+    *("torchrec", "torchx", "duckdb", "ibis", "numpy", "pyarrow", "pydantic", "safetensors"),
+    "scipy",
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def diagnose(workdir: Path, data_dir: Path | None = None) -> Report:
 
     Args:
         workdir: Where a run would write; it need not exist yet.
-        data_dir: Where the public archives are looked for before ``$CADC_REC_DATA``.
+        data_dir: Where the public archives are looked for; default: where `run` looks.
     """
     sections: list[Callable[[], Iterator[Check]]] = [
         _versions,
@@ -178,8 +182,7 @@ def _backend(torch: Any, backend: str) -> Check:
 
 
 def _threads(threads: int) -> Check:
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = available_cores()
     omp = os.environ.get("OMP_NUM_THREADS", "unset")
     value = f"{threads} on {cores} cores (OMP_NUM_THREADS {omp})"
     if threads <= cores:

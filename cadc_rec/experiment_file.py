@@ -72,6 +72,11 @@ def _check_together(e: Experiment, where: str) -> None:
             f"{where}: model.id_embedding = {e.model.id_embedding!r} needs pre-trained vectors, "
             "and pretrain.model is 'none'; set pretrain.model = 'mf'."
         )
+    if e.model.id_embedding == "trainable" and e.pretrain.model != "none":
+        raise CadcError(
+            f"{where}: pretrain.model = {e.pretrain.model!r} is of no use to "
+            "model.id_embedding = 'trainable'; set one of them to match the other."
+        )
     if e.pretrain.model == "mf" and e.pretrain.factors + 1 != e.model.id_dim:
         raise CadcError(
             f"{where}: model.id_dim = {e.model.id_dim} must be pretrain.factors + 1 "

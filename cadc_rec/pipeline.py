@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cadc_rec.artifacts import Artifact, Draft, SoloGroup, run_stage, stage_exists
 from cadc_rec.config import Experiment
+from cadc_rec.errors import CadcError
 from cadc_rec.progress import log
 from cadc_rec.versions import require_trio
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from cadc_rec.pretrain.id_tables import IdTables
 
 STAGES = ("prepare", "pretrain", "select", "train", "evaluate")
+# Raised when a stage's code comes to compute something else, so that no artifact of the old code
+# is taken for one of the new.
+_CODE_VERSION = {"prepare": 1, "pretrain": 1, "select": 1, "train": 1, "evaluate": 1}
 _Build = Callable[["Processes", Draft], None]
 
 
@@ -39,7 +43,7 @@ class Pipeline:
     Args:
         experiment: all the settings.
         workdir: where artifacts live.
-        data_dir: where raw archives are looked for first.
+        data_dir: where raw archives are looked for; default: ``$CADC_REC_DATA``, then a download.
         force: stages to make anew even when they are there.
         processes: the ranks of a launched job; None when this process is alone.
         launch: carries out the train stage in local worker processes, when
@@ -137,9 +141,14 @@ class Pipeline:
         if experiment.pretrain.model != "none":
             inputs["tables"] = self.artifact("pretrain")
         force = "train" in self.force
-        if self.launch and (force or not stage_exists(self.workdir, "train", settings, inputs)):
+        if experiment.compute.processes > 1 and not (self.processes or self.launch):
+            raise CadcError(
+                f"compute.processes = {experiment.compute.processes} needs a launcher; use "
+                "cadc-rec, torchx or torchrun, or set it to 1."
+            )
+        if self.launch and (force or not self._exists("train", settings, inputs)):
             self.launch(force)
-            made = run_stage(self.workdir, "train", settings, inputs, _refuse)
+            made = run_stage(self.workdir, "train", _coded("train", settings), inputs, _refuse)
             return Artifact(made.path, made.manifest, cached=False)
         return self._together("train", settings, inputs, build, "cadc_rec.stages.train")
 
@@ -189,7 +198,7 @@ class Pipeline:
         return run_stage(
             self.workdir,
             stage,
-            settings,
+            _coded(stage, settings),
             inputs,
             lambda draft: build(draft) if group.rank == 0 else None,
             force=stage in self.force,
@@ -206,6 +215,10 @@ class Pipeline:
     ) -> Artifact:
         """A stage that all processes carry out; `module` is the one it imports."""
 
+        def warm_up() -> None:
+            require_trio()  # before torch is imported, which a mismatch would break obscurely
+            import_module(module)  # takes seconds that are not the stage's
+
         def build_on_device(draft: Draft) -> None:
             with self._joined() as processes:
                 build(processes, draft)
@@ -213,13 +226,16 @@ class Pipeline:
         return run_stage(
             self.workdir,
             stage,
-            settings,
+            _coded(stage, settings),
             inputs,
             build_on_device,
             force=stage in self.force,
             group=self.processes,
-            warm_up=lambda: import_module(module),  # torch takes seconds that are not the stage's
+            warm_up=warm_up,
         )
+
+    def _exists(self, stage: str, settings: dict[str, Any], inputs: dict[str, Artifact]) -> bool:
+        return stage_exists(self.workdir, stage, _coded(stage, settings), inputs)
 
     @contextlib.contextmanager
     def _joined(self) -> Iterator[Processes]:
@@ -227,11 +243,14 @@ class Pipeline:
         if self.processes is not None:
             yield self.processes
             return
-        require_trio()
         from cadc_rec.distributed.processes import processes
 
         with processes(self.experiment.compute) as alone:
             yield alone
+
+
+def _coded(stage: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return {"code": _CODE_VERSION[stage], **settings}
 
 
 def launched() -> bool:

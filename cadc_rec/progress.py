@@ -88,9 +88,7 @@ class _Silent(Ticker):
 
 
 @contextlib.contextmanager
-def track(
-    description: str, total: int, unit: str, *, visible: bool = True, leave: bool = False
-) -> Iterator[Ticker]:
+def track(description: str, total: int, unit: str, *, visible: bool = True) -> Iterator[Ticker]:
     """Show a task of `total` units, 0 if unknown; ``visible=False`` (other ranks) shows nothing."""
     if not visible:
         yield _Silent(description, total, unit)
@@ -103,7 +101,7 @@ def track(
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", style="dim"),
         )
-        with Progress(*columns, console=console, transient=not leave) as bar:
+        with Progress(*columns, console=console, transient=True) as bar:
             yield _BarTicker(description, total, unit, bar)
     else:
         yield Ticker(description, total, unit)

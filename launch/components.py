@@ -8,13 +8,7 @@ processes. The plain equivalent is
 import torchx.specs as specs
 from torchx.components import dist
 
-# What every rank needs and no user should have to know.
-ENVIRONMENT = {
-    # Spinning threads of several processes on the same cores ruin each other.
-    "OMP_WAIT_POLICY": "passive",
-    # torch 2.13 with gloo hangs an elastic restart over a shared rendezvous store.
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-}
+from cadc_rec.distributed.launch import ENVIRONMENT
 
 
 def train(

@@ -314,3 +314,8 @@ def test_settings_do_not_change_once_read(write):
     experiment = load_experiment(write())
     with pytest.raises(ValueError, match="frozen"):
         experiment.train.epochs = 5
+
+
+def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
+    with pytest.raises(CadcError, match=r"pretrain\.model = 'mf' is of no use"):
+        load_experiment(tiny, method="gold", overrides=["pretrain.model=mf"])

@@ -157,3 +157,21 @@ def test_a_launched_process_knows_it_by_its_world_size(monkeypatch, environ, exp
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     assert launched() is expected
+
+
+def test_several_processes_without_a_launcher_are_refused(tiny, tmp_path):
+    experiment = load_experiment(tiny, overrides=["compute.processes=2"])
+    with pytest.raises(CadcError, match=r"compute\.processes = 2 needs a launcher"):
+        Pipeline(experiment, tmp_path / "work").artifact("train")
+
+
+def test_a_mismatched_trio_is_said_before_torch_is_imported(tiny, tmp_path, monkeypatch):
+    def mismatch():
+        raise CadcError("torch 2.13 needs fbgemm 1.8")
+
+    monkeypatch.setattr("cadc_rec.pipeline.require_trio", mismatch)
+    monkeypatch.setattr("cadc_rec.pipeline.import_module", lambda name: pytest.fail(name))
+    pipeline = Pipeline(load_experiment(tiny), tmp_path / "work")
+    with pytest.raises(CadcError, match=r"torch 2\.13 needs fbgemm"):
+        pipeline.artifact("pretrain")
+    assert not list((tmp_path / "work" / "pretrain").glob("*"))

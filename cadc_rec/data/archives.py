@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import tempfile
@@ -175,7 +176,7 @@ def _download(archive: Archive) -> Path:
             partial.replace(final)
     except urllib.error.URLError as error:
         raise CadcError(f"{archive.url}: not reachable ({error.reason}); {remedy}.") from None
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise CadcError(
             f"{archive.url}: download into {final} failed ({error}); {remedy}."
         ) from None

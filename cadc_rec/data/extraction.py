@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import lzma
 import stat
 import zipfile
 import zlib
@@ -57,7 +58,7 @@ def extract_zip(path: Path, members: Sequence[str], into: Path, url: str) -> dic
             return {m: _extract_entry(path, archive, entries[m], into, again) for m in members}
     except FileNotFoundError:
         raise CadcError(f"{path}: no such file; check --data-dir.") from None
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):
         raise CadcError(f"{path}: not a whole zip file, truncated or damaged; {again}.") from None
 
 
@@ -115,7 +116,11 @@ def _readable(path: Path, entry: zipfile.ZipInfo, again: str) -> Iterator[None]:
     """Turn what zipfile raises on a damaged entry into a sentence."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError):
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError):
+        raise CadcError(f"{path}: entry {entry.filename} is damaged; {again}.") from None
+    except OSError as error:  # bz2 data has no error of its own; the disk's errors have a number
+        if error.errno is not None:
+            raise
         raise CadcError(f"{path}: entry {entry.filename} is damaged; {again}.") from None
     except (NotImplementedError, RuntimeError) as error:  # encrypted, or an unknown compression
         raise CadcError(f"{path}: entry {entry.filename}: {error}; {again}.") from None

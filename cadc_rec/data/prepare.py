@@ -4,9 +4,9 @@ In: a `DataConfig` and its raw input. Out, in the artifact: ``train/part-*.parqu
 ``val.parquet`` and ``test.parquet`` (user, item, timestamp), ``users.parquet`` and
 ``items.parquet`` (original ids and attribute codes in dense-id order), ``attributes.json``.
 
-The whole pipeline is Ibis expressions, run by DuckDB; windows are partitioned by user, so that no
-step needs one sequence of all rows. The train split is what later stages call D_full: everything
-that learns reads it and nothing else.
+The whole pipeline is Ibis expressions, run by DuckDB. Windows over interactions are partitioned by
+user; only the distinct ids are numbered in one sequence. The train split is what later stages call
+D_full: everything that learns reads it and nothing else.
 """
 
 from __future__ import annotations

@@ -10,8 +10,18 @@ import sys
 from collections.abc import Sequence
 
 from cadc_rec.errors import CadcError
+from cadc_rec.machine import available_cores
+from cadc_rec.versions import require_trio
 
 WORKER_MARK = "_CADC_REC_WORKER"  # in a worker's environment: its result is its parent's to print
+
+# What every rank needs and no user should have to know.
+ENVIRONMENT = {
+    # Spinning threads of several processes on the same cores ruin each other.
+    "OMP_WAIT_POLICY": "passive",
+    # torch 2.13 with gloo hangs an elastic restart over a shared rendezvous store.
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+}
 
 
 def run_workers(arguments: Sequence[str], processes: int) -> None:
@@ -21,16 +31,13 @@ def run_workers(arguments: Sequence[str], processes: int) -> None:
         CadcError: a worker failed; the message says which and how. What it printed went to
             standard error already.
         KeyboardInterrupt: interrupted; the workers have ended.
-        SystemExit: another signal asked us to end; the workers have.
+        SystemExit: another signal asked us to end, and the workers have; or one met a defect.
     """
-    # Set before torch starts its threads, in us and in the workers. Spinning threads of several
-    # processes on few cores ruin each other; with gloo, torch 2.13's shared rendezvous store
-    # hangs a restart.
-    os.environ[WORKER_MARK] = "1"
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // processes)))
+    require_trio()
+    # Set before torch is imported, which reads some of them at once; the workers inherit them.
+    threads = {"OMP_NUM_THREADS": str(max(1, available_cores() // processes))}
+    for name, value in {**ENVIRONMENT, **threads}.items():
+        os.environ.setdefault(name, value)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -45,6 +52,7 @@ def run_workers(arguments: Sequence[str], processes: int) -> None:
         run_id="cadc-rec",
         max_restarts=0,
     )
+    os.environ[WORKER_MARK] = "1"
     try:
         elastic_launch(config, sys.executable)("-m", "cadc_rec", *arguments)
     except SignalException as error:
@@ -53,6 +61,8 @@ def run_workers(arguments: Sequence[str], processes: int) -> None:
         raise SystemExit(128 + error.sigval) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if failure.exitcode == 1:  # a defect of ours, which the worker has named as such
+            raise SystemExit(1) from None
         how = (
             f"was ended by signal {-failure.exitcode}"
             if failure.exitcode < 0
@@ -62,6 +72,8 @@ def run_workers(arguments: Sequence[str], processes: int) -> None:
             f"worker {rank} of {processes} {how}; its message stands above. Mend the cause and run "
             "the same command again: finished stages are kept."
         ) from None
+    finally:
+        del os.environ[WORKER_MARK]
 
 
 def is_local_worker() -> bool:

@@ -19,6 +19,7 @@ from torch._C._distributed_c10d import HashStore
 
 from cadc_rec.config import ComputeConfig
 from cadc_rec.errors import CadcError
+from cadc_rec.machine import available_cores
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,8 @@ class Processes:
 
     rank: int
     world_size: int
-    local_rank: int
     local_world_size: int
     device: torch.device
-    backend: str
 
     @property
     def group(self) -> dist.ProcessGroup:
@@ -90,7 +89,12 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
         )
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", local_rank % torch.cuda.device_count())
+    if local_rank >= torch.cuda.device_count():
+        raise CadcError(
+            f"local rank {local_rank} has no GPU of its own: this node has "
+            f"{torch.cuda.device_count()}; start as many processes as GPUs."
+        )
+    return torch.device("cuda", local_rank)
 
 
 @contextlib.contextmanager
@@ -102,8 +106,7 @@ def processes(compute: ComputeConfig) -> Iterator[Processes]:
     local_world_size = int(environ.get("LOCAL_WORLD_SIZE", 1))
     device = choose_device(compute.device, local_rank)
     # One thread too many on a core makes both wait: share the cores among the local ranks.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(compute.threads or max(1, (cores or 1) // local_world_size))
+    torch.set_num_threads(compute.threads or max(1, available_cores() // local_world_size))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -123,6 +126,6 @@ def processes(compute: ComputeConfig) -> Iterator[Processes]:
             "torchx or torchrun, which set MASTER_ADDR and MASTER_PORT."
         ) from error
     try:
-        yield Processes(rank, world_size, local_rank, local_world_size, device, backend)
+        yield Processes(rank, world_size, local_world_size, device)
     finally:
         dist.destroy_process_group()

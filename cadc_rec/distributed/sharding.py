@@ -24,9 +24,12 @@ from torchrec.distributed.types import ShardingEnv
 
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
+from cadc_rec.machine import memory_bytes
 
 _RESERVED_MEMORY = 0.15  # share of a device that tables must leave to activations and gradients
-_CPU_KINDS = ("data_parallel", "table_wise", "column_wise")  # row-wise kernels need CUDA
+# Row-wise kernels need CUDA.
+_CPU_KINDS = ("data_parallel", "table_wise", "column_wise", "table_column_wise")
+_COLUMN_MULTIPLE = 4  # fbgemm takes rows of four floats
 
 
 def shard_model(
@@ -45,11 +48,13 @@ def shard_model(
     """
     with _quiet("torchrec.distributed.planner.types", "root"):
         planner = make_planner(
+            module,
             kinds,
             processes.device.type,
             processes.world_size,
             processes.local_world_size,
             batch_size,
+            _memory_caps(processes),
         )
         try:
             plan = planner.collective_plan(module, _sharders(), processes.group)
@@ -70,35 +75,69 @@ def shard_model(
 
 
 def make_planner(
+    module: nn.Module,
     kinds: Mapping[str, str],
     device_type: str,
     world_size: int,
     local_world_size: int,
     batch_size: int,
+    memory_caps: Mapping[str, int] | None = None,
 ) -> EmbeddingShardingPlanner:
     """TorchRec's planner for tables of these kinds; needs no process group and no such device.
 
     Args:
+        module: for the widths of its tables.
         kinds: table name to a sharding type, or ``auto``.
         device_type: ``cpu`` or ``cuda``.
         world_size: processes in all.
         local_world_size: processes a node.
         batch_size: ids a process looks up in a step.
+        memory_caps: ``hbm_cap`` and ``ddr_cap``, bytes for each process; TorchRec's own otherwise.
 
     Raises:
         CadcError: a sharding type the device cannot run.
     """
+    widths = _table_widths(module)
     return EmbeddingShardingPlanner(
         topology=Topology(
-            world_size=world_size, local_world_size=local_world_size, compute_device=device_type
+            world_size=world_size,
+            local_world_size=local_world_size,
+            compute_device=device_type,
+            **(memory_caps or {}),
         ),
-        constraints={table: _constraint(table, kind, device_type) for table, kind in kinds.items()},
+        constraints={
+            table: _constraint(table, kind, device_type, _columns(widths[table], world_size))
+            for table, kind in kinds.items()
+        },
         storage_reservation=FixedPercentageStorageReservation(percentage=_RESERVED_MEMORY),
         batch_size=batch_size,
     )
 
 
-def _constraint(table: str, kind: str, device_type: str) -> ParameterConstraints:
+def _table_widths(module: nn.Module) -> dict[str, int]:
+    return {
+        table.name: table.embedding_dim
+        for child in module.modules()
+        if isinstance(child, EmbeddingBagCollection)
+        for table in child.embedding_bag_configs()
+    }
+
+
+def _columns(width: int, world_size: int) -> int:
+    """Columns of a shard when a table's columns are dealt evenly to all processes."""
+    even = -(-width // world_size)
+    return min(width, -(-even // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE)
+
+
+def _memory_caps(processes: Processes) -> dict[str, int]:
+    """What each process may fill; TorchRec would assume a machine of its own."""
+    caps = {"ddr_cap": memory_bytes() // processes.local_world_size}
+    if processes.device.type == "cuda":
+        caps["hbm_cap"] = torch.cuda.get_device_properties(processes.device).total_memory
+    return caps
+
+
+def _constraint(table: str, kind: str, device_type: str, columns: int) -> ParameterConstraints:
     on_cpu = device_type == "cpu"
     if on_cpu and kind not in ("auto", *_CPU_KINDS):
         raise CadcError(
@@ -109,7 +148,12 @@ def _constraint(table: str, kind: str, device_type: str) -> ParameterConstraints
         return ParameterConstraints(sharding_types=list(_CPU_KINDS) if on_cpu else None)
     dense, fused = EmbeddingComputeKernel.DENSE, EmbeddingComputeKernel.FUSED
     kernel = dense if kind == "data_parallel" else fused
-    return ParameterConstraints(sharding_types=[kind], compute_kernels=[kernel.value])
+    return ParameterConstraints(
+        sharding_types=[kind],
+        compute_kernels=[kernel.value],
+        # TorchRec's default never splits a table narrower than 256.
+        min_partition=columns if "column" in kind else None,
+    )
 
 
 def _sharders() -> list[EmbeddingBagCollectionSharder]:

@@ -6,6 +6,7 @@ are ALL items less the user's excluded ones; an equal score counts against us.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,7 @@ def held_out_ranks(
     targets: np.ndarray,
     excluded: Excluded,
     users: range | None = None,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> np.ndarray:
     """Rank of ``targets[u]`` for the users of `users`; 0 for those without a target.
 
@@ -53,6 +55,7 @@ def held_out_ranks(
         targets: held-out item of each user, -1 for none; int ``[n_users]``.
         excluded: items left out of the ranking; must not hold the user's target.
         users: the users to rank; default all.
+        advance: told how many more users are done, after each block.
 
     Returns:
         int64 ``[len(users)]``.
@@ -85,4 +88,5 @@ def held_out_ranks(
         rank = (scores >= of_target).sum(1)
         rank[target < 0] = 0
         ranks[start - users.start : stop - users.start] = rank.cpu().numpy()
+        advance(stop - start)
     return ranks

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
@@ -35,8 +37,10 @@ def ranks_by_share(
     targets: np.ndarray,
     excluded: Excluded,
     processes: Processes,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> np.ndarray:
     """`held_out_ranks` of all users, int64 ``[n_users]``, on every rank."""
-    mine = held_out_ranks(users, items, targets, excluded, processes.share(len(users)))
+    share = processes.share(len(users))
+    mine = held_out_ranks(users, items, targets, excluded, share, advance)
     local = torch.from_numpy(mine).to(users.device)
     return processes.all_gather_rows(local, len(users)).cpu().numpy()

@@ -20,7 +20,7 @@ class TrainableIds(nn.Module):
 
     def __init__(self, side: str, rows: int, dim: int) -> None:
         super().__init__()
-        self.side, self.dim = side, dim
+        self.side = side
         self.table = build_collection({side: (rows, dim)})
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:

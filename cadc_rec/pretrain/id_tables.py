@@ -37,8 +37,3 @@ class IdTables:
             for side in ("user", "item")
         }
         return cls(**sides)
-
-    @property
-    def dim(self) -> int:
-        """Elements of a vector: the factors and, for MF, the bias as the last one."""
-        return self.user.shape[1]

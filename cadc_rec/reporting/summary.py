@@ -10,7 +10,6 @@ from rich.table import Table
 from cadc_rec.artifacts import Artifact
 from cadc_rec.config import Experiment
 from cadc_rec.pipeline import STAGES
-from cadc_rec.versions import library_versions
 
 
 def run_result(experiment: Experiment, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def run_result(experiment: Experiment, artifacts: Mapping[str, Artifact]) -> dic
         },
         "split": artifacts["prepare"].info["order"],
         "artifacts": {stage: str(artifact.path.resolve()) for stage, artifact in artifacts.items()},
-        "versions": library_versions(),
+        "versions": dict(artifacts["evaluate"].manifest["versions"]),
     }
 
 

@@ -21,6 +21,7 @@ from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import Excluded
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.pretrain.id_tables import IdTables
+from cadc_rec.progress import track
 from cadc_rec.stages.train import CHECKPOINT
 from cadc_rec.training.build import build_model
 
@@ -53,10 +54,13 @@ def build_evaluation(
     load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
     users, items = model.vectors()
     train = Excluded(dataset.user_indptr, dataset.train_item)
-    val_ranks = ranks_by_share(users, items, dataset.val_item, train, processes)
-    test_ranks = ranks_by_share(
-        users, items, dataset.test_item, train.and_one_each(dataset.val_item), processes
-    )
+    total, chief = 2 * len(processes.share(len(users))), processes.rank == 0
+    with track("evaluate", total, "users", visible=chief) as ticker:
+        val_ranks = ranks_by_share(users, items, dataset.val_item, train, processes, ticker.advance)
+        train_and_val = train.and_one_each(dataset.val_item)
+        test_ranks = ranks_by_share(
+            users, items, dataset.test_item, train_and_val, processes, ticker.advance
+        )
     has_val, has_test = dataset.val_item >= 0, dataset.test_item >= 0
     if not has_test.any():
         raise CadcError("no user has a test item (three interactions are needed); use more data.")

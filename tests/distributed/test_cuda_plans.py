@@ -25,25 +25,33 @@ def plan_of(kind, rows=1_000_000, world_size=16):
     side = {name: SideSpec(name, rows, []) for name in ("user", "item")}
     config = ModelConfig(id_embedding="init_frozen", id_dim=96)
     model = TwoTower(side["user"], side["item"], config, torch.device("meta"))
-    planner = make_planner({"user": kind, "item": kind}, "cuda", world_size, 8, 8192)
+    planner = make_planner(model, {"user": kind, "item": kind}, "cuda", world_size, 8, 8192)
     return planner.plan(model, [EmbeddingBagCollectionSharder()]).plan
 
 
 @pytest.mark.parametrize(
-    ("kind", "shards"), [("row_wise", 16), ("table_wise", 1), ("column_wise", 1)]
+    ("kind", "shards"),
+    [
+        ("row_wise", 16),
+        ("table_row_wise", 8),  # the GPUs of one node
+        ("table_wise", 1),
+        ("column_wise", 12),  # 96 columns by eight: six for each GPU is no multiple of four
+    ],
 )
 def test_a_plan_for_sixteen_gpus_is_made_without_one(kind, shards):
     table = plan_of(kind)["user.ids.table"]["user"]
     assert table.sharding_type == kind
     assert table.compute_kernel == "fused"
     placed = table.sharding_spec.shards
-    assert len(placed) >= shards
+    assert len(placed) == shards
     assert sum(s.shard_sizes[0] * s.shard_sizes[1] for s in placed) == 1_000_000 * 96
     assert all("cuda" in str(s.placement) for s in placed)
 
 
 def test_the_planner_chooses_where_nothing_is_asked():
-    assert plan_of("auto")["item.ids.table"]["item"].sharding_type
+    chosen = plan_of("auto")["item.ids.table"]["item"]
+    assert chosen.sharding_type != "data_parallel"  # a copy of 384 MB on each GPU is no choice
+    assert sum(s.shard_sizes[0] * s.shard_sizes[1] for s in chosen.sharding_spec.shards) == 96e6
 
 
 @needs_gpu

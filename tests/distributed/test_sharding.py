@@ -16,7 +16,7 @@ from cadc_rec.errors import CadcError
 
 pytestmark = pytest.mark.distributed
 
-KINDS = ("data_parallel", "table_wise", "column_wise")
+KINDS = ("data_parallel", "table_wise", "column_wise", "table_column_wise")
 CASES = [f"{ids}:{kind}" for ids in ("init_frozen", "trainable") for kind in (*KINDS, "auto")]
 UNEVEN = ["init_frozen:table_wise:113,7", "init_frozen:data_parallel:120,0"]
 
@@ -65,12 +65,19 @@ def test_frozen_tables_are_bit_identical_after_training(kind, world, request):
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "auto"])
-def test_trainable_tables_do_change(kind, one):
-    untrained = one["trainable:data_parallel"]["tables"] if kind != "data_parallel" else None
-    changed = one[f"trainable:{kind}"]["tables"]
-    assert changed != one[f"init_frozen:{kind}"]["tables"]
-    if kind == "table_wise":  # another optimizer: row-wise Adagrad, not Adam
-        assert changed != untrained
+def test_trainable_tables_do_change(kind, one, two):
+    for world in (one, two):
+        result = world[f"trainable:{kind}"]
+        assert set(result["tables"]) == set(result["tables_before"])
+        for name, after in result["tables"].items():
+            assert after != result["tables_before"][name], name
+
+
+@pytest.mark.parametrize("kind", ["column_wise", "table_column_wise"])
+def test_columns_are_dealt_to_both_processes(kind, two):
+    """Eight columns on two processes: two shards, the second starting at column 4."""
+    for side in ("user", "item"):
+        assert two[f"init_frozen:{kind}"]["columns"][side] == [0, 4]
 
 
 def test_frozen_tables_have_no_optimizer(one):
@@ -95,7 +102,7 @@ def test_the_asked_for_sharding_is_the_one_used(two):
 def test_frozen_training_is_the_same_under_every_sharding(world, request):
     results = request.getfixturevalue(world)
     reference = results["init_frozen:data_parallel"]
-    for kind in ("table_wise", "column_wise", "auto"):
+    for kind in (*KINDS[1:], "auto"):
         result = results[f"init_frozen:{kind}"]
         assert result["loss"] == pytest.approx(reference["loss"], rel=1e-5)
         assert result["vectors"] == pytest.approx(reference["vectors"], rel=1e-3)

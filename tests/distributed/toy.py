@@ -67,24 +67,43 @@ def train(ids: str, kind: str, processes, rows: list[int] | None = None) -> dict
     mine = slice(first, first + rows[processes.rank])
     e, frozen = experiment(ids, kind), tables()
     model = build_model(e, dataset(), frozen if ids == "init_frozen" else None, processes)
+    before = id_table_digests(model, processes)
     loader = PairLoader(users[mine], items[mine], rows, processes.rank, 20, 2, ITEMS, seed=0)
     optimizer = dense_optimizer(model.wrapped, model.module, e.train)
     trainer = Trainer(model.wrapped, optimizer, loader, e.train, processes, model.trains)
     history = trainer.fit(lambda: {"ndcg@10": 0.0}).history
     vectors = model.vectors()
-    state = gather_state(model.wrapped, processes)
     held = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
     return {
         "loss": [entry["loss"] for entry in history],
         "intact": ids != "init_frozen" or frozen_tables_intact(model, frozen),
-        "tables": {
-            name: hashlib.sha256(value.numpy().tobytes()).hexdigest()
-            for name, value in state.items()
-            if ".ids.table." in name
-        },
+        "tables": id_table_digests(model, processes),
+        "tables_before": before,
+        "columns": column_offsets(model),
         "vectors": [float(v.double().sum()) for v in vectors],
         "optimized": held,
         "plan": model.plan(),
+    }
+
+
+def id_table_digests(model, processes) -> dict[str, str]:
+    """SHA-256 of every whole id table, on rank 0."""
+    return {
+        name: hashlib.sha256(value.numpy().tobytes()).hexdigest()
+        for name, value in gather_state(model.wrapped, processes).items()
+        if ".ids.table." in name
+    }
+
+
+def column_offsets(model) -> dict[str, list[int]]:
+    """First column of every shard of an id table, over all ranks."""
+    plan = model.wrapped.plan.plan
+    return {
+        side: [
+            shard.shard_offsets[1]
+            for shard in getattr(plan[f"{side}.ids.table"][side].sharding_spec, "shards", [])
+        ]
+        for side in ("user", "item")
     }
 
 

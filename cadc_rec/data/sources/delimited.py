@@ -113,6 +113,9 @@ def _check(rows: ir.Table, path: Path, layout: DelimitedFile, name: str) -> None
         _raise_first_bad_line(path, layout, name)
     if layout.unique and found["unique"] < found["rows"]:
         _raise_first_bad_line(path, layout, name)
+    missing = [c.name for c in layout.columns if c.required and found[c.name] < found["rows"]]
+    if missing:  # the two readers disagree on a line: better stop than go on without an id
+        raise CadcError(f"{name}: a row lacks {missing[0]}; expected {layout.layout()}.")
 
 
 def _raise_first_bad_line(path: Path, layout: DelimitedFile, name: str) -> None:

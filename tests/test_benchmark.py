@@ -1,0 +1,61 @@
+"""What the benchmark says of results, on results made by hand."""
+
+import pytest
+
+from benchmarks.cadc_vs_gold import shortfalls, spent, table
+
+
+def result(method, seed, hr, ndcg, pretrain, train, validation):
+    return {
+        "method": method,
+        "seed": seed,
+        "metrics": {"hr@10": hr, "ndcg@10": ndcg},
+        "rows": {"train": 1000, "selected": 100},
+        "seconds": {
+            "pretrain": pretrain,
+            "select": 0.5,
+            "train": train,
+            "evaluate": 1.0,
+            "validation": validation,
+        },
+    }
+
+
+GOOD = [
+    result("cadc", 0, 0.07, 0.034, 6.0, 10.5, 2.0),
+    result("gold", 0, 0.08, 0.036, 0.0, 110.0, 10.0),
+]
+
+
+def test_spent_seconds_are_those_of_three_stages():
+    assert spent(GOOD[0], validation=True) == 17.0
+    assert spent(GOOD[0], validation=False) == 15.0
+
+
+def test_the_table_gives_both_ratios_and_percent():
+    row = next(line for line in table(GOOD).splitlines() if line.startswith("| cadc"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["cadc", "100", "7.00", "3.40", "6.0", "0.5", "10.5", "2.0", "0.155", "0.150"]
+
+
+def test_the_table_shows_the_spread_of_seeds():
+    again = [{**r, "seed": 1, "metrics": {"hr@10": 0.08, "ndcg@10": 0.034}} for r in GOOD[:1]]
+    row = next(x for x in table([*GOOD[:1], *again]).splitlines() if x.startswith("| cadc"))
+    assert "7.50 ± 0.71" in row  # mean of 7 and 8, standard deviation of the two
+
+
+def test_nothing_is_missed_where_all_figures_are_reached():
+    assert shortfalls(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"metrics": {"hr@10": 0.0656, "ndcg@10": 0.034}}, "cadc: hr@10 is 0.0656"),
+        ({"metrics": {"hr@10": 0.07, "ndcg@10": 0.0327}}, "cadc: ndcg@10 is 0.0327"),
+        ({"seconds": {**GOOD[0]["seconds"], "train": 12.0}}, "of gold's time"),
+    ],
+)
+def test_each_shortfall_is_named(change, said):
+    (missed,) = shortfalls([GOOD[0] | change, GOOD[1]])
+    assert said in missed
