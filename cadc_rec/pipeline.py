@@ -125,6 +125,12 @@ class Pipeline:
         def build(processes: Processes, draft: Draft) -> None:
             from cadc_rec.stages.train import build_checkpoint
 
+            wanted = self.experiment.compute.processes
+            if wanted > 1 and self.processes is None:  # its key says so: it must be true
+                raise CadcError(
+                    f"compute.processes = {wanted} needs a launcher; use cadc-rec, torchx or "
+                    "torchrun, or set it to 1."
+                )
             selection = self.artifact("select")
             build_checkpoint(
                 self.experiment, self.dataset, selection, self.id_tables, processes, draft
@@ -141,11 +147,6 @@ class Pipeline:
         if experiment.pretrain.model != "none":
             inputs["tables"] = self.artifact("pretrain")
         force = "train" in self.force
-        if experiment.compute.processes > 1 and not (self.processes or self.launch):
-            raise CadcError(
-                f"compute.processes = {experiment.compute.processes} needs a launcher; use "
-                "cadc-rec, torchx or torchrun, or set it to 1."
-            )
         if self.launch and (force or not self._exists("train", settings, inputs)):
             self.launch(force)
             made = run_stage(self.workdir, "train", _coded("train", settings), inputs, _refuse)

@@ -22,7 +22,7 @@ ROOM_OF = {
     "experiment_file": "config",
     "methods": "config",
 }
-FOR_ALL = {"errors", "progress", "versions"}
+FOR_ALL = {"errors", "machine", "progress", "versions"}
 
 
 def test_the_configuration_page_is_that_of_the_code():

@@ -3,9 +3,9 @@
 import zipfile
 
 import pytest
-from raw_files import members_1m
 
 from cadc_rec.errors import CadcError
+from tests.data.raw_files import members_1m
 
 
 def write(path, compression):
