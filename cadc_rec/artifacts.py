@@ -151,12 +151,12 @@ def run_stage(
 
     if os.path.exists(final) and not force:
         return _open_together(final, group)
+    warm_up()
     with empty_folder(workdir, stage, key) as folder:
         if os.path.exists(final) and not force:  # finished by another job, or brought back, since
             return _open_together(final, group)
         group.broadcast((False, str(folder)))
         draft = Draft(folder)
-        warm_up()
         started = time.perf_counter()
         build(draft)
         seconds = time.perf_counter() - started

@@ -59,7 +59,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, not
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 WORKDIR = Path("work")
-_RANK_0_FIRST_SECONDS = 2.0
+_RANK_0_FIRST_SECONDS = 10.0  # an interpreter full of libraries takes seconds to end
 
 
 @app.callback(invoke_without_command=True)

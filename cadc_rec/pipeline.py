@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -218,7 +220,8 @@ class Pipeline:
 
         def warm_up() -> None:
             require_trio()  # before torch is imported, which a mismatch would break obscurely
-            import_module(module)  # takes seconds that are not the stage's
+            with _interruptible_later():
+                import_module(module)  # takes seconds that are not the stage's
 
         def build_on_device(draft: Draft) -> None:
             with self._joined() as processes:
@@ -248,6 +251,22 @@ class Pipeline:
 
         with processes(self.experiment.compute) as alone:
             yield alone
+
+
+@contextlib.contextmanager
+def _interruptible_later() -> Iterator[None]:
+    """Keep a Ctrl-C for the end: libraries that catch everything while they load would lose it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _coded(stage: str, settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 import json
 import logging
+import signal
 
 import pytest
 
@@ -175,3 +176,18 @@ def test_a_mismatched_trio_is_said_before_torch_is_imported(tiny, tmp_path, monk
     with pytest.raises(CadcError, match=r"torch 2\.13 needs fbgemm"):
         pipeline.artifact("pretrain")
     assert not list((tmp_path / "work" / "pretrain").glob("*"))
+
+
+def test_ctrl_c_while_libraries_load_is_kept_for_the_end():
+    loaded = []
+
+    def load():
+        with pipeline._interruptible_later():
+            signal.raise_signal(signal.SIGINT)
+            loaded.append("the rest")  # a library's bare `except:` would have swallowed it here
+
+    with pytest.raises(KeyboardInterrupt):
+        load()
+    assert loaded == ["the rest"]
+    with pytest.raises(KeyboardInterrupt):  # and afterwards it is itself again
+        signal.raise_signal(signal.SIGINT)

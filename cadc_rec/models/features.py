@@ -18,7 +18,7 @@ from cadc_rec.distributed.sharding import build_collection
 from cadc_rec.models.lookup import wait
 
 
-class AttributeColumn(Protocol):
+class AttributeValues(Protocol):
     """Values of one attribute for every id, as CSR; what the data room's attributes look like."""
 
     @property
@@ -53,7 +53,7 @@ class SideFeatures(nn.Module):
     """
 
     def __init__(
-        self, side: str, attributes: Sequence[AttributeColumn], width: int, device: torch.device
+        self, side: str, attributes: Sequence[AttributeValues], width: int, device: torch.device
     ) -> None:
         super().__init__()
         self.names = [f"{side}_{a.name}" for a in attributes]

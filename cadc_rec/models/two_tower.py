@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cadc_rec.config import ModelConfig
 from cadc_rec.models.dropout import ByteDropout
-from cadc_rec.models.features import AttributeColumn, SideFeatures
+from cadc_rec.models.features import AttributeValues, SideFeatures
 from cadc_rec.models.id_embedding import ID_EMBEDDINGS
 from cadc_rec.models.pairs import Batch, pair_scores
 
@@ -23,7 +23,7 @@ class SideSpec:
 
     name: str
     rows: int
-    attributes: Sequence[AttributeColumn]
+    attributes: Sequence[AttributeValues]
 
 
 class JoinedLinear(nn.Linear):
