@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -68,6 +69,8 @@ def spawn():
             stderr=subprocess.PIPE,
             text=True,
             env=inherited | environ,
+            # A shell starts its background jobs deaf to Ctrl-C, and so would this test's.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return start

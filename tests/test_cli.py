@@ -399,7 +399,7 @@ def test_ctrl_c_ends_with_code_130_keeps_finished_stages_and_leaves_no_draft(
     process = spawn("run", tiny, "--workdir", workdir, *arguments, "--json")
     wait_until(lambda: list((workdir / ".tmp").glob("train-*/")), process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=150)
+    out, err = process.communicate(timeout=100)
     assert process.returncode == 130, err
     assert out == ""
     assert "interrupted; finished stages are kept, the same command goes on from them" in err
