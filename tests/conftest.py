@@ -58,11 +58,13 @@ def tiny(tmp_path_factory):
 def spawn():
     """Start ``cadc-rec`` as a user does, in a process of its own."""
 
+    started = []
+
     def start(*arguments, **environ):
         inherited = {k: v for k, v in os.environ.items() if k != "CADC_REC_DATA"}
         paths = [str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])]
         inherited |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "cadc_rec", *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -72,8 +74,12 @@ def spawn():
             # A shell starts its background jobs deaf to Ctrl-C, and so would this test's.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:  # one that a failed test left would train on for hours
+        process.kill()
 
 
 @pytest.fixture(scope="session")
