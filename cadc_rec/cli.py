@@ -26,7 +26,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.experiment_file import load_experiment
 from cadc_rec.methods import METHODS
 from cadc_rec.pipeline import STAGES, Pipeline, launched
-from cadc_rec.progress import console, log, set_up_logging
+from cadc_rec.progress import console, keep_interrupts, log, set_up_logging
 from cadc_rec.reporting.summary import run_result, run_table, stage_line
 from cadc_rec.versions import require_trio
 
@@ -221,6 +221,7 @@ def main() -> None:
     """Entry point of ``cadc-rec`` and ``python -m cadc_rec``."""
     debug = "--debug" in sys.argv
     set_up_logging(debug=debug)
+    keep_interrupts()
     if is_local_worker():
         end_with_parent()
     code = 0

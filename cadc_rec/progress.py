@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
 import time
 import warnings
@@ -31,6 +32,23 @@ console = Console(stderr=True)
 _LOG_EVERY_SECONDS = 10.0
 
 
+_interrupts: list[int] = []
+
+
+def keep_interrupts() -> None:
+    """Remember a Ctrl-C beside raising it: a library's bare ``except:`` may swallow the exception.
+
+    Leaves a process that was started deaf to it, as a shell's background jobs are, deaf.
+    """
+
+    def remember(number: int, _: object) -> None:
+        _interrupts.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, remember)
+
+
 class Ticker:
     """Counts the work done on one task and shows it."""
 
@@ -42,6 +60,8 @@ class Ticker:
 
     def advance(self, amount: int = 1, note: str | None = None) -> None:
         """Count `amount` more units; `note` is shown beside the rate until the next one."""
+        if _interrupts:  # raised once already, and lost
+            raise KeyboardInterrupt
         self.done += amount
         self.note = self.note if note is None else note
         self._show()

@@ -384,17 +384,8 @@ def test_a_wrong_command_line_is_code_2_and_names_what_is_wrong(cli, tiny, argum
     assert "Traceback" not in shown.err
 
 
-@pytest.mark.parametrize(
-    "processes",
-    [
-        1,
-        pytest.param(2, marks=[pytest.mark.distributed, pytest.mark.slow]),
-    ],
-)
-def test_ctrl_c_ends_with_code_130_keeps_finished_stages_and_leaves_no_draft(
-    workdir, tiny, spawn, processes
-):
-    arguments = ["--set", "train.epochs=1000000", "--set", f"compute.processes={processes}"]
+def test_ctrl_c_ends_with_code_130_keeps_finished_stages_and_leaves_no_draft(workdir, tiny, spawn):
+    arguments = ["--set", "train.epochs=1000000"]
     before = artifacts_in(workdir)
     process = spawn("run", tiny, "--workdir", workdir, *arguments, "--json")
     wait_until(lambda: list((workdir / ".tmp").glob("train-*/")), process)

@@ -1,5 +1,7 @@
+import contextlib
 import io
 import logging
+import signal
 import time
 
 import pytest
@@ -121,3 +123,16 @@ def test_what_goes_well_is_told_by_rank_0_alone_and_errors_by_all(
     out, err = capsys.readouterr()
     assert [line.split()[-1] for line in err.splitlines()] == heard
     assert out == ""  # standard output belongs to results
+
+
+def test_a_ctrl_c_that_a_library_swallowed_is_raised_at_the_next_tick(monkeypatch):
+    monkeypatch.setattr(progress, "_interrupts", [])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        progress.keep_interrupts()
+        with contextlib.suppress(KeyboardInterrupt):  # as a library's bare `except:` would
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        progress.Ticker("train", 10, "steps").advance()
