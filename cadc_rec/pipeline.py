@@ -256,7 +256,8 @@ class Pipeline:
 @contextlib.contextmanager
 def _interruptible_later() -> Iterator[None]:
     """Keep a Ctrl-C for the end: libraries that catch everything while they load would lose it."""
-    if threading.current_thread() is not threading.main_thread():
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield
         return
     came: list[int] = []
