@@ -29,7 +29,8 @@ def workdir(tmp_path_factory):
 def run(workdir, method, *sets):
     command = [sys.executable, "-m", "cadc_rec", "run", "configs/ml-1m.toml", "--json"]
     command += ["--workdir", str(workdir), "--method", method]
-    for override in ("train.epochs=10", *sets):
+    # A smaller batch, so that few epochs still are enough steps to tell the methods apart.
+    for override in ("train.epochs=10", "train.batch_size=2048", *sets):
         command += ["--set", override]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
