@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     EPOCH_ORDER = 5
     NEGATIVES = 6
     TABLE_INITIALIZATION = 7
+    BALANCED_SELECTION = 8
 
 
 def bit_generator(key: Key) -> np.random.Philox:
@@ -61,7 +62,9 @@ def positional_integers(key: Key, start: int, count: int, below: int) -> np.ndar
         skipped = _move(generator, start // 2) * 2 + start % 2
         halves = generator.random_raw((skipped + count + 1) // 2).view(np.uint32)
         drawn = halves[skipped : skipped + count].astype(np.uint64)
-        return ((drawn * np.uint64(below)) >> np.uint64(32)).astype(np.int64)
+        drawn *= np.uint64(below)
+        drawn >>= np.uint64(32)
+        return drawn.view(np.int64)  # below 2**20, so the same numbers
     skipped = _move(generator, start)
     words = generator.random_raw(skipped + count)[skipped:]
     fractions = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53

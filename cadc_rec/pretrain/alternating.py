@@ -7,8 +7,9 @@ side, and its gradient needs only that side's interactions, laid out as CSR, and
     logits at the pattern     sampled dense-dense product      S * (A B')
     gradient of the rows      sparse-dense product             (sigma(logits) - label) B
 
-Both are single kernels (MKL on CPU, cuSPARSE on CUDA), which is why a hundred epochs over every
-interaction cost seconds. A rank solves its own rows and the ranks then exchange them.
+Both are single kernels (cuSPARSE on CUDA; on CPU one loop does both, see `pretrain.kernels`), which
+is why a hundred epochs over every interaction cost seconds. A rank solves its own rows and the
+ranks then exchange them.
 
 In: the training interactions as CSR by user and by item. Out: the tables of a
 `MatrixFactorization`, trained in place.
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -27,10 +27,14 @@ from torch import nn
 from cadc_rec.config import PretrainConfig
 from cadc_rec.data.randomness import Key, Purpose, normal_rows, positional_integers
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.models.sparse import csr_matrix, products_at
-
-Pattern: TypeAlias = tuple[torch.Tensor, torch.Tensor]
-"""Row pointers and columns of a CSR pattern."""
+from cadc_rec.pretrain.kernels import (
+    EntriesGradient,
+    Gradient,
+    Pattern,
+    fused_gradient,
+    torch_gradient,
+    worth_compiling,
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Side:
         columns: the other side's index of each positive, all rows.
         config: learning rate and L2.
         processes: whose share of rows this is.
+        gradient: the kernel.
     """
 
     def __init__(
@@ -77,7 +82,9 @@ class Side:
         columns: np.ndarray,
         config: PretrainConfig,
         processes: Processes,
+        gradient: EntriesGradient,
     ) -> None:
+        self.gradient = gradient
         self.weight, self.l2, self.processes = weight, config.l2, processes
         rows = processes.share(len(weight))
         self.rows = slice(rows.start, rows.stop)
@@ -97,37 +104,22 @@ class Side:
             negatives: the negatives of this rank's rows.
         """
         with torch.no_grad():
-            ones = other.new_ones(len(other), 1)
-            # (row, 1) . (factors, 1, bias) is the score: biases need no step of their own.
-            others = torch.cat([other[:, :-1], ones, other[:, -1:]], 1)
-            mine = torch.cat([self.local, self.local.new_ones(len(self.local), 1)], 1)
+            # (factors, bias) . (factors, 1) + bias is the score: biases need no step of their own.
+            others = other.clone()
+            others[:, -1] = 1.0
+            other_bias = other[:, -1].contiguous()
+            mine = self.local.detach()
+            total = self.l2 * mine
             gradient = Gradient(torch.zeros_like(bias), torch.zeros_like(bias))
-            total = self.l2 * self.local
-            for (crow, col), label in ((self.positives, 1.0), (negatives, 0.0)):
-                error = products_at(crow, col, mine, others).add_(bias).sigmoid_()
-                gradient.add(error, label)
-                error.sub_(label)
-                total += (csr_matrix(crow, col, error, len(others)) @ others)[:, :-1]
+            for pattern, label in ((self.positives, 1.0), (negatives, 0.0)):
+                part = self.gradient(pattern, label, mine, others, other_bias, bias.detach(), total)
+                gradient.bias += part.bias
+                gradient.loss += part.loss
         self.local.grad = total
         self.adam.step()
         if self.processes.world_size > 1:
             self.weight.copy_(self.processes.all_gather_rows(self.local.data, len(self.weight)))
         return gradient
-
-
-@dataclass
-class Gradient:
-    """Sums over a half-step's entries: of the error (the bias's gradient) and of the loss."""
-
-    bias: torch.Tensor
-    loss: torch.Tensor
-
-    def add(self, probability: torch.Tensor, label: float) -> None:
-        """Count entries of predicted `probability` and one `label`."""
-        self.bias += probability.sum() - label * len(probability)
-        if label:
-            # The positives' half of the loss is enough to watch; a log costs as much as a step.
-            self.loss -= probability.clamp_min(1e-7).log().sum()
 
 
 class AlternatingSolver:
@@ -158,8 +150,10 @@ class AlternatingSolver:
         self.bias_adam = torch.optim.Adam([bias], lr=config.learning_rate)
         for which, weight in enumerate((user, item)):
             _initialize(weight, (seed, Purpose.MF_INITIALIZATION, which), config.init_std)
-        self.users = Side(user, data.user_indptr, data.items_by_user, config, processes)
-        self.items = Side(item, data.item_indptr, data.users_by_item, config, processes)
+        fused = worth_compiling(len(data), user.device)
+        kernel = fused_gradient if fused else torch_gradient
+        self.users = Side(user, data.user_indptr, data.items_by_user, config, processes, kernel)
+        self.items = Side(item, data.item_indptr, data.users_by_item, config, processes, kernel)
         # Uniform negative items seen from the items: every item gets the same number.
         total = len(data) * config.negatives
         self._item_negatives = np.arange(data.n_items + 1) * total // data.n_items
@@ -206,8 +200,10 @@ class AlternatingSolver:
 def _pattern(pointers: np.ndarray, columns: np.ndarray, device: torch.device) -> Pattern:
     """Row pointers and columns as CSR kernels take them."""
     index = np.int32 if len(columns) < 2**31 else np.int64
-    crow, col = (torch.from_numpy(a.astype(index)).to(device) for a in (pointers, columns))
-    return crow, col
+    crow, col = (
+        torch.from_numpy(a.astype(index, copy=False)).to(device) for a in (pointers, columns)
+    )
+    return Pattern(crow, col)
 
 
 def _initialize(weight: torch.Tensor, key: Key, std: float) -> None:

@@ -42,17 +42,3 @@ class MatrixFactorization(nn.Module):
         """Scores ``[n]`` of the pairs (users[j], items[j]), both int64 ``[n]``."""
         scores: torch.Tensor = self(one_id_each("user", users), one_id_each("item", items))
         return scores
-
-
-def as_dot_products(user: torch.Tensor, item: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Vectors whose plain dot product is the score, less the global bias.
-
-    Args:
-        user: ``[n_users, factors + 1]``, the bias last.
-        item: ``[n_items, factors + 1]``, the bias last.
-
-    Returns:
-        ``[n_users, factors + 2]`` and ``[n_items, factors + 2]``: (u', u_bias, 1), (v', 1, v_bias).
-    """
-    ones_u, ones_v = user.new_ones(len(user), 1), item.new_ones(len(item), 1)
-    return torch.cat([user, ones_u], 1), torch.cat([item[:, :-1], ones_v, item[:, -1:]], 1)

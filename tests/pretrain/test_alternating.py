@@ -8,8 +8,10 @@ from cadc_rec.config import ComputeConfig, PretrainConfig
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import local_tensors
+from cadc_rec.models.factorization import as_dot_products
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions, Side
-from cadc_rec.pretrain.matrix_factorization import MatrixFactorization, as_dot_products
+from cadc_rec.pretrain.kernels import Pattern, fused_gradient, torch_gradient
+from cadc_rec.pretrain.matrix_factorization import MatrixFactorization
 
 
 @pytest.fixture
@@ -36,7 +38,8 @@ def small():
     return interactions_of(pairs // 7, pairs % 7, 11, 7)
 
 
-def test_a_half_step_is_one_adam_step_on_the_models_own_loss(small, alone):
+@pytest.mark.parametrize("kernel", [torch_gradient, fused_gradient])
+def test_a_half_step_is_one_adam_step_on_the_models_own_loss(kernel, small, alone):
     """Through the TorchRec collections, with autograd and torch's Adam: the same rows."""
     config = PretrainConfig(model="mf", factors=3, learning_rate=0.05, l2=0.7)
     model = MatrixFactorization(11, 7, 3)
@@ -67,8 +70,8 @@ def test_a_half_step_is_one_adam_step_on_the_models_own_loss(small, alone):
     adam = torch.optim.Adam([weight], lr=0.05)
     adam.step()
 
-    side = Side(user, small.user_indptr, small.items_by_user, config, alone)
-    pattern = (torch.from_numpy(small.user_indptr), torch.from_numpy(negatives))
+    side = Side(user, small.user_indptr, small.items_by_user, config, alone, kernel)
+    pattern = Pattern(torch.from_numpy(small.user_indptr), torch.from_numpy(negatives))
     gradient = side.step(item, model.bias, pattern)
 
     torch.testing.assert_close(user, weight.detach(), rtol=1e-5, atol=1e-6)
