@@ -68,11 +68,29 @@ class DataConfig(Section):
     generated: GeneratedConfig = GeneratedConfig()
 
 
-class PretrainConfig(Section):
-    """Matrix factorization over every training interaction."""
+class MlpPretrainConfig(Section):
+    """Pre-training with an MLP on the two vectors (method `cadc-mlp`), as wide as MF's."""
 
-    model: Literal["none", "mf"] = "none"
-    """Matrix factorization, or nothing. The method decides it."""
+    epochs: PositiveInt = 30
+    """Passes over D_full."""
+    batch_size: PositiveInt = 8192
+    """Positives a step, over all processes together."""
+    negatives: PositiveInt = 1
+    """Uniform negatives for each positive, drawn afresh every time."""
+    learning_rate: PositiveFloat = 1e-3
+    """Adam's, for vectors and MLP."""
+    weight_decay: NonNegativeFloat = 1e-6
+    """Adam's L2, on vectors and MLP."""
+    hidden: PositiveInts = (64, 32)
+    """Widths of the MLP's hidden layers."""
+
+
+class PretrainConfig(Section):
+    """The cheap model over every training interaction, whose vectors the towers receive."""
+
+    model: Literal["none", "mf", "mlp", "popularity"] = "none"
+    """Matrix factorization; an MLP on the two vectors; every item's number of interactions; or
+    nothing. The method decides it."""
     epochs: PositiveInt = 100
     """Alternating epochs: a half-step of the users, then one of the items."""
     factors: PositiveInt = 95
@@ -86,14 +104,16 @@ class PretrainConfig(Section):
     init_std: PositiveFloat = 0.1
     """Standard deviation of the initial factors; biases start at 0."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0
-    """Epochs between measurements of validation HR/NDCG; 0 measures the last epoch only."""
+    """MF: epochs between measurements of validation HR/NDCG; 0 measures the last epoch only."""
+    mlp: MlpPretrainConfig = MlpPretrainConfig()
 
 
 class SelectConfig(Section):
     """Which training interactions the two towers see (D_sel)."""
 
-    kind: Literal["uniform", "everything"] = "uniform"
-    """A uniform sample, or every training interaction. The method decides it."""
+    kind: Literal["uniform", "over-sampling", "under-sampling", "everything"] = "uniform"
+    """A uniform sample, one balanced over items by repeating the rows of rare ones or by dropping
+    rows of frequent ones, or every training interaction. The method decides it."""
     ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
     """Filtering ratio: one interaction in this many is kept (10 keeps a tenth)."""
     shards: PositiveInt = 8
@@ -103,8 +123,13 @@ class SelectConfig(Section):
 class ModelConfig(Section):
     """The two towers."""
 
-    id_embedding: Literal["trainable", "init_frozen"] = "trainable"
-    """How an id becomes a vector: learned here, or pre-trained and frozen (CADC)."""
+    kind: Literal["two_tower", "tables"] = "two_tower"
+    """Two towers, or the pre-trained vectors scored directly. The method decides it."""
+    id_embedding: Literal[
+        "trainable", "init_frozen", "init", "hybrid", "linear", "mlp", "residual"
+    ] = "trainable"
+    """How an id becomes a vector: learned here, or pre-trained and integrated in one of six ways;
+    see [protocol.md](protocol.md#integration-techniques)."""
     id_dim: PositiveInt = 96
     """Width of the id embedding; with MF it must be `pretrain.factors` + 1."""
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -131,6 +156,9 @@ class TrainConfig(Section):
     are SGD and Adagrad only)."""
     weight_decay: NonNegativeFloat = 0.0
     """Adam's L2, on all it moves."""
+    logq: bool = False
+    """Subtract the log of the item's frequency in D_sel from the training logits. The method
+    decides it."""
     average_epochs: NonNegativeFloat = 10.0
     """Weights are validated and kept as their moving average over about this many epochs; 0 takes
     them as they are."""
@@ -152,6 +180,17 @@ class EvaluateConfig(Section):
 
     k: PositiveInts = (10,)
     """Cut-offs K of HR@K and NDCG@K. The checkpoint is chosen by NDCG@10 whatever K."""
+
+
+class TrackingConfig(Section):
+    """Where the curves of a training run are kept; no result depends on it."""
+
+    tensorboard: bool = True
+    """Write an event file for TensorBoard under `WORKDIR/tensorboard/`."""
+    mlflow_uri: str = ""
+    """An MLflow server or database, such as `http://host:5000`; empty is none."""
+    mlflow_experiment: Annotated[str, Field(min_length=1)] = "cadc-rec"
+    """The MLflow experiment the run is listed under."""
 
 
 class ComputeConfig(Section):
@@ -187,3 +226,4 @@ class Experiment(Section):
     sharding: ShardingConfig = ShardingConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     compute: ComputeConfig = ComputeConfig()
+    tracking: TrackingConfig = TrackingConfig()

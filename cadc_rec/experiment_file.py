@@ -36,7 +36,7 @@ def load_experiment(
         CadcError: the file cannot be read, or a key or value is not allowed; the message names
             the file, the key, the value and what is allowed.
     """
-    raw = _read_toml(path)
+    raw = read_toml(path)
     where = " --set ".join([str(path), *overrides])
     per_method = raw.pop("methods", {})
     sets = [_parse_override(o) for o in overrides]
@@ -67,6 +67,9 @@ def load_experiment(
 
 def _check_together(e: Experiment, where: str) -> None:
     """Refuse values that are each allowed and cannot stand together."""
+    _check_vectors(e, where)
+    if e.model.kind == "tables":  # no towers: nothing below concerns it
+        return
     if e.model.id_embedding != "trainable" and e.pretrain.model == "none":
         raise CadcError(
             f"{where}: model.id_embedding = {e.model.id_embedding!r} needs pre-trained vectors, "
@@ -77,7 +80,7 @@ def _check_together(e: Experiment, where: str) -> None:
             f"{where}: pretrain.model = {e.pretrain.model!r} is of no use to "
             "model.id_embedding = 'trainable'; set one of them to match the other."
         )
-    if e.pretrain.model == "mf" and e.pretrain.factors + 1 != e.model.id_dim:
+    if e.pretrain.model != "none" and e.pretrain.factors + 1 != e.model.id_dim:
         raise CadcError(
             f"{where}: model.id_dim = {e.model.id_dim} must be pretrain.factors + 1 "
             f"(factors and bias) = {e.pretrain.factors + 1}; change one of them."
@@ -89,7 +92,34 @@ def _check_together(e: Experiment, where: str) -> None:
         )
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _check_vectors(e: Experiment, where: str) -> None:
+    """Refuse uses of pre-trained vectors that have no meaning."""
+    pretraining, use = e.pretrain.model, e.model.id_embedding
+    if e.model.kind == "tables":
+        if pretraining not in ("mf", "popularity"):
+            raise CadcError(
+                f"{where}: model.kind = 'tables' scores pairs by the dot product of pre-trained "
+                f"vectors, which pretrain.model = {pretraining!r} does not give; set "
+                "pretrain.model = 'mf' or 'popularity'."
+            )
+    elif pretraining == "popularity":
+        raise CadcError(
+            f"{where}: pretrain.model = 'popularity' has no vectors for two towers; set "
+            "model.kind = 'tables', or pretrain.model = 'mf'."
+        )
+    elif use == "residual" and pretraining == "mlp":
+        raise CadcError(
+            f"{where}: model.id_embedding = 'residual' adds the vectors' dot product to the score, "
+            "and those of pretrain.model = 'mlp' have none; set pretrain.model = 'mf'."
+        )
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The TOML file at `path` as nested dictionaries.
+
+    Raises:
+        CadcError: there is no such file, or it is not TOML.
+    """
     try:
         with path.open("rb") as file:
             return tomllib.load(file)

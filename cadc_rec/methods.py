@@ -4,27 +4,60 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-MethodName = Literal["cadc", "random", "gold"]
+MethodName = Literal[
+    "cadc",
+    "cadc-mlp",
+    "random",
+    "over-sampling",
+    "under-sampling",
+    "logq",
+    "gold",
+    "mf",
+    "popularity",
+]
+
+
+def _learned_ids(selection: str, **more: Any) -> dict[str, Any]:
+    """No pre-training; towers and ids learn from the selection alone."""
+    return {
+        "pretrain.model": "none",
+        "select.kind": selection,
+        "model.id_embedding": "trainable",
+        **more,
+    }
+
+
+def _pretrained_ids(pretraining: str) -> dict[str, Any]:
+    """Vectors learned from everything, then frozen; towers learn from a uniform sample."""
+    return {
+        "pretrain.model": pretraining,
+        "select.kind": "uniform",
+        "model.id_embedding": "init_frozen",
+    }
+
+
+def _tables_alone(pretraining: str) -> dict[str, Any]:
+    """No towers: the pre-trained vectors are scored directly."""
+    return {"pretrain.model": pretraining, "model.kind": "tables"}
+
 
 METHODS: dict[str, dict[str, Any]] = {
     # The paper's: MF reads everything, the towers read a uniform sample, ids stay frozen.
-    "cadc": {
-        "pretrain.model": "mf",
-        "select.kind": "uniform",
-        "model.id_embedding": "init_frozen",
-    },
+    "cadc": _pretrained_ids("mf"),
+    # The same with an MLP on the two vectors in place of MF's dot product.
+    "cadc-mlp": _pretrained_ids("mlp"),
     # The same sample, ids learned from it alone.
-    "random": {
-        "pretrain.model": "none",
-        "select.kind": "uniform",
-        "model.id_embedding": "trainable",
-    },
+    "random": _learned_ids("uniform"),
+    # Samples of the same size, balanced over items (the long-tail techniques).
+    "over-sampling": _learned_ids("over-sampling"),
+    "under-sampling": _learned_ids("under-sampling"),
+    # The uniform sample, with the item's log frequency subtracted from the training logits.
+    "logq": _learned_ids("uniform", **{"train.logq": True}),
     # The gold standard: every interaction, ids learned.
-    "gold": {
-        "pretrain.model": "none",
-        "select.kind": "everything",
-        "model.id_embedding": "trainable",
-    },
+    "gold": _learned_ids("everything"),
+    # Not in the paper: pre-trained vectors without towers, and no learning at all.
+    "mf": _tables_alone("mf"),
+    "popularity": _tables_alone("popularity"),
 }
 
 assert set(METHODS) == set(get_args(MethodName))

@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cadc_rec.artifacts import Artifact, Draft, SoloGroup, run_stage, stage_exists
+from cadc_rec.artifacts import Artifact, Draft, SoloGroup, artifact_key, run_stage, stage_exists
 from cadc_rec.config import Experiment
 from cadc_rec.errors import CadcError
 from cadc_rec.progress import log
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from cadc_rec.data.dataset import Dataset
     from cadc_rec.distributed.processes import Processes
     from cadc_rec.pretrain.id_tables import IdTables
+    from cadc_rec.tracking.tracker import Tracker
 
 STAGES = ("prepare", "pretrain", "select", "train", "evaluate")
 # Raised when a stage's code comes to compute something else, so that no artifact of the old code
 # is taken for one of the new.
-_CODE_VERSION = {"prepare": 1, "pretrain": 1, "select": 1, "train": 1, "evaluate": 1}
+_CODE_VERSION = {"prepare": 1, "pretrain": 2, "select": 1, "train": 2, "evaluate": 1}
 _Build = Callable[["Processes", Draft], None]
 
 
@@ -64,11 +65,18 @@ class Pipeline:
 
     def stages(self) -> list[str]:
         """The stages this experiment has, in order."""
-        skipped = "pretrain" if self.experiment.pretrain.model == "none" else None
-        return [stage for stage in STAGES if stage != skipped]
+        skipped = set()
+        if self.experiment.pretrain.model == "none":
+            skipped.add("pretrain")
+        if self.experiment.model.kind == "tables":
+            skipped |= {"select", "train"}
+        return [stage for stage in STAGES if stage not in skipped]
 
     def run(self, until: str = "evaluate") -> dict[str, Artifact]:
         """Make every stage up to and with `until`; returns the artifacts by stage."""
+        from cadc_rec.tracking.runs import require_tracking
+
+        require_tracking(self.experiment.tracking)
         for stage in self.stages():
             self.artifact(stage)
             if stage == until:
@@ -106,8 +114,9 @@ class Pipeline:
 
             build_tables(self.experiment, self.dataset, processes, draft)
 
-        config = self.experiment.pretrain.model_dump(mode="json", exclude={"evaluate_every"})
-        settings = {"pretrain": config, "seed": self.experiment.seed}
+        from cadc_rec.pretrain.settings import pretrain_settings
+
+        settings = pretrain_settings(self.experiment.pretrain, self.experiment.seed)
         inputs = {"dataset": self.artifact("prepare")}
         return self._together("pretrain", settings, inputs, build, "cadc_rec.stages.pretrain")
 
@@ -126,6 +135,7 @@ class Pipeline:
     def _train(self) -> Artifact:
         def build(processes: Processes, draft: Draft) -> None:
             from cadc_rec.stages.train import build_checkpoint
+            from cadc_rec.tracking.runs import tracked
 
             wanted = self.experiment.compute.processes
             if wanted > 1 and self.processes is None:  # its key says so: it must be true
@@ -133,10 +143,16 @@ class Pipeline:
                     f"compute.processes = {wanted} needs a launcher; use cadc-rec, torchx or "
                     "torchrun, or set it to 1."
                 )
-            selection = self.artifact("select")
-            build_checkpoint(
-                self.experiment, self.dataset, selection, self.id_tables, processes, draft
-            )
+            with tracked(self._tracker(settings, inputs, processes.rank)) as on_epoch:
+                build_checkpoint(
+                    self.experiment,
+                    self.dataset,
+                    self.artifact("select"),
+                    self.id_tables,
+                    processes,
+                    draft,
+                    on_epoch,
+                )
 
         experiment = self.experiment
         settings = {
@@ -155,16 +171,27 @@ class Pipeline:
             return Artifact(made.path, made.manifest, cached=False)
         return self._together("train", settings, inputs, build, "cadc_rec.stages.train")
 
+    def _tracker(self, settings: dict[str, Any], inputs: dict[str, Artifact], rank: int) -> Tracker:
+        """Where the curves of this training run go."""
+        from cadc_rec.tracking.runs import run_folder, tracker_for
+
+        e = self.experiment
+        key = artifact_key("train", _coded("train", settings), inputs)
+        told = e.model_dump(mode="json", exclude={"tracking"})  # an address may hold a password
+        return tracker_for(e.tracking, run_folder(self.workdir, e.method, e.seed, key), told, rank)
+
     def _evaluate(self) -> Artifact:
         def build(processes: Processes, draft: Draft) -> None:
             from cadc_rec.stages.evaluate import build_evaluation
 
-            checkpoint = self.artifact("train")
+            checkpoint = inputs.get("checkpoint")
             build_evaluation(
                 self.experiment, self.dataset, checkpoint, self.id_tables, processes, draft
             )
 
-        inputs = {"dataset": self.artifact("prepare"), "checkpoint": self.artifact("train")}
+        inputs = {"dataset": self.artifact("prepare")}
+        if self.experiment.model.kind == "two_tower":
+            inputs["checkpoint"] = self.artifact("train")
         settings = {
             "model": self.experiment.model.model_dump(mode="json"),
             **self.experiment.evaluate.model_dump(mode="json"),
@@ -221,7 +248,9 @@ class Pipeline:
         def warm_up() -> None:
             require_trio()  # before torch is imported, which a mismatch would break obscurely
             with _interruptible_later():
-                import_module(module)  # takes seconds that are not the stage's
+                loaded = import_module(module)  # takes seconds that are not the stage's
+                if hasattr(loaded, "warm_up"):
+                    loaded.warm_up(self.experiment, self.artifact("prepare"))
 
         def build_on_device(draft: Draft) -> None:
             with self._joined() as processes:

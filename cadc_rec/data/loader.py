@@ -69,6 +69,7 @@ class PairLoader:
         self.users, self.items = users.astype(np.int32), items.astype(np.int32)
         self.rows_by_rank, self.rank, self.seed = list(rows_by_rank), rank, seed
         self.negatives, self.n_items = negatives, n_items
+        self.rows = sum(self.rows_by_rank)
         self.steps = max(1, -(-sum(self.rows_by_rank) // batch_size))
 
     def epoch(self, epoch: int) -> Iterator[PairArrays]:

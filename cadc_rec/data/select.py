@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from cadc_rec.artifacts import Artifact, Draft
 from cadc_rec.config import SelectConfig
+from cadc_rec.data import balanced
 from cadc_rec.data.dataset import train_files
 from cadc_rec.data.parquet import ROW_GROUP_ROWS, parquet_writer, read_groups, rechunk
 from cadc_rec.data.prepare import INTERACTIONS
@@ -33,6 +34,10 @@ BLOCK_ROWS = ROW_GROUP_ROWS
 SHARD_GROUP_ROWS = 2**18
 _COUNTS, _ROWS = 0, 1  # of the selection's draws: rows a block gives, and which
 _MAX_ROWS = 10**9  # numpy.random.Generator.hypergeometric takes no larger population
+_BALANCED = {
+    "over-sampling": balanced.over_sampling_counts,
+    "under-sampling": balanced.under_sampling_counts,
+}
 SELECTED = INTERACTIONS.append(pa.field("row", pa.int64()))
 
 
@@ -58,7 +63,10 @@ def build_selection(select: SelectConfig, seed: int, dataset: Artifact, draft: D
     """
     total = int(dataset.info["train"])
     wanted = total if select.kind == "everything" else selected_rows(total, select.ratio)
-    chosen = choose_uniform(total, wanted, seed)
+    if select.kind in _BALANCED:
+        chosen = _choose_balanced(select.kind, dataset, wanted, seed)
+    else:
+        chosen = choose_uniform(total, wanted, seed)
     with track("select", total, "rows") as ticker:
 
         def selected() -> Iterator[pa.Table]:
@@ -71,6 +79,20 @@ def build_selection(select: SelectConfig, seed: int, dataset: Artifact, draft: D
         _write_shards(draft.path, sizes, rechunk(selected(), SHARD_GROUP_ROWS))
     draft.rows = total
     draft.info.update(shards=sizes, selected=wanted, of=total, share=wanted / total)
+
+
+def _choose_balanced(
+    kind: str, dataset: Artifact, wanted: int, seed: int
+) -> Iterator[NDArray[np.int64]]:
+    """Positions of a sample balanced over items, block by block, as `choose_uniform` does."""
+    groups = read_groups(train_files(dataset.path), columns=["item"])
+    item = np.concatenate([group["item"].to_numpy() for group in groups])
+    frequency = np.bincount(item, minlength=int(dataset.info["items"])).astype(np.int64)
+    counts = _BALANCED[kind](frequency, wanted, balanced.generator(seed))
+    rows = balanced.choose_rows(item, counts, seed)
+    for start in range(0, len(item), BLOCK_ROWS):
+        first, last = np.searchsorted(rows, [start, start + BLOCK_ROWS])
+        yield rows[first:last] - start
 
 
 def selected_rows(total: int, ratio: float) -> int:
@@ -124,7 +146,8 @@ def _numbered(blocks: Iterator[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
 
 def _take(block: pa.Table, start: int, positions: NDArray[np.int64]) -> pa.Table:
     """The rows at `positions`, with their position in D_full."""
-    rows = block if len(positions) == block.num_rows else block.take(pa.array(positions))
+    whole = len(positions) == block.num_rows and bool((np.diff(positions) == 1).all())
+    rows = block if whole else block.take(pa.array(positions))
     row = pc.add(pa.array(positions), pa.scalar(start, pa.int64()))
     return rows.append_column(SELECTED.field("row"), row)
 

@@ -1,7 +1,9 @@
 """How an id becomes a vector: the integration techniques of the paper's Table 2.
 
-Each is a module with one EmbeddingBagCollection of its own, ``[n]`` ids to ``[n, dim]``. Frozen
-tables are kept apart from trainable ones, for sharding, optimizer and backward all differ.
+Each is a module, ``[n]`` ids to ``[n, dim]``. Its main table `table` lies in an
+EmbeddingBagCollection of its own: frozen tables are kept apart from trainable ones, for sharding,
+optimizer and backward all differ. `pretrained` says whether that table is loaded with pre-trained
+vectors (the first columns, where it is narrower than they are), `frozen` whether it ever changes.
 """
 
 from __future__ import annotations
@@ -14,18 +16,41 @@ from cadc_rec.models.lookup import one_id_each, wait
 
 
 class TrainableIds(nn.Module):
-    """An embedding learned with the rest of the model (Random, the gold standard)."""
+    """An embedding learned with the rest of the model (Random, the gold standard).
 
+    Args:
+        side: ``user`` or ``item``; names the table.
+        rows: number of ids.
+        dim: width of the vectors it gives.
+        device: where layers beside the tables live.
+    """
+
+    pretrained = False
     frozen = False
 
-    def __init__(self, side: str, rows: int, dim: int) -> None:
+    def __init__(self, side: str, rows: int, dim: int, device: torch.device) -> None:
         super().__init__()
         self.side = side
-        self.table = build_collection({side: (rows, dim)})
+        self.table = build_collection({side: (rows, self.table_width(dim))})
+
+    @staticmethod
+    def table_width(dim: int) -> int:
+        """Columns of the main table when vectors are `dim` wide."""
+        return dim
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Vectors ``[n, dim]`` of int64 ids ``[n]``."""
         return wait(self.table(one_id_each(self.side, ids))).values()
+
+    def trained_tables(self) -> list[nn.Module]:
+        """The collections an optimizer moves."""
+        return [] if self.frozen else [self.table]
+
+
+class InitIds(TrainableIds):
+    """Pre-trained vectors to start from, trained on with the rest (Init)."""
+
+    pretrained = True
 
 
 class FrozenIds(TrainableIds):
@@ -36,15 +61,75 @@ class FrozenIds(TrainableIds):
     ``requires_grad=False`` before the wrapping is silently dropped by TorchRec.
     """
 
+    pretrained = True
     frozen = True
 
     @torch.no_grad()
+    def lookup(self, ids: torch.Tensor) -> torch.Tensor:
+        """The frozen vectors of int64 ids ``[n]``, without gradient."""
+        return super().forward(ids)
+
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Vectors ``[n, dim]`` of int64 ids ``[n]``, without gradient."""
-        return super().forward(ids)
+        return self.lookup(ids)
+
+
+class HybridIds(FrozenIds):
+    """Two thirds of the elements frozen, one third learned from a random start (Hybrid)."""
+
+    def __init__(self, side: str, rows: int, dim: int, device: torch.device) -> None:
+        super().__init__(side, rows, dim, device)
+        self.free_name = f"{side}_free"
+        self.free = build_collection({self.free_name: (rows, dim - self.table_width(dim))})
+
+    @staticmethod
+    def table_width(dim: int) -> int:
+        """Two thirds of `dim`, in whole groups of the four floats that lookups take."""
+        return max(4, round(2 * dim / 3 / 4) * 4)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Vectors ``[n, dim]`` of int64 ids ``[n]``: frozen elements, then learned ones."""
+        free = wait(self.free(one_id_each(self.free_name, ids))).values()
+        return torch.cat([self.lookup(ids), free], 1)
+
+    def trained_tables(self) -> list[nn.Module]:
+        """The learned third."""
+        return [self.free]
+
+
+class LinearIds(FrozenIds):
+    """A learned linear layer on the frozen vectors (Linear)."""
+
+    def __init__(self, side: str, rows: int, dim: int, device: torch.device) -> None:
+        super().__init__(side, rows, dim, device)
+        self.layer = nn.Linear(dim, dim).to(device)  # made on the CPU: a seed's start everywhere
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Vectors ``[n, dim]`` of int64 ids ``[n]``."""
+        vectors: torch.Tensor = self.layer(self.lookup(ids))
+        return vectors
+
+
+class MlpIds(LinearIds):
+    """A learned MLP of one hidden layer on the frozen vectors (MLP)."""
+
+    def __init__(self, side: str, rows: int, dim: int, device: torch.device) -> None:
+        super().__init__(side, rows, dim, device)
+        self.last = nn.Linear(dim, dim).to(device)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Vectors ``[n, dim]`` of int64 ids ``[n]``."""
+        vectors: torch.Tensor = self.last(super().forward(ids).relu())
+        return vectors
 
 
 ID_EMBEDDINGS: dict[str, type[TrainableIds]] = {
     "trainable": TrainableIds,
+    "init": InitIds,
     "init_frozen": FrozenIds,
+    "hybrid": HybridIds,
+    "linear": LinearIds,
+    "mlp": MlpIds,
+    # What it adds to the score is the towers' business (`two_tower.py`).
+    "residual": FrozenIds,
 }

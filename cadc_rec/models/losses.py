@@ -17,3 +17,18 @@ def binary_cross_entropy(scores: torch.Tensor, negatives: int) -> torch.Tensor:
     """
     by_positive = scores.view(-1, 1 + negatives)
     return F.softplus(-by_positive[:, 0]).sum() + F.softplus(by_positive[:, 1:]).sum()
+
+
+def logq_offsets(counts: torch.Tensor) -> torch.Tensor:
+    """What LogQ subtracts from a training logit: log of the item's frequency over the mean one.
+
+    ``log((c_i + 1) / mean(c + 1))`` for counts c in D_sel. The one more keeps an item that was not
+    drawn finite. Yi et al. 2019 subtract log q_i itself; dividing by the mean moves all logits by
+    one constant, which a softmax does not see, and which binary cross-entropy without a bias would
+    make the towers learn first.
+
+    Args:
+        counts: ``[n_items]``, interactions of each item in D_sel, over all ranks.
+    """
+    smoothed = counts.float() + 1.0
+    return (smoothed / smoothed.mean()).log()

@@ -12,9 +12,11 @@ from torch.nn import functional as F
 
 from cadc_rec.config import ModelConfig
 from cadc_rec.models.dropout import ByteDropout
+from cadc_rec.models.factorization import item_side, user_side
 from cadc_rec.models.features import AttributeValues, SideFeatures
 from cadc_rec.models.id_embedding import ID_EMBEDDINGS
 from cadc_rec.models.pairs import Batch, pair_scores
+from cadc_rec.models.sparse import products_at
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ class SideSpec:
     name: str
     rows: int
     attributes: Sequence[AttributeValues]
+
+
+_SIDES = {"user": user_side, "item": item_side}
 
 
 class JoinedLinear(nn.Linear):
@@ -53,7 +58,10 @@ class Tower(nn.Module):
 
     def __init__(self, side: SideSpec, config: ModelConfig, device: torch.device) -> None:
         super().__init__()
-        self.ids = ID_EMBEDDINGS[config.id_embedding](side.name, side.rows, config.id_dim)
+        kind = ID_EMBEDDINGS[config.id_embedding]
+        self.ids = kind(side.name, side.rows, config.id_dim, device)
+        # The factorization's own score is added to the towers', as more elements of the vectors.
+        self.residual = _SIDES[side.name] if config.id_embedding == "residual" else None
         self.features = (
             SideFeatures(side.name, side.attributes, config.feature_dim, device)
             if side.attributes
@@ -70,10 +78,19 @@ class Tower(nn.Module):
         self.mlp = nn.Sequential(*layers).to(device)  # ends linear: a vector of any sign
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Vectors ``[n, tower[-1]]`` of int64 ids ``[n]``."""
+        """Vectors ``[n, d]`` of int64 ids ``[n]``, whose dot products are the scores.
+
+        d is ``tower[-1]``, and ``id_dim + 1`` more with the residual.
+        """
+        learned, fixed = self.parts(ids)
+        return learned if fixed is None else torch.cat([learned, fixed], 1)
+
+    def parts(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The learned part ``[n, tower[-1]]`` of the vectors, and the fixed one of the residual."""
         features = self.features(ids) if self.features is not None else None
-        vectors: torch.Tensor = self.mlp(self.join(self.dropout(self.ids(ids)), features))
-        return vectors
+        vectors = self.ids(ids)
+        learned: torch.Tensor = self.mlp(self.join(self.dropout(vectors), features))
+        return learned, None if self.residual is None else self.residual(vectors)
 
 
 class TwoTower(nn.Module):
@@ -88,4 +105,10 @@ class TwoTower(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Scores ``[B * (1 + K)]`` of the batch's pairs; each tower sees each id once."""
-        return pair_scores(self.user(batch.users), self.item(batch.items), batch.pattern)
+        users, fixed_users = self.user.parts(batch.users)
+        items, fixed_items = self.item.parts(batch.items)
+        scores = pair_scores(users, items, batch.pattern)
+        if fixed_users is None or fixed_items is None:
+            return scores
+        # Apart from the learned part, for no gradient flows here.
+        return scores + products_at(batch.pattern.crow, batch.pattern.col, fixed_users, fixed_items)

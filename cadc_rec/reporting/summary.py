@@ -30,7 +30,7 @@ def run_result(experiment: Experiment, artifacts: Mapping[str, Artifact]) -> dic
         "cached": [stage for stage, artifact in artifacts.items() if artifact.cached],
         "rows": {
             "train": artifacts["prepare"].info["train"],
-            "selected": artifacts["select"].info["selected"],
+            "selected": _selected(artifacts),
         },
         "split": artifacts["prepare"].info["order"],
         "artifacts": {stage: str(artifact.path.resolve()) for stage, artifact in artifacts.items()},
@@ -53,6 +53,13 @@ def run_table(result: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> T
     return table
 
 
+def _selected(artifacts: Mapping[str, Artifact]) -> int:
+    """Rows the towers learned from; without towers, those that pre-training read."""
+    if "select" in artifacts:
+        return int(artifacts["select"].info["selected"])
+    return int(artifacts["prepare"].info["train"])
+
+
 def stage_line(stage: str, info: Mapping[str, Any]) -> str:
     """One line on what a stage did."""
     if stage == "prepare":
@@ -61,7 +68,9 @@ def stage_line(stage: str, info: Mapping[str, Any]) -> str:
             f"{info['items']:,} items; held out by {info['order']}"
         )
     if stage == "pretrain":
-        return f"MF alone: validation {_metrics_line(info['validation'])}"
+        measured = _metrics_line(info["validation"])
+        read = f"{info['interactions']:,} interactions read"
+        return f"{read}; alone: validation {measured}" if measured else read
     if stage == "select":
         share = info["selected"] / info["of"]
         return f"{info['selected']:,} of {info['of']:,} interactions ({share:.1%})"

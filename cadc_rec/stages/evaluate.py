@@ -20,6 +20,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import Excluded
 from cadc_rec.evaluation.sharded import ranks_by_share
+from cadc_rec.models.factorization import as_dot_products
 from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.progress import track
 from cadc_rec.stages.train import CHECKPOINT
@@ -29,7 +30,7 @@ from cadc_rec.training.build import build_model
 def build_evaluation(
     experiment: Experiment,
     dataset: Dataset,
-    checkpoint: Artifact,
+    checkpoint: Artifact | None,
     tables: IdTables | None,
     processes: Processes,
     draft: Draft,
@@ -42,17 +43,23 @@ def build_evaluation(
     Args:
         experiment: the model's settings and ``[evaluate]``.
         dataset: the held-out items.
-        checkpoint: the train stage's artifact.
-        tables: pre-trained vectors where the model has frozen ids.
+        checkpoint: the train stage's artifact; None where the tables are scored directly.
+        tables: pre-trained vectors where the model has any.
         processes: the ranks.
         draft: receives ``metrics.json``; ``ranks.parquet`` (user_id, item_id, rank; one row a
             user with a test item); ``user_vectors.safetensors`` and ``item_vectors.safetensors``
             (one tensor ``vectors`` each) with ``user_ids.parquet`` and ``item_ids.parquet`` in the
             same order, whose dot products are the scores.
     """
-    model = build_model(experiment, dataset, tables, processes)
-    load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
-    users, items = model.vectors()
+    if checkpoint is None:
+        assert tables is not None
+        users, items = (
+            side.to(processes.device) for side in as_dot_products(tables.user, tables.item)
+        )
+    else:
+        model = build_model(experiment, dataset, tables, processes)
+        load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
+        users, items = model.vectors()
     train = Excluded(dataset.user_indptr, dataset.train_item)
     total, chief = 2 * len(processes.share(len(users))), processes.rank == 0
     with track("evaluate", total, "users", visible=chief) as ticker:

@@ -7,21 +7,62 @@ from typing import Any
 
 import numpy as np
 
-from cadc_rec.artifacts import Draft
+from cadc_rec.artifacts import Artifact, Draft
 from cadc_rec.config import Experiment
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.processes import Processes, choose_device
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import gather_state, local_tensors
 from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import Excluded, held_out_ranks
+from cadc_rec.models.factorization import as_dot_products
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.id_tables import IdTables
-from cadc_rec.pretrain.matrix_factorization import MatrixFactorization, as_dot_products
+from cadc_rec.pretrain.kernels import compile_kernels, worth_compiling
+from cadc_rec.pretrain.matrix_factorization import MatrixFactorization
+from cadc_rec.pretrain.popularity import popularity_tables
 from cadc_rec.progress import track
+from cadc_rec.stages.pretrain_neural import build_neural_tables
+
+
+def warm_up(experiment: Experiment, dataset: Artifact) -> None:
+    """Compile what `build_tables` will need; not counted in the stage's seconds, like imports."""
+    device = choose_device(experiment.compute.device, 0)
+    if experiment.pretrain.model == "mf" and worth_compiling(int(dataset.info["train"]), device):
+        compile_kernels()
 
 
 def build_tables(
+    experiment: Experiment, dataset: Dataset, processes: Processes, draft: Draft
+) -> None:
+    """Fill the draft of the pretrain stage by whichever model ``pretrain.model`` names.
+
+    Args:
+        experiment: the ``[pretrain]`` settings and the seed.
+        dataset: D_full.
+        processes: the ranks.
+        draft: receives ``user.safetensors`` and ``item.safetensors``.
+    """
+    _BUILDERS[experiment.pretrain.model](experiment, dataset, processes, draft)
+
+
+def _build_popularity(
+    experiment: Experiment, dataset: Dataset, processes: Processes, draft: Draft
+) -> None:
+    """Count every item's training interactions."""
+    tables = popularity_tables(dataset.train_item, dataset.n_users, dataset.n_items)
+    if processes.rank == 0:
+        tables.save(draft.path)
+    draft.rows = len(dataset.train_item)
+    draft.info = {
+        "interactions": len(dataset.train_item),
+        "validation": _validation(dataset, tables),
+        "validation_seconds": 0.0,
+        "history": [],
+    }
+
+
+def _build_factorization(
     experiment: Experiment, dataset: Dataset, processes: Processes, draft: Draft
 ) -> None:
     """Train matrix factorization on every training interaction and export its tables.
@@ -70,6 +111,13 @@ def build_tables(
         "validation_seconds": sum(entry.get("seconds", 0.0) for entry in history),
         "history": history,
     }
+
+
+_BUILDERS = {
+    "mf": _build_factorization,
+    "mlp": build_neural_tables,
+    "popularity": _build_popularity,
+}
 
 
 def interactions(dataset: Dataset) -> Interactions:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
+import torch
 from safetensors.torch import save_file
 
 from cadc_rec.artifacts import Artifact, Draft
@@ -18,6 +20,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import Excluded
 from cadc_rec.evaluation.sharded import ranks_by_share
+from cadc_rec.models.losses import logq_offsets
 from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.training.build import ShardedTwoTower, build_model, frozen_tables_intact
 from cadc_rec.training.optimizers import dense_optimizer
@@ -33,6 +36,7 @@ def build_checkpoint(
     tables: IdTables | None,
     processes: Processes,
     draft: Draft,
+    on_epoch: Callable[[dict[str, float]], object] = lambda _: None,
 ) -> None:
     """Train the two towers on D_sel; keep the best epoch by validation NDCG@10.
 
@@ -44,6 +48,7 @@ def build_checkpoint(
         processes: the ranks; each reads its own shards of D_sel.
         draft: receives ``model.safetensors``: everything trained, whole tensors, so that any
             number of ranks can read it. Frozen tables stay where they are, in `tables`' artifact.
+        on_epoch: told of every finished epoch, see `Trainer.fit`.
 
     Raises:
         CadcError: no user has a validation item, training diverged, or a frozen table changed.
@@ -75,9 +80,10 @@ def build_checkpoint(
         config,
         processes,
         model.trains,
+        _item_offsets(items, dataset.n_items, processes) if config.logq else None,
     )
     setup_seconds = time.perf_counter() - started
-    trained = trainer.fit(validator(model, dataset))
+    trained = trainer.fit(validator(model, dataset), on_epoch=on_epoch)
     if tables is not None and not frozen_tables_intact(model, tables):
         raise CadcError(
             "a frozen id table changed while training; this is a defect of ours: please report it "
@@ -97,6 +103,12 @@ def build_checkpoint(
         "plan": model.plan(),
         **trained.as_info(positives),
     }
+
+
+def _item_offsets(items: np.ndarray, n_items: int, processes: Processes) -> torch.Tensor:
+    """LogQ's offsets from this rank's items; every rank gets those of all."""
+    counts = torch.from_numpy(np.bincount(items, minlength=n_items)).to(processes.device)
+    return logq_offsets(processes.all_reduce_sum(counts))
 
 
 def validator(model: ShardedTwoTower, dataset: Dataset) -> Validate:

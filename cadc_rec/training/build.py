@@ -15,6 +15,7 @@ from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import load_state, local_tensors
 from cadc_rec.evaluation.sharded import tower_vectors
+from cadc_rec.models.id_embedding import HybridIds
 from cadc_rec.models.two_tower import SideSpec, TwoTower
 from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.training.optimizers import fuse_table_optimizer, is_frozen
@@ -61,7 +62,7 @@ def build_model(
     Args:
         experiment: model, sharding and training settings.
         dataset: for sizes and attributes.
-        tables: pre-trained vectors; needed when the ids are frozen.
+        tables: pre-trained vectors; needed by every id embedding but ``trainable``.
         processes: the ranks.
     """
     torch.manual_seed(experiment.seed)
@@ -75,7 +76,13 @@ def build_model(
     fuse_table_optimizer(model, experiment.train, sharding.trainable)
     kinds = {}
     for side, tower in (("user", model.user), ("item", model.item)):
-        kinds[side] = sharding.frozen if tower.ids.frozen else sharding.trainable
+        frozen = sharding.frozen
+        if frozen == "auto" and processes.world_size == 1:
+            # Nothing to divide: the planner's choice would pay for exchanges with nobody.
+            frozen = "data_parallel"
+        kinds[side] = frozen if tower.ids.frozen else sharding.trainable
+        if isinstance(tower.ids, HybridIds):
+            kinds[tower.ids.free_name] = sharding.trainable
         if tower.features is not None:
             # A few hundred rows: copying them to every rank is cheaper than sending lookups.
             kinds.update(dict.fromkeys(tower.features.names, "data_parallel"))
@@ -84,21 +91,27 @@ def build_model(
     sharded = ShardedTwoTower(wrapped, model, processes, dataset.n_users, dataset.n_items)
     _initialize_tables(sharded, experiment.seed)
     if tables is not None:
-        load_state(
-            wrapped,
-            {
-                f"{side}.ids.table.embedding_bags.{side}.weight": getattr(tables, side)
-                for side in ("user", "item")
-            },
-            keep=lambda name: is_frozen(name, model),
-        )
+        weights = _pretrained_weights(model, tables)
+        load_state(wrapped, weights, keep=lambda name: name in weights)
     return sharded
+
+
+def _pretrained_weights(model: TwoTower, tables: IdTables) -> dict[str, torch.Tensor]:
+    """The id tables that hold pre-trained vectors, by name of the state, whole."""
+    return {
+        f"{side}.ids.table.embedding_bags.{side}.weight": getattr(tables, side)[
+            :, : tower.ids.table_width(getattr(tables, side).shape[1])
+        ]
+        for side, tower in (("user", model.user), ("item", model.item))
+        if tower.ids.pretrained
+    }
 
 
 def frozen_tables_intact(model: ShardedTwoTower, tables: IdTables) -> bool:
     """Whether every rank's frozen shards still hold exactly the bits they were loaded with."""
+    weights = _pretrained_weights(model.module, tables)
     changed = sum(
-        not torch.equal(local.tensor.cpu(), local.of(getattr(tables, local.name.split(".", 1)[0])))
+        not torch.equal(local.tensor.cpu(), local.of(weights[local.name]))
         for local in local_tensors(model.wrapped, lambda name: is_frozen(name, model.module))
     )
     total = torch.tensor(changed, device=model.processes.device)

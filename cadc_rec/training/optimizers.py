@@ -25,9 +25,9 @@ def fuse_table_optimizer(model: TwoTower, config: TrainConfig, sharding: str) ->
     if sharding == "data_parallel":
         return
     for tower in (model.user, model.item):
-        if not tower.ids.frozen:
+        for table in tower.ids.trained_tables():
             apply_optimizer_in_backward(
-                RowWiseAdagrad, tower.ids.parameters(), {"lr": config.fused_learning_rate}
+                RowWiseAdagrad, table.parameters(), {"lr": config.fused_learning_rate}
             )
 
 

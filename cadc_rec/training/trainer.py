@@ -61,6 +61,8 @@ class Trainer:
         config: epochs, negatives, how often to validate.
         processes: the ranks.
         trains: whether a state entry of this name is trained (is worth keeping the best of).
+        item_offsets: ``[n_items]``, subtracted from the training logits of an item's pairs; never
+            from what is validated.
     """
 
     def __init__(
@@ -71,36 +73,55 @@ class Trainer:
         config: TrainConfig,
         processes: Processes,
         trains: Callable[[str], bool],
+        item_offsets: torch.Tensor | None = None,
     ) -> None:
+        self.item_offsets = item_offsets
         self.model, self.optimizer, self.loader = model, optimizer, loader
         self.config, self.processes, self.trains = config, processes, trains
 
-    def fit(self, validate: Validate) -> Trained:
-        """Train all epochs; the model is left as it was validated best (by NDCG@10)."""
+    def fit(
+        self,
+        validate: Validate | None,
+        title: str = "train",
+        on_epoch: Callable[[dict[str, float]], object] = lambda _: None,
+    ) -> Trained:
+        """Train all epochs; the model is left as it was validated best (by NDCG@10).
+
+        Args:
+            validate: measures the model; None keeps the last epoch's weights.
+            title: what the progress bar says.
+            on_epoch: told of every finished epoch: its loss, rate, and validation where there was
+                one.
+        """
         config, result = self.config, Trained()
         live = [local.tensor for local in local_tensors(self.model, self.trains)]
         average = WeightAverage(live, config.average_epochs * self.loader.steps)
         best, best_weights = -1.0, live
         steps = config.epochs * self.loader.steps
-        with track("train", steps, "steps", visible=self.processes.rank == 0) as ticker:
+        with track(title, steps, "steps", visible=self.processes.rank == 0) as ticker:
             for epoch in range(1, config.epochs + 1):
                 started = time.perf_counter()
                 entry: dict[str, float] = {"epoch": epoch}
                 entry["loss"] = self._epoch(epoch, average, ticker)
                 result.history.append(entry)
-                result.training_seconds += time.perf_counter() - started
-                if epoch % config.evaluate_every and epoch != config.epochs:
-                    continue
-                started = time.perf_counter()
-                self.model.eval()
-                with average.in_place():
-                    entry.update(validate())
-                    if entry[CHECKPOINT_METRIC] > best:
-                        best, result.best_epoch = entry[CHECKPOINT_METRIC], epoch
-                        best_weights = [tensor.clone() for tensor in live]
-                result.validation_seconds += time.perf_counter() - started
-                ndcg = 100 * entry[CHECKPOINT_METRIC]
-                ticker.advance(0, f"epoch {epoch}, validation NDCG@10 {ndcg:.2f}%")
+                seconds = time.perf_counter() - started
+                result.training_seconds += seconds
+                due = epoch % config.evaluate_every == 0 or epoch == config.epochs
+                if validate is not None and due:
+                    started = time.perf_counter()
+                    self.model.eval()
+                    with average.in_place():
+                        entry.update(validate())
+                        if entry[CHECKPOINT_METRIC] > best:
+                            best, result.best_epoch = entry[CHECKPOINT_METRIC], epoch
+                            best_weights = [tensor.clone() for tensor in live]
+                    result.validation_seconds += time.perf_counter() - started
+                    ndcg = 100 * entry[CHECKPOINT_METRIC]
+                    ticker.advance(0, f"epoch {epoch}, validation NDCG@10 {ndcg:.2f}%")
+                on_epoch({**entry, "positives_per_second": self.loader.rows / seconds})
+        if validate is None:
+            result.best_epoch = config.epochs
+            return result
         with torch.no_grad():
             torch._foreach_copy_(live, best_weights)
         return result
@@ -127,6 +148,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         pairs = max(1, arrays.positives) * (1 + self.config.negatives)  # few rows, many ranks
         scores = self.model(batch)
+        if self.item_offsets is not None:
+            scores = scores - self.item_offsets[batch.items][batch.pattern.col]
         loss = binary_cross_entropy(scores, self.config.negatives) / pairs
         # Gradients are averaged over the ranks; the mean over all pairs wants them summed.
         (loss * self.processes.world_size).backward()
