@@ -19,7 +19,7 @@ from torch._C._distributed_c10d import HashStore
 
 from cadc_rec.config import ComputeConfig
 from cadc_rec.errors import CadcError
-from cadc_rec.machine import available_cores
+from cadc_rec.machine import available_cores, keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ def processes(compute: ComputeConfig) -> Iterator[Processes]:
     local_rank = int(environ.get("LOCAL_RANK", 0))
     local_world_size = int(environ.get("LOCAL_WORLD_SIZE", 1))
     device = choose_device(compute.device, local_rank)
+    keep_freed_memory()
     # One thread too many on a core makes both wait: share the cores among the local ranks.
     torch.set_num_threads(compute.threads or max(1, available_cores() // local_world_size))
     if device.type == "cuda":
