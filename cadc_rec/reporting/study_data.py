@@ -1,0 +1,249 @@
+"""Reads a study's folder: the grid that was wanted, and what became of each cell.
+
+In: ``study.json`` and ``cells/*.json``, or a folder of such folders. Out: `Study` objects, every
+cell of the grid in its place, whether it ran or not. Ranks are read when somebody compares.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
+
+from cadc_rec.errors import CadcError
+
+Layout = Literal["table1", "table2", "figure1", "grid"]
+Status = Literal["done", "failed", "unavailable", "missing"]
+
+_LAYOUTS = ("table1", "table2", "figure1", "grid")
+_AGAIN = "run that cell of the study again"
+# What a finished cell cannot do without.
+_MEASURED = ("metrics", "validation", "seconds", "rows", "split")
+_PLACE = ("id", "dataset", "method", "integration", "ratio", "seed")
+
+# A stage a method does not have may be written as null.
+Seconds = Annotated[
+    float, Field(ge=0, allow_inf_nan=False), BeforeValidator(lambda value: value or 0.0)
+]
+Model = TypeVar("Model", bound=BaseModel)
+Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class StageSeconds(_Part):
+    """Seconds of each stage; `validation` is a part of pre-training and training."""
+
+    prepare: Seconds
+    pretrain: Seconds
+    select: Seconds
+    train: Seconds
+    evaluate: Seconds
+    validation: Seconds
+
+
+class Rows(_Part):
+    """Interactions of the training split, and how many of them the towers saw."""
+
+    train: int
+    selected: int
+
+
+class Machine(_Part):
+    """Where a cell ran."""
+
+    cpu: Text = ""
+    cores: int | None = None
+    memory_bytes: int | None = None
+    device: Text = ""
+    threads: int | None = None
+
+
+class Place(_Part):
+    """Where a cell stands in its grid; `integration` is empty for a method without one."""
+
+    id: str
+    dataset: str
+    dataset_title: str
+    method: str
+    integration: Text
+    ratio: float = Field(gt=0)
+    seed: int
+
+
+class Cell(Place):
+    """One cell of a grid. Metrics are fractions; all but the place is absent unless it is done."""
+
+    schema_version: Literal[1] = 1
+    status: Status
+    error: Text = ""
+    metrics: dict[str, FiniteFloat] | None = None
+    validation: dict[str, FiniteFloat] | None = None
+    seconds: StageSeconds | None = None
+    rows: Rows | None = None
+    users: int | None = None
+    items: int | None = None
+    split: Text = ""
+    interactions_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    history: Annotated[list[dict[str, Any]], BeforeValidator(lambda value: value or [])] = []
+    ranks: str | None = None
+    config: Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})] = {}
+    versions: Annotated[dict[str, Text], BeforeValidator(lambda value: value or {})] = {}
+    machine: Annotated[Machine, BeforeValidator(lambda value: value or {})] = Machine()
+    finished: Text = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unmeasured(cls, content: Any) -> Any:
+        """Without what a cell measured before it failed: nobody may take it for a result."""
+        if isinstance(content, dict) and content.get("status") != "done":
+            return {k: v for k, v in content.items() if k not in (*_MEASURED, "history", "ranks")}
+        return content
+
+    @model_validator(mode="after")
+    def _measured(self) -> Cell:
+        absent = [name for name in _MEASURED if not getattr(self, name)]
+        absent += [m for m in ("hr@10", "ndcg@10") if m not in (self.metrics or {})]
+        if self.status == "done" and absent:
+            raise ValueError(f"a cell that is done needs {absent[0]}")
+        return self
+
+
+class _StudyFile(_Part):
+    schema_version: Literal[1]
+    name: str
+    title: str
+    layout: Layout
+    baseline: Text = ""
+    cells: tuple[Place, ...] = Field(min_length=1)
+
+
+class Study(_Part):
+    """A grid and what became of it.
+
+    Attributes:
+        cells: every cell of the grid, in its order; those without a file are "missing".
+        strangers: files in ``cells/`` the grid does not name; they are not read.
+    """
+
+    folder: Path
+    name: str
+    title: str
+    layout: Layout
+    baseline: str
+    cells: tuple[Cell, ...]
+    strangers: tuple[str, ...] = ()
+
+
+def load_studies(folder: Path) -> list[Study]:
+    """The study in `folder`, or all studies in folders right below it, tables first.
+
+    Raises:
+        CadcError: there is none, or a file of one cannot be used.
+    """
+    if (folder / "study.json").is_file():
+        return [_load(folder)]
+    below = sorted(path.parent for path in folder.glob("*/study.json"))
+    if not below:
+        raise CadcError(
+            f"{folder}: holds no study.json, nor does a folder in it; name the folder a study was "
+            "run into."
+        )
+    return sorted(map(_load, below), key=lambda study: _LAYOUTS.index(study.layout))
+
+
+def read_ranks(study: Study, cell: Cell) -> tuple[np.ndarray, np.ndarray] | None:
+    """Users' ids and the ranks of their held-out items, ``[users]`` each; None if not kept.
+
+    Raises:
+        CadcError: the file is absent or is not what `ranks.parquet` has to be.
+    """
+    if cell.ranks is None:
+        return None
+    path = study.folder / cell.ranks
+    try:
+        table = pq.read_table(path, columns=["user_id", "rank"])
+        columns = [table[name].to_numpy(zero_copy_only=False) for name in ("user_id", "rank")]
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise CadcError(
+            f"{path}: cannot be read as ranks with user_id and rank ({_first_line(error)}); "
+            f"{_AGAIN}."
+        ) from error
+    users, ranks = columns
+    if ranks.dtype.kind not in "iu" or (ranks < 1).any():
+        raise CadcError(f"{path}: a rank is not a whole number from 1; {_AGAIN}.")
+    return users, ranks
+
+
+def _load(folder: Path) -> Study:
+    path = folder / "study.json"
+    remedy = "start the study again to write it anew"
+    wanted = _parse(_StudyFile, _read_json(path, remedy), path, remedy)
+    ids = [place.id for place in wanted.cells]
+    twice = next((id for n, id in enumerate(ids) if id in ids[:n]), None)
+    if twice is not None:
+        raise CadcError(f"{path}: names the cell {twice} twice; {remedy}.")
+    files = {file.stem: file for file in sorted((folder / "cells").glob("*.json"))}
+    return Study(
+        folder=folder,
+        name=wanted.name,
+        title=wanted.title,
+        layout=wanted.layout,
+        baseline=wanted.baseline,
+        cells=tuple(_cell(place, files.get(place.id)) for place in wanted.cells),
+        strangers=tuple(stem for stem in files if stem not in ids),
+    )
+
+
+def _cell(place: Place, path: Path | None) -> Cell:
+    if path is None:
+        return Cell(**place.model_dump(), status="missing")
+    cell = _parse(Cell, _read_json(path, _AGAIN), path, _AGAIN)
+    for name in _PLACE:
+        found, wanted = getattr(cell, name), getattr(place, name)
+        if found != wanted:
+            raise CadcError(
+                f"{path}: its {name} is {found!r} where study.json has {wanted!r}; remove the file "
+                f"and {_AGAIN}."
+            )
+    return cell
+
+
+def _read_json(path: Path, remedy: str) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CadcError(f"{path}: is not JSON ({_first_line(error)}); {remedy}.") from error
+
+
+def _parse(model: type[Model], content: Any, path: Path, remedy: str) -> Model:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        if first["type"] == "missing":
+            problem = f"the key {where} is missing"
+        else:
+            problem = f"{where}: {first['msg']}" if where else first["msg"]
+        raise CadcError(f"{path}: is not usable ({problem}); {remedy}.") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [repr(error)])[0].rstrip(".")
