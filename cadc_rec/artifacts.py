@@ -147,7 +147,7 @@ def run_stage(
         if not found:
             build(Draft(Path(draft_path)))
             group.barrier()
-        return Artifact(final, _read_manifest(final), cached=found)
+        return Artifact(final, read_manifest(final), cached=found)
 
     if os.path.exists(final) and not force:
         return _open_together(final, group)
@@ -187,7 +187,7 @@ def open_artifact(path: Path, *, cached: bool = False) -> Artifact:
     Raises:
         CadcError: it is missing, of another schema, or a file's bytes changed.
     """
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     for name, entry in manifest["files"].items():
         file = path / name
         try:
@@ -223,7 +223,12 @@ def _unreadable(file: Path, error: OSError, path: Path) -> CadcError:
     )
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of the artifact in `path`, checked against its own digest.
+
+    Raises:
+        CadcError: there is none, it cannot be read, or it changed.
+    """
     file = path / MANIFEST
     try:
         manifest = json.loads(file.read_text("utf-8"))

@@ -109,6 +109,23 @@ def commit(draft: Path, final: Path) -> None:
     _fsync(final.parent)
 
 
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file whole or not at all; its folder is made.
+
+    Raises:
+        CadcError: the disk is full, or the folder cannot be written.
+    """
+    draft = path.with_name(path.name + ".draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, "utf-8")
+        _fsync(draft)
+        draft.rename(path)
+    except OSError as error:
+        folder = path.parent
+        raise (_disk_error(error, folder) or _folder_error(error, folder)) from error
+
+
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

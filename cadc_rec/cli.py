@@ -145,6 +145,49 @@ _stage_command("evaluate", "Rank the held-out items over all items and measure."
 
 
 @app.command()
+def study(
+    file: Annotated[Path, typer.Argument(help="The grid, a TOML file.", metavar="STUDY")],
+    workdir: Workdir = WORKDIR,
+    data_dir: DataDir = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Cells at a time; times can only be compared with 1.")
+    ] = 1,
+    debug: Debug = False,
+) -> None:
+    """Run a grid of experiments, cell by cell; the same command goes on where it stopped."""
+    from cadc_rec.study.commands import run_study
+
+    with _stopped_gently("cells"):
+        folder = run_study(file, workdir, data_dir, jobs)
+    print(folder.resolve())
+    log.info("see it with: cadc-rec report %s", folder)
+
+
+@app.command()
+def report(
+    folder: Annotated[
+        Path, typer.Argument(help="A study's folder, or a folder of studies.", metavar="DIR")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where the page goes; default DIR/report.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a study's page: tables, figures, times, curves; works offline."""
+    from cadc_rec.reporting.report import write_report
+
+    written = write_report(folder, out)
+    log.info(
+        "%d cells done, %d failed, %d not run yet, %d not available",
+        written.done,
+        written.failed,
+        written.missing,
+        written.unavailable,
+    )
+    print(written.page.resolve())
+
+
+@app.command()
 def doctor(
     workdir: Workdir = WORKDIR,
     data_dir: DataDir = None,
@@ -177,7 +220,7 @@ def _pipeline(
         extra = ["--force"] if force_train else []
         run_workers(["train", *arguments, *extra], experiment.compute.processes)
 
-    try:
+    with _stopped_gently("stages"):
         if launched():
             require_trio()
             from cadc_rec.distributed.processes import processes
@@ -189,8 +232,14 @@ def _pipeline(
         else:
             several = experiment.compute.processes > 1
             yield Pipeline(experiment, workdir, data_dir, force, launch=launch if several else None)
+
+
+@contextlib.contextmanager
+def _stopped_gently(what: str) -> Iterator[None]:
+    try:
+        yield
     except KeyboardInterrupt:
-        log.warning("interrupted; finished stages are kept, the same command goes on from them")
+        log.warning("interrupted; finished %s are kept, the same command goes on from them", what)
         raise SystemExit(130) from None
 
 
