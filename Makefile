@@ -21,7 +21,7 @@ test test-slow: export CADC_REC_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install install-cuda demo test test-slow lint style types format clean
+.PHONY: help install install-cuda demo test test-slow study-smoke lint style types format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -42,6 +42,11 @@ test: $(READY) ## run the quick tests
 
 test-slow: $(READY) ## run the slow tests and those on real data
 	$(BIN)/python -m pytest -m "slow or realdata"
+
+study-smoke: $(READY) ## run a small study of every method afresh and write its page (three minutes)
+	rm -rf work/study-smoke
+	$(BIN)/cadc-rec study configs/study/smoke.toml --workdir work/study-smoke
+	$(BIN)/cadc-rec report work/study-smoke/studies/smoke
 
 lint: style types ## check style and types
 

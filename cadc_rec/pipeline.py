@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 STAGES = ("prepare", "pretrain", "select", "train", "evaluate")
 # Raised when a stage's code comes to compute something else, so that no artifact of the old code
 # is taken for one of the new.
-_CODE_VERSION = {"prepare": 1, "pretrain": 2, "select": 1, "train": 2, "evaluate": 1}
+_CODE_VERSION = {"prepare": 1, "pretrain": 2, "select": 1, "train": 2, "evaluate": 2}
 _Build = Callable[["Processes", Draft], None]
 
 

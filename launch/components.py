@@ -31,7 +31,7 @@ def train(
     Args:
         config: the experiment's TOML file
         workdir: where artifacts are kept
-        method: cadc, random or gold; default: the experiment's
+        method: cadc, random, gold or another; default: the experiment's
         data_dir: where raw archives lie
         set: settings to override, separated by semicolons: section.key=value;section.key=value
         j: nodes x processes per node, such as 2x8

@@ -3,6 +3,8 @@
 import pytest
 
 from benchmarks.cadc_vs_gold import shortfalls, spent, table
+from benchmarks.paper import PAGE, STUDIES, between, into_docs
+from cadc_rec.errors import CadcError
 
 
 def result(method, seed, hr, ndcg, pretrain, train, validation):
@@ -59,3 +61,28 @@ def test_nothing_is_missed_where_all_figures_are_reached():
 def test_each_shortfall_is_named(change, said):
     (missed,) = shortfalls([GOOD[0] | change, GOOD[1]])
     assert said in missed
+
+
+def test_what_stands_between_two_marks_is_replaced_and_nothing_else():
+    page = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n<!-- y -->\n<!-- /y -->\n"
+    assert between(page, "x", r"new \1") == page.replace("old", r"new \1")
+    assert between(page, "y", "z") == page.replace("y -->\n<", "y -->\nz\n<")
+    with pytest.raises(CadcError, match="has 0 places marked z"):
+        between(page, "z", "")
+
+
+def test_the_results_page_takes_tables_and_figures_of_a_report(tmp_path):
+    report, page = tmp_path / "report", tmp_path / "docs" / "results.md"
+    report.mkdir()
+    (page.parent / "images").mkdir(parents=True)
+    page.write_text(PAGE.read_text("utf-8"))
+    (report / "table1.md").write_text("| one |\n")
+    (report / "figure1.svg").write_text("<svg/>")
+    into_docs(report, page)
+    assert "<!-- table1 -->\n| one |\n<!-- /table1 -->" in page.read_text("utf-8")
+    assert (page.parent / "images" / "figure1.svg").read_text() == "<svg/>"
+
+
+def test_every_study_of_the_paper_has_its_grid():
+    for name in STUDIES:
+        assert (PAGE.parents[1] / "configs" / "study" / f"{name}.toml").exists()

@@ -49,8 +49,14 @@ def test_an_empty_file_is_the_papers_cadc(write):
     ("method", "pretrain", "kind", "ids"),
     [
         ("cadc", "mf", "uniform", "init_frozen"),
+        ("cadc-mlp", "mlp", "uniform", "init_frozen"),
         ("random", "none", "uniform", "trainable"),
+        ("over-sampling", "none", "over-sampling", "trainable"),
+        ("under-sampling", "none", "under-sampling", "trainable"),
+        ("logq", "none", "uniform", "trainable"),
         ("gold", "none", "everything", "trainable"),
+        ("mf", "mf", "uniform", "trainable"),
+        ("popularity", "popularity", "uniform", "trainable"),
     ],
 )
 def test_a_method_is_its_row_of_settings_and_nothing_else(write, method, pretrain, kind, ids):
@@ -62,6 +68,8 @@ def test_a_method_is_its_row_of_settings_and_nothing_else(write, method, pretrai
         experiment.select.kind,
         experiment.model.id_embedding,
     ) == (method, pretrain, kind, ids)
+    assert experiment.train.logq is (method == "logq")
+    assert experiment.model.kind == ("tables" if method in ("mf", "popularity") else "two_tower")
     plain = Experiment().model_dump()
     changed = {
         f"{section}.{key}"
@@ -174,7 +182,7 @@ def test_an_unknown_key_that_resembles_nothing_is_refused_with_all_that_stand_th
     path = write("xyzzy = 1")
     assert refusal(path) == (
         f"{path}: xyzzy is not a setting; the top level takes seed, method, data, pretrain, "
-        "select, model, train, sharding, evaluate, compute."
+        "select, model, train, sharding, evaluate, compute, tracking."
     )
     message = refusal(write("[sharding]\nxyzzy = 1"))
     assert "sharding.xyzzy is not a setting; " in message
@@ -182,7 +190,10 @@ def test_an_unknown_key_that_resembles_nothing_is_refused_with_all_that_stand_th
 
 
 def test_an_unknown_method_is_refused_with_those_there_are(write):
-    sentence = "method: 'golden' is unknown; choose one of cadc, random, gold."
+    sentence = (
+        "method: 'golden' is unknown; choose one of cadc, cadc-mlp, random, over-sampling, "
+        "under-sampling, logq, gold, mf, popularity."
+    )
     assert refusal(write(), method="golden") == sentence
     assert refusal(write('method = "golden"')) == sentence
     assert "[methods.golden] is unknown" in refusal(write("[methods.golden.train]\nepochs = 1"))
@@ -319,3 +330,89 @@ def test_settings_do_not_change_once_read(write):
 def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
     with pytest.raises(CadcError, match=r"pretrain\.model = 'mf' is of no use"):
         load_experiment(tiny, method="gold", overrides=["pretrain.model=mf"])
+
+
+@pytest.mark.parametrize(
+    ("method", "override", "sentence"),
+    [
+        (
+            "cadc-mlp",
+            "model.id_embedding=residual",
+            "model.id_embedding = 'residual' adds the vectors' dot product to the score, and those "
+            "of pretrain.model = 'mlp' have none; set pretrain.model = 'mf'.",
+        ),
+        (
+            "mf",
+            "pretrain.model=mlp",
+            "model.kind = 'tables' scores pairs by the dot product of pre-trained vectors, which "
+            "pretrain.model = 'mlp' does not give; set pretrain.model = 'mf' or 'popularity'.",
+        ),
+        (
+            "gold",
+            "model.kind=tables",
+            "model.kind = 'tables' scores pairs by the dot product of pre-trained vectors, which "
+            "pretrain.model = 'none' does not give; set pretrain.model = 'mf' or 'popularity'.",
+        ),
+        (
+            "cadc",
+            "pretrain.model=popularity",
+            "pretrain.model = 'popularity' has no vectors for two towers; set model.kind = "
+            "'tables', or pretrain.model = 'mf'.",
+        ),
+        (
+            "popularity",
+            "model.kind=two_tower",
+            "pretrain.model = 'popularity' has no vectors for two towers; set model.kind = "
+            "'tables', or pretrain.model = 'mf'.",
+        ),
+        (
+            "cadc-mlp",
+            "model.id_embedding=trainable",
+            "pretrain.model = 'mlp' is of no use to model.id_embedding = 'trainable'; set one of "
+            "them to match the other.",
+        ),
+        (
+            "cadc-mlp",
+            "model.id_dim=32",
+            "model.id_dim = 32 must be pretrain.factors + 1 (factors and bias) = 96; change one "
+            "of them.",
+        ),
+        *(
+            (
+                "random",
+                f"model.id_embedding={how}",
+                f"model.id_embedding = '{how}' needs pre-trained vectors, and pretrain.model is "
+                "'none'; set pretrain.model = 'mf'.",
+            )
+            for how in ("init", "init_frozen", "hybrid", "linear", "mlp", "residual")
+        ),
+    ],
+)
+def test_settings_that_mean_nothing_together_are_refused_in_one_sentence(
+    write, method, override, sentence
+):
+    path = write()
+    assert refusal(path, override, method=method) == f"{path} --set {override}: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("method", "how"),
+    [
+        *(("cadc", h) for h in ("init", "init_frozen", "hybrid", "linear", "mlp", "residual")),
+        *(("cadc-mlp", h) for h in ("init", "init_frozen", "hybrid", "linear", "mlp")),
+    ],
+)
+def test_pretrained_vectors_may_be_integrated_in_every_way_that_means_something(write, method, how):
+    overrides = [f"model.id_embedding={how}"]
+    assert load_experiment(write(), method=method, overrides=overrides).model.id_embedding == how
+
+
+def test_scoring_tables_directly_asks_nothing_of_towers_and_shards(write):
+    overrides = ["pretrain.factors=7", "compute.processes=3", "select.shards=1"]
+    assert load_experiment(write(), method="mf", overrides=overrides).pretrain.factors == 7
+
+
+def test_what_a_method_says_nothing_of_the_file_may_set(write):
+    assert load_experiment(write("[train]\nlogq = true"), method="random").train.logq is True
+    message = refusal(write("[train]\nlogq = false"), method="logq")
+    assert "train.logq = False cannot stand there, since the method decides it" in message

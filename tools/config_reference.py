@@ -109,6 +109,10 @@ def _allowed(kind: Any, bounds: Mapping[str, Any]) -> str:
         else:
             inner = _allowed(member, {})
         return f"array, at least {bounds.get('min_length', 0)} of: {inner}"
+    if kind is bool:
+        return "true or false"
+    if kind is str:
+        return "text"
     word = {int: "whole number", float: "number"}[kind]
     low = f"above {bounds['gt']}" if "gt" in bounds else f"from {bounds['ge']}"
     high = f" to {bounds['le']}" if "le" in bounds else ""

@@ -81,7 +81,7 @@ def held_out_ranks(
         int64 ``[len(users)]``.
 
     Raises:
-        CadcError: a vector is not finite.
+        CadcError: a vector is not finite, or so long that scores leave float32's range.
     """
     for side, vectors in (("user", user_vectors), ("item", item_vectors)):
         finite = torch.isfinite(vectors).all(1)
@@ -103,8 +103,15 @@ def held_out_ranks(
         scores = of_users @ items_t
         target = torch.from_numpy(targets[start:stop].astype(np.int64)).to(scores.device)
         exact = _exact_scores(of_users, item_vectors[target.clamp_min(0)])
-        # |float32 dot - exact dot| <= (d + 2) u |x| |y| with u = 2^-24 (Higham 2002, 3.1).
-        doubt = (width + 2) * 2.0**-24 * of_users.double().norm(dim=1) * longest
+        reach = of_users.double().norm(dim=1) * longest  # no partial sum is larger
+        if (reach >= 2.0**127).any():
+            raise CadcError(
+                "the vectors are so long that their scores leave float32's range; their training "
+                "diverged; lower pretrain.learning_rate or train.learning_rate."
+            )
+        # |float32 dot - exact dot| <= (d + 2) (u |x| |y| + 2^-126) with u = 2^-24 (Higham 2002,
+        # 3.1), the last term where a product is too small for float32.
+        doubt = (width + 2) * (2.0**-24 * reach + 2.0**-126)
         first, last = int(excluded.indptr[start]), int(excluded.indptr[stop])
         rows = np.repeat(np.arange(stop - start), np.diff(excluded.indptr[start : stop + 1]))
         flat = rows * scores.shape[1] + excluded.items[first:last]

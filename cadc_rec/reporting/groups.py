@@ -207,8 +207,8 @@ def datasets(study: Study) -> dict[str, str]:
 
 
 def by_integration(study: Study) -> bool:
-    """Whether the study is about integration techniques: several of them for one method."""
-    return len(_variants(study, "cadc", "integration")) > 1
+    """Whether the study is about integration techniques, as the paper's Table 2 is."""
+    return study.layout == "table2"
 
 
 def _variants(study: Study, method: str, name: str) -> set[object]:
@@ -220,7 +220,8 @@ def label(study: Study, method: str, integration: str, ratio: float | None = Non
     title = METHOD_TITLES.get(method, method)
     if len(_variants(study, method, "integration")) > 1:
         technique = INTEGRATION_TITLES.get(integration, integration)
-        title = technique if method == "cadc" else f"{title}, {technique}"
+        alone = by_integration(study) and method == "cadc"
+        title = technique if alone else f"{title}, {technique}"
     if ratio is not None and method not in UNFILTERED and _many_ratios(study, method):
         title += f", 1/{ratio:g}"
     return title

@@ -47,9 +47,10 @@ def build_evaluation(
         tables: pre-trained vectors where the model has any.
         processes: the ranks.
         draft: receives ``metrics.json``; ``ranks.parquet`` (user_id, item_id, rank; one row a
-            user with a test item); ``user_vectors.safetensors`` and ``item_vectors.safetensors``
-            (one tensor ``vectors`` each) with ``user_ids.parquet`` and ``item_ids.parquet`` in the
-            same order, whose dot products are the scores.
+            user with a test item) and ``validation_ranks.parquet`` (the same of validation items);
+            ``user_vectors.safetensors`` and ``item_vectors.safetensors`` (one tensor ``vectors``
+            each) with ``user_ids.parquet`` and ``item_ids.parquet`` in the same order, whose dot
+            products are the scores.
     """
     if checkpoint is None:
         assert tables is not None
@@ -82,7 +83,8 @@ def build_evaluation(
     if processes.rank == 0:
         (draft.path / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
         _write_vectors(draft.path, dataset, users, items)
-        _write_ranks(draft.path, dataset, test_ranks, has_test)
+        _write_ranks(draft.path / "ranks.parquet", dataset, dataset.test_item, test_ranks)
+        _write_ranks(draft.path / "validation_ranks.parquet", dataset, dataset.val_item, val_ranks)
 
 
 def _write_vectors(
@@ -96,13 +98,14 @@ def _write_vectors(
         pq.write_table(pa.table({f"{side}_id": ids}), folder / f"{side}_ids.parquet")
 
 
-def _write_ranks(folder: Path, dataset: Dataset, ranks: np.ndarray, has_test: np.ndarray) -> None:
-    who = pa.array(np.flatnonzero(has_test))
+def _write_ranks(file: Path, dataset: Dataset, held_out: np.ndarray, ranks: np.ndarray) -> None:
+    """One row a user with an item in `held_out`, ``[n_users]`` and -1 for none."""
+    has = held_out >= 0
     table = pa.table(
         {
-            "user_id": dataset.user_ids().take(who),
-            "item_id": dataset.item_ids().take(pa.array(dataset.test_item[has_test])),
-            "rank": pa.array(ranks[has_test]),
+            "user_id": dataset.user_ids().take(pa.array(np.flatnonzero(has))),
+            "item_id": dataset.item_ids().take(pa.array(held_out[has])),
+            "rank": pa.array(ranks[has]),
         }
     )
-    pq.write_table(table, folder / "ranks.parquet")
+    pq.write_table(table, file)

@@ -151,8 +151,20 @@ def read_study(path: Path) -> Study:
         _known(entry.datasets, file.datasets, "dataset", path)
     cells: dict[str, Cell] = {}  # a cell that two parts of the grid ask for is run once
     for cell in _cells(file, path):
-        cells.setdefault(cell.id, cell)
+        if not _alike(cells.setdefault(cell.id, cell), cell):
+            raise CadcError(
+                f"{path}: two parts of the grid ask for {cell.id} with different settings, and one "
+                "result would stand for both; put them into two studies."
+            )
     return Study(path.stem, file, tuple(cells.values()))
+
+
+def _alike(first: Cell, second: Cell) -> bool:
+    """Whether two cells of one id compute the same, whatever a ratio that nothing reads says."""
+    first_settings, second_settings = (
+        cell.experiment.model_dump(exclude={"select": {"ratio"}}) for cell in (first, second)
+    )
+    return first.ratio == second.ratio and first_settings == second_settings
 
 
 def _known(names: tuple[str, ...], allowed: dict[str, Any], what: str, path: Path) -> None:

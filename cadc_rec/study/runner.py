@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,9 @@ class StudyRunner:
     def _run_all(self, cells: list[Cell]) -> Iterable[tuple[Cell, str | None]]:
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
-                yield from pool.map(lambda cell: (cell, self._run(cell)), cells)
+                begun = {pool.submit(self._run, cell): cell for cell in cells}
+                for ended in as_completed(begun):
+                    yield begun[ended], ended.result()
             finally:  # interrupted: the cells that run are ended, the others are never begun
                 self._stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)

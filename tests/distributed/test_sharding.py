@@ -18,14 +18,23 @@ pytestmark = pytest.mark.distributed
 
 KINDS = ("data_parallel", "table_wise", "column_wise", "table_column_wise")
 CASES = [f"{ids}:{kind}" for ids in ("init_frozen", "trainable") for kind in (*KINDS, "auto")]
-UNEVEN = ["init_frozen:table_wise:113,7", "init_frozen:data_parallel:120,0"]
+# The other integrations, where a column-wise table would say nothing new.
+INTEGRATIONS = ("init", "hybrid", "linear", "mlp", "residual")
+INTEGRATED = [f"{ids}:{kind}" for ids in INTEGRATIONS for kind in ("data_parallel", "table_wise")]
+ALL = [*CASES, *INTEGRATED]
+UNEVEN = [
+    "init_frozen:table_wise:113,7",
+    "init_frozen:data_parallel:120,0",
+    "hybrid:table_wise:120,0",
+    "residual:data_parallel:120,0",
+]
 
 
 @pytest.fixture(scope="module")
 def one():
     with processes(ComputeConfig(device="cpu", threads=1)) as joined:
-        results = {case: toy.train(*case.split(":"), joined) for case in CASES}
-        return {**results, "factorize": toy.factorize(joined)}
+        results = {case: toy.train(*case.split(":"), joined) for case in ALL}
+        return {**results, "factorize": toy.factorize(joined), "neural": toy.neural(joined)}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +50,7 @@ def two(tmp_path_factory):
         "PYTHONPATH": str(root),
     }
     done = subprocess.run(
-        [*command, worker, str(out), *CASES, *UNEVEN],
+        [*command, worker, str(out), *ALL, *UNEVEN],
         env=environment,
         capture_output=True,
         text=True,
@@ -62,6 +71,51 @@ def test_frozen_tables_are_bit_identical_after_training(kind, world, request):
     assert result["intact"]
     expected = toy.tables()
     assert sorted(result["tables"].values()) == sorted([bits(expected.user), bits(expected.item)])
+
+
+@pytest.mark.parametrize("case", [c for c in INTEGRATED if not c.startswith("init:")])
+@pytest.mark.parametrize("world", ["one", "two"])
+def test_what_an_integration_freezes_is_bit_identical_and_all_the_rest_is_trained(
+    case, world, request
+):
+    result = request.getfixturevalue(world)[case]
+    assert result["intact"]
+    columns = 4 if case.startswith("hybrid") else toy.DIM  # 8 columns: two groups of four
+    expected = toy.tables()
+    assert sorted(result["tables"].values()) == sorted(
+        [bits(table[:, :columns].contiguous()) for table in (expected.user, expected.item)]
+    )
+    more = {
+        "hybrid": {"ids.free.embedding_bags.{}_free.weight"},
+        "linear": {"ids.layer.weight", "ids.layer.bias"},
+        "mlp": {"ids.layer.weight", "ids.layer.bias", "ids.last.weight", "ids.last.bias"},
+        "residual": set(),
+    }[case.split(":")[0]]
+    learned = {f"{side}.{name.format(side)}" for side in ("user", "item") for name in more}
+    assert {name for name in result["learned"] if ".ids." in name} == learned
+    assert set(result["learned"]) == set(result["learned_before"])
+    for name, after in result["learned"].items():
+        assert after != result["learned_before"][name], name
+
+
+@pytest.mark.parametrize("kind", ["data_parallel", "table_wise"])
+@pytest.mark.parametrize("world", ["one", "two"])
+def test_inits_tables_start_from_the_pretrained_vectors_and_do_change(kind, world, request):
+    result = request.getfixturevalue(world)[f"init:{kind}"]
+    expected = toy.tables()
+    pretrained = [bits(expected.user), bits(expected.item)]
+    assert sorted(result["tables_before"].values()) == sorted(pretrained)
+    for name, after in result["tables"].items():
+        assert after != result["tables_before"][name], name
+
+
+@pytest.mark.parametrize("ids", ["linear", "mlp", "residual"])
+@pytest.mark.parametrize("world", ["one", "two"])
+def test_an_integration_on_frozen_tables_is_the_same_under_every_sharding(ids, world, request):
+    results = request.getfixturevalue(world)
+    reference, other = results[f"{ids}:data_parallel"], results[f"{ids}:table_wise"]
+    assert other["loss"] == pytest.approx(reference["loss"], rel=1e-5)
+    assert other["vectors"] == pytest.approx(reference["vectors"], rel=1e-3, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "auto"])
@@ -89,6 +143,14 @@ def test_frozen_tables_have_no_optimizer(one):
     ids = (toy.USERS + toy.ITEMS) * toy.DIM
     assert one["trainable:data_parallel"]["optimized"] == mlps + features + ids
     assert one["trainable:table_wise"]["optimized"] == mlps + features
+    assert one["init:data_parallel"]["optimized"] == mlps + features + ids
+    # hybrid learns half of eight columns; a linear layer has 8 * 8 + 8 parameters a side
+    assert one["hybrid:data_parallel"]["optimized"] == mlps + features + ids // 2
+    assert one["hybrid:table_wise"]["optimized"] == mlps + features
+    for kind in ("data_parallel", "table_wise"):
+        assert one[f"linear:{kind}"]["optimized"] == mlps + features + 2 * 72
+        assert one[f"mlp:{kind}"]["optimized"] == mlps + features + 4 * 72
+        assert one[f"residual:{kind}"]["optimized"] == mlps + features
 
 
 def test_the_asked_for_sharding_is_the_one_used(two):
@@ -108,8 +170,8 @@ def test_frozen_training_is_the_same_under_every_sharding(world, request):
         assert result["vectors"] == pytest.approx(reference["vectors"], rel=1e-3)
 
 
-@pytest.mark.parametrize("case", [f"trainable:{kind}" for kind in KINDS])
-def test_trainable_tables_start_alike_on_one_process_and_two(case, one, two):
+@pytest.mark.parametrize("case", [*(f"trainable:{kind}" for kind in KINDS), *INTEGRATED])
+def test_training_starts_alike_on_one_process_and_two(case, one, two):
     """Batches differ (each rank shuffles its own rows), the first epoch's loss hardly does."""
     assert two[case]["loss"][0] == pytest.approx(one[case]["loss"][0], rel=0.05)
 
@@ -124,6 +186,19 @@ def test_factorization_on_two_processes_is_that_of_one(one, two):
     """Each rank solves its own rows from the same random sequences; only rounding may differ."""
     for table_of_one, table_of_two in zip(one["factorize"], two["factorize"], strict=True):
         assert table_of_two == pytest.approx(table_of_one, rel=1e-3, abs=1e-4)
+
+
+def test_pretraining_with_an_mlp_on_two_processes_learns_as_on_one(one, two):
+    """Batches differ, so the losses only nearly agree; on both the loss falls."""
+    for world in (one, two):
+        losses = world["neural"]["loss"]
+        assert len(losses) == 3
+        assert losses[-1] < losses[0]
+        assert {k: len(v) for k, v in world["neural"]["tables"].items()} == {
+            "user": toy.USERS * toy.DIM,
+            "item": toy.ITEMS * toy.DIM,
+        }
+    assert two["neural"]["loss"] == pytest.approx(one["neural"]["loss"], rel=0.05)
 
 
 def test_a_sharding_that_needs_cuda_is_refused_on_cpu():

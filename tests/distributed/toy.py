@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
+from cadc_rec.artifacts import Draft
 from cadc_rec.config import Experiment, PretrainConfig
 from cadc_rec.data.dataset import Attribute
 from cadc_rec.data.loader import PairLoader
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.id_tables import IdTables
+from cadc_rec.stages.pretrain_neural import build_neural_tables
 from cadc_rec.training.build import build_model, frozen_tables_intact
 from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.trainer import Trainer
@@ -65,9 +70,9 @@ def train(ids: str, kind: str, processes, rows: list[int] | None = None) -> dict
     ]
     first = sum(rows[: processes.rank])
     mine = slice(first, first + rows[processes.rank])
-    e, frozen = experiment(ids, kind), tables()
-    model = build_model(e, dataset(), frozen if ids == "init_frozen" else None, processes)
-    before = id_table_digests(model, processes)
+    e, pretrained = experiment(ids, kind), None if ids == "trainable" else tables()
+    model = build_model(e, dataset(), pretrained, processes)
+    before, learned_before = digests(model, processes), digests(model, processes, model.trains)
     loader = PairLoader(users[mine], items[mine], rows, processes.rank, 20, 2, ITEMS, seed=0)
     optimizer = dense_optimizer(model.wrapped, model.module, e.train)
     trainer = Trainer(model.wrapped, optimizer, loader, e.train, processes, model.trains)
@@ -76,9 +81,11 @@ def train(ids: str, kind: str, processes, rows: list[int] | None = None) -> dict
     held = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
     return {
         "loss": [entry["loss"] for entry in history],
-        "intact": ids != "init_frozen" or frozen_tables_intact(model, frozen),
-        "tables": id_table_digests(model, processes),
+        "intact": pretrained is None or frozen_tables_intact(model, pretrained),
+        "tables": digests(model, processes),
         "tables_before": before,
+        "learned": digests(model, processes, model.trains),
+        "learned_before": learned_before,
         "columns": column_offsets(model),
         "vectors": [float(v.double().sum()) for v in vectors],
         "optimized": held,
@@ -86,12 +93,16 @@ def train(ids: str, kind: str, processes, rows: list[int] | None = None) -> dict
     }
 
 
-def id_table_digests(model, processes) -> dict[str, str]:
-    """SHA-256 of every whole id table, on rank 0."""
+def main_id_tables(name: str) -> bool:
+    """Whether a state entry is an id table that may hold pre-trained vectors."""
+    return ".ids.table." in name
+
+
+def digests(model, processes, keep=main_id_tables) -> dict[str, str]:
+    """SHA-256 of every whole state entry of these names, on rank 0."""
     return {
         name: hashlib.sha256(value.numpy().tobytes()).hexdigest()
-        for name, value in gather_state(model.wrapped, processes).items()
-        if ".ids.table." in name
+        for name, value in gather_state(model.wrapped, processes, keep).items()
     }
 
 
@@ -125,3 +136,26 @@ def factorize(processes) -> list[list[float]]:
     for _ in AlternatingSolver(*tables, bias, data, config, 0, processes).epochs():
         pass
     return [table.flatten().cpu().tolist() for table in tables]
+
+
+def neural(processes) -> dict:
+    """Pre-training with an MLP on random pairs: its losses and, on rank 0, its tables."""
+    rng = np.random.default_rng(3)
+    data = SimpleNamespace(
+        n_users=USERS,
+        n_items=ITEMS,
+        train_user=rng.integers(0, USERS, 300).astype(np.int32),
+        train_item=(rng.integers(0, ITEMS, 300) // 2).astype(np.int32),
+    )
+    mlp = {"epochs": 3, "batch_size": 50, "hidden": [8, 4], "learning_rate": 0.01}
+    settings = {"model": "mlp", "factors": DIM - 1, "mlp": mlp}
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Draft(Path(folder))
+        build_neural_tables(
+            Experiment.model_validate({"pretrain": settings}), data, processes, draft
+        )
+        written = {file.stem: load_file(file)["weight"] for file in draft.path.iterdir()}
+    return {
+        "loss": [entry["loss"] for entry in draft.info["history"]],
+        "tables": {side: table.flatten().tolist() for side, table in written.items()},
+    }

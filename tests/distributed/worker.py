@@ -22,5 +22,6 @@ if __name__ == "__main__":
             shares = [int(n) for n in rows[0].split(",")] if rows else None
             results[case] = toy.train(ids, kind, joined, shares)
         results["factorize"] = toy.factorize(joined)
+        results["neural"] = toy.neural(joined)
         if joined.rank == 0:
             Path(out).write_text(json.dumps(results))

@@ -84,3 +84,126 @@ def test_a_score_that_is_not_finite_is_an_error_naming_the_row(bad):
     none = Excluded(np.zeros(4, dtype=np.int64), np.zeros(0, dtype=np.int32))
     with pytest.raises(CadcError, match="user row 2 is not finite"):
         held_out_ranks(users, torch.zeros(5, 2), np.zeros(3, dtype=int), none)
+
+
+# --- what float32 cannot tell apart -------------------------------------------------------------
+
+
+def close_world(seed, scale=1.0, users=40, items=300, width=24):
+    """Real vectors: a third of the items are another's twin, a third nearly so.
+
+    The near twins differ from theirs in the last bit of one element, so their scores lie a
+    hundred times closer together than float32 sums are exact.
+    """
+    rng = np.random.default_rng(seed)
+    u = rng.normal(size=(users, width)).astype(np.float32)
+    v = rng.normal(size=(items, width)).astype(np.float32)
+    third = items // 3
+    v[third : 2 * third] = v[:third]
+    v[2 * third : 3 * third] = v[:third]
+    place = np.arange(third), rng.integers(0, width, third)
+    near = v[2 * third : 3 * third]
+    near[place] = np.nextafter(near[place], rng.choice([-9, 9], third).astype(np.float32))
+    taken = [rng.choice(items, 11, replace=False) for _ in range(users)]
+    targets = np.array([rng.choice(np.setdiff1d(np.arange(items), t)) for t in taken])
+    targets[3] = -1
+    indptr = np.arange(users + 1) * 11
+    excluded = Excluded(indptr, np.concatenate(taken).astype(np.int32))
+    return u * np.float32(scale), v * np.float32(scale), targets, excluded
+
+
+def brute_force(users, items, targets, excluded):
+    """Every score in float64, one product after the other, so that twins' are the same bits."""
+    ranks = np.zeros(len(users), dtype=int)
+    for user in np.flatnonzero(targets >= 0):
+        products = items.astype(np.float64) * users[user].astype(np.float64)
+        scores = products.cumsum(1)[:, -1]
+        bound = scores[targets[user]]
+        scores[excluded.items[excluded.indptr[user] : excluded.indptr[user + 1]]] = -np.inf
+        ranks[user] = (scores >= bound).sum()
+    return ranks
+
+
+def ranks_of(users, items, targets, excluded):
+    ranks = held_out_ranks(torch.from_numpy(users), torch.from_numpy(items), targets, excluded)
+    return ranks.tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_twins_and_near_twins_rank_as_their_float64_scores_do(seed):
+    world = close_world(seed)
+    users, items, targets, excluded = world
+    expected = brute_force(*world)
+    assert ranks_of(*world) == expected.tolist()
+    # so that this test could fail: scores formed in float32 alone give other ranks
+    scores = users @ items.T
+    bounds = np.take_along_axis(scores, np.maximum(targets, 0)[:, None], 1)
+    rows = np.repeat(np.arange(len(users)), np.diff(excluded.indptr))
+    scores[rows, excluded.items] = -np.inf
+    assert ((scores >= bounds).sum(1) != expected)[targets >= 0].any()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e-15, 1e-3, 1e3, 1e8, 1e18])
+def test_ranks_of_close_scores_do_not_depend_on_the_vectors_lengths(scale):
+    """Also where products are too small for float32."""
+    world = close_world(1, scale)
+    assert ranks_of(*world) == brute_force(*world).tolist()
+
+
+@pytest.mark.parametrize("scale", [1e19, 1e30])
+def test_scores_beyond_float32_are_an_error_not_a_rank(scale):
+    with pytest.raises(CadcError, match=r"scores leave float32's range; their training diverged"):
+        ranks_of(*close_world(1, scale))
+
+
+def test_one_item_of_a_huge_norm_makes_every_row_look_twice_and_changes_no_rank():
+    users, items, targets, excluded = close_world(2)
+    items[7] *= np.float32(1e9)  # the bound on rounding is a hundred times any other score
+    world = users, items, targets, excluded
+    assert ranks_of(*world) == brute_force(*world).tolist()
+
+
+def test_all_scores_equal_but_for_rounding_are_all_looked_at_again():
+    """Items that are permutations of each other under a user of ones: one sum in many orders."""
+    rng = np.random.default_rng(3)
+    element = rng.integers(-(2**23), 2**23, 64).astype(np.float32)  # float64 sums are exact
+    items = np.stack([rng.permutation(element) for _ in range(200)])
+    users = np.ones((4, 64), dtype=np.float32)
+    none = Excluded(np.zeros(5, dtype=np.int64), np.zeros(0, dtype=np.int32))
+    assert ranks_of(users, items, np.array([0, 50, 199, -1]), none) == [200, 200, 200, 0]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 39, 40, 41])
+def test_blocks_of_any_size_give_the_same_ranks(rows, monkeypatch):
+    world = close_world(4)
+    expected = brute_force(*world).tolist()
+    monkeypatch.setattr(ranking, "_BLOCK_ELEMENTS", rows * 300)
+    assert ranks_of(*world) == expected
+    users, items, targets, excluded = world
+    part = held_out_ranks(
+        torch.from_numpy(users), torch.from_numpy(items), targets, excluded, range(2, 33)
+    )
+    assert part.tolist() == expected[2:33]
+
+
+def test_progress_is_told_of_every_user_once(monkeypatch):
+    monkeypatch.setattr(ranking, "_BLOCK_ELEMENTS", 7 * 300)
+    users, items, targets, excluded = close_world(4)
+    told = []
+    held_out_ranks(
+        torch.from_numpy(users), torch.from_numpy(items), targets, excluded, advance=told.append
+    )
+    assert told == [7, 7, 7, 7, 7, 5]
+
+
+def test_counting_on_the_cpu_is_what_torch_counts():
+    rng = np.random.default_rng(5)
+    scores = torch.from_numpy(rng.normal(size=(17, 1001)).astype(np.float32))
+    scores[0, :5] = -torch.inf
+    scores[1, :5] = torch.inf
+    bound = scores[:, 6].clone()
+    bound[2:5] = torch.tensor([-torch.inf, torch.inf, 0.0])
+    got = ranking._count_above(scores, bound)
+    assert got.dtype == torch.int64
+    assert got.tolist() == (scores > bound[:, None]).sum(1).tolist()
+    assert ranking._count_above(scores[:0], bound[:0]).tolist() == []

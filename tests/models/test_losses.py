@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cadc_rec.models.losses import binary_cross_entropy
+from cadc_rec.models.losses import binary_cross_entropy, logq_offsets
 
 
 def test_binary_cross_entropy_sums_minus_log_likelihood_of_positives_and_negatives():
@@ -25,3 +25,13 @@ def test_binary_cross_entropy_sums_minus_log_likelihood_of_positives_and_negativ
 def test_extreme_scores_keep_the_loss_finite():
     scores = torch.tensor([1e4, -1e4, -1e4, 1e4])
     assert float(binary_cross_entropy(scores, negatives=1)) == pytest.approx(2e4)
+
+
+def test_logqs_offset_is_the_log_of_an_items_frequency_over_the_mean_one():
+    counts = [0, 1, 3, 0, 11]  # with one more each: 1, 2, 4, 1, 12, whose mean is 4
+    expected = [math.log(0.25), math.log(0.5), 0.0, math.log(0.25), math.log(3)]
+    assert logq_offsets(torch.tensor(counts)).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_equally_frequent_items_have_no_offset():
+    assert logq_offsets(torch.full((6,), 17)).tolist() == [0.0] * 6

@@ -1,6 +1,7 @@
 """The sharded model on unique ids against plain PyTorch on every pair: the same training."""
 
 import copy
+import math
 import sys
 from pathlib import Path
 
@@ -21,13 +22,49 @@ from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.trainer import Trainer
 
 
-class PlainTower(nn.Module):
-    """nn.Embedding for the ids, a mean of nn.Embedding rows for each attribute, an MLP."""
+FROZEN = ("init_frozen", "hybrid", "linear", "mlp", "residual")
 
-    def __init__(self, side, attributes, state):
+
+class PlainIds(nn.Module):
+    """nn.Embedding, with what an integration technique adds to it."""
+
+    def __init__(self, kind, side, state):
         super().__init__()
-        prefix = f"{side}.ids.table.embedding_bags.{side}.weight"
-        self.ids = nn.Embedding.from_pretrained(state[prefix].clone(), freeze=False)
+        weight = state[f"{side}.ids.table.embedding_bags.{side}.weight"].clone()
+        self.kind = kind
+        self.table = nn.Embedding.from_pretrained(weight, freeze=kind in FROZEN)
+        if kind == "hybrid":
+            free = state[f"{side}.ids.free.embedding_bags.{side}_free.weight"].clone()
+            self.free = nn.Embedding.from_pretrained(free, freeze=False)
+        if kind in ("linear", "mlp"):
+            self.layer = self._linear(f"{side}.ids.layer", state)
+        if kind == "mlp":
+            self.last = self._linear(f"{side}.ids.last", state)
+
+    @staticmethod
+    def _linear(name, state):
+        weight = state[f"{name}.weight"]
+        layer = nn.Linear(weight.shape[1], weight.shape[0])
+        layer.load_state_dict({kind: state[f"{name}.{kind}"] for kind in ("weight", "bias")})
+        return layer
+
+    def forward(self, ids):
+        vectors = self.table(ids)
+        if self.kind == "hybrid":
+            return torch.cat([vectors, self.free(ids)], 1)
+        if self.kind == "linear":
+            return self.layer(vectors)
+        if self.kind == "mlp":
+            return self.last(torch.relu(self.layer(vectors)))
+        return vectors
+
+
+class PlainTower(nn.Module):
+    """`PlainIds`, a mean of nn.Embedding rows for each attribute, an MLP."""
+
+    def __init__(self, kind, side, attributes, state):
+        super().__init__()
+        self.ids = PlainIds(kind, side, state)
         self.attributes = attributes
         self.tables = nn.ModuleList(
             nn.Embedding.from_pretrained(
@@ -64,29 +101,46 @@ class PlainTower(nn.Module):
         return self.mlp(torch.cat(parts, 1))
 
 
-@pytest.mark.parametrize("ids", ["trainable", "init_frozen"])
-def test_ten_steps_give_the_losses_of_plain_pytorch(ids):
+def factorizations_score(user, item, who, what):
+    """u'.v' + u_bias + v_bias of the frozen rows, the bias last."""
+    u, v = user.ids.table(who), item.ids.table(what)
+    return (u[:, :-1] * v[:, :-1]).sum(1) + u[:, -1] + v[:, -1]
+
+
+def ten_steps(ids, item_offsets=None):
+    """Ours and plain PyTorch's losses; afterwards the scores of all pairs, ours and theirs."""
     rng = np.random.default_rng(4)
     users, items = rng.integers(0, toy.USERS, 200), rng.integers(0, toy.ITEMS, 200)
     experiment = toy.experiment(ids, "data_parallel")
     with processes(ComputeConfig(device="cpu", threads=1)) as alone:
-        tables = toy.tables() if ids == "init_frozen" else None
+        tables = None if ids == "trainable" else toy.tables()
         model = build_model(experiment, toy.dataset(), tables, alone)
         state = copy.deepcopy(gather_state(model.wrapped, alone))
         loader = PairLoader(users, items, [200], 0, 20, 2, toy.ITEMS, seed=0)
         optimizer = dense_optimizer(model.wrapped, model.module, experiment.train)
-        trainer = Trainer(model.wrapped, optimizer, loader, experiment.train, alone, model.trains)
+        trainer = Trainer(
+            model.wrapped,
+            optimizer,
+            loader,
+            experiment.train,
+            alone,
+            model.trains,
+            item_offsets,
+        )
         steps = list(loader.epoch(1))
         ours = [float(trainer._step(step)) for step in steps]
+        user_vectors, item_vectors = model.vectors()
+        our_scores = user_vectors @ item_vectors.T
 
     data = toy.dataset()
-    user = PlainTower("user", data.user_attributes, state)
-    item = PlainTower("item", data.item_attributes, state)
-    parameters = [*user.parameters(), *item.parameters()]
-    if ids == "init_frozen":
-        parameters = [
-            p for p in parameters if p is not user.ids.weight and p is not item.ids.weight
-        ]
+    user = PlainTower(ids, "user", data.user_attributes, state)
+    item = PlainTower(ids, "item", data.item_attributes, state)
+
+    def scores_of(who, what):
+        scores = (user(who) * item(what)).sum(1)
+        return scores + factorizations_score(user, item, who, what) if ids == "residual" else scores
+
+    parameters = [p for p in (*user.parameters(), *item.parameters()) if p.requires_grad]
     adam = torch.optim.Adam(parameters, lr=experiment.train.learning_rate)
     theirs = []
     for step in steps:
@@ -94,10 +148,37 @@ def test_ten_steps_give_the_losses_of_plain_pytorch(ids):
         what = torch.from_numpy(step.items[step.col])
         labels = torch.zeros(len(who)).view(-1, 3)
         labels[:, 0] = 1
-        scores = (user(who) * item(what)).sum(1)
+        scores = scores_of(who, what)
+        if item_offsets is not None:
+            scores = scores - item_offsets[what]
         loss = nn.functional.binary_cross_entropy_with_logits(scores, labels.flatten())
         adam.zero_grad()
         loss.backward()
         adam.step()
         theirs.append(loss.item())
+    who, what = torch.cartesian_prod(torch.arange(toy.USERS), torch.arange(toy.ITEMS)).T
+    with torch.no_grad():
+        their_scores = scores_of(who, what).view(toy.USERS, toy.ITEMS)
+    return ours, theirs, our_scores, their_scores
+
+
+KINDS = ("trainable", "init_frozen", "init", "hybrid", "linear", "mlp", "residual")
+
+
+@pytest.mark.parametrize("ids", KINDS)
+def test_ten_steps_give_the_losses_and_then_the_scores_of_plain_pytorch(ids):
+    ours, theirs, our_scores, their_scores = ten_steps(ids)
     assert ours == pytest.approx(theirs, rel=1e-5)
+    torch.testing.assert_close(our_scores, their_scores, rtol=1e-3, atol=1e-4)
+
+
+def test_logqs_offsets_count_in_training_and_not_in_what_is_validated():
+    """Plain PyTorch with the offsets in its loss and not in its scores: the same of both."""
+    counts = np.arange(toy.ITEMS) % 5 * 3
+    mean = (counts + 1).mean()
+    offsets = torch.tensor([math.log((c + 1) / mean) for c in counts.tolist()])
+    ours, theirs, our_scores, their_scores = ten_steps("trainable", offsets)
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    torch.testing.assert_close(our_scores, their_scores, rtol=1e-3, atol=1e-4)
+    without, *_ = ten_steps("trainable")
+    assert max(abs(a - b) for a, b in zip(ours, without, strict=True)) > 0.01

@@ -1,0 +1,92 @@
+"""The paper's whole study, one command: Table 1, Table 2, Figure 1, then their page.
+
+    python -m benchmarks.paper --workdir work           # hours; goes on where it was stopped
+    python -m benchmarks.paper --workdir work --docs    # what is measured, into docs/results.md
+
+In: ``configs/study/{table1,table2,figure1}.toml``. Out: ``WORKDIR/studies/`` with a folder a study
+and ``report/index.html`` over all of them. With ``--docs`` nothing is run: the tables between the
+marks of docs/results.md and the figures beside it are made from what has been measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from cadc_rec.errors import CadcError
+from cadc_rec.progress import keep_interrupts, log, set_up_logging
+from cadc_rec.reporting.report import write_report
+from cadc_rec.study.commands import run_study
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDIES = ("table1", "table2", "figure1")
+PAGE = ROOT / "docs" / "results.md"
+FIGURES = {"figure1.svg": "figure1.svg", "pareto.svg": "pareto.svg", "time.svg": "time.svg"}
+
+
+def run_all(workdir: Path, data_dir: Path | None, jobs: int) -> list[str]:
+    """Run the three studies; returns what went wrong, a sentence a study that had failures."""
+    wrong = []
+    for name in STUDIES:
+        try:
+            run_study(ROOT / "configs" / "study" / f"{name}.toml", workdir, data_dir, jobs)
+        except CadcError as error:
+            wrong.append(f"{name}: {error}")
+            log.warning("%s", wrong[-1])
+    return wrong
+
+
+def into_docs(report: Path, page: Path = PAGE) -> None:
+    """Put the report's tables between the marks of `page` and its figures beside it."""
+    text = page.read_text("utf-8")
+    for table in ("table1", "table2", "figure1-table"):
+        source = report / f"{table}.md"
+        if source.exists():
+            text = between(text, table, source.read_text("utf-8").strip())
+    page.write_text(text, "utf-8")
+    for name, copied in FIGURES.items():
+        if (report / name).exists():
+            shutil.copyfile(report / name, page.parent / "images" / copied)
+
+
+def between(text: str, mark: str, content: str) -> str:
+    """`text` with what lies between ``<!-- mark -->`` and ``<!-- /mark -->`` replaced."""
+    pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
+    replaced, count = pattern.subn(lambda found: f"{found[1]}{content}\n{found[2]}", text)
+    if count != 1:
+        raise CadcError(f"docs/results.md has {count} places marked {mark}; it needs one.")
+    return replaced
+
+
+def main() -> None:
+    """Parse, run, report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--workdir", type=Path, default=Path("work"))
+    parser.add_argument("--data-dir", type=Path, help="where raw archives lie")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="cells at a time; times can only be compared with 1"
+    )
+    parser.add_argument("--docs", action="store_true", help="run nothing; renew docs/results.md")
+    arguments = parser.parse_args()
+    set_up_logging()
+    keep_interrupts()
+    try:
+        wrong = (
+            [] if arguments.docs else run_all(arguments.workdir, arguments.data_dir, arguments.jobs)
+        )
+        report = write_report(arguments.workdir / "studies")
+        if arguments.docs:
+            into_docs(report.page.parent)
+    except CadcError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    print(report.page.resolve())
+    sys.exit("\n".join(wrong) if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

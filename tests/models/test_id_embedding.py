@@ -1,0 +1,107 @@
+"""Each way to integrate pre-trained vectors: what it gives, and what of it is trained."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))
+import toy
+
+from cadc_rec.config import ComputeConfig
+from cadc_rec.distributed.processes import processes
+from cadc_rec.distributed.state import gather_state
+from cadc_rec.models.id_embedding import ID_EMBEDDINGS, HybridIds
+from cadc_rec.training.build import build_model
+
+IDS = torch.tensor([7, 0, 22, 7])  # out of order, one of them twice
+
+
+@pytest.fixture(scope="module")
+def alone():
+    with processes(ComputeConfig(device="cpu", threads=1)) as joined:
+        yield joined
+
+
+@pytest.fixture(scope="module")
+def made(alone):
+    """made(kind): the sharded toy model with this id embedding, and its state by name."""
+    models = {}
+
+    def make(kind):
+        if kind not in models:
+            tables = None if kind == "trainable" else toy.tables()
+            model = build_model(
+                toy.experiment(kind, "data_parallel"), toy.dataset(), tables, alone
+            )
+            models[kind] = model, gather_state(model.wrapped, alone)
+        return models[kind]
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["init", "init_frozen", "residual"])
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_pretrained_vectors_are_looked_up_as_they_are(kind, side, made):
+    model, _ = made(kind)
+    vectors = getattr(model.module, side).ids(IDS)
+    assert torch.equal(vectors, getattr(toy.tables(), side)[IDS])
+
+
+def test_hybrid_gives_the_frozen_elements_and_then_the_learned_ones(made):
+    model, state = made("hybrid")
+    for side in ("user", "item"):
+        free = state[f"{side}.ids.free.embedding_bags.{side}_free.weight"]
+        assert free.shape[1] == 4
+        assert 0.05 < free.std() < 0.2  # a random start, of standard deviation 0.1
+        expected = torch.cat([getattr(toy.tables(), side)[IDS][:, :4], free[IDS]], 1)
+        assert torch.equal(getattr(model.module, side).ids(IDS), expected)
+
+
+@pytest.mark.parametrize(("dim", "frozen"), [(96, 64), (48, 32), (8, 4), (12, 8), (16, 12)])
+def test_hybrid_freezes_two_thirds_in_groups_of_four(dim, frozen):
+    assert HybridIds.table_width(dim) == frozen
+    assert frozen % 4 == 0
+    assert abs(frozen - 2 * dim / 3) <= 2  # no other multiple of four is nearer
+
+
+def test_linear_is_a_layer_on_the_frozen_vectors(made):
+    model, state = made("linear")
+    for side in ("user", "item"):
+        weight, bias = (state[f"{side}.ids.layer.{name}"] for name in ("weight", "bias"))
+        expected = getattr(toy.tables(), side)[IDS] @ weight.T + bias
+        torch.testing.assert_close(getattr(model.module, side).ids(IDS), expected)
+
+
+def test_mlp_is_two_layers_with_a_relu_between_on_the_frozen_vectors(made):
+    model, state = made("mlp")
+    for side in ("user", "item"):
+        of = {k: state[f"{side}.ids.{k}"] for k in ("layer.weight", "layer.bias")}
+        of |= {k: state[f"{side}.ids.{k}"] for k in ("last.weight", "last.bias")}
+        hidden = getattr(toy.tables(), side)[IDS] @ of["layer.weight"].T + of["layer.bias"]
+        expected = hidden.clamp(min=0) @ of["last.weight"].T + of["last.bias"]
+        torch.testing.assert_close(getattr(model.module, side).ids(IDS), expected)
+
+
+def test_a_vector_is_as_wide_under_every_technique(made):
+    for kind in ID_EMBEDDINGS:
+        assert made(kind)[0].module.user.ids(IDS).shape == (4, toy.DIM)
+
+
+@pytest.mark.parametrize("kind", ID_EMBEDDINGS)
+def test_gradients_reach_what_is_trained_and_nothing_else(kind, alone):
+    tables = None if kind == "trainable" else toy.tables()
+    model = build_model(toy.experiment(kind, "data_parallel"), toy.dataset(), tables, alone)
+    users, items = model.module.user(torch.arange(9)), model.module.item(torch.arange(9))
+    (users * items * torch.randn(9, 1)).sum().backward()
+    reached = {
+        name
+        for name, parameter in model.module.named_parameters()
+        if parameter.grad is not None and parameter.grad.abs().sum() > 0
+    }
+    frozen = {f"{s}.ids.table.embedding_bags.{s}.weight" for s in ("user", "item")}
+    everything = set(dict(model.module.named_parameters()))
+    expected = everything if kind in ("trainable", "init") else everything - frozen
+    assert reached == expected
+    assert {name for name in everything if not model.trains(name)} == everything - expected

@@ -1,0 +1,70 @@
+"""What pre-training depends on, so that methods share one artifact and no other causes work."""
+
+import pytest
+
+from cadc_rec.config import PretrainConfig
+from cadc_rec.experiment_file import load_experiment
+from cadc_rec.pretrain.settings import pretrain_settings
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """settings(method, *overrides): of the pretrain stage."""
+    path = tmp_path / "experiment.toml"
+    path.write_text("")
+
+    def of(method, *overrides):
+        e = load_experiment(path, method=method, overrides=overrides)
+        return pretrain_settings(e.pretrain, e.seed)
+
+    return of
+
+
+def test_every_method_and_technique_on_mf_shares_one_factorization(settings):
+    cadc = settings("cadc")
+    assert settings("mf") == cadc
+    for how in ("init", "hybrid", "linear", "mlp", "residual"):
+        assert settings("cadc", f"model.id_embedding={how}") == cadc
+    for other in ("select.ratio=2", "train.epochs=3", "model.tower=[8]", "sharding.frozen=auto"):
+        assert settings("cadc", other) == cadc
+
+
+@pytest.mark.parametrize(
+    ("model", "counts"),
+    [
+        ("mf", {"epochs", "factors", "learning_rate", "l2", "negatives", "init_std"}),
+        ("mlp", {"factors", "init_std", "mlp"}),
+        ("popularity", set()),
+    ],
+)
+def test_a_setting_causes_work_where_it_counts_and_nowhere_else(model, counts):
+    plain = PretrainConfig(model=model)
+    others = {
+        "epochs": 7,
+        "factors": 7,
+        "learning_rate": 0.5,
+        "l2": 9.0,
+        "negatives": 7,
+        "init_std": 0.5,
+        "evaluate_every": 7,
+        "mlp": plain.mlp.model_copy(update={"epochs": 7}),
+    }
+    assert set(others) == set(PretrainConfig.model_fields) - {"model"}  # so that none is forgotten
+    changed = {
+        key
+        for key, value in others.items()
+        if pretrain_settings(plain.model_copy(update={key: value}), 0)
+        != pretrain_settings(plain, 0)
+    }
+    assert changed == counts
+
+
+def test_counting_needs_no_seed_and_learning_does():
+    for model, same in (("popularity", True), ("mf", False), ("mlp", False)):
+        config = PretrainConfig(model=model)
+        assert (pretrain_settings(config, 0) == pretrain_settings(config, 1)) is same
+
+
+def test_no_two_models_share_an_artifact():
+    made = [str(pretrain_settings(PretrainConfig(model=m), 0)) for m in ("mf", "mlp", "popularity")]
+    assert len(set(made)) == 3
