@@ -85,12 +85,12 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-# The paper's Table 1, MovieLens 1M, and the time this project allows CADC.
+# The paper's Table 1, MovieLens 1M: accuracy, and (18 + 136) / 1464 of gold's time.
 PAPER = {
     "cadc": {"hr@10": 0.0657, "ndcg@10": 0.0328},
     "gold": {"hr@10": 0.0692, "ndcg@10": 0.0339},
 }
-LONGEST_TIME_SHARE = 0.15
+LONGEST_TIME_SHARE = 0.105
 
 
 def shortfalls(results: Sequence[Result]) -> list[str]:

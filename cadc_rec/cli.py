@@ -21,7 +21,12 @@ from rich.console import Console
 
 from cadc_rec import __version__
 from cadc_rec.config import Experiment
-from cadc_rec.distributed.launch import end_with_parent, is_local_worker, run_workers
+from cadc_rec.distributed.launch import (
+    end_with_parent,
+    is_child,
+    is_local_worker,
+    run_workers,
+)
 from cadc_rec.errors import CadcError
 from cadc_rec.experiment_file import load_experiment
 from cadc_rec.methods import METHODS
@@ -271,7 +276,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     set_up_logging(debug=debug)
     keep_interrupts()
-    if is_local_worker():
+    if is_child():
         end_with_parent()
     code = 0
     try:

@@ -15,6 +15,9 @@ from cadc_rec.versions import require_trio
 
 WORKER_MARK = "_CADC_REC_WORKER"  # in a worker's environment: its result is its parent's to print
 
+# In the environment of a process that must not outlive the one that started it.
+CHILD_MARK = "_CADC_REC_CHILD"
+
 # What every rank needs and no user should have to know.
 ENVIRONMENT = {
     # Spinning threads of several processes on the same cores ruin each other.
@@ -81,8 +84,13 @@ def is_local_worker() -> bool:
     return WORKER_MARK in os.environ
 
 
+def is_child() -> bool:
+    """Whether this process should end with the one that started it: a worker, or a study's cell."""
+    return is_local_worker() or CHILD_MARK in os.environ
+
+
 def end_with_parent() -> None:
-    """Ask Linux to end this worker when the process that started it dies, however it dies.
+    """Ask Linux to end this process when the process that started it dies, however it dies.
 
     Otherwise a killed parent leaves workers that hold the stage's lock and go on for hours.
     """

@@ -24,7 +24,7 @@ from typing import Any
 
 from cadc_rec.atomic import write_atomically
 from cadc_rec.data.archives import find_raw
-from cadc_rec.distributed.launch import end_with_parent
+from cadc_rec.distributed.launch import CHILD_MARK
 from cadc_rec.errors import CadcError
 from cadc_rec.progress import log, track
 from cadc_rec.study.grid import Cell, Study
@@ -32,6 +32,7 @@ from cadc_rec.study.record import cell_digest, record_done, record_undone
 
 _BUSY = "another job is making the same"  # what `atomic` says of a stage shared with another cell
 _BUSY_SECONDS = 2.0
+_INTERRUPTED = 130  # a terminal's Ctrl-C reaches the cell before us
 
 
 @dataclass
@@ -119,7 +120,7 @@ class StudyRunner:
             break
         else:
             return "interrupted"
-        if self._stop.is_set() and code:
+        if code == _INTERRUPTED or (self._stop.is_set() and code):
             return "interrupted"  # no fault of the cell's: it gets no record
         try:
             if code:
@@ -149,7 +150,7 @@ class StudyRunner:
                 stdout=subprocess.PIPE,
                 stderr=file,
                 text=True,
-                preexec_fn=end_with_parent,  # a killed study leaves no cell training on
+                env={**os.environ, CHILD_MARK: "1"},  # a killed study leaves no cell training on
             )
             out = ""
             while True:
