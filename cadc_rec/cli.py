@@ -19,7 +19,19 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from cadc_rec import __version__
+from cadc_rec import __version__, cli_study
+from cadc_rec.cli_options import (
+    WORKDIR,
+    AsJson,
+    Config,
+    DataDir,
+    Debug,
+    Force,
+    Method,
+    Sets,
+    Workdir,
+    stopped_gently,
+)
 from cadc_rec.config import Experiment
 from cadc_rec.distributed.launch import (
     end_with_parent,
@@ -29,7 +41,6 @@ from cadc_rec.distributed.launch import (
 )
 from cadc_rec.errors import CadcError
 from cadc_rec.experiment_file import load_experiment
-from cadc_rec.methods import METHODS
 from cadc_rec.pipeline import STAGES, Pipeline, launched
 from cadc_rec.progress import console, keep_interrupts, log, set_up_logging
 from cadc_rec.reporting.summary import run_result, run_table, stage_line
@@ -43,27 +54,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Config = Annotated[
-    Path,
-    typer.Argument(help="The experiment, a TOML file.", metavar="CONFIG", show_default=False),
-]
-Workdir = Annotated[Path, typer.Option(help="Where artifacts are kept.", metavar="DIR")]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Where raw archives lie; default $CADC_REC_DATA, then a download."),
-]
-Method = Annotated[
-    str | None, typer.Option(help=f"One of {', '.join(METHODS)}; default: the config's.")
-]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a setting; may be repeated.", metavar="SECTION.KEY=VALUE"),
-]
-Force = Annotated[bool, typer.Option("--force", help="Make it anew even when it is there.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
-WORKDIR = Path("work")
 _RANK_0_FIRST_SECONDS = 10.0  # an interpreter full of libraries takes seconds to end
 
 
@@ -149,47 +140,7 @@ _stage_command("train", "Train the two towers on the selected interactions.")
 _stage_command("evaluate", "Rank the held-out items over all items and measure.")
 
 
-@app.command()
-def study(
-    file: Annotated[Path, typer.Argument(help="The grid, a TOML file.", metavar="STUDY")],
-    workdir: Workdir = WORKDIR,
-    data_dir: DataDir = None,
-    jobs: Annotated[
-        int, typer.Option(min=1, help="Cells at a time; times can only be compared with 1.")
-    ] = 1,
-    debug: Debug = False,
-) -> None:
-    """Run a grid of experiments, cell by cell; the same command goes on where it stopped."""
-    from cadc_rec.study.commands import run_study
-
-    with _stopped_gently("cells"):
-        folder = run_study(file, workdir, data_dir, jobs)
-    print(folder.resolve())
-    log.info("see it with: cadc-rec report %s", folder)
-
-
-@app.command()
-def report(
-    folder: Annotated[
-        Path, typer.Argument(help="A study's folder, or a folder of studies.", metavar="DIR")
-    ],
-    out: Annotated[
-        Path | None, typer.Option(help="Where the page goes; default DIR/report.")
-    ] = None,
-    debug: Debug = False,
-) -> None:
-    """Write a study's page: tables, figures, times, curves; works offline."""
-    from cadc_rec.reporting.report import write_report
-
-    written = write_report(folder, out)
-    log.info(
-        "%d cells done, %d failed, %d not run yet, %d not available",
-        written.done,
-        written.failed,
-        written.missing,
-        written.unavailable,
-    )
-    print(written.page.resolve())
+cli_study.register(app)
 
 
 @app.command()
@@ -225,7 +176,7 @@ def _pipeline(
         extra = ["--force"] if force_train else []
         run_workers(["train", *arguments, *extra], experiment.compute.processes)
 
-    with _stopped_gently("stages"):
+    with stopped_gently("stages"):
         if launched():
             require_trio()
             from cadc_rec.distributed.processes import processes
@@ -237,15 +188,6 @@ def _pipeline(
         else:
             several = experiment.compute.processes > 1
             yield Pipeline(experiment, workdir, data_dir, force, launch=launch if several else None)
-
-
-@contextlib.contextmanager
-def _stopped_gently(what: str) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        log.warning("interrupted; finished %s are kept, the same command goes on from them", what)
-        raise SystemExit(130) from None
 
 
 def _worker_arguments(

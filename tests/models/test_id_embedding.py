@@ -32,9 +32,7 @@ def made(alone):
     def make(kind):
         if kind not in models:
             tables = None if kind == "trainable" else toy.tables()
-            model = build_model(
-                toy.experiment(kind, "data_parallel"), toy.dataset(), tables, alone
-            )
+            model = build_model(toy.experiment(kind, "data_parallel"), toy.dataset(), tables, alone)
             models[kind] = model, gather_state(model.wrapped, alone)
         return models[kind]
 

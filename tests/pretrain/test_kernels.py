@@ -72,7 +72,9 @@ def test_both_kernels_form_the_same_sums_for_any_width(width):
     # as far apart as sums of a thousand float32 numbers may be
     arguments = problem(width=width, scale=width**-0.25)
     for label in (1.0, 0.0):
-        (mine, a), (theirs, b) = (run(k, label, arguments) for k in (fused_gradient, torch_gradient))
+        (mine, a), (theirs, b) = (
+            run(k, label, arguments) for k in (fused_gradient, torch_gradient)
+        )
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=2e-4)
         assert float(a.bias) == pytest.approx(float(b.bias), rel=1e-4, abs=1e-3)
         assert float(a.loss) == pytest.approx(float(b.loss), rel=1e-4)
@@ -94,9 +96,7 @@ def test_any_number_of_threads_gives_the_same_bits(label, threads):
 @pytest.mark.parametrize("label", [1.0, 0.0])
 @pytest.mark.parametrize("logit", [-200.0, 200.0, -88.0, 88.0, -1e30, 1e30])
 def test_extreme_logits_give_finite_sums_and_certain_probabilities(kernel, label, logit):
-    pattern = Pattern(
-        torch.tensor([0, 6], dtype=torch.int32), torch.zeros(6, dtype=torch.int32)
-    )
+    pattern = Pattern(torch.tensor([0, 6], dtype=torch.int32), torch.zeros(6, dtype=torch.int32))
     mine, others, into = torch.tensor([[logit]]), torch.ones(1, 1), torch.zeros(1, 1)
     gradient = kernel(pattern, label, mine, others, torch.zeros(1), torch.tensor(0.0), into)
     error = 6 * ((logit > 0) - label)  # six entries of probability 0 or 1

@@ -1,6 +1,7 @@
 """Pre-training with an MLP on the two vectors, against plain PyTorch on gathered ones."""
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_scores_and_gradients_are_those_of_an_mlp_on_joined_vectors(hidden, alon
     state = gather_state(wrapped, alone)
 
     widths = [2 * WIDTH, *hidden, 1]
-    layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+    layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
     first = torch.cat([state["of_user.weight"], state["of_item.weight"]], 1)
     layers[0].load_state_dict({"weight": first, "bias": state["of_user.bias"]})
     for number, layer in enumerate(layers[1:]):

@@ -100,9 +100,9 @@ def test_a_record_holds_what_the_run_printed_and_a_copy_of_its_ranks(
     assert record["config"]["method"] == "cadc"
     identity = ("id", "dataset", "dataset_title", "method", "integration", "ratio", "seed")
     wanted = json.loads((folder / "study.json").read_text())
-    assert [{key: records(tmp_path)[c["id"]][key] for key in identity} for c in wanted["cells"]] == (
-        wanted["cells"]
-    )
+    assert [
+        {key: records(tmp_path)[c["id"]][key] for key in identity} for c in wanted["cells"]
+    ] == (wanted["cells"])
 
 
 def test_a_second_call_runs_nothing_and_writes_no_record(write, pretend, tmp_path, cli):
@@ -315,17 +315,23 @@ def test_a_report_says_what_there_is_and_where_it_lies(write, pretend, tmp_path,
 
 # --- with processes ------------------------------------------------------------------------------
 
+PATIENCE = 900  # seconds until a process is taken for stuck; on an idle machine it needs ten
+
 
 def study(spawn, path, workdir, *arguments):
     """The study command to its end: its exit code, output, words and seconds."""
     begun = time.monotonic()
     process = spawn("study", path, "--workdir", workdir, *arguments)
-    out, err = process.communicate(timeout=280)
+    try:
+        out, err = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
     seconds = time.monotonic() - begun
     return SimpleNamespace(code=process.returncode, out=out, err=err, seconds=seconds)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3 * PATIENCE)  # it starts several processes one after the other
 def test_a_study_runs_its_cells_goes_on_after_a_crash_and_does_nothing_twice(
     write, spawn, finished, tmp_path, cli
 ):
@@ -333,8 +339,7 @@ def test_a_study_runs_its_cells_goes_on_after_a_crash_and_does_nothing_twice(
 
     def with_rate(rate):
         part = f'[[grid]]\nmethods = ["cadc", "mf"]\n[[grid]]\nmethods = ["gold"]\nset = {rate}'
-        path = write(["popularity"], more=part)
-        return path
+        return write(["popularity"], more=part)
 
     workdir = tmp_path / "work"
     crashed = study(spawn, with_rate('{ "train.learning_rate" = 1e30 }'), workdir)
@@ -389,11 +394,13 @@ LONG = '[[grid]]\nmethods = ["random"]\nset = { "train.epochs" = %d }'
 @pytest.fixture
 def in_the_second_cell(write, spawn, tmp_path):
     """in_the_second_cell(epochs): a study whose first cell is done and whose second one trains."""
+    started = []
 
     def start(epochs):
         path, workdir = write(["popularity"], more=LONG % epochs), tmp_path / "work"
         process = spawn("study", path, "--workdir", workdir)
-        end = time.monotonic() + 200
+        started.append(process)
+        end = time.monotonic() + PATIENCE
         while not list(workdir.glob(".tmp/train-*/")):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < end
@@ -401,7 +408,9 @@ def in_the_second_cell(write, spawn, tmp_path):
         (child,) = children(process.pid)
         return path, workdir, process, child
 
-    return start
+    yield start
+    for process in started:
+        process.kill()
 
 
 def children(pid):
@@ -418,7 +427,7 @@ def lives(pid):
         return False
 
 
-def wait_for_the_end_of(pid, seconds=20):
+def wait_for_the_end_of(pid, seconds=60):
     end = time.monotonic() + seconds
     while lives(pid):
         assert time.monotonic() < end, f"process {pid} goes on"
@@ -426,13 +435,14 @@ def wait_for_the_end_of(pid, seconds=20):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3 * PATIENCE)  # it starts several processes one after the other
 def test_a_killed_study_leaves_no_process_and_goes_on_from_the_cells_that_are_done(
     in_the_second_cell, spawn
 ):
     path, workdir, process, child = in_the_second_cell(300)
     assert lives(child)
     process.kill()
-    process.communicate(timeout=20)
+    process.communicate(timeout=PATIENCE)
     wait_for_the_end_of(child)
     before = written(workdir)
     assert list(before) == ["t.popularity.none.r1.s0"]
@@ -449,13 +459,14 @@ def test_a_killed_study_leaves_no_process_and_goes_on_from_the_cells_that_are_do
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3 * PATIENCE)  # it starts several processes one after the other
 @pytest.mark.parametrize("heard_by", ["the study", "all, as on a terminal"])
 def test_ctrl_c_is_code_130_and_keeps_the_cells_that_are_done(in_the_second_cell, heard_by):
     _, workdir, process, child = in_the_second_cell(10**6)
     process.send_signal(signal.SIGINT)
     if heard_by != "the study":
         os.kill(child, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (130, ""), err
     assert "interrupted; finished cells are kept, the same command goes on from them" in err
     assert "Traceback" not in err

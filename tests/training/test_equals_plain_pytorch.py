@@ -21,7 +21,6 @@ from cadc_rec.training.build import build_model
 from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.trainer import Trainer
 
-
 FROZEN = ("init_frozen", "hybrid", "linear", "mlp", "residual")
 
 

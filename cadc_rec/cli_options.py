@@ -1,0 +1,45 @@
+"""What the commands' options are called, and how a Ctrl-C ends any of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cadc_rec.methods import METHODS
+from cadc_rec.progress import log
+
+Config = Annotated[
+    Path,
+    typer.Argument(help="The experiment, a TOML file.", metavar="CONFIG", show_default=False),
+]
+Workdir = Annotated[Path, typer.Option(help="Where artifacts are kept.", metavar="DIR")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Where raw archives lie; default $CADC_REC_DATA, then a download."),
+]
+Method = Annotated[
+    str | None, typer.Option(help=f"One of {', '.join(METHODS)}; default: the config's.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a setting; may be repeated.", metavar="SECTION.KEY=VALUE"),
+]
+Force = Annotated[bool, typer.Option("--force", help="Make it anew even when it is there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+WORKDIR = Path("work")
+
+
+@contextlib.contextmanager
+def stopped_gently(what: str) -> Iterator[None]:
+    """Within, a Ctrl-C ends the program with code 130, and says that finished `what` are kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.warning("interrupted; finished %s are kept, the same command goes on from them", what)
+        raise SystemExit(130) from None
