@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -27,6 +27,8 @@ def _sentence(item: dict[str, Any], model: type[BaseModel]) -> str:
         place = f"[{'.'.join(loc[:-1])}]" if len(loc) > 1 else "the top level"
         hint = f"did you mean {near}? " if near else ""
         return f"{key} is not a setting; {hint}{place} takes {allowed}."
+    if item["type"] == "missing":
+        return f"{key} is missing; add it."
     return f"{key} = {item['input']!r} is not allowed: {_allowed(item, key)}."
 
 
@@ -57,11 +59,11 @@ def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _section(model: type[BaseModel], loc: list[str]) -> type[BaseModel] | None:
-    node = model
+    node: Any = model
     for part in loc:
-        field = node.model_fields.get(part)
-        kind = field.annotation if field else None
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-            return None
-        node = kind
-    return node
+        if isinstance(node, type) and issubclass(node, BaseModel):
+            field = node.model_fields.get(part)
+            node = field.annotation if field else None
+        else:  # an array's or a table's member: list[Model], dict[str, Model]
+            node = get_args(node)[-1] if get_args(node) else None
+    return node if isinstance(node, type) and issubclass(node, BaseModel) else None

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -313,6 +315,99 @@ def test_a_report_says_what_there_is_and_where_it_lies(write, pretend, tmp_path,
     assert (tmp_path / "page" / "index.html").is_file()
 
 
+# --- with processes, whose cells only sleep ------------------------------------------------------
+
+
+@pytest.fixture
+def sleeping(write, tmp_path):
+    """sleeping(): the study command in a process, and its first cell, which sleeps for an hour."""
+    started = []
+
+    def start():
+        begun, interpreter = tmp_path / "begun", tmp_path / "python"
+        interpreter.write_text(f"#!/bin/sh\necho $$ >> {begun}\nexec sleep 3600\n")
+        interpreter.chmod(0o755)
+        program = (
+            f"import sys; from cadc_rec.cli import main; sys.executable = {str(interpreter)!r}"
+        )
+        path = write()
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"{program}; main()", "study", path, "--workdir", tmp_path],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        started.append(process)
+        end = time.monotonic() + 100
+        while not begun.exists() or not begun.read_text().endswith("\n"):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        (cell,) = (int(number) for number in begun.read_text().split())
+        assert lives(cell)
+        return process, cell, begun
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_study_that_is_ended_takes_its_cell_with_it(sleeping, number, tmp_path):
+    process, cell, _ = sleeping()
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == -number
+    wait_for_the_end_of(cell)
+    assert records(tmp_path) == {}
+
+
+@pytest.mark.parametrize("heard_by", ["the study", "all, as on a terminal"])
+def test_ctrl_c_ends_study_and_cell_with_code_130_and_begins_no_other_cell(
+    sleeping, heard_by, tmp_path
+):
+    process, cell, begun = sleeping()
+    process.send_signal(signal.SIGINT)
+    if heard_by != "the study":
+        os.kill(cell, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, ""), err
+    assert "interrupted; finished cells are kept, the same command goes on from them" in err
+    assert "Traceback" not in err
+    assert not lives(cell)
+    assert begun.read_text() == f"{cell}\n"
+    assert records(tmp_path) == {}
+
+
+def test_a_cell_that_is_killed_is_recorded_and_the_next_one_begins(sleeping, tmp_path):
+    process, cell, begun = sleeping()
+    os.kill(cell, signal.SIGKILL)
+    end = time.monotonic() + 60
+    while len(begun.read_text().splitlines()) < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert records(tmp_path)[CADC]["error"] == "ended by signal 9"
+    assert RANDOM not in records(tmp_path)
+
+
+def lives(pid):
+    """Whether a process runs, neither gone nor waiting to be buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for_the_end_of(pid, seconds=60):
+    end = time.monotonic() + seconds
+    while lives(pid):
+        assert time.monotonic() < end, f"process {pid} goes on"
+        time.sleep(0.02)
+
+
 # --- with processes ------------------------------------------------------------------------------
 
 PATIENCE = 900  # seconds until a process is taken for stuck; on an idle machine it needs ten
@@ -419,21 +514,6 @@ def children(pid):
     return [int(child) for text in lists for child in text.split()]
 
 
-def lives(pid):
-    """Whether a process runs, neither gone nor waiting to be buried."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_for_the_end_of(pid, seconds=60):
-    end = time.monotonic() + seconds
-    while lives(pid):
-        assert time.monotonic() < end, f"process {pid} goes on"
-        time.sleep(0.02)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3 * PATIENCE)  # it starts several processes one after the other
 def test_a_killed_study_leaves_no_process_and_goes_on_from_the_cells_that_are_done(
@@ -456,21 +536,3 @@ def test_a_killed_study_leaves_no_process_and_goes_on_from_the_cells_that_are_do
     assert written(workdir) | before == written(workdir)  # the first one was left as it was
     assert "1 of 2 cells were done before" in ended.err
     assert all(entry.suffix == ".lock" for entry in (workdir / ".tmp").iterdir())
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3 * PATIENCE)  # it starts several processes one after the other
-@pytest.mark.parametrize("heard_by", ["the study", "all, as on a terminal"])
-def test_ctrl_c_is_code_130_and_keeps_the_cells_that_are_done(in_the_second_cell, heard_by):
-    _, workdir, process, child = in_the_second_cell(10**6)
-    process.send_signal(signal.SIGINT)
-    if heard_by != "the study":
-        os.kill(child, signal.SIGINT)
-    out, err = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, out) == (130, ""), err
-    assert "interrupted; finished cells are kept, the same command goes on from them" in err
-    assert "Traceback" not in err
-    assert not lives(child)
-    assert {name: record["status"] for name, record in records(workdir).items()} == {
-        "t.popularity.none.r1.s0": "done"
-    }
