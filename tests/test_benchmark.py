@@ -1,9 +1,11 @@
 """What the benchmark says of results, on results made by hand."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.cadc_vs_gold import shortfalls, spent, table
-from benchmarks.paper import PAGE, STUDIES, between, into_docs
+from benchmarks.paper import PAGE, README, STUDIES, between, into_docs, summary
 from cadc_rec.errors import CadcError
 
 
@@ -65,10 +67,39 @@ def test_each_shortfall_is_named(change, said):
 
 def test_what_stands_between_two_marks_is_replaced_and_nothing_else():
     page = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n<!-- y -->\n<!-- /y -->\n"
-    assert between(page, "x", r"new \1") == page.replace("old", r"new \1")
-    assert between(page, "y", "z") == page.replace("y -->\n<", "y -->\nz\n<")
-    with pytest.raises(CadcError, match="has 0 places marked z"):
-        between(page, "z", "")
+    assert between(page, "x", r"new \1", PAGE) == page.replace("old", r"new \1")
+    assert between(page, "y", "z", PAGE) == page.replace("y -->\n<", "y -->\nz\n<")
+    with pytest.raises(CadcError, match=r"results.md: has 0 places marked z"):
+        between(page, "z", "", PAGE)
+
+
+def cell(method, seed, hr, ndcg, status="done", study="table1"):
+    return {
+        "study": study,
+        "dataset": "d",
+        "dataset_title": "D",
+        "method": method,
+        "seed": seed,
+        "status": status,
+        "metrics.hr@10": hr,
+        "metrics.ndcg@10": ndcg,
+    }
+
+
+def test_the_summary_gives_mean_and_spread_of_table_1_alone():
+    cells = [
+        cell("gold", 0, 0.07, 0.03),
+        cell("random", 0, 0.04, 0.02),
+        cell("random", 1, 0.06, 0.02),
+        cell("cadc", 0, None, None, status="failed"),
+        cell("random", 2, 0.9, 0.9, study="figure1"),
+    ]
+    assert summary(cells).splitlines() == [
+        "| method | D: HR@10 / NDCG@10 % |",
+        "|---|---|",
+        "| Random | 5.00 ± 1.41 / 2.00 ± 0.00 |",
+        "| Gold standard | 7.00 / 3.00 |",
+    ]
 
 
 def test_the_results_page_takes_tables_and_figures_of_a_report(tmp_path):
@@ -76,9 +107,13 @@ def test_the_results_page_takes_tables_and_figures_of_a_report(tmp_path):
     report.mkdir()
     (page.parent / "images").mkdir(parents=True)
     page.write_text(PAGE.read_text("utf-8"))
+    readme = tmp_path / "README.md"
+    readme.write_text(README.read_text("utf-8"))
+    pq.write_table(pa.Table.from_pylist([cell("gold", 0, 0.07, 0.03)]), report / "results.parquet")
     (report / "table1.md").write_text("| one |\n")
     (report / "figure1.svg").write_text("<svg/>")
-    into_docs(report, page)
+    into_docs(report, page, readme)
+    assert "| Gold standard | 7.00 / 3.00 |\n<!-- /results -->" in readme.read_text("utf-8")
     assert "<!-- table1 -->\n| one |\n<!-- /table1 -->" in page.read_text("utf-8")
     assert (page.parent / "images" / "figure1.svg").read_text() == "<svg/>"
 

@@ -45,6 +45,7 @@ class Measured:
         epochs: of this run; the experiment's file wants `full_epochs`.
         fixed_seconds: pre-training, selection, building the model: what epochs do not change.
         training_seconds: the steps of all `epochs`, without validation.
+        improving: whether its last validation was its best.
     """
 
     users: np.ndarray
@@ -55,6 +56,7 @@ class Measured:
     full_epochs: int
     fixed_seconds: float
     training_seconds: float
+    improving: bool
 
 
 Runner = Callable[[str, float, int], Measured]
@@ -315,6 +317,7 @@ class ShortRuns:
             full_epochs=full.train.epochs,
             fixed_seconds=fixed,
             training_seconds=train["training_seconds"],
+            improving=train["best_epoch"] == self.epochs,
         )
 
     def _short(self, ratio: float, seed: int) -> list[str]:

@@ -215,8 +215,14 @@ def cautions(advice: Advice) -> list[str]:
     first = _first(advice.reference)
     if first.epochs < first.full_epochs:
         said.append(
-            f"Runs of {first.epochs} epochs in place of {first.full_epochs} order the ratios; the "
-            "final figure comes from full runs."
+            f"Runs of {first.epochs} epochs in place of {first.full_epochs} order the ratios, and "
+            "give large ones few steps; the final figure comes from full runs."
+        )
+    rising = [t for t in (advice.reference, *advice.tried) if any(r.improving for r in t.runs)]
+    if rising:
+        names = ", ".join(f"1 in {t.ratio:g}" if t.against else _name(advice) for t in rising)
+        said.append(
+            f"Still improving in the last epoch: {names}; more --epochs may change their order."
         )
     losses = [trial.loss for trial in advice.tried]
     if losses != sorted(losses):

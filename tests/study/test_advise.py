@@ -25,8 +25,9 @@ ROWS, USERS, GOLD_HITS = 100_000, 1000, 500
 class FakeRuns:
     """CADC hits `losses` of gold's users fewer; an epoch takes a millisecond a row."""
 
-    def __init__(self, losses, users=USERS, hits=GOLD_HITS):
+    def __init__(self, losses, users=USERS, hits=GOLD_HITS, improving=()):
         self.losses, self.users, self.hits, self.calls = losses, users, hits, []
+        self.improving = improving
 
     def __call__(self, method, ratio, seed):
         self.calls.append((method, ratio, seed))
@@ -43,6 +44,7 @@ class FakeRuns:
             full_epochs=10,
             fixed_seconds=0.0 if method == "gold" else 30.0,
             training_seconds=2 * rows / 1000,
+            improving=ratio in self.improving,
         )
 
     def advise(self, tolerance=0.05, **options):
@@ -164,6 +166,15 @@ def test_seeds_are_averaged():
     assert advice.chosen.loss == pytest.approx(0.04)
     assert advice.chosen.value == pytest.approx(0.48)
     assert {seed for _, _, seed in runs.calls} == {0, 1}
+
+
+def test_runs_cut_short_are_said_to_be():
+    told = advice_as_json(FakeRuns(growing(4), improving=(1.0, 20.0)).advise())["cautions"]
+    assert told == [
+        "Runs of 2 epochs in place of 10 order the ratios, and give large ones few steps; the "
+        "final figure comes from full runs.",
+        "Still improving in the last epoch: gold, 1 in 20; more --epochs may change their order.",
+    ]
 
 
 def test_a_gain_is_no_loss():

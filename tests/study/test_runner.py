@@ -358,7 +358,7 @@ def sleeping(write, tmp_path):
 def test_a_study_that_is_ended_takes_its_cell_with_it(sleeping, number, tmp_path):
     process, cell, _ = sleeping()
     process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=100)
     assert process.returncode == -number
     wait_for_the_end_of(cell)
     assert records(tmp_path) == {}
@@ -372,7 +372,7 @@ def test_ctrl_c_ends_study_and_cell_with_code_130_and_begins_no_other_cell(
     process.send_signal(signal.SIGINT)
     if heard_by != "the study":
         os.kill(cell, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=100)
     assert (process.returncode, out) == (130, ""), err
     assert "interrupted; finished cells are kept, the same command goes on from them" in err
     assert "Traceback" not in err
@@ -384,7 +384,7 @@ def test_ctrl_c_ends_study_and_cell_with_code_130_and_begins_no_other_cell(
 def test_a_cell_that_is_killed_is_recorded_and_the_next_one_begins(sleeping, tmp_path):
     process, cell, begun = sleeping()
     os.kill(cell, signal.SIGKILL)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 100
     while len(begun.read_text().splitlines()) < 2:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
@@ -401,7 +401,7 @@ def lives(pid):
         return False
 
 
-def wait_for_the_end_of(pid, seconds=60):
+def wait_for_the_end_of(pid, seconds=100):
     end = time.monotonic() + seconds
     while lives(pid):
         assert time.monotonic() < end, f"process {pid} goes on"
