@@ -24,7 +24,7 @@ _LOW_MEMORY = 2 * 10**9
 
 LIBRARIES = (
     *("torchrec", "torchx", "duckdb", "ibis", "numpy", "pyarrow", "pydantic", "safetensors"),
-    "scipy",
+    *("scipy", "numba", "jinja2", "tensorboard"),
 )
 
 

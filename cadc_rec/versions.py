@@ -23,6 +23,7 @@ _DISTRIBUTIONS = {
     "numpy": ("numpy",),
     "pyarrow": ("pyarrow",),
     "duckdb": ("duckdb",),
+    "numba": ("numba",),
 }
 
 

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from cadc_rec.errors import CadcError
 from cadc_rec.pipeline import launched
-from cadc_rec.study.advise import Advice, Measured, Reference, Trial, advise
+from cadc_rec.study.advise import Advice, Reference, Trial, advise
+from cadc_rec.study.short_runs import Measured
 
 Number = TypeVar("Number", int, float)
 

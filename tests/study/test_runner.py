@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -315,48 +313,50 @@ def test_a_report_says_what_there_is_and_where_it_lies(write, pretend, tmp_path,
     assert (tmp_path / "page" / "index.html").is_file()
 
 
-# --- with processes, whose cells only sleep ------------------------------------------------------
+# --- with processes, ended while their first cell prepares a world of millions ------------------
+
+MILLIONS = ", ".join(
+    f'"data.generated.{key}" = {n}'
+    for key, n in (("users", 200_000), ("items", 20_000), ("interactions", 30_000_000))
+)
 
 
 @pytest.fixture
-def sleeping(write, tmp_path):
-    """sleeping(): the study command in a process, and its first cell, which sleeps for an hour."""
+def preparing(write, spawn, tmp_path):
+    """preparing(): the study command in a process, and that of its first cell."""
     started = []
 
     def start():
-        begun, interpreter = tmp_path / "begun", tmp_path / "python"
-        interpreter.write_text(f"#!/bin/sh\necho $$ >> {begun}\nexec sleep 3600\n")
-        interpreter.chmod(0o755)
-        program = (
-            f"import sys; from cadc_rec.cli import main; sys.executable = {str(interpreter)!r}"
-        )
-        path = write()
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"{program}; main()", "study", path, "--workdir", tmp_path],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        process = spawn("study", write(sets=MILLIONS), "--workdir", tmp_path)
         started.append(process)
         end = time.monotonic() + 100
-        while not begun.exists() or not begun.read_text().endswith("\n"):
+        while not list(tmp_path.glob(".tmp/prepare-*/")):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < end
             time.sleep(0.01)
-        (cell,) = (int(number) for number in begun.read_text().split())
+        (cell,) = children(process.pid)
         assert lives(cell)
-        return process, cell, begun
+        return process, cell
 
     yield start
     for process in started:
         process.kill()
 
 
+def cells_begun(workdir):
+    """The cells of which there is a log."""
+    return [path.stem for path in workdir.glob("studies/tiny-study/logs/*.log")]
+
+
+def children(pid):
+    """Processes that `pid` started, by any of its threads."""
+    lists = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for text in lists for child in text.split()]
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_study_that_is_ended_takes_its_cell_with_it(sleeping, number, tmp_path):
-    process, cell, _ = sleeping()
+def test_a_study_that_is_ended_takes_its_cell_with_it(preparing, number, tmp_path):
+    process, cell = preparing()
     process.send_signal(number)
     process.communicate(timeout=100)
     assert process.returncode == -number
@@ -366,9 +366,9 @@ def test_a_study_that_is_ended_takes_its_cell_with_it(sleeping, number, tmp_path
 
 @pytest.mark.parametrize("heard_by", ["the study", "all, as on a terminal"])
 def test_ctrl_c_ends_study_and_cell_with_code_130_and_begins_no_other_cell(
-    sleeping, heard_by, tmp_path
+    preparing, heard_by, tmp_path
 ):
-    process, cell, begun = sleeping()
+    process, cell = preparing()
     process.send_signal(signal.SIGINT)
     if heard_by != "the study":
         os.kill(cell, signal.SIGINT)
@@ -377,15 +377,15 @@ def test_ctrl_c_ends_study_and_cell_with_code_130_and_begins_no_other_cell(
     assert "interrupted; finished cells are kept, the same command goes on from them" in err
     assert "Traceback" not in err
     assert not lives(cell)
-    assert begun.read_text() == f"{cell}\n"
+    assert cells_begun(tmp_path) == [CADC]
     assert records(tmp_path) == {}
 
 
-def test_a_cell_that_is_killed_is_recorded_and_the_next_one_begins(sleeping, tmp_path):
-    process, cell, begun = sleeping()
+def test_a_cell_that_is_killed_is_recorded_and_the_next_one_begins(preparing, tmp_path):
+    process, cell = preparing()
     os.kill(cell, signal.SIGKILL)
     end = time.monotonic() + 100
-    while len(begun.read_text().splitlines()) < 2:
+    while RANDOM not in cells_begun(tmp_path):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -506,12 +506,6 @@ def in_the_second_cell(write, spawn, tmp_path):
     yield start
     for process in started:
         process.kill()
-
-
-def children(pid):
-    """Processes that `pid` started, by any of its threads."""
-    lists = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/children")]
-    return [int(child) for text in lists for child in text.split()]
 
 
 @pytest.mark.slow
