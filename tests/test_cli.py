@@ -1,5 +1,6 @@
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -514,3 +515,13 @@ def test_without_a_command_the_help_is_shown(cli):
 def test_version_is_the_packages(cli):
     shown = cli("--version")
     assert (shown.code, shown.out) == (0, f"{__version__}\n")
+
+
+def test_a_child_whose_parent_died_while_it_was_loading_ends_at_once(spawn):
+    """Nobody is left to signal it, so it has to look itself."""
+    process = spawn("--version", _CADC_REC_CHILD="1")  # process 1 started no test
+    out, err = process.communicate(timeout=100)
+    assert (process.returncode, out) == (143, ""), err
+    alive = spawn("--version", _CADC_REC_CHILD=str(os.getpid()))
+    out, err = alive.communicate(timeout=100)
+    assert (alive.returncode, out.strip()) == (0, __version__), err

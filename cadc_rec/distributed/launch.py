@@ -15,7 +15,8 @@ from cadc_rec.versions import require_trio
 
 WORKER_MARK = "_CADC_REC_WORKER"  # in a worker's environment: its result is its parent's to print
 
-# In the environment of a process that must not outlive the one that started it.
+# In the environment of a process that must not outlive the one that started it. Both marks hold
+# that one's process id.
 CHILD_MARK = "_CADC_REC_CHILD"
 
 # What every rank needs and no user should have to know.
@@ -55,7 +56,7 @@ def run_workers(arguments: Sequence[str], processes: int) -> None:
         run_id="cadc-rec",
         max_restarts=0,
     )
-    os.environ[WORKER_MARK] = "1"
+    os.environ[WORKER_MARK] = str(os.getpid())
     try:
         elastic_launch(config, sys.executable)("-m", "cadc_rec", *arguments)
     except SignalException as error:
@@ -97,3 +98,7 @@ def end_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        # It may have died while this process was loading its libraries; no signal comes then.
+        parent = os.environ.get(WORKER_MARK) or os.environ[CHILD_MARK]
+        if os.getppid() != int(parent):
+            raise SystemExit(128 + signal.SIGTERM)

@@ -150,7 +150,10 @@ class StudyRunner:
                 stdout=subprocess.PIPE,
                 stderr=file,
                 text=True,
-                env={**os.environ, CHILD_MARK: "1"},  # a killed study leaves no cell training on
+                env={
+                    **os.environ,
+                    CHILD_MARK: str(os.getpid()),
+                },  # a killed study leaves no cell training on
             )
             out = ""
             while True:
