@@ -85,6 +85,11 @@ def _check_together(e: Experiment, where: str) -> None:
             f"{where}: model.id_dim = {e.model.id_dim} must be pretrain.factors + 1 "
             f"(factors and bias) = {e.pretrain.factors + 1}; change one of them."
         )
+    if e.model.id_embedding == "hybrid" and (e.model.id_dim % 4 or e.model.id_dim < 8):
+        raise CadcError(
+            f"{where}: model.id_embedding = 'hybrid' parts model.id_dim = {e.model.id_dim} in "
+            "groups of four; set it (and pretrain.factors + 1) to a multiple of 4 from 8 on."
+        )
     if e.compute.processes > e.select.shards:
         raise CadcError(
             f"{where}: compute.processes = {e.compute.processes} cannot share select.shards = "

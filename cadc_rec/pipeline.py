@@ -117,6 +117,8 @@ class Pipeline:
         from cadc_rec.pretrain.settings import pretrain_settings
 
         settings = pretrain_settings(self.experiment.pretrain, self.experiment.seed)
+        if self.experiment.pretrain.model == "mlp" and self.processes is not None:
+            settings["processes"] = self.processes.world_size  # its batches are dealt to ranks
         inputs = {"dataset": self.artifact("prepare")}
         return self._together("pretrain", settings, inputs, build, "cadc_rec.stages.pretrain")
 

@@ -416,3 +416,11 @@ def test_what_a_method_says_nothing_of_the_file_may_set(write):
     assert load_experiment(write("[train]\nlogq = true"), method="random").train.logq is True
     message = refusal(write("[train]\nlogq = false"), method="logq")
     assert "train.logq = False cannot stand there, since the method decides it" in message
+
+
+@pytest.mark.parametrize("width", [4, 98])
+def test_a_hybrid_that_cannot_be_parted_in_groups_of_four_is_refused(width, tmp_path):
+    path = tmp_path / "experiment.toml"
+    path.write_text(f"[pretrain]\nfactors = {width - 1}\n[model]\nid_dim = {width}\n")
+    with pytest.raises(CadcError, match=f"'hybrid' parts model.id_dim = {width} in groups of four"):
+        load_experiment(path, overrides=["model.id_embedding=hybrid"])

@@ -16,6 +16,8 @@ def run_study(path: Path, workdir: Path, data_dir: Path | None, jobs: int) -> Pa
     Raises:
         CadcError: the grid cannot be run, or a cell failed; the others have run all the same.
     """
+    if data_dir is not None and not data_dir.is_dir():
+        raise CadcError(f"{data_dir}: no such folder; correct --data-dir.")
     study = read_study(path)
     runner = StudyRunner(study, workdir, data_dir, jobs)
     outcome = runner.run()

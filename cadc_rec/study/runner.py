@@ -186,7 +186,9 @@ def _reason(code: int, said: str) -> str:
     errors = [n for n, line in enumerate(lines) if line.startswith(("error:", "unexpected error:"))]
     if not errors:
         return f"ended with exit code {code}"
-    return " ".join(lines[errors[-1] :]).removeprefix("error: ")
+    # The process that started workers only says which of them failed; that one said why before.
+    first = errors[0] if lines[errors[-1]].startswith("error: worker") else errors[-1]
+    return " ".join(lines[first:]).removeprefix("error: ")
 
 
 def _as_json(value: Any) -> str:

@@ -178,7 +178,7 @@ def test_the_record_says_what_is_wanted(write):
         ('[[grid]]\nmethods = "cadc"\n', "grid.0.methods = 'cadc' is not allowed: "),
         ('[[grid]]\nmethod = ["cadc"]\n', "grid.0.method is not a setting"),
         ("", "grid"),
-        ("grid = 3\n", "3"),
+        ("grid = 3\n", "grid is missing; add it"),
         # each value is allowed, and the two together are not
         (
             '[[grid]]\nmethods = ["gold"]\nintegrations = ["hybrid"]\n',

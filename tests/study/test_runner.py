@@ -229,6 +229,13 @@ def test_two_jobs_run_two_cells_at_a_time(write, tmp_path, monkeypatch, finished
     assert {record["status"] for record in records(tmp_path).values()} == {"done"}
 
 
+def test_a_mistyped_data_folder_is_refused_and_not_taken_for_missing_archives(write, tmp_path, cli):
+    shown = cli("study", write(), "--workdir", tmp_path / "w", "--data-dir", tmp_path / "nowhere")
+    assert shown.code == 2
+    assert f"{tmp_path / 'nowhere'}: no such folder; correct --data-dir." in shown.err
+    assert not (tmp_path / "w").exists()
+
+
 def test_a_study_that_cannot_be_run_leaves_nothing_behind(write, tmp_path, cli):
     path = write(["cadc", "gold"], more='integrations = ["hybrid"]')
     shown = cli("study", path, "--workdir", tmp_path / "work")
