@@ -68,6 +68,8 @@ def summary(results: Sequence[Mapping[str, Any]]) -> str:
         results: rows of the report's ``results.parquet``.
     """
     done = [r for r in results if r["study"] == "table1" and r["status"] == "done"]
+    whole = {r["dataset"] for r in done if r["method"] == "gold"}  # nothing to compare with else
+    done = [r for r in done if r["dataset"] in whole]
     titles = {r["dataset"]: r["dataset_title"] for r in done}
     head = ["method", *(f"{title}: HR@10 / NDCG@10 %" for title in titles.values())]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
