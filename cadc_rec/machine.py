@@ -36,7 +36,7 @@ def keep_freed_memory() -> None:
     """Have the C library keep what a step frees for the next one, where it is glibc.
 
     It would give every array of over a few hundred kilobytes back to the kernel, and pay for it
-    page by page when the next step asks again: a sixth of a training step.
+    page by page when the next step asks again.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
