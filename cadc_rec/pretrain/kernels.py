@@ -5,7 +5,7 @@ gradient of the rows, and the sums of the entries' errors and losses. Two implem
 same sums:
 
 - `torch_gradient`, sparse kernels of torch (cuSPARSE on CUDA, MKL on CPU);
-- `fused_gradient`, one loop on CPU, compiled by numba. A row's columns are read twice while they
+- `FusedGradient`, one loop on CPU, compiled by numba. A row's columns are read twice while they
   are still in the nearest cache, no array of all entries is written, and a row's sum is always
   formed in the same order, so the result does not depend on the number of threads.
 
@@ -15,8 +15,8 @@ Compiling takes seconds, so the loop is for those who have enough entries (`wort
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +24,7 @@ import torch
 from numba import njit
 
 from cadc_rec.models.sparse import csr_matrix, products_at
+from cadc_rec.pretrain.lanes import Lanes
 
 _CHUNK = 256  # entries whose logits are held at once; their rows then still are in the L2 cache
 _WORTH_COMPILING = 300_000  # entries; below, a hundred epochs take less than compiling
@@ -64,15 +65,15 @@ An entry's score is ``mine[r] . others[c] + other_bias[c] + bias``. Arguments:
 
 
 def worth_compiling(entries: int, device: torch.device) -> bool:
-    """Whether `fused_gradient` pays on `device` for this many entries, the same on every rank."""
+    """Whether `FusedGradient` pays on `device` for this many entries, the same on every rank."""
     return device.type == "cpu" and entries >= _WORTH_COMPILING
 
 
 def compile_kernels() -> None:
-    """Compile `fused_gradient` now, for int32 patterns: seconds that are no stage's."""
+    """Compile `FusedGradient` now, for int32 patterns: seconds that are no stage's."""
     one = torch.zeros(1, 4)
     pattern = Pattern(torch.tensor([0, 1], dtype=torch.int32), torch.zeros(1, dtype=torch.int32))
-    fused_gradient(pattern, 1.0, one, one, one[:, 0].contiguous(), one.sum(), one.clone())
+    FusedGradient(Lanes())(pattern, 1.0, one, one, one[:, 0].contiguous(), one.sum(), one.clone())
 
 
 def torch_gradient(
@@ -96,37 +97,41 @@ def torch_gradient(
     return Gradient(error.sum(), loss)
 
 
-def fused_gradient(
-    pattern: Pattern,
-    label: float,
-    mine: torch.Tensor,
-    others: torch.Tensor,
-    other_bias: torch.Tensor,
-    bias: torch.Tensor,
-    into: torch.Tensor,
-) -> Gradient:
-    """`EntriesGradient` by one loop over the entries, on CPU."""
-    crow, threads = pattern.crow.numpy(), torch.get_num_threads()
-    # Equal entries for each thread, not equal rows: the busiest rows often stand together.
-    cuts = np.searchsorted(crow, np.linspace(0, int(crow[-1]), threads + 1)[1:-1])
-    parts = [0, *cuts.tolist(), len(crow) - 1]
-    sums = np.zeros((len(crow) - 1, 2), np.float32)
-    col, value = pattern.col.numpy(), np.float32(bias.item())
-    arrays = [tensor.numpy() for tensor in (mine, others, other_bias)]
+class FusedGradient:
+    """`EntriesGradient` by one loop over the entries, on CPU.
 
-    def solve(part: int) -> None:
-        _entries(
-            parts[part], parts[part + 1], crow, col, np.float32(label), *arrays, value,
-            into.numpy(), sums,
-        )  # fmt: skip
+    Args:
+        lanes: the threads that share the rows; their number does not change the result.
+    """
 
-    if threads == 1:
-        solve(0)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(solve, range(threads)))  # the loop lets go of the interpreter's lock
-    error, loss = sums.sum(0, dtype=np.float64)
-    return Gradient(bias.new_tensor(error), bias.new_tensor(loss))
+    def __init__(self, lanes: Lanes) -> None:
+        self.lanes = lanes
+
+    def __call__(
+        self,
+        pattern: Pattern,
+        label: float,
+        mine: torch.Tensor,
+        others: torch.Tensor,
+        other_bias: torch.Tensor,
+        bias: torch.Tensor,
+        into: torch.Tensor,
+    ) -> Gradient:
+        """See `EntriesGradient`."""
+        crow, col = pattern.crow.numpy(), pattern.col.numpy()
+        # Equal entries for each thread, not equal rows: the busiest rows often stand together.
+        ends = np.linspace(0, int(crow[-1]), self.lanes.count + 1)[1:-1]
+        parts = [0, *np.searchsorted(crow, ends).tolist(), len(crow) - 1]
+        sums = np.zeros((len(crow) - 1, 2), np.float32)
+        arrays = [tensor.numpy() for tensor in (mine, others, other_bias)]
+        target, value, wanted = into.numpy(), np.float32(bias.item()), np.float32(label)
+
+        def solve(rows: tuple[int, int]) -> None:
+            _entries(*rows, crow, col, wanted, *arrays, value, target, sums)
+
+        self.lanes.map(solve, list(pairwise(parts)))
+        error, loss = sums.sum(0, dtype=np.float64)
+        return Gradient(bias.new_tensor(error), bias.new_tensor(loss))
 
 
 @njit(fastmath=True, nogil=True, inline="always")

@@ -10,8 +10,11 @@ from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import local_tensors
 from cadc_rec.models.factorization import as_dot_products
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions, Side
-from cadc_rec.pretrain.kernels import Pattern, fused_gradient, torch_gradient
+from cadc_rec.pretrain.kernels import FusedGradient, Pattern, torch_gradient
+from cadc_rec.pretrain.lanes import Lanes
 from cadc_rec.pretrain.matrix_factorization import MatrixFactorization
+
+FUSED = FusedGradient(Lanes())
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def small():
     return interactions_of(pairs // 7, pairs % 7, 11, 7)
 
 
-@pytest.mark.parametrize("kernel", [torch_gradient, fused_gradient])
+@pytest.mark.parametrize("kernel", [torch_gradient, FUSED])
 def test_a_half_step_is_one_adam_step_on_the_models_own_loss(kernel, small, alone):
     """Through the TorchRec collections, with autograd and torch's Adam: the same rows."""
     config = PretrainConfig(model="mf", factors=3, learning_rate=0.05, l2=0.7)
@@ -114,3 +117,25 @@ def test_dot_products_of_the_export_are_the_scores_less_the_global_bias():
     u, v = as_dot_products(user, item)
     expected = user[:, :3] @ item[:, :3].T + user[:, 3:] + item[:, 3:].T
     torch.testing.assert_close(u @ v.T, expected)
+
+
+def test_lanes_and_torch_threads_change_no_bit_and_are_put_back(alone, monkeypatch):
+    """Two lanes with torch held to one thread, and one of each: the same tables."""
+    rng = np.random.default_rng(3)
+    pairs = rng.choice(60 * 40, 900, replace=False)
+    data = interactions_of(pairs // 40, pairs % 40, 60, 40)
+    monkeypatch.setattr("cadc_rec.pretrain.alternating.worth_compiling", lambda *_: True)
+    before, tables = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            user, item = torch.zeros(60, 8), torch.zeros(40, 8)
+            config = PretrainConfig(model="mf", factors=7, epochs=3, negatives=2)
+            bias = torch.nn.Parameter(torch.zeros(()))
+            for _ in AlternatingSolver(user, item, bias, data, config, 0, alone).epochs():
+                assert torch.get_num_threads() == threads  # whoever measures has them all
+            tables.append((user, item, bias.detach().clone()))
+    finally:
+        torch.set_num_threads(before)
+    for one, two in zip(*tables, strict=True):
+        assert torch.equal(one, two)

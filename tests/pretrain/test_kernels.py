@@ -4,18 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from cadc_rec.pretrain.kernels import Pattern, fused_gradient, torch_gradient
+from cadc_rec.pretrain.kernels import FusedGradient, Pattern, torch_gradient
+from cadc_rec.pretrain.lanes import Lanes
 
 LENGTHS = [0, 3, 0, 0, 255, 256, 257, 1, 0, 700, 4, 513, 0]  # the loop holds 256 entries at once
 COLUMNS, WIDTH = 90, 7
-
-
-@pytest.fixture
-def threads():
-    """Set the number of threads; it is brought back afterwards."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+FUSED = FusedGradient(Lanes())
 
 
 def problem(lengths=LENGTHS, columns=COLUMNS, width=WIDTH, scale=1.0, index=np.int32, seed=0):
@@ -55,7 +49,7 @@ def run(kernel, label, arguments):
 
 @pytest.mark.parametrize("index", [np.int32, np.int64])
 @pytest.mark.parametrize("label", [1.0, 0.0])
-@pytest.mark.parametrize("kernel", [torch_gradient, fused_gradient])
+@pytest.mark.parametrize("kernel", [torch_gradient, FUSED])
 def test_the_sums_are_those_of_float64_with_empty_rows_and_long_ones(kernel, label, index):
     arguments = problem(index=index)
     rows, errors, loss = expected_sums(label, *arguments)
@@ -72,27 +66,24 @@ def test_both_kernels_form_the_same_sums_for_any_width(width):
     # as far apart as sums of a thousand float32 numbers may be
     arguments = problem(width=width, scale=width**-0.25)
     for label in (1.0, 0.0):
-        (mine, a), (theirs, b) = (
-            run(k, label, arguments) for k in (fused_gradient, torch_gradient)
-        )
+        (mine, a), (theirs, b) = (run(k, label, arguments) for k in (FUSED, torch_gradient))
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=2e-4)
         assert float(a.bias) == pytest.approx(float(b.bias), rel=1e-4, abs=1e-3)
         assert float(a.loss) == pytest.approx(float(b.loss), rel=1e-4)
 
 
 @pytest.mark.parametrize("label", [1.0, 0.0])
-def test_any_number_of_threads_gives_the_same_bits(label, threads):
+def test_any_number_of_threads_gives_the_same_bits(label):
     results = []
     for count in (1, 2, 3, 16):  # more threads than rows, too
-        threads(count)
-        received, gradient = run(fused_gradient, label, problem())
+        received, gradient = run(FusedGradient(Lanes(count)), label, problem())
         results.append((received, gradient.bias, gradient.loss))
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("kernel", [torch_gradient, fused_gradient])
+@pytest.mark.parametrize("kernel", [torch_gradient, FUSED])
 @pytest.mark.parametrize("label", [1.0, 0.0])
 @pytest.mark.parametrize("logit", [-200.0, 200.0, -88.0, 88.0, -1e30, 1e30])
 def test_extreme_logits_give_finite_sums_and_certain_probabilities(kernel, label, logit):
@@ -107,7 +98,7 @@ def test_extreme_logits_give_finite_sums_and_certain_probabilities(kernel, label
     assert float(gradient.loss) == pytest.approx(loss, rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("kernel", [torch_gradient, fused_gradient])
+@pytest.mark.parametrize("kernel", [torch_gradient, FUSED])
 def test_probabilities_are_right_over_the_whole_range(kernel):
     """One row for each logit between -30 and 30; the row receives sigma(logit)."""
     logits = np.linspace(-30, 30, 4001, dtype=np.float32)
@@ -119,9 +110,8 @@ def test_probabilities_are_right_over_the_whole_range(kernel):
     np.testing.assert_allclose(into[:, 0].numpy(), expected, rtol=2e-6, atol=0)
 
 
-@pytest.mark.parametrize("kernel", [torch_gradient, fused_gradient])
-def test_no_entries_change_nothing(kernel, threads):
-    threads(3)
+@pytest.mark.parametrize("kernel", [torch_gradient, FUSED, FusedGradient(Lanes(3))])
+def test_no_entries_change_nothing(kernel):
     arguments = problem(lengths=[0, 0, 0])
     received, gradient = run(kernel, 1.0, arguments)
     assert torch.equal(received, arguments[-1])
