@@ -108,10 +108,10 @@ def _stage_command(stage: str, summary: str) -> None:
         forced = (stage,) if force else ()
         with _pipeline(experiment, workdir, data_dir, forced, arguments) as pipeline:
             if stage not in pipeline.stages():
-                raise CadcError(
-                    f"method {experiment.method!r} has no {stage} stage; choose one that has with "
-                    "--method, such as cadc."
-                )
+                cure = "choose one that has with --method, such as cadc"
+                if stage == "transitions":
+                    cure = "set transitions.window"
+                raise CadcError(f"method {experiment.method!r} has no {stage} stage; {cure}.")
             artifact = pipeline.run(until=stage)[stage]
         if not _speaks():
             return
@@ -134,7 +134,8 @@ def _stage_command(stage: str, summary: str) -> None:
 
 
 _stage_command("prepare", "Read the raw data: dense ids, attributes, the leave-last-two split.")
-_stage_command("pretrain", "Train matrix factorization on every training interaction.")
+_stage_command("pretrain", "Learn id vectors from every training interaction.")
+_stage_command("transitions", "Learn which item follows which from every training interaction.")
 _stage_command("select", "Choose the interactions the two towers are trained on.")
 _stage_command("train", "Train the two towers on the selected interactions.")
 _stage_command("evaluate", "Rank the held-out items over all items and measure.")

@@ -85,12 +85,27 @@ class MlpPretrainConfig(Section):
     """Widths of the MLP's hidden layers."""
 
 
+class AlsConfig(Section):
+    """Implicit-feedback alternating least squares (`pretrain.model = "als"`)."""
+
+    iterations: PositiveInt = 15
+    """Sweeps: every user solved, then every item."""
+    l2: PositiveFloat = 5.0
+    """Weight of the rows' squared lengths in the loss."""
+    alpha: PositiveFloat = 1.0
+    """Confidence of an interaction; that of every other pair is 1."""
+    half_life: NonNegativeFloat = 0.0
+    """Interactions of a user after which one counts half as much; 0 counts all alike."""
+    conjugate_gradient_steps: PositiveInt = 3
+    """For each row and sweep, where rows differ in their confidences; otherwise it is exact."""
+
+
 class PretrainConfig(Section):
     """The cheap model over every training interaction, whose vectors the towers receive."""
 
-    model: Literal["none", "mf", "mlp", "popularity"] = "none"
-    """Matrix factorization; an MLP on the two vectors; every item's number of interactions; or
-    nothing. The method decides it."""
+    model: Literal["none", "mf", "als", "mlp", "popularity"] = "none"
+    """Matrix factorization; implicit-feedback ALS, all of whose elements are factors; an MLP on the
+    two vectors; every item's number of interactions; or nothing. The method decides it."""
     epochs: PositiveInt = 100
     """Alternating epochs: a half-step of the users, then one of the items."""
     factors: PositiveInt = 95
@@ -105,17 +120,60 @@ class PretrainConfig(Section):
     """Standard deviation of the initial factors; biases start at 0."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0
     """MF: epochs between measurements of validation HR/NDCG; 0 measures the last epoch only."""
+    scale: Literal["none", "unit", "whiten"] = "none"
+    """Of the exported vectors: as they are; divided by a table's standard deviation; or rotated
+    and scaled so that a table's elements are uncorrelated with deviation 1."""
     mlp: MlpPretrainConfig = MlpPretrainConfig()
+    als: AlsConfig = AlsConfig()
+
+
+class TransitionsConfig(Section):
+    """A second cheap factorization over every training interaction: which item followed which."""
+
+    window: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Following items counted for each interaction; 0 makes no such tables."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """An item at distance d counts decay ** (d - 1)."""
+    damping: Literal["log", "none"] = "log"
+    """`log` factorizes log(1 + count), so that frequent pairs do not decide all."""
+    dim: PositiveInt = 96
+    """Width of the source and target vectors."""
+    iterations: PositiveInt = 8
+    """Sweeps of ALS: every source solved, then every target."""
+    l2: PositiveFloat = 1.0
+    """Weight of the rows' squared lengths in the loss."""
+
+
+class HistoryConfig(Section):
+    """The user's last items, looked up in the frozen item tables, as an input of the user tower."""
+
+    length: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Items before an interaction that go with it; 0 is none."""
+    windows: PositiveInts = (1, 3, 10, 50)
+    """The last this many items are averaged, one vector for each window; ascending."""
 
 
 class SelectConfig(Section):
     """Which training interactions the two towers see (D_sel)."""
 
-    kind: Literal["uniform", "over-sampling", "under-sampling", "everything"] = "uniform"
-    """A uniform sample, one balanced over items by repeating the rows of rare ones or by dropping
-    rows of frequent ones, or every training interaction. The method decides it."""
+    kind: Literal[
+        "uniform",
+        "over-sampling",
+        "under-sampling",
+        "recent",
+        "recency-weighted",
+        "user-stratified",
+        "hard",
+        "everything",
+    ] = "uniform"
+    """A uniform sample; one balanced over items by repeating the rows of rare ones or by dropping
+    rows of frequent ones; each user's most recent share; a sample that prefers recent rows; a
+    uniform share of each user; the rows that the pre-trained vectors score lowest; or every
+    training interaction. The method decides it, unless it leaves it open."""
     ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
     """Filtering ratio: one interaction in this many is kept (10 keeps a tenth)."""
+    half_life: PositiveFloat = 20.0
+    """`recency-weighted`: interactions of a user after which a row is half as likely."""
     shards: PositiveInt = 8
     """Parquet shards written; a training process reads whole shards, so keep several for each."""
 
@@ -133,7 +191,8 @@ class ModelConfig(Section):
     id_dim: PositiveInt = 96
     """Width of the id embedding; with MF it must be `pretrain.factors` + 1."""
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of an id vector's elements dropped in training, drawn for each id of a batch."""
+    """Share of the elements dropped of what the frozen or learned tables give a tower (id vector,
+    history, transitions) in training; drawn for each row that a tower sees."""
     feature_dim: PositiveInt = 16
     """Width of each side feature's embedding."""
     tower: PositiveInts = (128, 64)
@@ -143,6 +202,14 @@ class ModelConfig(Section):
 class TrainConfig(Section):
     """Training of the two towers on D_sel."""
 
+    loss: Literal["binary", "softmax", "sampled-softmax", "in-batch-softmax"] = "binary"
+    """Binary cross-entropy over positives and their negatives (the paper's); or the cross-entropy
+    of a softmax over all items, over the positive and negatives that the batch shares, or over the
+    batch's positives."""
+    shared_negatives: PositiveInt = 1024
+    """`sampled-softmax`: uniform negatives that all positives of a step share."""
+    temperature: PositiveFloat = 1.0
+    """What a softmax divides the scores by."""
     epochs: PositiveInt = 40
     """Passes over D_sel. All are run; the best one is kept."""
     batch_size: PositiveInt = 2048
@@ -164,6 +231,10 @@ class TrainConfig(Section):
     them as they are."""
     evaluate_every: PositiveInt = 1
     """Epochs between validations; the best validation NDCG@10 is the checkpoint kept."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Stop after this many validations without a better one; 0 runs all epochs."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Of the learning rate: as it is, or falling to 0 along a cosine over all epochs."""
 
 
 class ShardingConfig(Section):
@@ -220,6 +291,8 @@ class Experiment(Section):
     """Which row of settings is laid over this file; `--method` wins."""
     data: DataConfig = DataConfig()
     pretrain: PretrainConfig = PretrainConfig()
+    transitions: TransitionsConfig = TransitionsConfig()
+    history: HistoryConfig = HistoryConfig()
     select: SelectConfig = SelectConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()

@@ -101,21 +101,57 @@ def _check_vectors(e: Experiment, where: str) -> None:
     """Refuse uses of pre-trained vectors that have no meaning."""
     pretraining, use = e.pretrain.model, e.model.id_embedding
     if e.model.kind == "tables":
-        if pretraining not in ("mf", "popularity"):
+        if pretraining not in ("mf", "als", "popularity"):
             raise CadcError(
                 f"{where}: model.kind = 'tables' scores pairs by the dot product of pre-trained "
                 f"vectors, which pretrain.model = {pretraining!r} does not give; set "
-                "pretrain.model = 'mf' or 'popularity'."
+                "pretrain.model = 'mf', 'als' or 'popularity'."
             )
     elif pretraining == "popularity":
         raise CadcError(
             f"{where}: pretrain.model = 'popularity' has no vectors for two towers; set "
             "model.kind = 'tables', or pretrain.model = 'mf'."
         )
-    elif use == "residual" and pretraining == "mlp":
+    elif use == "residual" and pretraining in ("mlp", "als"):
         raise CadcError(
-            f"{where}: model.id_embedding = 'residual' adds the vectors' dot product to the score, "
-            "and those of pretrain.model = 'mlp' have none; set pretrain.model = 'mf'."
+            f"{where}: model.id_embedding = 'residual' adds matrix factorization's score, and the "
+            f"vectors of pretrain.model = {pretraining!r} have none; set pretrain.model = 'mf'."
+        )
+    elif use == "residual" and e.pretrain.scale != "none":
+        raise CadcError(
+            f"{where}: model.id_embedding = 'residual' adds the score of the vectors as they were "
+            "learned; set pretrain.scale = 'none'."
+        )
+    if e.model.kind == "tables" and e.pretrain.scale != "none":
+        raise CadcError(
+            f"{where}: model.kind = 'tables' scores the vectors as they were learned; set "
+            "pretrain.scale = 'none'."
+        )
+    _check_context(e, where)
+
+
+def _check_context(e: Experiment, where: str) -> None:
+    """Refuse histories and transitions that nothing can be looked up in."""
+    frozen = e.model.id_embedding in ("init_frozen", "hybrid", "linear", "mlp", "residual")
+    if e.history.length and not (frozen and e.model.id_embedding != "hybrid"):
+        raise CadcError(
+            f"{where}: history.length = {e.history.length} looks items up in a frozen table of "
+            f"whole vectors, which model.id_embedding = {e.model.id_embedding!r} has not; set it "
+            "to 'init_frozen', or history.length = 0."
+        )
+    if list(e.history.windows) != sorted(set(e.history.windows)):
+        raise CadcError(
+            f"{where}: history.windows = {list(e.history.windows)} must ascend, each once."
+        )
+    if e.transitions.window and not e.history.length:
+        raise CadcError(
+            f"{where}: transitions.window = {e.transitions.window} tells what follows a user's "
+            "last items, and history.length = 0 gives none; set one of them to match the other."
+        )
+    if e.select.kind == "hard" and e.pretrain.model not in ("mf", "als"):
+        raise CadcError(
+            f"{where}: select.kind = 'hard' takes the rows that pre-trained vectors score lowest; "
+            "set pretrain.model = 'mf' or 'als'."
         )
 
 

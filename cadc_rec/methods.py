@@ -13,7 +13,10 @@ MethodName = Literal[
     "logq",
     "gold",
     "mf",
+    "als",
     "popularity",
+    "recipe",
+    "recipe-gold",
 ]
 
 
@@ -41,6 +44,19 @@ def _tables_alone(pretraining: str) -> dict[str, Any]:
     return {"pretrain.model": pretraining, "model.kind": "tables"}
 
 
+def _recipe(selection: str) -> dict[str, Any]:
+    """What carries CADC's idea furthest (docs/accuracy.md)."""
+    return {
+        "pretrain.model": "als",
+        "pretrain.scale": "unit",
+        "transitions.window": 10,
+        "history.length": 50,
+        "select.kind": selection,
+        "model.id_embedding": "init_frozen",
+        "train.loss": "softmax",
+    }
+
+
 METHODS: dict[str, dict[str, Any]] = {
     # The paper's: MF reads everything, the towers read a uniform sample, ids stay frozen.
     "cadc": _pretrained_ids("mf"),
@@ -57,7 +73,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "gold": _learned_ids("everything"),
     # Not in the paper: pre-trained vectors without towers, and no learning at all.
     "mf": _tables_alone("mf"),
+    "als": _tables_alone("als"),
     "popularity": _tables_alone("popularity"),
+    # Not in the paper: frozen ALS and transition vectors, a history of them, each user's most
+    # recent share, a softmax; and the same on every interaction, so that what the sample costs can
+    # be told from what the recipe gains.
+    "recipe": _recipe("recent"),
+    "recipe-gold": _recipe("everything"),
 }
 
 assert set(METHODS) == set(get_args(MethodName))

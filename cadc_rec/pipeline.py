@@ -1,4 +1,4 @@
-"""The stages in order, each made once: prepare, pretrain, select, train, evaluate.
+"""The stages in order, each made once: prepare to evaluate.
 
 In: an experiment, a work folder. Out: one artifact a stage. What a stage is fed, and which settings
 decide its result, is said here and nowhere else.
@@ -27,15 +27,24 @@ from cadc_rec.progress import log
 from cadc_rec.versions import require_trio
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cadc_rec.data.dataset import Dataset
     from cadc_rec.distributed.processes import Processes
-    from cadc_rec.pretrain.id_tables import IdTables
+    from cadc_rec.pretrain.id_tables import Pretrained
     from cadc_rec.tracking.tracker import Tracker
 
-STAGES = ("prepare", "pretrain", "select", "train", "evaluate")
+STAGES = ("prepare", "pretrain", "transitions", "select", "train", "evaluate")
 # Raised when a stage's code comes to compute something else, so that no artifact of the old code
 # is taken for one of the new.
-_CODE_VERSION = {"prepare": 1, "pretrain": 2, "select": 1, "train": 2, "evaluate": 2}
+_CODE_VERSION = {
+    "prepare": 1,
+    "pretrain": 2,
+    "transitions": 1,
+    "select": 1,
+    "train": 2,
+    "evaluate": 2,
+}
 _Build = Callable[["Processes", Draft], None]
 
 
@@ -68,8 +77,10 @@ class Pipeline:
         skipped = set()
         if self.experiment.pretrain.model == "none":
             skipped.add("pretrain")
+        if not self.experiment.transitions.window:
+            skipped.add("transitions")
         if self.experiment.model.kind == "tables":
-            skipped |= {"select", "train"}
+            skipped |= {"transitions", "select", "train"}
         return [stage for stage in STAGES if stage not in skipped]
 
     def run(self, until: str = "evaluate") -> dict[str, Artifact]:
@@ -122,16 +133,42 @@ class Pipeline:
         inputs = {"dataset": self.artifact("prepare")}
         return self._together("pretrain", settings, inputs, build, "cadc_rec.stages.pretrain")
 
-    def _select(self) -> Artifact:
-        from cadc_rec.data.select import build_selection, selection_settings
+    def _transitions(self) -> Artifact:
+        def build(processes: Processes, draft: Draft) -> None:
+            from cadc_rec.stages.transitions import build_transitions
 
-        select, seed = self.experiment.select, self.experiment.seed
+            build_transitions(self.experiment, self.dataset, processes, draft)
+
+        e = self.experiment
+        settings = {
+            "transitions": e.transitions.model_dump(mode="json"),
+            "scale": e.pretrain.scale,
+            "seed": e.seed,
+        }
+        inputs = {"dataset": self.artifact("prepare")}
+        return self._together("transitions", settings, inputs, build, "cadc_rec.stages.transitions")
+
+    def _select(self) -> Artifact:
+        from cadc_rec.data.select import build_selection, needs_vectors, selection_settings
+
+        e = self.experiment
         dataset = self.artifact("prepare")
+        inputs: dict[str, Artifact | str] = {"dataset": dataset}
+        if needs_vectors(e.select):
+            inputs["tables"] = self.artifact("pretrain")
+
+        def scores() -> tuple[np.ndarray, np.ndarray]:
+            assert self.pretrained.ids is not None
+            user, item = self.pretrained.ids.as_dot_products()
+            return user.numpy(), item.numpy()
+
         return self._alone(
             "select",
-            selection_settings(select, seed),
-            {"dataset": dataset},
-            lambda draft: build_selection(select, seed, dataset, draft),
+            selection_settings(e.select, e.seed, e.history.length),
+            inputs,
+            lambda draft: build_selection(
+                e.select, e.seed, dataset, draft, e.history.length, scores
+            ),
         )
 
     def _train(self) -> Artifact:
@@ -150,7 +187,7 @@ class Pipeline:
                     self.experiment,
                     self.dataset,
                     self.artifact("select"),
-                    self.id_tables,
+                    self.pretrained,
                     processes,
                     draft,
                     on_epoch,
@@ -164,8 +201,8 @@ class Pipeline:
             else experiment.compute.processes,
         }
         inputs = {"dataset": self.artifact("prepare"), "selection": self.artifact("select")}
-        if experiment.pretrain.model != "none":
-            inputs["tables"] = self.artifact("pretrain")
+        settings |= self._context_settings()
+        inputs |= self._pretrained_inputs()
         force = "train" in self.force
         if self.launch and (force or not self._exists("train", settings, inputs)):
             self.launch(force)
@@ -188,7 +225,7 @@ class Pipeline:
 
             checkpoint = inputs.get("checkpoint")
             build_evaluation(
-                self.experiment, self.dataset, checkpoint, self.id_tables, processes, draft
+                self.experiment, self.dataset, checkpoint, self.pretrained, processes, draft
             )
 
         inputs = {"dataset": self.artifact("prepare")}
@@ -198,8 +235,8 @@ class Pipeline:
             "model": self.experiment.model.model_dump(mode="json"),
             **self.experiment.evaluate.model_dump(mode="json"),
         }
-        if self.experiment.pretrain.model != "none":
-            inputs["tables"] = self.artifact("pretrain")
+        settings |= self._context_settings()
+        inputs |= self._pretrained_inputs()
         return self._together("evaluate", settings, inputs, build, "cadc_rec.stages.evaluate")
 
     @cached_property
@@ -210,13 +247,25 @@ class Pipeline:
         return Dataset.open(self.artifact("prepare"))
 
     @cached_property
-    def id_tables(self) -> IdTables | None:
-        """The pre-trained vectors, opened once; None for methods without."""
-        from cadc_rec.pretrain.id_tables import IdTables
+    def pretrained(self) -> Pretrained:
+        """The pre-trained vectors, opened once; empty for methods without."""
+        from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables
 
-        if self.experiment.pretrain.model == "none":
-            return None
-        return IdTables.open(self.artifact("pretrain"))
+        made = self._pretrained_inputs()
+        return Pretrained(
+            IdTables.open(made["tables"]) if "tables" in made else None,
+            TransitionTables.open(made["transitions"]) if "transitions" in made else None,
+        )
+
+    def _pretrained_inputs(self) -> dict[str, Artifact]:
+        """The artifacts that hold pre-trained vectors, by what later stages call them."""
+        named = {"pretrain": "tables", "transitions": "transitions"}
+        return {name: self.artifact(s) for s, name in named.items() if s in self.stages()}
+
+    def _context_settings(self) -> dict[str, Any]:
+        """What the towers are given beside ids, where there is any."""
+        history = self.experiment.history
+        return {"history": history.model_dump(mode="json")} if history.length else {}
 
     def _alone(
         self,

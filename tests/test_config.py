@@ -182,7 +182,7 @@ def test_an_unknown_key_that_resembles_nothing_is_refused_with_all_that_stand_th
     path = write("xyzzy = 1")
     assert refusal(path) == (
         f"{path}: xyzzy is not a setting; the top level takes seed, method, data, pretrain, "
-        "select, model, train, sharding, evaluate, compute, tracking."
+        "transitions, history, select, model, train, sharding, evaluate, compute, tracking."
     )
     message = refusal(write("[sharding]\nxyzzy = 1"))
     assert "sharding.xyzzy is not a setting; " in message
@@ -192,7 +192,7 @@ def test_an_unknown_key_that_resembles_nothing_is_refused_with_all_that_stand_th
 def test_an_unknown_method_is_refused_with_those_there_are(write):
     sentence = (
         "method: 'golden' is unknown; choose one of cadc, cadc-mlp, random, over-sampling, "
-        "under-sampling, logq, gold, mf, popularity."
+        "under-sampling, logq, gold, mf, als, popularity, recipe, recipe-gold."
     )
     assert refusal(write(), method="golden") == sentence
     assert refusal(write('method = "golden"')) == sentence
@@ -338,20 +338,50 @@ def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
         (
             "cadc-mlp",
             "model.id_embedding=residual",
-            "model.id_embedding = 'residual' adds the vectors' dot product to the score, and those "
+            "model.id_embedding = 'residual' adds matrix factorization's score, and the vectors "
             "of pretrain.model = 'mlp' have none; set pretrain.model = 'mf'.",
+        ),
+        (
+            "mf",
+            "pretrain.scale=unit",
+            "model.kind = 'tables' scores the vectors as they were learned; set pretrain.scale = "
+            "'none'.",
+        ),
+        (
+            "gold",
+            "history.length=5",
+            "history.length = 5 looks items up in a frozen table of whole vectors, which "
+            "model.id_embedding = 'trainable' has not; set it to 'init_frozen', or history.length "
+            "= 0.",
+        ),
+        (
+            "recipe",
+            "history.windows=[3, 1]",
+            "history.windows = [3, 1] must ascend, each once.",
+        ),
+        (
+            "recipe",
+            "history.length=0",
+            "transitions.window = 10 tells what follows a user's last items, and history.length = "
+            "0 gives none; set one of them to match the other.",
+        ),
+        (
+            "random",
+            "select.kind=hard",
+            "select.kind = 'hard' takes the rows that pre-trained vectors score lowest; set "
+            "pretrain.model = 'mf' or 'als'.",
         ),
         (
             "mf",
             "pretrain.model=mlp",
             "model.kind = 'tables' scores pairs by the dot product of pre-trained vectors, which "
-            "pretrain.model = 'mlp' does not give; set pretrain.model = 'mf' or 'popularity'.",
+            "pretrain.model = 'mlp' does not give; set pretrain.model = 'mf', 'als' or 'popularity'.",
         ),
         (
             "gold",
             "model.kind=tables",
             "model.kind = 'tables' scores pairs by the dot product of pre-trained vectors, which "
-            "pretrain.model = 'none' does not give; set pretrain.model = 'mf' or 'popularity'.",
+            "pretrain.model = 'none' does not give; set pretrain.model = 'mf', 'als' or 'popularity'.",
         ),
         (
             "cadc",

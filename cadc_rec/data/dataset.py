@@ -23,6 +23,7 @@ from cadc_rec.data.parquet import read_groups
 from cadc_rec.data.sources.raw_tables import AttributeKind
 
 NOT_HELD_OUT = -1
+NO_ITEM = -1
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,44 @@ class Dataset:
         by_user = sparse.csr_matrix((present, self.train_item, self.user_indptr), shape=shape)
         by_item = by_user.tocsc()  # a counting sort: linear, where argsort is not
         return by_item.indptr.astype(np.int64), by_item.indices.astype(np.int32, copy=False)
+
+    def history_before(self, rows: NDArray[np.int64], length: int) -> NDArray[np.int32]:
+        """The items a user took before each of these interactions.
+
+        Args:
+            rows: positions in D_full ``[n]``; an interaction itself is no part of its history, nor
+                is any that stands after it in its user's order.
+            length: items to go back at most.
+
+        Returns:
+            int32 ``[n, length]``, the latest first; -1 where the user had no more.
+        """
+        return self._items_before(rows, self.user_indptr[self.train_user[rows]], length)
+
+    def last_items(self, length: int, with_validation: bool) -> NDArray[np.int32]:
+        """What is known of each user in the end: int32 ``[n_users, length]``, the latest first.
+
+        Args:
+            length: items to go back at most; -1 stands where a user has no more.
+            with_validation: whether the validation item counts as known; for the test item, it
+                does.
+        """
+        last = self._items_before(self.user_indptr[1:], self.user_indptr[:-1], length)
+        if with_validation and length:
+            have = np.flatnonzero(self.val_item >= 0)
+            last[have, 1:] = last[have, :-1]
+            last[have, 0] = self.val_item[have]
+        return last
+
+    def _items_before(
+        self, ends: NDArray[np.int64], starts: NDArray[np.int64], length: int
+    ) -> NDArray[np.int32]:
+        """Items of D_full at ``ends - 1, ends - 2, ...``, down to `starts`; then -1."""
+        places = ends[:, None] - 1 - np.arange(length)
+        items = np.full(places.shape, NO_ITEM, np.int32)
+        inside = places >= starts[:, None]
+        items[inside] = self.train_item[places[inside]]
+        return items
 
     def user_ids(self) -> pa.Array:
         """Original user ids in dense-id order."""

@@ -26,6 +26,10 @@ class Purpose(IntEnum):
     NEGATIVES = 6
     TABLE_INITIALIZATION = 7
     BALANCED_SELECTION = 8
+    ALS_INITIALIZATION = 9
+    TRANSITIONS_INITIALIZATION = 10
+    SHARED_NEGATIVES = 11
+    INFORMED_SELECTION = 12
 
 
 def bit_generator(key: Key) -> np.random.Philox:

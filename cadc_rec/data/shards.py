@@ -6,10 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cadc_rec.artifacts import Artifact
+from cadc_rec.data.dataset import NO_ITEM
 from cadc_rec.errors import CadcError
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows of D_sel: users and items, int32 ``[n]``, and histories, int32 ``[n, L]`` or None."""
+
+    users: np.ndarray
+    items: np.ndarray
+    history: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.users)
 
 
 @dataclass(frozen=True)
@@ -29,8 +43,13 @@ class SelectionShards:
         """Rows that each rank reads: shard s goes to rank ``s mod world_size``."""
         return [sum(self.rows[rank::world_size]) for rank in range(world_size)]
 
-    def read(self, rank: int, world_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Users and items, int32 ``[n]`` each, of one rank's shards.
+    def read(self, rank: int, world_size: int, history: int = 0) -> Examples:
+        """One rank's shards.
+
+        Args:
+            rank: whose.
+            world_size: ranks that share them.
+            history: items of each row's history to read at most; 0 reads none.
 
         Raises:
             CadcError: there are more ranks than shards.
@@ -40,11 +59,26 @@ class SelectionShards:
                 f"{world_size} processes cannot share {len(self.files)} shards of the selection; "
                 f"set select.shards to at least {world_size}."
             )
-        parts = [
-            pq.read_table(file, columns=["user", "item"]) for file in self.files[rank::world_size]
-        ]
-        users, items = (
-            np.concatenate([part[column].to_numpy() for part in parts]).astype(np.int32)
-            for column in ("user", "item")
+        columns = ["user", "item", *(["history"] if history else [])]
+        table = pa.concat_tables(
+            pq.read_table(file, columns=columns) for file in self.files[rank::world_size]
         )
-        return users, items
+        return Examples(
+            users=table["user"].to_numpy().astype(np.int32),
+            items=table["item"].to_numpy().astype(np.int32),
+            history=_padded(table["history"], history) if history else None,
+        )
+
+
+def _padded(lists: pa.ChunkedArray, length: int) -> np.ndarray:
+    """Lists as int32 ``[n, length]``, their first elements on the left, then -1."""
+    padded = np.full((len(lists), length), NO_ITEM, np.int32)
+    start = 0
+    for chunk in lists.chunks:
+        counts = np.diff(chunk.offsets.to_numpy())
+        row = np.repeat(np.arange(len(chunk)), counts)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        inside = place < length
+        padded[start + row[inside], place[inside]] = chunk.flatten().to_numpy()[inside]
+        start += len(chunk)
+    return padded

@@ -6,16 +6,17 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import nn
 
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.evaluation.ranking import Excluded, held_out_ranks
 
-_CHUNK = 16_384
+_CHUNK = 4_096  # ids at once; a history looks up dozens of items for each
 
 
 @torch.no_grad()
-def tower_vectors(tower: nn.Module, rows: int, processes: Processes) -> torch.Tensor:
+def tower_vectors(
+    tower: Callable[[torch.Tensor], torch.Tensor], rows: int, processes: Processes
+) -> torch.Tensor:
     """Vectors ``[rows, d]`` of ids 0 .. rows - 1, on every rank.
 
     Each rank embeds its share, in as many lookups as every other: a sharded table answers only

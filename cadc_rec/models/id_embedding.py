@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torchrec import KeyedJaggedTensor
 
 from cadc_rec.distributed.sharding import build_collection
 from cadc_rec.models.lookup import one_id_each, wait
@@ -30,7 +31,7 @@ class TrainableIds(nn.Module):
 
     def __init__(self, side: str, rows: int, dim: int, device: torch.device) -> None:
         super().__init__()
-        self.side = side
+        self.name = side
         self.table = build_collection({side: (rows, self.table_width(dim))})
 
     @staticmethod
@@ -40,7 +41,7 @@ class TrainableIds(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Vectors ``[n, dim]`` of int64 ids ``[n]``."""
-        return wait(self.table(one_id_each(self.side, ids))).values()
+        return wait(self.table(one_id_each(self.name, ids))).values()
 
     def trained_tables(self) -> list[nn.Module]:
         """The collections an optimizer moves."""
@@ -68,6 +69,15 @@ class FrozenIds(TrainableIds):
     def lookup(self, ids: torch.Tensor) -> torch.Tensor:
         """The frozen vectors of int64 ids ``[n]``, without gradient."""
         return super().forward(ids)
+
+    @torch.no_grad()
+    def sums(self, bags: KeyedJaggedTensor) -> torch.Tensor:
+        """The summed frozen vectors of each bag, ``[bags, width]``, without gradient.
+
+        Args:
+            bags: one feature, of this table's name.
+        """
+        return wait(self.table(bags)).values()
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Vectors ``[n, dim]`` of int64 ids ``[n]``, without gradient."""

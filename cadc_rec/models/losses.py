@@ -19,6 +19,30 @@ def binary_cross_entropy(scores: torch.Tensor, negatives: int) -> torch.Tensor:
     return F.softplus(-by_positive[:, 0]).sum() + F.softplus(by_positive[:, 1:]).sum()
 
 
+def softmax_cross_entropy(
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+    negative: torch.Tensor | None = None,
+    temperature: float = 1.0,
+) -> torch.Tensor:
+    """Summed cross-entropy of each row's positive among its candidates.
+
+    Args:
+        scores: ``[n, m]``.
+        labels: int64 ``[n]``, the positive's column.
+        negative: bool ``[m]``, the columns that are candidates for every row; a row's positive is
+            one in any case, and counts once. None is all of them.
+        temperature: the scores are divided by it.
+    """
+    if not len(scores):
+        return scores.sum()  # a rank that ran out of rows still takes part in the step
+    logits = scores / temperature if temperature != 1 else scores
+    if negative is not None:
+        own = logits.gather(1, labels[:, None])
+        logits = logits.masked_fill(~negative, -torch.inf).scatter(1, labels[:, None], own)
+    return F.cross_entropy(logits, labels, reduction="sum")
+
+
 def logq_offsets(counts: torch.Tensor) -> torch.Tensor:
     """What LogQ subtracts from a training logit: log of the item's frequency over the mean one.
 

@@ -48,26 +48,37 @@ class Batch:
     """What one step of training reads.
 
     Attributes:
-        users: int64 ``[n_u]``, the batch's different users, ascending.
+        users: int64 ``[n_u]``: the batch's different users, ascending; with a history, or without
+            pairs, the user of each example.
         items: int64 ``[n_i]``, its different items, ascending.
-        pattern: its pairs.
-        negatives: negatives of each positive (K).
+        pattern: its pairs; None scores every user with every item.
+        history: int32 ``[n_u, L]``, each row's last items, see `cadc_rec.models.history`; or None.
+        labels: int64 ``[n_u]``, the place of each example's positive in `items`; with pairs None.
+        negative: bool ``[n_i]``, the items that are everybody's negatives; None is all.
     """
 
     users: torch.Tensor
     items: torch.Tensor
-    pattern: PairPattern
-    negatives: int
+    pattern: PairPattern | None = None
+    history: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
+    negative: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         if device.type == "cpu":
             return self
+
+        def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
         return Batch(
-            self.users.to(device, non_blocking=True),
-            self.items.to(device, non_blocking=True),
-            self.pattern.to(device),
-            self.negatives,
+            users=self.users.to(device, non_blocking=True),
+            items=self.items.to(device, non_blocking=True),
+            pattern=None if self.pattern is None else self.pattern.to(device),
+            history=move(self.history),
+            labels=move(self.labels),
+            negative=move(self.negative),
         )
 
 

@@ -14,7 +14,8 @@ from cadc_rec.config import ModelConfig
 from cadc_rec.models.dropout import ByteDropout
 from cadc_rec.models.factorization import item_side, user_side
 from cadc_rec.models.features import AttributeValues, SideFeatures
-from cadc_rec.models.id_embedding import ID_EMBEDDINGS
+from cadc_rec.models.history import window_means
+from cadc_rec.models.id_embedding import ID_EMBEDDINGS, FrozenIds
 from cadc_rec.models.pairs import Batch, pair_scores
 from cadc_rec.models.sparse import products_at
 
@@ -26,6 +27,8 @@ class SideSpec:
     name: str
     rows: int
     attributes: Sequence[AttributeValues]
+    transition_dim: int = 0
+    """Width of the transition vectors on this side: an item's as a source, and as a target."""
 
 
 _SIDES = {"user": user_side, "item": item_side}
@@ -54,9 +57,12 @@ class Tower(nn.Module):
         side: which side, its ids and attributes.
         config: id embedding, widths.
         device: where the MLP lives; the tables' place is their sharding plan's business.
+        context_dim: width of the further frozen vectors that a row comes with.
     """
 
-    def __init__(self, side: SideSpec, config: ModelConfig, device: torch.device) -> None:
+    def __init__(
+        self, side: SideSpec, config: ModelConfig, device: torch.device, context_dim: int = 0
+    ) -> None:
         super().__init__()
         kind = ID_EMBEDDINGS[config.id_embedding]
         self.ids = kind(side.name, side.rows, config.id_dim, device)
@@ -67,9 +73,9 @@ class Tower(nn.Module):
             if side.attributes
             else None
         )
-        # One mask for each id of a batch, not for each pair: the tower sees an id once.
+        # A mask for each row that the tower sees: an id, or with a history each example.
         self.dropout = ByteDropout(config.id_dropout)
-        width = config.id_dim + (self.features.width if self.features else 0)
+        width = config.id_dim + context_dim + (self.features.width if self.features else 0)
         # Made on the CPU and moved, so that a seed starts them alike on every device.
         self.join = JoinedLinear(width, config.tower[0]).to(device)
         layers: list[nn.Module] = []
@@ -77,38 +83,114 @@ class Tower(nn.Module):
             layers += [nn.ReLU(), nn.Linear(before, after)]
         self.mlp = nn.Sequential(*layers).to(device)  # ends linear: a vector of any sign
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor, context: Sequence[torch.Tensor] = ()) -> torch.Tensor:
         """Vectors ``[n, d]`` of int64 ids ``[n]``, whose dot products are the scores.
 
         d is ``tower[-1]``, and ``id_dim + 1`` more with the residual.
         """
-        learned, fixed = self.parts(ids)
+        learned, fixed = self.parts(ids, context)
         return learned if fixed is None else torch.cat([learned, fixed], 1)
 
-    def parts(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The learned part ``[n, tower[-1]]`` of the vectors, and the fixed one of the residual."""
+    def parts(
+        self, ids: torch.Tensor, context: Sequence[torch.Tensor] = ()
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The learned part ``[n, tower[-1]]`` of the vectors, and the fixed one of the residual.
+
+        Args:
+            ids: int64 ``[n]``.
+            context: further frozen vectors of each row, each ``[n, some]``.
+        """
         features = self.features(ids) if self.features is not None else None
         vectors = self.ids(ids)
-        learned: torch.Tensor = self.mlp(self.join(self.dropout(vectors), features))
+        known = torch.cat([vectors, *context], 1) if context else vectors
+        learned: torch.Tensor = self.mlp(self.join(self.dropout(known), features))
         return learned, None if self.residual is None else self.residual(vectors)
 
 
 class TwoTower(nn.Module):
-    """Users and items in one space; the score of a pair is the dot product of their vectors."""
+    """Users and items in one space; the score of a pair is the dot product of their vectors.
+
+    With a history, the user tower also sees the frozen vectors of the user's last items; with
+    transitions, those of what the last items lead to, and the item tower those of what leads to
+    the item.
+
+    Args:
+        user: the user side.
+        item: the item side.
+        config: id embedding, widths.
+        device: where the MLPs live.
+        windows: of the history, ascending; none is no history.
+    """
 
     def __init__(
-        self, user: SideSpec, item: SideSpec, config: ModelConfig, device: torch.device
+        self,
+        user: SideSpec,
+        item: SideSpec,
+        config: ModelConfig,
+        device: torch.device,
+        windows: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.user = Tower(user, config, device)
-        self.item = Tower(item, config, device)
+        self.windows = list(windows)
+        history_dim = len(self.windows) * (config.id_dim + item.transition_dim)
+        self.user = Tower(user, config, device, history_dim)
+        self.item = Tower(item, config, device, item.transition_dim)
+        self.sources = self.targets = None
+        if item.transition_dim:
+            self.sources, self.targets = (
+                FrozenIds(name, item.rows, item.transition_dim, device)
+                for name in ("item_source", "item_target")
+            )
+
+    def frozen_tables(self) -> dict[str, FrozenIds]:
+        """Every table that never changes, by the prefix of its entries in the state."""
+        named = {
+            "user.ids": self.user.ids,
+            "item.ids": self.item.ids,
+            "sources": self.sources,
+            "targets": self.targets,
+        }
+        return {k: v for k, v in named.items() if isinstance(v, FrozenIds)}
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Scores ``[B * (1 + K)]`` of the batch's pairs; each tower sees each id once."""
-        users, fixed_users = self.user.parts(batch.users)
-        items, fixed_items = self.item.parts(batch.items)
+        """Scores of the batch: ``[pairs]``, or ``[rows, candidates]`` where it has no pairs.
+
+        Each tower sees each id once; with a history the user tower sees each example.
+        """
+        users, fixed_users = self.user.parts(batch.users, self.context(batch.history))
+        items, fixed_items = self.item.parts(batch.items, self.lead_ins(batch.items))
+        if batch.pattern is None:
+            scores = users @ items.t()
+            if fixed_users is None or fixed_items is None:
+                return scores
+            return scores + fixed_users @ fixed_items.t()
         scores = pair_scores(users, items, batch.pattern)
         if fixed_users is None or fixed_items is None:
             return scores
         # Apart from the learned part, for no gradient flows here.
         return scores + products_at(batch.pattern.crow, batch.pattern.col, fixed_users, fixed_items)
+
+    def user_vectors(self, ids: torch.Tensor, history: torch.Tensor | None = None) -> torch.Tensor:
+        """Vectors ``[n, d]`` of users ``[n]`` with histories ``[n, L]``."""
+        vectors: torch.Tensor = self.user(ids, self.context(history))
+        return vectors
+
+    def item_vectors(self, ids: torch.Tensor) -> torch.Tensor:
+        """Vectors ``[n, d]`` of items ``[n]``."""
+        vectors: torch.Tensor = self.item(ids, self.lead_ins(ids))
+        return vectors
+
+    def context(self, history: torch.Tensor | None) -> list[torch.Tensor]:
+        """What the last items tell of each user: frozen vectors, several ``[n, some]``."""
+        if not self.windows:
+            return []
+        assert history is not None
+        assert isinstance(self.item.ids, FrozenIds)
+        means = window_means(self.item.ids, history, self.windows)
+        if self.sources is not None:
+            means += window_means(self.sources, history, self.windows)
+        return means
+
+    def lead_ins(self, items: torch.Tensor) -> list[torch.Tensor]:
+        """What leads to each item: its frozen vector as a target."""
+        return [] if self.targets is None else [self.targets(items)]

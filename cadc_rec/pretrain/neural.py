@@ -60,6 +60,7 @@ class NeuralFactorization(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Scores ``[pairs]`` of the batch's pairs, before the sigmoid."""
         users, items = self.user_part(batch.users), self.item_part(batch.items)
+        assert batch.pattern is not None
         crow, col = batch.pattern.crow, batch.pattern.col
         rows = torch.repeat_interleave(crow.diff(), output_size=len(col))
         scores: torch.Tensor = self.mlp(users.index_select(0, rows) + items.index_select(0, col))

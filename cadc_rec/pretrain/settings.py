@@ -11,6 +11,13 @@ def pretrain_settings(config: PretrainConfig, seed: int) -> dict[str, Any]:
     """The settings that count for `config.model`, so that the others never cause work again."""
     if config.model == "popularity":  # counting has no settings
         return {"pretrain": {"model": config.model}}
-    unused = {"evaluate_every"}
-    unused |= {"mlp"} if config.model == "mf" else {"epochs", "learning_rate", "l2", "negatives"}
-    return {"pretrain": config.model_dump(mode="json", exclude=unused), "seed": seed}
+    gradient = {"epochs", "learning_rate", "l2", "negatives"}
+    unused = {
+        "mf": {"mlp", "als"},
+        "als": {"mlp", "init_std", *gradient},
+        "mlp": {"als", *gradient},
+    }[config.model]
+    told = config.model_dump(mode="json", exclude={"evaluate_every", *unused})
+    if config.scale == "none":  # as it was before there was a choice
+        del told["scale"]
+    return {"pretrain": told, "seed": seed}

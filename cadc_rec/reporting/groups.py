@@ -103,7 +103,7 @@ def stage_seconds(cell: Cell) -> dict[str, float]:
     train = max(cell.seconds.train - cell.seconds.validation, 0.0)
     rest = cell.seconds.validation - (cell.seconds.train - train)
     return {
-        "pretrain": max(cell.seconds.pretrain - rest, 0.0),
+        "pretrain": max(cell.seconds.pretrain - rest, 0.0) + cell.seconds.transitions,
         "select": cell.seconds.select,
         "train": train,
         "validation": cell.seconds.validation,

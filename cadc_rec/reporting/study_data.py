@@ -51,6 +51,7 @@ class StageSeconds(_Part):
 
     prepare: Seconds
     pretrain: Seconds
+    transitions: Seconds = 0.0
     select: Seconds
     train: Seconds
     evaluate: Seconds

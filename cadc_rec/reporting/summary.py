@@ -48,8 +48,9 @@ def run_table(result: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> T
         seconds = f"{artifact.seconds:,.1f}" + (" (kept)" if artifact.cached else "")
         table.add_row(stage, seconds, stage_line(stage, artifact.info))
     table.add_section()
-    spent = sum(result["seconds"][stage] for stage in ("pretrain", "select", "train"))
-    table.add_row("pretrain + select + train", f"{spent:,.1f}", _metrics_line(result["metrics"]))
+    made = [s for s in ("pretrain", "transitions", "select", "train") if s in artifacts]
+    spent = sum(result["seconds"][stage] for stage in made)
+    table.add_row(" + ".join(made), f"{spent:,.1f}", _metrics_line(result["metrics"]))
     return table
 
 
@@ -71,9 +72,14 @@ def stage_line(stage: str, info: Mapping[str, Any]) -> str:
         measured = _metrics_line(info["validation"])
         read = f"{info['interactions']:,} interactions read"
         return f"{read}; alone: validation {measured}" if measured else read
+    if stage == "transitions":
+        return f"{info['pairs']:,} pairs of items that follow each other"
     if stage == "select":
         share = info["selected"] / info["of"]
-        return f"{info['selected']:,} of {info['of']:,} interactions ({share:.1%})"
+        line = f"{info['selected']:,} of {info['of']:,} interactions ({share:.1%})"
+        if info.get("touched") is None:
+            return line
+        return f"{line}; with their histories {info['touched'] / info['of']:.1%} of them"
     if stage == "train":
         return (
             f"{info['positives_per_second']:,.0f} positives/s, best epoch {info['best_epoch']} of "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import Excluded
 from cadc_rec.evaluation.sharded import ranks_by_share
-from cadc_rec.models.factorization import as_dot_products
-from cadc_rec.pretrain.id_tables import IdTables
+from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.progress import track
 from cadc_rec.stages.train import CHECKPOINT
 from cadc_rec.training.build import build_model
@@ -31,7 +31,7 @@ def build_evaluation(
     experiment: Experiment,
     dataset: Dataset,
     checkpoint: Artifact | None,
-    tables: IdTables | None,
+    pretrained: Pretrained,
     processes: Processes,
     draft: Draft,
 ) -> None:
@@ -44,31 +44,27 @@ def build_evaluation(
         experiment: the model's settings and ``[evaluate]``.
         dataset: the held-out items.
         checkpoint: the train stage's artifact; None where the tables are scored directly.
-        tables: pre-trained vectors where the model has any.
+        pretrained: pre-trained vectors where the model has any.
         processes: the ranks.
         draft: receives ``metrics.json``; ``ranks.parquet`` (user_id, item_id, rank; one row a
             user with a test item) and ``validation_ranks.parquet`` (the same of validation items);
             ``user_vectors.safetensors`` and ``item_vectors.safetensors`` (one tensor ``vectors``
             each) with ``user_ids.parquet`` and ``item_ids.parquet`` in the same order, whose dot
-            products are the scores.
+            products are the scores that ranked the test items: a user's history, where the model
+            has one, ends with the validation item.
     """
-    if checkpoint is None:
-        assert tables is not None
-        users, items = (
-            side.to(processes.device) for side in as_dot_products(tables.user, tables.item)
-        )
-    else:
-        model = build_model(experiment, dataset, tables, processes)
-        load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
-        users, items = model.vectors()
+    users_knowing, items = _vectors(experiment, dataset, checkpoint, pretrained, processes)
     train = Excluded(dataset.user_indptr, dataset.train_item)
-    total, chief = 2 * len(processes.share(len(users))), processes.rank == 0
+    train_and_val = train.and_one_each(dataset.val_item)
+    total, chief = 2 * len(processes.share(dataset.n_users)), processes.rank == 0
     with track("evaluate", total, "users", visible=chief) as ticker:
-        val_ranks = ranks_by_share(users, items, dataset.val_item, train, processes, ticker.advance)
-        train_and_val = train.and_one_each(dataset.val_item)
-        test_ranks = ranks_by_share(
-            users, items, dataset.test_item, train_and_val, processes, ticker.advance
-        )
+
+        def ranks(users: torch.Tensor, targets: np.ndarray, excluded: Excluded) -> np.ndarray:
+            return ranks_by_share(users, items, targets, excluded, processes, ticker.advance)
+
+        val_ranks = ranks(users_knowing(False), dataset.val_item, train)
+        users = users_knowing(True)
+        test_ranks = ranks(users, dataset.test_item, train_and_val)
     has_val, has_test = dataset.val_item >= 0, dataset.test_item >= 0
     if not has_test.any():
         raise CadcError("no user has a test item (three interactions are needed); use more data.")
@@ -85,6 +81,30 @@ def build_evaluation(
         _write_vectors(draft.path, dataset, users, items)
         _write_ranks(draft.path / "ranks.parquet", dataset, dataset.test_item, test_ranks)
         _write_ranks(draft.path / "validation_ranks.parquet", dataset, dataset.val_item, val_ranks)
+
+
+def _vectors(
+    experiment: Experiment,
+    dataset: Dataset,
+    checkpoint: Artifact | None,
+    pretrained: Pretrained,
+    processes: Processes,
+) -> tuple[Callable[[bool], torch.Tensor], torch.Tensor]:
+    """User vectors, given whether the validation item is known by then, and item vectors."""
+    if checkpoint is None:
+        assert pretrained.ids is not None
+        users, items = (side.to(processes.device) for side in pretrained.ids.as_dot_products())
+        return lambda with_validation: users, items
+    model = build_model(experiment, dataset, pretrained, processes)
+    load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
+    length = experiment.history.length
+    if not length:
+        same = model.user_vectors()
+        return lambda with_validation: same, model.item_vectors()
+    return (
+        lambda with_validation: model.user_vectors(dataset.last_items(length, with_validation)),
+        model.item_vectors(),
+    )
 
 
 def _write_vectors(

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import numpy as np
+import torch
 
 from cadc_rec.artifacts import Artifact, Draft
 from cadc_rec.config import Experiment
@@ -15,12 +16,13 @@ from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import gather_state, local_tensors
 from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import Excluded, held_out_ranks
-from cadc_rec.models.factorization import as_dot_products
+from cadc_rec.pretrain.als import train_als
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.pretrain.kernels import compile_kernels, worth_compiling
 from cadc_rec.pretrain.matrix_factorization import MatrixFactorization
 from cadc_rec.pretrain.popularity import popularity_tables
+from cadc_rec.pretrain.scaling import Scale, scaled
 from cadc_rec.progress import track
 from cadc_rec.stages.pretrain_neural import build_neural_tables
 
@@ -100,8 +102,10 @@ def _build_factorization(
             ticker.advance(1, f"loss {loss:.4f}")
     state = gather_state(wrapped, processes)
     if chief:
-        IdTables(
-            state["users.embedding_bags.user.weight"], state["items.embedding_bags.item.weight"]
+        _scaled(
+            state["users.embedding_bags.user.weight"],
+            state["items.embedding_bags.item.weight"],
+            config.scale,
         ).save(draft.path)
     draft.rows = len(dataset.train_item) * config.epochs
     draft.info = {
@@ -113,8 +117,41 @@ def _build_factorization(
     }
 
 
+def _build_als(
+    experiment: Experiment, dataset: Dataset, processes: Processes, draft: Draft
+) -> None:
+    """Factorize every training interaction by implicit-feedback ALS and export its tables."""
+    config, device = experiment.pretrain, processes.device
+    dim = config.factors + 1  # without a bias, every element of a row is a factor
+    user, item = (torch.zeros(n, dim, device=device) for n in (dataset.n_users, dataset.n_items))
+    sweeps = train_als(user, item, interactions(dataset), config.als, experiment.seed, processes)
+    chief = processes.rank == 0
+    with track("pretrain (ALS)", config.als.iterations, "sweeps", visible=chief) as ticker:
+        for _ in sweeps:
+            ticker.advance()
+    started = time.perf_counter()
+    measured = _validation(dataset, IdTables(user, item, bias_last=False)) if chief else {}
+    seconds = time.perf_counter() - started
+    if chief:
+        _scaled(user, item, config.scale).save(draft.path)
+    draft.rows = len(dataset.train_item) * config.als.iterations
+    draft.info = {
+        "bias_last": False,
+        "interactions": len(dataset.train_item),
+        "validation": measured,
+        "validation_seconds": seconds,
+        "history": [],
+    }
+
+
+def _scaled(user: torch.Tensor, item: torch.Tensor, scale: Scale) -> IdTables:
+    """Tables as they are exported; each is brought to scale for itself."""
+    return IdTables(scaled(user, scale), scaled(item, scale))
+
+
 _BUILDERS = {
     "mf": _build_factorization,
+    "als": _build_als,
     "mlp": build_neural_tables,
     "popularity": _build_popularity,
 }
@@ -127,7 +164,7 @@ def interactions(dataset: Dataset) -> Interactions:
 
 
 def _validation(dataset: Dataset, tables: IdTables) -> dict[str, float]:
-    users, items = as_dot_products(tables.user, tables.item)
+    users, items = tables.as_dot_products()
     ranks = held_out_ranks(
         users, items, dataset.val_item, Excluded(dataset.user_indptr, dataset.train_item)
     )

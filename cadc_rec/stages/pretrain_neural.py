@@ -9,13 +9,15 @@ import torch
 from cadc_rec.artifacts import Draft
 from cadc_rec.config import Experiment, TrainConfig
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.loader import PairLoader
 from cadc_rec.data.randomness import Purpose, normal_rows
+from cadc_rec.data.shards import Examples
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import gather_state, local_tensors
 from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.pretrain.neural import NeuralFactorization
+from cadc_rec.pretrain.scaling import scaled
+from cadc_rec.training.objectives import make_loader
 from cadc_rec.training.trainer import Trainer
 
 
@@ -51,22 +53,15 @@ def build_neural_tables(
             key = (seed, Purpose.TABLE_INITIALIZATION, crc32(local.name.encode()))
             values = normal_rows(key, range(len(local.tensor)), local.width, pretrain.init_std)
             local.tensor.copy_(torch.from_numpy(values))
-    mine = processes.share(len(dataset.train_item))
+    share = processes.share(len(dataset.train_item))
     rows = [
         len(range(len(dataset.train_item) * r // processes.world_size,
                   len(dataset.train_item) * (r + 1) // processes.world_size))
         for r in range(processes.world_size)
     ]  # fmt: skip
-    loader = PairLoader(
-        dataset.train_user[mine.start : mine.stop],
-        dataset.train_item[mine.start : mine.stop],
-        rows,
-        processes.rank,
-        config.batch_size,
-        config.negatives,
-        dataset.n_items,
-        seed,
-    )
+    mine = slice(share.start, share.stop)
+    examples = Examples(dataset.train_user[mine], dataset.train_item[mine])
+    loader = make_loader(config, examples, rows, processes.rank, dataset.n_items, seed)
     optimizer = torch.optim.Adam(
         wrapped.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
@@ -74,9 +69,11 @@ def build_neural_tables(
     trained = trainer.fit(None, title="pretrain (MLP)")
     state = gather_state(wrapped, processes)
     if processes.rank == 0:
-        IdTables(
-            state["users.embedding_bags.user.weight"], state["items.embedding_bags.item.weight"]
-        ).save(draft.path)
+        user, item = (
+            scaled(state[f"{side}s.embedding_bags.{side}.weight"], pretrain.scale)
+            for side in ("user", "item")
+        )
+        IdTables(user, item).save(draft.path)
     draft.rows = len(dataset.train_item) * config.epochs
     draft.info = {
         "interactions": len(dataset.train_item),

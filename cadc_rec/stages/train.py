@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from cadc_rec.artifacts import Artifact, Draft
 from cadc_rec.config import Experiment
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.loader import PairLoader
 from cadc_rec.data.shards import SelectionShards
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.state import gather_state
@@ -21,8 +20,9 @@ from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import Excluded
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.models.losses import logq_offsets
-from cadc_rec.pretrain.id_tables import IdTables
+from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.training.build import ShardedTwoTower, build_model, frozen_tables_intact
+from cadc_rec.training.objectives import make_loader, make_objective
 from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.trainer import Trainer, Validate
 
@@ -33,7 +33,7 @@ def build_checkpoint(
     experiment: Experiment,
     dataset: Dataset,
     selection: Artifact,
-    tables: IdTables | None,
+    pretrained: Pretrained,
     processes: Processes,
     draft: Draft,
     on_epoch: Callable[[dict[str, float]], object] = lambda _: None,
@@ -44,7 +44,7 @@ def build_checkpoint(
         experiment: model, training and sharding settings, and the seed.
         dataset: sizes, attributes, and the validation items that choose the epoch.
         selection: D_sel.
-        tables: pre-trained vectors, or None where ids are learned here.
+        pretrained: pre-trained vectors; empty where ids are learned here.
         processes: the ranks; each reads its own shards of D_sel.
         draft: receives ``model.safetensors``: everything trained, whole tensors, so that any
             number of ranks can read it. Frozen tables stay where they are, in `tables`' artifact.
@@ -60,19 +60,15 @@ def build_checkpoint(
         )
     started = time.perf_counter()
     shards = SelectionShards.open(selection)
-    users, items = shards.read(processes.rank, processes.world_size)
+    history = experiment.history.length
+    examples = shards.read(processes.rank, processes.world_size, history)
     config = experiment.train
-    loader = PairLoader(
-        users,
-        items,
-        shards.rows_by_rank(processes.world_size),
-        processes.rank,
-        config.batch_size,
-        config.negatives,
-        dataset.n_items,
-        experiment.seed,
+    rows_by_rank = shards.rows_by_rank(processes.world_size)
+    loader = make_loader(
+        config, examples, rows_by_rank, processes.rank, dataset.n_items, experiment.seed
     )
-    model = build_model(experiment, dataset, tables, processes)
+    model = build_model(experiment, dataset, pretrained, processes)
+    offsets = _item_offsets(examples.items, dataset.n_items, processes) if config.logq else None
     trainer = Trainer(
         model.wrapped,
         dense_optimizer(model.wrapped, model.module, config),
@@ -80,20 +76,20 @@ def build_checkpoint(
         config,
         processes,
         model.trains,
-        _item_offsets(items, dataset.n_items, processes) if config.logq else None,
+        make_objective(config, offsets),
     )
     setup_seconds = time.perf_counter() - started
-    trained = trainer.fit(validator(model, dataset), on_epoch=on_epoch)
-    if tables is not None and not frozen_tables_intact(model, tables):
+    trained = trainer.fit(validator(model, dataset, history), on_epoch=on_epoch)
+    if not frozen_tables_intact(model, pretrained):
         raise CadcError(
-            "a frozen id table changed while training; this is a defect of ours: please report it "
+            "a frozen table changed while training; this is a defect of ours: please report it "
             f"with the sharding settings ({model.plan()})."
         )
     state = gather_state(model.wrapped, processes, model.trains)
     if processes.rank == 0:
         save_file({k: v.contiguous() for k, v in state.items()}, draft.path / CHECKPOINT)
     positives = sum(shards.rows)
-    draft.rows = positives * config.epochs
+    draft.rows = positives * len(trained.history)
     draft.info = {
         "positives": positives,
         "world_size": processes.world_size,
@@ -111,13 +107,20 @@ def _item_offsets(items: np.ndarray, n_items: int, processes: Processes) -> torc
     return logq_offsets(processes.all_reduce_sum(counts))
 
 
-def validator(model: ShardedTwoTower, dataset: Dataset) -> Validate:
-    """A function that measures `model` on the validation items, each rank its share of users."""
+def validator(model: ShardedTwoTower, dataset: Dataset, history: int = 0) -> Validate:
+    """A function that measures `model` on the validation items, each rank its share of users.
+
+    Args:
+        model: what is measured.
+        dataset: the validation items; what a user did before is its whole training history.
+        history: items of it that the model is given.
+    """
     excluded = Excluded(dataset.user_indptr, dataset.train_item)
     held_out = np.asarray(dataset.val_item) >= 0
+    known = dataset.last_items(history, with_validation=False) if history else None
 
     def validate() -> dict[str, float]:
-        users, items = model.vectors()
+        users, items = model.user_vectors(known), model.item_vectors()
         ranks = ranks_by_share(users, items, dataset.val_item, excluded, model.processes)
         return ranking_metrics(ranks[held_out], (10,))
 

@@ -91,7 +91,9 @@ class ShortRuns:
         train = made["train"].info
         fixed = made["train"].seconds - train["training_seconds"] - train["validation_seconds"]
         if method != "gold":  # of gold, training alone counts (docs/protocol.md, Time)
-            fixed += made["select"].seconds + made["pretrain"].seconds
+            fixed += sum(
+                made[s].seconds for s in ("pretrain", "transitions", "select") if s in made
+            )
             fixed -= made["pretrain"].info["validation_seconds"]
         ranks = pq.read_table(made["evaluate"].path / "validation_ranks.parquet")
         full = load_experiment(self.config, method=method, overrides=self.sets)

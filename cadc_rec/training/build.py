@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from zlib import crc32
 
+import numpy as np
 import torch
 from torchrec.distributed import DistributedModelParallel
 
@@ -15,9 +16,10 @@ from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import load_state, local_tensors
 from cadc_rec.evaluation.sharded import tower_vectors
+from cadc_rec.models.history import usable_windows
 from cadc_rec.models.id_embedding import HybridIds
 from cadc_rec.models.two_tower import SideSpec, TwoTower
-from cadc_rec.pretrain.id_tables import IdTables
+from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.training.optimizers import fuse_table_optimizer, is_frozen
 
 _TABLE_STD = 0.1
@@ -45,32 +47,49 @@ class ShardedTwoTower:
             for table, sharding in tables.items()
         }
 
-    def vectors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """User ``[n_users, d]`` and item ``[n_items, d]`` vectors, on every rank."""
+    def user_vectors(self, history: np.ndarray | None = None) -> torch.Tensor:
+        """Vectors ``[n_users, d]``, on every rank.
+
+        Args:
+            history: int32 ``[n_users, L]``, known of each user, where the model has one.
+        """
         self.wrapped.eval()
-        return (
-            tower_vectors(self.module.user, self.n_users, self.processes),
-            tower_vectors(self.module.item, self.n_items, self.processes),
-        )
+        device = self.processes.device
+
+        def embed(ids: torch.Tensor) -> torch.Tensor:
+            known = None
+            if history is not None:
+                known = torch.from_numpy(history[ids.cpu().numpy()]).to(device)
+            return self.module.user_vectors(ids, known)
+
+        return tower_vectors(embed, self.n_users, self.processes)
+
+    def item_vectors(self) -> torch.Tensor:
+        """Vectors ``[n_items, d]``, on every rank."""
+        self.wrapped.eval()
+        return tower_vectors(self.module.item_vectors, self.n_items, self.processes)
 
 
 def build_model(
-    experiment: Experiment, dataset: Dataset, tables: IdTables | None, processes: Processes
+    experiment: Experiment, dataset: Dataset, pretrained: Pretrained, processes: Processes
 ) -> ShardedTwoTower:
     """The experiment's model, sharded, frozen tables loaded, the rest initialized from the seed.
 
     Args:
         experiment: model, sharding and training settings.
         dataset: for sizes and attributes.
-        tables: pre-trained vectors; needed by every id embedding but ``trainable``.
+        pretrained: id tables, needed by every id embedding but ``trainable``; transition tables.
         processes: the ranks.
     """
     torch.manual_seed(experiment.seed)
+    transitions, history = pretrained.transitions, experiment.history
+    width = 0 if transitions is None else transitions.source.shape[1]
     model = TwoTower(
         SideSpec("user", dataset.n_users, dataset.user_attributes),
-        SideSpec("item", dataset.n_items, dataset.item_attributes),
+        SideSpec("item", dataset.n_items, dataset.item_attributes, width),
         experiment.model,
         processes.device,
+        usable_windows(history.windows, history.length) if history.length else (),
     )
     sharding = experiment.sharding
     fuse_table_optimizer(model, experiment.train, sharding.trainable)
@@ -86,30 +105,37 @@ def build_model(
         if tower.features is not None:
             # A few hundred rows: copying them to every rank is cheaper than sending lookups.
             kinds.update(dict.fromkeys(tower.features.names, "data_parallel"))
+    frozen_tables = model.frozen_tables()
+    for prefix in ("sources", "targets"):
+        if prefix in frozen_tables:
+            kinds[frozen_tables[prefix].name] = kinds["item"]
     torch.manual_seed(experiment.seed + processes.rank)  # dropout masks differ between ranks
     wrapped = shard_model(model, kinds, processes, experiment.train.batch_size)
     sharded = ShardedTwoTower(wrapped, model, processes, dataset.n_users, dataset.n_items)
     _initialize_tables(sharded, experiment.seed)
-    if tables is not None:
-        weights = _pretrained_weights(model, tables)
-        load_state(wrapped, weights, keep=lambda name: name in weights)
+    weights = _pretrained_weights(model, pretrained)
+    load_state(wrapped, weights, keep=lambda name: name in weights)
     return sharded
 
 
-def _pretrained_weights(model: TwoTower, tables: IdTables) -> dict[str, torch.Tensor]:
-    """The id tables that hold pre-trained vectors, by name of the state, whole."""
-    return {
-        f"{side}.ids.table.embedding_bags.{side}.weight": getattr(tables, side)[
-            :, : tower.ids.table_width(getattr(tables, side).shape[1])
-        ]
-        for side, tower in (("user", model.user), ("item", model.item))
-        if tower.ids.pretrained
-    }
+def _pretrained_weights(model: TwoTower, pretrained: Pretrained) -> dict[str, torch.Tensor]:
+    """The tables that hold pre-trained vectors, by name of the state, whole."""
+    weights = {}
+    for side, tower in (("user", model.user), ("item", model.item)):
+        if pretrained.ids is not None and tower.ids.pretrained:
+            table = getattr(pretrained.ids, side)
+            entry = f"{side}.ids.table.embedding_bags.{side}.weight"
+            weights[entry] = table[:, : tower.ids.table_width(table.shape[1])]
+    if pretrained.transitions is not None:
+        for kind in ("source", "target"):
+            entry = f"{kind}s.table.embedding_bags.item_{kind}.weight"
+            weights[entry] = getattr(pretrained.transitions, kind)
+    return weights
 
 
-def frozen_tables_intact(model: ShardedTwoTower, tables: IdTables) -> bool:
+def frozen_tables_intact(model: ShardedTwoTower, pretrained: Pretrained) -> bool:
     """Whether every rank's frozen shards still hold exactly the bits they were loaded with."""
-    weights = _pretrained_weights(model.module, tables)
+    weights = _pretrained_weights(model.module, pretrained)
     changed = sum(
         not torch.equal(local.tensor.cpu(), local.of(weights[local.name]))
         for local in local_tensors(model.wrapped, lambda name: is_frozen(name, model.module))

@@ -50,8 +50,5 @@ def dense_optimizer(wrapped: nn.Module, model: TwoTower, config: TrainConfig) ->
 
 
 def is_frozen(name: str, model: TwoTower) -> bool:
-    """Whether a parameter or state entry of this name belongs to a frozen id table."""
-    return any(
-        tower.ids.frozen and name.startswith(f"{side}.ids.table.")
-        for side, tower in (("user", model.user), ("item", model.item))
-    )
+    """Whether a parameter or state entry of this name belongs to a frozen table."""
+    return any(name.startswith(f"{prefix}.table.") for prefix in model.frozen_tables())

@@ -16,14 +16,13 @@ import torch
 from torch import nn
 
 from cadc_rec.config import TrainConfig
-from cadc_rec.data.loader import PairArrays, PairLoader
+from cadc_rec.data.loader import BatchArrays, Loader
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.state import local_tensors
 from cadc_rec.errors import CadcError
-from cadc_rec.models.losses import binary_cross_entropy
-from cadc_rec.models.pairs import Batch, PairPattern
 from cadc_rec.progress import Ticker, track
 from cadc_rec.training.averaging import WeightAverage
+from cadc_rec.training.objectives import Objective, make_objective, to_batch
 
 Validate = Callable[[], dict[str, float]]
 CHECKPOINT_METRIC = "ndcg@10"  # the same rule for every method
@@ -61,21 +60,20 @@ class Trainer:
         config: epochs, negatives, how often to validate.
         processes: the ranks.
         trains: whether a state entry of this name is trained (is worth keeping the best of).
-        item_offsets: ``[n_items]``, subtracted from the training logits of an item's pairs; never
-            from what is validated.
+        objective: the loss; default: what `config` names.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        loader: PairLoader,
+        loader: Loader,
         config: TrainConfig,
         processes: Processes,
         trains: Callable[[str], bool],
-        item_offsets: torch.Tensor | None = None,
+        objective: Objective | None = None,
     ) -> None:
-        self.item_offsets = item_offsets
+        self.objective = objective or make_objective(config)
         self.model, self.optimizer, self.loader = model, optimizer, loader
         self.config, self.processes, self.trains = config, processes, trains
 
@@ -96,7 +94,7 @@ class Trainer:
         config, result = self.config, Trained()
         live = [local.tensor for local in local_tensors(self.model, self.trains)]
         average = WeightAverage(live, config.average_epochs * self.loader.steps)
-        best, best_weights = -1.0, live
+        best, best_weights, since = -1.0, live, 0
         steps = config.epochs * self.loader.steps
         with track(title, steps, "steps", visible=self.processes.rank == 0) as ticker:
             for epoch in range(1, config.epochs + 1):
@@ -114,11 +112,15 @@ class Trainer:
                         entry.update(validate())
                         if entry[CHECKPOINT_METRIC] > best:
                             best, result.best_epoch = entry[CHECKPOINT_METRIC], epoch
-                            best_weights = [tensor.clone() for tensor in live]
+                            best_weights, since = [tensor.clone() for tensor in live], 0
+                        else:
+                            since += 1
                     result.validation_seconds += time.perf_counter() - started
                     ndcg = 100 * entry[CHECKPOINT_METRIC]
                     ticker.advance(0, f"epoch {epoch}, validation NDCG@10 {ndcg:.2f}%")
                 on_epoch({**entry, "positives_per_second": self.loader.rows / seconds})
+                if config.patience and since >= config.patience:
+                    break
         if validate is None:
             result.best_epoch = config.epochs
             return result
@@ -130,7 +132,8 @@ class Trainer:
         """One pass over this rank's rows; returns the mean loss over all ranks."""
         self.model.train()
         loss = torch.zeros((), device=self.processes.device)
-        for arrays in self.loader.epoch(epoch):
+        for step, arrays in enumerate(self.loader.epoch(epoch)):
+            self._schedule((epoch - 1) * self.loader.steps + step)
             loss += self._step(arrays)
             average.update()
             ticker.advance()
@@ -142,32 +145,21 @@ class Trainer:
             )
         return mean
 
-    def _step(self, arrays: PairArrays) -> torch.Tensor:
+    def _schedule(self, step: int) -> None:
+        """Set the learning rate of step number `step` of all epochs."""
+        if self.config.schedule == "constant":
+            return
+        done = step / (self.config.epochs * self.loader.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+    def _step(self, arrays: BatchArrays) -> torch.Tensor:
         """One optimizer step; returns this rank's part of the step's mean loss."""
-        batch = to_batch(arrays, self.config.negatives).to(self.processes.device)
+        batch = to_batch(arrays).to(self.processes.device)
         self.optimizer.zero_grad(set_to_none=True)
-        pairs = max(1, arrays.positives) * (1 + self.config.negatives)  # few rows, many ranks
-        scores = self.model(batch)
-        if self.item_offsets is not None:
-            scores = scores - self.item_offsets[batch.items][batch.pattern.col]
-        loss = binary_cross_entropy(scores, self.config.negatives) / pairs
-        # Gradients are averaged over the ranks; the mean over all pairs wants them summed.
+        terms = self.objective.terms(max(1, arrays.positives))  # few rows, many ranks
+        loss = self.objective.loss(self.model(batch), batch) / terms
+        # Gradients are averaged over the ranks; the mean over all terms wants them summed.
         (loss * self.processes.world_size).backward()
         self.optimizer.step()
         return loss.detach()
-
-
-def to_batch(arrays: PairArrays, negatives: int) -> Batch:
-    """The loader's arrays as tensors over the same memory."""
-    return Batch(
-        users=torch.from_numpy(arrays.users),
-        items=torch.from_numpy(arrays.items),
-        pattern=PairPattern(
-            crow=torch.from_numpy(arrays.crow),
-            col=torch.from_numpy(arrays.col),
-            item_crow=torch.from_numpy(arrays.item_crow),
-            item_col=torch.from_numpy(arrays.item_col),
-            to_item_order=torch.from_numpy(arrays.to_item_order),
-        ),
-        negatives=negatives,
-    )

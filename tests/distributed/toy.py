@@ -14,16 +14,18 @@ from safetensors.torch import load_file
 from cadc_rec.artifacts import Draft
 from cadc_rec.config import Experiment, PretrainConfig
 from cadc_rec.data.dataset import Attribute
-from cadc_rec.data.loader import PairLoader
+from cadc_rec.data.shards import Examples
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
-from cadc_rec.pretrain.id_tables import IdTables
+from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables
 from cadc_rec.stages.pretrain_neural import build_neural_tables
 from cadc_rec.training.build import build_model, frozen_tables_intact
+from cadc_rec.training.objectives import make_loader
 from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.trainer import Trainer
 
 USERS, ITEMS, DIM = 41, 23, 8
+LENGTH, WIDTH = 5, 4  # of a history, of transition vectors
 
 
 def dataset():
@@ -48,16 +50,41 @@ def tables():
     )
 
 
+def pretrained(ids: str) -> Pretrained:
+    """What the model of `experiment(ids, ...)` is given."""
+    if ids == "trainable":
+        return Pretrained()
+    generator = torch.Generator().manual_seed(6)
+    source, target = (torch.randn(ITEMS, WIDTH, generator=generator) for _ in range(2))
+    return Pretrained(tables(), TransitionTables(source, target) if ids == "history" else None)
+
+
 def experiment(ids: str, kind: str) -> Experiment:
-    """Two epochs of a small model with this id embedding under this sharding."""
+    """Two epochs of a small model with this id embedding under this sharding.
+
+    ``history`` is frozen ids with a history, transitions and a softmax.
+    """
+    more, train = {}, {"negatives": 2}
+    if ids == "history":
+        ids, train = "init_frozen", {"loss": "sampled-softmax", "shared_negatives": 9}
+        more = {"history": {"length": LENGTH, "windows": [1, 3, 9]}, "transitions": {"window": 2}}
     return Experiment.model_validate(
         {
             "pretrain": {"model": "mf", "factors": DIM - 1},
             "model": {"id_embedding": ids, "id_dim": DIM, "feature_dim": 4, "tower": [8, 4]},
-            "train": {"epochs": 2, "batch_size": 20, "negatives": 2, "learning_rate": 0.01},
+            "train": {"epochs": 2, "batch_size": 20, "learning_rate": 0.01, **train},
             "sharding": {"trainable": kind, "frozen": kind},
+            **more,
         }
     )
+
+
+def histories(n: int) -> np.ndarray:
+    """Up to `LENGTH` random items each, some rows without any; int32 ``[n, LENGTH]``."""
+    rng = np.random.default_rng(2)
+    items = rng.integers(0, ITEMS, (n, LENGTH)).astype(np.int32)
+    items[np.arange(LENGTH) >= rng.integers(0, LENGTH + 1, n)[:, None]] = -1
+    return items
 
 
 def train(ids: str, kind: str, processes, rows: list[int] | None = None) -> dict:
@@ -70,18 +97,23 @@ def train(ids: str, kind: str, processes, rows: list[int] | None = None) -> dict
     ]
     first = sum(rows[: processes.rank])
     mine = slice(first, first + rows[processes.rank])
-    e, pretrained = experiment(ids, kind), None if ids == "trainable" else tables()
-    model = build_model(e, dataset(), pretrained, processes)
+    e, given = experiment(ids, kind), pretrained(ids)
+    model = build_model(e, dataset(), given, processes)
     before, learned_before = digests(model, processes), digests(model, processes, model.trains)
-    loader = PairLoader(users[mine], items[mine], rows, processes.rank, 20, 2, ITEMS, seed=0)
+    history = histories(120)[mine] if ids == "history" else None
+    examples = Examples(users[mine], items[mine], history)
+    loader = make_loader(e.train, examples, rows, processes.rank, ITEMS, seed=0)
     optimizer = dense_optimizer(model.wrapped, model.module, e.train)
     trainer = Trainer(model.wrapped, optimizer, loader, e.train, processes, model.trains)
     history = trainer.fit(lambda: {"ndcg@10": 0.0}).history
-    vectors = model.vectors()
+    vectors = (
+        model.user_vectors(histories(USERS) if ids == "history" else None),
+        model.item_vectors(),
+    )
     held = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
     return {
         "loss": [entry["loss"] for entry in history],
-        "intact": pretrained is None or frozen_tables_intact(model, pretrained),
+        "intact": frozen_tables_intact(model, given),
         "tables": digests(model, processes),
         "tables_before": before,
         "learned": digests(model, processes, model.trains),
@@ -95,7 +127,7 @@ def train(ids: str, kind: str, processes, rows: list[int] | None = None) -> dict
 
 def main_id_tables(name: str) -> bool:
     """Whether a state entry is an id table that may hold pre-trained vectors."""
-    return ".ids.table." in name
+    return ".ids.table." in name or name.startswith(("sources.", "targets."))
 
 
 def digests(model, processes, keep=main_id_tables) -> dict[str, str]:

@@ -31,8 +31,8 @@ def made(alone):
 
     def make(kind):
         if kind not in models:
-            tables = None if kind == "trainable" else toy.tables()
-            model = build_model(toy.experiment(kind, "data_parallel"), toy.dataset(), tables, alone)
+            e = toy.experiment(kind, "data_parallel")
+            model = build_model(e, toy.dataset(), toy.pretrained(kind), alone)
             models[kind] = model, gather_state(model.wrapped, alone)
         return models[kind]
 
@@ -89,8 +89,8 @@ def test_a_vector_is_as_wide_under_every_technique(made):
 
 @pytest.mark.parametrize("kind", ID_EMBEDDINGS)
 def test_gradients_reach_what_is_trained_and_nothing_else(kind, alone):
-    tables = None if kind == "trainable" else toy.tables()
-    model = build_model(toy.experiment(kind, "data_parallel"), toy.dataset(), tables, alone)
+    e = toy.experiment(kind, "data_parallel")
+    model = build_model(e, toy.dataset(), toy.pretrained(kind), alone)
     users, items = model.module.user(torch.arange(9)), model.module.item(torch.arange(9))
     (users * items * torch.randn(9, 1)).sum().backward()
     reached = {

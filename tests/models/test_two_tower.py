@@ -15,7 +15,7 @@ from cadc_rec.data.loader import arrange_pairs
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.training.build import build_model
-from cadc_rec.training.trainer import to_batch
+from cadc_rec.training.objectives import to_batch
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,10 @@ def alone():
 def residual(alone):
     """The toy model with the residual, sharded, and its state in float64."""
     model = build_model(
-        toy.experiment("residual", "data_parallel"), toy.dataset(), toy.tables(), alone
+        toy.experiment("residual", "data_parallel"),
+        toy.dataset(),
+        toy.pretrained("residual"),
+        alone,
     )
     state = gather_state(model.wrapped, alone)
     return model, {name: value.double().numpy() for name, value in state.items()}
@@ -68,13 +71,13 @@ def test_a_batchs_scores_are_the_towers_and_the_factorizations_together(residual
     expected = expected_scores(state)[who[order, None], pairs].ravel()
     model.wrapped.train()  # no dropout is set: training scores are the same
     with torch.no_grad():
-        got = model.wrapped(to_batch(arrays, 2))
+        got = model.wrapped(to_batch(arrays))
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_plain_dot_products_of_the_vectors_are_the_same_scores(residual):
     model, state = residual
-    users, items = model.vectors()
+    users, items = model.user_vectors(), model.item_vectors()
     assert users.shape == (toy.USERS, 4 + toy.DIM + 1)  # towers of 4; factors, bias and a one
     np.testing.assert_allclose(
         (users @ items.T).numpy(), expected_scores(state), rtol=1e-4, atol=1e-4
@@ -85,7 +88,7 @@ def test_dropout_leaves_the_factorizations_score_alone(alone):
     """Towers of weight zero: all that is left is the residual, whatever is dropped."""
     e = toy.experiment("residual", "data_parallel")
     e = e.model_copy(update={"model": e.model.model_copy(update={"id_dropout": 0.9})})
-    model = build_model(e, toy.dataset(), toy.tables(), alone)
+    model = build_model(e, toy.dataset(), toy.pretrained("residual"), alone)
     with torch.no_grad():
         for side in (model.module.user, model.module.item):
             side.mlp[1].weight.zero_()

@@ -32,8 +32,9 @@ def test_every_method_and_technique_on_mf_shares_one_factorization(settings):
 @pytest.mark.parametrize(
     ("model", "counts"),
     [
-        ("mf", {"epochs", "factors", "learning_rate", "l2", "negatives", "init_std"}),
-        ("mlp", {"factors", "init_std", "mlp"}),
+        ("mf", {"epochs", "factors", "learning_rate", "l2", "negatives", "init_std", "scale"}),
+        ("als", {"factors", "scale", "als"}),
+        ("mlp", {"factors", "init_std", "scale", "mlp"}),
         ("popularity", set()),
     ],
 )
@@ -47,7 +48,9 @@ def test_a_setting_causes_work_where_it_counts_and_nowhere_else(model, counts):
         "negatives": 7,
         "init_std": 0.5,
         "evaluate_every": 7,
+        "scale": "unit",
         "mlp": plain.mlp.model_copy(update={"epochs": 7}),
+        "als": plain.als.model_copy(update={"l2": 7.0}),
     }
     assert set(others) == set(PretrainConfig.model_fields) - {"model"}  # so that none is forgotten
     changed = {
@@ -60,11 +63,12 @@ def test_a_setting_causes_work_where_it_counts_and_nowhere_else(model, counts):
 
 
 def test_counting_needs_no_seed_and_learning_does():
-    for model, same in (("popularity", True), ("mf", False), ("mlp", False)):
+    for model, same in (("popularity", True), ("mf", False), ("als", False), ("mlp", False)):
         config = PretrainConfig(model=model)
         assert (pretrain_settings(config, 0) == pretrain_settings(config, 1)) is same
 
 
 def test_no_two_models_share_an_artifact():
-    made = [str(pretrain_settings(PretrainConfig(model=m), 0)) for m in ("mf", "mlp", "popularity")]
-    assert len(set(made)) == 3
+    models = ("mf", "als", "mlp", "popularity")
+    made = [str(pretrain_settings(PretrainConfig(model=m), 0)) for m in models]
+    assert len(set(made)) == 4

@@ -15,9 +15,11 @@ import toy
 
 from cadc_rec.config import ComputeConfig
 from cadc_rec.data.loader import PairLoader
+from cadc_rec.data.shards import Examples
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.training.build import build_model
+from cadc_rec.training.objectives import make_objective
 from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.trainer import Trainer
 
@@ -112,10 +114,9 @@ def ten_steps(ids, item_offsets=None):
     users, items = rng.integers(0, toy.USERS, 200), rng.integers(0, toy.ITEMS, 200)
     experiment = toy.experiment(ids, "data_parallel")
     with processes(ComputeConfig(device="cpu", threads=1)) as alone:
-        tables = None if ids == "trainable" else toy.tables()
-        model = build_model(experiment, toy.dataset(), tables, alone)
+        model = build_model(experiment, toy.dataset(), toy.pretrained(ids), alone)
         state = copy.deepcopy(gather_state(model.wrapped, alone))
-        loader = PairLoader(users, items, [200], 0, 20, 2, toy.ITEMS, seed=0)
+        loader = PairLoader(Examples(users, items), [200], 0, 20, 2, toy.ITEMS, seed=0)
         optimizer = dense_optimizer(model.wrapped, model.module, experiment.train)
         trainer = Trainer(
             model.wrapped,
@@ -124,11 +125,11 @@ def ten_steps(ids, item_offsets=None):
             experiment.train,
             alone,
             model.trains,
-            item_offsets,
+            make_objective(experiment.train, item_offsets),
         )
         steps = list(loader.epoch(1))
         ours = [float(trainer._step(step)) for step in steps]
-        user_vectors, item_vectors = model.vectors()
+        user_vectors, item_vectors = model.user_vectors(), model.item_vectors()
         our_scores = user_vectors @ item_vectors.T
 
     data = toy.dataset()
@@ -143,8 +144,8 @@ def ten_steps(ids, item_offsets=None):
     adam = torch.optim.Adam(parameters, lr=experiment.train.learning_rate)
     theirs = []
     for step in steps:
-        who = torch.from_numpy(np.repeat(step.users, np.diff(step.crow)))
-        what = torch.from_numpy(step.items[step.col])
+        who = torch.from_numpy(np.repeat(step.users, np.diff(step.pattern.crow)))
+        what = torch.from_numpy(step.items[step.pattern.col])
         labels = torch.zeros(len(who)).view(-1, 3)
         labels[:, 0] = 1
         scores = scores_of(who, what)

@@ -4,19 +4,20 @@ import numpy as np
 import pytest
 
 from cadc_rec.data.loader import PairLoader
+from cadc_rec.data.shards import Examples
 
 
 def a_loader(rows, rank=0, rows_by_rank=None, batch_size=32, negatives=2, seed=3):
     rng = np.random.default_rng(rank)
     users, items = rng.integers(0, 50, rows), rng.integers(0, 200, rows)
     sizes = rows_by_rank or [rows]
-    loader = PairLoader(users, items, sizes, rank, batch_size, negatives, 200, seed)
+    loader = PairLoader(Examples(users, items), sizes, rank, batch_size, negatives, 200, seed)
     return users, items, loader
 
 
 def positives_of(step, negatives=2):
-    user = np.repeat(step.users, np.diff(step.crow))
-    item = step.items[step.col]
+    user = np.repeat(step.users, np.diff(step.pattern.crow))
+    item = step.items[step.pattern.col]
     return list(zip(user[:: negatives + 1], item[:: negatives + 1], strict=True))
 
 
@@ -49,7 +50,7 @@ def test_negatives_cover_all_items_evenly():
     _, _, loader = a_loader(4000, batch_size=500, negatives=5)
     drawn = np.zeros(200)
     for step in loader.epoch(1):
-        items = step.items[step.col].reshape(-1, 6)[:, 1:]
+        items = step.items[step.pattern.col].reshape(-1, 6)[:, 1:]
         drawn += np.bincount(items.ravel(), minlength=200)
     expected = 4000 * 5 / 200
     chi_squared = ((drawn - expected) ** 2 / expected).sum()

@@ -1,0 +1,70 @@
+"""Implicit-feedback ALS: vectors of users and items from every training interaction.
+
+What a user took counts as 1, everything else as 0; an interaction's confidence is
+``alpha * 2 ** (-age / half_life)`` (age: how many interactions the user had after it), that of any
+other pair is 1. Solved by `pretrain.least_squares`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from cadc_rec.config import AlsConfig
+from cadc_rec.data.randomness import Purpose
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.pretrain.alternating import Interactions
+from cadc_rec.pretrain.least_squares import LeastSquares
+
+
+def confidences(indptr: np.ndarray, config: AlsConfig) -> np.ndarray | None:
+    """Confidence of each interaction, float32 ``[n]``; None where it is 1 for all.
+
+    Args:
+        indptr: int64 ``[n_users + 1]``; a user's interactions are in the order of time.
+        config: ``alpha`` and ``half_life``.
+    """
+    if config.alpha == 1 and not config.half_life:
+        return None
+    counts = np.diff(indptr)
+    age = np.repeat(indptr[1:], counts) - 1 - np.arange(indptr[-1])
+    decay = 0.5 ** (age / config.half_life) if config.half_life else np.ones(len(age))
+    return (config.alpha * decay).astype(np.float32)
+
+
+def train_als(
+    user: torch.Tensor,
+    item: torch.Tensor,
+    data: Interactions,
+    config: AlsConfig,
+    seed: int,
+    processes: Processes,
+) -> Iterator[None]:
+    """Fill both tables, a sweep at a time.
+
+    Args:
+        user: ``[n_users, dim]``, equal on all ranks.
+        item: ``[n_items, dim]``, likewise.
+        data: D_full.
+        config: sweeps, confidences, L2.
+        seed: of the initial vectors.
+        processes: the ranks that share the rows.
+    """
+    values = sparse.csr_array(
+        (np.ones(len(data), np.float32), data.items_by_user, data.user_indptr),
+        shape=(data.n_users, data.n_items),
+    )
+    solver = LeastSquares(
+        user,
+        item,
+        values,
+        confidences(data.user_indptr, config),
+        config.l2,
+        config.conjugate_gradient_steps,
+        (seed, Purpose.ALS_INITIALIZATION),
+        processes,
+    )
+    yield from solver.sweeps(config.iterations)

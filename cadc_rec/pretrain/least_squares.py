@@ -1,0 +1,156 @@
+"""Factorization of a sparse matrix by alternating least squares, every zero included.
+
+Minimizes, over x (rows) and y (columns) of width d,
+
+    sum over all (r, c) of  w_rc (m_rc - x_r'.y_c)^2  +  l2 (sum |x_r|^2 + sum |y_c|^2),
+
+where m is zero and the weight w one wherever nothing was observed (Hu, Koren and Volinsky 2008).
+With the columns fixed, each row is a linear problem of its own, of the matrix
+``Y'Y + l2 + sum (w - 1) y y'`` over its entries:
+
+- all weights one: the matrix is every row's, so one Cholesky factor solves all of them exactly;
+- otherwise: conjugate gradients from where the row stands, for all rows at once (Takacs et al.
+  2011). A step is a sampled dense-dense and a sparse-dense product, as in `pretrain.kernels`.
+
+In: a CSR matrix. Out: two dense tables, updated in place. A rank solves its share of the rows and
+the ranks exchange them after each half of a sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from cadc_rec.data.randomness import Key, normal_rows
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.models.sparse import csr_matrix, products_at
+
+_INITIAL_STD = 0.01
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """One rank's rows of the matrix: CSR, the weighted values, and the weights less one."""
+
+    crow: torch.Tensor
+    col: torch.Tensor
+    pull: torch.Tensor
+    extra: torch.Tensor | None
+
+
+class LeastSquares:
+    """Alternating least squares on two tables.
+
+    Args:
+        left: ``[rows, d]``, updated in place, equal on all ranks.
+        right: ``[columns, d]``, likewise.
+        values: the observed m, a CSR matrix ``[rows, columns]``.
+        weights: w of each observed entry, in the order of ``values.data``; None is one for all.
+        l2: weight of the squared lengths.
+        steps: of conjugate gradients, for each half of a sweep; unused where weights are None.
+        key: names the initial vectors.
+        processes: the ranks that share the rows.
+    """
+
+    def __init__(
+        self,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        values: sparse.csr_array,
+        weights: np.ndarray | None,
+        l2: float,
+        steps: int,
+        key: Key,
+        processes: Processes,
+    ) -> None:
+        self.left, self.right, self.l2, self.steps = left, right, l2, steps
+        self.processes = processes
+        values = values.astype(np.float32)
+        pull = values if weights is None else _with_data(values, values.data * weights)
+        extra = None if weights is None else _with_data(values, weights.astype(np.float32) - 1)
+        self._by_row = self._entries(pull, extra)
+        self._by_column = self._entries(pull.T.tocsr(), None if extra is None else extra.T.tocsr())
+        for which, table in enumerate((left, right)):
+            start = normal_rows((*key, which), range(len(table)), table.shape[1], _INITIAL_STD)
+            with torch.no_grad():
+                table.copy_(torch.from_numpy(start))
+
+    def sweeps(self, count: int) -> Iterator[None]:
+        """`count` times: solve the rows, then the columns; yields after each."""
+        for _ in range(count):
+            self._solve(self.left, self.right, self._by_row)
+            self._solve(self.right, self.left, self._by_column)
+            yield
+
+    def _entries(self, pull: sparse.csr_array, extra: sparse.csr_array | None) -> _Entries:
+        """This rank's rows."""
+        rows, device = self.processes.share(pull.shape[0]), self.left.device
+        first, last = int(pull.indptr[rows.start]), int(pull.indptr[rows.stop])
+        index = np.int32 if pull.nnz < 2**31 else np.int64
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+        return _Entries(
+            tensor((pull.indptr[rows.start : rows.stop + 1] - first).astype(index)),
+            tensor(pull.indices[first:last].astype(index)),
+            tensor(pull.data[first:last]),
+            None if extra is None else tensor(extra.data[first:last]),
+        )
+
+    @torch.no_grad()
+    def _solve(self, table: torch.Tensor, other: torch.Tensor, entries: _Entries) -> None:
+        """Solve this rank's rows of `table` with `other` fixed."""
+        rows = self.processes.share(len(table))
+        mine = table[rows.start : rows.stop]
+        target = csr_matrix(entries.crow, entries.col, entries.pull, len(other)) @ other
+        # Of all rows, in float64: its rounding would be every row's.
+        gram = other.double().t() @ other.double()
+        gram.diagonal().add_(self.l2)
+        if entries.extra is None:
+            factor = torch.linalg.cholesky(gram)
+            solved = torch.cholesky_solve(target.double().t(), factor).t().to(table.dtype)
+        else:
+            gram = gram.to(table.dtype)
+            solved = self._conjugate_gradients(mine, target, gram, other, entries, entries.extra)
+        table.copy_(self.processes.all_gather_rows(solved.contiguous(), len(table)))
+
+    def _conjugate_gradients(
+        self,
+        start: torch.Tensor,
+        target: torch.Tensor,
+        gram: torch.Tensor,
+        other: torch.Tensor,
+        entries: _Entries,
+        extra: torch.Tensor,
+    ) -> torch.Tensor:
+        """`steps` steps towards the solution of every row, side by side."""
+
+        def times(x: torch.Tensor) -> torch.Tensor:
+            """Every row's own matrix times its vector."""
+            at = products_at(entries.crow, entries.col, x, other).mul_(extra)
+            return x @ gram + csr_matrix(entries.crow, entries.col, at, len(other)) @ other
+
+        x = start.clone()
+        residual = target - times(x)
+        direction, size = residual.clone(), residual.square().sum(1, keepdim=True)
+        for _ in range(self.steps):
+            image = times(direction)
+            along = (direction * image).sum(1, keepdim=True)
+            share = torch.where(along > 0, size / along, 0.0)  # a row that is solved stays
+            x += share * direction
+            residual -= share * image
+            before, size = size, residual.square().sum(1, keepdim=True)
+            direction = residual + torch.where(before > 0, size / before, 0.0) * direction
+        return x
+
+
+def _with_data(matrix: sparse.csr_array, data: np.ndarray) -> sparse.csr_array:
+    """The same pattern with other values."""
+    return sparse.csr_array(
+        (data.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape
+    )

@@ -1,0 +1,112 @@
+"""What a step minimizes: from the loader's arrays to a batch, from scores to a summed loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from cadc_rec.config import TrainConfig
+from cadc_rec.data.loader import BatchArrays, Loader, PairLoader, SoftmaxLoader
+from cadc_rec.data.shards import Examples
+from cadc_rec.models.losses import binary_cross_entropy, softmax_cross_entropy
+from cadc_rec.models.pairs import Batch, PairPattern
+
+
+class Objective(Protocol):
+    """A loss summed over a batch, and what it is to be divided by."""
+
+    def loss(self, scores: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The sum over this rank's part of the batch, a scalar."""
+
+    def terms(self, positives: int) -> int:
+        """Terms of the sum over all ranks, when they have this many positives together."""
+
+
+class BinaryObjective:
+    """Binary cross-entropy of positives and their own negatives.
+
+    Args:
+        negatives: of each positive.
+        item_offsets: ``[n_items]``, subtracted from the training logits of an item's pairs; never
+            from what is validated.
+    """
+
+    def __init__(self, negatives: int, item_offsets: torch.Tensor | None = None) -> None:
+        self.negatives, self.item_offsets = negatives, item_offsets
+
+    def loss(self, scores: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """See `Objective`."""
+        assert batch.pattern is not None
+        if self.item_offsets is not None:
+            scores = scores - self.item_offsets[batch.items][batch.pattern.col]
+        return binary_cross_entropy(scores, self.negatives)
+
+    def terms(self, positives: int) -> int:
+        """Pairs."""
+        return positives * (1 + self.negatives)
+
+
+class SoftmaxObjective:
+    """Cross-entropy of positives among candidates.
+
+    Args:
+        temperature: scores are divided by it.
+        item_offsets: ``[n_items]``, subtracted from the training logits of an item.
+    """
+
+    def __init__(self, temperature: float, item_offsets: torch.Tensor | None = None) -> None:
+        self.temperature, self.item_offsets = temperature, item_offsets
+
+    def loss(self, scores: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """See `Objective`."""
+        assert batch.labels is not None
+        if self.item_offsets is not None:
+            # Of the logits, not of the scores: the temperature does not scale it.
+            scores = scores - self.temperature * self.item_offsets[batch.items]
+        return softmax_cross_entropy(scores, batch.labels, batch.negative, self.temperature)
+
+    def terms(self, positives: int) -> int:
+        """Positives."""
+        return positives
+
+
+def make_objective(config: TrainConfig, item_offsets: torch.Tensor | None = None) -> Objective:
+    """The loss that `config` names."""
+    if config.loss == "binary":
+        return BinaryObjective(config.negatives, item_offsets)
+    return SoftmaxObjective(config.temperature, item_offsets)
+
+
+def make_loader(
+    config: TrainConfig,
+    examples: Examples,
+    rows_by_rank: Sequence[int],
+    rank: int,
+    n_items: int,
+    seed: int,
+) -> Loader:
+    """The loader that `config`'s loss needs; see `cadc_rec.data.loader`."""
+    size = config.batch_size
+    if config.loss == "binary":
+        return PairLoader(examples, rows_by_rank, rank, size, config.negatives, n_items, seed)
+    shared = (examples, rows_by_rank, rank, size, n_items, seed)
+    if config.loss == "softmax":
+        return SoftmaxLoader(*shared, "all")
+    if config.loss == "in-batch-softmax":
+        return SoftmaxLoader(*shared, "in-batch")
+    return SoftmaxLoader(*shared, "sampled", config.shared_negatives)
+
+
+def to_batch(arrays: BatchArrays) -> Batch:
+    """The loader's arrays as tensors over the same memory."""
+    told = {
+        name: torch.from_numpy(value)
+        for name, value in vars(arrays).items()
+        if name not in ("positives", "pattern") and value is not None
+    }
+    pattern = None
+    if arrays.pattern is not None:
+        pattern = PairPattern(**{k: torch.from_numpy(v) for k, v in vars(arrays.pattern).items()})
+    return Batch(**told, pattern=pattern)
