@@ -375,13 +375,15 @@ def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
             "mf",
             "pretrain.model=mlp",
             "model.kind = 'tables' scores pairs by the dot product of pre-trained vectors, which "
-            "pretrain.model = 'mlp' does not give; set pretrain.model = 'mf', 'als' or 'popularity'.",
+            "pretrain.model = 'mlp' does not give; set pretrain.model = 'mf', 'als' or "
+            "'popularity'.",
         ),
         (
             "gold",
             "model.kind=tables",
             "model.kind = 'tables' scores pairs by the dot product of pre-trained vectors, which "
-            "pretrain.model = 'none' does not give; set pretrain.model = 'mf', 'als' or 'popularity'.",
+            "pretrain.model = 'none' does not give; set pretrain.model = 'mf', 'als' or "
+            "'popularity'.",
         ),
         (
             "cadc",

@@ -51,7 +51,8 @@ def window_means(
     features = KeyedJaggedTensor(
         keys=[table.name], values=torch.cat(bags).to(torch.int64), lengths=torch.cat(lengths)
     )
-    sums = table.sums(features).view(len(windows), len(history), -1)
+    sums = table.sums(features)
+    sums = sums.view(len(windows), len(history), sums.shape[1])
     total = torch.zeros_like(sums[0])
     count = torch.zeros(len(history), device=history.device)
     means = []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from cadc_rec.data.dataset import Dataset
@@ -64,3 +67,38 @@ def test_a_source_without_attributes_has_none(epinions, prepare):
     assert dataset.user_attributes == dataset.item_attributes == []
     assert dataset.item_titles() is None
     assert dataset.user_ids().to_pylist() == [3, 5]
+
+
+def sequences_dataset(sequences, val_item):
+    """A `Dataset` of these training sequences; nothing of it is on disk."""
+    lengths = [len(s) for s in sequences]
+    return Dataset(
+        path=Path(),
+        n_users=len(sequences),
+        n_items=100,
+        train_user=np.repeat(np.arange(len(sequences)), lengths).astype(np.int32),
+        train_item=np.concatenate(sequences).astype(np.int32),
+        user_indptr=np.concatenate([[0], np.cumsum(lengths)]),
+        val_item=np.array(val_item, np.int32),
+        test_item=np.full(len(sequences), -1, np.int32),
+        user_attributes=[],
+        item_attributes=[],
+        order="time",
+    )
+
+
+def test_a_history_holds_what_came_before_the_row_and_nothing_else():
+    data = sequences_dataset([[10, 11, 12, 13], [20, 21]], [14, 22])
+    got = data.history_before(np.array([0, 1, 3, 4, 5]), 2)
+    assert got.tolist() == [[-1, -1], [10, -1], [12, 11], [-1, -1], [20, -1]]
+
+
+def test_what_is_known_at_test_begins_with_the_validation_item():
+    data = sequences_dataset([[10, 11, 12], [20]], [14, -1])
+    assert data.last_items(2, with_validation=False).tolist() == [[12, 11], [20, -1]]
+    assert data.last_items(2, with_validation=True).tolist() == [[14, 12], [20, -1]]
+    assert data.last_items(0, with_validation=True).shape == (2, 0)
+    assert data.last_items(5, with_validation=True).tolist() == [
+        [14, 12, 11, 10, -1],
+        [20, -1, -1, -1, -1],
+    ]

@@ -21,12 +21,14 @@ CASES = [f"{ids}:{kind}" for ids in ("init_frozen", "trainable") for kind in (*K
 # The other integrations, where a column-wise table would say nothing new.
 INTEGRATIONS = ("init", "hybrid", "linear", "mlp", "residual")
 INTEGRATED = [f"{ids}:{kind}" for ids in INTEGRATIONS for kind in ("data_parallel", "table_wise")]
-ALL = [*CASES, *INTEGRATED]
+HISTORY = [f"history:{kind}" for kind in KINDS]
+ALL = [*CASES, *INTEGRATED, *HISTORY]
 UNEVEN = [
     "init_frozen:table_wise:113,7",
     "init_frozen:data_parallel:120,0",
     "hybrid:table_wise:120,0",
     "residual:data_parallel:120,0",
+    "history:table_wise:120,0",
 ]
 
 
@@ -34,7 +36,7 @@ UNEVEN = [
 def one():
     with processes(ComputeConfig(device="cpu", threads=1)) as joined:
         results = {case: toy.train(*case.split(":"), joined) for case in ALL}
-        return {**results, "factorize": toy.factorize(joined), "neural": toy.neural(joined)}
+        return {**results, **toy.pretraining(joined)}
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,25 @@ def test_what_an_integration_freezes_is_bit_identical_and_all_the_rest_is_traine
     assert set(result["learned"]) == set(result["learned_before"])
     for name, after in result["learned"].items():
         assert after != result["learned_before"][name], name
+
+
+@pytest.mark.parametrize("case", HISTORY)
+@pytest.mark.parametrize("world", ["one", "two"])
+def test_histories_and_transitions_are_looked_up_alike_under_every_sharding(case, world, request):
+    """One item table serves ids and histories; all four tables stay as they were."""
+    results = request.getfixturevalue(world)
+    result, reference = results[case], results["history:data_parallel"]
+    given = toy.pretrained("history")
+    tables = (given.ids.user, given.ids.item, given.transitions.source, given.transitions.target)
+    assert result["intact"]
+    assert sorted(result["tables"].values()) == sorted(bits(table) for table in tables)
+    assert result["loss"] == pytest.approx(reference["loss"], rel=1e-5)
+    assert result["vectors"] == pytest.approx(reference["vectors"], rel=1e-3, abs=1e-3)
+
+
+def test_als_is_the_same_on_two_processes_as_on_one(one, two):
+    for alone, together in zip(one["als"], two["als"], strict=True):
+        assert together == pytest.approx(alone, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["data_parallel", "table_wise"])

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from scipy import sparse
 
 from cadc_rec.artifacts import Draft
 from cadc_rec.config import Experiment, PretrainConfig
@@ -18,6 +19,7 @@ from cadc_rec.data.shards import Examples
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables
+from cadc_rec.pretrain.least_squares import LeastSquares
 from cadc_rec.stages.pretrain_neural import build_neural_tables
 from cadc_rec.training.build import build_model, frozen_tables_intact
 from cadc_rec.training.objectives import make_loader
@@ -148,6 +150,26 @@ def column_offsets(model) -> dict[str, list[int]]:
         ]
         for side in ("user", "item")
     }
+
+
+def pretraining(processes) -> dict:
+    """What each kind of pre-training gives on these processes."""
+    return {
+        "factorize": factorize(processes),
+        "als": least_squares(processes),
+        "neural": neural(processes),
+    }
+
+
+def least_squares(processes) -> list[list[float]]:
+    """Both tables of a small weighted ALS, flattened."""
+    rng = np.random.default_rng(3)
+    values = sparse.csr_array((rng.random((USERS, ITEMS)) < 0.3).astype(np.float32))
+    tables = [torch.zeros(n, DIM, device=processes.device) for n in (USERS, ITEMS)]
+    weights = (1 + rng.random(values.nnz)).astype(np.float32)
+    for _ in LeastSquares(*tables, values, weights, 0.5, 3, (0, 9), processes).sweeps(3):
+        pass
+    return [table.flatten().cpu().tolist() for table in tables]
 
 
 def factorize(processes) -> list[list[float]]:

@@ -21,7 +21,6 @@ if __name__ == "__main__":
             ids, kind, *rows = case.split(":")
             shares = [int(n) for n in rows[0].split(",")] if rows else None
             results[case] = toy.train(ids, kind, joined, shares)
-        results["factorize"] = toy.factorize(joined)
-        results["neural"] = toy.neural(joined)
+        results |= toy.pretraining(joined)
         if joined.rank == 0:
             Path(out).write_text(json.dumps(results))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cadc_rec.models.losses import binary_cross_entropy, logq_offsets
+from cadc_rec.models.losses import binary_cross_entropy, logq_offsets, softmax_cross_entropy
 
 
 def test_binary_cross_entropy_sums_minus_log_likelihood_of_positives_and_negatives():
@@ -35,3 +35,40 @@ def test_logqs_offset_is_the_log_of_an_items_frequency_over_the_mean_one():
 
 def test_equally_frequent_items_have_no_offset():
     assert logq_offsets(torch.full((6,), 17)).tolist() == [0.0] * 6
+
+
+SCORES = [[1.0, -2.0, 0.5, 3.0], [0.0, 4.0, -1.0, 2.0]]
+LABELS = [2, 1]
+
+
+def by_hand(scores, labels, candidates, temperature=1.0):
+    """Sum of minus the log of the softmax, over each row's candidates and its positive."""
+    total = 0.0
+    for row, label in zip(scores, labels, strict=True):
+        among = {*candidates, label}
+        exponentials = {c: math.exp(row[c] / temperature) for c in among}
+        total -= math.log(exponentials[label] / sum(exponentials.values()))
+    return total
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+@pytest.mark.parametrize("candidates", [[0, 1, 2, 3], [0, 3], [1], [2]])
+def test_a_softmax_is_over_the_negatives_and_a_rows_own_positive_once(candidates, temperature):
+    negative = torch.tensor([c in candidates for c in range(4)])
+    got = softmax_cross_entropy(
+        torch.tensor(SCORES), torch.tensor(LABELS), negative, temperature=temperature
+    )
+    expected = by_hand(SCORES, LABELS, candidates, temperature)
+    assert float(got) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_a_softmax_over_everything_needs_no_mark():
+    got = softmax_cross_entropy(torch.tensor(SCORES), torch.tensor(LABELS))
+    assert float(got) == pytest.approx(by_hand(SCORES, LABELS, range(4)), rel=1e-5)
+
+
+def test_no_rows_have_no_loss_and_keep_the_graph():
+    scores = torch.zeros(0, 4, requires_grad=True)
+    loss = softmax_cross_entropy(scores, torch.zeros(0, dtype=torch.int64))
+    loss.backward()
+    assert float(loss) == 0

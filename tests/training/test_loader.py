@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cadc_rec.data.loader import PairLoader
+from cadc_rec.data.loader import PairLoader, SoftmaxLoader
 from cadc_rec.data.shards import Examples
 
 
@@ -60,3 +60,68 @@ def test_negatives_cover_all_items_evenly():
 def test_rows_that_do_not_match_their_count_are_refused():
     with pytest.raises(ValueError, match="rank 0 has 5 rows, expected 6"):
         a_loader(5, rows_by_rank=[6])
+
+
+def a_softmax_loader(candidates, rows=300, negatives=40, history=None):
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(0, 50, rows), rng.integers(0, 200, rows)
+    examples = Examples(users, items, history)
+    loader = SoftmaxLoader(examples, [rows], 0, 32, 200, 3, candidates, negatives)
+    return users, items, loader
+
+
+@pytest.mark.parametrize("candidates", ["all", "sampled", "in-batch"])
+def test_a_softmax_epoch_gives_every_row_once_with_its_positive_labelled(candidates):
+    users, items, loader = a_softmax_loader(candidates)
+    seen = []
+    for step in loader.epoch(1):
+        assert step.positives == len(step.users)
+        assert (np.diff(step.items) > 0).all()  # each candidate once
+        seen += zip(step.users.tolist(), step.items[step.labels].tolist(), strict=True)
+    assert sorted(seen) == sorted(zip(users.tolist(), items.tolist(), strict=True))
+
+
+def test_candidates_are_all_items_or_the_batchs_own():
+    for step in a_softmax_loader("all")[2].epoch(1):
+        assert step.items.tolist() == list(range(200))
+        assert step.negative is None
+    for step in a_softmax_loader("in-batch")[2].epoch(1):
+        assert set(step.labels.tolist()) == set(range(len(step.items)))
+        assert step.negative is None
+
+
+def test_shared_negatives_are_uniform_and_marked_and_positives_are_not():
+    _, _, loader = a_softmax_loader("sampled", rows=6000)
+    drawn, steps = np.zeros(200), 0
+    for step in loader.epoch(1):
+        assert step.negative.sum() <= 40
+        others = set(range(len(step.items))) - set(np.flatnonzero(step.negative).tolist())
+        assert others <= set(step.labels.tolist())  # what is no negative is somebody's positive
+        drawn[step.items[step.negative]] += 1
+        steps += 1
+    expected = steps * (1 - (1 - 1 / 200) ** 40)  # an item drawn twice counts once
+    assert abs(drawn.mean() - expected) < 0.03 * expected
+    assert drawn.std() < 1.3 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "pairs"])
+def test_a_history_stays_with_its_row(kind):
+    rows = 100
+    rng = np.random.default_rng(1)
+    users, items = rng.integers(0, 9, rows), rng.integers(0, 200, rows)
+    history = np.stack([users, items], 1).astype(np.int32)  # so that it names its row
+    examples = Examples(users, items, history)
+    if kind == "softmax":
+        loader = SoftmaxLoader(examples, [rows], 0, 32, 200, 3, "sampled", 10)
+    else:
+        loader = PairLoader(examples, [rows], 0, 32, 2, 200, 3)
+    count = 0
+    for step in loader.epoch(1):
+        positive = step.labels
+        if kind == "pairs":
+            assert np.diff(step.pattern.crow).tolist() == [3] * len(step.users)
+            positive = step.pattern.col[::3]
+        assert step.history[:, 0].tolist() == step.users.tolist()
+        assert step.history[:, 1].tolist() == step.items[positive].tolist()
+        count += len(step.users)
+    assert count == rows
