@@ -111,7 +111,7 @@ def shortfalls(results: Sequence[Result]) -> list[str]:
 def spent(result: Result, *, validation: bool) -> float:
     """Seconds of pre-training, selection and training, with or without validation."""
     seconds = result["seconds"]
-    total = sum(seconds[stage] for stage in ("pretrain", "transitions", "select", "train"))
+    total = sum(seconds.get(s, 0.0) for s in ("pretrain", "transitions", "select", "train"))
     return float(total if validation else total - seconds["validation"])
 
 

@@ -55,6 +55,16 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory):
+    """The same world with all six stages: ALS, transitions, histories, a softmax."""
+    path = tmp_path_factory.mktemp("config") / "recipe.toml"
+    more = "[history]\nwindows = [1, 3]\n[methods.recipe]\nhistory.length = 4\n"
+    text = TINY.replace('method = "cadc"', 'method = "recipe"').replace("epochs = 3\n", "")
+    path.write_text(text + more)
+    return path
+
+
+@pytest.fixture(scope="session")
 def spawn():
     """Start ``cadc-rec`` as a user does, in a process of its own."""
 
@@ -82,18 +92,28 @@ def spawn():
         process.kill()
 
 
-@pytest.fixture(scope="session")
-def finished(tiny, spawn, tmp_path_factory):
-    """One undisturbed ``run --json``: its work folder (read only!), output and result."""
-    workdir = tmp_path_factory.mktemp("finished") / "work"
+def undisturbed(config, spawn, workdir):
+    """One ``run --json`` to the end: its work folder, output, result and seconds."""
     begun = time.monotonic()
-    process = spawn("run", tiny, "--workdir", workdir, "--json")
+    process = spawn("run", config, "--workdir", workdir, "--json")
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     seconds = time.monotonic() - begun
     return SimpleNamespace(
         workdir=workdir, out=out, err=err, result=json.loads(out), seconds=seconds
     )
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, spawn, tmp_path_factory):
+    """An undisturbed run of `tiny` (its work folder is read only!)."""
+    return undisturbed(tiny, spawn, tmp_path_factory.mktemp("finished") / "work")
+
+
+@pytest.fixture(scope="session")
+def finished_recipe(tiny_recipe, spawn, tmp_path_factory):
+    """An undisturbed run of `tiny_recipe` (its work folder is read only!)."""
+    return undisturbed(tiny_recipe, spawn, tmp_path_factory.mktemp("finished") / "work")
 
 
 @pytest.fixture

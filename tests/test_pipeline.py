@@ -8,7 +8,10 @@ from cadc_rec import pipeline
 from cadc_rec.artifacts import Artifact, artifact_key
 from cadc_rec.errors import CadcError
 from cadc_rec.experiment_file import load_experiment
-from cadc_rec.pipeline import STAGES, Pipeline, launched
+from cadc_rec.pipeline import STAGES as EVERY_STAGE
+from cadc_rec.pipeline import Pipeline, launched
+
+STAGES = tuple(stage for stage in EVERY_STAGE if stage != "transitions")  # those of cadc
 
 
 @pytest.fixture
@@ -200,3 +203,40 @@ def test_ctrl_c_while_libraries_load_is_kept_for_the_end():
     assert loaded == ["the rest"]
     with pytest.raises(KeyboardInterrupt):  # and afterwards it is itself again
         signal.raise_signal(signal.SIGINT)
+
+
+RECIPE = {"method": "recipe"}
+
+
+def test_a_recipe_has_every_stage_and_shares_the_data_with_the_others(keys):
+    recipe = keys(**RECIPE)
+    assert list(recipe) == list(EVERY_STAGE)
+    assert recipe["prepare"] == keys()["prepare"]
+    on_everything = keys(method="recipe-gold")
+    for shared in ("prepare", "pretrain", "transitions"):
+        assert on_everything[shared] == recipe[shared]
+    assert on_everything["select"] != recipe["select"]
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("pretrain.als.l2=7.0", {"pretrain", "train", "evaluate"}),
+        ("pretrain.learning_rate=0.5", set()),
+        ("transitions.decay=0.5", {"transitions", "train", "evaluate"}),
+        ("history.length=3", {"select", "train", "evaluate"}),
+        ("history.windows=[1, 2]", {"train", "evaluate"}),
+        ("select.half_life=3.0", set()),
+        ("select.kind=hard", {"select", "train", "evaluate"}),
+        ("train.temperature=0.5", {"train", "evaluate"}),
+    ],
+)
+def test_a_setting_of_a_recipe_makes_anew_what_it_concerns(keys, override, changed):
+    before, after = keys(**RECIPE), keys(override, **RECIPE)
+    assert {stage for stage in EVERY_STAGE if before[stage] != after[stage]} == changed
+
+
+def test_a_selection_by_score_depends_on_the_vectors(keys):
+    hard = keys("select.kind=hard", **RECIPE)
+    other = keys("select.kind=hard", "pretrain.als.l2=7.0", **RECIPE)
+    assert hard["select"] != other["select"]

@@ -186,7 +186,7 @@ def test_the_record_says_what_is_wanted(write):
         ),
         (
             '[[grid]]\nmethods = ["cadc-mlp"]\nintegrations = ["residual"]\n',
-            "model.id_embedding = 'residual' adds the vectors' dot product",
+            "model.id_embedding = 'residual' adds matrix factorization's score",
         ),
         ('[[grid]]\nmethods = ["cadc"]\nintegrations = ["glue"]\n', "id_embedding = 'glue'"),
         ('[[grid]]\nmethods = ["cadc"]\nset = { "train.epoch" = 3 }\n', "mean train.epochs?"),
@@ -239,7 +239,7 @@ def test_the_shipped_tables_are_the_papers():
         path.stem: {cell.method for cell in read_study(path).cells if cell.dataset == "ml-1m"}
         for path in STUDIES
     }
-    assert methods["table1"] == set(METHODS)
+    assert methods["table1"] == set(METHODS) - {"als", "recipe", "recipe-gold"}  # beyond the paper
     table2 = read_study(STUDIES[[path.stem for path in STUDIES].index("table2")])
     assert {cell.integration for cell in table2.cells} == {
         *("trainable", "init", "init_frozen", "hybrid", "linear", "mlp", "residual")
