@@ -193,6 +193,9 @@ class ModelConfig(Section):
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the elements dropped of what the frozen or learned tables give a tower (id vector,
     history, transitions) in training; drawn for each row that a tower sees."""
+    shortcut: bool = False
+    """Add to the score a learned linear map of all frozen vectors of the user's side, zero at the
+    start, times the item's frozen vectors: what the tables know need not pass the MLPs."""
     feature_dim: PositiveInt = 16
     """Width of each side feature's embedding."""
     tower: PositiveInts = (128, 64)

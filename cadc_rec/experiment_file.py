@@ -139,6 +139,12 @@ def _check_context(e: Experiment, where: str) -> None:
             f"whole vectors, which model.id_embedding = {e.model.id_embedding!r} has not; set it "
             "to 'init_frozen', or history.length = 0."
         )
+    if e.model.shortcut and e.model.id_embedding != "init_frozen":
+        raise CadcError(
+            f"{where}: model.shortcut = true scores frozen vectors, which model.id_embedding = "
+            f"{e.model.id_embedding!r} does not give as they are; set it to 'init_frozen', or "
+            "model.shortcut = false."
+        )
     if list(e.history.windows) != sorted(set(e.history.windows)):
         raise CadcError(
             f"{where}: history.windows = {list(e.history.windows)} must ascend, each once."

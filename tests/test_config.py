@@ -355,6 +355,12 @@ def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
             "= 0.",
         ),
         (
+            "gold",
+            "model.shortcut=true",
+            "model.shortcut = true scores frozen vectors, which model.id_embedding = 'trainable' "
+            "does not give as they are; set it to 'init_frozen', or model.shortcut = false.",
+        ),
+        (
             "recipe",
             "history.windows=[3, 1]",
             "history.windows = [3, 1] must ascend, each once.",

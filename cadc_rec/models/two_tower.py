@@ -58,10 +58,17 @@ class Tower(nn.Module):
         config: id embedding, widths.
         device: where the MLP lives; the tables' place is their sharding plan's business.
         context_dim: width of the further frozen vectors that a row comes with.
+        shortcut: what joins the vector beside the MLP's: None is nothing, 0 the frozen vectors
+            themselves, n a learned linear map of them to n elements that starts at zero.
     """
 
     def __init__(
-        self, side: SideSpec, config: ModelConfig, device: torch.device, context_dim: int = 0
+        self,
+        side: SideSpec,
+        config: ModelConfig,
+        device: torch.device,
+        context_dim: int = 0,
+        shortcut: int | None = None,
     ) -> None:
         super().__init__()
         kind = ID_EMBEDDINGS[config.id_embedding]
@@ -82,11 +89,17 @@ class Tower(nn.Module):
         for before, after in pairwise(config.tower):
             layers += [nn.ReLU(), nn.Linear(before, after)]
         self.mlp = nn.Sequential(*layers).to(device)  # ends linear: a vector of any sign
+        self.joins_known = shortcut is not None
+        self.shortcut: nn.Linear | None = None
+        if shortcut:
+            self.shortcut = nn.Linear(config.id_dim + context_dim, shortcut, bias=False).to(device)
+            nn.init.zeros_(self.shortcut.weight)
 
     def forward(self, ids: torch.Tensor, context: Sequence[torch.Tensor] = ()) -> torch.Tensor:
         """Vectors ``[n, d]`` of int64 ids ``[n]``, whose dot products are the scores.
 
-        d is ``tower[-1]``, and ``id_dim + 1`` more with the residual.
+        d is ``tower[-1]``, ``id_dim + 1`` more with the residual, and the width of an item's frozen
+        vectors more with the shortcut.
         """
         learned, fixed = self.parts(ids, context)
         return learned if fixed is None else torch.cat([learned, fixed], 1)
@@ -94,7 +107,7 @@ class Tower(nn.Module):
     def parts(
         self, ids: torch.Tensor, context: Sequence[torch.Tensor] = ()
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The learned part ``[n, tower[-1]]`` of the vectors, and the fixed one of the residual.
+        """The learned part of the vectors, shortcut included, and the fixed one of the residual.
 
         Args:
             ids: int64 ``[n]``.
@@ -103,7 +116,11 @@ class Tower(nn.Module):
         features = self.features(ids) if self.features is not None else None
         vectors = self.ids(ids)
         known = torch.cat([vectors, *context], 1) if context else vectors
-        learned: torch.Tensor = self.mlp(self.join(self.dropout(known), features))
+        dropped = self.dropout(known)
+        learned: torch.Tensor = self.mlp(self.join(dropped, features))
+        if self.joins_known:
+            beside = known if self.shortcut is None else self.shortcut(dropped)
+            learned = torch.cat([learned, beside], 1)
         return learned, None if self.residual is None else self.residual(vectors)
 
 
@@ -133,8 +150,10 @@ class TwoTower(nn.Module):
         super().__init__()
         self.windows = list(windows)
         history_dim = len(self.windows) * (config.id_dim + item.transition_dim)
-        self.user = Tower(user, config, device, history_dim)
-        self.item = Tower(item, config, device, item.transition_dim)
+        known_of_item = config.id_dim + item.transition_dim
+        to_item, itself = (known_of_item, 0) if config.shortcut else (None, None)
+        self.user = Tower(user, config, device, history_dim, to_item)
+        self.item = Tower(item, config, device, item.transition_dim, itself)
         self.sources = self.targets = None
         if item.transition_dim:
             self.sources, self.targets = (
