@@ -9,7 +9,8 @@ from cadc_rec.errors import CadcError
 from cadc_rec.experiment_file import load_experiment
 from cadc_rec.methods import METHODS
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
+FOLDER = Path(__file__).parents[1] / "configs"
+CONFIGS = sorted({*FOLDER.glob("*.toml"), *FOLDER.glob("best/ml-*.toml")})
 
 
 @pytest.fixture
