@@ -149,6 +149,7 @@ class TwoTower(nn.Module):
     ) -> None:
         super().__init__()
         self.windows = list(windows)
+        self.tower_dim = config.tower[-1]
         history_dim = len(self.windows) * (config.id_dim + item.transition_dim)
         known_of_item = config.id_dim + item.transition_dim
         to_item, itself = (known_of_item, 0) if config.shortcut else (None, None)
@@ -179,7 +180,11 @@ class TwoTower(nn.Module):
         users, fixed_users = self.user.parts(batch.users, self.context(batch.history))
         items, fixed_items = self.item.parts(batch.items, self.lead_ins(batch.items))
         if batch.pattern is None:
-            scores = users @ items.t()
+            width = self.tower_dim
+            scores = users[:, :width] @ items[:, :width].t()
+            if users.shape[1] > width:
+                # The shortcut's item vectors are frozen: a third of its product need not be made.
+                scores = torch.addmm(scores, users[:, width:], items[:, width:].detach().t())
             if fixed_users is None or fixed_items is None:
                 return scores
             return scores + fixed_users @ fixed_items.t()

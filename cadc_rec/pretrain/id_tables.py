@@ -75,9 +75,6 @@ class Pretrained:
     ids: IdTables | None = None
     transitions: TransitionTables | None = None
 
-    def __bool__(self) -> bool:
-        return self.ids is not None or self.transitions is not None
-
 
 def _save(folder: Path, **tables: torch.Tensor) -> None:
     for name, table in tables.items():
