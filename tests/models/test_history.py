@@ -14,6 +14,7 @@ from cadc_rec.config import ComputeConfig
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.models.history import usable_windows, window_means
+from cadc_rec.models.pairs import Batch
 from cadc_rec.training.build import build_model
 
 
@@ -89,6 +90,35 @@ def test_the_shortcut_adds_a_linear_map_of_the_users_vectors_times_the_items(alo
     got = (model.user_vectors(history) @ model.item_vectors().T).numpy()
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
     assert model.trains("user.shortcut.weight")
+
+
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_a_batch_without_pairs_is_every_example_with_every_candidate(shortcut, alone):
+    """The same scores as the vectors', and the gradients of plain products."""
+    e = toy.experiment("history", "data_parallel")
+    e = e.model_copy(update={"model": e.model.model_copy(update={"shortcut": shortcut})})
+    model = build_model(e, toy.dataset(), toy.pretrained("history"), alone)
+    if shortcut:
+        torch.manual_seed(0)
+        torch.nn.init.normal_(model.module.user.shortcut.weight)
+    history = torch.from_numpy(toy.histories(toy.USERS))
+    users, items = torch.tensor([3, 3, 40]), torch.tensor([0, 5, 22])
+    batch = Batch(users, items, history=history[users])
+    weight = torch.randn(3, 3)
+    parameters = [p for n, p in model.module.named_parameters() if model.trains(n)]
+
+    def gradients(scores):
+        model.module.zero_grad()
+        (scores * weight).sum().backward()
+        return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
+
+    got = model.wrapped(batch)
+    of_ours = gradients(got)
+    expected = model.module.user_vectors(users, history[users]) @ model.module.item_vectors(items).T
+    torch.testing.assert_close(got, expected)
+    for ours, plain in zip(of_ours, gradients(expected), strict=True):
+        torch.testing.assert_close(ours, plain)
+    assert any(g.abs().sum() > 0 for g in of_ours)
 
 
 def tower(side, known, state, attribute):
