@@ -93,7 +93,20 @@ def build_model(
     if tables is not None:
         weights = _pretrained_weights(model, tables)
         load_state(wrapped, weights, keep=lambda name: name in weights)
+        _read_replicas_directly(sharded)
     return sharded
+
+
+def _read_replicas_directly(model: ShardedTwoTower) -> None:
+    """Give frozen id embeddings their rows, where the plan put the whole table on every rank."""
+    rows = {
+        local.name: local.tensor
+        for local in local_tensors(model.wrapped, lambda name: is_frozen(name, model.module))
+    }
+    plan = model.plan()
+    for side, tower in (("user", model.module.user), ("item", model.module.item)):
+        if tower.ids.frozen and plan[f"{side}.ids.table.{side}"] == "data_parallel":
+            tower.ids.replica = rows[f"{side}.ids.table.embedding_bags.{side}.weight"]
 
 
 def _pretrained_weights(model: TwoTower, tables: IdTables) -> dict[str, torch.Tensor]:
