@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torchrec import KeyedJaggedTensor
 
 from cadc_rec.models.id_embedding import FrozenIds
 
@@ -48,10 +47,7 @@ def window_means(
         bags.append(history[:, first:last][ring])
         lengths.append(ring.sum(1, dtype=torch.int32))
         first = last
-    features = KeyedJaggedTensor(
-        keys=[table.name], values=torch.cat(bags).to(torch.int64), lengths=torch.cat(lengths)
-    )
-    sums = table.sums(features)
+    sums = table.sums(torch.cat(bags).to(torch.int64), torch.cat(lengths))
     sums = sums.view(len(windows), len(history), sums.shape[1])
     total = torch.zeros_like(sums[0])
     count = torch.zeros(len(history), device=history.device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torchrec import KeyedJaggedTensor
 
 from cadc_rec.distributed.sharding import build_collection
@@ -64,19 +65,27 @@ class FrozenIds(TrainableIds):
 
     pretrained = True
     frozen = True
+    replica: torch.Tensor | None = None
+    """The whole table's live rows, where this process holds them all: read directly then, for a
+    collection's way to them takes a millisecond of each step. `build_model` sets it."""
 
     @torch.no_grad()
     def lookup(self, ids: torch.Tensor) -> torch.Tensor:
         """The frozen vectors of int64 ids ``[n]``, without gradient."""
-        return super().forward(ids)
+        return super().forward(ids) if self.replica is None else self.replica[ids]
 
     @torch.no_grad()
-    def sums(self, bags: KeyedJaggedTensor) -> torch.Tensor:
-        """The summed frozen vectors of each bag, ``[bags, width]``, without gradient.
+    def sums(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """The summed frozen vectors of bags of ids, ``[bags, width]``, without gradient.
 
         Args:
-            bags: one feature, of this table's name.
+            ids: int64 ``[n]``, bag after bag.
+            lengths: int32 ``[bags]``, ids of each.
         """
+        if self.replica is not None:
+            starts = (lengths.cumsum(0) - lengths).to(torch.int64)
+            return F.embedding_bag(ids, self.replica, starts, mode="sum")
+        bags = KeyedJaggedTensor(keys=[self.name], values=ids, lengths=lengths)
         return wait(self.table(bags)).values()
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:

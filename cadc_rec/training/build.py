@@ -115,7 +115,20 @@ def build_model(
     _initialize_tables(sharded, experiment.seed)
     weights = _pretrained_weights(model, pretrained)
     load_state(wrapped, weights, keep=lambda name: name in weights)
+    _read_replicas_directly(sharded)
     return sharded
+
+
+def _read_replicas_directly(model: ShardedTwoTower) -> None:
+    """Give frozen tables their rows, where the plan put the whole table on every rank."""
+    rows = {
+        local.name: local.tensor
+        for local in local_tensors(model.wrapped, lambda name: is_frozen(name, model.module))
+    }
+    plan = model.plan()
+    for prefix, table in model.module.frozen_tables().items():
+        if plan[f"{prefix}.table.{table.name}"] == "data_parallel":
+            table.replica = rows[f"{prefix}.table.embedding_bags.{table.name}.weight"]
 
 
 def _pretrained_weights(model: TwoTower, pretrained: Pretrained) -> dict[str, torch.Tensor]:
