@@ -53,7 +53,6 @@ def _recipe(selection: str) -> dict[str, Any]:
         "history.length": 50,
         "select.kind": selection,
         "model.id_embedding": "init_frozen",
-        "model.shortcut": True,
         "train.loss": "softmax",
     }
 
