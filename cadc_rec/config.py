@@ -214,7 +214,7 @@ class TrainConfig(Section):
     temperature: PositiveFloat = 1.0
     """What a softmax divides the scores by."""
     epochs: PositiveInt = 40
-    """Passes over D_sel. All are run; the best one is kept."""
+    """Passes over D_sel. All are run, but for `patience`; the best one is kept."""
     batch_size: PositiveInt = 2048
     """Positives a step, over all processes together."""
     negatives: PositiveInt = 4
