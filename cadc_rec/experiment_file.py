@@ -154,7 +154,13 @@ def _check_context(e: Experiment, where: str) -> None:
             f"{where}: transitions.window = {e.transitions.window} tells what follows a user's "
             "last items, and history.length = 0 gives none; set one of them to match the other."
         )
-    if e.select.kind == "hard" and e.pretrain.model not in ("mf", "als"):
+    keeps_order = {"mf": ("none",), "als": ("none", "unit")}.get(e.pretrain.model)
+    if e.select.kind == "hard" and keeps_order and e.pretrain.scale not in keeps_order:
+        raise CadcError(
+            f"{where}: select.kind = 'hard' scores rows by the pre-trained vectors, whose order "
+            f"pretrain.scale = {e.pretrain.scale!r} changes; set pretrain.scale = 'none'."
+        )
+    if e.select.kind == "hard" and not keeps_order:
         raise CadcError(
             f"{where}: select.kind = 'hard' takes the rows that pre-trained vectors score lowest; "
             "set pretrain.model = 'mf' or 'als'."

@@ -373,6 +373,12 @@ def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
             "0 gives none; set one of them to match the other.",
         ),
         (
+            "recipe",
+            "select.kind=hard --set pretrain.scale=whiten",
+            "select.kind = 'hard' scores rows by the pre-trained vectors, whose order "
+            "pretrain.scale = 'whiten' changes; set pretrain.scale = 'none'.",
+        ),
+        (
             "random",
             "select.kind=hard",
             "select.kind = 'hard' takes the rows that pre-trained vectors score lowest; set "
@@ -431,7 +437,8 @@ def test_settings_that_mean_nothing_together_are_refused_in_one_sentence(
     write, method, override, sentence
 ):
     path = write()
-    assert refusal(path, override, method=method) == f"{path} --set {override}: {sentence}"
+    overrides = override.split(" --set ")
+    assert refusal(path, *overrides, method=method) == f"{path} --set {override}: {sentence}"
 
 
 @pytest.mark.parametrize(

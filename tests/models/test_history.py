@@ -1,27 +1,14 @@
 """Histories: what is in them, and what the towers make of them."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))
 import toy
 
-from cadc_rec.config import ComputeConfig
-from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.models.history import usable_windows, window_means
 from cadc_rec.models.pairs import Batch
 from cadc_rec.training.build import build_model
-
-
-@pytest.fixture(scope="module")
-def alone():
-    with processes(ComputeConfig(device="cpu", threads=1)) as joined:
-        yield joined
 
 
 @pytest.fixture(scope="module")

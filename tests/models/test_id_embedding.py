@@ -1,27 +1,14 @@
 """Each way to integrate pre-trained vectors: what it gives, and what of it is trained."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))
 import toy
 
-from cadc_rec.config import ComputeConfig
-from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.models.id_embedding import ID_EMBEDDINGS, HybridIds
 from cadc_rec.training.build import build_model
 
 IDS = torch.tensor([7, 0, 22, 7])  # out of order, one of them twice
-
-
-@pytest.fixture(scope="module")
-def alone():
-    with processes(ComputeConfig(device="cpu", threads=1)) as joined:
-        yield joined
 
 
 @pytest.fixture(scope="module")
