@@ -200,6 +200,13 @@ class ModelConfig(Section):
     """Width of each side feature's embedding."""
     tower: PositiveInts = (128, 64)
     """Widths of each side's MLP; the last is the vector whose dot product is the score."""
+    item_tower: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = ()
+    """Widths of the item side's where they differ; a single one is a linear layer. It must end as
+    `tower` does."""
+
+    def widths(self, side: str) -> tuple[int, ...]:
+        """Widths of the layers of the side named ``user`` or ``item``."""
+        return self.item_tower if side == "item" and self.item_tower else self.tower
 
 
 class TrainConfig(Section):
@@ -211,6 +218,9 @@ class TrainConfig(Section):
     batch's positives."""
     shared_negatives: PositiveInt = 1024
     """`sampled-softmax`: uniform negatives that all positives of a step share."""
+    exclude_known: bool = False
+    """A softmax leaves the user's other training interactions out of a row's candidates, as the
+    ranking of held-out items does."""
     temperature: PositiveFloat = 1.0
     """What a softmax divides the scores by."""
     epochs: PositiveInt = 40
@@ -281,6 +291,9 @@ class ComputeConfig(Section):
     set their own number, for pre-training, training and evaluation alike."""
     threads: Annotated[int, Field(ge=0)] = 0
     """Threads of each process; 0 is cores / local processes."""
+    history_cache_mib: Annotated[int, Field(ge=0)] = 4096
+    """What a process keeps of its examples' pooled histories; where they take more, they are
+    pooled anew for each step, to the same bits."""
     timeout_seconds: PositiveInt = 1800
     """How long a process waits for its peers before it gives up."""
 

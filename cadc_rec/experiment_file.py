@@ -127,6 +127,17 @@ def _check_vectors(e: Experiment, where: str) -> None:
             f"{where}: model.kind = 'tables' scores the vectors as they were learned; set "
             "pretrain.scale = 'none'."
         )
+    if e.model.item_tower and e.model.item_tower[-1] != e.model.tower[-1]:
+        raise CadcError(
+            f"{where}: model.item_tower ends with {e.model.item_tower[-1]} and model.tower with "
+            f"{e.model.tower[-1]}; a score is the dot product of the two, so they must be equal."
+        )
+    if e.train.exclude_known and e.train.loss == "binary":
+        raise CadcError(
+            f"{where}: train.exclude_known = true is about the candidates of a softmax, and "
+            "train.loss = 'binary' has none; set train.loss = 'sampled-softmax', or "
+            "train.exclude_known = false."
+        )
     _check_context(e, where)
 
 

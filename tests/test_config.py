@@ -362,6 +362,19 @@ def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
             "does not give as they are; set it to 'init_frozen', or model.shortcut = false.",
         ),
         (
+            "cadc",
+            "train.exclude_known=true",
+            "train.exclude_known = true is about the candidates of a softmax, and train.loss = "
+            "'binary' has none; set train.loss = 'sampled-softmax', or train.exclude_known = "
+            "false.",
+        ),
+        (
+            "cadc",
+            "model.item_tower=[128]",
+            "model.item_tower ends with 128 and model.tower with 64; a score is the dot product of "
+            "the two, so they must be equal.",
+        ),
+        (
             "recipe",
             "history.windows=[3, 1]",
             "history.windows = [3, 1] must ascend, each once.",

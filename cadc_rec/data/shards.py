@@ -25,6 +25,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.users)
 
+    def take(self, rows: np.ndarray) -> Examples:
+        """Some of the rows, without their histories."""
+        return Examples(self.users[rows], self.items[rows])
+
 
 @dataclass(frozen=True)
 class SelectionShards:

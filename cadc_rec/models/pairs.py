@@ -52,17 +52,19 @@ class Batch:
             pairs, the user of each example.
         items: int64 ``[n_i]``, its different items, ascending.
         pattern: its pairs; None scores every user with every item.
-        history: int32 ``[n_u, L]``, each row's last items, see `cadc_rec.models.history`; or None.
+        context: ``[n_u, width]``, what the frozen tables tell of each row's history; or None.
         labels: int64 ``[n_u]``, the place of each example's positive in `items`; with pairs None.
         negative: bool ``[n_i]``, the items that are everybody's negatives; None is all.
+        barred: int64 ``[2, n]``, rows and places in `items` that are no candidates; None is none.
     """
 
     users: torch.Tensor
     items: torch.Tensor
     pattern: PairPattern | None = None
-    history: torch.Tensor | None = None
+    context: torch.Tensor | None = None
     labels: torch.Tensor | None = None
     negative: torch.Tensor | None = None
+    barred: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
@@ -76,9 +78,10 @@ class Batch:
             users=self.users.to(device, non_blocking=True),
             items=self.items.to(device, non_blocking=True),
             pattern=None if self.pattern is None else self.pattern.to(device),
-            history=move(self.history),
+            context=move(self.context),
             labels=move(self.labels),
             negative=move(self.negative),
+            barred=move(self.barred),
         )
 
 

@@ -84,9 +84,10 @@ class Tower(nn.Module):
         self.dropout = ByteDropout(config.id_dropout)
         width = config.id_dim + context_dim + (self.features.width if self.features else 0)
         # Made on the CPU and moved, so that a seed starts them alike on every device.
-        self.join = JoinedLinear(width, config.tower[0]).to(device)
+        widths = config.widths(side.name)
+        self.join = JoinedLinear(width, widths[0]).to(device)
         layers: list[nn.Module] = []
-        for before, after in pairwise(config.tower):
+        for before, after in pairwise(widths):
             layers += [nn.ReLU(), nn.Linear(before, after)]
         self.mlp = nn.Sequential(*layers).to(device)  # ends linear: a vector of any sign
         self.joins_known = shortcut is not None
@@ -150,10 +151,10 @@ class TwoTower(nn.Module):
         super().__init__()
         self.windows = list(windows)
         self.tower_dim = config.tower[-1]
-        history_dim = len(self.windows) * (config.id_dim + item.transition_dim)
+        self.context_dim = len(self.windows) * (config.id_dim + item.transition_dim)
         known_of_item = config.id_dim + item.transition_dim
         to_item, itself = (known_of_item, 0) if config.shortcut else (None, None)
-        self.user = Tower(user, config, device, history_dim, to_item)
+        self.user = Tower(user, config, device, self.context_dim, to_item)
         self.item = Tower(item, config, device, item.transition_dim, itself)
         self.sources = self.targets = None
         if item.transition_dim:
@@ -177,7 +178,8 @@ class TwoTower(nn.Module):
 
         Each tower sees each id once; with a history the user tower sees each example.
         """
-        users, fixed_users = self.user.parts(batch.users, self.context(batch.history))
+        context = [] if batch.context is None else [batch.context]
+        users, fixed_users = self.user.parts(batch.users, context)
         items, fixed_items = self.item.parts(batch.items, self.lead_ins(batch.items))
         if batch.pattern is None:
             width = self.tower_dim
@@ -196,7 +198,8 @@ class TwoTower(nn.Module):
 
     def user_vectors(self, ids: torch.Tensor, history: torch.Tensor | None = None) -> torch.Tensor:
         """Vectors ``[n, d]`` of users ``[n]`` with histories ``[n, L]``."""
-        vectors: torch.Tensor = self.user(ids, self.context(history))
+        context = [] if history is None else [self.context(history)]
+        vectors: torch.Tensor = self.user(ids, context)
         return vectors
 
     def item_vectors(self, ids: torch.Tensor) -> torch.Tensor:
@@ -204,16 +207,21 @@ class TwoTower(nn.Module):
         vectors: torch.Tensor = self.item(ids, self.lead_ins(ids))
         return vectors
 
-    def context(self, history: torch.Tensor | None) -> list[torch.Tensor]:
-        """What the last items tell of each user: frozen vectors, several ``[n, some]``."""
-        if not self.windows:
-            return []
-        assert history is not None
+    @torch.no_grad()
+    def context(self, history: torch.Tensor) -> torch.Tensor:
+        """What the last items tell of each row: frozen vectors side by side.
+
+        Args:
+            history: int32 ``[n, L]``, see `cadc_rec.models.history`.
+
+        Returns:
+            ``[n, context_dim]``.
+        """
         assert isinstance(self.item.ids, FrozenIds)
         means = window_means(self.item.ids, history, self.windows)
         if self.sources is not None:
             means += window_means(self.sources, history, self.windows)
-        return means
+        return torch.cat(means, 1)
 
     def lead_ins(self, items: torch.Tensor) -> list[torch.Tensor]:
         """What leads to each item: its frozen vector as a target."""

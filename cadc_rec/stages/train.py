@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from cadc_rec.artifacts import Artifact, Draft
 from cadc_rec.config import Experiment
+from cadc_rec.data.candidates import KnownItems
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.shards import SelectionShards
 from cadc_rec.distributed.processes import Processes
@@ -22,6 +23,7 @@ from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.models.losses import logq_offsets
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.training.build import ShardedTwoTower, build_model, frozen_tables_intact
+from cadc_rec.training.histories import Histories
 from cadc_rec.training.objectives import make_loader, make_objective
 from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.trainer import Trainer, Validate
@@ -64,10 +66,15 @@ def build_checkpoint(
     examples = shards.read(processes.rank, processes.world_size, history)
     config = experiment.train
     rows_by_rank = shards.rows_by_rank(processes.world_size)
+    known = KnownItems(dataset.user_indptr, dataset.train_item)
     loader = make_loader(
-        config, examples, rows_by_rank, processes.rank, dataset.n_items, experiment.seed
+        config, examples, rows_by_rank, processes.rank, dataset.n_items, experiment.seed, known
     )
     model = build_model(experiment, dataset, pretrained, processes)
+    histories = None
+    if examples.history is not None:
+        limit = experiment.compute.history_cache_mib << 20
+        histories = Histories(model.module, examples.history, rows_by_rank, processes, limit)
     offsets = _item_offsets(examples.items, dataset.n_items, processes) if config.logq else None
     trainer = Trainer(
         model.wrapped,
@@ -77,6 +84,7 @@ def build_checkpoint(
         processes,
         model.trains,
         make_objective(config, offsets),
+        histories,
     )
     setup_seconds = time.perf_counter() - started
     trained = trainer.fit(validator(model, dataset, history), on_epoch=on_epoch)

@@ -8,7 +8,10 @@ from typing import Protocol
 import torch
 
 from cadc_rec.config import TrainConfig
-from cadc_rec.data.loader import BatchArrays, Loader, PairLoader, SoftmaxLoader
+from cadc_rec.data.batches import Arrangement, BatchArrays
+from cadc_rec.data.candidates import KnownItems, SoftmaxBatches
+from cadc_rec.data.loader import Loader
+from cadc_rec.data.pair_batches import PairBatches
 from cadc_rec.data.shards import Examples
 from cadc_rec.models.losses import binary_cross_entropy, softmax_cross_entropy
 from cadc_rec.models.pairs import Batch, PairPattern
@@ -65,7 +68,9 @@ class SoftmaxObjective:
         if self.item_offsets is not None:
             # Of the logits, not of the scores: the temperature does not scale it.
             scores = scores - self.temperature * self.item_offsets[batch.items]
-        return softmax_cross_entropy(scores, batch.labels, batch.negative, self.temperature)
+        return softmax_cross_entropy(
+            scores, batch.labels, batch.negative, self.temperature, batch.barred
+        )
 
     def terms(self, positives: int) -> int:
         """Positives."""
@@ -86,27 +91,49 @@ def make_loader(
     rank: int,
     n_items: int,
     seed: int,
+    known: KnownItems | None = None,
 ) -> Loader:
-    """The loader that `config`'s loss needs; see `cadc_rec.data.loader`."""
-    size = config.batch_size
+    """The loader that `config`'s loss needs; see `cadc_rec.data.loader`.
+
+    Args:
+        config: loss, batch size, negatives.
+        examples: this rank's rows.
+        rows_by_rank: number of rows of every rank.
+        rank: this rank.
+        n_items: items there are.
+        seed: of order and negatives.
+        known: what each user took in training; needed by ``exclude_known``.
+    """
+    arrange = _arrangement(config, examples.history is not None, n_items, known)
+    return Loader(examples, rows_by_rank, rank, config.batch_size, seed, arrange)
+
+
+def _arrangement(
+    config: TrainConfig, by_example: bool, n_items: int, known: KnownItems | None
+) -> Arrangement:
     if config.loss == "binary":
-        return PairLoader(examples, rows_by_rank, rank, size, config.negatives, n_items, seed)
-    shared = (examples, rows_by_rank, rank, size, n_items, seed)
+        return PairBatches(config.negatives, n_items, by_example)
+    barred = known if config.exclude_known else None
     if config.loss == "softmax":
-        return SoftmaxLoader(*shared, "all")
+        return SoftmaxBatches("all", n_items, known=barred)
     if config.loss == "in-batch-softmax":
-        return SoftmaxLoader(*shared, "in-batch")
-    return SoftmaxLoader(*shared, "sampled", config.shared_negatives)
+        return SoftmaxBatches("in-batch", n_items, known=barred)
+    return SoftmaxBatches("sampled", n_items, config.shared_negatives, barred)
 
 
-def to_batch(arrays: BatchArrays) -> Batch:
-    """The loader's arrays as tensors over the same memory."""
+def to_batch(arrays: BatchArrays, context: torch.Tensor | None = None) -> Batch:
+    """The loader's arrays as tensors over the same memory.
+
+    Args:
+        arrays: of one step.
+        context: what its rows know of their histories, ``[users, width]``.
+    """
     told = {
         name: torch.from_numpy(value)
         for name, value in vars(arrays).items()
-        if name not in ("positives", "pattern") and value is not None
+        if name not in ("positives", "pattern", "rows") and value is not None
     }
     pattern = None
     if arrays.pattern is not None:
         pattern = PairPattern(**{k: torch.from_numpy(v) for k, v in vars(arrays.pattern).items()})
-    return Batch(**told, pattern=pattern)
+    return Batch(**told, pattern=pattern, context=context)

@@ -16,12 +16,14 @@ import torch
 from torch import nn
 
 from cadc_rec.config import TrainConfig
-from cadc_rec.data.loader import BatchArrays, Loader
+from cadc_rec.data.batches import BatchArrays
+from cadc_rec.data.loader import Loader
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.state import local_tensors
 from cadc_rec.errors import CadcError
 from cadc_rec.progress import Ticker, track
 from cadc_rec.training.averaging import WeightAverage
+from cadc_rec.training.histories import Histories
 from cadc_rec.training.objectives import Objective, make_objective, to_batch
 
 Validate = Callable[[], dict[str, float]]
@@ -61,6 +63,7 @@ class Trainer:
         processes: the ranks.
         trains: whether a state entry of this name is trained (is worth keeping the best of).
         objective: the loss; default: what `config` names.
+        histories: of the loader's examples, where the model reads any.
     """
 
     def __init__(
@@ -72,10 +75,12 @@ class Trainer:
         processes: Processes,
         trains: Callable[[str], bool],
         objective: Objective | None = None,
+        histories: Histories | None = None,
     ) -> None:
         self.objective = objective or make_objective(config)
         self.model, self.optimizer, self.loader = model, optimizer, loader
         self.config, self.processes, self.trains = config, processes, trains
+        self.histories = histories
 
     def fit(
         self,
@@ -155,7 +160,11 @@ class Trainer:
 
     def _step(self, arrays: BatchArrays) -> torch.Tensor:
         """One optimizer step; returns this rank's part of the step's mean loss."""
-        batch = to_batch(arrays).to(self.processes.device)
+        context = None
+        if self.histories is not None:
+            assert arrays.rows is not None  # a row of the tower is an example then
+            context = self.histories.of(arrays.rows)
+        batch = to_batch(arrays, context).to(self.processes.device)
         self.optimizer.zero_grad(set_to_none=True)
         terms = self.objective.terms(max(1, arrays.positives))  # few rows, many ranks
         loss = self.objective.loss(self.model(batch), batch) / terms

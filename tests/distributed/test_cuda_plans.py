@@ -7,7 +7,7 @@ import toy
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 
 from cadc_rec.config import ComputeConfig, ModelConfig
-from cadc_rec.data.loader import arrange_pairs
+from cadc_rec.data.pair_batches import arrange_pairs
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.sharding import make_planner
 from cadc_rec.models.pairs import pair_scores

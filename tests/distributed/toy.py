@@ -14,6 +14,7 @@ from scipy import sparse
 
 from cadc_rec.artifacts import Draft
 from cadc_rec.config import Experiment, PretrainConfig
+from cadc_rec.data.candidates import KnownItems
 from cadc_rec.data.dataset import Attribute
 from cadc_rec.data.shards import Examples
 from cadc_rec.distributed.state import gather_state
@@ -22,6 +23,7 @@ from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables
 from cadc_rec.pretrain.least_squares import LeastSquares
 from cadc_rec.stages.pretrain_neural import build_neural_tables
 from cadc_rec.training.build import build_model, frozen_tables_intact
+from cadc_rec.training.histories import Histories
 from cadc_rec.training.objectives import make_loader
 from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.trainer import Trainer
@@ -69,6 +71,7 @@ def experiment(ids: str, kind: str) -> Experiment:
     more, train = {}, {"negatives": 2}
     if ids == "history":
         ids, train = "init_frozen", {"loss": "sampled-softmax", "shared_negatives": 9}
+        train["exclude_known"] = True
         more = {"history": {"length": LENGTH, "windows": [1, 3, 9]}, "transitions": {"window": 2}}
     return Experiment.model_validate(
         {
@@ -81,6 +84,12 @@ def experiment(ids: str, kind: str) -> Experiment:
     )
 
 
+def known_items() -> KnownItems:
+    """Three items of each user."""
+    items = np.random.default_rng(4).integers(0, ITEMS, (USERS, 3)).astype(np.int32)
+    return KnownItems(np.arange(USERS + 1) * 3, np.sort(items, 1).ravel())
+
+
 def histories(n: int) -> np.ndarray:
     """Up to `LENGTH` random items each, some rows without any; int32 ``[n, LENGTH]``."""
     rng = np.random.default_rng(2)
@@ -89,8 +98,14 @@ def histories(n: int) -> np.ndarray:
     return items
 
 
-def train(ids: str, kind: str, processes, rows: list[int] | None = None) -> dict:
-    """Train, and say what came of it; `rows` gives each rank its share of the 120 positives."""
+def train(
+    ids: str, kind: str, processes, rows: list[int] | None = None, cached: bool = True
+) -> dict:
+    """Train, and say what came of it.
+
+    `rows` gives each rank its share of the 120 positives; `cached` says whether histories are
+    pooled once or for each step.
+    """
     rng = np.random.default_rng(1)
     users, items = rng.integers(0, USERS, 120), rng.integers(0, ITEMS, 120)
     rows = rows or [
@@ -104,9 +119,14 @@ def train(ids: str, kind: str, processes, rows: list[int] | None = None) -> dict
     before, learned_before = digests(model, processes), digests(model, processes, model.trains)
     history = histories(120)[mine] if ids == "history" else None
     examples = Examples(users[mine], items[mine], history)
-    loader = make_loader(e.train, examples, rows, processes.rank, ITEMS, seed=0)
+    loader = make_loader(e.train, examples, rows, processes.rank, ITEMS, 0, known_items())
     optimizer = dense_optimizer(model.wrapped, model.module, e.train)
-    trainer = Trainer(model.wrapped, optimizer, loader, e.train, processes, model.trains)
+    contexts = None
+    if history is not None:
+        contexts = Histories(model.module, history, rows, processes, 1 << 30 if cached else 0)
+    trainer = Trainer(
+        model.wrapped, optimizer, loader, e.train, processes, model.trains, histories=contexts
+    )
     history = trainer.fit(lambda: {"ndcg@10": 0.0}).history
     vectors = (
         model.user_vectors(histories(USERS) if ids == "history" else None),

@@ -90,7 +90,7 @@ def test_a_batch_without_pairs_is_every_example_with_every_candidate(shortcut, a
         torch.nn.init.normal_(model.module.user.shortcut.weight)
     history = torch.from_numpy(toy.histories(toy.USERS))
     users, items = torch.tensor([3, 3, 40]), torch.tensor([0, 5, 22])
-    batch = Batch(users, items, history=history[users])
+    batch = Batch(users, items, context=model.module.context(history[users]))
     weight = torch.randn(3, 3)
     parameters = [p for n, p in model.module.named_parameters() if model.trains(n)]
 
@@ -108,13 +108,29 @@ def test_a_batch_without_pairs_is_every_example_with_every_candidate(shortcut, a
     assert any(g.abs().sum() > 0 for g in of_ours)
 
 
+def test_an_item_tower_of_one_width_is_a_linear_layer(alone):
+    e = toy.experiment("history", "data_parallel")
+    e = e.model_copy(update={"model": e.model.model_copy(update={"item_tower": (4,)})})
+    model = build_model(e, toy.dataset(), toy.pretrained("history"), alone)
+    given = toy.pretrained("history")
+    state = {k: v.double().numpy() for k, v in gather_state(model.wrapped, alone).items()}
+    known = [t.double().numpy() for t in (given.ids.item, given.transitions.target)]
+    expected = joined("item", known, state, toy.dataset().item_attributes[0])
+    np.testing.assert_allclose(model.item_vectors().numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
 def tower(side, known, state, attribute):
+    hidden = joined(side, known, state, attribute)
+    return np.maximum(hidden, 0) @ state[f"{side}.mlp.1.weight"].T + state[f"{side}.mlp.1.bias"]
+
+
+def joined(side, known, state, attribute):
+    """The first layer's output."""
     embedded = state[f"{side}.features.tables.embedding_bags.{side}_{attribute.name}.weight"]
     codes = np.split(attribute.values, attribute.indptr[1:-1])
     features = [embedded[c].mean(0) if len(c) else np.zeros(embedded.shape[1]) for c in codes]
-    joined = np.concatenate([*known, np.stack(features)], 1)
-    hidden = joined @ state[f"{side}.join.weight"].T + state[f"{side}.join.bias"]
-    return np.maximum(hidden, 0) @ state[f"{side}.mlp.1.weight"].T + state[f"{side}.mlp.1.bias"]
+    inputs = np.concatenate([*known, np.stack(features)], 1)
+    return inputs @ state[f"{side}.join.weight"].T + state[f"{side}.join.bias"]
 
 
 def test_only_what_is_learned_is_kept_in_a_checkpoint(model):

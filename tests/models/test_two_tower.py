@@ -5,7 +5,7 @@ import pytest
 import torch
 import toy
 
-from cadc_rec.data.loader import arrange_pairs
+from cadc_rec.data.pair_batches import arrange_pairs
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.training.build import build_model
 from cadc_rec.training.objectives import to_batch

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))
 import toy
 
 from cadc_rec.config import ComputeConfig
-from cadc_rec.data.loader import arrange_pairs
+from cadc_rec.data.pair_batches import arrange_pairs
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import gather_state

@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))
 import toy
 
 from cadc_rec.config import ComputeConfig
-from cadc_rec.data.loader import PairLoader
+from cadc_rec.data.loader import Loader
+from cadc_rec.data.pair_batches import PairBatches
 from cadc_rec.data.shards import Examples
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.state import gather_state
@@ -116,7 +117,7 @@ def ten_steps(ids, item_offsets=None):
     with processes(ComputeConfig(device="cpu", threads=1)) as alone:
         model = build_model(experiment, toy.dataset(), toy.pretrained(ids), alone)
         state = copy.deepcopy(gather_state(model.wrapped, alone))
-        loader = PairLoader(Examples(users, items), [200], 0, 20, 2, toy.ITEMS, seed=0)
+        loader = Loader(Examples(users, items), [200], 0, 20, 0, PairBatches(2, toy.ITEMS))
         optimizer = dense_optimizer(model.wrapped, model.module, experiment.train)
         trainer = Trainer(
             model.wrapped,

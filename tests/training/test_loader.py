@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from cadc_rec.data.loader import PairLoader, SoftmaxLoader
+from cadc_rec.data.candidates import KnownItems, SoftmaxBatches
+from cadc_rec.data.loader import Loader
+from cadc_rec.data.pair_batches import PairBatches
 from cadc_rec.data.shards import Examples
 
 
@@ -11,7 +13,9 @@ def a_loader(rows, rank=0, rows_by_rank=None, batch_size=32, negatives=2, seed=3
     rng = np.random.default_rng(rank)
     users, items = rng.integers(0, 50, rows), rng.integers(0, 200, rows)
     sizes = rows_by_rank or [rows]
-    loader = PairLoader(Examples(users, items), sizes, rank, batch_size, negatives, 200, seed)
+    loader = Loader(
+        Examples(users, items), sizes, rank, batch_size, seed, PairBatches(negatives, 200)
+    )
     return users, items, loader
 
 
@@ -62,12 +66,11 @@ def test_rows_that_do_not_match_their_count_are_refused():
         a_loader(5, rows_by_rank=[6])
 
 
-def a_softmax_loader(candidates, rows=300, negatives=40, history=None):
+def a_softmax_loader(candidates, rows=300, negatives=40, known=None):
     rng = np.random.default_rng(0)
     users, items = rng.integers(0, 50, rows), rng.integers(0, 200, rows)
-    examples = Examples(users, items, history)
-    loader = SoftmaxLoader(examples, [rows], 0, 32, 200, 3, candidates, negatives)
-    return users, items, loader
+    arrange = SoftmaxBatches(candidates, 200, negatives, known)
+    return users, items, Loader(Examples(users, items), [rows], 0, 32, 3, arrange)
 
 
 @pytest.mark.parametrize("candidates", ["all", "sampled", "in-batch"])
@@ -105,23 +108,41 @@ def test_shared_negatives_are_uniform_and_marked_and_positives_are_not():
 
 
 @pytest.mark.parametrize("kind", ["softmax", "pairs"])
-def test_a_history_stays_with_its_row(kind):
+def test_each_row_says_which_example_it_is(kind):
     rows = 100
     rng = np.random.default_rng(1)
     users, items = rng.integers(0, 9, rows), rng.integers(0, 200, rows)
-    history = np.stack([users, items], 1).astype(np.int32)  # so that it names its row
-    examples = Examples(users, items, history)
     if kind == "softmax":
-        loader = SoftmaxLoader(examples, [rows], 0, 32, 200, 3, "sampled", 10)
+        arrange = SoftmaxBatches("sampled", 200, 10)
     else:
-        loader = PairLoader(examples, [rows], 0, 32, 2, 200, 3)
-    count = 0
+        arrange = PairBatches(2, 200, by_example=True)
+    loader = Loader(Examples(users, items), [rows], 0, 32, 3, arrange)
+    seen = []
     for step in loader.epoch(1):
         positive = step.labels
         if kind == "pairs":
             assert np.diff(step.pattern.crow).tolist() == [3] * len(step.users)
             positive = step.pattern.col[::3]
-        assert step.history[:, 0].tolist() == step.users.tolist()
-        assert step.history[:, 1].tolist() == step.items[positive].tolist()
-        count += len(step.users)
-    assert count == rows
+        assert step.users.tolist() == users[step.rows].tolist()
+        assert step.items[positive].tolist() == items[step.rows].tolist()
+        seen += step.rows.tolist()
+    assert sorted(seen) == list(range(rows))
+
+
+@pytest.mark.parametrize("candidates", ["all", "sampled", "in-batch"])
+def test_exactly_the_users_other_known_items_are_barred(candidates):
+    rng = np.random.default_rng(7)
+    taken = [np.sort(rng.choice(200, size, replace=False)) for size in rng.integers(0, 60, 50)]
+    indptr = np.cumsum([0, *(len(t) for t in taken)])
+    known = KnownItems(indptr, np.concatenate(taken).astype(np.int32))
+    _, _, loader = a_softmax_loader(candidates, known=known)
+    for step in loader.epoch(1):
+        expected = {
+            (row, place)
+            for row, (user, label) in enumerate(zip(step.users, step.labels, strict=True))
+            for place, item in enumerate(step.items)
+            if item in taken[user] and place != label
+        }
+        barred = list(zip(*step.barred.tolist(), strict=True))
+        assert len(barred) == len(set(barred))
+        assert set(barred) == expected

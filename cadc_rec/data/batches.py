@@ -1,0 +1,94 @@
+"""One step's rows as NumPy arrays: what the loader makes and the training room turns to tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from cadc_rec.data.randomness import Key, Purpose
+from cadc_rec.data.shards import Examples
+
+_DENSE_IDS = 4  # ids are marked in an array of all ids while that has at most this many a pair
+
+
+@dataclass(frozen=True)
+class PairArrays:
+    """Where a step's pairs lie; see `cadc_rec.models.pairs.PairPattern`."""
+
+    crow: np.ndarray
+    col: np.ndarray
+    item_crow: np.ndarray
+    item_col: np.ndarray
+    to_item_order: np.ndarray
+
+
+@dataclass(frozen=True)
+class BatchArrays:
+    """One step's rows; see `cadc_rec.models.pairs.Batch` for the layout.
+
+    Attributes:
+        positives: positives of this step over all ranks.
+        rows: int64 ``[users]``, where each row of the user tower stands among the rank's examples;
+            None where a row is a user and not an example.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    positives: int
+    pattern: PairArrays | None = None
+    rows: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    negative: np.ndarray | None = None
+    barred: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """Which step it is, on which rank; it names what is drawn for it.
+
+    Attributes:
+        seed: of the training.
+        epoch: from 1.
+        rank: whose.
+        number: of the step in its epoch, from 0.
+        start: rows that the rank's steps before it had.
+        rows: int64 ``[n]``, this step's among the rank's examples.
+        positives: rows of this step over all ranks.
+    """
+
+    seed: int
+    epoch: int
+    rank: int
+    number: int
+    start: int
+    rows: np.ndarray
+    positives: int
+
+    def key(self, purpose: Purpose) -> Key:
+        """Names a stream of random numbers of this rank's epoch."""
+        return (self.seed, purpose, self.epoch, self.rank)
+
+
+class Arrangement(Protocol):
+    """How examples become a step: with which negatives or candidates."""
+
+    def __call__(self, step: Step, examples: Examples) -> BatchArrays:
+        """The rows of `step`.
+
+        Args:
+            step: which.
+            examples: the rows themselves, in the order of ``step.rows``.
+        """
+
+
+def unique(ids: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted different values of `ids` in ``[0, n)``, and where each id is among them (int32)."""
+    if n > _DENSE_IDS * len(ids):
+        different, inverse = np.unique(ids, return_inverse=True)
+        return different, inverse.astype(np.int32)
+    mark = np.zeros(n, dtype=bool)  # ten times a sort's speed while the catalogue is small
+    mark[ids] = True
+    place = np.cumsum(mark, dtype=np.int32) - np.int32(1)
+    return np.flatnonzero(mark), place[ids]

@@ -1,0 +1,93 @@
+"""Steps of a softmax: which candidates the rows share, and which are none for a row.
+
+In: the rows of a step. Out: its users one by one, the candidates, where each row's positive stands
+among them, and the pairs of row and candidate that a row's sum leaves out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cadc_rec.data.batches import BatchArrays, Step, unique
+from cadc_rec.data.randomness import Purpose, positional_integers
+from cadc_rec.data.shards import Examples
+
+_ABSENT = -1
+
+
+@dataclass(frozen=True)
+class KnownItems:
+    """What each user took in training, as CSR: int64 ``[n_users + 1]``, int32 ``[rows]``."""
+
+    indptr: NDArray[np.int64]
+    items: NDArray[np.int32]
+
+    def of(self, users: np.ndarray) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The items of several users, end to end, and which of the users each is of."""
+        start, count = self.indptr[users], self.indptr[users + 1] - self.indptr[users]
+        row = np.repeat(np.arange(len(users)), count)
+        before = np.cumsum(count) - count
+        place = np.arange(len(row)) + np.repeat(start - before, count)
+        return row, self.items[place]
+
+
+class SoftmaxBatches:
+    """Positives, each among candidates that all of a step share.
+
+    Args:
+        candidates: ``all`` items; ``sampled``, each row's positive and shared uniform negatives;
+            or the step's own positives (``in-batch``).
+        n_items: items there are; held-out items are among them.
+        negatives: how many are drawn where they are sampled; each item counts once.
+        known: a user's other items here are no candidates of its rows; None bars none.
+    """
+
+    def __init__(
+        self,
+        candidates: Literal["all", "sampled", "in-batch"],
+        n_items: int,
+        negatives: int = 0,
+        known: KnownItems | None = None,
+    ) -> None:
+        self.candidates, self.n_items, self.negatives = candidates, n_items, negatives
+        self.known = known
+
+    def __call__(self, step: Step, examples: Examples) -> BatchArrays:
+        """See `Arrangement`."""
+        users, items = examples.users, examples.items
+        negative = None
+        if self.candidates == "all":
+            candidates, labels = np.arange(self.n_items), items
+        elif self.candidates == "in-batch":
+            candidates, labels = unique(items, self.n_items)
+        else:
+            start, count = step.number * self.negatives, self.negatives
+            drawn = positional_integers(
+                step.key(Purpose.SHARED_NEGATIVES), start, count, self.n_items
+            )
+            candidates, place = unique(np.concatenate([items, drawn]), self.n_items)
+            labels = place[: len(items)]
+            negative = np.zeros(len(candidates), bool)
+            negative[place[len(items) :]] = True
+        return BatchArrays(
+            users=users.astype(np.int64),
+            items=candidates.astype(np.int64),
+            positives=step.positives,
+            rows=step.rows,
+            labels=labels.astype(np.int64),
+            negative=negative,
+            barred=None if self.known is None else self._barred(self.known, examples, candidates),
+        )
+
+    def _barred(self, known: KnownItems, examples: Examples, candidates: np.ndarray) -> np.ndarray:
+        """Rows and candidates ``[2, n]``, int64: the user knows it, and it is not the positive."""
+        row, item = known.of(examples.users)
+        place = np.full(self.n_items, _ABSENT, np.int64)
+        place[candidates] = np.arange(len(candidates))
+        column = place[item]
+        barred = (column != _ABSENT) & (item != examples.items[row])
+        return np.stack([row[barred], column[barred]])
