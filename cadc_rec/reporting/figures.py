@@ -59,15 +59,17 @@ def study_figures(study: Study, book: Book) -> list[Figure]:
 def _ordered(study: Study, book: Book, dataset: str) -> list[Group]:
     """The groups of a dataset that have results, in the order of the tables."""
     found = [g for g in book.groups(study) if g.dataset == dataset and g.done]
-    return sorted(found, key=lambda g: order(study, g.method, g.integration, g.ratio))
+    return sorted(found, key=lambda g: order(study, g.contender))
 
 
 def _name(group: Group) -> str:
-    return label(group.study, group.method, group.integration, group.ratio)
+    return label(group.study, group.contender)
 
 
 def _look_of(group: Group) -> tuple[str, str]:
-    """What decides a group's look: its method, or its technique where that is the question."""
+    """What decides a group's look: its method, or its technique or variant where that is asked."""
+    if group.contender.variant:
+        return ("method", f"{group.method}, {group.contender.variant}")
     question = by_integration(group.study) and group.method == "cadc"
     return ("integration", group.integration) if question else ("method", group.method)
 
@@ -88,7 +90,7 @@ def _filtering(study: Study, book: Book) -> Figure:
         filtered = [g for g in groups if g.method not in UNFILTERED]
         whole = [g for g in groups if g.method in UNFILTERED]
         if "gold" not in {g.method for g in whole}:  # another study of the page may have it
-            gold = book.find(study, dataset, lambda g: g.method == "gold", 1.0)
+            gold = book.find(study, dataset, lambda g: g.method == "gold")
             whole += [gold] if gold else []
         if not filtered:
             continue
@@ -109,16 +111,17 @@ def _filtering(study: Study, book: Book) -> Figure:
 
 
 def _lines(groups: Sequence[Group], metric: str) -> list[Series]:
-    found: dict[tuple[str, str], list[Group]] = {}
+    found: dict[str, list[Group]] = {}
     for group in groups:
-        found.setdefault(_look_of(group), []).append(group)
+        key = label(group.study, group.contender, with_ratio=False)
+        found.setdefault(key, []).append(group)
     return [
         Series(
-            label(mine[0].study, mine[0].method, mine[0].integration),
-            look(*key),
+            name,
+            look(*_look_of(mine[0])),
             tuple(_point(group, group.ratio, metric, f"ratio {group.ratio:g}") for group in mine),
         )
-        for key, mine in found.items()
+        for name, mine in found.items()
     ]
 
 
@@ -150,7 +153,7 @@ def _pareto(study: Study, book: Book) -> Figure:
         if not timed:
             continue
         for group, _ in timed:
-            name = label(study, group.method, group.integration)
+            name = label(study, group.contender, with_ratio=False)
             keys[name] = line_key(name, look(*_look_of(group)), joined=False)
         for metric in METRICS:
             series, corners = [], []
@@ -202,7 +205,7 @@ def _time(study: Study, book: Book) -> Figure:
     for dataset, title in datasets(study).items():
         groups = [g for g in _ordered(study, book, dataset) if g.trained]
         if groups:
-            gold = book.find(study, dataset, lambda g: g.method == "gold", 1.0)
+            gold = book.find(study, dataset, lambda g: g.method == "gold")
             rows = [_bar(group, gold) for group in groups]
             panels.append(bars(title, Axis("seconds, median over seeds"), rows))
     keys = tuple(bar_key(words.STAGE_TITLES[stage], kind) for stage, kind in _BAR_KINDS.items())

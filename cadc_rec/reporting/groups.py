@@ -25,7 +25,7 @@ from cadc_rec.reporting.statistics import (
     paired_bootstrap,
     spread,
 )
-from cadc_rec.reporting.study_data import Cell, Status, Study, read_ranks
+from cadc_rec.reporting.study_data import Cell, Contender, Status, Study, read_ranks
 
 STAGES = ("pretrain", "select", "train", "validation")
 
@@ -56,6 +56,11 @@ class Group:
     def ratio(self) -> float:
         """The filtering ratio: training interactions over selected ones."""
         return self.cells[0].ratio
+
+    @property
+    def contender(self) -> Contender:
+        """What was measured."""
+        return self.cells[0].contender
 
     @property
     def done(self) -> list[Cell]:
@@ -143,18 +148,25 @@ class Book:
         return self._groups[id(study)]
 
     def find(
-        self, study: Study, dataset: str, wanted: Callable[[Group], bool], ratio: float
+        self,
+        study: Study,
+        dataset: str,
+        wanted: Callable[[Group], bool],
+        like: Contender | None = None,
     ) -> Group | None:
         """The group to compare with: of this study, else of another one on the page.
 
-        Of several, the one with the same ratio; None where that leaves a choice.
+        Of several, the one with the same ratio, and of those the one that is no variant; None
+        where that leaves a choice.
         """
         others = [other for other in self.studies if other is not study]
         for place in (study, *others):
             found = [g for g in self.groups(place) if g.dataset == dataset and wanted(g) and g.done]
-            same = [g for g in found if g.ratio == ratio]
-            if len(same) == 1 or len(found) == 1:
-                return (same or found)[0]
+            same = [g for g in found if like is None or g.ratio == like.ratio]
+            plain = [g for g in same or found if not g.contender.variant]
+            for choice in (same, found, plain):
+                if len(choice) == 1:
+                    return choice[0]
         return None
 
     def compare(self, a: Group, b: Group, metric: str) -> Comparison | None:
@@ -194,10 +206,9 @@ class Book:
 
 
 def _groups(study: Study) -> list[Group]:
-    found: dict[tuple[str, str, str, float], list[Cell]] = {}
+    found: dict[tuple[str, Contender], list[Cell]] = {}
     for cell in study.cells:
-        key = (cell.dataset, cell.method, cell.integration, cell.ratio)
-        found.setdefault(key, []).append(cell)
+        found.setdefault((cell.dataset, cell.contender), []).append(cell)
     return [Group(study, tuple(cells)) for cells in found.values()]
 
 
@@ -215,28 +226,31 @@ def _variants(study: Study, method: str, name: str) -> set[object]:
     return {getattr(cell, name) for cell in study.cells if cell.method == method}
 
 
-def label(study: Study, method: str, integration: str, ratio: float | None = None) -> str:
+def label(study: Study, contender: Contender, with_ratio: bool = True) -> str:
     """A group's name within its study: no longer than tells it from the others."""
+    method, integration, ratio, variant = contender
     title = METHOD_TITLES.get(method, method)
     if len(_variants(study, method, "integration")) > 1:
         technique = INTEGRATION_TITLES.get(integration, integration)
         alone = by_integration(study) and method == "cadc"
         title = technique if alone else f"{title}, {technique}"
-    if ratio is not None and method not in UNFILTERED and _many_ratios(study, method):
+    if with_ratio and method not in UNFILTERED and _many_ratios(study, method):
         title += f", 1/{ratio:g}"
-    return title
+    return f"{title}, {variant}" if variant else title
 
 
 def _many_ratios(study: Study, method: str) -> bool:
     return len(_variants(study, method, "ratio")) > 1
 
 
-def order(study: Study, method: str, integration: str, ratio: float) -> tuple[int, int, int, float]:
+def order(study: Study, contender: Contender) -> tuple[int, int, int, float, str]:
     """Sorts as the paper's tables do; what they do not know comes last."""
+    method, integration, ratio, variant = contender
     methods, techniques = list(METHOD_TITLES), list(INTEGRATION_TITLES)
     return (
         int(by_integration(study) and method != "cadc"),  # the techniques first
         methods.index(method) if method in methods else len(methods),
         techniques.index(integration) if integration in techniques else len(techniques),
         ratio,
+        variant,
     )

@@ -20,6 +20,9 @@ _METHODS = {
     "gold": Look("#b9810f", "star", dash="7 4"),
     "popularity": Look("#d9534a", "plus", dash="2 3"),
     "mf": Look("#6b9a1f", "cross", dash="10 3 2 3"),
+    "als": Look("#5b87a6", "square", dash="10 3 2 3"),
+    "recipe": Look("#e0653a", "up"),
+    "recipe-gold": Look("#b0782f", "diamond", dash="7 4"),
 }
 _INTEGRATIONS = {
     "hybrid": Look("#14927f", "square"),

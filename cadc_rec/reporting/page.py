@@ -41,7 +41,7 @@ class Section:
 
     def name(self, cell: Cell) -> str:
         """The cell's method as the table calls it."""
-        return label(self.study, cell.method, cell.integration, cell.ratio)
+        return label(self.study, cell.contender)
 
 
 def render_page(book: Book, sections: Sequence[Section]) -> str:

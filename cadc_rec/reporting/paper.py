@@ -22,10 +22,13 @@ METHOD_TITLES = {
     "gold": "Gold standard",
     "popularity": "Popularity",
     "mf": "MF alone",
+    "als": "ALS alone",
+    "recipe": "Recipe",
+    "recipe-gold": "Recipe on everything",
 }
 # These see all rows or none: a filtering ratio says nothing of them.
-UNFILTERED = ("gold", "popularity", "mf")
-WITHOUT_TOWERS = ("popularity", "mf")
+UNFILTERED = ("gold", "popularity", "mf", "als", "recipe-gold")
+WITHOUT_TOWERS = ("popularity", "mf", "als")
 # Counting how often items were taken is no training; its moment would stretch every axis of time.
 UNTRAINED = ("popularity",)
 

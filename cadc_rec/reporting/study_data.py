@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,7 @@ _LAYOUTS = ("table1", "table2", "figure1", "grid")
 _AGAIN = "run that cell of the study again"
 # What a finished cell cannot do without.
 _MEASURED = ("metrics", "validation", "seconds", "rows", "split")
-_PLACE = ("id", "dataset", "method", "integration", "ratio", "seed")
+_PLACE = ("id", "dataset", "method", "integration", "ratio", "variant", "seed")
 
 # A stage a method does not have may be written as null.
 Seconds = Annotated[
@@ -63,6 +63,11 @@ class Rows(_Part):
 
     train: int
     selected: int
+    touched: int | None = None
+    """Distinct interactions that the selected ones and their histories refer to."""
+    bytes: int | None = None
+    bytes_of: int | None = None
+    """Bytes of D_sel and of D_full as Parquet."""
 
 
 class Machine(_Part):
@@ -84,7 +89,17 @@ class Place(_Part):
     method: str
     integration: Text
     ratio: float = Field(gt=0)
+    variant: Text = ""
     seed: int
+
+
+class Contender(NamedTuple):
+    """What is measured on a dataset, over several seeds."""
+
+    method: str
+    integration: str
+    ratio: float
+    variant: str = ""
 
 
 class Cell(Place):
@@ -109,6 +124,11 @@ class Cell(Place):
     machine: Annotated[Machine, BeforeValidator(lambda value: value or {})] = Machine()
     finished: Text = ""
 
+    @property
+    def contender(self) -> Contender:
+        """What it measures; cells of one contender differ in dataset and seed."""
+        return Contender(self.method, self.integration, self.ratio, self.variant)
+
     @model_validator(mode="before")
     @classmethod
     def _unmeasured(cls, content: Any) -> Any:
@@ -132,6 +152,7 @@ class _StudyFile(_Part):
     title: str
     layout: Layout
     baseline: Text = ""
+    second: Text = "random"
     cells: tuple[Place, ...] = Field(min_length=1)
 
 
@@ -148,6 +169,7 @@ class Study(_Part):
     title: str
     layout: Layout
     baseline: str
+    second: str
     cells: tuple[Cell, ...]
     strangers: tuple[str, ...] = ()
 
@@ -207,6 +229,7 @@ def _load(folder: Path) -> Study:
         title=wanted.title,
         layout=wanted.layout,
         baseline=wanted.baseline,
+        second=wanted.second,
         cells=tuple(_cell(place, files.get(place.id)) for place in wanted.cells),
         strangers=tuple(stem for stem in files if stem not in ids),
     )

@@ -31,6 +31,7 @@ def run_result(experiment: Experiment, artifacts: Mapping[str, Artifact]) -> dic
         "rows": {
             "train": artifacts["prepare"].info["train"],
             "selected": _selected(artifacts),
+            **_reach(artifacts),
         },
         "split": artifacts["prepare"].info["order"],
         "artifacts": {stage: str(artifact.path.resolve()) for stage, artifact in artifacts.items()},
@@ -86,6 +87,12 @@ def stage_line(stage: str, info: Mapping[str, Any]) -> str:
             f"{len(info['history'])}; validation took {info['validation_seconds']:,.1f} s of it"
         )
     return f"{info['users']:,} users ranked over {info['items']:,} items"
+
+
+def _reach(artifacts: Mapping[str, Artifact]) -> dict[str, int | None]:
+    """What D_sel refers to and takes on disk; nothing where there is none."""
+    info = artifacts["select"].info if "select" in artifacts else {}
+    return {name: info.get(name) for name in ("touched", "bytes", "bytes_of")}
 
 
 def _metrics_line(metrics: Mapping[str, float]) -> str:

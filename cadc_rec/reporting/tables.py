@@ -89,7 +89,7 @@ class _Frame:
     book: Book
     main: str  # what is compared with first: a method or an integration technique
     main_title: str
-    random: bool
+    second: str  # a method that HR@10 is compared with too; empty is none
 
     def reference(self, group: Group, key: str) -> Group | None:
         """The group `group` is compared with."""
@@ -99,10 +99,12 @@ class _Frame:
                 return other.integration == key and other.method == group.method
             return other.method == key
 
-        return self.book.find(self.study, group.dataset, wanted, group.ratio)
+        return self.book.find(self.study, group.dataset, wanted, group.contender)
 
     def paper(self, group: Group) -> PaperNumbers | None:
         """What the paper has of a group."""
+        if group.contender.variant:
+            return None
         techniques = by_integration(self.study)
         return paper_numbers(
             group.dataset, group.method, group.integration, group.ratio, techniques
@@ -117,18 +119,19 @@ def study_table(study: Study, book: Book) -> TableView:
     """
     frame = _frame(study, book)
     titles = datasets(study)
-    groups = {(g.dataset, g.method, g.integration, g.ratio): g for g in book.groups(study)}
-    keys = sorted({key[1:] for key in groups}, key=lambda key: order(study, *key))
+    groups = {(g.dataset, g.contender): g for g in book.groups(study)}
+    contenders = sorted({key[1] for key in groups}, key=lambda key: order(study, key))
     columns = _columns(frame)
     empty = tuple(Entry("–", tone="word") for _ in columns)
     rows: list[Row] = []
-    for place, (method, integration, ratio) in enumerate(keys):
-        found = [groups.get((dataset, method, integration, ratio)) for dataset in titles]
+    for place, contender in enumerate(contenders):
+        method = contender.method
+        found = [groups.get((dataset, contender)) for dataset in titles]
         entries = tuple(_entries(group, frame) if group else empty for group in found)
         # The paper's rows end with the gold standard, or with the techniques.
         alone = method in WITHOUT_TOWERS or (by_integration(study) and method != "cadc")
         apart = alone and not any(row.apart for row in rows)
-        rows.append(Row(label(study, method, integration, ratio), place, entries, apart))
+        rows.append(Row(label(study, contender), place, entries, apart))
     corner = "integration" if by_integration(study) else "method"
     return TableView(corner, tuple(titles.values()), columns, tuple(rows))
 
@@ -139,7 +142,8 @@ def _frame(study: Study, book: Book) -> _Frame:
         main = "init_frozen"
     title = INTEGRATION_TITLES.get(main) or METHOD_TITLES.get(main, main).split()[0].lower()
     methods = {cell.method for other in book.studies for cell in other.cells}
-    return _Frame(study, book, main, title, random="random" in methods and main != "random")
+    second = study.second if study.second in methods and main != study.second else ""
+    return _Frame(study, book, main, title, second)
 
 
 def _columns(frame: _Frame) -> tuple[Column, ...]:
@@ -157,10 +161,9 @@ def _columns(frame: _Frame) -> tuple[Column, ...]:
                 "verdict is that of a paired bootstrap over users",
             )
         )
-    if frame.random:
-        found.append(
-            Column("vs random", "verdict", "the same for HR@10 against the random selection")
-        )
+    if frame.second:
+        name = METHOD_TITLES.get(frame.second, frame.second).lower()
+        found.append(Column(f"vs {name}", "verdict", f"the same for HR@10 against {name}"))
     return (
         *found,
         Column(
@@ -174,7 +177,20 @@ def _columns(frame: _Frame) -> tuple[Column, ...]:
             f"that time over {frame.main_title}'s, median over the seeds both have",
         ),
         Column("rows", "seeds", "labelled examples the towers are trained on; seeds done"),
+        *([_REACH] if _has_histories(frame.study) else []),
     )
+
+
+_REACH = Column(
+    "refers to",
+    "bytes",
+    "interactions that the labelled examples and their histories refer to, of all; Parquet bytes "
+    "of D_sel over those of D_full",
+)
+
+
+def _has_histories(study: Study) -> bool:
+    return any(cell.rows is not None and cell.rows.touched for cell in study.cells)
 
 
 def _entries(group: Group, frame: _Frame) -> tuple[Entry, ...]:
@@ -184,17 +200,20 @@ def _entries(group: Group, frame: _Frame) -> tuple[Entry, ...]:
             words.STATUS[group.status], tip=words.errors(group), tone=f"word {group.status}"
         )
         seeds = Entry("", second=words.seeds_done(group))
-        return (first, *(Entry("") for _ in range(width - 2)), seeds)
+        reach = [Entry("")] if _has_histories(frame.study) else []
+        return (first, *(Entry("") for _ in range(width - 2 - len(reach))), seeds, *reach)
     paper = frame.paper(group)
     main = frame.reference(group, frame.main)
     entries = []
     for metric in METRICS:
         entries.append(_metric(group, metric, paper))
         entries.append(_against(group, main, metric, frame))
-    if frame.random:
-        other = frame.reference(group, "random")
+    if frame.second:
+        other = frame.reference(group, frame.second)
         entries.append(_against(group, other, METRICS[0], frame))
     entries += [_time(group, paper), _time_share(group, main, paper, frame), _rows(group)]
+    if _has_histories(frame.study):
+        entries.append(_reach(group))
     return tuple(entries)
 
 
@@ -219,7 +238,7 @@ def _against(group: Group, reference: Group | None, metric: str, frame: _Frame) 
     difference = percent_difference(mine.mean, theirs.mean)
     compared = frame.book.compare(group, reference, metric)
     seeds = frame.book.common_seeds(group, reference)
-    name = label(reference.study, reference.method, reference.integration, reference.ratio)
+    name = label(reference.study, reference.contender)
     if reference.study is not frame.study:
         name += f" of {reference.study.name}"
     return Entry(
@@ -271,3 +290,12 @@ def _rows(group: Group) -> Entry:
         tip=words.rows_tip(group, rows),
         sort=rows.selected,
     )
+
+
+def _reach(group: Group) -> Entry:
+    """How much of D_full the sample refers to, and how large it is."""
+    rows = group.done[0].rows
+    assert rows is not None
+    refers = rows.selected if rows.touched is None else rows.touched
+    size = "" if not rows.bytes or not rows.bytes_of else f"{rows.bytes / rows.bytes_of:.0%}"
+    return Entry(f"{refers / rows.train:.1%}", second=size, sort=refers)

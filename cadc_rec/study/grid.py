@@ -48,6 +48,8 @@ class GridEntry(Section):
     """Filtering ratios; empty takes the config's. Methods that take everything ignore them."""
     datasets: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Which of the datasets; empty is all."""
+    variant: Annotated[str, Field(pattern=r"^[a-z0-9-]*$")] = ""
+    """What sets this part's rows apart from others of the same method, such as ``uniform``."""
     set: Settings = Field(default_factory=dict)
     """Settings to override in this part."""
 
@@ -61,6 +63,8 @@ class StudyFile(Section):
     """Which of the paper's exhibits it is."""
     baseline: str = "gold"
     """The method others are compared with."""
+    second: str = "random"
+    """A method whose HR@10 others are compared with too, where the page has it."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)] = (0, 1, 2)
     """One cell for each."""
     set: Settings = Field(default_factory=dict)
@@ -79,6 +83,7 @@ class Cell:
     dataset_title: str
     config: Path
     method: str
+    variant: str
     sets: tuple[str, ...]
     """Overrides for ``--set``, the seed among them."""
     experiment: Experiment
@@ -100,6 +105,8 @@ class Cell:
     def id(self) -> str:
         """Unique in a study; a file name."""
         how = f"{self.method}.{self.integration}.r{self.ratio:g}"
+        if self.variant:
+            how += f".{self.variant}"
         return f"{self.dataset}.{how}.s{self.experiment.seed}"
 
     def described(self) -> dict[str, Any]:
@@ -111,6 +118,7 @@ class Cell:
             "method": self.method,
             "integration": self.integration,
             "ratio": self.ratio,
+            "variant": self.variant,
             "seed": self.experiment.seed,
         }
 
@@ -131,6 +139,7 @@ class Study:
             "title": self.file.title,
             "layout": self.file.layout,
             "baseline": self.file.baseline,
+            "second": self.file.second,
             "cells": [cell.described() for cell in self.cells],
         }
 
@@ -154,7 +163,7 @@ def read_study(path: Path) -> Study:
         if not _alike(cells.setdefault(cell.id, cell), cell):
             raise CadcError(
                 f"{path}: two parts of the grid ask for {cell.id} with different settings, and one "
-                "result would stand for both; put them into two studies."
+                "result would stand for both; name one with variant, or make two studies."
             )
     return Study(path.stem, file, tuple(cells.values()))
 
@@ -189,12 +198,15 @@ def _cells(file: StudyFile, path: Path) -> Iterator[Cell]:
                                 settings["model.id_embedding"] = integration
                             if ratio is not None:
                                 settings["select.ratio"] = ratio
-                            yield _cell(file.datasets[name], path, name, method, settings)
+                            dataset, variant = file.datasets[name], entry.variant
+                            yield _cell(dataset, path, name, method, variant, settings)
 
 
-def _cell(dataset: DatasetEntry, path: Path, name: str, method: str, settings: Settings) -> Cell:
+def _cell(
+    dataset: DatasetEntry, path: Path, name: str, method: str, variant: str, settings: Settings
+) -> Cell:
     # JSON writes these kinds of value as TOML does.
     sets = tuple(f"{key}={json.dumps(value)}" for key, value in settings.items())
     config = path.parent / dataset.config
     experiment = load_experiment(config, method=method, overrides=sets)
-    return Cell(name, dataset.title, config, method, sets, experiment)
+    return Cell(name, dataset.title, config, method, variant, sets, experiment)

@@ -49,18 +49,19 @@ def ranks_with(hits, seed):
 class StudyFolder:
     """Writes a study's folder cell by cell."""
 
-    def __init__(self, folder, layout="table1", title="Table 1: everything", baseline="gold"):
+    def __init__(self, folder, layout="table1", title="Table 1: everything", **head):
         self.folder, self.wanted = folder, []
         self.head = {"schema_version": 1, "name": layout, "title": title, "layout": layout}
-        self.head["baseline"] = baseline
+        self.head |= {"baseline": "gold"} | head
         (folder / "cells").mkdir(parents=True)
         (folder / "ranks").mkdir()
 
-    def add(self, dataset, method, integration, ratio, seed, status=None, **content):
+    def add(self, dataset, method, integration, ratio, seed, status=None, variant="", **content):
         """Want a cell; with a status, write its file. Returns its id."""
-        name = f"{dataset}-{method}-{integration or 'none'}-{ratio:g}-{seed}"
+        name = f"{dataset}-{method}-{integration or 'none'}-{ratio:g}-{variant}{seed}"
         place = {"id": name, "dataset": dataset, "dataset_title": DATASETS[dataset]}
         place |= {"method": method, "integration": integration, "ratio": ratio, "seed": seed}
+        place |= {"variant": variant} if variant else {}
         self.wanted.append(place)
         (self.folder / "study.json").write_text(json.dumps(self.head | {"cells": self.wanted}))
         if status:
@@ -73,7 +74,8 @@ class StudyFolder:
 
     def add_done(self, dataset, method, integration, ratio, seed, hits, seconds, **content):
         """Want a cell and finish it: `hits` users of 1,000 have ranks 1 to 10."""
-        name = f"{dataset}-{method}-{integration or 'none'}-{ratio:g}-{seed}"
+        variant = content.get("variant", "")
+        name = f"{dataset}-{method}-{integration or 'none'}-{ratio:g}-{variant}{seed}"
         ranks = ranks_with(hits, seed)
         users = pa.array(np.arange(USERS) + 1)
         file = f"ranks/{name}.parquet"

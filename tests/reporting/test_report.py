@@ -73,6 +73,35 @@ def test_the_papers_numbers_stand_beside_its_own_filtering_ratio_only(whole_repo
     assert rows["CADC, 1/10"][2] == "+2.8%"
 
 
+def test_variants_are_rows_that_say_what_they_refer_to(new_study):
+    """Compared with the recipe on everything and with gold; 900 of 50,000 rows are 1.8%."""
+    study = new_study(layout="grid", baseline="recipe-gold", second="gold")
+    rows = {"train": 50_000, "selected": 500}
+    reach = rows | {"touched": 900, "bytes": 3, "bytes_of": 4}
+    seconds = (1.0, 0.0, 9.0)
+    study.add_done("ml-1m", "gold", None, 1.0, 0, 70, seconds)
+    study.add_done("ml-1m", "recipe-gold", "init_frozen", 1.0, 0, 250, seconds)
+    study.add_done("ml-1m", "recipe", "init_frozen", 100.0, 0, 200, seconds, rows=reach)
+    more = {"rows": rows, "variant": "uniform"}
+    study.add_done("ml-1m", "recipe", "init_frozen", 100.0, 0, 150, seconds, **more)
+    table = (write_report(study.folder).page.parent / "grid-table.md").read_text()
+    head = next(line for line in table.splitlines() if line.startswith("| method"))
+    cells = {
+        line.split(" | ")[0].removeprefix("| "): line.split(" | ")
+        for line in table.splitlines()
+        if line.startswith("| Recipe")
+    }
+    assert list(cells) == ["Recipe", "Recipe, uniform", "Recipe on everything"]
+    titles = head.removeprefix("| ").removesuffix(" |").split(" | ")
+    assert titles[-2:] == ["refers to", "bytes"]
+    assert cells["Recipe"][-2:] == ["1.8%", "75% |"]
+    assert cells["Recipe, uniform"][-2:] == ["1.0%", " |"]
+    against = titles.index("vs recipe")
+    assert cells["Recipe"][against] == "−20.0%"  # 200 users of 250
+    assert cells["Recipe, uniform"][against] == "−40.0%"
+    assert cells["Recipe"][titles.index("vs gold standard")] == "+185.7%"  # 200 of 70
+
+
 def test_what_did_not_run_is_never_a_number(new_study):
     study = new_study()
     study.add_done("ml-1m", "gold", None, 1.0, 0, 70, (0.0, 0.0, 100.0))

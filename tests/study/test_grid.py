@@ -148,6 +148,7 @@ def test_the_record_says_what_is_wanted(write):
         "title": "Two worlds",
         "layout": "grid",
         "baseline": "gold",
+        "second": "random",
     }
     assert cells[1] == {
         "id": "wide.cadc.init_frozen.r4.s0",
@@ -156,9 +157,18 @@ def test_the_record_says_what_is_wanted(write):
         "method": "cadc",
         "integration": "init_frozen",
         "ratio": 4.0,
+        "variant": "",
         "seed": 0,
     }
     assert (cells[0]["integration"], cells[0]["ratio"]) == ("none", 1.0)
+
+
+def test_variants_of_a_method_are_cells_of_their_own(write):
+    grid = '[[grid]]\nmethods = ["cadc"]\ndatasets = ["wide"]\n'
+    other = grid + 'variant = "recent"\nset = { "select.kind" = "recent" }\n'
+    one, two = read_study(write(grid + other)).cells
+    assert (one.id, two.id) == ("wide.cadc.init_frozen.r4.s0", "wide.cadc.init_frozen.r4.recent.s0")
+    assert (one.experiment.select.kind, two.experiment.select.kind) == ("uniform", "recent")
 
 
 @pytest.mark.parametrize(
