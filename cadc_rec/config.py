@@ -106,6 +106,9 @@ class PretrainConfig(Section):
     model: Literal["none", "mf", "als", "mlp", "popularity"] = "none"
     """Matrix factorization; implicit-feedback ALS, all of whose elements are factors; an MLP on the
     two vectors; every item's number of interactions; or nothing. The method decides it."""
+    loss: Literal["binary", "softmax"] = "binary"
+    """MF: binary cross-entropy of interactions and sampled negatives (the paper's); or the
+    cross-entropy of a softmax over items."""
     epochs: PositiveInt = 100
     """Alternating epochs: a half-step of the users, then one of the items."""
     factors: PositiveInt = 95
@@ -115,7 +118,10 @@ class PretrainConfig(Section):
     l2: NonNegativeFloat = 4.0
     """L2 on a row, added to the gradient summed over the row's interactions."""
     negatives: PositiveInt = 1
-    """Fresh uniform negatives for each positive in every half-step."""
+    """MF, `binary`: fresh uniform negatives for each positive in every half-step."""
+    shared_negatives: PositiveInt = 1024
+    """MF, `softmax`: rows of the other side, drawn afresh, that stand for all of them in a
+    half-step; where there are no more, all are taken."""
     init_std: PositiveFloat = 0.1
     """Standard deviation of the initial factors; biases start at 0."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0

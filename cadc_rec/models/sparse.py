@@ -1,4 +1,4 @@
-"""Products of dense vectors at the places of a sparse pattern, on CPU (MKL) and CUDA (cuSPARSE).
+"""Sparse and dense products, on CPU and CUDA.
 
 The one place that builds CSR tensors, so that what torch needs to be told about them is told once.
 """
@@ -49,3 +49,24 @@ def products_at(
     # Zeros, not empty: the product adds beta = 0 times them, and 0 times NaN is NaN.
     pattern = csr_matrix(crow, col, left.new_zeros(len(col)), len(right))
     return torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
+
+
+def weighted_sums(
+    crow: torch.Tensor, col: torch.Tensor, weights: torch.Tensor, table: torch.Tensor
+) -> torch.Tensor:
+    """A CSR matrix times a table, ``[len(crow) - 1, d]``, without a gradient.
+
+    As sums over bags: torch's compiled loop prefetches the rows it will add, and takes a third of
+    the time of MKL's product on CPU.
+
+    Args:
+        crow: ``[rows + 1]``, row pointers.
+        col: ``[n]``, row of `table` of each entry, in the type of `crow`.
+        weights: ``[n]``, float32.
+        table: ``[columns, d]``, float32.
+    """
+    if len(col) == 0:
+        return table.new_zeros(len(crow) - 1, table.shape[1])
+    return torch.nn.functional.embedding_bag(
+        col, table, crow, mode="sum", per_sample_weights=weights, include_last_offset=True
+    )

@@ -153,7 +153,7 @@ class AlternatingSolver:
         self.bias = bias
         self.bias_adam = torch.optim.Adam([bias], lr=config.learning_rate)
         for which, weight in enumerate((user, item)):
-            _initialize(weight, (seed, Purpose.MF_INITIALIZATION, which), config.init_std)
+            initialize_rows(weight, (seed, Purpose.MF_INITIALIZATION, which), config.init_std)
         self.lanes = Lanes(torch.get_num_threads())
         fused = worth_compiling(len(data), user.device)
         kernel = FusedGradient(self.lanes) if fused else torch_gradient
@@ -239,7 +239,7 @@ def _pattern(pointers: np.ndarray, columns: np.ndarray, device: torch.device) ->
     return Pattern(crow, col)
 
 
-def _initialize(weight: torch.Tensor, key: Key, std: float) -> None:
+def initialize_rows(weight: torch.Tensor, key: Key, std: float) -> None:
     """Normal factors, zero biases, the same on every rank and under every layout."""
     values = normal_rows(key, range(len(weight)), weight.shape[1], std)
     values[:, -1] = 0.0

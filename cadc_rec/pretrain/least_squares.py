@@ -27,7 +27,7 @@ from scipy import sparse
 
 from cadc_rec.data.randomness import Key, normal_rows
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.models.sparse import csr_matrix, products_at
+from cadc_rec.models.sparse import products_at, weighted_sums
 
 _INITIAL_STD = 0.01
 
@@ -107,13 +107,14 @@ class LeastSquares:
         """Solve this rank's rows of `table` with `other` fixed."""
         rows = self.processes.share(len(table))
         mine = table[rows.start : rows.stop]
-        target = csr_matrix(entries.crow, entries.col, entries.pull, len(other)) @ other
+        target = weighted_sums(entries.crow, entries.col, entries.pull, other)
         # Of all rows, in float64: its rounding would be every row's.
         gram = other.double().t() @ other.double()
         gram.diagonal().add_(self.l2)
         if entries.extra is None:
-            factor = torch.linalg.cholesky(gram)
-            solved = torch.cholesky_solve(target.double().t(), factor).t().to(table.dtype)
+            # Of so small a matrix, in float64, the inverse is exact enough, and one product.
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+            solved = (target.double() @ inverse).to(table.dtype)
         else:
             gram = gram.to(table.dtype)
             solved = self._conjugate_gradients(mine, target, gram, other, entries, entries.extra)
@@ -133,7 +134,7 @@ class LeastSquares:
         def times(x: torch.Tensor) -> torch.Tensor:
             """Every row's own matrix times its vector."""
             at = products_at(entries.crow, entries.col, x, other).mul_(extra)
-            return x @ gram + csr_matrix(entries.crow, entries.col, at, len(other)) @ other
+            return x @ gram + weighted_sums(entries.crow, entries.col, at, other)
 
         x = start.clone()
         residual = target - times(x)

@@ -11,9 +11,10 @@ def pretrain_settings(config: PretrainConfig, seed: int) -> dict[str, Any]:
     """The settings that count for `config.model`, so that the others never cause work again."""
     if config.model == "popularity":  # counting has no settings
         return {"pretrain": {"model": config.model}}
-    gradient = {"epochs", "learning_rate", "l2", "negatives"}
+    softmax = {"loss", "shared_negatives"}  # left out of the others: they were there before it
+    gradient = {"epochs", "learning_rate", "l2", "negatives", *softmax}
     unused = {
-        "mf": {"mlp", "als"},
+        "mf": {"mlp", "als", *({"negatives"} if config.loss == "softmax" else softmax)},
         "als": {"mlp", "init_std", *gradient},
         "mlp": {"als", *gradient},
     }[config.model]

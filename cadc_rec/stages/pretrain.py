@@ -23,14 +23,16 @@ from cadc_rec.pretrain.kernels import compile_kernels, worth_compiling
 from cadc_rec.pretrain.matrix_factorization import MatrixFactorization
 from cadc_rec.pretrain.popularity import popularity_tables
 from cadc_rec.pretrain.scaling import Scale, scaled
+from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.progress import track
 from cadc_rec.stages.pretrain_neural import build_neural_tables
 
 
 def warm_up(experiment: Experiment, dataset: Artifact) -> None:
     """Compile what `build_tables` will need; not counted in the stage's seconds, like imports."""
-    device = choose_device(experiment.compute.device, 0)
-    if experiment.pretrain.model == "mf" and worth_compiling(int(dataset.info["train"]), device):
+    config, device = experiment.pretrain, choose_device(experiment.compute.device, 0)
+    compiled = config.model == "mf" and config.loss == "binary"
+    if compiled and worth_compiling(int(dataset.info["train"]), device):
         compile_kernels()
 
 
@@ -85,9 +87,12 @@ def _build_factorization(
     wrapped = shard_model(model, kinds, processes, experiment.train.batch_size)
     (user,) = (local.tensor for local in local_tensors(model.users))
     (item,) = (local.tensor for local in local_tensors(model.items))
-    solver = AlternatingSolver(
-        user, item, model.bias, interactions(dataset), config, experiment.seed, processes
-    )
+    data, seed = interactions(dataset), experiment.seed
+    solver: AlternatingSolver | SoftmaxSolver
+    if config.loss == "softmax":
+        solver = SoftmaxSolver(user, item, data, config, seed, processes)
+    else:
+        solver = AlternatingSolver(user, item, model.bias, data, config, seed, processes)
     history: list[dict[str, Any]] = []
     chief = processes.rank == 0
     with track("pretrain (MF)", config.epochs, "epochs", visible=chief) as ticker:

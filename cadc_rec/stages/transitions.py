@@ -33,7 +33,7 @@ def build_transitions(
     scratch = draft.path / ".scratch"
     if chief:
         scratch.mkdir()
-        save_matrix(transition_matrix(dataset, config, scratch), scratch)
+        save_matrix(transition_matrix(dataset, config), scratch)
     processes.barrier()
     matrix = load_matrix(scratch, dataset.n_items)
     source, target = (

@@ -35,7 +35,7 @@ def test_the_matrix_is_what_counting_gives(window, decay, damping, tmp_path):
     rng = np.random.default_rng(0)
     sequences = [rng.permutation(12)[: rng.integers(0, 12)].tolist() for _ in range(20)]
     config = TransitionsConfig(window=window, decay=decay, damping=damping)
-    matrix = transition_matrix(a_dataset(sequences, 13), config, tmp_path)
+    matrix = transition_matrix(a_dataset(sequences, 13), config)
     expected = by_hand(sequences, 13, window, decay)
     expected = np.log1p(expected) if damping == "log" else expected
     np.testing.assert_allclose(matrix.toarray(), expected, rtol=1e-6)
@@ -44,13 +44,30 @@ def test_the_matrix_is_what_counting_gives(window, decay, damping, tmp_path):
     np.testing.assert_array_equal(load_matrix(tmp_path, 13).toarray(), matrix.toarray())
 
 
-def test_one_users_last_item_does_not_lead_to_the_nexts_first(tmp_path):
-    matrix = transition_matrix(
-        a_dataset([[0, 1], [2, 3]], 4), TransitionsConfig(window=5), tmp_path
-    )
+def test_one_users_last_item_does_not_lead_to_the_nexts_first():
+    matrix = transition_matrix(a_dataset([[0, 1], [2, 3]], 4), TransitionsConfig(window=5))
     assert sorted(zip(*matrix.nonzero(), strict=True)) == [(0, 1), (2, 3)]
 
 
-def test_users_of_one_item_lead_nowhere(tmp_path):
-    matrix = transition_matrix(a_dataset([[0], [1]], 2), TransitionsConfig(window=2), tmp_path)
+def test_users_of_one_item_lead_nowhere():
+    matrix = transition_matrix(a_dataset([[0], [1]], 2), TransitionsConfig(window=2))
     assert (matrix.shape, matrix.nnz) == ((2, 2), 0)
+
+
+def test_nothing_follows_in_a_dataset_without_interactions():
+    matrix = transition_matrix(a_dataset([[], []], 3), TransitionsConfig(window=2))
+    assert (matrix.shape, matrix.nnz) == ((3, 3), 0)
+
+
+@pytest.mark.parametrize("block", [1, 7, 60, 100_000])
+def test_an_item_may_follow_itself_and_blocks_of_any_size_give_the_same(block):
+    """Items repeat; the first has more interactions than a small block has room for."""
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(0, 60, 30)
+    sequences = [(9 * rng.random(n) ** 3).astype(int).tolist() for n in lengths]
+    config = TransitionsConfig(window=4, decay=0.7, damping="none")
+    matrix = transition_matrix(a_dataset(sequences, 11), config, block)
+    expected = by_hand(sequences, 11, 4, 0.7)
+    assert expected[0, 0] > 100  # its pairs with itself
+    np.testing.assert_allclose(matrix.toarray(), expected, rtol=1e-6)
+    assert matrix.has_canonical_format  # a pair stands once, columns ascend

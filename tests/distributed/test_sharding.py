@@ -203,9 +203,10 @@ def test_uneven_ranks_and_an_empty_one_do_not_hang(case, two):
     assert two[case]["intact"]
 
 
-def test_factorization_on_two_processes_is_that_of_one(one, two):
+@pytest.mark.parametrize("loss", ["factorize", "softmax"])
+def test_factorization_on_two_processes_is_that_of_one(loss, one, two):
     """Each rank solves its own rows from the same random sequences; only rounding may differ."""
-    for table_of_one, table_of_two in zip(one["factorize"], two["factorize"], strict=True):
+    for table_of_one, table_of_two in zip(one[loss], two[loss], strict=True):
         assert table_of_two == pytest.approx(table_of_one, rel=1e-3, abs=1e-4)
 
 

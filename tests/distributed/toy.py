@@ -21,6 +21,7 @@ from cadc_rec.distributed.state import gather_state
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables
 from cadc_rec.pretrain.least_squares import LeastSquares
+from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.stages.pretrain_neural import build_neural_tables
 from cadc_rec.training.build import build_model, frozen_tables_intact
 from cadc_rec.training.histories import Histories
@@ -176,6 +177,7 @@ def pretraining(processes) -> dict:
     """What each kind of pre-training gives on these processes."""
     return {
         "factorize": factorize(processes),
+        "softmax": factorize(processes, loss="softmax", shared_negatives=25),
         "als": least_squares(processes),
         "neural": neural(processes),
     }
@@ -192,7 +194,7 @@ def least_squares(processes) -> list[list[float]]:
     return [table.flatten().cpu().tolist() for table in tables]
 
 
-def factorize(processes) -> list[list[float]]:
+def factorize(processes, **settings) -> list[list[float]]:
     """User and item tables of a small matrix factorization, flattened."""
     rng = np.random.default_rng(3)
     pairs = np.sort(rng.choice(USERS * ITEMS, 300, replace=False))
@@ -205,9 +207,13 @@ def factorize(processes) -> list[list[float]]:
         users[by_item],
     )
     tables = [torch.empty(n, DIM, device=processes.device) for n in (USERS, ITEMS)]
-    config = PretrainConfig(model="mf", factors=DIM - 1, epochs=20)
+    config = PretrainConfig(model="mf", factors=DIM - 1, epochs=20, **settings)
     bias = torch.nn.Parameter(torch.zeros((), device=processes.device))
-    for _ in AlternatingSolver(*tables, bias, data, config, 0, processes).epochs():
+    if config.loss == "softmax":
+        solver = SoftmaxSolver(*tables, data, config, 0, processes)
+    else:
+        solver = AlternatingSolver(*tables, bias, data, config, 0, processes)
+    for _ in solver.epochs():
         pass
     return [table.flatten().cpu().tolist() for table in tables]
 

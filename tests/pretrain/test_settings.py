@@ -6,6 +6,8 @@ from cadc_rec.config import PretrainConfig
 from cadc_rec.experiment_file import load_experiment
 from cadc_rec.pretrain.settings import pretrain_settings
 
+MF = {"epochs", "factors", "learning_rate", "l2", "init_std", "scale", "loss"}
+
 
 @pytest.fixture
 def settings(tmp_path):
@@ -30,22 +32,25 @@ def test_every_method_and_technique_on_mf_shares_one_factorization(settings):
 
 
 @pytest.mark.parametrize(
-    ("model", "counts"),
+    ("model", "loss", "counts"),
     [
-        ("mf", {"epochs", "factors", "learning_rate", "l2", "negatives", "init_std", "scale"}),
-        ("als", {"factors", "scale", "als"}),
-        ("mlp", {"factors", "init_std", "scale", "mlp"}),
-        ("popularity", set()),
+        ("mf", "binary", {*MF, "negatives"}),
+        ("mf", "softmax", {*MF, "shared_negatives"}),
+        ("als", "binary", {"factors", "scale", "als"}),
+        ("mlp", "binary", {"factors", "init_std", "scale", "mlp"}),
+        ("popularity", "binary", set()),
     ],
 )
-def test_a_setting_causes_work_where_it_counts_and_nowhere_else(model, counts):
-    plain = PretrainConfig(model=model)
+def test_a_setting_causes_work_where_it_counts_and_nowhere_else(model, loss, counts):
+    plain = PretrainConfig(model=model, loss=loss)
     others = {
         "epochs": 7,
         "factors": 7,
         "learning_rate": 0.5,
         "l2": 9.0,
         "negatives": 7,
+        "loss": "binary" if loss == "softmax" else "softmax",
+        "shared_negatives": 7,
         "init_std": 0.5,
         "evaluate_every": 7,
         "scale": "unit",
@@ -72,3 +77,8 @@ def test_no_two_models_share_an_artifact():
     models = ("mf", "als", "mlp", "popularity")
     made = [str(pretrain_settings(PretrainConfig(model=m), 0)) for m in models]
     assert len(set(made)) == 4
+
+
+def test_binary_cross_entropy_keeps_the_artifacts_made_before_there_was_a_choice():
+    told = pretrain_settings(PretrainConfig(model="mf"), 0)["pretrain"]
+    assert not {"loss", "shared_negatives"} & set(told)

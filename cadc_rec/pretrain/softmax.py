@@ -1,0 +1,187 @@
+"""Alternating training of matrix factorization under a softmax over items, a half-step at a time.
+
+For user u with n_u interactions the loss is ``sum -log softmax(s_u)_i``: since all of a user's
+interactions share one sum over items, it is
+
+    n_u log(sum over items j of exp s_uj)  -  sum over u's items i of s_ui
+
+and its gradient needs no interaction by itself, only sums of the other side's rows over a row's
+interactions (one sparse-dense product) and dense products with the softmax:
+
+    of user u     n_u sum_j p_uj v_j  -  sum over u's items of v_i
+    of item j     sum_u n_u p_uj u_u  -  sum over j's users of u_u
+
+The dense sums run over a sample that all rows of a half-step share, drawn afresh: uniform items for
+the users; for the items, users in proportion to their interactions, whose softmax runs over all
+items. Where a side has no more rows than the sample would, all of them are taken and the gradient
+is exact. As with binary cross-entropy (`pretrain.alternating`), a half-step is one Adam step on
+every row of a side; a rank solves its own rows and the ranks then exchange them.
+
+In: the training interactions as CSR by user and by item. Out: both tables, trained in place. A
+user's own bias and the global one cancel in a softmax, and stay zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from cadc_rec.config import PretrainConfig
+from cadc_rec.data.randomness import Purpose, positional_integers
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.models.sparse import weighted_sums
+from cadc_rec.pretrain.alternating import Interactions, initialize_rows
+
+_AT_ONCE = 2**22  # logits held at once: 16 MB
+
+
+class Rows:
+    """The rows of one table that this rank solves, their interactions and their optimizer.
+
+    Args:
+        weight: the whole table ``[rows, dim]`` on this rank; updated in place.
+        indptr: CSR row pointers of the side's interactions, all rows.
+        columns: the other side's index of each interaction, all rows.
+        config: learning rate and L2.
+        processes: whose share of rows this is.
+    """
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        indptr: np.ndarray,
+        columns: np.ndarray,
+        config: PretrainConfig,
+        processes: Processes,
+    ) -> None:
+        self.weight, self.l2, self.processes = weight, config.l2, processes
+        share = processes.share(len(weight))
+        self.rows = slice(share.start, share.stop)
+        first, last = int(indptr[share.start]), int(indptr[share.stop])
+        index = np.int32 if last - first < 2**31 else np.int64
+        self.crow, self.col = (
+            torch.from_numpy(array.astype(index, copy=False)).to(weight.device)
+            for array in (indptr[share.start : share.stop + 1] - first, columns[first:last])
+        )
+        self.ones = torch.ones(len(self.col), device=weight.device)
+        self.count = self.crow.diff().to(weight.dtype)
+        self.local = nn.Parameter(weight[self.rows])  # shares the table's memory
+        self.adam = torch.optim.Adam([self.local], lr=config.learning_rate, fused=True)
+
+    def taken(self, other: torch.Tensor) -> torch.Tensor:
+        """Sums of the other table's rows over this rank's interactions ``[own rows, dim]``."""
+        return weighted_sums(self.crow, self.col, self.ones, other)
+
+    def step(self, gradient: torch.Tensor) -> None:
+        """One Adam step along `gradient` ``[own rows, dim]`` and L2; the ranks exchange rows."""
+        self.local.grad = gradient.add_(self.local.detach(), alpha=self.l2)
+        self.adam.step()
+        if self.processes.world_size > 1:
+            self.weight.copy_(self.processes.all_gather_rows(self.local.data, len(self.weight)))
+
+
+class SoftmaxSolver:
+    """Trains both tables; `epochs()` yields after each epoch.
+
+    Args:
+        user: the user table ``[n_users, dim]``, updated in place, equal on all ranks.
+        item: the item table ``[n_items, dim]``, a row's bias last, likewise.
+        data: D_full.
+        config: epochs, learning rate, L2, size of the sample.
+        seed: of the initial vectors and of every epoch's samples.
+        processes: the ranks that share the rows.
+    """
+
+    def __init__(
+        self,
+        user: torch.Tensor,
+        item: torch.Tensor,
+        data: Interactions,
+        config: PretrainConfig,
+        seed: int,
+        processes: Processes,
+    ) -> None:
+        self.data, self.config, self.seed, self.processes = data, config, seed, processes
+        for which, weight in enumerate((user, item)):
+            initialize_rows(weight, (seed, Purpose.MF_INITIALIZATION, which), config.init_std)
+        self.users = Rows(user, data.user_indptr, data.items_by_user, config, processes)
+        self.items = Rows(item, data.item_indptr, data.users_by_item, config, processes)
+
+    def epochs(self) -> Iterator[float]:
+        """Run the epochs; yields the mean loss of an interaction, its sum over items estimated."""
+        for epoch in range(self.config.epochs):
+            with torch.no_grad():
+                gradient, loss = self.user_gradient(epoch)
+                self.users.step(gradient)
+                self.items.step(self.item_gradient(epoch))
+            yield float(self.processes.all_reduce_sum(loss)) / max(len(self.data), 1)
+
+    def user_gradient(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradient of this rank's users ``[own rows, dim]``, and their summed loss."""
+        side, item = self.users, self.items.weight
+        mine, gradient = _as_factors(side.local.detach()), side.taken(item).neg_()
+        loss = (mine * gradient).sum(dtype=torch.float64)
+        candidates = item[self._sampled_items(epoch)]
+        missing = np.log(len(item) / len(candidates))  # of every sum over items
+        for rows in _chunks(len(mine), len(candidates)):
+            logits = mine[rows] @ candidates.t()
+            count = side.count[rows]
+            loss += (count * (logits.logsumexp(1) + missing)).sum(dtype=torch.float64)
+            share = logits.softmax(1).mul_(count[:, None])
+            gradient[rows].addmm_(share, candidates)
+        gradient[:, -1] = 0.0  # a user's bias
+        return gradient, loss
+
+    def item_gradient(self, epoch: int) -> torch.Tensor:
+        """Gradient of this rank's items ``[own rows, dim]``."""
+        side, item = self.items, self.items.weight
+        user = _as_factors(self.users.weight)
+        sample, weight = self._sampled_users(epoch)
+        pushed = torch.zeros_like(item)
+        share = self.processes.share(len(sample))
+        for rows in _chunks(len(share), len(item)):
+            part = slice(share.start + rows.start, share.start + rows.stop)
+            of_part = user[sample[part]]
+            share_of = (of_part @ item.t()).softmax(1).mul_(weight[part, None])
+            pushed.addmm_(share_of.t(), of_part)
+        pushed = self.processes.all_reduce_sum(pushed)[side.rows]
+        return pushed.sub_(side.taken(user))
+
+    def _sampled_items(self, epoch: int) -> torch.Tensor:
+        """The items that stand for all, int64; all of them where they are few."""
+        count, n = self.config.shared_negatives, self.data.n_items
+        key = (self.seed, Purpose.MF_NEGATIVE_ITEMS, epoch)
+        drawn = positional_integers(key, 0, count, n) if count < n else np.arange(n)
+        return torch.from_numpy(drawn).to(self.items.weight.device)
+
+    def _sampled_users(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The users that stand for all, int64, and for how many interactions each stands."""
+        count, data = self.config.shared_negatives, self.data
+        if count < data.n_users:
+            key = (self.seed, Purpose.MF_NEGATIVE_USERS, epoch)
+            drawn = data.users_by_item[positional_integers(key, 0, count, len(data))]
+            weight = np.full(count, len(data) / count)
+        else:
+            drawn, weight = np.arange(data.n_users), np.diff(data.user_indptr)
+        device = self.items.weight.device
+        return (
+            torch.from_numpy(drawn.astype(np.int64)).to(device),
+            torch.from_numpy(weight.astype(np.float32)).to(device),
+        )
+
+
+def _as_factors(user: torch.Tensor) -> torch.Tensor:
+    """Users' rows with 1 in place of the bias, so that a dot product has the item's bias in it."""
+    user = user.clone()
+    user[:, -1] = 1.0
+    return user
+
+
+def _chunks(rows: int, width: int) -> Iterator[slice]:
+    """Rows in pieces of at most `_AT_ONCE` logits, or of one row."""
+    size = max(1, _AT_ONCE // max(1, width))
+    for start in range(0, rows, size):
+        yield slice(start, min(rows, start + size))
