@@ -166,7 +166,7 @@ def test_the_record_says_what_is_wanted(write):
 def test_variants_of_a_method_are_cells_of_their_own(write):
     grid = '[[grid]]\nmethods = ["cadc"]\ndatasets = ["wide"]\n'
     other = grid + 'variant = "recent"\nset = { "select.kind" = "recent" }\n'
-    one, two = read_study(write(grid + other)).cells
+    one, two = (c for c in read_study(write(grid + other)).cells if c.experiment.seed == 0)
     assert (one.id, two.id) == ("wide.cadc.init_frozen.r4.s0", "wide.cadc.init_frozen.r4.recent.s0")
     assert (one.experiment.select.kind, two.experiment.select.kind) == ("uniform", "recent")
 
