@@ -142,6 +142,9 @@ class TransitionsConfig(Section):
     """An item at distance d counts decay ** (d - 1)."""
     damping: Literal["log", "none"] = "log"
     """`log` factorizes log(1 + count), so that frequent pairs do not decide all."""
+    normalization: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Before damping, counts are divided by (row sum x column sum) to this power and brought to a
+    mean of one, so that what follows everything does not decide all; 0 leaves them."""
     dim: PositiveInt = 96
     """Width of the source and target vectors."""
     iterations: PositiveInt = 8

@@ -1,7 +1,8 @@
 """Which item followed which: a sparse item-to-item matrix from every training interaction.
 
 An item at distance d after another, in one user's sequence, counts ``decay ** (d - 1)`` up to the
-window's end; counts are summed over all users and may be damped.
+window's end; counts are summed over all users, then normalized and damped as
+the settings say.
 
 In: D_full. Out: a CSR matrix of the pairs that occur. The interactions are taken in the order of
 their items, a block at a time: all pairs of a block are written out, sorted by counting (linear,
@@ -38,11 +39,23 @@ def transition_matrix(
     """
     n = dataset.n_items
     counts = _sum_of_blocks(dataset, config, block)
+    if config.normalization:
+        _normalize(counts, config.normalization)
     if config.damping == "log":
         np.log1p(counts.data, out=counts.data)
     return sparse.csr_array(
         (counts.data.astype(np.float32), counts.indices, counts.indptr), shape=(n, n)
     )
+
+
+def _normalize(counts: sparse.csr_array, power: float) -> None:
+    """Divide each count by (row sum x column sum) ** power, then all by their mean; in place."""
+    if not counts.nnz:
+        return
+    source, lengths = counts.sum(axis=1), np.diff(counts.indptr)
+    target = counts.sum(axis=0)
+    counts.data /= (np.repeat(source, lengths) * target[counts.indices]) ** power
+    counts.data /= counts.data.mean()
 
 
 def _sum_of_blocks(dataset: Dataset, config: TransitionsConfig, block: int) -> sparse.csr_array:

@@ -44,6 +44,20 @@ def test_the_matrix_is_what_counting_gives(window, decay, damping, tmp_path):
     np.testing.assert_array_equal(load_matrix(tmp_path, 13).toarray(), matrix.toarray())
 
 
+def test_normalized_counts_are_over_a_power_of_both_sums_with_a_mean_of_one():
+    rng = np.random.default_rng(3)
+    sequences = [rng.permutation(12)[: rng.integers(0, 12)].tolist() for _ in range(20)]
+    config = TransitionsConfig(window=3, decay=0.5, normalization=0.3)
+    matrix = transition_matrix(a_dataset(sequences, 13), config)  # nobody has the thirteenth item
+    counts = by_hand(sequences, 13, 3, 0.5)
+    occurs = counts > 0
+    scaled = np.zeros_like(counts)
+    sums = np.outer(counts.sum(1), counts.sum(0))
+    scaled[occurs] = counts[occurs] / sums[occurs] ** 0.3
+    scaled /= scaled[occurs].mean()
+    np.testing.assert_allclose(matrix.toarray(), np.log1p(scaled), rtol=1e-6)
+
+
 def test_one_users_last_item_does_not_lead_to_the_nexts_first():
     matrix = transition_matrix(a_dataset([[0, 1], [2, 3]], 4), TransitionsConfig(window=5))
     assert sorted(zip(*matrix.nonzero(), strict=True)) == [(0, 1), (2, 3)]
