@@ -21,6 +21,8 @@ ROOM_OF = {
     "cli_options": "cli",
     "cli_study": "cli",
     "config_errors": "config",
+    "config_tables": "config",
+    "config_types": "config",
     "experiment_file": "config",
     "methods": "config",
 }

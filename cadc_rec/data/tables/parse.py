@@ -1,0 +1,137 @@
+"""DuckDB's CSV reader, strict: all columns as text, and a sentence for the first row it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+from ibis.backends.duckdb import Backend
+
+from cadc_rec.data.tables.scan import ROW, literal
+from cadc_rec.errors import CadcError
+
+if TYPE_CHECKING:
+    from cadc_rec.data.tables.text import TextFormat
+
+FILE_NAME = "filename"  # what DuckDB calls it
+_SHOWN = 60  # characters of a bad line worth showing
+_CHUNK = 1 << 20
+_WORDS = {
+    "MISSING COLUMNS": "has fewer fields than the {columns} of the header",
+    "TOO MANY COLUMNS": "has more fields than the {columns} of the header",
+    "UNQUOTED VALUE": "has a quote that is not closed, or closed too early",
+    "INVALID ENCODING": "is not {encoding}",
+    "LINE SIZE OVER MAXIMUM": "is longer than 2,000,000 bytes, as after a quote that is not closed",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Text files of one header."""
+
+    plain: Sequence[Path]
+    """Uncompressed."""
+    files: Sequence[Path]
+    """The user's own, in the same order: what messages name."""
+    header: Sequence[str]
+    layout: TextFormat
+    partitioned: bool
+
+
+def parse(backend: Backend, source: Source, wanted: Sequence[str], table: str) -> ir.Table:
+    """Load the wanted columns into the backend's table `table`.
+
+    Returns:
+        The columns as text, ``filename``, and ROW: int64, the place among all rows.
+
+    Raises:
+        CadcError: a row that cannot be read; names file and line.
+    """
+    text = backend.read_csv(
+        [literal(file) for file in source.plain],
+        table_name=f"{table}_text",
+        sep=source.layout.delimiter_of(source.files[0]),
+        header=True,
+        columns=dict.fromkeys(source.header, "VARCHAR"),
+        encoding=source.layout.encoding,
+        quote='"',
+        escape='"',
+        auto_detect=False,
+        strict_mode=True,
+        store_rejects=True,
+        rejects_table=f"{table}_rejects",
+        rejects_scan=f"{table}_rejects_scan",
+        filename=True,
+        hive_partitioning=source.partitioned,
+        hive_types_autocast=False,
+    )
+    try:
+        # Without an ORDER BY, row_number follows the scan, which DuckDB keeps in file order.
+        placed = text.select(*wanted, FILE_NAME, **{ROW: ibis.row_number()})
+        rows = backend.create_table(table, placed)
+    except duckdb.OutOfMemoryException:
+        raise
+    except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
+        raise _unreadable(source, error) from None
+    first = _rejects(backend, table)
+    if first:
+        raise CadcError(_sentence(source, first[0]))
+    return rows
+
+
+def _rejects(backend: Backend, table: str) -> list[dict[str, Any]]:
+    """What DuckDB could not read, in file order; one finding a row."""
+    query = f"""
+        SELECT DISTINCT ON (scan.file_path, line_byte_position)
+            scan.file_path AS path, line_byte_position AS byte, error_type AS kind, csv_line AS text
+        FROM {table}_rejects JOIN {table}_rejects_scan scan USING (scan_id, file_id)
+        ORDER BY scan.file_path, line_byte_position, error_type
+    """
+    return backend.con.sql(query).to_arrow_table().to_pylist()
+
+
+def _sentence(source: Source, reject: dict[str, Any]) -> str:
+    number = [str(file) for file in source.plain].index(reject["path"])
+    line = 1 + _newlines(source.plain[number], reject["byte"])
+    text = reject["text"] or ""
+    line += len(text) - len(text.lstrip("\r\n"))  # blank lines before it
+    why = _WORDS.get(reject["kind"], f"cannot be read ({reject['kind'].lower()})").format(
+        columns=len(source.header), encoding=source.layout.encoding
+    )
+    shown = text.strip("\r\n").split("\n")[0][:_SHOWN]
+    return (
+        f"{source.files[number]}, line {line}: {why}: {shown!r}. Mend or remove the row, or set "
+        "data.tables.delimiter or data.tables.encoding to what the file has."
+    )
+
+
+def _newlines(file: Path, until: int) -> int:
+    """Line ends among the first bytes of a file."""
+    count = 0
+    with file.open("rb") as opened:
+        while until > 0 and (chunk := opened.read(min(_CHUNK, until))):
+            count += chunk.count(b"\n")
+            until -= len(chunk)
+    return count
+
+
+def _unreadable(source: Source, error: Exception) -> CadcError:
+    """Why DuckDB gave up on a whole file: mixed line ends, as far as we know."""
+    for plain, own in zip(source.plain, source.files, strict=True):
+        first = None
+        with plain.open("rb") as opened:
+            for number, line in enumerate(opened, start=1):
+                end = b"\r\n" if line.endswith(b"\r\n") else b"\n"
+                first = first or end
+                if end != first and line.endswith(b"\n"):
+                    return CadcError(
+                        f"{own}, line {number}: ends in {end!r}, and the lines before it in "
+                        f"{first!r}; write the file with one kind of line end."
+                    )
+    reason = str(error).splitlines()[0].rstrip(".")
+    return CadcError(f"{source.files[0]}: cannot be parsed ({reason}); mend it.")
