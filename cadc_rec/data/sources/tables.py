@@ -136,7 +136,7 @@ def _id_kind(
     if typed:
         return next(iter(typed))
     for scan, column in found:
-        counts = count_matches(scan.rows[column], {"integer": INTEGER})
+        counts = count_matches(scan.rows, column, {"integer": INTEGER})
         if counts["integer"] < counts["known"]:
             log.info("%s ids are taken as text: not all in %s are whole numbers", side, column)
             return "string"
@@ -154,7 +154,7 @@ def _interactions(
         "item_id": id_column(raw[i.item], i.item, item_kind),
     }
     if i.timestamp:
-        kind = time_kind(raw[i.timestamp], f"{scan.files[0]}: its column {i.timestamp}")
+        kind = time_kind(raw, i.timestamp, f"{scan.files[0]}: its column {i.timestamp}")
         typed["timestamp"] = time_column(raw[i.timestamp], i.timestamp, kind)
     if i.rating:
         typed["rating"] = number_column(raw[i.rating], i.rating, required=i.min_rating is not None)

@@ -65,16 +65,16 @@ def id_type(raw: ir.Column, where: str) -> Literal["integer", "string"]:
     raise CadcError(f"{where} is {kind}{hint}; ids are integers or text: write it as one of them.")
 
 
-def time_kind(raw: ir.Column, where: str) -> TimeKind:
+def time_kind(rows: ir.Table, column: str, where: str) -> TimeKind:
     """How a column tells the time; of text, what most values look like.
 
     Raises:
         CadcError: a type that tells no time; names the column.
     """
-    kind = raw.type()
+    kind = rows[column].type()
     if kind.is_string():
         patterns = {"integer": INTEGER, "number": NUMBER, "moment": MOMENT}
-        counts = count_matches(raw, patterns)
+        counts = count_matches(rows, column, patterns)
         if counts["moment"] > counts["number"]:
             return "moment"
         return "integer" if counts["integer"] == counts["number"] else "number"
@@ -113,7 +113,7 @@ def time_column(raw: ir.Column, name: str, kind: TimeKind) -> Typed:
 def number_column(raw: ir.Column, name: str, *, required: bool) -> Typed:
     """A finite number, float64; NaN is a missing one."""
     number = _number(raw)
-    value = ibis.cases((~number.isinf(), number))
+    value = ibis.cases((~(number.isinf() | number.isnan()), number))
     missing = raw.isnull() if raw.type().is_string() else raw.isnull() | number.isnan()
     return Typed(
         name, value, _fault(raw, value, name, "a finite number", required=required, missing=missing)
@@ -127,10 +127,10 @@ def number_or_moment(raw: ir.Column, name: str) -> Typed:
     return number_column(raw, name, required=False)
 
 
-def count_matches(raw: ir.StringColumn, patterns: Mapping[str, str]) -> dict[str, int]:
-    """How many values each pattern is found in, and under ``known`` how many there are."""
-    matches = {key: raw.re_search(pattern).sum() for key, pattern in patterns.items()}
-    counts = raw.as_table().aggregate(known=raw.count(), **matches).to_pyarrow().to_pylist()[0]
+def count_matches(rows: ir.Table, column: str, patterns: Mapping[str, str]) -> dict[str, int]:
+    """How many of a column's texts hold each pattern, and under ``known`` how many there are."""
+    matches = {key: rows[column].re_search(pattern).sum() for key, pattern in patterns.items()}
+    counts = rows.aggregate(known=rows[column].count(), **matches).to_pyarrow().to_pylist()[0]
     return {key: int(value or 0) for key, value in counts.items()}
 
 

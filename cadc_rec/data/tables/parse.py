@@ -63,6 +63,7 @@ def parse(backend: Backend, source: Source, wanted: Sequence[str], table: str) -
         escape='"',
         auto_detect=False,
         strict_mode=True,
+        compression="none",
         store_rejects=True,
         rejects_table=f"{table}_rejects",
         rejects_scan=f"{table}_rejects_scan",

@@ -96,7 +96,9 @@ def scan_text(
         CadcError: a column that is missing or double, another header in a further file, a row that
             cannot be read; names file and line.
     """
-    plain = [unpacked(file, scratch / role / found.name(file)) for file in found.files]
+    plain = [
+        unpacked(file, scratch / role / found.name(file).with_suffix("")) for file in found.files
+    ]
     headers = [_header(file, own, layout) for file, own in zip(plain, found.files, strict=True)]
     partitions = partition_keys(found)
     for header, own in zip(headers, found.files, strict=True):
