@@ -82,6 +82,9 @@ class TablesConfig(Section):
     """Between the fields of text files; empty is a comma, and a tab in `.tsv` files."""
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     """Of text files."""
+    on_bad_row: Literal["error", "reject"] = "error"
+    """Of a row that is not as declared: stop and name it; or leave it out, count it, and write it
+    with the reason to `rejected/` in the dataset's folder."""
     interactions: InteractionsTable = InteractionsTable()
     users: UsersTable = UsersTable()
     items: ItemsTable = ItemsTable()

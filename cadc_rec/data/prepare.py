@@ -105,6 +105,8 @@ def _build(
     }
     text = json.dumps(attributes, indent=2, ensure_ascii=False) + "\n"
     (draft.path / "attributes.json").write_text(text, "utf-8")
+    if tables.rejected is not None and tables.rejected.is_dir():
+        tables.rejected.rename(draft.path / "rejected")
     draft.rows = raw_rows
     draft.info.update(
         users=n_users,

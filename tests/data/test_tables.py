@@ -7,7 +7,6 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -20,58 +19,12 @@ from hypothesis import strategies as st
 
 from cadc_rec.data.vocabulary import bucket_edges
 from cadc_rec.errors import CadcError
-
-# Ana takes y and x at one time (file order decides) and y once more later; Bo has two only.
-ROWS = [
-    ("Ana", "z", 9),
-    ("Ana", "y", 5),
-    ("Ana", "x", 5),
-    ("Ana", "y", 8),
-    ("Bo", "x", 1),
-    ("Bo", "z", 2),
-]
-COLUMNS = ("who", "what", "when")
-INTERACTIONS = {"user": "who", "item": "what", "timestamp": "when"}
-
-
-def text(rows=ROWS, columns=COLUMNS, delimiter=",") -> str:
-    out = io.StringIO()
-    csv.writer(out, delimiter=delimiter, lineterminator="\n").writerows([columns, *rows])
-    return out.getvalue()
-
-
-def arrow(rows=ROWS, columns=COLUMNS) -> pa.Table:
-    return pa.table(dict(zip(columns, zip(*rows, strict=True), strict=True)))
-
-
-@pytest.fixture
-def tables(prepare, raw_folder: Path) -> Callable:
-    """tables("log.csv", users={...}): the prepare stage; a bytes or str argument is written."""
-
-    def run(path="log.csv", content: str | bytes | None = None, **sections):
-        if content is not None:
-            data = content if isinstance(content, bytes) else content.encode()
-            (raw_folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (raw_folder / path).write_bytes(data)
-        interactions = {"path": path, **INTERACTIONS, **sections.pop("interactions", {})}
-        outer = {key: sections.pop(key) for key in ("k_core", "split_seed") if key in sections}
-        return prepare(
-            sections.pop("workdir", "work"),
-            source="tables",
-            tables={"interactions": interactions, **sections},
-            **outer,
-        )
-
-    return run
+from tests.data.own_tables import COLUMNS, ROWS, USERS, arrow, ids, text
 
 
 def rows(artifact, name):
     table = pq.read_table(artifact.path / name)
     return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
-
-
-def ids(artifact, side):
-    return pq.read_table(artifact.path / f"{side}s.parquet")[f"{side}_id"].to_pylist()
 
 
 def test_ids_of_text_survive_and_the_split_is_that_of_every_source(tables):
@@ -265,14 +218,6 @@ def test_rows_rated_too_low_are_no_interactions_and_counted(tables):
     assert artifact.info["below_min_rating"] == 1
     with pytest.raises(CadcError, match=r"min_rating = 6\.0 leaves no interaction at all"):
         tables(content=log, interactions={"rating": "stars", "min_rating": 6.0})
-
-
-USERS = """\
-name,plan,age,tags,score
-Ana,pro,30,a|b,1.5
-Bo,,NA, b | a |b,
-Cy,free,40,,2
-"""
 
 
 def test_attributes_become_codes(tables, raw_folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import ibis.expr.types as ir
@@ -40,6 +41,8 @@ class RawTables:
     has_time: bool = True
     counts: Mapping[str, int] = field(default_factory=dict)
     """Rows that were read and are no interactions, by why; the manifest repeats them."""
+    rejected: Path | None = None
+    """A folder with the rows that were left out, perhaps not there; the dataset keeps it."""
 
     def attributes_of(self, side: Side) -> list[AttributeColumn]:
         """The declarations of one side, in their order."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import duckdb
 import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from cadc_rec.config_tables import EntityTable, TablesConfig
+from cadc_rec.config_tables import EntityTable, InteractionsTable, ItemsTable, TablesConfig
 from cadc_rec.data.sources.raw_tables import AttributeColumn, RawTables, Side
 from cadc_rec.data.tables.attributes import attribute_column, declared, without
-from cadc_rec.data.tables.bad_rows import checked
+from cadc_rec.data.tables.bad_rows import good_rows
 from cadc_rec.data.tables.columnar import scan_columnar
 from cadc_rec.data.tables.columns import (
     INTEGER,
@@ -57,58 +60,160 @@ def read_tables(
             and column.
     """
     backend.raw_sql("SET TimeZone = 'UTC'")  # a datetime that names no zone is meant as UTC
-    layout = TextFormat(config.delimiter, config.encoding)
+    return _Reader(config, backend, scratch).read(files)
 
-    def scan(found: FileSet, role: str, wanted: Mapping[str, str]) -> Scan:
-        if found.format == "text":
-            return scan_text(backend, found, role, wanted, layout, scratch)
-        return scan_columnar(backend, found, role, wanted, scratch)
 
-    i = config.interactions
-    keys = {"user": i.user, "item": i.item, "timestamp": i.timestamp, "rating": i.rating}
-    wanted = {column: f"data.tables.interactions.{key}" for key, column in keys.items() if column}
-    interactions = scan(files.interactions, "interactions", wanted)
-    attributes: dict[Side, dict[str, AttributeColumn]] = {
-        "user": declared(config.users, "user"),
-        "item": declared(config.items, "item"),
-    }
+@dataclass(frozen=True)
+class _Reader:
+    """What every table is read with."""
 
-    def entities(side: Side, found: FileSet | None, table: EntityTable) -> Scan | None:
+    config: TablesConfig
+    backend: Backend
+    scratch: Path
+
+    def read(self, files: TableFiles) -> RawTables:
+        config = self.config
+        keys = config.interactions
+        interactions = self._scan(files.interactions, "interactions", _wanted_interactions(keys))
+        users = self._side("user", config.users, files.users)
+        items = self._side("item", config.items, files.items)
+        user_kind = _id_kind("user", config.user_ids, [(interactions, keys.user), users.ids])
+        item_kind = _id_kind("item", config.item_ids, [(interactions, keys.item), items.ids])
+        rows, counts = self._interactions(interactions, user_kind, item_kind)
+        return RawTables(
+            interactions=rows,
+            users=self._entities(users, user_kind, counts),
+            items=self._entities(items, item_kind, counts),
+            attributes=(*users.attributes.values(), *items.attributes.values()),
+            has_time=bool(keys.timestamp),
+            counts=counts,
+            rejected=self._rejected,
+        )
+
+    @property
+    def _rejected(self) -> Path | None:
+        """The folder for rows that are not as declared; None where they are errors."""
+        return self.scratch / "rejected" if self.config.on_bad_row == "reject" else None
+
+    def _scan(self, found: FileSet, role: str, wanted: Mapping[str, str]) -> Scan:
+        if found.format != "text":
+            return scan_columnar(self.backend, found, role, wanted, self.scratch)
+        layout = TextFormat(self.config.delimiter, self.config.encoding)
+        reject = self._rejected is not None
+        return scan_text(self.backend, found, role, wanted, layout, self.scratch, reject=reject)
+
+    def _side(self, side: Side, config: EntityTable, found: FileSet | None) -> _Side:
         if found is None:
+            return _Side(side, config, None, {})
+        attributes = declared(config, side)
+        scan = self._scan(found, f"{side}s", _wanted_entities(config, attributes, side))
+        return _Side(side, config, scan, attributes)
+
+    def _good(
+        self, scan: Scan, typed: Mapping[str, Typed], unique: str | None = None
+    ) -> tuple[ir.Table, dict[str, int]]:
+        folder = self._rejected
+        file = folder and folder / f"{scan.role}.parquet"
+        with _whole(scan):
+            return good_rows(self.backend, scan, typed, unique=unique, rejected=file)
+
+    def _interactions(
+        self, scan: Scan, user_kind: IdKind, item_kind: IdKind
+    ) -> tuple[ir.Table, dict[str, int]]:
+        """user_id, item_id, row and, where there is time, timestamp; counts of the other rows."""
+        keys, raw = self.config.interactions, scan.rows
+        typed = {
+            "user_id": id_column(raw[keys.user], keys.user, user_kind),
+            "item_id": id_column(raw[keys.item], keys.item, item_kind),
+        }
+        if keys.timestamp:
+            where = f"{scan.files[0]}: its column {keys.timestamp}"
+            with _whole(scan):
+                kind = time_kind(raw, keys.timestamp, where)
+            typed["timestamp"] = time_column(raw[keys.timestamp], keys.timestamp, kind)
+        least = keys.min_rating
+        if keys.rating:
+            rating = raw[keys.rating]
+            typed["rating"] = number_column(rating, keys.rating, required=least is not None)
+        rows, counts = self._good(scan, typed)
+        if least is not None:
+            good = counts["rows_read"] - counts.get("rejected", 0)
+            rows = rows.filter(rows["rating"] >= least)
+            counts["below_min_rating"] = good - int(rows.count().to_pyarrow().as_py())
+            if counts["below_min_rating"] == good:
+                raise CadcError(
+                    f"data.tables.interactions.min_rating = {least} leaves no interaction at all; "
+                    "lower it."
+                )
+        return rows.rename(row=ROW).drop(FILE, FILE_ROW), counts
+
+    def _entities(self, side: _Side, kind: IdKind, counts: dict[str, int]) -> ir.Table | None:
+        """The id, the title where there is one, and the attributes, as the dataset calls them.
+
+        Adds to `counts` how many rows were rejected.
+        """
+        if side.scan is None:
             return None
-        return scan(found, f"{side}s", _wanted(table, attributes[side], side))
-
-    users = entities("user", files.users, config.users)
-    items = entities("item", files.items, config.items)
-    user_kind = _id_kind(
-        "user", config.user_ids, [(interactions, i.user), (users, config.users.id)]
-    )
-    item_kind = _id_kind(
-        "item", config.item_ids, [(interactions, i.item), (items, config.items.id)]
-    )
-    rows, counts = _interactions(config, interactions, user_kind, item_kind)
-    return RawTables(
-        interactions=rows,
-        users=users and _entities(users, config.users, attributes["user"], "user", user_kind),
-        items=items and _entities(items, config.items, attributes["item"], "item", item_kind),
-        attributes=(
-            *(attributes["user"].values() if users else ()),
-            *(attributes["item"].values() if items else ()),
-        ),
-        has_time=bool(i.timestamp),
-        counts=counts,
-    )
+        scan, config, raw = side.scan, side.config, side.scan.rows
+        typed = {f"{side.side}_id": id_column(raw[config.id], config.id, kind)}
+        if isinstance(config, ItemsTable) and config.title:
+            title = raw[config.title].cast("string").nullif("")
+            typed["title"] = Typed(config.title, title, ibis.null("string"))
+        for column, attribute in side.attributes.items():
+            where = f"{scan.files[0]}: its column {column}"
+            known = without(raw[column], config.missing)
+            typed[attribute.name] = attribute_column(
+                known, column, attribute.kind, config.separator, where
+            )
+        rows, found = self._good(scan, typed, unique=f"{side.side}_id")
+        if "rejected" in found:
+            counts[f"rejected_{side.side}s"] = found["rejected"]
+        with _whole(scan):  # also the columns that cannot have a fault
+            return self.backend.create_table(f"good_{scan.role}", rows.drop(ROW, FILE, FILE_ROW))
 
 
-def _wanted(
+@dataclass(frozen=True)
+class _Side:
+    """The users' or the items' table, as far as it was looked at."""
+
+    side: Side
+    config: EntityTable
+    scan: Scan | None
+    attributes: Mapping[str, AttributeColumn]
+
+    @property
+    def ids(self) -> tuple[Scan | None, str]:
+        """The table and its column of ids."""
+        return self.scan, self.config.id
+
+
+@contextlib.contextmanager
+def _whole(scan: Scan) -> Iterator[None]:
+    """Within, a file that the engine cannot read to its end is named."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException:
+        raise
+    except duckdb.Error as error:
+        if "No space left" in str(error):
+            raise
+        raise scan.damaged(error) from None
+
+
+def _wanted_interactions(config: InteractionsTable) -> dict[str, str]:
+    """The setting that names each column."""
+    named = {key: getattr(config, key) for key in ("user", "item", "timestamp", "rating")}
+    return {column: f"data.tables.interactions.{key}" for key, column in named.items() if column}
+
+
+def _wanted_entities(
     config: EntityTable, attributes: Mapping[str, AttributeColumn], side: Side
 ) -> dict[str, str]:
     """The setting that names each column of a side's table."""
     section = f"data.tables.{side}s"
     wanted = {config.id: f"{section}.id"}
-    title = getattr(config, "title", "")
-    if title:
-        wanted[title] = f"{section}.title"
+    if isinstance(config, ItemsTable) and config.title:
+        wanted[config.title] = f"{section}.title"
     return wanted | {column: f"{section}.{a.kind}" for column, a in attributes.items()}
 
 
@@ -141,54 +246,3 @@ def _id_kind(
             log.info("%s ids are taken as text: not all in %s are whole numbers", side, column)
             return "string"
     return "integer"
-
-
-def _interactions(
-    config: TablesConfig, scan: Scan, user_kind: IdKind, item_kind: IdKind
-) -> tuple[ir.Table, dict[str, int]]:
-    """Columns user_id, item_id, row and, where there is time, timestamp; counts of other rows."""
-    i = config.interactions
-    raw = scan.rows
-    typed = {
-        "user_id": id_column(raw[i.user], i.user, user_kind),
-        "item_id": id_column(raw[i.item], i.item, item_kind),
-    }
-    if i.timestamp:
-        kind = time_kind(raw, i.timestamp, f"{scan.files[0]}: its column {i.timestamp}")
-        typed["timestamp"] = time_column(raw[i.timestamp], i.timestamp, kind)
-    if i.rating:
-        typed["rating"] = number_column(raw[i.rating], i.rating, required=i.min_rating is not None)
-    rows, counts = checked(scan, typed)
-    if i.min_rating is not None:
-        kept = rows.filter(rows["rating"] >= i.min_rating)
-        counts["below_min_rating"] = counts["rows_read"] - int(kept.count().to_pyarrow().as_py())
-        rows = kept
-        if counts["below_min_rating"] == counts["rows_read"]:
-            raise CadcError(
-                f"data.tables.interactions.min_rating = {i.min_rating} leaves no interaction at "
-                "all; lower it."
-            )
-    return rows.rename(row=ROW).drop(FILE, FILE_ROW), counts
-
-
-def _entities(
-    scan: Scan,
-    config: EntityTable,
-    attributes: Mapping[str, AttributeColumn],
-    side: Side,
-    kind: IdKind,
-) -> ir.Table:
-    """The id, the title where there is one, and the attributes, under the dataset's names."""
-    raw = scan.rows
-    typed: dict[str, Typed] = {f"{side}_id": id_column(raw[config.id], config.id, kind)}
-    title = getattr(config, "title", "")
-    if title:
-        typed["title"] = Typed(title, raw[title].cast("string").nullif(""), ibis.null("string"))
-    for column, attribute in attributes.items():
-        where = f"{scan.files[0]}: its column {column}"
-        known = without(raw[column], config.missing)
-        typed[attribute.name] = attribute_column(
-            known, column, attribute.kind, config.separator, where
-        )
-    rows, _ = checked(scan, typed, unique=f"{side}_id")
-    return rows.drop(ROW, FILE, FILE_ROW)

@@ -14,7 +14,15 @@ from ibis.backends.duckdb import Backend
 
 from cadc_rec.data.parquet import ROW_GROUP_ROWS, rechunk
 from cadc_rec.data.tables.files import FileSet, partition_keys
-from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW, Scan, literal, require_columns
+from cadc_rec.data.tables.scan import (
+    FILE,
+    FILE_ROW,
+    ROW,
+    Scan,
+    first_line,
+    literal,
+    require_columns,
+)
 from cadc_rec.errors import CadcError
 
 _FILE_NAME, _FILE_ROW = "filename", "file_row_number"  # what DuckDB calls them
@@ -23,6 +31,11 @@ _FILE_NAME, _FILE_ROW = "filename", "file_row_number"  # what DuckDB calls them
 @dataclass(frozen=True)
 class ColumnarScan(Scan):
     """Rows of Parquet files; their columns have types."""
+
+    read_from: Sequence[Path]
+    """The Parquet files, by number."""
+    columns: Sequence[str]
+    """The wanted ones that stand in the files."""
 
     @property
     def is_text(self) -> bool:
@@ -33,6 +46,20 @@ class ColumnarScan(Scan):
     def word(self) -> str:
         """Rows have no lines."""
         return "row"
+
+    def damaged(self, error: Exception) -> CadcError:
+        """The file and row group that cannot be read."""
+        for file, own in zip(self.read_from, self.files, strict=True):
+            with pq.ParquetFile(file) as opened:
+                for group in range(opened.num_row_groups):
+                    try:
+                        opened.read_row_group(group, columns=list(self.columns))
+                    except (pa.ArrowException, OSError) as found:
+                        return CadcError(
+                            f"{own}, row group {group + 1}: cannot be read ({first_line(found)}); "
+                            "write the file again."
+                        )
+        return super().damaged(error)
 
     def lines(self, file: int, rows: Sequence[int]) -> list[int]:
         """Rows counted from 1."""
@@ -75,7 +102,8 @@ def scan_columnar(
         hive_types_autocast=False,
     )
     counts = [pq.read_metadata(file).num_rows for file in files]
-    return ColumnarScan(role, _numbered(rows, wanted, files, counts), found.files)
+    inside = [column for column in wanted if column not in partitions]
+    return ColumnarScan(role, _numbered(rows, wanted, files, counts), found.files, files, inside)
 
 
 def _numbered(
@@ -105,9 +133,9 @@ def _numbered(
 def _schema(file: Path, own: Path) -> pa.Schema:
     try:
         return pq.read_schema(file)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise CadcError(
-            f"{own}: not a whole Parquet file, truncated or damaged ({_first_line(error)}); write "
+            f"{own}: not a whole Parquet file, truncated or damaged ({first_line(error)}); write "
             "it again."
         ) from None
 
@@ -136,11 +164,11 @@ def _as_parquet(file: Path, copy: Path) -> Path:
         ):
             for table in rechunk(_batches(reader), ROW_GROUP_ROWS):
                 writer.write_table(table)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise CadcError(
-            f"{file}: not a whole Arrow file, truncated or damaged ({_first_line(error)}); write "
+            f"{file}: not a whole Arrow file, truncated or damaged ({first_line(error)}); write "
             "it again."
         ) from None
     return copy
@@ -160,10 +188,9 @@ def _batches(
     reader: pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader,
 ) -> Iterator[pa.RecordBatch]:
     if isinstance(reader, pa.ipc.RecordBatchFileReader):
-        yield from (reader.get_batch(n) for n in range(reader.num_record_batches))
+        every = (reader.get_batch(n) for n in range(reader.num_record_batches))
     else:
-        yield from reader
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".")
+        every = iter(reader)
+    for batch in every:
+        batch.validate(full=True)  # Arrow has no checksums: a wrong offset would read anywhere
+        yield batch

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duckdb
 import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from cadc_rec.data.tables.scan import ROW, literal
+from cadc_rec.data.tables.scan import ROW, Unreadable, literal
 from cadc_rec.errors import CadcError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "filename"  # what DuckDB calls it
 _SHOWN = 60  # characters of a bad line worth showing
+_KEPT = 1000  # and worth keeping
 _CHUNK = 1 << 20
 _WORDS = {
     "MISSING COLUMNS": "has fewer fields than the {columns} of the header",
@@ -43,11 +44,21 @@ class Source:
     partitioned: bool
 
 
-def parse(backend: Backend, source: Source, wanted: Sequence[str], table: str) -> ir.Table:
+def parse(
+    backend: Backend, source: Source, wanted: Sequence[str], table: str, *, reject: bool
+) -> tuple[ir.Table, list[Unreadable]]:
     """Load the wanted columns into the backend's table `table`.
 
+    Args:
+        backend: parses.
+        source: the files.
+        wanted: columns to keep.
+        table: name of the table to make.
+        reject: leave out a row that cannot be read, where it is known to end with its line.
+
     Returns:
-        The columns as text, ``filename``, and ROW: int64, the place among all rows.
+        The columns as text, ``filename``, and ROW: int64, the place among all rows read; and the
+        rows that could not be.
 
     Raises:
         CadcError: a row that cannot be read; names file and line.
@@ -78,50 +89,54 @@ def parse(backend: Backend, source: Source, wanted: Sequence[str], table: str) -
     except duckdb.OutOfMemoryException:
         raise
     except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
-        raise _unreadable(source, error) from None
-    first = _rejects(backend, table)
-    if first:
-        raise CadcError(_sentence(source, first[0]))
-    return rows
+        raise _unreadable_file(source, error) from None
+    unreadable = list(_unreadable(backend, source, table))
+    for row in unreadable:
+        # After an open quote nobody knows which of the lines that follow it swallowed.
+        if not reject or "\n" in row.text:
+            raise CadcError(
+                f"{source.files[row.file]}, line {row.line}: {row.reason}: "
+                f"{row.text.splitlines()[0][:_SHOWN]!r}. Mend or remove the row, or set "
+                "data.tables.delimiter or data.tables.encoding to what the file has."
+            )
+    return rows, unreadable
 
 
-def _rejects(backend: Backend, table: str) -> list[dict[str, Any]]:
-    """What DuckDB could not read, in file order; one finding a row."""
+def _unreadable(backend: Backend, source: Source, table: str) -> Iterator[Unreadable]:
+    """What DuckDB could not read, in the order of files and lines; one finding a row."""
     query = f"""
         SELECT DISTINCT ON (scan.file_path, line_byte_position)
-            scan.file_path AS path, line_byte_position AS byte, error_type AS kind, csv_line AS text
+            scan.file_path AS path, line_byte_position - 1 AS byte, error_type AS kind,
+            csv_line[:{_KEPT}] AS text
         FROM {table}_rejects JOIN {table}_rejects_scan scan USING (scan_id, file_id)
         ORDER BY scan.file_path, line_byte_position, error_type
     """
-    return backend.con.sql(query).to_arrow_table().to_pylist()
+    found = backend.con.sql(query).to_arrow_table().to_pylist()
+    for number, file in enumerate(source.plain):
+        here = [row for row in found if row["path"] == str(file)]
+        lines = _lines_at(file, [row["byte"] for row in here])
+        for row, line in zip(here, lines, strict=True):
+            text = row["text"] or ""
+            blank = len(text) - len(text.lstrip("\r\n"))
+            blank_lines = text[:blank].count("\n")  # before it, taken for its beginning
+            reason = _WORDS.get(row["kind"], f"cannot be read ({row['kind'].lower()})").format(
+                columns=len(source.header), encoding=source.layout.encoding
+            )
+            yield Unreadable(number, line + blank_lines, reason, text.strip("\r\n"))
 
 
-def _sentence(source: Source, reject: dict[str, Any]) -> str:
-    number = [str(file) for file in source.plain].index(reject["path"])
-    line = 1 + _newlines(source.plain[number], reject["byte"])
-    text = reject["text"] or ""
-    line += len(text) - len(text.lstrip("\r\n"))  # blank lines before it
-    why = _WORDS.get(reject["kind"], f"cannot be read ({reject['kind'].lower()})").format(
-        columns=len(source.header), encoding=source.layout.encoding
-    )
-    shown = text.strip("\r\n").split("\n")[0][:_SHOWN]
-    return (
-        f"{source.files[number]}, line {line}: {why}: {shown!r}. Mend or remove the row, or set "
-        "data.tables.delimiter or data.tables.encoding to what the file has."
-    )
-
-
-def _newlines(file: Path, until: int) -> int:
-    """Line ends among the first bytes of a file."""
-    count = 0
+def _lines_at(file: Path, positions: Sequence[int]) -> Iterator[int]:
+    """The line each byte stands on; positions ascend."""
+    line, at = 1, 0
     with file.open("rb") as opened:
-        while until > 0 and (chunk := opened.read(min(_CHUNK, until))):
-            count += chunk.count(b"\n")
-            until -= len(chunk)
-    return count
+        for position in positions:
+            while at < position and (chunk := opened.read(min(_CHUNK, position - at))):
+                line += chunk.count(b"\n")
+                at += len(chunk)
+            yield line
 
 
-def _unreadable(source: Source, error: Exception) -> CadcError:
+def _unreadable_file(source: Source, error: Exception) -> CadcError:
     """Why DuckDB gave up on a whole file: mixed line ends, as far as we know."""
     for plain, own in zip(source.plain, source.files, strict=True):
         first = None

@@ -10,7 +10,7 @@ import difflib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import ibis.expr.types as ir
@@ -23,6 +23,17 @@ among its file's (int64, from 0)."""
 
 
 @dataclass(frozen=True)
+class Unreadable:
+    """A row of a text file that is none."""
+
+    file: int
+    line: int
+    reason: str
+    text: str
+    """Its beginning."""
+
+
+@dataclass(frozen=True)
 class Scan(ABC):
     """The rows of one table, unconverted."""
 
@@ -32,6 +43,8 @@ class Scan(ABC):
     """The wanted columns and FILE, ROW, FILE_ROW."""
     files: Sequence[Path]
     """The user's own files, by number, whatever was unpacked of them."""
+    unreadable: Sequence[Unreadable] = field(default=(), kw_only=True)
+    """Rows whose columns could not be told apart, and that `rows` therefore lacks."""
 
     @property
     @abstractmethod
@@ -51,6 +64,10 @@ class Scan(ABC):
     @abstractmethod
     def word(self) -> str:
         """What `lines` counts: ``line`` or ``row``."""
+
+    def damaged(self, error: Exception) -> CadcError:
+        """What to say when the engine could not read a file to its end."""
+        return CadcError(f"{self.files[0]}: cannot be read ({first_line(error)}); write it again.")
 
     def place(self, file: int, row: int) -> str:
         """A row as a message names it, such as ``/data/ratings.csv, line 17``."""
@@ -85,6 +102,11 @@ def require_columns(
                 f"{place}: has no column {column!r}, which {key} names; its columns are "
                 f"{shown}.{hint}"
             )
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, as a part of a sentence."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
 
 
 def literal(path: Path) -> str:

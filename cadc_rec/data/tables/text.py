@@ -65,7 +65,9 @@ class TextScan(Scan):
         row = next(wanted, None)
         found = []
         delimiter = self.format.delimiter_of(self.files[file])
-        for place, line in enumerate(record_lines(self.plain[file], delimiter, self.format)):
+        skipped = {row.line for row in self.unreadable if row.file == file}
+        every = record_lines(self.plain[file], delimiter, self.format)
+        for place, line in enumerate(line for line in every if line not in skipped):
             while row == place:
                 found.append(line)
                 row = next(wanted, None)
@@ -81,6 +83,8 @@ def scan_text(
     wanted: Mapping[str, str],
     layout: TextFormat,
     scratch: Path,
+    *,
+    reject: bool,
 ) -> TextScan:
     """Rows of text files with a header line.
 
@@ -91,6 +95,7 @@ def scan_text(
         wanted: the setting that names each column, by column.
         layout: delimiter and encoding.
         scratch: receives what compressed files hold.
+        reject: leave out rows that cannot be read, and list them.
 
     Raises:
         CadcError: a column that is missing or double, another header in a further file, a row that
@@ -109,8 +114,9 @@ def scan_text(
                 f"{found.files[0]} are {', '.join(headers[0])}; write all files alike."
             )
     source = Source(plain, found.files, headers[0], layout, bool(partitions))
-    rows = parse(backend, source, tuple(wanted), f"raw_{role}")
-    return TextScan(role, _numbered(rows, wanted, plain), found.files, plain, layout)
+    rows, unreadable = parse(backend, source, tuple(wanted), f"raw_{role}", reject=reject)
+    numbered = _numbered(rows, wanted, plain)
+    return TextScan(role, numbered, found.files, plain, layout, unreadable=unreadable)
 
 
 def _numbered(rows: ir.Table, wanted: Mapping[str, str], files: Sequence[Path]) -> ir.Table:
@@ -143,16 +149,18 @@ def _header(file: Path, own: Path, layout: TextFormat) -> list[str]:
         start = opened.read(4)
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise CadcError(f"{own}: is UTF-16, by its first bytes; write it as UTF-8.")
-    try:
-        with file.open(encoding=layout.python_encoding, newline="") as opened:
+    # Decoding runs ahead of the first line: what is wrong further on is not the header's.
+    errors = "surrogateescape"
+    with file.open(encoding=layout.python_encoding, errors=errors, newline="") as opened:
+        try:
             header = next(csv.reader(opened, delimiter=layout.delimiter_of(own)), [])
-    except UnicodeDecodeError as error:
+        except csv.Error as error:
+            raise CadcError(f"{own}, line 1: cannot be read as a header ({error}).") from None
+    if any("\udc80" <= letter <= "\udcff" for name in header for letter in name):
         raise CadcError(
-            f"{own}: byte {error.start + 1} is not {layout.encoding}; write it as UTF-8, or set "
+            f"{own}, line 1: is not {layout.encoding}; write it as UTF-8, or set "
             "data.tables.encoding."
-        ) from None
-    except csv.Error as error:
-        raise CadcError(f"{own}, line 1: cannot be read as a header ({error}).") from None
+        )
     if not any(name.strip() for name in header):
         raise CadcError(f"{own}: is empty; its first line has to name the columns.")
     return header
