@@ -17,19 +17,11 @@ from cadc_rec.config_types import (
     PositiveInts,
     Section,
     Seed,
+    Sharding,
 )
 from cadc_rec.methods import MethodName
 
 SourceName = Literal["movielens-1m", "movielens-10m", "epinions", "generated", "tables"]
-Sharding = Literal[
-    "auto",
-    "data_parallel",
-    "table_wise",
-    "column_wise",
-    "table_column_wise",
-    "row_wise",
-    "table_row_wise",
-]
 
 
 class GeneratedConfig(Section):

@@ -1,8 +1,8 @@
-"""What every section of a configuration is made of: its base class and the bounded numbers."""
+"""What every section of a configuration is made of: its base class and the types of values."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,15 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # A TOML array is a list; strictness would want a tuple. Its members are as strict as the rest.
 PositiveInts = Annotated[tuple[PositiveInt, ...], Field(min_length=1, strict=False)]
+Sharding = Literal[
+    "auto",
+    "data_parallel",
+    "table_wise",
+    "column_wise",
+    "table_column_wise",
+    "row_wise",
+    "table_row_wise",
+]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 

@@ -87,7 +87,7 @@ def find_raw(config: DataConfig, data_dir: Path | None = None) -> RawInput:
     if config.source == "generated":
         return RawInput(None, _settings_digest(config))
     if config.source == "tables":
-        tables = find_tables(config.tables, _table_folders(data_dir))
+        tables = find_tables(config.tables, table_folders(data_dir))
         return RawInput(None, tables.fingerprint(), tables)
     archive = ARCHIVES[config.source]
     path = locate(config.source, data_dir)
@@ -130,7 +130,7 @@ def locate(source: str, data_dir: Path | None = None) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _table_folders(data_dir: Path | None) -> list[Path]:
+def table_folders(data_dir: Path | None) -> list[Path]:
     """Where a relative path of the user's own tables leads."""
     if data_dir is not None:
         return [_existing(data_dir, "--data-dir")]

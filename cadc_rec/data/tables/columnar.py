@@ -106,6 +106,18 @@ def scan_columnar(
     return ColumnarScan(role, _numbered(rows, wanted, files, counts), found.files, files, inside)
 
 
+def columns_of(found: FileSet) -> list[str]:
+    """The columns of the first file, and the partitions."""
+    own = found.files[0]
+    if found.format == "parquet":
+        return [*_schema(own, own).names, *partition_keys(found)]
+    try:
+        with pa.memory_map(str(own)) as source, _open_ipc(source) as reader:
+            return [*reader.schema.names, *partition_keys(found)]
+    except (pa.ArrowException, OSError) as error:
+        raise _no_arrow(own, error) from None
+
+
 def _numbered(
     rows: ir.Table, wanted: Mapping[str, str], files: Sequence[Path], counts: Sequence[int]
 ) -> ir.Table:
@@ -167,11 +179,15 @@ def _as_parquet(file: Path, copy: Path) -> Path:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise CadcError(
-            f"{file}: not a whole Arrow file, truncated or damaged ({first_line(error)}); write "
-            "it again."
-        ) from None
+        raise _no_arrow(file, error) from None
     return copy
+
+
+def _no_arrow(file: Path, error: Exception) -> CadcError:
+    return CadcError(
+        f"{file}: not a whole Arrow file, truncated or damaged ({first_line(error)}); write it "
+        "again."
+    )
 
 
 def _open_ipc(

@@ -116,7 +116,17 @@ def partition_keys(found: FileSet) -> list[str]:
     return keys[0]
 
 
-def _find(path: str, key: str, folders: Sequence[Path]) -> FileSet:
+def find_files(path: str, key: str, folders: Sequence[Path]) -> list[FileSet]:
+    """Every file of a known format that a path leads to, those of one format together.
+
+    Args:
+        path: a file, a folder or a glob; absolute, or looked for in `folders`, in order.
+        key: the setting or argument it comes from, for messages.
+        folders: what a relative path is relative to.
+
+    Raises:
+        CadcError: nothing is there, or nothing of a known format.
+    """
     tried = []
     for folder in folders:
         place = folder / Path(path).expanduser()  # an absolute path stays itself
@@ -124,35 +134,44 @@ def _find(path: str, key: str, folders: Sequence[Path]) -> FileSet:
         if place.is_file():
             if file_format(place) is None:
                 raise CadcError(f"{place}: {_unknown()}; rename it or convert it.")
-            return _file_set(key, place.parent, [place])
+            return _file_sets(key, place.parent, [place])
         if place.is_dir():
-            return _file_set(key, place, list(_below(place)))
+            return _file_sets(key, place, list(_below(place)))
         matched = [Path(name) for name in glob.glob(str(place), recursive=True)]
         if matched:
             base = _fixed_part(place)
             inside = (_below(m) if m.is_dir() else [m] for m in matched if not _hidden(m, base))
-            return _file_set(key, base, [file for files in inside for file in files])
+            return _file_sets(key, base, [file for files in inside for file in files])
     places = " or ".join(dict.fromkeys(tried))
     raise CadcError(f"{places}: no such file or folder; correct {key}, or name its --data-dir.")
 
 
-def _file_set(key: str, base: Path, files: Sequence[Path]) -> FileSet:
-    known: dict[Path, FileFormat] = {}
+def _find(path: str, key: str, folders: Sequence[Path]) -> FileSet:
+    """The one table a path leads to."""
+    found = find_files(path, key, folders)
+    if len(found) > 1:
+        raise CadcError(
+            f"{found[0].base}: holds {' and '.join(files.format for files in found)} files; name "
+            f"those of one format by a glob in {key}."
+        )
+    return found[0]
+
+
+def _file_sets(key: str, base: Path, files: Sequence[Path]) -> list[FileSet]:
+    base = base.absolute()
+    known: dict[FileFormat, set[Path]] = {}
     for file in files:
         kind = file_format(file)
         if kind is not None:
-            known[file.absolute()] = kind
+            known.setdefault(kind, set()).add(file.absolute())
     if not known:
         raise CadcError(f"{base}: holds no file of a known format for {key}; {_unknown()}.")
-    formats = sorted(set(known.values()))
-    if len(formats) > 1:
-        raise CadcError(
-            f"{base}: holds {' and '.join(formats)} files; name those of one format by a glob in "
-            f"{key}."
+    return [
+        FileSet(
+            kind, base, tuple(sorted(known[kind], key=lambda f: f.relative_to(base).as_posix()))
         )
-    base = base.absolute()
-    ordered = sorted(known, key=lambda file: file.relative_to(base).as_posix())
-    return FileSet(formats[0], base, tuple(ordered))
+        for kind in sorted(known)
+    ]
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -119,6 +119,13 @@ def scan_text(
     return TextScan(role, numbered, found.files, plain, layout, unreadable=unreadable)
 
 
+def header_of(found: FileSet, layout: TextFormat, scratch: Path) -> list[str]:
+    """The columns of the first file, and the partitions."""
+    own = found.files[0]
+    file = unpacked(own, scratch / "header" / found.name(own).with_suffix(""))
+    return [*_header(file, own, layout), *partition_keys(found)]
+
+
 def _numbered(rows: ir.Table, wanted: Mapping[str, str], files: Sequence[Path]) -> ir.Table:
     """The wanted columns with each row's place; a file's rows follow each other."""
     starts = rows.group_by(FILE_NAME).agg(start=rows[ROW].min()).to_pyarrow()
