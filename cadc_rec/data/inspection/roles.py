@@ -22,6 +22,7 @@ _RATING = r"rating|stars?\b|score"
 _TITLE = r"title|name"
 _FEW = 20
 """Numbers of so few different values are codes."""
+_FEW_NAMES = 50
 _ODD = 5
 
 
@@ -156,8 +157,10 @@ def guess_attribute(column: ColumnProfile) -> Guess:
     numbers = column.numbers - column.padded
     if is_text and numbers and numbers + _rare(column) >= known and len(column.odd) <= _ODD:
         return _number(column, column.odd)
-    best = min(column.separated, key=lambda found: found[2], default=None)
-    if best and best[2] * 2 <= distinct:
+    # A space also stands in plain names, so that few values with spaces are values.
+    signs = [found for found in column.separated if found[0] != " " or distinct > _FEW_NAMES]
+    best = min(signs, key=lambda found: found[2], default=None)
+    if best and best[2] * 3 <= distinct * 2:
         words = f"{best[1]:,} of {known:,} hold {best[0]!r}; {best[2]:,} parts"
         return Guess(n, "multi", words, separator=best[0])
     if distinct * 5 <= known:
