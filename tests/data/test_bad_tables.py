@@ -292,6 +292,33 @@ def test_without_any_good_row_there_is_nothing_to_go_on_with(tables):
     assert "log.csv: has no good row among its 2" in message
 
 
+@pytest.mark.slow
+def test_lines_of_rejected_rows_are_right_in_a_large_file(tables, raw_folder):
+    """Large enough to be parsed in parallel, and with line breaks inside quotes on the way."""
+    short, late, lines = [], [], 2  # line 1 is the header
+    with (raw_folder / "log.csv").open("w") as out:
+        out.write(HEADER)
+        for n in range(1_500_000):
+            if n % 400_000 == 399_999:
+                out.write(f"user {n}\n")
+                short.append(lines)
+            elif n % 300_000 == 299_999:
+                out.write(f"user {n},x,noon\n")
+                late.append(lines)
+            elif n % 1000 == 7:
+                out.write(f'"user\n{n}",x,{n}\n\n')
+                lines += 2
+            else:
+                out.write(f"user {n},item {n % 50},{n}\n")
+            lines += 1
+    artifact = tables("log.csv", on_bad_row="reject")
+    found = pq.read_table(artifact.path / "rejected/interactions.parquet").to_pylist()
+    assert [row["line"] for row in found] == [*short, *late]
+    assert artifact.info["rows_read"] == 1_500_000
+    kept = artifact.info["train"] + artifact.info["val"] + artifact.info["test"]
+    assert kept == 1_500_000 - len(short) - len(late)
+
+
 def damage(content: bytes, draw: random.Random) -> bytes:
     """A few bytes changed, taken out or put in."""
     data = bytearray(content)

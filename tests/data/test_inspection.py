@@ -117,7 +117,7 @@ def test_parts_are_one_table_and_stay_one_in_the_config(raw_folder):
 
 
 def test_without_interactions_there_is_no_config(raw_folder):
-    (raw_folder / "a.csv").write_text("x,y\n1,2\n")
+    (raw_folder / "a.csv").write_text(",x,y\n0,1,2\n")  # as pandas writes its index
     found = inspect_path(str(raw_folder / "a.csv"), "", "utf-8", None)
     with pytest.raises(CadcError, match="no table names both a user and an item"):
         starting_config(found.roles, None)

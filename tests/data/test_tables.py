@@ -118,6 +118,14 @@ def test_the_key_of_the_artifact_follows_bytes_and_columns_not_places(tables, ra
     assert swapped.path != first.path
 
 
+def test_columns_nobody_asked_for_may_be_called_anything(tables, raw_folder):
+    content = ',who,x,what,X,"a ""b""",when\n0,Ana,1,pen,2,3,4\n'
+    assert ids(tables(content=content), "item") == ["pen"]
+    table = pa.table([pa.array([1])] * 2 + list(arrow().slice(0, 1)), names=["x", "x", *COLUMNS])
+    pq.write_table(table, raw_folder / "log.parquet")
+    assert ids(tables("log.parquet"), "item") == ["z"]
+
+
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_whole_numbers_are_numbers_and_sort_as_such(form, tables, raw_folder):
     numbers = [(10, 200, 1), (9, 1000, 2), (-3, 200, 3)]

@@ -68,9 +68,9 @@ class TableProfile:
 
 
 def column_names(found: FileSet, layout: TextFormat, scratch: Path) -> list[str]:
-    """The columns of a table's first file."""
+    """The columns of a table's first file that have a name."""
     if found.format == "text":
-        return header_of(found, layout, scratch)
+        return [name for name in header_of(found, layout, scratch) if name.strip()]
     return columns_of(found)
 
 

@@ -35,6 +35,11 @@ from cadc_rec.errors import CadcError
 from cadc_rec.progress import log
 
 IdKind = Literal["integer", "string"]
+_TIMES = {
+    "integer": "whole numbers, taken as they are",
+    "number": "numbers, taken as seconds",
+    "moment": "dates or datetimes",
+}
 
 
 def table_settings(config: TablesConfig) -> dict[str, Any]:
@@ -130,6 +135,7 @@ class _Reader:
             where = f"{scan.files[0]}: its column {keys.timestamp}"
             with _whole(scan):
                 kind = time_kind(raw, keys.timestamp, where)
+            log.info("%s tells the time as %s", keys.timestamp, _TIMES[kind])
             typed["timestamp"] = time_column(raw[keys.timestamp], keys.timestamp, kind)
         least = keys.min_rating
         if keys.rating:

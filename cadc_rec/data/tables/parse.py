@@ -68,7 +68,7 @@ def parse(
         table_name=f"{table}_text",
         sep=source.layout.delimiter_of(source.files[0]),
         header=True,
-        columns=dict.fromkeys(source.header, "VARCHAR"),
+        columns=dict.fromkeys(_names(source.header, wanted), "VARCHAR"),
         encoding=source.layout.encoding,
         quote='"',
         escape='"',
@@ -100,6 +100,11 @@ def parse(
                 "data.tables.delimiter or data.tables.encoding to what the file has."
             )
     return rows, unreadable
+
+
+def _names(header: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """The header with names that nobody asked for, perhaps empty or double, made harmless."""
+    return [name if name in wanted else f"__unwanted_{n}" for n, name in enumerate(header)]
 
 
 def _unreadable(backend: Backend, source: Source, table: str) -> Iterator[Unreadable]:
