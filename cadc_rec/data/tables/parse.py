@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FILE_NAME = "filename"  # what DuckDB calls it
 _SHOWN = 60  # characters of a bad line worth showing
 _KEPT = 1000  # and worth keeping
+_ENOUGH = 1000  # bad rows to know of where one of them is an error
 _CHUNK = 1 << 20
 _WORDS = {
     "MISSING COLUMNS": "has fewer fields than the {columns} of the header",
@@ -76,6 +77,7 @@ def parse(
         strict_mode=True,
         compression="none",
         store_rejects=True,
+        rejects_limit=0 if reject else _ENOUGH,  # 0 is no limit
         rejects_table=f"{table}_rejects",
         rejects_scan=f"{table}_rejects_scan",
         filename=True,
