@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from cadc_rec import __version__, cli_study
+from cadc_rec import __version__, cli_data, cli_study
 from cadc_rec.cli_options import (
     WORKDIR,
     AsJson,
@@ -141,6 +141,7 @@ _stage_command("train", "Train the two towers on the selected interactions.")
 _stage_command("evaluate", "Rank the held-out items over all items and measure.")
 
 
+cli_data.register(app)
 cli_study.register(app)
 
 

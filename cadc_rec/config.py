@@ -7,32 +7,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from cadc_rec.config_tables import TablesConfig
+from cadc_rec.config_types import (
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    PositiveInts,
+    Section,
+    Seed,
+    Sharding,
+)
 from cadc_rec.methods import MethodName
 
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-SourceName = Literal["movielens-1m", "movielens-10m", "epinions", "generated"]
-Sharding = Literal[
-    "auto",
-    "data_parallel",
-    "table_wise",
-    "column_wise",
-    "table_column_wise",
-    "row_wise",
-    "table_row_wise",
-]
-# A TOML array is a list; strictness would want a tuple. Its members are as strict as the rest.
-PositiveInts = Annotated[tuple[PositiveInt, ...], Field(min_length=1, strict=False)]
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys and other types are refused, values stay as read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+SourceName = Literal["movielens-1m", "movielens-10m", "epinions", "generated", "tables"]
 
 
 class GeneratedConfig(Section):
@@ -66,6 +55,7 @@ class DataConfig(Section):
     """Order of each user's interactions where the source has no time. Apart from `seed`, so that
     every method and seed is judged on the same held-out items."""
     generated: GeneratedConfig = GeneratedConfig()
+    tables: TablesConfig = TablesConfig()
 
 
 class MlpPretrainConfig(Section):

@@ -44,7 +44,12 @@ def _allowed(item: dict[str, Any], key: str) -> str:
 def nearest_key(key: str, model: type[BaseModel]) -> str | None:
     """The valid dotted key or section that looks most like `key`, or None when none is near."""
     keys = [k for k in _all_keys(model) if not key.startswith(f"{k}.")]  # not its own section
-    # The same last word in another section is the likelier slip than a similar spelling.
+    section, _, leaf = key.rpartition(".")
+    beside = [k.rpartition(".")[2] for k in keys if section and k.rpartition(".")[0] == section]
+    misspelt = difflib.get_close_matches(leaf, beside, 1, 0.8)
+    if misspelt:
+        return f"{section}.{misspelt[0]}"
+    # The same last word in another section is the likelier slip than a vaguely similar spelling.
     same_leaf = [k for k in keys if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     found = difflib.get_close_matches(key, same_leaf or keys, 1, 0.0 if same_leaf else 0.6)
     return found[0] if found else None

@@ -18,9 +18,12 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 ROOM_OF = {
     "__main__": "cli",
     "atomic": "artifacts",
+    "cli_data": "cli",
     "cli_options": "cli",
     "cli_study": "cli",
     "config_errors": "config",
+    "config_tables": "config",
+    "config_types": "config",
     "experiment_file": "config",
     "methods": "config",
 }

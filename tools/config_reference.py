@@ -16,6 +16,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
@@ -82,10 +83,11 @@ def sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, ty
 
 
 def field_docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """The string below each field of the class, as one line."""
+    """The string below each field of the class, or of the class it extends, as one line."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
     assert isinstance(tree, ast.ClassDef)
-    found = {}
+    (base,) = model.__bases__
+    found = {} if base is BaseModel else field_docstrings(base)
     for field, below in zip(tree.body, tree.body[1:], strict=False):
         if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
             continue
@@ -102,18 +104,24 @@ def allowed(field: FieldInfo) -> str:
 def _allowed(kind: Any, bounds: Mapping[str, Any]) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(_toml(value) for value in get_args(kind))
+    if get_origin(kind) is UnionType:  # a value or None, which TOML cannot write
+        value, _ = get_args(kind)
+        return _allowed(value, bounds)
     if get_origin(kind) is tuple:
         member = get_args(kind)[0]
         if hasattr(member, "__metadata__"):
             inner = _allowed(get_args(member)[0], _bounds(member.__metadata__))
         else:
             inner = _allowed(member, {})
-        return f"array, at least {bounds.get('min_length', 0)} of: {inner}"
+        least = f", at least {bounds['min_length']}" if "min_length" in bounds else ""
+        return f"array{least} of: {inner}"
     if kind is bool:
         return "true or false"
     if kind is str:
         return "text"
     word = {int: "whole number", float: "number"}[kind]
+    if not bounds:
+        return word
     low = f"above {bounds['gt']}" if "gt" in bounds else f"from {bounds['ge']}"
     high = f" to {bounds['le']}" if "le" in bounds else ""
     if "lt" in bounds:
@@ -149,6 +157,8 @@ def _docstring(model: type[BaseModel]) -> str:
 
 
 def _toml(value: Any) -> str:
+    if value is None:
+        return "unset"
     return f"`{json.dumps(list(value) if isinstance(value, tuple) else value)}`"
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from cadc_rec.config import DataConfig
+from cadc_rec.data.tables.files import TableFiles, find_tables
 from cadc_rec.errors import CadcError
 from cadc_rec.progress import log, track
 
@@ -66,9 +67,11 @@ class RawInput:
     """What the prepare stage starts from."""
 
     path: Path | None
-    """The archive; None where the source is generated."""
+    """The archive; None where the source is generated, or the user's own tables."""
     fingerprint: str
-    """SHA-256 of the archive's bytes, or of the generator's settings."""
+    """SHA-256 of the archive's bytes, of the tables' files, or of the generator's settings."""
+    tables: TableFiles | None = None
+    """The user's own tables."""
 
 
 def find_raw(config: DataConfig, data_dir: Path | None = None) -> RawInput:
@@ -83,6 +86,9 @@ def find_raw(config: DataConfig, data_dir: Path | None = None) -> RawInput:
     """
     if config.source == "generated":
         return RawInput(None, _settings_digest(config))
+    if config.source == "tables":
+        tables = find_tables(config.tables, table_folders(data_dir))
+        return RawInput(None, tables.fingerprint(), tables)
     archive = ARCHIVES[config.source]
     path = locate(config.source, data_dir)
     if path is None and data_dir is not None:
@@ -122,6 +128,14 @@ def locate(source: str, data_dir: Path | None = None) -> Path | None:
         folders = [cache_folder()]
     candidates = (folder / name for folder in folders for name in ARCHIVES[source].names)
     return next((path for path in candidates if path.is_file()), None)
+
+
+def table_folders(data_dir: Path | None) -> list[Path]:
+    """Where a relative path of the user's own tables leads."""
+    if data_dir is not None:
+        return [_existing(data_dir, "--data-dir")]
+    named = os.environ.get(DATA_VARIABLE)
+    return [*([_existing(Path(named), f"${DATA_VARIABLE}")] if named else []), Path.cwd()]
 
 
 def cache_folder() -> Path:

@@ -32,7 +32,8 @@ class Attribute:
 
     name: str
     kind: AttributeKind
-    """``categorical``: exactly one code each. ``multi``: any number, none when nothing is known."""
+    """``categorical``, ``numeric``: exactly one code each. ``multi``: any number, none when nothing
+    is known."""
     size: int
     """Number of codes; code 0 is "missing or unknown"."""
     indptr: NDArray[np.int64]
@@ -174,7 +175,7 @@ def _attributes(path: Path, described: list[dict[str, Any]]) -> list[Attribute]:
     attributes = []
     for entry in described:
         column = table[entry["name"]].combine_chunks()
-        if entry["kind"] == "categorical":
+        if entry["kind"] != "multi":
             lengths, values = np.ones(len(column), np.int64), column.to_numpy()
         else:
             lengths, values = np.diff(column.offsets.to_numpy()), column.flatten().to_numpy()

@@ -29,6 +29,7 @@ from cadc_rec.data.engine import open_engine, stream
 from cadc_rec.data.parquet import ROW_GROUP_ROWS, rechunk, write_parquet, write_parts
 from cadc_rec.data.sources import read_source
 from cadc_rec.data.sources.raw_tables import RawTables, Side
+from cadc_rec.data.sources.tables import table_settings
 from cadc_rec.data.vocabulary import encode_attributes
 from cadc_rec.errors import CadcError
 from cadc_rec.progress import track
@@ -43,7 +44,11 @@ INTERACTIONS = pa.schema([("user", pa.int32()), ("item", pa.int32()), ("timestam
 def dataset_settings(config: DataConfig) -> dict[str, Any]:
     """The settings that decide what `build_dataset` writes; the raw input comes beside them."""
     settings: dict[str, Any] = {"source": config.source, "k_core": max(config.k_core, 1)}
-    if config.source == "epinions":  # the others have time: split_seed changes nothing there
+    has_time = config.source != "epinions"
+    if config.source == "tables":
+        has_time = bool(config.tables.interactions.timestamp)
+        settings["tables"] = table_settings(config.tables)
+    if not has_time:  # else split_seed changes nothing
         settings["split_seed"] = config.split_seed
     return settings
 
@@ -100,6 +105,8 @@ def _build(
     }
     text = json.dumps(attributes, indent=2, ensure_ascii=False) + "\n"
     (draft.path / "attributes.json").write_text(text, "utf-8")
+    if tables.rejected is not None and tables.rejected.is_dir():
+        tables.rejected.rename(draft.path / "rejected")
     draft.rows = raw_rows
     draft.info.update(
         users=n_users,
@@ -112,6 +119,7 @@ def _build(
         users_train_only=n_users - test_rows,
         has_time=tables.has_time,
         order=("time" if tables.has_time else f"seeded random, split_seed={config.split_seed}"),
+        **tables.counts,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from cadc_rec.data.sources.raw_tables import AttributeColumn
 
@@ -24,18 +25,14 @@ def encode_attributes(
         attributes: the columns to encode; the others pass through.
 
     Returns:
-        The table, with int32 (categorical) or list<int32> (multi; empty where nothing is known)
-        columns, and for each attribute its name, kind, size (codes, 0 included) and vocabulary
-        (value of codes 1, 2, ...).
+        The table, with int32 (categorical and numeric) or list<int32> (multi; empty where nothing
+        is known) columns, and for each attribute its name, kind, size (codes, 0 included) and
+        vocabulary (value of codes 1, 2, ...; of a numeric one the least value of each bucket).
     """
     described: list[dict[str, Any]] = []
     for attribute in attributes:
         values = rows[attribute.name].combine_chunks()
-        flat = values if attribute.kind == "categorical" else pc.list_flatten(values)
-        distinct = pc.unique(pc.drop_null(flat))
-        vocabulary = distinct.take(pc.array_sort_indices(distinct))
-        codes = _codes(flat, vocabulary)
-        column = codes if attribute.kind == "categorical" else _lists(codes, values)
+        column, vocabulary = _encoded(values, attribute)
         rows = rows.set_column(rows.column_names.index(attribute.name), attribute.name, column)
         described.append(
             {
@@ -46,6 +43,40 @@ def encode_attributes(
             }
         )
     return rows, described
+
+
+def bucket_edges(values: NDArray[np.float64], buckets: int) -> NDArray[np.float64]:
+    """The least value of each quantile bucket, ascending.
+
+    Of n values in ascending order, bucket b begins with number floor(b * n / buckets), counted
+    from 0. Equal beginnings are merged, so that a frequent value fills one bucket and there are
+    fewer; where there are no more distinct values than buckets, each is a bucket of its own.
+
+    Args:
+        values: finite ``[n]``.
+        buckets: how many, at most.
+    """
+    distinct = np.unique(values)
+    if len(distinct) <= buckets:
+        return distinct
+    beginnings = np.arange(buckets) * len(values) // buckets
+    return np.unique(np.sort(values)[beginnings])
+
+
+def _encoded(values: pa.Array, attribute: AttributeColumn) -> tuple[pa.Array, pa.Array]:
+    """Codes of every row, and what codes 1, 2, ... stand for."""
+    if attribute.kind == "numeric":
+        known = pc.drop_null(values).to_numpy(zero_copy_only=False)
+        edges = bucket_edges(known, attribute.buckets)
+        # a missing value sorts before every edge, which is code 0
+        filled = values.fill_null(-np.inf).to_numpy(zero_copy_only=False)
+        codes = np.searchsorted(edges, filled, side="right")
+        return pa.array(codes.astype(np.int32)), pa.array(edges)
+    flat = values if attribute.kind == "categorical" else pc.list_flatten(values)
+    distinct = pc.unique(pc.drop_null(flat))
+    vocabulary = distinct.take(pc.array_sort_indices(distinct))
+    codes = _codes(flat, vocabulary)
+    return codes if attribute.kind == "categorical" else _lists(codes, values), vocabulary
 
 
 def _codes(values: pa.Array, vocabulary: pa.Array) -> pa.Array:

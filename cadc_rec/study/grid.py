@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from cadc_rec.config import Experiment, Section, Seed
+from cadc_rec.config import Experiment
 from cadc_rec.config_errors import explain
+from cadc_rec.config_types import Section, Seed
 from cadc_rec.errors import CadcError
 from cadc_rec.experiment_file import load_experiment, read_toml
 from cadc_rec.methods import METHODS

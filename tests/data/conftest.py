@@ -6,6 +6,7 @@ import bz2
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from cadc_rec.config import DataConfig, SelectConfig
 from cadc_rec.data.archives import DATA_VARIABLE, find_raw
 from cadc_rec.data.prepare import build_dataset, dataset_settings
 from cadc_rec.data.select import build_selection, selection_settings
+from tests.data.own_tables import INTERACTIONS
 
 MakeZip = Callable[[Mapping[str, str | bytes]], Path]
 Prepare = Callable[..., Artifact]
@@ -68,6 +70,27 @@ def prepare(tmp_path: Path, raw_folder: Path) -> Prepare:
             dataset_settings(config),
             {"raw": raw.fingerprint},
             lambda draft: build_dataset(config, raw, draft),
+        )
+
+    return run
+
+
+@pytest.fixture
+def tables(prepare: Prepare, raw_folder: Path) -> Prepare:
+    """tables("log.csv", users={...}): the prepare stage on it; `content` is written."""
+
+    def run(path: str = "log.csv", content: str | bytes | None = None, **sections: Any) -> Artifact:
+        if content is not None:
+            data = content if isinstance(content, bytes) else content.encode()
+            (raw_folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (raw_folder / path).write_bytes(data)
+        interactions = {"path": path, **INTERACTIONS, **sections.pop("interactions", {})}
+        outer = {key: sections.pop(key) for key in ("k_core", "split_seed") if key in sections}
+        return prepare(
+            sections.pop("workdir", "work"),
+            source="tables",
+            tables={"interactions": interactions, **sections},
+            **outer,
         )
 
     return run

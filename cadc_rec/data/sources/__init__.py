@@ -12,6 +12,7 @@ from cadc_rec.data.sources.epinions import read_epinions
 from cadc_rec.data.sources.generated import read_generated
 from cadc_rec.data.sources.movielens import read_movielens_1m, read_movielens_10m
 from cadc_rec.data.sources.raw_tables import RawTables
+from cadc_rec.data.sources.tables import read_tables
 
 _ARCHIVED = {
     "movielens-1m": read_movielens_1m,
@@ -31,5 +32,8 @@ def read_source(config: DataConfig, raw: RawInput, backend: Backend, scratch: Pa
     """
     if config.source == "generated":
         return read_generated(config.generated, backend, scratch)
+    if config.source == "tables":
+        assert raw.tables is not None
+        return read_tables(config.tables, raw.tables, backend, scratch)
     assert raw.path is not None
     return _ARCHIVED[config.source](backend, raw.path, scratch)

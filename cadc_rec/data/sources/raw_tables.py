@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import ibis.expr.types as ir
 
-AttributeKind = Literal["categorical", "multi"]
+AttributeKind = Literal["categorical", "multi", "numeric"]
 Side = Literal["user", "item"]
 
 
@@ -18,7 +20,10 @@ class AttributeColumn:
     name: str
     side: Side
     kind: AttributeKind
-    """``categorical``: a value or null. ``multi``: a list of values, perhaps empty or null."""
+    """``categorical``: a value or null. ``multi``: a list of values, perhaps empty or null.
+    ``numeric``: a finite number or null."""
+    buckets: int = 0
+    """``numeric``: how many quantile buckets there may be."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +31,18 @@ class RawTables:
     """Ibis expressions over one source, on the backend that will run the preparation."""
 
     interactions: ir.Table
-    """Columns user_id, item_id, row (int64, position in the file) and, where the source has time,
-    timestamp (int64, seconds); further columns are ignored. No nulls."""
+    """Columns user_id, item_id (int64 or text), row (int64, position in the file) and, where the
+    source has time, timestamp (int64, in any unit); further columns are ignored. No nulls."""
     users: ir.Table | None = None
     """Columns user_id (unique) and the users' attributes; None where there are none."""
     items: ir.Table | None = None
     """Columns item_id (unique), the items' attributes and, where there is one, title."""
     attributes: tuple[AttributeColumn, ...] = ()
     has_time: bool = True
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Rows that were read and are no interactions, by why; the manifest repeats them."""
+    rejected: Path | None = None
+    """A folder with the rows that were left out, perhaps not there; the dataset keeps it."""
 
     def attributes_of(self, side: Side) -> list[AttributeColumn]:
         """The declarations of one side, in their order."""

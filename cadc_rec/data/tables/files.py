@@ -1,0 +1,208 @@
+"""Which files make up each table, and which bytes they hold.
+
+In: a path of the configuration (a file, a folder or a glob) and the folders it is relative to.
+Out: the files in the order their rows are read in, and a fingerprint of them all.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cadc_rec.config_tables import TablesConfig
+from cadc_rec.errors import CadcError
+
+FileFormat = Literal["parquet", "text", "arrow"]
+COMPRESSED = (".gz", ".bz2", ".zst")
+_SUFFIXES: Mapping[str, FileFormat] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "text",
+    ".tsv": "text",
+    ".txt": "text",
+    ".dat": "text",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+}
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """The files of one table, all of one format."""
+
+    format: FileFormat
+    base: Path
+    """The folder the files' names are relative to."""
+    files: tuple[Path, ...]
+    """Absolute, sorted by name: the rows of the table in their order."""
+
+    def name(self, file: Path) -> Path:
+        """A file's path below the base."""
+        return file.relative_to(self.base)
+
+
+@dataclass(frozen=True)
+class TableFiles:
+    """The files of every table the configuration names."""
+
+    interactions: FileSet
+    users: FileSet | None
+    items: FileSet | None
+
+    def fingerprint(self) -> str:
+        """SHA-256 over each table's file names (partitions are values) and bytes."""
+        total = hashlib.sha256()
+        for role in ("interactions", "users", "items"):
+            found: FileSet | None = getattr(self, role)
+            for file in found.files if found else ():
+                assert found is not None
+                total.update(f"{role}\0{found.name(file).as_posix()}\0".encode())
+                total.update(_digest(file))
+        return total.hexdigest()
+
+
+def find_tables(config: TablesConfig, folders: Sequence[Path]) -> TableFiles:
+    """The files of `config`'s tables; a relative path is looked for in `folders`, in order.
+
+    Raises:
+        CadcError: no table of interactions is named, or a path leads to no file of a known format.
+    """
+    if not config.interactions.path:
+        raise CadcError(
+            "data.tables.interactions.path is empty; name the file, folder or glob that holds the "
+            "interactions."
+        )
+
+    def found(role: str, path: str) -> FileSet | None:
+        return _find(path, f"data.tables.{role}.path", folders) if path else None
+
+    interactions = found("interactions", config.interactions.path)
+    assert interactions is not None
+    return TableFiles(
+        interactions, found("users", config.users.path), found("items", config.items.path)
+    )
+
+
+def file_format(path: Path) -> FileFormat | None:
+    """The format a file's name tells, or None."""
+    name = path.name.lower()
+    inner = next((name.removesuffix(s) for s in COMPRESSED if name.endswith(s)), None)
+    found = _SUFFIXES.get(Path(inner if inner is not None else name).suffix)
+    return found if inner is None or found == "text" else None
+
+
+def partition_keys(found: FileSet) -> list[str]:
+    """The hive partitions (folders called ``key=value``); they are columns like any other.
+
+    Raises:
+        CadcError: the files are not all partitioned alike.
+    """
+    keys = [
+        [part.partition("=")[0] for part in found.name(file).parent.parts if "=" in part]
+        for file in found.files
+    ]
+    for key, file in zip(keys, found.files, strict=True):
+        if key != keys[0]:
+            raise CadcError(
+                f"{file}: is partitioned by {', '.join(key) or 'nothing'}, and {found.files[0]} by "
+                f"{', '.join(keys[0]) or 'nothing'}; partition all files alike."
+            )
+    return keys[0]
+
+
+def find_files(path: str, key: str, folders: Sequence[Path]) -> list[FileSet]:
+    """Every file of a known format that a path leads to, those of one format together.
+
+    Args:
+        path: a file, a folder or a glob; absolute, or looked for in `folders`, in order.
+        key: the setting or argument it comes from, for messages.
+        folders: what a relative path is relative to.
+
+    Raises:
+        CadcError: nothing is there, or nothing of a known format.
+    """
+    tried = []
+    for folder in folders:
+        place = folder / Path(path).expanduser()  # an absolute path stays itself
+        tried.append(str(place))
+        if place.is_file():
+            if file_format(place) is None:
+                raise CadcError(f"{place}: {_unknown()}; rename it or convert it.")
+            return _file_sets(key, place.parent, [place])
+        if place.is_dir():
+            return _file_sets(key, place, list(_below(place)))
+        matched = [Path(name) for name in glob.glob(str(place), recursive=True)]
+        if matched:
+            base = _fixed_part(place)
+            inside = (_below(m) if m.is_dir() else [m] for m in matched if not _hidden(m, base))
+            return _file_sets(key, base, [file for files in inside for file in files])
+    places = " or ".join(dict.fromkeys(tried))
+    raise CadcError(f"{places}: no such file or folder; correct {key}, or name its --data-dir.")
+
+
+def _find(path: str, key: str, folders: Sequence[Path]) -> FileSet:
+    """The one table a path leads to."""
+    found = find_files(path, key, folders)
+    if len(found) > 1:
+        raise CadcError(
+            f"{found[0].base}: holds {' and '.join(files.format for files in found)} files; name "
+            f"those of one format by a glob in {key}."
+        )
+    return found[0]
+
+
+def _file_sets(key: str, base: Path, files: Sequence[Path]) -> list[FileSet]:
+    base = base.absolute()
+    known: dict[FileFormat, set[Path]] = {}
+    for file in files:
+        kind = file_format(file)
+        if kind is not None:
+            known.setdefault(kind, set()).add(file.absolute())
+    if not known:
+        raise CadcError(f"{base}: holds no file of a known format for {key}; {_unknown()}.")
+    return [
+        FileSet(
+            kind, base, tuple(sorted(known[kind], key=lambda f: f.relative_to(base).as_posix()))
+        )
+        for kind in sorted(known)
+    ]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The files below a folder, less what Spark and others leave beside their data."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not _hidden(path, folder):
+            yield path
+
+
+def _hidden(path: Path, base: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in path.relative_to(base).parts)
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folder before the first part with a wildcard."""
+    parts = pattern.parts
+    wild = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    return Path(*parts[:wild])
+
+
+def _unknown() -> str:
+    suffixes = " ".join(_SUFFIXES)
+    return f"the formats are told by the names' ends: {suffixes}, text also with .gz .bz2 .zst"
+
+
+def _digest(file: Path) -> bytes:
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as opened:
+            while chunk := opened.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise CadcError(f"{file}: cannot be read ({error.strerror}); mend its rights.") from None
+    return digest.digest()
