@@ -152,6 +152,21 @@ class HistoryConfig(Section):
     """The last this many items are averaged, one vector for each window; ascending."""
 
 
+class PriorConfig(Section):
+    """What the frozen tables alone say of the next item after a history, added to the score."""
+
+    use: bool = False
+    """Add the two scores, each times a learned factor; without towers they are the whole score."""
+    alpha: PositiveFloat = 8.0
+    """Folding a history into ALS: confidence of its latest item; that of unknown pairs is 1."""
+    half_life: PositiveFloat = 3.0
+    """Folding in: items of the history after which the confidence is half as much."""
+    l2: PositiveFloat = 0.2
+    """Folding in: L2, over the mean of the diagonal of the item vectors' Gram matrix."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Transitions: an item one place further back counts this much of the one before it."""
+
+
 class SelectConfig(Section):
     """Which training interactions the two towers see (D_sel)."""
 
@@ -192,9 +207,6 @@ class ModelConfig(Section):
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the elements dropped of what the frozen or learned tables give a tower (id vector,
     history, transitions) in training; drawn for each row that a tower sees."""
-    shortcut: bool = False
-    """Add to the score a learned linear map of all frozen vectors of the user's side, zero at the
-    start, times the item's frozen vectors: what the tables know need not pass the MLPs."""
     feature_dim: PositiveInt = 16
     """Width of each side feature's embedding."""
     tower: PositiveInts = (128, 64)
@@ -308,6 +320,7 @@ class Experiment(Section):
     pretrain: PretrainConfig = PretrainConfig()
     transitions: TransitionsConfig = TransitionsConfig()
     history: HistoryConfig = HistoryConfig()
+    prior: PriorConfig = PriorConfig()
     select: SelectConfig = SelectConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()

@@ -144,21 +144,22 @@ def _check_vectors(e: Experiment, where: str) -> None:
 def _check_context(e: Experiment, where: str) -> None:
     """Refuse histories and transitions that nothing can be looked up in."""
     frozen = e.model.id_embedding in ("init_frozen", "hybrid", "linear", "mlp", "residual")
-    if e.history.length and not (frozen and e.model.id_embedding != "hybrid"):
+    towers = e.model.kind == "two_tower"
+    if e.history.length and towers and not (frozen and e.model.id_embedding != "hybrid"):
         raise CadcError(
             f"{where}: history.length = {e.history.length} looks items up in a frozen table of "
             f"whole vectors, which model.id_embedding = {e.model.id_embedding!r} has not; set it "
             "to 'init_frozen', or history.length = 0."
         )
-    if e.model.shortcut and e.model.id_embedding != "init_frozen":
-        raise CadcError(
-            f"{where}: model.shortcut = true scores frozen vectors, which model.id_embedding = "
-            f"{e.model.id_embedding!r} does not give as they are; set it to 'init_frozen', or "
-            "model.shortcut = false."
-        )
     if list(e.history.windows) != sorted(set(e.history.windows)):
         raise CadcError(
             f"{where}: history.windows = {list(e.history.windows)} must ascend, each once."
+        )
+    if e.prior.use and not (e.history.length and e.pretrain.model == "als"):
+        raise CadcError(
+            f"{where}: prior.use = true folds a history into ALS, and history.length = "
+            f"{e.history.length} with pretrain.model = {e.pretrain.model!r} has not both; set "
+            "history.length and pretrain.model = 'als', or prior.use = false."
         )
     if e.transitions.window and not e.history.length:
         raise CadcError(

@@ -15,6 +15,7 @@ MethodName = Literal[
     "mf",
     "als",
     "popularity",
+    "prior",
     "recipe",
     "recipe-gold",
 ]
@@ -44,16 +45,27 @@ def _tables_alone(pretraining: str) -> dict[str, Any]:
     return {"pretrain.model": pretraining, "model.kind": "tables"}
 
 
+def _histories(**more: Any) -> dict[str, Any]:
+    """Frozen ALS and transition vectors, and what they say of a user's last items."""
+    return {
+        "pretrain.model": "als",
+        "transitions.window": 10,
+        "transitions.normalization": 0.4,
+        "history.length": 50,
+        "prior.use": True,
+        **more,
+    }
+
+
 def _recipe(selection: str) -> dict[str, Any]:
     """What carries CADC's idea furthest (docs/accuracy.md)."""
     return {
-        "pretrain.model": "als",
+        **_histories(),
         "pretrain.scale": "unit",
-        "transitions.window": 10,
-        "history.length": 50,
         "select.kind": selection,
         "model.id_embedding": "init_frozen",
-        "train.loss": "softmax",
+        "train.loss": "sampled-softmax",
+        "train.exclude_known": True,
     }
 
 
@@ -75,9 +87,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "mf": _tables_alone("mf"),
     "als": _tables_alone("als"),
     "popularity": _tables_alone("popularity"),
-    # Not in the paper: frozen ALS and transition vectors, a history of them, each user's most
-    # recent share, a softmax; and the same on every interaction, so that what the sample costs can
-    # be told from what the recipe gains.
+    # Not in the paper: what frozen ALS and transition vectors say of a history, without towers and
+    # without a labelled example; then with towers, each user's most recent share and a softmax;
+    # and the same on every interaction, so that what the sample costs can be told from what the
+    # recipe gains.
+    "prior": _histories(**{"model.kind": "tables"}),
     "recipe": _recipe("recent"),
     "recipe-gold": _recipe("everything"),
 }

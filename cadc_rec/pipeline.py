@@ -80,7 +80,9 @@ class Pipeline:
         if not self.experiment.transitions.window:
             skipped.add("transitions")
         if self.experiment.model.kind == "tables":
-            skipped |= {"transitions", "select", "train"}
+            skipped |= {"select", "train"}
+            if not self.experiment.prior.use:
+                skipped.add("transitions")
         return [stage for stage in STAGES if stage not in skipped]
 
     def run(self, until: str = "evaluate") -> dict[str, Artifact]:
@@ -265,7 +267,10 @@ class Pipeline:
     def _context_settings(self) -> dict[str, Any]:
         """What the towers are given beside ids, where there is any."""
         history = self.experiment.history
-        return {"history": history.model_dump(mode="json")} if history.length else {}
+        told = {"history": history.model_dump(mode="json")} if history.length else {}
+        if self.experiment.prior.use:
+            told["prior"] = self.experiment.prior.model_dump(mode="json")
+        return told
 
     def _alone(
         self,

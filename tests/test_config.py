@@ -183,7 +183,8 @@ def test_an_unknown_key_that_resembles_nothing_is_refused_with_all_that_stand_th
     path = write("xyzzy = 1")
     assert refusal(path) == (
         f"{path}: xyzzy is not a setting; the top level takes seed, method, data, pretrain, "
-        "transitions, history, select, model, train, sharding, evaluate, compute, tracking."
+        "transitions, history, prior, select, model, train, sharding, evaluate, compute, "
+        "tracking."
     )
     message = refusal(write("[sharding]\nxyzzy = 1"))
     assert "sharding.xyzzy is not a setting; " in message
@@ -193,7 +194,7 @@ def test_an_unknown_key_that_resembles_nothing_is_refused_with_all_that_stand_th
 def test_an_unknown_method_is_refused_with_those_there_are(write):
     sentence = (
         "method: 'golden' is unknown; choose one of cadc, cadc-mlp, random, over-sampling, "
-        "under-sampling, logq, gold, mf, als, popularity, recipe, recipe-gold."
+        "under-sampling, logq, gold, mf, als, popularity, prior, recipe, recipe-gold."
     )
     assert refusal(write(), method="golden") == sentence
     assert refusal(write('method = "golden"')) == sentence
@@ -356,12 +357,6 @@ def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
             "= 0.",
         ),
         (
-            "gold",
-            "model.shortcut=true",
-            "model.shortcut = true scores frozen vectors, which model.id_embedding = 'trainable' "
-            "does not give as they are; set it to 'init_frozen', or model.shortcut = false.",
-        ),
-        (
             "cadc",
             "train.exclude_known=true",
             "train.exclude_known = true is about the candidates of a softmax, and train.loss = "
@@ -381,7 +376,14 @@ def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
         ),
         (
             "recipe",
-            "history.length=0",
+            "pretrain.model=mf --set pretrain.scale=none",
+            "prior.use = true folds a history into ALS, and history.length = 50 with "
+            "pretrain.model = 'mf' has not both; set history.length and pretrain.model = 'als', or "
+            "prior.use = false.",
+        ),
+        (
+            "recipe",
+            "prior.use=false --set history.length=0",
             "transitions.window = 10 tells what follows a user's last items, and history.length = "
             "0 gives none; set one of them to match the other.",
         ),

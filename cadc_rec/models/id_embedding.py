@@ -88,6 +88,19 @@ class FrozenIds(TrainableIds):
         bags = KeyedJaggedTensor(keys=[self.name], values=ids, lengths=lengths)
         return wait(self.table(bags)).values()
 
+    @torch.no_grad()
+    def sequences(self, ids: torch.Tensor) -> torch.Tensor:
+        """The frozen vectors of rows of ids, ``[n, L, width]``; zeros where an id is negative.
+
+        Args:
+            ids: int32 ``[n, L]``.
+        """
+        known = ids >= 0
+        if self.replica is not None:
+            return self.replica[ids.clamp_min(0).to(torch.int64)].mul_(known[:, :, None])
+        flat = self.sums(ids[known].to(torch.int64), known.flatten().to(torch.int32))
+        return flat.view(*ids.shape, flat.shape[1])
+
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Vectors ``[n, dim]`` of int64 ids ``[n]``, without gradient."""
         return self.lookup(ids)

@@ -21,6 +21,7 @@ _METHODS = {
     "popularity": Look("#d9534a", "plus", dash="2 3"),
     "mf": Look("#6b9a1f", "cross", dash="10 3 2 3"),
     "als": Look("#5b87a6", "square", dash="10 3 2 3"),
+    "prior": Look("#7f8a3a", "hexagon", dash="2 3"),
     "recipe": Look("#e0653a", "up"),
     "recipe-gold": Look("#b0782f", "diamond", dash="7 4"),
 }

@@ -23,12 +23,13 @@ METHOD_TITLES = {
     "popularity": "Popularity",
     "mf": "MF alone",
     "als": "ALS alone",
+    "prior": "Prior alone",
     "recipe": "Recipe",
     "recipe-gold": "Recipe on everything",
 }
 # These see all rows or none: a filtering ratio says nothing of them.
-UNFILTERED = ("gold", "popularity", "mf", "als", "recipe-gold")
-WITHOUT_TOWERS = ("popularity", "mf", "als")
+UNFILTERED = ("gold", "popularity", "mf", "als", "prior", "recipe-gold")
+WITHOUT_TOWERS = ("popularity", "mf", "als", "prior")
 # Counting how often items were taken is no training; its moment would stretch every axis of time.
 UNTRAINED = ("popularity",)
 

@@ -25,6 +25,7 @@ from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.progress import track
 from cadc_rec.stages.train import CHECKPOINT
 from cadc_rec.training.build import build_model
+from cadc_rec.training.prior import prior_of, prior_vectors
 
 
 def build_evaluation(
@@ -93,6 +94,8 @@ def _vectors(
     """User vectors, given whether the validation item is known by then, and item vectors."""
     if checkpoint is None:
         assert pretrained.ids is not None
+        if experiment.prior.use:
+            return _prior_alone(experiment, dataset, pretrained, processes.device)
         users, items = (side.to(processes.device) for side in pretrained.ids.as_dot_products())
         return lambda with_validation: users, items
     model = build_model(experiment, dataset, pretrained, processes)
@@ -105,6 +108,22 @@ def _vectors(
         lambda with_validation: model.user_vectors(dataset.last_items(length, with_validation)),
         model.item_vectors(),
     )
+
+
+def _prior_alone(
+    experiment: Experiment, dataset: Dataset, pretrained: Pretrained, device: torch.device
+) -> tuple[Callable[[bool], torch.Tensor], torch.Tensor]:
+    """The same without towers: nothing is learned from examples, not even the factors."""
+    prior, factors = prior_of(experiment, dataset, pretrained)
+    assert prior is not None
+
+    def vectors(with_validation: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        history = dataset.last_items(experiment.history.length, with_validation)
+        users, items = prior_vectors(prior, pretrained, torch.from_numpy(history))
+        scaled = [factor * mine for factor, mine in zip(factors, users, strict=True)]
+        return torch.cat(scaled, 1).to(device), torch.cat(items, 1).to(device)
+
+    return lambda with_validation: vectors(with_validation)[0], vectors(False)[1]
 
 
 def _write_vectors(

@@ -18,9 +18,11 @@ from cadc_rec.distributed.state import load_state, local_tensors
 from cadc_rec.evaluation.sharded import tower_vectors
 from cadc_rec.models.history import usable_windows
 from cadc_rec.models.id_embedding import HybridIds
-from cadc_rec.models.two_tower import SideSpec, TwoTower
+from cadc_rec.models.tower import SideSpec
+from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.training.optimizers import fuse_table_optimizer, is_frozen
+from cadc_rec.training.prior import prior_of
 
 _TABLE_STD = 0.1
 
@@ -84,12 +86,15 @@ def build_model(
     torch.manual_seed(experiment.seed)
     transitions, history = pretrained.transitions, experiment.history
     width = 0 if transitions is None else transitions.source.shape[1]
+    prior, factors = prior_of(experiment, dataset, pretrained)
     model = TwoTower(
         SideSpec("user", dataset.n_users, dataset.user_attributes),
         SideSpec("item", dataset.n_items, dataset.item_attributes, width),
         experiment.model,
         processes.device,
         usable_windows(history.windows, history.length) if history.length else (),
+        prior,
+        factors,
     )
     sharding = experiment.sharding
     fuse_table_optimizer(model, experiment.train, sharding.trainable)

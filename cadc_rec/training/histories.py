@@ -15,7 +15,7 @@ import torch
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.models.two_tower import TwoTower
 
-_CHUNK = 8192  # examples pooled at once; each looks dozens of items up
+_CHUNK = 1024  # examples at once: each looks dozens of vectors up
 
 
 class Histories:
@@ -39,10 +39,10 @@ class Histories:
         limit_bytes: int,
     ) -> None:
         self.model, self.history, self.device = model, history, processes.device
-        longest = max(rows_by_rank)
+        longest, width = max(rows_by_rank), model.context_dim + sum(model.prior_dims)
         self.kept: torch.Tensor | None = None
-        if 4 * longest * model.context_dim <= limit_bytes:
-            kept = torch.empty(len(history), model.context_dim, device=self.device)
+        if 4 * longest * width <= limit_bytes:
+            kept = torch.empty(len(history), width, device=self.device)
             for start in range(0, longest, _CHUNK):
                 kept[start : start + _CHUNK] = self._pooled(history[start : start + _CHUNK])
             self.kept = kept

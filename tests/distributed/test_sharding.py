@@ -21,7 +21,7 @@ CASES = [f"{ids}:{kind}" for ids in ("init_frozen", "trainable") for kind in (*K
 # The other integrations, where a column-wise table would say nothing new.
 INTEGRATIONS = ("init", "hybrid", "linear", "mlp", "residual")
 INTEGRATED = [f"{ids}:{kind}" for ids in INTEGRATIONS for kind in ("data_parallel", "table_wise")]
-HISTORY = [f"history:{kind}" for kind in KINDS]
+HISTORY = [f"{ids}:{kind}" for ids in ("history", "prior") for kind in KINDS]
 ALL = [*CASES, *INTEGRATED, *HISTORY]
 UNEVEN = [
     "init_frozen:table_wise:113,7",
@@ -29,6 +29,7 @@ UNEVEN = [
     "hybrid:table_wise:120,0",
     "residual:data_parallel:120,0",
     "history:table_wise:120,0",
+    "prior:table_wise:120,0",
 ]
 
 
@@ -105,7 +106,7 @@ def test_what_an_integration_freezes_is_bit_identical_and_all_the_rest_is_traine
 def test_histories_and_transitions_are_looked_up_alike_under_every_sharding(case, world, request):
     """One item table serves ids and histories; all four tables stay as they were."""
     results = request.getfixturevalue(world)
-    result, reference = results[case], results["history:data_parallel"]
+    result, reference = results[case], results[f"{case.split(':')[0]}:data_parallel"]
     given = toy.pretrained("history")
     tables = (given.ids.user, given.ids.item, given.transitions.source, given.transitions.target)
     assert result["intact"]

@@ -31,6 +31,7 @@ from cadc_rec.training.trainer import Trainer
 
 USERS, ITEMS, DIM = 41, 23, 8
 LENGTH, WIDTH = 5, 4  # of a history, of transition vectors
+HISTORIES = ("history", "prior")
 
 
 def dataset():
@@ -43,7 +44,11 @@ def dataset():
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     genres = Attribute("genres", "multi", 6, indptr, rng.integers(1, 6, indptr[-1], dtype=np.int32))
     return SimpleNamespace(
-        n_users=USERS, n_items=ITEMS, user_attributes=[group], item_attributes=[genres]
+        n_users=USERS,
+        n_items=ITEMS,
+        user_attributes=[group],
+        item_attributes=[genres],
+        last_items=lambda length, with_validation: histories(USERS)[:, :length],
     )
 
 
@@ -61,19 +66,21 @@ def pretrained(ids: str) -> Pretrained:
         return Pretrained()
     generator = torch.Generator().manual_seed(6)
     source, target = (torch.randn(ITEMS, WIDTH, generator=generator) for _ in range(2))
-    return Pretrained(tables(), TransitionTables(source, target) if ids == "history" else None)
+    return Pretrained(tables(), TransitionTables(source, target) if ids in HISTORIES else None)
 
 
 def experiment(ids: str, kind: str) -> Experiment:
     """Two epochs of a small model with this id embedding under this sharding.
 
-    ``history`` is frozen ids with a history, transitions and a softmax.
+    ``history`` is frozen ids with a history, transitions and a softmax; ``prior`` has a prior too.
     """
     more, train = {}, {"negatives": 2}
-    if ids == "history":
+    if ids in HISTORIES:
+        prior = {"use": ids == "prior"}
         ids, train = "init_frozen", {"loss": "sampled-softmax", "shared_negatives": 9}
         train["exclude_known"] = True
         more = {"history": {"length": LENGTH, "windows": [1, 3, 9]}, "transitions": {"window": 2}}
+        more["prior"] = prior
     return Experiment.model_validate(
         {
             "pretrain": {"model": "mf", "factors": DIM - 1},
@@ -118,7 +125,7 @@ def train(
     e, given = experiment(ids, kind), pretrained(ids)
     model = build_model(e, dataset(), given, processes)
     before, learned_before = digests(model, processes), digests(model, processes, model.trains)
-    history = histories(120)[mine] if ids == "history" else None
+    history = histories(120)[mine] if ids in HISTORIES else None
     examples = Examples(users[mine], items[mine], history)
     loader = make_loader(e.train, examples, rows, processes.rank, ITEMS, 0, known_items())
     optimizer = dense_optimizer(model.wrapped, model.module, e.train)
@@ -130,7 +137,7 @@ def train(
     )
     history = trainer.fit(lambda: {"ndcg@10": 0.0}).history
     vectors = (
-        model.user_vectors(histories(USERS) if ids == "history" else None),
+        model.user_vectors(histories(USERS) if ids in HISTORIES else None),
         model.item_vectors(),
     )
     held = sum(p.numel() for group in optimizer.param_groups for p in group["params"])

@@ -55,39 +55,11 @@ def test_scores_are_those_of_both_towers_with_all_they_know(model, alone):
     np.testing.assert_allclose((users @ items.T).numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_shortcut_adds_a_linear_map_of_the_users_vectors_times_the_items(alone):
-    """Zero at the start; with a map set, the score of both paths together."""
-    e = toy.experiment("history", "data_parallel")
-    e = e.model_copy(update={"model": e.model.model_copy(update={"shortcut": True})})
-    given, history, data = toy.pretrained("history"), toy.histories(toy.USERS), toy.dataset()
-    model = build_model(e, data, given, alone)
-    item, source = given.ids.item.numpy(), given.transitions.source.numpy()
-    windows = [means_by_hand(t, history, w) for t in (item, source) for w in (1, 3, 5)]
-    of_users = np.concatenate([given.ids.user.numpy(), *windows], 1)
-    of_items = np.concatenate([item, given.transitions.target.numpy()], 1)
-    users, items = model.user_vectors(history), model.item_vectors()
-    assert users.shape[1] == items.shape[1] == 4 + toy.DIM + toy.WIDTH
-    without = users[:, :4] @ items[:, :4].T
-    assert torch.equal(users @ items.T, without)
-    rng = np.random.default_rng(0)
-    weight = rng.normal(size=(of_items.shape[1], of_users.shape[1])).astype(np.float32)
-    with torch.no_grad():
-        model.module.user.shortcut.weight.copy_(torch.from_numpy(weight))
-    expected = without.numpy() + of_users @ weight.T @ of_items.T
-    got = (model.user_vectors(history) @ model.item_vectors().T).numpy()
-    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
-    assert model.trains("user.shortcut.weight")
-
-
-@pytest.mark.parametrize("shortcut", [False, True])
-def test_a_batch_without_pairs_is_every_example_with_every_candidate(shortcut, alone):
+@pytest.mark.parametrize("ids", ["history", "prior"])
+def test_a_batch_without_pairs_is_every_example_with_every_candidate(ids, alone):
     """The same scores as the vectors', and the gradients of plain products."""
-    e = toy.experiment("history", "data_parallel")
-    e = e.model_copy(update={"model": e.model.model_copy(update={"shortcut": shortcut})})
-    model = build_model(e, toy.dataset(), toy.pretrained("history"), alone)
-    if shortcut:
-        torch.manual_seed(0)
-        torch.nn.init.normal_(model.module.user.shortcut.weight)
+    e = toy.experiment(ids, "data_parallel")
+    model = build_model(e, toy.dataset(), toy.pretrained(ids), alone)
     history = torch.from_numpy(toy.histories(toy.USERS))
     users, items = torch.tensor([3, 3, 40]), torch.tensor([0, 5, 22])
     batch = Batch(users, items, context=model.module.context(history[users]))

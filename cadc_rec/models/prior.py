@@ -1,0 +1,111 @@
+"""What frozen tables alone say of a user's next item, from the items before it.
+
+Two scores of an item i after a history h_1 (the latest), h_2, ...:
+
+- *folded in*: x . y_i, where x is what ALS would give a user of this history: the solution of
+  (Y'Y + l2 I + sum_j (c_j - 1) y_j y_j') x = sum_j c_j y_j, with y_j the item vector of h_j and
+  confidences c_j = alpha 2^(-(j - 1) / half_life) (Hu, Koren and Volinsky 2008, fading);
+- *led to*: s . t_i, where s is the mean of the source vectors of the history weighted by
+  decay^(j - 1), and t_i the target vector of i (`cadc_rec.data.transitions`).
+
+Both are dot products with vectors that never change, so they join the towers' as more elements. An
+example's own item is no part of its history, so training meets them as ranking does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cadc_rec.config import PriorConfig
+
+_STEPS = 6  # of conjugate gradients: two orders of magnitude below what changes a rank
+_AT_FIRST = 0.5  # standard deviation of a prior score over items before its factor is learned
+
+
+@dataclass(frozen=True)
+class HistoryPrior:
+    """Vectors of histories in the frozen tables' spaces.
+
+    Attributes:
+        gram: Y'Y of the whole item table, ``[d, d]``.
+        config: confidences, regularization, decay.
+    """
+
+    gram: torch.Tensor
+    config: PriorConfig
+
+    @classmethod
+    def of(cls, items: torch.Tensor, config: PriorConfig) -> HistoryPrior:
+        """The prior of an item table ``[n_items, d]``."""
+        exact = items.double()  # one matrix for all rows: its rounding would be every row's
+        return cls((exact.t() @ exact).to(items.dtype), config)
+
+    def to(self, device: torch.device) -> HistoryPrior:
+        """The same on `device`."""
+        return HistoryPrior(self.gram.to(device), self.config)
+
+    @torch.no_grad()
+    def folded(self, vectors: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """User vectors ``[n, d]`` that ALS would give these histories; zeros for an empty one.
+
+        Args:
+            vectors: item vectors of the history, ``[n, L, d]``, the latest first; zeros where it
+                has ended.
+            known: bool ``[n, L]``, where it has not.
+        """
+        place = torch.arange(known.shape[1], device=vectors.device)
+        confidence = self.config.alpha * torch.exp2(-place / self.config.half_life)
+        extra = (confidence - 1) * known
+        gram = self.gram + self.config.l2 * self.gram.diagonal().mean() * torch.eye(
+            len(self.gram), device=vectors.device
+        )
+
+        def times(x: torch.Tensor) -> torch.Tensor:
+            """Every row's own matrix times its vector."""
+            along = torch.bmm(vectors, x[:, :, None])[:, :, 0] * extra
+            return torch.addmm(torch.bmm(along[:, None], vectors)[:, 0], x, gram)
+
+        residual = weighted_sum(vectors, confidence * known)
+        x = torch.zeros_like(residual)
+        direction, size = residual.clone(), residual.square().sum(1, keepdim=True)
+        for _ in range(_STEPS):
+            image = times(direction)
+            along = (direction * image).sum(1, keepdim=True)
+            share = torch.where(along > 0, size / along, 0.0)  # a row that is solved stays
+            x += share * direction
+            residual -= share * image
+            before, size = size, residual.square().sum(1, keepdim=True)
+            direction = residual + torch.where(before > 0, size / before, 0.0) * direction
+        return x
+
+    @torch.no_grad()
+    def led(self, sources: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """Weighted means ``[n, e]`` of the source vectors ``[n, L, e]``; zeros for no history."""
+        place = torch.arange(known.shape[1], device=sources.device)
+        weight = self.config.decay**place * known
+        return weighted_sum(sources, weight / weight.sum(1, keepdim=True).clamp_min(1e-12))
+
+
+def weighted_sum(vectors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """``[n, d]`` of ``[n, L, d]`` and ``[n, L]``."""
+    return torch.bmm(weights[:, None], vectors)[:, 0]
+
+
+def even_factors(users: Sequence[torch.Tensor], items: Sequence[torch.Tensor]) -> list[float]:
+    """Factors that bring each prior score to one standard deviation over items.
+
+    Args:
+        users: for each score, vectors ``[n, d]`` of a few histories.
+        items: for each score, vectors ``[n_items, d]``.
+
+    Returns:
+        One for each score; 1 where a score is the same for all items.
+    """
+    factors = []
+    for mine, theirs in zip(users, items, strict=True):
+        spread = float((mine @ theirs.t()).std(1).mean()) if len(mine) and len(theirs) > 1 else 0.0
+        factors.append(_AT_FIRST / spread if spread > 0 else 1.0)
+    return factors

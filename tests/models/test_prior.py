@@ -1,0 +1,102 @@
+"""The prior: against linear systems solved in NumPy, and as a part of the model's score."""
+
+import numpy as np
+import pytest
+import torch
+import toy
+
+from cadc_rec.config import PriorConfig
+from cadc_rec.data.pair_batches import arrange_pairs
+from cadc_rec.models.pairs import Batch
+from cadc_rec.models.prior import HistoryPrior, even_factors
+from cadc_rec.training.build import build_model
+from cadc_rec.training.objectives import to_batch
+from cadc_rec.training.prior import prior_vectors
+
+CONFIG = PriorConfig(use=True, alpha=5.0, half_life=2.0, l2=0.3, decay=0.6)
+
+
+def folded_by_hand(items, history):
+    """ALS's normal equations of one user, float64."""
+    gram = items.T @ items
+    system = gram + 0.3 * np.diag(gram).mean() * np.eye(len(gram))
+    right = np.zeros(len(gram))
+    for place, item in enumerate(i for i in history if i >= 0):
+        confidence = 5.0 * 0.5 ** (place / 2.0)
+        system += (confidence - 1) * np.outer(items[item], items[item])
+        right += confidence * items[item]
+    return np.linalg.solve(system, right)
+
+
+def led_by_hand(sources, history):
+    weights = [0.6**place for place, item in enumerate(history) if item >= 0]
+    rows = [weight * sources[item] for weight, item in zip(weights, history, strict=False)]
+    return sum(rows, np.zeros(sources.shape[1])) / sum(weights) if weights else 0 * sources[0]
+
+
+def test_a_history_is_folded_in_and_led_on_as_by_hand():
+    given, history = toy.pretrained("prior"), toy.histories(60)
+    assert (history < 0).all(1).any()  # some have none
+    prior = HistoryPrior.of(given.ids.item, CONFIG)
+    users, items = prior_vectors(prior, given, torch.from_numpy(history))
+    table = given.ids.item.double().numpy()
+    sources = given.transitions.source.double().numpy()
+    for row, past in enumerate(history):
+        expected = folded_by_hand(table, past)
+        np.testing.assert_allclose(users[0][row], expected, rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(users[1][row], led_by_hand(sources, past), rtol=1e-5, atol=1e-6)
+    assert torch.equal(items[0], given.ids.item)
+    assert torch.equal(items[1], given.transitions.target)
+
+
+def test_the_scale_of_the_item_table_does_not_change_a_folded_score():
+    """L2 is over the Gram matrix's diagonal: ten times the vectors, a tenth of the solution."""
+    given, history = toy.pretrained("prior"), torch.from_numpy(toy.histories(20))
+    known, vectors = history >= 0, given.ids.item[history.clamp_min(0).long()]
+    vectors = vectors * known[:, :, None]
+    one = HistoryPrior.of(given.ids.item, CONFIG).folded(vectors, known)
+    ten = HistoryPrior.of(10 * given.ids.item, CONFIG).folded(10 * vectors, known)
+    torch.testing.assert_close(10 * ten, one, rtol=1e-3, atol=1e-4)
+
+
+def test_factors_bring_scores_to_one_spread_and_leave_constant_ones():
+    users, items = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 1.0], [3.0, 5.0]])
+    # Scores 1 and 3, 2 and 10: deviations (n - 1) of sqrt 2 and 8 / sqrt 2, 3.536 in the mean.
+    spread = (np.std([1, 3], ddof=1) + np.std([2, 10], ddof=1)) / 2
+    same = torch.ones(2, 2)
+    assert even_factors([users, users], [items, same]) == pytest.approx([0.5 / spread, 1.0])
+
+
+def test_the_models_score_is_the_towers_and_the_priors_times_its_factors(alone):
+    e = toy.experiment("prior", "data_parallel")
+    given, history = toy.pretrained("prior"), torch.from_numpy(toy.histories(toy.USERS))
+    model = build_model(e, toy.dataset(), given, alone).module
+    without = toy.experiment("history", "data_parallel")
+    towers = build_model(without, toy.dataset(), given, alone).module
+    users, items = prior_vectors(HistoryPrior.of(given.ids.item, e.prior), given, history)
+    factors = [0.5 / float((u @ i.T).std(1).mean()) for u, i in zip(users, items, strict=True)]
+    prior = [f * (u @ i.T) for f, u, i in zip(factors, users, items, strict=True)]
+    ids = torch.arange(toy.USERS), torch.arange(toy.ITEMS)
+    alone_scores = towers.user_vectors(ids[0], history) @ towers.item_vectors(ids[1]).T
+    vectors = model.user_vectors(ids[0], history), model.item_vectors(ids[1])
+    expected = alone_scores + prior[0] + prior[1]
+    torch.testing.assert_close(vectors[0] @ vectors[1].T, expected, rtol=1e-4, atol=1e-4)
+    scores = model(Batch(ids[0], ids[1], context=model.context(history)))
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+    # Of pairs, as binary cross-entropy has them.
+    rng = np.random.default_rng(3)
+    positives = rng.integers(0, toy.ITEMS, toy.USERS).astype(np.int32)
+    drawn = rng.integers(0, toy.ITEMS, (toy.USERS, 2)).astype(np.int32)
+    each = np.arange(toy.USERS, dtype=np.int32)
+    pairs = to_batch(
+        arrange_pairs(each, positives, drawn, toy.ITEMS, toy.USERS), model.context(history)
+    )
+    at = torch.from_numpy(np.concatenate([positives[:, None], drawn], 1).astype(np.int64))
+    of_pairs = expected.gather(1, at).flatten()
+    torch.testing.assert_close(model(pairs), of_pairs, rtol=1e-4, atol=1e-4)
+    # The gradient of a factor's logarithm is what its score contributes.
+    model.zero_grad()
+    weight = torch.randn_like(scores)
+    (scores * weight).sum().backward()
+    by_hand = torch.stack([(p * weight).sum() for p in prior])
+    torch.testing.assert_close(model.prior_log_factors.grad, by_hand, rtol=1e-3, atol=1e-3)
