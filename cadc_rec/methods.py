@@ -50,7 +50,7 @@ def _histories(**more: Any) -> dict[str, Any]:
     return {
         "pretrain.model": "als",
         "transitions.window": 10,
-        "transitions.normalization": 0.4,
+        "transitions.normalization": 0.5,
         "history.length": 50,
         "prior.use": True,
         **more,

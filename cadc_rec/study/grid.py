@@ -51,6 +51,8 @@ class GridEntry(Section):
     """Which of the datasets; empty is all."""
     variant: Annotated[str, Field(pattern=r"^[a-z0-9-]*$")] = ""
     """What sets this part's rows apart from others of the same method, such as ``uniform``."""
+    config: str = ""
+    """Another experiment file than the datasets' own, relative to the study's."""
     set: Settings = Field(default_factory=dict)
     """Settings to override in this part."""
 
@@ -199,15 +201,15 @@ def _cells(file: StudyFile, path: Path) -> Iterator[Cell]:
                                 settings["model.id_embedding"] = integration
                             if ratio is not None:
                                 settings["select.ratio"] = ratio
-                            dataset, variant = file.datasets[name], entry.variant
-                            yield _cell(dataset, path, name, method, variant, settings)
+                            yield _cell(file, path, entry, name, method, settings)
 
 
 def _cell(
-    dataset: DatasetEntry, path: Path, name: str, method: str, variant: str, settings: Settings
+    file: StudyFile, path: Path, entry: GridEntry, name: str, method: str, settings: Settings
 ) -> Cell:
     # JSON writes these kinds of value as TOML does.
     sets = tuple(f"{key}={json.dumps(value)}" for key, value in settings.items())
-    config = path.parent / dataset.config
+    dataset = file.datasets[name]
+    config = path.parent / (entry.config or dataset.config)
     experiment = load_experiment(config, method=method, overrides=sets)
-    return Cell(name, dataset.title, config, method, variant, sets, experiment)
+    return Cell(name, dataset.title, config, method, entry.variant, sets, experiment)
