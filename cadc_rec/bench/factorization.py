@@ -17,7 +17,7 @@ from scipy import sparse
 from torch import nn
 
 from cadc_rec.bench.ceilings import measure_ceilings
-from cadc_rec.bench.peers import MissingPeer, peer, quiet
+from cadc_rec.bench.peers import MissingPeer, peer, quiet, threads_of_its_own
 from cadc_rec.bench.record import Entry, Figures, Section, rate_figures, ratios_of
 from cadc_rec.bench.session import now
 from cadc_rec.bench.timing import Contender, Work, alternate
@@ -180,7 +180,7 @@ def _lmf_curve(experiment: Experiment, data: Dataset, threads: int) -> list[Poin
         curve.append((state["spent"], _validation_ndcg(data, *vectors)))
         state["started"] = time.perf_counter()
 
-    with quiet():
+    with quiet(), threads_of_its_own():
         model.fit(_matrix(data), show_progress=False, callback=after)
     return curve
 
@@ -232,7 +232,7 @@ def _exhaust(sweeps: Iterator[None]) -> Work:
 
 def _counted(fit: Callable[[], object]) -> Callable[[], Work]:
     def turn() -> Work:
-        with quiet():
+        with quiet(), threads_of_its_own():
             fit()
         return Work(_EPOCHS)
 

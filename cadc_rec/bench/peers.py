@@ -35,6 +35,13 @@ def peer(module: str) -> Any:
 
 
 @contextlib.contextmanager
+def threads_of_its_own() -> Iterator[None]:
+    """Within, BLAS runs in one thread: implicit has threads of its own, and says both are slow."""
+    with peer("threadpoolctl").threadpool_limits(1, "blas"):
+        yield
+
+
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Within, bars and prints of a peer go nowhere; drawing them is no work of ours to time."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -13,7 +13,7 @@ import torch
 from scipy import sparse
 
 from cadc_rec.bench.ceilings import measure_ceilings
-from cadc_rec.bench.peers import MissingPeer, peer, quiet
+from cadc_rec.bench.peers import MissingPeer, peer, quiet, threads_of_its_own
 from cadc_rec.bench.record import Check, Entry, Section, rate_figures, ratios_of
 from cadc_rec.bench.session import now
 from cadc_rec.bench.timing import Contender, Work, alternate
@@ -91,7 +91,9 @@ def _implicit(
     data: Dataset, users: torch.Tensor, items: torch.Tensor, hits: dict[str, float]
 ) -> Callable[[], Work]:
     """Recommend to all users with our vectors, and count the hits."""
-    model = peer("implicit.cpu.als").AlternatingLeastSquares(factors=users.shape[1])
+    library = peer("implicit.cpu.als")
+    with quiet(), threads_of_its_own():  # it warns of BLAS's threads while they are many
+        model = library.AlternatingLeastSquares(factors=users.shape[1])
     model.user_factors, model.item_factors = users.numpy(), items.numpy()
     taken = sparse.csr_matrix(
         (np.ones(len(data.train_item), np.float32), data.train_item, data.user_indptr),
@@ -100,7 +102,7 @@ def _implicit(
     everyone, held_out = np.arange(data.n_users), data.val_item >= 0
 
     def turn() -> Work:
-        with quiet():
+        with quiet(), threads_of_its_own():
             found, _ = model.recommend(everyone, taken, N=_K, filter_already_liked_items=True)
         hit = (found == data.val_item[:, None]).any(1)
         hits["implicit"] = float(hit[held_out].mean())
