@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--section", action="append", choices=SECTIONS, default=[])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", type=int, default=0, help="of the world prepared and selected")
+    parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--docs", action="store_true", help="run nothing; renew the docs page")
     arguments = parser.parse_args()
@@ -52,6 +53,7 @@ def main() -> None:
             arguments.repeats,
             arguments.data_dir,
             arguments.rows,
+            arguments.threads,
         )
         report = run(workload, arguments.section)
     except CadcError as error:

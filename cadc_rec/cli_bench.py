@@ -27,6 +27,9 @@ def bench(
         int,
         typer.Option(min=0, help="Rows of the world that is prepared and selected; 0: 3 million."),
     ] = 0,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Of every contender; 0: one for each core.")
+    ] = 0,
     short: Annotated[
         bool, typer.Option("--short", help="A tiny generated world and few steps.")
     ] = False,
@@ -40,7 +43,7 @@ def bench(
     from cadc_rec.versions import require_trio
 
     require_trio()
-    workload = Workload(workdir, short, repeats, data_dir, rows)
+    workload = Workload(workdir, short, repeats, data_dir, rows, threads)
     with stopped_gently("sections"):
         report = run(workload, section or ())
     print(report.model_dump_json() if json else report_text(report))

@@ -30,7 +30,7 @@ from cadc_rec.data.select import build_selection
 from cadc_rec.data.sources.generated import write_generated
 from cadc_rec.pipeline import Pipeline
 
-_ROWS = {True: 120_000, False: 3_000_000}
+_ROWS = {True: 600_000, False: 3_000_000}
 _USER_ROWS = 100  # interactions of a user, on average
 _HELD_OUT = 2
 

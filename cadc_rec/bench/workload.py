@@ -20,6 +20,7 @@ from cadc_rec.data.archives import locate
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.shards import Examples
 from cadc_rec.experiment_file import load_experiment
+from cadc_rec.machine import available_cores
 from cadc_rec.pipeline import Pipeline
 from cadc_rec.pretrain.id_tables import IdTables, Pretrained
 
@@ -54,6 +55,7 @@ class Workload:
         short: a tiny world and few steps, to try the measurement itself and for the guard.
         repeats: rounds that count.
         data_dir: where raw archives are looked for.
+        threads: of every contender; 0 is one for each core.
         rows: size of the generated world of the sections on rows; 0 is the workload itself.
     """
 
@@ -62,6 +64,7 @@ class Workload:
     repeats: int = 5
     data_dir: Path | None = None
     rows: int = 0
+    threads: int = 0
 
     @cached_property
     def source(self) -> str:
@@ -80,13 +83,15 @@ class Workload:
         file = self.workdir / "bench" / "workload.toml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(_SETTINGS, "utf-8")
-        return load_experiment(file, method=method, overrides=[*self._data_settings(), *overrides])
+        return load_experiment(file, method=method, overrides=[*self._settings(), *overrides])
 
-    def _data_settings(self) -> list[str]:
+    def _settings(self) -> list[str]:
+        threads = f"compute.threads={self.threads}"
         if self.source != "generated":
-            return [f"data.source={self.source}"]
+            return [threads, f"data.source={self.source}"]
         users, items, interactions = _SIZES["short" if self.short else "full"]
         return [
+            threads,
             "data.source=generated",
             f"data.generated.users={users}",
             f"data.generated.items={items}",
@@ -117,6 +122,7 @@ class Workload:
             "id_dim": experiment.model.id_dim,
             "tower": "-".join(map(str, experiment.model.tower)),
             "steps": self.steps,
+            "threads": self.threads or available_cores(),
         }
 
 

@@ -2,12 +2,13 @@
 
 import math
 import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
 import torch
 
-from cadc_rec.bench import sections, towers, workload
+from cadc_rec.bench import peers, sections, towers, workload
 from cadc_rec.bench.ceilings import measure_ceilings, pair_flops, tower_flops
 from cadc_rec.bench.factorization import best_value, seconds_to
 from cadc_rec.bench.ours import WITHOUT_EXTRAS, OurTraining, plain_batches, unique_counts
@@ -26,10 +27,14 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setitem(workload._SIZES, "short", (200, 100, 4000))
     small = workload._SETTINGS.replace("batch_size = 8192", "batch_size = 256")
     monkeypatch.setattr(workload, "_SETTINGS", small)
-    monkeypatch.setitem(sys.modules, "torch_rechub", None)
-    monkeypatch.setitem(sys.modules, "torch_rechub.basic.features", None)
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    return Workload(tmp_path, short=True, repeats=2)
+
+    def installed(name):
+        if name.split(".")[0] in ("torch_rechub", "pandas"):
+            raise ModuleNotFoundError(name=name.split(".")[0])
+        return import_module(name)
+
+    monkeypatch.setattr(peers, "import_module", installed)
+    return Workload(tmp_path, short=True, repeats=2, rows=20_000)
 
 
 def test_a_peer_that_is_not_installed_is_named_as_such(monkeypatch):
@@ -88,7 +93,7 @@ def test_a_session_adds_its_sections_to_what_is_there(tiny):
 def test_another_workload_does_not_keep_the_sections_of_this_one(tiny, monkeypatch):
     sections.run(tiny, ["ranking"])
     monkeypatch.setitem(workload._SIZES, "short", (201, 100, 4000))
-    again = sections.run(Workload(tiny.workdir, short=True, repeats=1), ["selection"])
+    again = sections.run(Workload(tiny.workdir, short=True, repeats=1, rows=20_000), ["selection"])
     assert list(again.sections) == ["selection"]
 
 
@@ -150,7 +155,17 @@ def test_a_curve_reaches_a_target_at_its_first_point_there():
 
 
 def test_the_command_prints_one_report_and_keeps_it(tiny, cli):
-    options = ["--workdir", tiny.workdir, "--short", "--repeats", 1, "--section", "selection"]
+    options = [
+        "--workdir",
+        tiny.workdir,
+        "--short",
+        "--rows",
+        20_000,
+        "--repeats",
+        1,
+        "--section",
+        "selection",
+    ]
     done = cli("bench", *options, "--json")
     assert done.code == 0, done.err
     printed = Report.model_validate_json(done.out)
