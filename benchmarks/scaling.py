@@ -61,10 +61,10 @@ class Axis:
 
 
 AXES = {
-    "interactions": Axis("interactions, and users with them", (1e6, 3e6, 1e7)),
-    "entities": Axis("users and items, as a multiple", (1, 2, 4)),
-    "ratio": Axis("filtering ratio", (2, 5, 10, 20, 50)),
-    "processes": Axis("processes", (1, 2)),
+    "interactions": Axis("interactions grow, and users with them", (1e6, 3e6, 1e7)),
+    "entities": Axis("users and items grow, as a multiple", (1, 2, 4)),
+    "ratio": Axis("the filtering ratio grows", (2, 5, 10, 20, 50)),
+    "processes": Axis("processes are added", (1, 2)),
 }
 # One pass of everything: an epoch costs what it costs, and a hundred of them a hundred times that.
 _FIXED = {
@@ -141,7 +141,7 @@ def table(axis: str, points: Sequence[Point]) -> str:
     """A row a stage: seconds and MiB at each size, and both exponents."""
     sizes = sorted({point.size for point in points})
     head = ["stage", *(f"{_size(size)}: s, MiB" for size in sizes), "time grows", "memory grows"]
-    lines = [f"### As {AXES[axis].title} grow", ""]
+    lines = [f"### As {AXES[axis].title}", ""]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for stage in STAGES:
         mine = sorted((p for p in points if p.stage == stage), key=lambda p: p.size)
