@@ -21,7 +21,7 @@ test test-slow: export CADC_REC_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install install-cuda demo test test-slow study-smoke lint style types format clean
+.PHONY: help install install-cuda demo test test-slow study-smoke bench bench-guard lint style types format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -47,6 +47,12 @@ study-smoke: $(READY) ## run a small study of every method afresh and write its 
 	rm -rf work/study-smoke
 	$(BIN)/cadc-rec study configs/study/smoke.toml --workdir work/study-smoke
 	$(BIN)/cadc-rec report work/study-smoke/studies/smoke
+
+bench: $(READY) ## measure speed beside peers and the machine's ceilings (leave the machine idle)
+	$(BIN)/cadc-rec bench
+
+bench-guard: $(READY) ## fail where a speed ratio fell below benchmarks/baseline.json
+	$(BIN)/python -m benchmarks.guard --workdir work/bench-guard
 
 lint: style types ## check style and types
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from cadc_rec import __version__, cli_data, cli_study
+from cadc_rec import __version__, cli_bench, cli_data, cli_study
 from cadc_rec.cli_options import (
     WORKDIR,
     AsJson,
@@ -28,9 +28,11 @@ from cadc_rec.cli_options import (
     Debug,
     Force,
     Method,
+    Profile,
     Sets,
     Workdir,
     stopped_gently,
+    worker_arguments,
 )
 from cadc_rec.config import Experiment
 from cadc_rec.distributed.launch import (
@@ -75,13 +77,15 @@ def run(
     method: Method = None,
     sets: Sets = None,
     force: Force = False,
+    profile: Profile = False,
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Run all stages for one method and print what it reached and took."""
     experiment = load_experiment(config, method=method, overrides=sets or ())
-    arguments = _worker_arguments(config, workdir, data_dir, experiment, sets)
-    with _pipeline(experiment, workdir, data_dir, STAGES if force else (), arguments) as pipeline:
+    arguments = worker_arguments(config, workdir, data_dir, experiment, sets)
+    forced = STAGES if force else ()
+    with _pipeline(experiment, workdir, data_dir, forced, arguments, profile) as pipeline:
         artifacts = pipeline.run()
     if not _speaks():
         return
@@ -103,46 +107,79 @@ def _stage_command(stage: str, summary: str) -> None:
         json: AsJson = False,
         debug: Debug = False,
     ) -> None:
-        experiment = load_experiment(config, method=method, overrides=sets or ())
-        arguments = _worker_arguments(config, workdir, data_dir, experiment, sets)
-        forced = (stage,) if force else ()
-        with _pipeline(experiment, workdir, data_dir, forced, arguments) as pipeline:
-            if stage not in pipeline.stages():
-                cure = "choose one that has with --method, such as cadc"
-                if stage == "transitions":
-                    cure = "set transitions.window"
-                raise CadcError(f"method {experiment.method!r} has no {stage} stage; {cure}.")
-            artifact = pipeline.run(until=stage)[stage]
-        if not _speaks():
-            return
-        if json:
-            document: dict[str, Any] = {
-                "stage": stage,
-                "artifact": str(artifact.path.resolve()),
-                "cached": artifact.cached,
-                "seconds": artifact.seconds,
-                "info": artifact.info,
-            }
-            print(jsonlib.dumps(document))
-        else:
-            kept = ", kept" if artifact.cached else ""
-            print(f"{stage}: {stage_line(stage, artifact.info)} ({artifact.seconds:,.1f} s{kept})")
-            print(artifact.path.resolve())
+        _run_stage(stage, config, workdir, data_dir, method, sets, force, json)
 
     command.__doc__ = summary
     app.command(name=stage)(command)
+
+
+def _run_stage(
+    stage: str,
+    config: Path,
+    workdir: Path,
+    data_dir: Path | None,
+    method: str | None,
+    sets: list[str] | None,
+    force: bool,
+    json: bool,
+    profile: bool = False,
+) -> None:
+    """Make one stage and what comes before it; say what came of it."""
+    experiment = load_experiment(config, method=method, overrides=sets or ())
+    arguments = worker_arguments(config, workdir, data_dir, experiment, sets)
+    forced = (stage,) if force else ()
+    with _pipeline(experiment, workdir, data_dir, forced, arguments, profile) as pipeline:
+        if stage not in pipeline.stages():
+            cure = "choose one that has with --method, such as cadc"
+            if stage == "transitions":
+                cure = "set transitions.window"
+            raise CadcError(f"method {experiment.method!r} has no {stage} stage; {cure}.")
+        artifact = pipeline.run(until=stage)[stage]
+    if not _speaks():
+        return
+    if json:
+        document: dict[str, Any] = {
+            "stage": stage,
+            "artifact": str(artifact.path.resolve()),
+            "cached": artifact.cached,
+            "seconds": artifact.seconds,
+            "info": artifact.info,
+        }
+        print(jsonlib.dumps(document))
+    else:
+        kept = ", kept" if artifact.cached else ""
+        print(f"{stage}: {stage_line(stage, artifact.info)} ({artifact.seconds:,.1f} s{kept})")
+        print(artifact.path.resolve())
 
 
 _stage_command("prepare", "Read the raw data: dense ids, attributes, the leave-last-two split.")
 _stage_command("pretrain", "Learn id vectors from every training interaction.")
 _stage_command("transitions", "Learn which item follows which from every training interaction.")
 _stage_command("select", "Choose the interactions the two towers are trained on.")
-_stage_command("train", "Train the two towers on the selected interactions.")
+
+
+@app.command()
+def train(
+    config: Config,
+    workdir: Workdir = WORKDIR,
+    data_dir: DataDir = None,
+    method: Method = None,
+    sets: Sets = None,
+    force: Force = False,
+    profile: Profile = False,
+    json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train the two towers on the selected interactions."""
+    _run_stage("train", config, workdir, data_dir, method, sets, force, json, profile)
+
+
 _stage_command("evaluate", "Rank the held-out items over all items and measure.")
 
 
 cli_data.register(app)
 cli_study.register(app)
+cli_bench.register(app)
 
 
 @app.command()
@@ -171,11 +208,12 @@ def _pipeline(
     data_dir: Path | None,
     force: tuple[str, ...],
     arguments: list[str],
+    profile: bool = False,
 ) -> Iterator[Pipeline]:
     """A pipeline, joined to its peers when launched among them."""
 
     def launch(force_train: bool) -> None:
-        extra = ["--force"] if force_train else []
+        extra = [*(["--force"] if force_train else []), *(["--profile"] if profile else [])]
         run_workers(["train", *arguments, *extra], experiment.compute.processes)
 
     with stopped_gently("stages"):
@@ -186,28 +224,19 @@ def _pipeline(
             with processes(experiment.compute) as joined:
                 # A local worker's stages are named by the process that started it.
                 tell = log.debug if is_local_worker() else log.info
-                yield Pipeline(experiment, workdir, data_dir, force, joined, tell=tell)
+                yield Pipeline(
+                    experiment, workdir, data_dir, force, joined, tell=tell, profile=profile
+                )
         else:
             several = experiment.compute.processes > 1
-            yield Pipeline(experiment, workdir, data_dir, force, launch=launch if several else None)
-
-
-def _worker_arguments(
-    config: Path,
-    workdir: Path,
-    data_dir: Path | None,
-    experiment: Experiment,
-    sets: list[str] | None,
-) -> list[str]:
-    """The same experiment again, for a worker's command line."""
-    arguments = [str(config), "--workdir", str(workdir), "--method", experiment.method]
-    if data_dir is not None:
-        arguments += ["--data-dir", str(data_dir)]
-    for override in sets or ():
-        arguments += ["--set", override]
-    if "--debug" in sys.argv:
-        arguments.append("--debug")
-    return arguments
+            yield Pipeline(
+                experiment,
+                workdir,
+                data_dir,
+                force,
+                launch=launch if several else None,
+                profile=profile,
+            )
 
 
 def _speaks() -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cadc_rec.config import Experiment
 from cadc_rec.methods import METHODS
 from cadc_rec.progress import log
 
@@ -29,6 +31,13 @@ Sets = Annotated[
     typer.Option("--set", help="Override a setting; may be repeated.", metavar="SECTION.KEY=VALUE"),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Make it anew even when it is there.")]
+Profile = Annotated[
+    bool,
+    typer.Option(
+        "--profile",
+        help="Train anew under torch's profiler: a trace in the work folder, the largest costs.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -43,3 +52,21 @@ def stopped_gently(what: str) -> Iterator[None]:
     except KeyboardInterrupt:
         log.warning("interrupted; finished %s are kept, the same command goes on from them", what)
         raise SystemExit(130) from None
+
+
+def worker_arguments(
+    config: Path,
+    workdir: Path,
+    data_dir: Path | None,
+    experiment: Experiment,
+    sets: list[str] | None,
+) -> list[str]:
+    """The same experiment again, for a worker's command line."""
+    arguments = [str(config), "--workdir", str(workdir), "--method", experiment.method]
+    if data_dir is not None:
+        arguments += ["--data-dir", str(data_dir)]
+    for override in sets or ():
+        arguments += ["--set", override]
+    if "--debug" in sys.argv:
+        arguments.append("--debug")
+    return arguments

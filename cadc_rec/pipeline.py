@@ -61,6 +61,8 @@ class Pipeline:
         launch: carries out the train stage in local worker processes, when
             ``compute.processes`` asks for them and nobody launched us.
         tell: how a finished stage is announced.
+        profile: record where the train stage's time goes; it is made anew for that, and its
+            seconds are those of a recorded run.
     """
 
     experiment: Experiment
@@ -70,6 +72,7 @@ class Pipeline:
     processes: Processes | None = None
     launch: Callable[[bool], None] | None = None
     tell: Callable[..., None] = log.info
+    profile: bool = False
     _made: dict[str, Artifact] = field(default_factory=dict, init=False)
 
     def stages(self) -> list[str]:
@@ -184,7 +187,10 @@ class Pipeline:
                     f"compute.processes = {wanted} needs a launcher; use cadc-rec, torchx or "
                     "torchrun, or set it to 1."
                 )
-            with tracked(self._tracker(settings, inputs, processes.rank)) as on_epoch:
+            with (
+                tracked(self._tracker(settings, inputs, processes.rank)) as tracker,
+                self._profiled(settings, inputs, processes.rank, tracker) as on_epoch,
+            ):
                 build_checkpoint(
                     self.experiment,
                     self.dataset,
@@ -205,12 +211,33 @@ class Pipeline:
         inputs = {"dataset": self.artifact("prepare"), "selection": self.artifact("select")}
         settings |= self._context_settings()
         inputs |= self._pretrained_inputs()
-        force = "train" in self.force
+        force = "train" in self.force or self.profile
         if self.launch and (force or not self._exists("train", settings, inputs)):
             self.launch(force)
             made = run_stage(self.workdir, "train", _coded("train", settings), inputs, _refuse)
             return Artifact(made.path, made.manifest, cached=False)
-        return self._together("train", settings, inputs, build, "cadc_rec.stages.train")
+        return self._together(
+            "train", settings, inputs, build, "cadc_rec.stages.train", force=force
+        )
+
+    @contextlib.contextmanager
+    def _profiled(
+        self,
+        settings: dict[str, Any],
+        inputs: dict[str, Artifact],
+        rank: int,
+        on_epoch: Callable[[dict[str, float]], object],
+    ) -> Iterator[Callable[[dict[str, float]], object]]:
+        """Record the training within, where that is asked for; yields what is told of epochs."""
+        if not self.profile:
+            yield on_epoch
+            return
+        from cadc_rec.stages.profile import profiled
+
+        key = artifact_key("train", _coded("train", settings), inputs)
+        folder, epochs = self.workdir / "profiles" / key, self.experiment.train.epochs
+        with profiled(folder, rank, epochs, on_epoch) as told:
+            yield told
 
     def _tracker(self, settings: dict[str, Any], inputs: dict[str, Artifact], rank: int) -> Tracker:
         """Where the curves of this training run go."""
@@ -298,6 +325,7 @@ class Pipeline:
         inputs: dict[str, Artifact],
         build: _Build,
         module: str,
+        force: bool = False,
     ) -> Artifact:
         """A stage that all processes carry out; `module` is the one it imports."""
 
@@ -318,7 +346,7 @@ class Pipeline:
             _coded(stage, settings),
             inputs,
             build_on_device,
-            force=stage in self.force,
+            force=force or stage in self.force,
             group=self.processes,
             warm_up=warm_up,
         )

@@ -1,9 +1,15 @@
-"""What the benchmark says of results, on results made by hand."""
+"""What the benchmarks say of results, on results made by hand."""
 
+import json
+import subprocess
+import sys
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks import guard, scaling, throughput
 from benchmarks.cadc_vs_gold import shortfalls, spent, table
 from benchmarks.paper import PAGE, README, STUDIES, between, into_docs, summary
 from cadc_rec.errors import CadcError
@@ -121,3 +127,66 @@ def test_the_results_page_takes_tables_and_figures_of_a_report(tmp_path):
 def test_every_study_of_the_paper_has_its_grid():
     for name in STUDIES:
         assert (PAGE.parents[1] / "configs" / "study" / f"{name}.toml").exists()
+
+
+def test_an_exponent_is_the_slope_between_logarithms():
+    sizes = [1e6, 3e6, 1e7]
+    assert scaling.exponent(sizes, [2e-6 * s for s in sizes]) == pytest.approx(1.0)
+    assert scaling.exponent(sizes, [5.0, 5.0, 5.0]) == pytest.approx(0.0)
+    # By the normal equations of a line through (log size, log value).
+    values = [1.0, 4.0, 9.0]
+    x, y = np.log(sizes), np.log(values)
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
+    assert scaling.exponent(sizes, values) == pytest.approx(slope)
+    assert scaling.exponent([1e6], [3.0]) is None
+    with pytest.raises(ValueError, match="logarithms"):
+        scaling.exponent(sizes, [1.0, 0.0, 2.0])
+
+
+def test_the_scaling_table_has_a_row_a_stage_and_a_column_a_size():
+    points = [
+        scaling.Point(stage, size, size / 1e6, 2**20 * 100, None)
+        for stage in scaling.STAGES
+        for size in (1e6, 3e6)
+    ]
+    text = scaling.table("interactions", points)
+    assert "| stage | 1M: s, MiB | 3M: s, MiB | time grows | memory grows |" in text
+    assert "| prepare | 1.0, 100 | 3.0, 100 | size^1.00 | size^0.00 |" in text
+
+
+def test_each_axis_changes_its_own_setting():
+    rows = scaling.AXES["interactions"].settings("interactions", 1e6)
+    assert rows["data.generated.interactions"] == 1_000_000
+    assert scaling.AXES["ratio"].settings("ratio", 50)["select.ratio"] == 50
+    assert scaling.AXES["processes"].settings("processes", 2)["compute.processes"] == 2
+    once, twice = (scaling.AXES["entities"].settings("entities", n) for n in (1, 2))
+    for side in ("users", "items"):
+        key = f"data.generated.{side}"
+        assert twice[key] == 2 * once[key]
+    assert scaling.parse_size("3M") == 3_000_000 == scaling.parse_size("3000000")
+
+
+def test_what_measures_memory_has_little_itself():
+    """Linux counts a parent's memory into the peak of what it starts."""
+    code = "import sys, benchmarks.scaling; sys.exit('torch' in sys.modules)"
+    root = PAGE.parents[1]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_the_guard_names_what_fell_beyond_the_threshold():
+    baseline = {"a": 4.0, "b": 4.0, "gone": 9.0}
+    measured = {"a": 2.39, "b": 2.41, "new": 0.1}
+    assert guard.fallen(baseline, measured, 0.4) == ["a: 2.39 times as fast, the baseline is 4.00"]
+    assert guard.fallen(baseline, {"a": 8.0, "b": 4.0}, 0.4) == []
+
+
+def test_the_committed_baseline_has_ratios_of_every_guarded_section():
+    baseline = json.loads(guard.BASELINE.read_text("utf-8"))
+    assert {name.split(":")[0] for name in baseline} == set(guard.GUARDED)
+    assert all(value > 0 for value in baseline.values())
+
+
+def test_the_performance_page_has_its_places():
+    page = throughput.PAGE.read_text("utf-8")
+    for mark in ("throughput", "scaling"):
+        assert between(page, mark, "new", throughput.PAGE).count("new\n<!-- /") == 1

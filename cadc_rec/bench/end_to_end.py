@@ -1,0 +1,57 @@
+"""Section ``end-to-end``: seconds of CADC's pre-training, selection and training, and of gold's.
+
+Both train for equally many epochs with the same trainer on all cores. Validation is measured and
+left out of both. Every round makes its artifacts anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from cadc_rec.artifacts import Artifact
+from cadc_rec.bench.record import Entry, Figures, Section, ratios_of
+from cadc_rec.bench.session import now
+from cadc_rec.bench.timing import Contender, Work, alternate
+from cadc_rec.bench.workload import Workload
+from cadc_rec.pipeline import Pipeline
+
+_STAGES = ("pretrain", "transitions", "select", "train")
+_SHORT = ("train.epochs=2", "pretrain.epochs=5")
+_EXTRAS = ("train.evaluate_every=1000000", "tracking.tensorboard=false")
+
+
+def measure(workload: Workload) -> Section:
+    """Let CADC and gold take turns; no warm-up, for a run of minutes needs none."""
+    extras = [*_EXTRAS, *(_SHORT if workload.short else ())]
+    experiments = {name: workload.experiment(name, extras) for name in ("cadc", "gold")}
+    workload.prepared  # noqa: B018 - made once, before anything is timed
+
+    def turn(name: str) -> Work:
+        pipeline = Pipeline(experiments[name], workload.workdir, workload.data_dir, _STAGES)
+        return Work(1, spent_seconds(pipeline.run(until="train")))
+
+    turns = [Contender(name, partial(turn, name)) for name in experiments]
+    seconds = alternate(turns, workload.repeats, warm_up=0)
+    what = {
+        "cadc": "MF on everything, then the towers on a tenth, ids frozen",
+        "gold": "the towers on everything, ids learned",
+    }
+    return Section(
+        title="CADC and gold, end to end",
+        unit="s",
+        better="less",
+        measured=now(),
+        entries={
+            name: Entry(what=what[name], figures=Figures.of(v)) for name, v in seconds.items()
+        },
+        ratios=ratios_of(seconds, [("cadc", "gold")]),
+        notes={"epochs of both": experiments["cadc"].train.epochs},
+    )
+
+
+def spent_seconds(artifacts: Mapping[str, Artifact]) -> float:
+    """Seconds of what learns, without validation."""
+    made = [artifacts[stage] for stage in _STAGES if stage in artifacts]
+    total = sum(artifact.seconds for artifact in made)
+    return total - sum(float(a.info.get("validation_seconds", 0.0)) for a in made)

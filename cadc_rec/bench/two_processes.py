@@ -1,0 +1,112 @@
+"""Our training in processes of its own: one or two, of so many threads each.
+
+A turn starts them under torch's launcher, trains a warm-up epoch and a measured one, and reports
+the seconds of the latter. Starting takes far longer than training and is not counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cadc_rec.bench.ours import WITHOUT_EXTRAS
+from cadc_rec.bench.timing import Work
+from cadc_rec.bench.workload import Workload
+from cadc_rec.distributed.launch import ENVIRONMENT
+from cadc_rec.errors import CadcError
+
+_START_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Spawn:
+    """How one contender is started.
+
+    Attributes:
+        what: a line on it.
+        method: whose ids it has.
+        processes: of one thread each.
+        sharding: of the id tables.
+        against: the contender it is compared with beside the others'.
+    """
+
+    what: str
+    method: str
+    processes: int
+    sharding: str = "data_parallel"
+    against: str | None = None
+
+
+_ONE = "one process of one thread"
+_TWO = "two processes of one thread"
+SPAWNED = {
+    "ours-trainable-1x1": Spawn(f"ours, ids learned, {_ONE}", "gold", 1),
+    "ours-frozen-1x1": Spawn(f"ours, ids frozen, {_ONE}", "cadc", 1),
+    "ours-trainable-2x1": Spawn(
+        f"ours, ids learned, {_TWO}, tables replicated", "gold", 2, against="ours-trainable-1x1"
+    ),
+    "ours-trainable-2x1-sharded": Spawn(
+        f"ours, ids learned, {_TWO}, tables by table",
+        "gold",
+        2,
+        "table_wise",
+        against="ours-trainable-1x1",
+    ),
+    "ours-frozen-2x1": Spawn(
+        f"ours, ids frozen, {_TWO}, tables replicated", "cadc", 2, against="ours-frozen-1x1"
+    ),
+    "ours-frozen-2x1-sharded": Spawn(
+        f"ours, ids frozen, {_TWO}, tables by column",
+        "cadc",
+        2,
+        "column_wise",
+        against="ours-frozen-1x1",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Spawned:
+    """A contender of `SPAWNED`."""
+
+    workload: Workload
+    name: str
+    spawn: Spawn
+
+    def turn(self) -> Work:
+        """Start, train, wait.
+
+        Raises:
+            CadcError: it failed; what it said is quoted.
+        """
+        spawn = self.spawn
+        kinds = [f"sharding.{side}={spawn.sharding}" for side in ("trainable", "frozen")]
+        overrides = [*WITHOUT_EXTRAS, *kinds, "compute.threads=1"]
+        experiment = self.workload.experiment(spawn.method, overrides)
+        task = {
+            "experiment": experiment.model_dump(mode="json"),
+            "dataset": str(self.workload.prepared.path),
+            "rows": self.workload.steps * experiment.train.batch_size,
+        }
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", str(spawn.processes), "-m", "cadc_rec.bench.worker"]
+        with tempfile.TemporaryDirectory() as folder:
+            told, answer = Path(folder, "task.json"), Path(folder, "answer.json")
+            told.write_text(json.dumps(task), "utf-8")
+            done = subprocess.run(
+                [*command, str(told), str(answer)],
+                env=os.environ | ENVIRONMENT | {"OMP_NUM_THREADS": "1"},
+                capture_output=True,
+                text=True,
+                timeout=_START_SECONDS,
+                check=False,
+            )
+            if done.returncode or not answer.exists():
+                raise CadcError(f"{self.name} failed: {done.stderr.strip()[-2000:]}")
+            said = json.loads(answer.read_text("utf-8"))
+        return Work(said["units"], said["seconds"])

@@ -1,0 +1,37 @@
+"""What `two_processes.Spawned` starts: ``python -m cadc_rec.bench.worker TASK ANSWER``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from cadc_rec.artifacts import open_artifact
+from cadc_rec.bench.ours import OurTraining
+from cadc_rec.config import Experiment
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.distributed.processes import processes
+from cadc_rec.progress import set_up_logging
+
+
+def main(task: Path, answer: Path) -> None:
+    """Train a warm-up epoch and a measured one; rank 0 writes the answer."""
+    told = json.loads(task.read_text("utf-8"))
+    experiment = Experiment.model_validate_json(json.dumps(told["experiment"]))
+    dataset = Dataset.open(open_artifact(Path(told["dataset"])))
+    with processes(experiment.compute) as joined:
+        training = OurTraining(experiment, dataset, int(told["rows"]), joined)
+        training.turn()
+        joined.barrier()
+        started = time.perf_counter()
+        work = training.turn()
+        joined.barrier()
+        seconds = time.perf_counter() - started
+    if joined.rank == 0:
+        answer.write_text(json.dumps({"units": work.units, "seconds": seconds}), "utf-8")
+
+
+if __name__ == "__main__":
+    set_up_logging()
+    main(*map(Path, sys.argv[1:]))
