@@ -85,6 +85,13 @@ class Tower(nn.Module):
             layers += [nn.ReLU(), nn.Linear(before, after)]
         self.mlp = nn.Sequential(*layers).to(device)  # ends linear: a vector of any sign
 
+    def silence(self) -> None:
+        """Make all vectors zero until the last layer has learned."""
+        last = self.mlp[-1] if len(self.mlp) else self.join
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
     def forward(self, ids: torch.Tensor, context: Sequence[torch.Tensor] = ()) -> torch.Tensor:
         """Vectors ``[n, d]`` of int64 ids ``[n]``, whose dot products are the scores.
 

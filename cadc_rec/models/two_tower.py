@@ -54,6 +54,8 @@ class TwoTower(nn.Module):
             self.prior_log_factors = nn.Parameter(logarithms.to(device))
         self.context_dim = len(self.windows) * (config.id_dim + item.transition_dim)
         self.user = Tower(user, config, device, self.context_dim)
+        if prior is not None:
+            self.user.silence()  # so that a small sample starts from where the prior stands
         self.item = Tower(item, config, device, item.transition_dim)
         self.sources = self.targets = None
         if item.transition_dim:

@@ -77,6 +77,13 @@ def test_the_models_score_is_the_towers_and_the_priors_times_its_factors(alone):
     factors = [0.5 / float((u @ i.T).std(1).mean()) for u, i in zip(users, items, strict=True)]
     prior = [f * (u @ i.T) for f, u, i in zip(factors, users, items, strict=True)]
     ids = torch.arange(toy.USERS), torch.arange(toy.ITEMS)
+    silent = model.user_vectors(ids[0], history) @ model.item_vectors(ids[1]).T
+    torch.testing.assert_close(silent, prior[0] + prior[1], rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        for ours, theirs in zip(
+            model.user.mlp.parameters(), towers.user.mlp.parameters(), strict=True
+        ):
+            ours.copy_(theirs)
     alone_scores = towers.user_vectors(ids[0], history) @ towers.item_vectors(ids[1]).T
     vectors = model.user_vectors(ids[0], history), model.item_vectors(ids[1])
     expected = alone_scores + prior[0] + prior[1]
