@@ -13,10 +13,14 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, PoolingType
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.embeddingbag import (
+    EmbeddingBagCollectionSharder,
+    ShardedEmbeddingBagCollection,
+)
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import PlannerError
@@ -65,13 +69,32 @@ def shard_model(
     with warnings.catch_warnings():
         # DDP warns that a bucket view is not contiguous with TorchRec's flat tables; harmless.
         warnings.simplefilter("ignore")
-        return DistributedModelParallel(
+        alone = processes.world_size == 1
+        wrapped = DistributedModelParallel(
             module,
             env=ShardingEnv.from_process_group(processes.group),
             device=processes.device,
             plan=plan,
             sharders=_sharders(),
+            init_data_parallel=not alone,
         )
+    if alone:
+        _stop_averaging(wrapped)
+    return wrapped
+
+
+def _stop_averaging(wrapped: DistributedModelParallel) -> None:
+    """Take DistributedDataParallel off replicated tables: there is nobody to average with.
+
+    It would pass every gradient through the process group, and the whole model's, which is left
+    out above, too: together a tenth of a step. TorchRec has no setting for it; where it looks into
+    a lookup it goes through the wrapper only where there is one.
+    """
+    for sharded in wrapped.modules():
+        if isinstance(sharded, ShardedEmbeddingBagCollection):
+            for place, lookup in enumerate(sharded._lookups):
+                if isinstance(lookup, DistributedDataParallel):
+                    sharded._lookups[place] = lookup.module
 
 
 def make_planner(
