@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cadc_rec.artifacts import Artifact, Draft, SoloGroup, artifact_key, run_stage, stage_exists
+from cadc_rec.artifacts import Artifact, Draft, SoloGroup
 from cadc_rec.config import Experiment
 from cadc_rec.errors import CadcError
 from cadc_rec.progress import log
-from cadc_rec.versions import require_trio
+from cadc_rec.stage_runner import StageRunner
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,17 +32,6 @@ if TYPE_CHECKING:
     from cadc_rec.tracking.tracker import Tracker
 
 STAGES = ("prepare", "pretrain", "transitions", "select", "train", "evaluate")
-# Raised when a stage's code comes to compute something else, so that no artifact of the old code
-# is taken for one of the new.
-_CODE_VERSION = {
-    "prepare": 1,
-    "pretrain": 2,
-    "transitions": 1,
-    "select": 1,
-    "train": 2,
-    "evaluate": 2,
-}
-_Build = Callable[["Processes", Draft], None]
 
 
 @dataclass
@@ -74,6 +60,11 @@ class Pipeline:
     tell: Callable[..., None] = log.info
     profile: bool = False
     _made: dict[str, Artifact] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def runner(self) -> StageRunner:
+        """Makes or finds a stage's artifact."""
+        return StageRunner(self.experiment, self.workdir, tuple(self.force), self.processes)
 
     def stages(self) -> list[str]:
         """The stages this experiment has, in order."""
@@ -117,7 +108,7 @@ class Pipeline:
         raw = group.broadcast(
             find_raw(self.experiment.data, self.data_dir) if group.rank == 0 else None
         )
-        return self._alone(
+        return self.runner.alone(
             "prepare",
             dataset_settings(self.experiment.data),
             {"raw": raw.fingerprint},
@@ -136,7 +127,7 @@ class Pipeline:
         if self.experiment.pretrain.model == "mlp" and self.processes is not None:
             settings["processes"] = self.processes.world_size  # its batches are dealt to ranks
         inputs = {"dataset": self.artifact("prepare")}
-        return self._together("pretrain", settings, inputs, build, "cadc_rec.stages.pretrain")
+        return self.runner.together("pretrain", settings, inputs, build)
 
     def _transitions(self) -> Artifact:
         def build(processes: Processes, draft: Draft) -> None:
@@ -151,7 +142,7 @@ class Pipeline:
             "seed": e.seed,
         }
         inputs = {"dataset": self.artifact("prepare")}
-        return self._together("transitions", settings, inputs, build, "cadc_rec.stages.transitions")
+        return self.runner.together("transitions", settings, inputs, build)
 
     def _select(self) -> Artifact:
         from cadc_rec.data.select import build_selection, needs_vectors, selection_settings
@@ -167,7 +158,7 @@ class Pipeline:
             user, item = self.pretrained.ids.as_dot_products()
             return user.numpy(), item.numpy()
 
-        return self._alone(
+        return self.runner.alone(
             "select",
             selection_settings(e.select, e.seed, e.history.length),
             inputs,
@@ -212,13 +203,10 @@ class Pipeline:
         settings |= self._context_settings()
         inputs |= self._pretrained_inputs()
         force = "train" in self.force or self.profile
-        if self.launch and (force or not self._exists("train", settings, inputs)):
+        if self.launch and (force or not self.runner.exists("train", settings, inputs)):
             self.launch(force)
-            made = run_stage(self.workdir, "train", _coded("train", settings), inputs, _refuse)
-            return Artifact(made.path, made.manifest, cached=False)
-        return self._together(
-            "train", settings, inputs, build, "cadc_rec.stages.train", force=force
-        )
+            return self.runner.made_by_others("train", settings, inputs)
+        return self.runner.together("train", settings, inputs, build, force=force)
 
     @contextlib.contextmanager
     def _profiled(
@@ -234,7 +222,7 @@ class Pipeline:
             return
         from cadc_rec.stages.profile import profiled
 
-        key = artifact_key("train", _coded("train", settings), inputs)
+        key = self.runner.key("train", settings, inputs)
         folder, epochs = self.workdir / "profiles" / key, self.experiment.train.epochs
         with profiled(folder, rank, epochs, on_epoch) as told:
             yield told
@@ -244,7 +232,7 @@ class Pipeline:
         from cadc_rec.tracking.runs import run_folder, tracker_for
 
         e = self.experiment
-        key = artifact_key("train", _coded("train", settings), inputs)
+        key = self.runner.key("train", settings, inputs)
         told = e.model_dump(mode="json", exclude={"tracking"})  # an address may hold a password
         return tracker_for(e.tracking, run_folder(self.workdir, e.method, e.seed, key), told, rank)
 
@@ -266,7 +254,7 @@ class Pipeline:
         }
         settings |= self._context_settings()
         inputs |= self._pretrained_inputs()
-        return self._together("evaluate", settings, inputs, build, "cadc_rec.stages.evaluate")
+        return self.runner.together("evaluate", settings, inputs, build)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -299,98 +287,7 @@ class Pipeline:
             told["prior"] = self.experiment.prior.model_dump(mode="json")
         return told
 
-    def _alone(
-        self,
-        stage: str,
-        settings: dict[str, Any],
-        inputs: dict[str, Artifact | str],
-        build: Callable[[Draft], None],
-    ) -> Artifact:
-        """A stage that one process carries out while the others wait."""
-        group = self.processes or SoloGroup()
-        return run_stage(
-            self.workdir,
-            stage,
-            _coded(stage, settings),
-            inputs,
-            lambda draft: build(draft) if group.rank == 0 else None,
-            force=stage in self.force,
-            group=group,
-        )
-
-    def _together(
-        self,
-        stage: str,
-        settings: dict[str, Any],
-        inputs: dict[str, Artifact],
-        build: _Build,
-        module: str,
-        force: bool = False,
-    ) -> Artifact:
-        """A stage that all processes carry out; `module` is the one it imports."""
-
-        def warm_up() -> None:
-            require_trio()  # before torch is imported, which a mismatch would break obscurely
-            with _interruptible_later():
-                loaded = import_module(module)  # takes seconds that are not the stage's
-                if hasattr(loaded, "warm_up"):
-                    loaded.warm_up(self.experiment, self.artifact("prepare"))
-
-        def build_on_device(draft: Draft) -> None:
-            with self._joined() as processes:
-                build(processes, draft)
-
-        return run_stage(
-            self.workdir,
-            stage,
-            _coded(stage, settings),
-            inputs,
-            build_on_device,
-            force=force or stage in self.force,
-            group=self.processes,
-            warm_up=warm_up,
-        )
-
-    def _exists(self, stage: str, settings: dict[str, Any], inputs: dict[str, Artifact]) -> bool:
-        return stage_exists(self.workdir, stage, _coded(stage, settings), inputs)
-
-    @contextlib.contextmanager
-    def _joined(self) -> Iterator[Processes]:
-        """The launched ranks, or a group of this process alone."""
-        if self.processes is not None:
-            yield self.processes
-            return
-        from cadc_rec.distributed.processes import processes
-
-        with processes(self.experiment.compute) as alone:
-            yield alone
-
-
-@contextlib.contextmanager
-def _interruptible_later() -> Iterator[None]:
-    """Keep a Ctrl-C for the end: libraries that catch everything while they load would lose it."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield
-        return
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
-        raise KeyboardInterrupt
-
-
-def _coded(stage: str, settings: dict[str, Any]) -> dict[str, Any]:
-    return {"code": _CODE_VERSION[stage], **settings}
-
 
 def launched() -> bool:
     """Whether torchrun or torchx started this process among others."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
-
-
-def _refuse(_: Draft) -> None:
-    raise AssertionError("the workers ended well without committing the train stage")

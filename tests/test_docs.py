@@ -18,6 +18,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 ROOM_OF = {
     "__main__": "cli",
     "atomic": "artifacts",
+    "stage_runner": "pipeline",
     "cli_bench": "cli",
     "cli_data": "cli",
     "cli_options": "cli",

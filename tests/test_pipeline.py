@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from cadc_rec import pipeline
+from cadc_rec import stage_runner
 from cadc_rec.artifacts import Artifact, artifact_key
 from cadc_rec.errors import CadcError
 from cadc_rec.experiment_file import load_experiment
@@ -28,7 +28,7 @@ def keys(tmp_path, monkeypatch):
         manifest = {"stage": stage, "fingerprint": key, "seconds": 1.0}
         return Artifact(workdir / stage / key, manifest)
 
-    monkeypatch.setattr(pipeline, "run_stage", fake_stage)
+    monkeypatch.setattr(stage_runner, "run_stage", fake_stage)
     path = tmp_path / "experiment.toml"
     path.write_text("")
 
@@ -173,8 +173,8 @@ def test_a_mismatched_trio_is_said_before_torch_is_imported(tiny, tmp_path, monk
     def mismatch():
         raise CadcError("torch 2.13 needs fbgemm 1.8")
 
-    monkeypatch.setattr("cadc_rec.pipeline.require_trio", mismatch)
-    monkeypatch.setattr("cadc_rec.pipeline.import_module", lambda name: pytest.fail(name))
+    monkeypatch.setattr("cadc_rec.stage_runner.require_trio", mismatch)
+    monkeypatch.setattr("cadc_rec.stage_runner.import_module", lambda name: pytest.fail(name))
     pipeline = Pipeline(load_experiment(tiny), tmp_path / "work")
     with pytest.raises(CadcError, match=r"torch 2\.13 needs fbgemm"):
         pipeline.artifact("pretrain")
@@ -194,7 +194,7 @@ def test_ctrl_c_while_libraries_load_is_kept_for_the_end():
     loaded = []
 
     def load():
-        with pipeline._interruptible_later():
+        with stage_runner._interruptible_later():
             signal.raise_signal(signal.SIGINT)
             loaded.append("the rest")  # a library's bare `except:` would have swallowed it here
 
