@@ -23,7 +23,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.progress import keep_interrupts, set_up_logging
 
 BASELINE = Path(__file__).resolve().parent / "baseline.json"
-THRESHOLD = 0.4
+THRESHOLD = 0.5
 """Share of a ratio that may be lost."""
 
 
