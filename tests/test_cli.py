@@ -55,7 +55,14 @@ def test_run_json_is_one_line_with_exactly_the_promised_fields(finished):
     }
     assert (result["method"], result["seed"], result["split"]) == ("cadc", 0, "time")
     assert result["cached"] == []
-    assert result["rows"] == {"train": TRAIN, "selected": TRAIN // 10}
+    folders = {stage: Path(folder) for stage, folder in result["artifacts"].items()}
+    assert result["rows"] == {
+        "train": TRAIN,
+        "selected": TRAIN // 10,
+        "touched": None,  # there is no history
+        "bytes": sum(f.stat().st_size for f in folders["select"].glob("shard-*.parquet")),
+        "bytes_of": sum(f.stat().st_size for f in folders["prepare"].glob("train/*.parquet")),
+    }
     assert set(result["metrics"]) == set(result["validation"]) == {"hr@10", "ndcg@10"}
     assert list(result["artifacts"]) == list(STAGES)
     assert list(result["seconds"]) == list(EVERY_STAGE)
@@ -144,7 +151,7 @@ def test_gold_trains_on_every_interaction(workdir, tiny, cli):
     result = the_only_line(cli("run", tiny, "--workdir", workdir, "--method=gold", "--json").out)
     assert result["method"] == "gold"
     assert result["cached"] == ["prepare"]
-    assert result["rows"] == {"train": TRAIN, "selected": TRAIN}
+    assert (result["rows"]["train"], result["rows"]["selected"]) == (TRAIN, TRAIN)
     # the same again when the file or --set says gold
     again = cli("run", tiny, "--workdir", workdir, "--set", "method=gold", "--json")
     assert the_only_line(again.out)["artifacts"] == result["artifacts"]

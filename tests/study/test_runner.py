@@ -98,7 +98,8 @@ def test_a_record_holds_what_the_run_printed_and_a_copy_of_its_ranks(
     assert (folder / record["ranks"]).read_bytes() == ranks.read_bytes()
     assert record["machine"]["threads"] == 1
     assert record["config"]["method"] == "cadc"
-    identity = ("id", "dataset", "dataset_title", "method", "integration", "ratio", "seed")
+    identity = ("id", "dataset", "dataset_title", "method", "integration", "ratio", "variant")
+    identity += ("seed",)
     wanted = json.loads((folder / "study.json").read_text())
     assert [
         {key: records(tmp_path)[c["id"]][key] for key in identity} for c in wanted["cells"]
