@@ -16,17 +16,68 @@ from pathlib import Path
 from benchmarks.paper import ROOT, between
 from cadc_rec.errors import CadcError
 from cadc_rec.progress import keep_interrupts, set_up_logging
+from cadc_rec.reporting import words
+from cadc_rec.reporting.groups import Book, Group, label
 from cadc_rec.reporting.report import write_report
+from cadc_rec.reporting.statistics import percent_difference
+from cadc_rec.reporting.study_data import Study, load_studies
 from cadc_rec.study.commands import run_study
 
 STUDY = ROOT / "configs" / "study" / "beyond.toml"
 PAGE = ROOT / "docs" / "accuracy.md"
 
 
-def into_docs(report: Path, page: Path = PAGE) -> None:
-    """Put the study's table between the marks of `page`."""
+def into_docs(report: Path, studies: Path, page: Path = PAGE) -> None:
+    """Put the study's tables between the marks of `page`.
+
+    Args:
+        report: the report's folder.
+        studies: the folder of the studies it is about.
+        page: with the marks ``beyond`` and ``parts``.
+    """
     table = (report / "grid-table.md").read_text("utf-8").strip()
-    page.write_text(between(page.read_text("utf-8"), "beyond", table, page), "utf-8")
+    text = between(page.read_text("utf-8"), "beyond", table, page)
+    found = load_studies(studies)
+    study = next(study for study in found if study.name == STUDY.stem)
+    text = between(text, "parts", parts(study, Book(found)), page)
+    page.write_text(text, "utf-8")
+
+
+def parts(study: Study, book: Book) -> str:
+    """What each variant, and the towers at all, are worth: Markdown, a row a comparison."""
+    lines = [
+        "| dataset | what | against | HR@10 | 95% | NDCG@10 | 95% |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    groups = [group for group in book.groups(study) if group.done]
+    for group in groups:
+        for other in groups:
+            if other.dataset == group.dataset and _is_base(other, group):
+                row = [group.cells[0].dataset_title]
+                row += [label(study, g.contender) for g in (group, other)]
+                for metric in ("hr@10", "ndcg@10"):
+                    row += _compared(book, group, other, metric)
+                lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def _is_base(other: Group, group: Group) -> bool:
+    """Whether `group` is to be seen beside `other`: a variant's plain form, or no towers."""
+    mine, theirs = group.contender, other.contender
+    if mine.variant:
+        return theirs == mine._replace(variant="")
+    return mine.method == "recipe" and theirs.method == "prior"
+
+
+def _compared(book: Book, group: Group, other: Group, metric: str) -> tuple[str, str]:
+    """The difference in percent, and the paired bootstrap's interval and verdict."""
+    mine, theirs = group.metric(metric), other.metric(metric)
+    compared = book.compare(group, other, metric)
+    assert mine is not None
+    assert theirs is not None
+    assert compared is not None
+    difference = words.signed_percent(percent_difference(mine.mean, theirs.mean))
+    return difference, f"{words.interval(compared)}: {compared.verdict}"
 
 
 def main() -> None:
@@ -44,7 +95,7 @@ def main() -> None:
             run_study(STUDY, arguments.workdir, arguments.data_dir, arguments.jobs)
         report = write_report(arguments.workdir / "studies")
         if arguments.docs:
-            into_docs(report.page.parent)
+            into_docs(report.page.parent, arguments.workdir / "studies")
     except CadcError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -124,18 +124,6 @@ def test_the_results_page_takes_tables_and_figures_of_a_report(tmp_path):
     assert (page.parent / "images" / "figure1.svg").read_text() == "<svg/>"
 
 
-def test_the_table_of_the_recipe_goes_between_its_marks(tmp_path):
-    from benchmarks import beyond
-
-    page = tmp_path / "accuracy.md"
-    page.write_text("before\n<!-- beyond -->\nold\n<!-- /beyond -->\nafter\n")
-    (tmp_path / "grid-table.md").write_text("| new |\n")
-    beyond.into_docs(tmp_path, page)
-    assert page.read_text() == "before\n<!-- beyond -->\n| new |\n<!-- /beyond -->\nafter\n"
-    assert "<!-- beyond -->" in beyond.PAGE.read_text("utf-8")
-    assert beyond.STUDY.exists()
-
-
 def test_every_study_of_the_paper_has_its_grid():
     for name in STUDIES:
         assert (PAGE.parents[1] / "configs" / "study" / f"{name}.toml").exists()

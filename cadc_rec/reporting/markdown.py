@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from cadc_rec.reporting.study_data import Study
-from cadc_rec.reporting.tables import Entry, TableView
+from cadc_rec.reporting.tables import Entry, TableView, absent
 
 
 def markdown_table(study: Study, table: TableView) -> str:
@@ -17,6 +17,8 @@ def markdown_table(study: Study, table: TableView) -> str:
     for place, dataset in enumerate(table.datasets):
         lines += [f"{_plain(dataset)}:", "", _line(heads), "|" + "---|" * len(heads)]
         for row in table.rows:
+            if row.entries[place] == absent(table):
+                continue  # no part of the grid on this dataset
             texts = [row.label]
             for entry in row.entries[place]:
                 texts += [entry.text, _second(entry)]

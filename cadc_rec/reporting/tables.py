@@ -122,7 +122,7 @@ def study_table(study: Study, book: Book) -> TableView:
     groups = {(g.dataset, g.contender): g for g in book.groups(study)}
     contenders = sorted({key[1] for key in groups}, key=lambda key: order(study, key))
     columns = _columns(frame)
-    empty = tuple(Entry("–", tone="word") for _ in columns)
+    empty = _absent(len(columns))
     rows: list[Row] = []
     for place, contender in enumerate(contenders):
         method = contender.method
@@ -134,6 +134,15 @@ def study_table(study: Study, book: Book) -> TableView:
         rows.append(Row(label(study, contender), place, entries, apart))
     corner = "integration" if by_integration(study) else "method"
     return TableView(corner, tuple(titles.values()), columns, tuple(rows))
+
+
+def absent(table: TableView) -> tuple[Entry, ...]:
+    """The entries of a row that the grid does not have on a dataset."""
+    return _absent(len(table.columns))
+
+
+def _absent(columns: int) -> tuple[Entry, ...]:
+    return tuple(Entry("–", tone="word") for _ in range(columns))
 
 
 def _frame(study: Study, book: Book) -> _Frame:
