@@ -161,6 +161,7 @@ def _tower(
     with torch.no_grad():
         plain.ids.weight.copy_(table)
         for own, name in zip(plain.features.tables, names, strict=True):
+            # torch types a submodule attribute as Tensor or Module; this one is a weight.
             own.weight[:-1].copy_(state[name])  # type: ignore[index]
     plain.ids.weight.requires_grad_(not frozen)
     load_mlp(plain.mlp, side, state)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from cadc_rec.config import PriorConfig
+from cadc_rec.models.conjugate_gradients import conjugate_gradients
 
 _STEPS = 6  # of conjugate gradients: two orders of magnitude below what changes a rank
 _AT_FIRST = 0.5  # standard deviation of a prior score over items before its factor is learned
@@ -68,18 +69,8 @@ class HistoryPrior:
             along = torch.bmm(vectors, x[:, :, None])[:, :, 0] * extra
             return torch.addmm(torch.bmm(along[:, None], vectors)[:, 0], x, gram)
 
-        residual = weighted_sum(vectors, confidence * known)
-        x = torch.zeros_like(residual)
-        direction, size = residual.clone(), residual.square().sum(1, keepdim=True)
-        for _ in range(_STEPS):
-            image = times(direction)
-            along = (direction * image).sum(1, keepdim=True)
-            share = torch.where(along > 0, size / along, 0.0)  # a row that is solved stays
-            x += share * direction
-            residual -= share * image
-            before, size = size, residual.square().sum(1, keepdim=True)
-            direction = residual + torch.where(before > 0, size / before, 0.0) * direction
-        return x
+        target = weighted_sum(vectors, confidence * known)
+        return conjugate_gradients(times, torch.zeros_like(target), target, _STEPS)
 
     @torch.no_grad()
     def led(self, sources: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
@@ -95,7 +86,7 @@ def weighted_sum(vectors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def even_factors(users: Sequence[torch.Tensor], items: Sequence[torch.Tensor]) -> list[float]:
-    """Factors that bring each prior score to one standard deviation over items.
+    """Factors that bring each prior score to a standard deviation of one half over items.
 
     Args:
         users: for each score, vectors ``[n, d]`` of a few histories.

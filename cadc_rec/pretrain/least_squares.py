@@ -27,6 +27,7 @@ from scipy import sparse
 
 from cadc_rec.data.randomness import Key, normal_rows
 from cadc_rec.distributed.processes import Processes
+from cadc_rec.models.conjugate_gradients import conjugate_gradients
 from cadc_rec.models.sparse import products_at, weighted_sums
 
 _INITIAL_STD = 0.01
@@ -136,18 +137,7 @@ class LeastSquares:
             at = products_at(entries.crow, entries.col, x, other).mul_(extra)
             return x @ gram + weighted_sums(entries.crow, entries.col, at, other)
 
-        x = start.clone()
-        residual = target - times(x)
-        direction, size = residual.clone(), residual.square().sum(1, keepdim=True)
-        for _ in range(self.steps):
-            image = times(direction)
-            along = (direction * image).sum(1, keepdim=True)
-            share = torch.where(along > 0, size / along, 0.0)  # a row that is solved stays
-            x += share * direction
-            residual -= share * image
-            before, size = size, residual.square().sum(1, keepdim=True)
-            direction = residual + torch.where(before > 0, size / before, 0.0) * direction
-        return x
+        return conjugate_gradients(times, start.clone(), target - times(start), self.steps)
 
 
 def _with_data(matrix: sparse.csr_array, data: np.ndarray) -> sparse.csr_array:
