@@ -185,7 +185,12 @@ def _columns(frame: _Frame) -> tuple[Column, ...]:
             "paper",
             f"that time over {frame.main_title}'s, median over the seeds both have",
         ),
-        Column("rows", "seeds", "labelled examples the towers are trained on; seeds done"),
+        Column(
+            "rows",
+            "seeds",
+            "labelled examples the towers are trained on, and without towers what pre-training "
+            "read; seeds done",
+        ),
         *([_REACH] if _has_histories(frame.study) else []),
     )
 
