@@ -302,9 +302,10 @@ class ComputeConfig(Section):
     set their own number, for pre-training, training and evaluation alike."""
     threads: Annotated[int, Field(ge=0)] = 0
     """Threads of each process; 0 is cores / local processes."""
-    history_cache_mib: Annotated[int, Field(ge=0)] = 4096
-    """What a process keeps of its examples' pooled histories; where they take more, they are
-    pooled anew for each step, to the same bits."""
+    frozen_cache_mib: Annotated[int, Field(ge=0)] = 4096
+    """What a process keeps of frozen vectors that its examples need: their pooled histories, and
+    its users' rows of a sharded table. Where one takes more, it is read anew in each step, to the
+    same bits."""
     timeout_seconds: PositiveInt = 1800
     """How long a process waits for its peers before it gives up."""
 

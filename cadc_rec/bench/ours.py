@@ -16,6 +16,7 @@ from cadc_rec.data.shards import Examples
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.training.build import ShardedTwoTower, build_model
+from cadc_rec.training.frozen_rows import keep_frozen_rows
 from cadc_rec.training.objectives import make_loader, make_objective
 from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.trainer import Trainer
@@ -49,10 +50,13 @@ class OurTraining:
         frozen = experiment.model.id_embedding != "trainable"
         given = random_tables(self.dataset, experiment.model.id_dim) if frozen else Pretrained()
         self.model = build_model(experiment, self.dataset, given, processes)
-        shares = [len(range(r, self.rows, processes.world_size)) for r in _ranks(processes)]
+        examples = _every(sampled_rows(self.dataset, self.rows), processes)
+        limit = experiment.compute.frozen_cache_mib << 20
+        keep_frozen_rows(self.model.module.user.ids, examples.users, processes, limit)
+        shares = [len(processes.share_of(rank, self.rows)) for rank in _ranks(processes)]
         self.loader = make_loader(
             config,
-            _every(sampled_rows(self.dataset, self.rows), processes),
+            examples,
             shares,
             processes.rank,
             self.dataset.n_items,
@@ -83,8 +87,9 @@ def _ranks(processes: Processes) -> range:
 
 
 def _every(examples: Examples, processes: Processes) -> Examples:
-    """The rows that this rank takes."""
-    mine = slice(processes.rank, None, processes.world_size)
+    """The rows that this rank takes: a run of them, as of a selection's shards."""
+    share = processes.share(len(examples))
+    mine = slice(share.start, share.stop)
     return Examples(examples.users[mine], examples.items[mine])
 
 

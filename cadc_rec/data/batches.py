@@ -32,6 +32,7 @@ class BatchArrays:
         positives: positives of this step over all ranks.
         rows: int64 ``[users]``, where each row of the user tower stands among the rank's examples;
             None where a row is a user and not an example.
+        whole: `items` are all there are, in order, in every step and on every rank.
     """
 
     users: np.ndarray
@@ -42,6 +43,7 @@ class BatchArrays:
     labels: np.ndarray | None = None
     negative: np.ndarray | None = None
     barred: np.ndarray | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)

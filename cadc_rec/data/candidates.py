@@ -54,14 +54,15 @@ class SoftmaxBatches:
         known: KnownItems | None = None,
     ) -> None:
         self.candidates, self.n_items, self.negatives = candidates, n_items, negatives
+        self.everything = np.arange(n_items, dtype=np.int64) if candidates == "all" else None
         self.known = known
 
     def __call__(self, step: Step, examples: Examples) -> BatchArrays:
         """See `Arrangement`."""
         users, items = examples.users, examples.items
         negative = None
-        if self.candidates == "all":
-            candidates, labels = np.arange(self.n_items), items
+        if self.everything is not None:
+            candidates, labels = self.everything, items
         elif self.candidates == "in-batch":
             candidates, labels = unique(items, self.n_items)
         else:
@@ -81,6 +82,7 @@ class SoftmaxBatches:
             labels=labels.astype(np.int64),
             negative=negative,
             barred=None if self.known is None else self._barred(self.known, examples, candidates),
+            whole=self.everything is not None,
         )
 
     def _barred(self, known: KnownItems, examples: Examples, candidates: np.ndarray) -> np.ndarray:

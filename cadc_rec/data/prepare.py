@@ -4,15 +4,18 @@ In: a `DataConfig` and its raw input. Out, in the artifact: ``train/part-*.parqu
 ``val.parquet`` and ``test.parquet`` (user, item, timestamp), ``users.parquet`` and
 ``items.parquet`` (original ids and attribute codes in dense-id order), ``attributes.json``.
 
-The whole pipeline is Ibis expressions, run by DuckDB. Windows over interactions are partitioned by
-user; only the distinct ids are numbered in one sequence. The train split is what later stages call
-D_full: everything that learns reads it and nothing else.
+Ibis expressions, run by DuckDB, number the ids and sort the rows by user and time; the sorted rows
+are streamed through `data.split`, which needs one user at a time. So there is one large sort, and
+it may spill. The train split is what later stages call D_full: everything that learns reads it and
+nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +30,15 @@ from cadc_rec.config import DataConfig
 from cadc_rec.data.archives import RawInput
 from cadc_rec.data.engine import open_engine, stream
 from cadc_rec.data.parquet import ROW_GROUP_ROWS, rechunk, write_parquet, write_parts
+from cadc_rec.data.prefetch import prefetched
 from cadc_rec.data.sources import read_source
 from cadc_rec.data.sources.raw_tables import RawTables, Side
 from cadc_rec.data.sources.tables import table_settings
+from cadc_rec.data.split import LeaveLastTwo, Rows
 from cadc_rec.data.vocabulary import encode_attributes
 from cadc_rec.errors import CadcError
 from cadc_rec.progress import track
 
-HELD_OUT = 2
-"""The last interaction of a user is the test, the one before it validation."""
 GROUPS_PER_PART = 16
 _STEPS = 5
 INTERACTIONS = pa.schema([("user", pa.int32()), ("item", pa.int32()), ("timestamp", pa.int64())])
@@ -80,25 +83,32 @@ def _build(
 ) -> None:
     with track("prepare", _STEPS, "steps") as ticker:
         tables = read_source(config, raw, backend, scratch)
-        raw_rows = _count(tables.interactions)
+        # Read once: what a source gives is an expression over its files.
+        rows = backend.create_table("raw", _with_time(tables))
+        raw_rows = _count(rows)
         ticker.advance(note="dropping duplicates")
-        distinct = backend.create_table("distinct_pairs", drop_duplicates(_with_time(tables)))
-        distinct_rows = _count(distinct)
+        counted_late = tables.has_time and config.k_core <= 1
+        if not counted_late:
+            # A k-core counts distinct pairs; and without times the order in which the stream
+            # drops repetitions is not that of the file.
+            rows = backend.create_table("distinct_pairs", drop_duplicates(rows))
+        distinct_rows = _count(rows)
         ticker.advance(note="k-core")
-        core = _k_core(backend, distinct, config.k_core)
-        core_rows = _count(core)
+        rows = _k_core(backend, rows, config.k_core)
+        core_rows = _count(rows)
         ticker.advance(note="dense ids")
-        ids = DenseIds.of(backend, core)
+        ids = DenseIds.of(backend, rows)
         ticker.advance(note="ordering each user's interactions")
-        ordered = backend.create_table(
-            "ordered", order_interactions(core, ids, tables.has_time, config.split_seed)
-        )
+        in_order = order_interactions(rows, ids, tables.has_time, config.split_seed)
+        split = LeaveLastTwo(map(_as_rows, stream(backend, in_order, ROW_GROUP_ROWS)))
+        train_rows = _write_train(split.train(), core_rows, draft.path / "train")
         ticker.advance()
+    if counted_late:
+        distinct_rows = core_rows = split.distinct
 
     n_users, n_items = _count(ids.users), _count(ids.items)
-    train_rows = _write_train(backend, ordered, draft.path / "train")
-    val_rows = _write_held_out(ordered, from_end=1, path=draft.path / "val.parquet")
-    test_rows = _write_held_out(ordered, from_end=0, path=draft.path / "test.parquet")
+    val_rows = _write_held_out(split.validation, draft.path / "val.parquet")
+    test_rows = _write_held_out(split.test, draft.path / "test.parquet")
     attributes = {
         "user": _write_entities(ids.users, tables, "user", draft.path / "users.parquet"),
         "item": _write_entities(ids.items, tables, "item", draft.path / "items.parquet"),
@@ -192,11 +202,10 @@ def _ranked(rows: ir.Table, original: str, dense: str) -> ir.Table:
 
 
 def order_interactions(rows: ir.Table, ids: DenseIds, has_time: bool, split_seed: int) -> ir.Table:
-    """Dense ids, and each interaction's place among its user's.
+    """Dense ids, sorted by user and then by the user's order.
 
     Returns:
-        user, item (int32), timestamp (int64), place (from 0, in the user's order), from_end (0
-        for the user's last) and total (the user's interactions).
+        user, item (int32), timestamp (int64).
     """
     if has_time:
         keys = [rows.timestamp, rows.row]
@@ -204,46 +213,48 @@ def order_interactions(rows: ir.Table, ids: DenseIds, has_time: bool, split_seed
         # md5 of seed and file row: the same order on every engine and for any number of threads,
         # and one that no item id takes part in.
         keys = [(ibis.literal(f"{split_seed}:") + rows.row.cast("string")).hexdigest("md5")]
-    window = ibis.window(group_by=rows.user_id, order_by=keys)
-    placed = rows.mutate(
-        place=ibis.row_number().over(window),
-        total=rows.count().over(ibis.window(group_by=rows.user_id)),
-    )
-    dense = placed.join(ids.users, "user_id").join(ids.items, "item_id")
-    return dense.select(
-        "user",
-        "item",
-        "timestamp",
-        "place",
-        "total",
-        from_end=dense.total - 1 - dense.place,
-    )
+    keyed = rows.mutate(**{f"key_{n}": key for n, key in enumerate(keys)})
+    dense = keyed.join(ids.users, "user_id").join(ids.items, "item_id")
+    in_order = dense.order_by(["user", *(f"key_{n}" for n in range(len(keys)))])
+    return in_order.select(*INTERACTIONS.names)
 
 
-def _write_train(backend: Backend, ordered: ir.Table, folder: Path) -> int:
-    """Write D_full, sorted by user and then by the user's order; the number of rows."""
-    is_train = (ordered.total <= HELD_OUT) | (ordered.from_end >= HELD_OUT)
-    train = ordered.filter(is_train)
-    rows = _count(train)
-    sorted_rows = train.order_by(["user", "place"]).select(*INTERACTIONS.names)
-    batches = stream(backend, sorted_rows, ROW_GROUP_ROWS)
-    with track("prepare: write", rows, "rows") as ticker:
+def _as_rows(batch: pa.RecordBatch) -> Rows:
+    return Rows(*(batch.column(name).to_numpy() for name in INTERACTIONS.names))
 
-        def counted() -> Any:
-            for table in rechunk(batches, ROW_GROUP_ROWS):
+
+def _as_table(rows: Rows) -> pa.Table:
+    return pa.table([rows.user, rows.item, rows.timestamp], schema=INTERACTIONS)
+
+
+def _write_train(train: Iterator[Rows], at_most: int, folder: Path) -> int:
+    """Write D_full as it comes; the number of rows.
+
+    Sorting, splitting and compressing take about as long as each other; the first two run in
+    threads of their own.
+    """
+    written = 0
+    tables = rechunk(map(_as_table, train), ROW_GROUP_ROWS)
+    with (
+        track("prepare: write", at_most, "rows") as ticker,
+        contextlib.closing(prefetched(tables, depth=2)) as ready,
+    ):
+
+        def counted() -> Iterator[pa.Table]:
+            nonlocal written
+            for table in ready:
                 yield table
+                written += table.num_rows
                 ticker.advance(table.num_rows)
 
         write_parts(folder, INTERACTIONS, counted(), GROUPS_PER_PART)
-    return rows
+    return written
 
 
-def _write_held_out(ordered: ir.Table, from_end: int, path: Path) -> int:
-    """Write one held-out interaction a user, sorted by user; the number of rows."""
-    chosen = ordered.filter((ordered.total > HELD_OUT) & (ordered.from_end == from_end))
-    table = chosen.order_by("user").select(*INTERACTIONS.names).to_pyarrow()
-    write_parquet(path, table.cast(INTERACTIONS))
-    return table.num_rows
+def _write_held_out(rows: Rows, path: Path) -> int:
+    """Write one held-out interaction a user; the number of rows."""
+    write_parquet(path, _as_table(rows))
+    return len(rows)
 
 
 def _write_entities(

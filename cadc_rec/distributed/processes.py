@@ -52,7 +52,11 @@ class Processes:
 
     def share(self, n: int) -> range:
         """This rank's contiguous part of ``range(n)``; parts differ by at most one."""
-        return range(n * self.rank // self.world_size, n * (self.rank + 1) // self.world_size)
+        return self.share_of(self.rank, n)
+
+    def share_of(self, rank: int, n: int) -> range:
+        """Another rank's contiguous part."""
+        return range(n * rank // self.world_size, n * (rank + 1) // self.world_size)
 
     def all_gather_rows(self, local: torch.Tensor, n: int) -> torch.Tensor:
         """Join every rank's ``share(n)`` of rows into ``[n, d]``, on every rank."""
@@ -63,11 +67,16 @@ class Processes:
         padded[: len(local)] = local
         parts = [torch.empty_like(padded) for _ in range(self.world_size)]
         dist.all_gather(parts, padded)
-        sizes = [
-            n * (r + 1) // self.world_size - n * r // self.world_size
-            for r in range(self.world_size)
-        ]
+        sizes = [len(self.share_of(rank, n)) for rank in range(self.world_size)]
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    def most(self, count: int) -> int:
+        """The largest `count` of any rank."""
+        if self.world_size == 1:
+            return count
+        largest = torch.tensor(count, device=self.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return int(largest)
 
     def all_reduce_sum(self, value: torch.Tensor) -> torch.Tensor:
         """Sum of `value` over the ranks, in place."""

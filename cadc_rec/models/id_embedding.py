@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torchrec import KeyedJaggedTensor
 
 from cadc_rec.distributed.sharding import build_collection
-from cadc_rec.models.lookup import one_id_each, wait
+from cadc_rec.models.lookup import Remembered, one_id_each, wait
 
 
 class TrainableIds(nn.Module):
@@ -69,9 +69,29 @@ class FrozenIds(TrainableIds):
     """The whole table's live rows, where this process holds them all: read directly then, for a
     collection's way to them takes a millisecond of each step. `build_model` sets it."""
 
+    def __init__(self, side: str, rows: int, dim: int, device: torch.device) -> None:
+        super().__init__(side, rows, dim, device)
+        self.remembered: Remembered[torch.Tensor] = Remembered()
+        self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def keep(self, ids: torch.Tensor, vectors: torch.Tensor) -> None:
+        """Rows that training will ask for, at hand on every rank; then no rank asks the others.
+
+        Args:
+            ids: int64 ``[n]``, ascending; all that lookups in training will name.
+            vectors: ``[n, width]``, theirs.
+        """
+        self._kept = ids, vectors
+
     @torch.no_grad()
     def lookup(self, ids: torch.Tensor) -> torch.Tensor:
         """The frozen vectors of int64 ids ``[n]``, without gradient."""
+        return self.remembered.get(ids, self._find)
+
+    def _find(self, ids: torch.Tensor) -> torch.Tensor:
+        if self._kept is not None and self.training:
+            known, vectors = self._kept
+            return vectors[torch.searchsorted(known, ids)]
         return super().forward(ids) if self.replica is None else self.replica[ids]
 
     @torch.no_grad()

@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import torch
 from torchrec import KeyedJaggedTensor, KeyedTensor
+
+T = TypeVar("T")
+
+
+class Remembered(Generic[T]):
+    """What is known of ids that come again in every step, told apart by the tensor they are in.
+
+    Whoever announces a tensor promises that neither it nor what is known of it will change.
+    """
+
+    def __init__(self) -> None:
+        self._announced: list[torch.Tensor] = []
+        self._answers: dict[int, T] = {}
+
+    def announce(self, ids: torch.Tensor) -> None:
+        """From now on what is found for this very tensor is kept."""
+        self._announced.append(ids)
+
+    def get(self, ids: torch.Tensor, find: Callable[[torch.Tensor], T]) -> T:
+        """``find(ids)``, or what it gave before."""
+        if not any(ids is announced for announced in self._announced):
+            return find(ids)
+        if id(ids) not in self._answers:
+            self._answers[id(ids)] = find(ids)
+        return self._answers[id(ids)]
 
 
 def one_id_each(name: str, ids: torch.Tensor) -> KeyedJaggedTensor:

@@ -56,6 +56,7 @@ class Batch:
         labels: int64 ``[n_u]``, the place of each example's positive in `items`; with pairs None.
         negative: bool ``[n_i]``, the items that are everybody's negatives; None is all.
         barred: int64 ``[2, n]``, rows and places in `items` that are no candidates; None is none.
+        whole: `items` are all there are, in order, in every step and on every rank.
     """
 
     users: torch.Tensor
@@ -65,6 +66,7 @@ class Batch:
     labels: torch.Tensor | None = None
     negative: torch.Tensor | None = None
     barred: torch.Tensor | None = None
+    whole: bool = False
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
@@ -82,6 +84,7 @@ class Batch:
             labels=move(self.labels),
             negative=move(self.negative),
             barred=move(self.barred),
+            whole=self.whole,
         )
 
 

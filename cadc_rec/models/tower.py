@@ -14,7 +14,7 @@ from cadc_rec.config import ModelConfig
 from cadc_rec.models.dropout import ByteDropout
 from cadc_rec.models.factorization import item_side, user_side
 from cadc_rec.models.features import AttributeValues, SideFeatures
-from cadc_rec.models.id_embedding import ID_EMBEDDINGS
+from cadc_rec.models.id_embedding import ID_EMBEDDINGS, FrozenIds
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,13 @@ class Tower(nn.Module):
         for before, after in pairwise(widths):
             layers += [nn.ReLU(), nn.Linear(before, after)]
         self.mlp = nn.Sequential(*layers).to(device)  # ends linear: a vector of any sign
+
+    def remember(self, ids: torch.Tensor) -> None:
+        """This very tensor comes in every step: what never changes of its ids is found once."""
+        if isinstance(self.ids, FrozenIds):
+            self.ids.remembered.announce(ids)
+        if self.features is not None:
+            self.features.remembered.announce(ids)
 
     def silence(self) -> None:
         """Make all vectors zero until the last layer has learned."""

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cadc_rec.config import ModelConfig
+from cadc_rec.models.catalogue import Catalogue
 from cadc_rec.models.history import window_means
 from cadc_rec.models.id_embedding import FrozenIds
 from cadc_rec.models.pairs import Batch, pair_scores
@@ -63,6 +64,15 @@ class TwoTower(nn.Module):
                 FrozenIds(name, item.rows, item.transition_dim, device)
                 for name in ("item_source", "item_target")
             )
+        self.use_catalogue(Catalogue.of_one(item.rows, device))
+
+    def use_catalogue(self, catalogue: Catalogue) -> None:
+        """Let this process have a share of the items in steps that see all of them."""
+        self.catalogue = catalogue
+        for ids in {id(t): t for t in (catalogue.everything, catalogue.share)}.values():
+            self.item.remember(ids)
+            if self.targets is not None:
+                self.targets.remembered.announce(ids)
 
     def frozen_tables(self) -> dict[str, FrozenIds]:
         """Every table that never changes, by the prefix of its entries in the state."""
@@ -85,7 +95,8 @@ class TwoTower(nn.Module):
         assert batch.context is not None
         told = batch.context[:, self.context_dim :].split(self.prior_dims, 1)
         factors = self._prior_factors()
-        for factor, mine, theirs in zip(factors, told, self._prior_items(batch.items), strict=True):
+        items = self.catalogue.everything if batch.whole else batch.items
+        for factor, mine, theirs in zip(factors, told, self._prior_items(items), strict=True):
             # The factor goes on the products: their vectors need no gradient then.
             if batch.pattern is None:
                 products = mine @ theirs.t()
@@ -97,7 +108,7 @@ class TwoTower(nn.Module):
     def _tower_scores(self, batch: Batch) -> torch.Tensor:
         context = [] if batch.context is None else [batch.context[:, : self.context_dim]]
         users, fixed_users = self.user.parts(batch.users, context)
-        items, fixed_items = self.item.parts(batch.items, self.lead_ins(batch.items))
+        items, fixed_items = self._item_parts(batch)
         if batch.pattern is None:
             scores = users @ items.t()
             if fixed_users is None or fixed_items is None:
@@ -108,6 +119,14 @@ class TwoTower(nn.Module):
             return scores
         # Apart from the learned part, for no gradient flows here.
         return scores + products_at(batch.pattern.crow, batch.pattern.col, fixed_users, fixed_items)
+
+    def _item_parts(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `Tower.parts`."""
+        if not batch.whole:
+            return self.item.parts(batch.items, self.lead_ins(batch.items))
+        share, join = self.catalogue.share, self.catalogue.join
+        learned, fixed = self.item.parts(share, self.lead_ins(share))
+        return join(learned), None if fixed is None else join(fixed)
 
     def user_vectors(self, ids: torch.Tensor, history: torch.Tensor | None = None) -> torch.Tensor:
         """Vectors ``[n, d]`` of users ``[n]`` with histories ``[n, L]``."""

@@ -23,6 +23,7 @@ from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.models.losses import logq_offsets
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.training.build import ShardedTwoTower, build_model, frozen_tables_intact
+from cadc_rec.training.frozen_rows import keep_frozen_rows
 from cadc_rec.training.histories import Histories
 from cadc_rec.training.objectives import make_loader, make_objective
 from cadc_rec.training.optimizers import dense_optimizer
@@ -71,9 +72,10 @@ def build_checkpoint(
         config, examples, rows_by_rank, processes.rank, dataset.n_items, experiment.seed, known
     )
     model = build_model(experiment, dataset, pretrained, processes)
+    limit = experiment.compute.frozen_cache_mib << 20
+    keep_frozen_rows(model.module.user.ids, examples.users, processes, limit)
     histories = None
     if examples.history is not None:
-        limit = experiment.compute.history_cache_mib << 20
         histories = Histories(model.module, examples.history, rows_by_rank, processes, limit)
     offsets = _item_offsets(examples.items, dataset.n_items, processes) if config.logq else None
     trainer = Trainer(

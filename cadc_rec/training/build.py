@@ -12,10 +12,12 @@ from torchrec.distributed import DistributedModelParallel
 from cadc_rec.config import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose, normal_rows
+from cadc_rec.distributed.exchange import join_shares
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import load_state, local_tensors
 from cadc_rec.evaluation.sharded import tower_vectors
+from cadc_rec.models.catalogue import Catalogue
 from cadc_rec.models.history import usable_windows
 from cadc_rec.models.id_embedding import HybridIds
 from cadc_rec.models.tower import SideSpec
@@ -121,7 +123,16 @@ def build_model(
     weights = _pretrained_weights(model, pretrained)
     load_state(wrapped, weights, keep=lambda name: name in weights)
     _read_replicas_directly(sharded)
+    if processes.world_size > 1:
+        model.use_catalogue(_divided(dataset.n_items, processes))
     return sharded
+
+
+def _divided(n_items: int, processes: Processes) -> Catalogue:
+    """Each rank's share of the items."""
+    share, everything = processes.share(n_items), torch.arange(n_items, device=processes.device)
+    mine = everything[share.start : share.stop]
+    return Catalogue(everything, mine, lambda rows: join_shares(rows, n_items, processes))
 
 
 def _read_replicas_directly(model: ShardedTwoTower) -> None:

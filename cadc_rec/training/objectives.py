@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from cadc_rec.config import TrainConfig
@@ -104,15 +105,20 @@ def make_loader(
         seed: of order and negatives.
         known: what each user took in training; needed by ``exclude_known``.
     """
-    arrange = _arrangement(config, examples.history is not None, n_items, known)
+    positives = min(config.batch_size, sum(rows_by_rank))
+    arrange = _arrangement(config, examples.history is not None, n_items, positives, known)
     return Loader(examples, rows_by_rank, rank, config.batch_size, seed, arrange)
 
 
 def _arrangement(
-    config: TrainConfig, by_example: bool, n_items: int, known: KnownItems | None
+    config: TrainConfig,
+    by_example: bool,
+    n_items: int,
+    positives: int,
+    known: KnownItems | None,
 ) -> Arrangement:
     if config.loss == "binary":
-        return PairBatches(config.negatives, n_items, by_example)
+        return PairBatches(config.negatives, n_items, by_example, positives)
     barred = known if config.exclude_known else None
     if config.loss == "softmax":
         return SoftmaxBatches("all", n_items, known=barred)
@@ -121,19 +127,14 @@ def _arrangement(
     return SoftmaxBatches("sampled", n_items, config.shared_negatives, barred)
 
 
-def to_batch(arrays: BatchArrays, context: torch.Tensor | None = None) -> Batch:
-    """The loader's arrays as tensors over the same memory.
-
-    Args:
-        arrays: of one step.
-        context: what its rows know of their histories, ``[users, width]``.
-    """
+def to_batch(arrays: BatchArrays) -> Batch:
+    """The loader's arrays as tensors over the same memory."""
     told = {
         name: torch.from_numpy(value)
         for name, value in vars(arrays).items()
-        if name not in ("positives", "pattern", "rows") and value is not None
+        if isinstance(value, np.ndarray) and name != "rows"
     }
     pattern = None
     if arrays.pattern is not None:
         pattern = PairPattern(**{k: torch.from_numpy(v) for k, v in vars(arrays.pattern).items()})
-    return Batch(**told, pattern=pattern, context=context)
+    return Batch(**told, pattern=pattern, whole=arrays.whole)

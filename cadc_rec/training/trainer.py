@@ -6,10 +6,11 @@ best validation epoch, and the history of all of them.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ from torch import nn
 from cadc_rec.config import TrainConfig
 from cadc_rec.data.batches import BatchArrays
 from cadc_rec.data.loader import Loader
+from cadc_rec.data.prefetch import prefetched
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.state import local_tensors
 from cadc_rec.errors import CadcError
+from cadc_rec.models.pairs import Batch
 from cadc_rec.progress import Ticker, track
 from cadc_rec.training.averaging import WeightAverage
 from cadc_rec.training.histories import Histories
@@ -28,6 +31,7 @@ from cadc_rec.training.objectives import Objective, make_objective, to_batch
 
 Validate = Callable[[], dict[str, float]]
 CHECKPOINT_METRIC = "ndcg@10"  # the same rule for every method
+_AHEAD = 2  # batches made while one is trained on
 
 
 @dataclass
@@ -137,11 +141,12 @@ class Trainer:
         """One pass over this rank's rows; returns the mean loss over all ranks."""
         self.model.train()
         loss = torch.zeros((), device=self.processes.device)
-        for step, arrays in enumerate(self.loader.epoch(epoch)):
-            self._schedule((epoch - 1) * self.loader.steps + step)
-            loss += self._step(arrays)
-            average.update()
-            ticker.advance()
+        with contextlib.closing(self._batches(epoch)) as batches:
+            for step, (arrays, batch) in enumerate(batches):
+                self._schedule((epoch - 1) * self.loader.steps + step)
+                loss += self._step(arrays, batch)
+                average.update()
+                ticker.advance()
         mean = float(self.processes.all_reduce_sum(loss)) / self.loader.steps
         if not math.isfinite(mean):
             raise CadcError(
@@ -149,6 +154,13 @@ class Trainer:
                 f"train.learning_rate (it is {self.config.learning_rate})."
             )
         return mean
+
+    def _batches(self, epoch: int) -> Generator[tuple[BatchArrays, Batch], None, None]:
+        """The epoch's steps as tensors, made ahead where a core or a GPU has work meanwhile."""
+        made = ((arrays, to_batch(arrays)) for arrays in self.loader.epoch(epoch))
+        if self.processes.device.type == "cuda":
+            return prefetched(made, _AHEAD)
+        return made
 
     def _schedule(self, step: int) -> None:
         """Set the learning rate of step number `step` of all epochs."""
@@ -158,13 +170,12 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
-    def _step(self, arrays: BatchArrays) -> torch.Tensor:
+    def _step(self, arrays: BatchArrays, batch: Batch) -> torch.Tensor:
         """One optimizer step; returns this rank's part of the step's mean loss."""
-        context = None
         if self.histories is not None:
             assert arrays.rows is not None  # a row of the tower is an example then
-            context = self.histories.of(arrays.rows)
-        batch = to_batch(arrays, context).to(self.processes.device)
+            batch = replace(batch, context=self.histories.of(arrays.rows))
+        batch = batch.to(self.processes.device)
         self.optimizer.zero_grad(set_to_none=True)
         terms = self.objective.terms(max(1, arrays.positives))  # few rows, many ranks
         loss = self.objective.loss(self.model(batch), batch) / terms
