@@ -165,8 +165,11 @@ def _size(size: float) -> str:
 
 
 def parse_size(text: str) -> float:
-    """``3M`` or ``3000000`` or ``0.5``."""
-    return float(text[:-1]) * _MILLION if text.endswith("M") else float(text)
+    """``3M`` or ``3000000`` or ``2B`` or ``0.5``."""
+    for unit, size in (("M", _MILLION), ("B", 1000 * _MILLION)):
+        if text.endswith(unit):
+            return float(text[:-1]) * size
+    return float(text)
 
 
 def tables(kept: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ SECTIONS: dict[str, Callable[[Workload], Section]] = {
     "selection": rows.measure_selection,
     "end-to-end": end_to_end.measure,
 }
-# An hour for five rounds; asked for by name.
+# A quarter of an hour for five rounds; asked for by name.
 ON_DEMAND = ("end-to-end",)
 GUARDED = ("towers", "factorization", "ranking", "selection")
 

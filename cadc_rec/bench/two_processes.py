@@ -33,6 +33,7 @@ class Spawn:
         processes: of one thread each.
         sharding: of the id tables.
         against: the contender it is compared with beside the others'.
+        divided: whether the processes divide one process's step, and do not take one each.
     """
 
     what: str
@@ -40,6 +41,7 @@ class Spawn:
     processes: int
     sharding: str = "data_parallel"
     against: str | None = None
+    divided: bool = False
 
 
 _ONE = "one process of one thread"
@@ -67,6 +69,14 @@ SPAWNED = {
         "column_wise",
         against="ours-frozen-1x1",
     ),
+    "ours-frozen-2x1-divided": Spawn(
+        f"ours, ids frozen, {_TWO}, tables by column, one process's step divided",
+        "cadc",
+        2,
+        "column_wise",
+        against="ours-frozen-1x1",
+        divided=True,
+    ),
 }
 
 
@@ -88,6 +98,11 @@ class Spawned:
         kinds = [f"sharding.{side}={spawn.sharding}" for side in ("trainable", "frozen")]
         overrides = [*WITHOUT_EXTRAS, *kinds, "compute.threads=1"]
         experiment = self.workload.experiment(spawn.method, overrides)
+        if not spawn.divided:  # a step of the usual size for each process
+            size = experiment.train.batch_size * spawn.processes
+            experiment = self.workload.experiment(
+                spawn.method, [*overrides, f"train.batch_size={size}"]
+            )
         task = {
             "experiment": experiment.model_dump(mode="json"),
             "dataset": str(self.workload.prepared.path),

@@ -22,7 +22,13 @@ CASES = [f"{ids}:{kind}" for ids in ("init_frozen", "trainable") for kind in (*K
 INTEGRATIONS = ("init", "hybrid", "linear", "mlp", "residual")
 INTEGRATED = [f"{ids}:{kind}" for ids in INTEGRATIONS for kind in ("data_parallel", "table_wise")]
 HISTORY = [f"{ids}:{kind}" for ids in ("history", "prior") for kind in KINDS]
-ALL = [*CASES, *INTEGRATED, *HISTORY]
+WHOLE = [
+    f"{ids}:{kind}"
+    for ids in ("init_frozen", "trainable", "residual", "hybrid")
+    for kind in ("data_parallel", "table_wise", "column_wise")
+]
+MANY = [f"{how}-{case}" for how in ("whole", "sorted") for case in WHOLE]
+ALL = [*CASES, *INTEGRATED, *HISTORY, *MANY]
 UNEVEN = [
     "init_frozen:table_wise:113,7",
     "init_frozen:data_parallel:120,0",
@@ -30,6 +36,7 @@ UNEVEN = [
     "residual:data_parallel:120,0",
     "history:table_wise:120,0",
     "prior:table_wise:120,0",
+    "whole-init_frozen:column_wise:120,0",
 ]
 
 
@@ -113,6 +120,17 @@ def test_histories_and_transitions_are_looked_up_alike_under_every_sharding(case
     assert sorted(result["tables"].values()) == sorted(bits(table) for table in tables)
     assert result["loss"] == pytest.approx(reference["loss"], rel=1e-5)
     assert result["vectors"] == pytest.approx(reference["vectors"], rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("case", WHOLE)
+@pytest.mark.parametrize("world", ["one", "two"])
+def test_dividing_the_items_and_keeping_rows_changes_no_loss(case, world, request):
+    """Ranks that share out the item tower learn what ranks learn that each compute all of it."""
+    results = request.getfixturevalue(world)
+    divided, each = results[f"whole-{case}"], results[f"sorted-{case}"]
+    assert divided["intact"]
+    assert divided["loss"] == pytest.approx(each["loss"], rel=1e-5)
+    assert divided["vectors"] == pytest.approx(each["vectors"], rel=1e-3, abs=1e-3)
 
 
 def test_als_is_the_same_on_two_processes_as_on_one(one, two):

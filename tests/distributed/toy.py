@@ -24,6 +24,7 @@ from cadc_rec.pretrain.least_squares import LeastSquares
 from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.stages.pretrain_neural import build_neural_tables
 from cadc_rec.training.build import build_model, frozen_tables_intact
+from cadc_rec.training.frozen_rows import keep_frozen_rows
 from cadc_rec.training.histories import Histories
 from cadc_rec.training.objectives import make_loader
 from cadc_rec.training.optimizers import dense_optimizer
@@ -32,6 +33,7 @@ from cadc_rec.training.trainer import Trainer
 USERS, ITEMS, DIM = 41, 23, 8
 LENGTH, WIDTH = 5, 4  # of a history, of transition vectors
 HISTORIES = ("history", "prior")
+MANY = ("whole-", "sorted-")
 
 
 def dataset():
@@ -62,7 +64,7 @@ def tables():
 
 def pretrained(ids: str) -> Pretrained:
     """What the model of `experiment(ids, ...)` is given."""
-    if ids == "trainable":
+    if ids.endswith("trainable"):
         return Pretrained()
     generator = torch.Generator().manual_seed(6)
     source, target = (torch.randn(ITEMS, WIDTH, generator=generator) for _ in range(2))
@@ -73,8 +75,11 @@ def experiment(ids: str, kind: str) -> Experiment:
     """Two epochs of a small model with this id embedding under this sharding.
 
     ``history`` is frozen ids with a history, transitions and a softmax; ``prior`` has a prior too.
+    ``whole-`` and ``sorted-`` before a kind of ids have negatives enough for all items in a step.
     """
     more, train = {}, {"negatives": 2}
+    if ids.startswith(MANY):
+        ids, train = ids.partition("-")[2], {"negatives": 4}
     if ids in HISTORIES:
         prior = {"use": ids == "prior"}
         ids, train = "init_frozen", {"loss": "sampled-softmax", "shared_negatives": 9}
@@ -128,6 +133,11 @@ def train(
     history = histories(120)[mine] if ids in HISTORIES else None
     examples = Examples(users[mine], items[mine], history)
     loader = make_loader(e.train, examples, rows, processes.rank, ITEMS, 0, known_items())
+    if ids.startswith("whole-"):
+        keep_frozen_rows(model.module.user.ids, users[mine], processes, 1 << 30)
+    if ids.startswith("sorted-"):  # the items of each step, although they are nearly all
+        assert loader.arrange.everything is not None
+        loader.arrange.everything = None
     optimizer = dense_optimizer(model.wrapped, model.module, e.train)
     contexts = None
     if history is not None:

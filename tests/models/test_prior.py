@@ -1,5 +1,7 @@
 """The prior: against linear systems solved in NumPy, and as a part of the model's score."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -95,8 +97,9 @@ def test_the_models_score_is_the_towers_and_the_priors_times_its_factors(alone):
     positives = rng.integers(0, toy.ITEMS, toy.USERS).astype(np.int32)
     drawn = rng.integers(0, toy.ITEMS, (toy.USERS, 2)).astype(np.int32)
     each = np.arange(toy.USERS, dtype=np.int32)
-    pairs = to_batch(
-        arrange_pairs(each, positives, drawn, toy.ITEMS, toy.USERS), model.context(history)
+    pairs = replace(
+        to_batch(arrange_pairs(each, positives, drawn, toy.ITEMS, toy.USERS)),
+        context=model.context(history),
     )
     at = torch.from_numpy(np.concatenate([positives[:, None], drawn], 1).astype(np.int64))
     of_pairs = expected.gather(1, at).flatten()

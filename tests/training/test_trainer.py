@@ -3,10 +3,12 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from cadc_rec.config import ComputeConfig, TrainConfig
+from cadc_rec.data.batches import BatchArrays
 from cadc_rec.distributed.processes import processes
 from cadc_rec.training.trainer import Trainer
 
@@ -21,12 +23,13 @@ def a_trainer(alone, **settings):
     """A trainer of one weight whose steps only note the rate they are taken at."""
     model = torch.nn.Linear(1, 1)
     config = TrainConfig(epochs=8, learning_rate=0.1, average_epochs=0.0, **settings)
-    loader = SimpleNamespace(steps=3, rows=3, epoch=lambda _: iter(range(3)))
+    nothing = BatchArrays(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
+    loader = SimpleNamespace(steps=3, rows=3, epoch=lambda _: iter([nothing] * 3))
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     trainer = Trainer(model, optimizer, loader, config, alone, lambda name: True)
     rates = []
 
-    def step(_):
+    def step(*_):
         rates.append(optimizer.param_groups[0]["lr"])
         return torch.zeros(())
 
