@@ -1,7 +1,7 @@
 """Our training in processes of its own: one or two, of so many threads each.
 
-A turn starts them under torch's launcher, trains a warm-up epoch and a measured one, and reports
-the seconds of the latter. Starting takes far longer than training and is not counted.
+A turn starts them under torch's launcher, trains a warm-up epoch and a few measured ones, and
+reports the median of their seconds. Starting takes far longer than training and is not counted.
 """
 
 from __future__ import annotations
