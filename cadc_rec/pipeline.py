@@ -252,6 +252,8 @@ class Pipeline:
             "model": self.experiment.model.model_dump(mode="json"),
             **self.experiment.evaluate.model_dump(mode="json"),
         }
+        if self.experiment.sharding.frozen_storage != "fp32":  # rounds what is looked up
+            settings["frozen_storage"] = self.experiment.sharding.frozen_storage
         settings |= self._context_settings()
         inputs |= self._pretrained_inputs()
         return self.runner.together("evaluate", settings, inputs, build)
