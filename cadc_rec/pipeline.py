@@ -84,11 +84,23 @@ class Pipeline:
         from cadc_rec.tracking.runs import require_tracking
 
         require_tracking(self.experiment.tracking)
+        self._require_shards(until)
         for stage in self.stages():
             self.artifact(stage)
             if stage == until:
                 break
         return dict(self._made)
+
+    def _require_shards(self, until: str) -> None:
+        """Refuse more launched processes than shards before any work, not after hours of it."""
+        shards, stages = self.experiment.select.shards, self.stages()
+        trains = "train" in stages[: stages.index(until) + 1 if until in stages else None]
+        if trains and self.processes is not None and self.processes.world_size > shards:
+            raise CadcError(
+                f"{self.processes.world_size} processes cannot share select.shards = {shards}: "
+                "each reads whole shards; set select.shards to at least "
+                f"{self.processes.world_size}, or start fewer processes."
+            )
 
     def artifact(self, stage: str) -> Artifact:
         """The artifact of `stage`, made now if it is not there."""

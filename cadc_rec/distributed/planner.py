@@ -34,6 +34,11 @@ RESERVED_MEMORY = 0.15  # share of a device that tables must leave to activation
 CPU_KINDS = ("data_parallel", "table_wise", "column_wise", "table_column_wise")
 _MODEL_PARALLEL = (*CPU_KINDS[1:], "row_wise", "table_row_wise")
 _COLUMN_MULTIPLE = 4  # fbgemm takes rows of four floats
+_LOUD = (
+    "root",
+    "torchrec.distributed.planner.types",
+    "MethodLogger-NullHandler",  # writes out every device of a topology, at every call
+)
 _UVM = ("fused_uvm_caching", "fused_uvm")
 
 
@@ -151,9 +156,9 @@ def plan_tables(
         DoesNotFitError: there is no plan under the rules.
     """
     found = _Collector()
-    planner = planner_for(found)
     with quiet_planner():
         try:
+            planner = planner_for(found)
             planner.plan(module, sharders(communication))
         except PlannerError as error:
             raise DoesNotFitError(str(error).splitlines()[0]) from None
@@ -247,7 +252,7 @@ def _constraint(
     elif kernel == "auto":
         kernels = None
     if kind == "auto":
-        offered = CPU_KINDS if on_cpu else None
+        offered: tuple[str, ...] | None = CPU_KINDS if on_cpu else None
         if kernel != "auto":  # data parallel tables have no such kernel
             offered = CPU_KINDS[1:] if on_cpu else _MODEL_PARALLEL
         kinds = list(offered) if offered else None
@@ -266,8 +271,7 @@ def _constraint(
 @contextmanager
 def quiet_planner() -> Iterator[None]:
     """Within, the planner's warnings are silent: they concern dry runs and its own estimates."""
-    loggers = [logging.getLogger(n) for n in ("torchrec.distributed.planner", "root")]
-    loggers.append(logging.getLogger("torchrec.distributed.planner.types"))
+    loggers = [logging.getLogger(name) for name in _LOUD]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

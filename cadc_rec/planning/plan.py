@@ -31,7 +31,7 @@ from cadc_rec.training.optimizers import fuse_table_optimizer
 from cadc_rec.training.table_rules import table_rules
 
 _INT8_ROW = 4  # bytes of a row's scale and shift
-_MOST_PROCESSES = 1024  # tried when looking for a number that fits
+_MOST_PROCESSES = 512  # tried when looking for a number that fits
 
 
 @dataclass(frozen=True)
@@ -305,9 +305,12 @@ def _what_would_fit(
         for text, changed, on in _candidates(experiment, machines, bool(frozen))
         if _fits(changed, sizes, on)
     ]
-    more = _enough_processes(experiment, sizes, machines)
-    if more:
-        changes.append(f"--world-size {more}")
+    group = "frozen" if frozen else "trainable"
+    for text, changed in _spread(experiment, group, machines):
+        more = _enough_processes(changed, sizes, machines)
+        if more:
+            changes.append(f"--world-size {more}{text}")
+            break
     cure = (
         f"what would fit, each by itself: {'; '.join(changes)}."
         if changes
@@ -328,20 +331,13 @@ def _candidates(
     config = experiment.sharding
     group = "frozen" if frozen else "trainable"
 
-    def changed(**settings: Any) -> Experiment:
-        new: ShardingConfig = config.model_copy(update=settings)
-        return experiment.model_copy(update={"sharding": new})
-
-    if getattr(config, group) != "auto" or getattr(config, f"{group}_kernel") != "auto":
-        freely = {group: "auto", f"{group}_kernel": "auto"}
-        yield f"sharding.{group} = 'auto'", changed(**freely), machines
+    for text, free in _freed(experiment, group, machines):
+        yield text, free, machines
     if frozen:
         for storage in ("fp16", "int8"):
-            if (config.frozen_storage, storage) not in (("fp16", "fp16"), ("int8", "int8")):
-                if config.frozen_storage == "int8":
-                    continue
+            if storage != config.frozen_storage and config.frozen_storage != "int8":
                 text = f"sharding.frozen_storage = '{storage}'"
-                yield text, changed(frozen_storage=storage), machines
+                yield text, _changed(experiment, frozen_storage=storage), machines
     if machines.device == "cuda":
         kinds = getattr(config, group)
         kind = "row_wise" if kinds in ("auto", "data_parallel") else kinds
@@ -349,7 +345,41 @@ def _candidates(
             if getattr(config, f"{group}_kernel") != kernel:
                 settings = {group: kind, f"{group}_kernel": kernel}
                 text = " with ".join(f"sharding.{k} = '{v}'" for k, v in settings.items())
-                yield text, changed(**settings), machines
+                yield text, _changed(experiment, **settings), machines
+
+
+def _changed(experiment: Experiment, **settings: Any) -> Experiment:
+    """The experiment with other ``[sharding]`` settings."""
+    new: ShardingConfig = experiment.sharding.model_copy(update=settings)
+    return experiment.model_copy(update={"sharding": new})
+
+
+def _freed(
+    experiment: Experiment, group: str, machines: Machines
+) -> Iterator[tuple[str, Experiment]]:
+    """The experiment with its `group` of tables laid as the planner likes, then row by row.
+
+    The planner does not know what training keeps beside a table, and may choose one node for it.
+    """
+    kernel = f"{group}_kernel"
+    for kind in ("auto", "row_wise") if machines.device == "cuda" else ("auto",):
+        if (getattr(experiment.sharding, group), getattr(experiment.sharding, kernel)) != (
+            kind,
+            "auto",
+        ):
+            free = _changed(experiment, **{group: kind, kernel: "auto"})
+            yield f"sharding.{group} = '{kind}'", free
+
+
+def _spread(
+    experiment: Experiment, group: str, machines: Machines
+) -> Iterator[tuple[str, Experiment]]:
+    """What to try on more processes: the experiment as it is, then laid otherwise."""
+    if getattr(experiment.sharding, group) != "data_parallel":  # each has all of it, however many
+        yield "", experiment
+    # Row by row first: it is the likelier, and the other takes seconds on hundreds of processes.
+    for text, free in reversed(list(_freed(experiment, group, machines))):
+        yield f" with {text}", free
 
 
 def _enough_processes(experiment: Experiment, sizes: Sizes, machines: Machines) -> int | None:

@@ -37,7 +37,9 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
     yield ""
     fullest = max(plan.ranks, key=lambda rank: rank.total)
     emptiest = min(plan.ranks, key=lambda rank: rank.total)
-    rows = [("memory", "tables", "state", "MLPs", "attributes", "together", "host (UVM)")]
+    rows: list[tuple[str, ...]] = [
+        ("memory", "tables", "state", "MLPs", "attributes", "together", "host (UVM)")
+    ]
     for name, rank in (("fullest", fullest), ("emptiest", emptiest)):
         rows.append((f"{name}, rank {rank.rank}", *map(in_units, _parts(rank))))
     yield from _columns(rows)
