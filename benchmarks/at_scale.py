@@ -17,15 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cadc_rec.planning.plan import ExperimentPlan, Machines, plan_experiment
-from cadc_rec.planning.sizes import Sizes
-
 from benchmarks.paper import between
 from benchmarks.scaling import parse_size
 from cadc_rec.bench.ceilings import pair_flops, tower_flops
 from cadc_rec.config import Experiment
 from cadc_rec.errors import CadcError
 from cadc_rec.experiment_file import load_experiment
+from cadc_rec.planning.plan import ExperimentPlan, Machines, plan_experiment
+from cadc_rec.planning.sizes import Sizes
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "ml-1m.toml"

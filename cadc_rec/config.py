@@ -11,6 +11,8 @@ from pydantic import Field
 
 from cadc_rec.config_tables import TablesConfig
 from cadc_rec.config_types import (
+    Kernel,
+    MemorySize,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
@@ -262,12 +264,35 @@ class TrainConfig(Section):
 
 
 class ShardingConfig(Section):
-    """How TorchRec lays the embedding tables over the processes; `auto` asks its planner."""
+    """How TorchRec lays the embedding tables over the processes; `auto` asks its planner.
+
+    `cadc-rec plan` shows what comes of it on any number of GPUs, without one.
+    """
 
     trainable: Sharding = "data_parallel"
     """Of trainable id tables; it decides their optimizer too."""
     frozen: Sharding = "auto"
     """Of frozen id tables."""
+    trainable_kernel: Kernel = "auto"
+    """Where trainable id tables that are model parallel lie: in the GPU's memory (`fused`), in the
+    host's (`fused_uvm`), or there with a cache on the GPU (`fused_uvm_caching`); UVM needs CUDA."""
+    frozen_kernel: Kernel = "auto"
+    """The same of frozen id tables."""
+    cache_share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """`fused_uvm_caching`: share of a table's rows that the GPU's cache holds."""
+    frozen_storage: Literal["fp32", "fp16", "int8"] = "fp32"
+    """How a frozen table's elements are stored; int8 can be planned, not yet trained with."""
+    communication: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """How looked-up vectors and their gradients travel between GPUs; less than fp32 needs CUDA."""
+    batch_size: Annotated[int, Field(ge=0)] = 0
+    """Ids a process looks up in a step, by which the planner weighs costs; 0 is
+    `train.batch_size`."""
+    device_memory: MemorySize = ""
+    """What a plan may fill of each GPU, such as `"80GiB"`; empty is what the GPU has."""
+    host_memory: MemorySize = ""
+    """The same of the host's memory, for each process; empty is an equal share of it."""
+    reserve: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    """Share of a device's memory that tables leave to activations and gradients."""
 
 
 class EvaluateConfig(Section):

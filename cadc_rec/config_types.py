@@ -21,6 +21,9 @@ Sharding = Literal[
     "row_wise",
     "table_row_wise",
 ]
+# Where a model-parallel table lies. TorchRec has more kernels; these are the ones we plan with.
+Kernel = Literal["auto", "fused", "fused_uvm", "fused_uvm_caching"]
+MemorySize = Annotated[str, Field(pattern=r"^(\d+(\.\d+)? ?[KMGT]i?B)?$")]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
@@ -28,3 +31,17 @@ class Section(BaseModel):
     """Base of every section: unknown keys and other types are refused, values stay as read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+_PREFIXES = "KMGT"
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of a `MemorySize`.
+
+    >>> parse_memory("80GiB"), parse_memory("1.5 GB")
+    (85899345920, 1500000000)
+    """
+    number, unit = text.rstrip("KMGTiB "), text.lstrip("0123456789. ")
+    base = 1024 if "i" in unit else 1000
+    return int(float(number) * base ** (_PREFIXES.index(unit[0]) + 1))

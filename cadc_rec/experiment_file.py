@@ -68,6 +68,7 @@ def load_experiment(
 def _check_together(e: Experiment, where: str) -> None:
     """Refuse values that are each allowed and cannot stand together."""
     _check_vectors(e, where)
+    _check_sharding(e, where)
     if e.model.kind == "tables":  # no towers: nothing below concerns it
         return
     if e.model.id_embedding != "trainable" and e.pretrain.model == "none":
@@ -94,6 +95,29 @@ def _check_together(e: Experiment, where: str) -> None:
         raise CadcError(
             f"{where}: compute.processes = {e.compute.processes} cannot share select.shards = "
             f"{e.select.shards}; set select.shards to at least {e.compute.processes}."
+        )
+
+
+def _check_sharding(e: Experiment, where: str) -> None:
+    """Refuse kernels that a sharding type has not, and what no CPU can do."""
+    s = e.sharding
+    for group in ("trainable", "frozen"):
+        kernel = getattr(s, f"{group}_kernel")
+        if kernel != "auto" and getattr(s, group) == "data_parallel":
+            raise CadcError(
+                f"{where}: sharding.{group}_kernel = {kernel!r} is for model-parallel tables, and "
+                f"sharding.{group} = 'data_parallel' copies them to every process; set "
+                f"sharding.{group} = 'auto', or sharding.{group}_kernel = 'auto'."
+            )
+        if kernel.startswith("fused_uvm") and e.compute.device == "cpu":
+            raise CadcError(
+                f"{where}: sharding.{group}_kernel = {kernel!r} needs CUDA, and compute.device = "
+                "'cpu'; set it to 'auto'."
+            )
+    if s.communication != "fp32" and e.compute.device == "cpu":
+        raise CadcError(
+            f"{where}: sharding.communication = {s.communication!r} needs CUDA, and "
+            "compute.device = 'cpu'; set it to 'fp32'."
         )
 
 

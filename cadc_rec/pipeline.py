@@ -84,11 +84,23 @@ class Pipeline:
         from cadc_rec.tracking.runs import require_tracking
 
         require_tracking(self.experiment.tracking)
+        self._require_shards(until)
         for stage in self.stages():
             self.artifact(stage)
             if stage == until:
                 break
         return dict(self._made)
+
+    def _require_shards(self, until: str) -> None:
+        """Refuse more launched processes than shards before any work, not after hours of it."""
+        shards, stages = self.experiment.select.shards, self.stages()
+        trains = "train" in stages[: stages.index(until) + 1 if until in stages else None]
+        if trains and self.processes is not None and self.processes.world_size > shards:
+            raise CadcError(
+                f"{self.processes.world_size} processes cannot share select.shards = {shards}: "
+                "each reads whole shards; set select.shards to at least "
+                f"{self.processes.world_size}, or start fewer processes."
+            )
 
     def artifact(self, stage: str) -> Artifact:
         """The artifact of `stage`, made now if it is not there."""
@@ -252,6 +264,8 @@ class Pipeline:
             "model": self.experiment.model.model_dump(mode="json"),
             **self.experiment.evaluate.model_dump(mode="json"),
         }
+        if self.experiment.sharding.frozen_storage != "fp32":  # rounds what is looked up
+            settings["frozen_storage"] = self.experiment.sharding.frozen_storage
         settings |= self._context_settings()
         inputs |= self._pretrained_inputs()
         return self.runner.together("evaluate", settings, inputs, build)

@@ -1,14 +1,73 @@
 """torchx components: cadc-rec's stages as distributed jobs.
 
 ``torchx run -s local_cwd launch/components.py:train --config configs/demo.toml`` starts two local
-processes. The plain equivalent is
-``torchrun --standalone --nproc-per-node 2 -m cadc_rec train configs/demo.toml``.
+processes; with ``-s slurm`` or ``-s kubernetes`` the same line starts them on a cluster. Each is a
+thin layer over ``dist.ddp``, which runs ``torchrun ... -m cadc_rec STAGE CONFIG``: the plain
+equivalents are in docs/launching.md.
 """
 
+# No `from __future__ import annotations`: torchx reads the arguments' types from the signatures.
 import torchx.specs as specs
 from torchx.components import dist
 
 from cadc_rec.distributed.launch import ENVIRONMENT
+
+
+def pretrain(
+    config: str,
+    workdir: str = "work",
+    method: str = "",
+    data_dir: str = "",
+    set: str = "",
+    j: str = "1x2",
+    image: str = "",
+    h: str = "",
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 4096,
+    max_retries: int = 0,
+    restarts: int = 0,
+    log_dir: str = "",
+    rdzv_port: int = 29500,
+    mounts: str = "",
+) -> specs.AppDef:
+    """Learn id vectors from every training interaction, after preparing the data if need be.
+
+    All ranks need to see `workdir`: a shared file system when they are on several nodes.
+
+    Args:
+        config: the experiment's TOML file
+        workdir: where artifacts are kept
+        method: cadc, random, gold or another; default: the experiment's
+        data_dir: where raw archives lie
+        set: settings to override, separated by semicolons: section.key=value;section.key=value
+        j: nodes x processes per node, such as 2x8; 1:4x8 takes what it gets of 1 to 4 nodes
+        image: container image, for schedulers that run one
+        h: a resource by name, such as a cloud's machine type; cpu, gpu and memMB do not count then
+        cpu: cores to ask for on each node
+        gpu: GPUs to ask for on each node; give as many as processes per node
+        memMB: memory to ask for on each node, in MB
+        max_retries: how often the scheduler may start the whole job anew
+        restarts: how often torchrun may start all workers anew after one died, within the job
+        log_dir: where each process's own output is kept, on its node; default: a temporary folder
+        rdzv_port: where the nodes meet, on the first of them
+        mounts: of container schedulers, such as type=volume,src=CLAIM,dst=/shared
+    """
+    return _job(
+        "pretrain",
+        _experiment(config, workdir, method, data_dir, set),
+        j=j,
+        image=image,
+        h=h,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=memMB,
+        max_retries=max_retries,
+        restarts=restarts,
+        log_dir=log_dir,
+        rdzv_port=rdzv_port,
+        mounts=mounts,
+    )
 
 
 def train(
@@ -19,10 +78,15 @@ def train(
     set: str = "",
     j: str = "1x2",
     image: str = "",
+    h: str = "",
     cpu: int = 2,
     gpu: int = 0,
     memMB: int = 4096,
     max_retries: int = 0,
+    restarts: int = 0,
+    log_dir: str = "",
+    rdzv_port: int = 29500,
+    mounts: str = "",
 ) -> specs.AppDef:
     """Train the two towers, after whichever stages before that are not there yet.
 
@@ -34,29 +98,193 @@ def train(
         method: cadc, random, gold or another; default: the experiment's
         data_dir: where raw archives lie
         set: settings to override, separated by semicolons: section.key=value;section.key=value
-        j: nodes x processes per node, such as 2x8
+        j: nodes x processes per node, such as 2x8; 1:4x8 takes what it gets of 1 to 4 nodes
         image: container image, for schedulers that run one
+        h: a resource by name, such as a cloud's machine type; cpu, gpu and memMB do not count then
         cpu: cores to ask for on each node
         gpu: GPUs to ask for on each node; give as many as processes per node
         memMB: memory to ask for on each node, in MB
-        max_retries: how often the whole job may be started anew
+        max_retries: how often the scheduler may start the whole job anew
+        restarts: how often torchrun may start all workers anew after one died, within the job
+        log_dir: where each process's own output is kept, on its node; default: a temporary folder
+        rdzv_port: where the nodes meet, on the first of them
+        mounts: of container schedulers, such as type=volume,src=CLAIM,dst=/shared
     """
-    arguments = ["train", config, "--workdir", workdir]
+    return _job(
+        "train",
+        _experiment(config, workdir, method, data_dir, set),
+        j=j,
+        image=image,
+        h=h,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=memMB,
+        max_retries=max_retries,
+        restarts=restarts,
+        log_dir=log_dir,
+        rdzv_port=rdzv_port,
+        mounts=mounts,
+    )
+
+
+def evaluate(
+    config: str,
+    workdir: str = "work",
+    method: str = "",
+    data_dir: str = "",
+    set: str = "",
+    j: str = "1x2",
+    image: str = "",
+    h: str = "",
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 4096,
+    max_retries: int = 0,
+    restarts: int = 0,
+    log_dir: str = "",
+    rdzv_port: int = 29500,
+    mounts: str = "",
+) -> specs.AppDef:
+    """Rank the held-out items and measure, after whichever stages before that are not there yet.
+
+    All ranks need to see `workdir`: a shared file system when they are on several nodes.
+
+    Args:
+        config: the experiment's TOML file
+        workdir: where artifacts are kept
+        method: cadc, random, gold or another; default: the experiment's
+        data_dir: where raw archives lie
+        set: settings to override, separated by semicolons: section.key=value;section.key=value
+        j: nodes x processes per node, such as 2x8; 1:4x8 takes what it gets of 1 to 4 nodes
+        image: container image, for schedulers that run one
+        h: a resource by name, such as a cloud's machine type; cpu, gpu and memMB do not count then
+        cpu: cores to ask for on each node
+        gpu: GPUs to ask for on each node; give as many as processes per node
+        memMB: memory to ask for on each node, in MB
+        max_retries: how often the scheduler may start the whole job anew
+        restarts: how often torchrun may start all workers anew after one died, within the job
+        log_dir: where each process's own output is kept, on its node; default: a temporary folder
+        rdzv_port: where the nodes meet, on the first of them
+        mounts: of container schedulers, such as type=volume,src=CLAIM,dst=/shared
+    """
+    return _job(
+        "evaluate",
+        _experiment(config, workdir, method, data_dir, set),
+        j=j,
+        image=image,
+        h=h,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=memMB,
+        max_retries=max_retries,
+        restarts=restarts,
+        log_dir=log_dir,
+        rdzv_port=rdzv_port,
+        mounts=mounts,
+    )
+
+
+def study(
+    grid: str,
+    workdir: str = "work",
+    data_dir: str = "",
+    jobs: int = 1,
+    image: str = "",
+    h: str = "",
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 4096,
+    max_retries: int = 0,
+    log_dir: str = "",
+    mounts: str = "",
+) -> specs.AppDef:
+    """Run a grid of experiments, cell by cell; a job started anew goes on where it stopped.
+
+    A study is one process: it starts each cell as processes of its own, as many as that cell's
+    compute.processes says. So there is nothing to spread over several nodes.
+
+    Args:
+        grid: the study's TOML file
+        workdir: where artifacts and records are kept
+        data_dir: where raw archives lie
+        jobs: cells at a time; times can only be compared with 1
+        image: container image, for schedulers that run one
+        h: a resource by name, such as a cloud's machine type; cpu, gpu and memMB do not count then
+        cpu: cores to ask for
+        gpu: GPUs to ask for; as many as a cell's processes, times jobs
+        memMB: memory to ask for, in MB
+        max_retries: how often the scheduler may start the job anew
+        log_dir: where the process's own output is kept; default: a temporary folder
+        mounts: of container schedulers, such as type=volume,src=CLAIM,dst=/shared
+    """
+    arguments = [grid, "--workdir", workdir, "--jobs", str(jobs)]
+    if data_dir:
+        arguments += ["--data-dir", data_dir]
+    return _job(
+        "study",
+        arguments,
+        j="1x1",
+        image=image,
+        h=h,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=memMB,
+        max_retries=max_retries,
+        restarts=0,
+        log_dir=log_dir,
+        rdzv_port=29500,
+        mounts=mounts,
+    )
+
+
+def _experiment(config: str, workdir: str, method: str, data_dir: str, set: str) -> list[str]:
+    """A stage's command line, after its name."""
+    arguments = [config, "--workdir", workdir]
     if method:
         arguments += ["--method", method]
     if data_dir:
         arguments += ["--data-dir", data_dir]
     for override in filter(None, set.split(";")):
         arguments += ["--set", override]
+    return arguments
+
+
+def _job(
+    command: str,
+    arguments: list[str],
+    *,
+    j: str,
+    image: str,
+    h: str,
+    cpu: int,
+    gpu: int,
+    memMB: int,
+    max_retries: int,
+    restarts: int,
+    log_dir: str,
+    rdzv_port: int,
+    mounts: str,
+) -> specs.AppDef:
+    """``torchrun -m cadc_rec COMMAND ARGUMENTS`` on the nodes and with the resources asked for."""
+    environment = dict(ENVIRONMENT)
+    # dist.ddp has no arguments for these two; torchrun reads each of its options from PET_NAME too.
+    if restarts:
+        environment["PET_MAX_RESTARTS"] = str(restarts)
+    if log_dir:
+        environment["PET_LOG_DIR"] = log_dir
     return dist.ddp(
+        command,
         *arguments,
         m="cadc_rec",
-        name="cadc-rec-train",
+        name=f"cadc-rec-{command}",
         image=image,
+        h=h or None,
         cpu=cpu,
         gpu=gpu,
         memMB=memMB,
         j=j,
-        env=dict(ENVIRONMENT),
+        env=environment,
         max_retries=max_retries,
+        rdzv_port=rdzv_port,
+        mounts=mounts.split(",") if mounts else None,
     )

@@ -188,7 +188,7 @@ def test_an_unknown_key_that_resembles_nothing_is_refused_with_all_that_stand_th
     )
     message = refusal(write("[sharding]\nxyzzy = 1"))
     assert "sharding.xyzzy is not a setting; " in message
-    assert message.endswith("[sharding] takes trainable, frozen.")
+    assert "[sharding] takes trainable, frozen, trainable_kernel, " in message
 
 
 def test_an_unknown_method_is_refused_with_those_there_are(write):

@@ -22,6 +22,7 @@ ROOM_OF = {
     "cli_bench": "cli",
     "cli_data": "cli",
     "cli_options": "cli",
+    "cli_plan": "cli",
     "cli_study": "cli",
     "config_errors": "config",
     "config_tables": "config",

@@ -7,64 +7,66 @@ the module under DistributedModelParallel. Its weights are reached through
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Mapping
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, PoolingType
+from torchrec import DataType, EmbeddingBagCollection, EmbeddingBagConfig, PoolingType
 from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.embedding_types import EmbeddingComputeKernel
-from torchrec.distributed.embeddingbag import (
-    EmbeddingBagCollectionSharder,
-    ShardedEmbeddingBagCollection,
-)
-from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
-from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import ShardingEnv
 
+from cadc_rec.config import ShardingConfig
+from cadc_rec.config_types import parse_memory
+from cadc_rec.distributed.planner import TableRule, make_planner, quiet_planner, sharders
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
 from cadc_rec.machine import memory_bytes
 
-_RESERVED_MEMORY = 0.15  # share of a device that tables must leave to activations and gradients
-# Row-wise kernels need CUDA.
-_CPU_KINDS = ("data_parallel", "table_wise", "column_wise", "table_column_wise")
-_COLUMN_MULTIPLE = 4  # fbgemm takes rows of four floats
-
 
 def shard_model(
-    module: nn.Module, kinds: Mapping[str, str], processes: Processes, batch_size: int
+    module: nn.Module,
+    rules: Mapping[str, str | TableRule],
+    processes: Processes,
+    batch_size: int,
+    config: ShardingConfig | None = None,
 ) -> DistributedModelParallel:
     """Plan and wrap `module`.
 
     Args:
         module: its EmbeddingBagCollections are on the meta device.
-        kinds: table name to a sharding type, or ``auto`` for the planner's choice.
+        rules: table name to how it may be sharded: a rule, or a sharding type alone.
         processes: who takes part.
         batch_size: ids a process looks up in a step; the planner weighs costs with it.
+        config: what memory a plan may fill, and how vectors travel; default: the defaults.
 
     Raises:
-        CadcError: a sharding type this device cannot run, or no plan fits.
+        CadcError: a sharding type or a precision this device cannot run, or no plan fits.
     """
-    with _quiet("torchrec.distributed.planner.types", "root"):
+    config = config or ShardingConfig()
+    refuse_communication(config, processes.device.type)
+    with quiet_planner():
         planner = make_planner(
             module,
-            kinds,
+            rules,
             processes.device.type,
             processes.world_size,
             processes.local_world_size,
-            batch_size,
-            _memory_caps(processes),
+            config.batch_size or batch_size,
+            _memory_caps(processes, config),
+            config.reserve,
         )
         try:
-            plan = planner.collective_plan(module, _sharders(), processes.group)
+            plan = planner.collective_plan(module, sharders(config.communication), processes.group)
         except PlannerError as error:
+            reason = str(error).splitlines()[0].strip()
             raise CadcError(
-                f"no sharding plan fits this model on {processes.world_size} processes: {error}"
+                f"no sharding plan fits this model on {processes.world_size} processes: {reason} "
+                "What would fit, says cadc-rec plan CONFIG "
+                f"--world-size {processes.world_size} --device {processes.device.type}."
             ) from error
     with warnings.catch_warnings():
         # DDP warns that a bucket view is not contiguous with TorchRec's flat tables; harmless.
@@ -75,7 +77,7 @@ def shard_model(
             env=ShardingEnv.from_process_group(processes.group),
             device=processes.device,
             plan=plan,
-            sharders=_sharders(),
+            sharders=sharders(config.communication),
             init_data_parallel=not alone,
         )
     if alone:
@@ -97,100 +99,43 @@ def _stop_averaging(wrapped: DistributedModelParallel) -> None:
                     sharded._lookups[place] = lookup.module
 
 
-def make_planner(
-    module: nn.Module,
-    kinds: Mapping[str, str],
-    device_type: str,
-    world_size: int,
-    local_world_size: int,
-    batch_size: int,
-    memory_caps: Mapping[str, int] | None = None,
-) -> EmbeddingShardingPlanner:
-    """TorchRec's planner for tables of these kinds; needs no process group and no such device.
-
-    Args:
-        module: for the widths of its tables.
-        kinds: table name to a sharding type, or ``auto``.
-        device_type: ``cpu`` or ``cuda``.
-        world_size: processes in all.
-        local_world_size: processes a node.
-        batch_size: ids a process looks up in a step.
-        memory_caps: ``hbm_cap`` and ``ddr_cap``, bytes for each process; TorchRec's own otherwise.
+def refuse_communication(config: ShardingConfig, device_type: str) -> None:
+    """Raise where vectors cannot travel as `config` wants them to.
 
     Raises:
-        CadcError: a sharding type the device cannot run.
+        CadcError: less than fp32 was asked for, and there is no NCCL to carry it.
     """
-    widths = _table_widths(module)
-    return EmbeddingShardingPlanner(
-        topology=Topology(
-            world_size=world_size,
-            local_world_size=local_world_size,
-            compute_device=device_type,
-            **(memory_caps or {}),
-        ),
-        constraints={
-            table: _constraint(table, kind, device_type, _columns(widths[table], world_size))
-            for table, kind in kinds.items()
-        },
-        storage_reservation=FixedPercentageStorageReservation(percentage=_RESERVED_MEMORY),
-        batch_size=batch_size,
-    )
+    if config.communication != "fp32" and device_type != "cuda":
+        raise CadcError(
+            f"sharding.communication = {config.communication!r} needs CUDA, and this runs on "
+            f"{device_type}; set it to 'fp32'."
+        )
 
 
-def _table_widths(module: nn.Module) -> dict[str, int]:
-    return {
-        table.name: table.embedding_dim
-        for child in module.modules()
-        if isinstance(child, EmbeddingBagCollection)
-        for table in child.embedding_bag_configs()
-    }
-
-
-def _columns(width: int, world_size: int) -> int:
-    """Columns of a shard when a table's columns are dealt evenly to all processes."""
-    even = -(-width // world_size)
-    return min(width, -(-even // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE)
-
-
-def _memory_caps(processes: Processes) -> dict[str, int]:
+def _memory_caps(processes: Processes, config: ShardingConfig) -> dict[str, int]:
     """What each process may fill; TorchRec would assume a machine of its own."""
     caps = {"ddr_cap": memory_bytes() // processes.local_world_size}
     if processes.device.type == "cuda":
         caps["hbm_cap"] = torch.cuda.get_device_properties(processes.device).total_memory
+        if config.device_memory:
+            caps["hbm_cap"] = parse_memory(config.device_memory)
+    if config.host_memory:
+        caps["ddr_cap"] = parse_memory(config.host_memory)
     return caps
 
 
-def _constraint(table: str, kind: str, device_type: str, columns: int) -> ParameterConstraints:
-    on_cpu = device_type == "cpu"
-    if on_cpu and kind not in ("auto", *_CPU_KINDS):
-        raise CadcError(
-            f"sharding {kind!r} of table {table} needs CUDA; on CPU choose one of "
-            f"{', '.join(_CPU_KINDS)}."
-        )
-    if kind == "auto":
-        return ParameterConstraints(sharding_types=list(_CPU_KINDS) if on_cpu else None)
-    dense, fused = EmbeddingComputeKernel.DENSE, EmbeddingComputeKernel.FUSED
-    kernel = dense if kind == "data_parallel" else fused
-    return ParameterConstraints(
-        sharding_types=[kind],
-        compute_kernels=[kernel.value],
-        # TorchRec's default never splits a table narrower than 256.
-        min_partition=columns if "column" in kind else None,
-    )
-
-
-def _sharders() -> list[EmbeddingBagCollectionSharder]:
-    return [EmbeddingBagCollectionSharder()]
-
-
 def build_collection(
-    tables: Mapping[str, tuple[int, int]], *, mean: frozenset[str] = frozenset()
+    tables: Mapping[str, tuple[int, int]],
+    *,
+    mean: frozenset[str] = frozenset(),
+    half: bool = False,
 ) -> EmbeddingBagCollection:
     """A collection of one table for each feature, named alike, on the meta device.
 
     Args:
         tables: feature name to (rows, width).
         mean: features whose several values are averaged; the others are summed.
+        half: store the elements as fp16; they leave a lookup as fp32.
     """
     return EmbeddingBagCollection(
         device=torch.device("meta"),
@@ -201,23 +146,8 @@ def build_collection(
                 num_embeddings=int(rows),
                 embedding_dim=int(width),
                 pooling=PoolingType.MEAN if name in mean else PoolingType.SUM,
+                data_type=DataType.FP16 if half else DataType.FP32,
             )
             for name, (rows, width) in tables.items()
         ],
     )
-
-
-class _quiet:
-    """Silences loggers whose warnings concern dry runs, which these are not."""
-
-    def __init__(self, *names: str) -> None:
-        self._loggers = [logging.getLogger(name) for name in names]
-
-    def __enter__(self) -> None:
-        self._levels = [logger.level for logger in self._loggers]
-        for logger in self._loggers:
-            logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        for logger, level in zip(self._loggers, self._levels, strict=True):
-            logger.setLevel(level)

@@ -83,6 +83,12 @@ class FrozenIds(TrainableIds):
         """
         self._kept = ids, vectors
 
+    def store_as_half(self) -> None:
+        """Before wrapping: store the table as fp16; what is looked up is fp32 again."""
+        (config,) = self.table.embedding_bag_configs()
+        shape = (config.num_embeddings, config.embedding_dim)
+        self.table = build_collection({self.name: shape}, half=True)
+
     @torch.no_grad()
     def lookup(self, ids: torch.Tensor) -> torch.Tensor:
         """The frozen vectors of int64 ids ``[n]``, without gradient."""
@@ -92,7 +98,8 @@ class FrozenIds(TrainableIds):
         if self._kept is not None and self.training:
             known, vectors = self._kept
             return vectors[torch.searchsorted(known, ids)]
-        return super().forward(ids) if self.replica is None else self.replica[ids]
+        vectors = super().forward(ids) if self.replica is None else self.replica[ids]
+        return vectors.float()  # itself, unless the table is stored as fp16
 
     @torch.no_grad()
     def sums(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -104,9 +111,9 @@ class FrozenIds(TrainableIds):
         """
         if self.replica is not None:
             starts = (lengths.cumsum(0) - lengths).to(torch.int64)
-            return F.embedding_bag(ids, self.replica, starts, mode="sum")
+            return F.embedding_bag(ids, self.replica, starts, mode="sum").float()
         bags = KeyedJaggedTensor(keys=[self.name], values=ids, lengths=lengths)
-        return wait(self.table(bags)).values()
+        return wait(self.table(bags)).values().float()
 
     @torch.no_grad()
     def sequences(self, ids: torch.Tensor) -> torch.Tensor:
@@ -117,7 +124,8 @@ class FrozenIds(TrainableIds):
         """
         known = ids >= 0
         if self.replica is not None:
-            return self.replica[ids.clamp_min(0).to(torch.int64)].mul_(known[:, :, None])
+            rows = self.replica[ids.clamp_min(0).to(torch.int64)].float()
+            return rows.mul_(known[:, :, None])
         flat = self.sums(ids[known].to(torch.int64), known.flatten().to(torch.int32))
         return flat.view(*ids.shape, flat.shape[1])
 

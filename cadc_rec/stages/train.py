@@ -107,6 +107,7 @@ def build_checkpoint(
         "steps_per_epoch": loader.steps,
         "setup_seconds": setup_seconds,
         "plan": model.plan(),
+        "plan_in_full": model.plan_in_full(),
         **trained.as_info(positives),
     }
 

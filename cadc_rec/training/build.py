@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -19,12 +20,12 @@ from cadc_rec.distributed.state import load_state, local_tensors
 from cadc_rec.evaluation.sharded import tower_vectors
 from cadc_rec.models.catalogue import Catalogue
 from cadc_rec.models.history import usable_windows
-from cadc_rec.models.id_embedding import HybridIds
 from cadc_rec.models.tower import SideSpec
 from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.training.optimizers import fuse_table_optimizer, is_frozen
 from cadc_rec.training.prior import prior_of
+from cadc_rec.training.table_rules import store_frozen_tables, table_rules
 
 _TABLE_STD = 0.1
 
@@ -50,6 +51,27 @@ class ShardedTwoTower:
             for collection, tables in self.wrapped.plan.plan.items()
             for table, sharding in tables.items()
         }
+
+    def plan_in_full(self) -> dict[str, dict[str, Any]]:
+        """Every table's sharding type, kernel, and shards: rank, first row and column, and size."""
+        found = {}
+        for collection, tables in self.wrapped.plan.plan.items():
+            for table, planned in tables.items():
+                shards = getattr(planned.sharding_spec, "shards", None) or []
+                found[f"{collection}.{table}"] = {
+                    "sharding": str(planned.sharding_type),
+                    "kernel": str(planned.compute_kernel),
+                    "ranks": list(planned.ranks or []),
+                    "shards": [
+                        {
+                            "offsets": list(shard.shard_offsets),
+                            "sizes": list(shard.shard_sizes),
+                            "placement": str(shard.placement),
+                        }
+                        for shard in shards
+                    ],
+                }
+        return found
 
     def user_vectors(self, history: np.ndarray | None = None) -> torch.Tensor:
         """Vectors ``[n_users, d]``, on every rank.
@@ -100,24 +122,10 @@ def build_model(
     )
     sharding = experiment.sharding
     fuse_table_optimizer(model, experiment.train, sharding.trainable)
-    kinds = {}
-    for side, tower in (("user", model.user), ("item", model.item)):
-        frozen = sharding.frozen
-        if frozen == "auto" and processes.world_size == 1:
-            # Nothing to divide: the planner's choice would pay for exchanges with nobody.
-            frozen = "data_parallel"
-        kinds[side] = frozen if tower.ids.frozen else sharding.trainable
-        if isinstance(tower.ids, HybridIds):
-            kinds[tower.ids.free_name] = sharding.trainable
-        if tower.features is not None:
-            # A few hundred rows: copying them to every rank is cheaper than sending lookups.
-            kinds.update(dict.fromkeys(tower.features.names, "data_parallel"))
-    frozen_tables = model.frozen_tables()
-    for prefix in ("sources", "targets"):
-        if prefix in frozen_tables:
-            kinds[frozen_tables[prefix].name] = kinds["item"]
+    store_frozen_tables(model, sharding)
+    rules = table_rules(model, sharding, processes.world_size)
     torch.manual_seed(experiment.seed + processes.rank)  # dropout masks differ between ranks
-    wrapped = shard_model(model, kinds, processes, experiment.train.batch_size)
+    wrapped = shard_model(model, rules, processes, experiment.train.batch_size, sharding)
     sharded = ShardedTwoTower(wrapped, model, processes, dataset.n_users, dataset.n_items)
     _initialize_tables(sharded, experiment.seed)
     weights = _pretrained_weights(model, pretrained)
@@ -166,7 +174,7 @@ def frozen_tables_intact(model: ShardedTwoTower, pretrained: Pretrained) -> bool
     """Whether every rank's frozen shards still hold exactly the bits they were loaded with."""
     weights = _pretrained_weights(model.module, pretrained)
     changed = sum(
-        not torch.equal(local.tensor.cpu(), local.of(weights[local.name]))
+        not torch.equal(local.tensor.cpu(), local.of(weights[local.name]).to(local.tensor.dtype))
         for local in local_tensors(model.wrapped, lambda name: is_frozen(name, model.module))
     )
     total = torch.tensor(changed, device=model.processes.device)

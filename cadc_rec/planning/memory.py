@@ -1,0 +1,87 @@
+"""What a process holds beside the planner's tables, in bytes, as the code that runs them does.
+
+The planner knows the tables and what their lookups send and receive. The rest is ours: what an
+optimizer and the best epoch keep of everything trained, MLPs, attributes, and what validation and
+the factorization keep whole on every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+from torchrec import EmbeddingBagCollection
+
+from cadc_rec.config import Experiment
+from cadc_rec.distributed.planner import PlannedTable
+from cadc_rec.planning.sizes import PlannedAttribute, Sizes
+
+_FLOAT = 4
+_ADAM = 3  # gradient and two moments, as large as the weights themselves
+
+
+def trained_copies(experiment: Experiment) -> int:
+    """Copies of a trained weight that training keeps: the best epoch's, the moving average."""
+    return 1 + (experiment.train.average_epochs > 0)
+
+
+def state_of_tables(
+    tables: Iterable[PlannedTable], trained: frozenset[str], experiment: Experiment, rank: int
+) -> int:
+    """What is kept of a rank's parts of trained tables, beside the weights.
+
+    A fused optimizer's state is in the planner's own figure.
+    """
+    copies = trained_copies(experiment)
+    total = 0
+    for table in tables:
+        if table.name in trained:
+            dense = _ADAM if table.sharding == "data_parallel" else 0
+            part = sum(s.rows * s.columns for s in table.shards if s.rank == rank)
+            total += (copies + dense) * part * _FLOAT
+    return total
+
+
+def mlp_bytes(module: nn.Module, experiment: Experiment) -> int:
+    """Everything of `module` that is no table, with its optimizer and copies."""
+    tables = {
+        id(parameter)
+        for child in module.modules()
+        if isinstance(child, EmbeddingBagCollection)
+        for parameter in child.parameters()
+    }
+    elements = sum(p.numel() for p in module.parameters() if id(p) not in tables)
+    return elements * _FLOAT * (1 + _ADAM + trained_copies(experiment))
+
+
+def attribute_bytes(sizes: Sizes) -> int:
+    """Attribute values, whole on every rank: a length, a start and at least one code an id."""
+
+    def side(rows: int, attributes: tuple[PlannedAttribute, ...]) -> int:
+        return rows * len(attributes) * (4 + 8 + 8)
+
+    return side(sizes.users, sizes.user_attributes) + side(sizes.items, sizes.item_attributes)
+
+
+def validation_bytes(sizes: Sizes, width: int, world_size: int) -> int:
+    """Vectors of all users and items on every rank (`evaluation/sharded.py`).
+
+    Args:
+        sizes: ids of both sides.
+        width: of a vector.
+        world_size: with more than one, the users' are gathered from parts and joined.
+    """
+    whole = (sizes.users + sizes.items) * width * _FLOAT
+    return whole + (sizes.users * width * _FLOAT if world_size > 1 else 0)
+
+
+def factorization_bytes(sizes: Sizes, width: int, world_size: int) -> int:
+    """The most that one rank of the MF solver holds (`pretrain/alternating.py`).
+
+    Both tables whole; gradient and Adam's two moments of the rank's own rows; a copy of the side
+    that is held fixed; and, on several ranks, the solved side once as parts and once joined.
+    """
+    user, item = (rows * width * _FLOAT for rows in (sizes.users, sizes.items))
+    own = _ADAM * (user + item) // world_size
+    gathered = 2 if world_size > 1 else 0
+    return user + item + own + max(item + gathered * user, user + gathered * item)

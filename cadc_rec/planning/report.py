@@ -1,0 +1,104 @@
+"""A plan as a person reads it, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from cadc_rec.distributed.planner import PlannedTable
+from cadc_rec.planning.plan import ExperimentPlan, RankMemory, in_units
+
+
+def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
+    """The plan, a line at a time; what does not fit is not among them."""
+    machines, sizes, config = plan.machines, plan.sizes, plan.experiment.sharding
+    whole = f"{in_units(machines.device_bytes)} of GPU memory and " if machines.device_bytes else ""
+    yield (
+        f"{machines.world_size} processes ({machines.device}), {machines.local_world_size} a node, "
+        f"each with {whole}{in_units(machines.host_bytes)} of host memory; "
+        f"{config.reserve:.0%} is left free"
+    )
+    yield f"{sizes.users:,} users, {sizes.items:,} items ({sizes.told_by})"
+    if plan.pretrain is not None:
+        yield ""
+        yield f"pretrain ({plan.experiment.pretrain.model}): data_parallel, both tables whole"
+        yield f"  each process at most {in_units(plan.pretrain)}"
+    if not plan.tables:
+        return
+    yield ""
+    yield f"train: two towers, looked-up vectors travel as {config.communication}"
+    yield from _columns(
+        [
+            ("table", "rows", "width", "size", "sharding", "kernel", "shards", "largest shard"),
+            *(_table_row(plan, table) for table in plan.tables),
+        ]
+    )
+    yield ""
+    fullest = max(plan.ranks, key=lambda rank: rank.total)
+    emptiest = min(plan.ranks, key=lambda rank: rank.total)
+    rows: list[tuple[str, ...]] = [
+        ("memory", "tables", "state", "MLPs", "attributes", "together", "host (UVM)")
+    ]
+    for name, rank in (("fullest", fullest), ("emptiest", emptiest)):
+        rows.append((f"{name}, rank {rank.rank}", *map(in_units, _parts(rank))))
+    yield from _columns(rows)
+    yield f"  validation, beside these: {in_units(plan.validation)} on each process"
+    yield ""
+    forward, backward = plan.cost()
+    yield (
+        "estimated cost a step, slowest rank, by the planner's model of the device: "
+        f"{forward:,.2f} ms of lookups, {backward:,.2f} ms of their backward pass"
+    )
+
+
+def plan_document(plan: ExperimentPlan) -> dict[str, Any]:
+    """Everything as one JSON object; bytes and milliseconds."""
+    forward, backward = plan.cost()
+    return {
+        "machines": asdict(plan.machines),
+        "reserve": plan.experiment.sharding.reserve,
+        "users": plan.sizes.users,
+        "items": plan.sizes.items,
+        "sizes_from": plan.sizes.told_by,
+        "communication": plan.experiment.sharding.communication,
+        "fits": not plan.problems,
+        "problems": plan.problems,
+        "pretrain": None
+        if plan.pretrain is None
+        else {
+            "model": plan.experiment.pretrain.model,
+            "sharding": "data_parallel",
+            "bytes_per_process": plan.pretrain,
+        },
+        "tables": [{**asdict(table), "frozen": table.name in plan.frozen} for table in plan.tables],
+        "ranks": [{**asdict(rank), "total": rank.total} for rank in plan.ranks],
+        "validation_bytes_per_process": plan.validation,
+        "cost_ms": {"forward": forward, "backward": backward},
+    }
+
+
+def _parts(rank: RankMemory) -> tuple[int, ...]:
+    return (rank.tables, rank.state, rank.mlps, rank.attributes, rank.total, rank.host)
+
+
+def _table_row(plan: ExperimentPlan, table: PlannedTable) -> tuple[str, ...]:
+    name = f"{table.name} (frozen)" if table.name in plan.frozen else table.name
+    largest = max(table.shards, key=lambda shard: shard.rows * shard.columns)
+    return (
+        name,
+        f"{table.rows:,}",
+        str(table.width),
+        in_units(table.bytes),
+        table.sharding,
+        table.kernel,
+        str(len(table.shards)),
+        f"{largest.rows:,} x {largest.columns}",
+    )
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield ("  " + "  ".join(cells)).rstrip()

@@ -1,0 +1,79 @@
+"""The image's recipe, as far as it can be checked without a Docker engine."""
+
+import json
+import re
+import shlex
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+KNOWN = {"FROM", "WORKDIR", "ENV", "COPY", "RUN", "CMD"}
+
+
+def instructions():
+    """(instruction, the rest) of each step, comments gone and lines joined."""
+    lines = (ROOT / "launch" / "Dockerfile").read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("#"))
+    joined = text.replace("\\\n", " ")
+    return [tuple(line.split(None, 1)) for line in joined.splitlines() if line.strip()]
+
+
+def requirements():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return {r.name: r for r in map(Requirement, project["dependencies"])}
+
+
+def test_every_step_is_one_that_docker_knows_and_the_first_is_from():
+    steps = instructions()
+    assert {name for name, _ in steps} <= KNOWN
+    assert steps[0][0] == "FROM"
+    (command,) = (rest for name, rest in steps if name == "CMD")
+    assert json.loads(command)[0] == "cadc-rec"
+
+
+def test_the_base_image_has_the_pinned_torch():
+    image = instructions()[0][1]
+    version = re.fullmatch(r"pytorch/pytorch:([\d.]+)-cuda[\d.]+-cudnn\d+-runtime", image)[1]
+    assert str(requirements()["torch"].specifier) == f"=={version}"
+
+
+def test_what_is_copied_exists_and_is_not_ignored():
+    ignored = {
+        line
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line and not line.startswith("#")
+    }
+    for name, rest in instructions():
+        if name == "COPY":
+            *sources, _ = shlex.split(rest)
+            for source in sources:
+                assert (ROOT / source).exists(), source
+                assert source.split("/")[0] not in ignored
+
+
+def test_the_package_is_installed_with_the_versions_the_tests_run_on():
+    run = [rest for name, rest in instructions() if name == "RUN"]
+    (install,) = (line for line in run if "-e ." in line)
+    assert "-c packaging/constraints.txt" in install
+    pinned = dict(
+        line.split("==")
+        for line in (ROOT / "packaging" / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    for name, requirement in requirements().items():
+        if name in pinned:
+            assert requirement.specifier.contains(pinned[name]), name
+
+
+def test_what_setuptools_wants_is_what_the_build_names():
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert any(f'"{wanted[0]}"' in rest for name, rest in instructions() if name == "RUN")
+
+
+@pytest.mark.parametrize("step", [rest for name, rest in instructions() if name == "RUN"])
+def test_every_run_step_is_valid_shell(step):
+    subprocess.run(["sh", "-n", "-c", step], check=True)

@@ -1,0 +1,94 @@
+"""A real Slurm runs the train component, on one node and on two."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "launch" / "slurm"
+NEEDED = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "sbatch")
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
+
+@pytest.fixture(scope="module")
+def slurm(environment):
+    """The environment of a person on a cluster of two nodes."""
+    if os.geteuid():
+        pytest.skip("bringing a Slurm up needs root")
+    missing = [name for name in NEEDED if not shutil.which(name)]
+    if missing:
+        pytest.skip(
+            f"no {', '.join(missing)}: apt-get install --no-install-recommends slurm-wlm munge "
+            "slurmdbd mariadb-server"
+        )
+    # Not pytest's folder: the database runs as another user, who cannot get in there.
+    lab = Path(tempfile.mkdtemp(prefix="slurm-lab-"))
+    started = {**environment, "SLURM_LAB": str(lab)}
+    try:
+        up = subprocess.run(
+            [SCRIPTS / "up.sh", "2"],
+            env=started,
+            # A file: the daemons keep what they inherit open, and a pipe would never end.
+            stdout=(lab / "up.log").open("w"),
+            stderr=subprocess.STDOUT,
+            timeout=90,
+        )
+        assert up.returncode == 0, (lab / "up.log").read_text()
+        yield {**environment, "SLURM_CONF": str(lab / "slurm.conf")}
+    finally:
+        subprocess.run([SCRIPTS / "down.sh"], env=started, check=True, timeout=60)
+        shutil.rmtree(lab, ignore_errors=True)
+
+
+def torchx(scheduler, folder, config, nodes_by_processes, environment, *options):
+    """Run the component to its end; what the train stage says."""
+    done = subprocess.run(
+        [
+            *("torchx", "run", "--wait", "-s", scheduler, *options),
+            *("launch/components.py:train", "--config", str(config)),
+            *("--workdir", str(folder / "work"), "-j", nodes_by_processes),
+            *("--cpu", "1", "--memMB", "2000"),
+        ],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    logs = "\n".join(p.read_text()[-3000:] for p in folder.glob("job/slurm-*.err"))
+    assert done.returncode == 0, done.stderr[-3000:] + logs
+    assert "SUCCEEDED" in done.stderr
+    return trained(folder / "work")
+
+
+def trained(workdir):
+    (manifest,) = (workdir / "train").glob("*/manifest.json")
+    return json.loads(manifest.read_text())["info"]
+
+
+@pytest.fixture(scope="module")
+def local(config, environment, tmp_path_factory):
+    """The same on two local processes, without Slurm."""
+    folder = tmp_path_factory.mktemp("local")
+    logs = ("-cfg", f"log_dir={folder / 'logs'}")
+    return torchx("local_cwd", folder, config, "1x2", environment, *logs)
+
+
+@pytest.mark.parametrize("nodes_by_processes", ["1x2", "2x1"])
+def test_slurm_trains_to_the_metrics_of_a_local_run(
+    nodes_by_processes, slurm, local, config, tmp_path
+):
+    options = ("-cfg", f"job_dir={tmp_path / 'job'}")
+    info = torchx("slurm", tmp_path, config, nodes_by_processes, slurm, *options)
+    assert info["world_size"] == 2
+    assert info["best_epoch"] == local["best_epoch"]
+    for mine, theirs in zip(info["history"], local["history"], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-6)
+    nodes = int(nodes_by_processes[0])
+    assert len(list((tmp_path / "job").glob("slurm-*.err"))) == nodes

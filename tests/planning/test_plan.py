@@ -1,0 +1,230 @@
+"""Plans on paper: what they say of memory, of cost, and of what does not fit."""
+
+import json
+import re
+
+import pytest
+
+from cadc_rec.errors import CadcError
+from cadc_rec.experiment_file import load_experiment
+from cadc_rec.planning.memory import factorization_bytes, validation_bytes
+from cadc_rec.planning.plan import Machines, in_units, plan_experiment
+from cadc_rec.planning.sizes import PlannedAttribute, Sizes
+
+GIB = 2**30
+BILLION = Sizes(10**9, 10**8, "the test")
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    def load(*overrides, method="cadc"):
+        path = tmp_path / "empty.toml"
+        path.write_text("")
+        sets = ["compute.device=cuda", *overrides]
+        return load_experiment(path, method=method, overrides=sets)
+
+    return load
+
+
+def gpus(world_size, gib=80, host=128, local=8):
+    return Machines(world_size, min(local, world_size), "cuda", gib * GIB, host * GIB)
+
+
+def tables(plan):
+    return {table.name: table for table in plan.tables}
+
+
+def elements(table):
+    return sum(shard.rows * shard.columns for shard in table.shards)
+
+
+@pytest.mark.parametrize("world_size", [64, 256])
+def test_a_billion_users_have_a_sharding_plan_and_the_rest_is_said_exactly(world_size, experiment):
+    plan = plan_experiment(experiment(), BILLION, gpus(world_size))
+    found = tables(plan)
+    assert found["user"].bytes == 10**9 * 96 * 4
+    assert found["item"].bytes == 10**8 * 96 * 4
+    assert [elements(found[side]) for side in ("user", "item")] == [96 * 10**9, 96 * 10**8]
+    usable = 0.85 * 80 * GIB
+    assert 0 < max(rank.total for rank in plan.ranks) <= usable
+    # Whatever lies where, all of it lies somewhere.
+    assert sum(rank.tables + rank.host for rank in plan.ranks) >= 1.1e9 * 96 * 4
+    assert [problem.split(":")[0] for problem in plan.problems] == ["pretrain", "validation"]
+    assert in_units(1.1e9 * 96 * 4) in plan.problems[0]
+    forward, backward = plan.cost()
+    assert forward > 0
+    assert backward == 0  # both tables are frozen
+
+
+def test_a_plan_that_fits_has_no_problems(experiment):
+    plan = plan_experiment(experiment(), Sizes(10**6, 10**5, "the test"), gpus(16))
+    assert plan.problems == []
+    assert {table.kernel for table in plan.tables} <= {"fused", "dense"}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "on_gpu"), [("fused_uvm", 0.0), ("fused_uvm_caching", 0.3), ("fused", 1.0)]
+)
+def test_a_kernel_decides_whose_memory_a_table_fills(kernel, on_gpu, experiment):
+    sets = ("sharding.frozen=row_wise", f"sharding.frozen_kernel={kernel}")
+    plan = plan_experiment(experiment(*sets, "sharding.cache_share=0.3"), BILLION, gpus(64))
+    assert {table.kernel for table in plan.tables} == {kernel}
+    weights = 1.1e9 * 96 * 4 / 64
+    (host,) = {rank.host for rank in plan.ranks}
+    (device,) = {rank.tables for rank in plan.ranks}
+    assert host == pytest.approx(0 if kernel == "fused" else weights, rel=1e-3)
+    # Beside the weights: what lookups of one step send and receive, under half a gigabyte; and a
+    # cache's own state, 16 bytes a row.
+    beside = 0.5 * GIB + (kernel == "fused_uvm_caching") * 16 * 1.1e9 / 64
+    assert on_gpu * weights <= device <= on_gpu * weights + beside
+
+
+@pytest.mark.parametrize("kind", ["row_wise", "table_row_wise", "table_wise", "column_wise"])
+def test_the_configs_sharding_type_is_the_plans(kind, experiment):
+    plan = plan_experiment(experiment(f"sharding.frozen={kind}"), Sizes(10**6, 10**5, ""), gpus(16))
+    shards = {"row_wise": 16, "table_row_wise": 8, "table_wise": 1, "column_wise": 12}[kind]
+    for table in plan.tables:
+        assert (table.sharding, len(table.shards)) == (kind, shards)
+
+
+@pytest.mark.parametrize(("storage", "row"), [("fp32", 384), ("fp16", 192), ("int8", 100)])
+def test_storage_decides_a_frozen_tables_bytes(storage, row, experiment):
+    sets = (f"sharding.frozen_storage={storage}", "sharding.frozen=row_wise")
+    plan = plan_experiment(experiment(*sets), BILLION, gpus(64))
+    assert {name: table.bytes for name, table in tables(plan).items()} == {
+        "user": 10**9 * row,
+        "item": 10**8 * row,
+    }
+
+
+def test_what_does_not_fit_is_said_with_what_would(experiment):
+    plan = plan_experiment(experiment(), BILLION, gpus(2, host=64))
+    assert plan.tables == []
+    (problem,) = (p for p in plan.problems if p.startswith("train:"))
+    assert "user (1,000,000,000 x 96 fp32 = 357.6 GiB)" in problem
+    assert "2 GPUs that may each fill 68.0 GiB (136.0 GiB in all) and 64.0 GiB of host" in problem
+    assert "\n" not in problem
+    # 110 GB of bytes fit into 136 GiB, 211 GB of halves do not: and so it says.
+    assert "frozen_storage = 'int8'" in problem
+    assert "fp16" not in problem
+    world_size = int(re.search(r"--world-size (\d+)", problem)[1])
+    for count, fits in ((world_size, True), (world_size // 2, False)):
+        again = plan_experiment(experiment(), BILLION, gpus(count, host=64))
+        assert bool(again.tables) == fits
+    eight_bits = experiment("sharding.frozen_storage=int8")
+    assert plan_experiment(eight_bits, BILLION, gpus(2, host=64)).tables
+
+
+def test_trainable_tables_too_large_to_copy_are_told_to_spread(experiment):
+    random = experiment(method="gold")
+    plan = plan_experiment(random, BILLION, gpus(16))
+    (problem,) = (p for p in plan.problems if p.startswith("train:"))
+    more = re.search(r"--world-size (\d+) with sharding.trainable = 'row_wise'", problem)
+    spread = experiment("sharding.trainable=row_wise", method="gold")
+    for count, fits in ((int(more[1]), True), (int(more[1]) // 2, False)):
+        found = plan_experiment(spread, BILLION, gpus(count)).problems
+        assert any(p.startswith("train:") for p in found) != fits
+    plan = plan_experiment(spread, BILLION, gpus(64))
+    # The best epoch's and the average's copy of each rank's rows.
+    assert {rank.state for rank in plan.ranks} == {2 * 1_100_000_000 // 64 * 96 * 4}
+    assert plan.cost()[1] > 0
+
+
+def test_attributes_and_mlps_are_counted(experiment):
+    attributes = (PlannedAttribute("age", "categorical", 7),)
+    sizes = Sizes(1000, 500, "the test", attributes)
+    plan = plan_experiment(experiment(), sizes, gpus(1))
+    (rank,) = plan.ranks
+    assert rank.attributes == 1000 * 20
+    # (96 + 16) x 128 + 128, 128 x 64 + 64; without the attribute on the item side.
+    weights = (112 * 128 + 128 + 128 * 64 + 64) + (96 * 128 + 128 + 128 * 64 + 64)
+    assert rank.mlps == weights * 4 * 6
+    # A learned table of 7 x 16, with a gradient, two moments and two copies.
+    assert rank.state == 7 * 16 * 4 * 5
+
+
+def test_what_the_factorization_and_validation_hold():
+    sizes = Sizes(1000, 100, "the test")
+    user, item = 1000 * 8 * 4, 100 * 8 * 4
+    # Both whole, 3 x own rows, then solving users: the items' copy and the users twice more.
+    assert (
+        factorization_bytes(sizes, 8, 4) == user + item + 3 * (user + item) // 4 + item + 2 * user
+    )
+    assert factorization_bytes(sizes, 8, 1) == 4 * (user + item) + user
+    assert validation_bytes(sizes, 8, 1) == user + item
+    assert validation_bytes(sizes, 8, 2) == 2 * user + item
+
+
+def test_the_command_prints_a_plan_and_the_same_as_json(cli, tiny, tmp_path):
+    arguments = ("plan", tiny, "--world-size", 4, "--hbm", "16GiB", "--workdir", tmp_path)
+    done = cli(*arguments)
+    assert done.code == 0, done.err
+    assert "60 users, 40 items ([data.generated])" in done.out
+    assert "each with 16.0 GiB of GPU memory and 128.0 GiB of host memory" in done.out
+    found = json.loads(cli(*arguments, "--json").out)
+    assert found["fits"]
+    assert found["machines"]["device_bytes"] == 16 * GIB
+    assert {t["name"]: (t["rows"], t["width"], t["frozen"]) for t in found["tables"]} == {
+        "user": (60, 16, True),
+        "item": (40, 16, True),
+    }
+    assert len(found["ranks"]) == 4
+    assert found["pretrain"]["bytes_per_process"] > 100 * 16 * 4
+
+
+def test_the_command_takes_the_prepared_datasets_sizes_and_attributes(finished, tiny, cli):
+    arguments = ("plan", tiny, "--world-size", 2, "--workdir", finished.workdir, "--json")
+    found = json.loads(cli(*arguments).out)
+    assert found["sizes_from"].startswith(str(finished.workdir))
+    described = json.loads(
+        next((finished.workdir / "prepare").glob("*/attributes.json")).read_text()
+    )
+    assert {t["name"] for t in found["tables"]} == {"user", "item"} | {
+        f"{side}_{attribute['name']}" for side in described for attribute in described[side]
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--world-size", 4, "--hbm", "80"), r"--hbm 80: write a size such as 80GiB"),
+        (("--world-size", 12), r"--world-size 12 is no multiple of --local-world-size 8"),
+        (("--world-size", 4, "--hbm", "8GiB", "--device", "cpu"), r"--hbm is a GPU's memory"),
+        (
+            ("--world-size", 2, "--device", "cpu", "--set", "sharding.communication=bf16"),
+            r"sharding.communication = 'bf16' needs CUDA",
+        ),
+        (
+            ("--world-size", 4, "--users", 10**9, "--items", 10**8, "--hbm", "8GiB"),
+            r"train: tables user \(1,000,000,000 x 16 fp32 = 59.6 GiB\)",
+        ),
+    ],
+)
+def test_the_command_refuses_in_a_sentence(options, said, cli, tiny, tmp_path):
+    done = cli("plan", tiny, "--workdir", tmp_path, "--ddr", "1GiB", *options)
+    assert done.code == 2
+    assert re.search(said, done.err), done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_dataset_that_is_not_prepared_is_told_how(cli, tmp_path):
+    config = tmp_path / "ml.toml"
+    config.write_text('[data]\nsource = "movielens-1m"\n')
+    done = cli("plan", config, "--world-size", 4, "--workdir", tmp_path / "work")
+    assert done.code == 2
+    assert "run cadc-rec prepare" in done.err
+    assert "--users and --items" in done.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("sharding.frozen_kernel=fused_uvm", "sharding.frozen_kernel = 'fused_uvm' needs CUDA"),
+        ("sharding.communication=fp16", "sharding.communication = 'fp16' needs CUDA"),
+        ("sharding.trainable_kernel=fused", "is for model-parallel tables"),
+        ("sharding.device_memory=80", "sharding.device_memory = "),
+    ],
+)
+def test_settings_no_cpu_can_carry_out_are_refused_when_read(setting, said, tiny):
+    with pytest.raises(CadcError, match=re.escape(said)):
+        load_experiment(tiny, overrides=[setting])
