@@ -30,6 +30,8 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "ml-1m.toml"
 GPUS = (8, 16, 32, 64, 128, 256)
 _NODE = 8
+_SHARDED = ("compute.device=cuda", "sharding.trainable=auto", "sharding.frozen=auto")
+_NEGATIVES = 4  # as in the configuration
 _FLOAT = 4  # bytes
 _GIB = 2**30
 
@@ -150,11 +152,13 @@ def rows_of(work: Work, a: Assumed) -> list[list[str]]:
     for gpus in GPUS:
         machines = Machines(gpus, _NODE, "cuda", 80 * _GIB, 128 * _GIB)
         sizes = Sizes(work.users, work.items, "the command line")
+        # A large catalogue: a positive's item and negatives are hardly ever another's too.
+        looked_up = work.batch * (1 + _NEGATIVES)
         experiments = {
             name: load_experiment(
                 CONFIG,
                 method=name,
-                overrides=["compute.device=cuda", f"train.batch_size={work.batch * gpus}"],
+                overrides=[*_SHARDED, f"sharding.batch_size={looked_up}"],
             )
             for name in ("cadc", "gold")
         }
