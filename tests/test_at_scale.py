@@ -52,9 +52,7 @@ def test_every_stage_is_the_sum_done_by_hand():
     assert found.train == pytest.approx(3 * 1e8 / 4000 * step)
     learned = frozen + 2 * 6000 * 96 * 128
     assert found.gold == pytest.approx(3 * 1e9 / 4000 * (learned / 1e12 + 3e-3 + 2e6 / 5e9 + 2e-3))
-    assert found.ratio == pytest.approx(
-        (found.pretrain + found.select + found.train) / found.gold
-    )
+    assert found.ratio == pytest.approx((found.pretrain + found.select + found.train) / found.gold)
 
 
 def test_sizes_may_be_told_in_millions_and_billions():
