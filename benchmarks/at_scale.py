@@ -23,14 +23,14 @@ from cadc_rec.bench.ceilings import pair_flops, tower_flops
 from cadc_rec.config import Experiment
 from cadc_rec.errors import CadcError
 from cadc_rec.experiment_file import load_experiment
-from cadc_rec.planning.plan import ExperimentPlan, Machines, plan_experiment
+from cadc_rec.planning.layout import Machines
+from cadc_rec.planning.plan import ExperimentPlan, plan_experiment
 from cadc_rec.planning.sizes import Sizes
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "ml-1m.toml"
 GPUS = (8, 16, 32, 64, 128, 256)
 _NODE = 8
-_SHARDED = ("compute.device=cuda", "sharding.trainable=auto", "sharding.frozen=auto")
 _NEGATIVES = 4  # as in the configuration
 _FLOAT = 4  # bytes
 _GIB = 2**30
@@ -75,6 +75,8 @@ class Work:
     pretrain_epochs: int
     batch: int
     """Positives a GPU and step."""
+    sharding: str = "auto"
+    """Of all id tables."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,13 @@ def rows_of(work: Work, a: Assumed) -> list[list[str]]:
         sizes = Sizes(work.users, work.items, "the command line")
         # A large catalogue: a positive's item and negatives are hardly ever another's too.
         looked_up = work.batch * (1 + _NEGATIVES)
+        settings = ["compute.device=cuda", f"sharding.batch_size={looked_up}"]
+        settings += [f"sharding.{ids}={work.sharding}" for ids in ("trainable", "frozen")]
         experiments = {
             name: load_experiment(
                 CONFIG,
                 method=name,
-                overrides=[*_SHARDED, f"sharding.batch_size={looked_up}"],
+                overrides=settings,
             )
             for name in ("cadc", "gold")
         }
@@ -210,6 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--pretrain-epochs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=8192)
+    parser.add_argument("--sharding", default="auto", help="of all id tables")
     for name, kind in Assumed.__annotations__.items():
         parse = int if kind == "int" else float
         parser.add_argument(
@@ -225,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told.epochs,
         told.pretrain_epochs,
         told.batch,
+        told.sharding,
     )
     assumed = Assumed(**{name: getattr(told, name) for name in Assumed.__annotations__})
     try:

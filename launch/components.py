@@ -7,6 +7,7 @@ equivalents are in docs/launching.md.
 """
 
 # No `from __future__ import annotations`: torchx reads the arguments' types from the signatures.
+# And no signature is written once for several components: torchx reads this file's text.
 import torchx.specs as specs
 from torchx.components import dist
 

@@ -14,20 +14,18 @@ T = TypeVar("T")
 class Remembered(Generic[T]):
     """What is known of ids that come again in every step, told apart by the tensor they are in.
 
-    Whoever announces a tensor promises that neither it nor what is known of it will change.
+    Attributes:
+        comes_again: whether a tensor is one of those. Neither it nor what is known of it may
+            change, and whoever says so keeps it.
     """
 
     def __init__(self) -> None:
-        self._announced: list[torch.Tensor] = []
+        self.comes_again: Callable[[torch.Tensor], bool] = lambda _: False
         self._answers: dict[int, T] = {}
-
-    def announce(self, ids: torch.Tensor) -> None:
-        """From now on what is found for this very tensor is kept."""
-        self._announced.append(ids)
 
     def get(self, ids: torch.Tensor, find: Callable[[torch.Tensor], T]) -> T:
         """``find(ids)``, or what it gave before."""
-        if not any(ids is announced for announced in self._announced):
+        if not self.comes_again(ids):
             return find(ids)
         if id(ids) not in self._answers:
             self._answers[id(ids)] = find(ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -85,12 +85,12 @@ class Tower(nn.Module):
             layers += [nn.ReLU(), nn.Linear(before, after)]
         self.mlp = nn.Sequential(*layers).to(device)  # ends linear: a vector of any sign
 
-    def remember(self, ids: torch.Tensor) -> None:
-        """This very tensor comes in every step: what never changes of its ids is found once."""
+    def remember(self, comes_again: Callable[[torch.Tensor], bool]) -> None:
+        """Find once what never changes of ids whose very tensor comes in every step."""
         if isinstance(self.ids, FrozenIds):
-            self.ids.remembered.announce(ids)
+            self.ids.remembered.comes_again = comes_again
         if self.features is not None:
-            self.features.remembered.announce(ids)
+            self.features.remembered.comes_again = comes_again
 
     def silence(self) -> None:
         """Make all vectors zero until the last layer has learned."""

@@ -64,15 +64,14 @@ class TwoTower(nn.Module):
                 FrozenIds(name, item.rows, item.transition_dim, device)
                 for name in ("item_source", "item_target")
             )
-        self.use_catalogue(Catalogue.of_one(item.rows, device))
+        self.use_catalogue(Catalogue(item.rows, device))
 
     def use_catalogue(self, catalogue: Catalogue) -> None:
         """Let this process have a share of the items in steps that see all of them."""
         self.catalogue = catalogue
-        for ids in {id(t): t for t in (catalogue.everything, catalogue.share)}.values():
-            self.item.remember(ids)
-            if self.targets is not None:
-                self.targets.remembered.announce(ids)
+        self.item.remember(catalogue.holds)
+        if self.targets is not None:
+            self.targets.remembered.comes_again = catalogue.holds
 
     def frozen_tables(self) -> dict[str, FrozenIds]:
         """Every table that never changes, by the prefix of its entries in the state."""

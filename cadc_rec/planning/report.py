@@ -7,7 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from cadc_rec.distributed.planner import PlannedTable
-from cadc_rec.planning.plan import ExperimentPlan, RankMemory, in_units
+from cadc_rec.planning.layout import RankMemory
+from cadc_rec.planning.plan import ExperimentPlan
+from cadc_rec.planning.remedies import in_units
 
 
 def plan_lines(plan: ExperimentPlan) -> Iterator[str]:

@@ -138,9 +138,11 @@ def build_model(
 
 def _divided(n_items: int, processes: Processes) -> Catalogue:
     """Each rank's share of the items."""
-    share, everything = processes.share(n_items), torch.arange(n_items, device=processes.device)
-    mine = everything[share.start : share.stop]
-    return Catalogue(everything, mine, lambda rows: join_shares(rows, n_items, processes))
+
+    def join(vectors: torch.Tensor) -> torch.Tensor:
+        return join_shares(vectors, n_items, processes)
+
+    return Catalogue(n_items, processes.device, processes.share(n_items), join)
 
 
 def _read_replicas_directly(model: ShardedTwoTower) -> None:

@@ -131,12 +131,12 @@ def test_the_request_to_kubernetes():
 
 
 @pytest.mark.distributed
-def test_torchx_trains_in_two_local_processes(config, environment, tmp_path):
+def test_torchx_trains_in_two_local_processes(tiny, environment, tmp_path):
     done = subprocess.run(
         [
             *("torchx", "run", "--wait", "-s", "local_cwd"),
             *("-cfg", f"log_dir={tmp_path / 'logs'}", "launch/components.py:train"),
-            *("--config", str(config), "--workdir", str(tmp_path / "work"), "-j", "1x2"),
+            *("--config", str(tiny), "--workdir", str(tmp_path / "work"), "-j", "1x2"),
             *("--log_dir", str(tmp_path / "processes")),
         ],
         cwd=components.__file__.removesuffix("/launch/components.py"),

@@ -73,19 +73,19 @@ def trained(workdir):
 
 
 @pytest.fixture(scope="module")
-def local(config, environment, tmp_path_factory):
+def local(tiny, environment, tmp_path_factory):
     """The same on two local processes, without Slurm."""
     folder = tmp_path_factory.mktemp("local")
     logs = ("-cfg", f"log_dir={folder / 'logs'}")
-    return torchx("local_cwd", folder, config, "1x2", environment, *logs)
+    return torchx("local_cwd", folder, tiny, "1x2", environment, *logs)
 
 
 @pytest.mark.parametrize("nodes_by_processes", ["1x2", "2x1"])
 def test_slurm_trains_to_the_metrics_of_a_local_run(
-    nodes_by_processes, slurm, local, config, tmp_path
+    nodes_by_processes, slurm, local, tiny, tmp_path
 ):
     options = ("-cfg", f"job_dir={tmp_path / 'job'}")
-    info = torchx("slurm", tmp_path, config, nodes_by_processes, slurm, *options)
+    info = torchx("slurm", tmp_path, tiny, nodes_by_processes, slurm, *options)
     assert info["world_size"] == 2
     assert info["best_epoch"] == local["best_epoch"]
     for mine, theirs in zip(info["history"], local["history"], strict=True):

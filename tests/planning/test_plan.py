@@ -7,8 +7,10 @@ import pytest
 
 from cadc_rec.errors import CadcError
 from cadc_rec.experiment_file import load_experiment
+from cadc_rec.planning.layout import Machines
 from cadc_rec.planning.memory import factorization_bytes, validation_bytes
-from cadc_rec.planning.plan import Machines, in_units, plan_experiment
+from cadc_rec.planning.plan import plan_experiment
+from cadc_rec.planning.remedies import in_units
 from cadc_rec.planning.sizes import PlannedAttribute, Sizes
 
 GIB = 2**30

@@ -1,0 +1,161 @@
+"""The two towers' tables on processes that need not be: shards, and what each rank holds.
+
+In: an experiment, sizes, a number of processes and what memory each has. Out: TorchRec's plan for
+the very model that training would build, and bytes by rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from cadc_rec.config import Experiment
+from cadc_rec.distributed.planner import PlannedTable, TableRule, make_planner, plan_tables
+from cadc_rec.models.history import usable_windows
+from cadc_rec.models.tower import SideSpec
+from cadc_rec.models.two_tower import TwoTower
+from cadc_rec.planning import memory
+from cadc_rec.planning.sizes import Sizes
+from cadc_rec.training.optimizers import fuse_table_optimizer
+from cadc_rec.training.table_rules import table_rules
+
+INT8_ROW = 4  # bytes of a row's scale and shift
+
+
+@dataclass(frozen=True)
+class Machines:
+    """The processes that are planned for.
+
+    Attributes:
+        world_size: in all.
+        local_world_size: a node.
+        device: ``cuda`` or ``cpu``.
+        device_bytes: memory of each GPU; 0 on CPU.
+        host_bytes: host memory of each process.
+    """
+
+    world_size: int
+    local_world_size: int
+    device: str
+    device_bytes: int
+    host_bytes: int
+
+    def usable(self, reserve: float) -> int:
+        """What tables and their state may fill of each process."""
+        whole = self.device_bytes if self.device == "cuda" else self.host_bytes
+        return int(whole * (1 - reserve))
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """What one rank holds, in bytes: on its GPU, but for `host`; on CPU all of it is the host's."""
+
+    rank: int
+    tables: int
+    host: int
+    state: int
+    mlps: int
+    attributes: int
+
+    @property
+    def total(self) -> int:
+        """On the device the model runs on."""
+        return self.tables + self.state + self.mlps + self.attributes
+
+
+def two_towers(
+    experiment: Experiment, sizes: Sizes, machines: Machines
+) -> tuple[TwoTower, dict[str, TableRule], frozenset[str]]:
+    """The model of `build_model` with every table on the meta device; rules; frozen tables."""
+    transition = experiment.transitions.dim if experiment.transitions.window else 0
+    history = experiment.history
+    model = TwoTower(
+        SideSpec("user", sizes.users, sizes.user_attributes),
+        SideSpec("item", sizes.items, sizes.item_attributes, transition),
+        experiment.model,
+        torch.device("meta"),
+        usable_windows(history.windows, history.length) if history.length else (),
+    )
+    fuse_table_optimizer(model, experiment.train, experiment.sharding.trainable)
+    rules = table_rules(model, experiment.sharding, machines.world_size)
+    frozen = model.frozen_tables()
+    for table in frozen.values():
+        if experiment.sharding.frozen_storage == "fp16":
+            table.store_as_half()
+        elif experiment.sharding.frozen_storage == "int8":
+            _store_as_int8(table.table)
+    return model, rules, frozenset(table.name for table in frozen.values())
+
+
+def _store_as_int8(collection: nn.Module) -> None:
+    """Let the planner see rows of bytes, each with its scale and shift."""
+    for child in collection.modules():
+        if isinstance(child, nn.EmbeddingBag):
+            rows, width = child.weight.shape
+            bytes_of_rows = torch.empty(rows, width + INT8_ROW, dtype=torch.uint8, device="meta")
+            child.weight = nn.Parameter(bytes_of_rows, requires_grad=False)
+
+
+def plan_towers(
+    experiment: Experiment, module: TwoTower, rules: dict[str, TableRule], machines: Machines
+) -> list[PlannedTable]:
+    """Every table's shards.
+
+    Raises:
+        DoesNotFitError: there is no plan.
+        CadcError: settings that the device cannot run.
+    """
+    config = experiment.sharding
+    caps = {"ddr_cap": machines.host_bytes}
+    if machines.device == "cuda":
+        caps["hbm_cap"] = machines.device_bytes
+
+    def planner_for(stats: Any) -> Any:
+        return make_planner(
+            module,
+            rules,
+            machines.device,
+            machines.world_size,
+            min(machines.local_world_size, machines.world_size),
+            config.batch_size or experiment.train.batch_size,
+            caps,
+            config.reserve,
+            stats,
+        )
+
+    return plan_tables(module, planner_for, config.communication)
+
+
+def rank_memory(
+    experiment: Experiment,
+    sizes: Sizes,
+    module: TwoTower,
+    tables: list[PlannedTable],
+    frozen: frozenset[str],
+    machines: Machines,
+) -> list[RankMemory]:
+    """What each rank holds under a plan, beside what validation and pre-training take."""
+    on_gpu = machines.device == "cuda"
+    trained = frozenset(table.name for table in tables) - frozen
+    mlps = memory.mlp_bytes(module, experiment)
+    attributes = memory.attribute_bytes(sizes)
+    ranks = []
+    for rank in range(machines.world_size):
+        shards = [s for table in tables for s in table.shards if s.rank == rank]
+        on_device, on_host = (
+            sum(getattr(s, kind) for s in shards) for kind in ("device_bytes", "host_bytes")
+        )
+        ranks.append(
+            RankMemory(
+                rank=rank,
+                tables=on_device if on_gpu else on_host,
+                host=on_host if on_gpu else 0,
+                state=memory.state_of_tables(tables, trained, experiment, rank),
+                mlps=mlps,
+                attributes=attributes,
+            )
+        )
+    return ranks
