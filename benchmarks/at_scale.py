@@ -23,9 +23,10 @@ from cadc_rec.bench.ceilings import pair_flops, tower_flops
 from cadc_rec.config import Experiment
 from cadc_rec.errors import CadcError
 from cadc_rec.experiment_file import load_experiment
-from cadc_rec.planning.layout import Machines
+from cadc_rec.planning.machines import Machines
 from cadc_rec.planning.plan import ExperimentPlan, plan_experiment
 from cadc_rec.planning.sizes import Sizes
+from cadc_rec.pretrain.table_layout import block_rows
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "ml-1m.toml"
@@ -34,6 +35,7 @@ _NODE = 8
 _NEGATIVES = 4  # as in the configuration
 _FLOAT = 4  # bytes
 _GIB = 2**30
+_MEMORY = 80 * _GIB  # of a GPU
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,11 @@ def seconds(
     entries = work.interactions * (1 + experiment.pretrain.negatives)
     read = 2 * 2 * entries * width * _FLOAT / gpus
     sent = (work.users + work.items) * width * _FLOAT * (gpus - 1) / gpus
+    if (plan := plans["cadc"].pretrain) is not None and plan.tables == "partitioned":
+        # A block fetches a row once; where all rows may be fetched, there is one block.
+        block, mine = block_rows(_MEMORY, width), entries / gpus
+        fetched = (n if n <= block else mine for n in (work.users, work.items))
+        sent = sum(fetched) * width * _FLOAT
     pretrain = work.pretrain_epochs * (read / bandwidth + sent / network)
     host = a.cores * gpus
     train, gold = (
@@ -152,7 +159,7 @@ def rows_of(work: Work, a: Assumed) -> list[list[str]]:
     """A row of the table for each number of GPUs."""
     table = []
     for gpus in GPUS:
-        machines = Machines(gpus, _NODE, "cuda", 80 * _GIB, 128 * _GIB)
+        machines = Machines(gpus, _NODE, "cuda", _MEMORY, 128 * _GIB)
         sizes = Sizes(work.users, work.items, "the command line")
         # A large catalogue: a positive's item and negatives are hardly ever another's too.
         looked_up = work.batch * (1 + _NEGATIVES)
@@ -169,7 +176,11 @@ def rows_of(work: Work, a: Assumed) -> list[list[str]]:
         plans = {name: plan_experiment(e, sizes, machines) for name, e in experiments.items()}
         cadc = plans["cadc"]
         held = max((rank.total for rank in cadc.ranks), default=0)
-        row = [str(gpus), f"{held / _GIB:.1f}", f"{(cadc.pretrain or 0) / _GIB:.1f}"]
+        row = [
+            str(gpus),
+            f"{held / _GIB:.1f}",
+            f"{(cadc.pretrain.most if cadc.pretrain else 0) / _GIB:.1f}",
+        ]
         wrong = {
             f"{name}'s {problem.split(':')[0]}"
             for name, plan in plans.items()

@@ -61,7 +61,7 @@ def plan(
     host = _bytes("--ddr", ddr or sharding.host_memory or _HOST)
     gpu = _bytes("--hbm", hbm or sharding.device_memory or _GPU) if device == "cuda" else 0
     require_trio()
-    from cadc_rec.planning.layout import Machines
+    from cadc_rec.planning.machines import Machines
     from cadc_rec.planning.plan import plan_experiment
     from cadc_rec.planning.report import plan_document, plan_lines
     from cadc_rec.planning.sizes import find_sizes

@@ -331,6 +331,10 @@ class ComputeConfig(Section):
     """What a process keeps of frozen vectors that its examples need: their pooled histories, and
     its users' rows of a sharded table. Where one takes more, it is read anew in each step, to the
     same bits."""
+    mf_tables: Literal["auto", "replicated", "partitioned"] = "auto"
+    """Matrix factorization on several processes: whole tables on each, exchanged after every
+    half-step; or each process holds its own rows and fetches those its interactions need (`binary`
+    loss only). `auto` partitions what would not fit whole into a process's memory."""
     timeout_seconds: PositiveInt = 1800
     """How long a process waits for its peers before it gives up."""
 

@@ -29,6 +29,7 @@ from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import Excluded, held_out_ranks
 from cadc_rec.pretrain.als import train_als
 from cadc_rec.pretrain.alternating import AlternatingSolver
+from cadc_rec.pretrain.factor_tables import ReplicatedTable
 from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.pretrain.kernels import compile_kernels, worth_compiling
 from cadc_rec.stages.pretrain import interactions
@@ -198,8 +199,8 @@ def _solver(
     dim = experiment.pretrain.factors + 1
     user, item = torch.empty(data.n_users, dim), torch.empty(data.n_items, dim)
     solver = AlternatingSolver(
-        user,
-        item,
+        ReplicatedTable(user, alone),
+        ReplicatedTable(item, alone),
         nn.Parameter(torch.zeros(())),
         interactions(data),
         experiment.pretrain,

@@ -65,10 +65,14 @@ class Processes:
         longest = -(-n // self.world_size)  # collectives want equal shapes
         padded = local.new_zeros(longest, *local.shape[1:])
         padded[: len(local)] = local
-        parts = [torch.empty_like(padded) for _ in range(self.world_size)]
-        dist.all_gather(parts, padded)
-        sizes = [len(self.share_of(rank, n)) for rank in range(self.world_size)]
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        joined = local.new_empty(self.world_size * longest, *local.shape[1:])
+        dist.all_gather_into_tensor(joined, padded)
+        # Close the gaps, part by part from the first: no second copy of the whole is ever made.
+        for rank in range(1, self.world_size):
+            share, start = self.share_of(rank, n), rank * longest
+            if share.start < start:
+                joined[share.start : share.stop] = joined[start : start + len(share)].clone()
+        return joined[:n]
 
     def most(self, count: int) -> int:
         """The largest `count` of any rank."""

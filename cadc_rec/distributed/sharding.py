@@ -124,6 +124,12 @@ def _memory_caps(processes: Processes, config: ShardingConfig) -> dict[str, int]
     return caps
 
 
+def process_memory(processes: Processes, config: ShardingConfig) -> int:
+    """Bytes that this process may fill: of its GPU, or on CPU its share of the host's."""
+    caps = _memory_caps(processes, config)
+    return caps["hbm_cap"] if processes.device.type == "cuda" else caps["ddr_cap"]
+
+
 def build_collection(
     tables: Mapping[str, tuple[int, int]],
     *,

@@ -19,10 +19,17 @@ _BLOCK_ELEMENTS = 1_000_000  # scores held at once: 4 MB of float32 stay near th
 
 @dataclass(frozen=True)
 class Excluded:
-    """Items that are no candidates, as CSR by user: int64 ``[n_users + 1]``, int32 ``[n]``."""
+    """Items that are no candidates, as CSR by user: int64 ``[n_users + 1]``, int32 ``[n]``.
+
+    The first pointer need not be 0.
+    """
 
     indptr: np.ndarray
     items: np.ndarray
+
+    def of(self, users: range) -> Excluded:
+        """Those of consecutive users, who are then 0 and on."""
+        return Excluded(self.indptr[users.start : users.stop + 1], self.items)
 
     def and_one_each(self, extra: np.ndarray) -> Excluded:
         """With one more item for each user; -1 adds none."""
@@ -93,8 +100,11 @@ def held_out_ranks(
             )
     users = range(len(user_vectors)) if users is None else users
     width = user_vectors.shape[1]
-    items_t = item_vectors.t().contiguous()
-    longest = item_vectors.double().norm(dim=1).max() if len(item_vectors) else 0.0
+    items_t = item_vectors.t()
+    if items_t.device.type == "cpu":  # cuBLAS reads either way alike; MKL likes this one better
+        items_t = items_t.contiguous()
+    norms = [part.double().norm(dim=1).max() for part in item_vectors.split(_BLOCK_ELEMENTS)]
+    longest = max(norms) if len(item_vectors) else 0.0
     block = max(1, _BLOCK_ELEMENTS // max(1, len(item_vectors)))
     ranks = np.zeros(len(users), dtype=np.int64)
     for start in range(users.start, users.stop, block):

@@ -1,4 +1,8 @@
-"""Vectors and ranks from a sharded model: each rank does its share, all get the whole."""
+"""Vectors and ranks from a sharded model, each rank its share.
+
+Users stay where they are embedded and ranked: no rank ever holds the vectors of all of them. Items,
+against which everybody is ranked, are gathered.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,9 @@ _CHUNK = 4_096  # ids at once; a history looks up dozens of items for each
 def tower_vectors(
     tower: Callable[[torch.Tensor], torch.Tensor], rows: int, processes: Processes
 ) -> torch.Tensor:
-    """Vectors ``[rows, d]`` of ids 0 .. rows - 1, on every rank.
+    """Vectors ``[share, d]`` of this rank's share of ids 0 .. rows - 1.
 
-    Each rank embeds its share, in as many lookups as every other: a sharded table answers only
-    when all ranks ask.
+    It takes as many lookups as every other rank: a sharded table answers only when all ask.
     """
     mine = processes.share(rows)
     longest = -(-rows // processes.world_size)
@@ -29,7 +32,7 @@ def tower_vectors(
         first = min(mine.start + start, mine.stop)
         last = min(first + _CHUNK, mine.stop)
         parts.append(tower(torch.arange(first, last, device=processes.device)))
-    return processes.all_gather_rows(torch.cat(parts), rows)
+    return torch.cat(parts)
 
 
 def ranks_by_share(
@@ -40,8 +43,18 @@ def ranks_by_share(
     processes: Processes,
     advance: Callable[[int], object] = lambda _: None,
 ) -> np.ndarray:
-    """`held_out_ranks` of all users, int64 ``[n_users]``, on every rank."""
-    share = processes.share(len(users))
-    mine = held_out_ranks(users, items, targets, excluded, share, advance)
+    """`held_out_ranks` of all users, int64 ``[n_users]``, on every rank.
+
+    Args:
+        users: vectors ``[share, d]`` of this rank's share of the users.
+        items: vectors of all items.
+        targets: held-out item of every user, -1 for none.
+        excluded: of every user.
+        processes: the ranks.
+        advance: told how many more users are done.
+    """
+    share = processes.share(len(targets))
+    held_out = np.asarray(targets[share.start : share.stop])
+    mine = held_out_ranks(users, items, held_out, excluded.of(share), advance=advance)
     local = torch.from_numpy(mine).to(users.device)
-    return processes.all_gather_rows(local, len(users)).cpu().numpy()
+    return processes.all_gather_rows(local, len(targets)).cpu().numpy()

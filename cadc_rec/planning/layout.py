@@ -18,35 +18,12 @@ from cadc_rec.models.history import usable_windows
 from cadc_rec.models.tower import SideSpec
 from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.planning import memory
+from cadc_rec.planning.machines import Machines
 from cadc_rec.planning.sizes import Sizes
 from cadc_rec.training.optimizers import fuse_table_optimizer
 from cadc_rec.training.table_rules import table_rules
 
 INT8_ROW = 4  # bytes of a row's scale and shift
-
-
-@dataclass(frozen=True)
-class Machines:
-    """The processes that are planned for.
-
-    Attributes:
-        world_size: in all.
-        local_world_size: a node.
-        device: ``cuda`` or ``cpu``.
-        device_bytes: memory of each GPU; 0 on CPU.
-        host_bytes: host memory of each process.
-    """
-
-    world_size: int
-    local_world_size: int
-    device: str
-    device_bytes: int
-    host_bytes: int
-
-    def usable(self, reserve: float) -> int:
-        """What tables and their state may fill of each process."""
-        whole = self.device_bytes if self.device == "cuda" else self.host_bytes
-        return int(whole * (1 - reserve))
 
 
 @dataclass(frozen=True)

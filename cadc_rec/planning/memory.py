@@ -14,6 +14,7 @@ from torchrec import EmbeddingBagCollection
 
 from cadc_rec.config import Experiment
 from cadc_rec.distributed.planner import PlannedTable
+from cadc_rec.planning.machines import Machines
 from cadc_rec.planning.sizes import PlannedAttribute, Sizes
 
 _FLOAT = 4
@@ -63,25 +64,20 @@ def attribute_bytes(sizes: Sizes) -> int:
     return side(sizes.users, sizes.user_attributes) + side(sizes.items, sizes.item_attributes)
 
 
-def validation_bytes(sizes: Sizes, width: int, world_size: int) -> int:
-    """Vectors of all users and items on every rank (`evaluation/sharded.py`).
+def validation_bytes(sizes: Sizes, width: int, machines: Machines) -> int:
+    """Vectors that a rank holds while it ranks (`evaluation/sharded.py`).
+
+    Its share of the users', all items' with two shares beside them while they are gathered, and on
+    CPU the items' transpose.
 
     Args:
         sizes: ids of both sides.
         width: of a vector.
-        world_size: with more than one, the users' are gathered from parts and joined.
-    """
-    whole = (sizes.users + sizes.items) * width * _FLOAT
-    return whole + (sizes.users * width * _FLOAT if world_size > 1 else 0)
-
-
-def factorization_bytes(sizes: Sizes, width: int, world_size: int) -> int:
-    """The most that one rank of the MF solver holds (`pretrain/alternating.py`).
-
-    Both tables whole; gradient and Adam's two moments of the rank's own rows; a copy of the side
-    that is held fixed; and, on several ranks, the solved side once as parts and once joined.
+        machines: how many share them, and whether they are GPUs.
     """
     user, item = (rows * width * _FLOAT for rows in (sizes.users, sizes.items))
-    own = _ADAM * (user + item) // world_size
-    gathered = 2 if world_size > 1 else 0
-    return user + item + own + max(item + gathered * user, user + gathered * item)
+    world_size = machines.world_size
+    gathered = item if machines.device == "cpu" else 0
+    if world_size > 1:
+        gathered = max(gathered, 2 * item // world_size)
+    return user // world_size + item + gathered

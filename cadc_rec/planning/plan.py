@@ -13,7 +13,9 @@ from cadc_rec.config import Experiment
 from cadc_rec.distributed.planner import DoesNotFitError, PlannedTable
 from cadc_rec.distributed.sharding import refuse_communication
 from cadc_rec.planning import memory
-from cadc_rec.planning.layout import Machines, RankMemory, plan_towers, rank_memory, two_towers
+from cadc_rec.planning.layout import RankMemory, plan_towers, rank_memory, two_towers
+from cadc_rec.planning.machines import Machines
+from cadc_rec.planning.pretraining import PretrainPlan, plan_pretraining
 from cadc_rec.planning.remedies import in_units, what_would_fit
 from cadc_rec.planning.sizes import Sizes
 
@@ -27,7 +29,7 @@ class ExperimentPlan:
         frozen: names of the tables that never change: they have no backward pass.
         ranks: what each holds.
         validation: bytes that every rank holds while it validates, beside the above.
-        pretrain: what a rank holds at most in pre-training, by what it is; None without.
+        pretrain: where its tables lie, and what a rank holds at most; None without.
         problems: a sentence for each thing that does not fit.
     """
 
@@ -38,7 +40,7 @@ class ExperimentPlan:
     frozen: frozenset[str]
     ranks: list[RankMemory]
     validation: int
-    pretrain: int | None
+    pretrain: PretrainPlan | None
     problems: list[str]
 
     def cost(self) -> tuple[float, float]:
@@ -61,19 +63,9 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
     """
     refuse_communication(experiment.sharding, machines.device)
     problems: list[str] = []
-    pretrain = _pretrain_bytes(experiment, sizes, machines)
-    reserve = experiment.sharding.reserve
-    usable = machines.usable(reserve)
-    if pretrain is not None and pretrain > usable:
-        width = experiment.pretrain.factors + 1
-        whole = (sizes.users + sizes.items) * width * 4
-        problems.append(
-            f"pretrain: each process holds both tables whole ({sizes.users:,} users and "
-            f"{sizes.items:,} items x {width} fp32 = {in_units(whole)}) and with the solver's "
-            f"working copies {in_units(pretrain)}, more than the {in_units(usable)} it may fill; "
-            "more processes do not help: it takes fewer rows, fewer pretrain.factors, or "
-            f"{in_units(int(pretrain / (1 - reserve)))} of memory for each process."
-        )
+    pretrain = plan_pretraining(experiment, sizes, machines)
+    if pretrain is not None:
+        problems += pretrain.problems(experiment, sizes, machines)
     tables: list[PlannedTable] = []
     frozen: frozenset[str] = frozenset()
     ranks: list[RankMemory] = []
@@ -85,24 +77,11 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
             ranks = rank_memory(experiment, sizes, module, tables, frozen, machines)
         except DoesNotFitError:
             problems.append(what_would_fit(experiment, sizes, machines, frozen))
-        validation = memory.validation_bytes(sizes, experiment.model.tower[-1], machines.world_size)
+        validation = memory.validation_bytes(sizes, experiment.model.tower[-1], machines)
         problems += _beside_tables(ranks, validation, sizes, experiment, machines)
     return ExperimentPlan(
         experiment, sizes, machines, tables, frozen, ranks, validation, pretrain, problems
     )
-
-
-def _pretrain_bytes(experiment: Experiment, sizes: Sizes, machines: Machines) -> int | None:
-    config, world_size = experiment.pretrain, machines.world_size
-    if config.model in ("none", "popularity"):
-        return None
-    width = config.factors + 1
-    if config.model == "mf":
-        return memory.factorization_bytes(sizes, width, world_size)
-    both = (sizes.users + sizes.items) * width * 4
-    if config.model == "mlp":  # replicated, with a gradient and Adam's moments
-        return 4 * both
-    return both + max(sizes.users, sizes.items) * width * 4  # ALS: the side it solves, twice
 
 
 def _beside_tables(
@@ -122,13 +101,12 @@ def _beside_tables(
             f"of trained tables, MLPs, attributes), more than the {in_units(usable)} it may fill; "
             "set sharding.trainable = 'auto', or use more processes."
         )
-    whole = machines.device_bytes if machines.device == "cuda" else machines.host_bytes
     held = validation + (fullest.total if fullest is not None else 0)
-    if held > whole:
+    if held > machines.memory:
         yield (
-            f"validation: each process holds the vectors of all {sizes.users:,} users and "
-            f"{sizes.items:,} items, {experiment.model.tower[-1]} fp32 each, and gathers the "
-            f"users' ({in_units(validation)} beside the tables), more than the "
-            f"{in_units(whole)} it has; more processes do not help: it takes fewer rows or a "
-            "smaller last width of model.tower."
+            f"validation: each process holds the vectors of all {sizes.items:,} items and of its "
+            f"share of the {sizes.users:,} users, {experiment.model.tower[-1]} fp32 each "
+            f"({in_units(validation)} beside the tables), more than the "
+            f"{in_units(machines.memory)} it has; it takes fewer items or a smaller last width of "
+            "model.tower."
         )

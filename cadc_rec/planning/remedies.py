@@ -11,7 +11,8 @@ from typing import Any
 
 from cadc_rec.config import Experiment, ShardingConfig
 from cadc_rec.distributed.planner import DoesNotFitError
-from cadc_rec.planning.layout import INT8_ROW, Machines, plan_towers, rank_memory, two_towers
+from cadc_rec.planning.layout import INT8_ROW, plan_towers, rank_memory, two_towers
+from cadc_rec.planning.machines import Machines
 from cadc_rec.planning.sizes import Sizes
 
 _MOST_PROCESSES = 512  # tried when looking for a number that fits

@@ -24,8 +24,11 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
     yield f"{sizes.users:,} users, {sizes.items:,} items ({sizes.told_by})"
     if plan.pretrain is not None:
         yield ""
-        yield f"pretrain ({plan.experiment.pretrain.model}): data_parallel, both tables whole"
-        yield f"  each process at most {in_units(plan.pretrain)}"
+        where = {"partitioned": "each process its rows", "replicated": "whole on each"}
+        tables = plan.pretrain.tables
+        yield f"pretrain ({plan.pretrain.model}): tables {tables}, {where[tables]}"
+        training, ranking = in_units(plan.pretrain.training), in_units(plan.pretrain.validation)
+        yield f"  each process at most {training} to train, {ranking} to rank"
     if not plan.tables:
         return
     yield ""
@@ -69,9 +72,8 @@ def plan_document(plan: ExperimentPlan) -> dict[str, Any]:
         "pretrain": None
         if plan.pretrain is None
         else {
-            "model": plan.experiment.pretrain.model,
-            "sharding": "data_parallel",
-            "bytes_per_process": plan.pretrain,
+            **asdict(plan.pretrain),
+            "bytes_per_process": plan.pretrain.most,
         },
         "tables": [{**asdict(table), "frozen": table.name in plan.frozen} for table in plan.tables],
         "ranks": [{**asdict(rank), "total": rank.total} for rank in plan.ranks],

@@ -8,11 +8,10 @@ side, and its gradient needs only that side's interactions, laid out as CSR, and
     gradient of the rows      sparse-dense product             (sigma(logits) - label) B
 
 Both are single kernels (cuSPARSE on CUDA; on CPU one loop does both, see `pretrain.kernels`), which
-is why a hundred epochs over every interaction cost seconds. A rank solves its own rows and the
-ranks then exchange them.
+is why a hundred epochs over every interaction cost seconds. A rank solves its own rows; how the
+others come to see them is the table's affair (`pretrain.factor_tables`).
 
-In: the training interactions as CSR by user and by item. Out: the tables of a
-`MatrixFactorization`, trained in place.
+In: the training interactions as CSR by user and by item. Out: two `FactorTable`s, trained in place.
 """
 
 from __future__ import annotations
@@ -26,8 +25,9 @@ import torch
 from torch import nn
 
 from cadc_rec.config import PretrainConfig
-from cadc_rec.data.randomness import Key, Purpose, normal_rows, positional_integers
+from cadc_rec.data.randomness import Key, Purpose, positional_integers
 from cadc_rec.distributed.processes import Processes
+from cadc_rec.pretrain.factor_tables import Block, FactorTable
 from cadc_rec.pretrain.kernels import (
     EntriesGradient,
     FusedGradient,
@@ -71,67 +71,75 @@ class Side:
     """The rows of one table that this rank solves, and their optimizer.
 
     Args:
-        weight: the whole table ``[rows, dim]`` on this rank; updated in place.
+        table: the side's table; this rank's share is updated in place.
         indptr: CSR row pointers of the side's positives, all rows.
         columns: the other side's index of each positive, all rows.
         config: learning rate and L2.
-        processes: whose share of rows this is.
         gradient: the kernel.
     """
 
     def __init__(
         self,
-        weight: torch.Tensor,
+        table: FactorTable,
         indptr: np.ndarray,
         columns: np.ndarray,
         config: PretrainConfig,
-        processes: Processes,
         gradient: EntriesGradient,
     ) -> None:
-        self.gradient = gradient
-        self.weight, self.l2, self.processes = weight, config.l2, processes
-        rows = processes.share(len(weight))
-        self.rows = slice(rows.start, rows.stop)
+        self.table, self.gradient, self.l2 = table, gradient, config.l2
+        rows = table.rows
         self.first, self.last = int(indptr[rows.start]), int(indptr[rows.stop])
         self.pointers = indptr[rows.start : rows.stop + 1] - self.first
-        self.positives = _pattern(self.pointers, columns[self.first : self.last], weight.device)
-        self.local = nn.Parameter(weight[self.rows])  # shares the table's memory
+        self.device = table.local.device
+        self.positives = _pattern(self.pointers, columns[self.first : self.last], self.device)
+        self.local = nn.Parameter(table.local)  # shares the table's memory
         # Fused Adam is one pass over the rows instead of a dozen.
         self.adam = torch.optim.Adam([self.local], lr=config.learning_rate, fused=True)
 
-    def step(self, other: torch.Tensor, bias: torch.Tensor, negatives: Pattern) -> Gradient:
+    def step(self, other: FactorTable, bias: torch.Tensor, negatives: Pattern) -> Gradient:
         """One Adam step on this rank's rows with the other side fixed; returns what `bias` needs.
 
         Args:
-            other: the other table ``[n_columns, dim]``, a row's bias last.
+            other: the other side's table, a row's bias last.
             bias: the global bias, a scalar.
             negatives: the negatives of this rank's rows.
         """
         with torch.no_grad():
-            # (factors, bias) . (factors, 1) + bias is the score: biases need no step of their own.
-            others = other.clone()
-            others[:, -1] = 1.0
-            other_bias = other[:, -1].contiguous()
             mine = self.local.detach()
             total = self.l2 * mine
             gradient = Gradient(torch.zeros_like(bias), torch.zeros_like(bias))
-            for pattern, label in ((self.positives, 1.0), (negatives, 0.0)):
-                part = self.gradient(pattern, label, mine, others, other_bias, bias.detach(), total)
-                gradient.bias += part.bias
-                gradient.loss += part.loss
+            for block in other.blocks(self.positives, negatives):
+                self._add_gradient(block, mine[block.rows], bias, total[block.rows], gradient)
         self.local.grad = total
         self.adam.step()
-        if self.processes.world_size > 1:
-            self.weight.copy_(self.processes.all_gather_rows(self.local.data, len(self.weight)))
+        self.table.publish()
         return gradient
+
+    def _add_gradient(
+        self,
+        block: Block,
+        mine: torch.Tensor,
+        bias: torch.Tensor,
+        into: torch.Tensor,
+        sums: Gradient,
+    ) -> None:
+        """Add what a block's entries give to its rows and to the sums over entries."""
+        # (factors, bias) . (factors, 1) + bias is the score: biases need no step of their own.
+        others = block.others
+        other_bias = others[:, -1].clone()
+        others[:, -1] = 1.0
+        for pattern, label in zip(block.patterns, (1.0, 0.0), strict=True):
+            part = self.gradient(pattern, label, mine, others, other_bias, bias.detach(), into)
+            sums.bias += part.bias
+            sums.loss += part.loss
 
 
 class AlternatingSolver:
     """Trains a factorization's tables; `epochs()` yields after each epoch.
 
     Args:
-        user: the user table ``[n_users, dim]``, updated in place, equal on all ranks.
-        item: the item table ``[n_items, dim]``, likewise.
+        user: the users' table, updated in place.
+        item: the items'.
         bias: the global bias, a scalar parameter.
         data: D_full.
         config: epochs, learning rate, L2, negatives.
@@ -141,8 +149,8 @@ class AlternatingSolver:
 
     def __init__(
         self,
-        user: torch.Tensor,
-        item: torch.Tensor,
+        user: FactorTable,
+        item: FactorTable,
         bias: nn.Parameter,
         data: Interactions,
         config: PretrainConfig,
@@ -152,13 +160,13 @@ class AlternatingSolver:
         self.data, self.config, self.seed, self.processes = data, config, seed, processes
         self.bias = bias
         self.bias_adam = torch.optim.Adam([bias], lr=config.learning_rate)
-        for which, weight in enumerate((user, item)):
-            initialize_rows(weight, (seed, Purpose.MF_INITIALIZATION, which), config.init_std)
+        for which, table in enumerate((user, item)):
+            table.initialize((seed, Purpose.MF_INITIALIZATION, which), config.init_std)
         self.lanes = Lanes(torch.get_num_threads())
-        fused = worth_compiling(len(data), user.device)
+        fused = worth_compiling(len(data), user.local.device)
         kernel = FusedGradient(self.lanes) if fused else torch_gradient
-        self.users = Side(user, data.user_indptr, data.items_by_user, config, processes, kernel)
-        self.items = Side(item, data.item_indptr, data.users_by_item, config, processes, kernel)
+        self.users = Side(user, data.user_indptr, data.items_by_user, config, kernel)
+        self.items = Side(item, data.item_indptr, data.users_by_item, config, kernel)
         # Uniform negative items seen from the items: every item gets the same number.
         total = len(data) * config.negatives
         self._item_negatives = np.arange(data.n_items + 1) * total // data.n_items
@@ -168,11 +176,11 @@ class AlternatingSolver:
         for epoch in range(self.config.epochs):
             with self._torch_threads():
                 negatives = self._negative_items(epoch)
-                gradient = self.users.step(self.items.weight, self.bias, negatives)
+                gradient = self.users.step(self.items.table, self.bias, negatives)
                 self._step_bias(gradient)
                 loss = gradient.loss
                 negatives = self._negative_users(epoch)
-                gradient = self.items.step(self.users.weight, self.bias, negatives)
+                gradient = self.items.step(self.users.table, self.bias, negatives)
                 self._step_bias(gradient)
             yield float(self.processes.all_reduce_sum(loss)) / max(len(self.data), 1)
 
@@ -183,7 +191,8 @@ class AlternatingSolver:
         Its worker threads spin for milliseconds after each operation, on the cores that the lanes
         need.
         """
-        small = max(self.users.weight.numel(), self.items.weight.numel()) <= _SMALL_TABLE
+        rows = max(self.users.table.n, self.items.table.n)
+        small = rows * self.users.local.shape[1] <= _SMALL_TABLE
         if not (small and isinstance(self.users.gradient, FusedGradient)):
             yield
             return
@@ -203,16 +212,17 @@ class AlternatingSolver:
         k, side = self.config.negatives, self.users
         key = (self.seed, Purpose.MF_NEGATIVE_ITEMS, epoch)
         columns = self._draw(key, side.first * k, side.last * k, self.data.n_items)
-        return _pattern(side.pointers * k, columns, side.weight.device)
+        return _pattern(side.pointers * k, columns, side.device)
 
     def _negative_users(self, epoch: int) -> Pattern:
         """The same pairs seen from the items: users in proportion to their activity."""
         side = self.items
-        pointers = self._item_negatives[side.rows.start : side.rows.stop + 1]
+        rows = side.table.rows
+        pointers = self._item_negatives[rows.start : rows.stop + 1]
         key = (self.seed, Purpose.MF_NEGATIVE_USERS, epoch)
         first, last = int(pointers[0]), int(pointers[-1])
         columns = self._draw(key, first, last, len(self.data), self.data.users_by_item)
-        return _pattern(pointers - pointers[0], columns, side.weight.device)
+        return _pattern(pointers - pointers[0], columns, side.device)
 
     def _draw(
         self, key: Key, start: int, stop: int, below: int, values: np.ndarray | None = None
@@ -237,11 +247,3 @@ def _pattern(pointers: np.ndarray, columns: np.ndarray, device: torch.device) ->
         torch.from_numpy(a.astype(index, copy=False)).to(device) for a in (pointers, columns)
     )
     return Pattern(crow, col)
-
-
-def initialize_rows(weight: torch.Tensor, key: Key, std: float) -> None:
-    """Normal factors, zero biases, the same on every rank and under every layout."""
-    values = normal_rows(key, range(len(weight)), weight.shape[1], std)
-    values[:, -1] = 0.0
-    with torch.no_grad():
-        weight.copy_(torch.from_numpy(values))

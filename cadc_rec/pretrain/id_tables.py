@@ -8,13 +8,15 @@ its own shards.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from cadc_rec.artifacts import Artifact
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.rows_file import write_rows
 from cadc_rec.models.factorization import as_dot_products
 
 
@@ -35,11 +37,40 @@ class IdTables:
         """Write both tables into `folder`."""
         _save(folder, user=self.user, item=self.item)
 
+    @staticmethod
+    def save_shares(
+        folder: Path,
+        user: torch.Tensor,
+        item: torch.Tensor,
+        rows: tuple[int, int],
+        processes: Processes,
+    ) -> None:
+        """Write tables of which each rank has its share of the rows. Every rank must call.
+
+        Args:
+            folder: where to, on rank 0.
+            user: this rank's users ``[share, dim]``.
+            item: its items.
+            rows: how many users and items there are.
+            processes: the ranks that share them.
+        """
+        for name, local, n in zip(("user", "item"), (user, item), rows, strict=True):
+            write_rows(folder / f"{name}.safetensors", "weight", local, n, processes)
+
     @classmethod
     def open(cls, artifact: Artifact) -> IdTables:
         """Read the tables of a pre-training artifact."""
         user, item = _load(artifact.path, "user", "item")
         return cls(user, item, bool(artifact.info.get("bias_last", True)))
+
+    def shares(self, processes: Processes) -> IdTables:
+        """This rank's share of the users and of the items, as views."""
+        users, items = (processes.share(len(table)) for table in (self.user, self.item))
+        return replace(
+            self,
+            user=self.user[users.start : users.stop],
+            item=self.item[items.start : items.stop],
+        )
 
     def as_dot_products(self) -> tuple[torch.Tensor, torch.Tensor]:
         """User and item vectors whose plain dot product is the score (less a constant)."""

@@ -33,7 +33,8 @@ from cadc_rec.config import PretrainConfig
 from cadc_rec.data.randomness import Purpose, positional_integers
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.models.sparse import weighted_sums
-from cadc_rec.pretrain.alternating import Interactions, initialize_rows
+from cadc_rec.pretrain.alternating import Interactions
+from cadc_rec.pretrain.factor_tables import ReplicatedTable
 
 _AT_ONCE = 2**22  # logits held at once: 16 MB
 
@@ -42,33 +43,31 @@ class Rows:
     """The rows of one table that this rank solves, their interactions and their optimizer.
 
     Args:
-        weight: the whole table ``[rows, dim]`` on this rank; updated in place.
+        table: updated in place.
         indptr: CSR row pointers of the side's interactions, all rows.
         columns: the other side's index of each interaction, all rows.
         config: learning rate and L2.
-        processes: whose share of rows this is.
     """
 
     def __init__(
         self,
-        weight: torch.Tensor,
+        table: ReplicatedTable,
         indptr: np.ndarray,
         columns: np.ndarray,
         config: PretrainConfig,
-        processes: Processes,
     ) -> None:
-        self.weight, self.l2, self.processes = weight, config.l2, processes
-        share = processes.share(len(weight))
+        self.table, self.weight, self.l2 = table, table.weight, config.l2
+        share = table.rows
         self.rows = slice(share.start, share.stop)
         first, last = int(indptr[share.start]), int(indptr[share.stop])
         index = np.int32 if last - first < 2**31 else np.int64
         self.crow, self.col = (
-            torch.from_numpy(array.astype(index, copy=False)).to(weight.device)
+            torch.from_numpy(array.astype(index, copy=False)).to(self.weight.device)
             for array in (indptr[share.start : share.stop + 1] - first, columns[first:last])
         )
-        self.ones = torch.ones(len(self.col), device=weight.device)
-        self.count = self.crow.diff().to(weight.dtype)
-        self.local = nn.Parameter(weight[self.rows])  # shares the table's memory
+        self.ones = torch.ones(len(self.col), device=self.weight.device)
+        self.count = self.crow.diff().to(self.weight.dtype)
+        self.local = nn.Parameter(table.local)  # shares the table's memory
         self.adam = torch.optim.Adam([self.local], lr=config.learning_rate, fused=True)
 
     def taken(self, other: torch.Tensor) -> torch.Tensor:
@@ -79,16 +78,15 @@ class Rows:
         """One Adam step along `gradient` ``[own rows, dim]`` and L2; the ranks exchange rows."""
         self.local.grad = gradient.add_(self.local.detach(), alpha=self.l2)
         self.adam.step()
-        if self.processes.world_size > 1:
-            self.weight.copy_(self.processes.all_gather_rows(self.local.data, len(self.weight)))
+        self.table.publish()
 
 
 class SoftmaxSolver:
     """Trains both tables; `epochs()` yields after each epoch.
 
     Args:
-        user: the user table ``[n_users, dim]``, updated in place, equal on all ranks.
-        item: the item table ``[n_items, dim]``, a row's bias last, likewise.
+        user: the users' table, updated in place.
+        item: the items', a row's bias last; its softmax needs all rows, so both are whole.
         data: D_full.
         config: epochs, learning rate, L2, size of the sample.
         seed: of the initial vectors and of every epoch's samples.
@@ -97,18 +95,18 @@ class SoftmaxSolver:
 
     def __init__(
         self,
-        user: torch.Tensor,
-        item: torch.Tensor,
+        user: ReplicatedTable,
+        item: ReplicatedTable,
         data: Interactions,
         config: PretrainConfig,
         seed: int,
         processes: Processes,
     ) -> None:
         self.data, self.config, self.seed, self.processes = data, config, seed, processes
-        for which, weight in enumerate((user, item)):
-            initialize_rows(weight, (seed, Purpose.MF_INITIALIZATION, which), config.init_std)
-        self.users = Rows(user, data.user_indptr, data.items_by_user, config, processes)
-        self.items = Rows(item, data.item_indptr, data.users_by_item, config, processes)
+        for which, table in enumerate((user, item)):
+            table.initialize((seed, Purpose.MF_INITIALIZATION, which), config.init_std)
+        self.users = Rows(user, data.user_indptr, data.items_by_user, config)
+        self.items = Rows(item, data.item_indptr, data.users_by_item, config)
 
     def epochs(self) -> Iterator[float]:
         """Run the epochs; yields the mean loss of an interaction, its sum over items estimated."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from cadc_rec.artifacts import Artifact, Draft
 from cadc_rec.config import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.rows_file import write_rows
 from cadc_rec.distributed.state import load_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import ranking_metrics
@@ -77,9 +79,12 @@ def build_evaluation(
         "split": dataset.order,
     }
     draft.info, draft.rows = result, int(has_test.sum())
+    file = draft.path / "user_vectors.safetensors"
+    write_rows(file, "vectors", users, dataset.n_users, processes)
     if processes.rank == 0:
         (draft.path / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-        _write_vectors(draft.path, dataset, users, items)
+        _write_ids(draft.path, dataset)
+        save_file({"vectors": items.cpu().contiguous()}, draft.path / "item_vectors.safetensors")
         _write_ranks(draft.path / "ranks.parquet", dataset, dataset.test_item, test_ranks)
         _write_ranks(draft.path / "validation_ranks.parquet", dataset, dataset.val_item, val_ranks)
 
@@ -91,12 +96,17 @@ def _vectors(
     pretrained: Pretrained,
     processes: Processes,
 ) -> tuple[Callable[[bool], torch.Tensor], torch.Tensor]:
-    """User vectors, given whether the validation item is known by then, and item vectors."""
+    """Vectors of all items, and, given whether the validation item is known by then, of users.
+
+    Users are those of this rank's share.
+    """
     if checkpoint is None:
         assert pretrained.ids is not None
+        share = processes.share(dataset.n_users)
         if experiment.prior.use:
-            return _prior_alone(experiment, dataset, pretrained, processes.device)
-        users, items = (side.to(processes.device) for side in pretrained.ids.as_dot_products())
+            return _prior_alone(experiment, dataset, pretrained, share, processes.device)
+        ids = replace(pretrained.ids, user=pretrained.ids.user[share.start : share.stop])
+        users, items = (side.to(processes.device) for side in ids.as_dot_products())
         return lambda with_validation: users, items
     model = build_model(experiment, dataset, pretrained, processes)
     load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
@@ -111,7 +121,11 @@ def _vectors(
 
 
 def _prior_alone(
-    experiment: Experiment, dataset: Dataset, pretrained: Pretrained, device: torch.device
+    experiment: Experiment,
+    dataset: Dataset,
+    pretrained: Pretrained,
+    share: range,
+    device: torch.device,
 ) -> tuple[Callable[[bool], torch.Tensor], torch.Tensor]:
     """The same without towers: nothing is learned from examples, not even the factors."""
     prior, factors = prior_of(experiment, dataset, pretrained)
@@ -119,21 +133,16 @@ def _prior_alone(
 
     def vectors(with_validation: bool) -> tuple[torch.Tensor, torch.Tensor]:
         history = dataset.last_items(experiment.history.length, with_validation)
-        users, items = prior_vectors(prior, pretrained, torch.from_numpy(history))
+        mine = torch.from_numpy(history[share.start : share.stop])
+        users, items = prior_vectors(prior, pretrained, mine)
         scaled = [factor * mine for factor, mine in zip(factors, users, strict=True)]
         return torch.cat(scaled, 1).to(device), torch.cat(items, 1).to(device)
 
     return lambda with_validation: vectors(with_validation)[0], vectors(False)[1]
 
 
-def _write_vectors(
-    folder: Path, dataset: Dataset, users: torch.Tensor, items: torch.Tensor
-) -> None:
-    for side, vectors, ids in (
-        ("user", users, dataset.user_ids()),
-        ("item", items, dataset.item_ids()),
-    ):
-        save_file({"vectors": vectors.cpu().contiguous()}, folder / f"{side}_vectors.safetensors")
+def _write_ids(folder: Path, dataset: Dataset) -> None:
+    for side, ids in (("user", dataset.user_ids()), ("item", dataset.item_ids())):
         pq.write_table(pa.table({f"{side}_id": ids}), folder / f"{side}_ids.parquet")
 
 

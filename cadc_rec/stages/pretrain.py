@@ -7,23 +7,31 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from cadc_rec.artifacts import Artifact, Draft
 from cadc_rec.config import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.distributed.processes import Processes, choose_device
-from cadc_rec.distributed.sharding import shard_model
-from cadc_rec.distributed.state import gather_state, local_tensors
+from cadc_rec.distributed.sharding import process_memory, shard_model
+from cadc_rec.distributed.state import local_tensors
 from cadc_rec.evaluation.metrics import ranking_metrics
-from cadc_rec.evaluation.ranking import Excluded, held_out_ranks
+from cadc_rec.evaluation.ranking import Excluded
+from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.pretrain.als import train_als
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
+from cadc_rec.pretrain.factor_tables import (
+    FactorTable,
+    PartitionedTable,
+    ReplicatedTable,
+)
 from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.pretrain.kernels import compile_kernels, worth_compiling
 from cadc_rec.pretrain.matrix_factorization import MatrixFactorization
 from cadc_rec.pretrain.popularity import popularity_tables
 from cadc_rec.pretrain.scaling import Scale, scaled
 from cadc_rec.pretrain.softmax import SoftmaxSolver
+from cadc_rec.pretrain.table_layout import Extent, block_rows, partitions
 from cadc_rec.progress import track
 from cadc_rec.stages.pretrain_neural import build_neural_tables
 
@@ -60,7 +68,7 @@ def _build_popularity(
     draft.rows = len(dataset.train_item)
     draft.info = {
         "interactions": len(dataset.train_item),
-        "validation": _validation(dataset, tables),
+        "validation": _validation(dataset, tables.shares(processes), processes),
         "validation_seconds": 0.0,
         "history": [],
     }
@@ -81,45 +89,60 @@ def _build_factorization(
         draft: receives ``user.safetensors`` and ``item.safetensors``.
     """
     config = experiment.pretrain
-    model = MatrixFactorization(dataset.n_users, dataset.n_items, config.factors)
-    # Replicated tables: a half-step reads the whole other side, and each rank writes its own rows.
-    kinds = {"user": "data_parallel", "item": "data_parallel"}
-    wrapped = shard_model(model, kinds, processes, experiment.train.batch_size)
-    (user,) = (local.tensor for local in local_tensors(model.users))
-    (item,) = (local.tensor for local in local_tensors(model.items))
     data, seed = interactions(dataset), experiment.seed
+    user, item, bias = _factor_tables(experiment, dataset, processes)
     solver: AlternatingSolver | SoftmaxSolver
     if config.loss == "softmax":
+        assert isinstance(user, ReplicatedTable)
+        assert isinstance(item, ReplicatedTable)
         solver = SoftmaxSolver(user, item, data, config, seed, processes)
     else:
-        solver = AlternatingSolver(user, item, model.bias, data, config, seed, processes)
+        solver = AlternatingSolver(user, item, bias, data, config, seed, processes)
     history: list[dict[str, Any]] = []
     chief = processes.rank == 0
     with track("pretrain (MF)", config.epochs, "epochs", visible=chief) as ticker:
         for epoch, loss in enumerate(solver.epochs(), start=1):
             entry: dict[str, Any] = {"epoch": epoch, "loss": loss}
             due = config.evaluate_every and epoch % config.evaluate_every == 0
-            if chief and (due or epoch == config.epochs):
+            if due or epoch == config.epochs:
                 started = time.perf_counter()
-                entry.update(_validation(dataset, IdTables(user, item)))
+                shares = IdTables(user.local, item.local)
+                entry.update(_validation(dataset, shares, processes))
                 entry["seconds"] = time.perf_counter() - started
             history.append(entry)
             ticker.advance(1, f"loss {loss:.4f}")
-    state = gather_state(wrapped, processes)
-    if chief:
-        _scaled(
-            state["users.embedding_bags.user.weight"],
-            state["items.embedding_bags.item.weight"],
-            config.scale,
-        ).save(draft.path)
+    _save(draft, user.local, item.local, dataset, config.scale, processes)
     draft.rows = len(dataset.train_item) * config.epochs
     draft.info = {
-        "global_bias": float(model.bias.detach()),
+        "global_bias": float(bias.detach()),
+        "tables": "partitioned" if isinstance(user, PartitionedTable) else "replicated",
         "interactions": len(dataset.train_item),
         "validation": {k: v for k, v in history[-1].items() if "@" in k},
         "validation_seconds": sum(entry.get("seconds", 0.0) for entry in history),
         "history": history,
     }
+
+
+def _factor_tables(
+    experiment: Experiment, dataset: Dataset, processes: Processes
+) -> tuple[FactorTable, FactorTable, nn.Parameter]:
+    """Tables of users and items, as ``compute.mf_tables`` lays them, and the global bias."""
+    n_users, n_items = dataset.n_users, dataset.n_items
+    factors = experiment.pretrain.factors
+    width = factors + 1
+    memory = processes.broadcast(process_memory(processes, experiment.sharding))
+    if partitions(experiment, Extent(n_users, n_items, width, processes.world_size), memory):
+        block = block_rows(memory, width)
+        bias = nn.Parameter(torch.zeros((), device=processes.device))
+        users, items = (PartitionedTable(n, width, processes, block) for n in (n_users, n_items))
+        return users, items, bias
+    model = MatrixFactorization(n_users, n_items, factors)
+    # A half-step reads the whole other side, and each rank writes its own rows.
+    kinds = {"user": "data_parallel", "item": "data_parallel"}
+    shard_model(model, kinds, processes, experiment.train.batch_size, experiment.sharding)
+    (user,) = (local.tensor for local in local_tensors(model.users))
+    (item,) = (local.tensor for local in local_tensors(model.items))
+    return ReplicatedTable(user, processes), ReplicatedTable(item, processes), model.bias
 
 
 def _build_als(
@@ -135,10 +158,10 @@ def _build_als(
         for _ in sweeps:
             ticker.advance()
     started = time.perf_counter()
-    measured = _validation(dataset, IdTables(user, item, bias_last=False)) if chief else {}
+    shares = IdTables(user, item, bias_last=False).shares(processes)
+    measured = _validation(dataset, shares, processes)
     seconds = time.perf_counter() - started
-    if chief:
-        _scaled(user, item, config.scale).save(draft.path)
+    _save(draft, shares.user, shares.item, dataset, config.scale, processes)
     draft.rows = len(dataset.train_item) * config.als.iterations
     draft.info = {
         "bias_last": False,
@@ -149,9 +172,20 @@ def _build_als(
     }
 
 
-def _scaled(user: torch.Tensor, item: torch.Tensor, scale: Scale) -> IdTables:
-    """Tables as they are exported; each is brought to scale for itself."""
-    return IdTables(scaled(user, scale), scaled(item, scale))
+def _save(
+    draft: Draft,
+    user: torch.Tensor,
+    item: torch.Tensor,
+    dataset: Dataset,
+    scale: Scale,
+    processes: Processes,
+) -> None:
+    """Write this and every other rank's share of both tables, each brought to scale for itself."""
+    rows = (dataset.n_users, dataset.n_items)
+    total = processes.all_reduce_sum
+    IdTables.save_shares(
+        draft.path, scaled(user, scale, total), scaled(item, scale, total), rows, processes
+    )
 
 
 _BUILDERS = {
@@ -168,10 +202,15 @@ def interactions(dataset: Dataset) -> Interactions:
     return Interactions(dataset.user_indptr, dataset.train_item, item_indptr, users_by_item)
 
 
-def _validation(dataset: Dataset, tables: IdTables) -> dict[str, float]:
-    users, items = tables.as_dot_products()
-    ranks = held_out_ranks(
-        users, items, dataset.val_item, Excluded(dataset.user_indptr, dataset.train_item)
+def _validation(dataset: Dataset, shares: IdTables, processes: Processes) -> dict[str, float]:
+    """What the tables rank, each rank its share of the users; every rank must call."""
+    users, items = shares.as_dot_products()
+    ranks = ranks_by_share(
+        users,
+        processes.all_gather_rows(items, dataset.n_items),
+        dataset.val_item,
+        Excluded(dataset.user_indptr, dataset.train_item),
+        processes,
     )
     held_out = np.asarray(dataset.val_item) >= 0
     return ranking_metrics(ranks[held_out], (10,)) if held_out.any() else {}

@@ -74,7 +74,7 @@ class ShardedTwoTower:
         return found
 
     def user_vectors(self, history: np.ndarray | None = None) -> torch.Tensor:
-        """Vectors ``[n_users, d]``, on every rank.
+        """Vectors ``[share, d]`` of this rank's share of the users.
 
         Args:
             history: int32 ``[n_users, L]``, known of each user, where the model has one.
@@ -93,7 +93,8 @@ class ShardedTwoTower:
     def item_vectors(self) -> torch.Tensor:
         """Vectors ``[n_items, d]``, on every rank."""
         self.wrapped.eval()
-        return tower_vectors(self.module.item_vectors, self.n_items, self.processes)
+        mine = tower_vectors(self.module.item_vectors, self.n_items, self.processes)
+        return self.processes.all_gather_rows(mine, self.n_items)
 
 
 def build_model(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import toy
 
@@ -222,11 +223,25 @@ def test_uneven_ranks_and_an_empty_one_do_not_hang(case, two):
     assert two[case]["intact"]
 
 
-@pytest.mark.parametrize("loss", ["factorize", "softmax"])
-def test_factorization_on_two_processes_is_that_of_one(loss, one, two):
+@pytest.mark.parametrize("kind", ["factorize", "softmax", "partitioned"])
+def test_factorization_on_two_processes_is_that_of_one(kind, one, two):
     """Each rank solves its own rows from the same random sequences; only rounding may differ."""
-    for table_of_one, table_of_two in zip(one[loss], two[loss], strict=True):
+    alone = one["factorize" if kind == "partitioned" else kind]
+    for table_of_one, table_of_two in zip(alone, two[kind], strict=True):
         assert table_of_two == pytest.approx(table_of_one, rel=1e-3, abs=1e-4)
+
+
+def test_shares_of_a_table_are_written_and_scaled_as_the_whole(two):
+    """Against NumPy on the whole table."""
+    whole = np.random.default_rng(5).normal(2.0, 3.0, (toy.USERS, toy.DIM)).astype(np.float32)
+    written = {scale: np.array(rows) for scale, rows in two["written"].items()}
+    np.testing.assert_array_equal(written["none"], whole)
+    np.testing.assert_allclose(written["unit"], whole / whole.std(ddof=1), rtol=1e-5)
+    white = written["whiten"]
+    np.testing.assert_allclose(white.T @ white / len(white), np.eye(toy.DIM), atol=1e-4)
+    # Rotated and scaled only: what it spans is what the table spans.
+    back, *_ = np.linalg.lstsq(white, whole, rcond=None)
+    np.testing.assert_allclose(white @ back, whole, atol=1e-3)
 
 
 def test_pretraining_with_an_mlp_on_two_processes_learns_as_on_one(one, two):

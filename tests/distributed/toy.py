@@ -17,10 +17,13 @@ from cadc_rec.config import Experiment, PretrainConfig
 from cadc_rec.data.candidates import KnownItems
 from cadc_rec.data.dataset import Attribute
 from cadc_rec.data.shards import Examples
+from cadc_rec.distributed.rows_file import write_rows
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
+from cadc_rec.pretrain.factor_tables import PartitionedTable, ReplicatedTable
 from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables
 from cadc_rec.pretrain.least_squares import LeastSquares
+from cadc_rec.pretrain.scaling import scaled
 from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.stages.pretrain_neural import build_neural_tables
 from cadc_rec.training.build import build_model, frozen_tables_intact
@@ -147,7 +150,9 @@ def train(
     )
     history = trainer.fit(lambda: {"ndcg@10": 0.0}).history
     vectors = (
-        model.user_vectors(histories(USERS) if ids in HISTORIES else None),
+        processes.all_gather_rows(
+            model.user_vectors(histories(USERS) if ids in HISTORIES else None), USERS
+        ),
         model.item_vectors(),
     )
     held = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
@@ -194,9 +199,11 @@ def pretraining(processes) -> dict:
     """What each kind of pre-training gives on these processes."""
     return {
         "factorize": factorize(processes),
+        "partitioned": partitioned(processes),
         "softmax": factorize(processes, loss="softmax", shared_negatives=25),
         "als": least_squares(processes),
         "neural": neural(processes),
+        "written": written(processes),
     }
 
 
@@ -211,19 +218,25 @@ def least_squares(processes) -> list[list[float]]:
     return [table.flatten().cpu().tolist() for table in tables]
 
 
-def factorize(processes, **settings) -> list[list[float]]:
-    """User and item tables of a small matrix factorization, flattened."""
+def pairs_of_factorization() -> Interactions:
+    """300 random interactions, in both orders."""
     rng = np.random.default_rng(3)
     pairs = np.sort(rng.choice(USERS * ITEMS, 300, replace=False))
     users, items = (pairs // ITEMS).astype(np.int32), (pairs % ITEMS).astype(np.int32)
     by_item = np.argsort(items, kind="stable")
-    data = Interactions(
+    return Interactions(
         np.concatenate([[0], np.cumsum(np.bincount(users, minlength=USERS))]),
         items,
         np.concatenate([[0], np.cumsum(np.bincount(items, minlength=ITEMS))]),
         users[by_item],
     )
-    tables = [torch.empty(n, DIM, device=processes.device) for n in (USERS, ITEMS)]
+
+
+def factorize(processes, **settings) -> list[list[float]]:
+    """User and item tables of a small matrix factorization, flattened."""
+    data = pairs_of_factorization()
+    weights = [torch.empty(n, DIM, device=processes.device) for n in (USERS, ITEMS)]
+    tables = [ReplicatedTable(weight, processes) for weight in weights]
     config = PretrainConfig(model="mf", factors=DIM - 1, epochs=20, **settings)
     bias = torch.nn.Parameter(torch.zeros((), device=processes.device))
     if config.loss == "softmax":
@@ -232,7 +245,34 @@ def factorize(processes, **settings) -> list[list[float]]:
         solver = AlternatingSolver(*tables, bias, data, config, 0, processes)
     for _ in solver.epochs():
         pass
-    return [table.flatten().cpu().tolist() for table in tables]
+    return [weight.flatten().cpu().tolist() for weight in weights]
+
+
+def partitioned(processes, block=40) -> list[list[float]]:
+    """The same factorization where each rank holds its own rows, several blocks a half-step."""
+    tables = [PartitionedTable(n, DIM, processes, block) for n in (USERS, ITEMS)]
+    config = PretrainConfig(model="mf", factors=DIM - 1, epochs=20)
+    bias = torch.nn.Parameter(torch.zeros((), device=processes.device))
+    data = pairs_of_factorization()
+    for _ in AlternatingSolver(*tables, bias, data, config, 0, processes).epochs():
+        pass
+    whole = [processes.all_gather_rows(table.local, table.n) for table in tables]
+    return [table.flatten().cpu().tolist() for table in whole]
+
+
+def written(processes) -> dict[str, list[list[float]]]:
+    """Shares of a table under every scale, put into one file and read back (rank 0)."""
+    whole = torch.from_numpy(np.random.default_rng(5).normal(2.0, 3.0, (USERS, DIM))).float()
+    share = processes.share(USERS)
+    read = {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.safetensors"
+        for scale in ("none", "unit", "whiten"):
+            mine = scaled(whole[share.start : share.stop], scale, processes.all_reduce_sum)
+            write_rows(file, "weight", mine, USERS, processes)
+            if processes.rank == 0:
+                read[scale] = load_file(file)["weight"].tolist()
+    return read
 
 
 def neural(processes) -> dict:

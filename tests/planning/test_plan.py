@@ -7,11 +7,12 @@ import pytest
 
 from cadc_rec.errors import CadcError
 from cadc_rec.experiment_file import load_experiment
-from cadc_rec.planning.layout import Machines
-from cadc_rec.planning.memory import factorization_bytes, validation_bytes
+from cadc_rec.planning.machines import Machines
+from cadc_rec.planning.memory import validation_bytes
 from cadc_rec.planning.plan import plan_experiment
 from cadc_rec.planning.remedies import in_units
 from cadc_rec.planning.sizes import PlannedAttribute, Sizes
+from cadc_rec.pretrain.table_layout import Extent
 
 GIB = 2**30
 BILLION = Sizes(10**9, 10**8, "the test")
@@ -41,7 +42,7 @@ def elements(table):
 
 
 @pytest.mark.parametrize("world_size", [64, 256])
-def test_a_billion_users_have_a_sharding_plan_and_the_rest_is_said_exactly(world_size, experiment):
+def test_a_billion_users_have_a_plan_for_all_that_is_held(world_size, experiment):
     plan = plan_experiment(experiment(), BILLION, gpus(world_size))
     found = tables(plan)
     assert found["user"].bytes == 10**9 * 96 * 4
@@ -51,11 +52,30 @@ def test_a_billion_users_have_a_sharding_plan_and_the_rest_is_said_exactly(world
     assert 0 < max(rank.total for rank in plan.ranks) <= usable
     # Whatever lies where, all of it lies somewhere.
     assert sum(rank.tables + rank.host for rank in plan.ranks) >= 1.1e9 * 96 * 4
-    assert [problem.split(":")[0] for problem in plan.problems] == ["pretrain", "validation"]
-    assert in_units(1.1e9 * 96 * 4) in plan.problems[0]
+    assert plan.problems == []
+    # Tables of 393 GiB whole would fill no GPU; in shares they fit, with gradient and moments.
+    assert plan.pretrain.tables == "partitioned"
+    assert plan.pretrain.training >= 4 * 1.1e9 * 96 * 4 / world_size
+    # All items, the users' share, and two shares of the items while they are gathered.
+    vectors = (10**8 + 10**9 / world_size + 2 * 10**8 / world_size) * 64 * 4
+    assert plan.validation == pytest.approx(vectors)
     forward, backward = plan.cost()
     assert forward > 0
     assert backward == 0  # both tables are frozen
+
+
+def test_a_factorization_that_cannot_be_dealt_is_told_what_it_would_take(experiment):
+    plan = plan_experiment(experiment("compute.mf_tables=replicated"), BILLION, gpus(64))
+    (problem,) = plan.problems
+    assert problem.startswith("pretrain: each process holds both tables whole")
+    assert in_units(1.1e9 * 96 * 4) in problem
+    assert "set compute.mf_tables = 'partitioned'" in problem
+    plan = plan_experiment(experiment("pretrain.loss=softmax"), BILLION, gpus(64))
+    assert plan.pretrain.tables == "replicated"
+    # Four GPUs could hold neither their shares nor all items' vectors.
+    (problem, *_) = plan_experiment(experiment(), BILLION, gpus(4)).problems
+    assert problem.startswith("pretrain: each process holds ")
+    assert "it takes more processes" in problem
 
 
 def test_a_plan_that_fits_has_no_problems(experiment):
@@ -148,13 +168,16 @@ def test_attributes_and_mlps_are_counted(experiment):
 def test_what_the_factorization_and_validation_hold():
     sizes = Sizes(1000, 100, "the test")
     user, item = 1000 * 8 * 4, 100 * 8 * 4
-    # Both whole, 3 x own rows, then solving users: the items' copy and the users twice more.
-    assert (
-        factorization_bytes(sizes, 8, 4) == user + item + 3 * (user + item) // 4 + item + 2 * user
-    )
-    assert factorization_bytes(sizes, 8, 1) == 4 * (user + item) + user
-    assert validation_bytes(sizes, 8, 1) == user + item
-    assert validation_bytes(sizes, 8, 2) == 2 * user + item
+    # Both whole, 3 x own rows, then the users once more and two shares of them.
+    four = Extent(1000, 100, 8, 4)
+    assert four.replicated_bytes() == 2 * user + item + 3 * (user + item) // 4 + 2 * user // 4
+    assert Extent(1000, 100, 8, 1).replicated_bytes() == 4 * (user + item) + user
+    # Own rows four times; 300 rows fetched and 300 sent.
+    assert four.partitioned_bytes(300) == user + item + 2 * 300 * 8 * 4
+    assert four.partitioned_bytes(10**6) == 3 * user + item
+    assert validation_bytes(sizes, 8, gpus(1)) == user + item
+    assert validation_bytes(sizes, 8, gpus(2)) == user // 2 + 2 * item
+    assert validation_bytes(sizes, 8, Machines(4, 4, "cpu", 0, GIB)) == user // 4 + 2 * item
 
 
 def test_the_command_prints_a_plan_and_the_same_as_json(cli, tiny, tmp_path):

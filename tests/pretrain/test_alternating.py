@@ -10,6 +10,7 @@ from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import local_tensors
 from cadc_rec.models.factorization import as_dot_products
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions, Side
+from cadc_rec.pretrain.factor_tables import ReplicatedTable
 from cadc_rec.pretrain.kernels import FusedGradient, Pattern, torch_gradient
 from cadc_rec.pretrain.lanes import Lanes
 from cadc_rec.pretrain.matrix_factorization import MatrixFactorization
@@ -73,9 +74,11 @@ def test_a_half_step_is_one_adam_step_on_the_models_own_loss(kernel, small, alon
     adam = torch.optim.Adam([weight], lr=0.05)
     adam.step()
 
-    side = Side(user, small.user_indptr, small.items_by_user, config, alone, kernel)
+    side = Side(
+        ReplicatedTable(user, alone), small.user_indptr, small.items_by_user, config, kernel
+    )
     pattern = Pattern(torch.from_numpy(small.user_indptr), torch.from_numpy(negatives))
-    gradient = side.step(item, model.bias, pattern)
+    gradient = side.step(ReplicatedTable(item, alone), model.bias, pattern)
 
     torch.testing.assert_close(user, weight.detach(), rtol=1e-5, atol=1e-6)
     assert bias.grad is not None
@@ -86,7 +89,8 @@ def trained(data, alone, seed=0, **settings):
     config = PretrainConfig(model="mf", factors=8, **settings)
     user, item = torch.empty(data.n_users, 9), torch.empty(data.n_items, 9)
     bias = torch.nn.Parameter(torch.zeros(()))
-    solver = AlternatingSolver(user, item, bias, data, config, seed, alone)
+    tables = ReplicatedTable(user, alone), ReplicatedTable(item, alone)
+    solver = AlternatingSolver(*tables, bias, data, config, seed, alone)
     return user, item, list(solver.epochs())
 
 
@@ -132,7 +136,8 @@ def test_lanes_and_torch_threads_change_no_bit_and_are_put_back(alone, monkeypat
             user, item = torch.zeros(60, 8), torch.zeros(40, 8)
             config = PretrainConfig(model="mf", factors=7, epochs=3, negatives=2)
             bias = torch.nn.Parameter(torch.zeros(()))
-            for _ in AlternatingSolver(user, item, bias, data, config, 0, alone).epochs():
+            whole = ReplicatedTable(user, alone), ReplicatedTable(item, alone)
+            for _ in AlternatingSolver(*whole, bias, data, config, 0, alone).epochs():
                 assert torch.get_num_threads() == threads  # whoever measures has them all
             tables.append((user, item, bias.detach().clone()))
     finally:

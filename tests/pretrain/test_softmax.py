@@ -11,6 +11,7 @@ from cadc_rec.experiment_file import load_experiment
 from cadc_rec.models.factorization import as_dot_products
 from cadc_rec.pipeline import Pipeline
 from cadc_rec.pretrain.alternating import Interactions
+from cadc_rec.pretrain.factor_tables import ReplicatedTable
 from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.pretrain.softmax import SoftmaxSolver
 
@@ -45,10 +46,16 @@ def pairs():
     return users[kept], items[kept]
 
 
+def tables(user, item, alone):
+    return ReplicatedTable(user, alone), ReplicatedTable(item, alone)
+
+
 def a_solver(pairs, alone, **settings):
     config = PretrainConfig(model="mf", loss="softmax", factors=FACTORS, **settings)
     user, item = torch.empty(USERS, FACTORS + 1), torch.empty(ITEMS, FACTORS + 1)
-    solver = SoftmaxSolver(user, item, interactions_of(*pairs, USERS, ITEMS), config, 0, alone)
+    solver = SoftmaxSolver(
+        *tables(user, item, alone), interactions_of(*pairs, USERS, ITEMS), config, 0, alone
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         user[:, :-1].normal_(generator=generator)
@@ -146,7 +153,7 @@ def test_training_finds_the_groups_of_a_block_world(alone):
         shared_negatives=20,
     )  # fmt: skip
     user, item = torch.empty(60, 9), torch.empty(60, 9)
-    losses = list(SoftmaxSolver(user, item, data, config, 0, alone).epochs())
+    losses = list(SoftmaxSolver(*tables(user, item, alone), data, config, 0, alone).epochs())
     u, v = as_dot_products(user, item)
     same = (np.arange(60)[:, None] % 3) == (np.arange(60)[None, :] // 20)
     scores = (u @ v.T).numpy()
@@ -161,7 +168,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(pairs, alone):
     made = []
     for seed in (0, 0, 1):
         user, item = torch.empty(USERS, 4), torch.empty(ITEMS, 4)
-        list(SoftmaxSolver(user, item, data, config, seed, alone).epochs())
+        list(SoftmaxSolver(*tables(user, item, alone), data, config, seed, alone).epochs())
         made.append(user)
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])

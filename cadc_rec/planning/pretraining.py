@@ -1,0 +1,89 @@
+"""What pre-training holds on each of the processes that are planned for.
+
+In: an experiment, sizes, machines. Out: where its tables lie, the bytes of a process, and a
+sentence for what does not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cadc_rec.config import Experiment
+from cadc_rec.planning.machines import Machines
+from cadc_rec.planning.memory import validation_bytes
+from cadc_rec.planning.remedies import in_units
+from cadc_rec.planning.sizes import Sizes
+from cadc_rec.pretrain.table_layout import Extent, block_rows, partitions
+
+
+@dataclass(frozen=True)
+class PretrainPlan:
+    """Of one process.
+
+    Attributes:
+        model: ``pretrain.model``.
+        tables: ``replicated`` or ``partitioned``.
+        training: the most that it holds while it trains.
+        validation: what it holds while the result is ranked.
+    """
+
+    model: str
+    tables: str
+    training: int
+    validation: int
+
+    @property
+    def most(self) -> int:
+        """The most that it holds at any time."""
+        return max(self.training, self.validation)
+
+    def problems(self, experiment: Experiment, sizes: Sizes, machines: Machines) -> Iterator[str]:
+        """A sentence where it does not fit."""
+        reserve = experiment.sharding.reserve
+        usable = machines.usable(reserve)
+        if self.most <= usable:
+            return
+        width = experiment.pretrain.factors + 1
+        needs = in_units(int(self.most / (1 - reserve)))
+        if self.tables == "partitioned":
+            part = "train" if self.training >= self.validation else "rank all items"
+            yield (
+                f"pretrain: each process holds {in_units(self.most)} at most to {part}, more than "
+                f"the {in_units(usable)} it may fill; it takes more processes, fewer rows, fewer "
+                f"pretrain.factors, or {needs} of memory for each process."
+            )
+            return
+        whole = (sizes.users + sizes.items) * width * 4
+        deal = "set compute.mf_tables = 'partitioned', or " if self.model == "mf" else ""
+        yield (
+            f"pretrain: each process holds both tables whole ({sizes.users:,} users and "
+            f"{sizes.items:,} items x {width} fp32 = {in_units(whole)}) and with the solver's "
+            f"working copies {in_units(self.most)}, more than the {in_units(usable)} it may fill; "
+            f"more processes do not help: {deal}it takes fewer rows, fewer pretrain.factors, or "
+            f"{needs} of memory for each process."
+        )
+
+
+def plan_pretraining(
+    experiment: Experiment, sizes: Sizes, machines: Machines
+) -> PretrainPlan | None:
+    """The plan of ``pretrain.model``; None where it has nothing to lay out."""
+    config = experiment.pretrain
+    if config.model in ("none", "popularity"):
+        return None
+    width = config.factors + 1
+    extent = Extent(sizes.users, sizes.items, width, machines.world_size)
+    both = (sizes.users + sizes.items) * width * 4
+    ranked = validation_bytes(sizes, width + 1, machines)
+    if config.model == "mlp":  # replicated, with a gradient and Adam's moments
+        return PretrainPlan("mlp", "replicated", 4 * both, 0)
+    if config.model == "als":  # and the side it solves, twice
+        solved = max(sizes.users, sizes.items) * width * 4
+        return PretrainPlan("als", "replicated", both + solved, both + ranked)
+    if partitions(experiment, extent, machines.memory):
+        held = extent.partitioned_bytes(block_rows(machines.memory, width))
+        own = 4 * both // machines.world_size
+        return PretrainPlan("mf", "partitioned", held, own + ranked)
+    own = both + 3 * both // machines.world_size
+    return PretrainPlan("mf", "replicated", extent.replicated_bytes(), own + ranked)

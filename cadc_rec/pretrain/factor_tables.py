@@ -1,0 +1,163 @@
+"""Where the rows of a factorization's table lie, and how a half-step gets at those held fixed.
+
+Two kinds. A `ReplicatedTable` is whole on every rank: the ranks exchange what they solved after
+each half-step, and a half-step reads it as it is. A `PartitionedTable` is dealt to the ranks by
+rows, and no rank ever holds all of it: a half-step goes through its own rows block by block and
+fetches the rows of the other side that the block's interactions and negatives refer to. Both give
+the same rows.
+
+In: a share of rows. Out: `Block`s, the pieces that a half-step's kernels work on.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from cadc_rec.data.randomness import Key, normal_rows
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.row_exchange import fetch_rows
+from cadc_rec.pretrain.kernels import Pattern
+
+_DENSE = 8  # ids are marked in an array of all rows, where those are at most this many times more
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of a half-step.
+
+    Attributes:
+        rows: those to move, within the rank's share.
+        patterns: the positives and the negatives of those rows; columns index `others`.
+        others: rows of the fixed side ``[m, dim]``, a copy that may be written to.
+    """
+
+    rows: slice
+    patterns: tuple[Pattern, Pattern]
+    others: torch.Tensor
+
+
+class FactorTable(ABC):
+    """One side's rows over the ranks.
+
+    Attributes:
+        n: rows of the whole table.
+        rows: this rank's share of them.
+        local: the share's rows ``[len(rows), dim]``, live.
+    """
+
+    n: int
+    rows: range
+    local: torch.Tensor
+
+    def initialize(self, key: Key, std: float) -> None:
+        """Normal factors, zero biases; the same on any number of ranks and under either kind."""
+        values = normal_rows(key, self.rows, self.local.shape[1], std)
+        values[:, -1] = 0.0
+        self.local.copy_(torch.from_numpy(values))
+        self.publish()
+
+    @abstractmethod
+    def publish(self) -> None:
+        """Let the other ranks see this rank's rows. All must call."""
+
+    @abstractmethod
+    def blocks(self, positives: Pattern, negatives: Pattern) -> Iterator[Block]:
+        """The pieces of a half-step of the OTHER side, this one held fixed. All must call."""
+
+
+class ReplicatedTable(FactorTable):
+    """A table that every rank holds whole.
+
+    Args:
+        weight: ``[n, dim]``, updated in place.
+        processes: the ranks that share its rows.
+    """
+
+    def __init__(self, weight: torch.Tensor, processes: Processes) -> None:
+        self.weight, self.processes, self.n = weight, processes, len(weight)
+        self.rows = processes.share(self.n)
+        self.local = weight[self.rows.start : self.rows.stop]  # shares the table's memory
+
+    def publish(self) -> None:
+        """Gather every rank's rows."""
+        if self.processes.world_size > 1:
+            self.weight.copy_(self.processes.all_gather_rows(self.local, self.n))
+
+    def blocks(self, positives: Pattern, negatives: Pattern) -> Iterator[Block]:
+        """All rows at once."""
+        yield Block(slice(None), (positives, negatives), self.weight.clone())
+
+
+class PartitionedTable(FactorTable):
+    """A table of which each rank holds its own rows only.
+
+    Args:
+        n: rows of the whole table.
+        dim: their width.
+        processes: the ranks.
+        block: rows fetched at once at most, the same on every rank; a row that refers to more
+            is a block by itself.
+    """
+
+    def __init__(self, n: int, dim: int, processes: Processes, block: int) -> None:
+        self.n, self.processes, self.block = n, processes, block
+        self.rows = processes.share(n)
+        self.local = torch.zeros(len(self.rows), dim, device=processes.device)
+        self.fetched = 0  # rows that this rank was sent or read so far
+
+    def publish(self) -> None:
+        """Nothing to do: others ask for what they need."""
+
+    def blocks(self, positives: Pattern, negatives: Pattern) -> Iterator[Block]:
+        """As many blocks on every rank, some of them empty; one where all rows may be fetched."""
+        entries = positives.crow.long() + negatives.crow
+        whole = [slice(0, len(entries) - 1)]
+        cuts = whole if self.n <= self.block else _cuts(entries, self.block)
+        for index in range(self.processes.most(len(cuts))):
+            rows = cuts[index] if index < len(cuts) else slice(0, 0)
+            mine, drawn = _rows_of(positives, rows), _rows_of(negatives, rows)
+            ids, index_of = distinct(torch.cat([mine.col, drawn.col]), self.n)
+            others = fetch_rows(self.local, ids, self.n, self.processes)
+            self.fetched += len(ids)
+            first, second = index_of.split([len(mine.col), len(drawn.col)])
+            yield Block(rows, (Pattern(mine.crow, first), Pattern(drawn.crow, second)), others)
+
+
+def _cuts(crow: torch.Tensor, entries: int) -> list[slice]:
+    """Rows in consecutive pieces of at most `entries` entries, or of one row."""
+    pieces, first, last = [], 0, len(crow) - 1
+    while first < last:
+        room = crow[first] + entries
+        end = int(torch.searchsorted(crow, room, right=True)) - 1
+        pieces.append(slice(first, max(end, first + 1)))
+        first = pieces[-1].stop
+    return pieces
+
+
+def _rows_of(pattern: Pattern, rows: slice) -> Pattern:
+    """The entries of consecutive rows."""
+    crow = pattern.crow[rows.start : rows.stop + 1]
+    return Pattern(crow - crow[0], pattern.col[int(crow[0]) : int(crow[-1])])
+
+
+def distinct(columns: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Different values of `columns`, ascending int64, and the place of each column among them.
+
+    Args:
+        columns: int32 or int64 ``[m]``, from 0 to n - 1.
+        n: how many values there could be.
+
+    Returns:
+        ``[k]`` int64 and ``[m]`` of the columns' type.
+    """
+    if n > _DENSE * len(columns):
+        ids, places = torch.unique(columns, return_inverse=True)
+        return ids.long(), places.to(columns.dtype)
+    taken = torch.zeros(n, dtype=torch.bool, device=columns.device)
+    taken[columns.long()] = True
+    place = taken.cumsum(0, dtype=columns.dtype).sub_(1)
+    return taken.nonzero().flatten(), place[columns.long()]
