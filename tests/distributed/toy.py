@@ -34,6 +34,7 @@ USERS, ITEMS, DIM = 41, 23, 8
 LENGTH, WIDTH = 5, 4  # of a history, of transition vectors
 HISTORIES = ("history", "prior")
 MANY = ("whole-", "sorted-")
+HALF = "bfloat16-"
 
 
 def dataset():
@@ -75,9 +76,12 @@ def experiment(ids: str, kind: str) -> Experiment:
     """Two epochs of a small model with this id embedding under this sharding.
 
     ``history`` is frozen ids with a history, transitions and a softmax; ``prior`` has a prior too.
-    ``whole-`` and ``sorted-`` before a kind of ids have negatives enough for all items in a step.
+    ``whole-`` and ``sorted-`` before a kind of ids have negatives enough for all items in a step;
+    ``bfloat16-`` before that has training's products in bfloat16.
     """
     more, train = {}, {"negatives": 2}
+    precision = "bfloat16" if ids.startswith(HALF) else "float32"
+    ids = ids.removeprefix(HALF)
     if ids.startswith(MANY):
         ids, train = ids.partition("-")[2], {"negatives": 4}
     if ids in HISTORIES:
@@ -90,7 +94,13 @@ def experiment(ids: str, kind: str) -> Experiment:
         {
             "pretrain": {"model": "mf", "factors": DIM - 1},
             "model": {"id_embedding": ids, "id_dim": DIM, "feature_dim": 4, "tower": [8, 4]},
-            "train": {"epochs": 2, "batch_size": 20, "learning_rate": 0.01, **train},
+            "train": {
+                "epochs": 2,
+                "batch_size": 20,
+                "learning_rate": 0.01,
+                "precision": precision,
+                **train,
+            },
             "sharding": {"trainable": kind, "frozen": kind},
             **more,
         }
@@ -127,7 +137,9 @@ def train(
     ]
     first = sum(rows[: processes.rank])
     mine = slice(first, first + rows[processes.rank])
-    e, given = experiment(ids, kind), pretrained(ids)
+    e = experiment(ids, kind)
+    ids = ids.removeprefix(HALF)
+    given = pretrained(ids)
     model = build_model(e, dataset(), given, processes)
     before, learned_before = digests(model, processes), digests(model, processes, model.trains)
     history = histories(120)[mine] if ids in HISTORIES else None
