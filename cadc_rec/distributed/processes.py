@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
-from torch.distributed.rendezvous import rendezvous
 
 from cadc_rec.config import ComputeConfig
 from cadc_rec.distributed.peers import Peers
@@ -165,19 +164,26 @@ def _meet(rank: int, world_size: int, compute: ComputeConfig) -> dist.Store:
     Raises:
         CadcError: the environment names none, or there is nobody.
     """
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    environ = os.environ
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
     if missing:
         raise CadcError(
             f"rank {rank} of {world_size} could not join its peers: {' and '.join(missing)} "
             "not set; start the job with torchx or torchrun, which set them."
         )
-    seconds = _patience(compute)
+    seconds, where = _patience(compute), f"{environ['MASTER_ADDR']}:{environ['MASTER_PORT']}"
+    # torchrun's agent may keep the store itself; else rank 0 does.
+    keeps = rank == 0 and environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
-        store, _, _ = next(
-            rendezvous("env://", rank, world_size, timeout=timedelta(seconds=seconds))
+        store = dist.TCPStore(
+            environ["MASTER_ADDR"],
+            int(environ["MASTER_PORT"]),
+            is_master=keeps,
+            timeout=timedelta(seconds=seconds),
+            wait_for_workers=False,  # `Peers` waits for them, and says who does not come
+            multi_tenant=True,
         )
     except (RuntimeError, ValueError) as error:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).strip().splitlines()[0]
         raise CadcError(
             f"rank {rank} of {world_size} could not join its peers at {where} within "
@@ -185,7 +191,7 @@ def _meet(rank: int, world_size: int, compute: ComputeConfig) -> dist.Store:
             "torchx or torchrun, which set MASTER_ADDR and MASTER_PORT."
         ) from error
     # A launcher's store may outlive the workers: what those before a restart left is not ours.
-    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    start = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"start_{start}", store)
 
 

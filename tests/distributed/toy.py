@@ -17,7 +17,7 @@ from cadc_rec.config import Experiment, PretrainConfig
 from cadc_rec.data.candidates import KnownItems
 from cadc_rec.data.dataset import Attribute
 from cadc_rec.data.shards import Examples
-from cadc_rec.distributed.state import gather_state
+from cadc_rec.distributed.state import gather_state, local_tensors
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables
 from cadc_rec.pretrain.least_squares import LeastSquares
@@ -150,6 +150,8 @@ def train(
     if ids.startswith("sorted-"):  # the items of each step, although they are nearly all
         assert loader.arrange.everything is not None
         loader.arrange.everything = None
+    used = []
+    loader.arrange = noted(loader.arrange, used, first)
     optimizer = dense_optimizer(model.wrapped, model.module, e.train)
     contexts = None
     if history is not None:
@@ -174,7 +176,33 @@ def train(
         "vectors": [float(v.double().sum()) for v in vectors],
         "optimized": held,
         "plan": model.plan(),
+        "rows_used": gathered(used, processes),
+        "tables_of": gathered([sum(t.numel() for t in id_tables(model)) > 0], processes),
     }
+
+
+def noted(arrange, used: list[int], first: int):
+    """Make steps as before, and note which of all positives each of them has."""
+
+    def arranged(step, examples):
+        used.extend((first + step.rows).tolist())
+        return arrange(step, examples)
+
+    return arranged
+
+
+def id_tables(model) -> list[torch.Tensor]:
+    """This rank's parts of id tables."""
+    return [local.tensor for local in local_tensors(model.wrapped, main_id_tables)]
+
+
+def gathered(values: list, processes) -> list[list]:
+    """Every rank's values."""
+    if processes.world_size == 1:
+        return [values]
+    of_ranks = [None] * processes.world_size
+    torch.distributed.all_gather_object(of_ranks, values)
+    return of_ranks
 
 
 def main_id_tables(name: str) -> bool:

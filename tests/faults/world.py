@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -177,7 +178,8 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.zygote = Zygote(made(folder / "output"))
-        self._lock, self._references, self._folders = threading.Lock(), {}, 0
+        self._lock, self._folders = threading.RLock(), 0
+        self._once: dict[object, object] = {}
         for name, text in CONFIGS.items():
             (folder / f"{name}.toml").write_text(text)
 
@@ -191,12 +193,20 @@ class World:
             self._folders += 1
             return made(self.folder / f"case-{self._folders}")
 
-    def reference(self, config: str, ranks: int = 1) -> Reference:
-        """The undisturbed run, made when it is first asked for."""
+    def once(self, name: object, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made when it is first asked for."""
         with self._lock:
-            if (config, ranks) not in self._references:
-                self._references[config, ranks] = self._undisturbed(config, ranks)
-            return self._references[config, ranks]
+            if name not in self._once:
+                self._once[name] = make()
+            return self._once[name]
+
+    def reference(self, config: str, ranks: int = 1) -> Reference:
+        """The undisturbed run."""
+        return self.once((config, ranks), lambda: self._undisturbed(config, ranks))
+
+    def copy(self, workdir: Path) -> Path:
+        """A work folder like another one."""
+        return Path(shutil.copytree(workdir, self.fresh() / "work"))
 
     def _undisturbed(self, config: str, ranks: int) -> Reference:
         workdir = self.folder / f"undisturbed-{config}-{ranks}"
