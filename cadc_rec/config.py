@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from cadc_rec.config_checkpoint import CheckpointConfig
 from cadc_rec.config_tables import TablesConfig
 from cadc_rec.config_types import (
     Kernel,
@@ -354,6 +355,7 @@ class Experiment(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     sharding: ShardingConfig = ShardingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     compute: ComputeConfig = ComputeConfig()
     tracking: TrackingConfig = TrackingConfig()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -23,12 +22,13 @@ from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.models.losses import logq_offsets
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.training.build import ShardedTwoTower, build_model, frozen_tables_intact
+from cadc_rec.training.checkpoints import SavedTraining
 from cadc_rec.training.frozen_rows import keep_frozen_rows
 from cadc_rec.training.histories import Histories
 from cadc_rec.training.objectives import make_loader, make_objective
 from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.precision import has_bfloat16, refuse_precision
-from cadc_rec.training.trainer import Trainer, Validate
+from cadc_rec.training.trainer import OnEpoch, Trainer, Validate
 
 CHECKPOINT = "model.safetensors"
 
@@ -40,7 +40,8 @@ def build_checkpoint(
     pretrained: Pretrained,
     processes: Processes,
     draft: Draft,
-    on_epoch: Callable[[dict[str, float]], object] = lambda _: None,
+    on_epoch: OnEpoch = lambda _: None,
+    saved: SavedTraining | None = None,
 ) -> None:
     """Train the two towers on D_sel; keep the best epoch by validation NDCG@10.
 
@@ -53,6 +54,7 @@ def build_checkpoint(
         draft: receives ``model.safetensors``: everything trained, whole tensors, so that any
             number of ranks can read it. Frozen tables stay where they are, in `tables`' artifact.
         on_epoch: told of every finished epoch, see `Trainer.fit`.
+        saved: where the training is saved on its way, and gone on with.
 
     Raises:
         CadcError: no user has a validation item, training diverged, or a frozen table changed.
@@ -72,7 +74,14 @@ def build_checkpoint(
     rows_by_rank = shards.rows_by_rank(processes.world_size)
     known = KnownItems(dataset.user_indptr, dataset.train_item)
     loader = make_loader(
-        config, examples, rows_by_rank, processes.rank, dataset.n_items, experiment.seed, known
+        config,
+        examples,
+        rows_by_rank,
+        processes.rank,
+        dataset.n_items,
+        experiment.seed,
+        known,
+        shards.rows,
     )
     model = build_model(experiment, dataset, pretrained, processes)
     limit = experiment.compute.frozen_cache_mib << 20
@@ -92,7 +101,7 @@ def build_checkpoint(
         histories,
     )
     setup_seconds = time.perf_counter() - started
-    trained = trainer.fit(validator(model, dataset, history), on_epoch=on_epoch)
+    trained = trainer.fit(validator(model, dataset, history), on_epoch=on_epoch, checkpoints=saved)
     if not frozen_tables_intact(model, pretrained):
         raise CadcError(
             "a frozen table changed while training; this is a defect of ours: please report it "
@@ -113,6 +122,9 @@ def build_checkpoint(
         "plan_in_full": model.plan_in_full(),
         **trained.as_info(positives),
     }
+    if saved is not None and saved.resumed:
+        draft.info["resumed"] = saved.resumed
+        draft.seconds_before = saved.seconds_before
 
 
 def _item_offsets(items: np.ndarray, n_items: int, processes: Processes) -> torch.Tensor:

@@ -93,6 +93,7 @@ def make_loader(
     n_items: int,
     seed: int,
     known: KnownItems | None = None,
+    rows_by_shard: Sequence[int] | None = None,
 ) -> Loader:
     """The loader that `config`'s loss needs; see `cadc_rec.data.loader`.
 
@@ -104,10 +105,11 @@ def make_loader(
         n_items: items there are.
         seed: of order and negatives.
         known: what each user took in training; needed by ``exclude_known``.
+        rows_by_shard: number of rows of every shard, see `Loader`.
     """
     positives = min(config.batch_size, sum(rows_by_rank))
     arrange = _arrangement(config, examples.history is not None, n_items, positives, known)
-    return Loader(examples, rows_by_rank, rank, config.batch_size, seed, arrange)
+    return Loader(examples, rows_by_rank, rank, config.batch_size, seed, arrange, rows_by_shard)
 
 
 def _arrangement(
