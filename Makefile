@@ -21,7 +21,7 @@ test test-slow: export CADC_REC_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install install-cuda demo test test-slow study-smoke bench bench-guard lint style types format clean
+.PHONY: help install install-cuda demo test test-slow test-faults study-smoke bench bench-guard lint style types format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -42,6 +42,9 @@ test: $(READY) ## run the quick tests
 
 test-slow: $(READY) ## run the slow tests and those on real data
 	$(BIN)/python -m pytest -m "slow or realdata"
+
+test-faults: $(READY) ## run what kills, damages and fills up (part of test-slow; six minutes)
+	CADC_REC_FAULTS=work/faults.json $(BIN)/python -m pytest tests/faults -m "slow or not slow"
 
 study-smoke: $(READY) ## run a small study of every method afresh and write its page (three minutes)
 	rm -rf work/study-smoke

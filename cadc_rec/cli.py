@@ -42,7 +42,7 @@ from cadc_rec.distributed.launch import (
     is_local_worker,
     run_workers,
 )
-from cadc_rec.errors import CadcError
+from cadc_rec.errors import CadcError, SpokenError
 from cadc_rec.experiment_file import load_experiment
 from cadc_rec.pipeline import STAGES, Pipeline, launched
 from cadc_rec.progress import console, keep_interrupts, log, set_up_logging
@@ -272,28 +272,22 @@ def main() -> None:
     except CadcError as error:
         code = _report(error, f"error: {error}", 2, debug)
     except Exception as error:
-        if launched() and _peer_ended(error):  # which says why itself
-            text = f"rank {os.environ.get('RANK')}: another rank ended, so this one does too."
-            sys.exit(_report(error, text, 2, debug))
         text = f"unexpected error: {type(error).__name__}: {error}"
         code = _report(error, f"{text}\nThis is a defect of ours; --debug shows where.", 1, debug)
     sys.exit(code)
 
 
-def _peer_ended(error: Exception) -> bool:
-    """Whether gloo or NCCL found the other end of a connection gone."""
-    return any(
-        text in str(error) for text in ("by peer", "remote process exited", "Timed out waiting")
-    )
-
-
 def _report(error: Exception, text: str, code: int, debug: bool) -> int:
     if debug:
         console.print_exception()
-    if os.environ.get("RANK", "0") != "0" and isinstance(error, CadcError):
-        # Most likely rank 0 says the same and its launcher ends us now; if not, it is ours to say.
+    agreed = isinstance(error, SpokenError)
+    if os.environ.get("RANK", "0") != "0" and isinstance(error, CadcError) and not agreed:
+        # Refused before the ranks met: most likely rank 0 says the same and its launcher ends us
+        # now; if not, it is ours to say.
         time.sleep(_RANK_0_FIRST_SECONDS)
-    print(text, file=sys.stderr)
+    print(text, file=sys.stderr, flush=True)
+    if isinstance(error, SpokenError):
+        error.said()
     return code
 
 

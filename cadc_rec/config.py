@@ -262,6 +262,9 @@ class TrainConfig(Section):
     """Stop after this many validations without a better one; 0 runs all epochs."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Of the learning rate: as it is, or falling to 0 along a cosine over all epochs."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of a training step's dense matrix products; `bfloat16` needs a processor or GPU that has
+    them. Weights, loss, sparse products and all that is measured stay float32."""
 
 
 class ShardingConfig(Section):

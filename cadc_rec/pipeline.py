@@ -217,6 +217,8 @@ class Pipeline:
             if self.processes
             else experiment.compute.processes,
         }
+        if experiment.train.precision == "float32":  # models from before there was a choice
+            del settings["train"]["precision"]
         inputs = {"dataset": self.artifact("prepare"), "selection": self.artifact("select")}
         settings |= self._context_settings()
         inputs |= self._pretrained_inputs()

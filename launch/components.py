@@ -13,6 +13,10 @@ from torchx.components import dist
 
 from cadc_rec.distributed.launch import ENVIRONMENT
 
+# How long a rendezvous of an elastic size waits for more nodes once it has its fewest: at the start
+# of a job, and again at each restart, where torchrun's 30 seconds are most of what it takes.
+_LAST_CALL_SECONDS = 5
+
 
 def pretrain(
     config: str,
@@ -268,7 +272,9 @@ def _job(
 ) -> specs.AppDef:
     """``torchrun -m cadc_rec COMMAND ARGUMENTS`` on the nodes and with the resources asked for."""
     environment = dict(ENVIRONMENT)
-    # dist.ddp has no arguments for these two; torchrun reads each of its options from PET_NAME too.
+    # dist.ddp has no arguments for these; torchrun reads each of its options from PET_NAME too.
+    if ":" in j:
+        environment["PET_RDZV_CONF"] = f"last_call_timeout={_LAST_CALL_SECONDS}"
     if restarts:
         environment["PET_MAX_RESTARTS"] = str(restarts)
     if log_dir:

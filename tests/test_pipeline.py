@@ -53,6 +53,7 @@ def keys(tmp_path, monkeypatch):
         ("model.tower=[16, 8]", "train"),
         ("train.epochs=3", "train"),
         ("train.learning_rate=0.5", "train"),
+        ("train.precision=bfloat16", "train"),
         ("sharding.frozen=row_wise", "train"),
         ("compute.processes=2", "train"),
         ("evaluate.k=[5, 10]", "evaluate"),

@@ -19,6 +19,8 @@ WORKER_MARK = "_CADC_REC_WORKER"  # in a worker's environment: its result is its
 # that one's process id.
 CHILD_MARK = "_CADC_REC_CHILD"
 
+_AGENT_MARK = "TORCHELASTIC_RUN_ID"  # in the environment of whatever torchrun's agent starts
+
 # What every rank needs and no user should have to know.
 ENVIRONMENT = {
     # Spinning threads of several processes on the same cores ruin each other.
@@ -32,10 +34,10 @@ def run_workers(arguments: Sequence[str], processes: int) -> None:
     """Run ``python -m cadc_rec ARGUMENTS`` in `processes` local workers; wait for them.
 
     Raises:
-        CadcError: a worker failed; the message says which and how. What it printed went to
-            standard error already.
+        CadcError: a worker was ended from outside; the message says which and how.
         KeyboardInterrupt: interrupted; the workers have ended.
-        SystemExit: another signal asked us to end, and the workers have; or one met a defect.
+        SystemExit: another signal asked us to end, and the workers have; or one of them failed,
+            and has said why.
     """
     require_trio()
     # Set before torch is imported, which reads some of them at once; the workers inherit them.
@@ -65,16 +67,16 @@ def run_workers(arguments: Sequence[str], processes: int) -> None:
         raise SystemExit(128 + error.sigval) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        if failure.exitcode == 1:  # a defect of ours, which the worker has named as such
-            raise SystemExit(1) from None
+        if failure.exitcode in (1, 2):  # a worker has said why
+            raise SystemExit(failure.exitcode) from None
         how = (
             f"was ended by signal {-failure.exitcode}"
             if failure.exitcode < 0
             else f"ended with exit code {failure.exitcode}"
         )
         raise CadcError(
-            f"worker {rank} of {processes} {how}; its message stands above. Mend the cause and run "
-            "the same command again: finished stages are kept."
+            f"worker {rank} of {processes} {how}; run the same command again, finished stages are "
+            "kept."
         ) from None
     finally:
         del os.environ[WORKER_MARK]
@@ -86,8 +88,11 @@ def is_local_worker() -> bool:
 
 
 def is_child() -> bool:
-    """Whether this process should end with the one that started it: a worker, or a study's cell."""
-    return is_local_worker() or CHILD_MARK in os.environ
+    """Whether this process should end with the one that started it.
+
+    That is a worker of ours or of torchrun's, or a study's cell.
+    """
+    return is_local_worker() or CHILD_MARK in os.environ or _AGENT_MARK in os.environ
 
 
 def end_with_parent() -> None:
@@ -99,6 +104,6 @@ def end_with_parent() -> None:
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
         # It may have died while this process was loading its libraries; no signal comes then.
-        parent = os.environ.get(WORKER_MARK) or os.environ[CHILD_MARK]
-        if os.getppid() != int(parent):
+        parent = os.environ.get(WORKER_MARK) or os.environ.get(CHILD_MARK)
+        if parent and os.getppid() != int(parent):
             raise SystemExit(128 + signal.SIGTERM)

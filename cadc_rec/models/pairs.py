@@ -120,5 +120,6 @@ def pair_scores(users: torch.Tensor, items: torch.Tensor, pattern: PairPattern) 
     Returns:
         ``[pairs]`` scores in the pattern's order.
     """
-    scores: torch.Tensor = _PairScores.apply(users, items, pattern)
+    # There are no sparse products in bfloat16, which autocast may have made of the vectors.
+    scores: torch.Tensor = _PairScores.apply(users.float(), items.float(), pattern)
     return scores

@@ -101,7 +101,7 @@ class TwoTower(nn.Module):
                 products = mine @ theirs.t()
             else:
                 products = products_at(batch.pattern.crow, batch.pattern.col, mine, theirs)
-            scores = torch.addcmul(scores, factor, products)
+            scores = torch.addcmul(scores.float(), factor, products.float())  # after autocast
         return scores
 
     def _tower_scores(self, batch: Batch) -> torch.Tensor:

@@ -27,6 +27,7 @@ from cadc_rec.training.frozen_rows import keep_frozen_rows
 from cadc_rec.training.histories import Histories
 from cadc_rec.training.objectives import make_loader, make_objective
 from cadc_rec.training.optimizers import dense_optimizer
+from cadc_rec.training.precision import has_bfloat16, refuse_precision
 from cadc_rec.training.trainer import OnEpoch, Trainer, Validate
 
 CHECKPOINT = "model.safetensors"
@@ -63,6 +64,8 @@ def build_checkpoint(
             "no user has the three interactions that a validation item needs; use more data or a "
             "smaller data.k_core."
         )
+    precision, device = experiment.train.precision, processes.device
+    refuse_precision(precision, device, has_bfloat16(device))
     started = time.perf_counter()
     shards = SelectionShards.open(selection)
     history = experiment.history.length

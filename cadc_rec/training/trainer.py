@@ -28,6 +28,7 @@ from cadc_rec.progress import Ticker, track
 from cadc_rec.training.checkpoints import Checkpoints, NoCheckpoints
 from cadc_rec.training.histories import Histories
 from cadc_rec.training.objectives import Objective, make_objective, to_batch
+from cadc_rec.training.precision import forward_precision
 from cadc_rec.training.training_state import Progress, TrainingState
 
 Validate = Callable[[], dict[str, float]]
@@ -226,7 +227,9 @@ class Trainer:
         batch = batch.to(self.processes.device)
         self.optimizer.zero_grad(set_to_none=True)
         terms = self.objective.terms(max(1, arrays.positives))  # few rows, many ranks
-        loss = self.objective.loss(self.model(batch), batch) / terms
+        with forward_precision(self.config.precision, self.processes.device):
+            scores = self.model(batch)
+        loss = self.objective.loss(scores.float(), batch) / terms
         # Gradients are averaged over the ranks; the mean over all terms wants them summed.
         (loss * self.processes.world_size).backward()
         self.optimizer.step()

@@ -29,7 +29,11 @@ WHOLE = [
     for kind in ("data_parallel", "table_wise", "column_wise")
 ]
 MANY = [f"{how}-{case}" for how in ("whole", "sorted") for case in WHOLE]
-ALL = [*CASES, *INTEGRATED, *HISTORY, *MANY]
+HALF = [
+    f"{toy.HALF}{case}"
+    for case in ("init_frozen:table_wise", "whole-trainable:data_parallel", "prior:table_wise")
+]
+ALL = [*HALF, *CASES, *INTEGRATED, *HISTORY, *MANY]
 UNEVEN = [
     "init_frozen:table_wise:113,7",
     "init_frozen:data_parallel:120,0",
@@ -73,6 +77,20 @@ def two(tmp_path_factory):
 
 def bits(tensor):
     return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("case", HALF)
+@pytest.mark.parametrize("world", ["one", "two"])
+def test_bfloat16_products_learn_what_float32_ones_do_on_frozen_tables_that_stay_bit_identical(
+    world, case, request
+):
+    results = request.getfixturevalue(world)
+    half, full = results[case], results[case.removeprefix(toy.HALF)]
+    assert half["intact"]
+    # Eight bits of mantissa: near, and not the same.
+    assert half["loss"] == pytest.approx(full["loss"], rel=2e-3)
+    assert half["loss"] != full["loss"]
+    assert half["vectors"] == pytest.approx(full["vectors"], rel=0.1, abs=0.5)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "auto"])

@@ -18,7 +18,7 @@ from cadc_rec.data.candidates import KnownItems
 from cadc_rec.data.dataset import Attribute
 from cadc_rec.data.shards import Examples
 from cadc_rec.distributed.rows_file import write_rows
-from cadc_rec.distributed.state import gather_state
+from cadc_rec.distributed.state import gather_state, local_tensors
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.factor_tables import PartitionedTable, ReplicatedTable
 from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables
@@ -37,6 +37,7 @@ USERS, ITEMS, DIM = 41, 23, 8
 LENGTH, WIDTH = 5, 4  # of a history, of transition vectors
 HISTORIES = ("history", "prior")
 MANY = ("whole-", "sorted-")
+HALF = "bfloat16-"
 
 
 def dataset():
@@ -78,9 +79,12 @@ def experiment(ids: str, kind: str) -> Experiment:
     """Two epochs of a small model with this id embedding under this sharding.
 
     ``history`` is frozen ids with a history, transitions and a softmax; ``prior`` has a prior too.
-    ``whole-`` and ``sorted-`` before a kind of ids have negatives enough for all items in a step.
+    ``whole-`` and ``sorted-`` before a kind of ids have negatives enough for all items in a step;
+    ``bfloat16-`` before that has training's products in bfloat16.
     """
     more, train = {}, {"negatives": 2}
+    precision = "bfloat16" if ids.startswith(HALF) else "float32"
+    ids = ids.removeprefix(HALF)
     if ids.startswith(MANY):
         ids, train = ids.partition("-")[2], {"negatives": 4}
     if ids in HISTORIES:
@@ -93,7 +97,13 @@ def experiment(ids: str, kind: str) -> Experiment:
         {
             "pretrain": {"model": "mf", "factors": DIM - 1},
             "model": {"id_embedding": ids, "id_dim": DIM, "feature_dim": 4, "tower": [8, 4]},
-            "train": {"epochs": 2, "batch_size": 20, "learning_rate": 0.01, **train},
+            "train": {
+                "epochs": 2,
+                "batch_size": 20,
+                "learning_rate": 0.01,
+                "precision": precision,
+                **train,
+            },
             "sharding": {"trainable": kind, "frozen": kind},
             **more,
         }
@@ -130,7 +140,9 @@ def train(
     ]
     first = sum(rows[: processes.rank])
     mine = slice(first, first + rows[processes.rank])
-    e, given = experiment(ids, kind), pretrained(ids)
+    e = experiment(ids, kind)
+    ids = ids.removeprefix(HALF)
+    given = pretrained(ids)
     model = build_model(e, dataset(), given, processes)
     before, learned_before = digests(model, processes), digests(model, processes, model.trains)
     history = histories(120)[mine] if ids in HISTORIES else None
@@ -141,6 +153,8 @@ def train(
     if ids.startswith("sorted-"):  # the items of each step, although they are nearly all
         assert loader.arrange.everything is not None
         loader.arrange.everything = None
+    used = []
+    loader.arrange = noted(loader.arrange, used, first)
     optimizer = dense_optimizer(model.wrapped, model.module, e.train)
     contexts = None
     if history is not None:
@@ -167,7 +181,33 @@ def train(
         "vectors": [float(v.double().sum()) for v in vectors],
         "optimized": held,
         "plan": model.plan(),
+        "rows_used": gathered(used, processes),
+        "tables_of": gathered([sum(t.numel() for t in id_tables(model)) > 0], processes),
     }
+
+
+def noted(arrange, used: list[int], first: int):
+    """Make steps as before, and note which of all positives each of them has."""
+
+    def arranged(step, examples):
+        used.extend((first + step.rows).tolist())
+        return arrange(step, examples)
+
+    return arranged
+
+
+def id_tables(model) -> list[torch.Tensor]:
+    """This rank's parts of id tables."""
+    return [local.tensor for local in local_tensors(model.wrapped, main_id_tables)]
+
+
+def gathered(values: list, processes) -> list[list]:
+    """Every rank's values."""
+    if processes.world_size == 1:
+        return [values]
+    of_ranks = [None] * processes.world_size
+    torch.distributed.all_gather_object(of_ranks, values)
+    return of_ranks
 
 
 def main_id_tables(name: str) -> bool:

@@ -55,6 +55,7 @@ def test_an_elastic_size_restarts_and_a_log_folder_reach_torchrun():
             patch.setenv(name, value)
         understood = get_args_parser().parse_args(["-m", "cadc_rec"])
     assert (understood.max_restarts, understood.log_dir) == (3, "/logs")
+    assert understood.rdzv_conf == "last_call_timeout=5"
 
 
 def test_a_study_is_one_process():

@@ -1,0 +1,183 @@
+"""Who the other processes of a job are, and what is said when one of them fails or goes silent.
+
+In: the store the ranks met in, and the error that ended this one. Out: one sentence of one rank.
+A failure on one rank breaks the collectives of all others, each of which would tell a story of its
+own about a closed connection. So the rank that failed leaves its sentence in the store, everybody
+else looks there, and where nobody left one, the ranks that are still there call the roll: who does
+not answer has gone, and is named with its host and process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from cadc_rec.errors import CadcError, SpokenError
+
+_ANSWER_SECONDS = 10.0  # how long the roll is called
+_SPEAKER_SECONDS = 15.0  # how long rank 0 may take to say what another rank failed with
+_LOOK_SECONDS = 0.05
+# How gloo, NCCL and the store say that somebody is not there; they have no class for it.
+_GONE = ("by peer", "remote process exited", "Broken pipe", "Connection was likely closed")
+_SILENT = ("Timed out waiting", "timed out after", "wait timeout")
+
+
+class Peers:
+    """The ranks of a job, by host and process; all of them must make one.
+
+    Args:
+        store: theirs alone, of this start of the job.
+        rank: this one.
+        world_size: how many there are.
+        timeout_seconds: how long a collective waits for a rank.
+        patience: how long to wait here for the others to come, in seconds.
+
+    Raises:
+        CadcError: some did not come.
+    """
+
+    def __init__(
+        self, store: dist.Store, rank: int, world_size: int, timeout_seconds: int, patience: float
+    ) -> None:
+        self._store = dist.PrefixStore("cadc_rec", store)
+        self.rank, self.ranks, self.timeout_seconds = rank, range(world_size), timeout_seconds
+        me = f"rank {rank} (host {socket.gethostname()}, process {os.getpid()})"
+        self._store.set(f"name/{rank}", me)
+        if not self._wait_for([f"name/{peer}" for peer in self.ranks], patience):
+            absent = [peer for peer in self.ranks if not self._has(f"name/{peer}")]
+            raise CadcError(
+                f"{me} waited {patience:.0f} s for {_listed(absent)} of {world_size}, in vain: see "
+                "why, then start the job again."
+            )
+        self.names = [self._store.get(f"name/{peer}").decode() for peer in self.ranks]
+
+    def account_for(self, error: Exception, leave: Callable[[], None]) -> BaseException:
+        """What this rank ends with.
+
+        Args:
+            error: what ended it.
+            leave: leaves the process group, by which the others learn that something is wrong.
+
+        Returns:
+            A `SpokenError` for this rank to print, a SystemExit of code 2 where another has
+            printed, or `error` itself, a defect of this rank's own.
+        """
+        self._store.set_timeout(timedelta(seconds=2))
+        refused, left_behind = isinstance(error, CadcError), _left_behind(error)
+        try:
+            if left_behind and not refused:
+                self._store.set(f"here/{self.rank}", "")
+            else:
+                sentence = str(error) if refused else f"unexpected {type(error).__name__}: {error}"
+                self._store.set(f"failed/{self.rank}", sentence)
+        except RuntimeError:
+            pass  # see below
+        leave()
+        try:
+            if refused:
+                return self._mine(str(error))
+            if left_behind:
+                return self._of_another(error)
+            if self._claim():
+                self._store.set("spoken", "")
+            return error
+        except RuntimeError:  # the store has gone, and rank 0 with it, which keeps it
+            if refused:
+                return SpokenError(str(error))
+            if not left_behind:
+                return error
+            return SpokenError(self._gone([0], error)) if self.rank == 1 else SystemExit(2)
+
+    def _mine(self, sentence: str) -> BaseException:
+        """This rank failed."""
+        # Rank 0 speaks for all; it learns of this at its next collective.
+        if self.rank and self._wait_for(["speaker"], _SPEAKER_SECONDS):
+            return self._silent()
+        return self._speak(sentence)
+
+    def _of_another(self, error: Exception) -> BaseException:
+        """Another rank failed, or has gone."""
+        teller = self._teller()
+        if teller is not None:
+            sentence = f"{self.names[teller]}: {self._store.get(f'failed/{teller}').decode()}"
+            first = 0
+        else:
+            here = [peer for peer in self.ranks if self._has(f"here/{peer}")]
+            sentence = self._gone(sorted(set(self.ranks) - set(here)), error)
+            first = here[0]
+        if self.rank != first and self._wait_for(["speaker"], _SPEAKER_SECONDS):
+            return self._silent()
+        return self._speak(sentence)
+
+    def _teller(self) -> int | None:
+        """The first rank that left a sentence, waiting for one while somebody has not answered."""
+        end = time.monotonic() + _ANSWER_SECONDS
+        while True:
+            told = [peer for peer in self.ranks if self._has(f"failed/{peer}")]
+            missing = [peer for peer in self.ranks if not self._has(f"here/{peer}")]
+            if told or not missing or time.monotonic() > end:
+                return told[0] if told else None
+            time.sleep(_LOOK_SECONDS)
+
+    def _gone(self, missing: list[int], error: Exception) -> str:
+        """Who has gone, and how it showed."""
+        first_line = str(error).strip().splitlines()[0]
+        if not missing:
+            return f"the connection between the ranks broke: {first_line}"
+        who = " and ".join(self.names[peer] for peer in missing)
+        if any(text in str(error) for text in _SILENT):
+            return (
+                f"{who} did not answer within {self.timeout_seconds} s (compute.timeout_seconds): "
+                "see what holds it up, then start the same command again; finished stages are kept."
+            )
+        return (
+            f"{who} has gone: it was killed, or its machine failed; start the same command again, "
+            "finished stages are kept."
+        )
+
+    def _speak(self, sentence: str) -> BaseException:
+        """This rank is the speaker, unless another was quicker."""
+        return SpokenError(sentence, self._spoken) if self._claim() else self._silent()
+
+    def _spoken(self) -> None:
+        """Let the others end; the one that keeps the store waits for them."""
+        with contextlib.suppress(RuntimeError):
+            self._store.set("spoken", "")
+            there = [p for p in self.ranks if self._has(f"here/{p}") or self._has(f"failed/{p}")]
+            self._wait_for([f"seen/{p}" for p in there if p != self.rank], _ANSWER_SECONDS)
+
+    def _silent(self) -> BaseException:
+        """Another is the speaker: end after it has spoken."""
+        self._wait_for(["spoken"], _SPEAKER_SECONDS)
+        self._store.set(f"seen/{self.rank}", "")
+        return SystemExit(2)
+
+    def _claim(self) -> bool:
+        mine = str(self.rank)
+        return bool(self._store.compare_set("speaker", "", mine).decode() == mine)
+
+    def _has(self, key: str) -> bool:
+        return bool(self._store.check([key]))
+
+    def _wait_for(self, keys: list[str], seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while not (there := all(map(self._has, keys))) and time.monotonic() < end:
+            time.sleep(_LOOK_SECONDS)
+        return there
+
+
+def _left_behind(error: Exception) -> bool:
+    """Whether `error` says no more than that a peer has gone or does not answer."""
+    return any(text in str(error) for text in (*_GONE, *_SILENT)) or isinstance(
+        error, (dist.DistNetworkError, dist.DistStoreError)
+    )
+
+
+def _listed(ranks: list[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"

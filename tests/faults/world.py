@@ -1,0 +1,311 @@
+"""What every case of the fault matrix stands on: two small experiments, and their undisturbed runs.
+
+The undisturbed runs are made once, by the command as a person types it. A case is run by forks of a
+process that has loaded the libraries already (`zygote.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cadc_rec.artifacts import open_artifact
+from cadc_rec.pipeline import STAGES
+from tests.faults.processes import free_port
+
+ROOT = Path(__file__).parents[2]
+# Sized so that pre-training and training last about a second each: there is something to hit.
+CADC = """
+seed = 0
+method = "cadc"
+
+[data.generated]
+users = 300
+items = 150
+interactions = 12_000
+
+[pretrain]
+epochs = 150
+factors = 31
+
+[select]
+ratio = 4.0
+shards = 4
+
+[model]
+id_dim = 32
+feature_dim = 4
+tower = [32, 16]
+
+[train]
+epochs = 24
+batch_size = 512
+
+[checkpoint]
+every_seconds = 0
+every_epochs = 2
+keep_last = 3
+
+[compute]
+device = "cpu"
+threads = 1
+timeout_seconds = 60
+"""
+RECIPE = CADC.replace('method = "cadc"', 'method = "recipe"').replace("epochs = 150\n", "") + (
+    "[history]\nwindows = [1, 3]\n[methods.recipe]\nhistory.length = 4\n"
+)
+CONFIGS = {"cadc": CADC, "recipe": RECIPE}
+
+
+class Run:
+    """One process, or the ranks of one job, under way."""
+
+    def __init__(self, zygote: Zygote, pids: list[int], output: list[Path]) -> None:
+        self.zygote, self.pids, self.output = zygote, pids, output
+        self.codes: list[int | None] = [None] * len(pids)
+
+    def running(self) -> bool:
+        """Whether any of them is."""
+        for place, pid in enumerate(self.pids):
+            if self.codes[place] is None:
+                self.codes[place] = self.zygote.ask({"poll": pid})
+        return None in self.codes
+
+    def signal(self, number: int, ranks: list[int]) -> None:
+        """Send a signal to those of these ranks that still run."""
+        self.running()
+        for rank in ranks:
+            if self.codes[rank] is None:
+                os.kill(self.pids[rank], number)
+
+    def wait(self, seconds: float = 120) -> list[int | None]:
+        """Exit codes, once all have ended."""
+        end = time.monotonic() + seconds
+        while self.running():
+            assert time.monotonic() < end, self.err
+            time.sleep(0.01)
+        return self.codes
+
+    @property
+    def err(self) -> str:
+        """Standard error of all of them."""
+        return "".join((folder / "stderr").read_text() for folder in self.output)
+
+
+class Zygote:
+    """The process whose forks are the runs; safe to use from several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._lock, self._runs = folder, threading.Lock(), 0
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("zygote.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        assert self._read() == "ready"
+
+    def ask(self, question: dict[str, object]) -> int | None:
+        """One question, one answer."""
+        with self._lock:
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+            return self._read()
+
+    def _read(self):
+        return json.loads(self._process.stdout.readline())
+
+    def run(self, arguments: list[object], ranks: int = 1) -> Run:
+        """Start the command, as one process or as the ranks of one job."""
+        port, pids, outputs = free_port(), [], []
+        for rank in range(ranks):
+            with self._lock:
+                self._runs += 1
+                output = self.folder / f"{self._runs}"
+            output.mkdir()
+            told = {}
+            if ranks > 1:
+                told = {
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": str(ranks),
+                    "LOCAL_WORLD_SIZE": str(ranks),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(port),
+                }
+            question = {
+                "run": [str(argument) for argument in arguments],
+                "environment": told,
+                "output": str(output),
+            }
+            pids.append(self.ask(question))
+            outputs.append(output)
+        return Run(self, pids, outputs)
+
+    def close(self) -> None:
+        """End it, and whatever it started."""
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An undisturbed run; its folder is read only."""
+
+    config: Path
+    ranks: int
+    workdir: Path
+    artifacts: dict[str, Path]
+    metrics: dict[str, float]
+    seconds: dict[str, float]
+
+
+class World:
+    """Configs, references and the zygote of one session; folders for each case."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.zygote = Zygote(made(folder / "output"))
+        self._lock, self._folders = threading.RLock(), 0
+        self._once: dict[object, object] = {}
+        for name, text in CONFIGS.items():
+            (folder / f"{name}.toml").write_text(text)
+
+    def config(self, name: str) -> Path:
+        """The TOML file of this name."""
+        return self.folder / f"{name}.toml"
+
+    def fresh(self) -> Path:
+        """A folder of its own."""
+        with self._lock:
+            self._folders += 1
+            return made(self.folder / f"case-{self._folders}")
+
+    def once(self, name: object, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made when it is first asked for."""
+        with self._lock:
+            if name not in self._once:
+                self._once[name] = make()
+            return self._once[name]
+
+    def reference(self, config: str, ranks: int = 1) -> Reference:
+        """The undisturbed run."""
+        return self.once((config, ranks), lambda: self._undisturbed(config, ranks))
+
+    def copy(self, workdir: Path) -> Path:
+        """A work folder like another one."""
+        return Path(shutil.copytree(workdir, self.fresh() / "work"))
+
+    def _undisturbed(self, config: str, ranks: int) -> Reference:
+        workdir = self.folder / f"undisturbed-{config}-{ranks}"
+        arguments = ["run", self.config(config), "--workdir", workdir, "--json"]
+        if ranks == 1:  # as a person types it
+            done = subprocess.run(
+                [sys.executable, "-m", "cadc_rec", *map(str, arguments)],
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=200,
+            )
+            assert done.returncode == 0, done.stderr
+            result = json.loads(done.stdout)
+        else:
+            run = self.zygote.run(arguments, ranks)
+            assert run.wait() == [0] * ranks, run.err
+            result = json.loads((run.output[0] / "stdout").read_text())
+        artifacts = {stage: Path(path) for stage, path in result["artifacts"].items()}
+        seconds = {
+            stage: json.loads((path / "manifest.json").read_text())["seconds"]
+            for stage, path in artifacts.items()
+        }
+        return Reference(self.config(config), ranks, workdir, artifacts, result["metrics"], seconds)
+
+    def begun(self, reference: Reference, before: str) -> Path:
+        """A work folder with the stages that come before one, as the undisturbed run made them."""
+        workdir = self.fresh() / "work"
+        for stage in list(reference.artifacts)[: list(reference.artifacts).index(before)]:
+            path = reference.artifacts[stage]
+            shutil.copytree(path, workdir / stage / path.name)
+        return workdir
+
+    def start(self, reference: Reference, workdir: Path, *more: object) -> Run:
+        """The command of the reference, on this work folder."""
+        arguments = ["run", reference.config, "--workdir", workdir, "--json", *more]
+        return self.zygote.run(arguments, reference.ranks)
+
+    def finish(self, reference: Reference, workdir: Path, *more: object) -> Run:
+        """Run to the end and compare with the undisturbed run."""
+        run = self.start(reference, workdir, *more)
+        assert run.wait() == [0] * reference.ranks, run.err
+        same_as(reference, workdir, json.loads((run.output[0] / "stdout").read_text()))
+        return run
+
+
+def same_as(reference: Reference, workdir: Path, result: dict[str, object]) -> None:
+    """The results of the undisturbed run, whole, and nothing beside them."""
+    assert result["metrics"] == reference.metrics
+    assert {s: Path(p).name for s, p in result["artifacts"].items()} == {
+        stage: path.name for stage, path in reference.artifacts.items()
+    }
+    for stage, file in (("evaluate", "ranks.parquet"), ("train", "model.safetensors")):
+        path = reference.artifacts[stage]
+        assert (workdir / stage / path.name / file).read_bytes() == (path / file).read_bytes()
+    assert whole(workdir) == list(reference.artifacts)
+    left = [path.name for path in (workdir / ".tmp").iterdir() if path.suffix != ".lock"]
+    assert left == []
+    assert list(workdir.glob("checkpoints/*")) == []
+
+
+def whole(workdir: Path) -> list[str]:
+    """The stages whose artifact is there; each is compared with its manifest."""
+    return [open_artifact(path).stage for stage in STAGES for path in workdir.glob(f"{stage}/*/")]
+
+
+def environment() -> dict[str, str]:
+    """Of every process of the matrix."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("CADC_REC_")}
+    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
+
+def made(folder: Path) -> Path:
+    """`folder`, which was not there before."""
+    folder.mkdir(parents=True)
+    return folder
+
+
+@dataclass(frozen=True)
+class Case:
+    """One fault.
+
+    Attributes:
+        group: what is done to a run, for the table.
+        name: tells it apart within its group; holds the seed.
+        run: does it; an AssertionError is a fault that was not survived.
+    """
+
+    group: str
+    name: str
+    run: Callable[[World], object]
+
+    @property
+    def id(self) -> str:
+        """For pytest."""
+        return f"{self.group}: {self.name}"
+
+
+def skip_without_root(why: str) -> None:
+    """Skip where a test has to be root."""
+    if os.geteuid():
+        pytest.skip(why)
