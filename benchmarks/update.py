@@ -60,7 +60,9 @@ def write_tables(folder: Path, data_dir: Path | None, share: float) -> None:
         items = tables.items.order_by("item_id").to_pyarrow()
     order = pc.sort_indices(every["timestamp"].combine_chunks())  # stable: ties in file order
     kept = len(order) - round(share * len(order))
-    in_file_order = [part.take(pc.array_sort_indices(part)) for part in (order[:kept], order[kept:])]
+    in_file_order = [
+        part.take(pc.array_sort_indices(part)) for part in (order[:kept], order[kept:])
+    ]
     base, day = (every.take(part) for part in in_file_order)
     for name, interactions in (("base", base), ("day", day), ("all", every)):
         (folder / name).mkdir()

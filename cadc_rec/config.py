@@ -21,6 +21,7 @@ from cadc_rec.config_types import (
     Seed,
     Sharding,
 )
+from cadc_rec.config_update import UpdateConfig
 from cadc_rec.methods import MethodName
 
 SourceName = Literal["movielens-1m", "movielens-10m", "epinions", "generated", "tables"]
@@ -354,3 +355,4 @@ class Experiment(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     compute: ComputeConfig = ComputeConfig()
     tracking: TrackingConfig = TrackingConfig()
+    update: UpdateConfig = UpdateConfig()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +49,8 @@ class Pipeline:
         tell: how a finished stage is announced.
         profile: record where the train stage's time goes; it is made anew for that, and its
             seconds are those of a recorded run.
+        given: artifacts that stand in for their stages', such as an update's.
+        given: artifacts that stand in for those of their stages, such as an update's.
     """
 
     experiment: Experiment
@@ -59,6 +61,7 @@ class Pipeline:
     launch: Callable[[bool], None] | None = None
     tell: Callable[..., None] = log.info
     profile: bool = False
+    given: Mapping[str, Artifact] = field(default_factory=dict)
     _made: dict[str, Artifact] = field(default_factory=dict, init=False)
 
     @cached_property
@@ -105,6 +108,8 @@ class Pipeline:
     def artifact(self, stage: str) -> Artifact:
         """The artifact of `stage`, made now if it is not there."""
         if stage not in self._made:
+            if stage in self.given:
+                return self._made.setdefault(stage, self.given[stage])
             made: Artifact = getattr(self, f"_{stage}")()
             how = "kept" if made.cached else f"made in {made.seconds:,.1f} s"
             self.tell("%s: %s, %s", stage, how, made.path)

@@ -24,9 +24,11 @@ ROOM_OF = {
     "cli_options": "cli",
     "cli_plan": "cli",
     "cli_study": "cli",
+    "cli_update": "cli",
     "config_errors": "config",
     "config_tables": "config",
     "config_types": "config",
+    "config_update": "config",
     "experiment_file": "config",
     "methods": "config",
 }

@@ -137,6 +137,7 @@ class AlternatingSolver:
         config: epochs, learning rate, L2, negatives.
         seed: of the initial vectors and of every epoch's negatives.
         processes: the ranks that share the rows.
+        warm: start from what the tables hold, not from the seed's vectors.
     """
 
     def __init__(
@@ -148,11 +149,12 @@ class AlternatingSolver:
         config: PretrainConfig,
         seed: int,
         processes: Processes,
+        warm: bool = False,
     ) -> None:
         self.data, self.config, self.seed, self.processes = data, config, seed, processes
         self.bias = bias
         self.bias_adam = torch.optim.Adam([bias], lr=config.learning_rate)
-        for which, weight in enumerate((user, item)):
+        for which, weight in enumerate(() if warm else (user, item)):
             initialize_rows(weight, (seed, Purpose.MF_INITIALIZATION, which), config.init_std)
         self.lanes = Lanes(torch.get_num_threads())
         fused = worth_compiling(len(data), user.device)

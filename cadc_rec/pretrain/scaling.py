@@ -19,9 +19,21 @@ def scaled(table: torch.Tensor, scale: Scale) -> torch.Tensor:
     if scale == "none" or not len(table):
         return table
     if scale == "unit":
-        deviation = table.std() if table.numel() > 1 else table.new_ones(())
-        return table / deviation if deviation > 0 else table
+        return table / _deviation(table)
     variance, axes = torch.linalg.eigh(table.double().t() @ table.double() / len(table))
     keep = variance > _LEAST * variance.max()
     inverse = torch.where(keep, variance.clamp_min(1e-300).rsqrt(), 0.0)
     return (table.double() @ axes * inverse).to(table.dtype)
+
+
+def divisor(table: torch.Tensor, scale: Scale) -> float | None:
+    """What `scaled` divides `table` by; None where that is no single number."""
+    if scale == "whiten":
+        return None
+    return float(_deviation(table)) if scale == "unit" and len(table) else 1.0
+
+
+def _deviation(table: torch.Tensor) -> torch.Tensor:
+    """Of all its elements; 1 where they are equal."""
+    deviation = table.std() if table.numel() > 1 else table.new_ones(())
+    return deviation if deviation > 0 else torch.ones_like(deviation)

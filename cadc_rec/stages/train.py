@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from cadc_rec.training.histories import Histories
 from cadc_rec.training.objectives import make_loader, make_objective
 from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.trainer import Trainer, Validate
+from cadc_rec.training.warm_start import load_grown
 
 CHECKPOINT = "model.safetensors"
 
@@ -40,6 +41,7 @@ def build_checkpoint(
     processes: Processes,
     draft: Draft,
     on_epoch: Callable[[dict[str, float]], object] = lambda _: None,
+    start: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Train the two towers on D_sel; keep the best epoch by validation NDCG@10.
 
@@ -52,6 +54,7 @@ def build_checkpoint(
         draft: receives ``model.safetensors``: everything trained, whole tensors, so that any
             number of ranks can read it. Frozen tables stay where they are, in `tables`' artifact.
         on_epoch: told of every finished epoch, see `Trainer.fit`.
+        start: an earlier checkpoint to go on from; its tables may have fewer rows.
 
     Raises:
         CadcError: no user has a validation item, training diverged, or a frozen table changed.
@@ -72,6 +75,8 @@ def build_checkpoint(
         config, examples, rows_by_rank, processes.rank, dataset.n_items, experiment.seed, known
     )
     model = build_model(experiment, dataset, pretrained, processes)
+    if start is not None:
+        load_grown(model, start)
     limit = experiment.compute.frozen_cache_mib << 20
     keep_frozen_rows(model.module.user.ids, examples.users, processes, limit)
     histories = None
