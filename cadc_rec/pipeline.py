@@ -50,7 +50,6 @@ class Pipeline:
         profile: record where the train stage's time goes; it is made anew for that, and its
             seconds are those of a recorded run.
         given: artifacts that stand in for their stages', such as an update's.
-        given: artifacts that stand in for those of their stages, such as an update's.
     """
 
     experiment: Experiment

@@ -29,19 +29,22 @@ from cadc_rec.pretrain.alternating import AlternatingSolver
 from cadc_rec.pretrain.changed_rows import ChangedRows
 from cadc_rec.pretrain.id_tables import IdTables, TransitionTables
 from cadc_rec.pretrain.least_squares import LeastSquares
+from cadc_rec.pretrain.scaling import Scale
 from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.progress import track
 from cadc_rec.stages.pretrain import interactions
 
 
-def carried_on(artifact: Artifact) -> bool:
-    """Whether the tables of a pretrain or transitions artifact can be carried on.
+def divisors(artifact: Artifact, scale: Scale) -> list[float] | None:
+    """What a pretrain or transitions artifact's two tables were divided by; None: no telling.
 
-    Not where they were whitened, nor an MLP's, nor where an earlier version did not say what it
-    divided them by.
+    Whitened tables were not divided, an MLP's have no rows to solve, and an earlier version did
+    not say what it divided by.
     """
-    divided = artifact.info.get("divided_by")
-    return divided is not None and None not in divided
+    if scale == "none":
+        return [1.0, 1.0]
+    told = artifact.info.get("divided_by")
+    return None if told is None or None in told else [float(value) for value in told]
 
 
 def build_updated_tables(
@@ -62,7 +65,8 @@ def build_updated_tables(
         processes: one process.
         draft: receives ``user.safetensors`` and ``item.safetensors``.
     """
-    divided = before.info["divided_by"]
+    divided = divisors(before, experiment.pretrain.scale)
+    assert divided is not None
     tables = IdTables.open(before)
     user = grown(tables.user * divided[0], dataset.n_users).to(processes.device)
     item = grown(tables.item * divided[1], dataset.n_items).to(processes.device)
@@ -161,7 +165,8 @@ def build_updated_transitions(
         processes: one process.
         draft: receives both tables.
     """
-    config, divided = experiment.transitions, before.info["divided_by"]
+    config, divided = experiment.transitions, divisors(before, experiment.pretrain.scale)
+    assert divided is not None
     scratch = draft.path / ".scratch"
     scratch.mkdir()
     save_matrix(transition_matrix(dataset, config), scratch)

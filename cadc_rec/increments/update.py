@@ -42,7 +42,7 @@ from cadc_rec.increments.sample import refreshed_sample, sampled_rows
 from cadc_rec.increments.tables import (
     build_updated_tables,
     build_updated_transitions,
-    carried_on,
+    divisors,
 )
 from cadc_rec.increments.towers import build_updated_towers, towers_experiment
 from cadc_rec.pipeline import Pipeline, launched
@@ -139,13 +139,16 @@ class _Update:
 
     def _cannot_carry_on(self) -> str:
         """Why the vectors have no warm start; empty where they have one."""
-        model = self.experiment.pretrain.model
-        if model == "mlp":
+        pretrain = self.experiment.pretrain
+        if pretrain.model == "mlp":
             return "pretrain.model = 'mlp' moves all vectors at once"
-        if model in ("mf", "als") and not carried_on(self.latest["pretrain"]):
-            return "the vectors were whitened, or made by an earlier version"
-        if "transitions" in self.latest and not carried_on(self.latest["transitions"]):
-            return "the transitions were whitened, or made by an earlier version"
+        factorized = ["pretrain"] if pretrain.model in ("mf", "als") else []
+        for stage in (*factorized, "transitions"):
+            if stage in self.latest and divisors(self.latest[stage], pretrain.scale) is None:
+                return (
+                    f"the vectors of {stage} were brought to pretrain.scale = {pretrain.scale!r} "
+                    "in a way that cannot be undone"
+                )
         return ""
 
     def _stage(
