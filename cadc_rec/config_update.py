@@ -17,7 +17,7 @@ class UpdateConfig(Section):
     See [updates.md](updates.md).
     """
 
-    epochs: PositiveInt = 20
+    epochs: PositiveInt = 10
     """MF: alternating half-steps of the rows whose interactions changed, from where they stood,
     all other rows fixed. Under a softmax, of all rows."""
     sweeps: PositiveInt = 3
@@ -26,7 +26,7 @@ class UpdateConfig(Section):
     """MF: epochs over all rows after that; ALS: sweeps."""
     towers: Literal["train", "keep"] = "train"
     """Train the towers on the refreshed sample, from where they stood; or leave them."""
-    train_epochs: PositiveInt = 10
+    train_epochs: PositiveInt = 5
     """Epochs of the towers."""
     learning_rate: NonNegativeFloat = 0.0
     """Adam's for the towers; 0 is `train.learning_rate`."""
