@@ -1,30 +1,41 @@
 """What `cadc-rec update` saves and what it loses, on MovieLens 1M.
 
-The last share of the ratings by time is the new day. For each seed: the experiment on the rest
-(not counted), `update` with the day, and the experiment on everything. Prints times of all stages,
-their ratio, and HR@10 of both on the same held-out items, with the paired 95% interval over users.
+The last share of the ratings by time is the new day. For each seed, three commands in processes of
+their own: `run` on the rest (not counted), `update` with the day, `run` on everything. Prints the
+seconds of all stages and of the whole commands, their ratios, and HR@10 of both on the same
+held-out items, with the paired 95% interval over users of the mean over the seeds.
 
     python -m benchmarks.update --workdir work/update --seeds 0 1 2
 
-What an earlier call finished is kept, so that it can be carried out in pieces (``--only base``,
-``--only update``, ``--only rebuild``, for some of the seeds) and put together by a last call
-without ``--only``; times are those of the run that made each artifact.
+A command that was finished by an earlier call is not run again, so it can be done in pieces
+(``--only base`` first, then the others) and put together by a last call without ``--only``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cadc_rec.atomic import write_atomically
 from cadc_rec.config import DataConfig
 from cadc_rec.data.archives import find_raw
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.sources.movielens import read_movielens_1m
+from cadc_rec.reporting.statistics import mean_gains, paired_bootstrap
+
+Kind = Literal["base", "update", "rebuild"]
 
 SOURCE = 'source = "movielens-1m"'
 TABLES = """source = "tables"
@@ -93,17 +104,91 @@ def write_config(config: Path, tables: Path, out: Path) -> Path:
     return out
 
 
+def carry_out(kind: Kind, seed: int, workdir: Path, sets: Sequence[str]) -> dict[str, Any]:
+    """What a command printed, and under ``wall`` its seconds; from the file of an earlier call."""
+    kept = workdir / "results" / f"{kind}-{seed}.json"
+    if kept.is_file():
+        return dict(json.loads(kept.read_text("utf-8")))
+    config = workdir / ("all.toml" if kind == "rebuild" else "base.toml")
+    command = ["update", str(config), "--new", str(workdir / "tables" / "day")]
+    if kind != "update":
+        command = ["run", str(config)]
+    command += ["--workdir", str(workdir / "work"), "--set", f"seed={seed}", "--json"]
+    for override in sets:
+        command += ["--set", override]
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "cadc_rec", *command], stdout=subprocess.PIPE, check=True
+    )
+    result = {**json.loads(done.stdout), "wall": time.perf_counter() - started}
+    write_atomically(kept, json.dumps(result))
+    return result
+
+
+def stage_seconds(result: dict[str, Any]) -> dict[str, float]:
+    """Seconds of each stage of a run or an update."""
+    seconds = result.get("seconds") or result["report"]["seconds"]
+    return {stage: float(value) for stage, value in seconds.items()}
+
+
+def ranks(result: dict[str, Any]) -> pa.Table:
+    """user_id, item_id and rank of every user's test item."""
+    return pq.read_table(Path(result["artifacts"]["evaluate"]) / "ranks.parquet").sort_by("user_id")
+
+
+def compare(updates: list[dict[str, Any]], rebuilds: list[dict[str, Any]]) -> None:
+    """Print times, ratios and accuracy of the same seeds."""
+    print("seed | update s | rebuild s | ratio | wall ratio | HR@10 update | HR@10 rebuild")
+    gains: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"update": [], "rebuild": []}
+    for number, (update, rebuild) in enumerate(zip(updates, rebuilds, strict=True)):
+        mine, theirs = ranks(update), ranks(rebuild)
+        if mine.select(["user_id", "item_id"]) != theirs.select(["user_id", "item_id"]):
+            raise SystemExit(f"seed {number}: the two were judged on different items")
+        for name, table in (("update", mine), ("rebuild", theirs)):
+            gains[name].append((table["user_id"].to_numpy(), table["rank"].to_numpy()))
+        seconds = [sum(stage_seconds(result).values()) for result in (update, rebuild)]
+        walls = update["wall"] / rebuild["wall"]
+        reached = [update["report"]["metrics"]["hr@10"], rebuild["metrics"]["hr@10"]]
+        print(
+            f"{number} | {seconds[0]:.1f} | {seconds[1]:.1f} | {seconds[0] / seconds[1]:.1%} | "
+            f"{walls:.1%} | {reached[0]:.2%} | {reached[1]:.2%}"
+        )
+        print("  update: " + ", ".join(f"{k} {v:.1f}" for k, v in stage_seconds(update).items()))
+        print("  rebuild: " + ", ".join(f"{k} {v:.1f}" for k, v in stage_seconds(rebuild).items()))
+    for metric in ("hr@10", "ndcg@10"):
+        found = paired_bootstrap(*(mean_gains(gains[name], metric) for name in gains))
+        low, high = (100 * end for end in found.interval)
+        print(
+            f"{metric}: update less rebuild {100 * found.difference:+.2f} points, 95% interval "
+            f"{low:+.2f} to {high:+.2f}: {found.verdict}"
+        )
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workdir", type=Path, default=Path("work/update"))
     parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--share", type=float, default=0.01)
+    parser.add_argument("--config", type=Path, default=Path("configs/ml-1m.toml"))
+    parser.add_argument("--share", type=float, default=0.01, help="of the ratings, for the day")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--only", choices=get_args(Kind))
     arguments = parser.parse_args(argv)
-    tables = arguments.workdir / "tables"
+    workdir: Path = arguments.workdir
+    tables = workdir / "tables"
     if not tables.is_dir():
-        write_tables(tables, arguments.data_dir, arguments.share)
+        draft = workdir / f".tables-{os.getpid()}"
+        write_tables(draft, arguments.data_dir, arguments.share)
+        draft.rename(tables)
     for name in ("base", "all"):
-        write_config(Path("configs/ml-1m.toml"), tables / name, arguments.workdir / f"{name}.toml")
+        write_config(arguments.config, tables / name, workdir / f"{name}.toml")
+    kinds = [arguments.only] if arguments.only else get_args(Kind)
+    results: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    for seed in arguments.seeds:
+        for kind in kinds:
+            results[kind].append(carry_out(kind, seed, workdir, arguments.set))
+    if not arguments.only:
+        compare(results["update"], results["rebuild"])
     return 0
 
 
