@@ -22,6 +22,7 @@ from cadc_rec.config_types import (
     Seed,
     Sharding,
 )
+from cadc_rec.config_update import UpdateConfig
 from cadc_rec.methods import MethodName
 
 SourceName = Literal["movielens-1m", "movielens-10m", "epinions", "generated", "tables"]
@@ -363,3 +364,4 @@ class Experiment(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     compute: ComputeConfig = ComputeConfig()
     tracking: TrackingConfig = TrackingConfig()
+    update: UpdateConfig = UpdateConfig()

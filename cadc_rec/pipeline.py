@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +52,7 @@ class Pipeline:
         profile: record where the train stage's time goes; it is made anew for that, and its
             seconds are those of a recorded run.
         resume: a checkpoint for the train stage to go on with; None looks for the newest.
+        given: artifacts that stand in for their stages', such as an update's.
     """
 
     experiment: Experiment
@@ -63,6 +64,7 @@ class Pipeline:
     tell: Callable[..., None] = log.info
     profile: bool = False
     resume: Path | None = None
+    given: Mapping[str, Artifact] = field(default_factory=dict)
     _made: dict[str, Artifact] = field(default_factory=dict, init=False)
 
     @cached_property
@@ -109,6 +111,8 @@ class Pipeline:
     def artifact(self, stage: str) -> Artifact:
         """The artifact of `stage`, made now if it is not there."""
         if stage not in self._made:
+            if stage in self.given:
+                return self._made.setdefault(stage, self.given[stage])
             made: Artifact = getattr(self, f"_{stage}")()
             how = "kept" if made.cached else f"made in {made.seconds:,.1f} s"
             self.tell("%s: %s, %s", stage, how, made.path)

@@ -30,6 +30,8 @@ class Purpose(IntEnum):
     TRANSITIONS_INITIALIZATION = 10
     SHARED_NEGATIVES = 11
     INFORMED_SELECTION = 12
+    REFRESHED_SELECTION = 20
+    CHANGED_ROWS_NEGATIVES = 21
 
 
 def bit_generator(key: Key) -> np.random.Philox:

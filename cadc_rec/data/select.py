@@ -68,6 +68,7 @@ def build_selection(
     draft: Draft,
     history: int = 0,
     vectors: Callable[[], Vectors] | None = None,
+    rows: NDArray[np.int64] | None = None,
 ) -> None:
     """Fill the draft of the select stage. Only the rank that writes may call it.
 
@@ -80,14 +81,19 @@ def build_selection(
             D_full as Parquet; ``rows`` the rows of D_full.
         history: items that go with each row at most; 0 writes none.
         vectors: user and item vectors for selections by score.
+        rows: the ascending rows of D_full to take, where they were chosen elsewhere.
 
     Raises:
         CadcError: D_full is larger than the draw can take.
     """
     total = int(dataset.info["train"])
     wanted = total if select.kind == "everything" else selected_rows(total, select.ratio)
+    if rows is not None:
+        wanted = len(rows)
     whole = Dataset.open(dataset) if history or select.kind in _INFORMED else None
-    if select.kind in _BALANCED:
+    if rows is not None:
+        chosen = _in_blocks(rows, total)
+    elif select.kind in _BALANCED:
         chosen = _choose_balanced(select.kind, dataset, wanted, seed)
     elif select.kind in _INFORMED:
         assert whole is not None
@@ -102,10 +108,10 @@ def build_selection(
             groups = read_groups(train_files(dataset.path))
             for start, block in _numbered(rechunk(groups, BLOCK_ROWS)):
                 positions = next(chosen)
-                rows = _take(block, start, positions)
+                taken = _take(block, start, positions)
                 if whole is not None and history:
-                    rows = _with_history(rows, start + positions, whole, history, touched)
-                yield rows
+                    taken = _with_history(taken, start + positions, whole, history, touched)
+                yield taken
                 ticker.advance(block.num_rows)
 
         sizes = shard_sizes(wanted, select.shards)

@@ -42,6 +42,8 @@ def train_als(
     config: AlsConfig,
     seed: int,
     processes: Processes,
+    only: tuple[np.ndarray, np.ndarray] | None = None,
+    warm: bool = False,
 ) -> Iterator[None]:
     """Fill both tables, a sweep at a time.
 
@@ -52,6 +54,8 @@ def train_als(
         config: sweeps, confidences, L2.
         seed: of the initial vectors.
         processes: the ranks that share the rows.
+        only: the users and items to solve, ascending; default: all.
+        warm: start from what the tables hold.
     """
     values = sparse.csr_array(
         (np.ones(len(data), np.float32), data.items_by_user, data.user_indptr),
@@ -64,7 +68,8 @@ def train_als(
         confidences(data.user_indptr, config),
         config.l2,
         config.conjugate_gradient_steps,
-        (seed, Purpose.ALS_INITIALIZATION),
+        None if warm else (seed, Purpose.ALS_INITIALIZATION),
         processes,
+        only,
     )
     yield from solver.sweeps(config.iterations)

@@ -145,6 +145,7 @@ class AlternatingSolver:
         config: epochs, learning rate, L2, negatives.
         seed: of the initial vectors and of every epoch's negatives.
         processes: the ranks that share the rows.
+        warm: start from what the tables hold, not from the seed's vectors.
     """
 
     def __init__(
@@ -156,11 +157,12 @@ class AlternatingSolver:
         config: PretrainConfig,
         seed: int,
         processes: Processes,
+        warm: bool = False,
     ) -> None:
         self.data, self.config, self.seed, self.processes = data, config, seed, processes
         self.bias = bias
         self.bias_adam = torch.optim.Adam([bias], lr=config.learning_rate)
-        for which, table in enumerate((user, item)):
+        for which, table in enumerate(() if warm else (user, item)):
             table.initialize((seed, Purpose.MF_INITIALIZATION, which), config.init_std)
         self.lanes = Lanes(torch.get_num_threads())
         fused = worth_compiling(len(data), user.local.device)

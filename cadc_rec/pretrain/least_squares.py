@@ -53,8 +53,9 @@ class LeastSquares:
         weights: w of each observed entry, in the order of ``values.data``; None is one for all.
         l2: weight of the squared lengths.
         steps: of conjugate gradients, for each half of a sweep; unused where weights are None.
-        key: names the initial vectors.
+        key: names the initial vectors; None starts from what the tables hold.
         processes: the ranks that share the rows.
+        only: the rows of left and of right to solve, ascending; the others stay. Default: all.
     """
 
     def __init__(
@@ -65,16 +66,22 @@ class LeastSquares:
         weights: np.ndarray | None,
         l2: float,
         steps: int,
-        key: Key,
+        key: Key | None,
         processes: Processes,
+        only: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self.left, self.right, self.l2, self.steps = left, right, l2, steps
         self.processes = processes
+        self._rows, self._columns = (None, None) if only is None else only
         values = values.astype(np.float32)
         pull = values if weights is None else _with_data(values, values.data * weights)
         extra = None if weights is None else _with_data(values, weights.astype(np.float32) - 1)
-        self._by_row = self._entries(pull, extra)
-        self._by_column = self._entries(pull.T.tocsr(), None if extra is None else extra.T.tocsr())
+        self._by_row = self._entries(pull, extra, self._rows)
+        self._by_column = self._entries(
+            pull.T.tocsr(), None if extra is None else extra.T.tocsr(), self._columns
+        )
+        if key is None:
+            return
         for which, table in enumerate((left, right)):
             start = normal_rows((*key, which), range(len(table)), table.shape[1], _INITIAL_STD)
             with torch.no_grad():
@@ -83,12 +90,16 @@ class LeastSquares:
     def sweeps(self, count: int) -> Iterator[None]:
         """`count` times: solve the rows, then the columns; yields after each."""
         for _ in range(count):
-            self._solve(self.left, self.right, self._by_row)
-            self._solve(self.right, self.left, self._by_column)
+            self._solve(self.left, self.right, self._by_row, self._rows)
+            self._solve(self.right, self.left, self._by_column, self._columns)
             yield
 
-    def _entries(self, pull: sparse.csr_array, extra: sparse.csr_array | None) -> _Entries:
+    def _entries(
+        self, pull: sparse.csr_array, extra: sparse.csr_array | None, only: np.ndarray | None
+    ) -> _Entries:
         """This rank's rows."""
+        if only is not None:
+            pull, extra = pull[only], None if extra is None else extra[only]
         rows, device = self.processes.share(pull.shape[0]), self.left.device
         first, last = int(pull.indptr[rows.start]), int(pull.indptr[rows.stop])
         index = np.int32 if pull.nnz < 2**31 else np.int64
@@ -104,10 +115,18 @@ class LeastSquares:
         )
 
     @torch.no_grad()
-    def _solve(self, table: torch.Tensor, other: torch.Tensor, entries: _Entries) -> None:
-        """Solve this rank's rows of `table` with `other` fixed."""
-        rows = self.processes.share(len(table))
-        mine = table[rows.start : rows.stop]
+    def _solve(
+        self,
+        table: torch.Tensor,
+        other: torch.Tensor,
+        entries: _Entries,
+        only: np.ndarray | None,
+    ) -> None:
+        """Solve this rank's rows of `table` (of `only`) with `other` fixed."""
+        every = slice(None) if only is None else torch.from_numpy(only).to(table.device)
+        wanted = table[every]
+        rows = self.processes.share(len(wanted))
+        mine = wanted[rows.start : rows.stop]
         target = weighted_sums(entries.crow, entries.col, entries.pull, other)
         # Of all rows, in float64: its rounding would be every row's.
         gram = other.double().t() @ other.double()
@@ -119,7 +138,7 @@ class LeastSquares:
         else:
             gram = gram.to(table.dtype)
             solved = self._conjugate_gradients(mine, target, gram, other, entries, entries.extra)
-        table.copy_(self.processes.all_gather_rows(solved.contiguous(), len(table)))
+        table[every] = self.processes.all_gather_rows(solved.contiguous(), len(wanted))
 
     def _conjugate_gradients(
         self,

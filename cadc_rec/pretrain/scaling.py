@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 
 Scale = Literal["none", "unit", "whiten"]
+Total: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+"""The sum of a tensor over all shares of a table."""
 _LEAST = 1e-6  # of the largest variance; a direction with less is noise, and is not blown up
 _AT_ONCE = 2**20  # rows in float64 at once
 
 
-def scaled(
-    rows: torch.Tensor, scale: Scale, total: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
-) -> torch.Tensor:
+def scaled(rows: torch.Tensor, scale: Scale, total: Total = lambda x: x) -> torch.Tensor:
     """`rows` ``[n, d]`` themselves, over the table's standard deviation, or whitened.
 
     Whitening (ZCA is not needed: a linear layer follows) rotates to the principal axes of
@@ -27,21 +27,40 @@ def scaled(
     """
     if scale == "none":
         return rows
-    count = total(torch.tensor([rows.shape[0]], dtype=torch.float64, device=rows.device))
-    n = float(count)
+    n = _count(rows, total)
     if not n:
         return rows
     if scale == "unit":
-        elements = n * rows.shape[1]
-        mean = total(_summed(rows, lambda part: part.sum().view(1))) / elements
-        squares = total(_summed(rows, lambda part: (part - mean).square().sum().view(1)))
-        deviation = (squares / max(elements - 1, 1)).sqrt().to(rows.dtype)
-        return rows / deviation if deviation > 0 else rows
+        return rows / _deviation(rows, n, total).to(rows.dtype)
     variance, axes = torch.linalg.eigh(total(_summed(rows, lambda part: part.t() @ part)) / n)
     keep = variance > _LEAST * variance.max()
     inverse = torch.where(keep, variance.clamp_min(1e-300).rsqrt(), 0.0)
     turn = axes * inverse
     return torch.cat([(part.double() @ turn).to(rows.dtype) for part in rows.split(_AT_ONCE)])
+
+
+def divisor(rows: torch.Tensor, scale: Scale, total: Total = lambda x: x) -> float | None:
+    """What `scaled` divides the table by; None where that is no single number."""
+    if scale == "whiten":
+        return None
+    n = _count(rows, total)
+    if scale == "none" or not n:
+        return 1.0
+    return float(_deviation(rows, n, total).to(rows.dtype))
+
+
+def _count(rows: torch.Tensor, total: Total) -> float:
+    """Rows of all shares."""
+    return float(total(torch.tensor([len(rows)], dtype=torch.float64, device=rows.device)))
+
+
+def _deviation(rows: torch.Tensor, n: float, total: Total) -> torch.Tensor:
+    """Of all elements of the table's n rows, float64 ``[1]``; 1 where they are equal."""
+    elements = n * rows.shape[1]
+    mean = total(_summed(rows, lambda part: part.sum().view(1))) / elements
+    squares = total(_summed(rows, lambda part: (part - mean).square().sum().view(1)))
+    deviation = (squares / max(elements - 1, 1)).sqrt()
+    return deviation if deviation > 0 else torch.ones_like(deviation)
 
 
 def _summed(rows: torch.Tensor, of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:

@@ -91,6 +91,7 @@ class SoftmaxSolver:
         config: epochs, learning rate, L2, size of the sample.
         seed: of the initial vectors and of every epoch's samples.
         processes: the ranks that share the rows.
+        warm: start from what the tables hold, not from the seed's vectors.
     """
 
     def __init__(
@@ -101,9 +102,10 @@ class SoftmaxSolver:
         config: PretrainConfig,
         seed: int,
         processes: Processes,
+        warm: bool = False,
     ) -> None:
         self.data, self.config, self.seed, self.processes = data, config, seed, processes
-        for which, table in enumerate((user, item)):
+        for which, table in enumerate(() if warm else (user, item)):
             table.initialize((seed, Purpose.MF_INITIALIZATION, which), config.init_std)
         self.users = Rows(user, data.user_indptr, data.items_by_user, config)
         self.items = Rows(item, data.item_indptr, data.users_by_item, config)

@@ -29,7 +29,7 @@ from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.pretrain.kernels import compile_kernels, worth_compiling
 from cadc_rec.pretrain.matrix_factorization import MatrixFactorization
 from cadc_rec.pretrain.popularity import popularity_tables
-from cadc_rec.pretrain.scaling import Scale, scaled
+from cadc_rec.pretrain.scaling import Scale, divisor, scaled
 from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.pretrain.table_layout import Extent, block_rows, partitions
 from cadc_rec.progress import track
@@ -116,6 +116,9 @@ def _build_factorization(
     draft.info = {
         "global_bias": float(bias.detach()),
         "tables": "partitioned" if isinstance(user, PartitionedTable) else "replicated",
+        "divided_by": [
+            divisor(table.local, config.scale, processes.all_reduce_sum) for table in (user, item)
+        ],
         "interactions": len(dataset.train_item),
         "validation": {k: v for k, v in history[-1].items() if "@" in k},
         "validation_seconds": sum(entry.get("seconds", 0.0) for entry in history),
@@ -165,6 +168,7 @@ def _build_als(
     draft.rows = len(dataset.train_item) * config.als.iterations
     draft.info = {
         "bias_last": False,
+        "divided_by": [divisor(table, config.scale) for table in (user, item)],
         "interactions": len(dataset.train_item),
         "validation": measured,
         "validation_seconds": seconds,

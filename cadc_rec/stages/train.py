@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from cadc_rec.training.objectives import make_loader, make_objective
 from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.precision import has_bfloat16, refuse_precision
 from cadc_rec.training.trainer import OnEpoch, Trainer, Validate
+from cadc_rec.training.warm_start import load_grown
 
 CHECKPOINT = "model.safetensors"
 
@@ -42,6 +44,7 @@ def build_checkpoint(
     draft: Draft,
     on_epoch: OnEpoch = lambda _: None,
     saved: SavedTraining | None = None,
+    start: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Train the two towers on D_sel; keep the best epoch by validation NDCG@10.
 
@@ -55,6 +58,7 @@ def build_checkpoint(
             number of ranks can read it. Frozen tables stay where they are, in `tables`' artifact.
         on_epoch: told of every finished epoch, see `Trainer.fit`.
         saved: where the training is saved on its way, and gone on with.
+        start: an earlier checkpoint to go on from; its tables may have fewer rows.
 
     Raises:
         CadcError: no user has a validation item, training diverged, or a frozen table changed.
@@ -84,6 +88,8 @@ def build_checkpoint(
         shards.rows,
     )
     model = build_model(experiment, dataset, pretrained, processes)
+    if start is not None:
+        load_grown(model, start)
     limit = experiment.compute.frozen_cache_mib << 20
     keep_frozen_rows(model.module.user.ids, examples.users, processes, limit)
     histories = None

@@ -14,7 +14,7 @@ from cadc_rec.data.transitions import load_matrix, save_matrix, transition_matri
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.pretrain.id_tables import TransitionTables
 from cadc_rec.pretrain.least_squares import LeastSquares
-from cadc_rec.pretrain.scaling import scaled
+from cadc_rec.pretrain.scaling import divisor, scaled
 from cadc_rec.progress import track
 
 
@@ -45,9 +45,12 @@ def build_transitions(
         for _ in solver.sweeps(config.iterations):
             ticker.advance()
     processes.barrier()
+    scale = experiment.pretrain.scale
     if chief:
         shutil.rmtree(scratch)
-        scale = experiment.pretrain.scale
         TransitionTables(scaled(source, scale), scaled(target, scale)).save(draft.path)
     draft.rows = len(dataset.train_item)
-    draft.info = {"pairs": int(matrix.nnz)}
+    draft.info = {
+        "pairs": int(matrix.nnz),
+        "divided_by": [divisor(table, scale) for table in (source, target)],
+    }

@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 
 def cell_digest(cell: Cell) -> str:
     """Digest of everything that decides a cell's result, so that a changed config is run again."""
-    settings = cell.experiment.model_dump(mode="json", exclude={"tracking"})
+    settings = cell.experiment.model_dump(mode="json", exclude={"tracking", "update"})
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
