@@ -30,6 +30,7 @@ class Purpose(IntEnum):
     TRANSITIONS_INITIALIZATION = 10
     SHARED_NEGATIVES = 11
     INFORMED_SELECTION = 12
+    STRATIFIED_SELECTION = 13
 
 
 def bit_generator(key: Key) -> np.random.Philox:
