@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from cadc_rec.data.batches import unique
 from cadc_rec.data.choices import shares
 from cadc_rec.data.randomness import Purpose, bit_generator
 
@@ -91,7 +92,8 @@ class StratifiedChoice:
     def __call__(self, block: pa.Table) -> Ints:
         """Ascending positions in the next block of the rows that are chosen."""
         stratum = self.strata.of_rows(block)
-        here, place, rows = np.unique(stratum, return_inverse=True, return_counts=True)
+        here, place = unique(stratum, self.strata.number)
+        rows = np.bincount(place, minlength=len(here))
         after = self.left[here] - rows
         # Where all that is left is wanted, NumPy's draw is exact as well: it gives every row.
         gives = self.draw.hypergeometric(rows, after, self.wanted[here])
@@ -99,7 +101,8 @@ class StratifiedChoice:
         self.wanted[here] -= gives
         keys = self._generator(_ROWS, self.block).random(len(stratum))
         self.block += 1
-        order = np.lexsort((keys, place))  # a stratum's rows together, in random order
+        # A stratum's rows together, in random order; halved, no key rounds up to the next stratum.
+        order = np.argsort(place + keys / 2, kind="stable")
         first = np.cumsum(rows) - rows
         within = np.arange(len(order)) - np.repeat(first, rows)
         return np.sort(order[within < np.repeat(gives, rows)])
