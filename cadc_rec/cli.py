@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -32,6 +32,7 @@ from cadc_rec.cli_options import (
     Resume,
     Sets,
     Workdir,
+    filtering_ratios,
     stopped_gently,
     worker_arguments,
 )
@@ -46,7 +47,7 @@ from cadc_rec.errors import CadcError, SpokenError
 from cadc_rec.experiment_file import load_experiment
 from cadc_rec.pipeline import STAGES, Pipeline, launched
 from cadc_rec.progress import console, keep_interrupts, log, set_up_logging
-from cadc_rec.reporting.summary import run_result, run_table, stage_line
+from cadc_rec.reporting.summary import run_result, run_table, stage_document, stage_lines
 from cadc_rec.versions import require_trio
 
 app = typer.Typer(
@@ -132,33 +133,67 @@ def _run_stage(
     arguments = worker_arguments(config, workdir, data_dir, experiment, sets)
     forced = (stage,) if force else ()
     with _pipeline(experiment, workdir, data_dir, forced, arguments, profile, resume) as pipeline:
-        if stage not in pipeline.stages():
-            cure = "choose one that has with --method, such as cadc"
-            if stage == "transitions":
-                cure = "set transitions.window"
-            raise CadcError(f"method {experiment.method!r} has no {stage} stage; {cure}.")
+        _require_stage(stage, pipeline)
         artifact = pipeline.run(until=stage)[stage]
     if not _speaks():
         return
     if json:
-        document: dict[str, Any] = {
-            "stage": stage,
-            "artifact": str(artifact.path.resolve()),
-            "cached": artifact.cached,
-            "seconds": artifact.seconds,
-            "info": artifact.info,
-        }
-        print(jsonlib.dumps(document))
+        print(jsonlib.dumps(stage_document(stage, artifact)))
     else:
-        kept = ", kept" if artifact.cached else ""
-        print(f"{stage}: {stage_line(stage, artifact.info)} ({artifact.seconds:,.1f} s{kept})")
-        print(artifact.path.resolve())
+        print(stage_lines(stage, artifact))
+
+
+def _require_stage(stage: str, pipeline: Pipeline) -> None:
+    """Refuse a stage that the method has not."""
+    if stage in pipeline.stages():
+        return
+    cure = "choose one that has with --method, such as cadc"
+    if stage == "transitions":
+        cure = "set transitions.window"
+    raise CadcError(f"method {pipeline.experiment.method!r} has no {stage} stage; {cure}.")
 
 
 _stage_command("prepare", "Read the raw data: dense ids, attributes, the leave-last-two split.")
 _stage_command("pretrain", "Learn id vectors from every training interaction.")
 _stage_command("transitions", "Learn which item follows which from every training interaction.")
-_stage_command("select", "Choose the interactions the two towers are trained on.")
+
+
+@app.command()
+def select(
+    config: Config,
+    workdir: Workdir = WORKDIR,
+    data_dir: DataDir = None,
+    method: Method = None,
+    ratios: Annotated[
+        str,
+        typer.Option(
+            help="Several filtering ratios in one pass, instead of the config's.",
+            metavar="R,R,...",
+        ),
+    ] = "",
+    sets: Sets = None,
+    force: Force = False,
+    json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Choose the interactions the two towers are trained on."""
+    if not ratios:
+        _run_stage("select", config, workdir, data_dir, method, sets, force, json)
+        return
+    experiment = load_experiment(config, method=method, overrides=sets or ())
+    wanted = filtering_ratios(ratios)
+    forced = ("select",) if force else ()
+    with _pipeline(experiment, workdir, data_dir, forced, []) as pipeline:
+        _require_stage("select", pipeline)
+        artifacts = pipeline.selections(wanted)
+    if not _speaks():
+        return
+    told = list(zip(wanted, artifacts, strict=True))
+    if json:
+        print(jsonlib.dumps([{"ratio": r, **stage_document("select", a)} for r, a in told]))
+        return
+    for _, artifact in told:
+        print(stage_lines("select", artifact))
 
 
 @app.command()

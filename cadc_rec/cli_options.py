@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 
 from cadc_rec.config import Experiment
+from cadc_rec.errors import CadcError
 from cadc_rec.methods import METHODS
 from cadc_rec.progress import log
 
@@ -78,3 +80,24 @@ def worker_arguments(
     if "--debug" in sys.argv:
         arguments.append("--debug")
     return arguments
+
+
+def filtering_ratios(text: str) -> list[float]:
+    """The ratios of ``--ratios 10,20,50``.
+
+    Raises:
+        CadcError: one is no number from 1 on.
+    """
+    ratios = []
+    for part in text.split(","):
+        try:
+            ratio = float(part)
+        except ValueError:
+            ratio = math.nan
+        if not (math.isfinite(ratio) and ratio >= 1):
+            raise CadcError(
+                f"--ratios {text}: {part.strip()!r} is no filtering ratio; give numbers from 1 on, "
+                "with commas between them."
+            )
+        ratios.append(ratio)
+    return ratios

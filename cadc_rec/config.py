@@ -181,19 +181,27 @@ class SelectConfig(Section):
         "recent",
         "recency-weighted",
         "user-stratified",
+        "item-stratified",
+        "time-stratified",
         "hard",
         "everything",
     ] = "uniform"
     """A uniform sample; one balanced over items by repeating the rows of rare ones or by dropping
     rows of frequent ones; each user's most recent share; a sample that prefers recent rows; a
-    uniform share of each user; the rows that the pre-trained vectors score lowest; or every
-    training interaction. The method decides it, unless it leaves it open."""
+    uniform share of each user, of each item or of each period; the rows that the pre-trained
+    vectors score lowest; or every training interaction. The method decides it, unless it leaves it
+    open."""
     ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
     """Filtering ratio: one interaction in this many is kept (10 keeps a tenth)."""
     half_life: PositiveFloat = 20.0
     """`recency-weighted`: interactions of a user after which a row is half as likely."""
-    shards: PositiveInt = 8
-    """Parquet shards written; a training process reads whole shards, so keep several for each."""
+    periods: PositiveInt = 20
+    """`time-stratified`: periods of equal length from the first to the last interaction."""
+    shards: Annotated[int, Field(ge=0)] = 8
+    """Parquet shards written; a training process reads whole shards, so keep several for each. 0
+    takes eight, or more where there are more processes or `rows_per_shard` asks for it."""
+    rows_per_shard: PositiveInt = 4_194_304
+    """`shards` = 0: rows of a shard at most."""
 
 
 class ModelConfig(Section):

@@ -91,7 +91,7 @@ def _check_together(e: Experiment, where: str) -> None:
             f"{where}: model.id_embedding = 'hybrid' parts model.id_dim = {e.model.id_dim} in "
             "groups of four; set it (and pretrain.factors + 1) to a multiple of 4 from 8 on."
         )
-    if e.compute.processes > e.select.shards:
+    if 0 < e.select.shards < e.compute.processes:
         raise CadcError(
             f"{where}: compute.processes = {e.compute.processes} cannot share select.shards = "
             f"{e.select.shards}; set select.shards to at least {e.compute.processes}."

@@ -101,6 +101,8 @@ class Pipeline:
         """Refuse more launched processes than shards before any work, not after hours of it."""
         shards, stages = self.experiment.select.shards, self.stages()
         trains = "train" in stages[: stages.index(until) + 1 if until in stages else None]
+        if not shards:  # as many as the processes need
+            return
         if trains and self.processes is not None and self.processes.world_size > shards:
             raise CadcError(
                 f"{self.processes.world_size} processes cannot share select.shards = {shards}: "
@@ -165,27 +167,39 @@ class Pipeline:
         return self.runner.together("transitions", settings, inputs, build)
 
     def _select(self) -> Artifact:
-        from cadc_rec.data.select import build_selection, needs_vectors, selection_settings
+        return self.selections([self.experiment.select.ratio])[0]
+
+    def selections(self, ratios: Sequence[float]) -> list[Artifact]:
+        """D_sel at each of these filtering ratios; what is missing is made in one pass."""
+        from cadc_rec.data.select import build_selections
+        from cadc_rec.data.selection import needs_vectors, selection_settings, with_shards
 
         e = self.experiment
         dataset = self.artifact("prepare")
         inputs: dict[str, Artifact | str] = {"dataset": dataset}
         if needs_vectors(e.select):
             inputs["tables"] = self.artifact("pretrain")
+        readers = self.processes.world_size if self.processes else e.compute.processes
+        total = int(dataset.info["train"])
+        selects = [
+            with_shards(e.select.model_copy(update={"ratio": ratio}), total, readers)
+            for ratio in ratios
+        ]
+        told = [selection_settings(select, e.seed, e.history.length) for select in selects]
+        first = [told.index(settings) for settings in told]  # of those that ask for the same
+        apart = sorted(set(first))
 
         def scores() -> tuple[np.ndarray, np.ndarray]:
             assert self.pretrained.ids is not None
             user, item = self.pretrained.ids.as_dot_products()
             return user.numpy(), item.numpy()
 
-        return self.runner.alone(
-            "select",
-            selection_settings(e.select, e.seed, e.history.length),
-            inputs,
-            lambda draft: build_selection(
-                e.select, e.seed, dataset, draft, e.history.length, scores
-            ),
-        )
+        def build(drafts: dict[int, Draft]) -> None:
+            asked = [(selects[apart[place]], draft) for place, draft in drafts.items()]
+            build_selections(asked, e.seed, dataset, e.history.length, scores)
+
+        made = self.runner.several_alone("select", [told[n] for n in apart], inputs, build)
+        return [made[apart.index(n)] for n in first]
 
     def _train(self) -> Artifact:
         def build(processes: Processes, draft: Draft) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -68,6 +69,55 @@ class StageRunner:
             force=stage in self.force,
             group=group,
         )
+
+    def several_alone(
+        self,
+        stage: str,
+        settings: Sequence[dict[str, Any]],
+        inputs: dict[str, Artifact | str],
+        build: Callable[[dict[int, Draft]], None],
+    ) -> list[Artifact]:
+        """Artifacts of one stage that one process makes in one go; the others wait.
+
+        Args:
+            stage: the stage's name.
+            settings: of each artifact; no two alike.
+            inputs: of all.
+            build: given the drafts of those that are missing, by their place in `settings`. Each
+                artifact's seconds are those of the whole.
+        """
+        group = self.processes or SoloGroup()
+        drafts: dict[int, Draft] = {}
+        made: dict[int, Artifact] = {}
+
+        def make(index: int) -> None:
+            """All from `index` on, each within the draft of the one before it."""
+            if index == len(settings):
+                if drafts and group.rank == 0:
+                    started = time.perf_counter()
+                    build(drafts)
+                    for draft in drafts.values():
+                        draft.seconds = time.perf_counter() - started
+                return
+
+            def fill(draft: Draft) -> None:
+                drafts[index] = draft
+                make(index + 1)
+
+            made[index] = run_stage(
+                self.workdir,
+                stage,
+                _coded(stage, settings[index]),
+                inputs,
+                fill,
+                force=stage in self.force,
+                group=group,
+            )
+            if index not in drafts:  # it was there
+                make(index + 1)
+
+        make(0)
+        return [made[index] for index in range(len(settings))]
 
     def together(
         self,

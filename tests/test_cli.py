@@ -518,3 +518,35 @@ def test_a_child_whose_parent_died_while_it_was_loading_ends_at_once(spawn):
     alive = spawn("--version", _CADC_REC_CHILD=str(os.getpid()))
     out, err = alive.communicate(timeout=100)
     assert (alive.returncode, out.strip()) == (0, __version__), err
+
+
+def test_several_ratios_are_selected_at_once_and_found_by_a_run_of_each(tiny, tmp_path, cli):
+    options = [tiny, "--workdir", tmp_path / "work", "--json"]
+    done = cli("select", *options, "--ratios", "2, 5,2")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert [entry["ratio"] for entry in told] == [2, 5, 2]
+    assert told[0]["artifact"] == told[2]["artifact"] != told[1]["artifact"]
+    of = told[0]["info"]["of"]
+    assert [entry["info"]["selected"] for entry in told] == [round(of / r) for r in (2, 5, 2)]
+    alone = cli("select", *options, "--method", "random", "--set", "select.ratio=5")
+    found = json.loads(alone.out)
+    assert (found["artifact"], found["cached"]) == (told[1]["artifact"], True)
+    lines = cli("select", *options[:-1], "--ratios", "2,5").out.splitlines()
+    assert [line.split(":")[0] for line in lines[::2]] == ["select", "select"]
+    assert lines[1::2] == [told[0]["artifact"], told[1]["artifact"]]
+
+
+@pytest.mark.parametrize("ratios", ["2,x", "0.5", "2,,3", "inf"])
+def test_ratios_that_are_none_are_named(tiny, tmp_path, cli, ratios):
+    shown = cli("select", tiny, "--workdir", tmp_path / "work", "--ratios", ratios)
+    assert shown.code == 2
+    assert "is no filtering ratio; give numbers from 1 on" in shown.err
+
+
+def test_as_many_shards_as_the_processes_need(tiny, tmp_path, cli):
+    options = [tiny, "--workdir", tmp_path / "work", "--json", "--method", "random"]
+    sets = ["--set", "select.shards=0", "--set", "compute.processes=3"]
+    done = cli("select", *options, *sets)
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)["info"]["shards"]) == 9

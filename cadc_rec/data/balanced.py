@@ -12,6 +12,7 @@ one, so that every method trains on equally many.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from cadc_rec.data.randomness import Purpose, bit_generator
 
 Ints = NDArray[np.int64]
 _BLOCK = 2**20  # rows whose random keys are drawn at once
+_RUN = 2**24  # rows of the items sorted at once; a frequent item's may be more
 
 
 def over_sampling_counts(frequency: Ints, wanted: int, draw: np.random.Generator) -> Ints:
@@ -62,22 +64,29 @@ def choose_rows(item: NDArray[np.int32], counts: Ints, seed: int) -> Ints:
     """Positions of the chosen rows, ascending; a repeated row stands several times.
 
     Item i gives ``counts[i]`` rows: whole copies of all its rows, then a uniform choice without
-    replacement for what is left. About 24 bytes of memory a row of D_full.
+    replacement for what is left. Items are gone through in runs, so that 12 bytes of memory are
+    taken by a row of D_full and 8 by a chosen one.
 
     Args:
         item: int32 ``[rows]``, D_full's items in its order.
         counts: ``[n_items]``, 0 where an item has no row.
         seed: of the draw.
     """
-    keys = np.concatenate(list(_random_keys(len(item), seed)))
-    by_item = np.lexsort((keys, item))  # an item's rows together, in random order
+    keys = np.empty(len(item))
+    for start, drawn in _random_keys(len(item), seed):
+        keys[start : start + len(drawn)] = drawn
     frequency = np.bincount(item, minlength=len(counts)).astype(np.int64)
-    first = np.cumsum(frequency) - frequency
-    sorted_item = item[by_item]
-    place = np.arange(len(item)) - first[sorted_item]
     copies, left = np.divmod(counts, np.maximum(frequency, 1))
-    times = copies[sorted_item] + (place < left[sorted_item])
-    return np.sort(np.repeat(by_item, times)).astype(np.int64)
+    chosen = [np.empty(0, np.int64)]
+    for low, high in _runs(frequency):
+        rows = np.flatnonzero((item >= low) & (item < high))
+        rows = rows[np.lexsort((keys[rows], item[rows]))]  # an item's together, in random order
+        of = item[rows] - low
+        first = np.cumsum(frequency[low:high]) - frequency[low:high]
+        place = np.arange(len(rows)) - first[of]
+        times = copies[low:high][of] + (place < left[low:high][of])
+        chosen.append(np.repeat(rows, times))
+    return np.sort(np.concatenate(chosen))
 
 
 def generator(seed: int) -> np.random.Generator:
@@ -85,7 +94,16 @@ def generator(seed: int) -> np.random.Generator:
     return np.random.Generator(bit_generator((seed, Purpose.BALANCED_SELECTION, 0)))
 
 
-def _random_keys(rows: int, seed: int) -> Iterator[NDArray[np.float64]]:
+def _runs(frequency: Ints) -> Iterator[tuple[int, int]]:
+    """Runs of items ``low:high`` that have about `_RUN` rows together."""
+    ends = np.cumsum(frequency)
+    rows = int(ends[-1]) if len(ends) else 0
+    cuts = np.searchsorted(ends, np.arange(_RUN, rows + _RUN, _RUN), "left") + 1
+    bounds = np.unique(np.concatenate([[0], np.minimum(cuts, len(ends))]))
+    yield from pairwise(bounds.tolist())
+
+
+def _random_keys(rows: int, seed: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
     for block, start in enumerate(range(0, rows, _BLOCK)):
         draw = np.random.Generator(bit_generator((seed, Purpose.BALANCED_SELECTION, 1, block)))
-        yield draw.random(min(_BLOCK, rows - start))
+        yield start, draw.random(min(_BLOCK, rows - start))

@@ -89,12 +89,27 @@ class Arrangement(Protocol):
         """
 
 
+class Negatives(Protocol):
+    """What negatives are drawn from, where that is not all items alike; see `data.negatives`."""
+
+    def of_rows(self, step: Step, users: np.ndarray, k: int) -> np.ndarray:
+        """Each row's own negatives, int32 ``[B, k]``."""
+
+    def shared(self, key: Key, start: int, count: int) -> np.ndarray:
+        """Elements ``start .. start + count`` of the stream `key`, int64, for all rows."""
+
+
 def unique(ids: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Sorted different values of `ids` in ``[0, n)``, and where each id is among them (int32)."""
-    if n > _DENSE_IDS * len(ids):
+    if not is_dense(n, len(ids)):
         different, inverse = np.unique(ids, return_inverse=True)
         return different, inverse.astype(np.int32)
     mark = np.zeros(n, dtype=bool)  # ten times a sort's speed while the catalogue is small
     mark[ids] = True
     place = np.cumsum(mark, dtype=np.int32) - np.int32(1)
     return np.flatnonzero(mark), place[ids]
+
+
+def is_dense(n: int, ids: int) -> bool:
+    """Whether an array of all `n` ids costs less than sorting this many of them."""
+    return n <= _DENSE_IDS * ids

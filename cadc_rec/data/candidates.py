@@ -11,8 +11,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
-from cadc_rec.data.batches import BatchArrays, Step, unique
+from cadc_rec.data.batches import BatchArrays, Negatives, Step, unique
 from cadc_rec.data.randomness import Purpose, positional_integers
 from cadc_rec.data.shards import Examples
 
@@ -34,6 +35,16 @@ class KnownItems:
         place = np.arange(len(row)) + np.repeat(start - before, count)
         return row, self.items[place]
 
+    def ascending(self) -> KnownItems:
+        """The same with each user's items in ascending order."""
+        items = self.items.copy()
+        told = (np.zeros(len(items), np.int8), items, self.indptr)
+        by_user = sparse.csr_matrix(
+            told, shape=(len(self.indptr) - 1, int(items.max(initial=0)) + 1)
+        )
+        by_user.sort_indices()
+        return KnownItems(self.indptr, by_user.indices.astype(np.int32, copy=False))
+
 
 class SoftmaxBatches:
     """Positives, each among candidates that all of a step share.
@@ -44,6 +55,7 @@ class SoftmaxBatches:
         n_items: items there are; held-out items are among them.
         negatives: how many are drawn where they are sampled; each item counts once.
         known: a user's other items here are no candidates of its rows; None bars none.
+        draws: what negatives are drawn from; None is all items alike.
     """
 
     def __init__(
@@ -52,7 +64,9 @@ class SoftmaxBatches:
         n_items: int,
         negatives: int = 0,
         known: KnownItems | None = None,
+        draws: Negatives | None = None,
     ) -> None:
+        self.draws = draws
         self.candidates, self.n_items, self.negatives = candidates, n_items, negatives
         self.everything = np.arange(n_items, dtype=np.int64) if candidates == "all" else None
         self.known = known
@@ -66,10 +80,11 @@ class SoftmaxBatches:
         elif self.candidates == "in-batch":
             candidates, labels = unique(items, self.n_items)
         else:
-            start, count = step.number * self.negatives, self.negatives
-            drawn = positional_integers(
-                step.key(Purpose.SHARED_NEGATIVES), start, count, self.n_items
-            )
+            key, start = step.key(Purpose.SHARED_NEGATIVES), step.number * self.negatives
+            if self.draws is None:
+                drawn = positional_integers(key, start, self.negatives, self.n_items)
+            else:
+                drawn = self.draws.shared(key, start, self.negatives)
             candidates, place = unique(np.concatenate([items, drawn]), self.n_items)
             labels = place[: len(items)]
             negative = np.zeros(len(candidates), bool)

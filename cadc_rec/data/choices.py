@@ -1,6 +1,8 @@
 """Selections that use what is known of a row: its user, its place in time, its score.
 
 In: D_full as arrays, and how many rows are wanted. Out: which rows, ascending, exactly that many.
+Users are gone through in runs of about a million rows, so that beside the chosen rows a selection
+by user holds what a user has, not what a row has.
 
 - recent: each user's latest rows, every user giving the same share;
 - user-stratified: the same number of each user's rows, drawn uniformly;
@@ -11,6 +13,9 @@ In: D_full as arrays, and how many rows are wanted. Out: which rows, ascending, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +23,7 @@ from cadc_rec.data.randomness import Purpose, bit_generator
 
 Ints = NDArray[np.int64]
 _BLOCK = 2**18  # rows scored at once
+_RUN = 2**20  # rows of the users gone through at once; a busy user's may be more
 
 
 def generator(seed: int) -> np.random.Generator:
@@ -52,23 +58,45 @@ def recent_rows(indptr: Ints, wanted: int, draw: np.random.Generator) -> Ints:
         wanted: rows in all.
         draw: see `shares`.
     """
-    return np.flatnonzero(rows_after(indptr) < np.repeat(*_given(indptr, wanted, draw)))
+    counts = np.diff(indptr)
+    given = shares(counts, wanted, draw)
+
+    def of_run(first: int, last: int) -> Ints:
+        inside = indptr[first : last + 1] - indptr[first]
+        most = np.repeat(given[first:last], counts[first:last])
+        return np.flatnonzero(rows_after(inside) < most) + indptr[first]
+
+    return _joined(of_run(first, last) for first, last in _runs(indptr))
 
 
 def stratified_rows(indptr: Ints, wanted: int, draw: np.random.Generator) -> Ints:
     """As many rows of each user as `recent_rows` takes, uniformly drawn."""
-    given, counts = _given(indptr, wanted, draw)
-    user = np.repeat(np.arange(len(counts)), counts)
-    shuffled = np.lexsort((draw.random(len(user)), user))
-    place = np.arange(len(user)) - indptr[user]  # a user's rows, in a drawn order
-    return np.sort(shuffled[place < np.repeat(given, counts)])
+    counts = np.diff(indptr)
+    given = shares(counts, wanted, draw)
+
+    def of_run(first: int, last: int) -> Ints:
+        inside = indptr[first : last + 1] - indptr[first]
+        user = np.repeat(np.arange(last - first), counts[first:last])
+        shuffled = np.lexsort((draw.random(len(user)), user))
+        place = np.arange(len(user)) - inside[user]  # a user's rows, in a drawn order
+        chosen = shuffled[place < np.repeat(given[first:last], counts[first:last])]
+        return np.sort(chosen) + indptr[first]
+
+    return _joined(of_run(first, last) for first, last in _runs(indptr))
 
 
 def recency_weighted_rows(
     indptr: Ints, wanted: int, half_life: float, draw: np.random.Generator
 ) -> Ints:
-    """Rows drawn with weight ``2 ** (-rows after it / half_life)``, without replacement."""
-    keys = draw.gumbel(size=int(indptr[-1])) - rows_after(indptr) * (np.log(2) / half_life)
+    """Rows drawn with weight ``2 ** (-rows after it / half_life)``, without replacement.
+
+    Every row's key is held until the last is drawn: 17 bytes of memory a row.
+    """
+    keys = np.empty(int(indptr[-1]))
+    for first, last in _runs(indptr):
+        inside = indptr[first : last + 1] - indptr[first]
+        run = slice(indptr[first], indptr[last])
+        keys[run] = draw.gumbel(size=int(inside[-1])) - rows_after(inside) * (np.log(2) / half_life)
     return _largest(keys, wanted)
 
 
@@ -94,11 +122,23 @@ def rows_after(indptr: Ints) -> Ints:
     return np.repeat(indptr[1:], np.diff(indptr)) - 1 - np.arange(indptr[-1])
 
 
-def _given(indptr: Ints, wanted: int, draw: np.random.Generator) -> tuple[Ints, Ints]:
-    counts = np.diff(indptr)
-    return shares(counts, wanted, draw), counts
+def _runs(indptr: Ints) -> Iterator[tuple[int, int]]:
+    """Runs of users ``first:last`` that have about `_RUN` rows together; none is empty of users."""
+    ends = np.searchsorted(indptr, np.arange(_RUN, int(indptr[-1]) + _RUN, _RUN), "left")
+    bounds = np.unique(np.concatenate([[0], np.minimum(ends, len(indptr) - 1)]))
+    yield from pairwise(bounds.tolist())
+
+
+def _joined(parts: Iterator[Ints]) -> Ints:
+    return np.concatenate([np.empty(0, np.int64), *parts])
 
 
 def _largest(keys: NDArray[np.floating], wanted: int) -> Ints:
     """Positions of the `wanted` largest keys, ascending; of equal ones the earlier."""
-    return np.sort(np.argsort(-keys, kind="stable")[:wanted])
+    if wanted >= len(keys):
+        return np.arange(len(keys))
+    least = np.partition(keys, len(keys) - wanted)[len(keys) - wanted]
+    chosen = keys > least
+    equal = np.flatnonzero(keys == least)
+    chosen[equal[: wanted - int(np.count_nonzero(chosen))]] = True
+    return np.flatnonzero(chosen)

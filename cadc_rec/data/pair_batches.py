@@ -1,4 +1,4 @@
-"""Steps of pairs: each positive with uniform negatives of its own.
+"""Steps of pairs: each positive with negatives of its own.
 
 In: the rows of a step. Out: its different users, its different items and the pairs between them,
 see `cadc_rec.models.pairs`. Where a step draws so many negatives that nearly every item is among
@@ -13,49 +13,67 @@ from dataclasses import replace
 import numpy as np
 from scipy import sparse
 
-from cadc_rec.data.batches import BatchArrays, PairArrays, Step, unique
+from cadc_rec.data.batches import BatchArrays, Negatives, PairArrays, Step, unique
 from cadc_rec.data.randomness import Purpose, positional_integers
 from cadc_rec.data.shards import Examples
 
+_WORTH_COMPILING = 20_000_000  # pairs of a training; below, NumPy is done before the compiler
 _NEARLY_ALL = 3  # uniform draws for each item: 1 in 20 is missing (exp(-3))
 
 
 class PairBatches:
-    """Positives, each with uniform negatives of its own.
+    """Positives, each with negatives of its own.
 
     Args:
-        negatives: uniform negatives for each positive, drawn afresh every epoch.
-        n_items: items to draw from; held-out items are among them.
+        negatives: for each positive, drawn afresh every epoch.
+        n_items: items there are; held-out items are among them.
         by_example: a row of the user tower stands for an example instead of a user, for each has
             a history of its own.
         positives: of a step over all ranks; 0 always sorts out which items a step has.
+        draws: what negatives are drawn from; None is all items alike.
+        compiled: lay pairs out by compiled loops, to the same bits.
     """
 
     def __init__(
-        self, negatives: int, n_items: int, by_example: bool = False, positives: int = 0
+        self,
+        negatives: int,
+        n_items: int,
+        by_example: bool = False,
+        positives: int = 0,
+        draws: Negatives | None = None,
+        compiled: bool = False,
     ) -> None:
         self.negatives, self.n_items, self.by_example = negatives, n_items, by_example
+        self.draws, self.compiled = draws, compiled
         whole = positives * negatives >= _NEARLY_ALL * n_items
         self.everything = np.arange(n_items, dtype=np.int64) if whole else None
 
     def __call__(self, step: Step, examples: Examples) -> BatchArrays:
         """See `Arrangement`."""
-        k, rows = self.negatives, len(examples)
-        drawn = positional_integers(
-            step.key(Purpose.NEGATIVES), step.start * k, rows * k, self.n_items
-        )
-        negatives = drawn.reshape(-1, k).astype(np.int32)
         users, items = examples.users.astype(np.int32), examples.items.astype(np.int32)
+        negatives = self._drawn(step, users)
         if not self.by_example:
             return self._arranged(users, items, negatives, step.positives)
-        each = np.arange(rows, dtype=np.int32)
+        each = np.arange(len(examples), dtype=np.int32)
         arranged = self._arranged(each, items, negatives, step.positives)
         return replace(arranged, users=users.astype(np.int64), rows=step.rows)
+
+    def _drawn(self, step: Step, users: np.ndarray) -> np.ndarray:
+        if self.draws is not None:
+            return self.draws.of_rows(step, users, self.negatives)
+        start, count = step.start * self.negatives, len(users) * self.negatives
+        drawn = positional_integers(step.key(Purpose.NEGATIVES), start, count, self.n_items)
+        return drawn.astype(np.int32).reshape(-1, self.negatives)
 
     def _arranged(
         self, users: np.ndarray, items: np.ndarray, negatives: np.ndarray, positives: int
     ) -> BatchArrays:
-        return arrange_pairs(users, items, negatives, self.n_items, positives, self.everything)
+        told = (users, items, negatives, self.n_items, positives, self.everything)
+        if not self.compiled:
+            return arrange_pairs(*told)
+        from cadc_rec.data.pair_kernels import arrange_pairs_compiled  # numba takes long to import
+
+        return arrange_pairs_compiled(*told)
 
 
 def arrange_pairs(
@@ -103,3 +121,8 @@ def arrange_pairs(
             to_item_order=transposed.data.astype(np.int64),
         ),
     )
+
+
+def worth_compiling(pairs: int) -> bool:
+    """Whether compiling the loops pays for a training of this many pairs on a rank."""
+    return pairs >= _WORTH_COMPILING

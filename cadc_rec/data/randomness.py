@@ -30,6 +30,8 @@ class Purpose(IntEnum):
     TRANSITIONS_INITIALIZATION = 10
     SHARED_NEGATIVES = 11
     INFORMED_SELECTION = 12
+    STRATIFIED_SELECTION = 13
+    STREAM_ORDER = 14
     REFRESHED_SELECTION = 20
     CHANGED_ROWS_NEGATIVES = 21
 
@@ -61,20 +63,29 @@ def positional_integers(key: Key, start: int, count: int, below: int) -> np.ndar
     """
     if below <= 0:
         raise ValueError(f"below must be positive, got {below}")
-    generator = bit_generator(key)
     # Two 32-bit draws from a word are enough, and twice as fast, while `below` is small: the
     # multiply-and-shift map is uneven by at most below / 2**32.
     if below <= 2**20:
+        generator = bit_generator(key)
         skipped = _move(generator, start // 2) * 2 + start % 2
         halves = generator.random_raw((skipped + count + 1) // 2).view(np.uint32)
         drawn = halves[skipped : skipped + count].astype(np.uint64)
         drawn *= np.uint64(below)
         drawn >>= np.uint64(32)
         return drawn.view(np.int64)  # below 2**20, so the same numbers
+    return (positional_fractions(key, start, count) * below).astype(np.int64)
+
+
+def positional_fractions(key: Key, start: int, count: int) -> np.ndarray:
+    """Elements ``start .. start + count`` of the uniform sequence of `key` over ``[0, 1)``.
+
+    Returns:
+        float64 ``[count]``, multiples of 2**-53.
+    """
+    generator = bit_generator(key)
     skipped = _move(generator, start)
     words = generator.random_raw(skipped + count)[skipped:]
-    fractions = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return (fractions * below).astype(np.int64)
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _move(generator: np.random.Philox, word: int) -> int:

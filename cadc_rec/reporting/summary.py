@@ -62,6 +62,24 @@ def _selected(artifacts: Mapping[str, Artifact]) -> int:
     return int(artifacts["prepare"].info["train"])
 
 
+def stage_document(stage: str, artifact: Artifact) -> dict[str, Any]:
+    """What a stage's command prints with ``--json``."""
+    return {
+        "stage": stage,
+        "artifact": str(artifact.path.resolve()),
+        "cached": artifact.cached,
+        "seconds": artifact.seconds,
+        "info": dict(artifact.info),
+    }
+
+
+def stage_lines(stage: str, artifact: Artifact) -> str:
+    """What it prints for a person: what came of the stage, and where that is."""
+    kept = ", kept" if artifact.cached else ""
+    told = f"{stage}: {stage_line(stage, artifact.info)} ({artifact.seconds:,.1f} s{kept})"
+    return f"{told}\n{artifact.path.resolve()}"
+
+
 def stage_line(stage: str, info: Mapping[str, Any]) -> str:
     """One line on what a stage did."""
     if stage == "prepare":

@@ -16,7 +16,9 @@ from cadc_rec.artifacts import Artifact, run_stage
 from cadc_rec.config import SelectConfig
 from cadc_rec.data import select as select_stage
 from cadc_rec.data.prepare import INTERACTIONS
-from cadc_rec.data.select import choose_uniform, selected_rows, selection_settings, shard_sizes
+from cadc_rec.data.select import choose_uniform
+from cadc_rec.data.selection import selected_rows, selection_settings
+from cadc_rec.data.shard_writer import shard_sizes
 from cadc_rec.errors import CadcError
 
 
