@@ -99,7 +99,7 @@ def build_selection(
     with track("select", total, "rows") as ticker:
 
         def selected() -> Iterator[pa.Table]:
-            groups = read_groups(train_files(dataset.path))
+            groups = read_groups(train_files(dataset.path), columns=INTERACTIONS.names)
             for start, block in _numbered(rechunk(groups, BLOCK_ROWS)):
                 positions = next(chosen)
                 rows = _take(block, start, positions)

@@ -165,7 +165,9 @@ _BUILDERS = {
 def interactions(dataset: Dataset) -> Interactions:
     """The training interactions in both orders."""
     item_indptr, users_by_item = dataset.csr_by_item
-    return Interactions(dataset.user_indptr, dataset.train_item, item_indptr, users_by_item)
+    return Interactions(
+        dataset.user_indptr, dataset.train_item, item_indptr, users_by_item, dataset.train_weight
+    )
 
 
 def _validation(dataset: Dataset, tables: IdTables) -> dict[str, float]:
