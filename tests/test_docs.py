@@ -25,6 +25,7 @@ ROOM_OF = {
     "cli_plan": "cli",
     "cli_study": "cli",
     "config_errors": "config",
+    "config_data": "config",
     "config_tables": "config",
     "config_types": "config",
     "experiment_file": "config",
