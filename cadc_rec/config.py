@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cadc_rec.config_checkpoint import CheckpointConfig
-from cadc_rec.config_tables import TablesConfig
+from cadc_rec.config_data import DataConfig as DataConfig
+from cadc_rec.config_data import GeneratedConfig as GeneratedConfig
 from cadc_rec.config_types import (
     Kernel,
     MemorySize,
@@ -24,42 +25,6 @@ from cadc_rec.config_types import (
 )
 from cadc_rec.config_update import UpdateConfig
 from cadc_rec.methods import MethodName
-
-SourceName = Literal["movielens-1m", "movielens-10m", "epinions", "generated", "tables"]
-
-
-class GeneratedConfig(Section):
-    """A latent-factor world, for demonstrations and for sizes no public archive has."""
-
-    users: PositiveInt = 2000
-    """Users of the world."""
-    items: PositiveInt = 1000
-    """Items of the world."""
-    interactions: PositiveInt = 100_000
-    """Rows of the world, exactly: at least three and at most half the items for each user."""
-    factors: Annotated[int, Field(ge=2)] = 8
-    """Dimension of the world's hidden taste vectors."""
-    popularity_skew: NonNegativeFloat = 0.8
-    """Exponent of the items' Zipf popularity; 0 makes every item equally popular."""
-    drift: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """How far a user's taste moves from the first interaction to the last; 0 stands still."""
-    seed: Seed = 0
-    """Of the world; apart from `seed`, so that every seed sees one world."""
-
-
-class DataConfig(Section):
-    """Where the interactions come from and how they are split."""
-
-    source: SourceName = "generated"
-    """Where the interactions come from; see [protocol.md](protocol.md#data)."""
-    k_core: Annotated[int, Field(ge=0)] = 0
-    """Keep only users and items with at least this many interactions, repeated until stable;
-    0 and 1 keep everything."""
-    split_seed: Seed = 0
-    """Order of each user's interactions where the source has no time. Apart from `seed`, so that
-    every method and seed is judged on the same held-out items."""
-    generated: GeneratedConfig = GeneratedConfig()
-    tables: TablesConfig = TablesConfig()
 
 
 class MlpPretrainConfig(Section):

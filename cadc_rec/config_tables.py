@@ -27,6 +27,12 @@ class InteractionsTable(Section):
     """Column of the time: whole numbers are kept; other numbers are seconds, and they, dates and
     datetimes become microseconds since 1970, UTC. Empty: no time, so that each user's order is a
     seeded draw."""
+    unit: Literal["", "s", "ms", "us", "ns"] = ""
+    """What whole numbers in that column count since 1970; wanted only where `data.since` or the
+    like names a date."""
+    weight: str = ""
+    """Column of an interaction's weight, a number above 0 and at most a billion, kept to six
+    decimals: `pretrain.model = "als"` multiplies its confidence by it. Empty: all weigh 1."""
     rating: str = ""
     """Column of the rating; read for `min_rating`."""
     min_rating: float | None = None

@@ -67,6 +67,7 @@ def load_experiment(
 
 def _check_together(e: Experiment, where: str) -> None:
     """Refuse values that are each allowed and cannot stand together."""
+    _check_weights(e, where)
     _check_vectors(e, where)
     _check_sharding(e, where)
     if e.model.kind == "tables":  # no towers: nothing below concerns it
@@ -95,6 +96,19 @@ def _check_together(e: Experiment, where: str) -> None:
         raise CadcError(
             f"{where}: compute.processes = {e.compute.processes} cannot share select.shards = "
             f"{e.select.shards}; set select.shards to at least {e.compute.processes}."
+        )
+
+
+def _check_weights(e: Experiment, where: str) -> None:
+    """Refuse weights where vectors are learned by a model that would count all rows alike."""
+    if e.pretrain.model not in ("mf", "mlp"):
+        return
+    weight = e.data.source == "tables" and e.data.tables.interactions.weight
+    key = "data.tables.interactions.weight" if weight else "data.duplicates = 'sum'"
+    if weight or e.data.duplicates == "sum":
+        raise CadcError(
+            f"{where}: {key} gives interactions weights, and pretrain.model = "
+            f"{e.pretrain.model!r} counts all alike; set pretrain.model = 'als', or leave it out."
         )
 
 

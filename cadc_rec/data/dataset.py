@@ -64,13 +64,15 @@ class Dataset:
     item_attributes: list[Attribute]
     order: str
     """How a user's interactions were ordered for the split: by time, or by a seeded draw."""
+    train_weight: NDArray[np.float32] | None = None
+    """``[rows]``, above 0; None where every interaction weighs 1."""
 
     @staticmethod
     def open(artifact: Artifact) -> Dataset:
         """Read a prepared dataset into memory (about 8 bytes an interaction)."""
         path, info = artifact.path, artifact.info
         n_users, n_items, rows = int(info["users"]), int(info["items"]), int(info["train"])
-        train_user, train_item = _read_train(path, rows)
+        train_user, train_item, train_weight = _read_train(path, rows)
         counts = np.bincount(train_user, minlength=n_users)
         described = json.loads((path / "attributes.json").read_text("utf-8"))
         return Dataset(
@@ -85,6 +87,7 @@ class Dataset:
             user_attributes=_attributes(path / "users.parquet", described["user"]),
             item_attributes=_attributes(path / "items.parquet", described["item"]),
             order=str(info["order"]),
+            train_weight=train_weight,
         )
 
     @cached_property
@@ -153,14 +156,22 @@ def train_files(path: Path) -> list[Path]:
     return sorted((path / "train").glob("part-*.parquet"))
 
 
-def _read_train(path: Path, rows: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _read_train(
+    path: Path, rows: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32] | None]:
+    files = train_files(path)
+    weighted = "weight" in pq.read_schema(files[0]).names
     users, items = np.empty(rows, np.int32), np.empty(rows, np.int32)
+    weights = np.empty(rows, np.float32) if weighted else None
+    columns = ["user", "item", *(["weight"] if weighted else [])]
     start = 0
-    for group in read_groups(train_files(path), columns=["user", "item"]):
+    for group in read_groups(files, columns=columns):
         end = start + group.num_rows
         users[start:end], items[start:end] = group["user"].to_numpy(), group["item"].to_numpy()
+        if weights is not None:
+            weights[start:end] = group["weight"].to_numpy()
         start = end
-    return users, items
+    return users, items, weights
 
 
 def _held_out(path: Path, n_users: int) -> NDArray[np.int32]:

@@ -22,22 +22,25 @@ _NO_SPACE = "No space left on device"
 
 
 @contextlib.contextmanager
-def open_engine(scratch: Path, memory_bytes: int | None = None) -> Iterator[Backend]:
+def open_engine(
+    scratch: Path, memory_bytes: int | None = None, spill: Path | None = None
+) -> Iterator[Backend]:
     """A DuckDB whose tables live in a file under `scratch`, and which spills there.
 
     Args:
         scratch: an existing folder; the caller removes it.
         memory_bytes: DuckDB's own limit; default: half of the memory, at most 3 GiB.
+        spill: another folder to spill to, made where it is not there.
 
     Raises:
         CadcError: the work did not fit into the memory limit.
         OSError: the disk is full (ENOSPC).
     """
-    limit = memory_bytes or min(int(MEMORY_SHARE * _physical_memory()), MEMORY_CEILING)
+    limit = memory_bytes or memory_limit()
     backend = ibis.duckdb.connect(
         str(scratch / "work.duckdb"),
         memory_limit=f"{limit >> 20}MiB",
-        temp_directory=str(scratch / "spill"),
+        temp_directory=str(spill or scratch / "spill"),
         # file order breaks ties of time, so the scan has to keep it
         preserve_insertion_order=True,
     )
@@ -49,7 +52,7 @@ def open_engine(scratch: Path, memory_bytes: int | None = None) -> Iterator[Back
         reason = str(error).splitlines()[0]
         raise CadcError(
             f"{scratch}: preparing the data did not fit into {limit >> 20} MiB of memory with "
-            f"spilling ({reason}); free memory or disk and run again."
+            f"spilling ({reason}); raise data.memory, or free memory or disk, and run again."
         ) from None
     except duckdb.IOException as error:
         if _NO_SPACE in str(error):
@@ -65,6 +68,11 @@ def stream(backend: Backend, rows: ir.Table, batch_rows: int) -> pa.RecordBatchR
     Ibis 12's own `to_pyarrow_batches` calls a method that DuckDB 1.5 deprecated and 2.0 removed.
     """
     return backend.con.sql(backend.compile(rows)).to_arrow_reader(batch_rows)
+
+
+def memory_limit() -> int:
+    """What an engine may take where nobody says: bytes."""
+    return min(int(MEMORY_SHARE * _physical_memory()), MEMORY_CEILING)
 
 
 def _physical_memory() -> int:

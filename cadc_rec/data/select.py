@@ -96,7 +96,7 @@ def build_selections(
     with track("select", full.total, "rows") as ticker, ExitStack() as open_shards:
         for target in targets:
             open_shards.enter_context(target.shards)
-        for start, block in _numbered(full.blocks()):
+        for start, block in _numbered(full.blocks(INTERACTIONS.names)):
             for target in targets:
                 target.take(block, start)
             ticker.advance(block.num_rows)

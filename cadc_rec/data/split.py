@@ -1,12 +1,13 @@
-"""Leave-last-two over a stream of rows: what is learned from, and what is held out.
+"""Splits over a stream of rows: what is learned from, and what is held out.
 
 In: dense rows, sorted by user and then by the user's own order. Out: the same rows without
-repetitions of a pair, less the last two of every user with more than two; those two apart. A user's
-rows need to be in memory together, and no more than that.
+repetitions of a pair, less at most two of each user, which are held out. A user's rows need to be
+in memory together, and no more than that.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -19,18 +20,25 @@ HELD_OUT = 2
 
 @dataclass(frozen=True)
 class Rows:
-    """Interactions as columns: int32 users and items, int64 timestamps, of one length."""
+    """Interactions as columns of one length."""
 
     user: NDArray[np.int32]
     item: NDArray[np.int32]
     timestamp: NDArray[np.int64]
+    weight: NDArray[np.float32] | None = None
+    """None where all weigh the same."""
 
     def __len__(self) -> int:
         return len(self.user)
 
     def take(self, at: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Rows:
         """Some of the rows."""
-        return Rows(self.user[at], self.item[at], self.timestamp[at])
+        weight = None if self.weight is None else self.weight[at]
+        return Rows(self.user[at], self.item[at], self.timestamp[at], weight)
+
+    def without_weight(self) -> Rows:
+        """The same rows, which weigh the same."""
+        return Rows(self.user, self.item, self.timestamp)
 
     @staticmethod
     def joined(parts: Iterable[Rows]) -> Rows:
@@ -38,12 +46,16 @@ class Rows:
         parts = list(parts)
         if not parts:
             return Rows(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64))
+        weights = [part.weight for part in parts if part.weight is not None]
         return Rows(
-            *(np.concatenate([getattr(p, name) for p in parts]) for name in Rows.__annotations__)
+            np.concatenate([part.user for part in parts]),
+            np.concatenate([part.item for part in parts]),
+            np.concatenate([part.timestamp for part in parts]),
+            np.concatenate(weights) if weights else None,
         )
 
 
-class LeaveLastTwo:
+class Split(ABC):
     """Splits a sorted stream; the held-out rows are here when the stream has ended.
 
     Args:
@@ -56,15 +68,17 @@ class LeaveLastTwo:
         self._test: list[Rows] = []
         self.distinct = 0
         """Rows without repetitions of a pair, so far."""
+        self.unused = 0
+        """Of these, rows that are neither learned from nor held out."""
 
     @property
     def validation(self) -> Rows:
-        """One row of each user that has more than two, ascending."""
+        """At most one row of each user, ascending."""
         return Rows.joined(self._validation)
 
     @property
     def test(self) -> Rows:
-        """Likewise, the last."""
+        """Likewise, later ones."""
         return Rows.joined(self._test)
 
     def train(self) -> Iterator[Rows]:
@@ -72,14 +86,54 @@ class LeaveLastTwo:
         for rows in whole_users(self._rows):
             distinct = first_of_pairs(rows)
             self.distinct += len(distinct)
-            starts = np.flatnonzero(np.diff(distinct.user, prepend=-1))  # users are >= 0
-            counts = np.diff(starts, append=len(distinct))
-            ends = (starts + counts)[counts > HELD_OUT]
-            self._validation.append(distinct.take(ends - 2))
-            self._test.append(distinct.take(ends - 1))
-            kept = np.ones(len(distinct), bool)
-            kept[ends - 2] = kept[ends - 1] = False
-            yield distinct.take(kept)
+            learned, validation, test = self._of_whole_users(distinct)
+            self._validation.append(distinct.take(validation))
+            self._test.append(distinct.take(test))
+            train = distinct.take(learned)
+            self.unused += len(distinct) - len(train) - len(validation) - len(test)
+            yield train
+
+    @abstractmethod
+    def _of_whole_users(
+        self, rows: Rows
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+        """Which of the rows are learned from, and the places of those that are held out."""
+
+
+class LeaveLastTwo(Split):
+    """Holds out the last two rows of each user that has more than two."""
+
+    def _of_whole_users(
+        self, rows: Rows
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+        starts = np.flatnonzero(np.diff(rows.user, prepend=-1))  # users are >= 0
+        counts = np.diff(starts, append=len(rows))
+        ends = (starts + counts)[counts > HELD_OUT]
+        kept = np.ones(len(rows), bool)
+        kept[ends - 2] = kept[ends - 1] = False
+        return kept, ends - 2, ends - 1
+
+
+class TimeSplit(Split):
+    """Learns from what comes before a time; holds out the first that a user has after it.
+
+    Args:
+        sorted_rows: by user, and within a user by time; a user's first row is learned from.
+        validation_from: the first row of each user at this time or later is validation ...
+        test_from: ... unless it is at this time or later: the first such row is the test.
+    """
+
+    def __init__(self, sorted_rows: Iterable[Rows], validation_from: int, test_from: int) -> None:
+        super().__init__(sorted_rows)
+        self._cuts = validation_from, test_from
+
+    def _of_whole_users(
+        self, rows: Rows
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+        span = np.searchsorted(self._cuts, rows.timestamp, side="right")  # 0, 1 or 2
+        first = np.ones(len(rows), bool)  # of its user and span
+        first[1:] = (rows.user[1:] != rows.user[:-1]) | (span[1:] != span[:-1])
+        return span == 0, *(np.flatnonzero(first & (span == place)) for place in (1, 2))
 
 
 def whole_users(sorted_rows: Iterable[Rows]) -> Iterator[Rows]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from cadc_rec.artifacts import read_manifest
 from cadc_rec.config import Experiment
-from cadc_rec.data.prepare import dataset_settings
+from cadc_rec.data.prepare_settings import dataset_settings
 from cadc_rec.errors import CadcError
 
 

@@ -1,8 +1,9 @@
 """Implicit-feedback ALS: vectors of users and items from every training interaction.
 
 What a user took counts as 1, everything else as 0; an interaction's confidence is
-``alpha * 2 ** (-age / half_life)`` (age: how many interactions the user had after it), that of any
-other pair is 1. Solved by `pretrain.least_squares`.
+``alpha * weight * 2 ** (-age / half_life)`` (weight: the interaction's own, 1 where the data has
+none; age: how many interactions the user had after it), that of any other pair is 1. Solved by
+`pretrain.least_squares`.
 """
 
 from __future__ import annotations
@@ -20,19 +21,23 @@ from cadc_rec.pretrain.alternating import Interactions
 from cadc_rec.pretrain.least_squares import LeastSquares
 
 
-def confidences(indptr: np.ndarray, config: AlsConfig) -> np.ndarray | None:
+def confidences(
+    indptr: np.ndarray, config: AlsConfig, weights: np.ndarray | None = None
+) -> np.ndarray | None:
     """Confidence of each interaction, float32 ``[n]``; None where it is 1 for all.
 
     Args:
         indptr: int64 ``[n_users + 1]``; a user's interactions are in the order of time.
         config: ``alpha`` and ``half_life``.
+        weights: of the interactions themselves ``[n]``; None is 1 for all.
     """
-    if config.alpha == 1 and not config.half_life:
+    if config.alpha == 1 and not config.half_life and weights is None:
         return None
     counts = np.diff(indptr)
     age = np.repeat(indptr[1:], counts) - 1 - np.arange(indptr[-1])
     decay = 0.5 ** (age / config.half_life) if config.half_life else np.ones(len(age))
-    return (config.alpha * decay).astype(np.float32)
+    weighted = decay if weights is None else decay * weights
+    return (config.alpha * weighted).astype(np.float32)
 
 
 def train_als(
@@ -65,7 +70,7 @@ def train_als(
         user,
         item,
         values,
-        confidences(data.user_indptr, config),
+        confidences(data.user_indptr, config, data.weights),
         config.l2,
         config.conjugate_gradient_steps,
         None if warm else (seed, Purpose.ALS_INITIALIZATION),

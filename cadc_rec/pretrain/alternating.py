@@ -45,13 +45,15 @@ _SMALL_TABLE = 2**21  # elements; a pass over them takes less than workers spin
 class Interactions:
     """D_full in both orders: CSR by user and CSR by item.
 
-    ``indptr`` are int64 ``[rows + 1]``, ``users`` and ``items`` int32 ``[n]``.
+    ``indptr`` are int64 ``[rows + 1]``, ``users`` and ``items`` int32 ``[n]``; ``weights``, in the
+    order by user, float32 ``[n]``, or None where every interaction weighs 1.
     """
 
     user_indptr: np.ndarray
     items_by_user: np.ndarray
     item_indptr: np.ndarray
     users_by_item: np.ndarray
+    weights: np.ndarray | None = None
 
     @property
     def n_users(self) -> int:

@@ -203,7 +203,9 @@ _BUILDERS = {
 def interactions(dataset: Dataset) -> Interactions:
     """The training interactions in both orders."""
     item_indptr, users_by_item = dataset.csr_by_item
-    return Interactions(dataset.user_indptr, dataset.train_item, item_indptr, users_by_item)
+    return Interactions(
+        dataset.user_indptr, dataset.train_item, item_indptr, users_by_item, dataset.train_weight
+    )
 
 
 def _validation(dataset: Dataset, shares: IdTables, processes: Processes) -> dict[str, float]:

@@ -86,7 +86,7 @@ def tables(prepare: Prepare, raw_folder: Path) -> Prepare:
             (raw_folder / path).parent.mkdir(parents=True, exist_ok=True)
             (raw_folder / path).write_bytes(data)
         interactions = {"path": path, **INTERACTIONS, **sections.pop("interactions", {})}
-        outer = {key: sections.pop(key) for key in ("k_core", "split_seed") if key in sections}
+        outer = {key: sections.pop(key) for key in [*sections] if key in DataConfig.model_fields}
         return prepare(
             sections.pop("workdir", "work"),
             source="tables",

@@ -36,4 +36,4 @@ def test_too_little_memory_says_what_to_do(tmp_path):
     with pytest.raises(CadcError) as caught, open_engine(tmp_path, memory_bytes=64 << 20):
         raise duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block")
     assert "did not fit into 64 MiB of memory with spilling" in str(caught.value)
-    assert "free memory or disk and run again" in str(caught.value)
+    assert "raise data.memory, or free memory or disk, and run again" in str(caught.value)

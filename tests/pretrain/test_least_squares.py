@@ -145,3 +145,11 @@ def test_als_reaches_the_loss_of_the_library_implicit(alpha, alone):
         theirs.user_factors.astype(float), theirs.item_factors.astype(float), seen, config
     )
     assert ours == pytest.approx(reference, rel=0.005)
+
+
+def test_the_weight_of_an_interaction_multiplies_its_confidence():
+    indptr, weights = np.array([0, 2, 3]), np.array([1.0, 0.5, 3.0], np.float32)
+    got = confidences(indptr, AlsConfig(), weights)
+    np.testing.assert_allclose(got, weights)
+    got = confidences(indptr, AlsConfig(alpha=2.0, half_life=1.0), weights)
+    np.testing.assert_allclose(got, [2 * 0.5, 2 * 0.5, 2 * 3.0])

@@ -40,6 +40,7 @@ def read_generated(config: GeneratedConfig, backend: Backend, scratch: Path) -> 
         users=table("users"),
         items=table("items"),
         attributes=_ATTRIBUTES,
+        time_unit="s",
     )
 
 

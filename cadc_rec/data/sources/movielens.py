@@ -61,6 +61,7 @@ def read_movielens_1m(backend: Backend, path: Path, scratch: Path) -> RawTables:
         users=users.read(backend, DelimitedFile("::", _USERS, "latin-1", unique="user_id")),
         items=_items(movies.read(backend, DelimitedFile("::", _MOVIES, "latin-1", "item_id"))),
         attributes=_USER_ATTRIBUTES + _ITEM_ATTRIBUTES,
+        time_unit="s",
     )
 
 
@@ -78,6 +79,7 @@ def read_movielens_10m(backend: Backend, path: Path, scratch: Path) -> RawTables
         interactions=ratings.read(backend, DelimitedFile("::", _RATINGS)),
         items=_items(movies.read(backend, DelimitedFile("::", _MOVIES, "utf-8", "item_id"))),
         attributes=_ITEM_ATTRIBUTES,
+        time_unit="s",
     )
 
 

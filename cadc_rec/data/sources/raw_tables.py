@@ -9,6 +9,9 @@ from typing import Literal
 
 import ibis.expr.types as ir
 
+from cadc_rec.config import DataConfig
+from cadc_rec.data.moments import TimeUnit
+
 AttributeKind = Literal["categorical", "multi", "numeric"]
 Side = Literal["user", "item"]
 
@@ -31,18 +34,25 @@ class RawTables:
     """Ibis expressions over one source, on the backend that will run the preparation."""
 
     interactions: ir.Table
-    """Columns user_id, item_id (int64 or text), row (int64, position in the file) and, where the
-    source has time, timestamp (int64, in any unit); further columns are ignored. No nulls."""
+    """Columns user_id, item_id (int64 or text), row (int64, position in the file), where the
+    source has time, timestamp (int64), and where rows weigh differently, weight (float64, above 0
+    and at most a billion); further columns are ignored. No nulls."""
     users: ir.Table | None = None
     """Columns user_id (unique) and the users' attributes; None where there are none."""
     items: ir.Table | None = None
     """Columns item_id (unique), the items' attributes and, where there is one, title."""
     attributes: tuple[AttributeColumn, ...] = ()
     has_time: bool = True
+    time_unit: TimeUnit = ""
+    """What timestamps count since 1970, where that is known."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Rows that were read and are no interactions, by why; the manifest repeats them."""
     rejected: Path | None = None
     """A folder with the rows that were left out, perhaps not there; the dataset keeps it."""
+
+    def weighted(self, config: DataConfig) -> bool:
+        """Whether prepared interactions have a weight each."""
+        return config.duplicates == "sum" or "weight" in self.interactions.columns
 
     def attributes_of(self, side: Side) -> list[AttributeColumn]:
         """The declarations of one side, in their order."""

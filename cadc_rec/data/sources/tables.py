@@ -14,6 +14,7 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from cadc_rec.config_tables import EntityTable, InteractionsTable, ItemsTable, TablesConfig
+from cadc_rec.data.moments import TimeUnit
 from cadc_rec.data.sources.raw_tables import AttributeColumn, RawTables, Side
 from cadc_rec.data.tables.attributes import attribute_column, declared, without
 from cadc_rec.data.tables.bad_rows import good_rows
@@ -27,6 +28,7 @@ from cadc_rec.data.tables.columns import (
     number_column,
     time_column,
     time_kind,
+    weight_column,
 )
 from cadc_rec.data.tables.files import FileSet, TableFiles
 from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW, Scan
@@ -35,6 +37,8 @@ from cadc_rec.errors import CadcError
 from cadc_rec.progress import log
 
 IdKind = Literal["integer", "string"]
+_COLUMNS = ("user", "item", "timestamp", "rating", "weight")
+_LATER = {"interactions": ("unit", "weight")}
 _TIMES = {
     "integer": "whole numbers, taken as they are",
     "number": "numbers, taken as seconds",
@@ -43,10 +47,19 @@ _TIMES = {
 
 
 def table_settings(config: TablesConfig) -> dict[str, Any]:
-    """What decides the result beside the files' bytes: everything but where they lie."""
-    return config.model_dump(
+    """What decides the result beside the files' bytes: everything but where they lie.
+
+    Settings that came later are named where they are not at their default.
+    """
+    settings = config.model_dump(
         mode="json", exclude={role: {"path"} for role in ("interactions", "users", "items")}
     )
+    for section, names in _LATER.items():
+        told, default = settings[section], type(getattr(config, section))().model_dump(mode="json")
+        for name in names:
+            if told[name] == default[name]:
+                del told[name]
+    return settings
 
 
 def read_tables(
@@ -91,9 +104,17 @@ class _Reader:
             items=self._entities(items, item_kind, counts),
             attributes=(*users.attributes.values(), *items.attributes.values()),
             has_time=bool(keys.timestamp),
+            time_unit=self._unit(interactions),
             counts=counts,
             rejected=self._rejected,
         )
+
+    def _unit(self, scan: Scan) -> TimeUnit:
+        """What the times count once they are converted."""
+        keys = self.config.interactions
+        if not keys.timestamp or time_kind(scan.rows, keys.timestamp, "") == "integer":
+            return keys.unit
+        return "us"
 
     @property
     def _rejected(self) -> Path | None:
@@ -137,6 +158,8 @@ class _Reader:
                 kind = time_kind(raw, keys.timestamp, where)
             log.info("%s tells the time as %s", keys.timestamp, _TIMES[kind])
             typed["timestamp"] = time_column(raw[keys.timestamp], keys.timestamp, kind)
+        if keys.weight:
+            typed["weight"] = weight_column(raw[keys.weight], keys.weight)
         least = keys.min_rating
         if keys.rating:
             rating = raw[keys.rating]
@@ -208,7 +231,7 @@ def _whole(scan: Scan) -> Iterator[None]:
 
 def _wanted_interactions(config: InteractionsTable) -> dict[str, str]:
     """The setting that names each column."""
-    named = {key: getattr(config, key) for key in ("user", "item", "timestamp", "rating")}
+    named = {key: getattr(config, key) for key in _COLUMNS}
     return {column: f"data.tables.interactions.{key}" for key, column in named.items() if column}
 
 

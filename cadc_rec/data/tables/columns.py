@@ -22,6 +22,7 @@ NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 MOMENT = r"^[0-9]{4,6}-[0-9]{1,2}-[0-9]{1,2}([T ].*)?$"
 _MICRO = 1_000_000
 _MAX_SECONDS = 9.2e12  # beyond it, microseconds do not fit into 64 bits
+_LEAST_WEIGHT, _MOST_WEIGHT = 1e-6, 1e9
 _SHOWN = 60  # characters of a bad value worth showing
 
 TimeKind = Literal["integer", "number", "moment"]
@@ -118,6 +119,15 @@ def number_column(raw: ir.Column, name: str, *, required: bool) -> Typed:
     return Typed(
         name, value, _fault(raw, value, name, "a finite number", required=required, missing=missing)
     )
+
+
+def weight_column(raw: ir.Column, name: str) -> Typed:
+    """A weight, which no row may lack: float64, above 0."""
+    number = _number(raw)
+    # Less than half of the unit that weights are added up in would be nothing.
+    value = ibis.cases(((number >= _LEAST_WEIGHT) & (number <= _MOST_WEIGHT), number))
+    words = "a number above 0 and at most a billion"
+    return Typed(name, value, _fault(raw, value, name, words, required=True))
 
 
 def number_or_moment(raw: ir.Column, name: str) -> Typed:
