@@ -102,7 +102,7 @@ def artifact_key(
     stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Artifact | str]
 ) -> str:
     """The folder's name: a digest of everything that decides what the stage computes."""
-    return _digest(
+    return digest(
         {
             "schema": SCHEMA_VERSION,
             "stage": stage,
@@ -245,7 +245,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise CadcError(f"{file} is not a manifest of ours; {_remedy(path)}") from None
     body = {name: value for name, value in manifest.items() if name != "digest"}
-    if _digest(body) != recorded:
+    if digest(body) != recorded:
         raise CadcError(f"{file} changed since it was written; {_remedy(path)}")
     return dict(manifest)
 
@@ -271,7 +271,7 @@ def _manifest(
         "schema_version": SCHEMA_VERSION,
         "stage": stage,
         "key": key,
-        "fingerprint": _digest({"stage": stage, "files": contents}),
+        "fingerprint": digest({"stage": stage, "files": contents}),
         "settings": settings,
         "inputs": _fingerprints(inputs),
         "files": files,
@@ -284,7 +284,7 @@ def _manifest(
         "info": draft.info,
     }
     body = json.loads(json.dumps(body))  # tuples become lists now, so the digest stays true
-    return {**body, "digest": _digest(body)}
+    return {**body, "digest": digest(body)}
 
 
 def _peak_memory_bytes() -> int:
@@ -299,7 +299,8 @@ def _fingerprints(inputs: Mapping[str, Artifact | str]) -> dict[str, str]:
     }
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, in hexadecimal, whatever the order of its keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
