@@ -19,7 +19,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cadc_rec import __version__, cli_bench, cli_data, cli_plan, cli_study, cli_update
+from cadc_rec import (
+    __version__,
+    cli_bench,
+    cli_data,
+    cli_export,
+    cli_plan,
+    cli_study,
+    cli_update,
+)
 from cadc_rec.cli_options import (
     WORKDIR,
     AsJson,
@@ -221,6 +229,7 @@ cli_update.register(app)
 cli_plan.register(app)
 cli_study.register(app)
 cli_bench.register(app)
+cli_export.register(app)
 
 
 @app.command()

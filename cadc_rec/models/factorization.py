@@ -7,12 +7,12 @@ import torch
 
 def user_side(rows: torch.Tensor) -> torch.Tensor:
     """``[n, factors + 2]`` of ``[n, factors + 1]``, the bias last: (u', u_bias, 1)."""
-    return torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
+    return torch.cat([rows, torch.ones_like(rows[:, :1])], 1)
 
 
 def item_side(rows: torch.Tensor) -> torch.Tensor:
     """``[n, factors + 2]`` of ``[n, factors + 1]``, the bias last: (v', 1, v_bias)."""
-    return torch.cat([rows[:, :-1], rows.new_ones(len(rows), 1), rows[:, -1:]], 1)
+    return torch.cat([rows[:, :-1], torch.ones_like(rows[:, :1]), rows[:, -1:]], 1)
 
 
 def as_dot_products(user: torch.Tensor, item: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

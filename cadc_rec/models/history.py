@@ -57,3 +57,20 @@ def window_means(
         count = count + ring_length
         means.append(total / count.clamp_min(1)[:, None])
     return means
+
+
+def sequence_means(
+    vectors: torch.Tensor, known: torch.Tensor, windows: Sequence[int]
+) -> list[torch.Tensor]:
+    """What `window_means` gives, of items that have been looked up one by one.
+
+    Args:
+        vectors: ``[n, L, dim]``, the latest first; zeros where a history has ended.
+        known: bool ``[n, L]``, where it has not.
+        windows: ascending, at most L.
+    """
+    counted = known.to(vectors.dtype)
+    return [
+        vectors[:, :last].sum(1) / counted[:, :last].sum(1, keepdim=True).clamp_min(1)
+        for last in windows
+    ]

@@ -48,6 +48,10 @@ class TrainableIds(nn.Module):
         """The collections an optimizer moves."""
         return [] if self.frozen else [self.table]
 
+    def of_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Vectors ``[n, dim]`` of looked-up rows ``[n, dim]``, all tables side by side."""
+        return rows
+
 
 class InitIds(TrainableIds):
     """Pre-trained vectors to start from, trained on with the rest (Init)."""
@@ -166,7 +170,11 @@ class LinearIds(FrozenIds):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Vectors ``[n, dim]`` of int64 ids ``[n]``."""
-        vectors: torch.Tensor = self.layer(self.lookup(ids))
+        return self.of_rows(self.lookup(ids))
+
+    def of_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """See `TrainableIds.of_rows`."""
+        vectors: torch.Tensor = self.layer(rows)
         return vectors
 
 
@@ -177,9 +185,9 @@ class MlpIds(LinearIds):
         super().__init__(side, rows, dim, device)
         self.last = nn.Linear(dim, dim).to(device)
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Vectors ``[n, dim]`` of int64 ids ``[n]``."""
-        vectors: torch.Tensor = self.last(super().forward(ids).relu())
+    def of_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """See `TrainableIds.of_rows`."""
+        vectors: torch.Tensor = self.last(super().of_rows(rows).relu())
         return vectors
 
 

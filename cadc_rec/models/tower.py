@@ -117,7 +117,21 @@ class Tower(nn.Module):
             context: further frozen vectors of each row, each ``[n, some]``.
         """
         features = self.features(ids) if self.features is not None else None
-        vectors = self.ids(ids)
+        return self.parts_of(self.ids(ids), features, context)
+
+    def parts_of(
+        self,
+        vectors: torch.Tensor,
+        features: torch.Tensor | None,
+        context: Sequence[torch.Tensor] = (),
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`parts` of rows whose id vectors and side features have been looked up.
+
+        Args:
+            vectors: ``[n, id_dim]``, what the id embedding gives.
+            features: ``[n, features.width]``; None where the side has none.
+            context: as in `parts`.
+        """
         known = torch.cat([vectors, *context], 1) if context else vectors
         learned: torch.Tensor = self.mlp(self.join(self.dropout(known), features))
         return learned, None if self.residual is None else self.residual(vectors)

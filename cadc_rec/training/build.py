@@ -109,18 +109,7 @@ def build_model(
         processes: the ranks.
     """
     torch.manual_seed(experiment.seed)
-    transitions, history = pretrained.transitions, experiment.history
-    width = 0 if transitions is None else transitions.source.shape[1]
-    prior, factors = prior_of(experiment, dataset, pretrained)
-    model = TwoTower(
-        SideSpec("user", dataset.n_users, dataset.user_attributes),
-        SideSpec("item", dataset.n_items, dataset.item_attributes, width),
-        experiment.model,
-        processes.device,
-        usable_windows(history.windows, history.length) if history.length else (),
-        prior,
-        factors,
-    )
+    model = unsharded_model(experiment, dataset, pretrained, processes.device)
     sharding = experiment.sharding
     fuse_table_optimizer(model, experiment.train, sharding.trainable)
     store_frozen_tables(model, sharding)
@@ -129,12 +118,30 @@ def build_model(
     wrapped = shard_model(model, rules, processes, experiment.train.batch_size, sharding)
     sharded = ShardedTwoTower(wrapped, model, processes, dataset.n_users, dataset.n_items)
     _initialize_tables(sharded, experiment.seed)
-    weights = _pretrained_weights(model, pretrained)
+    weights = pretrained_weights(model, pretrained)
     load_state(wrapped, weights, keep=lambda name: name in weights)
     _read_replicas_directly(sharded)
     if processes.world_size > 1:
         model.use_catalogue(_divided(dataset.n_items, processes))
     return sharded
+
+
+def unsharded_model(
+    experiment: Experiment, dataset: Dataset, pretrained: Pretrained, device: torch.device
+) -> TwoTower:
+    """The experiment's model with its tables on the meta device and the rest newly initialized."""
+    transitions, history = pretrained.transitions, experiment.history
+    width = 0 if transitions is None else transitions.source.shape[1]
+    prior, factors = prior_of(experiment, dataset, pretrained)
+    return TwoTower(
+        SideSpec("user", dataset.n_users, dataset.user_attributes),
+        SideSpec("item", dataset.n_items, dataset.item_attributes, width),
+        experiment.model,
+        device,
+        usable_windows(history.windows, history.length) if history.length else (),
+        prior,
+        factors,
+    )
 
 
 def _divided(n_items: int, processes: Processes) -> Catalogue:
@@ -158,7 +165,7 @@ def _read_replicas_directly(model: ShardedTwoTower) -> None:
             table.replica = rows[f"{prefix}.table.embedding_bags.{table.name}.weight"]
 
 
-def _pretrained_weights(model: TwoTower, pretrained: Pretrained) -> dict[str, torch.Tensor]:
+def pretrained_weights(model: TwoTower, pretrained: Pretrained) -> dict[str, torch.Tensor]:
     """The tables that hold pre-trained vectors, by name of the state, whole."""
     weights = {}
     for side, tower in (("user", model.user), ("item", model.item)):
@@ -175,7 +182,7 @@ def _pretrained_weights(model: TwoTower, pretrained: Pretrained) -> dict[str, to
 
 def frozen_tables_intact(model: ShardedTwoTower, pretrained: Pretrained) -> bool:
     """Whether every rank's frozen shards still hold exactly the bits they were loaded with."""
-    weights = _pretrained_weights(model.module, pretrained)
+    weights = pretrained_weights(model.module, pretrained)
     changed = sum(
         not torch.equal(local.tensor.cpu(), local.of(weights[local.name]).to(local.tensor.dtype))
         for local in local_tensors(model.wrapped, lambda name: is_frozen(name, model.module))

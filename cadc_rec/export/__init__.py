@@ -1,0 +1,1 @@
+"""From a finished experiment to a bundle (`cadc_rec.serving`)."""

@@ -1,0 +1,139 @@
+"""A trained model off its shards: dense layers as modules, every table as one plain tensor.
+
+In: an experiment and its artifacts. Out: a `TrainedModel`, what all exported forms of the model are
+made from. No process group is needed: the checkpoint holds whole tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load_file
+
+from cadc_rec.artifacts import Artifact
+from cadc_rec.config import Experiment
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.models.features import AttributeValues
+from cadc_rec.models.id_embedding import HybridIds
+from cadc_rec.models.tower import Tower
+from cadc_rec.models.two_tower import TwoTower
+from cadc_rec.pretrain.id_tables import Pretrained
+from cadc_rec.stages.train import CHECKPOINT
+from cadc_rec.training.build import pretrained_weights, unsharded_model
+
+
+@dataclass(frozen=True)
+class Table:
+    """An embedding table.
+
+    Attributes:
+        name: unique in the model; alike the table's in training.
+        weight: float32 ``[rows, width]``, as a lookup gives it.
+        mean: whether the several values of a row are averaged; otherwise they are summed.
+    """
+
+    name: str
+    weight: torch.Tensor
+    mean: bool = False
+
+
+@dataclass(frozen=True)
+class Side:
+    """The tables of users, or of items.
+
+    Attributes:
+        name: ``user`` or ``item``.
+        ids: tables with a row for each id; their rows side by side are what the tower is given.
+        attributes: the side's attributes, in the order of `features`.
+        features: the table of each attribute's codes.
+    """
+
+    name: str
+    ids: tuple[Table, ...]
+    attributes: tuple[AttributeValues, ...]
+    features: tuple[Table, ...]
+
+    @property
+    def rows(self) -> int:
+        """Number of ids."""
+        return len(self.ids[0].weight)
+
+    @property
+    def id_width(self) -> int:
+        """Width of all id tables together."""
+        return sum(table.weight.shape[1] for table in self.ids)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Two towers as they were when the test items were ranked.
+
+    Attributes:
+        model: its dense layers are trained; its own tables hold nothing.
+        user: the tables of users.
+        item: the tables of items.
+        sources: of items as what came before, where the model has transitions.
+        targets: of items as what came after, likewise.
+        history_length: items of a history; 0 where the model has none.
+    """
+
+    model: TwoTower
+    user: Side
+    item: Side
+    sources: Table | None
+    targets: Table | None
+    history_length: int
+
+    @property
+    def tables(self) -> list[Table]:
+        """All of them."""
+        of_sides = [t for side in (self.user, self.item) for t in (*side.ids, *side.features)]
+        return [*of_sides, *(t for t in (self.sources, self.targets) if t is not None)]
+
+
+def trained_model(
+    experiment: Experiment, dataset: Dataset, pretrained: Pretrained, checkpoint: Artifact
+) -> TrainedModel:
+    """Read the model of a train stage's artifact.
+
+    Args:
+        experiment: its settings.
+        dataset: sizes and attributes.
+        pretrained: the vectors it was given.
+        checkpoint: the train stage's artifact.
+    """
+    model = unsharded_model(experiment, dataset, pretrained, torch.device("cpu"))
+    state = load_file(checkpoint.path / CHECKPOINT)
+    frozen = pretrained_weights(model, pretrained)
+    if experiment.sharding.frozen_storage == "fp16":
+        frozen = {name: weight.half().float() for name, weight in frozen.items()}
+    weights = {**frozen, **state}  # a table that was trained on is in both, and the state's counts
+    dense = {name: weight for name, weight in state.items() if ".embedding_bags." not in name}
+    missing = model.load_state_dict(dense, strict=False).missing_keys
+    assert all(".embedding_bags." in name for name in missing), missing
+    model.eval().requires_grad_(False)
+
+    def table(prefix: str, name: str, mean: bool = False) -> Table:
+        return Table(name, weights[f"{prefix}.embedding_bags.{name}.weight"].float(), mean)
+
+    def side(name: str, tower: Tower, attributes: Sequence[AttributeValues]) -> Side:
+        ids = [table(f"{name}.ids.table", name)]
+        if isinstance(tower.ids, HybridIds):
+            ids.append(table(f"{name}.ids.free", tower.ids.free_name))
+        features = [
+            table(f"{name}.features.tables", f"{name}_{a.name}", a.kind == "multi")
+            for a in attributes
+        ]
+        return Side(name, tuple(ids), tuple(attributes), tuple(features))
+
+    transitions = pretrained.transitions is not None
+    return TrainedModel(
+        model,
+        side("user", model.user, dataset.user_attributes),
+        side("item", model.item, dataset.item_attributes),
+        table("sources.table", "item_source") if transitions else None,
+        table("targets.table", "item_target") if transitions else None,
+        experiment.history.length,
+    )
