@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from cadc_rec import __version__, cli_bench, cli_data, cli_plan, cli_study
+from cadc_rec import __version__, cli_bench, cli_data, cli_plan, cli_serve, cli_study
 from cadc_rec.cli_options import (
     WORKDIR,
     AsJson,
@@ -180,6 +180,7 @@ _stage_command("evaluate", "Rank the held-out items over all items and measure."
 cli_data.register(app)
 cli_plan.register(app)
 cli_study.register(app)
+cli_serve.register(app)
 cli_bench.register(app)
 
 

@@ -47,21 +47,19 @@ class IdMap:
         return self.ids.dtype != object
 
     def rows(self, wanted: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:
-        """Rows ``[n]`` of original ids; -1 for an id that nobody has.
+        """Rows ``[n]`` of original ids; -1 for an id that nobody has, and for None.
 
         Raises:
             CadcError: an id is of the wrong type.
         """
         values = wanted.tolist() if isinstance(wanted, np.ndarray) else list(wanted)
-        row_of, kind = self._row_of, int if self.are_integers else str
+        kind = (int, np.integer) if self.are_integers else (str,)
         for value in values:
             # True would be found as 1.
-            if not isinstance(value, kind) or isinstance(value, bool):
-                if isinstance(value, np.integer) and kind is int:
-                    continue
-                what = "whole numbers" if kind is int else "strings"
+            if isinstance(value, bool) or not (value is None or isinstance(value, kind)):
+                what = "whole numbers" if self.are_integers else "strings"
                 raise CadcError(f"{self.side} ids are {what} in this bundle; got {value!r:.80}.")
-        return np.array([row_of.get(value, UNKNOWN) for value in values], np.int64)
+        return np.array([self._row_of.get(value, UNKNOWN) for value in values], np.int64)
 
     def of_rows(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Original ids of rows, of any shape; 0 or the empty string where a row is -1."""

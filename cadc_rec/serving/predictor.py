@@ -213,6 +213,23 @@ class Predictor:
             np.full(len(rows), Source.KNOWN, np.int8),
         )
 
+    def require_filter(self, wanted: Filter) -> None:
+        """Refuse a filter that `recommend` would refuse.
+
+        Raises:
+            CadcError: it names an attribute or a value that no item has.
+        """
+        blocked_by(wanted, self.attributes, len(self.items))
+
+    def titles_of(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Titles of item rows, of any shape; empty where a row is -1 or has no title."""
+        found = np.full(rows.shape, "", dtype=object)
+        if len(self.titles):
+            for place in np.ndindex(rows.shape):
+                if rows[place] >= 0:
+                    found[place] = self.titles[rows[place]] or ""
+        return found
+
     @cached_property
     def directions(self) -> ItemVectors:
         """The item vectors at length one, made at the first call."""
