@@ -25,6 +25,7 @@ from cadc_rec import (
     cli_data,
     cli_export,
     cli_plan,
+    cli_serve,
     cli_study,
     cli_update,
 )
@@ -228,6 +229,7 @@ cli_data.register(app)
 cli_update.register(app)
 cli_plan.register(app)
 cli_study.register(app)
+cli_serve.register(app)
 cli_bench.register(app)
 cli_export.register(app)
 

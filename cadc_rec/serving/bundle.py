@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cadc_rec.manifest import digest, sha256_file
 from cadc_rec.errors import CadcError
+from cadc_rec.manifest import digest, sha256_file
 from cadc_rec.serving import layout
 from cadc_rec.serving.signing import is_signed_by
 

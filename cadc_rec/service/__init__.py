@@ -1,0 +1,1 @@
+"""The service: a bundle behind the Open Inference Protocol, by KServe's Python server."""
