@@ -66,7 +66,13 @@ def whole(tiny, tmp_path_factory):
     return pipeline(tiny, workdir, *KEPT).run("train")["train"], workdir
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+QUICK = ("cadc", "gold, fused")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRAININGS],
+)
 def test_gone_on_with_from_anywhere_it_ends_with_the_same_bytes(name, tiny, tiny_recipe, tmp_path):
     sets = [*KEPT, *TRAININGS[name]]
     config = tiny_recipe if "recipe" in TRAININGS[name][0] else tiny
@@ -221,6 +227,7 @@ def test_forced_it_begins_anew_and_not_from_what_is_there(tiny, whole, tmp_path)
     assert checkpoints(tmp_path / "work")[0].name == "000001-step-1"
 
 
+@pytest.mark.slow
 def test_the_newest_and_the_best_are_kept(tiny, tmp_path):
     sets = [*KEPT, "checkpoint.every_seconds=0.0", "checkpoint.every_epochs=1", "train.epochs=8"]
     sets += ["train.learning_rate=0.05", "train.average_epochs=0"]
