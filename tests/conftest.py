@@ -1,5 +1,6 @@
 """What tests of the whole program share: a tiny world, and ways to run the command on it."""
 
+import itertools
 import json
 import logging
 import os
@@ -157,3 +158,36 @@ def small_disk(tmp_path):
     for folder in mounted:
         # lazily: what failed halfway may hold a file open until it is collected
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def dies_at():
+    """A function that runs an action in a child which is killed at a file operation of it."""
+
+    def dies_at(moment, action):
+        """Run `action` in a child killed just before its file operation number `moment`.
+
+        Returns:
+            Whether it was killed; False means that it came to its end first.
+        """
+        child = os.fork()
+        if child == 0:
+            seen = itertools.count()
+
+            def hook(event, _):
+                if event.startswith(("open", "os.", "shutil.", "fcntl.")) and next(seen) == moment:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(hook)
+            try:
+                action()
+                os._exit(0)
+            except BaseException:
+                os._exit(3)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            return True
+        assert os.WEXITSTATUS(status) == 0
+        return False
+
+    return dies_at

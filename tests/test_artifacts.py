@@ -3,7 +3,6 @@ import hashlib
 import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -286,36 +285,9 @@ def test_a_build_that_fails_leaves_nothing_and_loses_nothing(tmp_path, force, er
 # --- killed at any moment ---------------------------------------------------------------------
 
 
-def dies_at(moment, action):
-    """Run `action` in a child killed just before its file operation number `moment`.
-
-    Returns:
-        Whether it was killed; False means that it came to its end first.
-    """
-    child = os.fork()
-    if child == 0:
-        seen = itertools.count()
-
-        def hook(event, _):
-            if event.startswith(("open", "os.", "shutil.", "fcntl.")) and next(seen) == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
-        try:
-            action()
-            os._exit(0)
-        except BaseException:
-            os._exit(3)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return True
-    assert os.WEXITSTATUS(status) == 0
-    return False
-
-
 @pytest.mark.parametrize("force", [False, True])
 def test_a_job_killed_at_any_file_operation_leaves_whole_artifacts_and_the_next_one_goes_on(
-    tmp_path, force
+    tmp_path, force, dies_at
 ):
     make(tmp_path / "warm")  # so that a child imports nothing
     contents = set()

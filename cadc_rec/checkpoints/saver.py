@@ -124,11 +124,19 @@ class Saver:
             files = save_tensors(self.store.draft(step), tensors, self.group)
             if self.rank == 0:
                 self.store.commit(step, files, body)
-                self.store.keep(self.keep_last, self.keep_best)
         except BaseException as error:  # told of by `wait`; CheckpointException is no Exception
             self._failed = (step, error)
             if self.rank == 0:
                 shutil.rmtree(self.store.draft(step), ignore_errors=True)
+        else:
+            if self.rank == 0:
+                self._remove_others()
+
+    def _remove_others(self) -> None:
+        try:
+            self.store.keep(self.keep_last, self.keep_best)
+        except OSError as error:  # tried again after the next one
+            log.warning("checkpoints that are not needed any more stay: %s", error)
 
 
 def _reason(error: BaseException, folder: Path) -> str:

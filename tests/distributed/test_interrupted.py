@@ -1,0 +1,124 @@
+"""Real ranks: a training ended in mid-epoch goes on, on as many ranks or on others."""
+
+import json
+import shutil
+import time
+
+import pytest
+
+from cadc_rec.experiment_file import load_experiment
+from cadc_rec.pipeline import Pipeline
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+SETS = ["method=gold", "train.epochs=3", "train.batch_size=20", "select.shards=5"]
+SETS += ["checkpoint.every_seconds=0.02", "checkpoint.max_share=1", "checkpoint.keep_last=99"]
+SETS += ["checkpoint.keep_finished=true"]
+STEPS = 39  # of an epoch: ceil(780 / 20)
+
+
+def command(config, workdir, *more):
+    """`train` in two local workers."""
+    sets = [each for value in [*SETS, "compute.processes=2"] for each in ("--set", value)]
+    return ["train", config, "--workdir", workdir, *sets, *more, "--json"]
+
+
+def on_two(spawn, config, workdir, *more):
+    """What `train` says when it has ended."""
+    process = spawn(*command(config, workdir, *more))
+    out, err = process.communicate(timeout=250)
+    assert process.returncode == 0, err
+    return json.loads(out)["info"], err
+
+
+def on_one(config, workdir):
+    """The same on this process alone."""
+    overrides = [*SETS, "checkpoint.every_seconds=0.0"]
+    pipeline = Pipeline(load_experiment(config, overrides=overrides), workdir)
+    return pipeline.run("train")["train"].info
+
+
+def checkpoints(workdir):
+    return sorted(workdir.glob("checkpoints/*/0*-step-*"))
+
+
+def in_mid_epoch(workdir, to):
+    """A copy of a work folder as a kill in an epoch's middle leaves it; the place in that epoch."""
+    shutil.copytree(workdir, to)
+    shutil.rmtree(to / "train")
+    middle = [
+        folder
+        for folder in checkpoints(to)
+        if 3 <= int(folder.name.split("-")[-1]) % STEPS < STEPS - 3
+    ]
+    chosen = middle[len(middle) // 2]
+    for folder in checkpoints(to):
+        if folder != chosen:
+            shutil.rmtree(folder)
+    epoch, step = divmod(int(chosen.name.split("-")[-1]), STEPS)
+    return {"epoch": epoch + 1, "step": step}
+
+
+@pytest.fixture(scope="module")
+def two(tiny, spawn, tmp_path_factory):
+    """An undisturbed training of two ranks, and its work folder (read only!)."""
+    workdir = tmp_path_factory.mktemp("two") / "work"
+    return on_two(spawn, tiny, workdir)[0], workdir
+
+
+def losses(info):
+    return [entry["loss"] for entry in info["history"]]
+
+
+def test_two_ranks_killed_go_on_and_end_with_the_numbers_of_undisturbed_ones(
+    tiny, spawn, two, tmp_path
+):
+    workdir = tmp_path / "work"
+    process = spawn(*command(tiny, workdir))
+    end = time.monotonic() + 200
+    while process.poll() is None and len(checkpoints(workdir)) < 3:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    process.kill()  # its workers end with it
+    process.communicate()
+    assert not list(workdir.glob("train/*"))
+    info, err = on_two(spawn, tiny, workdir)
+    assert "going on from" in err
+    assert [each["ranks"] for each in info["resumed"]] == [2]
+    assert losses(info) == pytest.approx(losses(two[0]), rel=1e-5)
+    assert info["best_epoch"] == two[0]["best_epoch"]
+
+
+def test_an_epoch_that_two_ranks_began_is_ended_by_one(tiny, two, tmp_path):
+    place = in_mid_epoch(two[1], tmp_path / "work")
+    info = on_one(tiny, tmp_path / "work")
+    (resumed,) = info["resumed"]
+    assert resumed | place | {"ranks": 2} == resumed
+    assert len(info["history"]) == 3
+    # the rows of the rest are the same ones in other batches, so the losses only nearly agree
+    assert losses(info) == pytest.approx(losses(two[0]), rel=0.05)
+    before = place["epoch"] - 1
+    assert losses(info)[:before] == losses(two[0])[:before]
+
+
+def test_an_epoch_that_one_rank_began_is_ended_by_two(tiny, spawn, tmp_path):
+    alone = tmp_path / "alone"
+    one = Pipeline(load_experiment(tiny, overrides=SETS), alone).run("train")["train"].info
+    place = in_mid_epoch(alone, tmp_path / "work")
+    info, _ = on_two(spawn, tiny, tmp_path / "work")
+    (resumed,) = info["resumed"]
+    assert resumed | place | {"ranks": 1} == resumed
+    assert losses(info) == pytest.approx(losses(one), rel=0.05)
+
+
+def test_a_checkpoint_of_another_training_ends_all_ranks_with_one_sentence(
+    tiny, spawn, two, tmp_path
+):
+    named = checkpoints(two[1])[0]
+    more = ["--resume", named, "--set", "train.learning_rate=0.5"]
+    process = spawn(*command(tiny, tmp_path / "work", *more))
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 2
+    sentence = f"{named}: cannot be gone on with here: train.learning_rate is 0.001 there and 0.5"
+    assert err.count(sentence) == 1
+    assert "Traceback" not in err
