@@ -22,6 +22,7 @@ from cadc_rec.errors import CadcError, SpokenError
 
 _ANSWER_SECONDS = 10.0  # how long the roll is called
 _SPEAKER_SECONDS = 15.0  # how long rank 0 may take to say what another rank failed with
+_STORE_SECONDS = 10.0  # how long the store may take to answer on a busy machine
 _LOOK_SECONDS = 0.05
 # How gloo, NCCL and the store say that somebody is not there; they have no class for it.
 _GONE = ("by peer", "remote process exited", "Broken pipe", "Connection was likely closed")
@@ -68,7 +69,7 @@ class Peers:
             A `SpokenError` for this rank to print, a SystemExit of code 2 where another has
             printed, or `error` itself, a defect of this rank's own.
         """
-        self._store.set_timeout(timedelta(seconds=2))
+        self._store.set_timeout(timedelta(seconds=_STORE_SECONDS))
         refused, left_behind = isinstance(error, CadcError), _left_behind(error)
         try:
             if left_behind and not refused:

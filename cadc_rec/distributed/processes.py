@@ -21,6 +21,7 @@ from cadc_rec.config import ComputeConfig
 from cadc_rec.distributed.peers import Peers
 from cadc_rec.errors import CadcError
 from cadc_rec.machine import available_cores, keep_freed_memory
+from cadc_rec.progress import log
 
 _START_SECONDS = 300.0
 
@@ -190,13 +191,18 @@ def _meet(rank: int, world_size: int, compute: ComputeConfig) -> dist.Store:
             "not set; start the job with torchx or torchrun, which set them."
         )
     seconds, where = _patience(compute), f"{environ['MASTER_ADDR']}:{environ['MASTER_PORT']}"
-    # torchrun's agent may keep the store itself; else rank 0 does.
-    keeps = rank == 0 and environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    # torchrun's agent keeps the store itself where it was not told otherwise; else rank 0 does.
+    of_agent = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if of_agent and rank == 0 and int(environ.get("TORCHELASTIC_MAX_RESTARTS", 0)):
+        log.warning(
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is not set for torchrun: workers can start anew, "
+            "but a node that joins or comes back would end the job"
+        )
     try:
         store = dist.TCPStore(
             environ["MASTER_ADDR"],
             int(environ["MASTER_PORT"]),
-            is_master=keeps,
+            is_master=rank == 0 and not of_agent,
             timeout=timedelta(seconds=seconds),
             wait_for_workers=False,  # `Peers` waits for them, and says who does not come
             multi_tenant=True,
