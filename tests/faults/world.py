@@ -245,7 +245,7 @@ class World:
 
     def begun(self, reference: Reference, before: str) -> Path:
         """A work folder with the stages that come before one, as the undisturbed run made them."""
-        workdir = self.fresh() / "work"
+        workdir = made(self.fresh() / "work")
         for stage in list(reference.artifacts)[: list(reference.artifacts).index(before)]:
             path = reference.artifacts[stage]
             shutil.copytree(path, workdir / stage / path.name)
