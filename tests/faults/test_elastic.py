@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ class Job:
 
     def __init__(self, folder: Path, nodes: str) -> None:
         self.folder, self.workdir = folder, folder / "work"
+        self.port = free_port()
         config = folder / "experiment.toml"
         config.write_text(CADC)
         # Endless, however fast the machine is; how a run ends is the matrix's to test.
@@ -36,7 +38,7 @@ class Job:
             set=settings,
             j=f"{nodes}x1",
             restarts=5,
-            rdzv_port=free_port(),
+            rdzv_port=self.port,
         )
         (role,) = app.roles
         self.role = macros.Values(
@@ -58,6 +60,11 @@ class Job:
             )
         self.agents.append(agent)
         return agent
+
+    def has_a_host(self) -> bool:
+        """Whether an agent keeps the rendezvous."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("localhost", self.port)) == 0
 
     def worker(self, agent: subprocess.Popen[str]) -> dict[str, str]:
         """Process id and environment of an agent's only worker; empty where it has none."""
@@ -134,7 +141,9 @@ def test_a_job_grows_by_an_agent_that_comes_and_goes_on_without_it(job):
 
 def test_a_lost_agent_comes_back_and_training_goes_on(job):
     fixed = job("2")
-    first, second = fixed.agent(), fixed.agent()
+    first = fixed.agent()
+    until(fixed.has_a_host)  # the first one: with the agent that keeps the rendezvous a job ends
+    second = fixed.agent()
     fixed.trains_in(2, first)
     fixed.kill(second)
     third = fixed.agent()
