@@ -138,12 +138,12 @@ class Peers:
         if any(text in str(error) for text in _SILENT):
             return (
                 f"{who} did not answer within {self.timeout_seconds} s (compute.timeout_seconds): "
-                "see what holds it up, then start the same command again; finished stages are kept."
+                "see what holds that up, then start the same command again; finished stages are kept."
             )
-        return (
-            f"{who} has gone: it was killed, or its machine failed; start the same command again, "
-            "finished stages are kept."
-        )
+        how = "has gone: it was killed, or its machine failed"
+        if len(missing) > 1:
+            how = "have gone: they were killed, or their machines failed"
+        return f"{who} {how}; start the same command again, finished stages are kept."
 
     def _speak(self, sentence: str) -> BaseException:
         """This rank is the speaker, unless another was quicker."""

@@ -85,7 +85,7 @@ def test_a_silent_rank_is_named_after_the_timeout(train):
     assert run.codes[0] == 2
     assert sentences(run)[0] == [
         f"error: rank 1 (host {HOST}, process {run.pids[1]}) did not answer within 5 s "
-        "(compute.timeout_seconds): see what holds it up, then start the same command again; "
+        "(compute.timeout_seconds): see what holds that up, then start the same command again; "
         "finished stages are kept."
     ]
     run.signal(signal.SIGCONT, [1])  # what it finds when it wakes ends it too
