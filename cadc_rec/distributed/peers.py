@@ -138,7 +138,8 @@ class Peers:
         if any(text in str(error) for text in _SILENT):
             return (
                 f"{who} did not answer within {self.timeout_seconds} s (compute.timeout_seconds): "
-                "see what holds that up, then start the same command again; finished stages are kept."
+                "see what holds that up, then start the same command again; finished stages are "
+                "kept."
             )
         how = "has gone: it was killed, or its machine failed"
         if len(missing) > 1:

@@ -7,7 +7,10 @@ In: the experiment's ``[compute]`` section and, under torchrun or torchx, their 
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import os
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -155,11 +158,27 @@ def processes(compute: ComputeConfig) -> Iterator[Processes]:
     try:
         yield Processes(rank, world_size, local_world_size, device)
     except Exception as error:
-        ending = peers.account_for(error, leave=dist.destroy_process_group)
+        ending = peers.account_for(error, leave=functools.partial(_leave, error))
         if ending is error:
             raise
         raise ending from error
     except BaseException:
         dist.destroy_process_group()
         raise
+    dist.destroy_process_group()
+
+
+def _leave(error: BaseException) -> None:
+    """Leave the process group that `error` came out of, so that its connections are closed.
+
+    gloo closes them when nobody holds the group any more, and has no other way. The frames that the
+    error came through hold the model, which does.
+    """
+    seen: set[int] = set()
+    ended: BaseException | None = error
+    while ended is not None and id(ended) not in seen:
+        seen.add(id(ended))
+        traceback.clear_frames(ended.__traceback__)
+        ended = ended.__cause__ or ended.__context__
+    gc.collect()
     dist.destroy_process_group()
