@@ -44,7 +44,7 @@ test-slow: $(READY) ## run the slow tests and those on real data
 	$(BIN)/python -m pytest -m "slow or realdata"
 
 test-faults: $(READY) ## run what kills, damages and fills up (part of test-slow; six minutes)
-	CADC_REC_FAULTS=work/faults.json $(BIN)/python -m pytest tests/faults -m "slow or not slow"
+	CADC_REC_FAULTS=work/faults.json $(BIN)/python -m pytest tests/faults
 
 study-smoke: $(READY) ## run a small study of every method afresh and write its page (three minutes)
 	rm -rf work/study-smoke

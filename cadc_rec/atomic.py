@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,8 @@ _REPLACED = ".old"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
 # DuckDB and safetensors raise errors of their own kinds; only the text says that the disk is full.
-_NO_SPACE_TEXT = os.strerror(errno.ENOSPC)
+# NumPy's says how much of an array was written, and has no number.
+_NO_SPACE_TEXT = re.compile(rf"{re.escape(os.strerror(errno.ENOSPC))}|requested and \d+ written")
 
 
 @contextlib.contextmanager
@@ -188,7 +190,7 @@ def disk_error(error: Exception, workdir: Path) -> CadcError | None:
     """What a full or protected disk did to us, as a sentence; None for any other error."""
     where = getattr(error, "filename", None) or workdir
     number = getattr(error, "errno", None)
-    if number in _NO_SPACE or _NO_SPACE_TEXT in str(error):
+    if number in _NO_SPACE or _NO_SPACE_TEXT.search(str(error)):
         return CadcError(
             f"{where}: no space left; nothing was committed. Free some, or choose another disk "
             "with --workdir."

@@ -22,6 +22,8 @@ from cadc_rec.errors import CadcError, SpokenError
 
 _ANSWER_SECONDS = 10.0  # how long the roll is called
 _SPEAKER_SECONDS = 15.0  # how long rank 0 may take to say what another rank failed with
+_SEEN_SECONDS = 5.0  # how long the speaker waits for the others, who are at work, to look
+_STORE_SECONDS = 10.0  # how long the store may take to answer on a busy machine
 _LOOK_SECONDS = 0.05
 # How gloo, NCCL and the store say that somebody is not there; they have no class for it.
 _GONE = ("by peer", "remote process exited", "Broken pipe", "Connection was likely closed")
@@ -47,6 +49,7 @@ class Peers:
     ) -> None:
         self._store = dist.PrefixStore("cadc_rec", store)
         self.rank, self.ranks, self.timeout_seconds = rank, range(world_size), timeout_seconds
+        self._lost: list[int] = []
         me = f"rank {rank} (host {socket.gethostname()}, process {os.getpid()})"
         self._store.set(f"name/{rank}", me)
         if not self._wait_for([f"name/{peer}" for peer in self.ranks], patience):
@@ -68,7 +71,7 @@ class Peers:
             A `SpokenError` for this rank to print, a SystemExit of code 2 where another has
             printed, or `error` itself, a defect of this rank's own.
         """
-        self._store.set_timeout(timedelta(seconds=2))
+        self._store.set_timeout(timedelta(seconds=_STORE_SECONDS))
         refused, left_behind = isinstance(error, CadcError), _left_behind(error)
         try:
             if left_behind and not refused:
@@ -109,7 +112,8 @@ class Peers:
             first = 0
         else:
             here = [peer for peer in self.ranks if self._has(f"here/{peer}")]
-            sentence = self._gone(sorted(set(self.ranks) - set(here)), error)
+            self._lost = sorted(set(self.ranks) - set(here))
+            sentence = self._gone(self._lost, error)
             first = here[0]
         if self.rank != first and self._wait_for(["speaker"], _SPEAKER_SECONDS):
             return self._silent()
@@ -134,23 +138,24 @@ class Peers:
         if any(text in str(error) for text in _SILENT):
             return (
                 f"{who} did not answer within {self.timeout_seconds} s (compute.timeout_seconds): "
-                "see what holds it up, then start the same command again; finished stages are kept."
+                "see what holds that up, then start the same command again; finished stages are "
+                "kept."
             )
-        return (
-            f"{who} has gone: it was killed, or its machine failed; start the same command again, "
-            "finished stages are kept."
-        )
+        how = "has gone: it was killed, or its machine failed"
+        if len(missing) > 1:
+            how = "have gone: they were killed, or their machines failed"
+        return f"{who} {how}; start the same command again, finished stages are kept."
 
     def _speak(self, sentence: str) -> BaseException:
         """This rank is the speaker, unless another was quicker."""
         return SpokenError(sentence, self._spoken) if self._claim() else self._silent()
 
     def _spoken(self) -> None:
-        """Let the others end; the one that keeps the store waits for them."""
+        """Let the others end, and wait for them: the store may go with this process."""
         with contextlib.suppress(RuntimeError):
             self._store.set("spoken", "")
-            there = [p for p in self.ranks if self._has(f"here/{p}") or self._has(f"failed/{p}")]
-            self._wait_for([f"seen/{p}" for p in there if p != self.rank], _ANSWER_SECONDS)
+            others = [peer for peer in self.ranks if peer not in (self.rank, *self._lost)]
+            self._wait_for([f"seen/{peer}" for peer in others], _SEEN_SECONDS)
 
     def _silent(self) -> BaseException:
         """Another is the speaker: end after it has spoken."""

@@ -7,7 +7,10 @@ In: the experiment's ``[compute]`` section and, under torchrun or torchx, their 
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import os
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,14 +18,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore
 
 from cadc_rec.config import ComputeConfig
-from cadc_rec.distributed.peers import Peers
+from cadc_rec.distributed.joining import join, join_alone
 from cadc_rec.errors import CadcError
 from cadc_rec.machine import available_cores, keep_freed_memory
-
-_START_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -152,20 +152,17 @@ def processes(compute: ComputeConfig) -> Iterator[Processes]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world_size == 1:
-        # A store in memory: no port to take, so that many may run side by side.
-        _init_process_group(device, 0, 1, HashStore(), compute)
+        join_alone(device)
         try:
             yield Processes(0, 1, local_world_size, device)
         finally:
             dist.destroy_process_group()
         return
-    store = _meet(rank, world_size, compute)
-    peers = Peers(store, rank, world_size, compute.timeout_seconds, _patience(compute))
-    _init_process_group(device, rank, world_size, store, compute)
+    peers = join(rank, world_size, device, compute.timeout_seconds)
     try:
         yield Processes(rank, world_size, local_world_size, device)
     except Exception as error:
-        ending = peers.account_for(error, leave=dist.destroy_process_group)
+        ending = peers.account_for(error, leave=functools.partial(_leave, error))
         if ending is error:
             raise
         raise ending from error
@@ -175,62 +172,17 @@ def processes(compute: ComputeConfig) -> Iterator[Processes]:
     dist.destroy_process_group()
 
 
-def _patience(compute: ComputeConfig) -> float:
-    """Seconds to wait for the other ranks to start: they load their libraries, no more."""
-    return min(_START_SECONDS, compute.timeout_seconds)
+def _leave(error: BaseException) -> None:
+    """Leave the process group that `error` came out of, so that its connections are closed.
 
-
-def _meet(rank: int, world_size: int, compute: ComputeConfig) -> dist.Store:
-    """The store that all ranks of this start of the job share.
-
-    Raises:
-        CadcError: the environment names none, or there is nobody.
+    gloo closes them when nobody holds the group any more, and has no other way. The frames that the
+    error came through hold the model, which does.
     """
-    environ = os.environ
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
-    if missing:
-        raise CadcError(
-            f"rank {rank} of {world_size} could not join its peers: {' and '.join(missing)} "
-            "not set; start the job with torchx or torchrun, which set them."
-        )
-    seconds, where = _patience(compute), f"{environ['MASTER_ADDR']}:{environ['MASTER_PORT']}"
-    # torchrun's agent may keep the store itself; else rank 0 does.
-    keeps = rank == 0 and environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    try:
-        store = dist.TCPStore(
-            environ["MASTER_ADDR"],
-            int(environ["MASTER_PORT"]),
-            is_master=keeps,
-            timeout=timedelta(seconds=seconds),
-            wait_for_workers=False,  # `Peers` waits for them, and says who does not come
-            multi_tenant=True,
-        )
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CadcError(
-            f"rank {rank} of {world_size} could not join its peers at {where} within "
-            f"{seconds:.0f} s: {reason}; see whether rank 0 runs there, and start the job with "
-            "torchx or torchrun, which set MASTER_ADDR and MASTER_PORT."
-        ) from error
-    # A launcher's store may outlive the workers: what those before a restart left is not ours.
-    start = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"start_{start}", store)
-
-
-def _init_process_group(
-    device: torch.device, rank: int, world_size: int, store: dist.Store, compute: ComputeConfig
-) -> None:
-    try:
-        dist.init_process_group(
-            backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            rank=rank,
-            world_size=world_size,
-            store=store,
-            timeout=timedelta(seconds=compute.timeout_seconds),
-        )
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CadcError(
-            f"rank {rank} of {world_size} met its peers and cannot connect to them: {reason}; "
-            "see that hosts' names resolve on all of them and no firewall stands between."
-        ) from error
+    seen: set[int] = set()
+    ended: BaseException | None = error
+    while ended is not None and id(ended) not in seen:
+        seen.add(id(ended))
+        traceback.clear_frames(ended.__traceback__)
+        ended = ended.__cause__ or ended.__context__
+    gc.collect()
+    dist.destroy_process_group()

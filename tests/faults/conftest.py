@@ -1,4 +1,4 @@
-"""Ranks without a launcher, and the matrix: cases run ahead, two at a time, outcomes kept."""
+"""The matrix: its cases are run ahead of their tests, two at a time, and their outcomes kept."""
 
 import json
 import os
@@ -7,37 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.processes import free_port
 from tests.faults.world import World
 
 OUTCOMES = pytest.StashKey[list]()
-
-
-@pytest.fixture
-def ranks(spawn):
-    """Start ``cadc-rec`` as the ranks of one job.
-
-    Each is a node of its own, as far as it knows: no launcher ends it when another one fails.
-    """
-
-    def start(count, *arguments, of_rank=lambda _: (), first=0, port=None):
-        port = port or free_port()
-        return [
-            spawn(
-                *arguments,
-                *of_rank(rank),
-                RANK=str(rank),
-                WORLD_SIZE=str(count),
-                LOCAL_RANK="0",
-                LOCAL_WORLD_SIZE="1",
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=str(port),
-                OMP_WAIT_POLICY="passive",
-            )
-            for rank in range(first, count)
-        ]
-
-    return start
 
 
 @pytest.fixture(scope="session")

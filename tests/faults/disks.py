@@ -123,7 +123,6 @@ CASES = [
         Case("folder read-only", f"{config}, {what}", functools.partial(read_only, config, what))
         for config, what in (
             ("cadc", "work folder"),
-            ("cadc", "train"),
             ("cadc", "checkpoints"),
             ("recipe", "checkpoints"),
         )

@@ -22,13 +22,6 @@ def until(condition, seconds=120, processes=()):
         time.sleep(0.01)
 
 
-def ended(processes, seconds=120):
-    """Exit codes and standard errors of `processes`, once all have ended."""
-    errors = [process.communicate(timeout=seconds)[1] for process in processes]
-    assert not any("Traceback" in error for error in errors), errors
-    return [process.returncode for process in processes], errors
-
-
 def alive(pid):
     """Whether a process of this id runs (a zombie does not)."""
     try:

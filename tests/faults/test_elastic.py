@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torchx.specs import macros
@@ -17,7 +19,7 @@ from launch import components
 from tests.faults.processes import alive, children, free_port, until
 from tests.faults.world import CADC, environment
 
-pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+pytestmark = [pytest.mark.slow, pytest.mark.distributed, pytest.mark.timeout(600)]
 
 
 class Job:
@@ -25,17 +27,18 @@ class Job:
 
     def __init__(self, folder: Path, nodes: str) -> None:
         self.folder, self.workdir = folder, folder / "work"
+        self.port = free_port()
         config = folder / "experiment.toml"
         config.write_text(CADC)
-        # Long enough for all that is to happen, most of it steps.
-        settings = "train.epochs=4000;train.evaluate_every=50;checkpoint.every_epochs=20"
+        # Endless, however fast the machine is; how a run ends is the matrix's to test.
+        settings = "train.epochs=1000000;train.evaluate_every=50;checkpoint.every_epochs=20"
         app = components.train(
             config=str(config),
             workdir=str(self.workdir),
             set=settings,
             j=f"{nodes}x1",
             restarts=5,
-            rdzv_port=free_port(),
+            rdzv_port=self.port,
         )
         (role,) = app.roles
         self.role = macros.Values(
@@ -57,6 +60,11 @@ class Job:
             )
         self.agents.append(agent)
         return agent
+
+    def has_a_host(self) -> bool:
+        """Whether an agent keeps the rendezvous."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("localhost", self.port)) == 0
 
     def worker(self, agent: subprocess.Popen[str]) -> dict[str, str]:
         """Process id and environment of an agent's only worker; empty where it has none."""
@@ -90,10 +98,10 @@ class Job:
         agent.wait()
         until(lambda: not alive(pid), seconds=10)
 
-    def info(self) -> dict:
-        """What the train stage says of itself."""
-        (manifest,) = self.workdir.glob("train/*/manifest.json")
-        return json.loads(manifest.read_text())["info"]
+    def saved(self) -> dict[str, Any]:
+        """The manifest of the newest checkpoint."""
+        newest = max(self.workdir.glob("checkpoints/*/[0-9]*-step-*"))
+        return json.loads((newest / "manifest.json").read_text())
 
 
 @pytest.fixture
@@ -112,8 +120,9 @@ def job(tmp_path):
         agent.wait()
 
 
-def whole_history(info):
-    return [entry["epoch"] for entry in info["history"]] == list(range(1, 4001))
+def ranks_before(saved):
+    """How many ranks wrote each of the checkpoints that training went on from."""
+    return [step["ranks"] for step in saved["resumed"]]
 
 
 def test_a_job_grows_by_an_agent_that_comes_and_goes_on_without_it(job):
@@ -125,22 +134,24 @@ def test_a_job_grows_by_an_agent_that_comes_and_goes_on_without_it(job):
     assert elastic.worker(second)["WORLD_SIZE"] == "2"
     elastic.kill(second)
     elastic.trains_in(1, first)
-    assert first.wait(timeout=200) == 0
-    info = elastic.info()
-    assert info["world_size"] == 1
-    assert whole_history(info)
-    assert [step["ranks"] for step in info["resumed"]] == [1, 2]
+    saved = elastic.saved()
+    assert saved["ranks"] == 1
+    assert ranks_before(saved) == [1, 2]
 
 
 def test_a_lost_agent_comes_back_and_training_goes_on(job):
     fixed = job("2")
-    first, second = fixed.agent(), fixed.agent()
+    first = fixed.agent()
+    until(fixed.has_a_host)  # the first one: with the agent that keeps the rendezvous a job ends
+    second = fixed.agent()
     fixed.trains_in(2, first)
     fixed.kill(second)
-    again = fixed.agent()
+    third = fixed.agent()
     fixed.trains_in(2, first)
-    assert first.wait(timeout=200) == again.wait(timeout=200) == 0
-    assert whole_history(fixed.info())
+    assert fixed.worker(third)["WORLD_SIZE"] == "2"
+    saved = fixed.saved()
+    assert saved["ranks"] == 2
+    assert ranks_before(saved) == [2]
 
 
 def test_a_killed_worker_is_started_anew_and_goes_on_from_the_last_checkpoint(job):
@@ -150,7 +161,4 @@ def test_a_killed_worker_is_started_anew_and_goes_on_from_the_last_checkpoint(jo
     os.kill(int(one.worker(agent)["pid"]), signal.SIGKILL)
     until(lambda: one.worker(agent).get("TORCHELASTIC_RESTART_COUNT") == "1", processes=[agent])
     one.trains_in(1, agent)
-    assert agent.wait(timeout=200) == 0
-    info = one.info()
-    assert whole_history(info)
-    assert len(info["resumed"]) == 1
+    assert ranks_before(one.saved()) == [1]

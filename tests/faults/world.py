@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from cadc_rec.artifacts import open_artifact
 from cadc_rec.pipeline import STAGES
 from tests.faults.processes import free_port
@@ -127,10 +125,23 @@ class Zygote:
     def _read(self):
         return json.loads(self._process.stdout.readline())
 
-    def run(self, arguments: list[object], ranks: int = 1) -> Run:
-        """Start the command, as one process or as the ranks of one job."""
+    def run(
+        self,
+        arguments: list[object],
+        ranks: int = 1,
+        of_rank: Callable[[int], list[object]] = lambda _: [],
+        only: tuple[int, ...] | None = None,
+    ) -> Run:
+        """Start the command, as one process or as the ranks of one job.
+
+        Args:
+            arguments: of the command.
+            ranks: of the job. Nobody but the product ends one of them when another fails.
+            of_rank: more arguments, of each rank its own.
+            only: ranks that are started, where not all are.
+        """
         port, pids, outputs = free_port(), [], []
-        for rank in range(ranks):
+        for rank in range(ranks) if only is None else only:
             with self._lock:
                 self._runs += 1
                 output = self.folder / f"{self._runs}"
@@ -146,7 +157,7 @@ class Zygote:
                     "MASTER_PORT": str(port),
                 }
             question = {
-                "run": [str(argument) for argument in arguments],
+                "run": [str(argument) for argument in [*arguments, *of_rank(rank)]],
                 "environment": told,
                 "output": str(output),
             }
@@ -234,7 +245,7 @@ class World:
 
     def begun(self, reference: Reference, before: str) -> Path:
         """A work folder with the stages that come before one, as the undisturbed run made them."""
-        workdir = self.fresh() / "work"
+        workdir = made(self.fresh() / "work")
         for stage in list(reference.artifacts)[: list(reference.artifacts).index(before)]:
             path = reference.artifacts[stage]
             shutil.copytree(path, workdir / stage / path.name)
@@ -303,9 +314,3 @@ class Case:
     def id(self) -> str:
         """For pytest."""
         return f"{self.group}: {self.name}"
-
-
-def skip_without_root(why: str) -> None:
-    """Skip where a test has to be root."""
-    if os.geteuid():
-        pytest.skip(why)
