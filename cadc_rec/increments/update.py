@@ -30,14 +30,7 @@ from cadc_rec.increments.dataset import (
     updated_dataset_settings,
 )
 from cadc_rec.increments.day import Day, find_day, require_updatable
-from cadc_rec.increments.drift import (
-    SIDES,
-    held_out_before_and_after,
-    popularity_shift,
-    reasons_to_rebuild,
-    served_vectors,
-    vector_drift,
-)
+from cadc_rec.increments.measure import State, update_report
 from cadc_rec.increments.sample import refreshed_sample, sampled_rows
 from cadc_rec.increments.tables import (
     build_updated_tables,
@@ -46,7 +39,6 @@ from cadc_rec.increments.tables import (
 )
 from cadc_rec.increments.towers import build_updated_towers, towers_experiment
 from cadc_rec.pipeline import Pipeline, launched
-from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables
 from cadc_rec.pretrain.settings import pretrain_settings
 from cadc_rec.progress import log
 
@@ -119,6 +111,7 @@ class _Update:
         self.latest, self.day = latest, day
         self.number = len(done) + 1
         self.made: dict[str, Artifact] = {}
+        self.rebuilt = ""
 
     def run(self) -> chain.Update:
         """Make every stage and the record."""
@@ -132,10 +125,12 @@ class _Update:
                         self.made[stage] = made
         else:
             log.info("%s, so all stages are made anew", self.rebuilt)
-        # What has no warm start of its own is made by the ordinary stages.
-        pipeline = Pipeline(self.experiment, self.workdir, given=dict(self.made))
-        self.made = pipeline.run()
+        self.made = self._pipeline().run()
         return self._record()
+
+    def _pipeline(self) -> Pipeline:
+        """Makes what has no warm start of its own, by the ordinary stages."""
+        return Pipeline(self.experiment, self.workdir, given=dict(self.made))
 
     def _cannot_carry_on(self) -> str:
         """Why the vectors have no warm start; empty where they have one."""
@@ -252,27 +247,21 @@ class _Update:
 
     def _train(self) -> Artifact:
         e, before = self.experiment, self.latest["train"]
-        inputs: dict[str, Artifact | str] = {
-            "dataset": self.made["prepare"],
-            "checkpoint_before": before,
-        }
-        tables = {"pretrain": "tables", "transitions": "transitions"}
-        given = {tables[stage]: a for stage, a in self.made.items() if stage in tables}
-        if "select" not in self.made:
-            made = Pipeline(e, self.workdir, given=dict(self.made)).artifact("select")
-            self.made["select"] = made
-        pretrained = Pretrained(
-            IdTables.open(self.made["pretrain"]) if "pretrain" in self.made else None,
-            TransitionTables.open(self.made["transitions"]) if "transitions" in self.made else None,
-        )
-        warm = towers_experiment(e)
+        warm, pipeline = towers_experiment(e), self._pipeline()
+        selection, pretrained = pipeline.artifact("select"), pipeline.pretrained
+        tables = {s: a for s, a in self.made.items() if s in ("pretrain", "transitions")}
         included = {"seed", "model", "train", "sharding", "history", "prior"}
         return self._torch_stage(
             "train",
             {**warm.model_dump(mode="json", include=included), "towers": e.update.towers},
-            {**inputs, **given, "selection": self.made["select"]},
+            {
+                "dataset": self.made["prepare"],
+                "selection": selection,
+                "checkpoint_before": before,
+                **tables,
+            },
             lambda alone, draft: build_updated_towers(
-                warm, self.after, self.made["select"], pretrained, before, alone, draft
+                warm, self.after, selection, pretrained, before, alone, draft
             ),
         )
 
@@ -312,61 +301,23 @@ class _Update:
         )
 
     def _report(self) -> dict[str, Any]:
-        e, counts = self.experiment, self.made["prepare"].info["update"]
-        tables = {}
-        if "pretrain" in self.made and not self.rebuilt:
-            old, new = (IdTables.open(a["pretrain"]) for a in (self.latest, self.made))
-            tables = {
-                side: vector_drift(
-                    getattr(old, side), getattr(new, side), getattr(self.changes, f"{side}s")
-                )
-                for side in SIDES
-            }
         full, since = self._last_full_build()
-        new = sum(since) + int(counts["interactions"])
-        had = sum(int(full["prepare"].info[part]) for part in ("train", "val", "test"))
-        held_out = held_out_before_and_after(
-            self.before, self.after, self.latest["evaluate"], self.made["evaluate"], e.evaluate.k
+        return update_report(
+            self.experiment,
+            self.number,
+            State(self.latest, self.before),
+            State(self.made, self.after),
+            self.changes,
+            full,
+            since,
+            self.rebuilt,
         )
-        since_full = {} if self.rebuilt else self._served(full)
-        return {
-            "number": self.number,
-            "day": dict(counts),
-            "rebuilt": self.rebuilt,
-            "tables": tables,
-            "vectors": {} if self.rebuilt else self._served(self.latest),
-            "vectors_since_full_build": since_full,
-            "popularity": popularity_shift(
-                self.before.train_item,
-                self.after.train_item[self.changes.came],
-                self.after.n_items,
-            ),
-            "metrics_before": self.latest["evaluate"].info["test"],
-            "metrics": self.made["evaluate"].info["test"],
-            "new_held_out": held_out,
-            "new_share_since_full_build": 0.0 if self.rebuilt else new / had,
-            "rebuild": []
-            if self.rebuilt
-            else reasons_to_rebuild(e.update, new / had, since_full, held_out),
-            "seconds": {stage: made.seconds for stage, made in self.made.items()},
-        }
 
-    def _served(self, before: Mapping[str, Artifact]) -> dict[str, Any]:
-        """How the served vectors moved."""
-        return {
-            side: vector_drift(
-                served_vectors(before["evaluate"], side),
-                served_vectors(self.made["evaluate"], side),
-                getattr(self.changes, f"{side}s"),
-            )
-            for side in SIDES
-        }
-
-    def _last_full_build(self) -> tuple[Mapping[str, Artifact], list[int]]:
-        """The artifacts of the last full build, and the interactions of each update since."""
-        since: list[int] = []
+    def _last_full_build(self) -> tuple[Mapping[str, Artifact], int]:
+        """The artifacts of the last full build, and the interactions of the updates since."""
+        since = 0
         for update in reversed(self.done):
             if update.report["rebuilt"]:
                 return chain.artifacts_of(self.workdir, update), since
-            since.append(int(update.report["day"]["interactions"]))
+            since += int(update.report["day"]["interactions"])
         return self.base, since

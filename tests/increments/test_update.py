@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from cadc_rec.artifacts import open_artifact
+from cadc_rec.atomic import empty_folder
 from cadc_rec.config import Experiment
 from cadc_rec.errors import CadcError
 from cadc_rec.increments import update as at_work
@@ -17,6 +18,7 @@ from cadc_rec.increments.update import carry_on
 from cadc_rec.pipeline import Pipeline
 from tests.increments.conftest import (
     INTERACTIONS,
+    as_toml,
     day_rows,
     item,
     settings,
@@ -150,6 +152,16 @@ def test_an_update_that_ended_half_way_is_none_and_goes_on(
     assert half <= set(update.artifacts.values())
 
 
+def test_two_updates_of_one_experiment_at_once_are_refused(workdir, experiment, day):
+    line = line_of(Pipeline(experiment(), workdir).run())
+    with (
+        empty_folder(workdir, "updates", f"line-{line}"),
+        pytest.raises(CadcError, match="another job"),
+    ):
+        carry_on(experiment(), workdir, day())
+    assert carry_on(experiment(), workdir, day()).update.number == 1
+
+
 def test_towers_that_are_kept_keep_their_bits(workdir, experiment, day):
     base = Pipeline(experiment(), workdir).run()
     users = [("u99", "gold", 21.0)]  # a new value: one row more in the table of plans
@@ -244,7 +256,7 @@ def test_what_cannot_be_done_is_said_before_any_work(
 
 def test_the_command_prints_its_report_and_lists_its_updates(cli, tmp_path, shop, workdir, day):
     config = tmp_path / "shop.toml"
-    config.write_text(_toml(settings(shop)))
+    config.write_text(as_toml(settings(shop)))
     assert tomllib.loads(config.read_text())["pretrain"]["factors"] == 7
     done = cli("update", config, "--new", day(), "--workdir", workdir)
     assert done.code == 0, done.err
@@ -264,12 +276,3 @@ def test_the_command_prints_its_report_and_lists_its_updates(cli, tmp_path, shop
     write_table(tmp_path / "bad" / "interactions.parquet", [("u1", "i1", None)], INTERACTIONS)
     wrong = cli("update", config, "--new", tmp_path / "bad", "--workdir", workdir)
     assert wrong.code == 2
-
-
-def _toml(tree, prefix=""):
-    """Sections as TOML; enough for this one."""
-    lines = [f"{k} = {json.dumps(v)}" for k, v in tree.items() if not isinstance(v, dict)]
-    below = {k: v for k, v in tree.items() if isinstance(v, dict)}
-    parts = [_toml(v, f"{prefix}{k}.") for k, v in below.items()]
-    head = [f"[{prefix.rstrip('.')}]"] if prefix else []
-    return "\n".join([*head, *lines, *parts])
