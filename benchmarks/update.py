@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cadc_rec.artifacts import read_manifest
 from cadc_rec.atomic import write_atomically
 from cadc_rec.config import DataConfig
 from cadc_rec.data.archives import find_raw
@@ -127,8 +128,10 @@ def carry_out(kind: Kind, seed: int, workdir: Path, sets: Sequence[str]) -> dict
 
 def stage_seconds(result: dict[str, Any]) -> dict[str, float]:
     """Seconds of each stage of a run or an update."""
-    seconds = result.get("seconds") or result["report"]["seconds"]
-    return {stage: float(value) for stage, value in seconds.items()}
+    if "seconds" in result:
+        return dict(result["seconds"])
+    drift = read_manifest(Path(result["record"]))["seconds"]
+    return {**result["report"]["seconds"], "drift": drift}
 
 
 def ranks(result: dict[str, Any]) -> pa.Table:

@@ -75,10 +75,9 @@ def carry_on(
     if launched():
         raise CadcError("an update runs in one process; start cadc-rec without a launcher.")
     require_updatable(experiment.data)
-    experiment = experiment.model_copy(
-        update={"compute": experiment.compute.model_copy(update={"processes": 1})}
-    )
     base = Pipeline(experiment, workdir, data_dir).run()
+    alone = experiment.compute.model_copy(update={"processes": 1})
+    experiment = experiment.model_copy(update={"compute": alone})
     line = chain.line_of(base)
     with empty_folder(workdir, chain.STAGE, f"line-{line}"):  # holds its lock; stays empty
         done = chain.updates_of(workdir, line)

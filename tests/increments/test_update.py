@@ -276,3 +276,12 @@ def test_the_command_prints_its_report_and_lists_its_updates(cli, tmp_path, shop
     write_table(tmp_path / "bad" / "interactions.parquet", [("u1", "i1", None)], INTERACTIONS)
     wrong = cli("update", config, "--new", tmp_path / "bad", "--workdir", workdir)
     assert wrong.code == 2
+
+
+def test_a_run_on_several_processes_is_carried_on_as_it_is(workdir, experiment, day):
+    """Its train artifact is looked for under its own key, and never made anew on one process."""
+    several = experiment(compute={"device": "cpu", "threads": 1, "processes": 2})
+    there = folders(workdir)
+    with pytest.raises(CadcError, match=r"compute\.processes = 2 needs a launcher"):
+        carry_on(several, workdir, day())
+    assert folders(workdir) == there
