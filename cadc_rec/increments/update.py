@@ -233,13 +233,14 @@ class _Update:
 
         def build(draft: Draft) -> None:
             wanted = selected_rows(len(self.after.train_item), e.select.ratio)
-            key = (e.seed, int(dataset.fingerprint[:8], 16))
+            # Not by a fingerprint: that of the dataset tells of what is held out.
+            key = (e.seed, self.number)
             rows = refreshed_sample(sampled_rows(before.path), self.changes, wanted, key)
             build_selection(e.select, e.seed, dataset, draft, e.history.length, rows=rows)
 
         return self._stage(
             "select",
-            {**selection_settings(e.select, e.seed, e.history.length), "update": True},
+            {**selection_settings(e.select, e.seed, e.history.length), "update": self.number},
             {**self._datasets(), "selection_before": before},
             build,
         )

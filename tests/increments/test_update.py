@@ -1,6 +1,7 @@
 """The whole command on a small shop: chains, repetitions, kills; nothing held out is learned."""
 
 import json
+import shutil
 import tomllib
 
 import numpy as np
@@ -120,7 +121,7 @@ def test_nothing_that_learns_looks_at_what_the_day_holds_out(workdir, experiment
     made = []
     for flip in (0, 1):
         tests = [(who, item(80 + (n + flip) % 2), 400) for n, who in enumerate(users)]
-        folder = workdir.parent / f"work-{flip}"
+        folder = shutil.copytree(workdir, workdir.parent / f"work-{flip}")
         rows = [*day_rows(), *tests, *extra]
         update = carry_on(experiment(), folder, day(rows, f"day-{flip}")).update
         made.append({s: open_artifact(folder / f) for s, f in update.artifacts.items()})
@@ -188,6 +189,7 @@ def test_what_cannot_be_carried_on_is_made_anew_and_said(workdir, experiment, da
     assert update.report["new_share_since_full_build"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sections",
     [
