@@ -115,8 +115,8 @@ def _layout(config: DataConfig, dataset: Artifact) -> TablesConfig:
     titled = "title" in pq.read_schema(dataset.path / "items.parquet").names
     return TablesConfig(
         interactions=InteractionsTable(timestamp="timestamp" if dataset.info["has_time"] else ""),
-        users=UsersTable(**named["user"]),
-        items=ItemsTable(title="title" if titled else "", **named["item"]),
+        users=UsersTable().model_copy(update=named["user"]),
+        items=ItemsTable(title="title" if titled else "").model_copy(update=named["item"]),
     )
 
 
