@@ -29,7 +29,7 @@ from cadc_rec.increments.dataset import (
     build_updated_dataset,
     updated_dataset_settings,
 )
-from cadc_rec.increments.day import Day, find_day, require_updatable
+from cadc_rec.increments.day import Day, find_day, require_folder, require_updatable
 from cadc_rec.increments.measure import State, update_report
 from cadc_rec.increments.sample import refreshed_sample, sampled_rows
 from cadc_rec.increments.tables import (
@@ -75,6 +75,7 @@ def carry_on(
     if launched():
         raise CadcError("an update runs in one process; start cadc-rec without a launcher.")
     require_updatable(experiment.data)
+    require_folder(folder)  # before the hours that a run may take
     base = Pipeline(experiment, workdir, data_dir).run()
     alone = experiment.compute.model_copy(update={"processes": 1})
     experiment = experiment.model_copy(update={"compute": alone})
@@ -269,20 +270,18 @@ class _Update:
         """Measure the drift and write what makes all this an update."""
         line = chain.line_of(self.base)
         places = {s: f"{a.path.parent.name}/{a.path.name}" for s, a in self.made.items()}
-        info: dict[str, Any] = {}
 
         def build(draft: Draft) -> None:
             report = self._report()
             text = json.dumps(report, indent=2) + "\n"
             (draft.path / REPORT).write_text(text, "utf-8")
-            info.update(
-                line=line,
-                number=self.number,
-                day=self.day.fingerprint,
-                artifacts=places,
-                report=report,
-            )
-            draft.info = info
+            draft.info = {
+                "line": line,
+                "number": self.number,
+                "day": self.day.fingerprint,
+                "artifacts": places,
+                "report": report,
+            }
 
         limits = {"advise_new_share", "advise_cosine"}
         record = self._stage(
