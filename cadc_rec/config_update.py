@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cadc_rec.config_types import NonNegativeFloat, PositiveInt, Section
+from cadc_rec.config_types import PositiveInt, Section
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -28,8 +28,9 @@ class UpdateConfig(Section):
     """Train the towers on the refreshed sample, from where they stood; or leave them."""
     train_epochs: PositiveInt = 5
     """Epochs of the towers."""
-    learning_rate: NonNegativeFloat = 0.0
-    """Adam's for the towers; 0 is `train.learning_rate`."""
+    rate: Share = 0.3
+    """The towers' learning rates, as a share of those of `[train]`: they start near where they will
+    end."""
     advise_new_share: Share = 0.1
     """Advise a full rebuild once the interactions that came since the last one are more than this
     share of those it had."""

@@ -56,6 +56,16 @@ def require_updatable(config: DataConfig) -> None:
             )
 
 
+def require_folder(folder: Path) -> None:
+    """Refuse a folder that is not there.
+
+    Raises:
+        CadcError: names it.
+    """
+    if not folder.is_dir():
+        raise CadcError(f"{folder}: no such folder; correct --new.")
+
+
 def find_day(config: DataConfig, folder: Path, dataset: Artifact) -> Day:
     """The day's tables in `folder`.
 
@@ -70,8 +80,7 @@ def find_day(config: DataConfig, folder: Path, dataset: Artifact) -> Day:
     Raises:
         CadcError: no such folder, no interactions in it, or two files for one table.
     """
-    if not folder.is_dir():
-        raise CadcError(f"{folder}: no such folder; correct --new.")
+    require_folder(folder)
     tables = _layout(config, dataset)
     found = {role: _find(folder, role, getattr(tables, role).path) for role in _ROLES}
     if found["interactions"] is None:
@@ -115,8 +124,8 @@ def _layout(config: DataConfig, dataset: Artifact) -> TablesConfig:
     titled = "title" in pq.read_schema(dataset.path / "items.parquet").names
     return TablesConfig(
         interactions=InteractionsTable(timestamp="timestamp" if dataset.info["has_time"] else ""),
-        users=UsersTable(**named["user"]),
-        items=ItemsTable(title="title" if titled else "", **named["item"]),
+        users=UsersTable().model_copy(update=named["user"]),
+        items=ItemsTable(title="title" if titled else "").model_copy(update=named["item"]),
     )
 
 

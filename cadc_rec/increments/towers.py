@@ -18,7 +18,8 @@ def towers_experiment(experiment: Experiment) -> Experiment:
     changed = {
         # No epoch at all: the weights are carried over, to tables that may have come to be larger.
         "epochs": update.train_epochs if update.towers == "train" else 0,
-        "learning_rate": update.learning_rate or train.learning_rate,
+        "learning_rate": update.rate * train.learning_rate,
+        "fused_learning_rate": update.rate * train.fused_learning_rate,
     }
     return experiment.model_copy(update={"train": train.model_copy(update=changed)})
 

@@ -29,15 +29,8 @@ from cadc_rec.increments.dataset import (
     build_updated_dataset,
     updated_dataset_settings,
 )
-from cadc_rec.increments.day import Day, find_day, require_updatable
-from cadc_rec.increments.drift import (
-    SIDES,
-    held_out_before_and_after,
-    popularity_shift,
-    reasons_to_rebuild,
-    served_vectors,
-    vector_drift,
-)
+from cadc_rec.increments.day import Day, find_day, require_folder, require_updatable
+from cadc_rec.increments.measure import State, update_report
 from cadc_rec.increments.sample import refreshed_sample, sampled_rows
 from cadc_rec.increments.tables import (
     build_updated_tables,
@@ -46,7 +39,6 @@ from cadc_rec.increments.tables import (
 )
 from cadc_rec.increments.towers import build_updated_towers, towers_experiment
 from cadc_rec.pipeline import Pipeline, launched
-from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables
 from cadc_rec.pretrain.settings import pretrain_settings
 from cadc_rec.progress import log
 
@@ -83,10 +75,10 @@ def carry_on(
     if launched():
         raise CadcError("an update runs in one process; start cadc-rec without a launcher.")
     require_updatable(experiment.data)
-    experiment = experiment.model_copy(
-        update={"compute": experiment.compute.model_copy(update={"processes": 1})}
-    )
+    require_folder(folder)  # before the hours that a run may take
     base = Pipeline(experiment, workdir, data_dir).run()
+    alone = experiment.compute.model_copy(update={"processes": 1})
+    experiment = experiment.model_copy(update={"compute": alone})
     line = chain.line_of(base)
     with empty_folder(workdir, chain.STAGE, f"line-{line}"):  # holds its lock; stays empty
         done = chain.updates_of(workdir, line)
@@ -119,6 +111,7 @@ class _Update:
         self.latest, self.day = latest, day
         self.number = len(done) + 1
         self.made: dict[str, Artifact] = {}
+        self.rebuilt = ""
 
     def run(self) -> chain.Update:
         """Make every stage and the record."""
@@ -132,10 +125,12 @@ class _Update:
                         self.made[stage] = made
         else:
             log.info("%s, so all stages are made anew", self.rebuilt)
-        # What has no warm start of its own is made by the ordinary stages.
-        pipeline = Pipeline(self.experiment, self.workdir, given=dict(self.made))
-        self.made = pipeline.run()
+        self.made = self._pipeline().run()
         return self._record()
+
+    def _pipeline(self) -> Pipeline:
+        """Makes what has no warm start of its own, by the ordinary stages."""
+        return Pipeline(self.experiment, self.workdir, given=dict(self.made))
 
     def _cannot_carry_on(self) -> str:
         """Why the vectors have no warm start; empty where they have one."""
@@ -239,40 +234,35 @@ class _Update:
 
         def build(draft: Draft) -> None:
             wanted = selected_rows(len(self.after.train_item), e.select.ratio)
-            key = (e.seed, int(dataset.fingerprint[:8], 16))
+            # Not by a fingerprint: that of the dataset tells of what is held out.
+            key = (e.seed, self.number)
             rows = refreshed_sample(sampled_rows(before.path), self.changes, wanted, key)
             build_selection(e.select, e.seed, dataset, draft, e.history.length, rows=rows)
 
         return self._stage(
             "select",
-            {**selection_settings(e.select, e.seed, e.history.length), "update": True},
+            {**selection_settings(e.select, e.seed, e.history.length), "update": self.number},
             {**self._datasets(), "selection_before": before},
             build,
         )
 
     def _train(self) -> Artifact:
         e, before = self.experiment, self.latest["train"]
-        inputs: dict[str, Artifact | str] = {
-            "dataset": self.made["prepare"],
-            "checkpoint_before": before,
-        }
-        tables = {"pretrain": "tables", "transitions": "transitions"}
-        given = {tables[stage]: a for stage, a in self.made.items() if stage in tables}
-        if "select" not in self.made:
-            made = Pipeline(e, self.workdir, given=dict(self.made)).artifact("select")
-            self.made["select"] = made
-        pretrained = Pretrained(
-            IdTables.open(self.made["pretrain"]) if "pretrain" in self.made else None,
-            TransitionTables.open(self.made["transitions"]) if "transitions" in self.made else None,
-        )
-        warm = towers_experiment(e)
+        warm, pipeline = towers_experiment(e), self._pipeline()
+        selection, pretrained = pipeline.artifact("select"), pipeline.pretrained
+        tables = {s: a for s, a in self.made.items() if s in ("pretrain", "transitions")}
         included = {"seed", "model", "train", "sharding", "history", "prior"}
         return self._torch_stage(
             "train",
             {**warm.model_dump(mode="json", include=included), "towers": e.update.towers},
-            {**inputs, **given, "selection": self.made["select"]},
+            {
+                "dataset": self.made["prepare"],
+                "selection": selection,
+                "checkpoint_before": before,
+                **tables,
+            },
             lambda alone, draft: build_updated_towers(
-                warm, self.after, self.made["select"], pretrained, before, alone, draft
+                warm, self.after, selection, pretrained, before, alone, draft
             ),
         )
 
@@ -280,20 +270,18 @@ class _Update:
         """Measure the drift and write what makes all this an update."""
         line = chain.line_of(self.base)
         places = {s: f"{a.path.parent.name}/{a.path.name}" for s, a in self.made.items()}
-        info: dict[str, Any] = {}
 
         def build(draft: Draft) -> None:
             report = self._report()
             text = json.dumps(report, indent=2) + "\n"
             (draft.path / REPORT).write_text(text, "utf-8")
-            info.update(
-                line=line,
-                number=self.number,
-                day=self.day.fingerprint,
-                artifacts=places,
-                report=report,
-            )
-            draft.info = info
+            draft.info = {
+                "line": line,
+                "number": self.number,
+                "day": self.day.fingerprint,
+                "artifacts": places,
+                "report": report,
+            }
 
         limits = {"advise_new_share", "advise_cosine"}
         record = self._stage(
@@ -312,61 +300,23 @@ class _Update:
         )
 
     def _report(self) -> dict[str, Any]:
-        e, counts = self.experiment, self.made["prepare"].info["update"]
-        tables = {}
-        if "pretrain" in self.made and not self.rebuilt:
-            old, new = (IdTables.open(a["pretrain"]) for a in (self.latest, self.made))
-            tables = {
-                side: vector_drift(
-                    getattr(old, side), getattr(new, side), getattr(self.changes, f"{side}s")
-                )
-                for side in SIDES
-            }
         full, since = self._last_full_build()
-        new = sum(since) + int(counts["interactions"])
-        had = sum(int(full["prepare"].info[part]) for part in ("train", "val", "test"))
-        held_out = held_out_before_and_after(
-            self.before, self.after, self.latest["evaluate"], self.made["evaluate"], e.evaluate.k
+        return update_report(
+            self.experiment,
+            self.number,
+            State(self.latest, self.before),
+            State(self.made, self.after),
+            self.changes,
+            full,
+            since,
+            self.rebuilt,
         )
-        since_full = {} if self.rebuilt else self._served(full)
-        return {
-            "number": self.number,
-            "day": dict(counts),
-            "rebuilt": self.rebuilt,
-            "tables": tables,
-            "vectors": {} if self.rebuilt else self._served(self.latest),
-            "vectors_since_full_build": since_full,
-            "popularity": popularity_shift(
-                self.before.train_item,
-                self.after.train_item[self.changes.came],
-                self.after.n_items,
-            ),
-            "metrics_before": self.latest["evaluate"].info["test"],
-            "metrics": self.made["evaluate"].info["test"],
-            "new_held_out": held_out,
-            "new_share_since_full_build": 0.0 if self.rebuilt else new / had,
-            "rebuild": []
-            if self.rebuilt
-            else reasons_to_rebuild(e.update, new / had, since_full, held_out),
-            "seconds": {stage: made.seconds for stage, made in self.made.items()},
-        }
 
-    def _served(self, before: Mapping[str, Artifact]) -> dict[str, Any]:
-        """How the served vectors moved."""
-        return {
-            side: vector_drift(
-                served_vectors(before["evaluate"], side),
-                served_vectors(self.made["evaluate"], side),
-                getattr(self.changes, f"{side}s"),
-            )
-            for side in SIDES
-        }
-
-    def _last_full_build(self) -> tuple[Mapping[str, Artifact], list[int]]:
-        """The artifacts of the last full build, and the interactions of each update since."""
-        since: list[int] = []
+    def _last_full_build(self) -> tuple[Mapping[str, Artifact], int]:
+        """The artifacts of the last full build, and the interactions of the updates since."""
+        since = 0
         for update in reversed(self.done):
             if update.report["rebuilt"]:
                 return chain.artifacts_of(self.workdir, update), since
-            since.append(int(update.report["day"]["interactions"]))
+            since += int(update.report["day"]["interactions"])
         return self.base, since

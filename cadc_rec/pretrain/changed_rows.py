@@ -3,7 +3,9 @@
 With the items fixed the loss falls apart into one problem a user (`pretrain.alternating`), so a
 user whose interactions did not change need not be looked at again while the items stand still. A
 half-step here is one Adam step on the chosen rows of a side, with their own interactions and fresh
-negatives, against the other side's whole table; the global bias is fixed.
+negatives, against the other side's whole table; the global bias is fixed. The learning rate falls
+linearly to its end: most rows changed by a few interactions of many, and at a constant rate the
+noise of the negatives would move them further than what is new.
 
 In: two tables as they stand, D_full, the rows that changed. Out: those rows, moved in place.
 """
@@ -55,6 +57,8 @@ class ChangedRows:
     def epochs(self, count: int) -> Iterator[None]:
         """`count` times: a half-step of the chosen users, then one of the chosen items."""
         for epoch in range(count):
+            for side in (self._users, self._items):
+                side.adam.param_groups[0]["lr"] = self.config.learning_rate * (1 - epoch / count)
             self._users.step(self.item, self.bias, self._negative_items(epoch))
             self._items.step(self.user, self.bias, self._negative_users(epoch))
             yield

@@ -72,7 +72,8 @@ class LeastSquares:
     ) -> None:
         self.left, self.right, self.l2, self.steps = left, right, l2, steps
         self.processes = processes
-        self._rows, self._columns = (None, None) if only is None else only
+        self._rows = None if only is None else only[0]
+        self._columns = None if only is None else only[1]
         values = values.astype(np.float32)
         pull = values if weights is None else _with_data(values, values.data * weights)
         extra = None if weights is None else _with_data(values, weights.astype(np.float32) - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -212,3 +213,11 @@ def split_of(artifact: Artifact) -> dict[str, list[tuple[str, str]]]:
         held = getattr(dataset, f"{part}_item")
         found[part] = [(users[u], items[i]) for u, i in enumerate(held) if i >= 0]
     return found
+
+
+def as_toml(tree: dict[str, Any], prefix: str = "") -> str:
+    """Sections as TOML: JSON's strings, numbers, booleans and arrays are TOML's too."""
+    lines = [f"{k} = {json.dumps(v)}" for k, v in tree.items() if not isinstance(v, dict)]
+    below = [as_toml(v, f"{prefix}{k}.") for k, v in tree.items() if isinstance(v, dict)]
+    head = [f"[{prefix.rstrip('.')}]"] if prefix else []
+    return "\n".join([*head, *lines, *below])

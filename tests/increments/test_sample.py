@@ -25,7 +25,7 @@ def old_sample(draw, size):
 @pytest.mark.parametrize(("before", "wanted"), [(3, 3), (2, 3), (4, 2), (6, 4), (3, 7)])
 def test_every_sample_of_the_wanted_size_is_as_likely(before, wanted):
     """All subsets of seven rows are counted; chi-square, with a bound of one in a million."""
-    draw, draws = np.random.default_rng(1), 6000
+    draw, draws = np.random.default_rng(1), 2000
     subsets = dict.fromkeys(combinations(range(7), wanted), 0)
     for place in range(draws):
         rows = refreshed_sample(old_sample(draw, before), CHANGES, wanted, (0, place))
@@ -38,7 +38,7 @@ def test_every_sample_of_the_wanted_size_is_as_likely(before, wanted):
 
 
 def test_a_sample_refreshed_twice_is_still_uniform():
-    draw, draws, wanted = np.random.default_rng(2), 6000, 3
+    draw, draws, wanted = np.random.default_rng(2), 3000, 3
     # the seven rows become nine: two more come first, none is lost
     second = Changes(
         place=np.arange(2, 9),

@@ -200,3 +200,18 @@ def test_one_epoch_of_changed_rows_is_adams_step_along_the_losss_gradient():
 def test_new_rows_start_at_the_mean():
     table = torch.tensor([[1.0, 3.0], [3.0, 5.0]])
     assert grown(table, 4).tolist() == [[1.0, 3.0], [3.0, 5.0], [2.0, 4.0], [2.0, 4.0]]
+
+
+def test_the_rate_of_changed_rows_falls_to_its_end():
+    """Of two epochs the second moves a row by half of what the first may move it."""
+    random = np.random.default_rng(1)
+    data = a_dataset(random.random((6, 5)) < 0.5, 6, 5)
+    both = Interactions(data.user_indptr, data.train_item, *data.csr_by_item)
+    tables = [torch.from_numpy(random.normal(0, 1, (n, 4)).astype(np.float32)) for n in (6, 5)]
+    start = tables[0].clone()
+    config = PretrainConfig(learning_rate=0.01, l2=50.0)  # strong: every step goes to zero
+    solver = ChangedRows(*tables, 0.0, both, np.arange(6), np.arange(0), config, (0, 99))
+    for _ in solver.epochs(2):
+        pass
+    moved = (tables[0] - start).abs()[start.abs() > 0.2]
+    np.testing.assert_allclose(moved.numpy(), 0.015, rtol=2e-3)

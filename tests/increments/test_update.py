@@ -1,6 +1,7 @@
 """The whole command on a small shop: chains, repetitions, kills; nothing held out is learned."""
 
 import json
+import shutil
 import tomllib
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from cadc_rec.artifacts import open_artifact
+from cadc_rec.atomic import empty_folder
 from cadc_rec.config import Experiment
 from cadc_rec.errors import CadcError
 from cadc_rec.increments import update as at_work
@@ -17,6 +19,7 @@ from cadc_rec.increments.update import carry_on
 from cadc_rec.pipeline import Pipeline
 from tests.increments.conftest import (
     INTERACTIONS,
+    as_toml,
     day_rows,
     item,
     settings,
@@ -118,7 +121,7 @@ def test_nothing_that_learns_looks_at_what_the_day_holds_out(workdir, experiment
     made = []
     for flip in (0, 1):
         tests = [(who, item(80 + (n + flip) % 2), 400) for n, who in enumerate(users)]
-        folder = workdir.parent / f"work-{flip}"
+        folder = shutil.copytree(workdir, workdir.parent / f"work-{flip}")
         rows = [*day_rows(), *tests, *extra]
         update = carry_on(experiment(), folder, day(rows, f"day-{flip}")).update
         made.append({s: open_artifact(folder / f) for s, f in update.artifacts.items()})
@@ -150,6 +153,16 @@ def test_an_update_that_ended_half_way_is_none_and_goes_on(
     assert half <= set(update.artifacts.values())
 
 
+def test_two_updates_of_one_experiment_at_once_are_refused(workdir, experiment, day):
+    line = line_of(Pipeline(experiment(), workdir).run())
+    with (
+        empty_folder(workdir, "updates", f"line-{line}"),
+        pytest.raises(CadcError, match="another job"),
+    ):
+        carry_on(experiment(), workdir, day())
+    assert carry_on(experiment(), workdir, day()).update.number == 1
+
+
 def test_towers_that_are_kept_keep_their_bits(workdir, experiment, day):
     base = Pipeline(experiment(), workdir).run()
     users = [("u99", "gold", 21.0)]  # a new value: one row more in the table of plans
@@ -176,6 +189,7 @@ def test_what_cannot_be_carried_on_is_made_anew_and_said(workdir, experiment, da
     assert update.report["new_share_since_full_build"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sections",
     [
@@ -244,7 +258,7 @@ def test_what_cannot_be_done_is_said_before_any_work(
 
 def test_the_command_prints_its_report_and_lists_its_updates(cli, tmp_path, shop, workdir, day):
     config = tmp_path / "shop.toml"
-    config.write_text(_toml(settings(shop)))
+    config.write_text(as_toml(settings(shop)))
     assert tomllib.loads(config.read_text())["pretrain"]["factors"] == 7
     done = cli("update", config, "--new", day(), "--workdir", workdir)
     assert done.code == 0, done.err
@@ -266,10 +280,10 @@ def test_the_command_prints_its_report_and_lists_its_updates(cli, tmp_path, shop
     assert wrong.code == 2
 
 
-def _toml(tree, prefix=""):
-    """Sections as TOML; enough for this one."""
-    lines = [f"{k} = {json.dumps(v)}" for k, v in tree.items() if not isinstance(v, dict)]
-    below = {k: v for k, v in tree.items() if isinstance(v, dict)}
-    parts = [_toml(v, f"{prefix}{k}.") for k, v in below.items()]
-    head = [f"[{prefix.rstrip('.')}]"] if prefix else []
-    return "\n".join([*head, *lines, *parts])
+def test_a_run_on_several_processes_is_carried_on_as_it_is(workdir, experiment, day):
+    """Its train artifact is looked for under its own key, and never made anew on one process."""
+    several = experiment(compute={"device": "cpu", "threads": 1, "processes": 2})
+    there = folders(workdir)
+    with pytest.raises(CadcError, match=r"compute\.processes = 2 needs a launcher"):
+        carry_on(several, workdir, day())
+    assert folders(workdir) == there
