@@ -12,8 +12,6 @@ place in one step; what a killed job leaves is swept away by the next one.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import resource
 import sys
@@ -25,10 +23,17 @@ from typing import Any, Protocol
 
 from cadc_rec.atomic import commit, empty_folder
 from cadc_rec.errors import CadcError
+from cadc_rec.manifest import (
+    MANIFEST,
+    digest,
+    file_entry,
+    read_sealed,
+    verify_files,
+    write_sealed,
+)
 from cadc_rec.versions import library_versions
 
 SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
 
 
 class Group(Protocol):
@@ -98,13 +103,15 @@ class Draft:
     """Rows the stage went through, for the manifest's rows per second."""
     seconds: float | None = None
     """Of the work, where the clock around `build` counts more than that."""
+    seconds_before: float = 0.0
+    """Seconds of interrupted runs whose work this one went on with."""
 
 
 def artifact_key(
     stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Artifact | str]
 ) -> str:
     """The folder's name: a digest of everything that decides what the stage computes."""
-    return _digest(
+    return digest(
         {
             "schema": SCHEMA_VERSION,
             "stage": stage,
@@ -162,8 +169,8 @@ def run_stage(
         started = time.perf_counter()
         build(draft)
         seconds = time.perf_counter() - started if draft.seconds is None else draft.seconds
-        manifest = _manifest(stage, key, settings, inputs, draft, seconds)
-        _write_json(folder / MANIFEST, manifest)
+        body = _manifest(stage, key, settings, inputs, draft, draft.seconds_before + seconds)
+        manifest = write_sealed(folder, body)
         commit(folder, final)
     group.barrier()
     return Artifact(final, manifest)
@@ -190,39 +197,17 @@ def open_artifact(path: Path, *, cached: bool = False) -> Artifact:
         CadcError: it is missing, of another schema, or a file's bytes changed.
     """
     manifest = read_manifest(path)
-    for name, entry in manifest["files"].items():
-        file = path / name
-        try:
-            same = file.stat().st_size == entry["bytes"] and sha256_file(file) == entry["sha256"]
-        except FileNotFoundError:
-            raise CadcError(
-                f"{file} is missing from a finished artifact; {_remedy(path)}"
-            ) from None
-        except OSError as error:
-            raise _unreadable(file, error, path) from error
-        if not same:
-            raise CadcError(f"{file} changed since it was written; {_remedy(path)}")
-    known = {path / name for name in (MANIFEST, *manifest["files"])}
+    files = manifest["files"]
+    verify_files(path, files, files, "a finished artifact", _remedy(path))
+    known = {path / name for name in (MANIFEST, *files)}
     for file in path.rglob("*"):
         if file.is_file() and file not in known:
             raise CadcError(f"{file} does not belong to this artifact; delete that file.")
     return Artifact(path, manifest, cached=cached)
 
 
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _remedy(path: Path) -> str:
     return f"delete {path} and run again."
-
-
-def _unreadable(file: Path, error: OSError, path: Path) -> CadcError:
-    return CadcError(
-        f"{file}: cannot be read ({error.strerror}); mend its rights, or {_remedy(path)}"
-    )
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -231,25 +216,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         CadcError: there is none, it cannot be read, or it changed.
     """
-    file = path / MANIFEST
-    try:
-        manifest = json.loads(file.read_text("utf-8"))
-        if manifest["schema_version"] != SCHEMA_VERSION:
-            raise CadcError(
-                f"{file}: written by schema {manifest['schema_version']}, this version reads "
-                f"{SCHEMA_VERSION}; {_remedy(path)}"
-            )
-        recorded = manifest["digest"]
-    except FileNotFoundError:
-        raise CadcError(f"{path} has no {MANIFEST}; {_remedy(path)}") from None
-    except OSError as error:
-        raise _unreadable(file, error, path) from error
-    except (ValueError, KeyError, TypeError):
-        raise CadcError(f"{file} is not a manifest of ours; {_remedy(path)}") from None
-    body = {name: value for name, value in manifest.items() if name != "digest"}
-    if _digest(body) != recorded:
-        raise CadcError(f"{file} changed since it was written; {_remedy(path)}")
-    return dict(manifest)
+    return read_sealed(path, SCHEMA_VERSION, _remedy(path))
 
 
 def _manifest(
@@ -261,19 +228,16 @@ def _manifest(
     seconds: float,
 ) -> dict[str, Any]:
     files = {
-        str(file.relative_to(draft.path)): {
-            "bytes": file.stat().st_size,
-            "sha256": sha256_file(file),
-        }
+        str(file.relative_to(draft.path)): file_entry(file)
         for file in sorted(draft.path.rglob("*"))
         if file.is_file()
     }
     contents = {name: entry["sha256"] for name, entry in files.items()}
-    body = {
+    return {
         "schema_version": SCHEMA_VERSION,
         "stage": stage,
         "key": key,
-        "fingerprint": _digest({"stage": stage, "files": contents}),
+        "fingerprint": digest({"stage": stage, "files": contents}),
         "settings": settings,
         "inputs": _fingerprints(inputs),
         "files": files,
@@ -285,8 +249,6 @@ def _manifest(
         "peak_memory_bytes": _peak_memory_bytes(),
         "info": draft.info,
     }
-    body = json.loads(json.dumps(body))  # tuples become lists now, so the digest stays true
-    return {**body, "digest": _digest(body)}
 
 
 def _peak_memory_bytes() -> int:
@@ -299,12 +261,3 @@ def _fingerprints(inputs: Mapping[str, Artifact | str]) -> dict[str, str]:
         name: value.fingerprint if isinstance(value, Artifact) else value
         for name, value in inputs.items()
     }
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")

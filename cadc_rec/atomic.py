@@ -33,15 +33,12 @@ def empty_folder(workdir: Path, stage: str, key: str) -> Iterator[Path]:
             filled up within.
     """
     temporary = workdir / _TEMPORARY
-    try:
-        for needed in (temporary, workdir / stage):
-            needed.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise (_disk_error(error, workdir) or _folder_error(error, workdir)) from error
+    for needed in (temporary, workdir / stage):
+        make_folder(needed, workdir)
     try:
         _sweep(temporary)
         name = f"{stage}-{key}"
-        with _locked(temporary / f"{name}.lock") as mine:
+        with locked(temporary / f"{name}.lock") as mine:
             if not mine:
                 raise CadcError(
                     f"{workdir}: another job is making the same {stage} artifact there; wait for "
@@ -56,14 +53,26 @@ def empty_folder(workdir: Path, stage: str, key: str) -> Iterator[Path]:
     except CadcError:
         raise
     except Exception as error:
-        explained = _disk_error(error, workdir)
+        explained = disk_error(error, workdir)
         if explained is None:
             raise
         raise explained from error
 
 
+def make_folder(path: Path, workdir: Path) -> None:
+    """Make a folder of a work folder, and those above it, where they are not there.
+
+    Raises:
+        CadcError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise (disk_error(error, workdir) or _folder_error(error, workdir)) from error
+
+
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
+def locked(path: Path) -> Iterator[bool]:
     """Hold the lock file `path`; False when another process does.
 
     The file stays: unlinking a lock file lets two processes lock two files of one name.
@@ -85,7 +94,7 @@ def _sweep(temporary: Path) -> None:
     """
     for folder in [entry for entry in temporary.iterdir() if entry.is_dir()]:
         name = folder.name.removesuffix(_REPLACED)
-        with _locked(temporary / f"{name}.lock") as mine:
+        with locked(temporary / f"{name}.lock") as mine:
             if not mine:
                 continue
             final = temporary.parent.joinpath(*name.rsplit("-", 1))
@@ -123,7 +132,7 @@ def write_atomically(path: Path, text: str) -> None:
         draft.rename(path)
     except OSError as error:
         folder = path.parent
-        raise (_disk_error(error, folder) or _folder_error(error, folder)) from error
+        raise (disk_error(error, folder) or _folder_error(error, folder)) from error
 
 
 def _fsync(path: Path) -> None:
@@ -134,7 +143,7 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _disk_error(error: Exception, workdir: Path) -> CadcError | None:
+def disk_error(error: Exception, workdir: Path) -> CadcError | None:
     """What a full or protected disk did to us, as a sentence; None for any other error."""
     where = getattr(error, "filename", None) or workdir
     number = getattr(error, "errno", None)

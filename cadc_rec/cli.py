@@ -29,6 +29,7 @@ from cadc_rec.cli_options import (
     Force,
     Method,
     Profile,
+    Resume,
     Sets,
     Workdir,
     filtering_ratios,
@@ -79,6 +80,7 @@ def run(
     sets: Sets = None,
     force: Force = False,
     profile: Profile = False,
+    resume: Resume = None,
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -86,7 +88,7 @@ def run(
     experiment = load_experiment(config, method=method, overrides=sets or ())
     arguments = worker_arguments(config, workdir, data_dir, experiment, sets)
     forced = STAGES if force else ()
-    with _pipeline(experiment, workdir, data_dir, forced, arguments, profile) as pipeline:
+    with _pipeline(experiment, workdir, data_dir, forced, arguments, profile, resume) as pipeline:
         artifacts = pipeline.run()
     if not _speaks():
         return
@@ -124,12 +126,13 @@ def _run_stage(
     force: bool,
     json: bool,
     profile: bool = False,
+    resume: Path | None = None,
 ) -> None:
     """Make one stage and what comes before it; say what came of it."""
     experiment = load_experiment(config, method=method, overrides=sets or ())
     arguments = worker_arguments(config, workdir, data_dir, experiment, sets)
     forced = (stage,) if force else ()
-    with _pipeline(experiment, workdir, data_dir, forced, arguments, profile) as pipeline:
+    with _pipeline(experiment, workdir, data_dir, forced, arguments, profile, resume) as pipeline:
         _require_stage(stage, pipeline)
         artifact = pipeline.run(until=stage)[stage]
     if not _speaks():
@@ -202,11 +205,12 @@ def train(
     sets: Sets = None,
     force: Force = False,
     profile: Profile = False,
+    resume: Resume = None,
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Train the two towers on the selected interactions."""
-    _run_stage("train", config, workdir, data_dir, method, sets, force, json, profile)
+    _run_stage("train", config, workdir, data_dir, method, sets, force, json, profile, resume)
 
 
 _stage_command("evaluate", "Rank the held-out items over all items and measure.")
@@ -245,11 +249,13 @@ def _pipeline(
     force: tuple[str, ...],
     arguments: list[str],
     profile: bool = False,
+    resume: Path | None = None,
 ) -> Iterator[Pipeline]:
     """A pipeline, joined to its peers when launched among them."""
 
     def launch(force_train: bool) -> None:
         extra = [*(["--force"] if force_train else []), *(["--profile"] if profile else [])]
+        extra += ["--resume", str(resume)] if resume else []
         run_workers(["train", *arguments, *extra], experiment.compute.processes)
 
     with stopped_gently("stages"):
@@ -261,7 +267,14 @@ def _pipeline(
                 # A local worker's stages are named by the process that started it.
                 tell = log.debug if is_local_worker() else log.info
                 yield Pipeline(
-                    experiment, workdir, data_dir, force, joined, tell=tell, profile=profile
+                    experiment,
+                    workdir,
+                    data_dir,
+                    force,
+                    joined,
+                    tell=tell,
+                    profile=profile,
+                    resume=resume,
                 )
         else:
             several = experiment.compute.processes > 1
@@ -272,6 +285,7 @@ def _pipeline(
                 force,
                 launch=launch if several else None,
                 profile=profile,
+                resume=resume,
             )
 
 

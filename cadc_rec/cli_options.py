@@ -33,6 +33,14 @@ Sets = Annotated[
     typer.Option("--set", help="Override a setting; may be repeated.", metavar="SECTION.KEY=VALUE"),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Make it anew even when it is there.")]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        help="Go on training from this checkpoint; default: the newest good one of this training.",
+        metavar="DIR",
+        show_default=False,
+    ),
+]
 Profile = Annotated[
     bool,
     typer.Option(

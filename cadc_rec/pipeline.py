@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from cadc_rec.distributed.processes import Processes
     from cadc_rec.pretrain.id_tables import Pretrained
     from cadc_rec.tracking.tracker import Tracker
+    from cadc_rec.training.checkpoints import SavedTraining
+    from cadc_rec.training.identity import Training
 
 STAGES = ("prepare", "pretrain", "transitions", "select", "train", "evaluate")
 
@@ -49,6 +51,7 @@ class Pipeline:
         tell: how a finished stage is announced.
         profile: record where the train stage's time goes; it is made anew for that, and its
             seconds are those of a recorded run.
+        resume: a checkpoint for the train stage to go on with; None looks for the newest.
     """
 
     experiment: Experiment
@@ -59,6 +62,7 @@ class Pipeline:
     launch: Callable[[bool], None] | None = None
     tell: Callable[..., None] = log.info
     profile: bool = False
+    resume: Path | None = None
     _made: dict[str, Artifact] = field(default_factory=dict, init=False)
 
     @cached_property
@@ -207,6 +211,7 @@ class Pipeline:
             with (
                 tracked(self._tracker(settings, inputs, processes.rank)) as tracker,
                 self._profiled(settings, inputs, processes.rank, tracker) as on_epoch,
+                self._saved(settings, inputs, processes) as saved,
             ):
                 build_checkpoint(
                     self.experiment,
@@ -216,6 +221,7 @@ class Pipeline:
                     processes,
                     draft,
                     on_epoch,
+                    saved,
                 )
 
         experiment = self.experiment
@@ -227,12 +233,66 @@ class Pipeline:
         }
         inputs = {"dataset": self.artifact("prepare"), "selection": self.artifact("select")}
         settings |= self._context_settings()
+        rows = int(inputs["selection"].info["selected"])
+        settings |= experiment.loader.settings(rows, experiment.history.length)
+        settings |= experiment.negatives.settings()
         inputs |= self._pretrained_inputs()
         force = "train" in self.force or self.profile
         if self.launch and (force or not self.runner.exists("train", settings, inputs)):
             self.launch(force)
             return self.runner.made_by_others("train", settings, inputs)
-        return self.runner.together("train", settings, inputs, build, force=force)
+        made = self.runner.together("train", settings, inputs, build, force=force)
+        self._end_checkpoints(settings, inputs, made.cached)
+        return made
+
+    def _training(self, settings: dict[str, Any], inputs: dict[str, Artifact]) -> Training:
+        """Names a training for its checkpoints: by all that decides it but processes and sharding.
+
+        What a frozen table is stored as counts, for it rounds what is looked up.
+        """
+        from cadc_rec.training.identity import Training
+
+        kept = {k: v for k, v in settings.items() if k not in ("processes", "sharding")}
+        if self.experiment.sharding.frozen_storage != "fp32":
+            kept["frozen_storage"] = self.experiment.sharding.frozen_storage
+        info = inputs["dataset"].info
+        return Training(
+            self.runner.key("train", kept, inputs),
+            self.runner.identity("train", kept, inputs),
+            {"users": info["users"], "items": info["items"]},
+        )
+
+    @contextlib.contextmanager
+    def _saved(
+        self, settings: dict[str, Any], inputs: dict[str, Artifact], processes: Processes
+    ) -> Iterator[SavedTraining]:
+        """Where this training is saved on its way, and gone on with."""
+        from cadc_rec.training.checkpoints import SavedTraining
+
+        forced = ("train" in self.force or self.profile) and not restarted()
+        with SavedTraining(
+            self.workdir,
+            self._training(settings, inputs),
+            self.experiment.checkpoint,
+            processes,
+            self.experiment.compute.timeout_seconds,
+            named=self.resume,
+            anew=forced,
+        ).opened() as saved:
+            yield saved
+
+    def _end_checkpoints(
+        self, settings: dict[str, Any], inputs: dict[str, Artifact], cached: bool
+    ) -> None:
+        """Remove the checkpoints of a training whose artifact is there."""
+        from cadc_rec.checkpoints.store import CheckpointStore
+
+        if self.processes is not None and self.processes.rank != 0:
+            return
+        if cached and self.resume is not None:
+            log.info("--resume was not needed: the training had ended; --force trains on from it")
+        if not self.experiment.checkpoint.keep_finished:
+            CheckpointStore(self.workdir, self._training(settings, inputs).key).clear()
 
     @contextlib.contextmanager
     def _profiled(
@@ -319,3 +379,8 @@ class Pipeline:
 def launched() -> bool:
     """Whether torchrun or torchx started this process among others."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def restarted() -> bool:
+    """Whether a launcher started this process again after an earlier one was lost."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0

@@ -54,7 +54,7 @@ class Ticker:
 
     def __init__(self, description: str, total: int, unit: str) -> None:
         self.description, self.total, self.unit = description, total, unit
-        self.done = 0
+        self.done = self.before = 0
         self.note = ""
         self.started = self._logged = time.perf_counter()
 
@@ -66,9 +66,13 @@ class Ticker:
         self.note = self.note if note is None else note
         self._show()
 
+    def begin_at(self, done: int) -> None:
+        """Count what was done before; it does not count in the rate."""
+        self.done = self.before = done
+
     def rate(self) -> float:
         """Units a second since the start."""
-        return self.done / max(time.perf_counter() - self.started, 1e-9)
+        return (self.done - self.before) / max(time.perf_counter() - self.started, 1e-9)
 
     def _show(self) -> None:
         now = time.perf_counter()

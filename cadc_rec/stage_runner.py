@@ -161,6 +161,13 @@ class StageRunner:
         """Names the artifact."""
         return artifact_key(stage, _coded(stage, settings), inputs)
 
+    def identity(
+        self, stage: str, settings: dict[str, Any], inputs: dict[str, Artifact]
+    ) -> dict[str, Any]:
+        """What decides the artifact, as JSON values."""
+        fingerprints = {name: artifact.fingerprint for name, artifact in inputs.items()}
+        return {"settings": _coded(stage, settings), "inputs": fingerprints}
+
     def made_by_others(
         self, stage: str, settings: dict[str, Any], inputs: dict[str, Artifact]
     ) -> Artifact:

@@ -183,8 +183,8 @@ def test_an_unknown_key_that_resembles_nothing_is_refused_with_all_that_stand_th
     path = write("xyzzy = 1")
     assert refusal(path) == (
         f"{path}: xyzzy is not a setting; the top level takes seed, method, data, pretrain, "
-        "transitions, history, prior, select, model, train, sharding, evaluate, compute, "
-        "tracking."
+        "transitions, history, prior, select, model, train, sharding, checkpoint, evaluate, "
+        "compute, tracking."
     )
     message = refusal(write("[sharding]\nxyzzy = 1"))
     assert "sharding.xyzzy is not a setting; " in message

@@ -24,10 +24,12 @@ ROOM_OF = {
     "cli_options": "cli",
     "cli_plan": "cli",
     "cli_study": "cli",
+    "config_checkpoint": "config",
     "config_errors": "config",
     "config_tables": "config",
     "config_types": "config",
     "experiment_file": "config",
+    "manifest": "artifacts",
     "methods": "config",
 }
 FOR_ALL = {"errors", "machine", "progress", "versions"}

@@ -55,9 +55,11 @@ class Step:
         epoch: from 1.
         rank: whose.
         number: of the step in its epoch, from 0.
-        start: rows that the rank's steps before it had.
+        start: rows that the rank's steps before it had, since `first`.
         rows: int64 ``[n]``, this step's among the rank's examples.
         positives: rows of this step over all ranks.
+        first: number of the step at which this number of ranks took the epoch over, see
+            `data.position`; 0 where they began it.
     """
 
     seed: int
@@ -67,10 +69,12 @@ class Step:
     start: int
     rows: np.ndarray
     positives: int
+    first: int = 0
 
     def key(self, purpose: Purpose) -> Key:
         """Names a stream of random numbers of this rank's epoch."""
-        return (self.seed, purpose, self.epoch, self.rank)
+        taken_over = (self.first,) if self.first else ()
+        return (self.seed, purpose, self.epoch, self.rank, *taken_over)
 
 
 class Arrangement(Protocol):

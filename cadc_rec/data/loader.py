@@ -1,21 +1,20 @@
 """Batches of D_sel for one rank: shuffled every epoch, negatives drawn afresh.
 
-In: this rank's rows, how many rows every rank has, and an arrangement (`data.pair_batches`,
+In: this rank's rows, how many rows every shard has, and an arrangement (`data.pair_batches`,
 `data.candidates`). Out: NumPy arrays ready to become a `cadc_rec.models.pairs.Batch`.
 
 Every rank takes the same number of steps and cuts its own rows into that many pieces, so each row
 is used once an epoch, no rank waits for one that has run out, and all know how many positives a
-step has over all ranks without asking.
+step has over all ranks without asking. An epoch can be gone on with from the middle, by as many
+ranks as began it (the same batches) or by others (the rows that are left), see `data.position`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from cadc_rec.data.batches import Arrangement, BatchArrays, Step
-from cadc_rec.data.randomness import Purpose, bit_generator
+from cadc_rec.data.position import Position, RowsLeft, order, pieces, taken
 from cadc_rec.data.shards import Examples
 
 
@@ -29,6 +28,8 @@ class Loader:
         batch_size: positives a step over all ranks.
         seed: of order and negatives.
         arrange: makes a step of its rows.
+        rows_by_shard: number of rows of every shard, shard s being rank ``s mod ranks``'s; default:
+            each rank has one. Needed where a number of ranks goes on with another's epoch.
     """
 
     def __init__(
@@ -39,27 +40,37 @@ class Loader:
         batch_size: int,
         seed: int,
         arrange: Arrangement,
+        rows_by_shard: Sequence[int] | None = None,
     ) -> None:
         if rows_by_rank[rank] != len(examples):
             raise ValueError(f"rank {rank} has {len(examples)} rows, expected {rows_by_rank[rank]}")
         self.examples, self.arrange = examples, arrange
         self.rows_by_rank, self.rank, self.seed = list(rows_by_rank), rank, seed
-        self.rows = sum(self.rows_by_rank)
+        self.rows, self.ranks = sum(rows_by_rank), len(rows_by_rank)
         self.steps = max(1, -(-self.rows // batch_size))
+        self.left = RowsLeft(rows_by_shard or rows_by_rank, self.steps, seed)
 
-    def epoch(self, epoch: int) -> Iterator[BatchArrays]:
-        """The steps of epoch number `epoch`; the same every time it is asked for."""
-        rows = len(self.examples)
-        generator = bit_generator((self.seed, Purpose.EPOCH_ORDER, epoch, self.rank))
-        order = np.random.Generator(generator).permutation(rows)
-        for number in range(self.steps):
-            start, stop = self._piece(rows, number)
-            positives = sum(
-                last - first for first, last in (self._piece(n, number) for n in self.rows_by_rank)
+    def epoch(self, epoch: int, done: Position = ()) -> Iterator[BatchArrays]:
+        """The steps of epoch number `epoch` that are not `done`; the same whenever asked for."""
+        goes_on = bool(done) and done[-1].ranks == self.ranks
+        before, now = (done[:-1] if goes_on else done), taken(done)
+        first, counts = taken(before), self.rows_by_rank
+        rows = None
+        if before:  # by other numbers of ranks
+            left = self.left.after(epoch, before)
+            by_rank = [self.left.of_rank(left, rank, self.ranks) for rank in range(self.ranks)]
+            rows, counts = by_rank[self.rank], [len(each) for each in by_rank]
+        mine = counts[self.rank]
+        shuffled = order(mine, self.seed, epoch, self.rank, first)
+        if rows is not None:
+            shuffled = rows[shuffled]
+        steps = self.steps - first
+        for number in range(now - first, steps):
+            start, stop = pieces(mine, steps, number)
+            each = (pieces(count, steps, number) for count in counts)
+            positives = sum(end - begin for begin, end in each)
+            picked = shuffled[start:stop]
+            step = Step(
+                self.seed, epoch, self.rank, first + number, start, picked, positives, first
             )
-            picked = order[start:stop]
-            step = Step(self.seed, epoch, self.rank, number, start, picked, positives)
             yield self.arrange(step, self.examples.take(picked))
-
-    def _piece(self, rows: int, step: int) -> tuple[int, int]:
-        return rows * step // self.steps, rows * (step + 1) // self.steps

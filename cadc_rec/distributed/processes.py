@@ -45,6 +45,24 @@ class Processes:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def all_gather(self, value: Any) -> list[Any]:
+        """Every rank's `value`, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def another_group(self, timeout_seconds: float) -> dist.ProcessGroup:
+        """A group of the same ranks on the CPU, for a thread to talk over; all ranks must call.
+
+        Args:
+            timeout_seconds: how long a rank waits for its peers in it.
+        """
+        timeout = timedelta(seconds=timeout_seconds)
+        group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout)
+        return group
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.world_size > 1:

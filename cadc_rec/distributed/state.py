@@ -23,16 +23,26 @@ class LocalTensor:
     Attributes:
         name: the entry, named alike under every sharding.
         tensor: a view of the live weights.
-        width: size of the whole tensor's last dimension.
+        shape: of the whole tensor.
         row: first row of the part.
         column: its first column.
     """
 
     name: str
     tensor: torch.Tensor
-    width: int
+    shape: tuple[int, ...]
     row: int = 0
     column: int = 0
+
+    @property
+    def width(self) -> int:
+        """Size of the whole tensor's last dimension."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where the part starts in the whole tensor."""
+        return (self.row, self.column, *([0] * len(self.shape)))[: len(self.shape)]
 
     def of(self, whole: torch.Tensor) -> torch.Tensor:
         """The same part of the whole tensor."""
@@ -52,9 +62,9 @@ def local_tensors(
         if isinstance(value, ShardedTensor):
             for shard in value.local_shards():
                 row, column = shard.metadata.shard_offsets
-                yield LocalTensor(name, shard.tensor, value.size()[-1], row, column)
+                yield LocalTensor(name, shard.tensor, tuple(value.size()), row, column)
         else:
-            yield LocalTensor(name, value.detach(), value.shape[-1] if value.dim() else 1)
+            yield LocalTensor(name, value.detach(), tuple(value.shape))
 
 
 def gather_state(

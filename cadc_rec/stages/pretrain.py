@@ -84,7 +84,7 @@ def _build_factorization(
     model = MatrixFactorization(dataset.n_users, dataset.n_items, config.factors)
     # Replicated tables: a half-step reads the whole other side, and each rank writes its own rows.
     kinds = {"user": "data_parallel", "item": "data_parallel"}
-    wrapped = shard_model(model, kinds, processes, experiment.train.batch_size)
+    wrapped = shard_model(model, kinds, processes, experiment.train.batch_size, experiment.sharding)
     (user,) = (local.tensor for local in local_tensors(model.users))
     (item,) = (local.tensor for local in local_tensors(model.items))
     data, seed = interactions(dataset), experiment.seed

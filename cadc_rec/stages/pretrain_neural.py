@@ -47,7 +47,7 @@ def build_neural_tables(
         dataset.n_users, dataset.n_items, pretrain.factors + 1, settings.hidden, processes.device
     )
     kinds = {"user": "data_parallel", "item": "data_parallel"}
-    wrapped = shard_model(model, kinds, processes, config.batch_size)
+    wrapped = shard_model(model, kinds, processes, config.batch_size, experiment.sharding)
     with torch.no_grad():
         for local in local_tensors(wrapped, lambda name: ".embedding_bags." in name):
             key = (seed, Purpose.TABLE_INITIALIZATION, crc32(local.name.encode()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,8 +10,8 @@ from safetensors.torch import save_file
 
 from cadc_rec.artifacts import Artifact, Draft
 from cadc_rec.config import Experiment
-from cadc_rec.data.candidates import KnownItems
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.selection import wanted_rows
 from cadc_rec.data.shards import SelectionShards
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.state import gather_state
@@ -23,13 +22,21 @@ from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.models.losses import logq_offsets
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.training.build import ShardedTwoTower, build_model, frozen_tables_intact
+from cadc_rec.training.checkpoints import SavedTraining
 from cadc_rec.training.frozen_rows import keep_frozen_rows
 from cadc_rec.training.histories import Histories
-from cadc_rec.training.objectives import make_loader, make_objective
+from cadc_rec.training.objectives import make_objective
 from cadc_rec.training.optimizers import dense_optimizer
-from cadc_rec.training.trainer import Trainer, Validate
+from cadc_rec.training.reading import compile_loops, open_reading
+from cadc_rec.training.trainer import OnEpoch, Trainer, Validate
 
 CHECKPOINT = "model.safetensors"
+
+
+def warm_up(experiment: Experiment, dataset: Artifact) -> None:
+    """Compile the loader's loops, where a rank has rows enough for them."""
+    rows = wanted_rows(experiment.select, int(dataset.info["train"]))
+    compile_loops(experiment, rows // experiment.compute.processes)
 
 
 def build_checkpoint(
@@ -39,7 +46,8 @@ def build_checkpoint(
     pretrained: Pretrained,
     processes: Processes,
     draft: Draft,
-    on_epoch: Callable[[dict[str, float]], object] = lambda _: None,
+    on_epoch: OnEpoch = lambda _: None,
+    saved: SavedTraining | None = None,
 ) -> None:
     """Train the two towers on D_sel; keep the best epoch by validation NDCG@10.
 
@@ -52,6 +60,7 @@ def build_checkpoint(
         draft: receives ``model.safetensors``: everything trained, whole tensors, so that any
             number of ranks can read it. Frozen tables stay where they are, in `tables`' artifact.
         on_epoch: told of every finished epoch, see `Trainer.fit`.
+        saved: where the training is saved on its way, and gone on with.
 
     Raises:
         CadcError: no user has a validation item, training diverged, or a frozen table changed.
@@ -64,20 +73,17 @@ def build_checkpoint(
     started = time.perf_counter()
     shards = SelectionShards.open(selection)
     history = experiment.history.length
-    examples = shards.read(processes.rank, processes.world_size, history)
     config = experiment.train
-    rows_by_rank = shards.rows_by_rank(processes.world_size)
-    known = KnownItems(dataset.user_indptr, dataset.train_item)
-    loader = make_loader(
-        config, examples, rows_by_rank, processes.rank, dataset.n_items, experiment.seed, known
-    )
+    reading = open_reading(experiment, dataset, shards, processes)
+    loader = reading.loader
     model = build_model(experiment, dataset, pretrained, processes)
     limit = experiment.compute.frozen_cache_mib << 20
-    keep_frozen_rows(model.module.user.ids, examples.users, processes, limit)
+    keep_frozen_rows(model.module.user.ids, reading.users, processes, limit)
     histories = None
-    if examples.history is not None:
-        histories = Histories(model.module, examples.history, rows_by_rank, processes, limit)
-    offsets = _item_offsets(examples.items, dataset.n_items, processes) if config.logq else None
+    if reading.history is not None:
+        rows_by_rank = shards.rows_by_rank(processes.world_size)
+        histories = Histories(model.module, reading.history, rows_by_rank, processes, limit)
+    offsets = _item_offsets(reading.item_counts(), processes) if config.logq else None
     trainer = Trainer(
         model.wrapped,
         dense_optimizer(model.wrapped, model.module, config),
@@ -89,7 +95,7 @@ def build_checkpoint(
         histories,
     )
     setup_seconds = time.perf_counter() - started
-    trained = trainer.fit(validator(model, dataset, history), on_epoch=on_epoch)
+    trained = trainer.fit(validator(model, dataset, history), on_epoch=on_epoch, checkpoints=saved)
     if not frozen_tables_intact(model, pretrained):
         raise CadcError(
             "a frozen table changed while training; this is a defect of ours: please report it "
@@ -110,12 +116,15 @@ def build_checkpoint(
         "plan_in_full": model.plan_in_full(),
         **trained.as_info(positives),
     }
+    if saved is not None and saved.resumed:
+        draft.info["resumed"] = saved.resumed
+        draft.seconds_before = saved.seconds_before
 
 
-def _item_offsets(items: np.ndarray, n_items: int, processes: Processes) -> torch.Tensor:
-    """LogQ's offsets from this rank's items; every rank gets those of all."""
-    counts = torch.from_numpy(np.bincount(items, minlength=n_items)).to(processes.device)
-    return logq_offsets(processes.all_reduce_sum(counts))
+def _item_offsets(counts: np.ndarray, processes: Processes) -> torch.Tensor:
+    """LogQ's offsets from this rank's counts of items; every rank gets those of all."""
+    mine = torch.from_numpy(counts).to(processes.device)
+    return logq_offsets(processes.all_reduce_sum(mine))
 
 
 def validator(model: ShardedTwoTower, dataset: Dataset, history: int = 0) -> Validate:

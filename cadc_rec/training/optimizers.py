@@ -40,7 +40,7 @@ def dense_optimizer(wrapped: nn.Module, model: TwoTower, config: TrainConfig) ->
         config: learning rate and weight decay.
     """
     parameters = [
-        parameter
+        (name, parameter)  # with their names, by which checkpoints know their state
         for name, parameter in in_backward_optimizer_filter(wrapped.named_parameters())
         if not is_frozen(name, model)
     ]

@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,18 +19,22 @@ from torch import nn
 from cadc_rec.config import TrainConfig
 from cadc_rec.data.batches import BatchArrays
 from cadc_rec.data.loader import Loader
+from cadc_rec.data.position import Position, advanced, taken
 from cadc_rec.data.prefetch import prefetched
+from cadc_rec.data.stream_loader import StreamLoader
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.distributed.state import local_tensors
 from cadc_rec.errors import CadcError
 from cadc_rec.models.pairs import Batch
 from cadc_rec.progress import Ticker, track
-from cadc_rec.training.averaging import WeightAverage
+from cadc_rec.training.checkpoints import Checkpoints, NoCheckpoints
 from cadc_rec.training.histories import Histories
 from cadc_rec.training.objectives import Objective, make_objective, to_batch
+from cadc_rec.training.training_state import Progress, TrainingState
 
 Validate = Callable[[], dict[str, float]]
+OnEpoch = Callable[[dict[str, float]], object]
 CHECKPOINT_METRIC = "ndcg@10"  # the same rule for every method
+_RATE = "positives_per_second"
 _AHEAD = 2  # batches made while one is trained on
 
 
@@ -38,11 +42,11 @@ _AHEAD = 2  # batches made while one is trained on
 class Trained:
     """What training reports."""
 
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    training_seconds: float = 0.0
+    history: list[dict[str, float]]
+    best_epoch: int
+    training_seconds: float
     """Time in steps alone."""
-    validation_seconds: float = 0.0
+    validation_seconds: float
 
     def as_info(self, positives: int) -> dict[str, Any]:
         """For the manifest; `positives` is the number of rows of an epoch."""
@@ -74,7 +78,7 @@ class Trainer:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        loader: Loader,
+        loader: Loader | StreamLoader,
         config: TrainConfig,
         processes: Processes,
         trains: Callable[[str], bool],
@@ -90,7 +94,8 @@ class Trainer:
         self,
         validate: Validate | None,
         title: str = "train",
-        on_epoch: Callable[[dict[str, float]], object] = lambda _: None,
+        on_epoch: OnEpoch = lambda _: None,
+        checkpoints: Checkpoints | None = None,
     ) -> Trained:
         """Train all epochs; the model is left as it was validated best (by NDCG@10).
 
@@ -98,56 +103,98 @@ class Trainer:
             validate: measures the model; None keeps the last epoch's weights.
             title: what the progress bar says.
             on_epoch: told of every finished epoch: its loss, rate, and validation where there was
-                one.
+                one; also of those that a checkpoint already holds.
+            checkpoints: where an interrupted training is gone on with, and this one is saved.
         """
-        config, result = self.config, Trained()
-        live = [local.tensor for local in local_tensors(self.model, self.trains)]
-        average = WeightAverage(live, config.average_epochs * self.loader.steps)
-        best, best_weights, since = -1.0, live, 0
-        steps = config.epochs * self.loader.steps
+        config, per_epoch = self.config, self.loader.steps
+        checkpoints = checkpoints or NoCheckpoints()
+        horizon = config.average_epochs * per_epoch
+        state = TrainingState(self.model, self.optimizer, self.trains, self.processes, horizon)
+        checkpoints.resume(state)
+        progress = state.progress
+        for told in progress.told:
+            on_epoch(told)
+        steps = config.epochs * per_epoch
         with track(title, steps, "steps", visible=self.processes.rank == 0) as ticker:
-            for epoch in range(1, config.epochs + 1):
-                started = time.perf_counter()
-                entry: dict[str, float] = {"epoch": epoch}
-                entry["loss"] = self._epoch(epoch, average, ticker)
-                result.history.append(entry)
-                seconds = time.perf_counter() - started
-                result.training_seconds += seconds
-                due = epoch % config.evaluate_every == 0 or epoch == config.epochs
+            ticker.begin_at(progress.steps(per_epoch))
+            while not self._ended(progress):
+                entry = {"epoch": progress.epoch, "loss": self._epoch(state, ticker, checkpoints)}
+                seconds, progress.epoch_seconds = progress.epoch_seconds, 0.0
+                due = progress.epoch % config.evaluate_every == 0 or progress.epoch == config.epochs
                 if validate is not None and due:
-                    started = time.perf_counter()
-                    self.model.eval()
-                    with average.in_place():
-                        entry.update(validate())
-                        if entry[CHECKPOINT_METRIC] > best:
-                            best, result.best_epoch = entry[CHECKPOINT_METRIC], epoch
-                            best_weights, since = [tensor.clone() for tensor in live], 0
-                        else:
-                            since += 1
-                    result.validation_seconds += time.perf_counter() - started
-                    ndcg = 100 * entry[CHECKPOINT_METRIC]
-                    ticker.advance(0, f"epoch {epoch}, validation NDCG@10 {ndcg:.2f}%")
-                on_epoch({**entry, "positives_per_second": self.loader.rows / seconds})
-                if config.patience and since >= config.patience:
-                    break
+                    entry |= self._validated(state, validate, ticker)
+                entry[_RATE] = self.loader.rows / seconds
+                on_epoch(entry)
+                progress.told.append(entry)
+                progress.epoch, progress.done = progress.epoch + 1, ()
+                if not self._ended(progress):
+                    checkpoints.after_epoch(state, per_epoch)
         if validate is None:
-            result.best_epoch = config.epochs
-            return result
-        with torch.no_grad():
-            torch._foreach_copy_(live, best_weights)
-        return result
+            progress.best_epoch = config.epochs
+        state.restore_best()
+        return Trained(
+            [{k: v for k, v in told.items() if k != _RATE} for told in progress.told],
+            progress.best_epoch,
+            progress.training_seconds,
+            progress.validation_seconds,
+        )
 
-    def _epoch(self, epoch: int, average: WeightAverage, ticker: Ticker) -> float:
-        """One pass over this rank's rows; returns the mean loss over all ranks."""
+    def _ended(self, progress: Progress) -> bool:
+        """Whether no epoch is left to train."""
+        patience = self.config.patience
+        return progress.epoch > self.config.epochs or 0 < patience <= progress.since
+
+    def _validated(
+        self, state: TrainingState, validate: Validate, ticker: Ticker
+    ) -> dict[str, float]:
+        """Measure the averaged weights, and keep them where they are the best."""
+        progress, started = state.progress, time.perf_counter()
+        self.model.eval()
+        with state.average.in_place():
+            measured = validate()
+            progress.latest = measured[CHECKPOINT_METRIC]
+            if progress.latest > progress.best:
+                progress.best, progress.best_epoch, progress.since = (
+                    progress.latest,
+                    progress.epoch,
+                    0,
+                )
+                state.keep_as_best()
+            else:
+                progress.since += 1
+        progress.validation_seconds += time.perf_counter() - started
+        note = f"epoch {progress.epoch}, validation NDCG@10 {100 * progress.latest:.2f}%"
+        ticker.advance(0, note)
+        return measured
+
+    def _epoch(self, state: TrainingState, ticker: Ticker, checkpoints: Checkpoints) -> float:
+        """What is left of a pass over this rank's rows; returns the mean loss over all ranks."""
         self.model.train()
-        loss = torch.zeros((), device=self.processes.device)
-        with contextlib.closing(self._batches(epoch)) as batches:
-            for step, (arrays, batch) in enumerate(batches):
-                self._schedule((epoch - 1) * self.loader.steps + step)
-                loss += self._step(arrays, batch)
-                average.update()
+        progress, per_epoch = state.progress, self.loader.steps
+        epoch, before = progress.epoch, progress.done
+        if not before:
+            state.loss = torch.zeros((), device=self.processes.device)
+        started = time.perf_counter()
+
+        def count_seconds() -> None:
+            nonlocal started
+            now = time.perf_counter()
+            progress.epoch_seconds += now - started
+            progress.training_seconds += now - started
+            started = now
+
+        with contextlib.closing(self._batches(epoch, before)) as batches:
+            for step, (arrays, batch) in enumerate(batches, start=taken(before)):
+                self._schedule((epoch - 1) * per_epoch + step)
+                state.loss += self._step(arrays, batch)
+                state.average.update()
                 ticker.advance()
-        mean = float(self.processes.all_reduce_sum(loss)) / self.loader.steps
+                if step + 1 < per_epoch:
+                    progress.done = advanced(before, self.processes.world_size, step + 1)
+                    count_seconds()
+                    checkpoints.after_step(state, per_epoch)
+        mean = float(self.processes.all_reduce_sum(state.loss)) / per_epoch
+        count_seconds()
         if not math.isfinite(mean):
             raise CadcError(
                 f"the loss is {mean} in epoch {epoch}: training diverged; lower "
@@ -155,9 +202,11 @@ class Trainer:
             )
         return mean
 
-    def _batches(self, epoch: int) -> Generator[tuple[BatchArrays, Batch], None, None]:
-        """The epoch's steps as tensors, made ahead where a core or a GPU has work meanwhile."""
-        made = ((arrays, to_batch(arrays)) for arrays in self.loader.epoch(epoch))
+    def _batches(
+        self, epoch: int, done: Position
+    ) -> Generator[tuple[BatchArrays, Batch], None, None]:
+        """The steps left as tensors, made ahead where a core or a GPU has work meanwhile."""
+        made = ((arrays, to_batch(arrays)) for arrays in self.loader.epoch(epoch, done))
         if self.processes.device.type == "cuda":
             return prefetched(made, _AHEAD)
         return made

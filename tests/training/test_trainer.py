@@ -24,7 +24,7 @@ def a_trainer(alone, **settings):
     model = torch.nn.Linear(1, 1)
     config = TrainConfig(epochs=8, learning_rate=0.1, average_epochs=0.0, **settings)
     nothing = BatchArrays(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
-    loader = SimpleNamespace(steps=3, rows=3, epoch=lambda _: iter([nothing] * 3))
+    loader = SimpleNamespace(steps=3, rows=3, epoch=lambda *_: iter([nothing] * 3))
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     trainer = Trainer(model, optimizer, loader, config, alone, lambda name: True)
     rates = []

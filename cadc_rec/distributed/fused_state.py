@@ -1,0 +1,98 @@
+"""The state of optimizers that are fused into a table's backward pass: row-wise Adagrad's momentum.
+
+In: a wrapped model. Out: for each part of a table on this rank, one number a row, live. Under
+column-wise sharding every group of columns has its own number for a row: the sum over the steps of
+the mean square of the gradient over the group's columns.
+
+So groups that are joined have the mean of their numbers, each weighted by its columns, exactly. A
+group that is divided has told no more than its mean, which both its parts begin with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+
+_MOMENTUM = ".momentum1"
+Columns = tuple[int, int]
+"""First column of a group, and the one after its last."""
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """What this rank holds of a table's momentum: a row range of one group of columns.
+
+    Attributes:
+        name: of the table's state entry.
+        tensor: ``[rows]``, a view of the live state.
+        row: first row.
+        rows: of the whole table.
+        group: which group of columns.
+        groups: columns of all groups, in order.
+    """
+
+    name: str
+    tensor: torch.Tensor
+    row: int
+    rows: int
+    group: int
+    groups: tuple[Columns, ...]
+
+
+def local_momenta(model: nn.Module) -> Iterator[Momentum]:
+    """The momentum of every table on this rank that a fused optimizer moves."""
+    fused = getattr(model, "fused_optimizer", None)
+    states = fused.state_dict()["state"] if fused is not None else {}
+    if not states:
+        return
+    weights = model.state_dict()
+    for name, state in states.items():
+        for key, value in state.items():
+            if not key.endswith(_MOMENTUM) or not isinstance(value, ShardedTensor):
+                continue
+            weight = weights[name]
+            groups = _column_groups(weight)
+            for shard in value.local_shards():
+                (start,) = shard.metadata.shard_offsets
+                # TorchRec lays the groups end to end, as if they were rows.
+                group, row = divmod(start, weight.size()[0])
+                yield Momentum(name, shard.tensor, row, weight.size()[0], group, groups)
+
+
+def column_groups(model: nn.Module) -> dict[str, tuple[Columns, ...]]:
+    """Columns of the groups of every sharded table, also of those without a part on this rank."""
+    return {
+        name: _column_groups(value)
+        for name, value in model.state_dict().items()
+        if isinstance(value, ShardedTensor)
+    }
+
+
+def _column_groups(weight: ShardedTensor) -> tuple[Columns, ...]:
+    columns = {
+        (shard.shard_offsets[1], shard.shard_offsets[1] + shard.shard_sizes[1])
+        for shard in weight.metadata().shards_metadata
+    }
+    return tuple(sorted(columns))
+
+
+def regrouped(saved: torch.Tensor, groups: Sequence[Columns], wanted: Columns) -> torch.Tensor:
+    """The momentum of `wanted` columns from that of other groups, see the top of this file.
+
+    Args:
+        saved: ``[rows, groups]``.
+        groups: columns of each of its groups; together they are all columns of the table.
+        wanted: first column and the one after the last.
+
+    Returns:
+        ``[rows]``.
+    """
+    if wanted in groups:
+        return saved[:, list(groups).index(wanted)]
+    shared = [max(0, min(stop, wanted[1]) - max(start, wanted[0])) for start, stop in groups]
+    weights = torch.tensor(shared, dtype=saved.dtype, device=saved.device)
+    return (saved * weights).sum(1) / weights.sum()

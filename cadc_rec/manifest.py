@@ -1,0 +1,114 @@
+"""What stands in a folder and how to know that it still does: a JSON file with a digest of itself.
+
+In: a folder of files. Out: ``manifest.json`` with the size and SHA-256 of each of them and whatever
+else its writer has to say; and, later, a sentence that names what changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cadc_rec.errors import CadcError
+
+MANIFEST = "manifest.json"
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, in hexadecimal; the same however its keys are ordered."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, as a manifest has them."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def write_sealed(folder: Path, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a manifest into `folder`, sealed with a digest of itself; returns what was written.
+
+    Args:
+        folder: receives ``manifest.json``.
+        body: ``schema_version``, ``files`` and what else is to be said; JSON values.
+    """
+    plain = json.loads(json.dumps(body))  # tuples become lists now, so the digest stays true
+    sealed = {**plain, "digest": digest(plain)}
+    (folder / MANIFEST).write_text(json.dumps(sealed, indent=2) + "\n", "utf-8")
+    return sealed
+
+
+def read_sealed(folder: Path, schema_version: int, remedy: str) -> dict[str, Any]:
+    """The manifest of `folder`, checked against its own digest.
+
+    Args:
+        folder: holds ``manifest.json``.
+        schema_version: the one this version writes.
+        remedy: ends the sentence of an error.
+
+    Raises:
+        CadcError: there is none, it cannot be read, it changed, or another version wrote it.
+    """
+    file = folder / MANIFEST
+    try:
+        manifest = json.loads(file.read_text("utf-8"))
+        if manifest["schema_version"] != schema_version:
+            raise CadcError(
+                f"{file}: written by schema {manifest['schema_version']}, this version reads "
+                f"{schema_version}; {remedy}"
+            )
+        recorded = manifest["digest"]
+    except FileNotFoundError:
+        raise CadcError(f"{folder} has no {MANIFEST}; {remedy}") from None
+    except OSError as error:
+        raise _unreadable(file, error, remedy) from error
+    except (ValueError, KeyError, TypeError):
+        raise CadcError(f"{file} is not a manifest of ours; {remedy}") from None
+    body = {name: value for name, value in manifest.items() if name != "digest"}
+    if digest(body) != recorded:
+        raise CadcError(f"{file} changed since it was written; {remedy}")
+    return dict(manifest)
+
+
+def verify_files(
+    folder: Path,
+    files: Mapping[str, Mapping[str, Any]],
+    names: Iterable[str],
+    what: str,
+    remedy: str,
+) -> None:
+    """Compare files with what a manifest says of them.
+
+    Args:
+        folder: where they are.
+        files: size and SHA-256 by name.
+        names: which of them to compare.
+        what: the files are part of, for the error.
+        remedy: ends the sentence of an error.
+
+    Raises:
+        CadcError: a file is missing, cannot be read, or its bytes changed.
+    """
+    for name in names:
+        file, entry = folder / name, files[name]
+        try:
+            same = file.stat().st_size == entry["bytes"] and sha256_file(file) == entry["sha256"]
+        except FileNotFoundError:
+            raise CadcError(f"{file} is missing from {what}; {remedy}") from None
+        except OSError as error:
+            raise _unreadable(file, error, remedy) from error
+        if not same:
+            raise CadcError(f"{file} changed since it was written; {remedy}")
+
+
+def _unreadable(file: Path, error: OSError, remedy: str) -> CadcError:
+    return CadcError(f"{file}: cannot be read ({error.strerror}); mend its rights, or {remedy}")

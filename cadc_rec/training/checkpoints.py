@@ -1,0 +1,228 @@
+"""Saving a training on its way, and going on with one that was saved.
+
+In: the trainer's state, after every step and epoch. Out: checkpoints, when they are due; before the
+first step, the state that the newest good one holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from cadc_rec.checkpoints.cadence import Cadence
+from cadc_rec.checkpoints.files import load_tensors, saved_sizes
+from cadc_rec.checkpoints.saver import Saver
+from cadc_rec.checkpoints.store import Checkpoint, CheckpointStore, newest_whole, open_checkpoint
+from cadc_rec.config_checkpoint import CheckpointConfig
+from cadc_rec.data.position import taken
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.errors import CadcError
+from cadc_rec.progress import log
+from cadc_rec.training.identity import Training, difference
+from cadc_rec.training.training_state import TrainingState
+
+_END_SECONDS = 10.0  # what an interrupted training waits for a checkpoint that is being written
+
+
+class Checkpoints(Protocol):
+    """What the trainer tells of its way."""
+
+    def resume(self, state: TrainingState) -> None:
+        """Before the first step: put `state` where a saved training stood, if there is one."""
+
+    def after_step(self, state: TrainingState, per_epoch: int) -> None:
+        """A step was taken that is not its epoch's last."""
+
+    def after_epoch(self, state: TrainingState, per_epoch: int) -> None:
+        """An epoch has ended, validation and all, that is not the last."""
+
+
+class NoCheckpoints:
+    """Saves nothing and begins anew."""
+
+    def resume(self, state: TrainingState) -> None:
+        """Leave `state` as it is."""
+
+    def after_step(self, state: TrainingState, per_epoch: int) -> None:
+        """Save nothing."""
+
+    def after_epoch(self, state: TrainingState, per_epoch: int) -> None:
+        """Save nothing."""
+
+
+class SavedTraining:
+    """Checkpoints of one training in a work folder.
+
+    Args:
+        workdir: the work folder.
+        training: which training.
+        config: how often, and what is kept.
+        processes: the ranks.
+        timeout_seconds: how long a rank waits for the others in writing.
+        named: the checkpoint to go on with; None looks for the newest good one.
+        anew: remove those that are there, and begin anew unless one is named.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        training: Training,
+        config: CheckpointConfig,
+        processes: Processes,
+        timeout_seconds: float,
+        named: Path | None = None,
+        anew: bool = False,
+    ) -> None:
+        self.timeout_seconds = timeout_seconds
+        self.store = CheckpointStore(workdir, training.key)
+        self.training, self.config, self.processes = training, config, processes
+        self.named, self.anew = named, anew
+        self.seconds_before = 0.0
+        self.resumed: list[dict[str, Any]] = []
+        self._started = time.perf_counter()
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[SavedTraining]:
+        """Within, checkpoints may be written; on the way out none is being written any more."""
+        with contextlib.ExitStack() as owned:
+            self._own(owned)
+            group = self.processes.another_group(self.timeout_seconds)
+            config = self.config
+            self._saver = Saver(
+                self.store, group, config.background, config.keep_last, config.keep_best
+            )
+            self._cadence = Cadence(config.every_seconds, config.max_share, self.processes)
+            try:
+                yield self
+            except BaseException:
+                self._saver.wait(_END_SECONDS)
+                raise
+            self._saver.wait()
+
+    def resume(self, state: TrainingState) -> None:
+        """See `Checkpoints`.
+
+        Raises:
+            CadcError: the named checkpoint is damaged or of another training.
+        """
+        found = self._found(state)
+        if found is None:
+            return
+        sizes = saved_sizes(found.path)
+        self._require_shapes(found, state, sizes)
+        begun_anew = state.restore(
+            found.manifest,
+            sizes,
+            lambda tensors: load_tensors(found.path, tensors, self.processes.group),
+        )
+        self.seconds_before = float(found.manifest["seconds"])
+        progress = state.progress
+        step = {"epoch": progress.epoch, "step": taken(progress.done)}
+        ranks, origin = found.manifest["ranks"], found.manifest["digest"]
+        self.resumed = [*found.manifest["resumed"], {**step, "ranks": ranks, "from": origin}]
+        if self.processes.rank == 0:
+            log.info("going on from %s: epoch %d, step %d", found.path, step["epoch"], step["step"])
+            if begun_anew:
+                log.warning(
+                    "%s: another optimizer moves %s now; its state is begun anew, the weights are "
+                    "those of the checkpoint",
+                    found.path,
+                    ", ".join(begun_anew),
+                )
+
+    def after_step(self, state: TrainingState, per_epoch: int) -> None:
+        """See `Checkpoints`."""
+        if self._cadence.due(self._saver.busy):
+            self._save(state, per_epoch)
+
+    def after_epoch(self, state: TrainingState, per_epoch: int) -> None:
+        """See `Checkpoints`."""
+        every = self.config.every_epochs
+        by_epochs = bool(every) and (state.progress.epoch - 1) % every == 0
+        if self._cadence.due(self._saver.busy) or by_epochs:
+            self._save(state, per_epoch)
+
+    def _save(self, state: TrainingState, per_epoch: int) -> None:
+        body = {
+            "training": self.training.key,
+            "identity": self.training.identity,
+            "sizes": self.training.sizes,
+            "score": state.progress.latest,
+            "seconds": self.seconds_before + time.perf_counter() - self._started,
+            "resumed": self.resumed,
+            **state.described(),
+        }
+        step = state.progress.steps(per_epoch)
+        self._cadence.saved(self._saver.save(step, state.tensors(), body))
+
+    def _own(self, owned: contextlib.ExitStack) -> None:
+        """Rank 0 takes the folder; all ranks raise where it cannot."""
+        why = None
+        if self.processes.rank == 0:
+            try:
+                owned.enter_context(self.store.owned())
+                if self.anew and self.named is None:
+                    self.store.remove_all()  # or a restart would go on with them
+            except CadcError as error:
+                why = str(error)
+        why = self.processes.broadcast(why)
+        if why is not None:
+            raise CadcError(why)
+
+    def _found(self, state: TrainingState) -> Checkpoint | None:
+        """The checkpoint to go on with."""
+        if self.named is not None:
+            named = open_checkpoint(self.named, self.processes)
+            differs = difference(named.manifest, self.training)
+            if differs is not None:
+                raise CadcError(f"{self.named}: cannot be gone on with here: {differs}.")
+            return self._newest_from(named) or named
+        if self.anew or self.config.resume == "never":
+            return None
+        optimizers = merged(self.processes.all_gather(state.optimizers()))
+
+        def refuses(manifest: Mapping[str, Any]) -> str | None:
+            if manifest["optimizers"] == optimizers:
+                return None
+            return (
+                "has its tables moved by another optimizer than sharding.trainable gives them "
+                "here; --resume takes it nevertheless"
+            )
+
+        return newest_whole(self.store, self.processes, refuses)
+
+    def _newest_from(self, named: Checkpoint) -> Checkpoint | None:
+        """The newest checkpoint here of a training that had gone on with `named`.
+
+        The same command started again, by a person or a launcher, goes on where it was ended.
+        """
+        origin = named.manifest["digest"]
+
+        def refuses(manifest: Mapping[str, Any]) -> str | None:
+            descends = any(step["from"] == origin for step in manifest["resumed"])
+            return None if descends else "does not come from it"
+
+        return newest_whole(self.store, self.processes, refuses, tell=log.debug)
+
+    def _require_shapes(
+        self, found: Checkpoint, state: TrainingState, sizes: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        """Refuse a checkpoint of a model of another shape; all ranks do or none."""
+        why = None
+        for local in state.locals:
+            saved = sizes.get(f"weights/{local.name}")
+            if saved != local.shape:
+                there = "missing" if saved is None else f"of size {list(saved)}"
+                why = f"{local.name} is {there} there and of size {list(local.shape)} here"
+                break
+        why = next((each for each in self.processes.all_gather(why) if each is not None), None)
+        if why is not None:
+            raise CadcError(f"{found.path}: is a checkpoint of another model: {why}.")
+
+
+def merged(of_ranks: list[dict[str, str]]) -> dict[str, str]:
+    """What all ranks told, together."""
+    return {name: value for told in of_ranks for name, value in sorted(told.items())}
