@@ -82,13 +82,14 @@ class StreamOrder:
             if count
         ]
         for stretch in done:
-            chunks = [
+            unused = (
                 chunk
                 for rank in range(stretch.ranks)
                 for chunk in self._unused(chunks, epoch, stretch, rank)
-            ]
-        # Whatever order the stretches left them in: what follows depends on what is left alone.
-        return sorted(chunks, key=lambda chunk: (chunk.shard, chunk.group))
+            )
+            # What follows must not depend on the order in which they were to be taken.
+            chunks = sorted(unused, key=lambda chunk: (chunk.shard, chunk.group))
+        return chunks
 
     def windows(
         self, left: Sequence[Chunk], epoch: int, rank: int, ranks: int, first: int
