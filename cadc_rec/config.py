@@ -12,6 +12,7 @@ from pydantic import Field
 from cadc_rec.config_checkpoint import CheckpointConfig
 from cadc_rec.config_data import DataConfig as DataConfig
 from cadc_rec.config_data import GeneratedConfig as GeneratedConfig
+from cadc_rec.config_loader import LoaderConfig, NegativesConfig
 from cadc_rec.config_types import (
     Kernel,
     MemorySize,
@@ -205,10 +206,10 @@ class TrainConfig(Section):
     of a softmax over all items, over the positive and negatives that the batch shares, or over the
     batch's positives."""
     shared_negatives: PositiveInt = 1024
-    """`sampled-softmax`: uniform negatives that all positives of a step share."""
+    """`sampled-softmax`: negatives that all positives of a step share."""
     exclude_known: bool = False
-    """A softmax leaves the user's other training interactions out of a row's candidates, as the
-    ranking of held-out items does."""
+    """Items that the user took in training are no negatives of its rows: a softmax leaves them out
+    of a row's candidates, as the ranking of held-out items does; `binary` draws from the others."""
     temperature: PositiveFloat = 1.0
     """What a softmax divides the scores by."""
     epochs: PositiveInt = 40
@@ -216,7 +217,7 @@ class TrainConfig(Section):
     batch_size: PositiveInt = 2048
     """Positives a step, over all processes together."""
     negatives: PositiveInt = 4
-    """Uniform negatives for each positive, drawn afresh every time."""
+    """`binary`: negatives for each positive, drawn afresh every time; see `[negatives]`."""
     learning_rate: PositiveFloat = 1e-3
     """Adam's, for the MLPs and for every data-parallel table."""
     fused_learning_rate: PositiveFloat = 0.05
@@ -332,6 +333,8 @@ class Experiment(Section):
     select: SelectConfig = SelectConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    negatives: NegativesConfig = NegativesConfig()
+    loader: LoaderConfig = LoaderConfig()
     sharding: ShardingConfig = ShardingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

@@ -12,20 +12,22 @@ class LoaderConfig(Section):
 
     kind: Literal["auto", "memory", "stream"] = "auto"
     """Into memory, as a whole; or row group by row group through a bounded buffer, in another
-    order. `auto` streams where a process has more than `memory_rows`."""
+    order. `auto` streams where D_sel has more than `memory_rows`, unless rows have histories."""
     memory_rows: PositiveInt = 100_000_000
-    """`auto`: rows that a process holds in memory at most; each takes 16 bytes."""
+    """`auto`: rows of D_sel that all processes together hold in memory at most; each takes 16
+    bytes."""
     buffer_rows: PositiveInt = 12_582_912
     """Streaming: rows that a process holds at once. The more, the better they are mixed; two thirds
     of them are read ahead."""
 
-    def streams(self, rows: int) -> bool:
-        """Whether a process with this many rows streams them."""
-        return self.kind == "stream" or (self.kind == "auto" and rows > self.memory_rows)
+    def streams(self, rows: int, history: int = 0) -> bool:
+        """Whether a D_sel of this many rows is streamed; `history` is the items of each."""
+        large = rows > self.memory_rows and not history
+        return self.kind == "stream" or (self.kind == "auto" and large)
 
-    def settings(self, rows: int) -> dict[str, Any]:
+    def settings(self, rows: int, history: int = 0) -> dict[str, Any]:
         """What decides the order of the rows, beside the seed: nothing where they are in memory."""
-        return {"stream": self.buffer_rows} if self.streams(rows) else {}
+        return {"stream": self.buffer_rows} if self.streams(rows, history) else {}
 
 
 class NegativesConfig(Section):

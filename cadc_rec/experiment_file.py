@@ -92,6 +92,7 @@ def _check_together(e: Experiment, where: str) -> None:
             f"{where}: model.id_embedding = 'hybrid' parts model.id_dim = {e.model.id_dim} in "
             "groups of four; set it (and pretrain.factors + 1) to a multiple of 4 from 8 on."
         )
+    _check_reading(e, where)
     if 0 < e.select.shards < e.compute.processes:
         raise CadcError(
             f"{where}: compute.processes = {e.compute.processes} cannot share select.shards = "
@@ -109,6 +110,21 @@ def _check_weights(e: Experiment, where: str) -> None:
         raise CadcError(
             f"{where}: {key} gives interactions weights, and pretrain.model = "
             f"{e.pretrain.model!r} counts all alike; set pretrain.model = 'als', or leave it out."
+        )
+
+
+def _check_reading(e: Experiment, where: str) -> None:
+    """Refuse a loader or negatives that the rest of the training has no use for."""
+    if e.loader.kind == "stream" and e.history.length:
+        raise CadcError(
+            f"{where}: loader.kind = 'stream' carries no histories, and history.length = "
+            f"{e.history.length}; set loader.kind = 'memory'."
+        )
+    if e.negatives.distribution != "uniform" and e.train.loss in ("softmax", "in-batch-softmax"):
+        raise CadcError(
+            f"{where}: negatives.distribution = {e.negatives.distribution!r} is about drawn "
+            f"negatives, and train.loss = {e.train.loss!r} draws none; set train.loss = 'binary' "
+            "or 'sampled-softmax', or negatives.distribution = 'uniform'."
         )
 
 
@@ -169,12 +185,6 @@ def _check_vectors(e: Experiment, where: str) -> None:
         raise CadcError(
             f"{where}: model.item_tower ends with {e.model.item_tower[-1]} and model.tower with "
             f"{e.model.tower[-1]}; a score is the dot product of the two, so they must be equal."
-        )
-    if e.train.exclude_known and e.train.loss == "binary":
-        raise CadcError(
-            f"{where}: train.exclude_known = true is about the candidates of a softmax, and "
-            "train.loss = 'binary' has none; set train.loss = 'sampled-softmax', or "
-            "train.exclude_known = false."
         )
     _check_context(e, where)
 

@@ -239,6 +239,9 @@ class Pipeline:
             del settings["train"]["precision"]
         inputs = {"dataset": self.artifact("prepare"), "selection": self.artifact("select")}
         settings |= self._context_settings()
+        rows = int(inputs["selection"].info["selected"])
+        settings |= experiment.loader.settings(rows, experiment.history.length)
+        settings |= experiment.negatives.settings()
         inputs |= self._pretrained_inputs()
         force = "train" in self.force or self.profile
         if self.launch and (force or not self.runner.exists("train", settings, inputs)):

@@ -183,8 +183,8 @@ def test_an_unknown_key_that_resembles_nothing_is_refused_with_all_that_stand_th
     path = write("xyzzy = 1")
     assert refusal(path) == (
         f"{path}: xyzzy is not a setting; the top level takes seed, method, data, pretrain, "
-        "transitions, history, prior, select, model, train, sharding, checkpoint, evaluate, "
-        "compute, tracking, update."
+        "transitions, history, prior, select, model, train, negatives, loader, sharding, "
+        "checkpoint, evaluate, compute, tracking, update."
     )
     message = refusal(write("[sharding]\nxyzzy = 1"))
     assert "sharding.xyzzy is not a setting; " in message
@@ -357,11 +357,10 @@ def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
             "= 0.",
         ),
         (
-            "cadc",
-            "train.exclude_known=true",
-            "train.exclude_known = true is about the candidates of a softmax, and train.loss = "
-            "'binary' has none; set train.loss = 'sampled-softmax', or train.exclude_known = "
-            "false.",
+            "recipe",
+            "loader.kind=stream",
+            "loader.kind = 'stream' carries no histories, and history.length = 50; set loader.kind "
+            "= 'memory'.",
         ),
         (
             "cadc",

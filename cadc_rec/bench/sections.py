@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cadc_rec.bench import end_to_end, factorization, ranking, rows, towers
+from cadc_rec.bench import end_to_end, factorization, loading, ranking, rows, towers
 from cadc_rec.bench.record import Report, Section
 from cadc_rec.bench.session import this_machine
 from cadc_rec.bench.workload import Workload
@@ -23,6 +23,7 @@ SECTIONS: dict[str, Callable[[Workload], Section]] = {
     "ranking": ranking.measure,
     "preparation": rows.measure_preparation,
     "selection": rows.measure_selection,
+    "loader": loading.measure,
     "end-to-end": end_to_end.measure,
 }
 # A quarter of an hour for five rounds; asked for by name.

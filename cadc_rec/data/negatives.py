@@ -3,10 +3,10 @@
 In: what the items weigh, what each user knows, a stream's key. Out: items, one draw each, by their
 position in the stream.
 
-Weights are whole numbers with whole sums, so a draw is exact: x, uniform in ``[0, T)``, is the item
-in whose stretch of the line it falls. A user's known items are cut out of the line, not drawn again:
-x is uniform over what is left of it, ``[0, T - W_u)``, and moves right by the known weight before
-it. So one draw is enough, and a known item cannot come.
+Weights are whole numbers with whole sums, so a draw is exact: x, uniform in ``[0, T)``, gives the
+item in whose stretch of the line it falls. A user's known items are cut out of the line, not drawn
+again: x is uniform over what is left of it, ``[0, T - W_u)``, and moves right by the known weight
+before it. So one draw is enough, and a known item cannot come.
 """
 
 from __future__ import annotations

@@ -50,7 +50,9 @@ class PairBatches:
 
     def __call__(self, step: Step, examples: Examples) -> BatchArrays:
         """See `Arrangement`."""
-        users, items = examples.users.astype(np.int32), examples.items.astype(np.int32)
+        users, items = (
+            ids.astype(np.int32, copy=False) for ids in (examples.users, examples.items)
+        )
         negatives = self._drawn(step, users)
         if not self.by_example:
             return self._arranged(users, items, negatives, step.positives)
@@ -61,8 +63,13 @@ class PairBatches:
     def _drawn(self, step: Step, users: np.ndarray) -> np.ndarray:
         if self.draws is not None:
             return self.draws.of_rows(step, users, self.negatives)
-        start, count = step.start * self.negatives, len(users) * self.negatives
-        drawn = positional_integers(step.key(Purpose.NEGATIVES), start, count, self.n_items)
+        key, start = step.key(Purpose.NEGATIVES), step.start * self.negatives
+        count = len(users) * self.negatives
+        if self.compiled:
+            from cadc_rec.data.pair_kernels import uniform_negatives  # see _arranged
+
+            return uniform_negatives(key, start, count, self.n_items).reshape(-1, self.negatives)
+        drawn = positional_integers(key, start, count, self.n_items)
         return drawn.astype(np.int32).reshape(-1, self.negatives)
 
     def _arranged(

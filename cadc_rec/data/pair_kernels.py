@@ -13,6 +13,12 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cadc_rec.data.batches import BatchArrays, PairArrays, is_dense
+from cadc_rec.data.randomness import (
+    MOST_BY_HALVES,
+    Key,
+    positional_halves,
+    positional_integers,
+)
 
 _DIGIT = 11  # bits sorted by at once: 2,048 counters stay in the nearest cache
 
@@ -22,6 +28,7 @@ def compile_kernels() -> None:
     ids = np.ones(1, np.int32)
     for n_items in (2, 2**30):  # counted, and sorted
         arrange_pairs_compiled(ids, ids, ids.reshape(1, 1), n_items, 1)
+    uniform_negatives((0, 0), 0, 1, 1)
 
 
 def arrange_pairs_compiled(
@@ -36,11 +43,12 @@ def arrange_pairs_compiled(
     rows, width = len(users), negatives.shape[1] + 1
     pairs, row_of = np.empty(rows * width, np.int32), np.empty(rows, np.int32)
     different, crow = np.empty(rows, np.int64), np.empty(rows + 1, np.int32)
+    counted = everything is not None or is_dense(n_items, len(pairs))
+    counts = np.zeros(n_items if counted else 0, np.int32)
     order = _stable_order(users)
-    found = _gather(users, items, negatives, order, pairs, row_of, different, crow)
+    found = _gather(users, items, negatives, order, pairs, row_of, different, crow, counts)
     item_col, to_item_order = np.empty(len(pairs), np.int32), np.empty(len(pairs), np.int64)
-    if everything is not None or is_dense(n_items, len(pairs)):
-        counts = np.bincount(pairs, minlength=n_items)
+    if counted:
         step_items = everything
         if step_items is None:
             step_items = np.flatnonzero(counts)
@@ -71,8 +79,24 @@ def _stable_order(keys: NDArray[np.int32]) -> NDArray[np.int32]:
     return order
 
 
+def uniform_negatives(key: Key, start: int, count: int, n_items: int) -> NDArray[np.int32]:
+    """`randomness.positional_integers` as int32."""
+    if n_items > MOST_BY_HALVES:
+        return positional_integers(key, start, count, n_items).astype(np.int32)
+    drawn = np.empty(count, np.int32)
+    _scale(positional_halves(key, start, count), n_items, drawn)
+    return drawn
+
+
 # Arrays come from outside and are only indexed: what allocates takes several times as long to
 # compile.
+@njit(nogil=True)
+def _scale(halves: Any, below: int, into: Any) -> None:
+    """Uniform 32-bit numbers to uniform ones below a bound, by multiplying and shifting."""
+    for k in range(len(halves)):
+        into[k] = (np.uint64(halves[k]) * np.uint64(below)) >> np.uint64(32)
+
+
 @njit(nogil=True)
 def _pass(keys: Any, order: Any, into: Any, places: Any, shift: int) -> None:
     """Sort `order` by one digit of its keys."""
@@ -97,9 +121,14 @@ def _gather(
     row_of: Any,
     different: Any,
     crow: Any,
+    counts: Any,
 ) -> int:
-    """Pairs in the order of users, which row each positive's are in, users, row pointers."""
+    """Pairs in the order of users, which row each positive's are in, users, row pointers.
+
+    `counts` receives how often each item is among the pairs, unless it is empty.
+    """
     width = negatives.shape[1] + 1
+    counting = len(counts) > 0
     found = 0
     for k in range(len(order)):
         at = order[k]
@@ -111,6 +140,9 @@ def _gather(
         pairs[k * width] = items[at]
         for j in range(width - 1):
             pairs[k * width + 1 + j] = negatives[at, j]
+        if counting:
+            for j in range(width):
+                counts[pairs[k * width + j]] += 1
     crow[found] = len(order) * width
     return found
 

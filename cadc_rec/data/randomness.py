@@ -13,6 +13,9 @@ import numpy as np
 
 Key = tuple[int, ...]
 """(seed, purpose, place...)."""
+MOST_BY_HALVES = 2**20
+"""Bound up to which 32-bit draws are enough: two from a word, and twice as fast. The
+multiply-and-shift map is uneven by at most the bound / 2**32."""
 
 
 class Purpose(IntEnum):
@@ -63,17 +66,19 @@ def positional_integers(key: Key, start: int, count: int, below: int) -> np.ndar
     """
     if below <= 0:
         raise ValueError(f"below must be positive, got {below}")
-    # Two 32-bit draws from a word are enough, and twice as fast, while `below` is small: the
-    # multiply-and-shift map is uneven by at most below / 2**32.
-    if below <= 2**20:
-        generator = bit_generator(key)
-        skipped = _move(generator, start // 2) * 2 + start % 2
-        halves = generator.random_raw((skipped + count + 1) // 2).view(np.uint32)
-        drawn = halves[skipped : skipped + count].astype(np.uint64)
+    if below <= MOST_BY_HALVES:
+        drawn = positional_halves(key, start, count).astype(np.uint64)
         drawn *= np.uint64(below)
         drawn >>= np.uint64(32)
         return drawn.view(np.int64)  # below 2**20, so the same numbers
     return (positional_fractions(key, start, count) * below).astype(np.int64)
+
+
+def positional_halves(key: Key, start: int, count: int) -> np.ndarray:
+    """Elements ``start .. start + count`` of the sequence of `key`, two from a word; uint32."""
+    generator = bit_generator(key)
+    skipped = _move(generator, start // 2) * 2 + start % 2
+    return generator.random_raw((skipped + count + 1) // 2).view(np.uint32)[skipped:][:count]
 
 
 def positional_fractions(key: Key, start: int, count: int) -> np.ndarray:

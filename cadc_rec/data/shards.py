@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from cadc_rec.artifacts import Artifact
 from cadc_rec.data.dataset import NO_ITEM
+from cadc_rec.data.parquet import read_groups
 from cadc_rec.errors import CadcError
 
 
@@ -35,13 +36,19 @@ class SelectionShards:
     """The shards of a selection and their row counts."""
 
     files: tuple[Path, ...]
-    rows: tuple[int, ...]
+    groups: tuple[tuple[int, ...], ...]
+    """Rows of each shard's row groups."""
 
     @classmethod
     def open(cls, artifact: Artifact) -> SelectionShards:
         """List a selection's shards; only their footers are read."""
         files = tuple(sorted(artifact.path.glob("shard-*.parquet")))
-        return cls(files, tuple(pq.read_metadata(file).num_rows for file in files))
+        return cls(files, tuple(_group_rows(file) for file in files))
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Rows of each shard."""
+        return tuple(sum(groups) for groups in self.groups)
 
     def rows_by_rank(self, world_size: int) -> list[int]:
         """Rows that each rank reads: shard s goes to rank ``s mod world_size``."""
@@ -58,11 +65,7 @@ class SelectionShards:
         Raises:
             CadcError: there are more ranks than shards.
         """
-        if world_size > len(self.files):
-            raise CadcError(
-                f"{world_size} processes cannot share {len(self.files)} shards of the selection; "
-                f"set select.shards to at least {world_size}."
-            )
+        self.require(world_size)
         columns = ["user", "item", *(["history"] if history else [])]
         table = pa.concat_tables(
             pq.read_table(file, columns=columns) for file in self.files[rank::world_size]
@@ -72,6 +75,29 @@ class SelectionShards:
             items=table["item"].to_numpy().astype(np.int32),
             history=_padded(table["history"], history) if history else None,
         )
+
+    def require(self, world_size: int) -> None:
+        """Refuse more ranks than shards."""
+        if world_size > len(self.files):
+            raise CadcError(
+                f"{world_size} processes cannot share {len(self.files)} shards of the selection; "
+                f"set select.shards to at least {world_size}."
+            )
+
+    def counts(self, column: str, size: int, rank: int, world_size: int) -> np.ndarray:
+        """How often each id of a column occurs in one rank's shards, int64 ``[size]``.
+
+        One row group is in memory at a time.
+        """
+        found = np.zeros(size, np.int64)
+        for group in read_groups(self.files[rank::world_size], [column]):
+            np.add.at(found, group[column].to_numpy(), 1)
+        return found
+
+
+def _group_rows(file: Path) -> tuple[int, ...]:
+    told = pq.read_metadata(file)
+    return tuple(told.row_group(group).num_rows for group in range(told.num_row_groups))
 
 
 def _padded(lists: pa.ChunkedArray, length: int) -> np.ndarray:

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from cadc_rec.artifacts import Artifact, Draft
 from cadc_rec.config import Experiment
-from cadc_rec.data.candidates import KnownItems
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.selection import wanted_rows
 from cadc_rec.data.shards import SelectionShards
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.state import gather_state
@@ -26,13 +26,20 @@ from cadc_rec.training.build import ShardedTwoTower, build_model, frozen_tables_
 from cadc_rec.training.checkpoints import SavedTraining
 from cadc_rec.training.frozen_rows import keep_frozen_rows
 from cadc_rec.training.histories import Histories
-from cadc_rec.training.objectives import make_loader, make_objective
+from cadc_rec.training.objectives import make_objective
 from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.precision import has_bfloat16, refuse_precision
+from cadc_rec.training.reading import compile_loops, open_reading
 from cadc_rec.training.trainer import OnEpoch, Trainer, Validate
 from cadc_rec.training.warm_start import load_grown
 
 CHECKPOINT = "model.safetensors"
+
+
+def warm_up(experiment: Experiment, dataset: Artifact) -> None:
+    """Compile the loader's loops, where a rank has rows enough for them."""
+    rows = wanted_rows(experiment.select, int(dataset.info["train"]))
+    compile_loops(experiment, rows // experiment.compute.processes)
 
 
 def build_checkpoint(
@@ -73,29 +80,19 @@ def build_checkpoint(
     started = time.perf_counter()
     shards = SelectionShards.open(selection)
     history = experiment.history.length
-    examples = shards.read(processes.rank, processes.world_size, history)
     config = experiment.train
-    rows_by_rank = shards.rows_by_rank(processes.world_size)
-    known = KnownItems(dataset.user_indptr, dataset.train_item)
-    loader = make_loader(
-        config,
-        examples,
-        rows_by_rank,
-        processes.rank,
-        dataset.n_items,
-        experiment.seed,
-        known,
-        shards.rows,
-    )
+    reading = open_reading(experiment, dataset, shards, processes)
+    loader = reading.loader
     model = build_model(experiment, dataset, pretrained, processes)
     if start is not None:
         load_grown(model, start)
     limit = experiment.compute.frozen_cache_mib << 20
-    keep_frozen_rows(model.module.user.ids, examples.users, processes, limit)
+    keep_frozen_rows(model.module.user.ids, reading.users, processes, limit)
     histories = None
-    if examples.history is not None:
-        histories = Histories(model.module, examples.history, rows_by_rank, processes, limit)
-    offsets = _item_offsets(examples.items, dataset.n_items, processes) if config.logq else None
+    if reading.history is not None:
+        rows_by_rank = shards.rows_by_rank(processes.world_size)
+        histories = Histories(model.module, reading.history, rows_by_rank, processes, limit)
+    offsets = _item_offsets(reading.item_counts(), processes) if config.logq else None
     trainer = Trainer(
         model.wrapped,
         dense_optimizer(model.wrapped, model.module, config),
@@ -133,10 +130,10 @@ def build_checkpoint(
         draft.seconds_before = saved.seconds_before
 
 
-def _item_offsets(items: np.ndarray, n_items: int, processes: Processes) -> torch.Tensor:
-    """LogQ's offsets from this rank's items; every rank gets those of all."""
-    counts = torch.from_numpy(np.bincount(items, minlength=n_items)).to(processes.device)
-    return logq_offsets(processes.all_reduce_sum(counts))
+def _item_offsets(counts: np.ndarray, processes: Processes) -> torch.Tensor:
+    """LogQ's offsets from this rank's counts of items; every rank gets those of all."""
+    mine = torch.from_numpy(counts).to(processes.device)
+    return logq_offsets(processes.all_reduce_sum(mine))
 
 
 def validator(model: ShardedTwoTower, dataset: Dataset, history: int = 0) -> Validate:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from cadc_rec.config import TrainConfig
-from cadc_rec.data.batches import Arrangement, BatchArrays
+from cadc_rec.data.batches import Arrangement, BatchArrays, Negatives
 from cadc_rec.data.candidates import KnownItems, SoftmaxBatches
 from cadc_rec.data.loader import Loader
-from cadc_rec.data.pair_batches import PairBatches
+from cadc_rec.data.pair_batches import PairBatches, worth_compiling
 from cadc_rec.data.shards import Examples
 from cadc_rec.models.losses import binary_cross_entropy, softmax_cross_entropy
 from cadc_rec.models.pairs import Batch, PairPattern
@@ -94,6 +94,7 @@ def make_loader(
     seed: int,
     known: KnownItems | None = None,
     rows_by_shard: Sequence[int] | None = None,
+    draws: Negatives | None = None,
 ) -> Loader:
     """The loader that `config`'s loss needs; see `cadc_rec.data.loader`.
 
@@ -106,27 +107,55 @@ def make_loader(
         seed: of order and negatives.
         known: what each user took in training; needed by ``exclude_known``.
         rows_by_shard: number of rows of every shard, see `Loader`.
+        draws: what negatives are drawn from; None is all items alike.
     """
     positives = min(config.batch_size, sum(rows_by_rank))
-    arrange = _arrangement(config, examples.history is not None, n_items, positives, known)
+    arrange = make_arrangement(
+        config,
+        n_items,
+        positives,
+        examples.history is not None,
+        known,
+        draws,
+        compiles(config, len(examples)),
+    )
     return Loader(examples, rows_by_rank, rank, config.batch_size, seed, arrange, rows_by_shard)
 
 
-def _arrangement(
+def make_arrangement(
     config: TrainConfig,
-    by_example: bool,
     n_items: int,
     positives: int,
-    known: KnownItems | None,
+    by_example: bool = False,
+    known: KnownItems | None = None,
+    draws: Negatives | None = None,
+    compiled: bool = False,
 ) -> Arrangement:
+    """How rows become a step under `config`'s loss.
+
+    Args:
+        config: loss and negatives.
+        n_items: items there are.
+        positives: of a step over all ranks.
+        by_example: each row has a history of its own.
+        known: what each user took in training; needed by a softmax with ``exclude_known``.
+        draws: what negatives are drawn from; None is all items alike.
+        compiled: see `PairBatches`.
+    """
     if config.loss == "binary":
-        return PairBatches(config.negatives, n_items, by_example, positives)
+        return PairBatches(config.negatives, n_items, by_example, positives, draws, compiled)
     barred = known if config.exclude_known else None
     if config.loss == "softmax":
         return SoftmaxBatches("all", n_items, known=barred)
     if config.loss == "in-batch-softmax":
         return SoftmaxBatches("in-batch", n_items, known=barred)
-    return SoftmaxBatches("sampled", n_items, config.shared_negatives, barred)
+    return SoftmaxBatches("sampled", n_items, config.shared_negatives, barred, draws)
+
+
+def compiles(config: TrainConfig, rows: int) -> bool:
+    """Whether a rank with this many rows lays its pairs out by compiled loops, to the same bits."""
+    pairs = rows * config.epochs * (1 + config.negatives)
+    return config.loss == "binary" and worth_compiling(pairs)
 
 
 def to_batch(arrays: BatchArrays) -> Batch:

@@ -21,6 +21,7 @@ from cadc_rec.data.batches import BatchArrays
 from cadc_rec.data.loader import Loader
 from cadc_rec.data.position import Position, advanced, taken
 from cadc_rec.data.prefetch import prefetched
+from cadc_rec.data.stream_loader import StreamLoader
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
 from cadc_rec.models.pairs import Batch
@@ -78,7 +79,7 @@ class Trainer:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        loader: Loader,
+        loader: Loader | StreamLoader,
         config: TrainConfig,
         processes: Processes,
         trains: Callable[[str], bool],
