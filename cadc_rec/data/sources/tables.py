@@ -51,9 +51,8 @@ def table_settings(config: TablesConfig) -> dict[str, Any]:
 
     Settings that came later are named where they are not at their default.
     """
-    settings = config.model_dump(
-        mode="json", exclude={role: {"path"} for role in ("interactions", "users", "items")}
-    )
+    where = {role: {"path", "query"} for role in ("interactions", "users", "items")}
+    settings = config.model_dump(mode="json", exclude={"database": True, **where})
     for section, names in _LATER.items():
         told, default = settings[section], type(getattr(config, section))().model_dump(mode="json")
         for name in names:
