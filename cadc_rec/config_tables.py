@@ -61,6 +61,11 @@ class EntityTable(Section):
     """Columns of numbers, dates or datetimes, of which each quantile bucket is a code."""
     buckets: Annotated[int, Field(ge=2, le=10_000)] = 10
     """Quantile buckets of each `numeric` column, at most."""
+    hashed: Names = ()
+    """Columns of very many values, each of which is hashed to one of `hash_codes` codes; no list
+    of values is kept, and several may share a code."""
+    hash_codes: Annotated[int, Field(ge=2, le=100_000_000)] = 10_000
+    """Codes of each `hashed` column."""
     missing: Names = ()
     """Texts that mean that nothing is known, such as `["NA"]`; an empty one does anyway."""
 

@@ -58,7 +58,7 @@ def _entities(entities: Entities, data_dir: Path | None) -> Iterator[str]:
     separators = [guess.separator for guess in entities.guesses if guess.separator]
     separator = max(separators, key=separators.count, default="")
     missing: list[str] = []
-    for kind in ("categorical", "multi", "numeric"):
+    for kind in ("categorical", "multi", "numeric", "hashed"):
         named = [
             guess
             for guess in entities.guesses

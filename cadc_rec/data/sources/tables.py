@@ -38,7 +38,8 @@ from cadc_rec.progress import log
 
 IdKind = Literal["integer", "string"]
 _COLUMNS = ("user", "item", "timestamp", "rating", "weight")
-_LATER = {"interactions": ("unit", "weight")}
+_HASHED = ("hashed", "hash_codes")
+_LATER = {"interactions": ("unit", "weight"), "users": _HASHED, "items": _HASHED}
 _TIMES = {
     "integer": "whole numbers, taken as they are",
     "number": "numbers, taken as seconds",
