@@ -160,6 +160,13 @@ def test_what_cannot_be_asked_is_one_sentence(asked, raw_folder, database, query
     assert "\n" not in str(caught.value)
 
 
+def test_a_table_is_a_path_or_a_query(asked, raw_folder):
+    sqlite(raw_folder / "shop.db", a_log())
+    users = {"path": "users.csv", "query": "SELECT who AS user_id FROM log"}
+    with pytest.raises(CadcError, match=r"data\.tables\.users: has both a path and a query"):
+        asked(users=users)
+
+
 def test_a_column_of_several_types_is_refused(asked, raw_folder):
     with sqlite3.connect(raw_folder / "shop.db") as connection:
         connection.execute("CREATE TABLE log (who, what, moment)")
