@@ -76,7 +76,7 @@ def sums(user: np.ndarray, item: np.ndarray, timestamp: np.ndarray) -> Sums:
 
 def generate(rows: int, folder: Path, form: str) -> Sums:
     """Write the tables; returns the sums of the interactions."""
-    users, items = max(60, rows // 20), max(40, min(200_000, rows // 100))
+    users, items = max(60, rows // 50), max(60, min(50_000, rows // 400))
     folder.mkdir(parents=True)
     total = Sums(0, 0)
     per_file = -(-rows // FILES)
