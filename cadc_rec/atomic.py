@@ -34,17 +34,38 @@ def empty_folder(workdir: Path, stage: str, key: str) -> Iterator[Path]:
         CadcError: the work folder cannot be used, another job fills the same folder, or the disk
             filled up within.
     """
+    make_folder(workdir / stage, workdir)
+    busy = f"another job is making the same {stage} artifact there; wait for it, or"
+    with _filled(workdir, f"{stage}-{key}", busy) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def scratch_folder(workdir: Path, name: str) -> Iterator[Path]:
+    """A locked, empty folder that is never committed; gone on the way out.
+
+    Args:
+        workdir: the work folder.
+        name: nobody else's at the same time.
+
+    Raises:
+        CadcError: the work folder cannot be used, or the disk filled up within.
+    """
+    with _filled(workdir, name, f"another job uses {name} there;") as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def _filled(workdir: Path, name: str, busy: str) -> Iterator[Path]:
+    """A draft of this name, emptied of what killed jobs left."""
     temporary = workdir / _TEMPORARY
-    for needed in (temporary, workdir / stage):
-        make_folder(needed, workdir)
+    make_folder(temporary, workdir)
     try:
         _sweep(temporary)
-        name = f"{stage}-{key}"
         with locked(temporary / f"{name}.lock") as mine:
             if not mine:
                 raise CadcError(
-                    f"{workdir}: another job is making the same {stage} artifact there; wait for "
-                    "it, or give this one a work folder of its own with --workdir."
+                    f"{workdir}: {busy} give this one a work folder of its own with --workdir."
                 )
             folder = temporary / name
             folder.mkdir()

@@ -19,6 +19,9 @@ class InteractionsTable(Section):
     """A Parquet, CSV, TSV, Arrow or Feather file, a folder of them (hive partitions become
     columns), or a glob. Relative to `--data-dir`, else to `$CADC_REC_DATA`, else to the current
     folder."""
+    query: str = ""
+    """Instead of a path: one SELECT that `data.tables.database` is asked; see
+    [your-data.md](your-data.md#a-database)."""
     user: ColumnName = "user_id"
     """Column of the user's id."""
     item: ColumnName = "item_id"
@@ -44,6 +47,8 @@ class EntityTable(Section):
 
     path: str = ""
     """As that of the interactions; empty is none."""
+    query: str = ""
+    """As that of the interactions."""
     id: ColumnName = "id"
     """Column of the id."""
     categorical: Names = ()
@@ -56,6 +61,11 @@ class EntityTable(Section):
     """Columns of numbers, dates or datetimes, of which each quantile bucket is a code."""
     buckets: Annotated[int, Field(ge=2, le=10_000)] = 10
     """Quantile buckets of each `numeric` column, at most."""
+    hashed: Names = ()
+    """Columns of very many values, each of which is hashed to one of `hash_codes` codes; no list
+    of values is kept, and several may share a code."""
+    hash_codes: Annotated[int, Field(ge=2, le=100_000_000)] = 10_000
+    """Codes of each `hashed` column."""
     missing: Names = ()
     """Texts that mean that nothing is known, such as `["NA"]`; an empty one does anyway."""
 
@@ -79,6 +89,9 @@ class ItemsTable(EntityTable):
 class TablesConfig(Section):
     """Your own tables (`data.source = "tables"`); see [your-data.md](your-data.md)."""
 
+    database: str = ""
+    """Where queries are asked: `postgresql://user@host:5432/name` (the password is libpq's to find:
+    `$PGPASSWORD`, `~/.pgpass`) or `sqlite:///shop.db`."""
     user_ids: IdType = "auto"
     """Type of the users' ids; `auto` takes a Parquet column's own, and of text that is all whole
     numbers (without leading zeros) makes integers."""

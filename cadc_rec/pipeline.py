@@ -122,20 +122,20 @@ class Pipeline:
         return self._made[stage]
 
     def _prepare(self) -> Artifact:
-        from cadc_rec.data.archives import find_raw
+        from cadc_rec.data.archives import raw_input
         from cadc_rec.data.prepare import build_dataset, dataset_settings
 
-        group = self.processes or SoloGroup()
+        config, group = self.experiment.data, self.processes or SoloGroup()
         # One rank downloads and digests the archive; the others only need to know it.
-        raw = group.broadcast(
-            find_raw(self.experiment.data, self.data_dir) if group.rank == 0 else None
-        )
-        return self.runner.alone(
-            "prepare",
-            dataset_settings(self.experiment.data),
-            {"raw": raw.fingerprint},
-            lambda draft: build_dataset(self.experiment.data, raw, draft),
-        )
+        found = raw_input(config, self.data_dir, self.workdir)
+        with found if group.rank == 0 else contextlib.nullcontext() as mine:
+            raw = group.broadcast(mine)
+            return self.runner.alone(
+                "prepare",
+                dataset_settings(config),
+                {"raw": raw.fingerprint},
+                lambda draft: build_dataset(config, raw, draft),
+            )
 
     def _pretrain(self) -> Artifact:
         def build(processes: Processes, draft: Draft) -> None:

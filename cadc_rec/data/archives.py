@@ -14,13 +14,16 @@ import os
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from cadc_rec.atomic import scratch_folder
 from cadc_rec.config import DataConfig
-from cadc_rec.data.tables.files import TableFiles, find_tables
+from cadc_rec.config_tables import TablesConfig
+from cadc_rec.config_types import parse_memory
+from cadc_rec.data.tables.files import FileSet, TableFiles, find_tables
 from cadc_rec.errors import CadcError
 from cadc_rec.progress import log, track
 
@@ -74,12 +77,16 @@ class RawInput:
     """The user's own tables."""
 
 
-def find_raw(config: DataConfig, data_dir: Path | None = None) -> RawInput:
+def find_raw(
+    config: DataConfig, data_dir: Path | None = None, spool: Path | None = None
+) -> RawInput:
     """The raw input of `config.source`, downloaded when it is in none of the user's folders.
 
     Args:
         config: names the source.
         data_dir: a folder the user named; default: ``$CADC_REC_DATA``, then the download cache.
+        spool: an empty folder for the rows of queries, needed where there are some; the caller
+            removes it when the raw input was used.
 
     Raises:
         CadcError: a named folder does not exist or lacks the archive, or the download failed.
@@ -87,7 +94,8 @@ def find_raw(config: DataConfig, data_dir: Path | None = None) -> RawInput:
     if config.source == "generated":
         return RawInput(None, _settings_digest(config))
     if config.source == "tables":
-        tables = find_tables(config.tables, table_folders(data_dir))
+        folders = table_folders(data_dir)
+        tables = find_tables(config.tables, folders, _fetched(config, folders, spool))
         return RawInput(None, tables.fingerprint(), tables)
     archive = ARCHIVES[config.source]
     path = locate(config.source, data_dir)
@@ -109,6 +117,54 @@ def find_raw(config: DataConfig, data_dir: Path | None = None) -> RawInput:
     if mismatch:
         log.warning("%s: %s; it is used as it is.", path, mismatch)
     return RawInput(path, sha256)
+
+
+@contextlib.contextmanager
+def raw_input(config: DataConfig, data_dir: Path | None, workdir: Path) -> Iterator[RawInput]:
+    """`find_raw`, with a place in the work folder for the rows of queries until the block ends.
+
+    Raises:
+        CadcError: as `find_raw`, and where the work folder cannot be used.
+    """
+    if config.source != "tables" or not asked(config.tables):
+        yield find_raw(config, data_dir)
+        return
+    with scratch_folder(workdir, f"queries-{os.getpid()}") as spool:
+        yield find_raw(config, data_dir, spool)
+
+
+def asked(config: TablesConfig) -> dict[str, str]:
+    """The queries of a configuration, by table.
+
+    Raises:
+        CadcError: a table with both a path and a query, or a query without a database.
+    """
+    queries = {}
+    for role in ("interactions", "users", "items"):
+        table = getattr(config, role)
+        if table.query and table.path:
+            raise CadcError(f"data.tables.{role}: has both a path and a query; take one out.")
+        if table.query and not config.database:
+            raise CadcError(
+                f"data.tables.{role}.query: nobody says whom to ask; set data.tables.database."
+            )
+        if table.query:
+            queries[role] = table.query
+    return queries
+
+
+def _fetched(
+    config: DataConfig, folders: Sequence[Path], spool: Path | None
+) -> Mapping[str, FileSet]:
+    """What the queries give."""
+    queries = asked(config.tables)
+    if not queries:
+        return {}
+    from cadc_rec.data.tables.database import fetch, parse_address  # imports DuckDB
+
+    assert spool is not None, "whoever may meet queries uses raw_input"
+    memory = parse_memory(config.memory) if config.memory else None
+    return fetch(parse_address(config.tables.database, folders), queries, spool, memory)
 
 
 def locate(source: str, data_dir: Path | None = None) -> Path | None:

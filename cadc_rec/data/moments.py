@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, cast
 
 from cadc_rec.errors import CadcError
 
@@ -13,6 +13,14 @@ TimeUnit = Literal["", "s", "ms", "us", "ns"]
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def guess_unit(least: int, greatest: int) -> TimeUnit:
+    """The unit in which both are moments between 1973 and 2286; empty where there is none."""
+    for unit, per_second in _PER_SECOND.items():
+        if 10**8 * per_second <= least <= greatest < 10**10 * per_second:
+            return cast(TimeUnit, unit)
+    return ""
 
 
 def parse_moment(text: str, key: str, unit: TimeUnit) -> int | None:

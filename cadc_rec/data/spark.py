@@ -9,6 +9,7 @@ place in the file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import warnings
@@ -167,7 +168,7 @@ def open_spark(config: DataConfig, reader: Backend, scratch: Path) -> Iterator[S
                 session.stop()
     except (Py4JError, PySparkException) as error:
         if "No space left" in str(error):
-            raise OSError(28, "No space left on device", str(scratch)) from None
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch)) from None
         if "OutOfMemoryError" in str(error):
             raise CadcError(
                 f"Spark at {master} ran out of memory; raise data.memory (its driver's), or "

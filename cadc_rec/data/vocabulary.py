@@ -1,7 +1,11 @@
-"""Attribute values become codes: 0 for missing or unknown, then the values in sorted order."""
+"""Attribute values become codes: 0 for missing or unknown, then the values in sorted order.
+
+Of hashed ones, no values are kept: a code is 1 + the hash of the value's text, modulo the codes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,20 +29,22 @@ def encode_attributes(
         attributes: the columns to encode; the others pass through.
 
     Returns:
-        The table, with int32 (categorical and numeric) or list<int32> (multi; empty where nothing
-        is known) columns, and for each attribute its name, kind, size (codes, 0 included) and
-        vocabulary (value of codes 1, 2, ...; of a numeric one the least value of each bucket).
+        The table, with int32 (categorical, numeric and hashed) or list<int32> (multi; empty where
+        nothing is known) columns, and for each attribute its name, kind, size (codes, 0 included)
+        and vocabulary (value of codes 1, 2, ...; of a numeric one the least value of each bucket;
+        of a hashed one nothing).
     """
     described: list[dict[str, Any]] = []
     for attribute in attributes:
         values = rows[attribute.name].combine_chunks()
         column, vocabulary = _encoded(values, attribute)
+        hashed = attribute.kind == "hashed"
         rows = rows.set_column(rows.column_names.index(attribute.name), attribute.name, column)
         described.append(
             {
                 "name": attribute.name,
                 "kind": attribute.kind,
-                "size": len(vocabulary) + 1,
+                "size": (attribute.buckets if hashed else len(vocabulary)) + 1,
                 "vocabulary": vocabulary.to_pylist(),
             }
         )
@@ -72,11 +78,29 @@ def _encoded(values: pa.Array, attribute: AttributeColumn) -> tuple[pa.Array, pa
         filled = values.fill_null(-np.inf).to_numpy(zero_copy_only=False)
         codes = np.searchsorted(edges, filled, side="right")
         return pa.array(codes.astype(np.int32)), pa.array(edges)
+    if attribute.kind == "hashed":
+        return _hashed(values, attribute.buckets), pa.array([], pa.string())
     flat = values if attribute.kind == "categorical" else pc.list_flatten(values)
     distinct = pc.unique(pc.drop_null(flat))
     vocabulary = distinct.take(pc.array_sort_indices(distinct))
     codes = _codes(flat, vocabulary)
     return codes if attribute.kind == "categorical" else _lists(codes, values), vocabulary
+
+
+def hash_code(value: str, codes: int) -> int:
+    """The code of a text: 1 + the first eight bytes of its BLAKE2b, little-endian, modulo `codes`.
+
+    The same everywhere and in every version: a value that comes tomorrow has it too.
+    """
+    digest = hashlib.blake2b(value.encode(), digest_size=8).digest()
+    return 1 + int.from_bytes(digest, "little") % codes
+
+
+def _hashed(values: pa.Array, codes: int) -> pa.Array:
+    """Each different value is hashed once."""
+    encoded = pc.dictionary_encode(values)
+    of_value = [hash_code(value, codes) for value in encoded.dictionary.to_pylist()]
+    return pa.array(of_value, pa.int32()).take(encoded.indices).fill_null(UNKNOWN)
 
 
 def _codes(values: pa.Array, vocabulary: pa.Array) -> pa.Array:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cadc_rec.atomic import write_atomically
-from cadc_rec.data.archives import find_raw
+from cadc_rec.data.archives import raw_input
 from cadc_rec.distributed.launch import CHILD_MARK
 from cadc_rec.errors import CadcError
 from cadc_rec.progress import log, track
@@ -95,7 +95,8 @@ class StudyRunner:
         missing = {}
         for cell in {cell.dataset: cell for cell in self.study.cells}.values():
             try:
-                find_raw(cell.experiment.data, self.data_dir)
+                with raw_input(cell.experiment.data, self.data_dir, self.workdir):
+                    pass
             except CadcError as error:
                 missing[cell.dataset] = str(error)
                 log.warning("%s is not available: %s", cell.dataset_title, error)

@@ -10,6 +10,7 @@ import pytest
 
 from cadc_rec.data.engine import open_engine, stream
 from cadc_rec.errors import CadcError
+from tests.data.own_tables import text
 
 
 def test_more_rows_than_memory_are_sorted_by_spilling(tmp_path):
@@ -37,3 +38,13 @@ def test_too_little_memory_says_what_to_do(tmp_path):
         raise duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block")
     assert "did not fit into 64 MiB of memory with spilling" in str(caught.value)
     assert "raise data.memory, or free memory or disk, and run again" in str(caught.value)
+
+
+def test_the_configuration_says_how_much_memory_and_where_to_spill(tables, tmp_path):
+    with pytest.raises(CadcError, match="did not fit into 3 MiB of memory with spilling"):
+        tables(content=text(), memory="3MiB")
+    with open_engine(tmp_path, spill=tmp_path / "elsewhere") as backend:
+        told = "SELECT current_setting('temp_directory')"
+        assert backend.con.sql(told).fetchall() == [(str(tmp_path / "elsewhere"),)]
+    artifact = tables(content=text(), memory="200MiB", spill=str(tmp_path / "elsewhere"))
+    assert artifact.fingerprint == tables(content=text(), workdir="default").fingerprint

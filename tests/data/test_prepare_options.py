@@ -16,7 +16,7 @@ from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.engines import DuckdbEngine
 from cadc_rec.data.interactions import time_before_latest
-from cadc_rec.data.moments import parse_moment
+from cadc_rec.data.moments import guess_unit, parse_moment
 from cadc_rec.data.prepare import dataset_settings
 from cadc_rec.errors import CadcError
 from tests.data.own_tables import ids, text
@@ -190,6 +190,22 @@ def test_a_moment_is_counted_in_the_unit_of_the_source(moment, unit, expected):
         assert parse_moment(moment, "data.since", unit) == expected
 
 
+@pytest.mark.parametrize(
+    ("least", "greatest", "unit"),
+    [
+        (874_724_710, 893_286_638, "s"),
+        (874_724_710_000, 1_704_067_200_000, "ms"),
+        (1_704_067_200_000_000, 1_704_067_200_000_001, "us"),
+        (1_704_067_200 * 10**9, 1_704_067_201 * 10**9, "ns"),
+        (0, 1_704_067_200, ""),
+        (1_704_067_200, 1_704_067_200_000, ""),
+        (1, 365, ""),
+    ],
+)
+def test_the_unit_of_a_time_is_guessed_by_its_size_or_not_at_all(least, greatest, unit):
+    assert guess_unit(least, greatest) == unit
+
+
 def test_dates_of_the_configuration_meet_times_of_any_kind(tables):
     at = {day: datetime(2024, 1, day, tzinfo=UTC) for day in (1, 2, 3, 4)}
     forms = {
@@ -221,6 +237,30 @@ def test_what_leaves_nothing_or_has_no_meaning_is_refused(tables, options, sente
     with pytest.raises(CadcError) as caught:
         tables(content=text(a_log(0)), **options)
     assert sentence in str(caught.value)
+
+
+BALANCE = (
+    *("rejected", "below_min_rating", "outside_window", "duplicates_dropped", "removed_by_cap"),
+    *("removed_by_k_core", "removed_by_late_start", "train", "val", "test", "after_held_out"),
+)
+
+
+@pytest.mark.parametrize("split", ["leave-last-two", "time"])
+def test_every_row_that_was_read_is_counted_once(tables, split):
+    rows = [(*row, n % 5) for n, row in enumerate(a_log(3))] + [("", "x", 1, 5)] * 7
+    artifact = tables(
+        content=text(rows, ("who", "what", "when", "stars")),
+        on_bad_row="reject",
+        interactions={"rating": "stars", "min_rating": 1.0},
+        since="5",
+        max_per_user=9,
+        k_core=5,
+        split=split,
+    )
+    counts = {name: artifact.info.get(name, 0) for name in BALANCE}
+    assert artifact.info["rows_read"] == len(rows) == sum(counts.values())
+    late = ("removed_by_late_start", "after_held_out")
+    assert all(counts[name] for name in BALANCE if name not in late), counts
 
 
 def test_only_options_that_are_set_are_part_of_the_key():

@@ -37,13 +37,11 @@ def a_log(rows: int = 5000) -> pa.Table:
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"k_core": 4, "duplicates": "last"},
+        {"k_core": 4, "duplicates": "last", "split": "time", "time_shares": [0.2, 0.1]},
         {"since": "20", "until": "480", "max_per_user": 12, "duplicates": "sum"},
-        {"split": "time", "time_shares": [0.2, 0.1]},
         {"interactions": {"timestamp": ""}, "k_core": 3},
     ],
-    ids=["default", "k-core", "window, cap and sum", "time split", "no time"],
+    ids=["k-core and time split", "window, cap and sum", "no time"],
 )
 def test_both_engines_give_the_same_bytes(tables, raw_folder, options):
     pq.write_table(a_log(), raw_folder / "log.parquet", row_group_size=700)

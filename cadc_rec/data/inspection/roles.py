@@ -24,6 +24,8 @@ _FEW = 20
 """Numbers of so few different values are codes."""
 _FEW_NAMES = 50
 _ODD = 5
+_MANY = 100_000
+"""So many different values are hashed: a table with a row for each would be mostly rare ones."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,8 @@ def guess_attribute(column: ColumnProfile) -> Guess:
     if best and best[2] * 3 <= distinct * 2:
         words = f"{best[1]:,} of {known:,} hold {best[0]!r}; {best[2]:,} parts"
         return Guess(n, "multi", words, separator=best[0])
+    if distinct * 5 <= known and distinct > _MANY:
+        return Guess(n, "hashed", f"{distinct:,} values in {known:,} rows")
     if distinct * 5 <= known:
         return Guess(n, "categorical", f"{distinct:,} values in {known:,} rows")
     return Guess(n, None, f"{distinct:,} values in {known:,} rows: a name or a code")

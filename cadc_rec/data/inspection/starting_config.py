@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cadc_rec.data.inspection.roles import Entities, Roles
+from cadc_rec.data.moments import guess_unit
 from cadc_rec.data.tables.files import FileSet, find_files
 from cadc_rec.errors import CadcError
+
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 def starting_config(roles: Roles, data_dir: Path | None) -> str:
@@ -39,6 +44,7 @@ def starting_config(roles: Roles, data_dir: Path | None) -> str:
         if roles.timestamp
         else '# timestamp = "..." # none was found: the order of a user\'s rows is a seeded draw',
     ]
+    lines += _unit(roles)
     if roles.rating:
         lines += [
             f"rating = {_text(roles.rating)}",
@@ -50,6 +56,19 @@ def starting_config(roles: Roles, data_dir: Path | None) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _unit(roles: Roles) -> Iterator[str]:
+    """What whole numbers of a time count, where their size tells it."""
+    assert roles.interactions is not None
+    column = roles.interactions.column(roles.timestamp) if roles.timestamp else None
+    if column is None or not (_WHOLE.fullmatch(column.least) and _WHOLE.fullmatch(column.greatest)):
+        return
+    least, greatest = int(column.least), int(column.greatest)
+    unit = guess_unit(least, greatest)
+    if unit:
+        day = datetime.fromtimestamp(least // 10 ** {"s": 0, "ms": 3, "us": 6, "ns": 9}[unit], UTC)
+        yield f"unit = {_text(unit)} # by their size; the first is of {day.date()}"
+
+
 def _entities(entities: Entities, data_dir: Path | None) -> Iterator[str]:
     yield f"path = {_text(_path(entities.table.files, data_dir))}"
     yield f"id = {_text(entities.id)}"
@@ -58,7 +77,7 @@ def _entities(entities: Entities, data_dir: Path | None) -> Iterator[str]:
     separators = [guess.separator for guess in entities.guesses if guess.separator]
     separator = max(separators, key=separators.count, default="")
     missing: list[str] = []
-    for kind in ("categorical", "multi", "numeric"):
+    for kind in ("categorical", "multi", "numeric", "hashed"):
         named = [
             guess
             for guess in entities.guesses

@@ -12,7 +12,7 @@ import ibis.expr.types as ir
 from cadc_rec.config import DataConfig
 from cadc_rec.data.moments import TimeUnit
 
-AttributeKind = Literal["categorical", "multi", "numeric"]
+AttributeKind = Literal["categorical", "multi", "numeric", "hashed"]
 Side = Literal["user", "item"]
 
 
@@ -24,9 +24,9 @@ class AttributeColumn:
     side: Side
     kind: AttributeKind
     """``categorical``: a value or null. ``multi``: a list of values, perhaps empty or null.
-    ``numeric``: a finite number or null."""
+    ``numeric``: a finite number or null. ``hashed``: a value or null, as text."""
     buckets: int = 0
-    """``numeric``: how many quantile buckets there may be."""
+    """``numeric``: how many quantile buckets there may be; ``hashed``: how many codes there are."""
 
 
 @dataclass(frozen=True)

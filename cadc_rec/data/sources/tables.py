@@ -38,7 +38,8 @@ from cadc_rec.progress import log
 
 IdKind = Literal["integer", "string"]
 _COLUMNS = ("user", "item", "timestamp", "rating", "weight")
-_LATER = {"interactions": ("unit", "weight")}
+_HASHED = ("hashed", "hash_codes")
+_LATER = {"interactions": ("unit", "weight"), "users": _HASHED, "items": _HASHED}
 _TIMES = {
     "integer": "whole numbers, taken as they are",
     "number": "numbers, taken as seconds",
@@ -51,9 +52,8 @@ def table_settings(config: TablesConfig) -> dict[str, Any]:
 
     Settings that came later are named where they are not at their default.
     """
-    settings = config.model_dump(
-        mode="json", exclude={role: {"path"} for role in ("interactions", "users", "items")}
-    )
+    where = {role: {"path", "query"} for role in ("interactions", "users", "items")}
+    settings = config.model_dump(mode="json", exclude={"database": True, **where})
     for section, names in _LATER.items():
         told, default = settings[section], type(getattr(config, section))().model_dump(mode="json")
         for name in names:

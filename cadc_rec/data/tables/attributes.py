@@ -31,9 +31,8 @@ def declared(config: EntityTable, side: Side) -> dict[str, AttributeColumn]:
             raise CadcError(f"{section}: names the column {column!r} twice; name it once.")
         if any(other.name == name for other in found.values()):
             raise CadcError(f"{section}: the columns {name!r} and {column!r} differ in signs only.")
-        found[column] = AttributeColumn(
-            name, side, kind, config.buckets if kind == "numeric" else 0
-        )
+        codes = {"numeric": config.buckets, "hashed": config.hash_codes}
+        found[column] = AttributeColumn(name, side, kind, codes.get(kind, 0))
     return found
 
 
@@ -41,6 +40,7 @@ def _named(config: EntityTable) -> Iterator[tuple[str, AttributeKind]]:
     yield from ((column, "categorical") for column in config.categorical)
     yield from ((column, "multi") for column in config.multi)
     yield from ((column, "numeric") for column in config.numeric)
+    yield from ((column, "hashed") for column in config.hashed)
 
 
 def attribute_name(column: str) -> str:
@@ -79,7 +79,7 @@ def attribute_column(
         if type_.is_boolean() or type_.is_time():
             raise CadcError(f"{where} is {type_}; make it categorical.")
         return number_or_moment(raw, column)
-    if type_.is_integer() and not type_.is_unsigned_integer():
+    if type_.is_integer() and not type_.is_unsigned_integer() and kind != "hashed":
         return _without_fault(column, raw.cast("int64"))
     if type_.is_floating():
         raw = ibis.cases((~raw.isnan(), raw))

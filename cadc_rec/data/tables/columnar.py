@@ -81,7 +81,7 @@ def scan_columnar(
     Raises:
         CadcError: a damaged file, a column that is missing or double, or files whose types differ.
     """
-    files = list(found.files)
+    files = list(found.read_from or found.files)
     if found.format == "arrow":
         files = [
             _as_parquet(file, scratch / f"{role}-{number:05d}.parquet")

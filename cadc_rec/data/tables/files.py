@@ -41,6 +41,8 @@ class FileSet:
     """The folder the files' names are relative to."""
     files: tuple[Path, ...]
     """Absolute, sorted by name: the rows of the table in their order."""
+    read_from: tuple[Path, ...] = ()
+    """Where the rows lie, if not in the files: what a query gave, whose name is no file's."""
 
     def name(self, file: Path) -> Path:
         """A file's path below the base."""
@@ -60,33 +62,40 @@ class TableFiles:
         total = hashlib.sha256()
         for role in ("interactions", "users", "items"):
             found: FileSet | None = getattr(self, role)
-            for file in found.files if found else ():
-                assert found is not None
-                total.update(f"{role}\0{found.name(file).as_posix()}\0".encode())
+            if found is None:
+                continue
+            for file, own in zip(found.read_from or found.files, found.files, strict=True):
+                total.update(f"{role}\0{found.name(own).as_posix()}\0".encode())
                 total.update(_digest(file))
         return total.hexdigest()
 
 
-def find_tables(config: TablesConfig, folders: Sequence[Path]) -> TableFiles:
+def find_tables(
+    config: TablesConfig, folders: Sequence[Path], fetched: Mapping[str, FileSet] | None = None
+) -> TableFiles:
     """The files of `config`'s tables; a relative path is looked for in `folders`, in order.
+
+    Args:
+        config: names them.
+        folders: what a relative path is relative to.
+        fetched: what the queries gave, by table.
 
     Raises:
         CadcError: no table of interactions is named, or a path leads to no file of a known format.
     """
-    if not config.interactions.path:
+    if not (config.interactions.path or config.interactions.query):
         raise CadcError(
             "data.tables.interactions.path is empty; name the file, folder or glob that holds the "
-            "interactions."
+            "interactions, or a query of a database."
         )
-
-    def found(role: str, path: str) -> FileSet | None:
-        return _find(path, f"data.tables.{role}.path", folders) if path else None
-
-    interactions = found("interactions", config.interactions.path)
+    found: dict[str, FileSet | None] = {}
+    for role in ("interactions", "users", "items"):
+        path = getattr(config, role).path
+        here = _find(path, f"data.tables.{role}.path", folders) if path else None
+        found[role] = (fetched or {}).get(role, here)
+    interactions = found["interactions"]
     assert interactions is not None
-    return TableFiles(
-        interactions, found("users", config.users.path), found("items", config.items.path)
-    )
+    return TableFiles(interactions, found["users"], found["items"])
 
 
 def file_format(path: Path) -> FileFormat | None:
