@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -39,8 +39,23 @@ def export(
     method: Method = None,
     sets: Sets = None,
     index: Annotated[
-        str, typer.Option(help="FAISS index: auto (by the number of items), exact, hnsw, ivf-pq.")
+        Literal["auto", "exact", "hnsw", "ivf-pq"],
+        typer.Option(help="The FAISS index; auto chooses by the number of items."),
     ] = "auto",
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Tables of a TorchRec module: int8, int4, fp16; may be repeated. Default int8; "
+            "none for no module."
+        ),
+    ] = None,
+    aot: Annotated[
+        bool, typer.Option("--aot", help="Compile the float programs by AOTInductor too.")
+    ] = False,
+    triton: Annotated[
+        Path | None,
+        typer.Option(help="Write a Triton model repository there as well.", metavar="DIR"),
+    ] = None,
     sign: Annotated[
         Path | None,
         typer.Option(
@@ -56,7 +71,8 @@ def export(
     experiment = load_experiment(config, method=method, overrides=sets or ())
     from cadc_rec.serving.signing import signing_key
 
-    key = signing_key(sign)  # before hours of training
+    # What can be wrong with the request is said before hours of training.
+    key, precisions = signing_key(sign), _precisions(precision)
     with stopped_gently("stages"):
         require_trio()
         pipeline = Pipeline(experiment, workdir, data_dir)
@@ -70,9 +86,20 @@ def export(
                 "exporting needs faiss; install it: pip install 'cadc-rec[serve]'."
             ) from error
         finished = Finished(experiment, artifacts, pipeline.dataset, pipeline.pretrained)
-        manifest = write_bundle(finished, out, Wanted(index, key=key, replace=force))
+        wanted = Wanted(index, precisions, aot, triton, key, replace=force)
+        manifest = write_bundle(finished, out, wanted)
     if json:
         print(jsonlib.dumps({"bundle": str(out.resolve()), "manifest": manifest}))
     else:
         print(f"export: {manifest['name']}, {len(manifest['files'])} files")
         print(out.resolve())
+
+
+def _precisions(named: list[str] | None) -> tuple[str, ...]:
+    wanted = tuple(dict.fromkeys(named or ["int8"]))
+    if wanted == ("none",):
+        return ()
+    for precision in wanted:
+        if precision not in ("int8", "int4", "fp16"):
+            raise CadcError(f"--precision {precision}: choose int8, int4, fp16, or none alone.")
+    return wanted
