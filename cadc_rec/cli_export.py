@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +24,9 @@ from cadc_rec.errors import CadcError
 from cadc_rec.experiment_file import load_experiment
 from cadc_rec.pipeline import Pipeline
 from cadc_rec.versions import require_trio
+
+if TYPE_CHECKING:
+    from cadc_rec.export.write import Finished
 
 
 def register(app: typer.Typer) -> None:
@@ -86,13 +89,26 @@ def export(
                 "exporting needs faiss; install it: pip install 'cadc-rec[serve]'."
             ) from error
         finished = Finished(experiment, artifacts, pipeline.dataset, pipeline.pretrained)
-        wanted = Wanted(index, precisions, aot, triton, key, replace=force)
+        wanted = Wanted(index, precisions, aot, key, replace=force)
         manifest = write_bundle(finished, out, wanted)
+        if triton is not None:
+            _write_triton(finished, triton, precisions, force)
     if json:
         print(jsonlib.dumps({"bundle": str(out.resolve()), "manifest": manifest}))
     else:
         print(f"export: {manifest['name']}, {len(manifest['files'])} files")
         print(out.resolve())
+
+
+def _write_triton(
+    finished: Finished, folder: Path, precisions: tuple[str, ...], force: bool
+) -> None:
+    from cadc_rec.export.triton import write_repository
+
+    trained = finished.trained()
+    if trained is None:
+        raise CadcError("--triton: this method has no towers, only vectors; leave it out.")
+    write_repository(trained, folder, (precisions or ("int8",))[0], replace=force)
 
 
 def _precisions(named: list[str] | None) -> tuple[str, ...]:

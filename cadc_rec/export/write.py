@@ -48,7 +48,6 @@ class Wanted:
         index: kind of the FAISS index.
         precisions: of the TorchRec modules: ``int8``, ``int4``, ``fp16``.
         aot: compile the float programs too.
-        triton: where a Triton model repository is wanted.
         key: signs the manifest.
         replace: whether a bundle that is there may be replaced.
     """
@@ -56,7 +55,6 @@ class Wanted:
     index: IndexKind = "auto"
     precisions: Sequence[str] = ()
     aot: bool = False
-    triton: Path | None = None
     key: Ed25519PrivateKey | None = None
     replace: bool = False
 
