@@ -163,3 +163,18 @@ def test_a_bundle_that_is_there_is_replaced_only_by_force(plain, monkeypatch):
         write.write_bundle(plain.finished, plain.path, write.Wanted(replace=True))
     assert type(plain.bundle).open(plain.path).fingerprint == before
     assert [entry.name for entry in plain.path.parent.iterdir() if entry.is_dir()] == ["bundle"]
+
+
+def test_compiled_programs_answer_as_the_programs_they_were_compiled_from(plain, tmp_path):
+    from cadc_rec.export import write
+    from cadc_rec.serving.bundle import Bundle
+    from cadc_rec.serving.programs import load_compiled
+
+    write.write_bundle(plain.finished, tmp_path / "compiled", write.Wanted(aot=True))
+    bundle = Bundle.open(tmp_path / "compiled")
+    for name, rows in (("query", 60), ("item", 40)):
+        ids = torch.arange(rows)
+        expected = load_program(bundle, name)(ids)
+        compiled = load_compiled(bundle, name)
+        assert torch.allclose(compiled(ids), expected, rtol=1e-4, atol=1e-5)
+        assert compiled(ids[:1]).shape == expected[:1].shape
