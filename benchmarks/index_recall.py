@@ -1,9 +1,9 @@
-"""How many of the best ten items an approximate index finds, and how fast, in a generated catalogue.
+"""The share of the best ten items that an approximate index finds, and how fast it does.
 
     python -m benchmarks.index_recall --items 1000000
 
-Items and queries are low-rank plus noise, as towers' vectors are; lengths of items differ as
-popularity does.
+In a generated catalogue: items and queries are low-rank plus noise, as towers' vectors are; lengths
+of items differ as popularity does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import faiss
 import numpy as np
 import typer
 
-from cadc_rec.export.index import write_index
+from cadc_rec.export.index import IndexKind, write_index
 
 _K = 10
 
@@ -40,7 +40,7 @@ def main(
     items: Annotated[int, typer.Option()] = 1_000_000,
     queries: Annotated[int, typer.Option()] = 500,
     width: Annotated[int, typer.Option()] = 64,
-    kind: Annotated[str, typer.Option()] = "hnsw",
+    kind: Annotated[IndexKind, typer.Option()] = "hnsw",
 ) -> None:
     """Build the index that an export would, and compare it with an exact search."""
     vectors, asked = generated(items, queries, width)

@@ -86,7 +86,7 @@ def export(
             if error.name != "faiss":
                 raise
             raise CadcError(
-                "exporting needs faiss; install it: pip install 'cadc-rec[serve]'."
+                "exporting needs faiss; install it: pip install 'cadc-rec[export]'."
             ) from error
         finished = Finished(experiment, artifacts, pipeline.dataset, pipeline.pretrained)
         wanted = Wanted(index, precisions, aot, key, replace=force)

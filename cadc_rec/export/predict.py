@@ -5,8 +5,11 @@ TorchRec predictor process expects: a module that takes ``id_list_features.lengt
 ``id_list_features.values`` and ``float_features`` and answers under ``"default"``.
 """
 
+import contextlib
+import logging
 import typing
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -55,6 +58,21 @@ _SHARDED = {
     FUSED_PARAM_BOUNDS_CHECK_MODE: BoundsCheckMode.WARNING,
     FUSED_PARAM_QUANT_STATE_DICT_SPLIT_SCALE_BIAS: False,
 }
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to themselves what torch says of TorchRec's and fbgemm's code as it is traced."""
+    log = logging.getLogger("torch.fx._symbolic_trace")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The TorchScript type system doesn't support")
+            warnings.filterwarnings("ignore", "TorchScript will treat type annotations")
+            yield
+    finally:
+        log.setLevel(before)
 
 
 class TwoTowerPredictModule(PredictModule):
@@ -232,7 +250,8 @@ class TwoTowerPredictFactory(PredictFactory):
     def run_weights_independent_tranformations(self, predict_module: nn.Module) -> nn.Module:
         """Trace the module; lookups and dense layers stay whole. The name is TorchRec's."""
         tracer = Tracer(leaf_modules=[_TABLES, DenseQuery.__name__, DenseItem.__name__])
-        return torch.fx.GraphModule(predict_module, tracer.trace(predict_module))
+        with _quiet():
+            return torch.fx.GraphModule(predict_module, tracer.trace(predict_module))
 
     def run_weights_dependent_transformations(self, predict_module: nn.Module) -> nn.Module:
         """Script what was traced by the step before."""
@@ -240,12 +259,11 @@ class TwoTowerPredictFactory(PredictFactory):
             if isinstance(layers, (DenseQuery, DenseItem)):
                 parent, _, own = name.rpartition(".")
                 if layers not in self._traced:
-                    self._traced[layers] = torch.jit.trace(layers, self._example_rows(layers))
+                    # Unchecked: torch would compare bits, and conjugate gradients differ in theirs.
+                    rows = self._example_rows(layers)
+                    self._traced[layers] = torch.jit.trace(layers, rows, check_trace=False)
                 setattr(predict_module.get_submodule(parent), own, self._traced[layers])
-        with warnings.catch_warnings():
-            # Of TorchRec's and fbgemm's own annotations, which TorchScript takes or leaves.
-            warnings.filterwarnings("ignore", "The TorchScript type system doesn't support")
-            warnings.filterwarnings("ignore", "TorchScript will treat type annotations")
+        with _quiet():
             return torch.jit.script(predict_module)
 
     def scripted(self) -> torch.jit.ScriptModule:
@@ -259,7 +277,8 @@ class TwoTowerPredictFactory(PredictFactory):
             )
             for part in (pairs, pairs.query, pairs.item)
         ]
-        return torch.jit.script(ScriptedTwoTower(*parts))
+        with _quiet():
+            return torch.jit.script(ScriptedTwoTower(*parts))
 
     def _example_rows(self, layers: nn.Module) -> tuple[torch.Tensor, ...]:
         """Inputs of dense layers, a few rows."""

@@ -7,7 +7,6 @@ by position (``INPUT__0``), as that backend has it.
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import torch
@@ -96,17 +95,16 @@ def write_repository(
                 torch.zeros(3, *(shape or (1,)), dtype=torch.int64)
                 for shape in program.inputs.values()
             ]
-            module = torch.jit.trace(_ByPosition(program).eval(), tuple(example))
+            module = torch.jit.trace(  # unchecked, see `predict`
+                _ByPosition(program).eval(), tuple(example), check_trace=False
+            )
             width = module(*example).shape[1]
             dims = [[shape[0] if shape else 1] for shape in program.inputs.values()]
             inputs = [("TYPE_INT64", shape) for shape in dims]
             config = config_text(name, inputs, ("TYPE_FP32", [width]), _MAX_BATCH)
             _write_model(draft / name, module, config)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "TorchScript will treat type annotations")
-            score = torch.jit.script(
-                _ScoreByPosition(TwoTowerPredictFactory(trained, precision).scripted())
-            )
+        scripted = TwoTowerPredictFactory(trained, precision).scripted()
+        score = torch.jit.script(_ScoreByPosition(scripted))
         # Rows of a jagged batch lie side by side by feature: Triton cannot join such batches.
         inputs = [("TYPE_INT32", [-1]), ("TYPE_INT64", [-1])]
         config = config_text("score", inputs, ("TYPE_FP32", [-1]), 0)

@@ -1,5 +1,7 @@
 """What is in a bundle answers as the evaluation did."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -146,6 +148,22 @@ def test_tables_alone_have_vectors_and_newcomers(cli, finished, tiny, tmp_path):
     assert run_self_test(bundle, Exhaustive(bundle)).passed
     assert list(bundle.model()["programs"]) == ["newcomer"]
     assert bundle.model()["torchrec"] == {}
+
+
+def test_a_prior_alone_knows_a_newcomer_as_well_as_anybody(tiny_recipe, finished_recipe, tmp_path):
+    from cadc_rec.experiment_file import load_experiment
+    from cadc_rec.export.write import Finished, Wanted, write_bundle
+    from cadc_rec.pipeline import Pipeline
+    from cadc_rec.serving.bundle import Bundle
+
+    less = ["history.length=4", "pretrain.scale=unit"]
+    experiment = load_experiment(tiny_recipe, method="prior", overrides=less)
+    pipeline = Pipeline(experiment, tmp_path / "work")
+    done = Finished(experiment, pipeline.run(), pipeline.dataset, pipeline.pretrained)
+    write_bundle(done, tmp_path / "bundle", Wanted())
+    bundle = Bundle.open(tmp_path / "bundle")
+    vectors = load_program(bundle, "newcomer")(histories(SimpleNamespace(bundle=bundle))).numpy()
+    assert np.allclose(vectors, bundle.arrays(layout.USER_VECTORS)["vectors"], rtol=1e-3, atol=1e-4)
 
 
 def test_a_bundle_that_is_there_is_replaced_only_by_force(plain, monkeypatch):

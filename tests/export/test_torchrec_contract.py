@@ -12,6 +12,7 @@ import torch
 pytestmark = pytest.mark.slow
 
 PAIRS = 30
+OPERATORS = ("tbe_common", "tbe_cache", "tbe_inference", "py")  # fbgemm's libraries that it calls
 
 
 def request_for(exported, users, items):
@@ -195,7 +196,7 @@ def test_a_cpp_process_gets_pythons_scores(predictor, either, pairs, tmp_path):
     lines = (f"{len(given)} {' '.join(map(str, given.tolist()))}\n" for given in numbers)
     (tmp_path / "batch.txt").write_text("".join(lines))
     folder = Path(fbgemm_gpu.__file__).parent
-    operators = [folder / "fbgemm_gpu_tbe_inference.so", folder / "fbgemm_gpu_py.so"]
+    operators = [folder / f"fbgemm_gpu_{part}.so" for part in OPERATORS]
     module = either.path / "torchrec" / "int8.pt"
     command = [predictor, module, tmp_path / "batch.txt", *operators]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
