@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,7 +20,9 @@ from cadc_rec.cli_options import (
     Sets,
     Workdir,
     stopped_gently,
+    worker_arguments,
 )
+from cadc_rec.distributed.launch import run_workers
 from cadc_rec.errors import CadcError
 from cadc_rec.experiment_file import load_experiment
 from cadc_rec.pipeline import Pipeline
@@ -76,18 +79,24 @@ def export(
 
     # What can be wrong with the request is said before hours of training.
     key, precisions = signing_key(sign), _precisions(precision)
+    for folder in (out, triton):
+        if folder is not None and folder.exists() and not force:
+            raise CadcError(f"{folder}: is there already; name another folder, or --force.")
+    if find_spec("faiss") is None:
+        raise CadcError("exporting needs faiss; install it: pip install 'cadc-rec[export]'.")
+    arguments = worker_arguments(config, workdir, data_dir, experiment, sets)
+    processes = experiment.compute.processes
+
+    def launch(_: bool) -> None:
+        run_workers(["train", *arguments], processes)
+
     with stopped_gently("stages"):
         require_trio()
-        pipeline = Pipeline(experiment, workdir, data_dir)
+        several = launch if processes > 1 else None
+        pipeline = Pipeline(experiment, workdir, data_dir, launch=several)
         artifacts = pipeline.run()
-        try:
-            from cadc_rec.export.write import Finished, Wanted, write_bundle
-        except ModuleNotFoundError as error:
-            if error.name != "faiss":
-                raise
-            raise CadcError(
-                "exporting needs faiss; install it: pip install 'cadc-rec[export]'."
-            ) from error
+        from cadc_rec.export.write import Finished, Wanted, write_bundle
+
         finished = Finished(experiment, artifacts, pipeline.dataset, pipeline.pretrained)
         wanted = Wanted(index, precisions, aot, key, replace=force)
         manifest = write_bundle(finished, out, wanted)

@@ -19,3 +19,16 @@ def test_wrong_options_end_with_one_sentence(cli, tiny, tmp_path, options, words
     assert ended.err.count("\n") == 1
     assert not work.exists()
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("option", ["--out", "--triton"])
+def test_a_folder_that_is_there_is_named_before_any_work(cli, tiny, tmp_path, option):
+    taken, work = tmp_path / "taken", tmp_path / "work"
+    taken.mkdir()
+    options = {"--out": tmp_path / "new", option: taken}
+    flat = [part for pair in options.items() for part in pair]
+    ended = cli("export", tiny, "--workdir", work, *flat)
+    assert ended.code == 2
+    assert f"{taken}: is there already" in ended.err
+    assert not work.exists()
+    assert list(taken.iterdir()) == []
