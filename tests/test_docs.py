@@ -21,6 +21,7 @@ ROOM_OF = {
     "stage_runner": "pipeline",
     "cli_bench": "cli",
     "cli_data": "cli",
+    "cli_export": "cli",
     "cli_options": "cli",
     "cli_plan": "cli",
     "cli_study": "cli",

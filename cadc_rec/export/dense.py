@@ -28,6 +28,8 @@ class DenseQuery(nn.Module):
         super().__init__()
         model = trained.model
         self.tower, self.windows, self.prior = _layers(model.user), model.windows, model.prior
+        self.with_features = bool(trained.user.features)
+        self.with_sources = trained.sources is not None
         self.factors: torch.Tensor | None = None
         if model.prior_log_factors is not None:
             self.factors = model.prior_log_factors.detach().exp()
@@ -51,15 +53,15 @@ class DenseQuery(nn.Module):
             known: bool ``[n, L]``, where the histories have not ended.
         """
         context = sequence_means(items, known, self.windows) if self.windows else []
-        if self.windows and sources.shape[2]:
+        if self.windows and self.with_sources:
             context += sequence_means(sources, known, self.windows)
-        side = features if features.shape[1] else None
+        side = features if self.with_features else None
         learned, fixed = self.tower.parts_of(self.tower.ids.of_rows(rows), side, context)
         parts = [learned] if fixed is None else [learned, fixed]
         if self.prior is not None:
             assert self.factors is not None
             parts.append(self.factors[0] * self.prior.folded(items, known))
-            if sources.shape[2]:
+            if self.with_sources:
                 parts.append(self.factors[1] * self.prior.led(sources, known))
         return torch.cat(parts, 1)
 
@@ -74,6 +76,8 @@ class DenseItem(nn.Module):
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
         self.tower = _layers(trained.model.item)
+        self.with_features = bool(trained.item.features)
+        self.with_targets = trained.targets is not None
         self.with_prior = trained.model.prior is not None
         self.frozen_width = trained.item.ids[0].weight.shape[1]
 
@@ -87,8 +91,8 @@ class DenseItem(nn.Module):
             features: ``[n, width]``, of their attributes; width 0 where there are none.
             targets: ``[n, e]``, the items as what came after; e is 0 without transitions.
         """
-        lead_ins = [targets] if targets.shape[1] else []
-        side = features if features.shape[1] else None
+        lead_ins = [targets] if self.with_targets else []
+        side = features if self.with_features else None
         learned, fixed = self.tower.parts_of(self.tower.ids.of_rows(rows), side, lead_ins)
         parts = [learned] if fixed is None else [learned, fixed]
         if self.with_prior:

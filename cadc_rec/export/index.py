@@ -53,11 +53,11 @@ def write_index(vectors: np.ndarray, kind: IndexKind, file: Path) -> dict[str, A
     rows, width = vectors.shape
     vectors = np.ascontiguousarray(vectors, np.float32)
     described: dict[str, Any] = {"kind": chosen, "metric": "inner product"}
+    index: faiss.Index
     if chosen == "exact":
         index = faiss.IndexFlatIP(width)
     elif chosen == "hnsw":
-        index = faiss.IndexHNSWFlat(width, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction, index.hnsw.efSearch = _HNSW_BUILD, _HNSW_SEARCH
+        index = _graph(width)
         described |= {"links": _HNSW_LINKS, "build": _HNSW_BUILD, "search": _HNSW_SEARCH}
     else:
         index, settings = _inverted_file(rows, width)
@@ -66,6 +66,12 @@ def write_index(vectors: np.ndarray, kind: IndexKind, file: Path) -> dict[str, A
     index.add(vectors)
     file.write_bytes(faiss.serialize_index(index).tobytes())
     return described
+
+
+def _graph(width: int) -> faiss.Index:
+    index = faiss.IndexHNSWFlat(width, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction, index.hnsw.efSearch = _HNSW_BUILD, _HNSW_SEARCH
+    return index
 
 
 def _inverted_file(rows: int, width: int) -> tuple[faiss.Index, dict[str, Any]]:

@@ -7,6 +7,7 @@ bytes of their archives.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cadc_rec.export.dense import DenseItem, DenseQuery
 from cadc_rec.export.trained import Side, TrainedModel
 from cadc_rec.models.features import AttributeValues
 from cadc_rec.models.prior import HistoryPrior
+from cadc_rec.pretrain.id_tables import Pretrained
 
 NO_ITEM = -1
 
@@ -186,7 +188,7 @@ class HistoryNewcomer(nn.Module):
         fold: what stands in for the user's row, where user rows are ALS's; None leaves it zero.
     """
 
-    features: torch.Tensor
+    features: torch.Tensor | None
 
     def __init__(self, trained: TrainedModel, fold: HistoryPrior | None) -> None:
         super().__init__()
@@ -195,19 +197,54 @@ class HistoryNewcomer(nn.Module):
             torch.zeros(table.weight.shape[1]) if table.mean else table.weight[0]
             for table in trained.user.features
         ]
-        self.register_buffer("features", torch.cat([torch.zeros(0), *unknown]))
+        self.register_buffer("features", torch.cat(unknown) if unknown else None)
         self.width = trained.user.id_width
 
     def forward(self, history: torch.Tensor) -> torch.Tensor:
         """``[n, d]`` of int64 ``[n, L]``, the latest first, -1 where they have ended."""
         items, sources, known = self.histories(history)
         if self.fold is None:
-            rows = items.sum((1, 2))[:, None].expand(-1, self.width) * 0.0
+            rows = items.new_zeros(items.shape[0], self.width)
         else:
             rows = self.fold.folded(items, known)
-        features = self.features.expand(rows.shape[0], -1)
+        features = rows[:, :0]
+        if self.features is not None:
+            features = self.features.expand(rows.shape[0], -1)
         vectors: torch.Tensor = self.dense(rows, features, items, sources, known)
         return vectors
+
+
+class PriorNewcomer(nn.Module):
+    """Histories to the vectors of a prior without towers, for whom nobody is a newcomer.
+
+    Args:
+        prior: of the frozen tables.
+        factors: of its scores.
+        pretrained: the frozen tables.
+    """
+
+    items: torch.Tensor
+    sources: torch.Tensor | None
+
+    def __init__(
+        self, prior: HistoryPrior, factors: Sequence[float], pretrained: Pretrained
+    ) -> None:
+        super().__init__()
+        assert pretrained.ids is not None
+        transitions = pretrained.transitions
+        self.register_buffer("items", pretrained.ids.item)
+        self.register_buffer("sources", None if transitions is None else transitions.source)
+        self.prior, self.factors = prior, list(factors)
+
+    def forward(self, history: torch.Tensor) -> torch.Tensor:
+        """``[n, d]`` of int64 ``[n, L]``, the latest first, -1 where they have ended."""
+        known, places = history >= 0, history.clamp_min(0)
+        there = known[:, :, None]
+        vectors = [self.factors[0] * self.prior.folded(self.items[places] * there, known)]
+        if self.sources is not None:
+            led = self.prior.led(self.sources[places] * there, known)
+            vectors.append(self.factors[1] * led)
+        return torch.cat(vectors, 1)
 
 
 @dataclass(frozen=True)

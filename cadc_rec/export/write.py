@@ -103,7 +103,8 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
     Raises:
         CadcError: `out` is there, or cannot be written, or something wanted cannot be had.
     """
-    name = f"{finished.experiment.method}-seed{finished.experiment.seed}"
+    experiment = finished.experiment
+    name = f"{experiment.data.source}-{experiment.method}-seed{experiment.seed}"
     with folder_to_fill(out, replace=wanted.replace) as folder:
         for file in (layout.ITEM_VECTORS, layout.INDEX, layout.QUERY):
             (folder / file).parent.mkdir()
@@ -115,7 +116,11 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
             trained = finished.trained()
             programs = {} if trained is None else tower_programs(trained)
             programs["newcomer"] = newcomer_program(
-                finished.experiment, trained, finished.pretrained, finished.vectors("item")
+                experiment,
+                finished.dataset,
+                trained,
+                finished.pretrained,
+                finished.vectors("item"),
             )
             width = finished.vectors("item").shape[1]
             described["programs"] = _write_programs(programs, width, folder, wanted.aot)

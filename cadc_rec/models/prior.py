@@ -61,7 +61,7 @@ class HistoryPrior:
         confidence = self.config.alpha * torch.exp2(-place / self.config.half_life)
         extra = (confidence - 1) * known
         gram = self.gram + self.config.l2 * self.gram.diagonal().mean() * torch.eye(
-            len(self.gram), device=vectors.device
+            self.gram.shape[0], device=vectors.device
         )
 
         def times(x: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import base64
 import binascii
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,11 @@ def verification_key(file: Path | None = None) -> Ed25519PublicKey | None:
 
 def _pem(file: Path | None, variable: str) -> tuple[bytes, str] | None:
     """The key's text and where it stands."""
+    named = file is not None or os.environ.get(variable, "").strip()
+    if named and find_spec("cryptography") is None:
+        raise CadcError(
+            "signatures need the library cryptography; install it: pip install 'cadc-rec[export]'."
+        )
     if file is not None:
         try:
             return file.read_bytes(), str(file)

@@ -1,0 +1,301 @@
+"""TorchRec's contract for inference: the predict module, and the factory that makes it.
+
+In: a trained model, the precision of its tables, the devices it is to be spread over. Out: what a
+TorchRec predictor process expects: a module that takes ``id_list_features.lengths``,
+``id_list_features.values`` and ``float_features`` and answers under ``"default"``.
+"""
+
+import contextlib
+import logging
+import typing
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from fbgemm_gpu.split_table_batched_embeddings_ops_inference import (
+    IntNBitTableBatchedEmbeddingBagsCodegen,
+)
+from torch import nn
+from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
+from torchrec.distributed.fused_params import (
+    FUSED_PARAM_BOUNDS_CHECK_MODE,
+    FUSED_PARAM_QUANT_STATE_DICT_SPLIT_SCALE_BIAS,
+    FUSED_PARAM_REGISTER_TBE_BOOL,
+)
+from torchrec.distributed.global_settings import set_propogate_device
+from torchrec.distributed.quant_embeddingbag import QuantEmbeddingBagCollectionSharder
+from torchrec.distributed.types import BoundsCheckMode
+from torchrec.fx import Tracer
+from torchrec.inference.modules import (
+    BatchingMetadata,
+    PredictFactory,
+    PredictModule,
+    QualNameMetadata,
+    assign_weights_to_tbe,
+    get_table_to_weights_from_tbe,
+    quantize_inference_model,
+    shard_quant_model,
+)
+from torchrec.quant.embedding_modules import quant_prep_customize_row_alignment
+
+from cadc_rec.errors import CadcError
+from cadc_rec.export.dense import DenseItem, DenseQuery
+from cadc_rec.export.towers import Collections, ItemTower, PairScores, QueryTower
+from cadc_rec.export.trained import Side, TrainedModel
+
+PRECISIONS = {"int8": torch.qint8, "int4": torch.quint4x2, "fp16": torch.float16}
+LENGTHS, VALUES, FLOATS = "id_list_features.lengths", "id_list_features.values", "float_features"
+ANSWER = "default"
+# FX writes annotations into the code it generates: it knows no dict[...], and no annotations that
+# are strings, which is why this file does without `from __future__ import annotations`.
+Tensors = typing.Dict[str, torch.Tensor]  # noqa: UP006
+
+_TABLES = IntNBitTableBatchedEmbeddingBagsCodegen.__name__
+# An id beyond a table counts as row 0, never as memory beyond it; fp16 has no scales to split off.
+_SHARDED = {
+    FUSED_PARAM_REGISTER_TBE_BOOL: True,
+    FUSED_PARAM_BOUNDS_CHECK_MODE: BoundsCheckMode.WARNING,
+    FUSED_PARAM_QUANT_STATE_DICT_SPLIT_SCALE_BIAS: False,
+}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to themselves what torch says of TorchRec's and fbgemm's code as it is traced."""
+    log = logging.getLogger("torch.fx._symbolic_trace")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The TorchScript type system doesn't support")
+            warnings.filterwarnings("ignore", "TorchScript will treat type annotations")
+            yield
+    finally:
+        log.setLevel(before)
+
+
+class TwoTowerPredictModule(PredictModule):
+    """Towers, or their scores, behind TorchRec's calling convention.
+
+    Args:
+        module: takes a `KeyedJaggedTensor` with its `keys`, gives one row each.
+        device: where requests arrive.
+    """
+
+    def __init__(self, module: QueryTower | ItemTower | PairScores, device: str = "cpu") -> None:
+        super().__init__(module, device)
+        self.keys = module.keys
+
+    def forward(self, batch: Tensors) -> Tensors:
+        """`predict_forward` in inference mode; its types are what is scripted."""
+        answer: dict[str, torch.Tensor] = super().forward(batch)
+        return answer
+
+    def predict_forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Answer a batch of n rows.
+
+        Args:
+            batch: ``id_list_features.lengths``, int32 ``[features * n]``, the rows of the first
+                feature first; ``id_list_features.values``, int64, in the same order. The model has
+                no ``float_features``: they may be there, and are not read.
+
+        Returns:
+            ``default``: float32 ``[n]`` scores, or ``[n, d]`` vectors of a tower alone.
+        """
+        request = KeyedJaggedTensor(keys=self.keys, values=batch[VALUES], lengths=batch[LENGTHS])
+        return {ANSWER: self._module(request).float()}
+
+
+class ScriptedTwoTower(nn.Module):
+    """One scripted module with three methods over the same tables.
+
+    Each takes a batch as `TwoTowerPredictModule.predict_forward` does and answers alike.
+
+    Args:
+        scores: scripted pair scores; its requests have the features of both sides.
+        query: the scripted user tower; those of users alone.
+        item: the scripted item tower; those of items alone.
+    """
+
+    def __init__(self, scores: nn.Module, query: nn.Module, item: nn.Module) -> None:
+        super().__init__()
+        self.scores, self.query, self.item = scores, query, item
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Scores ``[n]`` of pairs."""
+        scores: dict[str, torch.Tensor] = self.scores(batch)
+        return scores
+
+    @torch.jit.export
+    def query_vectors(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Vectors ``[n, d]`` of users."""
+        vectors: dict[str, torch.Tensor] = self.query(batch)
+        return vectors
+
+    @torch.jit.export
+    def item_vectors(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Vectors ``[n, d]`` of items."""
+        vectors: dict[str, torch.Tensor] = self.item(batch)
+        return vectors
+
+
+class TwoTowerPredictFactory(PredictFactory):
+    """Makes predict modules of a trained model, and says how they are to be called.
+
+    Args:
+        trained: the model.
+        precision: of its tables: ``int8``, ``int4`` or ``fp16``.
+        world_size: devices that the tables are spread over, each whole table on one.
+        device: kind of device, ``cpu`` or ``cuda``.
+        device_memory: bytes a device may hold; default what it has.
+    """
+
+    def __init__(
+        self,
+        trained: TrainedModel,
+        precision: str = "int8",
+        world_size: int = 1,
+        device: str = "cpu",
+        device_memory: int | None = None,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise CadcError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}.")
+        self.trained, self.precision = trained, precision
+        self.world_size, self.device, self.device_memory = world_size, device, device_memory
+        self._traced: dict[nn.Module, nn.Module] = {}  # dense layers, once for all that share them
+
+    def table_bytes(self) -> int:
+        """What the quantized tables take, scales included."""
+        weights = get_table_to_weights_from_tbe(self._tables()).values()
+        parts = [part for pair in weights for part in pair if part is not None]
+        return sum(part.numel() * part.element_size() for part in parts)
+
+    def create_predict_module(self) -> TwoTowerPredictModule:
+        """The pair scores over quantized tables; sharded where there are several devices."""
+        return TwoTowerPredictModule(self._towers(self._tables()), self.device)
+
+    def _tables(self) -> Collections:
+        tables: nn.Module = Collections(self.trained)
+        if (
+            self.device == "cpu"
+        ):  # vector registers of a GPU want rows of 16 bytes; here they need not
+            quant_prep_customize_row_alignment(tables, [EmbeddingBagCollection], 1)
+        tables = quantize_inference_model(tables, quantization_dtype=PRECISIONS[self.precision])
+        if self.world_size > 1:
+            tables = self._sharded(tables)
+        assert isinstance(tables, Collections)
+        return tables
+
+    def _sharded(self, tables: nn.Module) -> nn.Module:
+        """Spread over devices. Shards come empty: the weights are put back by table."""
+        weights = get_table_to_weights_from_tbe(tables)
+        set_propogate_device(True)
+        sharder = QuantEmbeddingBagCollectionSharder(fused_params=_SHARDED)
+        sharded, _ = shard_quant_model(
+            tables,
+            world_size=self.world_size,
+            compute_device=self.device,
+            sharding_device=self.device,
+            sharders=[sharder],
+            device_memory_size=self.device_memory,
+        )
+        assign_weights_to_tbe(sharded, weights)
+        return sharded
+
+    def _towers(self, tables: Collections) -> PairScores:
+        query = QueryTower(self.trained, tables, DenseQuery(self.trained))
+        pairs = PairScores(query, ItemTower(self.trained, tables, DenseItem(self.trained)))
+        # The first call fixes the order of features; made while tracing, it would fix a proxy.
+        lengths = torch.zeros(len(pairs.keys), dtype=torch.int32)
+        pairs(KeyedJaggedTensor(keys=pairs.keys, values=lengths[:0].long(), lengths=lengths))
+        return pairs
+
+    def batching_metadata(self) -> dict[str, BatchingMetadata]:
+        """How rows of several requests are joined into one batch."""
+        return {
+            FLOATS: BatchingMetadata(type="dense", device=self.device, pinned=[]),
+            "id_list_features": BatchingMetadata(
+                type="sparse", device=self.device, pinned=["lengths", "values"]
+            ),
+        }
+
+    def result_metadata(self) -> str:
+        """How an answer is divided among requests."""
+        return "dict_of_tensor"
+
+    def qualname_metadata(self) -> dict[str, QualNameMetadata]:
+        """Further methods of the scripted module, see `ScriptedTwoTower`."""
+        named = ("query_vectors", "item_vectors")
+        return {name: QualNameMetadata(need_preproc=False) for name in named}
+
+    def model_inputs_data(self) -> dict[str, Any]:
+        """Features in order, the rows of their tables, and the most ids a row has of each."""
+        return {"id_list_features": self.features(), FLOATS: {"width": 0}}
+
+    def features(self) -> list[dict[str, Any]]:
+        """The features of a request, in order."""
+        trained, told = self.trained, []
+        for side in (trained.user, trained.item):
+            told.append({"name": side.name, "rows": side.rows, "most": 1})
+            for table, attribute in zip(side.features, side.attributes, strict=True):
+                most = None if attribute.kind == "multi" else 1
+                told.append({"name": table.name, "rows": len(table.weight), "most": most})
+            if side is trained.user and trained.history_length:
+                told.append(
+                    {"name": "history", "rows": trained.item.rows, "most": trained.history_length}
+                )
+        return told
+
+    def run_weights_independent_tranformations(self, predict_module: nn.Module) -> nn.Module:
+        """Trace the module; lookups and dense layers stay whole. The name is TorchRec's."""
+        tracer = Tracer(leaf_modules=[_TABLES, DenseQuery.__name__, DenseItem.__name__])
+        with _quiet():
+            return torch.fx.GraphModule(predict_module, tracer.trace(predict_module))
+
+    def run_weights_dependent_transformations(self, predict_module: nn.Module) -> nn.Module:
+        """Script what was traced by the step before."""
+        for name, layers in list(predict_module.named_modules()):
+            if isinstance(layers, (DenseQuery, DenseItem)):
+                parent, _, own = name.rpartition(".")
+                if layers not in self._traced:
+                    # Unchecked: torch would compare bits, and conjugate gradients differ in theirs.
+                    rows = self._example_rows(layers)
+                    self._traced[layers] = torch.jit.trace(layers, rows, check_trace=False)
+                setattr(predict_module.get_submodule(parent), own, self._traced[layers])
+        with _quiet():
+            return torch.jit.script(predict_module)
+
+    def scripted(self) -> torch.jit.ScriptModule:
+        """The whole model for a process without Python: scores, and each tower's vectors."""
+        pairs = self._towers(self._tables())
+        parts = [
+            self.run_weights_dependent_transformations(
+                self.run_weights_independent_tranformations(
+                    TwoTowerPredictModule(part, self.device)
+                )
+            )
+            for part in (pairs, pairs.query, pairs.item)
+        ]
+        with _quiet():
+            return torch.jit.script(ScriptedTwoTower(*parts))
+
+    def _example_rows(self, layers: nn.Module) -> tuple[torch.Tensor, ...]:
+        """Inputs of dense layers, a few rows."""
+        trained, n = self.trained, 3
+        user, item, length = trained.user, trained.item, trained.history_length
+        widths = [0 if t is None else t.weight.shape[1] for t in (trained.sources, trained.targets)]
+
+        def rows(side: Side) -> tuple[torch.Tensor, torch.Tensor]:
+            width = sum(table.weight.shape[1] for table in side.features)
+            return torch.zeros(n, side.id_width), torch.zeros(n, width)
+
+        if isinstance(layers, DenseItem):
+            return (*rows(item), torch.zeros(n, widths[1]))
+        width = item.ids[0].weight.shape[1] if length else 0
+        return (
+            *rows(user),
+            torch.zeros(n, length, width),
+            torch.zeros(n, length, widths[0] if length else 0),
+            torch.zeros(n, length, dtype=torch.bool),
+        )

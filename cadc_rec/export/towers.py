@@ -1,0 +1,218 @@
+"""The two towers over TorchRec collections: jagged features in, vectors and scores out.
+
+This is the form that TorchRec quantizes, shards and scripts. A request names what its rows are
+about in one `KeyedJaggedTensor`; its keys, in order, are `query_keys` and `item_keys`: the id, the
+codes of each attribute, and for a model with a history the last items, the latest first. A feature
+without values is unknown: its vector is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torchrec import (
+    EmbeddingBagCollection,
+    EmbeddingBagConfig,
+    KeyedJaggedTensor,
+    PoolingType,
+)
+
+from cadc_rec.export.trained import Side, Table, TrainedModel
+
+USER, ITEM, HISTORY = "user", "item", "history"
+
+
+def query_keys(trained: TrainedModel) -> list[str]:
+    """Features of the query side, in the order a request has them."""
+    keys = [USER, *(table.name for table in trained.user.features)]
+    return [*keys, HISTORY] if trained.history_length else keys
+
+
+def item_keys(trained: TrainedModel) -> list[str]:
+    """Features of the item side, likewise."""
+    return [ITEM, *(table.name for table in trained.item.features)]
+
+
+def collection(
+    tables: Sequence[Table], features: Sequence[str], pooling: PoolingType
+) -> EmbeddingBagCollection:
+    """A collection that holds `tables`, each looked up by the feature at its place.
+
+    They all lie in one kernel, so what is looked up is in their order.
+    """
+    configs = [
+        EmbeddingBagConfig(
+            name=table.name,
+            feature_names=[feature],
+            num_embeddings=table.weight.shape[0],
+            embedding_dim=table.weight.shape[1],
+            pooling=pooling,
+        )
+        for table, feature in zip(tables, features, strict=True)
+    ]
+    made = EmbeddingBagCollection(tables=configs, device=torch.device("cpu"))
+    with torch.no_grad():
+        for table in tables:
+            made.embedding_bags[table.name].weight.copy_(table.weight)
+    return made.requires_grad_(False)
+
+
+class Collections(nn.Module):
+    """Every table of a model, each in one collection; what is quantized and sharded.
+
+    A table is here once, whoever looks into it: the items' serve item towers and histories alike.
+
+    Args:
+        trained: whose tables they are.
+    """
+
+    def __init__(self, trained: TrainedModel) -> None:
+        super().__init__()
+        user, item = trained.user, trained.item
+        self.user_ids = collection(user.ids, [USER] * len(user.ids), PoolingType.SUM)
+        self.user_features = _of_features(user)
+        self.item_ids = collection(item.ids[:1], [ITEM], PoolingType.SUM)
+        self.item_free = _of_items(item.ids[1:])
+        self.item_features = _of_features(item)
+        self.sources = _of_items([trained.sources] if trained.sources else [])
+        self.targets = _of_items([trained.targets] if trained.targets else [])
+
+
+def _of_features(side: Side) -> EmbeddingBagCollection | None:
+    """A side's attribute tables; the mean of a single value is that value."""
+    names = [table.name for table in side.features]
+    return collection(side.features, names, PoolingType.MEAN) if names else None
+
+
+def _of_items(tables: Sequence[Table]) -> EmbeddingBagCollection | None:
+    return collection(tables, [ITEM] * len(tables), PoolingType.SUM) if tables else None
+
+
+class HistoryLookup(nn.Module):
+    """Vectors of the items of histories, one by one.
+
+    Args:
+        tables: quantized, perhaps sharded.
+        length: items of a history that count.
+    """
+
+    places: torch.Tensor
+
+    def __init__(self, tables: Collections, length: int) -> None:
+        super().__init__()
+        self.length, self.items, self.sources = length, tables.item_ids, tables.sources
+        self.register_buffer("places", torch.arange(length))
+
+    def forward(
+        self, history: KeyedJaggedTensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Item vectors ``[n, L, dim]``, source vectors ``[n, L, e]`` and bool ``[n, L]``.
+
+        Args:
+            history: one key; what is beyond the L latest items of a row is left out.
+        """
+        values, offsets = history.values(), history.offsets()
+        one_each = KeyedJaggedTensor(
+            keys=[ITEM], values=values, lengths=torch.ones_like(values, dtype=torch.int32)
+        )
+        items = self._padded(self.items(one_each).values(), offsets)
+        known = self.places[None] < history.lengths()[:, None]
+        if self.sources is None:
+            return items, items[:, :, :0], known
+        return items, self._padded(self.sources(one_each).values(), offsets), known
+
+    def _padded(self, vectors: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        padded: torch.Tensor = torch.ops.fbgemm.jagged_to_padded_dense(
+            vectors, [offsets], [self.length], 0.0
+        )
+        return padded
+
+
+class QueryTower(nn.Module):
+    """Jagged features of users to vectors.
+
+    Args:
+        trained: for the features and their order.
+        tables: quantized, perhaps sharded.
+        dense: `DenseQuery`, as it is or scripted.
+    """
+
+    def __init__(self, trained: TrainedModel, tables: Collections, dense: nn.Module) -> None:
+        super().__init__()
+        self.keys = query_keys(trained)
+        self.ids, self.features, self.dense = tables.user_ids, tables.user_features, dense
+        length = trained.history_length
+        self.histories = HistoryLookup(tables, length) if length else None
+        self.splits = [1, len(trained.user.features), *([1] if length else [])]
+
+    def forward(self, request: KeyedJaggedTensor) -> torch.Tensor:
+        """Vectors ``[n, d]`` of a request with `keys`."""
+        parts = request.split(self.splits)
+        rows = self.ids(parts[0]).values()
+        features = rows[:, :0]
+        if self.features is not None:
+            features = self.features(parts[1]).values()
+        if self.histories is None:
+            nothing = rows[:, None][:, :0, :0]
+            histories = nothing, nothing, nothing.sum(2) > 0
+        else:
+            histories = self.histories(parts[2])
+        vectors: torch.Tensor = self.dense(rows, features, *histories)
+        return vectors
+
+
+class ItemTower(nn.Module):
+    """Jagged features of items to vectors.
+
+    Args:
+        trained: for the features and their order.
+        tables: quantized, perhaps sharded.
+        dense: `DenseItem`, as it is or scripted.
+    """
+
+    def __init__(self, trained: TrainedModel, tables: Collections, dense: nn.Module) -> None:
+        super().__init__()
+        self.keys = item_keys(trained)
+        self.ids, self.free, self.features = (
+            tables.item_ids,
+            tables.item_free,
+            tables.item_features,
+        )
+        self.targets, self.dense = tables.targets, dense
+        self.splits = [1, len(trained.item.features)]
+
+    def forward(self, request: KeyedJaggedTensor) -> torch.Tensor:
+        """Vectors ``[n, d]`` of a request with `keys`."""
+        parts = request.split(self.splits)
+        rows = self.ids(parts[0]).values()
+        if self.free is not None:
+            rows = torch.cat([rows, self.free(parts[0]).values()], 1)
+        features = targets = rows[:, :0]
+        if self.features is not None:
+            features = self.features(parts[1]).values()
+        if self.targets is not None:
+            targets = self.targets(parts[0]).values()
+        vectors: torch.Tensor = self.dense(rows, features, targets)
+        return vectors
+
+
+class PairScores(nn.Module):
+    """Scores of (user, item) pairs.
+
+    Args:
+        query: the user side.
+        item: the item side.
+    """
+
+    def __init__(self, query: QueryTower, item: ItemTower) -> None:
+        super().__init__()
+        self.query, self.item = query, item
+        self.keys = [*query.keys, *item.keys]
+        self.splits = [len(query.keys), len(item.keys)]
+
+    def forward(self, request: KeyedJaggedTensor) -> torch.Tensor:
+        """Scores ``[n]`` of a request with the keys of both sides, those of the user first."""
+        parts = request.split(self.splits)
+        return (self.query(parts[0]) * self.item(parts[1])).sum(1)

@@ -1,0 +1,34 @@
+"""What the command refuses, it refuses before any work and with one sentence."""
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--precision", "int3"], "--precision int3: choose int8, int4, fp16, or none alone."),
+        (["--precision", "none", "--precision", "int8"], "or none alone."),
+        (["--sign", "absent.key"], "absent.key: cannot be read"),
+    ],
+)
+def test_wrong_options_end_with_one_sentence(cli, tiny, tmp_path, options, words):
+    work = tmp_path / "work"
+    ended = cli("export", tiny, "--workdir", work, "--out", tmp_path / "b", *options)
+    assert ended.code == 2
+    assert words in ended.err
+    assert ended.err.count("\n") == 1
+    assert not work.exists()
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("option", ["--out", "--triton"])
+def test_a_folder_that_is_there_is_named_before_any_work(cli, tiny, tmp_path, option):
+    taken, work = tmp_path / "taken", tmp_path / "work"
+    taken.mkdir()
+    options = {"--out": tmp_path / "new", option: taken}
+    flat = [part for pair in options.items() for part in pair]
+    ended = cli("export", tiny, "--workdir", work, *flat)
+    assert ended.code == 2
+    assert f"{taken}: is there already" in ended.err
+    assert not work.exists()
+    assert list(taken.iterdir()) == []
