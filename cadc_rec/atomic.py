@@ -63,6 +63,47 @@ def empty_folder(workdir: Path, stage: str, key: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def folder_to_fill(final: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A locked, empty folder beside `final`, to be given its name by `commit`; else it is gone.
+
+    Args:
+        final: where the folder is wanted; its parent is made.
+        replace: whether one that is there may be replaced.
+
+    Raises:
+        CadcError: it is there and may not be replaced, another job fills it, or the disk filled up
+            or cannot be written.
+    """
+    folder = final.with_name(f".{final.name}.draft")
+    old = folder.with_name(folder.name + _REPLACED)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(final.with_name(f".{final.name}.lock")) as mine:
+            if not mine:
+                raise CadcError(f"{final}: another job is writing it; wait for it.")
+            if old.exists() and not final.exists():  # its job died between the renames of `commit`
+                old.rename(final)
+            if os.path.lexists(final) and not replace:
+                raise CadcError(f"{final}: is there already; name another folder, or --force.")
+            for leavings in (folder, old):
+                shutil.rmtree(leavings, ignore_errors=True)
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    except CadcError:
+        raise
+    except Exception as error:
+        explained = _disk_error(error, final.parent)
+        if explained is None and isinstance(error, OSError) and not final.parent.is_dir():
+            explained = _folder_error(error, final.parent)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+@contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
     """Hold the lock file `path`; False when another process does.
 

@@ -19,7 +19,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from cadc_rec import __version__, cli_bench, cli_data, cli_plan, cli_serve, cli_study
+from cadc_rec import (
+    __version__,
+    cli_bench,
+    cli_data,
+    cli_export,
+    cli_plan,
+    cli_serve,
+    cli_study,
+)
 from cadc_rec.cli_options import (
     WORKDIR,
     AsJson,
@@ -182,6 +190,7 @@ cli_plan.register(app)
 cli_study.register(app)
 cli_serve.register(app)
 cli_bench.register(app)
+cli_export.register(app)
 
 
 @app.command()

@@ -23,6 +23,7 @@ ROOM_OF = {
     "cli_data": "cli",
     "cli_options": "cli",
     "cli_plan": "cli",
+    "cli_serve": "cli",
     "cli_study": "cli",
     "config_errors": "config",
     "config_tables": "config",

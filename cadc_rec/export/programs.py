@@ -205,7 +205,7 @@ class HistoryNewcomer(nn.Module):
             rows = items.sum((1, 2))[:, None].expand(-1, self.width) * 0.0
         else:
             rows = self.fold.folded(items, known)
-        features = self.features[None].expand(len(rows), -1)
+        features = self.features.expand(rows.shape[0], -1)
         vectors: torch.Tensor = self.dense(rows, features, items, sources, known)
         return vectors
 

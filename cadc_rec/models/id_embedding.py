@@ -49,7 +49,7 @@ class TrainableIds(nn.Module):
         return [] if self.frozen else [self.table]
 
     def of_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """Vectors ``[n, dim]`` of rows ``[n, dim]`` that were looked up, all tables side by side."""
+        """Vectors ``[n, dim]`` of looked-up rows ``[n, dim]``, all tables side by side."""
         return rows
 
 

@@ -1,0 +1,89 @@
+"""The model card: what the model is, how good, made of what, and what it is not for.
+
+In: an experiment and its artifacts. Out: one dictionary, and the same as a page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cadc_rec.artifacts import Artifact
+from cadc_rec.config import Experiment
+from cadc_rec.versions import library_versions
+
+
+def card_data(experiment: Experiment, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    """What ``model_card.json`` says; metrics are fractions."""
+    measured, prepared = artifacts["evaluate"].info, artifacts["prepare"].info
+    selected = artifacts["select"].info["selected"] if "select" in artifacts else 0
+    settings = experiment.model_dump(mode="json", exclude={"tracking", "compute"})
+    settings["data"].pop("tables", None)  # names files of the machine it was trained on
+    return {
+        "method": experiment.method,
+        "seed": experiment.seed,
+        "data": {
+            "source": experiment.data.source,
+            "users": prepared["users"],
+            "items": prepared["items"],
+            "training_interactions": prepared["train"],
+            "seen_by_the_towers": selected,
+            "share": selected / prepared["train"] if prepared["train"] else 0.0,
+            "held_out": prepared["order"],
+        },
+        "test": measured["test"],
+        "validation": measured["validation"],
+        "ranked_users": measured["users"],
+        "seconds": {stage: artifact.seconds for stage, artifact in artifacts.items()},
+        "settings": settings,
+        "versions": library_versions(),
+    }
+
+
+def card_page(name: str, data: Mapping[str, Any], limits: list[str]) -> str:
+    """``model_card.md``."""
+    of_data, lines = data["data"], [f"# {name}", ""]
+    lines += [
+        f"A recommender of the method `{data['method']}` (seed {data['seed']}), made by cadc-rec "
+        f"{data['versions']['cadc-rec']}.",
+        "",
+        "## Data",
+        "",
+        f"{of_data['training_interactions']:,} training interactions of {of_data['users']:,} users "
+        f"and {of_data['items']:,} items (source `{of_data['source']}`); the towers were trained "
+        f"on {of_data['seen_by_the_towers']:,} of them ({of_data['share']:.1%}).",
+        "",
+        "## Metrics",
+        "",
+        f"Each user's last item ranked among all items the user had not taken, "
+        f"{data['ranked_users']:,} users; held out by {of_data['held_out']}.",
+        "",
+        "| metric | test | validation |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| {metric.upper()} | {value:.2%} | {data['validation'][metric]:.2%} |"
+        for metric, value in data["test"].items()
+    ]
+    lines += ["", "## Limits", "", *(f"- {limit}" for limit in limits), ""]
+    lines += ["## Versions", "", "| library | version |", "|---|---|"]
+    lines += [f"| {library} | {version} |" for library, version in data["versions"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def limits_of(history_length: int) -> list[str]:
+    """What a reader has to know before relying on it."""
+    limits = [
+        "Metrics are of held-out interactions in a log, not of what people do when they see the "
+        "recommendations.",
+        "Items that were not in the training data cannot be recommended.",
+        "Users who were not are answered from the items they are known to have taken, which was "
+        "not measured.",
+        "Popular items are recommended more than others; nothing was done against that.",
+    ]
+    if history_length:
+        limits.append(
+            f"A user's vector depends on the last {history_length} items, in their order; it grows "
+            "stale as the user goes on."
+        )
+    return limits

@@ -1,0 +1,63 @@
+"""The self-test's requests and answers: formed in float64, by going through all items.
+
+In: vectors, what users know, ids. Out: the contents of ``self_test.json``
+(`cadc_rec.serving.self_test`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+from cadc_rec.evaluation.ranking import Excluded
+
+REQUESTS = 100
+_K = 10
+_TOLERANCE = 1e-4  # float32 sums of a hundred products, in any order, are closer by far
+_SEED = 0
+
+
+def recorded_requests(
+    users: np.ndarray,
+    items: np.ndarray,
+    known: Excluded,
+    user_ids: pa.Array,
+    item_ids: pa.Array,
+    index: faiss.Index | None,
+) -> dict[str, Any]:
+    """`REQUESTS` users drawn evenly, or all where there are fewer, with their ten best items.
+
+    Args:
+        users: float32 ``[n_users, d]``.
+        items: float32 ``[n_items, d]``.
+        known: left out of the answers.
+        user_ids: original ids, in order.
+        item_ids: likewise.
+        index: an approximate one, whose recall is recorded; None where it is exact.
+    """
+    drawn = np.random.default_rng(_SEED).permutation(len(users))[:REQUESTS]
+    exact_items = items.astype(np.float64)
+    requests, found, wanted = [], 0, 0
+    for user in np.sort(drawn).tolist():
+        taken = known.items[known.indptr[user] : known.indptr[user + 1]]
+        scores = exact_items @ users[user].astype(np.float64)
+        scores[taken] = -np.inf
+        best = np.lexsort((np.arange(len(scores)), -scores))[:_K]
+        best = best[np.isfinite(scores[best])]
+        requests.append(
+            {
+                "user": user_ids[user].as_py(),
+                "items": [item_ids[int(row)].as_py() for row in best],
+                "scores": scores[best].tolist(),
+            }
+        )
+        if index is not None:
+            _, rows = index.search(users[user : user + 1], min(_K + len(taken), len(items)))
+            kept = [row for row in rows[0].tolist() if row >= 0 and row not in set(taken.tolist())]
+            found += len(set(kept[:_K]) & set(best.tolist()))
+            wanted += len(best)
+    recall = None if index is None else found / max(wanted, 1)
+    return {"k": _K, "tolerance": _TOLERANCE, "recall": recall, "requests": requests}

@@ -1,0 +1,231 @@
+"""Fills a bundle: everything that answers requests with the state in which it was evaluated.
+
+In: an experiment, its artifacts, and what is wanted beside the essentials. Out: a bundle's folder,
+whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import faiss
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from cadc_rec.artifacts import Artifact
+from cadc_rec.atomic import commit, folder_to_fill
+from cadc_rec.config import Experiment
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.evaluation.ranking import Excluded
+from cadc_rec.export.card import card_data, card_page, limits_of
+from cadc_rec.export.index import IndexKind, write_index
+from cadc_rec.export.newcomers import newcomer_program
+from cadc_rec.export.programs import Program, save_program, tower_programs
+from cadc_rec.export.recorded import recorded_requests
+from cadc_rec.export.trained import TrainedModel, trained_model
+from cadc_rec.pretrain.id_tables import Pretrained
+from cadc_rec.progress import track
+from cadc_rec.serving import layout
+from cadc_rec.serving.bundle import manifest_of
+from cadc_rec.serving.signing import signature_of
+from cadc_rec.versions import library_versions
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a bundle is to hold beside the essentials.
+
+    Attributes:
+        index: kind of the FAISS index.
+        precisions: of the TorchRec modules: ``int8``, ``int4``, ``fp16``.
+        aot: compile the float programs too.
+        key: signs the manifest.
+        replace: whether a bundle that is there may be replaced.
+    """
+
+    index: IndexKind = "auto"
+    precisions: Sequence[str] = ()
+    aot: bool = False
+    key: Ed25519PrivateKey | None = None
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished experiment.
+
+    Attributes:
+        experiment: its settings.
+        artifacts: by stage.
+        dataset: the prepared data.
+        pretrained: pre-trained vectors where there are any.
+    """
+
+    experiment: Experiment
+    artifacts: Mapping[str, Artifact]
+    dataset: Dataset
+    pretrained: Pretrained
+
+    def trained(self) -> TrainedModel | None:
+        """The towers; None where the pre-trained vectors are scored directly."""
+        if "train" not in self.artifacts:
+            return None
+        return trained_model(
+            self.experiment, self.dataset, self.pretrained, self.artifacts["train"]
+        )
+
+    def known(self) -> Excluded:
+        """What is left out of a test item's candidates, each user's in the order of time."""
+        train = Excluded(self.dataset.user_indptr, self.dataset.train_item)
+        return train.and_one_each(self.dataset.val_item)
+
+    def vectors(self, side: str) -> np.ndarray:
+        """The vectors of ``user`` or ``item`` that ranked the test items."""
+        file = self.artifacts["evaluate"].path / f"{side}_vectors.safetensors"
+        return load_file(file)["vectors"]
+
+
+def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any]:
+    """Write the bundle of a finished experiment to `out`.
+
+    Returns:
+        Its manifest.
+
+    Raises:
+        CadcError: `out` is there, or cannot be written, or something wanted cannot be had.
+    """
+    name = f"{finished.experiment.method}-seed{finished.experiment.seed}"
+    with folder_to_fill(out, replace=wanted.replace) as folder:
+        for file in (layout.ITEM_VECTORS, layout.INDEX, layout.QUERY):
+            (folder / file).parent.mkdir()
+        with track("export", 5, "parts") as ticker:
+            _write_data(finished, folder)
+            ticker.advance(1, "vectors and ids")
+            described = {"index": _write_index_and_test(finished, folder, wanted.index)}
+            ticker.advance(1, "index")
+            trained = finished.trained()
+            programs = {} if trained is None else tower_programs(trained)
+            programs["newcomer"] = newcomer_program(
+                finished.experiment, trained, finished.pretrained, finished.vectors("item")
+            )
+            width = finished.vectors("item").shape[1]
+            described["programs"] = _write_programs(programs, width, folder, wanted.aot)
+            ticker.advance(1, "programs")
+            described["torchrec"] = _write_modules(trained, folder, wanted.precisions)
+            ticker.advance(1, "TorchRec modules")
+            _write_descriptions(finished, name, described, folder)
+            inputs = {stage: made.fingerprint for stage, made in finished.artifacts.items()}
+            created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            manifest = manifest_of(folder, name, inputs, library_versions(), created)
+            contents = json.dumps(manifest, indent=2) + "\n"
+            (folder / layout.MANIFEST).write_text(contents, "utf-8")
+            if wanted.key is not None:
+                signature = signature_of(contents.encode(), wanted.key)
+                (folder / layout.SIGNATURE).write_text(signature, "utf-8")
+            commit(folder, out)
+            ticker.advance(1, "manifest")
+    return manifest
+
+
+def _write_data(finished: Finished, folder: Path) -> None:
+    evaluated, prepared = finished.artifacts["evaluate"].path, finished.artifacts["prepare"].path
+    for source, name in (
+        (evaluated / "item_vectors.safetensors", layout.ITEM_VECTORS),
+        (evaluated / "user_vectors.safetensors", layout.USER_VECTORS),
+        (prepared / "users.parquet", layout.USERS),
+        (prepared / "items.parquet", layout.ITEMS),
+        (prepared / "attributes.json", layout.ATTRIBUTES),
+    ):
+        shutil.copyfile(source, folder / name)
+    known = finished.known()
+    items = known.items.astype(np.int32)
+    arrays = {
+        "indptr": known.indptr.astype(np.int64),
+        "items": items,
+        "popularity": np.bincount(items, minlength=finished.dataset.n_items).astype(np.int64),
+    }
+    (folder / layout.KNOWN).write_bytes(save(arrays))  # save_file would hide it from other users
+
+
+def _write_index_and_test(finished: Finished, folder: Path, kind: IndexKind) -> dict[str, Any]:
+    """Write the index, and with it the self-test; describe the index."""
+    users, items = finished.vectors("user"), finished.vectors("item")
+    described = write_index(items, kind, folder / layout.INDEX)
+    index = None
+    if described["kind"] != "exact":
+        contents = np.frombuffer((folder / layout.INDEX).read_bytes(), np.uint8)
+        index = faiss.deserialize_index(contents)
+    data = finished.dataset
+    recorded = recorded_requests(
+        users, items, finished.known(), data.user_ids(), data.item_ids(), index
+    )
+    _write_json(folder / layout.SELF_TEST, recorded)
+    return {**described, "file": layout.INDEX, "recall": recorded["recall"]}
+
+
+def _write_programs(
+    programs: Mapping[str, Program], width: int, folder: Path, aot: bool
+) -> dict[str, Any]:
+    described = {}
+    for name, program in programs.items():
+        exported = program.exported()
+        described[name] = {
+            "file": layout.PROGRAMS[name],
+            "inputs": [
+                {"name": given, "dtype": "int64", "shape": ["batch", *shape]}
+                for given, shape in program.inputs.items()
+            ],
+            "outputs": [{"name": "vectors", "dtype": "float32", "shape": ["batch", width]}],
+        }
+        if aot:
+            from cadc_rec.export.compiled import compile_program
+
+            compile_program(exported, folder / layout.compiled(name))
+            described[name]["compiled"] = layout.compiled(name)
+        save_program(exported, folder / layout.PROGRAMS[name])
+    return described
+
+
+def _write_modules(
+    trained: TrainedModel | None, folder: Path, precisions: Sequence[str]
+) -> dict[str, Any]:
+    if trained is None or not precisions:
+        return {}
+    from cadc_rec.export.scripted import write_modules
+
+    return write_modules(trained, folder, precisions)
+
+
+def _write_descriptions(
+    finished: Finished, name: str, described: dict[str, Any], folder: Path
+) -> None:
+    card = card_data(finished.experiment, finished.artifacts)
+    # Tables alone can have a history too: that of the prior.
+    length = finished.experiment.history.length
+    model = {
+        "method": finished.experiment.method,
+        "seed": finished.experiment.seed,
+        "users": finished.dataset.n_users,
+        "items": finished.dataset.n_items,
+        "dim": finished.vectors("item").shape[1],
+        "history_length": length,
+        "metrics": card["test"],
+        **described,
+    }
+    _write_json(folder / layout.MODEL, model)
+    _write_json(folder / layout.CARD_DATA, card)
+    page = card_page(name, card, limits_of(length))
+    (folder / layout.CARD).write_text(page, "utf-8")
+
+
+def _write_json(file: Path, value: Any) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
