@@ -71,6 +71,7 @@ def move(link, target):
     new.replace(link)
 
 
+@pytest.mark.timeout(900)  # twenty loads of programs, a second of a core each
 def test_twenty_reloads_under_load_fail_no_request(start, bundles, place):
     service = start(place, "--watch", "0", key=KEY)
     versions = []
