@@ -10,18 +10,19 @@ PYTHON ?= $(shell for p in python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 BIN := .venv/bin
-INPUTS := pyproject.toml packaging/constraints.txt packaging/fbgemm-gpu-cpu/pyproject.toml tools/install.py
+SERVE := .venv-serve/bin
+INPUTS := pyproject.toml packaging/constraints.txt packaging/constraints-serve.txt packaging/fbgemm-gpu-cpu/pyproject.toml tools/install.py
 # demo, test and lint use the environment that is there, and the CPU one where there is none.
 READY := $(if $(wildcard .venv/.installed-cuda),.venv/.installed-cuda,.venv/.installed-cpu)
 
 # The folder with the public archives beside the checkout, unless the caller names another.
 ifeq ($(origin CADC_REC_DATA),undefined)
 ifneq ($(wildcard ../shared/data/.),)
-test test-slow: export CADC_REC_DATA := $(abspath ../shared/data)
+test test-slow test-serve: export CADC_REC_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install install-cuda demo test test-slow test-faults study-smoke bench bench-guard lint style types format clean
+.PHONY: help install install-cuda install-serve demo test test-slow test-faults test-serve study-smoke bench bench-guard lint style types format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,6 +30,12 @@ help: ## list the targets
 
 install: .venv/.installed-cpu ## make .venv for a machine without a GPU
 install-cuda: .venv/.installed-cuda ## make .venv with the CUDA builds of torch and fbgemm
+
+install-serve: .venv-serve/.installed-serve ## make .venv-serve, where the service runs (no GPU needed)
+
+.venv-serve/.installed-serve: $(INPUTS)
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found: install one, or name it with PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) tools/install.py serve --torch-index "$(TORCH_INDEX)"
 
 .venv/.installed-%: $(INPUTS)
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found: install one, or name it with PYTHON=/path/to/python" >&2; exit 1; }
@@ -45,6 +52,9 @@ test-slow: $(READY) ## run the slow tests and those on real data
 
 test-faults: $(READY) ## run what kills, damages and fills up (part of test-slow; six minutes)
 	CADC_REC_FAULTS=work/faults.json $(BIN)/python -m pytest tests/faults
+
+test-serve: .venv-serve/.installed-serve ## run the tests of the service
+	$(SERVE)/python -m pytest tests/service
 
 study-smoke: $(READY) ## run a small study of every method afresh and write its page (three minutes)
 	rm -rf work/study-smoke
@@ -70,7 +80,7 @@ format: $(READY) ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-clean: ## remove .venv and every cache (no data, no results)
-	rm -rf .venv build dist *.egg-info packaging/*/build packaging/*/*.egg-info
+clean: ## remove both environments and every cache (no data, no results)
+	rm -rf .venv .venv-serve build dist *.egg-info packaging/*/build packaging/*/*.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

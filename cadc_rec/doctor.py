@@ -23,7 +23,7 @@ _NO_DISK = 200 * 10**6
 _LOW_MEMORY = 2 * 10**9
 
 LIBRARIES = (
-    *("torchrec", "torchx", "duckdb", "ibis", "numpy", "pyarrow", "pydantic", "safetensors"),
+    *("torchrec", "duckdb", "ibis", "numpy", "pyarrow", "pydantic", "safetensors"),
     *("scipy", "numba", "jinja2", "tensorboard"),
 )
 

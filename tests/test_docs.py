@@ -24,6 +24,7 @@ ROOM_OF = {
     "cli_export": "cli",
     "cli_options": "cli",
     "cli_plan": "cli",
+    "cli_serve": "cli",
     "cli_study": "cli",
     "config_checkpoint": "config",
     "cli_update": "cli",

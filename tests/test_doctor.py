@@ -111,13 +111,13 @@ def test_a_library_that_fails_to_import_is_a_named_problem(tmp_path, monkeypatch
     genuine = importlib.import_module
 
     def broken(name, *rest):
-        if name == "torchx":
+        if name == "duckdb":
             raise OSError("libmissing.so: undefined symbol\nsecond line") from None
         return genuine(name, *rest)
 
     monkeypatch.setattr(importlib, "import_module", broken)
     report = diagnose(tmp_path)
-    check = found(report, "torchx")
+    check = found(report, "duckdb")
     assert not report.ok
     assert (check.ok, check.problem) == (False, "OSError: libmissing.so: undefined symbol")
     assert "make install" in check.remedy

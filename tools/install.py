@@ -1,6 +1,7 @@
 """Makes ``.venv``: the CPU flavour or the CUDA flavour of everything the project needs.
 
-Called by ``make install`` and ``make install-cuda``. Standard library only, any Python >= 3.11.
+Called by ``make install`` and ``make install-cuda``; by ``make install-serve`` for ``.venv-serve``,
+where the service runs and is tested. Standard library only, any Python >= 3.11.
 It resolves first, checks the resolution (see check_resolution.py), then installs exactly what it
 checked. ``.venv/.flavour`` says which flavour a folder is from its first moment, and
 ``.venv/.installed-FLAVOUR`` that it is complete, so an interrupted installation is resumed and a
@@ -14,63 +15,88 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools.check_resolution import cuda_download, cuda_packages, exact_versions, refusal
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
 # A known pip, because the check reads its report and its output. setuptools is torch's own
 # requirement; having it here first spares two throw-away build environments.
 BOOTSTRAP = ("pip==26.3", "setuptools==84.2.1")
 CPU_STAND_IN = "./packaging/fbgemm-gpu-cpu"
 
 
+@dataclass(frozen=True)
+class Environment:
+    """What is to be made: one flavour in one folder."""
+
+    flavour: str
+    folder: Path
+    extras: str
+    constraints: str
+    cuda: bool = False
+
+
+ENVIRONMENTS = {
+    made.flavour: made
+    for made in (
+        Environment("cpu", ROOT / ".venv", "dev", "packaging/constraints.txt"),
+        Environment("cuda", ROOT / ".venv", "dev", "packaging/constraints.txt", cuda=True),
+        # Apart: KServe's requirements and torchx's contradict each other.
+        Environment(
+            "serve", ROOT / ".venv-serve", "serve,serve-dev", "packaging/constraints-serve.txt"
+        ),
+    )
+}
+
+
 class InstallError(Exception):
     """One sentence for the person at the keyboard."""
 
 
-def make_venv(flavour: str) -> None:
-    """Creates ``.venv``, keeps one of the same flavour, replaces one of the other flavour."""
-    marker = VENV / ".flavour"
-    if VENV.exists() and not marker.exists():
+def make_venv(made: Environment) -> None:
+    """Creates the folder, keeps one of the same flavour, replaces one of the other flavour."""
+    venv, flavour = made.folder, made.flavour
+    marker = venv / ".flavour"
+    if venv.exists() and not marker.exists():
         raise InstallError(
-            f"{VENV} was not made by this Makefile: move it away, or remove it with `make clean`."
+            f"{venv} was not made by this Makefile: move it away, or remove it with `make clean`."
         )
     # The stamp goes first: from here to the end the folder is incomplete.
-    for stamp in VENV.glob(".installed-*"):
+    for stamp in venv.glob(".installed-*"):
         stamp.unlink()
     same = marker.exists() and marker.read_text(encoding="utf-8").strip() == flavour
-    if not same or _run(_pip("--version"), quiet=True) != 0:
-        print(f"Creating .venv ({flavour}, Python {sys.version.split()[0]})", flush=True)
-        shutil.rmtree(VENV, ignore_errors=True)
+    if not same or _run(_pip(made, "--version"), quiet=True) != 0:
+        print(f"Creating {venv.name} ({flavour}, Python {sys.version.split()[0]})", flush=True)
+        shutil.rmtree(venv, ignore_errors=True)
         # The marker comes before the contents: a kill in between leaves a folder that the next
         # call knows to be ours.
-        VENV.mkdir()
+        venv.mkdir()
         marker.write_text(flavour + "\n", encoding="utf-8")
-        if _run([sys.executable, "-m", "venv", str(VENV)]) != 0:
+        if _run([sys.executable, "-m", "venv", str(venv)]) != 0:
             raise InstallError(
                 f"`{sys.executable} -m venv` failed: install your system's venv package for this "
                 "Python (python3-venv on Debian and Ubuntu)."
             )
-    if _run(_pip("install", "-qq", "--upgrade", *BOOTSTRAP)) != 0:
+    if _run(_pip(made, "install", "-qq", "--upgrade", *BOOTSTRAP)) != 0:
         raise InstallError(f"pip could not fetch {' and '.join(BOOTSTRAP)}: check the network.")
 
 
-def resolve(flavour: str, torch_index: str) -> Path:
+def resolve(made: Environment, torch_index: str) -> Path:
     """Asks pip what it would install; returns the exact versions as a constraints file.
 
     Raises:
         InstallError: if the CPU flavour would bring CUDA, or the CUDA flavour a CPU torch.
     """
-    report_file = VENV / "resolution.json"
+    report_file = made.folder / "resolution.json"
     report_file.unlink(missing_ok=True)
     # fast-deps reads a wheel's metadata through byte ranges where the index has no metadata
     # files, so that even an index without them is asked without downloading any wheel.
     command = _pip(
-        "install", "--dry-run", "--report", str(report_file), "--use-feature=fast-deps",
-        "--progress-bar=off", *_requirements(flavour, torch_index),
+        made, "install", "--dry-run", "--report", str(report_file), "--use-feature=fast-deps",
+        "--progress-bar=off", *_requirements(made, torch_index),
     )  # fmt: skip
     lines = []
     pip = subprocess.Popen(
@@ -80,7 +106,7 @@ def resolve(flavour: str, torch_index: str) -> Path:
     assert pip.stdout is not None
     for line in pip.stdout:
         lines.append(line)
-        wheel = cuda_download(line) if flavour == "cpu" else None
+        wheel = None if made.cuda else cuda_download(line)
         if wheel:
             pip.kill()
             pip.wait()
@@ -90,41 +116,42 @@ def resolve(flavour: str, torch_index: str) -> Path:
         sys.stderr.writelines(errors)
         raise InstallError("pip found no set of packages to install; its errors are above.")
     report = json.loads(report_file.read_text(encoding="utf-8"))
-    if flavour == "cpu":
+    if not made.cuda:
         packages = cuda_packages(report)
         if packages:
             raise InstallError(refusal(packages, torch_index))
     for item in report["install"]:
-        if flavour == "cuda" and item["metadata"]["version"].endswith("+cpu"):
+        if made.cuda and item["metadata"]["version"].endswith("+cpu"):
             raise InstallError(
                 f"The CUDA installation would take {item['metadata']['name']} "
                 f"{item['metadata']['version']}, a CPU build: pip's configuration names a place "
                 "with CPU wheels (find-links or an extra index); run it without."
             )
-    exact = VENV / "resolved.txt"
+    exact = made.folder / "resolved.txt"
     exact.write_text("\n".join(exact_versions(report)) + "\n", encoding="utf-8")
     return exact
 
 
-def install(flavour: str, torch_index: str) -> None:
+def install(made: Environment, torch_index: str) -> None:
     started = time.monotonic()
-    make_venv(flavour)
+    make_venv(made)
     print("Resolving", flush=True)
-    exact = resolve(flavour, torch_index)
-    size = "about 250 MB" if flavour == "cpu" else "about 3 GB"
-    print(f"Installing the {flavour} flavour ({size} where nothing is cached)", flush=True)
+    exact = resolve(made, torch_index)
+    size = "about 3 GB" if made.cuda else "about 250 MB"
+    print(f"Installing the {made.flavour} flavour ({size} where nothing is cached)", flush=True)
     # -qq: errors only. The versions are those just checked.
-    if _run(_pip("install", "-qq", "-c", str(exact), *_requirements(flavour, torch_index))) != 0:
+    requirements = _requirements(made, torch_index)
+    if _run(_pip(made, "install", "-qq", "-c", str(exact), *requirements)) != 0:
         raise InstallError("pip could not install the packages; its errors are above.")
-    if _run(_pip("check")) != 0:
+    if _run(_pip(made, "check")) != 0:
         raise InstallError("pip installed packages that contradict each other; see above.")
-    (VENV / f".installed-{flavour}").touch()
-    print(f"Installed into .venv in {time.monotonic() - started:.0f} s", flush=True)
+    (made.folder / f".installed-{made.flavour}").touch()
+    print(f"Installed into {made.folder.name} in {time.monotonic() - started:.0f} s", flush=True)
 
 
-def _requirements(flavour: str, torch_index: str) -> list[str]:
-    arguments = ["--no-build-isolation", "-c", "packaging/constraints.txt", "-e", ".[dev]"]
-    if flavour == "cpu":
+def _requirements(made: Environment, torch_index: str) -> list[str]:
+    arguments = ["--no-build-isolation", "-c", made.constraints, "-e", f".[{made.extras}]"]
+    if not made.cuda:
         arguments.append(CPU_STAND_IN)
         if torch_index:
             # torch==2.13.0 stays as it is: pip ranks 2.13.0+cpu above 2.13.0, and on systems
@@ -133,8 +160,8 @@ def _requirements(flavour: str, torch_index: str) -> list[str]:
     return arguments
 
 
-def _pip(*arguments: str) -> list[str]:
-    return [str(VENV / "bin" / "python"), "-m", "pip", *arguments]
+def _pip(made: Environment, *arguments: str) -> list[str]:
+    return [str(made.folder / "bin" / "python"), "-m", "pip", *arguments]
 
 
 def _environment() -> dict[str, str]:
@@ -154,11 +181,11 @@ def _run(command: list[str], quiet: bool = False) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("flavour", choices=("cpu", "cuda"))
+    parser.add_argument("flavour", choices=tuple(ENVIRONMENTS))
     parser.add_argument("--torch-index", default="", help="an extra index with CPU wheels of torch")
     options = parser.parse_args()
     try:
-        install(options.flavour, options.torch_index)
+        install(ENVIRONMENTS[options.flavour], options.torch_index)
     except InstallError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

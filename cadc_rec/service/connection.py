@@ -8,6 +8,7 @@ a connection has so many seconds and bytes to say what it wants. Bodies and answ
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -41,7 +42,10 @@ def impatient(head_seconds: float) -> type[HttpToolsProtocol]:
             if self._deadline is not None:
                 self._head_bytes += len(data)
                 if self._head_bytes > _MOST_HEAD:
-                    self._give_up(b"431 Request Header Fields Too Large")
+                    self._give_up(
+                        b"431 Request Header Fields Too Large",
+                        f"the headers are larger than {_MOST_HEAD} bytes.",
+                    )
 
         def on_message_begin(self) -> None:
             self._expect_head()
@@ -55,20 +59,26 @@ def impatient(head_seconds: float) -> type[HttpToolsProtocol]:
             self._head_is_there()
             self._head_bytes = 0
             self._deadline = self.loop.call_later(
-                head_seconds, self._give_up, b"408 Request Timeout"
-            )
+                head_seconds, self._give_up, b"408 Request Timeout",
+                f"no whole headers in {head_seconds:g} seconds.",
+            )  # fmt: skip
 
         def _head_is_there(self) -> None:
             if self._deadline is not None:
                 self._deadline.cancel()
                 self._deadline = None
 
-        def _give_up(self, status: bytes) -> None:
+        def _give_up(self, status: bytes, reason: str) -> None:
             self._head_is_there()
             if not self.transport.is_closing():
+                body = json.dumps({"error": reason}).encode()
                 self.transport.write(
-                    b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                    b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+                    b"connection: close\r\n\r\n%s" % (status, len(body), body)
                 )
                 self.transport.close()
+
+        def send_400_response(self, msg: str) -> None:
+            self._give_up(b"400 Bad Request", "this is no HTTP request.")
 
     return Impatient

@@ -11,12 +11,35 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from cadc_rec.service.guard import OPEN_PATHS
 from cadc_rec.service.settings import Limits
 
 _ERROR = {
     "type": "object",
     "properties": {"error": {"type": "string"}},
     "required": ["error"],
+}
+_RESPONSE = {
+    "type": "object",
+    "properties": {
+        "model_name": {"type": "string"},
+        "model_version": {"type": "string"},
+        "id": {"type": "string"},
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string"},
+                    "shape": {"type": "array", "items": {"type": "integer"}},
+                    "datatype": {"type": "string"},
+                    "data": {"type": "array"},
+                },
+                "required": ["name", "shape", "datatype"],
+            },
+        },
+    },
+    "required": ["model_name", "model_version", "outputs"],
 }
 _REASONS = {
     "400": "The request is not one that can be answered; the text says why.",
@@ -26,7 +49,6 @@ _REASONS = {
     "405": "No such method.",
     "408": "The body did not come in time.",
     "413": "The body is too large.",
-    "501": "Versions of a model are not served.",
     "503": "Busy, or not ready; ask again later.",
 }
 _OBJECT = {"application/json": {"schema": {"type": "object"}}}
@@ -66,45 +88,57 @@ _EXTRA: dict[str, Any] = {
 }
 
 
-def described_api(app: FastAPI, limits: Limits) -> None:
-    """Give `app` its description, at ``/openapi.json``."""
+def described_api(app: FastAPI, model_name: str, with_key: bool, limits: Limits) -> None:
+    """Give `app` its description, at ``/openapi.json``.
+
+    Args:
+        app: whose routes are described.
+        model_name: the only one there is.
+        with_key: whether clients have to know a key.
+        limits: of requests.
+    """
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
             app.openapi_schema = _complete(
-                get_openapi(title=app.title, version=app.version, routes=app.routes), limits
-            )
+                get_openapi(title=app.title, version=app.version, routes=app.routes),
+                model_name, with_key, limits,
+            )  # fmt: skip
         return app.openapi_schema
 
     app.openapi = describe  # type: ignore[method-assign] # FastAPI's own way to replace it
 
 
-def _complete(document: dict[str, Any], limits: Limits) -> dict[str, Any]:
+def _complete(
+    document: dict[str, Any], model_name: str, with_key: bool, limits: Limits
+) -> dict[str, Any]:
     document["paths"].update(_EXTRA)
-    document.setdefault("components", {}).setdefault("schemas", {})["Error"] = _ERROR
-    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    document["security"] = [{"key": []}]
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    components = document.setdefault("components", {})
+    components.setdefault("schemas", {}).update(Error=_ERROR, InferenceResponse=_RESPONSE)
+    if with_key:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            operation.get("responses", {}).pop("422", None)
+            if with_key and path not in OPEN_PATHS:
+                operation["security"] = [{"key": []}]
+            operation["responses"].pop("422", None)
             for status, reason in _REASONS.items():
-                operation["responses"].setdefault(status, {"description": reason, "content": error})
+                operation["responses"].setdefault(
+                    status, {"description": reason, "content": _json_of("Error")}
+                )
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] == "model_name":
+                    parameter["schema"] = {"type": "string", "enum": [model_name]}
             if path.endswith("/infer") and method == "post":
                 operation["requestBody"] = {
-                    "required": True,
-                    "content": {
-                        "application/json": {
-                            "schema": {"$ref": "#/components/schemas/InferenceRequest"}
-                        }
-                    },
-                }
+                    "required": True, "content": _json_of("InferenceRequest")
+                }  # fmt: skip
                 operation["responses"]["200"] = {
                     "description": f"Recommendations, for at most {limits.users} users.",
-                    "content": {
-                        "application/json": {
-                            "schema": {"$ref": "#/components/schemas/InferenceResponse"}
-                        }
-                    },
+                    "content": _json_of("InferenceResponse"),
                 }
     return document
+
+
+def _json_of(schema: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}

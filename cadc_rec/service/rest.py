@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from kserve import InferInput, InferRequest
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
@@ -33,6 +34,7 @@ from cadc_rec.service.queries import query_of
 from cadc_rec.service.recommender import Recommender, Repository
 from cadc_rec.service.rest_codec import JSON_LENGTH_HEADER, decode, encode
 from cadc_rec.service.settings import Limits
+from cadc_rec.serving.predictor import Predictor, Source
 
 _PAGE_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -70,7 +72,7 @@ def application(
     app.add_exception_handler(RequestValidationError, _said(400))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _defect)
-    described_api(app, limits)
+    described_api(app, model.name, key.asked_for, limits)
     return Guard(app, key, limits)
 
 
@@ -79,7 +81,7 @@ _STATUS: dict[type[Exception], int] = {
     CadcError: 400,
     ModelNotFound: 404,
     ModelNotReady: 503,
-    NotImplementedError: 501,
+    NotImplementedError: 404,  # KServe's word for a model's version
 }
 
 
@@ -139,8 +141,6 @@ def _explore(model: Recommender) -> Any:
     """What the page shows of one user."""
 
     async def explore(request: Request) -> Response:
-        from kserve import InferInput, InferRequest
-
         predictor = model.loaded.predictor
         user = request.query_params.get("user", "")
         k = request.query_params.get("k", "10")
@@ -162,7 +162,7 @@ def _explore(model: Recommender) -> Any:
         return JSONResponse(
             {
                 "user": user,
-                "source": model_word(found.sources[0]),
+                "source": Source(int(found.sources[0])).word,
                 "milliseconds": 1000 * seconds,
                 "bundle": predictor.name,
                 "version": predictor.fingerprint[:12],
@@ -175,15 +175,8 @@ def _explore(model: Recommender) -> Any:
     return explore
 
 
-def model_word(source: int) -> str:
-    """The word for a source."""
-    from cadc_rec.serving.predictor import Source
-
-    return Source(int(source)).word
-
-
 def _listed(
-    predictor: Any, rows: np.ndarray, scores: np.ndarray | None = None
+    predictor: Predictor, rows: np.ndarray, scores: np.ndarray | None = None
 ) -> list[dict[str, Any]]:
     titles, ids = predictor.titles_of(rows), predictor.items.of_rows(rows).tolist()
     lines = [{"id": str(item), "title": title} for item, title in zip(ids, titles, strict=True)]
@@ -197,7 +190,7 @@ def _asset(name: str, kind: str) -> Any:
     contents = (resources.files("cadc_rec.service") / "assets" / name).read_bytes()
 
     async def asset(request: Request) -> Response:
-        return Response(contents, media_type=f"{kind}", headers=_PAGE_HEADERS)
+        return Response(contents, media_type=kind, headers=_PAGE_HEADERS)
 
     return asset
 
@@ -208,7 +201,9 @@ def _error(status: int, text: str) -> JSONResponse:
 
 def _said(status: int) -> Any:
     async def handler(request: Request, error: Exception) -> Response:
-        text = str(error) or "model versions are not served; ask without one."
+        text = str(error)
+        if isinstance(error, NotImplementedError):
+            text = "models are served without versions; leave the version out."
         if isinstance(error, RequestValidationError):
             text = "; ".join(str(part.get("msg", "")) for part in error.errors())
         return _error(status, text)

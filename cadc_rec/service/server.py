@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import socket
 from collections.abc import Callable, Iterator
 
@@ -34,6 +35,14 @@ class _Both(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, rpc: aio.Server | None, grace: int) -> None:
         super().__init__(config)
         self.rpc, self.grace = rpc, grace
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at SIGTERM and SIGINT; uvicorn's own way raises them again when all is done."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         stops = [super().shutdown(sockets)]

@@ -1,0 +1,329 @@
+"""How fast a bundle answers: in the process, through HTTP and gRPC, and during reloads.
+
+    python -m benchmarks.serving BUNDLE                          # everything but the long run
+    python -m benchmarks.serving BUNDLE --ranks RANKS.parquet    # and compares with the ranking
+    python -m benchmarks.serving BUNDLE --parts service --seconds 600
+    python -m benchmarks.serving BUNDLE --parts index --items 1000000
+
+The service runs in a process of its own and the clients in this one, over loopback, so both share
+the machine's cores. Latencies at a fixed rate are taken from the moment a request was due, so that
+a service that falls behind is not spared. Leave the machine idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from benchmarks.hostile import HttpClient, resident_kib
+from cadc_rec.serving.predictor import Predictor
+
+_K = 10
+_BATCH = 512
+_CONNECTIONS = 16  # of the clients that ask as fast as they are answered
+PARTS = ("predictor", "service", "reload")
+
+
+def milliseconds(call: Callable[[int], object], times: int) -> np.ndarray:
+    """How long each of `times` calls took, after a tenth as many that do not count."""
+    for n in range(max(1, times // 10)):
+        call(n)
+    taken = np.empty(times)
+    for n in range(times):
+        began = time.perf_counter()
+        call(n)
+        taken[n] = 1000 * (time.perf_counter() - began)
+    return taken
+
+
+def spread(taken: np.ndarray) -> str:
+    """Median and 99th percentile, in words."""
+    return f"p50 {np.percentile(taken, 50):.3f} ms, p99 {np.percentile(taken, 99):.3f} ms"
+
+
+def of_predictor(bundle: Path, times: int) -> None:
+    """One user, and a batch beside what no predictor can do without."""
+    predictor = Predictor.load(bundle)
+    users = predictor.users.ids.tolist()
+    draw = np.random.default_rng(0)
+    asked = [users[n] for n in draw.integers(0, len(users), times)]
+    taken = milliseconds(lambda n: predictor.recommend([asked[n]], _K), times)
+    print(f"one user, top {_K}: {spread(taken)}")
+    some = [users[n] for n in draw.permutation(len(users))[:_BATCH]]
+    rows = predictor.users.rows(some)
+    queries = torch.from_numpy(predictor.user_vectors[rows])
+    items = torch.from_numpy(predictor.item_vectors.vectors)
+    ours, bare = np.empty(60), np.empty(60)
+    for n in range(60):  # turn by turn, so that both meet the same machine
+        ours[n] = milliseconds(lambda _: predictor.recommend(some, _K), 1)[0]
+        bare[n] = milliseconds(lambda _: (queries @ items.t()).topk(_K), 1)[0]
+    ratio = np.median(ours) / np.median(bare)
+    print(
+        f"{len(some)} users: {np.median(ours):.2f} ms; a bare product with top-k "
+        f"{np.median(bare):.2f} ms; {ratio:.2f} times as long"
+    )
+
+
+def of_index(n_items: int, dim: int) -> None:
+    """Recall of the graph index over generated items, clustered as tastes are."""
+    import faiss
+
+    from cadc_rec.export.index import write_index
+    from cadc_rec.serving.retrieval import IndexSearch
+    from cadc_rec.serving.top_k import ItemVectors, NotCandidates
+
+    draw = np.random.default_rng(0)
+    centres = draw.standard_normal((1000, dim)).astype(np.float32)
+    of_items = centres[draw.integers(0, 1000, n_items)]
+    vectors = of_items + 0.7 * draw.standard_normal((n_items, dim), np.float32)
+    queries = centres[draw.integers(0, 1000, 1000)]
+    queries = queries + 0.7 * draw.standard_normal((1000, dim), np.float32)
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        write_index(vectors, "hnsw", Path(folder) / "index")
+        built = time.perf_counter() - began
+        index = faiss.read_index(str(Path(folder) / "index"))
+    items = ItemVectors(vectors)
+    search = IndexSearch(index, items)
+    nothing = NotCandidates(
+        np.zeros(len(queries) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64)
+    )
+    best, near = items.best(queries, _K, nothing), search.best(queries, _K, nothing)
+    hits = [len(set(a) & set(b)) for a, b in zip(best.rows, near.rows, strict=True)]
+    alone = NotCandidates(nothing.indptr[:2], nothing.rows, nothing.blocked)
+    taken = milliseconds(lambda n: search.best(queries[n % 1000][None], _K, alone), 1000)
+    print(
+        f"HNSW of {n_items:,} x {dim}: recall@{_K} {sum(hits) / (_K * len(queries)):.4f}, built in "
+        f"{built:.0f} s, one query {spread(taken)}"
+    )
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service: its ports, its process, its key."""
+
+    http: int
+    grpc: int
+    pid: int
+    key: str
+
+
+@contextmanager
+def running(bundle: Path) -> Iterator[Running]:
+    """A service of the bundle in a process of its own, until the block ends."""
+    key = secrets.token_hex(16)
+    command = [sys.executable, "-m", "cadc_rec", "serve", str(bundle), "--http-port", "0",
+               "--grpc-port", "0", "--watch", "0"]  # fmt: skip
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            command, stderr=log, env={**os.environ, "CADC_REC_API_KEY": key}
+        )  # fmt: skip
+        try:
+            while True:
+                log.seek(0)
+                text = log.read()
+                if found := re.search(r"http://[\d.]+:(\d+), grpc://[\d.]+:(\d+)", text):
+                    break
+                if process.poll() is not None:
+                    raise SystemExit(text)
+                time.sleep(0.1)
+            yield Running(int(found[1]), int(found[2]), process.pid, key)
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def request_of(user: Any, key: str) -> bytes:
+    """The bytes of a request for one user."""
+    kind = "INT64" if isinstance(user, int) else "BYTES"
+    tensor = {"name": "user_id", "shape": [1], "datatype": kind, "data": [user]}
+    body = json.dumps({"inputs": [tensor], "parameters": {"k": _K}}).encode()
+    head = (
+        "POST /v2/models/recommender/infer HTTP/1.1\r\nhost: localhost\r\n"
+        f"authorization: Bearer {key}\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+@dataclass
+class Asked:
+    """What clients met: milliseconds of each answer, and answers that were none."""
+
+    taken: list[float]
+    failed: int = 0
+
+
+async def flood(service: Running, requests: list[bytes], seconds: float) -> tuple[float, Asked]:
+    """Ask as fast as answers come; requests a second."""
+    asked, end = Asked([]), time.perf_counter() + seconds
+
+    async def client(first: int) -> None:
+        mine, n = HttpClient("127.0.0.1", service.http), first
+        while (began := time.perf_counter()) < end:
+            got = await mine.ask(requests[n % len(requests)])
+            asked.taken.append(1000 * (time.perf_counter() - began))
+            asked.failed += got is None or got[0] != 200
+            n += _CONNECTIONS
+        mine.close()
+
+    await asyncio.gather(*(client(n) for n in range(_CONNECTIONS)))
+    return len(asked.taken) / seconds, asked
+
+
+async def steady(service: Running, requests: list[bytes], rate: float, seconds: float) -> Asked:
+    """Ask at random moments, `rate` a second on average; time counts from those moments."""
+    asked, idle = Asked([]), asyncio.LifoQueue[HttpClient]()
+    draw, began, tasks, due = np.random.default_rng(0), time.perf_counter(), set(), 0.0
+
+    async def one(request: bytes, moment: float) -> None:
+        mine = idle.get_nowait() if not idle.empty() else HttpClient("127.0.0.1", service.http)
+        got = await mine.ask(request)
+        asked.taken.append(1000 * (time.perf_counter() - moment))
+        asked.failed += got is None or got[0] != 200
+        idle.put_nowait(mine)
+
+    for n in range(int(rate * seconds)):
+        due += draw.exponential(1 / rate)
+        wait = began + due - time.perf_counter()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        task = asyncio.create_task(one(requests[n % len(requests)], began + due))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    await asyncio.gather(*tasks)
+    return asked
+
+
+def of_service(bundle: Path, seconds: float) -> int:
+    """Requests a second, latencies at 300 a second; how many failed."""
+    users = pq.read_table(bundle / "users.parquet", columns=["user_id"])["user_id"].to_pylist()
+    with running(bundle) as service:
+        requests = [request_of(user, service.key) for user in users]
+        asyncio.run(flood(service, requests, 3))
+        rate, all_out = asyncio.run(flood(service, requests, min(seconds, 20)))
+        print(f"HTTP, {_CONNECTIONS} connections: {rate:,.0f} requests/s, {spread(_of(all_out))}")
+        before = resident_kib(service.pid)
+        at_rate = asyncio.run(steady(service, requests, 300, seconds))
+        failed = all_out.failed + at_rate.failed
+        print(
+            f"HTTP at 300 requests/s for {seconds:g} s: {spread(_of(at_rate))}; "
+            f"{failed} of {len(at_rate.taken) + len(all_out.taken):,} failed; memory "
+            f"{before / 1024:.0f} -> {resident_kib(service.pid) / 1024:.0f} MiB"
+        )
+    return failed
+
+
+def of_ranking(bundle: Path, ranks: Path) -> int:
+    """Every user through Triton's clients; how many places differ from the offline ranks."""
+    import tritonclient.grpc
+    import tritonclient.http
+
+    table = pq.read_table(ranks)
+    users, items = table["user_id"].to_pylist(), table["item_id"].to_numpy()
+    rank = table["rank"].to_numpy()
+    expected, wrong = np.where(rank <= _K, rank, 0), 0
+    with running(bundle) as service:
+        headers = {"authorization": f"Bearer {service.key}"}
+        for module, port in ((tritonclient.http, service.http), (tritonclient.grpc, service.grpc)):
+            client = module.InferenceServerClient(f"127.0.0.1:{port}")
+            place = np.zeros(len(users), np.int64)
+            for n, user in enumerate(users):
+                asked = module.InferInput("user_id", [1], "INT64")
+                asked.set_data_from_numpy(np.array([user]))
+                found = client.infer(
+                    "recommender", [asked], headers=headers, parameters={"k": _K}
+                ).as_numpy("item_id")[0]
+                hit = np.flatnonzero(found == items[n])
+                place[n] = hit[0] + 1 if len(hit) else 0
+            client.close()
+            wrong += int((place != expected).sum())
+            same = int((place == expected).sum())
+            print(
+                f"{module.__name__}: {same:,} of {len(users):,} users as ranked offline "
+                f"({(rank <= _K).sum():,} find their item among the first {_K})"
+            )
+    return wrong
+
+
+def of_reloads(bundle: Path, times: int) -> int:
+    """Reloads while clients ask at 100 a second; how many requests failed."""
+    users = pq.read_table(bundle / "users.parquet", columns=["user_id"])["user_id"].to_pylist()
+
+    async def both(service: Running) -> tuple[Asked, int]:
+        requests = [request_of(user, service.key) for user in users]
+        load = (
+            "POST /v2/repository/models/recommender/load HTTP/1.1\r\nhost: localhost\r\n"
+            f"authorization: Bearer {service.key}\r\ncontent-length: 0\r\n\r\n"
+        ).encode()
+        client, refused = HttpClient("127.0.0.1", service.http), 0
+        counted = Asked([])
+        for _ in range(times):
+            loading = asyncio.create_task(client.ask(load))
+            while not loading.done():
+                part = await steady(service, requests, 100, 1)
+                counted.taken += part.taken
+                counted.failed += part.failed
+            got = loading.result()
+            refused += got is None or got[0] != 200
+        return counted, refused
+
+    with running(bundle) as service:
+        before = resident_kib(service.pid)
+        counted, refused = asyncio.run(both(service))
+        after = resident_kib(service.pid)
+    print(
+        f"{times} reloads ({refused} refused) at 100 requests/s: {counted.failed} of "
+        f"{len(counted.taken):,} requests failed, {spread(_of(counted))}; memory "
+        f"{before / 1024:.0f} -> {after / 1024:.0f} MiB"
+    )
+    return counted.failed + refused
+
+
+def _of(asked: Asked) -> np.ndarray:
+    return np.array(asked.taken)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--parts", nargs="+", choices=(*PARTS, "index"), default=PARTS)
+    parser.add_argument("--seconds", type=float, default=60, help="at 300 requests a second")
+    parser.add_argument("--times", type=int, default=5000, help="of one user in the process")
+    parser.add_argument("--reloads", type=int, default=20)
+    parser.add_argument("--ranks", type=Path, help="ranks.parquet of the evaluate stage")
+    parser.add_argument("--items", type=int, default=1_000_000, help="of the generated index")
+    parser.add_argument("--dim", type=int, default=64, help="of its vectors")
+    options = parser.parse_args()
+    wrong = 0
+    if "predictor" in options.parts:
+        of_predictor(options.bundle, options.times)
+    if "service" in options.parts:
+        wrong += of_service(options.bundle, options.seconds)
+    if "reload" in options.parts:
+        wrong += of_reloads(options.bundle, options.reloads)
+    if options.ranks:
+        wrong += of_ranking(options.bundle, options.ranks)
+    if "index" in options.parts:
+        of_index(options.items, options.dim)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Triton's own clients get the offline ranking, over HTTP and gRPC."""
+
+import json
+import urllib.request
+
+import numpy as np
+import pytest
+from tritonclient.utils import InferenceServerException
+
+
+@pytest.fixture(params=["http", "grpc"])
+def client(request, service):
+    module = getattr(__import__(f"tritonclient.{request.param}"), request.param)
+    made = module.InferenceServerClient(f"127.0.0.1:{getattr(service, request.param)}")
+    made.module = module
+    yield made
+    made.close()
+
+
+def tensor(client, name, values, kind="INT64"):
+    array = np.array(values, dtype=np.int64 if kind == "INT64" else object)
+    made = client.module.InferInput(name, list(array.shape), kind)
+    made.set_data_from_numpy(array)
+    return made
+
+
+def test_every_user_gets_the_offline_ranking(client, expected):
+    for row, user in enumerate(expected.user_ids.tolist()):
+        found = client.infer(
+            "recommender", [tensor(client, "user_id", [user])], parameters={"k": 7}
+        )
+        assert found.as_numpy("item_id").tolist() == [expected.ranked[row, :7].tolist()]
+        np.testing.assert_allclose(
+            found.as_numpy("score")[0], expected.scores[row, :7], rtol=1e-6, atol=1e-6
+        )
+        assert found.as_numpy("source").tolist() == [b"known"]
+        assert found.as_numpy("count").tolist() == [7]
+
+
+def test_all_users_in_one_request_get_the_same(client, expected):
+    found = client.infer("recommender", [tensor(client, "user_id", expected.user_ids)])
+    assert found.as_numpy("item_id").tolist() == expected.ranked[:, :10].tolist()
+
+
+def test_ids_may_come_as_text(client, expected):
+    users = [str(user).encode() for user in expected.user_ids[:3]]
+    found = client.infer("recommender", [tensor(client, "user_id", users, "BYTES")])
+    assert found.as_numpy("item_id").tolist() == expected.ranked[:3, :10].tolist()
+
+
+def test_unknown_users_get_what_is_popular_and_are_told(client, expected):
+    found = client.infer("recommender", [tensor(client, "user_id", [-7])], parameters={"k": 4})
+    assert found.as_numpy("item_id").tolist() == [expected.popular[:4].tolist()]
+    assert found.as_numpy("source").tolist() == [b"popularity"]
+
+
+def test_a_history_makes_a_newcomer_known(client, expected):
+    history = expected.known[5][:4].tolist()
+    inputs = [tensor(client, "user_id", [-7]), tensor(client, "history", [history])]
+    found = client.infer("recommender", inputs)
+    assert found.as_numpy("source").tolist() == [b"history"]
+    assert not set(found.as_numpy("item_id")[0].tolist()) & set(history)
+
+
+def test_outputs_are_those_asked_for(client, expected):
+    outputs = [client.module.InferRequestedOutput(name) for name in ("source", "item_id")]
+    found = client.infer(
+        "recommender", [tensor(client, "user_id", expected.user_ids[:2])], outputs=outputs
+    )
+    assert found.as_numpy("score") is None
+    assert found.as_numpy("item_id").tolist() == expected.ranked[:2, :10].tolist()
+
+
+def test_candidates_are_the_only_items_ranked(client, expected):
+    some = expected.item_ids[::3]
+    inputs = [
+        tensor(client, "user_id", expected.user_ids[:1]), tensor(client, "candidate_id", some)
+    ]  # fmt: skip
+    found = client.infer("recommender", inputs, parameters={"k": 5})
+    order = [item for item in expected.ranked[0].tolist() if item in set(some.tolist())]
+    best = [item for item in order if item not in set(expected.known[0].tolist())][:5]
+    assert found.as_numpy("item_id")[0, : len(best)].tolist() == best
+
+
+def test_it_is_live_ready_and_described(client):
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("recommender")
+    described = client.get_model_metadata("recommender")
+    inputs = described["inputs"] if isinstance(described, dict) else described.inputs
+    names = [entry["name"] if isinstance(entry, dict) else entry.name for entry in inputs]
+    assert names == ["user_id", "history", "candidate_id"]
+
+
+def test_what_cannot_be_answered_is_said_to_the_client(client):
+    with pytest.raises(InferenceServerException, match="'k' = 0 is not between 1 and 40"):
+        client.infer("recommender", [tensor(client, "user_id", [1])], parameters={"k": 0})
+    with pytest.raises(InferenceServerException, match="Model with name other does not exist"):
+        client.infer("other", [tensor(client, "user_id", [1])])
+
+
+def ask(service, path, document=None):
+    data = None if document is None else json.dumps(document).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{service.http}{path}", data)
+    with urllib.request.urlopen(request) as answer:
+        return answer.read().decode()
+
+
+def test_metrics_count_what_was_answered(service, expected):
+    user = {"name": "user_id", "shape": [2], "datatype": "INT64"}
+    users = expected.user_ids[:1].tolist()
+    before = ask(service, "/metrics")
+    ask(service, "/v2/models/recommender/infer", {"inputs": [{**user, "data": [*users, -7]}]})
+    after = ask(service, "/metrics")
+
+    def value(text, name):
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
+
+    for name, more in (
+        ('cadc_rec_requests_total{outcome="answered",protocol="rest"}', 1),
+        ('cadc_rec_request_seconds_count{protocol="rest"}', 1),
+        ('cadc_rec_users_total{source="known"}', 1),
+        ('cadc_rec_users_total{source="popularity"}', 1),
+        ("cadc_rec_batch_users_sum", 2),
+        ("cadc_rec_batch_requests_count", 1),
+    ):
+        assert value(after, name) - value(before, name) == more, name
+
+
+def test_titles_come_on_demand_and_filters_are_json(service, expected):
+    user = {"name": "user_id", "shape": [1], "datatype": "INT64", "data": [-7]}
+    answer = json.loads(
+        ask(
+            service,
+            "/v2/models/recommender/infer",
+            {"inputs": [user], "outputs": [{"name": "title"}], "parameters": {"k": 2}},
+        )
+    )
+    assert [output["name"] for output in answer["outputs"]] == ["title"]
+    assert answer["outputs"][0]["shape"] == [1, 2]

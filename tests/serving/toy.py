@@ -1,0 +1,58 @@
+"""A predictor of a handful of users and items, made from arrays."""
+
+import numpy as np
+
+from cadc_rec.serving.ids import IdMap
+from cadc_rec.serving.item_filter import ItemAttribute
+from cadc_rec.serving.predictor import Known, Predictor
+from cadc_rec.serving.top_k import ItemVectors
+
+
+def toy(n_users=20, n_items=50, dim=8, seed=0, text_ids=False, newcomers=None, retrieval=None):
+    """Users 100, 101, ... (or ``u0``, ...), items 1000, 1001, ... (or ``i0``, ...).
+
+    User u took 3 + u % 5 items; item n has the attribute kind = n % 4 and tags n % 2, n % 3.
+    """
+    draw = np.random.default_rng(seed)
+    users = draw.standard_normal((n_users, dim)).astype(np.float32)
+    items = draw.standard_normal((n_items, dim)).astype(np.float32)
+    taken = [draw.permutation(n_items)[: 3 + u % 5] for u in range(n_users)]
+    indptr = np.concatenate([[0], np.cumsum([len(t) for t in taken])])
+    flat = np.concatenate(taken).astype(np.int32)
+    numbers = np.arange(n_items)
+    vectors = ItemVectors(items)
+    return Predictor(
+        users=IdMap("user", np.array([f"u{n}" for n in range(n_users)], object))
+        if text_ids
+        else IdMap("user", 100 + np.arange(n_users)),
+        items=IdMap("item", np.array([f"i{n}" for n in range(n_items)], object))
+        if text_ids
+        else IdMap("item", 1000 + numbers),
+        user_vectors=users,
+        item_vectors=vectors,
+        known=Known(indptr, flat),
+        popularity=np.bincount(flat, minlength=n_items),
+        retrieval=retrieval(vectors) if retrieval else vectors,
+        newcomers=newcomers,
+        history_length=4,
+        attributes={
+            "kind": ItemAttribute(
+                {f"kind {n}": n + 1 for n in range(4)}, np.arange(n_items + 1), numbers % 4 + 1
+            ),
+            "tags": ItemAttribute(
+                {"even": 1, "odd": 2, "third": 3},
+                np.arange(n_items + 1) * 2,
+                np.stack([numbers % 2 + 1, np.where(numbers % 3 == 0, 3, 0)], 1).ravel(),
+            ),
+        },
+        titles=[f"Title {n}" if n else None for n in range(n_items)],
+        fingerprint="f" * 64,
+        name="toy",
+    )
+
+
+def ranking(predictor, query, without=()):
+    """All item rows, the best first, by float64 and by hand."""
+    scores = predictor.item_vectors.vectors.astype(np.float64) @ query.astype(np.float64)
+    order = sorted(range(len(scores)), key=lambda row: (-scores[row], row))
+    return [row for row in order if row not in set(without)], scores
