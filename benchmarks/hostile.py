@@ -98,7 +98,9 @@ def changed_document(draw: random.Random) -> bytes:
     """A request with an odd value in one or two places, or a place missing."""
     document = json.loads(json.dumps(_GOOD))
     for _ in range(draw.randint(1, 2)):
-        node, parent, key = document, None, None
+        node: Any = document
+        parent: Any = None
+        key: Any = None
         while isinstance(node, dict | list) and node and (parent is None or draw.random() < 0.75):
             key = draw.choice(list(node)) if isinstance(node, dict) else draw.randrange(len(node))
             parent, node = node, node[key]

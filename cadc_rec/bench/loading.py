@@ -56,7 +56,7 @@ def measure(workload: Workload) -> Section:
     def in_memory(arrange: PairBatches) -> Loader:
         return Loader(examples, [rows], 0, config.batch_size, 0, arrange)
 
-    loaders = {
+    loaders: dict[str, Loader | StreamLoader] = {
         "memory": in_memory(arrangement()),
         "memory-numpy": in_memory(arrangement(compiled=False)),
         "memory-popularity": in_memory(arrangement(WeightedNegatives(weights))),

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 from cadc_rec.distributed.peers import Peers
 from cadc_rec.errors import CadcError
@@ -61,7 +61,7 @@ def _backend(device: torch.device) -> str:
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
-def _meet(rank: int, world_size: int, patience: float) -> dist.Store:
+def _meet(rank: int, world_size: int, patience: float) -> Store:
     """The store that all ranks of this start of the job share."""
     environ = os.environ
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
@@ -79,7 +79,7 @@ def _meet(rank: int, world_size: int, patience: float) -> dist.Store:
             "but a node that joins or comes back would end the job"
         )
     try:
-        store = dist.TCPStore(
+        store = TCPStore(
             host,
             int(port),
             is_master=rank == 0 and not of_agent,
@@ -96,4 +96,4 @@ def _meet(rank: int, world_size: int, patience: float) -> dist.Store:
         ) from error
     # A launcher's store may outlive the workers: what those before a restart left is not ours.
     start = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"start_{start}", store)
+    return PrefixStore(f"start_{start}", store)

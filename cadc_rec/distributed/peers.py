@@ -17,6 +17,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store
 
 from cadc_rec.errors import CadcError, SpokenError
 
@@ -45,9 +46,9 @@ class Peers:
     """
 
     def __init__(
-        self, store: dist.Store, rank: int, world_size: int, timeout_seconds: int, patience: float
+        self, store: Store, rank: int, world_size: int, timeout_seconds: int, patience: float
     ) -> None:
-        self._store = dist.PrefixStore("cadc_rec", store)
+        self._store = PrefixStore("cadc_rec", store)
         self.rank, self.ranks, self.timeout_seconds = rank, range(world_size), timeout_seconds
         self._lost: list[int] = []
         me = f"rank {rank} (host {socket.gethostname()}, process {os.getpid()})"

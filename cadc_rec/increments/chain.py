@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cadc_rec.artifacts import MANIFEST, Artifact, open_artifact, read_manifest
+from cadc_rec.artifacts import Artifact, open_artifact, read_manifest
 from cadc_rec.config import Experiment
 from cadc_rec.errors import CadcError
+from cadc_rec.manifest import MANIFEST
 from cadc_rec.pipeline import Pipeline
 
 STAGE = "updates"

@@ -19,7 +19,8 @@ from cadc_rec.artifacts import Artifact, Draft, run_stage
 from cadc_rec.atomic import empty_folder
 from cadc_rec.config import Experiment
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.select import build_selection, selected_rows, selection_settings
+from cadc_rec.data.select import build_selection
+from cadc_rec.data.selection import selected_rows, selection_settings
 from cadc_rec.distributed.processes import Processes, processes
 from cadc_rec.errors import CadcError
 from cadc_rec.increments import chain

@@ -100,7 +100,8 @@ class Guard:
                 await _refuse(send, 503, "no answer in time; ask again later.")
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | _Refused:
-        most, read, parts = self.limits.body_bytes, 0, []
+        parts: list[bytes] = []
+        most, read = self.limits.body_bytes, 0
         declared = headers.get(b"content-length", b"")
         too_large = declared.isdigit() and int(declared) > most
         if too_large and b"expect" in headers:

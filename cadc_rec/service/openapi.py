@@ -106,7 +106,7 @@ def described_api(app: FastAPI, model_name: str, with_key: bool, limits: Limits)
             )  # fmt: skip
         return app.openapi_schema
 
-    app.openapi = describe  # type: ignore[method-assign] # FastAPI's own way to replace it
+    app.openapi = describe  # FastAPI's own way to replace it
 
 
 def _complete(

@@ -227,7 +227,7 @@ class Predictor:
         if len(self.titles):
             for place in np.ndindex(rows.shape):
                 if rows[place] >= 0:
-                    found[place] = self.titles[rows[place]] or ""
+                    found[place] = self.titles[int(rows[place])] or ""
         return found
 
     @cached_property
@@ -328,7 +328,7 @@ class Predictor:
             found = self.retrieval.best(queries[with_vectors], k, _of_some(out, with_vectors))
             best.rows[with_vectors], best.scores[with_vectors] = found.rows, found.scores
         for place in np.flatnonzero(sources == Source.POPULARITY):
-            found = self._most_popular(k, out.only(place))
+            found = self._most_popular(k, out.only(int(place)))
             best.rows[place], best.scores[place] = found.rows, found.scores
         return best
 

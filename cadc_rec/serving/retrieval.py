@@ -54,7 +54,7 @@ class IndexSearch:
         found = self.items.best_among(candidates, queries, min(k, ask), out)
         short = np.flatnonzero((found.rows < 0).any(1))
         for query in short:
-            again = self.items.best(queries[query][None], k, out.only(query))
+            again = self.items.best(queries[query][None], k, out.only(int(query)))
             found.rows[query], found.scores[query] = again.rows[0], again.scores[0]
         return found
 
