@@ -94,6 +94,8 @@ def _meet(rank: int, world_size: int, patience: float) -> Store:
             f"{patience:.0f} s: {reason}; see whether rank 0 runs there, and start the job with "
             "torchx or torchrun, which set MASTER_ADDR and MASTER_PORT."
         ) from error
-    # A launcher's store may outlive the workers: what those before a restart left is not ours.
-    start = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return PrefixStore(f"start_{start}", store)
+    if not of_agent:  # the store is rank 0's, and as new as its process
+        return store
+    # An agent's store outlives the workers: what those before a restart left is not ours. Only
+    # there, for each agent counts the restarts that it has seen, and one that came later fewer.
+    return PrefixStore(f"start_{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
