@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -135,8 +136,8 @@ def test_the_same_input_gives_the_same_bytes(zip_1m, prepare, monkeypatch):
 
 
 @contextmanager
-def _one_thread(scratch: Path) -> Iterator[Backend]:
-    with open_engine(scratch) as backend:
+def _one_thread(*arguments: Any) -> Iterator[Backend]:
+    with open_engine(*arguments) as backend:
         backend.con.execute("SET threads = 1")
         yield backend
 
