@@ -30,9 +30,11 @@ EXPERIMENT = Experiment.model_validate(
 )
 
 
-def a_plan(milliseconds, mlp_bytes=1e6):
+def a_plan(milliseconds, mlp_bytes=1e6, tables="replicated"):
     return SimpleNamespace(
-        cost=lambda: (milliseconds, 0.0), ranks=[SimpleNamespace(mlps=mlp_bytes)]
+        cost=lambda: (milliseconds, 0.0),
+        ranks=[SimpleNamespace(mlps=mlp_bytes)],
+        pretrain=SimpleNamespace(tables=tables),
     )
 
 
@@ -53,6 +55,14 @@ def test_every_stage_is_the_sum_done_by_hand():
     learned = frozen + 2 * 6000 * 96 * 128
     assert found.gold == pytest.approx(3 * 1e9 / 4000 * (learned / 1e12 + 3e-3 + 2e6 / 5e9 + 2e-3))
     assert found.ratio == pytest.approx((found.pretrain + found.select + found.train) / found.gold)
+
+
+def test_tables_dealt_out_send_each_row_once_to_every_rank_that_asks_for_it():
+    plans = {"cadc": a_plan(1.0, tables="partitioned"), "gold": a_plan(3.0)}
+    found = seconds(WORK, EXPERIMENT, plans, 4, ASSUMED)
+    # Both sides fit into one block: a rank fetches at most all 1.5e6 rows of 384 bytes.
+    a_pass = 2 * 2 * 2e9 * 384 / 4 / 500e9
+    assert found.pretrain == pytest.approx(5 * (a_pass + 1.5e6 * 384 / 5e9))
 
 
 def test_sizes_may_be_told_in_millions_and_billions():

@@ -29,6 +29,7 @@ ROOM_OF = {
     "config_checkpoint": "config",
     "cli_update": "cli",
     "config_errors": "config",
+    "config_loader": "config",
     "config_data": "config",
     "config_tables": "config",
     "config_types": "config",

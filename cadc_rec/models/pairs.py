@@ -121,5 +121,6 @@ def pair_scores(users: torch.Tensor, items: torch.Tensor, pattern: PairPattern) 
         ``[pairs]`` scores in the pattern's order.
     """
     # There are no sparse products in bfloat16, which autocast may have made of the vectors.
-    scores: torch.Tensor = _PairScores.apply(users.float(), items.float(), pattern)
+    precision = torch.promote_types(users.dtype, torch.float32)
+    scores: torch.Tensor = _PairScores.apply(users.to(precision), items.to(precision), pattern)
     return scores

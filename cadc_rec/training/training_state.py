@@ -218,9 +218,7 @@ class TrainingState:
         """Fresh state of the dense optimizer, to be filled, where there is a saved one."""
         found: dict[str, Parts] = {}
         for name, parameter in self._dense_parameters():
-            keys = [
-                key for key in ("step", "exp_avg", "exp_avg_sq") if f"dense/{name}/{key}" in sizes
-            ]
+            keys = [key for key in _ADAM if f"dense/{name}/{key}" in sizes]
             if not keys:
                 continue
             state = {

@@ -287,7 +287,13 @@ def whole(workdir: Path) -> list[str]:
 def environment() -> dict[str, str]:
     """Of every process of the matrix."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("CADC_REC_")}
-    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    return {
+        **kept,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # torchrun, of this Python
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+    }
 
 
 def made(folder: Path) -> Path:
