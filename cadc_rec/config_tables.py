@@ -92,6 +92,9 @@ class TablesConfig(Section):
     database: str = ""
     """Where queries are asked: `postgresql://user@host:5432/name` (the password is libpq's to find:
     `$PGPASSWORD`, `~/.pgpass`) or `sqlite:///shop.db`."""
+    driver: Literal["adbc", "duckdb"] = "adbc"
+    """How a PostgreSQL is read: by its ADBC driver, or as an attachment of DuckDB, whose extension
+    has to be of exactly the installed DuckDB."""
     user_ids: IdType = "auto"
     """Type of the users' ids; `auto` takes a Parquet column's own, and of text that is all whole
     numbers (without leading zeros) makes integers."""

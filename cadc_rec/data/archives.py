@@ -164,7 +164,8 @@ def _fetched(
 
     assert spool is not None, "whoever may meet queries uses raw_input"
     memory = parse_memory(config.memory) if config.memory else None
-    return fetch(parse_address(config.tables.database, folders), queries, spool, memory)
+    address = parse_address(config.tables.database, folders)
+    return fetch(address, queries, spool, memory, config.tables.driver)
 
 
 def locate(source: str, data_dir: Path | None = None) -> Path | None:

@@ -224,6 +224,30 @@ def test_a_bad_row_of_parquet_is_refused_by_row(
     assert message.startswith(f"{raw_folder}/1.parquet, {sentence}"), message
 
 
+@pytest.mark.parametrize(
+    ("stars", "sentence"),
+    [(None, "missing"), (float("nan"), "missing"), (float("inf"), "'inf', not a")],
+)
+def test_a_rating_that_is_no_number_is_refused_only_where_it_decides(
+    stars, sentence, tables, raw_folder
+):
+    table = arrow([("a", "x", 1, 5.0), ("a", "y", 2, stars)], (*COLUMNS, "stars"))
+    pq.write_table(table, raw_folder / "log.parquet")
+    rated = {"rating": "stars", "min_rating": 3}
+    message = refusal(tables, "log.parquet", interactions=rated)
+    assert message.startswith(f"{raw_folder}/log.parquet, row 2: stars is {sentence}"), message
+    assert tables("log.parquet", interactions=rated, on_bad_row="reject").info["rejected"] == 1
+    assert tables("log.parquet").info["train"] == 2
+
+
+def test_an_infinite_attribute_is_refused_by_row(tables, raw_folder):
+    people = pa.table({"name": ["Ana", "Bo"], "age": [1.0, float("-inf")]})
+    pq.write_table(people, raw_folder / "users.parquet")
+    users = {"path": "users.parquet", "id": "name", "numeric": ["age"]}
+    message = refusal(tables, "log.csv", text(), users=users)
+    assert message.startswith(f"{raw_folder}/users.parquet, row 2: age is '-inf', not a finite")
+
+
 def test_a_bad_attribute_and_a_double_id_are_refused_by_line(tables, raw_folder):
     users = {"path": "users.csv", "id": "name", "numeric": ["age"]}
     (raw_folder / "users.csv").write_text(USERS)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from functools import partial
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.config import Experiment
 from cadc_rec.data.archives import raw_input
+from cadc_rec.data.tables.attachment import load_extension
 from cadc_rec.data.tables.query import checked_query
 from cadc_rec.errors import CadcError
 from cadc_rec.pipeline import Pipeline
@@ -176,14 +179,48 @@ def test_a_column_of_several_types_is_refused(asked, raw_folder):
         asked()
 
 
+def test_an_attachment_is_postgresqls_and_needs_its_extension(asked, raw_folder, monkeypatch):
+    sqlite(raw_folder / "shop.db", a_log())
+    with pytest.raises(CadcError, match="'duckdb' is for PostgreSQL"):
+        asked(driver="duckdb")
+    monkeypatch.setattr("cadc_rec.data.tables.attachment._PACKAGE", "no_such_package")
+    monkeypatch.setattr("duckdb.connect", _no_extensions(duckdb.connect, raw_folder / "none"))
+    with pytest.raises(CadcError, match="there is no PostgreSQL extension of DuckDB"):
+        asked(database="postgresql://127.0.0.1:1/db", driver="duckdb")
+
+
+def _no_extensions(connect, folder):
+    """Connections whose DuckDB looks for extensions in an empty folder."""
+
+    def connected():
+        return connect(config={"extension_directory": str(folder)})
+
+    return connected
+
+
+def _attachable() -> bool:
+    with duckdb.connect() as connection:
+        try:
+            load_extension(connection)
+        except CadcError:
+            return False
+    return True
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not postgres_server.installed(), reason="PostgreSQL is not installed")
-def test_a_million_rows_of_a_real_postgresql(asked, tables, raw_folder, monkeypatch, tmp_path):
+@pytest.mark.parametrize("driver", ["adbc", "duckdb"])
+def test_a_million_rows_of_a_real_postgresql(
+    driver, asked, tables, raw_folder, monkeypatch, tmp_path
+):
     from adbc_driver_postgresql import dbapi
 
+    if driver == "duckdb" and not _attachable():
+        pytest.skip("no extension of this DuckDB: pip install 'cadc-rec[attachment]'")
+    ask = partial(asked, driver=driver)
     with postgres_server.running_server() as address:
         with pytest.raises(CadcError, match="cannot be reached"):
-            asked(database=address)
+            ask(database=address)
         monkeypatch.setenv("PGPASSWORD", postgres_server.PASSWORD)
         with dbapi.connect(address, autocommit=True) as connection, connection.cursor() as cursor:
             cursor.execute(
@@ -191,11 +228,11 @@ def test_a_million_rows_of_a_real_postgresql(asked, tables, raw_folder, monkeypa
                 "timestamptz '2024-01-01 00:00+00' + n % 997 * interval '1 hour' AS moment "
                 "FROM generate_series(0, 999999) n"
             )
-        found = asked(database=address)
+        found = ask(database=address)
         with pytest.raises(CadcError, match="holds DELETE"):
-            asked("WITH gone AS (DELETE FROM log RETURNING *) SELECT * FROM gone", address)
+            ask("WITH gone AS (DELETE FROM log RETURNING *) SELECT * FROM gone", address)
         with pytest.raises(CadcError, match='relation "nothing" does not exist'):
-            asked("SELECT * FROM nothing", address)
+            ask("SELECT * FROM nothing", address)
     numbers = range(1_000_000)
     start = 1_704_067_200 * 10**6
     table = pa.table(

@@ -317,7 +317,7 @@ def test_quantile_buckets_are_of_equal_size_and_merge_equal_beginnings():
     assert bucket_edges(numbers[:0], 4).tolist() == []
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(
         st.tuples(

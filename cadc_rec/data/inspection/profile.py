@@ -95,15 +95,25 @@ def profile(
         scan = scan_text(backend, found, role, wanted, layout, scratch, reject=True)
     else:
         scan = scan_columnar(backend, found, role, wanted, scratch)
-    names = list(wanted)
+    # Text is looked at once a value, not once a row: ids repeat, and patterns take their time.
+    values = {
+        name: _values(backend, scan, name, f"values_{role}_{number}")
+        for number, name in enumerate(wanted)
+        if scan.rows[name].type().is_string()
+    }
     counted: dict[str, ir.Scalar] = {"rows": scan.rows.count()}
-    for number, name in enumerate(names):
-        counted |= {f"{key}{number}": value for key, value in _counts(scan.rows[name]).items()}
+    for number, name in enumerate(wanted):
+        if name not in values:
+            counted |= {f"{key}{number}": value for key, value in _counts(scan.rows[name]).items()}
     found_counts = scan.rows.aggregate(**counted).to_pyarrow().to_pylist()[0]
-    columns = [
-        _column(scan, name, {key: found_counts.get(f"{key}{n}") for key in _KEYS})
-        for n, name in enumerate(names)
-    ]
+    columns = []
+    for number, name in enumerate(wanted):
+        if name in values:
+            text_counts = values[name].aggregate(**_text_counts(values[name]))
+            counts = text_counts.to_pyarrow().to_pylist()[0]
+        else:
+            counts = {key: found_counts.get(f"{key}{number}") for key in _KEYS}
+        columns.append(_column(scan, name, {**dict.fromkeys(_KEYS), **counts}, values.get(name)))
     return TableProfile(
         found, int(found_counts["rows"]), len(scan.unreadable), tuple(columns), scan
     )
@@ -124,15 +134,34 @@ def _counts(raw: ir.Column) -> dict[str, ir.Scalar]:
     counts = {"known": known.sum(), "distinct": raw.cast("string").nunique()}
     if not nested:
         counts |= {"least": raw.min().cast("string"), "greatest": raw.max().cast("string")}
-    if raw.type().is_string():
-        patterns = {"integers": INTEGER, "numbers": NUMBER, "moments": MOMENT, "padded": _PADDED}
-        counts |= {key: raw.re_search(pattern).sum() for key, pattern in patterns.items()}
-        number = ibis.cases((raw.re_search(NUMBER), raw.try_cast("float64")))
-        counts |= {"lowest": number.min(), "highest": number.max()}
     return counts
 
 
-def _column(scan: Scan, name: str, counts: dict[str, Any]) -> ColumnProfile:
+def _values(backend: Backend, scan: Scan, name: str, place: str) -> ir.Table:
+    """Every ``value`` of a column of text that is not missing, and ``n``, how many rows have it."""
+    known = scan.rows.select(value=scan.rows[name]).filter(ibis._.value.notnull())
+    return backend.create_table(place, known.group_by("value").agg(n=ibis._.count()))
+
+
+def _text_counts(values: ir.Table) -> dict[str, ir.Scalar]:
+    """What is counted of a column of text, of its `_values`."""
+    text, n = values["value"], values["n"]
+    patterns = {"integers": INTEGER, "numbers": NUMBER, "moments": MOMENT, "padded": _PADDED}
+    number = ibis.cases((text.re_search(NUMBER), text.try_cast("float64")))
+    return {
+        "known": n.sum(),
+        "distinct": values.count(),
+        "least": text.min(),
+        "greatest": text.max(),
+        **{key: n.sum(where=text.re_search(pattern)) for key, pattern in patterns.items()},
+        "lowest": number.min(),
+        "highest": number.max(),
+    }
+
+
+def _column(
+    scan: Scan, name: str, counts: dict[str, Any], values: ir.Table | None
+) -> ColumnProfile:
     raw = scan.rows[name]
     known, numbers = int(counts["known"] or 0), int(counts["numbers"] or 0)
     mostly_numbers = known * 0.9 <= numbers < known
@@ -151,8 +180,8 @@ def _column(scan: Scan, name: str, counts: dict[str, Any]) -> ColumnProfile:
         numbers=numbers,
         moments=int(counts["moments"] or 0),
         padded=int(counts["padded"] or 0),
-        odd=_odd(scan.rows, name) if mostly_numbers else (),
-        separated=_separated(scan.rows, name, known) if raw.type().is_string() else (),
+        odd=_odd(values) if mostly_numbers and values is not None else (),
+        separated=_separated(values, known) if values is not None else (),
     )
 
 
@@ -160,20 +189,21 @@ def _plain(number: float) -> str:
     return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
 
 
-def _odd(rows: ir.Table, name: str) -> tuple[str, ...]:
-    odd = rows.filter(rows[name].notnull() & ~rows[name].re_search(NUMBER))
-    values = odd.select(name).distinct().order_by(name).limit(_ODD).to_pyarrow()[name].to_pylist()
-    return tuple(values)
+def _odd(values: ir.Table) -> tuple[str, ...]:
+    odd = values.filter(~values["value"].re_search(NUMBER))
+    shown = odd.select("value").order_by("value").limit(_ODD).to_pyarrow()["value"].to_pylist()
+    return tuple(shown)
 
 
-def _separated(rows: ir.Table, name: str, known: int) -> tuple[tuple[str, int, int], ...]:
-    holding = {f"s{n}": rows[name].contains(sep).sum() for n, sep in enumerate(SEPARATORS)}
-    counts = rows.aggregate(**holding).to_pyarrow().to_pylist()[0]
+def _separated(values: ir.Table, known: int) -> tuple[tuple[str, int, int], ...]:
+    text, n = values["value"], values["n"]
+    holding = {f"s{k}": n.sum(where=text.contains(sep)) for k, sep in enumerate(SEPARATORS)}
+    counts = values.aggregate(**holding).to_pyarrow().to_pylist()[0]
     found = []
-    for n, separator in enumerate(SEPARATORS):
-        holds = int(counts[f"s{n}"] or 0)
+    for k, separator in enumerate(SEPARATORS):
+        holds = int(counts[f"s{k}"] or 0)
         if holds >= max(2, known * 0.1):
-            parts = rows.select(part=rows[name].split(separator).unnest())
+            parts = values.select(part=text.split(separator).unnest())
             stripped = parts.select(part=parts["part"].strip())
             distinct = stripped.filter(stripped["part"] != "")["part"].nunique()
             found.append((separator, holds, int(distinct.to_pyarrow().as_py())))
@@ -183,12 +213,14 @@ def _separated(rows: ir.Table, name: str, known: int) -> tuple[tuple[str, int, i
 def pair_counts(scan: Scan, user: str, item: str) -> dict[str, int]:
     """Repeated (user, item) pairs, and users with fewer than three different items."""
     pairs = scan.rows.group_by([user, item]).agg(n=ibis._.count())
-    users = pairs.group_by(user).agg(items=ibis._.count())
-    repeated = (pairs["n"] - 1).sum()
-    few = (users["items"] < 3).sum()
+    users = pairs.group_by(user).agg(items=ibis._.count(), rows=ibis._.n.sum())
+    counts = users.aggregate(
+        repeated=(users["rows"] - users["items"]).sum(), few=(users["items"] < 3).sum()
+    )
+    found = counts.to_pyarrow().to_pylist()[0]
     return {
-        "repeated_pairs": int(repeated.to_pyarrow().as_py() or 0),
-        "users_below_three": int(few.to_pyarrow().as_py() or 0),
+        "repeated_pairs": int(found["repeated"] or 0),
+        "users_below_three": int(found["few"] or 0),
     }
 
 

@@ -53,7 +53,7 @@ def table_settings(config: TablesConfig) -> dict[str, Any]:
     Settings that came later are named where they are not at their default.
     """
     where = {role: {"path", "query"} for role in ("interactions", "users", "items")}
-    settings = config.model_dump(mode="json", exclude={"database": True, **where})
+    settings = config.model_dump(mode="json", exclude={"database": True, "driver": True, **where})
     for section, names in _LATER.items():
         told, default = settings[section], type(getattr(config, section))().model_dump(mode="json")
         for name in names:

@@ -1,8 +1,8 @@
 """Rows of a database as Parquet files: what a query of the configuration gives, read once.
 
 In: an address, a query for each table, an empty folder. Out: a `FileSet` for each, read like any
-other Parquet file. ADBC streams Arrow batches from the database into DuckDB, which puts them in
-order within its bounds of memory; both drivers are extras.
+other Parquet file. ADBC, or an attachment of DuckDB, streams Arrow batches from the database into a
+DuckDB that puts them in order within its bounds of memory; drivers are extras.
 
 A query's rows have no order of their own. They are put in the order of all their columns, unless
 the query says ORDER BY, so that the same rows are the same bytes whatever way they came.
@@ -11,6 +11,7 @@ the query says ORDER BY, so that the same rows are the same bytes whatever way t
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from sqlglot import exp
 
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.parquet import ROW_GROUP_ROWS, parquet_writer, rechunk
+from cadc_rec.data.tables.attachment import Ask, attached
 from cadc_rec.data.tables.files import FileSet
 from cadc_rec.data.tables.query import Dialect, checked_query
 from cadc_rec.data.tables.scan import first_line
@@ -38,6 +40,7 @@ _HOW = (
     "for an absolute path)"
 )
 _KEY = "data.tables.database"
+Driver = Literal["adbc", "duckdb"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,11 @@ def parse_address(text: str, folders: Sequence[Path]) -> Address:
 
 
 def fetch(
-    address: Address, queries: Mapping[str, str], spool: Path, memory_bytes: int | None = None
+    address: Address,
+    queries: Mapping[str, str],
+    spool: Path,
+    memory_bytes: int | None = None,
+    driver: Driver = "adbc",
 ) -> dict[str, FileSet]:
     """The rows of each query, all as of one moment.
 
@@ -96,6 +103,7 @@ def fetch(
         queries: by table (``interactions``, ``users``, ``items``).
         spool: an empty folder; it receives the rows, and holds what is spilled on the way.
         memory_bytes: as `open_engine`.
+        driver: ``duckdb`` attaches a PostgreSQL.
 
     Raises:
         CadcError: a query that may do more than read, a database that cannot be reached, or
@@ -106,16 +114,15 @@ def fetch(
         for role, text in queries.items()
     }
     found = {}
-    with _connected(address) as connection:
+    with _connected(address, driver) as ask:
         for role, text in queries.items():
             file = spool / f"{role}.parquet"
             key = f"data.tables.{role}.query"
-            source = _Source(connection, address.dialect, text, _ordered(checked[role]))
             try:
-                _write(source, file, memory_bytes)
+                _write(ask, text, file, memory_bytes, ordered=_ordered(checked[role]))
             except duckdb.OutOfMemoryException:
                 raise
-            except (_adbc_error(), duckdb.Error, pa.ArrowException, OSError) as error:
+            except (*_adbc_errors(), duckdb.Error, pa.ArrowException, OSError) as error:
                 if isinstance(error, OSError) and error.errno is not None:
                     raise
                 hint = (
@@ -128,32 +135,17 @@ def fetch(
     return found
 
 
-@dataclass(frozen=True)
-class _Source:
-    """One query and whom it is asked."""
-
-    connection: Any
-    dialect: Dialect
-    text: str
-    ordered: bool
-    """Whether its rows have an order of their own."""
-
-
 def _ordered(query: exp.Query) -> bool:
     return query.args.get("order") is not None
 
 
-def _write(source: _Source, file: Path, memory_bytes: int | None) -> None:
-    """The rows as Parquet whose bytes depend on them alone."""
+def _write(ask: Ask, text: str, file: Path, memory_bytes: int | None, *, ordered: bool) -> None:
+    """The rows as Parquet whose bytes depend on them alone; `ordered` keeps the query's order."""
     scratch = file.with_suffix("")
     scratch.mkdir()
-    with source.connection.cursor() as cursor, open_engine(scratch, memory_bytes) as backend:
-        if source.dialect == "sqlite":  # a column's type is that of its first rows
-            cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": "65536"})
-        cursor.execute(source.text)
-        reader = cursor.fetch_record_batch()
+    with ask(text) as reader, open_engine(scratch, memory_bytes) as backend:
         rows = backend.con.from_arrow(reader)
-        if not source.ordered:
+        if not ordered:
             rows = rows.order(", ".join(f"#{n + 1}" for n in range(len(rows.columns))))
         batches = rows.to_arrow_reader(ROW_GROUP_ROWS)
         schema = pa.schema([pa.field(field.name, field.type) for field in batches.schema])
@@ -163,37 +155,63 @@ def _write(source: _Source, file: Path, memory_bytes: int | None) -> None:
 
 
 @contextlib.contextmanager
-def _connected(address: Address) -> Iterator[Any]:
-    """A connection within a transaction that can only read, and sees one moment."""
-    name = "postgresql" if address.dialect == "postgres" else "sqlite"
-    try:
-        if address.dialect == "postgres":
-            from adbc_driver_postgresql import dbapi
-        else:
-            from adbc_driver_sqlite import dbapi
-    except ModuleNotFoundError:
-        raise CadcError(
-            f"{_KEY}: needs the package adbc-driver-{name}; pip install 'cadc-rec[sql]'."
-        ) from None
+def _connected(address: Address, driver: Driver) -> Iterator[Ask]:
+    """Questions within a transaction that can only read, and sees one moment."""
+
+    def unreachable(error: Exception) -> CadcError:
+        return CadcError(
+            f"{_KEY}: {address.shown} cannot be reached ({_said(error)}); correct it, or the "
+            "environment ($PGHOST, $PGUSER, $PGPASSWORD)."
+        )
+
+    if driver == "duckdb":
+        if address.dialect != "postgres":
+            raise CadcError(
+                f"data.tables.driver = 'duckdb' is for PostgreSQL, and {_KEY} is a file of SQLite; "
+                "leave the setting out."
+            )
+        with attached(address.uri, unreachable) as ask:
+            yield ask
+        return
+    dbapi = _adbc(address.dialect)
     try:
         connection = dbapi.connect(address.uri)
     except dbapi.Error as error:
-        raise CadcError(
-            f"{_KEY}: {address.shown} cannot be reached ({_said(error)}); correct it, or the "
-            "environment ($PGHOST, $PGUSER, $PGPASSWORD)."
-        ) from None
+        raise unreachable(error) from None
     with contextlib.closing(connection):
         if address.dialect == "postgres":
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        yield connection
+
+        @contextlib.contextmanager
+        def ask_adbc(query: str) -> Iterator[pa.RecordBatchReader]:
+            with connection.cursor() as cursor:
+                if address.dialect == "sqlite":  # a column's type is that of its first rows
+                    cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": "65536"})
+                cursor.execute(query)
+                yield cursor.fetch_record_batch()
+
+        yield ask_adbc
 
 
-def _adbc_error() -> type[Exception]:
-    from adbc_driver_manager import Error
+def _adbc(dialect: Dialect) -> Any:
+    """The driver's module."""
+    name = "postgresql" if dialect == "postgres" else "sqlite"
+    try:
+        return importlib.import_module(f"adbc_driver_{name}.dbapi")
+    except ModuleNotFoundError:
+        raise CadcError(
+            f"{_KEY}: needs the package adbc-driver-{name}; pip install 'cadc-rec[sql]'."
+        ) from None
 
-    error: type[Exception] = Error
-    return error
+
+def _adbc_errors() -> tuple[type[Exception], ...]:
+    """None where ADBC is not installed: DuckDB attaches without it."""
+    try:
+        from adbc_driver_manager import Error
+    except ModuleNotFoundError:
+        return ()
+    return (Error,)
 
 
 def _said(error: Exception) -> str:
