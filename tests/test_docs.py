@@ -30,6 +30,7 @@ ROOM_OF = {
     "cli_update": "cli",
     "config_errors": "config",
     "config_data": "config",
+    "config_loader": "config",
     "config_tables": "config",
     "config_types": "config",
     "config_update": "config",

@@ -8,7 +8,7 @@ All scores are formed in float32 first. A few more than k are kept and formed ag
 where float32's rounding could have put another row among the k best are all formed again.
 
 A few queries go through NumPy one by one: no thread is woken or waited for. Many go through torch
-in blocks, which shares the selection among threads.
+in blocks, whose products its threads share.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from cadc_rec.serving.selection import MOST, best_few
 
 _SPARE = 6  # rows kept beyond k: the scores of nearly all users stand apart by then
 _ONE_BY_ONE = 4  # queries; from here on one product of all is faster, woken threads included
@@ -107,14 +109,9 @@ class ItemVectors:
     def _best_of_one(self, query: Floats, k: int, out: NotCandidates, place: int) -> Best:
         scores = self.vectors @ query
         scores[out.blocked] = -np.inf
-        scores[out.of(place)] = -np.inf
-        keep = min(k + _SPARE, len(self))
-        if keep < len(self):
-            rows = np.argpartition(scores, len(self) - keep)[len(self) - keep :]
-            rows.sort()
-        else:
-            rows = np.arange(len(self))
-        near = scores[rows]
+        mine, keep = out.of(place), min(k + _SPARE, len(self))
+        kept = _kept(scores[None], np.array([0, len(mine)]), mine, keep)
+        rows, near = kept[0][0], kept[1][0]
         exact = self.vectors[rows].astype(np.float64) @ query.astype(np.float64)
         exact[near == -np.inf] = -np.inf
         best = _sorted(rows[None], exact[None], k)
@@ -124,23 +121,17 @@ class ItemVectors:
 
     def _best_of_block(self, queries: Floats, part: slice, k: int, out: NotCandidates) -> Best:
         mine = queries[part]
-        scores = torch.from_numpy(mine) @ self._across
-        as_array = scores.numpy()
-        as_array[:, out.blocked] = -np.inf
-        first, last = out.indptr[part.start], out.indptr[part.stop]
-        lengths = np.diff(out.indptr[part.start : part.stop + 1])
-        as_array[np.repeat(np.arange(len(mine)), lengths), out.rows[first:last]] = -np.inf
-        keep = min(k + _SPARE, len(self))
-        near, rows = (found.numpy() for found in scores.topk(keep, sorted=False))
-        order = np.argsort(rows, axis=1)
-        rows, near = (np.take_along_axis(array, order, 1) for array in (rows, near))
+        scores: Floats = (torch.from_numpy(mine) @ self._across).numpy()
+        scores[:, out.blocked] = -np.inf
+        indptr, keep = out.indptr[part.start : part.stop + 1], min(k + _SPARE, len(self))
+        rows, near = _kept(scores, indptr, out.rows, keep)
         exact = self._exact(rows, mine)
         exact[near == -np.inf] = -np.inf
         best = _sorted(rows, exact, k)
         if keep < len(self):
             unsure = best.scores[:, -1] <= near.min(1) + self._doubt(mine)
             for n in np.flatnonzero(unsure & (best.scores[:, -1] > -np.inf)):
-                again = self._best_of_close(mine[n], as_array[n], best.scores[n, -1], k)
+                again = self._best_of_close(mine[n], scores[n], best.scores[n, -1], k)
                 best.rows[n], best.scores[n] = again.rows[0], again.scores[0]
         return best
 
@@ -166,6 +157,16 @@ class ItemVectors:
         length = np.sqrt(np.einsum("ij,ij->i", queries, queries, dtype=np.float64))
         reach: Doubles = length * self._longest
         return 2 * (queries.shape[1] + 2) * (2.0**-24 * reach + 2.0**-126)
+
+
+def _kept(scores: Floats, indptr: Rows, taken: NDArray[np.int32], keep: int) -> tuple[Rows, Floats]:
+    """Rows and scores ``[n, keep]`` of the best of ``[n, m]``, less those taken; rows ascend."""
+    if keep <= MOST:
+        return best_few(scores, indptr, taken, keep)
+    some = taken[indptr[0] : indptr[-1]]
+    scores[np.repeat(np.arange(len(scores)), np.diff(indptr)), some] = -np.inf
+    rows: Rows = np.sort(torch.from_numpy(scores).topk(keep, sorted=False).indices.numpy(), axis=1)
+    return rows, np.take_along_axis(scores, rows, 1)
 
 
 def _sorted(rows: Rows, scores: Doubles, k: int) -> Best:
