@@ -1,8 +1,8 @@
-"""The best few of each row of scores: one pass, compiled by numba.
+"""The best few of each row of scores, compiled by numba.
 
-torch's own `topk` reads a row several times; with ten to a hundred places to fill, nearly every
-score is below the worst of those kept, and one comparison is all it costs. What may not be
-recommended is struck out on the way. Compiled when imported: a request waits for nothing. (numba's
+torch's own `topk` reads a row several times. Here the best of each of a few chunks bound the worst
+that can be among the best few, and only chunks that reach it are looked at one by one. What may not
+be recommended is struck out on the way. Compiled when imported: a request waits for nothing. (numba's
 cache on disk would spare that second, and is a pickle.)
 """
 
@@ -34,26 +34,54 @@ def best_few(
     columns = np.zeros((len(scores), keep), np.int64)
     found = np.full((len(scores), keep), -np.inf, np.float32)
     _fill(scores, indptr, rows, columns, found)
-    order = np.argsort(columns, axis=1)
-    return np.take_along_axis(columns, order, 1), np.take_along_axis(found, order, 1)
+    return columns, found
 
 
 _GIVEN = [types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.int32)]
 _SIGNATURE = types.void(types.float32[:, ::1], *_GIVEN, types.int64[:, ::1], types.float32[:, ::1])
+_CHUNKS = 4  # for each place; then about as many chunks as places hold one of the best
+_LEAST = 16  # columns of a chunk, below which looking at its best first is no gain
+
+
+# Scores are finite or minus infinity: without NaN the maximum of a chunk is a vector instruction.
+@njit(types.float32(types.float32[::1]), nogil=True, fastmath={"nnan", "nsz", "reassoc"})
+def _highest(part):  # type: ignore[no-untyped-def] # see the decorator
+    highest = np.float32(-np.inf)
+    for column in range(part.shape[0]):
+        highest = max(highest, part[column])
+    return highest
 
 
 @njit(_SIGNATURE, nogil=True)
 def _fill(scores, indptr, rows, columns, found):  # type: ignore[no-untyped-def] # see _SIGNATURE
-    last = found.shape[1] - 1
+    keep, width = found.shape[1], scores.shape[1]
+    last, chunks = keep - 1, _CHUNKS * keep
+    size = -(-width // chunks)
+    if size < _LEAST:
+        chunks, size = 1, width
+    best = np.empty(chunks, np.float32)
     for n in range(scores.shape[0]):
         line, kept, places = scores[n], found[n], columns[n]
         for entry in range(indptr[n], indptr[n + 1]):
             line[rows[entry]] = -np.inf
-        for column in range(line.shape[0]):
-            score = line[column]
-            if score > kept[last]:
-                place = last
-                while place > 0 and score > kept[place - 1]:
-                    kept[place], places[place] = kept[place - 1], places[place - 1]
-                    place -= 1
-                kept[place], places[place] = score, column
+        for chunk in range(chunks):
+            best[chunk] = _highest(line[chunk * size : (chunk + 1) * size])
+        # As many scores as places are no worse than this.
+        least = np.sort(best)[chunks - keep] if chunks > keep else np.float32(-np.inf)
+        for chunk in range(chunks):
+            if best[chunk] < least:
+                continue
+            for column in range(chunk * size, min((chunk + 1) * size, width)):
+                score = line[column]
+                if score >= least and score > kept[last]:
+                    place = last
+                    while place > 0 and score > kept[place - 1]:
+                        kept[place], places[place] = kept[place - 1], places[place - 1]
+                        place -= 1
+                    kept[place], places[place] = score, column
+        for end in range(1, keep):  # by column
+            score, column, place = kept[end], places[end], end
+            while place > 0 and column < places[place - 1]:
+                kept[place], places[place] = kept[place - 1], places[place - 1]
+                place -= 1
+            kept[place], places[place] = score, column
