@@ -2,8 +2,10 @@
 
 torch's own `topk` reads a row several times. Here the best of each of a few chunks bound the worst
 that can be among the best few, and only chunks that reach it are looked at one by one. What may not
-be recommended is struck out on the way. Compiled when imported: a request waits for nothing. (numba's
-cache on disk would spare that second, and is a pickle.)
+be recommended is struck out on the way.
+
+Compiled when imported: a request waits for nothing. numba's cache on disk would spare that second,
+and is a pickle.
 """
 
 from __future__ import annotations
@@ -52,6 +54,16 @@ def _highest(part):  # type: ignore[no-untyped-def] # see the decorator
     return highest
 
 
+@njit(nogil=True, inline="always")
+def _put(kept, places, score, column):  # type: ignore[no-untyped-def] # compiled into its callers
+    """Put a score that is better than the last one in its place; the last one falls out."""
+    place = kept.shape[0] - 1
+    while place > 0 and score > kept[place - 1]:
+        kept[place], places[place] = kept[place - 1], places[place - 1]
+        place -= 1
+    kept[place], places[place] = score, column
+
+
 @njit(_SIGNATURE, nogil=True)
 def _fill(scores, indptr, rows, columns, found):  # type: ignore[no-untyped-def] # see _SIGNATURE
     keep, width = found.shape[1], scores.shape[1]
@@ -60,25 +72,25 @@ def _fill(scores, indptr, rows, columns, found):  # type: ignore[no-untyped-def]
     if size < _LEAST:
         chunks, size = 1, width
     best = np.empty(chunks, np.float32)
+    bounds, chosen = np.empty(keep, np.float32), np.empty(keep, np.int64)
     for n in range(scores.shape[0]):
         line, kept, places = scores[n], found[n], columns[n]
         for entry in range(indptr[n], indptr[n + 1]):
             line[rows[entry]] = -np.inf
+        # As many scores as there are places are no worse than the last bound.
+        bounds[:] = -np.inf
         for chunk in range(chunks):
             best[chunk] = _highest(line[chunk * size : (chunk + 1) * size])
-        # As many scores as places are no worse than this.
-        least = np.sort(best)[chunks - keep] if chunks > keep else np.float32(-np.inf)
+            if chunks > 1 and best[chunk] > bounds[last]:
+                _put(bounds, chosen, best[chunk], chunk)
+        least = bounds[last]
         for chunk in range(chunks):
-            if best[chunk] < least:
-                continue
-            for column in range(chunk * size, min((chunk + 1) * size, width)):
-                score = line[column]
-                if score >= least and score > kept[last]:
-                    place = last
-                    while place > 0 and score > kept[place - 1]:
-                        kept[place], places[place] = kept[place - 1], places[place - 1]
-                        place -= 1
-                    kept[place], places[place] = score, column
+            if best[chunk] >= least:
+                part = line[chunk * size : (chunk + 1) * size]
+                for offset in range(part.shape[0]):
+                    score = part[offset]
+                    if score >= least and score > kept[last]:
+                        _put(kept, places, score, chunk * size + offset)
         for end in range(1, keep):  # by column
             score, column, place = kept[end], places[end], end
             while place > 0 and column < places[place - 1]:

@@ -23,7 +23,8 @@ from cadc_rec.serving.selection import MOST, best_few
 
 _SPARE = 6  # rows kept beyond k: the scores of nearly all users stand apart by then
 _ONE_BY_ONE = 4  # queries; from here on one product of all is faster, woken threads included
-_BLOCK_ELEMENTS = 1_000_000  # scores held at once: 4 MB of float32 stay near the core
+_BLOCK_ELEMENTS = 250_000  # scores held at once: 1 MB of float32 stays near the core
+_SHARED_ELEMENTS = 2_000_000  # where threads share products: few, for each wakes and awaits them
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -88,7 +89,8 @@ class ItemVectors:
         if len(queries) < _ONE_BY_ONE:
             found = [self._best_of_one(query, k, out, n) for n, query in enumerate(queries)]
             return _joined(found, k)
-        block = max(1, _BLOCK_ELEMENTS // len(self))
+        at_once = _BLOCK_ELEMENTS if torch.get_num_threads() == 1 else _SHARED_ELEMENTS
+        block = max(1, at_once // len(self))
         parts = [
             self._best_of_block(queries, slice(start, min(start + block, len(queries))), k, out)
             for start in range(0, len(queries), block)
