@@ -21,9 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -130,22 +131,34 @@ def request_of(user: Any, key: str) -> bytes:
 
 @dataclass
 class Asked:
-    """What clients met: milliseconds of each answer, and answers that were none."""
+    """What clients met: milliseconds of each answer, and what came instead of one, counted."""
 
-    taken: list[float]
-    failed: int = 0
+    taken: list[float] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def failed(self) -> int:
+        """Requests without an answer of 200."""
+        return self.failures.total()
+
+    def add(self, got: tuple[int, bytes] | None, began: float) -> None:
+        """Count one request, sent or due at `began`."""
+        self.taken.append(1000 * (time.perf_counter() - began))
+        if got is None:
+            self.failures["closed without an answer"] += 1
+        elif got[0] != 200:
+            self.failures[f"{got[0]} {got[1][:80]!r}"] += 1
 
 
 async def flood(service: Running, requests: list[bytes], seconds: float) -> tuple[float, Asked]:
     """Ask as fast as answers come; requests a second."""
-    asked, end = Asked([]), time.perf_counter() + seconds
+    asked, end = Asked(), time.perf_counter() + seconds
 
     async def client(first: int) -> None:
         mine, n = HttpClient("127.0.0.1", service.http), first
         while (began := time.perf_counter()) < end:
             got = await mine.ask(requests[n % len(requests)])
-            asked.taken.append(1000 * (time.perf_counter() - began))
-            asked.failed += got is None or got[0] != 200
+            asked.add(got, began)
             n += _CONNECTIONS
         mine.close()
 
@@ -155,14 +168,13 @@ async def flood(service: Running, requests: list[bytes], seconds: float) -> tupl
 
 async def steady(service: Running, requests: list[bytes], rate: float, seconds: float) -> Asked:
     """Ask at random moments, `rate` a second on average; time counts from those moments."""
-    asked, idle = Asked([]), asyncio.LifoQueue[HttpClient]()
+    asked, idle = Asked(), asyncio.LifoQueue[HttpClient]()
     draw, began, tasks, due = np.random.default_rng(0), time.perf_counter(), set(), 0.0
 
     async def one(request: bytes, moment: float) -> None:
         mine = idle.get_nowait() if not idle.empty() else HttpClient("127.0.0.1", service.http)
         got = await mine.ask(request)
-        asked.taken.append(1000 * (time.perf_counter() - moment))
-        asked.failed += got is None or got[0] != 200
+        asked.add(got, moment)
         idle.put_nowait(mine)
 
     for n in range(int(rate * seconds)):
@@ -193,6 +205,8 @@ def of_service(bundle: Path, seconds: float) -> int:
             f"{failed} of {len(at_rate.taken) + len(all_out.taken):,} failed; memory "
             f"{before / 1024:.0f} -> {resident_kib(service.pid) / 1024:.0f} MiB"
         )
+        for failure, count in (all_out.failures + at_rate.failures).items():
+            print(f"  {count} x {failure}")
     return failed
 
 
@@ -277,13 +291,13 @@ def of_reloads(bundle: Path, times: int) -> int:
             f"authorization: Bearer {service.key}\r\ncontent-length: 0\r\n\r\n"
         ).encode()
         client, refused = HttpClient("127.0.0.1", service.http), 0
-        counted = Asked([])
+        counted = Asked()
         for _ in range(times):
             loading = asyncio.create_task(client.ask(load))
             while not loading.done():
                 part = await steady(service, requests, 100, 1)
                 counted.taken += part.taken
-                counted.failed += part.failed
+                counted.failures += part.failures
             got = loading.result()
             refused += got is None or got[0] != 200
         return counted, refused

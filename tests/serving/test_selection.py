@@ -8,7 +8,9 @@ from cadc_rec.serving.selection import best_few
 N = 30  # rows
 
 
-@pytest.mark.parametrize(("columns", "keep"), [(1, 1), (40, 16), (16, 16), (500, 128), (1025, 16), (3000, 10)])
+@pytest.mark.parametrize(
+    ("columns", "keep"), [(1, 1), (40, 16), (16, 16), (500, 128), (1025, 16), (3000, 10)]
+)
 @pytest.mark.parametrize("levels", [3, 10**6])
 def test_the_best_few_are_those_of_a_sort(columns, keep, levels):
     draw = np.random.default_rng(columns + keep)
