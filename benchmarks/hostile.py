@@ -163,6 +163,8 @@ class HttpClient:
 
     async def ask(self, sent: bytes, bodyless: bool = False) -> tuple[int, bytes] | None:
         """Status and body; None where the connection was closed without an answer."""
+        if self.streams is not None and self.streams[0].at_eof():
+            self.close()  # idle for so long that the service let go, as any client looks first
         if self.streams is None:
             self.streams = await asyncio.open_connection(*self.address, limit=1 << 22)
         reader, writer = self.streams

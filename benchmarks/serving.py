@@ -3,7 +3,6 @@
     python -m benchmarks.serving BUNDLE                          # everything but the long run
     python -m benchmarks.serving BUNDLE --ranks RANKS.parquet    # and compares with the ranking
     python -m benchmarks.serving BUNDLE --parts service --seconds 600
-    python -m benchmarks.serving BUNDLE --parts index --items 1000000
 
 The service runs in a process of its own and the clients in this one, over loopback, so both share
 the machine's cores. Latencies at a fixed rate are taken from the moment a request was due, so that
@@ -22,9 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from benchmarks.hostile import HttpClient, resident_kib
 from cadc_rec.serving.predictor import Predictor
 
 _K = 10
+_LONG = 1000  # items a user, the most that a service gives
 _BATCH = 512
 _CONNECTIONS = 16  # of the clients that ask as fast as they are answered
 PARTS = ("predictor", "service", "reload")
@@ -78,40 +79,6 @@ def of_predictor(bundle: Path, times: int) -> None:
     print(
         f"{len(some)} users: {np.median(ours):.2f} ms; a bare product with top-k "
         f"{np.median(bare):.2f} ms; {ratio:.2f} times as long"
-    )
-
-
-def of_index(n_items: int, dim: int) -> None:
-    """Recall of the graph index over generated items, clustered as tastes are."""
-    import faiss
-
-    from cadc_rec.export.index import write_index
-    from cadc_rec.serving.retrieval import IndexSearch
-    from cadc_rec.serving.top_k import ItemVectors, NotCandidates
-
-    draw = np.random.default_rng(0)
-    centres = draw.standard_normal((1000, dim)).astype(np.float32)
-    of_items = centres[draw.integers(0, 1000, n_items)]
-    vectors = of_items + 0.7 * draw.standard_normal((n_items, dim), np.float32)
-    queries = centres[draw.integers(0, 1000, 1000)]
-    queries = queries + 0.7 * draw.standard_normal((1000, dim), np.float32)
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        write_index(vectors, "hnsw", Path(folder) / "index")
-        built = time.perf_counter() - began
-        index = faiss.read_index(str(Path(folder) / "index"))
-    items = ItemVectors(vectors)
-    search = IndexSearch(index, items)
-    nothing = NotCandidates(
-        np.zeros(len(queries) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64)
-    )
-    best, near = items.best(queries, _K, nothing), search.best(queries, _K, nothing)
-    hits = [len(set(a) & set(b)) for a, b in zip(best.rows, near.rows, strict=True)]
-    alone = NotCandidates(nothing.indptr[:2], nothing.rows, nothing.blocked)
-    taken = milliseconds(lambda n: search.best(queries[n % 1000][None], _K, alone), 1000)
-    print(
-        f"HNSW of {n_items:,} x {dim}: recall@{_K} {sum(hits) / (_K * len(queries)):.4f}, built in "
-        f"{built:.0f} s, one query {spread(taken)}"
     )
 
 
@@ -164,22 +131,34 @@ def request_of(user: Any, key: str) -> bytes:
 
 @dataclass
 class Asked:
-    """What clients met: milliseconds of each answer, and answers that were none."""
+    """What clients met: milliseconds of each answer, and what came instead of one, counted."""
 
-    taken: list[float]
-    failed: int = 0
+    taken: list[float] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def failed(self) -> int:
+        """Requests without an answer of 200."""
+        return self.failures.total()
+
+    def add(self, got: tuple[int, bytes] | None, began: float) -> None:
+        """Count one request, sent or due at `began`."""
+        self.taken.append(1000 * (time.perf_counter() - began))
+        if got is None:
+            self.failures["closed without an answer"] += 1
+        elif got[0] != 200:
+            self.failures[f"{got[0]} {got[1][:80]!r}"] += 1
 
 
 async def flood(service: Running, requests: list[bytes], seconds: float) -> tuple[float, Asked]:
     """Ask as fast as answers come; requests a second."""
-    asked, end = Asked([]), time.perf_counter() + seconds
+    asked, end = Asked(), time.perf_counter() + seconds
 
     async def client(first: int) -> None:
         mine, n = HttpClient("127.0.0.1", service.http), first
         while (began := time.perf_counter()) < end:
             got = await mine.ask(requests[n % len(requests)])
-            asked.taken.append(1000 * (time.perf_counter() - began))
-            asked.failed += got is None or got[0] != 200
+            asked.add(got, began)
             n += _CONNECTIONS
         mine.close()
 
@@ -189,14 +168,13 @@ async def flood(service: Running, requests: list[bytes], seconds: float) -> tupl
 
 async def steady(service: Running, requests: list[bytes], rate: float, seconds: float) -> Asked:
     """Ask at random moments, `rate` a second on average; time counts from those moments."""
-    asked, idle = Asked([]), asyncio.LifoQueue[HttpClient]()
+    asked, idle = Asked(), asyncio.LifoQueue[HttpClient]()
     draw, began, tasks, due = np.random.default_rng(0), time.perf_counter(), set(), 0.0
 
     async def one(request: bytes, moment: float) -> None:
         mine = idle.get_nowait() if not idle.empty() else HttpClient("127.0.0.1", service.http)
         got = await mine.ask(request)
-        asked.taken.append(1000 * (time.perf_counter() - moment))
-        asked.failed += got is None or got[0] != 200
+        asked.add(got, moment)
         idle.put_nowait(mine)
 
     for n in range(int(rate * seconds)):
@@ -227,37 +205,77 @@ def of_service(bundle: Path, seconds: float) -> int:
             f"{failed} of {len(at_rate.taken) + len(all_out.taken):,} failed; memory "
             f"{before / 1024:.0f} -> {resident_kib(service.pid) / 1024:.0f} MiB"
         )
+        for failure, count in (all_out.failures + at_rate.failures).items():
+            print(f"  {count} x {failure}")
     return failed
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """How answers through a client compare with the ranks of the evaluation.
+
+    Attributes:
+        users: asked for.
+        within: whose test item the evaluation ranked among the items asked for.
+        differ: where the test item stands at another place, or is there and should not be.
+        alone_differ: whose first items, asked for alone, are not those of the long list.
+    """
+
+    users: int
+    within: int
+    differ: int
+    alone_differ: int
+
+
+def agreement(module: Any, port: int, key: str, ranks: pq.Table) -> Agreement:
+    """Ask for every user's long list, some users a request, and for the first items, one by one.
+
+    Args:
+        module: ``tritonclient.http`` or ``tritonclient.grpc``.
+        port: the service's for it.
+        key: of the service.
+        ranks: of the evaluate stage: ``user_id``, ``item_id``, ``rank``.
+    """
+    client = module.InferenceServerClient(f"127.0.0.1:{port}")
+    users, items = (ranks[name].to_numpy() for name in ("user_id", "item_id"))
+    rank = ranks["rank"].to_numpy()
+
+    def ask(some: np.ndarray, k: int) -> np.ndarray:
+        asked = module.InferInput("user_id", [len(some)], "INT64")
+        asked.set_data_from_numpy(some.astype(np.int64))
+        answer = client.infer(
+            "recommender", [asked], headers={"authorization": f"Bearer {key}"}, parameters={"k": k}
+        )
+        return answer.as_numpy("item_id")
+
+    lists = np.concatenate([ask(users[n : n + 256], _LONG) for n in range(0, len(users), 256)])
+    hits = lists == items[:, None]
+    place = np.where(hits.any(1), hits.argmax(1) + 1, _LONG + 1)
+    alone = np.concatenate([ask(users[n : n + 1], _K) for n in range(len(users))])
+    client.close()
+    return Agreement(
+        users=len(users),
+        within=int((rank <= _LONG).sum()),
+        differ=int((place != np.minimum(rank, _LONG + 1)).sum()),
+        alone_differ=int((alone != lists[:, :_K]).any(1).sum()),
+    )
+
+
 def of_ranking(bundle: Path, ranks: Path) -> int:
-    """Every user through Triton's clients; how many places differ from the offline ranks."""
+    """Every user through Triton's clients; how many answers differ from the offline ranks."""
     import tritonclient.grpc
     import tritonclient.http
 
-    table = pq.read_table(ranks)
-    users, items = table["user_id"].to_pylist(), table["item_id"].to_numpy()
-    rank = table["rank"].to_numpy()
-    expected, wrong = np.where(rank <= _K, rank, 0), 0
+    table, wrong = pq.read_table(ranks), 0
     with running(bundle) as service:
-        headers = {"authorization": f"Bearer {service.key}"}
         for module, port in ((tritonclient.http, service.http), (tritonclient.grpc, service.grpc)):
-            client = module.InferenceServerClient(f"127.0.0.1:{port}")
-            place = np.zeros(len(users), np.int64)
-            for n, user in enumerate(users):
-                asked = module.InferInput("user_id", [1], "INT64")
-                asked.set_data_from_numpy(np.array([user]))
-                found = client.infer(
-                    "recommender", [asked], headers=headers, parameters={"k": _K}
-                ).as_numpy("item_id")[0]
-                hit = np.flatnonzero(found == items[n])
-                place[n] = hit[0] + 1 if len(hit) else 0
-            client.close()
-            wrong += int((place != expected).sum())
-            same = int((place == expected).sum())
+            found = agreement(module, port, service.key, table)
+            wrong += found.differ + found.alone_differ
             print(
-                f"{module.__name__}: {same:,} of {len(users):,} users as ranked offline "
-                f"({(rank <= _K).sum():,} find their item among the first {_K})"
+                f"{module.__name__}: the test items of {found.users - found.differ:,} of "
+                f"{found.users:,} users stand where the evaluation ranked them ({found.within:,} "
+                f"among the first {_LONG:,}); {found.users - found.alone_differ:,} get the same "
+                f"first {_K} when asked for alone"
             )
     return wrong
 
@@ -273,13 +291,13 @@ def of_reloads(bundle: Path, times: int) -> int:
             f"authorization: Bearer {service.key}\r\ncontent-length: 0\r\n\r\n"
         ).encode()
         client, refused = HttpClient("127.0.0.1", service.http), 0
-        counted = Asked([])
+        counted = Asked()
         for _ in range(times):
             loading = asyncio.create_task(client.ask(load))
             while not loading.done():
                 part = await steady(service, requests, 100, 1)
                 counted.taken += part.taken
-                counted.failed += part.failed
+                counted.failures += part.failures
             got = loading.result()
             refused += got is None or got[0] != 200
         return counted, refused
@@ -303,13 +321,11 @@ def _of(asked: Asked) -> np.ndarray:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--parts", nargs="+", choices=(*PARTS, "index"), default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seconds", type=float, default=60, help="at 300 requests a second")
     parser.add_argument("--times", type=int, default=5000, help="of one user in the process")
     parser.add_argument("--reloads", type=int, default=20)
     parser.add_argument("--ranks", type=Path, help="ranks.parquet of the evaluate stage")
-    parser.add_argument("--items", type=int, default=1_000_000, help="of the generated index")
-    parser.add_argument("--dim", type=int, default=64, help="of its vectors")
     options = parser.parse_args()
     wrong = 0
     if "predictor" in options.parts:
@@ -320,8 +336,6 @@ def main() -> int:
         wrong += of_reloads(options.bundle, options.reloads)
     if options.ranks:
         wrong += of_ranking(options.bundle, options.ranks)
-    if "index" in options.parts:
-        of_index(options.items, options.dim)
     return 1 if wrong else 0
 
 

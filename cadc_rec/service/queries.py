@@ -143,8 +143,12 @@ def _parameters(
     if not 1 <= k <= most:
         raise InvalidInput(f"parameter 'k' = {k} is not between 1 and {most}.")
     exclude_seen = given.get("exclude_seen", True)
-    if not isinstance(exclude_seen, bool):
-        raise InvalidInput(f"parameter 'exclude_seen' is true or false, not {exclude_seen!r:.40}.")
+    for name, value in (
+        ("exclude_seen", exclude_seen),
+        ("binary_data_output", given.get("binary_data_output", False)),
+    ):
+        if not isinstance(value, bool):
+            raise InvalidInput(f"parameter {name!r} is true or false, not {value!r:.40}.")
     return k, exclude_seen, _filter(given.get("filter"), predictor)
 
 

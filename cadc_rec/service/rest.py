@@ -59,7 +59,9 @@ def application(
         Route("/v2/models/{name}/infer", _infer(model), methods=["POST"]),
         Route("/v2/repository/index", _index(repository), methods=["POST"]),
         Route(f"{models}/load", _changes(repository.load, "load", key), methods=["POST"]),
-        Route(f"{models}/unload", _changes(repository.unload, "unload", key), methods=["POST"]),
+        Route(
+            f"{models}/unload", _changes(repository.unload, "unload", key, 409), methods=["POST"]
+        ),
         Route("/metrics", _metrics, methods=["GET"]),
         Route("/explore", _explore(model), methods=["GET"]),
         Route("/", _asset("page.html", "text/html"), methods=["GET"]),
@@ -72,7 +74,7 @@ def application(
     app.add_exception_handler(RequestValidationError, _said(400))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _defect)
-    described_api(app, model.name, key.asked_for, limits)
+    described_api(app, model.name, key.asked_for, limits, lambda: len(model.loaded.predictor.items))
     return Guard(app, key, limits)
 
 
@@ -115,7 +117,7 @@ def _index(repository: Repository) -> Any:
     return index
 
 
-def _changes(change: Any, word: str, key: ApiKey) -> Any:
+def _changes(change: Any, word: str, key: ApiKey, refused: int = 400) -> Any:
     """Repository calls that change something: only for those who know a key."""
 
     async def call(request: Request) -> Response:
@@ -125,7 +127,7 @@ def _changes(change: Any, word: str, key: ApiKey) -> Any:
         try:
             await change(name)
         except InvalidInput as error:
-            return _error(400, str(error))
+            return _error(refused, str(error))
         except ModelNotFound as error:
             return _error(404, str(error))
         return JSONResponse({"name": name, word: True})
@@ -142,7 +144,9 @@ def _explore(model: Recommender) -> Any:
 
     async def explore(request: Request) -> Response:
         predictor = model.loaded.predictor
-        user = request.query_params.get("user", "")
+        user = request.query_params.get("user")
+        if user is None:
+            return _error(400, "parameter 'user' is missing: /explore?user=ID&k=10.")
         k = request.query_params.get("k", "10")
         try:
             tensor = InferInput("user_id", [1], "BYTES", data=[user])

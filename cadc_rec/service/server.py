@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -66,6 +67,7 @@ def serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
     torch.set_num_threads(1)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, ready))
+    gc.freeze()  # the process ends: looking for cycles in torch's modules would take seconds
 
 
 async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:

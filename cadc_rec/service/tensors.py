@@ -18,6 +18,8 @@ _INTEGERS: dict[str, Any] = {
     for sign, letter in (("", "i"), ("U", "u"))
     for bits in (8, 16, 32, 64)
 }
+INTEGER_TYPES = tuple(_INTEGERS)
+"""The protocol's names of whole numbers."""
 _LONGEST_ID = 256  # bytes
 _LENGTH = struct.Struct("<I")
 

@@ -8,7 +8,7 @@ All scores are formed in float32 first. A few more than k are kept and formed ag
 where float32's rounding could have put another row among the k best are all formed again.
 
 A few queries go through NumPy one by one: no thread is woken or waited for. Many go through torch
-in blocks, which shares the selection among threads.
+in blocks, whose products its threads share.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cadc_rec.serving.selection import MOST, best_few
+
 _SPARE = 6  # rows kept beyond k: the scores of nearly all users stand apart by then
 _ONE_BY_ONE = 4  # queries; from here on one product of all is faster, woken threads included
-_BLOCK_ELEMENTS = 1_000_000  # scores held at once: 4 MB of float32 stay near the core
+_BLOCK_ELEMENTS = 250_000  # scores held at once: 1 MB of float32 stays near the core
+_SHARED_ELEMENTS = 2_000_000  # where threads share products: few, for each wakes and awaits them
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -86,7 +89,8 @@ class ItemVectors:
         if len(queries) < _ONE_BY_ONE:
             found = [self._best_of_one(query, k, out, n) for n, query in enumerate(queries)]
             return _joined(found, k)
-        block = max(1, _BLOCK_ELEMENTS // len(self))
+        at_once = _BLOCK_ELEMENTS if torch.get_num_threads() == 1 else _SHARED_ELEMENTS
+        block = max(1, at_once // len(self))
         parts = [
             self._best_of_block(queries, slice(start, min(start + block, len(queries))), k, out)
             for start in range(0, len(queries), block)
@@ -107,14 +111,9 @@ class ItemVectors:
     def _best_of_one(self, query: Floats, k: int, out: NotCandidates, place: int) -> Best:
         scores = self.vectors @ query
         scores[out.blocked] = -np.inf
-        scores[out.of(place)] = -np.inf
-        keep = min(k + _SPARE, len(self))
-        if keep < len(self):
-            rows = np.argpartition(scores, len(self) - keep)[len(self) - keep :]
-            rows.sort()
-        else:
-            rows = np.arange(len(self))
-        near = scores[rows]
+        mine, keep = out.of(place), min(k + _SPARE, len(self))
+        kept = _kept(scores[None], np.array([0, len(mine)]), mine, keep)
+        rows, near = kept[0][0], kept[1][0]
         exact = self.vectors[rows].astype(np.float64) @ query.astype(np.float64)
         exact[near == -np.inf] = -np.inf
         best = _sorted(rows[None], exact[None], k)
@@ -124,23 +123,17 @@ class ItemVectors:
 
     def _best_of_block(self, queries: Floats, part: slice, k: int, out: NotCandidates) -> Best:
         mine = queries[part]
-        scores = torch.from_numpy(mine) @ self._across
-        as_array = scores.numpy()
-        as_array[:, out.blocked] = -np.inf
-        first, last = out.indptr[part.start], out.indptr[part.stop]
-        lengths = np.diff(out.indptr[part.start : part.stop + 1])
-        as_array[np.repeat(np.arange(len(mine)), lengths), out.rows[first:last]] = -np.inf
-        keep = min(k + _SPARE, len(self))
-        near, rows = (found.numpy() for found in scores.topk(keep, sorted=False))
-        order = np.argsort(rows, axis=1)
-        rows, near = (np.take_along_axis(array, order, 1) for array in (rows, near))
+        scores: Floats = (torch.from_numpy(mine) @ self._across).numpy()
+        scores[:, out.blocked] = -np.inf
+        indptr, keep = out.indptr[part.start : part.stop + 1], min(k + _SPARE, len(self))
+        rows, near = _kept(scores, indptr, out.rows, keep)
         exact = self._exact(rows, mine)
         exact[near == -np.inf] = -np.inf
         best = _sorted(rows, exact, k)
         if keep < len(self):
             unsure = best.scores[:, -1] <= near.min(1) + self._doubt(mine)
             for n in np.flatnonzero(unsure & (best.scores[:, -1] > -np.inf)):
-                again = self._best_of_close(mine[n], as_array[n], best.scores[n, -1], k)
+                again = self._best_of_close(mine[n], scores[n], best.scores[n, -1], k)
                 best.rows[n], best.scores[n] = again.rows[0], again.scores[0]
         return best
 
@@ -168,11 +161,21 @@ class ItemVectors:
         return 2 * (queries.shape[1] + 2) * (2.0**-24 * reach + 2.0**-126)
 
 
+def _kept(scores: Floats, indptr: Rows, taken: NDArray[np.int32], keep: int) -> tuple[Rows, Floats]:
+    """Rows and scores ``[n, keep]`` of the best of ``[n, m]``, less those taken; rows ascend."""
+    if keep <= MOST:
+        return best_few(scores, indptr, taken, keep)
+    some = taken[indptr[0] : indptr[-1]]
+    scores[np.repeat(np.arange(len(scores)), np.diff(indptr)), some] = -np.inf
+    rows: Rows = np.sort(torch.from_numpy(scores).topk(keep, sorted=False).indices.numpy(), axis=1)
+    return rows, np.take_along_axis(scores, rows, 1)
+
+
 def _sorted(rows: Rows, scores: Doubles, k: int) -> Best:
     """The k best of candidates ``[n, c]`` whose rows ascend, so that ties go to the lower row."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    best = np.take_along_axis(scores, order, 1)
-    found = np.take_along_axis(rows, order, 1)
+    queries = np.arange(len(rows))[:, None]  # NumPy's take_along_axis takes longer to begin
+    best, found = scores[queries, order], rows[queries, order]
     found[best == -np.inf] = -1
     return Best(found, best)
 
@@ -181,6 +184,8 @@ def _joined(parts: list[Best], k: int) -> Best:
     """One `Best` of several, each filled up to k."""
     if not parts:
         return Best(np.zeros((0, k), np.int64), np.zeros((0, k)))
+    if len(parts) == 1:
+        return _filled(parts[0], k)
     filled = [_filled(part, k) for part in parts]
     rows, scores = ([getattr(part, name) for part in filled] for name in ("rows", "scores"))
     return Best(np.concatenate(rows), np.concatenate(scores))

@@ -156,8 +156,7 @@ def test_a_prior_alone_knows_a_newcomer_as_well_as_anybody(tiny_recipe, finished
     from cadc_rec.pipeline import Pipeline
     from cadc_rec.serving.bundle import Bundle
 
-    less = ["history.length=4", "pretrain.scale=unit"]
-    experiment = load_experiment(tiny_recipe, method="prior", overrides=less)
+    experiment = load_experiment(tiny_recipe, method="prior", overrides=["history.length=4"])
     pipeline = Pipeline(experiment, tmp_path / "work")
     done = Finished(experiment, pipeline.run(), pipeline.dataset, pipeline.pretrained)
     write_bundle(done, tmp_path / "bundle", Wanted())

@@ -1,6 +1,8 @@
-"""Triton's own clients get the offline ranking, over HTTP and gRPC."""
+"""Triton's and KServe's own clients get the offline ranking, over HTTP and gRPC."""
 
 import json
+import subprocess
+import sys
 import urllib.request
 
 import numpy as np
@@ -97,6 +99,39 @@ def test_what_cannot_be_answered_is_said_to_the_client(client):
         client.infer("recommender", [tensor(client, "user_id", [1])], parameters={"k": 0})
     with pytest.raises(InferenceServerException, match="Model with name other does not exist"):
         client.infer("other", [tensor(client, "user_id", [1])])
+
+
+_BY_KSERVE = """
+import asyncio, json, sys
+from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
+
+protocol, port, users = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+
+async def answer():
+    asked = InferRequest(
+        "recommender", [InferInput("user_id", [len(users)], "INT64", data=users)]
+    )
+    if protocol == "grpc":
+        client = InferenceGRPCClient(f"127.0.0.1:{port}")
+        assert await client.is_server_ready()
+        return await client.infer(asked)
+    client, address = InferenceRESTClient(RESTConfig(protocol="v2")), f"http://127.0.0.1:{port}"
+    assert await client.is_server_ready(address)
+    return await client.infer(address, asked, model_name="recommender")
+
+outputs = {output.name: output for output in asyncio.run(answer()).outputs}
+print(outputs["item_id"].as_numpy().ravel().tolist())
+"""
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_kserves_clients_get_the_same(service, expected, protocol):
+    """In a process of their own: protobuf has no room for KServe's and Triton's messages both."""
+    users = expected.user_ids[:3].tolist()
+    command = [sys.executable, "-c", _BY_KSERVE, protocol, str(getattr(service, protocol))]
+    done = subprocess.run([*command, json.dumps(users)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == expected.ranked[:3, :10].ravel().tolist()
 
 
 def ask(service, path, document=None):
