@@ -31,7 +31,6 @@ ROOM_OF = {
     "config_errors": "config",
     "config_loader": "config",
     "config_data": "config",
-    "config_loader": "config",
     "config_tables": "config",
     "config_types": "config",
     "config_update": "config",
