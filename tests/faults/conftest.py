@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.world import World
+from tests.faults.world import Case, World
 
 OUTCOMES = pytest.StashKey[list]()
 
@@ -35,8 +35,9 @@ def matrix(world, request):
 
 
 def case_of(item):
-    """The case that a test is of; None for other tests."""
-    return getattr(getattr(item, "callspec", None), "params", {}).get("case")
+    """The case that a test is of; None for other tests, some of which have a ``case`` as well."""
+    case = getattr(getattr(item, "callspec", None), "params", {}).get("case")
+    return case if isinstance(case, Case) else None
 
 
 @pytest.hookimpl(wrapper=True)
