@@ -60,26 +60,15 @@ def _filled(workdir: Path, name: str, busy: str) -> Iterator[Path]:
     """A draft of this name, emptied of what killed jobs left."""
     temporary = workdir / _TEMPORARY
     make_folder(temporary, workdir)
-    try:
+    with _disk_explained(workdir):
         _sweep(temporary)
         with locked(temporary / f"{name}.lock") as mine:
             if not mine:
                 raise CadcError(
                     f"{workdir}: {busy} give this one a work folder of its own with --workdir."
                 )
-            folder = temporary / name
-            folder.mkdir()
-            try:
+            with _emptied(temporary / name) as folder:
                 yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-    except CadcError:
-        raise
-    except Exception as error:
-        explained = disk_error(error, workdir)
-        if explained is None:
-            raise
-        raise explained from error
 
 
 def make_folder(path: Path, workdir: Path) -> None:
@@ -108,28 +97,39 @@ def folder_to_fill(final: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     folder = final.with_name(f".{final.name}.draft")
     old = folder.with_name(folder.name + _REPLACED)
+    make_folder(final.parent, final.parent)
+    with _disk_explained(final.parent), locked(final.with_name(f".{final.name}.lock")) as mine:
+        if not mine:
+            raise CadcError(f"{final}: another job is writing it; wait for it.")
+        if old.exists() and not final.exists():  # its job died between the renames of `commit`
+            old.rename(final)
+        if os.path.lexists(final) and not replace:
+            raise CadcError(f"{final}: is there already; name another folder, or --force.")
+        shutil.rmtree(old, ignore_errors=True)
+        with _emptied(folder):
+            yield folder
+
+
+@contextlib.contextmanager
+def _emptied(folder: Path) -> Iterator[Path]:
+    """The folder, empty; gone on the way out, unless it was renamed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with locked(final.with_name(f".{final.name}.lock")) as mine:
-            if not mine:
-                raise CadcError(f"{final}: another job is writing it; wait for it.")
-            if old.exists() and not final.exists():  # its job died between the renames of `commit`
-                old.rename(final)
-            if os.path.lexists(final) and not replace:
-                raise CadcError(f"{final}: is there already; name another folder, or --force.")
-            for leavings in (folder, old):
-                shutil.rmtree(leavings, ignore_errors=True)
-            folder.mkdir()
-            try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _disk_explained(workdir: Path) -> Iterator[None]:
+    """Within, a full or protected disk is a sentence; every other error passes as it is."""
+    try:
+        yield
     except CadcError:
         raise
-    except Exception as error:
-        explained = disk_error(error, final.parent)
-        if explained is None and isinstance(error, OSError) and not final.parent.is_dir():
-            explained = _folder_error(error, final.parent)
+    except Exception as error:  # DuckDB and safetensors raise kinds of their own
+        explained = disk_error(error, workdir)
         if explained is None:
             raise
         raise explained from error

@@ -25,7 +25,7 @@ def table(outcomes: list[dict[str, str]]) -> str:
         groups.setdefault(case["group"], []).append(case["outcome"])
     rows = [f"| {group} | {len(cases)} | {_told(cases)} |" for group, cases in groups.items()]
     count = [case["outcome"] for case in outcomes]
-    head = f"{len(count)} cases; ended {_told(count)}."
+    head = f"{len(count)} cases, ended: {_told(count)}."
     return "\n".join([head, "", "| what is done | cases | ended |", "|---|---|---|", *rows])
 
 
