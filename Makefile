@@ -62,7 +62,7 @@ study-smoke: $(READY) ## run a small study of every method afresh and write its 
 	$(BIN)/cadc-rec report work/study-smoke/studies/smoke
 
 bench: $(READY) ## measure speed beside peers and the machine's ceilings (leave the machine idle)
-	$(BIN)/cadc-rec bench
+	$(BIN)/python -m benchmarks.peers
 
 bench-guard: $(READY) ## fail where a speed ratio fell below benchmarks/baseline.json
 	$(BIN)/python -m benchmarks.guard --workdir work/bench-guard

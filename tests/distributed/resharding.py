@@ -17,9 +17,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import toy
 
-from cadc_rec.config import ComputeConfig
-from cadc_rec.config_checkpoint import CheckpointConfig
-from cadc_rec.data.shards import Examples
+from cadc_rec.config.checkpoint import CheckpointConfig
+from cadc_rec.config.experiment import ComputeConfig
+from cadc_rec.data.load.shards import Examples
 from cadc_rec.distributed.fused_state import local_momenta
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.state import gather_state

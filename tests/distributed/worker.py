@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from cadc_rec.config import ComputeConfig
+from cadc_rec.config.experiment import ComputeConfig
 from cadc_rec.distributed.processes import processes
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cadc_rec.artifacts import open_artifact
-from cadc_rec.pipeline import STAGES
+from cadc_rec.pipeline.pipeline import STAGES
+from cadc_rec.store.artifact import open_artifact
 from tests.faults.processes import free_port
 
 ROOT = Path(__file__).parents[2]

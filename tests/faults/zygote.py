@@ -20,14 +20,14 @@ from pathlib import Path
 MODULES = (
     "duckdb",
     "ibis",
-    "cadc_rec.cli",
+    "cadc_rec.cli.main",
     "cadc_rec.data.engine",
-    "cadc_rec.data.prepare",
-    "cadc_rec.data.select",
-    "cadc_rec.stages.pretrain",
-    "cadc_rec.stages.transitions",
-    "cadc_rec.stages.train",
-    "cadc_rec.stages.evaluate",
+    "cadc_rec.data.prepare.build",
+    "cadc_rec.data.select.build",
+    "cadc_rec.pipeline.stages.pretrain",
+    "cadc_rec.pipeline.stages.transitions",
+    "cadc_rec.pipeline.stages.train",
+    "cadc_rec.pipeline.stages.evaluate",
     "cadc_rec.tracking.runs",
     "cadc_rec.tracking.event_file",
 )
@@ -47,7 +47,7 @@ def run(arguments: list[str], environment: dict[str, str], output: str) -> int:
             os.dup2(file, number)
         os.environ.update(environment)
         sys.argv = ["cadc-rec", *arguments]
-        from cadc_rec.cli import main
+        from cadc_rec.cli.main import main
 
         main()
     except SystemExit as ended:
