@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from resharding import KINDS, run
 
 from cadc_rec.config.experiment import ComputeConfig
 from cadc_rec.distributed.processes import processes
 from tests.distributed import toy
+from tests.distributed.resharding import KINDS, run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

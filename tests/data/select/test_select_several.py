@@ -13,7 +13,8 @@ import pytest
 from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data.prepare.build import INTERACTIONS
 from cadc_rec.data.select import build as select_stage
-from cadc_rec.data.select.build import build_selections, shard_writer
+from cadc_rec.data.select import shard_writer
+from cadc_rec.data.select.build import build_selections
 from cadc_rec.data.select.settings import selection_settings, with_shards
 from cadc_rec.data.select.shard_writer import ShardWriter, shard_count
 from cadc_rec.store.artifact import Artifact, Draft, run_stage

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cadc_rec.study.run.run import runner as runner_module
 
 from cadc_rec.errors import CadcError
+from cadc_rec.study.run import runner as runner_module
 from cadc_rec.study.run.commands import run_study
 from cadc_rec.study.run.grid import read_study
 from cadc_rec.study.run.runner import StudyRunner
