@@ -24,7 +24,7 @@ from cadc_rec.data.load.negatives import WeightedNegatives, popularity_weights
 from cadc_rec.data.load.pair_batches import PairBatches
 from cadc_rec.data.load.shards import SelectionShards
 from cadc_rec.data.load.stream_loader import StreamLoader
-from cadc_rec.data.parquet import read_groups
+from cadc_rec.data.streams import read_groups
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.store.artifact import Artifact
 

@@ -48,7 +48,7 @@ def inspect(
     """Show what is in your own tables, and write a config for them."""
     from cadc_rec.data.inspect.inspect import inspect_path
     from cadc_rec.data.inspect.starting_config import starting_config
-    from cadc_rec.data.sources.archives import DATA_VARIABLE
+    from cadc_rec.data.sources.raw_input import DATA_VARIABLE
 
     if len(delimiter) > 1:
         raise CadcError(f"--delimiter {delimiter!r}: fields are parted by one character; name it.")

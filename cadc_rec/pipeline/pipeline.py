@@ -122,8 +122,8 @@ class Pipeline:
         return self._made[stage]
 
     def _prepare(self) -> Artifact:
-        from cadc_rec.data.prepare.build import build_dataset, dataset_settings
-        from cadc_rec.data.sources.archives import raw_input
+        from cadc_rec.data.prepare.build_dataset import build_dataset, dataset_settings
+        from cadc_rec.data.sources.raw_input import raw_input
 
         config, group = self.experiment.data, self.processes or SoloGroup()
         # One rank downloads and digests the archive; the others only need to know it.
@@ -171,7 +171,7 @@ class Pipeline:
 
     def selections(self, ratios: Sequence[float]) -> list[Artifact]:
         """D_sel at each of these filtering ratios; what is missing is made in one pass."""
-        from cadc_rec.data.select.build import build_selections
+        from cadc_rec.data.select.build_selection import build_selections
         from cadc_rec.data.select.settings import needs_vectors, selection_settings, with_shards
 
         e = self.experiment

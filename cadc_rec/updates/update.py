@@ -17,7 +17,7 @@ from typing import Any
 
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.select.build import build_selection
+from cadc_rec.data.select.build_selection import build_selection
 from cadc_rec.data.select.settings import selected_rows, selection_settings
 from cadc_rec.distributed.processes import Processes, processes
 from cadc_rec.errors import CadcError

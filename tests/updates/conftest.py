@@ -16,8 +16,8 @@ import pytest
 
 from cadc_rec.config.experiment import DataConfig, Experiment
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.prepare.build import build_dataset, dataset_settings
-from cadc_rec.data.sources.archives import find_raw
+from cadc_rec.data.prepare.build_dataset import build_dataset, dataset_settings
+from cadc_rec.data.sources.raw_input import find_raw
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.store.artifact import Artifact, open_artifact, run_stage
 from cadc_rec.updates.dataset import build_updated_dataset, updated_dataset_settings

@@ -20,7 +20,7 @@ from cadc_rec.data.inspect.profile import (
     profile,
 )
 from cadc_rec.data.inspect.roles import Roles, guess_roles
-from cadc_rec.data.sources.archives import table_folders
+from cadc_rec.data.sources.raw_input import table_folders
 from cadc_rec.data.tables.files import FileSet, find_files
 from cadc_rec.data.tables.text import TextFormat
 

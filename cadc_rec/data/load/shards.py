@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cadc_rec.data.dataset import NO_ITEM
-from cadc_rec.data.parquet import read_groups
+from cadc_rec.data.streams import read_groups
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import Artifact
 

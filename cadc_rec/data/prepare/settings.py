@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from cadc_rec.config.experiment import DataConfig
-from cadc_rec.data.sources.tables import table_settings
+from cadc_rec.data.sources.own_tables import table_settings
 
 _OPTIONS = ("since", "until", "duplicates", "max_per_user")
 _BY_TIME = ("split", "validation_from", "test_from", "time_shares")

@@ -27,7 +27,7 @@ from ibis.backends.duckdb import Backend
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.types import parse_memory
 from cadc_rec.data.engine import memory_limit
-from cadc_rec.data.parquet import ROW_GROUP_ROWS
+from cadc_rec.data.streams import ROW_GROUP_ROWS
 from cadc_rec.data.tables.scan import first_line
 from cadc_rec.errors import CadcError
 

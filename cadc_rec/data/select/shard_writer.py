@@ -12,7 +12,7 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cadc_rec.data.parquet import parquet_writer
+from cadc_rec.data.streams import parquet_writer
 
 SHARD_GROUP_ROWS = 2**18
 """Rows that are written at once: row groups end at their multiples, and where a shard does."""

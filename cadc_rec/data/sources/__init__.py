@@ -7,12 +7,12 @@ from pathlib import Path
 from ibis.backends.duckdb import Backend
 
 from cadc_rec.config.experiment import DataConfig
-from cadc_rec.data.sources.archives import RawInput
 from cadc_rec.data.sources.epinions import read_epinions
 from cadc_rec.data.sources.generated import read_generated
-from cadc_rec.data.sources.movielens import read_movielens_1m, read_movielens_10m
+from cadc_rec.data.sources.own_tables import read_tables
+from cadc_rec.data.sources.public_datasets import read_movielens_1m, read_movielens_10m
+from cadc_rec.data.sources.raw_input import RawInput
 from cadc_rec.data.sources.raw_tables import RawTables
-from cadc_rec.data.sources.tables import read_tables
 
 _ARCHIVED = {
     "movielens-1m": read_movielens_1m,

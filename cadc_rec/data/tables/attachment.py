@@ -16,7 +16,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from cadc_rec.data.parquet import ROW_GROUP_ROWS
+from cadc_rec.data.streams import ROW_GROUP_ROWS
 from cadc_rec.errors import CadcError
 
 Ask = Callable[[str], AbstractContextManager[pa.RecordBatchReader]]

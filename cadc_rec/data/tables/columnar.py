@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
-from cadc_rec.data.parquet import ROW_GROUP_ROWS, rechunk
+from cadc_rec.data.streams import ROW_GROUP_ROWS, rechunk
 from cadc_rec.data.tables.files import FileSet, partition_keys
 from cadc_rec.data.tables.scan import (
     FILE,

@@ -23,7 +23,7 @@ import pyarrow as pa
 from sqlglot import exp
 
 from cadc_rec.data.engine import open_engine
-from cadc_rec.data.parquet import ROW_GROUP_ROWS, parquet_writer, rechunk
+from cadc_rec.data.streams import ROW_GROUP_ROWS, parquet_writer, rechunk
 from cadc_rec.data.tables.attachment import Ask, attached
 from cadc_rec.data.tables.files import FileSet
 from cadc_rec.data.tables.query import Dialect, checked_query

@@ -11,7 +11,7 @@ from ibis.backends.duckdb import Backend
 from numpy.typing import NDArray
 
 from cadc_rec.data.engine import stream
-from cadc_rec.data.parquet import ROW_GROUP_ROWS, parquet_writer, rechunk
+from cadc_rec.data.streams import ROW_GROUP_ROWS, parquet_writer, rechunk
 from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW, Scan
 
 FAULT, TEXT = "__fault", "__text"

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cadc_rec.data.sources.archives import raw_input
+from cadc_rec.data.sources.raw_input import raw_input
 from cadc_rec.distributed.launch import CHILD_MARK
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log, track

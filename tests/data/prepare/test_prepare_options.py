@@ -14,7 +14,7 @@ import pytest
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.engine import open_engine
-from cadc_rec.data.prepare.build import dataset_settings
+from cadc_rec.data.prepare.build_dataset import dataset_settings
 from cadc_rec.data.prepare.engines import DuckdbEngine
 from cadc_rec.data.prepare.interactions import time_before_latest
 from cadc_rec.data.timestamps import guess_unit, parse_moment

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.config.experiment import DataConfig
-from cadc_rec.data.prepare.build import dataset_settings
+from cadc_rec.data.prepare.build_dataset import dataset_settings
 from cadc_rec.errors import CadcError
 from tests.data.own_tables import arrow, ids
 from tests.data.raw_files import members_1m

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.config.experiment import SelectConfig
-from cadc_rec.data.prepare.build import INTERACTIONS
-from cadc_rec.data.select import build as select_stage
+from cadc_rec.data.prepare.build_dataset import INTERACTIONS
+from cadc_rec.data.select import build_selection as select_stage
 from cadc_rec.data.select import shard_writer
-from cadc_rec.data.select.build import build_selections
+from cadc_rec.data.select.build_selection import build_selections
 from cadc_rec.data.select.settings import selection_settings, with_shards
 from cadc_rec.data.select.shard_writer import ShardWriter, shard_count
 from cadc_rec.store.artifact import Artifact, Draft, run_stage

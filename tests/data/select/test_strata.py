@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cadc_rec.data.prepare.build import INTERACTIONS
-from cadc_rec.data.select import build as select_stage
+from cadc_rec.data.prepare.build_dataset import INTERACTIONS
+from cadc_rec.data.select import build_selection as select_stage
 from cadc_rec.data.select.strata import Strata, StratifiedChoice
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import Artifact, run_stage

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.config.experiment import Experiment
-from cadc_rec.data.sources.archives import raw_input
+from cadc_rec.data.sources.raw_input import raw_input
 from cadc_rec.data.tables.attachment import load_extension
 from cadc_rec.data.tables.query import checked_query
 from cadc_rec.errors import CadcError

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from cadc_rec.config.experiment import DataConfig
-from cadc_rec.data.sources import archives
-from cadc_rec.data.sources.archives import ARCHIVES, Archive, find_raw, locate
+from cadc_rec.data.sources import raw_input
+from cadc_rec.data.sources.raw_input import ARCHIVES, Archive, find_raw, locate
 from cadc_rec.errors import CadcError
 from tests.data.raw_files import members_1m
 
@@ -105,7 +105,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         served.update(body=body, length=len(body) if length is None else length)
         url = f"http://127.0.0.1:{http.server_port}/ml-1m.zip"
         archive = Archive(("ml-1m.zip",), url, sha256=checksum or sha256(body))
-        monkeypatch.setitem(archives.ARCHIVES, "movielens-1m", archive)
+        monkeypatch.setitem(raw_input.ARCHIVES, "movielens-1m", archive)
 
     yield serve
     http.shutdown()
@@ -142,7 +142,7 @@ def test_a_download_that_breaks_off_leaves_nothing(server, tmp_path):
 
 def test_an_unreachable_address_says_what_to_do(monkeypatch):
     archive = Archive(("ml-1m.zip",), "http://127.0.0.1:9/ml-1m.zip")
-    monkeypatch.setitem(archives.ARCHIVES, "movielens-1m", archive)
+    monkeypatch.setitem(raw_input.ARCHIVES, "movielens-1m", archive)
     with pytest.raises(CadcError, match=r"not reachable .*; download .* yourself and name its"):
         find_raw(CONFIG)
 
@@ -205,6 +205,6 @@ def test_an_archive_that_cannot_be_read_is_refused(raw_folder: Path, monkeypatch
     def refuse(path: Path) -> tuple[str, str]:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(archives, "_digests", refuse)
+    monkeypatch.setattr(raw_input, "_digests", refuse)
     with pytest.raises(CadcError, match=r"ml-1m\.zip: cannot be read \(Permission denied\)"):
         find_raw(CONFIG, raw_folder)

@@ -30,7 +30,6 @@ from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.types import parse_memory
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.load.prefetch import prefetched
-from cadc_rec.data.parquet import ROW_GROUP_ROWS, rechunk, write_parquet, write_parts
 from cadc_rec.data.prepare.engines import Engine, count, open_preparation
 from cadc_rec.data.prepare.interactions import (
     WEIGHT_UNIT,
@@ -48,8 +47,9 @@ from cadc_rec.data.prepare.settings import dataset_settings as dataset_settings
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows, Split, TimeSplit
 from cadc_rec.data.prepare.vocabulary import encode_attributes
 from cadc_rec.data.sources import read_source
-from cadc_rec.data.sources.archives import RawInput
+from cadc_rec.data.sources.raw_input import RawInput
 from cadc_rec.data.sources.raw_tables import RawTables, Side
+from cadc_rec.data.streams import ROW_GROUP_ROWS, rechunk, write_parquet, write_parts
 from cadc_rec.data.timestamps import parse_moment
 from cadc_rec.errors import CadcError
 from cadc_rec.log import track
