@@ -20,8 +20,8 @@ from cadc_rec.config.experiment import TrainConfig
 from cadc_rec.data.load.batches import BatchArrays
 from cadc_rec.data.load.loader import Loader
 from cadc_rec.data.load.position import Position, advanced, taken
-from cadc_rec.data.load.prefetch import prefetched
 from cadc_rec.data.load.stream_loader import StreamLoader
+from cadc_rec.data.streams import prefetched
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
 from cadc_rec.log import Ticker, track

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from cadc_rec.data.load.batches import Arrangement, BatchArrays, Step
 from cadc_rec.data.load.position import Position, pieces, taken
-from cadc_rec.data.load.prefetch import prefetched
 from cadc_rec.data.load.shards import Examples, SelectionShards
 from cadc_rec.data.load.stream_order import Chunk, StreamOrder, Window, of_rank
+from cadc_rec.data.streams import prefetched
 
 _WINDOWS = 3  # in memory at once: one is used, one is ready, one is read
 

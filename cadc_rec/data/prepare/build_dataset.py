@@ -5,9 +5,9 @@ In: a `DataConfig` and its raw input. Out, in the artifact: ``train/part-*.parqu
 weight), ``users.parquet`` and ``items.parquet`` (original ids and attribute codes in dense-id
 order), ``attributes.json``.
 
-A DuckDB reads the raw input. Ibis expressions (`data.interactions`), run by it or by another engine
-(`data.engines`), choose rows, number ids and sort by user and time; the sorted rows are streamed
-through `data.split`, which needs one user at a time. So there is one large sort, and it may spill.
+A DuckDB reads the raw input. Ibis expressions (`interactions.py`), run by it or by another engine
+(`data/engine.py`), choose rows, number ids and sort by user and time; the sorted rows are streamed
+through `split.py`, which needs one user at a time. So there is one large sort, and it may spill.
 The train split is what later stages call D_full: everything that learns reads it and nothing else.
 """
 
@@ -17,7 +17,6 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +27,23 @@ from ibis.backends.duckdb import Backend
 
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.types import parse_memory
-from cadc_rec.data.engine import open_engine
-from cadc_rec.data.load.prefetch import prefetched
-from cadc_rec.data.prepare.engines import Engine, count, open_preparation
+from cadc_rec.data.engine import DuckdbEngine, Engine, count, open_engine
 from cadc_rec.data.prepare.interactions import (
     WEIGHT_UNIT,
     DenseIds,
     Order,
-    begun_before,
-    drop_duplicates,
-    k_core,
-    keep_latest,
+    choose_interactions,
     order_interactions,
-    time_before_latest,
-    within,
 )
 from cadc_rec.data.prepare.settings import dataset_settings as dataset_settings
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows, Split, TimeSplit
 from cadc_rec.data.prepare.vocabulary import encode_attributes
-from cadc_rec.data.sources import read_source
+from cadc_rec.data.sources.generated import read_generated
+from cadc_rec.data.sources.own_tables import read_tables
+from cadc_rec.data.sources.public_datasets import READERS
 from cadc_rec.data.sources.raw_input import RawInput
 from cadc_rec.data.sources.raw_tables import RawTables, Side
-from cadc_rec.data.streams import ROW_GROUP_ROWS, rechunk, write_parquet, write_parts
-from cadc_rec.data.timestamps import parse_moment
-from cadc_rec.errors import CadcError
+from cadc_rec.data.streams import ROW_GROUP_ROWS, prefetched, rechunk, write_parquet, write_parts
 from cadc_rec.log import track
 from cadc_rec.store.artifact import Draft
 
@@ -82,7 +74,7 @@ def build_dataset(config: DataConfig, raw: RawInput, draft: Draft) -> None:
     try:
         with (
             open_engine(scratch, memory, spill) as reader,
-            open_preparation(config, reader, scratch) as engine,
+            _preparing_engine(config, reader, scratch) as engine,
         ):
             _build(config, raw, draft, reader, engine, scratch)
     finally:
@@ -93,13 +85,13 @@ def _build(
     config: DataConfig, raw: RawInput, draft: Draft, reader: Backend, engine: Engine, scratch: Path
 ) -> None:
     with track("prepare", _STEPS, "steps") as ticker:
-        tables = read_source(config, raw, reader, scratch)
+        tables = _read_source(config, raw, reader, scratch)
         order = Order(tables.has_time, config.split_seed)
         # Read once: what a source gives is an expression over its files.
         rows = engine.adopt(_typed(tables, summed=config.duplicates == "sum"))
         raw_rows = count(engine, rows)
         ticker.advance(note="dropping duplicates")
-        kept = _choose(config, tables, engine, rows, raw_rows, order)
+        kept = choose_interactions(config, tables, engine, rows, raw_rows, order)
         ticker.advance(2, note="dense ids")
         ids = DenseIds.of(engine, kept.rows)
         ticker.advance(note="ordering each user's interactions")
@@ -143,97 +135,27 @@ def _build(
         )
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """The interactions, and what was no interaction."""
+@contextlib.contextmanager
+def _preparing_engine(config: DataConfig, reader: Backend, scratch: Path) -> Iterator[Engine]:
+    """The engine that ``data.engine`` names; it keeps what it has to under `scratch`."""
+    if config.engine == "duckdb":
+        yield DuckdbEngine(reader)
+        return
+    from cadc_rec.data.prepare.spark import open_spark  # a dependency that not everybody has
 
-    rows: ir.Table
-    at_most: int
-    """How many; fewer, where the stream is still to drop repeated pairs."""
-    removed: dict[str, int]
-    """Rows that were left out, by why."""
-    cuts: tuple[int, int] | None
-    """Where validation and test begin, of a split by time."""
-
-
-def _choose(
-    config: DataConfig,
-    tables: RawTables,
-    engine: Engine,
-    rows: ir.Table,
-    raw_rows: int,
-    order: Order,
-) -> _Kept:
-    """Window, repeated pairs, cap, k-core and, of a split by time, users that begin in time."""
-    removed: dict[str, int] = {}
-    before = raw_rows
-
-    def left(kept: ir.Table, why: str, key: str) -> ir.Table:
-        """Count what `kept` lacks."""
-        nonlocal before
-        now = count(engine, kept)
-        removed[why] = before - now
-        if now == 0:
-            raise CadcError(f"{key} leaves no interaction at all; change it.")
-        before = now
-        return kept
-
-    since, until = (
-        parse_moment(text, f"data.{key}", tables.time_unit)
-        for key, text in (("since", config.since), ("until", config.until))
-    )
-    by_time = [k for k in ("since", "until") if getattr(config, k)]
-    by_time += ["split = 'time'"] if config.split == "time" else []
-    if by_time and not tables.has_time:
-        raise CadcError(f"data.{by_time[0]} needs times, and the source has none; leave it out.")
-    if since is not None or until is not None:
-        rows = left(within(rows, since, until), "outside_window", "data.since and data.until")
-    # A k-core counts distinct pairs, as does a cap; and without times the order in which the
-    # stream drops repetitions is not that of the file.
-    late = order.has_time and config.duplicates == "first"
-    if not (late and config.k_core <= 1 and not config.max_per_user and config.split != "time"):
-        rows = engine.keep("distinct_pairs", drop_duplicates(rows, config.duplicates))
-        rows = left(rows, "duplicates_dropped", "data.duplicates")
-    if config.max_per_user:
-        rows = engine.keep("latest", keep_latest(rows, config.max_per_user, order))
-        rows = left(rows, "removed_by_cap", "data.max_per_user")
-    rows = k_core(engine, rows, config.k_core)
-    rows = left(rows, "removed_by_k_core", "data.k_core")
-    cuts = _cuts(config, tables, engine, rows)
-    if cuts is not None:
-        rows = engine.keep("begun", begun_before(rows, cuts[0]))
-        rows = left(rows, "removed_by_late_start", "data.validation_from")
-    return _Kept(rows, before, removed, cuts)
+    with open_spark(config, reader, scratch) as engine:
+        yield engine
 
 
-def _cuts(
-    config: DataConfig, tables: RawTables, engine: Engine, rows: ir.Table
-) -> tuple[int, int] | None:
-    """Where validation and test begin; None where the split is not by time."""
-    if config.split != "time":
-        return None
-    first, second = (
-        parse_moment(text, f"data.{key}", tables.time_unit)
-        for key, text in (
-            ("validation_from", config.validation_from),
-            ("test_from", config.test_from),
-        )
-    )
-    validation, test = config.time_shares
-    if first is None or second is None:
-        if first is not None or second is not None or validation + test >= 1:
-            raise CadcError(
-                "data.split = 'time' needs both data.validation_from and data.test_from, or two "
-                "data.time_shares whose sum is below 1."
-            )
-        first = time_before_latest(engine, rows, validation + test)
-        second = time_before_latest(engine, rows, test)
-    if first >= second:
-        raise CadcError(
-            f"data.split = 'time': validation begins at {first} and test at {second}; it has to "
-            "begin later."
-        )
-    return first, second
+def _read_source(config: DataConfig, raw: RawInput, backend: Backend, scratch: Path) -> RawTables:
+    """The raw tables of `config.source`; `scratch` keeps files until the tables were used."""
+    if config.source == "generated":
+        return read_generated(config.generated, backend, scratch)
+    if config.source == "tables":
+        assert raw.tables is not None
+        return read_tables(config.tables, raw.tables, backend, scratch)
+    assert raw.path is not None
+    return READERS[config.source](backend, raw.path, scratch)
 
 
 def _typed(tables: RawTables, *, summed: bool) -> ir.Table:

@@ -51,7 +51,7 @@ _JAVA = (
 
 
 class SparkEngine:
-    """A session; see `cadc_rec.data.prepare.engines.Engine`.
+    """A session; see `cadc_rec.data.engine.Engine`.
 
     Args:
         session: carries the expressions out.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from cadc_rec.config.experiment import SelectConfig
-from cadc_rec.data.select.shard_writer import shard_count
+from cadc_rec.data.streams import shard_count
 
 
 def selection_settings(select: SelectConfig, seed: int, history: int = 0) -> dict[str, Any]:

@@ -14,25 +14,25 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from cadc_rec.config.tables import EntityTable, InteractionsTable, ItemsTable, TablesConfig
-from cadc_rec.data.sources.raw_tables import AttributeColumn, RawTables, Side
-from cadc_rec.data.tables.attributes import attribute_column, declared, without
-from cadc_rec.data.tables.bad_rows import good_rows
+from cadc_rec.data.sources.raw_tables import AttributeColumn, RawTables, Side, TimeUnit
 from cadc_rec.data.tables.columnar import scan_columnar
 from cadc_rec.data.tables.columns import (
     INTEGER,
     Typed,
+    attribute_column,
     count_matches,
+    declared,
     id_column,
     id_type,
     number_column,
     time_column,
     time_kind,
     weight_column,
+    without,
 )
 from cadc_rec.data.tables.files import FileSet, TableFiles
-from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW, Scan
+from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW, Scan, good_rows
 from cadc_rec.data.tables.text import TextFormat, scan_text
-from cadc_rec.data.timestamps import TimeUnit
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 

@@ -1,7 +1,8 @@
-"""MovieLens 1M and 10M: their archives as raw tables.
+"""MovieLens 1M and 10M, and Epinions: their archives as raw tables.
 
 Every rating counts as a positive interaction, whatever its stars (implicit feedback, as in the
-CADC paper); the rating is carried along and not used.
+CADC paper); the rating is carried along and not used. Epinions, as trustlet.org published it, has
+ratings only, no attributes and no time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from cadc_rec.data.sources.delimited import Column, DelimitedFile, read_delimited
-from cadc_rec.data.sources.extraction import extract_zip
+from cadc_rec.data.sources.extraction import decompress_bz2, extract_zip
 from cadc_rec.data.sources.raw_input import ARCHIVES
 from cadc_rec.data.sources.raw_tables import AttributeColumn, RawTables
 
@@ -42,6 +43,9 @@ _USER_ATTRIBUTES = (
 _ITEM_ATTRIBUTES = (
     AttributeColumn("genres", "item", "multi"),
     AttributeColumn("decade", "item", "categorical"),
+)
+_EPINIONS = DelimitedFile(
+    " ", (Column("user_id", "int64"), Column("item_id", "int64"), Column("rating", "float64"))
 )
 _NO_GENRE = "(no genres listed)"  # how 10M writes an empty list
 
@@ -83,6 +87,17 @@ def read_movielens_10m(backend: Backend, path: Path, scratch: Path) -> RawTables
     )
 
 
+def read_epinions(backend: Backend, path: Path, scratch: Path) -> RawTables:
+    """The raw tables of ``ratings_data.txt.bz2``, rows of ``user item rating``.
+
+    Raises:
+        CadcError: the file or a row of it is not as published; names file and line.
+    """
+    text = decompress_bz2(path, scratch, ARCHIVES["epinions"].url)
+    rows = read_delimited(backend, text, _EPINIONS, "raw_ratings", str(path))
+    return RawTables(interactions=rows, has_time=False)
+
+
 class _Member:
     """One file of the archive, extracted."""
 
@@ -104,3 +119,11 @@ def _items(movies: ir.Table) -> ir.Table:
         genres=genres.filter(lambda genre: genre != "").unique().sort(),
         decade=(year - year % 10),
     )
+
+
+READERS = {
+    "movielens-1m": read_movielens_1m,
+    "movielens-10m": read_movielens_10m,
+    "epinions": read_epinions,
+}
+"""The reader of each source that is an archive."""

@@ -1,17 +1,22 @@
 """Which files make up each table, and which bytes they hold.
 
 In: a path of the configuration (a file, a folder or a glob) and the folders it is relative to.
-Out: the files in the order their rows are read in, and a fingerprint of them all.
+Out: the files in the order their rows are read in, decompressed where they are compressed text, and
+a fingerprint of them all.
 """
 
 from __future__ import annotations
 
+import bz2
 import glob
+import gzip
 import hashlib
+import shutil
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal
 
 from cadc_rec.config.tables import TablesConfig
 from cadc_rec.errors import CadcError
@@ -215,3 +220,42 @@ def _digest(file: Path) -> bytes:
     except OSError as error:
         raise CadcError(f"{file}: cannot be read ({error.strerror}); mend its rights.") from None
     return digest.digest()
+
+
+def unpacked(file: Path, target: Path) -> Path:
+    """`file` itself, or what it holds where its name ends in .gz, .bz2 or .zst.
+
+    DuckDB would read .gz and .zst itself, but takes a truncated .zst for a shorter file and does
+    not compare a .gz with its checksum.
+
+    Args:
+        file: a text file, perhaps compressed.
+        target: where its content may be written; folders are made.
+
+    Raises:
+        CadcError: truncated, damaged, or not what its name says.
+    """
+    kind = file.suffix.lower()
+    if kind not in COMPRESSED:
+        return file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _open(file, kind) as source, target.open("wb") as out:
+            shutil.copyfileobj(source, out, _CHUNK)
+    except (EOFError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, not the file's
+        raise CadcError(
+            f"{file}: not a whole {kind} file, truncated or damaged ({error}); write it again."
+        ) from None
+    return target
+
+
+def _open(file: Path, kind: str) -> IO[bytes] | Any:
+    if kind == ".gz":
+        return gzip.open(file, "rb")
+    if kind == ".bz2":
+        return bz2.open(file, "rb")
+    import pyarrow as pa  # takes long to import, and only .zst needs it
+
+    return pa.CompressedInputStream(str(file), "zstd")

@@ -13,11 +13,10 @@ import pytest
 
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.engine import open_engine
+from cadc_rec.data.engine import DuckdbEngine, open_engine
 from cadc_rec.data.prepare.build_dataset import dataset_settings
-from cadc_rec.data.prepare.engines import DuckdbEngine
 from cadc_rec.data.prepare.interactions import time_before_latest
-from cadc_rec.data.timestamps import guess_unit, parse_moment
+from cadc_rec.data.sources.raw_tables import guess_unit, parse_time
 from cadc_rec.errors import CadcError
 from tests.data.own_tables import ids, text
 
@@ -185,9 +184,9 @@ def test_a_split_that_nobody_begins_before_is_refused(tables):
 def test_a_moment_is_counted_in_the_unit_of_the_source(moment, unit, expected):
     if expected is None:
         with pytest.raises(CadcError, match=rf"data\.since = '{moment}' is no time; write a date"):
-            parse_moment(moment, "data.since", unit)
+            parse_time(moment, "data.since", unit)
     else:
-        assert parse_moment(moment, "data.since", unit) == expected
+        assert parse_time(moment, "data.since", unit) == expected
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.data.engine import open_engine
-from cadc_rec.data.sources.epinions import read_epinions
-from cadc_rec.data.sources.public_datasets import read_movielens_1m, read_movielens_10m
+from cadc_rec.data.sources.public_datasets import (
+    read_epinions,
+    read_movielens_1m,
+    read_movielens_10m,
+)
 from cadc_rec.errors import CadcError
 from tests.data.raw_files import MOVIES, RATINGS, USERS, members_1m
 

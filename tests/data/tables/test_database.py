@@ -14,8 +14,8 @@ import pytest
 
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.sources.raw_input import raw_input
-from cadc_rec.data.tables.attachment import load_extension
-from cadc_rec.data.tables.query import checked_query
+from cadc_rec.data.tables.connections import load_extension
+from cadc_rec.data.tables.database import checked_query
 from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.pipeline import Pipeline
 from tests.data import postgres_server
@@ -183,7 +183,7 @@ def test_an_attachment_is_postgresqls_and_needs_its_extension(asked, raw_folder,
     sqlite(raw_folder / "shop.db", a_log())
     with pytest.raises(CadcError, match="'duckdb' is for PostgreSQL"):
         asked(driver="duckdb")
-    monkeypatch.setattr("cadc_rec.data.tables.attachment._PACKAGE", "no_such_package")
+    monkeypatch.setattr("cadc_rec.data.tables.connections._PACKAGE", "no_such_package")
     monkeypatch.setattr("duckdb.connect", _no_extensions(duckdb.connect, raw_folder / "none"))
     with pytest.raises(CadcError, match="there is no PostgreSQL extension of DuckDB"):
         asked(database="postgresql://127.0.0.1:1/db", driver="duckdb")

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cadc_rec.data.load.prefetch import prefetched
+from cadc_rec.data.streams import prefetched
 
 
 def threads():
