@@ -5,7 +5,7 @@ Every section says what it decides; `cadc_rec.config.file` reads a file into an 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -92,6 +92,20 @@ class PretrainConfig(Section):
     mlp: MlpPretrainConfig = MlpPretrainConfig()
     als: AlsConfig = AlsConfig()
 
+    def decisive(self) -> dict[str, Any]:
+        """See `Section`: the settings of `model`; measuring changes nothing."""
+        if self.model == "popularity":  # counting has no settings
+            return {"model": self.model}
+        gradient = {"epochs", "learning_rate", "l2", "negatives", "loss", "shared_negatives"}
+        of_other_loss = "negatives" if self.loss == "softmax" else "shared_negatives"
+        unused = {
+            "none": set(),
+            "mf": {"mlp", "als", of_other_loss},
+            "als": {"mlp", "init_std", *gradient},
+            "mlp": {"als", *gradient},
+        }[self.model]
+        return self.model_dump(mode="json", exclude={"evaluate_every", *unused})
+
 
 class TransitionsConfig(Section):
     """A second cheap factorization over every training interaction: which item followed which."""
@@ -121,6 +135,10 @@ class HistoryConfig(Section):
     windows: PositiveInts = (1, 3, 10, 50)
     """The last this many items are averaged, one vector for each window; ascending."""
 
+    def decisive(self) -> dict[str, Any]:
+        """See `Section`; nothing where there are no histories."""
+        return super().decisive() if self.length else {}
+
 
 class PriorConfig(Section):
     """What the frozen tables alone say of the next item after a history, added to the score."""
@@ -135,6 +153,10 @@ class PriorConfig(Section):
     """Folding in: L2, over the mean of the diagonal of the item vectors' Gram matrix."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.7
     """Transitions: an item one place further back counts this much of the one before it."""
+
+    def decisive(self) -> dict[str, Any]:
+        """See `Section`; nothing where there is no prior."""
+        return super().decisive() if self.use else {}
 
 
 class SelectConfig(Section):
@@ -169,6 +191,17 @@ class SelectConfig(Section):
     rows_per_shard: PositiveInt = 4_194_304
     """`shards` = 0: rows of a shard at most."""
 
+    def decisive(self) -> dict[str, Any]:
+        """See `Section`; of `shards` = 0, the number that came of it must have been filled in."""
+        if self.kind == "everything":
+            return {"kind": self.kind, "shards": self.shards}
+        unused = {"rows_per_shard"}
+        if self.kind != "recency-weighted":
+            unused.add("half_life")
+        if self.kind != "time-stratified":
+            unused.add("periods")
+        return self.model_dump(mode="json", exclude=unused)
+
 
 class ModelConfig(Section):
     """The two towers."""
@@ -196,6 +229,10 @@ class ModelConfig(Section):
     def widths(self, side: str) -> tuple[int, ...]:
         """Widths of the layers of the side named ``user`` or ``item``."""
         return self.item_tower if side == "item" and self.item_tower else self.tower
+
+    def decisive(self) -> dict[str, Any]:
+        """See `Section`; without towers nothing else counts."""
+        return {"kind": self.kind} if self.kind == "tables" else super().decisive()
 
 
 class TrainConfig(Section):

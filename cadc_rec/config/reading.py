@@ -25,10 +25,6 @@ class LoaderConfig(Section):
         large = rows > self.memory_rows and not history
         return self.kind == "stream" or (self.kind == "auto" and large)
 
-    def settings(self, rows: int, history: int = 0) -> dict[str, Any]:
-        """What decides the order of the rows, beside the seed: nothing where they are in memory."""
-        return {"stream": self.buffer_rows} if self.streams(rows, history) else {}
-
 
 class NegativesConfig(Section):
     """What the negatives of training are drawn from (`binary` and `sampled-softmax`)."""
@@ -39,6 +35,7 @@ class NegativesConfig(Section):
     alpha: NonNegativeFloat = 0.75
     """`popularity`: 1 is the items' own frequency, 0 is uniform over those that occur."""
 
-    def settings(self) -> dict[str, Any]:
-        """What decides the negatives; nothing where they are uniform."""
-        return {"negatives": self.model_dump()} if self.distribution != "uniform" else {}
+    def decisive(self) -> dict[str, Any]:
+        """See `Section`."""
+        unused = {"alpha"} if self.distribution == "uniform" else set()
+        return self.model_dump(mode="json", exclude=unused)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,6 +31,14 @@ class Section(BaseModel):
     """Base of every section: unknown keys and other types are refused, values stay as read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings of this section that can change a result, as JSON values.
+
+        They enter the keys of the stages that read the section; the others never cause work to be
+        done again.
+        """
+        return self.model_dump(mode="json")
 
 
 _PREFIXES = "KMGT"

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from cadc_rec.config.experiment import Experiment
-from cadc_rec.data.prepare.settings import dataset_settings
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import read_manifest
 
@@ -87,7 +86,7 @@ def find_sizes(
 
 def _prepared(experiment: Experiment, workdir: Path) -> Sizes | None:
     """Of the dataset last prepared with these settings, whatever archive it was."""
-    wanted = dataset_settings(experiment.data)
+    wanted = experiment.data.decisive()
     manifests = sorted(
         (workdir / "prepare").glob("*/manifest.json"), key=lambda file: file.stat().st_mtime
     )

@@ -48,11 +48,9 @@ def test_a_selection_is_streamed_where_it_is_larger_than_may_be_in_memory():
     assert not auto.streams(101, history=5)
     assert LoaderConfig(kind="stream").streams(1)
     assert not LoaderConfig(kind="memory", memory_rows=1).streams(2)
-    # Where it makes no difference to the batches it is no part of a stage's key.
-    assert auto.settings(100) == {}
-    assert auto.settings(101) == {"stream": auto.buffer_rows}
-    assert NegativesConfig(alpha=0.5).settings() == {}
-    assert NegativesConfig(distribution="popularity").settings()["negatives"]["alpha"] == 0.75
+    # Where it makes no difference to the negatives it is no part of a stage's key.
+    assert NegativesConfig(alpha=0.5).decisive() == NegativesConfig().decisive()
+    assert NegativesConfig(distribution="popularity").decisive()["alpha"] == 0.75
 
 
 def test_both_ways_read_the_same_rows(made):

@@ -35,7 +35,6 @@ from cadc_rec.data.prepare.interactions import (
     choose_interactions,
     order_interactions,
 )
-from cadc_rec.data.prepare.settings import dataset_settings as dataset_settings
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows, Split, TimeSplit
 from cadc_rec.data.prepare.vocabulary import encode_attributes
 from cadc_rec.data.sources.generated import read_generated

@@ -14,7 +14,6 @@ import pytest
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.engine import DuckdbEngine, open_engine
-from cadc_rec.data.prepare.build_dataset import dataset_settings
 from cadc_rec.data.prepare.interactions import time_before_latest
 from cadc_rec.data.sources.raw_tables import guess_unit, parse_time
 from cadc_rec.errors import CadcError
@@ -262,13 +261,15 @@ def test_every_row_that_was_read_is_counted_once(tables, split):
     assert all(counts[name] for name in BALANCE if name not in late), counts
 
 
-def test_only_options_that_are_set_are_part_of_the_key():
+def test_only_options_that_have_a_say_are_part_of_the_key():
     def settings(**changes):
-        return dataset_settings(DataConfig.model_validate({"source": "movielens-1m", **changes}))
+        return DataConfig.model_validate({"source": "movielens-1m", **changes}).decisive()
 
-    assert settings() == {"source": "movielens-1m", "k_core": 1}
-    assert settings(time_shares=[0.2, 0.1], validation_from="9") == settings()
-    assert settings(since="9")["since"] == "9"
-    by_time = settings(split="time")
-    assert by_time == {"source": "movielens-1m", "k_core": 1, "split": "time"}
-    assert settings(split="time", time_shares=[0.2, 0.1])["time_shares"] == [0.2, 0.1]
+    plain = settings()
+    assert settings(time_shares=[0.2, 0.1], validation_from="9", test_from="10") == plain
+    assert settings(since="9") != plain
+    assert settings(split="time") != plain
+    assert settings(split="time", time_shares=[0.2, 0.1]) != settings(split="time")
+    spans = {"split": "time", "validation_from": "9", "test_from": "10"}
+    assert settings(**spans, time_shares=[0.2, 0.1]) == settings(**spans)
+    assert settings(**spans) != settings(**spans | {"test_from": "11"})

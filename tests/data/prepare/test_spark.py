@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.config.experiment import DataConfig
-from cadc_rec.data.prepare.build_dataset import dataset_settings
 from cadc_rec.errors import CadcError
 from tests.data.own_tables import arrow, ids
 from tests.data.raw_files import members_1m
@@ -92,4 +91,4 @@ def test_engine_and_memory_are_no_part_of_the_key():
     there = DataConfig.model_validate(
         {"source": "movielens-1m", "engine": "spark", "memory": "1GiB", "spill": "/tmp"}
     )
-    assert dataset_settings(here) == dataset_settings(there)
+    assert here.decisive() == there.decisive()

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cadc_rec.data.select.shard_writer import shard_sizes
 
 from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data.prepare.build_dataset import INTERACTIONS
 from cadc_rec.data.select import build_selection as select_stage
 from cadc_rec.data.select.build_selection import choose_uniform
-from cadc_rec.data.select.settings import selected_rows, selection_settings
-from cadc_rec.data.streams import shard_sizes
+from cadc_rec.data.select.settings import selected_rows
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import Artifact, run_stage
 
@@ -133,9 +133,9 @@ def test_sizes_and_settings():
     assert selected_rows(988_129, 10) == 98_813
     assert selected_rows(3, 1000) == 1
     everything = SelectConfig(kind="everything")
-    assert selection_settings(everything, 0) == selection_settings(everything, 1)
-    assert selection_settings(SelectConfig(), 0) != selection_settings(SelectConfig(), 1)
-    assert json.dumps(selection_settings(SelectConfig(), 0))
+    assert everything.decisive() == everything.model_copy(update={"ratio": 3.0}).decisive()
+    assert SelectConfig().decisive() != SelectConfig(ratio=3.0).decisive()
+    assert json.dumps(SelectConfig().decisive())
 
 
 def test_more_rows_than_the_draw_takes_are_refused():

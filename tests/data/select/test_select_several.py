@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cadc_rec.data.select.shard_writer import ShardWriter, shard_count
 
 from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data import streams
 from cadc_rec.data.prepare.build_dataset import INTERACTIONS
 from cadc_rec.data.select import build_selection as select_stage
 from cadc_rec.data.select.build_selection import build_selections
-from cadc_rec.data.select.settings import selection_settings, with_shards
-from cadc_rec.data.streams import ShardWriter, shard_count
+from cadc_rec.data.select.settings import with_shards
 from cadc_rec.store.artifact import Artifact, Draft, run_stage
 
 RATIOS = (1.0, 3.0, 10.0, 2000.0)
@@ -95,5 +95,5 @@ def test_a_number_that_is_left_to_us_is_the_one_written_out():
     left = SelectConfig(shards=0, ratio=2, rows_per_shard=100)
     assert with_shards(left, 3000, 4).shards == 16  # 1,500 rows
     assert with_shards(SelectConfig(shards=3), 3000, 4).shards == 3
-    chosen = selection_settings(with_shards(left, 3000, 4), 0)
-    assert chosen == selection_settings(SelectConfig(shards=16, ratio=2), 0)
+    chosen = with_shards(left, 3000, 4).decisive()
+    assert chosen == SelectConfig(shards=16, ratio=2).decisive()
