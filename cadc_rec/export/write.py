@@ -24,7 +24,7 @@ from cadc_rec.data.user_items import UserItems
 from cadc_rec.export.card import card_data, card_page, limits_of
 from cadc_rec.export.index import IndexKind, write_index
 from cadc_rec.export.newcomers import newcomer_program
-from cadc_rec.export.programs import Program, save_program, tower_programs
+from cadc_rec.export.programs import Program, compile_program, save_program, tower_programs
 from cadc_rec.export.recorded import recorded_requests
 from cadc_rec.export.trained import TrainedModel, trained_model
 from cadc_rec.log import track
@@ -192,8 +192,6 @@ def _write_programs(
             "outputs": [{"name": "vectors", "dtype": "float32", "shape": ["batch", width]}],
         }
         if aot:
-            from cadc_rec.export.compiled import compile_program
-
             compile_program(exported, folder / layout.compiled(name))
             described[name]["compiled"] = layout.compiled(name)
         save_program(exported, folder / layout.PROGRAMS[name])

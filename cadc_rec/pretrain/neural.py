@@ -19,7 +19,7 @@ from torch import nn
 
 from cadc_rec.data.load.batches import Batch
 from cadc_rec.distributed.sharding import build_collection
-from cadc_rec.models.lookup import one_id_each, wait
+from cadc_rec.models.rows import one_id_each, wait
 
 
 class NeuralFactorization(nn.Module):

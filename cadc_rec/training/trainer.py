@@ -26,7 +26,7 @@ from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
 from cadc_rec.log import Ticker, track
 from cadc_rec.training.checkpoints import Checkpoints, NoCheckpoints
-from cadc_rec.training.histories import Histories
+from cadc_rec.training.kept import Histories
 from cadc_rec.training.objectives import Objective, make_objective
 from cadc_rec.training.precision import forward_precision
 from cadc_rec.training.training_state import Progress, TrainingState

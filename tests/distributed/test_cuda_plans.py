@@ -9,7 +9,7 @@ from cadc_rec.config.experiment import ComputeConfig, ModelConfig
 from cadc_rec.data.load.pair_batches import arrange_pairs
 from cadc_rec.distributed.planner import make_planner
 from cadc_rec.distributed.processes import processes
-from cadc_rec.models.pairs import pair_scores
+from cadc_rec.models.sparse import pair_scores
 from cadc_rec.models.two_tower import SideSpec, TwoTower
 from tests.distributed import toy
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from cadc_rec.data.load.pair_batches import arrange_pairs
-from cadc_rec.models.pairs import pair_scores
+from cadc_rec.models.sparse import pair_scores
 
 
 def a_batch(rng, positives=40, negatives=3, users=13, items=17):

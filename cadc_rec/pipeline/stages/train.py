@@ -24,8 +24,7 @@ from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.training.build import ShardedTwoTower, build_model, frozen_tables_intact
 from cadc_rec.training.checkpoints import SavedTraining
-from cadc_rec.training.frozen_rows import keep_frozen_rows
-from cadc_rec.training.histories import Histories
+from cadc_rec.training.kept import Histories, keep_frozen_rows
 from cadc_rec.training.objectives import make_objective
 from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.precision import has_bfloat16, refuse_precision
