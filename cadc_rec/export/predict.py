@@ -40,9 +40,8 @@ from torchrec.inference.modules import (
 from torchrec.quant.embedding_modules import quant_prep_customize_row_alignment
 
 from cadc_rec.errors import CadcError
-from cadc_rec.export.dense import DenseItem, DenseQuery
 from cadc_rec.export.towers import Collections, ItemTower, PairScores, QueryTower
-from cadc_rec.export.trained import Side, TrainedModel
+from cadc_rec.export.trained import ItemForward, Side, TrainedModel, UserForward
 
 PRECISIONS = {"int8": torch.qint8, "int4": torch.quint4x2, "fp16": torch.float16}
 LENGTHS, VALUES, FLOATS = "id_list_features.lengths", "id_list_features.values", "float_features"
@@ -204,8 +203,8 @@ class TwoTowerPredictFactory(PredictFactory):
         return sharded
 
     def _towers(self, tables: Collections) -> PairScores:
-        query = QueryTower(self.trained, tables, DenseQuery(self.trained))
-        pairs = PairScores(query, ItemTower(self.trained, tables, DenseItem(self.trained)))
+        query = QueryTower(self.trained, tables, UserForward(self.trained.model))
+        pairs = PairScores(query, ItemTower(self.trained, tables, ItemForward(self.trained.model)))
         # The first call fixes the order of features; made while tracing, it would fix a proxy.
         lengths = torch.zeros(len(pairs.keys), dtype=torch.int32)
         pairs(KeyedJaggedTensor(keys=pairs.keys, values=lengths[:0].long(), lengths=lengths))
@@ -249,14 +248,14 @@ class TwoTowerPredictFactory(PredictFactory):
 
     def run_weights_independent_tranformations(self, predict_module: nn.Module) -> nn.Module:
         """Trace the module; lookups and dense layers stay whole. The name is TorchRec's."""
-        tracer = Tracer(leaf_modules=[_TABLES, DenseQuery.__name__, DenseItem.__name__])
+        tracer = Tracer(leaf_modules=[_TABLES, UserForward.__name__, ItemForward.__name__])
         with _quiet():
             return torch.fx.GraphModule(predict_module, tracer.trace(predict_module))
 
     def run_weights_dependent_transformations(self, predict_module: nn.Module) -> nn.Module:
         """Script what was traced by the step before."""
         for name, layers in list(predict_module.named_modules()):
-            if isinstance(layers, (DenseQuery, DenseItem)):
+            if isinstance(layers, (UserForward, ItemForward)):
                 parent, _, own = name.rpartition(".")
                 if layers not in self._traced:
                     # Unchecked: torch would compare bits, and conjugate gradients differ in theirs.
@@ -290,7 +289,7 @@ class TwoTowerPredictFactory(PredictFactory):
             width = sum(table.weight.shape[1] for table in side.features)
             return torch.zeros(n, side.id_width), torch.zeros(n, width)
 
-        if isinstance(layers, DenseItem):
+        if isinstance(layers, ItemForward):
             return (*rows(item), torch.zeros(n, widths[1]))
         width = item.ids[0].weight.shape[1] if length else 0
         return (

@@ -136,7 +136,7 @@ class QueryTower(nn.Module):
     Args:
         trained: for the features and their order.
         tables: quantized, perhaps sharded.
-        dense: `DenseQuery`, as it is or scripted.
+        dense: `UserForward`, as it is or scripted.
     """
 
     def __init__(self, trained: TrainedModel, tables: Collections, dense: nn.Module) -> None:
@@ -169,7 +169,7 @@ class ItemTower(nn.Module):
     Args:
         trained: for the features and their order.
         tables: quantized, perhaps sharded.
-        dense: `DenseItem`, as it is or scripted.
+        dense: `ItemForward`, as it is or scripted.
     """
 
     def __init__(self, trained: TrainedModel, tables: Collections, dense: nn.Module) -> None:

@@ -77,8 +77,9 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
             ranks = rank_memory(experiment, sizes, module, tables, frozen, machines)
         except DoesNotFitError:
             problems.append(what_would_fit(experiment, sizes, machines, frozen))
-        validation = memory.validation_bytes(sizes, experiment.model.tower[-1], machines)
-        problems += _beside_tables(ranks, validation, sizes, experiment, machines)
+        width = module.vector_width()
+        validation = memory.validation_bytes(sizes, width, machines)
+        problems += _beside_tables(ranks, validation, width, sizes, experiment, machines)
     return ExperimentPlan(
         experiment, sizes, machines, tables, frozen, ranks, validation, pretrain, problems
     )
@@ -87,6 +88,7 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
 def _beside_tables(
     ranks: list[RankMemory],
     validation: int,
+    width: int,
     sizes: Sizes,
     experiment: Experiment,
     machines: Machines,
@@ -105,7 +107,7 @@ def _beside_tables(
     if held > machines.memory:
         yield (
             f"validation: each process holds the vectors of all {sizes.items:,} items and of its "
-            f"share of the {sizes.users:,} users, {experiment.model.tower[-1]} fp32 each "
+            f"share of the {sizes.users:,} users, {width} fp32 each "
             f"({in_units(validation)} beside the tables), more than the "
             f"{in_units(machines.memory)} it has; it takes fewer items or a smaller last width of "
             "model.tower."

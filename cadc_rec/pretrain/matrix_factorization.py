@@ -15,7 +15,7 @@ from torch import nn
 from torchrec import KeyedJaggedTensor
 
 from cadc_rec.distributed.sharding import build_collection
-from cadc_rec.models.lookup import one_id_each, wait
+from cadc_rec.models.rows import one_id_each, wait
 
 
 class MatrixFactorization(nn.Module):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torchrec.distributed import DistributedModelParallel
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import Experiment, HistoryConfig, PriorConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose, normal_rows
 from cadc_rec.distributed.exchange import join_shares
@@ -18,16 +18,17 @@ from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import load_state, local_tensors
 from cadc_rec.evaluation.sharded import tower_vectors
-from cadc_rec.models.catalogue import Catalogue
-from cadc_rec.models.history import usable_windows
+from cadc_rec.models.forward import PriorAlone
+from cadc_rec.models.history import HistoryReader, usable_windows
+from cadc_rec.models.prior import HistoryPrior, even_factors
 from cadc_rec.models.tower import SideSpec
-from cadc_rec.models.two_tower import TwoTower
+from cadc_rec.models.two_tower import Catalogue, TwoTower
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.training.optimizers import fuse_table_optimizer, is_frozen
-from cadc_rec.training.prior import prior_of
 from cadc_rec.training.table_rules import store_frozen_tables, table_rules
 
 _TABLE_STD = 0.1
+_SAMPLE = 1000  # users whose histories set the prior's first factors
 
 
 @dataclass(frozen=True)
@@ -132,16 +133,44 @@ def unsharded_model(
     """The experiment's model with its tables on the meta device and the rest newly initialized."""
     transitions, history = pretrained.transitions, experiment.history
     width = 0 if transitions is None else transitions.source.shape[1]
-    prior, factors = prior_of(experiment, dataset, pretrained)
+    reader, factors = None, []
+    if history.length:
+        prior = prior_alone(experiment.prior, history, dataset, pretrained)
+        factors = [] if prior is None else prior.factors
+        windows = usable_windows(history.windows, history.length)
+        reader = HistoryReader(windows, None if prior is None else prior.reader.prior)
     return TwoTower(
         SideSpec("user", dataset.n_users, dataset.user_attributes),
         SideSpec("item", dataset.n_items, dataset.item_attributes, width),
         experiment.model,
         device,
-        usable_windows(history.windows, history.length) if history.length else (),
-        prior,
+        reader,
         factors,
     )
+
+
+def prior_alone(
+    config: PriorConfig, history: HistoryConfig, dataset: Dataset, pretrained: Pretrained
+) -> PriorAlone | None:
+    """What the frozen tables say of histories, with the factors to start from; None without.
+
+    Args:
+        config: confidences, regularization, decay.
+        history: how long one is.
+        dataset: whose first users' histories set the factors.
+        pretrained: the frozen tables.
+    """
+    if not config.use:
+        return None
+    assert pretrained.ids is not None
+    transitions = pretrained.transitions
+    tables = () if transitions is None else (transitions.source, transitions.target)
+    prior = HistoryPrior.of(pretrained.ids.item, config)
+    unscaled = PriorAlone(prior, (), pretrained.ids.item, *tables)
+    sample = dataset.last_items(history.length, with_validation=False)[:_SAMPLE]
+    users = unscaled.users(torch.from_numpy(sample))
+    factors = even_factors(users.prior, unscaled.every_item().prior)
+    return PriorAlone(prior, factors, pretrained.ids.item, *tables)
 
 
 def _divided(n_items: int, processes: Processes) -> Catalogue:

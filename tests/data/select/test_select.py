@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cadc_rec.data.select.shard_writer import shard_sizes
 
 from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data.prepare.build_dataset import INTERACTIONS
 from cadc_rec.data.select import build_selection as select_stage
 from cadc_rec.data.select.build_selection import choose_uniform
 from cadc_rec.data.select.settings import selected_rows
+from cadc_rec.data.streams import shard_sizes
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import Artifact, run_stage
 

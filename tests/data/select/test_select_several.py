@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cadc_rec.data.select.shard_writer import ShardWriter, shard_count
 
 from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data import streams
@@ -17,6 +16,7 @@ from cadc_rec.data.prepare.build_dataset import INTERACTIONS
 from cadc_rec.data.select import build_selection as select_stage
 from cadc_rec.data.select.build_selection import build_selections
 from cadc_rec.data.select.settings import with_shards
+from cadc_rec.data.streams import ShardWriter, shard_count
 from cadc_rec.store.artifact import Artifact, Draft, run_stage
 
 RATIOS = (1.0, 3.0, 10.0, 2000.0)
