@@ -54,7 +54,7 @@ test-faults: $(READY) ## run what kills, damages and fills up (part of test-slow
 	CADC_REC_FAULTS=work/faults.json $(BIN)/python -m pytest tests/faults
 
 test-serve: .venv-serve/.installed-serve ## run the tests of the service
-	$(SERVE)/python -m pytest tests/service tests/export/test_triton.py
+	$(SERVE)/python -m pytest tests/serving/http tests/export/test_triton.py
 
 study-smoke: $(READY) ## run a small study of every method afresh and write its page (three minutes)
 	rm -rf work/study-smoke
@@ -62,7 +62,7 @@ study-smoke: $(READY) ## run a small study of every method afresh and write its 
 	$(BIN)/cadc-rec report work/study-smoke/studies/smoke
 
 bench: $(READY) ## measure speed beside peers and the machine's ceilings (leave the machine idle)
-	$(BIN)/cadc-rec bench
+	$(BIN)/python -m benchmarks.peers
 
 bench-guard: $(READY) ## fail where a speed ratio fell below benchmarks/baseline.json
 	$(BIN)/python -m benchmarks.guard --workdir work/bench-guard

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.paper import between
+from benchmarks.peers.ceilings import pair_flops, tower_flops
 from benchmarks.scaling import parse_size
-from cadc_rec.bench.ceilings import pair_flops, tower_flops
-from cadc_rec.config import Experiment
+from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import CadcError
-from cadc_rec.experiment_file import load_experiment
 from cadc_rec.planning.machines import Machines
 from cadc_rec.planning.plan import ExperimentPlan, plan_experiment
 from cadc_rec.planning.sizes import Sizes

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from benchmarks.paper import ROOT, between
 from cadc_rec.errors import CadcError
-from cadc_rec.progress import keep_interrupts, set_up_logging
-from cadc_rec.reporting import words
-from cadc_rec.reporting.groups import Book, Group, label
-from cadc_rec.reporting.report import write_report
-from cadc_rec.reporting.statistics import percent_difference
-from cadc_rec.reporting.study_data import Study, load_studies
-from cadc_rec.study.commands import run_study
+from cadc_rec.evaluation.statistics import percent_difference
+from cadc_rec.log import keep_interrupts, set_up_logging
+from cadc_rec.study.report import words
+from cadc_rec.study.report.groups import Book, Group, label
+from cadc_rec.study.report.report import write_report
+from cadc_rec.study.report.study_data import Study, load_studies
+from cadc_rec.study.run.commands import run_study
 
 STUDY = ROOT / "configs" / "study" / "beyond.toml"
 PAGE = ROOT / "docs" / "accuracy.md"

@@ -20,12 +20,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cadc_rec.artifacts import Artifact
+from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import CadcError
-from cadc_rec.experiment_file import load_experiment
-from cadc_rec.pipeline import Pipeline
-from cadc_rec.progress import set_up_logging
-from cadc_rec.reporting.summary import run_result
+from cadc_rec.log import set_up_logging
+from cadc_rec.pipeline.pipeline import Pipeline
+from cadc_rec.pipeline.summary import run_result
+from cadc_rec.store.artifact import Artifact
 
 Result = dict[str, Any]
 

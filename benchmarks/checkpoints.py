@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cadc_rec.config_checkpoint import CheckpointConfig
-from cadc_rec.experiment_file import load_experiment
-from cadc_rec.pipeline import Pipeline
-from cadc_rec.progress import set_up_logging
+from cadc_rec.config.checkpoint import CheckpointConfig
+from cadc_rec.config.file import load_experiment
+from cadc_rec.log import set_up_logging
+from cadc_rec.pipeline.pipeline import Pipeline
 
 INTERVAL = CheckpointConfig().every_seconds
 

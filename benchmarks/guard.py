@@ -17,10 +17,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from cadc_rec.bench.sections import GUARDED, run
-from cadc_rec.bench.workload import Workload
+from benchmarks.peers.sections import GUARDED, run
+from benchmarks.peers.workload import Workload
 from cadc_rec.errors import CadcError
-from cadc_rec.progress import keep_interrupts, set_up_logging
+from cadc_rec.log import keep_interrupts, set_up_logging
 
 BASELINE = Path(__file__).resolve().parent / "baseline.json"
 THRESHOLD = 0.5

@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from cadc_rec.artifacts import read_manifest
-from cadc_rec.bench.session import now, this_machine
+from benchmarks.peers.session import now, this_machine
 from cadc_rec.errors import CadcError
-from cadc_rec.progress import log, set_up_logging
+from cadc_rec.log import log, set_up_logging
+from cadc_rec.store.artifact import read_manifest
 
 STAGES = ("prepare", "pretrain", "select", "train", "evaluate")
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"

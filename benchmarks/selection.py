@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cadc_rec.artifacts import Artifact, Draft
-from cadc_rec.config import SelectConfig
+from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data.parquet import ROW_GROUP_ROWS, write_parts
-from cadc_rec.data.prepare import INTERACTIONS
-from cadc_rec.data.select import build_selections
+from cadc_rec.data.prepare.build import INTERACTIONS
+from cadc_rec.data.select.build import build_selections
+from cadc_rec.store.artifact import Artifact, Draft
 
 KINDS = (
     "uniform",

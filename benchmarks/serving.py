@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.hostile import HttpClient, resident_kib
-from cadc_rec.serving.predictor import Predictor
+from cadc_rec.serving.predict.predictor import Predictor
 
 _K = 10
 _LONG = 1000  # items a user, the most that a service gives

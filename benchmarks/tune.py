@@ -23,10 +23,10 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
+from cadc_rec.config.file import load_experiment, read_toml
 from cadc_rec.errors import CadcError
-from cadc_rec.experiment_file import load_experiment, read_toml
-from cadc_rec.pipeline import Pipeline
-from cadc_rec.progress import set_up_logging
+from cadc_rec.log import set_up_logging
+from cadc_rec.pipeline.pipeline import Pipeline
 
 METRIC = "ndcg@10"
 

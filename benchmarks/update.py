@@ -29,13 +29,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cadc_rec.artifacts import read_manifest
-from cadc_rec.atomic import write_atomically
-from cadc_rec.config import DataConfig
-from cadc_rec.data.archives import find_raw
+from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.engine import open_engine
+from cadc_rec.data.sources.archives import find_raw
 from cadc_rec.data.sources.movielens import read_movielens_1m
-from cadc_rec.reporting.statistics import mean_gains, paired_bootstrap
+from cadc_rec.evaluation.statistics import mean_gains, paired_bootstrap
+from cadc_rec.store.artifact import read_manifest
+from cadc_rec.store.atomic import write_atomically
 
 Kind = Literal["base", "update", "rebuild"]
 

@@ -33,8 +33,8 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from benchmarks.scaling import parse_size
-from cadc_rec.artifacts import read_manifest
-from cadc_rec.progress import log, set_up_logging
+from cadc_rec.log import log, set_up_logging
+from cadc_rec.store.artifact import read_manifest
 
 FILES = 10
 _CHUNK = 2**20

@@ -182,7 +182,7 @@ def finished_recipe(tiny_recipe, spawn, once):
 @pytest.fixture
 def cli(monkeypatch, capsys):
     """Run ``cadc-rec`` in this process: exit code, standard output and standard error."""
-    from cadc_rec.cli import main
+    from cadc_rec.cli.main import main
 
     log = logging.getLogger("cadc_rec")
     before = log.handlers[:], log.level, log.propagate

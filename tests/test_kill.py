@@ -1,6 +1,7 @@
 """A run killed at any moment, started again, ends as if nothing had happened.
 
-`tests/test_artifacts.py` kills at every file operation of a commit; here it is the whole program.
+`tests/store/test_artifact.py` kills at every file operation of a commit; here it is the whole
+program.
 """
 
 import random
@@ -10,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cadc_rec.artifacts import open_artifact
-from cadc_rec.pipeline import STAGES
+from cadc_rec.pipeline.pipeline import STAGES
+from cadc_rec.store.artifact import open_artifact
 
 
 @pytest.fixture(params=["cadc", "recipe"])

@@ -1,20 +1,16 @@
 """Nothing that learns reads a held-out item."""
 
-import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "data"))
-from raw_files import members_1m, text_of
-
-from cadc_rec.config import Experiment
+from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.shards import SelectionShards
-from cadc_rec.pipeline import Pipeline
+from cadc_rec.data.load.shards import SelectionShards
+from cadc_rec.pipeline.pipeline import Pipeline
+from tests.data.raw_files import members_1m, text_of
 
 USERS, ITEMS, TAKEN = 40, 40, 8
 

@@ -29,7 +29,7 @@ import threading
 from dataclasses import dataclass
 
 # Not loaded ahead: what only some environments have, and what no test starts as a process.
-_LEFT_OUT = ("cadc_rec.bench", "cadc_rec.service", "cadc_rec.data.spark")
+_LEFT_OUT = ("cadc_rec.serving.http",)
 # The agent of local workers, beside the package itself.
 _BESIDE = ("duckdb", "ibis", "ibis.backends.duckdb", "torch.distributed.launcher.api")
 
@@ -90,7 +90,7 @@ def begin(request: Request, files: list[int]) -> int:
         if request.script:
             runpy.run_path(sys.argv[0], run_name="__main__")
         else:
-            from cadc_rec.cli import main
+            from cadc_rec.cli.main import main
 
             main()
         code = 0

@@ -14,7 +14,7 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 from cadc_rec.distributed.peers import Peers
 from cadc_rec.errors import CadcError
-from cadc_rec.progress import log
+from cadc_rec.log import log
 
 _START_SECONDS = 300.0  # how long the others may take to start: they load their libraries, no more
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from cadc_rec.config import ComputeConfig
+from cadc_rec.config.experiment import ComputeConfig
 from cadc_rec.distributed.joining import join, join_alone
 from cadc_rec.errors import CadcError
 from cadc_rec.machine import available_cores, keep_freed_memory

@@ -19,8 +19,8 @@ from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import ShardingEnv
 
-from cadc_rec.config import ShardingConfig
-from cadc_rec.config_types import parse_memory
+from cadc_rec.config.experiment import ShardingConfig
+from cadc_rec.config.types import parse_memory
 from cadc_rec.distributed.planner import TableRule, make_planner, quiet_planner, sharders
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError

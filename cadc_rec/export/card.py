@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cadc_rec.artifacts import Artifact
-from cadc_rec.config import Experiment
+from cadc_rec.config.experiment import Experiment
+from cadc_rec.store.artifact import Artifact
 from cadc_rec.versions import library_versions
 
 

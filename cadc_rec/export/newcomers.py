@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from cadc_rec.config import Experiment
+from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.export.programs import FoldedNewcomer, HistoryNewcomer, PriorNewcomer, Program
 from cadc_rec.export.trained import TrainedModel

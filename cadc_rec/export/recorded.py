@@ -1,7 +1,7 @@
 """The self-test's requests and answers: formed in float64, by going through all items.
 
 In: vectors, what users know, ids. Out: the contents of ``self_test.json``
-(`cadc_rec.serving.self_test`).
+(`cadc_rec.serving.bundle.self_test`).
 """
 
 from __future__ import annotations

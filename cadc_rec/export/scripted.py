@@ -11,7 +11,7 @@ import torch
 from cadc_rec.export.predict import ANSWER, FLOATS, LENGTHS, VALUES, TwoTowerPredictFactory
 from cadc_rec.export.towers import item_keys, query_keys
 from cadc_rec.export.trained import TrainedModel
-from cadc_rec.serving import layout
+from cadc_rec.serving.bundle import layout
 
 
 def write_modules(trained: TrainedModel, folder: Path, precisions: Sequence[str]) -> dict[str, Any]:

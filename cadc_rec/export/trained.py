@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import torch
 from safetensors.torch import load_file
 
-from cadc_rec.artifacts import Artifact
-from cadc_rec.config import Experiment
+from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.models.features import AttributeValues
 from cadc_rec.models.id_embedding import HybridIds
 from cadc_rec.models.tower import Tower
 from cadc_rec.models.two_tower import TwoTower
+from cadc_rec.pipeline.stages.train import CHECKPOINT
 from cadc_rec.pretrain.id_tables import Pretrained
-from cadc_rec.stages.train import CHECKPOINT
+from cadc_rec.store.artifact import Artifact
 from cadc_rec.training.build import pretrained_weights, unsharded_model
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cadc_rec.atomic import commit, folder_to_fill
 from cadc_rec.export.predict import ANSWER, LENGTHS, VALUES, TwoTowerPredictFactory
 from cadc_rec.export.programs import Program, tower_programs
 from cadc_rec.export.trained import TrainedModel
+from cadc_rec.store.atomic import commit, folder_to_fill
 
 _MAX_BATCH = 1024
 _QUEUE_MICROSECONDS = 500

@@ -18,9 +18,7 @@ import faiss
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from cadc_rec.artifacts import Artifact
-from cadc_rec.atomic import commit, folder_to_fill
-from cadc_rec.config import Experiment
+from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.evaluation.ranking import Excluded
 from cadc_rec.export.card import card_data, card_page, limits_of
@@ -29,11 +27,13 @@ from cadc_rec.export.newcomers import newcomer_program
 from cadc_rec.export.programs import Program, save_program, tower_programs
 from cadc_rec.export.recorded import recorded_requests
 from cadc_rec.export.trained import TrainedModel, trained_model
+from cadc_rec.log import track
 from cadc_rec.pretrain.id_tables import Pretrained
-from cadc_rec.progress import track
-from cadc_rec.serving import layout
-from cadc_rec.serving.bundle import manifest_of
-from cadc_rec.serving.signing import signature_of
+from cadc_rec.serving.bundle import layout
+from cadc_rec.serving.bundle.bundle import manifest_of
+from cadc_rec.serving.bundle.signing import signature_of
+from cadc_rec.store.artifact import Artifact
+from cadc_rec.store.atomic import commit, folder_to_fill
 from cadc_rec.versions import library_versions
 
 if TYPE_CHECKING:

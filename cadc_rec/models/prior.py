@@ -6,7 +6,7 @@ Two scores of an item i after a history h_1 (the latest), h_2, ...:
   (Y'Y + l2 I + sum_j (c_j - 1) y_j y_j') x = sum_j c_j y_j, with y_j the item vector of h_j and
   confidences c_j = alpha 2^(-(j - 1) / half_life) (Hu, Koren and Volinsky 2008, fading);
 - *led to*: s . t_i, where s is the mean of the source vectors of the history weighted by
-  decay^(j - 1), and t_i the target vector of i (`cadc_rec.data.transitions`).
+  decay^(j - 1), and t_i the target vector of i (`cadc_rec.pretrain.transition_matrix`).
 
 Both are dot products with vectors that never change, so they join the towers' as more elements. An
 example's own item is no part of its history, so training meets them as ranking does.
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cadc_rec.config import PriorConfig
+from cadc_rec.config.experiment import PriorConfig
 from cadc_rec.models.conjugate_gradients import conjugate_gradients
 
 _STEPS = 6  # of conjugate gradients: two orders of magnitude below what changes a rank

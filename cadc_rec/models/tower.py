@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cadc_rec.config import ModelConfig
+from cadc_rec.config.experiment import ModelConfig
 from cadc_rec.models.dropout import ByteDropout
 from cadc_rec.models.factorization import item_side, user_side
 from cadc_rec.models.features import AttributeValues, SideFeatures

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from cadc_rec.config import ModelConfig
+from cadc_rec.config.experiment import ModelConfig
 from cadc_rec.models.catalogue import Catalogue
 from cadc_rec.models.history import window_means
 from cadc_rec.models.id_embedding import FrozenIds

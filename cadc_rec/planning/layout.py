@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cadc_rec.config import Experiment
+from cadc_rec.config.experiment import Experiment
 from cadc_rec.distributed.planner import PlannedTable, TableRule, make_planner, plan_tables
 from cadc_rec.models.history import usable_windows
 from cadc_rec.models.tower import SideSpec

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from torch import nn
 from torchrec import EmbeddingBagCollection
 
-from cadc_rec.config import Experiment
+from cadc_rec.config.experiment import Experiment
 from cadc_rec.distributed.planner import PlannedTable
 from cadc_rec.planning.machines import Machines
 from cadc_rec.planning.sizes import PlannedAttribute, Sizes

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from cadc_rec.config import Experiment, ShardingConfig
+from cadc_rec.config.experiment import Experiment, ShardingConfig
 from cadc_rec.distributed.planner import DoesNotFitError
 from cadc_rec.planning.layout import INT8_ROW, plan_towers, rank_memory, two_towers
 from cadc_rec.planning.machines import Machines

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cadc_rec.artifacts import read_manifest
-from cadc_rec.config import Experiment
-from cadc_rec.data.prepare_settings import dataset_settings
+from cadc_rec.config.experiment import Experiment
+from cadc_rec.data.prepare.settings import dataset_settings
 from cadc_rec.errors import CadcError
+from cadc_rec.store.artifact import read_manifest
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from cadc_rec.config import AlsConfig
+from cadc_rec.config.experiment import AlsConfig
 from cadc_rec.data.randomness import Purpose
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.pretrain.alternating import Interactions

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cadc_rec.config import PretrainConfig
+from cadc_rec.config.experiment import PretrainConfig
 from cadc_rec.data.randomness import Key, positional_integers
 from cadc_rec.pretrain.alternating import Interactions
 from cadc_rec.pretrain.kernels import Pattern, torch_gradient

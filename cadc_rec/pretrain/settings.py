@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cadc_rec.config import PretrainConfig
+from cadc_rec.config.experiment import PretrainConfig
 
 
 def pretrain_settings(config: PretrainConfig, seed: int) -> dict[str, Any]:

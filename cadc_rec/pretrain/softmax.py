@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cadc_rec.config import PretrainConfig
+from cadc_rec.config.experiment import PretrainConfig
 from cadc_rec.data.randomness import Purpose, positional_integers
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.models.sparse import weighted_sums

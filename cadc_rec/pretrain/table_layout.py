@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cadc_rec.config import Experiment
+from cadc_rec.config.experiment import Experiment
 
 _FLOAT = 4
 _ADAM = 3  # gradient and two moments

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cadc_rec.config import TrackingConfig
+from cadc_rec.config.experiment import TrackingConfig
 from cadc_rec.errors import CadcError
 from cadc_rec.tracking.event_file import TensorBoardTracker
 from cadc_rec.tracking.mlflow_run import MLflowTracker

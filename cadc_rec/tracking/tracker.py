@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from cadc_rec.progress import log
+from cadc_rec.log import log
 
 Setting = bool | int | float | str
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torchrec.distributed import DistributedModelParallel
 
-from cadc_rec.config import Experiment
+from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose, normal_rows
 from cadc_rec.distributed.exchange import join_shares

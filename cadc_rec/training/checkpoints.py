@@ -12,15 +12,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from cadc_rec.checkpoints.cadence import Cadence
-from cadc_rec.checkpoints.files import load_tensors, saved_sizes
-from cadc_rec.checkpoints.saver import Saver
-from cadc_rec.checkpoints.store import Checkpoint, CheckpointStore, newest_whole, open_checkpoint
-from cadc_rec.config_checkpoint import CheckpointConfig
-from cadc_rec.data.position import taken
+from cadc_rec.config.checkpoint import CheckpointConfig
+from cadc_rec.data.load.position import taken
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
-from cadc_rec.progress import log
+from cadc_rec.log import log
+from cadc_rec.store.checkpoints.cadence import Cadence
+from cadc_rec.store.checkpoints.files import load_tensors, saved_sizes
+from cadc_rec.store.checkpoints.saver import Saver
+from cadc_rec.store.checkpoints.store import (
+    Checkpoint,
+    CheckpointStore,
+    newest_whole,
+    open_checkpoint,
+)
 from cadc_rec.training.identity import Training, difference
 from cadc_rec.training.training_state import TrainingState
 

@@ -8,12 +8,12 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from cadc_rec.config import TrainConfig
-from cadc_rec.data.batches import Arrangement, BatchArrays, Negatives
-from cadc_rec.data.candidates import KnownItems, SoftmaxBatches
-from cadc_rec.data.loader import Loader
-from cadc_rec.data.pair_batches import PairBatches, worth_compiling
-from cadc_rec.data.shards import Examples
+from cadc_rec.config.experiment import TrainConfig
+from cadc_rec.data.load.batches import Arrangement, BatchArrays, Negatives
+from cadc_rec.data.load.candidates import KnownItems, SoftmaxBatches
+from cadc_rec.data.load.loader import Loader
+from cadc_rec.data.load.pair_batches import PairBatches, worth_compiling
+from cadc_rec.data.load.shards import Examples
 from cadc_rec.models.losses import binary_cross_entropy, softmax_cross_entropy
 from cadc_rec.models.pairs import Batch, PairPattern
 
@@ -96,7 +96,7 @@ def make_loader(
     rows_by_shard: Sequence[int] | None = None,
     draws: Negatives | None = None,
 ) -> Loader:
-    """The loader that `config`'s loss needs; see `cadc_rec.data.loader`.
+    """The loader that `config`'s loss needs; see `cadc_rec.data.load.loader`.
 
     Args:
         config: loss, batch size, negatives.

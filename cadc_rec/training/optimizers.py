@@ -16,7 +16,7 @@ from torch.distributed.optim.apply_optimizer_in_backward import (
 from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from cadc_rec.config import TrainConfig
+from cadc_rec.config.experiment import TrainConfig
 from cadc_rec.models.two_tower import TwoTower
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cadc_rec.config import Experiment
+from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.models.prior import HistoryPrior, even_factors
 from cadc_rec.pretrain.id_tables import Pretrained

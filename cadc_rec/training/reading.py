@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cadc_rec.config import Experiment
-from cadc_rec.data.batches import Negatives
-from cadc_rec.data.candidates import KnownItems
+from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.loader import Loader
-from cadc_rec.data.shards import SelectionShards
-from cadc_rec.data.stream_loader import StreamLoader
+from cadc_rec.data.load.batches import Negatives
+from cadc_rec.data.load.candidates import KnownItems
+from cadc_rec.data.load.loader import Loader
+from cadc_rec.data.load.shards import SelectionShards
+from cadc_rec.data.load.stream_loader import StreamLoader
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.training.objectives import compiles, make_arrangement, make_loader
 
@@ -94,7 +94,7 @@ def negatives_of(experiment: Experiment, dataset: Dataset, known: KnownItems) ->
     unknown = experiment.train.exclude_known and experiment.train.loss == "binary"
     if not (popular or unknown):
         return None
-    from cadc_rec.data.negatives import WeightedNegatives, popularity_weights
+    from cadc_rec.data.load.negatives import WeightedNegatives, popularity_weights
 
     weights = np.ones(dataset.n_items, np.int64)
     if popular:
@@ -106,10 +106,10 @@ def negatives_of(experiment: Experiment, dataset: Dataset, known: KnownItems) ->
 def compile_loops(experiment: Experiment, rows: int) -> None:
     """Compile what a rank with this many rows will call: seconds that are no stage's."""
     if compiles(experiment.train, rows):
-        from cadc_rec.data import pair_kernels
+        from cadc_rec.data.load import pair_kernels
 
         pair_kernels.compile_kernels()
     if experiment.negatives.distribution != "uniform" or experiment.train.exclude_known:
-        from cadc_rec.data import negatives
+        from cadc_rec.data.load import negatives
 
         negatives.compile_kernels()

@@ -6,7 +6,7 @@ what `cadc-rec plan` prints come from here.
 
 from __future__ import annotations
 
-from cadc_rec.config import ShardingConfig
+from cadc_rec.config.experiment import ShardingConfig
 from cadc_rec.distributed.planner import TableRule
 from cadc_rec.errors import CadcError
 from cadc_rec.models.id_embedding import HybridIds

@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from cadc_rec.config import TrainConfig
-from cadc_rec.data.batches import BatchArrays
-from cadc_rec.data.loader import Loader
-from cadc_rec.data.position import Position, advanced, taken
-from cadc_rec.data.prefetch import prefetched
-from cadc_rec.data.stream_loader import StreamLoader
+from cadc_rec.config.experiment import TrainConfig
+from cadc_rec.data.load.batches import BatchArrays
+from cadc_rec.data.load.loader import Loader
+from cadc_rec.data.load.position import Position, advanced, taken
+from cadc_rec.data.load.prefetch import prefetched
+from cadc_rec.data.load.stream_loader import StreamLoader
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
+from cadc_rec.log import Ticker, track
 from cadc_rec.models.pairs import Batch
-from cadc_rec.progress import Ticker, track
 from cadc_rec.training.checkpoints import Checkpoints, NoCheckpoints
 from cadc_rec.training.histories import Histories
 from cadc_rec.training.objectives import Objective, make_objective, to_batch

@@ -14,8 +14,7 @@ from zlib import crc32
 import torch
 from torch import nn
 
-from cadc_rec.checkpoints.parts import Parts
-from cadc_rec.data.position import Position, Stretch, taken
+from cadc_rec.data.load.position import Position, Stretch, taken
 from cadc_rec.distributed.fused_state import (
     Columns,
     Momentum,
@@ -25,6 +24,7 @@ from cadc_rec.distributed.fused_state import (
 )
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.state import local_tensors
+from cadc_rec.store.checkpoints.parts import Parts
 from cadc_rec.training.averaging import WeightAverage
 
 _ADAM = ("step", "exp_avg", "exp_avg_sq")

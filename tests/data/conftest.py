@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from cadc_rec.artifacts import Artifact, run_stage
-from cadc_rec.config import DataConfig, SelectConfig
-from cadc_rec.data.archives import DATA_VARIABLE, find_raw
-from cadc_rec.data.prepare import build_dataset, dataset_settings
-from cadc_rec.data.select import build_selection
-from cadc_rec.data.selection import selection_settings
+from cadc_rec.config.experiment import DataConfig, SelectConfig
+from cadc_rec.data.prepare.build import build_dataset, dataset_settings
+from cadc_rec.data.select.build import build_selection
+from cadc_rec.data.select.settings import selection_settings
+from cadc_rec.data.sources.archives import DATA_VARIABLE, find_raw
+from cadc_rec.store.artifact import Artifact, run_stage
 from tests.data.own_tables import INTERACTIONS
 
 MakeZip = Callable[[Mapping[str, str | bytes]], Path]

@@ -8,8 +8,8 @@ import json
 import pyarrow.parquet as pq
 
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.inspection.profile import ColumnProfile
-from cadc_rec.data.inspection.roles import guess_attribute
+from cadc_rec.data.inspect.profile import ColumnProfile
+from cadc_rec.data.inspect.roles import guess_attribute
 from tests.data.own_tables import text
 
 USERS = "name,plan\nAna,pro\nBo,\nCy,NA\nDee,é\n"

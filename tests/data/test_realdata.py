@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cadc_rec.artifacts import run_stage
-from cadc_rec.config import DataConfig
-from cadc_rec.data.archives import DATA_VARIABLE, find_raw, locate
+from cadc_rec.config.experiment import DataConfig
+from cadc_rec.config.file import load_experiment
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.prepare import build_dataset, dataset_settings
-from cadc_rec.experiment_file import load_experiment
+from cadc_rec.data.prepare.build import build_dataset, dataset_settings
+from cadc_rec.data.sources.archives import DATA_VARIABLE, find_raw, locate
+from cadc_rec.store.artifact import run_stage
 
 pytestmark = pytest.mark.realdata
 _FOLDER = os.environ.get(DATA_VARIABLE)  # before the fixture of this folder hides it

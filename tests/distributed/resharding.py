@@ -15,12 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-import toy
-
-from cadc_rec.config import ComputeConfig
-from cadc_rec.config_checkpoint import CheckpointConfig
-from cadc_rec.data.shards import Examples
+from cadc_rec.config.checkpoint import CheckpointConfig
+from cadc_rec.config.experiment import ComputeConfig
+from cadc_rec.data.load.shards import Examples
 from cadc_rec.distributed.fused_state import local_momenta
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.state import gather_state
@@ -30,6 +27,7 @@ from cadc_rec.training.identity import Training
 from cadc_rec.training.objectives import make_loader, to_batch
 from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.trainer import Trainer
+from tests.distributed import toy
 
 KINDS = ("data_parallel", "table_wise", "column_wise", "table_column_wise")
 SHARDS = [20, 30, 10, 25, 35]

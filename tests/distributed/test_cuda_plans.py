@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 import torch
-import toy
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 
-from cadc_rec.config import ComputeConfig, ModelConfig
-from cadc_rec.data.pair_batches import arrange_pairs
+from cadc_rec.config.experiment import ComputeConfig, ModelConfig
+from cadc_rec.data.load.pair_batches import arrange_pairs
 from cadc_rec.distributed.planner import make_planner
 from cadc_rec.distributed.processes import processes
 from cadc_rec.models.pairs import pair_scores
 from cadc_rec.models.two_tower import SideSpec, TwoTower
 from cadc_rec.training.objectives import to_batch
+from tests.distributed import toy
 
 
 def needs_gpu(test):

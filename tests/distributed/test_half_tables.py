@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import toy
 
-from cadc_rec.config import ComputeConfig
+from cadc_rec.config.experiment import ComputeConfig
 from cadc_rec.distributed.processes import processes
 from cadc_rec.errors import CadcError
+from tests.distributed import toy
 
 pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parents[2]

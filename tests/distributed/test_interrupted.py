@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from cadc_rec.experiment_file import load_experiment
-from cadc_rec.pipeline import Pipeline
+from cadc_rec.config.file import load_experiment
+from cadc_rec.pipeline.pipeline import Pipeline
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import toy
-from resharding import KINDS, run
 
-from cadc_rec.config import ComputeConfig
+from cadc_rec.config.experiment import ComputeConfig
 from cadc_rec.distributed.processes import processes
+from tests.distributed import toy
+from tests.distributed.resharding import KINDS, run
 from tests.zygote import run_ranks
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import toy
 
-from cadc_rec.config import ComputeConfig
+from cadc_rec.config.experiment import ComputeConfig
 from cadc_rec.distributed.processes import processes
 from cadc_rec.errors import CadcError
+from tests.distributed import toy
 from tests.zygote import run_ranks
 
 pytestmark = pytest.mark.distributed

@@ -12,20 +12,20 @@ import torch
 from safetensors.torch import load_file
 from scipy import sparse
 
-from cadc_rec.artifacts import Draft
-from cadc_rec.config import Experiment, PretrainConfig
-from cadc_rec.data.candidates import KnownItems
+from cadc_rec.config.experiment import Experiment, PretrainConfig
 from cadc_rec.data.dataset import Attribute
-from cadc_rec.data.shards import Examples
+from cadc_rec.data.load.candidates import KnownItems
+from cadc_rec.data.load.shards import Examples
 from cadc_rec.distributed.rows_file import write_rows
 from cadc_rec.distributed.state import gather_state, local_tensors
+from cadc_rec.pipeline.stages.pretrain_neural import build_neural_tables
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.factor_tables import PartitionedTable, ReplicatedTable
 from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables
 from cadc_rec.pretrain.least_squares import LeastSquares
 from cadc_rec.pretrain.scaling import scaled
 from cadc_rec.pretrain.softmax import SoftmaxSolver
-from cadc_rec.stages.pretrain_neural import build_neural_tables
+from cadc_rec.store.artifact import Draft
 from cadc_rec.training.build import build_model, frozen_tables_intact
 from cadc_rec.training.frozen_rows import keep_frozen_rows
 from cadc_rec.training.histories import Histories

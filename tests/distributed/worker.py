@@ -7,11 +7,9 @@ import json
 import sys
 from pathlib import Path
 
-from cadc_rec.config import ComputeConfig
+from cadc_rec.config.experiment import ComputeConfig
 from cadc_rec.distributed.processes import processes
-
-sys.path.insert(0, str(Path(__file__).parent))
-import toy
+from tests.distributed import toy
 
 if __name__ == "__main__":
     out, *cases = sys.argv[1:]

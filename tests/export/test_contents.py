@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from cadc_rec.errors import CadcError
-from cadc_rec.serving import layout
-from cadc_rec.serving.programs import load_program
-from cadc_rec.serving.self_test import run_self_test
+from cadc_rec.serving.bundle import layout
+from cadc_rec.serving.bundle.programs import load_program
+from cadc_rec.serving.bundle.self_test import run_self_test
 
 pytestmark = pytest.mark.slow
 
@@ -140,7 +140,7 @@ def test_the_card_tells_metrics_and_share(plain):
 
 def test_tables_alone_have_vectors_and_newcomers(cli, finished, tiny, tmp_path):
     """Method popularity: no towers, so no programs of users and items."""
-    from cadc_rec.serving.bundle import Bundle
+    from cadc_rec.serving.bundle.bundle import Bundle
 
     options = ["--workdir", tmp_path / "work", "--method", "popularity", "--out", tmp_path / "b"]
     assert cli("export", tiny, *options).code == 0
@@ -151,10 +151,10 @@ def test_tables_alone_have_vectors_and_newcomers(cli, finished, tiny, tmp_path):
 
 
 def test_a_prior_alone_knows_a_newcomer_as_well_as_anybody(tiny_recipe, finished_recipe, tmp_path):
-    from cadc_rec.experiment_file import load_experiment
+    from cadc_rec.config.file import load_experiment
     from cadc_rec.export.write import Finished, Wanted, write_bundle
-    from cadc_rec.pipeline import Pipeline
-    from cadc_rec.serving.bundle import Bundle
+    from cadc_rec.pipeline.pipeline import Pipeline
+    from cadc_rec.serving.bundle.bundle import Bundle
 
     experiment = load_experiment(tiny_recipe, method="prior", overrides=["history.length=4"])
     pipeline = Pipeline(experiment, tmp_path / "work")
@@ -184,8 +184,8 @@ def test_a_bundle_that_is_there_is_replaced_only_by_force(plain, monkeypatch):
 
 def test_compiled_programs_answer_as_the_programs_they_were_compiled_from(plain, tmp_path):
     from cadc_rec.export import write
-    from cadc_rec.serving.bundle import Bundle
-    from cadc_rec.serving.programs import load_compiled
+    from cadc_rec.serving.bundle.bundle import Bundle
+    from cadc_rec.serving.bundle.programs import load_compiled
 
     write.write_bundle(plain.finished, tmp_path / "compiled", write.Wanted(aot=True))
     bundle = Bundle.open(tmp_path / "compiled")

@@ -49,7 +49,7 @@ def pairs():
 
 
 def scripted(exported, precision):
-    from cadc_rec.serving.programs import load_scripted
+    from cadc_rec.serving.bundle.programs import load_scripted
 
     return load_scripted(exported.bundle, precision)
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cadc_rec.artifacts import open_artifact
-from cadc_rec.pipeline import STAGES
+from cadc_rec.pipeline.pipeline import STAGES
+from cadc_rec.store.artifact import open_artifact
 from tests import zygote
 
 # Sized so that pre-training and training last about a second each: there is something to hit.

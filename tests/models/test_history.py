@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-import toy
 
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.models.history import usable_windows, window_means
 from cadc_rec.models.pairs import Batch
 from cadc_rec.training.build import build_model
+from tests.distributed import toy
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-import toy
 
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.models.id_embedding import ID_EMBEDDINGS, HybridIds
 from cadc_rec.training.build import build_model
+from tests.distributed import toy
 
 IDS = torch.tensor([7, 0, 22, 7])  # out of order, one of them twice
 

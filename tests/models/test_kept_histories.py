@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
-import toy
 
 from cadc_rec.training.build import build_model
 from cadc_rec.training.histories import Histories
+from tests.distributed import toy
 
 
 def test_kept_contexts_are_what_a_lookup_gives_and_rows_are_found_again(alone):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from cadc_rec.data.pair_batches import arrange_pairs
+from cadc_rec.data.load.pair_batches import arrange_pairs
 from cadc_rec.models.pairs import pair_scores
 from cadc_rec.training.objectives import to_batch
 
@@ -48,7 +48,7 @@ def test_a_batch_holds_each_user_and_item_once():
 
 
 def test_large_catalogues_take_another_way_to_the_same_layout(monkeypatch):
-    from cadc_rec.data import batches
+    from cadc_rec.data.load import batches
 
     rng = np.random.default_rng(2)
     who, what, drawn, few = a_batch(rng)

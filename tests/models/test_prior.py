@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import toy
 
-from cadc_rec.config import PriorConfig
-from cadc_rec.data.pair_batches import arrange_pairs
+from cadc_rec.config.experiment import PriorConfig
+from cadc_rec.data.load.pair_batches import arrange_pairs
 from cadc_rec.models.pairs import Batch
 from cadc_rec.models.prior import HistoryPrior, even_factors
 from cadc_rec.training.build import build_model
 from cadc_rec.training.objectives import to_batch
 from cadc_rec.training.prior import prior_vectors
+from tests.distributed import toy
 
 CONFIG = PriorConfig(use=True, alpha=5.0, half_life=2.0, l2=0.3, decay=0.6)
 

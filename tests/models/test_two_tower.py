@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-import toy
 
-from cadc_rec.data.pair_batches import arrange_pairs
+from cadc_rec.data.load.pair_batches import arrange_pairs
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.training.build import build_model
 from cadc_rec.training.objectives import to_batch
+from tests.distributed import toy
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import CadcError
-from cadc_rec.experiment_file import load_experiment
 from cadc_rec.planning.machines import Machines
 from cadc_rec.planning.memory import validation_bytes
 from cadc_rec.planning.plan import plan_experiment

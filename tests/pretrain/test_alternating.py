@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cadc_rec.config import ComputeConfig, PretrainConfig
+from cadc_rec.config.experiment import ComputeConfig, PretrainConfig
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import local_tensors

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cadc_rec.config import ComputeConfig, Experiment, PretrainConfig
+from cadc_rec.config.experiment import ComputeConfig, Experiment, PretrainConfig
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.rows_file import write_rows
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions

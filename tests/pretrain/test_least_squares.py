@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from cadc_rec.config import AlsConfig, ComputeConfig
+from cadc_rec.config.experiment import AlsConfig, ComputeConfig
 from cadc_rec.data.randomness import Purpose
 from cadc_rec.distributed.processes import processes
 from cadc_rec.pretrain.als import confidences, train_als

@@ -1,24 +1,20 @@
 """Pre-training with an MLP on the two vectors, against plain PyTorch on gathered ones."""
 
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))
-import toy
-
-from cadc_rec.config import ComputeConfig
-from cadc_rec.data.pair_batches import arrange_pairs
+from cadc_rec.config.experiment import ComputeConfig
+from cadc_rec.data.load.pair_batches import arrange_pairs
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.pretrain.neural import NeuralFactorization
 from cadc_rec.training.objectives import to_batch
+from tests.distributed import toy
 
 USERS, ITEMS, WIDTH = 13, 17, 8
 

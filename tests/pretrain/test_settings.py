@@ -2,8 +2,8 @@
 
 import pytest
 
-from cadc_rec.config import PretrainConfig
-from cadc_rec.experiment_file import load_experiment
+from cadc_rec.config.experiment import PretrainConfig
+from cadc_rec.config.file import load_experiment
 from cadc_rec.pretrain.settings import pretrain_settings
 
 MF = {"epochs", "factors", "learning_rate", "l2", "init_std", "scale", "loss"}

@@ -5,11 +5,11 @@ import pytest
 import torch
 from scipy import sparse
 
-from cadc_rec.config import ComputeConfig, PretrainConfig
+from cadc_rec.config.experiment import ComputeConfig, PretrainConfig
+from cadc_rec.config.file import load_experiment
 from cadc_rec.distributed.processes import processes
-from cadc_rec.experiment_file import load_experiment
 from cadc_rec.models.factorization import as_dot_products
-from cadc_rec.pipeline import Pipeline
+from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.pretrain.alternating import Interactions
 from cadc_rec.pretrain.factor_tables import ReplicatedTable
 from cadc_rec.pretrain.id_tables import IdTables

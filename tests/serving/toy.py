@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from cadc_rec.serving.ids import IdMap
-from cadc_rec.serving.item_filter import ItemAttribute
-from cadc_rec.serving.predictor import Known, Predictor
-from cadc_rec.serving.top_k import ItemVectors
+from cadc_rec.serving.predict.ids import IdMap
+from cadc_rec.serving.predict.item_filter import ItemAttribute
+from cadc_rec.serving.predict.predictor import Known, Predictor
+from cadc_rec.serving.predict.top_k import ItemVectors
 
 
 def toy(n_users=20, n_items=50, dim=8, seed=0, text_ids=False, newcomers=None, retrieval=None):

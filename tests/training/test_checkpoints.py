@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from cadc_rec import stage_runner
-from cadc_rec.checkpoints.store import CheckpointStore
+from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import CadcError
-from cadc_rec.experiment_file import load_experiment
-from cadc_rec.pipeline import Pipeline
+from cadc_rec.pipeline import runner as stage_runner
+from cadc_rec.pipeline.pipeline import Pipeline
+from cadc_rec.store.checkpoints.store import CheckpointStore
 
 # Ten steps an epoch, three epochs, a checkpoint after nearly every step.
 SHORT = ["train.epochs=3", "train.batch_size=8", "train.average_epochs=1"]

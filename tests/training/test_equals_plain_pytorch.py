@@ -2,27 +2,23 @@
 
 import copy
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))
-import toy
-
-from cadc_rec.config import ComputeConfig
-from cadc_rec.data.loader import Loader
-from cadc_rec.data.pair_batches import PairBatches
-from cadc_rec.data.shards import Examples
+from cadc_rec.config.experiment import ComputeConfig
+from cadc_rec.data.load.loader import Loader
+from cadc_rec.data.load.pair_batches import PairBatches
+from cadc_rec.data.load.shards import Examples
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.training.build import build_model
 from cadc_rec.training.objectives import make_objective, to_batch
 from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.trainer import Trainer
+from tests.distributed import toy
 
 FROZEN = ("init_frozen", "hybrid", "linear", "mlp", "residual")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cadc_rec.config import TrainConfig
+from cadc_rec.config.experiment import TrainConfig
 from cadc_rec.models.pairs import Batch
 from cadc_rec.training.objectives import make_loader, make_objective
 
@@ -31,7 +31,7 @@ def test_a_binary_loss_is_the_mean_over_pairs():
     ("loss", "candidates"), [("softmax", 30), ("in-batch-softmax", 2), ("sampled-softmax", None)]
 )
 def test_each_loss_has_its_loader(loss, candidates):
-    from cadc_rec.data.shards import Examples
+    from cadc_rec.data.load.shards import Examples
 
     examples = Examples(np.array([0, 1, 2]), np.array([5, 5, 9]))
     config = TrainConfig(loss=loss, shared_negatives=4)

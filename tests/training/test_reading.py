@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cadc_rec.config import Experiment
-from cadc_rec.config_loader import LoaderConfig, NegativesConfig
-from cadc_rec.data.loader import Loader
-from cadc_rec.data.shards import SelectionShards
-from cadc_rec.data.stream_loader import StreamLoader
+from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.file import load_experiment
+from cadc_rec.config.reading import LoaderConfig, NegativesConfig
+from cadc_rec.data.load.loader import Loader
+from cadc_rec.data.load.shards import SelectionShards
+from cadc_rec.data.load.stream_loader import StreamLoader
 from cadc_rec.distributed.processes import processes
 from cadc_rec.errors import CadcError
-from cadc_rec.experiment_file import load_experiment
-from cadc_rec.pipeline import Pipeline
+from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.training.reading import negatives_of, open_reading
 
 
@@ -131,9 +131,9 @@ def test_a_stream_holds_its_buffer_and_not_its_rows(tmp_path):
         import sys
         from pathlib import Path
         from types import SimpleNamespace
-        from cadc_rec.data.loader import Loader
-        from cadc_rec.data.shards import SelectionShards
-        from cadc_rec.data.stream_loader import StreamLoader
+        from cadc_rec.data.load.loader import Loader
+        from cadc_rec.data.load.shards import SelectionShards
+        from cadc_rec.data.load.stream_loader import StreamLoader
 
         def peak():  # of this program alone: ru_maxrss remembers who started it
             status = Path("/proc/self/status").read_text().split("VmHWM:")[1]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from cadc_rec.config import ComputeConfig, TrainConfig
-from cadc_rec.data.batches import BatchArrays
+from cadc_rec.config.experiment import ComputeConfig, TrainConfig
+from cadc_rec.data.load.batches import BatchArrays
 from cadc_rec.distributed.processes import processes
 from cadc_rec.training.trainer import Trainer
 

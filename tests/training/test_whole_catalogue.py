@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 import torch
-import toy
 
-from cadc_rec.config import ComputeConfig
-from cadc_rec.data.loader import Loader
-from cadc_rec.data.pair_batches import PairBatches
-from cadc_rec.data.shards import Examples
+from cadc_rec.config.experiment import ComputeConfig
+from cadc_rec.data.load.loader import Loader
+from cadc_rec.data.load.pair_batches import PairBatches
+from cadc_rec.data.load.shards import Examples
 from cadc_rec.distributed.processes import processes
 from cadc_rec.training.build import build_model
 from cadc_rec.training.objectives import make_objective
 from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.trainer import Trainer
+from tests.distributed import toy
 
 
 def losses(ids, arrange):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ibis.backends.duckdb import Backend
 
-from cadc_rec.config import DataConfig
-from cadc_rec.data.archives import RawInput
+from cadc_rec.config.experiment import DataConfig
+from cadc_rec.data.sources.archives import RawInput
 from cadc_rec.data.sources.epinions import read_epinions
 from cadc_rec.data.sources.generated import read_generated
 from cadc_rec.data.sources.movielens import read_movielens_1m, read_movielens_10m

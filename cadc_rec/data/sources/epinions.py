@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ibis.backends.duckdb import Backend
 
-from cadc_rec.data.archives import ARCHIVES
-from cadc_rec.data.extraction import decompress_bz2
+from cadc_rec.data.sources.archives import ARCHIVES
 from cadc_rec.data.sources.delimited import Column, DelimitedFile, read_delimited
+from cadc_rec.data.sources.extraction import decompress_bz2
 from cadc_rec.data.sources.raw_tables import RawTables
 
 _RATINGS = DelimitedFile(

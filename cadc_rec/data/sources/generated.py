@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
-from cadc_rec.config import GeneratedConfig
+from cadc_rec.config.experiment import GeneratedConfig
 from cadc_rec.data.parquet import ROW_GROUP_ROWS, parquet_writer, rechunk, write_parquet
 from cadc_rec.data.sources.raw_tables import AttributeColumn, RawTables
-from cadc_rec.data.world import GENRES, World
-from cadc_rec.progress import track
+from cadc_rec.data.sources.world import GENRES, World
+from cadc_rec.log import track
 
 _INTERACTIONS = pa.schema(
     [(name, pa.int64()) for name in ("user_id", "item_id", "timestamp", "row")]

@@ -11,9 +11,9 @@ from pathlib import Path
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from cadc_rec.data.archives import ARCHIVES
-from cadc_rec.data.extraction import extract_zip
+from cadc_rec.data.sources.archives import ARCHIVES
 from cadc_rec.data.sources.delimited import Column, DelimitedFile, read_delimited
+from cadc_rec.data.sources.extraction import extract_zip
 from cadc_rec.data.sources.raw_tables import AttributeColumn, RawTables
 
 _RATINGS = (

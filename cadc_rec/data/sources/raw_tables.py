@@ -9,8 +9,8 @@ from typing import Literal
 
 import ibis.expr.types as ir
 
-from cadc_rec.config import DataConfig
-from cadc_rec.data.moments import TimeUnit
+from cadc_rec.config.experiment import DataConfig
+from cadc_rec.data.timestamps import TimeUnit
 
 AttributeKind = Literal["categorical", "multi", "numeric", "hashed"]
 Side = Literal["user", "item"]

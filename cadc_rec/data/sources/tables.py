@@ -13,8 +13,7 @@ import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from cadc_rec.config_tables import EntityTable, InteractionsTable, ItemsTable, TablesConfig
-from cadc_rec.data.moments import TimeUnit
+from cadc_rec.config.tables import EntityTable, InteractionsTable, ItemsTable, TablesConfig
 from cadc_rec.data.sources.raw_tables import AttributeColumn, RawTables, Side
 from cadc_rec.data.tables.attributes import attribute_column, declared, without
 from cadc_rec.data.tables.bad_rows import good_rows
@@ -33,8 +32,9 @@ from cadc_rec.data.tables.columns import (
 from cadc_rec.data.tables.files import FileSet, TableFiles
 from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW, Scan
 from cadc_rec.data.tables.text import TextFormat, scan_text
+from cadc_rec.data.timestamps import TimeUnit
 from cadc_rec.errors import CadcError
-from cadc_rec.progress import log
+from cadc_rec.log import log
 
 IdKind = Literal["integer", "string"]
 _COLUMNS = ("user", "item", "timestamp", "rating", "weight")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import ibis
 import ibis.expr.types as ir
 
-from cadc_rec.config_tables import EntityTable
+from cadc_rec.config.tables import EntityTable
 from cadc_rec.data.sources.raw_tables import AttributeColumn, AttributeKind, Side
 from cadc_rec.data.tables.columns import Typed, number_or_moment
 from cadc_rec.errors import CadcError

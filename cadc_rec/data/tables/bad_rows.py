@@ -16,7 +16,7 @@ from cadc_rec.data.tables.columns import Typed
 from cadc_rec.data.tables.rejected import FAULT, TEXT, write_rejected
 from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW, Scan
 from cadc_rec.errors import CadcError
-from cadc_rec.progress import log
+from cadc_rec.log import log
 
 _PLACES = (ROW, FILE, FILE_ROW)
 _BEFORE = "__before"  # FILE and FILE_ROW of the row an id stood in first

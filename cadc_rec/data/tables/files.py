@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cadc_rec.config_tables import TablesConfig
+from cadc_rec.config.tables import TablesConfig
 from cadc_rec.errors import CadcError
 
 FileFormat = Literal["parquet", "text", "arrow"]

@@ -1,0 +1,79 @@
+"""How fast every stage is, beside peers and the machine, and the page that says so.
+
+    python -m benchmarks.peers --workdir work          # all sections but end-to-end
+    python -m benchmarks.peers --workdir work --section end-to-end --repeats 5
+    python -m benchmarks.peers --workdir work --docs   # docs/performance.md anew
+
+In: a work folder. Out: ``WORKDIR/bench/results.json``, to which a session adds its sections.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.paper import between
+from benchmarks.peers.record import Report
+from benchmarks.peers.sections import SECTIONS, results_path, run
+from benchmarks.peers.tables import report_text
+from benchmarks.peers.workload import Workload
+from cadc_rec.errors import CadcError
+from cadc_rec.log import keep_interrupts, log, set_up_logging
+from cadc_rec.versions import require_trio
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
+
+
+def into_docs(report: Report, page: Path = PAGE) -> None:
+    """Put the report between the marks of the page."""
+    text = between(page.read_text("utf-8"), "throughput", report_text(report), page)
+    page.write_text(text, "utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers",
+        description="Measure speed beside other libraries and the machine's ceilings.",
+    )
+    parser.add_argument("--workdir", type=Path, default=Path("work"))
+    parser.add_argument("--data-dir", type=Path, help="where raw archives lie")
+    parser.add_argument(
+        "--section", action="append", choices=SECTIONS, default=[], help="measure only this one"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="alternating rounds that count")
+    parser.add_argument("--rows", type=int, default=0, help="of the world prepared and selected")
+    parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
+    parser.add_argument("--short", action="store_true", help="a tiny world and few steps")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--docs", action="store_true", help="run nothing; renew the docs page")
+    arguments = parser.parse_args()
+    set_up_logging()
+    keep_interrupts()
+    try:
+        if arguments.docs:
+            into_docs(Report.read(results_path(arguments.workdir, short=False)))
+            return
+        require_trio()
+        workload = Workload(
+            arguments.workdir,
+            arguments.short,
+            arguments.repeats,
+            arguments.data_dir,
+            arguments.rows,
+            arguments.threads,
+        )
+        report = run(workload, arguments.section)
+    except CadcError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        log.warning("interrupted; finished sections are kept, the same command goes on from them")
+        sys.exit(130)
+    print(report.model_dump_json() if arguments.json else report_text(report))
+    log.info("kept in %s", results_path(arguments.workdir, arguments.short).resolve())
+    # Ratios of different work mean nothing.
+    sys.exit("\n".join(report.broken()) or None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""All sections, and one session that measures some of them.
+
+In: a workload, names of sections. Out: a `Report`, saved after each section, so that what was
+measured survives whatever stops the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.peers import end_to_end, factorization, loading, ranking, rows, towers
+from benchmarks.peers.record import Report, Section
+from benchmarks.peers.session import this_machine
+from benchmarks.peers.workload import Workload
+from cadc_rec.errors import CadcError
+from cadc_rec.log import log
+
+SECTIONS: dict[str, Callable[[Workload], Section]] = {
+    "towers": towers.measure,
+    "factorization": factorization.measure,
+    "factorization-quality": factorization.measure_quality,
+    "ranking": ranking.measure,
+    "preparation": rows.measure_preparation,
+    "selection": rows.measure_selection,
+    "loader": loading.measure,
+    "end-to-end": end_to_end.measure,
+}
+# A quarter of an hour for five rounds; asked for by name.
+ON_DEMAND = ("end-to-end",)
+GUARDED = ("towers", "factorization", "ranking", "selection")
+
+
+def results_path(workdir: Path, short: bool) -> Path:
+    """Where a report is kept; short and full ones are apart."""
+    return workdir / "bench" / ("results-short.json" if short else "results.json")
+
+
+def run(workload: Workload, names: Sequence[str] = ()) -> Report:
+    """Measure.
+
+    Args:
+        workload: what.
+        names: of sections; none is all but those of `ON_DEMAND`.
+
+    Returns:
+        The report: what is measured now, and sections of earlier sessions with the same machine
+        and workload.
+
+    Raises:
+        CadcError: an unknown name.
+    """
+    wanted = list(names) or [name for name in SECTIONS if name not in ON_DEMAND]
+    for name in wanted:
+        if name not in SECTIONS:
+            raise CadcError(f"section {name!r} is unknown; choose of {', '.join(SECTIONS)}.")
+    path = results_path(workload.workdir, workload.short)
+    report = Report(
+        machine=this_machine(),
+        workload=workload.describe(),
+        short=workload.short,
+        sections={},
+    )
+    report = report.model_copy(update={"sections": _kept(path, report)})
+    for name in wanted:
+        log.info("measuring %s", name)
+        sections = {**report.sections, name: SECTIONS[name](workload)}
+        ordered = {known: sections[known] for known in SECTIONS if known in sections}
+        report = report.model_copy(update={"sections": ordered})
+        report.save(path)
+    return report
+
+
+def _kept(path: Path, fresh: Report) -> dict[str, Section]:
+    """Sections of an earlier session that may stand beside today's."""
+    if not path.exists():
+        return {}
+    try:
+        earlier = Report.read(path)
+    except CadcError:  # of another version
+        return {}
+    same = (earlier.machine, earlier.workload) == (fresh.machine, fresh.workload)
+    return dict(earlier.sections) if same else {}

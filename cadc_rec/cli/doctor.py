@@ -1,0 +1,285 @@
+"""``cadc-rec doctor``: can this machine run the main job, and if not, what has to be mended?"""
+
+import importlib
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from cadc_rec import versions
+from cadc_rec.machine import available_cores
+
+# A run of configs/ml-1m.toml leaves well under 1 GB and holds about as much in memory.
+_LOW_DISK = 2 * 10**9
+_NO_DISK = 200 * 10**6
+_LOW_MEMORY = 2 * 10**9
+
+LIBRARIES = (
+    *("torchrec", "duckdb", "ibis", "numpy", "pyarrow", "pydantic", "safetensors"),
+    *("scipy", "numba", "jinja2", "tensorboard"),
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding.
+
+    Attributes:
+        name: What was looked at.
+        value: What was found, for a person to read.
+        ok: True if fine, None if the main job still runs, False if it cannot.
+        problem: What is wrong, empty if nothing is.
+        remedy: The sentence that mends it, or that says how to get what is absent.
+    """
+
+    name: str
+    value: str
+    ok: bool | None = True
+    problem: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings, in the order they are shown."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the main job can run."""
+        return all(check.ok is not False for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data, ready for JSON."""
+        return {"ok": self.ok, "checks": [asdict(check) for check in self.checks]}
+
+
+def diagnose(workdir: Path, data_dir: Path | None = None) -> Report:
+    """Looks at the installation, the machine, the data and the work folder.
+
+    Nothing is left behind and nothing escapes: a check that fails in an unforeseen way becomes a
+    finding with its error.
+
+    Args:
+        workdir: Where a run would write; it need not exist yet.
+        data_dir: Where the public archives are looked for; default: where `run` looks.
+    """
+    sections: list[Callable[[], Iterator[Check]]] = [
+        _versions,
+        _torch,
+        _libraries,
+        _memory,
+        partial(_disk, workdir),
+        partial(_writable, workdir),
+        partial(_data, data_dir),
+    ]
+    checks: list[Check] = []
+    for section in sections:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # libraries' deprecations are not the user's
+                checks.extend(section())
+        except Exception as error:
+            checks.append(_warning("doctor", "?", _short(error), "Report this as a defect."))
+    return Report(tuple(checks))
+
+
+def render(report: Report) -> Table:
+    """The report as a table for a terminal."""
+    table = Table(title="cadc-rec doctor", title_justify="left")
+    for column in ("", "check", "found", "problem and remedy"):
+        table.add_column(column, overflow="fold")
+    for check in report.checks:
+        if check.ok is False:
+            mark = Text("FAIL", style="bold red")
+        elif check.problem:
+            mark = Text("warn", style="yellow")
+        else:
+            mark = Text("ok" if check.ok else "-", style="green" if check.ok else "dim")
+        advice = ". ".join(part for part in (check.problem, check.remedy) if part)
+        # Text, not str: a path may hold what rich takes for markup.
+        table.add_row(mark, check.name, Text(check.value), Text(advice))
+    return table
+
+
+def _warning(name: str, value: str, problem: str, remedy: str) -> Check:
+    return Check(name, value, None, problem, remedy)
+
+
+def _failure(name: str, value: str, problem: str, remedy: str) -> Check:
+    return Check(name, value, False, problem, remedy)
+
+
+def _broken(name: str, error: Exception) -> Check:
+    problem, remedy = _short(error), versions.INSTALL_REMEDY
+    if "libnvidia-ml" in problem or "libcuda.so" in problem:
+        remedy = "Install the NVIDIA driver, or run `make install` for a machine without a GPU."
+    return _failure(name, "does not load", problem, remedy)
+
+
+def _versions() -> Iterator[Check]:
+    installed = versions.library_versions()
+    yield Check("python", installed["python"])
+    yield Check("cadc-rec", installed["cadc-rec"])
+    name = ", ".join(versions.TRIO)
+    value = ", ".join(installed.get(library, "missing") for library in versions.TRIO)
+    problem = versions.installed_trio_problem()
+    if problem is None:
+        yield Check(name, value)
+    else:
+        yield _failure(name, value, problem, versions.INSTALL_REMEDY)
+
+
+def _torch() -> Iterator[Check]:
+    try:
+        import torch
+    except Exception as error:
+        yield _broken("torch", error)
+        return
+    yield Check("torch", "loads")
+    yield _fbgemm(torch)
+    cuda = torch.cuda.is_available()
+    if cuda:
+        name = torch.cuda.get_device_name(0)
+        yield Check("device", f"cuda: {torch.cuda.device_count()} x {name}")
+    elif Path("/proc/driver/nvidia/version").exists():
+        remedy = "To use it, run `make install-cuda` and check that its driver is recent enough."
+        yield _warning("device", "cpu", "there is an NVIDIA GPU that torch cannot use", remedy)
+    else:
+        yield Check("device", "cpu")
+    yield _backend(torch, "nccl" if cuda else "gloo")
+    yield _threads(torch.get_num_threads())
+
+
+def _fbgemm(torch: Any) -> Check:
+    try:
+        import fbgemm_gpu  # noqa: F401 -- registers the operators
+
+        # Loading the Python package proves little: run an operator of its shared library.
+        sums = torch.ops.fbgemm.asynchronous_complete_cumsum(torch.tensor([1, 2]))
+        if sums.tolist() != [0, 1, 3]:
+            raise RuntimeError(f"cumulative sum of 1, 2 gave {sums.tolist()}")
+    except Exception as error:
+        return _broken("fbgemm", error)
+    return Check("fbgemm", "operators work")
+
+
+def _backend(torch: Any, backend: str) -> Check:
+    dist = torch.distributed
+    if dist.is_available() and getattr(dist, f"is_{backend}_available")():
+        return Check("backend", backend)
+    problem = f"this torch was built without {backend}"
+    return _failure("backend", "none", problem, versions.INSTALL_REMEDY)
+
+
+def _threads(threads: int) -> Check:
+    cores = available_cores()
+    omp = os.environ.get("OMP_NUM_THREADS", "unset")
+    value = f"{threads} on {cores} cores (OMP_NUM_THREADS {omp})"
+    if threads <= cores:
+        return Check("threads", value)
+    problem = "more threads than cores slow each other down"
+    return _warning("threads", value, problem, f"Set OMP_NUM_THREADS={cores}.")
+
+
+def _libraries() -> Iterator[Check]:
+    for name in LIBRARIES:
+        try:
+            module = importlib.import_module(name)
+        except Exception as error:
+            yield _broken(name, error)
+        else:
+            yield Check(name, str(getattr(module, "__version__", "loads")))
+
+
+def _memory() -> Iterator[Check]:
+    available = _available_memory()
+    value = "unknown" if available is None else f"{_size(available)} available"
+    if available is not None and available < _LOW_MEMORY:
+        remedy = "Close other programs, or lower the batch size with --set."
+        yield _warning("memory", value, "that is little", remedy)
+    else:
+        yield Check("memory", value)
+
+
+def _available_memory() -> int | None:
+    try:
+        # Counts what the kernel would give up from its caches, unlike the free pages below.
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+
+
+def _disk(workdir: Path) -> Iterator[Check]:
+    free = shutil.disk_usage(_existing(workdir)).free
+    value = f"{_size(free)} free at {workdir}"
+    remedy = "Free some space, or name a work folder on another disk with --workdir."
+    if free < _NO_DISK:
+        yield _failure("disk", value, "too little space for any run", remedy)
+    elif free < _LOW_DISK:
+        yield _warning("disk", value, "little space for a large dataset", remedy)
+    else:
+        yield Check("disk", value)
+
+
+def _writable(workdir: Path) -> Iterator[Check]:
+    parent = _existing(workdir)
+    try:
+        # A file made in earnest: permission bits tell nothing about a read-only mount.
+        with tempfile.NamedTemporaryFile(dir=parent, prefix=".cadc-rec-doctor-"):
+            pass
+    except OSError as error:
+        problem = f"cannot write in {parent}: {_short(error)}"
+        remedy = "Take the right to write there, or name another folder with --workdir."
+        yield _failure("work folder", str(workdir), problem, remedy)
+    else:
+        value = str(workdir) if workdir.exists() else f"{workdir} (will be created)"
+        yield Check("work folder", value)
+
+
+def _data(data_dir: Path | None) -> Iterator[Check]:
+    """Where `cadc-rec run` would take each public dataset from."""
+    from cadc_rec.data.sources.archives import ARCHIVES, locate
+    from cadc_rec.errors import CadcError
+
+    for name, archive in ARCHIVES.items():
+        try:
+            path = locate(name, data_dir)
+        except CadcError as error:
+            yield _warning("data folder", "not found", str(error), "")
+            return
+        # A note and no problem where there is none: the demo generates its data.
+        remedy = f"To use it, put {archive.names[0]} into a folder named by --data-dir."
+        yield Check(name, str(path)) if path else Check(name, "not found", None, remedy=remedy)
+
+
+def _existing(path: Path) -> Path:
+    """The nearest ancestor that exists, the path itself included."""
+    path = path.absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+def _short(error: Exception) -> str:
+    # torch wraps the loader's error, which names the library that is missing, in a vaguer one.
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}".rstrip(": ")

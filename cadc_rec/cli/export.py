@@ -1,0 +1,130 @@
+"""The command that exports: a finished experiment becomes a bundle for those who serve it."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cadc_rec.cli.options import (
+    WORKDIR,
+    AsJson,
+    Config,
+    DataDir,
+    Debug,
+    Force,
+    Method,
+    Sets,
+    Workdir,
+    stopped_gently,
+    worker_arguments,
+)
+from cadc_rec.config.file import load_experiment
+from cadc_rec.distributed.launch import run_workers
+from cadc_rec.errors import CadcError
+from cadc_rec.pipeline.pipeline import Pipeline
+from cadc_rec.versions import require_trio
+
+if TYPE_CHECKING:
+    from cadc_rec.export.write import Finished
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command()(export)
+
+
+def export(
+    config: Config,
+    out: Annotated[Path, typer.Option(help="The bundle to write.", metavar="BUNDLE")],
+    workdir: Workdir = WORKDIR,
+    data_dir: DataDir = None,
+    method: Method = None,
+    sets: Sets = None,
+    index: Annotated[
+        Literal["auto", "exact", "hnsw", "ivf-pq"],
+        typer.Option(help="The FAISS index; auto chooses by the number of items."),
+    ] = "auto",
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Tables of a TorchRec module: int8, int4, fp16; may be repeated. Default int8; "
+            "none for no module."
+        ),
+    ] = None,
+    aot: Annotated[
+        bool, typer.Option("--aot", help="Compile the float programs by AOTInductor too.")
+    ] = False,
+    triton: Annotated[
+        Path | None,
+        typer.Option(help="Write a Triton model repository there as well.", metavar="DIR"),
+    ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            help="Sign with this Ed25519 private key (PEM); default $CADC_REC_SIGN_KEY.",
+            metavar="KEY",
+        ),
+    ] = None,
+    force: Force = False,
+    json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write what a service needs of the trained model: one verified folder."""
+    experiment = load_experiment(config, method=method, overrides=sets or ())
+    from cadc_rec.serving.bundle.signing import signing_key
+
+    # What can be wrong with the request is said before hours of training.
+    key, precisions = signing_key(sign), _precisions(precision)
+    for folder in (out, triton):
+        if folder is not None and folder.exists() and not force:
+            raise CadcError(f"{folder}: is there already; name another folder, or --force.")
+    if find_spec("faiss") is None:
+        raise CadcError("exporting needs faiss; install it: pip install 'cadc-rec[export]'.")
+    arguments = worker_arguments(config, workdir, data_dir, experiment, sets)
+    processes = experiment.compute.processes
+
+    def launch(_: bool) -> None:
+        run_workers(["train", *arguments], processes)
+
+    with stopped_gently("stages"):
+        require_trio()
+        several = launch if processes > 1 else None
+        pipeline = Pipeline(experiment, workdir, data_dir, launch=several)
+        artifacts = pipeline.run()
+        from cadc_rec.export.write import Finished, Wanted, write_bundle
+
+        finished = Finished(experiment, artifacts, pipeline.dataset, pipeline.pretrained)
+        wanted = Wanted(index, precisions, aot, key, replace=force)
+        manifest = write_bundle(finished, out, wanted)
+        if triton is not None:
+            _write_triton(finished, triton, precisions, force)
+    if json:
+        print(jsonlib.dumps({"bundle": str(out.resolve()), "manifest": manifest}))
+    else:
+        print(f"export: {manifest['name']}, {len(manifest['files'])} files")
+        print(out.resolve())
+
+
+def _write_triton(
+    finished: Finished, folder: Path, precisions: tuple[str, ...], force: bool
+) -> None:
+    from cadc_rec.export.triton import write_repository
+
+    trained = finished.trained()
+    if trained is None:
+        raise CadcError("--triton: this method has no towers, only vectors; leave it out.")
+    write_repository(trained, folder, (precisions or ("int8",))[0], replace=force)
+
+
+def _precisions(named: list[str] | None) -> tuple[str, ...]:
+    wanted = tuple(dict.fromkeys(named or ["int8"]))
+    if wanted == ("none",):
+        return ()
+    for precision in wanted:
+        if precision not in ("int8", "int4", "fp16"):
+            raise CadcError(f"--precision {precision}: choose int8, int4, fp16, or none alone.")
+    return wanted

@@ -1,0 +1,95 @@
+"""The command that plans: what an experiment needs of so many processes, without any of them."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from typing import Annotated, Literal
+
+import typer
+
+from cadc_rec.cli.options import WORKDIR, AsJson, Config, Debug, Method, Sets, Workdir
+from cadc_rec.config.experiment import ShardingConfig
+from cadc_rec.config.file import load_experiment
+from cadc_rec.config.types import parse_memory
+from cadc_rec.errors import CadcError
+from cadc_rec.versions import require_trio
+
+_GPU, _HOST = "80GiB", "128GiB"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command()(plan)
+
+
+def plan(
+    config: Config,
+    world_size: Annotated[int, typer.Option(min=1, help="Processes in all.")],
+    local_world_size: Annotated[int, typer.Option(min=1, help="Processes a node.")] = 8,
+    device: Annotated[Literal["cuda", "cpu"], typer.Option(help="What they run on.")] = "cuda",
+    hbm: Annotated[
+        str,
+        typer.Option(
+            help="Memory of a GPU; default sharding.device_memory, else 80GiB.", metavar="SIZE"
+        ),
+    ] = "",
+    ddr: Annotated[
+        str,
+        typer.Option(
+            help="Host memory of a process; default sharding.host_memory, else 128GiB.",
+            metavar="SIZE",
+        ),
+    ] = "",
+    users: Annotated[
+        int | None, typer.Option(min=1, help="Users; default those of the prepared dataset.")
+    ] = None,
+    items: Annotated[
+        int | None, typer.Option(min=1, help="Items; default those of the prepared dataset.")
+    ] = None,
+    workdir: Workdir = WORKDIR,
+    method: Method = None,
+    sets: Sets = None,
+    json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Print the sharding plan, each rank's memory and the estimated cost; needs no GPU."""
+    if hbm and device == "cpu":
+        raise CadcError("--hbm is a GPU's memory, and --device is cpu; give --ddr instead.")
+    overrides = [*(sets or ()), f"compute.device={device}"]
+    experiment = load_experiment(config, method=method, overrides=overrides)
+    sharding = experiment.sharding
+    host = _bytes("--ddr", ddr or sharding.host_memory or _HOST)
+    gpu = _bytes("--hbm", hbm or sharding.device_memory or _GPU) if device == "cuda" else 0
+    require_trio()
+    from cadc_rec.planning.machines import Machines
+    from cadc_rec.planning.plan import plan_experiment
+    from cadc_rec.planning.report import plan_document, plan_lines
+    from cadc_rec.planning.sizes import find_sizes
+
+    local = min(local_world_size, world_size)
+    if world_size % local:
+        raise CadcError(
+            f"--world-size {world_size} is no multiple of --local-world-size {local}; nodes have "
+            "equally many processes."
+        )
+    sizes = find_sizes(experiment, workdir, users, items, str(config))
+    planned = plan_experiment(experiment, sizes, Machines(world_size, local, device, gpu, host))
+    if json:
+        print(jsonlib.dumps(plan_document(planned)))
+    else:
+        for line in plan_lines(planned):
+            print(line)
+    if planned.problems:
+        raise CadcError("\n".join(planned.problems))
+
+
+def _bytes(option: str, text: str) -> int:
+    try:
+        # The config's own rule: 80GiB, 1.5 TB.
+        checked = ShardingConfig(device_memory=text).device_memory
+        size = parse_memory(checked)
+    except (ValueError, IndexError):
+        size = 0
+    if not size:
+        raise CadcError(f"{option} {text}: write a size such as 80GiB or 500GB.")
+    return size

@@ -1,0 +1,99 @@
+"""The command that serves a bundle over HTTP and gRPC."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cadc_rec.cli.options import Debug
+from cadc_rec.errors import CadcError
+from cadc_rec.log import log
+
+_KEY_VARIABLE = "CADC_REC_API_KEY"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command()(serve)
+
+
+def serve(
+    bundle: Annotated[
+        Path,
+        typer.Argument(help="The bundle's folder, or a link to it.", metavar="BUNDLE"),
+    ],
+    host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8081,
+    no_grpc: Annotated[bool, typer.Option("--no-grpc", help="HTTP only.")] = False,
+    name: Annotated[str, typer.Option(help="The model's name for clients.")] = "recommender",
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(help=f"File with the key clients must know; default ${_KEY_VARIABLE}."),
+    ] = None,
+    no_api_key: Annotated[
+        bool, typer.Option("--no-api-key", help="Let everybody who reaches --host ask.")
+    ] = False,
+    verify_key: Annotated[
+        Path | None,
+        typer.Option(help="Public key that bundles must be signed with; default "
+                     "$CADC_REC_VERIFY_KEY, else none."),
+    ] = None,
+    watch: Annotated[
+        float, typer.Option(min=0, help="Seconds between looks for another bundle; 0: never.")
+    ] = 2.0,
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """Answer requests of the Open Inference Protocol from a bundle until stopped."""
+    from cadc_rec.serving.http.settings import ServiceSettings, require_key_beyond_loopback
+
+    api_key = None if no_api_key else _api_key(api_key_file)
+    require_key_beyond_loopback(host, api_key, no_api_key)
+    settings = ServiceSettings(
+        bundle=bundle,
+        name=name,
+        host=host,
+        http_port=http_port,
+        grpc_port=None if no_grpc else grpc_port,
+        api_key=api_key,
+        verify_key=verify_key,
+        watch_seconds=watch,
+    )
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is loaded
+    with _no_arguments():
+        try:
+            from cadc_rec.serving.http.server import serve as run
+        except ImportError as error:
+            raise CadcError(
+                f"the service's libraries are not here ({error}): `pip install cadc-rec[serve]` in "
+                "an environment of its own, or `make install-serve`."
+            ) from error
+    run(settings, lambda where: log.info("serving %s", where))
+
+
+@contextlib.contextmanager
+def _no_arguments() -> Iterator[None]:
+    """Hides the command line: KServe reads it when it is imported."""
+    arguments, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        yield
+    finally:
+        sys.argv = arguments
+
+
+def _api_key(file: Path | None) -> str | None:
+    if file is None:
+        return os.environ.get(_KEY_VARIABLE, "").strip() or None
+    try:
+        key = file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CadcError(f"{file}: the API key cannot be read ({error}).") from error
+    if not key:
+        raise CadcError(f"{file} is empty; it holds the API key.")
+    return key

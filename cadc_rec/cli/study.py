@@ -1,0 +1,118 @@
+"""The commands on whole studies: run a grid, write its page, advise on the share of the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cadc_rec.cli.options import (
+    WORKDIR,
+    AsJson,
+    Config,
+    DataDir,
+    Debug,
+    Sets,
+    Workdir,
+    stopped_gently,
+)
+from cadc_rec.log import log
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (study, report, advise):
+        app.command()(command)
+
+
+def study(
+    file: Annotated[Path, typer.Argument(help="The grid, a TOML file.", metavar="STUDY")],
+    workdir: Workdir = WORKDIR,
+    data_dir: DataDir = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Cells at a time; times can only be compared with 1.")
+    ] = 1,
+    debug: Debug = False,
+) -> None:
+    """Run a grid of experiments, cell by cell; the same command goes on where it stopped."""
+    from cadc_rec.study.run.commands import run_study
+
+    with stopped_gently("cells"):
+        folder = run_study(file, workdir, data_dir, jobs)
+    print(folder.resolve())
+    log.info("see it with: cadc-rec report %s", folder)
+
+
+def report(
+    folder: Annotated[
+        Path, typer.Argument(help="A study's folder, or a folder of studies.", metavar="DIR")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where the page goes; default DIR/report.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a study's page: tables, figures, times, curves; works offline."""
+    from cadc_rec.study.report.report import write_report
+
+    written = write_report(folder, out)
+    log.info(
+        "%d cells done, %d failed, %d not run yet, %d not available",
+        written.done,
+        written.failed,
+        written.missing,
+        written.unavailable,
+    )
+    print(written.page.resolve())
+
+
+def advise(
+    config: Config,
+    tolerance: Annotated[
+        str, typer.Option(help="How much of the reference's HR@10 may be lost, 5% or 0.05.")
+    ],
+    workdir: Workdir = WORKDIR,
+    data_dir: DataDir = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Epochs of every short run; default a fifth of the config's, at least 5. Short "
+            "runs order the ratios well but do not give the final figure.",
+        ),
+    ] = None,
+    ratios: Annotated[
+        str, typer.Option(help="Filtering ratios to choose from.", metavar="R,R,...")
+    ] = "1,2,5,10,20,50,100",
+    reference: Annotated[
+        str, typer.Option(help="What to compare with: auto, gold, or cadc on everything.")
+    ] = "auto",
+    budget: Annotated[
+        float,
+        typer.Option(min=0, help="Minutes that gold's short runs may take for auto to choose it."),
+    ] = 30.0,
+    seeds: Annotated[
+        str, typer.Option(help="Seeds to average over; default the config's.", metavar="N,N,...")
+    ] = "",
+    sets: Sets = None,
+    json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Find the smallest share of the data that costs little accuracy, with a few short runs."""
+    from cadc_rec.study.run.advise_command import run_advise
+
+    with stopped_gently("stages"):
+        run_advise(
+            config,
+            tolerance,
+            workdir,
+            data_dir,
+            epochs=epochs,
+            sets=sets or (),
+            reference=reference,
+            budget_minutes=budget,
+            seeds=seeds,
+            ratios=ratios,
+            as_json=json,
+        )

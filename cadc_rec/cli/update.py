@@ -1,0 +1,112 @@
+"""The commands that carry an experiment on by new interactions, and list what was carried on."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cadc_rec.cli.options import (
+    WORKDIR,
+    AsJson,
+    Config,
+    DataDir,
+    Debug,
+    Method,
+    Sets,
+    Workdir,
+    stopped_gently,
+)
+from cadc_rec.config.file import load_experiment
+from cadc_rec.versions import require_trio
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command()(update)
+    app.command()(updates)
+
+
+def update(
+    config: Config,
+    new: Annotated[
+        Path,
+        typer.Option(help="A folder with the new tables.", metavar="DIR", show_default=False),
+    ],
+    workdir: Workdir = WORKDIR,
+    data_dir: DataDir = None,
+    method: Method = None,
+    sets: Sets = None,
+    json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Take in a day's new interactions without learning everything anew."""
+    experiment = load_experiment(config, method=method, overrides=sets or ())
+    require_trio()
+    with stopped_gently("stages"):
+        from cadc_rec.updates.report import day_lines, update_lines
+        from cadc_rec.updates.update import carry_on
+
+        outcome = carry_on(experiment, workdir, new, data_dir)
+    if json:
+        document: dict[str, Any] = {"kept": outcome.kept, "day": dict(outcome.counts)}
+        if outcome.update is not None:
+            document["record"] = str(outcome.update.path.resolve())
+            document["artifacts"] = {
+                stage: str((workdir / folder).resolve())
+                for stage, folder in outcome.update.artifacts.items()
+            }
+            document["report"] = dict(outcome.update.report)
+        print(jsonlib.dumps(document))
+        return
+    if outcome.update is None:
+        print(f"{new}: holds no new interaction; nothing was changed.")
+        lines = day_lines(outcome.counts)
+    else:
+        lines = update_lines(outcome.update.report)
+    for line in lines:
+        print(line)
+    if outcome.update is not None:
+        print(outcome.update.path.resolve())
+
+
+def updates(
+    config: Config,
+    workdir: Workdir = WORKDIR,
+    data_dir: DataDir = None,
+    method: Method = None,
+    sets: Sets = None,
+    json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """List the updates of an experiment and where their artifacts lie."""
+    experiment = load_experiment(config, method=method, overrides=sets or ())
+    with stopped_gently("stages"):
+        from cadc_rec.pipeline.pipeline import Pipeline
+        from cadc_rec.updates.chain import line_of, updates_of
+
+        line = line_of(Pipeline(experiment, workdir, data_dir).run())
+        found = updates_of(workdir, line)
+    if json:
+        told = [
+            {
+                "number": one.number,
+                "record": str(one.path.resolve()),
+                "day": one.report["day"],
+                "metrics": one.report["metrics"],
+                "rebuild": one.report["rebuild"],
+                "artifacts": {s: str((workdir / f).resolve()) for s, f in one.artifacts.items()},
+            }
+            for one in found
+        ]
+        print(jsonlib.dumps(told))
+        return
+    for one in found:
+        day, metrics = one.report["day"], one.report["metrics"]
+        reached = ", ".join(f"{name.upper()} {100 * value:.2f}%" for name, value in metrics.items())
+        print(f"update {one.number}: {day['interactions']:,} new interactions, {reached}")
+        print(f"  {one.path.resolve()}")
+    if not found:
+        print("no updates; make one with cadc-rec update")

@@ -1,0 +1,112 @@
+"""The sections of `data.source = "tables"`: which files, and what their columns are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cadc_rec.config.types import Names, Section
+
+IdType = Literal["auto", "integer", "string"]
+ColumnName = Annotated[str, Field(min_length=1)]
+
+
+class InteractionsTable(Section):
+    """Who took what, and when: one row an interaction."""
+
+    path: str = ""
+    """A Parquet, CSV, TSV, Arrow or Feather file, a folder of them (hive partitions become
+    columns), or a glob. Relative to `--data-dir`, else to `$CADC_REC_DATA`, else to the current
+    folder."""
+    query: str = ""
+    """Instead of a path: one SELECT that `data.tables.database` is asked; see
+    [your-data.md](your-data.md#a-database)."""
+    user: ColumnName = "user_id"
+    """Column of the user's id."""
+    item: ColumnName = "item_id"
+    """Column of the item's id."""
+    timestamp: str = ""
+    """Column of the time: whole numbers are kept; other numbers are seconds, and they, dates and
+    datetimes become microseconds since 1970, UTC. Empty: no time, so that each user's order is a
+    seeded draw."""
+    unit: Literal["", "s", "ms", "us", "ns"] = ""
+    """What whole numbers in that column count since 1970; wanted only where `data.since` or the
+    like names a date."""
+    weight: str = ""
+    """Column of an interaction's weight, a number above 0 and at most a billion, kept to six
+    decimals: `pretrain.model = "als"` multiplies its confidence by it. Empty: all weigh 1."""
+    rating: str = ""
+    """Column of the rating; read for `min_rating`."""
+    min_rating: float | None = None
+    """Rows rated lower are no interactions; unset, every row is one."""
+
+
+class EntityTable(Section):
+    """What is known of one side, at most one row each."""
+
+    path: str = ""
+    """As that of the interactions; empty is none."""
+    query: str = ""
+    """As that of the interactions."""
+    id: ColumnName = "id"
+    """Column of the id."""
+    categorical: Names = ()
+    """Columns of which each value is a code of its own."""
+    multi: Names = ()
+    """Columns of several values: lists, or text with `separator` between them."""
+    separator: Annotated[str, Field(min_length=1)] = "|"
+    """Between the values of a `multi` column that is text."""
+    numeric: Names = ()
+    """Columns of numbers, dates or datetimes, of which each quantile bucket is a code."""
+    buckets: Annotated[int, Field(ge=2, le=10_000)] = 10
+    """Quantile buckets of each `numeric` column, at most."""
+    hashed: Names = ()
+    """Columns of very many values, each of which is hashed to one of `hash_codes` codes; no list
+    of values is kept, and several may share a code."""
+    hash_codes: Annotated[int, Field(ge=2, le=100_000_000)] = 10_000
+    """Codes of each `hashed` column."""
+    missing: Names = ()
+    """Texts that mean that nothing is known, such as `["NA"]`; an empty one does anyway."""
+
+
+class UsersTable(EntityTable):
+    """What is known of the users, at most one row each."""
+
+    id: ColumnName = "user_id"
+    """Column of the user's id."""
+
+
+class ItemsTable(EntityTable):
+    """What is known of the items, at most one row each."""
+
+    id: ColumnName = "item_id"
+    """Column of the item's id."""
+    title: str = ""
+    """Column of a name for people to read; no model sees it."""
+
+
+class TablesConfig(Section):
+    """Your own tables (`data.source = "tables"`); see [your-data.md](your-data.md)."""
+
+    database: str = ""
+    """Where queries are asked: `postgresql://user@host:5432/name` (the password is libpq's to find:
+    `$PGPASSWORD`, `~/.pgpass`) or `sqlite:///shop.db`."""
+    driver: Literal["adbc", "duckdb"] = "adbc"
+    """How a PostgreSQL is read: by its ADBC driver, or as an attachment of DuckDB, whose extension
+    has to be of exactly the installed DuckDB."""
+    user_ids: IdType = "auto"
+    """Type of the users' ids; `auto` takes a Parquet column's own, and of text that is all whole
+    numbers (without leading zeros) makes integers."""
+    item_ids: IdType = "auto"
+    """Type of the items' ids, likewise."""
+    delimiter: Annotated[str, Field(max_length=1)] = ""
+    """Between the fields of text files; empty is a comma, and a tab in `.tsv` files."""
+    encoding: Literal["utf-8", "latin-1"] = "utf-8"
+    """Of text files."""
+    on_bad_row: Literal["error", "reject"] = "error"
+    """Of a row that is not as declared: stop and name it; or leave it out, count it, and write it
+    with the reason to `rejected/` in the dataset's folder."""
+    interactions: InteractionsTable = InteractionsTable()
+    users: UsersTable = UsersTable()
+    items: ItemsTable = ItemsTable()

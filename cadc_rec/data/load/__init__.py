@@ -1,0 +1,1 @@
+"""D_sel in, batches of NumPy arrays out."""

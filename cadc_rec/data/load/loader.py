@@ -1,0 +1,76 @@
+"""Batches of D_sel for one rank: shuffled every epoch, negatives drawn afresh.
+
+In: this rank's rows, how many rows every shard has, and an arrangement (`data.pair_batches`,
+`data.candidates`). Out: NumPy arrays ready to become a `cadc_rec.models.pairs.Batch`.
+
+Every rank takes the same number of steps and cuts its own rows into that many pieces, so each row
+is used once an epoch, no rank waits for one that has run out, and all know how many positives a
+step has over all ranks without asking. An epoch can be gone on with from the middle, by as many
+ranks as began it (the same batches) or by others (the rows that are left), see `data.position`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from cadc_rec.data.load.batches import Arrangement, BatchArrays, Step
+from cadc_rec.data.load.position import Position, RowsLeft, order, pieces, taken
+from cadc_rec.data.load.shards import Examples
+
+
+class Loader:
+    """The order of an epoch, and how it is cut into steps.
+
+    Args:
+        examples: this rank's rows.
+        rows_by_rank: number of rows of every rank.
+        rank: this rank.
+        batch_size: positives a step over all ranks.
+        seed: of order and negatives.
+        arrange: makes a step of its rows.
+        rows_by_shard: number of rows of every shard, shard s being rank ``s mod ranks``'s; default:
+            each rank has one. Needed where a number of ranks goes on with another's epoch.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        rows_by_rank: Sequence[int],
+        rank: int,
+        batch_size: int,
+        seed: int,
+        arrange: Arrangement,
+        rows_by_shard: Sequence[int] | None = None,
+    ) -> None:
+        if rows_by_rank[rank] != len(examples):
+            raise ValueError(f"rank {rank} has {len(examples)} rows, expected {rows_by_rank[rank]}")
+        self.examples, self.arrange = examples, arrange
+        self.rows_by_rank, self.rank, self.seed = list(rows_by_rank), rank, seed
+        self.rows, self.ranks = sum(rows_by_rank), len(rows_by_rank)
+        self.steps = max(1, -(-self.rows // batch_size))
+        self.left = RowsLeft(rows_by_shard or rows_by_rank, self.steps, seed)
+
+    def epoch(self, epoch: int, done: Position = ()) -> Iterator[BatchArrays]:
+        """The steps of epoch number `epoch` that are not `done`; the same whenever asked for."""
+        goes_on = bool(done) and done[-1].ranks == self.ranks
+        before, now = (done[:-1] if goes_on else done), taken(done)
+        first, counts = taken(before), self.rows_by_rank
+        rows = None
+        if before:  # by other numbers of ranks
+            left = self.left.after(epoch, before)
+            by_rank = [self.left.of_rank(left, rank, self.ranks) for rank in range(self.ranks)]
+            rows, counts = by_rank[self.rank], [len(each) for each in by_rank]
+        mine = counts[self.rank]
+        shuffled = order(mine, self.seed, epoch, self.rank, first)
+        if rows is not None:
+            shuffled = rows[shuffled]
+        steps = self.steps - first
+        for number in range(now - first, steps):
+            start, stop = pieces(mine, steps, number)
+            each = (pieces(count, steps, number) for count in counts)
+            positives = sum(end - begin for begin, end in each)
+            picked = shuffled[start:stop]
+            step = Step(
+                self.seed, epoch, self.rank, first + number, start, picked, positives, first
+            )
+            yield self.arrange(step, self.examples.take(picked))

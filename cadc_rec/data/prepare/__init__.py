@@ -1,0 +1,1 @@
+"""Raw tables in, the prepared dataset out: dense ids, attributes, the split."""

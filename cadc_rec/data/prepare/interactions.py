@@ -1,0 +1,164 @@
+"""Which rows are interactions, and in which order: Ibis expressions, the same for every engine.
+
+In: typed rows of user_id, item_id, timestamp, row (the place in the file, which breaks ties) and
+perhaps weight. Out: the rows that are kept; dense ids; the rows in each user's order.
+
+Nothing here depends on the order an engine adds numbers up in, on how it rounds or on how it
+compares text of other than its bytes: two engines give the same rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import ibis
+import ibis.expr.types as ir
+
+from cadc_rec.data.prepare.engines import Engine, count
+from cadc_rec.errors import CadcError
+
+WEIGHT_UNIT = 1_000_000
+"""Weights are whole millionths while they are added up: sums of floats depend on their order."""
+_CANDIDATES = 63
+
+
+@dataclass(frozen=True)
+class Order:
+    """How a user's interactions follow each other."""
+
+    has_time: bool
+    split_seed: int
+
+    def keys(self, rows: ir.Table) -> list[ir.Column]:
+        """What to sort a user's rows by, ascending; no two rows have the same."""
+        if self.has_time:
+            return [rows.timestamp, rows.row]
+        # md5 of seed and file row: the same order on every engine and for any number of threads,
+        # and one that no item id takes part in.
+        return [(ibis.literal(f"{self.split_seed}:") + rows.row.cast("string")).hexdigest("md5")]
+
+
+def within(rows: ir.Table, since: int | None, until: int | None) -> ir.Table:
+    """The rows of a span of time, in the source's own unit: from `since`, and before `until`."""
+    if since is not None:
+        rows = rows.filter(rows.timestamp >= since)
+    if until is not None:
+        rows = rows.filter(rows.timestamp < until)
+    return rows
+
+
+def drop_duplicates(rows: ir.Table, keep: Literal["first", "last", "sum"] = "first") -> ir.Table:
+    """Keep one row of a (user, item) pair: its first or last by time and then file order.
+
+    Sorting a user's rows by item brings a pair's rows together, so the window needs no partition
+    by pair. `sum` keeps the first, with the weights of all.
+    """
+    if keep == "sum":
+        pair = ibis.window(group_by=[rows.user_id, rows.item_id])
+        rows = rows.mutate(weight=rows.weight.sum().over(pair).cast("int64"))
+    window = ibis.window(group_by=rows.user_id, order_by=[rows.item_id, rows.timestamp, rows.row])
+    beside = rows.item_id.lead() if keep == "last" else rows.item_id.lag()
+    marked = rows.mutate(item_beside=beside.over(window))
+    outermost = marked.item_beside.isnull() | (marked.item_beside != marked.item_id)
+    return marked.filter(outermost).drop("item_beside")
+
+
+def keep_latest(rows: ir.Table, most: int, order: Order) -> ir.Table:
+    """At most a user's latest `most` rows."""
+    latest_first = [key.desc() for key in order.keys(rows)]
+    place = ibis.row_number().over(group_by=rows.user_id, order_by=latest_first)
+    marked = rows.mutate(rows_after=place)
+    return marked.filter(marked.rows_after < most).drop("rows_after")
+
+
+def keep_frequent(rows: ir.Table, k: int) -> ir.Table:
+    """One pass of the k-core: rows whose user and whose item both have at least `k`."""
+    users = rows.group_by("user_id").having(ibis._.count() >= k).agg()
+    items = rows.group_by("item_id").having(ibis._.count() >= k).agg()
+    return rows.semi_join(users, "user_id").semi_join(items, "item_id")
+
+
+def k_core(engine: Engine, rows: ir.Table, k: int) -> ir.Table:
+    """Repeat `keep_frequent` until it removes nothing.
+
+    Raises:
+        CadcError: nothing is left.
+    """
+    before, passes = count(engine, rows), 0
+    while k > 1:
+        rows = engine.keep(f"core_{passes}", keep_frequent(rows, k))
+        left = count(engine, rows)
+        if left == before:
+            break
+        before, passes = left, passes + 1
+    if before == 0:
+        raise CadcError(f"data.k_core = {k} leaves no interaction at all; lower it.")
+    return rows
+
+
+def begun_before(rows: ir.Table, time: int) -> ir.Table:
+    """The rows of users that have one before `time`."""
+    return rows.semi_join(rows.filter(rows.timestamp < time).select("user_id"), "user_id")
+
+
+def time_before_latest(engine: Engine, rows: ir.Table, share: float) -> int:
+    """The time from which on a share of the rows lies: that of row n - round(share * n), from 0.
+
+    Found by counting, many candidates in one pass: no engine has to sort or hold all times.
+    """
+    found = engine.only_row(
+        rows.aggregate(n=rows.count(), low=rows.timestamp.min(), high=rows.timestamp.max())
+    )
+    n, low, high = int(found["n"]), int(found["low"]), int(found["high"])
+    wanted = min(n - round(share * n), n - 1)
+    while low < high:  # the time sought is in [low, high]
+        step = max(1, (high - low) // _CANDIDATES)
+        times = range(low, high, step)
+        counted = engine.only_row(
+            rows.aggregate(
+                **{f"t{k}": (rows.timestamp <= time).sum() for k, time in enumerate(times)}
+            )
+        )
+        reached = [time for k, time in enumerate(times) if int(counted[f"t{k}"]) > wanted]
+        missed = [time for k, time in enumerate(times) if int(counted[f"t{k}"]) <= wanted]
+        low = max(missed) + 1 if missed else low
+        high = min(reached) if reached else high
+    return low
+
+
+@dataclass(frozen=True)
+class DenseIds:
+    """Original and dense ids: a dense id is the original one's rank in ascending order.
+
+    The rank depends on which ids occur and on nothing else: not on file order, and not on which
+    of a user's interactions are held out.
+    """
+
+    users: ir.Table
+    """user_id, user (int32, from 0)."""
+    items: ir.Table
+    """item_id, item (int32, from 0)."""
+
+    @staticmethod
+    def of(engine: Engine, rows: ir.Table) -> DenseIds:
+        """The ids that occur in `rows`."""
+        return DenseIds(
+            users=engine.ranked("user_ids", rows, "user_id", "user"),
+            items=engine.ranked("item_ids", rows, "item_id", "item"),
+        )
+
+
+def order_interactions(rows: ir.Table, ids: DenseIds, order: Order) -> ir.Table:
+    """Dense ids, sorted by user and then by the user's order.
+
+    Returns:
+        user, item (int32), timestamp (int64) and, where rows have one, weight (float32).
+    """
+    keys = {f"key_{n}": key for n, key in enumerate(order.keys(rows))}
+    dense = rows.mutate(**keys).join(ids.users, "user_id").join(ids.items, "item_id")
+    in_order = dense.order_by(["user", *keys])
+    columns = {name: in_order[name] for name in ("user", "item", "timestamp")}
+    if "weight" in rows.columns:
+        columns["weight"] = (in_order["weight"] / float(WEIGHT_UNIT)).cast("float32")
+    return in_order.select(**columns)

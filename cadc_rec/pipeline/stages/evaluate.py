@@ -1,0 +1,159 @@
+"""The evaluate stage: a trained model in, metrics, ranks and vectors out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file, save_file
+
+from cadc_rec.config.experiment import Experiment
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.rows_file import write_rows
+from cadc_rec.distributed.state import load_state
+from cadc_rec.errors import CadcError
+from cadc_rec.evaluation.metrics import ranking_metrics
+from cadc_rec.evaluation.ranking import Excluded
+from cadc_rec.evaluation.sharded import ranks_by_share
+from cadc_rec.log import track
+from cadc_rec.pipeline.stages.train import CHECKPOINT
+from cadc_rec.pretrain.id_tables import Pretrained
+from cadc_rec.store.artifact import Artifact, Draft
+from cadc_rec.training.build import build_model
+from cadc_rec.training.prior import prior_of, prior_vectors
+
+
+def build_evaluation(
+    experiment: Experiment,
+    dataset: Dataset,
+    checkpoint: Artifact | None,
+    pretrained: Pretrained,
+    processes: Processes,
+    draft: Draft,
+) -> None:
+    """Rank every held-out item over the full item set and write all that it takes to check it.
+
+    Candidates are all items less the user's training items and, for the test item, less the
+    validation item too.
+
+    Args:
+        experiment: the model's settings and ``[evaluate]``.
+        dataset: the held-out items.
+        checkpoint: the train stage's artifact; None where the tables are scored directly.
+        pretrained: pre-trained vectors where the model has any.
+        processes: the ranks.
+        draft: receives ``metrics.json``; ``ranks.parquet`` (user_id, item_id, rank; one row a
+            user with a test item) and ``validation_ranks.parquet`` (the same of validation items);
+            ``user_vectors.safetensors`` and ``item_vectors.safetensors`` (one tensor ``vectors``
+            each) with ``user_ids.parquet`` and ``item_ids.parquet`` in the same order, whose dot
+            products are the scores that ranked the test items: a user's history, where the model
+            has one, ends with the validation item.
+    """
+    users_knowing, items = _vectors(experiment, dataset, checkpoint, pretrained, processes)
+    train = Excluded(dataset.user_indptr, dataset.train_item)
+    train_and_val = train.and_one_each(dataset.val_item)
+    total, chief = 2 * len(processes.share(dataset.n_users)), processes.rank == 0
+    with track("evaluate", total, "users", visible=chief) as ticker:
+
+        def ranks(users: torch.Tensor, targets: np.ndarray, excluded: Excluded) -> np.ndarray:
+            return ranks_by_share(users, items, targets, excluded, processes, ticker.advance)
+
+        val_ranks = ranks(users_knowing(False), dataset.val_item, train)
+        users = users_knowing(True)
+        test_ranks = ranks(users, dataset.test_item, train_and_val)
+    has_val, has_test = dataset.val_item >= 0, dataset.test_item >= 0
+    if not has_test.any():
+        raise CadcError("no user has a test item (three interactions are needed); use more data.")
+    result = {
+        "test": ranking_metrics(test_ranks[has_test], experiment.evaluate.k),
+        "validation": ranking_metrics(val_ranks[has_val], experiment.evaluate.k),
+        "users": int(has_test.sum()),
+        "items": dataset.n_items,
+        "split": dataset.order,
+    }
+    draft.info, draft.rows = result, int(has_test.sum())
+    file = draft.path / "user_vectors.safetensors"
+    write_rows(file, "vectors", users, dataset.n_users, processes)
+    if processes.rank == 0:
+        (draft.path / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+        _write_ids(draft.path, dataset)
+        save_file({"vectors": items.cpu().contiguous()}, draft.path / "item_vectors.safetensors")
+        _write_ranks(draft.path / "ranks.parquet", dataset, dataset.test_item, test_ranks)
+        _write_ranks(draft.path / "validation_ranks.parquet", dataset, dataset.val_item, val_ranks)
+
+
+def _vectors(
+    experiment: Experiment,
+    dataset: Dataset,
+    checkpoint: Artifact | None,
+    pretrained: Pretrained,
+    processes: Processes,
+) -> tuple[Callable[[bool], torch.Tensor], torch.Tensor]:
+    """Vectors of all items, and, given whether the validation item is known by then, of users.
+
+    Users are those of this rank's share.
+    """
+    if checkpoint is None:
+        assert pretrained.ids is not None
+        share = processes.share(dataset.n_users)
+        if experiment.prior.use:
+            return _prior_alone(experiment, dataset, pretrained, share, processes.device)
+        ids = replace(pretrained.ids, user=pretrained.ids.user[share.start : share.stop])
+        users, items = (side.to(processes.device) for side in ids.as_dot_products())
+        return lambda with_validation: users, items
+    model = build_model(experiment, dataset, pretrained, processes)
+    load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
+    length = experiment.history.length
+    if not length:
+        same = model.user_vectors()
+        return lambda with_validation: same, model.item_vectors()
+    return (
+        lambda with_validation: model.user_vectors(dataset.last_items(length, with_validation)),
+        model.item_vectors(),
+    )
+
+
+def _prior_alone(
+    experiment: Experiment,
+    dataset: Dataset,
+    pretrained: Pretrained,
+    share: range,
+    device: torch.device,
+) -> tuple[Callable[[bool], torch.Tensor], torch.Tensor]:
+    """The same without towers: nothing is learned from examples, not even the factors."""
+    prior, factors = prior_of(experiment, dataset, pretrained)
+    assert prior is not None
+
+    def vectors(with_validation: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        history = dataset.last_items(experiment.history.length, with_validation)
+        mine = torch.from_numpy(history[share.start : share.stop])
+        users, items = prior_vectors(prior, pretrained, mine)
+        scaled = [factor * mine for factor, mine in zip(factors, users, strict=True)]
+        return torch.cat(scaled, 1).to(device), torch.cat(items, 1).to(device)
+
+    return lambda with_validation: vectors(with_validation)[0], vectors(False)[1]
+
+
+def _write_ids(folder: Path, dataset: Dataset) -> None:
+    for side, ids in (("user", dataset.user_ids()), ("item", dataset.item_ids())):
+        pq.write_table(pa.table({f"{side}_id": ids}), folder / f"{side}_ids.parquet")
+
+
+def _write_ranks(file: Path, dataset: Dataset, held_out: np.ndarray, ranks: np.ndarray) -> None:
+    """One row a user with an item in `held_out`, ``[n_users]`` and -1 for none."""
+    has = held_out >= 0
+    table = pa.table(
+        {
+            "user_id": dataset.user_ids().take(pa.array(np.flatnonzero(has))),
+            "item_id": dataset.item_ids().take(pa.array(held_out[has])),
+            "rank": pa.array(ranks[has]),
+        }
+    )
+    pq.write_table(table, file)

@@ -1,0 +1,222 @@
+"""The pretrain stage: D_full in, `IdTables` out."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cadc_rec.config.experiment import Experiment
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.distributed.processes import Processes, choose_device
+from cadc_rec.distributed.sharding import process_memory, shard_model
+from cadc_rec.distributed.state import local_tensors
+from cadc_rec.evaluation.metrics import ranking_metrics
+from cadc_rec.evaluation.ranking import Excluded
+from cadc_rec.evaluation.sharded import ranks_by_share
+from cadc_rec.log import track
+from cadc_rec.pipeline.stages.pretrain_neural import build_neural_tables
+from cadc_rec.pretrain.als import train_als
+from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
+from cadc_rec.pretrain.factor_tables import (
+    FactorTable,
+    PartitionedTable,
+    ReplicatedTable,
+)
+from cadc_rec.pretrain.id_tables import IdTables
+from cadc_rec.pretrain.kernels import compile_kernels, worth_compiling
+from cadc_rec.pretrain.matrix_factorization import MatrixFactorization
+from cadc_rec.pretrain.popularity import popularity_tables
+from cadc_rec.pretrain.scaling import Scale, divisor, scaled
+from cadc_rec.pretrain.softmax import SoftmaxSolver
+from cadc_rec.pretrain.table_layout import Extent, block_rows, partitions
+from cadc_rec.store.artifact import Artifact, Draft
+
+
+def warm_up(experiment: Experiment, dataset: Artifact) -> None:
+    """Compile what `build_tables` will need; not counted in the stage's seconds, like imports."""
+    config, device = experiment.pretrain, choose_device(experiment.compute.device, 0)
+    compiled = config.model == "mf" and config.loss == "binary"
+    if compiled and worth_compiling(int(dataset.info["train"]), device):
+        compile_kernels()
+
+
+def build_tables(
+    experiment: Experiment, dataset: Dataset, processes: Processes, draft: Draft
+) -> None:
+    """Fill the draft of the pretrain stage by whichever model ``pretrain.model`` names.
+
+    Args:
+        experiment: the ``[pretrain]`` settings and the seed.
+        dataset: D_full.
+        processes: the ranks.
+        draft: receives ``user.safetensors`` and ``item.safetensors``.
+    """
+    _BUILDERS[experiment.pretrain.model](experiment, dataset, processes, draft)
+
+
+def _build_popularity(
+    experiment: Experiment, dataset: Dataset, processes: Processes, draft: Draft
+) -> None:
+    """Count every item's training interactions."""
+    tables = popularity_tables(dataset.train_item, dataset.n_users, dataset.n_items)
+    if processes.rank == 0:
+        tables.save(draft.path)
+    draft.rows = len(dataset.train_item)
+    draft.info = {
+        "interactions": len(dataset.train_item),
+        "validation": _validation(dataset, tables.shares(processes), processes),
+        "validation_seconds": 0.0,
+        "history": [],
+    }
+
+
+def _build_factorization(
+    experiment: Experiment, dataset: Dataset, processes: Processes, draft: Draft
+) -> None:
+    """Train matrix factorization on every training interaction and export its tables.
+
+    Validation is only measured (last epoch, and every ``pretrain.evaluate_every``), never used:
+    the tables are those of the last epoch.
+
+    Args:
+        experiment: the ``[pretrain]`` settings and the seed.
+        dataset: D_full.
+        processes: the ranks; each solves its share of the rows.
+        draft: receives ``user.safetensors`` and ``item.safetensors``.
+    """
+    config = experiment.pretrain
+    data, seed = interactions(dataset), experiment.seed
+    user, item, bias = _factor_tables(experiment, dataset, processes)
+    solver: AlternatingSolver | SoftmaxSolver
+    if config.loss == "softmax":
+        assert isinstance(user, ReplicatedTable)
+        assert isinstance(item, ReplicatedTable)
+        solver = SoftmaxSolver(user, item, data, config, seed, processes)
+    else:
+        solver = AlternatingSolver(user, item, bias, data, config, seed, processes)
+    history: list[dict[str, Any]] = []
+    chief = processes.rank == 0
+    with track("pretrain (MF)", config.epochs, "epochs", visible=chief) as ticker:
+        for epoch, loss in enumerate(solver.epochs(), start=1):
+            entry: dict[str, Any] = {"epoch": epoch, "loss": loss}
+            due = config.evaluate_every and epoch % config.evaluate_every == 0
+            if due or epoch == config.epochs:
+                started = time.perf_counter()
+                shares = IdTables(user.local, item.local)
+                entry.update(_validation(dataset, shares, processes))
+                entry["seconds"] = time.perf_counter() - started
+            history.append(entry)
+            ticker.advance(1, f"loss {loss:.4f}")
+    _save(draft, user.local, item.local, dataset, config.scale, processes)
+    draft.rows = len(dataset.train_item) * config.epochs
+    draft.info = {
+        "global_bias": float(bias.detach()),
+        "tables": "partitioned" if isinstance(user, PartitionedTable) else "replicated",
+        "divided_by": [
+            divisor(table.local, config.scale, processes.all_reduce_sum) for table in (user, item)
+        ],
+        "interactions": len(dataset.train_item),
+        "validation": {k: v for k, v in history[-1].items() if "@" in k},
+        "validation_seconds": sum(entry.get("seconds", 0.0) for entry in history),
+        "history": history,
+    }
+
+
+def _factor_tables(
+    experiment: Experiment, dataset: Dataset, processes: Processes
+) -> tuple[FactorTable, FactorTable, nn.Parameter]:
+    """Tables of users and items, as ``compute.mf_tables`` lays them, and the global bias."""
+    n_users, n_items = dataset.n_users, dataset.n_items
+    factors = experiment.pretrain.factors
+    width = factors + 1
+    memory = processes.broadcast(process_memory(processes, experiment.sharding))
+    if partitions(experiment, Extent(n_users, n_items, width, processes.world_size), memory):
+        block = block_rows(memory, width)
+        bias = nn.Parameter(torch.zeros((), device=processes.device))
+        users, items = (PartitionedTable(n, width, processes, block) for n in (n_users, n_items))
+        return users, items, bias
+    model = MatrixFactorization(n_users, n_items, factors)
+    # A half-step reads the whole other side, and each rank writes its own rows.
+    kinds = {"user": "data_parallel", "item": "data_parallel"}
+    shard_model(model, kinds, processes, experiment.train.batch_size, experiment.sharding)
+    (user,) = (local.tensor for local in local_tensors(model.users))
+    (item,) = (local.tensor for local in local_tensors(model.items))
+    return ReplicatedTable(user, processes), ReplicatedTable(item, processes), model.bias
+
+
+def _build_als(
+    experiment: Experiment, dataset: Dataset, processes: Processes, draft: Draft
+) -> None:
+    """Factorize every training interaction by implicit-feedback ALS and export its tables."""
+    config, device = experiment.pretrain, processes.device
+    dim = config.factors + 1  # without a bias, every element of a row is a factor
+    user, item = (torch.zeros(n, dim, device=device) for n in (dataset.n_users, dataset.n_items))
+    sweeps = train_als(user, item, interactions(dataset), config.als, experiment.seed, processes)
+    chief = processes.rank == 0
+    with track("pretrain (ALS)", config.als.iterations, "sweeps", visible=chief) as ticker:
+        for _ in sweeps:
+            ticker.advance()
+    started = time.perf_counter()
+    shares = IdTables(user, item, bias_last=False).shares(processes)
+    measured = _validation(dataset, shares, processes)
+    seconds = time.perf_counter() - started
+    _save(draft, shares.user, shares.item, dataset, config.scale, processes)
+    draft.rows = len(dataset.train_item) * config.als.iterations
+    draft.info = {
+        "bias_last": False,
+        "divided_by": [divisor(table, config.scale) for table in (user, item)],
+        "interactions": len(dataset.train_item),
+        "validation": measured,
+        "validation_seconds": seconds,
+        "history": [],
+    }
+
+
+def _save(
+    draft: Draft,
+    user: torch.Tensor,
+    item: torch.Tensor,
+    dataset: Dataset,
+    scale: Scale,
+    processes: Processes,
+) -> None:
+    """Write this and every other rank's share of both tables, each brought to scale for itself."""
+    rows = (dataset.n_users, dataset.n_items)
+    total = processes.all_reduce_sum
+    IdTables.save_shares(
+        draft.path, scaled(user, scale, total), scaled(item, scale, total), rows, processes
+    )
+
+
+_BUILDERS = {
+    "mf": _build_factorization,
+    "als": _build_als,
+    "mlp": build_neural_tables,
+    "popularity": _build_popularity,
+}
+
+
+def interactions(dataset: Dataset) -> Interactions:
+    """The training interactions in both orders."""
+    item_indptr, users_by_item = dataset.csr_by_item
+    return Interactions(
+        dataset.user_indptr, dataset.train_item, item_indptr, users_by_item, dataset.train_weight
+    )
+
+
+def _validation(dataset: Dataset, shares: IdTables, processes: Processes) -> dict[str, float]:
+    """What the tables rank, each rank its share of the users; every rank must call."""
+    users, items = shares.as_dot_products()
+    ranks = ranks_by_share(
+        users,
+        processes.all_gather_rows(items, dataset.n_items),
+        dataset.val_item,
+        Excluded(dataset.user_indptr, dataset.train_item),
+        processes,
+    )
+    held_out = np.asarray(dataset.val_item) >= 0
+    return ranking_metrics(ranks[held_out], (10,)) if held_out.any() else {}

@@ -1,0 +1,156 @@
+"""The train stage: D_sel and id tables in, the trained part of a two-tower model out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from cadc_rec.config.experiment import Experiment
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.load.shards import SelectionShards
+from cadc_rec.data.select.settings import wanted_rows
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.state import gather_state
+from cadc_rec.errors import CadcError
+from cadc_rec.evaluation.metrics import ranking_metrics
+from cadc_rec.evaluation.ranking import Excluded
+from cadc_rec.evaluation.sharded import ranks_by_share
+from cadc_rec.models.losses import logq_offsets
+from cadc_rec.pretrain.id_tables import Pretrained
+from cadc_rec.store.artifact import Artifact, Draft
+from cadc_rec.training.build import ShardedTwoTower, build_model, frozen_tables_intact
+from cadc_rec.training.checkpoints import SavedTraining
+from cadc_rec.training.frozen_rows import keep_frozen_rows
+from cadc_rec.training.histories import Histories
+from cadc_rec.training.objectives import make_objective
+from cadc_rec.training.optimizers import dense_optimizer
+from cadc_rec.training.precision import has_bfloat16, refuse_precision
+from cadc_rec.training.reading import compile_loops, open_reading
+from cadc_rec.training.trainer import OnEpoch, Trainer, Validate
+from cadc_rec.training.warm_start import load_grown
+
+CHECKPOINT = "model.safetensors"
+
+
+def warm_up(experiment: Experiment, dataset: Artifact) -> None:
+    """Compile the loader's loops, where a rank has rows enough for them."""
+    rows = wanted_rows(experiment.select, int(dataset.info["train"]))
+    compile_loops(experiment, rows // experiment.compute.processes)
+
+
+def build_checkpoint(
+    experiment: Experiment,
+    dataset: Dataset,
+    selection: Artifact,
+    pretrained: Pretrained,
+    processes: Processes,
+    draft: Draft,
+    on_epoch: OnEpoch = lambda _: None,
+    saved: SavedTraining | None = None,
+    start: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Train the two towers on D_sel; keep the best epoch by validation NDCG@10.
+
+    Args:
+        experiment: model, training and sharding settings, and the seed.
+        dataset: sizes, attributes, and the validation items that choose the epoch.
+        selection: D_sel.
+        pretrained: pre-trained vectors; empty where ids are learned here.
+        processes: the ranks; each reads its own shards of D_sel.
+        draft: receives ``model.safetensors``: everything trained, whole tensors, so that any
+            number of ranks can read it. Frozen tables stay where they are, in `tables`' artifact.
+        on_epoch: told of every finished epoch, see `Trainer.fit`.
+        saved: where the training is saved on its way, and gone on with.
+        start: an earlier checkpoint to go on from; its tables may have fewer rows.
+
+    Raises:
+        CadcError: no user has a validation item, training diverged, or a frozen table changed.
+    """
+    if not (dataset.val_item >= 0).any():
+        raise CadcError(
+            "no user has the three interactions that a validation item needs; use more data or a "
+            "smaller data.k_core."
+        )
+    precision, device = experiment.train.precision, processes.device
+    refuse_precision(precision, device, has_bfloat16(device))
+    started = time.perf_counter()
+    shards = SelectionShards.open(selection)
+    history = experiment.history.length
+    config = experiment.train
+    reading = open_reading(experiment, dataset, shards, processes)
+    loader = reading.loader
+    model = build_model(experiment, dataset, pretrained, processes)
+    if start is not None:
+        load_grown(model, start)
+    limit = experiment.compute.frozen_cache_mib << 20
+    keep_frozen_rows(model.module.user.ids, reading.users, processes, limit)
+    histories = None
+    if reading.history is not None:
+        rows_by_rank = shards.rows_by_rank(processes.world_size)
+        histories = Histories(model.module, reading.history, rows_by_rank, processes, limit)
+    offsets = _item_offsets(reading.item_counts(), processes) if config.logq else None
+    trainer = Trainer(
+        model.wrapped,
+        dense_optimizer(model.wrapped, model.module, config),
+        loader,
+        config,
+        processes,
+        model.trains,
+        make_objective(config, offsets),
+        histories,
+    )
+    setup_seconds = time.perf_counter() - started
+    trained = trainer.fit(validator(model, dataset, history), on_epoch=on_epoch, checkpoints=saved)
+    if not frozen_tables_intact(model, pretrained):
+        raise CadcError(
+            "a frozen table changed while training; this is a defect of ours: please report it "
+            f"with the sharding settings ({model.plan()})."
+        )
+    state = gather_state(model.wrapped, processes, model.trains)
+    if processes.rank == 0:
+        save_file({k: v.contiguous() for k, v in state.items()}, draft.path / CHECKPOINT)
+    positives = sum(shards.rows)
+    draft.rows = positives * len(trained.history)
+    draft.info = {
+        "positives": positives,
+        "world_size": processes.world_size,
+        "device": processes.device.type,
+        "steps_per_epoch": loader.steps,
+        "setup_seconds": setup_seconds,
+        "plan": model.plan(),
+        "plan_in_full": model.plan_in_full(),
+        **trained.as_info(positives),
+    }
+    if saved is not None and saved.resumed:
+        draft.info["resumed"] = saved.resumed
+        draft.seconds_before = saved.seconds_before
+
+
+def _item_offsets(counts: np.ndarray, processes: Processes) -> torch.Tensor:
+    """LogQ's offsets from this rank's counts of items; every rank gets those of all."""
+    mine = torch.from_numpy(counts).to(processes.device)
+    return logq_offsets(processes.all_reduce_sum(mine))
+
+
+def validator(model: ShardedTwoTower, dataset: Dataset, history: int = 0) -> Validate:
+    """A function that measures `model` on the validation items, each rank its share of users.
+
+    Args:
+        model: what is measured.
+        dataset: the validation items; what a user did before is its whole training history.
+        history: items of it that the model is given.
+    """
+    excluded = Excluded(dataset.user_indptr, dataset.train_item)
+    held_out = np.asarray(dataset.val_item) >= 0
+    known = dataset.last_items(history, with_validation=False) if history else None
+
+    def validate() -> dict[str, float]:
+        users, items = model.user_vectors(known), model.item_vectors()
+        ranks = ranks_by_share(users, items, dataset.val_item, excluded, model.processes)
+        return ranking_metrics(ranks[held_out], (10,))
+
+    return validate

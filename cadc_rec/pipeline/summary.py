@@ -1,0 +1,117 @@
+"""One run's result: the JSON object and the table a person sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from cadc_rec.config.experiment import Experiment
+from cadc_rec.pipeline.pipeline import STAGES
+from cadc_rec.store.artifact import Artifact
+
+
+def run_result(experiment: Experiment, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    """What ``cadc-rec run --json`` prints; metrics are fractions, nothing is rounded.
+
+    ``seconds`` are those of the run that made each artifact; a stage the method does not have
+    took none.
+    """
+    metrics = artifacts["evaluate"].info
+    return {
+        "method": experiment.method,
+        "seed": experiment.seed,
+        "metrics": metrics["test"],
+        "validation": metrics["validation"],
+        "seconds": {
+            stage: artifacts[stage].seconds if stage in artifacts else 0.0 for stage in STAGES
+        },
+        "cached": [stage for stage, artifact in artifacts.items() if artifact.cached],
+        "rows": {
+            "train": artifacts["prepare"].info["train"],
+            "selected": _selected(artifacts),
+            **_reach(artifacts),
+        },
+        "split": artifacts["prepare"].info["order"],
+        "artifacts": {stage: str(artifact.path.resolve()) for stage, artifact in artifacts.items()},
+        "versions": dict(artifacts["evaluate"].manifest["versions"]),
+    }
+
+
+def run_table(result: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> Table:
+    """The same for a person: what it found, what it took."""
+    table = Table(title=f"{result['method']}, seed {result['seed']}", title_justify="left")
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    table.add_column("what came of it")
+    for stage, artifact in artifacts.items():
+        seconds = f"{artifact.seconds:,.1f}" + (" (kept)" if artifact.cached else "")
+        table.add_row(stage, seconds, stage_line(stage, artifact.info))
+    table.add_section()
+    made = [s for s in ("pretrain", "transitions", "select", "train") if s in artifacts]
+    spent = sum(result["seconds"][stage] for stage in made)
+    table.add_row(" + ".join(made), f"{spent:,.1f}", _metrics_line(result["metrics"]))
+    return table
+
+
+def _selected(artifacts: Mapping[str, Artifact]) -> int:
+    """Rows the towers learned from; without towers, those that pre-training read."""
+    if "select" in artifacts:
+        return int(artifacts["select"].info["selected"])
+    return int(artifacts["prepare"].info["train"])
+
+
+def stage_document(stage: str, artifact: Artifact) -> dict[str, Any]:
+    """What a stage's command prints with ``--json``."""
+    return {
+        "stage": stage,
+        "artifact": str(artifact.path.resolve()),
+        "cached": artifact.cached,
+        "seconds": artifact.seconds,
+        "info": dict(artifact.info),
+    }
+
+
+def stage_lines(stage: str, artifact: Artifact) -> str:
+    """What it prints for a person: what came of the stage, and where that is."""
+    kept = ", kept" if artifact.cached else ""
+    told = f"{stage}: {stage_line(stage, artifact.info)} ({artifact.seconds:,.1f} s{kept})"
+    return f"{told}\n{artifact.path.resolve()}"
+
+
+def stage_line(stage: str, info: Mapping[str, Any]) -> str:
+    """One line on what a stage did."""
+    if stage == "prepare":
+        return (
+            f"{info['train']:,} training interactions, {info['users']:,} users, "
+            f"{info['items']:,} items; held out by {info['order']}"
+        )
+    if stage == "pretrain":
+        measured = _metrics_line(info["validation"])
+        read = f"{info['interactions']:,} interactions read"
+        return f"{read}; alone: validation {measured}" if measured else read
+    if stage == "transitions":
+        return f"{info['pairs']:,} pairs of items that follow each other"
+    if stage == "select":
+        share = info["selected"] / info["of"]
+        line = f"{info['selected']:,} of {info['of']:,} interactions ({share:.1%})"
+        if info.get("touched") is None:
+            return line
+        return f"{line}; with their histories {info['touched'] / info['of']:.1%} of them"
+    if stage == "train":
+        return (
+            f"{info['positives_per_second']:,.0f} positives/s, best epoch {info['best_epoch']} of "
+            f"{len(info['history'])}; validation took {info['validation_seconds']:,.1f} s of it"
+        )
+    return f"{info['users']:,} users ranked over {info['items']:,} items"
+
+
+def _reach(artifacts: Mapping[str, Artifact]) -> dict[str, int | None]:
+    """What D_sel refers to and takes on disk; nothing where there is none."""
+    info = artifacts["select"].info if "select" in artifacts else {}
+    return {name: info.get(name) for name in ("touched", "bytes", "bytes_of")}
+
+
+def _metrics_line(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.upper()} {100 * value:.2f}%" for name, value in metrics.items())

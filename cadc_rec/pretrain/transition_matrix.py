@@ -1,0 +1,147 @@
+"""Which item followed which: a sparse item-to-item matrix from every training interaction.
+
+An item at distance d after another, in one user's sequence, counts ``decay ** (d - 1)`` up to the
+window's end; counts are summed over all users, then normalized and damped as
+the settings say.
+
+In: D_full. Out: a CSR matrix of the pairs that occur. The interactions are taken in the order of
+their items, a block at a time: all pairs of a block are written out, sorted by counting (linear,
+and in a cache) and summed before the next block's are. So beside the matrix only D_full, twice,
+and one block stand in memory; nothing is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from cadc_rec.config.experiment import TransitionsConfig
+from cadc_rec.data.dataset import Dataset
+
+_PARTS = ("data", "indices", "indptr")
+_BLOCK = 2**19  # pairs written out at once: their targets and weights are 6 MB
+
+
+def transition_matrix(
+    dataset: Dataset, config: TransitionsConfig, block: int = _BLOCK
+) -> sparse.csr_array:
+    """The damped matrix ``[n_items, n_items]``, float32: how often a row's item led to a column's.
+
+    Args:
+        dataset: D_full, a user's rows in the order of time; held-out items have no part in it.
+        config: window, decay and damping.
+        block: pairs written out at once, about; the result does not depend on it.
+    """
+    n = dataset.n_items
+    counts = _sum_of_blocks(dataset, config, block)
+    if config.normalization:
+        _normalize(counts, config.normalization)
+    if config.damping == "log":
+        np.log1p(counts.data, out=counts.data)
+    return sparse.csr_array(
+        (counts.data.astype(np.float32), counts.indices, counts.indptr), shape=(n, n)
+    )
+
+
+def _normalize(counts: sparse.csr_array, power: float) -> None:
+    """Divide each count by (row sum x column sum) ** power, then all by their mean; in place."""
+    if not counts.nnz:
+        return
+    source, lengths = counts.sum(axis=1), np.diff(counts.indptr)
+    target = counts.sum(axis=0)
+    counts.data /= (np.repeat(source, lengths) * target[counts.indices]) ** power
+    counts.data /= counts.data.mean()
+
+
+def _sum_of_blocks(dataset: Dataset, config: TransitionsConfig, block: int) -> sparse.csr_array:
+    """The counts, float64; columns ascend in a row."""
+    n, window = dataset.n_items, config.window
+    places, first = _places_by_item(dataset.train_item, n)
+    steps = np.arange(1, window + 1, dtype=places.dtype)
+    followers = np.append(dataset.train_item, np.full(window, n, np.int32))
+    # Every block costs a pass over all columns, so it has at least as many pairs.
+    size = max(1, max(block, n) // window)
+    weights = np.tile(config.decay ** (steps - 1.0), min(size, len(places)))
+    lengths = np.zeros(n + 1, np.int64)
+    data, indices = [np.empty(0)], [np.empty(0, np.int32)]
+    for sources, part in _pieces(first, size):
+        mine = places[part]
+        after = mine[:, None] + steps
+        targets = followers.take(after)
+        end = dataset.user_indptr[dataset.train_user[mine] + 1]
+        targets[after >= end[:, None]] = n  # what another user took: a column to be cut off
+        starts = np.clip(first[sources.start : sources.stop + 1], part.start, part.stop)
+        summed = _summed(
+            weights[: targets.size], targets.ravel(), (starts - part.start) * window, n
+        )
+        lengths[sources.start + 1 : sources.stop + 1] += np.diff(summed.indptr)
+        data.append(summed.data)
+        indices.append(summed.indices)
+    pointers = np.cumsum(lengths)
+    counts = sparse.csr_array(
+        (np.concatenate(data), np.concatenate(indices), pointers), shape=(n, n)
+    )
+    counts.sum_duplicates()  # of an item whose interactions fill more than a block; else nothing
+    return counts
+
+
+def _places_by_item(
+    items: NDArray[np.int32], n: int
+) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
+    """Positions of D_full in the order of their items ``[rows]``, and where each item's begin."""
+    places = np.arange(len(items), dtype=np.int32 if len(items) < 2**31 else np.int64)
+    row = sparse.csr_array((places, items, [0, len(items)]), shape=(1, n))
+    by_item = row.tocsc()  # a counting sort
+    return by_item.data, by_item.indptr.astype(np.int64)
+
+
+def _pieces(first: NDArray[np.int64], size: int) -> Iterator[tuple[range, slice]]:
+    """Cut the ordered places into whole items, of about `size` places, and larger items apart.
+
+    Args:
+        first: ``[n_items + 1]``, where each item's places begin.
+        size: places of a piece at most.
+
+    Yields:
+        The items of a piece, and its places.
+    """
+    start, last = 0, int(first[-1])
+    while start < last:
+        stop = int(first[np.searchsorted(first, start + size, "right") - 1])
+        if stop <= start:  # in the middle of a larger item, or at its beginning
+            stop = start + size
+        low = int(np.searchsorted(first, start, "right")) - 1
+        yield range(low, int(np.searchsorted(first, stop))), slice(start, stop)
+        start = stop
+
+
+def _summed(
+    weights: NDArray[np.float64], targets: NDArray[np.int32], starts: NDArray[np.int64], n: int
+) -> sparse.csr_array:
+    """Rows in which a pair may stand often as rows in which it stands once; column n is cut off."""
+    rows = len(starts) - 1
+    pairs = sparse.csr_array((weights, targets, starts), shape=(rows, n + 1))
+    by_target = pairs.tocsc()  # a counting sort; equal pairs now stand side by side
+    end = int(by_target.indptr[n])
+    by_target = sparse.csc_array(
+        (by_target.data[:end], by_target.indices[:end], by_target.indptr[:-1]), shape=(rows, n)
+    )
+    by_target.sum_duplicates()
+    return by_target.tocsr()
+
+
+def save_matrix(matrix: sparse.csr_array, folder: Path) -> None:
+    """Write a matrix where other processes can map it into memory."""
+    for part in _PARTS:
+        np.save(folder / f"{part}.npy", getattr(matrix, part), allow_pickle=False)
+
+
+def load_matrix(folder: Path, items: int) -> sparse.csr_array:
+    """What `save_matrix` wrote, ``[items, items]``."""
+    parts = (np.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False) for part in _PARTS)
+    return sparse.csr_array(tuple(parts), shape=(items, items))

@@ -1,0 +1,61 @@
+"""What a bundle holds, and what each file is called.
+
+A bundle is one folder. ``manifest.json`` names every other file with its size and SHA-256;
+``manifest.sig``, where the bundle was signed, is the signature of the manifest's bytes. Rows of
+vectors, ids and lists are in *dense-id order* throughout: row n is the user (item) number n.
+"""
+
+from __future__ import annotations
+
+FORMAT = "cadc-rec bundle"
+FORMAT_VERSION = 1
+"""Raised when a reader of the version before could not make sense of what is there."""
+
+MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+
+MODEL = "model.json"
+"""What the model is: sizes, programs with the names, types and shapes of what goes in and out."""
+CARD = "model_card.md"
+CARD_DATA = "model_card.json"
+"""Metrics, the share of the data, versions, limits: what `CARD` says, for a program."""
+
+ITEM_VECTORS = "vectors/items.safetensors"
+"""``vectors``, float32 ``[items, d]``: a pair's score is the dot product of the two vectors."""
+USER_VECTORS = "vectors/users.safetensors"
+"""``vectors``, float32 ``[users, d]``; of a model with a history, at the state of `KNOWN`."""
+INDEX = "index/items.faiss"
+"""FAISS, inner product, over `ITEM_VECTORS`; labels are rows."""
+
+USERS = "users.parquet"
+"""``user_id`` (as in the raw data) and a column of codes for each attribute."""
+ITEMS = "items.parquet"
+"""``item_id``, ``title`` where the source has one, and a column of codes for each attribute."""
+ATTRIBUTES = "attributes.json"
+"""Encoders: by side, each attribute's name, kind, size and vocabulary (value of codes 1, 2, ...;
+code 0 is unknown)."""
+KNOWN = "known.safetensors"
+"""What users took, training and validation items, as CSR: ``indptr`` int64 ``[users + 1]``,
+``items`` int32 ``[n]``, each user's in the order of time, the latest last; and ``popularity``
+int64 ``[items]``, how often each item is in it."""
+
+QUERY = "programs/query.pt2"
+"""`torch.export`: users (and their histories) to vectors."""
+ITEM = "programs/item.pt2"
+"""`torch.export`: items to vectors."""
+NEWCOMER = "programs/newcomer.pt2"
+"""`torch.export`: histories of users the model has never seen to vectors."""
+PROGRAMS = {"query": QUERY, "item": ITEM, "newcomer": NEWCOMER}
+
+SELF_TEST = "self_test.json"
+"""Recorded requests with their answers; see `cadc_rec.serving.bundle.self_test`."""
+
+
+def compiled(program: str) -> str:
+    """The AOTInductor package of a program in `PROGRAMS`, an option of the export."""
+    return f"aoti/{program}.pt2"
+
+
+def torchrec_module(precision: str) -> str:
+    """The scripted TorchRec predict module with tables of this precision: int8, int4 or fp16."""
+    return f"torchrec/{precision}.pt"

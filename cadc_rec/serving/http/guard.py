@@ -1,0 +1,161 @@
+"""What stands between the network and the application: who may ask, how much, for how long.
+
+In: an HTTP request as ASGI. Out: the same with its whole body read, or an answer that says why not:
+401 without the key, 408 for a body that takes too long, 413 for one too large, 503 for an answer
+that takes too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from cadc_rec.serving.http.settings import Limits
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OPEN_PATHS = frozenset({"/", "/page.js", "/page.css", "/v2/health/live", "/v2/health/ready"})
+"""Asked by those who have no key: orchestrators, and a browser that shows the page to enter it."""
+_DRAINED = 256 << 20  # bytes read of a body too large, so that its sender gets to see the answer
+
+
+class ApiKey:
+    """Knows the key by its digest only, and compares in constant time.
+
+    Args:
+        key: None lets everybody ask.
+    """
+
+    def __init__(self, key: str | None) -> None:
+        self._digest = None if key is None else hashlib.sha256(key.encode()).digest()
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether there is a key."""
+        return self._digest is not None
+
+    def admits(self, authorization: bytes) -> bool:
+        """Whether ``Bearer KEY`` names the key."""
+        if self._digest is None:
+            return True
+        scheme, _, token = authorization.partition(b" ")
+        given = hashlib.sha256(token.strip()).digest()
+        return hmac.compare_digest(given, self._digest) and scheme.lower() == b"bearer"
+
+
+class Guard:
+    """ASGI middleware.
+
+    Args:
+        app: what answers the requests that pass.
+        key: asked for on all but `OPEN_PATHS`.
+        limits: of body and time.
+    """
+
+    def __init__(self, app: App, key: ApiKey, limits: Limits) -> None:
+        self.app, self.key, self.limits = app, key, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or say why not."""
+        if scope["type"] != "http":
+            return
+        headers = dict(scope["headers"])
+        started = False
+
+        async def send_on(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        if scope["path"] not in OPEN_PATHS and not self.key.admits(
+            headers.get(b"authorization", b"")
+        ):
+            await _refuse(send, 401, "an API key is needed: Authorization: Bearer KEY.")
+            return
+        try:
+            if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
+                body = await self._body(headers, receive)
+            else:
+                body = b""
+        except TimeoutError:
+            await _refuse(send, 408, f"no whole body in {self.limits.body_seconds:g} seconds.")
+            return
+        if isinstance(body, _Refused):
+            if body.status:
+                await _refuse(send, body.status, body.reason)
+            return
+        try:
+            async with asyncio.timeout(self.limits.answer_seconds):
+                await self.app(scope, _replay(body, receive), send_on)
+        except TimeoutError:
+            if not started:
+                await _refuse(send, 503, "no answer in time; ask again later.")
+
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | _Refused:
+        parts: list[bytes] = []
+        most, read = self.limits.body_bytes, 0
+        declared = headers.get(b"content-length", b"")
+        too_large = declared.isdigit() and int(declared) > most
+        if too_large and b"expect" in headers:
+            return _too_large(most)  # the sender waits for leave to send it
+        async with asyncio.timeout(self.limits.body_seconds):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return _Refused(0, "")
+                part = message.get("body", b"")
+                read += len(part)
+                too_large = too_large or read > most
+                if too_large:
+                    parts.clear()
+                    if read > _DRAINED:
+                        return _too_large(most)
+                elif part:
+                    parts.append(part)
+                if not message.get("more_body"):
+                    break
+        return _too_large(most) if too_large else b"".join(parts)
+
+
+class _Refused:
+    def __init__(self, status: int, reason: str) -> None:
+        self.status, self.reason = status, reason
+
+
+def _too_large(most: int) -> _Refused:
+    return _Refused(413, f"the body is larger than {most} bytes; ask for fewer users at once.")
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Gives the body that was read, then whatever comes."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+async def _refuse(send: Send, status: int, reason: str) -> None:
+    body = json.dumps({"error": reason}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

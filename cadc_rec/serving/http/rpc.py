@@ -1,0 +1,126 @@
+"""The gRPC side: KServe's servicer of the protocol, behind the same rules as HTTP.
+
+In: the model and the repository. Out: a server, not started. What a client did wrong comes back as
+a status with one sentence; nothing of it is logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc import StatusCode, aio
+from kserve.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotReady
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import (
+    add_GRPCInferenceServiceServicer_to_server,
+)
+from kserve.protocol.grpc.servicer import InferenceServicer
+
+from cadc_rec.errors import CadcError
+from cadc_rec.log import log
+from cadc_rec.serving.http.batching import Busy
+from cadc_rec.serving.http.guard import ApiKey
+from cadc_rec.serving.http.recommender import Repository
+from cadc_rec.serving.http.settings import Limits
+
+_SERVICE = "/inference.GRPCInferenceService/"
+_OPEN = {f"{_SERVICE}ServerLive", f"{_SERVICE}ServerReady"}
+_CHANGES = {f"{_SERVICE}RepositoryModelLoad", f"{_SERVICE}RepositoryModelUnload"}
+_AGE_MS = 30 * 60 * 1000  # of a connection; then its client makes another
+
+
+def grpc_server(
+    dataplane: DataPlane, repository: Repository, key: ApiKey, limits: Limits
+) -> aio.Server:
+    """The server; add ports to it and start it."""
+    server = aio.server(
+        interceptors=(_Rules(key),),
+        maximum_concurrent_rpcs=limits.waiting,
+        options=[
+            ("grpc.max_receive_message_length", limits.body_bytes),
+            ("grpc.max_send_message_length", 64 << 20),
+            ("grpc.max_concurrent_streams", 256),
+            ("grpc.max_connection_age_ms", _AGE_MS),
+            ("grpc.keepalive_time_ms", 60_000),  # a client that is gone is noticed
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.so_reuseport", 0),  # a second service on the port is an error
+        ],
+    )
+    servicer = InferenceServicer(dataplane, repository)
+    add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    return server
+
+
+class _Malformed:
+    """In place of a request that is no protobuf message."""
+
+
+class _Rules(aio.ServerInterceptor):
+    """The key, and errors as statuses."""
+
+    def __init__(self, key: ApiKey) -> None:
+        self.key = key
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        handler = await continuation(details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+        method = details.method
+        given = dict(details.invocation_metadata or ()).get("authorization", "")
+        admitted = method in _OPEN or self.key.admits(
+            given if isinstance(given, bytes) else given.encode()
+        )
+        changes = method in _CHANGES and not self.key.asked_for
+        answer = handler.unary_unary
+
+        async def guarded(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+            if not admitted:
+                await context.abort(StatusCode.UNAUTHENTICATED, "an API key is needed.")
+            if changes:
+                await context.abort(
+                    StatusCode.PERMISSION_DENIED, "start the service with a key to change models."
+                )
+            if isinstance(request, _Malformed):
+                await context.abort(
+                    StatusCode.INVALID_ARGUMENT, "the request is no message of the protocol."
+                )
+            try:
+                return await answer(request, context)
+            except (InvalidInput, InferenceError, CadcError) as error:
+                await context.abort(StatusCode.INVALID_ARGUMENT, str(error))
+            except ModelNotFound as error:
+                await context.abort(StatusCode.NOT_FOUND, str(error))
+            except ModelNotReady as error:
+                await context.abort(StatusCode.UNAVAILABLE, str(error))
+            except Busy:
+                await context.abort(
+                    StatusCode.RESOURCE_EXHAUSTED, "too many requests wait; ask again later."
+                )
+            except Exception as error:
+                if isinstance(error, aio.AbortError):
+                    raise
+                log.error("a defect of ours: %s: %s", type(error).__name__, error, exc_info=error)
+                await context.abort(StatusCode.INTERNAL, "a defect of the service.")
+
+        return grpc.unary_unary_rpc_method_handler(
+            guarded, _forgiving(handler.request_deserializer), handler.response_serializer
+        )
+
+
+def _forgiving(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """A parser whose failure is a value, not a logged traceback and a status of INTERNAL."""
+
+    def parsed(contents: bytes) -> Any:
+        try:
+            return parse(contents)
+        except DecodeError:
+            return _Malformed()
+
+    return parsed

@@ -1,0 +1,130 @@
+"""A service from its first line to its last: load, listen, answer, stop.
+
+In: `ServiceSettings`. Out: nothing, when SIGTERM or SIGINT has ended it and the requests in flight
+are answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import torch
+import uvicorn
+import uvloop
+from grpc import aio
+from kserve.model_repository import ModelRepository
+from kserve.protocol.dataplane import DataPlane
+
+from cadc_rec.errors import CadcError
+from cadc_rec.serving.http.connection import impatient
+from cadc_rec.serving.http.guard import ApiKey
+from cadc_rec.serving.http.loaded import Loaded
+from cadc_rec.serving.http.recommender import Recommender, Repository
+from cadc_rec.serving.http.rest import application
+from cadc_rec.serving.http.rpc import grpc_server
+from cadc_rec.serving.http.settings import ServiceSettings
+
+
+class _Both(uvicorn.Server):
+    """HTTP, which stops together with gRPC."""
+
+    def __init__(self, config: uvicorn.Config, rpc: aio.Server | None, grace: int) -> None:
+        super().__init__(config)
+        self.rpc, self.grace = rpc, grace
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at SIGTERM and SIGINT; uvicorn's own way raises them again when all is done."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        stops = [super().shutdown(sockets)]
+        if self.rpc is not None:
+            stops.append(self.rpc.stop(self.grace))
+        await asyncio.gather(*stops)
+
+
+def serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
+    """Serve until told to stop.
+
+    Args:
+        settings: what and where.
+        ready: told, once all ports listen, where.
+
+    Raises:
+        CadcError: the bundle is refused, or a port is taken.
+    """
+    # One call answers many users with vector instructions; threads that wake for each would cost
+    # more than they do, and would take the cores from the loop that reads the next requests.
+    torch.set_num_threads(1)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, ready))
+    gc.freeze()  # the process ends: looking for cycles in torch's modules would take seconds
+
+
+async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
+    limits, key = settings.limits, ApiKey(settings.api_key)
+    with _listening(settings.host, settings.http_port) as listener:
+        loaded = Loaded(settings.bundle, settings.verify_key)
+        model = Recommender(settings.name, loaded, limits)
+        models = ModelRepository()
+        models.update(model)
+        dataplane = DataPlane(models)
+        repository = Repository(models, loaded, settings.name)
+        rpc, where = None, [f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"]
+        if settings.grpc_port is not None:
+            rpc = grpc_server(dataplane, repository, key, limits)
+            try:
+                port = rpc.add_insecure_port(f"{_shown(settings.host)}:{settings.grpc_port}")
+            except RuntimeError as error:
+                raise CadcError(
+                    f"--grpc-port {settings.grpc_port} cannot be listened on; choose another."
+                ) from error
+            await rpc.start()
+            where.append(f"grpc://{_shown(settings.host)}:{port}")
+        config = uvicorn.Config(
+            application(model, dataplane, repository, key, limits),
+            http=impatient(limits.head_seconds), ws="none", lifespan="off",
+            log_level="critical", access_log=False, server_header=False, date_header=False,
+            limit_concurrency=limits.connections, timeout_keep_alive=limits.idle_seconds,
+            timeout_graceful_shutdown=limits.grace_seconds,
+        )  # fmt: skip
+        watching = None
+        if settings.watch_seconds > 0:
+            watching = asyncio.create_task(loaded.watch(settings.watch_seconds))
+        predictor = loaded.predictor
+        ready(f"{predictor.name} ({predictor.fingerprint[:12]}) on {', '.join(where)}")
+        try:
+            await _Both(config, rpc, limits.grace_seconds).serve(sockets=[listener])
+        finally:
+            if watching is not None:
+                watching.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await watching
+            model.batcher.close()
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise CadcError(
+            f"{host}:{port} cannot be listened on ({error.strerror}); choose another --host or "
+            "--http-port."
+        ) from error
+    with listener:
+        yield listener
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,1 @@
+"""Answers from a bundle: vectors, the nearest items, filters."""

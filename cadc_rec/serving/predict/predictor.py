@@ -1,0 +1,358 @@
+"""Recommendations from a bundle, in the process that wants them.
+
+In: original user ids (and histories of those the model has never seen). Out: original item ids,
+scores, and what each answer is based on. No lock is held and nothing is changed after loading, so
+any number of threads may ask at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cadc_rec.errors import CadcError
+from cadc_rec.serving.predict.ids import IdMap
+from cadc_rec.serving.predict.item_filter import Filter, ItemAttribute, blocked_by
+from cadc_rec.serving.predict.retrieval import Retrieval
+from cadc_rec.serving.predict.top_k import Best, Floats, ItemVectors, NotCandidates
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+Newcomers = Callable[[NDArray[np.int64]], Floats]
+"""Vectors ``[n, d]`` of histories: item rows ``[n, L]``, the latest first, -1 after the last."""
+
+_NOTHING = np.zeros(0, np.int64)
+
+
+class Source(IntEnum):
+    """What an answer is based on."""
+
+    KNOWN = 0
+    """The user's own vector."""
+    HISTORY = 1
+    """The history that came with the request, of a user the model has never seen."""
+    POPULARITY = 2
+    """How often items were taken: a user the model has never seen, and nothing known of them."""
+
+    @property
+    def word(self) -> str:
+        """``known``, ``history`` or ``popularity``."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """Answers for n users, the best item first.
+
+    Attributes:
+        rows: int64 ``[n, k]``, -1 where a user has no more candidates.
+        item_ids: original ids ``[n, k]``; 0 or the empty string there.
+        scores: float64 ``[n, k]``, minus infinity there. Scores of different sources cannot be
+            compared: a popularity is a count.
+        sources: `Source` of each user, int8 ``[n]``.
+    """
+
+    rows: NDArray[np.int64]
+    item_ids: NDArray[Any]
+    scores: NDArray[np.float64]
+    sources: NDArray[np.int8]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """How many items each user got, ``[n]``; fewer than k where no more were left."""
+        counts: NDArray[np.int64] = (self.rows >= 0).sum(1)
+        return counts
+
+    def lists(self) -> list[list[Any]]:
+        """Item ids of each user, without the empty places."""
+        return [row[:n].tolist() for row, n in zip(self.item_ids, self.counts, strict=True)]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What users took, as CSR: user u took ``items[indptr[u]:indptr[u + 1]]``, oldest first."""
+
+    indptr: NDArray[np.int64]
+    items: NDArray[np.int32]
+
+    def of(self, user: int) -> NDArray[np.int32]:
+        """Item rows of one user."""
+        return self.items[self.indptr[user] : self.indptr[user + 1]]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Answers for users, from vectors that are kept in memory.
+
+    Attributes:
+        users: their ids.
+        items: their ids.
+        user_vectors: float32 ``[n_users, d]``.
+        item_vectors: all items' vectors.
+        known: what each user took.
+        popularity: int64 ``[n_items]``, how often each item was taken.
+        retrieval: finds the best items; `item_vectors` itself is exact.
+        newcomers: gives vectors to users the model has never seen; None where it cannot.
+        history_length: items of a history that `newcomers` reads, the latest ones.
+        attributes: of items, by name.
+        titles: of items, None where one has none; empty where the data have no titles.
+        fingerprint: of the bundle.
+        name: of the bundle.
+    """
+
+    users: IdMap
+    items: IdMap
+    user_vectors: Floats
+    item_vectors: ItemVectors
+    known: Known
+    popularity: NDArray[np.int64]
+    retrieval: Retrieval
+    newcomers: Newcomers | None = None
+    history_length: int = 0
+    attributes: Mapping[str, ItemAttribute] = field(default_factory=dict)
+    titles: Sequence[str | None] = ()
+    fingerprint: str = ""
+    name: str = ""
+
+    @classmethod
+    def load(cls, path: Path | str, key: Ed25519PublicKey | None = None) -> Predictor:
+        """The predictor of a bundle, after verifying every byte of it.
+
+        Args:
+            path: the bundle's folder.
+            key: whose signature it must bear; None asks for none.
+
+        Raises:
+            CadcError: the bundle is altered, not signed, of a newer version, or not whole.
+        """
+        from cadc_rec.serving.bundle.bundle import Bundle
+        from cadc_rec.serving.predict.loading import predictor_of
+
+        return predictor_of(Bundle.open(Path(path), key))
+
+    def recommend(
+        self,
+        user_ids: Sequence[Any] | NDArray[Any],
+        k: int = 10,
+        exclude_seen: bool = True,
+        filter: Filter | None = None,
+        history: Sequence[Sequence[Any]] | None = None,
+        candidates: Sequence[Any] | NDArray[Any] | None = None,
+    ) -> Recommendations:
+        """The k best items of each user.
+
+        Args:
+            user_ids: original ids ``[n]``.
+            k: from 1 to the number of items.
+            exclude_seen: leave out what a user took, and what stands in their history.
+            filter: attribute to values: only items that have one of the values, of every attribute
+                that is named.
+            history: for each user, original ids of the items they took, oldest first; empty for
+                none, and items nobody knows are skipped. It gives users the model has never seen
+                their vectors; users it knows keep their own.
+            candidates: original ids; only these items.
+
+        Raises:
+            CadcError: an argument is of the wrong type, shape or range.
+        """
+        rows = self.users.rows(user_ids)
+        self._check_k(k)
+        histories = self._histories(history, len(rows))
+        blocked = self._blocked(filter, candidates)
+        sources = np.where(rows >= 0, Source.KNOWN, Source.POPULARITY).astype(np.int8)
+        if histories is not None and self.newcomers is not None:
+            sources[(rows < 0) & np.array([len(h) > 0 for h in histories])] = Source.HISTORY
+        out = self._not_candidates(rows, histories, blocked) if exclude_seen else None
+        out = out or NotCandidates(np.zeros(len(rows) + 1, np.int64), _no_rows(), blocked)
+        if len(rows) and (sources == Source.KNOWN).all():
+            best = self.retrieval.best(self.user_vectors[rows], k, out)
+        else:
+            best = self._mixed(rows, k, sources, histories, out)
+        return Recommendations(best.rows, self.items.of_rows(best.rows), best.scores, sources)
+
+    def score(self, pairs: Sequence[tuple[Any, Any]]) -> NDArray[np.float64]:
+        """Scores ``[n]`` of pairs of a user's and an item's original id.
+
+        NaN where the model has never seen the one or the other.
+        """
+        for pair in pairs:
+            if isinstance(pair, str) or len(pair) != 2:
+                raise CadcError(f"pairs: give (user id, item id) pairs, not {pair!r:.80}.")
+        users = self.users.rows([user for user, _ in pairs])
+        items = self.items.rows([item for _, item in pairs])
+        mine = self.user_vectors[users].astype(np.float64)
+        scores: NDArray[np.float64] = (mine * self.item_vectors.vectors[items]).sum(1)
+        scores[(users < 0) | (items < 0)] = np.nan
+        return scores
+
+    def similar_items(self, item_ids: Sequence[Any] | NDArray[Any], k: int = 10) -> Recommendations:
+        """The k items whose vectors point most nearly the same way (by cosine), itself left out.
+
+        Raises:
+            CadcError: nobody knows an item, or `k` is out of range.
+        """
+        rows = self.items.rows(item_ids)
+        self._check_k(k)
+        if (rows < 0).any():
+            lost = item_ids[int(np.argmax(rows < 0))]
+            raise CadcError(f"no item has the id {lost!r:.80}.")
+        out = NotCandidates(np.arange(len(rows) + 1), rows.astype(np.int32), _NOTHING)
+        best = self.directions.best(self.directions.vectors[rows], k, out)
+        return Recommendations(
+            best.rows,
+            self.items.of_rows(best.rows),
+            best.scores,
+            np.full(len(rows), Source.KNOWN, np.int8),
+        )
+
+    def require_filter(self, wanted: Filter) -> None:
+        """Refuse a filter that `recommend` would refuse.
+
+        Raises:
+            CadcError: it names an attribute or a value that no item has.
+        """
+        blocked_by(wanted, self.attributes, len(self.items))
+
+    def titles_of(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Titles of item rows, of any shape; empty where a row is -1 or has no title."""
+        found = np.full(rows.shape, "", dtype=object)
+        if len(self.titles):
+            for place in np.ndindex(rows.shape):
+                if rows[place] >= 0:
+                    found[place] = self.titles[int(rows[place])] or ""
+        return found
+
+    @cached_property
+    def directions(self) -> ItemVectors:
+        """The item vectors at length one, made at the first call."""
+        vectors = self.item_vectors.vectors
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return ItemVectors(vectors / np.maximum(lengths, np.finfo(np.float32).tiny))
+
+    @cached_property
+    def _by_popularity(self) -> NDArray[np.int64]:
+        """Item rows, the most often taken first; of equal ones the lower row first."""
+        return np.argsort(-self.popularity, kind="stable")
+
+    def _check_k(self, k: int) -> None:
+        if isinstance(k, bool) or not isinstance(k, int | np.integer):
+            raise CadcError(f"k is a whole number; got {k!r:.80}.")
+        if not 1 <= k <= len(self.items):
+            raise CadcError(
+                f"k = {k} is not between 1 and the catalogue's {len(self.items)} items."
+            )
+
+    def _histories(
+        self, history: Sequence[Sequence[Any]] | None, n: int
+    ) -> list[NDArray[np.int64]] | None:
+        """Item rows of each user's history, the latest first."""
+        if history is None:
+            return None
+        if isinstance(history, str) or len(history) != n:
+            raise CadcError(f"history: give one list of item ids for each of the {n} users.")
+        found = []
+        for one in history:
+            if isinstance(one, str) or not isinstance(one, Sequence | np.ndarray):
+                raise CadcError(f"history: give a list of item ids a user, not {one!r:.80}.")
+            rows = self.items.rows(one)
+            found.append(rows[rows >= 0][::-1])
+        return found
+
+    def _blocked(
+        self, wanted: Filter | None, candidates: Sequence[Any] | NDArray[Any] | None
+    ) -> NDArray[np.int64]:
+        blocked = blocked_by(wanted, self.attributes, len(self.items)) if wanted else _NOTHING
+        if candidates is None:
+            return blocked
+        allowed = np.zeros(len(self.items), np.bool_)
+        rows = self.items.rows(candidates)
+        allowed[rows[rows >= 0]] = True
+        allowed[blocked] = False
+        return np.flatnonzero(~allowed)
+
+    def _not_candidates(
+        self,
+        rows: NDArray[np.int64],
+        histories: list[NDArray[np.int64]] | None,
+        blocked: NDArray[np.int64],
+    ) -> NotCandidates:
+        """What users took, by their own record and by the history that came with the request."""
+        indptr, items = self.known.indptr, self.known.items
+        if len(rows) == 1 and rows[0] >= 0 and histories is None:
+            mine = items[indptr[rows[0]] : indptr[rows[0] + 1]]
+            return NotCandidates(np.array([0, len(mine)]), mine, blocked)
+        parts = [
+            items[indptr[row] : indptr[row + 1]] if row >= 0 else items[:0] for row in rows.tolist()
+        ]
+        if histories is not None:
+            parts = [
+                np.concatenate([mine, more.astype(np.int32)])
+                for mine, more in zip(parts, histories, strict=True)
+            ]
+        lengths = [len(part) for part in parts]
+        joined = np.concatenate(parts) if parts else items[:0]
+        return NotCandidates(
+            np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), joined, blocked
+        )
+
+    def _mixed(
+        self,
+        rows: NDArray[np.int64],
+        k: int,
+        sources: NDArray[np.int8],
+        histories: list[NDArray[np.int64]] | None,
+        out: NotCandidates,
+    ) -> Best:
+        """Answers where not every user has a vector of their own."""
+        best = Best(np.full((len(rows), k), -1), np.full((len(rows), k), -np.inf))
+        queries = self.user_vectors[rows]
+        newcomers = np.flatnonzero(sources == Source.HISTORY)
+        if len(newcomers):
+            assert histories is not None
+            assert self.newcomers is not None
+            padded = np.full((len(newcomers), self.history_length), -1, np.int64)
+            for line, place in enumerate(newcomers):
+                latest = histories[place][: self.history_length]
+                padded[line, : len(latest)] = latest
+            queries[newcomers] = self.newcomers(padded)
+        with_vectors = np.flatnonzero(sources != Source.POPULARITY)
+        if len(with_vectors):
+            found = self.retrieval.best(queries[with_vectors], k, _of_some(out, with_vectors))
+            best.rows[with_vectors], best.scores[with_vectors] = found.rows, found.scores
+        for place in np.flatnonzero(sources == Source.POPULARITY):
+            found = self._most_popular(k, out.only(int(place)))
+            best.rows[place], best.scores[place] = found.rows, found.scores
+        return best
+
+    def _most_popular(self, k: int, out: NotCandidates) -> Best:
+        """The items most often taken."""
+        order = self._by_popularity
+        if len(out.blocked):
+            order = order[~np.isin(order, out.blocked)]
+        order = order[: k + len(out.rows)]
+        rows = order[~np.isin(order, out.rows)][:k]
+        best = Best(np.full(k, -1, np.int64), np.full(k, -np.inf))
+        best.rows[: len(rows)], best.scores[: len(rows)] = rows, self.popularity[rows]
+        return best
+
+
+def _of_some(out: NotCandidates, places: NDArray[np.int64]) -> NotCandidates:
+    """The same of some of the queries."""
+    if len(places) == len(out.indptr) - 1:
+        return out
+    parts = [out.of(place) for place in places]
+    lengths = [len(part) for part in parts]
+    indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return NotCandidates(indptr, np.concatenate(parts), out.blocked)
+
+
+def _no_rows() -> NDArray[np.int32]:
+    return np.zeros(0, np.int32)

@@ -1,0 +1,67 @@
+"""The best items of a query vector: by all items, or by a FAISS index of them.
+
+In: query vectors, and the rows that are no candidates. Out: the k best rows with their scores,
+formed in float64 whatever found the rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from cadc_rec.serving.predict.top_k import Best, Floats, ItemVectors, NotCandidates
+
+_SPARE = 32  # rows an index is asked for beyond those that may fall out
+_MOST = 1024  # rows it is asked for at most; who took more is answered by all items
+_NARROW = 0.1  # of the catalogue: a filter that leaves less is answered by all items
+
+
+class Retrieval(Protocol):
+    """Finds the best items."""
+
+    def best(self, queries: Floats, k: int, out: NotCandidates) -> Best:
+        """The k best items of each query ``[n, d]``."""
+
+
+class IndexSearch:
+    """Approximate: a FAISS index proposes rows, their exact scores rank them.
+
+    Rows that may not be recommended still come out of the index, so it is asked for more. Where
+    too few are left, the query is answered by all items.
+
+    Args:
+        index: FAISS, inner product; its labels are rows.
+        items: the vectors it was built of.
+    """
+
+    def __init__(self, index: Any, items: ItemVectors) -> None:
+        self.index = index
+        self.items = items
+
+    def best(self, queries: Floats, k: int, out: NotCandidates) -> Best:
+        """The k best items of each query ``[n, d]``."""
+        if len(out.blocked) > (1 - _NARROW) * len(self.items) or not len(queries):
+            return self.items.best(queries, k, out)
+        excluded = int(np.diff(out.indptr).max())
+        ask = min(len(self.items), k + _SPARE + excluded, max(_MOST, k + _SPARE))
+        if len(out.blocked):
+            left = 1 - len(out.blocked) / len(self.items)
+            ask = min(len(self.items), int(ask / left), max(_MOST, k + _SPARE))
+        _, candidates = self.index.search(
+            np.ascontiguousarray(queries), ask, params=self._params(ask)
+        )
+        found = self.items.best_among(candidates, queries, min(k, ask), out)
+        short = np.flatnonzero((found.rows < 0).any(1))
+        for query in short:
+            again = self.items.best(queries[query][None], k, out.only(int(query)))
+            found.rows[query], found.scores[query] = again.rows[0], again.scores[0]
+        return found
+
+    def _params(self, ask: int) -> Any:
+        """HNSW explores at least as many rows as it is asked for."""
+        import faiss
+
+        if isinstance(self.index, faiss.IndexHNSW):
+            return faiss.SearchParametersHNSW(efSearch=max(self.index.hnsw.efSearch, 2 * ask))
+        return None

@@ -1,0 +1,202 @@
+"""The k best of all items, as exact as ranking is.
+
+In: query vectors, all item vectors, the rows that are no candidates. Out: the k best rows and their
+scores, formed in float64 from the float32 vectors as `cadc_rec.evaluation.ranking` forms them; of
+equal scores the lower row comes first.
+
+All scores are formed in float32 first. A few more than k are kept and formed again in float64; only
+where float32's rounding could have put another row among the k best are all formed again.
+
+A few queries go through NumPy one by one: no thread is woken or waited for. Many go through torch
+in blocks, whose products its threads share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cadc_rec.serving.predict.selection import MOST, best_few
+
+_SPARE = 6  # rows kept beyond k: the scores of nearly all users stand apart by then
+_ONE_BY_ONE = 4  # queries; from here on one product of all is faster, woken threads included
+_BLOCK_ELEMENTS = 250_000  # scores held at once: 1 MB of float32 stays near the core
+_SHARED_ELEMENTS = 2_000_000  # where threads share products: few, for each wakes and awaits them
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class NotCandidates:
+    """Rows that may not be recommended, as CSR by query, and what may be by all of them.
+
+    Attributes:
+        indptr: int64 ``[n + 1]``.
+        rows: int32 ``[indptr[-1]]``, within a query in any order.
+        blocked: rows that are a candidate of no query, int64.
+    """
+
+    indptr: Rows
+    rows: NDArray[np.int32]
+    blocked: Rows
+
+    def of(self, query: int) -> NDArray[np.int32]:
+        """The rows of one query, less the blocked ones."""
+        return self.rows[self.indptr[query] : self.indptr[query + 1]]
+
+    def only(self, query: int) -> NotCandidates:
+        """The same of one query alone."""
+        mine = self.of(query)
+        return NotCandidates(np.array([0, len(mine)]), mine, self.blocked)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best candidates of each query, the best first.
+
+    Attributes:
+        rows: int64 ``[n, k]``, -1 after a query's last candidate.
+        scores: float64 ``[n, k]``, minus infinity there.
+    """
+
+    rows: Rows
+    scores: Doubles
+
+
+class ItemVectors:
+    """All item vectors, to find the best of.
+
+    Args:
+        vectors: float32 ``[n_items, d]``, finite.
+    """
+
+    def __init__(self, vectors: Floats) -> None:
+        self.vectors = np.ascontiguousarray(vectors, np.float32)
+        squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+        self._longest = float(np.sqrt(squares.max(initial=0.0)))
+        self._across = torch.from_numpy(self.vectors).t()
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def best(self, queries: Floats, k: int, out: NotCandidates) -> Best:
+        """The k best items of each query ``[n, d]``; k is at most the number of items."""
+        if len(queries) < _ONE_BY_ONE:
+            found = [self._best_of_one(query, k, out, n) for n, query in enumerate(queries)]
+            return _joined(found, k)
+        at_once = _BLOCK_ELEMENTS if torch.get_num_threads() == 1 else _SHARED_ELEMENTS
+        block = max(1, at_once // len(self))
+        parts = [
+            self._best_of_block(queries, slice(start, min(start + block, len(queries))), k, out)
+            for start in range(0, len(queries), block)
+        ]
+        return _joined(parts, k)
+
+    def best_among(self, candidates: Rows, queries: Floats, k: int, out: NotCandidates) -> Best:
+        """The same among rows ``[n, c]`` of each query; -1 is none, and no row stands twice."""
+        rows = np.sort(candidates, axis=1)
+        scores = self._exact(rows, queries)
+        scores[rows < 0] = -np.inf
+        if len(out.blocked):
+            scores[np.isin(rows, out.blocked)] = -np.inf
+        for n in range(len(rows)):
+            scores[n, np.isin(rows[n], out.of(n))] = -np.inf
+        return _sorted(rows, scores, k)
+
+    def _best_of_one(self, query: Floats, k: int, out: NotCandidates, place: int) -> Best:
+        scores = self.vectors @ query
+        scores[out.blocked] = -np.inf
+        mine, keep = out.of(place), min(k + _SPARE, len(self))
+        kept = _kept(scores[None], np.array([0, len(mine)]), mine, keep)
+        rows, near = kept[0][0], kept[1][0]
+        exact = self.vectors[rows].astype(np.float64) @ query.astype(np.float64)
+        exact[near == -np.inf] = -np.inf
+        best = _sorted(rows[None], exact[None], k)
+        if keep < len(self) and best.scores[0, -1] <= near.min() + self._doubt(query[None])[0]:
+            best = self._best_of_close(query, scores, best.scores[0, -1], k)
+        return best
+
+    def _best_of_block(self, queries: Floats, part: slice, k: int, out: NotCandidates) -> Best:
+        mine = queries[part]
+        scores: Floats = (torch.from_numpy(mine) @ self._across).numpy()
+        scores[:, out.blocked] = -np.inf
+        indptr, keep = out.indptr[part.start : part.stop + 1], min(k + _SPARE, len(self))
+        rows, near = _kept(scores, indptr, out.rows, keep)
+        exact = self._exact(rows, mine)
+        exact[near == -np.inf] = -np.inf
+        best = _sorted(rows, exact, k)
+        if keep < len(self):
+            unsure = best.scores[:, -1] <= near.min(1) + self._doubt(mine)
+            for n in np.flatnonzero(unsure & (best.scores[:, -1] > -np.inf)):
+                again = self._best_of_close(mine[n], scores[n], best.scores[n, -1], k)
+                best.rows[n], best.scores[n] = again.rows[0], again.scores[0]
+        return best
+
+    def _best_of_close(self, query: Floats, scores: Floats, least: float, k: int) -> Best:
+        """Every item that float32's rounding leaves among the k best, formed in float64."""
+        doubt = self._doubt(query[None])[0]
+        rows = np.flatnonzero((scores >= least - doubt) & (scores > -np.inf))
+        exact = self.vectors[rows].astype(np.float64) @ query.astype(np.float64)
+        return _sorted(rows[None], exact[None], k)
+
+    def _exact(self, rows: Rows, queries: Floats) -> Doubles:
+        """Scores of rows ``[n, c]`` in float64."""
+        items = self.vectors[rows].astype(np.float64)
+        return np.matmul(items, queries.astype(np.float64)[:, :, None])[:, :, 0]
+
+    def _doubt(self, queries: Floats) -> Doubles:
+        """How far from its float64 value float32 may put a score of each query, ``[n]``.
+
+        ``|float32 dot - exact dot| <= (d + 2) (u |x| |y| + 2^-126)`` with ``u = 2^-24`` (Higham
+        2002, 3.1), the last term where a product is too small for float32. Twice that: the
+        comparison with a bound rounds as well.
+        """
+        length = np.sqrt(np.einsum("ij,ij->i", queries, queries, dtype=np.float64))
+        reach: Doubles = length * self._longest
+        return 2 * (queries.shape[1] + 2) * (2.0**-24 * reach + 2.0**-126)
+
+
+def _kept(scores: Floats, indptr: Rows, taken: NDArray[np.int32], keep: int) -> tuple[Rows, Floats]:
+    """Rows and scores ``[n, keep]`` of the best of ``[n, m]``, less those taken; rows ascend."""
+    if keep <= MOST:
+        return best_few(scores, indptr, taken, keep)
+    some = taken[indptr[0] : indptr[-1]]
+    scores[np.repeat(np.arange(len(scores)), np.diff(indptr)), some] = -np.inf
+    rows: Rows = np.sort(torch.from_numpy(scores).topk(keep, sorted=False).indices.numpy(), axis=1)
+    return rows, np.take_along_axis(scores, rows, 1)
+
+
+def _sorted(rows: Rows, scores: Doubles, k: int) -> Best:
+    """The k best of candidates ``[n, c]`` whose rows ascend, so that ties go to the lower row."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    queries = np.arange(len(rows))[:, None]  # NumPy's take_along_axis takes longer to begin
+    best, found = scores[queries, order], rows[queries, order]
+    found[best == -np.inf] = -1
+    return Best(found, best)
+
+
+def _joined(parts: list[Best], k: int) -> Best:
+    """One `Best` of several, each filled up to k."""
+    if not parts:
+        return Best(np.zeros((0, k), np.int64), np.zeros((0, k)))
+    if len(parts) == 1:
+        return _filled(parts[0], k)
+    filled = [_filled(part, k) for part in parts]
+    rows, scores = ([getattr(part, name) for part in filled] for name in ("rows", "scores"))
+    return Best(np.concatenate(rows), np.concatenate(scores))
+
+
+def _filled(best: Best, k: int) -> Best:
+    short = k - best.rows.shape[1]
+    if not short:
+        return best
+    width = ((0, 0), (0, short))
+    return Best(
+        np.pad(best.rows, width, constant_values=-1),
+        np.pad(best.scores, width, constant_values=-np.inf),
+    )

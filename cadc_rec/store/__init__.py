@@ -1,0 +1,1 @@
+"""Artifacts and checkpoints on disk: committed whole or not at all, verified before use."""

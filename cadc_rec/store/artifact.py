@@ -1,0 +1,263 @@
+"""Artifacts: what a stage leaves behind, whole or not at all.
+
+In: a stage's name, its settings, its input artifacts, and a function that fills a folder. Out: an
+`Artifact`, a folder ``WORKDIR/STAGE/KEY`` with the stage's files and a ``manifest.json`` that
+holds the size and SHA-256 of every one of them.
+
+The key is a digest of the stage's name, its settings and its inputs' fingerprints; the fingerprint
+is a digest of the contents. So the same work is found again by anyone who asks for it, and work on
+changed inputs is not. A folder is filled beside its final name, under a lock, and renamed into
+place in one step; what a killed job leaves is swept away by the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from cadc_rec.errors import CadcError
+from cadc_rec.store.atomic import commit, empty_folder
+from cadc_rec.store.manifest import (
+    MANIFEST,
+    digest,
+    file_entry,
+    read_sealed,
+    verify_files,
+    write_sealed,
+)
+from cadc_rec.versions import library_versions
+
+SCHEMA_VERSION = 1
+
+
+class Group(Protocol):
+    """The processes that run a stage together; `SoloGroup` when there is only this one."""
+
+    @property
+    def rank(self) -> int:
+        """This process's number; rank 0 writes and commits."""
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's `value`, on every rank."""
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+
+
+class SoloGroup:
+    """One process on its own."""
+
+    rank = 0
+
+    def broadcast(self, value: Any) -> Any:
+        """`value` itself: there is nobody else."""
+        return value
+
+    def barrier(self) -> None:
+        """Return at once."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A committed, verified artifact."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    cached: bool = False
+
+    @property
+    def stage(self) -> str:
+        """The stage that made it."""
+        return str(self.manifest["stage"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the contents, equal wherever the same bytes were made."""
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the run that made it."""
+        return float(self.manifest["seconds"])
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """What the stage itself had to say: counts, rates, results."""
+        info: Mapping[str, Any] = self.manifest["info"]
+        return info
+
+
+@dataclass
+class Draft:
+    """The folder a stage fills, and what it wants said in the manifest."""
+
+    path: Path
+    info: dict[str, Any] = field(default_factory=dict)
+    rows: int | None = None
+    """Rows the stage went through, for the manifest's rows per second."""
+    seconds_before: float = 0.0
+    """Seconds of interrupted runs whose work this one went on with."""
+    seconds: float | None = None
+    """Of the work, where the clock around `build` counts more than that."""
+
+
+def artifact_key(
+    stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Artifact | str]
+) -> str:
+    """The folder's name: a digest of everything that decides what the stage computes."""
+    return digest(
+        {
+            "schema": SCHEMA_VERSION,
+            "stage": stage,
+            "settings": settings,
+            "inputs": _fingerprints(inputs),
+        }
+    )[:16]
+
+
+def run_stage(
+    workdir: Path,
+    stage: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Artifact | str],
+    build: Callable[[Draft], None],
+    *,
+    force: bool = False,
+    group: Group | None = None,
+    warm_up: Callable[[], object] = lambda: None,
+) -> Artifact:
+    """The stage's artifact: the one already there, else made by `build` and committed.
+
+    Args:
+        workdir: where artifacts live.
+        stage: the stage's name.
+        settings: the stage's own settings, JSON values only.
+        inputs: artifacts, or fingerprints of raw files, by name.
+        build: fills the draft's folder; runs on every rank, and only rank 0 may write.
+        force: make it anew even when it is there; the old one stays until the new one is whole.
+        group: the processes running this stage together.
+        warm_up: called before `build`, and not counted in its seconds: imports.
+
+    Raises:
+        CadcError: the work folder cannot be used, another job is making this artifact, or the
+            artifact that is there is damaged.
+    """
+    group = group or SoloGroup()
+    key = artifact_key(stage, settings, inputs)
+    final = workdir / stage / key
+    if group.rank != 0:
+        found, draft_path = group.broadcast(None)
+        if not found:
+            build(Draft(Path(draft_path)))
+            group.barrier()
+        return Artifact(final, read_manifest(final), cached=found)
+
+    if os.path.exists(final) and not force:
+        return _open_together(final, group)
+    warm_up()
+    with empty_folder(workdir, stage, key) as folder:
+        if os.path.exists(final) and not force:  # finished by another job, or brought back, since
+            return _open_together(final, group)
+        group.broadcast((False, str(folder)))
+        draft = Draft(folder)
+        started = time.perf_counter()
+        build(draft)
+        taken = time.perf_counter() - started if draft.seconds is None else draft.seconds
+        body = _manifest(stage, key, settings, inputs, draft, draft.seconds_before + taken)
+        manifest = write_sealed(folder, body)
+        commit(folder, final)
+    group.barrier()
+    return Artifact(final, manifest)
+
+
+def stage_exists(
+    workdir: Path, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Artifact | str]
+) -> bool:
+    """Whether `run_stage` would find this artifact already there."""
+    return os.path.exists(workdir / stage / artifact_key(stage, settings, inputs))
+
+
+def _open_together(final: Path, group: Group) -> Artifact:
+    """Open what is there, and tell the other ranks that there is nothing to build."""
+    artifact = open_artifact(final, cached=True)
+    group.broadcast((True, ""))
+    return artifact
+
+
+def open_artifact(path: Path, *, cached: bool = False) -> Artifact:
+    """Open an artifact and check every file against its manifest.
+
+    Raises:
+        CadcError: it is missing, of another schema, or a file's bytes changed.
+    """
+    manifest = read_manifest(path)
+    files = manifest["files"]
+    verify_files(path, files, files, "a finished artifact", _remedy(path))
+    known = {path / name for name in (MANIFEST, *files)}
+    for file in path.rglob("*"):
+        if file.is_file() and file not in known:
+            raise CadcError(f"{file} does not belong to this artifact; delete that file.")
+    return Artifact(path, manifest, cached=cached)
+
+
+def _remedy(path: Path) -> str:
+    return f"delete {path} and run again."
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of the artifact in `path`, checked against its own digest.
+
+    Raises:
+        CadcError: there is none, it cannot be read, or it changed.
+    """
+    return read_sealed(path, SCHEMA_VERSION, _remedy(path))
+
+
+def _manifest(
+    stage: str,
+    key: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Artifact | str],
+    draft: Draft,
+    seconds: float,
+) -> dict[str, Any]:
+    files = {
+        str(file.relative_to(draft.path)): file_entry(file)
+        for file in sorted(draft.path.rglob("*"))
+        if file.is_file()
+    }
+    contents = {name: entry["sha256"] for name, entry in files.items()}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "stage": stage,
+        "key": key,
+        "fingerprint": digest({"stage": stage, "files": contents}),
+        "settings": settings,
+        "inputs": _fingerprints(inputs),
+        "files": files,
+        "versions": library_versions(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": seconds,
+        "rows": draft.rows,
+        "rows_per_second": draft.rows / seconds if draft.rows and seconds else None,
+        "peak_memory_bytes": _peak_memory_bytes(),
+        "info": draft.info,
+    }
+
+
+def _peak_memory_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
+
+
+def _fingerprints(inputs: Mapping[str, Artifact | str]) -> dict[str, str]:
+    return {
+        name: value.fingerprint if isinstance(value, Artifact) else value
+        for name, value in inputs.items()
+    }

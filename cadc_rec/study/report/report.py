@@ -1,0 +1,147 @@
+"""Writes the report of a study: a page, Markdown tables, pictures, and every cell as a row.
+
+In: the folder a study was run into. Out: a folder that is whole or absent; an earlier report in
+its place is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cadc_rec.errors import CadcError
+from cadc_rec.store.atomic import commit
+from cadc_rec.study.report.figures import study_figures
+from cadc_rec.study.report.groups import Book
+from cadc_rec.study.report.markdown import markdown_table
+from cadc_rec.study.report.page import GENERATOR, Section, render_page
+from cadc_rec.study.report.study_data import Cell, Study, load_studies
+from cadc_rec.study.report.tables import study_table
+
+PAGE = "index.html"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written, and how many cells of the grids have no results.
+
+    Attributes:
+        page: the file to open.
+        files: all files, the page first.
+        done: cells with results.
+        failed: cells that ended with an error.
+        missing: cells that were not run yet.
+        unavailable: cells whose data is not there.
+    """
+
+    page: Path
+    files: list[Path]
+    done: int
+    failed: int
+    missing: int
+    unavailable: int
+
+
+def write_report(folder: Path, out: Path | None = None) -> Report:
+    """Write the report of a study, or of all studies in the folders right below `folder`.
+
+    Args:
+        folder: what a study was run into.
+        out: where the report goes; ``folder/report`` by default. A report there is replaced.
+
+    Raises:
+        CadcError: `folder` holds no study or one that cannot be read, or `out` holds something
+            else than a report or cannot be written.
+    """
+    out = folder / "report" if out is None else out
+    book = Book(load_studies(folder))
+    sections = [
+        Section(study, study_table(study, book), tuple(study_figures(study, book)))
+        for study in book.studies
+    ]
+    _refuse_other(out)
+    draft = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)  # of a killed process with this number
+        draft.mkdir(parents=True)
+        names = _fill(draft, book, sections)
+        commit(draft, out)
+    except OSError as error:
+        raise CadcError(
+            f"{error.filename or out}: cannot be written ({error.strerror}); free some space, or "
+            "choose another folder with --out."
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    states = [cell.status for study in book.studies for cell in study.cells]
+    return Report(
+        page=out / PAGE,
+        files=[out / name for name in names],
+        done=states.count("done"),
+        failed=states.count("failed"),
+        missing=states.count("missing"),
+        unavailable=states.count("unavailable"),
+    )
+
+
+def _refuse_other(out: Path) -> None:
+    """Stop before anything but a report of ours would be replaced."""
+    if not out.exists():
+        return
+    page = out / PAGE
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if not page.is_file() or GENERATOR not in page.read_text("utf-8", errors="replace")[:2000]:
+        raise CadcError(
+            f"{out}: exists and is no report of a study; choose another folder with --out."
+        )
+
+
+def _fill(folder: Path, book: Book, sections: Sequence[Section]) -> list[str]:
+    """Write all files; their names, the page first."""
+    written = {PAGE: render_page(book, sections)}
+    for section in sections:
+        study = section.study
+        table = study.layout if study.layout in ("table1", "table2") else f"{study.layout}-table"
+        files = {f"{table}.md": markdown_table(study, section.table)}
+        files |= {f"{figure.name}.svg": figure.picture() for figure in section.figures}
+        for name, content in files.items():
+            # The first study has the plain names; the tables come first.
+            written[name if name not in written else f"{_file_name(study)}-{name}"] = content
+    for name, content in written.items():
+        (folder / name).write_text(content, "utf-8")
+    pq.write_table(results_table(book.studies), folder / "results.parquet")
+    return [*written, "results.parquet"]
+
+
+def _file_name(study: Study) -> str:
+    """The study's folder, which no other study of the page has."""
+    return study.folder.resolve().name
+
+
+def results_table(studies: Sequence[Study]) -> pa.Table:
+    """One row a cell, run or not; metrics are fractions, nothing is rounded.
+
+    The columns of a part are named after it, such as ``seconds.train``; ``config`` is JSON.
+    """
+    rows = [_flat(study, cell) for study in studies for cell in study.cells]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: [row.get(name) for row in rows] for name in names})
+
+
+def _flat(study: Study, cell: Cell) -> dict[str, Any]:
+    row: dict[str, Any] = {"study": study.name, "layout": study.layout}
+    for name, value in cell.model_dump(exclude={"history", "config", "schema_version"}).items():
+        if isinstance(value, dict):
+            row |= {f"{name}.{key}": part for key, part in value.items()}
+        elif name not in ("metrics", "validation", "seconds", "rows"):  # absent parts: no column
+            row[name] = value
+    return row | {"config": json.dumps(cell.config) if cell.config else None}

@@ -1,0 +1,315 @@
+"""A study as a table: one row a method, a group of columns a dataset, the paper's numbers within.
+
+In: a study and the `Book` it belongs to. Out: a `TableView` of texts and sort values, which the
+page and the Markdown files write out. What is a number here is a number that was measured; every
+other state of a cell is a word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cadc_rec.evaluation.statistics import percent_difference
+from cadc_rec.study.report import words
+from cadc_rec.study.report.groups import (
+    Book,
+    Group,
+    by_integration,
+    datasets,
+    label,
+    order,
+    time_ratio,
+)
+from cadc_rec.study.report.paper import (
+    INTEGRATION_TITLES,
+    METHOD_TITLES,
+    METRICS,
+    WITHOUT_TOWERS,
+    PaperNumbers,
+    paper_numbers,
+)
+from cadc_rec.study.report.study_data import Study
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading, and that of the smaller second line of its entries."""
+
+    title: str
+    second: str
+    explanation: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a table.
+
+    Attributes:
+        text: the first line.
+        second: the second one, smaller.
+        interval: what belongs to `second` and is shown where there is no hovering.
+        tip: what hovering shows.
+        sort: the number the column is sorted by; None comes last.
+        tone: a class for colour.
+    """
+
+    text: str
+    second: str = ""
+    interval: str = ""
+    tip: str = ""
+    sort: float | None = None
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row; `apart` draws a line above it."""
+
+    label: str
+    place: int
+    entries: tuple[tuple[Entry, ...], ...]
+    apart: bool = False
+
+
+@dataclass(frozen=True)
+class TableView:
+    """A table: `columns` are repeated for each of `datasets`."""
+
+    corner: str
+    datasets: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What all entries of a table have in common."""
+
+    study: Study
+    book: Book
+    main: str  # what is compared with first: a method or an integration technique
+    main_title: str
+    second: str  # a method that HR@10 is compared with too; empty is none
+
+    def reference(self, group: Group, key: str) -> Group | None:
+        """The group `group` is compared with."""
+
+        def wanted(other: Group) -> bool:
+            if key in INTEGRATION_TITLES:
+                return other.integration == key and other.method == group.method
+            return other.method == key
+
+        return self.book.find(self.study, group.dataset, wanted, group.contender)
+
+    def paper(self, group: Group) -> PaperNumbers | None:
+        """What the paper has of a group."""
+        if group.contender.variant:
+            return None
+        techniques = by_integration(self.study)
+        return paper_numbers(
+            group.dataset, group.method, group.integration, group.ratio, techniques
+        )
+
+
+def study_table(study: Study, book: Book) -> TableView:
+    """The study's table.
+
+    Raises:
+        CadcError: ranks to compare cannot be read, or are of different users.
+    """
+    frame = _frame(study, book)
+    titles = datasets(study)
+    groups = {(g.dataset, g.contender): g for g in book.groups(study)}
+    contenders = sorted({key[1] for key in groups}, key=lambda key: order(study, key))
+    columns = _columns(frame)
+    empty = _absent(len(columns))
+    rows: list[Row] = []
+    for place, contender in enumerate(contenders):
+        method = contender.method
+        found = [groups.get((dataset, contender)) for dataset in titles]
+        entries = tuple(_entries(group, frame) if group else empty for group in found)
+        # The paper's rows end with the gold standard, or with the techniques.
+        alone = method in WITHOUT_TOWERS or (by_integration(study) and method != "cadc")
+        apart = alone and not any(row.apart for row in rows)
+        rows.append(Row(label(study, contender), place, entries, apart))
+    corner = "integration" if by_integration(study) else "method"
+    return TableView(corner, tuple(titles.values()), columns, tuple(rows))
+
+
+def absent(table: TableView) -> tuple[Entry, ...]:
+    """The entries of a row that the grid does not have on a dataset."""
+    return _absent(len(table.columns))
+
+
+def _absent(columns: int) -> tuple[Entry, ...]:
+    return tuple(Entry("–", tone="word") for _ in range(columns))
+
+
+def _frame(study: Study, book: Book) -> _Frame:
+    main = study.baseline or "gold"
+    if by_integration(study) and main not in INTEGRATION_TITLES:
+        main = "init_frozen"
+    title = INTEGRATION_TITLES.get(main) or METHOD_TITLES.get(main, main).split()[0].lower()
+    methods = {cell.method for other in book.studies for cell in other.cells}
+    second = study.second if study.second in methods and main != study.second else ""
+    return _Frame(study, book, main, title, second)
+
+
+def _columns(frame: _Frame) -> tuple[Column, ...]:
+    found = []
+    for metric in METRICS:
+        name = metric.upper()
+        found.append(
+            Column(f"{name} %", "paper", f"{name} on test, mean ± standard deviation over seeds")
+        )
+        found.append(
+            Column(
+                f"vs {frame.main_title}",
+                "verdict",
+                f"difference of the means of {name} in percent of {frame.main_title}'s; the "
+                "verdict is that of a paired bootstrap over users",
+            )
+        )
+    if frame.second:
+        name = METHOD_TITLES.get(frame.second, frame.second).lower()
+        found.append(Column(f"vs {name}", "verdict", f"the same for HR@10 against {name}"))
+    return (
+        *found,
+        Column(
+            "time s",
+            "paper",
+            "pre-training + (selection + training), without validation; median over seeds",
+        ),
+        Column(
+            f"time / {frame.main_title}",
+            "paper",
+            f"that time over {frame.main_title}'s, median over the seeds both have",
+        ),
+        Column(
+            "rows",
+            "seeds",
+            "labelled examples the towers are trained on, and without towers what pre-training "
+            "read; seeds done",
+        ),
+        *([_REACH] if _has_histories(frame.study) else []),
+    )
+
+
+_REACH = Column(
+    "refers to",
+    "bytes",
+    "interactions that the labelled examples and their histories refer to, of all; Parquet bytes "
+    "of D_sel over those of D_full",
+)
+
+
+def _has_histories(study: Study) -> bool:
+    return any(cell.rows is not None and cell.rows.touched for cell in study.cells)
+
+
+def _entries(group: Group, frame: _Frame) -> tuple[Entry, ...]:
+    width = len(_columns(frame))
+    if not group.done:
+        first = Entry(
+            words.STATUS[group.status], tip=words.errors(group), tone=f"word {group.status}"
+        )
+        seeds = Entry("", second=words.seeds_done(group))
+        reach = [Entry("")] if _has_histories(frame.study) else []
+        return (first, *(Entry("") for _ in range(width - 2 - len(reach))), seeds, *reach)
+    paper = frame.paper(group)
+    main = frame.reference(group, frame.main)
+    entries = []
+    for metric in METRICS:
+        entries.append(_metric(group, metric, paper))
+        entries.append(_against(group, main, metric, frame))
+    if frame.second:
+        other = frame.reference(group, frame.second)
+        entries.append(_against(group, other, METRICS[0], frame))
+    entries += [_time(group, paper), _time_share(group, main, paper, frame), _rows(group)]
+    if _has_histories(frame.study):
+        entries.append(_reach(group))
+    return tuple(entries)
+
+
+def _metric(group: Group, metric: str, paper: PaperNumbers | None) -> Entry:
+    value = group.metric(metric)
+    assert value is not None
+    theirs = f"{paper.metrics[metric]:.2f}" if paper else ""
+    return Entry(
+        words.spread(value),
+        second=theirs,
+        tip=words.metric_tip(group, metric, theirs),
+        sort=value.mean,
+    )
+
+
+def _against(group: Group, reference: Group | None, metric: str, frame: _Frame) -> Entry:
+    if reference is None or reference is group:
+        return Entry("–", tone="word")
+    mine, theirs = group.metric(metric), reference.metric(metric)
+    assert mine is not None
+    assert theirs is not None
+    difference = percent_difference(mine.mean, theirs.mean)
+    compared = frame.book.compare(group, reference, metric)
+    seeds = frame.book.common_seeds(group, reference)
+    name = label(reference.study, reference.contender)
+    if reference.study is not frame.study:
+        name += f" of {reference.study.name}"
+    return Entry(
+        words.signed_percent(difference),
+        second=compared.verdict if compared else "",
+        interval=words.interval(compared) if compared else "",
+        tip=words.comparison_tip(metric, name, compared, seeds),
+        sort=difference,
+        tone=compared.verdict.replace(" ", "-") if compared else "",
+    )
+
+
+def _time(group: Group, paper: PaperNumbers | None) -> Entry:
+    parts = group.seconds()
+    assert parts is not None
+    if not group.trained:
+        return Entry("–", tip="nothing is trained", sort=0.0, tone="word")
+    theirs = ""
+    if paper and paper.train is not None:
+        theirs = words.time_sum(paper.pretrain, paper.train)
+    return Entry(
+        words.time_sum(parts["pretrain"], parts["select"] + parts["train"]),
+        second=theirs,
+        tip=words.time_tip(group, parts),
+        sort=parts["pretrain"] + parts["select"] + parts["train"],
+    )
+
+
+def _time_share(
+    group: Group, main: Group | None, paper: PaperNumbers | None, frame: _Frame
+) -> Entry:
+    share = time_ratio(group, main) if main else None
+    if share is None:
+        return Entry("–", tone="word")
+    theirs = ""
+    if main and paper and paper.seconds is not None:
+        reference = frame.paper(main)
+        if reference and reference.seconds:
+            theirs = f"{paper.seconds / reference.seconds:.3f}"
+    return Entry(f"{share:.3f}", second=theirs, sort=share)
+
+
+def _rows(group: Group) -> Entry:
+    rows = group.done[0].rows
+    assert rows is not None
+    return Entry(
+        f"{rows.selected:,}",
+        second=words.seeds_done(group),
+        tip=words.rows_tip(group, rows),
+        sort=rows.selected,
+    )
+
+
+def _reach(group: Group) -> Entry:
+    """How much of D_full the sample refers to, and how large it is."""
+    rows = group.done[0].rows
+    assert rows is not None
+    refers = rows.selected if rows.touched is None else rows.touched
+    size = "" if not rows.bytes or not rows.bytes_of else f"{rows.bytes / rows.bytes_of:.0%}"
+    return Entry(f"{refers / rows.train:.1%}", second=size, sort=refers)

@@ -1,0 +1,215 @@
+"""A study's file: which datasets, methods, integration techniques, ratios and seeds.
+
+In: a TOML file such as ``configs/study/table1.toml``. Out: a `Study`, its cells in the order of the
+file, each an `Experiment` already validated, so that a grid that cannot be run is refused before
+its first cell.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from cadc_rec.config.errors import explain
+from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.file import load_experiment, read_toml
+from cadc_rec.config.methods import METHODS
+from cadc_rec.config.types import Section, Seed
+from cadc_rec.errors import CadcError
+
+Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+Settings = dict[str, bool | int | float | str | list[int]]
+
+
+class DatasetEntry(Section):
+    """One dataset of a study."""
+
+    title: str
+    """How the report calls it."""
+    config: str
+    """Its experiment file, relative to the study's."""
+    set: Settings = Field(default_factory=dict)
+    """Settings to override, ``"section.key" = value``."""
+
+
+class GridEntry(Section):
+    """A part of the grid: every combination of what it lists."""
+
+    methods: Names
+    """Names of methods."""
+    integrations: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Values of ``model.id_embedding``; empty takes the methods' own."""
+    ratios: Annotated[tuple[Ratio, ...], Field(strict=False)] = ()
+    """Filtering ratios; empty takes the config's. Methods that take everything ignore them."""
+    datasets: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Which of the datasets; empty is all."""
+    variant: Annotated[str, Field(pattern=r"^[a-z0-9-]*$")] = ""
+    """What sets this part's rows apart from others of the same method, such as ``uniform``."""
+    config: str = ""
+    """Another experiment file than the datasets' own, relative to the study's."""
+    set: Settings = Field(default_factory=dict)
+    """Settings to override in this part."""
+
+
+class StudyFile(Section):
+    """What a study's TOML file holds."""
+
+    title: str
+    """Heads the report."""
+    layout: Literal["table1", "table2", "figure1", "grid"] = "grid"
+    """Which of the paper's exhibits it is."""
+    baseline: str = "gold"
+    """The method others are compared with."""
+    second: str = "random"
+    """A method whose HR@10 others are compared with too, where the page has it."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)] = (0, 1, 2)
+    """One cell for each."""
+    set: Settings = Field(default_factory=dict)
+    """Settings to override in every cell."""
+    datasets: Annotated[dict[str, DatasetEntry], Field(min_length=1)]
+    """By short name."""
+    grid: Annotated[list[GridEntry], Field(min_length=1)]
+    """Its parts, run in this order."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment of a study."""
+
+    dataset: str
+    dataset_title: str
+    config: Path
+    method: str
+    variant: str
+    sets: tuple[str, ...]
+    """Overrides for ``--set``, the seed among them."""
+    experiment: Experiment
+
+    @property
+    def integration(self) -> str:
+        """How pre-trained vectors are used; ``trainable`` where there are none."""
+        model = self.experiment.model
+        return "none" if model.kind == "tables" else model.id_embedding
+
+    @property
+    def ratio(self) -> float:
+        """Filtering ratio; 1 where everything is read."""
+        everything = self.experiment.select.kind == "everything"
+        tables = self.experiment.model.kind == "tables"
+        return 1.0 if everything or tables else self.experiment.select.ratio
+
+    @property
+    def id(self) -> str:
+        """Unique in a study; a file name."""
+        how = f"{self.method}.{self.integration}.r{self.ratio:g}"
+        if self.variant:
+            how += f".{self.variant}"
+        return f"{self.dataset}.{how}.s{self.experiment.seed}"
+
+    def described(self) -> dict[str, Any]:
+        """What the study's record says of a cell that has not run."""
+        return {
+            "id": self.id,
+            "dataset": self.dataset,
+            "dataset_title": self.dataset_title,
+            "method": self.method,
+            "integration": self.integration,
+            "ratio": self.ratio,
+            "variant": self.variant,
+            "seed": self.experiment.seed,
+        }
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study and its cells."""
+
+    name: str
+    file: StudyFile
+    cells: tuple[Cell, ...]
+
+    def described(self) -> dict[str, Any]:
+        """The study's record: what is wanted."""
+        return {
+            "schema_version": 1,
+            "name": self.name,
+            "title": self.file.title,
+            "layout": self.file.layout,
+            "baseline": self.file.baseline,
+            "second": self.file.second,
+            "cells": [cell.described() for cell in self.cells],
+        }
+
+
+def read_study(path: Path) -> Study:
+    """Read a study's file and validate every cell of its grid.
+
+    Raises:
+        CadcError: the file, a method, a dataset, a ratio or a combination is not allowed.
+    """
+    raw = read_toml(path)
+    try:
+        file = StudyFile.model_validate(raw)
+    except ValidationError as error:
+        raise CadcError(explain(error, StudyFile, str(path))) from None
+    for entry in file.grid:
+        _known(entry.methods, METHODS, "method", path)
+        _known(entry.datasets, file.datasets, "dataset", path)
+    cells: dict[str, Cell] = {}  # a cell that two parts of the grid ask for is run once
+    for cell in _cells(file, path):
+        if not _alike(cells.setdefault(cell.id, cell), cell):
+            raise CadcError(
+                f"{path}: two parts of the grid ask for {cell.id} with different settings, and one "
+                "result would stand for both; name one with variant, or make two studies."
+            )
+    return Study(path.stem, file, tuple(cells.values()))
+
+
+def _alike(first: Cell, second: Cell) -> bool:
+    """Whether two cells of one id compute the same, whatever a ratio that nothing reads says."""
+    first_settings, second_settings = (
+        cell.experiment.model_dump(exclude={"select": {"ratio"}}) for cell in (first, second)
+    )
+    return first.ratio == second.ratio and first_settings == second_settings
+
+
+def _known(names: tuple[str, ...], allowed: dict[str, Any], what: str, path: Path) -> None:
+    for name in names:
+        if name not in allowed:
+            raise CadcError(
+                f"{path}: {what} {name!r} is unknown; choose from {', '.join(allowed)}."
+            )
+
+
+def _cells(file: StudyFile, path: Path) -> Iterator[Cell]:
+    """Seeds outermost, so that a study cut short has all methods of its first seeds."""
+    for seed in file.seeds:
+        for entry in file.grid:
+            for name in entry.datasets or file.datasets:
+                for method in entry.methods:
+                    for integration in entry.integrations or (None,):
+                        for ratio in entry.ratios or (None,):
+                            settings = {**file.set, **file.datasets[name].set, **entry.set}
+                            settings["seed"] = seed
+                            if integration is not None:
+                                settings["model.id_embedding"] = integration
+                            if ratio is not None:
+                                settings["select.ratio"] = ratio
+                            yield _cell(file, path, entry, name, method, settings)
+
+
+def _cell(
+    file: StudyFile, path: Path, entry: GridEntry, name: str, method: str, settings: Settings
+) -> Cell:
+    # JSON writes these kinds of value as TOML does.
+    sets = tuple(f"{key}={json.dumps(value)}" for key, value in settings.items())
+    dataset = file.datasets[name]
+    config = path.parent / (entry.config or dataset.config)
+    experiment = load_experiment(config, method=method, overrides=sets)
+    return Cell(name, dataset.title, config, method, entry.variant, sets, experiment)

@@ -1,0 +1,272 @@
+"""The prepare stage of an update: a dataset and a new day become the next dataset.
+
+In: a prepare artifact, a `Day`. Out: a prepare artifact like any other, over the union: old users
+and items keep their dense ids, new ones follow; each user's last two interactions of the union are
+held out, so that what was held out before and is no longer the latest is learned from.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cadc_rec.config.experiment import DataConfig
+from cadc_rec.data.engine import open_engine
+from cadc_rec.data.parquet import ROW_GROUP_ROWS, rechunk, write_parquet, write_parts
+from cadc_rec.data.prepare.build import GROUPS_PER_PART, INTERACTIONS
+from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
+from cadc_rec.data.sources.raw_tables import RawTables
+from cadc_rec.data.sources.tables import read_tables, table_settings
+from cadc_rec.errors import CadcError
+from cadc_rec.log import track
+from cadc_rec.store.artifact import Artifact, Draft
+from cadc_rec.updates.day import Day, described_attributes
+from cadc_rec.updates.entities import GrownIds, grown_entities
+from cadc_rec.updates.merge import merged, seeded_order, times_of
+
+_STEPS = 4
+_EPOCHS = 10**8  # a time above it counts seconds or less since 1970 ...
+_UNIT = 100  # ... and the next unit is a thousand times as small
+
+
+class NothingNew(Exception):
+    """Every row of a day is known, or too rare to enter; nothing was written."""
+
+    def __init__(self, counts: dict[str, int]) -> None:
+        super().__init__(counts)
+        self.counts = counts
+
+
+def updated_dataset_settings(config: DataConfig, day: Day) -> dict[str, Any]:
+    """What decides the next dataset beside the one before and the day's bytes."""
+    settings: dict[str, Any] = {"update": 1, "k_core": max(config.k_core, 1)}
+    return {**settings, "split_seed": config.split_seed, "tables": table_settings(day.config)}
+
+
+def build_updated_dataset(config: DataConfig, parent: Artifact, day: Day, draft: Draft) -> None:
+    """Fill the draft of the prepare stage.
+
+    Args:
+        config: k-core and split seed.
+        parent: the dataset so far; its rows are streamed.
+        day: the new tables; their rows are held in memory.
+        draft: its ``info`` receives what `build_dataset` says, of the union, and under ``update``
+            the counts of the day; ``rows`` the rows of old and new.
+
+    Raises:
+        CadcError: a table that cannot be read as declared, or times of another unit.
+        NothingNew: no row of the day is a new interaction.
+    """
+    scratch = draft.path / ".scratch"
+    scratch.mkdir()
+    try:
+        with open_engine(scratch) as backend, track("update: data", _STEPS, "steps") as ticker:
+            tables = read_tables(day.config, day.files, backend, scratch)
+            came = _read_rows(tables)
+            ticker.advance(note="ids")
+            _Builder(config, parent, day, tables, came, draft).build(ticker.advance)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _read_rows(tables: RawTables) -> pa.Table:
+    """The day's interactions in the order of their files."""
+    return tables.interactions.order_by("row").to_pyarrow()
+
+
+class _Builder:
+    """What the steps of `build_updated_dataset` share."""
+
+    def __init__(
+        self,
+        config: DataConfig,
+        parent: Artifact,
+        day: Day,
+        tables: RawTables,
+        came: pa.Table,
+        draft: Draft,
+    ) -> None:
+        self.config, self.parent, self.day = config, parent, day
+        self.tables, self.came, self.draft = tables, came, draft
+        self.before = {
+            side: pq.read_table(parent.path / f"{side}s.parquet") for side in ("user", "item")
+        }
+
+    def build(self, advance: Any) -> None:
+        users, items, rows = self._new_rows()
+        advance(note="merging")
+        late = self._late(rows)
+        split = LeaveLastTwo(merged(self.parent.path, rows))
+        train = self._write_train(split)
+        counts = self._counts(split, len(rows), late, users, items)
+        if not counts["interactions"]:
+            raise NothingNew(counts)
+        for part in ("validation", "test"):
+            name = {"validation": "val"}.get(part, part)
+            write_parquet(self.draft.path / f"{name}.parquet", _table(getattr(split, part)))
+        advance(note="entities")
+        renewed = self._write_entities({"user": users, "item": items})
+        if self.tables.rejected is not None and self.tables.rejected.is_dir():
+            self.tables.rejected.rename(self.draft.path / "rejected")
+        self._tell(split, train, counts | renewed, users, items)
+        advance()
+
+    def _new_rows(self) -> tuple[GrownIds, GrownIds, Rows]:
+        """Grown ids, and the day's rows that are admitted, by time."""
+        came = self.came
+        if self.parent.info["has_time"]:
+            time = came["timestamp"].to_numpy()
+            self._require_unit(time)
+            order = np.argsort(time, kind="stable")
+        else:
+            # Without times the day itself is one: its rows come after what was known.
+            time = np.zeros(len(came), np.int64)
+            order = seeded_order(len(came), self.config.split_seed)
+        came, time = came.take(pa.array(order)), time[order]
+        known = {side: self._column(table, f"{side}_id") for side, table in self.before.items()}
+        grown = {s: GrownIds.of(known[s], self._column(came, f"{s}_id")) for s in known}
+        dense = {s: grown[s].dense(self._column(came, f"{s}_id")) for s in known}
+        kept = admitted(
+            dense["user"],
+            dense["item"],
+            len(known["user"]),
+            len(known["item"]),
+            self.config.k_core,
+        )
+        if not kept.all():
+            came, time = came.filter(pa.array(kept)), time[kept]
+            grown = {s: GrownIds.of(known[s], self._column(came, f"{s}_id")) for s in known}
+            dense = {s: grown[s].dense(self._column(came, f"{s}_id")) for s in known}
+        rows = Rows(dense["user"], dense["item"], time.astype(np.int64))
+        return grown["user"], grown["item"], rows
+
+    @staticmethod
+    def _column(table: pa.Table, name: str) -> pa.Array:
+        column = table[name]
+        return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+
+    def _require_unit(self, time: NDArray[np.int64]) -> None:
+        """Refuse seconds after milliseconds and the like, which no order would survive."""
+        newest = times_of(self.parent.path)[1]
+        here = int(np.median(time))
+        larger, smaller = max(newest, here), max(1, min(newest, here))
+        if larger > _EPOCHS and larger > _UNIT * smaller:
+            raise CadcError(
+                f"{self.day.folder}: its times are about {here}, and the newest known one is "
+                f"{newest}: they count different units; write the new ones in the same."
+            )
+
+    def _late(self, rows: Rows) -> int:
+        """The day's rows that are older than the newest row known before it."""
+        if not self.parent.info["has_time"]:
+            return 0
+        return int((rows.timestamp < times_of(self.parent.path)[1]).sum())
+
+    def _write_train(self, split: LeaveLastTwo) -> int:
+        written = 0
+
+        def tables() -> Any:
+            nonlocal written
+            for table in rechunk(map(_table, split.train()), ROW_GROUP_ROWS):
+                yield table
+                written += table.num_rows
+
+        write_parts(self.draft.path / "train", INTERACTIONS, tables(), GROUPS_PER_PART)
+        return written
+
+    def _write_entities(self, ids: dict[str, GrownIds]) -> dict[str, int]:
+        """Write both sides; how many known entities were told of anew."""
+        described, renewed = described_attributes(self.parent), {}
+        now = {}
+        for side, table in self.before.items():
+            source = self.tables.users if side == "user" else self.tables.items
+            told = None if source is None else source.to_pyarrow()
+            rows, now[side], renewed[f"renewed_{side}s"] = grown_entities(
+                side, table, ids[side], told, described[side]
+            )
+            write_parquet(self.draft.path / f"{side}s.parquet", rows)
+        text = json.dumps(now, indent=2, ensure_ascii=False) + "\n"
+        (self.draft.path / "attributes.json").write_text(text, "utf-8")
+        return renewed
+
+    def _counts(
+        self, split: LeaveLastTwo, entered: int, late: int, users: GrownIds, items: GrownIds
+    ) -> dict[str, int]:
+        """What became of the day's rows; the split has seen them all."""
+        known = sum(int(self.parent.info[part]) for part in ("train", "val", "test"))
+        new = split.distinct - known
+        return {
+            **self.tables.counts,
+            "interactions": new,
+            "duplicates": entered - new,
+            "below_k_core": len(self.came) - entered,
+            "older_than_newest": late,
+            "new_users": len(users.appended),
+            "new_items": len(items.appended),
+        }
+
+    def _tell(
+        self,
+        split: LeaveLastTwo,
+        train: int,
+        counts: dict[str, int],
+        users: GrownIds,
+        items: GrownIds,
+    ) -> None:
+        old, n_users = self.parent.info, len(users.before) + len(users.appended)
+        self.draft.rows = split.distinct + counts["duplicates"] + counts["below_k_core"]
+        self.draft.info.update(
+            users=n_users,
+            items=len(items.before) + len(items.appended),
+            train=train,
+            val=len(split.validation),
+            test=len(split.test),
+            duplicates_dropped=int(old["duplicates_dropped"]) + counts["duplicates"],
+            removed_by_k_core=int(old["removed_by_k_core"]) + counts["below_k_core"],
+            users_train_only=n_users - len(split.test),
+            has_time=old["has_time"],
+            order=old["order"],
+            update=counts,
+        )
+
+
+def admitted(
+    user: NDArray[np.int32], item: NDArray[np.int32], n_users: int, n_items: int, k: int
+) -> NDArray[np.bool_]:
+    """Which new rows enter under a k-core.
+
+    What the dataset has stays in it. A new user or item needs `k` different partners among the
+    rows that enter. What an earlier k-core removed is not remembered.
+
+    Args:
+        user: dense ids of the rows, new users from `n_users` on.
+        item: likewise.
+        n_users: users known before.
+        n_items: items known before.
+        k: 0 and 1 admit everything.
+    """
+    kept = np.ones(len(user), bool)
+    if k <= 1 or not len(user):
+        return kept
+    pair = user.astype(np.int64) * (int(item.max()) + 1) + item
+    first = np.zeros(len(user), bool)
+    first[np.unique(pair, return_index=True)[1]] = True
+    while True:
+        counted = kept & first
+        enough = np.ones(len(user), bool)
+        for ids, known in ((user, n_users), (item, n_items)):
+            partners = np.bincount(ids[counted], minlength=int(ids.max()) + 1)
+            enough &= (ids < known) | (partners[ids] >= k)
+        if (enough | ~kept).all():
+            return kept
+        kept &= enough
+
+
+def _table(rows: Rows) -> pa.Table:
+    return pa.table([rows.user, rows.item, rows.timestamp], schema=INTERACTIONS)

@@ -1,0 +1,186 @@
+"""How far a day moved what there was: vectors, popularity, and what is ranked where.
+
+In: the artifacts before and after. Out: plain numbers for the report of an update, and the reasons
+to build anew where they pass the limits of ``[update]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from cadc_rec.config.update import UpdateConfig
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.evaluation.metrics import ranking_metrics
+from cadc_rec.evaluation.ranking import Excluded, held_out_ranks
+from cadc_rec.evaluation.statistics import mean_gains, paired_bootstrap
+from cadc_rec.store.artifact import Artifact
+
+_MOST_POPULAR = 100
+SIDES = ("user", "item")
+
+
+def vector_drift(
+    before: torch.Tensor, after: torch.Tensor, changed: NDArray[np.int64]
+) -> dict[str, dict[str, float] | None]:
+    """How the rows of `before` moved.
+
+    Args:
+        before: ``[n, d]``.
+        after: ``[n + new, d]``.
+        changed: rows whose interactions changed, new ones among them.
+
+    Returns:
+        For ``all``, ``changed`` and ``unchanged`` rows their number, the mean cosine of before and
+        after, and the mean length of the difference over the mean length before; None where there
+        are no such rows.
+    """
+    n = len(before)
+    old, new = before.double(), after[:n].double()
+    cosine = torch.nn.functional.cosine_similarity(old, new, dim=1).numpy()
+    moved, length = (new - old).norm(dim=1).numpy(), old.norm(dim=1).numpy()
+    of_changed = np.zeros(n, bool)
+    of_changed[changed[changed < n]] = True
+    found: dict[str, dict[str, float] | None] = {}
+    for name, rows in (
+        ("all", np.ones(n, bool)),
+        ("changed", of_changed),
+        ("unchanged", ~of_changed),
+    ):
+        if not rows.any():
+            found[name] = None
+            continue
+        found[name] = {
+            "rows": int(rows.sum()),
+            "cosine": float(cosine[rows].mean()),
+            "relative_change": float(moved[rows].mean() / max(length[rows].mean(), 1e-12)),
+        }
+    return found
+
+
+def popularity_shift(
+    old: NDArray[np.int32], came: NDArray[np.int32], n_items: int
+) -> dict[str, float]:
+    """How the items of new training rows differ from those of the old ones.
+
+    Args:
+        old: item of each old row.
+        came: item of each new row.
+        n_items: of all.
+
+    Returns:
+        ``total_variation`` between the two distributions over items, from 0 to 1, and what share
+        of the ``top_100`` before is in the top 100 with the new rows.
+    """
+    before = np.bincount(old, minlength=n_items)
+    new = np.bincount(came, minlength=n_items)
+    shares = [counts / max(counts.sum(), 1) for counts in (before, new)]
+    tops = [
+        set(np.argsort(-counts, kind="stable")[:_MOST_POPULAR]) for counts in (before, before + new)
+    ]
+    return {
+        "total_variation": float(0.5 * np.abs(shares[0] - shares[1]).sum()) if len(came) else 0.0,
+        "top_100_kept": len(tops[0] & tops[1]) / max(len(tops[0]), 1),
+    }
+
+
+def served_vectors(evaluation: Artifact, side: str) -> torch.Tensor:
+    """Vectors of an evaluate artifact, ``[n, d]``."""
+    return load_file(evaluation.path / f"{side}_vectors.safetensors")["vectors"]
+
+
+def held_out_before_and_after(
+    old: Dataset, new: Dataset, before: Artifact, after: Artifact, ks: Sequence[int]
+) -> dict[str, Any] | None:
+    """The new held-out items ranked by the vectors served before and by those of now.
+
+    Of users that the old model knew and whose test item is another one. An item that it did not
+    know is a miss of the old model.
+
+    Args:
+        old: the dataset before.
+        new: the next one.
+        before: the evaluate artifact of the old one.
+        after: that of the next one.
+        ks: cut-offs.
+
+    Returns:
+        How many users, the metrics of both, and the paired comparison of HR@10; None where no
+        known user has a new test item.
+    """
+    test = new.test_item[: old.n_users]
+    moved = np.flatnonzero((test >= 0) & (test != old.test_item))
+    if not len(moved):
+        return None
+    item_vectors = served_vectors(before, "item")
+    targets = np.where(test[moved] < old.n_items, test[moved], -1)
+    ranks = held_out_ranks(
+        served_vectors(before, "user")[torch.from_numpy(moved)],
+        item_vectors,
+        targets,
+        _excluded(new, moved, old.n_items),
+    )
+    ranks[targets < 0] = new.n_items
+    now = pq.read_table(after.path / "ranks.parquet", columns=["rank"])["rank"].to_numpy()
+    place = np.cumsum(new.test_item >= 0) - 1
+    ranks_now = now[place[moved]]
+    gains = [mean_gains([(moved, of)], "hr@10") for of in (ranks_now, ranks)]
+    compared = paired_bootstrap(*gains)
+    return {
+        "users": len(moved),
+        "before": ranking_metrics(ranks, ks),
+        "after": ranking_metrics(ranks_now, ks),
+        "hr@10_difference": compared.difference,
+        "hr@10_interval": list(compared.interval),
+        "verdict": compared.verdict,
+    }
+
+
+def _excluded(dataset: Dataset, users: NDArray[np.int64], n_items: int) -> Excluded:
+    """What these users took, less what the old model did not know."""
+    items = []
+    for user in users:
+        taken = dataset.train_item[dataset.user_indptr[user] : dataset.user_indptr[user + 1]]
+        taken = np.append(taken, dataset.val_item[user])
+        items.append(taken[(taken >= 0) & (taken < n_items)])
+    counts = [len(of) for of in items]
+    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return Excluded(indptr, np.concatenate(items).astype(np.int32))
+
+
+def reasons_to_rebuild(
+    config: UpdateConfig,
+    new_share: float,
+    since_full: Mapping[str, Mapping[str, dict[str, float] | None]],
+    held_out: Mapping[str, Any] | None,
+) -> list[str]:
+    """Why a full rebuild is advisable; empty where it is not.
+
+    Args:
+        config: the limits.
+        new_share: interactions that came since the last full build, over those it had.
+        since_full: `vector_drift` of the served vectors since then, by side.
+        held_out: from `held_out_before_and_after`.
+    """
+    found = []
+    if new_share > config.advise_new_share:
+        found.append(
+            f"{new_share:.1%} new interactions since the last full build are more than "
+            f"update.advise_new_share = {config.advise_new_share:.1%}"
+        )
+    for side, drift in since_full.items():
+        every = drift["all"]
+        if every is not None and every["cosine"] < config.advise_cosine:
+            found.append(
+                f"the {side} vectors stand at a mean cosine of {every['cosine']:.2f} to those of "
+                f"the last full build, below update.advise_cosine = {config.advise_cosine}"
+            )
+    if held_out is not None and held_out["verdict"] == "worse":
+        found.append("the new held-out items rank worse than by the vectors before the update")
+    return found

@@ -1,0 +1,137 @@
+"""Id tables that grow: old entities keep their rows and codes, new ones are appended.
+
+In: the prepared users or items, ids that came, their table of the day. Out: the same files with
+more rows. Vocabularies grow at their ends, so that no code changes its meaning; the edges of
+numeric buckets stay. An entity that the day's table tells of anew takes the new attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from cadc_rec.data.prepare.vocabulary import UNKNOWN
+from cadc_rec.errors import CadcError
+
+
+@dataclass(frozen=True)
+class GrownIds:
+    """Original ids by dense id: those of before, then the new ones in ascending order."""
+
+    before: pa.Array
+    appended: pa.Array
+
+    @staticmethod
+    def of(before: pa.Array, came: pa.Array) -> GrownIds:
+        """`before` and what `came` adds to it."""
+        came = pc.unique(came.cast(before.type))
+        new = came.filter(pc.invert(pc.is_in(came, value_set=before)))
+        return GrownIds(before, new.take(pc.array_sort_indices(new)))
+
+    def dense(self, ids: pa.Array) -> NDArray[np.int32]:
+        """The dense id of each of `ids`, all of which are among these."""
+        every = pa.concat_arrays([self.before, self.appended])
+        index = pc.index_in(ids.cast(every.type), value_set=every)
+        return index.to_numpy(zero_copy_only=False).astype(np.int32)
+
+
+def grown_entities(
+    side: str,
+    before: pa.Table,
+    ids: GrownIds,
+    day: pa.Table | None,
+    described: Sequence[dict[str, Any]],
+) -> tuple[pa.Table, list[dict[str, Any]], int]:
+    """The rows of ``users.parquet`` or ``items.parquet`` after a day.
+
+    Args:
+        side: ``user`` or ``item``.
+        before: the file as it was, in dense-id order.
+        ids: old and new ids.
+        day: ``{side}_id``, title and attributes as the day's table gives them; None where it has
+            no such table.
+        described: each attribute's name, kind, size and vocabulary, as they were.
+
+    Returns:
+        The rows, the attributes as they are now, and how many known entities were told of anew.
+
+    Raises:
+        CadcError: an attribute's values are of another type than before.
+    """
+    key = f"{side}_id"
+    known = pa.nulls(0, ids.before.type) if day is None else _among(ids.before, day[key])
+    wanted = pa.concat_arrays([known, ids.appended])
+    columns: dict[str, pa.Array] = {key: wanted}
+    place = None if day is None else pc.index_in(wanted, value_set=_one(day[key]))
+    now = []
+    for name in before.column_names:
+        attribute = next((entry for entry in described if entry["name"] == name), None)
+        if name == key:
+            continue
+        if day is None or place is None or name not in day.column_names:
+            values = None
+        else:
+            values = _one(day[name]).take(place)
+        if attribute is None:  # a title
+            kind = before.schema.field(name).type
+            columns[name] = pa.nulls(len(wanted), kind) if values is None else values.cast(kind)
+            continue
+        columns[name], attribute = _coded(values, len(wanted), attribute)
+        now.append(attribute)
+    came = pa.table({name: columns[name] for name in before.column_names}).cast(before.schema)
+    index = np.arange(len(before))
+    renewed = pc.index_in(known, value_set=ids.before).to_numpy(zero_copy_only=False)
+    index[renewed.astype(np.int64)] = len(before) + np.arange(len(known))
+    index = np.concatenate([index, len(before) + len(known) + np.arange(len(ids.appended))])
+    rows = pa.concat_tables([before, came]).combine_chunks().take(pa.array(index))
+    return rows, now, len(known)
+
+
+def _coded(
+    values: pa.Array | None, count: int, attribute: dict[str, Any]
+) -> tuple[pa.Array, dict[str, Any]]:
+    """Codes of values (None: nothing is known of `count` entities), and what codes mean now."""
+    vocabulary, kind = attribute["vocabulary"], attribute["kind"]
+    if values is None:
+        if kind == "multi":
+            empty = pa.array(np.zeros(count + 1, np.int32))
+            return pa.ListArray.from_arrays(empty, pa.array([], pa.int32())), attribute
+        return pa.array(np.full(count, UNKNOWN, np.int32)), attribute
+    if kind == "numeric":
+        filled = values.fill_null(-np.inf).to_numpy(zero_copy_only=False)
+        codes = np.searchsorted(np.asarray(vocabulary, np.float64), filled, side="right")
+        return pa.array(codes.astype(np.int32)), attribute
+    flat = pc.list_flatten(values) if kind == "multi" else values
+    old = pa.array(vocabulary) if vocabulary else pa.array([], flat.type)
+    try:
+        flat = flat.cast(old.type)
+    except pa.ArrowException:
+        raise CadcError(
+            f"attribute {attribute['name']}: its values were {old.type} and are {flat.type} in "
+            "the new table; write them as before."
+        ) from None
+    distinct = pc.unique(pc.drop_null(flat))
+    new = distinct.filter(pc.invert(pc.is_in(distinct, value_set=old)))
+    every = pa.concat_arrays([old, new.take(pc.array_sort_indices(new))])
+    index = pc.index_in(flat, value_set=every, skip_nulls=True).cast(pa.int32())
+    codes = pc.add(index.fill_null(UNKNOWN - 1), pa.scalar(1, pa.int32()))
+    if kind == "multi":
+        lengths = pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        codes = pa.ListArray.from_arrays(pa.array(offsets), codes)
+    return codes, {**attribute, "size": len(every) + 1, "vocabulary": every.to_pylist()}
+
+
+def _among(ids: pa.Array, of: pa.ChunkedArray) -> pa.Array:
+    """Those of `ids` that are in `of`."""
+    return ids.filter(pc.is_in(ids, value_set=_one(of).cast(ids.type)))
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)

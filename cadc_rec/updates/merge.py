@@ -1,0 +1,81 @@
+"""The old log and the new rows as one stream, in the order of users and their time.
+
+In: a prepared dataset's files, the new rows with dense ids. Out: what the split takes. The old log
+is read a row group at a time and each user's rows stay together, so that memory holds the day, the
+held-out rows and one group.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cadc_rec.data.dataset import train_files
+from cadc_rec.data.parquet import read_groups
+from cadc_rec.data.prepare.split import Rows, whole_users
+
+_COLUMNS = ["user", "item", "timestamp"]
+
+
+def merged(dataset: Path, new: Rows) -> Iterator[Rows]:
+    """Every row of the dataset, held out or not, and the new ones.
+
+    A user's rows are ordered by time; of equal times the old ones come first, as if the new rows'
+    file followed the old one.
+
+    Args:
+        dataset: a prepare artifact's folder.
+        new: with dense ids; a user's rows of equal times stand in their order.
+    """
+    new = new.take(np.argsort(new.user, kind="stable"))
+    others = [*(rows_of(pq.read_table(dataset / f"{part}.parquet")) for part in ("val", "test"))]
+    others.append(new)
+    done = [0] * len(others)
+    for block in whole_users(rows_of(group) for group in read_groups(train_files(dataset))):
+        ends = [int(np.searchsorted(rows.user, block.user[-1], "right")) for rows in others]
+        yield _in_order([block, *_between(others, done, ends)])
+        done = ends
+    yield _in_order(list(_between(others, done, [len(rows) for rows in others])))
+
+
+def _between(parts: list[Rows], starts: list[int], ends: list[int]) -> Iterator[Rows]:
+    for rows, start, end in zip(parts, starts, ends, strict=True):
+        yield rows.take(slice(start, end))
+
+
+def _in_order(parts: list[Rows]) -> Rows:
+    """By user and time; rows alike in both stay in the order of the parts."""
+    rows = Rows.joined(parts)
+    return rows.take(np.lexsort((rows.timestamp, rows.user)))
+
+
+def rows_of(table: pa.Table) -> Rows:
+    """A table's rows as columns of NumPy."""
+    user, item, timestamp = (table[name].to_numpy() for name in _COLUMNS)
+    return Rows(user.astype(np.int32), item.astype(np.int32), timestamp.astype(np.int64))
+
+
+def seeded_order(count: int, split_seed: int) -> NDArray[np.int64]:
+    """The order of `count` rows that have no time, as the preparation draws one."""
+    keys = [hashlib.md5(f"{split_seed}:{row}".encode()).hexdigest() for row in range(count)]
+    return np.argsort(np.array(keys), kind="stable")
+
+
+def times_of(dataset: Path) -> tuple[int, int]:
+    """The oldest and newest timestamp of a prepared dataset, from its files' statistics."""
+    files = [*train_files(dataset), dataset / "val.parquet", dataset / "test.parquet"]
+    found: list[int] = []
+    for file in files:
+        metadata = pq.read_metadata(file)
+        column = metadata.schema.names.index("timestamp")
+        for group in range(metadata.num_row_groups):
+            statistics = metadata.row_group(group).column(column).statistics
+            if metadata.row_group(group).num_rows and statistics and statistics.has_min_max:
+                found += [int(statistics.min), int(statistics.max)]
+    return min(found), max(found)

@@ -1,0 +1,193 @@
+"""What the benchmarks say of results, on results made by hand."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks import guard, scaling
+from benchmarks.cadc_vs_gold import shortfalls, spent, table
+from benchmarks.paper import PAGE, README, STUDIES, between, into_docs, summary
+from benchmarks.peers import __main__ as throughput
+from cadc_rec.errors import CadcError
+
+
+def result(method, seed, hr, ndcg, pretrain, train, validation):
+    return {
+        "method": method,
+        "seed": seed,
+        "metrics": {"hr@10": hr, "ndcg@10": ndcg},
+        "rows": {"train": 1000, "selected": 100},
+        "seconds": {
+            "pretrain": pretrain,
+            "select": 0.5,
+            "train": train,
+            "evaluate": 1.0,
+            "validation": validation,
+        },
+    }
+
+
+GOOD = [
+    result("cadc", 0, 0.07, 0.034, 2.0, 10.0, 2.0),
+    result("gold", 0, 0.08, 0.036, 0.0, 110.0, 10.0),
+]
+
+
+def test_spent_seconds_are_those_of_three_stages():
+    assert spent(GOOD[0], validation=True) == 12.5
+    assert spent(GOOD[0], validation=False) == 10.5
+
+
+def test_the_table_gives_both_ratios_and_percent():
+    row = next(line for line in table(GOOD).splitlines() if line.startswith("| cadc"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["cadc", "100", "7.00", "3.40", "2.0", "0.5", "10.0", "2.0", "0.114", "0.105"]
+
+
+def test_the_table_shows_the_spread_of_seeds():
+    again = [{**r, "seed": 1, "metrics": {"hr@10": 0.08, "ndcg@10": 0.034}} for r in GOOD[:1]]
+    row = next(x for x in table([*GOOD[:1], *again]).splitlines() if x.startswith("| cadc"))
+    assert "7.50 ± 0.71" in row  # mean of 7 and 8, standard deviation of the two
+
+
+def test_nothing_is_missed_where_all_figures_are_reached():
+    assert shortfalls(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"metrics": {"hr@10": 0.0656, "ndcg@10": 0.034}}, "cadc: hr@10 is 0.0656"),
+        ({"metrics": {"hr@10": 0.07, "ndcg@10": 0.0327}}, "cadc: ndcg@10 is 0.0327"),
+        ({"seconds": {**GOOD[0]["seconds"], "train": 12.0}}, "of gold's time"),
+    ],
+)
+def test_each_shortfall_is_named(change, said):
+    (missed,) = shortfalls([GOOD[0] | change, GOOD[1]])
+    assert said in missed
+
+
+def test_what_stands_between_two_marks_is_replaced_and_nothing_else():
+    page = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n<!-- y -->\n<!-- /y -->\n"
+    assert between(page, "x", r"new \1", PAGE) == page.replace("old", r"new \1")
+    assert between(page, "y", "z", PAGE) == page.replace("y -->\n<", "y -->\nz\n<")
+    with pytest.raises(CadcError, match=r"results.md: has 0 places marked z"):
+        between(page, "z", "", PAGE)
+
+
+def cell(method, seed, hr, ndcg, status="done", study="table1"):
+    return {
+        "study": study,
+        "dataset": "d",
+        "dataset_title": "D",
+        "method": method,
+        "seed": seed,
+        "status": status,
+        "metrics.hr@10": hr,
+        "metrics.ndcg@10": ndcg,
+    }
+
+
+def test_the_summary_gives_mean_and_spread_of_table_1_alone():
+    cells = [
+        cell("gold", 0, 0.07, 0.03),
+        cell("random", 0, 0.04, 0.02),
+        cell("random", 1, 0.06, 0.02),
+        cell("cadc", 0, None, None, status="failed"),
+        cell("random", 2, 0.9, 0.9, study="figure1"),
+    ]
+    assert summary(cells).splitlines() == [
+        "| method | D: HR@10 / NDCG@10 % |",
+        "|---|---|",
+        "| Random | 5.00 ± 1.41 / 2.00 ± 0.00 |",
+        "| Gold standard | 7.00 / 3.00 |",
+    ]
+
+
+def test_the_results_page_takes_tables_and_figures_of_a_report(tmp_path):
+    report, page = tmp_path / "report", tmp_path / "docs" / "results.md"
+    report.mkdir()
+    (page.parent / "images").mkdir(parents=True)
+    page.write_text(PAGE.read_text("utf-8"))
+    readme = tmp_path / "README.md"
+    readme.write_text(README.read_text("utf-8"))
+    pq.write_table(pa.Table.from_pylist([cell("gold", 0, 0.07, 0.03)]), report / "results.parquet")
+    (report / "table1.md").write_text("| one |\n")
+    (report / "figure1.svg").write_text("<svg/>")
+    into_docs(report, page, readme)
+    assert "| Gold standard | 7.00 / 3.00 |\n<!-- /results -->" in readme.read_text("utf-8")
+    assert "<!-- table1 -->\n| one |\n<!-- /table1 -->" in page.read_text("utf-8")
+    assert (page.parent / "images" / "figure1.svg").read_text() == "<svg/>"
+
+
+def test_every_study_of_the_paper_has_its_grid():
+    for name in STUDIES:
+        assert (PAGE.parents[1] / "configs" / "study" / f"{name}.toml").exists()
+
+
+def test_an_exponent_is_the_slope_between_logarithms():
+    sizes = [1e6, 3e6, 1e7]
+    assert scaling.exponent(sizes, [2e-6 * s for s in sizes]) == pytest.approx(1.0)
+    assert scaling.exponent(sizes, [5.0, 5.0, 5.0]) == pytest.approx(0.0)
+    # By the normal equations of a line through (log size, log value).
+    values = [1.0, 4.0, 9.0]
+    x, y = np.log(sizes), np.log(values)
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
+    assert scaling.exponent(sizes, values) == pytest.approx(slope)
+    assert scaling.exponent([1e6], [3.0]) is None
+    with pytest.raises(ValueError, match="logarithms"):
+        scaling.exponent(sizes, [1.0, 0.0, 2.0])
+
+
+def test_the_scaling_table_has_a_row_a_stage_and_a_column_a_size():
+    points = [
+        scaling.Point(stage, size, size / 1e6, 2**20 * 100, None)
+        for stage in scaling.STAGES
+        for size in (1e6, 3e6)
+    ]
+    text = scaling.table("interactions", points)
+    assert "| stage | 1M: s, MiB | 3M: s, MiB | time grows | memory grows |" in text
+    assert "| prepare | 1.0, 100 | 3.0, 100 | size^1.00 | size^0.00 |" in text
+
+
+def test_each_axis_changes_its_own_setting():
+    rows = scaling.AXES["interactions"].settings("interactions", 1e6)
+    assert rows["data.generated.interactions"] == 1_000_000
+    assert scaling.AXES["ratio"].settings("ratio", 50)["select.ratio"] == 50
+    assert scaling.AXES["processes"].settings("processes", 2)["compute.processes"] == 2
+    once, twice = (scaling.AXES["entities"].settings("entities", n) for n in (1, 2))
+    for side in ("users", "items"):
+        key = f"data.generated.{side}"
+        assert twice[key] == 2 * once[key]
+    assert scaling.parse_size("3M") == 3_000_000 == scaling.parse_size("3000000")
+
+
+def test_what_measures_memory_has_little_itself():
+    """Linux counts a parent's memory into the peak of what it starts."""
+    code = "import sys, benchmarks.scaling; sys.exit('torch' in sys.modules)"
+    root = PAGE.parents[1]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_the_guard_names_what_fell_beyond_the_threshold():
+    baseline = {"a": 4.0, "b": 4.0, "gone": 9.0}
+    measured = {"a": 2.39, "b": 2.41, "new": 0.1}
+    assert guard.fallen(baseline, measured, 0.4) == ["a: 2.39 times as fast, the baseline is 4.00"]
+    assert guard.fallen(baseline, {"a": 8.0, "b": 4.0}, 0.4) == []
+
+
+def test_the_committed_baseline_has_ratios_of_every_guarded_section():
+    baseline = json.loads(guard.BASELINE.read_text("utf-8"))
+    assert {name.split(":")[0] for name in baseline} == set(guard.GUARDED)
+    assert all(value > 0 for value in baseline.values())
+
+
+def test_the_performance_page_has_its_places():
+    page = throughput.PAGE.read_text("utf-8")
+    for mark in ("throughput", "scaling"):
+        assert between(page, mark, "new", throughput.PAGE).count("new\n<!-- /") == 1

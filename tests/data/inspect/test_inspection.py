@@ -1,0 +1,141 @@
+"""What `inspect` counts, what it takes tables for, and that its config runs."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from cadc_rec.cli.main import app
+from cadc_rec.config.file import load_experiment
+from cadc_rec.data.inspect.inspect import inspect_path
+from cadc_rec.data.inspect.starting_config import starting_config
+from cadc_rec.errors import CadcError
+
+# 12 events of 4 customers; customer a takes pen twice, d has two items only.
+EVENTS = """\
+customer_id,sku,created_at,stars
+a,pen,2024-01-01,5
+a,ink,2024-01-02,4
+a,cap,2024-01-03,4
+a,pen,2024-01-04,3
+b,pen,2024-01-01,5
+b,ink,2024-01-02,1
+b,cap,2024-01-03,2
+c,pen,2024-01-01,5
+c,ink,2024-01-02,
+c,box,2024-01-03,2
+d,pen,2024-01-01,5
+d,ink,2024-01-02,1
+"""
+CUSTOMERS = "customer_id,plan,age,zip\n" + "".join(
+    f"{name},{plan},{age},{code}\n"
+    for name, plan, age, code in [
+        *[(chr(97 + n), ("free", "pro")[n % 2], 20 + n, f"0{n}123") for n in range(25)],
+        ("z", "free", "n/a", "99999"),
+    ]
+)
+PRODUCTS = "id,name,tags\n" + "".join(
+    f"{sku},The {sku},{tags}\n"
+    for sku, tags in [("pen", "a|b"), ("ink", "b|c"), ("cap", "a|c"), ("box", "c|a"), ("jar", "a")]
+)
+
+
+@pytest.fixture
+def folder(raw_folder: Path) -> Path:
+    (raw_folder / "events.csv").write_text(EVENTS)
+    (raw_folder / "customers.csv").write_text(CUSTOMERS)
+    (raw_folder / "products.csv").write_text(PRODUCTS)
+    return raw_folder
+
+
+def test_tables_are_told_apart_and_counted(folder):
+    found = inspect_path(str(folder), "", "utf-8", None)
+    roles = found.roles
+    assert roles.interactions.files.files == (folder / "events.csv",)
+    assert (roles.user, roles.item) == ("customer_id", "sku")
+    assert (roles.timestamp, roles.rating) == ("created_at", "stars")
+    assert found.repeated_pairs == 1
+    assert found.users_below_three == 1
+    # pen 5, ink 4, cap 2, box 1
+    assert list(found.popularity) == [(1, 1, 1), (2, 1, 2), (4, 2, 9)]
+    stars = roles.interactions.column("stars")
+    assert (stars.known, stars.distinct, stars.least, stars.greatest) == (11, 5, "1", "5")
+    assert (roles.users.id, roles.users.title) == ("customer_id", "")
+    guesses = {g.column: (g.kind, g.missing) for g in roles.users.guesses}
+    assert guesses == {
+        "plan": ("categorical", ()),
+        "age": ("numeric", ("n/a",)),
+        "zip": (None, ()),
+    }
+    age = next(g for g in roles.users.guesses if g.column == "age")
+    assert age.why == "numbers, 25 different, 20 to 44"
+    assert (roles.items.id, roles.items.title) == ("id", "name")
+    assert [(g.column, g.kind, g.separator) for g in roles.items.guesses] == [
+        ("tags", "multi", "|")
+    ]
+
+
+def test_the_config_it_writes_prepares_and_has_what_was_guessed(folder, prepare, tmp_path):
+    roles = inspect_path(str(folder), "", "utf-8", None).roles
+    path = tmp_path / "mine.toml"
+    path.write_text(starting_config(roles, folder), "utf-8")
+    experiment = load_experiment(path)
+    assert experiment.data.tables.interactions.path == "events.csv"
+    assert experiment.data.tables.users.missing == ("n/a",)
+    settings = tomllib.loads(path.read_text("utf-8"))["data"]
+    artifact = prepare(**settings)
+    described = json.loads((artifact.path / "attributes.json").read_text("utf-8"))
+    assert [(a["name"], a["kind"]) for a in described["user"]] == [
+        ("plan", "categorical"),
+        ("age", "numeric"),
+    ]
+    assert pq.read_table(artifact.path / "items.parquet")["title"].to_pylist() == [
+        *("The box", "The cap", "The ink", "The pen")
+    ]
+    assert artifact.info["duplicates_dropped"] == 1
+
+
+def test_parts_are_one_table_and_stay_one_in_the_config(raw_folder):
+    (raw_folder / "log").mkdir()
+    for n in range(3):
+        table = pa.table({"user": [n, n], "item": ["x", "y"], "ts": [1, 2]})
+        pq.write_table(table, raw_folder / f"log/part-{n}.parquet")
+        pq.write_table(table, raw_folder / f"part-{n}.parquet")
+    (raw_folder / "users.csv").write_text("user,plan\n0,a\n1,b\n2,a\n")
+    found = inspect_path(str(raw_folder / "log"), "", "utf-8", None)
+    assert [(table.rows, len(table.files.files)) for table in found.tables] == [(6, 3)]
+    assert 'path = "log"\n' in starting_config(found.roles, raw_folder)
+    found = inspect_path(str(raw_folder / "*.*"), "", "utf-8", None)
+    assert sorted(table.rows for table in found.tables) == [3, 6]
+    assert 'path = "part-*.parquet"\n' in starting_config(found.roles, raw_folder)
+
+
+def test_without_interactions_there_is_no_config(raw_folder):
+    (raw_folder / "a.csv").write_text(",x,y\n0,1,2\n")  # as pandas writes its index
+    found = inspect_path(str(raw_folder / "a.csv"), "", "utf-8", None)
+    with pytest.raises(CadcError, match="no table names both a user and an item"):
+        starting_config(found.roles, None)
+
+
+def test_the_command_prints_tables_or_one_json_object_and_keeps_what_is_there(folder, tmp_path):
+    out = tmp_path / "mine.toml"
+    run = CliRunner().invoke
+    shown = run(app, ["inspect", str(folder), "--out", str(out)], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    assert "events.csv: interactions, 12 rows" in shown.output
+    assert "categorical: 2 values in 26 rows" in shown.output
+    written = out.read_text("utf-8")
+    assert 'categorical = ["plan"]' in written
+    again = run(app, ["inspect", str(folder), "--out", str(out)])
+    assert isinstance(again.exception, CadcError)
+    assert out.read_text("utf-8") == written
+    told = run(app, ["inspect", str(folder), "--json"])
+    document = json.loads(told.stdout)
+    assert {table["role"] for table in document["tables"]} == {"interactions", "users", "items"}
+    assert document["popularity"][0] == {"from": 1, "items": 1, "rows": 1}

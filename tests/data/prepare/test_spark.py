@@ -1,0 +1,95 @@
+"""Spark, in a real JVM, gives the bytes that DuckDB gives."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cadc_rec.config.experiment import DataConfig
+from cadc_rec.data.prepare.build import dataset_settings
+from cadc_rec.errors import CadcError
+from tests.data.own_tables import arrow, ids
+from tests.data.raw_files import members_1m
+
+DATA = os.environ.get("CADC_REC_DATA")
+SPARK = {"master": "local[2]", "settings": ["spark.sql.shuffle.partitions=3"]}
+
+
+def a_log(rows: int = 5000) -> pa.Table:
+    """Ids of text that sort otherwise as numbers or in a language's order; ties and repetitions."""
+    rng = np.random.default_rng(4)
+    users = np.array([f"{'aÄzB'[n % 4]}{n}" for n in range(300)])
+    items = np.array([f"{n}-ß" if n % 3 else f"{n}" for n in range(90)])
+    columns = (
+        users[rng.integers(0, 300, rows)],
+        items[(90 * rng.random(rows) ** 2).astype(int)],
+        rng.integers(0, 500, rows),
+    )
+    return arrow(zip(*(column.tolist() for column in columns), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"k_core": 4, "duplicates": "last", "split": "time", "time_shares": [0.2, 0.1]},
+        {"since": "20", "until": "480", "max_per_user": 12, "duplicates": "sum"},
+        {"interactions": {"timestamp": ""}, "k_core": 3},
+    ],
+    ids=["k-core and time split", "window, cap and sum", "no time"],
+)
+def test_both_engines_give_the_same_bytes(tables, raw_folder, options):
+    pq.write_table(a_log(), raw_folder / "log.parquet", row_group_size=700)
+    ours = tables("log.parquet", workdir="duckdb", **options)
+    theirs = tables("log.parquet", workdir="spark", engine="spark", spark=SPARK, **options)
+    assert theirs.fingerprint == ours.fingerprint
+    assert theirs.info == ours.info
+    assert theirs.path.name == ours.path.name, "one key, whichever engine made it"
+    assert ids(ours, "user") == sorted(ids(ours, "user"), key=str.encode)
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+@pytest.mark.skipif(not DATA, reason="CADC_REC_DATA is not set")
+def test_movielens_1m_is_the_same_from_both(prepare, raw_folder):
+    assert DATA is not None
+    (raw_folder / "ml-1m.zip").symlink_to(Path(DATA) / "ml-1m.zip")
+    ours = prepare("duckdb", source="movielens-1m")
+    theirs = prepare("spark", source="movielens-1m", engine="spark", spark=SPARK)
+    assert ours.info["train"] + ours.info["val"] + ours.info["test"] == 1_000_209
+    assert theirs.fingerprint == ours.fingerprint
+
+
+def test_no_java_is_said_before_any_work(zip_1m, prepare, monkeypatch, tmp_path):
+    pytest.importorskip("pyspark")
+    zip_1m(members_1m())
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CadcError, match="needs Java 17 or later, and there is no java on the path"):
+        prepare(engine="spark")
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(CadcError, match="has no bin/java"):
+        prepare(engine="spark")
+
+
+@pytest.mark.slow
+def test_what_spark_says_when_it_fails_is_one_sentence(zip_1m, prepare):
+    zip_1m(members_1m())
+    with pytest.raises(CadcError) as caught:
+        prepare(engine="spark", spark={"master": "nowhere://host"})
+    assert str(caught.value).startswith("Spark at nowhere://host failed (")
+    with pytest.raises(CadcError, match="'memory=8g' is none; write it as "):
+        prepare(engine="spark", spark={"settings": ["memory=8g"]})
+
+
+def test_engine_and_memory_are_no_part_of_the_key():
+    here = DataConfig.model_validate({"source": "movielens-1m"})
+    there = DataConfig.model_validate(
+        {"source": "movielens-1m", "engine": "spark", "memory": "1GiB", "spill": "/tmp"}
+    )
+    assert dataset_settings(here) == dataset_settings(there)

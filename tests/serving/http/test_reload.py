@@ -1,0 +1,190 @@
+"""Another bundle takes the place of the first without a failed request, or is refused."""
+
+import json
+import shutil
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from tests.serving.http.conftest import KEY
+
+BODY = json.dumps(
+    {"inputs": [{"name": "user_id", "shape": [1], "datatype": "INT64", "data": [0]}]}
+).encode()
+
+
+def ask(service, path="/v2/models/recommender/infer", body=BODY, key=KEY):
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    url = f"http://127.0.0.1:{service.http}{path}"
+    request = urllib.request.Request(url, body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def reload(service, key=KEY):
+    return ask(service, "/v2/repository/models/recommender/load", b"{}", key)
+
+
+class Load:
+    """Clients that ask without a pause until they are told to end."""
+
+    def __init__(self, service, clients=2):
+        self.answers, self.going = [], True
+
+        def client():
+            while self.going:
+                status, answer = ask(service)
+                self.answers.append((status, answer.get("model_version")))
+
+        self.threads = [threading.Thread(target=client) for _ in range(clients)]
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.going = False
+        for thread in self.threads:
+            thread.join()
+
+
+@pytest.fixture
+def place(bundles, tmp_path):
+    """A link that names the first bundle."""
+    link = tmp_path / "current"
+    link.symlink_to(bundles[0])
+    return link
+
+
+def move(link, target):
+    """Names another folder in one step, as a release does."""
+    new = link.with_name("next")
+    new.symlink_to(target)
+    new.replace(link)
+
+
+@pytest.mark.timeout(900)  # twenty loads of programs, a second of a core each
+def test_twenty_reloads_under_load_fail_no_request(start, bundles, place):
+    service = start(place, "--watch", "0", key=KEY)
+    versions = []
+    with Load(service) as load:
+        for turn in range(20):
+            move(place, bundles[(turn + 1) % 2])
+            status, answer = reload(service)
+            assert status == 200, answer
+            versions.append(ask(service)[1]["model_version"])
+    assert len(load.answers) > 20
+    assert {status for status, _ in load.answers} == {200}
+    manifests = [json.loads((path / "manifest.json").read_text()) for path in bundles]
+    second, first = (manifest["fingerprint"][:12] for manifest in manifests[::-1])
+    assert versions == [second, first] * 10
+    assert {version for _, version in load.answers} == {first, second}
+
+
+def test_a_moved_link_is_noticed(start, bundles, place):
+    service = start(place, "--watch", "0.2", key=KEY)
+    before = ask(service)[1]["model_version"]
+    move(place, bundles[1])
+    service.said("loaded .* \\(")
+    assert ask(service)[1]["model_version"] != before
+
+
+def damaged(tmp_path, bundle, how):
+    copy = tmp_path / "damaged"
+    shutil.copytree(bundle, copy)
+    if how == "truncated":
+        file = copy / "vectors" / "items.safetensors"
+        file.write_bytes(file.read_bytes()[:-9])
+    elif how == "altered":
+        file = copy / "known.safetensors"
+        contents = bytearray(file.read_bytes())
+        contents[-1] ^= 1
+        file.write_bytes(contents)
+    elif how == "a stray pickle":
+        (copy / "extra.pkl").write_bytes(b"cos\nsystem\n(S'touch /tmp/pwned'\ntR.")
+    elif how == "no manifest":
+        (copy / "manifest.json").unlink()
+    return copy
+
+
+@pytest.mark.parametrize("how", ["truncated", "altered", "a stray pickle", "no manifest"])
+def test_a_damaged_bundle_is_refused_and_the_old_one_goes_on(start, bundles, place, tmp_path, how):
+    service = start(place, "--watch", "0", key=KEY)
+    before = ask(service)
+    move(place, damaged(tmp_path, bundles[1], how))
+    with Load(service) as load:
+        status, answer = reload(service)
+    assert status == 400
+    assert "The bundle before goes on answering." in answer["error"]
+    assert {status for status, _ in load.answers} == {200}
+    assert ask(service) == before
+    move(place, bundles[1])
+    assert reload(service)[0] == 200
+
+
+def test_a_bundle_that_answers_otherwise_than_recorded_is_refused(start, bundles, place, tmp_path):
+    from cadc_rec.serving.bundle.bundle import bundle as bundles_module
+
+    copy = tmp_path / "liar"
+    shutil.copytree(bundles[1], copy)
+    recorded = json.loads((copy / "self_test.json").read_text())
+    recorded["requests"][0]["scores"][0] += 1.0
+    (copy / "self_test.json").write_text(json.dumps(recorded))
+    old = json.loads((copy / "manifest.json").read_text())
+    for name in ("manifest.json", "manifest.sig"):
+        (copy / name).unlink(missing_ok=True)
+    manifest = bundles_module.manifest_of(
+        copy, old["name"], old["inputs"], old["versions"], old["created"]
+    )
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    service = start(place, "--watch", "0", key=KEY)
+    before = ask(service)
+    move(place, copy)
+    status, answer = reload(service)
+    assert status == 400
+    assert "the self-test failed (1 of" in answer["error"]
+    assert ask(service) == before
+
+
+def test_only_who_knows_the_key_may_ask_or_reload(start, bundles):
+    service = start(bundles[0], "--watch", "0", key=KEY)
+    for key in (None, "wrong", KEY + "x", KEY[:-1]):
+        assert ask(service, key=key)[0] == 401
+        assert reload(service, key)[0] == 401
+    assert ask(service)[0] == 200
+    status, _ = ask(service, "/v2/health/ready", None, None)
+    assert status == 200
+    assert KEY not in service.log.read_text()
+
+
+def test_without_a_key_nobody_reloads_over_the_network(service):
+    status, answer = reload(service, None)
+    assert (status, "start the service with a key" in answer["error"]) == (403, True)
+
+
+def test_a_request_in_flight_is_answered_before_the_service_ends(start, bundles):
+    import socket
+
+    service = start(bundles[0], "--watch", "0")
+    with socket.create_connection(("127.0.0.1", service.http), timeout=30) as connection:
+        head = (
+            f"POST /v2/models/recommender/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(BODY)}"
+        )
+        connection.sendall(head.encode() + b"\r\n\r\n" + BODY[:20])
+        time.sleep(0.5)
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        connection.sendall(BODY[20:])
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert service.process.wait(60) == 0

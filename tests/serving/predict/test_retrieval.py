@@ -1,0 +1,50 @@
+"""An index proposes, exact scores dispose; where it proposes too few, all items are ranked."""
+
+import numpy as np
+import pytest
+
+from cadc_rec.serving.predict.retrieval import IndexSearch
+from tests.serving.toy import ranking, toy
+
+faiss = pytest.importorskip("faiss")
+
+
+def hnsw(items):
+    index = faiss.IndexHNSWFlat(items.vectors.shape[1], 16, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efSearch = 400
+    index.add(items.vectors)
+    return IndexSearch(index, items)
+
+
+class Nothing:
+    """An index that finds nothing at all."""
+
+    def search(self, queries, k, params=None):
+        return None, np.full((len(queries), k), -1, np.int64)
+
+
+def test_with_a_graph_the_answers_are_those_of_all_items():
+    predictor = toy(n_users=40, n_items=2000, retrieval=hnsw)
+    found = predictor.recommend(100 + np.arange(40), 10)
+    expected = [
+        ranking(predictor, predictor.user_vectors[u], predictor.known.of(u))[0][:10]
+        for u in range(40)
+    ]
+    same = [len(set(a) & set(b)) for a, b in zip(found.rows.tolist(), expected, strict=True)]
+    assert sum(same) >= 0.98 * 400
+
+
+def test_what_is_taken_or_filtered_never_comes_out_of_the_graph():
+    predictor = toy(n_users=40, n_items=2000, retrieval=hnsw)
+    found = predictor.recommend(100 + np.arange(40), 10, filter={"tags": ["odd"]})
+    assert (found.rows % 2 == 1).all()
+    for user in range(40):
+        assert not set(found.rows[user]) & set(predictor.known.of(user).tolist())
+
+
+@pytest.mark.parametrize("arguments", [{}, {"candidates": [1003, 1004]}])
+def test_where_the_index_finds_too_few_all_items_are_looked_at(arguments):
+    exact, broken = toy(), toy(retrieval=lambda items: IndexSearch(Nothing(), items))
+    for users in ([100], [100, 105, 119]):
+        wanted = exact.recommend(users, 10, **arguments)
+        assert broken.recommend(users, 10, **arguments).rows.tolist() == wanted.rows.tolist()

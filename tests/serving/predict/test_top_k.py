@@ -1,0 +1,79 @@
+"""The k best of all items are those of a float64 ranking, ties and rounding included."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cadc_rec.serving.predict.top_k import ItemVectors, NotCandidates
+
+NONE = np.zeros(0, np.int64)
+
+
+def out(lists, blocked=()):
+    indptr = np.concatenate([[0], np.cumsum([len(one) for one in lists], dtype=np.int64)])
+    flat = np.array([row for one in lists for row in one], np.int32)
+    return NotCandidates(indptr, flat, np.array(sorted(blocked), np.int64))
+
+
+def by_hand(queries, items, lists, k, blocked=()):
+    """The rows that a sort of Python's floats gives."""
+    found = []
+    for query, excluded in zip(queries.tolist(), lists, strict=True):
+        scores = [sum(a * b for a, b in zip(query, item, strict=True)) for item in items.tolist()]
+        order = sorted(range(len(items)), key=lambda row: (-scores[row], row))
+        best = [row for row in order if row not in set(excluded) | set(blocked)][:k]
+        found.append(best + [-1] * (k - len(best)))
+    return np.array(found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 60), st.integers(1, 12))
+def test_rows_are_those_of_a_sort_by_score_then_row(seed, n, n_items, k):
+    draw = np.random.default_rng(seed)
+    # Small whole numbers: float64 sums are exact in any order, and many scores are equal.
+    items = draw.integers(-2, 3, (n_items, 3)).astype(np.float32)
+    queries = draw.integers(-2, 3, (n, 3)).astype(np.float32)
+    lists = [draw.permutation(n_items)[: draw.integers(0, n_items + 1)] for _ in range(n)]
+    blocked = draw.permutation(n_items)[: draw.integers(0, n_items)]
+    k = min(k, n_items)
+    best = ItemVectors(items).best(queries, k, out(lists, blocked))
+    assert best.rows.tolist() == by_hand(queries, items, lists, k, blocked).tolist()
+    assert (best.scores == -np.inf).tolist() == (best.rows < 0).tolist()
+
+
+@pytest.mark.parametrize("n", [1, 8])
+def test_scores_that_float32_cannot_tell_apart_are_ranked_by_float64(n):
+    # 40 items whose scores differ by 2^-30 of their size, the best of them last.
+    items = np.zeros((200, 2), np.float32)
+    items[:40, 0] = 1
+    items[:40, 1] = np.arange(40) * 2.0**-30
+    queries = np.ones((n, 2), np.float32)
+    best = ItemVectors(items).best(queries, 5, out([[]] * n))
+    assert best.rows.tolist() == [[39, 38, 37, 36, 35]] * n
+
+
+@pytest.mark.parametrize("n", [1, 8])
+def test_all_equal_scores_come_in_the_order_of_rows(n):
+    items = np.ones((300, 2), np.float32)
+    best = ItemVectors(items).best(np.ones((n, 2), np.float32), 4, out([[1]] * n))
+    assert best.rows.tolist() == [[0, 2, 3, 4]] * n
+
+
+def test_a_query_alone_and_among_many_gets_the_same():
+    draw = np.random.default_rng(3)
+    items = ItemVectors(draw.standard_normal((500, 16)).astype(np.float32))
+    queries = draw.standard_normal((30, 16)).astype(np.float32)
+    lists = [draw.permutation(500)[:n] for n in range(30)]
+    together = items.best(queries, 10, out(lists))
+    for place in range(30):
+        alone = items.best(queries[place : place + 1], 10, out([lists[place]]))
+        assert alone.rows.tolist() == together.rows[place : place + 1].tolist()
+        np.testing.assert_allclose(alone.scores[0], together.scores[place], rtol=1e-12)
+
+
+def test_rows_that_are_proposed_are_ranked_and_the_rest_left_out():
+    items = ItemVectors(np.array([[1.0], [3.0], [2.0], [5.0], [4.0]], np.float32))
+    proposed = np.array([[0, 4, -1, 2], [3, 1, 0, 2]])
+    best = items.best_among(proposed, np.ones((2, 1), np.float32), 3, out([[4], []], blocked=[3]))
+    assert best.rows.tolist() == [[2, 0, -1], [1, 2, 0]]

@@ -1,0 +1,31 @@
+"""The study of the recipe, and what its page says of the parts."""
+
+from benchmarks import beyond
+from cadc_rec.study.report.report import write_report
+
+
+def test_the_tables_of_the_recipe_go_between_their_marks(tmp_path, new_study):
+    page = tmp_path / "accuracy.md"
+    marks = "<!-- beyond -->\nold\n<!-- /beyond -->\n<!-- parts -->\nold\n<!-- /parts -->\n"
+    page.write_text("before\n" + marks)
+    study = new_study("studies/beyond", layout="grid")
+    study.head["name"] = "beyond"
+    seconds = (1.0, 0.0, 9.0)
+    study.add_done("ml-1m", "prior", None, 1.0, 0, 200, seconds)
+    study.add_done("ml-1m", "recipe", "init_frozen", 10.0, 0, 250, seconds)
+    study.add_done("ml-1m", "recipe", "init_frozen", 10.0, 0, 125, seconds, variant="uniform")
+    study.add_done("ml-1m", "recipe", "init_frozen", 100.0, 0, 220, seconds)
+    report = write_report(tmp_path / "studies").page.parent
+    beyond.into_docs(report, tmp_path / "studies", page)
+    text = page.read_text()
+    assert "| Recipe, 1/10, uniform |" in text.split("<!-- parts -->")[0]
+    rows = [line.split(" | ")[:4] for line in text.split("<!-- parts -->")[1].splitlines()[3:-1]]
+    name = "| MovieLens 1M"
+    assert rows == [  # of 200, 250 and 125 hits
+        [name, "Recipe, 1/10", "Prior alone", "+25.0%"],
+        [name, "Recipe, 1/10, uniform", "Recipe, 1/10", "−50.0%"],
+        [name, "Recipe, 1/100", "Prior alone", "+10.0%"],
+    ]
+    for mark in ("beyond", "parts"):
+        assert f"<!-- {mark} -->" in beyond.PAGE.read_text("utf-8")
+    assert beyond.STUDY.stem == "beyond"

@@ -1,0 +1,227 @@
+"""What the report writes: numbers worked out by hand, escaped texts, and whole folders."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pyarrow.parquet as pq
+import pytest
+
+from cadc_rec.errors import CadcError
+from cadc_rec.study.report.figures import pareto_front
+from cadc_rec.study.report.looks import all_looks
+from cadc_rec.study.report.report import write_report
+from cadc_rec.study.report.scales import Axis, Scale
+from cadc_rec.study.report.study_data import load_studies
+
+
+def rows_of(markdown):
+    """Method to texts of the first table of a Markdown file."""
+    lines = [line for line in markdown.split("\n\n")[2].splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return cells[0], {row[0]: row[1:] for row in cells[1:]}
+
+
+def test_the_markdown_table_holds_numbers_worked_out_by_hand(whole_report):
+    heads, rows = rows_of((whole_report.page.parent / "table1.md").read_text())
+    assert list(rows) == [
+        "Random",
+        "Over-Sampling",
+        "Under-Sampling",
+        "LogQ",
+        "CADC-MLP",
+        "CADC",
+        "Gold standard",
+        "Popularity",
+        "MF alone",
+    ]
+    assert heads[:5] == ["method", "HR@10 %", "paper", "vs gold", "verdict"]
+    # Hits of 68 and 70 in 1,000 users: 6.9, and the root of 2 * 0.1^2 as deviation.
+    assert rows["CADC"][:2] == ["6.90 ± 0.14", "6.57"]
+    # Gold has 70 and 72 hits: (6.9 - 7.1) / 7.1.
+    assert rows["CADC"][2] == "−2.8%"
+    assert rows["CADC"][3].startswith("cannot tell (")
+    # Random has 40 and 42: 6.9 / 4.1 - 1.
+    assert rows["CADC"][8] == "+68.3%"
+    assert rows["CADC"][9].startswith("better (+")
+    # 10 + (0.1 + 34), over gold's 344.1; the paper's 18 + 136 over 1464; a tenth of 50,000 rows.
+    assert rows["CADC"][10:] == ["10+34", "18+136", "0.128", "0.105", "5,000", "2 of 2"]
+    assert rows["Random"][3].startswith("worse (−")
+    assert rows["Gold standard"][2:4] == ["–", ""]
+    assert rows["Gold standard"][10:14] == ["344", "1,464", "1.000", "1.000"]
+    assert rows["Popularity"][10:14] == ["–", "", "–", ""]
+    # The second seed failed: one value, no deviation.
+    assert rows["LogQ"][0] == "4.40"
+    assert rows["LogQ"][-1] == "1 of 2"
+
+
+def test_integration_techniques_are_compared_with_init_frozen(whole_report):
+    heads, rows = rows_of((whole_report.page.parent / "table2.md").read_text())
+    assert heads[0] == "integration"
+    assert list(rows) == ["Hybrid", "Init", "Init-Frz", "Linear", "MLP", "Residual"]
+    assert heads[3] == "vs Init-Frz"
+    assert [row[1] for row in rows.values()] == ["6.03", "6.23", "6.57", "6.56", "6.59", ""]
+    # Means of 60.5 and 68.5 hits.
+    assert rows["Hybrid"][2] == "−11.7%"
+    assert rows["Init-Frz"][2] == "–"
+
+
+def test_the_papers_numbers_stand_beside_its_own_filtering_ratio_only(whole_report):
+    _, rows = rows_of((whole_report.page.parent / "figure1-table.md").read_text())
+    assert rows["CADC, 1/10"][1] == "6.57"
+    assert rows["CADC, 1/20"][1] == ""
+    # Gold is found in the study of Table 1: 72 and 74 hits against 70 and 72.
+    assert rows["CADC, 1/10"][2] == "+2.8%"
+
+
+def test_variants_are_rows_that_say_what_they_refer_to(new_study):
+    """Compared with the recipe on everything and with gold; 900 of 50,000 rows are 1.8%."""
+    study = new_study(layout="grid", baseline="recipe-gold", second="gold")
+    rows = {"train": 50_000, "selected": 500}
+    reach = rows | {"touched": 900, "bytes": 3, "bytes_of": 4}
+    seconds = (1.0, 0.0, 9.0)
+    study.add_done("ml-1m", "gold", None, 1.0, 0, 70, seconds)
+    study.add_done("ml-1m", "recipe-gold", "init_frozen", 1.0, 0, 250, seconds)
+    study.add_done("ml-1m", "recipe", "init_frozen", 100.0, 0, 200, seconds, rows=reach)
+    more = {"rows": rows, "variant": "uniform"}
+    study.add_done("ml-1m", "recipe", "init_frozen", 100.0, 0, 150, seconds, **more)
+    table = (write_report(study.folder).page.parent / "grid-table.md").read_text()
+    head = next(line for line in table.splitlines() if line.startswith("| method"))
+    cells = {
+        line.split(" | ")[0].removeprefix("| "): line.split(" | ")
+        for line in table.splitlines()
+        if line.startswith("| Recipe")
+    }
+    assert list(cells) == ["Recipe", "Recipe, uniform", "Recipe on everything"]
+    titles = head.removeprefix("| ").removesuffix(" |").split(" | ")
+    assert titles[-2:] == ["refers to", "bytes"]
+    assert cells["Recipe"][-2:] == ["1.8%", "75% |"]
+    assert cells["Recipe, uniform"][-2:] == ["1.0%", " |"]
+    against = titles.index("vs recipe")
+    assert cells["Recipe"][against] == "−20.0%"  # 200 users of 250
+    assert cells["Recipe, uniform"][against] == "−40.0%"
+    assert cells["Recipe"][titles.index("vs gold standard")] == "+185.7%"  # 200 of 70
+
+
+def test_what_did_not_run_is_never_a_number(new_study):
+    study = new_study()
+    study.add_done("ml-1m", "gold", None, 1.0, 0, 70, (0.0, 0.0, 100.0))
+    study.add("ml-1m", "random", None, 10.0, 0, "failed", error="out of memory")
+    study.add("ml-1m", "logq", None, 10.0, 0, "unavailable", error="no archive")
+    study.add("ml-1m", "cadc", "init_frozen", 10.0, 0)
+    report = write_report(study.folder)
+    assert (report.done, report.failed, report.unavailable, report.missing) == (1, 1, 1, 1)
+    _, rows = rows_of((report.page.parent / "table1.md").read_text())
+    found = {name: row[0] for name, row in rows.items() if name != "Gold standard"}
+    assert found == {"Random": "failed", "LogQ": "not available", "CADC": "not run yet"}
+    assert not any(re.search(r"\d", "".join(rows[name][:-1])) for name in found)
+    assert "failed: out of memory" in report.page.read_text()
+
+
+def test_a_study_without_a_finished_cell_has_a_page(new_study):
+    study = new_study()
+    study.add("ml-1m", "cadc", "init_frozen", 10.0, 0)
+    report = write_report(study.folder)
+    assert "no cell is done yet" in report.page.read_text()
+    assert sorted(file.name for file in report.files) == [
+        "index.html",
+        "results.parquet",
+        "table1.md",
+    ]
+
+
+def test_texts_from_data_are_escaped_everywhere(new_study):
+    evil = "\"'><script>alert(1)"
+    study = new_study(title=evil)
+    for seed in (0, 1):
+        study.add_done("ml-1m", evil, evil, 10.0, seed, 60, (1.0, 0.0, 9.0), dataset_title=evil)
+    study.add("ml-1m", "gold", None, 1.0, 0, "failed", error=evil)
+    report = write_report(study.folder)
+    assert report.page.read_text().count("<script>") == 1  # its own
+    for file in report.files:
+        if file.suffix == ".svg":
+            assert "<script" not in file.read_text()
+    assert r"\<script\>" in (report.page.parent / "table1.md").read_text()
+
+
+def test_pictures_are_well_formed_and_load_nothing(whole_report):
+    names = [file.name for file in whole_report.files if file.suffix == ".svg"]
+    assert {"figure1.svg", "pareto.svg", "time.svg", "validation.svg"} <= set(names)
+    for name in names:
+        text = (whole_report.page.parent / name).read_text()
+        root = ElementTree.fromstring(text)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert re.findall(r"https?://[^\"]+", text) == ["http://www.w3.org/2000/svg"]
+
+
+def test_results_have_a_row_for_every_cell_with_its_numbers(whole_report, whole_study):
+    (study, *_) = load_studies(whole_study)
+    table = pq.read_table(whole_report.page.parent / "results.parquet").to_pylist()
+    table = [row for row in table if row["study"] == "table1"]
+    assert [row["id"] for row in table] == [cell.id for cell in study.cells]
+    row = next(row for row in table if row["id"] == "ml-1m-cadc-init_frozen-10-1")
+    assert row["metrics.hr@10"] == 0.07
+    assert row["seconds.pretrain"] == 10.0
+    assert row["rows.selected"] == 5000
+    assert row["machine.cpu"] == "Toy CPU"
+    assert row["config"] == '{"train": {"epochs": 6}}'
+    failed = next(row for row in table if row["status"] == "failed")
+    assert failed["metrics.hr@10"] is None
+    assert failed["error"].startswith("loss is")
+
+
+def test_a_report_is_replaced_and_nothing_else_is(small_study):
+    first = write_report(small_study.folder)
+    (first.page.parent / "old").touch()
+    second = write_report(small_study.folder)
+    assert all(file.is_file() for file in second.files)
+    assert not (first.page.parent / "old").exists()
+    leftovers = {path.name for path in small_study.folder.iterdir()}
+    assert leftovers == {"study.json", "cells", "ranks", "report"}
+    with pytest.raises(CadcError, match="exists and is no report"):
+        write_report(small_study.folder, small_study.folder / "cells")
+    assert any((small_study.folder / "cells").iterdir())
+
+
+def test_out_is_made_where_it_is_asked_for(small_study, tmp_path):
+    report = write_report(small_study.folder, tmp_path / "deep" / "there")
+    assert report.page == tmp_path / "deep" / "there" / "index.html"
+    assert report.page.is_file()
+
+
+def test_the_pareto_front_holds_what_nothing_beats():
+    points = [(10, 5.0), (20, 4.0), (30, 6.0), (30, 5.5), (40, 6.0)]
+    assert pareto_front(points) == [(10, 5.0), (30, 5.0), (30, 6.0)]
+
+
+def test_ticks_are_round_and_within_the_scale():
+    linear = Scale.over(Axis(""), [0.0, 6.9], 0, 100, pad=0.0)
+    assert [value for value, _ in linear.ticks()] == [0, 2, 4, 6]
+    decades = Scale.over(Axis("", log=True), [3.0, 3000.0], 0, 100)
+    assert [label for _, label in decades.ticks()] == [
+        "3",
+        "10",
+        "30",
+        "100",
+        "300",
+        "1,000",
+        "3,000",
+    ]
+    assert decades(3.0) < decades(150.0) < decades(3000.0)
+
+
+def luminance(colour):
+    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("name", all_looks())
+def test_every_colour_is_seen_on_white_and_on_the_dark_page(name):
+    light = luminance(all_looks()[name].colour)
+    assert 1.05 / (light + 0.05) >= 3
+    assert (light + 0.05) / (luminance("#12161b") + 0.05) >= 3
+
+
+def test_no_two_methods_share_colour_or_shape():
+    looks = [look for name, look in all_looks().items()][:9]
+    assert len({look.colour for look in looks}) == len({look.shape for look in looks}) == 9

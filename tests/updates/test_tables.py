@@ -1,0 +1,217 @@
+"""Vectors after a day: what changed is solved, the rest keeps its bits, and ALS ends where a
+rebuild would."""
+
+import numpy as np
+import pytest
+import torch
+
+from cadc_rec.config.experiment import ComputeConfig, Experiment, PretrainConfig
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.randomness import positional_integers
+from cadc_rec.distributed.processes import processes
+from cadc_rec.pipeline.stages.pretrain import build_tables
+from cadc_rec.pretrain.alternating import Interactions
+from cadc_rec.pretrain.changed_rows import ChangedRows
+from cadc_rec.pretrain.id_tables import IdTables
+from cadc_rec.store.artifact import Artifact, Draft
+from cadc_rec.updates.changes import Changes
+from cadc_rec.updates.tables import build_updated_tables, divisors, grown
+
+
+@pytest.fixture
+def alone():
+    with processes(ComputeConfig(device="cpu", threads=1)) as joined:
+        yield joined
+
+
+def a_dataset(taken, n_users, n_items):
+    """A dataset from a 0/1 matrix, nothing held out."""
+    users, items = (side.astype(np.int32) for side in np.nonzero(taken))
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users))])
+    none = np.full(n_users, -1, np.int32)
+    return Dataset(
+        None, n_users, n_items, users, items, indptr.astype(np.int64), none, none, [], [], "time"
+    )
+
+
+@pytest.fixture
+def grown_world():
+    """30 users and 20 items, of whom two and one are new; 5 old users took more."""
+    random = np.random.default_rng(0)
+    taken = random.random((30, 20)) < 0.3
+    old = taken[:28, :19].copy()
+    more = random.random((5, 19)) < 0.2
+    taken[:5, :19] |= more
+    return a_dataset(old, 28, 19), a_dataset(taken, 30, 20), taken.astype(float)
+
+
+def experiment(**update):
+    als = {"l2": 0.5, "iterations": 300}
+    return Experiment.model_validate(
+        {
+            "pretrain": {"model": "als", "factors": 19, "als": als},
+            "model": {"id_embedding": "init_frozen", "id_dim": 20},
+            "update": update,
+        }
+    )
+
+
+def full(settings, dataset, alone, folder):
+    """The pretrain stage from nothing, as an artifact."""
+    folder.mkdir()
+    draft = Draft(folder)
+    build_tables(settings, dataset, alone, draft)
+    return Artifact(folder, {"info": draft.info})
+
+
+def updated(settings, before, old, new, alone, folder):
+    folder.mkdir()
+    draft = Draft(folder)
+    changes = Changes.between(old, new)
+    build_updated_tables(settings, before, new, changes, alone, draft)
+    return IdTables.open(Artifact(folder, {"info": draft.info})), changes
+
+
+def loss(taken, user, item, l2=0.5):
+    """The whole objective, every zero included."""
+    user, item = user.double().numpy(), item.double().numpy()
+    return ((taken - user @ item.T) ** 2).sum() + l2 * ((user**2).sum() + (item**2).sum())
+
+
+def test_als_carried_on_to_the_end_scores_as_a_rebuild_does(grown_world, alone, tmp_path):
+    """With as many factors as items the loss has one minimum in the scores: both must find it."""
+    old, new, taken = grown_world
+    settings = experiment(sweeps=3, polish=300)
+    before = full(settings, old, alone, tmp_path / "before")
+    tables, _ = updated(settings, before, old, new, alone, tmp_path / "after")
+    rebuilt = IdTables.open(full(settings, new, alone, tmp_path / "rebuilt"))
+    scores, expected = (t.user @ t.item.T for t in (tables, rebuilt))
+    assert (scores - expected).abs().max() < 2e-3
+    assert expected.abs().max() > 0.3
+    assert loss(taken, tables.user, tables.item) == pytest.approx(
+        loss(taken, rebuilt.user, rebuilt.item), rel=1e-5
+    )
+
+
+def test_als_of_the_changed_rows_alone_comes_near_it(grown_world, alone, tmp_path):
+    old, new, taken = grown_world
+    settings = experiment(sweeps=3)
+    before = full(settings, old, alone, tmp_path / "before")
+    tables, _ = updated(settings, before, old, new, alone, tmp_path / "after")
+    rebuilt = IdTables.open(full(settings, new, alone, tmp_path / "rebuilt"))
+    stale = IdTables.open(before)
+    at_best = loss(taken, rebuilt.user, rebuilt.item)
+    left = loss(taken, grown(stale.user, 30), grown(stale.item, 20))
+    reached = loss(taken, tables.user, tables.item)
+    assert at_best < reached < 1.02 * at_best
+    assert reached - at_best < 0.2 * (left - at_best)
+
+
+def test_a_changed_item_is_the_ridge_regression_on_its_users(grown_world, alone, tmp_path):
+    old, new, taken = grown_world
+    settings = experiment(sweeps=1)
+    before = full(settings, old, alone, tmp_path / "before")
+    tables, changes = updated(settings, before, old, new, alone, tmp_path / "after")
+    user = tables.user.double().numpy()
+    for item in changes.items:
+        solved = np.linalg.solve(user.T @ user + 0.5 * np.eye(20), user.T @ taken[:, item])
+        np.testing.assert_allclose(tables.item[item].numpy(), solved, atol=1e-4)
+
+
+def test_rows_whose_interactions_did_not_change_keep_their_bits(grown_world, alone, tmp_path):
+    old, new, _ = grown_world
+    for model in ("als", "mf"):
+        settings = experiment(sweeps=2, epochs=3)
+        pretrain = settings.pretrain.model_copy(update={"model": model, "epochs": 5})
+        settings = settings.model_copy(update={"pretrain": pretrain})
+        before = full(settings, old, alone, tmp_path / f"before-{model}")
+        tables, changes = updated(settings, before, old, new, alone, tmp_path / f"after-{model}")
+        stale = IdTables.open(before)
+        for side, changed in (("user", changes.users), ("item", changes.items)):
+            was, now = getattr(stale, side), getattr(tables, side)
+            kept = np.setdiff1d(np.arange(len(was)), changed)
+            assert len(kept) or side == "item"
+            assert torch.equal(was[kept], now[kept])
+            moved = changed[changed < len(was)]
+            assert not torch.isclose(was[moved], now[moved]).all(1).any()
+            assert now.isfinite().all()
+
+
+def test_a_unit_scale_stays_the_one_that_the_towers_know(grown_world, alone, tmp_path):
+    old, new, _ = grown_world
+    settings = experiment(sweeps=1)
+    unit = settings.model_copy(
+        update={"pretrain": settings.pretrain.model_copy(update={"scale": "unit"})}
+    )
+    plain = full(settings, old, alone, tmp_path / "plain")
+    scaled = full(unit, old, alone, tmp_path / "scaled")
+    divided = divisors(scaled, "unit")
+    assert divided is not None
+    for side, by in zip(("user", "item"), divided, strict=True):
+        assert by == pytest.approx(float(getattr(IdTables.open(plain), side).std()))
+    one, _ = updated(settings, plain, old, new, alone, tmp_path / "one")
+    other, _ = updated(unit, scaled, old, new, alone, tmp_path / "other")
+    np.testing.assert_allclose(other.user.numpy() * divided[0], one.user.numpy(), atol=1e-4)
+    np.testing.assert_allclose(other.item.numpy() * divided[1], one.item.numpy(), atol=1e-4)
+
+
+def test_whitened_tables_cannot_be_carried_on(grown_world, alone, tmp_path):
+    old, _, _ = grown_world
+    settings = experiment()
+    white = settings.model_copy(
+        update={"pretrain": settings.pretrain.model_copy(update={"scale": "whiten"})}
+    )
+    assert divisors(full(white, old, alone, tmp_path / "white"), "whiten") is None
+
+
+def test_one_epoch_of_changed_rows_is_adams_step_along_the_losss_gradient():
+    """Adam's first step has the learning rate's length in every element, against the gradient."""
+    random = np.random.default_rng(0)
+    taken = random.random((12, 9)) < 0.4
+    data = a_dataset(taken, 12, 9)
+    by_item = data.csr_by_item
+    both = Interactions(data.user_indptr, data.train_item, *by_item)
+    user, item = (random.normal(0, 0.3, (n, 5)).astype(np.float32) for n in (12, 9))
+    config = PretrainConfig(learning_rate=0.01, l2=0.5, negatives=2)
+    users, items, key, bias = np.array([1, 4, 11]), np.array([], np.int64), (0, 99), -0.7
+    tables = torch.from_numpy(user.copy()), torch.from_numpy(item.copy())
+    solver = ChangedRows(*tables, bias, both, users, items, config, key)
+    (_,) = solver.epochs(1)
+    counts = taken[users].sum(1)
+    drawn = np.split(
+        positional_integers((*key, 0, 0), 0, 2 * int(counts.sum()), 9), np.cumsum(2 * counts)[:-1]
+    )
+    for row, negatives in zip(users, drawn, strict=True):
+        gradient = 0.5 * user[row].astype(float)
+        labelled = [(i, 1) for i in np.flatnonzero(taken[row])] + [(i, 0) for i in negatives]
+        for i, label in labelled:
+            score = user[row, :4] @ item[i, :4] + user[row, 4] + item[i, 4] + bias
+            inner = np.append(item[i, :4], 1.0)
+            gradient += (1 / (1 + np.exp(-score)) - label) * inner
+        assert np.abs(gradient).min() > 1e-3
+        np.testing.assert_allclose(
+            tables[0][row].numpy() - user[row], -0.01 * np.sign(gradient), atol=1e-5
+        )
+    others = np.setdiff1d(np.arange(12), users)
+    np.testing.assert_array_equal(tables[0][others].numpy(), user[others])
+    np.testing.assert_array_equal(tables[1].numpy(), item)
+
+
+def test_new_rows_start_at_the_mean():
+    table = torch.tensor([[1.0, 3.0], [3.0, 5.0]])
+    assert grown(table, 4).tolist() == [[1.0, 3.0], [3.0, 5.0], [2.0, 4.0], [2.0, 4.0]]
+
+
+def test_the_rate_of_changed_rows_falls_to_its_end():
+    """Of two epochs the second moves a row by half of what the first may move it."""
+    random = np.random.default_rng(1)
+    data = a_dataset(random.random((6, 5)) < 0.5, 6, 5)
+    both = Interactions(data.user_indptr, data.train_item, *data.csr_by_item)
+    tables = [torch.from_numpy(random.normal(0, 1, (n, 4)).astype(np.float32)) for n in (6, 5)]
+    start = tables[0].clone()
+    config = PretrainConfig(learning_rate=0.01, l2=50.0)  # strong: every step goes to zero
+    solver = ChangedRows(*tables, 0.0, both, np.arange(6), np.arange(0), config, (0, 99))
+    for _ in solver.epochs(2):
+        pass
+    moved = (tables[0] - start).abs()[start.abs() > 0.2]
+    np.testing.assert_allclose(moved.numpy(), 0.015, rtol=2e-3)

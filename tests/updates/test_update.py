@@ -1,0 +1,289 @@
+"""The whole command on a small shop: chains, repetitions, kills; nothing held out is learned."""
+
+import json
+import shutil
+import tomllib
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file
+
+from cadc_rec.config.experiment import Experiment
+from cadc_rec.errors import CadcError
+from cadc_rec.pipeline.pipeline import Pipeline
+from cadc_rec.store.artifact import open_artifact
+from cadc_rec.store.atomic import empty_folder
+from cadc_rec.updates import update as at_work
+from cadc_rec.updates.chain import line_of, updated_pipeline, updates_of
+from cadc_rec.updates.update import carry_on
+from tests.updates.conftest import (
+    INTERACTIONS,
+    as_toml,
+    day_rows,
+    item,
+    settings,
+    shop_rows,
+    split_by_hand,
+    user,
+    write_table,
+)
+
+STAGES = ["prepare", "pretrain", "select", "train", "evaluate"]
+
+
+def folders(workdir):
+    """Every artifact in a work folder, each whole."""
+    found = [path.parent for path in workdir.glob("*/*/manifest.json")]
+    return {str(open_artifact(path).path.relative_to(workdir)) for path in found}
+
+
+def test_an_update_leaves_ordinary_artifacts_and_a_record(workdir, experiment, day):
+    before = folders(workdir)
+    outcome = carry_on(experiment(), workdir, day())
+    update = outcome.update
+    assert update.number == 1
+    assert list(update.artifacts) == STAGES
+    made = folders(workdir)
+    assert before < made
+    assert made - before == {*update.artifacts.values(), f"updates/{update.path.name}"}
+    evaluation = workdir / update.artifacts["evaluate"]
+    ranks = pq.read_table(evaluation / "ranks.parquet").to_pydict()
+    pairs = zip(ranks["user_id"], ranks["item_id"], strict=True)
+    expected = split_by_hand([*shop_rows(), *day_rows()])["test"]
+    assert sorted(pairs) == sorted(expected)
+    assert json.loads((update.path / "update.json").read_text()) == update.report
+
+
+def test_its_inputs_are_the_artifacts_before(workdir, experiment, day):
+    base = Pipeline(experiment(), workdir).run()
+    update = carry_on(experiment(), workdir, day()).update
+    made = {s: open_artifact(workdir / f) for s, f in update.artifacts.items()}
+    inputs = {s: a.manifest["inputs"] for s, a in made.items()}
+    assert inputs["prepare"]["before"] == base["prepare"].fingerprint
+    assert inputs["pretrain"]["tables_before"] == base["pretrain"].fingerprint
+    assert inputs["select"]["selection_before"] == base["select"].fingerprint
+    assert inputs["train"]["checkpoint_before"] == base["train"].fingerprint
+    assert inputs["evaluate"]["checkpoint"] == made["train"].fingerprint
+
+
+def test_the_same_command_again_does_nothing(workdir, experiment, day):
+    first = carry_on(experiment(), workdir, day())
+    there = folders(workdir)
+    again = carry_on(experiment(), workdir, day())
+    assert (first.kept, again.kept) == (False, True)
+    assert again.update == first.update
+    assert folders(workdir) == there
+
+
+def test_updates_follow_each_other(workdir, experiment, day):
+    one = carry_on(experiment(), workdir, day(name="one")).update
+    second = [(user(8), item(200), 350), (user(99), item(4), 360)]
+    two = carry_on(experiment(), workdir, day(second, "two")).update
+    assert (one.number, two.number) == (1, 2)
+    base = Pipeline(experiment(), workdir).run()
+    assert [u.number for u in updates_of(workdir, line_of(base))] == [1, 2]
+    assert two.report["day"]["interactions"] == 2
+    known = len(shop_rows())
+    total = len({row[:2] for row in [*shop_rows(), *day_rows(), *second]}) - known
+    assert two.report["new_share_since_full_build"] == pytest.approx(total / known)
+    there = folders(workdir)
+    for number, artifacts in ((0, None), (1, one.artifacts), ("latest", two.artifacts)):
+        made = updated_pipeline(experiment(), workdir, number=number).run()
+        wanted = artifacts or {s: f"{s}/{a.path.name}" for s, a in base.items()}
+        assert {s: f"{s}/{a.path.name}" for s, a in made.items()} == dict(wanted)
+    assert folders(workdir) == there
+    with pytest.raises(CadcError, match="has no update 3"):
+        updated_pipeline(experiment(), workdir, number=3)
+    assert carry_on(experiment(), workdir, day(name="one")).update.number == 1
+
+
+def test_another_experiment_in_the_same_folder_has_updates_of_its_own(workdir, experiment, day):
+    carry_on(experiment(), workdir, day())
+    other = carry_on(experiment(seed=1), workdir, day())
+    assert other.update.number == 1
+    assert not other.kept
+
+
+def test_a_day_of_known_rows_changes_nothing(workdir, experiment, day):
+    there = folders(workdir)
+    outcome = carry_on(experiment(), workdir, day(shop_rows()[:7]))
+    assert outcome.update is None
+    assert outcome.counts["duplicates"] == 7
+    assert folders(workdir) == there
+
+
+def test_nothing_that_learns_looks_at_what_the_day_holds_out(workdir, experiment, day):
+    """Give the users' new test items to others: tables and sample keep every byte."""
+    users = sorted({row[0] for row in day_rows()})
+    # Two items that stand in held-out rows only, whoever gets them; user 20 has both either way.
+    extra = [(user(20), item(81), 401), (user(20), item(80), 402)]
+    made = []
+    for flip in (0, 1):
+        tests = [(who, item(80 + (n + flip) % 2), 400) for n, who in enumerate(users)]
+        folder = shutil.copytree(workdir, workdir.parent / f"work-{flip}")
+        rows = [*day_rows(), *tests, *extra]
+        update = carry_on(experiment(), folder, day(rows, f"day-{flip}")).update
+        made.append({s: open_artifact(folder / f) for s, f in update.artifacts.items()})
+    for stage in ("pretrain", "select"):
+        assert made[0][stage].fingerprint == made[1][stage].fingerprint
+    assert made[0]["prepare"].fingerprint != made[1]["prepare"].fingerprint
+
+
+@pytest.mark.parametrize("stage", ["build_updated_tables", "build_updated_towers"])
+def test_an_update_that_ended_half_way_is_none_and_goes_on(
+    workdir, experiment, day, monkeypatch, stage
+):
+    there = folders(workdir)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(at_work, stage, stop)
+        with pytest.raises(KeyboardInterrupt):
+            carry_on(experiment(), workdir, day())
+    base = Pipeline(experiment(), workdir).run()
+    assert all(artifact.cached for artifact in base.values())
+    assert updates_of(workdir, line_of(base)) == []
+    half = folders(workdir) - there
+    assert half
+    update = carry_on(experiment(), workdir, day()).update
+    assert half < folders(workdir) - there
+    assert half <= set(update.artifacts.values())
+
+
+def test_two_updates_of_one_experiment_at_once_are_refused(workdir, experiment, day):
+    line = line_of(Pipeline(experiment(), workdir).run())
+    with (
+        empty_folder(workdir, "updates", f"line-{line}"),
+        pytest.raises(CadcError, match="another job"),
+    ):
+        carry_on(experiment(), workdir, day())
+    assert carry_on(experiment(), workdir, day()).update.number == 1
+
+
+def test_towers_that_are_kept_keep_their_bits(workdir, experiment, day):
+    base = Pipeline(experiment(), workdir).run()
+    users = [("u99", "gold", 21.0)]  # a new value: one row more in the table of plans
+    kept = experiment(update={"towers": "keep", "epochs": 2})
+    update = carry_on(kept, workdir, day(users=users)).update
+    before = load_file(base["train"].path / "model.safetensors")
+    after = load_file(workdir / update.artifacts["train"] / "model.safetensors")
+    assert before.keys() == after.keys()
+    grew = "user.features.tables.embedding_bags.user_plan.weight"
+    for name, weight in before.items():
+        np.testing.assert_array_equal(
+            after[name][: len(weight)] if name == grew else after[name], weight
+        )
+    assert len(after[grew]) == len(before[grew]) + 1
+    np.testing.assert_array_equal(after[grew][-1], before[grew][0])  # starts as the unknown value
+    assert update.report["vectors"]["user"]["unchanged"]["cosine"] == pytest.approx(1)
+
+
+def test_what_cannot_be_carried_on_is_made_anew_and_said(workdir, experiment, day):
+    pretrain = {"model": "mlp", "factors": 7, "mlp": {"epochs": 1}}
+    update = carry_on(experiment(pretrain=pretrain), workdir, day()).update
+    assert "pretrain.model = 'mlp'" in update.report["rebuilt"]
+    assert update.report["rebuild"] == []
+    assert update.report["new_share_since_full_build"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"pretrain": {"model": "none"}, "model": {"id_embedding": "trainable", "id_dim": 8}},
+        {
+            "pretrain": {"model": "als", "factors": 7, "scale": "unit", "als": {"half_life": 5.0}},
+            "transitions": {"window": 3, "dim": 8},
+            "history": {"length": 4, "windows": [1, 4]},
+            "prior": {"use": True},
+            "select": {"kind": "recent", "ratio": 3, "shards": 2},
+        },
+        {
+            "pretrain": {"model": "mf", "loss": "softmax", "epochs": 3, "factors": 7},
+            "select": {"kind": "hard", "ratio": 3},
+        },
+        {"pretrain": {"model": "popularity"}, "model": {"kind": "tables"}},
+    ],
+    ids=["learned ids", "recipe", "softmax and hard rows", "popularity"],
+)
+def test_other_methods_are_carried_on_too(tmp_path, experiment, day, sections):
+    workdir = tmp_path / "work"
+    update = carry_on(experiment(**sections), workdir, day()).update
+    assert update.report["rebuilt"] == ""
+    made = updated_pipeline(experiment(**sections), workdir).run()
+    assert {s: f"{s}/{a.path.name}" for s, a in made.items()} == dict(update.artifacts)
+    assert set(updated_pipeline(experiment(**sections), workdir, number=0).run()) == set(made)
+
+
+def test_a_generated_worlds_day_is_a_table_with_its_columns(tmp_path):
+    world = {"users": 30, "items": 20, "interactions": 300}
+    sections = settings(tmp_path) | {"data": {"generated": world}}
+    experiment = Experiment.model_validate(sections)
+    folder = tmp_path / "day"
+    folder.mkdir()
+    (folder / "interactions.csv").write_text(
+        "user_id,item_id,timestamp\n1,500,2000000000\n500,1,2000000001\n"
+    )
+    (folder / "users.csv").write_text("user_id,segment,age_group\n500,segment-0,20\n")
+    update = carry_on(experiment, tmp_path / "work", folder).update
+    assert update.report["day"]["new_users"] == update.report["day"]["new_items"] == 1
+    table = pq.read_table(tmp_path / "work" / update.artifacts["prepare"] / "users.parquet")
+    last = table.slice(table.num_rows - 1).to_pylist()[0]
+    assert last["user_id"] == 500
+    assert last["segment"] > 0
+    assert last["age_group"] == 2  # the second of 10, 20, ...
+
+
+@pytest.mark.parametrize(
+    ("environment", "data", "words"),
+    [
+        ({"WORLD_SIZE": "2"}, {}, "runs in one process"),
+        ({}, {"folder": "nowhere"}, "no such folder; correct --new"),
+        ({}, {"folder": "."}, "holds no table of interactions"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_any_work(
+    workdir, experiment, tmp_path, monkeypatch, environment, data, words
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    there = folders(workdir)
+    with pytest.raises(CadcError, match=words):
+        carry_on(experiment(), workdir, tmp_path / data.get("folder", "day"))
+    assert folders(workdir) == there
+
+
+def test_the_command_prints_its_report_and_lists_its_updates(cli, tmp_path, shop, workdir, day):
+    config = tmp_path / "shop.toml"
+    config.write_text(as_toml(settings(shop)))
+    assert tomllib.loads(config.read_text())["pretrain"]["factors"] == 7
+    done = cli("update", config, "--new", day(), "--workdir", workdir)
+    assert done.code == 0, done.err
+    assert "new interactions" in done.out
+    listed = cli("updates", config, "--workdir", workdir, "--json")
+    (one,) = json.loads(listed.out)
+    assert one["number"] == 1
+    assert set(one["artifacts"]) == set(STAGES)
+    again = cli("update", config, "--new", day(), "--workdir", workdir, "--json")
+    assert json.loads(again.out)["kept"] is True
+    nothing = cli("update", config, "--new", day(shop_rows()[:3], "old"), "--workdir", workdir)
+    assert "holds no new interaction" in nothing.out
+    wrong = cli("update", config, "--new", tmp_path / "none", "--workdir", workdir)
+    assert wrong.code == 2
+    assert "error: " in wrong.err
+    assert "no such folder" in wrong.err
+    write_table(tmp_path / "bad" / "interactions.parquet", [("u1", "i1", None)], INTERACTIONS)
+    wrong = cli("update", config, "--new", tmp_path / "bad", "--workdir", workdir)
+    assert wrong.code == 2
+
+
+def test_a_run_on_several_processes_is_carried_on_as_it_is(workdir, experiment, day):
+    """Its train artifact is looked for under its own key, and never made anew on one process."""
+    several = experiment(compute={"device": "cpu", "threads": 1, "processes": 2})
+    there = folders(workdir)
+    with pytest.raises(CadcError, match=r"compute\.processes = 2 needs a launcher"):
+        carry_on(several, workdir, day())
+    assert folders(workdir) == there
