@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 from filelock import FileLock
 
-from tests import zygote
+from tests import schedule, zygote
 from tests.share import share
 
 PARENT = pytest.StashKey[zygote.Server]()
@@ -70,12 +70,16 @@ def pytest_unconfigure(config):
         config.stash[PARENT].close()
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Deal the tests to workers by files."""
+    return schedule.ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """The tests of a file go to one worker, which makes once what they share."""
-    for item in items:
-        if not any(item.iter_markers("apart")):
-            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+    """What takes long comes first, so that the workers end together."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: schedule.place(item.nodeid))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ GROUPS = {
 }
 CHOSEN = share().cases(GROUPS)
 
-pytestmark = [pytest.mark.slow, pytest.mark.distributed, pytest.mark.apart]
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 
 @pytest.mark.timeout(900)  # the first one waits for what all share
