@@ -53,6 +53,8 @@ threads = 1
 
 def pytest_configure(config):
     """One parent of all processes, for all workers of a session; one thread for each of these."""
+    # numba's loops are compiled once for all of them, and for the sessions to come.
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(zygote.ROOT / "work" / "numba"))
     if hasattr(config, "workerinput"):
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # nobody has loaded torch yet
     else:
