@@ -21,8 +21,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from numba import njit
 
+from cadc_rec.compiled import compiled
 from cadc_rec.models.sparse import csr_matrix, products_at
 from cadc_rec.pretrain.lanes import Lanes
 
@@ -134,7 +134,7 @@ class FusedGradient:
         return Gradient(bias.new_tensor(error), bias.new_tensor(loss))
 
 
-@njit(fastmath=True, nogil=True, inline="always")
+@compiled(fastmath=True, nogil=True, inline="always")
 def _products(row: Any, others: Any, col: Any, first: int, last: int, out: Any) -> None:
     """Dot products of `row` with the rows ``col[first:last]``, four at a time."""
     width = row.shape[0]
@@ -160,7 +160,7 @@ def _products(row: Any, others: Any, col: Any, first: int, last: int, out: Any) 
         k += 1
 
 
-@njit(fastmath=True, nogil=True, inline="always")
+@compiled(fastmath=True, nogil=True, inline="always")
 def _add_rows(into: Any, others: Any, col: Any, first: int, last: int, weight: Any) -> None:
     """Add the rows ``col[first:last]``, weighted, to `into`, four at a time."""
     width = into.shape[0]
@@ -179,7 +179,7 @@ def _add_rows(into: Any, others: Any, col: Any, first: int, last: int, weight: A
         k += 1
 
 
-@njit(fastmath=True, nogil=True, inline="always")
+@compiled(fastmath=True, nogil=True, inline="always")
 def _sigmoid(x: Any, bits: Any, power: Any, n: int) -> None:
     """``1 / (1 + exp(-x))`` of the first n elements, in place, to about 2e-7.
 
@@ -204,7 +204,7 @@ def _sigmoid(x: Any, bits: Any, power: Any, n: int) -> None:
         x[k] = np.float32(1.0) / (np.float32(1.0) + x[k] * power[k])
 
 
-@njit(fastmath=True, nogil=True, inline="always")
+@compiled(fastmath=True, nogil=True, inline="always")
 def _log_loss(probability: Any, n: int) -> Any:
     """Minus the sum of the logarithms, one logarithm for four of them."""
     least = np.float32(_LEAST_PROBABILITY)
@@ -218,7 +218,7 @@ def _log_loss(probability: Any, n: int) -> Any:
     return loss - np.log(product)
 
 
-@njit(fastmath=True, nogil=True)
+@compiled(fastmath=True, nogil=True)
 def _entries(
     start: int,
     stop: int,

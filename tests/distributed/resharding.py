@@ -1,7 +1,8 @@
 """Saving a small training on some ranks and loading it on others: what both sides see of it.
 
-Run by torchrun, ``resharding.py OUT FOLDER save|load CASE...``: rank 0 writes the results. A case
-is a sharding type to save under, or ``FROM>TO`` to load what was saved under the first.
+Run as the ranks of a job, ``resharding.py OUT FOLDER save|load CASE...``: rank 0 writes the
+results. A case is a sharding type to save under, or ``FROM>TO`` to load what was saved under the
+first.
 """
 
 from __future__ import annotations

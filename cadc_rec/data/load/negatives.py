@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cadc_rec.compiled import compiled
 from cadc_rec.data.load.batches import Step
 from cadc_rec.data.randomness import Key, Purpose, positional_fractions, positional_integers
 from cadc_rec.data.user_items import UserItems
@@ -114,7 +114,7 @@ def _unknown_before(
     return before, summed[indptr[1:]] - summed[indptr[:-1]]
 
 
-@njit(nogil=True, inline="always")
+@compiled(nogil=True, inline="always")
 def _item_at(x: int, ends: Any, guide: Any, shift: int) -> int:
     """The item in whose stretch ``[ends[i], ends[i + 1])`` the number `x` falls."""
     bucket = x >> shift
@@ -128,14 +128,14 @@ def _item_at(x: int, ends: Any, guide: Any, shift: int) -> int:
     return low
 
 
-@njit(nogil=True)
+@compiled(nogil=True)
 def _to_items(drawn: Any, ends: Any, guide: Any, shift: int) -> None:
     """Replace numbers below the total by the items they fall on."""
     for k in range(len(drawn)):
         drawn[k] = _item_at(drawn[k], ends, guide, shift)
 
 
-@njit(nogil=True)
+@compiled(nogil=True)
 def _draw_unknown(
     drawn: Any,
     fractions: Any,

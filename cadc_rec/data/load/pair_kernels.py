@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cadc_rec.compiled import compiled
 from cadc_rec.data.load.batches import Arrays, Batch, PairPattern, is_dense
 from cadc_rec.data.randomness import (
     MOST_BY_HALVES,
@@ -90,14 +90,14 @@ def uniform_negatives(key: Key, start: int, count: int, n_items: int) -> NDArray
 
 # Arrays come from outside and are only indexed: what allocates takes several times as long to
 # compile.
-@njit(nogil=True)
+@compiled(nogil=True)
 def _scale(halves: Any, below: int, into: Any) -> None:
     """Uniform 32-bit numbers to uniform ones below a bound, by multiplying and shifting."""
     for k in range(len(halves)):
         into[k] = (np.uint64(halves[k]) * np.uint64(below)) >> np.uint64(32)
 
 
-@njit(nogil=True)
+@compiled(nogil=True)
 def _pass(keys: Any, order: Any, into: Any, places: Any, shift: int) -> None:
     """Sort `order` by one digit of its keys."""
     mask = len(places) - 2
@@ -111,7 +111,7 @@ def _pass(keys: Any, order: Any, into: Any, places: Any, shift: int) -> None:
         places[digit] += 1
 
 
-@njit(nogil=True)
+@compiled(nogil=True)
 def _gather(
     users: Any,
     items: Any,
@@ -147,7 +147,7 @@ def _gather(
     return found
 
 
-@njit(nogil=True)
+@compiled(nogil=True)
 def _transpose(
     pairs: Any, row_of: Any, width: int, free: Any, to_item_order: Any, item_col: Any
 ) -> None:
@@ -160,7 +160,7 @@ def _transpose(
             item_col[at] = row_of[row]
 
 
-@njit(nogil=True)
+@compiled(nogil=True)
 def _number(
     pairs: Any,
     order: Any,

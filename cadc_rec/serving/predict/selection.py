@@ -4,15 +4,16 @@ torch's own `topk` reads a row several times. Here the best of each of a few chu
 that can be among the best few, and only chunks that reach it are looked at one by one. What may not
 be recommended is struck out on the way.
 
-Compiled when imported: a request waits for nothing. numba's cache on disk would spare that second,
-and is a pickle.
+Compiled when imported: a request waits for nothing (`cadc_rec.compiled` on keeping it on disk).
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numpy.typing import NDArray
+
+from cadc_rec.compiled import compiled
 
 MOST = 128
 """Places up to which this is faster than a sort; each find moves half of them."""
@@ -46,7 +47,7 @@ _LEAST = 16  # columns of a chunk, below which looking at its best first is no g
 
 
 # Scores are finite or minus infinity: without NaN the maximum of a chunk is a vector instruction.
-@njit(types.float32(types.float32[::1]), nogil=True, fastmath={"nnan", "nsz", "reassoc"})
+@compiled(types.float32(types.float32[::1]), nogil=True, fastmath={"nnan", "nsz", "reassoc"})
 def _highest(part):  # type: ignore[no-untyped-def] # see the decorator
     highest = np.float32(-np.inf)
     for column in range(part.shape[0]):
@@ -54,7 +55,7 @@ def _highest(part):  # type: ignore[no-untyped-def] # see the decorator
     return highest
 
 
-@njit(nogil=True, inline="always")
+@compiled(nogil=True, inline="always")
 def _put(kept, places, score, column):  # type: ignore[no-untyped-def] # compiled into its callers
     """Put a score that is better than the last one in its place; the last one falls out."""
     place = kept.shape[0] - 1
@@ -64,7 +65,7 @@ def _put(kept, places, score, column):  # type: ignore[no-untyped-def] # compile
     kept[place], places[place] = score, column
 
 
-@njit(_SIGNATURE, nogil=True)
+@compiled(_SIGNATURE, nogil=True)
 def _fill(scores, indptr, rows, columns, found):  # type: ignore[no-untyped-def] # see _SIGNATURE
     keep, width = found.shape[1], scores.shape[1]
     last, chunks = keep - 1, _CHUNKS * keep
