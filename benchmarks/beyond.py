@@ -21,7 +21,7 @@ from cadc_rec.study.report import words
 from cadc_rec.study.report.groups import Book, Group, label
 from cadc_rec.study.report.report import write_report
 from cadc_rec.study.report.study_data import Study, load_studies
-from cadc_rec.study.run.commands import run_study
+from cadc_rec.study.run.cells import run_study
 
 STUDY = ROOT / "configs" / "study" / "beyond.toml"
 PAGE = ROOT / "docs" / "accuracy.md"

@@ -50,7 +50,7 @@ from cadc_rec.distributed.launch import (
     is_local_worker,
     run_workers,
 )
-from cadc_rec.errors import CadcError, SpokenError
+from cadc_rec.errors import FAILURE_FILE, CadcError, Failure, SpokenError
 from cadc_rec.log import console, keep_interrupts, log, set_up_logging
 from cadc_rec.pipeline.pipeline import STAGES, Pipeline, launched
 from cadc_rec.pipeline.summary import run_result, run_table, stage_document, stage_lines
@@ -329,6 +329,9 @@ def _report(error: Exception, text: str, code: int, debug: bool) -> int:
         # now; if not, it is ours to say.
         time.sleep(_RANK_0_FIRST_SECONDS)
     print(text, file=sys.stderr, flush=True)
+    if FAILURE_FILE in os.environ:
+        sentence = str(error) if isinstance(error, CadcError) else text
+        Failure.of(error, sentence).leave(Path(os.environ[FAILURE_FILE]))
     if isinstance(error, SpokenError):
         error.said()
     return code

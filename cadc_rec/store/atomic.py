@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cadc_rec.errors import CadcError
+from cadc_rec.errors import BusyError, CadcError
 
 _TEMPORARY = ".tmp"
 _REPLACED = ".old"
@@ -64,7 +64,7 @@ def _filled(workdir: Path, name: str, busy: str) -> Iterator[Path]:
         _sweep(temporary)
         with locked(temporary / f"{name}.lock") as mine:
             if not mine:
-                raise CadcError(
+                raise BusyError(
                     f"{workdir}: {busy} give this one a work folder of its own with --workdir."
                 )
             with _emptied(temporary / name) as folder:
@@ -100,7 +100,7 @@ def folder_to_fill(final: Path, *, replace: bool = False) -> Iterator[Path]:
     make_folder(final.parent, final.parent)
     with _disk_explained(final.parent), locked(final.with_name(f".{final.name}.lock")) as mine:
         if not mine:
-            raise CadcError(f"{final}: another job is writing it; wait for it.")
+            raise BusyError(f"{final}: another job is writing it; wait for it.")
         if old.exists() and not final.exists():  # its job died between the renames of `commit`
             old.rename(final)
         if os.path.lexists(final) and not replace:

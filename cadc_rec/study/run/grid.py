@@ -112,7 +112,7 @@ class Cell:
             how += f".{self.variant}"
         return f"{self.dataset}.{how}.s{self.experiment.seed}"
 
-    def described(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """What the study's record says of a cell that has not run."""
         return {
             "id": self.id,
@@ -134,7 +134,7 @@ class Study:
     file: StudyFile
     cells: tuple[Cell, ...]
 
-    def described(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The study's record: what is wanted."""
         return {
             "schema_version": 1,
@@ -143,7 +143,7 @@ class Study:
             "layout": self.file.layout,
             "baseline": self.file.baseline,
             "second": self.file.second,
-            "cells": [cell.described() for cell in self.cells],
+            "cells": [cell.to_dict() for cell in self.cells],
         }
 
 

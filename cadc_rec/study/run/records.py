@@ -33,7 +33,7 @@ def record_undone(cell: Cell, status: str, error: str) -> dict[str, Any]:
     """
     return {
         "schema_version": SCHEMA_VERSION,
-        **cell.described(),
+        **cell.to_dict(),
         "status": status,
         "error": error,
         "digest": cell_digest(cell),
@@ -59,7 +59,7 @@ def record_done(cell: Cell, result: Mapping[str, Any], folder: Path) -> dict[str
     shutil.copyfile(Path(result["artifacts"]["evaluate"]) / "ranks.parquet", ranks)
     return {
         "schema_version": SCHEMA_VERSION,
-        **cell.described(),
+        **cell.to_dict(),
         "status": "done",
         "error": None,
         "digest": cell_digest(cell),

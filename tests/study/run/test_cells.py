@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from cadc_rec.errors import CadcError
-from cadc_rec.study.run import runner as runner_module
-from cadc_rec.study.run.commands import run_study
+from cadc_rec.errors import CadcError, Failure
+from cadc_rec.store.atomic import empty_folder
+from cadc_rec.study.run import cells as cells_module
+from cadc_rec.study.run.cells import Ended, StudyRunner, run_study
 from cadc_rec.study.run.grid import read_study
-from cadc_rec.study.run.runner import StudyRunner
 
 CADC, RANDOM, MF = "t.cadc.init_frozen.r10.s0", "t.random.trainable.r10.s0", "t.mf.none.r1.s0"
 
@@ -47,12 +47,12 @@ def written(workdir):
     return {path.stem: path.stat().st_mtime_ns for path in folder.glob("*.json")}
 
 
-# --- without processes: what a cell's exit code, output and words come to ------------------------
+# --- without processes: what a cell's exit code, output and failure come to ---------------------
 
 
 @pytest.fixture
 def pretend(monkeypatch, finished):
-    """pretend(answers): cells answer with these exit codes, outputs and words; who was run.
+    """pretend(answers): cells end in these ways; returns the list of those that were run.
 
     A cell without an answer of its own ends as the undisturbed run of the tiny world did.
     """
@@ -62,7 +62,7 @@ def pretend(monkeypatch, finished):
 
         def spawn(self, cell):
             ran.append(cell.id)
-            mine = (answers or {}).get(cell.id, (0, finished.out, finished.err))
+            mine = (answers or {}).get(cell.id, Ended(0, finished.out))
             return mine.pop(0) if isinstance(mine, list) else mine
 
         monkeypatch.setattr(StudyRunner, "_spawn", spawn)
@@ -71,7 +71,7 @@ def pretend(monkeypatch, finished):
     return start
 
 
-DIVERGED = (2, "", "07:00:00 prepare: kept\nerror: the loss is nan in epoch 1: lower it.\n")
+DIVERGED = Ended(2, "", Failure("refused", "the loss is nan in epoch 1: lower it."))
 
 
 def test_a_record_holds_what_the_run_printed_and_a_copy_of_its_ranks(
@@ -148,16 +148,16 @@ def test_a_later_call_tries_only_what_failed(write, pretend, tmp_path, cli):
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ((-9, "", "07:00:00 train\n"), "ended by signal 9"),
-        ((1, "", "07:00:00 train\n"), "ended with exit code 1"),
-        ((2, "", "error: first.\nerror: a second\nline of it.\n"), "a second line of it."),
+        (Ended(-9), "ended by signal 9"),
+        (Ended(1), "ended with exit code 1"),
+        (Ended(2, "", Failure("refused", "one sentence\nof two lines.")), "sentence of two lines."),
         (
-            (1, "", "unexpected error: KeyError: 'x'\nThis is a defect of ours.\n"),
-            "unexpected error: KeyError: 'x' This is a defect of ours.",
+            Ended(1, "", Failure("defect", "unexpected error: KeyError: 'x'\nA defect of ours.")),
+            "unexpected error: KeyError: 'x' A defect of ours.",
         ),
-        ((0, '{"artifacts": {}', ""), "Expecting"),
-        ((0, '{"artifacts": {"evaluate": "/nowhere"}}', ""), "/nowhere has no manifest.json"),
-        ((0, "{}", ""), "artifacts"),
+        (Ended(0, '{"artifacts": {}'), "Expecting"),
+        (Ended(0, '{"artifacts": {"evaluate": "/nowhere"}}'), "/nowhere has no manifest.json"),
+        (Ended(0, "{}"), "artifacts"),
     ],
 )
 def test_however_a_cell_ends_its_record_says_why(write, pretend, tmp_path, answer, reason):
@@ -173,9 +173,9 @@ def test_however_a_cell_ends_its_record_says_why(write, pretend, tmp_path, answe
 def test_a_stage_that_another_cell_is_making_is_waited_for(
     write, pretend, tmp_path, finished, monkeypatch
 ):
-    monkeypatch.setattr(runner_module, "_BUSY_SECONDS", 0.01)
-    busy = (2, "", "error: work: another job is making the same pretrain artifact there; wait.\n")
-    ran = pretend({CADC: [busy, busy, (0, finished.out, "")]})
+    monkeypatch.setattr(cells_module, "_BUSY_SECONDS", 0.01)
+    busy = Ended(2, "", Failure("busy", "whatever the sentence is."))
+    ran = pretend({CADC: [busy, busy, Ended(0, finished.out)]})
     run_study(write(["cadc"]), tmp_path, None, 1)
     assert ran == [CADC] * 3
     assert records(tmp_path)[CADC]["status"] == "done"
@@ -223,7 +223,7 @@ def test_two_jobs_run_two_cells_at_a_time(write, tmp_path, monkeypatch, finished
 
     def spawn(self, cell):
         together.wait()  # would be broken if one cell waited for the other to end
-        return 0, finished.out, ""
+        return Ended(0, finished.out)
 
     monkeypatch.setattr(StudyRunner, "_spawn", spawn)
     run_study(write(), tmp_path, None, 2)
@@ -266,7 +266,7 @@ def test_ctrl_c_ends_the_running_cell_begins_no_other_and_records_neither(
         ran.append(cell.id)
         os.kill(os.getpid(), signal.SIGINT)
         assert self._stop.wait(20)  # the real one ends its process then
-        return -signal.SIGTERM, "", ""
+        return Ended(-signal.SIGTERM)
 
     monkeypatch.setattr(StudyRunner, "_spawn", spawn)
     with pytest.raises(KeyboardInterrupt):
@@ -275,15 +275,19 @@ def test_ctrl_c_ends_the_running_cell_begins_no_other_and_records_neither(
     assert records(tmp_path) == {}
 
 
-def test_a_cell_is_the_run_command_and_its_words_go_to_its_log(
+def test_a_cell_is_the_run_command_its_log_holds_what_it_printed_and_its_failure_is_recorded(
     write, tmp_path, monkeypatch, finished
 ):
-    """A shell script in the interpreter's place: it says what it was called with."""
+    """A shell script in the interpreter's place: it notes what it was called with."""
     said = tmp_path / "said"
     script = tmp_path / "python"
-    script.write_text(f'#!/bin/sh\necho "$@" > {said}\necho "error: spoken" >&2\nexit 2\n')
+    failure = '{"kind": "refused", "sentence": "the cause"}'
+    script.write_text(
+        f'#!/bin/sh\necho "$@" > {said}\necho "error: printed" >&2\n'
+        f"echo '{failure}' > $_CADC_REC_FAILURE\nexit 2\n"
+    )
     script.chmod(0o755)
-    monkeypatch.setattr(runner_module.sys, "executable", str(script))
+    monkeypatch.setattr(cells_module.sys, "executable", str(script))
     path = write(["cadc"], sets='"train.epochs" = 3, "model.tower" = [8, 4]')
     with pytest.raises(CadcError, match="1 of 1 cells failed"):
         run_study(path, tmp_path / "work", tmp_path, 1)
@@ -293,8 +297,29 @@ def test_a_cell_is_the_run_command_and_its_words_go_to_its_log(
         f"--set train.epochs=3 --set model.tower=[8, 4] --set seed=0 --data-dir {tmp_path}"
     )
     log = tmp_path / "work" / "studies" / "tiny-study" / "logs" / f"{CADC}.log"
-    assert log.read_text() == "error: spoken\n"
-    assert records(tmp_path / "work")[CADC]["error"] == "spoken"
+    assert log.read_text() == "error: printed\n"
+    assert [path.name for path in log.parent.iterdir()] == [log.name]
+    assert records(tmp_path / "work")[CADC]["error"] == "the cause"
+
+
+def test_a_command_leaves_its_failure_for_the_process_that_started_it(
+    tiny, tmp_path, cli, monkeypatch, finished
+):
+    """Its kind is the type of the error; a failure that is there already was the cause."""
+    path = tmp_path / "failure.json"
+    monkeypatch.setenv("_CADC_REC_FAILURE", str(path))
+    key = Path(finished.result["artifacts"]["prepare"]).name
+    with empty_folder(tmp_path / "work", "prepare", key):
+        shown = cli("run", tiny, "--workdir", tmp_path / "work")
+    assert shown.code == 2
+    assert Failure.left(path).kind == "busy"
+    assert shown.err.endswith(f"error: {Failure.left(path).sentence}\n")
+    assert cli("run", tmp_path / "absent.toml").code == 2
+    assert Failure.left(path).kind == "busy"
+    path.unlink()
+    shown = cli("run", tmp_path / "absent.toml")
+    assert Failure.left(path) == Failure("refused", shown.err.removeprefix("error: ").strip())
+    assert Failure.left(tmp_path / "nothing") is None
 
 
 def test_a_report_of_nothing_is_refused_in_one_sentence(tmp_path, cli, write):

@@ -4,8 +4,9 @@ In: a `Study`, a work folder. Out: ``WORKDIR/studies/NAME/`` with ``study.json``
 ``cells/ID.json`` (what came of it), ``ranks/ID.parquet`` and ``logs/ID.log``.
 
 A cell is ``cadc-rec run`` with the cell's settings over the shared work folder. So cells share
-stages (one matrix factorization serves all rows that can use it; its seconds count for each), a
-killed study goes on where it stopped, and a cell that crashes takes nothing with it.
+stages: one matrix factorization serves all rows of the table that can use it, and its seconds count
+for each of them. A killed study continues from its last finished cell, and a cell that crashes
+does not end the others.
 """
 
 from __future__ import annotations
@@ -24,26 +25,88 @@ from typing import Any
 
 from cadc_rec.data.sources.raw_input import raw_input
 from cadc_rec.distributed.launch import CHILD_MARK
-from cadc_rec.errors import CadcError
+from cadc_rec.errors import FAILURE_FILE, CadcError, Failure
 from cadc_rec.log import log, track
 from cadc_rec.store.atomic import write_atomically
-from cadc_rec.study.run.grid import Cell, Study
-from cadc_rec.study.run.record import cell_digest, record_done, record_undone
+from cadc_rec.study.run.grid import Cell, Study, read_study
+from cadc_rec.study.run.records import cell_digest, record_done, record_undone
 
-_BUSY = "another job is making the same"  # what `atomic` says of a stage shared with another cell
-_BUSY_SECONDS = 2.0
+_BUSY_SECONDS = 2.0  # between two tries of a cell whose stage another cell is making
 _INTERRUPTED = 130  # a terminal's Ctrl-C reaches the cell before us
+
+
+def run_study(path: Path, workdir: Path, data_dir: Path | None, jobs: int) -> Path:
+    """Run the study that the TOML file `path` describes; returns its folder.
+
+    Args:
+        path: the grid.
+        workdir: where artifacts are kept.
+        data_dir: where raw archives lie.
+        jobs: cells at a time.
+
+    Raises:
+        CadcError: the grid cannot be run, or a cell failed; the other cells have run all the same.
+    """
+    if data_dir is not None and not data_dir.is_dir():
+        raise CadcError(f"{data_dir}: no such folder; correct --data-dir.")
+    study = read_study(path)
+    runner = StudyRunner(study, workdir, data_dir, jobs)
+    outcome = runner.run()
+    log.info(
+        "%s: %d cells done, %d of them before, %d failed, %d not available",
+        study.name,
+        len(outcome.done) + len(outcome.kept),
+        len(outcome.kept),
+        len(outcome.failed),
+        len(outcome.unavailable),
+    )
+    if outcome.failed:
+        raise CadcError(
+            f"{len(outcome.failed)} of {len(study.cells)} cells failed, the first of them "
+            f"{outcome.failed[0]}; {runner.folder / 'logs'} says why, and the same command tries "
+            "them again."
+        )
+    return runner.folder
 
 
 @dataclass
 class Outcome:
-    """How many cells ended how."""
+    """The ids of a study's cells, by how they ended."""
 
     done: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     """Done already by an earlier call."""
     failed: list[str] = field(default_factory=list)
     unavailable: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the process of a cell ended.
+
+    Attributes:
+        code: its exit code; below 0, the signal that ended it.
+        out: its standard output.
+        failure: what it left of its error; None where nothing failed, or it could not.
+    """
+
+    code: int
+    out: str = ""
+    failure: Failure | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether it found another cell at work on a stage that both need."""
+        return self.failure is not None and self.failure.kind == "busy"
+
+    @property
+    def reason(self) -> str:
+        """The sentence a failed cell is recorded with."""
+        if self.failure is not None:
+            return " ".join(self.failure.sentence.split())
+        if self.code < 0:
+            return f"ended by signal {-self.code}"
+        return f"ended with exit code {self.code}"
 
 
 class StudyRunner:
@@ -68,7 +131,7 @@ class StudyRunner:
         Raises:
             CadcError: the study's folder cannot be written.
         """
-        write_atomically(self.folder / "study.json", _as_json(self.study.described()))
+        write_atomically(self.folder / "study.json", _as_json(self.study.to_dict()))
         missing = self._missing_archives()
         outcome = Outcome()
         todo: list[Cell] = []
@@ -91,7 +154,7 @@ class StudyRunner:
         return outcome
 
     def _missing_archives(self) -> dict[str, str]:
-        """Datasets whose raw data is neither here nor to be had, and why."""
+        """The datasets whose raw data is not here and cannot be downloaded, and why."""
         missing = {}
         for cell in {cell.dataset: cell for cell in self.study.cells}.values():
             try:
@@ -105,28 +168,28 @@ class StudyRunner:
     def _run_all(self, cells: list[Cell]) -> Iterable[tuple[Cell, str | None]]:
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
-                begun = {pool.submit(self._run, cell): cell for cell in cells}
-                for ended in as_completed(begun):
-                    yield begun[ended], ended.result()
-            finally:  # interrupted: the cells that run are ended, the others are never begun
+                started = {pool.submit(self._run, cell): cell for cell in cells}
+                for ended in as_completed(started):
+                    yield started[ended], ended.result()
+            finally:  # when interrupted, end the running cells and start no other
                 self._stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, cell: Cell) -> str | None:
         """Run one cell and record it; returns what went wrong, None when nothing did."""
         while not self._stop.is_set():
-            code, out, said = self._spawn(cell)
-            if code and _BUSY in said and not self._stop.wait(_BUSY_SECONDS):
+            ended = self._spawn(cell)
+            if ended.busy and not self._stop.wait(_BUSY_SECONDS):
                 continue
             break
         else:
             return "interrupted"
-        if code == _INTERRUPTED or (self._stop.is_set() and code):
+        if ended.code == _INTERRUPTED or (self._stop.is_set() and ended.code):
             return "interrupted"  # no fault of the cell's: it gets no record
         try:
-            if code:
-                raise CadcError(_reason(code, said))
-            record = record_done(cell, json.loads(out), self.folder)
+            if ended.code:
+                raise CadcError(ended.reason)
+            record = record_done(cell, json.loads(ended.out), self.folder)
         except (CadcError, ValueError, KeyError, OSError) as error:
             reason = str(error) or type(error).__name__
             self._write(cell, record_undone(cell, "failed", reason))
@@ -134,8 +197,8 @@ class StudyRunner:
         self._write(cell, record)
         return None
 
-    def _spawn(self, cell: Cell) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error of the cell's process."""
+    def _spawn(self, cell: Cell) -> Ended:
+        """Run the cell's process to its end; its standard error goes to the cell's log."""
         command = [sys.executable, "-m", "cadc_rec", "run", str(cell.config), "--json"]
         command += ["--workdir", str(self.workdir), "--method", cell.method]
         for override in cell.sets:
@@ -144,17 +207,18 @@ class StudyRunner:
             command += ["--data-dir", str(self.data_dir)]
         path = self.folder / "logs" / f"{cell.id}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w+", encoding="utf-8") as file:
+        failure = path.with_name(f"{cell.id}.failure.json").resolve()
+        failure.unlink(missing_ok=True)
+        # With CHILD_MARK, a killed study leaves no cell training on.
+        marks = {CHILD_MARK: str(os.getpid()), FAILURE_FILE: str(failure)}
+        with path.open("w", encoding="utf-8") as file:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=file,
                 text=True,
-                env={
-                    **os.environ,
-                    CHILD_MARK: str(os.getpid()),
-                },  # a killed study leaves no cell training on
+                env={**os.environ, **marks},
             )
             out = ""
             while True:
@@ -164,32 +228,20 @@ class StudyRunner:
                 except subprocess.TimeoutExpired:
                     if self._stop.is_set():
                         process.terminate()
-            file.seek(0)
-            return process.returncode, out, file.read()
+        ended = Ended(process.returncode, out, Failure.left(failure))
+        failure.unlink(missing_ok=True)
+        return ended
 
     def _is_done(self, cell: Cell) -> bool:
         try:
             record = json.loads((self.folder / "cells" / f"{cell.id}.json").read_text("utf-8"))
             return bool(record["status"] == "done" and record["digest"] == cell_digest(cell))
         except (OSError, ValueError, KeyError, TypeError):
-            return False  # none, or not one of ours: the cell runs again and replaces it
+            return False  # there is no record, or not one of ours: the cell runs and replaces it
 
     def _write(self, cell: Cell, record: dict[str, Any]) -> None:
         record["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         write_atomically(self.folder / "cells" / f"{cell.id}.json", _as_json(record))
-
-
-def _reason(code: int, said: str) -> str:
-    """The sentence a failed cell ended with."""
-    if code < 0:
-        return f"ended by signal {-code}"
-    lines = said.strip().splitlines()
-    errors = [n for n, line in enumerate(lines) if line.startswith(("error:", "unexpected error:"))]
-    if not errors:
-        return f"ended with exit code {code}"
-    # The process that started workers only says which of them failed; that one said why before.
-    first = errors[0] if lines[errors[-1]].startswith("error: worker") else errors[-1]
-    return " ".join(lines[first:]).removeprefix("error: ")
 
 
 def _as_json(value: Any) -> str:
