@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from cadc_rec.serving.predict.ids import IdMap
-from cadc_rec.serving.predict.item_filter import ItemAttribute
+from cadc_rec.serving.predict.catalogue import IdMap, ItemAttribute
 from cadc_rec.serving.predict.predictor import Known, Predictor
 from cadc_rec.serving.predict.top_k import ItemVectors
 

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
-from cadc_rec.serving.predict.ids import IdMap
-from cadc_rec.serving.predict.item_filter import ItemAttribute
+from cadc_rec.serving.predict.catalogue import IdMap, ItemAttribute
 from cadc_rec.serving.predict.predictor import Known, Newcomers, Predictor
 from cadc_rec.serving.predict.retrieval import IndexSearch, Retrieval
 from cadc_rec.serving.predict.top_k import Floats, ItemVectors

@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cadc_rec.errors import CadcError
-from cadc_rec.serving.predict.ids import IdMap
-from cadc_rec.serving.predict.item_filter import Filter, ItemAttribute, blocked_by
+from cadc_rec.serving.predict.catalogue import Filter, IdMap, ItemAttribute, blocked_by
 from cadc_rec.serving.predict.retrieval import Retrieval
 from cadc_rec.serving.predict.top_k import Best, Floats, ItemVectors, NotCandidates
 
