@@ -24,9 +24,10 @@ from benchmarks.peers.timing import Contender, Work, alternate
 from benchmarks.peers.workload import Workload
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes, processes
 from cadc_rec.evaluation.metrics import ranking_metrics
-from cadc_rec.evaluation.ranking import Excluded, held_out_ranks
+from cadc_rec.evaluation.ranking import held_out_ranks
 from cadc_rec.pipeline.stages.pretrain import interactions
 from cadc_rec.pretrain.als import train_als
 from cadc_rec.pretrain.alternating import AlternatingSolver
@@ -187,7 +188,7 @@ def _lmf_curve(experiment: Experiment, data: Dataset, threads: int) -> list[Poin
 
 
 def _validation_ndcg(data: Dataset, users: torch.Tensor, items: torch.Tensor) -> float:
-    excluded = Excluded(data.user_indptr, data.train_item)
+    excluded = UserItems(data.user_indptr, data.train_item)
     ranks = held_out_ranks(users, items, data.val_item, excluded)
     return ranking_metrics(ranks[data.val_item >= 0], (10,))["ndcg@10"]
 

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save
 
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.evaluation.ranking import Excluded
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.export.card import card_data, card_page, limits_of
 from cadc_rec.export.index import IndexKind, write_index
 from cadc_rec.export.newcomers import newcomer_program
@@ -83,9 +83,9 @@ class Finished:
             self.experiment, self.dataset, self.pretrained, self.artifacts["train"]
         )
 
-    def known(self) -> Excluded:
+    def known(self) -> UserItems:
         """What is left out of a test item's candidates, each user's in the order of time."""
-        train = Excluded(self.dataset.user_indptr, self.dataset.train_item)
+        train = UserItems(self.dataset.user_indptr, self.dataset.train_item)
         return train.and_one_each(self.dataset.val_item)
 
     def vectors(self, side: str) -> np.ndarray:

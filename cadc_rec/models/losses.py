@@ -24,7 +24,7 @@ def softmax_cross_entropy(
     labels: torch.Tensor,
     negative: torch.Tensor | None = None,
     temperature: float = 1.0,
-    barred: torch.Tensor | None = None,
+    masked: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Summed cross-entropy of each row's positive among its candidates.
 
@@ -34,7 +34,7 @@ def softmax_cross_entropy(
         negative: bool ``[m]``, the columns that are candidates for every row; a row's positive is
             one in any case, and counts once. None is all of them.
         temperature: the scores are divided by it.
-        barred: int64 ``[2, k]``, rows and columns that are no candidates; no row's positive.
+        masked: int64 ``[2, k]``, rows and columns that are no candidates; no row's positive.
     """
     if not len(scores):
         return scores.sum()  # a rank that ran out of rows still takes part in the step
@@ -42,9 +42,9 @@ def softmax_cross_entropy(
     if negative is not None:
         own = logits.gather(1, labels[:, None])
         logits = logits.masked_fill(~negative, -torch.inf).scatter(1, labels[:, None], own)
-    if barred is not None:
+    if masked is not None:
         outside = logits.new_full((), -torch.inf)
-        logits = logits.index_put((barred[0], barred[1]), outside)
+        logits = logits.index_put((masked[0], masked[1]), outside)
     return F.cross_entropy(logits, labels, reduction="sum")
 
 

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from cadc_rec.config.experiment import ModelConfig
+from cadc_rec.data.load.batches import Batch
 from cadc_rec.models.catalogue import Catalogue
 from cadc_rec.models.history import window_means
 from cadc_rec.models.id_embedding import FrozenIds
-from cadc_rec.models.pairs import Batch, pair_scores
+from cadc_rec.models.pairs import pair_scores
 from cadc_rec.models.prior import HistoryPrior
 from cadc_rec.models.sparse import products_at
 from cadc_rec.models.tower import SideSpec, Tower
@@ -83,16 +84,18 @@ class TwoTower(nn.Module):
         }
         return {k: v for k, v in named.items() if isinstance(v, FrozenIds)}
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(
+        self, batch: Batch[torch.Tensor], context: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Scores of the batch: ``[pairs]``, or ``[rows, candidates]`` where it has no pairs.
 
         Each tower sees each id once; with a history the user tower sees each example.
         """
-        scores = self._tower_scores(batch)
+        scores = self._tower_scores(batch, context)
         if self.prior is None:
             return scores
-        assert batch.context is not None
-        told = batch.context[:, self.context_dim :].split(self.prior_dims, 1)
+        assert context is not None
+        told = context[:, self.context_dim :].split(self.prior_dims, 1)
         factors = self._prior_factors()
         items = self.catalogue.everything if batch.whole else batch.items
         for factor, mine, theirs in zip(factors, told, self._prior_items(items), strict=True):
@@ -104,8 +107,8 @@ class TwoTower(nn.Module):
             scores = torch.addcmul(scores.float(), factor, products.float())  # after autocast
         return scores
 
-    def _tower_scores(self, batch: Batch) -> torch.Tensor:
-        context = [] if batch.context is None else [batch.context[:, : self.context_dim]]
+    def _tower_scores(self, batch: Batch[torch.Tensor], told: torch.Tensor | None) -> torch.Tensor:
+        context = [] if told is None else [told[:, : self.context_dim]]
         users, fixed_users = self.user.parts(batch.users, context)
         items, fixed_items = self._item_parts(batch)
         if batch.pattern is None:
@@ -119,7 +122,7 @@ class TwoTower(nn.Module):
         # Apart from the learned part, for no gradient flows here.
         return scores + products_at(batch.pattern.crow, batch.pattern.col, fixed_users, fixed_items)
 
-    def _item_parts(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _item_parts(self, batch: Batch[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """See `Tower.parts`."""
         if not batch.whole:
             return self.item.parts(batch.items, self.lead_ins(batch.items))

@@ -17,9 +17,9 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from cadc_rec.data.load.batches import Batch
 from cadc_rec.distributed.sharding import build_collection
 from cadc_rec.models.lookup import one_id_each, wait
-from cadc_rec.models.pairs import Batch
 
 
 class NeuralFactorization(nn.Module):
@@ -57,7 +57,7 @@ class NeuralFactorization(nn.Module):
         part: torch.Tensor = self.of_item(wait(self.items(one_id_each("item", ids))).values())
         return part
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Batch[torch.Tensor]) -> torch.Tensor:
         """Scores ``[pairs]`` of the batch's pairs, before the sigmoid."""
         users, items = self.user_part(batch.users), self.item_part(batch.items)
         assert batch.pattern is not None

@@ -47,11 +47,11 @@ class Histories:
                 kept[start : start + _CHUNK] = self._pooled(history[start : start + _CHUNK])
             self.kept = kept
 
-    def of(self, rows: np.ndarray) -> torch.Tensor:
+    def of(self, rows: torch.Tensor) -> torch.Tensor:
         """Contexts ``[n, width]`` of the examples ``[n]``; asked for by all ranks together."""
         if self.kept is None:
-            return self._pooled(self.history[rows])
-        return self.kept[torch.from_numpy(rows).to(self.device)]
+            return self._pooled(self.history[rows.numpy()])
+        return self.kept[rows.to(self.device)]
 
     def _pooled(self, history: np.ndarray) -> torch.Tensor:
         return self.model.context(torch.from_numpy(history).to(self.device))

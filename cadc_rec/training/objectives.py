@@ -1,27 +1,26 @@
-"""What a step minimizes: from the loader's arrays to a batch, from scores to a summed loss."""
+"""What a step minimizes: from scores to a summed loss."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from cadc_rec.config.experiment import TrainConfig
-from cadc_rec.data.load.batches import Arrangement, BatchArrays, Negatives
-from cadc_rec.data.load.candidates import KnownItems, SoftmaxBatches
+from cadc_rec.data.load.batches import Arrangement, Batch, Negatives
+from cadc_rec.data.load.candidates import SoftmaxBatches
 from cadc_rec.data.load.loader import Loader
 from cadc_rec.data.load.pair_batches import PairBatches, worth_compiling
 from cadc_rec.data.load.shards import Examples
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.models.losses import binary_cross_entropy, softmax_cross_entropy
-from cadc_rec.models.pairs import Batch, PairPattern
 
 
 class Objective(Protocol):
     """A loss summed over a batch, and what it is to be divided by."""
 
-    def loss(self, scores: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def loss(self, scores: torch.Tensor, batch: Batch[torch.Tensor]) -> torch.Tensor:
         """The sum over this rank's part of the batch, a scalar."""
 
     def terms(self, positives: int) -> int:
@@ -40,7 +39,7 @@ class BinaryObjective:
     def __init__(self, negatives: int, item_offsets: torch.Tensor | None = None) -> None:
         self.negatives, self.item_offsets = negatives, item_offsets
 
-    def loss(self, scores: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def loss(self, scores: torch.Tensor, batch: Batch[torch.Tensor]) -> torch.Tensor:
         """See `Objective`."""
         assert batch.pattern is not None
         if self.item_offsets is not None:
@@ -63,14 +62,14 @@ class SoftmaxObjective:
     def __init__(self, temperature: float, item_offsets: torch.Tensor | None = None) -> None:
         self.temperature, self.item_offsets = temperature, item_offsets
 
-    def loss(self, scores: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def loss(self, scores: torch.Tensor, batch: Batch[torch.Tensor]) -> torch.Tensor:
         """See `Objective`."""
         assert batch.labels is not None
         if self.item_offsets is not None:
             # Of the logits, not of the scores: the temperature does not scale it.
             scores = scores - self.temperature * self.item_offsets[batch.items]
         return softmax_cross_entropy(
-            scores, batch.labels, batch.negative, self.temperature, batch.barred
+            scores, batch.labels, batch.negative, self.temperature, batch.masked
         )
 
     def terms(self, positives: int) -> int:
@@ -92,7 +91,7 @@ def make_loader(
     rank: int,
     n_items: int,
     seed: int,
-    known: KnownItems | None = None,
+    known: UserItems | None = None,
     rows_by_shard: Sequence[int] | None = None,
     draws: Negatives | None = None,
 ) -> Loader:
@@ -127,7 +126,7 @@ def make_arrangement(
     n_items: int,
     positives: int,
     by_example: bool = False,
-    known: KnownItems | None = None,
+    known: UserItems | None = None,
     draws: Negatives | None = None,
     compiled: bool = False,
 ) -> Arrangement:
@@ -144,28 +143,15 @@ def make_arrangement(
     """
     if config.loss == "binary":
         return PairBatches(config.negatives, n_items, by_example, positives, draws, compiled)
-    barred = known if config.exclude_known else None
+    masked = known if config.exclude_known else None
     if config.loss == "softmax":
-        return SoftmaxBatches("all", n_items, known=barred)
+        return SoftmaxBatches("all", n_items, known=masked)
     if config.loss == "in-batch-softmax":
-        return SoftmaxBatches("in-batch", n_items, known=barred)
-    return SoftmaxBatches("sampled", n_items, config.shared_negatives, barred, draws)
+        return SoftmaxBatches("in-batch", n_items, known=masked)
+    return SoftmaxBatches("sampled", n_items, config.shared_negatives, masked, draws)
 
 
 def compiles(config: TrainConfig, rows: int) -> bool:
     """Whether a rank with this many rows lays its pairs out by compiled loops, to the same bits."""
     pairs = rows * config.epochs * (1 + config.negatives)
     return config.loss == "binary" and worth_compiling(pairs)
-
-
-def to_batch(arrays: BatchArrays) -> Batch:
-    """The loader's arrays as tensors over the same memory."""
-    told = {
-        name: torch.from_numpy(value)
-        for name, value in vars(arrays).items()
-        if isinstance(value, np.ndarray) and name != "rows"
-    }
-    pattern = None
-    if arrays.pattern is not None:
-        pattern = PairPattern(**{k: torch.from_numpy(v) for k, v in vars(arrays.pattern).items()})
-    return Batch(**told, pattern=pattern, whole=arrays.whole)

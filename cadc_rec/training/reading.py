@@ -14,10 +14,10 @@ import numpy as np
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.load.batches import Negatives
-from cadc_rec.data.load.candidates import KnownItems
 from cadc_rec.data.load.loader import Loader
 from cadc_rec.data.load.shards import SelectionShards
 from cadc_rec.data.load.stream_loader import StreamLoader
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.training.objectives import compiles, make_arrangement, make_loader
 
@@ -45,7 +45,7 @@ def open_reading(
     """This rank's part of a selection."""
     config, history = experiment.train, experiment.history.length
     rank, ranks = processes.rank, processes.world_size
-    known = KnownItems(dataset.user_indptr, dataset.train_item)
+    known = UserItems(dataset.user_indptr, dataset.train_item)
     draws = negatives_of(experiment, dataset, known)
     n_users, n_items = dataset.n_users, dataset.n_items
     total = sum(shards.rows)
@@ -88,7 +88,7 @@ def open_reading(
     )
 
 
-def negatives_of(experiment: Experiment, dataset: Dataset, known: KnownItems) -> Negatives | None:
+def negatives_of(experiment: Experiment, dataset: Dataset, known: UserItems) -> Negatives | None:
     """What negatives are drawn from; None is all items alike."""
     popular = experiment.negatives.distribution == "popularity"
     unknown = experiment.train.exclude_known and experiment.train.loss == "binary"

@@ -10,14 +10,14 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from cadc_rec.config.experiment import TrainConfig
-from cadc_rec.data.load.batches import BatchArrays
+from cadc_rec.data.load.batches import Batch
 from cadc_rec.data.load.loader import Loader
 from cadc_rec.data.load.position import Position, advanced, taken
 from cadc_rec.data.load.prefetch import prefetched
@@ -25,10 +25,9 @@ from cadc_rec.data.load.stream_loader import StreamLoader
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
 from cadc_rec.log import Ticker, track
-from cadc_rec.models.pairs import Batch
 from cadc_rec.training.checkpoints import Checkpoints, NoCheckpoints
 from cadc_rec.training.histories import Histories
-from cadc_rec.training.objectives import Objective, make_objective, to_batch
+from cadc_rec.training.objectives import Objective, make_objective
 from cadc_rec.training.precision import forward_precision
 from cadc_rec.training.training_state import Progress, TrainingState
 
@@ -185,9 +184,9 @@ class Trainer:
             started = now
 
         with contextlib.closing(self._batches(epoch, before)) as batches:
-            for step, (arrays, batch) in enumerate(batches, start=taken(before)):
+            for step, batch in enumerate(batches, start=taken(before)):
                 self._schedule((epoch - 1) * per_epoch + step)
-                state.loss += self._step(arrays, batch)
+                state.loss += self._step(batch)
                 state.average.update()
                 ticker.advance()
                 if step + 1 < per_epoch:
@@ -203,11 +202,9 @@ class Trainer:
             )
         return mean
 
-    def _batches(
-        self, epoch: int, done: Position
-    ) -> Generator[tuple[BatchArrays, Batch], None, None]:
+    def _batches(self, epoch: int, done: Position) -> Generator[Batch[torch.Tensor], None, None]:
         """The steps left as tensors, made ahead where a core or a GPU has work meanwhile."""
-        made = ((arrays, to_batch(arrays)) for arrays in self.loader.epoch(epoch, done))
+        made = (arrays.each(torch.from_numpy) for arrays in self.loader.epoch(epoch, done))
         if self.processes.device.type == "cuda":
             return prefetched(made, _AHEAD)
         return made
@@ -220,16 +217,18 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
-    def _step(self, arrays: BatchArrays, batch: Batch) -> torch.Tensor:
+    def _step(self, batch: Batch[torch.Tensor]) -> torch.Tensor:
         """One optimizer step; returns this rank's part of the step's mean loss."""
+        device, inputs = self.processes.device, []
         if self.histories is not None:
-            assert arrays.rows is not None  # a row of the tower is an example then
-            batch = replace(batch, context=self.histories.of(arrays.rows))
-        batch = batch.to(self.processes.device)
+            assert batch.rows is not None  # a row of the tower is an example then
+            inputs.append(self.histories.of(batch.rows))
+        if device.type != "cpu":
+            batch = batch.each(lambda tensor: tensor.to(device, non_blocking=True))
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self.objective.terms(max(1, arrays.positives))  # few rows, many ranks
-        with forward_precision(self.config.precision, self.processes.device):
-            scores = self.model(batch)
+        terms = self.objective.terms(max(1, batch.positives))  # few rows, many ranks
+        with forward_precision(self.config.precision, device):
+            scores = self.model(batch, *inputs)
         loss = self.objective.loss(scores.float(), batch) / terms
         # Gradients are averaged over the ranks; the mean over all terms wants them summed.
         (loss * self.processes.world_size).backward()

@@ -23,7 +23,7 @@ from cadc_rec.distributed.state import gather_state
 from cadc_rec.training.build import build_model
 from cadc_rec.training.checkpoints import SavedTraining
 from cadc_rec.training.identity import Training
-from cadc_rec.training.objectives import make_loader, to_batch
+from cadc_rec.training.objectives import make_loader
 from cadc_rec.training.optimizers import dense_optimizer
 from cadc_rec.training.trainer import Trainer
 from tests.distributed import toy
@@ -95,7 +95,7 @@ def step(trainer) -> float:
     rng = np.random.default_rng(8)
     examples = Examples(rng.integers(0, toy.USERS, 60), rng.integers(0, toy.ITEMS, 60))
     loader = make_loader(trainer.config, examples, [60], 0, toy.ITEMS, 0)
-    batch = to_batch(next(iter(loader.epoch(1))))
+    batch = next(iter(loader.epoch(1))).each(torch.from_numpy)
     trainer.model.train()
     trainer.optimizer.zero_grad(set_to_none=True)
     loss = trainer.objective.loss(trainer.model(batch), batch) / 20

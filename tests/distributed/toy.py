@@ -14,8 +14,8 @@ from scipy import sparse
 
 from cadc_rec.config.experiment import Experiment, PretrainConfig
 from cadc_rec.data.dataset import Attribute
-from cadc_rec.data.load.candidates import KnownItems
 from cadc_rec.data.load.shards import Examples
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.rows_file import write_rows
 from cadc_rec.distributed.state import gather_state, local_tensors
 from cadc_rec.pipeline.stages.pretrain_neural import build_neural_tables
@@ -110,10 +110,10 @@ def experiment(ids: str, kind: str) -> Experiment:
     )
 
 
-def known_items() -> KnownItems:
+def known_items() -> UserItems:
     """Three items of each user."""
     items = np.random.default_rng(4).integers(0, ITEMS, (USERS, 3)).astype(np.int32)
-    return KnownItems(np.arange(USERS + 1) * 3, np.sort(items, 1).ravel())
+    return UserItems(np.arange(USERS + 1) * 3, np.sort(items, 1).ravel())
 
 
 def histories(n: int) -> np.ndarray:

@@ -19,8 +19,8 @@ def test_kept_contexts_are_what_a_lookup_gives_and_rows_are_found_again(alone):
     assert anew.kept is None
     rows = np.random.default_rng(0).permutation(70)[:33]
     expected = model.context(torch.from_numpy(history[rows]))
-    assert torch.equal(kept.of(rows), expected)
-    assert torch.equal(anew.of(rows), expected)
+    assert torch.equal(kept.of(torch.from_numpy(rows)), expected)
+    assert torch.equal(anew.of(torch.from_numpy(rows)), expected)
 
 
 def test_a_run_is_the_same_to_the_bit_whether_histories_are_kept(alone):

@@ -74,13 +74,13 @@ def test_no_rows_have_no_loss_and_keep_the_graph():
     assert float(loss.detach()) == 0
 
 
-def test_barred_candidates_are_no_part_of_the_sum_and_get_no_gradient():
+def test_masked_candidates_are_no_part_of_the_sum_and_get_no_gradient():
     """Row 0 leaves out column 3, row 1 columns 0 and 2."""
     scores = torch.tensor(SCORES, requires_grad=True)
-    barred = torch.tensor([[0, 1, 1], [3, 0, 2]])
-    got = softmax_cross_entropy(scores, torch.tensor(LABELS), barred=barred)
+    masked = torch.tensor([[0, 1, 1], [3, 0, 2]])
+    got = softmax_cross_entropy(scores, torch.tensor(LABELS), masked=masked)
     expected = by_hand(SCORES[:1], LABELS[:1], [0, 1, 2]) + by_hand(SCORES[1:], LABELS[1:], [1, 3])
     assert got.item() == pytest.approx(expected, rel=1e-6)
     got.backward()
-    assert scores.grad[barred[0], barred[1]].tolist() == [0.0, 0.0, 0.0]
+    assert scores.grad[masked[0], masked[1]].tolist() == [0.0, 0.0, 0.0]
     assert (scores.grad != 0).sum() == 5

@@ -7,7 +7,6 @@ import torch
 from cadc_rec.data.load.pair_batches import arrange_pairs
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.training.build import build_model
-from cadc_rec.training.objectives import to_batch
 from tests.distributed import toy
 
 
@@ -58,7 +57,7 @@ def test_a_batchs_scores_are_the_towers_and_the_factorizations_together(residual
     expected = expected_scores(state)[who[order, None], pairs].ravel()
     model.wrapped.train()  # no dropout is set: training scores are the same
     with torch.no_grad():
-        got = model.wrapped(to_batch(arrays))
+        got = model.wrapped(arrays.each(torch.from_numpy))
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 

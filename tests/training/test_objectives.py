@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cadc_rec.config.experiment import TrainConfig
-from cadc_rec.models.pairs import Batch
+from cadc_rec.data.load.batches import Batch
 from cadc_rec.training.objectives import make_loader, make_objective
 
 

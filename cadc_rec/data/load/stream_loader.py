@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow.parquet as pq
 
-from cadc_rec.data.load.batches import Arrangement, BatchArrays, Step
+from cadc_rec.data.load.batches import Arrangement, Arrays, Step
 from cadc_rec.data.load.position import Position, pieces, taken
 from cadc_rec.data.load.prefetch import prefetched
 from cadc_rec.data.load.shards import Examples, SelectionShards
@@ -55,7 +55,7 @@ class StreamLoader:
         self.steps = max(1, -(-self.rows // batch_size))
         self.order = StreamOrder(shards.groups, buffer_rows // _WINDOWS, self.steps, seed)
 
-    def epoch(self, epoch: int, done: Position = ()) -> Iterator[BatchArrays]:
+    def epoch(self, epoch: int, done: Position = ()) -> Iterator[Arrays]:
         """The steps of epoch number `epoch` that are not `done`; the same whenever asked for."""
         goes_on = bool(done) and done[-1].ranks == self.ranks
         before, now = (done[:-1] if goes_on else done), taken(done)

@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.rows_file import write_rows
 from cadc_rec.distributed.state import load_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import ranking_metrics
-from cadc_rec.evaluation.ranking import Excluded
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.log import track
 from cadc_rec.pipeline.stages.train import CHECKPOINT
@@ -57,12 +57,12 @@ def build_evaluation(
             has one, ends with the validation item.
     """
     users_knowing, items = _vectors(experiment, dataset, checkpoint, pretrained, processes)
-    train = Excluded(dataset.user_indptr, dataset.train_item)
+    train = UserItems(dataset.user_indptr, dataset.train_item)
     train_and_val = train.and_one_each(dataset.val_item)
     total, chief = 2 * len(processes.share(dataset.n_users)), processes.rank == 0
     with track("evaluate", total, "users", visible=chief) as ticker:
 
-        def ranks(users: torch.Tensor, targets: np.ndarray, excluded: Excluded) -> np.ndarray:
+        def ranks(users: torch.Tensor, targets: np.ndarray, excluded: UserItems) -> np.ndarray:
             return ranks_by_share(users, items, targets, excluded, processes, ticker.advance)
 
         val_ranks = ranks(users_knowing(False), dataset.val_item, train)

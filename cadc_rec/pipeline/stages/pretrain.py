@@ -11,11 +11,11 @@ from torch import nn
 
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes, choose_device
 from cadc_rec.distributed.sharding import process_memory, shard_model
 from cadc_rec.distributed.state import local_tensors
 from cadc_rec.evaluation.metrics import ranking_metrics
-from cadc_rec.evaluation.ranking import Excluded
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.log import track
 from cadc_rec.pipeline.stages.pretrain_neural import build_neural_tables
@@ -215,7 +215,7 @@ def _validation(dataset: Dataset, shares: IdTables, processes: Processes) -> dic
         users,
         processes.all_gather_rows(items, dataset.n_items),
         dataset.val_item,
-        Excluded(dataset.user_indptr, dataset.train_item),
+        UserItems(dataset.user_indptr, dataset.train_item),
         processes,
     )
     held_out = np.asarray(dataset.val_item) >= 0

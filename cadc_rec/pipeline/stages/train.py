@@ -13,11 +13,11 @@ from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.load.shards import SelectionShards
 from cadc_rec.data.select.settings import wanted_rows
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import ranking_metrics
-from cadc_rec.evaluation.ranking import Excluded
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.models.losses import logq_offsets
 from cadc_rec.pretrain.id_tables import Pretrained
@@ -144,7 +144,7 @@ def validator(model: ShardedTwoTower, dataset: Dataset, history: int = 0) -> Val
         dataset: the validation items; what a user did before is its whole training history.
         history: items of it that the model is given.
     """
-    excluded = Excluded(dataset.user_indptr, dataset.train_item)
+    excluded = UserItems(dataset.user_indptr, dataset.train_item)
     held_out = np.asarray(dataset.val_item) >= 0
     known = dataset.last_items(history, with_validation=False) if history else None
 

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.predict.catalogue import IdMap, ItemAttribute
-from cadc_rec.serving.predict.predictor import Known, Newcomers, Predictor
+from cadc_rec.serving.predict.predictor import Newcomers, Predictor
 from cadc_rec.serving.predict.retrieval import IndexSearch, Retrieval
 from cadc_rec.serving.predict.top_k import Floats, ItemVectors
 
@@ -41,7 +42,7 @@ def predictor_of(bundle: Bundle) -> Predictor:
         items=IdMap.of_column("item", items["item_id"]),
         user_vectors=user_vectors,
         item_vectors=item_vectors,
-        known=Known(known["indptr"], known["items"]),
+        known=UserItems(known["indptr"], known["items"]),
         popularity=known["popularity"],
         retrieval=_retrieval(bundle, model, item_vectors),
         newcomers=newcomers,

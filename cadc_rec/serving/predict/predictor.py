@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.predict.catalogue import Filter, IdMap, ItemAttribute, blocked_by
 from cadc_rec.serving.predict.retrieval import Retrieval
@@ -76,18 +77,6 @@ class Recommendations:
 
 
 @dataclass(frozen=True)
-class Known:
-    """What users took, as CSR: user u took ``items[indptr[u]:indptr[u + 1]]``, oldest first."""
-
-    indptr: NDArray[np.int64]
-    items: NDArray[np.int32]
-
-    def of(self, user: int) -> NDArray[np.int32]:
-        """Item rows of one user."""
-        return self.items[self.indptr[user] : self.indptr[user + 1]]
-
-
-@dataclass(frozen=True)
 class Predictor:
     """Answers for users, from vectors that are kept in memory.
 
@@ -96,7 +85,7 @@ class Predictor:
         items: their ids.
         user_vectors: float32 ``[n_users, d]``.
         item_vectors: all items' vectors.
-        known: what each user took.
+        known: what each user took, oldest first.
         popularity: int64 ``[n_items]``, how often each item was taken.
         retrieval: finds the best items; `item_vectors` itself is exact.
         newcomers: gives vectors to users the model has never seen; None where it cannot.
@@ -111,7 +100,7 @@ class Predictor:
     items: IdMap
     user_vectors: Floats
     item_vectors: ItemVectors
-    known: Known
+    known: UserItems
     popularity: NDArray[np.int64]
     retrieval: Retrieval
     newcomers: Newcomers | None = None
@@ -169,8 +158,8 @@ class Predictor:
         sources = np.where(rows >= 0, Source.KNOWN, Source.POPULARITY).astype(np.int8)
         if histories is not None and self.newcomers is not None:
             sources[(rows < 0) & np.array([len(h) > 0 for h in histories])] = Source.HISTORY
-        out = self._not_candidates(rows, histories, blocked) if exclude_seen else None
-        out = out or NotCandidates(np.zeros(len(rows) + 1, np.int64), _no_rows(), blocked)
+        taken = self._taken(rows, histories) if exclude_seen else _nothing_of(len(rows))
+        out = NotCandidates(taken, blocked)
         if len(rows) and (sources == Source.KNOWN).all():
             best = self.retrieval.best(self.user_vectors[rows], k, out)
         else:
@@ -203,7 +192,8 @@ class Predictor:
         if (rows < 0).any():
             lost = item_ids[int(np.argmax(rows < 0))]
             raise CadcError(f"no item has the id {lost!r:.80}.")
-        out = NotCandidates(np.arange(len(rows) + 1), rows.astype(np.int32), _NOTHING)
+        itself = UserItems(np.arange(len(rows) + 1), rows.astype(np.int32))
+        out = NotCandidates(itself, _NOTHING)
         best = self.directions.best(self.directions.vectors[rows], k, out)
         return Recommendations(
             best.rows,
@@ -277,30 +267,20 @@ class Predictor:
         allowed[blocked] = False
         return np.flatnonzero(~allowed)
 
-    def _not_candidates(
-        self,
-        rows: NDArray[np.int64],
-        histories: list[NDArray[np.int64]] | None,
-        blocked: NDArray[np.int64],
-    ) -> NotCandidates:
+    def _taken(
+        self, rows: NDArray[np.int64], histories: list[NDArray[np.int64]] | None
+    ) -> UserItems:
         """What users took, by their own record and by the history that came with the request."""
-        indptr, items = self.known.indptr, self.known.items
         if len(rows) == 1 and rows[0] >= 0 and histories is None:
-            mine = items[indptr[rows[0]] : indptr[rows[0] + 1]]
-            return NotCandidates(np.array([0, len(mine)]), mine, blocked)
-        parts = [
-            items[indptr[row] : indptr[row + 1]] if row >= 0 else items[:0] for row in rows.tolist()
-        ]
+            return self.known.slice(int(rows[0]), int(rows[0]) + 1)
+        nothing = self.known.items[:0]
+        parts = [self.known.of(row) if row >= 0 else nothing for row in rows.tolist()]
         if histories is not None:
             parts = [
                 np.concatenate([mine, more.astype(np.int32)])
                 for mine, more in zip(parts, histories, strict=True)
             ]
-        lengths = [len(part) for part in parts]
-        joined = np.concatenate(parts) if parts else items[:0]
-        return NotCandidates(
-            np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), joined, blocked
-        )
+        return UserItems.of_lists(parts)
 
     def _mixed(
         self,
@@ -324,34 +304,25 @@ class Predictor:
             queries[newcomers] = self.newcomers(padded)
         with_vectors = np.flatnonzero(sources != Source.POPULARITY)
         if len(with_vectors):
-            found = self.retrieval.best(queries[with_vectors], k, _of_some(out, with_vectors))
+            found = self.retrieval.best(queries[with_vectors], k, out.some(with_vectors))
             best.rows[with_vectors], best.scores[with_vectors] = found.rows, found.scores
         for place in np.flatnonzero(sources == Source.POPULARITY):
-            found = self._most_popular(k, out.only(int(place)))
+            found = self._most_popular(k, out.taken.of(int(place)), out.blocked)
             best.rows[place], best.scores[place] = found.rows, found.scores
         return best
 
-    def _most_popular(self, k: int, out: NotCandidates) -> Best:
-        """The items most often taken."""
+    def _most_popular(self, k: int, taken: NDArray[np.int32], blocked: NDArray[np.int64]) -> Best:
+        """The items most often taken, less those."""
         order = self._by_popularity
-        if len(out.blocked):
-            order = order[~np.isin(order, out.blocked)]
-        order = order[: k + len(out.rows)]
-        rows = order[~np.isin(order, out.rows)][:k]
+        if len(blocked):
+            order = order[~np.isin(order, blocked)]
+        order = order[: k + len(taken)]
+        rows = order[~np.isin(order, taken)][:k]
         best = Best(np.full(k, -1, np.int64), np.full(k, -np.inf))
         best.rows[: len(rows)], best.scores[: len(rows)] = rows, self.popularity[rows]
         return best
 
 
-def _of_some(out: NotCandidates, places: NDArray[np.int64]) -> NotCandidates:
-    """The same of some of the queries."""
-    if len(places) == len(out.indptr) - 1:
-        return out
-    parts = [out.of(place) for place in places]
-    lengths = [len(part) for part in parts]
-    indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return NotCandidates(indptr, np.concatenate(parts), out.blocked)
-
-
-def _no_rows() -> NDArray[np.int32]:
-    return np.zeros(0, np.int32)
+def _nothing_of(users: int) -> UserItems:
+    """No items of so many users."""
+    return UserItems(np.zeros(users + 1, np.int64), np.zeros(0, np.int32))

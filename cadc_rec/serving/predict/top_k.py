@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cadc_rec.data.user_items import UserItems
+from cadc_rec.evaluation.rounding import rounding_bound
 from cadc_rec.serving.predict.selection import MOST, best_few
 
 _SPARE = 6  # rows kept beyond k: the scores of nearly all users stand apart by then
@@ -33,26 +35,22 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class NotCandidates:
-    """Rows that may not be recommended, as CSR by query, and what may be by all of them.
+    """Item rows that may not be recommended.
 
     Attributes:
-        indptr: int64 ``[n + 1]``.
-        rows: int32 ``[indptr[-1]]``, within a query in any order.
-        blocked: rows that are a candidate of no query, int64.
+        taken: those of each query, in any order.
+        blocked: those of all queries alike, int64.
     """
 
-    indptr: Rows
-    rows: NDArray[np.int32]
+    taken: UserItems
     blocked: Rows
 
-    def of(self, query: int) -> NDArray[np.int32]:
-        """The rows of one query, less the blocked ones."""
-        return self.rows[self.indptr[query] : self.indptr[query + 1]]
-
-    def only(self, query: int) -> NotCandidates:
-        """The same of one query alone."""
-        mine = self.of(query)
-        return NotCandidates(np.array([0, len(mine)]), mine, self.blocked)
+    def some(self, queries: Rows) -> NotCandidates:
+        """The same of some of the queries."""
+        if len(queries) == len(self.taken):
+            return self
+        lists = [self.taken.of(query) for query in queries.tolist()]
+        return NotCandidates(UserItems.of_lists(lists), self.blocked)
 
 
 @dataclass(frozen=True)
@@ -105,14 +103,14 @@ class ItemVectors:
         if len(out.blocked):
             scores[np.isin(rows, out.blocked)] = -np.inf
         for n in range(len(rows)):
-            scores[n, np.isin(rows[n], out.of(n))] = -np.inf
+            scores[n, np.isin(rows[n], out.taken.of(n))] = -np.inf
         return _sorted(rows, scores, k)
 
     def _best_of_one(self, query: Floats, k: int, out: NotCandidates, place: int) -> Best:
         scores = self.vectors @ query
         scores[out.blocked] = -np.inf
-        mine, keep = out.of(place), min(k + _SPARE, len(self))
-        kept = _kept(scores[None], np.array([0, len(mine)]), mine, keep)
+        keep = min(k + _SPARE, len(self))
+        kept = _kept(scores[None], out.taken.slice(place, place + 1), keep)
         rows, near = kept[0][0], kept[1][0]
         exact = self.vectors[rows].astype(np.float64) @ query.astype(np.float64)
         exact[near == -np.inf] = -np.inf
@@ -125,8 +123,8 @@ class ItemVectors:
         mine = queries[part]
         scores: Floats = (torch.from_numpy(mine) @ self._across).numpy()
         scores[:, out.blocked] = -np.inf
-        indptr, keep = out.indptr[part.start : part.stop + 1], min(k + _SPARE, len(self))
-        rows, near = _kept(scores, indptr, out.rows, keep)
+        keep = min(k + _SPARE, len(self))
+        rows, near = _kept(scores, out.taken.slice(part.start, part.stop), keep)
         exact = self._exact(rows, mine)
         exact[near == -np.inf] = -np.inf
         best = _sorted(rows, exact, k)
@@ -152,21 +150,19 @@ class ItemVectors:
     def _doubt(self, queries: Floats) -> Doubles:
         """How far from its float64 value float32 may put a score of each query, ``[n]``.
 
-        ``|float32 dot - exact dot| <= (d + 2) (u |x| |y| + 2^-126)`` with ``u = 2^-24`` (Higham
-        2002, 3.1), the last term where a product is too small for float32. Twice that: the
-        comparison with a bound rounds as well.
+        Twice the bound: the comparison with it rounds as well.
         """
         length = np.sqrt(np.einsum("ij,ij->i", queries, queries, dtype=np.float64))
         reach: Doubles = length * self._longest
-        return 2 * (queries.shape[1] + 2) * (2.0**-24 * reach + 2.0**-126)
+        bound: Doubles = 2 * rounding_bound(queries.shape[1], reach)
+        return bound
 
 
-def _kept(scores: Floats, indptr: Rows, taken: NDArray[np.int32], keep: int) -> tuple[Rows, Floats]:
+def _kept(scores: Floats, taken: UserItems, keep: int) -> tuple[Rows, Floats]:
     """Rows and scores ``[n, keep]`` of the best of ``[n, m]``, less those taken; rows ascend."""
     if keep <= MOST:
-        return best_few(scores, indptr, taken, keep)
-    some = taken[indptr[0] : indptr[-1]]
-    scores[np.repeat(np.arange(len(scores)), np.diff(indptr)), some] = -np.inf
+        return best_few(scores, taken.indptr, taken.items, keep)
+    scores.reshape(-1)[taken.flat(scores.shape[1])] = -np.inf
     rows: Rows = np.sort(torch.from_numpy(scores).topk(keep, sorted=False).indices.numpy(), axis=1)
     return rows, np.take_along_axis(scores, rows, 1)
 

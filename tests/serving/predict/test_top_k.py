@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.serving.predict.top_k import ItemVectors, NotCandidates
 
 NONE = np.zeros(0, np.int64)
@@ -13,7 +14,7 @@ NONE = np.zeros(0, np.int64)
 def out(lists, blocked=()):
     indptr = np.concatenate([[0], np.cumsum([len(one) for one in lists], dtype=np.int64)])
     flat = np.array([row for one in lists for row in one], np.int32)
-    return NotCandidates(indptr, flat, np.array(sorted(blocked), np.int64))
+    return NotCandidates(UserItems(indptr, flat), np.array(sorted(blocked), np.int64))
 
 
 def by_hand(queries, items, lists, k, blocked=()):
