@@ -22,7 +22,6 @@ from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.self_test import run_self_test
 from cadc_rec.serving.bundle.signing import verification_key
-from cadc_rec.serving.predict.loading import predictor_of
 from cadc_rec.serving.predict.predictor import Predictor
 
 _SHOWN = 3  # of a self-test's differences
@@ -44,7 +43,7 @@ def load_tested(path: Path, verify_key: Path | None) -> Predictor:
     """
     # A link may be moved meanwhile: all files come from the folder it names now.
     bundle = Bundle.open(path.resolve(), verification_key(verify_key))
-    predictor = predictor_of(bundle)
+    predictor = Predictor.of(bundle)
 
     def recommend(users: object, k: int) -> tuple[list[list[object]], list[list[float]]]:
         found = predictor.recommend(users, k)  # type: ignore[arg-type] # ids of the bundle's own
