@@ -7,28 +7,25 @@ any number of threads may ask at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
-from cadc_rec.serving.predict.ids import IdMap
-from cadc_rec.serving.predict.item_filter import Filter, ItemAttribute, blocked_by
-from cadc_rec.serving.predict.retrieval import Retrieval
-from cadc_rec.serving.predict.top_k import Best, Floats, ItemVectors, NotCandidates
+from cadc_rec.serving.bundle.bundle import Bundle
+from cadc_rec.serving.predict.catalogue import Filter, blocked_by
+from cadc_rec.serving.predict.contents import Contents
+from cadc_rec.serving.predict.top_k import Best, ItemVectors, NotCandidates
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-Newcomers = Callable[[NDArray[np.int64]], Floats]
-"""Vectors ``[n, d]`` of histories: item rows ``[n, L]``, the latest first, -1 after the last."""
 
 _NOTHING = np.zeros(0, np.int64)
 
@@ -77,42 +74,11 @@ class Recommendations:
         return [row[:n].tolist() for row, n in zip(self.item_ids, self.counts, strict=True)]
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """Answers for users, from vectors that are kept in memory.
-
-    Attributes:
-        users: their ids.
-        items: their ids.
-        user_vectors: float32 ``[n_users, d]``.
-        item_vectors: all items' vectors.
-        known: what each user took, oldest first.
-        popularity: int64 ``[n_items]``, how often each item was taken.
-        retrieval: finds the best items; `item_vectors` itself is exact.
-        newcomers: gives vectors to users the model has never seen; None where it cannot.
-        history_length: items of a history that `newcomers` reads, the latest ones.
-        attributes: of items, by name.
-        titles: of items, None where one has none; empty where the data have no titles.
-        fingerprint: of the bundle.
-        name: of the bundle.
-    """
-
-    users: IdMap
-    items: IdMap
-    user_vectors: Floats
-    item_vectors: ItemVectors
-    known: UserItems
-    popularity: NDArray[np.int64]
-    retrieval: Retrieval
-    newcomers: Newcomers | None = None
-    history_length: int = 0
-    attributes: Mapping[str, ItemAttribute] = field(default_factory=dict)
-    titles: Sequence[str | None] = ()
-    fingerprint: str = ""
-    name: str = ""
+class Predictor(Contents):
+    """Answers for users, from a bundle's contents, which are kept in memory."""
 
     @classmethod
-    def load(cls, path: Path | str, key: Ed25519PublicKey | None = None) -> Predictor:
+    def load(cls, path: Path | str, key: Ed25519PublicKey | None = None) -> Self:
         """The predictor of a bundle, after verifying every byte of it.
 
         Args:
@@ -122,10 +88,7 @@ class Predictor:
         Raises:
             CadcError: the bundle is altered, not signed, of a newer version, or not whole.
         """
-        from cadc_rec.serving.bundle.bundle import Bundle
-        from cadc_rec.serving.predict.loading import predictor_of
-
-        return predictor_of(Bundle.open(Path(path), key))
+        return cls.of(Bundle.open(Path(path), key))
 
     def recommend(
         self,
@@ -210,15 +173,6 @@ class Predictor:
             CadcError: it names an attribute or a value that no item has.
         """
         blocked_by(wanted, self.attributes, len(self.items))
-
-    def titles_of(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Titles of item rows, of any shape; empty where a row is -1 or has no title."""
-        found = np.full(rows.shape, "", dtype=object)
-        if len(self.titles):
-            for place in np.ndindex(rows.shape):
-                if rows[place] >= 0:
-                    found[place] = self.titles[int(rows[place])] or ""
-        return found
 
     @cached_property
     def directions(self) -> ItemVectors:
