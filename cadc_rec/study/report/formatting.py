@@ -1,4 +1,4 @@
-"""Numbers of a study as the report words them."""
+"""Numbers of a study as the text that the page and the Markdown tables show."""
 
 from __future__ import annotations
 
