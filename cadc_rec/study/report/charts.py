@@ -164,79 +164,54 @@ def _layers(panel: Panel, x: Axis, styles: dict[str, Style], point_size: float) 
         "title": panel.y,
         "scale": {"zero": _from_zero(panel), "nice": True},
     }
-    colour = {"field": "name", "title": None, "scale": _range(styles, "colour"), "legend": _LEGEND}
-    shape = {"field": "name", "title": None, "scale": _range(styles, "shape"), "legend": _LEGEND}
-    dash = {"field": "name", "scale": _range(styles, "dash"), "legend": None}
-    described = {"description": {"field": "tip"}}
+    colour, shape = _style(styles, "colour"), _style(styles, "shape")
+    dash = {**_style(styles, "dash"), "legend": None}
+    symbol = {"type": "point", "filled": True, "opacity": 1, "size": point_size}
 
     if panel.front:
-        yield {
-            "data": {"values": [{"x": a, "y": b} for a, b in panel.front]},
-            "mark": {
-                "type": "line",
-                "interpolate": "step-after",
-                "strokeDash": [3, 3],
-                "strokeWidth": 1.5,
-                "color": _INK,
-                "aria": False,
-            },
-            "encoding": {"x": across, "y": up},
-        }
+        corners = [{"x": a, "y": b} for a, b in panel.front]
+        stairs = {"type": "line", "interpolate": "step-after", "strokeDash": [3, 3], "color": _INK}
+        yield _layer(corners, stairs | {"strokeWidth": 1.5}, x=across, y=up)
     if panel.levels:
-        values = [{"name": one.name, "y": one.y, "tip": one.tip} for one in panel.levels]
-        for mark, more in (
-            ({"strokeWidth": 2, "aria": False}, {"strokeDash": dash}),
-            # A thin line is hard to hit: a wide one without colour carries the text.
-            ({"strokeWidth": 12, "strokeOpacity": 0, "ariaRoleDescription": VALUE}, described),
-        ):
-            yield {
-                "data": {"values": values},
-                "mark": {"type": "rule", **mark},
-                "encoding": {"y": up, "color": colour, **more},
-            }
-        yield {
-            "data": {"values": values},
-            "mark": {**_SYMBOL, "size": point_size, "aria": False},
-            "encoding": {"x": {"value": _WIDTH}, "y": up, "color": colour, "shape": shape},
-        }
+        levels = [vars(level) for level in panel.levels]
+        line = {"type": "rule", "strokeWidth": 2}
+        yield _layer(levels, line, y=up, color=colour, strokeDash=dash)
+        # A thin line is hard to hit: a wide one that is not seen carries the text.
+        wide = {"type": "rule", "strokeWidth": 12, "strokeOpacity": 0}
+        yield _value_layer(levels, wide, y=up, color=colour)
+        yield _layer(levels, symbol, x={"value": _WIDTH}, y=up, color=colour, shape=shape)
     values = [
         {"name": one.name, "beside": one.beside, "joined": one.joined, **vars(point)}
         for one in panel.series
         for point in one.points
     ]
-    spread = {
-        "x": across,
-        "y": {**up, "field": "low"},
-        "y2": {"field": "high"},
-        "color": colour,
-    }
-    if any(one.joined for one in panel.series):
-        yield {
-            "data": {"values": [v for v in values if v["low"] is not None and v["joined"]]},
-            "mark": {"type": "area", "opacity": 0.14, "aria": False},
-            "encoding": spread,
-        }
-        yield {
-            "data": {"values": [v for v in values if v["joined"]]},
-            "mark": {"type": "line", "strokeWidth": 2, "aria": False},
-            "encoding": {"x": across, "y": up, "color": colour, "strokeDash": dash},
-        }
-    yield {
-        "data": {"values": [v for v in values if v["low"] is not None and not v["joined"]]},
-        "mark": {"type": "rule", "strokeWidth": 1.6, "aria": False},
-        "encoding": spread,
-    }
-    yield {
+    joined = [value for value in values if value["joined"]]
+    for mark, mine in (
+        ({"type": "area", "opacity": 0.14}, True),
+        ({"type": "rule", "strokeWidth": 1.6}, False),
+    ):
+        ends = [v for v in values if v["low"] is not None and v["joined"] is mine]
+        low, high = {**up, "field": "low"}, {"field": "high"}
+        yield _layer(ends, mark, x=across, y=low, y2=high, color=colour)
+    line = {"type": "line", "strokeWidth": 2}
+    yield _layer(joined, line, x=across, y=up, color=colour, strokeDash=dash)
+    yield _value_layer(values, symbol, x=across, y=up, color=colour, shape=shape)
+    beside = {"type": "text", "align": "left", "dx": 6, "dy": 11}
+    yield _layer(values, beside, x=across, y=up, text={"field": "beside"})
+
+
+def _layer(values: list[Spec], mark: Spec, **encoding: Spec) -> Spec:
+    """Marks that say nothing by themselves."""
+    return {"data": {"values": values}, "mark": {**mark, "aria": False}, "encoding": encoding}
+
+
+def _value_layer(values: list[Spec], mark: Spec, **encoding: Spec) -> Spec:
+    """Marks that stand for values, each with its text in the key ``tip``."""
+    return {
         "data": {"values": values},
-        "mark": {**_SYMBOL, "size": point_size, "ariaRoleDescription": VALUE},
-        "encoding": {"x": across, "y": up, "color": colour, "shape": shape, **described},
+        "mark": {**mark, "ariaRoleDescription": VALUE},
+        "encoding": {**encoding, "description": {"field": "tip"}},
     }
-    if any(one.beside for one in panel.series):
-        yield {
-            "data": {"values": values},
-            "mark": {"type": "text", "align": "left", "dx": 6, "dy": 11, "aria": False},
-            "encoding": {"x": across, "y": up, "text": {"field": "beside"}},
-        }
 
 
 def _across(x: Axis, series: Sequence[Series]) -> Spec:
@@ -268,12 +243,13 @@ def _from_zero(panel: Panel) -> bool:
     return min(values) < 0.5 * max(values)
 
 
-def _range(styles: dict[str, Style], part: str) -> Spec:
-    """One part of every style as a scale from names."""
+def _style(styles: dict[str, Style], part: str) -> Spec:
+    """One part of every style, by name."""
     values = [getattr(style, part) for style in styles.values()]
     if part == "dash":
         values = [list(dash) or [1, 0] for dash in values]
-    return {"domain": list(styles), "range": values}
+    scale = {"domain": list(styles), "range": values}
+    return {"field": "name", "title": None, "scale": scale, "legend": _LEGEND}
 
 
 def bars(title: str, x: str, panels: Sequence[BarPanel], colours: dict[str, str]) -> str:
@@ -292,58 +268,46 @@ def bars(title: str, x: str, panels: Sequence[BarPanel], colours: dict[str, str]
 
 
 def _bars(panel: BarPanel, x: str, colours: dict[str, str]) -> Spec:
-    values, totals = [], []
-    names = [bar.name for bar in panel.bars]
+    values: list[Spec] = []
+    totals: list[Spec] = []
     for bar in panel.bars:
         end = 0.0
         for part, length, tip in bar.parts:
+            start, end = end, end + length
             if length > 0:
-                values.append({"row": bar.name, "part": part, "from": end, "to": end + length})
-                values[-1]["tip"] = tip
-            end += length
-        totals.append({"row": bar.name, "to": end, "total": bar.total})
+                values.append({"row": bar.name, "part": part, "x": start, "to": end, "tip": tip})
+        totals.append({"row": bar.name, "x": end, "total": bar.total})
     # Room behind the longest bar for its total, as a part of the axis.
     room = 1.0 + 0.022 * max(len(bar.total) for bar in panel.bars)
-    row = {"field": "row", "type": "nominal", "title": None, "sort": names}
-    row["axis"] = {"labelLimit": 220, "ticks": False, "domain": False}
+    row = {
+        "field": "row",
+        "type": "nominal",
+        "title": None,
+        "sort": [bar.name for bar in panel.bars],
+        "axis": {"labelLimit": 220, "ticks": False, "domain": False},
+    }
     across = {
-        "field": "to",
+        "field": "x",
         "type": "quantitative",
         "title": x,
-        "scale": {"domain": [0, room * max(total["to"] for total in totals)], "nice": False},
+        "scale": {"domain": [0, room * max(total["x"] for total in totals)], "nice": False},
         "axis": {"tickCount": 5, "format": ",~f"},
     }
+    scale = {"domain": list(colours), "range": list(colours.values())}
+    colour = {"field": "part", "title": None, "scale": scale, "legend": _LEGEND}
+    shape = {"type": "bar", "height": 16}
+    behind = {"type": "text", "align": "left", "dx": 6}
     return {
         "title": panel.title,
         "width": _WIDTH,
         "height": {"step": _BAR_STEP},
         "layer": [
-            {
-                "data": {"values": values},
-                "mark": {"type": "bar", "height": 16, "ariaRoleDescription": VALUE},
-                "encoding": {
-                    "y": row,
-                    "x": {**across, "field": "from"},
-                    "x2": {"field": "to"},
-                    "color": {
-                        "field": "part",
-                        "title": None,
-                        "scale": {"domain": list(colours), "range": list(colours.values())},
-                        "legend": _LEGEND,
-                    },
-                    "description": {"field": "tip"},
-                },
-            },
-            {
-                "data": {"values": totals},
-                "mark": {"type": "text", "align": "left", "dx": 6, "aria": False},
-                "encoding": {"y": row, "x": across, "text": {"field": "total"}},
-            },
+            _value_layer(values, shape, y=row, x=across, x2={"field": "to"}, color=colour),
+            _layer(totals, behind, y=row, x=across, text={"field": "total"}),
         ],
     }
 
 
-_SYMBOL: Spec = {"type": "point", "filled": True, "opacity": 1}
 _LEGEND: Spec = {"orient": "bottom", "columns": _LEGEND_COLUMNS, "symbolOpacity": 1}
 _CONFIG: Spec = {
     "background": None,

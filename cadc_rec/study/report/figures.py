@@ -10,6 +10,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.charts import (
@@ -328,10 +329,10 @@ def validation_curve(group: Group, metric: str) -> tuple[Point, ...]:
 
 
 def _measurements(cell: Cell, metric: str) -> list[tuple[float, float]]:
-    """Epochs and values: one without validation holds null or no key at all."""
-    pairs = [(entry.get("epoch"), entry.get(metric)) for entry in cell.history]
-    return [
-        (epoch, value)
-        for epoch, value in pairs
-        if all(isinstance(v, int | float) and math.isfinite(v) for v in (epoch, value))
-    ]
+    """Epochs and values: an entry of an epoch without validation holds null or no such key."""
+    pairs = [(_number(entry.get("epoch")), _number(entry.get(metric))) for entry in cell.history]
+    return [(epoch, value) for epoch, value in pairs if epoch is not None and value is not None]
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
