@@ -10,8 +10,9 @@ and `VALUE` as ``aria-roledescription``; the page shows that text on hovering an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import escape
@@ -25,7 +26,6 @@ _INK, _ALONE = "currentColor", "#757b85"
 _FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # widths are measured with the first
 _WIDTH, _HEIGHT, _BAR_STEP = 430, 250, 26
 _COLUMNS = 2
-_LEGEND_COLUMNS = 7
 
 Spec = dict[str, Any]
 
@@ -121,7 +121,7 @@ class BarPanel:
     """Bars over one axis."""
 
     title: str
-    bars: tuple[Bar, ...] = field(default_factory=tuple)
+    bars: tuple[Bar, ...]
 
 
 def plot(
@@ -129,7 +129,7 @@ def plot(
     x: Axis,
     panels: Sequence[Panel],
     styles: dict[str, Style],
-    point_size: float = 80.0,
+    point_size: float = 100.0,
 ) -> str:
     """Points, lines and levels over two axes.
 
@@ -158,12 +158,8 @@ def plot(
 def _layers(panel: Panel, x: Axis, styles: dict[str, Style], point_size: float) -> Iterable[Spec]:
     """The layers of one panel, the lowest first."""
     across = _across(x, panel.series)
-    up = {
-        "field": "y",
-        "type": "quantitative",
-        "title": panel.y,
-        "scale": {"zero": _from_zero(panel), "nice": True},
-    }
+    scale = {"zero": _from_zero(panel), "nice": True}
+    up = {"field": "y", "type": "quantitative", "title": panel.y, "scale": scale}
     colour, shape = _style(styles, "colour"), _style(styles, "shape")
     dash = {**_style(styles, "dash"), "legend": None}
     symbol = {"type": "point", "filled": True, "opacity": 1, "size": point_size}
@@ -219,20 +215,17 @@ def _across(x: Axis, series: Sequence[Series]) -> Spec:
     scale: Spec = {"nice": False, "padding": 24, "zero": False}
     axis: Spec = {"grid": False, "tickCount": 6, "format": ",~f"}
     values = [point.x for one in series for point in one.points]
+    ticks = list(x.ticks)
     if x.log and values:
         # Over less than a factor of 2, small differences would look large.
         low, high = min(values), max(values)
         room = max(1.0, (2.0 * low / high) ** 0.5)
         scale |= {"type": "log", "domain": [low / room, high * room]}
-    if x.ticks:
-        axis["values"] = list(x.ticks)
-    return {
-        "field": "x",
-        "type": "quantitative",
-        "title": x.title,
-        "scale": scale,
-        "axis": axis,
-    }
+        decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+        ticks = ticks or [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
+    if ticks:
+        axis["values"] = ticks
+    return {"field": "x", "type": "quantitative", "title": x.title, "scale": scale, "axis": axis}
 
 
 def _from_zero(panel: Panel) -> bool:
@@ -308,14 +301,21 @@ def _bars(panel: BarPanel, x: str, colours: dict[str, str]) -> Spec:
     }
 
 
-_LEGEND: Spec = {"orient": "bottom", "columns": _LEGEND_COLUMNS, "symbolOpacity": 1}
+_LEGEND: Spec = {"orient": "bottom", "columns": 8, "symbolOpacity": 1}
 _CONFIG: Spec = {
     "background": None,
     "padding": {"left": 16, "right": 16, "top": 4, "bottom": 4},  # another font may be wider
     "font": _FONT,
     "view": {"stroke": None},
     "concat": {"spacing": 28},
-    "title": {"anchor": "start", "color": _INK, "fontSize": 13, "fontWeight": 600, "offset": 10},
+    "title": {
+        "anchor": "start",
+        "frame": "group",
+        "color": _INK,
+        "fontSize": 13,
+        "fontWeight": 600,
+        "offset": 10,
+    },
     "text": {"color": _INK, "fontSize": 12},
     "axis": {
         **{f"{part}Color": _INK for part in ("label", "title", "domain", "tick", "grid")},
@@ -327,6 +327,7 @@ _CONFIG: Spec = {
         "titleFontWeight": "normal",
         "titlePadding": 8,
     },
+    "axisY": {"minExtent": 30},
     "legend": {
         "labelColor": _INK,
         "labelFontSize": 12,
