@@ -1,8 +1,8 @@
-"""A study as a table: one row a method, a group of columns a dataset, the paper's numbers within.
+"""A study as a table: a row for each method, a group of columns for each dataset.
 
 In: a study and the `Book` it belongs to. Out: a `TableView` of texts and sort values, which the
-page and the Markdown files write out. What is a number here is a number that was measured; every
-other state of a cell is a word.
+page and the Markdown files write out. The paper's numbers stand beside ours. Every number was
+measured; a cell without a result has a word instead.
 """
 
 from __future__ import annotations
