@@ -1,4 +1,4 @@
-"""What ``cadc-rec advise`` does: read its options, ask for advice, say it."""
+"""The command ``cadc-rec advise``: reads its options, asks for advice, prints it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def parse_tolerance(text: str) -> float:
     except ValueError:
         number = math.nan
     value = number / 100.0 if text.strip().endswith("%") else number
-    if not 0.0 <= value < 1.0:  # not a number is neither
+    if not 0.0 <= value < 1.0:  # false for NaN too
         raise CadcError(
             f"--tolerance {text}: must be a share from 0% to below 100%; write 5% or 0.05."
         )
@@ -112,22 +112,22 @@ def _numbers(
 
 
 def advice_as_json(advice: Advice) -> dict[str, Any]:
-    """What ``--json`` prints; all shares and losses are fractions, nothing is rounded."""
+    """The object that ``--json`` prints; shares and losses are fractions, nothing is rounded."""
     chosen = advice.chosen
     return {
         "metric": advice.metric,
         "split": "validation",
         "tolerance": advice.tolerance,
         "seeds": list(advice.seeds),
-        "reference": {**_described(advice, advice.reference), "reason": advice.reason},
-        "tried": [_compared(advice, trial) for trial in advice.tried],
-        "advice": None if chosen is None else _compared(advice, chosen),
+        "reference": {**_trial_json(advice, advice.reference), "reason": advice.reason},
+        "tried": [_compared_json(advice, trial) for trial in advice.tried],
+        "advice": None if chosen is None else _compared_json(advice, chosen),
         "cautions": cautions(advice),
         "sentence": sentence(advice),
     }
 
 
-def _described(advice: Advice, trial: Trial) -> dict[str, Any]:
+def _trial_json(advice: Advice, trial: Trial) -> dict[str, Any]:
     first = _first(trial)
     return {
         "method": trial.method,
@@ -143,9 +143,9 @@ def _described(advice: Advice, trial: Trial) -> dict[str, Any]:
     }
 
 
-def _compared(advice: Advice, trial: Trial) -> dict[str, Any]:
+def _compared_json(advice: Advice, trial: Trial) -> dict[str, Any]:
     return {
-        **_described(advice, trial),
+        **_trial_json(advice, trial),
         "loss": trial.loss,
         "loss_interval": trial.loss_interval,
         "within": trial.standing(advice.tolerance),
@@ -154,7 +154,7 @@ def _compared(advice: Advice, trial: Trial) -> dict[str, Any]:
 
 
 def advice_table(advice: Advice) -> Table:
-    """Each ratio that was run, for a person."""
+    """A row for the reference and for each ratio that was run."""
     first = _first(advice.reference)
     title = f"CADC against {_name(advice)}: validation, {first.epochs} epochs"
     if len(advice.seeds) > 1:
@@ -180,7 +180,7 @@ def advice_table(advice: Advice) -> Table:
 
 
 def sentence(advice: Advice) -> str:
-    """The advice in plain words."""
+    """The advice in one sentence."""
     metric, chosen = advice.metric.upper(), advice.chosen
     tolerance, name = f"{100 * advice.tolerance:g}%", _name(advice)
     if chosen is None:
@@ -211,27 +211,27 @@ def sentence(advice: Advice) -> str:
 
 
 def cautions(advice: Advice) -> list[str]:
-    """What a reader of the advice has to know beside it."""
-    said = []
+    """What limits the advice, a sentence each."""
+    found = []
     first = _first(advice.reference)
     if first.epochs < first.full_epochs:
-        said.append(
+        found.append(
             f"Runs of {first.epochs} epochs in place of {first.full_epochs} order the ratios, and "
             "give large ones few steps; the final figure comes from full runs."
         )
     rising = [t for t in (advice.reference, *advice.tried) if any(r.improving for r in t.runs)]
     if rising:
         names = ", ".join(f"1 in {t.ratio:g}" if t.against else _name(advice) for t in rising)
-        said.append(
+        found.append(
             f"Still improving in the last epoch: {names}; more --epochs may change their order."
         )
     losses = [trial.loss for trial in advice.tried]
     if losses != sorted(losses):
-        said.append(
+        found.append(
             "Losses do not grow with the ratio throughout, so differences between ratios are "
-            "within noise; more --seeds tell them better apart."
+            "within noise; more --seeds separate them better."
         )
-    return said
+    return found
 
 
 def _first(trial: Trial) -> Measured:
@@ -248,7 +248,7 @@ def _expected(trial: Trial) -> str:
 
 def _interval(trial: Trial) -> str:
     if trial.loss_interval is None:
-        return "cannot be told"
+        return "not known"
     low, high = trial.loss_interval
     return f"{_percent(low, '+')} to {_percent(high, '+')}"
 

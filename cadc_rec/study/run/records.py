@@ -1,4 +1,4 @@
-"""What is kept of a cell: all that the report needs, apart from the artifacts."""
+"""The record of a cell: everything the report needs, so that it does not need the artifacts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SCHEMA_VERSION = 1
 
 
 def cell_digest(cell: Cell) -> str:
-    """Digest of everything that decides a cell's result, so that a changed config is run again."""
+    """Digest of all settings that decide a cell's result: a changed config is run again."""
     settings = cell.experiment.model_dump(mode="json", exclude={"tracking", "update"})
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def record_undone(cell: Cell, status: str, error: str) -> dict[str, Any]:
-    """A cell that gave no result, and why.
+    """The record of a cell that gave no result.
 
     Args:
         cell: the cell.

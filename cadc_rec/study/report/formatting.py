@@ -1,4 +1,4 @@
-"""Numbers of a study as the report words them."""
+"""Numbers of a study as the text that the page and the Markdown tables show."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def seeds_done(group: Group) -> str:
 
 
 def errors(group: Group) -> str:
-    """What the cells without results have to say, each once."""
-    said = dict.fromkeys(
+    """Why cells have no results, each reason once."""
+    reasons = dict.fromkeys(
         f"{STATUS[cell.status]}: {cell.error or 'no reason given'}"
         for cell in group.cells
         if cell.status in ("failed", "unavailable")
     )
-    return "\n".join(said)
+    return "\n".join(reasons)
 
 
 def metric_tip(group: Group, metric: str, theirs: str) -> str:
@@ -78,7 +78,7 @@ def metric_tip(group: Group, metric: str, theirs: str) -> str:
 
 
 def interval(compared: Comparison) -> str:
-    """The interval the verdict follows from: in percent where there is one, else in points."""
+    """The interval that decides the verdict: in percent where there is one, else in points."""
     if compared.relative_interval is not None:
         return _ends(compared.relative_interval, "%")
     return _ends(_percent(compared.interval), " points", digits=2)
@@ -87,7 +87,7 @@ def interval(compared: Comparison) -> str:
 def comparison_tip(
     metric: str, reference: str, compared: Comparison | None, seeds: Sequence[int]
 ) -> str:
-    """Both intervals and what they rest on."""
+    """Both intervals, and the users and seeds they are computed from."""
     if compared is None:
         return f"{metric.upper()} against {reference}: no seed of both has ranks to compare"
     points = minus(f"{100 * compared.difference:+.2f}")
