@@ -14,6 +14,7 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from cadc_rec.config.tables import EntityTable, InteractionsTable, ItemsTable, TablesConfig
+from cadc_rec.data.engine import disk_is_full
 from cadc_rec.data.sources.raw_tables import AttributeColumn, RawTables, Side, TimeUnit
 from cadc_rec.data.tables.columnar import scan_columnar
 from cadc_rec.data.tables.columns import (
@@ -43,22 +44,22 @@ _LATER = {"interactions": ("unit", "weight"), "users": _HASHED, "items": _HASHED
 _TIMES = {
     "integer": "whole numbers, taken as they are",
     "number": "numbers, taken as seconds",
-    "moment": "dates or datetimes",
+    "timestamp": "dates or datetimes",
 }
 
 
 def table_settings(config: TablesConfig) -> dict[str, Any]:
-    """What decides the result beside the files' bytes: everything but where they lie.
+    """The settings that decide the result beside the files' bytes: all but where the files are.
 
     Settings that came later are named where they are not at their default.
     """
     where = {role: {"path", "query"} for role in ("interactions", "users", "items")}
     settings = config.model_dump(mode="json", exclude={"database": True, "driver": True, **where})
     for section, names in _LATER.items():
-        told, default = settings[section], type(getattr(config, section))().model_dump(mode="json")
+        named, default = settings[section], type(getattr(config, section))().model_dump(mode="json")
         for name in names:
-            if told[name] == default[name]:
-                del told[name]
+            if named[name] == default[name]:
+                del named[name]
     return settings
 
 
@@ -110,7 +111,7 @@ class _Reader:
         )
 
     def _unit(self, scan: Scan) -> TimeUnit:
-        """What the times count once they are converted."""
+        """What the timestamps count once they are converted."""
         keys = self.config.interactions
         if not keys.timestamp or time_kind(scan.rows, keys.timestamp, "") == "integer":
             return keys.unit
@@ -156,7 +157,7 @@ class _Reader:
             where = f"{scan.files[0]}: its column {keys.timestamp}"
             with _whole(scan):
                 kind = time_kind(raw, keys.timestamp, where)
-            log.info("%s tells the time as %s", keys.timestamp, _TIMES[kind])
+            log.info("%s holds the time as %s", keys.timestamp, _TIMES[kind])
             typed["timestamp"] = time_column(raw[keys.timestamp], keys.timestamp, kind)
         if keys.weight:
             typed["weight"] = weight_column(raw[keys.weight], keys.weight)
@@ -203,7 +204,7 @@ class _Reader:
 
 @dataclass(frozen=True)
 class _Side:
-    """The users' or the items' table, as far as it was looked at."""
+    """The users' or the items' table, before its rows are converted."""
 
     side: Side
     config: EntityTable
@@ -218,13 +219,13 @@ class _Side:
 
 @contextlib.contextmanager
 def _whole(scan: Scan) -> Iterator[None]:
-    """Within, a file that the engine cannot read to its end is named."""
+    """Turn the engine's error about a file it cannot read to its end into one that names it."""
     try:
         yield
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
-        if "No space left" in str(error):
+        if disk_is_full(error):
             raise
         raise scan.damaged(error) from None
 
