@@ -268,6 +268,8 @@ def _partial(final: Path) -> Iterator[tuple[IO[bytes], Path]]:
 
 
 def _fetch(url: str, file: IO[bytes]) -> None:
+    # Not by pooch 1.9: with urllib3 below 2, which torchx holds, it keeps half of an archive whose
+    # connection broke off, where no checksum is published.
     with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
         total = int(response.headers.get("Content-Length") or 0)
         received = 0
