@@ -1,4 +1,4 @@
-"""What carries the preparation's Ibis expressions out, within bounds of memory.
+"""Runs the preparation's Ibis expressions within bounds of memory.
 
 A DuckDB in this process reads raw input, whatever the engine. An `Engine` then filters, numbers and
 sorts the typed rows: that same DuckDB, or Spark (`prepare/spark.py`). The expressions are the same
@@ -24,7 +24,6 @@ from cadc_rec.errors import CadcError
 
 MEMORY_SHARE = 0.5
 MEMORY_CEILING = 3 << 30  # leaves a 4 GiB process room for Arrow's batches and Python
-_NO_SPACE = "No space left on device"
 
 
 @contextlib.contextmanager
@@ -52,20 +51,24 @@ def open_engine(
     )
     try:
         yield backend
-    except duckdb.OutOfMemoryException as error:
-        if _NO_SPACE in str(error):
-            raise OSError(errno.ENOSPC, _NO_SPACE, str(scratch)) from None
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        if disk_is_full(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch)) from None
+        if not isinstance(error, duckdb.OutOfMemoryException):
+            raise
         reason = str(error).splitlines()[0]
         raise CadcError(
             f"{scratch}: preparing the data did not fit into {limit >> 20} MiB of memory with "
             f"spilling ({reason}); raise data.memory, or free memory or disk, and run again."
         ) from None
-    except duckdb.IOException as error:
-        if _NO_SPACE in str(error):
-            raise OSError(errno.ENOSPC, _NO_SPACE, str(scratch)) from None
-        raise
     finally:
         backend.disconnect()
+
+
+def disk_is_full(error: duckdb.Error) -> bool:
+    """Whether DuckDB stopped because the disk had no space left."""
+    # Neither duckdb.IOException nor OutOfMemoryException has an errno: only the system's words.
+    return os.strerror(errno.ENOSPC) in str(error)
 
 
 def stream(backend: Backend, rows: ir.Table, batch_rows: int) -> pa.RecordBatchReader:
@@ -77,7 +80,7 @@ def stream(backend: Backend, rows: ir.Table, batch_rows: int) -> pa.RecordBatchR
 
 
 def memory_limit() -> int:
-    """What an engine may take where nobody says: bytes."""
+    """Bytes of memory that an engine takes where the configuration names none."""
     return min(int(MEMORY_SHARE * _physical_memory()), MEMORY_CEILING)
 
 
@@ -86,13 +89,13 @@ def _physical_memory() -> int:
 
 
 class Engine(Protocol):
-    """Carries expressions out and keeps tables."""
+    """Runs expressions and keeps their results as tables."""
 
     def adopt(self, rows: ir.Table) -> ir.Table:
         """The rows of an expression on the reader's DuckDB, read once; a table of this engine."""
 
     def keep(self, name: str, rows: ir.Table) -> ir.Table:
-        """The rows of an expression, carried out now and kept as the table `name`."""
+        """The rows of an expression, computed now and kept as the table `name`."""
 
     def only_row(self, rows: ir.Table) -> dict[str, Any]:
         """The values of a table with one row, by column."""

@@ -20,9 +20,9 @@ ROW_GROUP_ROWS = 2**20
 SHARD_GROUP_ROWS = 2**18
 """Rows that are written at once: row groups end at their multiples, and where a shard does."""
 LEAST_SHARDS = 8
-"""Shards of a selection whose number is left to us."""
+"""Fewest shards of a selection whose number is not configured."""
 T = TypeVar("T")
-_WAIT_SECONDS = 0.2  # how long a full queue keeps the thread from seeing that nobody reads on
+_WAIT_SECONDS = 0.2  # a thread that waits at a full queue looks this often whether it may end
 
 
 def rechunk(batches: Iterable[pa.RecordBatch | pa.Table], rows: int) -> Iterator[pa.Table]:

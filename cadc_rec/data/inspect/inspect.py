@@ -1,7 +1,7 @@
-"""Look at every table a path leads to.
+"""Inspects every table that a path leads to.
 
-In: a file, a folder or a glob. Out: an `Inspection`: a profile of each table, what they were taken
-for, and what only the interactions have: repeated pairs, short users, popularity.
+In: a file, a folder or a glob. Out: an `Inspection`: a profile of each table, the guessed role of
+each, and of the interactions: repeated pairs, users with few items, popularity.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Batches of D_sel for one rank: shuffled every epoch, negatives drawn afresh.
 
-In: this rank's rows, how many rows every shard has, and an arrangement (`data.pair_batches`,
-`data.candidates`). Out: NumPy arrays ready to become a `cadc_rec.data.load.batches.Batch`.
+In: this rank's rows, how many rows every shard has, and an arrangement (`pair_batches.py`,
+`candidates.py`). Out: batches of NumPy arrays
+(`cadc_rec.data.load.batches.Batch`).
 
 Every rank takes the same number of steps and cuts its own rows into that many pieces, so each row
 is used once an epoch, no rank waits for one that has run out, and all know how many positives a
 step has over all ranks without asking. An epoch can be gone on with from the middle, by as many
-ranks as began it (the same batches) or by others (the rows that are left), see `data.position`.
+ranks as began it (the same batches) or by others (the rows that are left), see `position.py`.
 """
 
 from __future__ import annotations

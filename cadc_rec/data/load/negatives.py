@@ -82,7 +82,7 @@ def popularity_weights(frequency: NDArray[np.int64], alpha: float) -> NDArray[np
 
 
 def compile_kernels() -> None:
-    """Compile the draws now: seconds that are no stage's."""
+    """Compile the draws now, so that no stage's time includes the seconds it takes."""
     nothing = UserItems(np.zeros(2, np.int64), np.zeros(0, np.int32))
     step = Step(0, 1, 0, 0, 0, np.zeros(1, np.int64), 1)
     drawn = WeightedNegatives(np.ones(2, np.int64), nothing)

@@ -75,14 +75,14 @@ class PairBatches:
     def _arranged(
         self, users: np.ndarray, items: np.ndarray, negatives: np.ndarray, positives: int
     ) -> Arrays:
-        told = (users, items, negatives, self.n_items, positives, self.everything)
+        arguments = (users, items, negatives, self.n_items, positives, self.everything)
         if not self.compiled:
-            return arrange_pairs(*told)
+            return arrange_pairs(*arguments)
         from cadc_rec.data.load.pair_kernels import (
             arrange_pairs_compiled,  # numba takes long to import
         )
 
-        return arrange_pairs_compiled(*told)
+        return arrange_pairs_compiled(*arguments)
 
 
 def arrange_pairs(

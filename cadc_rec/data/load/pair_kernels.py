@@ -24,7 +24,7 @@ _DIGIT = 11  # bits sorted by at once: 2,048 counters stay in the nearest cache
 
 
 def compile_kernels() -> None:
-    """Compile the loops now: seconds that are no stage's."""
+    """Compile the loops now, so that no stage's time includes the seconds it takes."""
     ids = np.ones(1, np.int32)
     for n_items in (2, 2**30):  # counted, and sorted
         arrange_pairs_compiled(ids, ids, ids.reshape(1, 1), n_items, 1)

@@ -1,4 +1,4 @@
-"""Reading D_sel: whole Parquet shards, dealt to the ranks in turn."""
+"""Reads D_sel: whole Parquet shards, dealt to the ranks in turn."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ class SelectionShards:
 
 
 def _group_rows(file: Path) -> tuple[int, ...]:
-    told = pq.read_metadata(file)
-    return tuple(told.row_group(group).num_rows for group in range(told.num_row_groups))
+    footer = pq.read_metadata(file)
+    return tuple(footer.row_group(group).num_rows for group in range(footer.num_row_groups))
 
 
 def _padded(lists: pa.ChunkedArray, length: int) -> np.ndarray:

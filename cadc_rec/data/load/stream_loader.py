@@ -1,7 +1,7 @@
 """Batches of a D_sel that need not fit in memory: read row group by row group, ahead, in a thread.
 
-In: the selection's shards, this rank, an arrangement. Out: what `data.loader` gives, in the order
-of `data.stream_order`: every row once an epoch, equally many steps on every rank, any position
+In: the selection's shards, this rank, an arrangement. Out: what `loader.py` gives, in the order of
+`stream_order.py`: every row once an epoch, equally many steps on every rank, any position
 gone on from by any number of ranks.
 """
 

@@ -3,8 +3,8 @@
 In: typed rows of user_id, item_id, timestamp, row (the place in the file, which breaks ties) and
 perhaps weight. Out: the rows that are kept; dense ids; the rows in each user's order.
 
-Nothing here depends on the order an engine adds numbers up in, on how it rounds or on how it
-compares text of other than its bytes: two engines give the same rows.
+Nothing here depends on the order in which an engine adds numbers, on how it rounds, or on a
+language's order of letters (text is compared by its bytes): two engines give the same rows.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Order:
 
 @dataclass(frozen=True)
 class Kept:
-    """The interactions, and what was no interaction."""
+    """The rows that are kept as interactions, and how many were left out."""
 
     rows: ir.Table
     at_most: int
-    """How many; fewer, where the stream is still to drop repeated pairs."""
+    """How many there are at most; the stream may still drop repeated pairs."""
     removed: dict[str, int]
-    """Rows that were left out, by why."""
+    """How many rows were left out, by reason."""
     cuts: tuple[int, int] | None
     """Where validation and test begin, of a split by time."""
 
@@ -128,8 +128,8 @@ def _cuts(
         second = time_before_latest(engine, rows, test)
     if first >= second:
         raise CadcError(
-            f"data.split = 'time': validation begins at {first} and test at {second}; it has to "
-            "begin later."
+            f"data.split = 'time': validation begins at {first} and test at {second}; the test has "
+            "to begin later."
         )
     return first, second
 

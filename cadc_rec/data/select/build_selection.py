@@ -39,7 +39,7 @@ from cadc_rec.log import track
 from cadc_rec.store.artifact import Artifact, Draft
 
 BLOCK_ROWS = ROW_GROUP_ROWS
-_COUNTS, _ROWS = 0, 1  # of the selection's draws: rows a block gives, and which
+_COUNTS, _ROWS = 0, 1  # kinds of draws: how many rows a block gives, and which
 _MAX_ROWS = 10**9  # numpy.random.Generator.hypergeometric takes no larger population
 _BALANCED = {
     "over-sampling": balanced.over_sampling_counts,
@@ -101,12 +101,12 @@ def build_selections(
             ticker.advance(block.num_rows)
     bytes_of = _bytes(train_files(dataset.path))
     for target in targets:
-        target.tell(bytes_of)
+        target.record(bytes_of)
 
 
 @dataclass
 class _Full:
-    """D_full, and what selections look at in it: each is read when first asked for."""
+    """D_full, and the parts of it that selections look at: each is read when first needed."""
 
     dataset: Artifact
     seed: int
@@ -233,8 +233,8 @@ class _Target:
             )
         self.shards.add(rows)
 
-    def tell(self, bytes_of: int) -> None:
-        """Say in the manifest what came of it."""
+    def record(self, bytes_of: int) -> None:
+        """Write the numbers of the selection into the manifest."""
         total = self.full.total
         self.draft.rows = total
         self.draft.info.update(
@@ -255,7 +255,7 @@ def _with_history(
     length: int,
     touched: NDArray[np.int32],
 ) -> pa.Table:
-    """`rows` with their histories; `touched` has one added where what they refer to begins."""
+    """`rows` with histories; `touched` adds 1 where what a row refers to begins, -1 after it."""
     items = whole.history_before(positions, length)
     known = items != NO_ITEM
     counts = known.sum(1)

@@ -14,6 +14,7 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from cadc_rec.config.tables import EntityTable, InteractionsTable, ItemsTable, TablesConfig
+from cadc_rec.data.engine import disk_is_full
 from cadc_rec.data.sources.raw_tables import AttributeColumn, RawTables, Side, TimeUnit
 from cadc_rec.data.tables.columnar import scan_columnar
 from cadc_rec.data.tables.columns import (
@@ -41,7 +42,7 @@ _COLUMNS = ("user", "item", "timestamp", "rating", "weight")
 _TIMES = {
     "integer": "whole numbers, taken as they are",
     "number": "numbers, taken as seconds",
-    "moment": "dates or datetimes",
+    "timestamp": "dates or datetimes",
 }
 
 
@@ -93,7 +94,7 @@ class _Reader:
         )
 
     def _unit(self, scan: Scan) -> TimeUnit:
-        """What the times count once they are converted."""
+        """What the timestamps count once they are converted."""
         keys = self.config.interactions
         if not keys.timestamp or time_kind(scan.rows, keys.timestamp, "") == "integer":
             return keys.unit
@@ -139,7 +140,7 @@ class _Reader:
             where = f"{scan.files[0]}: its column {keys.timestamp}"
             with _whole(scan):
                 kind = time_kind(raw, keys.timestamp, where)
-            log.info("%s tells the time as %s", keys.timestamp, _TIMES[kind])
+            log.info("%s holds the time as %s", keys.timestamp, _TIMES[kind])
             typed["timestamp"] = time_column(raw[keys.timestamp], keys.timestamp, kind)
         if keys.weight:
             typed["weight"] = weight_column(raw[keys.weight], keys.weight)
@@ -186,7 +187,7 @@ class _Reader:
 
 @dataclass(frozen=True)
 class _Side:
-    """The users' or the items' table, as far as it was looked at."""
+    """The users' or the items' table, before its rows are converted."""
 
     side: Side
     config: EntityTable
@@ -201,13 +202,13 @@ class _Side:
 
 @contextlib.contextmanager
 def _whole(scan: Scan) -> Iterator[None]:
-    """Within, a file that the engine cannot read to its end is named."""
+    """Turn the engine's error about a file it cannot read to its end into one that names it."""
     try:
         yield
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
-        if "No space left" in str(error):
+        if disk_is_full(error):
             raise
         raise scan.damaged(error) from None
 

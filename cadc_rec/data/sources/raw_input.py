@@ -1,7 +1,8 @@
-"""Where a source's raw file is, and which bytes it holds.
+"""Finds a source's raw files, and says which bytes they hold.
 
-In: a source's name and the folders the user has. Out: a `RawInput`, the file's path and the
-fingerprint that the prepare stage takes as its input. A file that is nowhere is downloaded once.
+In: a source's name and the user's folders. Out: a `RawInput`: the paths, and the fingerprint that
+the prepare stage takes as its input. A public archive that is in none of the folders is downloaded
+once, into a cache.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _TIMEOUT_SECONDS = 60
 
 @dataclass(frozen=True)
 class Archive:
-    """A public file: what it may be called in the user's folders, and where it is published."""
+    """A public file: its possible names in the user's folders, and where it is published."""
 
     names: tuple[str, ...]
     url: str
@@ -146,7 +147,7 @@ def asked(config: TablesConfig) -> dict[str, str]:
             raise CadcError(f"data.tables.{role}: has both a path and a query; take one out.")
         if table.query and not config.database:
             raise CadcError(
-                f"data.tables.{role}.query: nobody says whom to ask; set data.tables.database."
+                f"data.tables.{role}.query: there is no database to ask; set data.tables.database."
             )
         if table.query:
             queries[role] = table.query
@@ -156,13 +157,13 @@ def asked(config: TablesConfig) -> dict[str, str]:
 def _fetched(
     config: DataConfig, folders: Sequence[Path], spool: Path | None
 ) -> Mapping[str, FileSet]:
-    """What the queries give."""
+    """The rows of the queries, by table; none where there are no queries."""
     queries = asked(config.tables)
     if not queries:
         return {}
     from cadc_rec.data.tables.database import fetch, parse_address  # imports DuckDB
 
-    assert spool is not None, "whoever may meet queries uses raw_input"
+    assert spool is not None, "a configuration with queries is read through raw_input"
     memory = parse_memory(config.memory) if config.memory else None
     address = parse_address(config.tables.database, folders)
     return fetch(address, queries, spool, memory, config.tables.driver)
@@ -256,7 +257,7 @@ def _download(archive: Archive) -> Path:
 
 @contextlib.contextmanager
 def _partial(final: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """A file of its own name beside `final`, gone on the way out unless it was renamed."""
+    """A file with a name of its own beside `final`, removed at the end unless it was renamed."""
     handle, name = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
     partial = Path(name)
     try:
@@ -267,6 +268,8 @@ def _partial(final: Path) -> Iterator[tuple[IO[bytes], Path]]:
 
 
 def _fetch(url: str, file: IO[bytes]) -> None:
+    # Not by pooch 1.9: with urllib3 below 2, which torchx holds, it keeps half of an archive whose
+    # connection broke off, where no checksum is published.
     with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
         total = int(response.headers.get("Content-Length") or 0)
         received = 0

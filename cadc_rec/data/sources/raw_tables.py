@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # Ibis takes long to import, and a training process needs non
 AttributeKind = Literal["categorical", "multi", "numeric", "hashed"]
 Side = Literal["user", "item"]
 TimeUnit = Literal["", "s", "ms", "us", "ns"]
-"""What a source's whole numbers count since 1970; empty where nobody says."""
+"""What a source's whole numbers count since 1970; empty where that is not known."""
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -57,9 +57,9 @@ class RawTables:
     time_unit: TimeUnit = ""
     """What timestamps count since 1970, where that is known."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Rows that were read and are no interactions, by why; the manifest repeats them."""
+    """How many rows were read and not kept, by reason; the manifest repeats them."""
     rejected: Path | None = None
-    """A folder with the rows that were left out, perhaps not there; the dataset keeps it."""
+    """A folder with the rows that were left out, which the dataset keeps; it may not exist."""
 
     def weighted(self, config: DataConfig) -> bool:
         """Whether prepared interactions have a weight each."""
@@ -87,7 +87,7 @@ def parse_time(text: str, key: str, unit: TimeUnit) -> int | None:
         unit: the source's.
 
     Raises:
-        CadcError: neither, or a date where the source's unit is not known.
+        CadcError: the text is neither, or is a date and the source's unit is not known.
     """
     if not text:
         return None
@@ -97,13 +97,13 @@ def parse_time(text: str, key: str, unit: TimeUnit) -> int | None:
         time = datetime.fromisoformat(text)
     except ValueError:
         raise CadcError(
-            f"{key} = {text!r} is no time; write a date (2024-01-31), a datetime, or a whole "
+            f"{key} = {text!r} is not a time; write a date (2024-01-31), a datetime, or a whole "
             "number in the source's unit."
         ) from None
     if not unit:
         raise CadcError(
-            f"{key} = {text!r} is a date, and nobody says what the whole numbers of the "
-            "interactions' times count; set data.tables.interactions.unit, or write a whole number."
+            f"{key} = {text!r} is a date, and the unit of the interactions' times is not "
+            "known; set data.tables.interactions.unit, or write a whole number."
         )
     since = (time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH
     micros = (since.days * 86_400 + since.seconds) * 10**6 + since.microseconds

@@ -1,7 +1,7 @@
-"""A column's values as the type the preparation wants, or why a value is none.
+"""Converts a column's values to the type that the preparation wants, or says why it cannot.
 
 In: a column as it stands in the files. Out: a `Typed`: the converted expression, and for each row
-the fault that keeps it from being converted, null where there is none.
+what keeps its value from being converted, null where nothing does.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from cadc_rec.errors import CadcError
 # Text is checked before it is cast: DuckDB reads "1.5" as the integer 2, and "0x10" as 16.
 INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
-MOMENT = r"^[0-9]{4,6}-[0-9]{1,2}-[0-9]{1,2}([T ].*)?$"
+TIMESTAMP = r"^[0-9]{4,6}-[0-9]{1,2}-[0-9]{1,2}([T ].*)?$"
 _MICRO = 1_000_000
 _MAX_SECONDS = 9.2e12  # beyond it, microseconds do not fit into 64 bits
 _LEAST_WEIGHT, _MOST_WEIGHT = 1e-6, 1e9
 _SHOWN = 60  # characters of a bad value worth showing
 _TAKEN = ("user", "item", "user_id", "item_id", "title")  # columns of every prepared dataset
 
-TimeKind = Literal["integer", "number", "moment"]
+TimeKind = Literal["integer", "number", "timestamp"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Typed:
 
 
 def id_column(raw: ir.Column, name: str, kind: Literal["integer", "string"]) -> Typed:
-    """An id, which no row may lack: int64 or text."""
+    """An id: int64 or text. Every row must have one."""
     if kind == "string":
         value = raw.cast("string").nullif("")
         return Typed(name, value, _fault(raw, value, name, "text", required=True))
@@ -71,29 +71,29 @@ def id_type(raw: ir.Column, where: str) -> Literal["integer", "string"]:
 
 
 def time_kind(rows: ir.Table, column: str, where: str) -> TimeKind:
-    """How a column tells the time; of text, what most values look like.
+    """How a column writes times; for text, the form that most values have.
 
     Raises:
-        CadcError: a type that tells no time; names the column.
+        CadcError: a type that cannot hold times; names the column.
     """
     kind = rows[column].type()
     if kind.is_string():
-        patterns = {"integer": INTEGER, "number": NUMBER, "moment": MOMENT}
+        patterns = {"integer": INTEGER, "number": NUMBER, "timestamp": TIMESTAMP}
         counts = count_matches(rows, column, patterns)
-        if counts["moment"] > counts["number"]:
-            return "moment"
+        if counts["timestamp"] > counts["number"]:
+            return "timestamp"
         return "integer" if counts["integer"] == counts["number"] else "number"
     if kind.is_integer():
         return "integer"
     if kind.is_floating() or kind.is_decimal():
         return "number"
     if kind.is_date() or kind.is_timestamp():
-        return "moment"
+        return "timestamp"
     raise CadcError(f"{where} is {kind}; times are whole numbers, numbers, dates or datetimes.")
 
 
 def time_column(raw: ir.Column, name: str, kind: TimeKind) -> Typed:
-    """A time, which no row may lack: int64, whole numbers as they are, others microseconds."""
+    """A time: int64, whole numbers as they are, others as microseconds. Every row must have one."""
     is_text = raw.type().is_string()
     if kind == "integer":
         value = (
@@ -108,7 +108,7 @@ def time_column(raw: ir.Column, name: str, kind: TimeKind) -> Typed:
         value = ibis.cases((inside, (seconds * _MICRO).round().cast("int64")))
         return Typed(name, value, _fault(raw, value, name, "a number of seconds", required=True))
     if is_text:
-        parsed = ibis.cases((raw.re_search(MOMENT), raw.try_cast("timestamp('UTC')")))
+        parsed = ibis.cases((raw.re_search(TIMESTAMP), raw.try_cast("timestamp('UTC')")))
     else:
         parsed = raw.cast("timestamp('UTC')")
     value = ibis.cases((isfinite(parsed), epoch_us(parsed)))
@@ -116,7 +116,7 @@ def time_column(raw: ir.Column, name: str, kind: TimeKind) -> Typed:
 
 
 def number_column(raw: ir.Column, name: str, *, required: bool) -> Typed:
-    """A finite number, float64; NaN is a missing one."""
+    """A finite number, float64; NaN counts as missing."""
     number = _number(raw)
     value = ibis.cases((~(number.isinf() | number.isnan()), number))
     missing = raw.isnull() if raw.type().is_string() else raw.isnull() | number.isnan()
@@ -126,15 +126,15 @@ def number_column(raw: ir.Column, name: str, *, required: bool) -> Typed:
 
 
 def weight_column(raw: ir.Column, name: str) -> Typed:
-    """A weight, which no row may lack: float64, above 0."""
+    """A weight: float64, above 0. Every row must have one."""
     number = _number(raw)
-    # Less than half of the unit that weights are added up in would be nothing.
+    # A weight below half of the unit that weights are added up in would be rounded to 0.
     value = ibis.cases(((number >= _LEAST_WEIGHT) & (number <= _MOST_WEIGHT), number))
     words = "a number above 0 and at most a billion"
     return Typed(name, value, _fault(raw, value, name, words, required=True))
 
 
-def number_or_moment(raw: ir.Column, name: str) -> Typed:
+def number_or_time(raw: ir.Column, name: str) -> Typed:
     """A number that may be missing; a date or datetime is its seconds since 1970."""
     if raw.type().is_date() or raw.type().is_timestamp():
         raw = epoch_us(raw.cast("timestamp('UTC')")) / _MICRO
@@ -150,14 +150,14 @@ def count_matches(rows: ir.Table, column: str, patterns: Mapping[str, str]) -> d
 
 # DuckDB's own functions, which Ibis has no names for.
 @ibis.udf.scalar.builtin(signature=((dt.Timestamp("UTC"),), dt.int64))
-def epoch_us(moment: ir.TimestampValue) -> ir.IntegerValue:
+def epoch_us(time: ir.TimestampValue) -> ir.IntegerValue:
     """Microseconds since 1970."""
     raise NotImplementedError  # DuckDB carries it out
 
 
 @ibis.udf.scalar.builtin(signature=((dt.Timestamp("UTC"),), dt.boolean))
-def isfinite(moment: ir.TimestampValue) -> ir.BooleanValue:
-    """Whether a moment is none of DuckDB's two infinities."""
+def isfinite(time: ir.TimestampValue) -> ir.BooleanValue:
+    """Whether a time is neither of DuckDB's two infinities."""
     raise NotImplementedError  # DuckDB carries it out
 
 
@@ -176,7 +176,7 @@ def _fault(
     required: bool,
     missing: ir.BooleanColumn | None = None,
 ) -> ir.StringColumn:
-    """Why `value` is null: the raw one is missing, or is not what it should be."""
+    """Why `value` is null: the raw value is missing, or is not what it should be."""
     if missing is None:
         missing = raw.isnull()
         if raw.type().is_string():
@@ -248,7 +248,7 @@ def attribute_column(
     if kind == "numeric":
         if type_.is_boolean() or type_.is_time():
             raise CadcError(f"{where} is {type_}; make it categorical.")
-        return number_or_moment(raw, column)
+        return number_or_time(raw, column)
     if type_.is_integer() and not type_.is_unsigned_integer() and kind != "hashed":
         return _without_fault(column, raw.cast("int64"))
     if type_.is_floating():

@@ -1,7 +1,7 @@
-"""Connections to a database that can only read it: by ADBC, or by a DuckDB that attaches it.
+"""Read-only connections to a database: by ADBC, or by a DuckDB that attaches it.
 
 In: an `Address`. Out: an `Ask`, which gives the answers to queries as Arrow batches; all of them
-see the database as of one moment. Drivers are extras.
+see the database at one point in time. The drivers are optional packages.
 
 DuckDB's extension has to be of exactly the installed DuckDB. It is looked for in the Python package
 ``duckdb-extension-postgres-scanner``, then where DuckDB itself keeps extensions; nothing is
@@ -49,7 +49,7 @@ class Address:
 
 @contextlib.contextmanager
 def connected(address: Address, driver: Driver) -> Iterator[Ask]:
-    """Questions within a transaction that can only read, and sees one moment."""
+    """Queries within one read-only transaction: all see the database at one point in time."""
 
     def unreachable(error: Exception) -> CadcError:
         return CadcError(
@@ -99,7 +99,7 @@ def _adbc(dialect: Dialect) -> Any:
 
 
 def adbc_errors() -> tuple[type[Exception], ...]:
-    """None where ADBC is not installed: DuckDB attaches without it."""
+    """ADBC's type of error; nothing where ADBC is not installed, which DuckDB does not need."""
     try:
         from adbc_driver_manager import Error
     except ModuleNotFoundError:
@@ -141,7 +141,7 @@ def load_extension(connection: duckdb.DuckDBPyConnection) -> None:
 
 @contextlib.contextmanager
 def _attached(uri: str, unreachable: Callable[[Exception], CadcError]) -> Iterator[Ask]:
-    """A read-only attachment within one transaction: all queries see one moment.
+    """A read-only attachment, queried within one transaction.
 
     Args:
         uri: what libpq takes.

@@ -1,4 +1,4 @@
-"""Rows of a database as Parquet files: what a query of the configuration gives, read once.
+"""Reads the rows of a database's queries once, into Parquet files.
 
 In: an address, a query for each table, an empty folder. Out: a `FileSet` for each, read like any
 other Parquet file. ADBC, or an attachment of DuckDB, streams Arrow batches from the database into a
@@ -59,7 +59,7 @@ def parse_address(text: str, folders: Sequence[Path]) -> Address:
         folders: what a relative path of a file is relative to, in order.
 
     Raises:
-        CadcError: no such kind of database, a file that is not there, or a password in the text.
+        CadcError: an unknown kind of database, a missing file, or a password in the text.
     """
     try:
         parts = urlsplit(text)
@@ -73,7 +73,7 @@ def parse_address(text: str, folders: Sequence[Path]) -> Address:
             "set $PGPASSWORD or ~/.pgpass."
         )
     if dialect is None:
-        raise CadcError(f"{KEY} = {text!r}: is of no known kind; {_HOW}.")
+        raise CadcError(f"{KEY} = {text!r}: is no kind of database that is known; {_HOW}.")
     if dialect == "postgres":
         return Address(dialect, f"postgresql://{parts.hostname or ''}{parts.path}", text)
     if parts.netloc or not parts.path.strip("/"):
@@ -93,7 +93,7 @@ def fetch(
     memory_bytes: int | None = None,
     driver: Driver = "adbc",
 ) -> dict[str, FileSet]:
-    """The rows of each query, all as of one moment.
+    """The rows of each query; all see the database at one point in time.
 
     Args:
         address: from `parse_address`.
@@ -122,12 +122,11 @@ def fetch(
             except (*adbc_errors(), duckdb.Error, pa.ArrowException, OSError) as error:
                 if isinstance(error, OSError) and error.errno is not None:
                     raise
-                hint = (
-                    "; a column of a query has one type: CAST it"
-                    if "mismatch" in str(error)
-                    else "; mend it"
-                )
-                raise CadcError(f"{key}: {address.shown} says: {said(error)}{hint}.") from None
+                # A SQLite query that was accepted and then cannot be read to its end: in nearly all
+                # cases a column whose values are of several types.
+                unread = address.dialect == "sqlite" and not isinstance(error, adbc_errors())
+                remedy = "a column of a query has one type: CAST it" if unread else "mend it"
+                raise CadcError(f"{key}: {address.shown} says: {said(error)}; {remedy}.") from None
             found[role] = FileSet("parquet", Path(), (Path(key),), (file,))
     return found
 
@@ -145,7 +144,8 @@ def checked_query(text: str, dialect: Dialect, key: str) -> exp.Query:
         key: the setting it comes from, for messages.
 
     Raises:
-        CadcError: it is none, or several, or it may do more than read the tables it names.
+        CadcError: it is not a SELECT, is several statements, or may do more than read the tables
+            that it names.
     """
     try:
         statements = sqlglot.parse(text, dialect=dialect)

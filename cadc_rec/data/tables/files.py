@@ -47,7 +47,7 @@ class FileSet:
     files: tuple[Path, ...]
     """Absolute, sorted by name: the rows of the table in their order."""
     read_from: tuple[Path, ...] = ()
-    """Where the rows lie, if not in the files: what a query gave, whose name is no file's."""
+    """The files with the rows of a query; `files` then holds the query's name for messages."""
 
     def name(self, file: Path) -> Path:
         """A file's path below the base."""
@@ -104,7 +104,7 @@ def find_tables(
 
 
 def file_format(path: Path) -> FileFormat | None:
-    """The format a file's name tells, or None."""
+    """The format that the end of a file's name says, or None."""
     name = path.name.lower()
     inner = next((name.removesuffix(s) for s in COMPRESSED if name.endswith(s)), None)
     found = _SUFFIXES.get(Path(inner if inner is not None else name).suffix)
@@ -208,7 +208,7 @@ def _fixed_part(pattern: Path) -> Path:
 
 def _unknown() -> str:
     suffixes = " ".join(_SUFFIXES)
-    return f"the formats are told by the names' ends: {suffixes}, text also with .gz .bz2 .zst"
+    return f"the end of a file's name says its format: {suffixes}, text also with .gz .bz2 .zst"
 
 
 def _digest(file: Path) -> bytes:

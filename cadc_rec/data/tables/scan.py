@@ -32,7 +32,7 @@ FILE, ROW, FILE_ROW = "__file", "__row", "__file_row"
 among its file's (int64, from 0)."""
 _PLACES = (ROW, FILE, FILE_ROW)
 FAULT, TEXT = "__fault", "__text"
-"""Columns of a checked row: why it is none (null: it is one), and what stands in it."""
+"""Columns of a checked row: why it is not as declared (null: it is), and what stands in it."""
 _SCHEMA = pa.schema(
     [("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("row", pa.string())]
 )
@@ -41,7 +41,7 @@ _KEPT = 1000  # characters of a rejected row
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A row of a text file that is none."""
+    """Lines of a text file that cannot be read as a row."""
 
     file: int
     line: int
@@ -52,7 +52,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Scan(ABC):
-    """The rows of one table, unconverted."""
+    """The rows of one table, before their values are converted."""
 
     role: str
     """``interactions``, ``users`` or ``items``."""
@@ -94,7 +94,7 @@ class Scan(ABC):
 def require_columns(
     where: Path, there: Sequence[str], wanted: Mapping[str, str], *, header: bool = False
 ) -> None:
-    """Refuse a file that lacks a wanted column or has one twice.
+    """Refuse a file that lacks a wanted column or has it twice.
 
     Args:
         where: the file.
@@ -106,7 +106,7 @@ def require_columns(
         CadcError: names the file and the column.
     """
     place = f"{where}, line 1" if header else f"{where}"
-    # Engines take names that differ in case only for one.
+    # Engines take two names that differ only in case for the same.
     lowered = [name.lower() for name in there]
     for column, key in wanted.items():
         if lowered.count(column.lower()) > 1:
@@ -127,7 +127,7 @@ def first_line(error: Exception) -> str:
 
 
 def literal(path: Path) -> str:
-    """A path that DuckDB takes for itself: its wildcards are made ordinary characters."""
+    """A path as DuckDB has to be given it: wildcards in it are made ordinary characters."""
     return re.sub(r"([*?\[])", r"[\1]", str(path))
 
 
@@ -215,7 +215,7 @@ def _raise_first(scan: Scan, rows: ir.Table) -> None:
 
 
 def write_rejected(backend: Backend, scan: Scan, rows: ir.Table, path: Path) -> None:
-    """Write every row that is none.
+    """Write every row that is not as declared.
 
     Args:
         backend: runs the expressions.

@@ -71,7 +71,7 @@ class TextScan(Scan):
 
     @property
     def is_text(self) -> bool:
-        """Text does not say what it is."""
+        """Always: text does not say what its type is."""
         return True
 
     @property
@@ -194,7 +194,7 @@ def _header(file: Path, own: Path, layout: TextFormat) -> list[str]:
 
 
 def record_lines(file: Path, delimiter: str, layout: TextFormat) -> Iterator[int]:
-    """The line each row begins on, the header's aside; blank lines are none (nor to DuckDB)."""
+    """The line each row begins on, without the header's; blank lines are no rows, as for DuckDB."""
     with file.open(encoding=layout.python_encoding, errors="replace", newline="") as opened:
         csv.field_size_limit(2**31 - 1)
         reader = csv.reader(opened, delimiter=delimiter)
@@ -268,7 +268,7 @@ def _parse(
         raise _unreadable_file(source, error) from None
     unreadable = list(_unreadable(backend, source, table))
     for row in unreadable:
-        # After an open quote nobody knows which of the lines that follow it swallowed.
+        # After an open quote it is unknown which of the lines that follow belong to the row.
         if not reject or "\n" in row.text:
             raise CadcError(
                 f"{source.files[row.file]}, line {row.line}: {row.reason}: "
@@ -279,7 +279,7 @@ def _parse(
 
 
 def _names(header: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """The header with names that nobody asked for, perhaps empty or double, made harmless."""
+    """The header, with unwanted names, perhaps empty or double, replaced by unique ones."""
     return [name if name in wanted else f"__unwanted_{n}" for n, name in enumerate(header)]
 
 
@@ -318,7 +318,7 @@ def _lines_at(file: Path, positions: Sequence[int]) -> Iterator[int]:
 
 
 def _unreadable_file(source: _Source, error: Exception) -> CadcError:
-    """Why DuckDB gave up on a whole file: mixed line ends, as far as we know."""
+    """Why DuckDB could not parse a file at all: as far as we know, because of mixed line ends."""
     for plain, own in zip(source.plain, source.files, strict=True):
         first = None
         with plain.open("rb") as opened:

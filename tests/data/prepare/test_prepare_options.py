@@ -169,7 +169,7 @@ def test_a_split_that_nobody_begins_before_is_refused(tables):
 
 
 @pytest.mark.parametrize(
-    ("moment", "unit", "expected"),
+    ("time", "unit", "expected"),
     [
         ("1970-01-02", "s", DAY),
         ("1969-12-31T23:59:59.5", "us", -500_000),
@@ -180,12 +180,12 @@ def test_a_split_that_nobody_begins_before_is_refused(tables):
         ("noon", "us", None),
     ],
 )
-def test_a_moment_is_counted_in_the_unit_of_the_source(moment, unit, expected):
+def test_a_time_is_counted_in_the_unit_of_the_source(time, unit, expected):
     if expected is None:
-        with pytest.raises(CadcError, match=rf"data\.since = '{moment}' is no time; write a date"):
-            parse_time(moment, "data.since", unit)
+        with pytest.raises(CadcError, match=rf"data\.since = '{time}' is not a time; write a date"):
+            parse_time(time, "data.since", unit)
     else:
-        assert parse_time(moment, "data.since", unit) == expected
+        assert parse_time(time, "data.since", unit) == expected
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,10 @@ def test_dates_of_the_configuration_meet_times_of_any_kind(tables):
         ({"since": "70"}, "data.since and data.until leaves no interaction"),
         ({"split": "time", "validation_from": "9"}, "needs both data.validation_from and"),
         ({"split": "time", "time_shares": [0.5, 0.5]}, "whose sum is below 1"),
-        ({"split": "time", "validation_from": "9", "test_from": "9"}, "it has to begin later"),
+        (
+            {"split": "time", "validation_from": "9", "test_from": "9"},
+            "the test has to begin later",
+        ),
         ({"split": "time", "interactions": {"timestamp": ""}}, "needs times, and the source has"),
         ({"until": "9", "interactions": {"timestamp": ""}}, "data.until needs times"),
     ],

@@ -1,12 +1,10 @@
-"""Finding, downloading and opening a raw archive that nobody vouches for."""
+"""Finding a raw archive, and downloading one that is in none of the folders."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import stat
 import threading
-import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -145,58 +143,6 @@ def test_an_unreachable_address_says_what_to_do(monkeypatch):
     monkeypatch.setitem(raw_input.ARCHIVES, "movielens-1m", archive)
     with pytest.raises(CadcError, match=r"not reachable .*; download .* yourself and name its"):
         find_raw(CONFIG)
-
-
-def test_a_truncated_zip_is_refused(zip_1m, prepare):
-    path = zip_1m(members_1m())
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(CadcError, match=r"ml-1m\.zip: not a whole zip file, truncated or damaged"):
-        prepare()
-
-
-def test_a_damaged_entry_is_refused_by_name(zip_1m, prepare):
-    path = zip_1m(members_1m())
-    data = bytearray(path.read_bytes())
-    with zipfile.ZipFile(path) as archive:
-        entry = archive.getinfo("ml-1m/users.dat")
-    middle = entry.header_offset + 30 + len(entry.filename) + entry.compress_size // 2
-    data[middle] ^= 0xFF
-    path.write_bytes(bytes(data))
-    with pytest.raises(CadcError, match=r"entry ml-1m/users\.dat is damaged; get it again from"):
-        prepare()
-
-
-@pytest.mark.parametrize("name", ["../evil.dat", "/etc/evil.dat", "ml-1m/../../evil", "C:\\evil"])
-def test_an_entry_that_leaves_its_folder_is_refused(name, zip_1m, prepare, tmp_path):
-    zip_1m({**members_1m(), name: "evil"})
-    with pytest.raises(CadcError) as caught:
-        prepare()
-    assert f"entry {name} points outside its folder" in str(caught.value)
-    assert not list(tmp_path.rglob("evil*"))
-
-
-def test_a_symbolic_link_is_refused(zip_1m, prepare):
-    path = zip_1m(members_1m())
-    with zipfile.ZipFile(path, "a") as archive:
-        entry = zipfile.ZipInfo("ml-1m/link")
-        entry.external_attr = (stat.S_IFLNK | 0o777) << 16
-        archive.writestr(entry, "/etc/passwd")
-    with pytest.raises(CadcError, match="entry ml-1m/link is a symbolic link"):
-        prepare()
-
-
-def test_an_entry_that_would_expand_without_end_is_refused(zip_1m, prepare):
-    zip_1m({**members_1m(), "ml-1m/ratings.dat": bytes(8 << 20)})
-    with pytest.raises(CadcError, match=r"entry ml-1m/ratings\.dat would expand from .* to 8,388"):
-        prepare()
-
-
-def test_a_missing_entry_is_refused_by_name(zip_1m, prepare):
-    members = members_1m()
-    del members["ml-1m/movies.dat"]
-    zip_1m(members)
-    with pytest.raises(CadcError, match=r"ml-1m\.zip: has no entry ml-1m/movies\.dat; get it"):
-        prepare()
 
 
 def test_an_archive_that_cannot_be_read_is_refused(raw_folder: Path, monkeypatch):

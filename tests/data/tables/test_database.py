@@ -143,7 +143,11 @@ def test_queries_that_only_read_are_taken():
 @pytest.mark.parametrize(
     ("database", "query", "sentence"),
     [
-        ("mysql://host/db", SELECT, "is of no known kind; write it as postgresql://"),
+        (
+            "mysql://host/db",
+            SELECT,
+            "is no kind of database that is known; write it as postgresql://",
+        ),
         ("sqlite:///nowhere.db", SELECT, "nowhere.db: no such file; correct data.tables.database"),
         ("postgresql://me:pw123@host/db", SELECT, "holds a password"),
         ("postgresql://host/db?password=pw123", SELECT, "holds a password"),
