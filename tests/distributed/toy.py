@@ -83,6 +83,7 @@ def experiment(ids: str, kind: str) -> Experiment:
     ``bfloat16-`` before that has training's products in bfloat16.
     """
     more, train = {}, {"negatives": 2}
+    pretraining = "als" if ids == "prior" else "mf"
     precision = "bfloat16" if ids.startswith(HALF) else "float32"
     ids = ids.removeprefix(HALF)
     if ids.startswith(MANY):
@@ -93,9 +94,11 @@ def experiment(ids: str, kind: str) -> Experiment:
         train["exclude_known"] = True
         more = {"history": {"length": LENGTH, "windows": [1, 3, 9]}, "transitions": {"window": 2}}
         more["prior"] = prior
+    if ids == "trainable":
+        pretraining = "none"
     return Experiment.model_validate(
         {
-            "pretrain": {"model": "mf", "factors": DIM - 1},
+            "pretrain": {"model": pretraining, "factors": DIM - 1},
             "model": {"id_embedding": ids, "id_dim": DIM, "feature_dim": 4, "tower": [8, 4]},
             "train": {
                 "epochs": 2,
@@ -326,10 +329,11 @@ def neural(processes) -> dict:
     )
     mlp = {"epochs": 3, "batch_size": 50, "hidden": [8, 4], "learning_rate": 0.01}
     settings = {"model": "mlp", "factors": DIM - 1, "mlp": mlp}
+    ids = {"id_embedding": "init_frozen", "id_dim": DIM}
     with tempfile.TemporaryDirectory() as folder:
         draft = Draft(Path(folder))
         build_neural_tables(
-            Experiment.model_validate({"pretrain": settings}), data, processes, draft
+            Experiment.model_validate({"pretrain": settings, "model": ids}), data, processes, draft
         )
         written = {file.stem: load_file(file)["weight"] for file in draft.path.iterdir()}
     return {

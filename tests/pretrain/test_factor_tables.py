@@ -124,6 +124,10 @@ def test_a_file_of_shares_is_to_the_byte_what_safetensors_writes(tmp_path, alone
 )
 def test_tables_that_fill_a_process_are_dealt_to_several(wanted, loss, users, world, expected):
     experiment = Experiment.model_validate(
-        {"pretrain": {"model": "mf", "loss": loss}, "compute": {"mf_tables": wanted}}
+        {
+            "pretrain": {"model": "mf", "loss": loss},
+            "model": {"id_embedding": "init_frozen"},
+            "compute": {"mf_tables": wanted},
+        }
     )
     assert partitions(experiment, Extent(users, 100, 96, world), 2 * 10**9) is expected
