@@ -12,18 +12,17 @@ import torch
 from safetensors.torch import load_file
 from scipy import sparse
 
-from cadc_rec.config.experiment import Experiment, PretrainConfig
+from cadc_rec.config.experiment import Experiment, PretrainConfig, ShardingConfig
 from cadc_rec.data.dataset import Attribute
 from cadc_rec.data.load.candidates import KnownItems
 from cadc_rec.data.load.shards import Examples
 from cadc_rec.distributed.rows_file import write_rows
 from cadc_rec.distributed.state import gather_state, local_tensors
 from cadc_rec.pipeline.stages.pretrain_neural import build_neural_tables
+from cadc_rec.pretrain.als import LeastSquares
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.factor_tables import PartitionedTable, ReplicatedTable
-from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables
-from cadc_rec.pretrain.least_squares import LeastSquares
-from cadc_rec.pretrain.scaling import scaled
+from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables, scaled
 from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.store.artifact import Draft
 from cadc_rec.training.build import build_model, frozen_tables_intact
@@ -329,11 +328,10 @@ def neural(processes) -> dict:
     )
     mlp = {"epochs": 3, "batch_size": 50, "hidden": [8, 4], "learning_rate": 0.01}
     settings = {"model": "mlp", "factors": DIM - 1, "mlp": mlp}
-    ids = {"id_embedding": "init_frozen", "id_dim": DIM}
     with tempfile.TemporaryDirectory() as folder:
         draft = Draft(Path(folder))
         build_neural_tables(
-            Experiment.model_validate({"pretrain": settings, "model": ids}), data, processes, draft
+            PretrainConfig.model_validate(settings), 0, data, processes, draft, ShardingConfig()
         )
         written = {file.stem: load_file(file)["weight"] for file in draft.path.iterdir()}
     return {
