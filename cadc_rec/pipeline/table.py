@@ -101,15 +101,19 @@ def _pretrain(job: Job) -> Together:
     from cadc_rec.pipeline.stages import pretrain
 
     e = job.experiment
-    pretrain.warm_up(e, job.artifact("dataset"))
-    return lambda processes, draft: pretrain.build_tables(e, job.open_dataset(), processes, draft)
+    rows = int(job.artifact("dataset").info["train"])
+    pretrain.warm_up(e.pretrain, rows, e.compute.device)
+    return lambda processes, draft: pretrain.build_tables(
+        e.pretrain, e.seed, job.open_dataset(), processes, draft, e.sharding, e.compute.mf_tables
+    )
 
 
 def _transitions(job: Job) -> Together:
     from cadc_rec.pipeline.stages.transitions import build_transitions
 
+    e = job.experiment
     return lambda processes, draft: build_transitions(
-        job.experiment, job.open_dataset(), processes, draft
+        e.transitions, e.pretrain.scale, e.seed, job.open_dataset(), processes, draft
     )
 
 

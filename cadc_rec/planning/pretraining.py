@@ -14,7 +14,7 @@ from cadc_rec.planning.machines import Machines
 from cadc_rec.planning.memory import validation_bytes
 from cadc_rec.planning.remedies import in_units
 from cadc_rec.planning.sizes import Sizes
-from cadc_rec.pretrain.table_layout import Extent, block_rows, partitions
+from cadc_rec.pretrain.factor_tables import Extent, block_rows, partitions
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def plan_pretraining(
     if config.model == "als":  # and the side it solves, twice
         solved = max(sizes.users, sizes.items) * width * 4
         return PretrainPlan("als", "replicated", both + solved, both + ranked)
-    if partitions(experiment, extent, machines.memory):
+    usable = (1 - experiment.sharding.reserve) * machines.memory
+    if partitions(experiment.compute.mf_tables, config.loss, extent, usable):
         held = extent.partitioned_bytes(block_rows(machines.memory, width))
         own = 4 * both // machines.world_size
         return PretrainPlan("mf", "partitioned", held, own + ranked)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from cadc_rec.config.checkpoint import CheckpointConfig
+from cadc_rec.config.experiment import CheckpointConfig
 from cadc_rec.data.load.position import taken
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError

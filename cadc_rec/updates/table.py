@@ -14,7 +14,7 @@ from typing import Any
 from cadc_rec.pipeline.stage import Alone, Job, Opened, Stage, Together
 from cadc_rec.pipeline.table import PRETRAIN, SELECT, TRAIN, TRANSITIONS, sharded
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.updates.changes import Changes
+from cadc_rec.updates.changes import Changes, refreshed_sample, sampled_rows
 from cadc_rec.updates.day import Day
 
 
@@ -63,7 +63,7 @@ def _train_settings(job: Job) -> dict[str, Any]:
 
 def _warm(job: Job) -> Job:
     """The job by the ``[train]`` that an update trains with."""
-    from cadc_rec.updates.towers import towers_experiment
+    from cadc_rec.updates.learning import towers_experiment
 
     return replace(job, experiment=towers_experiment(job.experiment))
 
@@ -76,10 +76,13 @@ def _prepare(job: Job) -> Alone:
 
 
 def _pretrain(job: Job) -> Together:
-    from cadc_rec.updates.tables import build_updated_tables
+    from cadc_rec.updates.learning import build_updated_tables
 
+    e = job.experiment
     return lambda alone, draft: build_updated_tables(
-        job.experiment,
+        e.pretrain,
+        e.update,
+        e.seed,
         job.artifact("tables_before"),
         job.open_dataset(),
         _changes(job),
@@ -89,18 +92,23 @@ def _pretrain(job: Job) -> Together:
 
 
 def _transitions(job: Job) -> Together:
-    from cadc_rec.updates.tables import build_updated_transitions
+    from cadc_rec.updates.learning import build_updated_transitions
 
-    before = job.artifact("transitions_before")
+    e, before = job.experiment, job.artifact("transitions_before")
     return lambda alone, draft: build_updated_transitions(
-        job.experiment, before, job.open_dataset(), alone, draft
+        e.transitions,
+        e.pretrain.scale,
+        e.update.sweeps,
+        before,
+        job.open_dataset(),
+        alone,
+        draft,
     )
 
 
 def _select(job: Job) -> Alone:
     from cadc_rec.data.select.build_selection import build_selection
     from cadc_rec.data.select.settings import selected_rows
-    from cadc_rec.updates.sample import refreshed_sample, sampled_rows
 
     def build(draft: Draft) -> None:
         e, dataset, select = job.experiment, job.artifact("dataset"), sharded(job)
@@ -115,7 +123,7 @@ def _select(job: Job) -> Alone:
 
 
 def _train(job: Job) -> Together:
-    from cadc_rec.updates.towers import build_updated_towers
+    from cadc_rec.updates.learning import build_updated_towers
 
     return lambda alone, draft: build_updated_towers(
         _warm(job).experiment,

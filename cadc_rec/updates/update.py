@@ -26,9 +26,9 @@ from cadc_rec.store.atomic import empty_folder
 from cadc_rec.updates import chain
 from cadc_rec.updates.dataset import NothingNew
 from cadc_rec.updates.day import Day, find_day, require_folder, require_updatable
-from cadc_rec.updates.measure import State, update_report
+from cadc_rec.updates.learning import divisors
+from cadc_rec.updates.report import State, update_report
 from cadc_rec.updates.table import UPDATE_TABLE, changes_between
-from cadc_rec.updates.tables import divisors
 
 REPORT = "update.json"
 
@@ -202,7 +202,8 @@ class _Update:
         full, since = self._last_full_build()
         before, after = self.latest["prepare"], self.made["prepare"]
         return update_report(
-            self.experiment,
+            self.experiment.update,
+            self.experiment.evaluate.k,
             self.number,
             State(self.latest, self.opened.dataset(before)),
             State(self.made, self.opened.dataset(after)),

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cadc_rec.config.checkpoint import CheckpointConfig
-from cadc_rec.config.experiment import ComputeConfig
+from cadc_rec.config.experiment import CheckpointConfig, ComputeConfig
 from cadc_rec.data.load.shards import Examples
 from cadc_rec.distributed.fused_state import local_momenta
 from cadc_rec.distributed.processes import processes

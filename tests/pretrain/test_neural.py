@@ -12,7 +12,7 @@ from cadc_rec.data.load.pair_batches import arrange_pairs
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import gather_state
-from cadc_rec.pretrain.neural import NeuralFactorization
+from cadc_rec.pretrain.factorizations import NeuralFactorization
 from tests.distributed import toy
 
 USERS, ITEMS, WIDTH = 13, 17, 8

@@ -6,7 +6,7 @@ import torch
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.ranking import held_out_ranks
 from cadc_rec.models.factorization import as_dot_products
-from cadc_rec.pretrain.popularity import popularity_tables
+from cadc_rec.pipeline.stages.pretrain import popularity_tables
 
 
 def test_the_score_of_an_item_is_how_often_it_was_taken():

@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import Experiment, LoaderConfig, NegativesConfig
 from cadc_rec.config.file import load_experiment
-from cadc_rec.config.reading import LoaderConfig, NegativesConfig
 from cadc_rec.data.load.loader import Loader
 from cadc_rec.data.load.shards import SelectionShards
 from cadc_rec.data.load.stream_loader import StreamLoader
