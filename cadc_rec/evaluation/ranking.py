@@ -57,7 +57,7 @@ def held_out_ranks(
         targets: held-out item of each user, -1 for none; int ``[n_users]``.
         excluded: items left out of the ranking; must not hold the user's target.
         users: the users to rank; default all.
-        advance: told how many more users are done, after each block.
+        advance: called with how many more users are done, after each block.
 
     Returns:
         int64 ``[len(users)]``.

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from cadc_rec.distributed.processes import Processes
     from cadc_rec.pretrain.id_tables import Pretrained
     from cadc_rec.tracking.tracker import Tracker
-    from cadc_rec.training.checkpoints import SavedTraining
-    from cadc_rec.training.identity import Training
+    from cadc_rec.training.checkpoints import SavedTraining, Training
 
 STAGES = ("prepare", "pretrain", "transitions", "select", "train", "evaluate")
 
@@ -256,7 +255,7 @@ class Pipeline:
 
         What a frozen table is stored as counts, for it rounds what is looked up.
         """
-        from cadc_rec.training.identity import Training
+        from cadc_rec.training.checkpoints import Training
 
         kept = {k: v for k, v in settings.items() if k not in ("processes", "sharding")}
         if self.experiment.sharding.frozen_storage != "fp32":

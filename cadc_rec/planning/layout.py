@@ -21,8 +21,7 @@ from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.planning import memory
 from cadc_rec.planning.machines import Machines
 from cadc_rec.planning.sizes import Sizes
-from cadc_rec.training.optimizers import fuse_table_optimizer
-from cadc_rec.training.table_rules import table_rules
+from cadc_rec.training.tables import fuse_table_optimizer, table_rules
 
 INT8_ROW = 4  # bytes of a row's scale and shift
 

@@ -39,7 +39,7 @@ class Progress:
     Attributes:
         epoch: the one at hand, from 1; one more than the last when all are done.
         done: of it.
-        told: what was told of every finished epoch.
+        epochs: loss, rate and validation of every finished epoch.
         best: validation NDCG@10 of the best epoch; -1 before the first validation.
         best_epoch: its number; 0 before the first validation.
         latest: validation NDCG@10 of the last validation; -1 before the first.
@@ -51,7 +51,7 @@ class Progress:
 
     epoch: int = 1
     done: Position = ()
-    told: list[dict[str, float]] = field(default_factory=list)
+    epochs: list[dict[str, float]] = field(default_factory=list)
     best: float = -1.0
     best_epoch: int = 0
     latest: float = -1.0
@@ -69,9 +69,9 @@ class Progress:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Progress:
-        """What `as_json` told."""
-        return cls(**{**told, "done": tuple(Stretch(**stretch) for stretch in told["done"])})
+    def from_json(cls, values: Mapping[str, Any]) -> Progress:
+        """Of the values that `as_json` gave."""
+        return cls(**{**values, "done": tuple(Stretch(**each) for each in values["done"])})
 
 
 class TrainingState:
@@ -152,20 +152,20 @@ class TrainingState:
         return {**{name: kind for name, kind in kept.items() if name in names}, **dense}
 
     def restore(
-        self, told: Mapping[str, Any], sizes: Mapping[str, Sequence[int]], load: Load
+        self, manifest: Mapping[str, Any], sizes: Mapping[str, Sequence[int]], load: Load
     ) -> list[str]:
         """Take a saved training over; all ranks must call.
 
         Args:
-            told: what `described` gave.
+            manifest: what `described` gave.
             sizes: size of every saved tensor by name.
             load: reads them.
 
         Returns:
             The tensors whose optimizer begins anew, because another kind of it moved them.
         """
-        self.progress = Progress.from_json(told["progress"])
-        self.average.steps = told["average_steps"]
+        self.progress = Progress.from_json(manifest["progress"])
+        self.average.steps = manifest["average_steps"]
         wanted = self._like_weights("weights", self.live)
         if self.average.horizon:
             wanted |= self._like_weights("average", self.average.average)
@@ -176,18 +176,18 @@ class TrainingState:
         wanted |= self._dense_targets(sizes)
         momenta, read = self._momentum_targets(sizes)
         wanted |= read
-        losses = self._loss_targets(told["ranks"])
-        random = self._random_targets(sizes, told["ranks"])
+        losses = self._loss_targets(manifest["ranks"])
+        random = self._random_targets(sizes, manifest["ranks"])
         wanted |= {name: Parts.whole(value) for name, value in (losses | random).items()}
         with torch.no_grad():
             load(wanted)
             for momentum, saved in momenta:
-                groups = [(start, stop) for start, stop in told["columns"][momentum.name]]
+                groups = [(start, stop) for start, stop in manifest["columns"][momentum.name]]
                 mine: Columns = momentum.groups[momentum.group]
                 momentum.tensor.copy_(regrouped(saved, groups, mine))
         self.loss = sum(losses.values(), torch.zeros((), device=self.processes.device))
         self._take_random_states(random)
-        now, before = self.optimizers(), told["optimizers"]
+        now, before = self.optimizers(), manifest["optimizers"]
         return sorted(name for name, kind in now.items() if before.get(name, kind) != kind)
 
     def _like_weights(self, kind: str, tensors: Sequence[torch.Tensor]) -> dict[str, Parts]:

@@ -17,7 +17,7 @@ from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.pretrain.neural import NeuralFactorization
 from cadc_rec.pretrain.scaling import scaled
 from cadc_rec.store.artifact import Draft
-from cadc_rec.training.objectives import make_loader
+from cadc_rec.training.reading import make_loader
 from cadc_rec.training.trainer import Trainer
 
 
