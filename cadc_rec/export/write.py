@@ -203,7 +203,7 @@ def _write_modules(
 ) -> dict[str, Any]:
     if trained is None or not precisions:
         return {}
-    from cadc_rec.export.scripted import write_modules
+    from cadc_rec.export.predict import write_modules
 
     return write_modules(trained, folder, precisions)
 

@@ -12,15 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import Experiment, ShardingConfig, TrainConfig
 from cadc_rec.distributed.planner import PlannedTable, TableRule, make_planner, plan_tables
 from cadc_rec.models.history import HistoryReader, usable_windows
 from cadc_rec.models.prior import HistoryPrior
 from cadc_rec.models.tower import SideSpec
 from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.planning import memory
-from cadc_rec.planning.machines import Machines
-from cadc_rec.planning.sizes import Sizes
+from cadc_rec.planning.sizes import Machines, Sizes
 from cadc_rec.training.tables import fuse_table_optimizer, table_rules
 
 INT8_ROW = 4  # bytes of a row's scale and shift
@@ -83,15 +82,25 @@ def _store_as_int8(collection: nn.Module) -> None:
 
 
 def plan_towers(
-    experiment: Experiment, module: TwoTower, rules: dict[str, TableRule], machines: Machines
+    config: ShardingConfig,
+    batch_size: int,
+    module: TwoTower,
+    rules: dict[str, TableRule],
+    machines: Machines,
 ) -> list[PlannedTable]:
     """Every table's shards.
+
+    Args:
+        config: what memory a plan may fill, and how vectors travel.
+        batch_size: positives of a step; ids that a process looks up where `config` does not say.
+        module: its tables are on the meta device.
+        rules: how each may be sharded.
+        machines: the processes.
 
     Raises:
         DoesNotFitError: there is no plan.
         CadcError: settings that the device cannot run.
     """
-    config = experiment.sharding
     caps = {"ddr_cap": machines.host_bytes}
     if machines.device == "cuda":
         caps["hbm_cap"] = machines.device_bytes
@@ -103,7 +112,7 @@ def plan_towers(
             machines.device,
             machines.world_size,
             min(machines.local_world_size, machines.world_size),
-            config.batch_size or experiment.train.batch_size,
+            config.batch_size or batch_size,
             caps,
             config.reserve,
             stats,
@@ -113,7 +122,7 @@ def plan_towers(
 
 
 def rank_memory(
-    experiment: Experiment,
+    config: TrainConfig,
     sizes: Sizes,
     module: TwoTower,
     tables: list[PlannedTable],
@@ -123,7 +132,7 @@ def rank_memory(
     """What each rank holds under a plan, beside what validation and pre-training take."""
     on_gpu = machines.device == "cuda"
     trained = frozenset(table.name for table in tables) - frozen
-    mlps = memory.mlp_bytes(module, experiment)
+    mlps = memory.mlp_bytes(module, config)
     attributes = memory.attribute_bytes(sizes)
     ranks = []
     for rank in range(machines.world_size):
@@ -136,7 +145,7 @@ def rank_memory(
                 rank=rank,
                 tables=on_device if on_gpu else on_host,
                 host=on_host if on_gpu else 0,
-                state=memory.state_of_tables(tables, trained, experiment, rank),
+                state=memory.state_of_tables(tables, trained, config, rank),
                 mlps=mlps,
                 attributes=attributes,
             )

@@ -14,10 +14,9 @@ from cadc_rec.distributed.planner import DoesNotFitError, PlannedTable
 from cadc_rec.distributed.sharding import refuse_communication
 from cadc_rec.planning import memory
 from cadc_rec.planning.layout import RankMemory, plan_towers, rank_memory, two_towers
-from cadc_rec.planning.machines import Machines
 from cadc_rec.planning.pretraining import PretrainPlan, plan_pretraining
 from cadc_rec.planning.remedies import in_units, what_would_fit
-from cadc_rec.planning.sizes import Sizes
+from cadc_rec.planning.sizes import Machines, Sizes
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,10 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
     if experiment.model.kind == "two_tower":
         module, rules, frozen = two_towers(experiment, sizes, machines)
         try:
-            tables = plan_towers(experiment, module, rules, machines)
-            ranks = rank_memory(experiment, sizes, module, tables, frozen, machines)
+            tables = plan_towers(
+                experiment.sharding, experiment.train.batch_size, module, rules, machines
+            )
+            ranks = rank_memory(experiment.train, sizes, module, tables, frozen, machines)
         except DoesNotFitError:
             problems.append(what_would_fit(experiment, sizes, machines, frozen))
         width = module.vector_width()

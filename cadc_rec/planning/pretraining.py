@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cadc_rec.config.experiment import Experiment
-from cadc_rec.planning.machines import Machines
 from cadc_rec.planning.memory import validation_bytes
 from cadc_rec.planning.remedies import in_units
-from cadc_rec.planning.sizes import Sizes
+from cadc_rec.planning.sizes import Machines, Sizes
 from cadc_rec.pretrain.table_layout import Extent, block_rows, partitions
 
 

@@ -21,7 +21,7 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
         f"each with {whole}{in_units(machines.host_bytes)} of host memory; "
         f"{config.reserve:.0%} is left free"
     )
-    yield f"{sizes.users:,} users, {sizes.items:,} items ({sizes.told_by})"
+    yield f"{sizes.users:,} users, {sizes.items:,} items ({sizes.source})"
     if plan.pretrain is not None:
         yield ""
         where = {"partitioned": "each process its rows", "replicated": "whole on each"}
@@ -65,7 +65,7 @@ def plan_document(plan: ExperimentPlan) -> dict[str, Any]:
         "reserve": plan.experiment.sharding.reserve,
         "users": plan.sizes.users,
         "items": plan.sizes.items,
-        "sizes_from": plan.sizes.told_by,
+        "sizes_from": plan.sizes.source,
         "communication": plan.experiment.sharding.communication,
         "fits": not plan.problems,
         "problems": plan.problems,
