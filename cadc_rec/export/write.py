@@ -116,7 +116,9 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
             trained = finished.trained()
             programs = {} if trained is None else tower_programs(trained)
             programs["newcomer"] = newcomer_program(
-                experiment,
+                experiment.prior,
+                experiment.history,
+                experiment.pretrain.model == "als",
                 finished.dataset,
                 trained,
                 finished.pretrained,

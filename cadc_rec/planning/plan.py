@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import Experiment, ShardingConfig
 from cadc_rec.distributed.planner import DoesNotFitError, PlannedTable
 from cadc_rec.distributed.sharding import refuse_communication
 from cadc_rec.planning import memory
@@ -24,6 +24,9 @@ class ExperimentPlan:
     """What `plan_experiment` found.
 
     Attributes:
+        sharding: the settings it was planned with.
+        sizes: rows and attributes of both sides.
+        machines: the processes.
         tables: of the two towers; empty where no plan fits, or where there are none.
         frozen: names of the tables that never change: they have no backward pass.
         ranks: what each holds.
@@ -32,7 +35,7 @@ class ExperimentPlan:
         problems: a sentence for each thing that does not fit.
     """
 
-    experiment: Experiment
+    sharding: ShardingConfig
     sizes: Sizes
     machines: Machines
     tables: list[PlannedTable]
@@ -64,7 +67,9 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
     problems: list[str] = []
     pretrain = plan_pretraining(experiment, sizes, machines)
     if pretrain is not None:
-        problems += pretrain.problems(experiment, sizes, machines)
+        problems += pretrain.problems(
+            experiment.pretrain.factors, experiment.sharding.reserve, sizes, machines
+        )
     tables: list[PlannedTable] = []
     frozen: frozenset[str] = frozenset()
     ranks: list[RankMemory] = []
@@ -80,9 +85,11 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
             problems.append(what_would_fit(experiment, sizes, machines, frozen))
         width = module.vector_width()
         validation = memory.validation_bytes(sizes, width, machines)
-        problems += _beside_tables(ranks, validation, width, sizes, experiment, machines)
+        problems += _beside_tables(
+            ranks, validation, width, sizes, experiment.sharding.reserve, machines
+        )
     return ExperimentPlan(
-        experiment, sizes, machines, tables, frozen, ranks, validation, pretrain, problems
+        experiment.sharding, sizes, machines, tables, frozen, ranks, validation, pretrain, problems
     )
 
 
@@ -91,11 +98,11 @@ def _beside_tables(
     validation: int,
     width: int,
     sizes: Sizes,
-    experiment: Experiment,
+    reserve: float,
     machines: Machines,
 ) -> Iterator[str]:
     """Sentences on what does not fit although the tables do."""
-    usable = machines.usable(experiment.sharding.reserve)
+    usable = machines.usable(reserve)
     fullest = max(ranks, key=lambda rank: rank.total, default=None)
     if fullest is not None and fullest.total > usable:
         yield (

@@ -37,13 +37,21 @@ class PretrainPlan:
         """The most that it holds at any time."""
         return max(self.training, self.validation)
 
-    def problems(self, experiment: Experiment, sizes: Sizes, machines: Machines) -> Iterator[str]:
-        """A sentence where it does not fit."""
-        reserve = experiment.sharding.reserve
+    def problems(
+        self, factors: int, reserve: float, sizes: Sizes, machines: Machines
+    ) -> Iterator[str]:
+        """A sentence where it does not fit.
+
+        Args:
+            factors: of ``[pretrain]``; a row has one element more.
+            reserve: share of the memory that stays free.
+            sizes: rows of both tables.
+            machines: the processes.
+        """
         usable = machines.usable(reserve)
         if self.most <= usable:
             return
-        width = experiment.pretrain.factors + 1
+        width = factors + 1
         needs = in_units(int(self.most / (1 - reserve)))
         if self.tables == "partitioned":
             part = "train" if self.training >= self.validation else "rank all items"
