@@ -14,7 +14,6 @@ from torch import nn
 
 from cadc_rec.config.experiment import Experiment, ShardingConfig, TrainConfig
 from cadc_rec.distributed.planner import PlannedTable, TableRule, make_planner, plan_tables
-from cadc_rec.models.history import HistoryReader, usable_windows
 from cadc_rec.models.prior import HistoryPrior
 from cadc_rec.models.tower import SideSpec
 from cadc_rec.models.two_tower import TwoTower
@@ -47,19 +46,15 @@ def two_towers(
 ) -> tuple[TwoTower, dict[str, TableRule], frozenset[str]]:
     """The model of `build_model` with every table on the meta device; rules; frozen tables."""
     transition = experiment.transitions.dim if experiment.transitions.window else 0
-    history, config = experiment.history, experiment.prior
-    reader, factors = None, [1.0] * (1 + bool(transition)) if config.use else []
-    if history.length:
-        gram = torch.empty(experiment.model.id_dim, experiment.model.id_dim, device="meta")
-        prior = HistoryPrior(gram, config) if config.use else None
-        reader = HistoryReader(usable_windows(history.windows, history.length), prior)
+    gram = torch.empty(experiment.model.id_dim, experiment.model.id_dim, device="meta")
     model = TwoTower(
         SideSpec("user", sizes.users, sizes.user_attributes),
         SideSpec("item", sizes.items, sizes.item_attributes, transition),
         experiment.model,
         torch.device("meta"),
-        reader,
-        factors,
+        experiment.history,
+        HistoryPrior(gram, experiment.prior) if experiment.prior.use else None,
+        [1.0] * (1 + bool(transition)),
     )
     fuse_table_optimizer(model, experiment.train, experiment.sharding.trainable)
     rules = table_rules(model, experiment.sharding, machines.world_size)

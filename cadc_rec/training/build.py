@@ -21,7 +21,6 @@ from cadc_rec.distributed.state import load_state, local_tensors
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.sharded import tower_vectors
 from cadc_rec.models.forward import PriorAlone
-from cadc_rec.models.history import HistoryReader, usable_windows
 from cadc_rec.models.prior import HistoryPrior, even_factors
 from cadc_rec.models.tower import SideSpec
 from cadc_rec.models.two_tower import Catalogue, TwoTower
@@ -138,21 +137,17 @@ def unsharded_model(
     experiment: Experiment, dataset: Dataset, pretrained: Pretrained, device: torch.device
 ) -> TwoTower:
     """The experiment's model with its tables on the meta device and the rest newly initialized."""
-    transitions, history = pretrained.transitions, experiment.history
+    transitions = pretrained.transitions
     width = 0 if transitions is None else transitions.source.shape[1]
-    reader, factors = None, []
-    if history.length:
-        prior = prior_alone(experiment.prior, history, dataset, pretrained)
-        factors = [] if prior is None else prior.factors
-        windows = usable_windows(history.windows, history.length)
-        reader = HistoryReader(windows, None if prior is None else prior.reader.prior)
+    prior = prior_alone(experiment.prior, experiment.history, dataset, pretrained)
     return TwoTower(
         SideSpec("user", dataset.n_users, dataset.user_attributes),
         SideSpec("item", dataset.n_items, dataset.item_attributes, width),
         experiment.model,
         device,
-        reader,
-        factors,
+        experiment.history,
+        None if prior is None else prior.reader.prior,
+        () if prior is None else prior.factors,
     )
 
 
