@@ -1,7 +1,7 @@
 """Full ranking: where each user's held-out item stands among all items not yet taken.
 
 In: user and item vectors whose dot product is the score. Out: one rank a user, from 1. Candidates
-are ALL items less the user's excluded ones; an equal score counts against us.
+are ALL items less the user's excluded ones; an item with an equal score ranks before the target.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ _SHARDED = {
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to themselves what torch says of TorchRec's and fbgemm's code as it is traced."""
+    """Silence what torch warns of in TorchRec's and fbgemm's code while it is traced."""
     log = logging.getLogger("torch.fx._symbolic_trace")
     before = log.level
     log.setLevel(logging.ERROR)

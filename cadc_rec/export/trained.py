@@ -1,4 +1,4 @@
-"""A trained model off its shards: dense layers as modules, every table as one plain tensor.
+"""A trained model without shards: dense layers as modules, every table as one plain tensor.
 
 In: an experiment and its artifacts. Out: a `TrainedModel`, what all exported forms of the model are
 made from. No process group is needed: the checkpoint holds whole tensors.

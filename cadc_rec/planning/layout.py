@@ -1,4 +1,4 @@
-"""The two towers' tables on processes that need not be: shards, and what each rank holds.
+"""The two towers' tables on processes that need not exist: shards, and what each rank holds.
 
 In: an experiment, sizes, a number of processes and what memory each has. Out: TorchRec's plan for
 the very model that training would build, and bytes by rank.

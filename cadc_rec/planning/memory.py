@@ -1,4 +1,4 @@
-"""What a process holds beside the planner's tables, in bytes, as the code that runs them does.
+"""What a process holds beside the planner's tables, in bytes.
 
 The planner knows the tables and what their lookups send and receive. The rest is ours: what an
 optimizer and the best epoch keep of everything trained, MLPs, attributes, and what validation and
@@ -43,7 +43,7 @@ def state_of_tables(
 
 
 def mlp_bytes(module: nn.Module, config: TrainConfig) -> int:
-    """Everything of `module` that is no table, with its optimizer and copies."""
+    """Everything in `module` but its tables, with optimizer state and copies."""
     tables = {
         id(parameter)
         for child in module.modules()

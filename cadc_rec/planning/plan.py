@@ -1,4 +1,4 @@
-"""The plan of an experiment's matrix factorization and two towers, on processes that need not be.
+"""The plan of matrix factorization and two towers, on processes that need not exist.
 
 In: an experiment, sizes, a number of processes and what memory each has. Out: an `ExperimentPlan`:
 shards, memory and estimated cost of each rank, and what does not fit, with what would.

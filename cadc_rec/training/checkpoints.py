@@ -1,4 +1,4 @@
-"""Saving a training on its way, and going on with one that was saved.
+"""Saves a training while it runs, and resumes a saved one.
 
 In: the trainer's state, after every step and epoch. Out: checkpoints, when they are due; before the
 first step, the state that the newest good one holds.
@@ -48,7 +48,7 @@ class Training:
 
 
 class Checkpoints(Protocol):
-    """What the trainer tells of its way."""
+    """What the trainer calls before its first step, and after steps and epochs."""
 
     def resume(self, state: TrainingState) -> None:
         """Before the first step: put `state` where a saved training stood, if there is one."""
@@ -61,7 +61,7 @@ class Checkpoints(Protocol):
 
 
 class NoCheckpoints:
-    """Saves nothing and begins anew."""
+    """Saves nothing; training starts from the beginning."""
 
     def resume(self, state: TrainingState) -> None:
         """Leave `state` as it is."""
@@ -106,7 +106,7 @@ class SavedTraining:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[SavedTraining]:
-        """Within, checkpoints may be written; on the way out none is being written any more."""
+        """Inside this context checkpoints may be written; leaving it waits for the last one."""
         with contextlib.ExitStack() as owned:
             self._own(owned)
             group = self.processes.another_group(self.timeout_seconds)
@@ -193,7 +193,7 @@ class SavedTraining:
             raise CadcError(why)
 
     def _found(self, state: TrainingState) -> Checkpoint | None:
-        """The checkpoint to go on with."""
+        """The checkpoint to resume from; None starts from the beginning."""
         if self.named is not None:
             named = open_checkpoint(self.named, self.processes)
             differs = difference(named.manifest, self.training)

@@ -1,4 +1,4 @@
-"""How a rank of the train stage reads D_sel: its loader, and what its rows tell of themselves.
+"""How a rank of the train stage reads D_sel: its loader, and which users and items its rows have.
 
 In: the selection's shards, an experiment, the dataset. Out: a `Reading`, whether the rows are in
 memory or streamed.
@@ -30,7 +30,7 @@ class Reading:
 
     Attributes:
         loader: their batches.
-        users: all users among them; perhaps several times.
+        users: the users of those rows, with repetitions.
         item_counts: how often each item is among them, int64 ``[n_items]``.
         history: int32 ``[rows, L]``, where they have any.
     """

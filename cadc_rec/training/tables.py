@@ -27,7 +27,7 @@ from cadc_rec.models.two_tower import TwoTower
 
 
 def table_rules(model: TwoTower, config: ShardingConfig, world_size: int) -> dict[str, TableRule]:
-    """Table name to its rule.
+    """The rule of every table, by name.
 
     Args:
         model: two towers.
@@ -36,7 +36,7 @@ def table_rules(model: TwoTower, config: ShardingConfig, world_size: int) -> dic
     """
     frozen = config.frozen
     if frozen == "auto" and world_size == 1 and config.frozen_kernel == "auto":
-        # Nothing to divide: the planner's choice would pay for exchanges with nobody.
+        # One process has nothing to exchange, and the planner's choice would pay for it.
         frozen = "data_parallel"
     share = config.cache_share
     of_frozen = TableRule(frozen, config.frozen_kernel, share, config.frozen_storage)
@@ -57,10 +57,10 @@ def table_rules(model: TwoTower, config: ShardingConfig, world_size: int) -> dic
 
 
 def store_frozen_tables(model: TwoTower, config: ShardingConfig) -> None:
-    """Before wrapping: have frozen tables stored as ``sharding.frozen_storage`` says.
+    """Store frozen tables as ``sharding.frozen_storage`` says; call it before wrapping.
 
     Raises:
-        CadcError: as int8, which no table of a training can be yet.
+        CadcError: int8 was asked for; training has no such tables yet.
     """
     if config.frozen_storage == "int8":
         raise CadcError(
@@ -73,7 +73,7 @@ def store_frozen_tables(model: TwoTower, config: ShardingConfig) -> None:
 
 
 def fuse_table_optimizer(model: TwoTower, config: TrainConfig, sharding: str) -> None:
-    """Before wrapping: give model-parallel trainable id tables their fused optimizer."""
+    """Give model-parallel trainable id tables their fused optimizer; call it before wrapping."""
     if sharding == "data_parallel":
         return
     for tower in (model.user, model.item):
@@ -84,7 +84,7 @@ def fuse_table_optimizer(model: TwoTower, config: TrainConfig, sharding: str) ->
 
 
 def dense_optimizer(wrapped: nn.Module, model: TwoTower, config: TrainConfig) -> torch.optim.Adam:
-    """After wrapping: Adam over everything that is neither frozen nor fused.
+    """Adam over everything that is neither frozen nor fused; call it after wrapping.
 
     Args:
         wrapped: the model under DistributedModelParallel.

@@ -37,8 +37,8 @@ class Progress:
     """Where training stands and what it has found; the same on every rank but for seconds.
 
     Attributes:
-        epoch: the one at hand, from 1; one more than the last when all are done.
-        done: of it.
+        epoch: the current epoch, from 1; one more than the last when all are done.
+        done: how far it is.
         epochs: loss, rate and validation of every finished epoch.
         best: validation NDCG@10 of the best epoch; -1 before the first validation.
         best_epoch: its number; 0 before the first validation.
@@ -46,7 +46,7 @@ class Progress:
         since: validations since the best one.
         training_seconds: time in steps alone.
         validation_seconds: time in validation.
-        epoch_seconds: time in steps of the epoch at hand.
+        epoch_seconds: time in steps of the current epoch.
     """
 
     epoch: int = 1
@@ -75,7 +75,7 @@ class Progress:
 
 
 class TrainingState:
-    """A training in its course.
+    """The live state of a training.
 
     Args:
         model: wrapped.
@@ -99,7 +99,7 @@ class TrainingState:
         self.average = WeightAverage(self.live, horizon)
         self.best: list[torch.Tensor] | None = None
         self.loss = torch.zeros((), device=processes.device)
-        """Of the epoch at hand, this rank's part of the sum over its steps."""
+        """Of the current epoch, this rank's part of the sum over its steps."""
         self.progress = Progress()
 
     def keep_as_best(self) -> None:
@@ -134,7 +134,7 @@ class TrainingState:
         return found
 
     def described(self) -> dict[str, Any]:
-        """What a manifest has to say beside the tensors; the same on every rank."""
+        """What a manifest holds beside the tensors; the same on every rank."""
         return {
             "progress": self.progress.as_json(),
             "ranks": self.processes.world_size,
@@ -154,7 +154,7 @@ class TrainingState:
     def restore(
         self, manifest: Mapping[str, Any], sizes: Mapping[str, Sequence[int]], load: Load
     ) -> list[str]:
-        """Take a saved training over; all ranks must call.
+        """Continue from a saved training; all ranks must call.
 
         Args:
             manifest: what `described` gave.
@@ -191,7 +191,7 @@ class TrainingState:
         return sorted(name for name, kind in now.items() if before.get(name, kind) != kind)
 
     def _like_weights(self, kind: str, tensors: Sequence[torch.Tensor]) -> dict[str, Parts]:
-        """Tensors that lie as the weights do."""
+        """Tensors of the same shapes and offsets as the weights."""
         found: dict[str, Parts] = {}
         for local, tensor in zip(self.locals, tensors, strict=True):
             name = f"{kind}/{local.name}"
