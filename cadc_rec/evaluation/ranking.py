@@ -1,7 +1,7 @@
 """Full ranking: where each user's held-out item stands among all items not yet taken.
 
 In: user and item vectors whose dot product is the score. Out: one rank a user, from 1. Candidates
-are ALL items less the user's excluded ones; an equal score counts against us.
+are ALL items less the user's excluded ones; an item with an equal score ranks before the target.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def held_out_ranks(
         targets: held-out item of each user, -1 for none; int ``[n_users]``.
         excluded: items left out of the ranking; must not hold the user's target.
         users: the users to rank; default all.
-        advance: told how many more users are done, after each block.
+        advance: called with how many more users are done, after each block.
 
     Returns:
         int64 ``[len(users)]``.

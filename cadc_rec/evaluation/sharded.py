@@ -52,7 +52,7 @@ def ranks_by_share(
         targets: held-out item of every user, -1 for none.
         excluded: of every user.
         processes: the ranks.
-        advance: told how many more users are done.
+        advance: called with how many more users are done.
     """
     share = processes.share(len(targets))
     held_out = np.asarray(targets[share.start : share.stop])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import HistoryConfig, PriorConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.export.programs import HistoryLookup, Program
 from cadc_rec.export.trained import TrainedModel, UserForward
@@ -79,7 +79,9 @@ class HistoryNewcomer(nn.Module):
 
 
 def newcomer_program(
-    experiment: Experiment,
+    fold: PriorConfig,
+    history: HistoryConfig,
+    rows_of_als: bool,
     dataset: Dataset,
     trained: TrainedModel | None,
     pretrained: Pretrained,
@@ -88,24 +90,26 @@ def newcomer_program(
     """The program of a bundle that takes histories of unknown users.
 
     Args:
-        experiment: how histories are folded in (``[prior]``).
+        fold: how histories are folded in, and whether the model has a prior.
+        history: how many items of one the model reads.
+        rows_of_als: whether ALS made the user table, so that a row can be folded in.
         dataset: the histories on which a prior's factors were set.
         trained: the towers, where the model has them.
         pretrained: pre-trained vectors, where the model has them.
         items: ``[n_items, d]``, the vectors that are searched.
     """
-    config, length = experiment.prior, experiment.history.length
+    length = history.length
     if trained is None:
-        prior = prior_alone(config, experiment.history, dataset, pretrained)
+        prior = prior_alone(fold, history, dataset, pretrained)
         if prior is not None:
             return Program(prior, {"history": (length,)})
     if trained is None or not trained.history_length:
         vectors = torch.from_numpy(items)
-        folded = FoldedNewcomer(vectors, HistoryPrior.of(vectors, config))
+        folded = FoldedNewcomer(vectors, HistoryPrior.of(vectors, fold))
         return Program(folded, {"history": (_LENGTH,)})
-    fold = None
-    if experiment.pretrain.model == "als" and pretrained.ids is not None:
+    of_row = None
+    if rows_of_als and pretrained.ids is not None:
         table = trained.item.ids[0].weight
         if table.shape[1] == trained.user.id_width:
-            fold = HistoryPrior.of(table, config)
-    return Program(HistoryNewcomer(trained, fold), {"history": (length,)})
+            of_row = HistoryPrior.of(table, fold)
+    return Program(HistoryNewcomer(trained, of_row), {"history": (length,)})

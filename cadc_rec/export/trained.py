@@ -1,4 +1,4 @@
-"""A trained model off its shards: dense layers as modules, every table as one plain tensor.
+"""A trained model without shards: dense layers as modules, every table as one plain tensor.
 
 In: an experiment and its artifacts. Out: a `TrainedModel`, what all exported forms of the model are
 made from. No process group is needed: the checkpoint holds whole tensors.
@@ -29,6 +29,8 @@ from cadc_rec.pipeline.stages.train import CHECKPOINT
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.store.artifact import Artifact
 from cadc_rec.training.build import pretrained_weights, unsharded_model
+
+_TRACED = 3  # rows of an example
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class Side:
     def id_width(self) -> int:
         """Width of all id tables together."""
         return sum(table.weight.shape[1] for table in self.ids)
+
+    def example(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Id rows and features of a few ids, all zero."""
+        width = sum(table.weight.shape[1] for table in self.features)
+        return torch.zeros(_TRACED, self.id_width), torch.zeros(_TRACED, width)
 
 
 @dataclass(frozen=True)
@@ -184,6 +191,19 @@ class UserForward(nn.Module):
             history = self.reader.read(known.int() - 1, LookedUp(items), before)
         return user_vectors(self.tower, rows, features, history).joined(self.factors)
 
+    @staticmethod
+    def example(trained: TrainedModel) -> tuple[torch.Tensor, ...]:
+        """Arguments of a few rows, to trace with."""
+        length = trained.history_length
+        dim = trained.item.ids[0].weight.shape[1] if length else 0
+        before = trained.sources.weight.shape[1] if length and trained.sources else 0
+        return (
+            *trained.user.example(),
+            torch.zeros(_TRACED, length, dim),
+            torch.zeros(_TRACED, length, before),
+            torch.zeros(_TRACED, length, dtype=torch.bool),
+        )
+
 
 class ItemForward(nn.Module):
     """What was looked up of items to their vectors.
@@ -209,3 +229,9 @@ class ItemForward(nn.Module):
         """
         after = targets if self.with_targets else None
         return item_vectors(self.tower, rows, features, after, self.with_prior).joined()
+
+    @staticmethod
+    def example(trained: TrainedModel) -> tuple[torch.Tensor, ...]:
+        """Arguments of a few rows, to trace with."""
+        width = trained.targets.weight.shape[1] if trained.targets else 0
+        return (*trained.item.example(), torch.zeros(_TRACED, width))

@@ -116,7 +116,9 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
             trained = finished.trained()
             programs = {} if trained is None else tower_programs(trained)
             programs["newcomer"] = newcomer_program(
-                experiment,
+                experiment.prior,
+                experiment.history,
+                experiment.pretrain.model == "als",
                 finished.dataset,
                 trained,
                 finished.pretrained,
@@ -203,7 +205,7 @@ def _write_modules(
 ) -> dict[str, Any]:
     if trained is None or not precisions:
         return {}
-    from cadc_rec.export.scripted import write_modules
+    from cadc_rec.export.predict import write_modules
 
     return write_modules(trained, folder, precisions)
 

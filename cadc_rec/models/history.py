@@ -93,18 +93,11 @@ class HistoryReader:
                 led = self.prior.led(sources.sequences(history), known)
         return History(of_items, of_sources, folded, led)
 
-    def to(self, device: torch.device) -> HistoryReader:
-        """The same on `device`."""
-        prior = None if self.prior is None else self.prior.to(device)
-        return HistoryReader(self.windows, prior)
-
 
 def usable_windows(windows: Sequence[int], length: int) -> list[int]:
     """The windows a history of `length` can fill, and `length` itself where one is cut short.
 
     >>> usable_windows([1, 3, 10, 50], 20)
     [1, 3, 10, 20]
-    >>> usable_windows([1, 3, 10, 50], 0)
-    []
     """
-    return sorted({min(window, length) for window in windows}) if length else []
+    return sorted({min(window, length) for window in windows})

@@ -9,12 +9,13 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from cadc_rec.config.experiment import ModelConfig
+from cadc_rec.config.experiment import HistoryConfig, ModelConfig
 from cadc_rec.data.load.batches import Batch
 from cadc_rec.models import forward
 from cadc_rec.models.forward import Vectors
-from cadc_rec.models.history import History, HistoryReader
+from cadc_rec.models.history import History, HistoryReader, usable_windows
 from cadc_rec.models.id_embedding import FrozenIds
+from cadc_rec.models.prior import HistoryPrior
 from cadc_rec.models.tower import SideSpec, Tower
 
 
@@ -78,8 +79,9 @@ class TwoTower(nn.Module):
         item: the item side.
         config: id embedding, widths.
         device: where the MLPs live.
-        reader: how histories are read; None is a model without them.
-        prior_factors: what the prior's scores are multiplied by at first; none without a prior.
+        history: how long a user's is, and its windows; None, or of length 0, is none.
+        prior: what the frozen tables say of a history, to be added to the score; None adds nothing.
+        prior_factors: what the prior's scores are multiplied by at first.
     """
 
     def __init__(
@@ -88,21 +90,25 @@ class TwoTower(nn.Module):
         item: SideSpec,
         config: ModelConfig,
         device: torch.device,
-        reader: HistoryReader | None = None,
+        history: HistoryConfig | None = None,
+        prior: HistoryPrior | None = None,
         prior_factors: Sequence[float] = (),
     ) -> None:
         super().__init__()
-        self.reader = None if reader is None else reader.to(device)
+        self.reader: HistoryReader | None = None
+        windows: list[int] = []
+        if history is not None and history.length:
+            windows = usable_windows(history.windows, history.length)
+            self.reader = HistoryReader(windows, None if prior is None else prior.to(device))
         # Logarithms: a step of the optimizer changes a factor in proportion to itself.
         self.prior_log_factors: nn.Parameter | None = None
         if self.with_prior:
             logarithms = torch.tensor(prior_factors, dtype=torch.float32).log()
             self.prior_log_factors = nn.Parameter(logarithms.to(device))
-        windows = 0 if reader is None else len(reader.windows)
         frozen_dim = config.id_dim + item.transition_dim
-        self.history_width = (windows + self.with_prior) * frozen_dim
+        self.history_width = (len(windows) + self.with_prior) * frozen_dim
         """Elements that all parts of a `History` have together."""
-        self.user = Tower(user, config, device, windows * frozen_dim)
+        self.user = Tower(user, config, device, len(windows) * frozen_dim)
         if self.with_prior:
             self.user.silence()  # so that a small sample starts from where the prior stands
         self.item = Tower(item, config, device, item.transition_dim)

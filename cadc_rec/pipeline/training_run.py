@@ -19,8 +19,7 @@ from cadc_rec.store.artifact import Draft, artifact_key
 from cadc_rec.store.checkpoints.store import CheckpointStore
 from cadc_rec.tracking.runs import run_folder, tracked, tracker_for
 from cadc_rec.tracking.tracker import Tracker
-from cadc_rec.training.checkpoints import SavedTraining
-from cadc_rec.training.identity import Training
+from cadc_rec.training.checkpoints import SavedTraining, Training
 
 OnEpoch = Callable[[dict[str, float]], object]
 

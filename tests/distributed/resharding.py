@@ -21,10 +21,9 @@ from cadc_rec.distributed.fused_state import local_momenta
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.training.build import build_model
-from cadc_rec.training.checkpoints import SavedTraining
-from cadc_rec.training.identity import Training
-from cadc_rec.training.objectives import make_loader
-from cadc_rec.training.optimizers import dense_optimizer
+from cadc_rec.training.checkpoints import SavedTraining, Training
+from cadc_rec.training.reading import make_loader
+from cadc_rec.training.tables import dense_optimizer
 from cadc_rec.training.trainer import Trainer
 from tests.distributed import toy
 

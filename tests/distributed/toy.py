@@ -27,8 +27,8 @@ from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.store.artifact import Draft
 from cadc_rec.training.build import build_model, frozen_tables_intact
 from cadc_rec.training.kept import Histories, keep_frozen_rows
-from cadc_rec.training.objectives import make_loader
-from cadc_rec.training.optimizers import dense_optimizer
+from cadc_rec.training.reading import make_loader
+from cadc_rec.training.tables import dense_optimizer
 from cadc_rec.training.trainer import Trainer
 
 USERS, ITEMS, DIM = 41, 23, 8

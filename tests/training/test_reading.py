@@ -93,9 +93,9 @@ def test_no_negative_is_known_to_its_user_where_these_are_excluded(made, kind, d
 
 def test_uniform_negatives_of_all_items_need_no_table(made):
     experiment, dataset, _ = made
-    assert negatives_of(experiment, dataset, None) is None
+    assert negatives_of(experiment.negatives, experiment.train, dataset, None) is None
     softmax = with_(experiment, train={"exclude_known": True, "loss": "sampled-softmax"})
-    assert negatives_of(softmax, dataset, None) is None
+    assert negatives_of(softmax.negatives, softmax.train, dataset, None) is None
 
 
 def test_popularity_has_no_say_where_nothing_is_drawn(tiny):

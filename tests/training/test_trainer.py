@@ -7,16 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from cadc_rec.config.experiment import ComputeConfig, TrainConfig
+from cadc_rec.config.experiment import TrainConfig
 from cadc_rec.data.load.batches import Batch
-from cadc_rec.distributed.processes import processes
 from cadc_rec.training.trainer import Trainer
-
-
-@pytest.fixture
-def alone():
-    with processes(ComputeConfig(device="cpu", threads=1)) as joined:
-        yield joined
 
 
 def a_trainer(alone, **settings):

@@ -1,4 +1,4 @@
-"""Steps of a softmax: which candidates the rows share, and which are none for a row.
+"""Steps of a softmax: which candidates the rows share, and which are masked for a row.
 
 In: the rows of a step. Out: its users one by one, the candidates, where each row's positive stands
 among them, and the pairs of row and candidate that a row's sum leaves out.

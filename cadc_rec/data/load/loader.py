@@ -1,8 +1,7 @@
 """Batches of D_sel for one rank: shuffled every epoch, negatives drawn afresh.
 
-In: this rank's rows, how many rows every shard has, and an arrangement (`pair_batches.py`,
-`candidates.py`). Out: batches of NumPy arrays
-(`cadc_rec.data.load.batches.Batch`).
+In: this rank's rows, how many rows every shard has, and an arrangement (`data.load.pair_batches`,
+`data.load.candidates`). Out: batches of NumPy arrays, see `cadc_rec.data.load.batches`.
 
 Every rank takes the same number of steps and cuts its own rows into that many pieces, so each row
 is used once an epoch, no rank waits for one that has run out, and all know how many positives a

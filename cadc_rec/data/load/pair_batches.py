@@ -1,7 +1,7 @@
 """Steps of pairs: each positive with negatives of its own.
 
 In: the rows of a step. Out: its different users, its different items and the pairs between them,
-see `cadc_rec.models.pairs`. Where a step draws so many negatives that nearly every item is among
+see `cadc_rec.models.sparse`. Where a step draws so many negatives that nearly every item is among
 them, it has all items instead: then nothing needs to be sorted out, what is known of the items
 stays the same from step to step, and several processes can divide their tower among them.
 """

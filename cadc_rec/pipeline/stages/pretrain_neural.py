@@ -16,7 +16,7 @@ from cadc_rec.distributed.state import gather_state, local_tensors
 from cadc_rec.pretrain.factorizations import NeuralFactorization
 from cadc_rec.pretrain.id_tables import IdTables, scaled
 from cadc_rec.store.artifact import Draft
-from cadc_rec.training.objectives import make_loader
+from cadc_rec.training.reading import make_loader
 from cadc_rec.training.trainer import Trainer
 
 

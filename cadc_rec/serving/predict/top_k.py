@@ -7,7 +7,7 @@ equal scores the lower row comes first.
 All scores are formed in float32 first. A few more than k are kept and formed again in float64; only
 where float32's rounding could have put another row among the k best are all formed again.
 
-A few queries go through NumPy one by one: no thread is woken or waited for. Many go through torch
+A few queries go through NumPy one by one, which wakes no threads. Many go through torch
 in blocks, whose products its threads share.
 """
 

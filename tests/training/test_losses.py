@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cadc_rec.models.losses import binary_cross_entropy, logq_offsets, softmax_cross_entropy
+from cadc_rec.training.losses import binary_cross_entropy, logq_offsets, softmax_cross_entropy
 
 
 def test_binary_cross_entropy_sums_minus_log_likelihood_of_positives_and_negatives():
