@@ -1,18 +1,12 @@
 """The command that plans: what an experiment needs of so many processes, without any of them."""
 
-from __future__ import annotations
-
 import json as jsonlib
 from typing import Annotated, Literal
 
 import typer
 
 from cadc_rec.cli.options import WORKDIR, AsJson, Config, Debug, Method, Sets, Workdir
-from cadc_rec.config.experiment import ShardingConfig
-from cadc_rec.config.file import load_experiment
-from cadc_rec.config.types import parse_memory
 from cadc_rec.errors import CadcError
-from cadc_rec.versions import require_trio
 
 _GPU, _HOST = "80GiB", "128GiB"
 
@@ -53,6 +47,9 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """Print the sharding plan, each rank's memory and the estimated cost; needs no GPU."""
+    from cadc_rec.config.file import load_experiment
+    from cadc_rec.versions import require_trio
+
     if hbm and device == "cpu":
         raise CadcError("--hbm is a GPU's memory, and --device is cpu; give --ddr instead.")
     overrides = [*(sets or ()), f"compute.device={device}"]
@@ -83,6 +80,14 @@ def plan(
 
 
 def _bytes(option: str, text: str) -> int:
+    """The bytes of a size such as 80GiB.
+
+    Raises:
+        CadcError: it is no size.
+    """
+    from cadc_rec.config.experiment import ShardingConfig
+    from cadc_rec.config.types import parse_memory
+
     try:
         # The config's own rule: 80GiB, 1.5 TB.
         checked = ShardingConfig(device_memory=text).device_memory

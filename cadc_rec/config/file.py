@@ -24,23 +24,28 @@ from cadc_rec.errors import CadcError
 
 
 def load_experiment(
-    path: Path, *, method: str | None = None, overrides: Sequence[str] = ()
+    path: Path, *, method: str | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()
 ) -> Experiment:
     """Read `path`, lay the method's row and the overrides over it, validate.
 
     Args:
         path: a TOML file.
         method: a name of `METHODS`; default: the file's ``method``.
-        overrides: ``section.key=value``; the value is TOML, or a bare string.
+        overrides: ``section.key=value``, where the value is TOML or a bare string; or values by
+            dotted key.
 
     Raises:
         CadcError: the file cannot be read, or a key or value is not allowed; the message names
             the file, the key, the value and what is allowed.
     """
     raw = read_toml(path)
-    where = " --set ".join([str(path), *overrides])
+    if isinstance(overrides, Mapping):
+        sets = list(overrides.items())
+        where = " --set ".join([str(path), *(f"{key}={value}" for key, value in sets)])
+    else:
+        sets = [_parse_override(o) for o in overrides]
+        where = " --set ".join([str(path), *overrides])
     per_method = raw.pop("methods", {})
-    sets = [_parse_override(o) for o in overrides]
     chosen = method or next((v for k, v in reversed(sets) if k == "method"), raw.get("method"))
     chosen = chosen or Experiment.model_fields["method"].default
     if not isinstance(chosen, str) or chosen not in METHODS:

@@ -23,7 +23,7 @@ import torch
 
 from cadc_rec.data.randomness import Key, normal_rows
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.distributed.row_exchange import fetch_rows
+from cadc_rec.distributed.rows import fetch_rows
 from cadc_rec.pretrain.kernels import Pattern
 
 _DENSE = 8  # ids are marked in an array of all rows, where those are at most this many times more

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.distributed.rows_file import write_rows
+from cadc_rec.distributed.rows import write_rows
 from cadc_rec.models.factorization import as_dot_products
 from cadc_rec.store.artifact import Artifact
 

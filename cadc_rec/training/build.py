@@ -14,8 +14,8 @@ from torchrec.distributed import DistributedModelParallel
 from cadc_rec.config.experiment import Experiment, HistoryConfig, PriorConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose, normal_rows
-from cadc_rec.distributed.exchange import join_shares
 from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.rows import join_shares
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import load_state, local_tensors
 from cadc_rec.errors import CadcError

@@ -16,7 +16,7 @@ from cadc_rec.config.experiment import Experiment, PretrainConfig, ShardingConfi
 from cadc_rec.data.dataset import Attribute
 from cadc_rec.data.load.shards import Examples
 from cadc_rec.data.user_items import UserItems
-from cadc_rec.distributed.rows_file import write_rows
+from cadc_rec.distributed.rows import write_rows
 from cadc_rec.distributed.state import gather_state, local_tensors
 from cadc_rec.pipeline.stages.pretrain_neural import build_neural_tables
 from cadc_rec.pretrain.als import LeastSquares

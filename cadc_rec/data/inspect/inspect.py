@@ -20,6 +20,7 @@ from cadc_rec.data.inspect.profile import (
     profile,
 )
 from cadc_rec.data.inspect.roles import Roles, guess_roles
+from cadc_rec.data.inspect.starting_config import starting_config
 from cadc_rec.data.sources.raw_input import table_folders
 from cadc_rec.data.tables.files import FileSet, find_files
 from cadc_rec.data.tables.text import TextFormat
@@ -35,6 +36,17 @@ class Inspection:
     users_below_three: int = 0
     popularity: Sequence[tuple[int, int, int]] = ()
     """See `cadc_rec.data.inspect.profile.popularity`."""
+
+    def config(self, data_dir: Path | None = None) -> str:
+        """A first configuration for these tables, as the text of a TOML file.
+
+        Args:
+            data_dir: the folder that its paths are to be relative to.
+
+        Raises:
+            CadcError: no table names both a user and an item.
+        """
+        return starting_config(self.roles, data_dir)
 
 
 def inspect_path(path: str, delimiter: str, encoding: str, data_dir: Path | None) -> Inspection:

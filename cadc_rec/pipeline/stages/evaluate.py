@@ -17,7 +17,7 @@ from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.distributed.rows_file import write_rows
+from cadc_rec.distributed.rows import write_rows
 from cadc_rec.distributed.state import load_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import ranking_metrics

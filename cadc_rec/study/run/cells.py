@@ -25,7 +25,7 @@ from typing import Any
 
 from cadc_rec.data.sources.raw_input import raw_input
 from cadc_rec.distributed.launch import CHILD_MARK
-from cadc_rec.errors import FAILURE_FILE, CadcError, Failure
+from cadc_rec.errors import FAILURE_FILE, BusyError, CadcError, DefectError, left_failure
 from cadc_rec.log import log, track
 from cadc_rec.store.atomic import write_atomically
 from cadc_rec.study.run.grid import Cell, Study, read_study
@@ -92,18 +92,23 @@ class Ended:
 
     code: int
     out: str = ""
-    failure: Failure | None = None
+    failure: CadcError | DefectError | None = None
 
     @property
     def busy(self) -> bool:
         """Whether it found another cell at work on a stage that both need."""
-        return self.failure is not None and self.failure.kind == "busy"
+        return isinstance(self.failure, BusyError)
 
     @property
     def reason(self) -> str:
         """The sentence a failed cell is recorded with."""
         if self.failure is not None:
-            return " ".join(self.failure.sentence.split())
+            sentence = " ".join(str(self.failure).split())
+            return (
+                f"unexpected error: {sentence}"
+                if isinstance(self.failure, DefectError)
+                else sentence
+            )
         if self.code < 0:
             return f"ended by signal {-self.code}"
         return f"ended with exit code {self.code}"
@@ -228,7 +233,7 @@ class StudyRunner:
                 except subprocess.TimeoutExpired:
                     if self._stop.is_set():
                         process.terminate()
-        ended = Ended(process.returncode, out, Failure.left(failure))
+        ended = Ended(process.returncode, out, left_failure(failure))
         failure.unlink(missing_ok=True)
         return ended
 

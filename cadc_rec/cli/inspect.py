@@ -1,6 +1,4 @@
-"""The command on tables nobody has described yet: show what is in them, write a first config."""
-
-from __future__ import annotations
+"""The command that shows what is in tables of one's own and writes a first config for them."""
 
 import json as jsonlib
 import os
@@ -9,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from cadc_rec.cli.options import AsJson, DataDir, Debug
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from cadc_rec.data.inspect.inspect import Inspection
     from cadc_rec.data.inspect.profile import TableProfile
 
@@ -46,19 +43,18 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """Show what is in your own tables, and write a config for them."""
-    from cadc_rec.data.inspect.inspect import inspect_path
-    from cadc_rec.data.inspect.starting_config import starting_config
+    from rich.console import Console
+
+    from cadc_rec import api
     from cadc_rec.data.sources.raw_input import DATA_VARIABLE
 
-    if len(delimiter) > 1:
-        raise CadcError(f"--delimiter {delimiter!r}: fields are parted by one character; name it.")
     if out is not None and out.exists():
         raise CadcError(f"{out}: is there already; remove it or name another file.")
-    found = inspect_path(path, delimiter, encoding, data_dir)
+    found = api.inspect(path, delimiter=delimiter, encoding=encoding, data_dir=data_dir)
     named = os.environ.get(DATA_VARIABLE)
     if out is not None:
         folder = data_dir or (Path(named) if named else None)
-        out.write_text(starting_config(found.roles, folder), "utf-8")
+        out.write_text(found.config(folder), "utf-8")
         log.info("wrote %s; read it, then: cadc-rec run %s", out, out)
     if json:
         print(jsonlib.dumps(_document(found), ensure_ascii=False))
@@ -71,7 +67,7 @@ def inspect(
         print(line)
 
 
-def _role(found: Inspection, table: TableProfile) -> str:
+def _role(found: "Inspection", table: "TableProfile") -> str:
     roles = found.roles
     if table is roles.interactions:
         return "interactions"
@@ -81,7 +77,7 @@ def _role(found: Inspection, table: TableProfile) -> str:
     return "not used"
 
 
-def _notes(found: Inspection, table: TableProfile) -> dict[str, str]:
+def _notes(found: "Inspection", table: "TableProfile") -> dict[str, str]:
     """What each column was taken for."""
     roles = found.roles
     if table is roles.interactions:
@@ -95,7 +91,7 @@ def _notes(found: Inspection, table: TableProfile) -> dict[str, str]:
     return {}
 
 
-def _heading(table: TableProfile, role: str) -> str:
+def _heading(table: "TableProfile", role: str) -> str:
     """The table's file, what it was taken for, and its rows."""
     files = table.files.files
     name = str(files[0]) if len(files) == 1 else f"{table.files.base} ({len(files)} files)"
@@ -103,8 +99,11 @@ def _heading(table: TableProfile, role: str) -> str:
     return f"{name}: {role}, {table.rows:,} rows{unreadable}"
 
 
-def _columns(table: TableProfile, notes: dict[str, str]) -> Table:
+def _columns(table: "TableProfile", notes: dict[str, str]) -> "Table":
     """A table's columns, one a line."""
+    from rich.markup import escape
+    from rich.table import Table
+
     shown = Table()
     for heading in ("column", "type", "missing", "distinct", "least", "greatest", "taken for"):
         shown.add_column(heading, justify="right" if heading in ("missing", "distinct") else "left")
@@ -115,7 +114,7 @@ def _columns(table: TableProfile, notes: dict[str, str]) -> Table:
     return shown
 
 
-def _log_lines(found: Inspection) -> Iterator[str]:
+def _log_lines(found: "Inspection") -> Iterator[str]:
     """What the interactions have beside their columns."""
     if found.roles.interactions is None:
         yield "No table names both a user and an item."
@@ -130,7 +129,7 @@ def _log_lines(found: Inspection) -> Iterator[str]:
         yield f"{span:>20}  {items:>10,} items  {rows:>12,} rows  {bar}"
 
 
-def _document(found: Inspection) -> dict[str, Any]:
+def _document(found: "Inspection") -> dict[str, Any]:
     tables = [
         {
             "files": [str(file) for file in table.files.files],
