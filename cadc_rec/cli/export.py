@@ -19,13 +19,12 @@ from cadc_rec.cli.options import (
     Method,
     Sets,
     Workdir,
+    read_experiment,
     stopped_gently,
     worker_arguments,
 )
-from cadc_rec.config.file import load_experiment
 from cadc_rec.distributed.launch import run_workers
 from cadc_rec.errors import CadcError
-from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.versions import require_trio
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write what a service needs of the trained model: one verified folder."""
-    experiment = load_experiment(config, method=method, overrides=sets or ())
+    experiment = read_experiment(config, method, sets)
     from cadc_rec.serving.bundle.signing import signing_key
 
     # What can be wrong with the request is said before hours of training.
@@ -91,6 +90,8 @@ def export(
         run_workers(["train", *arguments], processes)
 
     with stopped_gently("stages"):
+        from cadc_rec.pipeline.pipeline import Pipeline
+
         require_trio()
         several = launch if processes > 1 else None
         pipeline = Pipeline(experiment, workdir, data_dir, launch=several)

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -39,11 +39,10 @@ from cadc_rec.cli.options import (
     Sets,
     Workdir,
     filtering_ratios,
+    read_experiment,
     stopped_gently,
     worker_arguments,
 )
-from cadc_rec.config.experiment import Experiment
-from cadc_rec.config.file import load_experiment
 from cadc_rec.distributed.launch import (
     end_with_parent,
     is_child,
@@ -52,9 +51,11 @@ from cadc_rec.distributed.launch import (
 )
 from cadc_rec.errors import CadcError, SpokenError
 from cadc_rec.log import console, keep_interrupts, log, set_up_logging
-from cadc_rec.pipeline.pipeline import STAGES, Pipeline, launched
-from cadc_rec.pipeline.summary import run_result, run_table, stage_document, stage_lines
 from cadc_rec.versions import require_trio
+
+if TYPE_CHECKING:
+    from cadc_rec.config.experiment import Experiment
+    from cadc_rec.pipeline.pipeline import Pipeline
 
 app = typer.Typer(
     help="Train two-tower recommenders on a small sample of the interactions (CADC).",
@@ -91,7 +92,10 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run all stages for one method and print what it reached and took."""
-    experiment = load_experiment(config, method=method, overrides=sets or ())
+    from cadc_rec.pipeline.pipeline import STAGES
+    from cadc_rec.pipeline.summary import run_result, run_table
+
+    experiment = read_experiment(config, method, sets)
     arguments = worker_arguments(config, workdir, data_dir, experiment, sets)
     forced = STAGES if force else ()
     with _pipeline(experiment, workdir, data_dir, forced, arguments, profile, resume) as pipeline:
@@ -135,7 +139,9 @@ def _run_stage(
     resume: Path | None = None,
 ) -> None:
     """Make one stage and what comes before it; say what came of it."""
-    experiment = load_experiment(config, method=method, overrides=sets or ())
+    from cadc_rec.pipeline.summary import stage_document, stage_lines
+
+    experiment = read_experiment(config, method, sets)
     arguments = worker_arguments(config, workdir, data_dir, experiment, sets)
     forced = (stage,) if force else ()
     with _pipeline(experiment, workdir, data_dir, forced, arguments, profile, resume) as pipeline:
@@ -186,7 +192,9 @@ def select(
     if not ratios:
         _run_stage("select", config, workdir, data_dir, method, sets, force, json)
         return
-    experiment = load_experiment(config, method=method, overrides=sets or ())
+    from cadc_rec.pipeline.summary import stage_document, stage_lines
+
+    experiment = read_experiment(config, method, sets)
     wanted = filtering_ratios(ratios)
     forced = ("select",) if force else ()
     with _pipeline(experiment, workdir, data_dir, forced, []) as pipeline:
@@ -260,6 +268,7 @@ def _pipeline(
     resume: Path | None = None,
 ) -> Iterator[Pipeline]:
     """A pipeline, joined to its peers when launched among them."""
+    from cadc_rec.pipeline.pipeline import Pipeline, launched
 
     def launch(force_train: bool) -> None:
         extra = [*(["--force"] if force_train else []), *(["--profile"] if profile else [])]
@@ -299,6 +308,8 @@ def _pipeline(
 
 def _speaks() -> bool:
     """Results are printed once: by the process a person started, not by local workers."""
+    from cadc_rec.pipeline.pipeline import launched
+
     return not launched() or (os.environ.get("RANK") == "0" and not is_local_worker())
 
 

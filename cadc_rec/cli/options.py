@@ -7,14 +7,16 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cadc_rec.config.experiment import Experiment
 from cadc_rec.config.methods import METHODS
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
+
+if TYPE_CHECKING:
+    from cadc_rec.config.experiment import Experiment
 
 Config = Annotated[
     Path,
@@ -62,6 +64,14 @@ def stopped_gently(what: str) -> Iterator[None]:
     except KeyboardInterrupt:
         log.warning("interrupted; finished %s are kept, the same command goes on from them", what)
         raise SystemExit(130) from None
+
+
+def read_experiment(config: Path, method: str | None, sets: list[str] | None) -> Experiment:
+    """The experiment that a command line asks for."""
+    # Inside, as whatever else `--help` has no use for: building the sections takes 0.3 s.
+    from cadc_rec.config.file import load_experiment
+
+    return load_experiment(config, method=method, overrides=sets or ())
 
 
 def worker_arguments(

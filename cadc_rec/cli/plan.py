@@ -7,10 +7,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from cadc_rec.cli.options import WORKDIR, AsJson, Config, Debug, Method, Sets, Workdir
-from cadc_rec.config.experiment import ShardingConfig
-from cadc_rec.config.file import load_experiment
-from cadc_rec.config.types import parse_memory
+from cadc_rec.cli.options import (
+    WORKDIR,
+    AsJson,
+    Config,
+    Debug,
+    Method,
+    Sets,
+    Workdir,
+    read_experiment,
+)
 from cadc_rec.errors import CadcError
 from cadc_rec.versions import require_trio
 
@@ -55,8 +61,7 @@ def plan(
     """Print the sharding plan, each rank's memory and the estimated cost; needs no GPU."""
     if hbm and device == "cpu":
         raise CadcError("--hbm is a GPU's memory, and --device is cpu; give --ddr instead.")
-    overrides = [*(sets or ()), f"compute.device={device}"]
-    experiment = load_experiment(config, method=method, overrides=overrides)
+    experiment = read_experiment(config, method, [*(sets or ()), f"compute.device={device}"])
     sharding = experiment.sharding
     host = _bytes("--ddr", ddr or sharding.host_memory or _HOST)
     gpu = _bytes("--hbm", hbm or sharding.device_memory or _GPU) if device == "cuda" else 0
@@ -84,6 +89,9 @@ def plan(
 
 
 def _bytes(option: str, text: str) -> int:
+    from cadc_rec.config.experiment import ShardingConfig
+    from cadc_rec.config.types import parse_memory
+
     try:
         # The config's own rule: 80GiB, 1.5 TB.
         checked = ShardingConfig(device_memory=text).device_memory

@@ -17,9 +17,9 @@ from cadc_rec.cli.options import (
     Method,
     Sets,
     Workdir,
+    read_experiment,
     stopped_gently,
 )
-from cadc_rec.config.file import load_experiment
 from cadc_rec.versions import require_trio
 
 
@@ -43,7 +43,7 @@ def update(
     debug: Debug = False,
 ) -> None:
     """Take in a day's new interactions without learning everything anew."""
-    experiment = load_experiment(config, method=method, overrides=sets or ())
+    experiment = read_experiment(config, method, sets)
     require_trio()
     with stopped_gently("stages"):
         from cadc_rec.updates.report import day_lines, update_lines
@@ -82,7 +82,7 @@ def updates(
     debug: Debug = False,
 ) -> None:
     """List the updates of an experiment and where their artifacts lie."""
-    experiment = load_experiment(config, method=method, overrides=sets or ())
+    experiment = read_experiment(config, method, sets)
     with stopped_gently("stages"):
         from cadc_rec.pipeline.pipeline import Pipeline
         from cadc_rec.updates.chain import line_of, updates_of

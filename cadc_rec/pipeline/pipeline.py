@@ -122,10 +122,16 @@ class Pipeline:
         return self._made[stage]
 
     def _prepare(self) -> Artifact:
-        from cadc_rec.data.prepare.build import build_dataset, dataset_settings
+        from cadc_rec.data.prepare.settings import dataset_settings
         from cadc_rec.data.sources.archives import raw_input
 
         config, group = self.experiment.data, self.processes or SoloGroup()
+
+        def build(draft: Draft) -> None:
+            from cadc_rec.data.prepare.build import build_dataset
+
+            build_dataset(config, raw, draft)
+
         # One rank downloads and digests the archive; the others only need to know it.
         found = raw_input(config, self.data_dir, self.workdir)
         with found if group.rank == 0 else contextlib.nullcontext() as mine:
@@ -134,7 +140,7 @@ class Pipeline:
                 "prepare",
                 dataset_settings(config),
                 {"raw": raw.fingerprint},
-                lambda draft: build_dataset(config, raw, draft),
+                build,
             )
 
     def _pretrain(self) -> Artifact:
@@ -171,7 +177,6 @@ class Pipeline:
 
     def selections(self, ratios: Sequence[float]) -> list[Artifact]:
         """D_sel at each of these filtering ratios; what is missing is made in one pass."""
-        from cadc_rec.data.select.build import build_selections
         from cadc_rec.data.select.settings import needs_vectors, selection_settings, with_shards
 
         e = self.experiment
@@ -195,6 +200,8 @@ class Pipeline:
             return user.numpy(), item.numpy()
 
         def build(drafts: dict[int, Draft]) -> None:
+            from cadc_rec.data.select.build import build_selections
+
             asked = [(selects[apart[place]], draft) for place, draft in drafts.items()]
             build_selections(asked, e.seed, dataset, e.history.length, scores)
 

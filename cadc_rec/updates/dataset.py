@@ -20,9 +20,10 @@ from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.parquet import ROW_GROUP_ROWS, rechunk, write_parquet, write_parts
 from cadc_rec.data.prepare.build import GROUPS_PER_PART, INTERACTIONS
+from cadc_rec.data.prepare.settings import table_settings
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
 from cadc_rec.data.sources.raw_tables import RawTables
-from cadc_rec.data.sources.tables import read_tables, table_settings
+from cadc_rec.data.sources.tables import read_tables
 from cadc_rec.errors import CadcError
 from cadc_rec.log import track
 from cadc_rec.store.artifact import Artifact, Draft

@@ -47,9 +47,9 @@ from cadc_rec.data.prepare.interactions import (
 from cadc_rec.data.prepare.settings import dataset_settings as dataset_settings
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows, Split, TimeSplit
 from cadc_rec.data.prepare.vocabulary import encode_attributes
-from cadc_rec.data.sources import read_source
 from cadc_rec.data.sources.archives import RawInput
 from cadc_rec.data.sources.raw_tables import RawTables, Side
+from cadc_rec.data.sources.source import read_source
 from cadc_rec.data.timestamps import parse_moment
 from cadc_rec.errors import CadcError
 from cadc_rec.log import track

@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from cadc_rec.config.experiment import DataConfig
-from cadc_rec.data.sources.tables import table_settings
+from cadc_rec.config.tables import TablesConfig
 
+_HASHED = ("hashed", "hash_codes")
+_LATER = {"interactions": ("unit", "weight"), "users": _HASHED, "items": _HASHED}
 _OPTIONS = ("since", "until", "duplicates", "max_per_user")
 _BY_TIME = ("split", "validation_from", "test_from", "time_shares")
 
@@ -31,4 +33,19 @@ def dataset_settings(config: DataConfig) -> dict[str, Any]:
             settings[name] = list(value) if isinstance(value, tuple) else value
     if config.validation_from:  # then the shares change nothing
         settings.pop("time_shares", None)
+    return settings
+
+
+def table_settings(config: TablesConfig) -> dict[str, Any]:
+    """What decides the result beside the files' bytes: everything but where they lie.
+
+    Settings that came later are named where they are not at their default.
+    """
+    where = {role: {"path", "query"} for role in ("interactions", "users", "items")}
+    settings = config.model_dump(mode="json", exclude={"database": True, "driver": True, **where})
+    for section, names in _LATER.items():
+        told, default = settings[section], type(getattr(config, section))().model_dump(mode="json")
+        for name in names:
+            if told[name] == default[name]:
+                del told[name]
     return settings

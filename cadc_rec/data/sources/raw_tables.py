@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
-
-import ibis.expr.types as ir
+from typing import TYPE_CHECKING, Literal
 
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.timestamps import TimeUnit
+
+if TYPE_CHECKING:  # a training worker reads no raw table, and Ibis takes a second to load
+    import ibis.expr.types as ir
 
 AttributeKind = Literal["categorical", "multi", "numeric", "hashed"]
 Side = Literal["user", "item"]

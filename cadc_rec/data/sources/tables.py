@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import duckdb
 import ibis
@@ -38,28 +38,11 @@ from cadc_rec.log import log
 
 IdKind = Literal["integer", "string"]
 _COLUMNS = ("user", "item", "timestamp", "rating", "weight")
-_HASHED = ("hashed", "hash_codes")
-_LATER = {"interactions": ("unit", "weight"), "users": _HASHED, "items": _HASHED}
 _TIMES = {
     "integer": "whole numbers, taken as they are",
     "number": "numbers, taken as seconds",
     "moment": "dates or datetimes",
 }
-
-
-def table_settings(config: TablesConfig) -> dict[str, Any]:
-    """What decides the result beside the files' bytes: everything but where they lie.
-
-    Settings that came later are named where they are not at their default.
-    """
-    where = {role: {"path", "query"} for role in ("interactions", "users", "items")}
-    settings = config.model_dump(mode="json", exclude={"database": True, "driver": True, **where})
-    for section, names in _LATER.items():
-        told, default = settings[section], type(getattr(config, section))().model_dump(mode="json")
-        for name in names:
-            if told[name] == default[name]:
-                del told[name]
-    return settings
 
 
 def read_tables(
