@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 
 from tests import schedule, zygote
-from tests.share import share
+from tests.share import LISTS, share
 
 PARENT = pytest.StashKey[zygote.Server]()
 # 60 users with at least three interactions each: 900 - 2 * 60 = 780 of them train.
@@ -63,7 +63,7 @@ def pytest_configure(config):
 
 def pytest_report_header():
     """Which part of the long lists runs, where it is not all."""
-    return None if share().whole else f"fault matrix and hostile requests: {share()}"
+    return [f"{name}: {share(name)}" for name in LISTS if not share(name).whole]
 
 
 def pytest_unconfigure(config):

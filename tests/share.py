@@ -1,8 +1,8 @@
 """A rotating share of long lists of cases: `.ci/run` tries one, chosen by the commit's hash.
 
-In: ``CADC_REC_SHARES``, into how many shares the cases are divided (default 1: all of them run),
-and ``CADC_REC_SHARE_SEED``, which chooses one (default: the commit that is checked out). Each share
-has a case of every group, and every case is in at least one share.
+In: ``CADC_REC_ROTATE``, whether a share runs (1) or all cases (unset), and ``CADC_REC_SHARE_SEED``,
+which chooses the share (default: the commit that is checked out). Each share has a case of every
+group, and every case is in at least one share.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-SHARES, SEED = "CADC_REC_SHARES", "CADC_REC_SHARE_SEED"
+ROTATE, SEED = "CADC_REC_ROTATE", "CADC_REC_SHARE_SEED"
+LISTS = {"fault matrix": 4, "hostile requests": 25}
+"""Into how many shares each list is divided."""
 Case = TypeVar("Case")
 
 
@@ -56,16 +58,15 @@ class Share:
         )
 
 
-@cache
-def share() -> Share:
-    """That of this session."""
-    of = int(os.environ.get(SHARES, "1"))
-    if of == 1:
+def share(name: str) -> Share:
+    """The one that runs, of the list of this name."""
+    if os.environ.get(ROTATE, "") in ("", "0"):
         return Share(0, 1)
-    seed = os.environ.get(SEED) or _commit()
+    of, seed = LISTS[name], os.environ.get(SEED) or _commit()
     return Share(int(hashlib.sha256(seed.encode()).hexdigest(), 16) % of, of, seed)
 
 
+@cache
 def _commit() -> str:
     root = Path(__file__).parents[1]
     command = ["git", "-C", str(root), "rev-parse", "HEAD"]

@@ -4,7 +4,7 @@ import pytest
 
 from tests import share
 from tests.faults.test_matrix import CASES, GROUPS
-from tests.share import SEED, SHARES, Share
+from tests.share import ROTATE, SEED, Share
 
 LISTS = {"one": ["a"], "few": ["b", "c"], "many": [f"m{n}" for n in range(11)]}
 
@@ -38,29 +38,27 @@ def test_the_matrix_has_no_case_outside_its_groups():
 def chosen(monkeypatch):
     """The share under these settings."""
 
-    def ask(shares=None, seed=None):
-        for name, value in ((SHARES, shares), (SEED, seed)):
+    def ask(rotate=None, seed=None):
+        for name, value in ((ROTATE, rotate), (SEED, seed)):
             if value is None:
                 monkeypatch.delenv(name, raising=False)
             else:
                 monkeypatch.setenv(name, value)
-        share.share.cache_clear()
-        return share.share()
+        return share.share("fault matrix")
 
-    yield ask
-    share.share.cache_clear()
+    return ask
 
 
-def test_all_cases_run_unless_shares_are_asked_for(chosen):
-    assert chosen() == Share(0, 1)
+def test_all_cases_run_unless_a_share_is_asked_for(chosen):
+    assert chosen() == chosen("0") == Share(0, 1)
     assert str(chosen(seed="x")) == "all cases"
 
 
 def test_the_seed_chooses_and_the_commit_is_the_default_seed(chosen, monkeypatch):
-    numbers = {chosen("4", f"commit {n}").number for n in range(40)}
+    numbers = {chosen("1", f"commit {n}").number for n in range(40)}
     assert numbers == {0, 1, 2, 3}
     monkeypatch.setattr(share, "_commit", lambda: "commit 7")
-    assert chosen("4") == chosen("4", "commit 7")
+    assert chosen("1") == chosen("1", "commit 7")
 
 
 def test_the_share_says_which_it_is_and_how_to_run_all():

@@ -119,6 +119,30 @@ def test_a_second_run_does_no_stage_again_and_never_imports_torch(finished, tiny
     assert not imported & {"torch", "torchrec", "fbgemm_gpu"}
 
 
+def imported(err):
+    """The libraries that a process started with PYTHONPROFILEIMPORTTIME loaded."""
+    lines = [line for line in err.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+
+
+def test_training_alone_loads_no_library_that_prepares(workdir, tiny, spawn_command):
+    """DuckDB and Ibis take a second of every launched worker."""
+    shutil.rmtree(workdir / "train")
+    process = spawn_command("train", tiny, "--workdir", workdir, PYTHONPROFILEIMPORTTIME="1")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    loaded = imported(err)
+    assert {"torch", "torchrec", "pyarrow"} <= loaded
+    assert not loaded & {"duckdb", "ibis", "sqlglot"}
+
+
+def test_help_loads_neither_the_settings_nor_any_library_of_a_stage(spawn_command):
+    _, err = spawn_command("--help", PYTHONPROFILEIMPORTTIME="1").communicate(timeout=100)
+    loaded = imported(err)
+    assert {"typer", "rich"} <= loaded
+    assert not loaded & {"pydantic", "numpy", "pyarrow", "torch", "duckdb"}
+
+
 def test_run_without_json_prints_a_table(finished, tiny, cli):
     shown = cli("run", tiny, "--workdir", finished.workdir)
     assert shown.code == 0

@@ -11,7 +11,7 @@ GROUPS = {
     group: [case for case in CASES if case.group == group]
     for group in {case.group: 0 for case in CASES}
 }
-CHOSEN = share().cases(GROUPS)
+CHOSEN = share("fault matrix").cases(GROUPS)
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
