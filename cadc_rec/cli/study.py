@@ -1,7 +1,5 @@
 """The commands on whole studies: run a grid, write its page, advise on the share of the data."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

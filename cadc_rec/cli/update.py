@@ -1,7 +1,5 @@
 """The commands that carry an experiment on by new interactions, and list what was carried on."""
 
-from __future__ import annotations
-
 import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +17,6 @@ from cadc_rec.cli.options import (
     Workdir,
     stopped_gently,
 )
-from cadc_rec.config.file import load_experiment
-from cadc_rec.versions import require_trio
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +39,9 @@ def update(
     debug: Debug = False,
 ) -> None:
     """Take in a day's new interactions without learning everything anew."""
+    from cadc_rec.config.file import load_experiment
+    from cadc_rec.versions import require_trio
+
     experiment = load_experiment(config, method=method, overrides=sets or ())
     require_trio()
     with stopped_gently("stages"):
@@ -82,6 +81,8 @@ def updates(
     debug: Debug = False,
 ) -> None:
     """List the updates of an experiment and where their artifacts lie."""
+    from cadc_rec.config.file import load_experiment
+
     experiment = load_experiment(config, method=method, overrides=sets or ())
     with stopped_gently("stages"):
         from cadc_rec.pipeline.pipeline import Pipeline

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cadc_rec.errors import CadcError, Failure
+from cadc_rec.errors import BusyError, CadcError, DefectError, left_failure
 from cadc_rec.store.atomic import empty_folder
 from cadc_rec.study.run import cells as cells_module
 from cadc_rec.study.run.cells import Ended, StudyRunner, run_study
@@ -71,7 +71,7 @@ def pretend(monkeypatch, finished):
     return start
 
 
-DIVERGED = Ended(2, "", Failure("refused", "the loss is nan in epoch 1: lower it."))
+DIVERGED = Ended(2, "", CadcError("the loss is nan in epoch 1: lower it."))
 
 
 def test_a_record_holds_what_the_run_printed_and_a_copy_of_its_ranks(
@@ -150,10 +150,10 @@ def test_a_later_call_tries_only_what_failed(write, pretend, tmp_path, cli):
     [
         (Ended(-9), "ended by signal 9"),
         (Ended(1), "ended with exit code 1"),
-        (Ended(2, "", Failure("refused", "one sentence\nof two lines.")), "sentence of two lines."),
+        (Ended(2, "", CadcError("one sentence\nof two lines.")), "sentence of two lines."),
         (
-            Ended(1, "", Failure("defect", "unexpected error: KeyError: 'x'\nA defect of ours.")),
-            "unexpected error: KeyError: 'x' A defect of ours.",
+            Ended(1, "", DefectError("KeyError: 'x'")),
+            "unexpected error: KeyError: 'x'",
         ),
         (Ended(0, '{"artifacts": {}'), "Expecting"),
         (Ended(0, '{"artifacts": {"evaluate": "/nowhere"}}'), "/nowhere has no manifest.json"),
@@ -174,7 +174,7 @@ def test_a_stage_that_another_cell_is_making_is_waited_for(
     write, pretend, tmp_path, finished, monkeypatch
 ):
     monkeypatch.setattr(cells_module, "_BUSY_SECONDS", 0.01)
-    busy = Ended(2, "", Failure("busy", "whatever the sentence is."))
+    busy = Ended(2, "", BusyError("whatever the sentence is."))
     ran = pretend({CADC: [busy, busy, Ended(0, finished.out)]})
     run_study(write(["cadc"]), tmp_path, None, 1)
     assert ran == [CADC] * 3
@@ -281,7 +281,7 @@ def test_a_cell_is_the_run_command_its_log_holds_what_it_printed_and_its_failure
     """A shell script in the interpreter's place: it notes what it was called with."""
     said = tmp_path / "said"
     script = tmp_path / "python"
-    failure = '{"kind": "refused", "sentence": "the cause"}'
+    failure = '{"kind": "refused", "message": "the cause"}'
     script.write_text(
         f'#!/bin/sh\necho "$@" > {said}\necho "error: printed" >&2\n'
         f"echo '{failure}' > $_CADC_REC_FAILURE\nexit 2\n"
@@ -312,14 +312,16 @@ def test_a_command_leaves_its_failure_for_the_process_that_started_it(
     with empty_folder(tmp_path / "work", "prepare", key):
         shown = cli("run", tiny, "--workdir", tmp_path / "work")
     assert shown.code == 2
-    assert Failure.left(path).kind == "busy"
-    assert shown.err.endswith(f"error: {Failure.left(path).sentence}\n")
+    assert type(left_failure(path)) is BusyError
+    assert shown.err.endswith(f"error: {left_failure(path)}\n")
     assert cli("run", tmp_path / "absent.toml").code == 2
-    assert Failure.left(path).kind == "busy"
+    assert type(left_failure(path)) is BusyError
     path.unlink()
     shown = cli("run", tmp_path / "absent.toml")
-    assert Failure.left(path) == Failure("refused", shown.err.removeprefix("error: ").strip())
-    assert Failure.left(tmp_path / "nothing") is None
+    refused = left_failure(path)
+    assert type(refused) is CadcError
+    assert str(refused) == shown.err.removeprefix("error: ").strip()
+    assert left_failure(tmp_path / "nothing") is None
 
 
 def test_a_report_of_nothing_is_refused_in_one_sentence(tmp_path, cli, write):
