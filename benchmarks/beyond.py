@@ -18,7 +18,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.statistics import percent_difference
 from cadc_rec.log import keep_interrupts, set_up_logging
 from cadc_rec.study.report import formatting
-from cadc_rec.study.report.groups import Book, Group, label
+from cadc_rec.study.report.groups import Comparisons, Group, label
 from cadc_rec.study.report.report import write_report
 from cadc_rec.study.report.study_data import Study, load_studies
 from cadc_rec.study.run.cells import run_study
@@ -39,24 +39,24 @@ def into_docs(report: Path, studies: Path, page: Path = PAGE) -> None:
     text = between(page.read_text("utf-8"), "beyond", table, page)
     found = load_studies(studies)
     study = next(study for study in found if study.name == STUDY.stem)
-    text = between(text, "parts", parts(study, Book(found)), page)
+    text = between(text, "parts", parts(study, Comparisons(found)), page)
     page.write_text(text, "utf-8")
 
 
-def parts(study: Study, book: Book) -> str:
+def parts(study: Study, comparisons: Comparisons) -> str:
     """What each variant, and the towers at all, are worth: Markdown, a row a comparison."""
     lines = [
         "| dataset | what | against | HR@10 | 95% | NDCG@10 | 95% |",
         "|---|---|---|---|---|---|---|",
     ]
-    groups = [group for group in book.groups(study) if group.done]
+    groups = [group for group in comparisons.groups(study) if group.done]
     for group in groups:
         for other in groups:
             if other.dataset == group.dataset and _is_base(other, group):
                 row = [group.cells[0].dataset_title]
                 row += [label(study, g.contender) for g in (group, other)]
                 for metric in ("hr@10", "ndcg@10"):
-                    row += _compared(book, group, other, metric)
+                    row += _compared(comparisons, group, other, metric)
                 lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 
@@ -69,10 +69,10 @@ def _is_base(other: Group, group: Group) -> bool:
     return mine.method == "recipe" and theirs.method == "prior"
 
 
-def _compared(book: Book, group: Group, other: Group, metric: str) -> tuple[str, str]:
+def _compared(comparisons: Comparisons, group: Group, other: Group, metric: str) -> tuple[str, str]:
     """The difference in percent, and the paired bootstrap's interval and verdict."""
     mine, theirs = group.metric(metric), other.metric(metric)
-    compared = book.compare(group, other, metric)
+    compared = comparisons.compare(group, other, metric)
     assert mine is not None
     assert theirs is not None
     assert compared is not None

@@ -1,6 +1,6 @@
 """The report's figures: what is drawn of a study, and what a method looks like in all of them.
 
-In: a study and its `Book`. Out: `Figure` objects, each a finished drawing with its caption.
+In: a study and its `Comparisons`. Out: `Figure` objects, each a finished drawing with its caption.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cadc_rec.study.report.charts import (
     plot,
 )
 from cadc_rec.study.report.groups import (
-    Book,
+    Comparisons,
     Group,
     by_integration,
     datasets,
@@ -93,12 +93,12 @@ class Figure:
     svg: str
 
 
-def study_figures(study: Study, book: Book) -> list[Figure]:
+def study_figures(study: Study, comparisons: Comparisons) -> list[Figure]:
     """The figures a study has results for."""
-    found = [_filtering(study, book)] if _ratios(study) else []
-    found.append(_pareto(study, book))
+    found = [_filtering(study, comparisons)] if _ratios(study) else []
+    found.append(_pareto(study, comparisons))
     if not _ratios(study):  # in a grid of ratios, these would show a crowd
-        found += [_time(study, book), _validation(study, book)]
+        found += [_time(study, comparisons), _validation(study, comparisons)]
     return [figure for figure in found if figure]
 
 
@@ -121,9 +121,9 @@ def _style(group: Group) -> Style:
     return style_of("method", group.method)
 
 
-def _ordered(study: Study, book: Book, dataset: str) -> list[Group]:
+def _ordered(study: Study, comparisons: Comparisons, dataset: str) -> list[Group]:
     """The groups of a dataset that have results, in the order of the tables."""
-    found = [g for g in book.groups(study) if g.dataset == dataset and g.done]
+    found = [g for g in comparisons.groups(study) if g.dataset == dataset and g.done]
     return sorted(found, key=lambda g: order(study, g.contender))
 
 
@@ -142,7 +142,7 @@ def _ratios(study: Study) -> list[float]:
     return found if len(found) > 1 else []
 
 
-def _filtering(study: Study, book: Book) -> Figure | None:
+def _filtering(study: Study, comparisons: Comparisons) -> Figure | None:
     title = "Accuracy against filtering ratio"
     axis = Axis(
         "filtering ratio: training interactions / labelled examples (log scale)",
@@ -153,11 +153,11 @@ def _filtering(study: Study, book: Book) -> Figure | None:
     lines: dict[str, Style] = {}
     flat: dict[str, Style] = {}
     for dataset, name in datasets(study).items():
-        groups = _ordered(study, book, dataset)
+        groups = _ordered(study, comparisons, dataset)
         filtered = [g for g in groups if g.method not in UNFILTERED]
         whole = [g for g in groups if g.method in UNFILTERED]
         if "gold" not in {g.method for g in whole}:  # another study of the page may have it
-            gold = book.find(study, dataset, lambda g: g.method == "gold")
+            gold = comparisons.find(study, dataset, lambda g: g.method == "gold")
             whole += [gold] if gold else []
         if not filtered:
             continue
@@ -209,12 +209,12 @@ def _seeds(count: int) -> str:
     return f"{count} seed{'s' if count > 1 else ''}"
 
 
-def _pareto(study: Study, book: Book) -> Figure | None:
+def _pareto(study: Study, comparisons: Comparisons) -> Figure | None:
     title = "Accuracy against time"
     panels: list[Panel] = []
     styles: dict[str, Style] = {}
     for dataset, name in datasets(study).items():
-        timed = [(g, _work(g)) for g in _ordered(study, book, dataset) if g.trained]
+        timed = [(g, _work(g)) for g in _ordered(study, comparisons, dataset) if g.trained]
         if not timed:
             continue
         styles |= {_short_name(group): _style(group) for group, _ in timed}
@@ -259,13 +259,13 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
     return front
 
 
-def _time(study: Study, book: Book) -> Figure | None:
+def _time(study: Study, comparisons: Comparisons) -> Figure | None:
     title = "Time by stage"
     panels = []
     for dataset, name in datasets(study).items():
-        groups = [g for g in _ordered(study, book, dataset) if g.trained]
+        groups = [g for g in _ordered(study, comparisons, dataset) if g.trained]
         if groups:
-            gold = book.find(study, dataset, lambda g: g.method == "gold")
+            gold = comparisons.find(study, dataset, lambda g: g.method == "gold")
             panels.append(BarPanel(name, tuple(_bar(group, gold) for group in groups)))
     if not panels:
         return None
@@ -289,13 +289,15 @@ def _bar(group: Group, gold: Group | None) -> Bar:
     return Bar(name, tuple(parts), total + ("" if share is None else f" ({share:.1%})"))
 
 
-def _validation(study: Study, book: Book) -> Figure | None:
+def _validation(study: Study, comparisons: Comparisons) -> Figure | None:
     title = "Validation by epoch"
     panels: list[Panel] = []
     styles: dict[str, Style] = {}
     for dataset, name in datasets(study).items():
         # An epoch of vectors without towers is another thing than one of towers.
-        groups = [g for g in _ordered(study, book, dataset) if g.method not in WITHOUT_TOWERS]
+        groups = [
+            g for g in _ordered(study, comparisons, dataset) if g.method not in WITHOUT_TOWERS
+        ]
         for metric in METRICS:
             found = [(group, validation_curve(group, metric)) for group in groups]
             series = tuple(Series(_name(group), curve) for group, curve in found if curve)

@@ -1,7 +1,7 @@
 """Groups the cells of one method over its seeds, and compares groups.
 
-In: studies. Out: `Group`, with means over the seeds that are done, and `Book`, which finds the
-group to compare another with and computes each comparison once.
+In: studies. Out: `Group`, with means over the seeds that are done, and `Comparisons`, which finds
+the group to compare another with and computes each comparison once.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def time_ratio(group: Group, reference: Group) -> float | None:
     return statistics.median(ratios) if ratios else None
 
 
-class Book:
+class Comparisons:
     """All groups of the studies on one page, and the comparisons between them.
 
     Attributes:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.figures import Figure
-from cadc_rec.study.report.groups import Book, label
+from cadc_rec.study.report.groups import Comparisons, label
 from cadc_rec.study.report.study_data import Cell, Status, Study
 from cadc_rec.study.report.tables import TableView
 
@@ -44,7 +44,7 @@ class Section:
         return label(self.study, cell.contender)
 
 
-def render_page(book: Book, sections: Sequence[Section]) -> str:
+def render_page(comparisons: Comparisons, sections: Sequence[Section]) -> str:
     """The page as HTML."""
     environment = Environment(
         loader=FileSystemLoader(_ASSETS),
@@ -53,10 +53,10 @@ def render_page(book: Book, sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    cells = [cell for study in book.studies for cell in study.cells]
+    cells = [cell for study in comparisons.studies for cell in study.cells]
     style = "\n" + _asset("page.css")
     script = "\n" + _asset("page.js")
-    titles = [study.title for study in book.studies]
+    titles = [study.title for study in comparisons.studies]
     return environment.get_template("page.html").render(
         generator=GENERATOR,
         title=titles[0] if len(titles) == 1 else "A study of data compression for two towers",

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from cadc_rec.errors import CadcError
 from cadc_rec.store.atomic import commit
 from cadc_rec.study.report.figures import study_figures
-from cadc_rec.study.report.groups import Book
+from cadc_rec.study.report.groups import Comparisons
 from cadc_rec.study.report.page import GENERATOR, Section, render_page
 from cadc_rec.study.report.study_data import Cell, Study, load_studies
 from cadc_rec.study.report.tables import Entry, TableView, absent, study_table
@@ -62,17 +62,17 @@ def write_report(folder: Path, out: Path | None = None) -> Report:
             else than a report or cannot be written.
     """
     out = folder / "report" if out is None else out
-    book = Book(load_studies(folder))
+    comparisons = Comparisons(load_studies(folder))
     sections = [
-        Section(study, study_table(study, book), tuple(study_figures(study, book)))
-        for study in book.studies
+        Section(study, study_table(study, comparisons), tuple(study_figures(study, comparisons)))
+        for study in comparisons.studies
     ]
     _refuse_other(out)
     draft = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         shutil.rmtree(draft, ignore_errors=True)  # of a killed process with this number
         draft.mkdir(parents=True)
-        names = _fill(draft, book, sections)
+        names = _fill(draft, comparisons, sections)
         commit(draft, out)
     except OSError as error:
         raise CadcError(
@@ -81,7 +81,7 @@ def write_report(folder: Path, out: Path | None = None) -> Report:
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    states = [cell.status for study in book.studies for cell in study.cells]
+    states = [cell.status for study in comparisons.studies for cell in study.cells]
     return Report(
         page=out / PAGE,
         files=[out / name for name in names],
@@ -105,9 +105,9 @@ def _refuse_other(out: Path) -> None:
         )
 
 
-def _fill(folder: Path, book: Book, sections: Sequence[Section]) -> list[str]:
+def _fill(folder: Path, comparisons: Comparisons, sections: Sequence[Section]) -> list[str]:
     """Write all files; their names, the page first."""
-    written = {PAGE: render_page(book, sections)}
+    written = {PAGE: render_page(comparisons, sections)}
     for section in sections:
         study = section.study
         table = study.layout if study.layout in ("table1", "table2") else f"{study.layout}-table"
@@ -118,7 +118,7 @@ def _fill(folder: Path, book: Book, sections: Sequence[Section]) -> list[str]:
             written[name if name not in written else f"{_file_name(study)}-{name}"] = content
     for name, content in written.items():
         (folder / name).write_text(content, "utf-8")
-    pq.write_table(results_table(book.studies), folder / "results.parquet")
+    pq.write_table(results_table(comparisons.studies), folder / "results.parquet")
     return [*written, "results.parquet"]
 
 

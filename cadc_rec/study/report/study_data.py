@@ -161,7 +161,7 @@ class Study(_Part):
 
     Attributes:
         cells: every cell of the grid, in its order; those without a file are "missing".
-        strangers: files in ``cells/`` the grid does not name; they are not read.
+        unlisted: files in ``cells/`` the grid does not name; they are not read.
     """
 
     folder: Path
@@ -171,7 +171,7 @@ class Study(_Part):
     baseline: str
     second: str
     cells: tuple[Cell, ...]
-    strangers: tuple[str, ...] = ()
+    unlisted: tuple[str, ...] = ()
 
 
 def load_studies(folder: Path) -> list[Study]:
@@ -231,7 +231,7 @@ def _load(folder: Path) -> Study:
         baseline=wanted.baseline,
         second=wanted.second,
         cells=tuple(_cell(place, files.get(place.id)) for place in wanted.cells),
-        strangers=tuple(stem for stem in files if stem not in ids),
+        unlisted=tuple(stem for stem in files if stem not in ids),
     )
 
 

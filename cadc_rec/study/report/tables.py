@@ -1,7 +1,7 @@
 """A study as a table: a row for each method, a group of columns for each dataset.
 
-In: a study and the `Book` it belongs to. Out: a `TableView` of texts and sort values, which the
-page and the Markdown files write out. The paper's numbers stand beside ours. Every number was
+In: a study and the `Comparisons` of its page. Out: a `TableView` of texts and sort values, which
+the page and the Markdown files write out. The paper's numbers stand beside ours. Every number was
 measured; a cell without a result has a word instead.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from cadc_rec.evaluation.statistics import percent_difference
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import (
-    Book,
+    Comparisons,
     Group,
     by_integration,
     datasets,
@@ -86,7 +86,7 @@ class _Frame:
     """What all entries of a table have in common."""
 
     study: Study
-    book: Book
+    comparisons: Comparisons
     main: str  # what is compared with first: a method or an integration technique
     main_title: str
     second: str  # a method that HR@10 is compared with too; empty is none
@@ -99,7 +99,7 @@ class _Frame:
                 return other.integration == key and other.method == group.method
             return other.method == key
 
-        return self.book.find(self.study, group.dataset, wanted, group.contender)
+        return self.comparisons.find(self.study, group.dataset, wanted, group.contender)
 
     def paper(self, group: Group) -> PaperNumbers | None:
         """What the paper has of a group."""
@@ -111,15 +111,15 @@ class _Frame:
         )
 
 
-def study_table(study: Study, book: Book) -> TableView:
+def study_table(study: Study, comparisons: Comparisons) -> TableView:
     """The study's table.
 
     Raises:
         CadcError: ranks to compare cannot be read, or are of different users.
     """
-    frame = _frame(study, book)
+    frame = _frame(study, comparisons)
     titles = datasets(study)
-    groups = {(g.dataset, g.contender): g for g in book.groups(study)}
+    groups = {(g.dataset, g.contender): g for g in comparisons.groups(study)}
     contenders = sorted({key[1] for key in groups}, key=lambda key: order(study, key))
     columns = _columns(frame)
     empty = _absent(len(columns))
@@ -145,14 +145,14 @@ def _absent(columns: int) -> tuple[Entry, ...]:
     return tuple(Entry("–", tone="word") for _ in range(columns))
 
 
-def _frame(study: Study, book: Book) -> _Frame:
+def _frame(study: Study, comparisons: Comparisons) -> _Frame:
     main = study.baseline or "gold"
     if by_integration(study) and main not in INTEGRATION_TITLES:
         main = "init_frozen"
     title = INTEGRATION_TITLES.get(main) or METHOD_TITLES.get(main, main).split()[0].lower()
-    methods = {cell.method for other in book.studies for cell in other.cells}
+    methods = {cell.method for other in comparisons.studies for cell in other.cells}
     second = study.second if study.second in methods and main != study.second else ""
-    return _Frame(study, book, main, title, second)
+    return _Frame(study, comparisons, main, title, second)
 
 
 def _columns(frame: _Frame) -> tuple[Column, ...]:
@@ -252,8 +252,8 @@ def _against(group: Group, reference: Group | None, metric: str, frame: _Frame) 
     assert mine is not None
     assert theirs is not None
     difference = percent_difference(mine.mean, theirs.mean)
-    compared = frame.book.compare(group, reference, metric)
-    seeds = frame.book.common_seeds(group, reference)
+    compared = frame.comparisons.compare(group, reference, metric)
+    seeds = frame.comparisons.common_seeds(group, reference)
     name = label(reference.study, reference.contender)
     if reference.study is not frame.study:
         name += f" of {reference.study.name}"

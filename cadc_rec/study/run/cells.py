@@ -25,14 +25,20 @@ from typing import Any
 
 from cadc_rec.data.sources.raw_input import raw_input
 from cadc_rec.distributed.launch import CHILD_MARK
-from cadc_rec.errors import FAILURE_FILE, BusyError, CadcError, DefectError, left_failure
+from cadc_rec.errors import (
+    FAILURE_FILE,
+    BusyError,
+    CadcError,
+    DefectError,
+    ExitCode,
+    left_failure,
+)
 from cadc_rec.log import log, track
 from cadc_rec.store.atomic import write_atomically
 from cadc_rec.study.run.grid import Cell, Study, read_study
 from cadc_rec.study.run.records import cell_digest, record_done, record_undone
 
 _BUSY_SECONDS = 2.0  # between two tries of a cell whose stage another cell is making
-_INTERRUPTED = 130  # a terminal's Ctrl-C reaches the cell before us
 
 
 def run_study(path: Path, workdir: Path, data_dir: Path | None, jobs: int) -> Path:
@@ -103,12 +109,8 @@ class Ended:
     def reason(self) -> str:
         """The sentence a failed cell is recorded with."""
         if self.failure is not None:
-            sentence = " ".join(str(self.failure).split())
-            return (
-                f"unexpected error: {sentence}"
-                if isinstance(self.failure, DefectError)
-                else sentence
-            )
+            head = "unexpected error: " if isinstance(self.failure, DefectError) else ""
+            return head + " ".join(str(self.failure).split())
         if self.code < 0:
             return f"ended by signal {-self.code}"
         return f"ended with exit code {self.code}"
@@ -189,7 +191,8 @@ class StudyRunner:
             break
         else:
             return "interrupted"
-        if ended.code == _INTERRUPTED or (self._stop.is_set() and ended.code):
+        # A terminal's Ctrl-C may reach the cell before it reaches us.
+        if ended.code == ExitCode.INTERRUPTED or (self._stop.is_set() and ended.code):
             return "interrupted"  # no fault of the cell's: it gets no record
         try:
             if ended.code:

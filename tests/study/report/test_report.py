@@ -8,8 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.errors import CadcError
-from cadc_rec.study.report.charts import Axis, Bar, BarPanel, Panel, Point, Series, bars, plot
-from cadc_rec.study.report.figures import INTEGRATION_STYLES, METHOD_STYLES, pareto_front
 from cadc_rec.study.report.report import write_report
 from cadc_rec.study.report.study_data import load_studies
 
@@ -198,68 +196,3 @@ def test_out_is_made_where_it_is_asked_for(small_study, tmp_path):
     report = write_report(small_study.folder, tmp_path / "deep" / "there")
     assert report.page == tmp_path / "deep" / "there" / "index.html"
     assert report.page.is_file()
-
-
-def test_the_pareto_front_holds_what_nothing_beats():
-    points = [(10, 5.0), (20, 4.0), (30, 6.0), (30, 5.5), (40, 6.0)]
-    assert pareto_front(points) == [(10, 5.0), (30, 6.0)]
-
-
-PLACE = re.compile(r"translate\(([-\d.]+),([-\d.]+)\)")
-
-
-def places(svg):
-    """Where a chart's values are drawn, in pixels from the lower left, by their text."""
-    root = ElementTree.fromstring(svg)
-    found = [e for e in root.iter() if e.get("aria-roledescription") == "value"]
-    return {
-        e.get("aria-label"): tuple(map(float, PLACE.match(e.get("transform")).groups()))
-        for e in found
-    }
-
-
-def test_a_point_is_drawn_at_its_value_on_linear_and_logarithmic_axes():
-    """Pixels are linear in y, and in the logarithm of x, wherever the axes begin."""
-    values = [(1.0, 2.0), (10.0, 4.0), (1000.0, 10.0)]
-    points = tuple(Point(x, y, f"{x:g}") for x, y in values)
-    styles = {"a": METHOD_STYLES["cadc"]}
-    panel = Panel("panel", "%", (Series("a", points, joined=False),))
-    drawn = places(plot("chart", Axis("seconds", log=True), [panel], styles))
-    (x0, y0), (x1, y1), (x2, y2) = (drawn[f"{x:g}"] for x, _ in values)
-    assert (x2 - x0) / (x1 - x0) == pytest.approx(3, abs=0.01)
-    assert (y0 - y2) / (y0 - y1) == pytest.approx(4, abs=0.05)
-    assert y2 < y1 < y0
-
-
-def test_bars_are_as_long_as_their_numbers_and_end_with_their_total():
-    rows = (Bar("a", (("one", 1.0, "tip 1"), ("two", 3.0, "tip 3"), ("three", 0.0, "")), "4 s"),)
-    svg = bars("chart", "seconds", [BarPanel("panel", rows)], {"one": "#123456", "two": "#654321"})
-    widths = {
-        e.get("aria-label"): float(re.search(r"h([\d.]+)v", e.get("d"))[1])
-        for e in ElementTree.fromstring(svg).iter()
-        if e.get("aria-roledescription") == "value"
-    }
-    assert widths["tip 3"] / widths["tip 1"] == pytest.approx(3, rel=0.01)
-    assert set(widths) == {"tip 1", "tip 3"}
-    assert ">4 s</text>" in svg
-
-
-STYLES = METHOD_STYLES | INTEGRATION_STYLES
-
-
-def luminance(colour):
-    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
-    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-@pytest.mark.parametrize("name", STYLES)
-def test_every_colour_is_seen_on_white_and_on_the_dark_page(name):
-    light = luminance(STYLES[name].colour)
-    assert 1.05 / (light + 0.05) >= 3
-    assert (light + 0.05) / (luminance("#12161b") + 0.05) >= 3
-
-
-def test_no_two_methods_share_colour_or_shape():
-    styles = list(METHOD_STYLES.values())[:9]
-    assert len({one.colour for one in styles}) == len({one.shape for one in styles}) == 9

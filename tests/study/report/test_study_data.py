@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.errors import CadcError
-from cadc_rec.study.report.groups import Book, stage_seconds, time_ratio
+from cadc_rec.study.report.groups import Comparisons, stage_seconds, time_ratio
 from cadc_rec.study.report.report import write_report
 from cadc_rec.study.report.study_data import load_studies
 
@@ -51,8 +51,8 @@ def test_times_are_compared_seed_by_seed(new_study):
         study.add_done(*PLACE, seed, 60, (0.0, 0.0, mine))
         if gold:
             study.add_done("ml-1m", "gold", None, 1.0, seed, 70, (0.0, 0.0, gold))
-    book = Book(load_studies(study.folder))
-    cadc, gold = book.groups(book.studies[0])
+    comparisons = Comparisons(load_studies(study.folder))
+    cadc, gold = comparisons.groups(comparisons.studies[0])
     assert time_ratio(cadc, gold) == pytest.approx(0.15)  # of 0.1, 0.15 and 0.2
 
 
@@ -67,7 +67,7 @@ def test_a_file_the_grid_does_not_name_is_named_and_not_read(new_study):
     study = new_study()
     study.add_done(*PLACE, 0, 60, (0.0, 0.0, 1.0))
     study.path("other").write_text("{")
-    assert load_studies(study.folder)[0].strangers == ("other",)
+    assert load_studies(study.folder)[0].unlisted == ("other",)
 
 
 def damaged(study, change):
