@@ -163,6 +163,7 @@ class UserForward(nn.Module):
     def __init__(self, model: TwoTower) -> None:
         super().__init__()
         self.tower, self.reader = model.user.without_tables(), model.reader
+        self.with_features = model.user.features is not None
         self.with_sources = model.sources is not None
         factors = model.prior_factors()
         self.factors = None if factors is None else factors.detach()
@@ -189,7 +190,8 @@ class UserForward(nn.Module):
         if self.reader is not None:
             before = LookedUp(sources) if self.with_sources else None
             history = self.reader.read(known.int() - 1, LookedUp(items), before)
-        return user_vectors(self.tower, rows, features, history).joined(self.factors)
+        own = features if self.with_features else None
+        return user_vectors(self.tower, rows, own, history).joined(self.factors)
 
     @staticmethod
     def example(trained: TrainedModel) -> tuple[torch.Tensor, ...]:
@@ -215,6 +217,7 @@ class ItemForward(nn.Module):
     def __init__(self, model: TwoTower) -> None:
         super().__init__()
         self.tower, self.with_prior = model.item.without_tables(), model.with_prior
+        self.with_features = model.item.features is not None
         self.with_targets = model.targets is not None
 
     def forward(
@@ -228,7 +231,8 @@ class ItemForward(nn.Module):
             targets: ``[n, e]``, the items as what came after; e is 0 without transitions.
         """
         after = targets if self.with_targets else None
-        return item_vectors(self.tower, rows, features, after, self.with_prior).joined()
+        own = features if self.with_features else None
+        return item_vectors(self.tower, rows, own, after, self.with_prior).joined()
 
     @staticmethod
     def example(trained: TrainedModel) -> tuple[torch.Tensor, ...]:

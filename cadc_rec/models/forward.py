@@ -67,7 +67,7 @@ def side_vectors(
     Args:
         tower: the side's layers; None is a model without towers.
         rows: ``[n, id_dim]``, of the id tables side by side; read by towers alone.
-        features: ``[n, width]``, of the pooled attributes; None, or of width 0, without any.
+        features: ``[n, width]``, of the pooled attributes; None without any.
         context: further frozen rows that the tower reads, each ``[n, some]``.
         prior: this side of each of the prior's scores, each ``[n, some]``.
     """

@@ -142,13 +142,11 @@ class Tower(nn.Module):
 
         Args:
             rows: ``[n, id_dim]``, what `look_up` gives.
-            features: ``[n, features.width]``; None, or of width 0, where the side has none.
+            features: ``[n, features.width]``; None where the side has none.
             context: further frozen rows of each, each ``[n, some]``.
         """
         vectors = self.ids.of_rows(rows)
         known = torch.cat([vectors, *context], 1) if context else vectors
-        if features is not None and not features.shape[1]:
-            features = None
         learned: torch.Tensor = self.mlp(self.join(self.dropout(known), features))
         return learned, None if self.residual is None else self.residual(vectors)
 
