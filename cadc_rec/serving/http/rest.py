@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.responses import Response as HttpResponse
+from starlette.routing import Route
 
 from cadc_rec import __version__
 from cadc_rec.errors import CadcError
@@ -41,6 +42,7 @@ from cadc_rec.serving.http.page import page_routes
 from cadc_rec.serving.http.recommender import Busy, Recommender
 from cadc_rec.serving.http.settings import Limits
 
+_INFER = "/v2/models/{model_name}/infer"
 _STATUS: dict[type[Exception], int] = {
     InvalidInput: 400,
     CadcError: 400,
@@ -76,7 +78,7 @@ def application(
     )  # fmt: skip
 
     @app.post(
-        "/v2/models/{model_name}/infer",
+        _INFER,
         operation_id="infer",
         responses={
             200: {
@@ -102,6 +104,12 @@ def application(
         asked, outputs, version = await model.answer("rest", lambda: decode(body, json_length))
         content, headers = encode(asked, outputs, model_name, version)
         return HttpResponse(content, headers=headers)
+
+    async def infer_at_once(request: HttpRequest) -> HttpResponse:
+        return await infer(request, request.path_params["model_name"])
+
+    # FastAPI's way to a handler takes a tenth of a request's time: its route only describes.
+    app.router.routes.insert(0, Route(_INFER, infer_at_once, methods=["POST"]))
 
     @app.post("/v2/repository/index")
     async def index() -> list[dict[str, str]]:
