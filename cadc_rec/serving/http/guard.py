@@ -44,7 +44,7 @@ class ApiKey:
         self._digest = None if key is None else hashlib.sha256(key.encode()).digest()
 
     @property
-    def asked_for(self) -> bool:
+    def exists(self) -> bool:
         """Whether there is a key."""
         return self._digest is not None
 

@@ -10,8 +10,9 @@ import asyncio
 import os
 import time
 from pathlib import Path
+from typing import Any
 
-from kserve.errors import InvalidInput, ModelNotFound
+from kserve.errors import ModelNotFound
 from kserve.model_repository import ModelRepository
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from prometheus_client import Counter, Gauge
@@ -126,34 +127,56 @@ class Loaded:
         return folder, manifest.st_mtime_ns, manifest.st_ino
 
 
+class KeyNeeded(CadcError):
+    """Only a service with an API key lets the network change its model."""
+
+
+class NotUnloaded(CadcError):
+    """The one model of a service stays until the service is stopped."""
+
+
 class Repository(ModelRepositoryExtension):
-    """The protocol's repository calls: a load takes what lies in the bundle's path now."""
+    """The protocol's repository calls: a load takes what lies in the bundle's path now.
 
-    def __init__(self, models: ModelRepository, loaded: Loaded, name: str) -> None:
+    Args:
+        models: KServe's.
+        loaded: what a load replaces.
+        name: of the one model.
+        with_key: whether the service has an API key; without one nothing can be changed.
+    """
+
+    def __init__(self, models: ModelRepository, loaded: Loaded, name: str, with_key: bool) -> None:
         super().__init__(models)
-        self.loaded, self.name = loaded, name
+        self.loaded, self.name, self.with_key = loaded, name, with_key
 
-    async def load(self, model_name: str) -> None:
-        """Reload.
+    async def load(self, model_name: str) -> dict[str, Any]:
+        """Reload; the result is what KServe's servicer sends.
 
         Raises:
+            KeyNeeded: the service has no key.
             ModelNotFound: there is no model of that name.
-            InvalidInput: the bundle was refused; the one before goes on answering.
+            CadcError: the bundle was refused; the one before goes on answering.
         """
-        if model_name != self.name:
-            raise ModelNotFound(f"{model_name:.80}")
+        self._require("load", model_name)
         try:
             await self.loaded.reload()
         except CadcError as error:
-            raise InvalidInput(f"{error} The bundle before goes on answering.") from None
+            raise CadcError(f"{error} The bundle before goes on answering.") from None
+        return {"name": model_name, "load": True}
 
-    async def unload(self, model_name: str) -> None:
-        """Refuse: the service has one model, and ends when it is stopped.
+    async def unload(self, model_name: str) -> dict[str, Any]:
+        """Refuse.
 
         Raises:
+            KeyNeeded: the service has no key.
             ModelNotFound: there is no model of that name.
-            InvalidInput: always.
+            NotUnloaded: always.
         """
+        self._require("unload", model_name)
+        raise NotUnloaded("the model cannot be unloaded; stop the service instead.")
+
+    def _require(self, what: str, model_name: str) -> None:
+        if not self.with_key:
+            raise KeyNeeded(f"to {what} a model over the network, start the service with a key.")
         if model_name != self.name:
             raise ModelNotFound(f"{model_name:.80}")
-        raise InvalidInput("the model cannot be unloaded; stop the service instead.")

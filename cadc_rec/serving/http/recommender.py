@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +27,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.http.loaded import Loaded
-from cadc_rec.serving.http.queries import Query, described, query_of, response_of
+from cadc_rec.serving.http.messages import Output, Request, of_kserve, to_kserve
+from cadc_rec.serving.http.queries import Query, described, outputs_of, query_of
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.predict.predictor import Predictor, Recommendations, Source
 
@@ -82,30 +83,41 @@ class Recommender(InferenceModel):
         headers: dict[str, str] | None = None,
         verb: InferenceVerb = InferenceVerb.PREDICT,
     ) -> tuple[InferResponse, dict[str, str]]:
-        """Answer a request.
-
-        Raises:
-            InvalidInput: it is not one that can be answered.
-            Busy: too many wait.
-        """
+        """Answer a request that KServe has parsed; see `answer`."""
         if verb != InferenceVerb.PREDICT or not isinstance(body, InferRequest):
             raise InvalidInput(
                 "only inference requests of the Open Inference Protocol are answered."
             )
         protocol = "grpc" if body.from_grpc else "rest"
+        _, outputs, version = await self.answer(protocol, lambda: of_kserve(body))
+        return to_kserve(body, outputs, version), {}
+
+    async def answer(
+        self, protocol: str, read: Callable[[], Request]
+    ) -> tuple[Request, list[Output], str]:
+        """The request, the outputs that it asks for, and the version of the bundle they are from.
+
+        Args:
+            protocol: ``rest`` or ``grpc``, for the metrics.
+            read: parses the request.
+
+        Raises:
+            InvalidInput: it is not one that can be answered.
+            Busy: too many wait.
+        """
         began, outcome = time.perf_counter(), "refused"
         try:
-            predictor = self.loaded.predictor
-            query = query_of(body, predictor, self.limits)
+            request, predictor = read(), self.loaded.predictor
+            query = query_of(request, predictor, self.limits)
             answer = await self.batcher.recommend(predictor, query)
-            response = response_of(body, answer, query.k, predictor)
+            outputs = outputs_of(request, answer, predictor)
             outcome = "answered"
         finally:
             _REQUESTS.labels(protocol, outcome).inc()
             _SECONDS.labels(protocol).observe(time.perf_counter() - began)
         for source in answer.sources.tolist():
             _USERS.labels(_WORDS[source]).inc()
-        return response, {}
+        return request, outputs, predictor.fingerprint[:12]
 
     def get_input_types(self) -> list[Any]:
         """The inputs, for the metadata call."""
@@ -116,7 +128,7 @@ class Recommender(InferenceModel):
         return described(self.loaded.predictor)[1]
 
 
-class Busy(Exception):
+class Busy(CadcError):
     """Too many requests wait already."""
 
 
@@ -148,7 +160,7 @@ class Batcher:
             InvalidInput: the predictor refuses the query.
         """
         if len(self._waiting) >= self._most_waiting:
-            raise Busy
+            raise Busy("too many requests wait; ask again later.")
         loop = asyncio.get_running_loop()
         mine = _Waiting(predictor, query, loop.create_future())
         self._waiting.append(mine)
@@ -163,7 +175,7 @@ class Batcher:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _next(self) -> None:
-        """Answer the next batch; then the one after it, until nobody waits."""
+        """Answer the next batch; then the one after it, until none waits."""
         loop = asyncio.get_running_loop()
         batch = self._take()
         if not batch:

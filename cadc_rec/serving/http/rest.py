@@ -1,49 +1,70 @@
-"""The HTTP side: KServe's protocol endpoints, the page, and metrics, behind the guard.
+"""The HTTP side: KServe's protocol endpoints, inference, the page, metrics, and their description.
 
-In: the model and the repository. Out: an ASGI application. Inference itself does not go through
-KServe's handler: that one parses a body twice, trusts its lengths, and logs a traceback for every
-bad one.
+In: the model and the repository. Out: an ASGI application behind the guard. Inference itself does
+not go through KServe's handler: that one parses a body twice, trusts its lengths, and logs a
+traceback for every bad one. The OpenAPI description, at ``/openapi.json``, is FastAPI's, made of
+the types of `cadc_rec.serving.http.messages`; only what depends on the service is added here.
 """
 
 from __future__ import annotations
 
-import time
-from importlib import resources
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from kserve import InferInput, InferRequest
+from fastapi.openapi.utils import get_openapi
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import Response as HttpResponse
 from starlette.routing import Route
 
 from cadc_rec import __version__
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
-from cadc_rec.serving.http.guard import ApiKey, App, Guard
-from cadc_rec.serving.http.loaded import Repository
-from cadc_rec.serving.http.openapi import described_api
-from cadc_rec.serving.http.queries import query_of
+from cadc_rec.serving.http.guard import OPEN_PATHS, ApiKey, App, Guard
+from cadc_rec.serving.http.loaded import KeyNeeded, NotUnloaded, Repository
+from cadc_rec.serving.http.messages import (
+    JSON_LENGTH_HEADER,
+    Error,
+    Request,
+    Response,
+    decode,
+    encode,
+    sentence,
+)
+from cadc_rec.serving.http.page import page_routes
 from cadc_rec.serving.http.recommender import Busy, Recommender
-from cadc_rec.serving.http.rest_codec import JSON_LENGTH_HEADER, decode, encode
 from cadc_rec.serving.http.settings import Limits
-from cadc_rec.serving.predict.predictor import Predictor, Source
 
-_PAGE_HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
+_INFER = "/v2/models/{model_name}/infer"
+_STATUS: dict[type[Exception], int] = {
+    InvalidInput: 400,
+    CadcError: 400,
+    RequestValidationError: 400,
+    KeyNeeded: 403,
+    ModelNotFound: 404,
+    NotImplementedError: 404,  # KServe's word for a model's version
+    NotUnloaded: 409,
+    ModelNotReady: 503,
+    Busy: 503,
 }
-_SHOWN_HISTORY = 20  # items, on the page
+_REASONS = {
+    400: "The request is not one that can be answered; the text says why.",
+    401: "No API key, or a wrong one.",
+    403: "Not on a service without an API key.",
+    404: "No such model.",
+    405: "No such method.",
+    408: "The body did not come in time.",
+    409: "Not while the service runs.",
+    413: "The body is too large.",
+    503: "Busy, or not ready; ask again later.",
+}
 
 
 def application(
@@ -53,172 +74,108 @@ def application(
     app = FastAPI(
         title="cadc-rec", version=__version__, docs_url=None, redoc_url=None,
         redirect_slashes=False,
+        responses={n: {"model": Error, "description": why} for n, why in _REASONS.items()},
     )  # fmt: skip
-    models = "/v2/repository/models/{name}"
-    app.router.routes[:0] = [
-        Route("/v2/models/{name}/infer", _infer(model), methods=["POST"]),
-        Route("/v2/repository/index", _index(repository), methods=["POST"]),
-        Route(f"{models}/load", _changes(repository.load, "load", key), methods=["POST"]),
-        Route(
-            f"{models}/unload", _changes(repository.unload, "unload", key, 409), methods=["POST"]
-        ),
-        Route("/metrics", _metrics, methods=["GET"]),
-        Route("/explore", _explore(model), methods=["GET"]),
-        Route("/", _asset("page.html", "text/html"), methods=["GET"]),
-        Route("/page.js", _asset("page.js", "text/javascript"), methods=["GET"]),
-        Route("/page.css", _asset("page.css", "text/css"), methods=["GET"]),
-    ]  # fmt: skip
+
+    @app.post(
+        _INFER,
+        operation_id="infer",
+        responses={
+            200: {
+                "model": Response,
+                "description": f"Recommendations, for at most {limits.users} users.",
+                "content": {"application/octet-stream": {}},  # JSON, then raw tensors, if asked for
+            }
+        },
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {"schema": {"$ref": "#/components/schemas/Request"}}
+                },
+            }
+        },
+    )
+    async def infer(request: HttpRequest, model_name: str) -> HttpResponse:
+        """Recommend items to users."""
+        if model_name != model.name:
+            raise ModelNotFound(f"{model_name:.80}")
+        body, json_length = await request.body(), request.headers.get(JSON_LENGTH_HEADER)
+        asked, outputs, version = await model.answer("rest", lambda: decode(body, json_length))
+        content, headers = encode(asked, outputs, model_name, version)
+        return HttpResponse(content, headers=headers)
+
+    async def infer_at_once(request: HttpRequest) -> HttpResponse:
+        return await infer(request, request.path_params["model_name"])
+
+    # FastAPI's way to a handler takes a tenth of a request's time: its route only describes.
+    app.router.routes.insert(0, Route(_INFER, infer_at_once, methods=["POST"]))
+
+    @app.post("/v2/repository/index")
+    async def index() -> list[dict[str, str]]:
+        """The models, and whether they are ready."""
+        listed: list[dict[str, str]] = await repository.index()
+        return listed
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> HttpResponse:
+        """Metrics for Prometheus."""
+        return HttpResponse(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    app.include_router(page_routes(model))
     register_v2_endpoints(app, dataplane, repository)
-    for kind, status in _STATUS.items():
-        app.add_exception_handler(kind, _said(status))
-    app.add_exception_handler(RequestValidationError, _said(400))
+    for kind in _STATUS:
+        app.add_exception_handler(kind, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _defect)
-    described_api(app, model.name, key.asked_for, limits, lambda: len(model.loaded.predictor.items))
+    described: dict[str, Any] = {}
+
+    def describe() -> dict[str, Any]:
+        described.update(described or _described(app, model.name, key.exists))
+        _, k = described["paths"]["/explore"]["get"]["parameters"]
+        k["schema"]["maximum"] = min(limits.k, len(model.loaded.predictor.items))
+        return described
+
+    app.openapi = describe  # FastAPI's own way to replace it
     return Guard(app, key, limits)
 
 
-_STATUS: dict[type[Exception], int] = {
-    InvalidInput: 400,
-    CadcError: 400,
-    ModelNotFound: 404,
-    ModelNotReady: 503,
-    NotImplementedError: 404,  # KServe's word for a model's version
-}
+def _described(app: FastAPI, model_name: str, with_key: bool) -> dict[str, Any]:
+    """FastAPI's description, with the request's type, the model's name and the key."""
+    # Of two routes of one path the first answers and the last is described: KServe's come first.
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes[::-1])
+    components = document["components"]
+    _, models = models_json_schema(
+        [(Request, "validation")], ref_template="#/components/schemas/{model}"
+    )
+    components["schemas"].update(models["$defs"])
+    if with_key:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            if with_key and path not in OPEN_PATHS:
+                operation["security"] = [{"key": []}]
+            operation["responses"].pop("422", None)
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] == "model_name":
+                    parameter["schema"] = {"type": "string", "enum": [model_name]}
+    return document
 
 
-def _infer(model: Recommender) -> Any:
-    async def infer(request: Request) -> Response:
-        name = request.path_params["name"]
-        try:
-            if name != model.name:
-                raise ModelNotFound(f"{name:.80}")
-            body = await request.body()
-            asked = decode(body, request.headers.get(JSON_LENGTH_HEADER), name)
-            answer, _ = await model(asked)
-            content, headers = encode(answer, asked)
-        # Handled here, not by the application's handlers: a bad request costs as little as a good
-        # one, and leaves no line in the log.
-        except InvalidInput as error:
-            return _error(400, str(error))
-        except ModelNotFound as error:
-            return _error(404, str(error))
-        except Busy:
-            return _error(503, "too many requests wait; ask again later.")
-        return Response(content, headers=headers)
-
-    return infer
-
-
-def _index(repository: Repository) -> Any:
-    async def index(request: Request) -> Response:
-        return JSONResponse(await repository.index())
-
-    return index
-
-
-def _changes(change: Any, word: str, key: ApiKey, refused: int = 400) -> Any:
-    """Repository calls that change something: only for those who know a key."""
-
-    async def call(request: Request) -> Response:
-        name = request.path_params["name"]
-        if not key.asked_for:
-            return _error(403, f"to {word} a model over the network, start the service with a key.")
-        try:
-            await change(name)
-        except InvalidInput as error:
-            return _error(refused, str(error))
-        except ModelNotFound as error:
-            return _error(404, str(error))
-        return JSONResponse({"name": name, word: True})
-
-    return call
-
-
-async def _metrics(request: Request) -> Response:
-    return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
-
-
-def _explore(model: Recommender) -> Any:
-    """What the page shows of one user."""
-
-    async def explore(request: Request) -> Response:
-        predictor = model.loaded.predictor
-        user = request.query_params.get("user")
-        if user is None:
-            return _error(400, "parameter 'user' is missing: /explore?user=ID&k=10.")
-        k = request.query_params.get("k", "10")
-        try:
-            tensor = InferInput("user_id", [1], "BYTES", data=[user])
-            count = int(k) if k.isascii() and k.isdigit() and len(k) < 10 else None
-            asked = InferRequest(model.name, [tensor], parameters={"k": count})
-            query = query_of(asked, predictor, model.limits)
-            began = time.perf_counter()
-            found = await model.batcher.recommend(predictor, query)
-            seconds = time.perf_counter() - began
-        except InvalidInput as error:
-            return _error(400, str(error))
-        except Busy:
-            return _error(503, "too many requests wait; ask again later.")
-        row = int(predictor.users.rows(query.users)[0])
-        taken = predictor.known.of(row)[::-1] if row >= 0 else np.zeros(0, np.int32)
-        n = int(found.counts[0])
-        return JSONResponse(
-            {
-                "user": user,
-                "source": Source(int(found.sources[0])).word,
-                "milliseconds": 1000 * seconds,
-                "bundle": predictor.name,
-                "version": predictor.fingerprint[:12],
-                "recommended": _listed(predictor, found.rows[0, :n], found.scores[0, :n]),
-                "taken": _listed(predictor, taken[:_SHOWN_HISTORY].astype(np.int64)),
-                "taken_in_all": len(taken),
-            }
-        )
-
-    return explore
-
-
-def _listed(
-    predictor: Predictor, rows: np.ndarray, scores: np.ndarray | None = None
-) -> list[dict[str, Any]]:
-    titles, ids = predictor.titles_of(rows), predictor.items.of_rows(rows).tolist()
-    lines = [{"id": str(item), "title": title} for item, title in zip(ids, titles, strict=True)]
-    if scores is not None:
-        for line, score in zip(lines, scores.tolist(), strict=True):
-            line["score"] = score
-    return lines
-
-
-def _asset(name: str, kind: str) -> Any:
-    contents = (resources.files("cadc_rec.serving.http") / "assets" / name).read_bytes()
-
-    async def asset(request: Request) -> Response:
-        return Response(contents, media_type=kind, headers=_PAGE_HEADERS)
-
-    return asset
-
-
-def _error(status: int, text: str) -> JSONResponse:
+async def _refused(request: HttpRequest, error: Exception) -> HttpResponse:
+    status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+    text = str(error)
+    if isinstance(error, NotImplementedError):
+        text = "models are served without versions; leave the version out."
+    if isinstance(error, RequestValidationError):
+        text = sentence(error.errors())
     return JSONResponse({"error": text}, status)
 
 
-def _said(status: int) -> Any:
-    async def handler(request: Request, error: Exception) -> Response:
-        text = str(error)
-        if isinstance(error, NotImplementedError):
-            text = "models are served without versions; leave the version out."
-        if isinstance(error, RequestValidationError):
-            text = "; ".join(str(part.get("msg", "")) for part in error.errors())
-        return _error(status, text)
-
-    return handler
-
-
-async def _http_error(request: Request, error: HTTPException) -> Response:
+async def _http_error(request: HttpRequest, error: HTTPException) -> HttpResponse:
     return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
 
-async def _defect(request: Request, error: Exception) -> Response:
+async def _defect(request: HttpRequest, error: Exception) -> HttpResponse:
     log.error("a defect of ours: %s: %s", type(error).__name__, error, exc_info=error)
-    return _error(500, "a defect of the service; its log has more.")
+    return JSONResponse({"error": "a defect of the service; its log has more."}, 500)

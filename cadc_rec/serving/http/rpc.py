@@ -22,13 +22,12 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.serving.http.guard import ApiKey
-from cadc_rec.serving.http.loaded import Repository
+from cadc_rec.serving.http.loaded import KeyNeeded, Repository
 from cadc_rec.serving.http.recommender import Busy
 from cadc_rec.serving.http.settings import Limits
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _OPEN = {f"{_SERVICE}ServerLive", f"{_SERVICE}ServerReady"}
-_CHANGES = {f"{_SERVICE}RepositoryModelLoad", f"{_SERVICE}RepositoryModelUnload"}
 _AGE_MS = 30 * 60 * 1000  # of a connection; then its client makes another
 
 
@@ -77,22 +76,19 @@ class _Rules(aio.ServerInterceptor):
         admitted = method in _OPEN or self.key.admits(
             given if isinstance(given, bytes) else given.encode()
         )
-        changes = method in _CHANGES and not self.key.asked_for
         answer = handler.unary_unary
 
         async def guarded(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
             if not admitted:
                 await context.abort(StatusCode.UNAUTHENTICATED, "an API key is needed.")
-            if changes:
-                await context.abort(
-                    StatusCode.PERMISSION_DENIED, "start the service with a key to change models."
-                )
             if isinstance(request, _Malformed):
                 await context.abort(
                     StatusCode.INVALID_ARGUMENT, "the request is no message of the protocol."
                 )
             try:
                 return await answer(request, context)
+            except KeyNeeded as error:
+                await context.abort(StatusCode.PERMISSION_DENIED, str(error))
             except (InvalidInput, InferenceError, CadcError) as error:
                 await context.abort(StatusCode.INVALID_ARGUMENT, str(error))
             except ModelNotFound as error:

@@ -52,11 +52,11 @@ class _Both(uvicorn.Server):
 
 
 def serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
-    """Serve until told to stop.
+    """Serve until stopped.
 
     Args:
         settings: what and where.
-        ready: told, once all ports listen, where.
+        ready: called with the addresses, once all ports listen.
 
     Raises:
         CadcError: the bundle is refused, or a port is taken.
@@ -77,7 +77,7 @@ async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> Non
         models = ModelRepository()
         models.update(model)
         dataplane = DataPlane(models)
-        repository = Repository(models, loaded, settings.name)
+        repository = Repository(models, loaded, settings.name, key.exists)
         rpc, where = None, [f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"]
         if settings.grpc_port is not None:
             rpc = grpc_server(dataplane, repository, key, limits)

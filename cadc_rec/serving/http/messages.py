@@ -1,0 +1,298 @@
+"""Requests and answers of the Open Inference Protocol as typed messages, whatever they came by.
+
+In: JSON, JSON followed by raw tensors (the protocol's binary extension), or the `InferRequest` that
+KServe makes of a gRPC message. Out: a checked `Request`, or an `InvalidInput` whose sentence says
+what is wrong and where; and from `Output` tensors the answer in the form that was asked for. The
+types here are also the OpenAPI description. KServe's own decoder believes what a body says of
+itself; this one does not.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,  # Pydantic wants these before Python 3.12
+)
+
+import numpy as np
+import orjson
+from kserve import InferInput, InferOutput, InferRequest, InferResponse
+from kserve.errors import InvalidInput
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Json,
+    PrivateAttr,
+    ValidationError,
+    WithJsonSchema,
+)
+from typing_extensions import TypedDict
+
+JSON_LENGTH_HEADER = "inference-header-content-length"
+DEFAULT_K = 10
+
+_Datatype = Literal[
+    "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "BYTES"
+]  # fmt: skip
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class InputParameters(_Message):
+    """Of an input."""
+
+    binary_data_size: int | None = Field(
+        None, ge=0, description="Bytes of the input after the JSON, in place of `data`."
+    )
+
+
+class OutputParameters(_Message):
+    """Of an output that is asked for."""
+
+    binary_data: bool = Field(False, description="Whether it comes as raw bytes after the JSON.")
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+class Input(_Message):
+    """One input tensor."""
+
+    name: Literal["user_id", "history", "candidate_id"]
+    shape: list[Annotated[int, Field(ge=0, lt=1 << 31)]] = Field(
+        min_length=1, max_length=2, description="Elements of `data` in row-major order fill it."
+    )
+    datatype: Annotated[_Datatype, BeforeValidator(_upper)]
+    data: Annotated[
+        list[Any] | None,
+        WithJsonSchema({"type": "array", "items": {"type": ["integer", "string", "array"]}}),
+    ] = None
+    parameters: InputParameters | None = None
+    _raw: bytes | None = PrivateAttr(None)
+
+    @property
+    def raw(self) -> bytes | None:
+        """The elements as bytes, where they came so."""
+        return self._raw
+
+
+class RequestedOutput(_Message):
+    """One output that is asked for."""
+
+    name: Literal["item_id", "score", "count", "source", "title"]
+    parameters: OutputParameters | None = None
+
+
+class Parameters(_Message):
+    """What a request may say beside its inputs."""
+
+    # Names that are not here are refused by the query, which stops at the first.
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": False})
+    k: int = Field(
+        DEFAULT_K,
+        description="Items a user; at most as many as the catalogue has.",
+        json_schema_extra={"minimum": 1},
+    )
+    exclude_seen: bool = Field(True, description="Leave out what a user took.")
+    filter: Json[dict[str, Any]] | None = Field(
+        None, description="JSON: item attributes and lists of values, one of which an item has."
+    )
+    binary_data_output: bool = Field(False, description="Every output as raw bytes after the JSON.")
+
+
+class Request(_Message):
+    """A request for recommendations."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "inputs": [{"name": "user_id", "shape": [1], "datatype": "INT64", "data": [1]}],
+                    "parameters": {"k": 5},
+                }
+            ]
+        }
+    )
+    id: str | None = Field(None, max_length=256)
+    inputs: list[Input] = Field(
+        max_length=3, description="`user_id`, and where wanted `history` and `candidate_id`."
+    )
+    parameters: Parameters | None = None
+    outputs: list[RequestedOutput] | None = Field(None, max_length=16)
+
+
+class OutputTensor(TypedDict):
+    """One output; without `data` where it comes as raw bytes after the JSON."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: NotRequired[list[Any]]
+    parameters: NotRequired[dict[str, int]]
+
+
+class Response(TypedDict):
+    """Recommendations."""
+
+    model_name: str
+    model_version: str
+    id: NotRequired[str]
+    outputs: list[OutputTensor]
+
+
+class Error(TypedDict):
+    """Why a request was not answered."""
+
+    error: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output tensor."""
+
+    name: str
+    datatype: str
+    array: np.ndarray
+
+
+def sentence(errors: Sequence[Any]) -> str:
+    """The first of Pydantic's errors: where, what, and what stood there."""
+    first = errors[0]
+    if not first["loc"]:
+        return f"the body: {first['msg'][0].lower()}{first['msg'][1:]}."
+    steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"]]
+    what = first["msg"][0].lower() + first["msg"][1:]
+    got = "" if first["type"] == "missing" else f"; got {shown(first['input'])}"
+    return f"{''.join(steps).lstrip('.')}: {what}{got}."
+
+
+def decode(body: bytes, json_length: str | None) -> Request:
+    """A request over HTTP.
+
+    Args:
+        body: of the HTTP request.
+        json_length: value of `JSON_LENGTH_HEADER`; None where all of the body is JSON.
+
+    Raises:
+        InvalidInput: it is malformed.
+    """
+    at = len(body)
+    if json_length is not None:
+        if not (json_length.isascii() and json_length.isdigit() and len(json_length) < 12):
+            raise InvalidInput(f"header {JSON_LENGTH_HEADER}: {json_length!r:.40} is no length.")
+        at = int(json_length)
+        if at > len(body):
+            raise InvalidInput(f"header {JSON_LENGTH_HEADER}: {at}, but the body is shorter.")
+    try:
+        request = Request.model_validate_json(body[:at])
+    except ValidationError as error:
+        raise InvalidInput(sentence(error.errors(include_url=False))) from None
+    for tensor in request.inputs:
+        size = tensor.parameters.binary_data_size if tensor.parameters else None
+        if (size is None) == (tensor.data is None):
+            raise InvalidInput(
+                f"input {tensor.name!r}: give either 'data' or 'binary_data_size'; "
+                f"there is {'neither' if size is None else 'both'}."
+            )
+        if size is not None:
+            if at + size > len(body):
+                raise InvalidInput(f"input {tensor.name!r}: the body ends within its {size} bytes.")
+            tensor._raw = body[at : at + size]
+            at += size
+    if at < len(body):
+        raise InvalidInput(f"{len(body) - at} bytes after the JSON belong to no input.")
+    return request
+
+
+def encode(
+    request: Request, outputs: list[Output], model_name: str, version: str
+) -> tuple[bytes, dict[str, str]]:
+    """A body and its headers: every output as JSON, or raw where the request asks for that."""
+    all_raw = request.parameters is not None and request.parameters.binary_data_output
+    raw_ones = {
+        output.name: output.parameters is not None and output.parameters.binary_data
+        for output in request.outputs or ()
+    }
+    tensors, tail = list[OutputTensor](), []
+    for output in outputs:
+        array = output.array
+        tensor = OutputTensor(name=output.name, shape=list(array.shape), datatype=output.datatype)
+        if raw_ones.get(output.name, all_raw):
+            form = InferOutput(output.name, tensor["shape"], output.datatype)
+            form.set_data_from_numpy(array, binary_data=True)
+            tail.append(form._raw_data)
+            tensor["parameters"] = {"binary_data_size": len(form._raw_data)}
+        else:
+            tensor["data"] = array.ravel().tolist()
+        tensors.append(tensor)
+    document = Response(model_name=model_name, model_version=version, outputs=tensors)
+    if request.id:
+        document["id"] = request.id
+    head = orjson.dumps(document)
+    if not tail:
+        return head, {"content-type": "application/json"}
+    headers = {"content-type": "application/octet-stream", JSON_LENGTH_HEADER: str(len(head))}
+    return b"".join([head, *tail]), headers
+
+
+def of_kserve(request: InferRequest) -> Request:
+    """A request that KServe has parsed.
+
+    Raises:
+        InvalidInput: it is malformed.
+    """
+    given = request.parameters or {}
+    if request.from_grpc:
+        given = {name: getattr(value, value.WhichOneof("parameter_choice") or "", None)
+                 for name, value in given.items()}  # fmt: skip
+    tensors: list[InferInput] = request.inputs
+    document = {
+        "inputs": [
+            {"name": one.name, "shape": one.shape, "datatype": one.datatype, "data": one.data}
+            for one in tensors
+        ],
+        "parameters": dict(given),
+        "outputs": [{"name": output.name} for output in request.request_outputs or ()],
+    }
+    try:
+        made = Request.model_validate(document)
+    except ValidationError as error:
+        raise InvalidInput(sentence(error.errors(include_url=False))) from None
+    for mine, tensor in zip(made.inputs, tensors, strict=True):
+        mine._raw = tensor._raw_data
+    return made
+
+
+def to_kserve(request: InferRequest, outputs: list[Output], version: str) -> InferResponse:
+    """The answer to such a request."""
+    tensors = []
+    for output in outputs:
+        tensor = InferOutput(
+            output.name, list(output.array.shape), output.datatype, data=output.array
+        )
+        if request.from_grpc:  # KServe's own encoder wants lists or bytes
+            tensor.set_data_from_numpy(output.array, binary_data=request.use_binary_outputs)
+        tensors.append(tensor)
+    return InferResponse(
+        response_id=request.id or "",
+        model_name=request.model_name,
+        model_version=version,
+        infer_outputs=tensors,
+        use_binary_outputs=request.use_binary_outputs,
+        requested_outputs=request.request_outputs,
+    )
+
+
+def shown(value: object) -> str:
+    """A value of a client's, cut short, for a message."""
+    return reprlib.repr(value)
