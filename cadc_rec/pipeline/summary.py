@@ -15,8 +15,8 @@ from cadc_rec.store.artifact import Artifact
 def run_result(experiment: Experiment, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     """What ``cadc-rec run --json`` prints; metrics are fractions, nothing is rounded.
 
-    ``seconds`` are those of the run that made each artifact; a stage the method does not have
-    took none.
+    ``seconds`` are those of the run that made each artifact; 0 for a stage that the method does
+    not have.
     """
     metrics = artifacts["evaluate"].info
     return {
@@ -76,8 +76,8 @@ def stage_document(stage: str, artifact: Artifact) -> dict[str, Any]:
 def stage_lines(stage: str, artifact: Artifact) -> str:
     """What it prints for a person: what came of the stage, and where that is."""
     kept = ", kept" if artifact.cached else ""
-    told = f"{stage}: {stage_line(stage, artifact.info)} ({artifact.seconds:,.1f} s{kept})"
-    return f"{told}\n{artifact.path.resolve()}"
+    line = f"{stage}: {stage_line(stage, artifact.info)} ({artifact.seconds:,.1f} s{kept})"
+    return f"{line}\n{artifact.path.resolve()}"
 
 
 def stage_line(stage: str, info: Mapping[str, Any]) -> str:

@@ -43,13 +43,13 @@ def _prepare_settings(job: Job) -> dict[str, Any]:
 
 
 def _pretrain_settings(job: Job) -> dict[str, Any]:
-    told = job.experiment.update.model_dump(include={"epochs", "sweeps", "polish"})
-    return {**PRETRAIN.settings(job), "update": told}
+    own = job.experiment.update.model_dump(include={"epochs", "sweeps", "polish"})
+    return {**PRETRAIN.settings(job), "update": own}
 
 
 def _transitions_settings(job: Job) -> dict[str, Any]:
-    told = {"sweeps": job.experiment.update.sweeps}
-    return {**TRANSITIONS.settings(job), "update": told}
+    own = {"sweeps": job.experiment.update.sweeps}
+    return {**TRANSITIONS.settings(job), "update": own}
 
 
 def _select_settings(job: Job) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _select(job: Job) -> Alone:
     def build(draft: Draft) -> None:
         e, dataset, select = job.experiment, job.artifact("dataset"), sharded(job)
         wanted = selected_rows(len(job.open_dataset().train_item), select.ratio)
-        # Not by a fingerprint: that of the dataset tells of what is held out.
+        # Not keyed by the dataset's fingerprint, which depends on what is held out.
         key = (e.seed, job.update)
         sample = sampled_rows(job.artifact("selection_before").path)
         rows = refreshed_sample(sample, _changes(job), wanted, key)
