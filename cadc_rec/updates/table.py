@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from cadc_rec.pipeline.stage import Alone, Job, Opened, Stage, Together
-from cadc_rec.pipeline.table import PRETRAIN, SELECT, TRAIN, TRANSITIONS, sharded
+from cadc_rec.pipeline.table import PREPARE, PRETRAIN, SELECT, TRAIN, TRANSITIONS, sharded
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.updates.changes import Changes, refreshed_sample, sampled_rows
 from cadc_rec.updates.day import Day
@@ -143,6 +143,7 @@ UPDATE_TABLE = (
         version=1,
         reads=lambda _: ["dataset_before", "day"],
         settings=_prepare_settings,
+        line=PREPARE.line,
         alone=_prepare,
     ),
     Stage(
@@ -151,6 +152,7 @@ UPDATE_TABLE = (
         version=1,
         reads=lambda _: ["dataset", "dataset_before", "tables_before"],
         settings=_pretrain_settings,
+        line=PRETRAIN.line,
         together=_pretrain,
         wanted=lambda e: e.pretrain.model in ("mf", "als"),  # counting starts afresh
     ),
@@ -160,6 +162,7 @@ UPDATE_TABLE = (
         version=1,
         reads=lambda _: ["dataset", "transitions_before"],
         settings=_transitions_settings,
+        line=TRANSITIONS.line,
         together=_transitions,
         wanted=TRANSITIONS.wanted,
     ),
@@ -169,6 +172,7 @@ UPDATE_TABLE = (
         version=1,
         reads=lambda _: ["dataset", "dataset_before", "selection_before"],
         settings=_select_settings,
+        line=SELECT.line,
         alone=_select,
         # What any other kind takes depends on all rows.
         wanted=lambda e: SELECT.wanted(e) and e.select.kind == "uniform",
@@ -179,6 +183,7 @@ UPDATE_TABLE = (
         version=1,
         reads=lambda _: ["dataset", "selection", "tables", "transitions", "checkpoint_before"],
         settings=_train_settings,
+        line=TRAIN.line,
         together=_train,
         wanted=TRAIN.wanted,
     ),
