@@ -29,7 +29,7 @@ class GeneratedConfig(Section):
     drift: Annotated[float, Field(ge=0, le=1)] = 0.3
     """How far a user's taste moves from the first interaction to the last; 0 stands still."""
     seed: Seed = 0
-    """Of the world; apart from `seed`, so that every seed sees one world."""
+    """Seed of the world; apart from `seed`, so that every seed sees one world."""
 
 
 class SparkConfig(Section):
@@ -51,7 +51,7 @@ class DataConfig(Section):
     """Interactions before this time are left out: a date or datetime (UTC), such as `"2024-01-31"`,
     or a whole number in the source's own unit, such as `"1706659200"`; empty is no bound."""
     until: str = ""
-    """Likewise those at this time and after it."""
+    """Interactions at this time and after it are left out; written as `since`."""
     duplicates: Literal["first", "last", "sum"] = "first"
     """Which row of a repeated (user, item) pair is kept, by time and then file order. `sum` keeps
     the first with the weights of all (1 each, where rows have none) added up."""
@@ -70,13 +70,13 @@ class DataConfig(Section):
     time_shares: Annotated[tuple[Share, Share], Field(strict=False)] = (0.1, 0.1)
     """`split = "time"` without times: shares of all interactions in the two spans."""
     split_seed: Seed = 0
-    """Order of each user's interactions where the source has no time. Apart from `seed`, so that
-    every method and seed is judged on the same held-out items."""
+    """Seed of the order of each user's interactions, where the source has no time. Apart from
+    `seed`, so that every method and seed is judged on the same held-out items."""
     engine: Literal["duckdb", "spark"] = "duckdb"
-    """What prepares them: DuckDB in this process, or Spark. Both give the same bytes."""
+    """What prepares the data: DuckDB in this process, or Spark. Both give the same bytes."""
     memory: MemorySize = ""
-    """What DuckDB may take, or Spark's driver, such as `"3GiB"`; what is more is spilled to disk.
-    Empty is half of the machine's memory, at most 3 GiB."""
+    """Memory for DuckDB, or for Spark's driver, such as `"3GiB"`; more than that is spilled to
+    disk. Empty is half of the machine's memory, at most 3 GiB."""
     spill: str = ""
     """A folder to spill to; empty is the work folder."""
     generated: GeneratedConfig = GeneratedConfig()
@@ -93,7 +93,7 @@ class DataConfig(Section):
     def decisive(self) -> dict[str, Any]:
         """See `Section`; engine, memory and spilling decide nothing.
 
-        The generated world is told by the fingerprint of the raw input.
+        The settings of the generated world are the raw input's fingerprint.
         """
         names = {"source", "since", "until", "duplicates", "max_per_user", "split"}
         if self.split == "time":

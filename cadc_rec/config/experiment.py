@@ -55,7 +55,7 @@ class Experiment(Section):
     update: UpdateConfig = UpdateConfig()
 
     def broken_rules(self) -> Iterator[str]:
-        """See `Section`: rules between sections, in the order in which they are told."""
+        """See `Section`: rules between sections, the most basic first."""
         for rule in (_weights, _vectors, _context, _hard_selection, _devices):
             yield from rule(self)
         if self.model.kind == "two_tower":

@@ -27,14 +27,14 @@ class ShardingConfig(Section):
     """
 
     trainable: Sharding = "data_parallel"
-    """Of trainable id tables; it decides their optimizer too."""
+    """Sharding type of trainable id tables; it decides their optimizer too."""
     frozen: Sharding = "auto"
-    """Of frozen id tables."""
+    """Sharding type of frozen id tables."""
     trainable_kernel: Kernel = "auto"
-    """Where trainable id tables that are model parallel lie: in the GPU's memory (`fused`), in the
-    host's (`fused_uvm`), or there with a cache on the GPU (`fused_uvm_caching`); UVM needs CUDA."""
+    """Where model-parallel trainable id tables lie: in the GPU's memory (`fused`), in the host's
+    (`fused_uvm`), or there with a cache on the GPU (`fused_uvm_caching`); UVM needs CUDA."""
     frozen_kernel: Kernel = "auto"
-    """The same of frozen id tables."""
+    """The same for frozen id tables."""
     cache_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """`fused_uvm_caching`: share of a table's rows that the GPU's cache holds."""
     frozen_storage: Literal["fp32", "fp16", "int8"] = "fp32"
@@ -47,7 +47,7 @@ class ShardingConfig(Section):
     device_memory: MemorySize = ""
     """What a plan may fill of each GPU, such as `"80GiB"`; empty is what the GPU has."""
     host_memory: MemorySize = ""
-    """The same of the host's memory, for each process; empty is an equal share of it."""
+    """The same for the host's memory, for each process; empty is an equal share of it."""
     reserve: Annotated[float, Field(ge=0, lt=1)] = 0.15
     """Share of a device's memory that tables leave to activations and gradients."""
 
@@ -67,31 +67,34 @@ class ShardingConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """Saving training on its way, see [reliability.md](reliability.md); no result depends on it."""
+    """Checkpoints of unfinished training, see [reliability.md](reliability.md).
+
+    No result depends on them.
+    """
 
     every_seconds: NonNegativeFloat = 60.0
-    """Training time between two checkpoints; 0 goes by `every_epochs` alone."""
+    """Seconds of training between two checkpoints; 0 goes by `every_epochs` alone."""
     every_epochs: Annotated[int, Field(ge=0)] = 0
-    """Save after every so many epochs as well; 0 goes by `every_seconds` alone. Both 0: none are
-    saved."""
+    """Save after every so many epochs as well; 0 goes by `every_seconds` alone. With both 0 nothing
+    is saved."""
     max_share: Annotated[float, Field(gt=0, le=1)] = 0.02
-    """Share of the time that training may stand still for checkpoints: one that took longer puts
-    the next one by `every_seconds` off."""
+    """Share of its time that training may stand still for checkpoints; a checkpoint that took
+    longer delays the next one by `every_seconds`."""
     background: bool = True
-    """Write while training goes on, from a copy of what is saved; else training waits."""
+    """Write from a copy while training goes on; otherwise training waits."""
     keep_last: PositiveInt = 2
-    """Newest checkpoints kept."""
+    """How many of the newest checkpoints are kept."""
     keep_best: bool = True
-    """Keep the one with the best last validation NDCG@10 besides."""
+    """Also keep the checkpoint whose last validation NDCG@10 was the best."""
     keep_finished: bool = False
-    """Keep the checkpoints of a training that ended well; else its artifact replaces them."""
+    """Keep the checkpoints of a training that ended well; otherwise its artifact replaces them."""
     resume: Literal["auto", "never"] = "auto"
-    """Go on from the newest whole checkpoint of the same training, whatever the number of
-    processes; or begin anew. `--resume DIR` names one."""
+    """Resume from the newest whole checkpoint of the same training, whatever the number of
+    processes; or begin anew. `--resume DIR` names a checkpoint."""
 
 
 class EvaluateConfig(Section):
-    """Full ranking of the held-out item against every item the user has not taken."""
+    """Ranking of the held-out item among all items that the user has not taken."""
 
     k: PositiveInts = (10,)
     """Cut-offs K of HR@K and NDCG@K. The checkpoint is chosen by NDCG@10 whatever K."""
@@ -110,17 +113,17 @@ class ComputeConfig(Section):
     """Local worker processes of the train stage; the other stages run in one. torchx and torchrun
     set their own number, for pre-training, training and evaluation alike."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """Threads of each process; 0 is cores / local processes."""
+    """Threads of each process; 0 divides the cores among the local processes."""
     frozen_cache_mib: Annotated[int, Field(ge=0)] = 4096
-    """What a process keeps of frozen vectors that its examples need: their pooled histories, and
-    its users' rows of a sharded table. Where one takes more, it is read anew in each step, to the
-    same bits."""
+    """MiB that a process may use to keep frozen vectors its examples need: their pooled histories,
+    and its users' rows of a sharded table. What takes more is read anew in each step, with the same
+    result."""
     mf_tables: Literal["auto", "replicated", "partitioned"] = "auto"
-    """Matrix factorization on several processes: whole tables on each, exchanged after every
-    half-step; or each process holds its own rows and fetches those its interactions need (`binary`
-    loss only). `auto` partitions what would not fit whole into a process's memory."""
+    """Matrix factorization on several processes: each holds whole tables, exchanged after every
+    half-step; or each holds its own rows and fetches those its interactions need (`binary` loss
+    only). `auto` partitions tables that would not fit whole into a process's memory."""
     timeout_seconds: PositiveInt = 1800
-    """How long a process waits for its peers before it gives up."""
+    """Seconds that a process waits for its peers before it gives up."""
 
 
 class TrackingConfig(Section):
@@ -129,7 +132,7 @@ class TrackingConfig(Section):
     tensorboard: bool = True
     """Write an event file for TensorBoard under `WORKDIR/tensorboard/`."""
     mlflow_uri: str = ""
-    """An MLflow server or database, such as `http://host:5000`; empty is none."""
+    """An MLflow server or database, such as `http://host:5000`; empty uses none."""
     mlflow_experiment: Annotated[str, Field(min_length=1)] = "cadc-rec"
     """The MLflow experiment the run is listed under."""
 
@@ -141,18 +144,19 @@ class UpdateConfig(Section):
     """
 
     epochs: PositiveInt = 10
-    """MF: alternating half-steps of the rows whose interactions changed, from where they stood,
-    all other rows fixed. Under a softmax, of all rows."""
+    """MF: epochs over the rows whose interactions changed; they start where they stood, and all
+    other rows stay fixed. Under a softmax, epochs over all rows."""
     sweeps: PositiveInt = 3
-    """ALS: the same rows solved, users and then items, this often. Transitions: all rows."""
+    """ALS: how often the same rows are solved, users and then items. Transitions: sweeps of all
+    rows."""
     polish: Annotated[int, Field(ge=0)] = 0
-    """MF: epochs over all rows after that; ALS: sweeps."""
+    """Epochs (MF) or sweeps (ALS) over all rows after that."""
     towers: Literal["train", "keep"] = "train"
-    """Train the towers on the refreshed sample, from where they stood; or leave them."""
+    """Train the towers further on the refreshed sample; or keep them as they are."""
     train_epochs: PositiveInt = 5
     """Epochs of the towers."""
     rate: Share = 0.3
-    """The towers' learning rates, as a share of those of `[train]`: they start near where they will
+    """The towers' learning rates, as a share of those in `[train]`: they start near where they will
     end."""
     advise_new_share: Share = 0.1
     """Advise a full rebuild once the interactions that came since the last one are more than this

@@ -13,7 +13,7 @@ ColumnName = Annotated[str, Field(min_length=1)]
 
 
 class InteractionsTable(Section):
-    """Who took what, and when: one row an interaction."""
+    """Who took what, and when: each row is an interaction."""
 
     path: str = ""
     """A Parquet, CSV, TSV, Arrow or Feather file, a folder of them (hive partitions become
@@ -39,16 +39,16 @@ class InteractionsTable(Section):
     rating: str = ""
     """Column of the rating; read for `min_rating`."""
     min_rating: float | None = None
-    """Rows rated lower are no interactions; unset, every row is one."""
+    """Rows rated lower are left out; unset, every row is an interaction."""
 
 
 class EntityTable(Section):
-    """What is known of one side, at most one row each."""
+    """What is known of one side, at most one row for each id."""
 
     path: str = ""
-    """As that of the interactions; empty is none."""
+    """Written as that of the interactions; empty means that there is no such table."""
     query: str = ""
-    """As that of the interactions."""
+    """Written as that of the interactions."""
     id: ColumnName = "id"
     """Column of the id."""
     categorical: Names = ()
@@ -67,18 +67,18 @@ class EntityTable(Section):
     hash_codes: Annotated[int, Field(ge=2, le=100_000_000)] = 10_000
     """Codes of each `hashed` column."""
     missing: Names = ()
-    """Texts that mean that nothing is known, such as `["NA"]`; an empty one does anyway."""
+    """Texts that mean that nothing is known, such as `["NA"]`; an empty text always means it."""
 
 
 class UsersTable(EntityTable):
-    """What is known of the users, at most one row each."""
+    """What is known of the users, at most one row for each user."""
 
     id: ColumnName = "user_id"
     """Column of the user's id."""
 
 
 class ItemsTable(EntityTable):
-    """What is known of the items, at most one row each."""
+    """What is known of the items, at most one row for each item."""
 
     id: ColumnName = "item_id"
     """Column of the item's id."""
@@ -103,10 +103,10 @@ class TablesConfig(Section):
     delimiter: Annotated[str, Field(max_length=1)] = ""
     """Between the fields of text files; empty is a comma, and a tab in `.tsv` files."""
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
-    """Of text files."""
+    """Encoding of text files."""
     on_bad_row: Literal["error", "reject"] = "error"
-    """Of a row that is not as declared: stop and name it; or leave it out, count it, and write it
-    with the reason to `rejected/` in the dataset's folder."""
+    """When a row is not as declared: stop and name it; or leave it out, count it, and write it with
+    the reason to `rejected/` in the dataset's folder."""
     interactions: InteractionsTable = InteractionsTable()
     users: UsersTable = UsersTable()
     items: ItemsTable = ItemsTable()

@@ -73,15 +73,15 @@ class ModelConfig(Section):
     id_dim: PositiveInt = 96
     """Width of the id embedding; with MF it must be `pretrain.factors` + 1."""
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the elements dropped of what the frozen or learned tables give a tower (id vector,
-    history, transitions) in training; drawn for each row that a tower sees."""
+    """Dropout in training on what a tower gets from the frozen or learned tables (id vector,
+    history, transitions); drawn for each row that a tower sees."""
     feature_dim: PositiveInt = 16
     """Width of each side feature's embedding."""
     tower: PositiveInts = (128, 64)
     """Widths of each side's MLP; the last is the vector whose dot product is the score."""
     item_tower: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = ()
-    """Widths of the item side's where they differ; a single one is a linear layer. It must end as
-    `tower` does."""
+    """Widths of the item side's MLP where they differ; a single one is a linear layer. The last
+    must equal that of `tower`."""
 
     def widths(self, side: str) -> tuple[int, ...]:
         """Widths of the layers of the side named ``user`` or ``item``."""
@@ -116,23 +116,24 @@ class TrainConfig(Section):
     shared_negatives: PositiveInt = 1024
     """`sampled-softmax`: negatives that all positives of a step share."""
     exclude_known: bool = False
-    """Items that the user took in training are no negatives of its rows: a softmax leaves them out
-    of a row's candidates, as the ranking of held-out items does; `binary` draws from the others."""
+    """Never use an item that the user took in training as a negative: a softmax leaves it out of
+    the row's candidates, as the ranking of held-out items does; `binary` draws from the other
+    items."""
     temperature: PositiveFloat = 1.0
-    """What a softmax divides the scores by."""
+    """A softmax divides the scores by this."""
     epochs: PositiveInt = 40
-    """Passes over D_sel. All are run, but for `patience`; the best one is kept."""
+    """Passes over D_sel. All are run unless `patience` ends them; the best epoch is kept."""
     batch_size: PositiveInt = 2048
     """Positives a step, over all processes together."""
     negatives: PositiveInt = 4
     """`binary`: negatives for each positive, drawn afresh every time; see `[negatives]`."""
     learning_rate: PositiveFloat = 1e-3
-    """Adam's, for the MLPs and for every data-parallel table."""
+    """Adam's learning rate, for the MLPs and for every data-parallel table."""
     fused_learning_rate: PositiveFloat = 0.05
-    """Row-wise Adagrad's, for trainable tables that are model parallel (fused optimizers on CPU
-    are SGD and Adagrad only)."""
+    """Row-wise Adagrad's learning rate, for model-parallel trainable tables (fused optimizers on
+    CPU are SGD and Adagrad only)."""
     weight_decay: NonNegativeFloat = 0.0
-    """Adam's L2, on all it moves."""
+    """Adam's L2 penalty, on everything it moves."""
     logq: bool = False
     """Subtract the log of the item's frequency in D_sel from the training logits. The method
     decides it."""
@@ -144,20 +145,20 @@ class TrainConfig(Section):
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after this many validations without a better one; 0 runs all epochs."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Of the learning rate: as it is, or falling to 0 along a cosine over all epochs."""
+    """The learning rate stays as it is, or falls to 0 along a cosine over all epochs."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of a training step's dense matrix products; `bfloat16` needs a processor or GPU that has
-    them. Weights, loss, sparse products and all that is measured stay float32."""
+    """Precision of a training step's dense matrix products; `bfloat16` needs a processor or GPU
+    that has them. Weights, loss, sparse products and all that is measured stay float32."""
 
 
 class NegativesConfig(Section):
     """What the negatives of training are drawn from (`binary` and `sampled-softmax`)."""
 
     distribution: Literal["uniform", "popularity"] = "uniform"
-    """All items alike; or an item in proportion to its interactions in D_full, to the power
+    """Every item equally often; or each in proportion to its interactions in D_full to the power
     `alpha`."""
     alpha: NonNegativeFloat = 0.75
-    """`popularity`: 1 is the items' own frequency, 0 is uniform over those that occur."""
+    """`popularity`: 1 draws by the items' own frequency, 0 uniformly among those that occur."""
 
     def decisive(self) -> dict[str, Any]:
         """See `Section`."""
@@ -169,8 +170,9 @@ class LoaderConfig(Section):
     """How a process of the train stage reads its shards of D_sel."""
 
     kind: Literal["auto", "memory", "stream"] = "auto"
-    """Into memory, as a whole; or row group by row group through a bounded buffer, in another
-    order. `auto` streams where D_sel has more than `memory_rows`, unless rows have histories."""
+    """`memory` reads all of it; `stream` reads row group by row group through a bounded buffer,
+    which gives another order. `auto` streams where D_sel has more than `memory_rows`, unless rows
+    have histories."""
     memory_rows: PositiveInt = 100_000_000
     """`auto`: rows of D_sel that all processes together hold in memory at most; each takes 16
     bytes."""

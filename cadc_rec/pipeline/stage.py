@@ -48,6 +48,7 @@ class Stage:
             of the old code is taken for one of the new.
         reads: names of its inputs; those that the experiment does not have are left out.
         settings: what decides its result beside the inputs, as JSON values.
+        line: one line for people on what came of it, from the artifact's ``info``.
         alone: one rank carries it out, and the others wait.
         together: all ranks carry it out.
         wanted: whether an experiment has the stage.
@@ -60,6 +61,7 @@ class Stage:
     version: int
     reads: Callable[[Experiment], Sequence[str]]
     settings: Callable[[Job], dict[str, Any]]
+    line: Callable[[Mapping[str, Any]], str]
     alone: Callable[[Job], Alone] | None = None
     together: Callable[[Job], Together] | None = None
     wanted: Callable[[Experiment], bool] = lambda _: True

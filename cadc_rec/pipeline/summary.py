@@ -8,15 +8,15 @@ from typing import Any
 from rich.table import Table
 
 from cadc_rec.config.experiment import Experiment
-from cadc_rec.pipeline.pipeline import STAGES
+from cadc_rec.pipeline.table import STAGES, TABLE, metrics_line
 from cadc_rec.store.artifact import Artifact
 
 
 def run_result(experiment: Experiment, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     """What ``cadc-rec run --json`` prints; metrics are fractions, nothing is rounded.
 
-    ``seconds`` are those of the run that made each artifact; a stage the method does not have
-    took none.
+    ``seconds`` are those of the run that made each artifact; 0 for a stage that the method does
+    not have.
     """
     metrics = artifacts["evaluate"].info
     return {
@@ -49,9 +49,9 @@ def run_table(result: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> T
         seconds = f"{artifact.seconds:,.1f}" + (" (kept)" if artifact.cached else "")
         table.add_row(stage, seconds, stage_line(stage, artifact.info))
     table.add_section()
-    made = [s for s in ("pretrain", "transitions", "select", "train") if s in artifacts]
+    made = [s for s in artifacts if s not in ("prepare", "evaluate")]
     spent = sum(result["seconds"][stage] for stage in made)
-    table.add_row(" + ".join(made), f"{spent:,.1f}", _metrics_line(result["metrics"]))
+    table.add_row(" + ".join(made), f"{spent:,.1f}", metrics_line(result["metrics"]))
     return table
 
 
@@ -76,42 +76,16 @@ def stage_document(stage: str, artifact: Artifact) -> dict[str, Any]:
 def stage_lines(stage: str, artifact: Artifact) -> str:
     """What it prints for a person: what came of the stage, and where that is."""
     kept = ", kept" if artifact.cached else ""
-    told = f"{stage}: {stage_line(stage, artifact.info)} ({artifact.seconds:,.1f} s{kept})"
-    return f"{told}\n{artifact.path.resolve()}"
+    line = f"{stage}: {stage_line(stage, artifact.info)} ({artifact.seconds:,.1f} s{kept})"
+    return f"{line}\n{artifact.path.resolve()}"
 
 
 def stage_line(stage: str, info: Mapping[str, Any]) -> str:
     """One line on what a stage did."""
-    if stage == "prepare":
-        return (
-            f"{info['train']:,} training interactions, {info['users']:,} users, "
-            f"{info['items']:,} items; held out by {info['order']}"
-        )
-    if stage == "pretrain":
-        measured = _metrics_line(info["validation"])
-        read = f"{info['interactions']:,} interactions read"
-        return f"{read}; alone: validation {measured}" if measured else read
-    if stage == "transitions":
-        return f"{info['pairs']:,} pairs of items that follow each other"
-    if stage == "select":
-        share = info["selected"] / info["of"]
-        line = f"{info['selected']:,} of {info['of']:,} interactions ({share:.1%})"
-        if info.get("touched") is None:
-            return line
-        return f"{line}; with their histories {info['touched'] / info['of']:.1%} of them"
-    if stage == "train":
-        return (
-            f"{info['positives_per_second']:,.0f} positives/s, best epoch {info['best_epoch']} of "
-            f"{len(info['history'])}; validation took {info['validation_seconds']:,.1f} s of it"
-        )
-    return f"{info['users']:,} users ranked over {info['items']:,} items"
+    return TABLE[stage].line(info)
 
 
 def _reach(artifacts: Mapping[str, Artifact]) -> dict[str, int | None]:
     """What D_sel refers to and takes on disk; nothing where there is none."""
     info = artifacts["select"].info if "select" in artifacts else {}
     return {name: info.get(name) for name in ("touched", "bytes", "bytes_of")}
-
-
-def _metrics_line(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name.upper()} {100 * value:.2f}%" for name, value in metrics.items())

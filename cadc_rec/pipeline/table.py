@@ -1,9 +1,9 @@
 """The table of stages: what each reads, what decides its result, and which function makes it.
 
-A stage is one row of `TABLE`; there is no other place that names them all. The order is that in
-which a run makes them. Above the rows stand the settings that enter a key where these are more than
-a section's own, and the functions that import what a stage needs. An update's rows, which go on
-from earlier artifacts, are in `cadc_rec.updates.table`.
+A stage is one row of `TABLE`, in the order in which a run makes them; a new stage is a new row.
+Above the rows stand the functions they name: the settings that enter a key where these are more
+than a section's own, and those that import what a stage needs. An update's rows, which go on from
+earlier artifacts, are in `cadc_rec.updates.table`.
 
 Libraries that take seconds to import are imported where a stage is really built, so that a run
 that finds everything done ends at once.
@@ -172,6 +172,45 @@ def _evaluate(job: Job) -> Together:
     )
 
 
+# What came of a stage, in a line for people.
+
+
+def metrics_line(metrics: Mapping[str, float]) -> str:
+    """Metrics as percentages."""
+    return ", ".join(f"{name.upper()} {100 * value:.2f}%" for name, value in metrics.items())
+
+
+def _prepare_line(info: Mapping[str, Any]) -> str:
+    return (
+        f"{info['train']:,} training interactions, {info['users']:,} users, "
+        f"{info['items']:,} items; held out by {info['order']}"
+    )
+
+
+def _pretrain_line(info: Mapping[str, Any]) -> str:
+    measured = metrics_line(info["validation"])
+    read = f"{info['interactions']:,} interactions read"
+    return f"{read}; alone: validation {measured}" if measured else read
+
+
+def _select_line(info: Mapping[str, Any]) -> str:
+    share = info["selected"] / info["of"]
+    line = f"{info['selected']:,} of {info['of']:,} interactions ({share:.1%})"
+    if info.get("touched") is None:
+        return line
+    return f"{line}; with their histories {info['touched'] / info['of']:.1%} of them"
+
+
+def _train_line(info: Mapping[str, Any]) -> str:
+    return (
+        f"{info['positives_per_second']:,.0f} positives/s, best epoch {info['best_epoch']} of "
+        f"{len(info['history'])}; validation took {info['validation_seconds']:,.1f} s of it"
+    )
+
+
+# Which stages an experiment has.
+
+
 def _has_transitions(e: Experiment) -> bool:
     read = e.model.kind == "two_tower" or e.prior.use
     return bool(e.transitions.window) and read
@@ -187,6 +226,7 @@ PREPARE = Stage(
     version=1,
     reads=lambda _: ["raw"],
     settings=lambda job: job.experiment.data.decisive(),
+    line=_prepare_line,
     alone=_prepare,
 )
 PRETRAIN = Stage(
@@ -195,6 +235,7 @@ PRETRAIN = Stage(
     version=2,
     reads=lambda _: ["dataset"],
     settings=_pretrain_settings,
+    line=_pretrain_line,
     together=_pretrain,
     wanted=lambda e: e.pretrain.model != "none",
 )
@@ -204,6 +245,7 @@ TRANSITIONS = Stage(
     version=1,
     reads=lambda _: ["dataset"],
     settings=_transitions_settings,
+    line=lambda info: f"{info['pairs']:,} pairs of items that follow each other",
     together=_transitions,
     wanted=_has_transitions,
 )
@@ -213,6 +255,7 @@ SELECT = Stage(
     version=1,
     reads=lambda e: ["dataset", "tables"] if e.select.kind == "hard" else ["dataset"],
     settings=_select_settings,
+    line=_select_line,
     alone=_select,
     wanted=_has_towers,
 )
@@ -222,6 +265,7 @@ TRAIN = Stage(
     version=2,
     reads=lambda _: ["dataset", "selection", "tables", "transitions"],
     settings=_train_settings,
+    line=_train_line,
     together=_train,
     wanted=_has_towers,
     workers=True,
@@ -233,6 +277,7 @@ EVALUATE = Stage(
     version=2,
     reads=lambda _: ["dataset", "checkpoint", "tables", "transitions"],
     settings=_evaluate_settings,
+    line=lambda info: f"{info['users']:,} users ranked over {info['items']:,} items",
     together=_evaluate,
 )
 

@@ -90,19 +90,20 @@ def identity_of(job: Job) -> Training:
 
 @contextlib.contextmanager
 def _recorded(job: Job, rank: int, on_epoch: OnEpoch) -> Iterator[OnEpoch]:
-    """Record the training within, where that is asked for; yields what is told of epochs."""
+    """Record the training within, where that is asked for; yields what to call with each epoch."""
     if not job.profile:
         yield on_epoch
         return
     from cadc_rec.pipeline.stages.profile import profiled
 
     folder = job.workdir / "profiles" / job.key
-    with profiled(folder, rank, job.experiment.train.epochs, on_epoch) as told:
-        yield told
+    with profiled(folder, rank, job.experiment.train.epochs, on_epoch) as epoch_ended:
+        yield epoch_ended
 
 
 def _tracker(job: Job, rank: int) -> Tracker:
     """Where the curves of this training go."""
     e = job.experiment
-    told = e.model_dump(mode="json", exclude={"tracking"})  # an address may hold a password
-    return tracker_for(e.tracking, run_folder(job.workdir, e.method, e.seed, job.key), told, rank)
+    settings = e.model_dump(mode="json", exclude={"tracking"})  # an address may hold a password
+    folder = run_folder(job.workdir, e.method, e.seed, job.key)
+    return tracker_for(e.tracking, folder, settings, rank)

@@ -152,7 +152,7 @@ class IdTables:
 class TransitionTables:
     """Item vectors ``[n_items, dim]``, float32: of an item as what came before, and as what came.
 
-    ``source[i] . target[j]`` tells how often j followed i.
+    ``source[i] . target[j]`` is large where j often followed i.
     """
 
     source: torch.Tensor

@@ -175,14 +175,14 @@ class _Builder:
         return written
 
     def _write_entities(self, ids: dict[str, GrownIds]) -> dict[str, int]:
-        """Write both sides; how many known entities were told of anew."""
+        """Write both sides; returns how many known entities the day describes anew."""
         described, renewed = described_attributes(self.parent), {}
         now = {}
         for side, table in self.before.items():
             source = self.tables.users if side == "user" else self.tables.items
-            told = None if source is None else source.to_pyarrow()
+            described_now = None if source is None else source.to_pyarrow()
             rows, now[side], renewed[f"renewed_{side}s"] = grown_entities(
-                side, table, ids[side], told, described[side]
+                side, table, ids[side], described_now, described[side]
             )
             write_parquet(self.draft.path / f"{side}s.parquet", rows)
         text = json.dumps(now, indent=2, ensure_ascii=False) + "\n"

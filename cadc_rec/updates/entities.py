@@ -2,7 +2,7 @@
 
 In: the prepared users or items, ids that came, their table of the day. Out: the same files with
 more rows. Vocabularies grow at their ends, so that no code changes its meaning; the edges of
-numeric buckets stay. An entity that the day's table tells of anew takes the new attributes.
+numeric buckets stay. A known entity that the day's table describes takes the new attributes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def grown_entities(
         described: each attribute's name, kind, size and vocabulary, as they were.
 
     Returns:
-        The rows, the attributes as they are now, and how many known entities were told of anew.
+        The rows, the attributes as they are now, and how many known entities the day describes
+        anew.
 
     Raises:
         CadcError: an attribute's values are of another type than before.

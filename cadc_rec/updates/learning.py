@@ -82,7 +82,7 @@ def build_updated_tables(
     user = grown(tables.user * divided[0], dataset.n_users).to(processes.device)
     item = grown(tables.item * divided[1], dataset.n_items).to(processes.device)
     bias = float(before.info.get("global_bias", 0.0))
-    told: dict[str, Any] = {"users_solved": len(changes.users), "items_solved": len(changes.items)}
+    info: dict[str, Any] = {"users_solved": len(changes.users), "items_solved": len(changes.items)}
     data = Interactions.of(dataset)
     if config.model == "als":
         items = changes.items
@@ -90,16 +90,16 @@ def build_updated_tables(
             items = np.union1d(items, items_of(dataset, changes.users))
         only = changes.users, items
         _solve_als(config.als, update, seed, user, item, data, only, processes)
-        told["bias_last"] = False
+        info["bias_last"] = False
     else:
-        told["global_bias"] = _solve_mf(
+        info["global_bias"] = _solve_mf(
             config, update, seed, user, item, bias, data, changes, processes
         )
-    # By what the old tables were divided by, not by what these would be: the towers know that.
+    # Divided by what the old tables were divided by: the towers have learned to read that scale.
     IdTables(user / divided[0], item / divided[1]).save(draft.path)
     draft.rows = int(changes.came.sum())
     draft.info = {
-        **told,
+        **info,
         "divided_by": divided,
         "interactions": len(dataset.train_item),
         "validation": {},

@@ -36,7 +36,7 @@ _COUNTS = (
 
 @dataclass(frozen=True)
 class State:
-    """All artifacts of one moment, and the dataset among them."""
+    """The artifacts before or after an update, and the dataset among them."""
 
     artifacts: Mapping[str, Artifact]
     dataset: Dataset
@@ -76,7 +76,7 @@ def update_report(
     held_out = held_out_before_and_after(
         before.dataset, after.dataset, old["evaluate"], new["evaluate"], ks
     )
-    # Vectors that were learned anew lie in a space of their own; no cosine would say anything.
+    # Vectors learned anew lie in a space of their own: a cosine to the old ones means nothing.
     tables = {} if rebuilt or "pretrain" not in new else _tables(old, new, changes)
     since_full = {} if rebuilt else _served(full, new, changes)
     came = after.dataset.train_item[changes.came]

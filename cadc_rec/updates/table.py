@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from cadc_rec.pipeline.stage import Alone, Job, Opened, Stage, Together
-from cadc_rec.pipeline.table import PRETRAIN, SELECT, TRAIN, TRANSITIONS, sharded
+from cadc_rec.pipeline.table import PREPARE, PRETRAIN, SELECT, TRAIN, TRANSITIONS, sharded
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.updates.changes import Changes, refreshed_sample, sampled_rows
 from cadc_rec.updates.day import Day
@@ -43,13 +43,13 @@ def _prepare_settings(job: Job) -> dict[str, Any]:
 
 
 def _pretrain_settings(job: Job) -> dict[str, Any]:
-    told = job.experiment.update.model_dump(include={"epochs", "sweeps", "polish"})
-    return {**PRETRAIN.settings(job), "update": told}
+    own = job.experiment.update.model_dump(include={"epochs", "sweeps", "polish"})
+    return {**PRETRAIN.settings(job), "update": own}
 
 
 def _transitions_settings(job: Job) -> dict[str, Any]:
-    told = {"sweeps": job.experiment.update.sweeps}
-    return {**TRANSITIONS.settings(job), "update": told}
+    own = {"sweeps": job.experiment.update.sweeps}
+    return {**TRANSITIONS.settings(job), "update": own}
 
 
 def _select_settings(job: Job) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _select(job: Job) -> Alone:
     def build(draft: Draft) -> None:
         e, dataset, select = job.experiment, job.artifact("dataset"), sharded(job)
         wanted = selected_rows(len(job.open_dataset().train_item), select.ratio)
-        # Not by a fingerprint: that of the dataset tells of what is held out.
+        # Not keyed by the dataset's fingerprint, which depends on what is held out.
         key = (e.seed, job.update)
         sample = sampled_rows(job.artifact("selection_before").path)
         rows = refreshed_sample(sample, _changes(job), wanted, key)
@@ -143,6 +143,7 @@ UPDATE_TABLE = (
         version=1,
         reads=lambda _: ["dataset_before", "day"],
         settings=_prepare_settings,
+        line=PREPARE.line,
         alone=_prepare,
     ),
     Stage(
@@ -151,6 +152,7 @@ UPDATE_TABLE = (
         version=1,
         reads=lambda _: ["dataset", "dataset_before", "tables_before"],
         settings=_pretrain_settings,
+        line=PRETRAIN.line,
         together=_pretrain,
         wanted=lambda e: e.pretrain.model in ("mf", "als"),  # counting starts afresh
     ),
@@ -160,6 +162,7 @@ UPDATE_TABLE = (
         version=1,
         reads=lambda _: ["dataset", "transitions_before"],
         settings=_transitions_settings,
+        line=TRANSITIONS.line,
         together=_transitions,
         wanted=TRANSITIONS.wanted,
     ),
@@ -169,6 +172,7 @@ UPDATE_TABLE = (
         version=1,
         reads=lambda _: ["dataset", "dataset_before", "selection_before"],
         settings=_select_settings,
+        line=SELECT.line,
         alone=_select,
         # What any other kind takes depends on all rows.
         wanted=lambda e: SELECT.wanted(e) and e.select.kind == "uniform",
@@ -179,6 +183,7 @@ UPDATE_TABLE = (
         version=1,
         reads=lambda _: ["dataset", "selection", "tables", "transitions", "checkpoint_before"],
         settings=_train_settings,
+        line=TRAIN.line,
         together=_train,
         wanted=TRAIN.wanted,
     ),

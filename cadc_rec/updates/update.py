@@ -1,9 +1,9 @@
 """Carries an experiment on by a day: every stage from the one before, then the measure of drift.
 
 In: an experiment, a work folder, a folder of new tables. Out: one artifact a stage, like those of
-`cadc-rec run`, and the record that makes them an update. The record is written last, so an update
-that was killed is none, the artifacts before it stand as they were, and the same command goes on
-from the stages that were finished.
+`cadc-rec run`, and the record that makes them an update. The record is written last: a killed
+update has no effect, the artifacts before it stay as they were, and the same command goes on after
+the stages that were finished.
 """
 
 from __future__ import annotations
@@ -193,9 +193,9 @@ class _Update:
             build,
         )
         tell_of(record)
-        told = record.info
+        info = record.info
         return chain.Update(
-            self.number, record.path, told["day"], told["artifacts"], told["report"]
+            self.number, record.path, info["day"], info["artifacts"], info["report"]
         )
 
     def _report(self) -> dict[str, Any]:

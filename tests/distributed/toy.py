@@ -80,14 +80,14 @@ def experiment(ids: str, kind: str) -> Experiment:
     ``whole-`` and ``sorted-`` before a kind of ids have negatives enough for all items in a step;
     ``bfloat16-`` before that has training's products in bfloat16.
     """
-    more, train = {}, {"negatives": 2}
-    pretraining = "als" if ids == "prior" else "mf"
+    more, train, pretraining = {}, {"negatives": 2}, "mf"
     precision = "bfloat16" if ids.startswith(HALF) else "float32"
     ids = ids.removeprefix(HALF)
     if ids.startswith(MANY):
         ids, train = ids.partition("-")[2], {"negatives": 4}
     if ids in HISTORIES:
         prior = {"use": ids == "prior"}
+        pretraining = "als" if prior["use"] else "mf"
         ids, train = "init_frozen", {"loss": "sampled-softmax", "shared_negatives": 9}
         train["exclude_known"] = True
         more = {"history": {"length": LENGTH, "windows": [1, 3, 9]}, "transitions": {"window": 2}}

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from safetensors.torch import load_file
 
 from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import CadcError
-from cadc_rec.pipeline import runner as stage_runner
 from cadc_rec.pipeline.pipeline import Pipeline
+from cadc_rec.pipeline.table import TABLE
 from cadc_rec.store.checkpoints.store import CheckpointStore
 
 # Ten steps an epoch, three epochs, a checkpoint after nearly every step.
@@ -166,7 +167,7 @@ def test_a_named_checkpoint_of_another_training_is_refused(setting, tiny, whole,
 
 def test_one_of_another_version_is_refused(tiny, whole, tmp_path, monkeypatch):
     named = checkpoints(whole[1])[4]
-    monkeypatch.setitem(stage_runner._CODE_VERSION, "train", 9)
+    monkeypatch.setitem(TABLE, "train", replace(TABLE["train"], version=9))
     with pytest.raises(CadcError, match="another version of cadc-rec wrote it"):
         pipeline(tiny, tmp_path / "work", *OFTEN, resume=named).run("train")
 

@@ -1,8 +1,5 @@
 """bfloat16 in training: where it runs, what it leaves alone, and how it is refused."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -33,11 +30,6 @@ def test_bfloat16_is_refused_where_the_device_lacks_it_and_float32_never():
     said = r"train\.precision = 'bfloat16': this CPU has no bfloat16 products; set it to 'float32'"
     with pytest.raises(CadcError, match=said):
         refuse_precision("bfloat16", CPU, supported=False)
-
-
-def test_models_from_before_there_was_a_choice_keep_their_names(finished):
-    manifest = Path(finished.result["artifacts"]["train"]) / "manifest.json"
-    assert "precision" not in json.loads(manifest.read_text())["settings"]["train"]
 
 
 def test_a_run_trains_with_it_or_says_that_this_processor_cannot(tiny, tmp_path, cli):

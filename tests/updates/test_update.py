@@ -14,7 +14,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.store.artifact import open_artifact
 from cadc_rec.store.atomic import empty_folder
-from cadc_rec.updates import update as at_work
+from cadc_rec.updates import learning as at_work
 from cadc_rec.updates.chain import line_of, updated_pipeline, updates_of
 from cadc_rec.updates.update import carry_on
 from tests.updates.conftest import (
@@ -60,7 +60,7 @@ def test_its_inputs_are_the_artifacts_before(workdir, experiment, day):
     update = carry_on(experiment(), workdir, day()).update
     made = {s: open_artifact(workdir / f) for s, f in update.artifacts.items()}
     inputs = {s: a.manifest["inputs"] for s, a in made.items()}
-    assert inputs["prepare"]["before"] == base["prepare"].fingerprint
+    assert inputs["prepare"]["dataset_before"] == base["prepare"].fingerprint
     assert inputs["pretrain"]["tables_before"] == base["pretrain"].fingerprint
     assert inputs["select"]["selection_before"] == base["select"].fingerprint
     assert inputs["train"]["checkpoint_before"] == base["train"].fingerprint
@@ -131,7 +131,7 @@ def test_nothing_that_learns_looks_at_what_the_day_holds_out(workdir, experiment
 
 
 @pytest.mark.parametrize("stage", ["build_updated_tables", "build_updated_towers"])
-def test_an_update_that_ended_half_way_is_none_and_goes_on(
+def test_an_update_that_ended_half_way_has_no_effect_and_goes_on(
     workdir, experiment, day, monkeypatch, stage
 ):
     there = folders(workdir)

@@ -39,13 +39,13 @@ def profiled(
     epochs: int,
     on_epoch: Callable[[dict[str, float]], object] = lambda _: None,
 ) -> Iterator[Callable[[dict[str, float]], object]]:
-    """Within, what runs is recorded; yields what is to be told of every finished epoch.
+    """Record what runs within; yields a function to call with every finished epoch.
 
     Args:
         folder: receives the trace; made here.
-        rank: names the trace; rank 0 tells the costs.
+        rank: names the trace; rank 0 logs the largest costs.
         epochs: that will run; a single one is recorded itself.
-        on_epoch: told of every finished epoch too.
+        on_epoch: called with every finished epoch too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     trace = folder / f"trace-rank{rank}.json.gz"
@@ -62,11 +62,11 @@ def profiled(
         acc_events=True,
     ) as recorder:
 
-        def told(entry: dict[str, float]) -> None:
+        def epoch_ended(entry: dict[str, float]) -> None:
             on_epoch(entry)
             recorder.step()
 
-        yield told
+        yield epoch_ended
     if rank == 0:
         for line in lines(costs):
             log.info("%s", line)
