@@ -15,14 +15,23 @@ INPUTS := pyproject.toml packaging/constraints.txt packaging/constraints-serve.t
 # demo, test and lint use the environment that is there, and the CPU one where there is none.
 READY := $(if $(wildcard .venv/.installed-cuda),.venv/.installed-cuda,.venv/.installed-cpu)
 
+# Workers of pytest, and cells of the small study: the cores there are, and few enough for the memory.
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 8 ? n : 8)))
+PYTEST := -m pytest -n $(JOBS)
+# Rounds of the speed guard.
+REPEATS ?= 5
+
+# Containers often set this, and every process would compile our files anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The folder with the public archives beside the checkout, unless the caller names another.
 ifeq ($(origin CADC_REC_DATA),undefined)
 ifneq ($(wildcard ../shared/data/.),)
-test test-slow test-serve: export CADC_REC_DATA := $(abspath ../shared/data)
+test test-slow test-serve test-all: export CADC_REC_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install install-cuda install-serve demo test test-slow test-faults test-serve study-smoke bench bench-guard lint style types format clean
+.PHONY: help install install-cuda install-serve demo test test-slow test-serve test-all test-faults study-smoke bench bench-guard lint style types format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -45,27 +54,29 @@ demo: $(READY) ## run the whole job on a small generated dataset
 	$(BIN)/cadc-rec run configs/demo.toml
 
 test: $(READY) ## run the quick tests
-	$(BIN)/python -m pytest -m "not slow and not realdata"
+	$(BIN)/python $(PYTEST) -m "not slow and not realdata"
 
 test-slow: $(READY) ## run the slow tests and those on real data
-	$(BIN)/python -m pytest -m "slow or realdata"
+	$(BIN)/python $(PYTEST) -m "slow or realdata"
 
-test-faults: $(READY) ## run what kills, damages and fills up (part of test-slow; six minutes)
-	CADC_REC_FAULTS=work/faults.json $(BIN)/python -m pytest tests/faults
+test-faults: $(READY) ## run what kills, damages and fills up (part of test-slow)
+	CADC_REC_FAULTS=work/faults.json $(BIN)/python $(PYTEST) tests/faults
 
 test-serve: .venv-serve/.installed-serve ## run the tests of the service
-	$(SERVE)/python -m pytest tests/serving/http tests/export/test_triton.py
+	$(SERVE)/python $(PYTEST) tests/serving/http tests/export/test_triton.py
 
-study-smoke: $(READY) ## run a small study of every method afresh and write its page (three minutes)
+test-all: test test-slow test-serve bench-guard ## run every test, none left to a later commit
+
+study-smoke: $(READY) ## run a small study of every method afresh and write its page
 	rm -rf work/study-smoke
-	$(BIN)/cadc-rec study configs/study/smoke.toml --workdir work/study-smoke
+	$(BIN)/cadc-rec study configs/study/smoke.toml --workdir work/study-smoke --jobs $(JOBS)
 	$(BIN)/cadc-rec report work/study-smoke/studies/smoke
 
 bench: $(READY) ## measure speed beside peers and the machine's ceilings (leave the machine idle)
 	$(BIN)/python -m benchmarks.peers
 
 bench-guard: $(READY) ## fail where a speed ratio fell below benchmarks/baseline.json
-	$(BIN)/python -m benchmarks.guard --workdir work/bench-guard
+	$(BIN)/python -m benchmarks.guard --workdir work/bench-guard --repeats $(REPEATS)
 
 lint: style types ## check style and types
 

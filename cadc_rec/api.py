@@ -195,9 +195,9 @@ class Run:
         from safetensors.numpy import load_file
 
         from cadc_rec.data.dataset import Dataset
-        from cadc_rec.evaluation.ranking import Excluded
-        from cadc_rec.serving.predict.ids import IdMap
-        from cadc_rec.serving.predict.predictor import Known, Predictor
+        from cadc_rec.data.user_items import UserItems
+        from cadc_rec.serving.predict.catalogue import IdMap
+        from cadc_rec.serving.predict.predictor import Predictor
         from cadc_rec.serving.predict.top_k import ItemVectors
 
         data, evaluated = Dataset.open(self.artifacts["prepare"]), self.artifacts["evaluate"].path
@@ -206,14 +206,14 @@ class Run:
             for side in ("user", "item")
         )
         # What evaluation leaves out when it ranks the test items.
-        taken = Excluded(data.user_indptr, data.train_item).and_one_each(data.val_item)
+        taken = UserItems(data.user_indptr, data.train_item).and_one_each(data.val_item)
         vectors = ItemVectors(items)
         return Predictor(
             users=IdMap.of_column("user", data.user_ids()),
             items=IdMap.of_column("item", data.item_ids()),
             user_vectors=users,
             item_vectors=vectors,
-            known=Known(taken.indptr, taken.items.astype(np.int32)),
+            known=taken,
             popularity=np.bincount(taken.items, minlength=data.n_items),
             retrieval=vectors,
         )

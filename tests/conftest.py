@@ -4,17 +4,21 @@ import itertools
 import json
 import logging
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 
-ROOT = Path(__file__).parents[1]
+from tests import schedule, zygote
+from tests.share import LISTS, share
+
+PARENT = pytest.StashKey[zygote.Server]()
 # 60 users with at least three interactions each: 900 - 2 * 60 = 780 of them train.
 TINY = """
 seed = 0
@@ -47,6 +51,39 @@ threads = 1
 """
 
 
+def pytest_configure(config):
+    """One parent of all processes, for all workers of a session; one thread for each of these."""
+    # numba's loops are compiled once for all of them, and for the sessions to come.
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(zygote.ROOT / "work" / "numba"))
+    if hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # nobody has loaded torch yet
+    else:
+        config.stash[PARENT] = zygote.Server()
+
+
+def pytest_report_header():
+    """Which part of the long lists runs, where it is not all."""
+    return [f"{name}: {share(name)}" for name in LISTS if not share(name).whole]
+
+
+def pytest_unconfigure(config):
+    """End it."""
+    if PARENT in config.stash:
+        config.stash[PARENT].close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Deal the tests to workers by files."""
+    return schedule.ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """What takes long comes first, so that the workers end together."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: schedule.place(item.nodeid))
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """A configuration whose five stages take about a second, imports aside."""
@@ -67,21 +104,33 @@ def tiny_recipe(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def spawn():
-    """Start ``cadc-rec`` as a user does, in a process of its own."""
+    """Start ``cadc-rec`` in a process of its own: a fork of one that has loaded its libraries."""
 
     started = []
 
     def start(*arguments, **environ):
-        inherited = {k: v for k, v in os.environ.items() if k != "CADC_REC_DATA"}
-        paths = [str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])]
-        inherited |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+        started.append(zygote.start(arguments, zygote.environment() | environ))
+        return started[-1]
+
+    yield start
+    for process in started:  # one that a failed test left would train on for hours
+        process.kill()
+
+
+@pytest.fixture(scope="session")
+def spawn_command():
+    """Start ``cadc-rec`` as a user does, libraries and all."""
+
+    started = []
+
+    def start(*arguments, **environ):
         process = subprocess.Popen(
             [sys.executable, "-m", "cadc_rec", *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=inherited | environ,
+            env=zygote.environment() | environ,
             # A shell starts its background jobs deaf to Ctrl-C, and so would this test's.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
@@ -89,8 +138,27 @@ def spawn():
         return process
 
     yield start
-    for process in started:  # one that a failed test left would train on for hours
+    for process in started:
         process.kill()
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """once(name, make): what `make(folder)` gives, made by the first worker of pytest to ask."""
+
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all workers
+
+    def get(name, make):
+        kept = root / f"{name}.pickle"
+        with FileLock(root / f"{name}.lock"):
+            if not kept.exists():
+                (root / name).mkdir()
+                kept.write_bytes(pickle.dumps(make(root / name)))
+        return pickle.loads(kept.read_bytes())
+
+    return get
 
 
 def undisturbed(config, spawn, workdir):
@@ -106,15 +174,15 @@ def undisturbed(config, spawn, workdir):
 
 
 @pytest.fixture(scope="session")
-def finished(tiny, spawn, tmp_path_factory):
-    """An undisturbed run of `tiny` (its work folder is read only!)."""
-    return undisturbed(tiny, spawn, tmp_path_factory.mktemp("finished") / "work")
+def finished(tiny, spawn_command, once):
+    """An undisturbed run of `tiny`, by the real command (its work folder is read only!)."""
+    return once("finished", lambda folder: undisturbed(tiny, spawn_command, folder / "work"))
 
 
 @pytest.fixture(scope="session")
-def finished_recipe(tiny_recipe, spawn, tmp_path_factory):
+def finished_recipe(tiny_recipe, spawn, once):
     """An undisturbed run of `tiny_recipe` (its work folder is read only!)."""
-    return undisturbed(tiny_recipe, spawn, tmp_path_factory.mktemp("finished") / "work")
+    return once("finished-recipe", lambda folder: undisturbed(tiny_recipe, spawn, folder / "work"))
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 Called by ``make install`` and ``make install-cuda``; by ``make install-serve`` for ``.venv-serve``,
 where the service runs and is tested. Standard library only, any Python >= 3.11.
 It resolves first, checks the resolution (see check_resolution.py), then installs exactly what it
-checked. ``.venv/.flavour`` says which flavour a folder is from its first moment, and
-``.venv/.installed-FLAVOUR`` that it is complete, so an interrupted installation is resumed and a
-change of flavour starts from an empty folder.
+checked. Both environments can be made at the same time. ``.venv/.flavour`` says which flavour a
+folder is from its first moment, and ``.venv/.installed-FLAVOUR`` that it is complete, so an
+interrupted installation is resumed and a change of flavour starts from an empty folder.
 """
 
 import argparse
@@ -25,7 +25,17 @@ ROOT = Path(__file__).resolve().parent.parent
 # A known pip, because the check reads its report and its output. setuptools is torch's own
 # requirement; having it here first spares two throw-away build environments.
 BOOTSTRAP = ("pip==26.3", "setuptools==84.2.1")
-CPU_STAND_IN = "./packaging/fbgemm-gpu-cpu"
+CPU_STAND_IN = ROOT / "packaging" / "fbgemm-gpu-cpu"
+# Imports whatever the program imports, late imports too; extras that are missing are passed over.
+COMPILE = """
+import contextlib, importlib, pkgutil
+import cadc_rec
+ours = [module.name for module in pkgutil.walk_packages(cadc_rec.__path__, "cadc_rec.")]
+beside = ["torch.distributed.run", "torch.utils.tensorboard", "pandas", "pytest", "hypothesis"]
+for name in [name for name in ours if "__main__" not in name] + beside:
+    with contextlib.suppress(Exception):
+        importlib.import_module(name)
+"""
 
 
 @dataclass(frozen=True)
@@ -140,11 +150,14 @@ def install(made: Environment, torch_index: str) -> None:
     size = "about 3 GB" if made.cuda else "about 250 MB"
     print(f"Installing the {made.flavour} flavour ({size} where nothing is cached)", flush=True)
     # -qq: errors only. The versions are those just checked.
-    requirements = _requirements(made, torch_index)
-    if _run(_pip(made, "install", "-qq", "-c", str(exact), *requirements)) != 0:
+    # Nothing is resolved again, and nothing compiled to bytecode: two thirds of pip's time would go
+    # into files that are never imported.
+    command = _pip(made, "install", "-qq", "--no-deps", "--no-compile", "-r", str(exact))
+    if _run([*command, *_requirements(made, torch_index)]) != 0:
         raise InstallError("pip could not install the packages; its errors are above.")
     if _run(_pip(made, "check")) != 0:
         raise InstallError("pip installed packages that contradict each other; see above.")
+    _compile(made)
     (made.folder / f".installed-{made.flavour}").touch()
     print(f"Installed into {made.folder.name} in {time.monotonic() - started:.0f} s", flush=True)
 
@@ -152,12 +165,32 @@ def install(made: Environment, torch_index: str) -> None:
 def _requirements(made: Environment, torch_index: str) -> list[str]:
     arguments = ["--no-build-isolation", "-c", made.constraints, "-e", f".[{made.extras}]"]
     if not made.cuda:
-        arguments.append(CPU_STAND_IN)
+        arguments.append(str(_own_copy(CPU_STAND_IN, made.folder / "stand-in")))
         if torch_index:
             # torch==2.13.0 stays as it is: pip ranks 2.13.0+cpu above 2.13.0, and on systems
             # whose CPU wheels carry no label the plain version is the right one.
             arguments += ["--extra-index-url", torch_index]
     return arguments
+
+
+def _own_copy(source: Path, copy: Path) -> Path:
+    """A copy to build in, so that two installations at the same time do not meet."""
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir(parents=True)
+    shutil.copy(source / "pyproject.toml", copy)
+    return copy
+
+
+def _compile(made: Environment) -> None:
+    """Compile to bytecode what the program imports; the rest is, when it is first imported.
+
+    Where it cannot be imported (a CUDA build without its driver), nothing is lost but seconds.
+    """
+    environment = {k: v for k, v in _environment().items() if k != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run(
+        [str(made.folder / "bin" / "python"), "-c", COMPILE], cwd=ROOT, env=environment,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
 
 
 def _pip(made: Environment, *arguments: str) -> list[str]:

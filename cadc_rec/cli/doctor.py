@@ -282,7 +282,7 @@ def _writable(workdir: Path) -> Iterator[Check]:
 
 def _data(data_dir: Path | None) -> Iterator[Check]:
     """Where `cadc-rec run` would take each public dataset from."""
-    from cadc_rec.data.sources.archives import ARCHIVES, locate
+    from cadc_rec.data.sources.raw_input import ARCHIVES, locate
     from cadc_rec.errors import CadcError
 
     for name, archive in ARCHIVES.items():

@@ -46,7 +46,7 @@ def inspect(
     from rich.console import Console
 
     from cadc_rec import api
-    from cadc_rec.data.sources.archives import DATA_VARIABLE
+    from cadc_rec.data.sources.raw_input import DATA_VARIABLE
 
     if out is not None and out.exists():
         raise CadcError(f"{out}: is there already; remove it or name another file.")

@@ -58,10 +58,9 @@ def plan(
     host = _bytes("--ddr", ddr or sharding.host_memory or _HOST)
     gpu = _bytes("--hbm", hbm or sharding.device_memory or _GPU) if device == "cuda" else 0
     require_trio()
-    from cadc_rec.planning.machines import Machines
     from cadc_rec.planning.plan import plan_experiment
     from cadc_rec.planning.report import plan_document, plan_lines
-    from cadc_rec.planning.sizes import find_sizes
+    from cadc_rec.planning.sizes import Machines, find_sizes
 
     local = min(local_world_size, world_size)
     if world_size % local:
@@ -69,7 +68,7 @@ def plan(
             f"--world-size {world_size} is no multiple of --local-world-size {local}; nodes have "
             "equally many processes."
         )
-    sizes = find_sizes(experiment, workdir, users, items, str(config))
+    sizes = find_sizes(experiment.data, workdir, users, items, str(config))
     planned = plan_experiment(experiment, sizes, Machines(world_size, local, device, gpu, host))
     if json:
         print(jsonlib.dumps(plan_document(planned)))

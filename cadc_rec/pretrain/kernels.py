@@ -14,17 +14,17 @@ Compiling takes seconds, so the loop is for those who have enough entries (`wort
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from numba import njit
 
+from cadc_rec.compiled import compiled
 from cadc_rec.models.sparse import csr_matrix, products_at
-from cadc_rec.pretrain.lanes import Lanes
 
 _CHUNK = 256  # entries whose logits are held at once; their rows then still are in the L2 cache
 _WORTH_COMPILING = 300_000  # entries; below, a hundred epochs take less than compiling
@@ -134,7 +134,7 @@ class FusedGradient:
         return Gradient(bias.new_tensor(error), bias.new_tensor(loss))
 
 
-@njit(fastmath=True, nogil=True, inline="always")
+@compiled(fastmath=True, nogil=True, inline="always")
 def _products(row: Any, others: Any, col: Any, first: int, last: int, out: Any) -> None:
     """Dot products of `row` with the rows ``col[first:last]``, four at a time."""
     width = row.shape[0]
@@ -160,7 +160,7 @@ def _products(row: Any, others: Any, col: Any, first: int, last: int, out: Any) 
         k += 1
 
 
-@njit(fastmath=True, nogil=True, inline="always")
+@compiled(fastmath=True, nogil=True, inline="always")
 def _add_rows(into: Any, others: Any, col: Any, first: int, last: int, weight: Any) -> None:
     """Add the rows ``col[first:last]``, weighted, to `into`, four at a time."""
     width = into.shape[0]
@@ -179,7 +179,7 @@ def _add_rows(into: Any, others: Any, col: Any, first: int, last: int, weight: A
         k += 1
 
 
-@njit(fastmath=True, nogil=True, inline="always")
+@compiled(fastmath=True, nogil=True, inline="always")
 def _sigmoid(x: Any, bits: Any, power: Any, n: int) -> None:
     """``1 / (1 + exp(-x))`` of the first n elements, in place, to about 2e-7.
 
@@ -204,7 +204,7 @@ def _sigmoid(x: Any, bits: Any, power: Any, n: int) -> None:
         x[k] = np.float32(1.0) / (np.float32(1.0) + x[k] * power[k])
 
 
-@njit(fastmath=True, nogil=True, inline="always")
+@compiled(fastmath=True, nogil=True, inline="always")
 def _log_loss(probability: Any, n: int) -> Any:
     """Minus the sum of the logarithms, one logarithm for four of them."""
     least = np.float32(_LEAST_PROBABILITY)
@@ -218,7 +218,7 @@ def _log_loss(probability: Any, n: int) -> Any:
     return loss - np.log(product)
 
 
-@njit(fastmath=True, nogil=True)
+@compiled(fastmath=True, nogil=True)
 def _entries(
     start: int,
     stop: int,
@@ -255,3 +255,36 @@ def _entries(
             first = last
         sums[row, 0] = error
         sums[row, 1] = loss
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Lanes:
+    """A fixed number of threads, kept from one use to the next.
+
+    Args:
+        count: how many; with one, everything runs in the caller's thread.
+    """
+
+    def __init__(self, count: int = 1) -> None:
+        self.count = max(1, count)
+        self._pool = ThreadPoolExecutor(self.count) if self.count > 1 else None
+
+    def map(self, function: Callable[[T], R], pieces: Sequence[T]) -> list[R]:
+        """``[function(piece) for piece in pieces]``, pieces side by side.
+
+        The first error of a piece is raised, after every piece has ended.
+        """
+        if self._pool is None or len(pieces) < 2:
+            return [function(piece) for piece in pieces]
+        futures = [self._pool.submit(function, piece) for piece in pieces]
+        for future in futures:
+            future.exception()  # waits: nothing may still write when the error is raised
+        return [future.result() for future in futures]
+
+    def cut(self, start: int, stop: int) -> list[range]:
+        """``start .. stop`` in as many equal pieces as there are threads; no piece is empty."""
+        ends = [start + (stop - start) * k // self.count for k in range(self.count + 1)]
+        return [range(a, b) for a, b in pairwise(ends) if a < b]

@@ -102,10 +102,10 @@ def test_everything_but_the_result_goes_to_standard_error(finished):
         assert f"{stage}: made in " in finished.err
 
 
-def test_a_second_run_does_no_stage_again_and_never_imports_torch(finished, tiny, spawn):
+def test_a_second_run_does_no_stage_again_and_never_imports_torch(finished, tiny, spawn_command):
     before = artifacts_in(finished.workdir)
     arguments = ("run", tiny, "--workdir", finished.workdir, "--json")
-    process = spawn(*arguments, PYTHONPROFILEIMPORTTIME="1")
+    process = spawn_command(*arguments, PYTHONPROFILEIMPORTTIME="1")
     out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
     result = the_only_line(out)
@@ -117,6 +117,30 @@ def test_a_second_run_does_no_stage_again_and_never_imports_torch(finished, tiny
     imported = {line.rsplit("|", 1)[1].strip() for line in err.splitlines() if "|" in line}
     assert "cadc_rec.pipeline.pipeline" in imported  # so that the next line could fail
     assert not imported & {"torch", "torchrec", "fbgemm_gpu"}
+
+
+def imported(err):
+    """The libraries that a process started with PYTHONPROFILEIMPORTTIME loaded."""
+    lines = [line for line in err.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+
+
+def test_training_alone_loads_no_library_that_prepares(workdir, tiny, spawn_command):
+    """DuckDB and Ibis take a second of every launched worker."""
+    shutil.rmtree(workdir / "train")
+    process = spawn_command("train", tiny, "--workdir", workdir, PYTHONPROFILEIMPORTTIME="1")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    loaded = imported(err)
+    assert {"torch", "torchrec", "pyarrow"} <= loaded
+    assert not loaded & {"duckdb", "ibis", "sqlglot"}
+
+
+def test_help_loads_neither_the_settings_nor_any_library_of_a_stage(spawn_command):
+    _, err = spawn_command("--help", PYTHONPROFILEIMPORTTIME="1").communicate(timeout=100)
+    loaded = imported(err)
+    assert {"typer", "rich"} <= loaded
+    assert not loaded & {"pydantic", "numpy", "pyarrow", "torch", "duckdb"}
 
 
 def test_run_without_json_prints_a_table(finished, tiny, cli):
@@ -377,10 +401,12 @@ def test_a_wrong_command_line_is_code_2_and_names_what_is_wrong(cli, tiny, argum
     assert "Traceback" not in shown.err
 
 
-def test_ctrl_c_ends_with_code_130_keeps_finished_stages_and_leaves_no_draft(workdir, tiny, spawn):
+def test_ctrl_c_ends_with_code_130_keeps_finished_stages_and_leaves_no_draft(
+    workdir, tiny, spawn_command
+):
     arguments = ["--set", "train.epochs=1000000"]
     before = artifacts_in(workdir)
-    process = spawn("run", tiny, "--workdir", workdir, *arguments, "--json")
+    process = spawn_command("run", tiny, "--workdir", workdir, *arguments, "--json")
     wait_until(lambda: list((workdir / ".tmp").glob("train-*/")), process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=100)
@@ -509,12 +535,12 @@ def test_version_is_the_packages(cli):
     assert (shown.code, shown.out) == (0, f"{__version__}\n")
 
 
-def test_a_child_whose_parent_died_while_it_was_loading_ends_at_once(spawn):
+def test_a_child_whose_parent_died_while_it_was_loading_ends_at_once(spawn_command):
     """Nobody is left to signal it, so it has to look itself."""
-    process = spawn("--version", _CADC_REC_CHILD="1")  # process 1 started no test
+    process = spawn_command("--version", _CADC_REC_CHILD="1")  # process 1 started no test
     out, err = process.communicate(timeout=100)
     assert (process.returncode, out) == (143, ""), err
-    alive = spawn("--version", _CADC_REC_CHILD=str(os.getpid()))
+    alive = spawn_command("--version", _CADC_REC_CHILD=str(os.getpid()))
     out, err = alive.communicate(timeout=100)
     assert (alive.returncode, out.strip()) == (0, __version__), err
 

@@ -1,9 +1,6 @@
 """A checkpoint of two ranks loaded on one, three and four, under each sharding that CPU offers."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ from cadc_rec.config.experiment import ComputeConfig
 from cadc_rec.distributed.processes import processes
 from tests.distributed import toy
 from tests.distributed.resharding import KINDS, run
+from tests.zygote import run_ranks
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -23,16 +21,7 @@ SHARDED = [kind for kind in KINDS if kind != "data_parallel"]
 def on_ranks(ranks, folder, what, cases):
     """The results of that many processes."""
     script, out = Path(__file__).with_name("resharding.py"), folder / f"{what}-{ranks}.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={ranks}", str(script), str(out), str(folder), what, *cases]
-    environment = {
-        **os.environ,
-        "OMP_WAIT_POLICY": "passive",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_ranks(script, [out, folder, what, *cases], ranks, seconds=300)
     return json.loads(out.read_text())
 
 

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ from cadc_rec.config.experiment import ComputeConfig
 from cadc_rec.distributed.processes import processes
 from cadc_rec.errors import CadcError
 from tests.distributed import toy
+from tests.zygote import run_ranks
 
 pytestmark = pytest.mark.distributed
 
@@ -55,23 +53,8 @@ def one():
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     out = tmp_path_factory.mktemp("two") / "results.json"
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    worker = str(Path(__file__).with_name("worker.py"))
-    environment = {
-        **os.environ,
-        "OMP_WAIT_POLICY": "passive",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(root),
-    }
-    done = subprocess.run(
-        [*command, worker, str(out), *ALL, *UNEVEN],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    worker = Path(__file__).with_name("worker.py")
+    run_ranks(worker, [out, *ALL, *UNEVEN], ranks=2, seconds=240)
     return json.loads(out.read_text())
 
 

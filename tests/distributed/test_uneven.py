@@ -2,13 +2,12 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from tests.zygote import run_ranks
 
 pytestmark = pytest.mark.distributed
 
@@ -28,17 +27,7 @@ CASES = [
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
     out = tmp_path_factory.mktemp("three") / "results.json"
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3")
-    worker = str(Path(__file__).with_name("worker.py"))
-    environment = {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *launcher, worker, str(out), *CASES],
-        env={**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_ranks(Path(__file__).with_name("worker.py"), [out, *CASES], ranks=3, seconds=240)
     return json.loads(out.read_text())
 
 

@@ -1,4 +1,4 @@
-"""Run by torchrun: trains every case of the command line, rank 0 writes the results.
+"""Run as the ranks of a job: trains every case of the command line, rank 0 writes the results.
 
 ``worker.py OUT ids:sharding[:rows,rows] ...``
 """

@@ -1,60 +1,41 @@
-"""The matrix: its cases are run ahead of their tests, two at a time, and their outcomes kept."""
+"""The matrix: what its cases share, and their outcomes kept for its table."""
 
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.faults.world import Case, World
-
-OUTCOMES = pytest.StashKey[list]()
+from tests.faults.world import World
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory):
+def world(tmp_path_factory, once):
     """What the cases of the matrix share."""
-    shared = World(tmp_path_factory.mktemp("faults"))
-    yield shared
-    shared.zygote.close()
+    return World(tmp_path_factory.mktemp("faults"), once)
 
 
-@pytest.fixture(scope="session")
-def matrix(world, request):
-    """The outcome of a case; all that were collected are run, two at a time, ahead of their tests.
+class Outcomes:
+    """Collects what came of each case, from all workers of pytest."""
 
-    Each is a process of one thread for most of its time, and two cores are what there is.
-    """
-    cases = [case for item in request.session.items if (case := case_of(item))]
-    with ThreadPoolExecutor(2) as pool:
-        running = {case.id: pool.submit(case.run, world) for case in cases}
-        yield lambda case: running[case.id].result()
-        for future in running.values():
-            future.cancel()
+    def __init__(self) -> None:
+        self.kept = {}
 
+    def pytest_runtest_logreport(self, report):
+        """A case is not passed where its setup or its end is not."""
+        told = dict(report.user_properties)
+        if "group" in told and (report.when == "call" or not report.passed):
+            self.kept[report.nodeid] = {**told, "outcome": report.outcome}
 
-def case_of(item):
-    """The case that a test is of; None for other tests, some of which have a ``case`` as well."""
-    case = getattr(getattr(item, "callspec", None), "params", {}).get("case")
-    return case if isinstance(case, Case) else None
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item, call):
-    """Keep what came of each case."""
-    report = yield
-    case = case_of(item)
-    if case is not None and (call.when == "call" or not report.passed):
-        kept = item.session.config.stash.setdefault(OUTCOMES, [])
-        kept.append({"group": case.group, "name": case.name, "outcome": report.outcome})
-    return report
+    def pytest_sessionfinish(self):
+        """Write the outcomes where they are asked for, see `tests.faults.table`."""
+        path = os.environ.get("CADC_REC_FAULTS")
+        if path and self.kept:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_text(json.dumps(list(self.kept.values()), indent=1))
 
 
-def pytest_sessionfinish(session):
-    """Write the outcomes where they are asked for, see `tests.faults.table`."""
-    path = os.environ.get("CADC_REC_FAULTS")
-    kept = session.config.stash.get(OUTCOMES, [])
-    if path and kept:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(kept, indent=1))
+def pytest_configure(config):
+    """Where reports arrive: in the process that was started, not in its workers."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Outcomes())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.processes import until
-from tests.faults.world import Case, Reference, World
+from tests.faults.world import Case, Reference, World, begin
 
 Damage = Callable[[Path, random.Random], None]
 
@@ -57,8 +58,8 @@ def artifact(config: str, stage: str, how: str, seed: int, world: World) -> None
 def interrupted(world: World, reference: Reference) -> Path:
     """A work folder with three checkpoints of a killed training; read only."""
 
-    def make() -> Path:
-        workdir = world.begun(reference, before="train")
+    def make(folder: Path) -> Path:
+        workdir = shutil.copytree(world.begun(reference, before="train"), folder / "work")
         run = world.start(reference, workdir)
         until(lambda: len(committed(workdir)) >= 3 and run.running())
         time.sleep(0.05)
@@ -66,7 +67,7 @@ def interrupted(world: World, reference: Reference) -> Path:
         assert run.wait() == [-signal.SIGKILL]
         return workdir
 
-    return world.once(("interrupted", reference.config), make)
+    return world.once(f"interrupted-{reference.config.stem}", make)
 
 
 def committed(workdir: Path) -> list[Path]:
@@ -105,7 +106,7 @@ def named(config: str, seed: int, world: World) -> None:
     victim = draw.choice(sorted(file for file in folder.rglob("*") if file.is_file()))
     flip(victim, draw)
     arguments = ["train", reference.config, "--workdir", workdir, "--resume", folder]
-    run = world.zygote.run(arguments)
+    run = begin(arguments)
     assert run.wait() == [2], run.err
     errors = [line for line in run.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.faults.processes import alive, children, until
-from tests.faults.world import Case, Reference, World, environment, same_as
+from tests.faults.world import Case, Reference, World, same_as
+from tests.zygote import environment
 
 LOCAL = ("--set", "compute.processes=2")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -68,9 +70,10 @@ def in_training(workdir: Path, checkpoints: int) -> bool:
 def local(world: World) -> Reference:
     """The undisturbed run whose training has two local workers."""
 
-    def make() -> Reference:
-        reference = world.reference("cadc")
-        workdir = world.begun(reference, before="train")
+    reference = world.reference("cadc")
+
+    def make(folder: Path) -> Reference:
+        workdir = shutil.copytree(world.begun(reference, before="train"), folder / "work")
         run = ("-m", "cadc_rec", "run", reference.config, "--workdir", workdir, "--json", *LOCAL)
         with launched(world, *run) as process:
             assert process.wait(timeout=200) == 0, said(process, "stderr")
@@ -78,7 +81,7 @@ def local(world: World) -> Reference:
         artifacts = {stage: Path(path) for stage, path in result["artifacts"].items()}
         return Reference(reference.config, 1, workdir, artifacts, result["metrics"], {})
 
-    return world.once("local", make)
+    return world.once("undisturbed-local", make)
 
 
 def compute_processes(victim: str, seed: int, world: World) -> None:

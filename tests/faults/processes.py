@@ -1,15 +1,7 @@
 """Processes of the tests of faults: waited for, counted, and found when nobody should be left."""
 
 import os
-import socket
 import time
-
-
-def free_port():
-    """A port that nobody uses at this moment."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def until(condition, seconds=120, processes=()):

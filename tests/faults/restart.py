@@ -19,15 +19,15 @@ from pathlib import Path
 
 from launch.components import _LAST_CALL_SECONDS
 from tests.faults.launchers import in_training, launched, said, workers
-from tests.faults.processes import free_port, until
+from tests.faults.processes import until
 from tests.faults.world import CADC, World
+from tests.zygote import free_port
 
 
 def measure(nodes: str, last_call: str) -> dict[str, float]:
     """One kill; what was reached after how many seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder))
-        world.zygote.close()  # real commands only
+        world = World(Path(folder), once=lambda _, make: make(Path(folder)))
         workdir = world.fresh() / "work"
         config = world.config("cadc")
         config.write_text(CADC)

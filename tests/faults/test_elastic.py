@@ -16,8 +16,9 @@ import pytest
 from torchx.specs import macros
 
 from launch import components
-from tests.faults.processes import alive, children, free_port, until
-from tests.faults.world import CADC, environment
+from tests.faults.processes import alive, children, until
+from tests.faults.world import CADC
+from tests.zygote import environment, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed, pytest.mark.timeout(600)]
 

@@ -10,6 +10,7 @@ import socket
 import pytest
 
 from tests.faults.processes import alive, children, until
+from tests.faults.world import begin
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed, pytest.mark.timeout(600)]
 HOST = socket.gethostname()
@@ -44,7 +45,7 @@ def ranks(world, workdir):
 
     def start(count, *more, **options):
         arguments = ["train", world.config("cadc"), "--workdir", workdir, *more]
-        started.append(world.zygote.run(arguments, count, **options))
+        started.append(begin(arguments, count, **options))
         return started[-1]
 
     yield start

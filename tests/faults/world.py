@@ -1,28 +1,25 @@
 """What every case of the fault matrix stands on: two small experiments, and their undisturbed runs.
 
-The undisturbed runs are made once, by the command as a person types it. A case is run by forks of a
-process that has loaded the libraries already (`zygote.py`).
+The undisturbed runs are made once, the first by the command as a person types it. A case is run by
+forks of a process that has loaded the libraries already (`tests.zygote`).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cadc_rec.pipeline.pipeline import STAGES
 from cadc_rec.store.artifact import open_artifact
-from tests.faults.processes import free_port
+from tests import zygote
 
-ROOT = Path(__file__).parents[2]
 # Sized so that pre-training and training last about a second each: there is something to hit.
 CADC = """
 seed = 0
@@ -69,23 +66,32 @@ CONFIGS = {"cadc": CADC, "recipe": RECIPE}
 class Run:
     """One process, or the ranks of one job, under way."""
 
-    def __init__(self, zygote: Zygote, pids: list[int], output: list[Path]) -> None:
-        self.zygote, self.pids, self.output = zygote, pids, output
-        self.codes: list[int | None] = [None] * len(pids)
+    def __init__(self, processes: list[zygote.Process]) -> None:
+        self.processes = processes
+
+    @property
+    def pids(self) -> list[int]:
+        """Of all of them, by rank."""
+        return [process.pid for process in self.processes]
+
+    @property
+    def codes(self) -> list[int | None]:
+        """How each of them has ended; None while it runs."""
+        return [process.poll() for process in self.processes]
+
+    @property
+    def output(self) -> list[Path]:
+        """Folders with what each of them wrote, `stdout` and `stderr`."""
+        return [process.folder for process in self.processes]
 
     def running(self) -> bool:
         """Whether any of them is."""
-        for place, pid in enumerate(self.pids):
-            if self.codes[place] is None:
-                self.codes[place] = self.zygote.ask({"poll": pid})
         return None in self.codes
 
-    def signal(self, number: int, ranks: list[int]) -> None:
+    def signal(self, number: int, ranks: Iterable[int]) -> None:
         """Send a signal to those of these ranks that still run."""
-        self.running()
         for rank in ranks:
-            if self.codes[rank] is None:
-                os.kill(self.pids[rank], number)
+            self.processes[rank].send_signal(number)
 
     def wait(self, seconds: float = 120) -> list[int | None]:
         """Exit codes, once all have ended."""
@@ -98,77 +104,28 @@ class Run:
     @property
     def err(self) -> str:
         """Standard error of all of them."""
-        return "".join((folder / "stderr").read_text() for folder in self.output)
+        return "".join(process.said for process in self.processes)
 
 
-class Zygote:
-    """The process whose forks are the runs; safe to use from several threads."""
+def begin(
+    arguments: list[object],
+    ranks: int = 1,
+    of_rank: Callable[[int], list[object]] = lambda _: [],
+    only: tuple[int, ...] | None = None,
+) -> Run:
+    """Start the command, as one process or as the ranks of one job.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._lock, self._runs = folder, threading.Lock(), 0
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("zygote.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment(),
-        )
-        assert self._read() == "ready"
-
-    def ask(self, question: dict[str, object]) -> int | None:
-        """One question, one answer."""
-        with self._lock:
-            self._process.stdin.write(json.dumps(question) + "\n")
-            self._process.stdin.flush()
-            return self._read()
-
-    def _read(self):
-        return json.loads(self._process.stdout.readline())
-
-    def run(
-        self,
-        arguments: list[object],
-        ranks: int = 1,
-        of_rank: Callable[[int], list[object]] = lambda _: [],
-        only: tuple[int, ...] | None = None,
-    ) -> Run:
-        """Start the command, as one process or as the ranks of one job.
-
-        Args:
-            arguments: of the command.
-            ranks: of the job. Nobody but the product ends one of them when another fails.
-            of_rank: more arguments, of each rank its own.
-            only: ranks that are started, where not all are.
-        """
-        port, pids, outputs = free_port(), [], []
-        for rank in range(ranks) if only is None else only:
-            with self._lock:
-                self._runs += 1
-                output = self.folder / f"{self._runs}"
-            output.mkdir()
-            told = {}
-            if ranks > 1:
-                told = {
-                    "RANK": str(rank),
-                    "LOCAL_RANK": str(rank),
-                    "WORLD_SIZE": str(ranks),
-                    "LOCAL_WORLD_SIZE": str(ranks),
-                    "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": str(port),
-                }
-            question = {
-                "run": [str(argument) for argument in [*arguments, *of_rank(rank)]],
-                "environment": told,
-                "output": str(output),
-            }
-            pids.append(self.ask(question))
-            outputs.append(output)
-        return Run(self, pids, outputs)
-
-    def close(self) -> None:
-        """End it, and whatever it started."""
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
+    Args:
+        arguments: of the command.
+        ranks: of the job. Nobody but the product ends one of them when another fails.
+        of_rank: more arguments, of each rank its own.
+        only: ranks that are started, where not all are.
+    """
+    port, started = zygote.free_port(), []
+    for rank in range(ranks) if only is None else only:
+        told = zygote.of_rank(rank, ranks, port) if ranks > 1 else {}
+        started.append(zygote.start([*arguments, *of_rank(rank)], zygote.environment() | told))
+    return Run(started)
 
 
 @dataclass(frozen=True)
@@ -184,13 +141,15 @@ class Reference:
 
 
 class World:
-    """Configs, references and the zygote of one session; folders for each case."""
+    """Configs and references of one session; folders for each case.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.zygote = Zygote(made(folder / "output"))
-        self._lock, self._folders = threading.RLock(), 0
-        self._once: dict[object, object] = {}
+    Args:
+        folder: of this worker of pytest.
+        once: the fixture of this name: what all workers share is made by the first to ask for it.
+    """
+
+    def __init__(self, folder: Path, once: Callable[[str, Callable[[Path], Any]], Any]) -> None:
+        self.folder, self.once, self._folders = folder, once, 0
         for name, text in CONFIGS.items():
             (folder / f"{name}.toml").write_text(text)
 
@@ -200,32 +159,26 @@ class World:
 
     def fresh(self) -> Path:
         """A folder of its own."""
-        with self._lock:
-            self._folders += 1
-            return made(self.folder / f"case-{self._folders}")
-
-    def once(self, name: object, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made when it is first asked for."""
-        with self._lock:
-            if name not in self._once:
-                self._once[name] = make()
-            return self._once[name]
+        self._folders += 1
+        return made(self.folder / f"case-{self._folders}")
 
     def reference(self, config: str, ranks: int = 1) -> Reference:
         """The undisturbed run."""
-        return self.once((config, ranks), lambda: self._undisturbed(config, ranks))
+        return self.once(
+            f"undisturbed-{config}-{ranks}",
+            lambda folder: self._undisturbed(config, ranks, folder / "work"),
+        )
 
     def copy(self, workdir: Path) -> Path:
         """A work folder like another one."""
         return Path(shutil.copytree(workdir, self.fresh() / "work"))
 
-    def _undisturbed(self, config: str, ranks: int) -> Reference:
-        workdir = self.folder / f"undisturbed-{config}-{ranks}"
+    def _undisturbed(self, config: str, ranks: int, workdir: Path) -> Reference:
         arguments = ["run", self.config(config), "--workdir", workdir, "--json"]
-        if ranks == 1:  # as a person types it
+        if (config, ranks) == ("cadc", 1):  # as a person types it
             done = subprocess.run(
                 [sys.executable, "-m", "cadc_rec", *map(str, arguments)],
-                env=environment(),
+                env=zygote.environment(),
                 capture_output=True,
                 text=True,
                 timeout=200,
@@ -233,7 +186,7 @@ class World:
             assert done.returncode == 0, done.stderr
             result = json.loads(done.stdout)
         else:
-            run = self.zygote.run(arguments, ranks)
+            run = begin(arguments, ranks)
             assert run.wait() == [0] * ranks, run.err
             result = json.loads((run.output[0] / "stdout").read_text())
         artifacts = {stage: Path(path) for stage, path in result["artifacts"].items()}
@@ -254,7 +207,7 @@ class World:
     def start(self, reference: Reference, workdir: Path, *more: object) -> Run:
         """The command of the reference, on this work folder."""
         arguments = ["run", reference.config, "--workdir", workdir, "--json", *more]
-        return self.zygote.run(arguments, reference.ranks)
+        return begin(arguments, reference.ranks)
 
     def finish(self, reference: Reference, workdir: Path, *more: object) -> Run:
         """Run to the end and compare with the undisturbed run."""
@@ -282,18 +235,6 @@ def same_as(reference: Reference, workdir: Path, result: dict[str, object]) -> N
 def whole(workdir: Path) -> list[str]:
     """The stages whose artifact is there; each is compared with its manifest."""
     return [open_artifact(path).stage for stage in STAGES for path in workdir.glob(f"{stage}/*/")]
-
-
-def environment() -> dict[str, str]:
-    """Of every process of the matrix."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("CADC_REC_")}
-    return {
-        **kept,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # torchrun, of this Python
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "passive",
-    }
 
 
 def made(folder: Path) -> Path:

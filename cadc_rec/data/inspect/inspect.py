@@ -1,7 +1,7 @@
-"""Look at every table a path leads to.
+"""Inspects every table that a path leads to.
 
-In: a file, a folder or a glob. Out: an `Inspection`: a profile of each table, what they were taken
-for, and what only the interactions have: repeated pairs, short users, popularity.
+In: a file, a folder or a glob. Out: an `Inspection`: a profile of each table, the guessed role of
+each, and of the interactions: repeated pairs, users with few items, popularity.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cadc_rec.data.inspect.profile import (
 )
 from cadc_rec.data.inspect.roles import Roles, guess_roles
 from cadc_rec.data.inspect.starting_config import starting_config
-from cadc_rec.data.sources.archives import table_folders
+from cadc_rec.data.sources.raw_input import table_folders
 from cadc_rec.data.tables.files import FileSet, find_files
 from cadc_rec.data.tables.text import TextFormat
 
