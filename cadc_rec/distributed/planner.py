@@ -24,7 +24,7 @@ from torchrec.distributed.fbgemm_qcomm_codec import (
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.stats import Stats
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import PlannerError
+from torchrec.distributed.planner.types import PlannerError, PlannerErrorType
 from torchrec.distributed.types import CacheParams, DataType
 
 from cadc_rec.errors import CadcError
@@ -86,7 +86,14 @@ class PlannedTable:
 
 
 class DoesNotFitError(Exception):
-    """The planner found no plan."""
+    """The planner found no plan under the rules, or none that the memory has room for."""
+
+
+_NO_PLAN = (
+    PlannerErrorType.INSUFFICIENT_STORAGE,
+    PlannerErrorType.STRICT_CONSTRAINTS,
+    PlannerErrorType.PARTITION,
+)
 
 
 def make_planner(
@@ -156,12 +163,9 @@ def plan_tables(
         DoesNotFitError: there is no plan under the rules.
     """
     found = _Collector()
-    with quiet_planner():
-        try:
-            planner = planner_for(found)
-            planner.plan(module, sharders(communication))
-        except PlannerError as error:
-            raise DoesNotFitError(str(error).splitlines()[0]) from None
+    with planner_errors():
+        planner = planner_for(found)
+        planner.plan(module, sharders(communication))
     return [_planned(option) for option in found.options]
 
 
@@ -269,14 +273,22 @@ def _constraint(
 
 
 @contextmanager
-def quiet_planner() -> Iterator[None]:
-    """Within, the planner's warnings are silent: they concern dry runs and its own estimates."""
+def planner_errors() -> Iterator[None]:
+    """Within, the planner's warnings are silent: they concern dry runs and its own estimates.
+
+    Raises:
+        DoesNotFitError: there is no plan; the planner's other errors pass as they are.
+    """
     loggers = [logging.getLogger(name) for name in _LOUD]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
         yield
+    except PlannerError as error:
+        if error.error_type not in _NO_PLAN:
+            raise
+        raise DoesNotFitError(str(error).splitlines()[0].strip()) from error
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)

@@ -16,12 +16,17 @@ from torch.nn.parallel import DistributedDataParallel
 from torchrec import DataType, EmbeddingBagCollection, EmbeddingBagConfig, PoolingType
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
-from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import ShardingEnv
 
 from cadc_rec.config.experiment import ShardingConfig
 from cadc_rec.config.types import parse_memory
-from cadc_rec.distributed.planner import TableRule, make_planner, quiet_planner, sharders
+from cadc_rec.distributed.planner import (
+    DoesNotFitError,
+    TableRule,
+    make_planner,
+    planner_errors,
+    sharders,
+)
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
 from cadc_rec.machine import memory_bytes
@@ -48,26 +53,25 @@ def shard_model(
     """
     config = config or ShardingConfig()
     refuse_communication(config, processes.device.type)
-    with quiet_planner():
-        planner = make_planner(
-            module,
-            rules,
-            processes.device.type,
-            processes.world_size,
-            processes.local_world_size,
-            config.batch_size or batch_size,
-            _memory_caps(processes, config),
-            config.reserve,
-        )
-        try:
+    try:
+        with planner_errors():
+            planner = make_planner(
+                module,
+                rules,
+                processes.device.type,
+                processes.world_size,
+                processes.local_world_size,
+                config.batch_size or batch_size,
+                _memory_caps(processes, config),
+                config.reserve,
+            )
             plan = planner.collective_plan(module, sharders(config.communication), processes.group)
-        except PlannerError as error:
-            reason = str(error).splitlines()[0].strip()
-            raise CadcError(
-                f"no sharding plan fits this model on {processes.world_size} processes: {reason} "
-                "What would fit, says cadc-rec plan CONFIG "
-                f"--world-size {processes.world_size} --device {processes.device.type}."
-            ) from error
+    except DoesNotFitError as error:
+        raise CadcError(
+            f"no sharding plan fits this model on {processes.world_size} processes: {error} What "
+            f"would fit, says cadc-rec plan CONFIG --world-size {processes.world_size} --device "
+            f"{processes.device.type}."
+        ) from error
     with warnings.catch_warnings():
         # DDP warns that a bucket view is not contiguous with TorchRec's flat tables; harmless.
         warnings.simplefilter("ignore")
