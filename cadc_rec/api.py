@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import CadcError
+from cadc_rec.log import quiet_libraries
 from cadc_rec.pipeline.job import opened
 from cadc_rec.pipeline.pipeline import STAGES
 from cadc_rec.pipeline.summary import run_result
@@ -89,14 +90,17 @@ def run(
         >>> round(done.seconds["transitions"], 1)  # the method has no such stage
         0.0
     """
-    with opened(
-        experiment,
-        Path(workdir),
-        None if data_dir is None else Path(data_dir),
-        force=STAGES if force else (),
-        profile=profile,
-        resume=None if resume is None else Path(resume),
-    ) as pipeline:
+    with (
+        quiet_libraries(),
+        opened(
+            experiment,
+            Path(workdir),
+            None if data_dir is None else Path(data_dir),
+            force=STAGES if force else (),
+            profile=profile,
+            resume=None if resume is None else Path(resume),
+        ) as pipeline,
+    ):
         return Run(experiment, pipeline.run())
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cadc_rec")
 _LOG_EVERY_SECONDS = 10.0
+_TALKATIVE = ("torch", "torch.fx._symbolic_trace", "torchrec", "root")
 _interrupts: list[int] = []
 
 
@@ -150,9 +151,36 @@ def set_up_logging(*, debug: bool = False) -> None:
     chief = os.environ.get("RANK", "0") == "0"
     log.setLevel(logging.INFO if chief else logging.ERROR)
     log.propagate = False
-    if debug:
+    if not debug:
+        _hush()
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Within, libraries' talk about themselves stays out of a caller's output, as in a notebook.
+
+    Where `set_up_logging` has decided about that, it stays as it is.
+    """
+    if log.handlers:
+        yield
         return
-    # Warnings of DDP and TorchRec about views and shards of their own are not the user's to mend.
+    loggers = [log, *(logging.getLogger(name) for name in _TALKATIVE)]
+    before = [logger.level for logger in loggers]
+    log.setLevel(log.getEffectiveLevel())  # the root logger, hushed below, decided it so far
+    with warnings.catch_warnings():
+        _hush()
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
+
+
+def _hush() -> None:
+    """Silence warnings of DDP and TorchRec about views and shards of their own.
+
+    They are not the user's to mend.
+    """
     warnings.simplefilter("ignore")
-    for name in ("torch", "torch.fx._symbolic_trace", "torchrec", "root"):
+    for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -3,6 +3,7 @@ import io
 import logging
 import signal
 import time
+import warnings
 
 import pytest
 from rich.console import Console
@@ -137,3 +138,17 @@ def test_a_ctrl_c_that_a_library_swallowed_is_raised_at_the_next_tick(monkeypatc
         signal.signal(signal.SIGINT, before)
     with pytest.raises(KeyboardInterrupt):
         progress.Ticker("train", 10, "steps").advance()
+
+
+def test_within_a_callers_program_libraries_are_quiet_and_we_are_as_loud_as_it_wants(caplog):
+    log, root = logging.getLogger("cadc_rec"), logging.getLogger()
+    caplog.set_level(logging.INFO)
+    before = log.level, root.level, logging.getLogger("torchrec").level
+    with progress.quiet_libraries(), warnings.catch_warnings(record=True) as warned:
+        logging.getLogger("torchrec.distributed.utils").warning("theirs")
+        logging.info("theirs, on the root logger")
+        warnings.warn("theirs", stacklevel=1)
+        log.info("ours")
+    assert caplog.messages == ["ours"]
+    assert warned == []
+    assert before == (log.level, root.level, logging.getLogger("torchrec").level)

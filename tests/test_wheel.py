@@ -1,0 +1,73 @@
+"""The wheel: what it holds, and that it alone runs the demo from another folder."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["data.generated.users=60", "data.generated.items=40", "data.generated.interactions=900"]
+SMALL += ["pretrain.epochs=2", "train.epochs=1", "compute.device=cpu"]
+
+
+def ran(*command, **more):
+    """Standard output of a command that ends well."""
+    done = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, check=False, timeout=250, **more
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The checkout's wheel, built of a copy: a build leaves folders behind."""
+    made = tmp_path_factory.mktemp("wheel")
+    tracked = ran("git", "ls-files", "-z", cwd=ROOT).split("\0")
+    for name in filter(None, tracked):
+        if (ROOT / name).is_file():
+            (made / "checkout" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, made / "checkout" / name)
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+    options = ("--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", made / "wheels")
+    ran(*pip, "wheel", *options, made / "checkout")
+    (file,) = (made / "wheels").glob("*.whl")
+    return file
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel):
+    names = [Path(name) for name in zipfile.ZipFile(wheel).namelist()]
+    tops = {name.parts[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"cadc_rec"}
+    packed = {str(name) for name in names if name.parts[0] == "cadc_rec"}
+    tracked = set(ran("git", "ls-files", "cadc_rec", cwd=ROOT).split())
+    assert packed == {name for name in tracked if (ROOT / name).is_file()}
+
+
+def test_the_wheel_alone_runs_the_demo_from_another_folder(wheel, tmp_path):
+    home = tmp_path / "environment"
+    venv.create(home, symlinks=True)
+    (packages,) = home.glob("lib/python3*/site-packages")
+    with zipfile.ZipFile(wheel) as file:  # what pip does with a wheel of pure Python
+        file.extractall(packages)
+    # The libraries of the tests' environment without its own links, one of which is the checkout.
+    theirs = next(path for path in sys.path if path.endswith("site-packages"))
+    (packages / "libraries.pth").write_text(f"{theirs}\n")
+    python = home / "bin" / "python"
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "CADC_REC"))}
+    elsewhere = {"cwd": tmp_path, "env": plain}
+    where = ran(python, "-c", "import cadc_rec; print(cadc_rec.__file__)", **elsewhere)
+    assert Path(where.strip()).is_relative_to(home)
+    run = (python, "-m", "cadc_rec", "run", ROOT / "configs" / "demo.toml", "--json")
+    sets = [word for each in SMALL for word in ("--set", each)]
+    result = json.loads(ran(*run, "--workdir", tmp_path / "work", *sets, **elsewhere))
+    assert set(result["metrics"]) == {"hr@10", "ndcg@10"}
+    assert "export" in ran(python, "-m", "cadc_rec", "--help", **elsewhere)
