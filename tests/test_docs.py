@@ -67,6 +67,14 @@ def test_rooms_import_what_the_architecture_page_says():
     assert imports_between_rooms() == documented_imports()
 
 
+def test_the_files_that_the_architecture_page_names_are_there():
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    named = re.findall(r"`([\w/]+\.py)`", page)
+    assert named
+    for name in named:
+        assert any((ROOT / folder / name).exists() for folder in ("cadc_rec", "."))
+
+
 def test_the_data_room_knows_no_torch():
     for file in (ROOT / "cadc_rec" / "data").rglob("*.py"):
         assert not re.search(
