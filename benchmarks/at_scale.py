@@ -23,10 +23,9 @@ from benchmarks.scaling import parse_size
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import CadcError
-from cadc_rec.planning.machines import Machines
 from cadc_rec.planning.plan import ExperimentPlan, plan_experiment
-from cadc_rec.planning.sizes import Sizes
-from cadc_rec.pretrain.table_layout import block_rows
+from cadc_rec.planning.sizes import Machines, Sizes
+from cadc_rec.pretrain.factor_tables import block_rows
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "ml-1m.toml"

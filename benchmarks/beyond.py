@@ -17,11 +17,11 @@ from benchmarks.paper import ROOT, between
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.statistics import percent_difference
 from cadc_rec.log import keep_interrupts, set_up_logging
-from cadc_rec.study.report import words
+from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import Book, Group, label
 from cadc_rec.study.report.report import write_report
 from cadc_rec.study.report.study_data import Study, load_studies
-from cadc_rec.study.run.commands import run_study
+from cadc_rec.study.run.cells import run_study
 
 STUDY = ROOT / "configs" / "study" / "beyond.toml"
 PAGE = ROOT / "docs" / "accuracy.md"
@@ -76,8 +76,8 @@ def _compared(book: Book, group: Group, other: Group, metric: str) -> tuple[str,
     assert mine is not None
     assert theirs is not None
     assert compared is not None
-    difference = words.signed_percent(percent_difference(mine.mean, theirs.mean))
-    return difference, f"{words.interval(compared)}: {compared.verdict}"
+    difference = formatting.signed_percent(percent_difference(mine.mean, theirs.mean))
+    return difference, f"{formatting.interval(compared)}: {compared.verdict}"
 
 
 def main() -> None:

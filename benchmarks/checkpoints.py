@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cadc_rec.config.checkpoint import CheckpointConfig
+from cadc_rec.config.experiment import CheckpointConfig
 from cadc_rec.config.file import load_experiment
 from cadc_rec.log import set_up_logging
 from cadc_rec.pipeline.pipeline import Pipeline

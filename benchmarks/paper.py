@@ -25,7 +25,7 @@ from cadc_rec.evaluation.statistics import spread
 from cadc_rec.log import keep_interrupts, log, set_up_logging
 from cadc_rec.study.report.paper import METHOD_TITLES
 from cadc_rec.study.report.report import write_report
-from cadc_rec.study.run.commands import run_study
+from cadc_rec.study.run.cells import run_study
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ("table1", "table2", "figure1")

@@ -31,8 +31,8 @@ import pyarrow.parquet as pq
 
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.engine import open_engine
-from cadc_rec.data.sources.archives import find_raw
-from cadc_rec.data.sources.movielens import read_movielens_1m
+from cadc_rec.data.sources.public_datasets import read_movielens_1m
+from cadc_rec.data.sources.raw_input import find_raw
 from cadc_rec.evaluation.statistics import mean_gains, paired_bootstrap
 from cadc_rec.store.artifact import read_manifest
 from cadc_rec.store.atomic import write_atomically

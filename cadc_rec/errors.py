@@ -1,26 +1,115 @@
-"""The exceptions a user is meant to read."""
+"""Failures: what is raised, what the program's exit codes mean, and how a child process reports.
+
+A process that starts others (a study its cells, a run its training workers) never reads their
+words: it names a file in their environment, and the one that fails leaves its failure there.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from typing import ClassVar
+
+FAILURE_FILE = "_CADC_REC_FAILURE"
+"""Names, in a child's environment, the file that receives its failure."""
+
+
+class ExitCode(IntEnum):
+    """What the command line ends with; the only place that says so."""
+
+    DONE = 0
+    DEFECT = 1
+    """A defect of ours; or, of ``doctor``, a machine that cannot run."""
+    REFUSED = 2
+    """Something the user can mend: a `CadcError`, or a wrong command line."""
+    INTERRUPTED = 130
+    """Ctrl-C, as shells have it. Another signal ends the program with 128 and its number."""
 
 
 class CadcError(Exception):
     """Something the user can mend: the message says what is wrong, where, and what to do.
 
-    The command line prints the message alone and ends with exit code 2; ``--debug`` adds the
-    traceback. Anything else that escapes is a defect of ours.
+    The command line prints the message alone and ends with `ExitCode.REFUSED`; ``--debug`` adds
+    the traceback. Anything else that escapes is a defect of ours.
     """
+
+    kind: ClassVar[str] = "refused"
+    """Names the class in a failure that another process reads."""
+
+
+class BusyError(CadcError):
+    """Another process is at work on the same artifact; once it has ended, this can be done."""
+
+    kind: ClassVar[str] = "busy"
 
 
 class SpokenError(CadcError):
     """What one rank of a job is to say for all: the others know of it and wait for `said`.
 
     Args:
-        sentence: to be printed.
+        error: what it says.
         said: to be called once it is; a launcher ends every rank when the first one exits.
     """
 
-    def __init__(self, sentence: str, said: Callable[[], None] = lambda: None) -> None:
-        super().__init__(sentence)
-        self.said = said
+    def __init__(self, error: CadcError, said: Callable[[], None] = lambda: None) -> None:
+        super().__init__(str(error))
+        self.error, self.said = error, said
+
+
+class DefectError(Exception):
+    """A defect that another process of ours ran into; the message is its error."""
+
+    kind: ClassVar[str] = "defect"
+
+
+_KINDS: dict[str, type[CadcError | DefectError]] = {
+    error.kind: error for error in (CadcError, BusyError, DefectError)
+}
+
+
+def failure_text(error: Exception) -> str:
+    """A failure as one line of JSON, for `failure_of` in another process."""
+    if isinstance(error, SpokenError):
+        error = error.error
+    if isinstance(error, CadcError | DefectError):
+        return json.dumps({"kind": error.kind, "message": str(error)})
+    message = f"{type(error).__name__}: {error}"
+    return json.dumps({"kind": DefectError.kind, "message": message})
+
+
+def failure_of(text: str) -> CadcError | DefectError:
+    """The failure that another process wrote as `text`."""
+    told = json.loads(text)
+    return _KINDS[told["kind"]](told["message"])
+
+
+def leave_failure(error: Exception) -> bool:
+    """Write a failure where the process that started this one asked for it.
+
+    The first of several children to fail is the one that is read.
+
+    Returns:
+        Whether that process knows of a failure now.
+    """
+    wanted = os.environ.get(FAILURE_FILE)
+    if not wanted:
+        return False
+    try:
+        with open(wanted, "x", encoding="utf-8") as file:
+            file.write(failure_text(error))
+    except FileExistsError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def left_failure(path: Path) -> CadcError | DefectError | None:
+    """The failure that a child left in `path`; None where it left none."""
+    try:
+        return failure_of(path.read_text("utf-8"))
+    except (OSError, ValueError, KeyError):  # it was killed while it wrote
+        return None

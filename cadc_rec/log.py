@@ -6,6 +6,7 @@ Everything goes to standard error; standard output belongs to results.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -13,26 +14,23 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Task as RichTask
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 log = logging.getLogger("cadc_rec")
-console = Console(stderr=True)
 _LOG_EVERY_SECONDS = 10.0
-
-
 _interrupts: list[int] = []
+
+
+@functools.cache
+def console() -> Console:
+    """Standard error. Importing rich takes a tenth of a second, so that waits for the first use."""
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def keep_interrupts() -> None:
@@ -94,16 +92,11 @@ class _BarTicker(Ticker):
     def __init__(self, description: str, total: int, unit: str, bar: Progress) -> None:
         super().__init__(description, total, unit)
         self._bar = bar
-        self._task = bar.add_task(description, total=total or None, unit=unit, note="")
+        self._task = bar.add_task(description, total=total or None, rate="", note="")
 
     def _show(self) -> None:
-        self._bar.update(self._task, completed=self.done, note=self.note)
-
-
-class _RateColumn(ProgressColumn):
-    def render(self, task: RichTask) -> Text:
-        speed = task.finished_speed or task.speed or 0.0
-        return Text(f"{speed:,.1f} {task.fields['unit']}/s", style="cyan")
+        rate = f"{self.rate():,.1f} {self.unit}/s"
+        self._bar.update(self._task, completed=self.done, rate=rate, note=self.note)
 
 
 class _Silent(Ticker):
@@ -116,19 +109,27 @@ def track(description: str, total: int, unit: str, *, visible: bool = True) -> I
     """Show a task of `total` units, 0 if unknown; ``visible=False`` (other ranks) shows nothing."""
     if not visible:
         yield _Silent(description, total, unit)
-    elif console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _RateColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", style="dim"),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
+    elif console().is_terminal:
+        with _bar() as bar:
             yield _BarTicker(description, total, unit, bar)
     else:
         yield Ticker(description, total, unit)
+
+
+def _bar() -> Progress:
+    """One line of a terminal: what, how far, how fast, how long still; it goes when it is done."""
+    from rich import progress
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]}", style="cyan"),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}", style="dim"),
+        console=console(),
+        transient=True,
+    )
 
 
 def set_up_logging(*, debug: bool = False) -> None:
@@ -138,8 +139,10 @@ def set_up_logging(*, debug: bool = False) -> None:
         debug: let the libraries speak.
     """
     handler: logging.Handler
-    if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False, show_time=False)
+    if console().is_terminal:
+        from rich.logging import RichHandler
+
+        handler = RichHandler(console=console(), show_path=False, show_time=False)
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

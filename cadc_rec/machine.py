@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import platform
 from pathlib import Path
@@ -38,6 +37,8 @@ def keep_freed_memory() -> None:
     It would give every array of over a few hundred kilobytes back to the kernel, and pay for it
     page by page when the next step asks again.
     """
+    import ctypes
+
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)

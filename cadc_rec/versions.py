@@ -5,7 +5,6 @@ Reads the installed metadata only: importing torch takes seconds, this takes mil
 
 import platform
 import re
-from importlib import metadata
 
 from cadc_rec import __version__
 from cadc_rec.errors import CadcError
@@ -74,6 +73,8 @@ def fbgemm_clash() -> str | None:
     cpu, cuda = _installed("fbgemm-gpu-cpu"), _installed("fbgemm-gpu")
     if cpu is None or cuda is None:
         return None
+    from importlib import metadata
+
     files = metadata.files("fbgemm-gpu") or []
     if not any(file.parts[0] == "fbgemm_gpu" for file in files):
         return None
@@ -101,6 +102,8 @@ def require_trio() -> None:
 
 
 def _installed(distribution: str) -> str | None:
+    from importlib import metadata  # takes 50 ms, which `--help` does not have
+
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

@@ -6,15 +6,15 @@ thin layer over ``dist.ddp``, which runs ``torchrun ... -m cadc_rec STAGE CONFIG
 equivalents are in docs/launching.md.
 """
 
-# No `from __future__ import annotations`: torchx reads the arguments' types from the signatures.
-# And no signature is written once for several components: torchx reads this file's text.
+# torchx reads the arguments' types from the signatures, so `from __future__ import annotations`
+# must not stand here. It also reads this file's text, so each component writes out its signature.
 import torchx.specs as specs
 from torchx.components import dist
 
 from cadc_rec.distributed.launch import ENVIRONMENT
 
-# How long a rendezvous of an elastic size waits for more nodes once it has its fewest: at the start
-# of a job, and again at each restart, where torchrun's 30 seconds are most of what it takes.
+# How long an elastic job waits for more nodes once it has its fewest, at the start and at each
+# restart. torchrun's default of 30 seconds would be most of what a restart takes.
 _LAST_CALL_SECONDS = 5
 
 
@@ -36,7 +36,7 @@ def pretrain(
     rdzv_port: int = 29500,
     mounts: str = "",
 ) -> specs.AppDef:
-    """Learn id vectors from every training interaction, after preparing the data if need be.
+    """Learn id vectors from every training interaction, after preparing the data if needed.
 
     All ranks need to see `workdir`: a shared file system when they are on several nodes.
 
@@ -46,16 +46,16 @@ def pretrain(
         method: cadc, random, gold or another; default: the experiment's
         data_dir: where raw archives lie
         set: settings to override, separated by semicolons: section.key=value;section.key=value
-        j: nodes x processes per node, such as 2x8; 1:4x8 takes what it gets of 1 to 4 nodes
+        j: nodes x processes per node, such as 2x8; 1:4x8 accepts 1 to 4 nodes
         image: container image, for schedulers that run one
-        h: a resource by name, such as a cloud's machine type; cpu, gpu and memMB do not count then
+        h: a resource by name, such as a cloud's machine type; then cpu, gpu and memMB are ignored
         cpu: cores to ask for on each node
         gpu: GPUs to ask for on each node; give as many as processes per node
         memMB: memory to ask for on each node, in MB
-        max_retries: how often the scheduler may start the whole job anew
-        restarts: how often torchrun may start all workers anew after one died, within the job
+        max_retries: how often the scheduler may start the whole job again
+        restarts: how often torchrun may start all workers again within the job, after one died
         log_dir: where each process's own output is kept, on its node; default: a temporary folder
-        rdzv_port: where the nodes meet, on the first of them
+        rdzv_port: port on the first node, where the nodes meet
         mounts: of container schedulers, such as type=volume,src=CLAIM,dst=/shared
     """
     return _job(
@@ -93,7 +93,7 @@ def train(
     rdzv_port: int = 29500,
     mounts: str = "",
 ) -> specs.AppDef:
-    """Train the two towers, after whichever stages before that are not there yet.
+    """Train the two towers, after any earlier stages that are not finished yet.
 
     All ranks need to see `workdir`: a shared file system when they are on several nodes.
 
@@ -103,16 +103,16 @@ def train(
         method: cadc, random, gold or another; default: the experiment's
         data_dir: where raw archives lie
         set: settings to override, separated by semicolons: section.key=value;section.key=value
-        j: nodes x processes per node, such as 2x8; 1:4x8 takes what it gets of 1 to 4 nodes
+        j: nodes x processes per node, such as 2x8; 1:4x8 accepts 1 to 4 nodes
         image: container image, for schedulers that run one
-        h: a resource by name, such as a cloud's machine type; cpu, gpu and memMB do not count then
+        h: a resource by name, such as a cloud's machine type; then cpu, gpu and memMB are ignored
         cpu: cores to ask for on each node
         gpu: GPUs to ask for on each node; give as many as processes per node
         memMB: memory to ask for on each node, in MB
-        max_retries: how often the scheduler may start the whole job anew
-        restarts: how often torchrun may start all workers anew after one died, within the job
+        max_retries: how often the scheduler may start the whole job again
+        restarts: how often torchrun may start all workers again within the job, after one died
         log_dir: where each process's own output is kept, on its node; default: a temporary folder
-        rdzv_port: where the nodes meet, on the first of them
+        rdzv_port: port on the first node, where the nodes meet
         mounts: of container schedulers, such as type=volume,src=CLAIM,dst=/shared
     """
     return _job(
@@ -150,7 +150,7 @@ def evaluate(
     rdzv_port: int = 29500,
     mounts: str = "",
 ) -> specs.AppDef:
-    """Rank the held-out items and measure, after whichever stages before that are not there yet.
+    """Rank the held-out items and measure, after any earlier stages that are not finished yet.
 
     All ranks need to see `workdir`: a shared file system when they are on several nodes.
 
@@ -160,16 +160,16 @@ def evaluate(
         method: cadc, random, gold or another; default: the experiment's
         data_dir: where raw archives lie
         set: settings to override, separated by semicolons: section.key=value;section.key=value
-        j: nodes x processes per node, such as 2x8; 1:4x8 takes what it gets of 1 to 4 nodes
+        j: nodes x processes per node, such as 2x8; 1:4x8 accepts 1 to 4 nodes
         image: container image, for schedulers that run one
-        h: a resource by name, such as a cloud's machine type; cpu, gpu and memMB do not count then
+        h: a resource by name, such as a cloud's machine type; then cpu, gpu and memMB are ignored
         cpu: cores to ask for on each node
         gpu: GPUs to ask for on each node; give as many as processes per node
         memMB: memory to ask for on each node, in MB
-        max_retries: how often the scheduler may start the whole job anew
-        restarts: how often torchrun may start all workers anew after one died, within the job
+        max_retries: how often the scheduler may start the whole job again
+        restarts: how often torchrun may start all workers again within the job, after one died
         log_dir: where each process's own output is kept, on its node; default: a temporary folder
-        rdzv_port: where the nodes meet, on the first of them
+        rdzv_port: port on the first node, where the nodes meet
         mounts: of container schedulers, such as type=volume,src=CLAIM,dst=/shared
     """
     return _job(
@@ -203,7 +203,7 @@ def study(
     log_dir: str = "",
     mounts: str = "",
 ) -> specs.AppDef:
-    """Run a grid of experiments, cell by cell; a job started anew goes on where it stopped.
+    """Run a grid of experiments, cell by cell; a restarted job goes on where it stopped.
 
     A study is one process: it starts each cell as processes of its own, as many as that cell's
     compute.processes says. So there is nothing to spread over several nodes.
@@ -214,11 +214,11 @@ def study(
         data_dir: where raw archives lie
         jobs: cells at a time; times can only be compared with 1
         image: container image, for schedulers that run one
-        h: a resource by name, such as a cloud's machine type; cpu, gpu and memMB do not count then
+        h: a resource by name, such as a cloud's machine type; then cpu, gpu and memMB are ignored
         cpu: cores to ask for
         gpu: GPUs to ask for; as many as a cell's processes, times jobs
         memMB: memory to ask for, in MB
-        max_retries: how often the scheduler may start the job anew
+        max_retries: how often the scheduler may start the job again
         log_dir: where the process's own output is kept; default: a temporary folder
         mounts: of container schedulers, such as type=volume,src=CLAIM,dst=/shared
     """

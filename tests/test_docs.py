@@ -92,9 +92,9 @@ def test_every_link_within_the_repository_leads_somewhere(page):
         assert not anchor or anchor in anchors(target), link
 
 
-def test_the_readmes_lines_of_numpy_recompute_the_ranks(finished, tmp_path):
-    readme = (ROOT / "README.md").read_text("utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+def test_the_protocols_lines_of_numpy_recompute_the_ranks(finished, tmp_path):
+    protocol = (ROOT / "docs" / "protocol.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", protocol, re.MULTILINE | re.DOTALL)
     (tmp_path / "result.json").write_text(finished.out)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False

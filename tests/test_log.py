@@ -44,7 +44,7 @@ def screen(monkeypatch):
     """A terminal of 120 columns; what was shown on it."""
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, width=120, color_system=None)
-    monkeypatch.setattr(progress, "console", console)
+    monkeypatch.setattr(progress, "console", lambda: console)
     return shown
 
 
@@ -52,7 +52,8 @@ def screen(monkeypatch):
 def no_terminal(monkeypatch):
     """Standard error that goes into a file."""
     shown = io.StringIO()
-    monkeypatch.setattr(progress, "console", Console(file=shown, force_terminal=False))
+    console = Console(file=shown, force_terminal=False)
+    monkeypatch.setattr(progress, "console", lambda: console)
     return shown
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
-from cadc_rec.data.sources.archives import DATA_VARIABLE, locate
+from cadc_rec.data.sources.raw_input import DATA_VARIABLE, locate
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]

@@ -24,12 +24,12 @@ from benchmarks.peers.timing import Contender, Work, alternate
 from benchmarks.peers.workload import Workload
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes, processes
 from cadc_rec.evaluation.metrics import ranking_metrics
-from cadc_rec.evaluation.ranking import Excluded, held_out_ranks
-from cadc_rec.pipeline.stages.pretrain import interactions
+from cadc_rec.evaluation.ranking import held_out_ranks
 from cadc_rec.pretrain.als import train_als
-from cadc_rec.pretrain.alternating import AlternatingSolver
+from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.factor_tables import ReplicatedTable
 from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.pretrain.kernels import compile_kernels, worth_compiling
@@ -187,7 +187,7 @@ def _lmf_curve(experiment: Experiment, data: Dataset, threads: int) -> list[Poin
 
 
 def _validation_ndcg(data: Dataset, users: torch.Tensor, items: torch.Tensor) -> float:
-    excluded = Excluded(data.user_indptr, data.train_item)
+    excluded = UserItems(data.user_indptr, data.train_item)
     ranks = held_out_ranks(users, items, data.val_item, excluded)
     return ranking_metrics(ranks[data.val_item >= 0], (10,))["ndcg@10"]
 
@@ -202,7 +202,7 @@ def _solver(
         ReplicatedTable(user, alone),
         ReplicatedTable(item, alone),
         nn.Parameter(torch.zeros(())),
-        interactions(data),
+        Interactions.of(data),
         experiment.pretrain,
         experiment.seed,
         alone,
@@ -218,7 +218,7 @@ def _als_sweeps(experiment: Experiment, data: Dataset, alone: Processes) -> Iter
     dim = experiment.pretrain.factors + 1
     user, item = torch.zeros(data.n_users, dim), torch.zeros(data.n_items, dim)
     config = experiment.pretrain.als.model_copy(update={"iterations": _EPOCHS})
-    return train_als(user, item, interactions(data), config, experiment.seed, alone)
+    return train_als(user, item, Interactions.of(data), config, experiment.seed, alone)
 
 
 def _advance(epochs: Iterator[float]) -> Work:

@@ -18,13 +18,13 @@ from benchmarks.peers.session import now
 from benchmarks.peers.timing import Contender, Work, alternate
 from benchmarks.peers.workload import Workload
 from cadc_rec.data.load import negatives, pair_kernels
-from cadc_rec.data.load.candidates import KnownItems
 from cadc_rec.data.load.loader import Loader
 from cadc_rec.data.load.negatives import WeightedNegatives, popularity_weights
 from cadc_rec.data.load.pair_batches import PairBatches
 from cadc_rec.data.load.shards import SelectionShards
 from cadc_rec.data.load.stream_loader import StreamLoader
-from cadc_rec.data.parquet import read_groups
+from cadc_rec.data.streams import read_groups
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.store.artifact import Artifact
 
@@ -45,7 +45,7 @@ def measure(workload: Workload) -> Section:
     shards = SelectionShards.open(_selection(workload))
     examples = shards.read(0, 1)
     weights = popularity_weights(np.bincount(data.train_item, minlength=data.n_items), 0.75)
-    known = KnownItems(data.user_indptr, data.train_item)
+    known = UserItems(data.user_indptr, data.train_item)
 
     def arrangement(draws: WeightedNegatives | None = None, compiled: bool = True) -> PairBatches:
         positives = min(config.batch_size, rows)

@@ -16,9 +16,10 @@ from cadc_rec.data.load.shards import Examples
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.training.build import ShardedTwoTower, build_model
-from cadc_rec.training.frozen_rows import keep_frozen_rows
-from cadc_rec.training.objectives import make_loader, make_objective
-from cadc_rec.training.optimizers import dense_optimizer
+from cadc_rec.training.kept import keep_frozen_rows
+from cadc_rec.training.losses import make_objective
+from cadc_rec.training.reading import make_loader
+from cadc_rec.training.tables import dense_optimizer
 from cadc_rec.training.trainer import Trainer
 
 # Averaging weights over epochs is a part of our method and of nobody else's: left out.

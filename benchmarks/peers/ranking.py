@@ -19,9 +19,10 @@ from benchmarks.peers.session import now
 from benchmarks.peers.timing import Contender, Work, alternate
 from benchmarks.peers.workload import Workload
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import processes
 from cadc_rec.evaluation.metrics import ranking_metrics
-from cadc_rec.evaluation.ranking import Excluded, held_out_ranks
+from cadc_rec.evaluation.ranking import held_out_ranks
 
 _K = 10
 
@@ -33,7 +34,7 @@ def measure(workload: Workload) -> Section:
     generator = torch.Generator().manual_seed(0)
     users = torch.randn(data.n_users, width, generator=generator)
     items = torch.randn(data.n_items, width, generator=generator)
-    excluded = Excluded(data.user_indptr, data.train_item)
+    excluded = UserItems(data.user_indptr, data.train_item)
     missing: dict[str, str] = {}
     hits: dict[str, float] = {}
 

@@ -24,10 +24,10 @@ from benchmarks.peers.workload import Workload
 from cadc_rec.config.experiment import DataConfig, GeneratedConfig
 from cadc_rec.config.tables import InteractionsTable, TablesConfig
 from cadc_rec.data.dataset import train_files
-from cadc_rec.data.prepare.build import build_dataset
-from cadc_rec.data.select.build import build_selection
-from cadc_rec.data.sources.archives import find_raw
+from cadc_rec.data.prepare.build_dataset import build_dataset
+from cadc_rec.data.select.build_selection import build_selection
 from cadc_rec.data.sources.generated import write_generated
+from cadc_rec.data.sources.raw_input import find_raw
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.store.artifact import Draft
 

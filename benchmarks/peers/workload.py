@@ -18,7 +18,7 @@ from cadc_rec.config.experiment import Experiment
 from cadc_rec.config.file import load_experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.load.shards import Examples
-from cadc_rec.data.sources.archives import locate
+from cadc_rec.data.sources.raw_input import locate
 from cadc_rec.machine import available_cores
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.pretrain.id_tables import IdTables, Pretrained

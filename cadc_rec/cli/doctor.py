@@ -1,6 +1,7 @@
 """``cadc-rec doctor``: can this machine run the main job, and if not, what has to be mended?"""
 
 import importlib
+import json as jsonlib
 import os
 import shutil
 import tempfile
@@ -9,13 +10,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-from rich.text import Text
+import typer
 
 from cadc_rec import versions
+from cadc_rec.cli.options import WORKDIR, AsJson, DataDir, Debug, Workdir
+from cadc_rec.errors import ExitCode
 from cadc_rec.machine import available_cores
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 # A run of configs/ml-1m.toml leaves well under 1 GB and holds about as much in memory.
 _LOW_DISK = 2 * 10**9
@@ -26,6 +31,29 @@ LIBRARIES = (
     *("torchrec", "duckdb", "ibis", "numpy", "pyarrow", "pydantic", "safetensors"),
     *("scipy", "numba", "jinja2", "tensorboard"),
 )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command()(doctor)
+
+
+def doctor(
+    workdir: Workdir = WORKDIR,
+    data_dir: DataDir = None,
+    json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Say what this machine has, what is wrong with it and how to mend that."""
+    from rich.console import Console
+
+    report = diagnose(workdir, data_dir)
+    if json:
+        print(jsonlib.dumps(report.to_dict()))
+    else:
+        Console().print(render(report))
+    if not report.ok:
+        raise typer.Exit(ExitCode.DEFECT)
 
 
 @dataclass(frozen=True)
@@ -93,8 +121,11 @@ def diagnose(workdir: Path, data_dir: Path | None = None) -> Report:
     return Report(tuple(checks))
 
 
-def render(report: Report) -> Table:
+def render(report: Report) -> "Table":
     """The report as a table for a terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(title="cadc-rec doctor", title_justify="left")
     for column in ("", "check", "found", "problem and remedy"):
         table.add_column(column, overflow="fold")
@@ -251,7 +282,7 @@ def _writable(workdir: Path) -> Iterator[Check]:
 
 def _data(data_dir: Path | None) -> Iterator[Check]:
     """Where `cadc-rec run` would take each public dataset from."""
-    from cadc_rec.data.sources.archives import ARCHIVES, locate
+    from cadc_rec.data.sources.raw_input import ARCHIVES, locate
     from cadc_rec.errors import CadcError
 
     for name, archive in ARCHIVES.items():

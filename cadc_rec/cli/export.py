@@ -1,7 +1,5 @@
 """The command that exports: a finished experiment becomes a bundle for those who serve it."""
 
-from __future__ import annotations
-
 import json as jsonlib
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,13 +17,9 @@ from cadc_rec.cli.options import (
     Method,
     Sets,
     Workdir,
-    read_experiment,
     stopped_gently,
-    worker_arguments,
 )
-from cadc_rec.distributed.launch import run_workers
 from cadc_rec.errors import CadcError
-from cadc_rec.versions import require_trio
 
 if TYPE_CHECKING:
     from cadc_rec.export.write import Finished
@@ -73,9 +67,15 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write what a service needs of the trained model: one verified folder."""
-    experiment = read_experiment(config, method, sets)
+    from cadc_rec.config.file import load_experiment
+    from cadc_rec.pipeline.job import opened
+    from cadc_rec.pipeline.pipeline import launched
     from cadc_rec.serving.bundle.signing import signing_key
+    from cadc_rec.versions import require_trio
 
+    experiment = load_experiment(config, method=method, overrides=sets or ())
+    if launched():
+        raise CadcError("exporting runs in one process; start cadc-rec without a launcher.")
     # What can be wrong with the request is said before hours of training.
     key, precisions = signing_key(sign), _precisions(precision)
     for folder in (out, triton):
@@ -83,18 +83,8 @@ def export(
             raise CadcError(f"{folder}: is there already; name another folder, or --force.")
     if find_spec("faiss") is None:
         raise CadcError("exporting needs faiss; install it: pip install 'cadc-rec[export]'.")
-    arguments = worker_arguments(config, workdir, data_dir, experiment, sets)
-    processes = experiment.compute.processes
-
-    def launch(_: bool) -> None:
-        run_workers(["train", *arguments], processes)
-
-    with stopped_gently("stages"):
-        from cadc_rec.pipeline.pipeline import Pipeline
-
-        require_trio()
-        several = launch if processes > 1 else None
-        pipeline = Pipeline(experiment, workdir, data_dir, launch=several)
+    require_trio()
+    with stopped_gently("stages"), opened(experiment, workdir, data_dir) as pipeline:
         artifacts = pipeline.run()
         from cadc_rec.export.write import Finished, Wanted, write_bundle
 
@@ -111,7 +101,7 @@ def export(
 
 
 def _write_triton(
-    finished: Finished, folder: Path, precisions: tuple[str, ...], force: bool
+    finished: "Finished", folder: Path, precisions: tuple[str, ...], force: bool
 ) -> None:
     from cadc_rec.export.triton import write_repository
 

@@ -1,22 +1,16 @@
-"""What the commands' options are called, and how a Ctrl-C ends any of them."""
-
-from __future__ import annotations
+"""What the commands share: the names of their options, how Ctrl-C ends them, who prints."""
 
 import contextlib
-import math
-import sys
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cadc_rec.config.methods import METHODS
-from cadc_rec.errors import CadcError
+from cadc_rec.errors import ExitCode
 from cadc_rec.log import log
-
-if TYPE_CHECKING:
-    from cadc_rec.config.experiment import Experiment
 
 Config = Annotated[
     Path,
@@ -34,7 +28,7 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a setting; may be repeated.", metavar="SECTION.KEY=VALUE"),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Make it anew even when it is there.")]
+Force = Annotated[bool, typer.Option("--force", help="Make it again even if it is there already.")]
 Resume = Annotated[
     Path | None,
     typer.Option(
@@ -58,56 +52,17 @@ WORKDIR = Path("work")
 
 @contextlib.contextmanager
 def stopped_gently(what: str) -> Iterator[None]:
-    """Within, a Ctrl-C ends the program with code 130, and says that finished `what` are kept."""
+    """Within, Ctrl-C ends the program, and says that finished `what` are kept."""
     try:
         yield
     except KeyboardInterrupt:
         log.warning("interrupted; finished %s are kept, the same command goes on from them", what)
-        raise SystemExit(130) from None
+        raise SystemExit(ExitCode.INTERRUPTED) from None
 
 
-def read_experiment(config: Path, method: str | None, sets: list[str] | None) -> Experiment:
-    """The experiment that a command line asks for."""
-    # Inside, as whatever else `--help` has no use for: building the sections takes 0.3 s.
-    from cadc_rec.config.file import load_experiment
+def is_speaker() -> bool:
+    """Whether this process prints the result: the one a person started, or rank 0 of a launch."""
+    from cadc_rec.distributed.launch import is_local_worker
 
-    return load_experiment(config, method=method, overrides=sets or ())
-
-
-def worker_arguments(
-    config: Path,
-    workdir: Path,
-    data_dir: Path | None,
-    experiment: Experiment,
-    sets: list[str] | None,
-) -> list[str]:
-    """The same experiment again, for a worker's command line."""
-    arguments = [str(config), "--workdir", str(workdir), "--method", experiment.method]
-    if data_dir is not None:
-        arguments += ["--data-dir", str(data_dir)]
-    for override in sets or ():
-        arguments += ["--set", override]
-    if "--debug" in sys.argv:
-        arguments.append("--debug")
-    return arguments
-
-
-def filtering_ratios(text: str) -> list[float]:
-    """The ratios of ``--ratios 10,20,50``.
-
-    Raises:
-        CadcError: one is no number from 1 on.
-    """
-    ratios = []
-    for part in text.split(","):
-        try:
-            ratio = float(part)
-        except ValueError:
-            ratio = math.nan
-        if not (math.isfinite(ratio) and ratio >= 1):
-            raise CadcError(
-                f"--ratios {text}: {part.strip()!r} is no filtering ratio; give numbers from 1 on, "
-                "with commas between them."
-            )
-        ratios.append(ratio)
-    return ratios
+    launched = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return not launched or (os.environ.get("RANK") == "0" and not is_local_worker())

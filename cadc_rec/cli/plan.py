@@ -1,24 +1,12 @@
 """The command that plans: what an experiment needs of so many processes, without any of them."""
 
-from __future__ import annotations
-
 import json as jsonlib
 from typing import Annotated, Literal
 
 import typer
 
-from cadc_rec.cli.options import (
-    WORKDIR,
-    AsJson,
-    Config,
-    Debug,
-    Method,
-    Sets,
-    Workdir,
-    read_experiment,
-)
+from cadc_rec.cli.options import WORKDIR, AsJson, Config, Debug, Method, Sets, Workdir
 from cadc_rec.errors import CadcError
-from cadc_rec.versions import require_trio
 
 _GPU, _HOST = "80GiB", "128GiB"
 
@@ -59,17 +47,20 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """Print the sharding plan, each rank's memory and the estimated cost; needs no GPU."""
+    from cadc_rec.config.file import load_experiment
+    from cadc_rec.versions import require_trio
+
     if hbm and device == "cpu":
         raise CadcError("--hbm is a GPU's memory, and --device is cpu; give --ddr instead.")
-    experiment = read_experiment(config, method, [*(sets or ()), f"compute.device={device}"])
+    overrides = [*(sets or ()), f"compute.device={device}"]
+    experiment = load_experiment(config, method=method, overrides=overrides)
     sharding = experiment.sharding
     host = _bytes("--ddr", ddr or sharding.host_memory or _HOST)
     gpu = _bytes("--hbm", hbm or sharding.device_memory or _GPU) if device == "cuda" else 0
     require_trio()
-    from cadc_rec.planning.machines import Machines
     from cadc_rec.planning.plan import plan_experiment
     from cadc_rec.planning.report import plan_document, plan_lines
-    from cadc_rec.planning.sizes import find_sizes
+    from cadc_rec.planning.sizes import Machines, find_sizes
 
     local = min(local_world_size, world_size)
     if world_size % local:
@@ -77,7 +68,7 @@ def plan(
             f"--world-size {world_size} is no multiple of --local-world-size {local}; nodes have "
             "equally many processes."
         )
-    sizes = find_sizes(experiment, workdir, users, items, str(config))
+    sizes = find_sizes(experiment.data, workdir, users, items, str(config))
     planned = plan_experiment(experiment, sizes, Machines(world_size, local, device, gpu, host))
     if json:
         print(jsonlib.dumps(plan_document(planned)))
@@ -89,6 +80,11 @@ def plan(
 
 
 def _bytes(option: str, text: str) -> int:
+    """The bytes of a size such as 80GiB.
+
+    Raises:
+        CadcError: it is no size.
+    """
     from cadc_rec.config.experiment import ShardingConfig
     from cadc_rec.config.types import parse_memory
 

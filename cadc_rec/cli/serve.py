@@ -1,7 +1,5 @@
 """The command that serves a bundle over HTTP and gRPC."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """The commands on whole studies: run a grid, write its page, advise on the share of the data."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +34,7 @@ def study(
     debug: Debug = False,
 ) -> None:
     """Run a grid of experiments, cell by cell; the same command goes on where it stopped."""
-    from cadc_rec.study.run.commands import run_study
+    from cadc_rec.study.run.cells import run_study
 
     with stopped_gently("cells"):
         folder = run_study(file, workdir, data_dir, jobs)
@@ -100,7 +98,7 @@ def advise(
     debug: Debug = False,
 ) -> None:
     """Find the smallest share of the data that costs little accuracy, with a few short runs."""
-    from cadc_rec.study.run.advise_command import run_advise
+    from cadc_rec.study.run.advice_text import run_advise
 
     with stopped_gently("stages"):
         run_advise(

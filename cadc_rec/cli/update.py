@@ -1,7 +1,5 @@
 """The commands that carry an experiment on by new interactions, and list what was carried on."""
 
-from __future__ import annotations
-
 import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,10 +15,8 @@ from cadc_rec.cli.options import (
     Method,
     Sets,
     Workdir,
-    read_experiment,
     stopped_gently,
 )
-from cadc_rec.versions import require_trio
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +39,10 @@ def update(
     debug: Debug = False,
 ) -> None:
     """Take in a day's new interactions without learning everything anew."""
-    experiment = read_experiment(config, method, sets)
+    from cadc_rec.config.file import load_experiment
+    from cadc_rec.versions import require_trio
+
+    experiment = load_experiment(config, method=method, overrides=sets or ())
     require_trio()
     with stopped_gently("stages"):
         from cadc_rec.updates.report import day_lines, update_lines
@@ -82,7 +81,9 @@ def updates(
     debug: Debug = False,
 ) -> None:
     """List the updates of an experiment and where their artifacts lie."""
-    experiment = read_experiment(config, method, sets)
+    from cadc_rec.config.file import load_experiment
+
+    experiment = load_experiment(config, method=method, overrides=sets or ())
     with stopped_gently("stages"):
         from cadc_rec.pipeline.pipeline import Pipeline
         from cadc_rec.updates.chain import line_of, updates_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -82,3 +82,28 @@ class DataConfig(Section):
     generated: GeneratedConfig = GeneratedConfig()
     spark: SparkConfig = SparkConfig()
     tables: TablesConfig = TablesConfig()
+
+    @property
+    def has_time(self) -> bool:
+        """Whether interactions have a time; without one, a user's order is drawn."""
+        if self.source == "tables":
+            return bool(self.tables.interactions.timestamp)
+        return self.source != "epinions"
+
+    def decisive(self) -> dict[str, Any]:
+        """See `Section`; engine, memory and spilling decide nothing.
+
+        The generated world is told by the fingerprint of the raw input.
+        """
+        names = {"source", "since", "until", "duplicates", "max_per_user", "split"}
+        if self.split == "time":
+            names |= {"validation_from", "test_from"}
+            if not self.validation_from:  # else the shares change nothing
+                names.add("time_shares")
+        if not self.has_time:
+            names.add("split_seed")
+        settings = self.model_dump(mode="json", include=names)
+        settings["k_core"] = max(self.k_core, 1)  # 0 and 1 keep the same
+        if self.source == "tables":
+            settings["tables"] = self.tables.decisive()
+        return settings

@@ -8,6 +8,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from cadc_rec.config.types import RULE
+
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     """One line for each finding of `error` in `where` (a file), validated against `model`."""
@@ -20,6 +22,8 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
 def _sentence(item: dict[str, Any], model: type[BaseModel]) -> str:
     loc = [str(part) for part in item["loc"]]
     key = ".".join(loc)
+    if item["type"] == RULE:  # its sentence names the keys itself
+        return str(item["msg"])
     if item["type"] == "extra_forbidden":
         near = nearest_key(key, model)
         section = _section(model, loc[:-1])

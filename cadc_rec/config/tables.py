@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -110,3 +110,8 @@ class TablesConfig(Section):
     interactions: InteractionsTable = InteractionsTable()
     users: UsersTable = UsersTable()
     items: ItemsTable = ItemsTable()
+
+    def decisive(self) -> dict[str, Any]:
+        """See `Section`: everything but where the tables lie."""
+        place = {role: {"path", "query"} for role in ("interactions", "users", "items")}
+        return self.model_dump(mode="json", exclude={"database": True, "driver": True, **place})

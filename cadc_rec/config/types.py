@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
+RULE = "rule"
+"""The type of pydantic's finding where values cannot stand together."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -28,9 +32,31 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys and other types are refused, values stay as read."""
+    """Base of every section: unknown keys and other types are refused, values stay as read.
+
+    Whoever builds one, from a file or in Python, gets pydantic's ``ValidationError`` where a value
+    is not allowed or values cannot stand together. ``model_copy`` alone checks nothing.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _keeps_its_rules(self) -> Self:
+        for sentence in self.broken_rules():
+            raise PydanticCustomError(RULE, "{sentence}", {"sentence": sentence})
+        return self
+
+    def broken_rules(self) -> Iterator[str]:
+        """Why these values cannot stand together, though each is allowed; a sentence each."""
+        yield from ()
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings of this section that can change a result, as JSON values.
+
+        They enter the keys of the stages that read the section; the others never cause work to be
+        done again.
+        """
+        return self.model_dump(mode="json")
 
 
 _PREFIXES = "KMGT"

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import sparse
 
-from cadc_rec.data.parquet import read_groups
 from cadc_rec.data.sources.raw_tables import AttributeKind
+from cadc_rec.data.streams import read_groups
 from cadc_rec.store.artifact import Artifact
 
 NOT_HELD_OUT = -1

@@ -1,4 +1,9 @@
-"""The DuckDB that runs the preparation's Ibis expressions, in this process and within bounds."""
+"""Runs the preparation's Ibis expressions within bounds of memory.
+
+A DuckDB in this process reads raw input, whatever the engine. An `Engine` then filters, numbers and
+sorts the typed rows: that same DuckDB, or Spark (`prepare/spark.py`). The expressions are the same
+for every engine.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import duckdb
 import ibis
@@ -18,7 +24,6 @@ from cadc_rec.errors import CadcError
 
 MEMORY_SHARE = 0.5
 MEMORY_CEILING = 3 << 30  # leaves a 4 GiB process room for Arrow's batches and Python
-_NO_SPACE = "No space left on device"
 
 
 @contextlib.contextmanager
@@ -46,20 +51,24 @@ def open_engine(
     )
     try:
         yield backend
-    except duckdb.OutOfMemoryException as error:
-        if _NO_SPACE in str(error):
-            raise OSError(errno.ENOSPC, _NO_SPACE, str(scratch)) from None
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        if disk_is_full(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch)) from None
+        if not isinstance(error, duckdb.OutOfMemoryException):
+            raise
         reason = str(error).splitlines()[0]
         raise CadcError(
             f"{scratch}: preparing the data did not fit into {limit >> 20} MiB of memory with "
             f"spilling ({reason}); raise data.memory, or free memory or disk, and run again."
         ) from None
-    except duckdb.IOException as error:
-        if _NO_SPACE in str(error):
-            raise OSError(errno.ENOSPC, _NO_SPACE, str(scratch)) from None
-        raise
     finally:
         backend.disconnect()
+
+
+def disk_is_full(error: duckdb.Error) -> bool:
+    """Whether DuckDB stopped because the disk had no space left."""
+    # Neither duckdb.IOException nor OutOfMemoryException has an errno: only the system's words.
+    return os.strerror(errno.ENOSPC) in str(error)
 
 
 def stream(backend: Backend, rows: ir.Table, batch_rows: int) -> pa.RecordBatchReader:
@@ -71,9 +80,74 @@ def stream(backend: Backend, rows: ir.Table, batch_rows: int) -> pa.RecordBatchR
 
 
 def memory_limit() -> int:
-    """What an engine may take where nobody says: bytes."""
+    """Bytes of memory that an engine takes where the configuration names none."""
     return min(int(MEMORY_SHARE * _physical_memory()), MEMORY_CEILING)
 
 
 def _physical_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+class Engine(Protocol):
+    """Runs expressions and keeps their results as tables."""
+
+    def adopt(self, rows: ir.Table) -> ir.Table:
+        """The rows of an expression on the reader's DuckDB, read once; a table of this engine."""
+
+    def keep(self, name: str, rows: ir.Table) -> ir.Table:
+        """The rows of an expression, computed now and kept as the table `name`."""
+
+    def only_row(self, rows: ir.Table) -> dict[str, Any]:
+        """The values of a table with one row, by column."""
+
+    def ranked(self, name: str, rows: ir.Table, original: str, dense: str) -> ir.Table:
+        """The distinct values of a column and their ranks, kept as the table `name`.
+
+        Returns:
+            `original`, and `dense`: int32, the rank in ascending order, from 0.
+        """
+
+    def stream(self, in_order: ir.Table, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """The rows of a sorted expression, batch after batch, never all in memory."""
+
+    def to_reader(self, kept: ir.Table) -> ir.Table:
+        """A table that was kept, on the reader's DuckDB."""
+
+
+class DuckdbEngine:
+    """The reader's own DuckDB."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def adopt(self, rows: ir.Table) -> ir.Table:
+        """See `Engine`."""
+        return self.keep("raw", rows)
+
+    def keep(self, name: str, rows: ir.Table) -> ir.Table:
+        """See `Engine`."""
+        return self._backend.create_table(name, rows)
+
+    def only_row(self, rows: ir.Table) -> dict[str, Any]:
+        """See `Engine`."""
+        found: dict[str, Any] = rows.to_pyarrow().to_pylist()[0]
+        return found
+
+    def ranked(self, name: str, rows: ir.Table, original: str, dense: str) -> ir.Table:
+        """See `Engine`."""
+        distinct = rows.select(original).distinct()
+        rank = ibis.row_number().over(order_by=distinct[original]).cast("int32")
+        return self.keep(name, distinct.mutate(**{dense: rank}))
+
+    def stream(self, in_order: ir.Table, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """See `Engine`."""
+        yield from stream(self._backend, in_order, batch_rows)
+
+    def to_reader(self, kept: ir.Table) -> ir.Table:
+        """See `Engine`."""
+        return kept
+
+
+def count(engine: Engine, rows: ir.Table) -> int:
+    """How many rows an expression has."""
+    return int(engine.only_row(rows.aggregate(rows=rows.count()))["rows"])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cadc_rec.errors import CadcError
+from cadc_rec.errors import FAILURE_FILE, CadcError, DefectError, left_failure
 from cadc_rec.machine import available_cores
-from cadc_rec.versions import require_trio
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 WORKER_MARK = "_CADC_REC_WORKER"  # in a worker's environment: its result is its parent's to print
 
@@ -30,15 +34,24 @@ ENVIRONMENT = {
 }
 
 
-def run_workers(arguments: Sequence[str], processes: int) -> None:
+def run_workers(
+    arguments: Sequence[str], processes: int, environment: Mapping[str, str] | None = None
+) -> None:
     """Run ``python -m cadc_rec ARGUMENTS`` in `processes` local workers; wait for them.
 
+    Args:
+        arguments: of every worker's command line.
+        processes: how many workers.
+        environment: what they find in their environment beside this process's own.
+
     Raises:
-        CadcError: a worker was ended from outside; the message says which and how.
+        CadcError: what the first worker to fail failed with, or that it was ended from outside.
+        DefectError: a worker ran into a defect of ours.
         KeyboardInterrupt: interrupted; the workers have ended.
-        SystemExit: another signal asked us to end, and the workers have; or one of them failed,
-            and has said why.
+        SystemExit: another signal asked us to end, and the workers have.
     """
+    from cadc_rec.versions import require_trio
+
     require_trio()
     # Set before torch is imported, which reads some of them at once; the workers inherit them.
     threads = {"OMP_NUM_THREADS": str(max(1, available_cores() // processes))}
@@ -58,28 +71,48 @@ def run_workers(arguments: Sequence[str], processes: int) -> None:
         run_id="cadc-rec",
         max_restarts=0,
     )
-    os.environ[WORKER_MARK] = str(os.getpid())
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="cadc-rec-workers-") as made:
+        failure = Path(made) / "failure.json"
+        marks = {WORKER_MARK: str(os.getpid()), FAILURE_FILE: str(failure), **(environment or {})}
+        try:
+            with _environment(marks):
+                elastic_launch(config, sys.executable)("-m", "cadc_rec", *arguments)
+        except SignalException as error:
+            if error.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise SystemExit(128 + error.sigval) from None
+        except ChildFailedError as error:
+            raise left_failure(failure) or _ended(error, processes) from None
+
+
+def _ended(error: ChildFailedError, processes: int) -> CadcError | DefectError:
+    """What to say of a worker that left no failure."""
+    rank, failure = error.get_first_failure()
+    how = (
+        f"was ended by signal {-failure.exitcode}"
+        if failure.exitcode < 0
+        else f"ended with exit code {failure.exitcode}"
+    )
+    return CadcError(
+        f"worker {rank} of {processes} {how}; run the same command again, finished stages are kept."
+    )
+
+
+@contextlib.contextmanager
+def _environment(added: Mapping[str, str]) -> Iterator[None]:
+    """Within, this process's environment, which its children inherit, holds these as well."""
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
     try:
-        elastic_launch(config, sys.executable)("-m", "cadc_rec", *arguments)
-    except SignalException as error:
-        if error.sigval == signal.SIGINT:
-            raise KeyboardInterrupt from None
-        raise SystemExit(128 + error.sigval) from None
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode in (1, 2):  # a worker has said why
-            raise SystemExit(failure.exitcode) from None
-        how = (
-            f"was ended by signal {-failure.exitcode}"
-            if failure.exitcode < 0
-            else f"ended with exit code {failure.exitcode}"
-        )
-        raise CadcError(
-            f"worker {rank} of {processes} {how}; run the same command again, finished stages are "
-            "kept."
-        ) from None
+        yield
     finally:
-        del os.environ[WORKER_MARK]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def is_local_worker() -> bool:
@@ -101,6 +134,8 @@ def end_with_parent() -> None:
     Otherwise a killed parent leaves workers that hold the stage's lock and go on for hours.
     """
     if sys.platform == "linux":
+        import ctypes
+
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
         # It may have died while this process was loading its libraries; no signal comes then.

@@ -15,20 +15,60 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from enum import Enum, auto
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
-from cadc_rec.errors import CadcError, SpokenError
+from cadc_rec.errors import (
+    CadcError,
+    DefectError,
+    ExitCode,
+    SpokenError,
+    failure_of,
+    failure_text,
+)
 
 _ANSWER_SECONDS = 10.0  # how long the roll is called
 _SPEAKER_SECONDS = 15.0  # how long rank 0 may take to say what another rank failed with
 _SEEN_SECONDS = 5.0  # how long the speaker waits for the others, who are at work, to look
 _STORE_SECONDS = 10.0  # how long the store may take to answer on a busy machine
 _LOOK_SECONDS = 0.05
-# How gloo, NCCL and the store say that somebody is not there; they have no class for it.
-_GONE = ("by peer", "remote process exited", "Broken pipe", "Connection was likely closed")
-_SILENT = ("Timed out waiting", "timed out after", "wait timeout")
+
+
+class Loss(Enum):
+    """How the loss of a peer shows."""
+
+    GONE = auto()
+    """A connection was closed at the other end, or cannot be made."""
+    SILENT = auto()
+    """A collective waited for as long as it may."""
+
+
+def loss_in(error: Exception) -> Loss | None:
+    """The loss of a peer that an error of a collective stands for; None where it is another error.
+
+    The errors of the store and of making a connection have classes of their own. Gloo has none: in
+    torch 2.13 a closed connection, a timeout and every other failure of its transport come out as
+    a plain RuntimeError. NCCL has one, `DistBackendError`, for all its failures, running out of
+    memory among them. So this function, and nothing else, goes by their words. Gloo's `pair.cc`
+    says "Connection closed by peer", "Connection reset by peer", "Broken pipe", or after a timeout
+    "Application timeout caused pair closure"; its `unbound_buffer.cc` "Timed out waiting 6000ms for
+    recv operation". `ncclRemoteError` is "remote process exited or there was a network error",
+    and NCCL's watchdog says "timed out after".
+    """
+    if isinstance(error, dist.DistStoreError):  # a key that nobody set in time
+        return Loss.SILENT
+    if isinstance(error, dist.DistNetworkError):
+        return Loss.GONE
+    if type(error) not in (RuntimeError, dist.DistBackendError):
+        return None
+    text = str(error)
+    waited = ("Timed out waiting", "timed out after", "Application timeout")
+    if any(words in text for words in waited):
+        return Loss.SILENT
+    closed = ("by peer", "remote process exited", "Broken pipe", "Connection was likely closed")
+    return Loss.GONE if any(words in text for words in closed) else None
 
 
 class Peers:
@@ -69,56 +109,64 @@ class Peers:
             leave: leaves the process group, by which the others learn that something is wrong.
 
         Returns:
-            A `SpokenError` for this rank to print, a SystemExit of code 2 where another has
-            printed, or `error` itself, a defect of this rank's own.
+            A `SpokenError` for this rank to print, a SystemExit where another has printed, or
+            `error` itself, a defect of this rank's own.
         """
         self._store.set_timeout(timedelta(seconds=_STORE_SECONDS))
-        refused, left_behind = isinstance(error, CadcError), _left_behind(error)
+        refused = error if isinstance(error, CadcError) else None
+        loss = loss_in(error)
         try:
-            if left_behind and not refused:
+            if loss is not None:
                 self._store.set(f"here/{self.rank}", "")
             else:
-                sentence = str(error) if refused else f"unexpected {type(error).__name__}: {error}"
-                self._store.set(f"failed/{self.rank}", sentence)
+                self._store.set(f"failed/{self.rank}", failure_text(error))
         except RuntimeError:
             pass  # see below
         leave()
         try:
-            if refused:
-                return self._mine(str(error))
-            if left_behind:
-                return self._of_another(error)
+            if refused is not None:
+                return self._mine(refused)
+            if loss is not None:
+                return self._of_another(error, loss)
             if self._claim():
                 self._store.set("spoken", "")
             return error
         except RuntimeError:  # the store has gone, and rank 0 with it, which keeps it
-            if refused:
-                return SpokenError(str(error))
-            if not left_behind:
+            if refused is not None:
+                return SpokenError(refused)
+            if loss is None:
                 return error
-            return SpokenError(self._gone([0], error)) if self.rank == 1 else SystemExit(2)
+            if self.rank != 1:
+                return SystemExit(ExitCode.REFUSED)
+            return SpokenError(self._gone([0], error, loss))
 
-    def _mine(self, sentence: str) -> BaseException:
+    def _mine(self, error: CadcError) -> BaseException:
         """This rank failed."""
         # Rank 0 speaks for all; it learns of this at its next collective.
         if self.rank and self._wait_for(["speaker"], _SPEAKER_SECONDS):
             return self._silent()
-        return self._speak(sentence)
+        return self._speak(error)
 
-    def _of_another(self, error: Exception) -> BaseException:
+    def _of_another(self, error: Exception, loss: Loss) -> BaseException:
         """Another rank failed, or has gone."""
         teller = self._teller()
         if teller is not None:
-            sentence = f"{self.names[teller]}: {self._store.get(f'failed/{teller}').decode()}"
+            failure = failure_of(self._store.get(f"failed/{teller}").decode())
+            place = self.names[teller]
+            told = (
+                CadcError(f"{place}: unexpected {failure}")
+                if isinstance(failure, DefectError)
+                else type(failure)(f"{place}: {failure}")
+            )
             first = 0
         else:
             here = [peer for peer in self.ranks if self._has(f"here/{peer}")]
             self._lost = sorted(set(self.ranks) - set(here))
-            sentence = self._gone(self._lost, error)
+            told = self._gone(self._lost, error, loss)
             first = here[0]
         if self.rank != first and self._wait_for(["speaker"], _SPEAKER_SECONDS):
             return self._silent()
-        return self._speak(sentence)
+        return self._speak(told)
 
     def _teller(self) -> int | None:
         """The first rank that left a sentence, waiting for one while somebody has not answered."""
@@ -130,14 +178,14 @@ class Peers:
                 return told[0] if told else None
             time.sleep(_LOOK_SECONDS)
 
-    def _gone(self, missing: list[int], error: Exception) -> str:
+    def _gone(self, missing: list[int], error: Exception, loss: Loss) -> CadcError:
         """Who has gone, and how it showed."""
         first_line = str(error).strip().splitlines()[0]
         if not missing:
-            return f"the connection between the ranks broke: {first_line}"
+            return CadcError(f"the connection between the ranks broke: {first_line}")
         who = " and ".join(self.names[peer] for peer in missing)
-        if any(text in str(error) for text in _SILENT):
-            return (
+        if loss is Loss.SILENT:
+            return CadcError(
                 f"{who} did not answer within {self.timeout_seconds} s (compute.timeout_seconds): "
                 "see what holds that up, then start the same command again; finished stages are "
                 "kept."
@@ -145,11 +193,11 @@ class Peers:
         how = "has gone: it was killed, or its machine failed"
         if len(missing) > 1:
             how = "have gone: they were killed, or their machines failed"
-        return f"{who} {how}; start the same command again, finished stages are kept."
+        return CadcError(f"{who} {how}; start the same command again, finished stages are kept.")
 
-    def _speak(self, sentence: str) -> BaseException:
+    def _speak(self, error: CadcError) -> BaseException:
         """This rank is the speaker, unless another was quicker."""
-        return SpokenError(sentence, self._spoken) if self._claim() else self._silent()
+        return SpokenError(error, self._spoken) if self._claim() else self._silent()
 
     def _spoken(self) -> None:
         """Let the others end, and wait for them: the store may go with this process."""
@@ -162,7 +210,7 @@ class Peers:
         """Another is the speaker: end after it has spoken."""
         self._wait_for(["spoken"], _SPEAKER_SECONDS)
         self._store.set(f"seen/{self.rank}", "")
-        return SystemExit(2)
+        return SystemExit(ExitCode.REFUSED)
 
     def _claim(self) -> bool:
         mine = str(self.rank)
@@ -176,13 +224,6 @@ class Peers:
         while not (there := all(map(self._has, keys))) and time.monotonic() < end:
             time.sleep(_LOOK_SECONDS)
         return there
-
-
-def _left_behind(error: Exception) -> bool:
-    """Whether `error` says no more than that a peer has gone or does not answer."""
-    return any(text in str(error) for text in (*_GONE, *_SILENT)) or isinstance(
-        error, (dist.DistNetworkError, dist.DistStoreError)
-    )
 
 
 def _listed(ranks: list[int]) -> str:

@@ -1,46 +1,21 @@
 """Full ranking: where each user's held-out item stands among all items not yet taken.
 
 In: user and item vectors whose dot product is the score. Out: one rank a user, from 1. Candidates
-are ALL items less the user's excluded ones; an equal score counts against us.
+are ALL items less the user's excluded ones; an item with an equal score ranks before the target.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
+from cadc_rec.evaluation.rounding import rounding_bound
 
 _BLOCK_ELEMENTS = 1_000_000  # scores held at once: 4 MB of float32 stay near the core
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """Items that are no candidates, as CSR by user: int64 ``[n_users + 1]``, int32 ``[n]``.
-
-    The first pointer need not be 0.
-    """
-
-    indptr: np.ndarray
-    items: np.ndarray
-
-    def of(self, users: range) -> Excluded:
-        """Those of consecutive users, who are then 0 and on."""
-        return Excluded(self.indptr[users.start : users.stop + 1], self.items)
-
-    def and_one_each(self, extra: np.ndarray) -> Excluded:
-        """With one more item for each user; -1 adds none."""
-        n_users = len(self.indptr) - 1
-        users = np.repeat(np.arange(n_users), np.diff(self.indptr))
-        have = np.flatnonzero(extra >= 0)
-        all_users = np.concatenate([users, have])
-        order = np.argsort(all_users, kind="stable")
-        items = np.concatenate([self.items, extra[have]])[order]
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(all_users, minlength=n_users))])
-        return Excluded(indptr, items)
 
 
 def _exact_scores(users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
@@ -66,7 +41,7 @@ def held_out_ranks(
     user_vectors: torch.Tensor,
     item_vectors: torch.Tensor,
     targets: np.ndarray,
-    excluded: Excluded,
+    excluded: UserItems,
     users: range | None = None,
     advance: Callable[[int], object] = lambda _: None,
 ) -> np.ndarray:
@@ -82,7 +57,7 @@ def held_out_ranks(
         targets: held-out item of each user, -1 for none; int ``[n_users]``.
         excluded: items left out of the ranking; must not hold the user's target.
         users: the users to rank; default all.
-        advance: told how many more users are done, after each block.
+        advance: called with how many more users are done, after each block.
 
     Returns:
         int64 ``[len(users)]``.
@@ -119,13 +94,9 @@ def held_out_ranks(
                 "the vectors are so long that their scores leave float32's range; their training "
                 "diverged; lower pretrain.learning_rate or train.learning_rate."
             )
-        # |float32 dot - exact dot| <= (d + 2) (u |x| |y| + 2^-126) with u = 2^-24 (Higham 2002,
-        # 3.1), the last term where a product is too small for float32.
-        doubt = (width + 2) * (2.0**-24 * reach + 2.0**-126)
-        first, last = int(excluded.indptr[start]), int(excluded.indptr[stop])
-        rows = np.repeat(np.arange(stop - start), np.diff(excluded.indptr[start : stop + 1]))
-        flat = rows * scores.shape[1] + excluded.items[first:last]
-        scores.view(-1)[torch.from_numpy(flat).to(scores.device)] = -torch.inf
+        doubt = rounding_bound(width, reach)
+        out = torch.from_numpy(excluded.slice(start, stop).flat(scores.shape[1]))
+        scores.view(-1)[out.to(scores.device)] = -torch.inf
         low, high = _next(exact - doubt, -torch.inf), _next(exact + doubt, torch.inf)
         surely = _count_above(scores, high)
         rank = surely + 1  # the target meets itself in the count, so the best rank is 1

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.evaluation.ranking import Excluded, held_out_ranks
+from cadc_rec.evaluation.ranking import held_out_ranks
 
 _CHUNK = 4_096  # ids at once; a history looks up dozens of items for each
 
@@ -39,7 +40,7 @@ def ranks_by_share(
     users: torch.Tensor,
     items: torch.Tensor,
     targets: np.ndarray,
-    excluded: Excluded,
+    excluded: UserItems,
     processes: Processes,
     advance: Callable[[int], object] = lambda _: None,
 ) -> np.ndarray:
@@ -51,10 +52,12 @@ def ranks_by_share(
         targets: held-out item of every user, -1 for none.
         excluded: of every user.
         processes: the ranks.
-        advance: told how many more users are done.
+        advance: called with how many more users are done.
     """
     share = processes.share(len(targets))
     held_out = np.asarray(targets[share.start : share.stop])
-    mine = held_out_ranks(users, items, held_out, excluded.of(share), advance=advance)
+    mine = held_out_ranks(
+        users, items, held_out, excluded.slice(share.start, share.stop), advance=advance
+    )
     local = torch.from_numpy(mine).to(users.device)
     return processes.all_gather_rows(local, len(targets)).cpu().numpy()

@@ -9,20 +9,79 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import nn
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import HistoryConfig, PriorConfig
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.export.programs import FoldedNewcomer, HistoryNewcomer, PriorNewcomer, Program
-from cadc_rec.export.trained import TrainedModel
+from cadc_rec.export.programs import HistoryLookup, Program
+from cadc_rec.export.trained import TrainedModel, UserForward
 from cadc_rec.models.prior import HistoryPrior
+from cadc_rec.models.rows import TensorRows
 from cadc_rec.pretrain.id_tables import Pretrained
-from cadc_rec.training.prior import prior_of
+from cadc_rec.training.build import prior_alone
 
 _LENGTH = 50  # items of a newcomer that count, where the model itself has no history
 
 
+class FoldedNewcomer(nn.Module):
+    """Histories to vectors by folding them into the items' own vectors.
+
+    A history's vector is what implicit ALS would give a user of these items if the items' final
+    vectors were its item table. It needs nothing of the model but them.
+
+    Args:
+        items: ``[n_items, d]``, the vectors that are searched.
+        fold: confidences and regularization.
+    """
+
+    def __init__(self, items: torch.Tensor, fold: HistoryPrior) -> None:
+        super().__init__()
+        self.items, self.fold = TensorRows(items), fold
+
+    def forward(self, history: torch.Tensor) -> torch.Tensor:
+        """``[n, d]`` of int64 ``[n, L]``, the latest first, -1 where they have ended."""
+        return self.fold.folded(self.items.sequences(history), history >= 0)
+
+
+class HistoryNewcomer(nn.Module):
+    """Histories to vectors by the user tower, for a user it has no row and no attributes of.
+
+    Args:
+        trained: a model with a history.
+        fold: what stands in for the user's row, where user rows are ALS's; None leaves it zero.
+    """
+
+    features: torch.Tensor | None
+
+    def __init__(self, trained: TrainedModel, fold: HistoryPrior | None) -> None:
+        super().__init__()
+        self.histories, self.vectors = HistoryLookup(trained), UserForward(trained.model)
+        self.fold = fold
+        unknown = [
+            torch.zeros(table.weight.shape[1]) if table.mean else table.weight[0]
+            for table in trained.user.features
+        ]
+        self.register_buffer("features", torch.cat(unknown) if unknown else None)
+        self.width = trained.user.id_width
+
+    def forward(self, history: torch.Tensor) -> torch.Tensor:
+        """``[n, d]`` of int64 ``[n, L]``, the latest first, -1 where they have ended."""
+        items, sources, known = self.histories(history)
+        if self.fold is None:
+            rows = items.new_zeros(items.shape[0], self.width)
+        else:
+            rows = self.fold.folded(items, known)
+        features = rows[:, :0]
+        if self.features is not None:
+            features = self.features.expand(rows.shape[0], -1)
+        vectors: torch.Tensor = self.vectors(rows, features, items, sources, known)
+        return vectors
+
+
 def newcomer_program(
-    experiment: Experiment,
+    fold: PriorConfig,
+    history: HistoryConfig,
+    rows_of_als: bool,
     dataset: Dataset,
     trained: TrainedModel | None,
     pretrained: Pretrained,
@@ -31,24 +90,26 @@ def newcomer_program(
     """The program of a bundle that takes histories of unknown users.
 
     Args:
-        experiment: how histories are folded in (``[prior]``).
+        fold: how histories are folded in, and whether the model has a prior.
+        history: how many items of one the model reads.
+        rows_of_als: whether ALS made the user table, so that a row can be folded in.
         dataset: the histories on which a prior's factors were set.
         trained: the towers, where the model has them.
         pretrained: pre-trained vectors, where the model has them.
         items: ``[n_items, d]``, the vectors that are searched.
     """
-    config, length = experiment.prior, experiment.history.length
-    if trained is None and config.use:
-        prior, factors = prior_of(experiment, dataset, pretrained)
-        assert prior is not None
-        return Program(PriorNewcomer(prior, factors, pretrained), {"history": (length,)})
+    length = history.length
+    if trained is None:
+        prior = prior_alone(fold, history, dataset, pretrained)
+        if prior is not None:
+            return Program(prior, {"history": (length,)})
     if trained is None or not trained.history_length:
         vectors = torch.from_numpy(items)
-        folded = FoldedNewcomer(vectors, HistoryPrior.of(vectors, config))
+        folded = FoldedNewcomer(vectors, HistoryPrior.of(vectors, fold))
         return Program(folded, {"history": (_LENGTH,)})
-    fold = None
-    if experiment.pretrain.model == "als" and pretrained.ids is not None:
+    of_row = None
+    if rows_of_als and pretrained.ids is not None:
         table = trained.item.ids[0].weight
         if table.shape[1] == trained.user.id_width:
-            fold = HistoryPrior.of(table, config)
-    return Program(HistoryNewcomer(trained, fold), {"history": (length,)})
+            of_row = HistoryPrior.of(table, fold)
+    return Program(HistoryNewcomer(trained, of_row), {"history": (length,)})

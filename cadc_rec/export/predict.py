@@ -9,7 +9,8 @@ import contextlib
 import logging
 import typing
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,9 +41,16 @@ from torchrec.inference.modules import (
 from torchrec.quant.embedding_modules import quant_prep_customize_row_alignment
 
 from cadc_rec.errors import CadcError
-from cadc_rec.export.dense import DenseItem, DenseQuery
-from cadc_rec.export.towers import Collections, ItemTower, PairScores, QueryTower
-from cadc_rec.export.trained import Side, TrainedModel
+from cadc_rec.export.towers import (
+    Collections,
+    ItemTower,
+    PairScores,
+    QueryTower,
+    item_keys,
+    query_keys,
+)
+from cadc_rec.export.trained import ItemForward, TrainedModel, UserForward
+from cadc_rec.serving.bundle import layout
 
 PRECISIONS = {"int8": torch.qint8, "int4": torch.quint4x2, "fp16": torch.float16}
 LENGTHS, VALUES, FLOATS = "id_list_features.lengths", "id_list_features.values", "float_features"
@@ -62,7 +70,7 @@ _SHARDED = {
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to themselves what torch says of TorchRec's and fbgemm's code as it is traced."""
+    """Silence what torch warns of in TorchRec's and fbgemm's code while it is traced."""
     log = logging.getLogger("torch.fx._symbolic_trace")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -204,8 +212,8 @@ class TwoTowerPredictFactory(PredictFactory):
         return sharded
 
     def _towers(self, tables: Collections) -> PairScores:
-        query = QueryTower(self.trained, tables, DenseQuery(self.trained))
-        pairs = PairScores(query, ItemTower(self.trained, tables, DenseItem(self.trained)))
+        query = QueryTower(self.trained, tables, UserForward(self.trained.model))
+        pairs = PairScores(query, ItemTower(self.trained, tables, ItemForward(self.trained.model)))
         # The first call fixes the order of features; made while tracing, it would fix a proxy.
         lengths = torch.zeros(len(pairs.keys), dtype=torch.int32)
         pairs(KeyedJaggedTensor(keys=pairs.keys, values=lengths[:0].long(), lengths=lengths))
@@ -235,32 +243,32 @@ class TwoTowerPredictFactory(PredictFactory):
 
     def features(self) -> list[dict[str, Any]]:
         """The features of a request, in order."""
-        trained, told = self.trained, []
+        trained, found = self.trained, []
         for side in (trained.user, trained.item):
-            told.append({"name": side.name, "rows": side.rows, "most": 1})
+            found.append({"name": side.name, "rows": side.rows, "most": 1})
             for table, attribute in zip(side.features, side.attributes, strict=True):
                 most = None if attribute.kind == "multi" else 1
-                told.append({"name": table.name, "rows": len(table.weight), "most": most})
+                found.append({"name": table.name, "rows": len(table.weight), "most": most})
             if side is trained.user and trained.history_length:
-                told.append(
+                found.append(
                     {"name": "history", "rows": trained.item.rows, "most": trained.history_length}
                 )
-        return told
+        return found
 
     def run_weights_independent_tranformations(self, predict_module: nn.Module) -> nn.Module:
         """Trace the module; lookups and dense layers stay whole. The name is TorchRec's."""
-        tracer = Tracer(leaf_modules=[_TABLES, DenseQuery.__name__, DenseItem.__name__])
+        tracer = Tracer(leaf_modules=[_TABLES, UserForward.__name__, ItemForward.__name__])
         with _quiet():
             return torch.fx.GraphModule(predict_module, tracer.trace(predict_module))
 
     def run_weights_dependent_transformations(self, predict_module: nn.Module) -> nn.Module:
         """Script what was traced by the step before."""
         for name, layers in list(predict_module.named_modules()):
-            if isinstance(layers, (DenseQuery, DenseItem)):
+            if isinstance(layers, (UserForward, ItemForward)):
                 parent, _, own = name.rpartition(".")
                 if layers not in self._traced:
                     # Unchecked: torch would compare bits, and conjugate gradients differ in theirs.
-                    rows = self._example_rows(layers)
+                    rows = layers.example(self.trained)
                     self._traced[layers] = torch.jit.trace(layers, rows, check_trace=False)
                 setattr(predict_module.get_submodule(parent), own, self._traced[layers])
         with _quiet():
@@ -280,22 +288,34 @@ class TwoTowerPredictFactory(PredictFactory):
         with _quiet():
             return torch.jit.script(ScriptedTwoTower(*parts))
 
-    def _example_rows(self, layers: nn.Module) -> tuple[torch.Tensor, ...]:
-        """Inputs of dense layers, a few rows."""
-        trained, n = self.trained, 3
-        user, item, length = trained.user, trained.item, trained.history_length
-        widths = [0 if t is None else t.weight.shape[1] for t in (trained.sources, trained.targets)]
 
-        def rows(side: Side) -> tuple[torch.Tensor, torch.Tensor]:
-            width = sum(table.weight.shape[1] for table in side.features)
-            return torch.zeros(n, side.id_width), torch.zeros(n, width)
-
-        if isinstance(layers, DenseItem):
-            return (*rows(item), torch.zeros(n, widths[1]))
-        width = item.ids[0].weight.shape[1] if length else 0
-        return (
-            *rows(user),
-            torch.zeros(n, length, width),
-            torch.zeros(n, length, widths[0] if length else 0),
-            torch.zeros(n, length, dtype=torch.bool),
-        )
+def write_modules(trained: TrainedModel, folder: Path, precisions: Sequence[str]) -> dict[str, Any]:
+    """Write a scripted module for each precision; the entry ``torchrec`` of ``model.json``."""
+    files = {}
+    for precision in precisions:
+        factory = TwoTowerPredictFactory(trained, precision)
+        file = folder / layout.torchrec_module(precision)
+        file.parent.mkdir(exist_ok=True)
+        torch.jit.save(factory.scripted(), file)
+        files[precision] = {
+            "file": layout.torchrec_module(precision),
+            "table_bytes": factory.table_bytes(),
+        }
+    features = {feature["name"]: feature for feature in factory.features()}
+    return {
+        "precisions": files,
+        "float_table_bytes": sum(4 * table.weight.numel() for table in trained.tables),
+        "inputs": [
+            {"name": LENGTHS, "dtype": "int32", "shape": ["features * batch"]},
+            {"name": VALUES, "dtype": "int64", "shape": ["values"]},
+            {"name": FLOATS, "dtype": "float32", "shape": ["batch", 0]},
+        ],
+        "outputs": [{"name": ANSWER, "dtype": "float32"}],
+        "methods": {
+            "forward": [features[key] for key in (*query_keys(trained), *item_keys(trained))],
+            "query_vectors": [features[key] for key in query_keys(trained)],
+            "item_vectors": [features[key] for key in item_keys(trained)],
+        },
+        "batching": {k: vars(v) for k, v in factory.batching_metadata().items()},
+        "result": factory.result_metadata(),
+    }

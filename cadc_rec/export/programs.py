@@ -1,13 +1,13 @@
 """The float towers as `torch.export` programs with any batch size: `.pt2` archives without pickles.
 
-In: a trained model (or, for newcomers, item vectors alone). Out: modules that take ids, and the
-bytes of their archives.
+In: a trained model. Out: modules that take ids, the bytes of their archives, and where wanted the
+same compiled.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,23 +15,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from cadc_rec.export.dense import DenseItem, DenseQuery
-from cadc_rec.export.trained import Side, TrainedModel
+from cadc_rec.errors import CadcError
+from cadc_rec.export.trained import ItemForward, Side, TrainedModel, UserForward
 from cadc_rec.models.features import AttributeValues
-from cadc_rec.models.prior import HistoryPrior
-from cadc_rec.pretrain.id_tables import Pretrained
-
-NO_ITEM = -1
+from cadc_rec.models.rows import TensorRows
 
 
 class SideLookup(nn.Module):
     """Rows and side features of ids, from plain tensors."""
 
-    rows: torch.Tensor
-
     def __init__(self, side: Side) -> None:
         super().__init__()
-        self.register_buffer("rows", torch.cat([table.weight for table in side.ids], 1))
+        self.rows = TensorRows(torch.cat([table.weight for table in side.ids], 1))
         self.features = nn.ModuleList(
             CodedFeature(table.weight, padded_codes(attribute), table.mean)
             for table, attribute in zip(side.features, side.attributes, strict=True)
@@ -39,7 +34,7 @@ class SideLookup(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``[n, id width]`` and ``[n, feature width]`` of int64 ids ``[n]``."""
-        rows: torch.Tensor = self.rows[ids]
+        rows: torch.Tensor = self.rows(ids)
         features = [feature(ids) for feature in self.features]
         return rows, torch.cat(features, 1) if features else rows[:, :0]
 
@@ -86,11 +81,11 @@ class QueryProgram(nn.Module):
         super().__init__()
         self.lookup = SideLookup(trained.user)
         self.histories = HistoryLookup(trained)
-        self.dense = DenseQuery(trained)
+        self.vectors = UserForward(trained.model)
 
     def forward(self, user: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
         """``[n, d]`` of int64 users ``[n]`` and histories ``[n, L]``, -1 where they have ended."""
-        vectors: torch.Tensor = self.dense(*self.lookup(user), *self.histories(history))
+        vectors: torch.Tensor = self.vectors(*self.lookup(user), *self.histories(history))
         return vectors
 
 
@@ -114,15 +109,12 @@ class HistoryLookup(nn.Module):
         trained: whose tables are looked up; of a model without a history, none is.
     """
 
-    items: torch.Tensor
-    sources: torch.Tensor | None
-
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
         self.length, sources = trained.history_length, trained.sources
         if self.length:
-            self.register_buffer("items", trained.item.ids[0].weight)
-            self.register_buffer("sources", None if sources is None else sources.weight)
+            self.items = TensorRows(trained.item.ids[0].weight)
+            self.sources = None if sources is None else TensorRows(sources.weight)
 
     def forward(self, history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Item vectors ``[n, L, dim]``, source vectors ``[n, L, e]`` and bool ``[n, L]``."""
@@ -130,121 +122,27 @@ class HistoryLookup(nn.Module):
         if not self.length:
             nothing = history[:, :, None][:, :, :0].float()
             return nothing, nothing, known
-        places, there = history.clamp_min(0), known[:, :, None]
-        items = self.items[places] * there
+        items = self.items.sequences(history)
         if self.sources is None:
             return items, items[:, :, :0], known
-        return items, self.sources[places] * there, known
+        return items, self.sources.sequences(history), known
 
 
 class ItemProgram(nn.Module):
     """Items to vectors."""
 
-    targets: torch.Tensor | None
-
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
         self.lookup = SideLookup(trained.item)
-        self.dense = DenseItem(trained)
-        self.register_buffer("targets", trained.targets.weight if trained.targets else None)
+        self.vectors = ItemForward(trained.model)
+        self.targets = TensorRows(trained.targets.weight) if trained.targets else None
 
     def forward(self, item: torch.Tensor) -> torch.Tensor:
         """``[n, d]`` of int64 items ``[n]``."""
         rows, features = self.lookup(item)
-        targets = rows[:, :0] if self.targets is None else self.targets[item]
-        vectors: torch.Tensor = self.dense(rows, features, targets)
+        targets = rows[:, :0] if self.targets is None else self.targets(item)
+        vectors: torch.Tensor = self.vectors(rows, features, targets)
         return vectors
-
-
-class FoldedNewcomer(nn.Module):
-    """Histories to vectors by folding them into the items' own vectors.
-
-    A history's vector is what implicit ALS would give a user of these items if the items' final
-    vectors were its item table. It needs nothing of the model but them.
-
-    Args:
-        items: ``[n_items, d]``, the vectors that are searched.
-        fold: confidences and regularization.
-    """
-
-    items: torch.Tensor
-
-    def __init__(self, items: torch.Tensor, fold: HistoryPrior) -> None:
-        super().__init__()
-        self.register_buffer("items", items)
-        self.fold = fold
-
-    def forward(self, history: torch.Tensor) -> torch.Tensor:
-        """``[n, d]`` of int64 ``[n, L]``, the latest first, -1 where they have ended."""
-        known = history >= 0
-        return self.fold.folded(self.items[history.clamp_min(0)] * known[:, :, None], known)
-
-
-class HistoryNewcomer(nn.Module):
-    """Histories to vectors by the user tower, for a user it has no row and no attributes of.
-
-    Args:
-        trained: a model with a history.
-        fold: what stands in for the user's row, where user rows are ALS's; None leaves it zero.
-    """
-
-    features: torch.Tensor | None
-
-    def __init__(self, trained: TrainedModel, fold: HistoryPrior | None) -> None:
-        super().__init__()
-        self.histories, self.dense, self.fold = HistoryLookup(trained), DenseQuery(trained), fold
-        unknown = [
-            torch.zeros(table.weight.shape[1]) if table.mean else table.weight[0]
-            for table in trained.user.features
-        ]
-        self.register_buffer("features", torch.cat(unknown) if unknown else None)
-        self.width = trained.user.id_width
-
-    def forward(self, history: torch.Tensor) -> torch.Tensor:
-        """``[n, d]`` of int64 ``[n, L]``, the latest first, -1 where they have ended."""
-        items, sources, known = self.histories(history)
-        if self.fold is None:
-            rows = items.new_zeros(items.shape[0], self.width)
-        else:
-            rows = self.fold.folded(items, known)
-        features = rows[:, :0]
-        if self.features is not None:
-            features = self.features.expand(rows.shape[0], -1)
-        vectors: torch.Tensor = self.dense(rows, features, items, sources, known)
-        return vectors
-
-
-class PriorNewcomer(nn.Module):
-    """Histories to the vectors of a prior without towers, for whom nobody is a newcomer.
-
-    Args:
-        prior: of the frozen tables.
-        factors: of its scores.
-        pretrained: the frozen tables.
-    """
-
-    items: torch.Tensor
-    sources: torch.Tensor | None
-
-    def __init__(
-        self, prior: HistoryPrior, factors: Sequence[float], pretrained: Pretrained
-    ) -> None:
-        super().__init__()
-        assert pretrained.ids is not None
-        transitions = pretrained.transitions
-        self.register_buffer("items", pretrained.ids.item)
-        self.register_buffer("sources", None if transitions is None else transitions.source)
-        self.prior, self.factors = prior, list(factors)
-
-    def forward(self, history: torch.Tensor) -> torch.Tensor:
-        """``[n, d]`` of int64 ``[n, L]``, the latest first, -1 where they have ended."""
-        known, places = history >= 0, history.clamp_min(0)
-        there = known[:, :, None]
-        vectors = [self.factors[0] * self.prior.folded(self.items[places] * there, known)]
-        if self.sources is not None:
-            led = self.prior.led(self.sources[places] * there, known)
-            vectors.append(self.factors[1] * led)
-        return torch.cat(vectors, 1)
 
 
 @dataclass(frozen=True)
@@ -284,3 +182,19 @@ def tower_programs(trained: TrainedModel) -> dict[str, Program]:
     else:
         query = Program(PlainQueryProgram(trained), {"user": ()})
     return {"query": query, "item": Program(ItemProgram(trained), {"item": ()})}
+
+
+def compile_program(program: torch.export.ExportedProgram, file: Path) -> None:
+    """Compile `program` by AOTInductor, for processors like this one's, and write it to `file`.
+
+    The package is a shared library with its weights inside. It needs a C++ compiler here, and none
+    where it is loaded.
+
+    Raises:
+        CadcError: there is no C++ compiler.
+    """
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        raise CadcError("--aot needs a C++ compiler: install g++, or leave --aot out.")
+    file.parent.mkdir(exist_ok=True)
+    with torch.no_grad():
+        torch._inductor.aoti_compile_and_package(program, package_path=str(file))

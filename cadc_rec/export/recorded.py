@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from cadc_rec.evaluation.ranking import Excluded
+from cadc_rec.data.user_items import UserItems
 
 REQUESTS = 100
 _K = 10
@@ -23,7 +23,7 @@ _SEED = 0
 def recorded_requests(
     users: np.ndarray,
     items: np.ndarray,
-    known: Excluded,
+    known: UserItems,
     user_ids: pa.Array,
     item_ids: pa.Array,
     index: faiss.Index | None,

@@ -1,7 +1,11 @@
-"""A trained model off its shards: dense layers as modules, every table as one plain tensor.
+"""A trained model without shards: dense layers as modules, every table as one plain tensor.
 
 In: an experiment and its artifacts. Out: a `TrainedModel`, what all exported forms of the model are
 made from. No process group is needed: the checkpoint holds whole tensors.
+
+Every form looks rows up in its own way (plain tensors, quantized TorchRec collections) and then
+calls `UserForward` and `ItemForward`: the forward of training, with tensors for arguments, as
+tracing wants them.
 """
 
 from __future__ import annotations
@@ -11,17 +15,22 @@ from dataclasses import dataclass
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.models.features import AttributeValues
+from cadc_rec.models.forward import item_vectors, user_vectors
 from cadc_rec.models.id_embedding import HybridIds
+from cadc_rec.models.rows import LookedUp
 from cadc_rec.models.tower import Tower
 from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.pipeline.stages.train import CHECKPOINT
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.store.artifact import Artifact
 from cadc_rec.training.build import pretrained_weights, unsharded_model
+
+_TRACED = 3  # rows of an example
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,11 @@ class Side:
     def id_width(self) -> int:
         """Width of all id tables together."""
         return sum(table.weight.shape[1] for table in self.ids)
+
+    def example(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Id rows and features of a few ids, all zero."""
+        width = sum(table.weight.shape[1] for table in self.features)
+        return torch.zeros(_TRACED, self.id_width), torch.zeros(_TRACED, width)
 
 
 @dataclass(frozen=True)
@@ -137,3 +151,87 @@ def trained_model(
         table("targets.table", "item_target") if transitions else None,
         experiment.history.length,
     )
+
+
+class UserForward(nn.Module):
+    """What was looked up of users to their vectors.
+
+    Args:
+        model: whose layers are used.
+    """
+
+    def __init__(self, model: TwoTower) -> None:
+        super().__init__()
+        self.tower, self.reader = model.user.without_tables(), model.reader
+        self.with_sources = model.sources is not None
+        factors = model.prior_factors()
+        self.factors = None if factors is None else factors.detach()
+
+    def forward(
+        self,
+        rows: torch.Tensor,
+        features: torch.Tensor,
+        items: torch.Tensor,
+        sources: torch.Tensor,
+        known: torch.Tensor,
+    ) -> torch.Tensor:
+        """Vectors ``[n, d]``.
+
+        Args:
+            rows: ``[n, id width]``, of the users' id tables; zeros for an unknown user.
+            features: ``[n, width]``, of their attributes; width 0 where there are none.
+            items: ``[n, L, dim]``, item rows of the histories, the latest first, zeros where
+                they have ended; without a history L is 0.
+            sources: ``[n, L, e]``, likewise as what came before; e is 0 without transitions.
+            known: bool ``[n, L]``, where the histories have not ended.
+        """
+        history = None
+        if self.reader is not None:
+            before = LookedUp(sources) if self.with_sources else None
+            history = self.reader.read(known.int() - 1, LookedUp(items), before)
+        return user_vectors(self.tower, rows, features, history).joined(self.factors)
+
+    @staticmethod
+    def example(trained: TrainedModel) -> tuple[torch.Tensor, ...]:
+        """Arguments of a few rows, to trace with."""
+        length = trained.history_length
+        dim = trained.item.ids[0].weight.shape[1] if length else 0
+        before = trained.sources.weight.shape[1] if length and trained.sources else 0
+        return (
+            *trained.user.example(),
+            torch.zeros(_TRACED, length, dim),
+            torch.zeros(_TRACED, length, before),
+            torch.zeros(_TRACED, length, dtype=torch.bool),
+        )
+
+
+class ItemForward(nn.Module):
+    """What was looked up of items to their vectors.
+
+    Args:
+        model: whose layers are used.
+    """
+
+    def __init__(self, model: TwoTower) -> None:
+        super().__init__()
+        self.tower, self.with_prior = model.item.without_tables(), model.with_prior
+        self.with_targets = model.targets is not None
+
+    def forward(
+        self, rows: torch.Tensor, features: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Vectors ``[n, d]``.
+
+        Args:
+            rows: ``[n, id width]``, of the items' id tables.
+            features: ``[n, width]``, of their attributes; width 0 where there are none.
+            targets: ``[n, e]``, the items as what came after; e is 0 without transitions.
+        """
+        after = targets if self.with_targets else None
+        return item_vectors(self.tower, rows, features, after, self.with_prior).joined()
+
+    @staticmethod
+    def example(trained: TrainedModel) -> tuple[torch.Tensor, ...]:
+        """Arguments of a few rows, to trace with."""
+        width = trained.targets.weight.shape[1] if trained.targets else 0
+        return (*trained.item.example(), torch.zeros(_TRACED, width))

@@ -20,11 +20,11 @@ from safetensors.numpy import load_file, save
 
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.evaluation.ranking import Excluded
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.export.card import card_data, card_page, limits_of
 from cadc_rec.export.index import IndexKind, write_index
 from cadc_rec.export.newcomers import newcomer_program
-from cadc_rec.export.programs import Program, save_program, tower_programs
+from cadc_rec.export.programs import Program, compile_program, save_program, tower_programs
 from cadc_rec.export.recorded import recorded_requests
 from cadc_rec.export.trained import TrainedModel, trained_model
 from cadc_rec.log import track
@@ -83,9 +83,9 @@ class Finished:
             self.experiment, self.dataset, self.pretrained, self.artifacts["train"]
         )
 
-    def known(self) -> Excluded:
+    def known(self) -> UserItems:
         """What is left out of a test item's candidates, each user's in the order of time."""
-        train = Excluded(self.dataset.user_indptr, self.dataset.train_item)
+        train = UserItems(self.dataset.user_indptr, self.dataset.train_item)
         return train.and_one_each(self.dataset.val_item)
 
     def vectors(self, side: str) -> np.ndarray:
@@ -116,7 +116,9 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
             trained = finished.trained()
             programs = {} if trained is None else tower_programs(trained)
             programs["newcomer"] = newcomer_program(
-                experiment,
+                experiment.prior,
+                experiment.history,
+                experiment.pretrain.model == "als",
                 finished.dataset,
                 trained,
                 finished.pretrained,
@@ -192,8 +194,6 @@ def _write_programs(
             "outputs": [{"name": "vectors", "dtype": "float32", "shape": ["batch", width]}],
         }
         if aot:
-            from cadc_rec.export.compiled import compile_program
-
             compile_program(exported, folder / layout.compiled(name))
             described[name]["compiled"] = layout.compiled(name)
         save_program(exported, folder / layout.PROGRAMS[name])
@@ -205,7 +205,7 @@ def _write_modules(
 ) -> dict[str, Any]:
     if trained is None or not precisions:
         return {}
-    from cadc_rec.export.scripted import write_modules
+    from cadc_rec.export.predict import write_modules
 
     return write_modules(trained, folder, precisions)
 

@@ -15,7 +15,7 @@ from torch import nn
 from torchrec import KeyedJaggedTensor
 
 from cadc_rec.distributed.sharding import build_collection
-from cadc_rec.models.lookup import Remembered, wait
+from cadc_rec.models.rows import Cache, wait
 
 
 class AttributeValues(Protocol):
@@ -77,11 +77,11 @@ class SideFeatures(nn.Module):
         self._lengths = torch.stack(lengths).to(device)
         self._starts = torch.stack(starts).to(device)
         self._values = torch.cat(values).to(device)
-        self.remembered: Remembered[KeyedJaggedTensor] = Remembered()
+        self.cache: Cache[KeyedJaggedTensor] = Cache()
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Embeddings ``[n, features * width]`` of int64 ids ``[n]``."""
-        return wait(self.tables(self.remembered.get(ids, self._jagged))).values()
+        return wait(self.tables(self.cache.get(ids, self._jagged))).values()
 
     def _jagged(self, ids: torch.Tensor) -> KeyedJaggedTensor:
         return KeyedJaggedTensor(keys=self.names, **self._gather(ids))

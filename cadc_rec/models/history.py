@@ -1,17 +1,97 @@
-"""A user's last items as vectors: averages over windows, from a frozen item table.
+"""What a user's last items come to: means of their frozen rows, and what the prior says of them.
 
-A history is int32 ``[n, L]``, the latest item first, -1 where there is none; rows are filled from
-the left. What it is looked up in is the collection of the items themselves, one bag for each
-window, so that a sharded table pools on the rank that holds it and no id has new parameters.
+In: a history, int32 ``[n, L]``, the latest item first, -1 where there is none, and the frozen
+tables of the items. Out: a `History`. The tables are those of the items themselves, so no id has
+new parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from cadc_rec.models.id_embedding import FrozenIds
+from cadc_rec.models.prior import HistoryPrior
+from cadc_rec.models.rows import Rows
+
+
+@dataclass(frozen=True)
+class History:
+    """What n histories come to; no part has a gradient.
+
+    Attributes:
+        means: ``[n, windows, dim]``, of the last items' rows over each window; None without
+            windows.
+        source_means: ``[n, windows, e]``, the same of their rows as what came before; None without
+            transitions.
+        folded: ``[n, dim]``, the user vector that ALS would give; None without a prior.
+        led: ``[n, e]``, where the last items lead; None without a prior or transitions.
+    """
+
+    means: torch.Tensor | None = None
+    source_means: torch.Tensor | None = None
+    folded: torch.Tensor | None = None
+    led: torch.Tensor | None = None
+
+    def context(self) -> list[torch.Tensor]:
+        """What the user tower reads beside the user's own row, each ``[n, some]``."""
+        means = (self.means, self.source_means)
+        return [each.flatten(1) for each in means if each is not None]
+
+    def prior(self) -> list[torch.Tensor]:
+        """The user's side of each of the prior's scores, each ``[n, some]``."""
+        return [each for each in (self.folded, self.led) if each is not None]
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> History:
+        """The same with every part changed, as by taking some of its rows."""
+        return History(**{k: v if v is None else change(v) for k, v in vars(self).items()})
+
+    def parts(self) -> list[torch.Tensor]:
+        """The tensors there are, always in one order."""
+        return [part for part in vars(self).values() if part is not None]
+
+    @staticmethod
+    def joined(pieces: Sequence[History]) -> History:
+        """The histories of several, one after the other."""
+        names = [name for name, part in vars(pieces[0]).items() if part is not None]
+        return History(**{k: torch.cat([getattr(piece, k) for piece in pieces]) for k in names})
+
+
+@dataclass(frozen=True)
+class HistoryReader:
+    """How a history is read.
+
+    Attributes:
+        windows: of the means, ascending; none is no means.
+        prior: what it says of a history is a part, too; None leaves it out.
+    """
+
+    windows: Sequence[int] = ()
+    prior: HistoryPrior | None = None
+
+    def read(self, history: torch.Tensor, items: Rows, sources: Rows | None) -> History:
+        """What histories ``[n, L]`` come to.
+
+        Args:
+            history: the latest item first, negative where there is none.
+            items: the frozen table of the items.
+            sources: the items as what came before; None without transitions.
+        """
+        known = history >= 0
+
+        def means(table: Rows | None) -> torch.Tensor | None:
+            if table is None or not self.windows:
+                return None
+            return torch.stack(table.window_means(history, self.windows), 1)
+
+        of_items, of_sources = means(items), means(sources)
+        folded = led = None
+        if self.prior is not None:
+            folded = self.prior.folded(items.sequences(history), known)
+            if sources is not None:
+                led = self.prior.led(sources.sequences(history), known)
+        return History(of_items, of_sources, folded, led)
 
 
 def usable_windows(windows: Sequence[int], length: int) -> list[int]:
@@ -21,56 +101,3 @@ def usable_windows(windows: Sequence[int], length: int) -> list[int]:
     [1, 3, 10, 20]
     """
     return sorted({min(window, length) for window in windows})
-
-
-@torch.no_grad()
-def window_means(
-    table: FrozenIds, history: torch.Tensor, windows: Sequence[int]
-) -> list[torch.Tensor]:
-    """The mean vector of each row's last items, for every window.
-
-    Windows are nested, so each item is looked up once: the table sums the items of every ring
-    between two windows, and the sums are added up.
-
-    Args:
-        table: looked up; its lookups are sums over bags.
-        history: ``[n, L]``.
-        windows: ascending, at most L.
-
-    Returns:
-        One ``[n, dim]`` for each window; zeros in rows without any item.
-    """
-    known = history >= 0
-    bags, lengths, first = [], [], 0
-    for last in windows:
-        ring = known[:, first:last]
-        bags.append(history[:, first:last][ring])
-        lengths.append(ring.sum(1, dtype=torch.int32))
-        first = last
-    sums = table.sums(torch.cat(bags).to(torch.int64), torch.cat(lengths))
-    sums = sums.view(len(windows), len(history), sums.shape[1])
-    total = torch.zeros_like(sums[0])
-    count = torch.zeros(len(history), device=history.device)
-    means = []
-    for ring_sum, ring_length in zip(sums, lengths, strict=True):
-        total = total + ring_sum
-        count = count + ring_length
-        means.append(total / count.clamp_min(1)[:, None])
-    return means
-
-
-def sequence_means(
-    vectors: torch.Tensor, known: torch.Tensor, windows: Sequence[int]
-) -> list[torch.Tensor]:
-    """What `window_means` gives, of items that have been looked up one by one.
-
-    Args:
-        vectors: ``[n, L, dim]``, the latest first; zeros where a history has ended.
-        known: bool ``[n, L]``, where it has not.
-        windows: ascending, at most L.
-    """
-    counted = known.to(vectors.dtype)
-    return [
-        vectors[:, :last].sum(1) / counted[:, :last].sum(1, keepdim=True).clamp_min(1)
-        for last in windows
-    ]

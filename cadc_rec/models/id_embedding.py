@@ -1,6 +1,7 @@
 """How an id becomes a vector: the integration techniques of the paper's Table 2.
 
-Each is a module, ``[n]`` ids to ``[n, dim]``. Its main table `table` lies in an
+Each is a module, ``[n]`` ids to ``[n, dim]``, in two steps: `rows` looks up, in all of its tables
+side by side, and `of_rows` computes. Its main table `table` lies in an
 EmbeddingBagCollection of its own: frozen tables are kept apart from trainable ones, for sharding,
 optimizer and backward all differ. `pretrained` says whether that table is loaded with pre-trained
 vectors (the first columns, where it is narrower than they are), `frozen` whether it ever changes.
@@ -8,13 +9,16 @@ vectors (the first columns, where it is narrower than they are), `frozen` whethe
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchrec import KeyedJaggedTensor
+from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
 
 from cadc_rec.distributed.sharding import build_collection
-from cadc_rec.models.lookup import Remembered, one_id_each, wait
+from cadc_rec.models.rows import Cache, one_id_each, wait
 
 
 class TrainableIds(nn.Module):
@@ -32,25 +36,39 @@ class TrainableIds(nn.Module):
 
     def __init__(self, side: str, rows: int, dim: int, device: torch.device) -> None:
         super().__init__()
-        self.name = side
-        self.table = build_collection({side: (rows, self.table_width(dim))})
+        self.name, self.width = side, self.table_width(dim)  # the width is the main table's
+        self.table = build_collection({side: (rows, self.width)})
 
     @staticmethod
     def table_width(dim: int) -> int:
         """Columns of the main table when vectors are `dim` wide."""
         return dim
 
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows ``[n, dim]`` of int64 ids ``[n]``, all tables side by side, the main one first."""
+        return wait(self.table(one_id_each(self.name, ids))).values()
+
+    def of_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Vectors ``[n, dim]`` of the rows ``[n, dim]`` that `rows` gives."""
+        return rows
+
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Vectors ``[n, dim]`` of int64 ids ``[n]``."""
-        return wait(self.table(one_id_each(self.name, ids))).values()
+        return self.of_rows(self.rows(ids))
 
     def trained_tables(self) -> list[nn.Module]:
         """The collections an optimizer moves."""
         return [] if self.frozen else [self.table]
 
-    def of_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """Vectors ``[n, dim]`` of looked-up rows ``[n, dim]``, all tables side by side."""
-        return rows
+    def without_tables(self) -> TrainableIds:
+        """The same layers, which can only compute `of_rows`."""
+        bare = copy.copy(self)
+        bare._modules = {
+            name: module
+            for name, module in self._modules.items()
+            if not isinstance(module, EmbeddingBagCollection)
+        }
+        return bare
 
 
 class InitIds(TrainableIds):
@@ -75,7 +93,7 @@ class FrozenIds(TrainableIds):
 
     def __init__(self, side: str, rows: int, dim: int, device: torch.device) -> None:
         super().__init__(side, rows, dim, device)
-        self.remembered: Remembered[torch.Tensor] = Remembered()
+        self.cache: Cache[torch.Tensor] = Cache()
         self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def keep(self, ids: torch.Tensor, vectors: torch.Tensor) -> None:
@@ -96,13 +114,13 @@ class FrozenIds(TrainableIds):
     @torch.no_grad()
     def lookup(self, ids: torch.Tensor) -> torch.Tensor:
         """The frozen vectors of int64 ids ``[n]``, without gradient."""
-        return self.remembered.get(ids, self._find)
+        return self.cache.get(ids, self._find)
 
     def _find(self, ids: torch.Tensor) -> torch.Tensor:
         if self._kept is not None and self.training:
             known, vectors = self._kept
             return vectors[torch.searchsorted(known, ids)]
-        vectors = super().forward(ids) if self.replica is None else self.replica[ids]
+        vectors = super().rows(ids) if self.replica is None else self.replica[ids]
         return vectors.float()  # itself, unless the table is stored as fp16
 
     @torch.no_grad()
@@ -120,21 +138,41 @@ class FrozenIds(TrainableIds):
         return wait(self.table(bags)).values().float()
 
     @torch.no_grad()
-    def sequences(self, ids: torch.Tensor) -> torch.Tensor:
-        """The frozen vectors of rows of ids, ``[n, L, width]``; zeros where an id is negative.
-
-        Args:
-            ids: int32 ``[n, L]``.
-        """
-        known = ids >= 0
+    def sequences(self, history: torch.Tensor) -> torch.Tensor:
+        """See `cadc_rec.models.rows.Rows`."""
+        known = history >= 0
         if self.replica is not None:
-            rows = self.replica[ids.clamp_min(0).to(torch.int64)].float()
+            rows = self.replica[history.clamp_min(0).to(torch.int64)].float()
             return rows.mul_(known[:, :, None])
-        flat = self.sums(ids[known].to(torch.int64), known.flatten().to(torch.int32))
-        return flat.view(*ids.shape, flat.shape[1])
+        flat = self.sums(history[known].to(torch.int64), known.flatten().to(torch.int32))
+        return flat.view(*history.shape, flat.shape[1])
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Vectors ``[n, dim]`` of int64 ids ``[n]``, without gradient."""
+    def window_means(self, history: torch.Tensor, windows: Sequence[int]) -> list[torch.Tensor]:
+        """See `cadc_rec.models.rows.Rows`.
+
+        Windows are nested, so each item is looked up once: the table sums the items of every ring
+        between two windows, on the rank that holds them, and the sums are added up.
+        """
+        known = history >= 0
+        bags, lengths, first = [], [], 0
+        for last in windows:
+            ring = known[:, first:last]
+            bags.append(history[:, first:last][ring])
+            lengths.append(ring.sum(1, dtype=torch.int32))
+            first = last
+        sums = self.sums(torch.cat(bags).to(torch.int64), torch.cat(lengths))
+        sums = sums.view(len(windows), len(history), sums.shape[1])
+        total = torch.zeros_like(sums[0])
+        count = torch.zeros(len(history), device=history.device)
+        means = []
+        for ring_sum, ring_length in zip(sums, lengths, strict=True):
+            total = total + ring_sum
+            count = count + ring_length
+            means.append(total / count.clamp_min(1)[:, None])
+        return means
+
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """See `TrainableIds.rows`; without gradient."""
         return self.lookup(ids)
 
 
@@ -151,8 +189,8 @@ class HybridIds(FrozenIds):
         """Two thirds of `dim`, in whole groups of the four floats that lookups take."""
         return max(4, round(2 * dim / 3 / 4) * 4)
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Vectors ``[n, dim]`` of int64 ids ``[n]``: frozen elements, then learned ones."""
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """See `TrainableIds.rows`: frozen elements, then learned ones."""
         free = wait(self.free(one_id_each(self.free_name, ids))).values()
         return torch.cat([self.lookup(ids), free], 1)
 
@@ -167,10 +205,6 @@ class LinearIds(FrozenIds):
     def __init__(self, side: str, rows: int, dim: int, device: torch.device) -> None:
         super().__init__(side, rows, dim, device)
         self.layer = nn.Linear(dim, dim).to(device)  # made on the CPU: a seed's start everywhere
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Vectors ``[n, dim]`` of int64 ids ``[n]``."""
-        return self.of_rows(self.lookup(ids))
 
     def of_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """See `TrainableIds.of_rows`."""
@@ -198,6 +232,6 @@ ID_EMBEDDINGS: dict[str, type[TrainableIds]] = {
     "hybrid": HybridIds,
     "linear": LinearIds,
     "mlp": MlpIds,
-    # What it adds to the score is the towers' business (`two_tower.py`).
+    # What it adds to the score is the towers' business (`forward.py`).
     "residual": FrozenIds,
 }

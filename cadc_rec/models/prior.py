@@ -1,4 +1,4 @@
-"""What frozen tables alone say of a user's next item, from the items before it.
+"""What the frozen tables alone predict of a user's next item, from the items before it.
 
 Two scores of an item i after a history h_1 (the latest), h_2, ...:
 
@@ -9,7 +9,8 @@ Two scores of an item i after a history h_1 (the latest), h_2, ...:
   decay^(j - 1), and t_i the target vector of i (`cadc_rec.pretrain.transition_matrix`).
 
 Both are dot products with vectors that never change, so they join the towers' as more elements. An
-example's own item is no part of its history, so training meets them as ranking does.
+example's own item is no part of its history, so the scores mean the same in
+training as in ranking.
 """
 
 from __future__ import annotations

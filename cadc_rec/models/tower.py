@@ -1,7 +1,8 @@
-"""One side of the model: ids, side features and what the frozen tables add, through an MLP."""
+"""The layers of one side: id row, side features and what the frozen tables add, through an MLP."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,7 +12,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from cadc_rec.config.experiment import ModelConfig
-from cadc_rec.models.dropout import ByteDropout
 from cadc_rec.models.factorization import item_side, user_side
 from cadc_rec.models.features import AttributeValues, SideFeatures
 from cadc_rec.models.id_embedding import ID_EMBEDDINGS, FrozenIds
@@ -29,6 +29,7 @@ class SideSpec:
 
 
 _SIDES = {"user": user_side, "item": item_side}
+_LEVELS = 256  # values of a byte
 
 
 class JoinedLinear(nn.Linear):
@@ -47,8 +48,34 @@ class JoinedLinear(nn.Linear):
         return torch.addmm(of_second, first, self.weight[:, :width].t())
 
 
+class ByteDropout(nn.Module):
+    """Zeroes elements in training and scales the others up, so that the mean stays.
+
+    Its mask costs a tenth of torch's on CPU. torch draws one Bernoulli number after another there,
+    which for the id vectors of a batch took a quarter of a training step. Here eight elements
+    share a random 64-bit word, a byte each; so the rate is a multiple of 1/256, the nearest to the
+    one asked for.
+
+    Args:
+        rate: share of elements to drop, in ``[0, 1)``.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.dropped_levels = min(round(rate * _LEVELS), _LEVELS - 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` of any shape, unchanged in evaluation."""
+        if not self.training or not self.dropped_levels:
+            return x
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+        words.random_(-(2**63), None)  # all 64 bits: the default range leaves the sign bit out
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.dropped_levels
+        return x * kept.to(x.dtype).mul_(_LEVELS / (_LEVELS - self.dropped_levels))
+
+
 class Tower(nn.Module):
-    """Ids to vectors.
+    """Rows to vectors; `look_up` gives the rows of ids.
 
     Args:
         side: which side, its ids and attributes.
@@ -66,6 +93,7 @@ class Tower(nn.Module):
     ) -> None:
         super().__init__()
         kind = ID_EMBEDDINGS[config.id_embedding]
+        self.id_dim = config.id_dim
         self.ids = kind(side.name, side.rows, config.id_dim, device)
         # The factorization's own score is added to the towers', as more elements of the vectors.
         self.residual = _SIDES[side.name] if config.id_embedding == "residual" else None
@@ -85,12 +113,12 @@ class Tower(nn.Module):
             layers += [nn.ReLU(), nn.Linear(before, after)]
         self.mlp = nn.Sequential(*layers).to(device)  # ends linear: a vector of any sign
 
-    def remember(self, comes_again: Callable[[torch.Tensor], bool]) -> None:
-        """Find once what never changes of ids whose very tensor comes in every step."""
+    def cache(self, recurs: Callable[[torch.Tensor], bool]) -> None:
+        """Look up once what never changes of ids whose very tensor comes in every step."""
         if isinstance(self.ids, FrozenIds):
-            self.ids.remembered.comes_again = comes_again
+            self.ids.cache.recurs = recurs
         if self.features is not None:
-            self.features.remembered.comes_again = comes_again
+            self.features.cache.recurs = recurs
 
     def silence(self) -> None:
         """Make all vectors zero until the last layer has learned."""
@@ -99,39 +127,37 @@ class Tower(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
-    def forward(self, ids: torch.Tensor, context: Sequence[torch.Tensor] = ()) -> torch.Tensor:
-        """Vectors ``[n, d]`` of int64 ids ``[n]``, whose dot products are the scores.
-
-        d is ``tower[-1]``, and ``id_dim + 1`` more with the residual.
-        """
-        learned, fixed = self.parts(ids, context)
-        return learned if fixed is None else torch.cat([learned, fixed], 1)
-
-    def parts(
-        self, ids: torch.Tensor, context: Sequence[torch.Tensor] = ()
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The learned part of the vectors, and the fixed one of the residual.
-
-        Args:
-            ids: int64 ``[n]``.
-            context: further frozen vectors of each row, each ``[n, some]``.
-        """
+    def look_up(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Id rows ``[n, id_dim]`` and pooled attributes ``[n, width]`` of int64 ids ``[n]``."""
         features = self.features(ids) if self.features is not None else None
-        return self.parts_of(self.ids(ids), features, context)
+        return self.ids.rows(ids), features
 
-    def parts_of(
+    def forward(
         self,
-        vectors: torch.Tensor,
+        rows: torch.Tensor,
         features: torch.Tensor | None,
         context: Sequence[torch.Tensor] = (),
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`parts` of rows whose id vectors and side features have been looked up.
+        """The learned part of the vectors, ``[n, tower[-1]]``, and the fixed one of the residual.
 
         Args:
-            vectors: ``[n, id_dim]``, what the id embedding gives.
-            features: ``[n, features.width]``; None where the side has none.
-            context: as in `parts`.
+            rows: ``[n, id_dim]``, what `look_up` gives.
+            features: ``[n, features.width]``; None, or of width 0, where the side has none.
+            context: further frozen rows of each, each ``[n, some]``.
         """
+        vectors = self.ids.of_rows(rows)
         known = torch.cat([vectors, *context], 1) if context else vectors
+        if features is not None and not features.shape[1]:
+            features = None
         learned: torch.Tensor = self.mlp(self.join(self.dropout(known), features))
         return learned, None if self.residual is None else self.residual(vectors)
+
+    def without_tables(self) -> Tower:
+        """The same layers, which cannot look any rows up."""
+        bare = copy.copy(self)
+        bare._modules = {
+            "ids": self.ids.without_tables(),
+            "features": None,
+            **{name: self._modules[name] for name in ("dropout", "join", "mlp")},
+        }
+        return bare

@@ -1,26 +1,76 @@
-"""The two-tower model: id vector and side features joined, an MLP a side, dot product."""
+"""The two-tower model: looks rows up, and has `forward.py` make vectors and scores of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import nn
 
-from cadc_rec.config.experiment import ModelConfig
-from cadc_rec.models.catalogue import Catalogue
-from cadc_rec.models.history import window_means
+from cadc_rec.config.experiment import HistoryConfig, ModelConfig
+from cadc_rec.data.load.batches import Batch
+from cadc_rec.models import forward
+from cadc_rec.models.forward import Vectors
+from cadc_rec.models.history import History, HistoryReader, usable_windows
 from cadc_rec.models.id_embedding import FrozenIds
-from cadc_rec.models.pairs import Batch, pair_scores
 from cadc_rec.models.prior import HistoryPrior
-from cadc_rec.models.sparse import products_at
 from cadc_rec.models.tower import SideSpec, Tower
+
+
+def _alone(vectors: torch.Tensor) -> torch.Tensor:
+    return vectors
+
+
+class Catalogue:
+    """All items, for steps that see all of them, and the share whose vectors this process computes.
+
+    With several processes such a step would have each of them run the item tower on the very same
+    rows. Each runs it on its share instead, and the vectors are joined. What is read of the
+    share's ids stays the same in every step, so it is read once. The tensors are made when the
+    first such step comes.
+
+    Args:
+        n_items: how many there are.
+        device: where the ids lie.
+        share: the run of them whose vectors this process computes; None is all.
+        join: vectors of the share to ``[n_items, d]``, those of all shares, with the gradient of
+            what every process makes of them.
+    """
+
+    def __init__(
+        self,
+        n_items: int,
+        device: torch.device,
+        share: range | None = None,
+        join: Callable[[torch.Tensor], torch.Tensor] = _alone,
+    ) -> None:
+        self.n_items, self.device, self.join = n_items, device, join
+        self._share = range(n_items) if share is None else share
+
+    @cached_property
+    def everything(self) -> torch.Tensor:
+        """int64 ``[n_items]``, in order; the same tensor every time."""
+        return torch.arange(self.n_items, device=self.device)
+
+    @cached_property
+    def share(self) -> torch.Tensor:
+        """int64, this process's; the same tensor every time."""
+        if len(self._share) == self.n_items:
+            return self.everything
+        return self.everything[self._share.start : self._share.stop]
+
+    def holds(self, ids: torch.Tensor) -> bool:
+        """Whether `ids` is one of the two tensors itself, of which nothing changes but weights."""
+        made = vars(self)
+        return any(ids is made.get(name) for name in ("everything", "share"))
 
 
 class TwoTower(nn.Module):
     """Users and items in one space; the score of a pair is the dot product of their vectors.
 
-    With a history, the user tower also sees the frozen vectors of the user's last items; with
+    With a history, the user tower also sees the frozen rows of the user's last items; with
     transitions, those of what the last items lead to, and the item tower those of what leads to
     the item.
 
@@ -29,9 +79,9 @@ class TwoTower(nn.Module):
         item: the item side.
         config: id embedding, widths.
         device: where the MLPs live.
-        windows: of the history, ascending; none is no history.
-        prior: what the frozen tables say of a history; see `cadc_rec.models.prior`.
-        prior_factors: what its scores are multiplied by at first.
+        history: how long a user's is, and its windows; None, or of length 0, is none.
+        prior: what the frozen tables say of a history, to be added to the score; None adds nothing.
+        prior_factors: what the prior's scores are multiplied by at first.
     """
 
     def __init__(
@@ -40,22 +90,26 @@ class TwoTower(nn.Module):
         item: SideSpec,
         config: ModelConfig,
         device: torch.device,
-        windows: Sequence[int] = (),
+        history: HistoryConfig | None = None,
         prior: HistoryPrior | None = None,
         prior_factors: Sequence[float] = (),
     ) -> None:
         super().__init__()
-        self.windows = list(windows)
-        self.prior = None if prior is None else prior.to(device)
-        self.prior_dims = [config.id_dim, item.transition_dim][: len(prior_factors)]
+        self.reader: HistoryReader | None = None
+        windows: list[int] = []
+        if history is not None and history.length:
+            windows = usable_windows(history.windows, history.length)
+            self.reader = HistoryReader(windows, None if prior is None else prior.to(device))
         # Logarithms: a step of the optimizer changes a factor in proportion to itself.
         self.prior_log_factors: nn.Parameter | None = None
-        if prior is not None:
+        if self.with_prior:
             logarithms = torch.tensor(prior_factors, dtype=torch.float32).log()
             self.prior_log_factors = nn.Parameter(logarithms.to(device))
-        self.context_dim = len(self.windows) * (config.id_dim + item.transition_dim)
-        self.user = Tower(user, config, device, self.context_dim)
-        if prior is not None:
+        frozen_dim = config.id_dim + item.transition_dim
+        self.history_width = (len(windows) + self.with_prior) * frozen_dim
+        """Elements that all parts of a `History` have together."""
+        self.user = Tower(user, config, device, len(windows) * frozen_dim)
+        if self.with_prior:
             self.user.silence()  # so that a small sample starts from where the prior stands
         self.item = Tower(item, config, device, item.transition_dim)
         self.sources = self.targets = None
@@ -66,12 +120,17 @@ class TwoTower(nn.Module):
             )
         self.use_catalogue(Catalogue(item.rows, device))
 
+    @property
+    def with_prior(self) -> bool:
+        """Whether what the frozen tables say of a history is part of the score."""
+        return self.reader is not None and self.reader.prior is not None
+
     def use_catalogue(self, catalogue: Catalogue) -> None:
         """Let this process have a share of the items in steps that see all of them."""
         self.catalogue = catalogue
-        self.item.remember(catalogue.holds)
+        self.item.cache(catalogue.holds)
         if self.targets is not None:
-            self.targets.remembered.comes_again = catalogue.holds
+            self.targets.cache.recurs = catalogue.holds
 
     def frozen_tables(self) -> dict[str, FrozenIds]:
         """Every table that never changes, by the prefix of its entries in the state."""
@@ -83,99 +142,71 @@ class TwoTower(nn.Module):
         }
         return {k: v for k, v in named.items() if isinstance(v, FrozenIds)}
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Batch[torch.Tensor], history: History | None = None) -> torch.Tensor:
         """Scores of the batch: ``[pairs]``, or ``[rows, candidates]`` where it has no pairs.
 
         Each tower sees each id once; with a history the user tower sees each example.
+
+        Args:
+            batch: whose scores.
+            history: what each row's history comes to, where the model reads any.
         """
-        scores = self._tower_scores(batch)
-        if self.prior is None:
-            return scores
-        assert batch.context is not None
-        told = batch.context[:, self.context_dim :].split(self.prior_dims, 1)
-        factors = self._prior_factors()
-        items = self.catalogue.everything if batch.whole else batch.items
-        for factor, mine, theirs in zip(factors, told, self._prior_items(items), strict=True):
-            # The factor goes on the products: their vectors need no gradient then.
-            if batch.pattern is None:
-                products = mine @ theirs.t()
-            else:
-                products = products_at(batch.pattern.crow, batch.pattern.col, mine, theirs)
-            scores = torch.addcmul(scores.float(), factor, products.float())  # after autocast
-        return scores
+        users = self.users(batch.users, history)
+        items = self.all_items() if batch.whole else self.items(batch.items)
+        return forward.scores(users, items, self.prior_factors(), batch.pattern)
 
-    def _tower_scores(self, batch: Batch) -> torch.Tensor:
-        context = [] if batch.context is None else [batch.context[:, : self.context_dim]]
-        users, fixed_users = self.user.parts(batch.users, context)
-        items, fixed_items = self._item_parts(batch)
-        if batch.pattern is None:
-            scores = users @ items.t()
-            if fixed_users is None or fixed_items is None:
-                return scores
-            return scores + fixed_users @ fixed_items.t()
-        scores = pair_scores(users, items, batch.pattern)
-        if fixed_users is None or fixed_items is None:
-            return scores
-        # Apart from the learned part, for no gradient flows here.
-        return scores + products_at(batch.pattern.crow, batch.pattern.col, fixed_users, fixed_items)
+    def users(self, ids: torch.Tensor, history: History | None = None) -> Vectors:
+        """Vectors of users ``[n]``, in parts."""
+        return forward.user_vectors(self.user, *self.user.look_up(ids), history)
 
-    def _item_parts(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """See `Tower.parts`."""
-        if not batch.whole:
-            return self.item.parts(batch.items, self.lead_ins(batch.items))
-        share, join = self.catalogue.share, self.catalogue.join
-        learned, fixed = self.item.parts(share, self.lead_ins(share))
-        return join(learned), None if fixed is None else join(fixed)
+    def items(self, ids: torch.Tensor) -> Vectors:
+        """Vectors of items ``[n]``, in parts."""
+        rows, features = self.item.look_up(ids)
+        return forward.item_vectors(self.item, rows, features, self._targets(ids), self.with_prior)
+
+    def all_items(self) -> Vectors:
+        """Vectors of the whole catalogue, in parts: each process runs the tower on its share."""
+        mine, join = self.items(self.catalogue.share), self.catalogue.join
+        assert mine.learned is not None
+        prior: tuple[torch.Tensor, ...] = ()
+        if self.with_prior:  # frozen rows need no tower: every process has looked all of them up
+            assert isinstance(self.item.ids, FrozenIds)
+            everything = self.catalogue.everything
+            frozen = self.item.ids.lookup(everything)
+            prior = tuple(forward.item_prior(frozen, self._targets(everything)))
+        residual = None if mine.residual is None else join(mine.residual)
+        return replace(mine, learned=join(mine.learned), residual=residual, prior=prior)
 
     def user_vectors(self, ids: torch.Tensor, history: torch.Tensor | None = None) -> torch.Tensor:
         """Vectors ``[n, d]`` of users ``[n]`` with histories ``[n, L]``."""
-        if history is None:
-            alone: torch.Tensor = self.user(ids)
-            return alone
-        context = self.context(history)
-        vectors = [self.user(ids, [context[:, : self.context_dim]])]
-        if self.prior is not None:
-            told = context[:, self.context_dim :].split(self.prior_dims, 1)
-            vectors += [f * v for f, v in zip(self._prior_factors(), told, strict=True)]
-        return torch.cat(vectors, 1)
+        read = None if history is None else self.read(history)
+        return self.users(ids, read).joined(self.prior_factors())
 
     def item_vectors(self, ids: torch.Tensor) -> torch.Tensor:
         """Vectors ``[n, d]`` of items ``[n]``."""
-        vectors: torch.Tensor = self.item(ids, self.lead_ins(ids))
-        if self.prior is None:
-            return vectors
-        return torch.cat([vectors, *self._prior_items(ids)], 1)
+        return self.items(ids).joined()
 
     @torch.no_grad()
-    def context(self, history: torch.Tensor) -> torch.Tensor:
-        """What the frozen tables tell of each row: means over windows, then the prior's vectors.
-
-        Args:
-            history: int32 ``[n, L]``, see `cadc_rec.models.history`.
-
-        Returns:
-            ``[n, context_dim + sum(prior_dims)]``; the towers read the first part.
-        """
+    def read(self, history: torch.Tensor) -> History:
+        """What histories come to, int32 ``[n, L]``, see `cadc_rec.models.history`."""
+        assert self.reader is not None
         assert isinstance(self.item.ids, FrozenIds)
-        told = window_means(self.item.ids, history, self.windows)
-        if self.sources is not None:
-            told += window_means(self.sources, history, self.windows)
-        if self.prior is not None:
-            known = history >= 0
-            told.append(self.prior.folded(self.item.ids.sequences(history), known))
-            if self.sources is not None:
-                told.append(self.prior.led(self.sources.sequences(history), known))
-        return torch.cat(told, 1)
+        return self.reader.read(history, self.item.ids, self.sources)
 
-    def _prior_factors(self) -> torch.Tensor:
-        assert self.prior_log_factors is not None
-        return self.prior_log_factors.exp()
+    def prior_factors(self) -> torch.Tensor | None:
+        """What each of the prior's scores is multiplied by; None without a prior."""
+        return None if self.prior_log_factors is None else self.prior_log_factors.exp()
 
-    def _prior_items(self, items: torch.Tensor) -> list[torch.Tensor]:
-        """Frozen vectors of items that the prior's are multiplied with."""
-        assert isinstance(self.item.ids, FrozenIds)
-        return [self.item.ids.lookup(items), *self.lead_ins(items)]
+    @torch.no_grad()
+    def vector_width(self) -> int:
+        """Elements of a vector: what comes out of the forward when no rows go in."""
+        new = self.item.join.weight.new_empty
+        features = None if self.item.features is None else new(0, self.item.features.width)
+        targets = None if self.targets is None else new(0, self.targets.width)
+        rows = new(0, self.item.id_dim)
+        vectors = forward.item_vectors(self.item, rows, features, targets, self.with_prior)
+        return vectors.joined().shape[1]
 
-    def lead_ins(self, items: torch.Tensor) -> list[torch.Tensor]:
-        """What leads to each item: its frozen vector as a target."""
-        return [] if self.targets is None else [self.targets(items)]
+    def _targets(self, items: torch.Tensor) -> torch.Tensor | None:
+        """What leads to each item: its frozen row as what came after."""
+        return None if self.targets is None else self.targets.lookup(items)

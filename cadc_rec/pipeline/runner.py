@@ -1,7 +1,6 @@
 """Carries one stage out, on one process or on all, or finds that it has been.
 
-In: a stage's settings, its input artifacts and a function that fills its folder. Out: its artifact.
-What each stage is fed is `cadc_rec.pipeline.pipeline`'s to say.
+In: a `Job`. Out: its artifact.
 """
 
 from __future__ import annotations
@@ -10,177 +9,137 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cadc_rec.config.experiment import Experiment
-from cadc_rec.store.artifact import (
-    Artifact,
-    Draft,
-    SoloGroup,
-    artifact_key,
-    run_stage,
-    stage_exists,
-)
+from cadc_rec.config.experiment import ComputeConfig
+from cadc_rec.pipeline.stage import Alone, Job, Together
+from cadc_rec.store.artifact import Artifact, Draft, Group, SoloGroup, run_stage, stage_exists
 from cadc_rec.versions import require_trio
 
 if TYPE_CHECKING:
     from cadc_rec.distributed.processes import Processes
 
-# Raised when a stage's code comes to compute something else, so that no artifact of the old code
-# is taken for one of the new.
-_CODE_VERSION = {
-    "prepare": 1,
-    "pretrain": 2,
-    "transitions": 1,
-    "select": 1,
-    "train": 2,
-    "evaluate": 2,
-}
-
 
 @dataclass(frozen=True)
 class StageRunner:
-    """Makes artifacts in a work folder.
+    """Makes artifacts in a work folder; every rank makes the same calls.
 
     Attributes:
-        experiment: for the device and threads, and for what a stage's warm-up wants to know.
         workdir: where artifacts live.
-        force: stages to make anew even when they are there.
+        compute: device and threads of a stage that this process carries out by itself.
         processes: the ranks of a launched job; None when this process is alone.
     """
 
-    experiment: Experiment
     workdir: Path
-    force: tuple[str, ...]
-    processes: Processes | None
+    compute: ComputeConfig
+    processes: Processes | None = None
 
-    def alone(
-        self,
-        stage: str,
-        settings: dict[str, Any],
-        inputs: dict[str, Artifact | str],
-        build: Callable[[Draft], None],
-    ) -> Artifact:
-        """A stage that one process carries out while the others wait."""
-        group = self.processes or SoloGroup()
-        return run_stage(
-            self.workdir,
-            stage,
-            _coded(stage, settings),
-            inputs,
-            lambda draft: build(draft) if group.rank == 0 else None,
-            force=stage in self.force,
-            group=group,
-        )
+    @property
+    def group(self) -> Group:
+        """The ranks, or this process by itself."""
+        return self.processes or SoloGroup()
 
-    def several_alone(
-        self,
-        stage: str,
-        settings: Sequence[dict[str, Any]],
-        inputs: dict[str, Artifact | str],
-        build: Callable[[dict[int, Draft]], None],
+    def make(self, job: Job) -> Artifact:
+        """The job's artifact, made now if it is not there.
+
+        Raises:
+            CadcError: from the stage, or as `run_stage`.
+        """
+        if job.stage.together is not None:
+            return self._together(job, job.stage.together)
+        assert job.stage.alone is not None
+        return self._alone(job, job.stage.alone)
+
+    def make_several(
+        self, jobs: Sequence[Job], load: Callable[[], Callable[[Mapping[int, Draft]], None]]
     ) -> list[Artifact]:
-        """Artifacts of one stage that one process makes in one go; the others wait.
+        """The artifacts of several jobs of one stage; what is missing is made in one go.
 
         Args:
-            stage: the stage's name.
-            settings: of each artifact; no two alike.
-            inputs: of all.
-            build: given the drafts of those that are missing, by their place in `settings`. Each
-                artifact's seconds are those of the whole.
+            jobs: of a stage that one rank carries out; two may ask for the same.
+            load: imports and returns the function that makes those that are missing, given their
+                drafts by place in `jobs`. Each artifact's seconds are those of the whole.
         """
-        group = self.processes or SoloGroup()
+        places = list({job.key: place for place, job in reversed(list(enumerate(jobs)))}.values())
         drafts: dict[int, Draft] = {}
-        made: dict[int, Artifact] = {}
+        made: dict[str, Artifact] = {}
 
-        def make(index: int) -> None:
-            """All from `index` on, each within the draft of the one before it."""
-            if index == len(settings):
-                if drafts and group.rank == 0:
+        def make(left: Sequence[int]) -> None:
+            """All that are left, each within the draft of the one before it."""
+            if not left:
+                if drafts and self.group.rank == 0:
+                    build = load()
                     started = time.perf_counter()
                     build(drafts)
                     for draft in drafts.values():
                         draft.seconds = time.perf_counter() - started
                 return
+            place, *others = left
+            job = jobs[place]
 
             def fill(draft: Draft) -> None:
-                drafts[index] = draft
-                make(index + 1)
+                drafts[place] = draft
+                make(others)
 
-            made[index] = run_stage(
-                self.workdir,
-                stage,
-                _coded(stage, settings[index]),
-                inputs,
-                fill,
-                force=stage in self.force,
-                group=group,
-            )
-            if index not in drafts:  # it was there
-                make(index + 1)
+            made[job.key] = self._run(job, fill, lambda: None)
+            if place not in drafts:  # it was there
+                make(others)
 
-        make(0)
-        return [made[index] for index in range(len(settings))]
+        make(sorted(places))
+        return [made[job.key] for job in jobs]
 
-    def together(
-        self,
-        stage: str,
-        settings: dict[str, Any],
-        inputs: dict[str, Artifact],
-        build: Callable[[Processes, Draft], None],
-        force: bool = False,
-    ) -> Artifact:
-        """A stage that all processes carry out, with the module of its name."""
+    def exists(self, job: Job) -> bool:
+        """Whether the artifact is there."""
+        return stage_exists(self.workdir, job.stage.name, job.settings, job.fingerprints)
 
-        def warm_up() -> None:
+    def made_by_others(self, job: Job) -> Artifact:
+        """The artifact that worker processes have just committed."""
+
+        def refuse(_: Draft) -> None:
+            raise AssertionError("the workers ended well without committing the stage")
+
+        made = run_stage(self.workdir, job.stage.name, job.settings, job.fingerprints, refuse)
+        return Artifact(made.path, made.manifest, cached=False)
+
+    def _alone(self, job: Job, alone: Callable[[Job], Alone]) -> Artifact:
+        """Rank 0 works, the others wait."""
+        load = cache(lambda: alone(job))
+        chief = self.group.rank == 0
+        return self._run(job, lambda draft: load()(draft) if chief else None, load)
+
+    def _together(self, job: Job, together: Callable[[Job], Together]) -> Artifact:
+        """All ranks work."""
+
+        @cache
+        def load() -> Together:
             require_trio()  # before torch is imported, which a mismatch would break obscurely
             with _interruptible_later():
-                loaded = import_module(
-                    f"cadc_rec.pipeline.stages.{stage}"
-                )  # takes seconds that are not the stage's
-                if hasattr(loaded, "warm_up"):
-                    loaded.warm_up(self.experiment, inputs["dataset"])
+                return together(job)
 
-        def build_on_device(draft: Draft) -> None:
+        def build(draft: Draft) -> None:
+            fill = load()
             with self._joined() as processes:
-                build(processes, draft)
+                fill(processes, draft)
 
+        return self._run(job, build, load)
+
+    def _run(
+        self, job: Job, build: Callable[[Draft], None], warm_up: Callable[[], object]
+    ) -> Artifact:
         return run_stage(
             self.workdir,
-            stage,
-            _coded(stage, settings),
-            inputs,
-            build_on_device,
-            force=force or stage in self.force,
+            job.stage.name,
+            job.settings,
+            job.fingerprints,
+            build,
+            force=job.anew,
             group=self.processes,
             warm_up=warm_up,
         )
-
-    def exists(self, stage: str, settings: dict[str, Any], inputs: dict[str, Artifact]) -> bool:
-        """Whether the artifact is there."""
-        return stage_exists(self.workdir, stage, _coded(stage, settings), inputs)
-
-    def key(self, stage: str, settings: dict[str, Any], inputs: dict[str, Artifact]) -> str:
-        """Names the artifact."""
-        return artifact_key(stage, _coded(stage, settings), inputs)
-
-    def identity(
-        self, stage: str, settings: dict[str, Any], inputs: dict[str, Artifact]
-    ) -> dict[str, Any]:
-        """What decides the artifact, as JSON values."""
-        fingerprints = {name: artifact.fingerprint for name, artifact in inputs.items()}
-        return {"settings": _coded(stage, settings), "inputs": fingerprints}
-
-    def made_by_others(
-        self, stage: str, settings: dict[str, Any], inputs: dict[str, Artifact]
-    ) -> Artifact:
-        """The artifact that worker processes have just committed."""
-        made = run_stage(self.workdir, stage, _coded(stage, settings), inputs, _refuse)
-        return Artifact(made.path, made.manifest, cached=False)
 
     @contextlib.contextmanager
     def _joined(self) -> Iterator[Processes]:
@@ -190,7 +149,7 @@ class StageRunner:
             return
         from cadc_rec.distributed.processes import processes
 
-        with processes(self.experiment.compute) as alone:
+        with processes(self.compute) as alone:
             yield alone
 
 
@@ -209,11 +168,3 @@ def _interruptible_later() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if came:
         raise KeyboardInterrupt
-
-
-def _coded(stage: str, settings: dict[str, Any]) -> dict[str, Any]:
-    return {"code": _CODE_VERSION[stage], **settings}
-
-
-def _refuse(_: Draft) -> None:
-    raise AssertionError("the workers ended well without committing the stage")

@@ -1,4 +1,4 @@
-"""The two towers' tables on processes that need not be: shards, and what each rank holds.
+"""The two towers' tables on processes that need not exist: shards, and what each rank holds.
 
 In: an experiment, sizes, a number of processes and what memory each has. Out: TorchRec's plan for
 the very model that training would build, and bytes by rank.
@@ -12,16 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import Experiment, ShardingConfig, TrainConfig
 from cadc_rec.distributed.planner import PlannedTable, TableRule, make_planner, plan_tables
-from cadc_rec.models.history import usable_windows
+from cadc_rec.models.prior import HistoryPrior
 from cadc_rec.models.tower import SideSpec
 from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.planning import memory
-from cadc_rec.planning.machines import Machines
-from cadc_rec.planning.sizes import Sizes
-from cadc_rec.training.optimizers import fuse_table_optimizer
-from cadc_rec.training.table_rules import table_rules
+from cadc_rec.planning.sizes import Machines, Sizes
+from cadc_rec.training.tables import fuse_table_optimizer, table_rules
 
 INT8_ROW = 4  # bytes of a row's scale and shift
 
@@ -48,13 +46,15 @@ def two_towers(
 ) -> tuple[TwoTower, dict[str, TableRule], frozenset[str]]:
     """The model of `build_model` with every table on the meta device; rules; frozen tables."""
     transition = experiment.transitions.dim if experiment.transitions.window else 0
-    history = experiment.history
+    gram = torch.empty(experiment.model.id_dim, experiment.model.id_dim, device="meta")
     model = TwoTower(
         SideSpec("user", sizes.users, sizes.user_attributes),
         SideSpec("item", sizes.items, sizes.item_attributes, transition),
         experiment.model,
         torch.device("meta"),
-        usable_windows(history.windows, history.length) if history.length else (),
+        experiment.history,
+        HistoryPrior(gram, experiment.prior) if experiment.prior.use else None,
+        [1.0] * (1 + bool(transition)),
     )
     fuse_table_optimizer(model, experiment.train, experiment.sharding.trainable)
     rules = table_rules(model, experiment.sharding, machines.world_size)
@@ -77,15 +77,25 @@ def _store_as_int8(collection: nn.Module) -> None:
 
 
 def plan_towers(
-    experiment: Experiment, module: TwoTower, rules: dict[str, TableRule], machines: Machines
+    config: ShardingConfig,
+    batch_size: int,
+    module: TwoTower,
+    rules: dict[str, TableRule],
+    machines: Machines,
 ) -> list[PlannedTable]:
     """Every table's shards.
+
+    Args:
+        config: what memory a plan may fill, and how vectors travel.
+        batch_size: positives of a step; ids that a process looks up where `config` does not say.
+        module: its tables are on the meta device.
+        rules: how each may be sharded.
+        machines: the processes.
 
     Raises:
         DoesNotFitError: there is no plan.
         CadcError: settings that the device cannot run.
     """
-    config = experiment.sharding
     caps = {"ddr_cap": machines.host_bytes}
     if machines.device == "cuda":
         caps["hbm_cap"] = machines.device_bytes
@@ -97,7 +107,7 @@ def plan_towers(
             machines.device,
             machines.world_size,
             min(machines.local_world_size, machines.world_size),
-            config.batch_size or experiment.train.batch_size,
+            config.batch_size or batch_size,
             caps,
             config.reserve,
             stats,
@@ -107,7 +117,7 @@ def plan_towers(
 
 
 def rank_memory(
-    experiment: Experiment,
+    config: TrainConfig,
     sizes: Sizes,
     module: TwoTower,
     tables: list[PlannedTable],
@@ -117,7 +127,7 @@ def rank_memory(
     """What each rank holds under a plan, beside what validation and pre-training take."""
     on_gpu = machines.device == "cuda"
     trained = frozenset(table.name for table in tables) - frozen
-    mlps = memory.mlp_bytes(module, experiment)
+    mlps = memory.mlp_bytes(module, config)
     attributes = memory.attribute_bytes(sizes)
     ranks = []
     for rank in range(machines.world_size):
@@ -130,7 +140,7 @@ def rank_memory(
                 rank=rank,
                 tables=on_device if on_gpu else on_host,
                 host=on_host if on_gpu else 0,
-                state=memory.state_of_tables(tables, trained, experiment, rank),
+                state=memory.state_of_tables(tables, trained, config, rank),
                 mlps=mlps,
                 attributes=attributes,
             )

@@ -1,4 +1,4 @@
-"""What a process holds beside the planner's tables, in bytes, as the code that runs them does.
+"""What a process holds beside the planner's tables, in bytes.
 
 The planner knows the tables and what their lookups send and receive. The rest is ours: what an
 optimizer and the best epoch keep of everything trained, MLPs, attributes, and what validation and
@@ -12,28 +12,27 @@ from collections.abc import Iterable
 from torch import nn
 from torchrec import EmbeddingBagCollection
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import TrainConfig
 from cadc_rec.distributed.planner import PlannedTable
-from cadc_rec.planning.machines import Machines
-from cadc_rec.planning.sizes import PlannedAttribute, Sizes
+from cadc_rec.planning.sizes import Machines, PlannedAttribute, Sizes
 
 _FLOAT = 4
 _ADAM = 3  # gradient and two moments, as large as the weights themselves
 
 
-def trained_copies(experiment: Experiment) -> int:
+def trained_copies(config: TrainConfig) -> int:
     """Copies of a trained weight that training keeps: the best epoch's, the moving average."""
-    return 1 + (experiment.train.average_epochs > 0)
+    return 1 + (config.average_epochs > 0)
 
 
 def state_of_tables(
-    tables: Iterable[PlannedTable], trained: frozenset[str], experiment: Experiment, rank: int
+    tables: Iterable[PlannedTable], trained: frozenset[str], config: TrainConfig, rank: int
 ) -> int:
     """What is kept of a rank's parts of trained tables, beside the weights.
 
     A fused optimizer's state is in the planner's own figure.
     """
-    copies = trained_copies(experiment)
+    copies = trained_copies(config)
     total = 0
     for table in tables:
         if table.name in trained:
@@ -43,8 +42,8 @@ def state_of_tables(
     return total
 
 
-def mlp_bytes(module: nn.Module, experiment: Experiment) -> int:
-    """Everything of `module` that is no table, with its optimizer and copies."""
+def mlp_bytes(module: nn.Module, config: TrainConfig) -> int:
+    """Everything in `module` but its tables, with optimizer state and copies."""
     tables = {
         id(parameter)
         for child in module.modules()
@@ -52,7 +51,7 @@ def mlp_bytes(module: nn.Module, experiment: Experiment) -> int:
         for parameter in child.parameters()
     }
     elements = sum(p.numel() for p in module.parameters() if id(p) not in tables)
-    return elements * _FLOAT * (1 + _ADAM + trained_copies(experiment))
+    return elements * _FLOAT * (1 + _ADAM + trained_copies(config))
 
 
 def attribute_bytes(sizes: Sizes) -> int:

@@ -1,4 +1,4 @@
-"""The plan of an experiment's matrix factorization and two towers, on processes that need not be.
+"""The plan of matrix factorization and two towers, on processes that need not exist.
 
 In: an experiment, sizes, a number of processes and what memory each has. Out: an `ExperimentPlan`:
 shards, memory and estimated cost of each rank, and what does not fit, with what would.
@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import Experiment, ShardingConfig
 from cadc_rec.distributed.planner import DoesNotFitError, PlannedTable
 from cadc_rec.distributed.sharding import refuse_communication
 from cadc_rec.planning import memory
 from cadc_rec.planning.layout import RankMemory, plan_towers, rank_memory, two_towers
-from cadc_rec.planning.machines import Machines
 from cadc_rec.planning.pretraining import PretrainPlan, plan_pretraining
 from cadc_rec.planning.remedies import in_units, what_would_fit
-from cadc_rec.planning.sizes import Sizes
+from cadc_rec.planning.sizes import Machines, Sizes
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,9 @@ class ExperimentPlan:
     """What `plan_experiment` found.
 
     Attributes:
+        sharding: the settings it was planned with.
+        sizes: rows and attributes of both sides.
+        machines: the processes.
         tables: of the two towers; empty where no plan fits, or where there are none.
         frozen: names of the tables that never change: they have no backward pass.
         ranks: what each holds.
@@ -33,7 +35,7 @@ class ExperimentPlan:
         problems: a sentence for each thing that does not fit.
     """
 
-    experiment: Experiment
+    sharding: ShardingConfig
     sizes: Sizes
     machines: Machines
     tables: list[PlannedTable]
@@ -65,7 +67,9 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
     problems: list[str] = []
     pretrain = plan_pretraining(experiment, sizes, machines)
     if pretrain is not None:
-        problems += pretrain.problems(experiment, sizes, machines)
+        problems += pretrain.problems(
+            experiment.pretrain.factors, experiment.sharding.reserve, sizes, machines
+        )
     tables: list[PlannedTable] = []
     frozen: frozenset[str] = frozenset()
     ranks: list[RankMemory] = []
@@ -73,26 +77,32 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
     if experiment.model.kind == "two_tower":
         module, rules, frozen = two_towers(experiment, sizes, machines)
         try:
-            tables = plan_towers(experiment, module, rules, machines)
-            ranks = rank_memory(experiment, sizes, module, tables, frozen, machines)
+            tables = plan_towers(
+                experiment.sharding, experiment.train.batch_size, module, rules, machines
+            )
+            ranks = rank_memory(experiment.train, sizes, module, tables, frozen, machines)
         except DoesNotFitError:
             problems.append(what_would_fit(experiment, sizes, machines, frozen))
-        validation = memory.validation_bytes(sizes, experiment.model.tower[-1], machines)
-        problems += _beside_tables(ranks, validation, sizes, experiment, machines)
+        width = module.vector_width()
+        validation = memory.validation_bytes(sizes, width, machines)
+        problems += _beside_tables(
+            ranks, validation, width, sizes, experiment.sharding.reserve, machines
+        )
     return ExperimentPlan(
-        experiment, sizes, machines, tables, frozen, ranks, validation, pretrain, problems
+        experiment.sharding, sizes, machines, tables, frozen, ranks, validation, pretrain, problems
     )
 
 
 def _beside_tables(
     ranks: list[RankMemory],
     validation: int,
+    width: int,
     sizes: Sizes,
-    experiment: Experiment,
+    reserve: float,
     machines: Machines,
 ) -> Iterator[str]:
     """Sentences on what does not fit although the tables do."""
-    usable = machines.usable(experiment.sharding.reserve)
+    usable = machines.usable(reserve)
     fullest = max(ranks, key=lambda rank: rank.total, default=None)
     if fullest is not None and fullest.total > usable:
         yield (
@@ -105,7 +115,7 @@ def _beside_tables(
     if held > machines.memory:
         yield (
             f"validation: each process holds the vectors of all {sizes.items:,} items and of its "
-            f"share of the {sizes.users:,} users, {experiment.model.tower[-1]} fp32 each "
+            f"share of the {sizes.users:,} users, {width} fp32 each "
             f"({in_units(validation)} beside the tables), more than the "
             f"{in_units(machines.memory)} it has; it takes fewer items or a smaller last width of "
             "model.tower."

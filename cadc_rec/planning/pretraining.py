@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cadc_rec.config.experiment import Experiment
-from cadc_rec.planning.machines import Machines
 from cadc_rec.planning.memory import validation_bytes
 from cadc_rec.planning.remedies import in_units
-from cadc_rec.planning.sizes import Sizes
-from cadc_rec.pretrain.table_layout import Extent, block_rows, partitions
+from cadc_rec.planning.sizes import Machines, Sizes
+from cadc_rec.pretrain.factor_tables import Extent, block_rows, partitions
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,21 @@ class PretrainPlan:
         """The most that it holds at any time."""
         return max(self.training, self.validation)
 
-    def problems(self, experiment: Experiment, sizes: Sizes, machines: Machines) -> Iterator[str]:
-        """A sentence where it does not fit."""
-        reserve = experiment.sharding.reserve
+    def problems(
+        self, factors: int, reserve: float, sizes: Sizes, machines: Machines
+    ) -> Iterator[str]:
+        """A sentence where it does not fit.
+
+        Args:
+            factors: of ``[pretrain]``; a row has one element more.
+            reserve: share of the memory that stays free.
+            sizes: rows of both tables.
+            machines: the processes.
+        """
         usable = machines.usable(reserve)
         if self.most <= usable:
             return
-        width = experiment.pretrain.factors + 1
+        width = factors + 1
         needs = in_units(int(self.most / (1 - reserve)))
         if self.tables == "partitioned":
             part = "train" if self.training >= self.validation else "rank all items"
@@ -81,7 +88,8 @@ def plan_pretraining(
     if config.model == "als":  # and the side it solves, twice
         solved = max(sizes.users, sizes.items) * width * 4
         return PretrainPlan("als", "replicated", both + solved, both + ranked)
-    if partitions(experiment, extent, machines.memory):
+    usable = (1 - experiment.sharding.reserve) * machines.memory
+    if partitions(experiment.compute.mf_tables, config.loss, extent, usable):
         held = extent.partitioned_bytes(block_rows(machines.memory, width))
         own = 4 * both // machines.world_size
         return PretrainPlan("mf", "partitioned", held, own + ranked)

@@ -12,8 +12,7 @@ from typing import Any
 from cadc_rec.config.experiment import Experiment, ShardingConfig
 from cadc_rec.distributed.planner import DoesNotFitError
 from cadc_rec.planning.layout import INT8_ROW, plan_towers, rank_memory, two_towers
-from cadc_rec.planning.machines import Machines
-from cadc_rec.planning.sizes import Sizes
+from cadc_rec.planning.sizes import Machines, Sizes
 
 _MOST_PROCESSES = 512  # tried when looking for a number that fits
 
@@ -133,10 +132,12 @@ def _enough_processes(experiment: Experiment, sizes: Sizes, machines: Machines) 
 def _fits(experiment: Experiment, sizes: Sizes, machines: Machines) -> bool:
     module, rules, frozen = two_towers(experiment, sizes, machines)
     try:
-        tables = plan_towers(experiment, module, rules, machines)
+        tables = plan_towers(
+            experiment.sharding, experiment.train.batch_size, module, rules, machines
+        )
     except DoesNotFitError:
         return False
-    ranks = rank_memory(experiment, sizes, module, tables, frozen, machines)
+    ranks = rank_memory(experiment.train, sizes, module, tables, frozen, machines)
     return max(rank.total for rank in ranks) <= machines.usable(experiment.sharding.reserve)
 
 

@@ -14,14 +14,14 @@ from cadc_rec.planning.remedies import in_units
 
 def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
     """The plan, a line at a time; what does not fit is not among them."""
-    machines, sizes, config = plan.machines, plan.sizes, plan.experiment.sharding
+    machines, sizes, config = plan.machines, plan.sizes, plan.sharding
     whole = f"{in_units(machines.device_bytes)} of GPU memory and " if machines.device_bytes else ""
     yield (
         f"{machines.world_size} processes ({machines.device}), {machines.local_world_size} a node, "
         f"each with {whole}{in_units(machines.host_bytes)} of host memory; "
         f"{config.reserve:.0%} is left free"
     )
-    yield f"{sizes.users:,} users, {sizes.items:,} items ({sizes.told_by})"
+    yield f"{sizes.users:,} users, {sizes.items:,} items ({sizes.source})"
     if plan.pretrain is not None:
         yield ""
         where = {"partitioned": "each process its rows", "replicated": "whole on each"}
@@ -62,11 +62,11 @@ def plan_document(plan: ExperimentPlan) -> dict[str, Any]:
     forward, backward = plan.cost()
     return {
         "machines": asdict(plan.machines),
-        "reserve": plan.experiment.sharding.reserve,
+        "reserve": plan.sharding.reserve,
         "users": plan.sizes.users,
         "items": plan.sizes.items,
-        "sizes_from": plan.sizes.told_by,
-        "communication": plan.experiment.sharding.communication,
+        "sizes_from": plan.sizes.source,
+        "communication": plan.sharding.communication,
         "fits": not plan.problems,
         "problems": plan.problems,
         "pretrain": None

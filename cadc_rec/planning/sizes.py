@@ -1,6 +1,7 @@
-"""How large an experiment's tables are: of its prepared dataset, its world, or as told.
+"""What is planned for: how large the tables are, and which processes hold them.
 
-In: an experiment, a work folder. Out: `Sizes`. Nothing is downloaded and nothing is prepared.
+In: an experiment, a work folder. Out: `Sizes`, of the prepared dataset, the generated world, or as
+given. Nothing is downloaded and nothing is prepared.
 """
 
 from __future__ import annotations
@@ -11,10 +12,37 @@ from pathlib import Path
 
 import numpy as np
 
-from cadc_rec.config.experiment import Experiment
-from cadc_rec.data.prepare.settings import dataset_settings
+from cadc_rec.config.data import DataConfig
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import read_manifest
+
+
+@dataclass(frozen=True)
+class Machines:
+    """The processes that are planned for.
+
+    Attributes:
+        world_size: in all.
+        local_world_size: a node.
+        device: ``cuda`` or ``cpu``.
+        device_bytes: memory of each GPU; 0 on CPU.
+        host_bytes: host memory of each process.
+    """
+
+    world_size: int
+    local_world_size: int
+    device: str
+    device_bytes: int
+    host_bytes: int
+
+    def usable(self, reserve: float) -> int:
+        """What tables and their state may fill of each process."""
+        return int(self.memory * (1 - reserve))
+
+    @property
+    def memory(self) -> int:
+        """Of one process: its GPU's, or on CPU the host's."""
+        return self.device_bytes if self.device == "cuda" else self.host_bytes
 
 
 @dataclass(frozen=True)
@@ -35,36 +63,36 @@ class Sizes:
     Attributes:
         users: rows of user tables.
         items: rows of item tables.
-        told_by: where they come from, in words.
+        source: where they come from, in words.
         user_attributes: of a prepared dataset; none where it is not known.
         item_attributes: likewise.
     """
 
     users: int
     items: int
-    told_by: str
+    source: str
     user_attributes: tuple[PlannedAttribute, ...] = ()
     item_attributes: tuple[PlannedAttribute, ...] = ()
 
 
 def find_sizes(
-    experiment: Experiment, workdir: Path, users: int | None, items: int | None, where: str
+    data: DataConfig, workdir: Path, users: int | None, items: int | None, where: str
 ) -> Sizes:
     """The sizes to plan with; `users` and `items` win over what is found.
 
     Args:
-        experiment: its ``[data]``.
+        data: which dataset.
         workdir: where a prepared dataset may lie.
-        users: as told, or None.
-        items: as told, or None.
+        users: as given, or None.
+        items: as given, or None.
         where: the experiment's file, for messages.
 
     Raises:
-        CadcError: nothing is prepared, and not both sizes are told.
+        CadcError: nothing is prepared, and not both sizes are given.
     """
-    found = _prepared(experiment, workdir)
-    if found is None and experiment.data.source == "generated":
-        world = experiment.data.generated
+    found = _prepared(data, workdir)
+    if found is None and data.source == "generated":
+        world = data.generated
         found = Sizes(world.users, world.items, "[data.generated]")
     if users and items:
         beside = (found.user_attributes, found.item_attributes) if found else ((), ())
@@ -78,16 +106,16 @@ def find_sizes(
         return Sizes(
             users or found.users,
             items or found.items,
-            f"{found.told_by}, but for --{'users' if users else 'items'}",
+            f"{found.source}, but for --{'users' if users else 'items'}",
             found.user_attributes,
             found.item_attributes,
         )
     return found
 
 
-def _prepared(experiment: Experiment, workdir: Path) -> Sizes | None:
+def _prepared(data: DataConfig, workdir: Path) -> Sizes | None:
     """Of the dataset last prepared with these settings, whatever archive it was."""
-    wanted = dataset_settings(experiment.data)
+    wanted = data.decisive()
     manifests = sorted(
         (workdir / "prepare").glob("*/manifest.json"), key=lambda file: file.stat().st_mtime
     )
@@ -95,7 +123,7 @@ def _prepared(experiment: Experiment, workdir: Path) -> Sizes | None:
         manifest = read_manifest(file.parent)
         info = manifest["info"]
         asked = {k: v for k, v in manifest["settings"].items() if k != "code"}
-        if asked != wanted or not _same_world(experiment, info):
+        if asked != wanted or not _same_world(data, info):
             continue
         sides = json.loads((file.parent / "attributes.json").read_text("utf-8"))
         attributes = (
@@ -106,9 +134,9 @@ def _prepared(experiment: Experiment, workdir: Path) -> Sizes | None:
     return None
 
 
-def _same_world(experiment: Experiment, info: dict[str, int]) -> bool:
+def _same_world(data: DataConfig, info: dict[str, int]) -> bool:
     """Whether a prepared world is this one: its settings are not the dataset's but its input's."""
-    world = experiment.data.generated
-    if experiment.data.source != "generated" or experiment.data.k_core > 1:
+    world = data.generated
+    if data.source != "generated" or data.k_core > 1:
         return True
     return (info["users"], info["items"]) == (world.users, world.items)

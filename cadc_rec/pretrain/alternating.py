@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from cadc_rec.config.experiment import PretrainConfig
+from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Key, Purpose, positional_integers
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.pretrain.factor_tables import Block, FactorTable
@@ -32,11 +33,11 @@ from cadc_rec.pretrain.kernels import (
     EntriesGradient,
     FusedGradient,
     Gradient,
+    Lanes,
     Pattern,
     torch_gradient,
     worth_compiling,
 )
-from cadc_rec.pretrain.lanes import Lanes
 
 _SMALL_TABLE = 2**21  # elements; a pass over them takes less than workers spin
 
@@ -54,6 +55,18 @@ class Interactions:
     item_indptr: np.ndarray
     users_by_item: np.ndarray
     weights: np.ndarray | None = None
+
+    @staticmethod
+    def of(dataset: Dataset) -> Interactions:
+        """The training interactions of a prepared dataset."""
+        item_indptr, users_by_item = dataset.csr_by_item
+        return Interactions(
+            dataset.user_indptr,
+            dataset.train_item,
+            item_indptr,
+            users_by_item,
+            dataset.train_weight,
+        )
 
     @property
     def n_users(self) -> int:

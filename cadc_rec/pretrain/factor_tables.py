@@ -6,6 +6,10 @@ rows, and no rank ever holds all of it: a half-step goes through its own rows bl
 fetches the rows of the other side that the block's interactions and negatives refer to. Both give
 the same rows.
 
+Replicated tables are gathered once after each half-step, each row sent once: that is the least
+where a rank's interactions refer to most rows. Partitioned ones fetch a row once for each block
+that refers to it, so they are for tables that do not fit (`partitions`).
+
 In: a share of rows. Out: `Block`s, the pieces that a half-step's kernels work on.
 """
 
@@ -19,7 +23,7 @@ import torch
 
 from cadc_rec.data.randomness import Key, normal_rows
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.distributed.row_exchange import fetch_rows
+from cadc_rec.distributed.rows import fetch_rows
 from cadc_rec.pretrain.kernels import Pattern
 
 _DENSE = 8  # ids are marked in an array of all rows, where those are at most this many times more
@@ -161,3 +165,61 @@ def distinct(columns: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]
     taken[columns.long()] = True
     place = taken.cumsum(0, dtype=columns.dtype).sub_(1)
     return taken.nonzero().flatten(), place[columns.long()]
+
+
+_FLOAT = 4
+_ADAM = 3  # gradient and two moments
+_BLOCK_SHARE = 8  # a block of fetched rows may take this part of a process's memory
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The tables of a factorization, and how many ranks share their rows."""
+
+    users: int
+    items: int
+    width: int
+    world_size: int
+
+    def _bytes(self, rows: int) -> int:
+        return rows * self.width * _FLOAT
+
+    def replicated_bytes(self) -> int:
+        """The most that a rank of replicated tables holds.
+
+        Both tables; gradient and Adam's moments of its own rows; a copy of the side that is held
+        fixed, or the solved side once more, with two shares beside it, while it is gathered.
+        """
+        user, item = self._bytes(self.users), self._bytes(self.items)
+        own = _ADAM * (user + item) // self.world_size
+        larger = max(user, item)
+        gathered = larger + 2 * larger // self.world_size if self.world_size > 1 else 0
+        return user + item + own + max(larger, gathered)
+
+    def partitioned_bytes(self, block: int) -> int:
+        """The most that a rank of partitioned tables holds.
+
+        Its own rows, with gradient and moments; `block` rows fetched and, on average over the
+        ranks, as many sent.
+        """
+        own = (1 + _ADAM) * self._bytes(self.users + self.items) // self.world_size
+        return own + 2 * self._bytes(min(block, max(self.users, self.items)))
+
+
+def block_rows(memory: int, width: int) -> int:
+    """Rows that a process with `memory` bytes may fetch at once."""
+    return max(1, memory // _BLOCK_SHARE // (width * _FLOAT))
+
+
+def partitions(wanted: str, loss: str, extent: Extent, usable: float) -> bool:
+    """Whether a factorization's tables are dealt to the ranks.
+
+    Args:
+        wanted: ``compute.mf_tables``.
+        loss: ``pretrain.loss``; a softmax needs all items.
+        extent: sizes.
+        usable: bytes that tables may fill on each rank, the same on every one.
+    """
+    if extent.world_size == 1 or loss == "softmax" or wanted == "replicated":
+        return False
+    return wanted == "partitioned" or extent.replicated_bytes() > usable

@@ -15,15 +15,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cadc_rec.errors import CadcError
+from cadc_rec.errors import BusyError, CadcError
 
 _TEMPORARY = ".tmp"
 _REPLACED = ".old"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
-# DuckDB and safetensors raise errors of their own kinds; only the text says that the disk is full.
-# NumPy's says how much of an array was written, and has no number.
-_NO_SPACE_TEXT = re.compile(rf"{re.escape(os.strerror(errno.ENOSPC))}|requested and \d+ written")
 
 
 @contextlib.contextmanager
@@ -64,7 +61,7 @@ def _filled(workdir: Path, name: str, busy: str) -> Iterator[Path]:
         _sweep(temporary)
         with locked(temporary / f"{name}.lock") as mine:
             if not mine:
-                raise CadcError(
+                raise BusyError(
                     f"{workdir}: {busy} give this one a work folder of its own with --workdir."
                 )
             with _emptied(temporary / name) as folder:
@@ -100,7 +97,7 @@ def folder_to_fill(final: Path, *, replace: bool = False) -> Iterator[Path]:
     make_folder(final.parent, final.parent)
     with _disk_explained(final.parent), locked(final.with_name(f".{final.name}.lock")) as mine:
         if not mine:
-            raise CadcError(f"{final}: another job is writing it; wait for it.")
+            raise BusyError(f"{final}: another job is writing it; wait for it.")
         if old.exists() and not final.exists():  # its job died between the renames of `commit`
             old.rename(final)
         if os.path.lexists(final) and not replace:
@@ -211,7 +208,7 @@ def disk_error(error: Exception, workdir: Path) -> CadcError | None:
     """What a full or protected disk did to us, as a sentence; None for any other error."""
     where = getattr(error, "filename", None) or workdir
     number = getattr(error, "errno", None)
-    if number in _NO_SPACE or _NO_SPACE_TEXT.search(str(error)):
+    if number in _NO_SPACE or (number is None and _says_no_space(error)):
         return CadcError(
             f"{where}: no space left; nothing was committed. Free some, or choose another disk "
             "with --workdir."
@@ -221,6 +218,17 @@ def disk_error(error: Exception, workdir: Path) -> CadcError | None:
             f"{where}: not writable; mend its rights, or choose another folder with --workdir."
         )
     return None
+
+
+def _says_no_space(error: Exception) -> bool:
+    """Whether an error without a number comes of a full disk, which only its words tell.
+
+    DuckDB's `IOException` and safetensors' `SafetensorError` quote what the C library calls the
+    error, and nothing else of it. NumPy's OSError has no number either: it says how much of an
+    array was written ("8192 requested and 4096 written").
+    """
+    words = rf"{re.escape(os.strerror(errno.ENOSPC))}|requested and \d+ written"
+    return re.search(words, str(error)) is not None
 
 
 def _folder_error(error: OSError, workdir: Path) -> CadcError:

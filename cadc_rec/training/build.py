@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
@@ -10,24 +11,30 @@ import numpy as np
 import torch
 from torchrec.distributed import DistributedModelParallel
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import Experiment, HistoryConfig, PriorConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose, normal_rows
-from cadc_rec.distributed.exchange import join_shares
 from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.rows import join_shares
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import load_state, local_tensors
+from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.sharded import tower_vectors
-from cadc_rec.models.catalogue import Catalogue
-from cadc_rec.models.history import usable_windows
+from cadc_rec.models.forward import PriorAlone
+from cadc_rec.models.prior import HistoryPrior, even_factors
 from cadc_rec.models.tower import SideSpec
-from cadc_rec.models.two_tower import TwoTower
+from cadc_rec.models.two_tower import Catalogue, TwoTower
 from cadc_rec.pretrain.id_tables import Pretrained
-from cadc_rec.training.optimizers import fuse_table_optimizer, is_frozen
-from cadc_rec.training.prior import prior_of
-from cadc_rec.training.table_rules import store_frozen_tables, table_rules
+from cadc_rec.training.tables import (
+    fuse_table_optimizer,
+    is_frozen,
+    store_frozen_tables,
+    table_rules,
+)
 
 _TABLE_STD = 0.1
+_ATTRIBUTES = ".features.tables."  # in the names of attributes' tables
+_SAMPLE = 1000  # users whose histories set the prior's first factors
 
 
 @dataclass(frozen=True)
@@ -130,18 +137,42 @@ def unsharded_model(
     experiment: Experiment, dataset: Dataset, pretrained: Pretrained, device: torch.device
 ) -> TwoTower:
     """The experiment's model with its tables on the meta device and the rest newly initialized."""
-    transitions, history = pretrained.transitions, experiment.history
+    transitions = pretrained.transitions
     width = 0 if transitions is None else transitions.source.shape[1]
-    prior, factors = prior_of(experiment, dataset, pretrained)
+    prior = prior_alone(experiment.prior, experiment.history, dataset, pretrained)
     return TwoTower(
         SideSpec("user", dataset.n_users, dataset.user_attributes),
         SideSpec("item", dataset.n_items, dataset.item_attributes, width),
         experiment.model,
         device,
-        usable_windows(history.windows, history.length) if history.length else (),
-        prior,
-        factors,
+        experiment.history,
+        None if prior is None else prior.reader.prior,
+        () if prior is None else prior.factors,
     )
+
+
+def prior_alone(
+    config: PriorConfig, history: HistoryConfig, dataset: Dataset, pretrained: Pretrained
+) -> PriorAlone | None:
+    """What the frozen tables say of histories, with the factors to start from; None without.
+
+    Args:
+        config: confidences, regularization, decay.
+        history: how long one is.
+        dataset: whose first users' histories set the factors.
+        pretrained: the frozen tables.
+    """
+    if not config.use:
+        return None
+    assert pretrained.ids is not None
+    transitions = pretrained.transitions
+    tables = () if transitions is None else (transitions.source, transitions.target)
+    prior = HistoryPrior.of(pretrained.ids.item, config)
+    unscaled = PriorAlone(prior, (), pretrained.ids.item, *tables)
+    sample = dataset.last_items(history.length, with_validation=False)[:_SAMPLE]
+    users = unscaled.users(torch.from_numpy(sample))
+    factors = even_factors(users.prior, unscaled.every_item().prior)
+    return PriorAlone(prior, factors, pretrained.ids.item, *tables)
 
 
 def _divided(n_items: int, processes: Processes) -> Catalogue:
@@ -204,3 +235,41 @@ def _initialize_tables(model: ShardedTwoTower, seed: int) -> None:
             key = (seed, Purpose.TABLE_INITIALIZATION, crc32(local.name.encode()))
             values = normal_rows(key, rows, local.width, _TABLE_STD)
             local.tensor.copy_(torch.from_numpy(values[:, columns]))
+
+
+def load_grown(model: ShardedTwoTower, state: Mapping[str, torch.Tensor]) -> None:
+    """Copy a checkpoint into this rank's parts of what `model` trains.
+
+    Rows that the checkpoint lacks: a new value of an attribute starts as the unknown value (code
+    0) stands; a new user's or item's learned vector stays as it was initialized.
+
+    Args:
+        model: built for the grown dataset.
+        state: whole tensors, of the same settings.
+
+    Raises:
+        CadcError: the checkpoint is of another model.
+    """
+    with torch.no_grad():
+        for local in local_tensors(model.wrapped, model.trains):
+            whole = state.get(local.name)
+            if whole is None or whole.dim() != local.tensor.dim():
+                raise _other_model(local.name)
+            if whole.shape == local.tensor.shape:
+                local.tensor.copy_(whole)
+                continue
+            if whole.dim() != 2 or whole.shape[1] != local.width:
+                raise _other_model(local.name)
+            rows, columns = local.tensor.shape
+            part = whole[:, local.column : local.column + columns]
+            there = min(max(len(part) - local.row, 0), rows)
+            local.tensor[:there] = part[local.row : local.row + there]
+            if _ATTRIBUTES in local.name:
+                local.tensor[there:] = part[0]
+
+
+def _other_model(name: str) -> CadcError:
+    return CadcError(
+        f"the model to go on from has no fitting {name}: it was trained with other [model] "
+        "settings; train anew."
+    )

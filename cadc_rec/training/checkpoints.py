@@ -1,4 +1,4 @@
-"""Saving a training on its way, and going on with one that was saved.
+"""Saves a training while it runs, and resumes a saved one.
 
 In: the trainer's state, after every step and epoch. Out: checkpoints, when they are due; before the
 first step, the state that the newest good one holds.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cadc_rec.config.checkpoint import CheckpointConfig
+from cadc_rec.config.experiment import CheckpointConfig
 from cadc_rec.data.load.position import taken
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
@@ -26,14 +27,28 @@ from cadc_rec.store.checkpoints.store import (
     newest_whole,
     open_checkpoint,
 )
-from cadc_rec.training.identity import Training, difference
 from cadc_rec.training.training_state import TrainingState
 
 _END_SECONDS = 10.0  # what an interrupted training waits for a checkpoint that is being written
 
 
+@dataclass(frozen=True)
+class Training:
+    """Which training it is, for those who look for its checkpoints.
+
+    Attributes:
+        key: names it, whatever the number of processes and the sharding.
+        identity: what the key is a digest of: settings and inputs.
+        sizes: rows of the user and the item tables.
+    """
+
+    key: str
+    identity: Mapping[str, Any]
+    sizes: Mapping[str, int]
+
+
 class Checkpoints(Protocol):
-    """What the trainer tells of its way."""
+    """What the trainer calls before its first step, and after steps and epochs."""
 
     def resume(self, state: TrainingState) -> None:
         """Before the first step: put `state` where a saved training stood, if there is one."""
@@ -46,7 +61,7 @@ class Checkpoints(Protocol):
 
 
 class NoCheckpoints:
-    """Saves nothing and begins anew."""
+    """Saves nothing; training starts from the beginning."""
 
     def resume(self, state: TrainingState) -> None:
         """Leave `state` as it is."""
@@ -91,7 +106,7 @@ class SavedTraining:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[SavedTraining]:
-        """Within, checkpoints may be written; on the way out none is being written any more."""
+        """Inside this context checkpoints may be written; leaving it waits for the last one."""
         with contextlib.ExitStack() as owned:
             self._own(owned)
             group = self.processes.another_group(self.timeout_seconds)
@@ -178,7 +193,7 @@ class SavedTraining:
             raise CadcError(why)
 
     def _found(self, state: TrainingState) -> Checkpoint | None:
-        """The checkpoint to go on with."""
+        """The checkpoint to resume from; None starts from the beginning."""
         if self.named is not None:
             named = open_checkpoint(self.named, self.processes)
             differs = difference(named.manifest, self.training)
@@ -229,5 +244,34 @@ class SavedTraining:
 
 
 def merged(of_ranks: list[dict[str, str]]) -> dict[str, str]:
-    """What all ranks told, together."""
-    return {name: value for told in of_ranks for name, value in sorted(told.items())}
+    """The entries of all ranks in one dictionary."""
+    return {name: value for mine in of_ranks for name, value in sorted(mine.items())}
+
+
+def difference(manifest: Mapping[str, Any], training: Training) -> str | None:
+    """How a checkpoint's training differs from this one, as the end of a sentence."""
+    for side, rows in training.sizes.items():
+        if manifest["sizes"][side] != rows:
+            return f"its table has {manifest['sizes'][side]:,} {side}, and there are {rows:,} here"
+    there, here = flat(manifest["identity"]), flat(training.identity)
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) == here.get(name):
+            continue
+        if name == "settings.code":
+            return "another version of cadc-rec wrote it"
+        kind, _, rest = name.partition(".")
+        if kind == "inputs":
+            return f"it was trained on another {rest}"
+        return f"{rest} is {there.get(name)!r} there and {here.get(name)!r} here"
+    return None
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return found

@@ -1,4 +1,4 @@
-"""How a rank of the train stage reads D_sel: its loader, and what its rows tell of themselves.
+"""How a rank of the train stage reads D_sel: its loader, and which users and items its rows have.
 
 In: the selection's shards, an experiment, the dataset. Out: a `Reading`, whether the rows are in
 memory or streamed.
@@ -6,20 +6,22 @@ memory or streamed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import Experiment, TrainConfig
+from cadc_rec.config.towers import NegativesConfig
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.load.batches import Negatives
-from cadc_rec.data.load.candidates import KnownItems
+from cadc_rec.data.load.batches import Arrangement, Negatives
+from cadc_rec.data.load.candidates import SoftmaxBatches
 from cadc_rec.data.load.loader import Loader
-from cadc_rec.data.load.shards import SelectionShards
+from cadc_rec.data.load.pair_batches import PairBatches, worth_compiling
+from cadc_rec.data.load.shards import Examples, SelectionShards
 from cadc_rec.data.load.stream_loader import StreamLoader
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.training.objectives import compiles, make_arrangement, make_loader
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Reading:
 
     Attributes:
         loader: their batches.
-        users: all users among them; perhaps several times.
+        users: the users of those rows, with repetitions.
         item_counts: how often each item is among them, int64 ``[n_items]``.
         history: int32 ``[rows, L]``, where they have any.
     """
@@ -45,8 +47,8 @@ def open_reading(
     """This rank's part of a selection."""
     config, history = experiment.train, experiment.history.length
     rank, ranks = processes.rank, processes.world_size
-    known = KnownItems(dataset.user_indptr, dataset.train_item)
-    draws = negatives_of(experiment, dataset, known)
+    known = UserItems(dataset.user_indptr, dataset.train_item)
+    draws = negatives_of(experiment.negatives, config, dataset, known)
     n_users, n_items = dataset.n_users, dataset.n_items
     total = sum(shards.rows)
     if experiment.loader.streams(total, history):
@@ -88,10 +90,85 @@ def open_reading(
     )
 
 
-def negatives_of(experiment: Experiment, dataset: Dataset, known: KnownItems) -> Negatives | None:
+def make_loader(
+    config: TrainConfig,
+    examples: Examples,
+    rows_by_rank: Sequence[int],
+    rank: int,
+    n_items: int,
+    seed: int,
+    known: UserItems | None = None,
+    rows_by_shard: Sequence[int] | None = None,
+    draws: Negatives | None = None,
+) -> Loader:
+    """The loader that `config`'s loss needs; see `cadc_rec.data.load.loader`.
+
+    Args:
+        config: loss, batch size, negatives.
+        examples: this rank's rows.
+        rows_by_rank: number of rows of every rank.
+        rank: this rank.
+        n_items: items there are.
+        seed: of order and negatives.
+        known: what each user took in training; needed by ``exclude_known``.
+        rows_by_shard: number of rows of every shard, see `Loader`.
+        draws: what negatives are drawn from; None is all items alike.
+    """
+    positives = min(config.batch_size, sum(rows_by_rank))
+    arrange = make_arrangement(
+        config,
+        n_items,
+        positives,
+        examples.history is not None,
+        known,
+        draws,
+        compiles(config, len(examples)),
+    )
+    return Loader(examples, rows_by_rank, rank, config.batch_size, seed, arrange, rows_by_shard)
+
+
+def make_arrangement(
+    config: TrainConfig,
+    n_items: int,
+    positives: int,
+    by_example: bool = False,
+    known: UserItems | None = None,
+    draws: Negatives | None = None,
+    compiled: bool = False,
+) -> Arrangement:
+    """How rows become a step under `config`'s loss.
+
+    Args:
+        config: loss and negatives.
+        n_items: items there are.
+        positives: of a step over all ranks.
+        by_example: each row has a history of its own.
+        known: what each user took in training; needed by a softmax with ``exclude_known``.
+        draws: what negatives are drawn from; None is all items alike.
+        compiled: see `PairBatches`.
+    """
+    if config.loss == "binary":
+        return PairBatches(config.negatives, n_items, by_example, positives, draws, compiled)
+    masked = known if config.exclude_known else None
+    if config.loss == "softmax":
+        return SoftmaxBatches("all", n_items, known=masked)
+    if config.loss == "in-batch-softmax":
+        return SoftmaxBatches("in-batch", n_items, known=masked)
+    return SoftmaxBatches("sampled", n_items, config.shared_negatives, masked, draws)
+
+
+def compiles(config: TrainConfig, rows: int) -> bool:
+    """Whether a rank with this many rows lays its pairs out by compiled loops, to the same bits."""
+    pairs = rows * config.epochs * (1 + config.negatives)
+    return config.loss == "binary" and worth_compiling(pairs)
+
+
+def negatives_of(
+    negatives: NegativesConfig, train: TrainConfig, dataset: Dataset, known: UserItems
+) -> Negatives | None:
     """What negatives are drawn from; None is all items alike."""
-    popular = experiment.negatives.distribution == "popularity"
-    unknown = experiment.train.exclude_known and experiment.train.loss == "binary"
+    popular = negatives.distribution == "popularity"
+    unknown = train.exclude_known and train.loss == "binary"
     if not (popular or unknown):
         return None
     from cadc_rec.data.load.negatives import WeightedNegatives, popularity_weights
@@ -99,17 +176,17 @@ def negatives_of(experiment: Experiment, dataset: Dataset, known: KnownItems) ->
     weights = np.ones(dataset.n_items, np.int64)
     if popular:
         frequency = np.bincount(dataset.train_item, minlength=dataset.n_items)
-        weights = popularity_weights(frequency, experiment.negatives.alpha)
+        weights = popularity_weights(frequency, negatives.alpha)
     return WeightedNegatives(weights, known if unknown else None)
 
 
-def compile_loops(experiment: Experiment, rows: int) -> None:
-    """Compile what a rank with this many rows will call: seconds that are no stage's."""
-    if compiles(experiment.train, rows):
+def compile_loops(train: TrainConfig, negatives: NegativesConfig, rows: int) -> None:
+    """Compile what a rank with this many rows will call: seconds that no stage counts."""
+    if compiles(train, rows):
         from cadc_rec.data.load import pair_kernels
 
         pair_kernels.compile_kernels()
-    if experiment.negatives.distribution != "uniform" or experiment.train.exclude_known:
-        from cadc_rec.data.load import negatives
+    if negatives.distribution != "uniform" or train.exclude_known:
+        from cadc_rec.data.load.negatives import compile_kernels
 
-        negatives.compile_kernels()
+        compile_kernels()

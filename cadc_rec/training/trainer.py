@@ -10,26 +10,25 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from cadc_rec.config.experiment import TrainConfig
-from cadc_rec.data.load.batches import BatchArrays
+from cadc_rec.data.load.batches import Batch
 from cadc_rec.data.load.loader import Loader
 from cadc_rec.data.load.position import Position, advanced, taken
-from cadc_rec.data.load.prefetch import prefetched
 from cadc_rec.data.load.stream_loader import StreamLoader
+from cadc_rec.data.streams import prefetched
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
 from cadc_rec.log import Ticker, track
-from cadc_rec.models.pairs import Batch
 from cadc_rec.training.checkpoints import Checkpoints, NoCheckpoints
-from cadc_rec.training.histories import Histories
-from cadc_rec.training.objectives import Objective, make_objective, to_batch
-from cadc_rec.training.precision import forward_precision
+from cadc_rec.training.kept import Histories
+from cadc_rec.training.losses import Objective, make_objective
 from cadc_rec.training.training_state import Progress, TrainingState
 
 Validate = Callable[[], dict[str, float]]
@@ -103,8 +102,8 @@ class Trainer:
         Args:
             validate: measures the model; None keeps the last epoch's weights.
             title: what the progress bar says.
-            on_epoch: told of every finished epoch: its loss, rate, and validation where there was
-                one; also of those that a checkpoint already holds.
+            on_epoch: called after every epoch with its loss, rate, and validation where there was
+                one; also with those that a checkpoint already holds.
             checkpoints: where an interrupted training is gone on with, and this one is saved.
         """
         config, per_epoch = self.config, self.loader.steps
@@ -113,8 +112,8 @@ class Trainer:
         state = TrainingState(self.model, self.optimizer, self.trains, self.processes, horizon)
         checkpoints.resume(state)
         progress = state.progress
-        for told in progress.told:
-            on_epoch(told)
+        for entry in progress.epochs:
+            on_epoch(entry)
         steps = config.epochs * per_epoch
         with track(title, steps, "steps", visible=self.processes.rank == 0) as ticker:
             ticker.begin_at(progress.steps(per_epoch))
@@ -126,7 +125,7 @@ class Trainer:
                     entry |= self._validated(state, validate, ticker)
                 entry[_RATE] = self.loader.rows / seconds
                 on_epoch(entry)
-                progress.told.append(entry)
+                progress.epochs.append(entry)
                 progress.epoch, progress.done = progress.epoch + 1, ()
                 if not self._ended(progress):
                     checkpoints.after_epoch(state, per_epoch)
@@ -134,7 +133,7 @@ class Trainer:
             progress.best_epoch = config.epochs
         state.restore_best()
         return Trained(
-            [{k: v for k, v in told.items() if k != _RATE} for told in progress.told],
+            [{k: v for k, v in entry.items() if k != _RATE} for entry in progress.epochs],
             progress.best_epoch,
             progress.training_seconds,
             progress.validation_seconds,
@@ -185,9 +184,9 @@ class Trainer:
             started = now
 
         with contextlib.closing(self._batches(epoch, before)) as batches:
-            for step, (arrays, batch) in enumerate(batches, start=taken(before)):
+            for step, batch in enumerate(batches, start=taken(before)):
                 self._schedule((epoch - 1) * per_epoch + step)
-                state.loss += self._step(arrays, batch)
+                state.loss += self._step(batch)
                 state.average.update()
                 ticker.advance()
                 if step + 1 < per_epoch:
@@ -203,11 +202,9 @@ class Trainer:
             )
         return mean
 
-    def _batches(
-        self, epoch: int, done: Position
-    ) -> Generator[tuple[BatchArrays, Batch], None, None]:
+    def _batches(self, epoch: int, done: Position) -> Generator[Batch[torch.Tensor], None, None]:
         """The steps left as tensors, made ahead where a core or a GPU has work meanwhile."""
-        made = ((arrays, to_batch(arrays)) for arrays in self.loader.epoch(epoch, done))
+        made = (arrays.each(torch.from_numpy) for arrays in self.loader.epoch(epoch, done))
         if self.processes.device.type == "cuda":
             return prefetched(made, _AHEAD)
         return made
@@ -220,18 +217,57 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
-    def _step(self, arrays: BatchArrays, batch: Batch) -> torch.Tensor:
+    def _step(self, batch: Batch[torch.Tensor]) -> torch.Tensor:
         """One optimizer step; returns this rank's part of the step's mean loss."""
+        device, inputs = self.processes.device, []
         if self.histories is not None:
-            assert arrays.rows is not None  # a row of the tower is an example then
-            batch = replace(batch, context=self.histories.of(arrays.rows))
-        batch = batch.to(self.processes.device)
+            assert batch.rows is not None  # a row of the tower is an example then
+            inputs.append(self.histories.of(batch.rows))
+        if device.type != "cpu":
+            batch = batch.each(lambda tensor: tensor.to(device, non_blocking=True))
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self.objective.terms(max(1, arrays.positives))  # few rows, many ranks
-        with forward_precision(self.config.precision, self.processes.device):
-            scores = self.model(batch)
+        terms = self.objective.terms(max(1, batch.positives))  # few rows, many ranks
+        with forward_precision(self.config.precision, device):
+            scores = self.model(batch, *inputs)
         loss = self.objective.loss(scores.float(), batch) / terms
         # Gradients are averaged over the ranks; the mean over all terms wants them summed.
         (loss * self.processes.world_size).backward()
         self.optimizer.step()
         return loss.detach()
+
+
+def forward_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """What a training forward pass runs in; made anew for each step, for it keeps cast weights.
+
+    Under bfloat16 its matrix products are bfloat16's, by autocast. Weights, their gradients,
+    optimizer state, frozen tables, sparse products and the loss are float32 either way, and so is
+    everything that is validated or evaluated.
+
+    Args:
+        precision: ``float32`` or ``bfloat16``.
+        device: where the step runs.
+    """
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 itself; emulation is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # No public way to ask: AVX-512 with its bfloat16 instructions on x86, or their like on ARM.
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def refuse_precision(precision: str, device: torch.device, supported: bool) -> None:
+    """Raise where the device cannot train as asked.
+
+    Raises:
+        CadcError: bfloat16 was asked for and is not `supported`.
+    """
+    if precision == "bfloat16" and not supported:
+        raise CadcError(
+            f"train.precision = 'bfloat16': this {device.type.upper()} has no bfloat16 products; "
+            "set it to 'float32'."
+        )

@@ -37,21 +37,21 @@ class Progress:
     """Where training stands and what it has found; the same on every rank but for seconds.
 
     Attributes:
-        epoch: the one at hand, from 1; one more than the last when all are done.
-        done: of it.
-        told: what was told of every finished epoch.
+        epoch: the current epoch, from 1; one more than the last when all are done.
+        done: how far it is.
+        epochs: loss, rate and validation of every finished epoch.
         best: validation NDCG@10 of the best epoch; -1 before the first validation.
         best_epoch: its number; 0 before the first validation.
         latest: validation NDCG@10 of the last validation; -1 before the first.
         since: validations since the best one.
         training_seconds: time in steps alone.
         validation_seconds: time in validation.
-        epoch_seconds: time in steps of the epoch at hand.
+        epoch_seconds: time in steps of the current epoch.
     """
 
     epoch: int = 1
     done: Position = ()
-    told: list[dict[str, float]] = field(default_factory=list)
+    epochs: list[dict[str, float]] = field(default_factory=list)
     best: float = -1.0
     best_epoch: int = 0
     latest: float = -1.0
@@ -69,13 +69,13 @@ class Progress:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Progress:
-        """What `as_json` told."""
-        return cls(**{**told, "done": tuple(Stretch(**stretch) for stretch in told["done"])})
+    def from_json(cls, values: Mapping[str, Any]) -> Progress:
+        """Of the values that `as_json` gave."""
+        return cls(**{**values, "done": tuple(Stretch(**each) for each in values["done"])})
 
 
 class TrainingState:
-    """A training in its course.
+    """The live state of a training.
 
     Args:
         model: wrapped.
@@ -99,7 +99,7 @@ class TrainingState:
         self.average = WeightAverage(self.live, horizon)
         self.best: list[torch.Tensor] | None = None
         self.loss = torch.zeros((), device=processes.device)
-        """Of the epoch at hand, this rank's part of the sum over its steps."""
+        """Of the current epoch, this rank's part of the sum over its steps."""
         self.progress = Progress()
 
     def keep_as_best(self) -> None:
@@ -134,7 +134,7 @@ class TrainingState:
         return found
 
     def described(self) -> dict[str, Any]:
-        """What a manifest has to say beside the tensors; the same on every rank."""
+        """What a manifest holds beside the tensors; the same on every rank."""
         return {
             "progress": self.progress.as_json(),
             "ranks": self.processes.world_size,
@@ -152,20 +152,20 @@ class TrainingState:
         return {**{name: kind for name, kind in kept.items() if name in names}, **dense}
 
     def restore(
-        self, told: Mapping[str, Any], sizes: Mapping[str, Sequence[int]], load: Load
+        self, manifest: Mapping[str, Any], sizes: Mapping[str, Sequence[int]], load: Load
     ) -> list[str]:
-        """Take a saved training over; all ranks must call.
+        """Continue from a saved training; all ranks must call.
 
         Args:
-            told: what `described` gave.
+            manifest: what `described` gave.
             sizes: size of every saved tensor by name.
             load: reads them.
 
         Returns:
             The tensors whose optimizer begins anew, because another kind of it moved them.
         """
-        self.progress = Progress.from_json(told["progress"])
-        self.average.steps = told["average_steps"]
+        self.progress = Progress.from_json(manifest["progress"])
+        self.average.steps = manifest["average_steps"]
         wanted = self._like_weights("weights", self.live)
         if self.average.horizon:
             wanted |= self._like_weights("average", self.average.average)
@@ -176,22 +176,22 @@ class TrainingState:
         wanted |= self._dense_targets(sizes)
         momenta, read = self._momentum_targets(sizes)
         wanted |= read
-        losses = self._loss_targets(told["ranks"])
-        random = self._random_targets(sizes, told["ranks"])
+        losses = self._loss_targets(manifest["ranks"])
+        random = self._random_targets(sizes, manifest["ranks"])
         wanted |= {name: Parts.whole(value) for name, value in (losses | random).items()}
         with torch.no_grad():
             load(wanted)
             for momentum, saved in momenta:
-                groups = [(start, stop) for start, stop in told["columns"][momentum.name]]
+                groups = [(start, stop) for start, stop in manifest["columns"][momentum.name]]
                 mine: Columns = momentum.groups[momentum.group]
                 momentum.tensor.copy_(regrouped(saved, groups, mine))
         self.loss = sum(losses.values(), torch.zeros((), device=self.processes.device))
         self._take_random_states(random)
-        now, before = self.optimizers(), told["optimizers"]
+        now, before = self.optimizers(), manifest["optimizers"]
         return sorted(name for name, kind in now.items() if before.get(name, kind) != kind)
 
     def _like_weights(self, kind: str, tensors: Sequence[torch.Tensor]) -> dict[str, Parts]:
-        """Tensors that lie as the weights do."""
+        """Tensors of the same shapes and offsets as the weights."""
         found: dict[str, Parts] = {}
         for local, tensor in zip(self.locals, tensors, strict=True):
             name = f"{kind}/{local.name}"

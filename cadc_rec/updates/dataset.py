@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.engine import open_engine
-from cadc_rec.data.parquet import ROW_GROUP_ROWS, rechunk, write_parquet, write_parts
-from cadc_rec.data.prepare.build import GROUPS_PER_PART, INTERACTIONS
-from cadc_rec.data.prepare.settings import table_settings
+from cadc_rec.data.prepare.build_dataset import GROUPS_PER_PART, INTERACTIONS
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
+from cadc_rec.data.sources.own_tables import read_tables
 from cadc_rec.data.sources.raw_tables import RawTables
-from cadc_rec.data.sources.tables import read_tables
+from cadc_rec.data.streams import ROW_GROUP_ROWS, rechunk, write_parquet, write_parts
 from cadc_rec.errors import CadcError
 from cadc_rec.log import track
 from cadc_rec.store.artifact import Artifact, Draft
@@ -42,12 +41,6 @@ class NothingNew(Exception):
     def __init__(self, counts: dict[str, int]) -> None:
         super().__init__(counts)
         self.counts = counts
-
-
-def updated_dataset_settings(config: DataConfig, day: Day) -> dict[str, Any]:
-    """What decides the next dataset beside the one before and the day's bytes."""
-    settings: dict[str, Any] = {"update": 1, "k_core": max(config.k_core, 1)}
-    return {**settings, "split_seed": config.split_seed, "tables": table_settings(day.config)}
 
 
 def build_updated_dataset(config: DataConfig, parent: Artifact, day: Day, draft: Draft) -> None:

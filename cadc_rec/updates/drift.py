@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from cadc_rec.config.update import UpdateConfig
+from cadc_rec.config.experiment import UpdateConfig
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.metrics import ranking_metrics
-from cadc_rec.evaluation.ranking import Excluded, held_out_ranks
+from cadc_rec.evaluation.ranking import held_out_ranks
 from cadc_rec.evaluation.statistics import mean_gains, paired_bootstrap
 from cadc_rec.store.artifact import Artifact
 
@@ -142,16 +143,14 @@ def held_out_before_and_after(
     }
 
 
-def _excluded(dataset: Dataset, users: NDArray[np.int64], n_items: int) -> Excluded:
+def _excluded(dataset: Dataset, users: NDArray[np.int64], n_items: int) -> UserItems:
     """What these users took, less what the old model did not know."""
     items = []
     for user in users:
         taken = dataset.train_item[dataset.user_indptr[user] : dataset.user_indptr[user + 1]]
         taken = np.append(taken, dataset.val_item[user])
-        items.append(taken[(taken >= 0) & (taken < n_items)])
-    counts = [len(of) for of in items]
-    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Excluded(indptr, np.concatenate(items).astype(np.int32))
+        items.append(taken[(taken >= 0) & (taken < n_items)].astype(np.int32))
+    return UserItems.of_lists(items)
 
 
 def reasons_to_rebuild(

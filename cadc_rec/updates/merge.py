@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cadc_rec.data.dataset import train_files
-from cadc_rec.data.parquet import read_groups
 from cadc_rec.data.prepare.split import Rows, whole_users
+from cadc_rec.data.streams import read_groups
 
 _COLUMNS = ["user", "item", "timestamp"]
 

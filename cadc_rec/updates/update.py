@@ -9,41 +9,27 @@ from the stages that were finished.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cadc_rec.config.experiment import Experiment
-from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.select.build import build_selection
-from cadc_rec.data.select.settings import selected_rows, selection_settings
-from cadc_rec.distributed.processes import Processes, processes
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
-from cadc_rec.pipeline.pipeline import Pipeline, launched
-from cadc_rec.pretrain.settings import pretrain_settings
+from cadc_rec.pipeline.pipeline import Pipeline, launched, tell_of
+from cadc_rec.pipeline.runner import StageRunner
+from cadc_rec.pipeline.stage import Input, Job, Opened, Stage
+from cadc_rec.pipeline.table import MAKER
 from cadc_rec.store.artifact import Artifact, Draft, run_stage
 from cadc_rec.store.atomic import empty_folder
 from cadc_rec.updates import chain
-from cadc_rec.updates.changes import Changes
-from cadc_rec.updates.dataset import (
-    NothingNew,
-    build_updated_dataset,
-    updated_dataset_settings,
-)
+from cadc_rec.updates.dataset import NothingNew
 from cadc_rec.updates.day import Day, find_day, require_folder, require_updatable
-from cadc_rec.updates.measure import State, update_report
-from cadc_rec.updates.sample import refreshed_sample, sampled_rows
-from cadc_rec.updates.tables import (
-    build_updated_tables,
-    build_updated_transitions,
-    divisors,
-)
-from cadc_rec.updates.towers import build_updated_towers, towers_experiment
+from cadc_rec.updates.learning import divisors
+from cadc_rec.updates.report import State, update_report
+from cadc_rec.updates.table import UPDATE_TABLE, changes_between
 
-_CODE = 1  # raised when an update comes to compute something else
 REPORT = "update.json"
 
 
@@ -113,25 +99,54 @@ class _Update:
         self.number = len(done) + 1
         self.made: dict[str, Artifact] = {}
         self.rebuilt = ""
+        self.opened = Opened()
+        self.runner = StageRunner(workdir, experiment.compute)
 
     def run(self) -> chain.Update:
         """Make every stage and the record."""
-        self.made["prepare"] = self._prepare()
+        first, *others = UPDATE_TABLE
+        self._make(first)
         self.rebuilt = self._cannot_carry_on()
-        if not self.rebuilt:
-            for stage in ("pretrain", "transitions", "select", "train"):
-                if stage in self.latest:
-                    made = getattr(self, f"_{stage}")()
-                    if made is not None:
-                        self.made[stage] = made
-        else:
+        if self.rebuilt:
             log.info("%s, so all stages are made anew", self.rebuilt)
+        else:
+            for stage in others:
+                if stage.name in self.latest and stage.wanted(self.experiment):
+                    self._make(stage)
         self.made = self._pipeline().run()
         return self._record()
 
     def _pipeline(self) -> Pipeline:
         """Makes what has no warm start of its own, by the ordinary stages."""
-        return Pipeline(self.experiment, self.workdir, given=dict(self.made))
+        given = dict(self.made)
+        return Pipeline(self.experiment, self.workdir, given=given, opened=self.opened)
+
+    def _make(self, stage: Stage) -> None:
+        """Make a stage of the update, or find it made by an update that was killed."""
+        names = stage.reads(self.experiment)
+        inputs = {name: made for name in names if (made := self._input(name)) is not None}
+        job = Job(
+            stage,
+            self.experiment,
+            inputs,
+            self.workdir,
+            ranks=1,
+            readers=1,
+            opened=self.opened,
+            update=self.number,
+        )
+        self.made[stage.name] = self.runner.make(job)
+        tell_of(self.made[stage.name])
+
+    def _input(self, name: str) -> Input | None:
+        """What a stage reads under this name; None where the experiment does not have it."""
+        if name == "day":
+            return self.day
+        before = name.removesuffix("_before")
+        if before != name:
+            return self.latest[MAKER[before]]
+        pipeline = self._pipeline()
+        return pipeline.artifact(MAKER[name]) if MAKER[name] in pipeline.stages() else None
 
     def _cannot_carry_on(self) -> str:
         """Why the vectors have no warm start; empty where they have one."""
@@ -146,126 +161,6 @@ class _Update:
                     "in a way that cannot be undone"
                 )
         return ""
-
-    def _stage(
-        self,
-        stage: str,
-        settings: dict[str, Any],
-        inputs: dict[str, Artifact | str],
-        build: Callable[[Draft], None],
-    ) -> Artifact:
-        told = {"update_code": _CODE, **settings}
-        made = run_stage(self.workdir, stage, told, inputs, build)
-        how = "kept" if made.cached else f"made in {made.seconds:,.1f} s"
-        log.info("%s: %s, %s", stage, how, made.path)
-        return made
-
-    def _torch_stage(
-        self,
-        stage: str,
-        settings: dict[str, Any],
-        inputs: dict[str, Artifact | str],
-        build: Callable[[Processes, Draft], None],
-    ) -> Artifact:
-        def on_device(draft: Draft) -> None:
-            with processes(self.experiment.compute) as alone:
-                build(alone, draft)
-
-        return self._stage(stage, settings, inputs, on_device)
-
-    @cached_property
-    def before(self) -> Dataset:
-        """The dataset before."""
-        return Dataset.open(self.latest["prepare"])
-
-    @cached_property
-    def after(self) -> Dataset:
-        """The next one."""
-        return Dataset.open(self.made["prepare"])
-
-    @cached_property
-    def changes(self) -> Changes:
-        """Between the two."""
-        return Changes.between(self.before, self.after)
-
-    def _prepare(self) -> Artifact:
-        config, parent = self.experiment.data, self.latest["prepare"]
-        return self._stage(
-            "prepare",
-            updated_dataset_settings(config, self.day),
-            {"before": parent, "day": self.day.fingerprint},
-            lambda draft: build_updated_dataset(config, parent, self.day, draft),
-        )
-
-    def _datasets(self) -> dict[str, Artifact | str]:
-        return {"dataset": self.made["prepare"], "dataset_before": self.latest["prepare"]}
-
-    def _pretrain(self) -> Artifact | None:
-        e, before = self.experiment, self.latest["pretrain"]
-        if e.pretrain.model not in ("mf", "als"):  # counting starts afresh
-            return None
-        told = e.update.model_dump(mode="json", include={"epochs", "sweeps", "polish"})
-        return self._torch_stage(
-            "pretrain",
-            {**pretrain_settings(e.pretrain, e.seed), "update": told},
-            {**self._datasets(), "tables_before": before},
-            lambda alone, draft: build_updated_tables(
-                e, before, self.after, self.changes, alone, draft
-            ),
-        )
-
-    def _transitions(self) -> Artifact:
-        e, before = self.experiment, self.latest["transitions"]
-        settings = {
-            "transitions": e.transitions.model_dump(mode="json"),
-            "scale": e.pretrain.scale,
-            "update": {"sweeps": e.update.sweeps},
-        }
-        return self._torch_stage(
-            "transitions",
-            settings,
-            {"dataset": self.made["prepare"], "transitions_before": before},
-            lambda alone, draft: build_updated_transitions(e, before, self.after, alone, draft),
-        )
-
-    def _select(self) -> Artifact | None:
-        e, before, dataset = self.experiment, self.latest["select"], self.made["prepare"]
-        if e.select.kind != "uniform":  # what it takes depends on all rows
-            return None
-
-        def build(draft: Draft) -> None:
-            wanted = selected_rows(len(self.after.train_item), e.select.ratio)
-            # Not by a fingerprint: that of the dataset tells of what is held out.
-            key = (e.seed, self.number)
-            rows = refreshed_sample(sampled_rows(before.path), self.changes, wanted, key)
-            build_selection(e.select, e.seed, dataset, draft, e.history.length, rows=rows)
-
-        return self._stage(
-            "select",
-            {**selection_settings(e.select, e.seed, e.history.length), "update": self.number},
-            {**self._datasets(), "selection_before": before},
-            build,
-        )
-
-    def _train(self) -> Artifact:
-        e, before = self.experiment, self.latest["train"]
-        warm, pipeline = towers_experiment(e), self._pipeline()
-        selection, pretrained = pipeline.artifact("select"), pipeline.pretrained
-        tables = {s: a for s, a in self.made.items() if s in ("pretrain", "transitions")}
-        included = {"seed", "model", "train", "sharding", "history", "prior"}
-        return self._torch_stage(
-            "train",
-            {**warm.model_dump(mode="json", include=included), "towers": e.update.towers},
-            {
-                "dataset": self.made["prepare"],
-                "selection": selection,
-                "checkpoint_before": before,
-                **tables,
-            },
-            lambda alone, draft: build_updated_towers(
-                warm, self.after, selection, pretrained, before, alone, draft
-            ),
-        )
 
     def _record(self) -> chain.Update:
         """Measure the drift and write what makes all this an update."""
@@ -285,9 +180,11 @@ class _Update:
             }
 
         limits = {"advise_new_share", "advise_cosine"}
-        record = self._stage(
+        record = run_stage(
+            self.workdir,
             chain.STAGE,
             {
+                "code": 1,  # raised when a record comes to hold something else
                 "line": line,
                 "number": self.number,
                 "update": self.experiment.update.model_dump(mode="json", include=limits),
@@ -295,6 +192,7 @@ class _Update:
             {**self.made, "day": self.day.fingerprint},
             build,
         )
+        tell_of(record)
         told = record.info
         return chain.Update(
             self.number, record.path, told["day"], told["artifacts"], told["report"]
@@ -302,12 +200,14 @@ class _Update:
 
     def _report(self) -> dict[str, Any]:
         full, since = self._last_full_build()
+        before, after = self.latest["prepare"], self.made["prepare"]
         return update_report(
-            self.experiment,
+            self.experiment.update,
+            self.experiment.evaluate.k,
             self.number,
-            State(self.latest, self.before),
-            State(self.made, self.after),
-            self.changes,
+            State(self.latest, self.opened.dataset(before)),
+            State(self.made, self.opened.dataset(after)),
+            changes_between(self.opened, before, after),
             full,
             since,
             self.rebuilt,

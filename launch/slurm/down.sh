@@ -4,7 +4,7 @@ set -euo pipefail
 
 lab=${SLURM_LAB:?set SLURM_LAB to the folder up.sh was given}
 
-# In this order: who writes to a database ends before it does.
+# In this order, so that what writes to the database ends before the database does.
 for file in "$lab"/n*.pid "$lab/slurmctld.pid" "$lab/slurmdbd.pid" "$lab/mysql/mariadb.pid"; do
   [[ -e $file ]] || continue
   pid=$(<"$file")

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Brings up a real Slurm with accounting on this machine, for tests: controller, database and one
-# daemon a node, all on localhost.
+# Starts a real Slurm with accounting on this machine, for tests: controller, database and one
+# daemon for each node, all on localhost.
 #
 #   SLURM_LAB=DIR launch/slurm/up.sh [NODES]     prints the nodes when they are ready
-#   export SLURM_CONF=DIR/slurm.conf             what Slurm's commands then want
-#   SLURM_LAB=DIR launch/slurm/down.sh           takes it down
+#   export SLURM_CONF=DIR/slurm.conf             what Slurm's commands then need
+#   SLURM_LAB=DIR launch/slurm/down.sh           stops it
 #
 # Needs root and the Debian packages slurm-wlm, munge, slurmdbd and mariadb-server. It changes the
 # machine: it adds the nodes' names to /etc/hosts, links /etc/slurm/slurmdbd.conf, and makes a munge
-# key where there is none. So it is meant for a container or a test machine.
+# key if there is none. So use it in a container or a test machine.
 set -euo pipefail
 
 nodes=${1:-2}
@@ -66,7 +66,7 @@ SlurmUser=root
 SlurmctldPort=$controller_port
 AuthType=auth/munge
 CredType=cred/munge
-# A container offers no cgroups, and linuxproc needs none.
+# A container has no cgroups; linuxproc needs none.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -103,7 +103,7 @@ PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
 }
 
-# torchx asks sacct how a job ended, and sacct wants a database.
+# torchx asks sacct how a job ended, and sacct needs a database.
 start_database() {
   install -d -o mysql -g mysql /run/mysqld "$lab/mysql"
   [[ -d $lab/mysql/mysql ]] || mariadb-install-db --user=mysql --datadir="$lab/mysql" \
@@ -151,7 +151,7 @@ all_idle() {
 
 need
 mkdir -p "$lab"/{state,spool,log}
-# mysql runs as a user of its own and has to reach its folder.
+# mysql runs as its own user, which must be able to reach its folder.
 chmod 755 "$lab"
 name_nodes
 start_munge

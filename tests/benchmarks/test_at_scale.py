@@ -25,7 +25,7 @@ EXPERIMENT = Experiment.model_validate(
     {
         "pretrain": {"model": "mf", "factors": 95, "negatives": 1},
         "train": {"negatives": 4},
-        "model": {"id_dim": 96, "tower": [128, 64]},
+        "model": {"id_embedding": "init_frozen", "id_dim": 96, "tower": [128, 64]},
     }
 )
 

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec import __version__
-from cadc_rec.cli import main as command_line
 from cadc_rec.cli.doctor import Check, Report
 from cadc_rec.pipeline.pipeline import STAGES as EVERY_STAGE
 
@@ -375,7 +374,7 @@ def test_a_defect_of_ours_is_code_1_and_says_how_to_see_where(tmp_path, tiny, cl
     def load(*_, **__):
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(command_line, "load_experiment", load)
+    monkeypatch.setattr("cadc_rec.config.file.load_experiment", load)
     shown = cli("run", tiny, "--workdir", tmp_path)
     assert (shown.code, shown.out) == (1, "")
     assert shown.err.splitlines() == [

@@ -3,8 +3,18 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import (
+    ComputeConfig,
+    Experiment,
+    HistoryConfig,
+    ModelConfig,
+    PretrainConfig,
+    PriorConfig,
+    SelectConfig,
+    ShardingConfig,
+)
 from cadc_rec.config.file import load_experiment
 from cadc_rec.config.methods import METHODS
 from cadc_rec.errors import CadcError
@@ -484,3 +494,44 @@ def test_a_hybrid_that_cannot_be_parted_in_groups_of_four_is_refused(width, tmp_
     path.write_text(f"[pretrain]\nfactors = {width - 1}\n[model]\nid_dim = {width}\n")
     with pytest.raises(CadcError, match=f"'hybrid' parts model.id_dim = {width} in groups of four"):
         load_experiment(path, overrides=["model.id_embedding=hybrid"])
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda: HistoryConfig(windows=(3, 1)), "history.windows = [3, 1] must ascend, each once."),
+        (lambda: ModelConfig(tower=(8, 4), item_tower=(5,)), "model.item_tower ends with 5 and "),
+        (
+            lambda: ShardingConfig(frozen="data_parallel", frozen_kernel="fused"),
+            "sharding.frozen_kernel = 'fused' is for model-parallel tables, ",
+        ),
+        (
+            lambda: Experiment(pretrain=PretrainConfig(model="mf")),
+            "pretrain.model = 'mf' is of no use to model.id_embedding = 'trainable'; ",
+        ),
+        (
+            lambda: Experiment(prior=PriorConfig(use=True)),
+            "prior.use = true folds a history into ALS, ",
+        ),
+        (
+            lambda: Experiment(select=SelectConfig(kind="hard")),
+            "select.kind = 'hard' takes the rows that pre-trained vectors score lowest; ",
+        ),
+        (
+            lambda: Experiment(compute=ComputeConfig(processes=9)),
+            "compute.processes = 9 cannot share select.shards = 8; ",
+        ),
+    ],
+)
+def test_settings_built_in_python_are_held_to_the_same_rules(build, sentence):
+    with pytest.raises(ValidationError) as caught:
+        build()
+    (finding,) = caught.value.errors()
+    assert finding["msg"].startswith(sentence)
+
+
+def test_sections_that_break_rules_of_their_own_are_told_together(write):
+    path = write("[history]\nwindows = [3, 1]\n[model]\ntower = [8, 4]\nitem_tower = [5]\n")
+    first, second = refusal(path).splitlines()
+    assert first.startswith(f"{path}: history.windows = [3, 1] must ascend")
+    assert second.startswith(f"{path}: model.item_tower ends with 5 and model.tower with 4;")

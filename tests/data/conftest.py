@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from cadc_rec.config.experiment import DataConfig, SelectConfig
-from cadc_rec.data.prepare.build import build_dataset, dataset_settings
-from cadc_rec.data.select.build import build_selection
-from cadc_rec.data.select.settings import selection_settings
-from cadc_rec.data.sources.archives import DATA_VARIABLE, find_raw
+from cadc_rec.data.prepare.build_dataset import build_dataset
+from cadc_rec.data.select.build_selection import build_selection
+from cadc_rec.data.sources.raw_input import DATA_VARIABLE, find_raw
 from cadc_rec.store.artifact import Artifact, run_stage
 from tests.data.own_tables import INTERACTIONS
 
@@ -68,7 +67,7 @@ def prepare(tmp_path: Path, raw_folder: Path) -> Prepare:
         return run_stage(
             tmp_path / workdir,
             "prepare",
-            dataset_settings(config),
+            config.decisive(),
             {"raw": raw.fingerprint},
             lambda draft: build_dataset(config, raw, draft),
         )
@@ -106,7 +105,7 @@ def select(tmp_path: Path) -> Select:
         return run_stage(
             tmp_path / "work",
             "select",
-            selection_settings(config, seed),
+            {**config.decisive(), "seed": seed},
             {"dataset": dataset},
             lambda draft: build_selection(config, seed, dataset, draft),
         )

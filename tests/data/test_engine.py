@@ -44,7 +44,7 @@ def test_the_configuration_says_how_much_memory_and_where_to_spill(tables, tmp_p
     with pytest.raises(CadcError, match="did not fit into 3 MiB of memory with spilling"):
         tables(content=text(), memory="3MiB")
     with open_engine(tmp_path, spill=tmp_path / "elsewhere") as backend:
-        told = "SELECT current_setting('temp_directory')"
-        assert backend.con.sql(told).fetchall() == [(str(tmp_path / "elsewhere"),)]
+        query = "SELECT current_setting('temp_directory')"
+        assert backend.con.sql(query).fetchall() == [(str(tmp_path / "elsewhere"),)]
     artifact = tables(content=text(), memory="200MiB", spill=str(tmp_path / "elsewhere"))
     assert artifact.fingerprint == tables(content=text(), workdir="default").fingerprint

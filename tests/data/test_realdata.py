@@ -11,8 +11,8 @@ import pytest
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.file import load_experiment
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.prepare.build import build_dataset, dataset_settings
-from cadc_rec.data.sources.archives import DATA_VARIABLE, find_raw, locate
+from cadc_rec.data.prepare.build_dataset import build_dataset
+from cadc_rec.data.sources.raw_input import DATA_VARIABLE, find_raw, locate
 from cadc_rec.store.artifact import run_stage
 
 pytestmark = pytest.mark.realdata
@@ -31,7 +31,7 @@ def prepare_in(tmp_path: Path, config: DataConfig):
     return run_stage(
         tmp_path,
         "prepare",
-        dataset_settings(config),
+        config.decisive(),
         {"raw": raw.fingerprint},
         lambda draft: build_dataset(config, raw, draft),
     )

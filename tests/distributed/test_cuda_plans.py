@@ -9,9 +9,8 @@ from cadc_rec.config.experiment import ComputeConfig, ModelConfig
 from cadc_rec.data.load.pair_batches import arrange_pairs
 from cadc_rec.distributed.planner import make_planner
 from cadc_rec.distributed.processes import processes
-from cadc_rec.models.pairs import pair_scores
+from cadc_rec.models.sparse import pair_scores
 from cadc_rec.models.two_tower import SideSpec, TwoTower
-from cadc_rec.training.objectives import to_batch
 from tests.distributed import toy
 
 
@@ -85,7 +84,7 @@ def test_pair_scores_on_a_gpu_equal_those_of_the_cpu():
     rng = np.random.default_rng(0)
     who, what = (rng.integers(0, 30, 50).astype(np.int32) for _ in range(2))
     drawn = rng.integers(0, 30, (50, 4)).astype(np.int32)
-    batch = to_batch(arrange_pairs(who, what, drawn, 30, 50))
+    batch = arrange_pairs(who, what, drawn, 30, 50).each(torch.from_numpy)
     users, items = torch.randn(len(batch.users), 8), torch.randn(len(batch.items), 8)
     on_gpu = batch.to(torch.device("cuda"))
     scores = pair_scores(users.cuda(), items.cuda(), on_gpu.pattern)

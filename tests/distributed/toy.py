@@ -12,25 +12,23 @@ import torch
 from safetensors.torch import load_file
 from scipy import sparse
 
-from cadc_rec.config.experiment import Experiment, PretrainConfig
+from cadc_rec.config.experiment import Experiment, PretrainConfig, ShardingConfig
 from cadc_rec.data.dataset import Attribute
-from cadc_rec.data.load.candidates import KnownItems
 from cadc_rec.data.load.shards import Examples
-from cadc_rec.distributed.rows_file import write_rows
+from cadc_rec.data.user_items import UserItems
+from cadc_rec.distributed.rows import write_rows
 from cadc_rec.distributed.state import gather_state, local_tensors
 from cadc_rec.pipeline.stages.pretrain_neural import build_neural_tables
+from cadc_rec.pretrain.als import LeastSquares
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.factor_tables import PartitionedTable, ReplicatedTable
-from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables
-from cadc_rec.pretrain.least_squares import LeastSquares
-from cadc_rec.pretrain.scaling import scaled
+from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables, scaled
 from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.store.artifact import Draft
 from cadc_rec.training.build import build_model, frozen_tables_intact
-from cadc_rec.training.frozen_rows import keep_frozen_rows
-from cadc_rec.training.histories import Histories
-from cadc_rec.training.objectives import make_loader
-from cadc_rec.training.optimizers import dense_optimizer
+from cadc_rec.training.kept import Histories, keep_frozen_rows
+from cadc_rec.training.reading import make_loader
+from cadc_rec.training.tables import dense_optimizer
 from cadc_rec.training.trainer import Trainer
 
 USERS, ITEMS, DIM = 41, 23, 8
@@ -83,6 +81,7 @@ def experiment(ids: str, kind: str) -> Experiment:
     ``bfloat16-`` before that has training's products in bfloat16.
     """
     more, train = {}, {"negatives": 2}
+    pretraining = "als" if ids == "prior" else "mf"
     precision = "bfloat16" if ids.startswith(HALF) else "float32"
     ids = ids.removeprefix(HALF)
     if ids.startswith(MANY):
@@ -93,9 +92,11 @@ def experiment(ids: str, kind: str) -> Experiment:
         train["exclude_known"] = True
         more = {"history": {"length": LENGTH, "windows": [1, 3, 9]}, "transitions": {"window": 2}}
         more["prior"] = prior
+    if ids == "trainable":
+        pretraining = "none"
     return Experiment.model_validate(
         {
-            "pretrain": {"model": "mf", "factors": DIM - 1},
+            "pretrain": {"model": pretraining, "factors": DIM - 1},
             "model": {"id_embedding": ids, "id_dim": DIM, "feature_dim": 4, "tower": [8, 4]},
             "train": {
                 "epochs": 2,
@@ -110,10 +111,10 @@ def experiment(ids: str, kind: str) -> Experiment:
     )
 
 
-def known_items() -> KnownItems:
+def known_items() -> UserItems:
     """Three items of each user."""
     items = np.random.default_rng(4).integers(0, ITEMS, (USERS, 3)).astype(np.int32)
-    return KnownItems(np.arange(USERS + 1) * 3, np.sort(items, 1).ravel())
+    return UserItems(np.arange(USERS + 1) * 3, np.sort(items, 1).ravel())
 
 
 def histories(n: int) -> np.ndarray:
@@ -329,7 +330,7 @@ def neural(processes) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         draft = Draft(Path(folder))
         build_neural_tables(
-            Experiment.model_validate({"pretrain": settings}), data, processes, draft
+            PretrainConfig.model_validate(settings), 0, data, processes, draft, ShardingConfig()
         )
         written = {file.stem: load_file(file)["weight"] for file in draft.path.iterdir()}
     return {

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation import ranking
-from cadc_rec.evaluation.ranking import Excluded, held_out_ranks
+from cadc_rec.evaluation.ranking import held_out_ranks
 
 
 def ranks_by_loop(users, items, targets, excluded):
@@ -32,7 +33,7 @@ def world():
     targets = np.array([rng.choice(np.setdiff1d(np.arange(31), s)) for s in seen])
     targets[5] = -1
     indptr = np.concatenate([[0], np.cumsum([len(s) for s in seen])])
-    return users, items, targets, Excluded(indptr, np.concatenate(seen).astype(np.int32))
+    return users, items, targets, UserItems(indptr, np.concatenate(seen).astype(np.int32))
 
 
 def test_ranks_equal_those_of_a_loop_with_ties_against_us(world):
@@ -61,13 +62,13 @@ def test_all_scores_equal_puts_the_target_last():
         torch.zeros(1, 2),
         torch.zeros(9, 2),
         np.array([4]),
-        Excluded(np.array([0, 2]), np.array([0, 1], dtype=np.int32)),
+        UserItems(np.array([0, 2]), np.array([0, 1], dtype=np.int32)),
     )
     assert ranks.tolist() == [7]  # nine items less two excluded ones
 
 
 def test_the_validation_item_is_excluded_beside_the_training_items():
-    excluded = Excluded(np.array([0, 2, 2, 3]), np.array([5, 1, 4], dtype=np.int32))
+    excluded = UserItems(np.array([0, 2, 2, 3]), np.array([5, 1, 4], dtype=np.int32))
     both = excluded.and_one_each(np.array([7, -1, 0]))
     assert both.indptr.tolist() == [0, 3, 3, 5]
     assert [sorted(both.items[a:b].tolist()) for a, b in ((0, 3), (3, 3), (3, 5))] == [
@@ -81,7 +82,7 @@ def test_the_validation_item_is_excluded_beside_the_training_items():
 def test_a_score_that_is_not_finite_is_an_error_naming_the_row(bad):
     users = torch.zeros(3, 2)
     users[2, 1] = bad
-    none = Excluded(np.zeros(4, dtype=np.int64), np.zeros(0, dtype=np.int32))
+    none = UserItems(np.zeros(4, dtype=np.int64), np.zeros(0, dtype=np.int32))
     with pytest.raises(CadcError, match="user row 2 is not finite"):
         held_out_ranks(users, torch.zeros(5, 2), np.zeros(3, dtype=int), none)
 
@@ -108,7 +109,7 @@ def close_world(seed, scale=1.0, users=40, items=300, width=24):
     targets = np.array([rng.choice(np.setdiff1d(np.arange(items), t)) for t in taken])
     targets[3] = -1
     indptr = np.arange(users + 1) * 11
-    excluded = Excluded(indptr, np.concatenate(taken).astype(np.int32))
+    excluded = UserItems(indptr, np.concatenate(taken).astype(np.int32))
     return u * np.float32(scale), v * np.float32(scale), targets, excluded
 
 
@@ -169,7 +170,7 @@ def test_all_scores_equal_but_for_rounding_are_all_looked_at_again():
     element = rng.integers(-(2**23), 2**23, 64).astype(np.float32)  # float64 sums are exact
     items = np.stack([rng.permutation(element) for _ in range(200)])
     users = np.ones((4, 64), dtype=np.float32)
-    none = Excluded(np.zeros(5, dtype=np.int64), np.zeros(0, dtype=np.int32))
+    none = UserItems(np.zeros(5, dtype=np.int64), np.zeros(0, dtype=np.int32))
     assert ranks_of(users, items, np.array([0, 50, 199, -1]), none) == [200, 200, 200, 0]
 
 

@@ -14,7 +14,7 @@ def test_programs_and_collections_give_the_evaluated_vectors(tiny, tmp_path, met
     from cadc_rec.config.file import load_experiment
     from cadc_rec.export.predict import TwoTowerPredictFactory
     from cadc_rec.export.programs import tower_programs
-    from cadc_rec.export.requests import batch_of, side_features
+    from cadc_rec.export.towers import batch_of, side_features
     from cadc_rec.export.write import Finished
     from cadc_rec.pipeline.pipeline import Pipeline
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cadc_rec.models.dropout import ByteDropout
+from cadc_rec.models.tower import ByteDropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.5, 0.9])

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from cadc_rec.data.load.batches import Batch
 from cadc_rec.distributed.state import gather_state
-from cadc_rec.models.history import usable_windows, window_means
-from cadc_rec.models.pairs import Batch
+from cadc_rec.models.history import usable_windows
 from cadc_rec.training.build import build_model
 from tests.distributed import toy
 
@@ -34,7 +34,7 @@ def test_windows_longer_than_the_history_become_its_length_once():
 def test_window_means_are_those_of_the_last_items(model):
     history = toy.histories(60)
     assert ((history >= 0).sum(1) == 0).any()  # some users have no history
-    got = window_means(model.module.item.ids, torch.from_numpy(history), [1, 3, 5])
+    got = model.module.item.ids.window_means(torch.from_numpy(history), [1, 3, 5])
     table = toy.tables().item.double().numpy()
     for window, means in zip((1, 3, 5), got, strict=True):
         expected = means_by_hand(table, history, window)
@@ -62,7 +62,7 @@ def test_a_batch_without_pairs_is_every_example_with_every_candidate(ids, alone)
     model = build_model(e, toy.dataset(), toy.pretrained(ids), alone)
     history = torch.from_numpy(toy.histories(toy.USERS))
     users, items = torch.tensor([3, 3, 40]), torch.tensor([0, 5, 22])
-    batch = Batch(users, items, context=model.module.context(history[users]))
+    batch = Batch(users, items)
     weight = torch.randn(3, 3)
     parameters = [p for n, p in model.module.named_parameters() if model.trains(n)]
 
@@ -71,7 +71,7 @@ def test_a_batch_without_pairs_is_every_example_with_every_candidate(ids, alone)
         (scores * weight).sum().backward()
         return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
 
-    got = model.wrapped(batch)
+    got = model.wrapped(batch, model.module.read(history[users]))
     of_ours = gradients(got)
     expected = model.module.user_vectors(users, history[users]) @ model.module.item_vectors(items).T
     torch.testing.assert_close(got, expected)

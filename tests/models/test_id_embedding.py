@@ -78,7 +78,10 @@ def test_a_vector_is_as_wide_under_every_technique(made):
 def test_gradients_reach_what_is_trained_and_nothing_else(kind, alone):
     e = toy.experiment(kind, "data_parallel")
     model = build_model(e, toy.dataset(), toy.pretrained(kind), alone)
-    users, items = model.module.user(torch.arange(9)), model.module.item(torch.arange(9))
+    users, items = (
+        model.module.user_vectors(torch.arange(9)),
+        model.module.item_vectors(torch.arange(9)),
+    )
     (users * items * torch.randn(9, 1)).sum().backward()
     reached = {
         name

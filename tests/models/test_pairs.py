@@ -4,8 +4,7 @@ import numpy as np
 import torch
 
 from cadc_rec.data.load.pair_batches import arrange_pairs
-from cadc_rec.models.pairs import pair_scores
-from cadc_rec.training.objectives import to_batch
+from cadc_rec.models.sparse import pair_scores
 
 
 def a_batch(rng, positives=40, negatives=3, users=13, items=17):
@@ -13,7 +12,7 @@ def a_batch(rng, positives=40, negatives=3, users=13, items=17):
     what = rng.integers(0, items, positives).astype(np.int32)
     drawn = rng.integers(0, items, (positives, negatives)).astype(np.int32)
     arrays = arrange_pairs(who, what, drawn, items, positives)
-    return who, what, drawn, to_batch(arrays)
+    return who, what, drawn, arrays.each(torch.from_numpy)
 
 
 def gathered(user_table, item_table, who, what, drawn):
@@ -53,7 +52,7 @@ def test_large_catalogues_take_another_way_to_the_same_layout(monkeypatch):
     rng = np.random.default_rng(2)
     who, what, drawn, few = a_batch(rng)
     monkeypatch.setattr(batches, "_DENSE_IDS", 0)  # sort instead of marking
-    many = to_batch(arrange_pairs(who, what, drawn, 17, 40))
+    many = arrange_pairs(who, what, drawn, 17, 40).each(torch.from_numpy)
     assert few.items.tolist() == many.items.tolist()
     for name, value in vars(few.pattern).items():
         assert value.tolist() == getattr(many.pattern, name).tolist(), name
@@ -61,7 +60,7 @@ def test_large_catalogues_take_another_way_to_the_same_layout(monkeypatch):
 
 def test_an_empty_batch_has_no_scores_and_zero_gradients():
     empty = np.zeros(0, dtype=np.int32)
-    batch = to_batch(arrange_pairs(empty, empty, empty.reshape(0, 3), 17, 0))
+    batch = arrange_pairs(empty, empty, empty.reshape(0, 3), 17, 0).each(torch.from_numpy)
     users, items = torch.zeros(0, 8, requires_grad=True), torch.zeros(0, 8, requires_grad=True)
     scores = pair_scores(users, items, batch.pattern)
     scores.sum().backward()

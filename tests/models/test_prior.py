@@ -1,18 +1,15 @@
 """The prior: against linear systems solved in NumPy, and as a part of the model's score."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 from cadc_rec.config.experiment import PriorConfig
+from cadc_rec.data.load.batches import Batch
 from cadc_rec.data.load.pair_batches import arrange_pairs
-from cadc_rec.models.pairs import Batch
+from cadc_rec.models.forward import PriorAlone
 from cadc_rec.models.prior import HistoryPrior, even_factors
 from cadc_rec.training.build import build_model
-from cadc_rec.training.objectives import to_batch
-from cadc_rec.training.prior import prior_vectors
 from tests.distributed import toy
 
 CONFIG = PriorConfig(use=True, alpha=5.0, half_life=2.0, l2=0.3, decay=0.6)
@@ -34,6 +31,13 @@ def led_by_hand(sources, history):
     weights = [0.6**place for place, item in enumerate(history) if item >= 0]
     rows = [weight * sources[item] for weight, item in zip(weights, history, strict=False)]
     return sum(rows, np.zeros(sources.shape[1])) / sum(weights) if weights else 0 * sources[0]
+
+
+def prior_vectors(prior, given, history):
+    """Both sides of each of the prior's scores, of a model that is its prior alone."""
+    tables = (given.ids.item, given.transitions.source, given.transitions.target)
+    alone = PriorAlone(prior, (1.0, 1.0), *tables)
+    return alone.users(history).prior, alone.every_item().prior
 
 
 def test_a_history_is_folded_in_and_led_on_as_by_hand():
@@ -90,20 +94,17 @@ def test_the_models_score_is_the_towers_and_the_priors_times_its_factors(alone):
     vectors = model.user_vectors(ids[0], history), model.item_vectors(ids[1])
     expected = alone_scores + prior[0] + prior[1]
     torch.testing.assert_close(vectors[0] @ vectors[1].T, expected, rtol=1e-4, atol=1e-4)
-    scores = model(Batch(ids[0], ids[1], context=model.context(history)))
+    scores = model(Batch(*ids), model.read(history))
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
     # Of pairs, as binary cross-entropy has them.
     rng = np.random.default_rng(3)
     positives = rng.integers(0, toy.ITEMS, toy.USERS).astype(np.int32)
     drawn = rng.integers(0, toy.ITEMS, (toy.USERS, 2)).astype(np.int32)
     each = np.arange(toy.USERS, dtype=np.int32)
-    pairs = replace(
-        to_batch(arrange_pairs(each, positives, drawn, toy.ITEMS, toy.USERS)),
-        context=model.context(history),
-    )
+    pairs = arrange_pairs(each, positives, drawn, toy.ITEMS, toy.USERS).each(torch.from_numpy)
     at = torch.from_numpy(np.concatenate([positives[:, None], drawn], 1).astype(np.int64))
     of_pairs = expected.gather(1, at).flatten()
-    torch.testing.assert_close(model(pairs), of_pairs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model(pairs, model.read(history)), of_pairs, rtol=1e-4, atol=1e-4)
     # The gradient of a factor's logarithm is what its score contributes.
     model.zero_grad()
     weight = torch.randn_like(scores)

@@ -7,7 +7,6 @@ import torch
 from cadc_rec.data.load.pair_batches import arrange_pairs
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.training.build import build_model
-from cadc_rec.training.objectives import to_batch
 from tests.distributed import toy
 
 
@@ -58,7 +57,7 @@ def test_a_batchs_scores_are_the_towers_and_the_factorizations_together(residual
     expected = expected_scores(state)[who[order, None], pairs].ravel()
     model.wrapped.train()  # no dropout is set: training scores are the same
     with torch.no_grad():
-        got = model.wrapped(to_batch(arrays))
+        got = model.wrapped(arrays.each(torch.from_numpy))
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -81,9 +80,9 @@ def test_dropout_leaves_the_factorizations_score_alone(alone):
             side.mlp[1].weight.zero_()
             side.mlp[1].bias.zero_()
         model.wrapped.train()
-        learned, fixed = model.module.user.parts(torch.arange(toy.USERS))
-        _, of_items = model.module.item.parts(torch.arange(toy.ITEMS))
-    assert learned.abs().max() == 0
+        users = model.module.users(torch.arange(toy.USERS))
+        items = model.module.items(torch.arange(toy.ITEMS))
+    assert users.learned.abs().max() == 0
     p, q = toy.tables().user, toy.tables().item
     expected = p[:, :-1] @ q[:, :-1].T + p[:, -1:] + q[:, -1:].T
-    torch.testing.assert_close(fixed @ of_items.T, expected)
+    torch.testing.assert_close(users.residual @ items.residual.T, expected)

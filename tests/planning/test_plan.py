@@ -7,12 +7,11 @@ import pytest
 
 from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import CadcError
-from cadc_rec.planning.machines import Machines
 from cadc_rec.planning.memory import validation_bytes
 from cadc_rec.planning.plan import plan_experiment
 from cadc_rec.planning.remedies import in_units
-from cadc_rec.planning.sizes import PlannedAttribute, Sizes
-from cadc_rec.pretrain.table_layout import Extent
+from cadc_rec.planning.sizes import Machines, PlannedAttribute, Sizes
+from cadc_rec.pretrain.factor_tables import Extent
 
 GIB = 2**30
 BILLION = Sizes(10**9, 10**8, "the test")

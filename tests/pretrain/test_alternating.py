@@ -11,9 +11,8 @@ from cadc_rec.distributed.state import local_tensors
 from cadc_rec.models.factorization import as_dot_products
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions, Side
 from cadc_rec.pretrain.factor_tables import ReplicatedTable
-from cadc_rec.pretrain.kernels import FusedGradient, Pattern, torch_gradient
-from cadc_rec.pretrain.lanes import Lanes
-from cadc_rec.pretrain.matrix_factorization import MatrixFactorization
+from cadc_rec.pretrain.factorizations import MatrixFactorization
+from cadc_rec.pretrain.kernels import FusedGradient, Lanes, Pattern, torch_gradient
 
 FUSED = FusedGradient(Lanes())
 

@@ -5,17 +5,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cadc_rec.config.experiment import ComputeConfig, Experiment, PretrainConfig
+from cadc_rec.config.experiment import ComputeConfig, PretrainConfig, ShardingConfig
 from cadc_rec.distributed.processes import processes
-from cadc_rec.distributed.rows_file import write_rows
+from cadc_rec.distributed.rows import write_rows
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.factor_tables import (
+    Extent,
     PartitionedTable,
     ReplicatedTable,
     distinct,
+    partitions,
 )
 from cadc_rec.pretrain.kernels import Pattern
-from cadc_rec.pretrain.table_layout import Extent, partitions
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_distinct_ids_are_numpys(n):
 
 
 def test_a_file_of_shares_is_to_the_byte_what_safetensors_writes(tmp_path, alone, monkeypatch):
-    monkeypatch.setattr("cadc_rec.distributed.rows_file._PIECE", 64)  # five rows at a time
+    monkeypatch.setattr("cadc_rec.distributed.rows._PIECE", 64)  # five rows at a time
     table = torch.randn(23, 3)
     write_rows(tmp_path / "ours", "weight", table, 23, alone)
     save_file({"weight": table}, tmp_path / "theirs")
@@ -123,7 +124,6 @@ def test_a_file_of_shares_is_to_the_byte_what_safetensors_writes(tmp_path, alone
     ],
 )
 def test_tables_that_fill_a_process_are_dealt_to_several(wanted, loss, users, world, expected):
-    experiment = Experiment.model_validate(
-        {"pretrain": {"model": "mf", "loss": loss}, "compute": {"mf_tables": wanted}}
-    )
-    assert partitions(experiment, Extent(users, 100, 96, world), 2 * 10**9) is expected
+    usable = (1 - ShardingConfig().reserve) * 2 * 10**9
+    extent = Extent(users, 100, 96, world)
+    assert partitions(wanted, loss, extent, usable) is expected

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cadc_rec.pretrain.kernels import FusedGradient, Pattern, torch_gradient
-from cadc_rec.pretrain.lanes import Lanes
+from cadc_rec.pretrain.kernels import FusedGradient, Lanes, Pattern, torch_gradient
 
 LENGTHS = [0, 3, 0, 0, 255, 256, 257, 1, 0, 700, 4, 513, 0]  # the loop holds 256 entries at once
 COLUMNS, WIDTH = 90, 7

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cadc_rec.pretrain.lanes import Lanes
+from cadc_rec.pretrain.kernels import Lanes
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])

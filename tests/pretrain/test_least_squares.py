@@ -8,9 +8,8 @@ from scipy import sparse
 from cadc_rec.config.experiment import AlsConfig, ComputeConfig
 from cadc_rec.data.randomness import Purpose
 from cadc_rec.distributed.processes import processes
-from cadc_rec.pretrain.als import confidences, train_als
+from cadc_rec.pretrain.als import LeastSquares, confidences, train_als
 from cadc_rec.pretrain.alternating import Interactions
-from cadc_rec.pretrain.least_squares import LeastSquares
 
 ROWS, COLUMNS, DIM = 30, 20, 5
 KEY = (0, Purpose.ALS_INITIALIZATION)

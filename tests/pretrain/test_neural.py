@@ -12,8 +12,7 @@ from cadc_rec.data.load.pair_batches import arrange_pairs
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import gather_state
-from cadc_rec.pretrain.neural import NeuralFactorization
-from cadc_rec.training.objectives import to_batch
+from cadc_rec.pretrain.factorizations import NeuralFactorization
 from tests.distributed import toy
 
 USERS, ITEMS, WIDTH = 13, 17, 8
@@ -34,7 +33,7 @@ def batch():
     order = np.argsort(who, kind="stable")  # a batch's pairs are ordered by user
     items = np.concatenate([what[order, None], drawn[order]], 1).ravel()
     pairs = torch.from_numpy(np.repeat(who[order], 4)).long(), torch.from_numpy(items).long()
-    return to_batch(arrange_pairs(who, what, drawn, ITEMS, 40)), *pairs
+    return arrange_pairs(who, what, drawn, ITEMS, 40).each(torch.from_numpy), *pairs
 
 
 @pytest.mark.parametrize("hidden", [(6,), (8, 4), (8, 4, 2)])

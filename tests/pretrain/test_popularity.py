@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
-from cadc_rec.evaluation.ranking import Excluded, held_out_ranks
+from cadc_rec.data.user_items import UserItems
+from cadc_rec.evaluation.ranking import held_out_ranks
 from cadc_rec.models.factorization import as_dot_products
-from cadc_rec.pretrain.popularity import popularity_tables
+from cadc_rec.pipeline.stages.pretrain import popularity_tables
 
 
 def test_the_score_of_an_item_is_how_often_it_was_taken():
@@ -18,7 +19,7 @@ def test_items_rank_by_their_count_and_ties_count_against_us():
     counts = [1, 2, 0, 3, 0]
     taken = np.repeat(np.arange(5), counts).astype(np.int32)
     tables = popularity_tables(taken, 5, 5)
-    nothing = Excluded(np.zeros(6, dtype=np.int64), np.zeros(0, dtype=np.int32))
+    nothing = UserItems(np.zeros(6, dtype=np.int64), np.zeros(0, dtype=np.int32))
     ranks = held_out_ranks(*as_dot_products(tables.user, tables.item), np.arange(5), nothing)
     assert ranks.tolist() == [3, 2, 5, 1, 5]
 

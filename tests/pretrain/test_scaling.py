@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cadc_rec.pretrain.scaling import scaled
+from cadc_rec.pretrain.id_tables import scaled
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import pytest
 
 from cadc_rec.config.experiment import PretrainConfig
 from cadc_rec.config.file import load_experiment
-from cadc_rec.pretrain.settings import pretrain_settings
 
 MF = {"epochs", "factors", "learning_rate", "l2", "init_std", "scale", "loss"}
 
@@ -17,7 +16,7 @@ def settings(tmp_path):
 
     def of(method, *overrides):
         e = load_experiment(path, method=method, overrides=overrides)
-        return pretrain_settings(e.pretrain, e.seed)
+        return e.pretrain.decisive()
 
     return of
 
@@ -61,24 +60,12 @@ def test_a_setting_causes_work_where_it_counts_and_nowhere_else(model, loss, cou
     changed = {
         key
         for key, value in others.items()
-        if pretrain_settings(plain.model_copy(update={key: value}), 0)
-        != pretrain_settings(plain, 0)
+        if plain.model_copy(update={key: value}).decisive() != plain.decisive()
     }
     assert changed == counts
 
 
-def test_counting_needs_no_seed_and_learning_does():
-    for model, same in (("popularity", True), ("mf", False), ("als", False), ("mlp", False)):
-        config = PretrainConfig(model=model)
-        assert (pretrain_settings(config, 0) == pretrain_settings(config, 1)) is same
-
-
 def test_no_two_models_share_an_artifact():
     models = ("mf", "als", "mlp", "popularity")
-    made = [str(pretrain_settings(PretrainConfig(model=m), 0)) for m in models]
+    made = [str(PretrainConfig(model=m).decisive()) for m in models]
     assert len(set(made)) == 4
-
-
-def test_binary_cross_entropy_keeps_the_artifacts_made_before_there_was_a_choice():
-    told = pretrain_settings(PretrainConfig(model="mf"), 0)["pretrain"]
-    assert not {"loss", "shared_negatives"} & set(told)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from cadc_rec.serving.predict.ids import IdMap
-from cadc_rec.serving.predict.item_filter import ItemAttribute
-from cadc_rec.serving.predict.predictor import Known, Predictor
+from cadc_rec.data.user_items import UserItems
+from cadc_rec.serving.predict.catalogue import IdMap, ItemAttribute
+from cadc_rec.serving.predict.predictor import Predictor
 from cadc_rec.serving.predict.top_k import ItemVectors
 
 
@@ -30,7 +30,7 @@ def toy(n_users=20, n_items=50, dim=8, seed=0, text_ids=False, newcomers=None, r
         else IdMap("item", 1000 + numbers),
         user_vectors=users,
         item_vectors=vectors,
-        known=Known(indptr, flat),
+        known=UserItems(indptr, flat),
         popularity=np.bincount(flat, minlength=n_items),
         retrieval=retrieval(vectors) if retrieval else vectors,
         newcomers=newcomers,

@@ -15,8 +15,8 @@ from cadc_rec.data.load.shards import Examples
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.training.build import build_model
-from cadc_rec.training.objectives import make_objective, to_batch
-from cadc_rec.training.optimizers import dense_optimizer
+from cadc_rec.training.losses import make_objective
+from cadc_rec.training.tables import dense_optimizer
 from cadc_rec.training.trainer import Trainer
 from tests.distributed import toy
 
@@ -125,7 +125,7 @@ def ten_steps(ids, item_offsets=None):
             make_objective(experiment.train, item_offsets),
         )
         steps = list(loader.epoch(1))
-        ours = [float(trainer._step(step, to_batch(step))) for step in steps]
+        ours = [float(trainer._step(step.each(torch.from_numpy))) for step in steps]
         user_vectors, item_vectors = model.user_vectors(), model.item_vectors()
         our_scores = user_vectors @ item_vectors.T
 

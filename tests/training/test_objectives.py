@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from cadc_rec.config.experiment import TrainConfig
-from cadc_rec.models.pairs import Batch
-from cadc_rec.training.objectives import make_loader, make_objective
+from cadc_rec.data.load.batches import Batch
+from cadc_rec.training.losses import make_objective
+from cadc_rec.training.reading import make_loader
 
 
 def test_logq_is_taken_off_the_logits_after_the_temperature():

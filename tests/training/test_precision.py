@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cadc_rec.errors import CadcError
-from cadc_rec.training.precision import forward_precision, has_bfloat16, refuse_precision
+from cadc_rec.training.trainer import forward_precision, has_bfloat16, refuse_precision
 
 CPU = torch.device("cpu")
 

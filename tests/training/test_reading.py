@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import Experiment, LoaderConfig, NegativesConfig
 from cadc_rec.config.file import load_experiment
-from cadc_rec.config.reading import LoaderConfig, NegativesConfig
 from cadc_rec.data.load.loader import Loader
 from cadc_rec.data.load.shards import SelectionShards
 from cadc_rec.data.load.stream_loader import StreamLoader
@@ -48,11 +47,9 @@ def test_a_selection_is_streamed_where_it_is_larger_than_may_be_in_memory():
     assert not auto.streams(101, history=5)
     assert LoaderConfig(kind="stream").streams(1)
     assert not LoaderConfig(kind="memory", memory_rows=1).streams(2)
-    # Where it makes no difference to the batches it is no part of a stage's key.
-    assert auto.settings(100) == {}
-    assert auto.settings(101) == {"stream": auto.buffer_rows}
-    assert NegativesConfig(alpha=0.5).settings() == {}
-    assert NegativesConfig(distribution="popularity").settings()["negatives"]["alpha"] == 0.75
+    # Where it makes no difference to the negatives it is no part of a stage's key.
+    assert NegativesConfig(alpha=0.5).decisive() == NegativesConfig().decisive()
+    assert NegativesConfig(distribution="popularity").decisive()["alpha"] == 0.75
 
 
 def test_both_ways_read_the_same_rows(made):
@@ -96,9 +93,9 @@ def test_no_negative_is_known_to_its_user_where_these_are_excluded(made, kind, d
 
 def test_uniform_negatives_of_all_items_need_no_table(made):
     experiment, dataset, _ = made
-    assert negatives_of(experiment, dataset, None) is None
+    assert negatives_of(experiment.negatives, experiment.train, dataset, None) is None
     softmax = with_(experiment, train={"exclude_known": True, "loss": "sampled-softmax"})
-    assert negatives_of(softmax, dataset, None) is None
+    assert negatives_of(softmax.negatives, softmax.train, dataset, None) is None
 
 
 def test_popularity_has_no_say_where_nothing_is_drawn(tiny):

@@ -7,23 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from cadc_rec.config.experiment import ComputeConfig, TrainConfig
-from cadc_rec.data.load.batches import BatchArrays
-from cadc_rec.distributed.processes import processes
+from cadc_rec.config.experiment import TrainConfig
+from cadc_rec.data.load.batches import Batch
 from cadc_rec.training.trainer import Trainer
-
-
-@pytest.fixture
-def alone():
-    with processes(ComputeConfig(device="cpu", threads=1)) as joined:
-        yield joined
 
 
 def a_trainer(alone, **settings):
     """A trainer of one weight whose steps only note the rate they are taken at."""
     model = torch.nn.Linear(1, 1)
     config = TrainConfig(epochs=8, learning_rate=0.1, average_epochs=0.0, **settings)
-    nothing = BatchArrays(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
+    nothing = Batch(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
     loader = SimpleNamespace(steps=3, rows=3, epoch=lambda *_: iter([nothing] * 3))
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     trainer = Trainer(model, optimizer, loader, config, alone, lambda name: True)

@@ -10,8 +10,8 @@ from cadc_rec.data.load.pair_batches import PairBatches
 from cadc_rec.data.load.shards import Examples
 from cadc_rec.distributed.processes import processes
 from cadc_rec.training.build import build_model
-from cadc_rec.training.objectives import make_objective
-from cadc_rec.training.optimizers import dense_optimizer
+from cadc_rec.training.losses import make_objective
+from cadc_rec.training.tables import dense_optimizer
 from cadc_rec.training.trainer import Trainer
 from tests.distributed import toy
 

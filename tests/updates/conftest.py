@@ -16,11 +16,11 @@ import pytest
 
 from cadc_rec.config.experiment import DataConfig, Experiment
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.prepare.build import build_dataset, dataset_settings
-from cadc_rec.data.sources.archives import find_raw
+from cadc_rec.data.prepare.build_dataset import build_dataset
+from cadc_rec.data.sources.raw_input import find_raw
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.store.artifact import Artifact, open_artifact, run_stage
-from cadc_rec.updates.dataset import build_updated_dataset, updated_dataset_settings
+from cadc_rec.updates.dataset import build_updated_dataset
 from cadc_rec.updates.day import find_day
 
 Row = tuple[str, str, int]
@@ -173,7 +173,7 @@ def base_dataset(tmp_path: Path, config: DataConfig) -> Artifact:
     return run_stage(
         tmp_path / "work",
         "prepare",
-        dataset_settings(config),
+        config.decisive(),
         {"raw": raw.fingerprint},
         lambda draft: build_dataset(config, raw, draft),
     )
@@ -184,7 +184,7 @@ def after_day(tmp_path: Path, config: DataConfig, before: Artifact, folder: Path
     return run_stage(
         tmp_path / "work",
         "prepare",
-        updated_dataset_settings(config, found),
+        {"update": 1, "k_core": config.k_core, "tables": found.config.decisive()},
         {"before": before, "day": found.fingerprint},
         lambda draft: build_updated_dataset(config, before, found, draft),
     )

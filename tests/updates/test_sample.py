@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.updates.changes import Changes, items_of
-from cadc_rec.updates.sample import refreshed_sample
+from cadc_rec.updates.changes import Changes, items_of, refreshed_sample
 
 # Old rows 0..5; row 4 is lost; the others stand at 1, 2, 3, 5, 6 of seven new rows.
 CHANGES = Changes(

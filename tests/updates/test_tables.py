@@ -15,7 +15,7 @@ from cadc_rec.pretrain.changed_rows import ChangedRows
 from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.updates.changes import Changes
-from cadc_rec.updates.tables import build_updated_tables, divisors, grown
+from cadc_rec.updates.learning import build_updated_tables, divisors, grown
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def full(settings, dataset, alone, folder):
     """The pretrain stage from nothing, as an artifact."""
     folder.mkdir()
     draft = Draft(folder)
-    build_tables(settings, dataset, alone, draft)
+    build_tables(settings.pretrain, settings.seed, dataset, alone, draft)
     return Artifact(folder, {"info": draft.info})
 
 
@@ -68,7 +68,8 @@ def updated(settings, before, old, new, alone, folder):
     folder.mkdir()
     draft = Draft(folder)
     changes = Changes.between(old, new)
-    build_updated_tables(settings, before, new, changes, alone, draft)
+    e = settings
+    build_updated_tables(e.pretrain, e.update, e.seed, before, new, changes, alone, draft)
     return IdTables.open(Artifact(folder, {"info": draft.info})), changes
 
 

@@ -1,1 +1,1 @@
-"""What is in tables that nobody has described yet, and a configuration to start from."""
+"""Describes tables that have no configuration yet, and writes a configuration to start from."""

@@ -1,7 +1,7 @@
-"""Look at every table a path leads to.
+"""Inspects every table that a path leads to.
 
-In: a file, a folder or a glob. Out: an `Inspection`: a profile of each table, what they were taken
-for, and what only the interactions have: repeated pairs, short users, popularity.
+In: a file, a folder or a glob. Out: an `Inspection`: a profile of each table, the guessed role of
+each, and of the interactions: repeated pairs, users with few items, popularity.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from cadc_rec.data.inspect.profile import (
     profile,
 )
 from cadc_rec.data.inspect.roles import Roles, guess_roles
-from cadc_rec.data.sources.archives import table_folders
+from cadc_rec.data.inspect.starting_config import starting_config
+from cadc_rec.data.sources.raw_input import table_folders
 from cadc_rec.data.tables.files import FileSet, find_files
 from cadc_rec.data.tables.text import TextFormat
 
@@ -35,6 +36,17 @@ class Inspection:
     users_below_three: int = 0
     popularity: Sequence[tuple[int, int, int]] = ()
     """See `cadc_rec.data.inspect.profile.popularity`."""
+
+    def config(self, data_dir: Path | None = None) -> str:
+        """A first configuration for these tables, as the text of a TOML file.
+
+        Args:
+            data_dir: the folder that its paths are to be relative to.
+
+        Raises:
+            CadcError: no table names both a user and an item.
+        """
+        return starting_config(self.roles, data_dir)
 
 
 def inspect_path(path: str, delimiter: str, encoding: str, data_dir: Path | None) -> Inspection:

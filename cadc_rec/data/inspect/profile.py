@@ -1,4 +1,4 @@
-"""What stands in each column of a table: types, missing and distinct values, the range.
+"""Describes each column of a table: its type, missing and distinct values, its range.
 
 In: the files of one table. Out: a `TableProfile`, counted by DuckDB within the engine's bounds.
 """
@@ -15,15 +15,15 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from cadc_rec.data.tables.columnar import columns_of, scan_columnar
-from cadc_rec.data.tables.columns import INTEGER, MOMENT, NUMBER
+from cadc_rec.data.tables.columns import INTEGER, NUMBER, TIMESTAMP
 from cadc_rec.data.tables.files import FileSet
 from cadc_rec.data.tables.scan import Scan
 from cadc_rec.data.tables.text import TextFormat, header_of, scan_text
 
 SEPARATORS = ("|", ";", ",", " ")
-_PADDED = r"^[+-]?0[0-9]"  # a zip code, no number
+_PADDED = r"^[+-]?0[0-9]"  # a zip code, not a number
 _SHOWN = 40  # characters of a value
-_ODD = 6  # values listed that are no number
+_ODD = 6  # listed values that are not numbers
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class ColumnProfile:
     integers: int = 0
     """Texts that are whole numbers; likewise the next two."""
     numbers: int = 0
-    moments: int = 0
+    timestamps: int = 0
     padded: int = 0
-    """Texts of digits that begin with a 0: codes, no numbers."""
+    """Texts of digits that begin with a 0: codes, not numbers."""
     odd: tuple[str, ...] = ()
-    """Texts that are no numbers where nearly all are."""
+    """Texts that are not numbers in a column where nearly all are."""
     separated: tuple[tuple[str, int, int], ...] = ()
     """Of text: a separator, how many values hold it, how many distinct parts it makes."""
 
@@ -121,7 +121,7 @@ def profile(
 
 _KEYS = (
     *("known", "distinct", "least", "greatest", "lowest", "highest"),
-    *("integers", "numbers", "moments", "padded"),
+    *("integers", "numbers", "timestamps", "padded"),
 )
 
 
@@ -146,7 +146,7 @@ def _values(backend: Backend, scan: Scan, name: str, place: str) -> ir.Table:
 def _text_counts(values: ir.Table) -> dict[str, ir.Scalar]:
     """What is counted of a column of text, of its `_values`."""
     text, n = values["value"], values["n"]
-    patterns = {"integers": INTEGER, "numbers": NUMBER, "moments": MOMENT, "padded": _PADDED}
+    patterns = {"integers": INTEGER, "numbers": NUMBER, "timestamps": TIMESTAMP, "padded": _PADDED}
     number = ibis.cases((text.re_search(NUMBER), text.try_cast("float64")))
     return {
         "known": n.sum(),
@@ -178,7 +178,7 @@ def _column(
         greatest=greatest[:_SHOWN],
         integers=int(counts["integers"] or 0),
         numbers=numbers,
-        moments=int(counts["moments"] or 0),
+        timestamps=int(counts["timestamps"] or 0),
         padded=int(counts["padded"] or 0),
         odd=_odd(values) if mostly_numbers and values is not None else (),
         separated=_separated(values, known) if values is not None else (),

@@ -1,7 +1,8 @@
-"""Which table is which, and what its columns are: guesses, each with its reason.
+"""Guesses which table is which and what its columns are, each guess with its reason.
 
 In: profiles. Out: `Roles`. Names decide who is a user and what an item; counts decide how an
-attribute is coded. A guess is shown and written where a person corrects it, never used unseen.
+attribute is coded. A guess is shown and written into a file that a person corrects; it is never
+used unseen.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _FEW = 20
 _FEW_NAMES = 50
 _ODD = 5
 _MANY = 100_000
-"""So many different values are hashed: a table with a row for each would be mostly rare ones."""
+"""From so many different values on, they are hashed: most of a table's rows would be rare ones."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _timestamp(table: TableProfile, ids: Sequence[str]) -> str:
             continue
         if column.type != "text" and not column.type.startswith("string"):
             return column.name
-        if column.known and max(column.numbers, column.moments) == column.known:
+        if column.known and max(column.numbers, column.timestamps) == column.known:
             return column.name
     return ""
 
@@ -154,7 +155,7 @@ def guess_attribute(column: ColumnProfile) -> Guess:
         return _number(column, ())
     if not is_text and re.match(r"date|timestamp", column.type):
         return Guess(n, "numeric", f"times, {distinct:,} different")
-    if is_text and column.moments == known:
+    if is_text and column.timestamps == known:
         return Guess(n, "numeric", f"times, {distinct:,} different")
     numbers = column.numbers - column.padded
     if is_text and numbers and numbers + _rare(column) >= known and len(column.odd) <= _ODD:

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cadc_rec.data.inspect.roles import Entities, Roles
+from cadc_rec.data.sources.raw_tables import guess_unit
 from cadc_rec.data.tables.files import FileSet, find_files
-from cadc_rec.data.timestamps import guess_unit
 from cadc_rec.errors import CadcError
 
 _WHOLE = re.compile(r"-?[0-9]{1,18}")

@@ -1,49 +1,99 @@
-"""One step's rows as NumPy arrays: what the loader makes and the training room turns to tensors."""
+"""One step's rows: what the loader makes as NumPy arrays and the model reads as tensors.
+
+This file knows no torch; `Batch.each` makes the one of the other.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from cadc_rec.data.load.shards import Examples
 from cadc_rec.data.randomness import Key, Purpose
 
+A = TypeVar("A")
+B = TypeVar("B")
+
 _DENSE_IDS = 4  # ids are marked in an array of all ids while that has at most this many a pair
 
 
 @dataclass(frozen=True)
-class PairArrays:
-    """Where a step's pairs lie; see `cadc_rec.models.pairs.PairPattern`."""
+class PairPattern(Generic[A]):
+    """Where the pairs of a batch lie between its different users and its different items.
 
-    crow: np.ndarray
-    col: np.ndarray
-    item_crow: np.ndarray
-    item_col: np.ndarray
-    to_item_order: np.ndarray
+    A sparse matrix in CSR, and its transpose. Pairs are ordered by user; each positive is followed
+    by its negatives.
+
+    Attributes:
+        crow: int32 ``[users + 1]``, row pointers.
+        col: int32 ``[pairs]``, place in the batch's items.
+        item_crow: int32 ``[items + 1]``, row pointers of the transposed pattern.
+        item_col: int32 ``[pairs]``, place in the batch's users, in transposed order.
+        to_item_order: int64 ``[pairs]``, the pair at each place of the transposed order.
+    """
+
+    crow: A
+    col: A
+    item_crow: A
+    item_col: A
+    to_item_order: A
 
 
 @dataclass(frozen=True)
-class BatchArrays:
-    """One step's rows; see `cadc_rec.models.pairs.Batch` for the layout.
+class Batch(Generic[A]):
+    """One step's rows: NumPy arrays as the loader makes them, tensors as the model reads them.
 
     Attributes:
+        users: int64 ``[n_u]``: the batch's different users, ascending; with a history, or without
+            pairs, the user of each example.
+        items: int64 ``[n_i]``, its different items, ascending.
         positives: positives of this step over all ranks.
-        rows: int64 ``[users]``, where each row of the user tower stands among the rank's examples;
+        pattern: its pairs; None scores every user with every item.
+        rows: int64 ``[n_u]``, where each row of the user tower stands among the rank's examples;
             None where a row is a user and not an example.
+        labels: int64 ``[n_u]``, the place of each example's positive in `items`; with pairs None.
+        negative: bool ``[n_i]``, the items that are everybody's negatives; None is all.
+        masked: int64 ``[2, n]``, rows and places in `items` that are no candidates; None is none.
         whole: `items` are all there are, in order, in every step and on every rank.
     """
 
-    users: np.ndarray
-    items: np.ndarray
-    positives: int
-    pattern: PairArrays | None = None
-    rows: np.ndarray | None = None
-    labels: np.ndarray | None = None
-    negative: np.ndarray | None = None
-    barred: np.ndarray | None = None
+    users: A
+    items: A
+    positives: int = 0
+    pattern: PairPattern[A] | None = None
+    rows: A | None = None
+    labels: A | None = None
+    negative: A | None = None
+    masked: A | None = None
     whole: bool = False
+
+    def each(self, change: Callable[[A], B]) -> Batch[B]:
+        """The same batch with every array changed, as by ``torch.from_numpy``."""
+
+        def changed(array: A | None) -> B | None:
+            return None if array is None else change(array)
+
+        pattern = self.pattern
+        return Batch(
+            users=change(self.users),
+            items=change(self.items),
+            positives=self.positives,
+            pattern=None
+            if pattern is None
+            else PairPattern(**{name: change(array) for name, array in vars(pattern).items()}),
+            rows=changed(self.rows),
+            labels=changed(self.labels),
+            negative=changed(self.negative),
+            masked=changed(self.masked),
+            whole=self.whole,
+        )
+
+
+Arrays = Batch[np.ndarray]
+"""A batch as the loader makes it."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +130,7 @@ class Step:
 class Arrangement(Protocol):
     """How examples become a step: with which negatives or candidates."""
 
-    def __call__(self, step: Step, examples: Examples) -> BatchArrays:
+    def __call__(self, step: Step, examples: Examples) -> Arrays:
         """The rows of `step`.
 
         Args:

@@ -1,19 +1,19 @@
 """Batches of D_sel for one rank: shuffled every epoch, negatives drawn afresh.
 
-In: this rank's rows, how many rows every shard has, and an arrangement (`data.pair_batches`,
-`data.candidates`). Out: NumPy arrays ready to become a `cadc_rec.models.pairs.Batch`.
+In: this rank's rows, how many rows every shard has, and an arrangement (`data.load.pair_batches`,
+`data.load.candidates`). Out: batches of NumPy arrays, see `cadc_rec.data.load.batches`.
 
 Every rank takes the same number of steps and cuts its own rows into that many pieces, so each row
 is used once an epoch, no rank waits for one that has run out, and all know how many positives a
 step has over all ranks without asking. An epoch can be gone on with from the middle, by as many
-ranks as began it (the same batches) or by others (the rows that are left), see `data.position`.
+ranks as began it (the same batches) or by others (the rows that are left), see `position.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cadc_rec.data.load.batches import Arrangement, BatchArrays, Step
+from cadc_rec.data.load.batches import Arrangement, Arrays, Step
 from cadc_rec.data.load.position import Position, RowsLeft, order, pieces, taken
 from cadc_rec.data.load.shards import Examples
 
@@ -50,7 +50,7 @@ class Loader:
         self.steps = max(1, -(-self.rows // batch_size))
         self.left = RowsLeft(rows_by_shard or rows_by_rank, self.steps, seed)
 
-    def epoch(self, epoch: int, done: Position = ()) -> Iterator[BatchArrays]:
+    def epoch(self, epoch: int, done: Position = ()) -> Iterator[Arrays]:
         """The steps of epoch number `epoch` that are not `done`; the same whenever asked for."""
         goes_on = bool(done) and done[-1].ranks == self.ranks
         before, now = (done[:-1] if goes_on else done), taken(done)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from cadc_rec.compiled import compiled
 from cadc_rec.data.load.batches import Step
-from cadc_rec.data.load.candidates import KnownItems
 from cadc_rec.data.randomness import Key, Purpose, positional_fractions, positional_integers
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 
 _TOTAL = 2.0**50  # about the sum of popularity weights: rounds the rarest of 10**9 rows by 1e-6
@@ -36,7 +36,7 @@ class WeightedNegatives:
         CadcError: a user knows every item that weighs anything.
     """
 
-    def __init__(self, weights: NDArray[np.int64], known: KnownItems | None = None) -> None:
+    def __init__(self, weights: NDArray[np.int64], known: UserItems | None = None) -> None:
         self.ends = np.concatenate([[0], np.cumsum(weights)])
         self.total = int(self.ends[-1])
         self.guide, self.shift = _guide(self.ends)
@@ -82,8 +82,8 @@ def popularity_weights(frequency: NDArray[np.int64], alpha: float) -> NDArray[np
 
 
 def compile_kernels() -> None:
-    """Compile the draws now: seconds that are no stage's."""
-    nothing = KnownItems(np.zeros(2, np.int64), np.zeros(0, np.int32))
+    """Compile the draws now, so that no stage's time includes the seconds it takes."""
+    nothing = UserItems(np.zeros(2, np.int64), np.zeros(0, np.int32))
     step = Step(0, 1, 0, 0, 0, np.zeros(1, np.int64), 1)
     drawn = WeightedNegatives(np.ones(2, np.int64), nothing)
     drawn.of_rows(step, np.zeros(1, np.int32), 1)
@@ -99,7 +99,7 @@ def _guide(ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
 
 
 def _unknown_before(
-    known: KnownItems, weights: NDArray[np.int64], ends: NDArray[np.int64]
+    known: UserItems, weights: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """What lies before each known item and is not known, ``[rows]``; what each user's weigh."""
     indptr, items = known.indptr, known.items

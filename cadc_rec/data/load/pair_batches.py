@@ -1,7 +1,7 @@
 """Steps of pairs: each positive with negatives of its own.
 
 In: the rows of a step. Out: its different users, its different items and the pairs between them,
-see `cadc_rec.models.pairs`. Where a step draws so many negatives that nearly every item is among
+see `cadc_rec.models.sparse`. Where a step draws so many negatives that nearly every item is among
 them, it has all items instead: then nothing needs to be sorted out, what is known of the items
 stays the same from step to step, and several processes can divide their tower among them.
 """
@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import sparse
 
-from cadc_rec.data.load.batches import BatchArrays, Negatives, PairArrays, Step, unique
+from cadc_rec.data.load.batches import Arrays, Batch, Negatives, PairPattern, Step, unique
 from cadc_rec.data.load.shards import Examples
 from cadc_rec.data.randomness import Purpose, positional_integers
 
@@ -48,7 +48,7 @@ class PairBatches:
         whole = positives * negatives >= _NEARLY_ALL * n_items
         self.everything = np.arange(n_items, dtype=np.int64) if whole else None
 
-    def __call__(self, step: Step, examples: Examples) -> BatchArrays:
+    def __call__(self, step: Step, examples: Examples) -> Arrays:
         """See `Arrangement`."""
         users, items = (
             ids.astype(np.int32, copy=False) for ids in (examples.users, examples.items)
@@ -74,15 +74,15 @@ class PairBatches:
 
     def _arranged(
         self, users: np.ndarray, items: np.ndarray, negatives: np.ndarray, positives: int
-    ) -> BatchArrays:
-        told = (users, items, negatives, self.n_items, positives, self.everything)
+    ) -> Arrays:
+        arguments = (users, items, negatives, self.n_items, positives, self.everything)
         if not self.compiled:
-            return arrange_pairs(*told)
+            return arrange_pairs(*arguments)
         from cadc_rec.data.load.pair_kernels import (
             arrange_pairs_compiled,  # numba takes long to import
         )
 
-        return arrange_pairs_compiled(*told)
+        return arrange_pairs_compiled(*arguments)
 
 
 def arrange_pairs(
@@ -92,7 +92,7 @@ def arrange_pairs(
     n_items: int,
     positives: int,
     everything: np.ndarray | None = None,
-) -> BatchArrays:
+) -> Arrays:
     """Lay positives and their negatives out by unique user and unique item.
 
     Args:
@@ -117,12 +117,12 @@ def arrange_pairs(
     shape = (len(first), len(step_items))
     places = np.arange(col.size, dtype=np.int32)
     transposed = sparse.csr_array((places, col, crow), shape=shape).tocsc()
-    return BatchArrays(
+    return Batch(
         users=users[first].astype(np.int64),
         items=step_items,
         positives=positives,
         whole=everything is not None,
-        pattern=PairArrays(
+        pattern=PairPattern(
             crow=crow,
             col=col,
             item_crow=transposed.indptr.astype(np.int32),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cadc_rec.compiled import compiled
-from cadc_rec.data.load.batches import BatchArrays, PairArrays, is_dense
+from cadc_rec.data.load.batches import Arrays, Batch, PairPattern, is_dense
 from cadc_rec.data.randomness import (
     MOST_BY_HALVES,
     Key,
@@ -24,7 +24,7 @@ _DIGIT = 11  # bits sorted by at once: 2,048 counters stay in the nearest cache
 
 
 def compile_kernels() -> None:
-    """Compile the loops now: seconds that are no stage's."""
+    """Compile the loops now, so that no stage's time includes the seconds it takes."""
     ids = np.ones(1, np.int32)
     for n_items in (2, 2**30):  # counted, and sorted
         arrange_pairs_compiled(ids, ids, ids.reshape(1, 1), n_items, 1)
@@ -38,7 +38,7 @@ def arrange_pairs_compiled(
     n_items: int,
     positives: int,
     everything: np.ndarray | None = None,
-) -> BatchArrays:
+) -> Arrays:
     """See `pair_batches.arrange_pairs`."""
     rows, width = len(users), negatives.shape[1] + 1
     pairs, row_of = np.empty(rows * width, np.int32), np.empty(rows, np.int32)
@@ -61,12 +61,12 @@ def arrange_pairs_compiled(
         all_items, all_crow = np.empty(len(pairs), np.int64), np.empty(len(pairs) + 1, np.int32)
         n = _number(pairs, order, row_of, width, all_items, all_crow, to_item_order, item_col)
         step_items, item_crow = all_items[:n], all_crow[: n + 1]
-    return BatchArrays(
+    return Batch(
         users=different[:found],
         items=step_items,
         positives=positives,
         whole=everything is not None,
-        pattern=PairArrays(crow[: found + 1], pairs, item_crow, item_col, to_item_order),
+        pattern=PairPattern(crow[: found + 1], pairs, item_crow, item_col, to_item_order),
     )
 
 

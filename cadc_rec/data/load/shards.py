@@ -1,4 +1,4 @@
-"""Reading D_sel: whole Parquet shards, dealt to the ranks in turn."""
+"""Reads D_sel: whole Parquet shards, dealt to the ranks in turn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cadc_rec.data.dataset import NO_ITEM
-from cadc_rec.data.parquet import read_groups
+from cadc_rec.data.streams import read_groups
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import Artifact
 
@@ -96,8 +96,8 @@ class SelectionShards:
 
 
 def _group_rows(file: Path) -> tuple[int, ...]:
-    told = pq.read_metadata(file)
-    return tuple(told.row_group(group).num_rows for group in range(told.num_row_groups))
+    footer = pq.read_metadata(file)
+    return tuple(footer.row_group(group).num_rows for group in range(footer.num_row_groups))
 
 
 def _padded(lists: pa.ChunkedArray, length: int) -> np.ndarray:

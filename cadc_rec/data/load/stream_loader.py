@@ -1,7 +1,7 @@
 """Batches of a D_sel that need not fit in memory: read row group by row group, ahead, in a thread.
 
-In: the selection's shards, this rank, an arrangement. Out: what `data.loader` gives, in the order
-of `data.stream_order`: every row once an epoch, equally many steps on every rank, any position
+In: the selection's shards, this rank, an arrangement. Out: what `loader.py` gives, in the order of
+`stream_order.py`: every row once an epoch, equally many steps on every rank, any position
 gone on from by any number of ranks.
 """
 
@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow.parquet as pq
 
-from cadc_rec.data.load.batches import Arrangement, BatchArrays, Step
+from cadc_rec.data.load.batches import Arrangement, Arrays, Step
 from cadc_rec.data.load.position import Position, pieces, taken
-from cadc_rec.data.load.prefetch import prefetched
 from cadc_rec.data.load.shards import Examples, SelectionShards
 from cadc_rec.data.load.stream_order import Chunk, StreamOrder, Window, of_rank
+from cadc_rec.data.streams import prefetched
 
 _WINDOWS = 3  # in memory at once: one is used, one is ready, one is read
 
@@ -55,7 +55,7 @@ class StreamLoader:
         self.steps = max(1, -(-self.rows // batch_size))
         self.order = StreamOrder(shards.groups, buffer_rows // _WINDOWS, self.steps, seed)
 
-    def epoch(self, epoch: int, done: Position = ()) -> Iterator[BatchArrays]:
+    def epoch(self, epoch: int, done: Position = ()) -> Iterator[Arrays]:
         """The steps of epoch number `epoch` that are not `done`; the same whenever asked for."""
         goes_on = bool(done) and done[-1].ranks == self.ranks
         before, now = (done[:-1] if goes_on else done), taken(done)

@@ -1,10 +1,10 @@
-"""In which order a streamed epoch takes its rows, told from their numbers alone.
+"""In which order a streamed epoch takes its rows, computed from row counts alone.
 
 In: rows of every row group of every shard, and the stretches of the epoch that are done
-(`data.position`). Out: a rank's windows. A rank takes the row groups of its shards in a shuffled
+(`position.py`). Out: a rank's windows. A rank takes the row groups of its shards in a shuffled
 order, as many at a time as a window holds, and the rows of a window in a shuffled order. So rows of
-many shards are mixed, no more than a window has to be in memory, and which rows a step took can be
-told without reading any: this is what lets another number of ranks go on with those that are left.
+many shards are mixed, only a window has to be in memory, and which rows a step took is known
+without reading any: so another number of ranks can go on with the rows that are left.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 In: typed rows of user_id, item_id, timestamp, row (the place in the file, which breaks ties) and
 perhaps weight. Out: the rows that are kept; dense ids; the rows in each user's order.
 
-Nothing here depends on the order an engine adds numbers up in, on how it rounds or on how it
-compares text of other than its bytes: two engines give the same rows.
+Nothing here depends on the order in which an engine adds numbers, on how it rounds, or on a
+language's order of letters (text is compared by its bytes): two engines give the same rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Literal
 import ibis
 import ibis.expr.types as ir
 
-from cadc_rec.data.prepare.engines import Engine, count
+from cadc_rec.config.experiment import DataConfig
+from cadc_rec.data.engine import Engine, count
+from cadc_rec.data.sources.raw_tables import RawTables, parse_time
 from cadc_rec.errors import CadcError
 
 WEIGHT_UNIT = 1_000_000
@@ -37,6 +39,99 @@ class Order:
         # md5 of seed and file row: the same order on every engine and for any number of threads,
         # and one that no item id takes part in.
         return [(ibis.literal(f"{self.split_seed}:") + rows.row.cast("string")).hexdigest("md5")]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The rows that are kept as interactions, and how many were left out."""
+
+    rows: ir.Table
+    at_most: int
+    """How many there are at most; the stream may still drop repeated pairs."""
+    removed: dict[str, int]
+    """How many rows were left out, by reason."""
+    cuts: tuple[int, int] | None
+    """Where validation and test begin, of a split by time."""
+
+
+def choose_interactions(
+    config: DataConfig,
+    tables: RawTables,
+    engine: Engine,
+    rows: ir.Table,
+    raw_rows: int,
+    order: Order,
+) -> Kept:
+    """Window, repeated pairs, cap, k-core and, of a split by time, users that begin in time."""
+    removed: dict[str, int] = {}
+    before = raw_rows
+
+    def left(kept: ir.Table, why: str, key: str) -> ir.Table:
+        """Count what `kept` lacks."""
+        nonlocal before
+        now = count(engine, kept)
+        removed[why] = before - now
+        if now == 0:
+            raise CadcError(f"{key} leaves no interaction at all; change it.")
+        before = now
+        return kept
+
+    since, until = (
+        parse_time(text, f"data.{key}", tables.time_unit)
+        for key, text in (("since", config.since), ("until", config.until))
+    )
+    by_time = [k for k in ("since", "until") if getattr(config, k)]
+    by_time += ["split = 'time'"] if config.split == "time" else []
+    if by_time and not tables.has_time:
+        raise CadcError(f"data.{by_time[0]} needs times, and the source has none; leave it out.")
+    if since is not None or until is not None:
+        rows = left(within(rows, since, until), "outside_window", "data.since and data.until")
+    # A k-core counts distinct pairs, as does a cap; and without times the order in which the
+    # stream drops repetitions is not that of the file.
+    late = order.has_time and config.duplicates == "first"
+    if not (late and config.k_core <= 1 and not config.max_per_user and config.split != "time"):
+        rows = engine.keep("distinct_pairs", drop_duplicates(rows, config.duplicates))
+        rows = left(rows, "duplicates_dropped", "data.duplicates")
+    if config.max_per_user:
+        rows = engine.keep("latest", keep_latest(rows, config.max_per_user, order))
+        rows = left(rows, "removed_by_cap", "data.max_per_user")
+    rows = k_core(engine, rows, config.k_core)
+    rows = left(rows, "removed_by_k_core", "data.k_core")
+    cuts = _cuts(config, tables, engine, rows)
+    if cuts is not None:
+        rows = engine.keep("begun", begun_before(rows, cuts[0]))
+        rows = left(rows, "removed_by_late_start", "data.validation_from")
+    return Kept(rows, before, removed, cuts)
+
+
+def _cuts(
+    config: DataConfig, tables: RawTables, engine: Engine, rows: ir.Table
+) -> tuple[int, int] | None:
+    """Where validation and test begin; None where the split is not by time."""
+    if config.split != "time":
+        return None
+    first, second = (
+        parse_time(text, f"data.{key}", tables.time_unit)
+        for key, text in (
+            ("validation_from", config.validation_from),
+            ("test_from", config.test_from),
+        )
+    )
+    validation, test = config.time_shares
+    if first is None or second is None:
+        if first is not None or second is not None or validation + test >= 1:
+            raise CadcError(
+                "data.split = 'time' needs both data.validation_from and data.test_from, or two "
+                "data.time_shares whose sum is below 1."
+            )
+        first = time_before_latest(engine, rows, validation + test)
+        second = time_before_latest(engine, rows, test)
+    if first >= second:
+        raise CadcError(
+            f"data.split = 'time': validation begins at {first} and test at {second}; the test has "
+            "to begin later."
+        )
+    return first, second
 
 
 def within(rows: ir.Table, since: int | None, until: int | None) -> ir.Table:

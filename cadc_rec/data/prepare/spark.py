@@ -1,4 +1,4 @@
-"""Spark as the preparation's engine: every table it keeps is a folder of Parquet files.
+"""Spark as the preparation's engine; it keeps every table as a folder of Parquet files.
 
 In: typed rows from the reader's DuckDB, as Parquet. Out: the same tables and the same sorted stream
 that DuckDB gives. Nothing is numbered by a window over all rows, which Spark carries out in one
@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import ibis
 import ibis.expr.types as ir
@@ -27,7 +27,7 @@ from ibis.backends.duckdb import Backend
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.types import parse_memory
 from cadc_rec.data.engine import memory_limit
-from cadc_rec.data.parquet import ROW_GROUP_ROWS
+from cadc_rec.data.streams import ROW_GROUP_ROWS
 from cadc_rec.data.tables.scan import first_line
 from cadc_rec.errors import CadcError
 
@@ -51,7 +51,7 @@ _JAVA = (
 
 
 class SparkEngine:
-    """A session; see `cadc_rec.data.prepare.engines.Engine`.
+    """A session; see `cadc_rec.data.engine.Engine`.
 
     Args:
         session: carries the expressions out.
@@ -167,9 +167,10 @@ def open_spark(config: DataConfig, reader: Backend, scratch: Path) -> Iterator[S
             finally:
                 session.stop()
     except (Py4JError, PySparkException) as error:
-        if "No space left" in str(error):
+        lacked = _lacked(error)
+        if lacked == "disk":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch)) from None
-        if "OutOfMemoryError" in str(error):
+        if lacked == "memory":
             raise CadcError(
                 f"Spark at {master} ran out of memory; raise data.memory (its driver's), or "
                 "spark.executor.memory in data.spark.settings."
@@ -177,6 +178,15 @@ def open_spark(config: DataConfig, reader: Backend, scratch: Path) -> Iterator[S
         raise CadcError(
             f"Spark at {master} failed ({first_line(error)[:300]}); --debug shows all it said."
         ) from error
+
+
+def _lacked(error: Exception) -> Literal["disk", "memory"] | None:
+    """What Spark ran out of, if that is why it failed."""
+    # Py4JError and PySparkException have no field for what a task on another machine raised: of
+    # that, only Java's text reaches us.
+    if os.strerror(errno.ENOSPC) in str(error):
+        return "disk"
+    return "memory" if "java.lang.OutOfMemoryError" in str(error) else None
 
 
 def _require_spark() -> None:
@@ -215,7 +225,8 @@ def _session(config: DataConfig, folder: Path) -> SparkSession:
         key, equals, value = setting.partition("=")
         if not equals or not key.startswith("spark."):
             raise CadcError(
-                f"data.spark.settings: {setting!r} is none; write it as spark.some.key=value."
+                f"data.spark.settings: {setting!r} is not a setting of Spark; write it as "
+                "spark.some.key=value."
             )
         settings[key] = value
     builder = SparkSession.builder.master(config.spark.master).appName("cadc-rec prepare")

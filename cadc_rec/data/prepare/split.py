@@ -1,8 +1,8 @@
-"""Splits over a stream of rows: what is learned from, and what is held out.
+"""Splits a stream of rows into what is learned from and what is held out.
 
-In: dense rows, sorted by user and then by the user's own order. Out: the same rows without
-repetitions of a pair, less at most two of each user, which are held out. A user's rows need to be
-in memory together, and no more than that.
+In: dense rows, sorted by user and then by the user's own order. Out: the rows to
+learn from, without repeated pairs, and at most two rows of each user that are held out. Only one
+user's rows have to be in memory together.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Attribute values become codes: 0 for missing or unknown, then the values in sorted order.
 
-Of hashed ones, no values are kept: a code is 1 + the hash of the value's text, modulo the codes.
+Of hashed attributes no values are kept: a code is 1 + the hash of the value's text, modulo the
+number of codes.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def over_sampling_counts(frequency: Ints, wanted: int, draw: np.random.Generator
     Args:
         frequency: ``[n_items]``, interactions in D_full.
         wanted: rows in all.
-        draw: says who gets one more.
+        draw: chooses the items that give one more.
     """
     occurs = np.flatnonzero(frequency)
     counts = np.zeros_like(frequency)
@@ -45,7 +45,7 @@ def under_sampling_counts(frequency: Ints, wanted: int, draw: np.random.Generato
     Args:
         frequency: ``[n_items]``, interactions in D_full.
         wanted: rows in all, at most the sum of `frequency`.
-        draw: says who gets one more.
+        draw: chooses the items that give one more.
     """
     low, high = 0, int(frequency.max(initial=0))  # the largest cap that asks for too few, or enough
     while low < high:
@@ -90,7 +90,7 @@ def choose_rows(item: NDArray[np.int32], counts: Ints, seed: int) -> Ints:
 
 
 def generator(seed: int) -> np.random.Generator:
-    """The random stream that deals remainders out."""
+    """The random stream that chooses which items give one more row."""
     return np.random.Generator(bit_generator((seed, Purpose.BALANCED_SELECTION, 0)))
 
 

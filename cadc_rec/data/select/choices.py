@@ -1,8 +1,8 @@
 """Selections that use what is known of a row: its user, its place in time, its score.
 
 In: D_full as arrays, and how many rows are wanted. Out: which rows, ascending, exactly that many.
-Users are gone through in runs of about a million rows, so that beside the chosen rows a selection
-by user holds what a user has, not what a row has.
+Users are gone through in runs of about a million rows, so that a selection by user needs memory for
+the users and the chosen rows, not for all rows.
 
 - recent: each user's latest rows, every user giving the same share;
 - user-stratified: the same number of each user's rows, drawn uniformly;
@@ -27,7 +27,7 @@ _RUN = 2**20  # rows of the users gone through at once; a busy user's may be mor
 
 
 def generator(seed: int) -> np.random.Generator:
-    """What these selections draw from."""
+    """The random stream of these selections."""
     return np.random.Generator(bit_generator((seed, Purpose.INFORMED_SELECTION)))
 
 

@@ -1,28 +1,12 @@
-"""What a selection is asked for: how many rows, how many shards, which settings decide it.
+"""What a selection is asked for: how many rows, how many shards.
 
-In: the select section, the size of D_full, who will read. Out: numbers and settings; no row is
-looked at.
+In: the select section, the size of D_full, who will read. Out: numbers; no row is looked at.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from cadc_rec.config.experiment import SelectConfig
-from cadc_rec.data.select.shard_writer import shard_count
-
-
-def selection_settings(select: SelectConfig, seed: int, history: int = 0) -> dict[str, Any]:
-    """The settings that decide what `select.build_selection` writes; see `with_shards`."""
-    told = {"history": history} if history else {}
-    if select.kind == "everything":  # neither ratio nor seed has a say
-        return {"kind": select.kind, "shards": select.shards, **told}
-    unused = {"rows_per_shard"}
-    if select.kind != "recency-weighted":
-        unused.add("half_life")
-    if select.kind != "time-stratified":
-        unused.add("periods")
-    return {**select.model_dump(mode="json", exclude=unused), "seed": seed, **told}
+from cadc_rec.data.streams import shard_count
 
 
 def with_shards(select: SelectConfig, total: int, readers: int) -> SelectConfig:
@@ -37,11 +21,6 @@ def with_shards(select: SelectConfig, total: int, readers: int) -> SelectConfig:
         return select
     shards = shard_count(wanted_rows(select, total), readers, select.rows_per_shard)
     return select.model_copy(update={"shards": shards})
-
-
-def needs_vectors(select: SelectConfig) -> bool:
-    """Whether the selection depends on pre-trained vectors."""
-    return select.kind == "hard"
 
 
 def wanted_rows(select: SelectConfig, total: int) -> int:

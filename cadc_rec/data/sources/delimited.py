@@ -1,4 +1,4 @@
-"""Reading a delimited text file strictly: every row as declared, or an error naming the line.
+"""Reads a delimited text file strictly: every row as declared, or an error that names the line.
 
 DuckDB parses and checks in parallel; only when it has found something wrong does a plain pass over
 the file look for the first bad line, to say which it is and why.

@@ -1,4 +1,4 @@
-"""Taking named files out of an archive that nobody vouches for.
+"""Takes named files out of an archive that is not trusted.
 
 In: a zip or bz2 file and the names wanted. Out: those files, whole, in a folder of ours. Anything
 that would write elsewhere, or without end, is refused before or while it is written.

@@ -11,9 +11,9 @@ import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from cadc_rec.config.experiment import GeneratedConfig
-from cadc_rec.data.parquet import ROW_GROUP_ROWS, parquet_writer, rechunk, write_parquet
 from cadc_rec.data.sources.raw_tables import AttributeColumn, RawTables
 from cadc_rec.data.sources.world import GENRES, World
+from cadc_rec.data.streams import ROW_GROUP_ROWS, parquet_writer, rechunk, write_parquet
 from cadc_rec.log import track
 
 _INTERACTIONS = pa.schema(

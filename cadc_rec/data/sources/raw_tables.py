@@ -1,20 +1,30 @@
-"""What every source hands to the preparation: the same three tables, whatever it read them from."""
+"""What every source hands to the preparation: the same three tables, whatever it read them from.
+
+And what their timestamps count: times of the configuration become whole numbers in that unit.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from cadc_rec.config.experiment import DataConfig
-from cadc_rec.data.timestamps import TimeUnit
+from cadc_rec.errors import CadcError
 
-if TYPE_CHECKING:  # a training worker reads no raw table, and Ibis takes a second to load
+if TYPE_CHECKING:  # Ibis takes long to import, and a training process needs none of it
     import ibis.expr.types as ir
 
 AttributeKind = Literal["categorical", "multi", "numeric", "hashed"]
 Side = Literal["user", "item"]
+TimeUnit = Literal["", "s", "ms", "us", "ns"]
+"""What a source's whole numbers count since 1970; empty where that is not known."""
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -47,9 +57,9 @@ class RawTables:
     time_unit: TimeUnit = ""
     """What timestamps count since 1970, where that is known."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Rows that were read and are no interactions, by why; the manifest repeats them."""
+    """How many rows were read and not kept, by reason; the manifest repeats them."""
     rejected: Path | None = None
-    """A folder with the rows that were left out, perhaps not there; the dataset keeps it."""
+    """A folder with the rows that were left out, which the dataset keeps; it may not exist."""
 
     def weighted(self, config: DataConfig) -> bool:
         """Whether prepared interactions have a weight each."""
@@ -58,3 +68,43 @@ class RawTables:
     def attributes_of(self, side: Side) -> list[AttributeColumn]:
         """The declarations of one side, in their order."""
         return [attribute for attribute in self.attributes if attribute.side == side]
+
+
+def guess_unit(least: int, greatest: int) -> TimeUnit:
+    """The unit in which both lie between 1973 and 2286; empty where there is none."""
+    for unit, per_second in _PER_SECOND.items():
+        if 10**8 * per_second <= least <= greatest < 10**10 * per_second:
+            return cast(TimeUnit, unit)
+    return ""
+
+
+def parse_time(text: str, key: str, unit: TimeUnit) -> int | None:
+    """A time as the source counts it; None where the text is empty.
+
+    Args:
+        text: a whole number in that unit; or a date or datetime, UTC where it names no zone.
+        key: the setting it comes from, for messages.
+        unit: the source's.
+
+    Raises:
+        CadcError: the text is neither, or is a date and the source's unit is not known.
+    """
+    if not text:
+        return None
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise CadcError(
+            f"{key} = {text!r} is not a time; write a date (2024-01-31), a datetime, or a whole "
+            "number in the source's unit."
+        ) from None
+    if not unit:
+        raise CadcError(
+            f"{key} = {text!r} is a date, and the unit of the interactions' times is not "
+            "known; set data.tables.interactions.unit, or write a whole number."
+        )
+    since = (time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH
+    micros = (since.days * 86_400 + since.seconds) * 10**6 + since.microseconds
+    return micros * _PER_SECOND[unit] // 10**6

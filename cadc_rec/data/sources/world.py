@@ -1,4 +1,4 @@
-"""A latent-factor world: users with tastes, items with popularity, and what the ones take.
+"""A latent-factor world: users with tastes, items with popularity, and who takes which items.
 
 In: a `GeneratedConfig`. Out: interactions, block of users by block of users.
 
@@ -88,7 +88,7 @@ class World:
 
     def __init__(self, config: GeneratedConfig) -> None:
         self.config = config
-        most = config.items // 2  # beyond that taste has no say: nearly everything is taken
+        most = config.items // 2  # beyond that, taste hardly matters: nearly everything is taken
         low, high = MIN_INTERACTIONS * config.users, most * config.users
         if not low <= config.interactions <= high:
             raise CadcError(

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
-from cadc_rec.data.parquet import ROW_GROUP_ROWS, rechunk
+from cadc_rec.data.streams import ROW_GROUP_ROWS, rechunk
 from cadc_rec.data.tables.files import FileSet, partition_keys
 from cadc_rec.data.tables.scan import (
     FILE,
@@ -39,7 +39,7 @@ class ColumnarScan(Scan):
 
     @property
     def is_text(self) -> bool:
-        """Their types say what they are."""
+        """Never: the columns have types."""
         return False
 
     @property
@@ -97,7 +97,7 @@ def scan_columnar(
         table_name=f"raw_{role}",
         filename=True,
         file_row_number=True,
-        union_by_name=True,  # columns that nobody wants may come and go
+        union_by_name=True,  # files may differ in the columns that are not wanted
         hive_partitioning=bool(partitions),
         hive_types_autocast=False,
     )
@@ -121,7 +121,7 @@ def columns_of(found: FileSet) -> list[str]:
 def _numbered(
     rows: ir.Table, wanted: Mapping[str, str], files: Sequence[Path], counts: Sequence[int]
 ) -> ir.Table:
-    """The wanted columns with each row's place, which needs no scan in one thread to count it."""
+    """The wanted columns with each row's place; DuckDB gives it without a scan in one thread."""
     place = rows[_FILE_ROW].cast("int64")
     if len(files) == 1:
         number, row = ibis.literal(0, "int32"), place

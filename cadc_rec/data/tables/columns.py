@@ -1,12 +1,13 @@
-"""A column's values as the type the preparation wants, or why a value is none.
+"""Converts a column's values to the type that the preparation wants, or says why it cannot.
 
 In: a column as it stands in the files. Out: a `Typed`: the converted expression, and for each row
-the fault that keeps it from being converted, null where there is none.
+what keeps its value from being converted, null where nothing does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,18 +15,21 @@ import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
+from cadc_rec.config.tables import EntityTable
+from cadc_rec.data.sources.raw_tables import AttributeColumn, AttributeKind, Side
 from cadc_rec.errors import CadcError
 
 # Text is checked before it is cast: DuckDB reads "1.5" as the integer 2, and "0x10" as 16.
 INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
-MOMENT = r"^[0-9]{4,6}-[0-9]{1,2}-[0-9]{1,2}([T ].*)?$"
+TIMESTAMP = r"^[0-9]{4,6}-[0-9]{1,2}-[0-9]{1,2}([T ].*)?$"
 _MICRO = 1_000_000
 _MAX_SECONDS = 9.2e12  # beyond it, microseconds do not fit into 64 bits
 _LEAST_WEIGHT, _MOST_WEIGHT = 1e-6, 1e9
 _SHOWN = 60  # characters of a bad value worth showing
+_TAKEN = ("user", "item", "user_id", "item_id", "title")  # columns of every prepared dataset
 
-TimeKind = Literal["integer", "number", "moment"]
+TimeKind = Literal["integer", "number", "timestamp"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Typed:
 
 
 def id_column(raw: ir.Column, name: str, kind: Literal["integer", "string"]) -> Typed:
-    """An id, which no row may lack: int64 or text."""
+    """An id: int64 or text. Every row must have one."""
     if kind == "string":
         value = raw.cast("string").nullif("")
         return Typed(name, value, _fault(raw, value, name, "text", required=True))
@@ -67,29 +71,29 @@ def id_type(raw: ir.Column, where: str) -> Literal["integer", "string"]:
 
 
 def time_kind(rows: ir.Table, column: str, where: str) -> TimeKind:
-    """How a column tells the time; of text, what most values look like.
+    """How a column writes times; for text, the form that most values have.
 
     Raises:
-        CadcError: a type that tells no time; names the column.
+        CadcError: a type that cannot hold times; names the column.
     """
     kind = rows[column].type()
     if kind.is_string():
-        patterns = {"integer": INTEGER, "number": NUMBER, "moment": MOMENT}
+        patterns = {"integer": INTEGER, "number": NUMBER, "timestamp": TIMESTAMP}
         counts = count_matches(rows, column, patterns)
-        if counts["moment"] > counts["number"]:
-            return "moment"
+        if counts["timestamp"] > counts["number"]:
+            return "timestamp"
         return "integer" if counts["integer"] == counts["number"] else "number"
     if kind.is_integer():
         return "integer"
     if kind.is_floating() or kind.is_decimal():
         return "number"
     if kind.is_date() or kind.is_timestamp():
-        return "moment"
+        return "timestamp"
     raise CadcError(f"{where} is {kind}; times are whole numbers, numbers, dates or datetimes.")
 
 
 def time_column(raw: ir.Column, name: str, kind: TimeKind) -> Typed:
-    """A time, which no row may lack: int64, whole numbers as they are, others microseconds."""
+    """A time: int64, whole numbers as they are, others as microseconds. Every row must have one."""
     is_text = raw.type().is_string()
     if kind == "integer":
         value = (
@@ -104,7 +108,7 @@ def time_column(raw: ir.Column, name: str, kind: TimeKind) -> Typed:
         value = ibis.cases((inside, (seconds * _MICRO).round().cast("int64")))
         return Typed(name, value, _fault(raw, value, name, "a number of seconds", required=True))
     if is_text:
-        parsed = ibis.cases((raw.re_search(MOMENT), raw.try_cast("timestamp('UTC')")))
+        parsed = ibis.cases((raw.re_search(TIMESTAMP), raw.try_cast("timestamp('UTC')")))
     else:
         parsed = raw.cast("timestamp('UTC')")
     value = ibis.cases((isfinite(parsed), epoch_us(parsed)))
@@ -112,7 +116,7 @@ def time_column(raw: ir.Column, name: str, kind: TimeKind) -> Typed:
 
 
 def number_column(raw: ir.Column, name: str, *, required: bool) -> Typed:
-    """A finite number, float64; NaN is a missing one."""
+    """A finite number, float64; NaN counts as missing."""
     number = _number(raw)
     value = ibis.cases((~(number.isinf() | number.isnan()), number))
     missing = raw.isnull() if raw.type().is_string() else raw.isnull() | number.isnan()
@@ -122,15 +126,15 @@ def number_column(raw: ir.Column, name: str, *, required: bool) -> Typed:
 
 
 def weight_column(raw: ir.Column, name: str) -> Typed:
-    """A weight, which no row may lack: float64, above 0."""
+    """A weight: float64, above 0. Every row must have one."""
     number = _number(raw)
-    # Less than half of the unit that weights are added up in would be nothing.
+    # A weight below half of the unit that weights are added up in would be rounded to 0.
     value = ibis.cases(((number >= _LEAST_WEIGHT) & (number <= _MOST_WEIGHT), number))
     words = "a number above 0 and at most a billion"
     return Typed(name, value, _fault(raw, value, name, words, required=True))
 
 
-def number_or_moment(raw: ir.Column, name: str) -> Typed:
+def number_or_time(raw: ir.Column, name: str) -> Typed:
     """A number that may be missing; a date or datetime is its seconds since 1970."""
     if raw.type().is_date() or raw.type().is_timestamp():
         raw = epoch_us(raw.cast("timestamp('UTC')")) / _MICRO
@@ -146,14 +150,14 @@ def count_matches(rows: ir.Table, column: str, patterns: Mapping[str, str]) -> d
 
 # DuckDB's own functions, which Ibis has no names for.
 @ibis.udf.scalar.builtin(signature=((dt.Timestamp("UTC"),), dt.int64))
-def epoch_us(moment: ir.TimestampValue) -> ir.IntegerValue:
+def epoch_us(time: ir.TimestampValue) -> ir.IntegerValue:
     """Microseconds since 1970."""
     raise NotImplementedError  # DuckDB carries it out
 
 
 @ibis.udf.scalar.builtin(signature=((dt.Timestamp("UTC"),), dt.boolean))
-def isfinite(moment: ir.TimestampValue) -> ir.BooleanValue:
-    """Whether a moment is none of DuckDB's two infinities."""
+def isfinite(time: ir.TimestampValue) -> ir.BooleanValue:
+    """Whether a time is neither of DuckDB's two infinities."""
     raise NotImplementedError  # DuckDB carries it out
 
 
@@ -172,7 +176,7 @@ def _fault(
     required: bool,
     missing: ir.BooleanColumn | None = None,
 ) -> ir.StringColumn:
-    """Why `value` is null: the raw one is missing, or is not what it should be."""
+    """Why `value` is null: the raw value is missing, or is not what it should be."""
     if missing is None:
         missing = raw.isnull()
         if raw.type().is_string():
@@ -181,3 +185,81 @@ def _fault(
     wrong = ibis.literal(f"{name} is '") + shown + ibis.literal(f"', not {words}")
     absent = ibis.literal(f"{name} is missing") if required else ibis.null("string")
     return ibis.cases((missing, absent), (value.isnull(), wrong))
+
+
+def declared(config: EntityTable, side: Side) -> dict[str, AttributeColumn]:
+    """The attributes that the configuration names, by column.
+
+    Raises:
+        CadcError: a column is named twice, or two columns would get one name.
+    """
+    found: dict[str, AttributeColumn] = {}
+    for column, kind in _named(config):
+        name = attribute_name(column)
+        section = f"data.tables.{side}s"
+        if column in found:
+            raise CadcError(f"{section}: names the column {column!r} twice; name it once.")
+        if any(other.name == name for other in found.values()):
+            raise CadcError(f"{section}: the columns {name!r} and {column!r} differ in signs only.")
+        codes = {"numeric": config.buckets, "hashed": config.hash_codes}
+        found[column] = AttributeColumn(name, side, kind, codes.get(kind, 0))
+    return found
+
+
+def _named(config: EntityTable) -> Iterator[tuple[str, AttributeKind]]:
+    yield from ((column, "categorical") for column in config.categorical)
+    yield from ((column, "multi") for column in config.multi)
+    yield from ((column, "numeric") for column in config.numeric)
+    yield from ((column, "hashed") for column in config.hashed)
+
+
+def attribute_name(column: str) -> str:
+    """What the dataset calls a column: letters, digits and _, as the models' tables want it."""
+    name = re.sub(r"\W", "_", column)
+    return f"{name}_" if name in _TAKEN else name
+
+
+def without(raw: ir.Column, missing: Sequence[str]) -> ir.Column:
+    """The column, null where its text is one of `missing`."""
+    if not raw.type().is_string() or not missing:
+        return raw
+    return ibis.cases((raw.notin(missing), raw))
+
+
+def attribute_column(
+    raw: ir.Column, column: str, kind: AttributeKind, separator: str, where: str
+) -> Typed:
+    """A column as its kind takes it: a value, a sorted list of distinct values, or a number.
+
+    Raises:
+        CadcError: a type the kind cannot take; names the column.
+    """
+    type_ = raw.type()
+    if kind == "multi":
+        if type_.is_string():
+            parts = raw.split(separator)
+        elif type_.is_array() and not type_.value_type.is_nested():
+            parts = raw.map(lambda part: part.cast("string"))
+        else:
+            raise CadcError(f"{where} is {type_}; several values are a list, or text.")
+        return _without_fault(column, _distinct(parts))
+    if type_.is_nested() or type_.is_binary():
+        raise CadcError(f"{where} is {type_}, which cannot be {kind}; leave it out or convert it.")
+    if kind == "numeric":
+        if type_.is_boolean() or type_.is_time():
+            raise CadcError(f"{where} is {type_}; make it categorical.")
+        return number_or_time(raw, column)
+    if type_.is_integer() and not type_.is_unsigned_integer() and kind != "hashed":
+        return _without_fault(column, raw.cast("int64"))
+    if type_.is_floating():
+        raw = ibis.cases((~raw.isnan(), raw))
+    return _without_fault(column, raw.cast("string").nullif(""))
+
+
+def _distinct(parts: ir.ArrayValue) -> ir.ArrayValue:
+    stripped = parts.map(lambda part: part.strip())
+    return stripped.filter(lambda part: part.notnull() & (part != "")).unique().sort()
+
+
+def _without_fault(column: str, value: ir.Value) -> Typed:
+    return Typed(column, value, ibis.null("string"))

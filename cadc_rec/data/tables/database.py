@@ -1,4 +1,4 @@
-"""Rows of a database as Parquet files: what a query of the configuration gives, read once.
+"""Reads the rows of a database's queries once, into Parquet files.
 
 In: an address, a query for each table, an empty folder. Out: a `FileSet` for each, read like any
 other Parquet file. ADBC, or an attachment of DuckDB, streams Arrow batches from the database into a
@@ -10,27 +10,33 @@ the query says ORDER BY, so that the same rows are the same bytes whatever way t
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
 from urllib.parse import parse_qs, quote, urlsplit
 
 import duckdb
 import pyarrow as pa
+import sqlglot
 from sqlglot import exp
+from sqlglot.errors import SqlglotError
 
 from cadc_rec.data.engine import open_engine
-from cadc_rec.data.parquet import ROW_GROUP_ROWS, parquet_writer, rechunk
-from cadc_rec.data.tables.attachment import Ask, attached
+from cadc_rec.data.streams import ROW_GROUP_ROWS, parquet_writer, rechunk
+from cadc_rec.data.tables.connections import (
+    KEY,
+    Address,
+    Ask,
+    Dialect,
+    Driver,
+    adbc_errors,
+    connected,
+    said,
+)
 from cadc_rec.data.tables.files import FileSet
-from cadc_rec.data.tables.query import Dialect, checked_query
 from cadc_rec.data.tables.scan import first_line
 from cadc_rec.errors import CadcError
 
-_SCHEMES: Mapping[str, Literal["postgres", "sqlite"]] = {
+_SCHEMES: Mapping[str, Dialect] = {
     "postgresql": "postgres",
     "postgres": "postgres",
     "sqlite": "sqlite",
@@ -39,19 +45,10 @@ _HOW = (
     "write it as postgresql://user@host:5432/name or sqlite:///shop.db (sqlite:////data/shop.db "
     "for an absolute path)"
 )
-_KEY = "data.tables.database"
-Driver = Literal["adbc", "duckdb"]
-
-
-@dataclass(frozen=True)
-class Address:
-    """A database, without the password that may open it."""
-
-    dialect: Dialect
-    shown: str
-    """For messages: neither user nor password."""
-    uri: str
-    """What the driver takes."""
+_NOT_READING = (exp.DML, exp.DDL, exp.Command, exp.Into, exp.Lock, exp.Copy, exp.Pragma, exp.Attach)
+# Reading functions that sqlglot has no class for. Every other function it does not know is refused:
+# among them are query_to_xml, dblink and pg_read_file.
+_KNOWN = ("age", "julianday", "printf", "unixepoch")
 
 
 def parse_address(text: str, folders: Sequence[Path]) -> Address:
@@ -62,30 +59,30 @@ def parse_address(text: str, folders: Sequence[Path]) -> Address:
         folders: what a relative path of a file is relative to, in order.
 
     Raises:
-        CadcError: no such kind of database, a file that is not there, or a password in the text.
+        CadcError: an unknown kind of database, a missing file, or a password in the text.
     """
     try:
         parts = urlsplit(text)
         dialect = _SCHEMES.get(parts.scheme)
         secret = parts.password or {"password", "sslpassword"} & set(parse_qs(parts.query))
     except ValueError as error:
-        raise CadcError(f"{_KEY}: is no address ({error}); {_HOW}.") from None
+        raise CadcError(f"{KEY}: is no address ({error}); {_HOW}.") from None
     if secret:  # before anything that repeats the text
         raise CadcError(
-            f"{_KEY}: holds a password, which would be kept with the experiment; take it out, and "
+            f"{KEY}: holds a password, which would be kept with the experiment; take it out, and "
             "set $PGPASSWORD or ~/.pgpass."
         )
     if dialect is None:
-        raise CadcError(f"{_KEY} = {text!r}: is of no known kind; {_HOW}.")
+        raise CadcError(f"{KEY} = {text!r}: is no kind of database that is known; {_HOW}.")
     if dialect == "postgres":
         return Address(dialect, f"postgresql://{parts.hostname or ''}{parts.path}", text)
     if parts.netloc or not parts.path.strip("/"):
-        raise CadcError(f"{_KEY} = {text!r}: names no file; {_HOW}.")
+        raise CadcError(f"{KEY} = {text!r}: names no file; {_HOW}.")
     tried = [folder / parts.path.removeprefix("/") for folder in folders]
     file = next((place for place in tried if place.is_file()), None)
     if file is None:
         places = " or ".join(dict.fromkeys(map(str, tried)))
-        raise CadcError(f"{places}: no such file; correct {_KEY}, or name its --data-dir.")
+        raise CadcError(f"{places}: no such file; correct {KEY}, or name its --data-dir.")
     return Address(dialect, str(file), f"file:{quote(str(file.absolute()))}?mode=ro")
 
 
@@ -96,7 +93,7 @@ def fetch(
     memory_bytes: int | None = None,
     driver: Driver = "adbc",
 ) -> dict[str, FileSet]:
-    """The rows of each query, all as of one moment.
+    """The rows of each query; all see the database at one point in time.
 
     Args:
         address: from `parse_address`.
@@ -114,7 +111,7 @@ def fetch(
         for role, text in queries.items()
     }
     found = {}
-    with _connected(address, driver) as ask:
+    with connected(address, driver) as ask:
         for role, text in queries.items():
             file = spool / f"{role}.parquet"
             key = f"data.tables.{role}.query"
@@ -122,17 +119,55 @@ def fetch(
                 _write(ask, text, file, memory_bytes, ordered=_ordered(checked[role]))
             except duckdb.OutOfMemoryException:
                 raise
-            except (*_adbc_errors(), duckdb.Error, pa.ArrowException, OSError) as error:
+            except (*adbc_errors(), duckdb.Error, pa.ArrowException, OSError) as error:
                 if isinstance(error, OSError) and error.errno is not None:
                     raise
-                hint = (
-                    "; a column of a query has one type: CAST it"
-                    if "mismatch" in str(error)
-                    else "; mend it"
-                )
-                raise CadcError(f"{key}: {address.shown} says: {_said(error)}{hint}.") from None
+                # A SQLite query that was accepted and then cannot be read to its end: in nearly all
+                # cases a column whose values are of several types.
+                unread = address.dialect == "sqlite" and not isinstance(error, adbc_errors())
+                remedy = "a column of a query has one type: CAST it" if unread else "mend it"
+                raise CadcError(f"{key}: {address.shown} says: {said(error)}; {remedy}.") from None
             found[role] = FileSet("parquet", Path(), (Path(key),), (file,))
     return found
+
+
+def checked_query(text: str, dialect: Dialect, key: str) -> exp.Query:
+    """The one SELECT that `text` is.
+
+    The database is asked within a read-only transaction besides. What is refused here are functions
+    that read files, run further SQL or leave the database, and statements that a read-only
+    transaction still allows.
+
+    Args:
+        text: the query.
+        dialect: of the database.
+        key: the setting it comes from, for messages.
+
+    Raises:
+        CadcError: it is not a SELECT, is several statements, or may do more than read the tables
+            that it names.
+    """
+    try:
+        statements = sqlglot.parse(text, dialect=dialect)
+    except SqlglotError as error:
+        raise CadcError(f"{key}: cannot be parsed as SQL ({first_line(error)}); mend it.") from None
+    only = statements[0] if len(statements) == 1 else None
+    if only is None or not isinstance(only, exp.Query):
+        raise CadcError(f"{key}: has to be one SELECT and nothing else; write it so.")
+    for node in only.walk():
+        if isinstance(node, exp.Select | exp.SetOperation | exp.Subquery):
+            continue  # queries count among what can be a statement
+        if isinstance(node, _NOT_READING):
+            raise CadcError(
+                f"{key}: holds {type(node).__name__.upper()}, and a query may only read; take it "
+                "out."
+            )
+        if isinstance(node, exp.Anonymous) and node.name.lower() not in _KNOWN:
+            raise CadcError(
+                f"{key}: calls {node.name}, which is not among the functions known to read nothing "
+                "but their arguments; use a standard function, or put it into a view."
+            )
+    return only
 
 
 def _ordered(query: exp.Query) -> bool:
@@ -152,69 +187,3 @@ def _write(ask: Ask, text: str, file: Path, memory_bytes: int | None, *, ordered
         with parquet_writer(file, schema) as writer:
             for table in rechunk(batches, ROW_GROUP_ROWS):
                 writer.write_table(table.cast(schema), row_group_size=ROW_GROUP_ROWS)
-
-
-@contextlib.contextmanager
-def _connected(address: Address, driver: Driver) -> Iterator[Ask]:
-    """Questions within a transaction that can only read, and sees one moment."""
-
-    def unreachable(error: Exception) -> CadcError:
-        return CadcError(
-            f"{_KEY}: {address.shown} cannot be reached ({_said(error)}); correct it, or the "
-            "environment ($PGHOST, $PGUSER, $PGPASSWORD)."
-        )
-
-    if driver == "duckdb":
-        if address.dialect != "postgres":
-            raise CadcError(
-                f"data.tables.driver = 'duckdb' is for PostgreSQL, and {_KEY} is a file of SQLite; "
-                "leave the setting out."
-            )
-        with attached(address.uri, unreachable) as ask:
-            yield ask
-        return
-    dbapi = _adbc(address.dialect)
-    try:
-        connection = dbapi.connect(address.uri)
-    except dbapi.Error as error:
-        raise unreachable(error) from None
-    with contextlib.closing(connection):
-        if address.dialect == "postgres":
-            with connection.cursor() as cursor:
-                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-
-        @contextlib.contextmanager
-        def ask_adbc(query: str) -> Iterator[pa.RecordBatchReader]:
-            with connection.cursor() as cursor:
-                if address.dialect == "sqlite":  # a column's type is that of its first rows
-                    cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": "65536"})
-                cursor.execute(query)
-                yield cursor.fetch_record_batch()
-
-        yield ask_adbc
-
-
-def _adbc(dialect: Dialect) -> Any:
-    """The driver's module."""
-    name = "postgresql" if dialect == "postgres" else "sqlite"
-    try:
-        return importlib.import_module(f"adbc_driver_{name}.dbapi")
-    except ModuleNotFoundError:
-        raise CadcError(
-            f"{_KEY}: needs the package adbc-driver-{name}; pip install 'cadc-rec[sql]'."
-        ) from None
-
-
-def _adbc_errors() -> tuple[type[Exception], ...]:
-    """None where ADBC is not installed: DuckDB attaches without it."""
-    try:
-        from adbc_driver_manager import Error
-    except ModuleNotFoundError:
-        return ()
-    return (Error,)
-
-
-def _said(error: Exception) -> str:
-    """What the database says, without the driver's name for the kind of error."""
-    said = first_line(error).rpartition("ERROR:")[2]
-    return said.strip()[:300]

@@ -1,17 +1,22 @@
 """Which files make up each table, and which bytes they hold.
 
 In: a path of the configuration (a file, a folder or a glob) and the folders it is relative to.
-Out: the files in the order their rows are read in, and a fingerprint of them all.
+Out: the files in the order their rows are read in, decompressed where they are compressed text, and
+a fingerprint of them all.
 """
 
 from __future__ import annotations
 
+import bz2
 import glob
+import gzip
 import hashlib
+import shutil
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal
 
 from cadc_rec.config.tables import TablesConfig
 from cadc_rec.errors import CadcError
@@ -42,7 +47,7 @@ class FileSet:
     files: tuple[Path, ...]
     """Absolute, sorted by name: the rows of the table in their order."""
     read_from: tuple[Path, ...] = ()
-    """Where the rows lie, if not in the files: what a query gave, whose name is no file's."""
+    """The files with the rows of a query; `files` then holds the query's name for messages."""
 
     def name(self, file: Path) -> Path:
         """A file's path below the base."""
@@ -99,7 +104,7 @@ def find_tables(
 
 
 def file_format(path: Path) -> FileFormat | None:
-    """The format a file's name tells, or None."""
+    """The format that the end of a file's name says, or None."""
     name = path.name.lower()
     inner = next((name.removesuffix(s) for s in COMPRESSED if name.endswith(s)), None)
     found = _SUFFIXES.get(Path(inner if inner is not None else name).suffix)
@@ -203,7 +208,7 @@ def _fixed_part(pattern: Path) -> Path:
 
 def _unknown() -> str:
     suffixes = " ".join(_SUFFIXES)
-    return f"the formats are told by the names' ends: {suffixes}, text also with .gz .bz2 .zst"
+    return f"the end of a file's name says its format: {suffixes}, text also with .gz .bz2 .zst"
 
 
 def _digest(file: Path) -> bytes:
@@ -215,3 +220,42 @@ def _digest(file: Path) -> bytes:
     except OSError as error:
         raise CadcError(f"{file}: cannot be read ({error.strerror}); mend its rights.") from None
     return digest.digest()
+
+
+def unpacked(file: Path, target: Path) -> Path:
+    """`file` itself, or what it holds where its name ends in .gz, .bz2 or .zst.
+
+    DuckDB would read .gz and .zst itself, but takes a truncated .zst for a shorter file and does
+    not compare a .gz with its checksum.
+
+    Args:
+        file: a text file, perhaps compressed.
+        target: where its content may be written; folders are made.
+
+    Raises:
+        CadcError: truncated, damaged, or not what its name says.
+    """
+    kind = file.suffix.lower()
+    if kind not in COMPRESSED:
+        return file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _open(file, kind) as source, target.open("wb") as out:
+            shutil.copyfileobj(source, out, _CHUNK)
+    except (EOFError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, not the file's
+        raise CadcError(
+            f"{file}: not a whole {kind} file, truncated or damaged ({error}); write it again."
+        ) from None
+    return target
+
+
+def _open(file: Path, kind: str) -> IO[bytes] | Any:
+    if kind == ".gz":
+        return gzip.open(file, "rb")
+    if kind == ".bz2":
+        return bz2.open(file, "rb")
+    import pyarrow as pa  # takes long to import, and only .zst needs it
+
+    return pa.CompressedInputStream(str(file), "zstd")

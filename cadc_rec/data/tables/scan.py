@@ -1,7 +1,8 @@
-"""One table's columns as they stand in its files, with the place of every row.
+"""One table's rows as they stand in its files, and which of them are as declared.
 
-In: a `FileSet` and the columns wanted. Out: a `Scan`: the rows as an Ibis expression, and how to
-name a row to a person. Nothing is converted here; `columns.py` does that.
+In: the columns wanted of a `FileSet`. Out: a `Scan`: the rows as an Ibis expression, and how to
+name a row to a person. Once `columns.py` has converted them, `good_rows` gives the rows that are as
+declared; the others are an error that names the first, or a file of all of them.
 """
 
 from __future__ import annotations
@@ -13,18 +14,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import ibis
 import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
+from ibis.backends.duckdb import Backend
+from numpy.typing import NDArray
 
+from cadc_rec.data.engine import stream
+from cadc_rec.data.streams import ROW_GROUP_ROWS, parquet_writer, rechunk
+from cadc_rec.data.tables.columns import Typed
 from cadc_rec.errors import CadcError
+from cadc_rec.log import log
 
 FILE, ROW, FILE_ROW = "__file", "__row", "__file_row"
 """Columns beside the wanted ones: the file's number (int), the row's place among all rows and
 among its file's (int64, from 0)."""
+_PLACES = (ROW, FILE, FILE_ROW)
+FAULT, TEXT = "__fault", "__text"
+"""Columns of a checked row: why it is not as declared (null: it is), and what stands in it."""
+_SCHEMA = pa.schema(
+    [("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("row", pa.string())]
+)
+_KEPT = 1000  # characters of a rejected row
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A row of a text file that is none."""
+    """Lines of a text file that cannot be read as a row."""
 
     file: int
     line: int
@@ -35,7 +52,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Scan(ABC):
-    """The rows of one table, unconverted."""
+    """The rows of one table, before their values are converted."""
 
     role: str
     """``interactions``, ``users`` or ``items``."""
@@ -77,7 +94,7 @@ class Scan(ABC):
 def require_columns(
     where: Path, there: Sequence[str], wanted: Mapping[str, str], *, header: bool = False
 ) -> None:
-    """Refuse a file that lacks a wanted column or has one twice.
+    """Refuse a file that lacks a wanted column or has it twice.
 
     Args:
         where: the file.
@@ -89,7 +106,7 @@ def require_columns(
         CadcError: names the file and the column.
     """
     place = f"{where}, line 1" if header else f"{where}"
-    # Engines take names that differ in case only for one.
+    # Engines take two names that differ only in case for the same.
     lowered = [name.lower() for name in there]
     for column, key in wanted.items():
         if lowered.count(column.lower()) > 1:
@@ -110,5 +127,133 @@ def first_line(error: Exception) -> str:
 
 
 def literal(path: Path) -> str:
-    """A path that DuckDB takes for itself: its wildcards are made ordinary characters."""
+    """A path as DuckDB has to be given it: wildcards in it are made ordinary characters."""
     return re.sub(r"([*?\[])", r"[\1]", str(path))
+
+
+def good_rows(
+    backend: Backend,
+    scan: Scan,
+    typed: Mapping[str, Typed],
+    *,
+    unique: str | None = None,
+    rejected: Path | None = None,
+) -> tuple[ir.Table, dict[str, int]]:
+    """The rows that are as declared, converted.
+
+    Args:
+        backend: runs the checks.
+        scan: the rows as they stand in their files.
+        typed: the columns wanted, by the name they get.
+        unique: a column of `typed` that no two rows share; the first row with a value counts.
+        rejected: a Parquet file that receives the other rows; None makes the first an error.
+
+    Returns:
+        The columns of `typed` and the places of `scan`; and the counts ``rows_read`` and, where
+        they were asked for, ``rejected``.
+
+    Raises:
+        CadcError: there is no row, or one is not as declared; names file, line or row and column.
+    """
+    fault = ibis.coalesce(*(column.fault for column in typed.values()))
+    rows = scan.rows.select(
+        *_PLACES,
+        **{name: column.value for name, column in typed.items()},
+        **{FAULT: fault, TEXT: _as_text(scan.rows, typed)},
+    )
+    if unique:
+        rows = _with_doubles(rows, unique, typed[unique].column)
+    found = rows.aggregate(rows=rows.count(), faults=rows[FAULT].count())
+    counts = found.to_pyarrow().to_pylist()[0]
+    read = int(counts["rows"]) + len(scan.unreadable)
+    bad = int(counts["faults"]) + len(scan.unreadable)
+    if scan.role == "interactions" and bad == read:
+        why = "has no rows" if read == 0 else f"has no good row among its {read:,}"
+        raise CadcError(f"{scan.files[0]}: {why}; name a table with interactions.")
+    if rejected is None:
+        if bad:
+            _raise_first(scan, rows)
+        return rows.drop(FAULT, TEXT), {"rows_read": read}
+    if bad:
+        write_rejected(backend, scan, rows, rejected)
+        log.warning(
+            "%s: %d of %d rows are not as declared and left out; the dataset's folder lists them",
+            scan.role,
+            bad,
+            read,
+        )
+    good = rows.filter(rows[FAULT].isnull()).drop(FAULT, TEXT)
+    return good, {"rows_read": read, "rejected": bad}
+
+
+def _as_text(raw: ir.Table, typed: Mapping[str, Typed]) -> ir.StringColumn:
+    """A row's columns for a person to read: ``user_id=5; item_id=``."""
+    parts = [
+        ibis.literal(f"{column.column}=") + raw[column.column].cast("string").fill_null("")
+        for column in typed.values()
+    ]
+    return ibis.literal("; ").join(parts).substr(0, _KEPT)
+
+
+def _with_doubles(rows: ir.Table, unique: str, column: str) -> ir.Table:
+    """A value's further rows have the first's file and row for a fault."""
+    good = rows[FAULT].isnull()
+    window = ibis.window(group_by=[rows[unique], good], order_by=rows[ROW])
+    first = ibis.row_number().over(window) == 0
+    shown = ibis.literal(f"{column} ") + rows[unique].cast("string") + " stands in an earlier row"
+    return rows.mutate(**{FAULT: ibis.cases((good & ~first, shown), else_=rows[FAULT])})
+
+
+def _raise_first(scan: Scan, rows: ir.Table) -> None:
+    bad = rows.filter(rows[FAULT].notnull()).order_by(ROW).limit(1)
+    first = bad.select(*_PLACES, FAULT).to_pyarrow().to_pylist()[0]
+    place = scan.place(first[FILE], first[FILE_ROW])
+    raise CadcError(
+        f"{place}: {first[FAULT]}. Mend or remove the row, or set data.tables.on_bad_row = "
+        "'reject'."
+    )
+
+
+def write_rejected(backend: Backend, scan: Scan, rows: ir.Table, path: Path) -> None:
+    """Write every row that is not as declared.
+
+    Args:
+        backend: runs the expressions.
+        scan: says where a row stands.
+        rows: ROW, FILE, FILE_ROW, FAULT and TEXT.
+        path: receives file, line (of a Parquet file: the row, from 1), reason, and the beginning
+            of the row; first the rows whose columns could not be told apart, then the others.
+    """
+    bad = rows.filter(rows[FAULT].notnull()).order_by(ROW)
+    places = bad.select(FILE, FILE_ROW).to_pyarrow()
+    file = places[FILE].to_numpy()
+    line = _lines(scan, file, places[FILE_ROW].to_numpy())
+    names = np.array([str(name) for name in scan.files], dtype=object)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with parquet_writer(path, _SCHEMA) as writer:
+        if scan.unreadable:
+            writer.write_table(_unreadable(scan))
+        start = 0
+        batches = stream(backend, bad.select(FAULT, TEXT), ROW_GROUP_ROWS)
+        for table in rechunk(batches, ROW_GROUP_ROWS):
+            part = slice(start, start + table.num_rows)
+            columns = [pa.array(names[file[part]]), pa.array(line[part]), table[FAULT], table[TEXT]]
+            writer.write_table(pa.table(columns, schema=_SCHEMA))
+            start += table.num_rows
+
+
+def _unreadable(scan: Scan) -> pa.Table:
+    rows = [
+        {"file": str(scan.files[r.file]), "line": r.line, "reason": r.reason, "row": r.text}
+        for r in scan.unreadable
+    ]
+    return pa.Table.from_pylist(rows, schema=_SCHEMA)
+
+
+def _lines(scan: Scan, file: NDArray[np.int32], row: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The line of each place; a file's rows ascend."""
+    lines = np.empty(len(row), np.int64)
+    for number in np.unique(file):
+        here = file == number
+        lines[here] = scan.lines(int(number), row[here].tolist())
+    return lines

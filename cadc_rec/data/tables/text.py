@@ -1,7 +1,7 @@
 """CSV and TSV files as a `Scan`: every row with as many fields as the header, or an error.
 
-DuckDB parses in parallel and notes what it cannot read. Only when a row is refused does a plain
-pass over that one file look for its line.
+DuckDB's CSV reader, kept strict, parses in parallel, takes every column as text and notes what it
+cannot read. Only when it has refused a row does a plain pass over that one file look for its line.
 """
 
 from __future__ import annotations
@@ -11,16 +11,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
-from cadc_rec.data.tables.files import FileSet, partition_keys
-from cadc_rec.data.tables.parse import FILE_NAME, Source, parse
-from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW, Scan, require_columns
-from cadc_rec.data.tables.unpack import unpacked
+from cadc_rec.data.tables.files import FileSet, partition_keys, unpacked
+from cadc_rec.data.tables.scan import (
+    FILE,
+    FILE_ROW,
+    ROW,
+    Scan,
+    Unreadable,
+    literal,
+    require_columns,
+)
 from cadc_rec.errors import CadcError
+
+_FILE_NAME = "filename"  # what DuckDB calls it
+_SHOWN = 60  # characters of a bad line worth showing
+_KEPT = 1000  # and worth keeping
+_ENOUGH = 1000  # bad rows to know of where one of them is an error
+_CHUNK = 1 << 20
+_WORDS = {
+    "MISSING COLUMNS": "has fewer fields than the {columns} of the header",
+    "TOO MANY COLUMNS": "has more fields than the {columns} of the header",
+    "UNQUOTED VALUE": "has a quote that is not closed, or closed too early",
+    "INVALID ENCODING": "is not {encoding}",
+    "LINE SIZE OVER MAXIMUM": "is longer than 2,000,000 bytes, as after a quote that is not closed",
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +71,7 @@ class TextScan(Scan):
 
     @property
     def is_text(self) -> bool:
-        """Text does not say what it is."""
+        """Always: text does not say what its type is."""
         return True
 
     @property
@@ -113,8 +133,8 @@ def scan_text(
                 f"{own}, line 1: its columns are {', '.join(header)}, and those of "
                 f"{found.files[0]} are {', '.join(headers[0])}; write all files alike."
             )
-    source = Source(plain, found.files, headers[0], layout, bool(partitions))
-    rows, unreadable = parse(backend, source, tuple(wanted), f"raw_{role}", reject=reject)
+    source = _Source(plain, found.files, headers[0], layout, bool(partitions))
+    rows, unreadable = _parse(backend, source, tuple(wanted), f"raw_{role}", reject=reject)
     numbered = _numbered(rows, wanted, plain)
     return TextScan(role, numbered, found.files, plain, layout, unreadable=unreadable)
 
@@ -128,8 +148,8 @@ def header_of(found: FileSet, layout: TextFormat, scratch: Path) -> list[str]:
 
 def _numbered(rows: ir.Table, wanted: Mapping[str, str], files: Sequence[Path]) -> ir.Table:
     """The wanted columns with each row's place; a file's rows follow each other."""
-    starts = rows.group_by(FILE_NAME).agg(start=rows[ROW].min()).to_pyarrow()
-    start = dict(zip(starts[FILE_NAME].to_pylist(), starts["start"].to_pylist(), strict=True))
+    starts = rows.group_by(_FILE_NAME).agg(start=rows[ROW].min()).to_pyarrow()
+    start = dict(zip(starts[_FILE_NAME].to_pylist(), starts["start"].to_pylist(), strict=True))
     if len(start) <= 1:
         number = next((n for n, file in enumerate(files) if str(file) in start), 0)
         return rows.select(
@@ -146,7 +166,7 @@ def _numbered(rows: ir.Table, wanted: Mapping[str, str], files: Sequence[Path]) 
             }
         )
     )
-    joined = rows.join(known, [(FILE_NAME, "name")])
+    joined = rows.join(known, [(_FILE_NAME, "name")])
     return joined.select(*wanted, ROW, FILE, **{FILE_ROW: joined[ROW] - joined["start"]})
 
 
@@ -174,7 +194,7 @@ def _header(file: Path, own: Path, layout: TextFormat) -> list[str]:
 
 
 def record_lines(file: Path, delimiter: str, layout: TextFormat) -> Iterator[int]:
-    """The line each row begins on, the header's aside; blank lines are none (nor to DuckDB)."""
+    """The line each row begins on, without the header's; blank lines are no rows, as for DuckDB."""
     with file.open(encoding=layout.python_encoding, errors="replace", newline="") as opened:
         csv.field_size_limit(2**31 - 1)
         reader = csv.reader(opened, delimiter=delimiter)
@@ -184,3 +204,131 @@ def record_lines(file: Path, delimiter: str, layout: TextFormat) -> Iterator[int
             if record:
                 yield line
             line = reader.line_num + 1
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Text files of one header."""
+
+    plain: Sequence[Path]
+    """Uncompressed."""
+    files: Sequence[Path]
+    """The user's own, in the same order: what messages name."""
+    header: Sequence[str]
+    layout: TextFormat
+    partitioned: bool
+
+
+def _parse(
+    backend: Backend, source: _Source, wanted: Sequence[str], table: str, *, reject: bool
+) -> tuple[ir.Table, list[Unreadable]]:
+    """Load the wanted columns into the backend's table `table`.
+
+    Args:
+        backend: parses.
+        source: the files.
+        wanted: columns to keep.
+        table: name of the table to make.
+        reject: leave out a row that cannot be read, where it is known to end with its line.
+
+    Returns:
+        The columns as text, ``filename``, and ROW: int64, the place among all rows read; and the
+        rows that could not be.
+
+    Raises:
+        CadcError: a row that cannot be read; names file and line.
+    """
+    text = backend.read_csv(
+        [literal(file) for file in source.plain],
+        table_name=f"{table}_text",
+        sep=source.layout.delimiter_of(source.files[0]),
+        header=True,
+        columns=dict.fromkeys(_names(source.header, wanted), "VARCHAR"),
+        encoding=source.layout.encoding,
+        quote='"',
+        escape='"',
+        auto_detect=False,
+        strict_mode=True,
+        compression="none",
+        store_rejects=True,
+        rejects_limit=0 if reject else _ENOUGH,  # 0 is no limit
+        rejects_table=f"{table}_rejects",
+        rejects_scan=f"{table}_rejects_scan",
+        filename=True,
+        hive_partitioning=source.partitioned,
+        hive_types_autocast=False,
+    )
+    try:
+        # Without an ORDER BY, row_number follows the scan, which DuckDB keeps in file order.
+        placed = text.select(*wanted, _FILE_NAME, **{ROW: ibis.row_number()})
+        rows = backend.create_table(table, placed)
+    except duckdb.OutOfMemoryException:
+        raise
+    except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
+        raise _unreadable_file(source, error) from None
+    unreadable = list(_unreadable(backend, source, table))
+    for row in unreadable:
+        # After an open quote it is unknown which of the lines that follow belong to the row.
+        if not reject or "\n" in row.text:
+            raise CadcError(
+                f"{source.files[row.file]}, line {row.line}: {row.reason}: "
+                f"{row.text.splitlines()[0][:_SHOWN]!r}. Mend or remove the row, or set "
+                "data.tables.delimiter or data.tables.encoding to what the file has."
+            )
+    return rows, unreadable
+
+
+def _names(header: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """The header, with unwanted names, perhaps empty or double, replaced by unique ones."""
+    return [name if name in wanted else f"__unwanted_{n}" for n, name in enumerate(header)]
+
+
+def _unreadable(backend: Backend, source: _Source, table: str) -> Iterator[Unreadable]:
+    """What DuckDB could not read, in the order of files and lines; one finding a row."""
+    query = f"""
+        SELECT DISTINCT ON (scan.file_path, line_byte_position)
+            scan.file_path AS path, line_byte_position - 1 AS byte, error_type AS kind,
+            csv_line[:{_KEPT}] AS text
+        FROM {table}_rejects JOIN {table}_rejects_scan scan USING (scan_id, file_id)
+        ORDER BY scan.file_path, line_byte_position, error_type
+    """
+    found = backend.con.sql(query).to_arrow_table().to_pylist()
+    for number, file in enumerate(source.plain):
+        here = [row for row in found if row["path"] == str(file)]
+        lines = _lines_at(file, [row["byte"] for row in here])
+        for row, line in zip(here, lines, strict=True):
+            text = row["text"] or ""
+            blank = len(text) - len(text.lstrip("\r\n"))
+            blank_lines = text[:blank].count("\n")  # before it, taken for its beginning
+            reason = _WORDS.get(row["kind"], f"cannot be read ({row['kind'].lower()})").format(
+                columns=len(source.header), encoding=source.layout.encoding
+            )
+            yield Unreadable(number, line + blank_lines, reason, text.strip("\r\n"))
+
+
+def _lines_at(file: Path, positions: Sequence[int]) -> Iterator[int]:
+    """The line each byte stands on; positions ascend."""
+    line, at = 1, 0
+    with file.open("rb") as opened:
+        for position in positions:
+            while at < position and (chunk := opened.read(min(_CHUNK, position - at))):
+                line += chunk.count(b"\n")
+                at += len(chunk)
+            yield line
+
+
+def _unreadable_file(source: _Source, error: Exception) -> CadcError:
+    """Why DuckDB could not parse a file at all: as far as we know, because of mixed line ends."""
+    for plain, own in zip(source.plain, source.files, strict=True):
+        first = None
+        with plain.open("rb") as opened:
+            for number, line in enumerate(opened, start=1):
+                end = b"\r\n" if line.endswith(b"\r\n") else b"\n"
+                first = first or end
+                if end != first and line.endswith(b"\n"):
+                    return CadcError(
+                        f"{own}, line {number}: ends in {end!r}, and the lines before it in "
+                        f"{first!r}; write the file with one kind of line end."
+                    )
+    reason = str(error).splitlines()[0].rstrip(".")
+    return CadcError(f"{source.files[0]}: cannot be parsed ({reason}); mend it.")

@@ -15,19 +15,19 @@ from safetensors.torch import load_file, save_file
 
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.distributed.rows_file import write_rows
+from cadc_rec.distributed.rows import write_rows
 from cadc_rec.distributed.state import load_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import ranking_metrics
-from cadc_rec.evaluation.ranking import Excluded
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.log import track
+from cadc_rec.models.forward import PriorAlone
 from cadc_rec.pipeline.stages.train import CHECKPOINT
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.training.build import build_model
-from cadc_rec.training.prior import prior_of, prior_vectors
+from cadc_rec.training.build import build_model, prior_alone
 
 
 def build_evaluation(
@@ -57,12 +57,12 @@ def build_evaluation(
             has one, ends with the validation item.
     """
     users_knowing, items = _vectors(experiment, dataset, checkpoint, pretrained, processes)
-    train = Excluded(dataset.user_indptr, dataset.train_item)
+    train = UserItems(dataset.user_indptr, dataset.train_item)
     train_and_val = train.and_one_each(dataset.val_item)
     total, chief = 2 * len(processes.share(dataset.n_users)), processes.rank == 0
     with track("evaluate", total, "users", visible=chief) as ticker:
 
-        def ranks(users: torch.Tensor, targets: np.ndarray, excluded: Excluded) -> np.ndarray:
+        def ranks(users: torch.Tensor, targets: np.ndarray, excluded: UserItems) -> np.ndarray:
             return ranks_by_share(users, items, targets, excluded, processes, ticker.advance)
 
         val_ranks = ranks(users_knowing(False), dataset.val_item, train)
@@ -103,8 +103,9 @@ def _vectors(
     if checkpoint is None:
         assert pretrained.ids is not None
         share = processes.share(dataset.n_users)
-        if experiment.prior.use:
-            return _prior_alone(experiment, dataset, pretrained, share, processes.device)
+        prior = prior_alone(experiment.prior, experiment.history, dataset, pretrained)
+        if prior is not None:
+            return _of_prior(prior, experiment.history.length, dataset, share, processes.device)
         ids = replace(pretrained.ids, user=pretrained.ids.user[share.start : share.stop])
         users, items = (side.to(processes.device) for side in ids.as_dot_products())
         return lambda with_validation: users, items
@@ -120,25 +121,17 @@ def _vectors(
     )
 
 
-def _prior_alone(
-    experiment: Experiment,
-    dataset: Dataset,
-    pretrained: Pretrained,
-    share: range,
-    device: torch.device,
+def _of_prior(
+    prior: PriorAlone, length: int, dataset: Dataset, share: range, device: torch.device
 ) -> tuple[Callable[[bool], torch.Tensor], torch.Tensor]:
     """The same without towers: nothing is learned from examples, not even the factors."""
-    prior, factors = prior_of(experiment, dataset, pretrained)
-    assert prior is not None
 
-    def vectors(with_validation: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        history = dataset.last_items(experiment.history.length, with_validation)
+    def users(with_validation: bool) -> torch.Tensor:
+        history = dataset.last_items(length, with_validation)
         mine = torch.from_numpy(history[share.start : share.stop])
-        users, items = prior_vectors(prior, pretrained, mine)
-        scaled = [factor * mine for factor, mine in zip(factors, users, strict=True)]
-        return torch.cat(scaled, 1).to(device), torch.cat(items, 1).to(device)
+        return prior.users(mine).joined(prior.factors).to(device)
 
-    return lambda with_validation: vectors(with_validation)[0], vectors(False)[1]
+    return users, prior.every_item().joined().to(device)
 
 
 def _write_ids(folder: Path, dataset: Dataset) -> None:

@@ -9,58 +9,99 @@ import numpy as np
 import torch
 from torch import nn
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import PretrainConfig, ShardingConfig
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes, choose_device
 from cadc_rec.distributed.sharding import process_memory, shard_model
 from cadc_rec.distributed.state import local_tensors
 from cadc_rec.evaluation.metrics import ranking_metrics
-from cadc_rec.evaluation.ranking import Excluded
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.log import track
 from cadc_rec.pipeline.stages.pretrain_neural import build_neural_tables
 from cadc_rec.pretrain.als import train_als
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.factor_tables import (
+    Extent,
     FactorTable,
     PartitionedTable,
     ReplicatedTable,
+    block_rows,
+    partitions,
 )
-from cadc_rec.pretrain.id_tables import IdTables
+from cadc_rec.pretrain.factorizations import MatrixFactorization
+from cadc_rec.pretrain.id_tables import IdTables, Scale, divisor, scaled
 from cadc_rec.pretrain.kernels import compile_kernels, worth_compiling
-from cadc_rec.pretrain.matrix_factorization import MatrixFactorization
-from cadc_rec.pretrain.popularity import popularity_tables
-from cadc_rec.pretrain.scaling import Scale, divisor, scaled
 from cadc_rec.pretrain.softmax import SoftmaxSolver
-from cadc_rec.pretrain.table_layout import Extent, block_rows, partitions
-from cadc_rec.store.artifact import Artifact, Draft
+from cadc_rec.store.artifact import Draft
+
+_SHARDING = ShardingConfig()
 
 
-def warm_up(experiment: Experiment, dataset: Artifact) -> None:
-    """Compile what `build_tables` will need; not counted in the stage's seconds, like imports."""
-    config, device = experiment.pretrain, choose_device(experiment.compute.device, 0)
+def warm_up(config: PretrainConfig, interactions: int, device: str) -> None:
+    """Compile what `build_tables` will need; not counted in the stage's seconds, like imports.
+
+    Args:
+        config: the model and its loss.
+        interactions: rows of D_full.
+        device: ``compute.device``.
+    """
     compiled = config.model == "mf" and config.loss == "binary"
-    if compiled and worth_compiling(int(dataset.info["train"]), device):
+    if compiled and worth_compiling(interactions, choose_device(device, 0)):
         compile_kernels()
 
 
 def build_tables(
-    experiment: Experiment, dataset: Dataset, processes: Processes, draft: Draft
+    config: PretrainConfig,
+    seed: int,
+    dataset: Dataset,
+    processes: Processes,
+    draft: Draft,
+    sharding: ShardingConfig = _SHARDING,
+    mf_tables: str = "auto",
 ) -> None:
     """Fill the draft of the pretrain stage by whichever model ``pretrain.model`` names.
 
+    Validation is only measured (last epoch, and every ``pretrain.evaluate_every``), never used:
+    the tables are those of the last epoch.
+
     Args:
-        experiment: the ``[pretrain]`` settings and the seed.
+        config: the model and its settings.
+        seed: of initial vectors and negatives.
         dataset: D_full.
-        processes: the ranks.
+        processes: the ranks; each solves its share of the rows.
         draft: receives ``user.safetensors`` and ``item.safetensors``.
+        sharding: what memory tables may fill.
+        mf_tables: ``compute.mf_tables``: how matrix factorization's tables lie on several ranks.
     """
-    _BUILDERS[experiment.pretrain.model](experiment, dataset, processes, draft)
+    if config.model == "popularity":
+        _build_popularity(dataset, processes, draft)
+    elif config.model == "als":
+        _build_als(config, seed, dataset, processes, draft)
+    elif config.model == "mlp":
+        build_neural_tables(config, seed, dataset, processes, draft, sharding)
+    else:
+        tables = _factor_tables(config, dataset, processes, sharding, mf_tables)
+        _build_factorization(config, seed, dataset, processes, draft, tables)
 
 
-def _build_popularity(
-    experiment: Experiment, dataset: Dataset, processes: Processes, draft: Draft
-) -> None:
+def popularity_tables(train_item: np.ndarray, n_users: int, n_items: int) -> IdTables:
+    """Popularity as a factorization: tables ``[n, 2]`` of one factor, all zero, and a bias.
+
+    An item's bias is the number of its training interactions. It is what every method has to beat;
+    as `IdTables` it is scored, ranked and measured like the rest.
+
+    Args:
+        train_item: item of every training interaction.
+        n_users: rows of the user table.
+        n_items: rows of the item table.
+    """
+    user, item = torch.zeros(n_users, 2), torch.zeros(n_items, 2)
+    item[:, 1] = torch.from_numpy(np.bincount(train_item, minlength=n_items).astype(np.float32))
+    return IdTables(user, item)
+
+
+def _build_popularity(dataset: Dataset, processes: Processes, draft: Draft) -> None:
     """Count every item's training interactions."""
     tables = popularity_tables(dataset.train_item, dataset.n_users, dataset.n_items)
     if processes.rank == 0:
@@ -75,22 +116,16 @@ def _build_popularity(
 
 
 def _build_factorization(
-    experiment: Experiment, dataset: Dataset, processes: Processes, draft: Draft
+    config: PretrainConfig,
+    seed: int,
+    dataset: Dataset,
+    processes: Processes,
+    draft: Draft,
+    tables: tuple[FactorTable, FactorTable, nn.Parameter],
 ) -> None:
-    """Train matrix factorization on every training interaction and export its tables.
-
-    Validation is only measured (last epoch, and every ``pretrain.evaluate_every``), never used:
-    the tables are those of the last epoch.
-
-    Args:
-        experiment: the ``[pretrain]`` settings and the seed.
-        dataset: D_full.
-        processes: the ranks; each solves its share of the rows.
-        draft: receives ``user.safetensors`` and ``item.safetensors``.
-    """
-    config = experiment.pretrain
-    data, seed = interactions(dataset), experiment.seed
-    user, item, bias = _factor_tables(experiment, dataset, processes)
+    """Train matrix factorization on every training interaction and export its tables."""
+    data = Interactions.of(dataset)
+    user, item, bias = tables
     solver: AlternatingSolver | SoftmaxSolver
     if config.loss == "softmax":
         assert isinstance(user, ReplicatedTable)
@@ -127,35 +162,40 @@ def _build_factorization(
 
 
 def _factor_tables(
-    experiment: Experiment, dataset: Dataset, processes: Processes
+    config: PretrainConfig,
+    dataset: Dataset,
+    processes: Processes,
+    sharding: ShardingConfig,
+    mf_tables: str,
 ) -> tuple[FactorTable, FactorTable, nn.Parameter]:
     """Tables of users and items, as ``compute.mf_tables`` lays them, and the global bias."""
     n_users, n_items = dataset.n_users, dataset.n_items
-    factors = experiment.pretrain.factors
-    width = factors + 1
-    memory = processes.broadcast(process_memory(processes, experiment.sharding))
-    if partitions(experiment, Extent(n_users, n_items, width, processes.world_size), memory):
+    width = config.factors + 1
+    memory = processes.broadcast(process_memory(processes, sharding))
+    extent = Extent(n_users, n_items, width, processes.world_size)
+    if partitions(mf_tables, config.loss, extent, (1 - sharding.reserve) * memory):
         block = block_rows(memory, width)
         bias = nn.Parameter(torch.zeros((), device=processes.device))
         users, items = (PartitionedTable(n, width, processes, block) for n in (n_users, n_items))
         return users, items, bias
-    model = MatrixFactorization(n_users, n_items, factors)
-    # A half-step reads the whole other side, and each rank writes its own rows.
+    model = MatrixFactorization(n_users, n_items, config.factors)
+    # A half-step reads the whole other side, and each rank writes its own rows; it looks nothing
+    # up, so the batch that the planner weighs costs by has no say.
     kinds = {"user": "data_parallel", "item": "data_parallel"}
-    shard_model(model, kinds, processes, experiment.train.batch_size, experiment.sharding)
+    shard_model(model, kinds, processes, 1, sharding)
     (user,) = (local.tensor for local in local_tensors(model.users))
     (item,) = (local.tensor for local in local_tensors(model.items))
     return ReplicatedTable(user, processes), ReplicatedTable(item, processes), model.bias
 
 
 def _build_als(
-    experiment: Experiment, dataset: Dataset, processes: Processes, draft: Draft
+    config: PretrainConfig, seed: int, dataset: Dataset, processes: Processes, draft: Draft
 ) -> None:
     """Factorize every training interaction by implicit-feedback ALS and export its tables."""
-    config, device = experiment.pretrain, processes.device
+    device = processes.device
     dim = config.factors + 1  # without a bias, every element of a row is a factor
     user, item = (torch.zeros(n, dim, device=device) for n in (dataset.n_users, dataset.n_items))
-    sweeps = train_als(user, item, interactions(dataset), config.als, experiment.seed, processes)
+    sweeps = train_als(user, item, Interactions.of(dataset), config.als, seed, processes)
     chief = processes.rank == 0
     with track("pretrain (ALS)", config.als.iterations, "sweeps", visible=chief) as ticker:
         for _ in sweeps:
@@ -192,22 +232,6 @@ def _save(
     )
 
 
-_BUILDERS = {
-    "mf": _build_factorization,
-    "als": _build_als,
-    "mlp": build_neural_tables,
-    "popularity": _build_popularity,
-}
-
-
-def interactions(dataset: Dataset) -> Interactions:
-    """The training interactions in both orders."""
-    item_indptr, users_by_item = dataset.csr_by_item
-    return Interactions(
-        dataset.user_indptr, dataset.train_item, item_indptr, users_by_item, dataset.train_weight
-    )
-
-
 def _validation(dataset: Dataset, shares: IdTables, processes: Processes) -> dict[str, float]:
     """What the tables rank, each rank its share of the users; every rank must call."""
     users, items = shares.as_dot_products()
@@ -215,7 +239,7 @@ def _validation(dataset: Dataset, shares: IdTables, processes: Processes) -> dic
         users,
         processes.all_gather_rows(items, dataset.n_items),
         dataset.val_item,
-        Excluded(dataset.user_indptr, dataset.train_item),
+        UserItems(dataset.user_indptr, dataset.train_item),
         processes,
     )
     held_out = np.asarray(dataset.val_item) >= 0

@@ -6,33 +6,38 @@ from zlib import crc32
 
 import torch
 
-from cadc_rec.config.experiment import Experiment, TrainConfig
+from cadc_rec.config.experiment import PretrainConfig, ShardingConfig, TrainConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.load.shards import Examples
 from cadc_rec.data.randomness import Purpose, normal_rows
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import gather_state, local_tensors
-from cadc_rec.pretrain.id_tables import IdTables
-from cadc_rec.pretrain.neural import NeuralFactorization
-from cadc_rec.pretrain.scaling import scaled
+from cadc_rec.pretrain.factorizations import NeuralFactorization
+from cadc_rec.pretrain.id_tables import IdTables, scaled
 from cadc_rec.store.artifact import Draft
-from cadc_rec.training.objectives import make_loader
+from cadc_rec.training.reading import make_loader
 from cadc_rec.training.trainer import Trainer
 
 
 def build_neural_tables(
-    experiment: Experiment, dataset: Dataset, processes: Processes, draft: Draft
+    pretrain: PretrainConfig,
+    seed: int,
+    dataset: Dataset,
+    processes: Processes,
+    draft: Draft,
+    sharding: ShardingConfig,
 ) -> None:
     """Train on every training interaction and export the tables of the last epoch.
 
     Args:
-        experiment: the ``[pretrain.mlp]`` settings, width and start of the vectors, and the seed.
+        pretrain: the ``[pretrain.mlp]`` settings, width and start of the vectors.
+        seed: of the initial weights, the order and the negatives.
         dataset: D_full.
         processes: the ranks; each reads its share of the rows.
         draft: receives ``user.safetensors`` and ``item.safetensors``.
+        sharding: what memory tables may fill.
     """
-    pretrain, seed = experiment.pretrain, experiment.seed
     settings = pretrain.mlp
     config = TrainConfig(
         epochs=settings.epochs,
@@ -47,7 +52,7 @@ def build_neural_tables(
         dataset.n_users, dataset.n_items, pretrain.factors + 1, settings.hidden, processes.device
     )
     kinds = {"user": "data_parallel", "item": "data_parallel"}
-    wrapped = shard_model(model, kinds, processes, config.batch_size, experiment.sharding)
+    wrapped = shard_model(model, kinds, processes, config.batch_size, sharding)
     with torch.no_grad():
         for local in local_tensors(wrapped, lambda name: ".embedding_bags." in name):
             key = (seed, Purpose.TABLE_INITIALIZATION, crc32(local.name.encode()))

@@ -13,25 +13,21 @@ from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.load.shards import SelectionShards
 from cadc_rec.data.select.settings import wanted_rows
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import ranking_metrics
-from cadc_rec.evaluation.ranking import Excluded
 from cadc_rec.evaluation.sharded import ranks_by_share
-from cadc_rec.models.losses import logq_offsets
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.training.build import ShardedTwoTower, build_model, frozen_tables_intact
+from cadc_rec.training.build import ShardedTwoTower, build_model, frozen_tables_intact, load_grown
 from cadc_rec.training.checkpoints import SavedTraining
-from cadc_rec.training.frozen_rows import keep_frozen_rows
-from cadc_rec.training.histories import Histories
-from cadc_rec.training.objectives import make_objective
-from cadc_rec.training.optimizers import dense_optimizer
-from cadc_rec.training.precision import has_bfloat16, refuse_precision
+from cadc_rec.training.kept import Histories, keep_frozen_rows
+from cadc_rec.training.losses import logq_offsets, make_objective
 from cadc_rec.training.reading import compile_loops, open_reading
-from cadc_rec.training.trainer import OnEpoch, Trainer, Validate
-from cadc_rec.training.warm_start import load_grown
+from cadc_rec.training.tables import dense_optimizer
+from cadc_rec.training.trainer import OnEpoch, Trainer, Validate, has_bfloat16, refuse_precision
 
 CHECKPOINT = "model.safetensors"
 
@@ -39,7 +35,8 @@ CHECKPOINT = "model.safetensors"
 def warm_up(experiment: Experiment, dataset: Artifact) -> None:
     """Compile the loader's loops, where a rank has rows enough for them."""
     rows = wanted_rows(experiment.select, int(dataset.info["train"]))
-    compile_loops(experiment, rows // experiment.compute.processes)
+    on_each = rows // experiment.compute.processes
+    compile_loops(experiment.train, experiment.negatives, on_each)
 
 
 def build_checkpoint(
@@ -63,7 +60,7 @@ def build_checkpoint(
         processes: the ranks; each reads its own shards of D_sel.
         draft: receives ``model.safetensors``: everything trained, whole tensors, so that any
             number of ranks can read it. Frozen tables stay where they are, in `tables`' artifact.
-        on_epoch: told of every finished epoch, see `Trainer.fit`.
+        on_epoch: called after every epoch, see `Trainer.fit`.
         saved: where the training is saved on its way, and gone on with.
         start: an earlier checkpoint to go on from; its tables may have fewer rows.
 
@@ -144,7 +141,7 @@ def validator(model: ShardedTwoTower, dataset: Dataset, history: int = 0) -> Val
         dataset: the validation items; what a user did before is its whole training history.
         history: items of it that the model is given.
     """
-    excluded = Excluded(dataset.user_indptr, dataset.train_item)
+    excluded = UserItems(dataset.user_indptr, dataset.train_item)
     held_out = np.asarray(dataset.val_item) >= 0
     known = dataset.last_items(history, with_validation=False) if history else None
 

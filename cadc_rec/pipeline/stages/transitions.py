@@ -6,30 +6,36 @@ import shutil
 
 import torch
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import TransitionsConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.log import track
-from cadc_rec.pretrain.id_tables import TransitionTables
-from cadc_rec.pretrain.least_squares import LeastSquares
-from cadc_rec.pretrain.scaling import divisor, scaled
+from cadc_rec.pretrain.als import LeastSquares
+from cadc_rec.pretrain.id_tables import Scale, TransitionTables, divisor, scaled
 from cadc_rec.pretrain.transition_matrix import load_matrix, save_matrix, transition_matrix
 from cadc_rec.store.artifact import Draft
 
 
 def build_transitions(
-    experiment: Experiment, dataset: Dataset, processes: Processes, draft: Draft
+    config: TransitionsConfig,
+    scale: Scale,
+    seed: int,
+    dataset: Dataset,
+    processes: Processes,
+    draft: Draft,
 ) -> None:
     """Count which item followed which in D_full, factorize the counts, export both tables.
 
     Args:
-        experiment: the ``[transitions]`` settings, the scale of ``[pretrain]``, and the seed.
+        config: how transitions are counted and factorized.
+        scale: ``pretrain.scale``, of the exported tables.
+        seed: of the initial vectors.
         dataset: D_full.
         processes: the ranks; one counts, each solves its share of the rows.
         draft: receives ``item_source.safetensors`` and ``item_target.safetensors``.
     """
-    config, chief = experiment.transitions, processes.rank == 0
+    chief = processes.rank == 0
     scratch = draft.path / ".scratch"
     if chief:
         scratch.mkdir()
@@ -39,13 +45,12 @@ def build_transitions(
     source, target = (
         torch.zeros(dataset.n_items, config.dim, device=processes.device) for _ in range(2)
     )
-    key = (experiment.seed, Purpose.TRANSITIONS_INITIALIZATION)
+    key = (seed, Purpose.TRANSITIONS_INITIALIZATION)
     solver = LeastSquares(source, target, matrix, None, config.l2, 0, key, processes)
     with track("transitions (ALS)", config.iterations, "sweeps", visible=chief) as ticker:
         for _ in solver.sweeps(config.iterations):
             ticker.advance()
     processes.barrier()
-    scale = experiment.pretrain.scale
     if chief:
         shutil.rmtree(scratch)
         TransitionTables(scaled(source, scale), scaled(target, scale)).save(draft.path)

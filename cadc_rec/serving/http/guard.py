@@ -1,8 +1,11 @@
 """What stands between the network and the application: who may ask, how much, for how long.
 
-In: an HTTP request as ASGI. Out: the same with its whole body read, or an answer that says why not:
-401 without the key, 408 for a body that takes too long, 413 for one too large, 503 for an answer
-that takes too long.
+In: a connection, and an HTTP request as ASGI. Out: the request with its whole body read, or an
+answer that says why not: 401 without the key, 408 for headers or a body that take too long, 413 for
+a body too large, 431 for headers too large, 503 for an answer that takes too long.
+
+uvicorn waits forever for a first byte, or for headers that trickle in, and keeps all it gets; so a
+connection has a limit of seconds and bytes here before uvicorn's own protocol reads on.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
 from cadc_rec.serving.http.settings import Limits
 
 Scope = MutableMapping[str, Any]
@@ -24,6 +29,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = frozenset({"/", "/page.js", "/page.css", "/v2/health/live", "/v2/health/ready"})
 """Asked by those who have no key: orchestrators, and a browser that shows the page to enter it."""
+_MOST_HEAD = 64 << 10  # bytes of a request line with its headers
 _DRAINED = 256 << 20  # bytes read of a body too large, so that its sender gets to see the answer
 
 
@@ -159,3 +165,71 @@ async def _refuse(send: Send, status: int, reason: str) -> None:
         headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def impatient(head_seconds: float) -> type[HttpToolsProtocol]:
+    """The protocol class for uvicorn.
+
+    Args:
+        head_seconds: from the connection, or a request's first byte, to the end of its headers.
+    """
+
+    class Impatient(HttpToolsProtocol):
+        """See the module."""
+
+        _deadline: asyncio.TimerHandle | None = None
+        _head_bytes = 0
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._expect_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._head_is_there()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self._deadline is not None:
+                self._head_bytes += len(data)
+                if self._head_bytes > _MOST_HEAD:
+                    self._give_up(
+                        b"431 Request Header Fields Too Large",
+                        f"the headers are larger than {_MOST_HEAD} bytes.",
+                    )
+
+        def on_message_begin(self) -> None:
+            self._expect_head()
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self._head_is_there()
+            super().on_headers_complete()
+
+        def _expect_head(self) -> None:
+            self._head_is_there()
+            self._head_bytes = 0
+            self._deadline = self.loop.call_later(
+                head_seconds, self._give_up, b"408 Request Timeout",
+                f"no whole headers in {head_seconds:g} seconds.",
+            )  # fmt: skip
+
+        def _head_is_there(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+        def _give_up(self, status: bytes, reason: str) -> None:
+            self._head_is_there()
+            if not self.transport.is_closing():
+                body = json.dumps({"error": reason}).encode()
+                self.transport.write(
+                    b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+                    b"connection: close\r\n\r\n%s" % (status, len(body), body)
+                )
+                self.transport.close()
+
+        def send_400_response(self, msg: str) -> None:
+            self._give_up(b"400 Bad Request", "this is no HTTP request.")
+
+    return Impatient

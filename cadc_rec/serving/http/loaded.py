@@ -11,17 +11,27 @@ import os
 import time
 from pathlib import Path
 
+from kserve.errors import InvalidInput, ModelNotFound
+from kserve.model_repository import ModelRepository
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+from prometheus_client import Counter, Gauge
+
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.self_test import run_self_test
 from cadc_rec.serving.bundle.signing import verification_key
-from cadc_rec.serving.http import metrics
-from cadc_rec.serving.predict.loading import predictor_of
 from cadc_rec.serving.predict.predictor import Predictor
 
 _SHOWN = 3  # of a self-test's differences
+
+_RELOADS = Counter("cadc_rec_reloads", "Bundles loaded or refused.", ("outcome",))
+_LOADED = Gauge(
+    "cadc_rec_bundle_loaded_timestamp_seconds",
+    "When the bundle that answers was loaded.",
+    ("fingerprint",),
+)
 
 
 def load_tested(path: Path, verify_key: Path | None) -> Predictor:
@@ -33,7 +43,7 @@ def load_tested(path: Path, verify_key: Path | None) -> Predictor:
     """
     # A link may be moved meanwhile: all files come from the folder it names now.
     bundle = Bundle.open(path.resolve(), verification_key(verify_key))
-    predictor = predictor_of(bundle)
+    predictor = Predictor.of(bundle)
 
     def recommend(users: object, k: int) -> tuple[list[list[object]], list[list[float]]]:
         found = predictor.recommend(users, k)  # type: ignore[arg-type] # ids of the bundle's own
@@ -65,7 +75,7 @@ class Loaded:
         self._one_at_a_time = asyncio.Lock()
         self._seen = self._look()
         self.predictor = load_tested(path, verify_key)
-        metrics.LOADED.labels(self.predictor.fingerprint).set(time.time())
+        _LOADED.labels(self.predictor.fingerprint).set(time.time())
 
     async def reload(self) -> Predictor:
         """Load what lies in the path now; on any failure keep what is there.
@@ -79,16 +89,16 @@ class Loaded:
                 predictor = await asyncio.to_thread(load_tested, self.path, self.verify_key)
             except Exception as error:
                 self._seen = seen
-                metrics.RELOADS.labels("refused").inc()
+                _RELOADS.labels("refused").inc()
                 log.error("refused: %s The bundle before goes on answering.", error)
                 if isinstance(error, CadcError):
                     raise
                 raise CadcError(
                     f"{self.path}: cannot be loaded ({type(error).__name__})."
                 ) from error
-            metrics.LOADED.clear()
-            metrics.LOADED.labels(predictor.fingerprint).set(time.time())
-            metrics.RELOADS.labels("loaded").inc()
+            _LOADED.clear()
+            _LOADED.labels(predictor.fingerprint).set(time.time())
+            _RELOADS.labels("loaded").inc()
             self.predictor, self._seen = predictor, seen
             log.info("loaded %s (%s)", predictor.name, predictor.fingerprint[:12])
             return predictor
@@ -114,3 +124,36 @@ class Loaded:
         except OSError:
             return None
         return folder, manifest.st_mtime_ns, manifest.st_ino
+
+
+class Repository(ModelRepositoryExtension):
+    """The protocol's repository calls: a load takes what lies in the bundle's path now."""
+
+    def __init__(self, models: ModelRepository, loaded: Loaded, name: str) -> None:
+        super().__init__(models)
+        self.loaded, self.name = loaded, name
+
+    async def load(self, model_name: str) -> None:
+        """Reload.
+
+        Raises:
+            ModelNotFound: there is no model of that name.
+            InvalidInput: the bundle was refused; the one before goes on answering.
+        """
+        if model_name != self.name:
+            raise ModelNotFound(f"{model_name:.80}")
+        try:
+            await self.loaded.reload()
+        except CadcError as error:
+            raise InvalidInput(f"{error} The bundle before goes on answering.") from None
+
+    async def unload(self, model_name: str) -> None:
+        """Refuse: the service has one model, and ends when it is stopped.
+
+        Raises:
+            ModelNotFound: there is no model of that name.
+            InvalidInput: always.
+        """
+        if model_name != self.name:
+            raise ModelNotFound(f"{model_name:.80}")
+        raise InvalidInput("the model cannot be unloaded; stop the service instead.")

@@ -23,7 +23,7 @@ from kserve.errors import InvalidInput
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.http.tensors import values_of
-from cadc_rec.serving.predict.ids import IdMap
+from cadc_rec.serving.predict.catalogue import IdMap
 from cadc_rec.serving.predict.predictor import Predictor, Recommendations, Source
 
 DEFAULT_K = 10

@@ -27,11 +27,11 @@ from starlette.routing import Route
 from cadc_rec import __version__
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
-from cadc_rec.serving.http.batching import Busy
 from cadc_rec.serving.http.guard import ApiKey, App, Guard
+from cadc_rec.serving.http.loaded import Repository
 from cadc_rec.serving.http.openapi import described_api
 from cadc_rec.serving.http.queries import query_of
-from cadc_rec.serving.http.recommender import Recommender, Repository
+from cadc_rec.serving.http.recommender import Busy, Recommender
 from cadc_rec.serving.http.rest_codec import JSON_LENGTH_HEADER, decode, encode
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.predict.predictor import Predictor, Source

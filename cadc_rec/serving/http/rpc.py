@@ -21,9 +21,9 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
-from cadc_rec.serving.http.batching import Busy
 from cadc_rec.serving.http.guard import ApiKey
-from cadc_rec.serving.http.recommender import Repository
+from cadc_rec.serving.http.loaded import Repository
+from cadc_rec.serving.http.recommender import Busy
 from cadc_rec.serving.http.settings import Limits
 
 _SERVICE = "/inference.GRPCInferenceService/"

@@ -21,10 +21,9 @@ from kserve.model_repository import ModelRepository
 from kserve.protocol.dataplane import DataPlane
 
 from cadc_rec.errors import CadcError
-from cadc_rec.serving.http.connection import impatient
-from cadc_rec.serving.http.guard import ApiKey
-from cadc_rec.serving.http.loaded import Loaded
-from cadc_rec.serving.http.recommender import Recommender, Repository
+from cadc_rec.serving.http.guard import ApiKey, impatient
+from cadc_rec.serving.http.loaded import Loaded, Repository
+from cadc_rec.serving.http.recommender import Recommender
 from cadc_rec.serving.http.rest import application
 from cadc_rec.serving.http.rpc import grpc_server
 from cadc_rec.serving.http.settings import ServiceSettings

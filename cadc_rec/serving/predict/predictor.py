@@ -7,27 +7,25 @@ any number of threads may ask at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
-from cadc_rec.serving.predict.ids import IdMap
-from cadc_rec.serving.predict.item_filter import Filter, ItemAttribute, blocked_by
-from cadc_rec.serving.predict.retrieval import Retrieval
-from cadc_rec.serving.predict.top_k import Best, Floats, ItemVectors, NotCandidates
+from cadc_rec.serving.bundle.bundle import Bundle
+from cadc_rec.serving.predict.catalogue import Filter, blocked_by
+from cadc_rec.serving.predict.contents import Contents
+from cadc_rec.serving.predict.top_k import Best, ItemVectors, NotCandidates
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-Newcomers = Callable[[NDArray[np.int64]], Floats]
-"""Vectors ``[n, d]`` of histories: item rows ``[n, L]``, the latest first, -1 after the last."""
 
 _NOTHING = np.zeros(0, np.int64)
 
@@ -76,54 +74,11 @@ class Recommendations:
         return [row[:n].tolist() for row, n in zip(self.item_ids, self.counts, strict=True)]
 
 
-@dataclass(frozen=True)
-class Known:
-    """What users took, as CSR: user u took ``items[indptr[u]:indptr[u + 1]]``, oldest first."""
-
-    indptr: NDArray[np.int64]
-    items: NDArray[np.int32]
-
-    def of(self, user: int) -> NDArray[np.int32]:
-        """Item rows of one user."""
-        return self.items[self.indptr[user] : self.indptr[user + 1]]
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """Answers for users, from vectors that are kept in memory.
-
-    Attributes:
-        users: their ids.
-        items: their ids.
-        user_vectors: float32 ``[n_users, d]``.
-        item_vectors: all items' vectors.
-        known: what each user took.
-        popularity: int64 ``[n_items]``, how often each item was taken.
-        retrieval: finds the best items; `item_vectors` itself is exact.
-        newcomers: gives vectors to users the model has never seen; None where it cannot.
-        history_length: items of a history that `newcomers` reads, the latest ones.
-        attributes: of items, by name.
-        titles: of items, None where one has none; empty where the data have no titles.
-        fingerprint: of the bundle.
-        name: of the bundle.
-    """
-
-    users: IdMap
-    items: IdMap
-    user_vectors: Floats
-    item_vectors: ItemVectors
-    known: Known
-    popularity: NDArray[np.int64]
-    retrieval: Retrieval
-    newcomers: Newcomers | None = None
-    history_length: int = 0
-    attributes: Mapping[str, ItemAttribute] = field(default_factory=dict)
-    titles: Sequence[str | None] = ()
-    fingerprint: str = ""
-    name: str = ""
+class Predictor(Contents):
+    """Answers for users, from a bundle's contents, which are kept in memory."""
 
     @classmethod
-    def load(cls, path: Path | str, key: Ed25519PublicKey | None = None) -> Predictor:
+    def load(cls, path: Path | str, key: Ed25519PublicKey | None = None) -> Self:
         """The predictor of a bundle, after verifying every byte of it.
 
         Args:
@@ -133,10 +88,7 @@ class Predictor:
         Raises:
             CadcError: the bundle is altered, not signed, of a newer version, or not whole.
         """
-        from cadc_rec.serving.bundle.bundle import Bundle
-        from cadc_rec.serving.predict.loading import predictor_of
-
-        return predictor_of(Bundle.open(Path(path), key))
+        return cls.of(Bundle.open(Path(path), key))
 
     def recommend(
         self,
@@ -170,8 +122,8 @@ class Predictor:
         sources = np.where(rows >= 0, Source.KNOWN, Source.POPULARITY).astype(np.int8)
         if histories is not None and self.newcomers is not None:
             sources[(rows < 0) & np.array([len(h) > 0 for h in histories])] = Source.HISTORY
-        out = self._not_candidates(rows, histories, blocked) if exclude_seen else None
-        out = out or NotCandidates(np.zeros(len(rows) + 1, np.int64), _no_rows(), blocked)
+        taken = self._taken(rows, histories) if exclude_seen else _nothing_of(len(rows))
+        out = NotCandidates(taken, blocked)
         if len(rows) and (sources == Source.KNOWN).all():
             best = self.retrieval.best(self.user_vectors[rows], k, out)
         else:
@@ -204,7 +156,8 @@ class Predictor:
         if (rows < 0).any():
             lost = item_ids[int(np.argmax(rows < 0))]
             raise CadcError(f"no item has the id {lost!r:.80}.")
-        out = NotCandidates(np.arange(len(rows) + 1), rows.astype(np.int32), _NOTHING)
+        itself = UserItems(np.arange(len(rows) + 1), rows.astype(np.int32))
+        out = NotCandidates(itself, _NOTHING)
         best = self.directions.best(self.directions.vectors[rows], k, out)
         return Recommendations(
             best.rows,
@@ -220,15 +173,6 @@ class Predictor:
             CadcError: it names an attribute or a value that no item has.
         """
         blocked_by(wanted, self.attributes, len(self.items))
-
-    def titles_of(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Titles of item rows, of any shape; empty where a row is -1 or has no title."""
-        found = np.full(rows.shape, "", dtype=object)
-        if len(self.titles):
-            for place in np.ndindex(rows.shape):
-                if rows[place] >= 0:
-                    found[place] = self.titles[int(rows[place])] or ""
-        return found
 
     @cached_property
     def directions(self) -> ItemVectors:
@@ -278,30 +222,20 @@ class Predictor:
         allowed[blocked] = False
         return np.flatnonzero(~allowed)
 
-    def _not_candidates(
-        self,
-        rows: NDArray[np.int64],
-        histories: list[NDArray[np.int64]] | None,
-        blocked: NDArray[np.int64],
-    ) -> NotCandidates:
+    def _taken(
+        self, rows: NDArray[np.int64], histories: list[NDArray[np.int64]] | None
+    ) -> UserItems:
         """What users took, by their own record and by the history that came with the request."""
-        indptr, items = self.known.indptr, self.known.items
         if len(rows) == 1 and rows[0] >= 0 and histories is None:
-            mine = items[indptr[rows[0]] : indptr[rows[0] + 1]]
-            return NotCandidates(np.array([0, len(mine)]), mine, blocked)
-        parts = [
-            items[indptr[row] : indptr[row + 1]] if row >= 0 else items[:0] for row in rows.tolist()
-        ]
+            return self.known.slice(int(rows[0]), int(rows[0]) + 1)
+        nothing = self.known.items[:0]
+        parts = [self.known.of(row) if row >= 0 else nothing for row in rows.tolist()]
         if histories is not None:
             parts = [
                 np.concatenate([mine, more.astype(np.int32)])
                 for mine, more in zip(parts, histories, strict=True)
             ]
-        lengths = [len(part) for part in parts]
-        joined = np.concatenate(parts) if parts else items[:0]
-        return NotCandidates(
-            np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), joined, blocked
-        )
+        return UserItems.of_lists(parts)
 
     def _mixed(
         self,
@@ -325,34 +259,25 @@ class Predictor:
             queries[newcomers] = self.newcomers(padded)
         with_vectors = np.flatnonzero(sources != Source.POPULARITY)
         if len(with_vectors):
-            found = self.retrieval.best(queries[with_vectors], k, _of_some(out, with_vectors))
+            found = self.retrieval.best(queries[with_vectors], k, out.some(with_vectors))
             best.rows[with_vectors], best.scores[with_vectors] = found.rows, found.scores
         for place in np.flatnonzero(sources == Source.POPULARITY):
-            found = self._most_popular(k, out.only(int(place)))
+            found = self._most_popular(k, out.taken.of(int(place)), out.blocked)
             best.rows[place], best.scores[place] = found.rows, found.scores
         return best
 
-    def _most_popular(self, k: int, out: NotCandidates) -> Best:
-        """The items most often taken."""
+    def _most_popular(self, k: int, taken: NDArray[np.int32], blocked: NDArray[np.int64]) -> Best:
+        """The items most often taken, less those."""
         order = self._by_popularity
-        if len(out.blocked):
-            order = order[~np.isin(order, out.blocked)]
-        order = order[: k + len(out.rows)]
-        rows = order[~np.isin(order, out.rows)][:k]
+        if len(blocked):
+            order = order[~np.isin(order, blocked)]
+        order = order[: k + len(taken)]
+        rows = order[~np.isin(order, taken)][:k]
         best = Best(np.full(k, -1, np.int64), np.full(k, -np.inf))
         best.rows[: len(rows)], best.scores[: len(rows)] = rows, self.popularity[rows]
         return best
 
 
-def _of_some(out: NotCandidates, places: NDArray[np.int64]) -> NotCandidates:
-    """The same of some of the queries."""
-    if len(places) == len(out.indptr) - 1:
-        return out
-    parts = [out.of(place) for place in places]
-    lengths = [len(part) for part in parts]
-    indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return NotCandidates(indptr, np.concatenate(parts), out.blocked)
-
-
-def _no_rows() -> NDArray[np.int32]:
-    return np.zeros(0, np.int32)
+def _nothing_of(users: int) -> UserItems:
+    """No items of so many users."""
+    return UserItems(np.zeros(users + 1, np.int64), np.zeros(0, np.int32))

@@ -43,7 +43,7 @@ class IndexSearch:
         """The k best items of each query ``[n, d]``."""
         if len(out.blocked) > (1 - _NARROW) * len(self.items) or not len(queries):
             return self.items.best(queries, k, out)
-        excluded = int(np.diff(out.indptr).max())
+        excluded = int(np.diff(out.taken.indptr).max())
         ask = min(len(self.items), k + _SPARE + excluded, max(_MOST, k + _SPARE))
         if len(out.blocked):
             left = 1 - len(out.blocked) / len(self.items)
@@ -54,7 +54,7 @@ class IndexSearch:
         found = self.items.best_among(candidates, queries, min(k, ask), out)
         short = np.flatnonzero((found.rows < 0).any(1))
         for query in short:
-            again = self.items.best(queries[query][None], k, out.only(int(query)))
+            again = self.items.best(queries[query][None], k, out.some(np.array([query])))
             found.rows[query], found.scores[query] = again.rows[0], again.scores[0]
         return found
 

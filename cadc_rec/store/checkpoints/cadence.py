@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+
+from cadc_rec.store.checkpoints.store import Group
 
 _LOOK_SECONDS = 1.0  # ranks ask rank 0 about this often
 _MOST_STEPS = 10_000
-
-
-class Group(Protocol):
-    """The ranks that save together."""
-
-    @property
-    def rank(self) -> int:
-        """This process's number; rank 0's clock is the one that counts."""
-
-    @property
-    def world_size(self) -> int:
-        """How many there are."""
-
-    def broadcast(self, value: Any) -> Any:
-        """Rank 0's `value`, on every rank."""
 
 
 class Cadence:

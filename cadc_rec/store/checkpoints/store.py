@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cadc_rec.errors import CadcError
+from cadc_rec.errors import BusyError, CadcError
 from cadc_rec.log import log
 from cadc_rec.store.atomic import commit, locked, make_folder
 from cadc_rec.store.manifest import read_sealed, verify_files, write_sealed
@@ -88,7 +88,7 @@ class CheckpointStore:
         make_folder(self.path, self.workdir)
         with self._locked() as mine:
             if not mine:
-                raise CadcError(
+                raise BusyError(
                     f"{self.path}: another job is training the same there; wait for it, or give "
                     "this one a work folder of its own with --workdir."
                 )

@@ -1,29 +1,62 @@
-"""Two kinds of chart as SVG: points and lines over two axes, and stacked bars.
+"""Draws charts as SVG with Vega-Lite: points and lines over two axes, and stacked bars.
 
-In: numbers with the text that hovering shows. Out: a `Panel`. Nothing here knows of studies.
+In: numbers, each with the text a reader sees on hovering. Out: SVG text that works in a page and as
+a file of its own. Nothing here knows of studies.
+
+Vega runs in `vl_convert`, so a page holds the finished drawing and no plotting library: it opens
+at once, prints, and needs no script. A mark that holds a value carries its text as ``aria-label``
+and `VALUE` as ``aria-roledescription``; the page shows that text on hovering and to the keyboard.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from cadc_rec.study.report import svg
-from cadc_rec.study.report.scales import Axis, Scale
-from cadc_rec.study.report.svg import FONT, LETTER, Look, Panel
+from markupsafe import escape
 
-WIDTH, HEIGHT = 440.0, 300.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50.0, 14.0, 30.0, 44.0
-_BAR, _BAR_STEP = 17.0, 28.0
+VALUE = "value"
+"""The ``aria-roledescription`` of every mark that stands for a value."""
 
-Spot = tuple[float, float, str]  # a name's place and its text-anchor
-Box = tuple[float, float, float, float]  # left, top, right, bottom
+# Text and axes have the colour of the page around them. A file that stands alone has a middle grey
+# instead, readable on white and on near black.
+_INK, _ALONE = "currentColor", "#757b85"
+_FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # widths are measured with the first
+_WIDTH, _HEIGHT, _BAR_STEP = 430, 250, 26
+_COLUMNS = 2
+
+Spec = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a series looks: colour, and shape and dash, so that colour is not needed.
+
+    Attributes:
+        colour: ``#rrggbb``.
+        shape: a symbol of Vega, or an SVG path within -1 to 1.
+        dash: lengths of line and gap in pixels; empty is a whole line.
+    """
+
+    colour: str
+    shape: str = "circle"
+    dash: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis: its title with the unit, and its ticks where they are not to be chosen."""
+
+    title: str
+    log: bool = False
+    ticks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Point:
-    """A value with its spread; `low` and `high` are absent where there is none."""
+    """A value and its interval; `low` and `high` are absent where there is none."""
 
     x: float
     y: float
@@ -34,218 +67,283 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one look; `joined` by a line with a band, else with whiskers and a name each."""
+    """Points of one name.
 
-    label: str
-    look: Look
+    Attributes:
+        name: its entry in the legend.
+        joined: whether a line with a band joins the points; else each has a whisker.
+        beside: written beside each point.
+    """
+
+    name: str
     points: tuple[Point, ...]
     joined: bool = True
-    size: float = 5.0
+    beside: str = ""
 
 
 @dataclass(frozen=True)
 class Level:
     """A horizontal line from side to side."""
 
-    label: str
-    look: Look
+    name: str
     y: float
     tip: str
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A row of a bar chart: its parts from left to right, and the text behind them."""
+class Panel:
+    """One drawing area.
 
-    label: str
-    look: Look
-    parts: tuple[tuple[str, float, str], ...]  # kind (a key of BAR_KINDS), length, tip
-    total: str
+    Attributes:
+        title: above it.
+        y: the left axis' title, with the unit.
+        front: corners of a dashed line of stairs beneath all, in data units.
+    """
+
+    title: str
+    y: str
+    series: tuple[Series, ...] = ()
+    levels: tuple[Level, ...] = ()
+    front: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A row of a bar chart: (name, length, tip) of its parts from left to right, and its end."""
+
+    name: str
+    parts: tuple[tuple[str, float, str], ...]
+    total: str = ""
+
+
+@dataclass(frozen=True)
+class BarPanel:
+    """Bars over one axis."""
+
+    title: str
+    bars: tuple[Bar, ...]
 
 
 def plot(
     title: str,
     x: Axis,
-    y: Axis,
-    series: Sequence[Series],
-    levels: Sequence[Level] = (),
-    front: Sequence[tuple[float, float]] = (),
-) -> Panel:
-    """Points and lines over two axes.
+    panels: Sequence[Panel],
+    styles: dict[str, Style],
+    point_size: float = 100.0,
+) -> str:
+    """Points, lines and levels over two axes.
 
     Args:
-        title: above the panel.
-        x: the lower axis.
-        y: the left axis.
-        series: at least one point among them, or a level.
-        levels: horizontal lines.
-        front: corners of a line drawn beneath all, such as a Pareto front, in data units.
+        title: what the drawing is called where it is not seen.
+        x: the lower axis of all panels.
+        panels: at least one, each with at least one point or level.
+        styles: by name of series and level, in the order of the legend.
+        point_size: area of a point in square pixels.
+
+    Returns:
+        SVG.
     """
-    points = [point for one in series for point in one.points]
-    ys = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
-    across = Scale.over(x, [p.x for p in points] or [1.0, 2.0], _LEFT, WIDTH - _RIGHT)
-    named = [one for one in series if not one.joined]
-    heights = [*ys, *(level.y for level in levels)]
-    up = Scale.over(y, heights, HEIGHT - _BOTTOM, _TOP, pad=0.12 if named else 0.06)
-    parts = [svg.text(_LEFT - 38, 16, title, kind="title"), _axes(across, up)]
-    if front:
-        places = [(across(a), up(b)) for a, b in front]
-        parts.append(svg.path(places, Look("currentColor", "circle"), "front"))
-    for level in levels:
-        height = up(level.y)
-        ends = [(_LEFT, height), (WIDTH - _RIGHT, height)]
-        shape = svg.path(ends, level.look, "line") + svg.path(ends, level.look, "reach")
-        parts.append(svg.mark(level.tip, shape, "level"))
-    for one in series:
-        parts.append(_spread(one, across, up))
-    for one in series:
-        for p in one.points:
-            shape = svg.symbol(across(p.x), up(p.y), one.look, one.size)
-            parts.append(svg.mark(p.tip, shape, "point"))
-    stairs = [(across(a), up(b)) for a, b in front]
-    parts.append(_names(named, stairs, across, up))
-    return Panel(title, WIDTH, HEIGHT, "".join(parts))
-
-
-def _axes(across: Scale, up: Scale) -> str:
-    bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
-    parts = []
-    for value, label in up.ticks():
-        parts.append(svg.line(_LEFT, up(value), right, up(value), "grid"))
-        parts.append(svg.text(_LEFT - 7, up(value) + 4, label, "end", "tick"))
-    for value, label in across.ticks():
-        parts.append(svg.line(across(value), bottom, across(value), bottom + 5, "axis"))
-        parts.append(svg.text(across(value), bottom + 18, label, "middle", "tick"))
-    parts.append(svg.line(_LEFT, bottom, right, bottom, "axis"))
-    parts.append(svg.text((_LEFT + right) / 2, HEIGHT - 8, across.axis.title, "middle", "tick"))
-    return "".join(parts)
-
-
-def _spread(one: Series, across: Scale, up: Scale) -> str:
-    """The line and its band, or the whiskers."""
-    ranged = [(p, p.low, p.high) for p in one.points if p.low is not None and p.high is not None]
-    if not one.joined:
-        ends = [(across(p.x), up(low), up(high)) for p, low, high in ranged]
-        return "".join(svg.path([(x, a), (x, b)], one.look, "whisker") for x, a, b in ends)
-    parts = []
-    if len(ranged) > 1:
-        upper = [(across(p.x), up(high)) for p, _, high in ranged]
-        lower = [(across(p.x), up(low)) for p, low, _ in ranged]
-        parts.append(svg.path([*upper, *reversed(lower)], one.look, "band", closed=True))
-    if len(one.points) > 1:
-        parts.append(svg.path([(across(p.x), up(p.y)) for p in one.points], one.look, "line"))
-    return "".join(parts)
-
-
-def _names(
-    series: Sequence[Series], stairs: Sequence[tuple[float, float]], across: Scale, up: Scale
-) -> str:
-    """Each point's name beside it, where it covers no point, no other name and not the front."""
-    places = [(one, across(p.x), up(p.y)) for one in series for p in one.points]
-    taken: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for _, x, y in places]
-    for one in series:
-        for p in one.points:
-            if p.low is not None and p.high is not None:
-                taken.append((across(p.x) - 2, up(p.high), across(p.x) + 2, up(p.low)))
-    for (x1, y1), (x2, y2) in itertools.pairwise(stairs):
-        taken.append((x1 - 2, min(y1, y2) - 2, x2 + 2, max(y1, y2) + 2))
-    parts = []
-    # A long name finds a place less easily: it chooses first.
-    for one, x, y in sorted(places, key=lambda place: -len(place[0].label)):
-        wide = LETTER * len(one.label)
-        best = min(_spots(x, y), key=lambda spot: _cost(spot, wide, taken))
-        taken.append(_box(best, wide))
-        left, top, right, _ = _box(best, wide)
-        if abs(best[1] - y) > 22:
-            end = top if best[1] > y else best[1] + 3
-            parts.append(svg.line(x, y, (left + right) / 2, end, "leader"))
-        parts.append(svg.text(best[0], best[1], one.label, best[2], "name"))
-    return "".join(parts)
-
-
-def _spots(x: float, y: float) -> list[Spot]:
-    """Where a point's name may stand, the best first."""
-    near: list[Spot] = [(x + 10, y + 4, "start"), (x - 10, y + 4, "end")]
-    near += [(x, y - 11, "middle"), (x, y + 20, "middle")]
-    for shift in (-10, 19, -24, 32, -40, 48):
-        near += [(x + 8, y + shift, "start"), (x - 8, y + shift, "end"), (x, y + shift, "middle")]
-    return near
-
-
-def _cost(spot: Spot, wide: float, taken: Sequence[Box]) -> float:
-    """The area a name there would cover, and much more for leaving the panel."""
-    left, top, right, bottom = _box(spot, wide)
-    covered = sum(
-        max(0.0, min(right, r) - max(left, le)) * max(0.0, min(bottom, b) - max(top, t))
-        for le, t, r, b in taken
-    )
-    outside = max(0, _LEFT + 2 - left) + max(0, right - WIDTH + 4) + max(0, _TOP - 8 - top)
-    return covered + 1000 * (outside + max(0, bottom - HEIGHT + _BOTTOM))
-
-
-def _box(spot: Spot, wide: float) -> Box:
-    x, y, anchor = spot
-    left = x - {"start": 0.0, "middle": wide / 2, "end": wide}[anchor]
-    return left - 1, y - FONT + 2, left + wide + 1, y + 3
-
-
-def _striped(x: float, y: float, width: float, colour: str) -> str:
-    stripes = [
-        svg.rectangle(x, y + up, width, 2.2, f'fill="{colour}"') for up in (1.5, 5.5, 9.5, 13.5)
+    parts = [
+        {
+            "title": panel.title,
+            "width": _WIDTH,
+            "height": _HEIGHT,
+            "layer": list(_layers(panel, x, styles, point_size)),
+        }
+        for panel in panels
     ]
-    return svg.rectangle(x, y, width, _BAR, f'fill="{colour}" fill-opacity=".35"') + "".join(
-        stripes
-    )
+    return _draw(title, parts)
 
 
-def _outlined(x: float, y: float, width: float, colour: str) -> str:
-    paint = f'fill="{colour}" fill-opacity=".15" stroke="{colour}" stroke-width="1"'
-    return svg.rectangle(x + 0.5, y + 0.5, max(width - 1, 0), _BAR - 1, paint)
+def _layers(panel: Panel, x: Axis, styles: dict[str, Style], point_size: float) -> Iterable[Spec]:
+    """The layers of one panel, the lowest first."""
+    across = _across(x, panel.series)
+    scale = {"zero": _from_zero(panel), "nice": True}
+    up = {"field": "y", "type": "quantitative", "title": panel.y, "scale": scale}
+    colour, shape = _style(styles, "colour"), _style(styles, "shape")
+    dash = {**_style(styles, "dash"), "legend": None}
+    symbol = {"type": "point", "filled": True, "opacity": 1, "size": point_size}
+
+    if panel.front:
+        corners = [{"x": a, "y": b} for a, b in panel.front]
+        stairs = {"type": "line", "interpolate": "step-after", "strokeDash": [3, 3], "color": _INK}
+        yield _layer(corners, stairs | {"strokeWidth": 1.5}, x=across, y=up)
+    if panel.levels:
+        levels = [vars(level) for level in panel.levels]
+        line = {"type": "rule", "strokeWidth": 2}
+        yield _layer(levels, line, y=up, color=colour, strokeDash=dash)
+        # A thin line is hard to hit: a wide one that is not seen carries the text.
+        wide = {"type": "rule", "strokeWidth": 12, "strokeOpacity": 0}
+        yield _value_layer(levels, wide, y=up, color=colour)
+        yield _layer(levels, symbol, x={"value": _WIDTH}, y=up, color=colour, shape=shape)
+    values = [
+        {"name": one.name, "beside": one.beside, "joined": one.joined, **vars(point)}
+        for one in panel.series
+        for point in one.points
+    ]
+    joined = [value for value in values if value["joined"]]
+    for mark, mine in (
+        ({"type": "area", "opacity": 0.14}, True),
+        ({"type": "rule", "strokeWidth": 1.6}, False),
+    ):
+        ends = [v for v in values if v["low"] is not None and v["joined"] is mine]
+        low, high = {**up, "field": "low"}, {"field": "high"}
+        yield _layer(ends, mark, x=across, y=low, y2=high, color=colour)
+    line = {"type": "line", "strokeWidth": 2}
+    yield _layer(joined, line, x=across, y=up, color=colour, strokeDash=dash)
+    yield _value_layer(values, symbol, x=across, y=up, color=colour, shape=shape)
+    beside = {"type": "text", "align": "left", "dx": 6, "dy": 11}
+    yield _layer(values, beside, x=across, y=up, text={"field": "beside"})
 
 
-def _solid(x: float, y: float, width: float, colour: str) -> str:
-    return svg.rectangle(x, y, width, _BAR, f'fill="{colour}"')
+def _layer(values: list[Spec], mark: Spec, **encoding: Spec) -> Spec:
+    """Marks that say nothing by themselves."""
+    return {"data": {"values": values}, "mark": {**mark, "aria": False}, "encoding": encoding}
 
 
-def _barred(x: float, y: float, width: float, colour: str) -> str:
-    paint = f'fill="{colour}"'
-    count = max(1, int(width / 4))
-    lines = [svg.rectangle(x + 4 * n, y, min(2, width), _BAR, paint) for n in range(count)]
-    return svg.rectangle(x, y, width, _BAR, f'{paint} fill-opacity=".35"') + "".join(lines)
+def _value_layer(values: list[Spec], mark: Spec, **encoding: Spec) -> Spec:
+    """Marks that stand for values, each with its text in the key ``tip``."""
+    return {
+        "data": {"values": values},
+        "mark": {**mark, "ariaRoleDescription": VALUE},
+        "encoding": {**encoding, "description": {"field": "tip"}},
+    }
 
 
-# A bar has its method's colour; its parts differ by filling.
-BAR_KINDS = {"striped": _striped, "barred": _barred, "solid": _solid, "outlined": _outlined}
+def _across(x: Axis, series: Sequence[Series]) -> Spec:
+    """The lower axis, over the points of `series`."""
+    scale: Spec = {"nice": False, "padding": 24, "zero": False}
+    axis: Spec = {"grid": False, "tickCount": 6, "format": ",~f"}
+    values = [point.x for one in series for point in one.points]
+    ticks = list(x.ticks)
+    if x.log and values:
+        # Over less than a factor of 2, small differences would look large.
+        low, high = min(values), max(values)
+        room = max(1.0, (2.0 * low / high) ** 0.5)
+        scale |= {"type": "log", "domain": [low / room, high * room]}
+        decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+        ticks = ticks or [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
+    if ticks:
+        axis["values"] = ticks
+    return {"field": "x", "type": "quantitative", "title": x.title, "scale": scale, "axis": axis}
 
 
-def bars(title: str, axis: Axis, rows: Sequence[Bar]) -> Panel:
-    """Stacked horizontal bars, one a row, the total behind each."""
-    left = 22 + LETTER * max(len(row.label) for row in rows)
-    right = 20 + LETTER * max(len(row.total) for row in rows)
-    height = _TOP + _BAR_STEP * len(rows) + _BOTTOM - 4
-    totals = [sum(length for _, length, _ in row.parts) for row in rows]
-    across = Scale.over(axis, [0.0, *totals], left, WIDTH - right, pad=0.0)
-    bottom = height - _BOTTOM
-    parts = [svg.text(12, 16, title, kind="title")]
-    for value, label in across.ticks():
-        parts.append(svg.line(across(value), _TOP, across(value), bottom, "grid"))
-        parts.append(svg.text(across(value), bottom + 16, label, "middle", "tick"))
-    parts.append(svg.text((left + WIDTH - right) / 2, height - 10, axis.title, "middle", "tick"))
-    for place, row in enumerate(rows):
-        y = _TOP + 5 + place * _BAR_STEP
-        start = 0.0
-        parts.append(svg.text(left - 8, y + 13, row.label, "end", "name"))
-        for kind, length, tip in row.parts:
-            from_, to = across(start), across(start + length)
+def _from_zero(panel: Panel) -> bool:
+    """Whether the left axis starts at 0: a range that reaches near to 0 is easier to read so."""
+    values = [level.y for level in panel.levels]
+    for one in panel.series:
+        values += [v for p in one.points for v in (p.y, p.low, p.high) if v is not None]
+    return min(values) < 0.5 * max(values)
+
+
+def _style(styles: dict[str, Style], part: str) -> Spec:
+    """One part of every style, by name."""
+    values = [getattr(style, part) for style in styles.values()]
+    if part == "dash":
+        values = [list(dash) or [1, 0] for dash in values]
+    scale = {"domain": list(styles), "range": values}
+    return {"field": "name", "title": None, "scale": scale, "legend": _LEGEND}
+
+
+def bars(title: str, x: str, panels: Sequence[BarPanel], colours: dict[str, str]) -> str:
+    """Stacked horizontal bars, one a row, the total behind each.
+
+    Args:
+        title: what the drawing is called where it is not seen.
+        x: the lower axis' title, with the unit.
+        panels: at least one, each with at least one bar.
+        colours: by name of a part, in the order of the legend.
+
+    Returns:
+        SVG.
+    """
+    return _draw(title, [_bars(panel, x, colours) for panel in panels])
+
+
+def _bars(panel: BarPanel, x: str, colours: dict[str, str]) -> Spec:
+    values: list[Spec] = []
+    totals: list[Spec] = []
+    for bar in panel.bars:
+        end = 0.0
+        for part, length, tip in bar.parts:
+            start, end = end, end + length
             if length > 0:
-                shape = BAR_KINDS[kind](from_, y, max(to - from_, 0.8), row.look.colour)
-                parts.append(svg.mark(tip, shape, "bar"))
-            start += length
-        parts.append(svg.text(across(start) + 7, y + 13, row.total, kind="name"))
-    return Panel(title, WIDTH, height, "".join(parts))
+                values.append({"row": bar.name, "part": part, "x": start, "to": end, "tip": tip})
+        totals.append({"row": bar.name, "x": end, "total": bar.total})
+    # Room behind the longest bar for its total, as a part of the axis.
+    room = 1.0 + 0.022 * max(len(bar.total) for bar in panel.bars)
+    row = {
+        "field": "row",
+        "type": "nominal",
+        "title": None,
+        "sort": [bar.name for bar in panel.bars],
+        "axis": {"labelLimit": 220, "ticks": False, "domain": False},
+    }
+    across = {
+        "field": "x",
+        "type": "quantitative",
+        "title": x,
+        "scale": {"domain": [0, room * max(total["x"] for total in totals)], "nice": False},
+        "axis": {"tickCount": 5, "format": ",~f"},
+    }
+    scale = {"domain": list(colours), "range": list(colours.values())}
+    colour = {"field": "part", "title": None, "scale": scale, "legend": _LEGEND}
+    shape = {"type": "bar", "height": 16}
+    behind = {"type": "text", "align": "left", "dx": 6}
+    return {
+        "title": panel.title,
+        "width": _WIDTH,
+        "height": {"step": _BAR_STEP},
+        "layer": [
+            _value_layer(values, shape, y=row, x=across, x2={"field": "to"}, color=colour),
+            _layer(totals, behind, y=row, x=across, text={"field": "total"}),
+        ],
+    }
 
 
-def bar_key(label: str, kind: str) -> svg.Key:
-    """A legend entry of a part of bars, in the colour of the letters."""
-    shape = BAR_KINDS[kind](0, 0, 26, "currentColor")
-    return svg.Key(label, f'<g transform="scale(1 .82)">{shape}</g>')
+_LEGEND: Spec = {"orient": "bottom", "columns": 8, "symbolOpacity": 1}
+_CONFIG: Spec = {
+    "background": None,
+    "padding": {"left": 16, "right": 16, "top": 4, "bottom": 4},  # another font may be wider
+    "font": _FONT,
+    "view": {"stroke": None},
+    "concat": {"spacing": 28},
+    "title": {
+        "anchor": "start",
+        "frame": "group",
+        "color": _INK,
+        "fontSize": 13,
+        "fontWeight": 600,
+        "offset": 10,
+    },
+    "text": {"color": _INK, "fontSize": 12},
+    "axis": {
+        **{f"{part}Color": _INK for part in ("label", "title", "domain", "tick", "grid")},
+        "gridOpacity": 0.2,
+        "domainOpacity": 0.6,
+        "tickOpacity": 0.6,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "titlePadding": 8,
+    },
+    "axisY": {"minExtent": 30},
+    "legend": {
+        "labelColor": _INK,
+        "labelFontSize": 12,
+        "labelLimit": 300,
+        "symbolSize": 90,
+        "columnPadding": 18,
+        "offset": 14,
+    },
+}
+
+
+def _draw(title: str, parts: list[Spec]) -> str:
+    """Panels with one legend beneath them, drawn."""
+    import vl_convert  # large, and needed by no other command
+
+    spec = {"concat": parts, "columns": _COLUMNS, "config": _CONFIG}
+    svg: str = vl_convert.vegalite_to_svg(spec)
+    head = f'class="chart" color="{_ALONE}" role="graphics-document" aria-label="{escape(title)}"'
+    return svg.replace('class="marks"', head, 1)

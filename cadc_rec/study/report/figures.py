@@ -1,14 +1,31 @@
-"""The report's figures: what is drawn of a study, and how a method looks in all of them."""
+"""The report's figures: what is drawn of a study, and what a method looks like in all of them.
+
+In: a study and its `Book`. Out: `Figure` objects, each a finished drawing with its caption.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from cadc_rec.study.report import words
-from cadc_rec.study.report.charts import Bar, Level, Point, Series, bar_key, bars, plot
+from cadc_rec.study.report import formatting
+from cadc_rec.study.report.charts import (
+    Axis,
+    Bar,
+    BarPanel,
+    Level,
+    Panel,
+    Point,
+    Series,
+    Style,
+    bars,
+    plot,
+)
 from cadc_rec.study.report.groups import (
-    STAGES,
     Book,
     Group,
     by_integration,
@@ -17,43 +34,91 @@ from cadc_rec.study.report.groups import (
     order,
     time_ratio,
 )
-from cadc_rec.study.report.history import validation_curves
-from cadc_rec.study.report.looks import look
 from cadc_rec.study.report.paper import METRICS, UNFILTERED, WITHOUT_TOWERS
-from cadc_rec.study.report.scales import Axis
-from cadc_rec.study.report.study_data import Study
-from cadc_rec.study.report.svg import Key, Panel, line_key, standalone
+from cadc_rec.study.report.study_data import Cell, Study
 
-_BAR_KINDS = dict(zip(STAGES, ("striped", "barred", "solid", "outlined"), strict=True))
+# Middle tones: each contrasts by 3 to 1 or more with white and with the dark page, so a picture
+# needs no background. Shape and dash tell methods apart without colour.
+_STAR = "M0,-1.2L.32,-.4L1.14,-.37L.5,.15L.71,.97L0,.5L-.71,.97L-.5,.15L-1.14,-.37L-.32,-.4Z"
+_HEXAGON = "M0,-1L.87,-.5L.87,.5L0,1L-.87,.5L-.87,-.5Z"
+_CROSS = (
+    "M-.9,-.55L-.55,-.9L0,-.35L.55,-.9L.9,-.55L.35,0L.9,.55L.55,.9L0,.35L-.55,.9L-.9,.55L-.35,0Z"
+)
+METHOD_STYLES = {
+    "random": Style("#848c97", "square"),
+    "over-sampling": Style("#a8763e", "triangle-up"),
+    "under-sampling": Style("#c2568f", "triangle-down"),
+    "logq": Style("#14927f", "diamond"),
+    "cadc-mlp": Style("#9a6ae8", _HEXAGON),
+    "cadc": Style("#2f81f7", "circle"),
+    "gold": Style("#b9810f", _STAR, dash=(7, 4)),
+    "popularity": Style("#d9534a", "cross", dash=(2, 3)),
+    "mf": Style("#6b9a1f", _CROSS, dash=(10, 3, 2, 3)),
+    "als": Style("#5b87a6", "square", dash=(10, 3, 2, 3)),
+    "prior": Style("#7f8a3a", _HEXAGON, dash=(2, 3)),
+    "recipe": Style("#e0653a", "triangle-up"),
+    "recipe-gold": Style("#b0782f", "diamond", dash=(7, 4)),
+}
+INTEGRATION_STYLES = {
+    "hybrid": Style("#14927f", "square"),
+    "init": Style("#d9534a", "triangle-up"),
+    "init_frozen": METHOD_STYLES["cadc"],
+    "linear": Style("#9a6ae8", "diamond"),
+    "mlp": Style("#6b9a1f", "triangle-down"),
+    "residual": Style("#c2568f", _HEXAGON),
+}
+_SHAPES = ("circle", "square", "cross", "diamond", "triangle-up", "triangle-down", _STAR, _HEXAGON)
+STAGE_COLOURS = {
+    "pretrain": "#2f81f7",
+    "select": "#d9534a",
+    "train": "#b9810f",
+    "validation": "#848c97",
+}
+_VALIDATED_POINT = 22.0  # square pixels: curves of many epochs have many points
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels with one legend.
+    """A drawing and what it says.
 
     Attributes:
         name: the file's, without ending.
-        caption: what is seen, in a sentence or two.
+        caption: what is seen, in a few sentences.
+        svg: the drawing.
     """
 
     name: str
     title: str
     caption: str
-    panels: tuple[Panel, ...]
-    keys: tuple[Key, ...]
-
-    def picture(self) -> str:
-        """The figure as an SVG file."""
-        return standalone(self.title, self.panels, self.keys, columns=2)
+    svg: str
 
 
 def study_figures(study: Study, book: Book) -> list[Figure]:
     """The figures a study has results for."""
     found = [_filtering(study, book)] if _ratios(study) else []
     found.append(_pareto(study, book))
-    if not _ratios(study):  # of a grid of ratios, these would show a crowd
+    if not _ratios(study):  # in a grid of ratios, these would show a crowd
         found += [_time(study, book), _validation(study, book)]
-    return [figure for figure in found if figure.panels]
+    return [figure for figure in found if figure]
+
+
+def style_of(kind: str, name: str) -> Style:
+    """The style of a method (kind "method") or of an integration technique.
+
+    A name of neither list gets the middle grey, and a shape that depends on the name alone.
+    """
+    known = METHOD_STYLES if kind == "method" else INTEGRATION_STYLES
+    return known.get(name) or Style("#7d8590", _SHAPES[zlib.crc32(name.encode()) % len(_SHAPES)])
+
+
+def _style(group: Group) -> Style:
+    """A group's style: its method's, or that of its technique or variant where that is asked."""
+    if group.contender.variant:
+        return style_of("method", f"{group.method}, {group.contender.variant}")
+    question = by_integration(group.study) and group.method == "cadc"
+    if question:
+        return style_of("integration", group.integration)
+    return style_of("method", group.method)
 
 
 def _ordered(study: Study, book: Book, dataset: str) -> list[Group]:
@@ -66,12 +131,9 @@ def _name(group: Group) -> str:
     return label(group.study, group.contender)
 
 
-def _look_of(group: Group) -> tuple[str, str]:
-    """What decides a group's look: its method, or its technique or variant where that is asked."""
-    if group.contender.variant:
-        return ("method", f"{group.method}, {group.contender.variant}")
-    question = by_integration(group.study) and group.method == "cadc"
-    return ("integration", group.integration) if question else ("method", group.method)
+def _short_name(group: Group) -> str:
+    """Without the ratio: what a line over ratios, or its points, are called."""
+    return label(group.study, group.contender, with_ratio=False)
 
 
 def _ratios(study: Study) -> list[float]:
@@ -80,12 +142,17 @@ def _ratios(study: Study) -> list[float]:
     return found if len(found) > 1 else []
 
 
-def _filtering(study: Study, book: Book) -> Figure:
-    axis = Axis("filtering ratio |D_full| / |D_sel|", log=True, ticks=tuple(_ratios(study)))
+def _filtering(study: Study, book: Book) -> Figure | None:
+    title = "Accuracy against filtering ratio"
+    axis = Axis(
+        "filtering ratio: training interactions / labelled examples (log scale)",
+        log=True,
+        ticks=tuple(_ratios(study)),
+    )
     panels: list[Panel] = []
-    lines: dict[str, Key] = {}
-    flat: dict[str, Key] = {}
-    for dataset, title in datasets(study).items():
+    lines: dict[str, Style] = {}
+    flat: dict[str, Style] = {}
+    for dataset, name in datasets(study).items():
         groups = _ordered(study, book, dataset)
         filtered = [g for g in groups if g.method not in UNFILTERED]
         whole = [g for g in groups if g.method in UNFILTERED]
@@ -94,35 +161,32 @@ def _filtering(study: Study, book: Book) -> Figure:
             whole += [gold] if gold else []
         if not filtered:
             continue
+        lines |= {_short_name(group): _style(group) for group in filtered}
+        flat |= {_name(group): style_of("method", group.method) for group in whole}
         for metric in METRICS:
-            series, levels = _lines(filtered, metric), [_level(g, metric) for g in whole]
-            lines |= {one.label: line_key(one.label, one.look) for one in series}
-            flat |= {one.label: line_key(one.label, one.look, shaped=False) for one in levels}
-            head = f"{title}: {metric.upper()} %"
-            panels.append(plot(head, axis, Axis(metric.upper()), series, levels))
+            levels = tuple(_level(group, metric) for group in whole)
+            panels.append(Panel(name, _axis(metric), _lines(filtered, metric), levels))
+    if not panels:
+        return None
     return Figure(
         "figure1",
-        "Accuracy against filtering ratio",
-        "Mean over seeds on test; the band is one standard deviation to either side. Lines "
-        "without marks belong to methods that have no filtering ratio.",
-        tuple(panels),
-        (*lines.values(), *flat.values()),
+        title,
+        "Mean over seeds on test; the band is one standard deviation to either side. Level lines "
+        "belong to methods that have no filtering ratio: they use every row.",
+        plot(title, axis, panels, lines | flat),
     )
 
 
-def _lines(groups: Sequence[Group], metric: str) -> list[Series]:
-    found: dict[str, list[Group]] = {}
+def _axis(metric: str) -> str:
+    return f"{metric.upper()}, %"
+
+
+def _lines(groups: Sequence[Group], metric: str) -> tuple[Series, ...]:
+    found: dict[str, list[Point]] = {}
     for group in groups:
-        key = label(group.study, group.contender, with_ratio=False)
-        found.setdefault(key, []).append(group)
-    return [
-        Series(
-            name,
-            look(*_look_of(mine[0])),
-            tuple(_point(group, group.ratio, metric, f"ratio {group.ratio:g}") for group in mine),
-        )
-        for name, mine in found.items()
-    ]
+        point = _point(group, group.ratio, metric, f"ratio {group.ratio:g}")
+        found.setdefault(_short_name(group), []).append(point)
+    return tuple(Series(name, tuple(points)) for name, points in found.items())
 
 
 def _point(group: Group, x: float, metric: str, at: str) -> Point:
@@ -131,50 +195,49 @@ def _point(group: Group, x: float, metric: str, at: str) -> Point:
     low = high = None
     if value.deviation is not None:
         low, high = max(value.mean - value.deviation, 0.0), value.mean + value.deviation
-    tip = f"{_name(group)}, {at}\n{metric.upper()} {words.spread(value)}%\n{_seeds(group)}"
+    number = formatting.spread(value)
+    tip = f"{_name(group)}, {at}\n{metric.upper()} {number}%\n{_seeds(len(group.done))}"
     return Point(x, value.mean, tip, low, high)
 
 
 def _level(group: Group, metric: str) -> Level:
     point = _point(group, 1.0, metric, group.cells[0].dataset_title)
-    return Level(_name(group), look("method", group.method), point.y, point.tip)
+    return Level(_name(group), point.y, point.tip)
 
 
-def _seeds(group: Group) -> str:
-    return f"{len(group.done)} seed{'s' if len(group.done) > 1 else ''}"
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
 
 
-def _pareto(study: Study, book: Book) -> Figure:
-    axis = Axis("seconds of pre-training, selection and training", log=True)
+def _pareto(study: Study, book: Book) -> Figure | None:
+    title = "Accuracy against time"
     panels: list[Panel] = []
-    keys: dict[str, Key] = {}
-    for dataset, title in datasets(study).items():
+    styles: dict[str, Style] = {}
+    for dataset, name in datasets(study).items():
         timed = [(g, _work(g)) for g in _ordered(study, book, dataset) if g.trained]
         if not timed:
             continue
-        for group, _ in timed:
-            name = label(study, group.contender, with_ratio=False)
-            keys[name] = line_key(name, look(*_look_of(group)), joined=False)
+        styles |= {_short_name(group): _style(group) for group, _ in timed}
         for metric in METRICS:
-            series, corners = [], []
+            series = []
             for group, seconds in timed:
-                point = _point(group, seconds, metric, f"{words.seconds(seconds)} s")
+                point = _point(group, seconds, metric, f"{formatting.seconds(seconds)} s")
                 filtered = _ratios(study) and group.method not in UNFILTERED
-                name = f"1/{group.ratio:g}" if filtered else _name(group)
-                series.append(Series(name, look(*_look_of(group)), (point,), joined=False))
-                corners.append((seconds, point.y))
-            axis_y = Axis(metric.upper())
-            head = f"{title}: {metric.upper()} %"
-            panels.append(plot(head, axis, axis_y, series, front=pareto_front(corners)))
+                beside = f"1/{group.ratio:g}" if filtered else ""
+                series.append(Series(_short_name(group), (point,), False, beside))
+            front = pareto_front([(one.points[0].x, one.points[0].y) for one in series])
+            panels.append(Panel(name, _axis(metric), tuple(series), front=tuple(front)))
+    if not panels:
+        return None
+    axis = Axis("seconds of pre-training, selection and training (log scale)", log=True)
     return Figure(
         "pareto",
-        "Accuracy against time",
-        "Median seconds without validation, means over seeds with one standard deviation. No "
+        title,
+        "Median seconds without validation; means over seeds with one standard deviation. No "
         "method is both faster and more accurate than one on the dashed line. Methods without "
         "training are left out."
         + (" Beside each mark: the part of the rows." if _ratios(study) else ""),
-        tuple(panels),
-        tuple(keys.values()),
+        plot(title, axis, panels, styles),
     )
 
 
@@ -184,91 +247,92 @@ def _work(group: Group) -> float:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Corners of the stairs through the points no other beats: less time, more accuracy.
+    """The points no other one beats by less time and no less accuracy, the fastest first.
 
     Args:
         points: (time, accuracy), in any order.
     """
-    corners: list[tuple[float, float]] = []
-    best = float("-inf")
+    front: list[tuple[float, float]] = []
     for seconds, value in sorted(points, key=lambda point: (point[0], -point[1])):
-        if value > best:
-            if corners:
-                corners.append((seconds, best))
-            corners.append((seconds, value))
-            best = value
-    return corners
+        if not front or value > front[-1][1]:
+            front.append((seconds, value))
+    return front
 
 
-def _time(study: Study, book: Book) -> Figure:
+def _time(study: Study, book: Book) -> Figure | None:
+    title = "Time by stage"
     panels = []
-    for dataset, title in datasets(study).items():
+    for dataset, name in datasets(study).items():
         groups = [g for g in _ordered(study, book, dataset) if g.trained]
         if groups:
             gold = book.find(study, dataset, lambda g: g.method == "gold")
-            rows = [_bar(group, gold) for group in groups]
-            panels.append(bars(title, Axis("seconds, median over seeds"), rows))
-    keys = tuple(bar_key(words.STAGE_TITLES[stage], kind) for stage, kind in _BAR_KINDS.items())
+            panels.append(BarPanel(name, tuple(_bar(group, gold) for group in groups)))
+    if not panels:
+        return None
+    colours = {formatting.STAGE_TITLES[key]: colour for key, colour in STAGE_COLOURS.items()}
     return Figure(
         "time",
-        "Time by stage",
+        title,
         "Behind each bar: seconds without validation, and their share of the gold standard's.",
-        tuple(panels),
-        keys,
+        bars(title, "seconds, median over seeds", panels, colours),
     )
 
 
 def _bar(group: Group, gold: Group | None) -> Bar:
-    name, seconds = _name(group), group.seconds() or {}
-    parts = tuple(
-        (
-            _BAR_KINDS[stage],
-            value,
-            f"{name}, {words.STAGE_TITLES[stage]}\n{words.seconds(value)} s, median\n"
-            f"{_seeds(group)}",
-        )
-        for stage, value in seconds.items()
-    )
-    work = _work(group)
+    name, parts = _name(group), []
+    for stage, value in (group.seconds() or {}).items():
+        part = formatting.STAGE_TITLES[stage]
+        tip = f"{name}, {part}\n{formatting.seconds(value)} s, median\n{_seeds(len(group.done))}"
+        parts.append((part, value, tip))
     share = time_ratio(group, gold) if gold and gold is not group else None
-    total = f"{words.seconds(work)} s" + ("" if share is None else f" ({share:.1%})")
-    return Bar(name, look(*_look_of(group)), parts, total)
+    total = f"{formatting.seconds(_work(group))} s"
+    return Bar(name, tuple(parts), total + ("" if share is None else f" ({share:.1%})"))
 
 
-def _validation(study: Study, book: Book) -> Figure:
+def _validation(study: Study, book: Book) -> Figure | None:
+    title = "Validation by epoch"
     panels: list[Panel] = []
-    keys: dict[str, Key] = {}
-    for dataset, title in datasets(study).items():
+    styles: dict[str, Style] = {}
+    for dataset, name in datasets(study).items():
         # An epoch of vectors without towers is another thing than one of towers.
         groups = [g for g in _ordered(study, book, dataset) if g.method not in WITHOUT_TOWERS]
         for metric in METRICS:
-            series = list(_curves(groups, metric))
-            keys |= {one.label: line_key(one.label, one.look) for one in series}
+            found = [(group, validation_curve(group, metric)) for group in groups]
+            series = tuple(Series(_name(group), curve) for group, curve in found if curve)
+            styles |= {_name(group): _style(group) for group, curve in found if curve}
             if series:
-                head = f"{title}: {metric.upper()} % on validation"
-                panels.append(plot(head, Axis("epoch"), Axis(metric.upper()), series))
+                panels.append(Panel(name, f"{_axis(metric)}, validation", series))
+    if not panels:
+        return None
     return Figure(
         "validation",
-        "Validation by epoch",
+        title,
         "Mean over the seeds that measured an epoch; the band reaches from the lowest to the "
         "highest seed.",
-        tuple(panels),
-        tuple(keys.values()),
+        plot(title, Axis("epoch"), panels, styles, _VALIDATED_POINT),
     )
 
 
-def _curves(groups: Sequence[Group], metric: str) -> Iterator[Series]:
-    for group in groups:
-        points = tuple(
-            Point(
-                epoch,
-                value,
-                f"{_name(group)}, epoch {epoch:g}\n{metric.upper()} {value:.2f}%\n"
-                f"{count} seed{'s' if count > 1 else ''}",
-                low,
-                high,
-            )
-            for epoch, value, low, high, count in validation_curves(group.done, metric)
-        )
-        if points:
-            yield Series(_name(group), look(*_look_of(group)), points, size=2.4)
+def validation_curve(group: Group, metric: str) -> tuple[Point, ...]:
+    """The epochs that at least one seed measured, in order, in percent: mean, lowest, highest."""
+    measured: dict[float, list[float]] = defaultdict(list)
+    for cell in group.done:
+        for epoch, value in _measurements(cell, metric):
+            measured[epoch].append(100.0 * value)
+    points = []
+    for epoch, values in sorted(measured.items()):
+        mean = sum(values) / len(values)
+        at = f"{_name(group)}, epoch {epoch:g}"
+        tip = f"{at}\n{metric.upper()} {mean:.2f}%\n{_seeds(len(values))}"
+        points.append(Point(epoch, mean, tip, min(values), max(values)))
+    return tuple(points)
+
+
+def _measurements(cell: Cell, metric: str) -> list[tuple[float, float]]:
+    """Epochs and values: an entry of an epoch without validation holds null or no such key."""
+    pairs = [(_number(entry.get("epoch")), _number(entry.get(metric))) for entry in cell.history]
+    return [(epoch, value) for epoch, value in pairs if epoch is not None and value is not None]
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and math.isfinite(value) else None

@@ -1,7 +1,7 @@
-"""The cells of one method over its seeds, and comparisons between such groups.
+"""Groups the cells of one method over its seeds, and compares groups.
 
-In: studies. Out: `Group` with means over the seeds that are done, and a `Book` that finds the
-group another is compared with and remembers what was computed.
+In: studies. Out: `Group`, with means over the seeds that are done, and `Book`, which finds the
+group to compare another with and computes each comparison once.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Group:
 
     @property
     def trained(self) -> bool:
-        """Whether there is a time of training to speak of."""
+        """Whether the method is trained at all."""
         parts = self.seconds()
         idle = parts is None or not parts["pretrain"] + parts["train"]
         return not idle and self.method not in UNTRAINED
@@ -227,7 +227,7 @@ def _variants(study: Study, method: str, name: str) -> set[object]:
 
 
 def label(study: Study, contender: Contender, with_ratio: bool = True) -> str:
-    """A group's name within its study: no longer than tells it from the others."""
+    """A group's name: as short as makes it unique within its study."""
     method, integration, ratio, variant = contender
     title = METHOD_TITLES.get(method, method)
     if len(_variants(study, method, "integration")) > 1:
@@ -244,7 +244,7 @@ def _many_ratios(study: Study, method: str) -> bool:
 
 
 def order(study: Study, contender: Contender) -> tuple[int, int, int, float, str]:
-    """Sorts as the paper's tables do; what they do not know comes last."""
+    """A key that sorts as the paper's tables do; what is not in them comes last."""
     method, integration, ratio, variant = contender
     methods, techniques = list(METHOD_TITLES), list(INTEGRATION_TITLES)
     return (

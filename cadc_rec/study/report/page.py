@@ -1,7 +1,7 @@
 """The report's page: one HTML file with its style, script and figures within.
 
 In: studies. Out: HTML. The template escapes every text; figures come as SVG that is escaped where
-it is made. The page's policy lets it run its own script and nothing else, and load nothing.
+it is drawn. The page's policy lets it run its own script and no other, and load nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cadc_rec.study.report import words
+from cadc_rec.study.report import formatting
 from cadc_rec.study.report.figures import Figure
 from cadc_rec.study.report.groups import Book, label
 from cadc_rec.study.report.study_data import Cell, Status, Study
@@ -54,7 +54,7 @@ def render_page(book: Book, sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
     )
     cells = [cell for study in book.studies for cell in study.cells]
-    style = "\n" + _asset("chart.css") + _asset("page.css")
+    style = "\n" + _asset("page.css")
     script = "\n" + _asset("page.js")
     titles = [study.title for study in book.studies]
     return environment.get_template("page.html").render(
@@ -65,7 +65,7 @@ def render_page(book: Book, sections: Sequence[Section]) -> str:
         script=Markup(script),
         sections=sections,
         counts=Counter(cell.status for cell in cells),
-        status_titles=words.STATUS,
+        status_titles=formatting.STATUS,
         total=len(cells),
         machines=_machines(cells),
         versions=_versions(cells),
@@ -92,7 +92,7 @@ def _policy(style: str, script: str) -> str:
 
 
 def _machines(cells: Sequence[Cell]) -> list[str]:
-    """Every machine the finished cells ran on, in words."""
+    """Every machine the finished cells ran on, in formatting."""
     found = dict.fromkeys(cell.machine for cell in cells if cell.status == "done")
     lines = []
     for machine in found:
@@ -100,7 +100,7 @@ def _machines(cells: Sequence[Cell]) -> list[str]:
         if machine.cores:
             parts.append(f"{machine.cores} cores")
         if machine.memory_bytes:
-            parts.append(words.memory(machine.memory_bytes))
+            parts.append(formatting.memory(machine.memory_bytes))
         if machine.device:
             parts.append(f"on {machine.device}")
         if machine.threads:

@@ -27,10 +27,10 @@ METHOD_TITLES = {
     "recipe": "Recipe",
     "recipe-gold": "Recipe on everything",
 }
-# These see all rows or none: a filtering ratio says nothing of them.
+# These are trained on all rows or on none: they have no filtering ratio.
 UNFILTERED = ("gold", "popularity", "mf", "als", "prior", "recipe-gold")
 WITHOUT_TOWERS = ("popularity", "mf", "als", "prior")
-# Counting how often items were taken is no training; its moment would stretch every axis of time.
+# Counting how often items were taken is no training; so short a time would stretch every time axis.
 UNTRAINED = ("popularity",)
 
 # In the order of the paper's Table 2; the residual one is ours.

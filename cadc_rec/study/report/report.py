@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +22,9 @@ from cadc_rec.errors import CadcError
 from cadc_rec.store.atomic import commit
 from cadc_rec.study.report.figures import study_figures
 from cadc_rec.study.report.groups import Book
-from cadc_rec.study.report.markdown import markdown_table
 from cadc_rec.study.report.page import GENERATOR, Section, render_page
 from cadc_rec.study.report.study_data import Cell, Study, load_studies
-from cadc_rec.study.report.tables import study_table
+from cadc_rec.study.report.tables import Entry, TableView, absent, study_table
 
 PAGE = "index.html"
 
@@ -112,7 +112,7 @@ def _fill(folder: Path, book: Book, sections: Sequence[Section]) -> list[str]:
         study = section.study
         table = study.layout if study.layout in ("table1", "table2") else f"{study.layout}-table"
         files = {f"{table}.md": markdown_table(study, section.table)}
-        files |= {f"{figure.name}.svg": figure.picture() for figure in section.figures}
+        files |= {f"{figure.name}.svg": figure.svg for figure in section.figures}
         for name, content in files.items():
             # The first study has the plain names; the tables come first.
             written[name if name not in written else f"{_file_name(study)}-{name}"] = content
@@ -120,6 +120,40 @@ def _fill(folder: Path, book: Book, sections: Sequence[Section]) -> list[str]:
         (folder / name).write_text(content, "utf-8")
     pq.write_table(results_table(book.studies), folder / "results.parquet")
     return [*written, "results.parquet"]
+
+
+def markdown_table(study: Study, table: TableView) -> str:
+    """One table a dataset, each entry's second line in a column of its own."""
+    heads = [table.corner]
+    for column in table.columns:
+        heads += [column.title, column.second]
+    lines = [f"**{_plain(study.title)}**", ""]
+    for place, dataset in enumerate(table.datasets):
+        lines += [f"{_plain(dataset)}:", "", _line(heads), "|" + "---|" * len(heads)]
+        for row in table.rows:
+            if row.entries[place] == absent(table):
+                continue  # no part of the grid on this dataset
+            texts = [row.label]
+            for entry in row.entries[place]:
+                texts += [entry.text, _second(entry)]
+            lines.append(_line(texts))
+        lines.append("")
+    # Two columns may share a heading; what differs is said once.
+    lines += dict.fromkeys(f"- {column.title}: {column.explanation}." for column in table.columns)
+    return "\n".join(lines) + "\n"
+
+
+def _second(entry: Entry) -> str:
+    return f"{entry.second} ({entry.interval})" if entry.interval else entry.second
+
+
+def _line(texts: list[str]) -> str:
+    return "| " + " | ".join(map(_plain, texts)) + " |"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes for nothing else."""
+    return re.sub(r"([\\`*_\[\]|<>])", r"\\\1", " ".join(text.split()))
 
 
 def _file_name(study: Study) -> str:

@@ -1,7 +1,7 @@
-"""Reads a study's folder: the grid that was wanted, and what became of each cell.
+"""Reads a study's folder: the grid that was wanted, and how each cell ended.
 
-In: ``study.json`` and ``cells/*.json``, or a folder of such folders. Out: `Study` objects, every
-cell of the grid in its place, whether it ran or not. Ranks are read when somebody compares.
+In: ``study.json`` and ``cells/*.json``, or a folder of such folders. Out: `Study` objects with
+every cell of the grid in its place, whether it ran or not. Ranks are read only for comparisons.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Cell(Place):
     @model_validator(mode="before")
     @classmethod
     def _unmeasured(cls, content: Any) -> Any:
-        """Without what a cell measured before it failed: nobody may take it for a result."""
+        """Drop what a cell measured before it failed: it is not a result."""
         if isinstance(content, dict) and content.get("status") != "done":
             return {k: v for k, v in content.items() if k not in (*_MEASURED, "history", "ranks")}
         return content
@@ -157,7 +157,7 @@ class _StudyFile(_Part):
 
 
 class Study(_Part):
-    """A grid and what became of it.
+    """A grid and how each of its cells ended.
 
     Attributes:
         cells: every cell of the grid, in its order; those without a file are "missing".

@@ -1,8 +1,8 @@
-"""A study as a table: one row a method, a group of columns a dataset, the paper's numbers within.
+"""A study as a table: a row for each method, a group of columns for each dataset.
 
 In: a study and the `Book` it belongs to. Out: a `TableView` of texts and sort values, which the
-page and the Markdown files write out. What is a number here is a number that was measured; every
-other state of a cell is a word.
+page and the Markdown files write out. The paper's numbers stand beside ours. Every number was
+measured; a cell without a result has a word instead.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cadc_rec.evaluation.statistics import percent_difference
-from cadc_rec.study.report import words
+from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import (
     Book,
     Group,
@@ -211,9 +211,11 @@ def _entries(group: Group, frame: _Frame) -> tuple[Entry, ...]:
     width = len(_columns(frame))
     if not group.done:
         first = Entry(
-            words.STATUS[group.status], tip=words.errors(group), tone=f"word {group.status}"
+            formatting.STATUS[group.status],
+            tip=formatting.errors(group),
+            tone=f"word {group.status}",
         )
-        seeds = Entry("", second=words.seeds_done(group))
+        seeds = Entry("", second=formatting.seeds_done(group))
         reach = [Entry("")] if _has_histories(frame.study) else []
         return (first, *(Entry("") for _ in range(width - 2 - len(reach))), seeds, *reach)
     paper = frame.paper(group)
@@ -236,9 +238,9 @@ def _metric(group: Group, metric: str, paper: PaperNumbers | None) -> Entry:
     assert value is not None
     theirs = f"{paper.metrics[metric]:.2f}" if paper else ""
     return Entry(
-        words.spread(value),
+        formatting.spread(value),
         second=theirs,
-        tip=words.metric_tip(group, metric, theirs),
+        tip=formatting.metric_tip(group, metric, theirs),
         sort=value.mean,
     )
 
@@ -256,10 +258,10 @@ def _against(group: Group, reference: Group | None, metric: str, frame: _Frame) 
     if reference.study is not frame.study:
         name += f" of {reference.study.name}"
     return Entry(
-        words.signed_percent(difference),
+        formatting.signed_percent(difference),
         second=compared.verdict if compared else "",
-        interval=words.interval(compared) if compared else "",
-        tip=words.comparison_tip(metric, name, compared, seeds),
+        interval=formatting.interval(compared) if compared else "",
+        tip=formatting.comparison_tip(metric, name, compared, seeds),
         sort=difference,
         tone=compared.verdict.replace(" ", "-") if compared else "",
     )
@@ -272,11 +274,11 @@ def _time(group: Group, paper: PaperNumbers | None) -> Entry:
         return Entry("–", tip="nothing is trained", sort=0.0, tone="word")
     theirs = ""
     if paper and paper.train is not None:
-        theirs = words.time_sum(paper.pretrain, paper.train)
+        theirs = formatting.time_sum(paper.pretrain, paper.train)
     return Entry(
-        words.time_sum(parts["pretrain"], parts["select"] + parts["train"]),
+        formatting.time_sum(parts["pretrain"], parts["select"] + parts["train"]),
         second=theirs,
-        tip=words.time_tip(group, parts),
+        tip=formatting.time_tip(group, parts),
         sort=parts["pretrain"] + parts["select"] + parts["train"],
     )
 
@@ -300,8 +302,8 @@ def _rows(group: Group) -> Entry:
     assert rows is not None
     return Entry(
         f"{rows.selected:,}",
-        second=words.seeds_done(group),
-        tip=words.rows_tip(group, rows),
+        second=formatting.seeds_done(group),
+        tip=formatting.rows_tip(group, rows),
         sort=rows.selected,
     )
 

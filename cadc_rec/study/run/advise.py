@@ -1,8 +1,8 @@
-"""The smallest share of the data that costs little accuracy, found with a few short runs.
+"""Finds the smallest share of the data that costs little accuracy, with a few short runs.
 
-In: an experiment's file, and the part of a metric that may be lost. Out: an `Advice`. Everything is
-decided on the validation items; the ranks of test items are never opened. CADC is run at a few
-filtering ratios, bisected, and compared user by user with a reference that sees every row.
+In: an experiment's file, and the part of a metric that may be lost. Out: an `Advice`. CADC is run
+at a few filtering ratios, found by bisection, and each is compared, user by user, with a reference
+trained on every row. Only validation items decide; the ranks of test items are never opened.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RATIOS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 START = 10.0
 BUDGET_SECONDS = 1800.0
 METRIC = "hr@10"
-_ROUNDING = 1e-9  # a loss of exactly the tolerance is within it, whatever became of its last bit
+_ROUNDING = 1e-9  # so that rounding does not put a loss of exactly the tolerance outside it
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Trial:
 
     @property
     def seconds(self) -> float:
-        """Of a short run, without validation."""
+        """Seconds of one short run without validation, mean of the seeds."""
         return float(np.mean([run.fixed_seconds + run.training_seconds for run in self.runs]))
 
     @property
     def full_seconds(self) -> float:
-        """Estimate of the same for all the epochs that the file wants."""
+        """Estimate of `seconds` for all the epochs that the file asks for."""
         spent = [
             run.fixed_seconds + run.training_seconds * run.full_epochs / run.epochs
             for run in self.runs
@@ -60,21 +60,26 @@ class Trial:
 
     @property
     def loss(self) -> float:
-        """What is lost of the reference's metric, as a fraction of it; below 0 is a gain."""
+        """The part of the reference's metric that is lost, a fraction; below 0 is a gain."""
         if self.against is None or self.against.relative is None:
             return 0.0
         return -self.against.relative / 100.0
 
     @property
     def loss_interval(self) -> tuple[float, float] | None:
-        """95% interval of `loss`; None where too few hits give none."""
+        """95% interval of `loss`; None where there are too few hits for one."""
         if self.against is None or self.against.relative_interval is None:
             return None
         low, high = self.against.relative_interval
         return -high / 100.0, -low / 100.0
 
     def standing(self, tolerance: float) -> Standing:
-        """Whether the loss is at most `tolerance`: its whole interval, its estimate, or not."""
+        """Whether the loss is at most `tolerance`.
+
+        Returns:
+            ``surely`` where its whole interval is, ``probably`` where only the estimate is, else
+            ``no``.
+        """
         if self.loss > tolerance + _ROUNDING:
             return "no"
         interval = self.loss_interval
@@ -84,11 +89,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to keep, and all that was found on the way.
+    """Which share to keep, and every trial that led to it.
 
     Attributes:
         tolerance: the loss allowed, a fraction of the reference's metric.
-        reference: gold, or CADC on everything; `reason` says why that one.
+        reference: gold (the towers trained on everything), or CADC on everything.
+        reason: why that reference.
         tried: CADC at each ratio that was run, ascending.
         chosen: the one with the largest ratio within the tolerance; None when there is none.
     """
@@ -102,7 +108,7 @@ class Advice:
     chosen: Trial | None
 
     def time_share(self, trial: Trial) -> float:
-        """Estimated time of `trial` over the reference's, all epochs, without validation."""
+        """Estimated time of `trial` over the reference's: all epochs, without validation."""
         return trial.full_seconds / self.reference.full_seconds
 
 
@@ -144,7 +150,7 @@ def advise(
     if run is None:
         run = ShortRuns(config, workdir, data_dir, sets, epochs)
         for method in ("cadc",) if reference == "cadc" else ("cadc", "gold"):
-            run.experiment(method, START, run.seed)  # refused now, not after an hour
+            run.experiment(method, START, run.seed)  # fails now, not after an hour
         seeds = seeds or (run.seed,)
     seeds = tuple(seeds) or (0,)
     trials = _Trials(run, seeds, metric)
@@ -173,10 +179,10 @@ def advise(
 def largest_within(
     ratios: Sequence[float], within: Callable[[float], bool], start: float
 ) -> float | None:
-    """The largest of the ascending `ratios` that is within, asking `within` of few of them.
+    """The largest of the ascending `ratios` for which `within` is true, by few calls of it.
 
-    It bisects, so it takes all below one that is within to be so too. What it returns was asked and
-    is within; the next larger one, if there is one, was asked and is not.
+    It bisects, so it assumes that every ratio below one that is within is within too. `within` was
+    called and was true for the ratio returned, and was false for the next larger one.
     """
     low, high = -1, len(ratios)
     probe = list(ratios).index(start) if start in ratios else (low + high) // 2
@@ -187,7 +193,7 @@ def largest_within(
 
 
 def _affordable(first: Sequence[Measured], budget_seconds: float) -> tuple[str, str]:
-    """Gold if it is estimated to fit the budget, and the estimate in words."""
+    """The reference: gold if its estimated time fits the budget; and the reason, for the user."""
     # As many interactions a second as in the first runs, all rows, as many epochs.
     estimate = sum(run.training_seconds * run.of / run.rows for run in first)
     found = f"gold's short runs are estimated at {estimate / 60:.1f} minutes"
@@ -199,7 +205,7 @@ def _affordable(first: Sequence[Measured], budget_seconds: float) -> tuple[str, 
 
 @dataclass
 class _Trials:
-    """Makes each short run once."""
+    """Makes each short run once, and keeps it."""
 
     run: Runner
     seeds: tuple[int, ...]
@@ -222,7 +228,7 @@ class _Trials:
         if value == 0.0:
             raise CadcError(
                 f"{method} on everything has a validation {self.metric.upper()} of 0, so no loss "
-                "can be told; use more --epochs or more data."
+                "can be measured; use more --epochs or more data."
             )
         return Trial(method, ratio, runs, value)
 

@@ -1,8 +1,8 @@
-"""A study's file: which datasets, methods, integration techniques, ratios and seeds.
+"""Reads a study's file: its datasets, methods, integration techniques, ratios and seeds.
 
-In: a TOML file such as ``configs/study/table1.toml``. Out: a `Study`, its cells in the order of the
-file, each an `Experiment` already validated, so that a grid that cannot be run is refused before
-its first cell.
+In: a TOML file such as ``configs/study/table1.toml``. Out: a `Study` with its cells in the order of
+the file. Each cell is a validated `Experiment`, so a grid that cannot be run is refused before its
+first cell runs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class GridEntry(Section):
     datasets: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Which of the datasets; empty is all."""
     variant: Annotated[str, Field(pattern=r"^[a-z0-9-]*$")] = ""
-    """What sets this part's rows apart from others of the same method, such as ``uniform``."""
+    """A name for this part's rows where other parts have the same method, such as ``uniform``."""
     config: str = ""
     """Another experiment file than the datasets' own, relative to the study's."""
     set: Settings = Field(default_factory=dict)
@@ -63,13 +63,13 @@ class StudyFile(Section):
     title: str
     """Heads the report."""
     layout: Literal["table1", "table2", "figure1", "grid"] = "grid"
-    """Which of the paper's exhibits it is."""
+    """Which table or figure of the paper it repeats; ``grid`` is none."""
     baseline: str = "gold"
     """The method others are compared with."""
     second: str = "random"
-    """A method whose HR@10 others are compared with too, where the page has it."""
+    """A second method to compare HR@10 with, where the page has it."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)] = (0, 1, 2)
-    """One cell for each."""
+    """Every combination is run once with each seed."""
     set: Settings = Field(default_factory=dict)
     """Settings to override in every cell."""
     datasets: Annotated[dict[str, DatasetEntry], Field(min_length=1)]
@@ -112,8 +112,8 @@ class Cell:
             how += f".{self.variant}"
         return f"{self.dataset}.{how}.s{self.experiment.seed}"
 
-    def described(self) -> dict[str, Any]:
-        """What the study's record says of a cell that has not run."""
+    def to_dict(self) -> dict[str, Any]:
+        """The cell's place in the grid, as the study's record holds it."""
         return {
             "id": self.id,
             "dataset": self.dataset,
@@ -134,8 +134,8 @@ class Study:
     file: StudyFile
     cells: tuple[Cell, ...]
 
-    def described(self) -> dict[str, Any]:
-        """The study's record: what is wanted."""
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``study.json``: the cells that are wanted."""
         return {
             "schema_version": 1,
             "name": self.name,
@@ -143,7 +143,7 @@ class Study:
             "layout": self.file.layout,
             "baseline": self.file.baseline,
             "second": self.file.second,
-            "cells": [cell.described() for cell in self.cells],
+            "cells": [cell.to_dict() for cell in self.cells],
         }
 
 
@@ -172,7 +172,7 @@ def read_study(path: Path) -> Study:
 
 
 def _alike(first: Cell, second: Cell) -> bool:
-    """Whether two cells of one id compute the same, whatever a ratio that nothing reads says."""
+    """Whether two cells of one id compute the same; a ratio that no stage reads may differ."""
     first_settings, second_settings = (
         cell.experiment.model_dump(exclude={"select": {"ratio"}}) for cell in (first, second)
     )

@@ -1,7 +1,7 @@
-"""The short runs that advice rests on: an ordinary pipeline with few epochs, measured.
+"""The short runs that advice is based on: an ordinary pipeline with few epochs, measured.
 
-In: a method, a filtering ratio, a seed. Out: `Measured`: validation ranks and seconds. Test ranks
-are written by every evaluation and never opened here.
+In: a method, a filtering ratio, a seed. Out: `Measured`, with validation ranks and seconds. Every
+evaluation writes test ranks too; they are never opened here.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ LEAST_EPOCHS, SHORTER, VALIDATIONS = 5, 5, 5
 
 @dataclass(frozen=True)
 class Measured:
-    """What one short run gave.
+    """The results of one short run.
 
     Attributes:
         users: ids of the users who have a validation item; ``[users]``.
         ranks: of these items, from 1; ``[users]``.
-        rows: labelled examples the towers were trained on, `of` all that there are.
-        epochs: of this run; the experiment's file wants `full_epochs`.
-        fixed_seconds: pre-training, selection, building the model: what epochs do not change.
+        rows: labelled examples the towers were trained on.
+        of: all training interactions.
+        epochs: of this run.
+        full_epochs: what the experiment's file asks for.
+        fixed_seconds: pre-training, selection and building the model, which epochs do not change.
         training_seconds: the steps of all `epochs`, without validation.
         improving: whether its last validation was its best.
     """

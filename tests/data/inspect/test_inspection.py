@@ -135,7 +135,7 @@ def test_the_command_prints_tables_or_one_json_object_and_keeps_what_is_there(fo
     again = run(app, ["inspect", str(folder), "--out", str(out)])
     assert isinstance(again.exception, CadcError)
     assert out.read_text("utf-8") == written
-    told = run(app, ["inspect", str(folder), "--json"])
-    document = json.loads(told.stdout)
+    shown = run(app, ["inspect", str(folder), "--json"])
+    document = json.loads(shown.stdout)
     assert {table["role"] for table in document["tables"]} == {"interactions", "users", "items"}
     assert document["popularity"][0] == {"from": 1, "items": 1, "rows": 1}

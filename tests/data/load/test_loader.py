@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from cadc_rec.data.load.candidates import KnownItems, SoftmaxBatches
+from cadc_rec.data.load.candidates import SoftmaxBatches
 from cadc_rec.data.load.loader import Loader
 from cadc_rec.data.load.pair_batches import PairBatches
 from cadc_rec.data.load.shards import Examples
+from cadc_rec.data.user_items import UserItems
 
 
 def a_loader(rows, rank=0, rows_by_rank=None, batch_size=32, negatives=2, seed=3):
@@ -130,11 +131,11 @@ def test_each_row_says_which_example_it_is(kind):
 
 
 @pytest.mark.parametrize("candidates", ["all", "sampled", "in-batch"])
-def test_exactly_the_users_other_known_items_are_barred(candidates):
+def test_exactly_the_users_other_known_items_are_masked(candidates):
     rng = np.random.default_rng(7)
     taken = [np.sort(rng.choice(200, size, replace=False)) for size in rng.integers(0, 60, 50)]
     indptr = np.cumsum([0, *(len(t) for t in taken)])
-    known = KnownItems(indptr, np.concatenate(taken).astype(np.int32))
+    known = UserItems(indptr, np.concatenate(taken).astype(np.int32))
     _, _, loader = a_softmax_loader(candidates, known=known)
     for step in loader.epoch(1):
         expected = {
@@ -143,6 +144,6 @@ def test_exactly_the_users_other_known_items_are_barred(candidates):
             for place, item in enumerate(step.items)
             if item in taken[user] and place != label
         }
-        barred = list(zip(*step.barred.tolist(), strict=True))
-        assert len(barred) == len(set(barred))
-        assert set(barred) == expected
+        masked = list(zip(*step.masked.tolist(), strict=True))
+        assert len(masked) == len(set(masked))
+        assert set(masked) == expected

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cadc_rec.data.load.batches import Step
-from cadc_rec.data.load.candidates import KnownItems
 from cadc_rec.data.load.negatives import WeightedNegatives, popularity_weights
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 
 
@@ -19,7 +19,7 @@ def step(number=0, start=0, rows=0):
 
 def known_items(*taken):
     indptr = np.cumsum([0, *(len(items) for items in taken)])
-    return KnownItems(indptr, np.array([i for items in taken for i in items], np.int32))
+    return UserItems(indptr, np.array([i for items in taken for i in items], np.int32))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.75, 1.0])

@@ -31,15 +31,15 @@ def test_every_layout_is_numpys(rows, k, users, items, whole):
     who = rng.integers(0, users, rows).astype(np.int32)
     what, drawn = (rng.integers(0, items, n).astype(np.int32) for n in (rows, (rows, k)))
     everything = np.arange(items) if whole else None
-    told = (who, what, drawn, items, rows, everything)
-    same(arrange_pairs(*told), arrange_pairs_compiled(*told))
+    arguments = (who, what, drawn, items, rows, everything)
+    same(arrange_pairs(*arguments), arrange_pairs_compiled(*arguments))
 
 
 def test_ids_up_to_the_largest_are_sorted():
     top = 2**31 - 1
     ids = np.array([top - 1, 0, top - 1, 2**22, 2**11], np.int32)
-    told = (ids, ids, ids[:, None], top, 5)
-    same(arrange_pairs(*told), arrange_pairs_compiled(*told))
+    arguments = (ids, ids, ids[:, None], top, 5)
+    same(arrange_pairs(*arguments), arrange_pairs_compiled(*arguments))
 
 
 @pytest.mark.parametrize("by_example", [False, True])

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cadc_rec.data.load.batches import BatchArrays
+from cadc_rec.data.load.batches import Arrays
 from cadc_rec.data.load.candidates import SoftmaxBatches
 from cadc_rec.data.load.position import advanced
 from cadc_rec.data.load.shards import SelectionShards
@@ -41,7 +41,7 @@ def loader_of(shards, rank=0, ranks=1, batch=37, seed=3, buffer=150) -> StreamLo
     return StreamLoader(shards, rank, ranks, batch, seed, SoftmaxBatches("in-batch", ITEMS), buffer)
 
 
-def rows_of(step: BatchArrays) -> list[int]:
+def rows_of(step: Arrays) -> list[int]:
     rows = (ITEMS - 1 - step.items[step.labels]).tolist()
     assert step.users.tolist() == [row // 3 for row in rows]
     return rows

@@ -16,7 +16,6 @@ from ibis.backends.duckdb import Backend
 
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.engine import open_engine
-from cadc_rec.data.prepare.build import dataset_settings
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import Artifact
 from tests.data.raw_files import USERS, members_1m, text_of
@@ -130,7 +129,7 @@ def test_the_same_input_gives_the_same_bytes(zip_1m, prepare, monkeypatch):
     table = [(p // 50 + 1, p % 50 + 1, 3, generator.integers(1000)) for p in pairs]
     zip_1m(members_1m(text_of(table)))
     first = prepare("a")
-    monkeypatch.setattr("cadc_rec.data.prepare.build.open_engine", _one_thread)
+    monkeypatch.setattr("cadc_rec.data.prepare.build_dataset.open_engine", _one_thread)
     second = prepare("b")
     assert first.fingerprint == second.fingerprint
 
@@ -209,7 +208,7 @@ def test_without_time_held_out_items_reach_nothing_that_learns(epinions, prepare
 
 def test_split_seed_and_k_core_make_another_artifact_only_where_they_matter():
     def settings(**changes: object) -> dict[str, object]:
-        return dataset_settings(DataConfig.model_validate(changes))
+        return DataConfig.model_validate(changes).decisive()
 
     assert settings(source="movielens-1m", split_seed=1) == settings(source="movielens-1m")
     assert settings(source="epinions", split_seed=1) != settings(source="epinions")

@@ -13,11 +13,9 @@ import pytest
 
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.engine import open_engine
-from cadc_rec.data.prepare.build import dataset_settings
-from cadc_rec.data.prepare.engines import DuckdbEngine
+from cadc_rec.data.engine import DuckdbEngine, open_engine
 from cadc_rec.data.prepare.interactions import time_before_latest
-from cadc_rec.data.timestamps import guess_unit, parse_moment
+from cadc_rec.data.sources.raw_tables import guess_unit, parse_time
 from cadc_rec.errors import CadcError
 from tests.data.own_tables import ids, text
 
@@ -171,7 +169,7 @@ def test_a_split_that_nobody_begins_before_is_refused(tables):
 
 
 @pytest.mark.parametrize(
-    ("moment", "unit", "expected"),
+    ("time", "unit", "expected"),
     [
         ("1970-01-02", "s", DAY),
         ("1969-12-31T23:59:59.5", "us", -500_000),
@@ -182,12 +180,12 @@ def test_a_split_that_nobody_begins_before_is_refused(tables):
         ("noon", "us", None),
     ],
 )
-def test_a_moment_is_counted_in_the_unit_of_the_source(moment, unit, expected):
+def test_a_time_is_counted_in_the_unit_of_the_source(time, unit, expected):
     if expected is None:
-        with pytest.raises(CadcError, match=rf"data\.since = '{moment}' is no time; write a date"):
-            parse_moment(moment, "data.since", unit)
+        with pytest.raises(CadcError, match=rf"data\.since = '{time}' is not a time; write a date"):
+            parse_time(time, "data.since", unit)
     else:
-        assert parse_moment(moment, "data.since", unit) == expected
+        assert parse_time(time, "data.since", unit) == expected
 
 
 @pytest.mark.parametrize(
@@ -228,7 +226,10 @@ def test_dates_of_the_configuration_meet_times_of_any_kind(tables):
         ({"since": "70"}, "data.since and data.until leaves no interaction"),
         ({"split": "time", "validation_from": "9"}, "needs both data.validation_from and"),
         ({"split": "time", "time_shares": [0.5, 0.5]}, "whose sum is below 1"),
-        ({"split": "time", "validation_from": "9", "test_from": "9"}, "it has to begin later"),
+        (
+            {"split": "time", "validation_from": "9", "test_from": "9"},
+            "the test has to begin later",
+        ),
         ({"split": "time", "interactions": {"timestamp": ""}}, "needs times, and the source has"),
         ({"until": "9", "interactions": {"timestamp": ""}}, "data.until needs times"),
     ],
@@ -263,13 +264,15 @@ def test_every_row_that_was_read_is_counted_once(tables, split):
     assert all(counts[name] for name in BALANCE if name not in late), counts
 
 
-def test_only_options_that_are_set_are_part_of_the_key():
+def test_only_options_that_have_a_say_are_part_of_the_key():
     def settings(**changes):
-        return dataset_settings(DataConfig.model_validate({"source": "movielens-1m", **changes}))
+        return DataConfig.model_validate({"source": "movielens-1m", **changes}).decisive()
 
-    assert settings() == {"source": "movielens-1m", "k_core": 1}
-    assert settings(time_shares=[0.2, 0.1], validation_from="9") == settings()
-    assert settings(since="9")["since"] == "9"
-    by_time = settings(split="time")
-    assert by_time == {"source": "movielens-1m", "k_core": 1, "split": "time"}
-    assert settings(split="time", time_shares=[0.2, 0.1])["time_shares"] == [0.2, 0.1]
+    plain = settings()
+    assert settings(time_shares=[0.2, 0.1], validation_from="9", test_from="10") == plain
+    assert settings(since="9") != plain
+    assert settings(split="time") != plain
+    assert settings(split="time", time_shares=[0.2, 0.1]) != settings(split="time")
+    spans = {"split": "time", "validation_from": "9", "test_from": "10"}
+    assert settings(**spans, time_shares=[0.2, 0.1]) == settings(**spans)
+    assert settings(**spans) != settings(**spans | {"test_from": "11"})

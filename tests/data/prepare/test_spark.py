@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.config.experiment import DataConfig
-from cadc_rec.data.prepare.build import dataset_settings
 from cadc_rec.errors import CadcError
 from tests.data.own_tables import arrow, ids
 from tests.data.raw_files import members_1m
@@ -83,7 +82,7 @@ def test_what_spark_says_when_it_fails_is_one_sentence(zip_1m, prepare):
     with pytest.raises(CadcError) as caught:
         prepare(engine="spark", spark={"master": "nowhere://host"})
     assert str(caught.value).startswith("Spark at nowhere://host failed (")
-    with pytest.raises(CadcError, match="'memory=8g' is none; write it as "):
+    with pytest.raises(CadcError, match="'memory=8g' is not a setting of Spark; write it as "):
         prepare(engine="spark", spark={"settings": ["memory=8g"]})
 
 
@@ -92,4 +91,4 @@ def test_engine_and_memory_are_no_part_of_the_key():
     there = DataConfig.model_validate(
         {"source": "movielens-1m", "engine": "spark", "memory": "1GiB", "spill": "/tmp"}
     )
-    assert dataset_settings(here) == dataset_settings(there)
+    assert here.decisive() == there.decisive()

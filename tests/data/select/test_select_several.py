@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.config.experiment import SelectConfig
-from cadc_rec.data.prepare.build import INTERACTIONS
-from cadc_rec.data.select import build as select_stage
-from cadc_rec.data.select import shard_writer
-from cadc_rec.data.select.build import build_selections
-from cadc_rec.data.select.settings import selection_settings, with_shards
-from cadc_rec.data.select.shard_writer import ShardWriter, shard_count
+from cadc_rec.data import streams
+from cadc_rec.data.prepare.build_dataset import INTERACTIONS
+from cadc_rec.data.select import build_selection as select_stage
+from cadc_rec.data.select.build_selection import build_selections
+from cadc_rec.data.select.settings import with_shards
+from cadc_rec.data.streams import ShardWriter, shard_count
 from cadc_rec.store.artifact import Artifact, Draft, run_stage
 
 RATIOS = (1.0, 3.0, 10.0, 2000.0)
@@ -47,7 +47,7 @@ def test_several_ratios_in_one_pass_are_the_bytes_of_each_alone(
     kind, d_full, select, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(select_stage, "BLOCK_ROWS", 64)  # several blocks and row groups
-    monkeypatch.setattr(shard_writer, "SHARD_GROUP_ROWS", 100)
+    monkeypatch.setattr(streams, "SHARD_GROUP_ROWS", 100)
     asked = []
     for number, ratio in enumerate(RATIOS):
         folder = tmp_path / str(number)
@@ -62,7 +62,7 @@ def test_several_ratios_in_one_pass_are_the_bytes_of_each_alone(
 
 
 def test_rows_arrive_in_any_pieces_and_are_written_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(shard_writer, "SHARD_GROUP_ROWS", 10)
+    monkeypatch.setattr(streams, "SHARD_GROUP_ROWS", 10)
     rows = pa.table({"n": np.arange(47)})
     written = []
     for name, cuts in (("one", [0, 47]), ("many", [0, 1, 1, 9, 10, 31, 46, 47])):
@@ -95,5 +95,5 @@ def test_a_number_that_is_left_to_us_is_the_one_written_out():
     left = SelectConfig(shards=0, ratio=2, rows_per_shard=100)
     assert with_shards(left, 3000, 4).shards == 16  # 1,500 rows
     assert with_shards(SelectConfig(shards=3), 3000, 4).shards == 3
-    chosen = selection_settings(with_shards(left, 3000, 4), 0)
-    assert chosen == selection_settings(SelectConfig(shards=16, ratio=2), 0)
+    chosen = with_shards(left, 3000, 4).decisive()
+    assert chosen == SelectConfig(shards=16, ratio=2).decisive()

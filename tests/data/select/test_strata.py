@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cadc_rec.data.prepare.build import INTERACTIONS
-from cadc_rec.data.select import build as select_stage
+from cadc_rec.data.prepare.build_dataset import INTERACTIONS
+from cadc_rec.data.select import build_selection as select_stage
 from cadc_rec.data.select.strata import Strata, StratifiedChoice
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import Artifact, run_stage
@@ -101,7 +101,7 @@ def test_periods_part_times_that_are_as_far_apart_as_integers_go():
     assert strata.of(times).tolist() == [0, 0, 1, 1, 2, 3, 3]
 
 
-def test_one_moment_is_one_period():
+def test_a_single_timestamp_is_one_period():
     assert Strata.periods(5, 5, 20).of(np.array([5, 5])).tolist() == [0, 0]
 
 

@@ -85,7 +85,7 @@ WHOLE_FILES = {
     "no gzip": ("log.csv.gz", (HEADER + GOOD).encode(), "not a whole .gz file"),
     "no bzip2": ("log.csv.bz2", (HEADER + GOOD).encode(), "not a whole .bz2 file"),
     "no zstd": ("log.csv.zst", (HEADER + GOOD).encode(), "not a whole .zst file"),
-    "unknown": ("log.xlsx", b"PK", "the formats are told by the names' ends"),
+    "unknown": ("log.xlsx", b"PK", "the end of a file's name says its format"),
 }
 
 

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.config.experiment import Experiment
-from cadc_rec.data.sources.archives import raw_input
-from cadc_rec.data.tables.attachment import load_extension
-from cadc_rec.data.tables.query import checked_query
+from cadc_rec.data.sources.raw_input import raw_input
+from cadc_rec.data.tables.connections import load_extension
+from cadc_rec.data.tables.database import checked_query
 from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.pipeline import Pipeline
 from tests.data import postgres_server
@@ -143,7 +143,11 @@ def test_queries_that_only_read_are_taken():
 @pytest.mark.parametrize(
     ("database", "query", "sentence"),
     [
-        ("mysql://host/db", SELECT, "is of no known kind; write it as postgresql://"),
+        (
+            "mysql://host/db",
+            SELECT,
+            "is no kind of database that is known; write it as postgresql://",
+        ),
         ("sqlite:///nowhere.db", SELECT, "nowhere.db: no such file; correct data.tables.database"),
         ("postgresql://me:pw123@host/db", SELECT, "holds a password"),
         ("postgresql://host/db?password=pw123", SELECT, "holds a password"),
@@ -183,7 +187,7 @@ def test_an_attachment_is_postgresqls_and_needs_its_extension(asked, raw_folder,
     sqlite(raw_folder / "shop.db", a_log())
     with pytest.raises(CadcError, match="'duckdb' is for PostgreSQL"):
         asked(driver="duckdb")
-    monkeypatch.setattr("cadc_rec.data.tables.attachment._PACKAGE", "no_such_package")
+    monkeypatch.setattr("cadc_rec.data.tables.connections._PACKAGE", "no_such_package")
     monkeypatch.setattr("duckdb.connect", _no_extensions(duckdb.connect, raw_folder / "none"))
     with pytest.raises(CadcError, match="there is no PostgreSQL extension of DuckDB"):
         asked(database="postgresql://127.0.0.1:1/db", driver="duckdb")

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.serving import agreement
-from cadc_rec.data.sources.archives import DATA_VARIABLE, locate
+from cadc_rec.data.sources.raw_input import DATA_VARIABLE, locate
 from tests.serving.http.conftest import KEY, ROOT, Service, run_command
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow, pytest.mark.timeout(900)]

@@ -131,7 +131,7 @@ def test_a_damaged_bundle_is_refused_and_the_old_one_goes_on(start, bundles, pla
 
 
 def test_a_bundle_that_answers_otherwise_than_recorded_is_refused(start, bundles, place, tmp_path):
-    from cadc_rec.serving.bundle.bundle import bundle as bundles_module
+    from cadc_rec.serving.bundle.bundle import manifest_of
 
     copy = tmp_path / "liar"
     shutil.copytree(bundles[1], copy)
@@ -141,9 +141,7 @@ def test_a_bundle_that_answers_otherwise_than_recorded_is_refused(start, bundles
     old = json.loads((copy / "manifest.json").read_text())
     for name in ("manifest.json", "manifest.sig"):
         (copy / name).unlink(missing_ok=True)
-    manifest = bundles_module.manifest_of(
-        copy, old["name"], old["inputs"], old["versions"], old["created"]
-    )
+    manifest = manifest_of(copy, old["name"], old["inputs"], old["versions"], old["created"])
     (copy / "manifest.json").write_text(json.dumps(manifest))
     service = start(place, "--watch", "0", key=KEY)
     before = ask(service)

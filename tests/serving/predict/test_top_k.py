@@ -5,15 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cadc_rec.serving.predict.top_k import ItemVectors, NotCandidates
+from cadc_rec.data.user_items import UserItems
+from cadc_rec.serving.predict.top_k import ItemVectors, NotCandidates, best_few
 
+ROWS = 30
 NONE = np.zeros(0, np.int64)
 
 
 def out(lists, blocked=()):
     indptr = np.concatenate([[0], np.cumsum([len(one) for one in lists], dtype=np.int64)])
     flat = np.array([row for one in lists for row in one], np.int32)
-    return NotCandidates(indptr, flat, np.array(sorted(blocked), np.int64))
+    return NotCandidates(UserItems(indptr, flat), np.array(sorted(blocked), np.int64))
 
 
 def by_hand(queries, items, lists, k, blocked=()):
@@ -77,3 +79,27 @@ def test_rows_that_are_proposed_are_ranked_and_the_rest_left_out():
     proposed = np.array([[0, 4, -1, 2], [3, 1, 0, 2]])
     best = items.best_among(proposed, np.ones((2, 1), np.float32), 3, out([[4], []], blocked=[3]))
     assert best.rows.tolist() == [[2, 0, -1], [1, 2, 0]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "keep"), [(1, 1), (40, 16), (16, 16), (500, 128), (1025, 16), (3000, 10)]
+)
+@pytest.mark.parametrize("levels", [3, 10**6])
+def test_the_best_few_are_those_of_a_sort(columns, keep, levels):
+    draw = np.random.default_rng(columns + keep)
+    scores = draw.integers(-levels, levels, (ROWS, columns)).astype(np.float32)
+    struck = [draw.permutation(columns)[: draw.integers(0, columns + 1)] for _ in range(ROWS)]
+    indptr = np.concatenate([[0], np.cumsum([len(one) for one in struck])])
+    expected = scores.copy()
+    for row, one in zip(expected, struck, strict=True):
+        row[one] = -np.inf
+    rows = np.concatenate(struck).astype(np.int32)
+    rows.flags.writeable = False  # as the arrays of a bundle
+    got, kept = best_few(scores, indptr, rows, keep)
+    for n in range(ROWS):
+        order = np.argsort(-expected[n], kind="stable")[:keep]
+        order = np.sort(order[expected[n, order] > -np.inf])
+        there = kept[n] > -np.inf
+        assert got[n, there].tolist() == order.tolist()
+        assert kept[n, there].tolist() == expected[n, order].tolist()
+        assert (got[n, ~there] == 0).all()

@@ -1,5 +1,6 @@
 """What the report writes: numbers worked out by hand, escaped texts, and whole folders."""
 
+import html
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -7,10 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.errors import CadcError
-from cadc_rec.study.report.figures import pareto_front
-from cadc_rec.study.report.looks import all_looks
+from cadc_rec.study.report.charts import Axis, Bar, BarPanel, Panel, Point, Series, bars, plot
+from cadc_rec.study.report.figures import INTEGRATION_STYLES, METHOD_STYLES, pareto_front
 from cadc_rec.study.report.report import write_report
-from cadc_rec.study.report.scales import Axis, Scale
 from cadc_rec.study.report.study_data import load_studies
 
 
@@ -150,7 +150,19 @@ def test_pictures_are_well_formed_and_load_nothing(whole_report):
         text = (whole_report.page.parent / name).read_text()
         root = ElementTree.fromstring(text)
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
-        assert re.findall(r"https?://[^\"]+", text) == ["http://www.w3.org/2000/svg"]
+        spaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+        assert set(re.findall(r"https?://[^\"]+", text)) == spaces
+        assert not re.search("<(script|image|style|use|foreignObject)", text)
+
+
+def test_the_page_is_one_small_file_and_needs_no_script_to_show_its_charts(whole_report):
+    """Charts are drawn before; what hovering shows is in the page as each mark's name."""
+    text = whole_report.page.read_text("utf-8")
+    assert len(text.encode()) < 1_000_000
+    before_scripts = text[: text.index("<script>")]
+    assert before_scripts.count("<svg xmlns") == 8
+    assert "CADC, 44 s\nHR@10 6.90 ± 0.14%\n2 seeds" in html.unescape(before_scripts)
+    assert not re.findall(r"(?:src|href)=\"(?!#|data:)", text.replace("xlink:href", ""))
 
 
 def test_results_have_a_row_for_every_cell_with_its_numbers(whole_report, whole_study):
@@ -190,23 +202,49 @@ def test_out_is_made_where_it_is_asked_for(small_study, tmp_path):
 
 def test_the_pareto_front_holds_what_nothing_beats():
     points = [(10, 5.0), (20, 4.0), (30, 6.0), (30, 5.5), (40, 6.0)]
-    assert pareto_front(points) == [(10, 5.0), (30, 5.0), (30, 6.0)]
+    assert pareto_front(points) == [(10, 5.0), (30, 6.0)]
 
 
-def test_ticks_are_round_and_within_the_scale():
-    linear = Scale.over(Axis(""), [0.0, 6.9], 0, 100, pad=0.0)
-    assert [value for value, _ in linear.ticks()] == [0, 2, 4, 6]
-    decades = Scale.over(Axis("", log=True), [3.0, 3000.0], 0, 100)
-    assert [label for _, label in decades.ticks()] == [
-        "3",
-        "10",
-        "30",
-        "100",
-        "300",
-        "1,000",
-        "3,000",
-    ]
-    assert decades(3.0) < decades(150.0) < decades(3000.0)
+PLACE = re.compile(r"translate\(([-\d.]+),([-\d.]+)\)")
+
+
+def places(svg):
+    """Where a chart's values are drawn, in pixels from the lower left, by their text."""
+    root = ElementTree.fromstring(svg)
+    found = [e for e in root.iter() if e.get("aria-roledescription") == "value"]
+    return {
+        e.get("aria-label"): tuple(map(float, PLACE.match(e.get("transform")).groups()))
+        for e in found
+    }
+
+
+def test_a_point_is_drawn_at_its_value_on_linear_and_logarithmic_axes():
+    """Pixels are linear in y, and in the logarithm of x, wherever the axes begin."""
+    values = [(1.0, 2.0), (10.0, 4.0), (1000.0, 10.0)]
+    points = tuple(Point(x, y, f"{x:g}") for x, y in values)
+    styles = {"a": METHOD_STYLES["cadc"]}
+    panel = Panel("panel", "%", (Series("a", points, joined=False),))
+    drawn = places(plot("chart", Axis("seconds", log=True), [panel], styles))
+    (x0, y0), (x1, y1), (x2, y2) = (drawn[f"{x:g}"] for x, _ in values)
+    assert (x2 - x0) / (x1 - x0) == pytest.approx(3, abs=0.01)
+    assert (y0 - y2) / (y0 - y1) == pytest.approx(4, abs=0.05)
+    assert y2 < y1 < y0
+
+
+def test_bars_are_as_long_as_their_numbers_and_end_with_their_total():
+    rows = (Bar("a", (("one", 1.0, "tip 1"), ("two", 3.0, "tip 3"), ("three", 0.0, "")), "4 s"),)
+    svg = bars("chart", "seconds", [BarPanel("panel", rows)], {"one": "#123456", "two": "#654321"})
+    widths = {
+        e.get("aria-label"): float(re.search(r"h([\d.]+)v", e.get("d"))[1])
+        for e in ElementTree.fromstring(svg).iter()
+        if e.get("aria-roledescription") == "value"
+    }
+    assert widths["tip 3"] / widths["tip 1"] == pytest.approx(3, rel=0.01)
+    assert set(widths) == {"tip 1", "tip 3"}
+    assert ">4 s</text>" in svg
+
+
+STYLES = METHOD_STYLES | INTEGRATION_STYLES
 
 
 def luminance(colour):
@@ -215,13 +253,13 @@ def luminance(colour):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("name", all_looks())
+@pytest.mark.parametrize("name", STYLES)
 def test_every_colour_is_seen_on_white_and_on_the_dark_page(name):
-    light = luminance(all_looks()[name].colour)
+    light = luminance(STYLES[name].colour)
     assert 1.05 / (light + 0.05) >= 3
     assert (light + 0.05) / (luminance("#12161b") + 0.05) >= 3
 
 
 def test_no_two_methods_share_colour_or_shape():
-    looks = [look for name, look in all_looks().items()][:9]
-    assert len({look.colour for look in looks}) == len({look.shape for look in looks}) == 9
+    styles = list(METHOD_STYLES.values())[:9]
+    assert len({one.colour for one in styles}) == len({one.shape for one in styles}) == 9

@@ -11,13 +11,13 @@ import pytest
 
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.errors import CadcError
-from cadc_rec.study.run.advise import RATIOS, advise, largest_within
-from cadc_rec.study.run.advise_command import (
+from cadc_rec.study.run.advice_text import (
     advice_as_json,
     parse_tolerance,
     run_advise,
     sentence,
 )
+from cadc_rec.study.run.advise import RATIOS, advise, largest_within
 from cadc_rec.study.run.short_runs import Measured
 
 ROWS, USERS, GOLD_HITS = 100_000, 1000, 500

@@ -140,7 +140,7 @@ def test_a_cells_overrides_are_a_command_lines(write, tmp_path):
 
 def test_the_record_says_what_is_wanted(write):
     study = read_study(write('[[grid]]\nmethods = ["mf", "cadc"]\ndatasets = ["wide"]\n'))
-    described = study.described()
+    described = study.to_dict()
     cells = described.pop("cells")
     assert described == {
         "schema_version": 1,

@@ -46,11 +46,24 @@
     });
   }
 
-  // Hover values. A mark's <title> is for readers without scripts; two tooltips are one too many.
+  // Values on hovering and by keyboard: what a chart's mark is called is its value. A chart is one
+  // stop of the Tab key; the arrow keys go from mark to mark.
   const tip = document.getElementById("tip");
-  for (const title of document.querySelectorAll(".mark > title")) {
-    title.parentNode.dataset.tip = title.textContent;
-    title.remove();
+  for (const chart of document.querySelectorAll(".chart")) {
+    const marks = [...chart.querySelectorAll("[aria-roledescription=value]")];
+    marks.forEach((mark, place) => {
+      mark.dataset.tip = mark.getAttribute("aria-label");
+      mark.setAttribute("tabindex", place ? -1 : 0);
+      mark.addEventListener("keydown", (event) => {
+        const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+        const next = step && marks[place + step];
+        if (!next) return;
+        event.preventDefault();
+        mark.setAttribute("tabindex", -1);
+        next.setAttribute("tabindex", 0);
+        next.focus();
+      });
+    });
   }
   let shown = null;
   const hide = () => {

@@ -1,0 +1,72 @@
+"""The command that runs a whole experiment, and the hidden one of its training workers."""
+
+import json as jsonlib
+
+import typer
+
+from cadc_rec.cli.options import (
+    WORKDIR,
+    AsJson,
+    Config,
+    DataDir,
+    Debug,
+    Force,
+    Method,
+    Profile,
+    Resume,
+    Sets,
+    Workdir,
+    is_speaker,
+    stopped_gently,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command()(run)
+    app.command(hidden=True)(worker)
+
+
+def run(
+    config: Config,
+    workdir: Workdir = WORKDIR,
+    data_dir: DataDir = None,
+    method: Method = None,
+    sets: Sets = None,
+    force: Force = False,
+    profile: Profile = False,
+    resume: Resume = None,
+    json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Run all stages for one method and print what it reached and took."""
+    from rich.console import Console
+
+    from cadc_rec import api
+    from cadc_rec.config.file import load_experiment
+    from cadc_rec.pipeline.summary import run_table
+
+    experiment = load_experiment(config, method=method, overrides=sets or ())
+    with stopped_gently("stages"):
+        done = api.run(
+            experiment,
+            workdir=workdir,
+            data_dir=data_dir,
+            force=force,
+            profile=profile,
+            resume=resume,
+        )
+    if not is_speaker():
+        return
+    if json:
+        print(jsonlib.dumps(done.result))
+    else:
+        Console().print(run_table(done.result, done.artifacts))
+
+
+def worker(debug: Debug = False) -> None:
+    """Train as one of the local processes that another command starts."""
+    from cadc_rec.pipeline.job import train_as_worker
+
+    with stopped_gently("stages"):
+        train_as_worker()

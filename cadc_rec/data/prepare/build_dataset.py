@@ -1,0 +1,230 @@
+"""The prepare stage: raw tables become dense ids, the split and Parquet parts.
+
+In: a `DataConfig` and its raw input. Out, in the artifact: ``train/part-*.parquet``,
+``val.parquet`` and ``test.parquet`` (user, item, timestamp; of weighted interactions the first also
+weight), ``users.parquet`` and ``items.parquet`` (original ids and attribute codes in dense-id
+order), ``attributes.json``.
+
+A DuckDB reads the raw input. Ibis expressions (`interactions.py`), run by it or by another engine
+(`data/engine.py`), choose rows, number ids and sort by user and time; the sorted rows are streamed
+through `split.py`, which needs one user at a time. So there is one large sort, and it may spill.
+The train split is what later stages call D_full: everything that learns reads it and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+from ibis.backends.duckdb import Backend
+
+from cadc_rec.config.experiment import DataConfig
+from cadc_rec.config.types import parse_memory
+from cadc_rec.data.engine import DuckdbEngine, Engine, count, open_engine
+from cadc_rec.data.prepare.interactions import (
+    WEIGHT_UNIT,
+    DenseIds,
+    Order,
+    choose_interactions,
+    order_interactions,
+)
+from cadc_rec.data.prepare.split import LeaveLastTwo, Rows, Split, TimeSplit
+from cadc_rec.data.prepare.vocabulary import encode_attributes
+from cadc_rec.data.sources.generated import read_generated
+from cadc_rec.data.sources.own_tables import read_tables
+from cadc_rec.data.sources.public_datasets import READERS
+from cadc_rec.data.sources.raw_input import RawInput
+from cadc_rec.data.sources.raw_tables import RawTables, Side
+from cadc_rec.data.streams import ROW_GROUP_ROWS, prefetched, rechunk, write_parquet, write_parts
+from cadc_rec.log import track
+from cadc_rec.store.artifact import Draft
+
+GROUPS_PER_PART = 16
+_STEPS = 5
+INTERACTIONS = pa.schema([("user", pa.int32()), ("item", pa.int32()), ("timestamp", pa.int64())])
+WEIGHT = pa.field("weight", pa.float32())
+
+
+def build_dataset(config: DataConfig, raw: RawInput, draft: Draft) -> None:
+    """Fill the draft of the prepare stage. Only the rank that writes may call it.
+
+    Args:
+        config: source, which rows are kept, split and engine.
+        raw: from `find_raw`.
+        draft: its ``info`` receives users, items, train, val, test, duplicates_dropped,
+            removed_by_k_core, users_train_only, has_time and order, and what the options
+            removed; ``rows`` the raw rows.
+
+    Raises:
+        CadcError: the raw input is not as published, or nothing is left of it.
+    """
+    # Inside the draft, so that what a killed job leaves is swept away with it.
+    scratch = draft.path / ".scratch"
+    scratch.mkdir()
+    memory = parse_memory(config.memory) if config.memory else None
+    spill = Path(config.spill).expanduser() if config.spill else None
+    try:
+        with (
+            open_engine(scratch, memory, spill) as reader,
+            _preparing_engine(config, reader, scratch) as engine,
+        ):
+            _build(config, raw, draft, reader, engine, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _build(
+    config: DataConfig, raw: RawInput, draft: Draft, reader: Backend, engine: Engine, scratch: Path
+) -> None:
+    with track("prepare", _STEPS, "steps") as ticker:
+        tables = _read_source(config, raw, reader, scratch)
+        order = Order(tables.has_time, config.split_seed)
+        # Read once: what a source gives is an expression over its files.
+        rows = engine.adopt(_typed(tables, summed=config.duplicates == "sum"))
+        raw_rows = count(engine, rows)
+        ticker.advance(note="dropping duplicates")
+        kept = choose_interactions(config, tables, engine, rows, raw_rows, order)
+        ticker.advance(2, note="dense ids")
+        ids = DenseIds.of(engine, kept.rows)
+        ticker.advance(note="ordering each user's interactions")
+        in_order = order_interactions(kept.rows, ids, order)
+        stream = map(_as_rows, engine.stream(in_order, ROW_GROUP_ROWS))
+        split: Split = LeaveLastTwo(stream) if kept.cuts is None else TimeSplit(stream, *kept.cuts)
+        train_rows = _write_train(split, kept.at_most, tables.weighted(config), draft.path)
+        ticker.advance()
+
+    users, items = engine.to_reader(ids.users), engine.to_reader(ids.items)
+    n_users, n_items = (int(side.count().to_pyarrow().as_py()) for side in (users, items))
+    val_rows = _write_held_out(split.validation, draft.path / "val.parquet")
+    test_rows = _write_held_out(split.test, draft.path / "test.parquet")
+    attributes = {
+        "user": _write_entities(users, tables, "user", draft.path / "users.parquet"),
+        "item": _write_entities(items, tables, "item", draft.path / "items.parquet"),
+    }
+    text = json.dumps(attributes, indent=2, ensure_ascii=False) + "\n"
+    (draft.path / "attributes.json").write_text(text, "utf-8")
+    if tables.rejected is not None and tables.rejected.is_dir():
+        tables.rejected.rename(draft.path / "rejected")
+    draft.rows = raw_rows
+    late = kept.at_most - split.distinct  # repeated pairs that the stream dropped
+    removed = {"duplicates_dropped": 0, "removed_by_k_core": 0} | kept.removed
+    removed["duplicates_dropped"] += late
+    draft.info.update(
+        users=n_users,
+        items=n_items,
+        train=train_rows,
+        val=val_rows,
+        test=test_rows,
+        **removed,
+        users_train_only=n_users - test_rows,
+        has_time=tables.has_time,
+        order=("time" if tables.has_time else f"seeded random, split_seed={config.split_seed}"),
+        **tables.counts,
+    )
+    if kept.cuts is not None:
+        draft.info.update(
+            validation_from=kept.cuts[0], test_from=kept.cuts[1], after_held_out=split.unused
+        )
+
+
+@contextlib.contextmanager
+def _preparing_engine(config: DataConfig, reader: Backend, scratch: Path) -> Iterator[Engine]:
+    """The engine that ``data.engine`` names; it keeps what it has to under `scratch`."""
+    if config.engine == "duckdb":
+        yield DuckdbEngine(reader)
+        return
+    from cadc_rec.data.prepare.spark import open_spark  # a dependency that not everybody has
+
+    with open_spark(config, reader, scratch) as engine:
+        yield engine
+
+
+def _read_source(config: DataConfig, raw: RawInput, backend: Backend, scratch: Path) -> RawTables:
+    """The raw tables of `config.source`; `scratch` keeps files until the tables were used."""
+    if config.source == "generated":
+        return read_generated(config.generated, backend, scratch)
+    if config.source == "tables":
+        assert raw.tables is not None
+        return read_tables(config.tables, raw.tables, backend, scratch)
+    assert raw.path is not None
+    return READERS[config.source](backend, raw.path, scratch)
+
+
+def _typed(tables: RawTables, *, summed: bool) -> ir.Table:
+    """user_id, item_id, timestamp (0 where the source has none), row, perhaps weight."""
+    rows = tables.interactions
+    columns = {
+        "timestamp": rows.timestamp if tables.has_time else ibis.literal(0, "int64"),
+    }
+    if "weight" in rows.columns:
+        columns["weight"] = (rows.weight * WEIGHT_UNIT).round().cast("int64")
+    elif summed:
+        columns["weight"] = ibis.literal(WEIGHT_UNIT, "int64")
+    return rows.select("user_id", "item_id", "row", **columns)
+
+
+def _as_rows(batch: pa.RecordBatch) -> Rows:
+    return Rows(*(column.to_numpy() for column in batch.columns))
+
+
+def _as_table(rows: Rows) -> pa.Table:
+    columns = [rows.user, rows.item, rows.timestamp]
+    if rows.weight is None:
+        return pa.table(columns, schema=INTERACTIONS)
+    return pa.table([*columns, rows.weight], schema=INTERACTIONS.append(WEIGHT))
+
+
+def _write_train(split: Split, at_most: int, weighted: bool, folder: Path) -> int:
+    """Write D_full as it comes; the number of rows.
+
+    Sorting, splitting and compressing take about as long as each other; the first two run in
+    threads of their own.
+    """
+    written = 0
+    schema = INTERACTIONS.append(WEIGHT) if weighted else INTERACTIONS
+    tables = rechunk(map(_as_table, split.train()), ROW_GROUP_ROWS)
+    with (
+        track("prepare: write", at_most, "rows") as ticker,
+        contextlib.closing(prefetched(tables, depth=2)) as ready,
+    ):
+
+        def counted() -> Iterator[pa.Table]:
+            nonlocal written
+            for table in ready:
+                yield table
+                written += table.num_rows
+                ticker.advance(table.num_rows)
+
+        write_parts(folder / "train", schema, counted(), GROUPS_PER_PART)
+    return written
+
+
+def _write_held_out(rows: Rows, path: Path) -> int:
+    """Write one held-out interaction a user; the number of rows."""
+    write_parquet(path, _as_table(rows.without_weight()))
+    return len(rows)
+
+
+def _write_entities(
+    ids: ir.Table, tables: RawTables, side: Side, path: Path
+) -> list[dict[str, Any]]:
+    """Write one side's original ids, titles and attribute codes; describe the attributes."""
+    entities = tables.users if side == "user" else tables.items
+    declared = tables.attributes_of(side)
+    columns = [f"{side}_id"]
+    joined = ids
+    if entities is not None:
+        columns += [name for name in ("title",) if name in entities.columns]
+        wanted = entities.select(*columns, *(attribute.name for attribute in declared))
+        joined = ids.left_join(wanted, f"{side}_id")
+    rows = joined.order_by(side).select(*columns, *(a.name for a in declared)).to_pyarrow()
+    table, described = encode_attributes(rows, declared)
+    write_parquet(path, table)
+    return described

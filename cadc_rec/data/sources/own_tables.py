@@ -1,0 +1,261 @@
+"""The user's own tables as raw tables; `cadc_rec.data.tables` reads their formats."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+from ibis.backends.duckdb import Backend
+
+from cadc_rec.config.tables import EntityTable, InteractionsTable, ItemsTable, TablesConfig
+from cadc_rec.data.engine import disk_is_full
+from cadc_rec.data.sources.raw_tables import AttributeColumn, RawTables, Side, TimeUnit
+from cadc_rec.data.tables.columnar import scan_columnar
+from cadc_rec.data.tables.columns import (
+    INTEGER,
+    Typed,
+    attribute_column,
+    count_matches,
+    declared,
+    id_column,
+    id_type,
+    number_column,
+    time_column,
+    time_kind,
+    weight_column,
+    without,
+)
+from cadc_rec.data.tables.files import FileSet, TableFiles
+from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW, Scan, good_rows
+from cadc_rec.data.tables.text import TextFormat, scan_text
+from cadc_rec.errors import CadcError
+from cadc_rec.log import log
+
+IdKind = Literal["integer", "string"]
+_COLUMNS = ("user", "item", "timestamp", "rating", "weight")
+_TIMES = {
+    "integer": "whole numbers, taken as they are",
+    "number": "numbers, taken as seconds",
+    "timestamp": "dates or datetimes",
+}
+
+
+def read_tables(
+    config: TablesConfig, files: TableFiles, backend: Backend, scratch: Path
+) -> RawTables:
+    """The raw tables of the user's files.
+
+    Args:
+        config: names the columns.
+        files: from `find_tables`.
+        backend: will run the expressions.
+        scratch: a folder for what is unpacked or converted.
+
+    Raises:
+        CadcError: a file, column or row that cannot be read as declared; names file, line or row
+            and column.
+    """
+    backend.raw_sql("SET TimeZone = 'UTC'")  # a datetime that names no zone is meant as UTC
+    return _Reader(config, backend, scratch).read(files)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What every table is read with."""
+
+    config: TablesConfig
+    backend: Backend
+    scratch: Path
+
+    def read(self, files: TableFiles) -> RawTables:
+        config = self.config
+        keys = config.interactions
+        interactions = self._scan(files.interactions, "interactions", _wanted_interactions(keys))
+        users = self._side("user", config.users, files.users)
+        items = self._side("item", config.items, files.items)
+        user_kind = _id_kind("user", config.user_ids, [(interactions, keys.user), users.ids])
+        item_kind = _id_kind("item", config.item_ids, [(interactions, keys.item), items.ids])
+        rows, counts = self._interactions(interactions, user_kind, item_kind)
+        return RawTables(
+            interactions=rows,
+            users=self._entities(users, user_kind, counts),
+            items=self._entities(items, item_kind, counts),
+            attributes=(*users.attributes.values(), *items.attributes.values()),
+            has_time=bool(keys.timestamp),
+            time_unit=self._unit(interactions),
+            counts=counts,
+            rejected=self._rejected,
+        )
+
+    def _unit(self, scan: Scan) -> TimeUnit:
+        """What the timestamps count once they are converted."""
+        keys = self.config.interactions
+        if not keys.timestamp or time_kind(scan.rows, keys.timestamp, "") == "integer":
+            return keys.unit
+        return "us"
+
+    @property
+    def _rejected(self) -> Path | None:
+        """The folder for rows that are not as declared; None where they are errors."""
+        return self.scratch / "rejected" if self.config.on_bad_row == "reject" else None
+
+    def _scan(self, found: FileSet, role: str, wanted: Mapping[str, str]) -> Scan:
+        if found.format != "text":
+            return scan_columnar(self.backend, found, role, wanted, self.scratch)
+        layout = TextFormat(self.config.delimiter, self.config.encoding)
+        reject = self._rejected is not None
+        return scan_text(self.backend, found, role, wanted, layout, self.scratch, reject=reject)
+
+    def _side(self, side: Side, config: EntityTable, found: FileSet | None) -> _Side:
+        if found is None:
+            return _Side(side, config, None, {})
+        attributes = declared(config, side)
+        scan = self._scan(found, f"{side}s", _wanted_entities(config, attributes, side))
+        return _Side(side, config, scan, attributes)
+
+    def _good(
+        self, scan: Scan, typed: Mapping[str, Typed], unique: str | None = None
+    ) -> tuple[ir.Table, dict[str, int]]:
+        folder = self._rejected
+        file = folder and folder / f"{scan.role}.parquet"
+        with _whole(scan):
+            return good_rows(self.backend, scan, typed, unique=unique, rejected=file)
+
+    def _interactions(
+        self, scan: Scan, user_kind: IdKind, item_kind: IdKind
+    ) -> tuple[ir.Table, dict[str, int]]:
+        """user_id, item_id, row and, where there is time, timestamp; counts of the other rows."""
+        keys, raw = self.config.interactions, scan.rows
+        typed = {
+            "user_id": id_column(raw[keys.user], keys.user, user_kind),
+            "item_id": id_column(raw[keys.item], keys.item, item_kind),
+        }
+        if keys.timestamp:
+            where = f"{scan.files[0]}: its column {keys.timestamp}"
+            with _whole(scan):
+                kind = time_kind(raw, keys.timestamp, where)
+            log.info("%s holds the time as %s", keys.timestamp, _TIMES[kind])
+            typed["timestamp"] = time_column(raw[keys.timestamp], keys.timestamp, kind)
+        if keys.weight:
+            typed["weight"] = weight_column(raw[keys.weight], keys.weight)
+        least = keys.min_rating
+        if keys.rating:
+            rating = raw[keys.rating]
+            typed["rating"] = number_column(rating, keys.rating, required=least is not None)
+        rows, counts = self._good(scan, typed)
+        if least is not None:
+            good = counts["rows_read"] - counts.get("rejected", 0)
+            rows = rows.filter(rows["rating"] >= least)
+            counts["below_min_rating"] = good - int(rows.count().to_pyarrow().as_py())
+            if counts["below_min_rating"] == good:
+                raise CadcError(
+                    f"data.tables.interactions.min_rating = {least} leaves no interaction at all; "
+                    "lower it."
+                )
+        return rows.rename(row=ROW).drop(FILE, FILE_ROW), counts
+
+    def _entities(self, side: _Side, kind: IdKind, counts: dict[str, int]) -> ir.Table | None:
+        """The id, the title where there is one, and the attributes, as the dataset calls them.
+
+        Adds to `counts` how many rows were rejected.
+        """
+        if side.scan is None:
+            return None
+        scan, config, raw = side.scan, side.config, side.scan.rows
+        typed = {f"{side.side}_id": id_column(raw[config.id], config.id, kind)}
+        if isinstance(config, ItemsTable) and config.title:
+            title = raw[config.title].cast("string").nullif("")
+            typed["title"] = Typed(config.title, title, ibis.null("string"))
+        for column, attribute in side.attributes.items():
+            where = f"{scan.files[0]}: its column {column}"
+            known = without(raw[column], config.missing)
+            typed[attribute.name] = attribute_column(
+                known, column, attribute.kind, config.separator, where
+            )
+        rows, found = self._good(scan, typed, unique=f"{side.side}_id")
+        if "rejected" in found:
+            counts[f"rejected_{side.side}s"] = found["rejected"]
+        with _whole(scan):  # also the columns that cannot have a fault
+            return self.backend.create_table(f"good_{scan.role}", rows.drop(ROW, FILE, FILE_ROW))
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The users' or the items' table, before its rows are converted."""
+
+    side: Side
+    config: EntityTable
+    scan: Scan | None
+    attributes: Mapping[str, AttributeColumn]
+
+    @property
+    def ids(self) -> tuple[Scan | None, str]:
+        """The table and its column of ids."""
+        return self.scan, self.config.id
+
+
+@contextlib.contextmanager
+def _whole(scan: Scan) -> Iterator[None]:
+    """Turn the engine's error about a file it cannot read to its end into one that names it."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException:
+        raise
+    except duckdb.Error as error:
+        if disk_is_full(error):
+            raise
+        raise scan.damaged(error) from None
+
+
+def _wanted_interactions(config: InteractionsTable) -> dict[str, str]:
+    """The setting that names each column."""
+    named = {key: getattr(config, key) for key in _COLUMNS}
+    return {column: f"data.tables.interactions.{key}" for key, column in named.items() if column}
+
+
+def _wanted_entities(
+    config: EntityTable, attributes: Mapping[str, AttributeColumn], side: Side
+) -> dict[str, str]:
+    """The setting that names each column of a side's table."""
+    section = f"data.tables.{side}s"
+    wanted = {config.id: f"{section}.id"}
+    if isinstance(config, ItemsTable) and config.title:
+        wanted[config.title] = f"{section}.title"
+    return wanted | {column: f"{section}.{a.kind}" for column, a in attributes.items()}
+
+
+def _id_kind(
+    side: Side, asked: Literal["auto", "integer", "string"], columns: list[tuple[Scan | None, str]]
+) -> IdKind:
+    """One type for a side's ids in every table that has them.
+
+    Raises:
+        CadcError: one table's ids are integers and another's text, by their files' types.
+    """
+    found = [(scan, column) for scan, column in columns if scan is not None]
+    typed: dict[IdKind, str] = {}
+    for scan, column in found:
+        if not scan.is_text:
+            where = f"{scan.files[0]}: its column {column}"
+            typed.setdefault(id_type(scan.rows[column], where), where)
+    if asked != "auto":
+        return asked
+    if len(typed) == 2:
+        raise CadcError(
+            f"{typed['integer']} is a number, and {typed['string'].replace(': its', ',')} is text; "
+            f"write both alike, or set data.tables.{side}_ids to 'integer' or 'string'."
+        )
+    if typed:
+        return next(iter(typed))
+    for scan, column in found:
+        counts = count_matches(scan.rows, column, {"integer": INTEGER})
+        if counts["integer"] < counts["known"]:
+            log.info("%s ids are taken as text: not all in %s are whole numbers", side, column)
+            return "string"
+    return "integer"

@@ -1,0 +1,127 @@
+"""Rows of a table that is dealt to the ranks by contiguous shares: joined, fetched, written.
+
+In: this rank's share of the rows. Out: all of them on every rank, with gradients (`join_shares`);
+some rows (`fetch_rows`); or one file of all (`write_rows`).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from cadc_rec.distributed.processes import Processes
+
+_PIECE = 2**26  # bytes of rows sent at once
+_ALIGNMENT = 8  # of the tensor's first byte, as the format has it
+
+
+class _JoinShares(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, n: int, processes: Processes) -> torch.Tensor:
+        ctx.processes, ctx.n = processes, n
+        return processes.all_gather_rows(rows.contiguous(), n)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        processes: Processes = ctx.processes
+        gradient = gradients[0].contiguous()
+        mine = len(processes.share(ctx.n))
+        world = processes.world_size
+        # All-to-all and a sum, not a reduce-scatter: shares may differ by a row.
+        received = gradient.new_empty(world * mine, *gradient.shape[1:])
+        sizes = [len(processes.share_of(rank, ctx.n)) for rank in range(world)]
+        dist.all_to_all_single(received, gradient, [mine] * world, sizes)
+        return received.view(world, mine, *gradient.shape[1:]).sum(0), None, None
+
+
+def join_shares(rows: torch.Tensor, n: int, processes: Processes) -> torch.Tensor:
+    """Every rank's ``processes.share(n)`` of rows as ``[n, d]``, on every rank, differentiable.
+
+    On the way back each rank is given the sum of all ranks' gradients of its own rows.
+
+    Args:
+        rows: ``[share, d]``, this rank's.
+        n: rows of all shares together.
+        processes: the ranks; all of them must call, and all must run backward or none.
+    """
+    if processes.world_size == 1:
+        return rows
+    joined: torch.Tensor = _JoinShares.apply(rows, n, processes)
+    return joined
+
+
+def fetch_rows(
+    local: torch.Tensor, ids: torch.Tensor, n: int, processes: Processes
+) -> torch.Tensor:
+    """Rows `ids` of the whole table, by two all-to-alls: which rows, and the rows.
+
+    Every rank must call, also one that needs none.
+
+    Args:
+        local: ``[share, d]``, rows ``processes.share(n)`` of the table.
+        ids: int64 ``[m]``, ascending, each at most once.
+        n: rows of the whole table.
+        processes: the ranks.
+
+    Returns:
+        ``[m, d]``.
+    """
+    if processes.world_size == 1:
+        return local[ids]
+    starts = [processes.share_of(rank, n).start for rank in range(processes.world_size)]
+    bounds = torch.searchsorted(ids, torch.tensor([*starts[1:], n], device=ids.device)).tolist()
+    asked = [end - begin for begin, end in zip([0, *bounds[:-1]], bounds, strict=True)]
+    counts = torch.empty(processes.world_size, dtype=torch.int64, device=ids.device)
+    dist.all_to_all_single(counts, torch.tensor(asked, device=ids.device))
+    owed: list[int] = counts.tolist()
+    wanted = ids.new_empty(sum(owed))
+    dist.all_to_all_single(wanted, ids, owed, asked)
+    rows = local.new_empty(len(ids), local.shape[1])
+    answer = local[wanted - processes.share(n).start]
+    dist.all_to_all_single(rows, answer, asked, owed)
+    return rows
+
+
+def write_rows(file: Path, name: str, local: torch.Tensor, n: int, processes: Processes) -> None:
+    """Write a table as one safetensors file of float32, which no process has to hold.
+
+    Every rank must call. Rank 0 writes its own rows, then receives and writes the others' in
+    pieces; the file is to the byte what `safetensors` itself writes of the whole table.
+
+    Args:
+        file: where to, on rank 0.
+        name: of the one tensor in it.
+        local: ``[share, d]``, rows ``processes.share(n)``.
+        n: rows of the whole table.
+        processes: the ranks.
+    """
+    width = local.shape[1]
+    step = max(1, _PIECE // (4 * max(1, width)))
+    mine = (local[at : at + step].detach().float().cpu() for at in range(0, len(local), step))
+    if processes.rank:
+        for piece in mine:
+            dist.send(piece.contiguous(), dst=0)
+        return
+    with file.open("wb") as out:
+        out.write(_header(name, n, width))
+        for piece in mine:
+            out.write(piece.contiguous().numpy().data)
+        for rank in range(1, processes.world_size):
+            rows = len(processes.share_of(rank, n))
+            for at in range(0, rows, step):
+                piece = torch.empty(min(step, rows - at), width)
+                dist.recv(piece, src=rank)
+                out.write(piece.numpy().data)
+
+
+def _header(name: str, n: int, width: int) -> bytes:
+    """The length and the JSON that come before the rows."""
+    entry = {"dtype": "F32", "shape": [n, width], "data_offsets": [0, 4 * n * width]}
+    text = json.dumps({name: entry}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return struct.pack("<Q", len(text)) + text

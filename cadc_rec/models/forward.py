@@ -1,0 +1,191 @@
+"""What the vector of a user and of an item is: the one place that says it.
+
+In: rows of the id tables, pooled attributes, and what a history comes to, wherever they were looked
+up. Out: `Vectors`, in parts; the score of a user and an item is the sum of the parts' dot products.
+
+Training scores pairs part by part, since only the learned one has a gradient (`scores`). Whoever
+wants one vector joins the parts (`Vectors.joined`): the plain dot product of two is the score. So
+training, evaluation, exported programs, TorchRec modules, planning and updates all come through
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from cadc_rec.data.load.batches import PairPattern
+from cadc_rec.models.history import History, HistoryReader
+from cadc_rec.models.prior import HistoryPrior
+from cadc_rec.models.rows import TensorRows
+from cadc_rec.models.sparse import pair_scores, products_at
+from cadc_rec.models.tower import Tower
+
+_CHUNK = 1024  # histories at once: each looks dozens of rows up
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Vectors of n users, or of n items, in parts.
+
+    Attributes:
+        learned: ``[n, tower[-1]]``, of the tower; None without towers.
+        residual: ``[n, factors + 2]``, the factorization's own; None without it.
+        prior: ``[n, some]`` for each of the prior's scores; none without a prior. Unscaled: its
+            factors belong to the score, and are put on the user's side where parts are joined.
+    """
+
+    learned: torch.Tensor | None = None
+    residual: torch.Tensor | None = None
+    prior: tuple[torch.Tensor, ...] = ()
+
+    def joined(self, factors: Sequence[float] | torch.Tensor | None = None) -> torch.Tensor:
+        """One vector ``[n, d]`` each, in this order: learned, residual, prior.
+
+        Args:
+            factors: of the prior's scores, on the user's side; None leaves them out.
+        """
+        prior = list(self.prior)
+        if factors is not None:
+            prior = [factors[place] * part for place, part in enumerate(prior)]
+        parts = [part for part in (self.learned, self.residual, *prior) if part is not None]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def side_vectors(
+    tower: Tower | None,
+    rows: torch.Tensor | None,
+    features: torch.Tensor | None,
+    context: Sequence[torch.Tensor],
+    prior: Sequence[torch.Tensor],
+) -> Vectors:
+    """Vectors of ids of either side.
+
+    Args:
+        tower: the side's layers; None is a model without towers.
+        rows: ``[n, id_dim]``, of the id tables side by side; read by towers alone.
+        features: ``[n, width]``, of the pooled attributes; None, or of width 0, without any.
+        context: further frozen rows that the tower reads, each ``[n, some]``.
+        prior: this side of each of the prior's scores, each ``[n, some]``.
+    """
+    if tower is None:
+        return Vectors(prior=tuple(prior))
+    assert rows is not None
+    learned, residual = tower(rows, features, context)
+    return Vectors(learned, residual, tuple(prior))
+
+
+def user_vectors(
+    tower: Tower | None,
+    rows: torch.Tensor | None,
+    features: torch.Tensor | None,
+    history: History | None,
+) -> Vectors:
+    """Vectors of users: their rows and attributes, and what their histories come to."""
+    if history is None:
+        return side_vectors(tower, rows, features, [], [])
+    return side_vectors(tower, rows, features, history.context(), history.prior())
+
+
+def item_vectors(
+    tower: Tower | None,
+    rows: torch.Tensor,
+    features: torch.Tensor | None,
+    targets: torch.Tensor | None,
+    with_prior: bool,
+) -> Vectors:
+    """Vectors of items: their rows and attributes, and what leads to them.
+
+    Args:
+        tower: the items' layers; None is a model without towers.
+        rows: ``[n, id_dim]``, of the id tables side by side.
+        features: ``[n, width]``, of the pooled attributes.
+        targets: ``[n, e]``, the items as what came after; None without transitions.
+        with_prior: whether there is one.
+    """
+    context = [] if targets is None else [targets]
+    frozen = rows if tower is None else rows[:, : tower.ids.width]
+    prior = item_prior(frozen, targets) if with_prior else []
+    return side_vectors(tower, rows, features, context, prior)
+
+
+def item_prior(frozen: torch.Tensor, targets: torch.Tensor | None) -> list[torch.Tensor]:
+    """The item's side of each of the prior's scores: the frozen row, and the row as a target."""
+    return [frozen] if targets is None else [frozen, targets]
+
+
+def scores(
+    users: Vectors,
+    items: Vectors,
+    factors: torch.Tensor | None,
+    pattern: PairPattern[torch.Tensor] | None,
+) -> torch.Tensor:
+    """Scores of a batch with towers: ``[pairs]``, or ``[users, items]`` without a pattern.
+
+    Gradients flow to the learned parts and to the factors; nothing is computed for the others.
+    """
+    assert users.learned is not None
+    assert items.learned is not None
+
+    def products(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+        if pattern is None:
+            return mine @ theirs.t()
+        return products_at(pattern.crow, pattern.col, mine, theirs)
+
+    if pattern is None:
+        total = users.learned @ items.learned.t()
+    else:
+        total = pair_scores(users.learned, items.learned, pattern)
+    if users.residual is not None:
+        assert items.residual is not None
+        total = total + products(users.residual, items.residual)
+    if factors is not None:
+        for factor, mine, theirs in zip(factors, users.prior, items.prior, strict=True):
+            # The factor goes on the products: their vectors need no gradient then.
+            total = torch.addcmul(total.float(), factor, products(mine, theirs).float())
+    return total
+
+
+class PriorAlone(nn.Module):
+    """A model without towers: a history's vector is what the prior says of it.
+
+    Args:
+        prior: of the item table.
+        factors: of its scores.
+        items: ``[n_items, dim]``, the frozen table.
+        sources: ``[n_items, e]``, items as what came before; None without transitions.
+        targets: ``[n_items, e]``, likewise as what came after.
+    """
+
+    def __init__(
+        self,
+        prior: HistoryPrior,
+        factors: Sequence[float],
+        items: torch.Tensor,
+        sources: torch.Tensor | None = None,
+        targets: torch.Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.reader, self.factors = HistoryReader(prior=prior), list(factors)
+        self.items = TensorRows(items)
+        self.sources = None if sources is None else TensorRows(sources)
+        self.targets = targets
+
+    def forward(self, history: torch.Tensor) -> torch.Tensor:
+        """``[n, d]`` of integer ``[n, L]``, the latest first, -1 where they have ended."""
+        return user_vectors(None, None, None, self._read(history)).joined(self.factors)
+
+    def users(self, history: torch.Tensor) -> Vectors:
+        """Vectors of any number of histories ``[n, L]``, a chunk at a time."""
+        pieces = [self._read(chunk) for chunk in history.split(_CHUNK)]
+        return user_vectors(None, None, None, History.joined(pieces))
+
+    def every_item(self) -> Vectors:
+        """Vectors of all items."""
+        return item_vectors(None, self.items.weight, None, self.targets, with_prior=True)
+
+    def _read(self, history: torch.Tensor) -> History:
+        return self.reader.read(history, self.items, self.sources)

@@ -1,0 +1,111 @@
+"""A pipeline where it runs: in this process alone, among launched ranks, or with local workers.
+
+In: an experiment and a work folder. Out: a `Pipeline` that knows its peers. Where
+``compute.processes`` asks for several and no launcher started this process, the train stage runs in
+that many workers of its own, each of which is handed the experiment as JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cadc_rec.config.experiment import Experiment
+from cadc_rec.distributed.launch import is_local_worker, run_workers
+from cadc_rec.log import log
+from cadc_rec.pipeline.pipeline import Pipeline, launched
+from cadc_rec.versions import require_trio
+
+_JOB = "_CADC_REC_JOB"
+"""Holds, in a worker's environment, what it is to train."""
+
+
+@contextlib.contextmanager
+def opened(
+    experiment: Experiment,
+    workdir: Path,
+    data_dir: Path | None = None,
+    *,
+    force: Sequence[str] = (),
+    profile: bool = False,
+    resume: Path | None = None,
+) -> Iterator[Pipeline]:
+    """The pipeline of an experiment, joined to its peers when launched among them.
+
+    Args:
+        experiment: all the settings.
+        workdir: where artifacts live.
+        data_dir: where raw archives are looked for.
+        force: stages to make anew even when they are there.
+        profile: train anew under torch's profiler.
+        resume: a checkpoint to go on with; None looks for the newest.
+
+    Raises:
+        CadcError: the libraries do not fit each other, the peers cannot be joined, or this rank
+            speaks for one that failed.
+        SystemExit: another rank speaks.
+    """
+
+    def launch(force_train: bool) -> None:
+        told = {
+            "experiment": experiment.model_dump(mode="json"),
+            "workdir": str(workdir),
+            "data_dir": None if data_dir is None else str(data_dir),
+            "force": ["train"] if force_train else [],
+            "profile": profile,
+            "resume": None if resume is None else str(resume),
+        }
+        debug = ["--debug"] if "--debug" in sys.argv else []
+        run_workers(["worker", *debug], experiment.compute.processes, {_JOB: json.dumps(told)})
+
+    if not launched():
+        yield Pipeline(
+            experiment,
+            workdir,
+            data_dir,
+            force,
+            launch=launch if experiment.compute.processes > 1 else None,
+            profile=profile,
+            resume=resume,
+        )
+        return
+    require_trio()
+    from cadc_rec.distributed.processes import processes
+
+    with processes(experiment.compute) as joined:
+        # A local worker's stages are named by the process that started it.
+        tell = log.debug if is_local_worker() else log.info
+        yield Pipeline(
+            experiment,
+            workdir,
+            data_dir,
+            force,
+            joined,
+            tell=tell,
+            profile=profile,
+            resume=resume,
+        )
+
+
+def train_as_worker() -> None:
+    """Do a local worker's part of the training that `opened` handed out.
+
+    Raises:
+        CadcError: see `opened`.
+    """
+    told: dict[str, Any] = json.loads(os.environ[_JOB])
+    data_dir, resume = told["data_dir"], told["resume"]
+    with opened(
+        Experiment.model_validate(told["experiment"]),
+        Path(told["workdir"]),
+        None if data_dir is None else Path(data_dir),
+        force=told["force"],
+        profile=told["profile"],
+        resume=None if resume is None else Path(resume),
+    ) as pipeline:
+        pipeline.run(until="train")

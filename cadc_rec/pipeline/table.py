@@ -1,0 +1,242 @@
+"""The table of stages: what each reads, what decides its result, and which function makes it.
+
+A stage is one row of `TABLE`; there is no other place that names them all. The order is that in
+which a run makes them. Above the rows stand the settings that enter a key where these are more than
+a section's own, and the functions that import what a stage needs. An update's rows, which go on
+from earlier artifacts, are in `cadc_rec.updates.table`.
+
+Libraries that take seconds to import are imported where a stage is really built, so that a run
+that finds everything done ends at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cadc_rec.config.experiment import Experiment
+from cadc_rec.pipeline.stage import Alone, Job, Stage, Together
+from cadc_rec.store.artifact import Artifact, Draft
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cadc_rec.config.experiment import SelectConfig
+
+
+# What decides a result, where it is not simply the sections the stage reads.
+
+
+def _pretrain_settings(job: Job) -> dict[str, Any]:
+    pretrain = job.experiment.pretrain
+    settings: dict[str, Any] = {"pretrain": pretrain.decisive()}
+    if pretrain.model != "popularity":  # counting draws nothing
+        settings["seed"] = job.experiment.seed
+    if pretrain.model == "mlp":  # its batches are dealt to ranks
+        settings["processes"] = job.ranks
+    return settings
+
+
+def _transitions_settings(job: Job) -> dict[str, Any]:
+    e = job.experiment
+    scale = e.pretrain.scale
+    return {"transitions": e.transitions.decisive(), "scale": scale, "seed": e.seed}
+
+
+def _select_settings(job: Job) -> dict[str, Any]:
+    e = job.experiment
+    settings = {"select": sharded(job).decisive(), "history": e.history.length}
+    if e.select.kind != "everything":  # it draws nothing
+        settings["seed"] = e.seed
+    return settings
+
+
+def _train_settings(job: Job) -> dict[str, Any]:
+    e = job.experiment
+    sections = {
+        "model": e.model,
+        "train": e.train,
+        "sharding": e.sharding,
+        "history": e.history,
+        "prior": e.prior,
+        "negatives": e.negatives,
+    }
+    settings: dict[str, Any] = {name: section.decisive() for name, section in sections.items()}
+    rows = int(job.artifact("selection").info["selected"])
+    if e.loader.streams(rows, e.history.length):  # the buffer decides the order of the rows
+        settings["stream"] = e.loader.buffer_rows
+    return {**settings, "seed": e.seed, "processes": job.readers}
+
+
+def _evaluate_settings(job: Job) -> dict[str, Any]:
+    e = job.experiment
+    sections = {"model": e.model, "evaluate": e.evaluate, "history": e.history, "prior": e.prior}
+    settings: dict[str, Any] = {name: section.decisive() for name, section in sections.items()}
+    if e.model.kind == "two_tower":  # rounds what is looked up
+        settings["frozen_storage"] = e.sharding.frozen_storage
+    return settings
+
+
+def sharded(job: Job) -> SelectConfig:
+    """``[select]`` with its number of shards, where that is left to us."""
+    from cadc_rec.data.select.settings import with_shards
+
+    total = int(job.artifact("dataset").info["train"])
+    return with_shards(job.experiment.select, total, job.readers)
+
+
+# Which functions make the stages.
+
+
+def _prepare(job: Job) -> Alone:
+    from cadc_rec.data.prepare.build_dataset import build_dataset
+    from cadc_rec.data.sources.raw_input import RawInput
+
+    raw = job.inputs["raw"]
+    assert isinstance(raw, RawInput)
+    return lambda draft: build_dataset(job.experiment.data, raw, draft)
+
+
+def _pretrain(job: Job) -> Together:
+    from cadc_rec.pipeline.stages import pretrain
+
+    e = job.experiment
+    rows = int(job.artifact("dataset").info["train"])
+    pretrain.warm_up(e.pretrain, rows, e.compute.device)
+    return lambda processes, draft: pretrain.build_tables(
+        e.pretrain, e.seed, job.open_dataset(), processes, draft, e.sharding, e.compute.mf_tables
+    )
+
+
+def _transitions(job: Job) -> Together:
+    from cadc_rec.pipeline.stages.transitions import build_transitions
+
+    e = job.experiment
+    return lambda processes, draft: build_transitions(
+        e.transitions, e.pretrain.scale, e.seed, job.open_dataset(), processes, draft
+    )
+
+
+def _select(job: Job) -> Alone:
+    build = select_several([job])
+    return lambda draft: build({0: draft})
+
+
+def select_several(jobs: Sequence[Job]) -> Callable[[Mapping[int, Draft]], None]:
+    """The function that makes several selections of one dataset in one pass.
+
+    Args:
+        jobs: of the select stage; they differ in their filtering ratio alone.
+
+    Returns:
+        It is given the drafts of those that are missing, by their place in `jobs`.
+    """
+    from cadc_rec.data.select.build_selection import build_selections
+
+    first = jobs[0]
+
+    def scores() -> tuple[np.ndarray, np.ndarray]:
+        ids = first.open_pretrained().ids
+        assert ids is not None
+        user, item = ids.as_dot_products()
+        return user.numpy(), item.numpy()
+
+    def build(drafts: Mapping[int, Draft]) -> None:
+        e, dataset = first.experiment, first.artifact("dataset")
+        asked = [(sharded(jobs[place]), draft) for place, draft in drafts.items()]
+        build_selections(asked, e.seed, dataset, e.history.length, scores)
+
+    return build
+
+
+def _train(job: Job) -> Together:
+    from cadc_rec.pipeline.stages import train
+    from cadc_rec.pipeline.training_run import run_training
+
+    train.warm_up(job.experiment, job.artifact("dataset"))
+    return lambda processes, draft: run_training(job, processes, draft)
+
+
+def _end_checkpoints(job: Job, made: Artifact) -> None:
+    from cadc_rec.pipeline.training_run import end_checkpoints
+
+    end_checkpoints(job, made.cached)
+
+
+def _evaluate(job: Job) -> Together:
+    from cadc_rec.pipeline.stages.evaluate import build_evaluation
+
+    checkpoint = job.artifact("checkpoint") if "checkpoint" in job.inputs else None
+    return lambda processes, draft: build_evaluation(
+        job.experiment, job.open_dataset(), checkpoint, job.open_pretrained(), processes, draft
+    )
+
+
+def _has_transitions(e: Experiment) -> bool:
+    read = e.model.kind == "two_tower" or e.prior.use
+    return bool(e.transitions.window) and read
+
+
+def _has_towers(e: Experiment) -> bool:
+    return e.model.kind == "two_tower"
+
+
+PREPARE = Stage(
+    "prepare",
+    makes="dataset",
+    version=1,
+    reads=lambda _: ["raw"],
+    settings=lambda job: job.experiment.data.decisive(),
+    alone=_prepare,
+)
+PRETRAIN = Stage(
+    "pretrain",
+    makes="tables",
+    version=2,
+    reads=lambda _: ["dataset"],
+    settings=_pretrain_settings,
+    together=_pretrain,
+    wanted=lambda e: e.pretrain.model != "none",
+)
+TRANSITIONS = Stage(
+    "transitions",
+    makes="transitions",
+    version=1,
+    reads=lambda _: ["dataset"],
+    settings=_transitions_settings,
+    together=_transitions,
+    wanted=_has_transitions,
+)
+SELECT = Stage(
+    "select",
+    makes="selection",
+    version=1,
+    reads=lambda e: ["dataset", "tables"] if e.select.kind == "hard" else ["dataset"],
+    settings=_select_settings,
+    alone=_select,
+    wanted=_has_towers,
+)
+TRAIN = Stage(
+    "train",
+    makes="checkpoint",
+    version=2,
+    reads=lambda _: ["dataset", "selection", "tables", "transitions"],
+    settings=_train_settings,
+    together=_train,
+    wanted=_has_towers,
+    workers=True,
+    tidy=_end_checkpoints,
+)
+EVALUATE = Stage(
+    "evaluate",
+    makes="evaluation",
+    version=2,
+    reads=lambda _: ["dataset", "checkpoint", "tables", "transitions"],
+    settings=_evaluate_settings,
+    together=_evaluate,
+)
+
+TABLE = {stage.name: stage for stage in (PREPARE, PRETRAIN, TRANSITIONS, SELECT, TRAIN, EVALUATE)}
+STAGES = tuple(TABLE)
+MAKER = {stage.makes: stage.name for stage in TABLE.values()}
+"""Stage by the name of its artifact."""

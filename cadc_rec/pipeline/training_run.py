@@ -1,0 +1,108 @@
+"""What goes on around a training: its curves, its recording, its checkpoints.
+
+In: a job of the train stage. Out: the stage's files; beside them event files under
+``WORKDIR/tensorboard``, traces under ``WORKDIR/profiles``, checkpoints while it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.errors import CadcError
+from cadc_rec.log import log
+from cadc_rec.pipeline.stage import Job
+from cadc_rec.pipeline.stages.train import build_checkpoint
+from cadc_rec.store.artifact import Draft, artifact_key
+from cadc_rec.store.checkpoints.store import CheckpointStore
+from cadc_rec.tracking.runs import run_folder, tracked, tracker_for
+from cadc_rec.tracking.tracker import Tracker
+from cadc_rec.training.checkpoints import SavedTraining, Training
+
+OnEpoch = Callable[[dict[str, float]], object]
+
+
+def run_training(job: Job, processes: Processes, draft: Draft) -> None:
+    """Fill the draft of the train stage; see `build_checkpoint`.
+
+    Raises:
+        CadcError: ``compute.processes`` asks for processes that nobody launched.
+    """
+    if job.readers != processes.world_size:  # its key says so: it must be true
+        raise CadcError(
+            f"compute.processes = {job.readers} needs a launcher; use cadc-rec, torchx or "
+            "torchrun, or set it to 1."
+        )
+    with (
+        tracked(_tracker(job, processes.rank)) as tracker,
+        _recorded(job, processes.rank, tracker) as on_epoch,
+        SavedTraining(
+            job.workdir,
+            identity_of(job),
+            job.experiment.checkpoint,
+            processes,
+            job.experiment.compute.timeout_seconds,
+            named=job.resume,
+            anew=job.anew and not restarted(),
+        ).opened() as saved,
+    ):
+        build_checkpoint(
+            job.experiment,
+            job.open_dataset(),
+            job.artifact("selection"),
+            job.open_pretrained(),
+            processes,
+            draft,
+            on_epoch,
+            saved,
+        )
+
+
+def end_checkpoints(job: Job, cached: bool) -> None:
+    """Remove the checkpoints of a training whose artifact is there. One rank calls it."""
+    if cached and job.resume is not None:
+        log.info("--resume was not needed: the training had ended; --force trains on from it")
+    if not job.experiment.checkpoint.keep_finished:
+        CheckpointStore(job.workdir, identity_of(job).key).clear()
+
+
+def restarted() -> bool:
+    """Whether a launcher started this process again after an earlier one was lost."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def identity_of(job: Job) -> Training:
+    """Names a training for its checkpoints: by all that decides it but processes and sharding.
+
+    What a frozen table is stored as counts, for it rounds what is looked up.
+    """
+    settings = {k: v for k, v in job.settings.items() if k not in ("processes", "sharding")}
+    settings["frozen_storage"] = job.experiment.sharding.frozen_storage
+    inputs, info = job.fingerprints, job.artifact("dataset").info
+    return Training(
+        artifact_key(job.stage.name, settings, inputs),
+        {"settings": settings, "inputs": inputs},
+        {"users": info["users"], "items": info["items"]},
+    )
+
+
+@contextlib.contextmanager
+def _recorded(job: Job, rank: int, on_epoch: OnEpoch) -> Iterator[OnEpoch]:
+    """Record the training within, where that is asked for; yields what is told of epochs."""
+    if not job.profile:
+        yield on_epoch
+        return
+    from cadc_rec.pipeline.stages.profile import profiled
+
+    folder = job.workdir / "profiles" / job.key
+    with profiled(folder, rank, job.experiment.train.epochs, on_epoch) as told:
+        yield told
+
+
+def _tracker(job: Job, rank: int) -> Tracker:
+    """Where the curves of this training go."""
+    e = job.experiment
+    told = e.model_dump(mode="json", exclude={"tracking"})  # an address may hold a password
+    return tracker_for(e.tracking, run_folder(job.workdir, e.method, e.seed, job.key), told, rank)

@@ -1,0 +1,96 @@
+"""The two models of pre-training whose tables are TorchRec EmbeddingBagCollections.
+
+Matrix factorization (CADC, the pre-training equation): score(u, i) = u'.v' + u_bias + v_bias + b,
+and sigma(score) is the probability of an interaction. A table's row is ``[factors..., bias]``,
+95 + 1 = 96 by default; that row, bias and all, is what the two towers receive. It is trained by
+`cadc_rec.pretrain.alternating`, which works on the tables' rows directly.
+
+An MLP on the two vectors (CADC-MLP): score(u, i) = MLP [u' ; v'], as in Neural Collaborative
+Filtering (He et al. 2017, the MLP part), in place of the dot product. The towers receive the
+tables, and the MLP is thrown away. Its first layer is linear in each of the two vectors, so it runs
+once on each different id of a batch; only what follows the first ReLU runs on pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torchrec import KeyedJaggedTensor
+
+from cadc_rec.data.load.batches import Batch
+from cadc_rec.distributed.sharding import build_collection
+from cadc_rec.models.rows import one_id_each, wait
+
+
+class MatrixFactorization(nn.Module):
+    """Two tables and a global bias.
+
+    Args:
+        n_users: rows of the user table.
+        n_items: rows of the item table.
+        factors: factors of a vector; the bias is one element more.
+    """
+
+    def __init__(self, n_users: int, n_items: int, factors: int) -> None:
+        super().__init__()
+        self.users = build_collection({"user": (n_users, factors + 1)})
+        self.items = build_collection({"item": (n_items, factors + 1)})
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, users: KeyedJaggedTensor, items: KeyedJaggedTensor) -> torch.Tensor:
+        """Scores ``[n]`` of n (user, item) pairs, before the sigmoid."""
+        u, v = wait(self.users(users)).values(), wait(self.items(items)).values()
+        return (u[:, :-1] * v[:, :-1]).sum(1) + u[:, -1] + v[:, -1] + self.bias
+
+    def score(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Scores ``[n]`` of the pairs (users[j], items[j]), both int64 ``[n]``."""
+        scores: torch.Tensor = self(one_id_each("user", users), one_id_each("item", items))
+        return scores
+
+
+class NeuralFactorization(nn.Module):
+    """Two tables and an MLP on their joined rows.
+
+    Args:
+        n_users: rows of the user table.
+        n_items: rows of the item table.
+        width: of a vector.
+        hidden: widths of the hidden layers.
+        device: where the MLP lives.
+    """
+
+    def __init__(
+        self, n_users: int, n_items: int, width: int, hidden: Sequence[int], device: torch.device
+    ) -> None:
+        super().__init__()
+        self.users = build_collection({"user": (n_users, width)})
+        self.items = build_collection({"item": (n_items, width)})
+        # Made on the CPU and moved, so that a seed starts them alike on every device.
+        self.of_user = nn.Linear(width, hidden[0]).to(device)
+        self.of_item = nn.Linear(width, hidden[0], bias=False).to(device)
+        layers: list[nn.Module] = []
+        for before, after in pairwise([*hidden, 1]):
+            layers += [nn.ReLU(), nn.Linear(before, after)]
+        self.mlp = nn.Sequential(*layers).to(device)
+
+    def user_part(self, ids: torch.Tensor) -> torch.Tensor:
+        """The user's half of the first layer, ``[n, hidden[0]]`` of int64 ids ``[n]``."""
+        part: torch.Tensor = self.of_user(wait(self.users(one_id_each("user", ids))).values())
+        return part
+
+    def item_part(self, ids: torch.Tensor) -> torch.Tensor:
+        """The item's half of the first layer, ``[n, hidden[0]]`` of int64 ids ``[n]``."""
+        part: torch.Tensor = self.of_item(wait(self.items(one_id_each("item", ids))).values())
+        return part
+
+    def forward(self, batch: Batch[torch.Tensor]) -> torch.Tensor:
+        """Scores ``[pairs]`` of the batch's pairs, before the sigmoid."""
+        users, items = self.user_part(batch.users), self.item_part(batch.items)
+        assert batch.pattern is not None
+        crow, col = batch.pattern.crow, batch.pattern.col
+        rows = torch.repeat_interleave(crow.diff(), output_size=len(col))
+        scores: torch.Tensor = self.mlp(users.index_select(0, rows) + items.index_select(0, col))
+        return scores.squeeze(1)

@@ -1,0 +1,123 @@
+"""What a request names, as rows: original ids of users and items, and attributes of items.
+
+In: columns of ids and of attributes, row n being number n. Out: the row of each id that is asked
+for, -1 where there is no such id; and the rows of the items that a filter leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cadc_rec.errors import CadcError
+
+UNKNOWN = -1
+
+Filter = Mapping[str, Sequence[Any]]
+"""Attribute to values: items that have one of the values, of every attribute that is named."""
+
+
+class IdMap:
+    """The ids of one side.
+
+    Args:
+        side: ``user`` or ``item``, for messages.
+        ids: int64, or object of ``str``; ``[n]``, none twice.
+    """
+
+    def __init__(self, side: str, ids: NDArray[Any]) -> None:
+        self.side = side
+        self.ids = ids
+        self._row_of = {value: row for row, value in enumerate(ids.tolist())}
+
+    @classmethod
+    def of_column(cls, side: str, column: pa.Array | pa.ChunkedArray) -> IdMap:
+        """The map of a Parquet column of integers or strings."""
+        if pa.types.is_integer(column.type):
+            return cls(side, column.to_numpy().astype(np.int64))
+        return cls(side, np.array(column.to_pylist(), dtype=object))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def are_integers(self) -> bool:
+        """Whether ids are whole numbers; else they are text."""
+        return self.ids.dtype != object
+
+    def rows(self, wanted: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:
+        """Rows ``[n]`` of original ids; -1 for an id that nobody has, and for None.
+
+        Raises:
+            CadcError: an id is of the wrong type.
+        """
+        values = wanted.tolist() if isinstance(wanted, np.ndarray) else list(wanted)
+        kind = (int, np.integer) if self.are_integers else (str,)
+        for value in values:
+            # True would be found as 1.
+            if isinstance(value, bool) or not (value is None or isinstance(value, kind)):
+                what = "whole numbers" if self.are_integers else "strings"
+                raise CadcError(f"{self.side} ids are {what} in this bundle; got {value!r:.80}.")
+        return np.array([self._row_of.get(value, UNKNOWN) for value in values], np.int64)
+
+    def of_rows(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Original ids of rows, of any shape; 0 or the empty string where a row is -1."""
+        found = self.ids[rows]
+        found[rows < 0] = 0 if self.are_integers else ""
+        return found
+
+
+@dataclass(frozen=True)
+class ItemAttribute:
+    """One attribute of all items, as CSR: item n has ``codes[indptr[n]:indptr[n + 1]]``."""
+
+    code_of: Mapping[Any, int]
+    """Of each value."""
+    indptr: NDArray[np.int64]
+    codes: NDArray[np.int64]
+
+    @classmethod
+    def of_column(cls, column: pa.Array, vocabulary: Sequence[Any]) -> ItemAttribute:
+        """The attribute of a Parquet column: a code, or a list of codes, an item."""
+        code_of = {value: code for code, value in enumerate(vocabulary, start=1)}
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            indptr = column.offsets.to_numpy().astype(np.int64)
+            return cls(code_of, indptr, column.flatten().to_numpy().astype(np.int64))
+        return cls(code_of, np.arange(len(column) + 1), column.to_numpy().astype(np.int64))
+
+    def having(self, codes: Sequence[int]) -> NDArray[np.bool_]:
+        """Whether each item has one of `codes`; ``[n_items]``."""
+        hits = np.concatenate([[0], np.cumsum(np.isin(self.codes, codes))])
+        found: NDArray[np.bool_] = np.diff(hits[self.indptr]) > 0
+        return found
+
+
+def blocked_by(
+    wanted: Filter, attributes: Mapping[str, ItemAttribute], n_items: int
+) -> NDArray[np.int64]:
+    """Rows of the items that a filter leaves out, ascending.
+
+    Raises:
+        CadcError: it names an attribute or a value that no item has.
+    """
+    allowed = np.ones(n_items, np.bool_)
+    for name, values in wanted.items():
+        attribute = attributes.get(name)
+        if attribute is None:
+            known = ", ".join(sorted(attributes)) or "none"
+            raise CadcError(f"items have no attribute {name!r:.80}; there are: {known}.")
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise CadcError(f"filter: give a list of values for {name}, not {values!r:.80}.")
+        codes = []
+        for value in values:
+            try:
+                codes.append(attribute.code_of[value])
+            except (KeyError, TypeError):
+                raise CadcError(f"no item has {name} = {value!r:.80}.") from None
+        allowed &= attribute.having(codes)
+    return np.flatnonzero(~allowed)

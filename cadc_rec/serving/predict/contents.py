@@ -1,0 +1,169 @@
+"""What a bundle holds, in memory: its files read, and held to one another.
+
+In: a `Bundle`. Out: `Contents`, or the predictor made of them. A checksum says that a file is what
+was exported; that the parts fit each other is checked here, so that no request meets a part that
+does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cadc_rec.data.user_items import UserItems
+from cadc_rec.errors import CadcError
+from cadc_rec.serving.bundle import layout
+from cadc_rec.serving.bundle.bundle import Bundle
+from cadc_rec.serving.predict.catalogue import IdMap, ItemAttribute
+from cadc_rec.serving.predict.retrieval import IndexSearch, Retrieval
+from cadc_rec.serving.predict.top_k import Floats, ItemVectors
+
+Newcomers = Callable[[NDArray[np.int64]], Floats]
+"""Vectors ``[n, d]`` of histories: item rows ``[n, L]``, the latest first, -1 after the last."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything that answers are made of; nothing of it changes after loading.
+
+    Attributes:
+        users: their ids.
+        items: their ids.
+        user_vectors: float32 ``[n_users, d]``.
+        item_vectors: all items' vectors.
+        known: what each user took, oldest first.
+        popularity: int64 ``[n_items]``, how often each item was taken.
+        retrieval: finds the best items; `item_vectors` itself is exact.
+        newcomers: gives vectors to users the model has never seen; None where it cannot.
+        history_length: items of a history that `newcomers` reads, the latest ones.
+        attributes: of items, by name.
+        titles: of items, None where one has none; empty where the data have no titles.
+        fingerprint: of the bundle.
+        name: of the bundle.
+    """
+
+    users: IdMap
+    items: IdMap
+    user_vectors: Floats
+    item_vectors: ItemVectors
+    known: UserItems
+    popularity: NDArray[np.int64]
+    retrieval: Retrieval
+    newcomers: Newcomers | None = None
+    history_length: int = 0
+    attributes: Mapping[str, ItemAttribute] = field(default_factory=dict)
+    titles: Sequence[str | None] = ()
+    fingerprint: str = ""
+    name: str = ""
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Self:
+        """The contents of an open bundle.
+
+        Raises:
+            CadcError: its parts do not fit each other.
+        """
+        model = bundle.model()
+        users, items = bundle.table(layout.USERS), bundle.table(layout.ITEMS)
+        known = bundle.arrays(layout.KNOWN)
+        user_vectors = bundle.arrays(layout.USER_VECTORS)["vectors"]
+        vectors = bundle.arrays(layout.ITEM_VECTORS)["vectors"]
+        _require_fit(bundle, model, user_vectors, vectors, known, len(users), len(items))
+        item_vectors = ItemVectors(vectors)
+        newcomers, length = _newcomers(bundle, model)
+        described = bundle.json(layout.ATTRIBUTES)["item"]
+        return cls(
+            users=IdMap.of_column("user", users["user_id"]),
+            items=IdMap.of_column("item", items["item_id"]),
+            user_vectors=user_vectors,
+            item_vectors=item_vectors,
+            known=UserItems(known["indptr"], known["items"]),
+            popularity=known["popularity"],
+            retrieval=_retrieval(bundle, model, item_vectors),
+            newcomers=newcomers,
+            history_length=length,
+            attributes={
+                entry["name"]: ItemAttribute.of_column(
+                    items[entry["name"]].combine_chunks(), entry["vocabulary"]
+                )
+                for entry in described
+            },
+            titles=items["title"].to_pylist() if "title" in items.column_names else (),
+            fingerprint=bundle.fingerprint,
+            name=bundle.name,
+        )
+
+    def titles_of(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Titles of item rows, of any shape; empty where a row is -1 or has no title."""
+        found = np.full(rows.shape, "", dtype=object)
+        if len(self.titles):
+            for place in np.ndindex(rows.shape):
+                if rows[place] >= 0:
+                    found[place] = self.titles[int(rows[place])] or ""
+        return found
+
+
+def _retrieval(bundle: Bundle, model: Mapping[str, Any], items: ItemVectors) -> Retrieval:
+    if model["index"]["kind"] == "exact":
+        return items  # no index can be more exact, and none ranks close scores as ranking does
+    import faiss
+
+    index = faiss.deserialize_index(np.frombuffer(bundle.read(layout.INDEX), np.uint8))
+    if index.ntotal != len(items) or index.d != items.vectors.shape[1]:
+        raise CadcError(f"{bundle.path}: the index is not of the item vectors; export it anew.")
+    return IndexSearch(index, items)
+
+
+def _newcomers(bundle: Bundle, model: Mapping[str, Any]) -> tuple[Newcomers | None, int]:
+    """The program that folds in a history, and how many items of it are read."""
+    described = model["programs"].get("newcomer")
+    if described is None:
+        return None, 0
+    import torch
+
+    from cadc_rec.serving.bundle.programs import load_program
+
+    program = load_program(bundle, "newcomer")
+
+    def vectors(history: NDArray[np.int64]) -> Floats:
+        with torch.inference_mode():
+            found: Floats = program(torch.from_numpy(history)).numpy()
+        return found
+
+    return vectors, int(described["inputs"][0]["shape"][1])
+
+
+def _require_fit(
+    bundle: Bundle,
+    model: Mapping[str, Any],
+    user_vectors: Floats,
+    item_vectors: Floats,
+    known: Mapping[str, NDArray[Any]],
+    n_users: int,
+    n_items: int,
+) -> None:
+    shapes = {
+        layout.USER_VECTORS: (user_vectors.shape, (n_users, model["dim"])),
+        layout.ITEM_VECTORS: (item_vectors.shape, (n_items, model["dim"])),
+        f"indptr of {layout.KNOWN}": (known["indptr"].shape, (n_users + 1,)),
+        f"popularity of {layout.KNOWN}": (known["popularity"].shape, (n_items,)),
+    }
+    for name, (shape, wanted) in shapes.items():
+        if shape != wanted:
+            raise CadcError(
+                f"{bundle.path}: {name} has shape {shape}, not {wanted}; export it anew."
+            )
+    indptr, items = known["indptr"], known["items"]
+    if indptr[0] != 0 or indptr[-1] != len(items) or (np.diff(indptr) < 0).any():
+        raise CadcError(
+            f"{bundle.path}: {layout.KNOWN} is no list of items a user; export it anew."
+        )
+    if len(items) and not (items.min() >= 0 and items.max() < n_items):
+        raise CadcError(f"{bundle.path}: {layout.KNOWN} names items that are not there.")
+    for name, vectors in (("user", user_vectors), ("item", item_vectors)):
+        if not np.isfinite(vectors).all():
+            raise CadcError(f"{bundle.path}: a vector of the {name}s is not finite; train anew.")

@@ -1,0 +1,253 @@
+"""Runs a study's cells, each in a process of its own, and records each as soon as it ends.
+
+In: a `Study`, a work folder. Out: ``WORKDIR/studies/NAME/`` with ``study.json`` (what is wanted),
+``cells/ID.json`` (what came of it), ``ranks/ID.parquet`` and ``logs/ID.log``.
+
+A cell is ``cadc-rec run`` with the cell's settings over the shared work folder. So cells share
+stages: one matrix factorization serves all rows of the table that can use it, and its seconds count
+for each of them. A killed study continues from its last finished cell, and a cell that crashes
+does not end the others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cadc_rec.data.sources.raw_input import raw_input
+from cadc_rec.distributed.launch import CHILD_MARK
+from cadc_rec.errors import FAILURE_FILE, BusyError, CadcError, DefectError, left_failure
+from cadc_rec.log import log, track
+from cadc_rec.store.atomic import write_atomically
+from cadc_rec.study.run.grid import Cell, Study, read_study
+from cadc_rec.study.run.records import cell_digest, record_done, record_undone
+
+_BUSY_SECONDS = 2.0  # between two tries of a cell whose stage another cell is making
+_INTERRUPTED = 130  # a terminal's Ctrl-C reaches the cell before us
+
+
+def run_study(path: Path, workdir: Path, data_dir: Path | None, jobs: int) -> Path:
+    """Run the study that the TOML file `path` describes; returns its folder.
+
+    Args:
+        path: the grid.
+        workdir: where artifacts are kept.
+        data_dir: where raw archives lie.
+        jobs: cells at a time.
+
+    Raises:
+        CadcError: the grid cannot be run, or a cell failed; the other cells have run all the same.
+    """
+    if data_dir is not None and not data_dir.is_dir():
+        raise CadcError(f"{data_dir}: no such folder; correct --data-dir.")
+    study = read_study(path)
+    runner = StudyRunner(study, workdir, data_dir, jobs)
+    outcome = runner.run()
+    log.info(
+        "%s: %d cells done, %d of them before, %d failed, %d not available",
+        study.name,
+        len(outcome.done) + len(outcome.kept),
+        len(outcome.kept),
+        len(outcome.failed),
+        len(outcome.unavailable),
+    )
+    if outcome.failed:
+        raise CadcError(
+            f"{len(outcome.failed)} of {len(study.cells)} cells failed, the first of them "
+            f"{outcome.failed[0]}; {runner.folder / 'logs'} says why, and the same command tries "
+            "them again."
+        )
+    return runner.folder
+
+
+@dataclass
+class Outcome:
+    """The ids of a study's cells, by how they ended."""
+
+    done: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    """Done already by an earlier call."""
+    failed: list[str] = field(default_factory=list)
+    unavailable: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the process of a cell ended.
+
+    Attributes:
+        code: its exit code; below 0, the signal that ended it.
+        out: its standard output.
+        failure: what it left of its error; None where nothing failed, or it could not.
+    """
+
+    code: int
+    out: str = ""
+    failure: CadcError | DefectError | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether it found another cell at work on a stage that both need."""
+        return isinstance(self.failure, BusyError)
+
+    @property
+    def reason(self) -> str:
+        """The sentence a failed cell is recorded with."""
+        if self.failure is not None:
+            sentence = " ".join(str(self.failure).split())
+            return (
+                f"unexpected error: {sentence}"
+                if isinstance(self.failure, DefectError)
+                else sentence
+            )
+        if self.code < 0:
+            return f"ended by signal {-self.code}"
+        return f"ended with exit code {self.code}"
+
+
+class StudyRunner:
+    """Runs the cells of one study.
+
+    Args:
+        study: its cells.
+        workdir: where artifacts live; the study's own folder is below it.
+        data_dir: where raw archives lie.
+        jobs: cells at a time; times can only be compared when it is 1, or when every job has
+            cores of its own.
+    """
+
+    def __init__(self, study: Study, workdir: Path, data_dir: Path | None, jobs: int = 1) -> None:
+        self.study, self.workdir, self.data_dir, self.jobs = study, workdir, data_dir, jobs
+        self.folder = workdir / "studies" / study.name
+        self._stop = threading.Event()
+
+    def run(self) -> Outcome:
+        """Run every cell that has no record of having been done with the same settings.
+
+        Raises:
+            CadcError: the study's folder cannot be written.
+        """
+        write_atomically(self.folder / "study.json", _as_json(self.study.to_dict()))
+        missing = self._missing_archives()
+        outcome = Outcome()
+        todo: list[Cell] = []
+        for cell in self.study.cells:
+            if self._is_done(cell):
+                outcome.kept.append(cell.id)
+            elif cell.dataset in missing:
+                self._write(cell, record_undone(cell, "unavailable", missing[cell.dataset]))
+                outcome.unavailable.append(cell.id)
+            else:
+                todo.append(cell)
+        if outcome.kept:
+            log.info("%d of %d cells were done before", len(outcome.kept), len(self.study.cells))
+        with track(f"study {self.study.name}", len(todo), "cells") as ticker:
+            for cell, error in self._run_all(todo):
+                (outcome.failed if error else outcome.done).append(cell.id)
+                ticker.advance(1, f"{cell.id} failed" if error else cell.id)
+                if error:
+                    log.warning("%s failed: %s", cell.id, error)
+        return outcome
+
+    def _missing_archives(self) -> dict[str, str]:
+        """The datasets whose raw data is not here and cannot be downloaded, and why."""
+        missing = {}
+        for cell in {cell.dataset: cell for cell in self.study.cells}.values():
+            try:
+                with raw_input(cell.experiment.data, self.data_dir, self.workdir):
+                    pass
+            except CadcError as error:
+                missing[cell.dataset] = str(error)
+                log.warning("%s is not available: %s", cell.dataset_title, error)
+        return missing
+
+    def _run_all(self, cells: list[Cell]) -> Iterable[tuple[Cell, str | None]]:
+        with ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                started = {pool.submit(self._run, cell): cell for cell in cells}
+                for ended in as_completed(started):
+                    yield started[ended], ended.result()
+            finally:  # when interrupted, end the running cells and start no other
+                self._stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self, cell: Cell) -> str | None:
+        """Run one cell and record it; returns what went wrong, None when nothing did."""
+        while not self._stop.is_set():
+            ended = self._spawn(cell)
+            if ended.busy and not self._stop.wait(_BUSY_SECONDS):
+                continue
+            break
+        else:
+            return "interrupted"
+        if ended.code == _INTERRUPTED or (self._stop.is_set() and ended.code):
+            return "interrupted"  # no fault of the cell's: it gets no record
+        try:
+            if ended.code:
+                raise CadcError(ended.reason)
+            record = record_done(cell, json.loads(ended.out), self.folder)
+        except (CadcError, ValueError, KeyError, OSError) as error:
+            reason = str(error) or type(error).__name__
+            self._write(cell, record_undone(cell, "failed", reason))
+            return reason
+        self._write(cell, record)
+        return None
+
+    def _spawn(self, cell: Cell) -> Ended:
+        """Run the cell's process to its end; its standard error goes to the cell's log."""
+        command = [sys.executable, "-m", "cadc_rec", "run", str(cell.config), "--json"]
+        command += ["--workdir", str(self.workdir), "--method", cell.method]
+        for override in cell.sets:
+            command += ["--set", override]
+        if self.data_dir is not None:
+            command += ["--data-dir", str(self.data_dir)]
+        path = self.folder / "logs" / f"{cell.id}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        failure = path.with_name(f"{cell.id}.failure.json").resolve()
+        failure.unlink(missing_ok=True)
+        # With CHILD_MARK, a killed study leaves no cell training on.
+        marks = {CHILD_MARK: str(os.getpid()), FAILURE_FILE: str(failure)}
+        with path.open("w", encoding="utf-8") as file:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                env={**os.environ, **marks},
+            )
+            out = ""
+            while True:
+                try:
+                    out, _ = process.communicate(timeout=0.5)
+                    break
+                except subprocess.TimeoutExpired:
+                    if self._stop.is_set():
+                        process.terminate()
+        ended = Ended(process.returncode, out, left_failure(failure))
+        failure.unlink(missing_ok=True)
+        return ended
+
+    def _is_done(self, cell: Cell) -> bool:
+        try:
+            record = json.loads((self.folder / "cells" / f"{cell.id}.json").read_text("utf-8"))
+            return bool(record["status"] == "done" and record["digest"] == cell_digest(cell))
+        except (OSError, ValueError, KeyError, TypeError):
+            return False  # there is no record, or not one of ours: the cell runs and replaces it
+
+    def _write(self, cell: Cell, record: dict[str, Any]) -> None:
+        record["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        write_atomically(self.folder / "cells" / f"{cell.id}.json", _as_json(record))
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=2) + os.linesep

@@ -1,0 +1,92 @@
+"""Frozen vectors that training reads again every epoch, fetched once and kept at hand.
+
+Two kinds: rows of a rank's own users in a sharded table, and what its examples' histories come to.
+A frozen table gives the same vectors every epoch, and D_sel has few users on any one rank. Where
+they do not fit, they are looked up step by step: the same bits, more time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.models.history import History
+from cadc_rec.models.id_embedding import FrozenIds
+from cadc_rec.models.two_tower import TwoTower
+
+_ROWS = 65_536  # rows asked for at once
+_HISTORIES = 1024  # examples at once: each looks dozens of vectors up
+
+
+def keep_frozen_rows(
+    table: object, ids: np.ndarray, processes: Processes, limit_bytes: int
+) -> bool:
+    """Let training read this rank's rows of a sharded frozen table from its own memory.
+
+    All ranks must call; all keep their rows or none does, for a sharded table answers when all ask.
+
+    Args:
+        table: another kind than `FrozenIds`, or one whose rows are here already, is left alone.
+        ids: all that this rank's training will look up; repetitions are no matter.
+        processes: the ranks.
+        limit_bytes: what the rows of the rank with most of them may take.
+
+    Returns:
+        Whether the rows are kept.
+    """
+    if not isinstance(table, FrozenIds) or table.replica is not None or processes.world_size == 1:
+        return False
+    mine = torch.from_numpy(np.unique(ids).astype(np.int64)).to(processes.device)
+    most = processes.most(len(mine))
+    kept = [table.lookup(mine[:0])]
+    if 4 * most * kept[0].shape[1] > limit_bytes:
+        return False
+    kept += [table.lookup(mine[at : at + _ROWS]) for at in range(0, most, _ROWS)]
+    table.keep(mine, torch.cat(kept))
+    return True
+
+
+class Histories:
+    """What the histories of a rank's examples come to, for the steps of training.
+
+    Args:
+        model: sharded, frozen tables loaded; reads histories.
+        history: int32 ``[rows, L]``, of this rank's examples.
+        rows_by_rank: number of rows of every rank: a sharded table answers when all ranks ask, so
+            all ask equally often.
+        processes: the ranks.
+        limit_bytes: what those of the largest rank may take; more is read step by step.
+    """
+
+    def __init__(
+        self,
+        model: TwoTower,
+        history: np.ndarray,
+        rows_by_rank: Sequence[int],
+        processes: Processes,
+        limit_bytes: int,
+    ) -> None:
+        self.model, self.history, self.device = model, history, processes.device
+        self.kept: History | None = None
+        longest = max(rows_by_rank)
+        if 4 * longest * model.history_width > limit_bytes:
+            return
+        for start in range(0, longest, _HISTORIES):
+            read = self._read(history[start : start + _HISTORIES])
+            if self.kept is None:
+                self.kept = read.each(lambda part: part.new_empty(len(history), *part.shape[1:]))
+            for whole, part in zip(self.kept.parts(), read.parts(), strict=True):
+                whole[start : start + _HISTORIES] = part
+
+    def of(self, rows: torch.Tensor) -> History:
+        """Those of the examples `rows`, int64 ``[n]`` on CPU; all ranks ask together."""
+        if self.kept is None:
+            return self._read(self.history[rows.numpy()])
+        here = rows.to(self.device)
+        return self.kept.each(lambda part: part[here])
+
+    def _read(self, history: np.ndarray) -> History:
+        return self.model.read(torch.from_numpy(history).to(self.device))

@@ -1,0 +1,135 @@
+"""What a step minimizes: from the scores of a batch to a summed loss."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch.nn import functional as F
+
+from cadc_rec.config.experiment import TrainConfig
+from cadc_rec.data.load.batches import Batch
+
+
+class Objective(Protocol):
+    """A loss summed over a batch, and what it is to be divided by."""
+
+    def loss(self, scores: torch.Tensor, batch: Batch[torch.Tensor]) -> torch.Tensor:
+        """The sum over this rank's part of the batch, a scalar."""
+
+    def terms(self, positives: int) -> int:
+        """Terms of the sum over all ranks, when they have this many positives together."""
+
+
+class BinaryObjective:
+    """Binary cross-entropy of positives and their own negatives.
+
+    Args:
+        negatives: of each positive.
+        item_offsets: ``[n_items]``, subtracted from the training logits of an item's pairs; never
+            from what is validated.
+    """
+
+    def __init__(self, negatives: int, item_offsets: torch.Tensor | None = None) -> None:
+        self.negatives, self.item_offsets = negatives, item_offsets
+
+    def loss(self, scores: torch.Tensor, batch: Batch[torch.Tensor]) -> torch.Tensor:
+        """See `Objective`."""
+        assert batch.pattern is not None
+        if self.item_offsets is not None:
+            scores = scores - self.item_offsets[batch.items][batch.pattern.col]
+        return binary_cross_entropy(scores, self.negatives)
+
+    def terms(self, positives: int) -> int:
+        """Pairs."""
+        return positives * (1 + self.negatives)
+
+
+class SoftmaxObjective:
+    """Cross-entropy of positives among candidates.
+
+    Args:
+        temperature: scores are divided by it.
+        item_offsets: ``[n_items]``, subtracted from the training logits of an item.
+    """
+
+    def __init__(self, temperature: float, item_offsets: torch.Tensor | None = None) -> None:
+        self.temperature, self.item_offsets = temperature, item_offsets
+
+    def loss(self, scores: torch.Tensor, batch: Batch[torch.Tensor]) -> torch.Tensor:
+        """See `Objective`."""
+        assert batch.labels is not None
+        if self.item_offsets is not None:
+            # Of the logits, not of the scores: the temperature does not scale it.
+            scores = scores - self.temperature * self.item_offsets[batch.items]
+        return softmax_cross_entropy(
+            scores, batch.labels, batch.negative, self.temperature, batch.masked
+        )
+
+    def terms(self, positives: int) -> int:
+        """Positives."""
+        return positives
+
+
+def make_objective(config: TrainConfig, item_offsets: torch.Tensor | None = None) -> Objective:
+    """The loss that `config` names."""
+    if config.loss == "binary":
+        return BinaryObjective(config.negatives, item_offsets)
+    return SoftmaxObjective(config.temperature, item_offsets)
+
+
+def binary_cross_entropy(scores: torch.Tensor, negatives: int) -> torch.Tensor:
+    """Summed binary cross-entropy of positives and their sampled negatives.
+
+    The sum, not the mean: only the caller knows how many pairs the whole step has over all ranks.
+
+    Args:
+        scores: ``[B * (1 + K)]`` logits, each positive followed by its K negatives.
+        negatives: K.
+    """
+    by_positive = scores.view(-1, 1 + negatives)
+    return F.softplus(-by_positive[:, 0]).sum() + F.softplus(by_positive[:, 1:]).sum()
+
+
+def softmax_cross_entropy(
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+    negative: torch.Tensor | None = None,
+    temperature: float = 1.0,
+    masked: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Summed cross-entropy of each row's positive among its candidates.
+
+    Args:
+        scores: ``[n, m]``.
+        labels: int64 ``[n]``, the positive's column.
+        negative: bool ``[m]``, the columns that are candidates for every row; a row's positive is
+            one in any case, and counts once. None is all of them.
+        temperature: the scores are divided by it.
+        masked: int64 ``[2, k]``, rows and columns that are no candidates; no row's positive.
+    """
+    if not len(scores):
+        return scores.sum()  # a rank that ran out of rows still takes part in the step
+    logits = scores / temperature if temperature != 1 else scores
+    if negative is not None:
+        own = logits.gather(1, labels[:, None])
+        logits = logits.masked_fill(~negative, -torch.inf).scatter(1, labels[:, None], own)
+    if masked is not None:
+        outside = logits.new_full((), -torch.inf)
+        logits = logits.index_put((masked[0], masked[1]), outside)
+    return F.cross_entropy(logits, labels, reduction="sum")
+
+
+def logq_offsets(counts: torch.Tensor) -> torch.Tensor:
+    """What LogQ subtracts from a training logit: log of the item's frequency over the mean one.
+
+    ``log((c_i + 1) / mean(c + 1))`` for counts c in D_sel. The one more keeps an item that was not
+    drawn finite. Yi et al. 2019 subtract log q_i itself; dividing by the mean moves all logits by
+    one constant, which a softmax does not see, and which binary cross-entropy without a bias would
+    make the towers learn first.
+
+    Args:
+        counts: ``[n_items]``, interactions of each item in D_sel, over all ranks.
+    """
+    smoothed = counts.float() + 1.0
+    return (smoothed / smoothed.mean()).log()

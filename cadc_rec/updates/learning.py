@@ -1,0 +1,246 @@
+"""What an update learns: vectors and towers, carried on from where they stood.
+
+In: the tables or the checkpoint before, the next D_full, what changed of it. Out: tables like any
+other, in the space of those before, so that towers that learned to read the old ones can read
+these; and towers that go on from the checkpoint.
+
+MF and ALS solve the rows whose interactions changed, users and items in turn, all other rows fixed;
+a new entity's row starts at the mean of its table. Transitions, whose counts are brought to a
+common scale and so change everywhere, are swept over all rows, which ALS does in one product.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from cadc_rec.config.experiment import (
+    AlsConfig,
+    Experiment,
+    PretrainConfig,
+    TransitionsConfig,
+    UpdateConfig,
+)
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.randomness import Purpose
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.log import track
+from cadc_rec.pipeline.stages.train import CHECKPOINT, build_checkpoint
+from cadc_rec.pretrain.als import LeastSquares, train_als
+from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
+from cadc_rec.pretrain.changed_rows import ChangedRows
+from cadc_rec.pretrain.factor_tables import ReplicatedTable
+from cadc_rec.pretrain.id_tables import IdTables, Pretrained, Scale, TransitionTables
+from cadc_rec.pretrain.softmax import SoftmaxSolver
+from cadc_rec.pretrain.transition_matrix import load_matrix, save_matrix, transition_matrix
+from cadc_rec.store.artifact import Artifact, Draft
+from cadc_rec.updates.changes import Changes, items_of
+
+
+def divisors(artifact: Artifact, scale: Scale) -> list[float] | None:
+    """What a pretrain or transitions artifact's two tables were divided by.
+
+    None where they cannot be brought back: whitened tables were not divided, and an MLP's have no
+    rows to solve.
+    """
+    if scale == "none":
+        return [1.0, 1.0]
+    divided = artifact.info.get("divided_by", [None, None])
+    return None if None in divided else [float(value) for value in divided]
+
+
+def build_updated_tables(
+    config: PretrainConfig,
+    update: UpdateConfig,
+    seed: int,
+    before: Artifact,
+    dataset: Dataset,
+    changes: Changes,
+    processes: Processes,
+    draft: Draft,
+) -> None:
+    """Fill the draft of the pretrain stage with MF's or ALS's tables.
+
+    Args:
+        config: the model and its settings.
+        update: how far changed rows are moved.
+        seed: of the negatives.
+        before: the pretrain artifact of the dataset before.
+        dataset: the next D_full.
+        changes: from the one before to it.
+        processes: one process.
+        draft: receives ``user.safetensors`` and ``item.safetensors``.
+    """
+    divided = divisors(before, config.scale)
+    assert divided is not None
+    tables = IdTables.open(before)
+    user = grown(tables.user * divided[0], dataset.n_users).to(processes.device)
+    item = grown(tables.item * divided[1], dataset.n_items).to(processes.device)
+    bias = float(before.info.get("global_bias", 0.0))
+    told: dict[str, Any] = {"users_solved": len(changes.users), "items_solved": len(changes.items)}
+    data = Interactions.of(dataset)
+    if config.model == "als":
+        items = changes.items
+        if config.als.half_life:  # all interactions of a changed user come to weigh something else
+            items = np.union1d(items, items_of(dataset, changes.users))
+        only = changes.users, items
+        _solve_als(config.als, update, seed, user, item, data, only, processes)
+        told["bias_last"] = False
+    else:
+        told["global_bias"] = _solve_mf(
+            config, update, seed, user, item, bias, data, changes, processes
+        )
+    # By what the old tables were divided by, not by what these would be: the towers know that.
+    IdTables(user / divided[0], item / divided[1]).save(draft.path)
+    draft.rows = int(changes.came.sum())
+    draft.info = {
+        **told,
+        "divided_by": divided,
+        "interactions": len(dataset.train_item),
+        "validation": {},
+        "validation_seconds": 0.0,
+        "history": [],
+    }
+
+
+def _solve_als(
+    config: AlsConfig,
+    update: UpdateConfig,
+    seed: int,
+    user: torch.Tensor,
+    item: torch.Tensor,
+    data: Interactions,
+    changed: tuple[np.ndarray, np.ndarray],
+    processes: Processes,
+) -> None:
+    """Move both tables in place: the changed rows, then as many sweeps of all as are asked for."""
+    for only, sweeps in ((changed, update.sweeps), (None, update.polish)):
+        if sweeps:
+            settings = config.model_copy(update={"iterations": sweeps})
+            solving = train_als(user, item, data, settings, seed, processes, only, warm=True)
+            with track("update: ALS", sweeps, "sweeps") as ticker:
+                for _ in solving:
+                    ticker.advance()
+
+
+def _solve_mf(
+    config: PretrainConfig,
+    update: UpdateConfig,
+    seed: int,
+    user: torch.Tensor,
+    item: torch.Tensor,
+    bias: float,
+    data: Interactions,
+    changes: Changes,
+    processes: Processes,
+) -> float:
+    """Move both tables in place; the global bias after it."""
+    epochs, polish = update.epochs, update.polish
+    if config.loss == "softmax":  # its sum over items takes every row anyway
+        settings = config.model_copy(update={"epochs": epochs + polish})
+        tables = ReplicatedTable(user, processes), ReplicatedTable(item, processes)
+        softmax = SoftmaxSolver(*tables, data, settings, seed, processes, warm=True)
+        with track("update: MF", epochs + polish, "epochs") as ticker:
+            for _ in softmax.epochs():
+                ticker.advance()
+        return bias
+    key = (seed, Purpose.CHANGED_ROWS_NEGATIVES, len(data))
+    chosen = ChangedRows(user, item, bias, data, changes.users, changes.items, config, key)
+    with track("update: MF", epochs + polish, "epochs") as ticker:
+        for _ in chosen.epochs(epochs):
+            ticker.advance()
+        if not polish:
+            return bias
+        parameter = nn.Parameter(torch.tensor(bias, device=processes.device))
+        settings = config.model_copy(update={"epochs": polish})
+        whole = ReplicatedTable(user, processes), ReplicatedTable(item, processes)
+        solver = AlternatingSolver(*whole, parameter, data, settings, seed, processes, warm=True)
+        for _ in solver.epochs():
+            ticker.advance()
+    return float(parameter.detach())
+
+
+def build_updated_transitions(
+    config: TransitionsConfig,
+    scale: Scale,
+    sweeps: int,
+    before: Artifact,
+    dataset: Dataset,
+    processes: Processes,
+    draft: Draft,
+) -> None:
+    """Fill the draft of the transitions stage: a few sweeps from the tables before.
+
+    Args:
+        config: how transitions are counted and factorized.
+        scale: ``pretrain.scale``.
+        sweeps: of all rows.
+        before: the transitions artifact of the dataset before.
+        dataset: the next D_full.
+        processes: one process.
+        draft: receives both tables.
+    """
+    divided = divisors(before, scale)
+    assert divided is not None
+    scratch = draft.path / ".scratch"
+    scratch.mkdir()
+    save_matrix(transition_matrix(dataset, config), scratch)
+    matrix = load_matrix(scratch, dataset.n_items)
+    tables = TransitionTables.open(before)
+    source = grown(tables.source * divided[0], dataset.n_items).to(processes.device)
+    target = grown(tables.target * divided[1], dataset.n_items).to(processes.device)
+    solver = LeastSquares(source, target, matrix, None, config.l2, 0, None, processes)
+    for _ in solver.sweeps(sweeps):
+        pass
+    shutil.rmtree(scratch)
+    TransitionTables(source / divided[0], target / divided[1]).save(draft.path)
+    draft.rows = len(dataset.train_item)
+    draft.info = {"pairs": int(matrix.nnz), "divided_by": divided}
+
+
+def grown(table: torch.Tensor, rows: int) -> torch.Tensor:
+    """`table` with as many rows as asked for; further ones stand at the mean."""
+    more = rows - len(table)
+    mean = table.mean(0, keepdim=True) if len(table) else table.new_zeros(1, table.shape[1])
+    return torch.cat([table, mean.expand(more, -1)]).contiguous()
+
+
+def towers_experiment(experiment: Experiment) -> Experiment:
+    """The experiment whose ``[train]`` is what an update trains by."""
+    update, train = experiment.update, experiment.train
+    changed = {
+        # No epoch at all: the weights are carried over, to tables that may have come to be larger.
+        "epochs": update.train_epochs if update.towers == "train" else 0,
+        "learning_rate": update.rate * train.learning_rate,
+        "fused_learning_rate": update.rate * train.fused_learning_rate,
+    }
+    return experiment.model_copy(update={"train": train.model_copy(update=changed)})
+
+
+def build_updated_towers(
+    warm: Experiment,
+    dataset: Dataset,
+    selection: Artifact,
+    pretrained: Pretrained,
+    before: Artifact,
+    processes: Processes,
+    draft: Draft,
+) -> None:
+    """Fill the draft of the train stage from the checkpoint before.
+
+    Args:
+        warm: from `towers_experiment`.
+        dataset: the next one.
+        selection: its D_sel.
+        pretrained: its vectors.
+        before: the train artifact to go on from.
+        processes: one process.
+        draft: receives ``model.safetensors``.
+    """
+    start = load_file(before.path / CHECKPOINT)
+    build_checkpoint(warm, dataset, selection, pretrained, processes, draft, start=start)

@@ -1,0 +1,185 @@
+"""The table of an update's stages: like those of a run, but each goes on from the one before.
+
+An input called ``..._before`` is the artifact of the run or update that this one follows. The
+settings are those of the same stage in `cadc_rec.pipeline.table` and, besides, what an update does
+otherwise. A stage that is missing here, or not wanted, has no warm start; the run's own row makes
+it anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from cadc_rec.pipeline.stage import Alone, Job, Opened, Stage, Together
+from cadc_rec.pipeline.table import PRETRAIN, SELECT, TRAIN, TRANSITIONS, sharded
+from cadc_rec.store.artifact import Artifact, Draft
+from cadc_rec.updates.changes import Changes, refreshed_sample, sampled_rows
+from cadc_rec.updates.day import Day
+
+
+def changes_between(opened: Opened, before: Artifact, after: Artifact) -> Changes:
+    """What a day changed of D_full; compared once for all stages."""
+    return opened.once(
+        ("changes", str(before.path), str(after.path)),
+        lambda: Changes.between(opened.dataset(before), opened.dataset(after)),
+    )
+
+
+def _changes(job: Job) -> Changes:
+    return changes_between(job.opened, job.artifact("dataset_before"), job.artifact("dataset"))
+
+
+def _day(job: Job) -> Day:
+    day = job.inputs["day"]
+    assert isinstance(day, Day)
+    return day
+
+
+def _prepare_settings(job: Job) -> dict[str, Any]:
+    data = job.experiment.data
+    settings = {"update": 1, "k_core": max(data.k_core, 1), "split_seed": data.split_seed}
+    return {**settings, "tables": _day(job).config.decisive()}
+
+
+def _pretrain_settings(job: Job) -> dict[str, Any]:
+    told = job.experiment.update.model_dump(include={"epochs", "sweeps", "polish"})
+    return {**PRETRAIN.settings(job), "update": told}
+
+
+def _transitions_settings(job: Job) -> dict[str, Any]:
+    told = {"sweeps": job.experiment.update.sweeps}
+    return {**TRANSITIONS.settings(job), "update": told}
+
+
+def _select_settings(job: Job) -> dict[str, Any]:
+    return {**SELECT.settings(job), "update": job.update}
+
+
+def _train_settings(job: Job) -> dict[str, Any]:
+    towers = {"towers": job.experiment.update.towers}
+    return {**TRAIN.settings(_warm(job)), "update": towers}
+
+
+def _warm(job: Job) -> Job:
+    """The job by the ``[train]`` that an update trains with."""
+    from cadc_rec.updates.learning import towers_experiment
+
+    return replace(job, experiment=towers_experiment(job.experiment))
+
+
+def _prepare(job: Job) -> Alone:
+    from cadc_rec.updates.dataset import build_updated_dataset
+
+    before, day = job.artifact("dataset_before"), _day(job)
+    return lambda draft: build_updated_dataset(job.experiment.data, before, day, draft)
+
+
+def _pretrain(job: Job) -> Together:
+    from cadc_rec.updates.learning import build_updated_tables
+
+    e = job.experiment
+    return lambda alone, draft: build_updated_tables(
+        e.pretrain,
+        e.update,
+        e.seed,
+        job.artifact("tables_before"),
+        job.open_dataset(),
+        _changes(job),
+        alone,
+        draft,
+    )
+
+
+def _transitions(job: Job) -> Together:
+    from cadc_rec.updates.learning import build_updated_transitions
+
+    e, before = job.experiment, job.artifact("transitions_before")
+    return lambda alone, draft: build_updated_transitions(
+        e.transitions,
+        e.pretrain.scale,
+        e.update.sweeps,
+        before,
+        job.open_dataset(),
+        alone,
+        draft,
+    )
+
+
+def _select(job: Job) -> Alone:
+    from cadc_rec.data.select.build_selection import build_selection
+    from cadc_rec.data.select.settings import selected_rows
+
+    def build(draft: Draft) -> None:
+        e, dataset, select = job.experiment, job.artifact("dataset"), sharded(job)
+        wanted = selected_rows(len(job.open_dataset().train_item), select.ratio)
+        # Not by a fingerprint: that of the dataset tells of what is held out.
+        key = (e.seed, job.update)
+        sample = sampled_rows(job.artifact("selection_before").path)
+        rows = refreshed_sample(sample, _changes(job), wanted, key)
+        build_selection(select, e.seed, dataset, draft, e.history.length, rows=rows)
+
+    return build
+
+
+def _train(job: Job) -> Together:
+    from cadc_rec.updates.learning import build_updated_towers
+
+    return lambda alone, draft: build_updated_towers(
+        _warm(job).experiment,
+        job.open_dataset(),
+        job.artifact("selection"),
+        job.open_pretrained(),
+        job.artifact("checkpoint_before"),
+        alone,
+        draft,
+    )
+
+
+UPDATE_TABLE = (
+    Stage(
+        "prepare",
+        makes="dataset",
+        version=1,
+        reads=lambda _: ["dataset_before", "day"],
+        settings=_prepare_settings,
+        alone=_prepare,
+    ),
+    Stage(
+        "pretrain",
+        makes="tables",
+        version=1,
+        reads=lambda _: ["dataset", "dataset_before", "tables_before"],
+        settings=_pretrain_settings,
+        together=_pretrain,
+        wanted=lambda e: e.pretrain.model in ("mf", "als"),  # counting starts afresh
+    ),
+    Stage(
+        "transitions",
+        makes="transitions",
+        version=1,
+        reads=lambda _: ["dataset", "transitions_before"],
+        settings=_transitions_settings,
+        together=_transitions,
+        wanted=TRANSITIONS.wanted,
+    ),
+    Stage(
+        "select",
+        makes="selection",
+        version=1,
+        reads=lambda _: ["dataset", "dataset_before", "selection_before"],
+        settings=_select_settings,
+        alone=_select,
+        # What any other kind takes depends on all rows.
+        wanted=lambda e: SELECT.wanted(e) and e.select.kind == "uniform",
+    ),
+    Stage(
+        "train",
+        makes="checkpoint",
+        version=1,
+        reads=lambda _: ["dataset", "selection", "tables", "transitions", "checkpoint_before"],
+        settings=_train_settings,
+        together=_train,
+        wanted=TRAIN.wanted,
+    ),
+)

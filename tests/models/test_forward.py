@@ -1,0 +1,124 @@
+"""What a vector is made of is said once: whoever makes vectors or scores follows a change there."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cadc_rec.data.load.batches import Batch
+from cadc_rec.distributed.state import gather_state
+from cadc_rec.export.predict import TwoTowerPredictFactory
+from cadc_rec.export.programs import tower_programs
+from cadc_rec.export.towers import batch_of, history_features, side_features
+from cadc_rec.export.trained import trained_model
+from cadc_rec.models import forward
+from cadc_rec.planning.plan import plan_experiment
+from cadc_rec.planning.sizes import Machines, Sizes
+from cadc_rec.training.build import build_model, prior_alone
+from tests.distributed import toy
+
+HISTORY = torch.from_numpy(toy.histories(toy.USERS))
+IDS = torch.arange(toy.ITEMS)
+
+
+@pytest.fixture(scope="module", params=["history", "prior"])
+def made(request, alone, tmp_path_factory):
+    """A model with histories, its checkpoint read back for export, and its settings."""
+    experiment = toy.experiment(request.param, "data_parallel")
+    dataset, given = toy.dataset(), toy.pretrained(request.param)
+    model = build_model(experiment, dataset, given, alone)
+    with torch.no_grad():
+        model.module.user.mlp[1].bias.fill_(0.5)  # a prior's user tower begins at zero
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_file(gather_state(model.wrapped, alone, model.trains), folder / "model.safetensors")
+    trained = trained_model(experiment, dataset, given, SimpleNamespace(path=folder))
+    return SimpleNamespace(
+        experiment=experiment, dataset=dataset, given=given, model=model, trained=trained
+    )
+
+
+def twice(tower, rows, features, context, prior):
+    """Every learned part stands twice in a vector; a model without towers has its prior twice."""
+    whole = ORIGINAL(tower, rows, features, context, prior)
+    if whole.learned is None:
+        return replace(whole, prior=tuple(torch.cat([part, part], 1) for part in whole.prior))
+    return replace(whole, learned=torch.cat([whole.learned, whole.learned], 1))
+
+
+ORIGINAL = forward.side_vectors
+
+
+@torch.no_grad()
+def learned_scores(made):
+    """Scores of pairs less the prior's, by every way there is to form them."""
+    model, trained, users = made.model.module, made.trained, IDS[: toy.ITEMS]
+    history = HISTORY[users]
+    read, factors = model.read(history), model.prior_factors()
+    of_prior = torch.zeros(len(users), len(IDS))
+    for place, part in enumerate(read.prior()):
+        tables = (made.given.ids.item, made.given.transitions.target)
+        of_prior += factors[place] * (part @ tables[place].T)
+    training = model(Batch(users, IDS), read)
+    evaluation = model.user_vectors(users, history) @ model.item_vectors(IDS).T
+    programs = tower_programs(trained)
+    program = programs["query"].module(users, history.long()) @ programs["item"].module(IDS).T
+    mine = side_features(users.numpy(), trained.user.attributes)
+    theirs = side_features(IDS.numpy(), trained.item.attributes)
+    request = batch_of([*mine, *history_features(history.numpy()), *theirs])
+    module = TwoTowerPredictFactory(trained, "fp16").create_predict_module()
+    torchrec = module(request)["default"]
+    return {
+        "training": training - of_prior,
+        "evaluation": evaluation - of_prior,
+        "program": program - of_prior,
+        "torchrec": torchrec - of_prior.diagonal(),
+    }
+
+
+def widths(made):
+    """Elements of a vector, as vectors have them and as the plan counts them."""
+    sizes = Sizes(toy.USERS, toy.ITEMS, "the test")
+    machines = Machines(1, 1, "cpu", 0, 2**34)
+    plan = plan_experiment(made.experiment, sizes, machines)
+    vectors = made.model.module.item_vectors(IDS)
+    return vectors.shape[1], plan.validation / (4 * (toy.USERS + 2 * toy.ITEMS))
+
+
+def test_a_change_of_the_vector_reaches_training_evaluation_export_and_planning(made, monkeypatch):
+    before, (width, planned) = learned_scores(made), widths(made)
+    assert all(scores.abs().max() > 0.01 for scores in before.values())
+    monkeypatch.setattr(forward, "side_vectors", twice)
+    after, (changed, replanned) = learned_scores(made), widths(made)
+    for way, scores in before.items():
+        tolerance = 0.02 if way == "torchrec" else 1e-3
+        torch.testing.assert_close(after[way], 2 * scores, rtol=tolerance, atol=tolerance)
+    learned = made.experiment.model.tower[-1]
+    assert changed - width == learned
+    assert replanned - planned == pytest.approx(learned)
+
+
+def test_a_plan_counts_every_element_of_a_vector(made):
+    """The tower's, and with a prior those of the item table and of the transitions."""
+    _, planned = widths(made)
+    config = made.experiment
+    prior = config.model.id_dim + config.transitions.dim if config.prior.use else 0
+    assert planned == pytest.approx(config.model.tower[-1] + prior)
+
+
+def test_the_change_reaches_tables_that_are_scored_without_towers(monkeypatch):
+    experiment, given = toy.experiment("prior", "data_parallel"), toy.pretrained("prior")
+    dataset = SimpleNamespace(last_items=lambda length, with_validation: HISTORY.numpy())
+
+    def scores():
+        model = prior_alone(experiment.prior, experiment.history, dataset, given)
+        items = model.every_item().joined()
+        return model(HISTORY) @ items.T / sum(model.factors), model.users(HISTORY).prior[0]
+
+    before, vectors = scores()
+    monkeypatch.setattr(forward, "side_vectors", twice)
+    after, widened = scores()
+    assert widened.shape[1] == 2 * vectors.shape[1]
+    # The factors bring the doubled scores back to the same spread.
+    torch.testing.assert_close(after, 2 * before, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,86 @@
+"""Losses against the formula, entry by entry."""
+
+import math
+
+import pytest
+import torch
+
+from cadc_rec.training.losses import binary_cross_entropy, logq_offsets, softmax_cross_entropy
+
+
+def test_binary_cross_entropy_sums_minus_log_likelihood_of_positives_and_negatives():
+    scores = [[0.3, -1.0, 2.0], [-0.2, 0.0, 5.0]]  # a positive, then its two negatives
+
+    def sigmoid(x):
+        return 1 / (1 + math.exp(-x))
+
+    expected = 0.0
+    for positive, *negatives in scores:
+        expected -= math.log(sigmoid(positive))
+        expected -= sum(math.log(1 - sigmoid(s)) for s in negatives)
+    got = binary_cross_entropy(torch.tensor(scores).flatten(), negatives=2)
+    assert float(got) == pytest.approx(expected, rel=1e-6)
+
+
+def test_extreme_scores_keep_the_loss_finite():
+    scores = torch.tensor([1e4, -1e4, -1e4, 1e4])
+    assert float(binary_cross_entropy(scores, negatives=1)) == pytest.approx(2e4)
+
+
+def test_logqs_offset_is_the_log_of_an_items_frequency_over_the_mean_one():
+    counts = [0, 1, 3, 0, 11]  # with one more each: 1, 2, 4, 1, 12, whose mean is 4
+    expected = [math.log(0.25), math.log(0.5), 0.0, math.log(0.25), math.log(3)]
+    assert logq_offsets(torch.tensor(counts)).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_equally_frequent_items_have_no_offset():
+    assert logq_offsets(torch.full((6,), 17)).tolist() == [0.0] * 6
+
+
+SCORES = [[1.0, -2.0, 0.5, 3.0], [0.0, 4.0, -1.0, 2.0]]
+LABELS = [2, 1]
+
+
+def by_hand(scores, labels, candidates, temperature=1.0):
+    """Sum of minus the log of the softmax, over each row's candidates and its positive."""
+    total = 0.0
+    for row, label in zip(scores, labels, strict=True):
+        among = {*candidates, label}
+        exponentials = {c: math.exp(row[c] / temperature) for c in among}
+        total -= math.log(exponentials[label] / sum(exponentials.values()))
+    return total
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+@pytest.mark.parametrize("candidates", [[0, 1, 2, 3], [0, 3], [1], [2]])
+def test_a_softmax_is_over_the_negatives_and_a_rows_own_positive_once(candidates, temperature):
+    negative = torch.tensor([c in candidates for c in range(4)])
+    got = softmax_cross_entropy(
+        torch.tensor(SCORES), torch.tensor(LABELS), negative, temperature=temperature
+    )
+    expected = by_hand(SCORES, LABELS, candidates, temperature)
+    assert float(got) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_a_softmax_over_everything_needs_no_mark():
+    got = softmax_cross_entropy(torch.tensor(SCORES), torch.tensor(LABELS))
+    assert float(got) == pytest.approx(by_hand(SCORES, LABELS, range(4)), rel=1e-5)
+
+
+def test_no_rows_have_no_loss_and_keep_the_graph():
+    scores = torch.zeros(0, 4, requires_grad=True)
+    loss = softmax_cross_entropy(scores, torch.zeros(0, dtype=torch.int64))
+    loss.backward()
+    assert float(loss.detach()) == 0
+
+
+def test_masked_candidates_are_no_part_of_the_sum_and_get_no_gradient():
+    """Row 0 leaves out column 3, row 1 columns 0 and 2."""
+    scores = torch.tensor(SCORES, requires_grad=True)
+    masked = torch.tensor([[0, 1, 1], [3, 0, 2]])
+    got = softmax_cross_entropy(scores, torch.tensor(LABELS), masked=masked)
+    expected = by_hand(SCORES[:1], LABELS[:1], [0, 1, 2]) + by_hand(SCORES[1:], LABELS[1:], [1, 3])
+    assert got.item() == pytest.approx(expected, rel=1e-6)
+    got.backward()
+    assert scores.grad[masked[0], masked[1]].tolist() == [0.0, 0.0, 0.0]
+    assert (scores.grad != 0).sum() == 5
