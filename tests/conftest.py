@@ -154,6 +154,7 @@ def once(tmp_path_factory):
         kept = root / f"{name}.pickle"
         with FileLock(root / f"{name}.lock"):
             if not kept.exists():
+                shutil.rmtree(root / name, ignore_errors=True)  # of one that failed
                 (root / name).mkdir()
                 kept.write_bytes(pickle.dumps(make(root / name)))
         return pickle.loads(kept.read_bytes())

@@ -190,6 +190,6 @@ class Server:
         """End it, and whatever it started."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=60)
         del os.environ[_SOCKET]
         shutil.rmtree(self.folder, ignore_errors=True)

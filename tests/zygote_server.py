@@ -27,9 +27,8 @@ import socket
 import sys
 import threading
 from dataclasses import dataclass
+from importlib.util import find_spec
 
-# Not loaded ahead: what only some environments have, and what no test starts as a process.
-_LEFT_OUT = ("cadc_rec.serving.http",)
 # The agent of local workers, beside the package itself.
 _BESIDE = ("duckdb", "ibis", "ibis.backends.duckdb", "torch.distributed.launcher.api")
 
@@ -55,8 +54,10 @@ def load() -> None:
     """Import the whole package, and what it imports late."""
     import cadc_rec
 
+    serves = find_spec("kserve") is not None  # else a half of what the service loads is no use
     for module in pkgutil.walk_packages(cadc_rec.__path__, "cadc_rec."):
-        if not module.name.startswith(_LEFT_OUT) and not module.name.endswith("__main__"):
+        left_out = module.name.startswith("cadc_rec.serving.http") and not serves
+        if not left_out and not module.name.endswith("__main__"):
             # mlflow and others are extras
             with contextlib.suppress(ImportError):
                 importlib.import_module(module.name)
@@ -157,7 +158,7 @@ class Server:
         for child in self.children:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
-        sys.exit()
+        os._exit(0)  # at once: what was loaded has nothing to put away
 
 
 if __name__ == "__main__":

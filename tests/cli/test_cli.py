@@ -445,6 +445,7 @@ def test_two_processes_end_with_one_result_near_to_that_of_one(workdir, tiny, sp
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_a_failing_worker_ends_the_run_with_its_sentence_and_code_2(workdir, tiny, spawn):
     before = artifacts_in(workdir)
     arguments = ["--set", "compute.processes=2", "--set", "train.learning_rate=1e30"]

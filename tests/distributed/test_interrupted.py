@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import signal
 import time
 
 import pytest
 
 from cadc_rec.config.file import load_experiment
 from cadc_rec.pipeline.pipeline import Pipeline
+from tests.faults.world import begin
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -17,18 +19,17 @@ SETS += ["checkpoint.keep_finished=true"]
 STEPS = 39  # of an epoch: ceil(780 / 20)
 
 
-def command(config, workdir, *more):
-    """`train` in two local workers."""
-    sets = [each for value in [*SETS, "compute.processes=2"] for each in ("--set", value)]
-    return ["train", config, "--workdir", workdir, *sets, *more, "--json"]
+def two_ranks(config, workdir, *more):
+    """`train` as two ranks of a job, under way."""
+    sets = [each for value in SETS for each in ("--set", value)]
+    return begin(["train", config, "--workdir", workdir, *sets, *more, "--json"], 2)
 
 
-def on_two(spawn, config, workdir, *more):
+def on_two(config, workdir, *more):
     """What `train` says when it has ended."""
-    process = spawn(*command(config, workdir, *more))
-    out, err = process.communicate(timeout=250)
-    assert process.returncode == 0, err
-    return json.loads(out)["info"], err
+    run = two_ranks(config, workdir, *more)
+    assert run.wait(250) == [0, 0], run.err
+    return json.loads((run.output[0] / "stdout").read_text())["info"], run.err
 
 
 def on_one(config, workdir):
@@ -60,29 +61,27 @@ def in_mid_epoch(workdir, to):
 
 
 @pytest.fixture(scope="module")
-def two(tiny, spawn, tmp_path_factory):
+def two(tiny, tmp_path_factory):
     """An undisturbed training of two ranks, and its work folder (read only!)."""
     workdir = tmp_path_factory.mktemp("two") / "work"
-    return on_two(spawn, tiny, workdir)[0], workdir
+    return on_two(tiny, workdir)[0], workdir
 
 
 def losses(info):
     return [entry["loss"] for entry in info["history"]]
 
 
-def test_two_ranks_killed_go_on_and_end_with_the_numbers_of_undisturbed_ones(
-    tiny, spawn, two, tmp_path
-):
+def test_two_ranks_killed_go_on_and_end_with_the_numbers_of_undisturbed_ones(tiny, two, tmp_path):
     workdir = tmp_path / "work"
-    process = spawn(*command(tiny, workdir))
+    run = two_ranks(tiny, workdir)
     end = time.monotonic() + 200
-    while process.poll() is None and len(checkpoints(workdir)) < 3:
+    while run.running() and len(checkpoints(workdir)) < 3:
         assert time.monotonic() < end
         time.sleep(0.001)
-    process.kill()  # its workers end with it
-    process.communicate()
+    run.signal(signal.SIGKILL, [0, 1])
+    assert run.wait() == [-signal.SIGKILL, -signal.SIGKILL]
     assert not list(workdir.glob("train/*"))
-    info, err = on_two(spawn, tiny, workdir)
+    info, err = on_two(tiny, workdir)
     assert "going on from" in err
     assert [each["ranks"] for each in info["resumed"]] == [2]
     assert losses(info) == pytest.approx(losses(two[0]), rel=1e-5)
@@ -101,24 +100,21 @@ def test_an_epoch_that_two_ranks_began_is_ended_by_one(tiny, two, tmp_path):
     assert losses(info)[:before] == losses(two[0])[:before]
 
 
-def test_an_epoch_that_one_rank_began_is_ended_by_two(tiny, spawn, tmp_path):
+def test_an_epoch_that_one_rank_began_is_ended_by_two(tiny, tmp_path):
     alone = tmp_path / "alone"
     one = Pipeline(load_experiment(tiny, overrides=SETS), alone).run("train")["train"].info
     place = in_mid_epoch(alone, tmp_path / "work")
-    info, _ = on_two(spawn, tiny, tmp_path / "work")
+    info, _ = on_two(tiny, tmp_path / "work")
     (resumed,) = info["resumed"]
     assert resumed | place | {"ranks": 1} == resumed
     assert losses(info) == pytest.approx(losses(one), rel=0.05)
 
 
-def test_a_checkpoint_of_another_training_ends_all_ranks_with_one_sentence(
-    tiny, spawn, two, tmp_path
-):
+def test_a_checkpoint_of_another_training_ends_all_ranks_with_one_sentence(tiny, two, tmp_path):
     named = checkpoints(two[1])[0]
     more = ["--resume", named, "--set", "train.learning_rate=0.5"]
-    process = spawn(*command(tiny, tmp_path / "work", *more))
-    _, err = process.communicate(timeout=200)
-    assert process.returncode == 2
+    run = two_ranks(tiny, tmp_path / "work", *more)
+    assert run.wait(200) == [2, 2]
     sentence = f"{named}: cannot be gone on with here: train.learning_rate is 0.001 there and 0.5"
-    assert err.count(sentence) == 1
-    assert "Traceback" not in err
+    assert run.err.count(sentence) == 1
+    assert "Traceback" not in run.err

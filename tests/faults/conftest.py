@@ -31,8 +31,14 @@ class Outcomes:
         """Write the outcomes where they are asked for, see `tests.faults.table`."""
         path = os.environ.get("CADC_REC_FAULTS")
         if path and self.kept:
+            from tests.faults.test_matrix import CASES
+
+            order = [(case.group, case.name) for case in CASES]  # not that in which they ended
+            kept = sorted(
+                self.kept.values(), key=lambda told: order.index((told["group"], told["name"]))
+            )
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_text(json.dumps(list(self.kept.values()), indent=1))
+            Path(path).write_text(json.dumps(kept, indent=1))
 
 
 def pytest_configure(config):

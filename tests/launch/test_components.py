@@ -132,6 +132,7 @@ def test_the_request_to_kubernetes():
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_torchx_trains_in_two_local_processes(tiny, environment, tmp_path):
     done = subprocess.run(
         [

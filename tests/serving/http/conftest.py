@@ -1,6 +1,5 @@
 """A running service of a tiny bundle. Needs the environment of `make install-serve`."""
 
-import os
 import re
 import signal
 import subprocess
@@ -11,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+from tests import zygote
 
 ROOT = Path(__file__).parents[3]
 KEY = "a key of the tests, not of the world"
@@ -30,34 +31,45 @@ def run_command(*arguments):
 
 
 @pytest.fixture(scope="session")
-def bundles(tiny, tmp_path_factory):
+def bundles(tiny, spawn, once):
     """Two bundles of the tiny world, of different seeds."""
-    folder = tmp_path_factory.mktemp("bundles")
-    made = []
-    for seed in (0, 1):
-        made.append(folder / f"seed-{seed}")
-        run_command(
-            "export", tiny, "--workdir", folder / "work", "--set", f"seed={seed}", "--out", made[-1]
-        )
-    return made
+
+    def make(folder):
+        made = [folder / f"seed-{seed}" for seed in (0, 1)]
+        for seed, out in enumerate(made):
+            options = ("--workdir", folder / "work", "--set", f"seed={seed}", "--out", out)
+            process = spawn("export", tiny, *options)
+            assert process.wait(300) == 0, process.said
+        return made
+
+    return once("bundles", make)
 
 
 class Service:
-    """A service in a process of its own.
+    """A service in a process of its own: a fork, or (`real`) the command as a person types it.
 
     Attributes:
         http, grpc: the ports.
         pid: of the process.
     """
 
-    def __init__(self, log, bundle, *arguments, key=None, verify_key=""):
-        self.log = log
-        environment = {**os.environ, "CADC_REC_API_KEY": key or "", "CADC_REC_VERIFY_KEY": ""}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "cadc_rec", "serve", str(bundle), "--http-port", "0",
-             "--grpc-port", "0", *map(str, arguments)],
-            cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=log.open("w"),
-        )  # fmt: skip
+    def __init__(self, folder, bundle, *arguments, key=None, real=False):
+        ports = ("--http-port", "0", "--grpc-port", "0")
+        command = ["serve", str(bundle), *ports, *map(str, arguments)]
+        environment = zygote.environment()
+        environment |= {"CADC_REC_API_KEY": key or "", "CADC_REC_VERIFY_KEY": ""}
+        if real:
+            self.log = folder / "stderr"
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cadc_rec", *command],
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=self.log.open("w"),
+            )
+        else:
+            self.process = zygote.start(command, environment)
+            self.log = self.process.folder / "stderr"
         self.pid = self.process.pid
         ports = self.said(r"http://127\.0\.0\.1:(\d+), grpc://127\.0\.0\.1:(\d+)")
         self.http, self.grpc = int(ports[1]), int(ports[2])
@@ -87,8 +99,9 @@ def start(tmp_path):
     started = []
 
     def one(bundle, *arguments, **options):
-        log = tmp_path / f"service-{len(started)}.log"
-        started.append(Service(log, bundle, *arguments, **options))
+        folder = tmp_path / f"service-{len(started)}"
+        folder.mkdir()
+        started.append(Service(folder, bundle, *arguments, **options))
         return started[-1]
 
     yield one
@@ -99,7 +112,7 @@ def start(tmp_path):
 @pytest.fixture(scope="module")
 def service(bundles, tmp_path_factory):
     """One that every test of a module may ask, without a key."""
-    running = Service(tmp_path_factory.mktemp("service") / "log", bundles[0])
+    running = Service(tmp_path_factory.mktemp("service"), bundles[0])
     yield running
     assert running.stop() == 0
     assert "defect" not in running.log.read_text()

@@ -34,7 +34,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def running(exported, tmp_path_factory):
-    service = Service(tmp_path_factory.mktemp("service") / "log", exported[0], key=KEY)
+    service = Service(tmp_path_factory.mktemp("service"), exported[0], key=KEY, real=True)
     yield service
     assert service.stop() == 0
 

@@ -171,7 +171,7 @@ def test_without_a_key_nobody_reloads_over_the_network(service):
 def test_a_request_in_flight_is_answered_before_the_service_ends(start, bundles):
     import socket
 
-    service = start(bundles[0], "--watch", "0")
+    service = start(bundles[0], "--watch", "0", real=True)
     with socket.create_connection(("127.0.0.1", service.http), timeout=30) as connection:
         head = (
             f"POST /v2/models/recommender/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(BODY)}"
