@@ -19,8 +19,6 @@ ROW_GROUP_ROWS = 2**20
 """Rows of a row group, and of a logical block of D_full; only the last one may hold fewer."""
 SHARD_GROUP_ROWS = 2**18
 """Rows that are written at once: row groups end at their multiples, and where a shard does."""
-LEAST_SHARDS = 8
-"""Fewest shards of a selection whose number is not configured."""
 T = TypeVar("T")
 _WAIT_SECONDS = 0.2  # a thread that waits at a full queue looks this often whether it may end
 
@@ -225,18 +223,3 @@ class ShardWriter:
         name = f"shard-{self._shard:05d}-of-{len(self.sizes):05d}.parquet"
         self._writer = parquet_writer(self.folder / name, self.schema)
         self._missing = self.sizes[self._shard]
-
-
-def shard_sizes(rows: int, shards: int) -> list[int]:
-    """Rows of each shard: sizes differ by at most one, the larger ones first."""
-    return [rows // shards + (shard < rows % shards) for shard in range(shards)]
-
-
-def shard_count(rows: int, readers: int, rows_per_shard: int) -> int:
-    """How many shards suit `rows` and the processes that read them.
-
-    At least `LEAST_SHARDS`, so that a job of another size finds enough of them; as many as keep
-    each within `rows_per_shard`; a multiple of `readers`, so that all read equally much.
-    """
-    enough = max(LEAST_SHARDS, -(-rows // rows_per_shard))
-    return -(-enough // readers) * readers

@@ -79,7 +79,7 @@ def _evaluate_settings(job: Job) -> dict[str, Any]:
 
 def sharded(job: Job) -> SelectConfig:
     """``[select]`` with its number of shards, where that is left to us."""
-    from cadc_rec.data.select.settings import with_shards
+    from cadc_rec.data.select.sizes import with_shards
 
     total = int(job.artifact("dataset").info["train"])
     return with_shards(job.experiment.select, total, job.readers)

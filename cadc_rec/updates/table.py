@@ -108,7 +108,7 @@ def _transitions(job: Job) -> Together:
 
 def _select(job: Job) -> Alone:
     from cadc_rec.data.select.build_selection import build_selection
-    from cadc_rec.data.select.settings import selected_rows
+    from cadc_rec.data.select.sizes import selected_rows
 
     def build(draft: Draft) -> None:
         e, dataset, select = job.experiment, job.artifact("dataset"), sharded(job)

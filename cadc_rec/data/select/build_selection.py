@@ -31,9 +31,9 @@ from cadc_rec.data.dataset import NO_ITEM, Dataset, train_files
 from cadc_rec.data.prepare.build_dataset import INTERACTIONS
 from cadc_rec.data.randomness import Purpose, bit_generator
 from cadc_rec.data.select import balanced, choices
-from cadc_rec.data.select.settings import wanted_rows
+from cadc_rec.data.select.sizes import shard_sizes, wanted_rows
 from cadc_rec.data.select.strata import Strata, StratifiedChoice
-from cadc_rec.data.streams import ROW_GROUP_ROWS, ShardWriter, read_groups, rechunk, shard_sizes
+from cadc_rec.data.streams import ROW_GROUP_ROWS, ShardWriter, read_groups, rechunk
 from cadc_rec.errors import CadcError
 from cadc_rec.log import track
 from cadc_rec.store.artifact import Artifact, Draft

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.load.shards import SelectionShards
-from cadc_rec.data.select.settings import wanted_rows
+from cadc_rec.data.select.sizes import wanted_rows
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.state import gather_state

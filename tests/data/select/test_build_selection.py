@@ -16,8 +16,7 @@ from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data.prepare.build_dataset import INTERACTIONS
 from cadc_rec.data.select import build_selection as select_stage
 from cadc_rec.data.select.build_selection import choose_uniform
-from cadc_rec.data.select.settings import selected_rows
-from cadc_rec.data.streams import shard_sizes
+from cadc_rec.data.select.sizes import selected_rows, shard_sizes
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import Artifact, run_stage
 

@@ -15,8 +15,8 @@ from cadc_rec.data import streams
 from cadc_rec.data.prepare.build_dataset import INTERACTIONS
 from cadc_rec.data.select import build_selection as select_stage
 from cadc_rec.data.select.build_selection import build_selections
-from cadc_rec.data.select.settings import with_shards
-from cadc_rec.data.streams import ShardWriter, shard_count
+from cadc_rec.data.select.sizes import shard_count, with_shards
+from cadc_rec.data.streams import ShardWriter
 from cadc_rec.store.artifact import Artifact, Draft, run_stage
 
 RATIOS = (1.0, 3.0, 10.0, 2000.0)
