@@ -51,14 +51,16 @@ class InputParameters(_Message):
     """Of an input."""
 
     binary_data_size: int | None = Field(
-        None, ge=0, description="Bytes of the input after the JSON, in place of `data`."
+        default=None, ge=0, description="Bytes of the input after the JSON, in place of `data`."
     )
 
 
 class OutputParameters(_Message):
     """Of an output that is asked for."""
 
-    binary_data: bool = Field(False, description="Whether it comes as raw bytes after the JSON.")
+    binary_data: bool = Field(
+        default=False, description="Whether it comes as raw bytes after the JSON."
+    )
 
 
 def _upper(value: object) -> object:
@@ -99,15 +101,18 @@ class Parameters(_Message):
     # Names that are not here are refused by the query, which stops at the first.
     model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": False})
     k: int = Field(
-        DEFAULT_K,
+        default=DEFAULT_K,
         description="Items a user; at most as many as the catalogue has.",
         json_schema_extra={"minimum": 1},
     )
-    exclude_seen: bool = Field(True, description="Leave out what a user took.")
+    exclude_seen: bool = Field(default=True, description="Leave out what a user took.")
     filter: Json[dict[str, Any]] | None = Field(
-        None, description="JSON: item attributes and lists of values, one of which an item has."
+        default=None,
+        description="JSON: item attributes and lists of values, one of which an item has.",
     )
-    binary_data_output: bool = Field(False, description="Every output as raw bytes after the JSON.")
+    binary_data_output: bool = Field(
+        default=False, description="Every output as raw bytes after the JSON."
+    )
 
 
 class Request(_Message):
@@ -123,12 +128,12 @@ class Request(_Message):
             ]
         }
     )
-    id: str | None = Field(None, max_length=256)
+    id: str | None = Field(default=None, max_length=256)
     inputs: list[Input] = Field(
         max_length=3, description="`user_id`, and where wanted `history` and `candidate_id`."
     )
     parameters: Parameters | None = None
-    outputs: list[RequestedOutput] | None = Field(None, max_length=16)
+    outputs: list[RequestedOutput] | None = Field(default=None, max_length=16)
 
 
 class OutputTensor(TypedDict):
@@ -219,7 +224,7 @@ def encode(
 ) -> tuple[bytes, dict[str, str]]:
     """A body and its headers: every output as JSON, or raw where the request asks for that."""
     all_raw = request.parameters is not None and request.parameters.binary_data_output
-    raw_ones = {
+    raw_ones: dict[str, bool] = {
         output.name: output.parameters is not None and output.parameters.binary_data
         for output in request.outputs or ()
     }

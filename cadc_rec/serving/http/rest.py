@@ -20,7 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse
 from starlette.responses import Response as HttpResponse
 from starlette.routing import Route
 
@@ -117,7 +117,7 @@ def application(
         listed: list[dict[str, str]] = await repository.index()
         return listed
 
-    @app.get("/metrics", response_class=PlainTextResponse)
+    @app.get("/metrics", response_model=None, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> HttpResponse:
         """Metrics for Prometheus."""
         return HttpResponse(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -89,6 +89,21 @@ def test_twenty_reloads_under_load_fail_no_request(start, bundles, place):
     assert {version for _, version in load.answers} == {first, second}
 
 
+def test_a_reload_over_grpc_is_answered(start, bundles, place):
+    import grpc
+
+    service = start(place, "--watch", "0", key=KEY)
+    before = ask(service)[1]["model_version"]
+    move(place, bundles[1])
+    name = b"recommender"
+    with grpc.insecure_channel(f"127.0.0.1:{service.grpc}") as channel:
+        load = channel.unary_unary("/inference.GRPCInferenceService/RepositoryModelLoad")
+        sent = b"\x0a" + bytes([len(name)]) + name  # field 1 of KServe's message
+        answer = load(sent, metadata=[("authorization", f"Bearer {KEY}")], timeout=60)
+    assert answer == sent + b"\x10\x01"  # the name, and that it is loaded
+    assert ask(service)[1]["model_version"] != before
+
+
 def test_a_moved_link_is_noticed(start, bundles, place):
     service = start(place, "--watch", "0.2", key=KEY)
     before = ask(service)[1]["model_version"]
