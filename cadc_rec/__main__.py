@@ -1,4 +1,4 @@
-"""``cadc-rec`` and ``python -m cadc_rec``: the command line, or why there is none."""
+"""``cadc-rec`` and ``python -m cadc_rec``: starts the command line, or says why it cannot."""
 
 import sys
 

@@ -130,7 +130,9 @@ def inspect(
     from cadc_rec.data.inspect.inspect import inspect_path
 
     if len(delimiter) > 1:
-        raise CadcError(f"--delimiter {delimiter!r}: fields are parted by one character; name it.")
+        raise CadcError(
+            f"--delimiter {delimiter!r}: fields are separated by one character; give one."
+        )
     folder = None if data_dir is None else Path(data_dir)
     return inspect_path(str(path), delimiter, encoding, folder)
 

@@ -1,8 +1,8 @@
 """Section ``end-to-end``: seconds of CADC's pre-training, selection and training, and of gold's.
 
 Both train for equally many epochs with the same trainer on all cores. Validation is left out of
-both. Every round makes its artifacts anew. Gold trains a tenth of its epochs, whose time is then
-told tenfold: one epoch of it costs what another does, and a round takes minutes and not an hour.
+both. Every round makes its artifacts anew. Gold's time is extrapolated
+from a tenth of its epochs: each epoch costs the same, and a round takes minutes instead of an hour.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def measure(workload: Workload) -> Section:
     seconds = alternate(turns, workload.repeats, warm_up=0)
     what = {
         "cadc": "MF on everything, then the towers on a tenth, ids frozen",
-        "gold": "the towers on everything, ids learned; a tenth of the epochs, told tenfold",
+        "gold": "the towers on everything, ids learned; extrapolated from a tenth of the epochs",
     }
     return Section(
         title="CADC and gold, end to end",

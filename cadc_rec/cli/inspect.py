@@ -105,7 +105,7 @@ def _columns(table: "TableProfile", notes: dict[str, str]) -> "Table":
     from rich.table import Table
 
     shown = Table()
-    for heading in ("column", "type", "missing", "distinct", "least", "greatest", "taken for"):
+    for heading in ("column", "type", "missing", "distinct", "smallest", "largest", "taken for"):
         shown.add_column(heading, justify="right" if heading in ("missing", "distinct") else "left")
     for c in table.columns:
         counts = (f"{table.rows - c.known:,}", f"{c.distinct:,}")
@@ -121,7 +121,7 @@ def _log_lines(found: "Inspection") -> Iterator[str]:
         return
     yield f"(user, item) pairs that repeat an earlier row: {found.repeated_pairs:,}"
     yield f"users with fewer than three items (never held out): {found.users_below_three:,}"
-    yield "items by their interactions:"
+    yield "items by number of interactions:"
     most = max((items for _, items, _ in found.popularity), default=1)
     for least, items, rows in found.popularity:
         span = f"{least:,}" if least == 1 else f"{least:,} to {2 * least - 1:,}"

@@ -19,7 +19,7 @@ Config = Annotated[
 Workdir = Annotated[Path, typer.Option(help="Where artifacts are kept.", metavar="DIR")]
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Where raw archives lie; default $CADC_REC_DATA, then a download."),
+    typer.Option(help="Folder with the raw data; default $CADC_REC_DATA, then a download."),
 ]
 Method = Annotated[
     str | None, typer.Option(help=f"One of {', '.join(METHODS)}; default: the config's.")
@@ -32,7 +32,7 @@ Force = Annotated[bool, typer.Option("--force", help="Make it again even if it i
 Resume = Annotated[
     Path | None,
     typer.Option(
-        help="Go on training from this checkpoint; default: the newest good one of this training.",
+        help="Go on training from this checkpoint; default: the newest complete one.",
         metavar="DIR",
         show_default=False,
     ),
@@ -41,7 +41,7 @@ Profile = Annotated[
     bool,
     typer.Option(
         "--profile",
-        help="Train anew under torch's profiler: a trace in the work folder, the largest costs.",
+        help="Train again under torch's profiler; writes a trace and prints the largest costs.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]

@@ -39,7 +39,7 @@ def run(
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Run all stages for one method and print what it reached and took."""
+    """Run all stages of one method and print its accuracy and times."""
     from rich.console import Console
 
     from cadc_rec import api

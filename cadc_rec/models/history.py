@@ -1,4 +1,4 @@
-"""What a user's last items come to: means of their frozen rows, and what the prior says of them.
+"""A user's last items as vectors: means of their frozen rows, and what the prior says of them.
 
 In: a history, int32 ``[n, L]``, the latest item first, -1 where there is none, and the frozen
 tables of the items. Out: a `History`. The tables are those of the items themselves, so no id has

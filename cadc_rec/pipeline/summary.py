@@ -44,7 +44,7 @@ def run_table(result: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> T
     table = Table(title=f"{result['method']}, seed {result['seed']}", title_justify="left")
     table.add_column("stage")
     table.add_column("seconds", justify="right")
-    table.add_column("what came of it")
+    table.add_column("result")
     for stage, artifact in artifacts.items():
         seconds = f"{artifact.seconds:,.1f}" + (" (kept)" if artifact.cached else "")
         table.add_row(stage, seconds, stage_line(stage, artifact.info))

@@ -190,7 +190,7 @@ def _prepare_line(info: Mapping[str, Any]) -> str:
 def _pretrain_line(info: Mapping[str, Any]) -> str:
     measured = metrics_line(info["validation"])
     read = f"{info['interactions']:,} interactions read"
-    return f"{read}; alone: validation {measured}" if measured else read
+    return f"{read}; these vectors alone, on validation: {measured}" if measured else read
 
 
 def _select_line(info: Mapping[str, Any]) -> str:
@@ -198,7 +198,7 @@ def _select_line(info: Mapping[str, Any]) -> str:
     line = f"{info['selected']:,} of {info['of']:,} interactions ({share:.1%})"
     if info.get("touched") is None:
         return line
-    return f"{line}; with their histories {info['touched'] / info['of']:.1%} of them"
+    return f"{line}; with histories they refer to {info['touched'] / info['of']:.1%} of all"
 
 
 def _train_line(info: Mapping[str, Any]) -> str:

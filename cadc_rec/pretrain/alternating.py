@@ -9,7 +9,7 @@ side, and its gradient needs only that side's interactions, laid out as CSR, and
 
 Both are single kernels (cuSPARSE on CUDA; on CPU one loop does both, see `pretrain.kernels`), which
 is why a hundred epochs over every interaction cost seconds. A rank solves its own rows; how the
-others come to see them is the table's affair (`pretrain.factor_tables`).
+others come to see them is up to the table (`pretrain.factor_tables`).
 
 In: the training interactions as CSR by user and by item. Out: two `FactorTable`s, trained in place.
 """

@@ -1,4 +1,4 @@
-"""What stands in a folder and how to know that it still does: a JSON file with a digest of itself.
+"""Lists a folder's files with checksums, and finds what changed since: a JSON file.
 
 In: a folder of files. Out: ``manifest.json`` with the size and SHA-256 of each of them and whatever
 else its writer has to say; and, later, a sentence that names what changed.

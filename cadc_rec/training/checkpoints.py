@@ -147,8 +147,8 @@ class SavedTraining:
             log.info("going on from %s: epoch %d, step %d", found.path, step["epoch"], step["step"])
             if begun_anew:
                 log.warning(
-                    "%s: another optimizer moves %s now; its state is begun anew, the weights are "
-                    "those of the checkpoint",
+                    "%s: its optimizer state for %s was not used, since another optimizer moves it "
+                    "now; the weights are those of the checkpoint",
                     found.path,
                     ", ".join(begun_anew),
                 )

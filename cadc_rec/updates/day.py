@@ -161,4 +161,8 @@ def _files(path: Path) -> FileSet:
 def _warn_of_others(folder: Path, found: Mapping[str, Path | None]) -> None:
     others = [path.name for path in _visible(folder) if path not in found.values()]
     if others:
-        log.warning("%s: %s is no table of ours and is not read", folder, ", ".join(others))
+        log.warning(
+            "%s: ignored, for these are not tables of interactions, users or items: %s",
+            folder,
+            ", ".join(others),
+        )

@@ -25,12 +25,12 @@ _COUNTS = (
     ("duplicates", "known already, dropped"),
     ("rejected", "not as declared, left out"),
     ("below_min_rating", "below min_rating, left out"),
-    ("below_k_core", "of too rare new users or items, left out"),
+    ("below_k_core", "of new users or items with too few partners, left out"),
     ("older_than_newest", "older than the newest known"),
     ("new_users", "new users"),
     ("new_items", "new items"),
-    ("renewed_users", "known users with attributes told anew"),
-    ("renewed_items", "known items with attributes told anew"),
+    ("renewed_users", "known users with changed attributes"),
+    ("renewed_items", "known items with changed attributes"),
 )
 
 
@@ -138,19 +138,20 @@ def update_lines(report: Mapping[str, Any]) -> Iterator[str]:
             yield from _drift_lines(f"{words} {side} vectors", drift)
     shift = report["popularity"]
     yield (
-        f"popularity: total variation {shift['total_variation']:.3f} between new and old "
-        f"training rows; {shift['top_100_kept']:.0%} of the top 100 stay there"
+        f"popularity: total variation {shift['total_variation']:.3f} between the new and the "
+        f"earlier training rows (0: the same, 1: nothing in common); {shift['top_100_kept']:.0%} of "
+        "the 100 most popular items are still among the 100"
     )
     yield f"test, before the day: {_metrics(report['metrics_before'])}"
     yield f"test, with the day:   {_metrics(report['metrics'])}"
     held_out = report["new_held_out"]
     if held_out is not None:
         yield f"{held_out['users']:,} known users with a new test item:"
-        yield f"  by the vectors before: {_metrics(held_out['before'])}"
-        yield f"  by those of now:       {_metrics(held_out['after'])} ({held_out['verdict']})"
+        yield f"  with the vectors before the update: {_metrics(held_out['before'])}"
+        yield f"  with the new vectors:               {_metrics(held_out['after'])} ({held_out['verdict']})"
     yield f"seconds: {sum(report['seconds'].values()):,.1f} in all stages"
     if report["rebuilt"]:
-        yield f"All stages were made anew: {report['rebuilt']}."
+        yield f"All stages were made from the start: {report['rebuilt']}."
     elif report["rebuild"]:
         yield f"A full rebuild is advisable: {'; '.join(report['rebuild'])}."
     else:
@@ -162,8 +163,8 @@ def _drift_lines(name: str, drift: Mapping[str, Mapping[str, float] | None]) -> 
         found = drift[rows]
         if found is not None:
             yield (
-                f"{name}, {found['rows']:,} {words}: cosine {found['cosine']:.3f}, moved by "
-                f"{found['relative_change']:.1%}"
+                f"{name}, {found['rows']:,} {words}: cosine {found['cosine']:.3f}, "
+                f"mean change {found['relative_change']:.1%} of the length"
             )
 
 

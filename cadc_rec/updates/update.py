@@ -1,4 +1,4 @@
-"""Carries an experiment on by a day: every stage from the one before, then the measure of drift.
+"""Runs an update: each stage from the artifacts before it and the new tables, then the drift.
 
 In: an experiment, a work folder, a folder of new tables. Out: one artifact a stage, like those of
 `cadc-rec run`, and the record that makes them an update. The record is written last: a killed
@@ -73,7 +73,7 @@ def carry_on(
         day = find_day(experiment.data, folder, latest["prepare"])
         for update in done:
             if update.day == day.fingerprint:
-                log.info("%s: was carried out before, as update %d", folder, update.number)
+                log.info("%s: already taken in, as update %d", folder, update.number)
                 return Outcome(update, update.report["day"], kept=True)
         work = _Update(experiment, workdir, base, done, latest, day)
         try:
@@ -108,7 +108,7 @@ class _Update:
         self._make(first)
         self.rebuilt = self._cannot_carry_on()
         if self.rebuilt:
-            log.info("%s, so all stages are made anew", self.rebuilt)
+            log.info("%s, so all stages are made from the start", self.rebuilt)
         else:
             for stage in others:
                 if stage.name in self.latest and stage.wanted(self.experiment):

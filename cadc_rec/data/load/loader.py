@@ -5,8 +5,9 @@ In: this rank's rows, how many rows every shard has, and an arrangement (`data.l
 
 Every rank takes the same number of steps and cuts its own rows into that many pieces, so each row
 is used once an epoch, no rank waits for one that has run out, and all know how many positives a
-step has over all ranks without asking. An epoch can be gone on with from the middle, by as many
-ranks as began it (the same batches) or by others (the rows that are left), see `position.py`.
+step has over all ranks without asking. An interrupted epoch can
+continue on the same number of ranks (the same batches) or on another (the rows that are left), see
+`position.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where in an epoch training stands, and which of its rows are left for how many ranks.
+"""How far an epoch is, and which rows remain when the number of ranks changes.
 
 In: the rows of every shard, and the stretches of the epoch that are done, each with the number of
 ranks that took it. Out: which rows of each shard no step has used.

@@ -1,8 +1,8 @@
 """Batches of a D_sel that need not fit in memory: read row group by row group, ahead, in a thread.
 
 In: the selection's shards, this rank, an arrangement. Out: what `loader.py` gives, in the order of
-`stream_order.py`: every row once an epoch, equally many steps on every rank, any position
-gone on from by any number of ranks.
+`stream_order.py`: every row once an epoch, equally many steps on every rank; any
+number of ranks can continue from any position.
 """
 
 from __future__ import annotations

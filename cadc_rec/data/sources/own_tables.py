@@ -40,7 +40,7 @@ from cadc_rec.log import log
 IdKind = Literal["integer", "string"]
 _COLUMNS = ("user", "item", "timestamp", "rating", "weight")
 _TIMES = {
-    "integer": "whole numbers, taken as they are",
+    "integer": "whole numbers, used unchanged",
     "number": "numbers, taken as seconds",
     "timestamp": "dates or datetimes",
 }

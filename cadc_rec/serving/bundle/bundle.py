@@ -57,7 +57,7 @@ class Bundle:
                 `cadc_rec.serving.bundle.signing.verification_key`.
 
         Raises:
-            CadcError: it is no bundle, of a newer version, not signed by `key`'s owner, or a file
+            CadcError: it is not a bundle, of a newer version, not signed by `key`'s owner, or a file
                 is missing, altered, or not one of the manifest's.
         """
         manifest = _read_manifest(path, key)
@@ -186,7 +186,7 @@ def _read_manifest(path: Path, key: Ed25519PublicKey | None) -> dict[str, Any]:
     file = path / layout.MANIFEST
     contents = _small_file(file)
     if contents is None:
-        raise CadcError(f"{path} is no bundle: it has no {layout.MANIFEST}.")
+        raise CadcError(f"{path} is not a bundle: it has no {layout.MANIFEST}.")
     if key is not None:
         signature = _small_file(path / layout.SIGNATURE)
         if signature is None:

@@ -1,4 +1,4 @@
-"""What a bundle holds, in memory: its files read, and held to one another.
+"""What a bundle holds, in memory: its files, read and checked against each other.
 
 In: a `Bundle`. Out: `Contents`, or the predictor made of them. A checksum says that a file is what
 was exported; that the parts fit each other is checked here, so that no request meets a part that

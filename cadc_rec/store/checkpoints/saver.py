@@ -2,8 +2,8 @@
 
 In: this rank's tensors, live. Out: a committed checkpoint, some time later. What is saved is copied
 first; a thread then writes the copy, talks to the other ranks' threads over a process group of its
-own, and on rank 0 commits and removes what is no longer kept. A save that fails is told of when
-the next one begins, and at the end.
+own, and on rank 0 commits and removes what is no longer kept. A failed save causes a warning
+when the next one begins, and at the end.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Saver:
         try:
             self.store.keep(self.keep_last, self.keep_best)
         except OSError as error:  # tried again after the next one
-            log.warning("checkpoints that are not needed any more stay: %s", error)
+            log.warning("old checkpoints could not be removed: %s", error)
 
 
 def _reason(error: BaseException, folder: Path) -> str:

@@ -59,7 +59,7 @@ def run_study(path: Path, workdir: Path, data_dir: Path | None, jobs: int) -> Pa
     runner = StudyRunner(study, workdir, data_dir, jobs)
     outcome = runner.run()
     log.info(
-        "%s: %d cells done, %d of them before, %d failed, %d not available",
+        "%s: %d cells done (%d of them earlier), %d failed, %d not available",
         study.name,
         len(outcome.done) + len(outcome.kept),
         len(outcome.kept),
@@ -151,7 +151,9 @@ class StudyRunner:
             else:
                 todo.append(cell)
         if outcome.kept:
-            log.info("%d of %d cells were done before", len(outcome.kept), len(self.study.cells))
+            log.info(
+                "%d of %d cells were already finished", len(outcome.kept), len(self.study.cells)
+            )
         with track(f"study {self.study.name}", len(todo), "cells") as ticker:
             for cell, error in self._run_all(todo):
                 (outcome.failed if error else outcome.done).append(cell.id)

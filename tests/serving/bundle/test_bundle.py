@@ -97,7 +97,7 @@ DAMAGES = {
         "changed since it was exported",
     ),
     "a missing file": (lambda f: (f / layout.MODEL).unlink(), "is missing from the bundle"),
-    "a missing manifest": (lambda f: (f / layout.MANIFEST).unlink(), "is no bundle"),
+    "a missing manifest": (lambda f: (f / layout.MANIFEST).unlink(), "is not a bundle"),
     "a truncated manifest": (
         lambda f: os.truncate(f / layout.MANIFEST, 100),
         "is not the manifest of a bundle",
