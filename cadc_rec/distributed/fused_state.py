@@ -4,8 +4,8 @@ In: a wrapped model. Out: for each part of a table on this rank, one number a ro
 column-wise sharding every group of columns has its own number for a row: the sum over the steps of
 the mean square of the gradient over the group's columns.
 
-So groups that are joined have the mean of their numbers, each weighted by its columns, exactly. Of a
-group that is divided only the mean is known; both its parts start with it.
+So groups that are joined have the mean of their numbers, each weighted by its columns, exactly. Of
+a group that is divided only the mean is known; both its parts start with it.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ def _meet(rank: int, world_size: int, patience: float) -> Store:
     of_agent = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if of_agent and rank == 0 and int(environ.get("TORCHELASTIC_MAX_RESTARTS", 0)):
         log.warning(
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is not set for torchrun: workers can be restarted, "
-            "but a node that joins or comes back would end the job"
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is not set for torchrun: workers can be "
+            "restarted, but a node that joins or comes back would end the job"
         )
     try:
         store = TCPStore(

@@ -1,10 +1,10 @@
 """Who the other processes of a job are, and what is said when one of them fails or goes silent.
 
 In: the store the ranks met in, and the error that ended this one. Out: one sentence of one rank.
-A failure on one rank breaks the collectives of all others, each of which would report
-a closed connection. So the rank that failed leaves its sentence in the store, everybody
-else looks there, and where nobody left one, the ranks ask each other who is still there: the one that
-does not answer is named, with its host and process.
+A failure on one rank breaks the collectives of all others, each of which would report a
+closed connection. So the rank that failed leaves its sentence in the store, and everybody else
+looks there. Where nobody left one, the ranks ask each other who is still there: the one that does
+not answer is named, with its host and process.
 """
 
 from __future__ import annotations

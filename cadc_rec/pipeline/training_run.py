@@ -64,7 +64,8 @@ def end_checkpoints(job: Job, cached: bool) -> None:
     """Remove the checkpoints of a training whose artifact is there. One rank calls it."""
     if cached and job.resume is not None:
         log.info(
-            "--resume was ignored: this training is already finished; --force trains again from that checkpoint"
+            "--resume was ignored: this training is already finished; --force trains again from "
+            "that checkpoint"
         )
     if not job.experiment.checkpoint.keep_finished:
         CheckpointStore(job.workdir, identity_of(job).key).clear()

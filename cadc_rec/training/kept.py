@@ -1,8 +1,8 @@
 """Frozen vectors that training reads again every epoch, fetched once and kept at hand.
 
-Two kinds: rows of a rank's own users in a sharded table, and the pooled vectors of its examples' histories.
-A frozen table gives the same vectors every epoch, and D_sel has few users on any one rank. Where
-they do not fit, they are looked up step by step: the same bits, more time.
+Two kinds: rows of a rank's own users in a sharded table, and the pooled vectors of its examples'
+histories. A frozen table gives the same vectors every epoch, and D_sel has few users on any one
+rank. Where they do not fit, they are looked up step by step: the same bits, more time.
 """
 
 from __future__ import annotations

@@ -139,8 +139,8 @@ def update_lines(report: Mapping[str, Any]) -> Iterator[str]:
     shift = report["popularity"]
     yield (
         f"popularity: total variation {shift['total_variation']:.3f} between the new and the "
-        f"earlier training rows (0: the same, 1: nothing in common); {shift['top_100_kept']:.0%} of "
-        "the 100 most popular items are still among the 100"
+        "earlier training rows (0: the same, 1: nothing in common); "
+        f"{shift['top_100_kept']:.0%} of the 100 most popular items are still among the 100"
     )
     yield f"test, before the day: {_metrics(report['metrics_before'])}"
     yield f"test, with the day:   {_metrics(report['metrics'])}"
@@ -148,7 +148,8 @@ def update_lines(report: Mapping[str, Any]) -> Iterator[str]:
     if held_out is not None:
         yield f"{held_out['users']:,} known users with a new test item:"
         yield f"  with the vectors before the update: {_metrics(held_out['before'])}"
-        yield f"  with the new vectors:               {_metrics(held_out['after'])} ({held_out['verdict']})"
+        verdict = f"({held_out['verdict']})"
+        yield f"  with the new vectors:               {_metrics(held_out['after'])} {verdict}"
     yield f"seconds: {sum(report['seconds'].values()):,.1f} in all stages"
     if report["rebuilt"]:
         yield f"All stages were made from the start: {report['rebuilt']}."

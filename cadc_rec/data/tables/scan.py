@@ -177,7 +177,7 @@ def good_rows(
     if bad:
         write_rejected(backend, scan, rows, rejected)
         log.warning(
-            "%s: %d of %d rows are bad and were left out; rejected/ in the dataset's folder lists them",
+            "%s: %d of %d rows are bad and were left out; see rejected/ in the dataset's folder",
             scan.role,
             bad,
             read,

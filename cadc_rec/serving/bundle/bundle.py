@@ -57,8 +57,8 @@ class Bundle:
                 `cadc_rec.serving.bundle.signing.verification_key`.
 
         Raises:
-            CadcError: it is not a bundle, of a newer version, not signed by `key`'s owner, or a file
-                is missing, altered, or not one of the manifest's.
+            CadcError: it is not a bundle, it is of a newer version, it is not signed by `key`'s
+                owner, or a file is missing, altered, or not one of the manifest's.
         """
         manifest = _read_manifest(path, key)
         present = _files_in(path)
