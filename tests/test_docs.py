@@ -75,6 +75,14 @@ def test_the_files_that_the_architecture_page_names_are_there():
         assert any((ROOT / folder / name).exists() for folder in ("cadc_rec", "."))
 
 
+def test_no_two_rooms_need_each_other():
+    imports = imports_between_rooms()
+    while imports:  # a room that imports none of those that are left can be taken away
+        above = [here for here, rooms in imports.items() if not rooms & set(imports)]
+        assert above, f"a cycle among {sorted(imports)}"
+        imports = {here: rooms for here, rooms in imports.items() if here not in above}
+
+
 def test_the_data_room_knows_no_torch():
     for file in (ROOT / "cadc_rec" / "data").rglob("*.py"):
         assert not re.search(
