@@ -16,6 +16,7 @@ The other end is `tests.zygote`.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -31,6 +32,9 @@ from importlib.util import find_spec
 
 # The agent of local workers, beside the package itself.
 _BESIDE = ("duckdb", "ibis", "ibis.backends.duckdb", "torch.distributed.launcher.api")
+
+
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,14 @@ def begin(request: Request, files: list[int]) -> int:
     """Fork a process that is the command; its process id."""
     child = os.fork()
     if child:
+        with contextlib.suppress(OSError):
+            os.setpgid(child, child)  # it does so too; whoever comes first
         return child
     code = 1
     try:
-        os.setpgid(0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # it does not outlive the tests
+        with contextlib.suppress(OSError):
+            os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         for number, handler in (
             (signal.SIGINT, signal.default_int_handler),
