@@ -190,9 +190,11 @@ def finished_recipe(tiny_recipe, spawn, once):
 def cli(monkeypatch, capsys):
     """Run ``cadc-rec`` in this process: exit code, standard output and standard error."""
     from cadc_rec.cli.main import main
+    from cadc_rec.log import _TALKATIVE
 
     log = logging.getLogger("cadc_rec")
-    before = log.handlers[:], log.level, log.propagate
+    before = log.handlers[:], log.propagate
+    levels = {name: logging.getLogger(name).level for name in ("cadc_rec", *_TALKATIVE)}
     monkeypatch.delenv("CADC_REC_DATA", raising=False)
 
     def run(*arguments):
@@ -202,7 +204,9 @@ def cli(monkeypatch, capsys):
             with pytest.raises(SystemExit) as ended:
                 main()
         finally:
-            log.handlers[:], log.level, log.propagate = before
+            log.handlers[:], log.propagate = before
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
         out, err = capsys.readouterr()
         return SimpleNamespace(code=ended.value.code, out=out, err=err)
 

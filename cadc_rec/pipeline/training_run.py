@@ -2,6 +2,8 @@
 
 In: a job of the train stage. Out: the stage's files; beside them event files under
 ``WORKDIR/tensorboard``, traces under ``WORKDIR/profiles``, checkpoints while it runs.
+
+torch is imported by what trains alone: a run that finds its model made ends without it.
 """
 
 from __future__ import annotations
@@ -9,17 +11,19 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.pipeline.stage import Job
-from cadc_rec.pipeline.stages.train import build_checkpoint
 from cadc_rec.store.artifact import Draft, artifact_key
 from cadc_rec.store.checkpoints.store import CheckpointStore
 from cadc_rec.tracking.runs import run_folder, tracked, tracker_for
-from cadc_rec.tracking.tracker import Tracker
-from cadc_rec.training.checkpoints import SavedTraining, Training
+
+if TYPE_CHECKING:
+    from cadc_rec.distributed.processes import Processes
+    from cadc_rec.tracking.tracker import Tracker
+    from cadc_rec.training.checkpoints import Training
 
 OnEpoch = Callable[[dict[str, float]], object]
 
@@ -30,6 +34,9 @@ def run_training(job: Job, processes: Processes, draft: Draft) -> None:
     Raises:
         CadcError: ``compute.processes`` asks for processes that nobody launched.
     """
+    from cadc_rec.pipeline.stages.train import build_checkpoint
+    from cadc_rec.training.checkpoints import SavedTraining
+
     if job.readers != processes.world_size:  # its key says so: it must be true
         raise CadcError(
             f"compute.processes = {job.readers} needs a launcher; use cadc-rec, torchx or "
@@ -68,7 +75,7 @@ def end_checkpoints(job: Job, cached: bool) -> None:
             "that checkpoint"
         )
     if not job.experiment.checkpoint.keep_finished:
-        CheckpointStore(job.workdir, identity_of(job).key).clear()
+        CheckpointStore(job.workdir, artifact_key(job.stage.name, *_decisive(job))).clear()
 
 
 def restarted() -> bool:
@@ -77,18 +84,26 @@ def restarted() -> bool:
 
 
 def identity_of(job: Job) -> Training:
-    """Names a training for its checkpoints: by all that decides it but processes and sharding.
+    """Names a training for its checkpoints, and says how large its tables are."""
+    from cadc_rec.training.checkpoints import Training
 
-    What a frozen table is stored as counts, for it rounds what is looked up.
-    """
-    settings = {k: v for k, v in job.settings.items() if k not in ("processes", "sharding")}
-    settings["frozen_storage"] = job.experiment.sharding.frozen_storage
-    inputs, info = job.fingerprints, job.artifact("dataset").info
+    settings, inputs = _decisive(job)
+    info = job.artifact("dataset").info
     return Training(
         artifact_key(job.stage.name, settings, inputs),
         {"settings": settings, "inputs": inputs},
         {"users": info["users"], "items": info["items"]},
     )
+
+
+def _decisive(job: Job) -> tuple[dict[str, Any], dict[str, str]]:
+    """Settings and inputs that decide a training: all but processes and sharding.
+
+    What a frozen table is stored as counts, for it rounds what is looked up.
+    """
+    settings = {k: v for k, v in job.settings.items() if k not in ("processes", "sharding")}
+    settings["frozen_storage"] = job.experiment.sharding.frozen_storage
+    return settings, job.fingerprints
 
 
 @contextlib.contextmanager

@@ -116,7 +116,7 @@ def test_a_second_call_runs_nothing_and_writes_no_record(write, pretend, tmp_pat
     assert (shown.code, ran) == (0, [CADC, RANDOM])
     assert written(tmp_path) == before
     assert shown.out == f"{tmp_path / 'studies' / 'tiny-study'}\n"
-    assert "2 of 2 cells were done before" in shown.err
+    assert "2 of 2 cells were already finished" in shown.err
     assert "2 cells done, 2 of them before, 0 failed, 0 not available" in shown.err
 
 
@@ -215,7 +215,7 @@ def test_a_dataset_without_its_archive_is_not_available_and_the_code_is_0(
     assert record["status"] == "unavailable"
     assert record["error"].startswith(f"{tmp_path / 'empty'}: holds no ml-10m.zip")
     assert "Tiny world is not available" in shown.err
-    assert "0 cells done, 0 of them before, 0 failed, 1 not available" in shown.err
+    assert "0 cells done (0 of them earlier), 0 failed, 1 not available" in shown.err
 
 
 def test_two_jobs_run_two_cells_at_a_time(write, tmp_path, monkeypatch, finished):
