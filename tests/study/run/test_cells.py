@@ -117,7 +117,7 @@ def test_a_second_call_runs_nothing_and_writes_no_record(write, pretend, tmp_pat
     assert written(tmp_path) == before
     assert shown.out == f"{tmp_path / 'studies' / 'tiny-study'}\n"
     assert "2 of 2 cells were already finished" in shown.err
-    assert "2 cells done, 2 of them before, 0 failed, 0 not available" in shown.err
+    assert "2 cells done (2 of them earlier), 0 failed, 0 not available" in shown.err
 
 
 def test_a_failed_cell_is_recorded_with_its_sentence_the_rest_goes_on_and_the_code_is_2(
@@ -493,14 +493,14 @@ def test_a_study_runs_its_cells_goes_on_after_a_crash_and_does_nothing_twice(
     mended_path = with_rate('{ "train.learning_rate" = 1e-3 }')
     mended = study(spawn, mended_path, workdir)
     assert (mended.code, mended.out) == (0, f"{workdir / 'studies' / 'tiny-study'}\n"), mended.err
-    assert "3 of 4 cells were done before" in mended.err
+    assert "3 of 4 cells were already finished" in mended.err
     assert records(workdir)[gold]["status"] == "done"
     after = written(workdir)
     assert {name for name in after if after[name] != before[name]} == {gold}
 
     again = study(spawn, mended_path, workdir)
     assert again.code == 0
-    assert "4 cells done, 4 of them before, 0 failed, 0 not available" in again.err
+    assert "4 cells done (4 of them earlier), 0 failed, 0 not available" in again.err
     assert written(workdir) == after
     assert again.seconds < mended.seconds
 
@@ -563,5 +563,5 @@ def test_a_killed_study_leaves_no_process_and_goes_on_from_the_cells_that_are_do
         RANDOM: "done",
     }
     assert written(workdir) | before == written(workdir)  # the first one was left as it was
-    assert "1 of 2 cells were done before" in ended.err
+    assert "1 of 2 cells were already finished" in ended.err
     assert all(entry.suffix == ".lock" for entry in (workdir / ".tmp").iterdir())
