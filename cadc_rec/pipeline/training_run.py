@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.pipeline.stage import Job
-from cadc_rec.pipeline.stages.train import build_checkpoint
 from cadc_rec.store.artifact import Draft, artifact_key
 from cadc_rec.store.checkpoints.store import CheckpointStore
 from cadc_rec.tracking.runs import run_folder, tracked, tracker_for
 from cadc_rec.tracking.tracker import Tracker
-from cadc_rec.training.checkpoints import SavedTraining, Training
+
+if TYPE_CHECKING:  # a run that finds its training ended loads no torch
+    from cadc_rec.distributed.processes import Processes
+    from cadc_rec.training.checkpoints import Training
 
 OnEpoch = Callable[[dict[str, float]], object]
 
@@ -30,6 +32,9 @@ def run_training(job: Job, processes: Processes, draft: Draft) -> None:
     Raises:
         CadcError: ``compute.processes`` asks for processes that nobody launched.
     """
+    from cadc_rec.pipeline.stages.train import build_checkpoint
+    from cadc_rec.training.checkpoints import SavedTraining
+
     if job.readers != processes.world_size:  # its key says so: it must be true
         raise CadcError(
             f"compute.processes = {job.readers} needs a launcher; use cadc-rec, torchx or "
@@ -65,7 +70,8 @@ def end_checkpoints(job: Job, cached: bool) -> None:
     if cached and job.resume is not None:
         log.info("--resume was not needed: the training had ended; --force trains on from it")
     if not job.experiment.checkpoint.keep_finished:
-        CheckpointStore(job.workdir, identity_of(job).key).clear()
+        key = artifact_key(job.stage.name, _deciding(job), job.fingerprints)
+        CheckpointStore(job.workdir, key).clear()
 
 
 def restarted() -> bool:
@@ -74,18 +80,22 @@ def restarted() -> bool:
 
 
 def identity_of(job: Job) -> Training:
-    """Names a training for its checkpoints: by all that decides it but processes and sharding.
+    """Names a training for its checkpoints: by all that decides it but processes and sharding."""
+    from cadc_rec.training.checkpoints import Training
 
-    What a frozen table is stored as counts, for it rounds what is looked up.
-    """
-    settings = {k: v for k, v in job.settings.items() if k not in ("processes", "sharding")}
-    settings["frozen_storage"] = job.experiment.sharding.frozen_storage
-    inputs, info = job.fingerprints, job.artifact("dataset").info
+    settings, inputs, info = _deciding(job), job.fingerprints, job.artifact("dataset").info
     return Training(
         artifact_key(job.stage.name, settings, inputs),
         {"settings": settings, "inputs": inputs},
         {"users": info["users"], "items": info["items"]},
     )
+
+
+def _deciding(job: Job) -> dict[str, Any]:
+    """Its settings. What a frozen table is stored as counts, for it rounds what is looked up."""
+    settings = {k: v for k, v in job.settings.items() if k not in ("processes", "sharding")}
+    settings["frozen_storage"] = job.experiment.sharding.frozen_storage
+    return settings
 
 
 @contextlib.contextmanager
