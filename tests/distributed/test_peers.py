@@ -78,6 +78,7 @@ def test_a_defect_is_its_own_ranks_to_tell_and_the_others_end_without_a_word(end
         ((None, None, CLOSED), 2, f"rank 0 {ME} and rank 1 {ME} have gone: they"),
         ((CLOSED, CLOSED, CLOSED), 0, "the connection between the ranks broke: [pair.cc:553]"),
     ],
+    ids=["one", "the first", "silent", "two", "all"],  # not what is said: it holds a process id
 )
 def test_the_first_of_those_left_names_who_does_not_answer(errors, speaker, said, end):
     _, spoken, codes = end(*errors)
