@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -65,8 +66,14 @@ def test_gold_trains_on_everything_and_takes_longer(cadc, workdir):
     assert gold["seconds"]["train"] / 4 > 4 * cadc["seconds"]["train"] / 10
 
 
-def test_matrix_factorization_of_a_hundred_epochs_takes_at_most_twenty_seconds(cadc):
-    assert cadc["seconds"]["pretrain"] <= 20
+def test_matrix_factorization_of_a_hundred_epochs_takes_at_most_twenty_seconds(cadc, workdir):
+    """Of two cores, counted as processor time: another test may be at work on one of them."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "cadc_rec", "pretrain", "configs/ml-1m.toml", "--force"]
+    subprocess.run([*command, "--workdir", str(workdir)], cwd=ROOT, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = sum(getattr(after, name) - getattr(before, name) for name in ("ru_utime", "ru_stime"))
+    assert spent <= 2 * 20  # loading the libraries included
 
 
 def test_a_second_run_does_no_stage_again_and_ends_in_seconds(cadc, workdir):
