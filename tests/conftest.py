@@ -84,6 +84,14 @@ def pytest_collection_modifyitems(items):
         items.sort(key=lambda item: schedule.place(item.nodeid))
 
 
+@pytest.fixture(autouse=True)
+def our_logger_as_found():
+    """Our logger as a fresh process has it, whatever the tests before in this worker did to it."""
+    log = logging.getLogger("cadc_rec")
+    log.handlers[:], log.propagate, log.disabled = [], True, False
+    log.setLevel(logging.NOTSET)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """A configuration whose five stages take about a second, imports aside."""
