@@ -70,6 +70,14 @@ _KINDS: dict[str, type[CadcError | DefectError]] = {
 }
 
 
+def link_to_nowhere(path: Path) -> str | None:
+    """The sentence for a `path` that is not there for a broken link; None where there is none."""
+    for part in (path, *path.parents):
+        if part.is_symlink() and not part.exists():
+            return f"{part}: is a link that leads nowhere (to {part.readlink()}); mend it."
+    return None
+
+
 def failure_text(error: Exception) -> str:
     """A failure as one line of JSON, for `failure_of` in another process."""
     if isinstance(error, SpokenError):

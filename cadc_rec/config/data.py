@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -82,6 +83,47 @@ class DataConfig(Section):
     generated: GeneratedConfig = GeneratedConfig()
     spark: SparkConfig = SparkConfig()
     tables: TablesConfig = TablesConfig()
+
+    def broken_rules(self) -> Iterator[str]:
+        """See `Section`: settings that nothing would read."""
+        yield from self._of_another_source()
+        yield from self._of_another_split()
+
+    def _of_another_source(self) -> Iterator[str]:
+        for section, source in (("tables", "tables"), ("generated", "generated")):
+            default = type(self).model_fields[section].default
+            if self.source != source and getattr(self, section) != default:
+                named = "source" in self.model_fields_set
+                given = f"and data.source = {self.source!r}" if named else "which is not set"
+                yield (
+                    f"[data.{section}] is read with data.source = {source!r} alone, {given}; set "
+                    f"data.source = {source!r}, or leave the section out."
+                )
+        for role in ("users", "items") if self.source == "tables" else ():
+            table = getattr(self.tables, role)
+            if not (table.path or table.query) and table != type(table)():
+                yield (
+                    f"[data.tables.{role}] describes a table, and names none; set "
+                    f"data.tables.{role}.path or .query, or leave the section out."
+                )
+
+    def _of_another_split(self) -> Iterator[str]:
+        shares = self.time_shares != type(self).model_fields["time_shares"].default
+        for key, given in (
+            ("validation_from", bool(self.validation_from)),
+            ("test_from", bool(self.test_from)),
+            ("time_shares", shares),
+        ):
+            if given and self.split != "time":
+                yield (
+                    f"data.{key} is read with data.split = 'time' alone, and data.split = "
+                    f"{self.split!r}; set data.split = 'time', or leave {key} out."
+                )
+        if shares and self.validation_from:
+            yield (
+                "data.time_shares is read where no times are named, and data.validation_from names "
+                "one; leave one of them out."
+            )
 
     @property
     def has_time(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -32,7 +33,7 @@ class InteractionsTable(Section):
     seeded draw."""
     unit: Literal["", "s", "ms", "us", "ns"] = ""
     """What whole numbers in that column count since 1970; wanted only where `data.since` or the
-    like names a date."""
+    like names a date. An error where the column holds no whole numbers."""
     weight: str = ""
     """Column of an interaction's weight, a number above 0 and at most a billion, kept to six
     decimals: `pretrain.model = "als"` multiplies its confidence by it. Empty: all weigh 1."""
@@ -40,6 +41,20 @@ class InteractionsTable(Section):
     """Column of the rating; read for `min_rating`."""
     min_rating: float | None = None
     """Rows rated lower are left out; unset, every row is an interaction."""
+
+    def broken_rules(self) -> Iterator[str]:
+        """See `Section`."""
+        section = "data.tables.interactions"
+        if self.min_rating is not None and not self.rating:
+            yield (
+                f"{section}.min_rating = {self.min_rating:g} is about ratings, and no column holds "
+                f"them; set {section}.rating, or leave min_rating out."
+            )
+        if self.unit and not self.timestamp:
+            yield (
+                f"{section}.unit = {self.unit!r} is about times, and no column holds them; set "
+                f"{section}.timestamp, or leave unit out."
+            )
 
 
 class EntityTable(Section):
@@ -68,6 +83,20 @@ class EntityTable(Section):
     """Codes of each `hashed` column."""
     missing: Names = ()
     """Texts that mean that nothing is known, such as `["NA"]`; an empty text always means it."""
+
+    def broken_rules(self) -> Iterator[str]:
+        """See `Section`."""
+        for setting, columns in (
+            ("separator", "multi"),
+            ("buckets", "numeric"),
+            ("hash_codes", "hashed"),
+        ):
+            value, default = getattr(self, setting), type(self).model_fields[setting].default
+            if value != default and not getattr(self, columns):
+                yield (
+                    f"{setting} = {value!r} is about {columns!r} columns, and none is named; name "
+                    f"them in {columns}, or leave {setting} out."
+                )
 
 
 class UsersTable(EntityTable):

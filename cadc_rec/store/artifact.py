@@ -130,6 +130,7 @@ def run_stage(
     *,
     force: bool = False,
     group: Group | None = None,
+    wait: bool = False,
     warm_up: Callable[[], object] = lambda: None,
 ) -> Artifact:
     """The stage's artifact: the one already there, else made by `build` and committed.
@@ -142,6 +143,7 @@ def run_stage(
         build: fills the draft's folder; runs on every rank, and only rank 0 may write.
         force: make it anew even when it is there; the old one stays until the new one is whole.
         group: the processes running this stage together.
+        wait: for another job that is making this artifact; else it is an error.
         warm_up: called before `build`, and not counted in its seconds: imports.
 
     Raises:
@@ -161,7 +163,7 @@ def run_stage(
     if os.path.exists(final) and not force:
         return _open_together(final, group)
     warm_up()
-    with empty_folder(workdir, stage, key) as folder:
+    with empty_folder(workdir, stage, key, wait=wait) as folder:
         if os.path.exists(final) and not force:  # finished by another job, or brought back, since
             return _open_together(final, group)
         group.broadcast((False, str(folder)))
