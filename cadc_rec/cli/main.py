@@ -16,6 +16,7 @@ import typer
 
 from cadc_rec import __version__
 from cadc_rec.cli import doctor, export, inspect, plan, run, serve, stages, study, update
+from cadc_rec.cli.output import StandardOutput, say
 from cadc_rec.distributed.launch import end_with_parent, is_child, is_local_worker
 from cadc_rec.errors import CadcError, DefectError, ExitCode, SpokenError, leave_failure
 from cadc_rec.log import console, keep_interrupts, set_up_logging
@@ -49,12 +50,15 @@ def main() -> None:
     keep_interrupts()
     if is_child():
         end_with_parent()
-    code = ExitCode.DONE
+    output = StandardOutput()
+    code: int | str | None = ExitCode.DONE
     try:
-        app()  # usage errors and --help end in SystemExit, with typer's own text
+        app()
+    except SystemExit as ended:  # of usage errors and --help, with typer's own text
+        code = ended.code
     except Exception as error:
-        code = _report(error, debug)
-    sys.exit(code)
+        code = output.finish() or _report(error, debug)
+    sys.exit(output.finish() or code)
 
 
 def _report(error: Exception, debug: bool) -> ExitCode:
@@ -63,6 +67,8 @@ def _report(error: Exception, debug: bool) -> ExitCode:
         console().print_exception()
     if isinstance(error, CadcError):
         text, code = f"error: {error}", ExitCode.REFUSED
+    elif isinstance(error, UnicodeEncodeError):
+        text, code = f"error: {_unwritable(error)}", ExitCode.REFUSED
     else:
         told = error if isinstance(error, DefectError) else f"{type(error).__name__}: {error}"
         text, code = f"unexpected error: {told}", ExitCode.DEFECT
@@ -73,10 +79,18 @@ def _report(error: Exception, debug: bool) -> ExitCode:
         # now; if not, it is ours to say.
         time.sleep(_RANK_0_FIRST_SECONDS)
     if not (leave_failure(error) and is_local_worker()):  # who started a worker speaks for it
-        print(text, file=sys.stderr, flush=True)
+        say(text)
     if isinstance(error, SpokenError):
         error.said()
     return code
+
+
+def _unwritable(error: UnicodeEncodeError) -> str:
+    """Names a file or argument with bytes that are no text in the encoding of this locale."""
+    return (
+        f"{error.object!r:.200} has bytes that are not {sys.getfilesystemencoding()}, which file "
+        "names have here; rename it, or set LC_ALL=C.UTF-8."
+    )
 
 
 if __name__ == "__main__":
