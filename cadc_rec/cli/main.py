@@ -18,7 +18,14 @@ from cadc_rec import __version__
 from cadc_rec.cli import doctor, export, inspect, plan, run, serve, stages, study, update
 from cadc_rec.cli.output import StandardOutput, say
 from cadc_rec.distributed.launch import end_with_parent, is_child, is_local_worker
-from cadc_rec.errors import CadcError, DefectError, ExitCode, SpokenError, leave_failure
+from cadc_rec.errors import (
+    CadcError,
+    DefectError,
+    ExitCode,
+    SpokenError,
+    leave_failure,
+    name_without_text,
+)
 from cadc_rec.log import console, keep_interrupts, set_up_logging
 
 app = typer.Typer(
@@ -53,6 +60,7 @@ def main() -> None:
     output = StandardOutput()
     code: int | str | None = ExitCode.DONE
     try:
+        _require_text(sys.argv[1:])
         app()
     except SystemExit as ended:  # of usage errors and --help, with typer's own text
         code = ended.code
@@ -68,7 +76,9 @@ def _report(error: Exception, debug: bool) -> ExitCode:
     if isinstance(error, CadcError):
         text, code = f"error: {error}", ExitCode.REFUSED
     elif isinstance(error, UnicodeEncodeError):
-        text, code = f"error: {_unwritable(error)}", ExitCode.REFUSED
+        encoding = sys.getfilesystemencoding()
+        text = f"error: {error.object!r:.200}: {encoding} has no such letters; set LC_ALL=C.UTF-8."
+        code = ExitCode.REFUSED
     else:
         told = error if isinstance(error, DefectError) else f"{type(error).__name__}: {error}"
         text, code = f"unexpected error: {told}", ExitCode.DEFECT
@@ -85,12 +95,15 @@ def _report(error: Exception, debug: bool) -> ExitCode:
     return code
 
 
-def _unwritable(error: UnicodeEncodeError) -> str:
-    """Names a file or argument with bytes that are no text in the encoding of this locale."""
-    return (
-        f"{error.object!r:.200} has bytes that are not {sys.getfilesystemencoding()}, which file "
-        "names have here; rename it, or set LC_ALL=C.UTF-8."
-    )
+def _require_text(arguments: list[str]) -> None:
+    """Refuse arguments that are no text in the encoding of this locale.
+
+    Raises:
+        CadcError: names the first.
+    """
+    for argument in arguments:
+        if refused := name_without_text(argument):
+            raise CadcError(refused)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,12 @@ def artifacts_of(workdir: Path, update: Update) -> dict[str, Artifact]:
     }
 
 
+def update_text(update: Update, of: int) -> str:
+    """Such as ``monday, update 1 of 1``."""
+    day = f"{update.name}, " if update.name else ""
+    return f"{day}update {update.number} of {of}"
+
+
 @dataclass(frozen=True)
 class Taken:
     """The state of an experiment that a command goes on with.
@@ -113,8 +119,7 @@ class Taken:
     def __str__(self) -> str:
         """Such as ``monday, update 1 of 1``; empty for a run without updates."""
         if self.update is not None:
-            day = f"{self.update.name}, " if self.update.name else ""
-            return f"{day}update {self.update.number} of {self.of}"
+            return update_text(self.update, self.of)
         updates = "update" if self.of == 1 else "updates"
         return f"the run itself, before its {self.of} {updates}" if self.of else ""
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from cadc_rec.config.tables import TablesConfig
-from cadc_rec.errors import CadcError, link_to_nowhere
+from cadc_rec.errors import CadcError, link_to_nowhere, name_without_text
 
 FileFormat = Literal["parquet", "text", "arrow"]
 COMPRESSED = (".gz", ".bz2", ".zst")
@@ -176,8 +176,8 @@ def _find(path: str, key: str, folders: Sequence[Path]) -> FileSet:
 def _file_sets(key: str, base: Path, files: Sequence[Path]) -> list[FileSet]:
     base = base.absolute()
     for file in files:
-        if nowhere := link_to_nowhere(file):
-            raise CadcError(nowhere)
+        if refused := link_to_nowhere(file) or name_without_text(str(file)):
+            raise CadcError(refused)
     known: dict[FileFormat, set[Path]] = {}
     for file in files:
         kind = file_format(file)
