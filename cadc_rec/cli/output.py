@@ -43,9 +43,11 @@ class StandardOutput:
         self._raw: _Remembering | None = None
         self._ended: int | None = None
         given = sys.stdout
+        if not isinstance(given, io.TextIOWrapper):  # it was closed, or belongs to a caller
+            return
         try:
             descriptor = given.fileno()
-        except (AttributeError, OSError, ValueError):  # it was closed, or belongs to a caller
+        except io.UnsupportedOperation:  # likewise
             return
         given.flush()
         self._raw = _Remembering(descriptor, "w", closefd=False)

@@ -129,10 +129,10 @@ def _runs(workdir: Path) -> Iterator[_Run]:
         found, left = {"evaluate": evaluation}, [evaluation]
         while left:
             for name, fingerprint in left.pop().manifest["inputs"].items():
-                made = by_fingerprint.get((MAKER.get(name, ""), fingerprint))
-                if made is not None and made.stage not in found:
-                    found[made.stage] = made
-                    left.append(made)
+                read = by_fingerprint.get((MAKER.get(name, ""), fingerprint))
+                if read is not None and read.stage not in found:
+                    found[read.stage] = read
+                    left.append(read)
         if "prepare" in found and "raw" in found["prepare"].manifest["inputs"]:
             yield _Run({stage: found[stage] for stage in STAGES if stage in found})
 

@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 TABLE = "user_id,item_id,größe\n1,é1,5\n2,日本,6\n1,日本,6\n"
 
 
@@ -16,7 +18,7 @@ def shell(command, folder, **environ):
     return subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
-        env={**os.environ, "C": program, **environ},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "C": program, **environ},
         capture_output=True,
         text=True,
         encoding="utf-8",
