@@ -67,7 +67,7 @@ def interrupted(world: World, reference: Reference) -> Path:
         assert run.wait() == [-signal.SIGKILL]
         return workdir
 
-    return world.once(f"interrupted-{reference.config.stem}", make)
+    return Path(world.once(f"interrupted-{reference.config.stem}", make))
 
 
 def committed(workdir: Path) -> list[Path]:

@@ -81,7 +81,7 @@ def local(world: World) -> Reference:
         artifacts = {stage: Path(path) for stage, path in result["artifacts"].items()}
         return Reference(reference.config, 1, workdir, artifacts, result["metrics"], {})
 
-    return world.once("undisturbed-local", make)
+    return world.kept("undisturbed-local", make)
 
 
 def compute_processes(victim: str, seed: int, world: World) -> None:
