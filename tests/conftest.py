@@ -150,6 +150,12 @@ def spawn_command():
         process.kill()
 
 
+@pytest.fixture
+def forked_python(monkeypatch):
+    """What this process starts as ``cadc-rec`` (local workers, cells of a study) is forks."""
+    monkeypatch.setattr(sys, "executable", str(zygote.FORKED_PYTHON))
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
     """once(name, make): what `make(folder)` gives, made by the first worker of pytest to ask.

@@ -21,7 +21,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-_SOCKET = "CADC_REC_TEST_ZYGOTE"  # names the socket, for the workers of pytest
+FORKED_PYTHON = Path(__file__).with_name("forked_python.py")
+_SOCKET = "FORKED_PYTHON_SOCKET"  # names the socket, for the workers of pytest too
 _numbers = itertools.count()
 
 
@@ -165,6 +166,7 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(paths),
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",
+        "PYTHON_EXEC": str(FORKED_PYTHON),  # what torchrun starts workers with
     }
 
 
