@@ -67,7 +67,9 @@ def main() -> None:
     except CadcError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        log.warning("interrupted; finished sections are kept, the same command goes on from them")
+        log.warning(
+            "interrupted; finished sections are kept, and the same command continues from them"
+        )
         sys.exit(130)
     print(report.model_dump_json() if arguments.json else report_text(report))
     log.info("kept in %s", results_path(arguments.workdir, arguments.short).resolve())
