@@ -86,7 +86,7 @@ def test_a_silent_rank_is_named_after_the_timeout(train):
     assert run.codes[0] == 2
     assert sentences(run)[0] == [
         f"error: rank 1 (host {HOST}, process {run.pids[1]}) did not answer within 5 s "
-        "(compute.timeout_seconds): see what holds that up, then start the same command again; "
+        "(compute.timeout_seconds): find out what delays it, then start the same command again; "
         "finished stages are kept."
     ]
     run.signal(signal.SIGCONT, [1])  # what it finds when it wakes ends it too
@@ -159,7 +159,7 @@ def test_a_rank_that_never_starts_is_named(ranks):
     assert run.wait() == [2, 2]
     assert sentences(run)[0] == [
         f"error: rank 0 (host {HOST}, process {run.pids[0]}) waited 3 s for rank 1 of 3, in "
-        "vain: see why, then start the job again."
+        "vain: find out why, then start the job again."
     ]
 
 

@@ -257,7 +257,7 @@ def test_what_a_kill_tore_is_no_checkpoint_and_is_swept_away(tiny, whole, tmp_pa
 def test_two_jobs_of_one_training_in_one_work_folder_are_refused(tiny, tmp_path):
     with (
         CheckpointStore(tmp_path, "training").owned(),
-        pytest.raises(CadcError, match="another job is training the same there"),
+        pytest.raises(CadcError, match="another job is running the same training"),
         CheckpointStore(tmp_path, "training").owned(),
     ):
         pass
