@@ -107,8 +107,8 @@ def _beside_tables(
     if fullest is not None and fullest.total > usable:
         yield (
             f"train: rank {fullest.rank} holds {in_units(fullest.tables)} of tables and "
-            f"{in_units(fullest.total - fullest.tables)} beside them (optimizer state and copies "
-            f"of trained tables, MLPs, attributes), more than the {in_units(usable)} it may fill; "
+            f"{in_units(fullest.total - fullest.tables)} besides (optimizer state and copies of "
+            f"trained tables, MLPs, attributes), more than the {in_units(usable)} it may fill; "
             "set sharding.trainable = 'auto', or use more processes."
         )
     held = validation + (fullest.total if fullest is not None else 0)
@@ -116,7 +116,7 @@ def _beside_tables(
         yield (
             f"validation: each process holds the vectors of all {sizes.items:,} items and of its "
             f"share of the {sizes.users:,} users, {width} fp32 each "
-            f"({in_units(validation)} beside the tables), more than the "
-            f"{in_units(machines.memory)} it has; it takes fewer items or a smaller last width of "
+            f"({in_units(validation)} besides the tables), more than the "
+            f"{in_units(machines.memory)} it has; use fewer items or a smaller last width of "
             "model.tower."
         )

@@ -127,7 +127,7 @@ def test_what_all_ranks_are_refused_is_said_once_by_rank_0(settings, said, ranks
     [
         ("model.tower=[16, 16]", "model.tower is [32, 16] there and [16, 16] here"),
         ("train.batch_size=256", "train.batch_size is 512 there and 256 here"),
-        ("data.generated.users=310", "its table has 300 users, and there are 310 here"),
+        ("data.generated.users=310", "its table has 300 users, but this one has 310"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused_once_for_all_ranks(
@@ -140,7 +140,7 @@ def test_a_checkpoint_of_another_training_is_refused_once_for_all_ranks(
     run = ranks(2, *ENDLESS, "--set", setting, "--resume", checkpoint)
     assert run.wait() == [2, 2], run.err
     assert sentences(run) == [
-        [f"error: {checkpoint}: cannot be gone on with here: {said}."],
+        [f"error: {checkpoint}: this training cannot resume from it: {said}."],
         [],
     ]
 
