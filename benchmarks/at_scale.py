@@ -231,23 +231,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"--{name.replace('_', '-')}", type=parse, default=getattr(Assumed(), name)
         )
     parser.add_argument("--docs", action="store_true", help="write the table into docs/scale.md")
-    told = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     work = Work(
-        int(told.users),
-        int(told.items),
-        int(told.interactions),
-        told.ratio,
-        told.epochs,
-        told.pretrain_epochs,
-        told.batch,
-        told.sharding,
+        int(options.users),
+        int(options.items),
+        int(options.interactions),
+        options.ratio,
+        options.epochs,
+        options.pretrain_epochs,
+        options.batch,
+        options.sharding,
     )
-    assumed = Assumed(**{name: getattr(told, name) for name in Assumed.__annotations__})
+    assumed = Assumed(**{name: getattr(options, name) for name in Assumed.__annotations__})
     try:
         table = text(work, assumed)
     except CadcError as error:
         sys.exit(f"error: {error}")
-    if told.docs:
+    if options.docs:
         PAGE.write_text(between(PAGE.read_text("utf-8"), "scale", table, PAGE), "utf-8")
     print(table)
 

@@ -37,7 +37,7 @@ def main() -> None:
         description="Measure speed beside other libraries and the machine's ceilings.",
     )
     parser.add_argument("--workdir", type=Path, default=Path("work"))
-    parser.add_argument("--data-dir", type=Path, help="where raw archives lie")
+    parser.add_argument("--data-dir", type=Path, help="folder with the raw data")
     parser.add_argument(
         "--section", action="append", choices=SECTIONS, default=[], help="measure only this one"
     )

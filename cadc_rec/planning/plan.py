@@ -21,17 +21,17 @@ from cadc_rec.planning.sizes import Machines, Sizes
 
 @dataclass(frozen=True)
 class ExperimentPlan:
-    """What `plan_experiment` found.
+    """The result of `plan_experiment`.
 
     Attributes:
-        sharding: the settings it was planned with.
+        sharding: the settings of the plan.
         sizes: rows and attributes of both sides.
         machines: the processes.
-        tables: of the two towers; empty where no plan fits, or where there are none.
-        frozen: names of the tables that never change: they have no backward pass.
-        ranks: what each holds.
-        validation: bytes that every rank holds while it validates, beside the above.
-        pretrain: where its tables lie, and what a rank holds at most; None without.
+        tables: the tables of the two towers; empty without towers, or if no plan fits.
+        frozen: names of the tables that never change and have no backward pass.
+        ranks: the memory of each rank.
+        validation: further bytes that every rank holds while it validates.
+        pretrain: the plan of pre-training; None without pre-training.
         problems: a sentence for each thing that does not fit.
     """
 

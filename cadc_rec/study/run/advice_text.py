@@ -39,7 +39,7 @@ def run_advise(
         config: the experiment's file.
         tolerance: such as ``5%`` or ``0.05``.
         workdir: where artifacts live.
-        data_dir: where raw archives lie.
+        data_dir: folder with the raw data.
         epochs: of every short run; None is a fifth of the file's.
         sets: overrides, ``section.key=value``.
         reference: ``auto``, ``gold`` or ``cadc``.
