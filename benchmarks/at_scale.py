@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--pretrain-epochs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=8192)
-    parser.add_argument("--sharding", default="auto", help="of all id tables")
+    parser.add_argument("--sharding", default="auto", help="sharding type of all id tables")
     for name, kind in Assumed.__annotations__.items():
         parse = int if kind == "int" else float
         parser.add_argument(

@@ -111,7 +111,7 @@ def main() -> None:
         default=1,
         help="cells that run at the same time; measured times compare only with 1",
     )
-    parser.add_argument("--docs", action="store_true", help="run nothing; renew docs/results.md")
+    parser.add_argument("--docs", action="store_true", help="run nothing; write docs/results.md")
     arguments = parser.parse_args()
     set_up_logging()
     keep_interrupts()

@@ -201,7 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--memory", default="3GiB", help="data.memory")
     parser.add_argument("--engine", choices=("duckdb", "spark"), default="duckdb")
     parser.add_argument("--until", choices=("prepare", "select", "run"), default="run")
-    parser.add_argument("--no-inspect", action="store_true", help="take a config written here")
+    parser.add_argument(
+        "--no-inspect", action="store_true", help="skip inspect; use a config written here"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the tables and the work folder")
     options = parser.parse_args(arguments)
     set_up_logging()
