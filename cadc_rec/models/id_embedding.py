@@ -1,6 +1,6 @@
 """How an id becomes a vector: the integration techniques of the paper's Table 2.
 
-Each is a module, ``[n]`` ids to ``[n, dim]``, in two steps: `rows` looks ids up in all of its tables
+Each is a module, ``[n]`` ids to ``[n, dim]``, in two steps: `rows` looks ids up in all its tables,
 side by side, and `of_rows` computes the vectors. Its main table `table` is in an
 EmbeddingBagCollection of its own, because frozen and trainable tables differ in sharding, optimizer
 and backward. `pretrained` says whether pre-trained vectors are loaded into that table (only their
