@@ -74,7 +74,7 @@ def test_a_factorization_that_cannot_be_dealt_is_told_what_it_would_take(experim
     # Four GPUs could hold neither their shares nor all items' vectors.
     (problem, *_) = plan_experiment(experiment(), BILLION, gpus(4)).problems
     assert problem.startswith("pretrain: each process holds ")
-    assert "it takes more processes" in problem
+    assert "use more processes" in problem
 
 
 def test_a_plan_that_fits_has_no_problems(experiment):

@@ -141,7 +141,7 @@ def test_who_waits_for_leave_is_told_before_sending(service):
     ("sent", "says"),
     [
         (b"", "the headers did not arrive whole within 10 seconds."),
-        (INFER, "no whole headers"),
+        (INFER, "the headers did not arrive whole"),
         (post(with_inputs(USER))[:-5], "the body did not arrive whole within 10 seconds."),
     ],
 )
