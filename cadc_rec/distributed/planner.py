@@ -37,7 +37,7 @@ _COLUMN_MULTIPLE = 4  # fbgemm takes rows of four floats
 _LOUD = (
     "root",
     "torchrec.distributed.planner.types",
-    "MethodLogger-NullHandler",  # writes out every device of a topology, at every call
+    "MethodLogger-NullHandler",  # at every call it writes out every device of a topology
 )
 _UVM = ("fused_uvm_caching", "fused_uvm")
 
@@ -50,7 +50,7 @@ class TableRule:
         kind: a sharding type, or ``auto`` for the planner's choice.
         kernel: ``fused``, ``fused_uvm``, ``fused_uvm_caching``, or ``auto``.
         cache_share: of ``fused_uvm_caching``: rows that the GPU's cache holds.
-        storage: of its elements, ``fp32``, ``fp16`` or ``int8``; they leave a lookup as fp32.
+        storage: of its elements, ``fp32``, ``fp16`` or ``int8``; a lookup gives fp32.
     """
 
     kind: str = "auto"
@@ -61,7 +61,7 @@ class TableRule:
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """A part of a table on one rank: bytes with what its lookups send and receive, milliseconds."""
+    """A part of a table on one rank: bytes, including its lookups' buffers, and milliseconds."""
 
     rank: int
     rows: int
@@ -86,7 +86,7 @@ class PlannedTable:
 
 
 class DoesNotFitError(Exception):
-    """The planner found no plan under the rules, or none that the memory has room for."""
+    """The planner found no plan that keeps the rules and fits into the memory."""
 
 
 _NO_PLAN = (
@@ -118,7 +118,7 @@ def make_planner(
         batch_size: ids a process looks up in a step.
         memory_caps: ``hbm_cap`` and ``ddr_cap``, bytes for each process; TorchRec's own otherwise.
         reserve: share of a GPU's memory that tables leave free.
-        stats: told of the plan; default: TorchRec's own, which logs it.
+        stats: receives the plan; default: TorchRec's own, which logs it.
 
     Raises:
         CadcError: a sharding type or kernel the device cannot run.
@@ -152,12 +152,12 @@ def plan_tables(
     planner_for: Callable[[Stats], EmbeddingShardingPlanner],
     communication: str = "fp32",
 ) -> list[PlannedTable]:
-    """Carry a plan out on paper.
+    """Plan without any process.
 
     Args:
         module: its collections on the meta device.
-        planner_for: makes the planner, given who is to be told of the plan.
-        communication: of looked-up vectors.
+        planner_for: makes the planner, given the object that receives the plan.
+        communication: number format in which looked-up vectors are sent.
 
     Raises:
         DoesNotFitError: there is no plan under the rules.
@@ -170,7 +170,7 @@ def plan_tables(
 
 
 class _Collector(Stats):
-    """Keeps the plan that the planner found best, which it tells nobody else."""
+    """Keeps the planner's best plan, which it reports nowhere else."""
 
     def __init__(self) -> None:
         self.options: list[Any] = []
@@ -207,7 +207,7 @@ def _planned(option: Any) -> PlannedTable:
 
 
 def sharders(communication: str = "fp32") -> list[EmbeddingBagCollectionSharder]:
-    """What shards our collections; looked-up vectors and their gradients travel as told.
+    """The sharders of our collections; they decide how vectors and gradients are sent.
 
     Args:
         communication: ``fp32``, ``fp16`` or ``bf16``.
@@ -274,7 +274,7 @@ def _constraint(
 
 @contextmanager
 def planner_errors() -> Iterator[None]:
-    """Within, the planner's warnings are silent: they concern dry runs and its own estimates.
+    """Inside this context, the planner's warnings are silent: they are about its own estimates.
 
     Raises:
         DoesNotFitError: there is no plan; the planner's other errors pass as they are.

@@ -38,7 +38,7 @@ class Table:
     """An embedding table.
 
     Attributes:
-        name: unique in the model; alike the table's in training.
+        name: unique in the model, and the same as in training.
         weight: float32 ``[rows, width]``, as a lookup gives it.
         mean: whether the several values of a row are averaged; otherwise they are summed.
     """

@@ -21,17 +21,17 @@ from cadc_rec.planning.sizes import Machines, Sizes
 
 @dataclass(frozen=True)
 class ExperimentPlan:
-    """What `plan_experiment` found.
+    """The result of `plan_experiment`.
 
     Attributes:
-        sharding: the settings it was planned with.
+        sharding: the settings of the plan.
         sizes: rows and attributes of both sides.
         machines: the processes.
-        tables: of the two towers; empty where no plan fits, or where there are none.
-        frozen: names of the tables that never change: they have no backward pass.
-        ranks: what each holds.
-        validation: bytes that every rank holds while it validates, beside the above.
-        pretrain: where its tables lie, and what a rank holds at most; None without.
+        tables: the tables of the two towers; empty without towers, or if no plan fits.
+        frozen: names of the tables that never change and have no backward pass.
+        ranks: the memory of each rank.
+        validation: further bytes that every rank holds while it validates.
+        pretrain: the plan of pre-training; None without pre-training.
         problems: a sentence for each thing that does not fit.
     """
 
@@ -107,8 +107,8 @@ def _beside_tables(
     if fullest is not None and fullest.total > usable:
         yield (
             f"train: rank {fullest.rank} holds {in_units(fullest.tables)} of tables and "
-            f"{in_units(fullest.total - fullest.tables)} beside them (optimizer state and copies "
-            f"of trained tables, MLPs, attributes), more than the {in_units(usable)} it may fill; "
+            f"{in_units(fullest.total - fullest.tables)} besides (optimizer state and copies of "
+            f"trained tables, MLPs, attributes), more than the {in_units(usable)} it may fill; "
             "set sharding.trainable = 'auto', or use more processes."
         )
     held = validation + (fullest.total if fullest is not None else 0)
@@ -116,7 +116,7 @@ def _beside_tables(
         yield (
             f"validation: each process holds the vectors of all {sizes.items:,} items and of its "
             f"share of the {sizes.users:,} users, {width} fp32 each "
-            f"({in_units(validation)} beside the tables), more than the "
-            f"{in_units(machines.memory)} it has; it takes fewer items or a smaller last width of "
+            f"({in_units(validation)} besides the tables), more than the "
+            f"{in_units(machines.memory)} it has; use fewer items or a smaller last width of "
             "model.tower."
         )

@@ -56,8 +56,8 @@ class PretrainPlan:
         if self.tables == "partitioned":
             part = "train" if self.training >= self.validation else "rank all items"
             yield (
-                f"pretrain: each process holds {in_units(self.most)} at most to {part}, more than "
-                f"the {in_units(usable)} it may fill; it takes more processes, fewer rows, fewer "
+                f"pretrain: each process holds up to {in_units(self.most)} to {part}, more than "
+                f"the {in_units(usable)} it may fill; use more processes, fewer rows, fewer "
                 f"pretrain.factors, or {needs} of memory for each process."
             )
             return
@@ -67,7 +67,7 @@ class PretrainPlan:
             f"pretrain: each process holds both tables whole ({sizes.users:,} users and "
             f"{sizes.items:,} items x {width} fp32 = {in_units(whole)}) and with the solver's "
             f"working copies {in_units(self.most)}, more than the {in_units(usable)} it may fill; "
-            f"more processes do not help: {deal}it takes fewer rows, fewer pretrain.factors, or "
+            f"more processes do not help: {deal}use fewer rows, fewer pretrain.factors, or "
             f"{needs} of memory for each process."
         )
 

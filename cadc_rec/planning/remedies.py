@@ -49,9 +49,9 @@ def what_would_fit(
             changes.append(f"--world-size {more}{text}")
             break
     cure = (
-        f"what would fit, each by itself: {'; '.join(changes)}."
+        f"each of these changes alone would fit: {'; '.join(changes)}."
         if changes
-        else "no other storage, kernel or number of processes that was tried would fit either."
+        else "no other storage, kernel or number of processes was found that would fit."
     )
     what = "GPUs" if machines.device == "cuda" else "processes"
     return (

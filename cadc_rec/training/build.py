@@ -270,6 +270,6 @@ def load_grown(model: ShardedTwoTower, state: Mapping[str, torch.Tensor]) -> Non
 
 def _other_model(name: str) -> CadcError:
     return CadcError(
-        f"the model to go on from has no fitting {name}: it was trained with other [model] "
-        "settings; train anew."
+        f"the model to continue from has no {name} of this size: it was trained with other "
+        "[model] settings; train again from the beginning."
     )

@@ -112,7 +112,7 @@ def make_loader(
         seed: of order and negatives.
         known: what each user took in training; needed by ``exclude_known``.
         rows_by_shard: number of rows of every shard, see `Loader`.
-        draws: what negatives are drawn from; None is all items alike.
+        draws: the distribution of negatives; None draws every item equally often.
     """
     positives = min(config.batch_size, sum(rows_by_rank))
     arrange = make_arrangement(
@@ -144,7 +144,7 @@ def make_arrangement(
         positives: of a step over all ranks.
         by_example: each row has a history of its own.
         known: what each user took in training; needed by a softmax with ``exclude_known``.
-        draws: what negatives are drawn from; None is all items alike.
+        draws: the distribution of negatives; None draws every item equally often.
         compiled: see `PairBatches`.
     """
     if config.loss == "binary":
@@ -166,7 +166,7 @@ def compiles(config: TrainConfig, rows: int) -> bool:
 def negatives_of(
     negatives: NegativesConfig, train: TrainConfig, dataset: Dataset, known: UserItems
 ) -> Negatives | None:
-    """What negatives are drawn from; None is all items alike."""
+    """The distribution of negatives; None draws every item equally often."""
     popular = negatives.distribution == "popularity"
     unknown = train.exclude_known and train.loss == "binary"
     if not (popular or unknown):

@@ -64,7 +64,7 @@ def store_frozen_tables(model: TwoTower, config: ShardingConfig) -> None:
     """
     if config.frozen_storage == "int8":
         raise CadcError(
-            "sharding.frozen_storage = 'int8' can be planned (cadc-rec plan) and not yet be "
+            "sharding.frozen_storage = 'int8' can be planned (cadc-rec plan) but not yet "
             "trained with; set it to 'fp16' or 'fp32'."
         )
     if config.frozen_storage == "fp16":

@@ -210,7 +210,7 @@ def test_an_unknown_method_is_refused_with_those_there_are(write):
     assert refusal(write('method = "golden"')) == sentence
     assert "[methods.golden] is unknown" in refusal(write("[methods.golden.train]\nepochs = 1"))
     assert "'gold', 'cadc'" in refusal(write('method = ["gold", "cadc"]'))
-    assert "[methods.NAME] holds lines such as" in refusal(write("methods = 3"))
+    assert "[methods.NAME] must hold lines such as" in refusal(write("methods = 3"))
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_settings_do_not_change_once_read(write):
 
 
 def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
-    with pytest.raises(CadcError, match=r"pretrain\.model = 'mf' is of no use"):
+    with pytest.raises(CadcError, match=r"does not use the vectors of pretrain\.model = 'mf'"):
         load_experiment(tiny, method="gold", overrides=["pretrain.model=mf"])
 
 
@@ -350,8 +350,8 @@ def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
         (
             "cadc-mlp",
             "model.id_embedding=residual",
-            "model.id_embedding = 'residual' adds matrix factorization's score, and the vectors "
-            "of pretrain.model = 'mlp' have none; set pretrain.model = 'mf'.",
+            "model.id_embedding = 'residual' adds the score of matrix factorization, which "
+            "pretrain.model = 'mlp' does not learn; set pretrain.model = 'mf'.",
         ),
         (
             "mf",
@@ -362,15 +362,14 @@ def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
         (
             "gold",
             "history.length=5",
-            "history.length = 5 looks items up in a frozen table of whole vectors, which "
-            "model.id_embedding = 'trainable' has not; set it to 'init_frozen', or history.length "
-            "= 0.",
+            "history.length = 5 needs a frozen table of whole vectors, and model.id_embedding = "
+            "'trainable' has none; set model.id_embedding = 'init_frozen', or history.length = 0.",
         ),
         (
             "recipe",
             "loader.kind=stream",
-            "loader.kind = 'stream' carries no histories, and history.length = 50; set loader.kind "
-            "= 'memory'.",
+            "loader.kind = 'stream' cannot read histories, and history.length = 50; set "
+            "loader.kind = 'memory'.",
         ),
         (
             "cadc",
@@ -381,32 +380,32 @@ def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
         (
             "recipe",
             "history.windows=[3, 1]",
-            "history.windows = [3, 1] must ascend, each once.",
+            "history.windows = [3, 1] must ascend and repeat no value.",
         ),
         (
             "recipe",
             "pretrain.model=mf --set pretrain.scale=none",
-            "prior.use = true folds a history into ALS, and history.length = 50 with "
-            "pretrain.model = 'mf' has not both; set history.length and pretrain.model = 'als', or "
+            "prior.use = true needs histories and the vectors of ALS, but history.length = 50 and "
+            "pretrain.model = 'mf'; set history.length above 0 and pretrain.model = 'als', or "
             "prior.use = false.",
         ),
         (
             "recipe",
             "prior.use=false --set history.length=0",
-            "transitions.window = 10 tells what follows a user's last items, and history.length = "
-            "0 gives none; set one of them to match the other.",
+            "transitions.window = 10 learns what follows a user's last items, and history.length "
+            "= 0 keeps no last items; set history.length above 0, or transitions.window = 0.",
         ),
         (
             "recipe",
             "select.kind=hard --set pretrain.scale=whiten",
-            "select.kind = 'hard' scores rows by the pre-trained vectors, whose order "
-            "pretrain.scale = 'whiten' changes; set pretrain.scale = 'none'.",
+            "select.kind = 'hard' scores rows by the pre-trained vectors, and pretrain.scale = "
+            "'whiten' changes the order of the scores; set pretrain.scale = 'none'.",
         ),
         (
             "random",
             "select.kind=hard",
-            "select.kind = 'hard' takes the rows that pre-trained vectors score lowest; set "
-            "pretrain.model = 'mf' or 'als'.",
+            "select.kind = 'hard' takes the rows that pre-trained vectors score lowest, and "
+            "pretrain.model = 'none' gives no such vectors; set pretrain.model = 'mf' or 'als'.",
         ),
         (
             "mf",
@@ -437,8 +436,8 @@ def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
         (
             "cadc-mlp",
             "model.id_embedding=trainable",
-            "pretrain.model = 'mlp' is of no use to model.id_embedding = 'trainable'; set one of "
-            "them to match the other.",
+            "model.id_embedding = 'trainable' does not use the vectors of pretrain.model = 'mlp'; "
+            "set model.id_embedding = 'init_frozen', or pretrain.model = 'none'.",
         ),
         (
             "cadc-mlp",
@@ -482,24 +481,28 @@ def test_scoring_tables_directly_asks_nothing_of_towers_and_shards(write):
     assert load_experiment(write(), method="mf", overrides=overrides).pretrain.factors == 7
 
 
-def test_what_a_method_says_nothing_of_the_file_may_set(write):
+def test_the_file_may_set_what_the_method_leaves_open(write):
     assert load_experiment(write("[train]\nlogq = true"), method="random").train.logq is True
     message = refusal(write("[train]\nlogq = false"), method="logq")
-    assert "train.logq = False cannot stand there, since the method decides it" in message
+    assert (
+        "train.logq = False contradicts the method logq, which sets True; leave it out" in message
+    )
 
 
 @pytest.mark.parametrize("width", [4, 98])
-def test_a_hybrid_that_cannot_be_parted_in_groups_of_four_is_refused(width, tmp_path):
+def test_a_hybrid_that_cannot_be_divided_into_groups_of_four_is_refused(width, tmp_path):
     path = tmp_path / "experiment.toml"
     path.write_text(f"[pretrain]\nfactors = {width - 1}\n[model]\nid_dim = {width}\n")
-    with pytest.raises(CadcError, match=f"'hybrid' parts model.id_dim = {width} in groups of four"):
+    with pytest.raises(
+        CadcError, match=f"'hybrid' divides model.id_dim = {width} into groups of four"
+    ):
         load_experiment(path, overrides=["model.id_embedding=hybrid"])
 
 
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: HistoryConfig(windows=(3, 1)), "history.windows = [3, 1] must ascend, each once."),
+        (lambda: HistoryConfig(windows=(3, 1)), "history.windows = [3, 1] must ascend and repeat "),
         (lambda: ModelConfig(tower=(8, 4), item_tower=(5,)), "model.item_tower ends with 5 and "),
         (
             lambda: ShardingConfig(frozen="data_parallel", frozen_kernel="fused"),
@@ -507,15 +510,15 @@ def test_a_hybrid_that_cannot_be_parted_in_groups_of_four_is_refused(width, tmp_
         ),
         (
             lambda: Experiment(pretrain=PretrainConfig(model="mf")),
-            "pretrain.model = 'mf' is of no use to model.id_embedding = 'trainable'; ",
+            "model.id_embedding = 'trainable' does not use the vectors of pretrain.model = 'mf'; ",
         ),
         (
             lambda: Experiment(prior=PriorConfig(use=True)),
-            "prior.use = true folds a history into ALS, ",
+            "prior.use = true needs histories and the vectors of ALS, ",
         ),
         (
             lambda: Experiment(select=SelectConfig(kind="hard")),
-            "select.kind = 'hard' takes the rows that pre-trained vectors score lowest; ",
+            "select.kind = 'hard' takes the rows that pre-trained vectors score lowest, ",
         ),
         (
             lambda: Experiment(compute=ComputeConfig(processes=9)),

@@ -93,9 +93,9 @@ def checkpoint(config: str, which: str, how: str, seed: int, world: World) -> No
             "checkpoint skipped" in line and str(folder) in line for line in run.err.splitlines()
         )
     good = [folder for folder in folders if folder not in damaged]
-    assert ("going on from" in run.err) == bool(good)
+    assert ("resuming from" in run.err) == bool(good)
     if good:
-        assert f"going on from {good[0]}:" in run.err
+        assert f"resuming from {good[0]}:" in run.err
 
 
 def named(config: str, seed: int, world: World) -> None:

@@ -105,7 +105,7 @@ def compute_processes(victim: str, seed: int, world: World) -> None:
     with launched(world, *run) as process:
         assert process.wait(timeout=200) == 0, said(process, "stderr")
         same_as(reference, workdir, json.loads(said(process, "stdout")))
-        assert "going on from" in said(process, "stderr")
+        assert "resuming from" in said(process, "stderr")
 
 
 def torchrun(victim: str, seed: int, world: World) -> None:
@@ -129,7 +129,7 @@ def torchrun(victim: str, seed: int, world: World) -> None:
         with launched(world, *TORCHRUN, *command, **setting) as process:
             assert process.wait(timeout=200) == 0, said(process, "stderr")
     same_as(reference, workdir, json.loads(said(process, "stdout")))
-    assert "going on from" in said(process, "stderr")
+    assert "resuming from" in said(process, "stderr")
 
 
 CASES = [

@@ -98,9 +98,9 @@ def test_uniform_negatives_of_all_items_need_no_table(made):
     assert negatives_of(softmax.negatives, softmax.train, dataset, None) is None
 
 
-def test_popularity_has_no_say_where_nothing_is_drawn(tiny):
+def test_popularity_is_refused_where_no_negatives_are_drawn(tiny):
     sets = ["negatives.distribution=popularity", "train.loss=softmax"]
-    with pytest.raises(CadcError, match=r"is about drawn negatives, and train.loss = 'softmax'"):
+    with pytest.raises(CadcError, match=r"a loss that draws negatives, and train.loss = 'softmax'"):
         load_experiment(tiny, method="random", overrides=sets)
 
 
