@@ -5,9 +5,9 @@
 
 Starting ``cadc-rec`` takes seconds of a core for its imports, and a launcher (torchrun, our own
 local workers, a study) starts several. This process asks the tests' parent of all processes
-(`tests.zygote_server`) for a fork that is the command, hands on signals, and ends as it ends. Killed
-itself, it takes the fork with it; it dies with the process that started it. Any other command line
-it hands to the real Python.
+(`tests.zygote_server`) for a fork that is the command, hands on signals, and ends as it ends.
+Killed itself, it takes the fork with it; it dies with the process that started it. Any other
+command line it hands to the real Python.
 """
 
 import ctypes
@@ -27,7 +27,10 @@ def main() -> None:
     command = [word for word in sys.argv[1:] if word != "-u"]
     if command[:2] != ["-m", "cadc_rec"] or _SOCKET not in os.environ:
         os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-    if any(mark in os.environ for mark in ("_CADC_REC_WORKER", "_CADC_REC_CHILD", "TORCHELASTIC_RUN_ID")):
+    if any(
+        mark in os.environ
+        for mark in ("_CADC_REC_WORKER", "_CADC_REC_CHILD", "TORCHELASTIC_RUN_ID")
+    ):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # Held back until there is a process to hand them to.
     signal.pthread_sigmask(signal.SIG_BLOCK, _HANDED_ON)

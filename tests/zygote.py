@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[1]
 FORKED_PYTHON = Path(__file__).with_name("forked_python.py")
 _SOCKET = "FORKED_PYTHON_SOCKET"  # names the socket, for the workers of pytest too
 _numbers = itertools.count()
+# What torchrun starts workers with. A test of what happens to real workers takes it out.
+FORKS = {"PYTHON_EXEC": str(FORKED_PYTHON)}
 
 
 class Process:
@@ -166,7 +168,7 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(paths),
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",
-        "PYTHON_EXEC": str(FORKED_PYTHON),  # what torchrun starts workers with
+        **FORKS,
     }
 
 
