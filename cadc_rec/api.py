@@ -153,7 +153,7 @@ class Run:
     @cached_property
     def result(self) -> dict[str, Any]:
         """All of the result as plain data: what ``cadc-rec run --json`` prints."""
-        return run_result(self.experiment, self.artifacts)
+        return run_result(self.experiment.method, self.experiment.seed, self.artifacts)
 
     @property
     def metrics(self) -> dict[str, float]:
