@@ -47,7 +47,7 @@ def measure(
         for method in methods:
             experiment = load_experiment(config, method=method, overrides=[*sets, f"seed={seed}"])
             artifacts = Pipeline(experiment, workdir, data_dir).run()
-            result = run_result(experiment, artifacts)
+            result = run_result(method, seed, artifacts)
             result["seconds"]["validation"] = _validation_seconds(artifacts)
             results.append(result)
             print(f"{method}, seed {seed}: {result['metrics']}", file=sys.stderr)

@@ -156,7 +156,7 @@ class Run:
     @cached_property
     def result(self) -> dict[str, Any]:
         """The whole result as plain data, as ``cadc-rec run --json`` prints it."""
-        return run_result(self.experiment, self.artifacts)
+        return run_result(self.experiment.method, self.experiment.seed, self.artifacts)
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -42,6 +44,16 @@ class SparkConfig(Section):
     machine. The machines of a cluster must see the work folder under the same path."""
     settings: Names = ()
     """Spark's own settings, such as `["spark.executor.memory=8g"]`."""
+
+    def broken_rules(self) -> Iterator[str]:
+        """See `Section`."""
+        for setting in self.settings:
+            key, equals, _ = setting.partition("=")
+            if not equals or not key.startswith("spark."):
+                yield (
+                    f"data.spark.settings: {setting!r} is not a setting of Spark; write it as "
+                    "spark.some.key=value."
+                )
 
 
 class DataConfig(Section):
@@ -97,6 +109,23 @@ class DataConfig(Section):
             return bool(self.tables.interactions.timestamp)
         return self.source != "epinions"
 
+    def broken_rules(self) -> Iterator[str]:
+        """See `Section`: times that the source has not, and a split by time without its times."""
+        by_time = [key for key in ("since", "until") if getattr(self, key)]
+        by_time += ["split = 'time'"] if self.split == "time" else []
+        if by_time and not self.has_time:
+            yield f"data.{by_time[0]} needs times, and the source has none; leave it out."
+        if self.split != "time":
+            return
+        first, second = self.validation_from, self.test_from
+        if bool(first) != bool(second) or (not first and sum(self.time_shares) >= 1):
+            yield (
+                "data.split = 'time' needs both data.validation_from and data.test_from, or two "
+                "data.time_shares whose sum is below 1."
+            )
+        elif _not_before(first, second):
+            yield out_of_order(first, second)
+
     def decisive(self) -> dict[str, Any]:
         """See `Section`; engine, memory and spilling change no result.
 
@@ -114,3 +143,27 @@ class DataConfig(Section):
         if self.source == "tables":
             settings["tables"] = self.tables.decisive()
         return settings
+
+
+def out_of_order(validation: str | int, test: str | int) -> str:
+    """The sentence on a split by time whose validation does not begin before its test."""
+    return (
+        f"data.split = 'time': validation begins at {validation} and test at {test}; the test has "
+        "to begin later."
+    )
+
+
+def _not_before(first: str, second: str) -> bool:
+    """Whether a time is at another or after it; False where only the source's unit can tell."""
+    numbers = [text.removeprefix("-").isdecimal() for text in (first, second)]
+    if all(numbers):
+        return int(first) >= int(second)
+    try:
+        return not any(numbers) and _date(first) >= _date(second)
+    except ValueError:
+        return False  # a text that is no time: the preparation says so
+
+
+def _date(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

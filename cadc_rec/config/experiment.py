@@ -21,7 +21,7 @@ from cadc_rec.config.towers import ModelConfig as ModelConfig
 from cadc_rec.config.towers import NegativesConfig as NegativesConfig
 from cadc_rec.config.towers import SelectConfig as SelectConfig
 from cadc_rec.config.towers import TrainConfig as TrainConfig
-from cadc_rec.config.types import Section, Seed
+from cadc_rec.config.types import CPU_SHARDINGS, Section, Seed, needs_cuda
 from cadc_rec.config.vectors import AlsConfig as AlsConfig
 from cadc_rec.config.vectors import HistoryConfig as HistoryConfig
 from cadc_rec.config.vectors import MlpPretrainConfig as MlpPretrainConfig
@@ -62,6 +62,23 @@ class Experiment(Section):
         if self.model.kind == "two_tower":
             for rule in (_ids, _reading, _shards):
                 yield from rule(self)
+
+    def needs_cuda(self) -> Iterator[str]:
+        """Why no CPU can train this; a sentence for each setting. Where there is none, one can."""
+        for group, table in self.model.id_tables().items():
+            kind, kernel = (getattr(self.sharding, f"{group}{of}") for of in ("", "_kernel"))
+            if kind not in ("auto", *CPU_SHARDINGS):
+                yield needs_cuda(kind, table)
+            if kernel.startswith("fused_uvm"):
+                yield (
+                    f"sharding.{group}_kernel = {kernel!r} needs CUDA, and this runs on cpu; set "
+                    "it to 'auto'."
+                )
+        if self.sharding.communication != "fp32":
+            yield (
+                f"sharding.communication = {self.sharding.communication!r} needs CUDA, and this "
+                "runs on cpu; set it to 'fp32'."
+            )
 
 
 def _weights(e: Experiment) -> Iterator[str]:
@@ -153,20 +170,8 @@ def _hard_selection(e: Experiment) -> Iterator[str]:
 
 def _devices(e: Experiment) -> Iterator[str]:
     """Settings that need CUDA."""
-    if e.compute.device != "cpu":
-        return
-    kernels = {"trainable": e.sharding.trainable_kernel, "frozen": e.sharding.frozen_kernel}
-    for group, kernel in kernels.items():
-        if kernel.startswith("fused_uvm"):
-            yield (
-                f"sharding.{group}_kernel = {kernel!r} needs CUDA, and compute.device = "
-                "'cpu'; set it to 'auto'."
-            )
-    if e.sharding.communication != "fp32":
-        yield (
-            f"sharding.communication = {e.sharding.communication!r} needs CUDA, and "
-            "compute.device = 'cpu'; set it to 'fp32'."
-        )
+    if e.compute.device == "cpu":
+        yield from e.needs_cuda()
 
 
 def _ids(e: Experiment) -> Iterator[str]:

@@ -18,6 +18,11 @@ from cadc_rec.config.types import (
 )
 
 Share = Annotated[float, Field(gt=0, le=1)]
+INT8_NOT_TRAINED = (
+    "sharding.frozen_storage = 'int8' can be planned (cadc-rec plan) but not yet trained with; "
+    "set it to 'fp16' or 'fp32'."
+)
+"""The sentence on tables that are planned for, and that no training has."""
 
 
 class ShardingConfig(Section):

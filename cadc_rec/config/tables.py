@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -115,6 +116,26 @@ class TablesConfig(Section):
     interactions: InteractionsTable = InteractionsTable()
     users: UsersTable = UsersTable()
     items: ItemsTable = ItemsTable()
+
+    def queries(self) -> dict[str, str]:
+        """What the database is asked, by table."""
+        asked = {
+            "interactions": self.interactions.query,
+            "users": self.users.query,
+            "items": self.items.query,
+        }
+        return {role: query for role, query in asked.items() if query}
+
+    def broken_rules(self) -> Iterator[str]:
+        """See `Section`."""
+        for role in self.queries():
+            if getattr(self, role).path:
+                yield f"data.tables.{role}: has both a path and a query; take one out."
+            elif not self.database:
+                yield (
+                    f"data.tables.{role}.query: there is no database to ask; set "
+                    "data.tables.database."
+                )
 
     def decisive(self) -> dict[str, Any]:
         """See `Section`: everything except where the tables are."""

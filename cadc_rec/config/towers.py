@@ -92,6 +92,15 @@ class ModelConfig(Section):
         """Widths of the layers of the side named ``user`` or ``item``."""
         return self.item_tower if side == "item" and self.item_tower else self.tower
 
+    def id_tables(self) -> dict[str, str]:
+        """Groups of id tables in `[sharding]` that the model has, and the first table of each."""
+        if self.kind == "tables":
+            return {}
+        if self.id_embedding in ("trainable", "init"):
+            return {"trainable": "user"}
+        hybrid = self.id_embedding == "hybrid"
+        return {"frozen": "user", **({"trainable": "user_free"} if hybrid else {})}
+
     def broken_rules(self) -> Iterator[str]:
         """See `Section`."""
         if self.item_tower and self.item_tower[-1] != self.tower[-1]:

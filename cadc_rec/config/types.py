@@ -25,6 +25,13 @@ Sharding = Literal[
     "row_wise",
     "table_row_wise",
 ]
+CPU_SHARDINGS: tuple[Sharding, ...] = (
+    "data_parallel",
+    "table_wise",
+    "column_wise",
+    "table_column_wise",
+)
+"""Those that a CPU can run, too: row-wise kernels need CUDA."""
 # Where a model-parallel table is stored. TorchRec has more kernels; we plan with these.
 Kernel = Literal["auto", "fused", "fused_uvm", "fused_uvm_caching"]
 MemorySize = Annotated[str, Field(pattern=r"^(\d+(\.\d+)? ?[KMGT]i?B)?$")]
@@ -57,6 +64,14 @@ class Section(BaseModel):
         never causes work to be done again.
         """
         return self.model_dump(mode="json")
+
+
+def needs_cuda(kind: str, table: str) -> str:
+    """The sentence on a table that is to be sharded as no CPU can."""
+    return (
+        f"sharding {kind!r} of table {table} needs CUDA; on CPU choose one of "
+        f"{', '.join(CPU_SHARDINGS)}."
+    )
 
 
 _PREFIXES = "KMGT"

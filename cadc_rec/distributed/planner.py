@@ -27,12 +27,11 @@ from torchrec.distributed.planner.storage_reservations import FixedPercentageSto
 from torchrec.distributed.planner.types import PlannerError, PlannerErrorType
 from torchrec.distributed.types import CacheParams, DataType
 
+from cadc_rec.config.types import CPU_SHARDINGS, needs_cuda
 from cadc_rec.errors import CadcError
 
 RESERVED_MEMORY = 0.15  # share of a device that tables must leave to activations and gradients
-# Row-wise kernels need CUDA.
-CPU_KINDS = ("data_parallel", "table_wise", "column_wise", "table_column_wise")
-_MODEL_PARALLEL = (*CPU_KINDS[1:], "row_wise", "table_row_wise")
+_MODEL_PARALLEL = (*CPU_SHARDINGS[1:], "row_wise", "table_row_wise")
 _COLUMN_MULTIPLE = 4  # fbgemm takes rows of four floats
 _LOUD = (
     "root",
@@ -239,11 +238,8 @@ def _constraint(
     table: str, rule: TableRule, device_type: str, columns: int
 ) -> ParameterConstraints:
     kind, kernel, on_cpu = rule.kind, rule.kernel, device_type == "cpu"
-    if on_cpu and kind not in ("auto", *CPU_KINDS):
-        raise CadcError(
-            f"sharding {kind!r} of table {table} needs CUDA; on CPU choose one of "
-            f"{', '.join(CPU_KINDS)}."
-        )
+    if on_cpu and kind not in ("auto", *CPU_SHARDINGS):
+        raise CadcError(needs_cuda(kind, table))
     if on_cpu and kernel in _UVM:
         raise CadcError(f"kernel {kernel!r} of table {table} needs CUDA; on CPU choose 'auto'.")
     kinds: list[str] | None = [kind]
@@ -256,9 +252,9 @@ def _constraint(
     elif kernel == "auto":
         kernels = None
     if kind == "auto":
-        offered: tuple[str, ...] | None = CPU_KINDS if on_cpu else None
+        offered: tuple[str, ...] | None = CPU_SHARDINGS if on_cpu else None
         if kernel != "auto":  # data parallel tables have no such kernel
-            offered = CPU_KINDS[1:] if on_cpu else _MODEL_PARALLEL
+            offered = CPU_SHARDINGS[1:] if on_cpu else _MODEL_PARALLEL
         kinds = list(offered) if offered else None
     return ParameterConstraints(
         sharding_types=kinds,

@@ -79,8 +79,15 @@ class Finished:
         """The towers; None if the pre-trained vectors are scored directly."""
         if "train" not in self.artifacts:
             return None
+        e = self.experiment
         return trained_model(
-            self.experiment, self.dataset, self.pretrained, self.artifacts["train"]
+            e.model,
+            e.history,
+            e.prior,
+            e.sharding.frozen_storage,
+            self.dataset,
+            self.pretrained,
+            self.artifacts["train"],
         )
 
     def known(self) -> UserItems:

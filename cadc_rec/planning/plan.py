@@ -13,7 +13,7 @@ from cadc_rec.config.experiment import Experiment, ShardingConfig
 from cadc_rec.distributed.planner import DoesNotFitError, PlannedTable
 from cadc_rec.distributed.sharding import refuse_communication
 from cadc_rec.planning import memory
-from cadc_rec.planning.layout import RankMemory, plan_towers, rank_memory, two_towers
+from cadc_rec.planning.layout import RankMemory, plan_towers, rank_memory, towers_fit, two_towers
 from cadc_rec.planning.pretraining import PretrainPlan, plan_pretraining
 from cadc_rec.planning.remedies import in_units, what_would_fit
 from cadc_rec.planning.sizes import Machines, Sizes
@@ -65,11 +65,10 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
     """
     refuse_communication(experiment.sharding, machines.device)
     problems: list[str] = []
-    pretrain = plan_pretraining(experiment, sizes, machines)
+    reserve, mf_tables = experiment.sharding.reserve, experiment.compute.mf_tables
+    pretrain = plan_pretraining(experiment.pretrain, mf_tables, reserve, sizes, machines)
     if pretrain is not None:
-        problems += pretrain.problems(
-            experiment.pretrain.factors, experiment.sharding.reserve, sizes, machines
-        )
+        problems += pretrain.problems(experiment.pretrain.factors, reserve, sizes, machines)
     tables: list[PlannedTable] = []
     frozen: frozenset[str] = frozenset()
     ranks: list[RankMemory] = []
@@ -82,12 +81,18 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
             )
             ranks = rank_memory(experiment.train, sizes, module, tables, frozen, machines)
         except DoesNotFitError:
-            problems.append(what_would_fit(experiment, sizes, machines, frozen))
+
+            def fits(sharding: ShardingConfig, machines: Machines) -> bool:
+                changed = experiment.model_copy(update={"sharding": sharding})
+                return towers_fit(changed, sizes, machines)
+
+            id_dim = experiment.model.id_dim
+            problems.append(
+                what_would_fit(experiment.sharding, id_dim, sizes, machines, frozen, fits)
+            )
         width = module.vector_width()
         validation = memory.validation_bytes(sizes, width, machines)
-        problems += _beside_tables(
-            ranks, validation, width, sizes, experiment.sharding.reserve, machines
-        )
+        problems += _beside_tables(ranks, validation, width, sizes, reserve, machines)
     return ExperimentPlan(
         experiment.sharding, sizes, machines, tables, frozen, ranks, validation, pretrain, problems
     )

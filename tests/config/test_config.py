@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from cadc_rec.config.data import SparkConfig
 from cadc_rec.config.experiment import (
     ComputeConfig,
+    DataConfig,
     Experiment,
     HistoryConfig,
     ModelConfig,
@@ -17,6 +19,7 @@ from cadc_rec.config.experiment import (
 )
 from cadc_rec.config.file import load_experiment
 from cadc_rec.config.methods import METHODS
+from cadc_rec.config.tables import InteractionsTable, TablesConfig, UsersTable
 from cadc_rec.errors import CadcError
 
 FOLDER = Path(__file__).parents[2] / "configs"
@@ -524,6 +527,56 @@ def test_a_hybrid_that_cannot_be_divided_into_groups_of_four_is_refused(width, t
             lambda: Experiment(compute=ComputeConfig(processes=9)),
             "compute.processes = 9 cannot share select.shards = 8; ",
         ),
+        (
+            lambda: SparkConfig(settings=("spark.executor.cores=2", "memory=8g")),
+            "data.spark.settings: 'memory=8g' is not a setting of Spark; write it as ",
+        ),
+        (
+            lambda: TablesConfig(users=UsersTable(path="users.csv", query="SELECT 1")),
+            "data.tables.users: has both a path and a query; take one out.",
+        ),
+        (
+            lambda: TablesConfig(interactions=InteractionsTable(query="SELECT 1")),
+            "data.tables.interactions.query: there is no database to ask; set "
+            "data.tables.database.",
+        ),
+        (
+            lambda: DataConfig(source="epinions", until="9"),
+            "data.until needs times, and the source has none; leave it out.",
+        ),
+        (
+            lambda: DataConfig(source="tables", split="time"),
+            "data.split = 'time' needs times, and the source has none; leave it out.",
+        ),
+        (
+            lambda: DataConfig(split="time", test_from="9"),
+            "data.split = 'time' needs both data.validation_from and data.test_from, or two ",
+        ),
+        (
+            lambda: DataConfig(split="time", time_shares=(0.5, 0.5)),
+            "data.split = 'time' needs both data.validation_from and data.test_from, or two ",
+        ),
+        *(
+            (
+                lambda first=first, second=second: DataConfig(
+                    split="time", validation_from=first, test_from=second
+                ),
+                f"data.split = 'time': validation begins at {first} and test at {second}; the test "
+                "has to begin later.",
+            )
+            for first, second in (
+                ("9", "9"),
+                ("10", "9"),  # numbers, not texts
+                ("2024-02-01", "2024-01-31"),
+                ("2024-02-01", "2024-02-01T00:00:00+00:00"),
+                ("2024-02-01T01:00:00+02:00", "2024-01-31T23:00:00"),
+            )
+        ),
+        (
+            lambda: row_wise(compute=ComputeConfig(device="cpu")),
+            "sharding 'row_wise' of table user needs CUDA; on CPU choose one of data_parallel, "
+            "table_wise, column_wise, table_column_wise.",
+        ),
     ],
 )
 def test_settings_built_in_python_are_held_to_the_same_rules(build, sentence):
@@ -531,6 +584,48 @@ def test_settings_built_in_python_are_held_to_the_same_rules(build, sentence):
         build()
     (finding,) = caught.value.errors()
     assert finding["msg"].startswith(sentence)
+
+
+def row_wise(**more):
+    """Learned ids, divided as no CPU can."""
+    return Experiment(sharding=ShardingConfig(trainable="row_wise"), **more)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("9", "10"),
+        ("2024-01-31", "2024-02-01"),
+        ("2024-01-31T23:30:00+02:00", "2024-01-31T22:00:00"),
+        ("2024-01-31", "9"),  # the unit of the source decides
+        ("", ""),
+    ],
+)
+def test_a_split_by_time_takes_times_that_may_follow_each_other(first, second):
+    DataConfig(split="time", validation_from=first, test_from=second)
+
+
+@pytest.mark.parametrize(
+    ("ids", "sharding", "table"),
+    [
+        ("trainable", {"trainable": "row_wise"}, "user"),
+        ("init", {"trainable": "table_row_wise"}, "user"),
+        ("init_frozen", {"frozen": "row_wise"}, "user"),
+        ("hybrid", {"frozen": "row_wise"}, "user"),
+        ("hybrid", {"trainable": "row_wise"}, "user_free"),
+        ("trainable", {"frozen": "row_wise"}, None),  # it has no such tables
+        ("linear", {"trainable": "row_wise"}, None),
+        ("residual", {"frozen": "column_wise", "trainable": "row_wise"}, None),
+    ],
+)
+def test_a_cpu_is_asked_only_for_what_the_models_own_tables_need(write, ids, sharding, table):
+    method = "random" if ids == "trainable" else "cadc"
+    sets = {"model.id_embedding": ids, **{f"sharding.{k}": v for k, v in sharding.items()}}
+    experiment = load_experiment(write(), method=method, overrides=sets)
+    found = [sentence.split(" needs")[0] for sentence in experiment.needs_cuda()]
+    kind = next(kind for kind in sharding.values())
+    assert found == ([] if table is None else [f"sharding {kind!r} of table {table}"])
+    assert not list(load_experiment(write(), method="mf", overrides=sets).needs_cuda())
 
 
 def test_sections_that_break_rules_of_their_own_are_told_together(write):

@@ -109,7 +109,7 @@ def test_what_one_rank_alone_is_refused_is_said_once_by_rank_0_with_its_place(ra
     [
         (["select.shards=2"], "3 processes cannot share select.shards = 2"),
         (["sharding.frozen=table_wise", "sharding.host_memory=1KB"], "no sharding plan fits"),
-        (["sharding.frozen=row_wise"], "needs CUDA; on CPU choose one of"),
+        (["sharding.frozen=row_wise", "compute.device=auto"], "needs CUDA; on CPU choose one of"),
         (["train.learning_rate=1e30"], "training diverged; lower train.learning_rate"),
     ],
 )
