@@ -60,10 +60,10 @@ def test_cadc_beats_the_same_sample_without_pretrained_vectors(cadc, random):
 
 
 def test_gold_trains_on_everything_and_takes_longer(cadc, workdir):
-    gold = run(workdir, "gold", "train.epochs=4")
+    gold = run(workdir, "gold", "train.epochs=1")
     assert gold["rows"]["selected"] == gold["rows"]["train"] == 988_129
     assert gold["metrics"]["hr@10"] > 0.035  # popularity alone reaches 3.9% on this split
-    assert gold["seconds"]["train"] / 4 > 4 * cadc["seconds"]["train"] / 10
+    assert gold["seconds"]["train"] > 4 * cadc["seconds"]["train"] / 10
 
 
 def test_matrix_factorization_of_a_hundred_epochs_takes_at_most_twenty_seconds(cadc, workdir):

@@ -1,4 +1,4 @@
-"""The commands that carry an experiment on by new interactions, and list what was carried on."""
+"""The commands that update an experiment with new interactions, and list its updates."""
 
 import json as jsonlib
 from pathlib import Path
@@ -30,7 +30,7 @@ def update(
     config: Config,
     new: Annotated[
         Path,
-        typer.Option(help="A folder with the new tables.", metavar="DIR", show_default=False),
+        typer.Option(help="Folder with the new tables.", metavar="DIR", show_default=False),
     ],
     workdir: Workdir = WORKDIR,
     data_dir: DataDir = None,
@@ -40,7 +40,7 @@ def update(
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Take in a day's new interactions without learning everything anew."""
+    """Add a day's new interactions without training everything again."""
     from cadc_rec.config.file import load_experiment
     from cadc_rec.versions import require_trio
 
@@ -82,7 +82,7 @@ def updates(
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """List the updates of an experiment and where their artifacts lie."""
+    """List the updates of an experiment and where their artifacts are."""
     from cadc_rec.config.file import load_experiment
 
     experiment = load_experiment(config, method=method, overrides=sets or ())
@@ -94,7 +94,7 @@ def updates(
         line = line_of(require_finished(Pipeline(experiment, workdir, data_dir)))
         found = updates_of(workdir, line)
     if json:
-        told = [
+        listed = [
             {
                 "number": one.number,
                 "name": one.name,
@@ -106,7 +106,7 @@ def updates(
             }
             for one in found
         ]
-        print(jsonlib.dumps(told))
+        print(jsonlib.dumps(listed))
         return
     for one in found:
         day, metrics = one.report["day"], one.report["metrics"]
@@ -115,4 +115,4 @@ def updates(
         print(f"{named}update {one.number}: {day['interactions']:,} new interactions, {reached}")
         print(f"  {one.path.resolve()}")
     if not found:
-        print("no updates; make one with cadc-rec update")
+        print("no updates yet; make one with cadc-rec update")

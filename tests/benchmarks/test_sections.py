@@ -79,7 +79,7 @@ def test_towers_lose_what_plain_pytorch_and_plain_torchrec_lose(tiny):
         assert entry.share > 0
 
 
-def test_a_session_adds_its_sections_to_what_is_there(tiny):
+def test_a_session_adds_its_sections_to_what_is_there_of_the_same_workload(tiny, monkeypatch):
     first = sections.run(tiny, ["ranking"])
     assert set(first.sections) == {"ranking"}
     assert all(check.holds for check in first.sections["ranking"].checks)
@@ -89,10 +89,7 @@ def test_a_session_adds_its_sections_to_what_is_there(tiny):
     assert both.sections["selection"].missing == {"pandas": "not installed"}
     with pytest.raises(CadcError, match="section 'speed' is unknown; choose of towers,"):
         sections.run(tiny, ["speed"])
-
-
-def test_another_workload_does_not_keep_the_sections_of_this_one(tiny, monkeypatch):
-    sections.run(tiny, ["ranking"])
+    # Of another workload nothing is kept.
     monkeypatch.setitem(workload._SIZES, "short", (201, 100, 4000))
     again = sections.run(Workload(tiny.workdir, short=True, repeats=1, rows=20_000), ["selection"])
     assert list(again.sections) == ["selection"]
