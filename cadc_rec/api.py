@@ -7,6 +7,7 @@ artifacts in the same work folder.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,7 +110,9 @@ def run(
         ) as pipeline,
     ):
         artifacts = pipeline.run()
-        newest = newest_update(pipeline, artifacts)
+        newest = None
+        with contextlib.suppress(CadcError):  # a damaged record is the updates' own matter
+            newest = newest_update(pipeline, artifacts)
         if newest is not None:
             log.warning("this is the run itself, before %s, which later commands take", newest)
         return Run(experiment, artifacts, newest=newest)

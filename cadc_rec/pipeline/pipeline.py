@@ -104,19 +104,23 @@ class Pipeline:
 
     def found(self, until: str = "evaluate") -> dict[str, Artifact] | None:
         """The artifacts up to and with `until`; None, and nothing made, where one is missing."""
+        found: dict[str, Artifact] = {}
         for stage in self.stages():
             if stage == "evaluate" and until != stage:
                 break
-            if stage not in self._made and stage not in self.given:
+            if stage in self._made or stage in self.given:
+                found[stage] = self.artifact(stage)
+            else:
                 with self._job(stage) as job:
                     if not self.runner.exists(job):
                         return None
-                    self._made[stage] = self._make(job)
-                tell_of(self._made[stage], self.tell)
-            self.artifact(stage)
+                    found[stage] = self._make(replace(job, anew=False))
+                if not job.anew:  # else it is still to be made
+                    self._made[stage] = found[stage]
+                    tell_of(found[stage], self.tell)
             if stage == until:
                 break
-        return dict(self._made)
+        return found
 
     def selections(self, ratios: Sequence[float]) -> list[Artifact]:
         """D_sel at each of these filtering ratios; what is missing is made in one pass."""

@@ -175,7 +175,10 @@ def _updates_on(base: Pipeline, found: Mapping[str, Artifact], until: str) -> li
     makes = {MAKER[name]: name for name in TABLE["evaluate"].reads(base.experiment)}
     inputs = {makes[stage]: made.fingerprint for stage, made in found.items() if stage in makes}
     for line, _ in _records(workdir):
-        evaluation = read_manifest(workdir / "evaluate" / line)
+        folder = workdir / "evaluate" / line
+        if not (folder / MANIFEST).exists():  # of an experiment that was deleted
+            continue
+        evaluation = read_manifest(folder)
         if inputs.items() <= evaluation["inputs"].items():
             return updates_of(workdir, line)
     return []
