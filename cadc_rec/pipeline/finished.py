@@ -45,8 +45,8 @@ def require_finished(pipeline: Pipeline, until: str = "evaluate") -> dict[str, A
     Raises:
         CadcError: the work folder has no such run; names the runs that it has.
     """
-    # Without any, raw data that may be large are not even read, or fetched.
-    some = any((pipeline.workdir / "evaluate").glob(f"*/{MANIFEST}"))
+    # In an empty work folder, raw data that may be large are not even read, or fetched.
+    some = any((pipeline.workdir / "prepare").glob(f"*/{MANIFEST}"))
     found = pipeline.found(until) if some else None
     if found is None:
         raise CadcError(_none_found(pipeline, until))

@@ -1,9 +1,12 @@
 """Pipes that close, disks that are full, encodings without the letters, links to nowhere."""
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -108,3 +111,24 @@ def test_links_that_lead_nowhere_are_named(cli, tmp_path):
         done = cli(*arguments)
         assert (done.code, done.out) == (2, "")
         assert f"error: {link}: {told}" in done.err
+
+
+def test_a_command_waits_for_the_stage_that_another_job_makes_or_refuses(
+    cli, finished, tiny, tmp_path
+):
+    work = Path(shutil.copytree(finished.workdir, tmp_path / "work"))
+    key = Path(finished.result["artifacts"]["evaluate"]).name
+    shutil.rmtree(work / "evaluate" / key)
+    (work / ".tmp").mkdir(exist_ok=True)
+    asked = ("evaluate", tiny, "--workdir", work)
+    with (work / ".tmp" / f"evaluate-{key}.lock").open("a") as held:  # as the other job does
+        fcntl.flock(held, fcntl.LOCK_EX)
+        refused = cli(*asked, "--no-wait")
+        assert refused.code == 2
+        assert "another job is making the same evaluate artifact there" in refused.err
+        threading.Timer(1.0, lambda: fcntl.flock(held, fcntl.LOCK_UN)).start()
+        done = cli(*asked)
+    assert done.code == 0, done.err
+    said = f"waiting for another job that is making {work / 'evaluate' / key}; --no-wait refuses"
+    assert said in done.err
+    assert done.err.index(said) < done.err.index("evaluate: made in")

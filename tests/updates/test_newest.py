@@ -75,6 +75,9 @@ def test_evaluate_takes_it_with_other_settings_of_its_own_and_trains_nothing(cli
             "of": 1,
         }
         assert found["info"]["users"] == 41  # of 40, and the new one
+    done = cli(*asked, "--force")
+    assert "evaluate: made in" in done.err
+    assert json.loads(done.out)["cached"] is False
     done = cli(*asked, "--update", "none")
     assert json.loads(done.out)["update"] is None
     assert json.loads(done.out)["info"]["users"] == 40
