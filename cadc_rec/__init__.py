@@ -19,7 +19,7 @@ libraries behind these names: each name is imported when it is first used.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cadc_rec.api import Run, inspect, load, run
+    from cadc_rec.api import Run, finished, inspect, load, run
     from cadc_rec.config.experiment import Experiment
     from cadc_rec.data.inspect.inspect import Inspection
     from cadc_rec.errors import CadcError
@@ -34,6 +34,7 @@ __all__ = [
     "Predictor",
     "Recommendations",
     "Run",
+    "finished",
     "inspect",
     "load",
     "run",
@@ -46,6 +47,7 @@ _HOMES = {
     "Predictor": "cadc_rec.serving.predict.predictor",
     "Recommendations": "cadc_rec.serving.predict.predictor",
     "Run": "cadc_rec.api",
+    "finished": "cadc_rec.api",
     "inspect": "cadc_rec.api",
     "load": "cadc_rec.api",
     "run": "cadc_rec.api",

@@ -7,20 +7,22 @@ artifacts in the same work folder.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import CadcError
-from cadc_rec.log import quiet_libraries
+from cadc_rec.log import log, quiet_libraries
 from cadc_rec.pipeline.job import opened
 from cadc_rec.pipeline.pipeline import STAGES
 from cadc_rec.pipeline.summary import run_result
 from cadc_rec.store.artifact import Artifact
+from cadc_rec.updates.chain import Taken, Update, newest_update, take_update
 
 if TYPE_CHECKING:
     from cadc_rec.data.inspect.inspect import Inspection
@@ -63,8 +65,12 @@ def run(
     force: bool = False,
     profile: bool = False,
     resume: Path | str | None = None,
+    wait: bool = True,
 ) -> Run:
     """Run every stage of an experiment that is not finished yet, from raw data to metrics.
+
+    It is the run itself, whatever updates came on top of it (a warning names the newest); see
+    `finished` for those.
 
     Args:
         experiment: the experiment to run; see `load`. With ``compute.processes`` above 1, the train
@@ -75,6 +81,7 @@ def run(
         force: run every stage again; an old artifact stays until the new one is complete.
         profile: train again under torch's profiler, which writes a trace to the work folder.
         resume: the folder of a checkpoint to resume from; default: the newest of this training.
+        wait: where another process makes the same artifact, wait for it; False is an error then.
 
     Returns:
         The finished experiment.
@@ -99,9 +106,49 @@ def run(
             force=STAGES if force else (),
             profile=profile,
             resume=None if resume is None else Path(resume),
+            wait=wait,
         ) as pipeline,
     ):
-        return Run(experiment, pipeline.run())
+        artifacts = pipeline.run()
+        newest = None
+        with contextlib.suppress(CadcError):  # a damaged record is the updates' own matter
+            newest = newest_update(pipeline, artifacts)
+        if newest is not None:
+            log.warning("this is the run itself, before %s, which later commands take", newest)
+        return Run(experiment, artifacts, newest=newest)
+
+
+def finished(
+    experiment: Experiment,
+    *,
+    workdir: Path | str = "work",
+    data_dir: Path | str | None = None,
+    update: int | Literal["newest"] = "newest",
+) -> Run:
+    """The newest state of an experiment that was run before; nothing is trained.
+
+    Args:
+        experiment: what was run; see `load`.
+        workdir: the folder that keeps the artifacts.
+        data_dir: as for `run`.
+        update: which of the run's updates (``cadc-rec update``) is meant: ``"newest"``, or its
+            number from 1 on; 0 is the run itself. A run without updates is its own newest state.
+
+    Returns:
+        The run, with the artifacts of that update.
+
+    Raises:
+        CadcError: there is no such run (the message says which there are, and what differs), or no
+            such update.
+
+    Example:
+        >>> finished(load("tiny.toml"), workdir="work").update is None  # no day was taken in
+        True
+    """
+    folder = None if data_dir is None else Path(data_dir)
+    with quiet_libraries(), opened(experiment, Path(workdir), folder) as base:
+        taken = take_update(base, update)
+        return Run(experiment, taken.pipeline.run(), update=taken.update)
 
 
 def inspect(
@@ -148,10 +195,14 @@ class Run:
         experiment: its settings.
         artifacts: the artifact of each stage that its method has; ``.path`` is an artifact's
             folder, ``.info`` what its stage counted and measured.
+        update: the update that the artifacts are of; None for the run itself.
+        newest: the newest update on top of it, if it has any that it is not of.
     """
 
     experiment: Experiment
     artifacts: Mapping[str, Artifact]
+    update: Update | None = None
+    newest: Taken | None = None
 
     @cached_property
     def result(self) -> dict[str, Any]:
@@ -190,9 +241,15 @@ class Run:
         rows = self.predictor.users.rows(users)
         if (rows < 0).any():
             lost = users[int((rows < 0).argmax())]
+            later = (
+                f"This is the run before {self.newest}: cadc_rec.finished(experiment) knows the "
+                "users of that, and a"
+                if self.newest
+                else "A"
+            )
             raise CadcError(
-                f"no user has the id {lost!r:.80}; a run answers for users of its own data only. A "
-                "bundle (cadc-rec export) also answers for others."
+                f"no user has the id {lost!r:.80}; a run answers for users of its own data only. "
+                f"{later} bundle (cadc-rec export) also answers for others."
             )
         return self.predictor.recommend(users, k)
 

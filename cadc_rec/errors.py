@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
@@ -68,6 +69,29 @@ class DefectError(Exception):
 _KINDS: dict[str, type[CadcError | DefectError]] = {
     error.kind: error for error in (CadcError, BusyError, DefectError)
 }
+
+
+def link_to_nowhere(path: Path) -> str | None:
+    """The sentence for a `path` that is not there for a broken link; None where there is none."""
+    for part in (path, *path.parents):
+        if part.is_symlink() and not part.exists():
+            return f"{part}: is a link that leads nowhere (to {part.readlink()}); mend it."
+    return None
+
+
+def name_without_text(name: str) -> str | None:
+    """The sentence for a file's name or argument whose bytes are no text here; None for others.
+
+    Python keeps such bytes as lone surrogates, which no library that wants UTF-8 takes.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return (
+            f"{name!r:.200}: has bytes that are not {sys.getfilesystemencoding()}, which names "
+            "have in this locale; rename it, or set LC_ALL=C.UTF-8."
+        )
+    return None
 
 
 def failure_text(error: Exception) -> str:

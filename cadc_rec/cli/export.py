@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cadc_rec.cli.options import (
+    NEWEST,
     WORKDIR,
     AsJson,
     Config,
@@ -16,8 +17,10 @@ from cadc_rec.cli.options import (
     Force,
     Method,
     Sets,
+    Update,
     Workdir,
     stopped_gently,
+    wanted_update,
 )
 from cadc_rec.errors import CadcError
 
@@ -37,6 +40,7 @@ def export(
     data_dir: DataDir = None,
     method: Method = None,
     sets: Sets = None,
+    update: Update = NEWEST,
     index: Annotated[
         Literal["auto", "exact", "hnsw", "ivf-pq"],
         typer.Option(help="Kind of FAISS index; auto chooses by the number of items."),
@@ -66,18 +70,19 @@ def export(
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Write everything a service needs into one folder, the bundle."""
+    """Write what a service needs of a finished run, as its newest update left it: one folder."""
     from cadc_rec.config.file import load_experiment
     from cadc_rec.pipeline.job import opened
     from cadc_rec.pipeline.pipeline import launched
     from cadc_rec.serving.bundle.signing import signing_key
+    from cadc_rec.updates.chain import take_update
     from cadc_rec.versions import require_trio
 
     experiment = load_experiment(config, method=method, overrides=sets or ())
     if launched():
         raise CadcError("exporting runs in one process; start cadc-rec without a launcher.")
-    # Refuse a wrong request before hours of training.
-    key, precisions = signing_key(sign), _precisions(precision)
+    # Refuse a wrong request before any work.
+    key, precisions, wanted_state = signing_key(sign), _precisions(precision), wanted_update(update)
     for folder in (out, triton):
         if folder is not None and folder.exists() and not force:
             raise CadcError(
@@ -86,17 +91,22 @@ def export(
     if find_spec("faiss") is None:
         raise CadcError("exporting needs faiss; install it: pip install 'cadc-rec[export]'.")
     require_trio()
-    with stopped_gently("stages"), opened(experiment, workdir, data_dir) as pipeline:
+    with stopped_gently("stages"), opened(experiment, workdir, data_dir) as base:
+        taken = take_update(base, wanted_state)
+        pipeline = taken.pipeline
         artifacts = pipeline.run()
         from cadc_rec.export.write import Finished, Wanted, write_bundle
 
-        finished = Finished(experiment, artifacts, pipeline.dataset, pipeline.pretrained)
+        finished = Finished(
+            experiment, artifacts, pipeline.dataset, pipeline.pretrained, taken.document()
+        )
         wanted = Wanted(index, precisions, aot, key, replace=force)
         manifest = write_bundle(finished, out, wanted)
         if triton is not None:
             _write_triton(finished, triton, precisions, force)
     if json:
-        print(jsonlib.dumps({"bundle": str(out.resolve()), "manifest": manifest}))
+        document = {"bundle": str(out.resolve()), "update": taken.document(), "manifest": manifest}
+        print(jsonlib.dumps(document))
     else:
         print(f"export: {manifest['name']}, {len(manifest['files'])} files")
         print(out.resolve())

@@ -54,16 +54,16 @@ def inspect(
     from cadc_rec import api
     from cadc_rec.data.sources.raw_input import DATA_VARIABLE
 
-    if out is not None and out.exists():
-        raise CadcError(f"{out} already exists; remove it or name another file.")
+    if out is not None:
+        _require_new(out)
     found = api.inspect(path, delimiter=delimiter, encoding=encoding, data_dir=data_dir)
     named = os.environ.get(DATA_VARIABLE)
     if out is not None:
         folder = data_dir or (Path(named) if named else None)
-        out.write_text(found.config(folder), "utf-8")
+        _write(out, found.config(folder))
         log.info("wrote %s; read and correct it, then run: cadc-rec run %s", out, out)
     if json:
-        print(jsonlib.dumps(_document(found), ensure_ascii=False))
+        print(jsonlib.dumps(_document(found)))
         return
     console = Console()
     for table in found.tables:
@@ -71,6 +71,24 @@ def inspect(
         console.print(_columns(table, _notes(found, table)))
     for line in _log_lines(found):
         print(line)
+
+
+def _require_new(out: Path) -> None:
+    """Refuse, before the tables are read, a config that could not be written."""
+    if os.path.lexists(out):
+        raise CadcError(f"{out} already exists; remove it or name another file.")
+    if not out.parent.is_dir():
+        raise CadcError(f"{out}: there is no folder {out.parent}; make it, or name another file.")
+
+
+def _write(out: Path, text: str) -> None:
+    try:
+        out.write_text(text, "utf-8")
+    except OSError as error:
+        out.unlink(missing_ok=True)
+        raise CadcError(
+            f"{out}: cannot be written ({error.strerror}); name another file."
+        ) from None
 
 
 def _role(found: "Inspection", table: "TableProfile") -> str:

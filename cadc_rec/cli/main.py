@@ -16,8 +16,16 @@ import typer
 
 from cadc_rec import __version__
 from cadc_rec.cli import doctor, export, inspect, plan, run, serve, stages, study, update
+from cadc_rec.cli.output import StandardOutput, say
 from cadc_rec.distributed.launch import end_with_parent, is_child, is_local_worker
-from cadc_rec.errors import CadcError, DefectError, ExitCode, SpokenError, leave_failure
+from cadc_rec.errors import (
+    CadcError,
+    DefectError,
+    ExitCode,
+    SpokenError,
+    leave_failure,
+    name_without_text,
+)
 from cadc_rec.log import console, keep_interrupts, set_up_logging
 
 app = typer.Typer(
@@ -49,12 +57,16 @@ def main() -> None:
     keep_interrupts()
     if is_child():
         end_with_parent()
-    code = ExitCode.DONE
+    output = StandardOutput()
+    code: int | str | None = ExitCode.DONE
     try:
-        app()  # usage errors and --help end in SystemExit, with typer's own text
+        _require_text(sys.argv[1:])
+        app()
+    except SystemExit as ended:  # of usage errors and --help, with typer's own text
+        code = ended.code
     except Exception as error:
-        code = _report(error, debug)
-    sys.exit(code)
+        code = output.finish() or _report(error, debug)
+    sys.exit(output.finish() or code)
 
 
 def _report(error: Exception, debug: bool) -> ExitCode:
@@ -63,6 +75,10 @@ def _report(error: Exception, debug: bool) -> ExitCode:
         console().print_exception()
     if isinstance(error, CadcError):
         text, code = f"error: {error}", ExitCode.REFUSED
+    elif isinstance(error, UnicodeEncodeError):
+        encoding = sys.getfilesystemencoding()
+        text = f"error: {error.object!r:.200}: {encoding} has no such letters; set LC_ALL=C.UTF-8."
+        code = ExitCode.REFUSED
     else:
         what = error if isinstance(error, DefectError) else f"{type(error).__name__}: {error}"
         text, code = f"unexpected error: {what}", ExitCode.DEFECT
@@ -73,10 +89,21 @@ def _report(error: Exception, debug: bool) -> ExitCode:
         # process now. If not, this process says it.
         time.sleep(_RANK_0_FIRST_SECONDS)
     if not (leave_failure(error) and is_local_worker()):  # else the parent prints it
-        print(text, file=sys.stderr, flush=True)
+        say(text)
     if isinstance(error, SpokenError):
         error.said()
     return code
+
+
+def _require_text(arguments: list[str]) -> None:
+    """Refuse arguments that are no text in the encoding of this locale.
+
+    Raises:
+        CadcError: names the first.
+    """
+    for argument in arguments:
+        if refused := name_without_text(argument):
+            raise CadcError(refused)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from cadc_rec.config.methods import METHODS
-from cadc_rec.errors import ExitCode
+from cadc_rec.errors import CadcError, ExitCode
 from cadc_rec.log import log
 
 Config = Annotated[
@@ -29,6 +29,21 @@ Method = Annotated[
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a setting. May be repeated.", metavar="SECTION.KEY=VALUE"),
+]
+Update = Annotated[
+    str,
+    typer.Option(
+        "--update",
+        help="Which update to take: its number, or none for the run itself; default: the newest.",
+        metavar="N|none",
+        show_default=False,
+    ),
+]
+NoWait = Annotated[
+    bool,
+    typer.Option(
+        "--no-wait", help="Do not wait for another job that makes the same artifact; refuse."
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Make the result again even if it exists.")]
 Resume = Annotated[
@@ -50,6 +65,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 WORKDIR = Path("work")
+NEWEST = "newest"
+
+
+def wanted_update(text: str) -> int | Literal["newest"]:
+    """What ``--update`` asks for; 0 is the run itself.
+
+    Raises:
+        CadcError: it is neither a number nor a word of its own.
+    """
+    if text == NEWEST:
+        return "newest"
+    if text == "none":
+        return 0
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise CadcError(f"--update {text}: give a number from 1 on, or none for the run itself.")
+    return int(text)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from cadc_rec.cli.options import (
     Debug,
     Force,
     Method,
+    NoWait,
     Profile,
     Resume,
     Sets,
@@ -36,6 +37,7 @@ def run(
     force: Force = False,
     profile: Profile = False,
     resume: Resume = None,
+    no_wait: NoWait = False,
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -55,6 +57,7 @@ def run(
             force=force,
             profile=profile,
             resume=resume,
+            wait=not no_wait,
         )
     if not is_speaker():
         return

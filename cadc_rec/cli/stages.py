@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cadc_rec.cli.options import (
+    NEWEST,
     WORKDIR,
     AsJson,
     Config,
@@ -16,12 +17,15 @@ from cadc_rec.cli.options import (
     Debug,
     Force,
     Method,
+    NoWait,
     Profile,
     Resume,
     Sets,
+    Update,
     Workdir,
     is_speaker,
     stopped_gently,
+    wanted_update,
 )
 from cadc_rec.errors import CadcError
 
@@ -42,9 +46,7 @@ def register(app: typer.Typer) -> None:
         app.command(name=stage)(_command(stage, summary))
     app.command()(select)
     app.command()(train)
-    app.command(name="evaluate")(
-        _command("evaluate", "Rank each held-out item among all items and print the metrics.")
-    )
+    app.command()(evaluate)
 
 
 def _command(stage: str, summary: str) -> Callable[..., None]:
@@ -57,10 +59,11 @@ def _command(stage: str, summary: str) -> Callable[..., None]:
         method: Method = None,
         sets: Sets = None,
         force: Force = False,
+        no_wait: NoWait = False,
         json: AsJson = False,
         debug: Debug = False,
     ) -> None:
-        _run_stage(stage, config, workdir, data_dir, method, sets, force, json)
+        _run_stage(stage, config, workdir, data_dir, method, sets, force, json, wait=not no_wait)
 
     command.__doc__ = summary
     return command
@@ -80,12 +83,13 @@ def select(
     ] = "",
     sets: Sets = None,
     force: Force = False,
+    no_wait: NoWait = False,
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Choose the interactions that the two towers are trained on."""
     if not ratios:
-        _run_stage("select", config, workdir, data_dir, method, sets, force, json)
+        _run_stage("select", config, workdir, data_dir, method, sets, force, json, wait=not no_wait)
         return
     from cadc_rec.config.file import load_experiment
     from cadc_rec.pipeline.job import opened
@@ -95,7 +99,13 @@ def select(
     wanted = _filtering_ratios(ratios)
     with (
         stopped_gently("stages"),
-        opened(experiment, workdir, data_dir, force=("select",) if force else ()) as pipeline,
+        opened(
+            experiment,
+            workdir,
+            data_dir,
+            force=("select",) if force else (),
+            wait=not no_wait,
+        ) as pipeline,
     ):
         _require_stage("select", pipeline)
         artifacts = pipeline.selections(wanted)
@@ -118,11 +128,49 @@ def train(
     force: Force = False,
     profile: Profile = False,
     resume: Resume = None,
+    no_wait: NoWait = False,
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Train the two towers on the selected interactions."""
-    _run_stage("train", config, workdir, data_dir, method, sets, force, json, profile, resume)
+    wait = not no_wait
+    _run_stage("train", config, workdir, data_dir, method, sets, force, json, profile, resume, wait)
+
+
+def evaluate(
+    config: Config,
+    workdir: Workdir = WORKDIR,
+    data_dir: DataDir = None,
+    method: Method = None,
+    sets: Sets = None,
+    update: Update = NEWEST,
+    force: Force = False,
+    no_wait: NoWait = False,
+    json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Rank each held-out item of a trained run among all items and print the metrics."""
+    from cadc_rec.config.file import load_experiment
+    from cadc_rec.pipeline.job import opened
+    from cadc_rec.pipeline.summary import stage_document, stage_lines
+    from cadc_rec.updates.chain import take_update
+
+    experiment = load_experiment(config, method=method, overrides=sets or ())
+    wanted = wanted_update(update)
+    forced = ("evaluate",) if force else ()
+    with (
+        stopped_gently("stages"),
+        opened(experiment, workdir, data_dir, force=forced, wait=not no_wait) as base,
+    ):
+        taken = take_update(base, wanted, until="train")
+        artifact = taken.pipeline.run()["evaluate"]
+    if not is_speaker():
+        return
+    if json:
+        document = {"update": taken.document(), **stage_document("evaluate", artifact)}
+        print(jsonlib.dumps(document))
+    else:
+        print(stage_lines("evaluate", artifact))
 
 
 def _run_stage(
@@ -136,6 +184,7 @@ def _run_stage(
     json: bool,
     profile: bool = False,
     resume: Path | None = None,
+    wait: bool = True,
 ) -> None:
     """Run one stage and every stage before it; print its result."""
     from cadc_rec.config.file import load_experiment
@@ -147,7 +196,13 @@ def _run_stage(
     with (
         stopped_gently("stages"),
         opened(
-            experiment, workdir, data_dir, force=forced, profile=profile, resume=resume
+            experiment,
+            workdir,
+            data_dir,
+            force=forced,
+            profile=profile,
+            resume=resume,
+            wait=wait,
         ) as pipeline,
     ):
         _require_stage(stage, pipeline)

@@ -6,14 +6,17 @@ from typing import Annotated
 import typer
 
 from cadc_rec.cli.options import (
+    NEWEST,
     WORKDIR,
     AsJson,
     Config,
     DataDir,
     Debug,
     Sets,
+    Update,
     Workdir,
     stopped_gently,
+    wanted_update,
 )
 from cadc_rec.log import log
 
@@ -103,6 +106,7 @@ def advise(
         str, typer.Option(help="Seeds to average over. Default: the config's.", metavar="N,N,...")
     ] = "",
     sets: Sets = None,
+    update: Update = NEWEST,
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -121,5 +125,6 @@ def advise(
             budget_minutes=budget,
             seeds=seeds,
             ratios=ratios,
+            update=wanted_update(update),
             as_json=json,
         )

@@ -13,6 +13,7 @@ from cadc_rec.cli.options import (
     DataDir,
     Debug,
     Method,
+    NoWait,
     Sets,
     Workdir,
     stopped_gently,
@@ -35,6 +36,7 @@ def update(
     data_dir: DataDir = None,
     method: Method = None,
     sets: Sets = None,
+    no_wait: NoWait = False,
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -48,7 +50,7 @@ def update(
         from cadc_rec.updates.report import day_lines, update_lines
         from cadc_rec.updates.update import carry_on
 
-        outcome = carry_on(experiment, workdir, new, data_dir)
+        outcome = carry_on(experiment, workdir, new, data_dir, wait=not no_wait)
     if json:
         document: dict[str, Any] = {"kept": outcome.kept, "day": dict(outcome.counts)}
         if outcome.update is not None:
@@ -85,15 +87,17 @@ def updates(
 
     experiment = load_experiment(config, method=method, overrides=sets or ())
     with stopped_gently("stages"):
+        from cadc_rec.pipeline.finished import require_finished
         from cadc_rec.pipeline.pipeline import Pipeline
         from cadc_rec.updates.chain import line_of, updates_of
 
-        line = line_of(Pipeline(experiment, workdir, data_dir).run())
+        line = line_of(require_finished(Pipeline(experiment, workdir, data_dir)))
         found = updates_of(workdir, line)
     if json:
         listed = [
             {
                 "number": one.number,
+                "name": one.name,
                 "record": str(one.path.resolve()),
                 "day": one.report["day"],
                 "metrics": one.report["metrics"],
@@ -107,7 +111,8 @@ def updates(
     for one in found:
         day, metrics = one.report["day"], one.report["metrics"]
         reached = ", ".join(f"{name.upper()} {100 * value:.2f}%" for name, value in metrics.items())
-        print(f"update {one.number}: {day['interactions']:,} new interactions, {reached}")
+        named = f"{one.name}, " if one.name else ""
+        print(f"{named}update {one.number}: {day['interactions']:,} new interactions, {reached}")
         print(f"  {one.path.resolve()}")
     if not found:
         print("no updates yet; make one with cadc-rec update")

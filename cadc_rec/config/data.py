@@ -102,15 +102,49 @@ class DataConfig(Section):
     spark: SparkConfig = SparkConfig()
     tables: TablesConfig = TablesConfig()
 
-    @property
-    def has_time(self) -> bool:
-        """Whether interactions have a time; if not, each user's order is drawn with a seed."""
-        if self.source == "tables":
-            return bool(self.tables.interactions.timestamp)
-        return self.source != "epinions"
-
     def broken_rules(self) -> Iterator[str]:
-        """See `Section`: times that the source has not, and a split by time without its times."""
+        """See `Section`: settings that nothing would read, and times that do not fit."""
+        for rule in (self._of_another_source, self._of_another_split, self._of_times):
+            yield from rule()
+
+    def _of_another_source(self) -> Iterator[str]:
+        for section, source in (("tables", "tables"), ("generated", "generated")):
+            default = type(self).model_fields[section].default
+            if self.source != source and getattr(self, section) != default:
+                named = "source" in self.model_fields_set
+                given = f"and data.source = {self.source!r}" if named else "which is not set"
+                yield (
+                    f"[data.{section}] is read with data.source = {source!r} alone, {given}; set "
+                    f"data.source = {source!r}, or leave the section out."
+                )
+        for role in ("users", "items") if self.source == "tables" else ():
+            table = getattr(self.tables, role)
+            if not (table.path or table.query) and table != type(table)():
+                yield (
+                    f"[data.tables.{role}] describes a table, and names none; set "
+                    f"data.tables.{role}.path or .query, or leave the section out."
+                )
+
+    def _of_another_split(self) -> Iterator[str]:
+        shares = self.time_shares != type(self).model_fields["time_shares"].default
+        for key, given in (
+            ("validation_from", bool(self.validation_from)),
+            ("test_from", bool(self.test_from)),
+            ("time_shares", shares),
+        ):
+            if given and self.split != "time":
+                yield (
+                    f"data.{key} is read with data.split = 'time' alone, and data.split = "
+                    f"{self.split!r}; set data.split = 'time', or leave {key} out."
+                )
+        if shares and self.validation_from:
+            yield (
+                "data.time_shares is read where no times are named, and data.validation_from names "
+                "one; leave one of them out."
+            )
+
+    def _of_times(self) -> Iterator[str]:
+        """Times that the source has not, and a split by time without its times."""
         by_time = [key for key in ("since", "until") if getattr(self, key)]
         by_time += ["split = 'time'"] if self.split == "time" else []
         if by_time and not self.has_time:
@@ -125,6 +159,13 @@ class DataConfig(Section):
             )
         elif _not_before(first, second):
             yield out_of_order(first, second)
+
+    @property
+    def has_time(self) -> bool:
+        """Whether interactions have a time; if not, each user's order is drawn with a seed."""
+        if self.source == "tables":
+            return bool(self.tables.interactions.timestamp)
+        return self.source != "epinions"
 
     def decisive(self) -> dict[str, Any]:
         """See `Section`; engine, memory and spilling change no result.

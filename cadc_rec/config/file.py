@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from cadc_rec.config.errors import explain
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.config.methods import METHODS
-from cadc_rec.errors import CadcError
+from cadc_rec.errors import CadcError, link_to_nowhere
 
 
 def load_experiment(
@@ -76,11 +76,17 @@ def read_toml(path: Path) -> dict[str, Any]:
         CadcError: there is no such file, or it is not TOML.
     """
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        # Windows' editors begin a file with a byte order mark, which TOML does not know.
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
-        raise CadcError(f"{path}: no such config file; check the path.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CadcError(
+            link_to_nowhere(path) or f"{path}: no such config file; check the path."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise CadcError(
+            f"{path}: not valid TOML: byte {error.start} is not UTF-8; save it as UTF-8."
+        ) from None
+    except tomllib.TOMLDecodeError as error:
         raise CadcError(f"{path}: not valid TOML: {error}.") from None
     except OSError as error:
         raise CadcError(f"{path}: cannot be read ({error.strerror}); name a TOML file.") from None

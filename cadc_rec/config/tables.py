@@ -33,7 +33,7 @@ class InteractionsTable(Section):
     user's order is drawn with a seed."""
     unit: Literal["", "s", "ms", "us", "ns"] = ""
     """Unit of the whole numbers in that column, which count from 1970. You need it only if a
-    setting such as `data.since` gives a date."""
+    setting such as `data.since` gives a date. An error if the column holds no whole numbers."""
     weight: str = ""
     """Column of an interaction's weight: a number above 0 and at most a billion, of which six
     decimals are kept. `pretrain.model = "als"` multiplies its confidence by it. Empty: every weight
@@ -42,6 +42,20 @@ class InteractionsTable(Section):
     """Column of the rating that `min_rating` is compared with."""
     min_rating: float | None = None
     """Leave out rows with a lower rating; unset keeps every row."""
+
+    def broken_rules(self) -> Iterator[str]:
+        """See `Section`."""
+        section = "data.tables.interactions"
+        if self.min_rating is not None and not self.rating:
+            yield (
+                f"{section}.min_rating = {self.min_rating:g} is about ratings, and no column holds "
+                f"them; set {section}.rating, or leave min_rating out."
+            )
+        if self.unit and not self.timestamp:
+            yield (
+                f"{section}.unit = {self.unit!r} is about times, and no column holds them; set "
+                f"{section}.timestamp, or leave unit out."
+            )
 
 
 class EntityTable(Section):
@@ -72,6 +86,20 @@ class EntityTable(Section):
     """Number of codes of each `hashed` column."""
     missing: Names = ()
     """Texts that stand for a missing value, such as `["NA"]`; an empty text always does."""
+
+    def broken_rules(self) -> Iterator[str]:
+        """See `Section`."""
+        for setting, columns in (
+            ("separator", "multi"),
+            ("buckets", "numeric"),
+            ("hash_codes", "hashed"),
+        ):
+            value, default = getattr(self, setting), type(self).model_fields[setting].default
+            if value != default and not getattr(self, columns):
+                yield (
+                    f"{setting} = {value!r} is about {columns!r} columns, and none is named; name "
+                    f"them in {columns}, or leave {setting} out."
+                )
 
 
 class UsersTable(EntityTable):

@@ -13,7 +13,11 @@ from cadc_rec.store.artifact import Artifact
 from cadc_rec.versions import library_versions
 
 
-def card_data(experiment: Experiment, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+def card_data(
+    experiment: Experiment,
+    artifacts: Mapping[str, Artifact],
+    update: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """What ``model_card.json`` says; metrics are fractions."""
     measured, prepared = artifacts["evaluate"].info, artifacts["prepare"].info
     selected = artifacts["select"].info["selected"] if "select" in artifacts else 0
@@ -22,6 +26,7 @@ def card_data(experiment: Experiment, artifacts: Mapping[str, Artifact]) -> dict
     return {
         "method": experiment.method,
         "seed": experiment.seed,
+        **({} if update is None else {"update": update}),
         "data": {
             "source": experiment.data.source,
             "users": prepared["users"],
@@ -45,7 +50,7 @@ def card_page(name: str, data: Mapping[str, Any], limits: list[str]) -> str:
     of_data, lines = data["data"], [f"# {name}", ""]
     lines += [
         f"A recommender of the method `{data['method']}` (seed {data['seed']}), made by cadc-rec "
-        f"{data['versions']['cadc-rec']}.",
+        f"{data['versions']['cadc-rec']}.{_taken_in(data)}",
         "",
         "## Data",
         "",
@@ -69,6 +74,10 @@ def card_page(name: str, data: Mapping[str, Any], limits: list[str]) -> str:
     lines += ["## Versions", "", "| library | version |", "|---|---|"]
     lines += [f"| {library} | {version} |" for library, version in data["versions"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _taken_in(data: Mapping[str, Any]) -> str:
+    return f" It is of {data['update']['text']}." if "update" in data else ""
 
 
 def limits_of(history_length: int) -> list[str]:

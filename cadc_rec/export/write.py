@@ -68,12 +68,22 @@ class Finished:
         artifacts: by stage.
         dataset: the prepared data.
         pretrained: pre-trained vectors where there are any.
+        update: the update that the artifacts are of, for people: its ``day``, its ``number``, how
+            many there are (``of``) and all that as ``text``; None for a run.
     """
 
     experiment: Experiment
     artifacts: Mapping[str, Artifact]
     dataset: Dataset
     pretrained: Pretrained
+    update: Mapping[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """What its bundle is called."""
+        e = self.experiment
+        update = f"-update{self.update['number']}" if self.update else ""
+        return f"{e.data.source}-{e.method}-seed{e.seed}{update}"
 
     def trained(self) -> TrainedModel | None:
         """The towers; None if the pre-trained vectors are scored directly."""
@@ -111,7 +121,6 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
         CadcError: `out` exists or cannot be written, or an optional part cannot be made.
     """
     experiment = finished.experiment
-    name = f"{experiment.data.source}-{experiment.method}-seed{experiment.seed}"
     with folder_to_fill(out, replace=wanted.replace) as folder:
         for file in (layout.ITEM_VECTORS, layout.INDEX, layout.QUERY):
             (folder / file).parent.mkdir()
@@ -136,10 +145,10 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
             ticker.advance(1, "programs")
             described["torchrec"] = _write_modules(trained, folder, wanted.precisions)
             ticker.advance(1, "TorchRec modules")
-            _write_descriptions(finished, name, described, folder)
+            _write_descriptions(finished, described, folder)
             inputs = {stage: made.fingerprint for stage, made in finished.artifacts.items()}
             created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            manifest = manifest_of(folder, name, inputs, library_versions(), created)
+            manifest = manifest_of(folder, finished.name, inputs, library_versions(), created)
             contents = json.dumps(manifest, indent=2) + "\n"
             (folder / layout.MANIFEST).write_text(contents, "utf-8")
             if wanted.key is not None:
@@ -217,15 +226,14 @@ def _write_modules(
     return write_modules(trained, folder, precisions)
 
 
-def _write_descriptions(
-    finished: Finished, name: str, described: dict[str, Any], folder: Path
-) -> None:
-    card = card_data(finished.experiment, finished.artifacts)
+def _write_descriptions(finished: Finished, described: dict[str, Any], folder: Path) -> None:
+    card = card_data(finished.experiment, finished.artifacts, finished.update)
     # Tables alone can have a history too: that of the prior.
     length = finished.experiment.history.length
     model = {
         "method": finished.experiment.method,
         "seed": finished.experiment.seed,
+        **({} if finished.update is None else {"update": dict(finished.update)}),
         "users": finished.dataset.n_users,
         "items": finished.dataset.n_items,
         "dim": finished.vectors("item").shape[1],
@@ -235,7 +243,7 @@ def _write_descriptions(
     }
     _write_json(folder / layout.MODEL, model)
     _write_json(folder / layout.CARD_DATA, card)
-    page = card_page(name, card, limits_of(length))
+    page = card_page(finished.name, card, limits_of(length))
     (folder / layout.CARD).write_text(page, "utf-8")
 
 

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from cadc_rec.config.experiment import Experiment
 from cadc_rec.distributed.launch import is_local_worker, run_workers
 from cadc_rec.log import log
 from cadc_rec.pipeline.pipeline import Pipeline, launched
+from cadc_rec.store.artifact import Artifact, open_artifact
 from cadc_rec.versions import require_trio
 
 _JOB = "_CADC_REC_JOB"
@@ -34,6 +35,8 @@ def opened(
     force: Sequence[str] = (),
     profile: bool = False,
     resume: Path | None = None,
+    given: Mapping[str, Artifact] | None = None,
+    wait: bool = True,
 ) -> Iterator[Pipeline]:
     """The pipeline of an experiment, joined to its peers when launched among them.
 
@@ -44,12 +47,15 @@ def opened(
         force: stages to make anew even when they are there.
         profile: train anew under torch's profiler.
         resume: a checkpoint to go on with; None looks for the newest.
+        given: artifacts that stand in for their stages', such as an update's.
+        wait: for another job that makes the same artifact; False refuses.
 
     Raises:
         CadcError: the libraries do not fit each other, the peers cannot be joined, or this rank
             speaks for one that failed.
         SystemExit: another rank speaks.
     """
+    given = given or {}
 
     def launch(force_train: bool) -> None:
         told = {
@@ -59,6 +65,8 @@ def opened(
             "force": ["train"] if force_train else [],
             "profile": profile,
             "resume": None if resume is None else str(resume),
+            "given": {stage: str(made.path) for stage, made in given.items()},
+            "wait": wait,
         }
         debug = ["--debug"] if "--debug" in sys.argv else []
         run_workers(["worker", *debug], experiment.compute.processes, {_JOB: json.dumps(told)})
@@ -72,6 +80,8 @@ def opened(
             launch=launch if experiment.compute.processes > 1 else None,
             profile=profile,
             resume=resume,
+            given=given,
+            wait=wait,
         )
         return
     require_trio()
@@ -89,6 +99,8 @@ def opened(
             tell=tell,
             profile=profile,
             resume=resume,
+            given=given,
+            wait=wait,
         )
 
 
@@ -107,5 +119,7 @@ def train_as_worker() -> None:
         force=told["force"],
         profile=told["profile"],
         resume=None if resume is None else Path(resume),
+        given={stage: open_artifact(Path(path)) for stage, path in told["given"].items()},
+        wait=told["wait"],
     ) as pipeline:
         pipeline.run(until="train")

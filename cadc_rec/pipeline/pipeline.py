@@ -48,6 +48,7 @@ class Pipeline:
             seconds are those of a recorded run.
         resume: a checkpoint for the train stage to go on with; None looks for the newest.
         given: artifacts that stand in for their stages', such as an update's.
+        wait: for another job that makes the same artifact; False refuses.
     """
 
     experiment: Experiment
@@ -60,6 +61,7 @@ class Pipeline:
     profile: bool = False
     resume: Path | None = None
     given: Mapping[str, Artifact] = field(default_factory=dict)
+    wait: bool = True
     opened: Opened = field(default_factory=Opened)
     _made: dict[str, Artifact] = field(default_factory=dict, init=False)
     _trains: bool = field(default=False, init=False)
@@ -67,7 +69,7 @@ class Pipeline:
     @cached_property
     def runner(self) -> StageRunner:
         """Makes or finds a stage's artifact."""
-        return StageRunner(self.workdir, self.experiment.compute, self.processes)
+        return StageRunner(self.workdir, self.experiment.compute, self.processes, self.wait)
 
     def stages(self) -> list[str]:
         """The stages this experiment has, in order."""
@@ -99,6 +101,26 @@ class Pipeline:
         tell_of(made, self.tell)
         self._made[stage] = made
         return made
+
+    def found(self, until: str = "evaluate") -> dict[str, Artifact] | None:
+        """The artifacts up to and with `until`; None, and nothing made, where one is missing."""
+        found: dict[str, Artifact] = {}
+        for stage in self.stages():
+            if stage == "evaluate" and until != stage:
+                break
+            if stage in self._made or stage in self.given:
+                found[stage] = self.artifact(stage)
+            else:
+                with self._job(stage) as job:
+                    if not self.runner.exists(job):
+                        return None
+                    found[stage] = self._make(replace(job, anew=False))
+                if not job.anew:  # else it is still to be made
+                    self._made[stage] = found[stage]
+                    tell_of(found[stage], self.tell)
+            if stage == until:
+                break
+        return found
 
     def selections(self, ratios: Sequence[float]) -> list[Artifact]:
         """D_sel at each of these filtering ratios; what is missing is made in one pass."""

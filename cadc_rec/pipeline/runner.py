@@ -32,11 +32,13 @@ class StageRunner:
         workdir: where artifacts live.
         compute: device and threads of a stage that this process carries out by itself.
         processes: the ranks of a launched job; None when this process is alone.
+        wait: for another job that makes the same artifact; False refuses.
     """
 
     workdir: Path
     compute: ComputeConfig
     processes: Processes | None = None
+    wait: bool = True
 
     @property
     def group(self) -> Group:
@@ -64,7 +66,7 @@ class StageRunner:
             load: imports and returns the function that makes those that are missing, given their
                 drafts by place in `jobs`. Each artifact's seconds are those of the whole.
         """
-        places = list({job.key: place for place, job in reversed(list(enumerate(jobs)))}.values())
+        places = {job.key: place for place, job in reversed(list(enumerate(jobs)))}
         drafts: dict[int, Draft] = {}
         made: dict[str, Artifact] = {}
 
@@ -74,7 +76,7 @@ class StageRunner:
                 if drafts and self.group.rank == 0:
                     build = load()
                     started = time.perf_counter()
-                    build(drafts)
+                    build(dict(sorted(drafts.items())))
                     for draft in drafts.values():
                         draft.seconds = time.perf_counter() - started
                 return
@@ -89,7 +91,8 @@ class StageRunner:
             if place not in drafts:  # it was there
                 make(others)
 
-        make(sorted(places))
+        # In the order of their keys: two jobs that each wait for the other's draft would for ever.
+        make([place for _, place in sorted(places.items())])
         return [made[job.key] for job in jobs]
 
     def exists(self, job: Job) -> bool:
@@ -138,6 +141,7 @@ class StageRunner:
             build,
             force=job.anew,
             group=self.processes,
+            wait=self.wait,
             warm_up=warm_up,
         )
 

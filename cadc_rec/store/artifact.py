@@ -130,6 +130,7 @@ def run_stage(
     *,
     force: bool = False,
     group: Group | None = None,
+    wait: bool = False,
     warm_up: Callable[[], object] = lambda: None,
 ) -> Artifact:
     """The stage's artifact: found in the work folder, or made by `build` and committed.
@@ -142,6 +143,7 @@ def run_stage(
         build: fills the draft's folder; runs on every rank, and only rank 0 may write.
         force: make it again even if it exists; the old one stays until the new one is complete.
         group: the processes that run this stage together.
+        wait: for another job that makes this artifact; False is an error then.
         warm_up: called before `build`, for imports; its seconds do not count.
 
     Raises:
@@ -161,7 +163,7 @@ def run_stage(
     if os.path.exists(final) and not force:
         return _open_together(final, group)
     warm_up()
-    with empty_folder(workdir, stage, key) as folder:
+    with empty_folder(workdir, stage, key, wait=wait) as folder:
         if (
             os.path.exists(final) and not force
         ):  # another job has finished it meanwhile, or the sweep brought it back

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cadc_rec.errors import BusyError, CadcError
+from cadc_rec.log import log
 
 _TEMPORARY = ".tmp"
 _REPLACED = ".old"
@@ -24,8 +25,14 @@ _NO_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextlib.contextmanager
-def empty_folder(workdir: Path, stage: str, key: str) -> Iterator[Path]:
-    """A locked, empty folder to fill; it is removed at the end unless it was committed.
+def empty_folder(workdir: Path, stage: str, key: str, *, wait: bool = False) -> Iterator[Path]:
+    """A locked, empty folder to fill; gone on the way out unless it was committed.
+
+    Args:
+        workdir: the work folder.
+        stage: what is made there.
+        key: names the folder.
+        wait: until another job that fills the same folder has ended; a line says so.
 
     Raises:
         CadcError: the work folder cannot be used, another job fills the same folder, or the disk
@@ -33,7 +40,8 @@ def empty_folder(workdir: Path, stage: str, key: str) -> Iterator[Path]:
     """
     make_folder(workdir / stage, workdir)
     busy = f"another job is making the same {stage} artifact there; wait for it, or"
-    with _filled(workdir, f"{stage}-{key}", busy) as folder:
+    waited = f"waiting for another job that is making {workdir / stage / key}" if wait else ""
+    with _filled(workdir, f"{stage}-{key}", busy, waited) as folder:
         yield folder
 
 
@@ -53,13 +61,17 @@ def scratch_folder(workdir: Path, name: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _filled(workdir: Path, name: str, busy: str) -> Iterator[Path]:
-    """An empty draft of this name; what killed jobs left is removed first."""
+def _filled(workdir: Path, name: str, busy: str, waited: str = "") -> Iterator[Path]:
+    """A draft of this name, emptied of what killed jobs left.
+
+    Where another job fills it, `busy` is the error; or, if `waited` says something, that is logged
+    and the job waited for.
+    """
     temporary = workdir / _TEMPORARY
     make_folder(temporary, workdir)
     with _disk_explained(workdir):
         _sweep(temporary)
-        with locked(temporary / f"{name}.lock") as mine:
+        with locked(temporary / f"{name}.lock", waited) as mine:
             if not mine:
                 raise BusyError(
                     f"{workdir}: {busy} give this one a work folder of its own with --workdir."
@@ -135,18 +147,25 @@ def _disk_explained(workdir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[bool]:
-    """Hold the lock file `path`; yields False if another process holds it.
+def locked(path: Path, waited: str = "") -> Iterator[bool]:
+    """Hold the lock file `path`; False when another process does.
 
-    The file stays: if it were removed, two processes could lock two files of one name.
+    The file stays: unlinking a lock file lets two processes lock two files of one name.
+
+    Args:
+        path: the lock file; made if need be.
+        waited: what is logged while the other process is waited for; empty does not wait.
     """
     with path.open("a") as file:
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
-        else:
-            yield True  # closing the file releases the lock, and so does the end of the process
+            if not waited:
+                yield False
+                return
+            log.info("%s; --no-wait refuses instead", waited)
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # a Ctrl-C ends it
+        yield True  # closing the file releases it, as does the death of the process
 
 
 def _sweep(temporary: Path) -> None:

@@ -1,24 +1,28 @@
 """The updates of an experiment, one on top of the other, and how later commands name them.
 
 An update leaves ordinary artifacts and, last of all, one of the stage ``updates``, whose manifest
-lists them: that one makes the update valid. In: an experiment and a work folder. Out: its finished
-updates in order, and a pipeline whose stages are those of one of them.
+lists them: that one makes the update valid. In: an experiment's pipeline. Out: its finished updates
+in order, and a pipeline whose stages are those of the newest of them, or of the one that was named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cadc_rec.config.experiment import Experiment
 from cadc_rec.errors import CadcError
+from cadc_rec.log import log
+from cadc_rec.pipeline.finished import require_finished
 from cadc_rec.pipeline.pipeline import Pipeline
+from cadc_rec.pipeline.table import MAKER, TABLE
 from cadc_rec.store.artifact import Artifact, open_artifact, read_manifest
 from cadc_rec.store.manifest import MANIFEST
 
 STAGE = "updates"
+Wanted = int | Literal["newest"]
+"""Which update a command takes: its number, 0 for the run itself, or the newest."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Update:
         number: from 1.
         path: folder of its record.
         day: fingerprint of the day's files.
+        name: of the day's folder; empty in records of before 28 November 2026.
         artifacts: each stage's folder, relative to the work folder.
         report: what `cadc-rec update` printed.
     """
@@ -36,6 +41,7 @@ class Update:
     number: int
     path: Path
     day: str
+    name: str
     artifacts: Mapping[str, str]
     report: Mapping[str, Any]
 
@@ -51,13 +57,7 @@ def updates_of(workdir: Path, line: str) -> list[Update]:
     Raises:
         CadcError: a record is damaged, or one in the middle was removed.
     """
-    found = []
-    for file in sorted((workdir / STAGE).glob(f"*/{MANIFEST}")):
-        info = read_manifest(file.parent)["info"]
-        if info["line"] == line:
-            names = ("number", "day", "artifacts", "report")
-            number, day, artifacts, report = (info[name] for name in names)
-            found.append(Update(number, file.parent, day, artifacts, report))
+    found = [update for named, update in _records(workdir) if named == line]
     found.sort(key=lambda update: update.number)
     if [update.number for update in found] != list(range(1, len(found) + 1)):
         numbers = ", ".join(str(update.number) for update in found)
@@ -68,6 +68,19 @@ def updates_of(workdir: Path, line: str) -> list[Update]:
     return found
 
 
+def _records(workdir: Path) -> list[tuple[str, Update]]:
+    """Every finished update of a work folder with the name of its line, the newest first."""
+    found = []
+    for file in (workdir / STAGE).glob(f"*/{MANIFEST}"):
+        record = read_manifest(file.parent)
+        info = record["info"]
+        number, day, artifacts, report = (info[n] for n in ("number", "day", "artifacts", "report"))
+        update = Update(number, file.parent, day, info.get("name", ""), artifacts, report)
+        found.append((str(record["created"]), str(info["line"]), update))
+    found.sort(key=lambda one: one[:2], reverse=True)
+    return [(line, update) for _, line, update in found]
+
+
 def artifacts_of(workdir: Path, update: Update) -> dict[str, Artifact]:
     """Its artifacts by stage, each checked against its manifest."""
     return {
@@ -76,31 +89,96 @@ def artifacts_of(workdir: Path, update: Update) -> dict[str, Artifact]:
     }
 
 
-def updated_pipeline(
-    experiment: Experiment,
-    workdir: Path,
-    data_dir: Path | None = None,
-    number: int | Literal["latest"] = "latest",
-) -> Pipeline:
-    """The experiment's pipeline with the artifacts of an update in place of its own.
+def update_text(update: Update, of: int) -> str:
+    """Such as ``monday, update 1 of 1``."""
+    day = f"{update.name}, " if update.name else ""
+    return f"{day}update {update.number} of {of}"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The state of an experiment that a command goes on with.
+
+    Attributes:
+        pipeline: has its artifacts in place of the run's own.
+        update: the update it is; None for the run itself.
+        of: how many updates the run has.
+    """
+
+    pipeline: Pipeline
+    update: Update | None
+    of: int
+
+    def document(self) -> dict[str, Any] | None:
+        """The update as JSON; None for the run itself."""
+        if self.update is None:
+            return None
+        update = self.update
+        return {"text": str(self), "day": update.name, "number": update.number, "of": self.of}
+
+    def __str__(self) -> str:
+        """Such as ``monday, update 1 of 1``; empty for a run without updates."""
+        if self.update is not None:
+            return update_text(self.update, self.of)
+        updates = "update" if self.of == 1 else "updates"
+        return f"the run itself, before its {self.of} {updates}" if self.of else ""
+
+
+def take_update(base: Pipeline, wanted: Wanted = "newest", until: str = "evaluate") -> Taken:
+    """The state of a finished run that a later command goes on with, and a line that says which.
 
     Args:
-        experiment: all the settings.
-        workdir: where artifacts live.
-        data_dir: as `Pipeline`'s.
-        number: of the update; 0 is the full run itself.
+        base: the pipeline of the run.
+        wanted: which update.
+        until: what is taken of it. ``evaluate`` is all. ``train`` leaves the evaluation to the
+            pipeline, which may have other settings for it. ``prepare`` takes the data alone, of
+            any method's updates; there need not be a finished run.
 
     Raises:
-        CadcError: there is no such update.
+        CadcError: there is no such finished run, or no such update.
     """
-    base = Pipeline(experiment, workdir, data_dir)
-    done = updates_of(workdir, line_of(base.run()))
-    wanted = len(done) if number == "latest" else number
-    if not 0 <= wanted <= len(done):
+    found = (base.found(until) or {}) if until == "prepare" else require_finished(base, until)
+    done = _updates_on(base, found, until)
+    number = len(done) if wanted == "newest" else wanted
+    if not 0 <= number <= len(done):
         raise CadcError(
-            f"{workdir}: has no update {wanted} of this experiment; it has {len(done)}."
+            f"{base.workdir}: has no update {number} of this experiment; it has {len(done)}."
         )
-    if wanted == 0:
-        return base
-    given = artifacts_of(workdir, done[wanted - 1])
-    return Pipeline(experiment, workdir, data_dir, given=given)
+    taken = Taken(base, None, len(done))
+    if number:
+        made = artifacts_of(base.workdir, done[number - 1])
+        left_out = {"evaluate": (), "train": ("evaluate",), "prepare": set(made) - {"prepare"}}
+        given = {stage: one for stage, one in made.items() if stage not in left_out[until]}
+        taken = Taken(replace(base, given=given), done[number - 1], len(done))
+    if done:
+        log.info("takes %s", taken)
+    return taken
+
+
+def newest_update(base: Pipeline, made: Mapping[str, Artifact]) -> Taken | None:
+    """The newest update of a run that has just been made or found; None where it has none.
+
+    Its pipeline is the run's own.
+    """
+    done = updates_of(base.workdir, line_of(made))
+    return Taken(base, done[-1], len(done)) if done else None
+
+
+def _updates_on(base: Pipeline, found: Mapping[str, Artifact], until: str) -> list[Update]:
+    """The updates of a run with these artifacts; those with the newest record, of several lines."""
+    workdir = base.workdir
+    whole = base.found() if until == "train" else found
+    if whole and "evaluate" in whole and (own := updates_of(workdir, line_of(whole))):
+        return own
+    if until == "evaluate" or not found:
+        return []
+    makes = {MAKER[name]: name for name in TABLE["evaluate"].reads(base.experiment)}
+    inputs = {makes[stage]: made.fingerprint for stage, made in found.items() if stage in makes}
+    for line, _ in _records(workdir):
+        folder = workdir / "evaluate" / line
+        if not (folder / MANIFEST).exists():  # of an experiment that was deleted
+            continue
+        evaluation = read_manifest(folder)
+        if inputs.items() <= evaluation["inputs"].items():
+            return updates_of(workdir, line)
+    return []

@@ -17,6 +17,7 @@ from typing import Any
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
+from cadc_rec.pipeline.finished import require_finished
 from cadc_rec.pipeline.pipeline import Pipeline, launched, tell_of
 from cadc_rec.pipeline.runner import StageRunner
 from cadc_rec.pipeline.stage import Input, Job, Opened, Stage
@@ -49,21 +50,27 @@ class Outcome:
 
 
 def carry_on(
-    experiment: Experiment, workdir: Path, folder: Path, data_dir: Path | None = None
+    experiment: Experiment,
+    workdir: Path,
+    folder: Path,
+    data_dir: Path | None = None,
+    *,
+    wait: bool = True,
 ) -> Outcome:
     """Update the latest state of `experiment` in `workdir` by the tables in `folder`.
 
-    What the full run lacks is made first. A day that was carried out before is not again.
+    A day that was carried out before is not again. `wait` is for another job that makes one of its
+    artifacts; another update of the same experiment is never waited for.
 
     Raises:
-        CadcError: settings or tables that cannot be carried on, or another update of the same
-            experiment is at work in the same folder.
+        CadcError: there is no finished run of it, settings or tables that cannot be carried on, or
+            another update of the same experiment is at work in the same folder.
     """
     if launched():
         raise CadcError("an update runs in one process; start cadc-rec without a launcher.")
     require_updatable(experiment.data)
-    require_folder(folder)  # before the hours that a run may take
-    base = Pipeline(experiment, workdir, data_dir).run()
+    require_folder(folder)
+    base = require_finished(Pipeline(experiment, workdir, data_dir))
     alone = experiment.compute.model_copy(update={"processes": 1})
     experiment = experiment.model_copy(update={"compute": alone})
     line = chain.line_of(base)
@@ -75,7 +82,7 @@ def carry_on(
             if update.day == day.fingerprint:
                 log.info("%s: already taken in, as update %d", folder, update.number)
                 return Outcome(update, update.report["day"], kept=True)
-        work = _Update(experiment, workdir, base, done, latest, day)
+        work = _Update(experiment, workdir, base, done, latest, day, wait)
         try:
             return Outcome(work.run(), work.made["prepare"].info["update"])
         except NothingNew as nothing:
@@ -93,6 +100,7 @@ class _Update:
         done: list[chain.Update],
         latest: Mapping[str, Artifact],
         day: Day,
+        wait: bool,
     ) -> None:
         self.experiment, self.workdir, self.base, self.done = experiment, workdir, base, done
         self.latest, self.day = latest, day
@@ -100,7 +108,8 @@ class _Update:
         self.made: dict[str, Artifact] = {}
         self.rebuilt = ""
         self.opened = Opened()
-        self.runner = StageRunner(workdir, experiment.compute)
+        self.wait = wait
+        self.runner = StageRunner(workdir, experiment.compute, wait=wait)
 
     def run(self) -> chain.Update:
         """Make every stage and the record."""
@@ -119,7 +128,9 @@ class _Update:
     def _pipeline(self) -> Pipeline:
         """Makes what has no warm start of its own, by the ordinary stages."""
         given = dict(self.made)
-        return Pipeline(self.experiment, self.workdir, given=given, opened=self.opened)
+        return Pipeline(
+            self.experiment, self.workdir, given=given, opened=self.opened, wait=self.wait
+        )
 
     def _make(self, stage: Stage) -> None:
         """Make a stage of the update, or find it made by an update that was killed."""
@@ -175,6 +186,7 @@ class _Update:
                 "line": line,
                 "number": self.number,
                 "day": self.day.fingerprint,
+                "name": self.day.folder.resolve().name,
                 "artifacts": places,
                 "report": report,
             }
@@ -195,7 +207,12 @@ class _Update:
         tell_of(record)
         info = record.info
         return chain.Update(
-            self.number, record.path, info["day"], info["artifacts"], info["report"]
+            self.number,
+            record.path,
+            info["day"],
+            info["name"],
+            info["artifacts"],
+            info["report"],
         )
 
     def _report(self) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -302,6 +303,101 @@ def test_broken_toml_is_refused_with_file_and_line(write, text, where):
     message = refusal(path)
     assert message.startswith(f"{path}: not valid TOML: ")
     assert where in message
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_byte_order_mark_is_passed_over(tmp_path, end):
+    path = tmp_path / "mark.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + f"seed = 3{end}[train]{end}epochs = 4{end}".encode())
+    found = load_experiment(path)
+    assert (found.seed, found.train.epochs) == (3, 4)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_another_encoding_is_named_with_its_remedy(tmp_path, encoding):
+    path = tmp_path / "other.toml"
+    path.write_bytes("# größe\nseed = 3\n".encode(encoding))
+    assert re.search(r"byte \d+ is not UTF-8; save it as UTF-8\.$", refusal(path))
+
+
+TABLES = {"data.source": "tables", "data.tables.interactions.path": "log.csv"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            {"data.tables.interactions.path": "log.csv"},
+            "[data.tables] is read with data.source = 'tables' alone, which is not set; set "
+            "data.source = 'tables', or leave the section out.",
+        ),
+        (
+            {"data.tables.items.path": "items.csv", "data.tables.items.title": "name"},
+            "which is not set; set data.source = 'tables'",
+        ),
+        (
+            {"data.source": "movielens-1m", "data.tables.user_ids": "string"},
+            "[data.tables] is read with data.source = 'tables' alone, and data.source = "
+            "'movielens-1m'; set",
+        ),
+        (
+            {**TABLES, "data.generated.users": 30},
+            "[data.generated] is read with data.source = 'generated' alone, and data.source = "
+            "'tables'",
+        ),
+        (
+            {**TABLES, "data.tables.interactions.min_rating": 3},
+            "data.tables.interactions.min_rating = 3 is about ratings, and no column holds them; "
+            "set data.tables.interactions.rating, or leave min_rating out.",
+        ),
+        (
+            {**TABLES, "data.tables.interactions.unit": "ms"},
+            "data.tables.interactions.unit = 'ms' is about times, and no column holds them; set "
+            "data.tables.interactions.timestamp, or leave unit out.",
+        ),
+        (
+            {**TABLES, "data.tables.items.categorical": ["brand"]},
+            "[data.tables.items] describes a table, and names none; set data.tables.items.path",
+        ),
+        (
+            {**TABLES, "data.tables.users.path": "users.csv", "data.tables.users.buckets": 4},
+            "buckets = 4 is about 'numeric' columns, and none is named; name them in numeric",
+        ),
+        (
+            {**TABLES, "data.tables.items.path": "items.csv", "data.tables.items.separator": ";"},
+            "separator = ';' is about 'multi' columns, and none is named",
+        ),
+        (
+            {"data.validation_from": "2024-01-01", "data.test_from": "2024-02-01"},
+            "data.validation_from is read with data.split = 'time' alone, and data.split = "
+            "'leave-last-two'",
+        ),
+        ({"data.time_shares": [0.2, 0.1]}, "data.time_shares is read with data.split = 'time'"),
+        (
+            {
+                "data.split": "time",
+                "data.validation_from": "2024-01-01",
+                "data.test_from": "2024-02-01",
+                "data.time_shares": [0.2, 0.1],
+            },
+            "data.time_shares is read where no times are named",
+        ),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused_with_its_reason(tmp_path, settings, sentence):
+    path = tmp_path / "plain.toml"
+    path.write_text("")
+    with pytest.raises(CadcError) as refused:
+        load_experiment(path, overrides=settings)
+    assert sentence in str(refused.value)
+
+
+def test_an_experiment_written_out_whole_is_taken_again():
+    for given in ({}, {"data": {"source": "movielens-1m"}}, {"data": {"split": "time"}}):
+        experiment = Experiment.model_validate(given)
+        assert Experiment.model_validate(experiment.model_dump()) == experiment
+        again = json.loads(experiment.model_dump_json())
+        assert Experiment.model_validate(again) == experiment
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

@@ -142,8 +142,9 @@ def test_tables_alone_have_vectors_and_newcomers(cli, finished, tiny, tmp_path):
     """Method popularity: no towers, so no programs of users and items."""
     from cadc_rec.serving.bundle.bundle import Bundle
 
-    options = ["--workdir", tmp_path / "work", "--method", "popularity", "--out", tmp_path / "b"]
-    assert cli("export", tiny, *options).code == 0
+    options = ["--workdir", tmp_path / "work", "--method", "popularity"]
+    assert cli("run", tiny, *options).code == 0
+    assert cli("export", tiny, *options, "--out", tmp_path / "b").code == 0
     bundle = Bundle.open(tmp_path / "b")
     assert run_self_test(bundle, Exhaustive(bundle)).passed
     assert list(bundle.model()["programs"]) == ["newcomer"]

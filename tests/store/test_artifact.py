@@ -369,6 +369,38 @@ def test_a_second_job_on_the_same_artifact_is_refused_and_does_not_disturb_the_f
     assert open_artifact(artifact.path).info == {"said": "first"}
 
 
+@pytest.mark.parametrize("first_finishes", [True, False])
+def test_a_second_job_that_may_wait_takes_what_the_first_made_or_makes_it(
+    tmp_path, first_finishes, caplog
+):
+    caplog.set_level("INFO")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:  # the first job
+
+        def build(draft):
+            os.write(writing, b"x")
+            time.sleep(0.5)
+            if not first_finishes:
+                os._exit(1)
+            writes("first")(draft)
+
+        make_with(tmp_path, build)
+        os._exit(0)
+    os.read(reading, 1)  # it is at work
+    artifact = make_with(tmp_path, writes("second"), wait=True)
+    os.waitpid(child, 0)
+    assert artifact.cached == first_finishes
+    assert artifact.info == {"said": "first" if first_finishes else "second"}
+    (said,) = [r.message for r in caplog.records]
+    assert said.startswith("waiting for another job that is making ")
+    assert said.endswith(f"/train/{artifact.path.name}; --no-wait refuses instead")
+
+
+def make_with(workdir, build, **options):
+    return run_stage(workdir, "train", SETTINGS, INPUTS, build, **options)
+
+
 def test_jobs_on_different_artifacts_share_a_work_folder(tmp_path):
     def build(draft):
         writes("outer")(draft)

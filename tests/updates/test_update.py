@@ -15,7 +15,7 @@ from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.store.artifact import open_artifact
 from cadc_rec.store.atomic import empty_folder
 from cadc_rec.updates import learning as at_work
-from cadc_rec.updates.chain import line_of, updated_pipeline, updates_of
+from cadc_rec.updates.chain import line_of, take_update, updates_of
 from cadc_rec.updates.update import carry_on
 from tests.updates.conftest import (
     INTERACTIONS,
@@ -88,18 +88,19 @@ def test_updates_follow_each_other(workdir, experiment, day):
     total = len({row[:2] for row in [*shop_rows(), *day_rows(), *second]}) - known
     assert two.report["new_share_since_full_build"] == pytest.approx(total / known)
     there = folders(workdir)
-    for number, artifacts in ((0, None), (1, one.artifacts), ("latest", two.artifacts)):
-        made = updated_pipeline(experiment(), workdir, number=number).run()
+    for number, artifacts in ((0, None), (1, one.artifacts), ("newest", two.artifacts)):
+        made = take_update(Pipeline(experiment(), workdir), number).pipeline.run()
         wanted = artifacts or {s: f"{s}/{a.path.name}" for s, a in base.items()}
         assert {s: f"{s}/{a.path.name}" for s, a in made.items()} == dict(wanted)
     assert folders(workdir) == there
     with pytest.raises(CadcError, match="has no update 3"):
-        updated_pipeline(experiment(), workdir, number=3)
+        take_update(Pipeline(experiment(), workdir), 3)
     assert carry_on(experiment(), workdir, day(name="one")).update.number == 1
 
 
 def test_another_experiment_in_the_same_folder_has_updates_of_its_own(workdir, experiment, day):
     carry_on(experiment(), workdir, day())
+    Pipeline(experiment(seed=1), workdir).run()
     other = carry_on(experiment(seed=1), workdir, day())
     assert other.update.number == 1
     assert not other.kept
@@ -183,6 +184,7 @@ def test_towers_that_are_kept_keep_their_bits(workdir, experiment, day):
 
 def test_what_cannot_be_carried_on_is_made_anew_and_said(workdir, experiment, day):
     pretrain = {"model": "mlp", "factors": 7, "mlp": {"epochs": 1}}
+    Pipeline(experiment(pretrain=pretrain), workdir).run()
     update = carry_on(experiment(pretrain=pretrain), workdir, day()).update
     assert "pretrain.model = 'mlp'" in update.report["rebuilt"]
     assert update.report["rebuild"] == []
@@ -211,11 +213,13 @@ def test_what_cannot_be_carried_on_is_made_anew_and_said(workdir, experiment, da
 )
 def test_other_methods_are_carried_on_too(tmp_path, experiment, day, sections):
     workdir = tmp_path / "work"
+    base = Pipeline(experiment(**sections), workdir)
+    base.run()
     update = carry_on(experiment(**sections), workdir, day()).update
     assert update.report["rebuilt"] == ""
-    made = updated_pipeline(experiment(**sections), workdir).run()
+    made = take_update(base).pipeline.run()
     assert {s: f"{s}/{a.path.name}" for s, a in made.items()} == dict(update.artifacts)
-    assert set(updated_pipeline(experiment(**sections), workdir, number=0).run()) == set(made)
+    assert set(take_update(base, 0).pipeline.run()) == set(made)
 
 
 def test_a_generated_worlds_day_is_a_table_with_its_columns(tmp_path):
@@ -228,6 +232,7 @@ def test_a_generated_worlds_day_is_a_table_with_its_columns(tmp_path):
         "user_id,item_id,timestamp\n1,500,2000000000\n500,1,2000000001\n"
     )
     (folder / "users.csv").write_text("user_id,segment,age_group\n500,segment-0,20\n")
+    Pipeline(experiment, tmp_path / "work").run()
     update = carry_on(experiment, tmp_path / "work", folder).update
     assert update.report["day"]["new_users"] == update.report["day"]["new_items"] == 1
     table = pq.read_table(tmp_path / "work" / update.artifacts["prepare"] / "users.parquet")
@@ -284,6 +289,6 @@ def test_a_run_on_several_processes_is_carried_on_as_it_is(workdir, experiment, 
     """Its train artifact is looked for under its own key, and never made anew on one process."""
     several = experiment(compute={"device": "cpu", "threads": 1, "processes": 2})
     there = folders(workdir)
-    with pytest.raises(CadcError, match=r"compute\.processes = 2 needs a launcher"):
+    with pytest.raises(CadcError, match=r"--set compute\.processes=1 \(asked: compute"):
         carry_on(several, workdir, day())
     assert folders(workdir) == there

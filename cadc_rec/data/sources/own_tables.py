@@ -19,6 +19,7 @@ from cadc_rec.data.sources.raw_tables import AttributeColumn, RawTables, Side, T
 from cadc_rec.data.tables.columnar import scan_columnar
 from cadc_rec.data.tables.columns import (
     INTEGER,
+    TimeKind,
     Typed,
     attribute_column,
     count_matches,
@@ -140,6 +141,7 @@ class _Reader:
             where = f"{scan.files[0]}: its column {keys.timestamp}"
             with _whole(scan):
                 kind = time_kind(raw, keys.timestamp, where)
+            _require_unit(keys, kind, where)
             log.info("%s holds the time as %s", keys.timestamp, _TIMES[kind])
             typed["timestamp"] = time_column(raw[keys.timestamp], keys.timestamp, kind)
         if keys.weight:
@@ -198,6 +200,23 @@ class _Side:
     def ids(self) -> tuple[Scan | None, str]:
         """The table and its column of ids."""
         return self.scan, self.config.id
+
+
+def _require_unit(keys: InteractionsTable, kind: TimeKind, where: str) -> None:
+    """Refuse a unit that has no effect.
+
+    Raises:
+        CadcError: the times are not whole numbers, the only ones that a unit is about.
+    """
+    if not keys.unit or kind == "integer":
+        return
+    remedy = "leave it out"
+    if kind == "number":
+        remedy = "write whole numbers, or, if they are seconds, leave it out"
+    raise CadcError(
+        f"{where} holds {_TIMES[kind]}, so data.tables.interactions.unit = {keys.unit!r} has no "
+        f"effect; {remedy}."
+    )
 
 
 @contextlib.contextmanager

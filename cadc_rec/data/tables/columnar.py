@@ -103,6 +103,9 @@ def scan_columnar(
     )
     counts = [pq.read_metadata(file).num_rows for file in files]
     inside = [column for column in wanted if column not in partitions]
+    nothing = [name for name in inside if pa.types.is_null(schemas[0].field(name).type)]
+    # A column without a type, for want of any value, is text without values.
+    rows = rows.mutate(**{name: ibis.null("string") for name in nothing})
     return ColumnarScan(role, _numbered(rows, wanted, files, counts), found.files, files, inside)
 
 

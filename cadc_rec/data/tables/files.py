@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from cadc_rec.config.tables import TablesConfig
-from cadc_rec.errors import CadcError
+from cadc_rec.errors import CadcError, link_to_nowhere, name_without_text
 
 FileFormat = Literal["parquet", "text", "arrow"]
 COMPRESSED = (".gz", ".bz2", ".zst")
@@ -156,6 +156,8 @@ def find_files(path: str, key: str, folders: Sequence[Path]) -> list[FileSet]:
             base = _fixed_part(place)
             inside = (_below(m) if m.is_dir() else [m] for m in matched if not _hidden(m, base))
             return _file_sets(key, base, [file for files in inside for file in files])
+        if nowhere := link_to_nowhere(place):
+            raise CadcError(nowhere)
     places = " or ".join(dict.fromkeys(tried))
     raise CadcError(f"{places}: no such file or folder; correct {key}, or name its --data-dir.")
 
@@ -173,6 +175,9 @@ def _find(path: str, key: str, folders: Sequence[Path]) -> FileSet:
 
 def _file_sets(key: str, base: Path, files: Sequence[Path]) -> list[FileSet]:
     base = base.absolute()
+    for file in files:
+        if refused := link_to_nowhere(file) or name_without_text(str(file)):
+            raise CadcError(refused)
     known: dict[FileFormat, set[Path]] = {}
     for file in files:
         kind = file_format(file)
@@ -189,9 +194,14 @@ def _file_sets(key: str, base: Path, files: Sequence[Path]) -> list[FileSet]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """The files below a folder, less what Spark and others leave beside their data."""
+    """The files below a folder, less what Spark and others leave beside their data.
+
+    A link that leads nowhere is one of them, so that its rows are not missed in silence.
+    """
     for path in folder.rglob("*"):
-        if path.is_file() and not _hidden(path, folder):
+        if (path.is_file() or (path.is_symlink() and not path.exists())) and not _hidden(
+            path, folder
+        ):
             yield path
 
 

@@ -45,6 +45,9 @@ def load_tested(path: Path, verify_key: Path | None) -> Predictor:
     # The link may change meanwhile: read all files from the folder that it names now.
     bundle = Bundle.open(path.resolve(), verification_key(verify_key))
     predictor = Predictor.of(bundle)
+    update = bundle.model().get("update")
+    if update is not None:
+        log.info("%s is of %s", path, update["text"])
 
     def recommend(users: object, k: int) -> tuple[list[list[object]], list[list[float]]]:
         found = predictor.recommend(users, k)  # type: ignore[arg-type] # ids of the bundle's own

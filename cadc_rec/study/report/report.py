@@ -19,12 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cadc_rec.errors import CadcError
+from cadc_rec.log import log
 from cadc_rec.store.atomic import commit
 from cadc_rec.study.report.figures import study_figures
 from cadc_rec.study.report.groups import Comparisons
 from cadc_rec.study.report.page import GENERATOR, Section, render_page
 from cadc_rec.study.report.study_data import Cell, Study, load_studies
 from cadc_rec.study.report.tables import Entry, TableView, absent, study_table
+from cadc_rec.updates.chain import update_text, updates_of
 
 PAGE = "index.html"
 
@@ -63,6 +65,8 @@ def write_report(folder: Path, out: Path | None = None) -> Report:
     """
     out = folder / "report" if out is None else out
     comparisons = Comparisons(load_studies(folder))
+    for study in comparisons.studies:
+        _tell_of_updates(study)
     sections = [
         Section(study, study_table(study, comparisons), tuple(study_figures(study, comparisons)))
         for study in comparisons.studies
@@ -90,6 +94,21 @@ def write_report(folder: Path, out: Path | None = None) -> Report:
         missing=states.count("missing"),
         unavailable=states.count("unavailable"),
     )
+
+
+def _tell_of_updates(study: Study) -> None:
+    """Say which of a study's runs were carried on since: the report is of the runs themselves.
+
+    An update has other users and other held-out items, which nothing could be compared with.
+    """
+    for cell in study.cells:
+        if "evaluate" not in cell.artifacts:
+            continue
+        evaluation = Path(cell.artifacts["evaluate"])
+        done = updates_of(evaluation.parent.parent, evaluation.name)
+        if done:
+            newest = update_text(done[-1], len(done))
+            log.info("%s: reported is the run itself, before %s", cell.id, newest)
 
 
 def _refuse_other(out: Path) -> None:
@@ -173,7 +192,9 @@ def results_table(studies: Sequence[Study]) -> pa.Table:
 
 def _flat(study: Study, cell: Cell) -> dict[str, Any]:
     row: dict[str, Any] = {"study": study.name, "layout": study.layout}
-    for name, value in cell.model_dump(exclude={"history", "config", "schema_version"}).items():
+    for name, value in cell.model_dump(
+        exclude={"history", "config", "schema_version", "artifacts"}
+    ).items():
         if isinstance(value, dict):
             row |= {f"{name}.{key}": part for key, part in value.items()}
         elif name not in ("metrics", "validation", "seconds", "rows"):  # absent parts: no column

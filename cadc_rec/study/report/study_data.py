@@ -119,6 +119,8 @@ class Cell(Place):
     peak_memory_bytes: int | None = None
     history: Annotated[list[dict[str, Any]], BeforeValidator(lambda value: value or [])] = []
     ranks: str | None = None
+    artifacts: Annotated[dict[str, str], BeforeValidator(lambda value: value or {})] = {}
+    """Folders of its run's artifacts, by stage."""
     config: Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})] = {}
     versions: Annotated[dict[str, Text], BeforeValidator(lambda value: value or {})] = {}
     machine: Annotated[Machine, BeforeValidator(lambda value: value or {})] = Machine()

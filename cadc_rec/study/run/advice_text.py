@@ -15,6 +15,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.pipeline import launched
 from cadc_rec.study.run.advise import Advice, Reference, Trial, advise
 from cadc_rec.study.run.short_runs import Measured
+from cadc_rec.updates.chain import Wanted
 
 Number = TypeVar("Number", int, float)
 
@@ -31,6 +32,7 @@ def run_advise(
     budget_minutes: float,
     seeds: str,
     ratios: str,
+    update: Wanted = "newest",
     as_json: bool,
 ) -> None:
     """Find the smallest share within `tolerance` and print it.
@@ -46,6 +48,7 @@ def run_advise(
         budget_minutes: what gold's short runs may take, where `reference` is ``auto``.
         seeds: such as ``0,1,2``; empty is the file's.
         ratios: such as ``2,5,10``.
+        update: which update's data to read.
         as_json: print one JSON object, nothing else.
 
     Raises:
@@ -69,6 +72,7 @@ def run_advise(
         budget_seconds=60.0 * budget_minutes,
         seeds=_numbers("--seeds", seeds, int, 0, "0,1,2") if seeds else (),
         ratios=_numbers("--ratios", ratios, float, 1, "2,5,10"),
+        update=update,
     )
     if as_json:
         print(json.dumps(advice_as_json(advice)))

@@ -18,6 +18,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.statistics import Comparison, UserGains, mean_gains, paired_bootstrap
 from cadc_rec.log import log
 from cadc_rec.study.run.short_runs import Measured, Runner, ShortRuns
+from cadc_rec.updates.chain import Wanted
 
 Reference = Literal["auto", "gold", "cadc"]
 Standing = Literal["surely", "probably", "no"]
@@ -125,6 +126,7 @@ def advise(
     seeds: Sequence[int] = (),
     metric: str = METRIC,
     ratios: Sequence[float] = RATIOS,
+    update: Wanted = "newest",
     run: Runner | None = None,
 ) -> Advice:
     """Find the smallest share of `config`'s data that loses at most `tolerance`.
@@ -142,13 +144,14 @@ def advise(
         seeds: gains are averaged over them; none takes the file's.
         metric: ``hr@K`` or ``ndcg@K``.
         ratios: the filtering ratios to choose from.
+        update: which update's data to read, where there are updates of `config`'s data.
         run: makes the short runs; None makes them with pipelines over `workdir`.
 
     Raises:
         CadcError: the experiment cannot be run so, or the reference finds nothing.
     """
     if run is None:
-        run = ShortRuns(config, workdir, data_dir, sets, epochs)
+        run = ShortRuns(config, workdir, data_dir, sets, epochs, update)
         for method in ("cadc",) if reference == "cadc" else ("cadc", "gold"):
             run.experiment(method, START, run.seed)  # fails now, not after an hour
         seeds = seeds or (run.seed,)

@@ -6,7 +6,7 @@ evaluation writes test ranks too; they are never opened here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from cadc_rec.config.experiment import Experiment
 from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.job import opened
+from cadc_rec.pipeline.pipeline import Pipeline
+from cadc_rec.store.artifact import Artifact
+from cadc_rec.updates.chain import Wanted, take_update
 
 LEAST_EPOCHS, SHORTER, VALIDATIONS = 5, 5, 5
 
@@ -53,7 +56,10 @@ Runner = Callable[[str, float, int], Measured]
 
 
 class ShortRuns:
-    """Makes short runs with pipelines over one work folder; same arguments as `advise`."""
+    """Makes short runs with pipelines over one work folder; same arguments as `advise`.
+
+    They read the data as the newest update left them, or the one that is wanted.
+    """
 
     def __init__(
         self,
@@ -62,12 +68,15 @@ class ShortRuns:
         data_dir: Path | None,
         sets: Sequence[str],
         epochs: int | None,
+        update: Wanted = "newest",
     ) -> None:
         self.config, self.workdir, self.data_dir, self.sets = config, workdir, data_dir, sets
         file = load_experiment(config, method="cadc", overrides=sets)
         full = file.train.epochs
         self.seed = file.seed
         self.epochs = epochs or min(full, max(LEAST_EPOCHS, full // SHORTER))
+        self.update = update
+        self._given: Mapping[str, Artifact] | None = None
 
     def experiment(self, method: str, ratio: float, seed: int) -> Experiment:
         """The experiment of one short run."""
@@ -79,8 +88,12 @@ class ShortRuns:
 
     def __call__(self, method: str, ratio: float, seed: int) -> Measured:
         """Run it, or find it done."""
+        if self._given is None:
+            config = load_experiment(self.config, overrides=self.sets)
+            base = Pipeline(config, self.workdir, self.data_dir)
+            self._given = take_update(base, self.update, until="prepare").pipeline.given
         experiment = self.experiment(method, ratio, seed)
-        with opened(experiment, self.workdir, self.data_dir) as pipeline:
+        with opened(experiment, self.workdir, self.data_dir, given=self._given) as pipeline:
             made = pipeline.run()
         train = made["train"].info
         fixed = made["train"].seconds - train["training_seconds"] - train["validation_seconds"]

@@ -37,9 +37,10 @@ def bundles(tiny, spawn, once):
     def make(folder):
         made = [folder / f"seed-{seed}" for seed in (0, 1)]
         for seed, out in enumerate(made):
-            options = ("--workdir", folder / "work", "--set", f"seed={seed}", "--out", out)
-            process = spawn("export", tiny, *options)
-            assert process.wait(300) == 0, process.said
+            options = ("--workdir", folder / "work", "--set", f"seed={seed}")
+            for command in (("run", tiny), ("export", tiny, "--out", out)):
+                process = spawn(*command, *options)
+                assert process.wait(300) == 0, process.said
         return made
 
     return [Path(path) for path in once("bundles", make)]

@@ -22,11 +22,12 @@ def exported(tmp_path_factory):
     if not data or locate("movielens-1m", Path(data)) is None:
         pytest.skip(f"no ml-1m.zip in ${DATA_VARIABLE}")
     folder = tmp_path_factory.mktemp("ml-1m")
-    done = run_command(
-        "export", ROOT / "configs" / "ml-1m.toml", "--workdir", folder / "work", "--out",
-        folder / "bundle", "--set", "train.epochs=2", "--set", "train.batch_size=2048",
-        "--precision", "none", "--json",
+    asked = (
+        ROOT / "configs" / "ml-1m.toml", "--workdir", folder / "work",
+        "--set", "train.epochs=2", "--set", "train.batch_size=2048", "--json",
     )  # fmt: skip
+    run_command("run", *asked)
+    done = run_command("export", *asked, "--out", folder / "bundle", "--precision", "none")
     assert json.loads(done.stdout)["bundle"] == str(folder / "bundle")
     (evaluated,) = (folder / "work" / "evaluate").glob("*/ranks.parquet")
     return folder / "bundle", evaluated
