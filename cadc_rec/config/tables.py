@@ -9,6 +9,7 @@ from pydantic import Field
 from cadc_rec.config.types import Names, Section
 
 IdType = Literal["auto", "integer", "string"]
+IdForm = Literal["trim", "nfc", "integer-like"]
 ColumnName = Annotated[str, Field(min_length=1)]
 
 
@@ -100,6 +101,11 @@ class TablesConfig(Section):
     numbers (without leading zeros) makes integers."""
     item_ids: IdType = "auto"
     """Type of the items' ids, likewise."""
+    normalize_ids: Annotated[tuple[IdForm, ...], Field(strict=False)] = ()
+    """What is done to ids, in every table, so that two spellings of one id meet: `trim` removes
+    white space around them, `nfc` composes their accents (Unicode's normal form C), and
+    `integer-like` writes `101.0`, `+101` and `0101` as `101`. The dataset, its results and what is
+    served have the ids in that form; see [your-data.md](your-data.md#tables-that-do-not-meet)."""
     delimiter: Annotated[str, Field(max_length=1)] = ""
     """Between the fields of text files; empty is a comma, and a tab in `.tsv` files."""
     encoding: Literal["utf-8", "latin-1"] = "utf-8"

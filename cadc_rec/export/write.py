@@ -223,6 +223,7 @@ def _write_descriptions(
         "items": finished.dataset.n_items,
         "dim": finished.vectors("item").shape[1],
         "history_length": length,
+        "normalize_ids": list(finished.experiment.data.id_forms),
         "metrics": card["test"],
         **described,
     }

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.engine import open_engine
+from cadc_rec.data.id_forms import meet, tell
 from cadc_rec.data.prepare.build_dataset import GROUPS_PER_PART, INTERACTIONS
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
 from cadc_rec.data.sources.own_tables import read_tables
-from cadc_rec.data.sources.raw_tables import RawTables
+from cadc_rec.data.sources.raw_tables import RawTables, Side
 from cadc_rec.data.streams import ROW_GROUP_ROWS, rechunk, write_parquet, write_parts
 from cadc_rec.errors import CadcError
 from cadc_rec.log import track
@@ -197,6 +198,7 @@ class _Builder:
         new = split.distinct - known
         return {
             **self.tables.counts,
+            **self._meetings(),
             "interactions": new,
             "duplicates": entered - new,
             "below_k_core": len(self.came) - entered,
@@ -204,6 +206,22 @@ class _Builder:
             "new_users": len(users.appended),
             "new_items": len(items.appended),
         }
+
+    def _meetings(self) -> dict[str, int]:
+        """How the day's tables of users and items meet what is known or came; counted and told."""
+        counts: dict[str, int] = {}
+        entities: dict[Side, Any] = {"user": self.tables.users, "item": self.tables.items}
+        for side, table in entities.items():
+            if table is None:
+                continue
+            key = f"{side}_id"
+            taken = self.came.group_by(key).aggregate([([], "count_all")])
+            described = table.select(key).to_pyarrow()[key]
+            known = self.before[side][key].cast(described.type)
+            found = meet(side, described, taken[key], taken["count_all"], known)
+            tell(found)
+            counts |= found.counts()
+        return counts
 
     def _tell(
         self,

@@ -28,6 +28,7 @@ from ibis.backends.duckdb import Backend
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.types import parse_memory
 from cadc_rec.data.engine import DuckdbEngine, Engine, count, open_engine
+from cadc_rec.data.id_forms import meet, tell
 from cadc_rec.data.prepare.interactions import (
     WEIGHT_UNIT,
     DenseIds,
@@ -89,6 +90,7 @@ def _build(
         # Read once: what a source gives is an expression over its files.
         rows = engine.adopt(_typed(tables, summed=config.duplicates == "sum"))
         raw_rows = count(engine, rows)
+        met = _meetings(tables, engine, rows) if config.source == "tables" else {}
         ticker.advance(note="dropping duplicates")
         kept = choose_interactions(config, tables, engine, rows, raw_rows, order)
         ticker.advance(2, note="dense ids")
@@ -127,6 +129,7 @@ def _build(
         has_time=tables.has_time,
         order=("time" if tables.has_time else f"seeded random, split_seed={config.split_seed}"),
         **tables.counts,
+        **met,
     )
     if kept.cuts is not None:
         draft.info.update(
@@ -155,6 +158,22 @@ def _read_source(config: DataConfig, raw: RawInput, backend: Backend, scratch: P
         return read_tables(config.tables, raw.tables, backend, scratch)
     assert raw.path is not None
     return READERS[config.source](backend, raw.path, scratch)
+
+
+def _meetings(tables: RawTables, engine: Engine, rows: ir.Table) -> dict[str, int]:
+    """How the tables of users and items meet the interactions, counted and told."""
+    counts: dict[str, int] = {}
+    entities: dict[Side, ir.Table | None] = {"user": tables.users, "item": tables.items}
+    for side, table in entities.items():
+        if table is None:
+            continue
+        key = f"{side}_id"
+        taken = engine.keep(f"{side}_counts", rows.group_by(key).agg(rows=ibis._.count()))
+        log_ids = engine.to_reader(taken).to_pyarrow()
+        found = meet(side, table.select(key).to_pyarrow()[key], log_ids[key], log_ids["rows"])
+        tell(found)
+        counts |= found.counts()
+    return counts
 
 
 def _typed(tables: RawTables, *, summed: bool) -> ir.Table:

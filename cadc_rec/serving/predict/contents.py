@@ -76,9 +76,10 @@ class Contents:
         item_vectors = ItemVectors(vectors)
         newcomers, length = _newcomers(bundle, model)
         described = bundle.json(layout.ATTRIBUTES)["item"]
+        forms = model.get("normalize_ids", ())  # older bundles do not say
         return cls(
-            users=IdMap.of_column("user", users["user_id"]),
-            items=IdMap.of_column("item", items["item_id"]),
+            users=IdMap.of_column("user", users["user_id"], forms),
+            items=IdMap.of_column("item", items["item_id"], forms),
             user_vectors=user_vectors,
             item_vectors=item_vectors,
             known=UserItems(known["indptr"], known["items"]),
