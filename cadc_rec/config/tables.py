@@ -85,6 +85,17 @@ class ItemsTable(EntityTable):
     """Column of the item's id."""
     title: str = ""
     """Column of a name for people to read; no model sees it."""
+    keep: Literal["auto", "all", "taken"] = "auto"
+    """Which of its rows stay in the catalogue: `all`, also items that nobody took yet, or those
+    that were `taken`, as in the paper. `auto` is `all` where items have attributes. Training and
+    evaluation are the same either way; see [your-data.md](your-data.md#items-that-nobody-took-yet).
+    """
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether items that nobody took yet stay in the catalogue."""
+        attributes = (self.categorical, self.multi, self.numeric, self.hashed)
+        return self.keep == "all" or (self.keep == "auto" and any(attributes))
 
 
 class TablesConfig(Section):
