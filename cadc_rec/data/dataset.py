@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import sparse
 
+from cadc_rec.data.prepare.vocabulary import UNKNOWN
 from cadc_rec.data.sources.raw_tables import AttributeKind
 from cadc_rec.data.streams import read_groups
 from cadc_rec.store.artifact import Artifact
 
-UNKNOWN = 0  # code of a missing or unknown value
 NOT_HELD_OUT = -1
 NO_ITEM = -1
 

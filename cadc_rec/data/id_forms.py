@@ -72,20 +72,22 @@ class Meeting:
         )
         if self.examples is None:
             return f"{said}."
-        if not self.reason:
-            table, taken = self.examples
-            return (
-                f"{said}; the table has {table!r}, and the interactions have {taken!r}: check that "
-                f"data.tables.{self.side}s.id names the right column."
-            )
-        forms = ", ".join(f'"{form}"' for form in self.reason)
-        return f"{said}; {self.why()}: set data.tables.normalize_ids = [{forms}]."
+        if self.reason:
+            forms = ", ".join(f'"{form}"' for form in self.reason)
+            return f"{said}; {self.why()}: set data.tables.normalize_ids = [{forms}]."
+        table, taken = self.examples
+        said = f"{said}; the table alone has {table!r}, and the interactions alone have {taken!r}"
+        if self.table_alone < self.table_rows:
+            return f"{said}."
+        return f"{said}: check that data.tables.{self.side}s.id names the right column."
 
     def why(self) -> str:
         """An example of the reason, where there is one."""
         assert self.examples is not None
-        table, taken = self.examples
-        return f"{_shown(table)} in the table is written {_shown(taken)} in the interactions"
+        # Two normal forms of one text look alike: their signs are spelt.
+        spelt = ascii if "nfc" in self.reason else repr
+        table, taken = map(spelt, self.examples)
+        return f"{table} in the table is written {taken} in the interactions"
 
 
 def meet(
@@ -123,7 +125,7 @@ def tell(met: Meeting) -> None:
     """Say on standard error how they meet, where not all do."""
     sentence = met.sentence()
     if sentence:
-        log.log(WARNING if met.few else INFO, "%ss: %s", met.side, sentence)
+        log.log(WARNING if met.examples else INFO, "%ss: %s", met.side, sentence)
 
 
 def in_form(ids: pa.Array, forms: Sequence[str]) -> pa.Array:
@@ -173,8 +175,3 @@ def _text(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 def _one(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
     return ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
-
-
-def _shown(text: str) -> str:
-    """As Python writes it; two normal forms of one text look alike, so that its signs are spelt."""
-    return repr(text) if text.isascii() else ascii(text)

@@ -1,7 +1,7 @@
 """Vectors of items that nobody took yet: from their attributes, the rest standing at the mean.
 
 In: a finished model and the attributes of these items. Out: a vector each, in the space of the
-others. Where an update takes such an item in, its rows start at the same means.
+others. An update that takes such an item in starts its frozen rows at the same means.
 """
 
 from __future__ import annotations

@@ -58,6 +58,12 @@ def test_a_column_of_floats_holds_whole_numbers(column):
     assert found[5] == "0.5"
 
 
+def test_numbers_stay_numbers_where_only_text_is_to_be_alike():
+    column = ibis.memtable(pa.table({"id": [7, 8]}))["id"]
+    assert in_id_form(column, ["trim", "nfc"]).type().is_integer()
+    assert in_id_form(column, ["integer-like"]).type().is_string()
+
+
 def test_rows_and_interactions_that_meet_nothing_are_counted():
     found = meet("item", pa.array(["a", "b", "c"]), pa.array(["b", "d"]), pa.array([5, 2]))
     assert found.counts() == {
@@ -68,8 +74,12 @@ def test_rows_and_interactions_that_meet_nothing_are_counted():
     assert found.reason == ()
     assert found.sentence() == (
         "2 of 3 rows of the items' table meet no interaction, and 2 of 7 interactions meet no row "
-        "of it; the table has 'a', and the interactions have 'd': check that data.tables.items.id "
-        "names the right column."
+        "of it; the table alone has 'a', and the interactions alone have 'd'."
+    )
+    nothing = meet("item", pa.array([7, 8]), pa.array([1]), pa.array([5]))
+    assert nothing.sentence().endswith(
+        "; the table alone has '7', and the interactions alone have '1': check that "
+        "data.tables.items.id names the right column."
     )
 
 

@@ -58,8 +58,11 @@ def id_column(raw: ir.Column, name: str, kind: Literal["integer", "string"]) -> 
 
 
 def in_id_form(raw: ir.Column, forms: Sequence[IdForm]) -> ir.Column:
-    """A column of ids as text in the forms that are named; see `cadc_rec.data.id_forms`."""
-    if not forms:
+    """A column of ids as text in the forms that are named; see `cadc_rec.data.id_forms`.
+
+    What is no text has but one form, unless numbers are to be like those of text.
+    """
+    if not forms or not (raw.type().is_string() or "integer-like" in forms):
         return raw
     if raw.type().is_floating() and "integer-like" in forms:
         # DuckDB writes 1e17 for a large one, which no pattern takes for a whole number.
