@@ -161,14 +161,20 @@ class Dataset:
     def untaken_attributes(self) -> list[Attribute]:
         """Attributes of the items that nobody took yet.
 
-        A value that no item had that was taken is unknown, for nothing was learned of it.
+        Values that no item had that was taken are left out, for nothing was learned of them.
         """
         described = json.loads((self.path / "attributes.json").read_text("utf-8"))["item"]
         found = _attributes(self.path / "items.parquet", described, self.n_items, self.n_untaken)
-        return [
-            replace(one, values=np.where(one.values < one.size, one.values, UNKNOWN))
-            for one in found
-        ]
+        return [_known_to_towers(attribute) for attribute in found]
+
+
+def _known_to_towers(attribute: Attribute) -> Attribute:
+    """The attribute without codes beyond its size: unknown, or of several values not there."""
+    learned = attribute.values < attribute.size
+    if attribute.kind != "multi":
+        return replace(attribute, values=np.where(learned, attribute.values, UNKNOWN))
+    kept = _indptr(learned)[attribute.indptr]
+    return replace(attribute, indptr=kept, values=attribute.values[learned])
 
 
 def train_files(path: Path) -> list[Path]:

@@ -83,7 +83,9 @@ class IdMap:
 
     def _in_form(self, values: list[Any]) -> list[int]:
         """The row of each value in the form that the ids are in."""
-        texts = pa.array([None if value is None else str(value) for value in values], pa.string())
+        # A lone surrogate, which is no text, becomes a sign that no id has in its place.
+        known = [None if v is None else str(v).encode(errors="replace").decode() for v in values]
+        texts = pa.array(known, pa.string())
         found = in_form(texts, self.forms).to_pylist()
         if self.are_integers:
             found = [int(text) if text and _INTEGER.fullmatch(text) else None for text in found]

@@ -169,6 +169,8 @@ def _require_fit(
             f"{bundle.path}: {layout.KNOWN} is no list of items a user; export it anew."
         )
     n_taken = n_items - int(model.get("untaken_items", 0))
+    if not 0 <= n_taken <= n_items:
+        raise CadcError(f"{bundle.path}: {layout.MODEL} counts other items than there are.")
     if len(items) and not (items.min() >= 0 and items.max() < n_taken):
         raise CadcError(f"{bundle.path}: {layout.KNOWN} names items that are not there.")
     for name, vectors in (("user", user_vectors), ("item", item_vectors)):
