@@ -185,7 +185,6 @@ def test_what_is_taken_on_monday_joins_the_others_with_the_attributes_it_had(
     info = after.info
     assert (info["items"], info["untaken_items"]) == (ITEMS + 3, 3)
     assert info["update"]["new_items"] == 3
-    assert info["update"]["interactions_without_item_row"] == 1
     (tags,) = Dataset.open(after).item_attributes
     assert tags.size == 4, "lilac is a value like any other now"
     assert int(tags.values.max()) == 3
