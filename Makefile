@@ -4,24 +4,24 @@
 # Linux): TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 
-# The first interpreter that is new enough. It is run, not only looked up: a version manager's
-# placeholder of the right name may start nothing.
+# The first interpreter that is new enough. It is run, not only looked up: a version manager may
+# have put a placeholder of that name there, which starts nothing.
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 BIN := .venv/bin
 SERVE := .venv-serve/bin
 INPUTS := pyproject.toml packaging/constraints.txt packaging/constraints-serve.txt packaging/fbgemm-gpu-cpu/pyproject.toml tools/install.py
-# demo, test and lint use the environment that is there, and the CPU one where there is none.
+# demo, test and lint use the existing environment; if there is none, they make the CPU one.
 READY := $(if $(wildcard .venv/.installed-cuda),.venv/.installed-cuda,.venv/.installed-cpu)
 
-# Workers of pytest, and cells of the small study: the cores there are, and few enough for the memory.
+# Workers of pytest, and cells of the small study: one for each core, at most eight for the memory.
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 8 ? n : 8)))
 PYTEST := -m pytest -n $(JOBS)
 # Rounds of the speed guard.
 REPEATS ?= 5
 
-# Containers often set this, and every process would compile our files anew.
+# Containers often set this; every process would then compile our files again.
 unexport PYTHONDONTWRITEBYTECODE
 
 # The folder with the public archives beside the checkout, unless the caller names another.
@@ -59,23 +59,23 @@ test: $(READY) ## run the quick tests
 test-slow: $(READY) ## run the slow tests and those on real data
 	$(BIN)/python $(PYTEST) -m "slow or realdata"
 
-test-faults: $(READY) ## run what kills, damages and fills up (part of test-slow)
+test-faults: $(READY) ## run the tests that kill processes and damage files (part of test-slow)
 	CADC_REC_FAULTS=work/faults.json $(BIN)/python $(PYTEST) tests/faults
 
 test-serve: .venv-serve/.installed-serve ## run the tests of the service
 	$(SERVE)/python $(PYTEST) tests/serving/http tests/export/test_triton.py
 
-test-all: test test-slow test-serve bench-guard ## run every test, none left to a later commit
+test-all: test test-slow test-serve bench-guard ## run every test, and the guard of speed
 
-study-smoke: $(READY) ## run a small study of every method afresh and write its page
+study-smoke: $(READY) ## run a small study of every method and write its page
 	rm -rf work/study-smoke
 	$(BIN)/cadc-rec study configs/study/smoke.toml --workdir work/study-smoke --jobs $(JOBS)
 	$(BIN)/cadc-rec report work/study-smoke/studies/smoke
 
-bench: $(READY) ## measure speed beside peers and the machine's ceilings (leave the machine idle)
+bench: $(READY) ## compare speed with other libraries (leave the machine idle)
 	$(BIN)/python -m benchmarks.peers
 
-bench-guard: $(READY) ## fail where a speed ratio fell below benchmarks/baseline.json
+bench-guard: $(READY) ## fail if a speed ratio is below benchmarks/baseline.json
 	$(BIN)/python -m benchmarks.guard --workdir work/bench-guard --repeats $(REPEATS)
 
 lint: style types ## check style and types
@@ -87,7 +87,7 @@ style: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-format: $(READY) ## format the code and mend what can be mended
+format: $(READY) ## format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 

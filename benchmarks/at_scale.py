@@ -224,30 +224,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--pretrain-epochs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=8192)
-    parser.add_argument("--sharding", default="auto", help="of all id tables")
+    parser.add_argument("--sharding", default="auto", help="sharding type of all id tables")
     for name, kind in Assumed.__annotations__.items():
         parse = int if kind == "int" else float
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=parse, default=getattr(Assumed(), name)
         )
     parser.add_argument("--docs", action="store_true", help="write the table into docs/scale.md")
-    told = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     work = Work(
-        int(told.users),
-        int(told.items),
-        int(told.interactions),
-        told.ratio,
-        told.epochs,
-        told.pretrain_epochs,
-        told.batch,
-        told.sharding,
+        int(options.users),
+        int(options.items),
+        int(options.interactions),
+        options.ratio,
+        options.epochs,
+        options.pretrain_epochs,
+        options.batch,
+        options.sharding,
     )
-    assumed = Assumed(**{name: getattr(told, name) for name in Assumed.__annotations__})
+    assumed = Assumed(**{name: getattr(options, name) for name in Assumed.__annotations__})
     try:
         table = text(work, assumed)
     except CadcError as error:
         sys.exit(f"error: {error}")
-    if told.docs:
+    if options.docs:
         PAGE.write_text(between(PAGE.read_text("utf-8"), "scale", table, PAGE), "utf-8")
     print(table)
 

@@ -47,7 +47,7 @@ def measure(
         for method in methods:
             experiment = load_experiment(config, method=method, overrides=[*sets, f"seed={seed}"])
             artifacts = Pipeline(experiment, workdir, data_dir).run()
-            result = run_result(experiment, artifacts)
+            result = run_result(method, seed, artifacts)
             result["seconds"]["validation"] = _validation_seconds(artifacts)
             results.append(result)
             print(f"{method}, seed {seed}: {result['metrics']}", file=sys.stderr)
@@ -139,9 +139,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=["cadc", "gold", "random"])
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE")
-    parser.add_argument("--data-dir", type=Path, help="where raw archives lie")
+    parser.add_argument("--data-dir", type=Path, help="folder with the raw data")
     parser.add_argument(
-        "--check", action="store_true", help="exit with 1 where the paper's figures are not reached"
+        "--check", action="store_true", help="exit with 1 if the paper's figures are not reached"
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead")
     arguments = parser.parse_args()

@@ -95,7 +95,9 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--workdir", type=Path, default=Path("work/checkpoints"))
     parser.add_argument("--methods", nargs="+", default=["gold", "cadc"])
-    parser.add_argument("--epochs", nargs="+", type=int, default=[2, 20], help="of each method")
+    parser.add_argument(
+        "--epochs", nargs="+", type=int, default=[2, 20], help="epochs of each method"
+    )
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--every", type=float, default=2.0, help="seconds between checkpoints")
     parser.add_argument("--set", dest="sets", action="append", default=[])

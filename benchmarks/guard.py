@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("work"))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threshold", type=float, default=THRESHOLD)
-    parser.add_argument("--renew", action="store_true", help="write the baseline anew")
+    parser.add_argument("--renew", action="store_true", help="write a new baseline")
     arguments = parser.parse_args()
     set_up_logging()
     keep_interrupts()

@@ -342,7 +342,7 @@ def main() -> int:
     parser.add_argument("--grpc-port", type=int, default=8081)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pid", type=int, help="of the service, to watch its memory")
+    parser.add_argument("--pid", type=int, help="process id of the service, to watch its memory")
     options = parser.parse_args()
     found, memory = asyncio.run(
         attack(

@@ -104,11 +104,14 @@ def main() -> None:
     """Parse, run, report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--workdir", type=Path, default=Path("work"))
-    parser.add_argument("--data-dir", type=Path, help="where raw archives lie")
+    parser.add_argument("--data-dir", type=Path, help="folder with the raw data")
     parser.add_argument(
-        "--jobs", type=int, default=1, help="cells at a time; times can only be compared with 1"
+        "--jobs",
+        type=int,
+        default=1,
+        help="cells that run at the same time; measured times compare only with 1",
     )
-    parser.add_argument("--docs", action="store_true", help="run nothing; renew docs/results.md")
+    parser.add_argument("--docs", action="store_true", help="run nothing; write docs/results.md")
     arguments = parser.parse_args()
     set_up_logging()
     keep_interrupts()

@@ -197,8 +197,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--workdir", type=Path, default=Path("work"))
     parser.add_argument("--axis", choices=AXES, default="interactions")
-    parser.add_argument("--sizes", type=parse_size, nargs="+", metavar="N", help="such as 1M 3M")
-    parser.add_argument("--docs", action="store_true", help="run nothing; renew the docs page")
+    parser.add_argument(
+        "--sizes", type=parse_size, nargs="+", metavar="N", help="sizes, such as 1M 3M"
+    )
+    parser.add_argument("--docs", action="store_true", help="run nothing; write the docs page")
     arguments = parser.parse_args()
     set_up_logging()
     path = arguments.workdir / "bench" / "scaling.json"

@@ -80,18 +80,25 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("work"))
     parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--ratios", type=float, nargs="+", default=[RATIOS[0]])
-    told = parser.parse_args()
-    folder = told.workdir / "bench" / f"d-full-{told.rows}"
-    if told.kind:
-        measure(folder, told.rows, told.kind, told.ratios)
+    options = parser.parse_args()
+    folder = options.workdir / "bench" / f"d-full-{options.rows}"
+    if options.kind:
+        measure(folder, options.rows, options.kind, options.ratios)
         return
     if not folder.is_dir():
-        d_full(folder, told.rows)
+        d_full(folder, options.rows)
     print("| selection | ratios | s | peak GiB |\n|---|---|---|---|")
     wanted = [(kind, list(RATIOS[:1])) for kind in KINDS] + [("uniform", list(RATIOS))]
     for kind, ratios in wanted:
-        command = [sys.executable, "-m", "benchmarks.selection", "--rows", str(told.rows)]
-        command += ["--workdir", str(told.workdir), "--kind", kind, "--ratios", *map(str, ratios)]
+        command = [sys.executable, "-m", "benchmarks.selection", "--rows", str(options.rows)]
+        command += [
+            "--workdir",
+            str(options.workdir),
+            "--kind",
+            kind,
+            "--ratios",
+            *map(str, ratios),
+        ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout)
         shown = ", ".join(f"{ratio:g}" for ratio in ratios)

@@ -322,8 +322,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--seconds", type=float, default=60, help="at 300 requests a second")
-    parser.add_argument("--times", type=int, default=5000, help="of one user in the process")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="seconds at 300 requests a second"
+    )
+    parser.add_argument(
+        "--times", type=int, default=5000, help="requests of one user in the process"
+    )
     parser.add_argument("--reloads", type=int, default=20)
     parser.add_argument("--ranks", type=Path, help="ranks.parquet of the evaluate stage")
     options = parser.parse_args()

@@ -183,7 +183,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--workdir", type=Path, default=Path("work/update"))
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--config", type=Path, default=Path("configs/ml-1m.toml"))
-    parser.add_argument("--share", type=float, default=0.01, help="of the ratings, for the day")
+    parser.add_argument(
+        "--share", type=float, default=0.01, help="share of the ratings that makes up the day"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--only", choices=get_args(Kind))

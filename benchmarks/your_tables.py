@@ -201,28 +201,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--memory", default="3GiB", help="data.memory")
     parser.add_argument("--engine", choices=("duckdb", "spark"), default="duckdb")
     parser.add_argument("--until", choices=("prepare", "select", "run"), default="run")
-    parser.add_argument("--no-inspect", action="store_true", help="take a config written here")
+    parser.add_argument(
+        "--no-inspect", action="store_true", help="skip inspect; use a config written here"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the tables and the work folder")
-    told = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     set_up_logging()
-    rows, folder = int(told.rows), told.workdir / "bench" / f"your-tables-{told.form}-{told.rows:g}"
+    rows, folder = (
+        int(options.rows),
+        options.workdir / "bench" / f"your-tables-{options.form}-{options.rows:g}",
+    )
     shutil.rmtree(folder, ignore_errors=True)
     tables, work, config = folder / "tables", folder / "work", folder / "shop.toml"
     started = time.perf_counter()
-    given = generate(rows, tables, told.form)
+    given = generate(rows, tables, options.form)
     log.info("%d rows written in %.0f s", rows, time.perf_counter() - started)
 
     steps = []
-    if told.no_inspect:
+    if options.no_inspect:
         config.write_text(_CONFIG, "utf-8")
     else:
         where = ("--data-dir", str(folder))
         steps.append(carried_out("inspect", str(tables), "--out", str(config), *where))
-    text = config.read_text("utf-8").replace("[data]\n", f'[data]\nmemory = "{told.memory}"\n', 1)
+    text = config.read_text("utf-8").replace(
+        "[data]\n", f'[data]\nmemory = "{options.memory}"\n', 1
+    )
     config.write_text(text, "utf-8")
     common = [str(config), "--data-dir", str(folder), "--workdir", str(work)]
     sets = [part for setting in _SETTINGS for part in ("--set", setting)]
-    engines = ["duckdb"] if told.engine == "duckdb" else ["duckdb", "spark"]
+    engines = ["duckdb"] if options.engine == "duckdb" else ["duckdb", "spark"]
     prints = {}
     for engine in engines:
         force = ["--force"] if engine == "spark" else []
@@ -231,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (artifact,) = [p for p in (work / "prepare").iterdir() if (p / "manifest.json").is_file()]
         prints[engine] = str(read_manifest(artifact)["fingerprint"])
     found = dataset_sums(artifact)
-    for name in {"prepare": (), "select": ("select",), "run": ("select", "run")}[told.until]:
+    for name in {"prepare": (), "select": ("select",), "run": ("select", "run")}[options.until]:
         only = _SELECT if name == "select" else ()
         steps.append(carried_out(name, *common, *sets, *only))
 
@@ -239,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"| command | seconds | peak GiB so far |\n|{'---|' * 3}")
     for step in steps:
         print(f"| {step.name} | {step.seconds:.1f} | {step.peak_bytes / 2**30:.2f} |")
-    if not told.keep:
+    if not options.keep:
         shutil.rmtree(folder)
     if found != given:
         sys.exit("error: the dataset does not hold the rows of the input")

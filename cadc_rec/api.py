@@ -1,8 +1,8 @@
 """The Python face: what ``import cadc_rec`` offers, and what the commands themselves call.
 
-In: a configuration file, or an `Experiment` made in Python. Out: a `Run`, from which metrics,
-times, artifacts and recommendations can be read. Work that is done is found again, as with the
-commands: both keep their artifacts in the same work folder.
+In: a configuration file, or an `Experiment` made in Python. Out: a `Run`, which has metrics, times,
+artifacts and recommendations. Finished work is found again, as with the commands: both keep their
+artifacts in the same work folder.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def load(
 
     Args:
         path: the file.
-        method: which row of settings to lay over it, such as ``"gold"``; default: the file's.
-        set: settings that override the file's and the method's, by dotted name, such as
+        method: the row of settings to lay over it, such as ``"gold"``; default: the file's.
+        set: settings that override those of the file and the method, by dotted name, such as
             ``{"train.epochs": 5, "seed": 1}``.
 
     Returns:
@@ -64,24 +64,24 @@ def run(
     profile: bool = False,
     resume: Path | str | None = None,
 ) -> Run:
-    """Run every stage of an experiment that is not done yet, from raw data to metrics.
+    """Run every stage of an experiment that is not finished yet, from raw data to metrics.
 
     Args:
-        experiment: what to run; see `load`. With ``compute.processes`` above 1 the train stage runs
-            in as many processes of its own.
+        experiment: the experiment to run; see `load`. With ``compute.processes`` above 1, the train
+            stage starts that many processes.
         workdir: the folder that keeps the artifacts; made if need be.
-        data_dir: the folder with the raw data; default: ``$CADC_REC_DATA``, then a download where
-            the data are public.
-        force: make every stage anew; an old artifact stays until the new one is whole.
-        profile: train anew under torch's profiler, which writes a trace to the work folder.
-        resume: the folder of a checkpoint to go on with; default: the newest of this training.
+        data_dir: the folder with the raw data; default: ``$CADC_REC_DATA``, else a download if the
+            data are public.
+        force: run every stage again; an old artifact stays until the new one is complete.
+        profile: train again under torch's profiler, which writes a trace to the work folder.
+        resume: the folder of a checkpoint to resume from; default: the newest of this training.
 
     Returns:
-        What came of it.
+        The finished experiment.
 
     Raises:
-        CadcError: something the caller can mend, such as data that are missing, a full disk, or
-            another process at work on the same artifact; the message says what to do.
+        CadcError: something that the caller can mend, such as missing data, a full disk, or another
+            process that makes the same artifact; the message says what to do.
 
     Example:
         >>> done = run(load("tiny.toml"), workdir="work")
@@ -111,17 +111,20 @@ def inspect(
     encoding: str = "utf-8",
     data_dir: Path | str | None = None,
 ) -> Inspection:
-    """Read every table below a path once, and say what is in it and what it is taken for.
+    """Read every table below a path once; describe its columns and guess what they mean.
 
     Args:
-        path: a file, a folder or a glob of CSV, TSV, JSON or Parquet files; looked for in the
-            current folder, then in the data folder.
-        delimiter: one character, of text files; default: a comma, and a tab in ``.tsv`` files.
-        encoding: of text files, ``"utf-8"`` or ``"latin-1"``.
+        path: a file, a folder or a glob. It finds Parquet (``.parquet``, ``.pq``), Arrow
+            (``.arrow``, ``.feather``, ``.ipc``) and text (``.csv``, ``.tsv``, ``.txt``, ``.dat``,
+            also with ``.gz``, ``.bz2`` or ``.zst``). A relative path is looked for in the current
+            folder, then in `data_dir`.
+        delimiter: the character between the fields of text files; default: a tab in ``.tsv``
+            files, a comma in all others.
+        encoding: encoding of text files, ``"utf-8"`` or ``"latin-1"``.
         data_dir: the data folder; default: ``$CADC_REC_DATA``.
 
     Returns:
-        Profiles of the tables (``.tables``), what they are taken for (``.roles``), and a first
+        The tables' columns (``.tables``), what they are taken for (``.roles``), and a first
         configuration for them (``.config()``, TOML text).
 
     Raises:
@@ -131,7 +134,7 @@ def inspect(
 
     if len(delimiter) > 1:
         raise CadcError(
-            f"--delimiter {delimiter!r}: fields are separated by one character; give one."
+            f"--delimiter {delimiter!r} is not one character; give the one between the fields."
         )
     folder = None if data_dir is None else Path(data_dir)
     return inspect_path(str(path), delimiter, encoding, folder)
@@ -152,12 +155,12 @@ class Run:
 
     @cached_property
     def result(self) -> dict[str, Any]:
-        """All of the result as plain data: what ``cadc-rec run --json`` prints."""
-        return run_result(self.experiment, self.artifacts)
+        """The whole result as plain data, as ``cadc-rec run --json`` prints it."""
+        return run_result(self.experiment.method, self.experiment.seed, self.artifacts)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Accuracy on the test items, such as ``{"hr@10": 0.31, "ndcg@10": 0.17}``; fractions.
+        """Accuracy on the test items as fractions, such as ``{"hr@10": 0.31, "ndcg@10": 0.17}``.
 
         The test item of each user is ranked among all items that the user has not taken.
         """
@@ -165,14 +168,14 @@ class Run:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds by stage, of the run that made each artifact; 0 where there is no such stage."""
+        """Seconds of each stage, in the run that made its artifact; 0 if it has no such stage."""
         return dict(self.result["seconds"])
 
     def recommend(self, users: Sequence[Any], k: int = 10) -> Recommendations:
         """The k best items of each user, from the vectors that were evaluated.
 
-        Exactly the order in which evaluation ranks the items: a user's training and validation
-        items are left out, and scores are formed in float64.
+        The order is exactly that of the evaluation: a user's training and validation items are
+        left out, and scores are computed in float64.
 
         Args:
             users: original user ids ``[n]``, as they stand in the data.
@@ -182,8 +185,7 @@ class Run:
             ``item_ids`` and ``scores``, both ``[n, k]``, the best item first, and ``lists()``.
 
         Raises:
-            CadcError: a user was not in the data, an id is of the wrong type, or `k` is out of
-                range.
+            CadcError: a user is not in the data, an id has the wrong type, or `k` is out of range.
         """
         rows = self.predictor.users.rows(users)
         if (rows < 0).any():
@@ -196,7 +198,7 @@ class Run:
 
     @cached_property
     def predictor(self) -> Predictor:
-        """Answers from the evaluated vectors, which it holds in memory; read at the first use."""
+        """Answers from the evaluated vectors, which are read into memory at the first use."""
         import numpy as np
         from safetensors.numpy import load_file
 
@@ -211,7 +213,7 @@ class Run:
             load_file(evaluated / f"{side}_vectors.safetensors")["vectors"]
             for side in ("user", "item")
         )
-        # What evaluation leaves out when it ranks the test items.
+        # Evaluation leaves these items out when it ranks the test items.
         taken = UserItems(data.user_indptr, data.train_item).and_one_each(data.val_item)
         vectors, forms = ItemVectors(items), self.experiment.data.id_forms
         return Predictor(

@@ -18,40 +18,40 @@ FAILURE_FILE = "_CADC_REC_FAILURE"
 
 
 class ExitCode(IntEnum):
-    """What the command line ends with; the only place that says so."""
+    """The exit codes of the command line."""
 
     DONE = 0
     DEFECT = 1
-    """A defect of ours; or, of ``doctor``, a machine that cannot run."""
+    """A defect of cadc-rec; for ``doctor``, a machine that cannot run the main job."""
     REFUSED = 2
     """Something the user can mend: a `CadcError`, or a wrong command line."""
     INTERRUPTED = 130
-    """Ctrl-C, as shells have it. Another signal ends the program with 128 and its number."""
+    """Ctrl-C, as in shells. Another signal ends the program with 128 plus its number."""
 
 
 class CadcError(Exception):
     """Something the user can mend: the message says what is wrong, where, and what to do.
 
     The command line prints the message alone and ends with `ExitCode.REFUSED`; ``--debug`` adds
-    the traceback. Anything else that escapes is a defect of ours.
+    the traceback. Any other exception that escapes is a defect of cadc-rec.
     """
 
     kind: ClassVar[str] = "refused"
-    """Names the class in a failure that another process reads."""
+    """The class's name in a failure that another process reads."""
 
 
 class BusyError(CadcError):
-    """Another process is at work on the same artifact; once it has ended, this can be done."""
+    """Another process is making the same artifact; try again when it has ended."""
 
     kind: ClassVar[str] = "busy"
 
 
 class SpokenError(CadcError):
-    """What one rank of a job is to say for all: the others know of it and wait for `said`.
+    """The error that one rank prints for all; the other ranks wait until it has called `said`.
 
     Args:
-        error: what it says.
-        said: to be called once it is; a launcher ends every rank when the first one exits.
+        error: the error to print.
+        said: to be called after printing; a launcher ends every rank when the first one exits.
     """
 
     def __init__(self, error: CadcError, said: Callable[[], None] = lambda: None) -> None:
@@ -60,7 +60,7 @@ class SpokenError(CadcError):
 
 
 class DefectError(Exception):
-    """A defect that another process of ours ran into; the message is its error."""
+    """A defect that another process of this program met; the message is its error."""
 
     kind: ClassVar[str] = "defect"
 
@@ -82,17 +82,17 @@ def failure_text(error: Exception) -> str:
 
 def failure_of(text: str) -> CadcError | DefectError:
     """The failure that another process wrote as `text`."""
-    told = json.loads(text)
-    return _KINDS[told["kind"]](told["message"])
+    failure = json.loads(text)
+    return _KINDS[failure["kind"]](failure["message"])
 
 
 def leave_failure(error: Exception) -> bool:
-    """Write a failure where the process that started this one asked for it.
+    """Write a failure to the file that the parent process named.
 
-    The first of several children to fail is the one that is read.
+    If several children fail, the parent reads the failure of the first.
 
     Returns:
-        Whether that process knows of a failure now.
+        Whether the parent will find a failure.
     """
     wanted = os.environ.get(FAILURE_FILE)
     if not wanted:
@@ -108,8 +108,8 @@ def leave_failure(error: Exception) -> bool:
 
 
 def left_failure(path: Path) -> CadcError | DefectError | None:
-    """The failure that a child left in `path`; None where it left none."""
+    """The failure that a child left in `path`; None if it left none."""
     try:
         return failure_of(path.read_text("utf-8"))
-    except (OSError, ValueError, KeyError):  # it was killed while it wrote
+    except (OSError, ValueError, KeyError):  # the child was killed while it wrote
         return None

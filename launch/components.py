@@ -42,9 +42,9 @@ def pretrain(
 
     Args:
         config: the experiment's TOML file
-        workdir: where artifacts are kept
+        workdir: folder that keeps all artifacts
         method: cadc, random, gold or another; default: the experiment's
-        data_dir: where raw archives lie
+        data_dir: folder with the raw data
         set: settings to override, separated by semicolons: section.key=value;section.key=value
         j: nodes x processes per node, such as 2x8; 1:4x8 accepts 1 to 4 nodes
         image: container image, for schedulers that run one
@@ -54,9 +54,9 @@ def pretrain(
         memMB: memory to ask for on each node, in MB
         max_retries: how often the scheduler may start the whole job again
         restarts: how often torchrun may start all workers again within the job, after one died
-        log_dir: where each process's own output is kept, on its node; default: a temporary folder
+        log_dir: folder for each process's own output, on its node; default: a temporary folder
         rdzv_port: port on the first node, where the nodes meet
-        mounts: of container schedulers, such as type=volume,src=CLAIM,dst=/shared
+        mounts: volumes for container schedulers, such as type=volume,src=CLAIM,dst=/shared
     """
     return _job(
         "pretrain",
@@ -99,9 +99,9 @@ def train(
 
     Args:
         config: the experiment's TOML file
-        workdir: where artifacts are kept
+        workdir: folder that keeps all artifacts
         method: cadc, random, gold or another; default: the experiment's
-        data_dir: where raw archives lie
+        data_dir: folder with the raw data
         set: settings to override, separated by semicolons: section.key=value;section.key=value
         j: nodes x processes per node, such as 2x8; 1:4x8 accepts 1 to 4 nodes
         image: container image, for schedulers that run one
@@ -111,9 +111,9 @@ def train(
         memMB: memory to ask for on each node, in MB
         max_retries: how often the scheduler may start the whole job again
         restarts: how often torchrun may start all workers again within the job, after one died
-        log_dir: where each process's own output is kept, on its node; default: a temporary folder
+        log_dir: folder for each process's own output, on its node; default: a temporary folder
         rdzv_port: port on the first node, where the nodes meet
-        mounts: of container schedulers, such as type=volume,src=CLAIM,dst=/shared
+        mounts: volumes for container schedulers, such as type=volume,src=CLAIM,dst=/shared
     """
     return _job(
         "train",
@@ -156,9 +156,9 @@ def evaluate(
 
     Args:
         config: the experiment's TOML file
-        workdir: where artifacts are kept
+        workdir: folder that keeps all artifacts
         method: cadc, random, gold or another; default: the experiment's
-        data_dir: where raw archives lie
+        data_dir: folder with the raw data
         set: settings to override, separated by semicolons: section.key=value;section.key=value
         j: nodes x processes per node, such as 2x8; 1:4x8 accepts 1 to 4 nodes
         image: container image, for schedulers that run one
@@ -168,9 +168,9 @@ def evaluate(
         memMB: memory to ask for on each node, in MB
         max_retries: how often the scheduler may start the whole job again
         restarts: how often torchrun may start all workers again within the job, after one died
-        log_dir: where each process's own output is kept, on its node; default: a temporary folder
+        log_dir: folder for each process's own output, on its node; default: a temporary folder
         rdzv_port: port on the first node, where the nodes meet
-        mounts: of container schedulers, such as type=volume,src=CLAIM,dst=/shared
+        mounts: volumes for container schedulers, such as type=volume,src=CLAIM,dst=/shared
     """
     return _job(
         "evaluate",
@@ -203,7 +203,7 @@ def study(
     log_dir: str = "",
     mounts: str = "",
 ) -> specs.AppDef:
-    """Run a grid of experiments, cell by cell; a restarted job goes on where it stopped.
+    """Run a grid of experiments, cell by cell; a restarted job continues where it stopped.
 
     A study is one process: it starts each cell as processes of its own, as many as that cell's
     compute.processes says. So there is nothing to spread over several nodes.
@@ -211,16 +211,16 @@ def study(
     Args:
         grid: the study's TOML file
         workdir: where artifacts and records are kept
-        data_dir: where raw archives lie
-        jobs: cells at a time; times can only be compared with 1
+        data_dir: folder with the raw data
+        jobs: cells that run at the same time; measured times compare only with 1
         image: container image, for schedulers that run one
         h: a resource by name, such as a cloud's machine type; then cpu, gpu and memMB are ignored
         cpu: cores to ask for
         gpu: GPUs to ask for; as many as a cell's processes, times jobs
         memMB: memory to ask for, in MB
         max_retries: how often the scheduler may start the job again
-        log_dir: where the process's own output is kept; default: a temporary folder
-        mounts: of container schedulers, such as type=volume,src=CLAIM,dst=/shared
+        log_dir: folder for the process's own output; default: a temporary folder
+        mounts: volumes for container schedulers, such as type=volume,src=CLAIM,dst=/shared
     """
     arguments = [grid, "--workdir", workdir, "--jobs", str(jobs)]
     if data_dir:

@@ -4,12 +4,12 @@ import itertools
 import json
 import logging
 import os
-import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -150,22 +150,31 @@ def spawn_command():
         process.kill()
 
 
+@pytest.fixture
+def forked_python(monkeypatch):
+    """What this process starts as ``cadc-rec`` (local workers, cells of a study) is forks."""
+    monkeypatch.setattr(sys, "executable", str(zygote.FORKED_PYTHON))
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
-    """once(name, make): what `make(folder)` gives, made by the first worker of pytest to ask."""
+    """once(name, make): what `make(folder)` gives, made by the first worker of pytest to ask.
+
+    It comes back as JSON gives it, paths as strings.
+    """
 
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent  # of all workers
 
     def get(name, make):
-        kept = root / f"{name}.pickle"
+        kept = root / f"{name}.json"
         with FileLock(root / f"{name}.lock"):
             if not kept.exists():
                 shutil.rmtree(root / name, ignore_errors=True)  # of one that failed
                 (root / name).mkdir()
-                kept.write_bytes(pickle.dumps(make(root / name)))
-        return pickle.loads(kept.read_bytes())
+                kept.write_text(json.dumps(make(root / name), default=str))
+        return json.loads(kept.read_text())
 
     return get
 
@@ -177,21 +186,34 @@ def undisturbed(config, spawn, workdir):
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     seconds = time.monotonic() - begun
-    return SimpleNamespace(
-        workdir=workdir, out=out, err=err, result=json.loads(out), seconds=seconds
-    )
+    return {
+        "workdir": workdir,
+        "out": out,
+        "err": err,
+        "result": json.loads(out),
+        "seconds": seconds,
+    }
+
+
+def namespace(run):
+    """What `undisturbed` gave."""
+    return SimpleNamespace(**run | {"workdir": Path(run["workdir"])})
 
 
 @pytest.fixture(scope="session")
 def finished(tiny, spawn_command, once):
     """An undisturbed run of `tiny`, by the real command (its work folder is read only!)."""
-    return once("finished", lambda folder: undisturbed(tiny, spawn_command, folder / "work"))
+    return namespace(
+        once("finished", lambda folder: undisturbed(tiny, spawn_command, folder / "work"))
+    )
 
 
 @pytest.fixture(scope="session")
 def finished_recipe(tiny_recipe, spawn, once):
     """An undisturbed run of `tiny_recipe` (its work folder is read only!)."""
-    return once("finished-recipe", lambda folder: undisturbed(tiny_recipe, spawn, folder / "work"))
+    return namespace(
+        once("finished-recipe", lambda folder: undisturbed(tiny_recipe, spawn, folder / "work"))
+    )
 
 
 @pytest.fixture

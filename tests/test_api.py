@@ -152,7 +152,7 @@ def test_an_inspection_has_tables_roles_and_a_config_that_loads(tmp_path):
 
 
 @pytest.mark.distributed
-def test_two_processes_from_python_are_those_of_the_command(tiny, spawn, tmp_path):
+def test_two_processes_from_python_are_those_of_the_command(tiny, spawn, tmp_path, forked_python):
     """The workers are handed the experiment itself, whatever file it came from."""
     sets = {"compute.processes": 2, "train.epochs": 1}
     process = spawn(
@@ -170,7 +170,7 @@ def test_two_processes_from_python_are_those_of_the_command(tiny, spawn, tmp_pat
 
 
 @pytest.mark.distributed
-def test_what_a_worker_is_refused_is_raised_in_the_caller(tiny, tmp_path):
+def test_what_a_worker_is_refused_is_raised_in_the_caller(tiny, tmp_path, forked_python):
     experiment = cadc_rec.load(tiny, method="random", set={"compute.processes": 2})
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "train").write_text("a file")

@@ -21,8 +21,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-_SOCKET = "CADC_REC_TEST_ZYGOTE"  # names the socket, for the workers of pytest
+FORKED_PYTHON = Path(__file__).with_name("forked_python.py")
+_SOCKET = "FORKED_PYTHON_SOCKET"  # names the socket, for the workers of pytest too
 _numbers = itertools.count()
+# What torchrun starts workers with. A test of what happens to real workers takes it out.
+FORKS = {"PYTHON_EXEC": str(FORKED_PYTHON)}
 
 
 class Process:
@@ -165,6 +168,7 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(paths),
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",
+        **FORKS,
     }
 
 

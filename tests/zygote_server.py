@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import json
 import os
@@ -29,12 +30,15 @@ import sys
 import threading
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 # The agent of local workers, beside the package itself.
 _BESIDE = ("duckdb", "ibis", "ibis.backends.duckdb", "torch.distributed.launcher.api")
 
 
 _PR_SET_PDEATHSIG = 1
+FORKED_PYTHON = Path(__file__).with_name("forked_python.py")
+WORKER_MARK, CHILD_MARK = "_CADC_REC_WORKER", "_CADC_REC_CHILD"
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,14 @@ class Request:
         script: whether it is a script.
         environment: all of it.
         folder: where it starts.
+        dies_with_asker: kill it when the other end of its connection closes.
     """
 
     arguments: list[str]
     script: bool
     environment: dict[str, str]
     folder: str
+    dies_with_asker: bool = False
 
 
 def load() -> None:
@@ -94,6 +100,10 @@ def begin(request: Request, files: list[int]) -> int:
         os.closerange(3, 1024)  # the sockets of the others
         os.environ.clear()
         os.environ.update(request.environment)
+        for mark in (WORKER_MARK, CHILD_MARK):  # they name the parent, which this process is not
+            if request.dies_with_asker and mark in os.environ:
+                os.environ[mark] = str(os.getppid())
+        sys.executable = str(FORKED_PYTHON)  # what it starts are forks too
         os.chdir(request.folder)
         sys.argv = request.arguments if request.script else ["cadc-rec", *request.arguments]
         if request.script:
@@ -145,11 +155,22 @@ class Server:
         if not self.loaded:
             load()
             self.loaded = True
-        child = begin(Request(**json.loads(sent)), files)
+        request = Request(**json.loads(sent))
+        child = begin(request, files)
         for file in files:
             os.close(file)
         self.children[child] = connection
         connection.sendall(f"{child}\n".encode())
+        if request.dies_with_asker:
+            self.selector.register(
+                connection, selectors.EVENT_READ, functools.partial(self.asker_gone, child)
+            )
+
+    def asker_gone(self, child: int, connection: socket.socket) -> None:
+        """Kill a process whose asker has closed the connection; `reap` sees it end."""
+        self.selector.unregister(connection)
+        if child in self.children:
+            os.kill(child, signal.SIGKILL)
 
     def reap(self, woken: int) -> None:
         """Tell of every process that has ended."""
@@ -159,6 +180,8 @@ class Server:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
                 with self.children.pop(child) as connection, contextlib.suppress(OSError):
+                    with contextlib.suppress(KeyError):
+                        self.selector.unregister(connection)
                     connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
     def stop(self, _: object) -> None:

@@ -32,11 +32,11 @@ END = "<!-- end of the generated part -->"
 
 
 def page_with_tables(page: str) -> str:
-    """The page with what lies between its marks made anew."""
+    """The page with new tables between its marks."""
     before, _, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
-        raise SystemExit(f"{PAGE}: lacks the marks\n{BEGIN}\n{END}")
+        raise SystemExit(f"{PAGE} lacks the marks\n{BEGIN}\n{END}")
     return f"{before}{BEGIN}\n\n{methods_table()}\n\n{reference()}\n\n{END}{after}"
 
 
@@ -114,8 +114,8 @@ def _allowed(kind: Any, bounds: Mapping[str, Any]) -> str:
             inner = _allowed(get_args(member)[0], _bounds(member.__metadata__))
         else:
             inner = _allowed(member, {})
-        least = f", at least {bounds['min_length']}" if "min_length" in bounds else ""
-        return f"array{least} of: {inner}"
+        least = f"; at least {bounds['min_length']} of them" if "min_length" in bounds else ""
+        return f"array of: {inner}{least}"
     if kind is bool:
         return "true or false"
     if kind is str:
@@ -124,7 +124,8 @@ def _allowed(kind: Any, bounds: Mapping[str, Any]) -> str:
     if not bounds:
         return word
     low = f"above {bounds['gt']}" if "gt" in bounds else f"from {bounds['ge']}"
-    high = f" to {bounds['le']}" if "le" in bounds else ""
+    joint = ", at most" if "gt" in bounds else " to"
+    high = f"{joint} {bounds['le']}" if "le" in bounds else ""
     if "lt" in bounds:
         high = f", below {_power(bounds['lt'])}"
     return f"{word} {low}{high}"
@@ -176,7 +177,7 @@ def main() -> int:
     wanted = page_with_tables(page)
     if "--check" in sys.argv[1:]:
         if page != wanted:
-            print(f"{PAGE} is out of date: python -m tools.config_reference", file=sys.stderr)
+            print(f"{PAGE} is out of date; run python -m tools.config_reference", file=sys.stderr)
         return int(page != wanted)
     PAGE.write_text(wanted, "utf-8")
     return 0

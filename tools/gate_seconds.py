@@ -20,12 +20,12 @@ STEPS = ROOT / "work" / "gate.tsv"
 def table(steps: str) -> str:
     """The table of what a run left: two lines about the run, then a line for each step."""
     lines = [line.split("\t") for line in steps.splitlines()]
-    told = dict(lines)
+    facts = dict(lines)
     seconds = {name: int(value) for name, value in lines if name not in ("commit", "cores")}
     rows = [f"| {name} | {value:,} |" for name, value in seconds.items()]
     return "\n".join(
         [
-            f"Commit {told['commit']}, {told['cores']} cores:",
+            f"Commit {facts['commit']}, {facts['cores']} cores:",
             "",
             "| step | seconds |",
             "|---|---|",

@@ -37,16 +37,18 @@ def main() -> None:
         description="Measure speed beside other libraries and the machine's ceilings.",
     )
     parser.add_argument("--workdir", type=Path, default=Path("work"))
-    parser.add_argument("--data-dir", type=Path, help="where raw archives lie")
+    parser.add_argument("--data-dir", type=Path, help="folder with the raw data")
     parser.add_argument(
-        "--section", action="append", choices=SECTIONS, default=[], help="measure only this one"
+        "--section", action="append", choices=SECTIONS, default=[], help="measure only this section"
     )
-    parser.add_argument("--repeats", type=int, default=5, help="alternating rounds that count")
-    parser.add_argument("--rows", type=int, default=0, help="of the world prepared and selected")
-    parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
+    parser.add_argument("--repeats", type=int, default=5, help="number of counted rounds")
+    parser.add_argument(
+        "--rows", type=int, default=0, help="rows of the world for preparation and selection"
+    )
+    parser.add_argument("--threads", type=int, default=0, help="threads; 0 takes one for each core")
     parser.add_argument("--short", action="store_true", help="a tiny world and few steps")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--docs", action="store_true", help="run nothing; renew the docs page")
+    parser.add_argument("--docs", action="store_true", help="run nothing; write the docs page")
     arguments = parser.parse_args()
     set_up_logging()
     keep_interrupts()
@@ -67,7 +69,9 @@ def main() -> None:
     except CadcError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        log.warning("interrupted; finished sections are kept, the same command goes on from them")
+        log.warning(
+            "interrupted; finished sections are kept, and the same command continues from them"
+        )
         sys.exit(130)
     print(report.model_dump_json() if arguments.json else report_text(report))
     log.info("kept in %s", results_path(arguments.workdir, arguments.short).resolve())

@@ -20,11 +20,11 @@ _MEASURED = 7  # each takes half a second, and starting takes ten
 
 def main(task: Path, answer: Path) -> None:
     """Train a warm-up epoch and a few measured ones; rank 0 writes the answer, their median."""
-    told = json.loads(task.read_text("utf-8"))
-    experiment = Experiment.model_validate_json(json.dumps(told["experiment"]))
-    dataset = Dataset.open(open_artifact(Path(told["dataset"])))
+    given = json.loads(task.read_text("utf-8"))
+    experiment = Experiment.model_validate_json(json.dumps(given["experiment"]))
+    dataset = Dataset.open(open_artifact(Path(given["dataset"])))
     with processes(experiment.compute) as joined:
-        training = OurTraining(experiment, dataset, int(told["rows"]), joined)
+        training = OurTraining(experiment, dataset, int(given["rows"]), joined)
         training.turn()
         seconds = []
         for _ in range(_MEASURED):

@@ -54,7 +54,7 @@ class Workload:
         workdir: artifacts and results lie here.
         short: a tiny world and few steps, to try the measurement itself and for the guard.
         repeats: rounds that count.
-        data_dir: where raw archives are looked for.
+        data_dir: folder with the raw data.
         threads: of every contender; 0 is one for each core.
         rows: size of the generated world of the sections on rows; 0 is the workload itself.
     """

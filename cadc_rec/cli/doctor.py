@@ -1,4 +1,4 @@
-"""``cadc-rec doctor``: can this machine run the main job, and if not, what has to be mended?"""
+"""``cadc-rec doctor``: can this machine run the main job, and if not, what must be mended?"""
 
 import importlib
 import json as jsonlib
@@ -44,7 +44,7 @@ def doctor(
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Say what this machine has, what is wrong with it and how to mend that."""
+    """Check this machine: what it has, what is wrong, and how to mend it."""
     from rich.console import Console
 
     report = diagnose(workdir, data_dir)
@@ -58,14 +58,14 @@ def doctor(
 
 @dataclass(frozen=True)
 class Check:
-    """One finding.
+    """The result of one check.
 
     Attributes:
         name: What was looked at.
         value: What was found, for a person to read.
-        ok: True if fine, None if the main job still runs, False if it cannot.
+        ok: True if fine, None if the main job can run all the same, False if it cannot.
         problem: What is wrong, empty if nothing is.
-        remedy: The sentence that mends it, or that says how to get what is absent.
+        remedy: How to mend it, or how to get what is absent.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings, in the order they are shown."""
+    """The results of all checks, in the order in which they are shown."""
 
     checks: tuple[Check, ...]
 
@@ -94,12 +94,12 @@ class Report:
 def diagnose(workdir: Path, data_dir: Path | None = None) -> Report:
     """Looks at the installation, the machine, the data and the work folder.
 
-    Nothing is left behind and nothing escapes: a check that fails in an unforeseen way becomes a
-    finding with its error.
+    It leaves no files behind and raises nothing: a check that fails unexpectedly becomes a result
+    with its error.
 
     Args:
         workdir: Where a run would write; it need not exist yet.
-        data_dir: Where the public archives are looked for; default: where `run` looks.
+        data_dir: Where to look for the public archives; default: where `run` looks.
     """
     sections: list[Callable[[], Iterator[Check]]] = [
         _versions,
@@ -184,7 +184,7 @@ def _torch() -> Iterator[Check]:
         yield Check("device", f"cuda: {torch.cuda.device_count()} x {name}")
     elif Path("/proc/driver/nvidia/version").exists():
         remedy = "To use it, run `make install-cuda` and check that its driver is recent enough."
-        yield _warning("device", "cpu", "there is an NVIDIA GPU that torch cannot use", remedy)
+        yield _warning("device", "cpu", "torch cannot use this machine's NVIDIA GPU", remedy)
     else:
         yield Check("device", "cpu")
     yield _backend(torch, "nccl" if cuda else "gloo")
@@ -237,14 +237,14 @@ def _memory() -> Iterator[Check]:
     value = "unknown" if available is None else f"{_size(available)} available"
     if available is not None and available < _LOW_MEMORY:
         remedy = "Close other programs, or lower the batch size with --set."
-        yield _warning("memory", value, "that is little", remedy)
+        yield _warning("memory", value, "little memory for a large dataset", remedy)
     else:
         yield Check("memory", value)
 
 
 def _available_memory() -> int | None:
     try:
-        # Counts what the kernel would give up from its caches, unlike the free pages below.
+        # Unlike the free pages below, this counts what the kernel would give up from its caches.
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
@@ -268,12 +268,12 @@ def _disk(workdir: Path) -> Iterator[Check]:
 def _writable(workdir: Path) -> Iterator[Check]:
     parent = _existing(workdir)
     try:
-        # A file made in earnest: permission bits tell nothing about a read-only mount.
+        # Really make a file: permission bits do not show a read-only mount.
         with tempfile.NamedTemporaryFile(dir=parent, prefix=".cadc-rec-doctor-"):
             pass
     except OSError as error:
         problem = f"cannot write in {parent}: {_short(error)}"
-        remedy = "Take the right to write there, or name another folder with --workdir."
+        remedy = "Get permission to write there, or name another folder with --workdir."
         yield _failure("work folder", str(workdir), problem, remedy)
     else:
         value = str(workdir) if workdir.exists() else f"{workdir} (will be created)"
@@ -291,7 +291,7 @@ def _data(data_dir: Path | None) -> Iterator[Check]:
         except CadcError as error:
             yield _warning("data folder", "not found", str(error), "")
             return
-        # A note and no problem where there is none: the demo generates its data.
+        # A missing archive is no problem: the demo generates its data.
         remedy = f"To use it, put {archive.names[0]} into a folder named by --data-dir."
         yield Check(name, str(path)) if path else Check(name, "not found", None, remedy=remedy)
 

@@ -1,4 +1,4 @@
-"""The command that exports: a finished experiment becomes a bundle for those who serve it."""
+"""The command that exports a finished experiment as a bundle, which a service needs."""
 
 import json as jsonlib
 from importlib.util import find_spec
@@ -32,33 +32,33 @@ def register(app: typer.Typer) -> None:
 
 def export(
     config: Config,
-    out: Annotated[Path, typer.Option(help="The bundle to write.", metavar="BUNDLE")],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle to write.", metavar="BUNDLE")],
     workdir: Workdir = WORKDIR,
     data_dir: DataDir = None,
     method: Method = None,
     sets: Sets = None,
     index: Annotated[
         Literal["auto", "exact", "hnsw", "ivf-pq"],
-        typer.Option(help="The FAISS index; auto chooses by the number of items."),
+        typer.Option(help="Kind of FAISS index; auto chooses by the number of items."),
     ] = "auto",
     precision: Annotated[
         list[str] | None,
         typer.Option(
-            help="Tables of a TorchRec module: int8, int4, fp16; may be repeated. Default int8; "
-            "none for no module."
+            help="Precision of the TorchRec module's tables: int8 (default), int4 or fp16. "
+            "Repeat it for several modules; none writes no module."
         ),
     ] = None,
     aot: Annotated[
-        bool, typer.Option("--aot", help="Compile the float programs by AOTInductor too.")
+        bool, typer.Option("--aot", help="Also compile the float programs with AOTInductor.")
     ] = False,
     triton: Annotated[
         Path | None,
-        typer.Option(help="Write a Triton model repository there as well.", metavar="DIR"),
+        typer.Option(help="Also write a Triton model repository to this folder.", metavar="DIR"),
     ] = None,
     sign: Annotated[
         Path | None,
         typer.Option(
-            help="Sign with this Ed25519 private key (PEM); default $CADC_REC_SIGN_KEY.",
+            help="Sign with this Ed25519 private key (PEM). Default: $CADC_REC_SIGN_KEY.",
             metavar="KEY",
         ),
     ] = None,
@@ -66,7 +66,7 @@ def export(
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Write what a service needs of the trained model: one verified folder."""
+    """Write everything a service needs into one folder, the bundle."""
     from cadc_rec.config.file import load_experiment
     from cadc_rec.pipeline.job import opened
     from cadc_rec.pipeline.pipeline import launched
@@ -76,11 +76,13 @@ def export(
     experiment = load_experiment(config, method=method, overrides=sets or ())
     if launched():
         raise CadcError("exporting runs in one process; start cadc-rec without a launcher.")
-    # What can be wrong with the request is said before hours of training.
+    # Refuse a wrong request before hours of training.
     key, precisions = signing_key(sign), _precisions(precision)
     for folder in (out, triton):
         if folder is not None and folder.exists() and not force:
-            raise CadcError(f"{folder}: is there already; name another folder, or --force.")
+            raise CadcError(
+                f"{folder} already exists; name another folder, or replace it with --force."
+            )
     if find_spec("faiss") is None:
         raise CadcError("exporting needs faiss; install it: pip install 'cadc-rec[export]'.")
     require_trio()
@@ -107,7 +109,9 @@ def _write_triton(
 
     trained = finished.trained()
     if trained is None:
-        raise CadcError("--triton: this method has no towers, only vectors; leave it out.")
+        raise CadcError(
+            "--triton needs towers, and this method has only vectors; leave --triton out."
+        )
     write_repository(trained, folder, (precisions or ("int8",))[0], replace=force)
 
 

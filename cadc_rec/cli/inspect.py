@@ -1,4 +1,4 @@
-"""The command that shows what is in tables of one's own and writes a first config for them."""
+"""The command that shows what your tables contain and writes a first config for them."""
 
 import json as jsonlib
 import os
@@ -29,33 +29,39 @@ def register(app: typer.Typer) -> None:
 def inspect(
     path: Annotated[
         str,
-        typer.Argument(help="A file, a folder or a glob of tables.", show_default=False),
+        typer.Argument(
+            help="A file, a folder or a glob of tables, such as shop/.", show_default=False
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="A config to write, to start from.", metavar="CONFIG")
+        Path | None,
+        typer.Option(help="Write a first config for these tables to this file.", metavar="CONFIG"),
     ] = None,
     data_dir: DataDir = None,
     delimiter: Annotated[
-        str, typer.Option(help="Of text files; default a comma, and a tab in .tsv files.")
+        str,
+        typer.Option(help="Field delimiter. Default: a tab in .tsv files, a comma in other text."),
     ] = "",
-    encoding: Annotated[Literal["utf-8", "latin-1"], typer.Option(help="Of text files.")] = "utf-8",
+    encoding: Annotated[
+        Literal["utf-8", "latin-1"], typer.Option(help="Encoding of text.")
+    ] = "utf-8",
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Show what is in your own tables, and write a config for them."""
+    """Show what your own tables contain; with --out also write a first config."""
     from rich.console import Console
 
     from cadc_rec import api
     from cadc_rec.data.sources.raw_input import DATA_VARIABLE
 
     if out is not None and out.exists():
-        raise CadcError(f"{out}: is there already; remove it or name another file.")
+        raise CadcError(f"{out} already exists; remove it or name another file.")
     found = api.inspect(path, delimiter=delimiter, encoding=encoding, data_dir=data_dir)
     named = os.environ.get(DATA_VARIABLE)
     if out is not None:
         folder = data_dir or (Path(named) if named else None)
         out.write_text(found.config(folder), "utf-8")
-        log.info("wrote %s; read it, then: cadc-rec run %s", out, out)
+        log.info("wrote %s; read and correct it, then run: cadc-rec run %s", out, out)
     if json:
         print(jsonlib.dumps(_document(found), ensure_ascii=False))
         return
@@ -78,7 +84,7 @@ def _role(found: "Inspection", table: "TableProfile") -> str:
 
 
 def _notes(found: "Inspection", table: "TableProfile") -> dict[str, str]:
-    """What each column was taken for."""
+    """What each column is taken for."""
     roles = found.roles
     if table is roles.interactions:
         named = {"user": roles.user, "item": roles.item, "timestamp": roles.timestamp}
@@ -92,7 +98,7 @@ def _notes(found: "Inspection", table: "TableProfile") -> dict[str, str]:
 
 
 def _heading(table: "TableProfile", role: str) -> str:
-    """The table's file, what it was taken for, and its rows."""
+    """The table's file, what it is taken for, and its number of rows."""
     files = table.files.files
     name = str(files[0]) if len(files) == 1 else f"{table.files.base} ({len(files)} files)"
     unreadable = f", {table.unreadable:,} lines that cannot be read" if table.unreadable else ""
@@ -100,7 +106,7 @@ def _heading(table: "TableProfile", role: str) -> str:
 
 
 def _columns(table: "TableProfile", notes: dict[str, str]) -> "Table":
-    """A table's columns, one a line."""
+    """A table's columns, one on each line."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -115,9 +121,9 @@ def _columns(table: "TableProfile", notes: dict[str, str]) -> "Table":
 
 
 def _log_lines(found: "Inspection") -> Iterator[str]:
-    """What the interactions have beside their columns."""
+    """Counts over all interactions."""
     if found.roles.interactions is None:
-        yield "No table names both a user and an item."
+        yield "No table has both a user column and an item column."
         return
     yield f"(user, item) pairs that repeat an earlier row: {found.repeated_pairs:,}"
     yield f"users with fewer than three items (never held out): {found.users_below_three:,}"

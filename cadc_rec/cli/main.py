@@ -1,7 +1,7 @@
 """The command line: each command parses, calls the rooms, prints.
 
-Results go to standard output; progress, warnings and errors to standard error. What it ends with
-is `cadc_rec.errors.ExitCode`.
+Results go to standard output; progress, warnings and errors to standard error. The exit codes are
+those of `cadc_rec.errors.ExitCode`.
 
 Commands import what they need inside their functions, so that ``--help`` loads nothing but this
 folder. For the same reason its files do not postpone annotations: typer would compile each of them.
@@ -58,21 +58,21 @@ def main() -> None:
 
 
 def _report(error: Exception, debug: bool) -> ExitCode:
-    """Say what went wrong, once: here, or in the process that started this one."""
+    """Print what went wrong, once: here, or in the process that started this one."""
     if debug:
         console().print_exception()
     if isinstance(error, CadcError):
         text, code = f"error: {error}", ExitCode.REFUSED
     else:
-        told = error if isinstance(error, DefectError) else f"{type(error).__name__}: {error}"
-        text, code = f"unexpected error: {told}", ExitCode.DEFECT
-        text += "\nThis is a defect of ours; --debug shows where."
+        what = error if isinstance(error, DefectError) else f"{type(error).__name__}: {error}"
+        text, code = f"unexpected error: {what}", ExitCode.DEFECT
+        text += "\nThis is a defect of cadc-rec; --debug shows where."
     alone_refused = isinstance(error, CadcError) and not isinstance(error, SpokenError)
     if os.environ.get("RANK", "0") != "0" and alone_refused:
-        # Refused before the ranks met: most likely rank 0 says the same and its launcher ends us
-        # now; if not, it is ours to say.
+        # Refused before the ranks met: most likely rank 0 says the same, and its launcher ends this
+        # process now. If not, this process says it.
         time.sleep(_RANK_0_FIRST_SECONDS)
-    if not (leave_failure(error) and is_local_worker()):  # who started a worker speaks for it
+    if not (leave_failure(error) and is_local_worker()):  # else the parent prints it
         print(text, file=sys.stderr, flush=True)
     if isinstance(error, SpokenError):
         error.said()

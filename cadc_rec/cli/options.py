@@ -1,4 +1,4 @@
-"""What the commands share: the names of their options, how Ctrl-C ends them, who prints."""
+"""What the commands share: their options, how Ctrl-C ends them, which process prints."""
 
 import contextlib
 import os
@@ -14,25 +14,27 @@ from cadc_rec.log import log
 
 Config = Annotated[
     Path,
-    typer.Argument(help="The experiment, a TOML file.", metavar="CONFIG", show_default=False),
+    typer.Argument(help="The experiment's TOML file.", metavar="CONFIG", show_default=False),
 ]
-Workdir = Annotated[Path, typer.Option(help="Where artifacts are kept.", metavar="DIR")]
+Workdir = Annotated[
+    Path, typer.Option(help="Folder that keeps the results of all stages.", metavar="DIR")
+]
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Folder with the raw data; default $CADC_REC_DATA, then a download."),
+    typer.Option(help="Folder with the raw data. Default: $CADC_REC_DATA, else a download."),
 ]
 Method = Annotated[
-    str | None, typer.Option(help=f"One of {', '.join(METHODS)}; default: the config's.")
+    str | None, typer.Option(help=f"One of {', '.join(METHODS)}. Default: the config's.")
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a setting; may be repeated.", metavar="SECTION.KEY=VALUE"),
+    typer.Option("--set", help="Override a setting. May be repeated.", metavar="SECTION.KEY=VALUE"),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Make it again even if it is there already.")]
+Force = Annotated[bool, typer.Option("--force", help="Make the result again even if it exists.")]
 Resume = Annotated[
     Path | None,
     typer.Option(
-        help="Go on training from this checkpoint; default: the newest complete one.",
+        help="Resume training from this checkpoint. Default: the newest complete one.",
         metavar="DIR",
         show_default=False,
     ),
@@ -44,7 +46,7 @@ Profile = Annotated[
         help="Train again under torch's profiler; writes a trace and prints the largest costs.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 WORKDIR = Path("work")
@@ -52,11 +54,13 @@ WORKDIR = Path("work")
 
 @contextlib.contextmanager
 def stopped_gently(what: str) -> Iterator[None]:
-    """Within, Ctrl-C ends the program, and says that finished `what` are kept."""
+    """Inside this context, Ctrl-C ends the program with a line that finished `what` are kept."""
     try:
         yield
     except KeyboardInterrupt:
-        log.warning("interrupted; finished %s are kept, the same command goes on from them", what)
+        log.warning(
+            "interrupted; finished %s are kept, and the same command continues from them", what
+        )
         raise SystemExit(ExitCode.INTERRUPTED) from None
 
 

@@ -1,4 +1,4 @@
-"""The command that plans: what an experiment needs of so many processes, without any of them."""
+"""The command that plans an experiment for any number of processes, without starting one."""
 
 import json as jsonlib
 from typing import Annotated, Literal
@@ -18,27 +18,27 @@ def register(app: typer.Typer) -> None:
 
 def plan(
     config: Config,
-    world_size: Annotated[int, typer.Option(min=1, help="Processes in all.")],
-    local_world_size: Annotated[int, typer.Option(min=1, help="Processes a node.")] = 8,
-    device: Annotated[Literal["cuda", "cpu"], typer.Option(help="What they run on.")] = "cuda",
+    world_size: Annotated[int, typer.Option(min=1, help="Number of processes.")],
+    local_world_size: Annotated[int, typer.Option(min=1, help="Processes on each node.")] = 8,
+    device: Annotated[Literal["cuda", "cpu"], typer.Option(help="Device they run on.")] = "cuda",
     hbm: Annotated[
         str,
         typer.Option(
-            help="Memory of a GPU; default sharding.device_memory, else 80GiB.", metavar="SIZE"
+            help="Memory of each GPU. Default: sharding.device_memory, else 80GiB.", metavar="SIZE"
         ),
     ] = "",
     ddr: Annotated[
         str,
         typer.Option(
-            help="Host memory of a process; default sharding.host_memory, else 128GiB.",
+            help="Host memory of each process. Default: sharding.host_memory, else 128GiB.",
             metavar="SIZE",
         ),
     ] = "",
     users: Annotated[
-        int | None, typer.Option(min=1, help="Users; default those of the prepared dataset.")
+        int | None, typer.Option(min=1, help="Number of users. Default: the prepared dataset's.")
     ] = None,
     items: Annotated[
-        int | None, typer.Option(min=1, help="Items; default those of the prepared dataset.")
+        int | None, typer.Option(min=1, help="Number of items. Default: the prepared dataset's.")
     ] = None,
     workdir: Workdir = WORKDIR,
     method: Method = None,
@@ -65,8 +65,8 @@ def plan(
     local = min(local_world_size, world_size)
     if world_size % local:
         raise CadcError(
-            f"--world-size {world_size} is no multiple of --local-world-size {local}; nodes have "
-            "equally many processes."
+            f"--world-size {world_size} is not a multiple of --local-world-size {local}; every "
+            "node must have the same number of processes."
         )
     sizes = find_sizes(experiment.data, workdir, users, items, str(config))
     planned = plan_experiment(experiment, sizes, Machines(world_size, local, device, gpu, host))
@@ -83,7 +83,7 @@ def _bytes(option: str, text: str) -> int:
     """The bytes of a size such as 80GiB.
 
     Raises:
-        CadcError: it is no size.
+        CadcError: it is not a size.
     """
     from cadc_rec.config.experiment import ShardingConfig
     from cadc_rec.config.types import parse_memory

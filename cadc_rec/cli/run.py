@@ -65,7 +65,7 @@ def run(
 
 
 def worker(debug: Debug = False) -> None:
-    """Train as one of the local processes that another command starts."""
+    """Train as one of the local processes that another command started."""
     from cadc_rec.pipeline.job import train_as_worker
 
     with stopped_gently("stages"):

@@ -24,31 +24,35 @@ def register(app: typer.Typer) -> None:
 def serve(
     bundle: Annotated[
         Path,
-        typer.Argument(help="The bundle's folder, or a link to it.", metavar="BUNDLE"),
+        typer.Argument(help="Folder of the bundle, or a link to it.", metavar="BUNDLE"),
     ],
     host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
-    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
-    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8081,
-    no_grpc: Annotated[bool, typer.Option("--no-grpc", help="HTTP only.")] = False,
-    name: Annotated[str, typer.Option(help="The model's name for clients.")] = "recommender",
+    http_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port for HTTP; 0 takes any free port.")
+    ] = 8080,
+    grpc_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port for gRPC; 0 takes any free port.")
+    ] = 8081,
+    no_grpc: Annotated[bool, typer.Option("--no-grpc", help="Serve over HTTP only.")] = False,
+    name: Annotated[str, typer.Option(help="Name that clients call the model by.")] = "recommender",
     api_key_file: Annotated[
         Path | None,
-        typer.Option(help=f"File with the key clients must know; default ${_KEY_VARIABLE}."),
+        typer.Option(help=f"File with the key that clients must send. Default: ${_KEY_VARIABLE}."),
     ] = None,
     no_api_key: Annotated[
-        bool, typer.Option("--no-api-key", help="Let everybody who reaches --host ask.")
+        bool, typer.Option("--no-api-key", help="Answer everybody who can reach --host.")
     ] = False,
     verify_key: Annotated[
         Path | None,
-        typer.Option(help="Public key that bundles must be signed with; default "
-                     "$CADC_REC_VERIFY_KEY, else none."),
+        typer.Option(help="File with the public key that bundles must be signed with. "
+                     "Default: $CADC_REC_VERIFY_KEY, else unsigned bundles are accepted."),
     ] = None,
     watch: Annotated[
-        float, typer.Option(min=0, help="Seconds between looks for another bundle; 0: never.")
+        float, typer.Option(min=0, help="Seconds between checks for a new bundle; 0 never checks.")
     ] = 2.0,
     debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Answer requests of the Open Inference Protocol from a bundle until stopped."""
+    """Serve a bundle: answer requests of the Open Inference Protocol until stopped."""
     from cadc_rec.serving.http.settings import ServiceSettings, require_key_beyond_loopback
 
     api_key = None if no_api_key else _api_key(api_key_file)
@@ -63,21 +67,21 @@ def serve(
         verify_key=verify_key,
         watch_seconds=watch,
     )
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is loaded
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy reads it when it is loaded
     with _no_arguments():
         try:
             from cadc_rec.serving.http.server import serve as run
         except ImportError as error:
             raise CadcError(
-                f"the service's libraries are not here ({error}): `pip install cadc-rec[serve]` in "
-                "an environment of its own, or `make install-serve`."
+                f"the service's libraries are missing ({error}); run `make install-serve`, or "
+                "`pip install cadc-rec[serve]` in an environment of its own."
             ) from error
     run(settings, lambda where: log.info("serving %s", where))
 
 
 @contextlib.contextmanager
 def _no_arguments() -> Iterator[None]:
-    """Hides the command line: KServe reads it when it is imported."""
+    """Hides the command line, which KServe would read when it is imported."""
     arguments, sys.argv = sys.argv, sys.argv[:1]
     try:
         yield
@@ -93,5 +97,5 @@ def _api_key(file: Path | None) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         raise CadcError(f"{file}: the API key cannot be read ({error}).") from error
     if not key:
-        raise CadcError(f"{file} is empty; it holds the API key.")
+        raise CadcError(f"{file} is empty; write the API key into it.")
     return key

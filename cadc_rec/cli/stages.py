@@ -1,4 +1,4 @@
-"""The commands that make one stage and what comes before it."""
+"""The commands that run one stage and every stage before it."""
 
 import json as jsonlib
 import math
@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`, in the order of the stages."""
     for stage, summary in (
-        ("prepare", "Read the raw data: dense ids, attributes, the leave-last-two split."),
+        (
+            "prepare",
+            "Make the dataset: read the raw data, number the ids, hold out items for evaluation.",
+        ),
         ("pretrain", "Learn id vectors from every training interaction."),
         ("transitions", "Learn which item follows which from every training interaction."),
     ):
@@ -40,12 +43,12 @@ def register(app: typer.Typer) -> None:
     app.command()(select)
     app.command()(train)
     app.command(name="evaluate")(
-        _command("evaluate", "Rank the held-out items over all items and measure.")
+        _command("evaluate", "Rank each held-out item among all items and print the metrics.")
     )
 
 
 def _command(stage: str, summary: str) -> Callable[..., None]:
-    """A stage's command, where it has no options of its own."""
+    """The command of a stage that has no options of its own."""
 
     def command(
         config: Config,
@@ -71,7 +74,7 @@ def select(
     ratios: Annotated[
         str,
         typer.Option(
-            help="Several filtering ratios in one pass, instead of the config's.",
+            help="Select for several filtering ratios in one pass, instead of the config's.",
             metavar="R,R,...",
         ),
     ] = "",
@@ -80,7 +83,7 @@ def select(
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Choose the interactions the two towers are trained on."""
+    """Choose the interactions that the two towers are trained on."""
     if not ratios:
         _run_stage("select", config, workdir, data_dir, method, sets, force, json)
         return
@@ -134,7 +137,7 @@ def _run_stage(
     profile: bool = False,
     resume: Path | None = None,
 ) -> None:
-    """Make one stage and what comes before it; say what came of it."""
+    """Run one stage and every stage before it; print its result."""
     from cadc_rec.config.file import load_experiment
     from cadc_rec.pipeline.job import opened
     from cadc_rec.pipeline.summary import stage_document, stage_lines
@@ -158,12 +161,12 @@ def _run_stage(
 
 
 def _require_stage(stage: str, pipeline: "Pipeline") -> None:
-    """Refuse a stage that the method does not have."""
+    """Raise if the method does not have this stage."""
     if stage in pipeline.stages():
         return
-    remedy = "choose one that has with --method, such as cadc"
+    remedy = "choose a method that has one, such as --method cadc"
     if stage == "transitions":
-        remedy = "set transitions.window"
+        remedy = "set transitions.window above 0"
     raise CadcError(f"method {pipeline.experiment.method!r} has no {stage} stage; {remedy}.")
 
 
@@ -171,7 +174,7 @@ def _filtering_ratios(text: str) -> list[float]:
     """The ratios of ``--ratios 10,20,50``.
 
     Raises:
-        CadcError: one is no number from 1 on.
+        CadcError: one is not a number of at least 1.
     """
     ratios = []
     for part in text.split(","):
@@ -181,8 +184,8 @@ def _filtering_ratios(text: str) -> list[float]:
             ratio = math.nan
         if not (math.isfinite(ratio) and ratio >= 1):
             raise CadcError(
-                f"--ratios {text}: {part.strip()!r} is no filtering ratio; give numbers from 1 on, "
-                "with commas between them."
+                f"--ratios {text}: {part.strip()!r} is not a filtering ratio; give numbers of at "
+                "least 1, separated by commas."
             )
         ratios.append(ratio)
     return ratios

@@ -1,4 +1,4 @@
-"""The commands on whole studies: run a grid, write its page, advise on the share of the data."""
+"""The commands for whole studies: run a grid, write its page, advise on the sample's size."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,15 +25,21 @@ def register(app: typer.Typer) -> None:
 
 
 def study(
-    file: Annotated[Path, typer.Argument(help="The grid, a TOML file.", metavar="STUDY")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="The study's TOML file, which describes the grid.", metavar="STUDY"),
+    ],
     workdir: Workdir = WORKDIR,
     data_dir: DataDir = None,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Cells at a time; times can only be compared with 1.")
+        int,
+        typer.Option(
+            min=1, help="Cells that run at the same time. Measured times compare only with 1."
+        ),
     ] = 1,
     debug: Debug = False,
 ) -> None:
-    """Run a grid of experiments, cell by cell; the same command goes on where it stopped."""
+    """Run a grid of experiments, cell by cell; run it again to continue where it stopped."""
     from cadc_rec.study.run.cells import run_study
 
     with stopped_gently("cells"):
@@ -47,11 +53,11 @@ def report(
         Path, typer.Argument(help="A study's folder, or a folder of studies.", metavar="DIR")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Where the page goes; default DIR/report.")
+        Path | None, typer.Option(help="Folder for the page. Default: DIR/report.")
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write a study's page: tables, figures, times, curves; works offline."""
+    """Write a page with a study's tables, figures, times and curves; it works offline."""
     from cadc_rec.study.report.report import write_report
 
     written = write_report(folder, out)
@@ -68,7 +74,8 @@ def report(
 def advise(
     config: Config,
     tolerance: Annotated[
-        str, typer.Option(help="How much of the reference's HR@10 may be lost, 5% or 0.05.")
+        str,
+        typer.Option(help="Share of the reference's HR@10 that may be lost, such as 5% or 0.05."),
     ],
     workdir: Workdir = WORKDIR,
     data_dir: DataDir = None,
@@ -76,28 +83,30 @@ def advise(
         int | None,
         typer.Option(
             min=1,
-            help="Epochs of every short run; default a fifth of the config's, at least 5. Short "
-            "runs order the ratios well but do not give the final figure.",
+            help="Epochs of every short run. Default: a fifth of the config's, at least 5. Short "
+            "runs order the ratios well but do not give the final accuracy.",
         ),
     ] = None,
     ratios: Annotated[
         str, typer.Option(help="Filtering ratios to choose from.", metavar="R,R,...")
     ] = "1,2,5,10,20,50,100",
     reference: Annotated[
-        str, typer.Option(help="What to compare with: auto, gold, or cadc on everything.")
+        str, typer.Option(help="What to compare with: gold, cadc (both on every row), or auto.")
     ] = "auto",
     budget: Annotated[
         float,
-        typer.Option(min=0, help="Minutes that gold's short runs may take for auto to choose it."),
+        typer.Option(
+            min=0, help="auto chooses gold if its short runs take at most this many minutes."
+        ),
     ] = 30.0,
     seeds: Annotated[
-        str, typer.Option(help="Seeds to average over; default the config's.", metavar="N,N,...")
+        str, typer.Option(help="Seeds to average over. Default: the config's.", metavar="N,N,...")
     ] = "",
     sets: Sets = None,
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Find the smallest share of the data that costs little accuracy, with a few short runs."""
+    """Find the smallest sample that costs little accuracy, with a few short runs."""
     from cadc_rec.study.run.advice_text import run_advise
 
     with stopped_gently("stages"):

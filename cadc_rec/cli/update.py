@@ -1,4 +1,4 @@
-"""The commands that carry an experiment on by new interactions, and list what was carried on."""
+"""The commands that update an experiment with new interactions, and list its updates."""
 
 import json as jsonlib
 from pathlib import Path
@@ -29,7 +29,7 @@ def update(
     config: Config,
     new: Annotated[
         Path,
-        typer.Option(help="A folder with the new tables.", metavar="DIR", show_default=False),
+        typer.Option(help="Folder with the new tables.", metavar="DIR", show_default=False),
     ],
     workdir: Workdir = WORKDIR,
     data_dir: DataDir = None,
@@ -38,7 +38,7 @@ def update(
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Take in a day's new interactions without learning everything anew."""
+    """Add a day's new interactions without training everything again."""
     from cadc_rec.config.file import load_experiment
     from cadc_rec.versions import require_trio
 
@@ -80,7 +80,7 @@ def updates(
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """List the updates of an experiment and where their artifacts lie."""
+    """List the updates of an experiment and where their artifacts are."""
     from cadc_rec.config.file import load_experiment
 
     experiment = load_experiment(config, method=method, overrides=sets or ())
@@ -91,7 +91,7 @@ def updates(
         line = line_of(Pipeline(experiment, workdir, data_dir).run())
         found = updates_of(workdir, line)
     if json:
-        told = [
+        listed = [
             {
                 "number": one.number,
                 "record": str(one.path.resolve()),
@@ -102,7 +102,7 @@ def updates(
             }
             for one in found
         ]
-        print(jsonlib.dumps(told))
+        print(jsonlib.dumps(listed))
         return
     for one in found:
         day, metrics = one.report["day"], one.report["metrics"]
@@ -110,4 +110,4 @@ def updates(
         print(f"update {one.number}: {day['interactions']:,} new interactions, {reached}")
         print(f"  {one.path.resolve()}")
     if not found:
-        print("no updates; make one with cadc-rec update")
+        print("no updates yet; make one with cadc-rec update")

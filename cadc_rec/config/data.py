@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -14,32 +16,44 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class GeneratedConfig(Section):
-    """A latent-factor world, for demonstrations and for sizes no public archive has."""
+    """A dataset drawn from a latent-factor model, for demonstrations and for any size you want."""
 
     users: PositiveInt = 2000
-    """Users of the world."""
+    """Number of users."""
     items: PositiveInt = 1000
-    """Items of the world."""
+    """Number of items."""
     interactions: PositiveInt = 100_000
-    """Rows of the world, exactly: at least three and at most half the items for each user."""
+    """Exact number of interactions. Each user must have at least three, and on average at most half
+    of the items."""
     factors: Annotated[int, Field(ge=2)] = 8
-    """Dimension of the world's hidden taste vectors."""
+    """Dimension of the hidden taste vectors."""
     popularity_skew: NonNegativeFloat = 0.8
     """Exponent of the items' Zipf popularity; 0 makes every item equally popular."""
     drift: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """How far a user's taste moves from the first interaction to the last; 0 stands still."""
+    """How far a user's taste moves from the first interaction to the last; 0 keeps it fixed."""
     seed: Seed = 0
-    """Seed of the world; apart from `seed`, so that every seed sees one world."""
+    """Seed of the generated data. It is separate from `seed`, so that every `seed` uses the same
+    data."""
 
 
 class SparkConfig(Section):
-    """The Spark that prepares the data (`data.engine = "spark"`); no result depends on it."""
+    """Spark as the engine of data preparation (`data.engine = "spark"`); it changes no result."""
 
     master: Annotated[str, Field(min_length=1)] = "local[*]"
-    """Its address, such as `spark://host:7077`; `local[*]` starts one on all cores here. The
-    machines of a cluster must see the work folder under the same path."""
+    """Address of Spark, such as `spark://host:7077`; `local[*]` starts Spark on all cores of this
+    machine. The machines of a cluster must see the work folder under the same path."""
     settings: Names = ()
     """Spark's own settings, such as `["spark.executor.memory=8g"]`."""
+
+    def broken_rules(self) -> Iterator[str]:
+        """See `Section`."""
+        for setting in self.settings:
+            key, equals, _ = setting.partition("=")
+            if not equals or not key.startswith("spark."):
+                yield (
+                    f"data.spark.settings: {setting!r} is not a setting of Spark; write it as "
+                    "spark.some.key=value."
+                )
 
 
 class DataConfig(Section):
@@ -48,44 +62,49 @@ class DataConfig(Section):
     source: SourceName = "generated"
     """Where the interactions come from; see [protocol.md](protocol.md#data)."""
     since: str = ""
-    """Interactions before this time are left out: a date or datetime (UTC), such as `"2024-01-31"`,
-    or a whole number in the source's own unit, such as `"1706659200"`; empty is no bound."""
+    """Leave out interactions before this time: a date or datetime (UTC), such as `"2024-01-31"`, or
+    a whole number in the source's own unit, such as `"1706659200"`. Empty sets no bound."""
     until: str = ""
-    """Interactions at this time and after it are left out; written as `since`."""
+    """Leave out interactions at or after this time, written as in `since`."""
     duplicates: Literal["first", "last", "sum"] = "first"
-    """Which row of a repeated (user, item) pair is kept, by time and then file order. `sum` keeps
-    the first with the weights of all (1 each, where rows have none) added up."""
+    """Which row to keep if a (user, item) pair repeats: the first or the last, by time and then by
+    file order. `sum` keeps the first row and adds up the weights of all of them (1 each, if rows
+    have no weights)."""
     max_per_user: Annotated[int, Field(ge=0)] = 0
-    """Keep no more than a user's latest so many interactions; 0 keeps all. Before the k-core."""
+    """Keep at most this many of each user's latest interactions; 0 keeps all. This comes before the
+    k-core."""
     k_core: Annotated[int, Field(ge=0)] = 0
-    """Keep only users and items with at least this many interactions, repeated until stable;
-    0 and 1 keep everything."""
+    """Keep only users and items with at least this many interactions, repeated until nothing
+    changes; 0 and 1 keep everything."""
     split: Literal["leave-last-two", "time"] = "leave-last-two"
-    """What is held out: each user's last two interactions; or the first that a user has in each of
-    two spans of time after everything that is learned from."""
+    """What is held out for validation and test. `leave-last-two`: each user's last two
+    interactions. `time`: each user's first interaction in each of two periods that follow the
+    training data."""
     validation_from: str = ""
-    """`split = "time"`: where the first span begins, as `since`; empty goes by `time_shares`."""
+    """`split = "time"`: start of the validation period, written as in `since`. If this and
+    `test_from` are empty, `time_shares` decides."""
     test_from: str = ""
-    """`split = "time"`: where the second span begins."""
+    """`split = "time"`: start of the test period."""
     time_shares: Annotated[tuple[Share, Share], Field(strict=False)] = (0.1, 0.1)
-    """`split = "time"` without times: shares of all interactions in the two spans."""
+    """`split = "time"` without start times: the shares of all interactions that fall into the
+    validation period and into the test period."""
     split_seed: Seed = 0
-    """Seed of the order of each user's interactions, where the source has no time. Apart from
+    """Seed of the order of each user's interactions, if the source has no time. It is separate from
     `seed`, so that every method and seed is judged on the same held-out items."""
     engine: Literal["duckdb", "spark"] = "duckdb"
-    """What prepares the data: DuckDB in this process, or Spark. Both give the same bytes."""
+    """What prepares the data: DuckDB in this process, or Spark. Both write the same bytes."""
     memory: MemorySize = ""
-    """Memory for DuckDB, or for Spark's driver, such as `"3GiB"`; more than that is spilled to
-    disk. Empty is half of the machine's memory, at most 3 GiB."""
+    """Memory of DuckDB, or of Spark's driver, such as `"3GiB"`; data beyond it are spilled to disk.
+    Empty takes half of the machine's memory, at most 3 GiB."""
     spill: str = ""
-    """A folder to spill to; empty is the work folder."""
+    """Folder to spill to; empty takes the work folder."""
     generated: GeneratedConfig = GeneratedConfig()
     spark: SparkConfig = SparkConfig()
     tables: TablesConfig = TablesConfig()
 
     @property
     def has_time(self) -> bool:
-        """Whether interactions have a time; without one, a user's order is drawn."""
+        """Whether interactions have a time; if not, each user's order is drawn with a seed."""
         if self.source == "tables":
             return bool(self.tables.interactions.timestamp)
         return self.source != "epinions"
@@ -95,15 +114,32 @@ class DataConfig(Section):
         """What is done to ids as they are read; see `TablesConfig.normalize_ids`."""
         return self.tables.normalize_ids if self.source == "tables" else ()
 
-    def decisive(self) -> dict[str, Any]:
-        """See `Section`; engine, memory and spilling decide nothing.
+    def broken_rules(self) -> Iterator[str]:
+        """See `Section`: times that the source has not, and a split by time without its times."""
+        by_time = [key for key in ("since", "until") if getattr(self, key)]
+        by_time += ["split = 'time'"] if self.split == "time" else []
+        if by_time and not self.has_time:
+            yield f"data.{by_time[0]} needs times, and the source has none; leave it out."
+        if self.split != "time":
+            return
+        first, second = self.validation_from, self.test_from
+        if bool(first) != bool(second) or (not first and sum(self.time_shares) >= 1):
+            yield (
+                "data.split = 'time' needs both data.validation_from and data.test_from, or two "
+                "data.time_shares whose sum is below 1."
+            )
+        elif _not_before(first, second):
+            yield out_of_order(first, second)
 
-        The settings of the generated world are the raw input's fingerprint.
+    def decisive(self) -> dict[str, Any]:
+        """See `Section`; engine, memory and spilling change no result.
+
+        The settings of the generated dataset enter through the raw input's fingerprint.
         """
         names = {"source", "since", "until", "duplicates", "max_per_user", "split"}
         if self.split == "time":
             names |= {"validation_from", "test_from"}
-            if not self.validation_from:  # else the shares change nothing
+            if not self.validation_from:  # with given times the shares have no effect
                 names.add("time_shares")
         if not self.has_time:
             names.add("split_seed")
@@ -112,3 +148,27 @@ class DataConfig(Section):
         if self.source == "tables":
             settings["tables"] = self.tables.decisive()
         return settings
+
+
+def out_of_order(validation: str | int, test: str | int) -> str:
+    """The sentence on a split by time whose validation does not begin before its test."""
+    return (
+        f"data.split = 'time': validation begins at {validation} and test at {test}; the test has "
+        "to begin later."
+    )
+
+
+def _not_before(first: str, second: str) -> bool:
+    """Whether a time is at another or after it; False where only the source's unit can tell."""
+    numbers = [text.removeprefix("-").isdecimal() for text in (first, second)]
+    if all(numbers):
+        return int(first) >= int(second)
+    try:
+        return not any(numbers) and _date(first) >= _date(second)
+    except ValueError:
+        return False  # a text that is no time: the preparation says so
+
+
+def _date(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Turns pydantic's findings into sentences that name the key, the value and what is allowed."""
+"""Turns pydantic's errors into sentences that name the key, the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cadc_rec.config.types import RULE
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
-    """One line for each finding of `error` in `where` (a file), validated against `model`."""
+    """One line for each error in `error`, found in `where` (a file) when it was read as `model`."""
     found = [dict(item) for item in error.errors()]
-    # Of an array whose members are wrong pydantic also says that it is too short without them.
+    # If members of an array are wrong, pydantic also says that the array is too short.
     found = [item for item in found if item["type"] != "too_short" or not item["input"]]
     return "\n".join(f"{where}: {_sentence(item, model)}" for item in found)
 
@@ -46,14 +46,14 @@ def _allowed(item: dict[str, Any], key: str) -> str:
 
 
 def nearest_key(key: str, model: type[BaseModel]) -> str | None:
-    """The valid dotted key or section that looks most like `key`, or None when none is near."""
+    """The valid dotted key or section that looks most like `key`, or None if none looks like it."""
     keys = [k for k in _all_keys(model) if not key.startswith(f"{k}.")]  # not its own section
     section, _, leaf = key.rpartition(".")
     beside = [k.rpartition(".")[2] for k in keys if section and k.rpartition(".")[0] == section]
     misspelt = difflib.get_close_matches(leaf, beside, 1, 0.8)
     if misspelt:
         return f"{section}.{misspelt[0]}"
-    # The same last word in another section is the likelier slip than a vaguely similar spelling.
+    # The right name in the wrong section is a likelier slip than a vaguely similar spelling.
     same_leaf = [k for k in keys if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     found = difflib.get_close_matches(key, same_leaf or keys, 1, 0.0 if same_leaf else 0.6)
     return found[0] if found else None

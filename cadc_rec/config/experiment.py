@@ -1,6 +1,6 @@
-"""One TOML file is one experiment: the validated model of it, and the rules between its sections.
+"""One TOML file is one experiment: its validated model, and the rules between its sections.
 
-Every section says what it decides; `cadc_rec.config.file` reads a file into an `Experiment`.
+`cadc_rec.config.file` reads a file into an `Experiment`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cadc_rec.config.towers import ModelConfig as ModelConfig
 from cadc_rec.config.towers import NegativesConfig as NegativesConfig
 from cadc_rec.config.towers import SelectConfig as SelectConfig
 from cadc_rec.config.towers import TrainConfig as TrainConfig
-from cadc_rec.config.types import Section, Seed
+from cadc_rec.config.types import CPU_SHARDINGS, Section, Seed, needs_cuda
 from cadc_rec.config.vectors import AlsConfig as AlsConfig
 from cadc_rec.config.vectors import HistoryConfig as HistoryConfig
 from cadc_rec.config.vectors import MlpPretrainConfig as MlpPretrainConfig
@@ -31,12 +31,13 @@ from cadc_rec.config.vectors import TransitionsConfig as TransitionsConfig
 
 
 class Experiment(Section):
-    """A whole experiment; what `cadc-rec run CONFIG` carries out."""
+    """One experiment; `cadc-rec run CONFIG` runs it."""
 
     seed: Seed = 0
-    """Initialization, negatives, selection and order; never the split (`data.split_seed`)."""
+    """Seed of initialization, negatives, selection and order. It never changes the split
+    (`data.split_seed` does)."""
     method: MethodName = "cadc"
-    """Which row of settings is laid over this file; `--method` wins."""
+    """The row of settings that is laid over this file; `--method` overrides it."""
     data: DataConfig = DataConfig()
     pretrain: PretrainConfig = PretrainConfig()
     transitions: TransitionsConfig = TransitionsConfig()
@@ -62,22 +63,39 @@ class Experiment(Section):
             for rule in (_ids, _reading, _shards):
                 yield from rule(self)
 
+    def needs_cuda(self) -> Iterator[str]:
+        """Why no CPU can train this; a sentence for each setting. Where there is none, one can."""
+        for group, table in self.model.id_tables().items():
+            kind, kernel = (getattr(self.sharding, f"{group}{of}") for of in ("", "_kernel"))
+            if kind not in ("auto", *CPU_SHARDINGS):
+                yield needs_cuda(kind, table)
+            if kernel.startswith("fused_uvm"):
+                yield (
+                    f"sharding.{group}_kernel = {kernel!r} needs CUDA, and this runs on cpu; set "
+                    "it to 'auto'."
+                )
+        if self.sharding.communication != "fp32":
+            yield (
+                f"sharding.communication = {self.sharding.communication!r} needs CUDA, and this "
+                "runs on cpu; set it to 'fp32'."
+            )
+
 
 def _weights(e: Experiment) -> Iterator[str]:
-    """Weights that a model counting all rows alike would ignore."""
+    """Weights need a pre-trained model that uses them."""
     if e.pretrain.model not in ("mf", "mlp"):
         return
     weight = e.data.source == "tables" and e.data.tables.interactions.weight
     key = "data.tables.interactions.weight" if weight else "data.duplicates = 'sum'"
     if weight or e.data.duplicates == "sum":
         yield (
-            f"{key} gives interactions weights, and pretrain.model = "
-            f"{e.pretrain.model!r} counts all alike; set pretrain.model = 'als', or leave it out."
+            f"{key} gives interactions weights, and pretrain.model = {e.pretrain.model!r} "
+            "ignores them; set pretrain.model = 'als', or leave the weights out."
         )
 
 
 def _vectors(e: Experiment) -> Iterator[str]:
-    """Uses of pre-trained vectors that have no meaning."""
+    """Each use of pre-trained vectors needs vectors that fit it."""
     pretraining, use = e.pretrain.model, e.model.id_embedding
     if e.model.kind == "tables":
         if pretraining not in ("mf", "als", "popularity"):
@@ -98,8 +116,8 @@ def _vectors(e: Experiment) -> Iterator[str]:
         )
     elif use == "residual" and pretraining in ("mlp", "als"):
         yield (
-            "model.id_embedding = 'residual' adds matrix factorization's score, and the "
-            f"vectors of pretrain.model = {pretraining!r} have none; set pretrain.model = 'mf'."
+            "model.id_embedding = 'residual' adds the score of matrix factorization, which "
+            f"pretrain.model = {pretraining!r} does not learn; set pretrain.model = 'mf'."
         )
     elif use == "residual" and e.pretrain.scale != "none":
         yield (
@@ -109,64 +127,55 @@ def _vectors(e: Experiment) -> Iterator[str]:
 
 
 def _context(e: Experiment) -> Iterator[str]:
-    """Histories and transitions that nothing can be looked up in."""
+    """Histories, transitions and the prior need tables to look items up in."""
     whole = e.model.id_embedding in ("init_frozen", "linear", "mlp", "residual")
     if e.history.length and e.model.kind == "two_tower" and not whole:
         yield (
-            f"history.length = {e.history.length} looks items up in a frozen table of "
-            f"whole vectors, which model.id_embedding = {e.model.id_embedding!r} has not; set it "
-            "to 'init_frozen', or history.length = 0."
+            f"history.length = {e.history.length} needs a frozen table of whole vectors, and "
+            f"model.id_embedding = {e.model.id_embedding!r} has none; set model.id_embedding = "
+            "'init_frozen', or history.length = 0."
         )
     if e.prior.use and not (e.history.length and e.pretrain.model == "als"):
         yield (
-            "prior.use = true folds a history into ALS, and history.length = "
-            f"{e.history.length} with pretrain.model = {e.pretrain.model!r} has not both; set "
-            "history.length and pretrain.model = 'als', or prior.use = false."
+            "prior.use = true needs histories and the vectors of ALS, but history.length = "
+            f"{e.history.length} and pretrain.model = {e.pretrain.model!r}; set "
+            "history.length above 0 and pretrain.model = 'als', or prior.use = false."
         )
     if e.transitions.window and not e.history.length:
         yield (
-            f"transitions.window = {e.transitions.window} tells what follows a user's "
-            "last items, and history.length = 0 gives none; set one of them to match the other."
+            f"transitions.window = {e.transitions.window} learns what follows a user's last "
+            "items, and history.length = 0 keeps no last items; set history.length above 0, or "
+            "transitions.window = 0."
         )
 
 
 def _hard_selection(e: Experiment) -> Iterator[str]:
-    """A selection by scores that no vectors give."""
+    """A selection by scores needs pre-trained vectors that give them."""
     keeps_order = {"mf": ("none",), "als": ("none", "unit")}.get(e.pretrain.model)
     if e.select.kind != "hard":
         return
     if not keeps_order:
         yield (
-            "select.kind = 'hard' takes the rows that pre-trained vectors score lowest; "
-            "set pretrain.model = 'mf' or 'als'."
+            "select.kind = 'hard' takes the rows that pre-trained vectors score lowest, and "
+            f"pretrain.model = {e.pretrain.model!r} gives no such vectors; set pretrain.model = "
+            "'mf' or 'als'."
         )
     elif e.pretrain.scale not in keeps_order:
         yield (
-            "select.kind = 'hard' scores rows by the pre-trained vectors, whose order "
-            f"pretrain.scale = {e.pretrain.scale!r} changes; set pretrain.scale = 'none'."
+            "select.kind = 'hard' scores rows by the pre-trained vectors, and "
+            f"pretrain.scale = {e.pretrain.scale!r} changes the order of the scores; set "
+            "pretrain.scale = 'none'."
         )
 
 
 def _devices(e: Experiment) -> Iterator[str]:
-    """What no CPU can do."""
-    if e.compute.device != "cpu":
-        return
-    kernels = {"trainable": e.sharding.trainable_kernel, "frozen": e.sharding.frozen_kernel}
-    for group, kernel in kernels.items():
-        if kernel.startswith("fused_uvm"):
-            yield (
-                f"sharding.{group}_kernel = {kernel!r} needs CUDA, and compute.device = "
-                "'cpu'; set it to 'auto'."
-            )
-    if e.sharding.communication != "fp32":
-        yield (
-            f"sharding.communication = {e.sharding.communication!r} needs CUDA, and "
-            "compute.device = 'cpu'; set it to 'fp32'."
-        )
+    """Settings that need CUDA."""
+    if e.compute.device == "cpu":
+        yield from e.needs_cuda()
 
 
 def _ids(e: Experiment) -> Iterator[str]:
-    """Ids of the towers that do not fit what is pre-trained."""
+    """The towers' id embedding must fit what is pre-trained."""
     pretraining, use = e.pretrain.model, e.model.id_embedding
     if use != "trainable" and pretraining == "none":
         yield (
@@ -175,8 +184,9 @@ def _ids(e: Experiment) -> Iterator[str]:
         )
     if use == "trainable" and pretraining != "none":
         yield (
-            f"pretrain.model = {pretraining!r} is of no use to "
-            "model.id_embedding = 'trainable'; set one of them to match the other."
+            "model.id_embedding = 'trainable' does not use the vectors of "
+            f"pretrain.model = {pretraining!r}; set model.id_embedding = 'init_frozen', or "
+            "pretrain.model = 'none'."
         )
     if pretraining != "none" and e.pretrain.factors + 1 != e.model.id_dim:
         yield (
@@ -186,22 +196,22 @@ def _ids(e: Experiment) -> Iterator[str]:
 
 
 def _reading(e: Experiment) -> Iterator[str]:
-    """A loader or negatives that the rest of the training has no use for."""
+    """The loader and the negatives must fit the histories and the loss."""
     if e.loader.kind == "stream" and e.history.length:
         yield (
-            "loader.kind = 'stream' carries no histories, and history.length = "
+            "loader.kind = 'stream' cannot read histories, and history.length = "
             f"{e.history.length}; set loader.kind = 'memory'."
         )
     if e.negatives.distribution != "uniform" and e.train.loss in ("softmax", "in-batch-softmax"):
         yield (
-            f"negatives.distribution = {e.negatives.distribution!r} is about drawn "
+            f"negatives.distribution = {e.negatives.distribution!r} needs a loss that draws "
             f"negatives, and train.loss = {e.train.loss!r} draws none; set train.loss = 'binary' "
             "or 'sampled-softmax', or negatives.distribution = 'uniform'."
         )
 
 
 def _shards(e: Experiment) -> Iterator[str]:
-    """More processes than shards, of which each process reads whole ones."""
+    """Each process reads whole shards, so it needs one at least."""
     if 0 < e.select.shards < e.compute.processes:
         yield (
             f"compute.processes = {e.compute.processes} cannot share select.shards = "

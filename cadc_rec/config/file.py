@@ -57,8 +57,8 @@ def load_experiment(
         written = _get(raw, key)
         if written is not None and written != value:
             raise CadcError(
-                f"{path}: {key} = {written!r} cannot stand there, since the method decides it "
-                f"({chosen} sets {value!r}); put it under [methods.{chosen}] to change that method."
+                f"{path}: {key} = {written!r} contradicts the method {chosen}, which sets "
+                f"{value!r}; leave it out, or put it under [methods.{chosen}] to change the method."
             )
     for key, value in (*row.items(), *per_method.get(chosen, {}).items(), *sets):
         _put(raw, key, value)
@@ -98,7 +98,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
 
 def _check_methods_table(table: Any, path: Path) -> None:
     if not isinstance(table, Mapping) or not all(isinstance(v, Mapping) for v in table.values()):
-        raise CadcError(f'{path}: [methods.NAME] holds lines such as "train.epochs" = 20.')
+        raise CadcError(f'{path}: [methods.NAME] must hold lines such as "train.epochs" = 20.')
     for name in table:
         if name not in METHODS:
             raise CadcError(
@@ -116,7 +116,7 @@ def _get(tree: Mapping[str, Any], dotted: str) -> Any:
 
 
 def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set `dotted` in nested tables; merges a table over a table, so both spellings work."""
+    """Set `dotted` in nested tables; a table is merged into a table, so both spellings work."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             _put(tree, f"{dotted}.{key}", inner)

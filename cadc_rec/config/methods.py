@@ -1,4 +1,4 @@
-"""A method of the paper's Table 1 is a row of settings, laid over the experiment's file."""
+"""Methods: each is a row of settings that is laid over the experiment's file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _tables_alone(pretraining: str) -> dict[str, Any]:
 
 
 def _histories(**more: Any) -> dict[str, Any]:
-    """Frozen ALS and transition vectors, and what they say of a user's last items."""
+    """Frozen ALS and transition vectors, and the scores that they give from a user's last items."""
     return {
         "pretrain.model": "als",
         "transitions.window": 10,
@@ -58,7 +58,7 @@ def _histories(**more: Any) -> dict[str, Any]:
 
 
 def _recipe(selection: str) -> dict[str, Any]:
-    """What carries CADC's idea furthest (docs/accuracy.md)."""
+    """The most accurate use of CADC's idea (docs/accuracy.md)."""
     return {
         **_histories(),
         "pretrain.scale": "unit",
@@ -89,8 +89,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "popularity": _tables_alone("popularity"),
     # Not in the paper: what frozen ALS and transition vectors say of a history, without towers and
     # without a labelled example; then with towers, each user's most recent share and a softmax;
-    # and the same on every interaction, so that what the sample costs can be told from what the
-    # recipe gains.
+    # and the same on every interaction, which shows what the sample costs.
     "prior": _histories(**{"model.kind": "tables"}),
     "recipe": _recipe("recent"),
     "recipe-gold": _recipe("everything"),

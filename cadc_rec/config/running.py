@@ -1,4 +1,4 @@
-"""The sections of how it runs: tables over processes, checkpoints, measuring, tracking, updates."""
+"""The sections of how a run proceeds: sharding, checkpoints, evaluation, tracking, updates."""
 
 from __future__ import annotations
 
@@ -18,41 +18,50 @@ from cadc_rec.config.types import (
 )
 
 Share = Annotated[float, Field(gt=0, le=1)]
+INT8_NOT_TRAINED = (
+    "sharding.frozen_storage = 'int8' can be planned (cadc-rec plan) but not yet trained with; "
+    "set it to 'fp16' or 'fp32'."
+)
+"""The sentence on tables that are planned for, and that no training has."""
 
 
 class ShardingConfig(Section):
-    """How TorchRec lays the embedding tables over the processes; `auto` asks its planner.
+    """How TorchRec divides the embedding tables among the processes; `auto` asks its planner.
 
-    `cadc-rec plan` shows what comes of it on any number of GPUs, without one.
+    `cadc-rec plan` shows the result for any number of GPUs, and needs none.
     """
 
     trainable: Sharding = "data_parallel"
-    """Sharding type of trainable id tables; it decides their optimizer too."""
+    """Sharding type of trainable id tables. It also decides their optimizer: Adam for
+    `data_parallel`, row-wise Adagrad for all others."""
     frozen: Sharding = "auto"
     """Sharding type of frozen id tables."""
     trainable_kernel: Kernel = "auto"
-    """Where model-parallel trainable id tables lie: in the GPU's memory (`fused`), in the host's
-    (`fused_uvm`), or there with a cache on the GPU (`fused_uvm_caching`); UVM needs CUDA."""
+    """Where model-parallel trainable id tables are stored: in the GPU's memory (`fused`), in the
+    host's (`fused_uvm`), or in the host's with a cache on the GPU (`fused_uvm_caching`). Both kinds
+    of UVM need CUDA."""
     frozen_kernel: Kernel = "auto"
-    """The same for frozen id tables."""
+    """The same choice for frozen id tables."""
     cache_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """`fused_uvm_caching`: share of a table's rows that the GPU's cache holds."""
     frozen_storage: Literal["fp32", "fp16", "int8"] = "fp32"
-    """How a frozen table's elements are stored; int8 can be planned, not yet trained with."""
+    """How the elements of a frozen table are stored; int8 can be planned but not trained with."""
     communication: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """How looked-up vectors and their gradients travel between GPUs; less than fp32 needs CUDA."""
+    """How looked-up vectors and their gradients are sent between GPUs; `fp16` and `bf16` need
+    CUDA."""
     batch_size: Annotated[int, Field(ge=0)] = 0
-    """Ids a process looks up in a step, by which the planner weighs costs; 0 is
+    """Ids that a process looks up in a step; the planner estimates costs from it. 0 takes
     `train.batch_size`."""
     device_memory: MemorySize = ""
-    """What a plan may fill of each GPU, such as `"80GiB"`; empty is what the GPU has."""
+    """Memory of each GPU that a plan may fill, such as `"80GiB"`; empty takes all that the GPU
+    has."""
     host_memory: MemorySize = ""
-    """The same for the host's memory, for each process; empty is an equal share of it."""
+    """Host memory that a plan may fill for each process; empty takes an equal share of all."""
     reserve: Annotated[float, Field(ge=0, lt=1)] = 0.15
-    """Share of a device's memory that tables leave to activations and gradients."""
+    """Share of a device's memory that is kept free of tables, for activations and gradients."""
 
     def broken_rules(self) -> Iterator[str]:
-        """See `Section`: a kernel that the sharding type does not have."""
+        """See `Section`: a kernel must exist for the sharding type."""
         groups = {
             "trainable": (self.trainable, self.trainable_kernel),
             "frozen": (self.frozen, self.frozen_kernel),
@@ -67,74 +76,77 @@ class ShardingConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """Checkpoints of unfinished training, see [reliability.md](reliability.md).
+    """Checkpoints of unfinished training; see [reliability.md](reliability.md).
 
-    No result depends on them.
+    They change no result.
     """
 
     every_seconds: NonNegativeFloat = 60.0
-    """Seconds of training between two checkpoints; 0 goes by `every_epochs` alone."""
+    """Seconds of training between two checkpoints; with 0 only `every_epochs` decides."""
     every_epochs: Annotated[int, Field(ge=0)] = 0
-    """Save after every so many epochs as well; 0 goes by `every_seconds` alone. With both 0 nothing
-    is saved."""
+    """Also save after every this many epochs; with 0 only `every_seconds` decides. If both are 0,
+    nothing is saved."""
     max_share: Annotated[float, Field(gt=0, le=1)] = 0.02
-    """Share of its time that training may stand still for checkpoints; a checkpoint that took
-    longer delays the next one by `every_seconds`."""
+    """Largest share of its time that training may wait for checkpoints. After a checkpoint that
+    took long, the next one comes later than `every_seconds`."""
     background: bool = True
-    """Write from a copy while training goes on; otherwise training waits."""
+    """Copy the state and write the copy while training goes on; with `false` training waits until
+    it is written."""
     keep_last: PositiveInt = 2
-    """How many of the newest checkpoints are kept."""
+    """Number of the newest checkpoints that are kept."""
     keep_best: bool = True
     """Also keep the checkpoint whose last validation NDCG@10 was the best."""
     keep_finished: bool = False
-    """Keep the checkpoints of a training that ended well; otherwise its artifact replaces them."""
+    """Keep the checkpoints when training has finished; with `false` they are removed, since the
+    trained model replaces them."""
     resume: Literal["auto", "never"] = "auto"
-    """Resume from the newest whole checkpoint of the same training, whatever the number of
-    processes; or begin anew. `--resume DIR` names a checkpoint."""
+    """`auto` resumes from the newest whole checkpoint of the same training, even if the number of
+    processes has changed; `never` starts from the beginning. `--resume DIR` names a checkpoint."""
 
 
 class EvaluateConfig(Section):
     """Ranking of the held-out item among all items that the user has not taken."""
 
     k: PositiveInts = (10,)
-    """Cut-offs K of HR@K and NDCG@K. The checkpoint is chosen by NDCG@10 whatever K."""
+    """Cut-offs K of HR@K and NDCG@K. The best epoch is chosen by NDCG@10, whatever K is."""
 
 
 class ComputeConfig(Section):
-    """Where it runs.
+    """The device, processes and threads of a run.
 
-    Device and threads change a result by rounding only; several processes deal the training rows
-    into other batches.
+    Device and threads change a result by rounding only. Another number of processes changes it
+    more, because the training rows form other batches.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes CUDA where torch sees it."""
+    """`auto` takes CUDA if torch finds it."""
     processes: PositiveInt = 1
-    """Local worker processes of the train stage; the other stages run in one. torchx and torchrun
-    set their own number, for pre-training, training and evaluation alike."""
+    """Local worker processes of the train stage; the other stages run in one process. torchx and
+    torchrun set their own number, which pre-training, training and evaluation all use."""
     threads: Annotated[int, Field(ge=0)] = 0
     """Threads of each process; 0 divides the cores among the local processes."""
     frozen_cache_mib: Annotated[int, Field(ge=0)] = 4096
-    """MiB that a process may use to keep frozen vectors its examples need: their pooled histories,
-    and its users' rows of a sharded table. What takes more is read anew in each step, with the same
-    result."""
+    """MiB of memory in which a process may cache frozen vectors: the pooled histories of its
+    examples, and its users' rows of a sharded table. What does not fit is read again in each step,
+    with the same result."""
     mf_tables: Literal["auto", "replicated", "partitioned"] = "auto"
-    """Matrix factorization on several processes: each holds whole tables, exchanged after every
-    half-step; or each holds its own rows and fetches those its interactions need (`binary` loss
-    only). `auto` partitions tables that would not fit whole into a process's memory."""
+    """Matrix factorization on several processes. `replicated`: each process holds whole tables and
+    exchanges them after every half-step. `partitioned`: each process holds its own rows and fetches
+    the others that its interactions need (`binary` loss only). `auto` partitions tables that would
+    not fit whole into a process's memory."""
     timeout_seconds: PositiveInt = 1800
-    """Seconds that a process waits for its peers before it gives up."""
+    """Seconds that a process waits for the others before it ends with an error."""
 
 
 class TrackingConfig(Section):
-    """Where the curves of a training run are kept; no result depends on it."""
+    """Where the curves of a training run are recorded; they change no result."""
 
     tensorboard: bool = True
     """Write an event file for TensorBoard under `WORKDIR/tensorboard/`."""
     mlflow_uri: str = ""
-    """An MLflow server or database, such as `http://host:5000`; empty uses none."""
+    """An MLflow server or database, such as `http://host:5000`; if empty, MLflow is not used."""
     mlflow_experiment: Annotated[str, Field(min_length=1)] = "cadc-rec"
-    """The MLflow experiment the run is listed under."""
+    """The MLflow experiment that lists the run."""
 
 
 class UpdateConfig(Section):
@@ -144,23 +156,23 @@ class UpdateConfig(Section):
     """
 
     epochs: PositiveInt = 10
-    """MF: epochs over the rows whose interactions changed; they start where they stood, and all
-    other rows stay fixed. Under a softmax, epochs over all rows."""
+    """MF: epochs over the rows whose interactions changed. These rows start from their old values;
+    all other rows stay fixed. With the softmax loss: epochs over all rows."""
     sweeps: PositiveInt = 3
-    """ALS: how often the same rows are solved, users and then items. Transitions: sweeps of all
-    rows."""
+    """ALS: sweeps over the rows whose interactions changed, users and then items. Transitions:
+    sweeps over all rows."""
     polish: Annotated[int, Field(ge=0)] = 0
-    """Epochs (MF) or sweeps (ALS) over all rows after that."""
+    """Then this many more epochs (MF) or sweeps (ALS) over all rows."""
     towers: Literal["train", "keep"] = "train"
-    """Train the towers further on the refreshed sample; or keep them as they are."""
+    """`train` trains the towers further on the refreshed sample; `keep` leaves them as they are."""
     train_epochs: PositiveInt = 5
-    """Epochs of the towers."""
+    """Epochs of this further training."""
     rate: Share = 0.3
-    """The towers' learning rates, as a share of those in `[train]`: they start near where they will
-    end."""
+    """Learning rates of this further training, as a share of those in `[train]`. A small share is
+    enough, since the weights start near their final values."""
     advise_new_share: Share = 0.1
-    """Advise a full rebuild once the interactions that came since the last one are more than this
-    share of those it had."""
+    """Advise a full rebuild if more interactions came since the last one than this share of those
+    it had."""
     advise_cosine: Share = 0.8
-    """Likewise once the served vectors of known items stand, on average, at less than this cosine
-    to what they were at the last full build."""
+    """Advise a full rebuild if the vectors of known items have moved too far since the last one: if
+    the mean cosine between an item's vectors of now and of then is below this."""

@@ -1,7 +1,8 @@
-"""The sections of `data.source = "tables"`: which files, and what their columns are."""
+"""The sections of `data.source = "tables"`: your files and what their columns mean."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -17,74 +18,77 @@ class InteractionsTable(Section):
     """Who took what, and when: each row is an interaction."""
 
     path: str = ""
-    """A Parquet, CSV, TSV, Arrow or Feather file, a folder of them (hive partitions become
-    columns), or a glob. Relative to `--data-dir`, else to `$CADC_REC_DATA`, else to the current
-    folder."""
+    """A Parquet, CSV, TSV, Arrow or Feather file, a folder of such files (hive partitions become
+    columns), or a glob. A relative path is looked for in the folder of `--data-dir`; without that
+    option in `$CADC_REC_DATA`, then in the current folder."""
     query: str = ""
-    """Instead of a path: one SELECT that `data.tables.database` is asked; see
+    """Instead of a path: one SELECT to run in `data.tables.database`; see
     [your-data.md](your-data.md#a-database)."""
     user: ColumnName = "user_id"
     """Column of the user's id."""
     item: ColumnName = "item_id"
     """Column of the item's id."""
     timestamp: str = ""
-    """Column of the time: whole numbers are kept; other numbers are seconds, and they, dates and
-    datetimes become microseconds since 1970, UTC. Empty: no time, so that each user's order is a
-    seeded draw."""
+    """Column of the time. Whole numbers are kept as they are. Other numbers are seconds; they,
+    dates and datetimes become microseconds since 1970 (UTC). Empty: there is no time, and each
+    user's order is drawn with a seed."""
     unit: Literal["", "s", "ms", "us", "ns"] = ""
-    """What whole numbers in that column count since 1970; wanted only where `data.since` or the
-    like names a date."""
+    """Unit of the whole numbers in that column, which count from 1970. You need it only if a
+    setting such as `data.since` gives a date."""
     weight: str = ""
-    """Column of an interaction's weight, a number above 0 and at most a billion, kept to six
-    decimals: `pretrain.model = "als"` multiplies its confidence by it. Empty: all weigh 1."""
+    """Column of an interaction's weight: a number above 0 and at most a billion, of which six
+    decimals are kept. `pretrain.model = "als"` multiplies its confidence by it. Empty: every weight
+    is 1."""
     rating: str = ""
-    """Column of the rating; read for `min_rating`."""
+    """Column of the rating that `min_rating` is compared with."""
     min_rating: float | None = None
-    """Rows rated lower are left out; unset, every row is an interaction."""
+    """Leave out rows with a lower rating; unset keeps every row."""
 
 
 class EntityTable(Section):
-    """What is known of one side, at most one row for each id."""
+    """Attributes of users or items, at most one row for each id."""
 
     path: str = ""
-    """Written as that of the interactions; empty means that there is no such table."""
+    """A file, folder or glob, written as `data.tables.interactions.path`. Without a path and a
+    query there is no such table."""
     query: str = ""
-    """Written as that of the interactions."""
+    """A SELECT, written as `data.tables.interactions.query`."""
     id: ColumnName = "id"
     """Column of the id."""
     categorical: Names = ()
-    """Columns of which each value is a code of its own."""
+    """Columns with one value in a row; every different value gets its own code."""
     multi: Names = ()
-    """Columns of several values: lists, or text with `separator` between them."""
+    """Columns with several values in a row: lists, or text with `separator` between the values."""
     separator: Annotated[str, Field(min_length=1)] = "|"
-    """Between the values of a `multi` column that is text."""
+    """Text between the values of a `multi` column."""
     numeric: Names = ()
-    """Columns of numbers, dates or datetimes, of which each quantile bucket is a code."""
+    """Columns of numbers, dates or datetimes. Each column is cut into quantile buckets, and each
+    bucket gets its own code."""
     buckets: Annotated[int, Field(ge=2, le=10_000)] = 10
-    """Quantile buckets of each `numeric` column, at most."""
+    """Largest number of quantile buckets of a `numeric` column."""
     hashed: Names = ()
-    """Columns of very many values, each of which is hashed to one of `hash_codes` codes; no list
-    of values is kept, and several may share a code."""
+    """Columns with very many different values. Each value is hashed to one of `hash_codes` codes:
+    no list of values is kept, and several values may share a code."""
     hash_codes: Annotated[int, Field(ge=2, le=100_000_000)] = 10_000
-    """Codes of each `hashed` column."""
+    """Number of codes of each `hashed` column."""
     missing: Names = ()
-    """Texts that mean that nothing is known, such as `["NA"]`; an empty text always means it."""
+    """Texts that stand for a missing value, such as `["NA"]`; an empty text always does."""
 
 
 class UsersTable(EntityTable):
-    """What is known of the users, at most one row for each user."""
+    """Attributes of the users, at most one row for each user."""
 
     id: ColumnName = "user_id"
     """Column of the user's id."""
 
 
 class ItemsTable(EntityTable):
-    """What is known of the items, at most one row for each item."""
+    """Attributes of the items, at most one row for each item."""
 
     id: ColumnName = "item_id"
     """Column of the item's id."""
     title: str = ""
-    """Column of a name for people to read; no model sees it."""
+    """Column of a name for people to read; no model uses it."""
     keep: Literal["auto", "all", "taken"] = "auto"
     """Which of its rows stay in the catalogue: `all`, also items that nobody took yet, or those
     that were `taken`, as in the paper. `auto` is `all` where items have attributes. Training and
@@ -102,33 +106,55 @@ class TablesConfig(Section):
     """Your own tables (`data.source = "tables"`); see [your-data.md](your-data.md)."""
 
     database: str = ""
-    """Where queries are asked: `postgresql://user@host:5432/name` (the password is libpq's to find:
-    `$PGPASSWORD`, `~/.pgpass`) or `sqlite:///shop.db`."""
+    """The database that the queries run in: `postgresql://user@host:5432/name` or
+    `sqlite:///shop.db`. Leave the password out: libpq finds it in `$PGPASSWORD` or `~/.pgpass`."""
     driver: Literal["adbc", "duckdb"] = "adbc"
-    """How a PostgreSQL is read: by its ADBC driver, or as an attachment of DuckDB, whose extension
-    has to be of exactly the installed DuckDB."""
+    """How PostgreSQL is read: through its ADBC driver, or through an extension of DuckDB, which
+    must be made for exactly the installed DuckDB."""
     user_ids: IdType = "auto"
-    """Type of the users' ids; `auto` takes a Parquet column's own, and of text that is all whole
-    numbers (without leading zeros) makes integers."""
+    """Type of the user ids. `auto` takes the type of a Parquet column; ids in text files become
+    integers if all of them are whole numbers without leading zeros."""
     item_ids: IdType = "auto"
-    """Type of the items' ids, likewise."""
+    """Type of the item ids; `auto` decides as for `user_ids`."""
     normalize_ids: Annotated[tuple[IdForm, ...], Field(strict=False)] = ()
     """What is done to ids, in every table, so that two spellings of one id meet: `trim` removes
     white space around them, `nfc` composes their accents (Unicode's normal form C), and
     `integer-like` writes `101.0`, `+101` and `0101` as `101`. The dataset, its results and what is
     served have the ids in that form; see [your-data.md](your-data.md#tables-that-do-not-meet)."""
     delimiter: Annotated[str, Field(max_length=1)] = ""
-    """Between the fields of text files; empty is a comma, and a tab in `.tsv` files."""
+    """Character between the fields of text files. Empty takes a tab in `.tsv` files and a comma in
+    all others."""
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     """Encoding of text files."""
     on_bad_row: Literal["error", "reject"] = "error"
-    """When a row is not as declared: stop and name it; or leave it out, count it, and write it with
-    the reason to `rejected/` in the dataset's folder."""
+    """What to do with a row that does not fit these settings. `error` stops and names the row.
+    `reject` leaves the row out, counts it, and writes it with the reason to `rejected/` in the
+    dataset's folder."""
     interactions: InteractionsTable = InteractionsTable()
     users: UsersTable = UsersTable()
     items: ItemsTable = ItemsTable()
 
+    def queries(self) -> dict[str, str]:
+        """What the database is asked, by table."""
+        asked = {
+            "interactions": self.interactions.query,
+            "users": self.users.query,
+            "items": self.items.query,
+        }
+        return {role: query for role, query in asked.items() if query}
+
+    def broken_rules(self) -> Iterator[str]:
+        """See `Section`."""
+        for role in self.queries():
+            if getattr(self, role).path:
+                yield f"data.tables.{role}: has both a path and a query; take one out."
+            elif not self.database:
+                yield (
+                    f"data.tables.{role}.query: there is no database to ask; set "
+                    "data.tables.database."
+                )
+
     def decisive(self) -> dict[str, Any]:
-        """See `Section`: everything but where the tables lie."""
+        """See `Section`: everything except where the tables are."""
         place = {role: {"path", "query"} for role in ("interactions", "users", "items")}
         return self.model_dump(mode="json", exclude={"database": True, "driver": True, **place})

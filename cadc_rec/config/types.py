@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 RULE = "rule"
-"""The type of pydantic's finding where values cannot stand together."""
+"""The type of pydantic's error for settings that contradict each other."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -25,17 +25,24 @@ Sharding = Literal[
     "row_wise",
     "table_row_wise",
 ]
-# Where a model-parallel table lies. TorchRec has more kernels; these are the ones we plan with.
+CPU_SHARDINGS: tuple[Sharding, ...] = (
+    "data_parallel",
+    "table_wise",
+    "column_wise",
+    "table_column_wise",
+)
+"""Those that a CPU can run, too: row-wise kernels need CUDA."""
+# Where a model-parallel table is stored. TorchRec has more kernels; we plan with these.
 Kernel = Literal["auto", "fused", "fused_uvm", "fused_uvm_caching"]
 MemorySize = Annotated[str, Field(pattern=r"^(\d+(\.\d+)? ?[KMGT]i?B)?$")]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys and other types are refused, values stay as read.
+    """Base of every section: it refuses unknown keys and wrong types, and cannot be changed.
 
-    Whoever builds one, from a file or in Python, gets pydantic's ``ValidationError`` where a value
-    is not allowed or values cannot stand together. ``model_copy`` alone checks nothing.
+    Building one, from a file or in Python, raises pydantic's ``ValidationError`` if a value is not
+    allowed or values contradict each other. ``model_copy`` alone checks nothing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -47,16 +54,24 @@ class Section(BaseModel):
         return self
 
     def broken_rules(self) -> Iterator[str]:
-        """Why these values cannot stand together, though each is allowed; a sentence each."""
+        """A sentence for each rule between settings that these values break."""
         yield from ()
 
     def decisive(self) -> dict[str, Any]:
         """The settings of this section that can change a result, as JSON values.
 
-        They enter the keys of the stages that read the section; the others never cause work to be
-        done again.
+        They enter the keys of the stages that read the section. A change of any other setting
+        never causes work to be done again.
         """
         return self.model_dump(mode="json")
+
+
+def needs_cuda(kind: str, table: str) -> str:
+    """The sentence on a table that is to be sharded as no CPU can."""
+    return (
+        f"sharding {kind!r} of table {table} needs CUDA; on CPU choose one of "
+        f"{', '.join(CPU_SHARDINGS)}."
+    )
 
 
 _PREFIXES = "KMGT"

@@ -1,7 +1,7 @@
-"""The sections of the cheap models that read everything, and of what is looked up in their tables.
+"""The sections of the cheap models that read everything, and of how their tables are used.
 
 ``[pretrain]`` and ``[transitions]`` make tables of vectors; ``[history]`` and ``[prior]`` say what
-the towers take from them beside the vectors of ids.
+the towers read from them in addition to the vectors of ids.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class MlpPretrainConfig(Section):
     epochs: PositiveInt = 30
     """Passes over D_full."""
     batch_size: PositiveInt = 8192
-    """Positives a step, over all processes together."""
+    """Positives in a step, over all processes together."""
     negatives: PositiveInt = 1
-    """Uniform negatives for each positive, drawn afresh every time."""
+    """Uniform negatives for each positive, drawn anew every time."""
     learning_rate: PositiveFloat = 1e-3
     """Adam's learning rate, for vectors and MLP."""
     weight_decay: NonNegativeFloat = 1e-6
@@ -41,53 +41,55 @@ class AlsConfig(Section):
     """Implicit-feedback alternating least squares (`pretrain.model = "als"`)."""
 
     iterations: PositiveInt = 15
-    """Sweeps; each solves every user, then every item."""
+    """Number of sweeps; each solves every user, then every item."""
     l2: PositiveFloat = 5.0
     """Weight of the rows' squared lengths in the loss."""
     alpha: PositiveFloat = 1.0
     """Confidence of an interaction; every other pair has confidence 1."""
     half_life: NonNegativeFloat = 0.0
-    """An interaction counts half as much after this many later ones of the same user; 0 counts all
-    alike."""
+    """An interaction counts half as much for every this many later ones of the same user; 0 counts
+    all of them alike."""
     conjugate_gradient_steps: PositiveInt = 3
-    """Steps for each row and sweep, where confidences differ; where they are equal, rows are solved
-    exactly."""
+    """Conjugate-gradient steps for each row and sweep, if confidences differ; if they are all
+    equal, rows are solved exactly."""
 
 
 class PretrainConfig(Section):
-    """The cheap model over every training interaction, whose vectors the towers receive."""
+    """The cheap model that reads every training interaction; the towers receive its vectors."""
 
     model: Literal["none", "mf", "als", "mlp", "popularity"] = "none"
-    """Matrix factorization; implicit-feedback ALS, whose vectors have no bias; an MLP on the two
-    vectors; every item's number of interactions; or nothing. The method decides it."""
+    """`mf`: matrix factorization. `als`: implicit-feedback ALS, whose vectors have no bias. `mlp`:
+    an MLP on the two vectors. `popularity`: every item's number of interactions. `none`: no
+    pre-training. The method sets it."""
     loss: Literal["binary", "softmax"] = "binary"
-    """MF: binary cross-entropy of interactions and sampled negatives (the paper's); or the
-    cross-entropy of a softmax over items."""
+    """MF: `binary` is the cross-entropy of interactions and sampled negatives (the paper's);
+    `softmax` is the cross-entropy of a softmax over items."""
     epochs: PositiveInt = 100
-    """Alternating epochs: a half-step of the users, then one of the items."""
+    """MF: alternating epochs; each is a half-step of the users, then one of the items."""
     factors: PositiveInt = 95
-    """Factors of a vector; its bias is one element more, so 95 gives the paper's 96."""
+    """Number of factors in a vector. The bias is one more element, so 95 gives the paper's 96."""
     learning_rate: PositiveFloat = 0.02
-    """Adam's learning rate, for rows and global bias."""
+    """MF: Adam's learning rate, for rows and the global bias."""
     l2: NonNegativeFloat = 4.0
-    """L2 penalty on a row, added to the gradient summed over the row's interactions."""
+    """MF: L2 penalty on a row, added to the gradient summed over the row's interactions."""
     negatives: PositiveInt = 1
-    """MF, `binary`: fresh uniform negatives for each positive in every half-step."""
+    """MF, `binary`: uniform negatives for each positive, drawn anew in every half-step."""
     shared_negatives: PositiveInt = 1024
-    """MF, `softmax`: rows of the other side that stand for all of them in a half-step, drawn afresh
-    each time; a side with no more rows than this is taken whole."""
+    """MF, `softmax`: number of rows of the other side that stand for that whole side in a
+    half-step, drawn anew each time. A side with no more rows than this is used whole."""
     init_std: PositiveFloat = 0.1
     """Standard deviation of the initial factors; biases start at 0."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0
-    """MF: epochs between measurements of validation HR/NDCG; 0 measures the last epoch only."""
+    """MF: epochs between measurements of validation HR and NDCG; 0 measures only the last epoch."""
     scale: Literal["none", "unit", "whiten"] = "none"
-    """Scale of the exported vectors: as they are; divided by the table's standard deviation; or
-    rotated and scaled so that the table's elements are uncorrelated with deviation 1."""
+    """Scale of the exported vectors. `none`: as they are. `unit`: divided by the table's standard
+    deviation. `whiten`: rotated and scaled so that the table's columns are uncorrelated with
+    standard deviation 1."""
     mlp: MlpPretrainConfig = MlpPretrainConfig()
     als: AlsConfig = AlsConfig()
 
     def decisive(self) -> dict[str, Any]:
-        """See `Section`: the settings of `model`; measuring changes nothing."""
+        """See `Section`: the settings that `model` uses, except how often it is measured."""
         if self.model == "popularity":  # counting has no settings
             return {"model": self.model}
         gradient = {"epochs", "learning_rate", "l2", "negatives", "loss", "shared_negatives"}
@@ -102,17 +104,19 @@ class PretrainConfig(Section):
 
 
 class TransitionsConfig(Section):
-    """A second cheap factorization of every training interaction: which item followed which."""
+    """A second cheap model that reads every training interaction: which item follows which."""
 
     window: Annotated[int, Field(ge=0, le=1000)] = 0
-    """How many of the items that follow an interaction are counted; 0 makes no such tables."""
+    """How many of the items that follow an interaction are counted; 0 makes no tables of
+    transitions."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.8
     """An item that follows at distance d counts decay ** (d - 1)."""
     damping: Literal["log", "none"] = "log"
     """`log` factorizes log(1 + count), so that frequent pairs do not dominate."""
     normalization: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Before damping, counts are divided by (row sum x column sum) to this power and brought to a
-    mean of one, so that items that follow everything do not dominate; 0 leaves them."""
+    """Before damping, each count is divided by (row sum x column sum) to this power, and all counts
+    are scaled to a mean of one. So items that follow everything do not dominate. 0 leaves the
+    counts."""
     dim: PositiveInt = 96
     """Width of the source and target vectors."""
     iterations: PositiveInt = 8
@@ -122,40 +126,42 @@ class TransitionsConfig(Section):
 
 
 class HistoryConfig(Section):
-    """The user's last items, looked up in the frozen item tables, as an input of the user tower."""
+    """The user's last items as an input of the user tower: their vectors in frozen tables."""
 
     length: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Items kept with an interaction: the user's last this many before it; 0 keeps none."""
+    """Items kept with an interaction: this many of the user's last items before it; 0 keeps
+    none."""
     windows: PositiveInts = (1, 3, 10, 50)
-    """For each window, the vectors of the last this many items are averaged to one input;
-    ascending."""
+    """For each window, the mean of the vectors of this many last items is one input. Windows must
+    ascend."""
 
     def broken_rules(self) -> Iterator[str]:
         """See `Section`."""
         if list(self.windows) != sorted(set(self.windows)):
-            yield f"history.windows = {list(self.windows)} must ascend, each once."
+            yield f"history.windows = {list(self.windows)} must ascend and repeat no value."
 
     def decisive(self) -> dict[str, Any]:
-        """See `Section`; nothing where there are no histories."""
+        """See `Section`; without histories no setting counts."""
         return super().decisive() if self.length else {}
 
 
 class PriorConfig(Section):
-    """A score of the next item that the frozen tables alone give; added to the towers'."""
+    """A score of the next item, from the frozen tables alone; it is added to the towers' score."""
 
     use: bool = False
-    """Add the scores of ALS and, where there are any, of transitions, each times a learned factor;
-    without towers they are the whole score."""
+    """Add the scores of ALS and of transitions (if there are any), each multiplied by a learned
+    factor. Without towers they are the whole score."""
     alpha: PositiveFloat = 8.0
-    """Folding a history into ALS: confidence of its latest item, where unknown pairs have 1."""
+    """Folding a history into ALS: confidence of its latest item; unknown pairs have confidence
+    1."""
     half_life: PositiveFloat = 3.0
-    """Folding in: the confidence halves with every this many items further back."""
+    """Folding in: the confidence halves for every this many items further back."""
     l2: PositiveFloat = 0.2
     """Folding in: L2 penalty, as a multiple of the mean diagonal of the item vectors' Gram
     matrix."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.7
-    """Transitions: an item one place further back counts this many times as much."""
+    """Transitions: each place further back multiplies the weight of an item by this."""
 
     def decisive(self) -> dict[str, Any]:
-        """See `Section`; nothing where there is no prior."""
+        """See `Section`; without a prior no setting counts."""
         return super().decisive() if self.use else {}

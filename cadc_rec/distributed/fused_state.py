@@ -4,8 +4,8 @@ In: a wrapped model. Out: for each part of a table on this rank, one number a ro
 column-wise sharding every group of columns has its own number for a row: the sum over the steps of
 the mean square of the gradient over the group's columns.
 
-So groups that are joined have the mean of their numbers, each weighted by its columns, exactly. Of
-a group that is divided only the mean is known; both its parts start with it.
+So if groups are joined, the new number is exactly the mean of theirs, weighted by columns. If a
+group is divided, only its mean is known, and both parts start with it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
 _MOMENTUM = ".momentum1"
 Columns = tuple[int, int]
-"""First column of a group, and the one after its last."""
+"""A group's first column, and the column after its last."""
 
 
 @dataclass(frozen=True)
 class Momentum:
-    """What this rank holds of a table's momentum: a row range of one group of columns.
+    """This rank's part of a table's momentum: a range of rows of one group of columns.
 
     Attributes:
         name: of the table's state entry.
@@ -44,7 +44,7 @@ class Momentum:
 
 
 def local_momenta(model: nn.Module) -> Iterator[Momentum]:
-    """The momentum of every table on this rank that a fused optimizer moves."""
+    """The momentum of every table on this rank that a fused optimizer trains."""
     fused = getattr(model, "fused_optimizer", None)
     states = fused.state_dict()["state"] if fused is not None else {}
     if not states:
@@ -64,7 +64,7 @@ def local_momenta(model: nn.Module) -> Iterator[Momentum]:
 
 
 def column_groups(model: nn.Module) -> dict[str, tuple[Columns, ...]]:
-    """Columns of the groups of every sharded table, also of those without a part on this rank."""
+    """The groups of columns of every sharded table, also of tables without a part on this rank."""
     return {
         name: _column_groups(value)
         for name, value in model.state_dict().items()
@@ -81,7 +81,7 @@ def _column_groups(weight: ShardedTensor) -> tuple[Columns, ...]:
 
 
 def regrouped(saved: torch.Tensor, groups: Sequence[Columns], wanted: Columns) -> torch.Tensor:
-    """The momentum of `wanted` columns from that of other groups, see the top of this file.
+    """The momentum of the columns `wanted`, from other groups'; see the top of this file.
 
     Args:
         saved: ``[rows, groups]``.

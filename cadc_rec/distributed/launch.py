@@ -17,17 +17,17 @@ from cadc_rec.machine import available_cores
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-WORKER_MARK = "_CADC_REC_WORKER"  # in a worker's environment: its result is its parent's to print
+WORKER_MARK = "_CADC_REC_WORKER"  # in a worker's environment: its parent prints the result
 
-# In the environment of a process that must not outlive the one that started it. Both marks hold
-# that one's process id.
+# In the environment of a process that must not outlive its parent. Both marks hold the parent's
+# process id.
 CHILD_MARK = "_CADC_REC_CHILD"
 
 _AGENT_MARK = "TORCHELASTIC_RUN_ID"  # in the environment of whatever torchrun's agent starts
 
-# What every rank needs and no user should have to know.
+# What every rank needs, so that users need not know it.
 ENVIRONMENT = {
-    # Spinning threads of several processes on the same cores ruin each other.
+    # Threads of several processes that spin on the same cores slow each other down.
     "OMP_WAIT_POLICY": "passive",
     # torch 2.13 with gloo hangs an elastic restart over a shared rendezvous store.
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
@@ -40,15 +40,15 @@ def run_workers(
     """Run ``python -m cadc_rec ARGUMENTS`` in `processes` local workers; wait for them.
 
     Args:
-        arguments: of every worker's command line.
-        processes: how many workers.
-        environment: what they find in their environment beside this process's own.
+        arguments: the arguments of every worker's command line.
+        processes: number of workers.
+        environment: environment variables of the workers, in addition to this process's own.
 
     Raises:
-        CadcError: what the first worker to fail failed with, or that it was ended from outside.
-        DefectError: a worker ran into a defect of ours.
-        KeyboardInterrupt: interrupted; the workers have ended.
-        SystemExit: another signal asked us to end, and the workers have.
+        CadcError: the error of the first worker that failed, or that it was ended from outside.
+        DefectError: a worker ran into a defect of cadc-rec.
+        KeyboardInterrupt: Ctrl-C; the workers have ended.
+        SystemExit: another signal ended this process; the workers have ended.
     """
     from cadc_rec.versions import require_trio
 
@@ -88,7 +88,7 @@ def run_workers(
 
 
 def _ended(error: ChildFailedError, processes: int) -> CadcError | DefectError:
-    """What to say of a worker that left no failure."""
+    """The error for a worker that left no failure."""
     rank, failure = error.get_first_failure()
     how = (
         f"was ended by signal {-failure.exitcode}"
@@ -102,7 +102,7 @@ def _ended(error: ChildFailedError, processes: int) -> CadcError | DefectError:
 
 @contextlib.contextmanager
 def _environment(added: Mapping[str, str]) -> Iterator[None]:
-    """Within, this process's environment, which its children inherit, holds these as well."""
+    """Inside this context, this process's environment, which children inherit, holds these too."""
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)
     try:
@@ -121,24 +121,24 @@ def is_local_worker() -> bool:
 
 
 def is_child() -> bool:
-    """Whether this process should end with the one that started it.
+    """Whether this process should end with its parent.
 
-    That is a worker of ours or of torchrun's, or a study's cell.
+    That is so for workers, ours and torchrun's, and for cells of a study.
     """
     return is_local_worker() or CHILD_MARK in os.environ or _AGENT_MARK in os.environ
 
 
 def end_with_parent() -> None:
-    """Ask Linux to end this process when the process that started it dies, however it dies.
+    """Ask Linux to end this process when its parent dies, for whatever reason.
 
-    Otherwise a killed parent leaves workers that hold the stage's lock and go on for hours.
+    Otherwise a killed parent leaves workers that hold the stage's lock and run for hours.
     """
     if sys.platform == "linux":
         import ctypes
 
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        # It may have died while this process was loading its libraries; no signal comes then.
+        # If it died while this process was loading its libraries, no signal comes.
         parent = os.environ.get(WORKER_MARK) or os.environ.get(CHILD_MARK)
         if parent and os.getppid() != int(parent):
             raise SystemExit(128 + signal.SIGTERM)

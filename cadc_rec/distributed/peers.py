@@ -1,10 +1,11 @@
-"""Who the other processes of a job are, and what is said when one of them fails or goes silent.
+"""The other processes of a job, and the one error that is printed when one of them fails.
 
-In: the store the ranks met in, and the error that ended this one. Out: one sentence of one rank.
+In: the store that the ranks share, and the error that ended this one. Out: one sentence, printed by
+one rank.
 A failure on one rank breaks the collectives of all others, each of which would report a
-closed connection. So the rank that failed leaves its sentence in the store, and everybody else
-looks there. Where nobody left one, the ranks ask each other who is still there: the one that does
-not answer is named, with its host and process.
+closed connection. So the rank that failed leaves its error in the store, and all others look there.
+If there is none, every rank says in the store that it is alive, and the error names the ranks that
+did not, with host and process.
 """
 
 from __future__ import annotations
@@ -29,24 +30,24 @@ from cadc_rec.errors import (
     failure_text,
 )
 
-_ANSWER_SECONDS = 10.0  # how long the roll is called
-_SPEAKER_SECONDS = 15.0  # how long rank 0 may take to say what another rank failed with
-_SEEN_SECONDS = 5.0  # how long the speaker waits for the others, who are at work, to look
-_STORE_SECONDS = 10.0  # how long the store may take to answer on a busy machine
+_ANSWER_SECONDS = 10.0  # for every rank to say that it is alive
+_SPEAKER_SECONDS = 15.0  # for rank 0 to print another rank's error
+_SEEN_SECONDS = 5.0  # the speaker waits this long for the others, which are busy, to look
+_STORE_SECONDS = 10.0  # for the store to answer on a busy machine
 _LOOK_SECONDS = 0.05
 
 
 class Loss(Enum):
-    """How the loss of a peer shows."""
+    """How a rank notices that another one is lost."""
 
     GONE = auto()
-    """A connection was closed at the other end, or cannot be made."""
+    """The other end closed a connection, or refuses one."""
     SILENT = auto()
-    """A collective waited for as long as it may."""
+    """A collective waited as long as it is allowed to."""
 
 
 def loss_in(error: Exception) -> Loss | None:
-    """The loss of a peer that an error of a collective stands for; None where it is another error.
+    """The loss of a rank that an error of a collective means; None for any other error.
 
     The errors of the store and of making a connection have classes of their own. Gloo has none: in
     torch 2.13 a closed connection, a timeout and every other failure of its transport come out as
@@ -57,7 +58,7 @@ def loss_in(error: Exception) -> Loss | None:
     recv operation". `ncclRemoteError` is "remote process exited or there was a network error",
     and NCCL's watchdog says "timed out after".
     """
-    if isinstance(error, dist.DistStoreError):  # a key that nobody set in time
+    if isinstance(error, dist.DistStoreError):  # a key was not set in time
         return Loss.SILENT
     if isinstance(error, dist.DistNetworkError):
         return Loss.GONE
@@ -72,17 +73,17 @@ def loss_in(error: Exception) -> Loss | None:
 
 
 class Peers:
-    """The ranks of a job, by host and process; all of them must make one.
+    """The ranks of a job, by host and process; every rank must make one.
 
     Args:
-        store: theirs alone, of this start of the job.
-        rank: this one.
-        world_size: how many there are.
+        store: a store that only the ranks of this start of the job share.
+        rank: this rank.
+        world_size: number of ranks.
         timeout_seconds: how long a collective waits for a rank.
-        patience: how long to wait here for the others to come, in seconds.
+        patience: how long to wait here for the other ranks to come, in seconds.
 
     Raises:
-        CadcError: some did not come.
+        CadcError: some ranks did not come.
     """
 
     def __init__(
@@ -96,21 +97,21 @@ class Peers:
         if not self._wait_for([f"name/{peer}" for peer in self.ranks], patience):
             absent = [peer for peer in self.ranks if not self._has(f"name/{peer}")]
             raise CadcError(
-                f"{me} waited {patience:.0f} s for {_listed(absent)} of {world_size}, in vain: see "
-                "why, then start the job again."
+                f"{me} waited {patience:.0f} s for {_listed(absent)} of {world_size}, in vain: "
+                "find out why, then start the job again."
             )
         self.names = [self._store.get(f"name/{peer}").decode() for peer in self.ranks]
 
     def account_for(self, error: Exception, leave: Callable[[], None]) -> BaseException:
-        """What this rank ends with.
+        """The exception that this rank ends with.
 
         Args:
-            error: what ended it.
-            leave: leaves the process group, by which the others learn that something is wrong.
+            error: the error that ended it.
+            leave: leaves the process group, which shows the others that something is wrong.
 
         Returns:
-            A `SpokenError` for this rank to print, a SystemExit where another has printed, or
-            `error` itself, a defect of this rank's own.
+            A `SpokenError` for this rank to print, a SystemExit if another rank has printed, or
+            `error` itself if it is a defect of this rank.
         """
         self._store.set_timeout(timedelta(seconds=_STORE_SECONDS))
         refused = error if isinstance(error, CadcError) else None
@@ -121,7 +122,7 @@ class Peers:
             else:
                 self._store.set(f"failed/{self.rank}", failure_text(error))
         except RuntimeError:
-            pass  # see below
+            pass  # handled below
         leave()
         try:
             if refused is not None:
@@ -131,7 +132,7 @@ class Peers:
             if self._claim():
                 self._store.set("spoken", "")
             return error
-        except RuntimeError:  # the store has gone, and rank 0 with it, which keeps it
+        except RuntimeError:  # rank 0, which keeps the store, has gone
             if refused is not None:
                 return SpokenError(refused)
             if loss is None:
@@ -142,7 +143,7 @@ class Peers:
 
     def _mine(self, error: CadcError) -> BaseException:
         """This rank failed."""
-        # Rank 0 speaks for all; it learns of this at its next collective.
+        # Rank 0 prints for all ranks; it learns of this at its next collective.
         if self.rank and self._wait_for(["speaker"], _SPEAKER_SECONDS):
             return self._silent()
         return self._speak(error)
@@ -153,7 +154,7 @@ class Peers:
         if teller is not None:
             failure = failure_of(self._store.get(f"failed/{teller}").decode())
             place = self.names[teller]
-            told = (
+            spoken = (
                 CadcError(f"{place}: unexpected {failure}")
                 if isinstance(failure, DefectError)
                 else type(failure)(f"{place}: {failure}")
@@ -162,24 +163,24 @@ class Peers:
         else:
             here = [peer for peer in self.ranks if self._has(f"here/{peer}")]
             self._lost = sorted(set(self.ranks) - set(here))
-            told = self._gone(self._lost, error, loss)
+            spoken = self._gone(self._lost, error, loss)
             first = here[0]
         if self.rank != first and self._wait_for(["speaker"], _SPEAKER_SECONDS):
             return self._silent()
-        return self._speak(told)
+        return self._speak(spoken)
 
     def _teller(self) -> int | None:
-        """The first rank that left a sentence, waiting for one while somebody has not answered."""
+        """The first rank that left an error; waits while a rank has neither failed nor answered."""
         end = time.monotonic() + _ANSWER_SECONDS
         while True:
-            told = [peer for peer in self.ranks if self._has(f"failed/{peer}")]
+            failed = [peer for peer in self.ranks if self._has(f"failed/{peer}")]
             missing = [peer for peer in self.ranks if not self._has(f"here/{peer}")]
-            if told or not missing or time.monotonic() > end:
-                return told[0] if told else None
+            if failed or not missing or time.monotonic() > end:
+                return failed[0] if failed else None
             time.sleep(_LOOK_SECONDS)
 
     def _gone(self, missing: list[int], error: Exception, loss: Loss) -> CadcError:
-        """Who has gone, and how it showed."""
+        """An error that names the ranks that have gone."""
         first_line = str(error).strip().splitlines()[0]
         if not missing:
             return CadcError(f"the connection between the ranks broke: {first_line}")
@@ -187,7 +188,7 @@ class Peers:
         if loss is Loss.SILENT:
             return CadcError(
                 f"{who} did not answer within {self.timeout_seconds} s (compute.timeout_seconds): "
-                "see what holds that up, then start the same command again; finished stages are "
+                "find out what delays it, then start the same command again; finished stages are "
                 "kept."
             )
         how = "has gone: it was killed, or its machine failed"
@@ -196,18 +197,18 @@ class Peers:
         return CadcError(f"{who} {how}; start the same command again, finished stages are kept.")
 
     def _speak(self, error: CadcError) -> BaseException:
-        """This rank is the speaker, unless another was quicker."""
+        """This rank prints the error, unless another was quicker."""
         return SpokenError(error, self._spoken) if self._claim() else self._silent()
 
     def _spoken(self) -> None:
-        """Let the others end, and wait for them: the store may go with this process."""
+        """Let the others end, and wait for them, since the store may end with this process."""
         with contextlib.suppress(RuntimeError):
             self._store.set("spoken", "")
             others = [peer for peer in self.ranks if peer not in (self.rank, *self._lost)]
             self._wait_for([f"seen/{peer}" for peer in others], _SEEN_SECONDS)
 
     def _silent(self) -> BaseException:
-        """Another is the speaker: end after it has spoken."""
+        """Another rank prints the error: end after it has."""
         self._wait_for(["spoken"], _SPEAKER_SECONDS)
         self._store.set(f"seen/{self.rank}", "")
         return SystemExit(ExitCode.REFUSED)

@@ -27,17 +27,16 @@ from torchrec.distributed.planner.storage_reservations import FixedPercentageSto
 from torchrec.distributed.planner.types import PlannerError, PlannerErrorType
 from torchrec.distributed.types import CacheParams, DataType
 
+from cadc_rec.config.types import CPU_SHARDINGS, needs_cuda
 from cadc_rec.errors import CadcError
 
 RESERVED_MEMORY = 0.15  # share of a device that tables must leave to activations and gradients
-# Row-wise kernels need CUDA.
-CPU_KINDS = ("data_parallel", "table_wise", "column_wise", "table_column_wise")
-_MODEL_PARALLEL = (*CPU_KINDS[1:], "row_wise", "table_row_wise")
+_MODEL_PARALLEL = (*CPU_SHARDINGS[1:], "row_wise", "table_row_wise")
 _COLUMN_MULTIPLE = 4  # fbgemm takes rows of four floats
 _LOUD = (
     "root",
     "torchrec.distributed.planner.types",
-    "MethodLogger-NullHandler",  # writes out every device of a topology, at every call
+    "MethodLogger-NullHandler",  # at every call it writes out every device of a topology
 )
 _UVM = ("fused_uvm_caching", "fused_uvm")
 
@@ -50,7 +49,7 @@ class TableRule:
         kind: a sharding type, or ``auto`` for the planner's choice.
         kernel: ``fused``, ``fused_uvm``, ``fused_uvm_caching``, or ``auto``.
         cache_share: of ``fused_uvm_caching``: rows that the GPU's cache holds.
-        storage: of its elements, ``fp32``, ``fp16`` or ``int8``; they leave a lookup as fp32.
+        storage: of its elements, ``fp32``, ``fp16`` or ``int8``; a lookup gives fp32.
     """
 
     kind: str = "auto"
@@ -61,7 +60,7 @@ class TableRule:
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """A part of a table on one rank: bytes with what its lookups send and receive, milliseconds."""
+    """A part of a table on one rank: bytes, including its lookups' buffers, and milliseconds."""
 
     rank: int
     rows: int
@@ -86,7 +85,7 @@ class PlannedTable:
 
 
 class DoesNotFitError(Exception):
-    """The planner found no plan under the rules, or none that the memory has room for."""
+    """The planner found no plan that keeps the rules and fits into the memory."""
 
 
 _NO_PLAN = (
@@ -118,7 +117,7 @@ def make_planner(
         batch_size: ids a process looks up in a step.
         memory_caps: ``hbm_cap`` and ``ddr_cap``, bytes for each process; TorchRec's own otherwise.
         reserve: share of a GPU's memory that tables leave free.
-        stats: told of the plan; default: TorchRec's own, which logs it.
+        stats: receives the plan; default: TorchRec's own, which logs it.
 
     Raises:
         CadcError: a sharding type or kernel the device cannot run.
@@ -152,12 +151,12 @@ def plan_tables(
     planner_for: Callable[[Stats], EmbeddingShardingPlanner],
     communication: str = "fp32",
 ) -> list[PlannedTable]:
-    """Carry a plan out on paper.
+    """Plan without any process.
 
     Args:
         module: its collections on the meta device.
-        planner_for: makes the planner, given who is to be told of the plan.
-        communication: of looked-up vectors.
+        planner_for: makes the planner, given the object that receives the plan.
+        communication: number format in which looked-up vectors are sent.
 
     Raises:
         DoesNotFitError: there is no plan under the rules.
@@ -170,7 +169,7 @@ def plan_tables(
 
 
 class _Collector(Stats):
-    """Keeps the plan that the planner found best, which it tells nobody else."""
+    """Keeps the planner's best plan, which it reports nowhere else."""
 
     def __init__(self) -> None:
         self.options: list[Any] = []
@@ -207,7 +206,7 @@ def _planned(option: Any) -> PlannedTable:
 
 
 def sharders(communication: str = "fp32") -> list[EmbeddingBagCollectionSharder]:
-    """What shards our collections; looked-up vectors and their gradients travel as told.
+    """The sharders of our collections; they decide how vectors and gradients are sent.
 
     Args:
         communication: ``fp32``, ``fp16`` or ``bf16``.
@@ -239,11 +238,8 @@ def _constraint(
     table: str, rule: TableRule, device_type: str, columns: int
 ) -> ParameterConstraints:
     kind, kernel, on_cpu = rule.kind, rule.kernel, device_type == "cpu"
-    if on_cpu and kind not in ("auto", *CPU_KINDS):
-        raise CadcError(
-            f"sharding {kind!r} of table {table} needs CUDA; on CPU choose one of "
-            f"{', '.join(CPU_KINDS)}."
-        )
+    if on_cpu and kind not in ("auto", *CPU_SHARDINGS):
+        raise CadcError(needs_cuda(kind, table))
     if on_cpu and kernel in _UVM:
         raise CadcError(f"kernel {kernel!r} of table {table} needs CUDA; on CPU choose 'auto'.")
     kinds: list[str] | None = [kind]
@@ -256,9 +252,9 @@ def _constraint(
     elif kernel == "auto":
         kernels = None
     if kind == "auto":
-        offered: tuple[str, ...] | None = CPU_KINDS if on_cpu else None
+        offered: tuple[str, ...] | None = CPU_SHARDINGS if on_cpu else None
         if kernel != "auto":  # data parallel tables have no such kernel
-            offered = CPU_KINDS[1:] if on_cpu else _MODEL_PARALLEL
+            offered = CPU_SHARDINGS[1:] if on_cpu else _MODEL_PARALLEL
         kinds = list(offered) if offered else None
     return ParameterConstraints(
         sharding_types=kinds,
@@ -274,7 +270,7 @@ def _constraint(
 
 @contextmanager
 def planner_errors() -> Iterator[None]:
-    """Within, the planner's warnings are silent: they concern dry runs and its own estimates.
+    """Inside this context, the planner's warnings are silent: they are about its own estimates.
 
     Raises:
         DoesNotFitError: there is no plan; the planner's other errors pass as they are.

@@ -1,7 +1,7 @@
-"""The processes that run a stage together: ranks, device, backend, and how they talk.
+"""The processes that run a stage together: ranks, device, backend, and their communication.
 
-In: the experiment's ``[compute]`` section and, under torchrun or torchx, their environment. Out: a
-`Processes`, which is also the `Group` that artifacts are committed under.
+In: the experiment's ``[compute]`` section and, under torchrun or torchx, the environment. Out: a
+`Processes`, which is also the `Group` that commits artifacts.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Processes:
         return values
 
     def another_group(self, timeout_seconds: float) -> dist.ProcessGroup:
-        """A group of the same ranks on the CPU, for a thread to talk over; all ranks must call.
+        """Another group of the same ranks on the CPU, for use by a thread; all ranks must call.
 
         Args:
             timeout_seconds: how long a rank waits for its peers in it.
@@ -114,11 +114,11 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
     """The device of this process.
 
     Raises:
-        CadcError: CUDA was asked for by name and there is none.
+        CadcError: ``compute.device`` is ``cuda`` and there is no CUDA device.
     """
     if wanted == "cuda" and not torch.cuda.is_available():
         raise CadcError(
-            "compute.device = 'cuda', and torch sees no CUDA device; use 'cpu' or 'auto', or "
+            "compute.device = 'cuda', but torch finds no CUDA device; use 'cpu' or 'auto', or "
             "install the CUDA build (make install-cuda)."
         )
     if wanted == "cpu" or not torch.cuda.is_available():
@@ -135,11 +135,12 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
 def processes(compute: ComputeConfig) -> Iterator[Processes]:
     """Join the process group that torchrun describes, or make one of this process alone.
 
-    Where a rank fails within, one of them says so for all, see `cadc_rec.distributed.peers`.
+    If a rank fails inside this context, one rank prints the error for all of them; see
+    `cadc_rec.distributed.peers`.
 
     Raises:
-        CadcError: there is nobody to join, or this rank speaks for one that failed or has gone.
-        SystemExit: another rank speaks.
+        CadcError: the other ranks did not come, or this rank prints the error of all.
+        SystemExit: another rank prints the error.
     """
     environ = os.environ
     rank, world_size = int(environ.get("RANK", 0)), int(environ.get("WORLD_SIZE", 1))
@@ -147,7 +148,7 @@ def processes(compute: ComputeConfig) -> Iterator[Processes]:
     local_world_size = int(environ.get("LOCAL_WORLD_SIZE", 1))
     device = choose_device(compute.device, local_rank)
     keep_freed_memory()
-    # One thread too many on a core makes both wait: share the cores among the local ranks.
+    # Two threads on one core slow each other down, so share the cores among the local ranks.
     torch.set_num_threads(compute.threads or max(1, available_cores() // local_world_size))
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -173,10 +174,10 @@ def processes(compute: ComputeConfig) -> Iterator[Processes]:
 
 
 def _leave(error: BaseException) -> None:
-    """Leave the process group that `error` came out of, so that its connections are closed.
+    """Leave the process group in which `error` was raised, so that its connections are closed.
 
-    gloo closes them when nobody holds the group any more, and has no other way. The frames that the
-    error came through hold the model, which does.
+    gloo closes them only when no object holds the group any more. The error's frames hold the
+    model, and the model holds the group.
     """
     seen: set[int] = set()
     ended: BaseException | None = error

@@ -1,4 +1,4 @@
-"""Rows of a table that is dealt to the ranks by contiguous shares: joined, fetched, written.
+"""A table of which each rank has a contiguous share of the rows: joined, fetched, written.
 
 In: this rank's share of the rows. Out: all of them on every rank, with gradients (`join_shares`);
 some rows (`fetch_rows`); or one file of all (`write_rows`).
@@ -60,7 +60,7 @@ def fetch_rows(
 ) -> torch.Tensor:
     """Rows `ids` of the whole table, by two all-to-alls: which rows, and the rows.
 
-    Every rank must call, also one that needs none.
+    Every rank must call, even if it needs no rows.
 
     Args:
         local: ``[share, d]``, rows ``processes.share(n)`` of the table.
@@ -88,14 +88,14 @@ def fetch_rows(
 
 
 def write_rows(file: Path, name: str, local: torch.Tensor, n: int, processes: Processes) -> None:
-    """Write a table as one safetensors file of float32, which no process has to hold.
+    """Write a table as one safetensors file of float32; no process holds the whole table.
 
     Every rank must call. Rank 0 writes its own rows, then receives and writes the others' in
-    pieces; the file is to the byte what `safetensors` itself writes of the whole table.
+    pieces; the file has the same bytes as `safetensors` would write for the whole table.
 
     Args:
-        file: where to, on rank 0.
-        name: of the one tensor in it.
+        file: the file to write, on rank 0.
+        name: name of the one tensor in it.
         local: ``[share, d]``, rows ``processes.share(n)``.
         n: rows of the whole table.
         processes: the ranks.
@@ -120,7 +120,7 @@ def write_rows(file: Path, name: str, local: torch.Tensor, n: int, processes: Pr
 
 
 def _header(name: str, n: int, width: int) -> bytes:
-    """The length and the JSON that come before the rows."""
+    """The file's header: its length and the JSON that precede the rows."""
     entry = {"dtype": "F32", "shape": [n, width], "data_offsets": [0, 4 * n * width]}
     text = json.dumps({name: entry}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)

@@ -44,9 +44,9 @@ def shard_model(
     Args:
         module: its EmbeddingBagCollections are on the meta device.
         rules: table name to how it may be sharded: a rule, or a sharding type alone.
-        processes: who takes part.
-        batch_size: ids a process looks up in a step; the planner weighs costs with it.
-        config: what memory a plan may fill, and how vectors travel; default: the defaults.
+        processes: the ranks.
+        batch_size: ids that a process looks up in a step; the planner estimates costs from it.
+        config: what memory a plan may fill, and how vectors are sent; default: the defaults.
 
     Raises:
         CadcError: a sharding type or a precision this device cannot run, or no plan fits.
@@ -68,9 +68,9 @@ def shard_model(
             plan = planner.collective_plan(module, sharders(config.communication), processes.group)
     except DoesNotFitError as error:
         raise CadcError(
-            f"no sharding plan fits this model on {processes.world_size} processes: {error} What "
-            f"would fit, says cadc-rec plan CONFIG --world-size {processes.world_size} --device "
-            f"{processes.device.type}."
+            f"no sharding plan fits this model on {processes.world_size} processes: {error} To see "
+            f"what would fit, run cadc-rec plan CONFIG --world-size {processes.world_size} "
+            f"--device {processes.device.type}."
         ) from error
     with warnings.catch_warnings():
         # DDP warns that a bucket view is not contiguous with TorchRec's flat tables; harmless.
@@ -90,11 +90,11 @@ def shard_model(
 
 
 def _stop_averaging(wrapped: DistributedModelParallel) -> None:
-    """Take DistributedDataParallel off replicated tables: there is nobody to average with.
+    """Take DistributedDataParallel off replicated tables: one process has nothing to average.
 
-    It would pass every gradient through the process group, and the whole model's, which is left
-    out above, too: together a tenth of a step. TorchRec has no setting for it; where it looks into
-    a lookup it goes through the wrapper only where there is one.
+    It would pass every gradient through the process group, which takes a tenth of a step together
+    with the wrapper of the whole model (left out above). TorchRec has no setting for it; its own
+    code uses the wrapper only if there is one.
     """
     for sharded in wrapped.modules():
         if isinstance(sharded, ShardedEmbeddingBagCollection):
@@ -104,20 +104,20 @@ def _stop_averaging(wrapped: DistributedModelParallel) -> None:
 
 
 def refuse_communication(config: ShardingConfig, device_type: str) -> None:
-    """Raise where vectors cannot travel as `config` wants them to.
+    """Raise if vectors cannot be sent as `config` asks.
 
     Raises:
-        CadcError: less than fp32 was asked for, and there is no NCCL to carry it.
+        CadcError: `config` asks for less than fp32, which only NCCL can send.
     """
     if config.communication != "fp32" and device_type != "cuda":
         raise CadcError(
-            f"sharding.communication = {config.communication!r} needs CUDA, and this runs on "
+            f"sharding.communication = {config.communication!r} needs CUDA, but this runs on "
             f"{device_type}; set it to 'fp32'."
         )
 
 
 def _memory_caps(processes: Processes, config: ShardingConfig) -> dict[str, int]:
-    """What each process may fill; TorchRec would assume a machine of its own."""
+    """Memory that each process may fill; TorchRec assumes that a process has a whole machine."""
     caps = {"ddr_cap": memory_bytes() // processes.local_world_size}
     if processes.device.type == "cuda":
         caps["hbm_cap"] = torch.cuda.get_device_properties(processes.device).total_memory
@@ -129,7 +129,7 @@ def _memory_caps(processes: Processes, config: ShardingConfig) -> dict[str, int]
 
 
 def process_memory(processes: Processes, config: ShardingConfig) -> int:
-    """Bytes that this process may fill: of its GPU, or on CPU its share of the host's."""
+    """Bytes that this process may fill: its GPU's memory, or on CPU its share of the host's."""
     caps = _memory_caps(processes, config)
     return caps["hbm_cap"] if processes.device.type == "cuda" else caps["ddr_cap"]
 
@@ -140,12 +140,12 @@ def build_collection(
     mean: frozenset[str] = frozenset(),
     half: bool = False,
 ) -> EmbeddingBagCollection:
-    """A collection of one table for each feature, named alike, on the meta device.
+    """A collection with a table for each feature, of the same name, on the meta device.
 
     Args:
         tables: feature name to (rows, width).
         mean: features whose several values are averaged; the others are summed.
-        half: store the elements as fp16; they leave a lookup as fp32.
+        half: store the elements as fp16; a lookup gives fp32.
     """
     return EmbeddingBagCollection(
         device=torch.device("meta"),

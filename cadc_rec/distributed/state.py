@@ -1,7 +1,7 @@
 """A sharded model's state: local views, whole tensors on rank 0, and back.
 
-In: a wrapped model. Out: names and tensors that do not depend on how it was sharded, so that what
-one world size wrote another can read.
+In: a wrapped model. Out: names and tensors that do not depend on the sharding, so that any number
+of processes can read what another number wrote.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class LocalTensor:
     """This rank's part of one entry of the state.
 
     Attributes:
-        name: the entry, named alike under every sharding.
+        name: the entry's name, the same under every sharding.
         tensor: a view of the live weights.
         shape: of the whole tensor.
         row: first row of the part.
@@ -55,7 +55,7 @@ class LocalTensor:
 def local_tensors(
     model: nn.Module, keep: Callable[[str], bool] = lambda _: True
 ) -> Iterator[LocalTensor]:
-    """Views of everything of `model`'s state on this rank whose name `keep` accepts."""
+    """Views of all entries of `model`'s state on this rank whose name `keep` accepts."""
     for name, value in model.state_dict().items():
         if not keep(name):
             continue
@@ -72,7 +72,10 @@ def gather_state(
 ) -> dict[str, torch.Tensor]:
     """The whole state on rank 0 (CPU); empty on the others. Every rank must call it."""
     state = {}
-    for name, value in model.state_dict().items():  # rank-independent order: gathers must match
+    for (
+        name,
+        value,
+    ) in model.state_dict().items():  # the same order on every rank, since gathers must match
         if not keep(name):
             continue
         if isinstance(value, ShardedTensor):

@@ -1,6 +1,6 @@
-"""The model card: what the model is, how good, made of what, and what it is not for.
+"""The model card: what the model is, how good it is, how it was made, and its limits.
 
-In: an experiment and its artifacts. Out: one dictionary, and the same as a page.
+In: an experiment and its artifacts. Out: a dictionary, and the same as a page.
 """
 
 from __future__ import annotations
@@ -73,18 +73,18 @@ def card_page(name: str, data: Mapping[str, Any], limits: list[str]) -> str:
 
 
 def limits_of(history_length: int) -> list[str]:
-    """What a reader has to know before relying on it."""
+    """The limits that a reader must know before relying on the model."""
     limits = [
         "Metrics are of held-out interactions in a log, not of what people do when they see the "
         "recommendations.",
         "Items that were not in the training data cannot be recommended.",
-        "Users who were not are answered from the items they are known to have taken, which was "
-        "not measured.",
-        "Popular items are recommended more than others; nothing was done against that.",
+        "Users who were not in it get recommendations from the items they have taken; how good "
+        "these are was not measured.",
+        "Popular items are recommended more than others; nothing corrects that.",
     ]
     if history_length:
         limits.append(
-            f"A user's vector depends on the last {history_length} items, in their order; it grows "
-            "stale as the user goes on."
+            f"A user's vector depends on the last {history_length} items, in their order; it gets "
+            "outdated as the user takes more items."
         )
     return limits

@@ -118,7 +118,7 @@ class TwoTowerPredictModule(PredictModule):
 class ScriptedTwoTower(nn.Module):
     """One scripted module with three methods over the same tables.
 
-    Each takes a batch as `TwoTowerPredictModule.predict_forward` does and answers alike.
+    Each takes and returns the same as `TwoTowerPredictModule.predict_forward`.
 
     Args:
         scores: scripted pair scores; its requests have the features of both sides.

@@ -34,8 +34,8 @@ def recorded_requests(
         users: float32 ``[n_users, d]``.
         items: float32 ``[n_items, d]``.
         known: left out of the answers.
-        user_ids: original ids, in order.
-        item_ids: likewise.
+        user_ids: original ids of the users, in row order.
+        item_ids: original ids of the items, in row order.
         index: an approximate one, whose recall is recorded; None where it is exact.
     """
     drawn = np.random.default_rng(_SEED).permutation(len(users))[:REQUESTS]

@@ -33,7 +33,7 @@ def query_keys(trained: TrainedModel) -> list[str]:
 
 
 def item_keys(trained: TrainedModel) -> list[str]:
-    """Features of the item side, likewise."""
+    """Features of the item side, in the order a request has them."""
     return [ITEM, *(table.name for table in trained.item.features)]
 
 
@@ -64,7 +64,8 @@ def collection(
 class Collections(nn.Module):
     """Every table of a model, each in one collection; what is quantized and sharded.
 
-    A table is here once, whoever looks into it: the items' serve item towers and histories alike.
+    Each table is here once, even if several modules read it: item towers and histories both read
+    the items' tables.
 
     Args:
         trained: whose tables they are.

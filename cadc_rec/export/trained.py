@@ -1,7 +1,7 @@
 """A trained model without shards: dense layers as modules, every table as one plain tensor.
 
-In: an experiment and its artifacts. Out: a `TrainedModel`, what all exported forms of the model are
-made from. No process group is needed: the checkpoint holds whole tensors.
+In: the towers' settings and an experiment's artifacts. Out: a `TrainedModel`, what all exported
+forms of the model are made from. No process group is needed: the checkpoint holds whole tensors.
 
 Every form looks rows up in its own way (plain tensors, quantized TorchRec collections) and then
 calls `UserForward` and `ItemForward`: the forward of training, with tensors for arguments, as
@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import HistoryConfig, ModelConfig, PriorConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.models.features import AttributeValues
 from cadc_rec.models.forward import item_vectors, user_vectors
@@ -38,7 +38,7 @@ class Table:
     """An embedding table.
 
     Attributes:
-        name: unique in the model; alike the table's in training.
+        name: unique in the model, and the same as in training.
         weight: float32 ``[rows, width]``, as a lookup gives it.
         mean: whether the several values of a row are averaged; otherwise they are summed.
     """
@@ -108,20 +108,29 @@ class TrainedModel:
 
 
 def trained_model(
-    experiment: Experiment, dataset: Dataset, pretrained: Pretrained, checkpoint: Artifact
+    config: ModelConfig,
+    history: HistoryConfig,
+    prior: PriorConfig,
+    frozen_storage: str,
+    dataset: Dataset,
+    pretrained: Pretrained,
+    checkpoint: Artifact,
 ) -> TrainedModel:
     """Read the model of a train stage's artifact.
 
     Args:
-        experiment: its settings.
+        config: the towers.
+        history: what the user tower reads of a history.
+        prior: what is added to the towers' scores.
+        frozen_storage: ``sharding.frozen_storage``, which rounds the frozen tables.
         dataset: sizes and attributes.
         pretrained: the vectors it was given.
         checkpoint: the train stage's artifact.
     """
-    model = unsharded_model(experiment, dataset, pretrained, torch.device("cpu"))
+    model = unsharded_model(config, history, prior, dataset, pretrained, torch.device("cpu"))
     state = load_file(checkpoint.path / CHECKPOINT)
     frozen = pretrained_weights(model, pretrained)
-    if experiment.sharding.frozen_storage == "fp16":
+    if frozen_storage == "fp16":
         frozen = {name: weight.half().float() for name, weight in frozen.items()}
     weights = {**frozen, **state}  # a table that was trained on is in both, and the state's counts
     dense = {name: weight for name, weight in state.items() if ".embedding_bags." not in name}
@@ -149,7 +158,7 @@ def trained_model(
         side("item", model.item, dataset.item_attributes),
         table("sources.table", "item_source") if transitions else None,
         table("targets.table", "item_target") if transitions else None,
-        experiment.history.length,
+        history.length,
     )
 
 

@@ -118,7 +118,7 @@ def config_text(
     """``config.pbtxt`` of a model.
 
     Args:
-        name: the model's, alike its folder's.
+        name: name of the model and of its folder.
         inputs: data type and dimensions of each, in the order of the module's arguments; below the
             batch where `max_batch` is more than 0.
         output: of the one output.

@@ -1,7 +1,7 @@
 """Fills a bundle: everything that answers requests with the state in which it was evaluated.
 
-In: an experiment, its artifacts, and what is wanted beside the essentials. Out: a bundle's folder,
-whole or not at all.
+In: an experiment, its artifacts, and the optional parts that are wanted. Out: a bundle's folder,
+complete or not at all.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a bundle is to hold beside the essentials.
+    """The optional parts of a bundle, and how to write it.
 
     Attributes:
         index: kind of the FAISS index.
-        precisions: of the TorchRec modules: ``int8``, ``int4``, ``fp16``.
+        precisions: a TorchRec module for each of these: ``int8``, ``int4``, ``fp16``.
         aot: compile the float programs too.
-        key: signs the manifest.
-        replace: whether a bundle that is there may be replaced.
+        key: private key that signs the manifest; None signs nothing.
+        replace: whether an existing bundle may be replaced.
     """
 
     index: IndexKind = "auto"
@@ -77,15 +77,22 @@ class Finished:
     pretrained: Pretrained
 
     def trained(self) -> TrainedModel | None:
-        """The towers; None where the pre-trained vectors are scored directly."""
+        """The towers; None if the pre-trained vectors are scored directly."""
         if "train" not in self.artifacts:
             return None
+        e = self.experiment
         return trained_model(
-            self.experiment, self.dataset, self.pretrained, self.artifacts["train"]
+            e.model,
+            e.history,
+            e.prior,
+            e.sharding.frozen_storage,
+            self.dataset,
+            self.pretrained,
+            self.artifacts["train"],
         )
 
     def known(self) -> UserItems:
-        """What is left out of a test item's candidates, each user's in the order of time."""
+        """The items left out of a test item's candidates, for each user in order of time."""
         train = UserItems(self.dataset.user_indptr, self.dataset.train_item)
         return train.and_one_each(self.dataset.val_item)
 
@@ -112,7 +119,7 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
         Its manifest.
 
     Raises:
-        CadcError: `out` is there, or cannot be written, or something wanted cannot be had.
+        CadcError: `out` exists or cannot be written, or an optional part cannot be made.
     """
     experiment = finished.experiment
     name = f"{experiment.data.source}-{experiment.method}-seed{experiment.seed}"

@@ -19,7 +19,7 @@ from cadc_rec.models.rows import Cache, wait
 
 
 class AttributeValues(Protocol):
-    """Values of one attribute for every id, as CSR; what the data room's attributes look like."""
+    """Values of one attribute for every id, as CSR; attributes of the data room have this form."""
 
     @property
     def name(self) -> str:
@@ -49,7 +49,7 @@ class SideFeatures(nn.Module):
         side: ``user`` or ``item``; prefixes the tables' names.
         attributes: one column for each attribute, all over the same ids.
         width: of each attribute's embedding.
-        device: where the attribute values are kept.
+        device: device of the attribute values.
     """
 
     def __init__(

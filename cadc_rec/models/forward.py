@@ -1,12 +1,12 @@
-"""What the vector of a user and of an item is: the one place that says it.
+"""The one place that defines the vectors of users and items.
 
-In: rows of the id tables, pooled attributes, and what a history comes to, wherever they were looked
+In: rows of the id tables, pooled attributes, and the vectors of a history, however they were looked
 up. Out: `Vectors`, in parts; the score of a user and an item is the sum of the parts' dot products.
 
-Training scores pairs part by part, since only the learned one has a gradient (`scores`). Whoever
-wants one vector joins the parts (`Vectors.joined`): the plain dot product of two is the score. So
-training, evaluation, exported programs, TorchRec modules, planning and updates all come through
-here.
+Training scores pairs part by part, since only the learned part has a gradient (`scores`). All
+others join the parts to one vector (`Vectors.joined`); the dot product of two such vectors is the
+score. Training, evaluation, exported programs, TorchRec modules, planning and updates all use this
+file.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def user_vectors(
     features: torch.Tensor | None,
     history: History | None,
 ) -> Vectors:
-    """Vectors of users: their rows and attributes, and what their histories come to."""
+    """Vectors of users, from their rows, attributes and histories."""
     if history is None:
         return side_vectors(tower, rows, features, [], [])
     return side_vectors(tower, rows, features, history.context(), history.prior())
@@ -97,14 +97,14 @@ def item_vectors(
     targets: torch.Tensor | None,
     with_prior: bool,
 ) -> Vectors:
-    """Vectors of items: their rows and attributes, and what leads to them.
+    """Vectors of items, from their rows, attributes and target vectors.
 
     Args:
         tower: the items' layers; None is a model without towers.
         rows: ``[n, id_dim]``, of the id tables side by side.
         features: ``[n, width]``, of the pooled attributes.
         targets: ``[n, e]``, the items as what came after; None without transitions.
-        with_prior: whether there is one.
+        with_prior: whether there is a prior.
     """
     context = [] if targets is None else [targets]
     frozen = rows if tower is None else rows[:, : tower.ids.width]
@@ -144,20 +144,20 @@ def scores(
         total = total + products(users.residual, items.residual)
     if factors is not None:
         for factor, mine, theirs in zip(factors, users.prior, items.prior, strict=True):
-            # The factor goes on the products: their vectors need no gradient then.
+            # Multiply the products by the factor, so that the vectors need no gradient.
             total = torch.addcmul(total.float(), factor, products(mine, theirs).float())
     return total
 
 
 class PriorAlone(nn.Module):
-    """A model without towers: a history's vector is what the prior says of it.
+    """A model without towers: a history's vector is the prior's.
 
     Args:
-        prior: of the item table.
-        factors: of its scores.
+        prior: the prior of the item table.
+        factors: factors of its scores.
         items: ``[n_items, dim]``, the frozen table.
         sources: ``[n_items, e]``, items as what came before; None without transitions.
-        targets: ``[n_items, e]``, likewise as what came after.
+        targets: ``[n_items, e]``, items as what came after; None without transitions.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A user's last items as vectors: means of their frozen rows, and what the prior says of them.
+"""A user's last items as vectors: means of their frozen rows, and the prior's vectors.
 
 In: a history, int32 ``[n, L]``, the latest item first, -1 where there is none, and the frozen
 tables of the items. Out: a `History`. The tables are those of the items themselves, so no id has
@@ -18,7 +18,7 @@ from cadc_rec.models.rows import Rows
 
 @dataclass(frozen=True)
 class History:
-    """What n histories come to; no part has a gradient.
+    """The vectors of n histories; no part has a gradient.
 
     Attributes:
         means: ``[n, windows, dim]``, of the last items' rows over each window; None without
@@ -35,7 +35,7 @@ class History:
     led: torch.Tensor | None = None
 
     def context(self) -> list[torch.Tensor]:
-        """What the user tower reads beside the user's own row, each ``[n, some]``."""
+        """The parts that the user tower reads besides the user's own row, each ``[n, some]``."""
         means = (self.means, self.source_means)
         return [each.flatten(1) for each in means if each is not None]
 
@@ -44,7 +44,7 @@ class History:
         return [each for each in (self.folded, self.led) if each is not None]
 
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> History:
-        """The same with every part changed, as by taking some of its rows."""
+        """The same with `change` applied to every part, such as taking some rows."""
         return History(**{k: v if v is None else change(v) for k, v in vars(self).items()})
 
     def parts(self) -> list[torch.Tensor]:
@@ -53,7 +53,7 @@ class History:
 
     @staticmethod
     def joined(pieces: Sequence[History]) -> History:
-        """The histories of several, one after the other."""
+        """Several of them joined, one after the other."""
         names = [name for name, part in vars(pieces[0]).items() if part is not None]
         return History(**{k: torch.cat([getattr(piece, k) for piece in pieces]) for k in names})
 
@@ -63,15 +63,15 @@ class HistoryReader:
     """How a history is read.
 
     Attributes:
-        windows: of the means, ascending; none is no means.
-        prior: what it says of a history is a part, too; None leaves it out.
+        windows: windows of the means, ascending; may be empty.
+        prior: adds its vectors as further parts; None adds nothing.
     """
 
     windows: Sequence[int] = ()
     prior: HistoryPrior | None = None
 
     def read(self, history: torch.Tensor, items: Rows, sources: Rows | None) -> History:
-        """What histories ``[n, L]`` come to.
+        """The vectors of histories ``[n, L]``.
 
         Args:
             history: the latest item first, negative where there is none.

@@ -1,10 +1,10 @@
 """How an id becomes a vector: the integration techniques of the paper's Table 2.
 
-Each is a module, ``[n]`` ids to ``[n, dim]``, in two steps: `rows` looks up, in all of its tables
-side by side, and `of_rows` computes. Its main table `table` lies in an
-EmbeddingBagCollection of its own: frozen tables are kept apart from trainable ones, for sharding,
-optimizer and backward all differ. `pretrained` says whether that table is loaded with pre-trained
-vectors (the first columns, where it is narrower than they are), `frozen` whether it ever changes.
+Each is a module, ``[n]`` ids to ``[n, dim]``, in two steps: `rows` looks ids up in all its tables,
+side by side, and `of_rows` computes the vectors. Its main table `table` is in an
+EmbeddingBagCollection of its own, because frozen and trainable tables differ in sharding, optimizer
+and backward. `pretrained` says whether pre-trained vectors are loaded into that table (only their
+first columns if it is narrower), `frozen` whether it never changes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TrainableIds(nn.Module):
         side: ``user`` or ``item``; names the table.
         rows: number of ids.
         dim: width of the vectors it gives.
-        device: where layers beside the tables live.
+        device: device of the layers; the sharding plan places the tables.
     """
 
     pretrained = False
@@ -57,11 +57,11 @@ class TrainableIds(nn.Module):
         return self.of_rows(self.rows(ids))
 
     def trained_tables(self) -> list[nn.Module]:
-        """The collections an optimizer moves."""
+        """The collections that an optimizer trains."""
         return [] if self.frozen else [self.table]
 
     def without_tables(self) -> TrainableIds:
-        """The same layers, which can only compute `of_rows`."""
+        """The same layers without tables, which can only compute `of_rows`."""
         bare = copy.copy(self)
         bare._modules = {
             name: module
@@ -72,7 +72,7 @@ class TrainableIds(nn.Module):
 
 
 class InitIds(TrainableIds):
-    """Pre-trained vectors to start from, trained on with the rest (Init)."""
+    """Pre-trained vectors as the start, which are trained with the rest (Init)."""
 
     pretrained = True
 
@@ -80,9 +80,9 @@ class InitIds(TrainableIds):
 class FrozenIds(TrainableIds):
     """Pre-trained vectors that never change (Init-Frz, the paper's CADC).
 
-    Both the lookup and the wait for it run under ``no_grad``: that alone keeps a sharded table
-    still under every sharding type, with no backward all-to-all and no optimizer state.
-    ``requires_grad=False`` before the wrapping is silently dropped by TorchRec.
+    Both the lookup and the wait for its result run under ``no_grad``. That alone keeps a sharded
+    table unchanged under every sharding type, without a backward all-to-all or optimizer state.
+    TorchRec silently drops a ``requires_grad=False`` that is set before wrapping.
     """
 
     pretrained = True
@@ -97,16 +97,16 @@ class FrozenIds(TrainableIds):
         self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def keep(self, ids: torch.Tensor, vectors: torch.Tensor) -> None:
-        """Rows that training will ask for, at hand on every rank; then no rank asks the others.
+        """Keep the rows that this rank's training needs, so that no rank asks the others.
 
         Args:
-            ids: int64 ``[n]``, ascending; all that lookups in training will name.
-            vectors: ``[n, width]``, theirs.
+            ids: int64 ``[n]``, ascending: all ids that training will look up.
+            vectors: ``[n, width]``, their vectors.
         """
         self._kept = ids, vectors
 
     def store_as_half(self) -> None:
-        """Before wrapping: store the table as fp16; what is looked up is fp32 again."""
+        """Before wrapping: store the table as fp16; a lookup gives fp32."""
         (config,) = self.table.embedding_bag_configs()
         shape = (config.num_embeddings, config.embedding_dim)
         self.table = build_collection({self.name: shape}, half=True)
@@ -204,7 +204,9 @@ class LinearIds(FrozenIds):
 
     def __init__(self, side: str, rows: int, dim: int, device: torch.device) -> None:
         super().__init__(side, rows, dim, device)
-        self.layer = nn.Linear(dim, dim).to(device)  # made on the CPU: a seed's start everywhere
+        self.layer = nn.Linear(dim, dim).to(
+            device
+        )  # made on the CPU, so that a seed gives the same start on every device
 
     def of_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """See `TrainableIds.of_rows`."""
@@ -232,6 +234,6 @@ ID_EMBEDDINGS: dict[str, type[TrainableIds]] = {
     "hybrid": HybridIds,
     "linear": LinearIds,
     "mlp": MlpIds,
-    # What it adds to the score is the towers' business (`forward.py`).
+    # `forward.py` adds the factorization's own score.
     "residual": FrozenIds,
 }

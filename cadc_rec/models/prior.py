@@ -1,4 +1,4 @@
-"""What the frozen tables alone predict of a user's next item, from the items before it.
+"""Predicts a user's next item by the frozen tables alone, from the items before it.
 
 Two scores of an item i after a history h_1 (the latest), h_2, ...:
 
@@ -8,9 +8,9 @@ Two scores of an item i after a history h_1 (the latest), h_2, ...:
 - *led to*: s . t_i, where s is the mean of the source vectors of the history weighted by
   decay^(j - 1), and t_i the target vector of i (`cadc_rec.pretrain.transition_matrix`).
 
-Both are dot products with vectors that never change, so they join the towers' as more elements. An
-example's own item is no part of its history, so the scores mean the same in
-training as in ranking.
+Both are dot products with vectors that never change, so they are further elements of the towers'
+vectors. An example's own item is not in its history, so the scores mean the same in training as in
+ranking.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class HistoryPrior:
         Args:
             vectors: item vectors of the history, ``[n, L, d]``, the latest first; zeros where it
                 has ended.
-            known: bool ``[n, L]``, where it has not.
+            known: bool ``[n, L]``, false where it has ended.
         """
         place = torch.arange(known.shape[1], device=vectors.device)
         confidence = self.config.alpha * torch.exp2(-place / self.config.half_life)

@@ -1,4 +1,4 @@
-"""Rows of a table by id: what every form of a model does in its own way.
+"""Rows of a table by id, which every form of a model looks up in its own way.
 
 Training asks sharded TorchRec collections (`id_embedding.py`), exported programs index tensors, and
 TorchRec's inference modules look jagged features up before they are asked. What is made of the rows

@@ -1,4 +1,4 @@
-"""The layers of one side: id row, side features and what the frozen tables add, through an MLP."""
+"""The layers of one side: an MLP over id row, attributes and further frozen vectors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cadc_rec.models.id_embedding import ID_EMBEDDINGS, FrozenIds
 
 @dataclass(frozen=True)
 class SideSpec:
-    """What a tower needs to know of its side: how many ids, and their attributes."""
+    """What a tower needs to know about its side: number of ids, and their attributes."""
 
     name: str
     rows: int
@@ -35,8 +35,8 @@ _LEVELS = 256  # values of a byte
 class JoinedLinear(nn.Linear):
     """A linear layer on the concatenation of two inputs, without concatenating them.
 
-    What is gained is the backward pass: a frozen part needs no gradient, and a concatenation would
-    have it computed all the same.
+    This saves time in the backward pass: a frozen part needs no gradient, but a concatenation would
+    compute it all the same.
     """
 
     def forward(self, first: torch.Tensor, second: torch.Tensor | None = None) -> torch.Tensor:
@@ -80,8 +80,8 @@ class Tower(nn.Module):
     Args:
         side: which side, its ids and attributes.
         config: id embedding, widths.
-        device: where the MLP lives; the tables' place is their sharding plan's business.
-        context_dim: width of the further frozen vectors that a row comes with.
+        device: device of the MLP; the sharding plan places the tables.
+        context_dim: width of the further frozen vectors of a row.
     """
 
     def __init__(

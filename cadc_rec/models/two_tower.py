@@ -79,9 +79,9 @@ class TwoTower(nn.Module):
         item: the item side.
         config: id embedding, widths.
         device: where the MLPs live.
-        history: how long a user's is, and its windows; None, or of length 0, is none.
-        prior: what the frozen tables say of a history, to be added to the score; None adds nothing.
-        prior_factors: what the prior's scores are multiplied by at first.
+        history: length and windows of a user's history; None, or length 0, reads no history.
+        prior: scores a history by the frozen tables, to be added to the score; None adds nothing.
+        prior_factors: initial factors of the prior's scores.
     """
 
     def __init__(
@@ -122,11 +122,11 @@ class TwoTower(nn.Module):
 
     @property
     def with_prior(self) -> bool:
-        """Whether what the frozen tables say of a history is part of the score."""
+        """Whether the prior is part of the score."""
         return self.reader is not None and self.reader.prior is not None
 
     def use_catalogue(self, catalogue: Catalogue) -> None:
-        """Let this process have a share of the items in steps that see all of them."""
+        """Give this process a share of the items, for steps that see all of them."""
         self.catalogue = catalogue
         self.item.cache(catalogue.holds)
         if self.targets is not None:
@@ -148,8 +148,8 @@ class TwoTower(nn.Module):
         Each tower sees each id once; with a history the user tower sees each example.
 
         Args:
-            batch: whose scores.
-            history: what each row's history comes to, where the model reads any.
+            batch: the batch to score.
+            history: the vectors of each row's history, if the model reads any.
         """
         users = self.users(batch.users, history)
         items = self.all_items() if batch.whole else self.items(batch.items)
@@ -188,7 +188,7 @@ class TwoTower(nn.Module):
 
     @torch.no_grad()
     def read(self, history: torch.Tensor) -> History:
-        """What histories come to, int32 ``[n, L]``, see `cadc_rec.models.history`."""
+        """The vectors of histories, int32 ``[n, L]``; see `cadc_rec.models.history`."""
         assert self.reader is not None
         assert isinstance(self.item.ids, FrozenIds)
         return self.reader.read(history, self.item.ids, self.sources)
@@ -199,7 +199,7 @@ class TwoTower(nn.Module):
 
     @torch.no_grad()
     def vector_width(self) -> int:
-        """Elements of a vector: what comes out of the forward when no rows go in."""
+        """Elements of a vector: the width of the forward's output for no rows."""
         new = self.item.join.weight.new_empty
         features = None if self.item.features is None else new(0, self.item.features.width)
         targets = None if self.targets is None else new(0, self.targets.width)

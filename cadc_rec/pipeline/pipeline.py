@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.running import INT8_NOT_TRAINED
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.pipeline.runner import StageRunner
@@ -22,6 +23,7 @@ from cadc_rec.pipeline.stage import Input, Job, Opened
 from cadc_rec.pipeline.table import MAKER, TABLE, select_several
 from cadc_rec.pipeline.table import STAGES as STAGES
 from cadc_rec.store.artifact import Artifact
+from cadc_rec.versions import require_trio
 
 if TYPE_CHECKING:
     from cadc_rec.data.dataset import Dataset
@@ -60,6 +62,7 @@ class Pipeline:
     given: Mapping[str, Artifact] = field(default_factory=dict)
     opened: Opened = field(default_factory=Opened)
     _made: dict[str, Artifact] = field(default_factory=dict, init=False)
+    _trains: bool = field(default=False, init=False)
 
     @cached_property
     def runner(self) -> StageRunner:
@@ -75,8 +78,11 @@ class Pipeline:
         from cadc_rec.tracking.runs import require_tracking
 
         require_tracking(self.experiment.tracking)
-        self._require_shards(until)
-        for stage in self.stages():
+        stages = self.stages()
+        self._trains = "train" in stages[: stages.index(until) + 1 if until in stages else None]
+        if self._trains:
+            self._require_shards()
+        for stage in stages:
             self.artifact(stage)
             if stage == until:
                 break
@@ -152,6 +158,8 @@ class Pipeline:
         return found
 
     def _make(self, job: Job) -> Artifact:
+        if self._trains:
+            self._require_trainable(job)
         if self.launch and job.stage.workers and (job.anew or not self.runner.exists(job)):
             self.launch(job.anew)
             return self.runner.made_by_others(job)
@@ -160,18 +168,33 @@ class Pipeline:
             job.stage.tidy(job, made)
         return made
 
-    def _require_shards(self, until: str) -> None:
+    def _require_shards(self) -> None:
         """Refuse more launched processes than shards before any work, not after hours of it."""
-        shards, stages = self.experiment.select.shards, self.stages()
-        trains = "train" in stages[: stages.index(until) + 1 if until in stages else None]
-        if not shards:  # as many as the processes need
-            return
-        if trains and self.processes is not None and self.processes.world_size > shards:
+        shards = self.experiment.select.shards  # 0: as many as the processes need
+        if shards and self.processes is not None and self.processes.world_size > shards:
             raise CadcError(
                 f"{self.processes.world_size} processes cannot share select.shards = {shards}: "
                 "each reads whole shards; set select.shards to at least "
                 f"{self.processes.world_size}, or start fewer processes."
             )
+
+    def _require_trainable(self, job: Job) -> None:
+        """Refuse what cannot be trained, or not here, before the first stage is made for it."""
+        e = self.experiment
+        # What is all there can be used anywhere: trained on GPUs, say, and exported here.
+        if self.runner.exists(job) and not job.anew:
+            return
+        if e.sharding.frozen_storage == "int8":
+            raise CadcError(INT8_NOT_TRAINED)
+        refused = next(e.needs_cuda(), None)
+        if refused is None:  # then nobody asks for the device, which takes torch to tell
+            return
+        require_trio()  # before torch is imported
+        from cadc_rec.distributed.processes import choose_device
+
+        device = self.processes and self.processes.device
+        if (device or choose_device(e.compute.device, 0)).type == "cpu":
+            raise CadcError(refused)
 
 
 def tell_of(made: Artifact, tell: Callable[..., None] = log.info) -> None:

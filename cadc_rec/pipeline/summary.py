@@ -7,12 +7,11 @@ from typing import Any
 
 from rich.table import Table
 
-from cadc_rec.config.experiment import Experiment
 from cadc_rec.pipeline.table import STAGES, TABLE, metrics_line
 from cadc_rec.store.artifact import Artifact
 
 
-def run_result(experiment: Experiment, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+def run_result(method: str, seed: int, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     """What ``cadc-rec run --json`` prints; metrics are fractions, nothing is rounded.
 
     ``seconds`` are those of the run that made each artifact; 0 for a stage that the method does
@@ -20,8 +19,8 @@ def run_result(experiment: Experiment, artifacts: Mapping[str, Artifact]) -> dic
     """
     metrics = artifacts["evaluate"].info
     return {
-        "method": experiment.method,
-        "seed": experiment.seed,
+        "method": method,
+        "seed": seed,
         "metrics": metrics["test"],
         "validation": metrics["validation"],
         "seconds": {

@@ -153,7 +153,8 @@ def _train(job: Job) -> Together:
     from cadc_rec.pipeline.stages import train
     from cadc_rec.pipeline.training_run import run_training
 
-    train.warm_up(job.experiment, job.artifact("dataset"))
+    e, interactions = job.experiment, int(job.artifact("dataset").info["train"])
+    train.warm_up(e.select, e.train, e.negatives, interactions, e.compute.processes)
     return lambda processes, draft: run_training(job, processes, draft)
 
 

@@ -13,7 +13,13 @@ import torch
 from torch import nn
 
 from cadc_rec.config.experiment import Experiment, ShardingConfig, TrainConfig
-from cadc_rec.distributed.planner import PlannedTable, TableRule, make_planner, plan_tables
+from cadc_rec.distributed.planner import (
+    DoesNotFitError,
+    PlannedTable,
+    TableRule,
+    make_planner,
+    plan_tables,
+)
 from cadc_rec.models.prior import HistoryPrior
 from cadc_rec.models.tower import SideSpec
 from cadc_rec.models.two_tower import TwoTower
@@ -146,3 +152,15 @@ def rank_memory(
             )
         )
     return ranks
+
+
+def towers_fit(experiment: Experiment, sizes: Sizes, machines: Machines) -> bool:
+    """Whether the tables have a plan, and each rank has room for them and what is beside them."""
+    module, rules, frozen = two_towers(experiment, sizes, machines)
+    config, train = experiment.sharding, experiment.train
+    try:
+        tables = plan_towers(config, train.batch_size, module, rules, machines)
+    except DoesNotFitError:
+        return False
+    ranks = rank_memory(train, sizes, module, tables, frozen, machines)
+    return max(rank.total for rank in ranks) <= machines.usable(config.reserve)

@@ -13,7 +13,7 @@ from cadc_rec.config.experiment import Experiment, ShardingConfig
 from cadc_rec.distributed.planner import DoesNotFitError, PlannedTable
 from cadc_rec.distributed.sharding import refuse_communication
 from cadc_rec.planning import memory
-from cadc_rec.planning.layout import RankMemory, plan_towers, rank_memory, two_towers
+from cadc_rec.planning.layout import RankMemory, plan_towers, rank_memory, towers_fit, two_towers
 from cadc_rec.planning.pretraining import PretrainPlan, plan_pretraining
 from cadc_rec.planning.remedies import in_units, what_would_fit
 from cadc_rec.planning.sizes import Machines, Sizes
@@ -21,17 +21,17 @@ from cadc_rec.planning.sizes import Machines, Sizes
 
 @dataclass(frozen=True)
 class ExperimentPlan:
-    """What `plan_experiment` found.
+    """The result of `plan_experiment`.
 
     Attributes:
-        sharding: the settings it was planned with.
+        sharding: the settings of the plan.
         sizes: rows and attributes of both sides.
         machines: the processes.
-        tables: of the two towers; empty where no plan fits, or where there are none.
-        frozen: names of the tables that never change: they have no backward pass.
-        ranks: what each holds.
-        validation: bytes that every rank holds while it validates, beside the above.
-        pretrain: where its tables lie, and what a rank holds at most; None without.
+        tables: the tables of the two towers; empty without towers, or if no plan fits.
+        frozen: names of the tables that never change and have no backward pass.
+        ranks: the memory of each rank.
+        validation: further bytes that every rank holds while it validates.
+        pretrain: the plan of pre-training; None without pre-training.
         problems: a sentence for each thing that does not fit.
     """
 
@@ -65,11 +65,10 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
     """
     refuse_communication(experiment.sharding, machines.device)
     problems: list[str] = []
-    pretrain = plan_pretraining(experiment, sizes, machines)
+    reserve, mf_tables = experiment.sharding.reserve, experiment.compute.mf_tables
+    pretrain = plan_pretraining(experiment.pretrain, mf_tables, reserve, sizes, machines)
     if pretrain is not None:
-        problems += pretrain.problems(
-            experiment.pretrain.factors, experiment.sharding.reserve, sizes, machines
-        )
+        problems += pretrain.problems(experiment.pretrain.factors, reserve, sizes, machines)
     tables: list[PlannedTable] = []
     frozen: frozenset[str] = frozenset()
     ranks: list[RankMemory] = []
@@ -82,12 +81,18 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
             )
             ranks = rank_memory(experiment.train, sizes, module, tables, frozen, machines)
         except DoesNotFitError:
-            problems.append(what_would_fit(experiment, sizes, machines, frozen))
+
+            def fits(sharding: ShardingConfig, machines: Machines) -> bool:
+                changed = experiment.model_copy(update={"sharding": sharding})
+                return towers_fit(changed, sizes, machines)
+
+            id_dim = experiment.model.id_dim
+            problems.append(
+                what_would_fit(experiment.sharding, id_dim, sizes, machines, frozen, fits)
+            )
         width = module.vector_width()
         validation = memory.validation_bytes(sizes, width, machines)
-        problems += _beside_tables(
-            ranks, validation, width, sizes, experiment.sharding.reserve, machines
-        )
+        problems += _beside_tables(ranks, validation, width, sizes, reserve, machines)
     return ExperimentPlan(
         experiment.sharding, sizes, machines, tables, frozen, ranks, validation, pretrain, problems
     )
@@ -107,8 +112,8 @@ def _beside_tables(
     if fullest is not None and fullest.total > usable:
         yield (
             f"train: rank {fullest.rank} holds {in_units(fullest.tables)} of tables and "
-            f"{in_units(fullest.total - fullest.tables)} beside them (optimizer state and copies "
-            f"of trained tables, MLPs, attributes), more than the {in_units(usable)} it may fill; "
+            f"{in_units(fullest.total - fullest.tables)} besides (optimizer state and copies of "
+            f"trained tables, MLPs, attributes), more than the {in_units(usable)} it may fill; "
             "set sharding.trainable = 'auto', or use more processes."
         )
     held = validation + (fullest.total if fullest is not None else 0)
@@ -116,7 +121,7 @@ def _beside_tables(
         yield (
             f"validation: each process holds the vectors of all {sizes.items:,} items and of its "
             f"share of the {sizes.users:,} users, {width} fp32 each "
-            f"({in_units(validation)} beside the tables), more than the "
-            f"{in_units(machines.memory)} it has; it takes fewer items or a smaller last width of "
+            f"({in_units(validation)} besides the tables), more than the "
+            f"{in_units(machines.memory)} it has; use fewer items or a smaller last width of "
             "model.tower."
         )

@@ -1,6 +1,6 @@
 """What pre-training holds on each of the processes that are planned for.
 
-In: an experiment, sizes, machines. Out: where its tables lie, the bytes of a process, and a
+In: settings, sizes, machines. Out: where its tables lie, the bytes of a process, and a
 sentence for what does not fit.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import PretrainConfig
 from cadc_rec.planning.memory import validation_bytes
 from cadc_rec.planning.remedies import in_units
 from cadc_rec.planning.sizes import Machines, Sizes
@@ -56,8 +56,8 @@ class PretrainPlan:
         if self.tables == "partitioned":
             part = "train" if self.training >= self.validation else "rank all items"
             yield (
-                f"pretrain: each process holds {in_units(self.most)} at most to {part}, more than "
-                f"the {in_units(usable)} it may fill; it takes more processes, fewer rows, fewer "
+                f"pretrain: each process holds up to {in_units(self.most)} to {part}, more than "
+                f"the {in_units(usable)} it may fill; use more processes, fewer rows, fewer "
                 f"pretrain.factors, or {needs} of memory for each process."
             )
             return
@@ -67,16 +67,23 @@ class PretrainPlan:
             f"pretrain: each process holds both tables whole ({sizes.users:,} users and "
             f"{sizes.items:,} items x {width} fp32 = {in_units(whole)}) and with the solver's "
             f"working copies {in_units(self.most)}, more than the {in_units(usable)} it may fill; "
-            f"more processes do not help: {deal}it takes fewer rows, fewer pretrain.factors, or "
+            f"more processes do not help: {deal}use fewer rows, fewer pretrain.factors, or "
             f"{needs} of memory for each process."
         )
 
 
 def plan_pretraining(
-    experiment: Experiment, sizes: Sizes, machines: Machines
+    config: PretrainConfig, mf_tables: str, reserve: float, sizes: Sizes, machines: Machines
 ) -> PretrainPlan | None:
-    """The plan of ``pretrain.model``; None where it has nothing to lay out."""
-    config = experiment.pretrain
+    """The plan of ``pretrain.model``; None where it has nothing to lay out.
+
+    Args:
+        config: the model and its width.
+        mf_tables: ``compute.mf_tables``.
+        reserve: share of the memory that stays free.
+        sizes: rows of both tables.
+        machines: the processes.
+    """
     if config.model in ("none", "popularity"):
         return None
     width = config.factors + 1
@@ -88,8 +95,8 @@ def plan_pretraining(
     if config.model == "als":  # and the side it solves, twice
         solved = max(sizes.users, sizes.items) * width * 4
         return PretrainPlan("als", "replicated", both + solved, both + ranked)
-    usable = (1 - experiment.sharding.reserve) * machines.memory
-    if partitions(experiment.compute.mf_tables, config.loss, extent, usable):
+    usable = (1 - reserve) * machines.memory
+    if partitions(mf_tables, config.loss, extent, usable):
         held = extent.partitioned_bytes(block_rows(machines.memory, width))
         own = 4 * both // machines.world_size
         return PretrainPlan("mf", "partitioned", held, own + ranked)

@@ -13,12 +13,12 @@ from cadc_rec.planning.remedies import in_units
 
 
 def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
-    """The plan, a line at a time; what does not fit is not among them."""
+    """The plan, line by line, without what does not fit."""
     machines, sizes, config = plan.machines, plan.sizes, plan.sharding
     whole = f"{in_units(machines.device_bytes)} of GPU memory and " if machines.device_bytes else ""
     yield (
-        f"{machines.world_size} processes ({machines.device}), {machines.local_world_size} a node, "
-        f"each with {whole}{in_units(machines.host_bytes)} of host memory; "
+        f"{machines.world_size} processes ({machines.device}), {machines.local_world_size} on each "
+        f"node, each with {whole}{in_units(machines.host_bytes)} of host memory; "
         f"{config.reserve:.0%} is left free"
     )
     yield f"{sizes.users:,} users, {sizes.items:,} items ({sizes.source})"
@@ -28,11 +28,11 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
         tables = plan.pretrain.tables
         yield f"pretrain ({plan.pretrain.model}): tables {tables}, {where[tables]}"
         training, ranking = in_units(plan.pretrain.training), in_units(plan.pretrain.validation)
-        yield f"  each process at most {training} to train, {ranking} to rank"
+        yield f"  each process holds at most {training} to train and {ranking} to rank"
     if not plan.tables:
         return
     yield ""
-    yield f"train: two towers, looked-up vectors travel as {config.communication}"
+    yield f"train: two towers, looked-up vectors are sent as {config.communication}"
     yield from _columns(
         [
             ("table", "rows", "width", "size", "sharding", "kernel", "shards", "largest shard"),
@@ -48,11 +48,11 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
     for name, rank in (("fullest", fullest), ("emptiest", emptiest)):
         rows.append((f"{name}, rank {rank.rank}", *map(in_units, _parts(rank))))
     yield from _columns(rows)
-    yield f"  validation, beside these: {in_units(plan.validation)} on each process"
+    yield f"  in validation also: {in_units(plan.validation)} on each process"
     yield ""
     forward, backward = plan.cost()
     yield (
-        "estimated cost a step, slowest rank, by the planner's model of the device: "
+        "estimated cost of a step on the slowest rank, by the planner's model of the device: "
         f"{forward:,.2f} ms of lookups, {backward:,.2f} ms of their backward pass"
     )
 

@@ -63,9 +63,9 @@ class Sizes:
     Attributes:
         users: rows of user tables.
         items: rows of item tables.
-        source: where they come from, in words.
-        user_attributes: of a prepared dataset; none where it is not known.
-        item_attributes: likewise.
+        source: where the sizes come from, in words.
+        user_attributes: the users' attributes; empty if no dataset is prepared.
+        item_attributes: the items' attributes; empty if no dataset is prepared.
     """
 
     users: int
@@ -78,17 +78,17 @@ class Sizes:
 def find_sizes(
     data: DataConfig, workdir: Path, users: int | None, items: int | None, where: str
 ) -> Sizes:
-    """The sizes to plan with; `users` and `items` win over what is found.
+    """The sizes to plan with; `users` and `items` override what is found.
 
     Args:
-        data: which dataset.
-        workdir: where a prepared dataset may lie.
-        users: as given, or None.
-        items: as given, or None.
+        data: the dataset's settings.
+        workdir: the work folder, which may hold a prepared dataset.
+        users: number of users, or None.
+        items: number of items, or None.
         where: the experiment's file, for messages.
 
     Raises:
-        CadcError: nothing is prepared, and not both sizes are given.
+        CadcError: no dataset is prepared, and one of the sizes is not given.
     """
     found = _prepared(data, workdir)
     if found is None and data.source == "generated":
@@ -106,7 +106,7 @@ def find_sizes(
         return Sizes(
             users or found.users,
             items or found.items,
-            f"{found.source}, but for --{'users' if users else 'items'}",
+            f"{found.source}, except --{'users' if users else 'items'}",
             found.user_attributes,
             found.item_attributes,
         )

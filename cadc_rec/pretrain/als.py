@@ -54,7 +54,7 @@ class LeastSquares:
 
     Args:
         left: ``[rows, d]``, updated in place, equal on all ranks.
-        right: ``[columns, d]``, likewise.
+        right: ``[columns, d]``, updated in place, equal on all ranks.
         values: the observed m, a CSR matrix ``[rows, columns]``.
         weights: w of each observed entry, in the order of ``values.data``; None is one for all.
         l2: weight of the squared lengths.

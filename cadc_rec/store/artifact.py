@@ -1,13 +1,13 @@
-"""Artifacts: what a stage leaves behind, whole or not at all.
+"""Artifacts: the folder of results that a stage writes, complete or not at all.
 
 In: a stage's name, its settings, its input artifacts, and a function that fills a folder. Out: an
 `Artifact`, a folder ``WORKDIR/STAGE/KEY`` with the stage's files and a ``manifest.json`` that
 holds the size and SHA-256 of every one of them.
 
 The key is a digest of the stage's name, its settings and its inputs' fingerprints; the fingerprint
-is a digest of the contents. So the same work is found again by anyone who asks for it, and work on
-changed inputs is not. A folder is filled beside its final name, under a lock, and renamed into
-place in one step; what a killed job leaves is swept away by the next one.
+is a digest of the contents. So the same work is found again whoever asks for it, and changed inputs
+get a new key. A folder is filled beside its final name, under a lock, and renamed into place in one
+step; the next job removes what a killed job left.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class SoloGroup:
     rank = 0
 
     def broadcast(self, value: Any) -> Any:
-        """`value` itself: there is nobody else."""
+        """`value` itself, since there is one process."""
         return value
 
     def barrier(self) -> None:
@@ -88,23 +88,23 @@ class Artifact:
 
     @property
     def info(self) -> Mapping[str, Any]:
-        """What the stage itself had to say: counts, rates, results."""
+        """What the stage reports: counts, rates, results."""
         info: Mapping[str, Any] = self.manifest["info"]
         return info
 
 
 @dataclass
 class Draft:
-    """The folder a stage fills, and what it wants said in the manifest."""
+    """The folder that a stage fills, and what the stage reports in the manifest."""
 
     path: Path
     info: dict[str, Any] = field(default_factory=dict)
     rows: int | None = None
-    """Rows the stage went through, for the manifest's rows per second."""
+    """Rows that the stage processed, for the manifest's rows per second."""
     seconds_before: float = 0.0
-    """Seconds of interrupted runs whose work this one went on with."""
+    """Seconds of earlier, interrupted runs that this one continued."""
     seconds: float | None = None
-    """Of the work, where the clock around `build` counts more than that."""
+    """Seconds of the work, if the time of `build` includes more than the work."""
 
 
 def artifact_key(
@@ -132,21 +132,21 @@ def run_stage(
     group: Group | None = None,
     warm_up: Callable[[], object] = lambda: None,
 ) -> Artifact:
-    """The stage's artifact: the one already there, else made by `build` and committed.
+    """The stage's artifact: found in the work folder, or made by `build` and committed.
 
     Args:
-        workdir: where artifacts live.
+        workdir: the work folder.
         stage: the stage's name.
-        settings: the stage's own settings, JSON values only.
+        settings: the settings that decide the stage's result, JSON values only.
         inputs: artifacts, or fingerprints of raw files, by name.
         build: fills the draft's folder; runs on every rank, and only rank 0 may write.
-        force: make it anew even when it is there; the old one stays until the new one is whole.
-        group: the processes running this stage together.
-        warm_up: called before `build`, and not counted in its seconds: imports.
+        force: make it again even if it exists; the old one stays until the new one is complete.
+        group: the processes that run this stage together.
+        warm_up: called before `build`, for imports; its seconds do not count.
 
     Raises:
         CadcError: the work folder cannot be used, another job is making this artifact, or the
-            artifact that is there is damaged.
+            existing artifact is damaged.
     """
     group = group or SoloGroup()
     key = artifact_key(stage, settings, inputs)
@@ -162,7 +162,9 @@ def run_stage(
         return _open_together(final, group)
     warm_up()
     with empty_folder(workdir, stage, key) as folder:
-        if os.path.exists(final) and not force:  # finished by another job, or brought back, since
+        if (
+            os.path.exists(final) and not force
+        ):  # another job has finished it meanwhile, or the sweep brought it back
             return _open_together(final, group)
         group.broadcast((False, str(folder)))
         draft = Draft(folder)
@@ -179,12 +181,12 @@ def run_stage(
 def stage_exists(
     workdir: Path, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Artifact | str]
 ) -> bool:
-    """Whether `run_stage` would find this artifact already there."""
+    """Whether `run_stage` would find this artifact."""
     return os.path.exists(workdir / stage / artifact_key(stage, settings, inputs))
 
 
 def _open_together(final: Path, group: Group) -> Artifact:
-    """Open what is there, and tell the other ranks that there is nothing to build."""
+    """Open an existing artifact, and tell the other ranks that there is nothing to build."""
     artifact = open_artifact(final, cached=True)
     group.broadcast((True, ""))
     return artifact
@@ -194,7 +196,7 @@ def open_artifact(path: Path, *, cached: bool = False) -> Artifact:
     """Open an artifact and check every file against its manifest.
 
     Raises:
-        CadcError: it is missing, of another schema, or a file's bytes changed.
+        CadcError: it is missing or of another schema, or a file changed.
     """
     manifest = read_manifest(path)
     files = manifest["files"]

@@ -1,7 +1,7 @@
-"""A folder that is whole or absent: filled beside its final name, under a lock, then renamed.
+"""A folder that is complete or absent: filled beside its final name, under a lock, then renamed.
 
-In: a work folder and a name. Out: an empty folder nobody else fills, and the one step that makes
-it an artifact. What a killed job leaves is swept away by the next one.
+In: a work folder and a name. Out: an empty folder that no other job fills, and the one step that
+makes it an artifact. The next job removes what a killed job left.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _NO_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @contextlib.contextmanager
 def empty_folder(workdir: Path, stage: str, key: str) -> Iterator[Path]:
-    """A locked, empty folder to fill; gone on the way out unless it was committed.
+    """A locked, empty folder to fill; it is removed at the end unless it was committed.
 
     Raises:
         CadcError: the work folder cannot be used, another job fills the same folder, or the disk
-            filled up within.
+            is full.
     """
     make_folder(workdir / stage, workdir)
     busy = f"another job is making the same {stage} artifact there; wait for it, or"
@@ -39,14 +39,14 @@ def empty_folder(workdir: Path, stage: str, key: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_folder(workdir: Path, name: str) -> Iterator[Path]:
-    """A locked, empty folder that is never committed; gone on the way out.
+    """A locked, empty folder that is never committed; it is removed at the end.
 
     Args:
         workdir: the work folder.
-        name: nobody else's at the same time.
+        name: the folder's name, which no other job may use at the same time.
 
     Raises:
-        CadcError: the work folder cannot be used, or the disk filled up within.
+        CadcError: the work folder cannot be used, or the disk is full.
     """
     with _filled(workdir, name, f"another job uses {name} there;") as folder:
         yield folder
@@ -54,7 +54,7 @@ def scratch_folder(workdir: Path, name: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _filled(workdir: Path, name: str, busy: str) -> Iterator[Path]:
-    """A draft of this name, emptied of what killed jobs left."""
+    """An empty draft of this name; what killed jobs left is removed first."""
     temporary = workdir / _TEMPORARY
     make_folder(temporary, workdir)
     with _disk_explained(workdir):
@@ -69,7 +69,7 @@ def _filled(workdir: Path, name: str, busy: str) -> Iterator[Path]:
 
 
 def make_folder(path: Path, workdir: Path) -> None:
-    """Make a folder of a work folder, and those above it, where they are not there.
+    """Make a folder in a work folder, and its parents, if they do not exist.
 
     Raises:
         CadcError: it cannot be made.
@@ -82,15 +82,15 @@ def make_folder(path: Path, workdir: Path) -> None:
 
 @contextlib.contextmanager
 def folder_to_fill(final: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A locked, empty folder beside `final`, to be given its name by `commit`; else it is gone.
+    """A locked, empty folder beside `final`; it is removed at the end unless `commit` renames it.
 
     Args:
-        final: where the folder is wanted; its parent is made.
-        replace: whether one that is there may be replaced.
+        final: the folder's final path; its parent is made if need be.
+        replace: whether an existing folder may be replaced.
 
     Raises:
-        CadcError: it is there and may not be replaced, another job fills it, or the disk filled up
-            or cannot be written.
+        CadcError: the folder exists and may not be replaced, another job fills it, or the disk is
+            full or cannot be written.
     """
     folder = final.with_name(f".{final.name}.draft")
     old = folder.with_name(folder.name + _REPLACED)
@@ -98,10 +98,12 @@ def folder_to_fill(final: Path, *, replace: bool = False) -> Iterator[Path]:
     with _disk_explained(final.parent), locked(final.with_name(f".{final.name}.lock")) as mine:
         if not mine:
             raise BusyError(f"{final}: another job is writing it; wait for it.")
-        if old.exists() and not final.exists():  # its job died between the renames of `commit`
+        if old.exists() and not final.exists():  # a job died between the two renames of `commit`
             old.rename(final)
         if os.path.lexists(final) and not replace:
-            raise CadcError(f"{final}: is there already; name another folder, or --force.")
+            raise CadcError(
+                f"{final} already exists; name another folder, or replace it with --force."
+            )
         shutil.rmtree(old, ignore_errors=True)
         with _emptied(folder):
             yield folder
@@ -109,7 +111,7 @@ def folder_to_fill(final: Path, *, replace: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _emptied(folder: Path) -> Iterator[Path]:
-    """The folder, empty; gone on the way out, unless it was renamed."""
+    """The folder, empty; it is removed at the end unless it was renamed."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
@@ -120,12 +122,12 @@ def _emptied(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _disk_explained(workdir: Path) -> Iterator[None]:
-    """Within, a full or protected disk is a sentence; every other error passes as it is."""
+    """Inside this context, the error of a full or protected disk becomes a `CadcError`."""
     try:
         yield
     except CadcError:
         raise
-    except Exception as error:  # DuckDB and safetensors raise kinds of their own
+    except Exception as error:  # DuckDB and safetensors raise their own classes
         explained = disk_error(error, workdir)
         if explained is None:
             raise
@@ -134,9 +136,9 @@ def _disk_explained(workdir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Hold the lock file `path`; False when another process does.
+    """Hold the lock file `path`; yields False if another process holds it.
 
-    The file stays: unlinking a lock file lets two processes lock two files of one name.
+    The file stays: if it were removed, two processes could lock two files of one name.
     """
     with path.open("a") as file:
         try:
@@ -144,14 +146,13 @@ def locked(path: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
         else:
-            yield True  # closing the file releases it, as does the death of the process
+            yield True  # closing the file releases the lock, and so does the end of the process
 
 
 def _sweep(temporary: Path) -> None:
-    """Remove what killed jobs left: every draft or replaced folder whose lock nobody holds.
+    """Remove what killed jobs left: every draft or replaced folder whose lock is free.
 
-    A job killed between the two renames of `commit` leaves no artifact: the replaced one comes
-    back.
+    If a job was killed between the two renames of `commit`, the replaced artifact is put back.
     """
     for folder in [entry for entry in temporary.iterdir() if entry.is_dir()]:
         name = folder.name.removesuffix(_REPLACED)
@@ -169,7 +170,7 @@ def commit(draft: Path, final: Path) -> None:
     for file in draft.rglob("*"):
         _fsync(file)
     _fsync(draft)
-    if final.exists():  # forced: the old one is whole until the new one takes its name
+    if final.exists():  # with --force: the old one stays until the new one takes its name
         old = draft.with_name(draft.name + _REPLACED)
         final.rename(old)
         draft.rename(final)
@@ -180,7 +181,7 @@ def commit(draft: Path, final: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small file whole or not at all; its folder is made.
+    """Write a small file completely or not at all; its folder is made if need be.
 
     Raises:
         CadcError: the disk is full, or the folder cannot be written.
@@ -205,13 +206,13 @@ def _fsync(path: Path) -> None:
 
 
 def disk_error(error: Exception, workdir: Path) -> CadcError | None:
-    """What a full or protected disk did to us, as a sentence; None for any other error."""
+    """The error of a full or protected disk as a sentence; None for any other error."""
     where = getattr(error, "filename", None) or workdir
     number = getattr(error, "errno", None)
     if number in _NO_SPACE or (number is None and _says_no_space(error)):
         return CadcError(
-            f"{where}: no space left; nothing was committed. Free some, or choose another disk "
-            "with --workdir."
+            f"{where}: no space left; nothing was committed. Free some space, or choose another "
+            "disk with --workdir."
         )
     if number in _NO_RIGHTS and Path(where).is_relative_to(workdir):
         return CadcError(
@@ -221,10 +222,10 @@ def disk_error(error: Exception, workdir: Path) -> CadcError | None:
 
 
 def _says_no_space(error: Exception) -> bool:
-    """Whether an error without a number comes of a full disk, which only its words tell.
+    """Whether an error without a number means a full disk; only its text shows that.
 
     DuckDB's `IOException` and safetensors' `SafetensorError` quote what the C library calls the
-    error, and nothing else of it. NumPy's OSError has no number either: it says how much of an
+    error, without its number. NumPy's OSError has no number either: it says how much of an
     array was written ("8192 requested and 4096 written").
     """
     words = rf"{re.escape(os.strerror(errno.ENOSPC))}|requested and \d+ written"
@@ -232,7 +233,7 @@ def _says_no_space(error: Exception) -> bool:
 
 
 def _folder_error(error: OSError, workdir: Path) -> CadcError:
-    """Why a folder could not be made, where neither space nor rights are missing."""
+    """Why a folder could not be made, if neither space nor permission is missing."""
     where = Path(error.filename or workdir)
     file = next((path for path in (where, *where.parents) if path.is_file()), None)
     if file is not None:

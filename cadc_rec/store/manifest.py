@@ -1,7 +1,7 @@
-"""Lists a folder's files with checksums, and finds what changed since: a JSON file.
+"""Manifests: JSON files that list a folder's files with checksums, and show what changed.
 
-In: a folder of files. Out: ``manifest.json`` with the size and SHA-256 of each of them and whatever
-else its writer has to say; and, later, a sentence that names what changed.
+In: a folder of files. Out: ``manifest.json`` with the size and SHA-256 of each file and whatever
+else its writer adds; later, an error that names what changed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MANIFEST = "manifest.json"
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a JSON value, in hexadecimal; the same however its keys are ordered."""
+    """SHA-256 of a JSON value, in hexadecimal; the order of keys does not matter."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -30,7 +30,7 @@ def sha256_file(path: Path) -> str:
 
 
 def file_entry(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file, as a manifest has them."""
+    """Size and SHA-256 of a file, as they stand in a manifest."""
     return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
@@ -39,9 +39,9 @@ def write_sealed(folder: Path, body: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         folder: receives ``manifest.json``.
-        body: ``schema_version``, ``files`` and what else is to be said; JSON values.
+        body: ``schema_version``, ``files`` and whatever else to record; JSON values.
     """
-    plain = json.loads(json.dumps(body))  # tuples become lists now, so the digest stays true
+    plain = json.loads(json.dumps(body))  # tuples become lists before the digest is taken
     sealed = {**plain, "digest": digest(plain)}
     (folder / MANIFEST).write_text(json.dumps(sealed, indent=2) + "\n", "utf-8")
     return sealed
@@ -52,19 +52,19 @@ def read_sealed(folder: Path, schema_version: int, remedy: str) -> dict[str, Any
 
     Args:
         folder: holds ``manifest.json``.
-        schema_version: the one this version writes.
-        remedy: ends the sentence of an error.
+        schema_version: the version that this code writes.
+        remedy: the end of an error's sentence: what to do.
 
     Raises:
-        CadcError: there is none, it cannot be read, it changed, or another version wrote it.
+        CadcError: there is no manifest, it cannot be read, it changed, or another version wrote it.
     """
     file = folder / MANIFEST
     try:
         manifest = json.loads(file.read_text("utf-8"))
         if manifest["schema_version"] != schema_version:
             raise CadcError(
-                f"{file}: written by schema {manifest['schema_version']}, this version reads "
-                f"{schema_version}; {remedy}"
+                f"{file} has schema {manifest['schema_version']}, but this version of cadc-rec "
+                f"reads schema {schema_version}; {remedy}"
             )
         recorded = manifest["digest"]
     except FileNotFoundError:
@@ -72,7 +72,7 @@ def read_sealed(folder: Path, schema_version: int, remedy: str) -> dict[str, Any
     except OSError as error:
         raise _unreadable(file, error, remedy) from error
     except (ValueError, KeyError, TypeError):
-        raise CadcError(f"{file} is not a manifest of ours; {remedy}") from None
+        raise CadcError(f"{file} is not a manifest of cadc-rec; {remedy}") from None
     body = {name: value for name, value in manifest.items() if name != "digest"}
     if digest(body) != recorded:
         raise CadcError(f"{file} changed since it was written; {remedy}")
@@ -86,14 +86,14 @@ def verify_files(
     what: str,
     remedy: str,
 ) -> None:
-    """Compare files with what a manifest says of them.
+    """Compare files with their entries in a manifest.
 
     Args:
-        folder: where they are.
+        folder: the folder of the files.
         files: size and SHA-256 by name.
-        names: which of them to compare.
-        what: the files are part of, for the error.
-        remedy: ends the sentence of an error.
+        names: the files to compare.
+        what: what the files are part of, for the error.
+        remedy: the end of an error's sentence: what to do.
 
     Raises:
         CadcError: a file is missing, cannot be read, or its bytes changed.

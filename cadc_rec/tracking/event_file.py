@@ -1,7 +1,8 @@
 """A TensorBoard event file, written at once and on this thread.
 
-TensorBoard's own writers hand their records to a thread, where an error surfaces late or not at
-all, and import TensorFlow where it is installed. Its record format and messages need neither.
+TensorBoard's own writers hand their records to a thread, where an error appears late or never, and
+they import TensorFlow if it is installed. This writer uses only TensorBoard's record format and
+messages.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ _EVENT_FILES = "events.out.tfevents.*"  # TensorBoard goes by this name
 
 
 class TensorBoardTracker:
-    """Writes one run's event file; an earlier one in `folder` is emptied.
+    """Writes one run's event file; an earlier file in `folder` is emptied.
 
-    Imports of TensorBoard wait until there is one of these: they take some tenths of a second.
+    TensorBoard is imported when the first writer is made: that takes some tenths of a second.
 
     Args:
-        folder: the run's own; its name is what TensorBoard calls the run. Two files in it would
-            be drawn as one curve that jumps back.
+        folder: a folder for this run alone; TensorBoard calls the run by its name. It would draw
+            two files in it as one curve that jumps back.
         settings: shown under "Text" and "HParams"; may be nested.
 
     Raises:
-        OSError: the folder or the file cannot be written, here and in every method.
+        OSError: the folder or the file cannot be written. Every method may raise it.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -47,7 +48,7 @@ class TensorBoardTracker:
         self._added = io.BytesIO()
         self._records = RecordWriter(self._added)
         self._add(Event(file_version="brain.Event:2"))
-        # Makes a TensorBoard that is running forget what it read from the emptied file.
+        # A running TensorBoard then forgets what it read from the emptied file.
         self._add(Event(session_log=SessionLog(status=SessionLog.START)))
         flat = flat_settings(settings)
         self._add(Event(summary=hparams_pb(flat, trial_id=folder.name)))
@@ -55,7 +56,7 @@ class TensorBoardTracker:
         self.flush()
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        """Add one point, in memory until the next flush; float32, as TensorBoard has it."""
+        """Add one point, as float32; it stays in memory until the next flush."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -63,7 +64,7 @@ class TensorBoardTracker:
         self._add(Event(step=step, summary=Summary(value=[point])))
 
     def flush(self) -> None:
-        """Write what was added; from then on it survives a kill of this process."""
+        """Write the added points to the file, where they survive a kill of this process."""
         # Closed every time: a network file system shows others a file's end when it is closed.
         with self._path.open("ab") as file:
             file.write(self._added.getvalue())
@@ -71,7 +72,7 @@ class TensorBoardTracker:
         self._added.truncate()
 
     def close(self, *, finished: bool = True) -> None:
-        """Write what is left, and how the run ended."""
+        """Write the remaining points and how the run ended."""
         from tensorboard.compat.proto.event_pb2 import Event
 
         self._add(Event(summary=_session_end(finished)))
@@ -83,9 +84,9 @@ class TensorBoardTracker:
 
 
 def _empty(folder: Path) -> None:
-    """Empty the event file of an earlier run, and remove those emptied before.
+    """Empty the event file of an earlier run, and remove files that were emptied before.
 
-    A TensorBoard that is running never gets past a file that was removed while it read it.
+    A running TensorBoard gets stuck at a file that is removed while it reads it.
     """
     for old in folder.glob(_EVENT_FILES):
         if old.stat().st_size:
@@ -101,7 +102,7 @@ def _as_table(settings: Mapping[str, Setting]) -> str:
 
 
 def _session_end(finished: bool) -> Summary:
-    """The message by which the HParams page knows how a run ended."""
+    """The message that tells the HParams page how a run ended."""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams import metadata
     from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS

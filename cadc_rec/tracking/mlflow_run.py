@@ -12,9 +12,9 @@ from cadc_rec.tracking.tracker import flat_settings
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-# Where the user's environment does not say otherwise. MLflow's own values let a server that is
-# away hold up the training for minutes, send statistics of use to its makers, log the making of
-# a database, and print to standard output, which belongs to results.
+# Used unless the user's environment sets them. With MLflow's own values, a server that is away
+# would delay training for minutes, and MLflow would send usage statistics to its makers, log the
+# creation of a database, and print to standard output, which belongs to results.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -22,21 +22,21 @@ _ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-_PARAMS_A_REQUEST = 100  # MLflow refuses more
+_PARAMS_A_REQUEST = 100  # MLflow accepts no more
 
 
 class MLflowTracker:
-    """Logs to a new MLflow run of its own, through a client: MLflow's active run is left alone.
+    """Logs to a new MLflow run through a client, so MLflow's active run is not touched.
 
     Args:
-        uri: of the tracking server or database, such as ``http://host:5000`` or
+        uri: the tracking server or database, such as ``http://host:5000`` or
             ``sqlite:///mlflow.db``.
-        experiment: the MLflow experiment's name; made if it is not there.
+        experiment: the MLflow experiment's name; it is created if need be.
         run_name: the run's name. A rerun gets a second run of this name.
         settings: logged as parameters; may be nested.
 
     Raises:
-        Exception: MLflow's own, here and in every method: the server cannot be reached, or refuses.
+        Exception: MLflow's own: the server cannot be reached, or refuses. So may every method.
     """
 
     def __init__(
@@ -57,19 +57,19 @@ class MLflowTracker:
             self._client.log_batch(self._run, params=params[first : first + _PARAMS_A_REQUEST])
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        """Add one point, sent with the next flush; MLflow allows no ``@`` in a name."""
+        """Add one point, to be sent by the next flush; MLflow allows no ``@`` in a name."""
         from mlflow.entities import Metric
 
         milliseconds = int(time.time() * 1000)
         self._waiting.append(Metric(name.replace("@", "_at_"), float(value), milliseconds, step))
 
     def flush(self) -> None:
-        """Send what was added, as one request."""
+        """Send the added points in one request."""
         if self._waiting:
             self._client.log_batch(self._run, metrics=self._waiting)
             self._waiting = []
 
     def close(self, *, finished: bool = True) -> None:
-        """Send what is left, and how the run ended."""
+        """Send the remaining points and how the run ended."""
         self.flush()
         self._client.set_terminated(self._run, "FINISHED" if finished else "FAILED")

@@ -1,7 +1,7 @@
-"""From the settings to a training run that is tracked: which trackers, under which names.
+"""Starts the trackers that the settings ask for, and names the run.
 
-In: what the trainer says after each epoch. Out: curves in TensorBoard and MLflow. Nothing of it
-is part of an artifact: event files hold times of day, so no two runs write the same bytes.
+In: the trainer's numbers after each epoch. Out: curves in TensorBoard and MLflow. They are not part
+of an artifact: event files hold times of day, so no two runs write the same bytes.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ from cadc_rec.tracking.mlflow_run import MLflowTracker
 from cadc_rec.tracking.tracker import CarefulTracker, NullTracker, Tracker, Trackers
 
 OnEpoch = Callable[[Mapping[str, float]], None]
-"""Called after each epoch with ``epoch``, ``loss`` and what else was measured in it."""
+"""Called after each epoch with ``epoch``, ``loss`` and the other numbers of that epoch."""
 
 TENSORBOARD = "tensorboard"  # the folder in the work folder
 _TRAINING = ("loss", "positives_per_second")  # all others are measured on validation items
 
 
 def require_tracking(config: TrackingConfig) -> None:
-    """Check, before hours of work, that what is asked for is installed.
+    """Check, before hours of work, that the trackers' libraries are installed.
 
     Raises:
-        CadcError: MLflow is asked for and not installed.
+        CadcError: the settings ask for MLflow, and it is not installed.
     """
     if config.mlflow_uri and find_spec("mlflow") is None:
         raise CadcError(
-            "tracking.mlflow_uri is set and MLflow is not installed; install it with "
+            "tracking.mlflow_uri is set, but MLflow is not installed; install it with "
             'pip install -e ".[tracking]", or leave the setting out.'
         )
 
 
 def run_folder(workdir: Path, method: str, seed: int, key: str) -> Path:
-    """Where a run's event file goes; `key` is its train artifact's, so a rerun replaces it."""
+    """Folder of a run's event file; `key` is its train artifact's, so a rerun replaces it."""
     return workdir / TENSORBOARD / f"{method}-seed{seed}-{key}"
 
 
 def tracker_for(
     config: TrackingConfig, folder: Path, settings: Mapping[str, Any], rank: int = 0
 ) -> Tracker:
-    """The trackers that `config` asks for, as one; none of their failures gets out.
+    """The trackers that `config` asks for, as one; their failures only cause a warning.
 
     Args:
         config: which trackers.
-        folder: of the event file, see `run_folder`; its name is the run's name everywhere.
-        settings: of the run, for its reader; nested, JSON values. Leave addresses with passwords
-            (``tracking.mlflow_uri``) out.
-        rank: this process's; all but 0 track nothing.
+        folder: folder of the event file, see `run_folder`; its name is the run's name everywhere.
+        settings: settings of the run to show, nested JSON values. Leave out addresses with
+            passwords (``tracking.mlflow_uri``).
+        rank: rank of this process; only rank 0 tracks.
     """
     trackers: list[Tracker] = []
     if rank == 0 and config.tensorboard:
@@ -68,7 +68,7 @@ def tracker_for(
 
 @contextlib.contextmanager
 def tracked(tracker: Tracker) -> Iterator[OnEpoch]:
-    """A function for the trainer to call after each epoch; the tracker is closed on the way out."""
+    """Yields a function for the trainer to call after each epoch; closes the tracker at the end."""
 
     def on_epoch(entry: Mapping[str, float]) -> None:
         for name, value in entry.items():
@@ -79,7 +79,7 @@ def tracked(tracker: Tracker) -> Iterator[OnEpoch]:
 
     try:
         yield on_epoch
-    except BaseException:  # a Ctrl-C too
+    except BaseException:  # including a Ctrl-C
         tracker.close(finished=False)
         raise
     tracker.close()

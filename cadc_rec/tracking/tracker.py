@@ -1,4 +1,4 @@
-"""What a tracker is, and how one that fails is kept from ending the training."""
+"""What a tracker is; a tracker that fails does not end the training."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class Tracker(Protocol):
         """Take one point of the curve `name`; `step` is the epoch, from 1."""
 
     def flush(self) -> None:
-        """Put all points taken so far where they outlive this process."""
+        """Save all points taken so far, so that they survive this process."""
 
     def close(self, *, finished: bool = True) -> None:
-        """Say how the run ended and let go of everything; nothing is taken afterwards."""
+        """Record how the run ended and close everything; no point is taken afterwards."""
 
 
 class NullTracker:
     """Keeps nothing: tracking is off, or this is not rank 0."""
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        """Forget the point."""
+        """Do nothing."""
 
     def flush(self) -> None:
         """Return at once."""
@@ -37,14 +37,14 @@ class NullTracker:
 
 
 class CarefulTracker:
-    """A tracker whose first failure is a warning and its end, and nothing more.
+    """A tracker that stops with a warning at its first failure.
 
-    A full disk or a server that is away must not cost hours of training. It is not tried again:
-    a server that lets every call run into its timeout would slow down every epoch.
+    A full disk or a server that is away must not cost hours of training. The tracker is not tried
+    again, because a server at which every call times out would slow down every epoch.
 
     Args:
-        title: what the warning calls it.
-        make: makes the tracker; may fail like everything else.
+        title: the tracker's name in the warning.
+        make: makes the tracker; it may fail, too.
     """
 
     def __init__(self, title: str, make: Callable[[], Tracker]) -> None:
@@ -71,7 +71,7 @@ class CarefulTracker:
     def _attempt(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except Exception as error:  # whatever a foreign library raises
+        except Exception as error:  # a tracking library may raise anything
             self._tracker = NullTracker()
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             log.warning("%s stopped, training goes on without it: %s", self._title, reason)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torchrec.distributed import DistributedModelParallel
 
-from cadc_rec.config.experiment import Experiment, HistoryConfig, PriorConfig
+from cadc_rec.config.experiment import Experiment, HistoryConfig, ModelConfig, PriorConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose, normal_rows
 from cadc_rec.distributed.processes import Processes
@@ -110,13 +110,21 @@ def build_model(
     """The experiment's model, sharded, frozen tables loaded, the rest initialized from the seed.
 
     Args:
-        experiment: model, sharding and training settings.
+        experiment: all that makes a model: seed, ``[model]``, ``[history]``, ``[prior]``,
+            ``[train]`` (its tables' optimizer) and ``[sharding]``.
         dataset: for sizes and attributes.
         pretrained: id tables, needed by every id embedding but ``trainable``; transition tables.
         processes: the ranks.
     """
     torch.manual_seed(experiment.seed)
-    model = unsharded_model(experiment, dataset, pretrained, processes.device)
+    model = unsharded_model(
+        experiment.model,
+        experiment.history,
+        experiment.prior,
+        dataset,
+        pretrained,
+        processes.device,
+    )
     sharding = experiment.sharding
     fuse_table_optimizer(model, experiment.train, sharding.trainable)
     store_frozen_tables(model, sharding)
@@ -134,18 +142,32 @@ def build_model(
 
 
 def unsharded_model(
-    experiment: Experiment, dataset: Dataset, pretrained: Pretrained, device: torch.device
+    config: ModelConfig,
+    history: HistoryConfig,
+    fold: PriorConfig,
+    dataset: Dataset,
+    pretrained: Pretrained,
+    device: torch.device,
 ) -> TwoTower:
-    """The experiment's model with its tables on the meta device and the rest newly initialized."""
+    """A model with its tables on the meta device and the rest newly initialized.
+
+    Args:
+        config: the towers.
+        history: what the user tower reads of a history.
+        fold: what is added to the towers' scores.
+        dataset: for sizes and attributes.
+        pretrained: whose tables the prior reads.
+        device: where what is no table lies.
+    """
     transitions = pretrained.transitions
     width = 0 if transitions is None else transitions.source.shape[1]
-    prior = prior_alone(experiment.prior, experiment.history, dataset, pretrained)
+    prior = prior_alone(fold, history, dataset, pretrained)
     return TwoTower(
         SideSpec("user", dataset.n_users, dataset.user_attributes),
         SideSpec("item", dataset.n_items, dataset.item_attributes, width),
-        experiment.model,
+        config,
         device,
-        experiment.history,
+        history,
         None if prior is None else prior.reader.prior,
         () if prior is None else prior.factors,
     )
@@ -270,6 +292,6 @@ def load_grown(model: ShardedTwoTower, state: Mapping[str, torch.Tensor]) -> Non
 
 def _other_model(name: str) -> CadcError:
     return CadcError(
-        f"the model to go on from has no fitting {name}: it was trained with other [model] "
-        "settings; train anew."
+        f"the model to continue from has no {name} of this size: it was trained with other "
+        "[model] settings; train again from the beginning."
     )

@@ -29,16 +29,16 @@ from cadc_rec.store.checkpoints.store import (
 )
 from cadc_rec.training.training_state import TrainingState
 
-_END_SECONDS = 10.0  # what an interrupted training waits for a checkpoint that is being written
+_END_SECONDS = 10.0  # that an interrupted training waits for a checkpoint in writing
 
 
 @dataclass(frozen=True)
 class Training:
-    """Which training it is, for those who look for its checkpoints.
+    """Identifies a training, so that its checkpoints can be found.
 
     Attributes:
-        key: names it, whatever the number of processes and the sharding.
-        identity: what the key is a digest of: settings and inputs.
+        key: its name, which does not depend on the number of processes and the sharding.
+        identity: the settings and inputs that the key is a digest of.
         sizes: rows of the user and the item tables.
     """
 
@@ -51,17 +51,17 @@ class Checkpoints(Protocol):
     """What the trainer calls before its first step, and after steps and epochs."""
 
     def resume(self, state: TrainingState) -> None:
-        """Before the first step: put `state` where a saved training stood, if there is one."""
+        """Before the first step: restore `state` from a saved training, if there is one."""
 
     def after_step(self, state: TrainingState, per_epoch: int) -> None:
-        """A step was taken that is not its epoch's last."""
+        """After each step, except an epoch's last."""
 
     def after_epoch(self, state: TrainingState, per_epoch: int) -> None:
-        """An epoch has ended, validation and all, that is not the last."""
+        """After each epoch and its validation, except the last epoch."""
 
 
 class NoCheckpoints:
-    """Saves nothing; training starts from the beginning."""
+    """Saves nothing; training starts at the beginning."""
 
     def resume(self, state: TrainingState) -> None:
         """Leave `state` as it is."""
@@ -82,8 +82,8 @@ class SavedTraining:
         config: how often, and what is kept.
         processes: the ranks.
         timeout_seconds: how long a rank waits for the others in writing.
-        named: the checkpoint to go on with; None looks for the newest good one.
-        anew: remove those that are there, and begin anew unless one is named.
+        named: the checkpoint to resume from; None looks for the newest good one.
+        anew: remove existing checkpoints, and start at the beginning unless one is named.
     """
 
     def __init__(
@@ -144,11 +144,11 @@ class SavedTraining:
         ranks, origin = found.manifest["ranks"], found.manifest["digest"]
         self.resumed = [*found.manifest["resumed"], {**step, "ranks": ranks, "from": origin}]
         if self.processes.rank == 0:
-            log.info("going on from %s: epoch %d, step %d", found.path, step["epoch"], step["step"])
+            log.info("resuming from %s: epoch %d, step %d", found.path, step["epoch"], step["step"])
             if begun_anew:
                 log.warning(
-                    "%s: its optimizer state for %s was not used, since another optimizer moves it "
-                    "now; the weights are those of the checkpoint",
+                    "%s: its optimizer state for %s is not used, because another optimizer trains "
+                    "it now; the weights are the checkpoint's",
                     found.path,
                     ", ".join(begun_anew),
                 )
@@ -179,13 +179,13 @@ class SavedTraining:
         self._cadence.saved(self._saver.save(step, state.tensors(), body))
 
     def _own(self, owned: contextlib.ExitStack) -> None:
-        """Rank 0 takes the folder; all ranks raise where it cannot."""
+        """Rank 0 locks the folder; all ranks raise if it cannot."""
         why = None
         if self.processes.rank == 0:
             try:
                 owned.enter_context(self.store.owned())
                 if self.anew and self.named is None:
-                    self.store.remove_all()  # or a restart would go on with them
+                    self.store.remove_all()  # or a restart would resume from them
             except CadcError as error:
                 why = str(error)
         why = self.processes.broadcast(why)
@@ -193,12 +193,12 @@ class SavedTraining:
             raise CadcError(why)
 
     def _found(self, state: TrainingState) -> Checkpoint | None:
-        """The checkpoint to resume from; None starts from the beginning."""
+        """The checkpoint to resume from; None starts at the beginning."""
         if self.named is not None:
             named = open_checkpoint(self.named, self.processes)
             differs = difference(named.manifest, self.training)
             if differs is not None:
-                raise CadcError(f"{self.named}: cannot be gone on with here: {differs}.")
+                raise CadcError(f"{self.named}: this training cannot resume from it: {differs}.")
             return self._newest_from(named) or named
         if self.anew or self.config.resume == "never":
             return None
@@ -208,29 +208,29 @@ class SavedTraining:
             if manifest["optimizers"] == optimizers:
                 return None
             return (
-                "has its tables moved by another optimizer than sharding.trainable gives them "
-                "here; --resume takes it nevertheless"
+                "trained its tables with another optimizer than sharding.trainable gives here; "
+                "--resume uses it nevertheless"
             )
 
         return newest_whole(self.store, self.processes, refuses)
 
     def _newest_from(self, named: Checkpoint) -> Checkpoint | None:
-        """The newest checkpoint here of a training that had gone on with `named`.
+        """The newest checkpoint here of a training that resumed from `named`.
 
-        The same command started again, by a person or a launcher, goes on where it was ended.
+        So the same command, started again by a person or a launcher, continues where it ended.
         """
         origin = named.manifest["digest"]
 
         def refuses(manifest: Mapping[str, Any]) -> str | None:
             descends = any(step["from"] == origin for step in manifest["resumed"])
-            return None if descends else "does not come from it"
+            return None if descends else "does not continue it"
 
         return newest_whole(self.store, self.processes, refuses, tell=log.debug)
 
     def _require_shapes(
         self, found: Checkpoint, state: TrainingState, sizes: Mapping[str, tuple[int, ...]]
     ) -> None:
-        """Refuse a checkpoint of a model of another shape; all ranks do or none."""
+        """Raise on all ranks if the checkpoint is of a model of another shape."""
         why = None
         for local in state.locals:
             saved = sizes.get(f"weights/{local.name}")
@@ -252,7 +252,7 @@ def difference(manifest: Mapping[str, Any], training: Training) -> str | None:
     """How a checkpoint's training differs from this one, as the end of a sentence."""
     for side, rows in training.sizes.items():
         if manifest["sizes"][side] != rows:
-            return f"its table has {manifest['sizes'][side]:,} {side}, and there are {rows:,} here"
+            return f"its table has {manifest['sizes'][side]:,} {side}, but this one has {rows:,}"
     there, here = flat(manifest["identity"]), flat(training.identity)
     for name in sorted(there.keys() | here.keys()):
         if there.get(name) == here.get(name):

@@ -1,6 +1,6 @@
 """How a rank of the train stage reads D_sel: its loader, and which users and items its rows have.
 
-In: the selection's shards, an experiment, the dataset. Out: a `Reading`, whether the rows are in
+In: the selection's shards, settings, the dataset. Out: a `Reading`, whether the rows are in
 memory or streamed.
 """
 
@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cadc_rec.config.experiment import Experiment, TrainConfig
-from cadc_rec.config.towers import NegativesConfig
+from cadc_rec.config.experiment import LoaderConfig, NegativesConfig, TrainConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.load.batches import Arrangement, Negatives
 from cadc_rec.data.load.candidates import SoftmaxBatches
@@ -42,16 +41,33 @@ class Reading:
 
 
 def open_reading(
-    experiment: Experiment, dataset: Dataset, shards: SelectionShards, processes: Processes
+    config: TrainConfig,
+    negatives: NegativesConfig,
+    loading: LoaderConfig,
+    history: int,
+    seed: int,
+    dataset: Dataset,
+    shards: SelectionShards,
+    processes: Processes,
 ) -> Reading:
-    """This rank's part of a selection."""
-    config, history = experiment.train, experiment.history.length
+    """This rank's part of a selection.
+
+    Args:
+        config: loss, batch size, negatives.
+        negatives: what negatives are drawn from.
+        loading: whether rows are in memory or streamed.
+        history: items that a row's history has at most; 0 where rows have none.
+        seed: of order and negatives.
+        dataset: sizes, and what each user took in training.
+        shards: of the selection.
+        processes: the ranks, which share the shards.
+    """
     rank, ranks = processes.rank, processes.world_size
     known = UserItems(dataset.user_indptr, dataset.train_item)
-    draws = negatives_of(experiment.negatives, config, dataset, known)
+    draws = negatives_of(negatives, config, dataset, known)
     n_users, n_items = dataset.n_users, dataset.n_items
     total = sum(shards.rows)
-    if experiment.loader.streams(total, history):
+    if loading.streams(total, history):
         rows = shards.rows_by_rank(ranks)[rank]
         positives = min(config.batch_size, total)
         arrange = make_arrangement(
@@ -63,9 +79,9 @@ def open_reading(
                 rank,
                 ranks,
                 config.batch_size,
-                experiment.seed,
+                seed,
                 arrange,
-                experiment.loader.buffer_rows,
+                loading.buffer_rows,
             ),
             np.flatnonzero(shards.counts("user", n_users, rank, ranks)),
             lambda: shards.counts("item", n_items, rank, ranks),
@@ -77,7 +93,7 @@ def open_reading(
         shards.rows_by_rank(ranks),
         rank,
         n_items,
-        experiment.seed,
+        seed,
         known,
         shards.rows,
         draws,
@@ -112,7 +128,7 @@ def make_loader(
         seed: of order and negatives.
         known: what each user took in training; needed by ``exclude_known``.
         rows_by_shard: number of rows of every shard, see `Loader`.
-        draws: what negatives are drawn from; None is all items alike.
+        draws: the distribution of negatives; None draws every item equally often.
     """
     positives = min(config.batch_size, sum(rows_by_rank))
     arrange = make_arrangement(
@@ -144,7 +160,7 @@ def make_arrangement(
         positives: of a step over all ranks.
         by_example: each row has a history of its own.
         known: what each user took in training; needed by a softmax with ``exclude_known``.
-        draws: what negatives are drawn from; None is all items alike.
+        draws: the distribution of negatives; None draws every item equally often.
         compiled: see `PairBatches`.
     """
     if config.loss == "binary":
@@ -166,7 +182,7 @@ def compiles(config: TrainConfig, rows: int) -> bool:
 def negatives_of(
     negatives: NegativesConfig, train: TrainConfig, dataset: Dataset, known: UserItems
 ) -> Negatives | None:
-    """What negatives are drawn from; None is all items alike."""
+    """The distribution of negatives; None draws every item equally often."""
     popular = negatives.distribution == "popularity"
     unknown = train.exclude_known and train.loss == "binary"
     if not (popular or unknown):

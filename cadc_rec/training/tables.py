@@ -20,6 +20,7 @@ from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from cadc_rec.config.experiment import ShardingConfig, TrainConfig
+from cadc_rec.config.running import INT8_NOT_TRAINED
 from cadc_rec.distributed.planner import TableRule
 from cadc_rec.errors import CadcError
 from cadc_rec.models.id_embedding import HybridIds
@@ -63,10 +64,7 @@ def store_frozen_tables(model: TwoTower, config: ShardingConfig) -> None:
         CadcError: int8 was asked for; training has no such tables yet.
     """
     if config.frozen_storage == "int8":
-        raise CadcError(
-            "sharding.frozen_storage = 'int8' can be planned (cadc-rec plan) and not yet be "
-            "trained with; set it to 'fp16' or 'fp32'."
-        )
+        raise CadcError(INT8_NOT_TRAINED)
     if config.frozen_storage == "fp16":
         for table in model.frozen_tables().values():
             table.store_as_half()

@@ -65,13 +65,13 @@ class Trainer:
 
     Args:
         model: under DistributedModelParallel; scores a `Batch`.
-        optimizer: of everything that is neither frozen nor fused.
+        optimizer: the optimizer of everything that is neither frozen nor fused.
         loader: this rank's batches.
         config: epochs, negatives, how often to validate.
         processes: the ranks.
-        trains: whether a state entry of this name is trained (is worth keeping the best of).
+        trains: whether a state entry of this name is trained, and so its best value kept.
         objective: the loss; default: what `config` names.
-        histories: of the loader's examples, where the model reads any.
+        histories: histories of the loader's examples, if the model reads any.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class Trainer:
         on_epoch: OnEpoch = lambda _: None,
         checkpoints: Checkpoints | None = None,
     ) -> Trained:
-        """Train all epochs; the model is left as it was validated best (by NDCG@10).
+        """Train all epochs; the model ends with its best weights by validation NDCG@10.
 
         Args:
             validate: measures the model; None keeps the last epoch's weights.
             title: what the progress bar says.
             on_epoch: called after every epoch with its loss, rate, and validation where there was
                 one; also with those that a checkpoint already holds.
-            checkpoints: where an interrupted training is gone on with, and this one is saved.
+            checkpoints: resumes an interrupted training, and saves this one.
         """
         config, per_epoch = self.config, self.loader.steps
         checkpoints = checkpoints or NoCheckpoints()

@@ -23,6 +23,7 @@ from cadc_rec.config.experiment import (
     AlsConfig,
     Experiment,
     PretrainConfig,
+    TrainConfig,
     TransitionsConfig,
     UpdateConfig,
 )
@@ -210,16 +211,15 @@ def grown(table: torch.Tensor, rows: int) -> torch.Tensor:
     return torch.cat([table, mean.expand(more, -1)]).contiguous()
 
 
-def towers_experiment(experiment: Experiment) -> Experiment:
-    """The experiment whose ``[train]`` is what an update trains by."""
-    update, train = experiment.update, experiment.train
+def warm_training(train: TrainConfig, update: UpdateConfig) -> TrainConfig:
+    """What an update trains the towers by."""
     changed = {
         # No epoch at all: the weights are carried over, to tables that may have come to be larger.
         "epochs": update.train_epochs if update.towers == "train" else 0,
         "learning_rate": update.rate * train.learning_rate,
         "fused_learning_rate": update.rate * train.fused_learning_rate,
     }
-    return experiment.model_copy(update={"train": train.model_copy(update=changed)})
+    return train.model_copy(update=changed)
 
 
 def build_updated_towers(
@@ -234,7 +234,7 @@ def build_updated_towers(
     """Fill the draft of the train stage from the checkpoint before.
 
     Args:
-        warm: from `towers_experiment`.
+        warm: the experiment, its ``[train]`` from `warm_training`.
         dataset: the next one.
         selection: its D_sel.
         pretrained: its vectors.

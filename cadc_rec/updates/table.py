@@ -63,9 +63,11 @@ def _train_settings(job: Job) -> dict[str, Any]:
 
 def _warm(job: Job) -> Job:
     """The job by the ``[train]`` that an update trains with."""
-    from cadc_rec.updates.learning import towers_experiment
+    from cadc_rec.updates.learning import warm_training
 
-    return replace(job, experiment=towers_experiment(job.experiment))
+    e = job.experiment
+    train = warm_training(e.train, e.update)
+    return replace(job, experiment=e.model_copy(update={"train": train}))
 
 
 def _prepare(job: Job) -> Alone:

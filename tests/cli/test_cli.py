@@ -245,7 +245,9 @@ def test_a_stage_command_makes_the_stages_it_needs(tmp_path, tiny, cli):
 def test_pretraining_is_refused_for_a_method_without(finished, tiny, cli, method):
     shown = cli("pretrain", tiny, "--workdir", finished.workdir, "--method", method)
     assert (shown.code, shown.out) == (2, "")
-    assert f"error: method '{method}' has no pretrain stage; choose one that has" in shown.err
+    assert (
+        f"error: method '{method}' has no pretrain stage; choose a method that has one" in shown.err
+    )
 
 
 def test_force_makes_the_named_stage_anew_and_keeps_the_others(workdir, tiny, cli):
@@ -379,7 +381,7 @@ def test_a_defect_of_ours_is_code_1_and_says_how_to_see_where(tmp_path, tiny, cl
     assert (shown.code, shown.out) == (1, "")
     assert shown.err.splitlines() == [
         "unexpected error: ZeroDivisionError: by zero",
-        "This is a defect of ours; --debug shows where.",
+        "This is a defect of cadc-rec; --debug shows where.",
     ]
     assert "Traceback" in cli("run", tiny, "--workdir", tmp_path, "--debug").err
 
@@ -412,7 +414,7 @@ def test_ctrl_c_ends_with_code_130_keeps_finished_stages_and_leaves_no_draft(
     out, err = process.communicate(timeout=100)
     assert process.returncode == 130, err
     assert out == ""
-    assert "interrupted; finished stages are kept, the same command goes on from them" in err
+    assert "interrupted; finished stages are kept, and the same command continues from them" in err
     assert "Traceback" not in err
     assert artifacts_in(workdir) == before
     assert all(path.suffix == ".lock" for path in (workdir / ".tmp").iterdir())
@@ -567,7 +569,7 @@ def test_several_ratios_are_selected_at_once_and_found_by_a_run_of_each(tiny, tm
 def test_ratios_that_are_none_are_named(tiny, tmp_path, cli, ratios):
     shown = cli("select", tiny, "--workdir", tmp_path / "work", "--ratios", ratios)
     assert shown.code == 2
-    assert "is no filtering ratio; give numbers from 1 on" in shown.err
+    assert "is not a filtering ratio; give numbers of at least 1" in shown.err
 
 
 def test_as_many_shards_as_the_processes_need(tiny, tmp_path, cli):

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from cadc_rec.config.data import SparkConfig
 from cadc_rec.config.experiment import (
     ComputeConfig,
+    DataConfig,
     Experiment,
     HistoryConfig,
     ModelConfig,
@@ -17,6 +19,7 @@ from cadc_rec.config.experiment import (
 )
 from cadc_rec.config.file import load_experiment
 from cadc_rec.config.methods import METHODS
+from cadc_rec.config.tables import InteractionsTable, TablesConfig, UsersTable
 from cadc_rec.errors import CadcError
 
 FOLDER = Path(__file__).parents[2] / "configs"
@@ -210,7 +213,7 @@ def test_an_unknown_method_is_refused_with_those_there_are(write):
     assert refusal(write('method = "golden"')) == sentence
     assert "[methods.golden] is unknown" in refusal(write("[methods.golden.train]\nepochs = 1"))
     assert "'gold', 'cadc'" in refusal(write('method = ["gold", "cadc"]'))
-    assert "[methods.NAME] holds lines such as" in refusal(write("methods = 3"))
+    assert "[methods.NAME] must hold lines such as" in refusal(write("methods = 3"))
 
 
 @pytest.mark.parametrize(
@@ -340,7 +343,7 @@ def test_settings_do_not_change_once_read(write):
 
 
 def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
-    with pytest.raises(CadcError, match=r"pretrain\.model = 'mf' is of no use"):
+    with pytest.raises(CadcError, match=r"does not use the vectors of pretrain\.model = 'mf'"):
         load_experiment(tiny, method="gold", overrides=["pretrain.model=mf"])
 
 
@@ -350,8 +353,8 @@ def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
         (
             "cadc-mlp",
             "model.id_embedding=residual",
-            "model.id_embedding = 'residual' adds matrix factorization's score, and the vectors "
-            "of pretrain.model = 'mlp' have none; set pretrain.model = 'mf'.",
+            "model.id_embedding = 'residual' adds the score of matrix factorization, which "
+            "pretrain.model = 'mlp' does not learn; set pretrain.model = 'mf'.",
         ),
         (
             "mf",
@@ -362,15 +365,14 @@ def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
         (
             "gold",
             "history.length=5",
-            "history.length = 5 looks items up in a frozen table of whole vectors, which "
-            "model.id_embedding = 'trainable' has not; set it to 'init_frozen', or history.length "
-            "= 0.",
+            "history.length = 5 needs a frozen table of whole vectors, and model.id_embedding = "
+            "'trainable' has none; set model.id_embedding = 'init_frozen', or history.length = 0.",
         ),
         (
             "recipe",
             "loader.kind=stream",
-            "loader.kind = 'stream' carries no histories, and history.length = 50; set loader.kind "
-            "= 'memory'.",
+            "loader.kind = 'stream' cannot read histories, and history.length = 50; set "
+            "loader.kind = 'memory'.",
         ),
         (
             "cadc",
@@ -381,32 +383,32 @@ def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
         (
             "recipe",
             "history.windows=[3, 1]",
-            "history.windows = [3, 1] must ascend, each once.",
+            "history.windows = [3, 1] must ascend and repeat no value.",
         ),
         (
             "recipe",
             "pretrain.model=mf --set pretrain.scale=none",
-            "prior.use = true folds a history into ALS, and history.length = 50 with "
-            "pretrain.model = 'mf' has not both; set history.length and pretrain.model = 'als', or "
+            "prior.use = true needs histories and the vectors of ALS, but history.length = 50 and "
+            "pretrain.model = 'mf'; set history.length above 0 and pretrain.model = 'als', or "
             "prior.use = false.",
         ),
         (
             "recipe",
             "prior.use=false --set history.length=0",
-            "transitions.window = 10 tells what follows a user's last items, and history.length = "
-            "0 gives none; set one of them to match the other.",
+            "transitions.window = 10 learns what follows a user's last items, and history.length "
+            "= 0 keeps no last items; set history.length above 0, or transitions.window = 0.",
         ),
         (
             "recipe",
             "select.kind=hard --set pretrain.scale=whiten",
-            "select.kind = 'hard' scores rows by the pre-trained vectors, whose order "
-            "pretrain.scale = 'whiten' changes; set pretrain.scale = 'none'.",
+            "select.kind = 'hard' scores rows by the pre-trained vectors, and pretrain.scale = "
+            "'whiten' changes the order of the scores; set pretrain.scale = 'none'.",
         ),
         (
             "random",
             "select.kind=hard",
-            "select.kind = 'hard' takes the rows that pre-trained vectors score lowest; set "
-            "pretrain.model = 'mf' or 'als'.",
+            "select.kind = 'hard' takes the rows that pre-trained vectors score lowest, and "
+            "pretrain.model = 'none' gives no such vectors; set pretrain.model = 'mf' or 'als'.",
         ),
         (
             "mf",
@@ -437,8 +439,8 @@ def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
         (
             "cadc-mlp",
             "model.id_embedding=trainable",
-            "pretrain.model = 'mlp' is of no use to model.id_embedding = 'trainable'; set one of "
-            "them to match the other.",
+            "model.id_embedding = 'trainable' does not use the vectors of pretrain.model = 'mlp'; "
+            "set model.id_embedding = 'init_frozen', or pretrain.model = 'none'.",
         ),
         (
             "cadc-mlp",
@@ -482,24 +484,28 @@ def test_scoring_tables_directly_asks_nothing_of_towers_and_shards(write):
     assert load_experiment(write(), method="mf", overrides=overrides).pretrain.factors == 7
 
 
-def test_what_a_method_says_nothing_of_the_file_may_set(write):
+def test_the_file_may_set_what_the_method_leaves_open(write):
     assert load_experiment(write("[train]\nlogq = true"), method="random").train.logq is True
     message = refusal(write("[train]\nlogq = false"), method="logq")
-    assert "train.logq = False cannot stand there, since the method decides it" in message
+    assert (
+        "train.logq = False contradicts the method logq, which sets True; leave it out" in message
+    )
 
 
 @pytest.mark.parametrize("width", [4, 98])
-def test_a_hybrid_that_cannot_be_parted_in_groups_of_four_is_refused(width, tmp_path):
+def test_a_hybrid_that_cannot_be_divided_into_groups_of_four_is_refused(width, tmp_path):
     path = tmp_path / "experiment.toml"
     path.write_text(f"[pretrain]\nfactors = {width - 1}\n[model]\nid_dim = {width}\n")
-    with pytest.raises(CadcError, match=f"'hybrid' parts model.id_dim = {width} in groups of four"):
+    with pytest.raises(
+        CadcError, match=f"'hybrid' divides model.id_dim = {width} into groups of four"
+    ):
         load_experiment(path, overrides=["model.id_embedding=hybrid"])
 
 
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: HistoryConfig(windows=(3, 1)), "history.windows = [3, 1] must ascend, each once."),
+        (lambda: HistoryConfig(windows=(3, 1)), "history.windows = [3, 1] must ascend and repeat "),
         (lambda: ModelConfig(tower=(8, 4), item_tower=(5,)), "model.item_tower ends with 5 and "),
         (
             lambda: ShardingConfig(frozen="data_parallel", frozen_kernel="fused"),
@@ -507,19 +513,69 @@ def test_a_hybrid_that_cannot_be_parted_in_groups_of_four_is_refused(width, tmp_
         ),
         (
             lambda: Experiment(pretrain=PretrainConfig(model="mf")),
-            "pretrain.model = 'mf' is of no use to model.id_embedding = 'trainable'; ",
+            "model.id_embedding = 'trainable' does not use the vectors of pretrain.model = 'mf'; ",
         ),
         (
             lambda: Experiment(prior=PriorConfig(use=True)),
-            "prior.use = true folds a history into ALS, ",
+            "prior.use = true needs histories and the vectors of ALS, ",
         ),
         (
             lambda: Experiment(select=SelectConfig(kind="hard")),
-            "select.kind = 'hard' takes the rows that pre-trained vectors score lowest; ",
+            "select.kind = 'hard' takes the rows that pre-trained vectors score lowest, ",
         ),
         (
             lambda: Experiment(compute=ComputeConfig(processes=9)),
             "compute.processes = 9 cannot share select.shards = 8; ",
+        ),
+        (
+            lambda: SparkConfig(settings=("spark.executor.cores=2", "memory=8g")),
+            "data.spark.settings: 'memory=8g' is not a setting of Spark; write it as ",
+        ),
+        (
+            lambda: TablesConfig(users=UsersTable(path="users.csv", query="SELECT 1")),
+            "data.tables.users: has both a path and a query; take one out.",
+        ),
+        (
+            lambda: TablesConfig(interactions=InteractionsTable(query="SELECT 1")),
+            "data.tables.interactions.query: there is no database to ask; set "
+            "data.tables.database.",
+        ),
+        (
+            lambda: DataConfig(source="epinions", until="9"),
+            "data.until needs times, and the source has none; leave it out.",
+        ),
+        (
+            lambda: DataConfig(source="tables", split="time"),
+            "data.split = 'time' needs times, and the source has none; leave it out.",
+        ),
+        (
+            lambda: DataConfig(split="time", test_from="9"),
+            "data.split = 'time' needs both data.validation_from and data.test_from, or two ",
+        ),
+        (
+            lambda: DataConfig(split="time", time_shares=(0.5, 0.5)),
+            "data.split = 'time' needs both data.validation_from and data.test_from, or two ",
+        ),
+        *(
+            (
+                lambda first=first, second=second: DataConfig(
+                    split="time", validation_from=first, test_from=second
+                ),
+                f"data.split = 'time': validation begins at {first} and test at {second}; the test "
+                "has to begin later.",
+            )
+            for first, second in (
+                ("9", "9"),
+                ("10", "9"),  # numbers, not texts
+                ("2024-02-01", "2024-01-31"),
+                ("2024-02-01", "2024-02-01T00:00:00+00:00"),
+                ("2024-02-01T01:00:00+02:00", "2024-01-31T23:00:00"),
+            )
+        ),
+        (
+            lambda: row_wise(compute=ComputeConfig(device="cpu")),
+            "sharding 'row_wise' of table user needs CUDA; on CPU choose one of data_parallel, "
+            "table_wise, column_wise, table_column_wise.",
         ),
     ],
 )
@@ -528,6 +584,48 @@ def test_settings_built_in_python_are_held_to_the_same_rules(build, sentence):
         build()
     (finding,) = caught.value.errors()
     assert finding["msg"].startswith(sentence)
+
+
+def row_wise(**more):
+    """Learned ids, divided as no CPU can."""
+    return Experiment(sharding=ShardingConfig(trainable="row_wise"), **more)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("9", "10"),
+        ("2024-01-31", "2024-02-01"),
+        ("2024-01-31T23:30:00+02:00", "2024-01-31T22:00:00"),
+        ("2024-01-31", "9"),  # the unit of the source decides
+        ("", ""),
+    ],
+)
+def test_a_split_by_time_takes_times_that_may_follow_each_other(first, second):
+    DataConfig(split="time", validation_from=first, test_from=second)
+
+
+@pytest.mark.parametrize(
+    ("ids", "sharding", "table"),
+    [
+        ("trainable", {"trainable": "row_wise"}, "user"),
+        ("init", {"trainable": "table_row_wise"}, "user"),
+        ("init_frozen", {"frozen": "row_wise"}, "user"),
+        ("hybrid", {"frozen": "row_wise"}, "user"),
+        ("hybrid", {"trainable": "row_wise"}, "user_free"),
+        ("trainable", {"frozen": "row_wise"}, None),  # it has no such tables
+        ("linear", {"trainable": "row_wise"}, None),
+        ("residual", {"frozen": "column_wise", "trainable": "row_wise"}, None),
+    ],
+)
+def test_a_cpu_is_asked_only_for_what_the_models_own_tables_need(write, ids, sharding, table):
+    method = "random" if ids == "trainable" else "cadc"
+    sets = {"model.id_embedding": ids, **{f"sharding.{k}": v for k, v in sharding.items()}}
+    experiment = load_experiment(write(), method=method, overrides=sets)
+    found = [sentence.split(" needs")[0] for sentence in experiment.needs_cuda()]
+    kind = next(kind for kind in sharding.values())
+    assert found == ([] if table is None else [f"sharding {kind!r} of table {table}"])
+    assert not list(load_experiment(write(), method="mf", overrides=sets).needs_cuda())
 
 
 def test_sections_that_break_rules_of_their_own_are_told_together(write):

@@ -82,7 +82,7 @@ def test_two_ranks_killed_go_on_and_end_with_the_numbers_of_undisturbed_ones(tin
     assert run.wait() == [-signal.SIGKILL, -signal.SIGKILL]
     assert not list(workdir.glob("train/*"))
     info, err = on_two(tiny, workdir)
-    assert "going on from" in err
+    assert "resuming from" in err
     assert [each["ranks"] for each in info["resumed"]] == [2]
     assert losses(info) == pytest.approx(losses(two[0]), rel=1e-5)
     assert info["best_epoch"] == two[0]["best_epoch"]
@@ -115,6 +115,8 @@ def test_a_checkpoint_of_another_training_ends_all_ranks_with_one_sentence(tiny,
     more = ["--resume", named, "--set", "train.learning_rate=0.5"]
     run = two_ranks(tiny, tmp_path / "work", *more)
     assert run.wait(200) == [2, 2]
-    sentence = f"{named}: cannot be gone on with here: train.learning_rate is 0.001 there and 0.5"
+    sentence = (
+        f"{named}: this training cannot resume from it: train.learning_rate is 0.001 there and 0.5"
+    )
     assert run.err.count(sentence) == 1
     assert "Traceback" not in run.err

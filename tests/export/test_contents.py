@@ -168,7 +168,7 @@ def test_a_prior_alone_knows_a_newcomer_as_well_as_anybody(tiny_recipe, finished
 def test_a_bundle_that_is_there_is_replaced_only_by_force(plain, monkeypatch):
     from cadc_rec.export import write
 
-    with pytest.raises(CadcError, match="is there already"):
+    with pytest.raises(CadcError, match="already exists; name another folder"):
         write.write_bundle(plain.finished, plain.path, write.Wanted())
 
     def fail(*_):

@@ -29,6 +29,6 @@ def test_a_folder_that_is_there_is_named_before_any_work(cli, tiny, tmp_path, op
     flat = [part for pair in options.items() for part in pair]
     ended = cli("export", tiny, "--workdir", work, *flat)
     assert ended.code == 2
-    assert f"{taken}: is there already" in ended.err
+    assert f"{taken} already exists; name another" in ended.err
     assert not work.exists()
     assert list(taken.iterdir()) == []

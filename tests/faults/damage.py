@@ -67,7 +67,7 @@ def interrupted(world: World, reference: Reference) -> Path:
         assert run.wait() == [-signal.SIGKILL]
         return workdir
 
-    return world.once(f"interrupted-{reference.config.stem}", make)
+    return Path(world.once(f"interrupted-{reference.config.stem}", make))
 
 
 def committed(workdir: Path) -> list[Path]:
@@ -93,9 +93,9 @@ def checkpoint(config: str, which: str, how: str, seed: int, world: World) -> No
             "checkpoint skipped" in line and str(folder) in line for line in run.err.splitlines()
         )
     good = [folder for folder in folders if folder not in damaged]
-    assert ("going on from" in run.err) == bool(good)
+    assert ("resuming from" in run.err) == bool(good)
     if good:
-        assert f"going on from {good[0]}:" in run.err
+        assert f"resuming from {good[0]}:" in run.err
 
 
 def named(config: str, seed: int, world: World) -> None:

@@ -51,7 +51,9 @@ def full(config: str, stage: str, left: int, world: World) -> None:
         assert run.wait() == [2], run.err
         errors = [line for line in run.err.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1
-        assert "no space left; nothing was committed. Free some, or choose another" in errors[0]
+        assert (
+            "no space left; nothing was committed. Free some space, or choose another" in errors[0]
+        )
         assert not list((workdir / stage).glob("*"))
         assert "Traceback" not in run.err
         filler.unlink()

@@ -73,7 +73,7 @@ def goes_on(world: World, reference: Reference, workdir: Path, phase: str) -> No
     saved = list(workdir.glob("checkpoints/*/[0-9]*-step-*"))
     run = world.finish(reference, workdir)
     if saved and "train" not in done:
-        assert "going on from" in run.err
+        assert "resuming from" in run.err
 
 
 def _case(config: str, phase: str, seed: int, ranks: int, victims: list[int], world: World) -> None:

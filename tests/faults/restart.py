@@ -54,11 +54,11 @@ def measure(nodes: str, last_call: str) -> dict[str, float]:
             when("new workers", lambda: set(workers(process).values()) - set(before.values()))
             again = lambda text: said(process, "stderr").count(text)  # noqa: E731  # of one use
             when("loaded, met, artifacts verified", lambda: again("select: kept") >= 1)
-            when("going on from the checkpoint", lambda: again("going on from") >= 1)
+            when("resuming from the checkpoint", lambda: again("resuming from") >= 1)
             when(
                 "next checkpoint saved",
                 lambda: any(
-                    path.stat().st_mtime > wall + reached["going on from the checkpoint"]
+                    path.stat().st_mtime > wall + reached["resuming from the checkpoint"]
                     for path in workdir.glob("checkpoints/*/[0-9]*-step-*")
                 ),
             )

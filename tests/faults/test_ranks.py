@@ -86,7 +86,7 @@ def test_a_silent_rank_is_named_after_the_timeout(train):
     assert run.codes[0] == 2
     assert sentences(run)[0] == [
         f"error: rank 1 (host {HOST}, process {run.pids[1]}) did not answer within 5 s "
-        "(compute.timeout_seconds): see what holds that up, then start the same command again; "
+        "(compute.timeout_seconds): find out what delays it, then start the same command again; "
         "finished stages are kept."
     ]
     run.signal(signal.SIGCONT, [1])  # what it finds when it wakes ends it too
@@ -109,7 +109,7 @@ def test_what_one_rank_alone_is_refused_is_said_once_by_rank_0_with_its_place(ra
     [
         (["select.shards=2"], "3 processes cannot share select.shards = 2"),
         (["sharding.frozen=table_wise", "sharding.host_memory=1KB"], "no sharding plan fits"),
-        (["sharding.frozen=row_wise"], "needs CUDA; on CPU choose one of"),
+        (["sharding.frozen=row_wise", "compute.device=auto"], "needs CUDA; on CPU choose one of"),
         (["train.learning_rate=1e30"], "training diverged; lower train.learning_rate"),
     ],
 )
@@ -127,7 +127,7 @@ def test_what_all_ranks_are_refused_is_said_once_by_rank_0(settings, said, ranks
     [
         ("model.tower=[16, 16]", "model.tower is [32, 16] there and [16, 16] here"),
         ("train.batch_size=256", "train.batch_size is 512 there and 256 here"),
-        ("data.generated.users=310", "its table has 300 users, and there are 310 here"),
+        ("data.generated.users=310", "its table has 300 users, but this one has 310"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused_once_for_all_ranks(
@@ -140,7 +140,7 @@ def test_a_checkpoint_of_another_training_is_refused_once_for_all_ranks(
     run = ranks(2, *ENDLESS, "--set", setting, "--resume", checkpoint)
     assert run.wait() == [2, 2], run.err
     assert sentences(run) == [
-        [f"error: {checkpoint}: cannot be gone on with here: {said}."],
+        [f"error: {checkpoint}: this training cannot resume from it: {said}."],
         [],
     ]
 
@@ -159,7 +159,7 @@ def test_a_rank_that_never_starts_is_named(ranks):
     assert run.wait() == [2, 2]
     assert sentences(run)[0] == [
         f"error: rank 0 (host {HOST}, process {run.pids[0]}) waited 3 s for rank 1 of 3, in "
-        "vain: see why, then start the job again."
+        "vain: find out why, then start the job again."
     ]
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,13 @@ class Reference:
     metrics: dict[str, float]
     seconds: dict[str, float]
 
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Reference:
+        """From `asdict`, also once it has been JSON."""
+        paths = {stage: Path(path) for stage, path in values["artifacts"].items()}
+        config, workdir = Path(values["config"]), Path(values["workdir"])
+        return cls(**values | {"config": config, "workdir": workdir, "artifacts": paths})
+
 
 class World:
     """Configs and references of one session; folders for each case.
@@ -164,10 +171,14 @@ class World:
 
     def reference(self, config: str, ranks: int = 1) -> Reference:
         """The undisturbed run."""
-        return self.once(
+        return self.kept(
             f"undisturbed-{config}-{ranks}",
             lambda folder: self._undisturbed(config, ranks, folder / "work"),
         )
+
+    def kept(self, name: str, make: Callable[[Path], Reference]) -> Reference:
+        """What `make(folder)` gives, made once for all workers."""
+        return Reference.read(self.once(name, lambda folder: asdict(make(folder))))
 
     def copy(self, workdir: Path) -> Path:
         """A work folder like another one."""

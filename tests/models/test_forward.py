@@ -33,7 +33,8 @@ def made(request, alone, tmp_path_factory):
         model.module.user.mlp[1].bias.fill_(0.5)  # a prior's user tower begins at zero
     folder = tmp_path_factory.mktemp("checkpoint")
     save_file(gather_state(model.wrapped, alone, model.trains), folder / "model.safetensors")
-    trained = trained_model(experiment, dataset, given, SimpleNamespace(path=folder))
+    sections = experiment.model, experiment.history, experiment.prior
+    trained = trained_model(*sections, "fp32", dataset, given, SimpleNamespace(path=folder))
     return SimpleNamespace(
         experiment=experiment, dataset=dataset, given=given, model=model, trained=trained
     )

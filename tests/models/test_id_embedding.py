@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from cadc_rec.config.experiment import ModelConfig
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.models.id_embedding import ID_EMBEDDINGS, HybridIds
 from cadc_rec.training.build import build_model
@@ -24,6 +25,15 @@ def made(alone):
         return models[kind]
 
     return make
+
+
+@pytest.mark.parametrize("kind", ID_EMBEDDINGS)
+def test_the_config_knows_which_tables_are_frozen_and_which_are_trained(kind):
+    ids = ID_EMBEDDINGS[kind]("user", 5, 8, torch.device("cpu"))
+    groups = ModelConfig(id_embedding=kind, id_dim=8).id_tables()
+    assert ("frozen" in groups, "trainable" in groups) == (ids.frozen, bool(ids.trained_tables()))
+    names = {"user", ids.free_name} if kind == "hybrid" else {"user"}
+    assert set(groups.values()) == names
 
 
 @pytest.mark.parametrize("kind", ["init", "init_frozen", "residual"])

@@ -58,7 +58,7 @@ def keys(tmp_path, monkeypatch):
         ("train.epochs=3", "train"),
         ("train.learning_rate=0.5", "train"),
         ("train.precision=bfloat16", "train"),
-        ("sharding.frozen=row_wise", "train"),
+        ("sharding.frozen=table_wise", "train"),
         ("compute.processes=2", "train"),
         ("evaluate.k=[5, 10]", "evaluate"),
     ],
@@ -76,8 +76,10 @@ def test_the_seed_governs_everything_but_the_data(keys):
     assert [s for s in STAGES if before[s] == after[s]] == ["prepare"]
     before, after = keys(method="gold"), keys("seed=1", method="gold")
     assert [s for s in before if before[s] == after[s]] == ["prepare", "select"]
-    before, after = keys(method="popularity"), keys("seed=1", method="popularity")
-    assert before == after  # counting draws nothing
+
+
+def test_counting_draws_nothing_so_the_seed_makes_no_popularity_anew(keys):
+    assert keys("seed=1", method="popularity") == keys(method="popularity")
 
 
 @pytest.mark.parametrize(
@@ -174,6 +176,45 @@ def test_several_processes_without_a_launcher_are_refused(tiny, tmp_path):
     experiment = load_experiment(tiny, overrides=["compute.processes=2"])
     with pytest.raises(CadcError, match=r"compute\.processes = 2 needs a launcher"):
         Pipeline(experiment, tmp_path / "work").artifact("train")
+
+
+ON_GPUS = ("sharding.frozen=row_wise", "compute.device=auto")
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("until", ["train", "evaluate"])
+@pytest.mark.parametrize(
+    ("sets", "sentence"),
+    [
+        (ON_GPUS, "sharding 'row_wise' of table user needs CUDA; on CPU choose one of"),
+        ((*ON_GPUS, "compute.processes=2"), "sharding 'row_wise' of table user needs CUDA"),
+        (["sharding.frozen_storage=int8"], "sharding.frozen_storage = 'int8' can be planned"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_made(
+    tiny, tmp_path, until, sets, sentence
+):
+    pipeline = Pipeline(load_experiment(tiny, overrides=sets), tmp_path, launch=print)
+    with pytest.raises(CadcError, match=sentence):
+        pipeline.run(until)
+    assert not (tmp_path / "prepare").exists()
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_what_gpus_will_train_is_prepared_anywhere(tiny, tmp_path):
+    made = Pipeline(load_experiment(tiny, overrides=ON_GPUS), tmp_path).run(until="select")
+    assert list(made) == ["prepare", "pretrain", "select"]
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_what_gpus_have_trained_is_found_anywhere(keys, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage_runner, "stage_exists", lambda *_: True)
+    assert keys(*ON_GPUS)["train"] != keys()["train"]
 
 
 def test_a_mismatched_trio_is_said_before_torch_is_imported(tiny, tmp_path, monkeypatch):

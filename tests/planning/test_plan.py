@@ -74,7 +74,7 @@ def test_a_factorization_that_cannot_be_dealt_is_told_what_it_would_take(experim
     # Four GPUs could hold neither their shares nor all items' vectors.
     (problem, *_) = plan_experiment(experiment(), BILLION, gpus(4)).problems
     assert problem.startswith("pretrain: each process holds ")
-    assert "it takes more processes" in problem
+    assert "use more processes" in problem
 
 
 def test_a_plan_that_fits_has_no_problems(experiment):
@@ -212,7 +212,7 @@ def test_the_command_takes_the_prepared_datasets_sizes_and_attributes(finished, 
     ("options", "said"),
     [
         (("--world-size", 4, "--hbm", "80"), r"--hbm 80: write a size such as 80GiB"),
-        (("--world-size", 12), r"--world-size 12 is no multiple of --local-world-size 8"),
+        (("--world-size", 12), r"--world-size 12 is not a multiple of --local-world-size 8"),
         (("--world-size", 4, "--hbm", "8GiB", "--device", "cpu"), r"--hbm is a GPU's memory"),
         (
             ("--world-size", 2, "--device", "cpu", "--set", "sharding.communication=bf16"),

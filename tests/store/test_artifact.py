@@ -184,22 +184,22 @@ DAMAGES = {
     "older schema": (
         lambda a: edit_manifest(a, schema_version=0),
         "manifest.json",
-        "written by schema 0, this version reads 1",
+        "has schema 0, but this version of cadc-rec reads schema 1",
     ),
     "torn manifest": (
         lambda a: (a.path / "manifest.json").write_text('{"stage": "tr'),
         "manifest.json",
-        "is not a manifest of ours",
+        "is not a manifest of cadc-rec",
     ),
     "another manifest": (
         lambda a: (a.path / "manifest.json").write_text("[1, 2]"),
         "manifest.json",
-        "is not a manifest of ours",
+        "is not a manifest of cadc-rec",
     ),
     "binary manifest": (
         lambda a: (a.path / "manifest.json").write_bytes(b"\xff\xfe\x00"),
         "manifest.json",
-        "is not a manifest of ours",
+        "is not a manifest of cadc-rec",
     ),
     "no manifest": (
         lambda a: (a.path / "manifest.json").unlink(),
@@ -472,8 +472,8 @@ def raises(error):
 def test_a_full_disk_ends_with_a_sentence_and_leaves_nothing(tmp_path, error):
     message = refusal(lambda: run_stage(tmp_path, "train", SETTINGS, INPUTS, raises(error)))
     assert message == (
-        f"{tmp_path}: no space left; nothing was committed. Free some, or choose another disk "
-        "with --workdir."
+        f"{tmp_path}: no space left; nothing was committed. Free some space, or choose another "
+        "disk with --workdir."
     )
     assert committed(tmp_path) == leftovers(tmp_path) == []
 

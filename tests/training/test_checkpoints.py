@@ -150,8 +150,8 @@ def test_with_all_of_them_damaged_it_begins_anew(tiny, whole, tmp_path):
 OTHERS = {
     "train.learning_rate=0.5": "train.learning_rate is 0.001 there and 0.5 here",
     "model.tower=[8,8]": r"model.tower is \[16, 8\] there and \[8, 8\] here",
-    "data.generated.users=61": "its table has 60 users, and there are 61 here",
-    "data.generated.items=41": "its table has 40 items, and there are 41 here",
+    "data.generated.users=61": "its table has 60 users, but this one has 61",
+    "data.generated.items=41": "its table has 40 items, but this one has 41",
     "data.generated.seed=5": "it was trained on another dataset",
     "select.ratio=5.0": "it was trained on another selection",
     "pretrain.l2=1.0": "it was trained on another tables",
@@ -161,7 +161,9 @@ OTHERS = {
 @pytest.mark.parametrize("setting", OTHERS)
 def test_a_named_checkpoint_of_another_training_is_refused(setting, tiny, whole, tmp_path):
     named = checkpoints(whole[1])[4]
-    with pytest.raises(CadcError, match=f"{named}: cannot be gone on with here: {OTHERS[setting]}"):
+    with pytest.raises(
+        CadcError, match=f"{named}: this training cannot resume from it: {OTHERS[setting]}"
+    ):
         pipeline(tiny, tmp_path / "work", *OFTEN, setting, resume=named).run("train")
 
 
@@ -203,7 +205,7 @@ def test_an_optimizer_of_another_kind_begins_anew_when_that_is_asked_for(tiny, t
     newest = checkpoints(tmp_path / "work")[-1]
     anew = pipeline(tiny, tmp_path / "work", *fused).run("train")["train"]
     assert "resumed" not in anew.info
-    assert any("--resume takes it nevertheless" in line for line in warnings())
+    assert any("--resume uses it nevertheless" in line for line in warnings())
     shutil.rmtree(anew.path)
     asked = pipeline(tiny, tmp_path / "work", *fused, resume=newest).run("train")["train"]
     assert len(asked.info["resumed"]) == 1
@@ -257,7 +259,7 @@ def test_what_a_kill_tore_is_no_checkpoint_and_is_swept_away(tiny, whole, tmp_pa
 def test_two_jobs_of_one_training_in_one_work_folder_are_refused(tiny, tmp_path):
     with (
         CheckpointStore(tmp_path, "training").owned(),
-        pytest.raises(CadcError, match="another job is training the same there"),
+        pytest.raises(CadcError, match="another job is running the same training"),
         CheckpointStore(tmp_path, "training").owned(),
     ):
         pass

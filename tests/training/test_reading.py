@@ -41,6 +41,11 @@ def with_(experiment: Experiment, **sections) -> Experiment:
     return experiment.model_copy(update=update)
 
 
+def reading_of(e: Experiment, dataset, shards, alone):
+    sections = e.train, e.negatives, e.loader, e.history.length, e.seed
+    return open_reading(*sections, dataset, shards, alone)
+
+
 def test_a_selection_is_streamed_where_it_is_larger_than_may_be_in_memory():
     auto = LoaderConfig(memory_rows=100)
     assert [auto.streams(rows) for rows in (100, 101)] == [False, True]
@@ -58,7 +63,7 @@ def test_both_ways_read_the_same_rows(made):
     for kind, loader in (("memory", Loader), ("stream", StreamLoader)):
         settings = with_(experiment, loader={"kind": kind, "buffer_rows": 50})
         with processes(settings.compute) as alone:
-            reading = open_reading(settings, dataset, shards, alone)
+            reading = reading_of(settings, dataset, shards, alone)
         assert isinstance(reading.loader, loader)
         k, pairs = settings.train.negatives, []
         for step in reading.loader.epoch(1):
@@ -81,7 +86,7 @@ def test_no_negative_is_known_to_its_user_where_these_are_excluded(made, kind, d
         negatives={"distribution": distribution},
     )
     with processes(settings.compute) as alone:
-        reading = open_reading(settings, dataset, shards, alone)
+        reading = reading_of(settings, dataset, shards, alone)
     k, known = settings.train.negatives, set()
     known.update(zip(dataset.train_user.tolist(), dataset.train_item.tolist(), strict=True))
     for step in reading.loader.epoch(1):
@@ -98,9 +103,9 @@ def test_uniform_negatives_of_all_items_need_no_table(made):
     assert negatives_of(softmax.negatives, softmax.train, dataset, None) is None
 
 
-def test_popularity_has_no_say_where_nothing_is_drawn(tiny):
+def test_popularity_is_refused_where_no_negatives_are_drawn(tiny):
     sets = ["negatives.distribution=popularity", "train.loss=softmax"]
-    with pytest.raises(CadcError, match=r"is about drawn negatives, and train.loss = 'softmax'"):
+    with pytest.raises(CadcError, match=r"a loss that draws negatives, and train.loss = 'softmax'"):
         load_experiment(tiny, method="random", overrides=sets)
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 import ibis
 import ibis.expr.types as ir
 
+from cadc_rec.config.data import out_of_order
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.engine import Engine, count
 from cadc_rec.data.sources.raw_tables import RawTables, parse_time
@@ -80,10 +81,6 @@ def choose_interactions(
         parse_time(text, f"data.{key}", tables.time_unit)
         for key, text in (("since", config.since), ("until", config.until))
     )
-    by_time = [k for k in ("since", "until") if getattr(config, k)]
-    by_time += ["split = 'time'"] if config.split == "time" else []
-    if by_time and not tables.has_time:
-        raise CadcError(f"data.{by_time[0]} needs times, and the source has none; leave it out.")
     if since is not None or until is not None:
         rows = left(within(rows, since, until), "outside_window", "data.since and data.until")
     # A k-core counts distinct pairs, as does a cap; and without times the order in which the
@@ -117,20 +114,12 @@ def _cuts(
             ("test_from", config.test_from),
         )
     )
-    validation, test = config.time_shares
     if first is None or second is None:
-        if first is not None or second is not None or validation + test >= 1:
-            raise CadcError(
-                "data.split = 'time' needs both data.validation_from and data.test_from, or two "
-                "data.time_shares whose sum is below 1."
-            )
+        validation, test = config.time_shares
         first = time_before_latest(engine, rows, validation + test)
         second = time_before_latest(engine, rows, test)
     if first >= second:
-        raise CadcError(
-            f"data.split = 'time': validation begins at {first} and test at {second}; the test has "
-            "to begin later."
-        )
+        raise CadcError(out_of_order(first, second))
     return first, second
 
 

@@ -222,12 +222,7 @@ def _session(config: DataConfig, folder: Path) -> SparkSession:
     if config.spark.master.startswith("local"):
         settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     for setting in config.spark.settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key.startswith("spark."):
-            raise CadcError(
-                f"data.spark.settings: {setting!r} is not a setting of Spark; write it as "
-                "spark.some.key=value."
-            )
+        key, _, value = setting.partition("=")
         settings[key] = value
     builder = SparkSession.builder.master(config.spark.master).appName("cadc-rec prepare")
     for key, value in settings.items():

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import IO
 
 from cadc_rec.config.experiment import DataConfig
-from cadc_rec.config.tables import TablesConfig
 from cadc_rec.config.types import parse_memory
 from cadc_rec.data.tables.files import FileSet, TableFiles, find_tables
 from cadc_rec.errors import CadcError
@@ -127,38 +126,18 @@ def raw_input(config: DataConfig, data_dir: Path | None, workdir: Path) -> Itera
     Raises:
         CadcError: as `find_raw`, and where the work folder cannot be used.
     """
-    if config.source != "tables" or not asked(config.tables):
+    if config.source != "tables" or not config.tables.queries():
         yield find_raw(config, data_dir)
         return
     with scratch_folder(workdir, f"queries-{os.getpid()}") as spool:
         yield find_raw(config, data_dir, spool)
 
 
-def asked(config: TablesConfig) -> dict[str, str]:
-    """The queries of a configuration, by table.
-
-    Raises:
-        CadcError: a table with both a path and a query, or a query without a database.
-    """
-    queries = {}
-    for role in ("interactions", "users", "items"):
-        table = getattr(config, role)
-        if table.query and table.path:
-            raise CadcError(f"data.tables.{role}: has both a path and a query; take one out.")
-        if table.query and not config.database:
-            raise CadcError(
-                f"data.tables.{role}.query: there is no database to ask; set data.tables.database."
-            )
-        if table.query:
-            queries[role] = table.query
-    return queries
-
-
 def _fetched(
     config: DataConfig, folders: Sequence[Path], spool: Path | None
 ) -> Mapping[str, FileSet]:
     """The rows of the queries, by table; none where there are no queries."""
-    queries = asked(config.tables)
+    queries = config.tables.queries()
     if not queries:
         return {}
     from cadc_rec.data.tables.database import fetch, parse_address  # imports DuckDB

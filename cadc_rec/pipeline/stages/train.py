@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import Experiment, NegativesConfig, SelectConfig, TrainConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.load.shards import SelectionShards
 from cadc_rec.data.select.sizes import wanted_rows
@@ -32,11 +32,15 @@ from cadc_rec.training.trainer import OnEpoch, Trainer, Validate, has_bfloat16, 
 CHECKPOINT = "model.safetensors"
 
 
-def warm_up(experiment: Experiment, dataset: Artifact) -> None:
+def warm_up(
+    select: SelectConfig,
+    train: TrainConfig,
+    negatives: NegativesConfig,
+    interactions: int,
+    processes: int,
+) -> None:
     """Compile the loader's loops, where a rank has rows enough for them."""
-    rows = wanted_rows(experiment.select, int(dataset.info["train"]))
-    on_each = rows // experiment.compute.processes
-    compile_loops(experiment.train, experiment.negatives, on_each)
+    compile_loops(train, negatives, wanted_rows(select, interactions) // processes)
 
 
 def build_checkpoint(
@@ -53,7 +57,7 @@ def build_checkpoint(
     """Train the two towers on D_sel; keep the best epoch by validation NDCG@10.
 
     Args:
-        experiment: model, training and sharding settings, and the seed.
+        experiment: the seed and, of training, every section that has a say in it.
         dataset: sizes, attributes, and the validation items that choose the epoch.
         selection: D_sel.
         pretrained: pre-trained vectors; empty where ids are learned here.
@@ -76,9 +80,17 @@ def build_checkpoint(
     refuse_precision(precision, device, has_bfloat16(device))
     started = time.perf_counter()
     shards = SelectionShards.open(selection)
-    history = experiment.history.length
-    config = experiment.train
-    reading = open_reading(experiment, dataset, shards, processes)
+    config, history = experiment.train, experiment.history.length
+    reading = open_reading(
+        config,
+        experiment.negatives,
+        experiment.loader,
+        history,
+        experiment.seed,
+        dataset,
+        shards,
+        processes,
+    )
     loader = reading.loader
     model = build_model(experiment, dataset, pretrained, processes)
     if start is not None:

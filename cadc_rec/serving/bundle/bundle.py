@@ -212,7 +212,7 @@ def _read_manifest(path: Path, key: Ed25519PublicKey | None) -> dict[str, Any]:
         raise CadcError(f"{file} changed since it was exported; {_REMEDY}")
     for name in manifest["files"]:
         if not _NAME.fullmatch(name):
-            raise CadcError(f"{file} names {name!r}, which is no name of a bundle's file.")
+            raise CadcError(f"{file} names {name!r}, which is not a name of a bundle's file.")
     return dict(manifest)
 
 

@@ -1,4 +1,4 @@
-"""What stands between the network and the application: who may ask, how much, for how long.
+"""Guards the application from the network: who may ask, how much, and for how long.
 
 In: a connection, and an HTTP request as ASGI. Out: the request with its whole body read, or an
 answer that says why not: 401 without the key, 408 for headers or a body that take too long, 413 for
@@ -28,16 +28,16 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = frozenset({"/", "/page.js", "/page.css", "/v2/health/live", "/v2/health/ready"})
-"""Asked by those who have no key: orchestrators, and a browser that shows the page to enter it."""
+"""Paths that need no key: for orchestrators, and for the page on which a person enters the key."""
 _MOST_HEAD = 64 << 10  # bytes of a request line with its headers
-_DRAINED = 256 << 20  # bytes read of a body too large, so that its sender gets to see the answer
+_DRAINED = 256 << 20  # bytes read of a body that is too large, so that its sender sees the answer
 
 
 class ApiKey:
-    """Knows the key by its digest only, and compares in constant time.
+    """Keeps only the key's digest, and compares in constant time.
 
     Args:
-        key: None lets everybody ask.
+        key: the API key; None admits everybody.
     """
 
     def __init__(self, key: str | None) -> None:
@@ -61,16 +61,16 @@ class Guard:
     """ASGI middleware.
 
     Args:
-        app: what answers the requests that pass.
-        key: asked for on all but `OPEN_PATHS`.
-        limits: of body and time.
+        app: the application that answers admitted requests.
+        key: the API key, required on all paths but `OPEN_PATHS`.
+        limits: limits of body and time.
     """
 
     def __init__(self, app: App, key: ApiKey, limits: Limits) -> None:
         self.app, self.key, self.limits = app, key, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or say why not."""
+        """Pass a request on, or answer why not."""
         if scope["type"] != "http":
             return
         headers = dict(scope["headers"])
@@ -92,7 +92,11 @@ class Guard:
             else:
                 body = b""
         except TimeoutError:
-            await _refuse(send, 408, f"no whole body in {self.limits.body_seconds:g} seconds.")
+            await _refuse(
+                send,
+                408,
+                f"the body did not arrive whole within {self.limits.body_seconds:g} seconds.",
+            )
             return
         if isinstance(body, _Refused):
             if body.status:
@@ -103,7 +107,7 @@ class Guard:
                 await self.app(scope, _replay(body, receive), send_on)
         except TimeoutError:
             if not started:
-                await _refuse(send, 503, "no answer in time; ask again later.")
+                await _refuse(send, 503, "the answer took too long; ask again later.")
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | _Refused:
         parts: list[bytes] = []
@@ -111,7 +115,7 @@ class Guard:
         declared = headers.get(b"content-length", b"")
         too_large = declared.isdigit() and int(declared) > most
         if too_large and b"expect" in headers:
-            return _too_large(most)  # the sender waits for leave to send it
+            return _too_large(most)  # the sender waits for permission to send it
         async with asyncio.timeout(self.limits.body_seconds):
             while True:
                 message = await receive()
@@ -141,7 +145,7 @@ def _too_large(most: int) -> _Refused:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Gives the body that was read, then whatever comes."""
+    """Gives the body that was read, then later messages."""
     given = False
 
     async def again() -> Message:
@@ -211,7 +215,7 @@ def impatient(head_seconds: float) -> type[HttpToolsProtocol]:
             self._head_bytes = 0
             self._deadline = self.loop.call_later(
                 head_seconds, self._give_up, b"408 Request Timeout",
-                f"no whole headers in {head_seconds:g} seconds.",
+                f"the headers did not arrive whole within {head_seconds:g} seconds.",
             )  # fmt: skip
 
         def _head_is_there(self) -> None:
@@ -230,6 +234,6 @@ def impatient(head_seconds: float) -> type[HttpToolsProtocol]:
                 self.transport.close()
 
         def send_400_response(self, msg: str) -> None:
-            self._give_up(b"400 Bad Request", "this is no HTTP request.")
+            self._give_up(b"400 Bad Request", "this is not an HTTP request.")
 
     return Impatient

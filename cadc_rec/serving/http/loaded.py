@@ -1,7 +1,7 @@
-"""The bundle that answers, and how another takes its place.
+"""The bundle that answers, and how a new one replaces it.
 
-In: a path. Out: the predictor of the moment. A bundle is taken only when it is verified and its
-self-test passes; until then, and if it does not, the one before goes on answering.
+In: a path. Out: the current predictor. A new bundle is used only after it is verified and its
+self-test has passed; until then, or if that fails, the old bundle goes on answering.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from cadc_rec.serving.bundle.self_test import run_self_test
 from cadc_rec.serving.bundle.signing import verification_key
 from cadc_rec.serving.predict.predictor import Predictor
 
-_SHOWN = 3  # of a self-test's differences
+_SHOWN = 3  # differences of a self-test that a message names
 
 _RELOADS = Counter("cadc_rec_reloads", "Bundles loaded or refused.", ("outcome",))
 _LOADED = Gauge(
     "cadc_rec_bundle_loaded_timestamp_seconds",
-    "When the bundle that answers was loaded.",
+    "When the current bundle was loaded.",
     ("fingerprint",),
 )
 
@@ -39,10 +39,10 @@ def load_tested(path: Path, verify_key: Path | None) -> Predictor:
     """The predictor of the bundle in `path`, verified and tested.
 
     Raises:
-        CadcError: it is altered, not signed as asked, not whole, or answers otherwise than when it
-            was exported.
+        CadcError: it is changed, incomplete or not signed as required, or its answers differ from
+            those at export.
     """
-    # A link may be moved meanwhile: all files come from the folder it names now.
+    # The link may change meanwhile: read all files from the folder that it names now.
     bundle = Bundle.open(path.resolve(), verification_key(verify_key))
     predictor = Predictor.of(bundle)
 
@@ -61,10 +61,10 @@ def load_tested(path: Path, verify_key: Path | None) -> Predictor:
 
 
 class Loaded:
-    """The predictor of the moment.
+    """The current predictor.
 
     Args:
-        path: of the bundle, or of a link to it.
+        path: path of the bundle, or of a link to it.
         verify_key: file with the public key that bundles must be signed with.
 
     Raises:
@@ -79,10 +79,10 @@ class Loaded:
         _LOADED.labels(self.predictor.fingerprint).set(time.time())
 
     async def reload(self) -> Predictor:
-        """Load what lies in the path now; on any failure keep what is there.
+        """Load the bundle at the path; on any failure keep the old one.
 
         Raises:
-            CadcError: it was refused.
+            CadcError: the bundle was refused.
         """
         async with self._one_at_a_time:
             seen = self._look()
@@ -91,7 +91,7 @@ class Loaded:
             except Exception as error:
                 self._seen = seen
                 _RELOADS.labels("refused").inc()
-                log.error("refused: %s The bundle before goes on answering.", error)
+                log.error("refused: %s The old bundle goes on answering.", error)
                 if isinstance(error, CadcError):
                     raise
                 raise CadcError(
@@ -105,9 +105,9 @@ class Loaded:
             return predictor
 
     async def watch(self, seconds: float) -> None:
-        """Reload whenever another bundle lies in the path; never returns.
+        """Reload whenever the path has a new bundle; never returns.
 
-        A bundle that was refused is not tried again before it changes.
+        A refused bundle is not tried again until it changes.
         """
         while True:
             await asyncio.sleep(seconds)
@@ -115,10 +115,10 @@ class Loaded:
                 try:
                     await self.reload()
                 except CadcError:
-                    continue  # reported where it happened
+                    continue  # `reload` has reported it
 
     def _look(self) -> tuple[str, int, int] | None:
-        """What tells one bundle in the path from another; None while there is none."""
+        """What distinguishes the bundle at the path from another; None if there is none."""
         try:
             folder = os.path.realpath(self.path)
             manifest = os.stat(os.path.join(folder, layout.MANIFEST))
@@ -128,20 +128,20 @@ class Loaded:
 
 
 class KeyNeeded(CadcError):
-    """Only a service with an API key lets the network change its model."""
+    """A service without an API key does not let the network change its model."""
 
 
 class NotUnloaded(CadcError):
-    """The one model of a service stays until the service is stopped."""
+    """A service's one model cannot be unloaded."""
 
 
 class Repository(ModelRepositoryExtension):
-    """The protocol's repository calls: a load takes what lies in the bundle's path now.
+    """The protocol's repository calls: a load reads the bundle's path again.
 
     Args:
-        models: KServe's.
-        loaded: what a load replaces.
-        name: of the one model.
+        models: KServe's repository.
+        loaded: the bundle that a load replaces.
+        name: the one model's name.
         with_key: whether the service has an API key; without one nothing can be changed.
     """
 
@@ -155,13 +155,13 @@ class Repository(ModelRepositoryExtension):
         Raises:
             KeyNeeded: the service has no key.
             ModelNotFound: there is no model of that name.
-            CadcError: the bundle was refused; the one before goes on answering.
+            CadcError: the bundle was refused; the old one goes on answering.
         """
         self._require("load", model_name)
         try:
             await self.loaded.reload()
         except CadcError as error:
-            raise CadcError(f"{error} The bundle before goes on answering.") from None
+            raise CadcError(f"{error} The old bundle goes on answering.") from None
         return {"name": model_name, "load": True}
 
     async def unload(self, model_name: str) -> dict[str, Any]:
@@ -177,6 +177,8 @@ class Repository(ModelRepositoryExtension):
 
     def _require(self, what: str, model_name: str) -> None:
         if not self.with_key:
-            raise KeyNeeded(f"to {what} a model over the network, start the service with a key.")
+            raise KeyNeeded(
+                f"to {what} a model over the network, start the service with an API key."
+            )
         if model_name != self.name:
             raise ModelNotFound(f"{model_name:.80}")

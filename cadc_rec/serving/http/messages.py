@@ -1,10 +1,10 @@
-"""Requests and answers of the Open Inference Protocol as typed messages, whatever they came by.
+"""Requests and answers of the Open Inference Protocol as typed messages, over HTTP or gRPC.
 
 In: JSON, JSON followed by raw tensors (the protocol's binary extension), or the `InferRequest` that
 KServe makes of a gRPC message. Out: a checked `Request`, or an `InvalidInput` whose sentence says
 what is wrong and where; and from `Output` tensors the answer in the form that was asked for. The
-types here are also the OpenAPI description. KServe's own decoder believes what a body says of
-itself; this one does not.
+types here are also the OpenAPI description. KServe's own decoder trusts the sizes that a body
+states; this one checks them.
 """
 
 from __future__ import annotations
@@ -48,18 +48,20 @@ class _Message(BaseModel):
 
 
 class InputParameters(_Message):
-    """Of an input."""
+    """Parameters of an input."""
 
     binary_data_size: int | None = Field(
-        default=None, ge=0, description="Bytes of the input after the JSON, in place of `data`."
+        default=None,
+        ge=0,
+        description="Number of bytes of the input that follow the JSON, instead of `data`.",
     )
 
 
 class OutputParameters(_Message):
-    """Of an output that is asked for."""
+    """Parameters of a requested output."""
 
     binary_data: bool = Field(
-        default=False, description="Whether it comes as raw bytes after the JSON."
+        default=False, description="Whether to send it as raw bytes after the JSON."
     )
 
 
@@ -72,7 +74,9 @@ class Input(_Message):
 
     name: Literal["user_id", "history", "candidate_id"]
     shape: list[Annotated[int, Field(ge=0, lt=1 << 31)]] = Field(
-        min_length=1, max_length=2, description="Elements of `data` in row-major order fill it."
+        min_length=1,
+        max_length=2,
+        description="Shape that the elements of `data` fill, in row-major order.",
     )
     datatype: Annotated[_Datatype, BeforeValidator(_upper)]
     data: Annotated[
@@ -84,34 +88,36 @@ class Input(_Message):
 
     @property
     def raw(self) -> bytes | None:
-        """The elements as bytes, where they came so."""
+        """The elements as bytes, if they were sent so."""
         return self._raw
 
 
 class RequestedOutput(_Message):
-    """One output that is asked for."""
+    """One requested output."""
 
     name: Literal["item_id", "score", "count", "source", "title"]
     parameters: OutputParameters | None = None
 
 
 class Parameters(_Message):
-    """What a request may say beside its inputs."""
+    """Parameters of a request."""
 
-    # Names that are not here are refused by the query, which stops at the first.
+    # The query refuses names that are not here, and stops at the first one.
     model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": False})
     k: int = Field(
         default=DEFAULT_K,
-        description="Items a user; at most as many as the catalogue has.",
+        description="Number of items for each user, at most the size of the catalogue.",
         json_schema_extra={"minimum": 1},
     )
-    exclude_seen: bool = Field(default=True, description="Leave out what a user took.")
+    exclude_seen: bool = Field(
+        default=True, description="Leave out the items that the user has taken."
+    )
     filter: Json[dict[str, Any]] | None = Field(
         default=None,
-        description="JSON: item attributes and lists of values, one of which an item has.",
+        description="JSON: for each attribute a list of values; an item must have one of them.",
     )
     binary_data_output: bool = Field(
-        default=False, description="Every output as raw bytes after the JSON."
+        default=False, description="Send every output as raw bytes after the JSON."
     )
 
 
@@ -130,14 +136,14 @@ class Request(_Message):
     )
     id: str | None = Field(default=None, max_length=256)
     inputs: list[Input] = Field(
-        max_length=3, description="`user_id`, and where wanted `history` and `candidate_id`."
+        max_length=3, description="`user_id`; optional `history` and `candidate_id`."
     )
     parameters: Parameters | None = None
     outputs: list[RequestedOutput] | None = Field(default=None, max_length=16)
 
 
 class OutputTensor(TypedDict):
-    """One output; without `data` where it comes as raw bytes after the JSON."""
+    """One output; without `data` if it is sent as raw bytes after the JSON."""
 
     name: str
     shape: list[int]
@@ -171,7 +177,7 @@ class Output:
 
 
 def sentence(errors: Sequence[Any]) -> str:
-    """The first of Pydantic's errors: where, what, and what stood there."""
+    """The first of Pydantic's errors: the place, the rule, and the value found."""
     first = errors[0]
     if not first["loc"]:
         return f"the body: {first['msg'][0].lower()}{first['msg'][1:]}."
@@ -194,7 +200,7 @@ def decode(body: bytes, json_length: str | None) -> Request:
     at = len(body)
     if json_length is not None:
         if not (json_length.isascii() and json_length.isdigit() and len(json_length) < 12):
-            raise InvalidInput(f"header {JSON_LENGTH_HEADER}: {json_length!r:.40} is no length.")
+            raise InvalidInput(f"header {JSON_LENGTH_HEADER}: {json_length!r:.40} is not a length.")
         at = int(json_length)
         if at > len(body):
             raise InvalidInput(f"header {JSON_LENGTH_HEADER}: {at}, but the body is shorter.")
@@ -222,7 +228,7 @@ def decode(body: bytes, json_length: str | None) -> Request:
 def encode(
     request: Request, outputs: list[Output], model_name: str, version: str
 ) -> tuple[bytes, dict[str, str]]:
-    """A body and its headers: every output as JSON, or raw where the request asks for that."""
+    """A body and its headers: each output as JSON, or as raw bytes if the request asks for that."""
     all_raw = request.parameters is not None and request.parameters.binary_data_output
     raw_ones: dict[str, bool] = {
         output.name: output.parameters is not None and output.parameters.binary_data
@@ -299,5 +305,5 @@ def to_kserve(request: InferRequest, outputs: list[Output], version: str) -> Inf
 
 
 def shown(value: object) -> str:
-    """A value of a client's, cut short, for a message."""
+    """A client's value, shortened for a message."""
     return reprlib.repr(value)

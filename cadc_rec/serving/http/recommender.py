@@ -1,4 +1,4 @@
-"""The model as KServe knows it: ready, described, called; and requests answered together.
+"""The model as KServe calls it; it answers requests that wait together by one call.
 
 In: a KServe `InferRequest`. Out: an `InferResponse`. The same object serves under KServe's own
 `ModelServer`, whose protocol endpoints the service uses.
@@ -41,16 +41,16 @@ _SIZE_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 _REQUESTS = Counter(
     "cadc_rec_requests",
-    "Requests for recommendations, by protocol and by what came of them.",
+    "Requests for recommendations, by protocol and outcome.",
     ("protocol", "outcome"),
 )
 _SECONDS = Histogram(
     "cadc_rec_request_seconds",
-    "From a request's last byte to its answer.",
+    "Seconds from a request's last byte to its answer.",
     ("protocol",),
     buckets=_SECOND_BOUNDS,
 )
-_USERS = Counter("cadc_rec_users", "Users answered, by what the answer is based on.", ("source",))
+_USERS = Counter("cadc_rec_users", "Users answered, by the basis of the answer.", ("source",))
 _BATCH_REQUESTS = Histogram(
     "cadc_rec_batch_requests",
     "Requests answered by one call of the predictor.",
@@ -63,12 +63,12 @@ _WAITING = Gauge("cadc_rec_waiting_requests", "Requests that wait for the predic
 
 
 class Recommender(InferenceModel):
-    """Recommendations of the bundle of the moment.
+    """Recommendations of the current bundle.
 
     Args:
-        name: what clients call it.
+        name: the model's name for clients.
         loaded: the bundle.
-        limits: of requests.
+        limits: limits of requests.
     """
 
     def __init__(self, name: str, loaded: Loaded, limits: Limits) -> None:
@@ -124,12 +124,12 @@ class Recommender(InferenceModel):
         return described(self.loaded.predictor)[0]
 
     def get_output_types(self) -> list[Any]:
-        """The outputs, likewise."""
+        """The outputs, for the metadata call."""
         return described(self.loaded.predictor)[1]
 
 
 class Busy(CadcError):
-    """Too many requests wait already."""
+    """Too many requests are waiting."""
 
 
 @dataclass
@@ -203,7 +203,7 @@ class Batcher:
         users = 0
         while self._waiting:
             first = self._waiting[0]
-            if first.answer.cancelled():  # its client went away
+            if first.answer.cancelled():  # its client has gone
                 self._waiting.popleft()
                 continue
             more = len(first.query.users)
@@ -236,7 +236,7 @@ def _together(one: _Waiting, other: _Waiting) -> bool:
 
 
 def _answers(batch: list[_Waiting]) -> list[Recommendations | Exception]:
-    """One answer a query, by one call where all is well, else by one each."""
+    """An answer to each query: by one call, or if that fails by a call for each."""
     try:
         return list(_of_all(batch))
     except Exception as error:

@@ -49,19 +49,19 @@ _STATUS: dict[type[Exception], int] = {
     RequestValidationError: 400,
     KeyNeeded: 403,
     ModelNotFound: 404,
-    NotImplementedError: 404,  # KServe's word for a model's version
+    NotImplementedError: 404,  # KServe's name for a model's version
     NotUnloaded: 409,
     ModelNotReady: 503,
     Busy: 503,
 }
 _REASONS = {
-    400: "The request is not one that can be answered; the text says why.",
-    401: "No API key, or a wrong one.",
-    403: "Not on a service without an API key.",
+    400: "The request cannot be answered; the text says why.",
+    401: "The API key is missing or wrong.",
+    403: "Not allowed on a service without an API key.",
     404: "No such model.",
     405: "No such method.",
     408: "The body did not come in time.",
-    409: "Not while the service runs.",
+    409: "Not allowed while the service runs.",
     413: "The body is too large.",
     503: "Busy, or not ready; ask again later.",
 }
@@ -177,5 +177,5 @@ async def _http_error(request: HttpRequest, error: HTTPException) -> HttpRespons
 
 
 async def _defect(request: HttpRequest, error: Exception) -> HttpResponse:
-    log.error("a defect of ours: %s: %s", type(error).__name__, error, exc_info=error)
-    return JSONResponse({"error": "a defect of the service; its log has more."}, 500)
+    log.error("a defect of cadc-rec: %s: %s", type(error).__name__, error, exc_info=error)
+    return JSONResponse({"error": "a defect of the service; its log says more."}, 500)

@@ -1,7 +1,7 @@
 """The gRPC side: KServe's servicer of the protocol, behind the same rules as HTTP.
 
-In: the model and the repository. Out: a server, not started. What a client did wrong comes back as
-a status with one sentence; nothing of it is logged.
+In: the model and the repository. Out: a server that is not yet started. A client's mistake is
+answered by a status with one sentence, and is not logged.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from cadc_rec.serving.http.settings import Limits
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _OPEN = {f"{_SERVICE}ServerLive", f"{_SERVICE}ServerReady"}
-_AGE_MS = 30 * 60 * 1000  # of a connection; then its client makes another
+_AGE_MS = 30 * 60 * 1000  # age of a connection at which its client must make another
 
 
 def grpc_server(
     dataplane: DataPlane, repository: Repository, key: ApiKey, limits: Limits
 ) -> aio.Server:
-    """The server; add ports to it and start it."""
+    """The server; the caller adds ports and starts it."""
     server = aio.server(
         interceptors=(_Rules(key),),
         maximum_concurrent_rpcs=limits.waiting,
@@ -43,9 +43,9 @@ def grpc_server(
             ("grpc.max_send_message_length", 64 << 20),
             ("grpc.max_concurrent_streams", 256),
             ("grpc.max_connection_age_ms", _AGE_MS),
-            ("grpc.keepalive_time_ms", 60_000),  # a client that is gone is noticed
+            ("grpc.keepalive_time_ms", 60_000),  # so that a client that has gone is noticed
             ("grpc.keepalive_timeout_ms", 20_000),
-            ("grpc.so_reuseport", 0),  # a second service on the port is an error
+            ("grpc.so_reuseport", 0),  # a second service on the same port is an error
         ],
     )
     servicer = InferenceServicer(dataplane, repository)
@@ -54,11 +54,11 @@ def grpc_server(
 
 
 class _Malformed:
-    """In place of a request that is no protobuf message."""
+    """Stands for a request that is not a protobuf message."""
 
 
 class _Rules(aio.ServerInterceptor):
-    """The key, and errors as statuses."""
+    """Checks the API key, and turns errors into gRPC statuses."""
 
     def __init__(self, key: ApiKey) -> None:
         self.key = key
@@ -80,10 +80,13 @@ class _Rules(aio.ServerInterceptor):
 
         async def guarded(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
             if not admitted:
-                await context.abort(StatusCode.UNAUTHENTICATED, "an API key is needed.")
+                await context.abort(
+                    StatusCode.UNAUTHENTICATED,
+                    "an API key is needed: metadata authorization: Bearer KEY.",
+                )
             if isinstance(request, _Malformed):
                 await context.abort(
-                    StatusCode.INVALID_ARGUMENT, "the request is no message of the protocol."
+                    StatusCode.INVALID_ARGUMENT, "the request is not a message of the protocol."
                 )
             try:
                 return await answer(request, context)
@@ -102,7 +105,9 @@ class _Rules(aio.ServerInterceptor):
             except Exception as error:
                 if isinstance(error, aio.AbortError):
                     raise
-                log.error("a defect of ours: %s: %s", type(error).__name__, error, exc_info=error)
+                log.error(
+                    "a defect of cadc-rec: %s: %s", type(error).__name__, error, exc_info=error
+                )
                 await context.abort(StatusCode.INTERNAL, "a defect of the service.")
 
         return grpc.unary_unary_rpc_method_handler(
@@ -111,7 +116,7 @@ class _Rules(aio.ServerInterceptor):
 
 
 def _forgiving(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """A parser whose failure is a value, not a logged traceback and a status of INTERNAL."""
+    """A parser that returns `_Malformed` instead of raising, which would log a traceback."""
 
     def parsed(contents: bytes) -> Any:
         try:

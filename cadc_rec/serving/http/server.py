@@ -1,7 +1,6 @@
-"""A service from its first line to its last: load, listen, answer, stop.
+"""Runs a service: load the bundle, listen, answer, stop.
 
-In: `ServiceSettings`. Out: nothing, when SIGTERM or SIGINT has ended it and the requests in flight
-are answered.
+In: `ServiceSettings`. It returns after SIGTERM or SIGINT, when the requests in flight are answered.
 """
 
 from __future__ import annotations
@@ -55,8 +54,8 @@ def serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
     """Serve until stopped.
 
     Args:
-        settings: what and where.
-        ready: called with the addresses, once all ports listen.
+        settings: the service's settings.
+        ready: called with the addresses when all ports listen.
 
     Raises:
         CadcError: the bundle is refused, or a port is taken.
@@ -85,7 +84,7 @@ async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> Non
                 port = rpc.add_insecure_port(f"{_shown(settings.host)}:{settings.grpc_port}")
             except RuntimeError as error:
                 raise CadcError(
-                    f"--grpc-port {settings.grpc_port} cannot be listened on; choose another."
+                    f"--grpc-port {settings.grpc_port} cannot be used; choose another port."
                 ) from error
             await rpc.start()
             where.append(f"grpc://{_shown(settings.host)}:{port}")
@@ -118,7 +117,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         listener = socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         raise CadcError(
-            f"{host}:{port} cannot be listened on ({error.strerror}); choose another --host or "
+            f"{host}:{port} cannot be used ({error.strerror}); choose another --host or "
             "--http-port."
         ) from error
     with listener:

@@ -1,4 +1,4 @@
-"""What a service is told when it starts: where it listens, who may ask, how much at once."""
+"""The settings of a service: where it listens, who may ask, and how much at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cadc_rec.errors import CadcError
 
-_LEAST_KEY = 16  # characters of an API key: fewer are guessed
+_LEAST_KEY = 16  # characters; a shorter API key could be guessed
 
 
 @dataclass(frozen=True)
@@ -16,17 +16,18 @@ class Limits:
     """How much a client may ask for, and how long it may take.
 
     Attributes:
-        body_bytes: of a request, over HTTP and gRPC.
-        users: in one request.
-        k: items a user.
-        history: items of each history.
-        waiting: requests that wait for an answer at once; more are told to come back.
-        connections: HTTP connections at once.
-        head_seconds: until the first byte and from there to the end of the headers.
-        body_seconds: from the headers to the end of the body.
-        answer_seconds: from there until the answer is sent.
-        idle_seconds: of a connection between two requests.
-        grace_seconds: for requests in flight when the service is stopped.
+        body_bytes: bytes of a request's body, over HTTP and gRPC.
+        users: users in one request.
+        k: recommended items for each user.
+        history: items in each history.
+        waiting: requests that wait for an answer at the same time; more are refused as busy.
+        connections: HTTP connections at the same time.
+        head_seconds: seconds from the connection to the first byte, and from there to the end of
+            the headers.
+        body_seconds: seconds from the end of the headers to the end of the body.
+        answer_seconds: seconds from the end of the body until the answer is sent.
+        idle_seconds: seconds that a connection may stay idle between two requests.
+        grace_seconds: seconds that requests have to finish when the service is stopped.
     """
 
     body_bytes: int = 2 << 20
@@ -44,18 +45,18 @@ class Limits:
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """One service.
+    """The settings of one service.
 
     Attributes:
-        bundle: the folder, or a link to the folder of the moment.
-        name: of the model, as clients call it.
-        host: the address it binds to.
-        http_port: 0 for any that is free.
-        grpc_port: likewise; None for no gRPC.
-        api_key: what clients have to know; None lets everybody ask.
+        bundle: the bundle's folder, or a link to the current one.
+        name: the model's name for clients.
+        host: the address to bind to.
+        http_port: port for HTTP; 0 takes any free port.
+        grpc_port: port for gRPC; 0 takes any free port, None serves no gRPC.
+        api_key: the key that clients must send; None answers everybody.
         verify_key: file with the public key that bundles must be signed with.
-        watch_seconds: how often to look for another bundle in the same place; 0 for never.
-        limits: of requests.
+        watch_seconds: seconds between checks for a new bundle at the same path; 0 never checks.
+        limits: limits of requests.
     """
 
     bundle: Path
@@ -70,10 +71,10 @@ class ServiceSettings:
 
 
 def require_key_beyond_loopback(host: str, api_key: str | None, everybody: bool) -> None:
-    """Refuse to let a network ask without a key, unless that is what is wanted.
+    """Require an API key where other machines can ask, unless `everybody` may.
 
     Raises:
-        CadcError: `host` is not this machine's loopback, and there is no key.
+        CadcError: `host` is not this machine's loopback and there is no key, or the key is short.
     """
     if api_key is not None and len(api_key) < _LEAST_KEY:
         raise CadcError(
@@ -83,12 +84,12 @@ def require_key_beyond_loopback(host: str, api_key: str | None, everybody: bool)
     if api_key is None and not everybody and not is_loopback(host):
         raise CadcError(
             f"--host {host} lets other machines ask: give an API key (--api-key-file, or "
-            "$CADC_REC_API_KEY), or --no-api-key to let everybody."
+            "$CADC_REC_API_KEY), or answer everybody with --no-api-key."
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
+    """Whether only this machine can reach the address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

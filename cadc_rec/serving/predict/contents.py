@@ -1,8 +1,8 @@
 """What a bundle holds, in memory: its files, read and checked against each other.
 
-In: a `Bundle`. Out: `Contents`, or the predictor made of them. A checksum says that a file is what
-was exported; that the parts fit each other is checked here, so that no request meets a part that
-does not.
+In: a `Bundle`. Out: `Contents`, or the predictor made of them. Checksums show that a file is as it
+was exported. Here the files are checked against each other, so that no request fails later because
+they do not fit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Newcomers = Callable[[NDArray[np.int64]], Floats]
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything that answers are made of; nothing of it changes after loading.
+    """Everything that answers are made from; it does not change after loading.
 
     Attributes:
         users: their ids.
@@ -115,12 +115,12 @@ class Contents:
 
 def _retrieval(bundle: Bundle, model: Mapping[str, Any], items: ItemVectors) -> Retrieval:
     if model["index"]["kind"] == "exact":
-        return items  # no index can be more exact, and none ranks close scores as ranking does
+        return items  # exact, and ranks close scores as evaluation does
     import faiss
 
     index = faiss.deserialize_index(np.frombuffer(bundle.read(layout.INDEX), np.uint8))
     if index.ntotal != len(items) or index.d != items.vectors.shape[1]:
-        raise CadcError(f"{bundle.path}: the index is not of the item vectors; export it anew.")
+        raise CadcError(f"{bundle.path}: the index does not fit the item vectors; export it anew.")
     return IndexSearch(index, items)
 
 
@@ -166,13 +166,17 @@ def _require_fit(
     indptr, items = known["indptr"], known["items"]
     if indptr[0] != 0 or indptr[-1] != len(items) or (np.diff(indptr) < 0).any():
         raise CadcError(
-            f"{bundle.path}: {layout.KNOWN} is no list of items a user; export it anew."
+            f"{bundle.path}: {layout.KNOWN} is not a list of items for each user; export it anew."
         )
     n_taken = n_items - int(model.get("untaken_items", 0))
     if not 0 <= n_taken <= n_items:
-        raise CadcError(f"{bundle.path}: {layout.MODEL} counts other items than there are.")
+        raise CadcError(
+            f"{bundle.path}: {layout.MODEL} counts other items than there are; export it anew."
+        )
     if len(items) and not (items.min() >= 0 and items.max() < n_taken):
-        raise CadcError(f"{bundle.path}: {layout.KNOWN} names items that are not there.")
+        raise CadcError(
+            f"{bundle.path}: {layout.KNOWN} names items that do not exist; export it anew."
+        )
     for name, vectors in (("user", user_vectors), ("item", item_vectors)):
         if not np.isfinite(vectors).all():
             raise CadcError(f"{bundle.path}: a vector of the {name}s is not finite; train anew.")

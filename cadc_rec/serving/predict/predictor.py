@@ -39,7 +39,7 @@ class Source(IntEnum):
     HISTORY = 1
     """The history that came with the request, of a user the model has never seen."""
     POPULARITY = 2
-    """How often items were taken: a user the model has never seen, and nothing known of them."""
+    """How often items were taken, for a user whom the model has never seen, without a history."""
 
     @property
     def word(self) -> str:
@@ -84,10 +84,10 @@ class Predictor(Contents):
 
         Args:
             path: the bundle's folder.
-            key: whose signature it must bear; None asks for none.
+            key: public key that the bundle must be signed with; None requires no signature.
 
         Raises:
-            CadcError: the bundle is altered, not signed, of a newer version, or not whole.
+            CadcError: the bundle is changed, not signed, of a newer version, or incomplete.
         """
         return cls.of(Bundle.open(Path(path), key))
 
@@ -105,13 +105,13 @@ class Predictor(Contents):
         Args:
             user_ids: original ids ``[n]``.
             k: from 1 to the number of items.
-            exclude_seen: leave out what a user took, and what stands in their history.
-            filter: attribute to values: only items that have one of the values, of every attribute
-                that is named.
-            history: for each user, original ids of the items they took, oldest first; empty for
-                none, and items nobody knows are skipped. It gives users the model has never seen
-                their vectors; users it knows keep their own.
-            candidates: original ids; only these items.
+            exclude_seen: leave out the items that a user took, and those of the history.
+            filter: attribute to values: only items that have one of the values, for every
+                attribute that is named.
+            history: for each user, original ids of the items they took, oldest first; may be
+                empty, and unknown items are skipped. It gives a vector to users whom the model
+                has never seen; known users keep their own vectors.
+            candidates: original ids of the only items to rank; default: all.
 
         Items that nobody took yet are ranked with the others where a filter or candidates are
         given, and are left out otherwise.
@@ -144,7 +144,7 @@ class Predictor(Contents):
     def score(self, pairs: Sequence[tuple[Any, Any]]) -> NDArray[np.float64]:
         """Scores ``[n]`` of pairs of a user's and an item's original id.
 
-        NaN where the model has never seen the one or the other.
+        A score is NaN if the model has never seen the user or the item.
         """
         for pair in pairs:
             if isinstance(pair, str) or len(pair) != 2:
@@ -157,12 +157,12 @@ class Predictor(Contents):
         return scores
 
     def similar_items(self, item_ids: Sequence[Any] | NDArray[Any], k: int = 10) -> Recommendations:
-        """The k items whose vectors point most nearly the same way (by cosine), itself left out.
+        """The k items with the most similar vectors (by cosine), without the item itself.
 
         An item that nobody took yet may be asked for, and is no answer.
 
         Raises:
-            CadcError: nobody knows an item, or `k` is out of range.
+            CadcError: an item is unknown, or `k` is out of range.
         """
         rows = self.items.rows(item_ids)
         self._check_k(k)
@@ -180,7 +180,7 @@ class Predictor(Contents):
         )
 
     def require_filter(self, wanted: Filter) -> None:
-        """Refuse a filter that `recommend` would refuse.
+        """Raise if `recommend` would refuse this filter.
 
         Raises:
             CadcError: it names an attribute or a value that no item has.

@@ -41,7 +41,7 @@ class NotCandidates:
 
     Attributes:
         taken: those of each query, in any order.
-        blocked: those of all queries alike, int64.
+        blocked: those of all queries, int64.
     """
 
     taken: UserItems
@@ -98,7 +98,7 @@ class ItemVectors:
         return _joined(parts, k)
 
     def best_among(self, candidates: Rows, queries: Floats, k: int, out: NotCandidates) -> Best:
-        """The same among rows ``[n, c]`` of each query; -1 is none, and no row stands twice."""
+        """The same among rows ``[n, c]`` of each query; -1 is no row, and no row is repeated."""
         rows = np.sort(candidates, axis=1)
         scores = self._exact(rows, queries)
         scores[rows < 0] = -np.inf

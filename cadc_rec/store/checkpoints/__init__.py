@@ -1,1 +1,1 @@
-"""Unfinished training on disk: written while it goes on, whole or absent, read by any ranks."""
+"""Checkpoints of unfinished training, which any number of processes can read."""

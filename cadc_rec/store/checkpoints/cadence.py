@@ -1,4 +1,4 @@
-"""When the next checkpoint is due, which all ranks have to agree on without asking every step."""
+"""When the next checkpoint is due; all ranks agree on it without asking at every step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from cadc_rec.store.checkpoints.store import Group
 
-_LOOK_SECONDS = 1.0  # ranks ask rank 0 about this often
+_LOOK_SECONDS = 1.0  # ranks ask rank 0 about once in this time
 _MOST_STEPS = 10_000
 
 
@@ -15,10 +15,10 @@ class Cadence:
     """Checkpoints by the clock.
 
     Args:
-        every_seconds: between two; 0 is never.
-        max_share: of the time that training may stand still for them.
-        group: the ranks; all must call every method alike.
-        clock: seconds.
+        every_seconds: seconds between two checkpoints; 0 saves none.
+        max_share: share of the time that training may wait for checkpoints.
+        group: the ranks; all of them must call every method.
+        clock: gives seconds.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Cadence:
         """Whether to save after this step; called after each one.
 
         Args:
-            busy: the checkpoint before is being written still; rank 0's word counts.
+            busy: whether the previous checkpoint is still being written; rank 0's value counts.
         """
         if not self.every:
             return False
@@ -46,22 +46,22 @@ class Cadence:
         self._steps += 1
         if self._steps < self._until_look:
             return False
-        told = self._look(busy) if self.group.rank == 0 else None
-        due, self._until_look = self.group.broadcast(told)
+        answer = self._look(busy) if self.group.rank == 0 else None
+        due, self._until_look = self.group.broadcast(answer)
         self._steps = 0
         return bool(due)
 
     def _look(self, busy: bool) -> tuple[bool, int]:
-        """Whether one is due now, and steps until it is worth asking again."""
+        """Whether a checkpoint is due now, and how many steps until the next question."""
         now = self.clock()
         rate = self._steps / max(now - self._looked, 1e-9)
         self._looked = now
         if now >= self._next and not busy:
             return True, 1
-        # Half of what is left, so that a changing rate does no harm; but not at every step.
+        # Half of the remaining time, in case the rate changes; but not at every step.
         ahead = max((self._next - now) / 2, min(_LOOK_SECONDS, self.every / 4))
         return False, max(1, min(int(rate * ahead), _MOST_STEPS))
 
     def saved(self, stood_still: float) -> None:
-        """Put the next one off, the more the longer training `stood_still` for this one."""
+        """Set the next time: the longer training `stood_still`, the later."""
         self._next = self.clock() + max(self.every, stood_still * (1 / self.max_share - 1))

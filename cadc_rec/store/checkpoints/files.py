@@ -1,8 +1,8 @@
-"""Tensors in parts as safetensors files and one JSON index: nothing that has to be unpickled.
+"""Tensors in parts as safetensors files and one JSON index; nothing is pickled.
 
-torch.distributed.checkpoint's own storage keeps its index as a pickle, and its safetensors writer
-one part of a tensor a file. Here a rank writes its parts to ``rank-00000-000.safetensors`` and on,
-and rank 0 an index ``tensors.json`` of all of them: name, size, and where each part lies.
+torch.distributed.checkpoint's own storage pickles its index, and its safetensors writer makes a
+file for each part of a tensor. Here a rank writes its parts to ``rank-00000-000.safetensors`` and
+so on, and rank 0 writes an index of all, ``tensors.json``: name, size, and the place of each part.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def save_tensors(
     """Write all ranks' parts; every rank must call.
 
     Args:
-        folder: receives the files; made here.
+        folder: the folder to make and fill.
         tensors: this rank's parts, on the CPU.
-        group: the ranks; it must be able to carry Python objects (gloo).
+        group: the ranks, in a group that can send Python objects (gloo).
 
     Returns:
         Size and SHA-256 of every file by name, on rank 0; empty on the others.
@@ -70,7 +70,7 @@ def save_tensors(
 
 
 def load_tensors(folder: Path, tensors: Tensors, group: dist.ProcessGroup) -> None:
-    """Fill this rank's parts in place; every rank must call, with names that `saved_sizes` has."""
+    """Fill this rank's parts in place; every rank must call, with names from `saved_sizes`."""
     load(
         dict(tensors),
         storage_reader=_Reader(folder),
@@ -80,7 +80,7 @@ def load_tensors(folder: Path, tensors: Tensors, group: dist.ProcessGroup) -> No
 
 
 def saved_sizes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Size of every whole tensor that was saved, by name."""
+    """Whole size of every saved tensor, by name."""
     return {name: tuple(entry["size"]) for name, entry in _index(folder).items()}
 
 
@@ -93,7 +93,7 @@ class _Writer(StorageWriter):
         """A writer is used once."""
 
     def set_up_storage_writer(self, is_coordinator: bool, *_: Any, **__: Any) -> None:
-        """The coordinator is here before any rank writes."""
+        """Called on the coordinator before any rank writes."""
         if is_coordinator:
             self.folder.mkdir(parents=True)
 
@@ -114,7 +114,7 @@ class _Writer(StorageWriter):
                 parts[_key(item.index)] = tensor
             save_file(parts, self.folder / name)
             _sync(self.folder / name)
-            entry = file_entry(self.folder / name)  # by who wrote it: hashing is shared out too
+            entry = file_entry(self.folder / name)  # each rank hashes the files that it wrote
             written += [
                 WriteResult(item.index, parts[_key(item.index)].nbytes, (name, entry))
                 for item in items
@@ -184,7 +184,7 @@ class _Reader(StorageReader):
                         slice(start, start + length)
                         for start, length in zip(item.storage_offsets, item.lengths, strict=True)
                     )
-                    # A slice of a scalar is none of safetensors' business.
+                    # safetensors cannot slice a scalar.
                     read = file.get_slice(key)[wanted] if wanted else file.get_tensor(key)
                     planner.resolve_tensor(item).copy_(read)
         future: Future[None] = Future()
@@ -197,7 +197,7 @@ class _Reader(StorageReader):
 
 
 def _batches(plan: SavePlan) -> Iterator[list[Any]]:
-    """The plan's items, a list for each file."""
+    """The plan's items, grouped by file."""
     batch: list[Any] = []
     size = 0
     for item in plan.items:
@@ -228,7 +228,7 @@ def _described(name: str, saved: Any, files: Mapping[MetadataIndex, str]) -> dic
 
 
 def _key(index: MetadataIndex) -> str:
-    """Names a part within its file."""
+    """The name of a part in its file."""
     assert index.offset is not None
     return f"{index.fqn}[{','.join(map(str, index.offset))}]"
 

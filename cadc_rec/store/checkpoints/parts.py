@@ -1,7 +1,7 @@
 """Tensors in parts, as torch.distributed.checkpoint's planners take them.
 
 In: for each name, the parts of a tensor that this rank holds. Out: plans of what each rank writes
-(what several hold is written by one of them) or reads (parts cut otherwise are put together).
+(a part that several ranks hold is written by one) or reads (also from parts cut in another way).
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ Offsets = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Parts:
-    """What this rank holds of one tensor.
+    """This rank's parts of one tensor.
 
     Attributes:
         size: of the whole tensor.
-        parts: views of live memory by where they start in it; none on a rank without any.
+        parts: views of live memory, by where they start in the tensor; may be empty.
     """
 
     size: tuple[int, ...]
@@ -48,11 +48,11 @@ class Parts:
 
     @classmethod
     def whole(cls, tensor: torch.Tensor) -> Parts:
-        """All of `tensor`, which this rank holds."""
+        """`tensor` as one part, for a rank that holds all of it."""
         return cls(tuple(tensor.shape), {(0,) * tensor.dim(): tensor})
 
     def chunks(self) -> list[ChunkStorageMetadata]:
-        """Where the parts lie."""
+        """Where the parts are in the tensor."""
         return [
             ChunkStorageMetadata(torch.Size(offsets), tensor.shape)
             for offsets, tensor in self.parts.items()
@@ -60,7 +60,7 @@ class Parts:
 
 
 Tensors = Mapping[str, Parts]
-"""Parts by the name of the tensor; the names do not depend on the sharding."""
+"""Parts by the name of their tensor; names do not depend on the sharding."""
 
 
 class PartsSavePlanner(DefaultSavePlanner):
@@ -94,7 +94,7 @@ class PartsSavePlanner(DefaultSavePlanner):
 
 
 class PartsLoadPlanner(LoadPlanner):
-    """Plans the reading of `Tensors` in place, from parts cut in whatever way."""
+    """Plans the reading of `Tensors` in place, from parts that were cut in any way."""
 
     def set_up_planner(
         self,
@@ -125,7 +125,7 @@ class PartsLoadPlanner(LoadPlanner):
         return central_plan
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Never called: nothing but tensors is saved, for other objects would be pickled."""
+        """Never called: only tensors are saved, since other objects would be pickled."""
         raise AssertionError(f"{read_item.dest_index.fqn} is no tensor")
 
     def resolve_tensor(self, read_item: ReadItem) -> torch.Tensor:

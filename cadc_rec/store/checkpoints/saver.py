@@ -1,9 +1,9 @@
-"""Writing checkpoints while training goes on.
+"""Writes checkpoints while training goes on.
 
-In: this rank's tensors, live. Out: a committed checkpoint, some time later. What is saved is copied
-first; a thread then writes the copy, talks to the other ranks' threads over a process group of its
-own, and on rank 0 commits and removes what is no longer kept. A failed save causes a warning
-when the next one begins, and at the end.
+In: this rank's live tensors. Out: a committed checkpoint, some time later. The tensors are copied
+first. A thread then writes the copy and talks to the other ranks' threads over a process group of
+its own; on rank 0 it commits the checkpoint and removes old ones. If a save fails, a warning
+follows when the next one begins, or at the end.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from cadc_rec.store.checkpoints.store import CheckpointStore
 
 
 class Saver:
-    """Saves one checkpoint after the other; every rank calls every method alike.
+    """Saves one checkpoint after the other; every rank must call every method.
 
     Args:
-        store: where they go; only rank 0's process may own it.
-        group: the ranks' own group for this, able to carry Python objects (gloo).
-        background: return once the copy is made.
+        store: the folder of checkpoints; only rank 0 may own it.
+        group: a group of the ranks for this alone, which can send Python objects (gloo).
+        background: return as soon as the copy is made.
         keep_last: see `CheckpointStore.keep`.
-        keep_best: likewise.
+        keep_best: see `CheckpointStore.keep`.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class Saver:
 
     @property
     def busy(self) -> bool:
-        """Whether one is being written."""
+        """Whether a checkpoint is being written."""
         return self._thread is not None and self._thread.is_alive()
 
     def save(self, step: int, tensors: Tensors, body: Mapping[str, Any]) -> float:
-        """Save; returns the seconds that the caller stood still.
+        """Save; returns the seconds that training waited.
 
         Args:
-            step: names the checkpoint.
-            tensors: this rank's parts, live.
-            body: of the manifest; rank 0's counts.
+            step: the checkpoint's step, part of its name.
+            tensors: this rank's live parts.
+            body: content of the manifest; rank 0's counts.
         """
         started = time.perf_counter()
         self.wait()
@@ -71,14 +71,14 @@ class Saver:
         self._thread = threading.Thread(
             target=self._write, args=(step, staged, dict(body), ready), name="checkpoint"
         )
-        self._thread.daemon = True  # one that hangs must not keep the process from ending
+        self._thread.daemon = True  # a thread that hangs must not keep the process alive
         self._thread.start()
         if not self.background:
             self.wait()
         return time.perf_counter() - started
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until nothing is being written, and tell of a save that failed."""
+        """Wait until nothing is being written, and warn of a save that failed."""
         if self._thread is not None:
             self._thread.join(timeout)
         if self._failed is not None:
@@ -92,7 +92,7 @@ class Saver:
                 )
 
     def _staged(self, tensors: Tensors) -> tuple[Tensors, torch.cuda.Event | None]:
-        """Copies on the CPU, in memory that is used again; and what to wait for before use."""
+        """Copies on the CPU, in memory that is reused, and what to wait for before using them."""
         ready = None
         staged = {}
         with torch.no_grad():
@@ -111,7 +111,7 @@ class Saver:
                         ready = torch.cuda.Event()
                 staged[name] = Parts(parts.size, copies)
         if ready is not None:
-            # The steps that follow are queued behind the copies: nobody has to wait for them here.
+            # The next steps are queued behind the copies, so there is no need to wait here.
             ready.record()
         return staged, ready
 
@@ -124,7 +124,9 @@ class Saver:
             files = save_tensors(self.store.draft(step), tensors, self.group)
             if self.rank == 0:
                 self.store.commit(step, files, body)
-        except BaseException as error:  # told of by `wait`; CheckpointException is no Exception
+        except (
+            BaseException
+        ) as error:  # `wait` warns of it; CheckpointException is not an Exception
             self._failed = (step, error)
             if self.rank == 0:
                 shutil.rmtree(self.store.draft(step), ignore_errors=True)
@@ -140,7 +142,7 @@ class Saver:
 
 
 def _reason(error: BaseException, folder: Path) -> str:
-    """What went wrong, as one line."""
+    """The error as one line."""
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
     explained = disk_error(error, folder) if isinstance(error, Exception) else None

@@ -1,10 +1,10 @@
-"""The folder of one training's checkpoints: which there are, which are whole, which are kept.
+"""The folder of one training's checkpoints: which exist, which are complete, which are kept.
 
 ``WORKDIR/checkpoints/TRAINING/000007-step-1234/`` holds the files of one checkpoint and a
 ``manifest.json`` with the SHA-256 of each of them. It is filled beside its final name and renamed
-when it is whole. The first number counts the checkpoints as they are written, so the newest is
-known even where somebody went back to an earlier one. TRAINING is a digest of what decides the
-training, but for the number of processes and the sharding: whoever goes on may have others.
+when it is complete. The first number counts the checkpoints as they are written, so the newest is
+known even after a training went back to an earlier one. TRAINING is a digest of all that decides
+the training except the number of processes and the sharding, which a resumed training may change.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Group(Protocol):
 
     @property
     def world_size(self) -> int:
-        """How many there are."""
+        """Number of ranks."""
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's `value`, on every rank."""
@@ -49,19 +49,19 @@ class Group(Protocol):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One that is whole."""
+    """A complete checkpoint."""
 
     path: Path
     manifest: Mapping[str, Any]
 
     @property
     def step(self) -> int:
-        """Steps of the training that it holds."""
+        """Number of training steps before it."""
         return int(self.manifest["step"])
 
     @property
     def score(self) -> float:
-        """Validation NDCG@10 of the last validation before it; -1 where there was none."""
+        """Validation NDCG@10 of the last validation before it; -1 if there was none."""
         return float(self.manifest["score"])
 
 
@@ -70,7 +70,7 @@ class CheckpointStore:
 
     Args:
         workdir: the work folder.
-        training: names the training.
+        training: the training's key.
     """
 
     def __init__(self, workdir: Path, training: str) -> None:
@@ -80,16 +80,16 @@ class CheckpointStore:
 
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:
-        """Within, this process (rank 0) alone writes here; leavings of killed jobs are removed.
+        """Inside this context only this process (rank 0) writes here; old drafts are removed first.
 
         Raises:
-            CadcError: another job trains the same, or the folder cannot be used.
+            CadcError: another job runs the same training, or the folder cannot be used.
         """
         make_folder(self.path, self.workdir)
         with self._locked() as mine:
             if not mine:
                 raise BusyError(
-                    f"{self.path}: another job is training the same there; wait for it, or give "
+                    f"{self.path}: another job is running the same training; wait for it, or give "
                     "this one a work folder of its own with --workdir."
                 )
             for left in self.path.glob(".*"):
@@ -98,26 +98,26 @@ class CheckpointStore:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[bool]:
-        """Hold this training's lock, which is not in the folder: that may be removed."""
+        """Hold this training's lock; it is outside the folder, since that may be removed."""
         make_folder(self._lock.parent, self.workdir)
         with locked(self._lock) as mine:
             yield mine
 
     def folders(self) -> list[Path]:
-        """Committed checkpoints, whole or damaged since, the newest first."""
+        """Committed checkpoints, the newest first; some may be damaged by now."""
         return sorted(self.path.glob(_COMMITTED), reverse=True)
 
     def draft(self, step: int) -> Path:
-        """Where the checkpoint of a step is filled; a kill while it is there tears it."""
+        """The folder in which a step's checkpoint is filled; a killed job leaves it incomplete."""
         return self.path / f"{_DRAFT}{step}"
 
     def commit(self, step: int, files: Mapping[str, Any], body: Mapping[str, Any]) -> Checkpoint:
         """Make the draft of a step a checkpoint, by one rename.
 
         Args:
-            step: whose draft.
+            step: the draft's step.
             files: size and SHA-256 of every file in it.
-            body: what else its manifest says; ``score`` is required.
+            body: the rest of its manifest; ``score`` is required.
         """
         newest = next((int(folder.name.split("-")[0]) for folder in self.folders()), 0)
         draft, final = self.draft(step), self.path / f"{newest + 1:06d}-step-{step}"
@@ -135,7 +135,7 @@ class CheckpointStore:
         return Checkpoint(final, manifest)
 
     def keep(self, last: int, best: bool) -> None:
-        """Remove all but the `last` newest and, where asked for, the best."""
+        """Remove all but the `last` newest checkpoints and, if asked for, the best."""
         folders = self.folders()
         kept = set(folders[:last])
         if best:
@@ -150,7 +150,7 @@ class CheckpointStore:
                 self._remove(folder)
 
     def remove_all(self) -> None:
-        """Remove all checkpoints; called by who owns the folder."""
+        """Remove all checkpoints; only the owner of the folder may call it."""
         for folder in self.folders():
             self._remove(folder)
 
@@ -164,7 +164,7 @@ class CheckpointStore:
                 shutil.rmtree(self.path, ignore_errors=True)
 
     def _remove(self, folder: Path) -> None:
-        """Remove a checkpoint; killed half-way, it is no torn checkpoint but a leaving."""
+        """Remove a checkpoint; if killed half-way, the rest counts as an old draft."""
         doomed = folder.with_name(f"{_REMOVED}{folder.name}")
         folder.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
@@ -174,18 +174,18 @@ def read(folder: Path) -> dict[str, Any]:
     """The manifest of a checkpoint, checked against its own digest.
 
     Raises:
-        CadcError: there is none, it changed, or another version wrote it.
+        CadcError: there is no manifest, it changed, or another version wrote it.
     """
     return read_sealed(folder, SCHEMA_VERSION, "name another checkpoint, or none.")
 
 
 def open_checkpoint(folder: Path, group: Group) -> Checkpoint:
-    """Open one and compare its files with its manifest, each rank a share of them.
+    """Open a checkpoint and check its files; each rank checks a share of them.
 
     All ranks must call; all return or all raise.
 
     Raises:
-        CadcError: it is not whole.
+        CadcError: it is not complete.
     """
     manifest, why = group.broadcast(_attempt(lambda: read(folder)) if group.rank == 0 else None)
     if why is None:
@@ -208,14 +208,14 @@ def newest_whole(
     refuses: Callable[[Mapping[str, Any]], str | None],
     tell: Callable[..., None] = log.warning,
 ) -> Checkpoint | None:
-    """The newest checkpoint that is whole and not refused; others are skipped with a warning.
+    """The newest checkpoint that is complete and not refused; others are skipped with a warning.
 
     Args:
-        store: where to look.
+        store: the folder of checkpoints.
         group: the ranks; all must call.
-        refuses: why a manifest's checkpoint cannot be used here, as the end of a sentence; None
-            where it can.
-        tell: of those that are skipped.
+        refuses: given a manifest, says why its checkpoint cannot be used here, as the end of a
+            sentence; None if it can.
+        tell: logs each checkpoint that is skipped.
     """
     for folder in group.broadcast(store.folders() if group.rank == 0 else None):
         try:
@@ -233,7 +233,7 @@ def newest_whole(
 
 
 def _attempt(work: Callable[[], Any]) -> tuple[Any, str | None]:
-    """What `work` returns, or why it could not."""
+    """The result of `work`, or its error."""
     try:
         return work(), None
     except CadcError as error:

@@ -93,7 +93,7 @@ def write_report(folder: Path, out: Path | None = None) -> Report:
 
 
 def _refuse_other(out: Path) -> None:
-    """Stop before anything but a report of ours would be replaced."""
+    """Raise if `out` holds anything but a report, which would be replaced."""
     if not out.exists():
         return
     page = out / PAGE
@@ -101,7 +101,7 @@ def _refuse_other(out: Path) -> None:
         return
     if not page.is_file() or GENERATOR not in page.read_text("utf-8", errors="replace")[:2000]:
         raise CadcError(
-            f"{out}: exists and is no report of a study; choose another folder with --out."
+            f"{out} exists and is not a report of a study; choose another folder with --out."
         )
 
 

@@ -39,7 +39,7 @@ def run_advise(
         config: the experiment's file.
         tolerance: such as ``5%`` or ``0.05``.
         workdir: where artifacts live.
-        data_dir: where raw archives lie.
+        data_dir: folder with the raw data.
         epochs: of every short run; None is a fifth of the file's.
         sets: overrides, ``section.key=value``.
         reference: ``auto``, ``gold`` or ``cadc``.
@@ -52,10 +52,12 @@ def run_advise(
         CadcError: an option or the experiment is not usable.
     """
     if launched():
-        raise CadcError("advise runs in one process; set compute.processes in place of a launcher.")
+        raise CadcError(
+            "advise runs in one process; start it without a launcher and set compute.processes."
+        )
     if reference not in get_args(Reference):
         choices = ", ".join(get_args(Reference))
-        raise CadcError(f"--reference {reference}: is unknown; choose one of {choices}.")
+        raise CadcError(f"--reference {reference} is unknown; choose one of {choices}.")
     advice = advise(
         config,
         parse_tolerance(tolerance),
@@ -105,7 +107,7 @@ def _numbers(
         numbers = ()
     if not numbers or not all(least <= number < 2**63 for number in numbers):
         raise CadcError(
-            f"{option} {text}: must be numbers from {least} up, separated by commas; write "
+            f"{option} {text}: must be numbers of at least {least}, separated by commas; write "
             f"{example}."
         )
     return numbers
@@ -200,8 +202,8 @@ def sentence(advice: Advice) -> str:
     if chosen.loss <= 0:
         loses = f"lose nothing (loss {_percent(chosen.loss)}, 95%: {_interval(chosen)})"
     sure = {
-        "surely": f"surely within {tolerance}, as the whole interval is",
-        "probably": f"probably within {tolerance}: the estimate is, the interval reaches beyond",
+        "surely": f"surely within {tolerance}: the whole interval is",
+        "probably": f"probably within {tolerance}: the estimate is, but not the whole interval",
     }[chosen.standing(advice.tolerance)]
     return (
         f"Advice: keep 1 in {chosen.ratio:g} ({first.rows:,} of {first.of:,} labelled examples): "
@@ -216,8 +218,8 @@ def cautions(advice: Advice) -> list[str]:
     first = _first(advice.reference)
     if first.epochs < first.full_epochs:
         found.append(
-            f"Runs of {first.epochs} epochs in place of {first.full_epochs} order the ratios, and "
-            "give large ones few steps; the final figure comes from full runs."
+            f"Short runs ({first.epochs} epochs instead of {first.full_epochs}) order the ratios, "
+            "but give large ratios few steps; only full runs give the final accuracy."
         )
     rising = [t for t in (advice.reference, *advice.tried) if any(r.improving for r in t.runs)]
     if rising:
@@ -228,7 +230,7 @@ def cautions(advice: Advice) -> list[str]:
     losses = [trial.loss for trial in advice.tried]
     if losses != sorted(losses):
         found.append(
-            "Losses do not grow with the ratio throughout, so differences between ratios are "
+            "The losses do not always grow with the ratio, so differences between ratios are "
             "within noise; more --seeds separate them better."
         )
     return found

@@ -133,7 +133,7 @@ def advise(
         config: the experiment's file.
         tolerance: of the reference's metric, a fraction.
         workdir: where artifacts live; the runs share them, and a second call finds them.
-        data_dir: where raw archives lie.
+        data_dir: folder with the raw data.
         epochs: of every short run; None takes a fifth of the file's, at least 5.
         sets: overrides, ``section.key=value``.
         reference: what to compare with; ``auto`` is gold, unless its short runs are estimated to

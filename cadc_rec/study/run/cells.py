@@ -47,7 +47,7 @@ def run_study(path: Path, workdir: Path, data_dir: Path | None, jobs: int) -> Pa
     Args:
         path: the grid.
         workdir: where artifacts are kept.
-        data_dir: where raw archives lie.
+        data_dir: folder with the raw data.
         jobs: cells at a time.
 
     Raises:
@@ -122,7 +122,7 @@ class StudyRunner:
     Args:
         study: its cells.
         workdir: where artifacts live; the study's own folder is below it.
-        data_dir: where raw archives lie.
+        data_dir: folder with the raw data.
         jobs: cells at a time; times can only be compared when it is 1, or when every job has
             cores of its own.
     """

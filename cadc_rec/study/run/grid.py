@@ -31,7 +31,7 @@ class DatasetEntry(Section):
     """One dataset of a study."""
 
     title: str
-    """How the report calls it."""
+    """Its name in the report."""
     config: str
     """Its experiment file, relative to the study's."""
     set: Settings = Field(default_factory=dict)
@@ -48,7 +48,7 @@ class GridEntry(Section):
     ratios: Annotated[tuple[Ratio, ...], Field(strict=False)] = ()
     """Filtering ratios; empty takes the config's. Methods that take everything ignore them."""
     datasets: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Which of the datasets; empty is all."""
+    """Names of datasets; empty takes all."""
     variant: Annotated[str, Field(pattern=r"^[a-z0-9-]*$")] = ""
     """A name for this part's rows where other parts have the same method, such as ``uniform``."""
     config: str = ""
@@ -63,19 +63,19 @@ class StudyFile(Section):
     title: str
     """Heads the report."""
     layout: Literal["table1", "table2", "figure1", "grid"] = "grid"
-    """Which table or figure of the paper it repeats; ``grid`` is none."""
+    """The table or figure of the paper that it repeats; ``grid`` repeats none."""
     baseline: str = "gold"
-    """The method others are compared with."""
+    """The method that others are compared with."""
     second: str = "random"
-    """A second method to compare HR@10 with, where the page has it."""
+    """A second method to compare HR@10 with, if the page has it."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)] = (0, 1, 2)
     """Every combination is run once with each seed."""
     set: Settings = Field(default_factory=dict)
     """Settings to override in every cell."""
     datasets: Annotated[dict[str, DatasetEntry], Field(min_length=1)]
-    """By short name."""
+    """The datasets, by short name."""
     grid: Annotated[list[GridEntry], Field(min_length=1)]
-    """Its parts, run in this order."""
+    """The parts of the grid, in the order in which they run."""
 
 
 @dataclass(frozen=True)
@@ -93,20 +93,20 @@ class Cell:
 
     @property
     def integration(self) -> str:
-        """How pre-trained vectors are used; ``trainable`` where there are none."""
+        """How pre-trained vectors are used; ``trainable`` if there are none."""
         model = self.experiment.model
         return "none" if model.kind == "tables" else model.id_embedding
 
     @property
     def ratio(self) -> float:
-        """Filtering ratio; 1 where everything is read."""
+        """Filtering ratio; 1 if everything is read."""
         everything = self.experiment.select.kind == "everything"
         tables = self.experiment.model.kind == "tables"
         return 1.0 if everything or tables else self.experiment.select.ratio
 
     @property
     def id(self) -> str:
-        """Unique in a study; a file name."""
+        """The cell's name, unique in a study, also used for files."""
         how = f"{self.method}.{self.integration}.r{self.ratio:g}"
         if self.variant:
             how += f".{self.variant}"

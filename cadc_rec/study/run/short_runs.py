@@ -15,9 +15,8 @@ import pyarrow.parquet as pq
 
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.config.file import load_experiment
-from cadc_rec.distributed.launch import run_workers
 from cadc_rec.errors import CadcError
-from cadc_rec.pipeline.pipeline import Pipeline
+from cadc_rec.pipeline.job import opened
 
 LEAST_EPOCHS, SHORTER, VALIDATIONS = 5, 5, 5
 
@@ -81,15 +80,8 @@ class ShortRuns:
     def __call__(self, method: str, ratio: float, seed: int) -> Measured:
         """Run it, or find it done."""
         experiment = self.experiment(method, ratio, seed)
-        processes = experiment.compute.processes
-
-        def launch(_: bool) -> None:
-            run_workers(self._arguments(method, ratio, seed), processes)
-
-        pipeline = Pipeline(
-            experiment, self.workdir, self.data_dir, launch=launch if processes > 1 else None
-        )
-        made = pipeline.run()
+        with opened(experiment, self.workdir, self.data_dir) as pipeline:
+            made = pipeline.run()
         train = made["train"].info
         fixed = made["train"].seconds - train["training_seconds"] - train["validation_seconds"]
         if method != "gold":  # of gold, training alone counts (docs/protocol.md, Time)
@@ -120,12 +112,3 @@ class ShortRuns:
             f"train.epochs={self.epochs}",
             f"train.evaluate_every={every}",
         ]
-
-    def _arguments(self, method: str, ratio: float, seed: int) -> list[str]:
-        """A worker's command line."""
-        arguments = ["train", str(self.config), "--workdir", str(self.workdir), "--method", method]
-        if self.data_dir is not None:
-            arguments += ["--data-dir", str(self.data_dir)]
-        for override in self._short(ratio, seed):
-            arguments += ["--set", override]
-        return arguments

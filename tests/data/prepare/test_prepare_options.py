@@ -224,14 +224,20 @@ def test_dates_of_the_configuration_meet_times_of_any_kind(tables):
     ("options", "sentence"),
     [
         ({"since": "70"}, "data.since and data.until leaves no interaction"),
-        ({"split": "time", "validation_from": "9"}, "needs both data.validation_from and"),
-        ({"split": "time", "time_shares": [0.5, 0.5]}, "whose sum is below 1"),
+        # What only the source's unit and the times there are can tell: the config cannot.
         (
-            {"split": "time", "validation_from": "9", "test_from": "9"},
-            "the test has to begin later",
+            {
+                "split": "time",
+                "validation_from": "9",
+                "test_from": "1970-01-01T00:00:09",
+                "interactions": {"unit": "s"},
+            },
+            "validation begins at 9 and test at 9; the test has to begin later",
         ),
-        ({"split": "time", "interactions": {"timestamp": ""}}, "needs times, and the source has"),
-        ({"until": "9", "interactions": {"timestamp": ""}}, "data.until needs times"),
+        (
+            {"split": "time", "time_shares": [0.001, 0.001]},
+            "validation begins at 59 and test at 59; the test has to begin later",
+        ),
     ],
 )
 def test_what_leaves_nothing_or_has_no_meaning_is_refused(tables, options, sentence):

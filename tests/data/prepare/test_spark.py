@@ -82,8 +82,6 @@ def test_what_spark_says_when_it_fails_is_one_sentence(zip_1m, prepare):
     with pytest.raises(CadcError) as caught:
         prepare(engine="spark", spark={"master": "nowhere://host"})
     assert str(caught.value).startswith("Spark at nowhere://host failed (")
-    with pytest.raises(CadcError, match="'memory=8g' is not a setting of Spark; write it as "):
-        prepare(engine="spark", spark={"settings": ["memory=8g"]})
 
 
 def test_engine_and_memory_are_no_part_of_the_key():

@@ -154,7 +154,6 @@ def test_queries_that_only_read_are_taken():
         ("postgresql://127.0.0.1:1/db", SELECT, "postgresql://127.0.0.1/db cannot be reached"),
         ("sqlite:///shop.db", "SELECT * FROM nowhere", "no such table: nowhere"),
         ("sqlite:///shop.db", "SELECT what AS who, what FROM log", "has no column 'when'"),
-        ("", SELECT, "set data.tables.database"),
         ("sqlite:///shop.db", f"{SELECT} LIMIT 0", "query: has no rows"),
     ],
 )
@@ -165,13 +164,6 @@ def test_what_cannot_be_asked_is_one_sentence(asked, raw_folder, database, query
     assert sentence in str(caught.value)
     assert "pw123" not in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_table_is_a_path_or_a_query(asked, raw_folder):
-    sqlite(raw_folder / "shop.db", a_log())
-    users = {"path": "users.csv", "query": "SELECT who AS user_id FROM log"}
-    with pytest.raises(CadcError, match=r"data\.tables\.users: has both a path and a query"):
-        asked(users=users)
 
 
 def test_a_column_of_several_types_is_refused(asked, raw_folder):

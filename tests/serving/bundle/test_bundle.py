@@ -172,7 +172,7 @@ UNLIKE_OURS = [
 def test_names_that_could_lead_elsewhere_are_refused(toy, name):
     entry = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
     edited(toy, lambda manifest: manifest["files"].update({name: entry}))
-    refused(toy, "which is no name of a bundle's file")
+    refused(toy, "which is not a name of a bundle's file")
 
 
 class Opened:

@@ -42,7 +42,7 @@ def bundles(tiny, spawn, once):
             assert process.wait(300) == 0, process.said
         return made
 
-    return once("bundles", make)
+    return [Path(path) for path in once("bundles", make)]
 
 
 class Service:

@@ -99,7 +99,7 @@ def test_every_mistake_in_a_body_is_named(service, body, says):
 
 @pytest.mark.parametrize(
     ("length", "says"),
-    [("-1", "is no length"), ("x", "is no length"), ("99999", "but the body is shorter")],
+    [("-1", "is not a length"), ("x", "is not a length"), ("99999", "but the body is shorter")],
 )
 def test_lengths_that_lie_are_found_out(service, length, says):
     sent = post(with_inputs(USER), headers=f"inference-header-content-length: {length}\r\n")
@@ -140,9 +140,9 @@ def test_who_waits_for_leave_is_told_before_sending(service):
 @pytest.mark.parametrize(
     ("sent", "says"),
     [
-        (b"", "no whole headers in 10 seconds."),
-        (INFER, "no whole headers"),
-        (post(with_inputs(USER))[:-5], "no whole body in 10 seconds."),
+        (b"", "the headers did not arrive whole within 10 seconds."),
+        (INFER, "the headers did not arrive whole"),
+        (post(with_inputs(USER))[:-5], "the body did not arrive whole within 10 seconds."),
     ],
 )
 def test_a_client_that_stops_talking_is_let_go(service, sent, says):

@@ -61,7 +61,7 @@ def test_a_stranger_is_told_that_the_popular_is_shown(page, expected):
     ask(page, "nobody", "3")
     ids = page.locator("#recommended .id").all_inner_texts()
     assert ids == [str(item) for item in expected.popular[:3]]
-    assert "nobody knows this user" in page.locator("#source").inner_text()
+    assert "this user is unknown" in page.locator("#source").inner_text()
     assert page.locator("#taken li").count() == 0
 
 

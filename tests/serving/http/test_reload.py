@@ -138,7 +138,7 @@ def test_a_damaged_bundle_is_refused_and_the_old_one_goes_on(start, bundles, pla
     with Load(service) as load:
         status, answer = reload(service)
     assert status == 400
-    assert "The bundle before goes on answering." in answer["error"]
+    assert "The old bundle goes on answering." in answer["error"]
     assert {status for status, _ in load.answers} == {200}
     assert ask(service) == before
     move(place, bundles[1])
@@ -180,7 +180,7 @@ def test_only_who_knows_the_key_may_ask_or_reload(start, bundles):
 
 def test_without_a_key_nobody_reloads_over_the_network(service):
     status, answer = reload(service, None)
-    assert (status, "start the service with a key" in answer["error"]) == (403, True)
+    assert (status, "start the service with an API key" in answer["error"]) == (403, True)
 
 
 def test_a_request_in_flight_is_answered_before_the_service_ends(start, bundles):

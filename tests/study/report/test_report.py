@@ -187,7 +187,7 @@ def test_a_report_is_replaced_and_nothing_else_is(small_study):
     assert not (first.page.parent / "old").exists()
     leftovers = {path.name for path in small_study.folder.iterdir()}
     assert leftovers == {"study.json", "cells", "ranks", "report"}
-    with pytest.raises(CadcError, match="exists and is no report"):
+    with pytest.raises(CadcError, match="exists and is not a report"):
         write_report(small_study.folder, small_study.folder / "cells")
     assert any((small_study.folder / "cells").iterdir())
 

@@ -172,8 +172,8 @@ def test_seeds_are_averaged():
 def test_runs_cut_short_are_said_to_be():
     told = advice_as_json(FakeRuns(growing(4), improving=(1.0, 20.0)).advise())["cautions"]
     assert told == [
-        "Runs of 2 epochs in place of 10 order the ratios, and give large ones few steps; the "
-        "final figure comes from full runs.",
+        "Short runs (2 epochs instead of 10) order the ratios, but give large ratios few steps; "
+        "only full runs give the final accuracy.",
         "Still improving in the last epoch: gold, 1 in 20; more --epochs may change their order.",
     ]
 

@@ -409,7 +409,7 @@ def test_ctrl_c_ends_study_and_cell_with_code_130_and_begins_no_other_cell(
         os.kill(cell, signal.SIGINT)
     out, err = process.communicate(timeout=100)
     assert (process.returncode, out) == (130, ""), err
-    assert "interrupted; finished cells are kept, the same command goes on from them" in err
+    assert "interrupted; finished cells are kept, and the same command continues from them" in err
     assert "Traceback" not in err
     assert not lives(cell)
     assert cells_begun(tmp_path) == [CADC]

@@ -205,7 +205,7 @@ def test_a_part_of_the_grid_may_have_an_experiment_file_of_its_own(write):
         ),
         (
             '[[grid]]\nmethods = ["cadc-mlp"]\nintegrations = ["residual"]\n',
-            "model.id_embedding = 'residual' adds matrix factorization's score",
+            "model.id_embedding = 'residual' adds the score of matrix factorization",
         ),
         ('[[grid]]\nmethods = ["cadc"]\nintegrations = ["glue"]\n', "id_embedding = 'glue'"),
         ('[[grid]]\nmethods = ["cadc"]\nset = { "train.epoch" = 3 }\n', "mean train.epochs?"),

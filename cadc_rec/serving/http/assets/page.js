@@ -6,7 +6,7 @@ const at = (id) => document.getElementById(id);
 const SOURCES = {
   known: "by this user's own vector",
   history: "by the history that was sent",
-  popularity: "nobody knows this user: the most popular items",
+  popularity: "by popularity: this user is unknown",
 };
 
 function line(item, withScore) {
