@@ -99,7 +99,8 @@ def test_a_bundle_recommends_them_where_they_are_asked_for_and_nowhere_else(pred
     assert ours.recommend(["nobody"], ITEMS).lists() == theirs.recommend(["nobody"], ITEMS).lists()
     every = ours.recommend([user(0), "nobody"], ITEMS + 5, exclude_seen=False)
     assert every.counts.tolist() == [ITEMS, ITEMS]
-    asked = ours.recommend([user(0), "nobody"], 3, candidates=[*NEW[:2], item(0), "i99"])
+    some = [*NEW[:2], item(0), "i99"]
+    asked = ours.recommend([user(0), "nobody"], 3, exclude_seen=False, candidates=some)
     assert [sorted(mine) for mine in asked.lists()] == [sorted([*NEW[:2], item(0)])] * 2
     (lilac,) = ours.recommend([user(3)], 5, filter={"tags": ["lilac"]}).lists()
     assert lilac == [NEW[4]], "also by a value that no taken item has"
