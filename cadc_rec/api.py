@@ -272,10 +272,10 @@ class Run:
         )
         # Evaluation leaves these items out when it ranks the test items.
         taken = UserItems(data.user_indptr, data.train_item).and_one_each(data.val_item)
-        vectors = ItemVectors(items)
+        vectors, forms = ItemVectors(items), self.experiment.data.id_forms
         return Predictor(
-            users=IdMap.of_column("user", data.user_ids()),
-            items=IdMap.of_column("item", data.item_ids()),
+            users=IdMap.of_column("user", data.user_ids(), forms),
+            items=IdMap.of_column("item", data.item_ids(), forms),
             user_vectors=users,
             item_vectors=vectors,
             known=taken,

@@ -145,6 +145,8 @@ def _log_lines(found: "Inspection") -> Iterator[str]:
         return
     yield f"(user, item) pairs that repeat an earlier row: {found.repeated_pairs:,}"
     yield f"users with fewer than three items (never held out): {found.users_below_three:,}"
+    for met in found.meetings:
+        yield met.sentence() or f"all rows of the {met.side}s' table and all interactions meet"
     yield "items by number of interactions:"
     most = max((items for _, items, _ in found.popularity), default=1)
     for least, items, rows in found.popularity:
@@ -179,6 +181,10 @@ def _document(found: "Inspection") -> dict[str, Any]:
         "tables": tables,
         "repeated_pairs": found.repeated_pairs,
         "users_below_three": found.users_below_three,
+        "meetings": [
+            {**met.counts(), "reason": list(met.reason), "examples": met.examples}
+            for met in found.meetings
+        ],
         "popularity": [
             {"from": least, "items": items, "rows": rows} for least, items, rows in found.popularity
         ],

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from cadc_rec.config.tables import TablesConfig
+from cadc_rec.config.tables import IdForm, TablesConfig
 from cadc_rec.config.types import MemorySize, Names, NonNegativeFloat, PositiveInt, Section, Seed
 
 SourceName = Literal["movielens-1m", "movielens-10m", "epinions", "generated", "tables"]
@@ -166,6 +166,11 @@ class DataConfig(Section):
         if self.source == "tables":
             return bool(self.tables.interactions.timestamp)
         return self.source != "epinions"
+
+    @property
+    def id_forms(self) -> tuple[IdForm, ...]:
+        """What is done to ids as they are read; see `TablesConfig.normalize_ids`."""
+        return self.tables.normalize_ids if self.source == "tables" else ()
 
     def decisive(self) -> dict[str, Any]:
         """See `Section`; engine, memory and spilling change no result.

@@ -10,6 +10,7 @@ from pydantic import Field
 from cadc_rec.config.types import Names, Section
 
 IdType = Literal["auto", "integer", "string"]
+IdForm = Literal["trim", "nfc", "integer-like"]
 ColumnName = Annotated[str, Field(min_length=1)]
 
 
@@ -116,6 +117,17 @@ class ItemsTable(EntityTable):
     """Column of the item's id."""
     title: str = ""
     """Column of a name for people to read; no model uses it."""
+    keep: Literal["auto", "all", "taken"] = "auto"
+    """Which of its rows stay in the catalogue: `all`, also items that nobody took yet, or those
+    that were `taken`, as in the paper. `auto` is `all` where items have attributes. Training and
+    evaluation are the same either way; see [your-data.md](your-data.md#items-that-nobody-took-yet).
+    """
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether items that nobody took yet stay in the catalogue."""
+        attributes = (self.categorical, self.multi, self.numeric, self.hashed)
+        return self.keep == "all" or (self.keep == "auto" and any(attributes))
 
 
 class TablesConfig(Section):
@@ -132,6 +144,11 @@ class TablesConfig(Section):
     integers if all of them are whole numbers without leading zeros."""
     item_ids: IdType = "auto"
     """Type of the item ids; `auto` decides as for `user_ids`."""
+    normalize_ids: Annotated[tuple[IdForm, ...], Field(strict=False)] = ()
+    """What is done to ids, in every table, so that two spellings of one id meet: `trim` removes
+    white space around them, `nfc` composes their accents (Unicode's normal form C), and
+    `integer-like` writes `101.0`, `+101` and `0101` as `101`. The dataset, its results and what is
+    served have the ids in that form; see [your-data.md](your-data.md#tables-that-do-not-meet)."""
     delimiter: Annotated[str, Field(max_length=1)] = ""
     """Character between the fields of text files. Empty takes a tab in `.tsv` files and a comma in
     all others."""

@@ -7,7 +7,7 @@ both sides' attributes as CSR.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import sparse
 
+from cadc_rec.data.prepare.vocabulary import UNKNOWN
 from cadc_rec.data.sources.raw_tables import AttributeKind
 from cadc_rec.data.streams import read_groups
 from cadc_rec.store.artifact import Artifact
@@ -62,10 +63,14 @@ class Dataset:
     """``[n_users]``, -1 where the user has none."""
     user_attributes: list[Attribute]
     item_attributes: list[Attribute]
+    """Of the `n_items` that were taken."""
     order: str
     """How a user's interactions were ordered for the split: by time, or by a seeded draw."""
     train_weight: NDArray[np.float32] | None = None
     """``[rows]``, above 0; None where every interaction weighs 1."""
+    n_untaken: int = 0
+    """Items that nobody took yet. They are numbered from `n_items` on, and nothing that learns or
+    measures knows of them."""
 
     @staticmethod
     def open(artifact: Artifact) -> Dataset:
@@ -85,9 +90,10 @@ class Dataset:
             val_item=_held_out(path / "val.parquet", n_users),
             test_item=_held_out(path / "test.parquet", n_users),
             user_attributes=_attributes(path / "users.parquet", described["user"]),
-            item_attributes=_attributes(path / "items.parquet", described["item"]),
+            item_attributes=_attributes(path / "items.parquet", described["item"], 0, n_items),
             order=str(info["order"]),
             train_weight=train_weight,
+            n_untaken=int(info.get("untaken_items", 0)),
         )
 
     @cached_property
@@ -142,13 +148,33 @@ class Dataset:
         return _column(self.path / "users.parquet", "user_id")
 
     def item_ids(self) -> pa.Array:
-        """Original item ids in dense-id order."""
-        return _column(self.path / "items.parquet", "item_id")
+        """Original ids of the items that were taken, in dense-id order."""
+        return _column(self.path / "items.parquet", "item_id")[: self.n_items]
 
     def item_titles(self) -> pa.Array | None:
-        """Titles in dense-id order (null where unknown), or None when the source has none."""
+        """Their titles (null where unknown), or None when the source has none."""
         path = self.path / "items.parquet"
-        return _column(path, "title") if "title" in pq.read_schema(path).names else None
+        if "title" not in pq.read_schema(path).names:
+            return None
+        return _column(path, "title")[: self.n_items]
+
+    def untaken_attributes(self) -> list[Attribute]:
+        """Attributes of the items that nobody took yet.
+
+        Values that no item had that was taken are left out, for nothing was learned of them.
+        """
+        described = json.loads((self.path / "attributes.json").read_text("utf-8"))["item"]
+        found = _attributes(self.path / "items.parquet", described, self.n_items, self.n_untaken)
+        return [_known_to_towers(attribute) for attribute in found]
+
+
+def _known_to_towers(attribute: Attribute) -> Attribute:
+    """The attribute without codes beyond its size: unknown, or of several values not there."""
+    learned = attribute.values < attribute.size
+    if attribute.kind != "multi":
+        return replace(attribute, values=np.where(learned, attribute.values, UNKNOWN))
+    kept = _indptr(learned)[attribute.indptr]
+    return replace(attribute, indptr=kept, values=attribute.values[learned])
 
 
 def train_files(path: Path) -> list[Path]:
@@ -181,8 +207,12 @@ def _held_out(path: Path, n_users: int) -> NDArray[np.int32]:
     return items
 
 
-def _attributes(path: Path, described: list[dict[str, Any]]) -> list[Attribute]:
+def _attributes(
+    path: Path, described: list[dict[str, Any]], first: int = 0, count: int | None = None
+) -> list[Attribute]:
+    """The attributes of `count` entities from number `first` on; of all that follow if None."""
     table = pq.read_table(path, columns=[entry["name"] for entry in described])
+    table = table.slice(first, count)
     attributes = []
     for entry in described:
         column = table[entry["name"]].combine_chunks()

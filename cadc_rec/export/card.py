@@ -31,6 +31,7 @@ def card_data(
             "source": experiment.data.source,
             "users": prepared["users"],
             "items": prepared["items"],
+            "untaken_items": prepared.get("untaken_items", 0),
             "training_interactions": prepared["train"],
             "seen_by_the_towers": selected,
             "share": selected / prepared["train"] if prepared["train"] else 0.0,

@@ -27,6 +27,7 @@ from cadc_rec.export.newcomers import newcomer_program
 from cadc_rec.export.programs import Program, compile_program, save_program, tower_programs
 from cadc_rec.export.recorded import recorded_requests
 from cadc_rec.export.trained import TrainedModel, trained_model
+from cadc_rec.export.untaken import untaken_vectors
 from cadc_rec.log import track
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.serving.bundle import layout
@@ -105,6 +106,16 @@ class Finished:
         train = UserItems(self.dataset.user_indptr, self.dataset.train_item)
         return train.and_one_each(self.dataset.val_item)
 
+    def untaken(self) -> np.ndarray:
+        """Vectors of the items that nobody took yet."""
+        return untaken_vectors(
+            self.trained(),
+            self.dataset.untaken_attributes(),
+            self.dataset.n_untaken,
+            self.vectors("item"),
+            counted=self.experiment.pretrain.model == "popularity",
+        )
+
     def vectors(self, side: str) -> np.ndarray:
         """The vectors of ``user`` or ``item`` that ranked the test items."""
         file = self.artifacts["evaluate"].path / f"{side}_vectors.safetensors"
@@ -161,8 +172,13 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
 
 def _write_data(finished: Finished, folder: Path) -> None:
     evaluated, prepared = finished.artifacts["evaluate"].path, finished.artifacts["prepare"].path
+    if finished.dataset.n_untaken:
+        vectors = np.concatenate([finished.vectors("item"), finished.untaken()])
+        (folder / layout.ITEM_VECTORS).write_bytes(save({"vectors": vectors}))
+    else:
+        source = evaluated / "item_vectors.safetensors"
+        shutil.copyfile(source, folder / layout.ITEM_VECTORS)
     for source, name in (
-        (evaluated / "item_vectors.safetensors", layout.ITEM_VECTORS),
         (evaluated / "user_vectors.safetensors", layout.USER_VECTORS),
         (prepared / "users.parquet", layout.USERS),
         (prepared / "items.parquet", layout.ITEMS),
@@ -171,10 +187,11 @@ def _write_data(finished: Finished, folder: Path) -> None:
         shutil.copyfile(source, folder / name)
     known = finished.known()
     items = known.items.astype(np.int32)
+    every = finished.dataset.n_items + finished.dataset.n_untaken
     arrays = {
         "indptr": known.indptr.astype(np.int64),
         "items": items,
-        "popularity": np.bincount(items, minlength=finished.dataset.n_items).astype(np.int64),
+        "popularity": np.bincount(items, minlength=every).astype(np.int64),
     }
     (folder / layout.KNOWN).write_bytes(save(arrays))  # save_file would hide it from other users
 
@@ -236,8 +253,10 @@ def _write_descriptions(finished: Finished, described: dict[str, Any], folder: P
         **({} if finished.update is None else {"update": dict(finished.update)}),
         "users": finished.dataset.n_users,
         "items": finished.dataset.n_items,
+        "untaken_items": finished.dataset.n_untaken,
         "dim": finished.vectors("item").shape[1],
         "history_length": length,
+        "normalize_ids": list(finished.experiment.data.id_forms),
         "metrics": card["test"],
         **described,
     }

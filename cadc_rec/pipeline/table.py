@@ -182,9 +182,11 @@ def metrics_line(metrics: Mapping[str, float]) -> str:
 
 
 def _prepare_line(info: Mapping[str, Any]) -> str:
+    untaken = info.get("untaken_items", 0)
+    more = f" and {untaken:,} that nobody took yet" if untaken else ""
     return (
         f"{info['train']:,} training interactions, {info['users']:,} users, "
-        f"{info['items']:,} items; held out by {info['order']}"
+        f"{info['items']:,} items{more}; held out by {info['order']}"
     )
 
 

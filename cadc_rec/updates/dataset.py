@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.engine import open_engine
+from cadc_rec.data.id_forms import meet, tell
 from cadc_rec.data.prepare.build_dataset import GROUPS_PER_PART, INTERACTIONS
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
 from cadc_rec.data.sources.own_tables import read_tables
-from cadc_rec.data.sources.raw_tables import RawTables
+from cadc_rec.data.sources.raw_tables import RawTables, Side
 from cadc_rec.data.streams import ROW_GROUP_ROWS, rechunk, write_parquet, write_parts
 from cadc_rec.errors import CadcError
 from cadc_rec.log import track
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.updates.day import Day, described_attributes
-from cadc_rec.updates.entities import GrownIds, grown_entities
+from cadc_rec.updates.entities import GrownIds, grown_entities, taken_first, with_every_code
 from cadc_rec.updates.merge import merged, seeded_order, times_of
 
 _STEPS = 4
@@ -88,9 +89,14 @@ class _Builder:
     ) -> None:
         self.config, self.parent, self.day = config, parent, day
         self.tables, self.came, self.draft = tables, came, draft
-        self.before = {
+        self.every = {
             side: pq.read_table(parent.path / f"{side}s.parquet") for side in ("user", "item")
         }
+        # Without the items that nobody took yet: one that is taken now is a new one.
+        self.before = {
+            side: table[: int(parent.info[f"{side}s"])] for side, table in self.every.items()
+        }
+        self.untaken = 0
 
     def build(self, advance: Any) -> None:
         users, items, rows = self._new_rows()
@@ -178,16 +184,30 @@ class _Builder:
         """Write both sides; returns how many known entities the day describes anew."""
         described, renewed = described_attributes(self.parent), {}
         now = {}
-        for side, table in self.before.items():
+        for side, every in self.every.items():
             source = self.tables.users if side == "user" else self.tables.items
             described_now = None if source is None else source.to_pyarrow()
-            rows, now[side], renewed[f"renewed_{side}s"] = grown_entities(
-                side, table, ids[side], described_now, described[side]
+            whole = self._whole(side, ids[side], described_now)
+            rows, attributes, renewed[f"renewed_{side}s"] = grown_entities(
+                side, every, whole, described_now, described[side]
             )
+            # What nobody had who was taken is a value like any other from now on.
+            now[side] = [with_every_code(attribute) for attribute in attributes]
+            if side == "item":
+                taken = ids[side].before, ids[side].appended
+                rows, self.untaken = taken_first(rows, side, pa.concat_arrays(taken))
             write_parquet(self.draft.path / f"{side}s.parquet", rows)
         text = json.dumps(now, indent=2, ensure_ascii=False) + "\n"
         (self.draft.path / "attributes.json").write_text(text, "utf-8")
         return renewed
+
+    def _whole(self, side: str, taken: GrownIds, day: pa.Table | None) -> GrownIds:
+        """The ids of every row there will be: also of items that nobody took yet."""
+        known = self._column(self.every[side], f"{side}_id")
+        came = [taken.appended]
+        if day is not None and side == "item" and self.day.config.items.keeps_all:
+            came.append(self._column(day, f"{side}_id").cast(known.type))
+        return GrownIds.of(known, pa.concat_arrays(came))
 
     def _counts(
         self, split: LeaveLastTwo, entered: int, late: int, users: GrownIds, items: GrownIds
@@ -197,6 +217,7 @@ class _Builder:
         new = split.distinct - known
         return {
             **self.tables.counts,
+            **self._meetings(),
             "interactions": new,
             "duplicates": entered - new,
             "below_k_core": len(self.came) - entered,
@@ -204,6 +225,22 @@ class _Builder:
             "new_users": len(users.appended),
             "new_items": len(items.appended),
         }
+
+    def _meetings(self) -> dict[str, int]:
+        """How the day's tables of users and items meet what is known or came; counted and told."""
+        counts: dict[str, int] = {}
+        entities: dict[Side, Any] = {"user": self.tables.users, "item": self.tables.items}
+        for side, table in entities.items():
+            if table is None:
+                continue
+            key = f"{side}_id"
+            taken = self.came.group_by(key).aggregate([([], "count_all")])
+            described = table.select(key).to_pyarrow()[key]
+            known = self.every[side][key].cast(described.type)
+            found = meet(side, described, taken[key], taken["count_all"], known)
+            tell(found)
+            counts |= found.counts()
+        return counts
 
     def _tell(
         self,
@@ -228,6 +265,8 @@ class _Builder:
             order=old["order"],
             update=counts,
         )
+        if self.untaken or "untaken_items" in old:
+            self.draft.info["untaken_items"] = self.untaken
 
 
 def admitted(

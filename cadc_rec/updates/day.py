@@ -125,7 +125,9 @@ def _layout(config: DataConfig, dataset: Artifact) -> TablesConfig:
     return TablesConfig(
         interactions=InteractionsTable(timestamp="timestamp" if dataset.info["has_time"] else ""),
         users=UsersTable().model_copy(update=named["user"]),
-        items=ItemsTable(title="title" if titled else "").model_copy(update=named["item"]),
+        items=ItemsTable(title="title" if titled else "", keep="taken").model_copy(
+            update=named["item"]
+        ),
     )
 
 

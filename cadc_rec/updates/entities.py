@@ -94,6 +94,29 @@ def grown_entities(
     return rows, now, len(known)
 
 
+def taken_first(rows: pa.Table, side: str, taken: pa.Array) -> tuple[pa.Table, int]:
+    """Rows of entities in the order of dense ids, and how many of them nobody took yet.
+
+    Args:
+        rows: one for each entity.
+        side: ``user`` or ``item``.
+        taken: the ids that interactions name, by dense id; the others follow in ascending order.
+    """
+    ids = _one(rows[f"{side}_id"])
+    if ids.equals(taken):
+        return rows, 0
+    others = ids.filter(pc.invert(pc.is_in(ids, value_set=taken)))
+    order = pa.concat_arrays([taken, others.take(pc.array_sort_indices(others))])
+    return rows.take(pc.index_in(order, value_set=ids)), len(others)
+
+
+def with_every_code(attribute: dict[str, Any]) -> dict[str, Any]:
+    """The attribute with every value of its vocabulary among the codes that are learned."""
+    if attribute["kind"] not in ("categorical", "multi"):
+        return attribute
+    return {**attribute, "size": len(attribute["vocabulary"]) + 1}
+
+
 def _coded(
     values: pa.Array | None, count: int, attribute: dict[str, Any]
 ) -> tuple[pa.Array, dict[str, Any]]:

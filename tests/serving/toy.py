@@ -8,19 +8,30 @@ from cadc_rec.serving.predict.predictor import Predictor
 from cadc_rec.serving.predict.top_k import ItemVectors
 
 
-def toy(n_users=20, n_items=50, dim=8, seed=0, text_ids=False, newcomers=None, retrieval=None):
+def toy(
+    n_users=20,
+    n_items=50,
+    dim=8,
+    seed=0,
+    text_ids=False,
+    newcomers=None,
+    retrieval=None,
+    untaken=0,
+):
     """Users 100, 101, ... (or ``u0``, ...), items 1000, 1001, ... (or ``i0``, ...).
 
-    User u took 3 + u % 5 items; item n has the attribute kind = n % 4 and tags n % 2, n % 3.
+    User u took 3 + u % 5 items, none of the last `untaken`; item n has the attribute kind = n % 4
+    and tags n % 2, n % 3.
     """
     draw = np.random.default_rng(seed)
     users = draw.standard_normal((n_users, dim)).astype(np.float32)
     items = draw.standard_normal((n_items, dim)).astype(np.float32)
-    taken = [draw.permutation(n_items)[: 3 + u % 5] for u in range(n_users)]
+    taken = [draw.permutation(n_items - untaken)[: 3 + u % 5] for u in range(n_users)]
     indptr = np.concatenate([[0], np.cumsum([len(t) for t in taken])])
     flat = np.concatenate(taken).astype(np.int32)
     numbers = np.arange(n_items)
     vectors = ItemVectors(items)
+    searched = ItemVectors(items[: n_items - untaken]) if untaken else vectors
     return Predictor(
         users=IdMap("user", np.array([f"u{n}" for n in range(n_users)], object))
         if text_ids
@@ -32,7 +43,8 @@ def toy(n_users=20, n_items=50, dim=8, seed=0, text_ids=False, newcomers=None, r
         item_vectors=vectors,
         known=UserItems(indptr, flat),
         popularity=np.bincount(flat, minlength=n_items),
-        retrieval=retrieval(vectors) if retrieval else vectors,
+        retrieval=retrieval(searched) if retrieval else searched,
+        untaken=untaken,
         newcomers=newcomers,
         history_length=4,
         attributes={

@@ -240,3 +240,22 @@ def test_a_table_of_numbers_where_ids_are_text_is_read_as_text(prepared, day, tm
 def test_user_and_item_tables_of_the_fixture_have_all_kinds():
     assert {row[1] for row in user_table(range(3))} == {"free", "pro", None}
     assert {tuple(row[2]) for row in item_table(range(2))} == {("red",), ("red", "blue")}
+
+
+def test_a_days_tables_that_do_not_meet_are_counted(prepared, day):
+    """What is known counts as met: a day need not describe it again."""
+    items = [(" i77", "New", ["red"]), ("i5", "Known", ["blue"])]
+    counts = prepared(day(items=items)).after.info["update"]
+    assert counts["item_rows"] == 2
+    assert counts["item_rows_without_interactions"] == 1
+    of_new = sum(1 for row in day_rows() if row[1] == "i77")
+    assert counts["interactions_without_item_row"] == of_new
+
+
+def test_a_days_ids_are_brought_into_the_form_of_the_dataset(prepared, day, experiment):
+    rows = [(f" {u} ", f"{i}\u00a0", at) for u, i, at in day_rows()]
+    items = [("i77 ", "New", ["red"])]
+    forms = experiment().data.tables.model_copy(update={"normalize_ids": ("trim",)})
+    made = prepared(day(rows, items=items), tables=forms)
+    assert split_of(made.after) == split_of(prepared(day(name="plain")).after)
+    assert made.after.info["update"]["interactions_without_item_row"] == 0

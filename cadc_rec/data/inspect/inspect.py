@@ -7,11 +7,14 @@ each, and of the interactions: repeated pairs, users with few items, popularity.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import ibis
+
 from cadc_rec.data.engine import open_engine
+from cadc_rec.data.id_forms import Meeting, meet
 from cadc_rec.data.inspect.profile import (
     TableProfile,
     column_names,
@@ -19,9 +22,10 @@ from cadc_rec.data.inspect.profile import (
     popularity,
     profile,
 )
-from cadc_rec.data.inspect.roles import Roles, guess_roles
+from cadc_rec.data.inspect.roles import Entities, Roles, guess_roles
 from cadc_rec.data.inspect.starting_config import starting_config
 from cadc_rec.data.sources.raw_input import table_folders
+from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.data.tables.files import FileSet, find_files
 from cadc_rec.data.tables.text import TextFormat
 
@@ -36,6 +40,8 @@ class Inspection:
     users_below_three: int = 0
     popularity: Sequence[tuple[int, int, int]] = ()
     """See `cadc_rec.data.inspect.profile.popularity`."""
+    meetings: Sequence[Meeting] = ()
+    """How the tables of users and of items meet the interactions."""
 
     def config(self, data_dir: Path | None = None) -> str:
         """A first configuration for these tables, as the text of a TOML file.
@@ -46,7 +52,7 @@ class Inspection:
         Raises:
             CadcError: no table names both a user and an item.
         """
-        return starting_config(self.roles, data_dir)
+        return starting_config(self.roles, data_dir, self.meetings)
 
 
 def inspect_path(path: str, delimiter: str, encoding: str, data_dir: Path | None) -> Inspection:
@@ -81,7 +87,27 @@ def inspect_path(path: str, delimiter: str, encoding: str, data_dir: Path | None
                 roles,
                 **pair_counts(log.scan, roles.user, roles.item),
                 popularity=popularity(log.scan, roles.item),
+                meetings=list(_meetings(roles)),
             )
+
+
+def _meetings(roles: Roles) -> Iterator[Meeting]:
+    """How the guessed tables of users and items meet the interactions, by their ids as text."""
+    sides: tuple[tuple[Side, str, Entities | None], ...] = (
+        ("user", roles.user, roles.users),
+        ("item", roles.item, roles.items),
+    )
+    assert roles.interactions is not None
+    log = roles.interactions.scan.rows
+    for side, column, entities in sides:
+        if entities is None:
+            continue
+        table = entities.table.scan.rows
+        ids = table.select(id=table[entities.id].cast("string")).distinct()
+        taken = log.select(id=log[column].cast("string")).group_by("id").agg(rows=ibis._.count())
+        found = taken.filter(taken["id"].notnull()).to_pyarrow()
+        described = ids.filter(ids["id"].notnull()).to_pyarrow()["id"]
+        yield meet(side, described, found["id"], found["rows"])
 
 
 def _tables(files: Sequence[FileSet], layout: TextFormat, scratch: Path) -> list[FileSet]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cadc_rec.data.id_forms import ID_FORMS, Meeting
 from cadc_rec.data.inspect.roles import Entities, Roles
 from cadc_rec.data.sources.raw_tables import guess_unit
 from cadc_rec.data.tables.files import FileSet, find_files
@@ -17,12 +18,13 @@ from cadc_rec.errors import CadcError
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
-def starting_config(roles: Roles, data_dir: Path | None) -> str:
+def starting_config(roles: Roles, data_dir: Path | None, meetings: Sequence[Meeting] = ()) -> str:
     """A TOML file that `cadc-rec run` takes.
 
     Args:
         roles: what the tables were taken for.
         data_dir: the folder that paths in a configuration are relative to, where there is one.
+        meetings: how the tables' ids meet.
 
     Raises:
         CadcError: no table of interactions was found.
@@ -36,6 +38,7 @@ def starting_config(roles: Roles, data_dir: Path | None) -> str:
         "# Written by `cadc-rec inspect`: guesses from names and counts. Read and correct them.",
         'seed = 0\nmethod = "cadc"\n',
         '[data]\nsource = "tables"\n',
+        *_normalized(meetings),
         "[data.tables.interactions]",
         f"path = {_text(_path(roles.interactions.files, data_dir))}",
         f"user = {_text(roles.user)}",
@@ -54,6 +57,15 @@ def starting_config(roles: Roles, data_dir: Path | None) -> str:
         if entities is not None:
             lines += ["", f"[data.tables.{side}]", *_entities(entities, data_dir)]
     return "\n".join(lines) + "\n"
+
+
+def _normalized(meetings: Sequence[Meeting]) -> Iterator[str]:
+    """The forms that let tables meet, where few of their ids do as they are."""
+    forms = [form for form in ID_FORMS if any(form in met.reason for met in meetings)]
+    if forms:
+        yield "[data.tables]"
+        yield from (f"# {met.side} ids: {met.why()}" for met in meetings if met.reason)
+        yield f"normalize_ids = [{', '.join(map(_text, forms))}]\n"
 
 
 def _unit(roles: Roles) -> Iterator[str]:

@@ -3,7 +3,7 @@
 In: a `DataConfig` and its raw input. Out, in the artifact: ``train/part-*.parquet``,
 ``val.parquet`` and ``test.parquet`` (user, item, timestamp; of weighted interactions the first also
 weight), ``users.parquet`` and ``items.parquet`` (original ids and attribute codes in dense-id
-order), ``attributes.json``.
+order; last of all the items that nobody took yet), ``attributes.json``.
 
 A DuckDB reads the raw input. Ibis expressions (`interactions.py`), run by it or by another engine
 (`data/engine.py`), choose rows, number ids and sort by user and time; the sorted rows are streamed
@@ -28,6 +28,7 @@ from ibis.backends.duckdb import Backend
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.types import parse_memory
 from cadc_rec.data.engine import DuckdbEngine, Engine, count, open_engine
+from cadc_rec.data.id_forms import meet, tell
 from cadc_rec.data.prepare.interactions import (
     WEIGHT_UNIT,
     DenseIds,
@@ -59,8 +60,8 @@ def build_dataset(config: DataConfig, raw: RawInput, draft: Draft) -> None:
         config: source, which rows are kept, split and engine.
         raw: from `find_raw`.
         draft: its ``info`` receives users, items, train, val, test, duplicates_dropped,
-            removed_by_k_core, users_train_only, has_time and order, and what the options
-            removed; ``rows`` the raw rows.
+            removed_by_k_core, users_train_only, has_time and order, what the options removed, which
+            rows meet nothing, and how many untaken_items there are; ``rows`` the raw rows.
 
     Raises:
         CadcError: the raw input is not as published, or nothing is left of it.
@@ -89,6 +90,7 @@ def _build(
         # Read once: what a source gives is an expression over its files.
         rows = engine.adopt(_typed(tables, summed=config.duplicates == "sum"))
         raw_rows = count(engine, rows)
+        met = _meetings(tables, engine, rows) if config.source == "tables" else {}
         ticker.advance(note="dropping duplicates")
         kept = choose_interactions(config, tables, engine, rows, raw_rows, order)
         ticker.advance(2, note="dense ids")
@@ -104,9 +106,10 @@ def _build(
     n_users, n_items = (int(side.count().to_pyarrow().as_py()) for side in (users, items))
     val_rows = _write_held_out(split.validation, draft.path / "val.parquet")
     test_rows = _write_held_out(split.test, draft.path / "test.parquet")
+    keep_all = config.source == "tables" and config.tables.items.keeps_all
     attributes = {
         "user": _write_entities(users, tables, "user", draft.path / "users.parquet"),
-        "item": _write_entities(items, tables, "item", draft.path / "items.parquet"),
+        "item": _write_entities(items, tables, "item", draft.path / "items.parquet", keep_all),
     }
     text = json.dumps(attributes, indent=2, ensure_ascii=False) + "\n"
     (draft.path / "attributes.json").write_text(text, "utf-8")
@@ -127,7 +130,11 @@ def _build(
         has_time=tables.has_time,
         order=("time" if tables.has_time else f"seeded random, split_seed={config.split_seed}"),
         **tables.counts,
+        **met,
     )
+    if config.source == "tables" and tables.items is not None:
+        untaken = int(tables.items.anti_join(items, "item_id").count().to_pyarrow().as_py())
+        draft.info["untaken_items" if keep_all else "untaken_items_left_out"] = untaken
     if kept.cuts is not None:
         draft.info.update(
             validation_from=kept.cuts[0], test_from=kept.cuts[1], after_held_out=split.unused
@@ -155,6 +162,22 @@ def _read_source(config: DataConfig, raw: RawInput, backend: Backend, scratch: P
         return read_tables(config.tables, raw.tables, backend, scratch)
     assert raw.path is not None
     return READERS[config.source](backend, raw.path, scratch)
+
+
+def _meetings(tables: RawTables, engine: Engine, rows: ir.Table) -> dict[str, int]:
+    """How the tables of users and items meet the interactions, counted and told."""
+    counts: dict[str, int] = {}
+    entities: dict[Side, ir.Table | None] = {"user": tables.users, "item": tables.items}
+    for side, table in entities.items():
+        if table is None:
+            continue
+        key = f"{side}_id"
+        taken = engine.keep(f"{side}_counts", rows.group_by(key).agg(rows=ibis._.count()))
+        log_ids = engine.to_reader(taken).to_pyarrow()
+        found = meet(side, table.select(key).to_pyarrow()[key], log_ids[key], log_ids["rows"])
+        tell(found)
+        counts |= found.counts()
+    return counts
 
 
 def _typed(tables: RawTables, *, summed: bool) -> ir.Table:
@@ -213,18 +236,26 @@ def _write_held_out(rows: Rows, path: Path) -> int:
 
 
 def _write_entities(
-    ids: ir.Table, tables: RawTables, side: Side, path: Path
+    ids: ir.Table, tables: RawTables, side: Side, path: Path, keep_all: bool = False
 ) -> list[dict[str, Any]]:
-    """Write one side's original ids, titles and attribute codes; describe the attributes."""
+    """Write one side's original ids, titles and attribute codes; describe the attributes.
+
+    With `keep_all`, entities without an interaction follow those of `ids`, in ascending order.
+    """
     entities = tables.users if side == "user" else tables.items
-    declared = tables.attributes_of(side)
-    columns = [f"{side}_id"]
+    declared, key = tables.attributes_of(side), f"{side}_id"
+    columns = [key]
     joined = ids
     if entities is not None:
         columns += [name for name in ("title",) if name in entities.columns]
         wanted = entities.select(*columns, *(attribute.name for attribute in declared))
-        joined = ids.left_join(wanted, f"{side}_id")
-    rows = joined.order_by(side).select(*columns, *(a.name for a in declared)).to_pyarrow()
-    table, described = encode_attributes(rows, declared)
+        joined = ids.left_join(wanted, key)
+    names = [*columns, *(a.name for a in declared)]
+    rows = joined.order_by(side).select(*names).to_pyarrow()
+    taken = len(rows)
+    if entities is not None and keep_all:
+        others = entities.anti_join(ids, key).order_by(key).select(*names).to_pyarrow()
+        rows = pa.concat_tables([rows, others.cast(rows.schema)])
+    table, described = encode_attributes(rows, declared, taken)
     write_parquet(path, table)
     return described

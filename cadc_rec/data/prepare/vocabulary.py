@@ -21,31 +21,33 @@ UNKNOWN = 0
 
 
 def encode_attributes(
-    rows: pa.Table, attributes: Sequence[AttributeColumn]
+    rows: pa.Table, attributes: Sequence[AttributeColumn], taken: int | None = None
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """Replace each attribute column of `rows` by its codes.
 
     Args:
         rows: one row an entity, in dense-id order.
         attributes: the columns to encode; the others pass through.
+        taken: how many rows, the first ones, decide codes and buckets; None: all. A value that only
+            the others have gets a code behind these.
 
     Returns:
         The table, with int32 (categorical, numeric and hashed) or list<int32> (multi; empty where
-        nothing is known) columns, and for each attribute its name, kind, size (codes, 0 included)
-        and vocabulary (value of codes 1, 2, ...; of a numeric one the least value of each bucket;
-        of a hashed one nothing).
+        nothing is known) columns, and for each attribute its name, kind, size (codes of the rows
+        that decide, 0 included) and vocabulary (value of codes 1, 2, ...; of a numeric one the
+        least value of each bucket; of a hashed one nothing).
     """
+    taken = len(rows) if taken is None else taken
     described: list[dict[str, Any]] = []
     for attribute in attributes:
         values = rows[attribute.name].combine_chunks()
-        column, vocabulary = _encoded(values, attribute)
-        hashed = attribute.kind == "hashed"
+        column, vocabulary, learned = _encoded(values, attribute, taken)
         rows = rows.set_column(rows.column_names.index(attribute.name), attribute.name, column)
         described.append(
             {
                 "name": attribute.name,
                 "kind": attribute.kind,
-                "size": (attribute.buckets if hashed else len(vocabulary)) + 1,
+                "size": learned + 1,
                 "vocabulary": vocabulary.to_pylist(),
             }
         )
@@ -70,22 +72,37 @@ def bucket_edges(values: NDArray[np.float64], buckets: int) -> NDArray[np.float6
     return np.unique(np.sort(values)[beginnings])
 
 
-def _encoded(values: pa.Array, attribute: AttributeColumn) -> tuple[pa.Array, pa.Array]:
-    """Codes of every row, and what codes 1, 2, ... stand for."""
+def _encoded(
+    values: pa.Array, attribute: AttributeColumn, taken: int
+) -> tuple[pa.Array, pa.Array, int]:
+    """Codes of every row, what codes 1, 2, ... stand for, and how many the `taken` rows decide."""
+    deciding = values[:taken]
     if attribute.kind == "numeric":
-        known = pc.drop_null(values).to_numpy(zero_copy_only=False)
+        known = pc.drop_null(deciding).to_numpy(zero_copy_only=False)
         edges = bucket_edges(known, attribute.buckets)
         # a missing value sorts before every edge, which is code 0
         filled = values.fill_null(-np.inf).to_numpy(zero_copy_only=False)
         codes = np.searchsorted(edges, filled, side="right")
-        return pa.array(codes.astype(np.int32)), pa.array(edges)
+        return pa.array(codes.astype(np.int32)), pa.array(edges), len(edges)
     if attribute.kind == "hashed":
-        return _hashed(values, attribute.buckets), pa.array([], pa.string())
-    flat = values if attribute.kind == "categorical" else pc.list_flatten(values)
-    distinct = pc.unique(pc.drop_null(flat))
-    vocabulary = distinct.take(pc.array_sort_indices(distinct))
+        codes = _hashed(values, attribute.buckets)
+        return codes, pa.array([], pa.string()), attribute.buckets
+    multi = attribute.kind == "multi"
+    flat, deciding = (pc.list_flatten(v) if multi else v for v in (values, deciding))
+    vocabulary = _distinct(deciding)
+    learned = len(vocabulary)
+    if taken < len(values):
+        others = _distinct(flat)
+        new = others.filter(pc.invert(pc.is_in(others, value_set=vocabulary)))
+        vocabulary = pa.concat_arrays([vocabulary, new])
     codes = _codes(flat, vocabulary)
-    return codes if attribute.kind == "categorical" else _lists(codes, values), vocabulary
+    return (_lists(codes, values) if multi else codes), vocabulary, learned
+
+
+def _distinct(values: pa.Array) -> pa.Array:
+    """The known values, each once, in sorted order."""
+    distinct = pc.unique(pc.drop_null(values))
+    return distinct.take(pc.array_sort_indices(distinct))
 
 
 def hash_code(value: str, codes: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,7 @@ from cadc_rec.data.tables.columns import (
     declared,
     id_column,
     id_type,
+    in_id_form,
     number_column,
     time_column,
     time_kind,
@@ -78,10 +79,16 @@ class _Reader:
         config = self.config
         keys = config.interactions
         interactions = self._scan(files.interactions, "interactions", _wanted_interactions(keys))
+        interactions = self._with_ids(interactions, keys.user, keys.item)
         users = self._side("user", config.users, files.users)
         items = self._side("item", config.items, files.items)
-        user_kind = _id_kind("user", config.user_ids, [(interactions, keys.user), users.ids])
-        item_kind = _id_kind("item", config.item_ids, [(interactions, keys.item), items.ids])
+        untyped = "integer-like" in config.normalize_ids
+        user_kind = _id_kind(
+            "user", config.user_ids, [(interactions, keys.user), users.ids], untyped=untyped
+        )
+        item_kind = _id_kind(
+            "item", config.item_ids, [(interactions, keys.item), items.ids], untyped=untyped
+        )
         rows, counts = self._interactions(interactions, user_kind, item_kind)
         return RawTables(
             interactions=rows,
@@ -118,7 +125,15 @@ class _Reader:
             return _Side(side, config, None, {})
         attributes = declared(config, side)
         scan = self._scan(found, f"{side}s", _wanted_entities(config, attributes, side))
-        return _Side(side, config, scan, attributes)
+        return _Side(side, config, self._with_ids(scan, config.id), attributes)
+
+    def _with_ids(self, scan: Scan, *columns: str) -> Scan:
+        """The same with columns of ids in the form that the configuration asks for."""
+        forms = self.config.normalize_ids
+        if not forms:
+            return scan
+        ids = {column: in_id_form(scan.rows[column], forms) for column in columns}
+        return replace(scan, rows=scan.rows.mutate(**ids))
 
     def _good(
         self, scan: Scan, typed: Mapping[str, Typed], unique: str | None = None
@@ -250,9 +265,19 @@ def _wanted_entities(
 
 
 def _id_kind(
-    side: Side, asked: Literal["auto", "integer", "string"], columns: list[tuple[Scan | None, str]]
+    side: Side,
+    asked: Literal["auto", "integer", "string"],
+    columns: list[tuple[Scan | None, str]],
+    *,
+    untyped: bool,
 ) -> IdKind:
     """One type for a side's ids in every table that has them.
+
+    Args:
+        side: whose.
+        asked: the setting.
+        columns: the tables, and which column of each.
+        untyped: whether ids are text whose form alone counts, whatever the files' types.
 
     Raises:
         CadcError: one table's ids are integers and another's text, by their files' types.
@@ -260,7 +285,7 @@ def _id_kind(
     found = [(scan, column) for scan, column in columns if scan is not None]
     typed: dict[IdKind, str] = {}
     for scan, column in found:
-        if not scan.is_text:
+        if not scan.is_text and not untyped:
             where = f"{scan.files[0]}: its column {column}"
             typed.setdefault(id_type(scan.rows[column], where), where)
     if asked != "auto":

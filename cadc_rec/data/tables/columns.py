@@ -15,7 +15,8 @@ import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
-from cadc_rec.config.tables import EntityTable
+from cadc_rec.config.tables import EntityTable, IdForm
+from cadc_rec.data.id_forms import SPACES, WHOLE
 from cadc_rec.data.sources.raw_tables import AttributeColumn, AttributeKind, Side
 from cadc_rec.errors import CadcError
 
@@ -26,6 +27,7 @@ TIMESTAMP = r"^[0-9]{4,6}-[0-9]{1,2}-[0-9]{1,2}([T ].*)?$"
 _MICRO = 1_000_000
 _MAX_SECONDS = 9.2e12  # beyond it, microseconds do not fit into 64 bits
 _LEAST_WEIGHT, _MOST_WEIGHT = 1e-6, 1e9
+_EXACT = 2**53  # below it, a float64 holds every whole number
 _SHOWN = 60  # characters of a bad value worth showing
 _TAKEN = ("user", "item", "user_id", "item_id", "title")  # columns of every prepared dataset
 
@@ -53,6 +55,29 @@ def id_column(raw: ir.Column, name: str, kind: Literal["integer", "string"]) -> 
         value = raw.try_cast("int64")
     words = "a whole number of 64 bits"
     return Typed(name, value, _fault(raw, value, name, words, required=True))
+
+
+def in_id_form(raw: ir.Column, forms: Sequence[IdForm]) -> ir.Column:
+    """A column of ids as text in the forms that are named; see `cadc_rec.data.id_forms`.
+
+    What is no text has but one form, unless numbers are to be like those of text.
+    """
+    if not forms or not (raw.type().is_string() or "integer-like" in forms):
+        return raw
+    if raw.type().is_floating() and "integer-like" in forms:
+        # DuckDB writes 1e17 for a large one, which no pattern takes for a whole number.
+        whole = (raw == raw.round()) & (raw.abs() < _EXACT)
+        text = ibis.cases((whole, raw.cast("int64").cast("string")), else_=raw.cast("string"))
+        return ibis.cases((~raw.isnan(), text))
+    text = raw.cast("string")
+    if "trim" in forms:
+        text = trim(text, SPACES)
+    if "nfc" in forms:
+        text = nfc_normalize(text)
+    if "integer-like" in forms:
+        text = text.re_replace(WHOLE, r"\1\2")
+        text = ibis.cases((text == "-0", "0"), else_=text)
+    return text
 
 
 def id_type(raw: ir.Column, where: str) -> Literal["integer", "string"]:
@@ -158,6 +183,18 @@ def epoch_us(time: ir.TimestampValue) -> ir.IntegerValue:
 @ibis.udf.scalar.builtin(signature=((dt.Timestamp("UTC"),), dt.boolean))
 def isfinite(time: ir.TimestampValue) -> ir.BooleanValue:
     """Whether a time is neither of DuckDB's two infinities."""
+    raise NotImplementedError  # DuckDB carries it out
+
+
+@ibis.udf.scalar.builtin
+def trim(text: str, characters: str) -> str:
+    """The text without these characters around it."""
+    raise NotImplementedError  # DuckDB carries it out
+
+
+@ibis.udf.scalar.builtin
+def nfc_normalize(text: str) -> str:
+    """The text in Unicode's normal form C."""
     raise NotImplementedError  # DuckDB carries it out
 
 

@@ -2,7 +2,8 @@
 
 A bundle is one folder. ``manifest.json`` names every other file with its size and SHA-256;
 ``manifest.sig``, where the bundle was signed, is the signature of the manifest's bytes. Rows of
-vectors, ids and lists are in *dense-id order* throughout: row n is the user (item) number n.
+vectors, ids and lists are in *dense-id order* throughout: row n is the user (item) number n. Items
+that nobody took yet come last; `MODEL` says how many they are, and programs and index lack them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ITEM_VECTORS = "vectors/items.safetensors"
 USER_VECTORS = "vectors/users.safetensors"
 """``vectors``, float32 ``[users, d]``; of a model with a history, at the state of `KNOWN`."""
 INDEX = "index/items.faiss"
-"""FAISS, inner product, over `ITEM_VECTORS`; labels are rows."""
+"""FAISS, inner product, over `ITEM_VECTORS` of the items that were taken; labels are rows."""
 
 USERS = "users.parquet"
 """``user_id`` (as in the raw data) and a column of codes for each attribute."""
@@ -33,7 +34,7 @@ ITEMS = "items.parquet"
 """``item_id``, ``title`` where the source has one, and a column of codes for each attribute."""
 ATTRIBUTES = "attributes.json"
 """Encoders: by side, each attribute's name, kind, size and vocabulary (value of codes 1, 2, ...;
-code 0 is unknown)."""
+code 0 is unknown). Codes from `size` on are of items that nobody took yet; programs lack them."""
 KNOWN = "known.safetensors"
 """What users took, training and validation items, as CSR: ``indptr`` int64 ``[users + 1]``,
 ``items`` int32 ``[n]``, each user's in the order of time, the latest last; and ``popularity``

@@ -117,8 +117,11 @@ def _history(tensor: Input, n_users: int, items: IdMap, limits: Limits) -> list[
 
 
 def _ids(values: list[int] | list[bytes], ids: IdMap) -> list[Any]:
-    """Elements as original ids; numbers may come as text, and text as UTF-8."""
-    if ids.are_integers:
+    """Elements as original ids; numbers may come as text, and text as UTF-8.
+
+    Where the data's ids were brought into a form, any text may be one of them.
+    """
+    if ids.are_integers and not ids.forms:
         return [
             value if isinstance(value, int) else (int(value) if _NUMBER.fullmatch(value) else None)
             for value in values
@@ -126,6 +129,9 @@ def _ids(values: list[int] | list[bytes], ids: IdMap) -> list[Any]:
     found: list[Any] = []
     for value in values:
         if isinstance(value, int):
+            if ids.are_integers or "integer-like" in ids.forms:
+                found.append(value)
+                continue
             raise InvalidInput(f"{ids.side} ids are text in this bundle: send BYTES.")
         try:
             found.append(value.decode())

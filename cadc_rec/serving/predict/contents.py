@@ -32,16 +32,17 @@ class Contents:
 
     Attributes:
         users: their ids.
-        items: their ids.
+        items: their ids; those that nobody took yet come last.
         user_vectors: float32 ``[n_users, d]``.
         item_vectors: all items' vectors.
         known: what each user took, oldest first.
         popularity: int64 ``[n_items]``, how often each item was taken.
-        retrieval: finds the best items; `item_vectors` itself is exact.
+        retrieval: finds the best of the items that were taken; of all items, `item_vectors` does.
         newcomers: gives vectors to users the model has never seen; None where it cannot.
         history_length: items of a history that `newcomers` reads, the latest ones.
         attributes: of items, by name.
         titles: of items, None where one has none; empty where the data have no titles.
+        untaken: how many of the items nobody took yet.
         fingerprint: of the bundle.
         name: of the bundle.
     """
@@ -57,6 +58,7 @@ class Contents:
     history_length: int = 0
     attributes: Mapping[str, ItemAttribute] = field(default_factory=dict)
     titles: Sequence[str | None] = ()
+    untaken: int = 0
     fingerprint: str = ""
     name: str = ""
 
@@ -73,17 +75,20 @@ class Contents:
         user_vectors = bundle.arrays(layout.USER_VECTORS)["vectors"]
         vectors = bundle.arrays(layout.ITEM_VECTORS)["vectors"]
         _require_fit(bundle, model, user_vectors, vectors, known, len(users), len(items))
+        untaken = int(model.get("untaken_items", 0))  # older bundles have none
         item_vectors = ItemVectors(vectors)
+        taken = ItemVectors(vectors[: len(items) - untaken]) if untaken else item_vectors
         newcomers, length = _newcomers(bundle, model)
         described = bundle.json(layout.ATTRIBUTES)["item"]
+        forms = model.get("normalize_ids", ())  # older bundles do not say
         return cls(
-            users=IdMap.of_column("user", users["user_id"]),
-            items=IdMap.of_column("item", items["item_id"]),
+            users=IdMap.of_column("user", users["user_id"], forms),
+            items=IdMap.of_column("item", items["item_id"], forms),
             user_vectors=user_vectors,
             item_vectors=item_vectors,
             known=UserItems(known["indptr"], known["items"]),
             popularity=known["popularity"],
-            retrieval=_retrieval(bundle, model, item_vectors),
+            retrieval=_retrieval(bundle, model, taken),
             newcomers=newcomers,
             history_length=length,
             attributes={
@@ -92,6 +97,7 @@ class Contents:
                 )
                 for entry in described
             },
+            untaken=untaken,
             titles=items["title"].to_pylist() if "title" in items.column_names else (),
             fingerprint=bundle.fingerprint,
             name=bundle.name,
@@ -162,7 +168,12 @@ def _require_fit(
         raise CadcError(
             f"{bundle.path}: {layout.KNOWN} is not a list of items for each user; export it anew."
         )
-    if len(items) and not (items.min() >= 0 and items.max() < n_items):
+    n_taken = n_items - int(model.get("untaken_items", 0))
+    if not 0 <= n_taken <= n_items:
+        raise CadcError(
+            f"{bundle.path}: {layout.MODEL} counts other items than there are; export it anew."
+        )
+    if len(items) and not (items.min() >= 0 and items.max() < n_taken):
         raise CadcError(
             f"{bundle.path}: {layout.KNOWN} names items that do not exist; export it anew."
         )

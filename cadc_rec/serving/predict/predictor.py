@@ -22,6 +22,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.predict.catalogue import Filter, blocked_by
 from cadc_rec.serving.predict.contents import Contents
+from cadc_rec.serving.predict.retrieval import Retrieval
 from cadc_rec.serving.predict.top_k import Best, ItemVectors, NotCandidates
 
 if TYPE_CHECKING:
@@ -112,22 +113,32 @@ class Predictor(Contents):
                 has never seen; known users keep their own vectors.
             candidates: original ids of the only items to rank; default: all.
 
+        Items that nobody took yet are ranked with the others where a filter or candidates are
+        given, and are left out otherwise.
+
         Raises:
             CadcError: an argument is of the wrong type, shape or range.
         """
         rows = self.users.rows(user_ids)
         self._check_k(k)
         histories = self._histories(history, len(rows))
+        learned = None if histories is None else [h[h < self._n_taken] for h in histories]
+        # What nobody took yet is ranked where it is asked for, and nowhere else.
+        asked = bool(self.untaken) and (bool(filter) or candidates is not None)
         blocked = self._blocked(filter, candidates)
         sources = np.where(rows >= 0, Source.KNOWN, Source.POPULARITY).astype(np.int8)
-        if histories is not None and self.newcomers is not None:
-            sources[(rows < 0) & np.array([len(h) > 0 for h in histories])] = Source.HISTORY
-        taken = self._taken(rows, histories) if exclude_seen else _nothing_of(len(rows))
+        if learned is not None and self.newcomers is not None:
+            sources[(rows < 0) & np.array([len(h) > 0 for h in learned])] = Source.HISTORY
+        seen = histories if asked else learned
+        taken = self._taken(rows, seen) if exclude_seen else _nothing_of(len(rows))
         out = NotCandidates(taken, blocked)
+        search = self.item_vectors if asked else self.retrieval
+        most = len(self.items) if asked else self._n_taken
         if len(rows) and (sources == Source.KNOWN).all():
-            best = self.retrieval.best(self.user_vectors[rows], k, out)
+            best = search.best(self.user_vectors[rows], min(k, most), out)
         else:
-            best = self._mixed(rows, k, sources, histories, out)
+            best = self._mixed(rows, min(k, most), sources, learned, out, search, most)
+        best = _filled_up(best, k)
         return Recommendations(best.rows, self.items.of_rows(best.rows), best.scores, sources)
 
     def score(self, pairs: Sequence[tuple[Any, Any]]) -> NDArray[np.float64]:
@@ -148,6 +159,8 @@ class Predictor(Contents):
     def similar_items(self, item_ids: Sequence[Any] | NDArray[Any], k: int = 10) -> Recommendations:
         """The k items with the most similar vectors (by cosine), without the item itself.
 
+        An item that nobody took yet may be asked for, and is no answer.
+
         Raises:
             CadcError: an item is unknown, or `k` is out of range.
         """
@@ -157,7 +170,7 @@ class Predictor(Contents):
             lost = item_ids[int(np.argmax(rows < 0))]
             raise CadcError(f"no item has the id {lost!r:.80}.")
         itself = UserItems(np.arange(len(rows) + 1), rows.astype(np.int32))
-        out = NotCandidates(itself, _NOTHING)
+        out = NotCandidates(itself, np.arange(self._n_taken, len(self.items)))
         best = self.directions.best(self.directions.vectors[rows], k, out)
         return Recommendations(
             best.rows,
@@ -173,6 +186,11 @@ class Predictor(Contents):
             CadcError: it names an attribute or a value that no item has.
         """
         blocked_by(wanted, self.attributes, len(self.items))
+
+    @property
+    def _n_taken(self) -> int:
+        """How many items somebody took: those with the rows below it."""
+        return len(self.items) - self.untaken
 
     @cached_property
     def directions(self) -> ItemVectors:
@@ -244,8 +262,10 @@ class Predictor(Contents):
         sources: NDArray[np.int8],
         histories: list[NDArray[np.int64]] | None,
         out: NotCandidates,
+        search: Retrieval,
+        most: int,
     ) -> Best:
-        """Answers where not every user has a vector of their own."""
+        """Answers where not every user has a vector of their own, among the first `most` rows."""
         best = Best(np.full((len(rows), k), -1), np.full((len(rows), k), -np.inf))
         queries = self.user_vectors[rows]
         newcomers = np.flatnonzero(sources == Source.HISTORY)
@@ -259,16 +279,18 @@ class Predictor(Contents):
             queries[newcomers] = self.newcomers(padded)
         with_vectors = np.flatnonzero(sources != Source.POPULARITY)
         if len(with_vectors):
-            found = self.retrieval.best(queries[with_vectors], k, out.some(with_vectors))
+            found = search.best(queries[with_vectors], k, out.some(with_vectors))
             best.rows[with_vectors], best.scores[with_vectors] = found.rows, found.scores
         for place in np.flatnonzero(sources == Source.POPULARITY):
-            found = self._most_popular(k, out.taken.of(int(place)), out.blocked)
+            found = self._most_popular(k, out.taken.of(int(place)), out.blocked, most)
             best.rows[place], best.scores[place] = found.rows, found.scores
         return best
 
-    def _most_popular(self, k: int, taken: NDArray[np.int32], blocked: NDArray[np.int64]) -> Best:
+    def _most_popular(
+        self, k: int, taken: NDArray[np.int32], blocked: NDArray[np.int64], most: int
+    ) -> Best:
         """The items most often taken, less those."""
-        order = self._by_popularity
+        order = self._by_popularity[:most]  # what nobody took is counted 0 and has the last rows
         if len(blocked):
             order = order[~np.isin(order, blocked)]
         order = order[: k + len(taken)]
@@ -276,6 +298,18 @@ class Predictor(Contents):
         best = Best(np.full(k, -1, np.int64), np.full(k, -np.inf))
         best.rows[: len(rows)], best.scores[: len(rows)] = rows, self.popularity[rows]
         return best
+
+
+def _filled_up(best: Best, k: int) -> Best:
+    """The same with k places each."""
+    rows, scores = best.rows, best.scores
+    more = k - rows.shape[1]
+    if not more:
+        return best
+    return Best(
+        np.pad(rows, ((0, 0), (0, more)), constant_values=-1),
+        np.pad(scores, ((0, 0), (0, more)), constant_values=-np.inf),
+    )
 
 
 def _nothing_of(users: int) -> UserItems:

@@ -139,3 +139,27 @@ def test_the_command_prints_tables_or_one_json_object_and_keeps_what_is_there(fo
     document = json.loads(shown.stdout)
     assert {table["role"] for table in document["tables"]} == {"interactions", "users", "items"}
     assert document["popularity"][0] == {"from": 1, "items": 1, "rows": 1}
+
+
+def test_tables_that_do_not_meet_are_named_and_the_config_mends_them(raw_folder, prepare, tmp_path):
+    rows = EVENTS.splitlines()
+    sku = {"pen": "1.0", "ink": "2.0", "cap": "3.0", "box": "4.0"}
+    events = [rows[0], *(",".join(sku.get(part, part) for part in r.split(",")) for r in rows[1:])]
+    (raw_folder / "events.csv").write_text("\n".join(events) + "\n")
+    (raw_folder / "products.csv").write_text(
+        "sku,kind\n" + "".join(f"{n},k\n" for n in range(1, 6))
+    )
+    found = inspect_path(str(raw_folder), "", "utf-8", None)
+    (met,) = found.meetings
+    assert met.counts() == {
+        "item_rows": 5,
+        "item_rows_without_interactions": 5,
+        "interactions_without_item_row": 12,
+    }
+    assert (met.reason, met.examples) == (("integer-like",), ("1", "1.0"))
+    config = tmp_path / "shop.toml"
+    config.write_text(found.config())
+    assert "\n# item ids: '1' in the table is written '1.0' in the interactions\n" in found.config()
+    data = load_experiment(config).data
+    made = prepare(source="tables", tables=data.tables.model_dump())
+    assert made.info["item_rows_without_interactions"] == 1, "nobody took number 5"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cadc_rec.errors import CadcError
+from cadc_rec.serving.predict.catalogue import IdMap
 from cadc_rec.serving.predict.predictor import Source
 from tests.serving.toy import ranking, toy
 
@@ -153,3 +154,18 @@ def test_what_cannot_be_answered_is_refused_by_name(arguments, message):
 def test_similar_items_of_an_unknown_item_are_refused():
     with pytest.raises(CadcError, match="no item has the id 7"):
         toy().similar_items([1001, 7])
+
+
+@pytest.mark.parametrize("text_ids", [False, True])
+def test_ids_are_asked_for_in_any_form_that_the_data_were_read_in(text_ids):
+    forms = ("trim", "nfc", "integer-like")
+    ids = np.array(["7", "caf\u00e9", "x"], object) if text_ids else np.array([7, 10, 101])
+    known = IdMap("user", ids, forms)
+    asked = [" 7.0", "007", 7, 7.0, "nobody", None, "1e3"]
+    assert known.rows(asked).tolist() == [0, 0, 0, 0, -1, -1, -1]
+    if text_ids:
+        assert known.rows(["cafe\u0301 "]).tolist() == [1]
+    with pytest.raises(CadcError, match="got True"):
+        known.rows([True])
+    with pytest.raises(CadcError, match="ids are"):
+        IdMap("user", ids).rows([7 if text_ids else " 7"])
