@@ -23,7 +23,7 @@ from cadc_rec.data.inspect.roles import Roles, guess_roles
 from cadc_rec.data.inspect.starting_config import starting_config
 from cadc_rec.data.sources.raw_input import table_folders
 from cadc_rec.data.tables.files import FileSet, find_files
-from cadc_rec.data.tables.text import TextFormat
+from cadc_rec.data.tables.lines import TextFormat
 
 
 @dataclass(frozen=True)

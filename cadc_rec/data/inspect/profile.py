@@ -17,8 +17,9 @@ from ibis.backends.duckdb import Backend
 from cadc_rec.data.tables.columnar import columns_of, scan_columnar
 from cadc_rec.data.tables.columns import INTEGER, NUMBER, TIMESTAMP
 from cadc_rec.data.tables.files import FileSet
+from cadc_rec.data.tables.lines import TextFormat
 from cadc_rec.data.tables.scan import Scan
-from cadc_rec.data.tables.text import TextFormat, header_of, scan_text
+from cadc_rec.data.tables.text import header_of, scan_text
 
 SEPARATORS = ("|", ";", ",", " ")
 _PADDED = r"^[+-]?0[0-9]"  # a zip code, not a number
