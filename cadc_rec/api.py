@@ -109,32 +109,42 @@ def inspect(
     *,
     delimiter: str = "",
     encoding: str = "utf-8",
+    columns: Sequence[str] = (),
     data_dir: Path | str | None = None,
 ) -> Inspection:
     """Read every table below a path once, and say what is in it and what it is taken for.
 
     Args:
-        path: a file, a folder or a glob of CSV, TSV, JSON or Parquet files; looked for in the
-            current folder, then in the data folder.
-        delimiter: one character, of text files; default: a comma, and a tab in ``.tsv`` files.
-        encoding: of text files, ``"utf-8"`` or ``"latin-1"``.
+        path: a file, a folder, a zip archive or a glob of CSV, TSV, JSON Lines, Arrow or Parquet
+            files; looked for in the current folder, then in the data folder.
+        delimiter: between the fields of text files; default: a comma, and a tab in ``.tsv`` files.
+        encoding: of text files, such as ``"utf-8"``, ``"windows-1252"`` or ``"utf-16"``.
+        columns: of text files without a first line that names them.
         data_dir: the data folder; default: ``$CADC_REC_DATA``.
 
     Returns:
-        Profiles of the tables (``.tables``), what they are taken for (``.roles``), and a first
-        configuration for them (``.config()``, TOML text).
+        Profiles of the tables (``.tables``), what they are taken for (``.roles``), what looks wrong
+        in them (``.warnings``), and a first configuration (``.config()``, TOML text).
 
     Raises:
-        CadcError: there is no table, or a file cannot be read.
+        CadcError: there is no table, a file cannot be read, or a setting is not allowed.
     """
-    from cadc_rec.data.inspect.inspect import inspect_path
+    from pydantic import ValidationError
 
-    if len(delimiter) > 1:
-        raise CadcError(
-            f"--delimiter {delimiter!r}: fields are separated by one character; give one."
-        )
+    from cadc_rec.config.errors import explain
+    from cadc_rec.config.tables import TablesConfig
+    from cadc_rec.data.inspect.inspect import inspect_path
+    from cadc_rec.data.tables.lines import TextFormat
+
+    named = {"columns": list(columns)}
+    settings = {"delimiter": delimiter, "encoding": encoding, "interactions": named}
+    try:
+        layout = TablesConfig.model_validate(settings)
+    except ValidationError as error:
+        raise CadcError(explain(error, TablesConfig, "inspect")) from None
     folder = None if data_dir is None else Path(data_dir)
-    return inspect_path(str(path), delimiter, encoding, folder)
+    found = TextFormat(layout.delimiter, layout.encoding, layout.interactions.columns)
+    return inspect_path(str(path), found, folder)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json as jsonlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,7 +38,12 @@ def inspect(
     delimiter: Annotated[
         str, typer.Option(help="Of text files; default a comma, and a tab in .tsv files.")
     ] = "",
-    encoding: Annotated[Literal["utf-8", "latin-1"], typer.Option(help="Of text files.")] = "utf-8",
+    encoding: Annotated[
+        str, typer.Option(help="Of text files, such as windows-1252 or utf-16.")
+    ] = "utf-8",
+    columns: Annotated[
+        str, typer.Option(help="Of text files without a header: their names, with commas between.")
+    ] = "",
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -50,7 +55,12 @@ def inspect(
 
     if out is not None and out.exists():
         raise CadcError(f"{out}: is there already; remove it or name another file.")
-    found = api.inspect(path, delimiter=delimiter, encoding=encoding, data_dir=data_dir)
+    names = [name.strip() for name in columns.split(",")] if columns else []
+    found = api.inspect(
+        path, delimiter=delimiter, encoding=encoding, columns=names, data_dir=data_dir
+    )
+    for sentence in found.warnings:
+        log.warning("%s.", sentence)
     named = os.environ.get(DATA_VARIABLE)
     if out is not None:
         folder = data_dir or (Path(named) if named else None)
@@ -153,6 +163,7 @@ def _document(found: "Inspection") -> dict[str, Any]:
     ]
     return {
         "tables": tables,
+        "warnings": list(found.warnings),
         "repeated_pairs": found.repeated_pairs,
         "users_below_three": found.users_below_three,
         "popularity": [

@@ -142,10 +142,15 @@ def formatted_time(raw: ir.Column, name: str, form: str, where: str) -> Typed:
         raise CadcError(
             f"{key} = {form!r}: is no form of times ({reason}); write it like '%m/%d/%Y'."
         ) from None
-    parsed = try_strptime(raw.cast("string"), form).cast("timestamp('UTC')")
-    micros = ibis.cases((isfinite(parsed), epoch_us(parsed)))
-    value = ibis.cases((micros >= _YEAR_1000, micros))
+    value = formatted_micros(raw.cast("string"), form)
     return Typed(name, value, _fault(raw, value, name, f"a time like {form}", required=True))
+
+
+def formatted_micros(text: ir.StringColumn, form: str) -> ir.IntegerColumn:
+    """Microseconds since 1970 of a text in a form, UTC where it names no zone; null in others."""
+    parsed = try_strptime(text, form).cast("timestamp('UTC')")
+    micros = ibis.cases((isfinite(parsed), epoch_us(parsed)))
+    return ibis.cases((micros >= _YEAR_1000, micros))
 
 
 def number_column(raw: ir.Column, name: str, *, required: bool) -> Typed:

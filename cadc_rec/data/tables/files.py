@@ -51,6 +51,11 @@ class FileSet:
     read_from: tuple[Path, ...] = ()
     """The files with the rows of a query; `files` then holds the query's name for messages."""
 
+    @property
+    def is_lake(self) -> bool:
+        """Whether the file is the folder of a Delta Lake or Iceberg table."""
+        return self.format in ("delta", "iceberg")
+
     def name(self, file: Path) -> Path:
         """A file's path below the base."""
         return file.relative_to(self.base)
@@ -174,6 +179,26 @@ def find_files(path: str, key: str, folders: Sequence[Path]) -> list[FileSet]:
             return _file_sets(key, base, [file for files in inside for file in files])
     places = " or ".join(dict.fromkeys(tried))
     raise CadcError(f"{places}: no such file or folder; correct {key}, or name its --data-dir.")
+
+
+def other_files(path: str, folders: Sequence[Path], found: Sequence[FileSet]) -> list[Path]:
+    """The files of a folder or archive that `find_files` did not take.
+
+    Args:
+        path: as for `find_files`; for a single file or a glob there are none.
+        folders: likewise.
+        found: what it gave.
+    """
+    place = next((p for f in folders if (p := f / Path(path).expanduser()).exists()), None)
+    if place is None or any(files.is_lake for files in found):
+        return []
+    taken = {file for files in found for file in files.files}
+    if place.suffix.lower() == ARCHIVE and place.is_file():
+        there = entries_of(place)
+    else:
+        there = [file for file in place.rglob("*") if file.is_file()]
+    visible = [file.absolute() for file in there if not _hidden(file, place)]
+    return sorted(file for file in visible if file not in taken)
 
 
 def _find(path: str, key: str, folders: Sequence[Path]) -> FileSet:

@@ -36,6 +36,9 @@ class TextFormat:
         return self.delimiter or ("\t" if ".tsv" in file.suffixes else ",")
 
 
+USUAL = TextFormat("", "utf-8")
+
+
 def column_names(file: Path, own: Path, layout: TextFormat) -> list[str]:
     """The names on the first line, or those that the layout gives."""
     with file.open("rb") as opened:

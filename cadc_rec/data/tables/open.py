@@ -72,7 +72,7 @@ def columns_in(
 
 def _plain(backend: Backend, found: FileSet, role: str, scratch: Path) -> FileSet:
     """Parquet or Arrow files: the rows of a table of Delta Lake or Iceberg as one of them."""
-    if found.format not in ("delta", "iceberg"):
+    if found.format != "delta" and found.format != "iceberg":
         return found
     copy = scratch / f"{role}-{found.format}.parquet"
     if not copy.exists():
