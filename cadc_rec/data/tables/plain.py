@@ -23,10 +23,11 @@ ARCHIVE = ".zip"
 _AGAIN = "unpack it yourself, or write it again"
 _CHUNK = 1 << 20
 _INVALID = "cadc-rec-invalid"
+_NO_LETTER = "\udcff"
 # Bytes that are nothing in the file's encoding become a byte that is nothing in UTF-8, so that the
 # reader finds the row. 0xFF stands for them all: no two of them make a letter.
-codecs.register_error(_INVALID, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
-_NO_LETTERS = dict.fromkeys(range(128, 160), "�")
+codecs.register_error(_INVALID, lambda error: (_NO_LETTER, error.end))  # type: ignore[attr-defined]
+_NO_LETTERS = dict.fromkeys(range(0x80, 0xA0), _NO_LETTER)
 """Control characters that Latin-1 has where Windows-1252 has letters; no table holds them."""
 
 
@@ -77,6 +78,7 @@ def plain_text(file: Path, encoding: str, target: Path, *, keep_mark: bool = Tru
     Raises:
         CadcError: truncated, damaged, unsafe, or not what its name says.
     """
+    target = target.absolute()  # DuckDB's notes of bad rows name no relative path
     found = file
     if archive_of(file) is not None:
         found = target.with_name(f"entry-{target.name}")
