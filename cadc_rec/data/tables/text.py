@@ -181,6 +181,12 @@ class _Source:
     partitioned: bool
 
     @property
+    def encoding(self) -> str:
+        """What the files should be, and what they often are instead."""
+        named = self.layout.encoding
+        return f"{named} (perhaps windows-1252)" if named == "latin-1" else named
+
+    @property
     def fields(self) -> str:
         """How many fields a row has, and what says so."""
         return f"{len(self.header)} of the {'config' if self.layout.columns else 'header'}"
@@ -268,7 +274,7 @@ def _unreadable(backend: Backend, source: _Source, table: str) -> Iterator[Unrea
             blank = len(text) - len(text.lstrip("\r\n"))
             blank_lines = text[:blank].count("\n")  # before it, taken for its beginning
             reason = _WORDS.get(row["kind"], f"cannot be read ({row['kind'].lower()})").format(
-                columns=source.fields, encoding=source.layout.encoding
+                columns=source.fields, encoding=source.encoding
             )
             yield Unreadable(number, line + blank_lines, reason, text.strip("\r\n"))
 
