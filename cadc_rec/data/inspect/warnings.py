@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cadc_rec.data.inspect.profile import ColumnProfile, TableProfile
 from cadc_rec.data.inspect.roles import Roles, looks_like_time
-from cadc_rec.data.tables.lines import looks_like_values
+from cadc_rec.data.tables.lines import likely_delimiter, looks_like_values
 
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _LISTED = 5
@@ -59,6 +59,13 @@ def name_of(table: TableProfile) -> str:
 def _of_header(table: TableProfile, roles: Roles) -> Iterator[str]:
     names = [column.name for column in table.columns]
     unused = table is not roles.interactions
+    other = likely_delimiter(names) if names and table.files.format == "text" else ""
+    if other:
+        yield (
+            f"{name_of(table)}: has one column, {names[0]}; if {other!r} separates the fields, name "
+            "it (--delimiter)"
+        )
+        return
     if table.files.format == "text" and unused and looks_like_values(names):
         yield (
             f"{name_of(table)}: its first line, {', '.join(names[:_LISTED])}, looks like a row; if "

@@ -171,7 +171,7 @@ def find_files(path: str, key: str, folders: Sequence[Path]) -> list[FileSet]:
             return _file_sets(key, place, list(_below(place)))
         archive = archive_of(place)
         if archive is not None:
-            return _file_sets(key, *_inside(archive, place))
+            return _file_sets(key, *_inside(archive, place, key))
         matched = [Path(name) for name in glob.glob(str(place), recursive=True)]
         if matched:
             base = _fixed_part(place)
@@ -250,7 +250,7 @@ def _entries(archive: Path) -> list[Path]:
     return [file for file in every if file_format(file) in ("text", "json")]
 
 
-def _inside(archive: Path, place: Path) -> tuple[Path, list[Path]]:
+def _inside(archive: Path, place: Path, key: str) -> tuple[Path, list[Path]]:
     """The folder that names in an archive are relative to there, and the files meant by `place`."""
     every = _entries(archive)
     if place in every:
@@ -258,8 +258,13 @@ def _inside(archive: Path, place: Path) -> tuple[Path, list[Path]]:
     below = [file for file in every if place in file.parents]
     if below:
         return place, below
-    base = _fixed_part(place)
-    return base, [file for file in every if fnmatch.fnmatchcase(str(file), str(place))]
+    matched = [file for file in every if fnmatch.fnmatchcase(str(file), str(place))]
+    if not matched:
+        shown = ", ".join(str(file.relative_to(archive)) for file in every[:10]) or "no text files"
+        raise CadcError(
+            f"{place}: no such file in the archive, which holds {shown}; correct {key}."
+        )
+    return _fixed_part(place), matched
 
 
 def _hidden(path: Path, base: Path) -> bool:

@@ -94,7 +94,7 @@ def scan_json_lines(
         first = unreadable[0]
         raise CadcError(
             f"{found.files[first.file]}, line {first.line}: {first.reason}: "
-            f"{first.text[:_SHOWN]!r}. Mend or remove the line, or set data.tables.on_bad_row = "
+            f"{first.text[:_SHOWN]!r}. Write one object a line, or set data.tables.on_bad_row = "
             "'reject'."
         )
     values = [

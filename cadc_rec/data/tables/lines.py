@@ -109,13 +109,19 @@ def looks_like_values(header: Sequence[str]) -> bool:
     return any(re.search(NUMBER, name) or re.search(TIMESTAMP, name) for name in header)
 
 
+def likely_delimiter(header: Sequence[str]) -> str:
+    """What rather separates the fields of a first line that has one; empty where nothing does."""
+    found = (sign for sign in _LIKELY_DELIMITERS if sign in header[0])
+    return next(found, "") if len(header) == 1 else ""
+
+
 def why_missing(header: Sequence[str], layout: TextFormat, key: str) -> str:
     """A sentence on why a column may not be there, or nothing."""
     if layout.columns:
         return f" These are the names that {key} gives."
-    others = [sign for sign in _LIKELY_DELIMITERS if sign in header[0]]
-    if len(header) == 1 and others:
-        return f" If the fields are separated by {others[0]!r}, set data.tables.delimiter to it."
+    other = likely_delimiter(header)
+    if other:
+        return f" If the fields are separated by {other!r}, set data.tables.delimiter to it."
     if looks_like_values(header):
         return f" If the first line is a row, name the columns in {key}."
     return ""

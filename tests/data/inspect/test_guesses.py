@@ -200,3 +200,6 @@ def test_a_first_line_that_is_a_row_is_suspected(raw_folder):
     (raw_folder / "u.csv").write_text("1,2,5,881250949\n" * 3)
     found = inspect_path(str(raw_folder), USUAL, None)
     assert "looks like a row" in found.warnings[0]
+    (raw_folder / "u.csv").write_text(a_log(range(9)).replace(",", ";"))
+    found = inspect_path(str(raw_folder), USUAL, None)
+    assert "if ';' separates the fields, name it (--delimiter)" in found.warnings[0]
