@@ -156,35 +156,45 @@ def inspect(
     *,
     delimiter: str = "",
     encoding: str = "utf-8",
+    columns: Sequence[str] = (),
     data_dir: Path | str | None = None,
 ) -> Inspection:
     """Read every table below a path once; describe its columns and guess what they mean.
 
     Args:
-        path: a file, a folder or a glob. It finds Parquet (``.parquet``, ``.pq``), Arrow
-            (``.arrow``, ``.feather``, ``.ipc``) and text (``.csv``, ``.tsv``, ``.txt``, ``.dat``,
-            also with ``.gz``, ``.bz2`` or ``.zst``). A relative path is looked for in the current
-            folder, then in `data_dir`.
-        delimiter: the character between the fields of text files; default: a tab in ``.tsv``
-            files, a comma in all others.
-        encoding: encoding of text files, ``"utf-8"`` or ``"latin-1"``.
+        path: a file, a folder, a zip archive or a glob. It finds Parquet (``.parquet``, ``.pq``),
+            Arrow (``.arrow``, ``.feather``, ``.ipc``), JSON Lines (``.jsonl``, ``.ndjson``) and
+            text (``.csv``, ``.tsv``, ``.txt``, ``.dat``, also with ``.gz``, ``.bz2`` or ``.zst``).
+            A relative path is looked for in the current folder, then in `data_dir`.
+        delimiter: the text between the fields of text files; default: a tab in ``.tsv`` files, a
+            comma in all others.
+        encoding: encoding of text files, such as ``"utf-8"``, ``"windows-1252"`` or ``"utf-16"``.
+        columns: the names of all columns of text files without a first line that names them.
         data_dir: the data folder; default: ``$CADC_REC_DATA``.
 
     Returns:
-        The tables' columns (``.tables``), what they are taken for (``.roles``), and a first
-        configuration for them (``.config()``, TOML text).
+        The tables' columns (``.tables``), what they are taken for (``.roles``), what looks wrong in
+        them (``.warnings``), and a first configuration for them (``.config()``, TOML text).
 
     Raises:
-        CadcError: there is no table, or a file cannot be read.
+        CadcError: there is no table, a file cannot be read, or a setting is not allowed.
     """
-    from cadc_rec.data.inspect.inspect import inspect_path
+    from pydantic import ValidationError
 
-    if len(delimiter) > 1:
-        raise CadcError(
-            f"--delimiter {delimiter!r} is not one character; give the one between the fields."
-        )
+    from cadc_rec.config.errors import explain
+    from cadc_rec.config.tables import TablesConfig
+    from cadc_rec.data.inspect.inspect import inspect_path
+    from cadc_rec.data.tables.lines import TextFormat
+
+    named = {"columns": list(columns)}
+    settings = {"delimiter": delimiter, "encoding": encoding, "interactions": named}
+    try:
+        layout = TablesConfig.model_validate(settings)
+    except ValidationError as error:
+        raise CadcError(explain(error, TablesConfig, "inspect")) from None
     folder = None if data_dir is None else Path(data_dir)
-    return inspect_path(str(path), delimiter, encoding, folder)
+    found = TextFormat(layout.delimiter, layout.encoding, layout.interactions.columns)
+    return inspect_path(str(path), found, folder)
 
 
 @dataclass(frozen=True)

@@ -147,8 +147,8 @@ def test_an_inspection_has_tables_roles_and_a_config_that_loads(tmp_path):
     config = tmp_path / "first.toml"
     config.write_text(found.config())
     assert cadc_rec.load(config).data.source == "tables"
-    with pytest.raises(cadc_rec.CadcError, match="one character"):
-        cadc_rec.inspect(tmp_path / "log.csv", delimiter="||")
+    with pytest.raises(cadc_rec.CadcError, match="at most four bytes"):
+        cadc_rec.inspect(tmp_path / "log.csv", delimiter="|||||")
 
 
 @pytest.mark.distributed

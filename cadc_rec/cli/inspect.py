@@ -4,7 +4,7 @@ import json as jsonlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,8 +43,11 @@ def inspect(
         typer.Option(help="Field delimiter. Default: a tab in .tsv files, a comma in other text."),
     ] = "",
     encoding: Annotated[
-        Literal["utf-8", "latin-1"], typer.Option(help="Encoding of text.")
+        str, typer.Option(help="Encoding of text, such as windows-1252 or utf-16.")
     ] = "utf-8",
+    columns: Annotated[
+        str, typer.Option(help="Column names of text without a header, with commas between them.")
+    ] = "",
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -56,7 +59,12 @@ def inspect(
 
     if out is not None:
         _require_new(out)
-    found = api.inspect(path, delimiter=delimiter, encoding=encoding, data_dir=data_dir)
+    names = [name.strip() for name in columns.split(",")] if columns else []
+    found = api.inspect(
+        path, delimiter=delimiter, encoding=encoding, columns=names, data_dir=data_dir
+    )
+    for sentence in found.warnings:
+        log.warning("%s.", sentence)
     named = os.environ.get(DATA_VARIABLE)
     if out is not None:
         folder = data_dir or (Path(named) if named else None)
@@ -179,6 +187,7 @@ def _document(found: "Inspection") -> dict[str, Any]:
     ]
     return {
         "tables": tables,
+        "warnings": list(found.warnings),
         "repeated_pairs": found.repeated_pairs,
         "users_below_three": found.users_below_three,
         "meetings": [

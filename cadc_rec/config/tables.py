@@ -2,28 +2,70 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from cadc_rec.config.types import Names, Section
 
 IdType = Literal["auto", "integer", "string"]
 IdForm = Literal["trim", "nfc", "integer-like"]
 ColumnName = Annotated[str, Field(min_length=1)]
+_NO_CHARACTER_SETS = ("idna", "punycode", "unicode_escape", "raw_unicode_escape", "utf-7")
+
+
+def _one_separator(text: str) -> str:
+    """A delimiter that the reader can take."""
+    if len(text.encode()) > 4:  # DuckDB takes no more
+        raise PydanticCustomError("delimiter", "a delimiter has at most four bytes")
+    if any(sign in text for sign in '"\r\n\0'):
+        raise PydanticCustomError("delimiter", "a delimiter holds no quote, line end or zero byte")
+    return text
+
+
+def _character_set(name: str) -> str:
+    """The usual name of a character set that Python knows."""
+    try:
+        known = codecs.lookup(name)
+    except (LookupError, ValueError):
+        known = None
+    if known is None or known.name in _NO_CHARACTER_SETS or not known._is_text_encoding:
+        raise PydanticCustomError(
+            "encoding",
+            "input should be a character set, such as utf-8, latin-1, windows-1252 or utf-16",
+        )
+    usual = {"utf-8-sig": "utf-8", "iso8859-1": "latin-1", "cp1252": "windows-1252"}
+    return usual.get(known.name, known.name)
+
+
+def _different(columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Columns of a file, of which no two have one name."""
+    if len({name.lower() for name in columns}) < len(columns):  # DuckDB knows no capitals
+        raise PydanticCustomError("columns", "every column has a name of its own")
+    return columns
+
+
+Delimiter = Annotated[str, AfterValidator(_one_separator)]
+Encoding = Annotated[str, AfterValidator(_character_set)]
+FileColumns = Annotated[tuple[ColumnName, ...], Field(strict=False), AfterValidator(_different)]
 
 
 class InteractionsTable(Section):
     """Who took what, and when: each row is an interaction."""
 
     path: str = ""
-    """A Parquet, CSV, TSV, Arrow or Feather file, a folder of such files (hive partitions become
-    columns), or a glob. A relative path is looked for in the folder of `--data-dir`; without that
-    option in `$CADC_REC_DATA`, then in the current folder."""
+    """A Parquet, CSV, TSV, JSON Lines, Arrow or Feather file, a folder of such files (hive
+    partitions become columns), a zip archive or a file in it (`shop.zip/orders.csv`), or a glob. A
+    relative path is looked for in the folder of `--data-dir`; without that option in
+    `$CADC_REC_DATA`, then in the current folder."""
     query: str = ""
     """Instead of a path: one SELECT to run in `data.tables.database`; see
     [your-data.md](your-data.md#a-database)."""
+    columns: FileColumns = ()
+    """Names of all columns, in order, of text files without a first line that names them."""
     user: ColumnName = "user_id"
     """Column of the user's id."""
     item: ColumnName = "item_id"
@@ -32,6 +74,9 @@ class InteractionsTable(Section):
     """Column of the time. Whole numbers are kept as they are. Other numbers are seconds; they,
     dates and datetimes become microseconds since 1970 (UTC). Empty: there is no time, and each
     user's order is drawn with a seed."""
+    format: str = ""
+    """How that column writes a time that is not ISO, as for `strptime`: `%m/%d/%Y` is 1/31/2024,
+    `%d.%m.%Y %H:%M` is 31.1.2024 14:30."""
     unit: Literal["", "s", "ms", "us", "ns"] = ""
     """Unit of the whole numbers in that column, which count from 1970. You need it only if a
     setting such as `data.since` gives a date. An error if the column holds no whole numbers."""
@@ -57,6 +102,13 @@ class InteractionsTable(Section):
                 f"{section}.unit = {self.unit!r} is about times, and no column holds them; set "
                 f"{section}.timestamp, or leave unit out."
             )
+        key = f"{section}.format"
+        if self.format and not self.timestamp:
+            yield f"{key} says how a time is written, and timestamp names no column; name it."
+        if self.format and self.unit:
+            yield f"{key} is about dates, and unit about whole numbers; leave one of them out."
+        if self.format and "%" not in self.format:
+            yield f"{key} = {self.format!r} is not a form of times; write it like '%m/%d/%Y'."
 
 
 class EntityTable(Section):
@@ -67,6 +119,8 @@ class EntityTable(Section):
     query there is no such table."""
     query: str = ""
     """A SELECT, written as `data.tables.interactions.query`."""
+    columns: FileColumns = ()
+    """Names of all columns, written as `data.tables.interactions.columns`."""
     id: ColumnName = "id"
     """Column of the id."""
     categorical: Names = ()
@@ -74,7 +128,10 @@ class EntityTable(Section):
     multi: Names = ()
     """Columns with several values in a row: lists, or text with `separator` between the values."""
     separator: Annotated[str, Field(min_length=1)] = "|"
-    """Text between the values of a `multi` column."""
+    """Text between the values of a `multi` column that is text."""
+    lists: Names = ()
+    """Columns of several values that are text of lists: `['a', 'b']`, as Python writes them, or
+    JSON."""
     numeric: Names = ()
     """Columns of numbers, dates or datetimes. Each column is cut into quantile buckets, and each
     bucket gets its own code."""
@@ -149,11 +206,11 @@ class TablesConfig(Section):
     white space around them, `nfc` composes their accents (Unicode's normal form C), and
     `integer-like` writes `101.0`, `+101` and `0101` as `101`. The dataset, its results and what is
     served have the ids in that form; see [your-data.md](your-data.md#tables-that-do-not-meet)."""
-    delimiter: Annotated[str, Field(max_length=1)] = ""
-    """Character between the fields of text files. Empty takes a tab in `.tsv` files and a comma in
-    all others."""
-    encoding: Literal["utf-8", "latin-1"] = "utf-8"
-    """Encoding of text files."""
+    delimiter: Delimiter = ""
+    """Text between the fields of text files, such as `;` or `::`. Empty takes a tab in `.tsv` files
+    and a comma in all others."""
+    encoding: Encoding = "utf-8"
+    """Encoding of text files, such as `latin-1`, `windows-1252` or `utf-16`."""
     on_bad_row: Literal["error", "reject"] = "error"
     """What to do with a row that does not fit these settings. `error` stops and names the row.
     `reject` leaves the row out, counts it, and writes it with the reason to `rejected/` in the

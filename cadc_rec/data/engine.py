@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from ibis.backends.duckdb import Backend
 from cadc_rec.errors import CadcError
 
 MEMORY_SHARE = 0.5
+_PACKAGES = "duckdb_extension_"  # of the package index, with the extension's name behind it
 MEMORY_CEILING = 3 << 30  # leaves a 4 GiB process room for Arrow's batches and Python
 
 
@@ -69,6 +71,29 @@ def disk_is_full(error: duckdb.Error) -> bool:
     """Whether DuckDB stopped because the disk had no space left."""
     # Neither duckdb.IOException nor OutOfMemoryException has an errno: only the system's words.
     return os.strerror(errno.ENOSPC) in str(error)
+
+
+def load_installed(connection: duckdb.DuckDBPyConnection, extension: str) -> bool:
+    """Load an extension of DuckDB from its Python package or from DuckDB's own folder.
+
+    Returns:
+        Whether there is one of exactly this DuckDB; nothing is downloaded.
+    """
+    connection.execute("SET autoinstall_known_extensions = false")
+    found = importlib.util.find_spec(f"{_PACKAGES}{extension}")
+    places = found.submodule_search_locations if found is not None else None
+    for place in places or []:
+        folder = Path(place, "extensions", f"v{duckdb.__version__}")
+        file = folder / f"{extension}.duckdb_extension"
+        if file.is_file():
+            quoted = str(file).replace("'", "''")
+            connection.execute(f"LOAD '{quoted}'")
+            return True
+    try:
+        connection.execute(f"LOAD {extension}")
+    except duckdb.Error:
+        return False
+    return True
 
 
 def stream(backend: Backend, rows: ir.Table, batch_rows: int) -> pa.RecordBatchReader:

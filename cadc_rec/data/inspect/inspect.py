@@ -6,28 +6,33 @@ each, and of the interactions: repeated pairs, users with few items, popularity.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ibis
+from ibis.backends.duckdb import Backend
 
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.id_forms import Meeting, meet
 from cadc_rec.data.inspect.profile import (
     TableProfile,
-    column_names,
     pair_counts,
     popularity,
     profile,
 )
 from cadc_rec.data.inspect.roles import Entities, Roles, guess_roles
 from cadc_rec.data.inspect.starting_config import starting_config
+from cadc_rec.data.inspect.warnings import left_files, table_warnings
 from cadc_rec.data.sources.raw_input import table_folders
 from cadc_rec.data.sources.raw_tables import Side
-from cadc_rec.data.tables.files import FileSet, find_files
-from cadc_rec.data.tables.text import TextFormat
+from cadc_rec.data.tables.files import FileSet, find_files, other_files
+from cadc_rec.data.tables.lines import USUAL, TextFormat
+from cadc_rec.data.tables.open import columns_in
+from cadc_rec.data.tables.plain import is_empty
+from cadc_rec.errors import CadcError
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,10 @@ class Inspection:
     """See `cadc_rec.data.inspect.profile.popularity`."""
     meetings: Sequence[Meeting] = ()
     """How the tables of users and of items meet the interactions."""
+    warnings: Sequence[str] = ()
+    """What looks wrong, and what was passed over: a sentence each, without its full stop."""
+    layout: TextFormat = USUAL
+    """How text files were read."""
 
     def config(self, data_dir: Path | None = None) -> str:
         """A first configuration for these tables, as the text of a TOML file.
@@ -52,42 +61,49 @@ class Inspection:
         Raises:
             CadcError: no table names both a user and an item.
         """
-        return starting_config(self.roles, data_dir, self.meetings)
+        return starting_config(self.roles, data_dir, self.layout, self.warnings, self.meetings)
 
 
-def inspect_path(path: str, delimiter: str, encoding: str, data_dir: Path | None) -> Inspection:
+def inspect_path(path: str, layout: TextFormat, data_dir: Path | None) -> Inspection:
     """Read every table below `path` once.
 
     Args:
         path: a file, a folder or a glob, in the current folder or the data folder.
-        delimiter: of text files; empty for a comma or a tab.
-        encoding: of text files.
+        layout: of text files.
         data_dir: as ``--data-dir``.
 
     Raises:
         CadcError: there is no table, or a file cannot be read.
     """
-    layout = TextFormat(delimiter, encoding)
     with tempfile.TemporaryDirectory(prefix="cadc-rec-inspect-") as made:
         scratch = Path(made)
         folders = [Path.cwd(), *table_folders(data_dir)]
-        groups = _tables(find_files(path, "PATH", folders), layout, scratch)
+        every = find_files(path, "PATH", folders)
+        empty = [f for found in every if not found.is_lake for f in found.files if is_empty(f)]
+        left = left_files(empty, other_files(path, folders, every))
+        sets = [replace(found, files=_without(found.files, empty)) for found in every]
+        sets = [found for found in sets if found.files]
+        if not sets:
+            raise CadcError(f"{empty[0]}: is empty; name a file with rows.")
         with open_engine(scratch) as backend:
             backend.raw_sql("SET TimeZone = 'UTC'")
             tables = [
                 profile(backend, found, f"table_{number}", layout, scratch)
-                for number, found in enumerate(groups)
+                for number, found in enumerate(_tables(backend, sets, layout, scratch))
             ]
             roles = guess_roles(tables)
+            warnings = [*left, *table_warnings(tables, roles)]
             log = roles.interactions
             if log is None:
-                return Inspection(tables, roles)
+                return Inspection(tables, roles, warnings=warnings, layout=layout)
             return Inspection(
                 tables,
                 roles,
                 **pair_counts(log.scan, roles.user, roles.item),
                 popularity=popularity(log.scan, roles.item),
                 meetings=list(_meetings(roles)),
+                warnings=warnings,
+                layout=layout,
             )
 
 
@@ -110,16 +126,27 @@ def _meetings(roles: Roles) -> Iterator[Meeting]:
         yield meet(side, described, found["id"], found["rows"])
 
 
-def _tables(files: Sequence[FileSet], layout: TextFormat, scratch: Path) -> list[FileSet]:
+def _without(files: Sequence[Path], empty: Sequence[Path]) -> tuple[Path, ...]:
+    return tuple(file for file in files if file not in empty)
+
+
+def _tables(
+    backend: Backend, files: Sequence[FileSet], layout: TextFormat, scratch: Path
+) -> list[FileSet]:
     """Files of one folder and one header are one table."""
     groups: dict[tuple[object, ...], list[Path]] = {}
     bases: dict[tuple[object, ...], FileSet] = {}
     for found in files:
-        for file in found.files:
+        for number, file in enumerate(found.files):
             alone = FileSet(found.format, found.base, (file,))
             below = found.name(file).parts
             top = below[0] if len(below) > 1 and "=" not in below[0] else ""
-            key = (top, found.format, tuple(column_names(alone, layout, scratch)))
+            # Objects of one table may differ in their members, so that their files' names decide.
+            same: object = re.sub(r"[0-9]+", "", file.name)
+            if found.format != "json":
+                role = f"header_{found.format}_{number}"
+                same = tuple(columns_in(backend, alone, role, layout, scratch))
+            key = (top, found.format, same)
             groups.setdefault(key, []).append(file)
             bases[key] = FileSet(found.format, found.base / top if top else found.base, ())
     return [

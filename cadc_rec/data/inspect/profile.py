@@ -5,7 +5,8 @@ In: the files of one table. Out: a `TableProfile`, counted by DuckDB within the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,19 @@ import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from cadc_rec.data.tables.columnar import columns_of, scan_columnar
-from cadc_rec.data.tables.columns import INTEGER, NUMBER, TIMESTAMP
+from cadc_rec.data.inspect.times import UNITS, Readings, readings, unit_counts
+from cadc_rec.data.tables.columns import INTEGER, NUMBER, TIMESTAMP, list_parts
 from cadc_rec.data.tables.files import FileSet
+from cadc_rec.data.tables.lines import TextFormat
+from cadc_rec.data.tables.open import columns_in, open_table
 from cadc_rec.data.tables.scan import Scan
-from cadc_rec.data.tables.text import TextFormat, header_of, scan_text
 
 SEPARATORS = ("|", ";", ",", " ")
+_BRACKETED = r"^\s*\[.*\]\s*$"
+NOTHINGS = ("nan", "null", "none", "na", "n/a", "<na>", "nil", "undefined", "\\n")
+"""Texts, in lower case, that programs write for a missing value."""
 _PADDED = r"^[+-]?0[0-9]"  # a zip code, not a number
+_DATED = re.compile(r"(19|20)[0-9]{6}([0-9]{4}|[0-9]{6})?")
 _SHOWN = 40  # characters of a value
 _ODD = 6  # listed values that are not numbers
 
@@ -49,6 +55,16 @@ class ColumnProfile:
     """Texts that are not numbers in a column where nearly all are."""
     separated: tuple[tuple[str, int, int], ...] = ()
     """Of text: a separator, how many values hold it, how many distinct parts it makes."""
+    bracketed: int = 0
+    """Texts in square brackets."""
+    lists: tuple[int, int] | None = None
+    """Where nearly all texts are in brackets: how many are lists, and their distinct parts."""
+    nothings: tuple[tuple[str, int], ...] = ()
+    """Texts that mostly stand for a missing value, and how many rows have each."""
+    readings: Readings | None = None
+    """How texts that are not ISO can be read as times."""
+    units: tuple[tuple[str, int], ...] = ()
+    """Of whole numbers: units in which they lie between 1973 and 2286, and how many do in each."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +83,6 @@ class TableProfile:
         return next(column for column in self.columns if column.name == name)
 
 
-def column_names(found: FileSet, layout: TextFormat, scratch: Path) -> list[str]:
-    """The columns of a table's first file that have a name."""
-    if found.format == "text":
-        return [name for name in header_of(found, layout, scratch) if name.strip()]
-    return columns_of(found)
-
-
 def profile(
     backend: Backend, found: FileSet, role: str, layout: TextFormat, scratch: Path
 ) -> TableProfile:
@@ -89,12 +98,9 @@ def profile(
     Raises:
         CadcError: a file that cannot be read.
     """
-    wanted = dict.fromkeys(column_names(found, layout, scratch), "the table")
-    scan: Scan
-    if found.format == "text":
-        scan = scan_text(backend, found, role, wanted, layout, scratch, reject=True)
-    else:
-        scan = scan_columnar(backend, found, role, wanted, scratch)
+    names = columns_in(backend, found, role, layout, scratch)
+    wanted = dict.fromkeys(names, "the table")
+    scan = open_table(backend, found, role, wanted, layout, scratch, reject=True)
     # Text is looked at once a value, not once a row: ids repeat, and patterns take their time.
     values = {
         name: _values(backend, scan, name, f"values_{role}_{number}")
@@ -121,7 +127,7 @@ def profile(
 
 _KEYS = (
     *("known", "distinct", "least", "greatest", "lowest", "highest"),
-    *("integers", "numbers", "timestamps", "padded"),
+    *("integers", "numbers", "timestamps", "padded", "bracketed", *UNITS),
 )
 
 
@@ -132,6 +138,8 @@ def _counts(raw: ir.Column) -> dict[str, ir.Scalar]:
         known = known & ~raw.isnan()
     nested = raw.type().is_nested() or raw.type().is_binary()
     counts = {"known": known.sum(), "distinct": raw.cast("string").nunique()}
+    if raw.type().is_integer():
+        counts |= unit_counts(raw, None)
     if not nested:
         counts |= {"least": raw.min().cast("string"), "greatest": raw.max().cast("string")}
     return counts
@@ -147,6 +155,7 @@ def _text_counts(values: ir.Table) -> dict[str, ir.Scalar]:
     """What is counted of a column of text, of its `_values`."""
     text, n = values["value"], values["n"]
     patterns = {"integers": INTEGER, "numbers": NUMBER, "timestamps": TIMESTAMP, "padded": _PADDED}
+    patterns["bracketed"] = _BRACKETED
     number = ibis.cases((text.re_search(NUMBER), text.try_cast("float64")))
     return {
         "known": n.sum(),
@@ -156,6 +165,7 @@ def _text_counts(values: ir.Table) -> dict[str, ir.Scalar]:
         **{key: n.sum(where=text.re_search(pattern)) for key, pattern in patterns.items()},
         "lowest": number.min(),
         "highest": number.max(),
+        **unit_counts(ibis.cases((text.re_search(INTEGER), number)), n),
     }
 
 
@@ -168,9 +178,14 @@ def _column(
     least, greatest = counts["least"] or "", counts["greatest"] or ""
     if numbers and known * 0.9 <= numbers:  # text sorts 10 before 7
         least, greatest = _plain(counts["lowest"]), _plain(counts["highest"])
+    is_text = scan.is_text and raw.type().is_string()
+    bracketed = int(counts["bracketed"] or 0)
+    mostly_lists = values is not None and 0 < known * 0.9 <= bracketed
+    dated = _DATED.fullmatch(least) and _DATED.fullmatch(greatest) and len(least) == len(greatest)
+    plain = values is not None and not mostly_lists and not numbers and not counts["timestamps"]
     return ColumnProfile(
         name=name,
-        type="text" if scan.is_text else str(raw.type()),
+        type="text" if is_text else str(raw.type()),
         is_list=raw.type().is_array(),
         known=known,
         distinct=int(counts["distinct"] or 0),
@@ -181,8 +196,24 @@ def _column(
         timestamps=int(counts["timestamps"] or 0),
         padded=int(counts["padded"] or 0),
         odd=_odd(values) if mostly_numbers and values is not None else (),
-        separated=_separated(values, known) if values is not None else (),
+        separated=_separated(values, known) if values is not None and not mostly_lists else (),
+        bracketed=bracketed,
+        lists=_lists(values) if values is not None and mostly_lists else None,
+        nothings=_nothings(values) if values is not None else (),
+        readings=_readings(scan, name, counts, values) if plain or dated else None,
+        units=tuple((unit, int(counts[unit])) for unit in UNITS if counts[unit]),
     )
+
+
+def _readings(
+    scan: Scan, name: str, counts: Mapping[str, Any], values: ir.Table | None
+) -> Readings | None:
+    """How a column's texts, or whole numbers such as 20240131, can be read as times."""
+    digits = values is None or bool(counts["integers"])
+    if values is None:
+        number = scan.rows.select(value=scan.rows[name].cast("string"))
+        values = number.group_by("value").agg(n=ibis._.count())
+    return readings(values, int(counts["known"] or 0), digits=digits)
 
 
 def _plain(number: float) -> str:
@@ -193,6 +224,21 @@ def _odd(values: ir.Table) -> tuple[str, ...]:
     odd = values.filter(~values["value"].re_search(NUMBER))
     shown = odd.select("value").order_by("value").limit(_ODD).to_pyarrow()["value"].to_pylist()
     return tuple(shown)
+
+
+def _lists(values: ir.Table) -> tuple[int, int]:
+    """How many rows have a list as their text, and how many distinct parts these have."""
+    listed = values.select("n", parts=list_parts(values["value"]))
+    rows = listed["n"].sum(where=listed["parts"].notnull()).to_pyarrow().as_py()
+    parts = listed.select(part=listed["parts"].unnest().strip())
+    distinct = parts.filter(parts["part"] != "")["part"].nunique().to_pyarrow().as_py()
+    return int(rows or 0), int(distinct)
+
+
+def _nothings(values: ir.Table) -> tuple[tuple[str, int], ...]:
+    found = values.filter(values["value"].lower().isin(NOTHINGS)).order_by("value")
+    rows = found.select("value", "n").to_pyarrow().to_pylist()
+    return tuple((row["value"], int(row["n"])) for row in rows)
 
 
 def _separated(values: ir.Table, known: int) -> tuple[tuple[str, int, int], ...]:

@@ -14,11 +14,17 @@ from dataclasses import dataclass, field
 from cadc_rec.data.inspect.profile import ColumnProfile, TableProfile
 from cadc_rec.data.sources.raw_tables import AttributeKind, Side
 
-_USER = r"user|customer|member|visitor|client|reviewer|account|session|\buid\b|\bwho\b"
-_ITEM = (
-    r"item|movie|film|product|sku|article|track|song|book|business|asin|\biid\b|\bwhat\b|content"
+# Who is a user and what an item, the surest names first.
+_USERS = (
+    r"\buser\b|\buid\b",
+    r"user|customer|member|client|reviewer|account|\bwho\b",
+    r"visitor|session",
 )
-_TIME = r"time|date|\bts\b|\bwhen\b|created|_at\b"
+_ITEMS = (
+    r"item|movie|film|product|sku|article|track|song|book|business|asin|\biid\b|\bwhat\b|content",
+)
+_USER, _ITEM = "|".join(_USERS), "|".join(_ITEMS)
+_TIME = r"(?<!sen)time|(?<!up)(?<!candi)date|\bts\b|\bdt\b|\bwhen\b|created|_at\b"
 _RATING = r"rating|stars?\b|score"
 _TITLE = r"title|name"
 _FEW = 20
@@ -39,6 +45,8 @@ class Guess:
     why: str
     separator: str = ""
     missing: tuple[str, ...] = ()
+    text_list: bool = False
+    """Whether its texts are lists themselves."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,8 @@ class Roles:
     user: str = ""
     item: str = ""
     timestamp: str = ""
+    times: Sequence[str] = ()
+    """Other columns that look like times."""
     rating: str = ""
     users: Entities | None = None
     items: Entities | None = None
@@ -68,7 +78,8 @@ class Roles:
 def guess_roles(tables: Sequence[TableProfile]) -> Roles:
     """Tell the tables apart: the interactions name both a user and an item, most rows first."""
     for table in sorted(tables, key=lambda table: -table.rows):
-        user, item = _named(table, _USER), _named(table, _ITEM, but=_named(table, _USER))
+        user = _named(table, *_USERS)
+        item = _named(table, *_ITEMS, but=user)
         if user and item and table.column(user).distinct < table.rows:
             break
     else:
@@ -77,35 +88,61 @@ def guess_roles(tables: Sequence[TableProfile]) -> Roles:
     users = _entities(rest, user, "user")
     rest = [other for other in rest if users is None or other is not users.table]
     items = _entities(rest, item, "item")
+    rating = _named(table, _RATING, but=user)
+    times = _times(table, (user, item, rating))
     return Roles(
         interactions=table,
         user=user,
         item=item,
-        timestamp=_timestamp(table, (user, item)),
-        rating=_named(table, _RATING, but=user),
+        timestamp=next(iter(times), ""),
+        times=times[1:],
+        rating=rating,
         users=users,
         items=items,
         others=[other for other in rest if items is None or other is not items.table],
     )
 
 
-def _named(table: TableProfile, pattern: str, but: str = "") -> str:
-    """The first column whose name fits, one that says ``id`` before others."""
-    spaced = {c.name: re.sub(r"[\W_]+", " ", c.name.lower()) for c in table.columns}
-    fits = [name for name, words in spaced.items() if name != but and re.search(pattern, words)]
-    return next((name for name in fits if "id" in spaced[name].split()), fits[0] if fits else "")
+def _words(name: str) -> str:
+    """A column's name as words: ``orderDate`` and ``order_date`` are ``order date``."""
+    return re.sub(r"[\W_]+", " ", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)).lower()
 
 
-def _timestamp(table: TableProfile, ids: Sequence[str]) -> str:
-    for column in table.columns:
-        words = re.sub(r"[\W_]+", " ", column.name.lower()).replace(" at", "_at")
-        if column.name in ids or not re.search(_TIME, words):
-            continue
-        if column.type != "text" and not column.type.startswith("string"):
-            return column.name
-        if column.known and max(column.numbers, column.timestamps) == column.known:
-            return column.name
+def _named(table: TableProfile, *patterns: str, but: str = "") -> str:
+    """The column whose name fits the first pattern that any fits: an id, of the fewest words."""
+    names = [column.name for column in table.columns if column.name != but]
+    for pattern in patterns:
+        fits = [name for name in names if re.search(pattern, _words(name))]
+        if fits:
+            return min(fits, key=lambda name: _named_rank(_words(name).split()))
     return ""
+
+
+def _named_rank(words: Sequence[str]) -> tuple[bool, int]:
+    return "id" not in words, len(words)
+
+
+def looks_like_time(column: ColumnProfile) -> bool:
+    """Whether a column is called like a time."""
+    return bool(re.search(_TIME, _words(column.name).replace(" at", "_at")))
+
+
+def _times(table: TableProfile, others: Sequence[str]) -> list[str]:
+    """The columns that hold times: those called so first, and a single value for all rows last."""
+    found = [c for c in table.columns if c.name not in others and _holds_times(c)]
+    found.sort(key=lambda c: (c.distinct < 2, not looks_like_time(c)))
+    return [column.name for column in found]
+
+
+def _holds_times(column: ColumnProfile) -> bool:
+    if re.match(r"date|timestamp", column.type):
+        return True
+    if column.type not in ("text", "string"):
+        is_number = re.match(r"u?int|float|decimal", column.type)
+        return bool(is_number) and looks_like_time(column)
+    texts = max(column.timestamps, column.readings.fit if column.readings else 0)
+    fits = max(column.numbers, texts) if looks_like_time(column) else texts
+    return 0 < column.known * 0.9 <= fits
 
 
 def _entities(tables: Sequence[TableProfile], id_name: str, side: Side) -> Entities | None:
@@ -155,8 +192,11 @@ def guess_attribute(column: ColumnProfile) -> Guess:
         return _number(column, ())
     if not is_text and re.match(r"date|timestamp", column.type):
         return Guess(n, "numeric", f"times, {distinct:,} different")
-    if is_text and column.timestamps == known:
-        return Guess(n, "numeric", f"times, {distinct:,} different")
+    if is_text and (column.timestamps == known or column.readings):
+        why = f"dates as text, such as {column.least!r}: numeric takes them from Parquet"
+        return Guess(n, None, why)
+    if column.lists is not None:
+        return _listed(column, *column.lists)
     numbers = column.numbers - column.padded
     if is_text and numbers and numbers + _rare(column) >= known and len(column.odd) <= _ODD:
         return _number(column, column.odd)
@@ -171,6 +211,15 @@ def guess_attribute(column: ColumnProfile) -> Guess:
     if distinct * 5 <= known:
         return Guess(n, "categorical", f"{distinct:,} values in {known:,} rows")
     return Guess(n, None, f"{distinct:,} values in {known:,} rows: a name or a code")
+
+
+def _listed(column: ColumnProfile, lists: int, parts: int) -> Guess:
+    """A column of which nearly all texts are in square brackets."""
+    if lists < column.known:
+        why = f"lists as text, but {column.known - lists:,} of {column.known:,} are none"
+        return Guess(column.name, None, why)
+    why = f"lists as text, {parts:,} different parts"
+    return Guess(column.name, "multi", why, text_list=True)
 
 
 def _rare(column: ColumnProfile) -> int:

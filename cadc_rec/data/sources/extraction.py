@@ -1,7 +1,8 @@
 """Takes named files out of an archive that is not trusted.
 
-In: a zip or bz2 file and the names wanted. Out: those files, whole, in a folder of ours. Anything
-that would write elsewhere, or without end, is refused before or while it is written.
+In: a zip or bz2 file and the names wanted. Out: those files, whole, in a folder of ours, or chunk
+by chunk. Anything that would write elsewhere, or without end, is refused, at the latest while it is
+read.
 """
 
 from __future__ import annotations
@@ -45,6 +46,42 @@ def extract_zip(path: Path, members: Sequence[str], into: Path, url: str) -> dic
         CadcError: not a zip, truncated, damaged, unsafe or incomplete; names file and entry.
     """
     again = f"get it again from {url}"
+    found = {member: into / PurePosixPath(member).name for member in members}
+    with _opened(path, again) as (archive, entries):
+        for member in members:
+            if member not in entries:
+                raise CadcError(f"{path}: has no entry {member}; {again}.")
+        for member, target in found.items():
+            with target.open("wb") as out:
+                out.writelines(_chunks(path, archive, entries[member], again))
+    return found
+
+
+def entry_names(path: Path, again: str) -> list[str]:
+    """The files in the zip `path`, as it writes their names.
+
+    Raises:
+        CadcError: not a zip, truncated, damaged or unsafe; names file and entry, and says `again`.
+    """
+    with _opened(path, again) as (_, entries):
+        return [name for name, entry in entries.items() if not entry.is_dir()]
+
+
+def entry_chunks(path: Path, member: str, again: str) -> Iterator[bytes]:
+    """What the entry `member` of the zip `path` holds, chunk by chunk.
+
+    Raises:
+        CadcError: as `extract_zip`; says `again`.
+    """
+    with _opened(path, again) as (archive, entries):
+        if member not in entries:
+            raise CadcError(f"{path}: has no entry {member}; {again}.")
+        yield from _chunks(path, archive, entries[member], again)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, again: str) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
+    """The archive and its entries by name, all of them checked."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
@@ -52,10 +89,7 @@ def extract_zip(path: Path, members: Sequence[str], into: Path, url: str) -> dic
                 raise CadcError(f"{path}: lists one name more than once; {again}.")
             for entry in entries.values():
                 _check_entry(path, entry, again)
-            for member in members:
-                if member not in entries:
-                    raise CadcError(f"{path}: has no entry {member}; {again}.")
-            return {m: _extract_entry(path, archive, entries[m], into, again) for m in members}
+            yield archive, entries
     except FileNotFoundError:
         raise CadcError(f"{path}: no such file; check --data-dir.") from None
     except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):
@@ -73,7 +107,7 @@ def decompress_bz2(path: Path, into: Path, url: str) -> Path:
     allowed = max(_RATIO_FREE_BYTES, MAX_RATIO * path.stat().st_size)
     try:
         with bz2.open(path, "rb") as source, target.open("wb") as out:
-            _copy(source, out, allowed, f"{path}", again)
+            out.writelines(_bounded(source, allowed, f"{path}", again))
     except EOFError:
         raise CadcError(f"{path}: truncated in the middle of its bz2 data; {again}.") from None
     except (OSError, ValueError) as error:
@@ -93,7 +127,7 @@ def _check_entry(path: Path, entry: zipfile.ZipInfo, again: str) -> None:
     if entry.file_size > _allowed(entry):
         raise CadcError(
             f"{path}: entry {entry.filename} would expand from {entry.compress_size:,} to "
-            f"{entry.file_size:,} bytes, which no rating file does; {again}."
+            f"{entry.file_size:,} bytes, which no table does; {again}."
         )
 
 
@@ -101,14 +135,13 @@ def _allowed(entry: zipfile.ZipInfo) -> int:
     return min(MAX_BYTES, max(_RATIO_FREE_BYTES, MAX_RATIO * entry.compress_size))
 
 
-def _extract_entry(
-    path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, into: Path, again: str
-) -> Path:
-    target = into / PurePosixPath(entry.filename).name
-    with _readable(path, entry, again), archive.open(entry) as source, target.open("wb") as out:
-        # The size in the directory is the archive's own claim: hold it to that while copying.
-        _copy(source, out, _allowed(entry), f"{path}: entry {entry.filename}", again)
-    return target
+def _chunks(
+    path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, again: str
+) -> Iterator[bytes]:
+    what = f"{path}: entry {entry.filename}"
+    with _readable(path, entry, again), archive.open(entry) as source:
+        # The size in the directory is the archive's own claim: hold it to that while reading.
+        yield from _bounded(source, _allowed(entry), what, again)
 
 
 @contextlib.contextmanager
@@ -126,10 +159,10 @@ def _readable(path: Path, entry: zipfile.ZipInfo, again: str) -> Iterator[None]:
         raise CadcError(f"{path}: entry {entry.filename}: {error}; {again}.") from None
 
 
-def _copy(source: IO[bytes], out: IO[bytes], allowed: int, what: str, again: str) -> None:
-    written = 0
+def _bounded(source: IO[bytes], allowed: int, what: str, again: str) -> Iterator[bytes]:
+    read = 0
     while chunk := source.read(_CHUNK):
-        written += len(chunk)
-        if written > allowed:
+        read += len(chunk)
+        if read > allowed:
             raise CadcError(f"{what} expands beyond {allowed:,} bytes; {again}.")
-        out.write(chunk)
+        yield chunk

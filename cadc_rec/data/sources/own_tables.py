@@ -16,7 +16,6 @@ from ibis.backends.duckdb import Backend
 from cadc_rec.config.tables import EntityTable, InteractionsTable, ItemsTable, TablesConfig
 from cadc_rec.data.engine import disk_is_full
 from cadc_rec.data.sources.raw_tables import AttributeColumn, RawTables, Side, TimeUnit
-from cadc_rec.data.tables.columnar import scan_columnar
 from cadc_rec.data.tables.columns import (
     INTEGER,
     TimeKind,
@@ -24,6 +23,7 @@ from cadc_rec.data.tables.columns import (
     attribute_column,
     count_matches,
     declared,
+    formatted_time,
     id_column,
     id_type,
     in_id_form,
@@ -34,8 +34,9 @@ from cadc_rec.data.tables.columns import (
     without,
 )
 from cadc_rec.data.tables.files import FileSet, TableFiles
+from cadc_rec.data.tables.lines import TextFormat
+from cadc_rec.data.tables.open import open_table
 from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW, Scan, good_rows
-from cadc_rec.data.tables.text import TextFormat, scan_text
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 
@@ -104,6 +105,8 @@ class _Reader:
     def _unit(self, scan: Scan) -> TimeUnit:
         """What the timestamps count once they are converted."""
         keys = self.config.interactions
+        if keys.format:
+            return "us"
         if not keys.timestamp or time_kind(scan.rows, keys.timestamp, "") == "integer":
             return keys.unit
         return "us"
@@ -114,11 +117,10 @@ class _Reader:
         return self.scratch / "rejected" if self.config.on_bad_row == "reject" else None
 
     def _scan(self, found: FileSet, role: str, wanted: Mapping[str, str]) -> Scan:
-        if found.format != "text":
-            return scan_columnar(self.backend, found, role, wanted, self.scratch)
-        layout = TextFormat(self.config.delimiter, self.config.encoding)
+        columns = getattr(self.config, role).columns
+        layout = TextFormat(self.config.delimiter, self.config.encoding, columns)
         reject = self._rejected is not None
-        return scan_text(self.backend, found, role, wanted, layout, self.scratch, reject=reject)
+        return open_table(self.backend, found, role, wanted, layout, self.scratch, reject=reject)
 
     def _side(self, side: Side, config: EntityTable, found: FileSet | None) -> _Side:
         if found is None:
@@ -154,11 +156,15 @@ class _Reader:
         }
         if keys.timestamp:
             where = f"{scan.files[0]}: its column {keys.timestamp}"
-            with _whole(scan):
-                kind = time_kind(raw, keys.timestamp, where)
-            _require_unit(keys, kind, where)
-            log.info("%s holds the time as %s", keys.timestamp, _TIMES[kind])
-            typed["timestamp"] = time_column(raw[keys.timestamp], keys.timestamp, kind)
+            time = raw[keys.timestamp]
+            if keys.format:
+                typed["timestamp"] = formatted_time(time, keys.timestamp, keys.format, where)
+            else:
+                with _whole(scan):
+                    kind = time_kind(raw, keys.timestamp, where)
+                _require_unit(keys, kind, where)
+                log.info("%s holds the time as %s", keys.timestamp, _TIMES[kind])
+                typed["timestamp"] = time_column(time, keys.timestamp, kind)
         if keys.weight:
             typed["weight"] = weight_column(raw[keys.weight], keys.weight)
         least = keys.min_rating
@@ -192,8 +198,9 @@ class _Reader:
         for column, attribute in side.attributes.items():
             where = f"{scan.files[0]}: its column {column}"
             known = without(raw[column], config.missing)
+            separator = None if column in config.lists else config.separator
             typed[attribute.name] = attribute_column(
-                known, column, attribute.kind, config.separator, where
+                known, column, attribute.kind, separator, where
             )
         rows, found = self._good(scan, typed, unique=f"{side.side}_id")
         if "rejected" in found:

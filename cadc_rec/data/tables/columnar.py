@@ -113,7 +113,8 @@ def columns_of(found: FileSet) -> list[str]:
     """The columns of the first file, and the partitions."""
     own = found.files[0]
     if found.format == "parquet":
-        return [*_schema(own, own).names, *partition_keys(found)]
+        read_from = (found.read_from or found.files)[0]
+        return [*_schema(read_from, own).names, *partition_keys(found)]
     try:
         with pa.memory_map(str(own)) as source, _open_ipc(source) as reader:
             return [*reader.schema.names, *partition_keys(found)]

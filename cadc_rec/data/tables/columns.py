@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import duckdb
 import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
@@ -24,12 +25,17 @@ from cadc_rec.errors import CadcError
 INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 TIMESTAMP = r"^[0-9]{4,6}-[0-9]{1,2}-[0-9]{1,2}([T ].*)?$"
+_JSON_LIST = r"^\s*\["
+_ESCAPED = r"\\[^\\'\"]"
 _MICRO = 1_000_000
 _MAX_SECONDS = 9.2e12  # beyond it, microseconds do not fit into 64 bits
 _LEAST_WEIGHT, _MOST_WEIGHT = 1e-6, 1e9
 _EXACT = 2**53  # below it, a float64 holds every whole number
 _SHOWN = 60  # characters of a bad value worth showing
 _TAKEN = ("user", "item", "user_id", "item_id", "title")  # columns of every prepared dataset
+
+_YEAR_1000 = -30_610_224_000 * _MICRO
+"""The first time that a format of the config may give: its %Y takes 24 for the year 24."""
 
 TimeKind = Literal["integer", "number", "timestamp"]
 
@@ -105,7 +111,7 @@ def time_kind(rows: ir.Table, column: str, where: str) -> TimeKind:
     if kind.is_string():
         patterns = {"integer": INTEGER, "number": NUMBER, "timestamp": TIMESTAMP}
         counts = count_matches(rows, column, patterns)
-        if counts["timestamp"] > counts["number"]:
+        if counts["timestamp"] > counts["number"] or not counts["number"]:
             return "timestamp"
         return "integer" if counts["integer"] == counts["number"] else "number"
     if kind.is_integer():
@@ -137,7 +143,39 @@ def time_column(raw: ir.Column, name: str, kind: TimeKind) -> Typed:
     else:
         parsed = raw.cast("timestamp('UTC')")
     value = ibis.cases((isfinite(parsed), epoch_us(parsed)))
-    return Typed(name, value, _fault(raw, value, name, "a date or datetime", required=True))
+    words = "a date or datetime"
+    if is_text:
+        words += " like 2024-01-31; another form is named by data.tables.interactions.format"
+    return Typed(name, value, _fault(raw, value, name, words, required=True))
+
+
+def formatted_time(raw: ir.Column, name: str, form: str, where: str) -> Typed:
+    """A time written as `form` says, in microseconds. Every row must have one.
+
+    Raises:
+        CadcError: a column that is neither text nor whole numbers, or a form that DuckDB does not
+            know; names the column.
+    """
+    key = "data.tables.interactions.format"
+    if not (raw.type().is_string() or raw.type().is_integer()):
+        raise CadcError(f"{where} is {raw.type()}, which needs no format; take {key} out.")
+    try:
+        with duckdb.connect() as connection:
+            connection.execute("SELECT try_strptime('', ?)", [form])
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0].rpartition(": ")[2]
+        raise CadcError(
+            f"{key} = {form!r}: is no form of times ({reason}); write it like '%m/%d/%Y'."
+        ) from None
+    value = formatted_micros(raw.cast("string"), form)
+    return Typed(name, value, _fault(raw, value, name, f"a time like {form}", required=True))
+
+
+def formatted_micros(text: ir.StringColumn, form: str) -> ir.IntegerColumn:
+    """Microseconds since 1970 of a text in a form, UTC where it names no zone; null in others."""
+    parsed = try_strptime(text, form).cast("timestamp('UTC')")
+    micros = ibis.cases((isfinite(parsed), epoch_us(parsed)))
+    return ibis.cases((micros >= _YEAR_1000, micros))
 
 
 def number_column(raw: ir.Column, name: str, *, required: bool) -> Typed:
@@ -198,6 +236,18 @@ def nfc_normalize(text: str) -> str:
     raise NotImplementedError  # DuckDB carries it out
 
 
+@ibis.udf.scalar.builtin(signature=((dt.string, dt.string), dt.timestamp))
+def try_strptime(text: ir.StringValue, form: str) -> ir.TimestampValue:
+    """The time that a text gives in a form; null where it has another one."""
+    raise NotImplementedError  # DuckDB carries it out
+
+
+@ibis.udf.scalar.builtin(signature=((dt.string,), dt.boolean))
+def json_valid(text: ir.StringValue) -> ir.BooleanValue:
+    """Whether a text is JSON."""
+    raise NotImplementedError  # DuckDB carries it out
+
+
 def _number(raw: ir.Column) -> ir.FloatingColumn:
     if raw.type().is_string():
         return ibis.cases((raw.re_search(NUMBER), raw.try_cast("float64")))
@@ -245,7 +295,7 @@ def declared(config: EntityTable, side: Side) -> dict[str, AttributeColumn]:
 
 def _named(config: EntityTable) -> Iterator[tuple[str, AttributeKind]]:
     yield from ((column, "categorical") for column in config.categorical)
-    yield from ((column, "multi") for column in config.multi)
+    yield from ((column, "multi") for column in (*config.multi, *config.lists))
     yield from ((column, "numeric") for column in config.numeric)
     yield from ((column, "hashed") for column in config.hashed)
 
@@ -264,15 +314,24 @@ def without(raw: ir.Column, missing: Sequence[str]) -> ir.Column:
 
 
 def attribute_column(
-    raw: ir.Column, column: str, kind: AttributeKind, separator: str, where: str
+    raw: ir.Column, column: str, kind: AttributeKind, separator: str | None, where: str
 ) -> Typed:
     """A column as its kind takes it: a value, a sorted list of distinct values, or a number.
+
+    Args:
+        raw: the column.
+        column: its name.
+        kind: of the attribute.
+        separator: between the values of a text; None where the text is a list itself.
+        where: file and column, for messages.
 
     Raises:
         CadcError: a type the kind cannot take; names the column.
     """
     type_ = raw.type()
     if kind == "multi":
+        if type_.is_string() and separator is None:
+            return _list_column(raw, column)
         if type_.is_string():
             parts = raw.split(separator)
         elif type_.is_array() and not type_.value_type.is_nested():
@@ -291,6 +350,23 @@ def attribute_column(
     if type_.is_floating():
         raw = ibis.cases((~raw.isnan(), raw))
     return _without_fault(column, raw.cast("string").nullif(""))
+
+
+def _list_column(raw: ir.StringColumn, column: str) -> Typed:
+    """The values of texts such as ``['a', 'b']`` or, as JSON, ``["a", "b"]``."""
+    parts = list_parts(raw)
+    words = "a list such as ['a', 'b']"
+    return Typed(column, _distinct(parts), _fault(raw, parts, column, words, required=False))
+
+
+def list_parts(raw: ir.StringColumn) -> ir.ArrayValue:
+    """The values of each text that is a list, as Python writes it or JSON; null for other texts."""
+    from_json = raw.cast("json").cast("array<string>")
+    return ibis.cases(
+        (raw.re_search(_JSON_LIST) & json_valid(raw), from_json),
+        # DuckDB takes any letter after a backslash for itself; Python means a line end by \n.
+        (~raw.re_search(_ESCAPED), raw.try_cast("array<string>")),
+    )
 
 
 def _distinct(parts: ir.ArrayValue) -> ir.ArrayValue:

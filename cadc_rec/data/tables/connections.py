@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
 import pyarrow as pa
 
+from cadc_rec.data.engine import load_installed
 from cadc_rec.data.streams import ROW_GROUP_ROWS
 from cadc_rec.data.tables.scan import first_line
 from cadc_rec.errors import CadcError
@@ -33,7 +32,6 @@ Ask = Callable[[str], AbstractContextManager[pa.RecordBatchReader]]
 
 KEY = "data.tables.database"
 """The setting that an address comes from."""
-_PACKAGE = "duckdb_extension_postgres_scanner"
 
 
 @dataclass(frozen=True)
@@ -119,24 +117,12 @@ def load_extension(connection: duckdb.DuckDBPyConnection) -> None:
     Raises:
         CadcError: there is no extension of this DuckDB.
     """
-    connection.execute("SET autoinstall_known_extensions = false")
-    found = importlib.util.find_spec(_PACKAGE)
-    places = found.submodule_search_locations if found is not None else None
-    for place in places or []:
-        folder = Path(place, "extensions", f"v{duckdb.__version__}")
-        file = folder / "postgres_scanner.duckdb_extension"
-        if file.is_file():
-            quoted = str(file).replace("'", "''")
-            connection.execute(f"LOAD '{quoted}'")
-            return
-    try:
-        connection.execute("LOAD postgres_scanner")
-    except duckdb.Error:
+    if not load_installed(connection, "postgres_scanner"):
         raise CadcError(
             f"data.tables.driver = 'duckdb': there is no PostgreSQL extension of DuckDB "
             f"{duckdb.__version__}; pip install 'cadc-rec[attachment]' brings a DuckDB and its "
             "extension, or leave the setting out."
-        ) from None
+        )
 
 
 @contextlib.contextmanager

@@ -1,28 +1,26 @@
 """Which files make up each table, and which bytes they hold.
 
 In: a path of the configuration (a file, a folder or a glob) and the folders it is relative to.
-Out: the files in the order their rows are read in, decompressed where they are compressed text, and
-a fingerprint of them all.
+Out: the files in the order their rows are read in, and a fingerprint of them all. A zip archive is
+like a folder, except that only who names it gets what is in it.
 """
 
 from __future__ import annotations
 
-import bz2
+import fnmatch
 import glob
-import gzip
 import hashlib
-import shutil
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Literal
 
 from cadc_rec.config.tables import TablesConfig
+from cadc_rec.data.tables.lakes import lake_kind, refuse_parts_of_lakes, require_reader
+from cadc_rec.data.tables.plain import ARCHIVE, COMPRESSED, archive_of, content, entries_of
 from cadc_rec.errors import CadcError, link_to_nowhere, name_without_text
 
-FileFormat = Literal["parquet", "text", "arrow"]
-COMPRESSED = (".gz", ".bz2", ".zst")
+FileFormat = Literal["parquet", "text", "json", "arrow", "delta", "iceberg"]
 _SUFFIXES: Mapping[str, FileFormat] = {
     ".parquet": "parquet",
     ".pq": "parquet",
@@ -30,11 +28,15 @@ _SUFFIXES: Mapping[str, FileFormat] = {
     ".tsv": "text",
     ".txt": "text",
     ".dat": "text",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
     ".arrow": "arrow",
     ".feather": "arrow",
     ".ipc": "arrow",
 }
-_CHUNK = 1 << 20
+_NAMED_ONLY = (ARCHIVE, ".json")
+"""Beside tables these mostly hold something else: a folder's tables are without them."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class FileSet:
     """Absolute, sorted by name: the rows of the table in their order."""
     read_from: tuple[Path, ...] = ()
     """The files with the rows of a query; `files` then holds the query's name for messages."""
+
+    @property
+    def is_lake(self) -> bool:
+        """Whether the file is the folder of a Delta Lake or Iceberg table."""
+        return self.format in ("delta", "iceberg")
 
     def name(self, file: Path) -> Path:
         """A file's path below the base."""
@@ -105,10 +112,15 @@ def find_tables(
 
 def file_format(path: Path) -> FileFormat | None:
     """The format that the end of a file's name says, or None."""
+    found = _SUFFIXES.get(_inner(path))
+    return found if path.suffix.lower() not in COMPRESSED or found in ("text", "json") else None
+
+
+def _inner(path: Path) -> str:
+    """The end of a file's name, before what says that it is compressed."""
     name = path.name.lower()
-    inner = next((name.removesuffix(s) for s in COMPRESSED if name.endswith(s)), None)
-    found = _SUFFIXES.get(Path(inner if inner is not None else name).suffix)
-    return found if inner is None or found == "text" else None
+    inner = next((name.removesuffix(s) for s in COMPRESSED if name.endswith(s)), name)
+    return Path(inner).suffix
 
 
 def partition_keys(found: FileSet) -> list[str]:
@@ -146,20 +158,49 @@ def find_files(path: str, key: str, folders: Sequence[Path]) -> list[FileSet]:
         place = folder / Path(path).expanduser()  # an absolute path stays itself
         tried.append(str(place))
         if place.is_file():
+            if place.suffix.lower() == ARCHIVE:
+                return _file_sets(key, place, _entries(place))
             if file_format(place) is None:
                 raise CadcError(f"{place}: {_unknown()}; rename it or convert it.")
             return _file_sets(key, place.parent, [place])
         if place.is_dir():
+            kind = lake_kind(place)
+            if kind:
+                require_reader(kind, place)
+                return [FileSet(kind, place.absolute().parent, (place.absolute(),))]
             return _file_sets(key, place, list(_below(place)))
+        archive = archive_of(place)
+        if archive is not None:
+            return _file_sets(key, *_inside(archive, place, key))
         matched = [Path(name) for name in glob.glob(str(place), recursive=True)]
         if matched:
             base = _fixed_part(place)
-            inside = (_below(m) if m.is_dir() else [m] for m in matched if not _hidden(m, base))
+            inside = (_expanded(m) for m in matched if not _hidden(m, base))
             return _file_sets(key, base, [file for files in inside for file in files])
         if nowhere := link_to_nowhere(place):
             raise CadcError(nowhere)
     places = " or ".join(dict.fromkeys(tried))
     raise CadcError(f"{places}: no such file or folder; correct {key}, or name its --data-dir.")
+
+
+def other_files(path: str, folders: Sequence[Path], found: Sequence[FileSet]) -> list[Path]:
+    """The files of a folder or archive that `find_files` did not take.
+
+    Args:
+        path: as for `find_files`; for a single file or a glob there are none.
+        folders: likewise.
+        found: what it gave.
+    """
+    place = next((p for f in folders if (p := f / Path(path).expanduser()).exists()), None)
+    if place is None or any(files.is_lake for files in found):
+        return []
+    taken = {file for files in found for file in files.files}
+    if place.suffix.lower() == ARCHIVE and place.is_file():
+        there = entries_of(place)
+    else:
+        there = [file for file in place.rglob("*") if file.is_file()]
+    visible = [file.absolute() for file in there if not _hidden(file, place)]
+    return sorted(file for file in visible if file not in taken)
 
 
 def _find(path: str, key: str, folders: Sequence[Path]) -> FileSet:
@@ -183,6 +224,7 @@ def _file_sets(key: str, base: Path, files: Sequence[Path]) -> list[FileSet]:
         kind = file_format(file)
         if kind is not None:
             known.setdefault(kind, set()).add(file.absolute())
+    refuse_parts_of_lakes(known.get("parquet", ()))
     if not known:
         raise CadcError(f"{base}: holds no file of a known format for {key}; {_unknown()}.")
     return [
@@ -199,10 +241,39 @@ def _below(folder: Path) -> Iterator[Path]:
     A link that leads nowhere is one of them, so that its rows are not missed in silence.
     """
     for path in folder.rglob("*"):
-        if (path.is_file() or (path.is_symlink() and not path.exists())) and not _hidden(
-            path, folder
-        ):
+        is_there = path.is_file() or (path.is_symlink() and not path.exists())
+        if is_there and not _hidden(path, folder) and _inner(path) not in _NAMED_ONLY:
             yield path
+
+
+def _expanded(matched: Path) -> Sequence[Path]:
+    """What a glob found: a file, or those in a folder or an archive."""
+    if matched.is_dir():
+        return list(_below(matched))
+    return _entries(matched) if matched.suffix.lower() == ARCHIVE else [matched]
+
+
+def _entries(archive: Path) -> list[Path]:
+    """The text files in an archive; tables of other formats compress themselves."""
+    every = [file for file in entries_of(archive) if not _hidden(file, archive)]
+    return [file for file in every if file_format(file) in ("text", "json")]
+
+
+def _inside(archive: Path, place: Path, key: str) -> tuple[Path, list[Path]]:
+    """The folder that names in an archive are relative to there, and the files meant by `place`."""
+    every = _entries(archive)
+    if place in every:
+        return place.parent, [place]
+    below = [file for file in every if place in file.parents]
+    if below:
+        return place, below
+    matched = [file for file in every if fnmatch.fnmatchcase(str(file), str(place))]
+    if not matched:
+        shown = ", ".join(str(file.relative_to(archive)) for file in every[:10]) or "no text files"
+        raise CadcError(
+            f"{place}: no such file in the archive, which holds {shown}; correct {key}."
+        )
+    return _fixed_part(place), matched
 
 
 def _hidden(path: Path, base: Path) -> bool:
@@ -218,54 +289,18 @@ def _fixed_part(pattern: Path) -> Path:
 
 def _unknown() -> str:
     suffixes = " ".join(_SUFFIXES)
-    return f"the end of a file's name says its format: {suffixes}, text also with .gz .bz2 .zst"
+    return (
+        f"the end of a file's name says its format: {suffixes}, text also with .gz .bz2 .zst or in "
+        "a .zip (name a .zip or .json itself)"
+    )
 
 
 def _digest(file: Path) -> bytes:
     digest = hashlib.sha256()
-    try:
-        with file.open("rb") as opened:
-            while chunk := opened.read(_CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise CadcError(f"{file}: cannot be read ({error.strerror}); mend its rights.") from None
+    every = sorted(path for path in file.rglob("*") if path.is_file()) if file.is_dir() else [file]
+    for part in every:
+        if file.is_dir():  # the folder of a Delta Lake or Iceberg table
+            digest.update(f"\0{part.relative_to(file).as_posix()}\0".encode())
+        for chunk in content(part):
+            digest.update(chunk)
     return digest.digest()
-
-
-def unpacked(file: Path, target: Path) -> Path:
-    """`file` itself, or what it holds where its name ends in .gz, .bz2 or .zst.
-
-    DuckDB would read .gz and .zst itself, but takes a truncated .zst for a shorter file and does
-    not compare a .gz with its checksum.
-
-    Args:
-        file: a text file, perhaps compressed.
-        target: where its content may be written; folders are made.
-
-    Raises:
-        CadcError: truncated, damaged, or not what its name says.
-    """
-    kind = file.suffix.lower()
-    if kind not in COMPRESSED:
-        return file
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with _open(file, kind) as source, target.open("wb") as out:
-            shutil.copyfileobj(source, out, _CHUNK)
-    except (EOFError, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's, not the file's
-        raise CadcError(
-            f"{file}: not a whole {kind} file, truncated or damaged ({error}); write it again."
-        ) from None
-    return target
-
-
-def _open(file: Path, kind: str) -> IO[bytes] | Any:
-    if kind == ".gz":
-        return gzip.open(file, "rb")
-    if kind == ".bz2":
-        return bz2.open(file, "rb")
-    import pyarrow as pa  # takes long to import, and only .zst needs it
-
-    return pa.CompressedInputStream(str(file), "zstd")

@@ -92,7 +92,12 @@ class Scan(ABC):
 
 
 def require_columns(
-    where: Path, there: Sequence[str], wanted: Mapping[str, str], *, header: bool = False
+    where: Path,
+    there: Sequence[str],
+    wanted: Mapping[str, str],
+    *,
+    header: bool = False,
+    remedy: str = "",
 ) -> None:
     """Refuse a file that lacks a wanted column or has it twice.
 
@@ -101,6 +106,7 @@ def require_columns(
         there: its columns.
         wanted: the setting that names each column, by column.
         header: whether the columns stand on a first line.
+        remedy: a sentence on why a column may be missing.
 
     Raises:
         CadcError: names the file and the column.
@@ -117,7 +123,7 @@ def require_columns(
             shown = ", ".join(there[:30]) + (", ..." if len(there) > 30 else "")
             raise CadcError(
                 f"{place}: has no column {column!r}, which {key} names; its columns are "
-                f"{shown}.{hint}"
+                f"{shown}.{hint}{remedy}"
             )
 
 

@@ -1,4 +1,4 @@
-"""CSV and TSV files as a `Scan`: every row with as many fields as the header, or an error.
+"""CSV and TSV files as a `Scan`: every row with as many fields as there are columns, or an error.
 
 DuckDB's CSV reader, kept strict, parses in parallel, takes every column as text and notes what it
 cannot read. Only when it has refused a row does a plain pass over that one file look for its line.
@@ -6,8 +6,7 @@ cannot read. Only when it has refused a row does a plain pass over that one file
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,15 @@ import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
-from cadc_rec.data.tables.files import FileSet, partition_keys, unpacked
+from cadc_rec.data.tables.files import FileSet, partition_keys
+from cadc_rec.data.tables.lines import (
+    TextFormat,
+    column_names,
+    lines_at,
+    record_lines,
+    why_missing,
+)
+from cadc_rec.data.tables.plain import plain_text
 from cadc_rec.data.tables.scan import (
     FILE,
     FILE_ROW,
@@ -33,32 +40,13 @@ _FILE_NAME = "filename"  # what DuckDB calls it
 _SHOWN = 60  # characters of a bad line worth showing
 _KEPT = 1000  # and worth keeping
 _ENOUGH = 1000  # bad rows to know of where one of them is an error
-_CHUNK = 1 << 20
 _WORDS = {
-    "MISSING COLUMNS": "has fewer fields than the {columns} of the header",
-    "TOO MANY COLUMNS": "has more fields than the {columns} of the header",
+    "MISSING COLUMNS": "has fewer fields than the {columns}",
+    "TOO MANY COLUMNS": "has more fields than the {columns}",
     "UNQUOTED VALUE": "has a quote that is not closed, or closed too early",
     "INVALID ENCODING": "is not {encoding}",
     "LINE SIZE OVER MAXIMUM": "is longer than 2,000,000 bytes, as after a quote that is not closed",
 }
-
-
-@dataclass(frozen=True)
-class TextFormat:
-    """How fields stand in a line."""
-
-    delimiter: str
-    """Empty: a comma, and a tab in ``.tsv`` files."""
-    encoding: str
-
-    def delimiter_of(self, file: Path) -> str:
-        """Between the fields of `file`."""
-        return self.delimiter or ("\t" if ".tsv" in file.suffixes else ",")
-
-    @property
-    def python_encoding(self) -> str:
-        """A byte order mark is no part of the first column's name."""
-        return "utf-8-sig" if self.encoding == "utf-8" else self.encoding
 
 
 @dataclass(frozen=True)
@@ -86,7 +74,7 @@ class TextScan(Scan):
         found = []
         delimiter = self.format.delimiter_of(self.files[file])
         skipped = {row.line for row in self.unreadable if row.file == file}
-        every = record_lines(self.plain[file], delimiter, self.format)
+        every = record_lines(self.plain[file], delimiter, header=not self.format.columns)
         for place, line in enumerate(line for line in every if line not in skipped):
             while row == place:
                 found.append(line)
@@ -106,15 +94,15 @@ def scan_text(
     *,
     reject: bool,
 ) -> TextScan:
-    """Rows of text files with a header line.
+    """Rows of text files.
 
     Args:
         backend: parses them into a table of its own.
         found: the files.
         role: which table it is.
         wanted: the setting that names each column, by column.
-        layout: delimiter and encoding.
-        scratch: receives what compressed files hold.
+        layout: delimiter, encoding and, where no first line names them, columns.
+        scratch: receives what compressed files and archives hold, and what is not UTF-8.
         reject: leave out rows that cannot be read, and list them.
 
     Raises:
@@ -122,12 +110,16 @@ def scan_text(
             cannot be read; names file and line.
     """
     plain = [
-        unpacked(file, scratch / role / found.name(file).with_suffix("")) for file in found.files
+        plain_text(file, layout.encoding, scratch / role / found.name(file)) for file in found.files
     ]
-    headers = [_header(file, own, layout) for file, own in zip(plain, found.files, strict=True)]
+    headers = [
+        column_names(file, own, layout) for file, own in zip(plain, found.files, strict=True)
+    ]
     partitions = partition_keys(found)
     for header, own in zip(headers, found.files, strict=True):
-        require_columns(own, [*header, *partitions], wanted, header=True)
+        remedy = why_missing(header, layout, f"data.tables.{role}.columns")
+        named = not layout.columns
+        require_columns(own, [*header, *partitions], wanted, header=named, remedy=remedy)
         if header != headers[0]:
             raise CadcError(
                 f"{own}, line 1: its columns are {', '.join(header)}, and those of "
@@ -135,19 +127,25 @@ def scan_text(
             )
     source = _Source(plain, found.files, headers[0], layout, bool(partitions))
     rows, unreadable = _parse(backend, source, tuple(wanted), f"raw_{role}", reject=reject)
-    numbered = _numbered(rows, wanted, plain)
+    numbered = numbered_rows(rows, wanted, plain)
     return TextScan(role, numbered, found.files, plain, layout, unreadable=unreadable)
 
 
 def header_of(found: FileSet, layout: TextFormat, scratch: Path) -> list[str]:
     """The columns of the first file, and the partitions."""
     own = found.files[0]
-    file = unpacked(own, scratch / "header" / found.name(own).with_suffix(""))
-    return [*_header(file, own, layout), *partition_keys(found)]
+    file = plain_text(own, layout.encoding, scratch / "header" / found.name(own))
+    return [*column_names(file, own, layout), *partition_keys(found)]
 
 
-def _numbered(rows: ir.Table, wanted: Mapping[str, str], files: Sequence[Path]) -> ir.Table:
-    """The wanted columns with each row's place; a file's rows follow each other."""
+def numbered_rows(rows: ir.Table, wanted: Iterable[str], files: Sequence[Path]) -> ir.Table:
+    """The wanted columns with each row's place; a file's rows follow each other.
+
+    Args:
+        rows: the wanted columns, ``filename`` and ROW.
+        wanted: columns to keep.
+        files: the files, by number.
+    """
     starts = rows.group_by(_FILE_NAME).agg(start=rows[ROW].min()).to_pyarrow()
     start = dict(zip(starts[_FILE_NAME].to_pylist(), starts["start"].to_pylist(), strict=True))
     if len(start) <= 1:
@@ -170,42 +168,6 @@ def _numbered(rows: ir.Table, wanted: Mapping[str, str], files: Sequence[Path]) 
     return joined.select(*wanted, ROW, FILE, **{FILE_ROW: joined[ROW] - joined["start"]})
 
 
-def _header(file: Path, own: Path, layout: TextFormat) -> list[str]:
-    """The names on the first line."""
-    with file.open("rb") as opened:
-        start = opened.read(4)
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise CadcError(f"{own}: is UTF-16, by its first bytes; write it as UTF-8.")
-    # Decoding runs ahead of the first line: what is wrong further on is not the header's.
-    errors = "surrogateescape"
-    with file.open(encoding=layout.python_encoding, errors=errors, newline="") as opened:
-        try:
-            header = next(csv.reader(opened, delimiter=layout.delimiter_of(own)), [])
-        except csv.Error as error:
-            raise CadcError(f"{own}, line 1: cannot be read as a header ({error}).") from None
-    if any("\udc80" <= letter <= "\udcff" for name in header for letter in name):
-        raise CadcError(
-            f"{own}, line 1: is not {layout.encoding}; write it as UTF-8, or set "
-            "data.tables.encoding."
-        )
-    if not any(name.strip() for name in header):
-        raise CadcError(f"{own}: is empty; its first line has to name the columns.")
-    return header
-
-
-def record_lines(file: Path, delimiter: str, layout: TextFormat) -> Iterator[int]:
-    """The line each row begins on, without the header's; blank lines are no rows, as for DuckDB."""
-    with file.open(encoding=layout.python_encoding, errors="replace", newline="") as opened:
-        csv.field_size_limit(2**31 - 1)
-        reader = csv.reader(opened, delimiter=delimiter)
-        next(reader, None)
-        line = reader.line_num + 1
-        for record in reader:
-            if record:
-                yield line
-            line = reader.line_num + 1
-
-
 @dataclass(frozen=True)
 class _Source:
     """Text files of one header."""
@@ -217,6 +179,17 @@ class _Source:
     header: Sequence[str]
     layout: TextFormat
     partitioned: bool
+
+    @property
+    def encoding(self) -> str:
+        """What the files should be, and what they often are instead."""
+        named = self.layout.encoding
+        return f"{named} (perhaps windows-1252)" if named == "latin-1" else named
+
+    @property
+    def fields(self) -> str:
+        """How many fields a row has, and what says so."""
+        return f"{len(self.header)} of the {'config' if self.layout.columns else 'header'}"
 
 
 def _parse(
@@ -242,9 +215,9 @@ def _parse(
         [literal(file) for file in source.plain],
         table_name=f"{table}_text",
         sep=source.layout.delimiter_of(source.files[0]),
-        header=True,
+        header=not source.layout.columns,
         columns=dict.fromkeys(_names(source.header, wanted), "VARCHAR"),
-        encoding=source.layout.encoding,
+        encoding="utf-8",
         quote='"',
         escape='"',
         auto_detect=False,
@@ -295,26 +268,15 @@ def _unreadable(backend: Backend, source: _Source, table: str) -> Iterator[Unrea
     found = backend.con.sql(query).to_arrow_table().to_pylist()
     for number, file in enumerate(source.plain):
         here = [row for row in found if row["path"] == str(file)]
-        lines = _lines_at(file, [row["byte"] for row in here])
+        lines = lines_at(file, [row["byte"] for row in here])
         for row, line in zip(here, lines, strict=True):
             text = row["text"] or ""
             blank = len(text) - len(text.lstrip("\r\n"))
             blank_lines = text[:blank].count("\n")  # before it, taken for its beginning
             reason = _WORDS.get(row["kind"], f"cannot be read ({row['kind'].lower()})").format(
-                columns=len(source.header), encoding=source.layout.encoding
+                columns=source.fields, encoding=source.encoding
             )
             yield Unreadable(number, line + blank_lines, reason, text.strip("\r\n"))
-
-
-def _lines_at(file: Path, positions: Sequence[int]) -> Iterator[int]:
-    """The line each byte stands on; positions ascend."""
-    line, at = 1, 0
-    with file.open("rb") as opened:
-        for position in positions:
-            while at < position and (chunk := opened.read(min(_CHUNK, position - at))):
-                line += chunk.count(b"\n")
-                at += len(chunk)
-            yield line
 
 
 def _unreadable_file(source: _Source, error: Exception) -> CadcError:

@@ -15,6 +15,7 @@ from cadc_rec.cli.main import app
 from cadc_rec.config.file import load_experiment
 from cadc_rec.data.inspect.inspect import inspect_path
 from cadc_rec.data.inspect.starting_config import starting_config
+from cadc_rec.data.tables.lines import USUAL
 from cadc_rec.errors import CadcError
 
 # 12 events of 4 customers; customer a takes pen twice, d has two items only.
@@ -55,7 +56,7 @@ def folder(raw_folder: Path) -> Path:
 
 
 def test_tables_are_told_apart_and_counted(folder):
-    found = inspect_path(str(folder), "", "utf-8", None)
+    found = inspect_path(str(folder), USUAL, None)
     roles = found.roles
     assert roles.interactions.files.files == (folder / "events.csv",)
     assert (roles.user, roles.item) == ("customer_id", "sku")
@@ -82,7 +83,7 @@ def test_tables_are_told_apart_and_counted(folder):
 
 
 def test_the_config_it_writes_prepares_and_has_what_was_guessed(folder, prepare, tmp_path):
-    roles = inspect_path(str(folder), "", "utf-8", None).roles
+    roles = inspect_path(str(folder), USUAL, None).roles
     path = tmp_path / "mine.toml"
     path.write_text(starting_config(roles, folder), "utf-8")
     experiment = load_experiment(path)
@@ -108,17 +109,17 @@ def test_parts_are_one_table_and_stay_one_in_the_config(raw_folder):
         pq.write_table(table, raw_folder / f"log/part-{n}.parquet")
         pq.write_table(table, raw_folder / f"part-{n}.parquet")
     (raw_folder / "users.csv").write_text("user,plan\n0,a\n1,b\n2,a\n")
-    found = inspect_path(str(raw_folder / "log"), "", "utf-8", None)
+    found = inspect_path(str(raw_folder / "log"), USUAL, None)
     assert [(table.rows, len(table.files.files)) for table in found.tables] == [(6, 3)]
     assert 'path = "log"\n' in starting_config(found.roles, raw_folder)
-    found = inspect_path(str(raw_folder / "*.*"), "", "utf-8", None)
+    found = inspect_path(str(raw_folder / "*.*"), USUAL, None)
     assert sorted(table.rows for table in found.tables) == [3, 6]
     assert 'path = "part-*.parquet"\n' in starting_config(found.roles, raw_folder)
 
 
 def test_without_interactions_there_is_no_config(raw_folder):
     (raw_folder / "a.csv").write_text(",x,y\n0,1,2\n")  # as pandas writes its index
-    found = inspect_path(str(raw_folder / "a.csv"), "", "utf-8", None)
+    found = inspect_path(str(raw_folder / "a.csv"), USUAL, None)
     with pytest.raises(CadcError, match="no table names both a user and an item"):
         starting_config(found.roles, None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,27 @@ def test_both_engines_give_the_same_bytes(tables, raw_folder, options):
     assert theirs.info == ours.info
     assert theirs.path.name == ours.path.name, "one key, whichever engine made it"
     assert ids(ours, "user") == sorted(ids(ours, "user"), key=str.encode)
+
+
+@pytest.mark.slow
+def test_dates_and_lists_of_text_in_an_archive_are_the_same_from_both(tables, raw_folder):
+    rows = [(f"{n % 9}é", f"{n % 7}", f"{n % 12 + 1}/{n % 28 + 1}/2024") for n in range(200)]
+    lines = ["::".join(row) + "\n" for row in rows]
+    with zipfile.ZipFile(raw_folder / "log.zip", "w") as archive:
+        archive.writestr("log.dat", "".join(lines).encode("utf-16"))
+        items = [f"{n}::['a', '{n % 3}']\n" for n in range(7)]
+        archive.writestr("items.dat", "".join(items).encode("utf-16"))
+    columns = {"columns": ["who", "what", "when"], "format": "%m/%d/%Y"}
+    settings = {"delimiter": "::", "encoding": "utf-16", "interactions": columns}
+    settings["items"] = {
+        "path": "log.zip/items.dat",
+        "columns": ["item_id", "tags"],
+        "lists": ["tags"],
+    }
+    ours = tables("log.zip/log.dat", workdir="duckdb", **settings)
+    theirs = tables("log.zip/log.dat", workdir="spark", engine="spark", spark=SPARK, **settings)
+    assert ours.info["rows_read"] == 200
+    assert theirs.fingerprint == ours.fingerprint
 
 
 @pytest.mark.slow

@@ -179,7 +179,7 @@ def test_an_attachment_is_postgresqls_and_needs_its_extension(asked, raw_folder,
     sqlite(raw_folder / "shop.db", a_log())
     with pytest.raises(CadcError, match="'duckdb' is for PostgreSQL"):
         asked(driver="duckdb")
-    monkeypatch.setattr("cadc_rec.data.tables.connections._PACKAGE", "no_such_package")
+    monkeypatch.setattr("cadc_rec.data.engine._PACKAGES", "no_such_package_")
     monkeypatch.setattr("duckdb.connect", _no_extensions(duckdb.connect, raw_folder / "none"))
     with pytest.raises(CadcError, match="there is no PostgreSQL extension of DuckDB"):
         asked(database="postgresql://127.0.0.1:1/db", driver="duckdb")
