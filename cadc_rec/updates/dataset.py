@@ -24,13 +24,14 @@ from cadc_rec.data.sources.own_tables import read_tables
 from cadc_rec.data.sources.raw_tables import RawTables
 from cadc_rec.data.streams import ROW_GROUP_ROWS, rechunk, write_parquet, write_parts
 from cadc_rec.errors import CadcError
-from cadc_rec.log import track
+from cadc_rec.log import log, track
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.updates.day import Day, described_attributes
+from cadc_rec.updates.day import Day, attribute_forms, described_attributes
 from cadc_rec.updates.entities import GrownIds, grown_entities
 from cadc_rec.updates.merge import merged, seeded_order, times_of
 
 _STEPS = 4
+_SHOWN = 10  # new values worth showing
 _EPOCHS = 10**8  # a time above it counts seconds or less since 1970 ...
 _UNIT = 100  # ... and the next unit is a thousand times as small
 
@@ -61,7 +62,8 @@ def build_updated_dataset(config: DataConfig, parent: Artifact, day: Day, draft:
     scratch.mkdir()
     try:
         with open_engine(scratch) as backend, track("update: data", _STEPS, "steps") as ticker:
-            tables = read_tables(day.config, day.files, backend, scratch)
+            forms = attribute_forms(parent)
+            tables = read_tables(day.config, day.files, backend, scratch, forms)
             came = _read_rows(tables)
             ticker.advance(note="ids")
             _Builder(config, parent, day, tables, came, draft).build(ticker.advance)
@@ -175,19 +177,22 @@ class _Builder:
         return written
 
     def _write_entities(self, ids: dict[str, GrownIds]) -> dict[str, int]:
-        """Write both sides; returns how many known entities the day describes anew."""
-        described, renewed = described_attributes(self.parent), {}
+        """Write both sides; returns how many known entities came anew, and how many new values."""
+        described, counts = described_attributes(self.parent), {"new_values": 0}
         now = {}
         for side, table in self.before.items():
             source = self.tables.users if side == "user" else self.tables.items
             described_now = None if source is None else source.to_pyarrow()
-            rows, now[side], renewed[f"renewed_{side}s"] = grown_entities(
-                side, table, ids[side], described_now, described[side]
-            )
-            write_parquet(self.draft.path / f"{side}s.parquet", rows)
+            grown = grown_entities(side, table, ids[side], described_now, described[side])
+            now[side], counts[f"renewed_{side}s"] = grown.attributes, grown.renewed
+            for name, values in grown.new_values.items():
+                counts["new_values"] += len(values)
+                shown = ", ".join(map(repr, values[:_SHOWN])) + (", ..." * (len(values) > _SHOWN))
+                log.info("%ss: %s has values nobody had before: %s", side, name, shown)
+            write_parquet(self.draft.path / f"{side}s.parquet", grown.rows)
         text = json.dumps(now, indent=2, ensure_ascii=False) + "\n"
         (self.draft.path / "attributes.json").write_text(text, "utf-8")
-        return renewed
+        return counts
 
     def _counts(
         self, split: LeaveLastTwo, entered: int, late: int, users: GrownIds, items: GrownIds
@@ -226,6 +231,7 @@ class _Builder:
             users_train_only=n_users - len(split.test),
             has_time=old["has_time"],
             order=old["order"],
+            attribute_types=old.get("attribute_types", {}),
             update=counts,
         )
 

@@ -126,6 +126,9 @@ def _build(
         users_train_only=n_users - test_rows,
         has_time=tables.has_time,
         order=("time" if tables.has_time else f"seeded random, split_seed={config.split_seed}"),
+        attribute_types={
+            side: {a.name: a.type for a in tables.attributes_of(side)} for side in ("user", "item")
+        },
         **tables.counts,
     )
     if kept.cuts is not None:

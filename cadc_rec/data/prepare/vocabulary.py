@@ -80,7 +80,7 @@ def _encoded(values: pa.Array, attribute: AttributeColumn) -> tuple[pa.Array, pa
         codes = np.searchsorted(edges, filled, side="right")
         return pa.array(codes.astype(np.int32)), pa.array(edges)
     if attribute.kind == "hashed":
-        return _hashed(values, attribute.buckets), pa.array([], pa.string())
+        return hashed_codes(values, attribute.buckets), pa.array([], pa.string())
     flat = values if attribute.kind == "categorical" else pc.list_flatten(values)
     distinct = pc.unique(pc.drop_null(flat))
     vocabulary = distinct.take(pc.array_sort_indices(distinct))
@@ -97,8 +97,8 @@ def hash_code(value: str, codes: int) -> int:
     return 1 + int.from_bytes(digest, "little") % codes
 
 
-def _hashed(values: pa.Array, codes: int) -> pa.Array:
-    """Each different value is hashed once."""
+def hashed_codes(values: pa.Array, codes: int) -> pa.Array:
+    """The code of each text, int32; each different one is hashed once."""
     encoded = pc.dictionary_encode(values)
     of_value = [hash_code(value, codes) for value in encoded.dictionary.to_pylist()]
     return pa.array(of_value, pa.int32()).take(encoded.indices).fill_null(UNKNOWN)

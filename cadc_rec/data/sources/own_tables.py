@@ -15,23 +15,28 @@ from ibis.backends.duckdb import Backend
 
 from cadc_rec.config.tables import EntityTable, InteractionsTable, ItemsTable, TablesConfig
 from cadc_rec.data.engine import disk_is_full
-from cadc_rec.data.sources.raw_tables import AttributeColumn, RawTables, Side, TimeUnit
+from cadc_rec.data.sources.raw_tables import (
+    AttributeColumn,
+    RawTables,
+    Side,
+    TimeUnit,
+    guess_unit,
+)
+from cadc_rec.data.tables.attributes import attribute_column, declared, with_types, without
 from cadc_rec.data.tables.columnar import scan_columnar
 from cadc_rec.data.tables.columns import (
-    INTEGER,
     Typed,
-    attribute_column,
-    count_matches,
-    declared,
+    as_number,
     id_column,
     id_type,
     number_column,
     time_column,
     time_kind,
     weight_column,
-    without,
+    whole_number,
 )
 from cadc_rec.data.tables.files import FileSet, TableFiles
+from cadc_rec.data.tables.forms import Form
 from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW, Scan, good_rows
 from cadc_rec.data.tables.text import TextFormat, scan_text
 from cadc_rec.errors import CadcError
@@ -47,7 +52,11 @@ _TIMES = {
 
 
 def read_tables(
-    config: TablesConfig, files: TableFiles, backend: Backend, scratch: Path
+    config: TablesConfig,
+    files: TableFiles,
+    backend: Backend,
+    scratch: Path,
+    forms: Mapping[tuple[Side, str], Form] | None = None,
 ) -> RawTables:
     """The raw tables of the user's files.
 
@@ -56,13 +65,14 @@ def read_tables(
         files: from `find_tables`.
         backend: will run the expressions.
         scratch: a folder for what is unpacked or converted.
+        forms: of a day, how the values of the dataset's attributes are written.
 
     Raises:
         CadcError: a file, column or row that cannot be read as declared; names file, line or row
             and column.
     """
     backend.raw_sql("SET TimeZone = 'UTC'")  # a datetime that names no zone is meant as UTC
-    return _Reader(config, backend, scratch).read(files)
+    return _Reader(config, backend, scratch, forms or {}).read(files)
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ class _Reader:
     config: TablesConfig
     backend: Backend
     scratch: Path
+    forms: Mapping[tuple[Side, str], Form]
 
     def read(self, files: TableFiles) -> RawTables:
         config = self.config
@@ -117,7 +128,7 @@ class _Reader:
             return _Side(side, config, None, {})
         attributes = declared(config, side)
         scan = self._scan(found, f"{side}s", _wanted_entities(config, attributes, side))
-        return _Side(side, config, scan, attributes)
+        return _Side(side, config, scan, with_types(attributes, scan.rows))
 
     def _good(
         self, scan: Scan, typed: Mapping[str, Typed], unique: str | None = None
@@ -141,6 +152,8 @@ class _Reader:
             with _whole(scan):
                 kind = time_kind(raw, keys.timestamp, where)
             log.info("%s holds the time as %s", keys.timestamp, _TIMES[kind])
+            if kind == "number":
+                _warn_of_small_units(raw, keys.timestamp)
             typed["timestamp"] = time_column(raw[keys.timestamp], keys.timestamp, kind)
         if keys.weight:
             typed["weight"] = weight_column(raw[keys.weight], keys.weight)
@@ -176,7 +189,12 @@ class _Reader:
             where = f"{scan.files[0]}: its column {column}"
             known = without(raw[column], config.missing)
             typed[attribute.name] = attribute_column(
-                known, column, attribute.kind, config.separator, where
+                known,
+                column,
+                attribute.kind,
+                config.separator,
+                where,
+                self.forms.get((side.side, attribute.name)),
             )
         rows, found = self._good(scan, typed, unique=f"{side.side}_id")
         if "rejected" in found:
@@ -243,7 +261,7 @@ def _id_kind(
     for scan, column in found:
         if not scan.is_text:
             where = f"{scan.files[0]}: its column {column}"
-            typed.setdefault(id_type(scan.rows[column], where), where)
+            typed.setdefault(id_type(scan.rows[column], where, side, asked), where)
     if asked != "auto":
         return asked
     if len(typed) == 2:
@@ -254,8 +272,36 @@ def _id_kind(
     if typed:
         return next(iter(typed))
     for scan, column in found:
-        counts = count_matches(scan.rows, column, {"integer": INTEGER})
-        if counts["integer"] < counts["known"]:
-            log.info("%s ids are taken as text: not all in %s are whole numbers", side, column)
+        raw = scan.rows[column]
+        counts = scan.rows.aggregate(known=raw.count(), whole=whole_number(raw).count())
+        known, whole = counts.to_pyarrow().to_pylist()[0].values()
+        if whole < known:
+            log.info(
+                "%s ids are taken as text: %d of %d in %s are no whole numbers of 64 bits",
+                side,
+                known - whole,
+                known,
+                column,
+            )
             return "string"
     return "integer"
+
+
+def _warn_of_small_units(rows: ir.Table, column: str) -> None:
+    """Tell that numbers taken as seconds are of the size of milliseconds or less."""
+    number = as_number(rows[column])
+    there = ~number.isnan()
+    ends = rows.aggregate(least=number.min(where=there), most=number.max(where=there))
+    least, most = ends.to_pyarrow().to_pylist()[0].values()
+    unit = guess_unit(least, most) if least is not None else ""
+    if unit not in ("", "s"):
+        log.warning(
+            "%s holds numbers from %.0f to %.0f: of the size of %s since 1970, but numbers with a "
+            "point are taken as seconds; write whole numbers and set "
+            "data.tables.interactions.unit = '%s'",
+            column,
+            least,
+            most,
+            unit,
+            unit,
+        )
