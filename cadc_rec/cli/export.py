@@ -1,12 +1,12 @@
 """The command that exports: a finished experiment becomes a bundle for those who serve it."""
 
-import json as jsonlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cadc_rec import strict_json
 from cadc_rec.cli.options import (
     WORKDIR,
     AsJson,
@@ -94,7 +94,7 @@ def export(
         if triton is not None:
             _write_triton(finished, triton, precisions, force)
     if json:
-        print(jsonlib.dumps({"bundle": str(out.resolve()), "manifest": manifest}))
+        print(strict_json.dumps({"bundle": str(out.resolve()), "manifest": manifest}))
     else:
         print(f"export: {manifest['name']}, {len(manifest['files'])} files")
         print(out.resolve())

@@ -1,6 +1,5 @@
 """The command that shows what is in tables of one's own and writes a first config for them."""
 
-import json as jsonlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cadc_rec import strict_json
 from cadc_rec.cli.options import AsJson, DataDir, Debug
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
@@ -57,7 +57,7 @@ def inspect(
         out.write_text(found.config(folder), "utf-8")
         log.info("wrote %s; read it, then: cadc-rec run %s", out, out)
     if json:
-        print(jsonlib.dumps(_document(found), ensure_ascii=False))
+        print(strict_json.dumps(_document(found), ensure_ascii=False))
         return
     console = Console()
     for table in found.tables:

@@ -1,6 +1,5 @@
 """The commands that make one stage and what comes before it."""
 
-import json as jsonlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cadc_rec import strict_json
 from cadc_rec.cli.options import (
     WORKDIR,
     AsJson,
@@ -100,7 +100,7 @@ def select(
         return
     made = list(zip(wanted, artifacts, strict=True))
     if json:
-        print(jsonlib.dumps([{"ratio": r, **stage_document("select", a)} for r, a in made]))
+        print(strict_json.dumps([{"ratio": r, **stage_document("select", a)} for r, a in made]))
         return
     for _, artifact in made:
         print(stage_lines("select", artifact))
@@ -152,7 +152,7 @@ def _run_stage(
     if not is_speaker():
         return
     if json:
-        print(jsonlib.dumps(stage_document(stage, artifact)))
+        print(strict_json.dumps(stage_document(stage, artifact)))
     else:
         print(stage_lines(stage, artifact))
 

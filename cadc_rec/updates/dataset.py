@@ -7,7 +7,6 @@ held out, so that what was held out before and is no longer the latest is learne
 
 from __future__ import annotations
 
-import json
 import shutil
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cadc_rec import strict_json
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.prepare.build_dataset import GROUPS_PER_PART, INTERACTIONS
@@ -190,7 +190,7 @@ class _Builder:
                 shown = ", ".join(map(repr, values[:_SHOWN])) + (", ..." * (len(values) > _SHOWN))
                 log.info("%ss: %s has values nobody had before: %s", side, name, shown)
             write_parquet(self.draft.path / f"{side}s.parquet", grown.rows)
-        text = json.dumps(now, indent=2, ensure_ascii=False) + "\n"
+        text = strict_json.dumps(now, indent=2, ensure_ascii=False) + "\n"
         (self.draft.path / "attributes.json").write_text(text, "utf-8")
         return counts
 
