@@ -153,7 +153,8 @@ class _Reader:
                 kind = time_kind(raw, keys.timestamp, where)
             log.info("%s holds the time as %s", keys.timestamp, _TIMES[kind])
             if kind == "number":
-                _warn_of_small_units(raw, keys.timestamp)
+                with _whole(scan):
+                    _warn_of_small_units(raw, keys.timestamp)
             typed["timestamp"] = time_column(raw[keys.timestamp], keys.timestamp, kind)
         if keys.weight:
             typed["weight"] = weight_column(raw[keys.weight], keys.weight)

@@ -20,7 +20,7 @@ from cadc_rec.errors import CadcError
 # Text is checked before it is cast: DuckDB reads "1.5" as the integer 2, and "0x10" as 16.
 INTEGER = r"^(0|-?[1-9][0-9]*)$"  # of any length: whether it fits 64 bits, the cast says
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
-_NAN = r"^[+-]?[nN][aA][nN]$"  # how programs write a missing number as text
+NAN = r"^[+-]?[nN][aA][nN]$"  # how programs write a missing number as text
 _WHOLE_DECIMAL = r"^-?[0-9]+(\.0+)?$"
 TIMESTAMP = r"^[0-9]{4,6}-[0-9]{1,2}-[0-9]{1,2}([T ].*)?$"
 _MICRO = 1_000_000
@@ -210,7 +210,7 @@ def _missing(raw: ir.Column) -> ir.BooleanColumn:
 def _no_number(raw: ir.Column) -> ir.BooleanColumn:
     """Whether no number stands in a row: it is missing, or text that writes NaN out."""
     missing = _missing(raw)
-    return missing | raw.re_search(_NAN) if raw.type().is_string() else missing
+    return missing | raw.re_search(NAN) if raw.type().is_string() else missing
 
 
 def _fault(

@@ -16,7 +16,7 @@ import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
-from cadc_rec.data.tables.columns import EXACT, INTEGER, NUMBER, TIMESTAMP
+from cadc_rec.data.tables.columns import EXACT, INTEGER, NAN, NUMBER, TIMESTAMP
 
 _WITH_ZEROS = r"^-?(0|[1-9][0-9]*)\.0+$"  # a whole number as a float is written
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+([eE][+-]?[0-9]+)?")
@@ -59,10 +59,10 @@ class Form:
         if texts and all(text in _CASES for text in texts):
             cases = {_CASES[text] for text in texts}
             return Form(dt.boolean, True, cases.pop()) if len(cases) == 1 else Form(dt.string)
+        whole = any(re.fullmatch(INTEGER, text) for text in texts)
         if any(_FLOAT.fullmatch(text) for text in texts):
-            whole = any(re.fullmatch(INTEGER, text) for text in texts)
             return Form(dt.string) if whole else Form(dt.float64, from_text=True)
-        return Form(dt.int64, from_text=True)
+        return Form(dt.int64 if whole else dt.string, from_text=True)
 
 
 def text_of(value: ir.Value, form: Form | None = None) -> ir.StringValue:
@@ -90,14 +90,19 @@ def _of_text(text: ir.StringValue, form: Form) -> ir.StringValue:
     if target.is_boolean():
         known = text.lower().isin(["true", "false"])
         return ibis.cases((known, _cased(text, form)), else_=text)
+    if target.is_numeric() and not form.from_text:
+        text = ibis.cases((~text.re_search(NAN), text))
     if target.is_integer():
         whole = text.re_search(_WITH_ZEROS)
         return ibis.cases((whole, text.re_replace(r"\.0+$", "")), else_=text)
     if target.is_floating() and form.from_text:
         return ibis.cases((text.re_search(INTEGER), text + ".0"), else_=text)
-    if target.is_floating() or target.is_decimal():
-        number = ibis.cases((text.re_search(NUMBER), text.try_cast(target)))
-        return ibis.coalesce(text_of(number), text)
+    number = ibis.cases((text.re_search(NUMBER), text.try_cast("float64")))
+    if target.is_floating():
+        exact = (number.abs() <= EXACT) | ~text.re_search(INTEGER)
+        return ibis.cases((exact, text_of(number)), else_=text)
+    if target.is_decimal():
+        return ibis.coalesce(_of_number(number, text, form), text)
     if target.is_date() or target.is_timestamp():
         return _of_time(ibis.cases((text.re_search(TIMESTAMP), text)), text, form)
     return text
@@ -105,7 +110,7 @@ def _of_text(text: ir.StringValue, form: Form) -> ir.StringValue:
 
 def _of_number(value: ir.NumericValue, text: ir.StringValue, form: Form) -> ir.StringValue:
     kind, target = value.type(), form.type
-    if target.is_integer() and kind.is_floating():
+    if kind.is_floating() and (target.is_integer() or (target.is_string() and form.from_text)):
         whole = (value.abs() <= EXACT) & (value == value.floor())
         return ibis.cases((whole, value.try_cast("int64").cast("string")), else_=text)
     if target.is_integer() and kind.is_decimal():
