@@ -352,15 +352,11 @@ def _ids_are_text(case: Case, side: str) -> bool:
         side == "item" and case.entities and case.items_format != "csv"
     )
     if typed:
-        return kind == "text" and not _all_null_parts(case, side)
+        return kind == "text"
     texts = [row[0 if side == "user" else 1] for row in case.rows]
     texts += [row[0] for row in case.entities] if side == "item" else []
     shown = [str(value) for value in texts if value not in (None, "")]
     return not all(_is_canonical(text) and int(text) in INT64 for text in shown)
-
-
-def _all_null_parts(case: Case, side: str) -> bool:
-    return False
 
 
 def _is_canonical(text: str) -> bool:
@@ -374,7 +370,7 @@ def _id(value: Value, is_text: bool) -> Value:
     if is_text:
         return str(value)
     if isinstance(value, float):
-        return int(value) if value == math.floor(value) and abs(value) <= 2**53 else None
+        return int(value) if abs(value) <= 2**53 and value == int(value) else None
     whole = int(value)
     return whole if whole in INT64 else None
 

@@ -88,10 +88,10 @@ def test_whole_numbers_of_another_type_are_ids_where_the_config_says_so(case, ta
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        (pa.array([Decimal("1.5")], pa.decimal128(9, 2)), "who is '1.50', not a whole number"),
+        (pa.array([Decimal("1.5")], pa.decimal128(30, 2)), "who is '1.50', not a whole number"),
         (pa.array([Decimal(2**63)], pa.decimal128(38, 0)), f"who is '{2**63}', not a whole number"),
         (pa.array([1.5]), "who is '1.5', not a whole number"),
-        (pa.array([2.0**60]), "not a whole number of at most 2^53"),
+        (pa.array([2.0**60]), "who is '1.152921504606847e+18', not a whole number of at most 2^53"),
         (pa.array([math.nan]), "who is missing"),
         (pa.array([math.inf]), "who is 'inf', not a whole number"),
     ],
@@ -103,7 +103,7 @@ def test_a_number_that_is_no_whole_one_is_refused_by_row(values, sentence, table
     pq.write_table(pa.concat_tables([first, table]), raw_folder / "log.parquet")
     with pytest.raises(CadcError) as caught:
         tables("log.parquet", user_ids="integer")
-    assert f"log.parquet, row 2: {sentence}" in str(caught.value) or sentence in str(caught.value)
+    assert f"log.parquet, row 2: {sentence}" in str(caught.value)
 
 
 @pytest.mark.parametrize("on_bad_row", ["error", "reject"])
