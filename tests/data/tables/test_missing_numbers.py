@@ -23,7 +23,7 @@ from cadc_rec.errors import CadcError
 
 NAN, INF = math.nan, math.inf
 NUMBERS = st.lists(st.sampled_from([None, NAN, INF, -INF, 1.0, 2.5, -3.0, 0.0]), min_size=1)
-QUICK = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def of_pyarrow(table, path, group):
