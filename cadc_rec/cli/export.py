@@ -1,12 +1,12 @@
 """The command that exports a finished experiment as a bundle, which a service needs."""
 
-import json as jsonlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cadc_rec import strict_json
 from cadc_rec.cli.options import (
     NEWEST,
     WORKDIR,
@@ -106,7 +106,7 @@ def export(
             _write_triton(finished, triton, precisions, force)
     if json:
         document = {"bundle": str(out.resolve()), "update": taken.document(), "manifest": manifest}
-        print(jsonlib.dumps(document))
+        print(strict_json.dumps(document))
     else:
         print(f"export: {manifest['name']}, {len(manifest['files'])} files")
         print(out.resolve())

@@ -1,6 +1,5 @@
 """The command that shows what your tables contain and writes a first config for them."""
 
-import json as jsonlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cadc_rec import strict_json
 from cadc_rec.cli.options import AsJson, DataDir, Debug
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
@@ -71,7 +71,7 @@ def inspect(
         _write(out, found.config(folder))
         log.info("wrote %s; read and correct it, then run: cadc-rec run %s", out, out)
     if json:
-        print(jsonlib.dumps(_document(found)))
+        print(strict_json.dumps(_document(found), ensure_ascii=False))
         return
     console = Console()
     for table in found.tables:

@@ -1,10 +1,10 @@
 """The command that plans an experiment for any number of processes, without starting one."""
 
-import json as jsonlib
 from typing import Annotated, Literal
 
 import typer
 
+from cadc_rec import strict_json
 from cadc_rec.cli.options import WORKDIR, AsJson, Config, Debug, Method, Sets, Workdir
 from cadc_rec.errors import CadcError
 
@@ -71,7 +71,7 @@ def plan(
     sizes = find_sizes(experiment.data, workdir, users, items, str(config))
     planned = plan_experiment(experiment, sizes, Machines(world_size, local, device, gpu, host))
     if json:
-        print(jsonlib.dumps(plan_document(planned)))
+        print(strict_json.dumps(plan_document(planned)))
     else:
         for line in plan_lines(planned):
             print(line)

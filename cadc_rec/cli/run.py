@@ -1,9 +1,8 @@
 """The command that runs a whole experiment, and the hidden one of its training workers."""
 
-import json as jsonlib
-
 import typer
 
+from cadc_rec import strict_json
 from cadc_rec.cli.options import (
     WORKDIR,
     AsJson,
@@ -62,7 +61,7 @@ def run(
     if not is_speaker():
         return
     if json:
-        print(jsonlib.dumps(done.result))
+        print(strict_json.dumps(done.result))
     else:
         Console().print(run_table(done.result, done.artifacts))
 

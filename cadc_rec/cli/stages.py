@@ -1,6 +1,5 @@
 """The commands that run one stage and every stage before it."""
 
-import json as jsonlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cadc_rec import strict_json
 from cadc_rec.cli.options import (
     NEWEST,
     WORKDIR,
@@ -113,7 +113,7 @@ def select(
         return
     made = list(zip(wanted, artifacts, strict=True))
     if json:
-        print(jsonlib.dumps([{"ratio": r, **stage_document("select", a)} for r, a in made]))
+        print(strict_json.dumps([{"ratio": r, **stage_document("select", a)} for r, a in made]))
         return
     for _, artifact in made:
         print(stage_lines("select", artifact))
@@ -168,7 +168,7 @@ def evaluate(
         return
     if json:
         document = {"update": taken.document(), **stage_document("evaluate", artifact)}
-        print(jsonlib.dumps(document))
+        print(strict_json.dumps(document))
     else:
         print(stage_lines("evaluate", artifact))
 
@@ -210,7 +210,7 @@ def _run_stage(
     if not is_speaker():
         return
     if json:
-        print(jsonlib.dumps(stage_document(stage, artifact)))
+        print(strict_json.dumps(stage_document(stage, artifact)))
     else:
         print(stage_lines(stage, artifact))
 

@@ -1,11 +1,11 @@
 """The commands that update an experiment with new interactions, and list its updates."""
 
-import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from cadc_rec import strict_json
 from cadc_rec.cli.options import (
     WORKDIR,
     AsJson,
@@ -60,7 +60,7 @@ def update(
                 for stage, folder in outcome.update.artifacts.items()
             }
             document["report"] = dict(outcome.update.report)
-        print(jsonlib.dumps(document))
+        print(strict_json.dumps(document))
         return
     if outcome.update is None:
         print(f"{new}: holds no new interaction; nothing was changed.")
@@ -106,7 +106,7 @@ def updates(
             }
             for one in found
         ]
-        print(jsonlib.dumps(listed))
+        print(strict_json.dumps(listed))
         return
     for one in found:
         day, metrics = one.report["day"], one.report["metrics"]

@@ -6,7 +6,6 @@ complete or not at all.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import faiss
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from cadc_rec import strict_json
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.user_items import UserItems
@@ -160,7 +160,7 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
             inputs = {stage: made.fingerprint for stage, made in finished.artifacts.items()}
             created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             manifest = manifest_of(folder, finished.name, inputs, library_versions(), created)
-            contents = json.dumps(manifest, indent=2) + "\n"
+            contents = strict_json.dumps(manifest, indent=2) + "\n"
             (folder / layout.MANIFEST).write_text(contents, "utf-8")
             if wanted.key is not None:
                 signature = signature_of(contents.encode(), wanted.key)
@@ -267,4 +267,4 @@ def _write_descriptions(finished: Finished, described: dict[str, Any], folder: P
 
 
 def _write_json(file: Path, value: Any) -> None:
-    file.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+    file.write_text(strict_json.dumps(value, indent=2) + "\n", "utf-8")

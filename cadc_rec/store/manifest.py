@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cadc_rec import strict_json
 from cadc_rec.errors import CadcError
 
 MANIFEST = "manifest.json"
@@ -19,7 +20,7 @@ MANIFEST = "manifest.json"
 
 def digest(value: Any) -> str:
     """SHA-256 of a JSON value, in hexadecimal; the order of keys does not matter."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    text = strict_json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -41,9 +42,9 @@ def write_sealed(folder: Path, body: Mapping[str, Any]) -> dict[str, Any]:
         folder: receives ``manifest.json``.
         body: ``schema_version``, ``files`` and whatever else to record; JSON values.
     """
-    plain = json.loads(json.dumps(body))  # tuples become lists before the digest is taken
+    plain = json.loads(strict_json.dumps(body))  # tuples become lists before the digest is taken
     sealed = {**plain, "digest": digest(plain)}
-    (folder / MANIFEST).write_text(json.dumps(sealed, indent=2) + "\n", "utf-8")
+    (folder / MANIFEST).write_text(strict_json.dumps(sealed, indent=2) + "\n", "utf-8")
     return sealed
 
 

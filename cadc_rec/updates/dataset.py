@@ -7,7 +7,6 @@ held out, so that what was held out before and is no longer the latest is learne
 
 from __future__ import annotations
 
-import json
 import shutil
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cadc_rec import strict_json
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.id_forms import meet, tell
@@ -25,13 +25,14 @@ from cadc_rec.data.sources.own_tables import read_tables
 from cadc_rec.data.sources.raw_tables import RawTables, Side
 from cadc_rec.data.streams import ROW_GROUP_ROWS, rechunk, write_parquet, write_parts
 from cadc_rec.errors import CadcError
-from cadc_rec.log import track
+from cadc_rec.log import log, track
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.updates.day import Day, described_attributes
+from cadc_rec.updates.day import Day, attribute_forms, described_attributes
 from cadc_rec.updates.entities import GrownIds, grown_entities, taken_first, with_every_code
 from cadc_rec.updates.merge import merged, seeded_order, times_of
 
 _STEPS = 4
+_SHOWN = 10  # new values worth showing
 _EPOCHS = 10**8  # a time above it counts seconds or less since 1970 ...
 _UNIT = 100  # ... and the next unit is a thousand times as small
 
@@ -62,7 +63,8 @@ def build_updated_dataset(config: DataConfig, parent: Artifact, day: Day, draft:
     scratch.mkdir()
     try:
         with open_engine(scratch) as backend, track("update: data", _STEPS, "steps") as ticker:
-            tables = read_tables(day.config, day.files, backend, scratch)
+            forms = attribute_forms(parent)
+            tables = read_tables(day.config, day.files, backend, scratch, forms)
             came = _read_rows(tables)
             ticker.advance(note="ids")
             _Builder(config, parent, day, tables, came, draft).build(ticker.advance)
@@ -181,25 +183,29 @@ class _Builder:
         return written
 
     def _write_entities(self, ids: dict[str, GrownIds]) -> dict[str, int]:
-        """Write both sides; returns how many known entities the day describes anew."""
-        described, renewed = described_attributes(self.parent), {}
+        """Write both sides; returns how many known entities came anew, and how many new values."""
+        described, counts = described_attributes(self.parent), {"new_values": 0}
         now = {}
         for side, every in self.every.items():
             source = self.tables.users if side == "user" else self.tables.items
             described_now = None if source is None else source.to_pyarrow()
             whole = self._whole(side, ids[side], described_now)
-            rows, attributes, renewed[f"renewed_{side}s"] = grown_entities(
-                side, every, whole, described_now, described[side]
-            )
+            grown = grown_entities(side, every, whole, described_now, described[side])
             # What nobody had who was taken is a value like any other from now on.
-            now[side] = [with_every_code(attribute) for attribute in attributes]
+            now[side] = [with_every_code(attribute) for attribute in grown.attributes]
+            counts[f"renewed_{side}s"] = grown.renewed
+            for name, values in grown.new_values.items():
+                counts["new_values"] += len(values)
+                shown = ", ".join(map(repr, values[:_SHOWN])) + (", ..." * (len(values) > _SHOWN))
+                log.info("%ss: %s has values nobody had before: %s", side, name, shown)
+            rows = grown.rows
             if side == "item":
                 taken = ids[side].before, ids[side].appended
                 rows, self.untaken = taken_first(rows, side, pa.concat_arrays(taken))
             write_parquet(self.draft.path / f"{side}s.parquet", rows)
-        text = json.dumps(now, indent=2, ensure_ascii=False) + "\n"
+        text = strict_json.dumps(now, indent=2, ensure_ascii=False) + "\n"
         (self.draft.path / "attributes.json").write_text(text, "utf-8")
-        return renewed
+        return counts
 
     def _whole(self, side: str, taken: GrownIds, day: pa.Table | None) -> GrownIds:
         """The ids of every row there will be: also of items that nobody took yet."""
@@ -263,6 +269,7 @@ class _Builder:
             users_train_only=n_users - len(split.test),
             has_time=old["has_time"],
             order=old["order"],
+            attribute_types=old.get("attribute_types", {}),
             update=counts,
         )
         if self.untaken or "untaken_items" in old:

@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.tables import IdType, InteractionsTable, ItemsTable, TablesConfig, UsersTable
+from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.data.tables.files import FileSet, TableFiles, find_files
+from cadc_rec.data.tables.forms import Form
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.store.artifact import Artifact
@@ -108,6 +110,21 @@ def described_attributes(dataset: Artifact) -> Mapping[str, list[dict[str, Any]]
     text = (dataset.path / "attributes.json").read_text("utf-8")
     described: Mapping[str, list[dict[str, Any]]] = json.loads(text)
     return described
+
+
+def attribute_forms(dataset: Artifact) -> dict[tuple[Side, str], Form]:
+    """How the values of each attribute are written, by side and name."""
+    types = dataset.info.get("attribute_types", {})  # an older dataset did not note them
+    sides: tuple[Side, ...] = ("user", "item")
+    described = described_attributes(dataset)
+    return {
+        (side, entry["name"]): Form.of(
+            entry["vocabulary"], types.get(side, {}).get(entry["name"], "")
+        )
+        for side in sides
+        for entry in described[side]
+        if entry["kind"] != "numeric"
+    }
 
 
 def _layout(config: DataConfig, dataset: Artifact) -> TablesConfig:

@@ -8,7 +8,7 @@ numeric buckets stay. A known entity that the day's table describes takes the ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cadc_rec.data.prepare.vocabulary import UNKNOWN
+from cadc_rec.data.prepare.vocabulary import UNKNOWN, hashed_codes
 from cadc_rec.errors import CadcError
 
 
@@ -41,14 +41,28 @@ class GrownIds:
         return index.to_numpy(zero_copy_only=False).astype(np.int32)
 
 
+@dataclass(frozen=True)
+class Grown:
+    """One side after a day."""
+
+    rows: pa.Table
+    """Of ``users.parquet`` or ``items.parquet``."""
+    attributes: list[dict[str, Any]]
+    """Name, kind, size and vocabulary, as they are now."""
+    renewed: int
+    """How many known entities the day describes anew."""
+    new_values: dict[str, list[Any]] = field(default_factory=dict)
+    """Attribute to the values that nobody had before, in the order of their codes."""
+
+
 def grown_entities(
     side: str,
     before: pa.Table,
     ids: GrownIds,
     day: pa.Table | None,
     described: Sequence[dict[str, Any]],
-) -> tuple[pa.Table, list[dict[str, Any]], int]:
-    """The rows of ``users.parquet`` or ``items.parquet`` after a day.
+) -> Grown:
+    """One side's table after a day.
 
     Args:
         side: ``user`` or ``item``.
@@ -58,19 +72,15 @@ def grown_entities(
             no such table.
         described: each attribute's name, kind, size and vocabulary, as they were.
 
-    Returns:
-        The rows, the attributes as they are now, and how many known entities the day describes
-        anew.
-
     Raises:
-        CadcError: an attribute's values are of another type than before.
+        CadcError: an attribute's values were whole numbers, and one of the day's is none.
     """
     key = f"{side}_id"
     known = pa.nulls(0, ids.before.type) if day is None else _among(ids.before, day[key])
     wanted = pa.concat_arrays([known, ids.appended])
     columns: dict[str, pa.Array] = {key: wanted}
     place = None if day is None else pc.index_in(wanted, value_set=_one(day[key]))
-    now = []
+    now, new_values = [], {}
     for name in before.column_names:
         attribute = next((entry for entry in described if entry["name"] == name), None)
         if name == key:
@@ -83,15 +93,17 @@ def grown_entities(
             kind = before.schema.field(name).type
             columns[name] = pa.nulls(len(wanted), kind) if values is None else values.cast(kind)
             continue
-        columns[name], attribute = _coded(values, len(wanted), attribute)
-        now.append(attribute)
+        columns[name], grown = _coded(values, len(wanted), attribute)
+        now.append(grown)
+        if new := grown["vocabulary"][len(attribute["vocabulary"]) :]:
+            new_values[name] = new
     came = pa.table({name: columns[name] for name in before.column_names}).cast(before.schema)
     index = np.arange(len(before))
     renewed = pc.index_in(known, value_set=ids.before).to_numpy(zero_copy_only=False)
     index[renewed.astype(np.int64)] = len(before) + np.arange(len(known))
     index = np.concatenate([index, len(before) + len(known) + np.arange(len(ids.appended))])
     rows = pa.concat_tables([before, came]).combine_chunks().take(pa.array(index))
-    return rows, now, len(known)
+    return Grown(rows, now, len(known), new_values)
 
 
 def taken_first(rows: pa.Table, side: str, taken: pa.Array) -> tuple[pa.Table, int]:
@@ -131,15 +143,11 @@ def _coded(
         filled = values.fill_null(-np.inf).to_numpy(zero_copy_only=False)
         codes = np.searchsorted(np.asarray(vocabulary, np.float64), filled, side="right")
         return pa.array(codes.astype(np.int32)), attribute
+    if kind == "hashed":
+        return hashed_codes(values, attribute["size"] - 1), attribute
     flat = pc.list_flatten(values) if kind == "multi" else values
     old = pa.array(vocabulary) if vocabulary else pa.array([], flat.type)
-    try:
-        flat = flat.cast(old.type)
-    except pa.ArrowException:
-        raise CadcError(
-            f"attribute {attribute['name']}: its values were {old.type} and are {flat.type} in "
-            "the new table; write them as before."
-        ) from None
+    flat = _like(flat, old.type, attribute["name"])
     distinct = pc.unique(pc.drop_null(flat))
     new = distinct.filter(pc.invert(pc.is_in(distinct, value_set=old)))
     every = pa.concat_arrays([old, new.take(pc.array_sort_indices(new))])
@@ -150,6 +158,26 @@ def _coded(
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         codes = pa.ListArray.from_arrays(pa.array(offsets), codes)
     return codes, {**attribute, "size": len(every) + 1, "vocabulary": every.to_pylist()}
+
+
+def _like(values: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
+    """The values of a day in the type of those before: text, or whole numbers."""
+    try:
+        return values.cast(kind)
+    except pa.ArrowException:
+        shown = next(text for text in values.to_pylist() if text and not _is_whole(text))
+        raise CadcError(
+            f"attribute {name}: its values were whole numbers of 64 bits, and {shown!r} in the new "
+            "table is none; correct it, or write it as missing."
+        ) from None
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        pa.array([text]).cast(pa.int64())
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def _among(ids: pa.Array, of: pa.ChunkedArray) -> pa.Array:

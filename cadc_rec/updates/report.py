@@ -35,6 +35,7 @@ _COUNTS = (
     ("new_items", "new items"),
     ("renewed_users", "known users with changed attributes"),
     ("renewed_items", "known items with changed attributes"),
+    ("new_values", "attribute values that nobody had before"),
 )
 
 

@@ -8,12 +8,12 @@ the stages that were finished.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cadc_rec import strict_json
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
@@ -180,7 +180,7 @@ class _Update:
 
         def build(draft: Draft) -> None:
             report = self._report()
-            text = json.dumps(report, indent=2) + "\n"
+            text = strict_json.dumps(report, indent=2) + "\n"
             (draft.path / REPORT).write_text(text, "utf-8")
             draft.info = {
                 "line": line,

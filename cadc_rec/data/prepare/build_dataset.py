@@ -14,7 +14,6 @@ The train split is what later stages call D_full: everything that learns reads i
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
+from cadc_rec import strict_json
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.types import parse_memory
 from cadc_rec.data.engine import DuckdbEngine, Engine, count, open_engine
@@ -111,7 +111,7 @@ def _build(
         "user": _write_entities(users, tables, "user", draft.path / "users.parquet"),
         "item": _write_entities(items, tables, "item", draft.path / "items.parquet", keep_all),
     }
-    text = json.dumps(attributes, indent=2, ensure_ascii=False) + "\n"
+    text = strict_json.dumps(attributes, indent=2, ensure_ascii=False) + "\n"
     (draft.path / "attributes.json").write_text(text, "utf-8")
     if tables.rejected is not None and tables.rejected.is_dir():
         tables.rejected.rename(draft.path / "rejected")
@@ -129,6 +129,9 @@ def _build(
         users_train_only=n_users - test_rows,
         has_time=tables.has_time,
         order=("time" if tables.has_time else f"seeded random, split_seed={config.split_seed}"),
+        attribute_types={
+            side: {a.name: a.type for a in tables.attributes_of(side)} for side in ("user", "item")
+        },
         **tables.counts,
         **met,
     )

@@ -85,7 +85,7 @@ def _encoded(
         codes = np.searchsorted(edges, filled, side="right")
         return pa.array(codes.astype(np.int32)), pa.array(edges), len(edges)
     if attribute.kind == "hashed":
-        codes = _hashed(values, attribute.buckets)
+        codes = hashed_codes(values, attribute.buckets)
         return codes, pa.array([], pa.string()), attribute.buckets
     multi = attribute.kind == "multi"
     flat, deciding = (pc.list_flatten(v) if multi else v for v in (values, deciding))
@@ -114,8 +114,8 @@ def hash_code(value: str, codes: int) -> int:
     return 1 + int.from_bytes(digest, "little") % codes
 
 
-def _hashed(values: pa.Array, codes: int) -> pa.Array:
-    """Each different value is hashed once."""
+def hashed_codes(values: pa.Array, codes: int) -> pa.Array:
+    """The code of each text, int32; each different one is hashed once."""
     encoded = pc.dictionary_encode(values)
     of_value = [hash_code(value, codes) for value in encoded.dictionary.to_pylist()]
     return pa.array(of_value, pa.int32()).take(encoded.indices).fill_null(UNKNOWN)

@@ -15,14 +15,18 @@ from ibis.backends.duckdb import Backend
 
 from cadc_rec.config.tables import EntityTable, InteractionsTable, ItemsTable, TablesConfig
 from cadc_rec.data.engine import disk_is_full
-from cadc_rec.data.sources.raw_tables import AttributeColumn, RawTables, Side, TimeUnit
+from cadc_rec.data.sources.raw_tables import (
+    AttributeColumn,
+    RawTables,
+    Side,
+    TimeUnit,
+    guess_unit,
+)
+from cadc_rec.data.tables.attributes import attribute_column, declared, with_types, without
 from cadc_rec.data.tables.columns import (
-    INTEGER,
     TimeKind,
     Typed,
-    attribute_column,
-    count_matches,
-    declared,
+    as_number,
     formatted_time,
     id_column,
     id_type,
@@ -31,9 +35,10 @@ from cadc_rec.data.tables.columns import (
     time_column,
     time_kind,
     weight_column,
-    without,
+    whole_number,
 )
 from cadc_rec.data.tables.files import FileSet, TableFiles
+from cadc_rec.data.tables.forms import Form
 from cadc_rec.data.tables.lines import TextFormat
 from cadc_rec.data.tables.open import open_table
 from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW, Scan, good_rows
@@ -50,7 +55,11 @@ _TIMES = {
 
 
 def read_tables(
-    config: TablesConfig, files: TableFiles, backend: Backend, scratch: Path
+    config: TablesConfig,
+    files: TableFiles,
+    backend: Backend,
+    scratch: Path,
+    forms: Mapping[tuple[Side, str], Form] | None = None,
 ) -> RawTables:
     """The raw tables of the user's files.
 
@@ -59,13 +68,14 @@ def read_tables(
         files: from `find_tables`.
         backend: will run the expressions.
         scratch: a folder for what is unpacked or converted.
+        forms: of a day, how the values of the dataset's attributes are written.
 
     Raises:
         CadcError: a file, column or row that cannot be read as declared; names file, line or row
             and column.
     """
     backend.raw_sql("SET TimeZone = 'UTC'")  # a datetime that names no zone is meant as UTC
-    return _Reader(config, backend, scratch).read(files)
+    return _Reader(config, backend, scratch, forms or {}).read(files)
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,7 @@ class _Reader:
     config: TablesConfig
     backend: Backend
     scratch: Path
+    forms: Mapping[tuple[Side, str], Form]
 
     def read(self, files: TableFiles) -> RawTables:
         config = self.config
@@ -127,7 +138,8 @@ class _Reader:
             return _Side(side, config, None, {})
         attributes = declared(config, side)
         scan = self._scan(found, f"{side}s", _wanted_entities(config, attributes, side))
-        return _Side(side, config, self._with_ids(scan, config.id), attributes)
+        typed = with_types(attributes, scan.rows)
+        return _Side(side, config, self._with_ids(scan, config.id), typed)
 
     def _with_ids(self, scan: Scan, *columns: str) -> Scan:
         """The same with columns of ids in the form that the configuration asks for."""
@@ -163,6 +175,9 @@ class _Reader:
                 with _whole(scan):
                     kind = time_kind(raw, keys.timestamp, where)
                 _require_unit(keys, kind, where)
+                if kind == "number":
+                    with _whole(scan):
+                        _warn_of_small_units(raw, keys.timestamp)
                 log.info("%s holds the time as %s", keys.timestamp, _TIMES[kind])
                 typed["timestamp"] = time_column(time, keys.timestamp, kind)
         if keys.weight:
@@ -200,7 +215,12 @@ class _Reader:
             known = without(raw[column], config.missing)
             separator = None if column in config.lists else config.separator
             typed[attribute.name] = attribute_column(
-                known, column, attribute.kind, separator, where
+                known,
+                column,
+                attribute.kind,
+                separator,
+                where,
+                self.forms.get((side.side, attribute.name)),
             )
         rows, found = self._good(scan, typed, unique=f"{side.side}_id")
         if "rejected" in found:
@@ -294,7 +314,7 @@ def _id_kind(
     for scan, column in found:
         if not scan.is_text and not untyped:
             where = f"{scan.files[0]}: its column {column}"
-            typed.setdefault(id_type(scan.rows[column], where), where)
+            typed.setdefault(id_type(scan.rows[column], where, side, asked), where)
     if asked != "auto":
         return asked
     if len(typed) == 2:
@@ -305,8 +325,36 @@ def _id_kind(
     if typed:
         return next(iter(typed))
     for scan, column in found:
-        counts = count_matches(scan.rows, column, {"integer": INTEGER})
-        if counts["integer"] < counts["known"]:
-            log.info("%s ids are taken as text: not all in %s are whole numbers", side, column)
+        raw = scan.rows[column]
+        counts = scan.rows.aggregate(known=raw.count(), whole=whole_number(raw).count())
+        known, whole = counts.to_pyarrow().to_pylist()[0].values()
+        if whole < known:
+            log.info(
+                "%s ids are taken as text: %d of %d in %s are no whole numbers of 64 bits",
+                side,
+                known - whole,
+                known,
+                column,
+            )
             return "string"
     return "integer"
+
+
+def _warn_of_small_units(rows: ir.Table, column: str) -> None:
+    """Tell that numbers taken as seconds are of the size of milliseconds or less."""
+    number = as_number(rows[column])
+    there = ~number.isnan()
+    ends = rows.aggregate(least=number.min(where=there), most=number.max(where=there))
+    least, most = ends.to_pyarrow().to_pylist()[0].values()
+    unit = guess_unit(least, most) if least is not None else ""
+    if unit not in ("", "s"):
+        log.warning(
+            "%s holds numbers from %.0f to %.0f: of the size of %s since 1970, but numbers with a "
+            "point are taken as seconds; write whole numbers and set "
+            "data.tables.interactions.unit = '%s'",
+            column,
+            least,
+            most,
+            unit,
+            unit,
+        )

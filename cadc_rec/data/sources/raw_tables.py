@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -23,7 +23,8 @@ Side = Literal["user", "item"]
 TimeUnit = Literal["", "s", "ms", "us", "ns"]
 """What a source's whole numbers count since 1970; empty where that is not known."""
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_WHOLE = re.compile(r"-?[0-9]+")
+_INT64 = range(-(2**63), 2**63)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -38,6 +39,13 @@ class AttributeColumn:
     ``numeric``: a finite number or null. ``hashed``: a value or null, as text."""
     buckets: int = 0
     """``numeric``: how many quantile buckets there may be; ``hashed``: how many codes there are."""
+    type: str = ""
+    """Of the values as they stand in the source, such as ``float64``; empty where it is not known.
+    A later day's values are compared with these as values."""
+
+    def of_type(self, type_: str) -> AttributeColumn:
+        """The same, of values of this type."""
+        return replace(self, type=type_)
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,11 @@ def parse_time(text: str, key: str, unit: TimeUnit) -> int | None:
     if not text:
         return None
     if _WHOLE.fullmatch(text):
+        if int(text) not in _INT64:
+            raise CadcError(
+                f"{key} = {text} does not fit into 64 bits; no time is beyond "
+                f"{_INT64[0]} or {_INT64[-1]}."
+            )
         return int(text)
     try:
         time = datetime.fromisoformat(text)

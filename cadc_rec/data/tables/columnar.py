@@ -1,4 +1,4 @@
-"""Parquet and Arrow files as a `Scan`, once their schemas agree."""
+"""Parquet and Arrow files as a `Scan`: types that differ from file to file are widened to one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
+from ibis.formats.pyarrow import PyArrowType
 
 from cadc_rec.data.streams import ROW_GROUP_ROWS, rechunk
 from cadc_rec.data.tables.files import FileSet, partition_keys
@@ -23,6 +24,7 @@ from cadc_rec.data.tables.scan import (
     literal,
     require_columns,
 )
+from cadc_rec.data.tables.widening import plain, widest
 from cadc_rec.errors import CadcError
 
 _FILE_NAME, _FILE_ROW = "filename", "file_row_number"  # what DuckDB calls them
@@ -79,7 +81,8 @@ def scan_columnar(
         scratch: receives Parquet copies of Arrow files.
 
     Raises:
-        CadcError: a damaged file, a column that is missing or double, or files whose types differ.
+        CadcError: a damaged file, a column that is missing or double, or one that has values of
+            different kinds in different files.
     """
     files = list(found.read_from or found.files)
     if found.format == "arrow":
@@ -91,22 +94,25 @@ def scan_columnar(
     partitions = partition_keys(found)
     for schema, own in zip(schemas, found.files, strict=True):
         require_columns(own, [*schema.names, *partitions], wanted)
-        _require_same_types(schema, own, schemas[0], found.files[0], wanted)
-    rows = backend.read_parquet(
-        [literal(file) for file in files],
-        table_name=f"raw_{role}",
-        filename=True,
-        file_row_number=True,
-        union_by_name=True,  # files may differ in the columns that are not wanted
-        hive_partitioning=bool(partitions),
-        hive_types_autocast=False,
-    )
-    counts = [pq.read_metadata(file).num_rows for file in files]
     inside = [column for column in wanted if column not in partitions]
-    nothing = [name for name in inside if pa.types.is_null(schemas[0].field(name).type)]
-    # A column without a type, for want of any value, is text without values.
-    rows = rows.mutate(**{name: ibis.null("string") for name in nothing})
-    return ColumnarScan(role, _numbered(rows, wanted, files, counts), found.files, files, inside)
+    types = {column: _one_type(column, schemas, found.files) for column in inside}
+    counts = [pq.read_metadata(file).num_rows for file in files]
+    starts = [sum(counts[:n]) for n in range(len(files))]
+    parts = []
+    for alike in _of_one_schema(schemas, inside):
+        rows = backend.read_parquet(
+            [literal(files[n]) for n in alike],
+            table_name=f"raw_{role}_{alike[0]}",
+            filename=True,
+            file_row_number=True,
+            union_by_name=True,  # files may differ in the columns that are not wanted
+            hive_partitioning=bool(partitions),
+            hive_types_autocast=False,
+        )
+        rows = rows.mutate(**_widened(rows, schemas[alike[0]], types))
+        parts.append(_numbered(rows, wanted, {n: (files[n], starts[n]) for n in alike}))
+    every = parts[0] if len(parts) == 1 else ibis.union(*parts)
+    return ColumnarScan(role, every, found.files, files, inside)
 
 
 def columns_of(found: FileSet) -> list[str]:
@@ -123,27 +129,73 @@ def columns_of(found: FileSet) -> list[str]:
 
 
 def _numbered(
-    rows: ir.Table, wanted: Mapping[str, str], files: Sequence[Path], counts: Sequence[int]
+    rows: ir.Table, wanted: Mapping[str, str], files: Mapping[int, tuple[Path, int]]
 ) -> ir.Table:
-    """The wanted columns with each row's place; DuckDB gives it without a scan in one thread."""
+    """The wanted columns with each row's place; DuckDB gives it without a scan in one thread.
+
+    Args:
+        rows: of `files`.
+        wanted: the columns.
+        files: by number, each with the place of its first row among all.
+    """
     place = rows[_FILE_ROW].cast("int64")
     if len(files) == 1:
-        number, row = ibis.literal(0, "int32"), place
-        return rows.select(*wanted, **{FILE: number, ROW: row, FILE_ROW: place})
-    starts = [sum(counts[:n]) for n in range(len(files))]
+        ((number, (_, start)),) = files.items()
+        places = {FILE: ibis.literal(number, "int32"), ROW: place + start, FILE_ROW: place}
+        return rows.select(*wanted, **places)
     known = ibis.memtable(
         pa.table(
             {
-                "name": [str(file) for file in files],
-                FILE: pa.array(range(len(files)), pa.int32()),
-                "start": pa.array(starts, pa.int64()),
+                "name": [str(file) for file, _ in files.values()],
+                FILE: pa.array(files, pa.int32()),
+                "start": pa.array([start for _, start in files.values()], pa.int64()),
             }
         )
     )
     joined = rows.select(*wanted, _FILE_NAME, **{FILE_ROW: place}).join(
         known, [(_FILE_NAME, "name")]
     )
-    return joined.select(*wanted, FILE, FILE_ROW, **{ROW: joined["start"] + joined[FILE_ROW]})
+    every = {ROW: joined["start"] + joined[FILE_ROW]}
+    return joined.select(*wanted, FILE, **every, **{FILE_ROW: joined[FILE_ROW]})
+
+
+def _one_type(column: str, schemas: Sequence[pa.Schema], files: Sequence[Path]) -> pa.DataType:
+    """The type that holds a column's values of all files."""
+    kinds = [plain(schema.field(column).type) for schema in schemas]
+    found = widest(kinds)
+    if found is None:
+        other = next(n for n in range(len(kinds)) if widest(kinds[: n + 1]) is None)
+        first = next(n for n in range(other) if widest([kinds[n], kinds[other]]) is None)
+        raise CadcError(
+            f"{files[other]}: its column {column} is {schemas[other].field(column).type}, and in "
+            f"{files[first]} it is {schemas[first].field(column).type}; write all files with one "
+            "type."
+        )
+    # A column without a type, for want of any value, is text without values.
+    return pa.string() if pa.types.is_null(found) else found
+
+
+def _of_one_schema(schemas: Sequence[pa.Schema], columns: Sequence[str]) -> list[list[int]]:
+    """The numbers of the files whose columns have the same types, together."""
+    groups: dict[tuple[pa.DataType, ...], list[int]] = {}
+    for number, schema in enumerate(schemas):
+        alike = tuple(plain(schema.field(column).type) for column in columns)
+        groups.setdefault(alike, []).append(number)
+    return list(groups.values())
+
+
+def _widened(
+    rows: ir.Table, schema: pa.Schema, types: Mapping[str, pa.DataType]
+) -> dict[str, ir.Value]:
+    """The columns that have another type in these files than in all together, converted."""
+    found: dict[str, ir.Value] = {}
+    for column, wanted in types.items():
+        kind = plain(schema.field(column).type)
+        if kind != wanted:
+            target = PyArrowType.to_ibis(wanted)
+            empty = pa.types.is_null(kind)
+            found[column] = ibis.null(target) if empty else rows[column].cast(target)
+    return found
 
 
 def _schema(file: Path, own: Path) -> pa.Schema:
@@ -156,35 +208,30 @@ def _schema(file: Path, own: Path) -> pa.Schema:
         ) from None
 
 
-def _require_same_types(
-    schema: pa.Schema, file: Path, first: pa.Schema, first_file: Path, wanted: Mapping[str, str]
-) -> None:
-    for column in wanted:
-        if column not in schema.names or column not in first.names:
-            continue  # a partition
-        here, there = schema.field(column).type, first.field(column).type
-        if here != there:
-            raise CadcError(
-                f"{file}: its column {column} is {here}, and in {first_file} it is {there}; write "
-                "all files with one type."
-            )
-
-
 def _as_parquet(file: Path, copy: Path) -> Path:
     """An Arrow file's rows as Parquet, batch after batch: DuckDB then reads it like any other."""
     try:
         with (
             pa.memory_map(str(file)) as source,
             _open_ipc(source) as reader,
-            pq.ParquetWriter(copy, reader.schema, compression="zstd") as writer,
+            pq.ParquetWriter(copy, _plain(reader.schema), compression="zstd") as writer,
         ):
             for table in rechunk(_batches(reader), ROW_GROUP_ROWS):
-                writer.write_table(table)
+                writer.write_table(table.cast(writer.schema))
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise _no_arrow(file, error) from None
     return copy
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """Text as Parquet's writer takes it: it knows no views."""
+    fields = [
+        field.with_type(pa.string()) if pa.types.is_string_view(field.type) else field
+        for field in schema
+    ]
+    return pa.schema(fields)
 
 
 def _no_arrow(file: Path, error: Exception) -> CadcError:

@@ -6,8 +6,7 @@ what keeps its value from being converted, null where nothing does.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,23 +15,22 @@ import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
-from cadc_rec.config.tables import EntityTable, IdForm
+from cadc_rec.config.tables import IdForm
 from cadc_rec.data.id_forms import SPACES, WHOLE
-from cadc_rec.data.sources.raw_tables import AttributeColumn, AttributeKind, Side
+from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.errors import CadcError
 
 # Text is checked before it is cast: DuckDB reads "1.5" as the integer 2, and "0x10" as 16.
-INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+INTEGER = r"^(0|-?[1-9][0-9]*)$"  # of any length: whether it fits 64 bits, the cast says
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
+NAN = r"^[+-]?[nN][aA][nN]$"  # how programs write a missing number as text
+_WHOLE_DECIMAL = r"^-?[0-9]+(\.0+)?$"
 TIMESTAMP = r"^[0-9]{4,6}-[0-9]{1,2}-[0-9]{1,2}([T ].*)?$"
-_JSON_LIST = r"^\s*\["
-_ESCAPED = r"\\[^\\'\"]"
 _MICRO = 1_000_000
+EXACT = 2.0**53  # beyond it, a float no longer holds every whole number
 _MAX_SECONDS = 9.2e12  # beyond it, microseconds do not fit into 64 bits
 _LEAST_WEIGHT, _MOST_WEIGHT = 1e-6, 1e9
-_EXACT = 2**53  # below it, a float64 holds every whole number
 _SHOWN = 60  # characters of a bad value worth showing
-_TAKEN = ("user", "item", "user_id", "item_id", "title")  # columns of every prepared dataset
 
 _YEAR_1000 = -30_610_224_000 * _MICRO
 """The first time that a format of the config may give: its %Y takes 24 for the year 24."""
@@ -54,13 +52,12 @@ def id_column(raw: ir.Column, name: str, kind: Literal["integer", "string"]) -> 
     """An id: int64 or text. Every row must have one."""
     if kind == "string":
         value = raw.cast("string").nullif("")
-        return Typed(name, value, _fault(raw, value, name, "text", required=True))
-    if raw.type().is_string():
-        value = ibis.cases((raw.re_search(INTEGER), raw.cast("int64")))
-    else:
-        value = raw.try_cast("int64")
+        return Typed(name, value, fault_of(raw, value, name, "text", required=True))
     words = "a whole number of 64 bits"
-    return Typed(name, value, _fault(raw, value, name, words, required=True))
+    if raw.type().is_floating():
+        words = "a whole number of at most 2^53, beyond which floats run together"
+    value = whole_number(raw)
+    return Typed(name, value, fault_of(raw, value, name, words, required=True))
 
 
 def in_id_form(raw: ir.Column, forms: Sequence[IdForm]) -> ir.Column:
@@ -72,7 +69,7 @@ def in_id_form(raw: ir.Column, forms: Sequence[IdForm]) -> ir.Column:
         return raw
     if raw.type().is_floating() and "integer-like" in forms:
         # DuckDB writes 1e17 for a large one, which no pattern takes for a whole number.
-        whole = (raw == raw.round()) & (raw.abs() < _EXACT)
+        whole = (raw == raw.round()) & (raw.abs() < EXACT)
         text = ibis.cases((whole, raw.cast("int64").cast("string")), else_=raw.cast("string"))
         return ibis.cases((~raw.isnan(), text))
     text = raw.cast("string")
@@ -86,19 +83,56 @@ def in_id_form(raw: ir.Column, forms: Sequence[IdForm]) -> ir.Column:
     return text
 
 
-def id_type(raw: ir.Column, where: str) -> Literal["integer", "string"]:
+def id_type(
+    raw: ir.Column, where: str, side: Side, asked: Literal["auto", "integer", "string"]
+) -> Literal["integer", "string"]:
     """What a typed column's ids are.
 
+    Args:
+        raw: the column.
+        where: it is, for messages.
+        side: whose ids they are.
+        asked: ``data.tables.user_ids`` or ``item_ids``.
+
     Raises:
-        CadcError: neither integers nor text; names the column.
+        CadcError: neither integers nor text, nor numbers that are asked for as integers; names the
+            column.
     """
     kind = raw.type()
     if kind.is_integer():
         return "integer"
     if kind.is_string() or kind.is_uuid():
         return "string"
-    hint = " (a missing id makes pandas write numbers with a point)" if kind.is_floating() else ""
-    raise CadcError(f"{where} is {kind}{hint}; ids are integers or text: write it as one of them.")
+    if kind.is_floating() or kind.is_decimal():
+        if asked == "integer":
+            return "integer"
+        if asked == "string" and kind.is_decimal() and kind.scale == 0:
+            return "string"
+        hint = " (a missing id makes pandas write numbers with a point)"
+        raise CadcError(
+            f"{where} is {kind}{hint if kind.is_floating() else ''}; ids are integers or text: set "
+            f"data.tables.{side}_ids = 'integer' if all are whole numbers, or write it as one of "
+            "them."
+        )
+    raise CadcError(f"{where} is {kind}; ids are integers or text: write it as one of them.")
+
+
+def whole_number(raw: ir.Column) -> ir.IntegerColumn:
+    """The column as int64; null where it is no whole number, or one that does not fit.
+
+    A cast alone would round 1.5, and a float beyond 2^53 may stand for several whole numbers.
+    """
+    kind = raw.type()
+    if kind.is_string():
+        return ibis.cases((raw.re_search(INTEGER), raw.try_cast("int64")))
+    if kind.is_floating():
+        whole = (raw.abs() <= EXACT) & (raw == raw.floor())
+        return ibis.cases((whole, raw.try_cast("int64")))
+    if kind.is_decimal():
+        return ibis.cases(
+            (raw.cast("string").re_search(_WHOLE_DECIMAL), raw.try_cast("int64")),
+        )
+    return raw.try_cast("int64")
 
 
 def time_kind(rows: ir.Table, column: str, where: str) -> TimeKind:
@@ -125,28 +159,25 @@ def time_kind(rows: ir.Table, column: str, where: str) -> TimeKind:
 
 def time_column(raw: ir.Column, name: str, kind: TimeKind) -> Typed:
     """A time: int64, whole numbers as they are, others as microseconds. Every row must have one."""
-    is_text = raw.type().is_string()
     if kind == "integer":
-        value = (
-            ibis.cases((raw.re_search(INTEGER), raw.cast("int64")))
-            if is_text
-            else raw.try_cast("int64")
-        )
-        return Typed(name, value, _fault(raw, value, name, "a whole number", required=True))
+        value = whole_number(raw)
+        words = "a whole number of 64 bits"
+        return Typed(name, value, fault_of(raw, value, name, words, required=True))
     if kind == "number":
-        seconds = _number(raw)
+        seconds = as_number(raw)
         inside = seconds.abs() < _MAX_SECONDS
         value = ibis.cases((inside, (seconds * _MICRO).round().cast("int64")))
-        return Typed(name, value, _fault(raw, value, name, "a number of seconds", required=True))
-    if is_text:
-        parsed = ibis.cases((raw.re_search(TIMESTAMP), raw.try_cast("timestamp('UTC')")))
-    else:
-        parsed = raw.cast("timestamp('UTC')")
+        words, missing = "a number of seconds", _no_number(raw)
+        fault = fault_of(raw, value, name, words, required=True, missing=missing)
+        return Typed(name, value, fault)
+    parsed = raw.try_cast("timestamp('UTC')")
+    if raw.type().is_string():
+        parsed = ibis.cases((raw.re_search(TIMESTAMP), parsed))
     value = ibis.cases((isfinite(parsed), epoch_us(parsed)))
     words = "a date or datetime"
-    if is_text:
+    if raw.type().is_string():
         words += " like 2024-01-31; another form is named by data.tables.interactions.format"
-    return Typed(name, value, _fault(raw, value, name, words, required=True))
+    return Typed(name, value, fault_of(raw, value, name, words, required=True))
 
 
 def formatted_time(raw: ir.Column, name: str, form: str, where: str) -> Typed:
@@ -168,7 +199,7 @@ def formatted_time(raw: ir.Column, name: str, form: str, where: str) -> Typed:
             f"{key} = {form!r}: is no form of times ({reason}); write it like '%m/%d/%Y'."
         ) from None
     value = formatted_micros(raw.cast("string"), form)
-    return Typed(name, value, _fault(raw, value, name, f"a time like {form}", required=True))
+    return Typed(name, value, fault_of(raw, value, name, f"a time like {form}", required=True))
 
 
 def formatted_micros(text: ir.StringColumn, form: str) -> ir.IntegerColumn:
@@ -180,21 +211,22 @@ def formatted_micros(text: ir.StringColumn, form: str) -> ir.IntegerColumn:
 
 def number_column(raw: ir.Column, name: str, *, required: bool) -> Typed:
     """A finite number, float64; NaN counts as missing."""
-    number = _number(raw)
+    number = as_number(raw)
     value = ibis.cases((~(number.isinf() | number.isnan()), number))
-    missing = raw.isnull() if raw.type().is_string() else raw.isnull() | number.isnan()
-    return Typed(
-        name, value, _fault(raw, value, name, "a finite number", required=required, missing=missing)
+    fault = fault_of(
+        raw, value, name, "a finite number", required=required, missing=_no_number(raw)
     )
+    return Typed(name, value, fault)
 
 
 def weight_column(raw: ir.Column, name: str) -> Typed:
     """A weight: float64, above 0. Every row must have one."""
-    number = _number(raw)
+    number = as_number(raw)
     # A weight below half of the unit that weights are added up in would be rounded to 0.
     value = ibis.cases(((number >= _LEAST_WEIGHT) & (number <= _MOST_WEIGHT), number))
     words = "a number above 0 and at most a billion"
-    return Typed(name, value, _fault(raw, value, name, words, required=True))
+    fault = fault_of(raw, value, name, words, required=True, missing=_no_number(raw))
+    return Typed(name, value, fault)
 
 
 def number_or_time(raw: ir.Column, name: str) -> Typed:
@@ -248,13 +280,27 @@ def json_valid(text: ir.StringValue) -> ir.BooleanValue:
     raise NotImplementedError  # DuckDB carries it out
 
 
-def _number(raw: ir.Column) -> ir.FloatingColumn:
+def as_number(raw: ir.Column) -> ir.FloatingColumn:
+    """The column as float64, which may be NaN or infinite; of text, null where it is no number."""
     if raw.type().is_string():
         return ibis.cases((raw.re_search(NUMBER), raw.try_cast("float64")))
     return raw.cast("float64")
 
 
-def _fault(
+def _missing(raw: ir.Column) -> ir.BooleanColumn:
+    """Whether nothing stands in a row: null, empty text, or NaN."""
+    if raw.type().is_string():
+        return raw.isnull() | (raw == "")
+    return raw.isnull() | raw.isnan() if raw.type().is_floating() else raw.isnull()
+
+
+def _no_number(raw: ir.Column) -> ir.BooleanColumn:
+    """Whether no number stands in a row: it is missing, or text that writes NaN out."""
+    missing = _missing(raw)
+    return missing | raw.re_search(NAN) if raw.type().is_string() else missing
+
+
+def fault_of(
     raw: ir.Column,
     value: ir.Column,
     name: str,
@@ -265,114 +311,8 @@ def _fault(
 ) -> ir.StringColumn:
     """Why `value` is null: the raw value is missing, or is not what it should be."""
     if missing is None:
-        missing = raw.isnull()
-        if raw.type().is_string():
-            missing = missing | (raw == "")
+        missing = _missing(raw)
     shown = raw.cast("string").substr(0, _SHOWN)
     wrong = ibis.literal(f"{name} is '") + shown + ibis.literal(f"', not {words}")
     absent = ibis.literal(f"{name} is missing") if required else ibis.null("string")
     return ibis.cases((missing, absent), (value.isnull(), wrong))
-
-
-def declared(config: EntityTable, side: Side) -> dict[str, AttributeColumn]:
-    """The attributes that the configuration names, by column.
-
-    Raises:
-        CadcError: a column is named twice, or two columns would get one name.
-    """
-    found: dict[str, AttributeColumn] = {}
-    for column, kind in _named(config):
-        name = attribute_name(column)
-        section = f"data.tables.{side}s"
-        if column in found:
-            raise CadcError(f"{section}: names the column {column!r} twice; name it once.")
-        if any(other.name == name for other in found.values()):
-            raise CadcError(f"{section}: the columns {name!r} and {column!r} differ in signs only.")
-        codes = {"numeric": config.buckets, "hashed": config.hash_codes}
-        found[column] = AttributeColumn(name, side, kind, codes.get(kind, 0))
-    return found
-
-
-def _named(config: EntityTable) -> Iterator[tuple[str, AttributeKind]]:
-    yield from ((column, "categorical") for column in config.categorical)
-    yield from ((column, "multi") for column in (*config.multi, *config.lists))
-    yield from ((column, "numeric") for column in config.numeric)
-    yield from ((column, "hashed") for column in config.hashed)
-
-
-def attribute_name(column: str) -> str:
-    """What the dataset calls a column: letters, digits and _, as the models' tables want it."""
-    name = re.sub(r"\W", "_", column)
-    return f"{name}_" if name in _TAKEN else name
-
-
-def without(raw: ir.Column, missing: Sequence[str]) -> ir.Column:
-    """The column, null where its text is one of `missing`."""
-    if not raw.type().is_string() or not missing:
-        return raw
-    return ibis.cases((raw.notin(missing), raw))
-
-
-def attribute_column(
-    raw: ir.Column, column: str, kind: AttributeKind, separator: str | None, where: str
-) -> Typed:
-    """A column as its kind takes it: a value, a sorted list of distinct values, or a number.
-
-    Args:
-        raw: the column.
-        column: its name.
-        kind: of the attribute.
-        separator: between the values of a text; None where the text is a list itself.
-        where: file and column, for messages.
-
-    Raises:
-        CadcError: a type the kind cannot take; names the column.
-    """
-    type_ = raw.type()
-    if kind == "multi":
-        if type_.is_string() and separator is None:
-            return _list_column(raw, column)
-        if type_.is_string():
-            parts = raw.split(separator)
-        elif type_.is_array() and not type_.value_type.is_nested():
-            parts = raw.map(lambda part: part.cast("string"))
-        else:
-            raise CadcError(f"{where} is {type_}; several values are a list, or text.")
-        return _without_fault(column, _distinct(parts))
-    if type_.is_nested() or type_.is_binary():
-        raise CadcError(f"{where} is {type_}, which cannot be {kind}; leave it out or convert it.")
-    if kind == "numeric":
-        if type_.is_boolean() or type_.is_time():
-            raise CadcError(f"{where} is {type_}; make it categorical.")
-        return number_or_time(raw, column)
-    if type_.is_integer() and not type_.is_unsigned_integer() and kind != "hashed":
-        return _without_fault(column, raw.cast("int64"))
-    if type_.is_floating():
-        raw = ibis.cases((~raw.isnan(), raw))
-    return _without_fault(column, raw.cast("string").nullif(""))
-
-
-def _list_column(raw: ir.StringColumn, column: str) -> Typed:
-    """The values of texts such as ``['a', 'b']`` or, as JSON, ``["a", "b"]``."""
-    parts = list_parts(raw)
-    words = "a list such as ['a', 'b']"
-    return Typed(column, _distinct(parts), _fault(raw, parts, column, words, required=False))
-
-
-def list_parts(raw: ir.StringColumn) -> ir.ArrayValue:
-    """The values of each text that is a list, as Python writes it or JSON; null for other texts."""
-    from_json = raw.cast("json").cast("array<string>")
-    return ibis.cases(
-        (raw.re_search(_JSON_LIST) & json_valid(raw), from_json),
-        # DuckDB takes any letter after a backslash for itself; Python means a line end by \n.
-        (~raw.re_search(_ESCAPED), raw.try_cast("array<string>")),
-    )
-
-
-def _distinct(parts: ir.ArrayValue) -> ir.ArrayValue:
-    stripped = parts.map(lambda part: part.strip())
-    return stripped.filter(lambda part: part.notnull() & (part != "")).unique().sort()
-
-
-def _without_fault(column: str, value: ir.Value) -> Typed:
-    return Typed(column, value, ibis.null("string"))

@@ -37,6 +37,7 @@ _SCHEMA = pa.schema(
     [("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("row", pa.string())]
 )
 _KEPT = 1000  # characters of a rejected row
+_SHOWN = 60  # and of an unreadable one in a sentence
 
 
 @dataclass(frozen=True)
@@ -174,11 +175,19 @@ def good_rows(
     read = int(counts["rows"]) + len(scan.unreadable)
     bad = int(counts["faults"]) + len(scan.unreadable)
     if scan.role == "interactions" and bad == read:
-        why = "has no rows" if read == 0 else f"has no good row among its {read:,}"
-        raise CadcError(f"{scan.files[0]}: {why}; name a table with interactions.")
+        if read == 0:
+            raise CadcError(f"{scan.files[0]}: has no rows; name a table with interactions.")
+        raise CadcError(
+            f"{scan.files[0]}: has no good row among its {read:,}; the first is "
+            f"{_first_bad(scan, rows)}. Correct data.tables.interactions, or name a table with "
+            "interactions."
+        )
     if rejected is None:
         if bad:
-            _raise_first(scan, rows)
+            raise CadcError(
+                f"{_first_bad(scan, rows)}. Mend or remove the row, or set data.tables.on_bad_row "
+                "= 'reject'."
+            )
         return rows.drop(FAULT, TEXT), {"rows_read": read}
     if bad:
         write_rejected(backend, scan, rows, rejected)
@@ -210,14 +219,16 @@ def _with_doubles(rows: ir.Table, unique: str, column: str) -> ir.Table:
     return rows.mutate(**{FAULT: ibis.cases((good & ~first, shown), else_=rows[FAULT])})
 
 
-def _raise_first(scan: Scan, rows: ir.Table) -> None:
+def _first_bad(scan: Scan, rows: ir.Table) -> str:
+    """The first row that is not as declared: its place, and what is wrong with which value."""
     bad = rows.filter(rows[FAULT].notnull()).order_by(ROW).limit(1)
-    first = bad.select(*_PLACES, FAULT).to_pyarrow().to_pylist()[0]
-    place = scan.place(first[FILE], first[FILE_ROW])
-    raise CadcError(
-        f"{place}: {first[FAULT]}. Mend or remove the row, or set data.tables.on_bad_row = "
-        "'reject'."
-    )
+    found = [
+        (row[FILE], scan.lines(row[FILE], [row[FILE_ROW]])[0], row[FAULT])
+        for row in bad.select(*_PLACES, FAULT).to_pyarrow().to_pylist()
+    ]
+    found += [(r.file, r.line, f"{r.reason}: {r.text[:_SHOWN]!r}") for r in scan.unreadable]
+    file, line, fault = min(found)
+    return f"{scan.files[file]}, {scan.word} {line}: {fault}"
 
 
 def write_rejected(backend: Backend, scan: Scan, rows: ir.Table, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
+from cadc_rec import strict_json
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.user_items import UserItems
@@ -82,7 +82,9 @@ def build_evaluation(
     file = draft.path / "user_vectors.safetensors"
     write_rows(file, "vectors", users, dataset.n_users, processes)
     if processes.rank == 0:
-        (draft.path / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+        (draft.path / "metrics.json").write_text(
+            strict_json.dumps(result, indent=2) + "\n", "utf-8"
+        )
         _write_ids(draft.path, dataset)
         save_file({"vectors": items.cpu().contiguous()}, draft.path / "item_vectors.safetensors")
         _write_ranks(draft.path / "ranks.parquet", dataset, dataset.test_item, test_ranks)

@@ -33,8 +33,8 @@ _INTEGERS: dict[str, Any] = {
 }
 _LONGEST_ID = 256  # bytes
 _LENGTH = struct.Struct("<I")
-# A number as JSON and people write it; no id has more digits.
-_NUMBER = re.compile(rb"-?(0|[1-9][0-9]{0,17})")
+# A number as JSON and people write it; no id of 64 bits has more digits.
+_NUMBER = re.compile(rb"-?(0|[1-9][0-9]{0,18})")
 _WORDS = np.array([source.word for source in Source], dtype=object)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from rich.console import Console
 from rich.table import Table
 
+from cadc_rec import strict_json
 from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.pipeline import launched
 from cadc_rec.study.run.advise import Advice, Reference, Trial, advise
@@ -75,7 +75,7 @@ def run_advise(
         update=update,
     )
     if as_json:
-        print(json.dumps(advice_as_json(advice)))
+        print(strict_json.dumps(advice_as_json(advice)))
         return
     console = Console()
     console.print(advice_table(advice))

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cadc_rec import strict_json
 from cadc_rec.data.sources.raw_input import raw_input
 from cadc_rec.distributed.launch import CHILD_MARK
 from cadc_rec.errors import (
@@ -255,4 +256,4 @@ class StudyRunner:
 
 
 def _as_json(value: Any) -> str:
-    return json.dumps(value, indent=2) + os.linesep
+    return strict_json.dumps(value, indent=2) + os.linesep

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cadc_rec import strict_json
 from cadc_rec.machine import available_cores, memory_bytes, processor_name
 from cadc_rec.store.artifact import read_manifest
 from cadc_rec.study.run.grid import Cell
@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 def cell_digest(cell: Cell) -> str:
     """Digest of all settings that decide a cell's result: a changed config is run again."""
     settings = cell.experiment.model_dump(mode="json", exclude={"tracking", "update"})
-    text = json.dumps(settings, sort_keys=True)
+    text = strict_json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
