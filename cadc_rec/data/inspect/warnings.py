@@ -62,8 +62,8 @@ def _of_header(table: TableProfile, roles: Roles) -> Iterator[str]:
     other = likely_delimiter(names) if names and table.files.format == "text" else ""
     if other:
         yield (
-            f"{name_of(table)}: has one column, {names[0]}; if {other!r} separates the fields, name "
-            "it (--delimiter)"
+            f"{name_of(table)}: has one column, {names[0]}; if {other!r} separates the fields, "
+            "name it (--delimiter)"
         )
         return
     if table.files.format == "text" and unused and looks_like_values(names):
