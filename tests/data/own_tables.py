@@ -7,6 +7,7 @@ import io
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 # Ana takes y and x at one time (file order decides) and y once more later; Bo has two only.
 ROWS = [
@@ -41,3 +42,12 @@ Cy,free,40,,2
 
 def ids(artifact, side):
     return pq.read_table(artifact.path / f"{side}s.parquet")[f"{side}_id"].to_pylist()
+
+
+def quick_first(values):
+    """Parameters of a test: the first in every run, the others where slow tests run too."""
+    first, *others = values
+    marked = [
+        pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=pytest.mark.slow) for v in others
+    ]
+    return [first, *marked]

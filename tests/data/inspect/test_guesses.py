@@ -10,6 +10,7 @@ import pytest
 
 from cadc_rec.data.inspect.inspect import inspect_path
 from cadc_rec.data.tables.lines import USUAL, TextFormat
+from tests.data.own_tables import quick_first
 
 
 def looked_at(path, layout=USUAL):
@@ -28,12 +29,14 @@ def a_log(times, name="when", columns="user_id,item_id"):
 
 @pytest.mark.parametrize(
     ("columns", "user", "item"),
-    [
-        ("session_id,user_id,product_id", "user_id", "product_id"),
-        ("sessionId,itemCategoryId,userId,itemId", "userId", "itemId"),
-        ("visitor_id,customer_id,sku", "customer_id", "sku"),
-        ("session_id,item_id", "session_id", "item_id"),
-    ],
+    quick_first(
+        [
+            ("session_id,user_id,product_id", "user_id", "product_id"),
+            ("sessionId,itemCategoryId,userId,itemId", "userId", "itemId"),
+            ("visitor_id,customer_id,sku", "customer_id", "sku"),
+            ("session_id,item_id", "session_id", "item_id"),
+        ]
+    ),
 )
 def test_a_users_id_wins_over_a_sessions(columns, user, item, raw_folder):
     wide = len(columns.split(","))
@@ -54,7 +57,7 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", quick_first(FORMS))
 def test_the_form_of_a_date_is_written_to_the_config(form, raw_folder, prepare):
     (raw_folder / "log.csv").write_text(a_log(FORMS[form], name="ordered_at"))
     found, settings = looked_at(raw_folder)
@@ -68,11 +71,13 @@ def test_the_form_of_a_date_is_written_to_the_config(form, raw_folder, prepare):
 
 @pytest.mark.parametrize(
     ("times", "forms"),
-    [
-        (["1/2/2024", "11/12/2024"], ("%m/%d/%Y", "%d/%m/%Y")),
-        (["01-02-2024 10:00", "03-04-2024 11:30"], ("%d-%m-%Y %H:%M", "%m-%d-%Y %H:%M")),
-        (["1/2/24", "3/4/24", "5/5/25"], ("%m/%d/%y", "%d/%m/%y")),
-    ],
+    quick_first(
+        [
+            (["1/2/2024", "11/12/2024"], ("%m/%d/%Y", "%d/%m/%Y")),
+            (["01-02-2024 10:00", "03-04-2024 11:30"], ("%d-%m-%Y %H:%M", "%m-%d-%Y %H:%M")),
+            (["1/2/24", "3/4/24", "5/5/25"], ("%m/%d/%y", "%d/%m/%y")),
+        ]
+    ),
 )
 def test_days_and_months_that_cannot_be_told_apart_are_named(times, forms, raw_folder):
     (raw_folder / "log.csv").write_text(a_log(times * 6))
@@ -102,7 +107,7 @@ def test_a_time_in_no_known_form_is_named(raw_folder):
     assert "'week 3'" in sentence
 
 
-@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
+@pytest.mark.parametrize("form", quick_first(["csv", "parquet", "jsonl"]))
 def test_seconds_beside_milliseconds_are_warned_of(form, raw_folder):
     times = [1_700_000_000 + n for n in range(8)] + [1_700_000_100_000] * 4
     rows = [(f"u{n % 3}", f"i{n % 5}", time) for n, time in enumerate(times)]
@@ -122,7 +127,7 @@ def test_seconds_beside_milliseconds_are_warned_of(form, raw_folder):
     assert "# Note: " in found.config()
 
 
-@pytest.mark.parametrize("word", ["nan", "NULL", "None"])
+@pytest.mark.parametrize("word", quick_first(["nan", "NULL", "None"]))
 def test_an_id_that_means_nothing_is_warned_of(word, raw_folder):
     rows = [(f"u{n % 4}" if n % 5 else word, f"i{n % 7}", n) for n in range(20)]
     (raw_folder / "log.csv").write_text(log("user_id,item_id,ts", rows))
@@ -133,11 +138,11 @@ def test_an_id_that_means_nothing_is_warned_of(word, raw_folder):
     assert f"item_id is an id, and holds 1 {word!r}" in found.warnings[1]
 
 
-@pytest.mark.parametrize("extra", [("title",), ("title", "genre"), ("user_id", "stars")])
+@pytest.mark.parametrize("extra", quick_first(["title", "title genre", "user_id stars"]))
 def test_a_log_given_as_items_table_is_warned_of(extra, raw_folder):
     (raw_folder / "log.csv").write_text(a_log(range(40), name="ts"))
-    rows = [(f"i{n % 6}", *(f"{name} {n % 3}" for name in extra)) for n in range(24)]
-    (raw_folder / "movies.csv").write_text(log(",".join(("item_id", *extra)), rows))
+    rows = [(f"i{n % 6}", *(f"{name} {n % 3}" for name in extra.split())) for n in range(24)]
+    (raw_folder / "movies.csv").write_text(log(",".join(("item_id", *extra.split())), rows))
     found, settings = looked_at(raw_folder)
     assert found.roles.items is None
     assert "items" not in settings["tables"]
@@ -146,7 +151,7 @@ def test_a_log_given_as_items_table_is_warned_of(extra, raw_folder):
     assert "its item_id has 6 values in 24 rows" in sentence
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf", b" \r\n"])
+@pytest.mark.parametrize("content", quick_first([b"", b"\n\n", b"\xef\xbb\xbf", b" \r\n"]))
 def test_an_empty_stray_file_is_named_and_passed_over(content, raw_folder):
     (raw_folder / "log.csv").write_text(a_log(range(20), name="ts"))
     (raw_folder / "empty.csv").write_bytes(content)
@@ -167,6 +172,7 @@ LISTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", LISTS)
 def test_lists_as_text_are_read_as_lists(form, raw_folder, prepare):
     (raw_folder / "log.csv").write_text(a_log(range(40), name="ts"))
@@ -183,6 +189,7 @@ def test_lists_as_text_are_read_as_lists(form, raw_folder, prepare):
     assert "# left out: genres (lists as text, but 1 of 13 are none)" in found.config()
 
 
+@pytest.mark.slow
 def test_how_text_was_read_is_written_to_the_config(raw_folder, prepare):
     rows = [(f"ü{n % 4}", f"i{n % 7}", n) for n in range(40)]
     content = "".join("::".join(map(str, row)) + "\n" for row in rows)
@@ -196,6 +203,7 @@ def test_how_text_was_read_is_written_to_the_config(raw_folder, prepare):
     assert prepare(**settings).info["rows_read"] == 40
 
 
+@pytest.mark.slow
 def test_a_first_line_that_is_a_row_is_suspected(raw_folder):
     (raw_folder / "u.csv").write_text("1,2,5,881250949\n" * 3)
     found = inspect_path(str(raw_folder), USUAL, None)
