@@ -62,6 +62,7 @@ def runs(stocked, tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_results_are_the_same_to_the_bit(runs):
     ours, theirs = (runs[keep].artifacts for keep in ("all", "taken"))
     for stage in ("pretrain", "select", "train", "evaluate"):
@@ -92,6 +93,7 @@ def predictors(bundles):
     return {keep: Predictor.load(made.folder) for keep, made in bundles.items()}
 
 
+@pytest.mark.slow
 def test_a_bundle_recommends_them_where_they_are_asked_for_and_nowhere_else(predictors):
     ours, theirs = predictors["all"], predictors["taken"]
     users = [user(n) for n in range(USERS)]
@@ -108,6 +110,7 @@ def test_a_bundle_recommends_them_where_they_are_asked_for_and_nowhere_else(pred
     assert {NEW[1], NEW[3]} <= set(blue)
 
 
+@pytest.mark.slow
 def test_their_scores_are_those_of_their_vectors_and_they_have_similar_items(predictors):
     ours = predictors["all"]
     found = ours.recommend([user(5)], 5, candidates=NEW)
@@ -118,6 +121,7 @@ def test_their_scores_are_those_of_their_vectors_and_they_have_similar_items(pre
     assert not set(others) & set(NEW)
 
 
+@pytest.mark.slow
 def test_a_history_may_name_them(predictors):
     ours = predictors["all"]
     plain = ours.recommend(["nobody"], 5, history=[[item(1), item(2)]])
@@ -129,6 +133,7 @@ def test_a_history_may_name_them(predictors):
     assert NEW[2] not in left.lists()[0]
 
 
+@pytest.mark.slow
 def test_their_vectors_come_from_their_attributes(bundles, predictors):
     vectors = predictors["all"].item_vectors.vectors[ITEMS:]
     red, both = vectors[0], vectors[1]  # i30 is red, i31 red and blue, i34 lilac
@@ -138,6 +143,7 @@ def test_their_vectors_come_from_their_attributes(bundles, predictors):
     assert not np.allclose(red, vectors[4])
 
 
+@pytest.mark.slow
 def test_with_tables_alone_they_stand_at_the_mean(bundles):
     from cadc_rec.export.untaken import untaken_vectors
 
@@ -148,6 +154,7 @@ def test_with_tables_alone_they_stand_at_the_mean(bundles):
     assert not untaken_vectors(None, [], 2, items, counted=True).any()
 
 
+@pytest.mark.slow
 def test_the_self_test_of_the_bundle_passes(bundles):
     from cadc_rec.serving.bundle.bundle import Bundle
     from cadc_rec.serving.bundle.self_test import run_self_test
