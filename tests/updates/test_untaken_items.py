@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import load_file
 
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
@@ -143,8 +142,7 @@ def test_their_vectors_come_from_their_attributes(bundles, predictors):
     assert not np.allclose(red, vectors[4])
 
 
-@pytest.mark.slow
-def test_with_tables_alone_they_stand_at_the_mean(bundles):
+def test_with_tables_alone_they_stand_at_the_mean():
     from cadc_rec.export.untaken import untaken_vectors
 
     items = np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32)
@@ -213,21 +211,3 @@ def test_a_day_may_bring_stock_that_nobody_takes_and_describe_the_old_anew(stock
     ids, words = items_of(found["taken"])
     assert (ids[ITEMS:], words[ITEMS:]) == ([NEW[0]], [["blue"]])
     assert "untaken_items" not in found["taken"].info
-
-
-@pytest.mark.slow
-def test_an_update_learns_the_same_with_and_without_them(stocked, day, tmp_path):
-    """All that differs of the towers is the row of a value that nobody had who was taken."""
-    from cadc_rec.updates.chain import updated_pipeline
-    from cadc_rec.updates.update import carry_on
-
-    vectors = {}
-    for keep in ("all", "taken"):
-        made, work = experiment(stocked, keep), tmp_path / keep
-        folder = day([(user(1), NEW[0], 300), (user(2), item(3), 301)], f"day {keep}")
-        write_table(folder / "items.parquet", [STOCK[ITEMS]], COLUMNS["items"])
-        carry_on(made, work, folder)
-        evaluated = updated_pipeline(made, work).run()["evaluate"].path
-        vectors[keep] = load_file(evaluated / "item_vectors.safetensors")["vectors"]
-    assert len(vectors["all"]) == ITEMS + 1
-    assert (vectors["all"] == vectors["taken"]).all()
