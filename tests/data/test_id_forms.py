@@ -32,7 +32,7 @@ def in_python(text: str, forms: list[str]) -> str:
     return text
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(PIECES)).map("".join), min_size=1, max_size=40), FORMS)
 def test_duckdb_and_arrow_write_an_id_alike(texts, forms):
     wanted = [in_python(text, forms) for text in texts]

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import load_file
 
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
@@ -62,6 +61,7 @@ def runs(stocked, tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_results_are_the_same_to_the_bit(runs):
     ours, theirs = (runs[keep].artifacts for keep in ("all", "taken"))
     for stage in ("pretrain", "select", "train", "evaluate"):
@@ -92,6 +92,7 @@ def predictors(bundles):
     return {keep: Predictor.load(made.folder) for keep, made in bundles.items()}
 
 
+@pytest.mark.slow
 def test_a_bundle_recommends_them_where_they_are_asked_for_and_nowhere_else(predictors):
     ours, theirs = predictors["all"], predictors["taken"]
     users = [user(n) for n in range(USERS)]
@@ -108,6 +109,7 @@ def test_a_bundle_recommends_them_where_they_are_asked_for_and_nowhere_else(pred
     assert {NEW[1], NEW[3]} <= set(blue)
 
 
+@pytest.mark.slow
 def test_their_scores_are_those_of_their_vectors_and_they_have_similar_items(predictors):
     ours = predictors["all"]
     found = ours.recommend([user(5)], 5, candidates=NEW)
@@ -118,6 +120,7 @@ def test_their_scores_are_those_of_their_vectors_and_they_have_similar_items(pre
     assert not set(others) & set(NEW)
 
 
+@pytest.mark.slow
 def test_a_history_may_name_them(predictors):
     ours = predictors["all"]
     plain = ours.recommend(["nobody"], 5, history=[[item(1), item(2)]])
@@ -129,6 +132,7 @@ def test_a_history_may_name_them(predictors):
     assert NEW[2] not in left.lists()[0]
 
 
+@pytest.mark.slow
 def test_their_vectors_come_from_their_attributes(bundles, predictors):
     vectors = predictors["all"].item_vectors.vectors[ITEMS:]
     red, both = vectors[0], vectors[1]  # i30 is red, i31 red and blue, i34 lilac
@@ -138,7 +142,7 @@ def test_their_vectors_come_from_their_attributes(bundles, predictors):
     assert not np.allclose(red, vectors[4])
 
 
-def test_with_tables_alone_they_stand_at_the_mean(bundles):
+def test_with_tables_alone_they_stand_at_the_mean():
     from cadc_rec.export.untaken import untaken_vectors
 
     items = np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32)
@@ -148,6 +152,7 @@ def test_with_tables_alone_they_stand_at_the_mean(bundles):
     assert not untaken_vectors(None, [], 2, items, counted=True).any()
 
 
+@pytest.mark.slow
 def test_the_self_test_of_the_bundle_passes(bundles):
     from cadc_rec.serving.bundle.bundle import Bundle
     from cadc_rec.serving.bundle.self_test import run_self_test
@@ -206,21 +211,3 @@ def test_a_day_may_bring_stock_that_nobody_takes_and_describe_the_old_anew(stock
     ids, words = items_of(found["taken"])
     assert (ids[ITEMS:], words[ITEMS:]) == ([NEW[0]], [["blue"]])
     assert "untaken_items" not in found["taken"].info
-
-
-@pytest.mark.slow
-def test_an_update_learns_the_same_with_and_without_them(stocked, day, tmp_path):
-    """All that differs of the towers is the row of a value that nobody had who was taken."""
-    from cadc_rec.updates.chain import updated_pipeline
-    from cadc_rec.updates.update import carry_on
-
-    vectors = {}
-    for keep in ("all", "taken"):
-        made, work = experiment(stocked, keep), tmp_path / keep
-        folder = day([(user(1), NEW[0], 300), (user(2), item(3), 301)], f"day {keep}")
-        write_table(folder / "items.parquet", [STOCK[ITEMS]], COLUMNS["items"])
-        carry_on(made, work, folder)
-        evaluated = updated_pipeline(made, work).run()["evaluate"].path
-        vectors[keep] = load_file(evaluated / "item_vectors.safetensors")["vectors"]
-    assert len(vectors["all"]) == ITEMS + 1
-    assert (vectors["all"] == vectors["taken"]).all()
