@@ -183,7 +183,8 @@ def _column(
     bracketed = int(counts["bracketed"] or 0)
     mostly_lists = values is not None and 0 < known * 0.9 <= bracketed
     dated = _DATED.fullmatch(least) and _DATED.fullmatch(greatest) and len(least) == len(greatest)
-    plain = values is not None and not mostly_lists and not numbers and not counts["timestamps"]
+    usual = numbers + int(counts["timestamps"] or 0)
+    plain = values is not None and not mostly_lists and usual <= known * 0.1
     return ColumnProfile(
         name=name,
         type="text" if is_text else str(raw.type()),

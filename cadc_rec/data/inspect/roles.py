@@ -192,7 +192,7 @@ def guess_attribute(column: ColumnProfile) -> Guess:
         return _number(column, ())
     if not is_text and re.match(r"date|timestamp", column.type):
         return Guess(n, "numeric", f"times, {distinct:,} different")
-    if is_text and (column.timestamps == known or column.readings):
+    if is_text and (column.timestamps == known or (column.readings and not column.numbers)):
         why = f"dates as text, such as {column.least!r}: numeric takes them from Parquet"
         return Guess(n, None, why)
     if column.lists is not None:
