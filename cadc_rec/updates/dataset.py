@@ -231,9 +231,10 @@ class _Builder:
             users_train_only=n_users - len(split.test),
             has_time=old["has_time"],
             order=old["order"],
-            attribute_types=old.get("attribute_types", {}),
             update=counts,
         )
+        if "attribute_types" in old:
+            self.draft.info["attribute_types"] = old["attribute_types"]
 
 
 def admitted(

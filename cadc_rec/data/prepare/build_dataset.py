@@ -126,11 +126,12 @@ def _build(
         users_train_only=n_users - test_rows,
         has_time=tables.has_time,
         order=("time" if tables.has_time else f"seeded random, split_seed={config.split_seed}"),
-        attribute_types={
-            side: {a.name: a.type for a in tables.attributes_of(side)} for side in ("user", "item")
-        },
         **tables.counts,
     )
+    if any(attribute.type for attribute in tables.attributes):  # a later day's are compared
+        draft.info["attribute_types"] = {
+            side: {a.name: a.type for a in tables.attributes_of(side)} for side in ("user", "item")
+        }
     if kept.cuts is not None:
         draft.info.update(
             validation_from=kept.cuts[0], test_from=kept.cuts[1], after_held_out=split.unused
