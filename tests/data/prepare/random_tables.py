@@ -54,7 +54,7 @@ IDS = {
     "uint64": Kind((1, 2, 3, 2**63 - 1, 2**63, 2**64 - 1, None), (pa.uint64(),)),
     "decimal": Kind(
         (Decimal(1), Decimal(2), Decimal(2**63 - 1), Decimal(10**20), None),
-        (pa.decimal128(38, 0), pa.decimal128(24, 2)),
+        (pa.decimal128(36, 0), pa.decimal128(24, 2)),
         "integer",
     ),
     "float": Kind(
