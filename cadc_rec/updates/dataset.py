@@ -269,11 +269,12 @@ class _Builder:
             users_train_only=n_users - len(split.test),
             has_time=old["has_time"],
             order=old["order"],
-            attribute_types=old.get("attribute_types", {}),
             update=counts,
         )
         if self.untaken or "untaken_items" in old:
             self.draft.info["untaken_items"] = self.untaken
+        if "attribute_types" in old:
+            self.draft.info["attribute_types"] = old["attribute_types"]
 
 
 def admitted(

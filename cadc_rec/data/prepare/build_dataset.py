@@ -129,15 +129,16 @@ def _build(
         users_train_only=n_users - test_rows,
         has_time=tables.has_time,
         order=("time" if tables.has_time else f"seeded random, split_seed={config.split_seed}"),
-        attribute_types={
-            side: {a.name: a.type for a in tables.attributes_of(side)} for side in ("user", "item")
-        },
         **tables.counts,
         **met,
     )
     if config.source == "tables" and tables.items is not None:
         untaken = int(tables.items.anti_join(items, "item_id").count().to_pyarrow().as_py())
         draft.info["untaken_items" if keep_all else "untaken_items_left_out"] = untaken
+    if any(attribute.type for attribute in tables.attributes):  # a later day's are compared
+        draft.info["attribute_types"] = {
+            side: {a.name: a.type for a in tables.attributes_of(side)} for side in ("user", "item")
+        }
     if kept.cuts is not None:
         draft.info.update(
             validation_from=kept.cuts[0], test_from=kept.cuts[1], after_held_out=split.unused

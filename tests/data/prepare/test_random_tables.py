@@ -20,7 +20,8 @@ from cadc_rec.data.prepare.build_dataset import build_dataset
 from cadc_rec.data.sources.raw_input import find_raw
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import Draft
-from tests.data.prepare.random_tables import Case, cases, expected, write
+from tests.data.prepare.prepared_by_pandas import expected
+from tests.data.prepare.random_tables import Case, cases, write
 
 SECONDS = "CADC_REC_RANDOM_TABLES"
 COUNTS = (
