@@ -196,7 +196,7 @@ def formatted_time(raw: ir.Column, name: str, form: str, where: str) -> Typed:
     except duckdb.Error as error:
         reason = str(error).splitlines()[0].rpartition(": ")[2]
         raise CadcError(
-            f"{key} = {form!r}: is no form of times ({reason}); write it like '%m/%d/%Y'."
+            f"{key} = {form!r}: is not a form of times ({reason}); write it like '%m/%d/%Y'."
         ) from None
     value = formatted_micros(raw.cast("string"), form)
     return Typed(name, value, fault_of(raw, value, name, f"a time like {form}", required=True))

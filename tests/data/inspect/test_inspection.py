@@ -97,7 +97,8 @@ def test_the_config_it_writes_prepares_and_has_what_was_guessed(folder, prepare,
         ("age", "numeric"),
     ]
     assert pq.read_table(artifact.path / "items.parquet")["title"].to_pylist() == [
-        *("The box", "The cap", "The ink", "The pen")
+        *("The box", "The cap", "The ink", "The pen"),
+        "The jar",  # nobody took it
     ]
     assert artifact.info["duplicates_dropped"] == 1
 
@@ -150,7 +151,7 @@ def test_tables_that_do_not_meet_are_named_and_the_config_mends_them(raw_folder,
     (raw_folder / "products.csv").write_text(
         "sku,kind\n" + "".join(f"{n},k\n" for n in range(1, 6))
     )
-    found = inspect_path(str(raw_folder), "", "utf-8", None)
+    found = inspect_path(str(raw_folder), USUAL, None)
     (met,) = found.meetings
     assert met.counts() == {
         "item_rows": 5,
