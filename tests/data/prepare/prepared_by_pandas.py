@@ -75,7 +75,7 @@ def expected(case: Case) -> dict[str, Any] | None:
         "user": ordered["user"],
         "item": ordered["item"],
         **splits,
-        **_entities(case, ordered["item"], as_text_ids["item"]),
+        **_entities(case, ordered["item"], as_text_ids["item"]),  # with items that nobody took
     }
 
 
@@ -153,14 +153,17 @@ def _entities(case: Case, items: list[Value], is_text: bool) -> dict[str, Any]:
             continue
         known[id_] = tuple(values)
     none = (None,) * 4
-    rows = [known.get(item, none) for item in items]
-    found: dict[str, Any] = {"rejected_items": rejected}
+    taken = len(items)
+    every = [*items, *sorted(set(known) - set(items), key=_key)]  # nobody took the last ones
+    rows = [known.get(item, none) for item in every]
+    found: dict[str, Any] = {"rejected_items": rejected, "item": every}
     texts = [_category(row[0], case, in_csv) for row in rows]
-    found["kind"] = _codes(texts)
+    vocabulary = _vocabulary([{text} - {None} for text in texts], taken)
+    found["kind"] = [0 if text is None else 1 + vocabulary.index(text) for text in texts]
     found["hash"] = [_hash(_category(row[1], case, True)) for row in rows]
-    found["price"] = _buckets([row[2] for row in rows])
+    found["price"] = _buckets([row[2] for row in rows], taken)
     lists = [_parts(row[3], case, in_csv) for row in rows]
-    vocabulary = sorted({part for parts in lists for part in parts}, key=_key)
+    vocabulary = _vocabulary(lists, taken)
     found["tags"] = [sorted(1 + vocabulary.index(part) for part in parts) for parts in lists]
     return found
 
@@ -179,9 +182,10 @@ def _category(value: Value, case: Case, as_text_: bool) -> Value:
     return as_text(value, case)
 
 
-def _codes(values: list[Value]) -> list[int]:
-    vocabulary = sorted({value for value in values if value is not None}, key=_key)
-    return [0 if value is None else 1 + vocabulary.index(value) for value in values]
+def _vocabulary(values: list[set[Value]], taken: int) -> list[Value]:
+    """The values of items that were taken, in order, then those that only the others have."""
+    first = set().union(*values[:taken])
+    return sorted(first, key=_key) + sorted(set().union(*values[taken:]) - first, key=_key)
 
 
 def _hash(value: Value) -> int:
@@ -191,8 +195,8 @@ def _hash(value: Value) -> int:
     return 1 + int.from_bytes(digest, "little") % HASH_CODES
 
 
-def _buckets(values: list[Value]) -> list[int]:
-    known = sorted(value for value in values if value is not None and value == value)
+def _buckets(values: list[Value], taken: int) -> list[int]:
+    known = sorted(value for value in values[:taken] if value is not None and value == value)
     edges = sorted(set(known))
     if len(edges) > BUCKETS:
         edges = sorted({known[b * len(known) // BUCKETS] for b in range(BUCKETS)})
