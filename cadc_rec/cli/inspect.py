@@ -71,7 +71,7 @@ def inspect(
         _write(out, found.config(folder))
         log.info("wrote %s; read and correct it, then run: cadc-rec run %s", out, out)
     if json:
-        print(strict_json.dumps(_document(found), ensure_ascii=False))
+        print(strict_json.dumps(_document(found)))
         return
     console = Console()
     for table in found.tables:

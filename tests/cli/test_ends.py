@@ -79,9 +79,9 @@ def test_names_that_a_locale_without_utf_8_cannot_say_are_one_sentence(table):
 @pytest.mark.parametrize(
     ("out", "sentence"),
     [
-        ("nodir/g.toml", "there is no folder {}/nodir; make it, or name another file."),
-        ("there", "is there already; remove it or name another file."),
-        ("link.toml", "is there already; remove it or name another file."),
+        ("nodir/g.toml", ": there is no folder {}/nodir; make it, or name another file."),
+        ("there", " already exists; remove it or name another file."),
+        ("link.toml", " already exists; remove it or name another file."),
     ],
 )
 def test_a_config_that_cannot_be_written_is_refused_first(cli, table, out, sentence):
@@ -89,7 +89,7 @@ def test_a_config_that_cannot_be_written_is_refused_first(cli, table, out, sente
     (table / "link.toml").symlink_to("nowhere.toml")
     done = cli("inspect", table / "missing.csv", "--out", table / out)
     assert (done.code, done.out) == (2, "")
-    assert done.err == f"error: {table / out}: {sentence.format(table)}\n"
+    assert done.err == f"error: {table / out}{sentence.format(table)}\n"
 
 
 def test_links_that_lead_nowhere_are_named(cli, tmp_path):

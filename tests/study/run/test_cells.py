@@ -170,17 +170,6 @@ def test_however_a_cell_ends_its_record_says_why(write, pretend, tmp_path, answe
     assert records(tmp_path)[RANDOM]["status"] == "done"
 
 
-def test_a_stage_that_another_cell_is_making_is_waited_for(
-    write, pretend, tmp_path, finished, monkeypatch
-):
-    monkeypatch.setattr(cells_module, "_BUSY_SECONDS", 0.01)
-    busy = Ended(2, "", BusyError("whatever the sentence is."))
-    ran = pretend({CADC: [busy, busy, Ended(0, finished.out)]})
-    run_study(write(["cadc"]), tmp_path, None, 1)
-    assert ran == [CADC] * 3
-    assert records(tmp_path)[CADC]["status"] == "done"
-
-
 def test_a_changed_setting_is_run_again_and_a_changed_address_of_curves_is_not(
     write, pretend, tmp_path
 ):
@@ -203,10 +192,12 @@ def test_a_record_that_is_none_of_ours_is_replaced(write, pretend, tmp_path, tex
 
 
 def test_a_dataset_without_its_archive_is_not_available_and_the_code_is_0(
-    write, pretend, tmp_path, cli
+    write, pretend, tmp_path, cli, tiny
 ):
     ran = pretend()
-    path = write(["cadc"], sets='"data.source" = "movielens-10m"')
+    (tmp_path / "ml.toml").write_text('[data]\nsource = "movielens-10m"\n')
+    path = write(["cadc"])
+    path.write_text(path.read_text().replace(str(tiny), str(tmp_path / "ml.toml")))
     (tmp_path / "empty").mkdir()
     arguments = ("--workdir", tmp_path / "work", "--data-dir", tmp_path / "empty")
     shown = cli("study", path, *arguments)
@@ -310,7 +301,7 @@ def test_a_command_leaves_its_failure_for_the_process_that_started_it(
     monkeypatch.setenv("_CADC_REC_FAILURE", str(path))
     key = Path(finished.result["artifacts"]["prepare"]).name
     with empty_folder(tmp_path / "work", "prepare", key):
-        shown = cli("run", tiny, "--workdir", tmp_path / "work")
+        shown = cli("run", tiny, "--workdir", tmp_path / "work", "--no-wait")
     assert shown.code == 2
     assert type(left_failure(path)) is BusyError
     assert shown.err.endswith(f"error: {left_failure(path)}\n")
