@@ -1,38 +1,33 @@
-"""What a request asks for, without a service."""
+"""What a request asks for, without a service.
+
+Each check runs in a process of its own: kserve and Triton's client define the same messages, and
+cannot be loaded together.
+"""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from pathlib import Path
 
-import numpy as np
 import pytest
 
-pytest.importorskip("kserve")
+from tests import zygote
 
-from cadc_rec.serving.http.messages import Input, Request
-from cadc_rec.serving.http.queries import query_of
-from cadc_rec.serving.http.settings import Limits
-from cadc_rec.serving.predict.catalogue import IdMap
-
-ENDS = [2**63 - 1, -(2**63), 1_790_000_000_000_000_001, 0, 17]
+SCRIPT = Path(__file__).with_name("queries_of_requests.py")
 
 
-class _Predictor(SimpleNamespace):
-    users = IdMap("user", np.array(ENDS))
-    items = IdMap("item", np.array(ENDS))
+def check(name):
+    process = zygote.start([SCRIPT, name], zygote.environment(), script=True)
+    assert process.wait(60) == 0, process.said
 
 
-@pytest.mark.parametrize("value", ENDS)
-def test_ids_of_19_digits_are_the_same_as_text_and_as_numbers(value):
-    for data, datatype in (([value], "INT64"), ([str(value)], "BYTES")):
-        tensor = Input(name="user_id", shape=[1], datatype=datatype, data=data)
-        query = query_of(Request(inputs=[tensor]), _Predictor(), Limits())
-        assert query.users == [value]
-        assert _Predictor.users.rows(query.users).tolist() == [ENDS.index(value)]
+def test_ids_of_19_digits_are_the_same_as_text_and_as_numbers():
+    check("ids_of_19_digits")
 
 
-@pytest.mark.parametrize("text", [str(2**63), "9" * 20, "1.0", "007", "+7", ""])
-def test_text_that_no_id_of_64_bits_has_is_nobody(text):
-    tensor = Input(name="user_id", shape=[1], datatype="BYTES", data=[text])
-    query = query_of(Request(inputs=[tensor]), _Predictor(), Limits())
-    assert _Predictor.users.rows(query.users).tolist() == [-1]
+def test_text_that_no_id_of_64_bits_has_is_nobody():
+    check("text_that_is_no_id_of_64_bits")
+
+
+@pytest.mark.parametrize("name", ["forms_of_the_data", "no_form"])
+def test_an_id_is_found_in_the_forms_of_the_data_and_in_no_other(name):
+    check(name)
