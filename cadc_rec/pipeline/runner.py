@@ -32,7 +32,8 @@ class StageRunner:
         workdir: where artifacts live.
         compute: device and threads of a stage that this process carries out by itself.
         processes: the ranks of a launched job; None when this process is alone.
-        wait: for another job that makes the same artifact; False refuses.
+        wait: for another job that makes the same artifact; False refuses. A job of several ranks
+            always refuses: ranks that wait for one of them take it for lost after a while.
     """
 
     workdir: Path
@@ -133,6 +134,7 @@ class StageRunner:
     def _run(
         self, job: Job, build: Callable[[Draft], None], warm_up: Callable[[], object]
     ) -> Artifact:
+        several = self.processes is not None and self.processes.world_size > 1
         return run_stage(
             self.workdir,
             job.stage.name,
@@ -141,7 +143,7 @@ class StageRunner:
             build,
             force=job.anew,
             group=self.processes,
-            wait=self.wait,
+            wait=self.wait and not several,
             warm_up=warm_up,
         )
 

@@ -103,7 +103,7 @@ def test_a_few_random_tables_are_prepared_as_pandas_does(case):
 
 
 @pytest.mark.slow
-@searching(100)
+@searching(50)
 @given(cases())
 def test_random_tables_are_prepared_as_pandas_does(case):
     check(case)
