@@ -40,6 +40,7 @@ def test_a_notebooks_links_lead_somewhere(notebook):
         assert (DOCS / link).exists(), link
 
 
+@pytest.mark.slow
 def test_a_notebook_runs_from_top_to_bottom(notebook, tmp_path):
     """Without Jupyter, whose thirty packages this would need; a cell here is plain Python."""
     said = [f"print('--- cell {n}')\n{code}" for n, code in enumerate(cells(notebook, "code"))]

@@ -60,6 +60,7 @@ def test_a_peer_that_breaks_while_it_loads_is_no_failure_of_ours(tmp_path, monke
         peer("old_peer")
 
 
+@pytest.mark.slow
 def test_towers_lose_what_plain_pytorch_and_plain_torchrec_lose(tiny):
     section = towers.measure(tiny)
     assert len(section.checks) == 3
@@ -79,6 +80,7 @@ def test_towers_lose_what_plain_pytorch_and_plain_torchrec_lose(tiny):
         assert entry.share > 0
 
 
+@pytest.mark.slow
 def test_a_session_adds_its_sections_to_what_is_there_of_the_same_workload(tiny, monkeypatch):
     first = sections.run(tiny, ["ranking"])
     assert set(first.sections) == {"ranking"}

@@ -75,6 +75,7 @@ def test_what_this_machine_cannot_do_is_refused_in_a_sentence(settings, said, st
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_all_ranks_of_torchrun_end_with_one_sentence_of_rank_0(tiny, tmp_path):
     """Other refusals, and ranks without a launcher: `tests/faults/test_ranks.py`."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")

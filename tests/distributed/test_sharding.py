@@ -15,6 +15,8 @@ from tests.zygote import run_ranks
 
 pytestmark = pytest.mark.distributed
 
+# Two processes train the whole list in most of a minute.
+WORLDS = ("one", pytest.param("two", marks=pytest.mark.slow))
 KINDS = ("data_parallel", "table_wise", "column_wise", "table_column_wise")
 CASES = [f"{ids}:{kind}" for ids in ("init_frozen", "trainable") for kind in (*KINDS, "auto")]
 # The other integrations, where a column-wise table would say nothing new.
@@ -63,7 +65,7 @@ def bits(tensor):
 
 
 @pytest.mark.parametrize("case", HALF)
-@pytest.mark.parametrize("world", ["one", "two"])
+@pytest.mark.parametrize("world", WORLDS)
 def test_bfloat16_products_learn_what_float32_ones_do_on_frozen_tables_that_stay_bit_identical(
     world, case, request
 ):
@@ -77,7 +79,7 @@ def test_bfloat16_products_learn_what_float32_ones_do_on_frozen_tables_that_stay
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "auto"])
-@pytest.mark.parametrize("world", ["one", "two"])
+@pytest.mark.parametrize("world", WORLDS)
 def test_frozen_tables_are_bit_identical_after_training(kind, world, request):
     result = request.getfixturevalue(world)[f"init_frozen:{kind}"]
     assert result["intact"]
@@ -86,7 +88,7 @@ def test_frozen_tables_are_bit_identical_after_training(kind, world, request):
 
 
 @pytest.mark.parametrize("case", [c for c in INTEGRATED if not c.startswith("init:")])
-@pytest.mark.parametrize("world", ["one", "two"])
+@pytest.mark.parametrize("world", WORLDS)
 def test_what_an_integration_freezes_is_bit_identical_and_all_the_rest_is_trained(
     case, world, request
 ):
@@ -111,7 +113,7 @@ def test_what_an_integration_freezes_is_bit_identical_and_all_the_rest_is_traine
 
 
 @pytest.mark.parametrize("case", HISTORY)
-@pytest.mark.parametrize("world", ["one", "two"])
+@pytest.mark.parametrize("world", WORLDS)
 def test_histories_and_transitions_are_looked_up_alike_under_every_sharding(case, world, request):
     """One item table serves ids and histories; all four tables stay as they were."""
     results = request.getfixturevalue(world)
@@ -125,7 +127,7 @@ def test_histories_and_transitions_are_looked_up_alike_under_every_sharding(case
 
 
 @pytest.mark.parametrize("case", WHOLE)
-@pytest.mark.parametrize("world", ["one", "two"])
+@pytest.mark.parametrize("world", WORLDS)
 def test_dividing_the_items_and_keeping_rows_changes_no_loss(case, world, request):
     """Ranks that share out the item tower learn what ranks learn that each compute all of it."""
     results = request.getfixturevalue(world)
@@ -135,13 +137,14 @@ def test_dividing_the_items_and_keeping_rows_changes_no_loss(case, world, reques
     assert divided["vectors"] == pytest.approx(each["vectors"], rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_als_is_the_same_on_two_processes_as_on_one(one, two):
     for alone, together in zip(one["als"], two["als"], strict=True):
         assert together == pytest.approx(alone, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["data_parallel", "table_wise"])
-@pytest.mark.parametrize("world", ["one", "two"])
+@pytest.mark.parametrize("world", WORLDS)
 def test_inits_tables_start_from_the_pretrained_vectors_and_do_change(kind, world, request):
     result = request.getfixturevalue(world)[f"init:{kind}"]
     expected = toy.tables()
@@ -152,7 +155,7 @@ def test_inits_tables_start_from_the_pretrained_vectors_and_do_change(kind, worl
 
 
 @pytest.mark.parametrize("ids", ["linear", "mlp", "residual"])
-@pytest.mark.parametrize("world", ["one", "two"])
+@pytest.mark.parametrize("world", WORLDS)
 def test_an_integration_on_frozen_tables_is_the_same_under_every_sharding(ids, world, request):
     results = request.getfixturevalue(world)
     reference, other = results[f"{ids}:data_parallel"], results[f"{ids}:table_wise"]
@@ -160,6 +163,7 @@ def test_an_integration_on_frozen_tables_is_the_same_under_every_sharding(ids, w
     assert other["vectors"] == pytest.approx(reference["vectors"], rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*KINDS, "auto"])
 def test_trainable_tables_do_change(kind, one, two):
     for world in (one, two):
@@ -169,6 +173,7 @@ def test_trainable_tables_do_change(kind, one, two):
             assert after != result["tables_before"][name], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["column_wise", "table_column_wise"])
 def test_columns_are_dealt_to_both_processes(kind, two):
     """Eight columns on two processes: two shards, the second starting at column 4."""
@@ -195,6 +200,7 @@ def test_frozen_tables_have_no_optimizer(one):
         assert one[f"residual:{kind}"]["optimized"] == mlps + features
 
 
+@pytest.mark.slow
 def test_the_asked_for_sharding_is_the_one_used(two):
     for kind in KINDS:
         plan = two[f"init_frozen:{kind}"]["plan"]
@@ -202,7 +208,7 @@ def test_the_asked_for_sharding_is_the_one_used(two):
         assert plan["item.features.tables.item_genres"] == "data_parallel"
 
 
-@pytest.mark.parametrize("world", ["one", "two"])
+@pytest.mark.parametrize("world", WORLDS)
 def test_frozen_training_is_the_same_under_every_sharding(world, request):
     results = request.getfixturevalue(world)
     reference = results["init_frozen:data_parallel"]
@@ -212,18 +218,21 @@ def test_frozen_training_is_the_same_under_every_sharding(world, request):
         assert result["vectors"] == pytest.approx(reference["vectors"], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*(f"trainable:{kind}" for kind in KINDS), *INTEGRATED])
 def test_training_starts_alike_on_one_process_and_two(case, one, two):
     """Batches differ (each rank shuffles its own rows), the first epoch's loss hardly does."""
     assert two[case]["loss"][0] == pytest.approx(one[case]["loss"][0], rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", UNEVEN)
 def test_uneven_ranks_and_an_empty_one_do_not_hang(case, two):
     assert len(two[case]["loss"]) == 2
     assert two[case]["intact"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["factorize", "softmax", "partitioned"])
 def test_factorization_on_two_processes_is_that_of_one(kind, one, two):
     """Each rank solves its own rows from the same random sequences; only rounding may differ."""
@@ -232,6 +241,7 @@ def test_factorization_on_two_processes_is_that_of_one(kind, one, two):
         assert table_of_two == pytest.approx(table_of_one, rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_shares_of_a_table_are_written_and_scaled_as_the_whole(two):
     """Against NumPy on the whole table."""
     whole = np.random.default_rng(5).normal(2.0, 3.0, (toy.USERS, toy.DIM)).astype(np.float32)
@@ -245,6 +255,7 @@ def test_shares_of_a_table_are_written_and_scaled_as_the_whole(two):
     np.testing.assert_allclose(white @ back, whole, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_pretraining_with_an_mlp_on_two_processes_learns_as_on_one(one, two):
     """Batches differ, so the losses only nearly agree; on both the loss falls."""
     for world in (one, two):

@@ -134,9 +134,9 @@ _KEYS = (
 
 def _counts(raw: ir.Column) -> dict[str, ir.Scalar]:
     """What one pass counts of a column."""
-    known = raw.notnull()
     if raw.type().is_floating():
-        known = known & ~raw.isnan()
+        raw = ibis.cases((~raw.isnan(), raw))  # NaN is missing
+    known = raw.notnull()
     nested = raw.type().is_nested() or raw.type().is_binary()
     counts = {"known": known.sum(), "distinct": raw.cast("string").nunique()}
     if raw.type().is_integer():

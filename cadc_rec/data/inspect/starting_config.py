@@ -17,7 +17,7 @@ from cadc_rec.data.tables.files import FileSet, find_files
 from cadc_rec.data.tables.lines import USUAL, TextFormat
 from cadc_rec.errors import CadcError
 
-_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_WHOLE = re.compile(r"-?[0-9]{1,19}")
 
 
 def starting_config(

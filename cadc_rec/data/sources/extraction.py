@@ -83,6 +83,12 @@ def entry_chunks(path: Path, member: str, again: str) -> Iterator[bytes]:
 def _opened(path: Path, again: str) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
     """The archive and its entries by name, all of them checked."""
     try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise CadcError(f"{path}: no such file; check --data-dir.") from None
+    except OSError as error:
+        raise CadcError(f"{path}: cannot be read ({error.strerror}); mend its rights.") from None
+    try:
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
             if len(entries) != len(archive.infolist()):
@@ -90,8 +96,6 @@ def _opened(path: Path, again: str) -> Iterator[tuple[zipfile.ZipFile, dict[str,
             for entry in entries.values():
                 _check_entry(path, entry, again)
             yield archive, entries
-    except FileNotFoundError:
-        raise CadcError(f"{path}: no such file; check --data-dir.") from None
     except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):
         raise CadcError(f"{path}: not a whole zip file, truncated or damaged; {again}.") from None
 

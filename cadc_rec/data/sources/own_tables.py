@@ -312,7 +312,9 @@ def _id_kind(
     found = [(scan, column) for scan, column in columns if scan is not None]
     typed: dict[IdKind, str] = {}
     for scan, column in found:
-        if not scan.is_text and not untyped:
+        kind = scan.rows[column].type()
+        written = kind.is_string() or (kind.is_numeric() and not kind.is_boolean())
+        if not scan.is_text and not (untyped and written):
             where = f"{scan.files[0]}: its column {column}"
             typed.setdefault(id_type(scan.rows[column], where, side, asked), where)
     if asked != "auto":

@@ -86,17 +86,17 @@ def scan_json_lines(
     inside = [column for column in wanted if column not in partitions]
     table = f"raw_{role}"
     _load(backend, found, plain, table, inside, partitions)
-    types = _types(backend, table, inside)
-    if not all(types.values()):
-        require_columns(found.files[0], members_of(found, encoding, scratch), wanted)
     unreadable = _unreadable(backend, table, plain)
-    if unreadable and not reject:
+    if unreadable and not reject:  # before its columns: an array that is one line has none
         first = unreadable[0]
         raise CadcError(
             f"{found.files[first.file]}, line {first.line}: {first.reason}: "
             f"{first.text[:_SHOWN]!r}. Write one object a line, or set data.tables.on_bad_row = "
             "'reject'."
         )
+    types = _types(backend, table, inside)
+    if not all(types.values()):
+        require_columns(found.files[0], members_of(found, encoding, scratch), wanted)
     values = [
         f"CAST(CAST({_quoted(name)} AS JSON) AS VARCHAR[]) AS {_quoted(name)}"
         if types.get(name) == {"ARRAY"}

@@ -28,6 +28,7 @@ from cadc_rec.data.sources.raw_input import raw_input
 from cadc_rec.distributed.launch import CHILD_MARK
 from cadc_rec.errors import (
     FAILURE_FILE,
+    BusyError,
     CadcError,
     DefectError,
     ExitCode,
@@ -37,6 +38,10 @@ from cadc_rec.log import log, track
 from cadc_rec.store.atomic import write_atomically
 from cadc_rec.study.run.grid import Cell, Study, read_study
 from cadc_rec.study.run.records import cell_digest, record_done, record_undone
+
+# Between two tries of a cell. A cell waits by itself for a stage that another one makes; several
+# ranks do not, and two cells may share one training's checkpoints.
+_BUSY_SECONDS = 2.0
 
 
 def run_study(path: Path, workdir: Path, data_dir: Path | None, jobs: int) -> Path:
@@ -97,6 +102,11 @@ class Ended:
     code: int
     out: str = ""
     failure: CadcError | DefectError | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether it found another cell at work on what both need, and could not wait for it."""
+        return isinstance(self.failure, BusyError)
 
     @property
     def reason(self) -> str:
@@ -179,9 +189,13 @@ class StudyRunner:
 
     def _run(self, cell: Cell) -> str | None:
         """Run one cell and record it; returns what went wrong, None when nothing did."""
-        if self._stop.is_set():
+        while not self._stop.is_set():
+            ended = self._spawn(cell)
+            if ended.busy and not self._stop.wait(_BUSY_SECONDS):
+                continue
+            break
+        else:
             return "interrupted"
-        ended = self._spawn(cell)
         # A terminal's Ctrl-C may reach the cell before it reaches us.
         if ended.code == ExitCode.INTERRUPTED or (self._stop.is_set() and ended.code):
             return "interrupted"  # no fault of the cell's: it gets no record

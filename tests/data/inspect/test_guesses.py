@@ -211,3 +211,15 @@ def test_a_first_line_that_is_a_row_is_suspected(raw_folder):
     (raw_folder / "u.csv").write_text(a_log(range(9)).replace(",", ";"))
     found = inspect_path(str(raw_folder), USUAL, None)
     assert "if ';' separates the fields, name it (--delimiter)" in found.warnings[0]
+
+
+def test_numbers_that_are_missing_are_no_greatest_and_no_value_of_their_own(raw_folder):
+    rows = {
+        "user_id": [1, 1, 2, 2],
+        "item_id": [5, 6, 5, 7],
+        "price": [2.5, float("nan"), 0.5, 2.5],
+    }
+    pq.write_table(pa.table(rows), raw_folder / "log.parquet")
+    (table,) = inspect_path(str(raw_folder), USUAL, None).tables
+    (price,) = [column for column in table.columns if column.name == "price"]
+    assert (price.known, price.distinct, price.least, price.greatest) == (3, 2, "0.5", "2.5")

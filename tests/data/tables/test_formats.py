@@ -281,6 +281,13 @@ def test_a_line_that_is_no_object_is_named_or_counted(bad, tables, raw_folder):
     assert "has no column 'when'" in refusal(tables, "log.jsonl", '{"who": 1, "what": 2}\n')
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_that_is_one_array_is_named_as_such(indent, tables, raw_folder):
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in ROWS]
+    message = refusal(tables, "log.json", json.dumps(rows, indent=indent))
+    assert message.startswith(f"{raw_folder}/log.json, line 1: is no JSON object: '["), message
+
+
 def micros(*moment: int) -> int:
     return int(datetime(*moment, tzinfo=UTC).timestamp()) * 10**6
 
@@ -428,3 +435,17 @@ def test_a_bad_row_of_a_copy_is_found_from_a_relative_work_folder(
         layout = TextFormat("", encoding)
         scan = open_table(backend, found, "users", {"who": "id"}, layout, scratch, reject=True)
         assert [row.line for row in scan.unreadable] == [8]
+
+
+def test_an_archive_that_may_not_be_read_is_named(tables, raw_folder, monkeypatch):
+    zipped(raw_folder / "shop.zip", {"log.csv": text()})
+    opened = Path.open
+
+    def refuse(path, *arguments, **more):
+        if path.name == "shop.zip":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CadcError, match=r"shop\.zip: cannot be read \(Permission denied\)"):
+        tables("shop.zip")

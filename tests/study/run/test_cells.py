@@ -170,6 +170,17 @@ def test_however_a_cell_ends_its_record_says_why(write, pretend, tmp_path, answe
     assert records(tmp_path)[RANDOM]["status"] == "done"
 
 
+def test_a_cell_that_cannot_wait_for_another_is_tried_again(
+    write, pretend, tmp_path, finished, monkeypatch
+):
+    monkeypatch.setattr(cells_module, "_BUSY_SECONDS", 0.01)
+    busy = Ended(2, "", BusyError("whatever the sentence is."))
+    ran = pretend({CADC: [busy, busy, Ended(0, finished.out)]})
+    run_study(write(["cadc"]), tmp_path, None, 1)
+    assert ran == [CADC] * 3
+    assert records(tmp_path)[CADC]["status"] == "done"
+
+
 def test_a_changed_setting_is_run_again_and_a_changed_address_of_curves_is_not(
     write, pretend, tmp_path
 ):
