@@ -92,7 +92,11 @@ class Job:
         return time.monotonic() - asked
 
     def kill(self, agent: subprocess.Popen[str]) -> None:
-        """As a node that is lost: the agent dies, and its worker with it."""
+        """As a node that is lost: the agent dies, and its worker with it.
+
+        Workers are forks here, which end with their agent anyway; that real ones do is the matrix's
+        to test (`tests/faults/launchers.py`).
+        """
         pid = int(self.worker(agent)["pid"])
         # The shell that the component runs in has become the agent.
         os.kill(agent.pid, signal.SIGKILL)

@@ -18,7 +18,7 @@ from cadc_rec.data.tables.files import FileSet, partition_keys
 from cadc_rec.data.tables.plain import plain_text
 from cadc_rec.data.tables.scan import (
     ROW,
-    Scan,
+    LineScan,
     Unreadable,
     first_line,
     literal,
@@ -33,21 +33,8 @@ _KEPT = 1000  # and worth keeping
 
 
 @dataclass(frozen=True)
-class JsonScan(Scan):
-    """Rows of JSON Lines; a column is text, null where there is no value, or lists of text."""
-
-    plain: Sequence[Path]
-    """The files unpacked and in UTF-8, by number."""
-
-    @property
-    def is_text(self) -> bool:
-        """Always: 5 and "5" are one value, and an id is either."""
-        return True
-
-    @property
-    def word(self) -> str:
-        """Lines, as an editor counts them."""
-        return "line"
+class JsonScan(LineScan):
+    """Rows of JSON Lines."""
 
     def lines(self, file: int, rows: Sequence[int]) -> list[int]:
         """Lines the rows stand on."""

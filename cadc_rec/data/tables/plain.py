@@ -25,7 +25,8 @@ _CHUNK = 1 << 20
 _INVALID = "cadc-rec-invalid"
 _NO_LETTER = "\udcff"
 # Bytes that are nothing in the file's encoding become a byte that is nothing in UTF-8, so that the
-# reader finds the row. 0xFF stands for them all: no two of them make a letter.
+# reader finds the row. 0xFF stands for them all: no two of them make a letter. (The type
+# ignored is a UnicodeError's, which has no `end`; a handler gets one of the kinds that have it.)
 codecs.register_error(_INVALID, lambda error: (_NO_LETTER, error.end))  # type: ignore[attr-defined]
 _NO_LETTERS = dict.fromkeys(range(0x80, 0xA0), _NO_LETTER)
 """Control characters that Latin-1 has where Windows-1252 has letters; no table holds them."""

@@ -92,6 +92,24 @@ class Scan(ABC):
         return f"{self.files[file]}, {self.word} {self.lines(file, [row])[0]}"
 
 
+@dataclass(frozen=True)
+class LineScan(Scan):
+    """Rows of files of lines: columns are text, null where there is no value, or lists of text."""
+
+    plain: Sequence[Path]
+    """The files unpacked and in UTF-8, by number."""
+
+    @property
+    def is_text(self) -> bool:
+        """Always: text does not say what its type is; of JSON, 5 and "5" are one value."""
+        return True
+
+    @property
+    def word(self) -> str:
+        """Lines, as an editor counts them."""
+        return "line"
+
+
 def require_columns(
     where: Path,
     there: Sequence[str],

@@ -29,7 +29,7 @@ from cadc_rec.data.tables.scan import (
     FILE,
     FILE_ROW,
     ROW,
-    Scan,
+    LineScan,
     Unreadable,
     literal,
     require_columns,
@@ -50,22 +50,10 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class TextScan(Scan):
-    """Rows of text files; every column is text, null where it is empty."""
+class TextScan(LineScan):
+    """Rows of CSV and other delimited text."""
 
-    plain: Sequence[Path]
-    """The files unpacked, by number."""
     format: TextFormat
-
-    @property
-    def is_text(self) -> bool:
-        """Always: text does not say what its type is."""
-        return True
-
-    @property
-    def word(self) -> str:
-        """Lines, as an editor counts them."""
-        return "line"
 
     def lines(self, file: int, rows: Sequence[int]) -> list[int]:
         """Lines the rows begin on."""

@@ -123,7 +123,10 @@ class Case:
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Any case; the first of each choice is the simplest."""
-    of = lambda *values: draw(st.sampled_from(values))  # noqa: E731
+
+    def of(*values: Any) -> Any:
+        return draw(st.sampled_from(values))
+
     format_ = of(*FORMATS)
     ids = sorted(AS_TEXT, reverse=True) if format_ == "csv" else list(IDS)
     user, item, time = of(*ids), of(*ids), of("small", "int64", *TIMES)
