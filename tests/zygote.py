@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 FORKED_PYTHON = Path(__file__).with_name("forked_python.py")
 _SOCKET = "FORKED_PYTHON_SOCKET"  # names the socket, for the workers of pytest too
 _numbers = itertools.count()
+GONE = "the process that forks the tests' processes has gone"
 # What torchrun starts workers with. A test of what happens to real workers takes it out.
 FORKS = {"PYTHON_EXEC": str(FORKED_PYTHON)}
 
@@ -76,7 +77,7 @@ class Process:
         if self.returncode is None:
             self._connection.settimeout(timeout)
             line = self._connection.recv(16)
-            assert line, "the process that forks the tests' processes has gone"
+            assert line, GONE
             self.returncode = int(line)
             self._connection.close()
         return self.returncode
@@ -115,7 +116,9 @@ def start(
         connection.sendall(request[sent:])
         pid = b""
         while not pid.endswith(b"\n"):  # one byte at a time: its exit code may follow at once
-            pid += connection.recv(1)
+            byte = connection.recv(1)
+            assert byte, GONE
+            pid += byte
     return Process(int(pid), connection, folder)
 
 

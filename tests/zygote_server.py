@@ -125,6 +125,18 @@ def begin(request: Request, files: list[int]) -> int:
         os._exit(code)
 
 
+def received(connection: socket.socket) -> tuple[Request | None, list[int]]:
+    """A request and its open files; no request where the asker ended before it had asked."""
+    files: list[int] = []
+    try:
+        length = int.from_bytes(connection.recv(8, socket.MSG_WAITALL), "big")
+        sent, files, _, _ = socket.recv_fds(connection, 1, 2)
+        sent += connection.recv(length - len(sent), socket.MSG_WAITALL)
+        return Request(**json.loads(sent)), files
+    except (OSError, ValueError):
+        return None, files
+
+
 class Server:
     """One thread: takes requests, forks, and tells how each process ended."""
 
@@ -147,29 +159,30 @@ class Server:
                 key.data(key.fileobj)
 
     def accept(self, listener: socket.socket) -> None:
-        """One request, one process."""
+        """One request, one process; none for an asker that was killed while it asked."""
         connection, _ = listener.accept()
-        length = int.from_bytes(connection.recv(8, socket.MSG_WAITALL), "big")
-        sent, files, _, _ = socket.recv_fds(connection, 1, 2)
-        sent += connection.recv(length - len(sent), socket.MSG_WAITALL)
-        if not self.loaded:
-            load()
-            self.loaded = True
-        request = Request(**json.loads(sent))
-        child = begin(request, files)
+        request, files = received(connection)
+        if request is None:
+            connection.close()
+        else:
+            if not self.loaded:
+                load()
+                self.loaded = True
+            child = begin(request, files)
+            self.children[child] = connection
+            with contextlib.suppress(OSError):  # one killed just now: `asker_gone` sees it
+                connection.sendall(f"{child}\n".encode())
+            if request.dies_with_asker:
+                self.selector.register(
+                    connection, selectors.EVENT_READ, functools.partial(self.asker_gone, child)
+                )
         for file in files:
             os.close(file)
-        self.children[child] = connection
-        connection.sendall(f"{child}\n".encode())
-        if request.dies_with_asker:
-            self.selector.register(
-                connection, selectors.EVENT_READ, functools.partial(self.asker_gone, child)
-            )
 
     def asker_gone(self, child: int, connection: socket.socket) -> None:
         """Kill a process whose asker has closed the connection; `reap` sees it end."""
-        self.selector.unregister(connection)
-        if child in self.children:
+        if self.children.get(child) is connection:  # else reaped in this same round of events
+            self.selector.unregister(connection)
             os.kill(child, signal.SIGKILL)
 
     def reap(self, woken: int) -> None:
@@ -179,10 +192,11 @@ class Server:
         for child in list(self.children):
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
-                with self.children.pop(child) as connection, contextlib.suppress(OSError):
+                with self.children.pop(child) as connection:
                     with contextlib.suppress(KeyError):
                         self.selector.unregister(connection)
-                    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+                    with contextlib.suppress(OSError):  # its asker may have gone
+                        connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
     def stop(self, _: object) -> None:
         """End whatever still runs, and this process."""
