@@ -1,5 +1,6 @@
 """What tests of the whole program share: a tiny world, and ways to run the command on it."""
 
+import gc
 import itertools
 import json
 import logging
@@ -82,6 +83,12 @@ def pytest_collection_modifyitems(items):
     """What takes long comes first, so that the workers end together."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: schedule.place(item.nodeid))
+
+
+def pytest_collection_finish():
+    """The libraries that are loaded by now are no garbage to look for again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import importlib
 import json
 import os
@@ -74,6 +75,7 @@ def load() -> None:
     for name in _BESIDE:
         importlib.import_module(name)
     assert threading.active_count() == 1  # a fork would leave the others behind
+    gc.freeze()  # a fork that looks through all this for garbage copies it
 
 
 def begin(request: Request, files: list[int]) -> int:

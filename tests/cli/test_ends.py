@@ -14,6 +14,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TABLE = "user_id,item_id,größe\n1,é1,5\n2,日本,6\n1,日本,6\n"
 
+WRITERS = (
+    "--help",
+    "inspect größe.csv --json",
+    pytest.param("inspect größe.csv", marks=pytest.mark.slow),
+)
+
 
 def shell(command, folder, **environ):
     """A command line in a shell with the program as $C; its exit code and output."""
@@ -36,7 +42,7 @@ def table(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("arguments", ["--help", "inspect größe.csv", "inspect größe.csv --json"])
+@pytest.mark.parametrize("arguments", WRITERS)
 def test_a_reader_that_has_gone_ends_it_in_silence(table, arguments):
     # The pipe is closed before anything is written, so that it does not depend on time.
     done = shell(f"$C {arguments} | true; echo ${{PIPESTATUS[0]}}", table)
@@ -44,7 +50,7 @@ def test_a_reader_that_has_gone_ends_it_in_silence(table, arguments):
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("arguments", ["--help", "inspect größe.csv", "inspect größe.csv --json"])
+@pytest.mark.parametrize("arguments", WRITERS)
 def test_a_full_standard_output_is_one_sentence(table, arguments):
     done = shell(f"$C {arguments} > /dev/full", table)
     assert done.returncode == 2
@@ -56,7 +62,7 @@ def test_a_full_standard_output_is_one_sentence(table, arguments):
     "environ",
     [
         {"PYTHONIOENCODING": "ascii"},
-        {"LC_ALL": "C"},
+        pytest.param({"LC_ALL": "C"}, marks=pytest.mark.slow),
         {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "latin-1"},
     ],
 )

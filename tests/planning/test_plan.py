@@ -40,7 +40,7 @@ def elements(table):
     return sum(shard.rows * shard.columns for shard in table.shards)
 
 
-@pytest.mark.parametrize("world_size", [64, 256])
+@pytest.mark.parametrize("world_size", [64, pytest.param(256, marks=pytest.mark.slow)])
 def test_a_billion_users_have_a_plan_for_all_that_is_held(world_size, experiment):
     plan = plan_experiment(experiment(), BILLION, gpus(world_size))
     found = tables(plan)

@@ -96,7 +96,7 @@ def searching(examples: int):
     )
 
 
-@searching(12)
+@searching(5)
 @given(cases())
 def test_a_few_random_tables_are_prepared_as_pandas_does(case):
     check(case)
