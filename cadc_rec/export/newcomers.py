@@ -18,7 +18,7 @@ from cadc_rec.export.trained import TrainedModel, UserForward
 from cadc_rec.models.prior import HistoryPrior
 from cadc_rec.models.rows import TensorRows
 from cadc_rec.pretrain.id_tables import Pretrained
-from cadc_rec.training.build import prior_alone
+from cadc_rec.pretrain.tables_alone import prior_alone
 
 _LENGTH = 50  # items of a newcomer that count, where the model itself has no history
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.rows import write_rows
 from cadc_rec.models.factorization import as_dot_products
+from cadc_rec.pretrain.transition_lists import TransitionLists
 from cadc_rec.store.artifact import Artifact
 
 Scale = Literal["none", "unit", "whiten"]
@@ -174,6 +175,7 @@ class Pretrained:
 
     ids: IdTables | None = None
     transitions: TransitionTables | None = None
+    lists: TransitionLists | None = None
 
 
 def _save(folder: Path, **tables: torch.Tensor) -> None:

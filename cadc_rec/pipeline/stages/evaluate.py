@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +22,18 @@ from cadc_rec.distributed.rows import write_rows
 from cadc_rec.distributed.state import load_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import ranking_metrics
+from cadc_rec.evaluation.ranking import Listed
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.log import track
-from cadc_rec.models.forward import PriorAlone
 from cadc_rec.pipeline.stages.train import CHECKPOINT
 from cadc_rec.pretrain.id_tables import Pretrained
+from cadc_rec.pretrain.prior_fit import FittedPrior
+from cadc_rec.pretrain.tables_alone import TablesAlone, tables_alone
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.training.build import build_model, prior_alone
+from cadc_rec.training.build import build_model
+
+UsersKnowing: TypeAlias = Callable[[bool], tuple[torch.Tensor, Listed | None]]
+"""Given whether validation items are known: users' vectors, and scores that come on top."""
 
 
 def build_evaluation(
@@ -37,6 +43,7 @@ def build_evaluation(
     pretrained: Pretrained,
     processes: Processes,
     draft: Draft,
+    fitted: FittedPrior | None = None,
 ) -> None:
     """Rank every held-out item over the full item set and write all that it takes to check it.
 
@@ -54,20 +61,26 @@ def build_evaluation(
             ``user_vectors.safetensors`` and ``item_vectors.safetensors`` (one tensor ``vectors``
             each) with ``user_ids.parquet`` and ``item_ids.parquet`` in the same order, whose dot
             products are the scores that ranked the test items: a user's history, where the model
-            has one, ends with the validation item.
+            has one, ends with the validation item. Where transitions are kept as lists, their
+            scores come on top of the dot products.
+        fitted: the prior's fit, where it was fitted.
     """
-    users_knowing, items = _vectors(experiment, dataset, checkpoint, pretrained, processes)
+    users_knowing, items = _vectors(experiment, dataset, checkpoint, pretrained, processes, fitted)
     train = UserItems(dataset.user_indptr, dataset.train_item)
     train_and_val = train.and_one_each(dataset.val_item)
     total, chief = 2 * len(processes.share(dataset.n_users)), processes.rank == 0
     with track("evaluate", total, "users", visible=chief) as ticker:
 
-        def ranks(users: torch.Tensor, targets: np.ndarray, excluded: UserItems) -> np.ndarray:
-            return ranks_by_share(users, items, targets, excluded, processes, ticker.advance)
+        def ranks(
+            users: torch.Tensor, listed: Listed | None, targets: np.ndarray, excluded: UserItems
+        ) -> np.ndarray:
+            return ranks_by_share(
+                users, items, targets, excluded, processes, ticker.advance, listed
+            )
 
-        val_ranks = ranks(users_knowing(False), dataset.val_item, train)
-        users = users_knowing(True)
-        test_ranks = ranks(users, dataset.test_item, train_and_val)
+        val_ranks = ranks(*users_knowing(False), dataset.val_item, train)
+        users, listed = users_knowing(True)
+        test_ranks = ranks(users, listed, dataset.test_item, train_and_val)
     has_val, has_test = dataset.val_item >= 0, dataset.test_item >= 0
     if not has_test.any():
         raise CadcError("no user has a test item (three interactions are needed); use more data.")
@@ -97,7 +110,8 @@ def _vectors(
     checkpoint: Artifact | None,
     pretrained: Pretrained,
     processes: Processes,
-) -> tuple[Callable[[bool], torch.Tensor], torch.Tensor]:
+    fitted: FittedPrior | None,
+) -> tuple[UsersKnowing, torch.Tensor]:
     """Vectors of all items, and, given whether the validation item is known by then, of users.
 
     Users are those of this rank's share.
@@ -105,35 +119,37 @@ def _vectors(
     if checkpoint is None:
         assert pretrained.ids is not None
         share = processes.share(dataset.n_users)
-        prior = prior_alone(experiment.prior, experiment.history, dataset, pretrained)
-        if prior is not None:
-            return _of_prior(prior, experiment.history.length, dataset, share, processes.device)
+        tables = tables_alone(experiment.prior, experiment.history, dataset, pretrained)
+        if tables is not None:
+            if fitted is not None:
+                tables = fitted.applied_to(tables, experiment.prior)
+            return _of_tables(tables, experiment.history.length, dataset, share, processes.device)
         ids = replace(pretrained.ids, user=pretrained.ids.user[share.start : share.stop])
         users, items = (side.to(processes.device) for side in ids.as_dot_products())
-        return lambda with_validation: users, items
+        return lambda with_validation: (users, None), items
     model = build_model(experiment, dataset, pretrained, processes)
     load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
     length = experiment.history.length
     if not length:
         same = model.user_vectors()
-        return lambda with_validation: same, model.item_vectors()
-    return (
-        lambda with_validation: model.user_vectors(dataset.last_items(length, with_validation)),
-        model.item_vectors(),
-    )
+        return lambda with_validation: (same, None), model.item_vectors()
+
+    def users_knowing(with_validation: bool) -> tuple[torch.Tensor, None]:
+        return model.user_vectors(dataset.last_items(length, with_validation)), None
+
+    return users_knowing, model.item_vectors()
 
 
-def _of_prior(
-    prior: PriorAlone, length: int, dataset: Dataset, share: range, device: torch.device
-) -> tuple[Callable[[bool], torch.Tensor], torch.Tensor]:
-    """The same without towers: nothing is learned from examples, not even the factors."""
+def _of_tables(
+    tables: TablesAlone, length: int, dataset: Dataset, share: range, device: torch.device
+) -> tuple[UsersKnowing, torch.Tensor]:
+    """The same without towers."""
 
-    def users(with_validation: bool) -> torch.Tensor:
-        history = dataset.last_items(length, with_validation)
-        mine = torch.from_numpy(history[share.start : share.stop])
-        return prior.users(mine).joined(prior.factors).to(device)
+    def users_knowing(with_validation: bool) -> tuple[torch.Tensor, Listed | None]:
+        history = dataset.last_items(length, with_validation)[share.start : share.stop]
+        return tables.user_vectors(history).to(device), tables.listed(history)
 
-    return users, prior.every_item().joined().to(device)
+    return users_knowing, tables.item_vectors().to(device)
 
 
 def _write_ids(folder: Path, dataset: Dataset) -> None:

@@ -1,0 +1,151 @@
+"""What tables alone say of a history: the score of the next item, without towers or examples.
+
+The score is a sum of components, each multiplied by a factor:
+
+- ``folded``: the history folded into ALS (`cadc_rec.models.prior`);
+- ``led``: where the last items lead, by factorized transitions; or
+- ``lists``: the same by every item's best targets (`cadc_rec.pretrain.transition_lists`);
+- ``popularity``: log(1 + interactions of the item), standardized over items.
+
+All but ``lists`` are dot products. In: pre-trained tables. Out: vectors, and a function that gives
+the sparse scores to be added to their dot products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from cadc_rec.config.experiment import HistoryConfig, PriorConfig
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.evaluation.ranking import Listed
+from cadc_rec.models.forward import PriorAlone
+from cadc_rec.models.prior import AT_FIRST, HistoryPrior, even_factors
+from cadc_rec.pretrain.id_tables import Pretrained
+from cadc_rec.pretrain.transition_lists import TransitionLists
+
+COMPONENTS = ("folded", "led", "lists", "popularity")
+_SAMPLE = 1000  # users whose histories set the first factors
+
+
+@dataclass(frozen=True)
+class TablesAlone:
+    """The components of one set of tables, and their factors.
+
+    Attributes:
+        dense: ``folded``, and ``led`` where transitions are factors.
+        lists: None without.
+        popularity: ``[n_items]``, standardized; of training interactions.
+        factors: of every component there is; one that is absent counts nothing.
+        decay: of a history's places, for the lists.
+    """
+
+    dense: PriorAlone
+    lists: TransitionLists | None
+    popularity: torch.Tensor
+    factors: Mapping[str, float]
+    decay: float
+
+    def user_vectors(self, history: np.ndarray) -> torch.Tensor:
+        """Vectors ``[n, d]`` of histories ``[n, L]``; a factor is on the user's side."""
+        vectors = self.dense.users(torch.from_numpy(history))
+        joined = vectors.joined([self.factors.get(name, 0.0) for name in self._dense_names()])
+        if not self._popular:
+            return joined
+        return torch.cat([joined, joined.new_full((len(joined), 1), self.factors["popularity"])], 1)
+
+    def item_vectors(self) -> torch.Tensor:
+        """Vectors ``[n_items, d]``."""
+        joined = self.dense.every_item().joined()
+        return torch.cat([joined, self.popularity[:, None]], 1) if self._popular else joined
+
+    def listed(self, history: np.ndarray) -> Listed | None:
+        """The scores of lists, of runs of these histories; None without lists."""
+        lists, factor = self.lists, self.factors.get("lists", 0.0)
+        if lists is None or not factor:
+            return None
+
+        def of(users: range) -> sparse.csr_array:
+            found = lists.scores(history[users.start : users.stop], self.decay)
+            found.data *= np.float32(factor)
+            return found
+
+        return of
+
+    def of_prior(self, config: PriorConfig) -> TablesAlone:
+        """The same tables with other settings of how a history is read."""
+        old = self.dense
+        prior = HistoryPrior.of(old.items.weight, config)
+        sources = None if old.sources is None else old.sources.weight
+        dense = PriorAlone(prior, old.factors, old.items.weight, sources, old.targets)
+        return replace(self, dense=dense, decay=config.decay)
+
+    @property
+    def _popular(self) -> bool:
+        return bool(self.factors.get("popularity"))
+
+    def _dense_names(self) -> Sequence[str]:
+        return ("folded",) if self.dense.targets is None else ("folded", "led")
+
+
+def prior_alone(
+    config: PriorConfig, history: HistoryConfig, dataset: Dataset, pretrained: Pretrained
+) -> PriorAlone | None:
+    """What dot products of frozen tables say of histories, at even factors; None without a prior.
+
+    Args:
+        config: confidences, regularization, decay.
+        history: how long one is.
+        dataset: whose first users' histories set the factors.
+        pretrained: the frozen tables.
+    """
+    if not config.use:
+        return None
+    assert pretrained.ids is not None
+    transitions = pretrained.transitions
+    tables = () if transitions is None else (transitions.source, transitions.target)
+    prior = HistoryPrior.of(pretrained.ids.item, config)
+    unscaled = PriorAlone(prior, (), pretrained.ids.item, *tables)
+    users = unscaled.users(torch.from_numpy(_sample(history, dataset)))
+    factors = even_factors(users.prior, unscaled.every_item().prior)
+    return PriorAlone(prior, factors, pretrained.ids.item, *tables)
+
+
+def tables_alone(
+    config: PriorConfig, history: HistoryConfig, dataset: Dataset, pretrained: Pretrained
+) -> TablesAlone | None:
+    """All components, those of transitions and ALS at even factors; None without a prior.
+
+    Args:
+        config: confidences, regularization, decay.
+        history: how long one is.
+        dataset: whose first users' histories set the factors.
+        pretrained: the frozen tables.
+    """
+    dense = prior_alone(config, history, dataset, pretrained)
+    if dense is None:
+        return None
+    factors = dict(zip(("folded", "led"), dense.factors, strict=False))
+    lists = pretrained.lists
+    if lists is not None:
+        spread = lists.scores(_sample(history, dataset), config.decay).toarray().std(1, ddof=1)
+        mean = float(spread.mean()) if len(spread) else 0.0
+        factors["lists"] = AT_FIRST / mean if mean > 0 else 1.0
+    popularity = _popularity(dataset)
+    return TablesAlone(dense, lists, popularity, factors, config.decay)
+
+
+def _sample(history: HistoryConfig, dataset: Dataset) -> np.ndarray:
+    return dataset.last_items(history.length, with_validation=False)[:_SAMPLE]
+
+
+def _popularity(dataset: Dataset) -> torch.Tensor:
+    """log(1 + interactions) of every item, float32 ``[n_items]``, mean 0, deviation 1."""
+    counts = np.bincount(dataset.train_item, minlength=dataset.n_items)
+    logarithms = np.log1p(counts)
+    deviation = logarithms.std() or 1.0
+    return torch.from_numpy(((logarithms - logarithms.mean()) / deviation).astype(np.float32))
