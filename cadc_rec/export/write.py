@@ -21,6 +21,7 @@ from cadc_rec import strict_json
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.user_items import UserItems
+from cadc_rec.errors import CadcError
 from cadc_rec.export.card import card_data, card_page, limits_of
 from cadc_rec.export.index import IndexKind, write_index
 from cadc_rec.export.newcomers import newcomer_program
@@ -132,6 +133,7 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
         CadcError: `out` exists or cannot be written, or an optional part cannot be made.
     """
     experiment = finished.experiment
+    _require_dot_products(experiment)
     with folder_to_fill(out, replace=wanted.replace) as folder:
         for file in (layout.ITEM_VECTORS, layout.INDEX, layout.QUERY):
             (folder / file).parent.mkdir()
@@ -168,6 +170,19 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
             commit(folder, out)
             ticker.advance(1, "manifest")
     return manifest
+
+
+def _require_dot_products(experiment: Experiment) -> None:
+    """Raise where a score is more than a dot product, for which bundles have no place."""
+    lists = experiment.transitions.window and experiment.transitions.form == "lists"
+    for key, found, other in (
+        ("transitions.form", "lists" if lists else "", "factors"),
+        ("prior.fit", experiment.prior.fit.replace("none", ""), "none"),
+    ):
+        if found:
+            raise CadcError(
+                f"{key} = {found!r} cannot be exported yet; run and export with {key} = {other!r}."
+            )
 
 
 def _write_data(finished: Finished, folder: Path) -> None:
