@@ -15,12 +15,12 @@ import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
+from cadc_rec.data.formats.lines import TextFormat
+from cadc_rec.data.formats.open import columns_in, open_table
 from cadc_rec.data.inspect.times import UNITS, Readings, readings, unit_counts
 from cadc_rec.data.tables.attributes import list_parts
 from cadc_rec.data.tables.columns import INTEGER, NUMBER, TIMESTAMP
 from cadc_rec.data.tables.files import FileSet
-from cadc_rec.data.tables.lines import TextFormat
-from cadc_rec.data.tables.open import columns_in, open_table
 from cadc_rec.data.tables.scan import Scan
 
 SEPARATORS = ("|", ";", ",", " ")

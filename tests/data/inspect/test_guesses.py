@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cadc_rec.data.formats.lines import USUAL, TextFormat
 from cadc_rec.data.inspect.inspect import inspect_path
-from cadc_rec.data.tables.lines import USUAL, TextFormat
 from tests.data.own_tables import quick_first
 
 

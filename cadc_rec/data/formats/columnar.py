@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 from ibis.formats.pyarrow import PyArrowType
 
+from cadc_rec.data.formats.widening import plain, widest
 from cadc_rec.data.streams import ROW_GROUP_ROWS, rechunk
 from cadc_rec.data.tables.files import FileSet, partition_keys
 from cadc_rec.data.tables.scan import (
@@ -24,7 +25,6 @@ from cadc_rec.data.tables.scan import (
     literal,
     require_columns,
 )
-from cadc_rec.data.tables.widening import plain, widest
 from cadc_rec.errors import CadcError
 
 _FILE_NAME, _FILE_ROW = "filename", "file_row_number"  # what DuckDB calls them

@@ -16,14 +16,14 @@ import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
-from cadc_rec.data.tables.files import FileSet, partition_keys
-from cadc_rec.data.tables.lines import (
+from cadc_rec.data.formats.lines import (
     TextFormat,
     column_names,
     lines_at,
     record_lines,
     why_missing,
 )
+from cadc_rec.data.tables.files import FileSet, partition_keys
 from cadc_rec.data.tables.plain import plain_text
 from cadc_rec.data.tables.scan import (
     FILE,

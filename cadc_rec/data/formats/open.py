@@ -8,13 +8,13 @@ from pathlib import Path
 
 from ibis.backends.duckdb import Backend
 
-from cadc_rec.data.tables.columnar import columns_of, scan_columnar
+from cadc_rec.data.formats.columnar import columns_of, scan_columnar
+from cadc_rec.data.formats.json_lines import members_of, scan_json_lines
+from cadc_rec.data.formats.lines import TextFormat
+from cadc_rec.data.formats.text import header_of, scan_text
 from cadc_rec.data.tables.files import FileSet
-from cadc_rec.data.tables.json_lines import members_of, scan_json_lines
 from cadc_rec.data.tables.lakes import lake_rows
-from cadc_rec.data.tables.lines import TextFormat
 from cadc_rec.data.tables.scan import Scan
-from cadc_rec.data.tables.text import header_of, scan_text
 from cadc_rec.errors import CadcError
 
 

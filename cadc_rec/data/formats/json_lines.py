@@ -14,6 +14,7 @@ from pathlib import Path
 import duckdb
 from ibis.backends.duckdb import Backend
 
+from cadc_rec.data.formats.text import numbered_rows
 from cadc_rec.data.tables.files import FileSet, partition_keys
 from cadc_rec.data.tables.plain import plain_text
 from cadc_rec.data.tables.scan import (
@@ -24,7 +25,6 @@ from cadc_rec.data.tables.scan import (
     literal,
     require_columns,
 )
-from cadc_rec.data.tables.text import numbered_rows
 from cadc_rec.errors import CadcError
 
 _OBJECT = "__object"  # whether a line is one

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cadc_rec.data.tables.widening import plain, widest
+from cadc_rec.data.formats.widening import plain, widest
 from cadc_rec.errors import CadcError
 from tests.data.own_tables import ids
 
