@@ -59,7 +59,7 @@ class Inspection:
             data_dir: the folder that its paths are to be relative to.
 
         Raises:
-            CadcError: no table names both a user and an item.
+            CadcError: no table names both a user and an item, or no path leads to its files alone.
         """
         return starting_config(self.roles, data_dir, self.layout, self.warnings, self.meetings)
 

@@ -30,12 +30,21 @@ from cadc_rec.log import log
 FILE, ROW, FILE_ROW = "__file", "__row", "__file_row"
 """Columns beside the wanted ones: the file's number (int), the row's place among all rows and
 among its file's (int64, from 0)."""
+PATH = "__path"
+"""The column of file names that an engine's reader adds. Its own name for it, filename, may be that
+of a column of the user's."""
 _PLACES = (ROW, FILE, FILE_ROW)
 FAULT, TEXT = "__fault", "__text"
 """Columns of a checked row: why it is not as declared (null: it is), and what stands in it."""
 _SCHEMA = pa.schema(
     [("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("row", pa.string())]
 )
+NAME, START = "__name", "__start"
+"""Columns of a table of files: the path, and the place of the first row."""
+OWN = re.compile(
+    r"__(file|row|file_row|path|fault|text|name|start|object|(type|unwanted)_[0-9]+)", re.IGNORECASE
+)
+"""The names of columns that are used while reading: no wanted column may have one of them."""
 _KEPT = 1000  # characters of a rejected row
 _SHOWN = 60  # and of an unreadable one in a sentence
 

@@ -8,6 +8,9 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+from cadc_rec.data.formats.lines import USUAL
+from cadc_rec.data.inspect.inspect import inspect_path
+from cadc_rec.errors import CadcError
 from tests.data.own_tables import (
     COLUMNS,
     ROWS,
@@ -82,3 +85,28 @@ def test_json_that_is_one_array_is_named_as_such(indent, tables, raw_folder):
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in ROWS]
     message = refusal(tables, "log.json", json.dumps(rows, indent=indent))
     assert message.startswith(f"{raw_folder}/log.json, line 1: is no JSON object: '["), message
+
+
+def test_the_first_bad_line_of_all_files_is_named_and_rejected_ones_are_counted(tables, raw_folder):
+    (raw_folder / "d").mkdir()
+    bad = "[]\n" * 500
+    (raw_folder / "d/0.jsonl").write_text(json_lines(ROWS[:2]))
+    (raw_folder / "d/1.jsonl").write_text(json_lines(ROWS[2:4]) + "\n" + bad)
+    (raw_folder / "d/2.jsonl").write_text("5\n" + json_lines(ROWS[4:]))
+    message = refusal(tables, "d")
+    assert message.startswith(f"{raw_folder}/d/1.jsonl, line 4: is no JSON object: '[]'"), message
+    artifact = tables("d", on_bad_row="reject")
+    assert (artifact.info["rows_read"], artifact.info["rejected"]) == (507, 501)
+    rejected = pq.read_table(artifact.path / "rejected/interactions.parquet").to_pylist()
+    assert [row["line"] for row in rejected] == [*range(4, 504), 1]
+
+
+def test_a_member_may_have_no_name_or_one_that_differs_in_case(tables, raw_folder):
+    lines = [{**dict(zip(COLUMNS, row, strict=True)), "": 1, "WHO": "x"} for row in ROWS]
+    content = "".join(json.dumps(line) + "\n" for line in lines)
+    assert ids(tables("log.jsonl", content), "user") == ["Ana", "Bo"]
+    with pytest.raises(CadcError, match="has the members 'who' and 'WHO', which differ only in"):
+        inspect_path(str(raw_folder / "log.jsonl"), USUAL, None)
+    (raw_folder / "log.jsonl").write_text(content.replace('"WHO"', '" "'))
+    (found,) = inspect_path(str(raw_folder / "log.jsonl"), USUAL, None).tables
+    assert [column.name for column in found.columns] == list(COLUMNS)

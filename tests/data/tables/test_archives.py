@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -71,6 +71,8 @@ def test_an_unsafe_archive_is_refused_before_anything_is_written(tables, raw_fol
     for name, members, sentence in [
         ("up.zip", {"log.csv": text(), "../evil.csv": text()}, "points outside its folder"),
         ("root.zip", {"/evil.csv": text()}, "points outside its folder"),
+        ("drive.zip", {"C:\\evil.csv": text()}, "points outside its folder"),
+        ("slash.zip", {"C:/evil.csv": text()}, "points outside its folder"),
         ("bomb.zip", bomb, "would expand from"),
     ]:
         zipped(raw_folder / name, members)
@@ -87,6 +89,21 @@ def test_an_unsafe_archive_is_refused_before_anything_is_written(tables, raw_fol
         message = refusal(tables, f"good.zip/{entry}")
         assert f"good.zip/{entry}: no such file in the archive, which holds a/log.csv" in message
     assert not list(tmp_path.rglob("evil*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["./log.csv", "d//log.csv", "d/./log.csv", "12:30.csv", "c:log.csv"]
+)
+def test_an_entry_whose_name_is_odd_and_harmless_is_read(name, tables, raw_folder):
+    zipped(raw_folder / "odd.zip", {"./": "", name: text()})
+    assert tables("odd.zip").info["rows_read"] == 6
+    path = PurePosixPath("odd.zip", name)
+    assert tables(str(path), workdir="w").info["rows_read"] == 6
+
+
+def test_two_entries_of_one_path_are_refused(tables, raw_folder):
+    zipped(raw_folder / "two.zip", {"log.csv": text(), "./log.csv": text()})
+    assert "lists the entry log.csv more than once" in refusal(tables, "two.zip")
 
 
 def test_an_archive_that_may_not_be_read_is_named(tables, raw_folder, monkeypatch):

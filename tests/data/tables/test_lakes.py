@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+
 import duckdb
 import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.data.engine import load_installed
+from cadc_rec.data.tables.lakes import lake_kind
 from tests.data.own_tables import (
     ROWS,
     arrow,
@@ -19,12 +22,12 @@ def lake(folder, kind: str) -> None:
     """A table's folder whose Parquet file also holds a row that its log has removed."""
     marks = {
         "delta": ["_delta_log/00000000000000000000.json"],
-        "iceberg": ["metadata/v1.metadata.json"],
+        "iceberg": ["metadata/v1.metadata.json", "metadata/snap-1.avro"],
         "hudi": [".hoodie/hoodie.properties"],
     }
     for name in [*marks[kind], "data/part-0.parquet"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("{}")
+        (folder / name).write_text('{"format-version": 2}')
     pq.write_table(arrow([*ROWS, ("Removed", "x", 1)]), folder / "data/part-0.parquet")
 
 
@@ -37,6 +40,30 @@ def test_a_lake_is_never_read_as_plain_files(kind, tables, raw_folder, monkeypat
         assert message.startswith(f"{raw_folder}/log: is a"), message
         assert {"delta": "Delta", "iceberg": "Iceberg", "hudi": "Hudi"}[kind] in message
     assert "plain Parquet files" in refusal(tables, "log")
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        {"run.metadata.json": "{}"},
+        {"run.metadata.json": '{"format-version": 2}'},
+        {"run.metadata.json": "[]", "notes.avro": ""},
+        {"notes.avro": ""},
+    ],
+)
+def test_a_folder_of_metadata_alone_makes_no_iceberg_table(there, raw_folder):
+    (raw_folder / "metadata").mkdir()
+    for name, content in there.items():
+        (raw_folder / "metadata" / name).write_text(content)
+    assert lake_kind(raw_folder) is None
+
+
+@pytest.mark.parametrize("data", [gzip.compress(b'{"format-version": 1}'), b"cut", b"\x1f\x8bcut"])
+def test_compressed_and_damaged_metadata_are_icebergs(data, raw_folder):
+    (raw_folder / "metadata").mkdir()
+    (raw_folder / "metadata/00000-a.gz.metadata.json").write_bytes(data)
+    (raw_folder / "metadata/snap-1.avro").write_bytes(b"Obj")
+    assert lake_kind(raw_folder) == "iceberg"
 
 
 @pytest.mark.parametrize("kind", ["delta", "iceberg"])
