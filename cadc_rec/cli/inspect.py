@@ -138,7 +138,8 @@ def _columns(table: "TableProfile", notes: dict[str, str]) -> "Table":
 
     shown = Table()
     for heading in ("column", "type", "missing", "distinct", "smallest", "largest", "taken for"):
-        shown.add_column(heading, justify="right" if heading in ("missing", "distinct") else "left")
+        side = "right" if heading in ("missing", "distinct") else "left"
+        shown.add_column(heading, justify=side, overflow="fold")  # no digit is left out
     for c in table.columns:
         counts = (f"{table.rows - c.known:,}", f"{c.distinct:,}")
         cells = (c.name, c.type, *counts, c.least, c.greatest, notes.get(c.name, ""))

@@ -61,8 +61,8 @@ def _places(found: FileSet) -> Iterator[str]:
     start = os.path.commonprefix(names)  # noqa: RUF071 the beginning of names is meant
     end = os.path.commonprefix([name[::-1] for name in names])[::-1]  # noqa: RUF071 likewise
     end = end[end.find(".") :] if "." in end else ""
-    end = glob.escape(end)
-    patterns = [f"{glob.escape(start)}*{end}", f"*{end}", f"**/*{end}", *_letter_by_letter(names)]
+    start, end = glob.escape(start), glob.escape(end)
+    patterns = [f"{start}*{end}", f"*{end}", f"**/*{end}", *_letter_by_letter(names)]
     base = glob.escape(str(found.base))
     yield from (f"{base}/{pattern}" for pattern in patterns)
 
@@ -74,4 +74,6 @@ def _letter_by_letter(names: Sequence[str]) -> Iterator[str]:
     places = ["".join(sorted(set(letters))) for letters in zip(*names, strict=True)]
     if any(len(letters) > 1 and set(letters) & set("]!-/") for letters in places):
         return  # these mean something else in a class of letters
-    yield "".join(glob.escape(s) if len(s) == 1 else f"[{s}]" for s in places)
+    first, *others = places
+    # Partitions are the folders from the first wildcard on, so that the first letter is one.
+    yield f"[{first}]" + "".join(glob.escape(s) if len(s) == 1 else f"[{s}]" for s in others)
