@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ibis
@@ -27,6 +27,7 @@ from cadc_rec.data.tables.scan import (
     first_line,
     literal,
     require_columns,
+    whole,
 )
 from cadc_rec.errors import CadcError
 
@@ -115,16 +116,18 @@ def scan_columnar(
             hive_types_autocast=False,
         )
         parts.append(_numbered(rows, wanted, {n: (files[n], starts[n]) for n in alike}))
+    raw = ColumnarScan(role, parts[0], found.files, files, inside)
     for column in inside:
         kinds = [plain(schemas[alike[0]].field(column).type) for alike in groups]
         if mixes_signs(kinds):
-            types[column] = one_integer(column, kinds, parts, found.files)
+            with whole(raw):
+                types[column] = one_integer(column, kinds, parts, found.files)
     parts = [
         part.mutate(**_widened(part, schemas[alike[0]], types))
         for part, alike in zip(parts, groups, strict=True)
     ]
     every = parts[0] if len(parts) == 1 else ibis.union(*parts)
-    return ColumnarScan(role, every, found.files, files, inside)
+    return replace(raw, rows=every)
 
 
 def _refuse_readers_own(file: Path, columns: Sequence[str]) -> None:

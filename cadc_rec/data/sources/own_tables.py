@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import duckdb
 import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from cadc_rec.config.tables import EntityTable, InteractionsTable, ItemsTable, TablesConfig
-from cadc_rec.data.engine import disk_is_full
 from cadc_rec.data.formats.lines import TextFormat
 from cadc_rec.data.formats.open import open_table
 from cadc_rec.data.sources.id_kinds import IdKind, id_kind
@@ -39,7 +36,7 @@ from cadc_rec.data.tables.columns import (
 )
 from cadc_rec.data.tables.files import FileSet, TableFiles
 from cadc_rec.data.tables.forms import Form
-from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW, Scan, good_rows
+from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW, Scan, good_rows, whole
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 
@@ -151,7 +148,7 @@ class _Reader:
     ) -> tuple[ir.Table, dict[str, int]]:
         folder = self._rejected
         file = folder and folder / f"{scan.role}.parquet"
-        with _whole(scan):
+        with whole(scan):
             return good_rows(self.backend, scan, typed, unique=unique, rejected=file)
 
     def _interactions(
@@ -169,11 +166,11 @@ class _Reader:
             if keys.format:
                 typed["timestamp"] = formatted_time(time, keys.timestamp, keys.format, where)
             else:
-                with _whole(scan):
+                with whole(scan):
                     kind = time_kind(raw, keys.timestamp, where)
                 _require_unit(keys, kind, where)
                 if kind == "number":
-                    with _whole(scan):
+                    with whole(scan):
                         _warn_of_small_units(raw, keys.timestamp)
                 log.info("%s holds the time as %s", keys.timestamp, _TIMES[kind])
                 typed["timestamp"] = time_column(time, keys.timestamp, kind)
@@ -222,7 +219,7 @@ class _Reader:
         rows, found = self._good(scan, typed, unique=f"{side.side}_id")
         if "rejected" in found:
             counts[f"rejected_{side.side}s"] = found["rejected"]
-        with _whole(scan):  # also the columns that cannot have a fault
+        with whole(scan):  # also the columns that cannot have a fault
             return self.backend.create_table(f"good_{scan.role}", rows.drop(ROW, FILE, FILE_ROW))
 
 
@@ -256,19 +253,6 @@ def _require_unit(keys: InteractionsTable, kind: TimeKind, where: str) -> None:
         f"{where} holds {_TIMES[kind]}, so data.tables.interactions.unit = {keys.unit!r} has no "
         f"effect; {remedy}."
     )
-
-
-@contextlib.contextmanager
-def _whole(scan: Scan) -> Iterator[None]:
-    """Turn the engine's error about a file it cannot read to its end into one that names it."""
-    try:
-        yield
-    except duckdb.OutOfMemoryException:
-        raise
-    except duckdb.Error as error:
-        if disk_is_full(error):
-            raise
-        raise scan.damaged(error) from None
 
 
 def _wanted_interactions(config: InteractionsTable) -> dict[str, str]:

@@ -7,13 +7,15 @@ declared; the others are an error that names the first, or a file of all of them
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import duckdb
 import ibis
 import ibis.expr.types as ir
 import numpy as np
@@ -21,7 +23,7 @@ import pyarrow as pa
 from ibis.backends.duckdb import Backend
 from numpy.typing import NDArray
 
-from cadc_rec.data.engine import stream
+from cadc_rec.data.engine import disk_is_full, stream
 from cadc_rec.data.streams import ROW_GROUP_ROWS, parquet_writer, rechunk
 from cadc_rec.data.tables.columns import Typed
 from cadc_rec.errors import CadcError
@@ -117,6 +119,19 @@ class LineScan(Scan):
     def word(self) -> str:
         """Lines, as an editor counts them."""
         return "line"
+
+
+@contextlib.contextmanager
+def whole(scan: Scan) -> Iterator[None]:
+    """Turn the engine's error about a file it cannot read to its end into one that names it."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException:
+        raise
+    except duckdb.Error as error:
+        if disk_is_full(error):
+            raise
+        raise scan.damaged(error) from None
 
 
 def require_columns(

@@ -192,6 +192,18 @@ def test_an_integer_beyond_64_bits_beside_signed_ones_is_refused_by_value(
         tables("log")
 
 
+def test_a_damaged_part_is_named_before_its_values_are_compared(tables, raw_folder):
+    (raw_folder / "log").mkdir()
+    for number, kind in enumerate([pa.int64(), pa.uint64()]):
+        users = pa.array(range(1000), kind)
+        table = pa.table({"who": users, "what": users, "when": users})
+        path = raw_folder / f"log/{number}.parquet"
+        pq.write_table(table, path, write_statistics=False)
+    path.write_bytes(b"PAR1" + b"\xff" * 396 + path.read_bytes()[400:])
+    with pytest.raises(CadcError, match=r"log/1\.parquet, row group 1: cannot be read"):
+        tables("log")
+
+
 def test_codes_beyond_64_bits_are_values_of_an_attribute(tables, raw_folder):
     pq.write_table(pa.table({"who": ["a"], "what": ["x"], "when": [1]}), raw_folder / "log.parquet")
     ids_and_codes = [
