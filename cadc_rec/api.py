@@ -183,8 +183,8 @@ def inspect(
 
     from cadc_rec.config.errors import explain
     from cadc_rec.config.tables import TablesConfig
+    from cadc_rec.data.formats.lines import TextFormat
     from cadc_rec.data.inspect.inspect import inspect_path
-    from cadc_rec.data.tables.lines import TextFormat
 
     named = {"columns": list(columns)}
     settings = {"delimiter": delimiter, "encoding": encoding, "interactions": named}

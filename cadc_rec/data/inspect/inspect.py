@@ -16,6 +16,8 @@ import ibis
 from ibis.backends.duckdb import Backend
 
 from cadc_rec.data.engine import open_engine
+from cadc_rec.data.formats.lines import USUAL, TextFormat
+from cadc_rec.data.formats.open import columns_in
 from cadc_rec.data.id_forms import Meeting, meet
 from cadc_rec.data.inspect.profile import (
     TableProfile,
@@ -29,8 +31,6 @@ from cadc_rec.data.inspect.warnings import left_files, table_warnings
 from cadc_rec.data.sources.raw_input import table_folders
 from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.data.tables.files import FileSet, find_files, other_files
-from cadc_rec.data.tables.lines import USUAL, TextFormat
-from cadc_rec.data.tables.open import columns_in
 from cadc_rec.data.tables.plain import is_empty
 from cadc_rec.errors import CadcError
 
@@ -59,7 +59,7 @@ class Inspection:
             data_dir: the folder that its paths are to be relative to.
 
         Raises:
-            CadcError: no table names both a user and an item.
+            CadcError: no table names both a user and an item, or no path leads to its files alone.
         """
         return starting_config(self.roles, data_dir, self.layout, self.warnings, self.meetings)
 

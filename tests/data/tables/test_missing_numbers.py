@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cadc_rec.data.engine import open_engine
-from cadc_rec.data.tables.columnar import scan_columnar
+from cadc_rec.data.formats.columnar import scan_columnar
 from cadc_rec.data.tables.columns import number_column, time_column, weight_column
 from cadc_rec.data.tables.files import FileSet
 from cadc_rec.data.tables.scan import good_rows
