@@ -122,10 +122,7 @@ def scan_columnar(
         if mixes_signs(kinds):
             with whole(raw):
                 types[column] = one_integer(column, kinds, parts, found.files)
-    parts = [
-        part.mutate(**_widened(part, schemas[alike[0]], types))
-        for part, alike in zip(parts, groups, strict=True)
-    ]
+    parts = _widened(parts, [schemas[alike[0]] for alike in groups], types)
     every = parts[0] if len(parts) == 1 else ibis.union(*parts)
     return replace(raw, rows=every)
 
@@ -212,17 +209,27 @@ def _of_one_schema(schemas: Sequence[pa.Schema], columns: Sequence[str]) -> list
 
 
 def _widened(
-    rows: ir.Table, schema: pa.Schema, types: Mapping[str, pa.DataType]
-) -> dict[str, ir.Value]:
-    """The columns that have another type in these files than in all together, converted."""
-    found: dict[str, ir.Value] = {}
+    parts: Sequence[ir.Table], schemas: Sequence[pa.Schema], types: Mapping[str, pa.DataType]
+) -> list[ir.Table]:
+    """Parts of a table whose columns have one type in all of them.
+
+    Args:
+        parts: each of files of one schema.
+        schemas: of each part.
+        types: the type that holds a column's values of all parts.
+    """
+    changed: list[dict[str, ir.Value]] = [{} for _ in parts]
     for column, wanted in types.items():
-        kind = plain(schema.field(column).type)
-        if kind != wanted:
-            target = PyArrowType.to_ibis(wanted)
-            empty = pa.types.is_null(kind)
-            found[column] = ibis.null(target) if empty else rows[column].cast(target)
-    return found
+        kinds = [plain(schema.field(column).type) for schema in schemas]
+        target = PyArrowType.to_ibis(wanted)
+        if wanted in kinds:  # as it is read: of times, the unit and zone are the reader's
+            target = parts[kinds.index(wanted)][column].type()
+        for part, kind, change in zip(parts, kinds, changed, strict=True):
+            if pa.types.is_null(kind):
+                change[column] = ibis.null(target)
+            elif kind != wanted:
+                change[column] = part[column].cast(target)
+    return [part.mutate(**change) for part, change in zip(parts, changed, strict=True)]
 
 
 def _schema(file: Path, own: Path) -> pa.Schema:

@@ -98,6 +98,24 @@ def test_a_part_without_any_value_is_missing_row_by_row(tables, raw_folder):
     assert tables("log", on_bad_row="reject").info["rejected"] == 2
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pa.timestamp(unit) for unit in ("s", "ms", "us", "ns")),
+        *(pa.timestamp(unit, "Asia/Tokyo") for unit in ("ms", "us")),
+        pa.date32(),
+        pa.date64(),
+    ],
+    ids=str,
+)
+def test_a_part_without_any_time_goes_with_times_of_every_kind(kind, tables, raw_folder):
+    times = pa.array([datetime(2024, 1, 1), datetime(2024, 1, 2)]).cast(kind)
+    whole = {"who": ["a", "b"], "what": ["x", "y"], "when": times}
+    write(raw_folder / "log", [{**whole, "when": pa.nulls(2)}, whole])
+    info = tables("log", on_bad_row="reject").info
+    assert (info["rows_read"], info["rejected"]) == (4, 2)
+
+
 def test_rows_of_widened_files_keep_their_order_and_place(tables, raw_folder):
     first = {"who": ["a"] * 3, "what": ["x", "y", "z"], "when": pa.array([1, 1, 1], pa.int32())}
     last = {"who": ["a", "a", None], "what": ["v", "w", "u"], "when": [1, 1, 1]}
