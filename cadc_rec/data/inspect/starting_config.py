@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cadc_rec.data.id_forms import ID_FORMS, Meeting
+from cadc_rec.data.id_forms import ID_FORMS
 from cadc_rec.data.inspect.profile import TableProfile
 from cadc_rec.data.inspect.roles import Entities, Roles
+from cadc_rec.data.meetings import Meeting
 from cadc_rec.data.sources.raw_tables import guess_unit
 from cadc_rec.data.tables.files import FileSet, find_files
 from cadc_rec.data.tables.lines import USUAL, TextFormat

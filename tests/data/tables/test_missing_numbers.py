@@ -85,7 +85,10 @@ def test_counts_of_numbers_are_those_of_numpy(writer, type_, tmp_path_factory):
 @pytest.mark.slow
 def test_counts_are_those_of_numpy_in_a_file_of_spark(tmp_path):
     pyspark = pytest.importorskip("pyspark.sql")
-    session = pyspark.SparkSession.builder.master("local[1]").getOrCreate()
+    builder = pyspark.SparkSession.builder.master("local[1]").config("spark.ui.enabled", False)
+    for side in ("host", "bindAddress"):
+        builder = builder.config(f"spark.driver.{side}", "127.0.0.1")
+    session = builder.getOrCreate()
     values = [1.0, NAN, 2.0, 3.0, NAN] * 4
     try:
         frame = session.createDataFrame([(value,) for value in values], "x double").coalesce(1)
