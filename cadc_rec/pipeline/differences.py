@@ -70,12 +70,14 @@ class Difference:
     Attributes:
         path: of its evaluation.
         options: of a command, which give it the run's settings.
+        of_other_method: whether the first of them names another method.
         asked: settings that have other values there, as they were asked for.
         obstacles: what else differs, which no option gives: with one, the options find no run.
     """
 
     path: Path
     options: tuple[str, ...]
+    of_other_method: bool
     asked: tuple[str, ...]
     obstacles: tuple[str, ...]
 
@@ -120,6 +122,7 @@ def difference(run: Run, pipeline: Pipeline, until: str) -> Difference:
     return Difference(
         run.artifacts["evaluate"].path,
         tuple(options),
+        method != experiment.method,
         tuple(f"{k}={_toml(v)}" for k, v in asked.items() if k not in row and v is not None),
         tuple(obstacles),
     )

@@ -1,10 +1,7 @@
 """Finds an experiment's finished run, or says which runs there are and what differs.
 
 In: a pipeline. Out: its artifacts, none of them made now; or one sentence, with a line for each run
-of the work folder that has other settings: what to add to the command to mean that one.
-
-What a run was made with stands in its manifests. The settings that are asked for are formed from
-the same inputs by the same rows of the table, so what differs is just what decides a result.
+of the work folder: what to add to the command to mean that one, or why nothing can be added.
 """
 
 from __future__ import annotations
@@ -44,7 +41,10 @@ def _none_found(pipeline: Pipeline, until: str) -> str:
     if not runs:
         return f"{workdir}: holds no finished run; make one with cadc-rec run."
     differences = [difference(run, pipeline, until) for run in runs]
-    differences.sort(key=lambda one: (len(one.obstacles), len(one.options) + len(one.asked)))
+    # What options find comes first, then what is of the same method, then what differs least.
+    differences.sort(
+        key=lambda d: (len(d.obstacles), d.of_other_method, len(d.options) + len(d.asked))
+    )
     lines = [f"  {one.line()}" for one in differences[:_SHOWN]]
     if len(runs) > _SHOWN:
         lines.append(f"  and {len(runs) - _SHOWN} more")

@@ -82,7 +82,7 @@ def test_every_run_of_other_methods_is_found_by_its_options(workdir, config):
     for asked in (
         ["method=als"],
         ["method=cadc", "pretrain.epochs=9"],
-        ["method=gold", "history.length=5", "transitions.window=0"],
+        ["method=gold", "train.epochs=5", "data.k_core=2"],
     ):
         head, lines = refused(config, workdir, asked)
         assert head.endswith("or add the options of one that is there:")

@@ -118,10 +118,10 @@ def test_a_required_number_that_is_nan_is_missing(make, arguments, tmp_path):
 def test_a_rating_or_attribute_that_is_nan_is_missing(format_, engine, tables, raw_folder):
     log = pa.table(
         {
-            "who": ["a", "a", "a", "b", "b", "b"],
-            "what": ["x", "y", "z"] * 2,
-            "when": range(6),
-            "stars": [5.0, NAN, 4.0, 1.0, 5.0, NAN],
+            "who": ["a", "a", "a", "b", "b", "b", "c", "c", "c"],
+            "what": ["x", "y", "z"] * 3,
+            "when": range(9),
+            "stars": [5.0, NAN, 4.0, 1.0, 5.0, NAN, INF, None, -INF],
         }
     )
     items = pa.table(
@@ -153,7 +153,7 @@ def test_a_rating_or_attribute_that_is_nan_is_missing(format_, engine, tables, r
             "multi": ["tags"],
         },
     )
-    assert artifact.info["rejected"] == 2
+    assert artifact.info["rejected"] == 5
     assert artifact.info["below_min_rating"] == 1
     assert artifact.info["train"] == 3
     found = pq.read_table(artifact.path / "items.parquet").to_pydict()
