@@ -1,15 +1,20 @@
 """A report takes the newest update that all cells of a dataset have, and says so."""
 
 import json
+import logging
 
 import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.config.file import load_experiment
+from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.pipeline.summary import run_result
+from cadc_rec.study.report.study_data import load_studies
+from cadc_rec.study.report.updated import as_updated
 from cadc_rec.study.run.grid import read_study
 from cadc_rec.study.run.records import record_done
+from cadc_rec.updates.chain import take_update
 from cadc_rec.updates.update import carry_on
 from tests.updates.conftest import item, user
 
@@ -34,40 +39,46 @@ def study(workdir, config, tmp_path):
     return folder
 
 
-def reported(folder):
-    """Users and the update in the words of the split, by method."""
-    rows = pq.read_table(folder / "report" / "results.parquet").to_pylist()
-    return {row["method"]: (row["users"], row["split"].partition("; ")[2]) for row in rows}
+PLAIN = {"mf": (40, ""), "popularity": (40, "")}
+MONDAY = dict.fromkeys(PLAIN, (41, "monday, update 1 of 1"))
 
 
-def test_a_report_takes_what_all_cells_have_and_says_so(cli, study, workdir, config, day):
-    command = ["report", study]
-    plain = {"mf": (40, ""), "popularity": (40, "")}
-    done = cli(*command)
-    assert done.code == 0, done.err
-    assert "update" not in done.err
-    assert reported(study) == plain
-    ours = {name: load_experiment(config, method=name) for name in plain}
+def taken(folder, wanted="newest"):
+    """Users and the update in the words of the split, by method, as a report takes them."""
+    (study,) = as_updated(load_studies(folder), wanted)
+    return {cell.method: (cell.users, cell.split.partition("; ")[2]) for cell in study.cells}
+
+
+def test_a_report_takes_what_all_cells_have_and_says_so(cli, study, workdir, config, day, caplog):
+    caplog.set_level(logging.INFO)
+    assert taken(study) == PLAIN
+    assert "The shop: takes" not in caplog.text
+    ours = {name: load_experiment(config, method=name) for name in PLAIN}
 
     monday = day(name="monday")
     carry_on(ours["mf"], workdir, monday)
-    done = cli(*command)
-    assert "The shop: takes the runs themselves, no update: 1 of 2 finished cells have" in done.err
-    assert reported(study) == plain
-    done = cli(*command, "--update", "1")
-    assert (done.code, done.out) == (2, "")
-    assert "The shop: not all 2 finished cells have update 1; all have 0: " in done.err
+    assert taken(study) == PLAIN
+    assert "The shop: takes the runs themselves, no update: 1 of 2 finished cells have" in (
+        caplog.text
+    )
+    with pytest.raises(CadcError, match="not all 2 finished cells have update 1; all have 0: "):
+        taken(study, 1)
 
     carry_on(ours["popularity"], workdir, monday)
-    done = cli(*command)
+    assert taken(study) == taken(study, 1) == MONDAY
+    caplog.clear()
+    assert taken(study, 0) == PLAIN
+    assert "The shop: takes the runs themselves, before their updates" in caplog.text
+    carry_on(ours["mf"], workdir, day([(user(8), item(20), 350)], "tuesday"))
+    assert taken(study) == MONDAY
+
+    done = cli("report", study)
     assert done.code == 0, done.err
     assert "The shop: takes monday, update 1 of 1" in done.err
-    assert reported(study) == dict.fromkeys(plain, (41, "monday, update 1 of 1"))
+    rows = pq.read_table(study / "report" / "results.parquet").to_pylist()
+    for row in rows:
+        first = take_update(Pipeline(ours[row["method"]], workdir), 1).pipeline
+        measured = first.artifact("evaluate").info["test"]
+        assert row["metrics.hr@10"] == measured["hr@10"]
     assert "monday, update 1 of 1" in (study / "report" / "index.html").read_text()
-
-    done = cli(*command, "--update", "none")
-    assert "The shop: takes the runs themselves, before their updates" in done.err
-    assert reported(study) == plain
-
-    carry_on(ours["mf"], workdir, day([(user(8), item(20), 350)], "tuesday"))
-    assert "The shop: takes monday, update 1 of 1" in cli(*command).err
+    assert cli("report", study, "--update", "x").code == 2
