@@ -50,10 +50,10 @@ def record_done(cell: Cell, result: Mapping[str, Any], folder: Path) -> dict[str
         result: what ``cadc-rec run --json`` printed.
         folder: the study's; its ``ranks/`` receives a copy of the cell's ranks.
     """
+    manifests = {stage: read_manifest(Path(path)) for stage, path in result["artifacts"].items()}
     ranks = folder / "ranks" / f"{cell.id}.parquet"
     ranks.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(result["artifacts"]["evaluate"]) / "ranks.parquet", ranks)
-    manifests = {stage: read_manifest(Path(path)) for stage, path in result["artifacts"].items()}
     device = _last(manifests)["info"].get("device", "cpu")
     return {
         "schema_version": SCHEMA_VERSION,
