@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -190,7 +191,7 @@ def _sampled(dataset: Dataset, seed: int) -> np.ndarray:
     return np.sort(draws.choice(having, most, replace=False))
 
 
-def _ways(config: PriorConfig) -> dict[str, list]:
+def _ways(config: PriorConfig) -> dict[str, list[Any]]:
     """The ways of reading a history that are tried for each component; the settings' own first."""
     own = (config.alpha, config.half_life, config.l2)
     decays = [config.decay, *(decay for decay in _DECAYS if decay != config.decay)]
@@ -205,7 +206,7 @@ def _ways(config: PriorConfig) -> dict[str, list]:
 def _scored(
     tables: TablesAlone,
     config: PriorConfig,
-    ways: Mapping[str, Sequence],
+    ways: Mapping[str, Sequence[Any]],
     length: int,
     dataset: Dataset,
     users: np.ndarray,
@@ -215,7 +216,8 @@ def _scored(
     names.append("popularity")
     history = dataset.last_items(length, with_validation=False)[users]
     block = max(1, _BLOCK // max(dataset.n_items, 1))
-    starts, parts, size = [], {name: [] for name in names}, 0
+    starts, size = list[np.ndarray](), 0
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     spread: dict[str, np.ndarray] = {name: np.zeros(len(ways[name])) for name in names}
     readers = {name: _reader(tables, config, name, ways[name]) for name in names}
     for first in range(0, len(users), block):
@@ -237,7 +239,9 @@ def _scored(
     return _Kept(np.concatenate(starts), values), factors
 
 
-def _reader(tables: TablesAlone, config: PriorConfig, name: str, ways: Sequence):
+def _reader(
+    tables: TablesAlone, config: PriorConfig, name: str, ways: Sequence[Any]
+) -> Callable[[np.ndarray], list[np.ndarray]]:
     """A function from histories to a component's scores ``[n, n_items]`` in every way."""
     if name == "popularity":
         popularity = tables.popularity.numpy()

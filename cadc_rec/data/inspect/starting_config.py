@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cadc_rec.data.formats.lines import USUAL, TextFormat
-from cadc_rec.data.id_forms import ID_FORMS, Meeting
+from cadc_rec.data.id_forms import ID_FORMS
 from cadc_rec.data.inspect.paths import path_of
 from cadc_rec.data.inspect.profile import TableProfile
 from cadc_rec.data.inspect.roles import Entities, Roles
+from cadc_rec.data.meetings import Meeting
 from cadc_rec.data.sources.raw_tables import guess_unit
 from cadc_rec.errors import CadcError
 
