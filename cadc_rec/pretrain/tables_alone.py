@@ -13,7 +13,7 @@ the sparse scores to be added to their dot products.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,6 @@ from scipy import sparse
 
 from cadc_rec.config.experiment import HistoryConfig, PriorConfig
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.evaluation.ranking import Listed
 from cadc_rec.models.forward import PriorAlone
 from cadc_rec.models.prior import AT_FIRST, HistoryPrior, even_factors
 from cadc_rec.pretrain.id_tables import Pretrained
@@ -63,7 +62,7 @@ class TablesAlone:
         joined = self.dense.every_item().joined()
         return torch.cat([joined, self.popularity[:, None]], 1) if self._popular else joined
 
-    def listed(self, history: np.ndarray) -> Listed | None:
+    def listed(self, history: np.ndarray) -> Callable[[range], sparse.csr_array] | None:
         """The scores of lists, of runs of these histories; None without lists."""
         lists, factor = self.lists, self.factors.get("lists", 0.0)
         if lists is None or not factor:
