@@ -90,16 +90,16 @@ class Opened:
 
     def pretrained(self, tables: Artifact | None, transitions: Artifact | None) -> Pretrained:
         """Pre-trained vectors; empty for methods without."""
-        from cadc_rec.pretrain import transition_lists
+        from cadc_rec.data import transition_lists
         from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables
 
         def opened() -> Pretrained:
             ids = None if tables is None else IdTables.open(tables)
             if transitions is None:
                 return Pretrained(ids)
-            if (transitions.path / transition_lists.FILE).exists():
-                lists = transition_lists.TransitionLists.open(transitions.path)
-                return Pretrained(ids, lists=lists)
+            lists = transitions.path / transition_lists.FILE
+            if lists.exists():
+                return Pretrained(ids, lists=transition_lists.TransitionLists.open(lists))
             return Pretrained(ids, TransitionTables.open(transitions))
 
         paths = ("" if made is None else str(made.path) for made in (tables, transitions))

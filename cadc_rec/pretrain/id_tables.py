@@ -19,10 +19,10 @@ from typing import Literal, TypeAlias
 import torch
 from safetensors.torch import load_file, save_file
 
+from cadc_rec.data.transition_lists import TransitionLists
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.rows import write_rows
 from cadc_rec.models.factorization import as_dot_products
-from cadc_rec.pretrain.transition_lists import TransitionLists
 from cadc_rec.store.artifact import Artifact
 
 Scale = Literal["none", "unit", "whiten"]

@@ -4,7 +4,7 @@ The score is a sum of components, each multiplied by a factor:
 
 - ``folded``: the history folded into ALS (`cadc_rec.models.prior`);
 - ``led``: where the last items lead, by factorized transitions; or
-- ``lists``: the same by every item's best targets (`cadc_rec.pretrain.transition_lists`);
+- ``lists``: the same by every item's best targets (`cadc_rec.data.transition_lists`);
 - ``popularity``: log(1 + interactions of the item), standardized over items.
 
 All but ``lists`` are dot products. In: pre-trained tables. Out: vectors, and a function that gives
@@ -13,19 +13,19 @@ the sparse scores to be added to their dot products.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy import sparse
+from torch import nn
 
 from cadc_rec.config.experiment import HistoryConfig, PriorConfig
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.transition_lists import ListedScores, TransitionLists
 from cadc_rec.models.forward import PriorAlone
 from cadc_rec.models.prior import AT_FIRST, HistoryPrior, even_factors
 from cadc_rec.pretrain.id_tables import Pretrained
-from cadc_rec.pretrain.transition_lists import TransitionLists
 
 COMPONENTS = ("folded", "led", "lists", "popularity")
 _SAMPLE = 1000  # users whose histories set the first factors
@@ -57,23 +57,31 @@ class TablesAlone:
             return joined
         return torch.cat([joined, joined.new_full((len(joined), 1), self.factors["popularity"])], 1)
 
+    def program(self) -> nn.Module:
+        """A module that gives `user_vectors`; ``torch.export`` takes it."""
+        factors = [self.factors.get(name, 0.0) for name in self._dense_names()]
+        old = self.dense
+        sources = None if old.sources is None else old.sources.weight
+        prior = old.reader.prior
+        assert prior is not None
+        alone = PriorAlone(prior, factors, old.items.weight, sources, old.targets)
+        return _WithPopularity(alone, self.factors["popularity"]) if self._popular else alone
+
     def item_vectors(self) -> torch.Tensor:
         """Vectors ``[n_items, d]``."""
         joined = self.dense.every_item().joined()
         return torch.cat([joined, self.popularity[:, None]], 1) if self._popular else joined
 
-    def listed(self, history: np.ndarray) -> Callable[[range], sparse.csr_array] | None:
-        """The scores of lists, of runs of these histories; None without lists."""
-        lists, factor = self.lists, self.factors.get("lists", 0.0)
-        if lists is None or not factor:
+    def listed(self, length: int) -> ListedScores | None:
+        """The lists' part of the score; None without.
+
+        Args:
+            length: of a history.
+        """
+        factor = self.factors.get("lists", 0.0)
+        if self.lists is None or not factor:
             return None
-
-        def of(users: range) -> sparse.csr_array:
-            found = lists.scores(history[users.start : users.stop], self.decay)
-            found.data *= np.float32(factor)
-            return found
-
-        return of
+        return ListedScores(self.lists, self.decay, factor, length)
 
     def of_prior(self, config: PriorConfig) -> TablesAlone:
         """The same tables with other settings of how a history is read."""
@@ -89,6 +97,19 @@ class TablesAlone:
 
     def _dense_names(self) -> Sequence[str]:
         return ("folded",) if self.dense.targets is None else ("folded", "led")
+
+
+class _WithPopularity(nn.Module):
+    """A history's vector, and one more element: the factor of the items' popularity."""
+
+    def __init__(self, alone: PriorAlone, factor: float) -> None:
+        super().__init__()
+        self.alone, self.factor = alone, factor
+
+    def forward(self, history: torch.Tensor) -> torch.Tensor:
+        """``[n, d]`` of integer ``[n, L]``, the latest first, -1 where they have ended."""
+        vectors = self.alone(history)
+        return torch.cat([vectors, torch.full_like(vectors[:, :1], self.factor)], 1)
 
 
 def prior_alone(
@@ -144,7 +165,17 @@ def _sample(history: HistoryConfig, dataset: Dataset) -> np.ndarray:
 
 def _popularity(dataset: Dataset) -> torch.Tensor:
     """log(1 + interactions) of every item, float32 ``[n_items]``, mean 0, deviation 1."""
-    counts = np.bincount(dataset.train_item, minlength=dataset.n_items)
-    logarithms = np.log1p(counts)
-    deviation = logarithms.std() or 1.0
-    return torch.from_numpy(((logarithms - logarithms.mean()) / deviation).astype(np.float32))
+    logarithms, mean, deviation = _logarithms(dataset)
+    return torch.from_numpy(((logarithms - mean) / deviation).astype(np.float32))
+
+
+def untaken_popularity(dataset: Dataset) -> float:
+    """The same of an item that nobody took."""
+    _, mean, deviation = _logarithms(dataset)
+    return -mean / deviation
+
+
+def _logarithms(dataset: Dataset) -> tuple[np.ndarray, float, float]:
+    """log(1 + interactions) of every item, their mean, and their deviation (1 where it is 0)."""
+    logarithms = np.log1p(np.bincount(dataset.train_item, minlength=dataset.n_items))
+    return logarithms, float(logarithms.mean()), float(logarithms.std()) or 1.0

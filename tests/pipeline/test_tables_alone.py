@@ -49,16 +49,3 @@ def test_towers_do_not_read_lists_and_are_not_fitted(tiny):
     ):
         with pytest.raises(Exception, match=named):
             load_experiment(tiny, method="recipe", overrides=overrides)
-
-
-def test_what_bundles_have_no_place_for_is_refused(cli, tiny, tmp_path):
-    sets = [part for override in FITTED for part in ("--set", override)]
-    told = (tiny, "--method", "prior", "--workdir", tmp_path / "work", *sets)
-    assert cli("run", *told).code == 0
-    done = cli("export", *told, "--out", tmp_path / "bundle")
-    assert done.code == 2
-    assert done.err.endswith(
-        "error: transitions.form = 'lists' cannot be exported yet; run and export with "
-        "transitions.form = 'factors'.\n"
-    )
-    assert not (tmp_path / "bundle").exists()

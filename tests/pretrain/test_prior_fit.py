@@ -9,13 +9,13 @@ import torch
 from scipy import sparse
 
 from cadc_rec.config.experiment import HistoryConfig, PriorConfig
+from cadc_rec.data.transition_lists import best_targets
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import held_out_ranks
 from cadc_rec.pretrain.id_tables import IdTables, Pretrained
 from cadc_rec.pretrain.prior_fit import LEAST_USERS, FittedPrior, fit_prior
 from cadc_rec.pretrain.tables_alone import tables_alone
-from cadc_rec.pretrain.transition_lists import best_targets
 
 N_USERS, N_ITEMS, LENGTH = 300, 40, 6
 HISTORY = HistoryConfig(length=LENGTH)
@@ -61,12 +61,13 @@ def given():
 def ndcg(tables, dataset):
     """Exact ranks of all validation items, by the function that evaluates."""
     history = dataset.last_items(LENGTH, with_validation=False)
+    listed = tables.listed(LENGTH)
     ranks = held_out_ranks(
         tables.user_vectors(history),
         tables.item_vectors(),
         dataset.val_item,
         UserItems(dataset.user_indptr, dataset.train_item),
-        listed=tables.listed(history),
+        listed=None if listed is None else lambda some: listed.of(history[some.start : some.stop]),
     )
     return ranking_metrics(ranks, (10,))["ndcg@10"]
 

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
+from scipy import sparse
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.rows import write_rows
@@ -32,8 +34,8 @@ from cadc_rec.pretrain.tables_alone import TablesAlone, tables_alone
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.training.build import build_model
 
-UsersKnowing: TypeAlias = Callable[[bool], tuple[torch.Tensor, Listed | None]]
-"""Given whether validation items are known: users' vectors, and scores that come on top."""
+UsersKnowing: TypeAlias = Callable[[bool], torch.Tensor]
+"""Vectors of users, given whether their validation items are known."""
 
 
 def build_evaluation(
@@ -65,22 +67,33 @@ def build_evaluation(
             scores come on top of the dot products.
         fitted: the prior's fit, where it was fitted.
     """
-    users_knowing, items = _vectors(experiment, dataset, checkpoint, pretrained, processes, fitted)
+    users_knowing, items, lists = _vectors(
+        experiment, dataset, checkpoint, pretrained, processes, fitted
+    )
+    share = processes.share(dataset.n_users)
     train = UserItems(dataset.user_indptr, dataset.train_item)
     train_and_val = train.and_one_each(dataset.val_item)
-    total, chief = 2 * len(processes.share(dataset.n_users)), processes.rank == 0
+    total, chief = 2 * len(share), processes.rank == 0
     with track("evaluate", total, "users", visible=chief) as ticker:
 
         def ranks(
-            users: torch.Tensor, listed: Listed | None, targets: np.ndarray, excluded: UserItems
+            users: torch.Tensor, targets: np.ndarray, excluded: UserItems, with_validation: bool
         ) -> np.ndarray:
+            listed: Listed | None = None
+            if lists is not None:
+                history = dataset.last_items(lists.length, with_validation)
+                mine = history[share.start : share.stop]
+
+                def listed(some: range) -> sparse.csr_array:
+                    return lists.of(mine[some.start : some.stop])
+
             return ranks_by_share(
                 users, items, targets, excluded, processes, ticker.advance, listed
             )
 
-        val_ranks = ranks(*users_knowing(False), dataset.val_item, train)
-        users, listed = users_knowing(True)
-        test_ranks = ranks(users, listed, dataset.test_item, train_and_val)
+        val_ranks = ranks(users_knowing(False), dataset.val_item, train, False)
+        users = users_knowing(True)
+        test_ranks = ranks(users, dataset.test_item, train_and_val, True)
     has_val, has_test = dataset.val_item >= 0, dataset.test_item >= 0
     if not has_test.any():
         raise CadcError("no user has a test item (three interactions are needed); use more data.")
@@ -90,6 +103,7 @@ def build_evaluation(
         "users": int(has_test.sum()),
         "items": dataset.n_items,
         "split": dataset.order,
+        **({} if lists is None else {"lists": lists.settings()}),
     }
     draft.info, draft.rows = result, int(has_test.sum())
     file = draft.path / "user_vectors.safetensors"
@@ -111,10 +125,11 @@ def _vectors(
     pretrained: Pretrained,
     processes: Processes,
     fitted: FittedPrior | None,
-) -> tuple[UsersKnowing, torch.Tensor]:
-    """Vectors of all items, and, given whether the validation item is known by then, of users.
+) -> tuple[UsersKnowing, torch.Tensor, ListedScores | None]:
+    """Vectors of users and of all items, and scores that come on top of their dot products.
 
-    Users are those of this rank's share.
+    Users are those of this rank's share; their vectors depend on whether the validation item is
+    known by then.
     """
     if checkpoint is None:
         assert pretrained.ids is not None
@@ -126,30 +141,30 @@ def _vectors(
             return _of_tables(tables, experiment.history.length, dataset, share, processes.device)
         ids = replace(pretrained.ids, user=pretrained.ids.user[share.start : share.stop])
         users, items = (side.to(processes.device) for side in ids.as_dot_products())
-        return lambda with_validation: (users, None), items
+        return lambda with_validation: users, items, None
     model = build_model(experiment, dataset, pretrained, processes)
     load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
     length = experiment.history.length
     if not length:
         same = model.user_vectors()
-        return lambda with_validation: (same, None), model.item_vectors()
-
-    def users_knowing(with_validation: bool) -> tuple[torch.Tensor, None]:
-        return model.user_vectors(dataset.last_items(length, with_validation)), None
-
-    return users_knowing, model.item_vectors()
+        return lambda with_validation: same, model.item_vectors(), None
+    return (
+        lambda with_validation: model.user_vectors(dataset.last_items(length, with_validation)),
+        model.item_vectors(),
+        None,
+    )
 
 
 def _of_tables(
     tables: TablesAlone, length: int, dataset: Dataset, share: range, device: torch.device
-) -> tuple[UsersKnowing, torch.Tensor]:
+) -> tuple[UsersKnowing, torch.Tensor, ListedScores | None]:
     """The same without towers."""
 
-    def users_knowing(with_validation: bool) -> tuple[torch.Tensor, Listed | None]:
-        history = dataset.last_items(length, with_validation)[share.start : share.stop]
-        return tables.user_vectors(history).to(device), tables.listed(history)
+    def users(with_validation: bool) -> torch.Tensor:
+        history = dataset.last_items(length, with_validation)
+        return tables.user_vectors(history[share.start : share.stop]).to(device)
 
-    return users_knowing, tables.item_vectors().to(device)
+    return users, tables.item_vectors().to(device), tables.listed(length)
 
 
 def _write_ids(folder: Path, dataset: Dataset) -> None:

@@ -10,11 +10,11 @@ import torch
 from cadc_rec.config.experiment import TransitionsConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose
+from cadc_rec.data.transition_lists import FILE, best_targets
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.log import track
 from cadc_rec.pretrain.als import LeastSquares
 from cadc_rec.pretrain.id_tables import Scale, TransitionTables, divisor, scaled
-from cadc_rec.pretrain.transition_lists import best_targets
 from cadc_rec.pretrain.transition_matrix import load_matrix, save_matrix, transition_matrix
 from cadc_rec.store.artifact import Draft
 
@@ -73,7 +73,7 @@ def build_lists(config: TransitionsConfig, dataset: Dataset, draft: Draft) -> No
     """Every item's best targets, by one process."""
     matrix = transition_matrix(dataset, config)
     lists = best_targets(matrix, config.targets)
-    lists.save(draft.path)
+    lists.save(draft.path / FILE)
     whole = float(matrix.data.sum(dtype=np.float64))
     kept = float(lists.weights.sum(dtype=np.float64))
     draft.info = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from cadc_rec.pretrain.transition_lists import TransitionLists, best_targets
+from cadc_rec.data.transition_lists import TransitionLists, best_targets
 
 
 def a_matrix(n=40, share=0.3, seed=0):
@@ -38,8 +38,12 @@ def test_each_item_keeps_its_largest_weights(most, block):
 
 def test_lists_are_read_as_they_were_written(tmp_path):
     lists = best_targets(a_matrix(), 3)
-    lists.save(tmp_path)
-    again = TransitionLists.open(tmp_path)
+    before = lists.items.copy(), lists.weights.copy()
+    lists.scores(np.array([[1, 2]], np.int32), 0.5)  # reading them changes nothing
+    lists.save(tmp_path / "lists")
+    again = TransitionLists.open(tmp_path / "lists")
+    np.testing.assert_array_equal(again.items, before[0])
+    np.testing.assert_array_equal(again.weights, before[1])
     for name in ("indptr", "items", "weights"):
         np.testing.assert_array_equal(getattr(again, name), getattr(lists, name))
         assert getattr(again, name).dtype == getattr(lists, name).dtype

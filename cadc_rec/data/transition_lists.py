@@ -14,13 +14,15 @@ On disk: ``transition_lists.safetensors`` with ``indptr`` (int64 ``[n_items + 1]
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from scipy import sparse
 
 FILE = "transition_lists.safetensors"
@@ -46,22 +48,22 @@ class TransitionLists:
         """Number of items, with targets or without."""
         return len(self.indptr) - 1
 
-    def save(self, folder: Path) -> None:
-        """Write them into `folder`."""
-        save_file(
-            {"indptr": self.indptr, "items": self.items, "weights": self.weights}, folder / FILE
-        )
+    def save(self, file: Path) -> None:
+        """Write them."""
+        arrays = {"indptr": self.indptr, "items": self.items, "weights": self.weights}
+        file.write_bytes(save(arrays))  # save_file would hide it from other users
 
     @classmethod
-    def open(cls, folder: Path) -> TransitionLists:
+    def open(cls, file: Path) -> TransitionLists:
         """What `save` wrote."""
-        return cls(**load_file(folder / FILE))
+        return cls(**load_file(file))
 
     @cached_property
     def matrix(self) -> sparse.csr_array:
         """The same as a CSR matrix ``[n_items, n_items]``."""
         shape = (self.n_items, self.n_items)
-        matrix = sparse.csr_array((self.weights, self.items, self.indptr), shape=shape)
+        # A copy: it is sorted by item in place.
+        matrix = sparse.csr_array((self.weights, self.items, self.indptr), shape=shape, copy=True)
         matrix.sort_indices()
         return matrix
 
@@ -82,7 +84,49 @@ class TransitionLists:
             (weight[known].astype(np.float32), history[known], indptr),
             shape=(len(history), self.n_items),
         )
-        return rows @ self.matrix
+        found = rows @ self.matrix
+        found.sort_indices()
+        return found
+
+
+@dataclass(frozen=True)
+class ListedScores:
+    """The scores of lists as a model adds them to its dot products.
+
+    Attributes:
+        lists: every item's targets.
+        decay: of a history's places.
+        factor: of the scores.
+        length: items of a history that count, the latest ones.
+    """
+
+    lists: TransitionLists
+    decay: float
+    factor: float
+    length: int
+
+    def of(self, history: NDArray[np.int32]) -> sparse.csr_array:
+        """Of histories ``[n, length]``, the latest item first: float32 ``[n, n_items]``, sorted."""
+        found = self.lists.scores(history, self.decay)
+        found.data *= np.float32(self.factor)
+        return found
+
+    def of_lists(self, histories: Sequence[NDArray[np.integer[Any]]]) -> sparse.csr_array:
+        """The same of histories of any length, the latest item first."""
+        padded = np.full((len(histories), self.length), -1, np.int32)
+        for row, history in enumerate(histories):
+            latest = history[: self.length]
+            padded[row, : len(latest)] = latest
+        return self.of(padded)
+
+    def settings(self) -> dict[str, Any]:
+        """All but the lists, as JSON values; see `with_settings`."""
+        return {"decay": self.decay, "factor": self.factor, "length": self.length}
+
+    @classmethod
+    def with_settings(cls, lists: TransitionLists, settings: Mapping[str, Any]) -> ListedScores:
+        """Lists, and what `settings` returned."""
+        return cls(lists, **settings)
 
 
 def best_targets(matrix: sparse.csr_array, most: int, block: int = _BLOCK) -> TransitionLists:
