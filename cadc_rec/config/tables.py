@@ -81,10 +81,10 @@ class InteractionsTable(Section):
     """Unit of the whole numbers in that column, which count from 1970. You need it only if a
     setting such as `data.since` gives a date. An error if the column holds no whole numbers."""
     timestamp_kind: Literal["", "clock", "order"] = ""
-    """Whether the times are those of a `clock`, or only an `order`: an interaction's place among its
-    user's, which says nothing about two users. An order refuses a split by time, bounds that are
-    dates, and what else needs a clock. Empty: it is an order if 95% of the users with three rows or
-    more have the same mean gap between their times, and they are 20 or more."""
+    """Whether the times are those of a `clock`, or only an `order`: each interaction's place among
+    its user's, which says nothing about two users. A split by time, bounds that are dates, and
+    whatever else needs a clock are refused on an order. Empty: the rows tell; see
+    [your-data.md](your-data.md#a-clock-or-an-order)."""
     weight: str = ""
     """Column of an interaction's weight: a number above 0 and at most a billion, of which six
     decimals are kept. `pretrain.model = "als"` multiplies its confidence by it. Empty: every weight

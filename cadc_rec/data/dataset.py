@@ -124,8 +124,8 @@ class Dataset:
         own = "data.tables.interactions"
         if self.timestamp_kind == "none":
             raise CadcError(
-                f"{setting} needs the times of a clock, and this dataset has none; leave it out, or "
-                f"name their column in {own}.timestamp."
+                f"{setting} needs the times of a clock, and this dataset has none; leave it out, "
+                f"or name their column in {own}.timestamp."
             )
         if self.timestamp_kind == "order":
             raise CadcError(
@@ -134,8 +134,8 @@ class Dataset:
             )
         if not self.time_unit:
             raise CadcError(
-                f"{setting} needs the unit of the interactions' times, which is not known; leave it "
-                f"out, or set {own}.unit."
+                f"{setting} needs the unit of the interactions' times, which is not known; leave "
+                f"it out, or set {own}.unit."
             )
 
     @cached_property
