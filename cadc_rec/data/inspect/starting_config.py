@@ -66,8 +66,7 @@ def starting_config(
     lines += [f"# {column} looks like a time too" for column in roles.times]
     lines += _unit(roles)
     if gaps is not None:
-        why = f"{gaps.why}: places in their order" if gaps.kind == "order" else "by its gaps"
-        lines.append(f"timestamp_kind = {_text(gaps.kind)} # {why}")
+        lines.append(f"timestamp_kind = {_text(gaps.kind)} # {gaps.why}")
     if roles.rating:
         lines += [
             f"rating = {_text(roles.rating)}",

@@ -78,8 +78,12 @@ class Gaps:
 
     @property
     def why(self) -> str:
-        """The reason for taking the times for an order."""
-        return f"{self.alike:,} of {self.users:,} users have times {self.gap} apart"
+        """The reason for the kind."""
+        if self.users < _USERS:
+            return f"fewer than {_USERS} users have {_ROWS} rows, which tell too little"
+        if self.kind == "clock":
+            return "users' gaps differ, as those of a clock do"
+        return f"{self.alike:,} of {self.users:,} users have times {self.gap:,} apart on average"
 
 
 @dataclass(frozen=True)
