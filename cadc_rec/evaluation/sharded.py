@@ -13,7 +13,7 @@ import torch
 
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.evaluation.ranking import held_out_ranks
+from cadc_rec.evaluation.ranking import Listed, held_out_ranks
 
 _CHUNK = 4_096  # ids at once; a history looks up dozens of items for each
 
@@ -43,6 +43,7 @@ def ranks_by_share(
     excluded: UserItems,
     processes: Processes,
     advance: Callable[[int], object] = lambda _: None,
+    listed: Listed | None = None,
 ) -> np.ndarray:
     """`held_out_ranks` of all users, int64 ``[n_users]``, on every rank.
 
@@ -53,11 +54,11 @@ def ranks_by_share(
         excluded: of every user.
         processes: the ranks.
         advance: called with how many more users are done.
+        listed: see `held_out_ranks`; of a run of this rank's users.
     """
     share = processes.share(len(targets))
     held_out = np.asarray(targets[share.start : share.stop])
-    mine = held_out_ranks(
-        users, items, held_out, excluded.slice(share.start, share.stop), advance=advance
-    )
+    known = excluded.slice(share.start, share.stop)
+    mine = held_out_ranks(users, items, held_out, known, advance=advance, listed=listed)
     local = torch.from_numpy(mine).to(users.device)
     return processes.all_gather_rows(local, len(targets)).cpu().numpy()

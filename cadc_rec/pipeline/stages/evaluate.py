@@ -5,29 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
+from scipy import sparse
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.rows import write_rows
 from cadc_rec.distributed.state import load_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import ranking_metrics
+from cadc_rec.evaluation.ranking import Listed
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.log import track
-from cadc_rec.models.forward import PriorAlone
 from cadc_rec.pipeline.stages.train import CHECKPOINT
 from cadc_rec.pretrain.id_tables import Pretrained
+from cadc_rec.pretrain.prior_fit import FittedPrior
+from cadc_rec.pretrain.tables_alone import TablesAlone, tables_alone
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.training.build import build_model, prior_alone
+from cadc_rec.training.build import build_model
+
+UsersKnowing: TypeAlias = Callable[[bool], torch.Tensor]
+"""Vectors of users, given whether their validation items are known."""
 
 
 def build_evaluation(
@@ -37,6 +45,7 @@ def build_evaluation(
     pretrained: Pretrained,
     processes: Processes,
     draft: Draft,
+    fitted: FittedPrior | None = None,
 ) -> None:
     """Rank every held-out item over the full item set and write all that it takes to check it.
 
@@ -54,20 +63,37 @@ def build_evaluation(
             ``user_vectors.safetensors`` and ``item_vectors.safetensors`` (one tensor ``vectors``
             each) with ``user_ids.parquet`` and ``item_ids.parquet`` in the same order, whose dot
             products are the scores that ranked the test items: a user's history, where the model
-            has one, ends with the validation item.
+            has one, ends with the validation item. Where transitions are kept as lists, their
+            scores come on top of the dot products.
+        fitted: the prior's fit, where it was fitted.
     """
-    users_knowing, items = _vectors(experiment, dataset, checkpoint, pretrained, processes)
+    users_knowing, items, lists = _vectors(
+        experiment, dataset, checkpoint, pretrained, processes, fitted
+    )
+    share = processes.share(dataset.n_users)
     train = UserItems(dataset.user_indptr, dataset.train_item)
     train_and_val = train.and_one_each(dataset.val_item)
-    total, chief = 2 * len(processes.share(dataset.n_users)), processes.rank == 0
+    total, chief = 2 * len(share), processes.rank == 0
     with track("evaluate", total, "users", visible=chief) as ticker:
 
-        def ranks(users: torch.Tensor, targets: np.ndarray, excluded: UserItems) -> np.ndarray:
-            return ranks_by_share(users, items, targets, excluded, processes, ticker.advance)
+        def ranks(
+            users: torch.Tensor, targets: np.ndarray, excluded: UserItems, with_validation: bool
+        ) -> np.ndarray:
+            listed: Listed | None = None
+            if lists is not None:
+                history = dataset.last_items(lists.length, with_validation)
+                mine = history[share.start : share.stop]
 
-        val_ranks = ranks(users_knowing(False), dataset.val_item, train)
+                def listed(some: range) -> sparse.csr_array:
+                    return lists.of(mine[some.start : some.stop])
+
+            return ranks_by_share(
+                users, items, targets, excluded, processes, ticker.advance, listed
+            )
+
+        val_ranks = ranks(users_knowing(False), dataset.val_item, train, False)
         users = users_knowing(True)
-        test_ranks = ranks(users, dataset.test_item, train_and_val)
+        test_ranks = ranks(users, dataset.test_item, train_and_val, True)
     has_val, has_test = dataset.val_item >= 0, dataset.test_item >= 0
     if not has_test.any():
         raise CadcError("no user has a test item (three interactions are needed); use more data.")
@@ -77,6 +103,7 @@ def build_evaluation(
         "users": int(has_test.sum()),
         "items": dataset.n_items,
         "split": dataset.order,
+        **({} if lists is None else {"lists": lists.settings()}),
     }
     draft.info, draft.rows = result, int(has_test.sum())
     file = draft.path / "user_vectors.safetensors"
@@ -97,43 +124,47 @@ def _vectors(
     checkpoint: Artifact | None,
     pretrained: Pretrained,
     processes: Processes,
-) -> tuple[Callable[[bool], torch.Tensor], torch.Tensor]:
-    """Vectors of all items, and, given whether the validation item is known by then, of users.
+    fitted: FittedPrior | None,
+) -> tuple[UsersKnowing, torch.Tensor, ListedScores | None]:
+    """Vectors of users and of all items, and scores that come on top of their dot products.
 
-    Users are those of this rank's share.
+    Users are those of this rank's share; their vectors depend on whether the validation item is
+    known by then.
     """
     if checkpoint is None:
         assert pretrained.ids is not None
         share = processes.share(dataset.n_users)
-        prior = prior_alone(experiment.prior, experiment.history, dataset, pretrained)
-        if prior is not None:
-            return _of_prior(prior, experiment.history.length, dataset, share, processes.device)
+        tables = tables_alone(experiment.prior, experiment.history, dataset, pretrained)
+        if tables is not None:
+            if fitted is not None:
+                tables = fitted.applied_to(tables, experiment.prior)
+            return _of_tables(tables, experiment.history.length, dataset, share, processes.device)
         ids = replace(pretrained.ids, user=pretrained.ids.user[share.start : share.stop])
         users, items = (side.to(processes.device) for side in ids.as_dot_products())
-        return lambda with_validation: users, items
+        return lambda with_validation: users, items, None
     model = build_model(experiment, dataset, pretrained, processes)
     load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
     length = experiment.history.length
     if not length:
         same = model.user_vectors()
-        return lambda with_validation: same, model.item_vectors()
+        return lambda with_validation: same, model.item_vectors(), None
     return (
         lambda with_validation: model.user_vectors(dataset.last_items(length, with_validation)),
         model.item_vectors(),
+        None,
     )
 
 
-def _of_prior(
-    prior: PriorAlone, length: int, dataset: Dataset, share: range, device: torch.device
-) -> tuple[Callable[[bool], torch.Tensor], torch.Tensor]:
-    """The same without towers: nothing is learned from examples, not even the factors."""
+def _of_tables(
+    tables: TablesAlone, length: int, dataset: Dataset, share: range, device: torch.device
+) -> tuple[UsersKnowing, torch.Tensor, ListedScores | None]:
+    """The same without towers."""
 
     def users(with_validation: bool) -> torch.Tensor:
         history = dataset.last_items(length, with_validation)
-        mine = torch.from_numpy(history[share.start : share.stop])
-        return prior.users(mine).joined(prior.factors).to(device)
+        return tables.user_vectors(history[share.start : share.stop]).to(device)
 
-    return users, prior.every_item().joined().to(device)
+    return users, tables.item_vectors().to(device), tables.listed(length)
 
 
 def _write_ids(folder: Path, dataset: Dataset) -> None:

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.engine import DuckdbEngine
+from cadc_rec.data.formats.lines import USUAL
 from cadc_rec.data.inspect.inspect import inspect_path
 from cadc_rec.data.sources.times import Gaps
-from cadc_rec.data.tables.lines import USUAL
 from cadc_rec.errors import CadcError
 from tests.data.own_tables import quick_first, text
 from tests.data.raw_files import members_1m, text_of
