@@ -30,7 +30,7 @@ def index(log) -> RecentPopularity:
     return RecentPopularity(time, item, N_ITEMS)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(logs, requests, st.sampled_from([1, 200, 64 << 20]))
 def test_every_request_has_the_counts_of_its_windows_whatever_the_memory(log, at, most_bytes):
     seen = []
@@ -44,7 +44,7 @@ def test_every_request_has_the_counts_of_its_windows_whatever_the_memory(log, at
     assert sorted(seen) == list(range(len(at)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(logs, requests, st.sampled_from(WINDOWS))
 def test_one_array_and_single_pairs_give_the_same_counts(log, at, window):
     found, expected = index(log), by_hand(log, at, window)
@@ -54,7 +54,7 @@ def test_one_array_and_single_pairs_give_the_same_counts(log, at, window):
     assert pairs.tolist() == expected.tolist()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(logs, logs, times, st.randoms())
 def test_nothing_from_the_moment_of_the_request_on_changes_a_count(log, others, now, random):
     before = [row for row in log if row[0] < now]
@@ -74,7 +74,7 @@ def test_nothing_from_the_moment_of_the_request_on_changes_a_count(log, others, 
         }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(logs, times), max_size=6))
 def test_a_growing_log_is_counted_like_one_that_is_known(steps):
     live, log, asked = RecentCounts(WINDOWS, N_ITEMS), [], 0.0
