@@ -155,6 +155,9 @@ def _log_lines(found: "Inspection") -> Iterator[str]:
         return
     yield f"(user, item) pairs that repeat an earlier row: {found.repeated_pairs:,}"
     yield f"users with fewer than three items (never held out): {found.users_below_three:,}"
+    if found.gaps is not None:
+        kind = "a clock's" if found.gaps.kind == "clock" else "only each user's order"
+        yield f"times are {kind}: {found.gaps.why}"
     for met in found.meetings:
         yield met.sentence() or f"all rows of the {met.side}s' table and all interactions meet"
     yield "items by number of interactions:"
@@ -192,6 +195,7 @@ def _document(found: "Inspection") -> dict[str, Any]:
         "warnings": list(found.warnings),
         "repeated_pairs": found.repeated_pairs,
         "users_below_three": found.users_below_three,
+        "timestamp_kind": found.gaps.kind if found.gaps else "none",
         "meetings": [
             {**met.counts(), "reason": list(met.reason), "examples": met.examples}
             for met in found.meetings

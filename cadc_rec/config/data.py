@@ -149,6 +149,10 @@ class DataConfig(Section):
         by_time += ["split = 'time'"] if self.split == "time" else []
         if by_time and not self.has_time:
             yield f"data.{by_time[0]} needs times, and the source has none; leave it out."
+        declared = self.source == "tables" and self.tables.interactions.timestamp_kind == "order"
+        if declared and self.by_clock:
+            why = "data.tables.interactions.timestamp_kind says so"
+            yield is_only_an_order(self.by_clock[0], why, own_tables=True)
         if self.split != "time":
             return
         first, second = self.validation_from, self.test_from
@@ -166,6 +170,16 @@ class DataConfig(Section):
         if self.source == "tables":
             return bool(self.tables.interactions.timestamp)
         return self.source != "epinions"
+
+    @property
+    def by_clock(self) -> list[str]:
+        """The settings that mean times of the world: a split by time, and bounds that are dates.
+
+        A bound that is a whole number is one of the source's own numbers, whatever they mean.
+        """
+        bounds = [(key, getattr(self, key)) for key in ("since", "until")]
+        dates = [f"data.{key} = {text!r}" for key, text in bounds if text and not _is_whole(text)]
+        return ["data.split = 'time'"] * (self.split == "time") + dates
 
     @property
     def id_forms(self) -> tuple[IdForm, ...]:
@@ -191,6 +205,23 @@ class DataConfig(Section):
         return settings
 
 
+def is_only_an_order(setting: str, why: str, *, own_tables: bool) -> str:
+    """The sentence on a setting that needs a clock where times are only an order.
+
+    Args:
+        setting: the setting, as a person would write it.
+        why: the times are taken for an order.
+        own_tables: whether the source has a setting that says otherwise.
+    """
+    remedy = "leave it out"
+    if own_tables:
+        remedy += ", or, if these are times, set data.tables.interactions.timestamp_kind = 'clock'"
+    return (
+        f"{setting} needs the times of a clock, and these are only each user's order ({why}); "
+        f"{remedy}."
+    )
+
+
 def out_of_order(validation: str | int, test: str | int) -> str:
     """The sentence on a split by time whose validation does not begin before its test."""
     return (
@@ -201,13 +232,17 @@ def out_of_order(validation: str | int, test: str | int) -> str:
 
 def _not_before(first: str, second: str) -> bool:
     """Whether a time is at another or after it; False where only the source's unit can tell."""
-    numbers = [text.removeprefix("-").isdecimal() for text in (first, second)]
+    numbers = [_is_whole(text) for text in (first, second)]
     if all(numbers):
         return int(first) >= int(second)
     try:
         return not any(numbers) and _date(first) >= _date(second)
     except ValueError:
         return False  # a text that is no time: the preparation says so
+
+
+def _is_whole(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
 
 
 def _date(text: str) -> datetime:

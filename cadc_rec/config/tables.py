@@ -80,6 +80,11 @@ class InteractionsTable(Section):
     unit: Literal["", "s", "ms", "us", "ns"] = ""
     """Unit of the whole numbers in that column, which count from 1970. You need it only if a
     setting such as `data.since` gives a date. An error if the column holds no whole numbers."""
+    timestamp_kind: Literal["", "clock", "order"] = ""
+    """Whether the times are those of a `clock`, or only an `order`: each interaction's place among
+    its user's, which says nothing about two users. A split by time, bounds that are dates, and
+    whatever else needs a clock are refused on an order. Empty: the rows tell; see
+    [your-data.md](your-data.md#a-clock-or-an-order)."""
     weight: str = ""
     """Column of an interaction's weight: a number above 0 and at most a billion, of which six
     decimals are kept. `pretrain.model = "als"` multiplies its confidence by it. Empty: every weight
@@ -101,6 +106,11 @@ class InteractionsTable(Section):
             yield (
                 f"{section}.unit = {self.unit!r} is about times, and no column holds them; set "
                 f"{section}.timestamp, or leave unit out."
+            )
+        if self.timestamp_kind and not self.timestamp:
+            yield (
+                f"{section}.timestamp_kind = {self.timestamp_kind!r} is about times, and no column "
+                f"holds them; set {section}.timestamp, or leave timestamp_kind out."
             )
         key = f"{section}.format"
         if self.format and not self.timestamp:

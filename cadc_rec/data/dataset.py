@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from cadc_rec.data.prepare.vocabulary import UNKNOWN
-from cadc_rec.data.sources.raw_tables import AttributeKind
+from cadc_rec.data.sources.raw_tables import PER_SECOND, AttributeKind, TimestampKind, TimeUnit
 from cadc_rec.data.streams import read_groups
+from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import Artifact
 
 NOT_HELD_OUT = -1
@@ -71,6 +72,10 @@ class Dataset:
     n_untaken: int = 0
     """Items that nobody took yet. They are numbered from `n_items` on, and nothing that learns or
     measures knows of them."""
+    timestamp_kind: TimestampKind = "none"
+    """Whether times are a clock's, only each user's order, or not there."""
+    time_unit: TimeUnit = ""
+    """What the stored times count since 1970; empty where that is not known."""
 
     @staticmethod
     def open(artifact: Artifact) -> Dataset:
@@ -94,6 +99,8 @@ class Dataset:
             order=str(info["order"]),
             train_weight=train_weight,
             n_untaken=int(info.get("untaken_items", 0)),
+            timestamp_kind=info["timestamp_kind"],
+            time_unit=info["time_unit"],
         )
 
     @cached_property
@@ -104,6 +111,70 @@ class Dataset:
         by_user = sparse.csr_matrix((present, self.train_item, self.user_indptr), shape=shape)
         by_item = by_user.tocsc()  # a counting sort: linear, where argsort is not
         return by_item.indptr.astype(np.int64), by_item.indices.astype(np.int32, copy=False)
+
+    def require_clock(self, setting: str) -> None:
+        """Refuse a setting that needs times of the world.
+
+        Args:
+            setting: as a person would write it.
+
+        Raises:
+            CadcError: there are no times, they are only an order, or their unit is not known.
+        """
+        own = "data.tables.interactions"
+        if self.timestamp_kind == "none":
+            raise CadcError(
+                f"{setting} needs the times of a clock, and this dataset has none; leave it out, "
+                f"or name their column in {own}.timestamp."
+            )
+        if self.timestamp_kind == "order":
+            raise CadcError(
+                f"{setting} needs the times of a clock, and this dataset's are only each user's "
+                f"order; leave it out, or, if they are times, set {own}.timestamp_kind = 'clock'."
+            )
+        if not self.time_unit:
+            raise CadcError(
+                f"{setting} needs the unit of the interactions' times, which is not known; leave "
+                f"it out, or set {own}.unit."
+            )
+
+    @cached_property
+    def train_timestamp(self) -> NDArray[np.float64]:
+        """The times of D_full's rows: seconds ``[rows]``, read when they are first asked for.
+
+        Since 1970, if a clock; of unknown unit, the numbers as they are; 0 where there are none.
+        Rounding them to a float keeps their order: of two times, none comes to lie after the other
+        that did not.
+        """
+        times = np.empty(len(self.train_user), np.float64)
+        start = 0
+        for group in read_groups(train_files(self.path), columns=["timestamp"]):
+            end = start + group.num_rows
+            times[start:end] = group["timestamp"].to_numpy()
+            start = end
+        return self._seconds(times)
+
+    @cached_property
+    def val_timestamp(self) -> NDArray[np.float64]:
+        """The times of the validation items, likewise: ``[n_users]``, NaN where there is none."""
+        return self._held_out_times("val.parquet")
+
+    @cached_property
+    def test_timestamp(self) -> NDArray[np.float64]:
+        """The times of the test items, likewise: ``[n_users]``, NaN where there is none."""
+        return self._held_out_times("test.parquet")
+
+    def _held_out_times(self, name: str) -> NDArray[np.float64]:
+        table = pq.read_table(self.path / name, columns=["user", "timestamp"])
+        times = np.full(self.n_users, np.nan)
+        times[table["user"].to_numpy()] = table["timestamp"].to_numpy()
+        return self._seconds(times)
+
+    def _seconds(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Stored times as seconds, in place."""
+        if self.time_unit:
+            times /= PER_SECOND[self.time_unit]
+        return times
 
     def history_before(self, rows: NDArray[np.int64], length: int) -> NDArray[np.int32]:
         """The items a user took before each of these interactions.

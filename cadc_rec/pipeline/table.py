@@ -260,7 +260,7 @@ def _has_towers(e: Experiment) -> bool:
 PREPARE = Stage(
     "prepare",
     makes="dataset",
-    version=1,
+    version=2,
     reads=lambda _: ["raw"],
     settings=lambda job: job.experiment.data.decisive(),
     line=_prepare_line,

@@ -276,6 +276,8 @@ class _Builder:
             removed_by_k_core=int(old["removed_by_k_core"]) + counts["below_k_core"],
             users_train_only=n_users - len(split.test),
             has_time=old["has_time"],
+            timestamp_kind=old["timestamp_kind"],
+            time_unit=old["time_unit"],
             order=old["order"],
             update=counts,
         )

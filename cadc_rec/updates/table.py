@@ -142,7 +142,7 @@ UPDATE_TABLE = (
     Stage(
         "prepare",
         makes="dataset",
-        version=1,
+        version=2,
         reads=lambda _: ["dataset_before", "day"],
         settings=_prepare_settings,
         line=PREPARE.line,

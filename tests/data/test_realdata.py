@@ -69,6 +69,7 @@ def test_movielens_100k_has_its_published_counts_as_csv_tables(tmp_path):
     info = artifact.info
     assert (info["rows_read"], info["users"], info["items"]) == (100_000, 943, 1_682)
     assert (info["train"], info["val"], info["test"]) == (98_114, 943, 943)
+    assert (info["timestamp_kind"], info["time_unit"]) == ("clock", "s")
     dataset = Dataset.open(artifact)
     sizes = {a.name: a.size - 1 for a in dataset.user_attributes + dataset.item_attributes}
     # README of the archive: 21 occupations; 18 genres beside "unknown"

@@ -75,6 +75,7 @@ def test_every_row_of_the_day_is_counted(prepared, day):
     ]
     made = prepared(day(rows))
     counts = made.after.info["update"]
+    assert (made.after.info["timestamp_kind"], made.after.info["time_unit"]) == ("clock", "")
     assert counts["rows_read"] == 4
     assert counts["interactions"] == 2
     assert counts["duplicates"] == 2

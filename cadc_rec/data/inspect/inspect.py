@@ -26,10 +26,12 @@ from cadc_rec.data.inspect.profile import (
 )
 from cadc_rec.data.inspect.roles import Entities, Roles, guess_roles
 from cadc_rec.data.inspect.starting_config import starting_config
+from cadc_rec.data.inspect.times import user_gaps
 from cadc_rec.data.inspect.warnings import left_files, table_warnings
 from cadc_rec.data.meetings import Meeting, meet
 from cadc_rec.data.sources.raw_input import table_folders
 from cadc_rec.data.sources.raw_tables import Side
+from cadc_rec.data.sources.times import Gaps
 from cadc_rec.data.tables.files import FileSet, find_files, other_files
 from cadc_rec.data.tables.plain import is_empty
 from cadc_rec.errors import CadcError
@@ -51,6 +53,8 @@ class Inspection:
     """What looks wrong, and what was passed over: a sentence each, without its full stop."""
     layout: TextFormat = USUAL
     """How text files were read."""
+    gaps: Gaps | None = None
+    """Between users' times, where there are times: whether these are a clock's."""
 
     def config(self, data_dir: Path | None = None) -> str:
         """A first configuration for these tables, as the text of a TOML file.
@@ -61,7 +65,9 @@ class Inspection:
         Raises:
             CadcError: no table names both a user and an item, or no path leads to its files alone.
         """
-        return starting_config(self.roles, data_dir, self.layout, self.warnings, self.meetings)
+        return starting_config(
+            self.roles, data_dir, self.layout, self.warnings, self.meetings, self.gaps
+        )
 
 
 def inspect_path(path: str, layout: TextFormat, data_dir: Path | None) -> Inspection:
@@ -104,7 +110,16 @@ def inspect_path(path: str, layout: TextFormat, data_dir: Path | None) -> Inspec
                 meetings=list(_meetings(backend, roles)),
                 warnings=warnings,
                 layout=layout,
+                gaps=_gaps(backend, roles, log),
             )
+
+
+def _gaps(backend: Backend, roles: Roles, log: TableProfile) -> Gaps | None:
+    """The gaps between users' times, where there are times."""
+    if not roles.timestamp:
+        return None
+    reading = log.column(roles.timestamp).readings
+    return user_gaps(backend, log.scan.rows, roles.user, roles.timestamp, reading)
 
 
 def _meetings(backend: Backend, roles: Roles) -> Iterator[Meeting]:

@@ -15,6 +15,7 @@ from cadc_rec.data.inspect.profile import TableProfile
 from cadc_rec.data.inspect.roles import Entities, Roles
 from cadc_rec.data.meetings import Meeting
 from cadc_rec.data.sources.raw_tables import guess_unit
+from cadc_rec.data.sources.times import Gaps
 from cadc_rec.errors import CadcError
 
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
@@ -26,6 +27,7 @@ def starting_config(
     layout: TextFormat = USUAL,
     notes: Sequence[str] = (),
     meetings: Sequence[Meeting] = (),
+    gaps: Gaps | None = None,
 ) -> str:
     """A TOML file that `cadc-rec run` takes.
 
@@ -35,6 +37,7 @@ def starting_config(
         layout: how the text files were read.
         notes: sentences to stand at its head.
         meetings: how the tables' ids meet.
+        gaps: between users' times, where they were counted.
 
     Raises:
         CadcError: no table of interactions was found, or no path leads to a table's files alone.
@@ -62,6 +65,8 @@ def starting_config(
     lines += _format(roles)
     lines += [f"# {column} looks like a time too" for column in roles.times]
     lines += _unit(roles)
+    if gaps is not None:
+        lines.append(f"timestamp_kind = {_text(gaps.kind)} # {gaps.why}")
     if roles.rating:
         lines += [
             f"rating = {_text(roles.rating)}",

@@ -1,4 +1,4 @@
-"""How a column may write times: which forms fit its texts, and what its whole numbers count."""
+"""How a column may write times: which forms fit its texts, what its numbers count, its gaps."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 import duckdb
 import ibis.expr.types as ir
+from ibis.backends.duckdb import Backend
 
-from cadc_rec.data.tables.columns import formatted_micros
+from cadc_rec.data.engine import DuckdbEngine
+from cadc_rec.data.sources.times import Gaps
+from cadc_rec.data.tables.columns import formatted_micros, time_column, time_kind
 
 UNITS = ("s", "ms", "us", "ns")
 _DATES = (
@@ -68,6 +71,26 @@ def readings(values: ir.Table, known: int, *, digits: bool = False) -> Readings 
     inside = values.filter(formatted_micros(values["value"], forms[0]).notnull())
     example = inside.order_by("value").limit(1).to_pyarrow()["value"][0].as_py()
     return Readings(chosen, fit, example)
+
+
+def user_gaps(
+    backend: Backend, rows: ir.Table, user: str, time: str, reading: Readings | None
+) -> Gaps:
+    """The gaps between users' times.
+
+    Args:
+        backend: counts.
+        rows: the interactions as they stand in their files.
+        user: column of the user's id.
+        time: column of the time.
+        reading: how its texts are read, where they are not ISO.
+    """
+    if reading is not None:
+        when: ir.Column = formatted_micros(rows[time].cast("string"), reading.forms[0])
+    else:
+        when = time_column(rows[time], time, time_kind(rows, time, time)).value
+    known = rows.select(user_id=rows[user].cast("string"), timestamp=when).drop_null()
+    return Gaps.of(DuckdbEngine(backend), known)
 
 
 def _first_counts(values: ir.Table, forms: Sequence[str]) -> dict[str, int]:

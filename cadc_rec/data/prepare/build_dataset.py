@@ -43,6 +43,7 @@ from cadc_rec.data.sources.own_tables import read_tables
 from cadc_rec.data.sources.public_datasets import READERS
 from cadc_rec.data.sources.raw_input import RawInput
 from cadc_rec.data.sources.raw_tables import RawTables, Side
+from cadc_rec.data.sources.times import times_of
 from cadc_rec.data.streams import ROW_GROUP_ROWS, prefetched, rechunk, write_parquet, write_parts
 from cadc_rec.log import track
 from cadc_rec.store.artifact import Draft
@@ -60,8 +61,9 @@ def build_dataset(config: DataConfig, raw: RawInput, draft: Draft) -> None:
         config: source, which rows are kept, split and engine.
         raw: from `find_raw`.
         draft: its ``info`` receives users, items, train, val, test, duplicates_dropped,
-            removed_by_k_core, users_train_only, has_time and order, what the options removed, which
-            rows meet nothing, and how many untaken_items there are; ``rows`` the raw rows.
+            removed_by_k_core, users_train_only, has_time, timestamp_kind, time_unit and order, what
+            the options removed, which rows meet nothing, and how many untaken_items there are;
+            ``rows`` the raw rows.
 
     Raises:
         CadcError: the raw input is not as published, or nothing is left of it.
@@ -90,6 +92,7 @@ def _build(
         # Read once: what a source gives is an expression over its files.
         rows = engine.adopt(_typed(tables, summed=config.duplicates == "sum"))
         raw_rows = count(engine, rows)
+        times = times_of(config, tables, engine, rows)
         met = _meetings(tables, reader, engine, rows) if config.source == "tables" else {}
         ticker.advance(note="dropping duplicates")
         kept = choose_interactions(config, tables, engine, rows, raw_rows, order)
@@ -128,6 +131,8 @@ def _build(
         **removed,
         users_train_only=n_users - test_rows,
         has_time=tables.has_time,
+        timestamp_kind=times.kind,
+        time_unit=times.unit,
         order=("time" if tables.has_time else f"seeded random, split_seed={config.split_seed}"),
         **tables.counts,
         **met,

@@ -41,6 +41,7 @@ def read_generated(config: GeneratedConfig, backend: Backend, scratch: Path) -> 
         items=table("items"),
         attributes=_ATTRIBUTES,
         time_unit="s",
+        timestamp_kind="clock",
     )
 
 

@@ -11,6 +11,7 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from cadc_rec.config.tables import EntityTable, InteractionsTable, ItemsTable, TablesConfig
+from cadc_rec.data.engine import DuckdbEngine
 from cadc_rec.data.formats.lines import TextFormat
 from cadc_rec.data.formats.open import open_table
 from cadc_rec.data.sources.id_kinds import IdKind, id_kind
@@ -21,6 +22,7 @@ from cadc_rec.data.sources.raw_tables import (
     TimeUnit,
     guess_unit,
 )
+from cadc_rec.data.sources.times import Gaps
 from cadc_rec.data.tables.attributes import attribute_column, declared, with_types, without
 from cadc_rec.data.tables.columns import (
     TimeKind,
@@ -95,7 +97,7 @@ class _Reader:
         item_kind = id_kind(
             "item", config.item_ids, [(interactions, keys.item), items.ids], untyped=untyped
         )
-        rows, counts = self._interactions(interactions, user_kind, item_kind)
+        rows, counts, gaps = self._interactions(interactions, user_kind, item_kind)
         return RawTables(
             interactions=rows,
             users=self._entities(users, user_kind, counts),
@@ -103,6 +105,8 @@ class _Reader:
             attributes=(*users.attributes.values(), *items.attributes.values()),
             has_time=bool(keys.timestamp),
             time_unit=self._unit(interactions),
+            timestamp_kind=keys.timestamp_kind or (gaps.kind if gaps else ""),
+            why_order=gaps.why if gaps else "",
             counts=counts,
             rejected=self._rejected,
         )
@@ -153,8 +157,11 @@ class _Reader:
 
     def _interactions(
         self, scan: Scan, user_kind: IdKind, item_kind: IdKind
-    ) -> tuple[ir.Table, dict[str, int]]:
-        """user_id, item_id, row and, where there is time, timestamp; counts of the other rows."""
+    ) -> tuple[ir.Table, dict[str, int], Gaps | None]:
+        """user_id, item_id, row and, where there is time, timestamp; counts of the other rows.
+
+        And the times' gaps, where they would be other ones without the rows below `min_rating`.
+        """
         keys, raw = self.config.interactions, scan.rows
         typed = {
             "user_id": id_column(raw[keys.user], keys.user, user_kind),
@@ -181,7 +188,10 @@ class _Reader:
             rating = raw[keys.rating]
             typed["rating"] = number_column(rating, keys.rating, required=least is not None)
         rows, counts = self._good(scan, typed)
+        gaps = None
         if least is not None:
+            if keys.timestamp and not keys.timestamp_kind:
+                gaps = Gaps.of(DuckdbEngine(self.backend), rows)
             good = counts["rows_read"] - counts.get("rejected", 0)
             rows = rows.filter(rows["rating"] >= least)
             counts["below_min_rating"] = good - int(rows.count().to_pyarrow().as_py())
@@ -190,7 +200,7 @@ class _Reader:
                     f"data.tables.interactions.min_rating = {least} leaves no interaction at all; "
                     "lower it."
                 )
-        return rows.rename(row=ROW).drop(FILE, FILE_ROW), counts
+        return rows.rename(row=ROW).drop(FILE, FILE_ROW), counts, gaps
 
     def _entities(self, side: _Side, kind: IdKind, counts: dict[str, int]) -> ir.Table | None:
         """The id, the title where there is one, and the attributes, as the dataset calls them.

@@ -22,7 +22,10 @@ AttributeKind = Literal["categorical", "multi", "numeric", "hashed"]
 Side = Literal["user", "item"]
 TimeUnit = Literal["", "s", "ms", "us", "ns"]
 """What a source's whole numbers count since 1970; empty where that is not known."""
-_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+TimestampKind = Literal["clock", "order", "none"]
+"""Times of the world; places in each user's own order; or no times."""
+PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+"""How many of each unit a second has."""
 _WHOLE = re.compile(r"-?[0-9]+")
 _INT64 = range(-(2**63), 2**63)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -64,6 +67,10 @@ class RawTables:
     has_time: bool = True
     time_unit: TimeUnit = ""
     """What timestamps count since 1970, where that is known."""
+    timestamp_kind: TimestampKind | Literal[""] = ""
+    """What the source says of its times; empty: its rows tell (see `times.py`)."""
+    why_order: str = ""
+    """Why the times were taken for an order, where the source found out itself."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """How many rows were read and not kept, by reason; the manifest repeats them."""
     rejected: Path | None = None
@@ -80,7 +87,7 @@ class RawTables:
 
 def guess_unit(least: int, greatest: int) -> TimeUnit:
     """The unit in which both lie between 1973 and 2286; empty where there is none."""
-    for unit, per_second in _PER_SECOND.items():
+    for unit, per_second in PER_SECOND.items():
         if 10**8 * per_second <= least <= greatest < 10**10 * per_second:
             return cast(TimeUnit, unit)
     return ""
@@ -120,4 +127,4 @@ def parse_time(text: str, key: str, unit: TimeUnit) -> int | None:
         )
     since = (time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH
     micros = (since.days * 86_400 + since.seconds) * 10**6 + since.microseconds
-    return micros * _PER_SECOND[unit] // 10**6
+    return micros * PER_SECOND[unit] // 10**6

@@ -51,6 +51,8 @@ def test_last_two_interactions_are_held_out_and_ties_follow_file_order(zip_1m, p
         "removed_by_k_core": 0,
         "users_train_only": 1,
         "has_time": True,
+        "timestamp_kind": "clock",
+        "time_unit": "s",
         "order": "time",
     }
     assert artifact.manifest["rows"] == 10

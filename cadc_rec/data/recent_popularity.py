@@ -1,0 +1,247 @@
+"""Recent popularity: how often each item was taken in the hours or days before a request.
+
+In: the interactions' times and items, and the times of requests. Out: for a request at time t and a
+window w, the number of interactions of each item in ``[t - w, t)``: strictly before t, so that
+nothing from the moment of the request on has a say. Times are seconds of a clock
+(`Dataset.require_clock`); the log is all that is counted, whoever took the item.
+
+`RecentPopularity` answers many requests about a log that is known; `RecentCounts` counts while the
+log grows, for a service. Both need NumPy and SciPy alone.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+_CELL_BYTES = 16  # of the dense block: a count, whether it is 0, and its copy in the CSR
+
+
+class RecentPopularity:
+    """The interactions of a log, ready to be counted.
+
+    Args:
+        time: seconds ``[rows]``, in any order.
+        item: ``[rows]``, in ``[0, n_items)``.
+        n_items: number of items.
+    """
+
+    def __init__(self, time: NDArray[Any], item: NDArray[np.int32], n_items: int) -> None:
+        in_time = np.argsort(time, kind="stable")
+        self.n_items = n_items
+        self._time = np.asarray(time, np.float64)[in_time]
+        self._item = np.asarray(item)[in_time]
+
+    def blocks(
+        self, at: NDArray[Any], windows: Sequence[float], most_bytes: int = 64 << 20
+    ) -> Iterator[tuple[NDArray[np.int64], list[sparse.csr_matrix]]]:
+        """Count for all requests, block after block in the order of their times.
+
+        A block's requests share one dense array of the items in their windows: what comes in and
+        what falls out between two requests, added up along time.
+
+        Args:
+            at: time of each request ``[requests]``.
+            windows: their lengths in seconds.
+            most_bytes: memory that a block may take, beside the log; a block has at least one
+                request.
+
+        Yields:
+            The block's requests, as places in `at` ``[n]``; and for each window the counts, CSR
+            int32 ``[n, n_items]``, with the items that have one, ascending. A request whose time
+            is NaN has none.
+
+        Raises:
+            ValueError: a window that is not above 0.
+        """
+        in_time = np.argsort(at, kind="stable")
+        times = np.asarray(at, np.float64)[in_time]
+        _require_lengths(windows)
+        ends = np.searchsorted(self._time, times, side="left")
+        starts = [np.searchsorted(self._time, times - w, side="left") for w in windows]
+        most_cells = max(1, most_bytes // _CELL_BYTES)
+        first, size = 0, len(times)
+        while first < len(times):
+            size = min(size, len(times) - first)
+            while True:
+                spans = [self._items_of(start[first], ends[first + size - 1]) for start in starts]
+                cells = size * sum(map(len, spans))
+                if cells <= most_cells or size == 1:
+                    break
+                size = max(1, min(size // 2, size * most_cells // cells))
+            block = slice(first, first + size)
+            counts = [
+                self._counted(items, start[block], ends[block])
+                for items, start in zip(spans, starts, strict=True)
+            ]
+            yield in_time[block], counts
+            first, size = first + size, 2 * size
+
+    def counts(self, at: NDArray[Any], window: float) -> sparse.csr_matrix:
+        """The counts of all requests at once, in their order: CSR int32 ``[requests, n_items]``."""
+        order, parts = [], []
+        for places, (counted,) in self.blocks(at, [window]):
+            order.append(places)
+            parts.append(counted)
+        if not parts:
+            return sparse.csr_matrix((0, self.n_items), dtype=np.int32)
+        back = np.argsort(np.concatenate(order), kind="stable")
+        return sparse.vstack(parts, format="csr")[back]
+
+    def of_pairs(
+        self, at: NDArray[np.float64], item: NDArray[Any], window: float
+    ) -> NDArray[np.int32]:
+        """How often each of these items was taken in the window before its own request.
+
+        Args:
+            at: times, of any shape.
+            item: items, of the same shape or one that broadcasts with it.
+            window: length in seconds.
+
+        Raises:
+            ValueError: a window that is not above 0.
+        """
+        _require_lengths([window])
+        rows = len(self._time)
+        base = np.asarray(item, np.int64) * rows
+        before, early = (
+            np.searchsorted(self._keys, base + np.searchsorted(self._time, bound, side="left"))
+            for bound in (at, at - window)
+        )
+        return (before - early).astype(np.int32)
+
+    @cached_property
+    def _keys(self) -> NDArray[np.int64]:
+        """``item * rows + place in time`` of every row, ascending."""
+        rows = len(self._time)
+        return np.sort(self._item.astype(np.int64) * rows + np.arange(rows))
+
+    def _items_of(self, start: int, end: int) -> NDArray[np.int64]:
+        """The items of some rows, ascending."""
+        return np.flatnonzero(np.bincount(self._item[start:end], minlength=self.n_items))
+
+    def _counted(
+        self, items: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64]
+    ) -> sparse.csr_matrix:
+        """The counts of requests whose windows are ``[starts[r], ends[r])``, both ascending.
+
+        Args:
+            items: all that lie in any of the windows, ascending.
+            starts: places in time ``[n]``.
+            ends: likewise.
+        """
+        n = len(starts)
+        counts = np.zeros((n, len(items)), np.int32)
+
+        def add(first: int, last: int, request: Any, change: int) -> None:
+            """Rows from `first` to `last` change the count from their `request` on."""
+            columns = np.searchsorted(items, self._item[first:last])
+            np.add.at(counts, (request, columns), change)
+
+        later = np.arange(1, n)
+        add(starts[0], ends[0], 0, 1)
+        add(ends[0], ends[-1], np.repeat(later, np.diff(ends)), 1)
+        add(starts[0], starts[-1], np.repeat(later, np.diff(starts)), -1)
+        np.cumsum(counts, axis=0, out=counts)
+        there = counts != 0
+        indptr = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+        columns = np.broadcast_to(items.astype(np.int32), counts.shape)[there]
+        return sparse.csr_matrix((counts[there], columns, indptr), shape=(n, self.n_items))
+
+
+class RecentCounts:
+    """Counts while the log grows: feed it interactions, ask it now.
+
+    What it holds is as long as the longest window; one thread at a time may use it.
+
+    Args:
+        windows: lengths in seconds.
+        n_items: number of items.
+
+    Raises:
+        ValueError: a window that is not above 0.
+    """
+
+    def __init__(self, windows: Sequence[float], n_items: int) -> None:
+        _require_lengths(windows)
+        self.windows, self.n_items = tuple(windows), n_items
+        self._time, self._item = array("d"), array("i")  # ascending in time
+        self._spans = [(0, 0) for _ in windows]  # the rows that are counted
+        self._counts = [np.zeros(n_items, np.int32) for _ in windows]
+        self._forgotten = -np.inf
+
+    def feed(self, time: NDArray[Any] | float, item: NDArray[Any] | int) -> None:
+        """Interactions, in any order; one that comes late is counted from the next question on.
+
+        Args:
+            time: seconds, one or several.
+            item: of each, in ``[0, n_items)``.
+
+        Raises:
+            ValueError: an item that is not there, or a time that is none; nothing is fed.
+        """
+        times, items = np.atleast_1d(np.asarray(time, np.float64)), np.atleast_1d(item)
+        if len(items) and not (items.min() >= 0 and items.max() < self.n_items):
+            raise ValueError(f"items are numbered from 0 to {self.n_items - 1}")
+        if len(times) != len(items) or not np.isfinite(times).all():
+            raise ValueError("every interaction has a finite time")
+        in_time = np.argsort(times, kind="stable")
+        for when, what in zip(times[in_time].tolist(), items[in_time].tolist(), strict=True):
+            if when >= self._forgotten:
+                self._insert(when, what)
+
+    def _insert(self, time: float, item: int) -> None:
+        place = bisect_right(self._time, time)
+        self._time.insert(place, time)
+        self._item.insert(place, item)
+        for n, (start, end) in enumerate(self._spans):
+            if place < end:  # rows that are counted move up
+                inside = place >= start
+                self._counts[n][item] += inside
+                self._spans[n] = (start + (not inside), end + 1)
+
+    def counts(self, now: float) -> list[tuple[NDArray[np.int64], NDArray[np.int32]]]:
+        """For each window, the items taken in ``[now - window, now)``, ascending, and how often.
+
+        Raises:
+            ValueError: `now` is so early that a part of its window was forgotten: what is older
+                than the longest window before the latest question.
+        """
+        if now - max(self.windows) < self._forgotten:
+            raise ValueError(f"interactions before {self._forgotten} are forgotten")
+        found = []
+        for n, window in enumerate(self.windows):
+            span = (bisect_left(self._time, now - window), bisect_left(self._time, now))
+            self._move(n, span)
+            items = np.flatnonzero(self._counts[n])
+            found.append((items, self._counts[n][items]))
+        self._forget(now - max(self.windows))
+        return found
+
+    def _move(self, n: int, span: tuple[int, int]) -> None:
+        """Count the rows of `span`, by what differs from those counted so far."""
+        counts, (old_start, old_end), (start, end) = self._counts[n], self._spans[n], span
+        for old, new, sign in ((old_end, end, 1), (old_start, start, -1)):
+            changed = np.array(self._item[min(old, new) : max(old, new)], np.intp)
+            np.add.at(counts, changed, sign if new > old else -sign)
+        self._spans[n] = span
+
+    def _forget(self, before: float) -> None:
+        """Drop rows that no later question counts, once they are half of all."""
+        gone = bisect_left(self._time, before)
+        if 2 * gone > len(self._time):
+            del self._time[:gone], self._item[:gone]
+            self._spans = [(start - gone, end - gone) for start, end in self._spans]
+            self._forgotten = before
+
+
+def _require_lengths(windows: Sequence[float]) -> None:
+    if not all(window > 0 for window in windows):
+        raise ValueError(f"a window is above 0 seconds, and {list(windows)} are given")
