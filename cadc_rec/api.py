@@ -299,7 +299,13 @@ class Run:
         """The scores that came on top of dot products when the test items were ranked."""
         from cadc_rec.data.transition_lists import FILE, ListedScores, TransitionLists
 
-        settings = self.artifacts["evaluate"].info.get("lists")
+        info = self.artifacts["evaluate"].info
+        if "recent" in info:
+            raise CadcError(
+                "prior.recent = true: recommendations need what was taken in the last hours, which "
+                "a finished run does not know; run with prior.recent = false."
+            )
+        settings = info.get("lists")
         if settings is None:
             return None
         lists = TransitionLists.open(self.artifacts["transitions"].path / FILE)

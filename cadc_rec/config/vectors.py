@@ -166,6 +166,9 @@ class PriorConfig(Section):
     """Without towers: `validation` chooses the factors, `alpha`, `half_life`, `l2` and `decay` on a
     sample of validation users, starting from these; with fewer than 200 of them these stand. `none`
     gives ALS and transitions the same spread."""
+    recent: bool = False
+    """With `fit = "validation"`: also score an item by how often it was taken in the hours or days
+    before the request, log(1 + count). It needs the times of a clock."""
     alpha: PositiveFloat = 8.0
     """Folding a history into ALS: confidence of its latest item; unknown pairs have confidence
     1."""
@@ -177,9 +180,19 @@ class PriorConfig(Section):
     decay: Annotated[float, Field(gt=0, le=1)] = 0.7
     """Transitions: each place further back multiplies the weight of an item by this."""
 
+    def broken_rules(self) -> Iterator[str]:
+        """See `Section`."""
+        if self.recent and self.fit == "none":
+            yield (
+                "prior.recent = true needs prior.fit = 'validation', which chooses its window and "
+                "factor; set both, or neither."
+            )
+
     def decisive(self) -> dict[str, Any]:
         """See `Section`; without a prior no setting counts."""
         if not self.use:
             return {}
-        unused = {"fit"} if self.fit == "none" else set()
+        unused = set() if self.recent else {"recent"}
+        if self.fit == "none":
+            unused.add("fit")
         return self.model_dump(mode="json", exclude=unused)

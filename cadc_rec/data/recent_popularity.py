@@ -14,6 +14,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -154,6 +155,27 @@ class RecentPopularity:
         indptr = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
         columns = np.broadcast_to(items.astype(np.int32), counts.shape)[there]
         return sparse.csr_matrix((counts[there], columns, indptr), shape=(n, self.n_items))
+
+
+@dataclass(frozen=True)
+class RecentScores:
+    """Recent popularity as a score: factor x log(1 + count).
+
+    Attributes:
+        popularity: of the log.
+        window: in seconds.
+        factor: of the logarithms.
+    """
+
+    popularity: RecentPopularity
+    window: float
+    factor: float
+
+    def of(self, at: NDArray[np.float64]) -> sparse.csr_array:
+        """Of requests at these times, float32 ``[requests, n_items]``."""
+        counts = self.popularity.counts(at, self.window)
+        scores = np.log1p(counts.data).astype(np.float32) * np.float32(self.factor)
+        return sparse.csr_array((scores, counts.indices, counts.indptr), shape=counts.shape)
 
 
 class RecentCounts:

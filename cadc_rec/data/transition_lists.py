@@ -18,12 +18,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
-from scipy import sparse
+
+if TYPE_CHECKING:  # a second of imports that a predictor without lists need not wait for
+    from scipy import sparse
 
 FILE = "transition_lists.safetensors"
 _BLOCK = 2**23  # entries sorted at once
@@ -61,6 +63,8 @@ class TransitionLists:
     @cached_property
     def matrix(self) -> sparse.csr_array:
         """The same as a CSR matrix ``[n_items, n_items]``."""
+        from scipy import sparse
+
         shape = (self.n_items, self.n_items)
         # A copy: it is sorted by item in place.
         matrix = sparse.csr_array((self.weights, self.items, self.indptr), shape=shape, copy=True)
@@ -76,6 +80,8 @@ class TransitionLists:
             history: ``[n, L]``, the latest item first, negative where it has ended.
             decay: what each place further back multiplies the weight of an item by.
         """
+        from scipy import sparse
+
         known = history >= 0
         weight = np.where(known, decay ** np.arange(history.shape[1]), 0.0)
         weight /= np.maximum(weight.sum(1, keepdims=True), 1e-12)

@@ -44,6 +44,7 @@ def ranks_by_share(
     processes: Processes,
     advance: Callable[[int], object] = lambda _: None,
     listed: Listed | None = None,
+    order: np.ndarray | None = None,
 ) -> np.ndarray:
     """`held_out_ranks` of all users, int64 ``[n_users]``, on every rank.
 
@@ -55,10 +56,16 @@ def ranks_by_share(
         processes: the ranks.
         advance: called with how many more users are done.
         listed: see `held_out_ranks`; of a run of this rank's users.
+        order: in which this rank's users are ranked, int64 ``[share]``; a run is then one of
+            these. Default: as they stand.
     """
     share = processes.share(len(targets))
     held_out = np.asarray(targets[share.start : share.stop])
     known = excluded.slice(share.start, share.stop)
+    if order is not None:
+        users, held_out, known = users[torch.from_numpy(order)], held_out[order], known.take(order)
     mine = held_out_ranks(users, items, held_out, known, advance=advance, listed=listed)
+    if order is not None:
+        mine[order] = mine.copy()
     local = torch.from_numpy(mine).to(users.device)
     return processes.all_gather_rows(local, len(targets)).cpu().numpy()

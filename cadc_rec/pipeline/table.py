@@ -46,7 +46,16 @@ def _transitions_settings(job: Job) -> dict[str, Any]:
 
 def _prior_settings(job: Job) -> dict[str, Any]:
     e = job.experiment
-    return {"prior": e.prior.decisive(), "history": e.history.decisive(), "seed": e.seed}
+    settings = {"prior": e.prior.decisive(), "history": e.history.decisive(), "seed": e.seed}
+    return {**settings, **_times(job)}
+
+
+def _times(job: Job) -> dict[str, Any]:
+    """What times mean, which the dataset's bytes do not tell; of stages that read them."""
+    if not job.experiment.prior.recent:
+        return {}
+    info = job.artifact("dataset").info
+    return {"times": [info.get("timestamp_kind"), info.get("time_unit")]}
 
 
 def _select_settings(job: Job) -> dict[str, Any]:
@@ -80,7 +89,7 @@ def _evaluate_settings(job: Job) -> dict[str, Any]:
     settings: dict[str, Any] = {name: section.decisive() for name, section in sections.items()}
     if e.model.kind == "two_tower":  # rounds what is looked up
         settings["frozen_storage"] = e.sharding.frozen_storage
-    return settings
+    return {**settings, **_times(job)}
 
 
 def sharded(job: Job) -> SelectConfig:

@@ -24,6 +24,7 @@ from cadc_rec import strict_json
 from cadc_rec.config.experiment import HistoryConfig, PriorConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose, bit_generator
+from cadc_rec.data.recent_popularity import RecentScores
 from cadc_rec.models.prior import AT_FIRST
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.tables_alone import TablesAlone, tables_alone
@@ -42,7 +43,10 @@ _DECAYS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _WEIGHTS = {
     "folded": (1.0, 0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.5, 3.0),
     "popularity": (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8),
+    "recent": (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
 }
+_HOUR = 3600.0
+_WINDOWS = (_HOUR, 3 * _HOUR, 12 * _HOUR, 72 * _HOUR)
 _ROUNDS = 4
 
 
@@ -56,6 +60,7 @@ class FittedPrior:
         l2: of folding in.
         decay: of a history's places, for transitions.
         factors: of each component's score.
+        window: of recent popularity, in seconds; 0 without.
         users: validation users it was chosen on; 0 where the settings' own values stand.
         ndcg: NDCG@10 on these, among the candidates that were kept.
         alone: NDCG@10 of each component by itself.
@@ -67,6 +72,7 @@ class FittedPrior:
     l2: float
     decay: float
     factors: Mapping[str, float]
+    window: float = 0.0
     users: int = 0
     ndcg: float = 0.0
     alone: Mapping[str, float] = field(default_factory=dict)
@@ -84,9 +90,8 @@ class FittedPrior:
     def applied_to(self, tables: TablesAlone, config: PriorConfig) -> TablesAlone:
         """The tables' score as it was fitted; `config` gives what no fit changes."""
         chosen = {name: getattr(self, name) for name in ("alpha", "half_life", "l2", "decay")}
-        return replace(
-            tables.of_prior(config.model_copy(update=chosen)), factors=dict(self.factors)
-        )
+        tables = tables.of_prior(config.model_copy(update=chosen))
+        return replace(tables, factors=dict(self.factors), window=self.window)
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,14 @@ class _Kept:
         above = scores >= np.repeat(scores[self.starts], lengths)
         ranks = np.add.reduceat(above, self.starts, dtype=np.int64)
         return float(np.where(ranks <= _K, 1 / np.log2(ranks + 1.0), 0.0).mean())
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Requests: histories ``[n, L]``, and the time of each."""
+
+    history: np.ndarray
+    times: np.ndarray
 
 
 def fit_prior(
@@ -163,6 +176,7 @@ def fit_prior(
         l2,
         decay,
         {name: weights[name] * float(spreads[name][chosen[name]]) for name in weights},
+        ways["recent"][chosen["recent"]] if weights.get("recent") else 0.0,
         len(users),
         best,
         {name: kept.ndcg(chosen, {**nothing, name: 1.0}) for name in weights},
@@ -200,6 +214,7 @@ def _ways(config: PriorConfig) -> dict[str, list[Any]]:
         "led": decays,
         "lists": decays,
         "popularity": [None],
+        "recent": list(_WINDOWS),
     }
 
 
@@ -213,8 +228,11 @@ def _scored(
 ) -> tuple[_Kept, dict[str, np.ndarray]]:
     """Candidates of all users, and each component's factor to an even spread, for every way."""
     names = [name for name in ("folded", "led", "lists") if name in tables.factors]
-    names.append("popularity")
+    names += ["popularity"] if tables.log is None else ["popularity", "recent"]
     history = dataset.last_items(length, with_validation=False)[users]
+    times = np.zeros(len(users))
+    if tables.log is not None:
+        times = dataset.val_timestamp[users]
     block = max(1, _BLOCK // max(dataset.n_items, 1))
     starts, size = list[np.ndarray](), 0
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -222,7 +240,10 @@ def _scored(
     readers = {name: _reader(tables, config, name, ways[name]) for name in names}
     for first in range(0, len(users), block):
         mine = users[first : first + block]
-        scores = {name: read(history[first : first + block]) for name, read in readers.items()}
+        scores = {
+            name: read(_Asked(history[first : first + block], times[first : first + block]))
+            for name, read in readers.items()
+        }
         for name, of_ways in scores.items():
             spread[name] += [float(way.std(1, ddof=1).sum()) for way in of_ways]
         rows, columns, lengths = _candidates(scores, dataset, mine)
@@ -241,15 +262,20 @@ def _scored(
 
 def _reader(
     tables: TablesAlone, config: PriorConfig, name: str, ways: Sequence[Any]
-) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """A function from histories to a component's scores ``[n, n_items]`` in every way."""
+) -> Callable[[_Asked], list[np.ndarray]]:
+    """A function from requests to a component's scores ``[n, n_items]`` in every way."""
     if name == "popularity":
         popularity = tables.popularity.numpy()
-        return lambda history: [np.broadcast_to(popularity, (len(history), len(popularity)))]
+        return lambda asked: [np.broadcast_to(popularity, (len(asked.times), len(popularity)))]
+    if name == "recent":
+        log = tables.log
+        assert log is not None
+        each = [RecentScores(log, window, 1.0) for window in ways]
+        return lambda asked: [one.of(asked.times).toarray() for one in each]
     if name == "lists":
         lists = tables.lists
         assert lists is not None
-        return lambda history: [lists.scores(history, decay).toarray() for decay in ways]
+        return lambda asked: [lists.scores(asked.history, decay).toarray() for decay in ways]
     part = ("folded", "led").index(name)
     keys = ("alpha", "half_life", "l2") if name == "folded" else ("decay",)
     read = []
@@ -259,8 +285,8 @@ def _reader(
         read.append(tables.of_prior(changed).dense)
     items = tables.dense.every_item().prior[part]
 
-    def scores(history: np.ndarray) -> list[np.ndarray]:
-        tensor = torch.from_numpy(history)
+    def scores(asked: _Asked) -> list[np.ndarray]:
+        tensor = torch.from_numpy(asked.history)
         return [(prior.users(tensor).prior[part] @ items.t()).numpy() for prior in read]
 
     return scores

@@ -5,10 +5,11 @@ The score is a sum of components, each multiplied by a factor:
 - ``folded``: the history folded into ALS (`cadc_rec.models.prior`);
 - ``led``: where the last items lead, by factorized transitions; or
 - ``lists``: the same by every item's best targets (`cadc_rec.data.transition_lists`);
-- ``popularity``: log(1 + interactions of the item), standardized over items.
+- ``popularity``: log(1 + interactions of the item), standardized over items;
+- ``recent``: log(1 + those in a window before the request), where it is asked for.
 
-All but ``lists`` are dot products. In: pre-trained tables. Out: vectors, and a function that gives
-the sparse scores to be added to their dot products.
+All but ``lists`` and ``recent`` are dot products. In: pre-trained tables. Out: vectors, and what
+gives the sparse scores to be added to their dot products.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from torch import nn
 
 from cadc_rec.config.experiment import HistoryConfig, PriorConfig
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.recent_popularity import RecentPopularity, RecentScores
 from cadc_rec.data.transition_lists import ListedScores, TransitionLists
 from cadc_rec.models.forward import PriorAlone
 from cadc_rec.models.prior import AT_FIRST, HistoryPrior, even_factors
 from cadc_rec.pretrain.id_tables import Pretrained
 
-COMPONENTS = ("folded", "led", "lists", "popularity")
 _SAMPLE = 1000  # users whose histories set the first factors
 
 
@@ -41,6 +42,8 @@ class TablesAlone:
         popularity: ``[n_items]``, standardized; of training interactions.
         factors: of every component there is; one that is absent counts nothing.
         decay: of a history's places, for the lists.
+        log: D_full in time, for ``recent``; None where it is not asked for.
+        window: in seconds, of ``recent``.
     """
 
     dense: PriorAlone
@@ -48,6 +51,8 @@ class TablesAlone:
     popularity: torch.Tensor
     factors: Mapping[str, float]
     decay: float
+    log: RecentPopularity | None = None
+    window: float = 0.0
 
     def user_vectors(self, history: np.ndarray) -> torch.Tensor:
         """Vectors ``[n, d]`` of histories ``[n, L]``; a factor is on the user's side."""
@@ -82,6 +87,13 @@ class TablesAlone:
         if self.lists is None or not factor:
             return None
         return ListedScores(self.lists, self.decay, factor, length)
+
+    def recent(self) -> RecentScores | None:
+        """The recent popularity's part of the score; None without."""
+        factor = self.factors.get("recent", 0.0)
+        if self.log is None or not factor:
+            return None
+        return RecentScores(self.log, self.window, factor)
 
     def of_prior(self, config: PriorConfig) -> TablesAlone:
         """The same tables with other settings of how a history is read."""
@@ -155,8 +167,11 @@ def tables_alone(
         spread = lists.scores(_sample(history, dataset), config.decay).toarray().std(1, ddof=1)
         mean = float(spread.mean()) if len(spread) else 0.0
         factors["lists"] = AT_FIRST / mean if mean > 0 else 1.0
-    popularity = _popularity(dataset)
-    return TablesAlone(dense, lists, popularity, factors, config.decay)
+    log = None
+    if config.recent:
+        dataset.require_clock("prior.recent = true")
+        log = RecentPopularity(dataset.train_timestamp, dataset.train_item, dataset.n_items)
+    return TablesAlone(dense, lists, _popularity(dataset), factors, config.decay, log)
 
 
 def _sample(history: HistoryConfig, dataset: Dataset) -> np.ndarray:

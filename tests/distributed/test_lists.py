@@ -6,7 +6,7 @@ import pytest
 from tests import zygote
 
 SETS = ("data.generated.users=260", "data.generated.interactions=3000", "pretrain.factors=7",
-        "transitions.form=lists", "prior.fit=validation")  # fmt: skip
+        "transitions.form=lists", "prior.fit=validation", "prior.recent=true")  # fmt: skip
 
 
 def ranks(workdir):

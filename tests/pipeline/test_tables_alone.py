@@ -2,11 +2,16 @@
 
 import json
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cadc_rec.config.file import load_experiment
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.transition_lists import FILE as LISTS_FILE
+from cadc_rec.data.transition_lists import ListedScores, TransitionLists
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.pretrain.prior_fit import FILE
 
@@ -42,10 +47,71 @@ def test_a_fit_is_kept_and_used_in_the_evaluation(tiny, tmp_path):
     assert all(made.cached for made in again.values())
 
 
+def test_ranks_with_recent_popularity_are_those_of_plain_numpy(tiny, tmp_path):
+    torch.set_num_threads(1)
+    # A clock of a few months: windows of days have something in them.
+    made = run(tiny, tmp_path, *FITTED, "prior.recent=true")
+    evaluated = made["evaluate"]
+    data = Dataset.open(made["prepare"])
+    told = evaluated.info
+    # The factor is what the fit chose; here only that it is applied is looked at.
+    chosen = json.loads((made["prior"].path / FILE).read_text())
+    assert set(chosen["factors"]) == {"folded", "lists", "popularity", "recent"}
+    vectors = {
+        side: load_file(evaluated.path / f"{side}_vectors.safetensors")["vectors"].double().numpy()
+        for side in ("user", "item")
+    }
+    scores = vectors["user"] @ vectors["item"].T
+    lists = TransitionLists.open(made["transitions"].path / LISTS_FILE)
+    listed = ListedScores.with_settings(lists, told["lists"])
+    scores += listed.of(data.last_items(50, with_validation=True)).toarray()
+    times, when = data.train_timestamp, data.test_timestamp
+    assert "recent" in told, "the fit gave it no part: nothing is tried"
+    for user in range(data.n_users):
+        inside = (times < when[user]) & (times >= when[user] - told["recent"]["window"])
+        counts = np.bincount(data.train_item[inside], minlength=data.n_items)
+        scores[user] += told["recent"]["factor"] * np.log1p(counts)
+    expected = {}
+    for user, target in enumerate(data.test_item):
+        if target >= 0:
+            own = scores[user, target]
+            known = data.train_item[data.user_indptr[user] : data.user_indptr[user + 1]]
+            scores[user, known] = scores[user, data.val_item[user]] = -np.inf
+            expected[user] = int((scores[user] >= own - 1e-6).sum())
+    ids = data.user_ids().to_pylist()
+    ranks = pq.read_table(evaluated.path / "ranks.parquet").to_pydict()
+    found = dict(zip(ranks["user_id"], ranks["rank"], strict=True))
+    assert found == {ids[user]: rank for user, rank in expected.items()}
+
+
 def test_towers_do_not_read_lists_and_are_not_fitted(tiny):
     for overrides, named in (
         (["transitions.form=lists"], "transitions.form = 'lists'"),
         (["prior.fit=validation"], "prior.fit = 'validation'"),
+        (["prior.recent=true"], "prior.recent = true needs prior.fit"),
     ):
         with pytest.raises(Exception, match=named):
             load_experiment(tiny, method="recipe", overrides=overrides)
+
+
+def test_recent_popularity_needs_a_clock_and_is_not_exported(cli, tiny, tmp_path):
+    sets = [part for one in (*FITTED, "prior.recent=true") for part in ("--set", one)]
+    told = (tiny, "--method", "prior", "--workdir", tmp_path / "work", *sets)
+    assert cli("run", *told).code == 0
+    done = cli("export", *told, "--out", tmp_path / "bundle")
+    assert done.code == 2
+    assert "error: prior.recent = true cannot be exported yet" in done.err
+    assert not (tmp_path / "bundle").exists()
+    (tmp_path / "log.csv").write_text(
+        "user_id,item_id,timestamp\n"
+        + "".join(f"{u},{(7 * u + 3 * n) % 19},{n}\n" for u in range(230) for n in range(6))
+    )
+    config = tmp_path / "order.toml"
+    config.write_text(
+        'method = "prior"\n[data]\nsource = "tables"\n[data.tables.interactions]\n'
+        f'path = "{tmp_path / "log.csv"}"\ntimestamp = "timestamp"\n[compute]\nthreads = 1\n'
+    )
+    sets = ("--set", "prior.fit=validation", "--set", "prior.recent=true")
+    done = cli("run", config, "--workdir", tmp_path / "other", *sets)
+    assert done.code == 2
+    assert "prior.recent = true needs the times of a clock, and this dataset's are only" in done.err

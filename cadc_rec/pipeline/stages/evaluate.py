@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from scipy import sparse
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.recent_popularity import RecentScores
 from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
@@ -67,7 +68,7 @@ def build_evaluation(
             scores come on top of the dot products.
         fitted: the prior's fit, where it was fitted.
     """
-    users_knowing, items, lists = _vectors(
+    users_knowing, items, more = _vectors(
         experiment, dataset, checkpoint, pretrained, processes, fitted
     )
     share = processes.share(dataset.n_users)
@@ -79,16 +80,11 @@ def build_evaluation(
         def ranks(
             users: torch.Tensor, targets: np.ndarray, excluded: UserItems, with_validation: bool
         ) -> np.ndarray:
-            listed: Listed | None = None
-            if lists is not None:
-                history = dataset.last_items(lists.length, with_validation)
-                mine = history[share.start : share.stop]
-
-                def listed(some: range) -> sparse.csr_array:
-                    return lists.of(mine[some.start : some.stop])
-
+            listed, order = None, None
+            if more is not None:
+                listed, order = more.of_users(dataset, share, with_validation)
             return ranks_by_share(
-                users, items, targets, excluded, processes, ticker.advance, listed
+                users, items, targets, excluded, processes, ticker.advance, listed, order
             )
 
         val_ranks = ranks(users_knowing(False), dataset.val_item, train, False)
@@ -103,7 +99,7 @@ def build_evaluation(
         "users": int(has_test.sum()),
         "items": dataset.n_items,
         "split": dataset.order,
-        **({} if lists is None else {"lists": lists.settings()}),
+        **({} if more is None else more.settings()),
     }
     draft.info, draft.rows = result, int(has_test.sum())
     file = draft.path / "user_vectors.safetensors"
@@ -125,7 +121,7 @@ def _vectors(
     pretrained: Pretrained,
     processes: Processes,
     fitted: FittedPrior | None,
-) -> tuple[UsersKnowing, torch.Tensor, ListedScores | None]:
+) -> tuple[UsersKnowing, torch.Tensor, _More | None]:
     """Vectors of users and of all items, and scores that come on top of their dot products.
 
     Users are those of this rank's share; their vectors depend on whether the validation item is
@@ -157,14 +153,65 @@ def _vectors(
 
 def _of_tables(
     tables: TablesAlone, length: int, dataset: Dataset, share: range, device: torch.device
-) -> tuple[UsersKnowing, torch.Tensor, ListedScores | None]:
+) -> tuple[UsersKnowing, torch.Tensor, _More | None]:
     """The same without towers."""
 
     def users(with_validation: bool) -> torch.Tensor:
         history = dataset.last_items(length, with_validation)
         return tables.user_vectors(history[share.start : share.stop]).to(device)
 
-    return users, tables.item_vectors().to(device), tables.listed(length)
+    more = _More(tables.listed(length), tables.recent())
+    return users, tables.item_vectors().to(device), more
+
+
+@dataclass(frozen=True)
+class _More:
+    """Scores on top of dot products.
+
+    Attributes:
+        lists: of transitions; None without.
+        recent: of what had been taken before the held-out item was; None without.
+    """
+
+    lists: ListedScores | None
+    recent: RecentScores | None
+
+    def of_users(
+        self, dataset: Dataset, share: range, with_validation: bool
+    ) -> tuple[Listed | None, np.ndarray | None]:
+        """Of this rank's users: the scores of a run of them, and the order in which they stand.
+
+        Recent popularity is counted along time, so the users then stand in the order of theirs.
+        """
+        if self.lists is None and self.recent is None:
+            return None, None
+        mine, times, order = slice(share.start, share.stop), np.zeros(0), None
+        if self.recent is not None:
+            every = dataset.test_timestamp if with_validation else dataset.val_timestamp
+            order = np.argsort(every[mine], kind="stable")
+            times = every[mine][order]
+        history = np.zeros((0, 0), np.int32)
+        if self.lists is not None:
+            history = dataset.last_items(self.lists.length, with_validation)[mine]
+            history = history if order is None else history[order]
+
+        def listed(users: range) -> sparse.csr_array:
+            part = slice(users.start, users.stop)
+            parts = []
+            if self.lists is not None:
+                parts.append(self.lists.of(history[part]))
+            if self.recent is not None:
+                parts.append(self.recent.of(times[part]))
+            return sum(parts[1:], parts[0])
+
+        return listed, order
+
+    def settings(self) -> dict[str, Any]:
+        """For the manifest, which a bundle is made by."""
+        found = {} if self.lists is None else {"lists": self.lists.settings()}
+        if self.recent is not None:
+            found["recent"] = {"window": self.recent.window, "factor": self.recent.factor}
+        return found
 
 
 def _write_ids(folder: Path, dataset: Dataset) -> None:

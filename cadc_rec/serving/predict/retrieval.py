@@ -6,12 +6,14 @@ formed in float64 whatever found the rows.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from scipy import sparse
 
 from cadc_rec.serving.predict.top_k import Best, Floats, ItemVectors, Listed, NotCandidates, Rows
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 _SPARE = 32  # rows an index is asked for beyond those that may fall out
 _MOST = 1024  # rows it is asked for at most; who took more is answered by all items

@@ -16,16 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.rounding import rounding_bound
 from cadc_rec.serving.predict.best_few import MOST, best_few
+
+if TYPE_CHECKING:  # a second of imports that a predictor without lists need not wait for
+    from scipy import sparse
 
 _SPARE = 6  # rows kept beyond k: the scores of nearly all users stand apart by then
 _ONE_BY_ONE = 4  # queries; from here on one product of all is faster, woken threads included
@@ -35,7 +37,7 @@ _SHARED_ELEMENTS = 2_000_000  # where threads share products: few, for each wake
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Rows = NDArray[np.int64]
-Listed: TypeAlias = sparse.csr_array | None
+Listed: TypeAlias = "sparse.csr_array | None"
 """Scores on top of the dot products, float32 ``[queries, items]``, columns ascending; or none."""
 
 
