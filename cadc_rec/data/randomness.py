@@ -37,6 +37,7 @@ class Purpose(IntEnum):
     STREAM_ORDER = 14
     REFRESHED_SELECTION = 20
     CHANGED_ROWS_NEGATIVES = 21
+    VALIDATION_USERS = 30
 
 
 def bit_generator(key: Key) -> np.random.Philox:

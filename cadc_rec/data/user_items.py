@@ -44,6 +44,12 @@ class UserItems:
         """Users ``start .. stop``, who are then 0 and on; a view."""
         return UserItems(self.indptr[start : stop + 1], self.items)
 
+    def some(self, users: NDArray[np.int64]) -> UserItems:
+        """These users, who are then 0 and on; a copy."""
+        row, items = self.joined(users)
+        counts = np.bincount(row, minlength=len(users))
+        return UserItems(np.concatenate([[0], np.cumsum(counts)]), items)
+
     def joined(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """The items of several users, end to end, and which of `users` each is of, int64."""
         start, count = self.indptr[users], self.indptr[users + 1] - self.indptr[users]

@@ -35,6 +35,8 @@ _RENAMED = {  # settings of a stage that stand there under a shorter name
     "stream": "loader.buffer_rows",
     "frozen_storage": "sharding.frozen_storage",
 }
+_LEFT_OUT = {"evaluate.metrics": [], "evaluate.users": 0}
+"""Settings that do not stand there where they have no say, and what they are then."""
 _ABSENT = {"pretrain": ("pretrain.model", "none"), "transitions": ("transitions.window", 0)}
 """The setting that says that there is no such stage."""
 
@@ -162,6 +164,7 @@ def _difference(
         )
         ours = _flat(stage, json.loads(json.dumps(job.settings)))
         theirs = _flat(stage, run.artifacts[stage].manifest["settings"])
+        theirs = {key: value for key, value in _LEFT_OUT.items() if key in ours} | theirs
         for key, value in theirs.items():
             # Another kind of selection, say, may not have the setting among those that decide.
             wanted = ours[key] if key in ours else _setting(experiment, key)
