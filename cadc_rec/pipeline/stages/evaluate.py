@@ -62,7 +62,8 @@ def build_evaluation(
         draft: receives ``metrics.json``; ``ranks.parquet`` (user_id, item_id, rank; one row a
             user with a test item) and ``validation_ranks.parquet`` (the same of the validation
             items that are ranked); ``user_vectors.safetensors`` and
-            ``item_vectors.safetensors`` (one tensor ``vectors`` each) with ``user_ids.parquet`` and ``item_ids.parquet`` in the same order, whose dot
+            ``item_vectors.safetensors`` (one tensor ``vectors`` each) with ``user_ids.parquet``
+            and ``item_ids.parquet`` in the same order, whose dot
             products are the scores that ranked the test items: a user's history, where the model
             has one, ends with the validation item.
     """

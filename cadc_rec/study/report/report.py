@@ -190,6 +190,9 @@ def results_table(studies: Sequence[Study]) -> pa.Table:
     return pa.table({name: [row.get(name) for row in rows] for name in names})
 
 
+_PARTS = ("metrics", "validation", "validation_sample", "seconds", "rows")
+
+
 def _flat(study: Study, cell: Cell) -> dict[str, Any]:
     row: dict[str, Any] = {"study": study.name, "layout": study.layout}
     for name, value in cell.model_dump(
@@ -197,6 +200,12 @@ def _flat(study: Study, cell: Cell) -> dict[str, Any]:
     ).items():
         if isinstance(value, dict):
             row |= {f"{name}.{key}": part for key, part in value.items()}
-        elif name not in ("metrics", "validation", "seconds", "rows"):  # absent parts: no column
+        elif name not in (
+            "metrics",
+            "validation",
+            "seconds",
+            "rows",
+            "validation_sample",
+        ):  # absent parts: no column
             row[name] = value
     return row | {"config": json.dumps(cell.config) if cell.config else None}

@@ -65,6 +65,7 @@ def record_done(cell: Cell, result: Mapping[str, Any], folder: Path) -> dict[str
         "digest": cell_digest(cell),
         "metrics": result["metrics"],
         "validation": result["validation"],
+        **{name: result[name] for name in ("validation_sample",) if name in result},
         "seconds": {**result["seconds"], "validation": validation},
         "rows": result["rows"],
         "users": manifests["evaluate"]["info"]["users"],
