@@ -124,6 +124,8 @@ def test_a_bundle_is_of_the_newest_update_and_knows_its_user(cli, monday, config
     ("asked", "sentence"),
     [
         (["train.epochs=7"], "--set train.epochs=2 (asked: train.epochs=7)"),
+        (["evaluate.users=9"], "--set evaluate.users=0 (asked: evaluate.users=9)"),
+        (['evaluate.metrics=["map"]'], "--set evaluate.metrics='[]' (asked: "),
         (
             ["seed=3", "pretrain.factors=15", "model.id_dim=16"],
             "--set pretrain.factors=7 --set seed=0 --set model.id_dim=8 (asked: "

@@ -142,10 +142,10 @@ def _fill(folder: Path, comparisons: Comparisons, sections: Sequence[Section]) -
 
 
 def markdown_table(study: Study, table: TableView) -> str:
-    """One table a dataset, each entry's second line in a column of its own."""
+    """One table a dataset, each entry's second line, if it can have one, in its own column."""
     heads = [table.corner]
     for column in table.columns:
-        heads += [column.title, column.second]
+        heads += [column.title, *filter(None, [column.second])]
     lines = [f"**{_plain(study.title)}**", ""]
     for place, dataset in enumerate(table.datasets):
         lines += [f"{_plain(dataset)}:", "", _line(heads), "|" + "---|" * len(heads)]
@@ -153,8 +153,8 @@ def markdown_table(study: Study, table: TableView) -> str:
             if row.entries[place] == absent(table):
                 continue  # no part of the grid on this dataset
             texts = [row.label]
-            for entry in row.entries[place]:
-                texts += [entry.text, _second(entry)]
+            for column, entry in zip(table.columns, row.entries[place], strict=True):
+                texts += [entry.text, _second(entry)] if column.second else [entry.text]
             lines.append(_line(texts))
         lines.append("")
     # Two columns may share a heading; what differs is said once.
