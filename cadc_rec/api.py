@@ -26,6 +26,7 @@ from cadc_rec.updates.chain import Taken, Update, newest_update, take_update
 
 if TYPE_CHECKING:
     from cadc_rec.data.inspect.inspect import Inspection
+    from cadc_rec.data.transition_lists import ListedScores
     from cadc_rec.serving.predict.predictor import Predictor, Recommendations
 
 
@@ -183,8 +184,8 @@ def inspect(
 
     from cadc_rec.config.errors import explain
     from cadc_rec.config.tables import TablesConfig
+    from cadc_rec.data.formats.lines import TextFormat
     from cadc_rec.data.inspect.inspect import inspect_path
-    from cadc_rec.data.tables.lines import TextFormat
 
     named = {"columns": list(columns)}
     settings = {"delimiter": delimiter, "encoding": encoding, "interactions": named}
@@ -291,4 +292,15 @@ class Run:
             known=taken,
             popularity=np.bincount(taken.items, minlength=data.n_items),
             retrieval=vectors,
+            listed=self._listed(),
         )
+
+    def _listed(self) -> ListedScores | None:
+        """The scores that came on top of dot products when the test items were ranked."""
+        from cadc_rec.data.transition_lists import FILE, ListedScores, TransitionLists
+
+        settings = self.artifacts["evaluate"].info.get("lists")
+        if settings is None:
+            return None
+        lists = TransitionLists.open(self.artifacts["transitions"].path / FILE)
+        return ListedScores.with_settings(lists, settings)

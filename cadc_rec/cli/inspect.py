@@ -138,7 +138,9 @@ def _columns(table: "TableProfile", notes: dict[str, str]) -> "Table":
 
     shown = Table()
     for heading in ("column", "type", "missing", "distinct", "smallest", "largest", "taken for"):
-        shown.add_column(heading, justify="right" if heading in ("missing", "distinct") else "left")
+        is_count = heading in ("missing", "distinct")
+        # Folded, no digit of a long id is left out.
+        shown.add_column(heading, justify="right" if is_count else "left", overflow="fold")
     for c in table.columns:
         counts = (f"{table.rows - c.known:,}", f"{c.distinct:,}")
         cells = (c.name, c.type, *counts, c.least, c.greatest, notes.get(c.name, ""))

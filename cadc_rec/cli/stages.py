@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
         ),
         ("pretrain", "Learn id vectors from every training interaction."),
         ("transitions", "Learn which item follows which from every training interaction."),
+        ("prior", "Choose on validation how much each of the tables' scores counts."),
     ):
         app.command(name=stage)(_command(stage, summary))
     app.command()(select)
@@ -222,6 +223,8 @@ def _require_stage(stage: str, pipeline: "Pipeline") -> None:
     remedy = "choose a method that has one, such as --method cadc"
     if stage == "transitions":
         remedy = "set transitions.window above 0"
+    if stage == "prior":
+        remedy = "set prior.fit = 'validation' (with --method prior)"
     raise CadcError(f"method {pipeline.experiment.method!r} has no {stage} stage; {remedy}.")
 
 

@@ -58,12 +58,13 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the page. Default: DIR/report.")
     ] = None,
+    update: Update = NEWEST,
     debug: Debug = False,
 ) -> None:
     """Write a page with a study's tables, figures, times and curves; it works offline."""
     from cadc_rec.study.report.report import write_report
 
-    written = write_report(folder, out)
+    written = write_report(folder, out, wanted_update(update))
     log.info(
         "%d cells done, %d failed, %d not run yet, %d not available",
         written.done,

@@ -147,6 +147,16 @@ def _context(e: Experiment) -> Iterator[str]:
             "items, and history.length = 0 keeps no last items; set history.length above 0, or "
             "transitions.window = 0."
         )
+    if e.prior.fit == "validation" and not (e.prior.use and e.model.kind == "tables"):
+        yield (
+            "prior.fit = 'validation' chooses the factors of a prior without towers; set "
+            "model.kind = 'tables' and prior.use = true (method `prior`), or prior.fit = 'none'."
+        )
+    if e.transitions.window and e.transitions.form == "lists" and e.model.kind == "two_tower":
+        yield (
+            "transitions.form = 'lists' keeps no vectors that two towers could read; set "
+            "model.kind = 'tables' (method `prior`), or transitions.form = 'factors'."
+        )
 
 
 def _hard_selection(e: Experiment) -> Iterator[str]:

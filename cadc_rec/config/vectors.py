@@ -117,12 +117,23 @@ class TransitionsConfig(Section):
     """Before damping, each count is divided by (row sum x column sum) to this power, and all counts
     are scaled to a mean of one. So items that follow everything do not dominate. 0 leaves the
     counts."""
+    form: Literal["factors", "lists"] = "factors"
+    """What is kept of the matrix. `factors`: a source and a target vector of every item, from ALS.
+    `lists`: every item's best targets as they were counted; more accurate, and until now for the
+    tables alone (`model.kind = "tables"`)."""
+    targets: PositiveInt = 500
+    """`lists`: number of targets kept for each item, those with the largest weights."""
     dim: PositiveInt = 96
-    """Width of the source and target vectors."""
+    """`factors`: width of the source and target vectors."""
     iterations: PositiveInt = 8
-    """Sweeps of ALS; each solves every source vector, then every target vector."""
+    """`factors`: sweeps of ALS; each solves every source vector, then every target vector."""
     l2: PositiveFloat = 1.0
-    """Weight of the rows' squared lengths in the loss."""
+    """`factors`: weight of the rows' squared lengths in the loss."""
+
+    def decisive(self) -> dict[str, Any]:
+        """See `Section`: the settings that `form` uses."""
+        unused = {"factors": {"form", "targets"}, "lists": {"dim", "iterations", "l2"}}[self.form]
+        return self.model_dump(mode="json", exclude=unused)
 
 
 class HistoryConfig(Section):
@@ -151,6 +162,10 @@ class PriorConfig(Section):
     use: bool = False
     """Add the scores of ALS and of transitions (if there are any), each multiplied by a learned
     factor. Without towers they are the whole score."""
+    fit: Literal["none", "validation"] = "none"
+    """Without towers: `validation` chooses the factors, `alpha`, `half_life`, `l2` and `decay` on a
+    sample of validation users, starting from these; with fewer than 200 of them these stand. `none`
+    gives ALS and transitions the same spread."""
     alpha: PositiveFloat = 8.0
     """Folding a history into ALS: confidence of its latest item; unknown pairs have confidence
     1."""
@@ -164,4 +179,7 @@ class PriorConfig(Section):
 
     def decisive(self) -> dict[str, Any]:
         """See `Section`; without a prior no setting counts."""
-        return super().decisive() if self.use else {}
+        if not self.use:
+            return {}
+        unused = {"fit"} if self.fit == "none" else set()
+        return self.model_dump(mode="json", exclude=unused)

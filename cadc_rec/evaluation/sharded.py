@@ -13,7 +13,7 @@ import torch
 
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.evaluation.ranking import held_out_ranks, require_finite
+from cadc_rec.evaluation.ranking import Listed, held_out_ranks, require_finite
 from cadc_rec.evaluation.top_items import TopItems
 
 _CHUNK = 4_096  # ids at once; a history looks up dozens of items for each
@@ -44,6 +44,7 @@ def ranks_by_share(
     excluded: UserItems,
     processes: Processes,
     advance: Callable[[int], object] = lambda _: None,
+    listed: Listed | None = None,
     top: TopItems | None = None,
 ) -> np.ndarray:
     """`held_out_ranks` of all users, int64 ``[n_users]``, on every rank.
@@ -55,18 +56,22 @@ def ranks_by_share(
         excluded: of every user.
         processes: the ranks.
         advance: called with how many more users are done.
+        listed: see `held_out_ranks`; of a run of this rank's users.
         top: counts the best candidates of all users with a target, on every rank.
     """
     share = processes.share(len(targets))
     held_out = np.asarray(targets[share.start : share.stop])
     taken = excluded.slice(share.start, share.stop)
     mine = np.zeros(len(held_out), np.int64)
-    wanted = np.flatnonzero(held_out >= 0)
+    # Listed scores are of runs of users, so nobody is left out of them.
+    wanted = np.flatnonzero((held_out >= 0) | (listed is not None))
     if len(wanted) < len(held_out):  # no scores of users who have nothing to rank
         require_finite(users, items)
         users, taken = users[torch.from_numpy(wanted).to(users.device)], taken.some(wanted)
         advance(len(held_out) - len(wanted))
-    mine[wanted] = held_out_ranks(users, items, held_out[wanted], taken, advance=advance, top=top)
+    mine[wanted] = held_out_ranks(
+        users, items, held_out[wanted], taken, advance=advance, listed=listed, top=top
+    )
     if top is not None:
         top.counts = processes.all_reduce_sum(top.counts.to(items.device)).cpu()
     local = torch.from_numpy(mine).to(users.device)

@@ -34,7 +34,12 @@ class TopItems:
         return dict(zip(self.ks, self.counts.numpy(), strict=True))
 
     def add(
-        self, scores: torch.Tensor, users: torch.Tensor, items: torch.Tensor, doubt: torch.Tensor
+        self,
+        scores: torch.Tensor,
+        users: torch.Tensor,
+        items: torch.Tensor,
+        doubt: torch.Tensor,
+        listed: torch.Tensor | None = None,
     ) -> None:
         """Count a block of users.
 
@@ -43,12 +48,14 @@ class TopItems:
             users: their vectors ``[n, d]``.
             items: all items' vectors ``[n_items, d]``.
             doubt: how far from its exact value a user's score may be; float64 ``[n]``.
+            listed: float32 ``[n, n_items]``, part of `scores` beside the dot products.
         """
         kept = min(self.ks[-1] + _SPARE, scores.shape[1])
         at_once = max(1, _ELEMENTS // (kept * items.shape[1]))
         for start in range(0, len(users), at_once):
             part = slice(start, start + at_once)
-            best = self._best(scores[part], users[part], items, doubt[part], kept)
+            more = None if listed is None else listed[part]
+            best = self._best(scores[part], users[part], items, doubt[part], more, kept)
             for n, k in enumerate(self.ks):
                 rows = best[:, :k]
                 rows = rows[rows >= 0].cpu()
@@ -60,6 +67,7 @@ class TopItems:
         users: torch.Tensor,
         items: torch.Tensor,
         doubt: torch.Tensor,
+        listed: torch.Tensor | None,
         kept: int,
     ) -> torch.Tensor:
         """Rows ``[n, k]`` of the largest k, the best first; -1 after the last candidate."""
@@ -67,6 +75,8 @@ class TopItems:
         rows = scores.topk(kept, sorted=False).indices.sort(1).values
         near = scores.gather(1, rows)
         exact = (users.double()[:, None] * items[rows].double()).sum(2)
+        if listed is not None:
+            exact += listed.gather(1, rows).double()
         exact[near == -torch.inf] = -torch.inf
         exact, order = exact.sort(dim=1, descending=True, stable=True)
         exact, best = exact[:, :k], rows.gather(1, order[:, :k])
@@ -80,5 +90,7 @@ class TopItems:
             least = exact[n, -1] - 2 * doubt[n]
             close = ((scores[n] >= least) & (scores[n] > -torch.inf)).nonzero()[:, 0]
             again = (users[n].double() * items[close].double()).sum(1)
+            if listed is not None:
+                again += listed[n, close].double()
             best[n] = close[again.sort(descending=True, stable=True).indices[:k]]
         return best

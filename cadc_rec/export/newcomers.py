@@ -18,7 +18,8 @@ from cadc_rec.export.trained import TrainedModel, UserForward
 from cadc_rec.models.prior import HistoryPrior
 from cadc_rec.models.rows import TensorRows
 from cadc_rec.pretrain.id_tables import Pretrained
-from cadc_rec.training.build import prior_alone
+from cadc_rec.pretrain.prior_fit import FittedPrior
+from cadc_rec.pretrain.tables_alone import tables_alone
 
 _LENGTH = 50  # items of a newcomer that count, where the model itself has no history
 
@@ -86,6 +87,7 @@ def newcomer_program(
     trained: TrainedModel | None,
     pretrained: Pretrained,
     items: np.ndarray,
+    fitted: FittedPrior | None,
 ) -> Program:
     """The program of a bundle that takes histories of unknown users.
 
@@ -97,12 +99,15 @@ def newcomer_program(
         trained: the towers, where the model has them.
         pretrained: pre-trained vectors, where the model has them.
         items: ``[n_items, d]``, the vectors that are searched.
+        fitted: what was chosen of a prior without towers.
     """
     length = history.length
     if trained is None:
-        prior = prior_alone(fold, history, dataset, pretrained)
-        if prior is not None:
-            return Program(prior, {"history": (length,)})
+        tables = tables_alone(fold, history, dataset, pretrained)
+        if tables is not None:
+            if fitted is not None:
+                tables = fitted.applied_to(tables, fold)
+            return Program(tables.program(), {"history": (length,)})
     if trained is None or not trained.history_length:
         vectors = torch.from_numpy(items)
         folded = FoldedNewcomer(vectors, HistoryPrior.of(vectors, fold))

@@ -12,6 +12,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
+from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.data.user_items import UserItems
 
 REQUESTS = 100
@@ -27,6 +28,7 @@ def recorded_requests(
     user_ids: pa.Array,
     item_ids: pa.Array,
     index: faiss.Index | None,
+    listed: ListedScores | None,
 ) -> dict[str, Any]:
     """`REQUESTS` users drawn evenly, or all where there are fewer, with their ten best items.
 
@@ -37,6 +39,7 @@ def recorded_requests(
         user_ids: original ids of the users, in row order.
         item_ids: original ids of the items, in row order.
         index: an approximate one, whose recall is recorded; None where it is exact.
+        listed: scores on top of the dot products.
     """
     drawn = np.random.default_rng(_SEED).permutation(len(users))[:REQUESTS]
     exact_items = items.astype(np.float64)
@@ -44,6 +47,11 @@ def recorded_requests(
     for user in np.sort(drawn).tolist():
         taken = known.items[known.indptr[user] : known.indptr[user + 1]]
         scores = exact_items @ users[user].astype(np.float64)
+        proposed = taken[:0]
+        if listed is not None:
+            more = listed.of_lists([taken[::-1]])
+            scores[more.indices] += more.data
+            proposed = more.indices[np.argsort(-more.data)]
         scores[taken] = -np.inf
         best = np.lexsort((np.arange(len(scores)), -scores))[:_K]
         best = best[np.isfinite(scores[best])]
@@ -55,9 +63,12 @@ def recorded_requests(
             }
         )
         if index is not None:
-            _, rows = index.search(users[user : user + 1], min(_K + len(taken), len(items)))
-            kept = [row for row in rows[0].tolist() if row >= 0 and row not in set(taken.tolist())]
-            found += len(set(kept[:_K]) & set(best.tolist()))
+            ask = min(_K + len(taken), len(items))
+            _, rows = index.search(users[user : user + 1], ask)
+            every = np.unique([*rows[0][rows[0] >= 0], *proposed[:ask]]).astype(np.int64)
+            # All that were proposed are scored exactly, so the best of these are the answer.
+            kept = every[np.argsort(-scores[every], kind="stable")][:_K]
+            found += len(set(kept.tolist()) & set(best.tolist()))
             wanted += len(best)
     recall = None if index is None else found / max(wanted, 1)
     return {"k": _K, "tolerance": _TOLERANCE, "recall": recall, "requests": requests}

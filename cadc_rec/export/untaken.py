@@ -23,6 +23,7 @@ def untaken_vectors(
     items: np.ndarray,
     *,
     counted: bool,
+    popularity: float | None = None,
 ) -> np.ndarray:
     """Vectors of items that nobody took, float32 ``[count, d]``.
 
@@ -32,12 +33,15 @@ def untaken_vectors(
         count: how many they are.
         items: ``[n_items, d]``, the vectors of the items that were taken.
         counted: whether a vector counts how often its item was taken: theirs is zero then.
+        popularity: the last element, where tables alone have their items' popularity there.
     """
     if not count or counted:
         return np.zeros((count, items.shape[1]), np.float32)
     if trained is None:
         # The parts of a vector are rows of tables, so that its mean is that of their means.
         mean = items.mean(0, dtype=np.float64).astype(np.float32)
+        if popularity is not None:
+            mean[-1] = popularity
         return np.repeat(mean[None], count, 0)
     rows = _means(trained.item.ids, count)
     every = torch.arange(count)

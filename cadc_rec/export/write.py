@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.export.card import card_data, card_page, limits_of
 from cadc_rec.export.index import IndexKind, write_index
@@ -30,6 +31,8 @@ from cadc_rec.export.trained import TrainedModel, trained_model
 from cadc_rec.export.untaken import untaken_vectors
 from cadc_rec.log import track
 from cadc_rec.pretrain.id_tables import Pretrained
+from cadc_rec.pretrain.prior_fit import FittedPrior
+from cadc_rec.pretrain.tables_alone import untaken_popularity
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import manifest_of
 from cadc_rec.serving.bundle.signing import signature_of
@@ -108,13 +111,29 @@ class Finished:
 
     def untaken(self) -> np.ndarray:
         """Vectors of the items that nobody took yet."""
+        fitted = self.fitted()
+        popular = fitted is not None and fitted.factors["popularity"]
         return untaken_vectors(
             self.trained(),
             self.dataset.untaken_attributes(),
             self.dataset.n_untaken,
             self.vectors("item"),
             counted=self.experiment.pretrain.model == "popularity",
+            popularity=untaken_popularity(self.dataset) if popular else None,
         )
+
+    def fitted(self) -> FittedPrior | None:
+        """What was chosen of the prior; None where its settings stand."""
+        made = self.artifacts.get("prior")
+        return None if made is None else FittedPrior.open(made.path)
+
+    def listed(self) -> ListedScores | None:
+        """The scores that came on top of dot products when the test items were ranked."""
+        settings = self.artifacts["evaluate"].info.get("lists")
+        if settings is None:
+            return None
+        assert self.pretrained.lists is not None
+        return ListedScores.with_settings(self.pretrained.lists, settings)
 
     def vectors(self, side: str) -> np.ndarray:
         """The vectors of ``user`` or ``item`` that ranked the test items."""
@@ -150,6 +169,7 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
                 trained,
                 finished.pretrained,
                 finished.vectors("item"),
+                finished.fitted(),
             )
             width = finished.vectors("item").shape[1]
             described["programs"] = _write_programs(programs, width, folder, wanted.aot)
@@ -185,6 +205,9 @@ def _write_data(finished: Finished, folder: Path) -> None:
         (prepared / "attributes.json", layout.ATTRIBUTES),
     ):
         shutil.copyfile(source, folder / name)
+    listed = finished.listed()
+    if listed is not None:
+        listed.lists.save(folder / layout.LISTS)
     known = finished.known()
     items = known.items.astype(np.int32)
     every = finished.dataset.n_items + finished.dataset.n_untaken
@@ -206,7 +229,13 @@ def _write_index_and_test(finished: Finished, folder: Path, kind: IndexKind) -> 
         index = faiss.deserialize_index(contents)
     data = finished.dataset
     recorded = recorded_requests(
-        users, items, finished.known(), data.user_ids(), data.item_ids(), index
+        users,
+        items,
+        finished.known(),
+        data.user_ids(),
+        data.item_ids(),
+        index,
+        finished.listed(),
     )
     _write_json(folder / layout.SELF_TEST, recorded)
     return {**described, "file": layout.INDEX, "recall": recorded["recall"]}
@@ -246,7 +275,7 @@ def _write_modules(
 def _write_descriptions(finished: Finished, described: dict[str, Any], folder: Path) -> None:
     card = card_data(finished.experiment, finished.artifacts, finished.update)
     # Tables alone can have a history too: that of the prior.
-    length = finished.experiment.history.length
+    length, listed = finished.experiment.history.length, finished.listed()
     model = {
         "method": finished.experiment.method,
         "seed": finished.experiment.seed,
@@ -258,6 +287,7 @@ def _write_descriptions(finished: Finished, described: dict[str, Any], folder: P
         "history_length": length,
         "normalize_ids": list(finished.experiment.data.id_forms),
         "metrics": card["test"],
+        **({} if listed is None else {"lists": listed.settings()}),
         **described,
     }
     _write_json(folder / layout.MODEL, model)

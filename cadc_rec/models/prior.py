@@ -24,7 +24,8 @@ from cadc_rec.config.experiment import PriorConfig
 from cadc_rec.models.conjugate_gradients import conjugate_gradients
 
 _STEPS = 6  # of conjugate gradients: two orders of magnitude below what changes a rank
-_AT_FIRST = 0.5  # standard deviation of a prior score over items before its factor is learned
+AT_FIRST = 0.5
+"""Standard deviation of a prior score over items before its factor is learned."""
 
 
 @dataclass(frozen=True)
@@ -99,5 +100,5 @@ def even_factors(users: Sequence[torch.Tensor], items: Sequence[torch.Tensor]) -
     factors = []
     for mine, theirs in zip(users, items, strict=True):
         spread = float((mine @ theirs.t()).std(1).mean()) if len(mine) and len(theirs) > 1 else 0.0
-        factors.append(_AT_FIRST / spread if spread > 0 else 1.0)
+        factors.append(AT_FIRST / spread if spread > 0 else 1.0)
     return factors

@@ -63,6 +63,8 @@ class Pipeline:
     given: Mapping[str, Artifact] = field(default_factory=dict)
     wait: bool = True
     opened: Opened = field(default_factory=Opened)
+    raw_fingerprint: str = field(default="", init=False)
+    """Of the raw input, once it was looked at."""
     _made: dict[str, Artifact] = field(default_factory=dict, init=False)
     _trains: bool = field(default=False, init=False)
 
@@ -177,6 +179,7 @@ class Pipeline:
             raw = raw_input(self.experiment.data, self.data_dir, self.workdir)
             mine = held.enter_context(raw)
         found: Input = group.broadcast(mine)
+        self.raw_fingerprint = found.fingerprint
         return found
 
     def _make(self, job: Job) -> Artifact:

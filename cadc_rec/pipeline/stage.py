@@ -90,13 +90,17 @@ class Opened:
 
     def pretrained(self, tables: Artifact | None, transitions: Artifact | None) -> Pretrained:
         """Pre-trained vectors; empty for methods without."""
+        from cadc_rec.data import transition_lists
         from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables
 
         def opened() -> Pretrained:
-            return Pretrained(
-                None if tables is None else IdTables.open(tables),
-                None if transitions is None else TransitionTables.open(transitions),
-            )
+            ids = None if tables is None else IdTables.open(tables)
+            if transitions is None:
+                return Pretrained(ids)
+            lists = transitions.path / transition_lists.FILE
+            if lists.exists():
+                return Pretrained(ids, lists=transition_lists.TransitionLists.open(lists))
+            return Pretrained(ids, TransitionTables.open(transitions))
 
         paths = ("" if made is None else str(made.path) for made in (tables, transitions))
         return self.once(("pretrained", *paths), opened)

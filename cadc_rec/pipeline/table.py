@@ -12,6 +12,7 @@ that finds everything done ends at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from cadc_rec.config.experiment import Experiment
@@ -42,6 +43,11 @@ def _transitions_settings(job: Job) -> dict[str, Any]:
     e = job.experiment
     scale = e.pretrain.scale
     return {"transitions": e.transitions.decisive(), "scale": scale, "seed": e.seed}
+
+
+def _prior_settings(job: Job) -> dict[str, Any]:
+    e = job.experiment
+    return {"prior": e.prior.decisive(), "history": e.history.decisive(), "seed": e.seed}
 
 
 def _select_settings(job: Job) -> dict[str, Any]:
@@ -134,6 +140,18 @@ def _transitions(job: Job) -> Together:
     )
 
 
+def _prior(job: Job) -> Alone:
+    from cadc_rec.pretrain.prior_fit import fit_prior
+
+    def build(draft: Draft) -> None:
+        e = job.experiment
+        fitted = fit_prior(e.prior, e.history, e.seed, job.open_dataset(), job.open_pretrained())
+        fitted.save(draft.path)
+        draft.info, draft.rows = asdict(fitted), fitted.users
+
+    return build
+
+
 def _select(job: Job) -> Alone:
     build = select_several([job])
     return lambda draft: build({0: draft})
@@ -183,10 +201,18 @@ def _end_checkpoints(job: Job, made: Artifact) -> None:
 
 def _evaluate(job: Job) -> Together:
     from cadc_rec.pipeline.stages.evaluate import build_evaluation
+    from cadc_rec.pretrain.prior_fit import FittedPrior
 
     checkpoint = job.artifact("checkpoint") if "checkpoint" in job.inputs else None
+    fitted = FittedPrior.open(job.artifact("prior").path) if "prior" in job.inputs else None
     return lambda processes, draft: build_evaluation(
-        job.experiment, job.open_dataset(), checkpoint, job.open_pretrained(), processes, draft
+        job.experiment,
+        job.open_dataset(),
+        checkpoint,
+        job.open_pretrained(),
+        processes,
+        draft,
+        fitted,
     )
 
 
@@ -211,6 +237,14 @@ def _pretrain_line(info: Mapping[str, Any]) -> str:
     measured = metrics_line(info["validation"])
     read = f"{info['interactions']:,} interactions read"
     return f"{read}; these vectors alone, on validation: {measured}" if measured else read
+
+
+def _prior_line(info: Mapping[str, Any]) -> str:
+    if not info["users"]:
+        return "too few validation users to fit on (200 are needed): the settings' own values"
+    worth = ", ".join(f"{name} {100 * info['alone'][name]:.2f}%" for name in info["factors"])
+    found = f"NDCG@10 {100 * info['ndcg']:.2f}% of {info['users']:,} validation users"
+    return f"{found}; by itself: {worth}"
 
 
 def _select_line(info: Mapping[str, Any]) -> str:
@@ -282,6 +316,16 @@ TRANSITIONS = Stage(
     together=_transitions,
     wanted=_has_transitions,
 )
+PRIOR = Stage(
+    "prior",
+    makes="prior",
+    version=1,
+    reads=lambda _: ["dataset", "tables", "transitions"],
+    settings=_prior_settings,
+    line=_prior_line,
+    alone=_prior,
+    wanted=lambda e: e.prior.fit == "validation",
+)
 SELECT = Stage(
     "select",
     makes="selection",
@@ -308,13 +352,15 @@ EVALUATE = Stage(
     "evaluate",
     makes="evaluation",
     version=2,
-    reads=lambda _: ["dataset", "checkpoint", "tables", "transitions"],
+    reads=lambda _: ["dataset", "checkpoint", "tables", "transitions", "prior"],
     settings=_evaluate_settings,
     line=_evaluate_line,
     together=_evaluate,
 )
 
-TABLE = {stage.name: stage for stage in (PREPARE, PRETRAIN, TRANSITIONS, SELECT, TRAIN, EVALUATE)}
+TABLE = {
+    stage.name: stage for stage in (PREPARE, PRETRAIN, TRANSITIONS, PRIOR, SELECT, TRAIN, EVALUATE)
+}
 STAGES = tuple(TABLE)
 MAKER = {stage.makes: stage.name for stage in TABLE.values()}
 """Stage by the name of its artifact."""

@@ -19,6 +19,7 @@ from typing import Literal, TypeAlias
 import torch
 from safetensors.torch import load_file, save_file
 
+from cadc_rec.data.transition_lists import TransitionLists
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.rows import write_rows
 from cadc_rec.models.factorization import as_dot_products
@@ -174,6 +175,7 @@ class Pretrained:
 
     ids: IdTables | None = None
     transitions: TransitionTables | None = None
+    lists: TransitionLists | None = None
 
 
 def _save(folder: Path, **tables: torch.Tensor) -> None:

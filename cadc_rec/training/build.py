@@ -20,11 +20,10 @@ from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import load_state, local_tensors
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.sharded import tower_vectors
-from cadc_rec.models.forward import PriorAlone
-from cadc_rec.models.prior import HistoryPrior, even_factors
 from cadc_rec.models.tower import SideSpec
 from cadc_rec.models.two_tower import Catalogue, TwoTower
 from cadc_rec.pretrain.id_tables import Pretrained
+from cadc_rec.pretrain.tables_alone import prior_alone
 from cadc_rec.training.tables import (
     fuse_table_optimizer,
     is_frozen,
@@ -34,7 +33,6 @@ from cadc_rec.training.tables import (
 
 _TABLE_STD = 0.1
 _ATTRIBUTES = ".features.tables."  # in the names of attributes' tables
-_SAMPLE = 1000  # users whose histories set the prior's first factors
 
 
 @dataclass(frozen=True)
@@ -178,30 +176,6 @@ def unsharded_model(
         None if prior is None else prior.reader.prior,
         () if prior is None else prior.factors,
     )
-
-
-def prior_alone(
-    config: PriorConfig, history: HistoryConfig, dataset: Dataset, pretrained: Pretrained
-) -> PriorAlone | None:
-    """What the frozen tables say of histories, with the factors to start from; None without.
-
-    Args:
-        config: confidences, regularization, decay.
-        history: how long one is.
-        dataset: whose first users' histories set the factors.
-        pretrained: the frozen tables.
-    """
-    if not config.use:
-        return None
-    assert pretrained.ids is not None
-    transitions = pretrained.transitions
-    tables = () if transitions is None else (transitions.source, transitions.target)
-    prior = HistoryPrior.of(pretrained.ids.item, config)
-    unscaled = PriorAlone(prior, (), pretrained.ids.item, *tables)
-    sample = dataset.last_items(history.length, with_validation=False)[:_SAMPLE]
-    users = unscaled.users(torch.from_numpy(sample))
-    factors = even_factors(users.prior, unscaled.every_item().prior)
-    return PriorAlone(prior, factors, pretrained.ids.item, *tables)
 
 
 def _divided(n_items: int, processes: Processes) -> Catalogue:

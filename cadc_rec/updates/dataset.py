@@ -10,15 +10,17 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from ibis.backends.duckdb import Backend
 from numpy.typing import NDArray
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.engine import open_engine
-from cadc_rec.data.id_forms import meet, tell
+from cadc_rec.data.meetings import meet, tell
 from cadc_rec.data.prepare.build_dataset import GROUPS_PER_PART, INTERACTIONS
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
 from cadc_rec.data.sources.own_tables import read_tables
@@ -67,7 +69,7 @@ def build_updated_dataset(config: DataConfig, parent: Artifact, day: Day, draft:
             tables = read_tables(day.config, day.files, backend, scratch, forms)
             came = _read_rows(tables)
             ticker.advance(note="ids")
-            _Builder(config, parent, day, tables, came, draft).build(ticker.advance)
+            _Builder(config, parent, day, backend, tables, came, draft).build(ticker.advance)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -85,12 +87,13 @@ class _Builder:
         config: DataConfig,
         parent: Artifact,
         day: Day,
+        backend: Backend,
         tables: RawTables,
         came: pa.Table,
         draft: Draft,
     ) -> None:
         self.config, self.parent, self.day = config, parent, day
-        self.tables, self.came, self.draft = tables, came, draft
+        self.backend, self.tables, self.came, self.draft = backend, tables, came, draft
         self.every = {
             side: pq.read_table(parent.path / f"{side}s.parquet") for side in ("user", "item")
         }
@@ -240,10 +243,15 @@ class _Builder:
             if table is None:
                 continue
             key = f"{side}_id"
-            taken = self.came.group_by(key).aggregate([([], "count_all")])
-            described = table.select(key).to_pyarrow()[key]
-            known = self.every[side][key].cast(described.type)
-            found = meet(side, described, taken[key], taken["count_all"], known)
+            taken = ibis.memtable(self.came.group_by(key).aggregate([([], "count_all")]))
+            known = ibis.memtable(self.every[side].select([key]))
+            found = meet(
+                self.backend,
+                side,
+                table.select(id=table[key]),
+                taken.select(id=taken[key], rows=taken["count_all"]),
+                known.select(id=known[key].cast(table[key].type())),
+            )
             tell(found)
             counts |= found.counts()
         return counts

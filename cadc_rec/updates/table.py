@@ -166,7 +166,8 @@ UPDATE_TABLE = (
         settings=_transitions_settings,
         line=TRANSITIONS.line,
         together=_transitions,
-        wanted=TRANSITIONS.wanted,
+        # Lists are counted anew: that takes less than the factors' sweeps.
+        wanted=lambda e: TRANSITIONS.wanted(e) and e.transitions.form == "factors",
     ),
     Stage(
         "select",

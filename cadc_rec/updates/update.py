@@ -161,11 +161,12 @@ class _Update:
 
     def _cannot_carry_on(self) -> str:
         """Why the vectors have no warm start; empty where they have one."""
-        pretrain = self.experiment.pretrain
+        pretrain, form = self.experiment.pretrain, self.experiment.transitions.form
         if pretrain.model == "mlp":
             return "pretrain.model = 'mlp' moves all vectors at once"
         factorized = ["pretrain"] if pretrain.model in ("mf", "als") else []
-        for stage in (*factorized, "transitions"):
+        factorized += ["transitions"] if form == "factors" else []
+        for stage in factorized:
             if stage in self.latest and divisors(self.latest[stage], pretrain.scale) is None:
                 return (
                     f"the vectors of {stage} were brought to pretrain.scale = {pretrain.scale!r} "

@@ -16,7 +16,7 @@ from cadc_rec import __version__
 from cadc_rec.cli.doctor import Check, Report
 from cadc_rec.pipeline.pipeline import STAGES as EVERY_STAGE
 
-STAGES = tuple(stage for stage in EVERY_STAGE if stage != "transitions")  # those of cadc
+STAGES = tuple(stage for stage in EVERY_STAGE if stage not in ("transitions", "prior"))  # of cadc
 METHODS = ("cadc", "random", "gold")
 USERS, TRAIN = 60, 780  # see conftest.TINY
 

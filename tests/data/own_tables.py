@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from cadc_rec.errors import CadcError
 
 # Ana takes y and x at one time (file order decides) and y once more later; Bo has two only.
 ROWS = [
@@ -51,3 +55,21 @@ def quick_first(values):
         pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=pytest.mark.slow) for v in others
     ]
     return [first, *marked]
+
+
+def refusal(tables, *arguments, **settings) -> str:
+    with pytest.raises(CadcError) as caught:
+        tables(*arguments, **settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def zipped(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def json_lines(rows=ROWS, columns=COLUMNS) -> str:
+    return "".join(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in rows)

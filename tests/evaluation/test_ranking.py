@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
@@ -49,6 +50,35 @@ def test_ranks_do_not_depend_on_the_block_size(world, monkeypatch):
     monkeypatch.setattr(ranking, "_BLOCK_ELEMENTS", 70)  # two users at a time
     parts = held_out_ranks(torch.from_numpy(users), torch.from_numpy(items), targets, excluded)
     assert whole.tolist() == parts.tolist()
+
+
+@pytest.mark.parametrize("block", [70, 1_000_000])
+def test_listed_scores_are_added_to_the_dot_products(world, monkeypatch, block):
+    users, items, targets, excluded = world
+    rng = np.random.default_rng(8)
+    more = (rng.integers(-2, 3, (23, 31)) * (rng.random((23, 31)) < 0.3)).astype(np.float32)
+    monkeypatch.setattr(ranking, "_BLOCK_ELEMENTS", block)
+
+    def listed(rows):
+        return sparse.csr_array(more[rows.start : rows.stop])
+
+    arguments = (torch.from_numpy(users), torch.from_numpy(items), targets, excluded)
+    got = held_out_ranks(*arguments, listed=listed)
+    # The same as one more element for every item: the user's row against the item's unit vector.
+    wide_users = np.hstack([users, more]).astype(float)
+    wide_items = np.hstack([items, np.eye(31, dtype=np.float32)])
+    assert got.tolist() == ranks_by_loop(wide_users, wide_items, targets, excluded).tolist()
+    assert got.tolist() != held_out_ranks(*arguments).tolist()
+
+
+def test_listed_scores_that_float32_rounds_away_still_decide():
+    """Where dot products are large, a small score on top is below float32's step there."""
+    users, items = torch.full((1, 1), 1.0), torch.full((3, 1), 2.0**24)
+    nothing = UserItems(np.array([0, 0]), np.array([], np.int32))
+    more = sparse.csr_array(np.array([[0.25, 0.5, 0.0]], np.float32))
+    for target, rank in ((0, 2), (1, 1), (2, 3)):
+        got = held_out_ranks(users, items, np.array([target]), nothing, listed=lambda _: more)
+        assert got.tolist() == [rank]
 
 
 def test_a_range_of_users_gets_the_ranks_of_just_those(world):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 from cadc_rec.evaluation import ranking, top_items
 from cadc_rec.evaluation.ranking import held_out_ranks
@@ -78,6 +79,29 @@ def test_a_list_ends_with_the_candidates(k):
     found = counted(world, (1, k))[0]
     assert found == by_brute_force(world, (1, k))
     assert sum(found[k]) == 39 * min(k, 289)
+
+
+def test_listed_scores_come_on_top_of_the_dot_products():
+    users, items, targets, excluded = close_world(3)
+    rng = np.random.default_rng(3)
+    dense = np.where(rng.random((40, 300)) < 0.2, rng.normal(size=(40, 300)), 0)
+    more = sparse.csr_array(dense.astype(np.float32))
+    top = TopItems((10,), 300)
+    vectors = torch.from_numpy(users), torch.from_numpy(items)
+    held_out_ranks(
+        *vectors,
+        targets,
+        excluded,
+        listed=lambda some: more[some.start : some.stop],
+        top=top,
+    )
+    counts = np.zeros(300, dtype=int)
+    for user in np.flatnonzero(targets >= 0):
+        scores = (items.astype(np.float64) * users[user].astype(np.float64)).cumsum(1)[:, -1]
+        scores += more[[user]].toarray()[0]
+        scores[excluded.of(user)] = -np.inf
+        counts += np.isin(np.arange(300), np.argsort(-scores, kind="stable")[:10])
+    assert top.of_ks()[10].tolist() == counts.tolist()
 
 
 @pytest.mark.distributed

@@ -16,7 +16,8 @@ from cadc_rec.export.trained import trained_model
 from cadc_rec.models import forward
 from cadc_rec.planning.plan import plan_experiment
 from cadc_rec.planning.sizes import Machines, Sizes
-from cadc_rec.training.build import build_model, prior_alone
+from cadc_rec.pretrain.tables_alone import prior_alone
+from cadc_rec.training.build import build_model
 from tests.distributed import toy
 
 HISTORY = torch.from_numpy(toy.histories(toy.USERS))

@@ -12,7 +12,8 @@ from cadc_rec.pipeline.pipeline import STAGES as EVERY_STAGE
 from cadc_rec.pipeline.pipeline import Pipeline, launched
 from cadc_rec.store.artifact import Artifact, artifact_key
 
-STAGES = tuple(stage for stage in EVERY_STAGE if stage != "transitions")  # those of cadc
+OF_RECIPE = tuple(stage for stage in EVERY_STAGE if stage != "prior")
+STAGES = tuple(stage for stage in OF_RECIPE if stage != "transitions")  # those of cadc
 
 # Of the artifacts that are not made: what later stages ask them for.
 _INFO = {"users": 60, "items": 40, "train": 780, "val": 60, "selected": 78}
@@ -260,9 +261,9 @@ def test_ctrl_c_while_libraries_load_is_kept_for_the_end():
 RECIPE = {"method": "recipe"}
 
 
-def test_a_recipe_has_every_stage_and_shares_the_data_with_the_others(keys):
+def test_a_recipe_has_a_stage_more_and_shares_the_data_with_the_others(keys):
     recipe = keys(**RECIPE)
-    assert list(recipe) == list(EVERY_STAGE)
+    assert list(recipe) == list(OF_RECIPE)
     assert recipe["prepare"] == keys()["prepare"]
     on_everything = keys(method="recipe-gold")
     for shared in ("prepare", "pretrain", "transitions"):
@@ -285,10 +286,29 @@ def test_a_recipe_has_every_stage_and_shares_the_data_with_the_others(keys):
 )
 def test_a_setting_of_a_recipe_makes_anew_what_it_concerns(keys, override, changed):
     before, after = keys(**RECIPE), keys(override, **RECIPE)
-    assert {stage for stage in EVERY_STAGE if before[stage] != after[stage]} == changed
+    assert {stage for stage in OF_RECIPE if before[stage] != after[stage]} == changed
 
 
 def test_a_selection_by_score_depends_on_the_vectors(keys):
     hard = keys("select.kind=hard", **RECIPE)
     other = keys("select.kind=hard", "pretrain.als.l2=7.0", **RECIPE)
     assert hard["select"] != other["select"]
+
+
+FITTED = ("transitions.form=lists", "prior.fit=validation")
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("transitions.targets=7", {"transitions", "prior", "evaluate"}),
+        ("transitions.dim=7", set()),
+        ("prior.alpha=3.0", {"prior", "evaluate"}),
+        ("history.length=3", {"prior", "evaluate"}),
+        ("seed=1", {"pretrain", "transitions", "prior", "evaluate"}),
+    ],
+)
+def test_a_fitted_prior_has_a_stage_of_its_own(keys, override, changed):
+    before, after = (keys(*FITTED, *more, method="prior") for more in ((), (override,)))
+    assert list(before) == ["prepare", "pretrain", "transitions", "prior", "evaluate"]
+    assert {stage for stage in before if before[stage] != after[stage]} == changed

@@ -119,6 +119,15 @@ def experiment(shop: Path) -> Callable[..., Experiment]:
     return make
 
 
+@pytest.fixture
+def config(tmp_path: Path, shop: Path) -> Path:
+    """The experiment as a file, without what its method decides."""
+    tree, path = settings(shop), tmp_path / "shop.toml"
+    del tree["pretrain"]["model"], tree["model"]["id_embedding"]
+    path.write_text(as_toml(tree))
+    return path
+
+
 @pytest.fixture(scope="session")
 def _run_once(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("base") / "work"

@@ -6,12 +6,10 @@ import logging
 import pytest
 
 import cadc_rec
-from cadc_rec.config.file import load_experiment
-from cadc_rec.pipeline.finished import require_finished
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.updates.chain import take_update
 from cadc_rec.updates.update import carry_on
-from tests.updates.conftest import as_toml, item, settings, user
+from tests.updates.conftest import item, user
 
 
 @pytest.fixture
@@ -19,15 +17,6 @@ def monday(workdir, experiment, day):
     """The shop after a day in a folder called monday, with a new user and a new item."""
     carry_on(experiment(), workdir, day(name="monday"))
     return workdir
-
-
-@pytest.fixture
-def config(tmp_path, shop):
-    """The experiment as a file, without what its method decides."""
-    tree, path = settings(shop), tmp_path / "shop.toml"
-    del tree["pretrain"]["model"], tree["model"]["id_embedding"]
-    path.write_text(as_toml(tree))
-    return path
 
 
 def lines(caplog):
@@ -115,61 +104,3 @@ def test_a_bundle_is_of_the_newest_update_and_knows_its_user(cli, monday, config
     assert cli(*asked, "--out", tmp_path / "before", "--update", "none").code == 0
     before = cadc_rec.Predictor.load(tmp_path / "before")
     assert before.recommend([user(99)], k=3).sources.tolist() != [0]
-
-
-# --- settings that name no finished run -------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("asked", "sentence"),
-    [
-        (["train.epochs=7"], "--set train.epochs=2 (asked: train.epochs=7)"),
-        (["evaluate.users=9"], "--set evaluate.users=0 (asked: evaluate.users=9)"),
-        (['evaluate.metrics=["map"]'], "--set evaluate.metrics='[]' (asked: "),
-        (
-            ["seed=3", "pretrain.factors=15", "model.id_dim=16"],
-            "--set pretrain.factors=7 --set seed=0 --set model.id_dim=8 (asked: "
-            "pretrain.factors=15, seed=3, model.id_dim=16)",
-        ),
-        (
-            ["data.tables.items.title="],
-            "--set data.tables.items.title=title (asked: data.tables.items.title='\"\"')",
-        ),
-        (["method=gold"], "--method cadc:"),
-        (["method=popularity"], "--method cadc:"),
-    ],
-)
-def test_what_differs_is_said_and_nothing_is_made(workdir, config, asked, sentence):
-    there = {path for path in workdir.rglob("*") if ".tmp" not in path.parts}
-    wanted = load_experiment(config, overrides=asked)
-    with pytest.raises(cadc_rec.CadcError) as refused:
-        require_finished(Pipeline(wanted, workdir))
-    first, only = str(refused.value).splitlines()
-    assert first.startswith(f"{workdir}: no finished run has these settings (method ")
-    assert sentence in only
-    assert {path for path in workdir.rglob("*") if ".tmp" not in path.parts} == there
-
-
-def test_the_options_it_names_name_the_run(workdir, config):
-    done = require_finished(Pipeline(load_experiment(config), workdir))
-    other = config.with_name("other.toml")
-    other.write_text(config.read_text().replace("epochs = 2", "epochs = 9"))
-    again = load_experiment(other, overrides=["train.epochs=2"])
-    assert require_finished(Pipeline(again, workdir))["evaluate"].path == done["evaluate"].path
-
-
-def test_other_files_are_other_data(workdir, config, shop, tmp_path):
-    moved = config.with_name("moved.toml")
-    (tmp_path / "items.parquet").write_bytes((shop / "users.parquet").read_bytes())
-    text = config.read_text().replace(str(shop / "items.parquet"), str(tmp_path / "items.parquet"))
-    moved.write_text(text)
-    with pytest.raises(cadc_rec.CadcError, match="made of other data"):
-        require_finished(Pipeline(load_experiment(moved), workdir))
-
-
-@pytest.mark.parametrize("command", ["export", "evaluate", "update", "updates"])
-def test_commands_that_need_a_run_say_that_there_is_none(cli, config, tmp_path, day, command):
-    more = {"export": ["--out", tmp_path / "b"], "update": ["--new", day()]}.get(command, [])
-    done = cli(command, config, "--workdir", tmp_path / "empty", *more)
-    assert (done.code, done.out) == (2, "")
-    assert "empty: holds no finished run; make one with cadc-rec run." in done.err

@@ -208,8 +208,15 @@ def test_what_cannot_be_carried_on_is_made_anew_and_said(workdir, experiment, da
             "select": {"kind": "hard", "ratio": 3},
         },
         {"pretrain": {"model": "popularity"}, "model": {"kind": "tables"}},
+        {
+            "pretrain": {"model": "als", "factors": 7},
+            "transitions": {"window": 3, "form": "lists"},
+            "history": {"length": 4},
+            "prior": {"use": True, "fit": "validation"},
+            "model": {"kind": "tables"},
+        },
     ],
-    ids=["learned ids", "recipe", "softmax and hard rows", "popularity"],
+    ids=["learned ids", "recipe", "softmax and hard rows", "popularity", "fitted lists"],
 )
 def test_other_methods_are_carried_on_too(tmp_path, experiment, day, sections):
     workdir = tmp_path / "work"

@@ -16,7 +16,8 @@ import ibis
 from ibis.backends.duckdb import Backend
 
 from cadc_rec.data.engine import open_engine
-from cadc_rec.data.id_forms import Meeting, meet
+from cadc_rec.data.formats.lines import USUAL, TextFormat
+from cadc_rec.data.formats.open import columns_in
 from cadc_rec.data.inspect.profile import (
     TableProfile,
     pair_counts,
@@ -26,11 +27,10 @@ from cadc_rec.data.inspect.profile import (
 from cadc_rec.data.inspect.roles import Entities, Roles, guess_roles
 from cadc_rec.data.inspect.starting_config import starting_config
 from cadc_rec.data.inspect.warnings import left_files, table_warnings
+from cadc_rec.data.meetings import Meeting, meet
 from cadc_rec.data.sources.raw_input import table_folders
 from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.data.tables.files import FileSet, find_files, other_files
-from cadc_rec.data.tables.lines import USUAL, TextFormat
-from cadc_rec.data.tables.open import columns_in
 from cadc_rec.data.tables.plain import is_empty
 from cadc_rec.errors import CadcError
 
@@ -59,7 +59,7 @@ class Inspection:
             data_dir: the folder that its paths are to be relative to.
 
         Raises:
-            CadcError: no table names both a user and an item.
+            CadcError: no table names both a user and an item, or no path leads to its files alone.
         """
         return starting_config(self.roles, data_dir, self.layout, self.warnings, self.meetings)
 
@@ -101,13 +101,13 @@ def inspect_path(path: str, layout: TextFormat, data_dir: Path | None) -> Inspec
                 roles,
                 **pair_counts(log.scan, roles.user, roles.item),
                 popularity=popularity(log.scan, roles.item),
-                meetings=list(_meetings(roles)),
+                meetings=list(_meetings(backend, roles)),
                 warnings=warnings,
                 layout=layout,
             )
 
 
-def _meetings(roles: Roles) -> Iterator[Meeting]:
+def _meetings(backend: Backend, roles: Roles) -> Iterator[Meeting]:
     """How the guessed tables of users and items meet the interactions, by their ids as text."""
     sides: tuple[tuple[Side, str, Entities | None], ...] = (
         ("user", roles.user, roles.users),
@@ -121,9 +121,12 @@ def _meetings(roles: Roles) -> Iterator[Meeting]:
         table = entities.table.scan.rows
         ids = table.select(id=table[entities.id].cast("string")).distinct()
         taken = log.select(id=log[column].cast("string")).group_by("id").agg(rows=ibis._.count())
-        found = taken.filter(taken["id"].notnull()).to_pyarrow()
-        described = ids.filter(ids["id"].notnull()).to_pyarrow()["id"]
-        yield meet(side, described, found["id"], found["rows"])
+        # The files are read once for all that is asked of them.
+        kept = [
+            backend.create_table(f"{side}_{name}_ids", one.filter(one["id"].notnull()))
+            for name, one in (("table", ids), ("taken", taken))
+        ]
+        yield meet(backend, side, *kept)
 
 
 def _without(files: Sequence[Path], empty: Sequence[Path]) -> tuple[Path, ...]:

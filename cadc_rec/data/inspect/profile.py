@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
+from cadc_rec.data.formats.lines import TextFormat
+from cadc_rec.data.formats.open import columns_in, open_table
 from cadc_rec.data.inspect.times import UNITS, Readings, readings, unit_counts
 from cadc_rec.data.tables.attributes import list_parts
 from cadc_rec.data.tables.columns import INTEGER, NUMBER, TIMESTAMP
 from cadc_rec.data.tables.files import FileSet
-from cadc_rec.data.tables.lines import TextFormat
-from cadc_rec.data.tables.open import columns_in, open_table
 from cadc_rec.data.tables.scan import Scan
 
 SEPARATORS = ("|", ";", ",", " ")
@@ -30,6 +31,7 @@ NOTHINGS = ("nan", "null", "none", "na", "n/a", "<na>", "nil", "undefined", "\\n
 _PADDED = r"^[+-]?0[0-9]"  # a zip code, not a number
 _DATED = re.compile(r"(19|20)[0-9]{6}([0-9]{4}|[0-9]{6})?")
 _SHOWN = 40  # characters of a value
+_EXACT = "decimal(38, 0)"  # the widest whole numbers
 _ODD = 6  # listed values that are not numbers
 
 
@@ -127,7 +129,7 @@ def profile(
 
 
 _KEYS = (
-    *("known", "distinct", "least", "greatest", "lowest", "highest"),
+    *("known", "distinct", "least", "greatest", "lowest", "highest", "whole_least", "whole_most"),
     *("integers", "numbers", "timestamps", "padded", "bracketed", *UNITS),
 )
 
@@ -158,6 +160,7 @@ def _text_counts(values: ir.Table) -> dict[str, ir.Scalar]:
     patterns = {"integers": INTEGER, "numbers": NUMBER, "timestamps": TIMESTAMP, "padded": _PADDED}
     patterns["bracketed"] = _BRACKETED
     number = ibis.cases((text.re_search(NUMBER), text.try_cast("float64")))
+    whole = ibis.cases((text.re_search(INTEGER), text.try_cast(_EXACT)))
     return {
         "known": n.sum(),
         "distinct": values.count(),
@@ -166,6 +169,8 @@ def _text_counts(values: ir.Table) -> dict[str, ir.Scalar]:
         **{key: n.sum(where=text.re_search(pattern)) for key, pattern in patterns.items()},
         "lowest": number.min(),
         "highest": number.max(),
+        "whole_least": whole.min(),
+        "whole_most": whole.max(),
         **unit_counts(ibis.cases((text.re_search(INTEGER), number)), n),
     }
 
@@ -178,7 +183,8 @@ def _column(
     mostly_numbers = known * 0.9 <= numbers < known
     least, greatest = counts["least"] or "", counts["greatest"] or ""
     if numbers and known * 0.9 <= numbers:  # text sorts 10 before 7
-        least, greatest = _plain(counts["lowest"]), _plain(counts["highest"])
+        least = _exact(counts["lowest"], counts["whole_least"])
+        greatest = _exact(counts["highest"], counts["whole_most"])
     is_text = scan.is_text and raw.type().is_string()
     bracketed = int(counts["bracketed"] or 0)
     mostly_lists = values is not None and 0 < known * 0.9 <= bracketed
@@ -220,6 +226,11 @@ def _readings(
 
 def _plain(number: float) -> str:
     return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
+
+
+def _exact(number: float, whole: Decimal | None) -> str:
+    """An end of a range of numbers; `whole`, that of the whole numbers, has all its digits."""
+    return str(whole) if whole is not None and float(whole) == number else _plain(number)
 
 
 def _odd(values: ir.Table) -> tuple[str, ...]:

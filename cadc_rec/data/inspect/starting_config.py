@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cadc_rec.data.id_forms import ID_FORMS, Meeting
+from cadc_rec.data.formats.lines import USUAL, TextFormat
+from cadc_rec.data.id_forms import ID_FORMS
+from cadc_rec.data.inspect.paths import path_of
 from cadc_rec.data.inspect.profile import TableProfile
 from cadc_rec.data.inspect.roles import Entities, Roles
+from cadc_rec.data.meetings import Meeting
 from cadc_rec.data.sources.raw_tables import guess_unit
-from cadc_rec.data.tables.files import FileSet, find_files
-from cadc_rec.data.tables.lines import USUAL, TextFormat
 from cadc_rec.errors import CadcError
 
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
@@ -37,7 +37,7 @@ def starting_config(
         meetings: how the tables' ids meet.
 
     Raises:
-        CadcError: no table of interactions was found.
+        CadcError: no table of interactions was found, or no path leads to a table's files alone.
     """
     if roles.interactions is None:
         raise CadcError(
@@ -51,7 +51,7 @@ def starting_config(
         '[data]\nsource = "tables"\n',
         *_tables(layout, meetings),
         "[data.tables.interactions]",
-        f"path = {_text(_path(roles.interactions.files, data_dir))}",
+        f"path = {_text(path_of(roles.interactions.files, data_dir))}",
         *_columns(roles.interactions, layout),
         f"user = {_text(roles.user)}",
         f"item = {_text(roles.item)}",
@@ -120,7 +120,7 @@ def _unit(roles: Roles) -> Iterator[str]:
 
 
 def _entities(entities: Entities, data_dir: Path | None) -> Iterator[str]:
-    yield f"path = {_text(_path(entities.table.files, data_dir))}"
+    yield f"path = {_text(path_of(entities.table.files, data_dir))}"
     yield f"id = {_text(entities.id)}"
     if entities.title:
         yield f"title = {_text(entities.title)}"
@@ -145,21 +145,6 @@ def _entities(entities: Entities, data_dir: Path | None) -> Iterator[str]:
     for guess in entities.guesses:
         if guess.kind is None or guess.separator not in ("", separator):
             yield f"# left out: {_line(guess.column)} ({_line(guess.why)})"
-
-
-def _path(found: FileSet, data_dir: Path | None) -> str:
-    """The file, the folder of several, or a glob where the folder holds others too."""
-    place = found.files[0]
-    if len(found.files) > 1:
-        (everything, *others) = find_files(str(found.base), "PATH", [found.base])
-        place = found.base
-        if others or len(everything.files) > len(found.files):
-            names = [str(file) for file in found.files]
-            start = os.path.commonprefix(names)  # noqa: RUF071 the beginning of names is meant
-            place = Path(f"{start}*{''.join(found.files[0].suffixes)}")
-    if data_dir is not None and place.is_relative_to(data_dir.absolute()):
-        return str(place.relative_to(data_dir.absolute()))
-    return str(place)
 
 
 def _line(text: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cadc_rec.data.formats.lines import likely_delimiter, looks_like_values
 from cadc_rec.data.inspect.profile import ColumnProfile, TableProfile
 from cadc_rec.data.inspect.roles import Roles, looks_like_time
-from cadc_rec.data.tables.lines import likely_delimiter, looks_like_values
 
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _LISTED = 5

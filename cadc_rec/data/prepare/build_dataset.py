@@ -28,7 +28,7 @@ from cadc_rec import strict_json
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.types import parse_memory
 from cadc_rec.data.engine import DuckdbEngine, Engine, count, open_engine
-from cadc_rec.data.id_forms import meet, tell
+from cadc_rec.data.meetings import meet, tell
 from cadc_rec.data.prepare.interactions import (
     WEIGHT_UNIT,
     DenseIds,
@@ -90,7 +90,7 @@ def _build(
         # Read once: what a source gives is an expression over its files.
         rows = engine.adopt(_typed(tables, summed=config.duplicates == "sum"))
         raw_rows = count(engine, rows)
-        met = _meetings(tables, engine, rows) if config.source == "tables" else {}
+        met = _meetings(tables, reader, engine, rows) if config.source == "tables" else {}
         ticker.advance(note="dropping duplicates")
         kept = choose_interactions(config, tables, engine, rows, raw_rows, order)
         ticker.advance(2, note="dense ids")
@@ -168,7 +168,7 @@ def _read_source(config: DataConfig, raw: RawInput, backend: Backend, scratch: P
     return READERS[config.source](backend, raw.path, scratch)
 
 
-def _meetings(tables: RawTables, engine: Engine, rows: ir.Table) -> dict[str, int]:
+def _meetings(tables: RawTables, reader: Backend, engine: Engine, rows: ir.Table) -> dict[str, int]:
     """How the tables of users and items meet the interactions, counted and told."""
     counts: dict[str, int] = {}
     entities: dict[Side, ir.Table | None] = {"user": tables.users, "item": tables.items}
@@ -176,9 +176,9 @@ def _meetings(tables: RawTables, engine: Engine, rows: ir.Table) -> dict[str, in
         if table is None:
             continue
         key = f"{side}_id"
-        taken = engine.keep(f"{side}_counts", rows.group_by(key).agg(rows=ibis._.count()))
-        log_ids = engine.to_reader(taken).to_pyarrow()
-        found = meet(side, table.select(key).to_pyarrow()[key], log_ids[key], log_ids["rows"])
+        counted = rows.group_by(id=rows[key]).agg(rows=ibis._.count())
+        taken = engine.to_reader(engine.keep(f"{side}_counts", counted))
+        found = meet(reader, side, table.select(id=table[key]), taken)
         tell(found)
         counts |= found.counts()
     return counts

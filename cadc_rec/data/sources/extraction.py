@@ -14,7 +14,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from cadc_rec.errors import CadcError
@@ -58,13 +58,13 @@ def extract_zip(path: Path, members: Sequence[str], into: Path, url: str) -> dic
 
 
 def entry_names(path: Path, again: str) -> list[str]:
-    """The files in the zip `path`, as it writes their names.
+    """The files in the zip `path`, by their paths in it.
 
     Raises:
         CadcError: not a zip, truncated, damaged or unsafe; names file and entry, and says `again`.
     """
     with _opened(path, again) as (_, entries):
-        return [name for name, entry in entries.items() if not entry.is_dir()]
+        return list(entries)
 
 
 def entry_chunks(path: Path, member: str, again: str) -> Iterator[bytes]:
@@ -81,7 +81,7 @@ def entry_chunks(path: Path, member: str, again: str) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _opened(path: Path, again: str) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
-    """The archive and its entries by name, all of them checked."""
+    """The archive and its files by their paths in it, all of them checked."""
     try:
         path.open("rb").close()
     except FileNotFoundError:
@@ -90,11 +90,15 @@ def _opened(path: Path, again: str) -> Iterator[tuple[zipfile.ZipFile, dict[str,
         raise CadcError(f"{path}: cannot be read ({error.strerror}); mend its rights.") from None
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = {entry.filename: entry for entry in archive.infolist()}
-            if len(entries) != len(archive.infolist()):
-                raise CadcError(f"{path}: lists one name more than once; {again}.")
-            for entry in entries.values():
+            entries: dict[str, zipfile.ZipInfo] = {}
+            for entry in archive.infolist():
                 _check_entry(path, entry, again)
+                if entry.is_dir():
+                    continue
+                name = PurePosixPath(entry.filename).as_posix()  # ./a//b.csv is a/b.csv
+                if name in entries:
+                    raise CadcError(f"{path}: lists the entry {name} more than once; {again}.")
+                entries[name] = entry
             yield archive, entries
     except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):
         raise CadcError(f"{path}: not a whole zip file, truncated or damaged; {again}.") from None
@@ -123,8 +127,9 @@ def decompress_bz2(path: Path, into: Path, url: str) -> Path:
 
 def _check_entry(path: Path, entry: zipfile.ZipInfo, again: str) -> None:
     name = PurePosixPath(entry.filename.replace("\\", "/"))
-    # Windows drives count too: the archive is the same file wherever it is opened.
-    if name.is_absolute() or ".." in name.parts or ":" in entry.filename:
+    # Windows' absolute paths count too: the archive is the same file wherever it is opened.
+    is_absolute = name.is_absolute() or PureWindowsPath(entry.filename).is_absolute()
+    if is_absolute or ".." in name.parts:
         raise CadcError(f"{path}: entry {entry.filename} points outside its folder; {again}.")
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise CadcError(f"{path}: entry {entry.filename} is a symbolic link; {again}.")

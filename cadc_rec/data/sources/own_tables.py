@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-import duckdb
 import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from cadc_rec.config.tables import EntityTable, InteractionsTable, ItemsTable, TablesConfig
-from cadc_rec.data.engine import disk_is_full
+from cadc_rec.data.formats.lines import TextFormat
+from cadc_rec.data.formats.open import open_table
+from cadc_rec.data.sources.id_kinds import IdKind, id_kind
 from cadc_rec.data.sources.raw_tables import (
     AttributeColumn,
     RawTables,
@@ -29,23 +28,18 @@ from cadc_rec.data.tables.columns import (
     as_number,
     formatted_time,
     id_column,
-    id_type,
     in_id_form,
     number_column,
     time_column,
     time_kind,
     weight_column,
-    whole_number,
 )
 from cadc_rec.data.tables.files import FileSet, TableFiles
 from cadc_rec.data.tables.forms import Form
-from cadc_rec.data.tables.lines import TextFormat
-from cadc_rec.data.tables.open import open_table
-from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW, Scan, good_rows
+from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW, Scan, good_rows, whole
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 
-IdKind = Literal["integer", "string"]
 _COLUMNS = ("user", "item", "timestamp", "rating", "weight")
 _TIMES = {
     "integer": "whole numbers, used unchanged",
@@ -95,10 +89,10 @@ class _Reader:
         users = self._side("user", config.users, files.users)
         items = self._side("item", config.items, files.items)
         untyped = "integer-like" in config.normalize_ids
-        user_kind = _id_kind(
+        user_kind = id_kind(
             "user", config.user_ids, [(interactions, keys.user), users.ids], untyped=untyped
         )
-        item_kind = _id_kind(
+        item_kind = id_kind(
             "item", config.item_ids, [(interactions, keys.item), items.ids], untyped=untyped
         )
         rows, counts = self._interactions(interactions, user_kind, item_kind)
@@ -154,7 +148,7 @@ class _Reader:
     ) -> tuple[ir.Table, dict[str, int]]:
         folder = self._rejected
         file = folder and folder / f"{scan.role}.parquet"
-        with _whole(scan):
+        with whole(scan):
             return good_rows(self.backend, scan, typed, unique=unique, rejected=file)
 
     def _interactions(
@@ -172,11 +166,11 @@ class _Reader:
             if keys.format:
                 typed["timestamp"] = formatted_time(time, keys.timestamp, keys.format, where)
             else:
-                with _whole(scan):
+                with whole(scan):
                     kind = time_kind(raw, keys.timestamp, where)
                 _require_unit(keys, kind, where)
                 if kind == "number":
-                    with _whole(scan):
+                    with whole(scan):
                         _warn_of_small_units(raw, keys.timestamp)
                 log.info("%s holds the time as %s", keys.timestamp, _TIMES[kind])
                 typed["timestamp"] = time_column(time, keys.timestamp, kind)
@@ -225,7 +219,7 @@ class _Reader:
         rows, found = self._good(scan, typed, unique=f"{side.side}_id")
         if "rejected" in found:
             counts[f"rejected_{side.side}s"] = found["rejected"]
-        with _whole(scan):  # also the columns that cannot have a fault
+        with whole(scan):  # also the columns that cannot have a fault
             return self.backend.create_table(f"good_{scan.role}", rows.drop(ROW, FILE, FILE_ROW))
 
 
@@ -261,19 +255,6 @@ def _require_unit(keys: InteractionsTable, kind: TimeKind, where: str) -> None:
     )
 
 
-@contextlib.contextmanager
-def _whole(scan: Scan) -> Iterator[None]:
-    """Turn the engine's error about a file it cannot read to its end into one that names it."""
-    try:
-        yield
-    except duckdb.OutOfMemoryException:
-        raise
-    except duckdb.Error as error:
-        if disk_is_full(error):
-            raise
-        raise scan.damaged(error) from None
-
-
 def _wanted_interactions(config: InteractionsTable) -> dict[str, str]:
     """The setting that names each column."""
     named = {key: getattr(config, key) for key in _COLUMNS}
@@ -289,57 +270,6 @@ def _wanted_entities(
     if isinstance(config, ItemsTable) and config.title:
         wanted[config.title] = f"{section}.title"
     return wanted | {column: f"{section}.{a.kind}" for column, a in attributes.items()}
-
-
-def _id_kind(
-    side: Side,
-    asked: Literal["auto", "integer", "string"],
-    columns: list[tuple[Scan | None, str]],
-    *,
-    untyped: bool,
-) -> IdKind:
-    """One type for a side's ids in every table that has them.
-
-    Args:
-        side: whose.
-        asked: the setting.
-        columns: the tables, and which column of each.
-        untyped: whether ids are text whose form alone counts, whatever the files' types.
-
-    Raises:
-        CadcError: one table's ids are integers and another's text, by their files' types.
-    """
-    found = [(scan, column) for scan, column in columns if scan is not None]
-    typed: dict[IdKind, str] = {}
-    for scan, column in found:
-        kind = scan.rows[column].type()
-        written = kind.is_string() or (kind.is_numeric() and not kind.is_boolean())
-        if not scan.is_text and not (untyped and written):
-            where = f"{scan.files[0]}: its column {column}"
-            typed.setdefault(id_type(scan.rows[column], where, side, asked), where)
-    if asked != "auto":
-        return asked
-    if len(typed) == 2:
-        raise CadcError(
-            f"{typed['integer']} is a number, and {typed['string'].replace(': its', ',')} is text; "
-            f"write both alike, or set data.tables.{side}_ids to 'integer' or 'string'."
-        )
-    if typed:
-        return next(iter(typed))
-    for scan, column in found:
-        raw = scan.rows[column]
-        counts = scan.rows.aggregate(known=raw.count(), whole=whole_number(raw).count())
-        known, whole = counts.to_pyarrow().to_pylist()[0].values()
-        if whole < known:
-            log.info(
-                "%s ids are taken as text: %d of %d in %s are no whole numbers of 64 bits",
-                side,
-                known - whole,
-                known,
-                column,
-            )
-            return "string"
-    return "integer"
 
 
 def _warn_of_small_units(rows: ir.Table, column: str) -> None:

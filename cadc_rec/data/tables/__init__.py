@@ -1,1 +1,1 @@
-"""A user's own tables: from files of any common format to typed columns, or an error by line."""
+"""A user's own tables: which files they are, and their rows as typed columns or a named error."""

@@ -7,6 +7,9 @@ files also hold rows that were removed.
 
 from __future__ import annotations
 
+import gzip
+import json
+import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -29,13 +32,33 @@ def lake_kind(folder: Path) -> LakeKind | None:
     """
     if (folder / "_delta_log").is_dir():
         return "delta"
-    if any((folder / "metadata").glob("*.metadata.json")):
+    if _has_iceberg_metadata(folder / "metadata"):
         return "iceberg"
     if (folder / ".hoodie").is_dir():
         raise CadcError(f"{folder}: is an Apache Hudi table, which is not read; {_EXPORT}.")
     return None
 
 
+def _has_iceberg_metadata(folder: Path) -> bool:
+    """Whether a folder has what Iceberg's specification puts there.
+
+    These are the table's metadata, JSON with a format's version, and beside them the lists of its
+    files, in Avro. Metadata that cannot be read count as Iceberg's: its reader names them.
+    """
+    described = sorted({*folder.glob("*.metadata.json"), *folder.glob("*.metadata.json.gz")})
+    return bool(described) and any(folder.glob("*.avro")) and any(map(_has_version, described))
+
+
+def _has_version(file: Path) -> bool:
+    try:
+        data = file.read_bytes()
+        content = json.loads(gzip.decompress(data) if data[:2] == _GZIP else data)
+    except (OSError, EOFError, ValueError, zlib.error):
+        return True
+    return isinstance(content, dict) and "format-version" in content
+
+
+_GZIP = b"\x1f\x8b"
 _EXPORT = "write its present rows to plain Parquet files, and name those"
 
 

@@ -7,13 +7,15 @@ declared; the others are an error that names the first, or a file of all of them
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import duckdb
 import ibis
 import ibis.expr.types as ir
 import numpy as np
@@ -21,7 +23,7 @@ import pyarrow as pa
 from ibis.backends.duckdb import Backend
 from numpy.typing import NDArray
 
-from cadc_rec.data.engine import stream
+from cadc_rec.data.engine import disk_is_full, stream
 from cadc_rec.data.streams import ROW_GROUP_ROWS, parquet_writer, rechunk
 from cadc_rec.data.tables.columns import Typed
 from cadc_rec.errors import CadcError
@@ -30,12 +32,21 @@ from cadc_rec.log import log
 FILE, ROW, FILE_ROW = "__file", "__row", "__file_row"
 """Columns beside the wanted ones: the file's number (int), the row's place among all rows and
 among its file's (int64, from 0)."""
+PATH = "__path"
+"""The column of file names that an engine's reader adds. Its own name for it, filename, may be that
+of a column of the user's."""
 _PLACES = (ROW, FILE, FILE_ROW)
 FAULT, TEXT = "__fault", "__text"
 """Columns of a checked row: why it is not as declared (null: it is), and what stands in it."""
 _SCHEMA = pa.schema(
     [("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("row", pa.string())]
 )
+NAME, START = "__name", "__start"
+"""Columns of a table of files: the path, and the place of the first row."""
+OWN = re.compile(
+    r"__(file|row|file_row|path|fault|text|name|start|object|(type|unwanted)_[0-9]+)", re.IGNORECASE
+)
+"""The names of columns that are used while reading: no wanted column may have one of them."""
 _KEPT = 1000  # characters of a rejected row
 _SHOWN = 60  # and of an unreadable one in a sentence
 
@@ -108,6 +119,19 @@ class LineScan(Scan):
     def word(self) -> str:
         """Lines, as an editor counts them."""
         return "line"
+
+
+@contextlib.contextmanager
+def whole(scan: Scan) -> Iterator[None]:
+    """Turn the engine's error about a file it cannot read to its end into one that names it."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException:
+        raise
+    except duckdb.Error as error:
+        if disk_is_full(error):
+            raise
+        raise scan.damaged(error) from None
 
 
 def require_columns(

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -17,25 +17,28 @@ from safetensors.torch import load_file, save_file
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import EvaluateConfig, Experiment
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.rows import write_rows
 from cadc_rec.distributed.state import load_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import is_of_ranks, list_metrics, needs_lists, ranking_metrics
+from cadc_rec.evaluation.ranking import Listed
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.evaluation.statistics import mean_intervals
 from cadc_rec.evaluation.top_items import TopItems
 from cadc_rec.evaluation.validation import validation_sample
 from cadc_rec.log import Ticker, track
-from cadc_rec.models.forward import PriorAlone
 from cadc_rec.pipeline.stages.train import CHECKPOINT
 from cadc_rec.pretrain.id_tables import Pretrained
+from cadc_rec.pretrain.prior_fit import FittedPrior
+from cadc_rec.pretrain.tables_alone import TablesAlone, tables_alone
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.training.build import build_model, prior_alone
+from cadc_rec.training.build import build_model
 from cadc_rec.training.validation import VALIDATION_RANKS, kept_ranks, write_ranks
 
-UserVectors = Callable[[bool, np.ndarray | None], torch.Tensor]
+UserVectors: TypeAlias = Callable[[bool, np.ndarray | None], torch.Tensor]
 """Given whether the validation item is known by then, and rows of users or None for all: vectors
 of this rank's share of these users."""
 
@@ -47,6 +50,7 @@ def build_evaluation(
     pretrained: Pretrained,
     processes: Processes,
     draft: Draft,
+    fitted: FittedPrior | None = None,
 ) -> None:
     """Rank every held-out item over the full item set and write all that it takes to check it.
 
@@ -65,37 +69,55 @@ def build_evaluation(
             ``item_vectors.safetensors`` (one tensor ``vectors`` each) with ``user_ids.parquet``
             and ``item_ids.parquet`` in the same order, whose dot
             products are the scores that ranked the test items: a user's history, where the model
-            has one, ends with the validation item.
+            has one, ends with the validation item. Where transitions are kept as lists, their
+            scores come on top of the dot products.
+        fitted: the prior's fit, where it was fitted.
     """
     config, val_item = experiment.evaluate, np.asarray(dataset.val_item)
     test_users, have = (np.flatnonzero(held >= 0) for held in (dataset.test_item, val_item))
     if not len(test_users):
         raise CadcError("no user has a test item (three interactions are needed); use more data.")
     sample = validation_sample(val_item, config.users, experiment.data.split_seed)
-    users_knowing, items = _vectors(experiment, dataset, checkpoint, pretrained, processes)
+    users_knowing, items, lists = _vectors(
+        experiment, dataset, checkpoint, pretrained, processes, fitted
+    )
     train = UserItems(dataset.user_indptr, dataset.train_item)
-    # Training has ranked the very model that it kept, but it counts no lists.
-    lists = needs_lists(config.metrics)
-    val_ranks = None if checkpoint is None or lists else kept_ranks(checkpoint.path)
+    # Training has ranked the very model that it kept, but it counts no best items.
+    val_ranks = None
+    if checkpoint is not None and not needs_lists(config.metrics):
+        val_ranks = kept_ranks(checkpoint.path)
     to_rank = [] if val_ranks is not None else [val_item if sample is None else val_item[sample]]
     total = sum(len(processes.share(len(each))) for each in (*to_rank, dataset.test_item))
     with track("evaluate", total, "users", visible=processes.rank == 0) as ticker:
         measure = functools.partial(
             _measured, config, items=items, dataset=dataset, processes=processes, ticker=ticker
         )
+
+        def listed(with_validation: bool, sample: np.ndarray | None) -> Listed | None:
+            if lists is None:
+                return None
+            history = dataset.last_items(lists.length, with_validation)
+            mine = history[_mine(sample, dataset.n_users, processes)]
+            return lambda some: lists.of(mine[some.start : some.stop])
+
         if val_ranks is None:
             excluded = train if sample is None else train.some(sample)
-            val_ranks, val = measure(users_knowing(False, sample), to_rank[0], excluded)
+            val_ranks, val = measure(
+                users_knowing(False, sample), to_rank[0], excluded, listed(False, sample)
+            )
         else:
             val = ranking_metrics(val_ranks, config.k, config.metrics)
         users = users_knowing(True, None)
-        test_ranks, test = measure(users, dataset.test_item, train.and_one_each(val_item))
+        test_ranks, test = measure(
+            users, dataset.test_item, train.and_one_each(val_item), listed(True, None)
+        )
     result: dict[str, Any] = {
         "test": test,
         "validation": val,
         "users": len(test_users),
         "items": dataset.n_items,
         "split": dataset.order,
+        **({} if lists is None else {"lists": lists.settings()}),
     }
     if sample is not None:
         interval = mean_intervals(val_ranks, [name for name in val if is_of_ranks(name)])
@@ -121,6 +143,7 @@ def _measured(
     users: torch.Tensor,
     targets: np.ndarray,
     excluded: UserItems,
+    listed: Listed | None,
     *,
     items: torch.Tensor,
     dataset: Dataset,
@@ -129,7 +152,7 @@ def _measured(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Ranks of the targets that there are, and all metrics that are asked for."""
     top = TopItems(config.k, dataset.n_items) if needs_lists(config.metrics) else None
-    ranks = ranks_by_share(users, items, targets, excluded, processes, ticker.advance, top)
+    ranks = ranks_by_share(users, items, targets, excluded, processes, ticker.advance, listed, top)
     ranks = ranks[targets >= 0]
     metrics = ranking_metrics(ranks, config.k, config.metrics)
     if top is not None:
@@ -144,45 +167,49 @@ def _vectors(
     checkpoint: Artifact | None,
     pretrained: Pretrained,
     processes: Processes,
-) -> tuple[UserVectors, torch.Tensor]:
-    """Vectors of all items, and a function that gives those of users."""
+    fitted: FittedPrior | None,
+) -> tuple[UserVectors, torch.Tensor, ListedScores | None]:
+    """Vectors of users and of all items, and scores that come on top of their dot products."""
     if checkpoint is None:
         assert pretrained.ids is not None
-        prior = prior_alone(experiment.prior, experiment.history, dataset, pretrained)
-        if prior is not None:
-            return _of_prior(prior, experiment.history.length, dataset, processes)
-        tables = pretrained.ids
+        tables = tables_alone(experiment.prior, experiment.history, dataset, pretrained)
+        if tables is not None:
+            if fitted is not None:
+                tables = fitted.applied_to(tables, experiment.prior)
+            return _of_tables(tables, experiment.history.length, dataset, processes)
+        ids = pretrained.ids
 
-        def from_tables(sample: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor]:
+        def from_ids(sample: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor]:
             mine = _mine(sample, dataset.n_users, processes)
-            return replace(tables, user=tables.user[mine]).as_dot_products()
+            return replace(ids, user=ids.user[mine]).as_dot_products()
 
-        items = from_tables(None)[1].to(processes.device)
-        return lambda _, sample: from_tables(sample)[0].to(processes.device), items
+        items = from_ids(None)[1].to(processes.device)
+        return lambda _, sample: from_ids(sample)[0].to(processes.device), items, None
     model = build_model(experiment, dataset, pretrained, processes)
     load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
     length = experiment.history.length
     if not length:
-        return lambda _, sample: model.user_vectors(None, sample), model.item_vectors()
+        return lambda _, sample: model.user_vectors(None, sample), model.item_vectors(), None
     return (
         lambda with_validation, sample: model.user_vectors(
             dataset.last_items(length, with_validation), sample
         ),
         model.item_vectors(),
+        None,
     )
 
 
-def _of_prior(
-    prior: PriorAlone, length: int, dataset: Dataset, processes: Processes
-) -> tuple[UserVectors, torch.Tensor]:
-    """The same without towers: nothing is learned from examples, not even the factors."""
+def _of_tables(
+    tables: TablesAlone, length: int, dataset: Dataset, processes: Processes
+) -> tuple[UserVectors, torch.Tensor, ListedScores | None]:
+    """The same without towers."""
 
     def users(with_validation: bool, sample: np.ndarray | None) -> torch.Tensor:
         history = dataset.last_items(length, with_validation)
-        mine = torch.from_numpy(history[_mine(sample, dataset.n_users, processes)])
-        return prior.users(mine).joined(prior.factors).to(processes.device)
+        mine = history[_mine(sample, dataset.n_users, processes)]
+        return tables.user_vectors(mine).to(processes.device)
 
-    return users, prior.every_item().joined().to(processes.device)
+    return users, tables.item_vectors().to(processes.device), tables.listed(length)
 
 
 def _mine(sample: np.ndarray | None, n_users: int, processes: Processes) -> slice | np.ndarray:

@@ -9,8 +9,9 @@ that nobody took yet come last; `MODEL` says how many they are, and programs and
 from __future__ import annotations
 
 FORMAT = "cadc-rec bundle"
-FORMAT_VERSION = 1
-"""Raised when a reader of the version before could not make sense of what is there."""
+FORMAT_VERSION = 2
+"""Raised when a reader of the version before could not make sense of what is there. Version 2 is
+written where a bundle has `LISTS`, without which its scores would be others; else version 1."""
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
@@ -25,6 +26,9 @@ ITEM_VECTORS = "vectors/items.safetensors"
 """``vectors``, float32 ``[items, d]``: a pair's score is the dot product of the two vectors."""
 USER_VECTORS = "vectors/users.safetensors"
 """``vectors``, float32 ``[users, d]``; of a model with a history, at the state of `KNOWN`."""
+LISTS = "vectors/lists.safetensors"
+"""Every item's targets (`cadc_rec.data.transition_lists`), where scores of lists come on top of the
+dot products; `MODEL` says by which factor, and how a history's places count."""
 INDEX = "index/items.faiss"
 """FAISS, inner product, over `ITEM_VECTORS` of the items that were taken; labels are rows."""
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cadc_rec.data.transition_lists import ListedScores, TransitionLists
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
@@ -38,6 +39,8 @@ class Contents:
         known: what each user took, oldest first.
         popularity: int64 ``[n_items]``, how often each item was taken.
         retrieval: finds the best of the items that were taken; of all items, `item_vectors` does.
+        listed: gives the scores that come on top of dot products, of the items that were taken;
+            None without.
         newcomers: gives vectors to users the model has never seen; None where it cannot.
         history_length: items of a history that `newcomers` reads, the latest ones.
         attributes: of items, by name.
@@ -54,6 +57,7 @@ class Contents:
     known: UserItems
     popularity: NDArray[np.int64]
     retrieval: Retrieval
+    listed: ListedScores | None = None
     newcomers: Newcomers | None = None
     history_length: int = 0
     attributes: Mapping[str, ItemAttribute] = field(default_factory=dict)
@@ -89,6 +93,7 @@ class Contents:
             known=UserItems(known["indptr"], known["items"]),
             popularity=known["popularity"],
             retrieval=_retrieval(bundle, model, taken),
+            listed=_listed(bundle, model, len(taken)),
             newcomers=newcomers,
             history_length=length,
             attributes={
@@ -122,6 +127,28 @@ def _retrieval(bundle: Bundle, model: Mapping[str, Any], items: ItemVectors) -> 
     if index.ntotal != len(items) or index.d != items.vectors.shape[1]:
         raise CadcError(f"{bundle.path}: the index does not fit the item vectors; export it anew.")
     return IndexSearch(index, items)
+
+
+def _listed(bundle: Bundle, model: Mapping[str, Any], n_items: int) -> ListedScores | None:
+    """The scores on top of dot products.
+
+    Raises:
+        CadcError: the lists do not fit the items.
+    """
+    if "lists" not in model:  # older bundles, and models of dot products alone
+        return None
+    arrays = bundle.arrays(layout.LISTS)
+    lists = TransitionLists(arrays["indptr"], arrays["items"], arrays["weights"])
+    indptr, items, weights = lists.indptr, lists.items, lists.weights
+    whole = len(indptr) == n_items + 1 and indptr[0] == 0 and (np.diff(indptr) >= 0).all()
+    if not (
+        whole
+        and indptr[-1] == len(items) == len(weights)
+        and np.isfinite(weights).all()
+        and (not len(items) or (items.min() >= 0 and items.max() < n_items))
+    ):
+        raise CadcError(f"{bundle.path}: {layout.LISTS} does not fit the items; export it anew.")
+    return ListedScores.with_settings(lists, model["lists"])
 
 
 def _newcomers(bundle: Bundle, model: Mapping[str, Any]) -> tuple[Newcomers | None, int]:

@@ -23,7 +23,7 @@ from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.predict.catalogue import Filter, blocked_by
 from cadc_rec.serving.predict.contents import Contents
 from cadc_rec.serving.predict.retrieval import Retrieval
-from cadc_rec.serving.predict.top_k import Best, ItemVectors, NotCandidates
+from cadc_rec.serving.predict.top_k import Best, ItemVectors, Listed, NotCandidates, of_query
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -134,10 +134,11 @@ class Predictor(Contents):
         out = NotCandidates(taken, blocked)
         search = self.item_vectors if asked else self.retrieval
         most = len(self.items) if asked else self._n_taken
+        listed = self._listed(rows, learned, sources)
         if len(rows) and (sources == Source.KNOWN).all():
-            best = search.best(self.user_vectors[rows], min(k, most), out)
+            best = search.best(self.user_vectors[rows], min(k, most), out, listed)
         else:
-            best = self._mixed(rows, min(k, most), sources, learned, out, search, most)
+            best = self._mixed(rows, min(k, most), sources, learned, out, search, most, listed)
         best = _filled_up(best, k)
         return Recommendations(best.rows, self.items.of_rows(best.rows), best.scores, sources)
 
@@ -153,6 +154,9 @@ class Predictor(Contents):
         items = self.items.rows([item for _, item in pairs])
         mine = self.user_vectors[users].astype(np.float64)
         scores: NDArray[np.float64] = (mine * self.item_vectors.vectors[items]).sum(1)
+        known = np.full(len(users), Source.KNOWN, np.int8)
+        listed = self._listed(users, None, known)
+        scores += [float(of_query(listed, n).at(items[n : n + 1])[0]) for n in range(len(items))]
         scores[(users < 0) | (items < 0)] = np.nan
         return scores
 
@@ -255,6 +259,23 @@ class Predictor(Contents):
             ]
         return UserItems.of_lists(parts)
 
+    def _listed(
+        self,
+        rows: NDArray[np.int64],
+        histories: list[NDArray[np.int64]] | None,
+        sources: NDArray[np.int8],
+    ) -> Listed:
+        """Scores on top of the dot products: of users' own items, or of newcomers' histories."""
+        if self.listed is None:
+            return None
+        read: list[NDArray[np.integer[Any]]] = [self.known.items[:0]] * len(rows)
+        for place in np.flatnonzero((sources == Source.KNOWN) & (rows >= 0)):
+            read[place] = self.known.of(int(rows[place]))[::-1]
+        for place in np.flatnonzero(sources == Source.HISTORY):
+            assert histories is not None
+            read[place] = histories[place]
+        return self.listed.of_lists(read)
+
     def _mixed(
         self,
         rows: NDArray[np.int64],
@@ -264,6 +285,7 @@ class Predictor(Contents):
         out: NotCandidates,
         search: Retrieval,
         most: int,
+        listed: Listed,
     ) -> Best:
         """Answers where not every user has a vector of their own, among the first `most` rows."""
         best = Best(np.full((len(rows), k), -1), np.full((len(rows), k), -np.inf))
@@ -279,7 +301,8 @@ class Predictor(Contents):
             queries[newcomers] = self.newcomers(padded)
         with_vectors = np.flatnonzero(sources != Source.POPULARITY)
         if len(with_vectors):
-            found = search.best(queries[with_vectors], k, out.some(with_vectors))
+            more = None if listed is None else listed[with_vectors]
+            found = search.best(queries[with_vectors], k, out.some(with_vectors), more)
             best.rows[with_vectors], best.scores[with_vectors] = found.rows, found.scores
         for place in np.flatnonzero(sources == Source.POPULARITY):
             found = self._most_popular(k, out.taken.of(int(place)), out.blocked, most)

@@ -1,8 +1,9 @@
 """The k best of all items, as exact as ranking is.
 
-In: query vectors, all item vectors, the rows that are no candidates. Out: the k best rows and their
-scores, formed in float64 from the float32 vectors as `cadc_rec.evaluation.ranking` forms them; of
-equal scores the lower row comes first.
+In: query vectors, all item vectors, the rows that are no candidates, and, where a model has them,
+sparse scores on top of the dot products. Out: the k best rows and their scores, formed in float64
+from float32 numbers as `cadc_rec.evaluation.ranking` forms them; of equal scores the lower row
+comes first.
 
 All scores are formed in float32 first. A few more than k are kept and formed again in float64; only
 where float32's rounding could have put another row among the k best are all formed again.
@@ -13,19 +14,20 @@ in blocks, whose products its threads share.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from numba import types
 from numpy.typing import NDArray
+from scipy import sparse
 
-from cadc_rec.compiled import compiled
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.rounding import rounding_bound
+from cadc_rec.serving.predict.best_few import MOST, best_few
 
 _SPARE = 6  # rows kept beyond k: the scores of nearly all users stand apart by then
-_MOST = 128  # places up to which `best_few` is faster than a sort: a find moves half of them
 _ONE_BY_ONE = 4  # queries; from here on one product of all is faster, woken threads included
 _BLOCK_ELEMENTS = 250_000  # scores held at once: 1 MB of float32 stays near the core
 _SHARED_ELEMENTS = 2_000_000  # where threads share products: few, for each wakes and awaits them
@@ -33,6 +35,8 @@ _SHARED_ELEMENTS = 2_000_000  # where threads share products: few, for each wake
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Rows = NDArray[np.int64]
+Listed: TypeAlias = sparse.csr_array | None
+"""Scores on top of the dot products, float32 ``[queries, items]``, columns ascending; or none."""
 
 
 @dataclass(frozen=True)
@@ -84,23 +88,38 @@ class ItemVectors:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def best(self, queries: Floats, k: int, out: NotCandidates) -> Best:
+    def best(self, queries: Floats, k: int, out: NotCandidates, listed: Listed = None) -> Best:
         """The k best items of each query ``[n, d]``; k is at most the number of items."""
         if len(queries) < _ONE_BY_ONE:
-            found = [self._best_of_one(query, k, out, n) for n, query in enumerate(queries)]
+            found = [
+                self._best_of_one(query, k, out, n, of_query(listed, n))
+                for n, query in enumerate(queries)
+            ]
             return _joined(found, k)
         at_once = _BLOCK_ELEMENTS if torch.get_num_threads() == 1 else _SHARED_ELEMENTS
         block = max(1, at_once // len(self))
         parts = [
-            self._best_of_block(queries, slice(start, min(start + block, len(queries))), k, out)
+            self._best_of_block(
+                queries, slice(start, min(start + block, len(queries))), k, out, listed
+            )
             for start in range(0, len(queries), block)
         ]
         return _joined(parts, k)
 
-    def best_among(self, candidates: Rows, queries: Floats, k: int, out: NotCandidates) -> Best:
+    def best_among(
+        self,
+        candidates: Rows,
+        queries: Floats,
+        k: int,
+        out: NotCandidates,
+        listed: Listed = None,
+    ) -> Best:
         """The same among rows ``[n, c]`` of each query; -1 is no row, and no row is repeated."""
         rows = np.sort(candidates, axis=1)
         scores = self._exact(rows, queries)
+        if listed is not None:
+            for n in range(len(rows)):
+                scores[n] += of_query(listed, n).at(rows[n])
         scores[rows < 0] = -np.inf
         if len(out.blocked):
             scores[np.isin(rows, out.blocked)] = -np.inf
@@ -108,40 +127,57 @@ class ItemVectors:
             scores[n, np.isin(rows[n], out.taken.of(n))] = -np.inf
         return _sorted(rows, scores, k)
 
-    def _best_of_one(self, query: Floats, k: int, out: NotCandidates, place: int) -> Best:
+    def _best_of_one(
+        self, query: Floats, k: int, out: NotCandidates, place: int, more: More
+    ) -> Best:
         scores = self.vectors @ query
+        if len(more.rows):
+            scores[more.rows] += more.scores
         scores[out.blocked] = -np.inf
         keep = min(k + _SPARE, len(self))
         kept = _kept(scores[None], out.taken.slice(place, place + 1), keep)
         rows, near = kept[0][0], kept[1][0]
         exact = self.vectors[rows].astype(np.float64) @ query.astype(np.float64)
+        if len(more.rows):
+            exact += more.at(rows)
         exact[near == -np.inf] = -np.inf
         best = _sorted(rows[None], exact[None], k)
-        if keep < len(self) and best.scores[0, -1] <= near.min() + self._doubt(query[None])[0]:
-            best = self._best_of_close(query, scores, best.scores[0, -1], k)
+        if keep < len(self) and best.scores[0, -1] <= near.min() + self._doubt(query, more):
+            best = self._best_of_close(query, scores, best.scores[0, -1], k, more)
         return best
 
-    def _best_of_block(self, queries: Floats, part: slice, k: int, out: NotCandidates) -> Best:
+    def _best_of_block(
+        self, queries: Floats, part: slice, k: int, out: NotCandidates, listed: Listed
+    ) -> Best:
         mine = queries[part]
+        mores = [of_query(listed, n) for n in range(part.start, part.stop)]
         scores: Floats = (torch.from_numpy(mine) @ self._across).numpy()
+        for line, more in zip(scores, mores, strict=True):
+            if len(more.rows):
+                line[more.rows] += more.scores
         scores[:, out.blocked] = -np.inf
         keep = min(k + _SPARE, len(self))
         rows, near = _kept(scores, out.taken.slice(part.start, part.stop), keep)
         exact = self._exact(rows, mine)
+        for line, its, more in zip(exact, rows, mores, strict=True):
+            if len(more.rows):
+                line += more.at(its)
         exact[near == -np.inf] = -np.inf
         best = _sorted(rows, exact, k)
         if keep < len(self):
-            unsure = best.scores[:, -1] <= near.min(1) + self._doubt(mine)
+            unsure = best.scores[:, -1] <= near.min(1) + self._doubts(mine, mores)
             for n in np.flatnonzero(unsure & (best.scores[:, -1] > -np.inf)):
-                again = self._best_of_close(mine[n], scores[n], best.scores[n, -1], k)
+                again = self._best_of_close(mine[n], scores[n], best.scores[n, -1], k, mores[n])
                 best.rows[n], best.scores[n] = again.rows[0], again.scores[0]
         return best
 
-    def _best_of_close(self, query: Floats, scores: Floats, least: float, k: int) -> Best:
+    def _best_of_close(
+        self, query: Floats, scores: Floats, least: float, k: int, more: More
+    ) -> Best:
         """Every item that float32's rounding leaves among the k best, formed in float64."""
-        doubt = self._doubt(query[None])[0]
+        doubt = self._doubt(query, more)
         rows = np.flatnonzero((scores >= least - doubt) & (scores > -np.inf))
-        exact = self.vectors[rows].astype(np.float64) @ query.astype(np.float64)
+        exact = self.vectors[rows].astype(np.float64) @ query.astype(np.float64) + more.at(rows)
         return _sorted(rows[None], exact[None], k)
 
     def _exact(self, rows: Rows, queries: Floats) -> Doubles:
@@ -149,20 +185,55 @@ class ItemVectors:
         items = self.vectors[rows].astype(np.float64)
         return np.matmul(items, queries.astype(np.float64)[:, :, None])[:, :, 0]
 
-    def _doubt(self, queries: Floats) -> Doubles:
-        """How far from its float64 value float32 may put a score of each query, ``[n]``.
+    def _doubt(self, query: Floats, more: More) -> float:
+        """How far from its float64 value float32 may put a score of the query."""
+        return float(self._doubts(query[None], [more])[0])
+
+    def _doubts(self, queries: Floats, mores: Sequence[More]) -> Doubles:
+        """The same of each query, ``[n]``.
 
         Twice the bound: the comparison with it rounds as well.
         """
         length = np.sqrt(np.einsum("ij,ij->i", queries, queries, dtype=np.float64))
         reach: Doubles = length * self._longest
-        bound: Doubles = 2 * rounding_bound(queries.shape[1], reach)
+        width = queries.shape[1]
+        if any(len(more.rows) for more in mores):  # one more element of the sum
+            width += 1
+            reach += [float(np.abs(more.scores).max(initial=0.0)) for more in mores]
+        bound: Doubles = 2 * rounding_bound(width, reach)
         return bound
+
+
+@dataclass(frozen=True)
+class More:
+    """What stands on top of one query's dot products: rows, ascending, and their scores."""
+
+    rows: NDArray[np.int32]
+    scores: Floats
+
+    def at(self, rows: Rows) -> Floats:
+        """The scores of any rows; 0 where nothing is listed."""
+        if not len(self.rows):
+            return np.zeros(len(rows), np.float32)
+        places = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
+        found: Floats = np.where(self.rows[places] == rows, self.scores[places], np.float32(0))
+        return found
+
+
+_NOTHING = More(np.zeros(0, np.int32), np.zeros(0, np.float32))
+
+
+def of_query(listed: Listed, query: int) -> More:
+    """One query's."""
+    if listed is None:
+        return _NOTHING
+    part = slice(listed.indptr[query], listed.indptr[query + 1])
+    return More(listed.indices[part], listed.data[part])
 
 
 def _kept(scores: Floats, taken: UserItems, keep: int) -> tuple[Rows, Floats]:
     """Rows and scores ``[n, keep]`` of the best of ``[n, m]``, less those taken; rows ascend."""
-    if keep <= _MOST:
+    if keep <= MOST:
         return best_few(scores, taken.indptr, taken.items, keep)
     scores.reshape(-1)[taken.flat(scores.shape[1])] = -np.inf
     rows: Rows = np.sort(torch.from_numpy(scores).topk(keep, sorted=False).indices.numpy(), axis=1)
@@ -198,91 +269,3 @@ def _filled(best: Best, k: int) -> Best:
         np.pad(best.rows, width, constant_values=-1),
         np.pad(best.scores, width, constant_values=-np.inf),
     )
-
-
-# Below: the selection, compiled by numba when this module is imported, so that no request waits for
-# it. torch's own `topk` reads a row several times. Here the best of each of a few chunks bound the
-# worst that can be among the best few, and only chunks that reach it are looked at one by one. What
-# may not be recommended is struck out on the way. numba's cache on disk would spare the second that
-# compiling takes, and is a pickle.
-
-
-def best_few(
-    scores: NDArray[np.float32], indptr: NDArray[np.int64], rows: NDArray[np.int32], keep: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Columns and scores of the `keep` best of each row.
-
-    Args:
-        scores: ``[n, m]``, C-contiguous; those of `rows` are overwritten by minus infinity.
-        indptr: ``[n + 1]``, where the columns of each row of `scores` stand in `rows`.
-        rows: columns that are struck out, each from 0 to m - 1.
-        keep: from 1 to `_MOST`.
-
-    Returns:
-        int64 and float32 ``[n, keep]``: columns ascend; of equal scores at the edge the lower
-        columns are kept; a place without a candidate has column 0 and minus infinity.
-    """
-    columns = np.zeros((len(scores), keep), np.int64)
-    found = np.full((len(scores), keep), -np.inf, np.float32)
-    _fill(scores, indptr, rows, columns, found)
-    return columns, found
-
-
-_GIVEN = [types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.int32)]
-_SIGNATURE = types.void(types.float32[:, ::1], *_GIVEN, types.int64[:, ::1], types.float32[:, ::1])
-_CHUNKS = 4  # for each place; then about as many chunks as places hold one of the best
-_LEAST = 16  # columns of a chunk, below which looking at its best first is no gain
-
-
-# Scores are finite or minus infinity: without NaN the maximum of a chunk is a vector instruction.
-@compiled(types.float32(types.float32[::1]), nogil=True, fastmath={"nnan", "nsz", "reassoc"})
-def _highest(part):  # type: ignore[no-untyped-def] # see the decorator
-    highest = np.float32(-np.inf)
-    for column in range(part.shape[0]):
-        highest = max(highest, part[column])
-    return highest
-
-
-@compiled(nogil=True, inline="always")
-def _put(kept, places, score, column):  # type: ignore[no-untyped-def] # compiled into its callers
-    """Put a score that is better than the last one in its place; the last one falls out."""
-    place = kept.shape[0] - 1
-    while place > 0 and score > kept[place - 1]:
-        kept[place], places[place] = kept[place - 1], places[place - 1]
-        place -= 1
-    kept[place], places[place] = score, column
-
-
-@compiled(_SIGNATURE, nogil=True)
-def _fill(scores, indptr, rows, columns, found):  # type: ignore[no-untyped-def] # see _SIGNATURE
-    keep, width = found.shape[1], scores.shape[1]
-    last, chunks = keep - 1, _CHUNKS * keep
-    size = -(-width // chunks)
-    if size < _LEAST:
-        chunks, size = 1, width
-    best = np.empty(chunks, np.float32)
-    bounds, chosen = np.empty(keep, np.float32), np.empty(keep, np.int64)
-    for n in range(scores.shape[0]):
-        line, kept, places = scores[n], found[n], columns[n]
-        for entry in range(indptr[n], indptr[n + 1]):
-            line[rows[entry]] = -np.inf
-        # As many scores as there are places are no worse than the last bound.
-        bounds[:] = -np.inf
-        for chunk in range(chunks):
-            best[chunk] = _highest(line[chunk * size : (chunk + 1) * size])
-            if chunks > 1 and best[chunk] > bounds[last]:
-                _put(bounds, chosen, best[chunk], chunk)
-        least = bounds[last]
-        for chunk in range(chunks):
-            if best[chunk] >= least:
-                part = line[chunk * size : (chunk + 1) * size]
-                for offset in range(part.shape[0]):
-                    score = part[offset]
-                    if score >= least and score > kept[last]:
-                        _put(kept, places, score, chunk * size + offset)
-        for end in range(1, keep):  # by column
-            score, column, place = kept[end], places[end], end
-            while place > 0 and column < places[place - 1]:
-                kept[place], places[place] = kept[place - 1], places[place - 1]
-                place -= 1
-            kept[place], places[place] = score, column

@@ -19,14 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cadc_rec.errors import CadcError
-from cadc_rec.log import log
 from cadc_rec.store.atomic import commit
 from cadc_rec.study.report.figures import study_figures
 from cadc_rec.study.report.groups import Comparisons
 from cadc_rec.study.report.page import GENERATOR, Section, render_page
 from cadc_rec.study.report.study_data import Cell, Study, load_studies
 from cadc_rec.study.report.tables import Entry, TableView, absent, study_table
-from cadc_rec.updates.chain import update_text, updates_of
+from cadc_rec.study.report.updated import as_updated
+from cadc_rec.updates.chain import Wanted
 
 PAGE = "index.html"
 
@@ -52,21 +52,20 @@ class Report:
     unavailable: int
 
 
-def write_report(folder: Path, out: Path | None = None) -> Report:
+def write_report(folder: Path, out: Path | None = None, update: Wanted = "newest") -> Report:
     """Write the report of a study, or of all studies in the folders right below `folder`.
 
     Args:
         folder: what a study was run into.
         out: where the report goes; ``folder/report`` by default. A report there is replaced.
+        update: which update of the cells' runs to report.
 
     Raises:
-        CadcError: `folder` holds no study or one that cannot be read, or `out` holds something
-            else than a report or cannot be written.
+        CadcError: `folder` holds no study or one that cannot be read, not all cells have the
+            update, or `out` holds something else than a report or cannot be written.
     """
     out = folder / "report" if out is None else out
-    comparisons = Comparisons(load_studies(folder))
-    for study in comparisons.studies:
-        _tell_of_updates(study)
+    comparisons = Comparisons(as_updated(load_studies(folder), update))
     sections = [
         Section(study, study_table(study, comparisons), tuple(study_figures(study, comparisons)))
         for study in comparisons.studies
@@ -94,21 +93,6 @@ def write_report(folder: Path, out: Path | None = None) -> Report:
         missing=states.count("missing"),
         unavailable=states.count("unavailable"),
     )
-
-
-def _tell_of_updates(study: Study) -> None:
-    """Say which of a study's runs were carried on since: the report is of the runs themselves.
-
-    An update has other users and other held-out items, which nothing could be compared with.
-    """
-    for cell in study.cells:
-        if "evaluate" not in cell.artifacts:
-            continue
-        evaluation = Path(cell.artifacts["evaluate"])
-        done = updates_of(evaluation.parent.parent, evaluation.name)
-        if done:
-            newest = update_text(done[-1], len(done))
-            log.info("%s: reported is the run itself, before %s", cell.id, newest)
 
 
 def _refuse_other(out: Path) -> None:

@@ -14,6 +14,7 @@ from cadc_rec.store.artifact import read_manifest
 from cadc_rec.study.run.grid import Cell
 
 SCHEMA_VERSION = 1
+_LEARNING = ("pretrain", "train")
 
 
 def cell_digest(cell: Cell) -> str:
@@ -50,19 +51,42 @@ def record_done(cell: Cell, result: Mapping[str, Any], folder: Path) -> dict[str
         folder: the study's; its ``ranks/`` receives a copy of the cell's ranks.
     """
     manifests = {stage: read_manifest(Path(path)) for stage, path in result["artifacts"].items()}
-    measured = [manifests[stage] for stage in ("pretrain", "train") if stage in manifests]
-    validation = sum(float(m["info"].get("validation_seconds", 0.0)) for m in measured)
-    last = measured[-1]
-    info = last["info"]
     ranks = folder / "ranks" / f"{cell.id}.parquet"
     ranks.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(result["artifacts"]["evaluate"]) / "ranks.parquet", ranks)
+    device = _last(manifests)["info"].get("device", "cpu")
     return {
         "schema_version": SCHEMA_VERSION,
         **cell.to_dict(),
         "status": "done",
         "error": None,
         "digest": cell_digest(cell),
+        **measured(result, manifests),
+        "ranks": f"ranks/{ranks.name}",
+        "config": cell.experiment.model_dump(mode="json"),
+        "machine": {
+            "cpu": processor_name(),
+            "cores": available_cores(),
+            "memory_bytes": memory_bytes(),
+            "device": device,
+            "threads": cell.experiment.compute.threads or available_cores(),
+        },
+    }
+
+
+def measured(
+    result: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What a record says of a cell's results.
+
+    Args:
+        result: as `cadc_rec.pipeline.summary.run_result` gives it.
+        manifests: of its artifacts, by stage.
+    """
+    learned = [manifests[stage] for stage in _LEARNING if stage in manifests]
+    validation = sum(float(m["info"].get("validation_seconds", 0.0)) for m in learned)
+    last = _last(manifests)
+    return {
         "metrics": result["metrics"],
         "validation": result["validation"],
         **{name: result[name] for name in ("validation_sample",) if name in result},
@@ -71,19 +95,17 @@ def record_done(cell: Cell, result: Mapping[str, Any], folder: Path) -> dict[str
         "users": manifests["evaluate"]["info"]["users"],
         "items": manifests["evaluate"]["info"]["items"],
         "split": result["split"],
-        "interactions_per_second": info.get("positives_per_second", last["rows_per_second"]),
-        "peak_memory_bytes": max(m["peak_memory_bytes"] for m in measured),
-        "best_epoch": info.get("best_epoch"),
-        "history": info["history"],
-        "ranks": f"ranks/{ranks.name}",
+        "interactions_per_second": last["info"].get(
+            "positives_per_second", last["rows_per_second"]
+        ),
+        "peak_memory_bytes": max(m["peak_memory_bytes"] for m in learned),
+        "best_epoch": last["info"].get("best_epoch"),
+        "history": last["info"].get("history", []),
         "artifacts": result["artifacts"],
-        "config": cell.experiment.model_dump(mode="json"),
         "versions": result["versions"],
-        "machine": {
-            "cpu": processor_name(),
-            "cores": available_cores(),
-            "memory_bytes": memory_bytes(),
-            "device": info.get("device", "cpu"),
-            "threads": cell.experiment.compute.threads or available_cores(),
-        },
     }
+
+
+def _last(manifests: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The manifest of the stage that learned what is served."""
+    return [manifests[stage] for stage in _LEARNING if stage in manifests][-1]

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cadc_rec.data.formats.lines import USUAL, TextFormat
 from cadc_rec.data.inspect.inspect import inspect_path
-from cadc_rec.data.tables.lines import USUAL, TextFormat
-from tests.data.own_tables import quick_first
+from tests.data.own_tables import json_lines, quick_first
 
 
 def looked_at(path, layout=USUAL):
@@ -223,3 +223,21 @@ def test_numbers_that_are_missing_are_no_greatest_and_no_value_of_their_own(raw_
     (table,) = inspect_path(str(raw_folder), USUAL, None).tables
     (price,) = [column for column in table.columns if column.name == "price"]
     assert (price.known, price.distinct, price.least, price.greatest) == (3, 2, "0.5", "2.5")
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_whole_numbers_of_19_digits_are_shown_with_all_of_them(form, raw_folder):
+    least, most = 1_700_000_000_123_456_789, 2**63 - 1
+    times = [least, least + 2, most - 2, most]
+    rows = [(least + n % 2, f"i{n // 2}", time) for n, time in enumerate(times)]
+    content = log("user_id,item_id,time", rows)
+    if form == "jsonl":
+        names = ("user_id", "item_id", "time")
+        content = json_lines(rows, names)
+    (raw_folder / f"log.{form}").write_text(content)
+    found, config = looked_at(raw_folder / f"log.{form}")
+    (table,) = found.tables
+    time, user = table.column("time"), table.column("user_id")
+    assert (time.least, time.greatest) == (str(least), str(most))
+    assert (user.least, user.greatest) == (str(least), str(least + 1))
+    assert config["tables"]["interactions"]["unit"] == "ns"

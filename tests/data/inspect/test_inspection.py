@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from cadc_rec.cli.main import app
 from cadc_rec.config.file import load_experiment
+from cadc_rec.data.formats.lines import USUAL
 from cadc_rec.data.inspect.inspect import inspect_path
 from cadc_rec.data.inspect.starting_config import starting_config
-from cadc_rec.data.tables.lines import USUAL
 from cadc_rec.errors import CadcError
 
 # 12 events of 4 customers; customer a takes pen twice, d has two items only.

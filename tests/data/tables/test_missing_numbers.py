@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cadc_rec.data.engine import open_engine
-from cadc_rec.data.tables.columnar import scan_columnar
+from cadc_rec.data.formats.columnar import scan_columnar
 from cadc_rec.data.tables.columns import number_column, time_column, weight_column
 from cadc_rec.data.tables.files import FileSet
 from cadc_rec.data.tables.scan import good_rows
@@ -85,7 +85,10 @@ def test_counts_of_numbers_are_those_of_numpy(writer, type_, tmp_path_factory):
 @pytest.mark.slow
 def test_counts_are_those_of_numpy_in_a_file_of_spark(tmp_path):
     pyspark = pytest.importorskip("pyspark.sql")
-    session = pyspark.SparkSession.builder.master("local[1]").getOrCreate()
+    builder = pyspark.SparkSession.builder.master("local[1]").config("spark.ui.enabled", False)
+    for side in ("host", "bindAddress"):
+        builder = builder.config(f"spark.driver.{side}", "127.0.0.1")
+    session = builder.getOrCreate()
     values = [1.0, NAN, 2.0, 3.0, NAN] * 4
     try:
         frame = session.createDataFrame([(value,) for value in values], "x double").coalesce(1)
@@ -115,10 +118,10 @@ def test_a_required_number_that_is_nan_is_missing(make, arguments, tmp_path):
 def test_a_rating_or_attribute_that_is_nan_is_missing(format_, engine, tables, raw_folder):
     log = pa.table(
         {
-            "who": ["a", "a", "a", "b", "b", "b"],
-            "what": ["x", "y", "z"] * 2,
-            "when": range(6),
-            "stars": [5.0, NAN, 4.0, 1.0, 5.0, NAN],
+            "who": ["a", "a", "a", "b", "b", "b", "c", "c", "c"],
+            "what": ["x", "y", "z"] * 3,
+            "when": range(9),
+            "stars": [5.0, NAN, 4.0, 1.0, 5.0, NAN, INF, None, -INF],
         }
     )
     items = pa.table(
@@ -150,7 +153,7 @@ def test_a_rating_or_attribute_that_is_nan_is_missing(format_, engine, tables, r
             "multi": ["tags"],
         },
     )
-    assert artifact.info["rejected"] == 2
+    assert artifact.info["rejected"] == 5
     assert artifact.info["below_min_rating"] == 1
     assert artifact.info["train"] == 3
     found = pq.read_table(artifact.path / "items.parquet").to_pydict()

@@ -132,8 +132,8 @@ DAMAGES = {
         "not a plain file",
     ),
     "a newer version": (
-        lambda f: edited(f, lambda m: m.update(format_version=2)),
-        "a bundle of format 2; this cadc-rec reads up to 1",
+        lambda f: edited(f, lambda m: m.update(format_version=layout.FORMAT_VERSION + 1)),
+        "a bundle of format 3; this cadc-rec reads up to 2",
     ),
     "an edited manifest": (
         lambda f: (f / layout.MANIFEST).write_text(

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy import sparse
 
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.serving.predict.retrieval import IndexSearch
+from cadc_rec.serving.predict.top_k import ItemVectors, NotCandidates
 from tests.serving.toy import ranking, toy
 
 faiss = pytest.importorskip("faiss")
@@ -32,6 +35,24 @@ def test_with_a_graph_the_answers_are_those_of_all_items():
     ]
     same = [len(set(a) & set(b)) for a, b in zip(found.rows.tolist(), expected, strict=True)]
     assert sum(same) >= 0.98 * 400
+
+
+def test_items_with_the_best_listed_scores_are_proposed_beside_the_index():
+    """An index of the vectors alone cannot know them: here they have the worst vectors."""
+    draw = np.random.default_rng(5)
+    vectors = draw.standard_normal((2000, 8)).astype(np.float32)
+    items = ItemVectors(vectors)
+    queries = draw.standard_normal((6, 8)).astype(np.float32)
+    more = np.zeros((6, 2000), np.float32)
+    worst = np.argsort(queries @ vectors.T, axis=1)[:, :5]
+    np.put_along_axis(more, worst, np.arange(100.0, 105.0, dtype=np.float32)[None], 1)
+    out = NotCandidates(UserItems(np.zeros(7, np.int64), np.zeros(0, np.int32)), worst[0, :1])
+    listed = sparse.csr_array(more)
+    found = hnsw(items).best(queries, 10, out, listed)
+    expected = items.best(queries, 10, out, listed)
+    assert found.rows[:, :4].tolist() == expected.rows[:, :4].tolist()
+    assert (found.rows == expected.rows).mean() > 0.9
+    assert (expected.rows[1:, :5] == worst[1:, ::-1]).all()
 
 
 def test_what_is_taken_or_filtered_never_comes_out_of_the_graph():

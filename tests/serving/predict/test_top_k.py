@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from cadc_rec.data.user_items import UserItems
-from cadc_rec.serving.predict.top_k import ItemVectors, NotCandidates, best_few
+from cadc_rec.serving.predict.best_few import best_few
+from cadc_rec.serving.predict.top_k import ItemVectors, NotCandidates
 
 ROWS = 30
 NONE = np.zeros(0, np.int64)
@@ -42,6 +44,37 @@ def test_rows_are_those_of_a_sort_by_score_then_row(seed, n, n_items, k):
     best = ItemVectors(items).best(queries, k, out(lists, blocked))
     assert best.rows.tolist() == by_hand(queries, items, lists, k, blocked).tolist()
     assert (best.scores == -np.inf).tolist() == (best.rows < 0).tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 60), st.integers(1, 12))
+def test_listed_scores_stand_on_top_of_dot_products(seed, n, n_items, k):
+    draw = np.random.default_rng(seed)
+    items = draw.integers(-2, 3, (n_items, 3)).astype(np.float32)
+    queries = draw.integers(-2, 3, (n, 3)).astype(np.float32)
+    more = draw.integers(-3, 4, (n, n_items)) * (draw.random((n, n_items)) < 0.3)
+    lists = [draw.permutation(n_items)[: draw.integers(0, n_items + 1)] for _ in range(n)]
+    blocked = draw.permutation(n_items)[: draw.integers(0, n_items)]
+    k = min(k, n_items)
+    listed = sparse.csr_array(more.astype(np.float32))
+    found = ItemVectors(items)
+    # The same as one more element for every item.
+    wide = np.hstack([queries, more]), np.hstack([items, np.eye(n_items)])
+    expected = by_hand(*wide, lists, k, blocked).tolist()
+    best = found.best(queries, k, out(lists, blocked), listed)
+    assert best.rows.tolist() == expected
+    every = np.tile(np.arange(n_items), (n, 1))
+    among = found.best_among(every, queries, k, out(lists, blocked), listed)
+    assert among.rows.tolist() == expected
+
+
+@pytest.mark.parametrize("n", [1, 8])
+def test_a_listed_score_that_float32_rounds_away_decides(n):
+    items, queries = np.full((200, 1), 2.0**24, np.float32), np.ones((n, 1), np.float32)
+    more = np.zeros((n, 200), np.float32)
+    more[:, 150:] = np.arange(50) / 100  # below a step of float32 at 2^24
+    best = ItemVectors(items).best(queries, 3, out([[]] * n), sparse.csr_array(more))
+    assert best.rows.tolist() == [[199, 198, 197]] * n
 
 
 @pytest.mark.parametrize("n", [1, 8])

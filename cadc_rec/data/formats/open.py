@@ -8,13 +8,13 @@ from pathlib import Path
 
 from ibis.backends.duckdb import Backend
 
-from cadc_rec.data.tables.columnar import columns_of, scan_columnar
+from cadc_rec.data.formats.columnar import columns_of, scan_columnar
+from cadc_rec.data.formats.json_lines import members_of, scan_json_lines
+from cadc_rec.data.formats.lines import TextFormat
+from cadc_rec.data.formats.text import header_of, scan_text
 from cadc_rec.data.tables.files import FileSet
-from cadc_rec.data.tables.json_lines import members_of, scan_json_lines
 from cadc_rec.data.tables.lakes import lake_rows
-from cadc_rec.data.tables.lines import TextFormat
-from cadc_rec.data.tables.scan import Scan
-from cadc_rec.data.tables.text import header_of, scan_text
+from cadc_rec.data.tables.scan import OWN, Scan
 from cadc_rec.errors import CadcError
 
 
@@ -42,6 +42,12 @@ def open_table(
     Raises:
         CadcError: a file that cannot be read, or a column that is missing or double.
     """
+    for column in wanted:
+        if OWN.fullmatch(column):
+            raise CadcError(
+                f"{found.files[0]}: has a column {column}, a name that is used while reading; "
+                "rename it."
+            )
     if found.format == "text":
         return scan_text(backend, found, role, wanted, layout, scratch, reject=reject)
     if layout.columns:
@@ -64,10 +70,12 @@ def columns_in(
         CadcError: a file that cannot be read.
     """
     if found.format == "text":
-        return [name for name in header_of(found, layout, scratch) if name.strip()]
-    if found.format == "json":
-        return members_of(found, layout.encoding, scratch)
-    return columns_of(_plain(backend, found, role, scratch))
+        names = header_of(found, layout, scratch)
+    elif found.format == "json":
+        names = members_of(found, layout.encoding, scratch)
+    else:
+        names = columns_of(_plain(backend, found, role, scratch))
+    return [name for name in names if name.strip()]
 
 
 def _plain(backend: Backend, found: FileSet, role: str, scratch: Path) -> FileSet:

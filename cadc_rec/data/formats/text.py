@@ -16,19 +16,22 @@ import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
-from cadc_rec.data.tables.files import FileSet, partition_keys
-from cadc_rec.data.tables.lines import (
+from cadc_rec.data.formats.lines import (
     TextFormat,
     column_names,
     lines_at,
     record_lines,
     why_missing,
 )
+from cadc_rec.data.tables.files import FileSet, partition_keys
 from cadc_rec.data.tables.plain import plain_text
 from cadc_rec.data.tables.scan import (
     FILE,
     FILE_ROW,
+    NAME,
+    PATH,
     ROW,
+    START,
     LineScan,
     Unreadable,
     literal,
@@ -36,7 +39,6 @@ from cadc_rec.data.tables.scan import (
 )
 from cadc_rec.errors import CadcError
 
-_FILE_NAME = "filename"  # what DuckDB calls it
 _SHOWN = 60  # characters of a bad line worth showing
 _KEPT = 1000  # and worth keeping
 _ENOUGH = 1000  # bad rows to know of where one of them is an error
@@ -130,12 +132,12 @@ def numbered_rows(rows: ir.Table, wanted: Iterable[str], files: Sequence[Path]) 
     """The wanted columns with each row's place; a file's rows follow each other.
 
     Args:
-        rows: the wanted columns, ``filename`` and ROW.
+        rows: the wanted columns, PATH and ROW.
         wanted: columns to keep.
         files: the files, by number.
     """
-    starts = rows.group_by(_FILE_NAME).agg(start=rows[ROW].min()).to_pyarrow()
-    start = dict(zip(starts[_FILE_NAME].to_pylist(), starts["start"].to_pylist(), strict=True))
+    starts = rows.group_by(PATH).agg(start=rows[ROW].min()).to_pyarrow()
+    start = dict(zip(starts[PATH].to_pylist(), starts["start"].to_pylist(), strict=True))
     if len(start) <= 1:
         number = next((n for n, file in enumerate(files) if str(file) in start), 0)
         return rows.select(
@@ -144,16 +146,16 @@ def numbered_rows(rows: ir.Table, wanted: Iterable[str], files: Sequence[Path]) 
     known = ibis.memtable(
         pa.table(
             {
-                "name": [str(file) for file in files if str(file) in start],
+                NAME: [str(file) for file in files if str(file) in start],
                 FILE: pa.array(
                     [n for n, file in enumerate(files) if str(file) in start], pa.int32()
                 ),
-                "start": [start[str(file)] for file in files if str(file) in start],
+                START: [start[str(file)] for file in files if str(file) in start],
             }
         )
     )
-    joined = rows.join(known, [(_FILE_NAME, "name")])
-    return joined.select(*wanted, ROW, FILE, **{FILE_ROW: joined[ROW] - joined["start"]})
+    joined = rows.join(known, [(PATH, NAME)])
+    return joined.select(*wanted, ROW, FILE, **{FILE_ROW: joined[ROW] - joined[START]})
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ def _parse(
         reject: leave out a row that cannot be read, where it is known to end with its line.
 
     Returns:
-        The columns as text, ``filename``, and ROW: int64, the place among all rows read; and the
+        The columns as text, PATH, and ROW: int64, the place among all rows read; and the
         rows that could not be.
 
     Raises:
@@ -215,13 +217,13 @@ def _parse(
         rejects_limit=0 if reject else _ENOUGH,  # 0 is no limit
         rejects_table=f"{table}_rejects",
         rejects_scan=f"{table}_rejects_scan",
-        filename=True,
+        filename=PATH,
         hive_partitioning=source.partitioned,
         hive_types_autocast=False,
     )
     try:
         # Without an ORDER BY, row_number follows the scan, which DuckDB keeps in file order.
-        placed = text.select(*wanted, _FILE_NAME, **{ROW: ibis.row_number()})
+        placed = text.select(*wanted, PATH, **{ROW: ibis.row_number()})
         rows = backend.create_table(table, placed)
     except duckdb.OutOfMemoryException:
         raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import date, datetime
 from decimal import Decimal
 
@@ -9,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cadc_rec.data.tables.widening import plain, widest
+from cadc_rec.data.formats.widening import plain, widest
 from cadc_rec.errors import CadcError
 from tests.data.own_tables import ids
 
@@ -96,6 +98,24 @@ def test_a_part_without_any_value_is_missing_row_by_row(tables, raw_folder):
     assert tables("log", on_bad_row="reject").info["rejected"] == 2
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pa.timestamp(unit) for unit in ("s", "ms", "us", "ns")),
+        *(pa.timestamp(unit, "Asia/Tokyo") for unit in ("ms", "us")),
+        pa.date32(),
+        pa.date64(),
+    ],
+    ids=str,
+)
+def test_a_part_without_any_time_goes_with_times_of_every_kind(kind, tables, raw_folder):
+    times = pa.array([datetime(2024, 1, 1), datetime(2024, 1, 2)]).cast(kind)
+    whole = {"who": ["a", "b"], "what": ["x", "y"], "when": times}
+    write(raw_folder / "log", [{**whole, "when": pa.nulls(2)}, whole])
+    info = tables("log", on_bad_row="reject").info
+    assert (info["rows_read"], info["rejected"]) == (4, 2)
+
+
 def test_rows_of_widened_files_keep_their_order_and_place(tables, raw_folder):
     first = {"who": ["a"] * 3, "what": ["x", "y", "z"], "when": pa.array([1, 1, 1], pa.int32())}
     last = {"who": ["a", "a", None], "what": ["v", "w", "u"], "when": [1, 1, 1]}
@@ -153,3 +173,62 @@ def test_values_of_different_kinds_are_refused_with_both_files(tables, raw_folde
         CadcError, match=r"2\.parquet: its column when is string, and in .*0\.parquet"
     ):
         tables("log")
+
+
+SIGNED_AND_NOT = [(pa.int64(), pa.uint64()), (pa.uint64(), pa.int8()), (pa.uint64(), pa.null())]
+
+
+def signed_and_not(folder, kinds, who=(5, 7), when=(1, 2)):
+    """Parts of one row each; a part without any value has no row."""
+    parts = []
+    for kind, user, time in zip(kinds, who, when, strict=True):
+        rows = 0 if pa.types.is_null(kind) else 1
+        part = {"who": pa.array([user][:rows], kind), "when": pa.array([time][:rows], kind)}
+        parts.append({**part, "what": pa.array(["x"][:rows], pa.string())})
+    write(folder, parts)
+
+
+@pytest.mark.parametrize("kinds", SIGNED_AND_NOT, ids=str)
+def test_integers_with_and_without_a_sign_stay_integers(kinds, tables, raw_folder):
+    signed_and_not(raw_folder / "log", kinds)
+    artifact = tables("log")
+    rows = [row for row, kind in enumerate(kinds) if not pa.types.is_null(kind)]
+    assert ids(artifact, "user") == [(5, 7)[row] for row in rows]
+    (train,) = (artifact.path / "train").iterdir()
+    assert pq.read_table(train)["timestamp"].to_pylist() == [(1, 2)[row] for row in rows]
+
+
+@pytest.mark.parametrize("least", [3, -3])
+@pytest.mark.parametrize("column", ["who", "when"])
+def test_an_integer_beyond_64_bits_beside_signed_ones_is_refused_by_value(
+    least, column, tables, raw_folder
+):
+    values = {"who": (5, 7), "when": (1, 2), column: (least, 2**63)}
+    signed_and_not(raw_folder / "log", SIGNED_AND_NOT[0], **values)
+    place = f"{raw_folder}/log/1.parquet, row 1: {column} is '{2**63}', not a whole number"
+    with pytest.raises(CadcError, match=re.escape(place)):
+        tables("log")
+
+
+def test_a_damaged_part_is_named_before_its_values_are_compared(tables, raw_folder):
+    (raw_folder / "log").mkdir()
+    for number, kind in enumerate([pa.int64(), pa.uint64()]):
+        users = pa.array(range(1000), kind)
+        table = pa.table({"who": users, "what": users, "when": users})
+        path = raw_folder / f"log/{number}.parquet"
+        pq.write_table(table, path, write_statistics=False)
+    path.write_bytes(b"PAR1" + b"\xff" * 396 + path.read_bytes()[400:])
+    with pytest.raises(CadcError, match=r"log/1\.parquet, row group 1: cannot be read"):
+        tables("log")
+
+
+def test_codes_beyond_64_bits_are_values_of_an_attribute(tables, raw_folder):
+    pq.write_table(pa.table({"who": ["a"], "what": ["x"], "when": [1]}), raw_folder / "log.parquet")
+    ids_and_codes = [
+        (["x"], pa.array([3], pa.int64())),
+        (["y"], pa.array([2**64 - 1], pa.uint64())),
+    ]
+    write(raw_folder / "items", [{"id": i, "code": code} for i, code in ids_and_codes])
+    artifact = tables("log.parquet", items={"path": "items", "id": "id", "categorical": ["code"]})
+    (attribute,) = json.loads((artifact.path / "attributes.json").read_text("utf-8"))["item"]
+    assert {str(value) for value in attribute["vocabulary"]} == {"3", str(2**64 - 1)}

@@ -14,9 +14,11 @@ from pathlib import Path
 import duckdb
 from ibis.backends.duckdb import Backend
 
+from cadc_rec.data.formats.text import numbered_rows
 from cadc_rec.data.tables.files import FileSet, partition_keys
 from cadc_rec.data.tables.plain import plain_text
 from cadc_rec.data.tables.scan import (
+    PATH,
     ROW,
     LineScan,
     Unreadable,
@@ -24,7 +26,6 @@ from cadc_rec.data.tables.scan import (
     literal,
     require_columns,
 )
-from cadc_rec.data.tables.text import numbered_rows
 from cadc_rec.errors import CadcError
 
 _OBJECT = "__object"  # whether a line is one
@@ -72,8 +73,9 @@ def scan_json_lines(
     partitions = partition_keys(found)
     inside = [column for column in wanted if column not in partitions]
     table = f"raw_{role}"
+    _refuse_double(found.files[0], wanted)
     _load(backend, found, plain, table, inside, partitions)
-    unreadable = _unreadable(backend, table, plain)
+    unreadable = _unreadable(backend, table, plain, None if reject else 1)
     if unreadable and not reject:  # before its columns: an array that is one line has none
         first = unreadable[0]
         raise CadcError(
@@ -91,7 +93,7 @@ def scan_json_lines(
         for name in wanted
     ]
     backend.con.execute(
-        f"CREATE VIEW {table}_typed AS SELECT {', '.join(values)}, {_OBJECT}, filename, {ROW} "
+        f"CREATE VIEW {table}_typed AS SELECT {', '.join(values)}, {_OBJECT}, {PATH}, {ROW} "
         f"FROM {table}"
     )
     rows = numbered_rows(backend.table(f"{table}_typed"), [*wanted, _OBJECT], plain)
@@ -148,9 +150,9 @@ def _load(
         # Without an ORDER BY, row_number follows the scan, which DuckDB keeps in file order.
         backend.con.execute(
             f"CREATE TABLE {table} AS SELECT {', '.join([*columns, ''])} "
-            f"coalesce(json_type(json) = 'OBJECT', false) AS {_OBJECT}, filename, "
+            f"coalesce(json_type(json) = 'OBJECT', false) AS {_OBJECT}, {PATH}, "
             f"row_number() OVER () - 1 AS {ROW} FROM read_ndjson_objects($files, "
-            f"ignore_errors = true, filename = true, hive_partitioning = {bool(partitions)}, "
+            f"ignore_errors = true, filename = '{PATH}', hive_partitioning = {bool(partitions)}, "
             "hive_types_autocast = false)",
             {"files": files},
         )
@@ -163,6 +165,22 @@ def _load(
         ) from None
 
 
+def _refuse_double(file: Path, wanted: Mapping[str, str]) -> None:
+    """Refuse members that differ only in case: in a table of DuckDB they are one column.
+
+    Raises:
+        CadcError: names the file and both members.
+    """
+    known: dict[str, str] = {}
+    for name in wanted:
+        other = known.setdefault(name.lower(), name)
+        if other != name:
+            raise CadcError(
+                f"{file}: has the members {other!r} and {name!r}, which differ only in case; "
+                "rename one of them."
+            )
+
+
 def _types(backend: Backend, table: str, inside: Sequence[str]) -> dict[str, set[str]]:
     """JSON's types of each column's values; null is one where there is no other."""
     found = {}
@@ -173,16 +191,26 @@ def _types(backend: Backend, table: str, inside: Sequence[str]) -> dict[str, set
     return found
 
 
-def _unreadable(backend: Backend, table: str, plain: Sequence[Path]) -> list[Unreadable]:
-    """The lines that are no JSON object, in the order of files and lines."""
-    query = f"""
-        SELECT filename, {ROW} - min({ROW}) OVER (PARTITION BY filename) AS place, {_OBJECT} AS ok
-        FROM {table} QUALIFY NOT ok ORDER BY place
+def _unreadable(
+    backend: Backend, table: str, plain: Sequence[Path], most: int | None
+) -> list[Unreadable]:
+    """The lines that are no JSON object, in the order of files and lines.
+
+    Args:
+        backend: has `table`.
+        table: from `_load`.
+        plain: the files, by number.
+        most: how many of these lines are wanted; None: all.
     """
-    bad = backend.con.execute(query).fetchall()
+    query = f"SELECT {PATH}, {ROW} FROM {table} WHERE NOT {_OBJECT} ORDER BY {ROW}"
+    bad = backend.con.execute(query + (f" LIMIT {most}" if most else "")).fetchall()
+    if not bad:
+        return []
+    query = f"SELECT {PATH}, min({ROW}) FROM {table} GROUP BY {PATH}"
+    first = dict(backend.con.execute(query).fetchall())
     found = []
     for number, file in enumerate(plain):
-        places = [place for name, place, _ in bad if name == str(file)]
+        places = [row - first[name] for name, row in bad if name == str(file)]
         found += [
             Unreadable(number, line, "is no JSON object", text[:_KEPT])
             for line, text in _lines(file, places)

@@ -2,14 +2,21 @@
 
 In: a column's Arrow types, one a file. Out: the narrowest type that holds the values of all, or
 None where they are of different kinds. Encodings (dictionaries, large or viewed text) are no types.
+Only of integers with and without a sign the values decide, see `one_integer`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 
+import ibis.expr.types as ir
 import pyarrow as pa
 
+from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW
+from cadc_rec.errors import CadcError
+
+_INT64_MAX = 2**63 - 1
 _DIGITS = 38  # of Arrow's and DuckDB's widest decimal
 
 
@@ -41,6 +48,61 @@ def widest(kinds: Iterable[pa.DataType]) -> pa.DataType | None:
             return None
         found = both
     return _without_null(found)
+
+
+def mixes_signs(kinds: Collection[pa.DataType]) -> bool:
+    """Whether whole numbers are uint64 in one file and signed in another.
+
+    No integer of Arrow's holds both. `widest` then gives a decimal, which is exact; but what is an
+    id or a time in each file is one in all of them.
+    """
+    numbers = [kind for kind in kinds if not pa.types.is_null(kind)]
+    return (
+        all(map(pa.types.is_integer, numbers))
+        and pa.uint64() in numbers
+        and any(map(pa.types.is_signed_integer, numbers))
+    )
+
+
+def one_integer(
+    column: str, kinds: Sequence[pa.DataType], parts: Sequence[ir.Table], files: Sequence[Path]
+) -> pa.DataType:
+    """The type of 64 bits that holds a column's values where files differ in having a sign.
+
+    Args:
+        column: its name.
+        kinds: its type in each part.
+        parts: the rows of the files of one schema, with FILE and FILE_ROW.
+        files: by number.
+
+    Returns:
+        int64 where all values fit. Else uint64, whose values beyond int64 are refused one by one
+        where a column has to be of int64.
+
+    Raises:
+        CadcError: neither holds all; names the first value beyond int64 by file and row.
+    """
+    ends: dict[str, list[int]] = {"least": [0], "most": [0]}
+    for part in parts:
+        found = part.aggregate(least=part[column].min(), most=part[column].max())
+        for key, value in found.to_pyarrow().to_pylist()[0].items():
+            ends[key] += [] if value is None else [int(value)]
+    if max(ends["most"]) <= _INT64_MAX:
+        return pa.int64()
+    if min(ends["least"]) >= 0:
+        return pa.uint64()
+    beyond = [
+        part.filter(part[column] > _INT64_MAX).order_by(ROW).select(column, FILE, FILE_ROW).limit(1)
+        for part, kind in zip(parts, kinds, strict=True)
+        if kind == pa.uint64()
+    ]
+    rows = [row for part in beyond for row in part.to_pyarrow().to_pylist()]
+    first = min(rows, key=lambda row: (row[FILE], row[FILE_ROW]))
+    raise CadcError(
+        f"{files[first[FILE]]}, row {first[FILE_ROW] + 1}: {column} is '{first[column]}', not a "
+        "whole number of 64 bits with a sign, and other values of this column are below 0; mend "
+        "or remove the row."
+    )
 
 
 def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ibis
@@ -13,21 +13,25 @@ import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 from ibis.formats.pyarrow import PyArrowType
 
+from cadc_rec.data.formats.widening import mixes_signs, one_integer, plain, widest
 from cadc_rec.data.streams import ROW_GROUP_ROWS, rechunk
 from cadc_rec.data.tables.files import FileSet, partition_keys
 from cadc_rec.data.tables.scan import (
     FILE,
     FILE_ROW,
+    NAME,
+    PATH,
     ROW,
+    START,
     Scan,
     first_line,
     literal,
     require_columns,
+    whole,
 )
-from cadc_rec.data.tables.widening import plain, widest
 from cadc_rec.errors import CadcError
 
-_FILE_NAME, _FILE_ROW = "filename", "file_row_number"  # what DuckDB calls them
+_FILE_ROW = "file_row_number"  # what DuckDB calls it
 
 
 @dataclass(frozen=True)
@@ -94,25 +98,47 @@ def scan_columnar(
     partitions = partition_keys(found)
     for schema, own in zip(schemas, found.files, strict=True):
         require_columns(own, [*schema.names, *partitions], wanted)
+        _refuse_readers_own(own, schema.names)
     inside = [column for column in wanted if column not in partitions]
     types = {column: _one_type(column, schemas, found.files) for column in inside}
     counts = [pq.read_metadata(file).num_rows for file in files]
     starts = [sum(counts[:n]) for n in range(len(files))]
+    groups = _of_one_schema(schemas, inside)
     parts = []
-    for alike in _of_one_schema(schemas, inside):
+    for alike in groups:
         rows = backend.read_parquet(
             [literal(files[n]) for n in alike],
             table_name=f"raw_{role}_{alike[0]}",
-            filename=True,
+            filename=PATH,
             file_row_number=True,
             union_by_name=True,  # files may differ in the columns that are not wanted
             hive_partitioning=bool(partitions),
             hive_types_autocast=False,
         )
-        rows = rows.mutate(**_widened(rows, schemas[alike[0]], types))
         parts.append(_numbered(rows, wanted, {n: (files[n], starts[n]) for n in alike}))
+    raw = ColumnarScan(role, parts[0], found.files, files, inside)
+    for column in inside:
+        kinds = [plain(schemas[alike[0]].field(column).type) for alike in groups]
+        if mixes_signs(kinds):
+            with whole(raw):
+                types[column] = one_integer(column, kinds, parts, found.files)
+    parts = _widened(parts, [schemas[alike[0]] for alike in groups], types)
     every = parts[0] if len(parts) == 1 else ibis.union(*parts)
-    return ColumnarScan(role, every, found.files, files, inside)
+    return replace(raw, rows=every)
+
+
+def _refuse_readers_own(file: Path, columns: Sequence[str]) -> None:
+    """Refuse a column that would hide one the reader adds.
+
+    Raises:
+        CadcError: names the file and the column.
+    """
+    for column in columns:
+        if column.lower() in (_FILE_ROW, PATH):
+            raise CadcError(
+                f"{file}: has a column {column}, a name that the reader needs for its own; rename "
+                "it."
+            )
 
 
 def columns_of(found: FileSet) -> list[str]:
@@ -146,16 +172,14 @@ def _numbered(
     known = ibis.memtable(
         pa.table(
             {
-                "name": [str(file) for file, _ in files.values()],
+                NAME: [str(file) for file, _ in files.values()],
                 FILE: pa.array(files, pa.int32()),
-                "start": pa.array([start for _, start in files.values()], pa.int64()),
+                START: pa.array([start for _, start in files.values()], pa.int64()),
             }
         )
     )
-    joined = rows.select(*wanted, _FILE_NAME, **{FILE_ROW: place}).join(
-        known, [(_FILE_NAME, "name")]
-    )
-    every = {ROW: joined["start"] + joined[FILE_ROW]}
+    joined = rows.select(*wanted, PATH, **{FILE_ROW: place}).join(known, [(PATH, NAME)])
+    every = {ROW: joined[START] + joined[FILE_ROW]}
     return joined.select(*wanted, FILE, **every, **{FILE_ROW: joined[FILE_ROW]})
 
 
@@ -185,17 +209,27 @@ def _of_one_schema(schemas: Sequence[pa.Schema], columns: Sequence[str]) -> list
 
 
 def _widened(
-    rows: ir.Table, schema: pa.Schema, types: Mapping[str, pa.DataType]
-) -> dict[str, ir.Value]:
-    """The columns that have another type in these files than in all together, converted."""
-    found: dict[str, ir.Value] = {}
+    parts: Sequence[ir.Table], schemas: Sequence[pa.Schema], types: Mapping[str, pa.DataType]
+) -> list[ir.Table]:
+    """Parts of a table whose columns have one type in all of them.
+
+    Args:
+        parts: each of files of one schema.
+        schemas: of each part.
+        types: the type that holds a column's values of all parts.
+    """
+    changed: list[dict[str, ir.Value]] = [{} for _ in parts]
     for column, wanted in types.items():
-        kind = plain(schema.field(column).type)
-        if kind != wanted:
-            target = PyArrowType.to_ibis(wanted)
-            empty = pa.types.is_null(kind)
-            found[column] = ibis.null(target) if empty else rows[column].cast(target)
-    return found
+        kinds = [plain(schema.field(column).type) for schema in schemas]
+        target = PyArrowType.to_ibis(wanted)
+        if wanted in kinds:  # as it is read: of times, the unit and zone are the reader's
+            target = parts[kinds.index(wanted)][column].type()
+        for part, kind, change in zip(parts, kinds, changed, strict=True):
+            if pa.types.is_null(kind):
+                change[column] = ibis.null(target)
+            elif kind != wanted:
+                change[column] = part[column].cast(target)
+    return [part.mutate(**change) for part, change in zip(parts, changed, strict=True)]
 
 
 def _schema(file: Path, own: Path) -> pa.Schema:

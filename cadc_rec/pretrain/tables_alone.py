@@ -1,0 +1,181 @@
+"""What tables alone say of a history: the score of the next item, without towers or examples.
+
+The score is a sum of components, each multiplied by a factor:
+
+- ``folded``: the history folded into ALS (`cadc_rec.models.prior`);
+- ``led``: where the last items lead, by factorized transitions; or
+- ``lists``: the same by every item's best targets (`cadc_rec.data.transition_lists`);
+- ``popularity``: log(1 + interactions of the item), standardized over items.
+
+All but ``lists`` are dot products. In: pre-trained tables. Out: vectors, and a function that gives
+the sparse scores to be added to their dot products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from cadc_rec.config.experiment import HistoryConfig, PriorConfig
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.transition_lists import ListedScores, TransitionLists
+from cadc_rec.models.forward import PriorAlone
+from cadc_rec.models.prior import AT_FIRST, HistoryPrior, even_factors
+from cadc_rec.pretrain.id_tables import Pretrained
+
+COMPONENTS = ("folded", "led", "lists", "popularity")
+_SAMPLE = 1000  # users whose histories set the first factors
+
+
+@dataclass(frozen=True)
+class TablesAlone:
+    """The components of one set of tables, and their factors.
+
+    Attributes:
+        dense: ``folded``, and ``led`` where transitions are factors.
+        lists: None without.
+        popularity: ``[n_items]``, standardized; of training interactions.
+        factors: of every component there is; one that is absent counts nothing.
+        decay: of a history's places, for the lists.
+    """
+
+    dense: PriorAlone
+    lists: TransitionLists | None
+    popularity: torch.Tensor
+    factors: Mapping[str, float]
+    decay: float
+
+    def user_vectors(self, history: np.ndarray) -> torch.Tensor:
+        """Vectors ``[n, d]`` of histories ``[n, L]``; a factor is on the user's side."""
+        vectors = self.dense.users(torch.from_numpy(history))
+        joined = vectors.joined([self.factors.get(name, 0.0) for name in self._dense_names()])
+        if not self._popular:
+            return joined
+        return torch.cat([joined, joined.new_full((len(joined), 1), self.factors["popularity"])], 1)
+
+    def program(self) -> nn.Module:
+        """A module that gives `user_vectors`; ``torch.export`` takes it."""
+        factors = [self.factors.get(name, 0.0) for name in self._dense_names()]
+        old = self.dense
+        sources = None if old.sources is None else old.sources.weight
+        prior = old.reader.prior
+        assert prior is not None
+        alone = PriorAlone(prior, factors, old.items.weight, sources, old.targets)
+        return _WithPopularity(alone, self.factors["popularity"]) if self._popular else alone
+
+    def item_vectors(self) -> torch.Tensor:
+        """Vectors ``[n_items, d]``."""
+        joined = self.dense.every_item().joined()
+        return torch.cat([joined, self.popularity[:, None]], 1) if self._popular else joined
+
+    def listed(self, length: int) -> ListedScores | None:
+        """The lists' part of the score; None without.
+
+        Args:
+            length: of a history.
+        """
+        factor = self.factors.get("lists", 0.0)
+        if self.lists is None or not factor:
+            return None
+        return ListedScores(self.lists, self.decay, factor, length)
+
+    def of_prior(self, config: PriorConfig) -> TablesAlone:
+        """The same tables with other settings of how a history is read."""
+        old = self.dense
+        prior = HistoryPrior.of(old.items.weight, config)
+        sources = None if old.sources is None else old.sources.weight
+        dense = PriorAlone(prior, old.factors, old.items.weight, sources, old.targets)
+        return replace(self, dense=dense, decay=config.decay)
+
+    @property
+    def _popular(self) -> bool:
+        return bool(self.factors.get("popularity"))
+
+    def _dense_names(self) -> Sequence[str]:
+        return ("folded",) if self.dense.targets is None else ("folded", "led")
+
+
+class _WithPopularity(nn.Module):
+    """A history's vector, and one more element: the factor of the items' popularity."""
+
+    def __init__(self, alone: PriorAlone, factor: float) -> None:
+        super().__init__()
+        self.alone, self.factor = alone, factor
+
+    def forward(self, history: torch.Tensor) -> torch.Tensor:
+        """``[n, d]`` of integer ``[n, L]``, the latest first, -1 where they have ended."""
+        vectors = self.alone(history)
+        return torch.cat([vectors, torch.full_like(vectors[:, :1], self.factor)], 1)
+
+
+def prior_alone(
+    config: PriorConfig, history: HistoryConfig, dataset: Dataset, pretrained: Pretrained
+) -> PriorAlone | None:
+    """What dot products of frozen tables say of histories, at even factors; None without a prior.
+
+    Args:
+        config: confidences, regularization, decay.
+        history: how long one is.
+        dataset: whose first users' histories set the factors.
+        pretrained: the frozen tables.
+    """
+    if not config.use:
+        return None
+    assert pretrained.ids is not None
+    transitions = pretrained.transitions
+    tables = () if transitions is None else (transitions.source, transitions.target)
+    prior = HistoryPrior.of(pretrained.ids.item, config)
+    unscaled = PriorAlone(prior, (), pretrained.ids.item, *tables)
+    users = unscaled.users(torch.from_numpy(_sample(history, dataset)))
+    factors = even_factors(users.prior, unscaled.every_item().prior)
+    return PriorAlone(prior, factors, pretrained.ids.item, *tables)
+
+
+def tables_alone(
+    config: PriorConfig, history: HistoryConfig, dataset: Dataset, pretrained: Pretrained
+) -> TablesAlone | None:
+    """All components, those of transitions and ALS at even factors; None without a prior.
+
+    Args:
+        config: confidences, regularization, decay.
+        history: how long one is.
+        dataset: whose first users' histories set the factors.
+        pretrained: the frozen tables.
+    """
+    dense = prior_alone(config, history, dataset, pretrained)
+    if dense is None:
+        return None
+    factors = dict(zip(("folded", "led"), dense.factors, strict=False))
+    lists = pretrained.lists
+    if lists is not None:
+        spread = lists.scores(_sample(history, dataset), config.decay).toarray().std(1, ddof=1)
+        mean = float(spread.mean()) if len(spread) else 0.0
+        factors["lists"] = AT_FIRST / mean if mean > 0 else 1.0
+    popularity = _popularity(dataset)
+    return TablesAlone(dense, lists, popularity, factors, config.decay)
+
+
+def _sample(history: HistoryConfig, dataset: Dataset) -> np.ndarray:
+    return dataset.last_items(history.length, with_validation=False)[:_SAMPLE]
+
+
+def _popularity(dataset: Dataset) -> torch.Tensor:
+    """log(1 + interactions) of every item, float32 ``[n_items]``, mean 0, deviation 1."""
+    logarithms, mean, deviation = _logarithms(dataset)
+    return torch.from_numpy(((logarithms - mean) / deviation).astype(np.float32))
+
+
+def untaken_popularity(dataset: Dataset) -> float:
+    """The same of an item that nobody took."""
+    _, mean, deviation = _logarithms(dataset)
+    return -mean / deviation
+
+
+def _logarithms(dataset: Dataset) -> tuple[np.ndarray, float, float]:
+    """log(1 + interactions) of every item, their mean, and their deviation (1 where it is 0)."""
+    logarithms = np.log1p(np.bincount(dataset.train_item, minlength=dataset.n_items))
+    return logarithms, float(logarithms.mean()), float(logarithms.std()) or 1.0

@@ -1,0 +1,120 @@
+"""The prior's fit, on a world where one component is right and another is noise."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from cadc_rec.config.experiment import HistoryConfig, PriorConfig
+from cadc_rec.data.transition_lists import best_targets
+from cadc_rec.data.user_items import UserItems
+from cadc_rec.evaluation.metrics import ranking_metrics
+from cadc_rec.evaluation.ranking import held_out_ranks
+from cadc_rec.pretrain.id_tables import IdTables, Pretrained
+from cadc_rec.pretrain.prior_fit import LEAST_USERS, FittedPrior, fit_prior
+from cadc_rec.pretrain.tables_alone import tables_alone
+
+N_USERS, N_ITEMS, LENGTH = 300, 40, 6
+HISTORY = HistoryConfig(length=LENGTH)
+CONFIG = PriorConfig(use=True, fit="validation")
+
+
+def a_dataset(n_users=N_USERS):
+    """Each user goes along a ring of items, a step of one or two at a time."""
+    rng = np.random.default_rng(4)
+    sequences = [(rng.integers(N_ITEMS) + np.cumsum(rng.integers(1, 3, 8))) % N_ITEMS
+                 for _ in range(n_users)]  # fmt: skip
+    taken = np.stack(sequences).astype(np.int32)  # eight different items each
+    train = taken[:, :6]
+    indptr = np.arange(n_users + 1) * 6
+
+    def last_items(length, with_validation):
+        known = taken[:, : 7 if with_validation else 6][:, ::-1][:, :length]
+        return np.ascontiguousarray(known)
+
+    return SimpleNamespace(
+        n_users=n_users,
+        n_items=N_ITEMS,
+        user_indptr=indptr,
+        train_item=train.ravel(),
+        val_item=taken[:, 6].copy(),
+        test_item=taken[:, 7].copy(),
+        last_items=last_items,
+    )
+
+
+def given():
+    """ALS vectors that know nothing, and lists that know the ring."""
+    generator = torch.Generator().manual_seed(5)
+    ids = IdTables(
+        torch.randn(N_USERS, 8, generator=generator), torch.randn(N_ITEMS, 8, generator=generator)
+    )
+    ring = np.zeros((N_ITEMS, N_ITEMS), np.float32)
+    for item in range(N_ITEMS):
+        ring[item, [(item + 1) % N_ITEMS, (item + 2) % N_ITEMS]] = 2.0, 1.0
+    return Pretrained(ids, lists=best_targets(sparse.csr_array(ring), 10))
+
+
+def ndcg(tables, dataset):
+    """Exact ranks of all validation items, by the function that evaluates."""
+    history = dataset.last_items(LENGTH, with_validation=False)
+    listed = tables.listed(LENGTH)
+    ranks = held_out_ranks(
+        tables.user_vectors(history),
+        tables.item_vectors(),
+        dataset.val_item,
+        UserItems(dataset.user_indptr, dataset.train_item),
+        listed=None if listed is None else lambda some: listed.of(history[some.start : some.stop]),
+    )
+    return ranking_metrics(ranks, (10,))["ndcg@10"]
+
+
+def test_what_it_says_of_validation_is_what_evaluation_finds():
+    # Fewer items than the candidates it keeps of each component, so nothing is approximate.
+    dataset, tables = a_dataset(), given()
+    fitted = fit_prior(CONFIG, HISTORY, 0, dataset, tables)
+    start = tables_alone(CONFIG, HISTORY, dataset, tables)
+    found = fitted.applied_to(start, CONFIG)
+    assert fitted.users == N_USERS
+    assert fitted.ndcg == pytest.approx(ndcg(found, dataset), abs=2e-3)  # of close scores, a few
+    for name in fitted.factors:
+        others = {k: v for k, v in fitted.factors.items() if k != name}
+        alone = replace(found, factors={name: 1.0} | dict.fromkeys(others, 0.0))
+        assert fitted.alone[name] == pytest.approx(ndcg(alone, dataset), abs=2e-3)
+        without = replace(found, factors=others | {name: 0.0})
+        assert fitted.without[name] == pytest.approx(ndcg(without, dataset), abs=2e-3)
+
+
+def test_the_component_that_knows_wins_over_the_one_that_does_not():
+    dataset, tables = a_dataset(), given()
+    fitted = fit_prior(CONFIG, HISTORY, 0, dataset, tables)
+    start = tables_alone(CONFIG, HISTORY, dataset, tables)
+    assert ndcg(fitted.applied_to(start, CONFIG), dataset) > ndcg(start, dataset) + 0.1
+    assert fitted.alone["lists"] > 0.6 > 0.3 > fitted.alone["folded"]
+    assert fitted.decay == 0.4  # the latest item tells the next one
+
+
+def test_the_test_items_have_no_part_in_it():
+    one, other = a_dataset(), a_dataset()
+    other.test_item = np.full(N_USERS, -1, np.int32)
+    assert fit_prior(CONFIG, HISTORY, 0, one, given()) == fit_prior(
+        CONFIG, HISTORY, 0, other, given()
+    )
+
+
+def test_with_few_validation_users_the_settings_stand():
+    dataset = a_dataset()
+    dataset.val_item[LEAST_USERS - 1 :] = -1
+    config = CONFIG.model_copy(update={"alpha": 3.0, "decay": 0.55})
+    fitted = fit_prior(config, HISTORY, 0, dataset, given())
+    assert (fitted.users, fitted.alpha, fitted.decay) == (0, 3.0, 0.55)
+    assert fitted.factors == tables_alone(config, HISTORY, dataset, given()).factors
+
+
+def test_it_is_read_as_it_was_written(tmp_path):
+    fitted = fit_prior(CONFIG, HISTORY, 0, a_dataset(), given())
+    fitted.save(tmp_path)
+    assert FittedPrior.open(tmp_path) == fitted
