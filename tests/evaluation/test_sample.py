@@ -127,7 +127,7 @@ def test_methods_and_seeds_are_judged_on_the_same_sample(method, tiny, tmp_path)
         assert measured["hr@10"] == made["evaluate"].info["validation"]["hr@10"]
 
 
-@pytest.mark.parametrize("sets", [(), ("evaluate.users=60",), ("evaluate.users=0",)])
+@pytest.mark.parametrize("sets", [("evaluate.users=60",), ("evaluate.users=0",)])
 def test_with_no_more_users_than_that_nothing_is_a_sample(sets, tiny, finished, tmp_path):
     made = run(tiny, tmp_path, *sets)
     for stage in ("train", "evaluate"):
@@ -151,8 +151,7 @@ def test_a_dataset_with_a_sample_has_its_validation_items_alone(finished):
 # --- formed once --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("users", [0, 25])
-@pytest.mark.parametrize("method", ["cadc", "recipe"])
+@pytest.mark.parametrize(("method", "users"), [("cadc", 0), ("recipe", 25)])
 def test_evaluation_takes_the_validation_ranks_that_training_formed(
     method, users, tiny, tiny_recipe, tmp_path, monkeypatch
 ):
