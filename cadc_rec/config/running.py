@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,7 @@ from cadc_rec.config.types import (
     Sharding,
 )
 
+Metric = Literal["recall", "mrr", "map", "coverage", "gini", "tail"]
 Share = Annotated[float, Field(gt=0, le=1)]
 INT8_NOT_TRAINED = (
     "sharding.frozen_storage = 'int8' can be planned (cadc-rec plan) but not yet trained with; "
@@ -109,6 +110,18 @@ class EvaluateConfig(Section):
 
     k: PositiveInts = (10,)
     """Cut-offs K of HR@K and NDCG@K. The best epoch is chosen by NDCG@10, whatever K is."""
+    metrics: Annotated[tuple[Metric, ...], Field(strict=False)] = ()
+    """Metrics at these K beside HR and NDCG; [protocol.md](protocol.md#metrics) defines them. The
+    last three look at every user's K best items, which makes ranking slower."""
+    users: Annotated[int, Field(ge=0)] = 20_000
+    """Users whose validation items are ranked, in training and after it: a sample of at most this
+    many, the same for all methods, epochs and seeds. 0 ranks all. Test items of all users are
+    ranked."""
+
+    def decisive(self) -> dict[str, Any]:
+        """See `Section`; whether `users` has a say depends on the data."""
+        unused = {"users"} if self.metrics else {"users", "metrics"}
+        return self.model_dump(mode="json", exclude=unused)
 
 
 class ComputeConfig(Section):

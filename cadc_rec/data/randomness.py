@@ -38,6 +38,7 @@ class Purpose(IntEnum):
     PRIOR_FIT = 15
     REFRESHED_SELECTION = 20
     CHANGED_ROWS_NEGATIVES = 21
+    VALIDATION_USERS = 30
 
 
 def bit_generator(key: Key) -> np.random.Philox:

@@ -44,11 +44,11 @@ class UserItems:
         """Users ``start .. stop``, who are then 0 and on; a view."""
         return UserItems(self.indptr[start : stop + 1], self.items)
 
-    def take(self, users: NDArray[np.int64]) -> UserItems:
-        """Some users in another order: user n is the n-th of `users`."""
+    def some(self, users: NDArray[np.int64]) -> UserItems:
+        """These users, in this order, who are then 0 and on; a copy."""
         row, items = self.joined(users)
         counts = np.bincount(row, minlength=len(users))
-        return UserItems(np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]), items)
+        return UserItems(np.concatenate([[0], np.cumsum(counts)]), items)
 
     def joined(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """The items of several users, end to end, and which of `users` each is of, int64."""

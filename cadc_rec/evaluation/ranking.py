@@ -17,6 +17,7 @@ from scipy import sparse
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.rounding import rounding_bound
+from cadc_rec.evaluation.top_items import TopItems
 
 Listed: TypeAlias = Callable[[range], sparse.csr_array]
 """Of a run of users, scores to be added to their dot products: float32 ``[users, n_items]``."""
@@ -42,6 +43,22 @@ def _next(bound: torch.Tensor, towards: float) -> torch.Tensor:
     return single.nextafter(torch.full_like(single, towards))
 
 
+def require_finite(user_vectors: torch.Tensor, item_vectors: torch.Tensor) -> None:
+    """Refuse vectors that give no scores.
+
+    Raises:
+        CadcError: one is not finite.
+    """
+    for side, vectors in (("user", user_vectors), ("item", item_vectors)):
+        finite = torch.isfinite(vectors).all(1)
+        if not finite.all():
+            row = int((~finite).nonzero()[0])
+            raise CadcError(
+                f"the vector of {side} row {row} is not finite, so its scores are not either; "
+                "its training diverged; lower pretrain.learning_rate or train.learning_rate."
+            )
+
+
 def held_out_ranks(
     user_vectors: torch.Tensor,
     item_vectors: torch.Tensor,
@@ -50,6 +67,7 @@ def held_out_ranks(
     users: range | None = None,
     advance: Callable[[int], object] = lambda _: None,
     listed: Listed | None = None,
+    top: TopItems | None = None,
 ) -> np.ndarray:
     """Rank of ``targets[u]`` for the users of `users`; 0 for those without a target.
 
@@ -65,6 +83,7 @@ def held_out_ranks(
         users: the users to rank; default all.
         advance: called with how many more users are done, after each block.
         listed: scores that are no dot products, to be added to these.
+        top: counts the best candidates of the users with a target.
 
     Returns:
         int64 ``[len(users)]``.
@@ -72,14 +91,7 @@ def held_out_ranks(
     Raises:
         CadcError: a vector is not finite, or so long that scores leave float32's range.
     """
-    for side, vectors in (("user", user_vectors), ("item", item_vectors)):
-        finite = torch.isfinite(vectors).all(1)
-        if not finite.all():
-            row = int((~finite).nonzero()[0])
-            raise CadcError(
-                f"the vector of {side} row {row} is not finite, so its scores are not either; "
-                "its training diverged; lower pretrain.learning_rate or train.learning_rate."
-            )
+    require_finite(user_vectors, item_vectors)
     users = range(len(user_vectors)) if users is None else users
     width = user_vectors.shape[1]
     items_t = item_vectors.t()
@@ -110,6 +122,10 @@ def held_out_ranks(
         doubt = rounding_bound(width + (more is not None), reach)  # one more element of the sum
         out = torch.from_numpy(excluded.slice(start, stop).flat(scores.shape[1]))
         scores.view(-1)[out.to(scores.device)] = -torch.inf
+        if top is not None:
+            has = (target >= 0).nonzero()[:, 0]
+            listed_here = None if more is None else more[has]
+            top.add(scores[has], of_users[has], item_vectors, doubt[has], listed_here)
         low, high = _next(exact - doubt, -torch.inf), _next(exact + doubt, torch.inf)
         surely = _count_above(scores, high)
         rank = surely + 1  # the target meets itself in the count, so the best rank is 1

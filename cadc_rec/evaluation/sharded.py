@@ -13,7 +13,8 @@ import torch
 
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.evaluation.ranking import Listed, held_out_ranks
+from cadc_rec.evaluation.ranking import Listed, held_out_ranks, require_finite
+from cadc_rec.evaluation.top_items import TopItems
 
 _CHUNK = 4_096  # ids at once; a history looks up dozens of items for each
 
@@ -45,6 +46,7 @@ def ranks_by_share(
     advance: Callable[[int], object] = lambda _: None,
     listed: Listed | None = None,
     order: np.ndarray | None = None,
+    top: TopItems | None = None,
 ) -> np.ndarray:
     """`held_out_ranks` of all users, int64 ``[n_users]``, on every rank.
 
@@ -56,16 +58,24 @@ def ranks_by_share(
         processes: the ranks.
         advance: called with how many more users are done.
         listed: see `held_out_ranks`; of a run of this rank's users.
-        order: in which this rank's users are ranked, int64 ``[share]``; a run is then one of
-            these. Default: as they stand.
+        order: of this rank's users, int64 ``[share]``; a run is then of users in this order.
+            Default: as they stand.
+        top: counts the best candidates of all users with a target, on every rank.
     """
     share = processes.share(len(targets))
     held_out = np.asarray(targets[share.start : share.stop])
-    known = excluded.slice(share.start, share.stop)
-    if order is not None:
-        users, held_out, known = users[torch.from_numpy(order)], held_out[order], known.take(order)
-    mine = held_out_ranks(users, items, held_out, known, advance=advance, listed=listed)
-    if order is not None:
-        mine[order] = mine.copy()
+    taken = excluded.slice(share.start, share.stop)
+    mine = np.zeros(len(held_out), np.int64)
+    # Listed scores are of runs of users, so nobody is left out of them.
+    wanted = np.flatnonzero((held_out >= 0) | (listed is not None)) if order is None else order
+    if order is not None or len(wanted) < len(held_out):
+        require_finite(users, items)  # those too who have nothing to rank
+        users, taken = users[torch.from_numpy(wanted).to(users.device)], taken.some(wanted)
+        advance(len(held_out) - len(wanted))
+    mine[wanted] = held_out_ranks(
+        users, items, held_out[wanted], taken, advance=advance, listed=listed, top=top
+    )
+    if top is not None:
+        top.counts = processes.all_reduce_sum(top.counts.to(items.device)).cpu()
     local = torch.from_numpy(mine).to(users.device)
     return processes.all_gather_rows(local, len(targets)).cpu().numpy()

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from cadc_rec.errors import CadcError
+from cadc_rec.evaluation.metrics import rank_gains
 
 Verdict = Literal["better", "worse", "cannot tell"]
 Interval = tuple[float, float]
@@ -62,34 +63,12 @@ class UserGains:
     gains: np.ndarray
 
 
-def rank_gains(ranks: np.ndarray, metric: str) -> np.ndarray:
-    """Each user's part of a metric whose mean over users is that metric.
-
-    Args:
-        ranks: rank of each user's held-out item, from 1; int ``[users]``.
-        metric: ``hr@K`` or ``ndcg@K``.
-
-    Returns:
-        float64 ``[users]``.
-
-    Raises:
-        ValueError: no such metric.
-    """
-    name, _, cutoff = metric.partition("@")
-    if name not in ("hr", "ndcg") or not cutoff.isdecimal():
-        raise ValueError(f"no metric named {metric!r}")
-    hit = ranks <= int(cutoff)
-    if name == "hr":
-        return hit.astype(np.float64)
-    return np.where(hit, 1.0 / np.log2(ranks.astype(np.float64) + 1.0), 0.0)
-
-
 def mean_gains(seeds: Sequence[tuple[np.ndarray, np.ndarray]], metric: str) -> UserGains:
     """Average each user's gain over the seeds of one method.
 
     Args:
         seeds: for each seed the users' ids and their ranks, both ``[users]``, in any order.
-        metric: ``hr@K`` or ``ndcg@K``.
+        metric: such as ``hr@K`` or ``ndcg@K``, see `rank_gains`.
 
     Raises:
         CadcError: a user occurs twice, or the seeds have different users.
@@ -184,6 +163,23 @@ def paired_bootstrap(
         verdict=verdict,
         users=users,
     )
+
+
+def mean_intervals(ranks: np.ndarray, metrics: Sequence[str]) -> dict[str, Interval]:
+    """Percentile interval of each metric's mean over users, by resampling users.
+
+    It covers the choice of users: what the metric might be of others of the same kind.
+
+    Args:
+        ranks: rank of each user's held-out item, from 1; int ``[users]``.
+        metrics: such as ``hr@K``, see `rank_gains`.
+    """
+    users = np.arange(len(ranks))
+    nothing = UserGains(users, np.zeros(len(ranks)))
+    return {
+        metric: paired_bootstrap(UserGains(users, rank_gains(ranks, metric)), nothing).interval
+        for metric in metrics
+    }
 
 
 def _resampled(

@@ -14,6 +14,9 @@ from cadc_rec.store.artifact import Artifact
 def run_result(method: str, seed: int, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     """What ``cadc-rec run --json`` prints; metrics are fractions, nothing is rounded.
 
+    ``validation_sample`` stands there if only a sample of the users was ranked on validation: how
+    many, of how many, and the 95% interval of each metric.
+
     ``seconds`` are those of the run that made each artifact; 0 for a stage that the method does
     not have.
     """
@@ -23,6 +26,7 @@ def run_result(method: str, seed: int, artifacts: Mapping[str, Artifact]) -> dic
         "seed": seed,
         "metrics": metrics["test"],
         "validation": metrics["validation"],
+        **{name: metrics[name] for name in ("validation_sample",) if name in metrics},
         "seconds": {
             stage: artifacts[stage].seconds if stage in artifacts else 0.0 for stage in STAGES
         },

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cadc_rec.config.experiment import SelectConfig
+    from cadc_rec.distributed.processes import Processes
 
 
 # What decides a result, where it is not simply the sections the stage reads.
@@ -80,7 +81,7 @@ def _train_settings(job: Job) -> dict[str, Any]:
     rows = int(job.artifact("selection").info["selected"])
     if e.loader.streams(rows, e.history.length):  # the buffer decides the order of the rows
         settings["stream"] = e.loader.buffer_rows
-    return {**settings, "seed": e.seed, "processes": job.readers}
+    return {**settings, **_sampled(job), "seed": e.seed, "processes": job.readers}
 
 
 def _evaluate_settings(job: Job) -> dict[str, Any]:
@@ -89,7 +90,17 @@ def _evaluate_settings(job: Job) -> dict[str, Any]:
     settings: dict[str, Any] = {name: section.decisive() for name, section in sections.items()}
     if e.model.kind == "two_tower":  # rounds what is looked up
         settings["frozen_storage"] = e.sharding.frozen_storage
+    for section, values in _sampled(job).items():
+        settings[section] = {**settings.get(section, {}), **values}
     return {**settings, **_times(job)}
+
+
+def _sampled(job: Job) -> dict[str, dict[str, int]]:
+    """What decides whose validation items are ranked, by section; empty where all are."""
+    e = job.experiment
+    if not 0 < e.evaluate.users < int(job.artifact("dataset").info["val"]):
+        return {}
+    return {"evaluate": {"users": e.evaluate.users}, "data": {"split_seed": e.data.split_seed}}
 
 
 def sharded(job: Job) -> SelectConfig:
@@ -113,14 +124,20 @@ def _prepare(job: Job) -> Alone:
 
 
 def _pretrain(job: Job) -> Together:
+    from cadc_rec.evaluation.validation import sampled_validation
     from cadc_rec.pipeline.stages import pretrain
 
     e = job.experiment
     rows = int(job.artifact("dataset").info["train"])
     pretrain.warm_up(e.pretrain, rows, e.compute.device)
-    return lambda processes, draft: pretrain.build_tables(
-        e.pretrain, e.seed, job.open_dataset(), processes, draft, e.sharding, e.compute.mf_tables
-    )
+
+    def build(processes: Processes, draft: Draft) -> None:
+        data = sampled_validation(job.open_dataset(), e.evaluate.users, e.data.split_seed)
+        pretrain.build_tables(
+            e.pretrain, e.seed, data, processes, draft, e.sharding, e.compute.mf_tables
+        )
+
+    return build
 
 
 def _transitions(job: Job) -> Together:
@@ -254,6 +271,19 @@ def _train_line(info: Mapping[str, Any]) -> str:
     )
 
 
+def _evaluate_line(info: Mapping[str, Any]) -> str:
+    line = f"{info['users']:,} users ranked over {info['items']:,} items"
+    sample = info.get("validation_sample")
+    if sample is None:
+        return line
+    ends = ", ".join(
+        f"{name.upper()} {100 * low:.2f} to {100 * high:.2f}%"
+        for name, (low, high) in sample["interval"].items()
+    )
+    of = f"{sample['users']:,} of {sample['of']:,} users"
+    return f"{line}; validation of {of}, 95% intervals: {ends}"
+
+
 # Which stages an experiment has.
 
 
@@ -333,7 +363,7 @@ EVALUATE = Stage(
     version=2,
     reads=lambda _: ["dataset", "checkpoint", "tables", "transitions", "prior"],
     settings=_evaluate_settings,
-    line=lambda info: f"{info['users']:,} users ranked over {info['items']:,} items",
+    line=_evaluate_line,
     together=_evaluate,
 )
 

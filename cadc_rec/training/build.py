@@ -78,22 +78,29 @@ class ShardedTwoTower:
                 }
         return found
 
-    def user_vectors(self, history: np.ndarray | None = None) -> torch.Tensor:
+    def user_vectors(
+        self, history: np.ndarray | None = None, sample: np.ndarray | None = None
+    ) -> torch.Tensor:
         """Vectors ``[share, d]`` of this rank's share of the users.
 
         Args:
             history: int32 ``[n_users, L]``, known of each user, where the model has one.
+            sample: rows of the users, if not all are wanted; int64.
         """
         self.wrapped.eval()
         device = self.processes.device
 
-        def embed(ids: torch.Tensor) -> torch.Tensor:
+        chosen = None if sample is None else torch.from_numpy(sample).to(device)
+
+        def embed(places: torch.Tensor) -> torch.Tensor:
+            ids = places if chosen is None else chosen[places]
             known = None
             if history is not None:
                 known = torch.from_numpy(history[ids.cpu().numpy()]).to(device)
             return self.module.user_vectors(ids, known)
 
-        return tower_vectors(embed, self.n_users, self.processes)
+        rows = self.n_users if sample is None else len(sample)
+        return tower_vectors(embed, rows, self.processes)
 
     def item_vectors(self) -> torch.Tensor:
         """Vectors ``[n_items, d]``, on every rank."""

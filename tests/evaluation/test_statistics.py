@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from cadc_rec.errors import CadcError
+from cadc_rec.evaluation.metrics import rank_gains
 from cadc_rec.evaluation.statistics import (
     UserGains,
     mean_gains,
+    mean_intervals,
     paired_bootstrap,
     percent_difference,
-    rank_gains,
     spread,
 )
 
@@ -143,3 +144,15 @@ def test_the_same_seed_gives_the_same_interval():
     a, b = gains([0, 1] * 40), gains([0, 0, 1, 1] * 20)
     assert paired_bootstrap(a, b, seed=5) == paired_bootstrap(a, b, seed=5)
     assert paired_bootstrap(a, b, seed=5) != paired_bootstrap(a, b, seed=6)
+
+
+def test_the_interval_of_a_metric_is_that_of_the_normal_approximation_of_a_mean():
+    ranks = np.random.default_rng(5).geometric(0.02, 4000)
+    found = mean_intervals(ranks, ["hr@10", "mrr@10"])
+    for metric, gain in (
+        ("hr@10", (ranks <= 10) * 1.0),
+        ("mrr@10", np.where(ranks <= 10, 1 / ranks, 0)),
+    ):
+        error = gain.std(ddof=1) / math.sqrt(len(ranks))
+        expected = [gain.mean() - 1.96 * error, gain.mean() + 1.96 * error]
+        assert found[metric] == pytest.approx(expected, abs=0.1 * error)

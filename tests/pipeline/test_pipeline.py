@@ -16,7 +16,7 @@ OF_RECIPE = tuple(stage for stage in EVERY_STAGE if stage != "prior")
 STAGES = tuple(stage for stage in OF_RECIPE if stage != "transitions")  # those of cadc
 
 # Of the artifacts that are not made: what later stages ask them for.
-_INFO = {"users": 60, "items": 40, "train": 780, "selected": 78}
+_INFO = {"users": 60, "items": 40, "train": 780, "val": 60, "selected": 78}
 
 
 @pytest.fixture
@@ -62,6 +62,8 @@ def keys(tmp_path, monkeypatch):
         ("sharding.frozen=table_wise", "train"),
         ("compute.processes=2", "train"),
         ("evaluate.k=[5, 10]", "evaluate"),
+        ("evaluate.metrics=['mrr']", "evaluate"),
+        ("evaluate.users=59", "train"),
     ],
 )
 def test_a_setting_makes_its_own_stage_and_those_after_it_anew_and_no_other(keys, override, first):
@@ -90,6 +92,8 @@ def test_counting_draws_nothing_so_the_seed_makes_no_popularity_anew(keys):
         "compute.device=cpu",
         "compute.timeout_seconds=9",
         "pretrain.evaluate_every=5",
+        "evaluate.users=60",  # all there are, as by default
+        "evaluate.users=0",
     ],
 )
 def test_where_and_how_it_runs_makes_nothing_anew(keys, override):

@@ -49,7 +49,9 @@ def as_interrupted(workdir, to, kept):
 
 
 def model(artifact):
-    return (artifact.path / "model.safetensors").read_bytes()
+    """All that was trained, and how it ranks."""
+    files = ("model.safetensors", "validation_ranks.parquet")
+    return [(artifact.path / file).read_bytes() for file in files]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from scipy import sparse
 
 from cadc_rec import strict_json
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import EvaluateConfig, Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.recent_popularity import RecentScores
 from cadc_rec.data.transition_lists import ListedScores
@@ -24,19 +25,24 @@ from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.rows import write_rows
 from cadc_rec.distributed.state import load_state
 from cadc_rec.errors import CadcError
-from cadc_rec.evaluation.metrics import ranking_metrics
+from cadc_rec.evaluation.metrics import is_of_ranks, list_metrics, needs_lists, ranking_metrics
 from cadc_rec.evaluation.ranking import Listed
 from cadc_rec.evaluation.sharded import ranks_by_share
-from cadc_rec.log import track
+from cadc_rec.evaluation.statistics import mean_intervals
+from cadc_rec.evaluation.top_items import TopItems
+from cadc_rec.evaluation.validation import validation_sample
+from cadc_rec.log import Ticker, track
 from cadc_rec.pipeline.stages.train import CHECKPOINT
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.pretrain.tables_alone import TablesAlone, tables_alone
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.training.build import build_model
+from cadc_rec.training.validation import VALIDATION_RANKS, kept_ranks, write_ranks
 
-UsersKnowing: TypeAlias = Callable[[bool], torch.Tensor]
-"""Vectors of users, given whether their validation items are known."""
+UserVectors: TypeAlias = Callable[[bool, np.ndarray | None], torch.Tensor]
+"""Given whether the validation item is known by then, and rows of users or None for all: vectors
+of this rank's share of these users."""
 
 
 def build_evaluation(
@@ -60,48 +66,66 @@ def build_evaluation(
         pretrained: pre-trained vectors where the model has any.
         processes: the ranks.
         draft: receives ``metrics.json``; ``ranks.parquet`` (user_id, item_id, rank; one row a
-            user with a test item) and ``validation_ranks.parquet`` (the same of validation items);
-            ``user_vectors.safetensors`` and ``item_vectors.safetensors`` (one tensor ``vectors``
-            each) with ``user_ids.parquet`` and ``item_ids.parquet`` in the same order, whose dot
+            user with a test item) and ``validation_ranks.parquet`` (the same of the validation
+            items that are ranked); ``user_vectors.safetensors`` and
+            ``item_vectors.safetensors`` (one tensor ``vectors`` each) with ``user_ids.parquet``
+            and ``item_ids.parquet`` in the same order, whose dot
             products are the scores that ranked the test items: a user's history, where the model
             has one, ends with the validation item. Where transitions are kept as lists, their
             scores come on top of the dot products.
         fitted: the prior's fit, where it was fitted.
     """
+    config, val_item = experiment.evaluate, np.asarray(dataset.val_item)
+    test_users, have = (np.flatnonzero(held >= 0) for held in (dataset.test_item, val_item))
+    if not len(test_users):
+        raise CadcError("no user has a test item (three interactions are needed); use more data.")
+    sample = validation_sample(val_item, config.users, experiment.data.split_seed)
     users_knowing, items, more = _vectors(
         experiment, dataset, checkpoint, pretrained, processes, fitted
     )
-    share = processes.share(dataset.n_users)
     train = UserItems(dataset.user_indptr, dataset.train_item)
-    train_and_val = train.and_one_each(dataset.val_item)
-    total, chief = 2 * len(share), processes.rank == 0
-    with track("evaluate", total, "users", visible=chief) as ticker:
+    # Training has ranked the very model that it kept, but it counts no best items.
+    val_ranks = None
+    if checkpoint is not None and not needs_lists(config.metrics):
+        val_ranks = kept_ranks(checkpoint.path)
+    to_rank = [] if val_ranks is not None else [val_item if sample is None else val_item[sample]]
+    total = sum(len(processes.share(len(each))) for each in (*to_rank, dataset.test_item))
+    with track("evaluate", total, "users", visible=processes.rank == 0) as ticker:
+        measure = functools.partial(
+            _measured, config, items=items, dataset=dataset, processes=processes, ticker=ticker
+        )
 
-        def ranks(
-            users: torch.Tensor, targets: np.ndarray, excluded: UserItems, with_validation: bool
-        ) -> np.ndarray:
-            listed, order = None, None
-            if more is not None:
-                listed, order = more.of_users(dataset, share, with_validation)
-            return ranks_by_share(
-                users, items, targets, excluded, processes, ticker.advance, listed, order
+        def listed(
+            with_validation: bool, sample: np.ndarray | None
+        ) -> tuple[Listed | None, np.ndarray | None]:
+            if more is None:
+                return None, None
+            mine = _mine(sample, dataset.n_users, processes)
+            return more.of_users(dataset, mine, with_validation)
+
+        if val_ranks is None:
+            excluded = train if sample is None else train.some(sample)
+            val_ranks, val = measure(
+                users_knowing(False, sample), to_rank[0], excluded, *listed(False, sample)
             )
-
-        val_ranks = ranks(users_knowing(False), dataset.val_item, train, False)
-        users = users_knowing(True)
-        test_ranks = ranks(users, dataset.test_item, train_and_val, True)
-    has_val, has_test = dataset.val_item >= 0, dataset.test_item >= 0
-    if not has_test.any():
-        raise CadcError("no user has a test item (three interactions are needed); use more data.")
-    result = {
-        "test": ranking_metrics(test_ranks[has_test], experiment.evaluate.k),
-        "validation": ranking_metrics(val_ranks[has_val], experiment.evaluate.k),
-        "users": int(has_test.sum()),
+        else:
+            val = ranking_metrics(val_ranks, config.k, config.metrics)
+        users = users_knowing(True, None)
+        test_ranks, test = measure(
+            users, dataset.test_item, train.and_one_each(val_item), *listed(True, None)
+        )
+    result: dict[str, Any] = {
+        "test": test,
+        "validation": val,
+        "users": len(test_users),
         "items": dataset.n_items,
         "split": dataset.order,
         **({} if more is None else more.settings()),
     }
-    draft.info, draft.rows = result, int(has_test.sum())
+    if sample is not None:
+        interval = mean_intervals(val_ranks, [name for name in val if is_of_ranks(name)])
+        result["validation_sample"] = {"users": len(sample), "of": len(have), "interval": interval}
+    draft.info, draft.rows = result, len(test_users)
     file = draft.path / "user_vectors.safetensors"
     write_rows(file, "vectors", users, dataset.n_users, processes)
     if processes.rank == 0:
@@ -110,8 +134,37 @@ def build_evaluation(
         )
         _write_ids(draft.path, dataset)
         save_file({"vectors": items.cpu().contiguous()}, draft.path / "item_vectors.safetensors")
-        _write_ranks(draft.path / "ranks.parquet", dataset, dataset.test_item, test_ranks)
-        _write_ranks(draft.path / "validation_ranks.parquet", dataset, dataset.val_item, val_ranks)
+        for name, of, held_out, ranks in (
+            ("ranks.parquet", test_users, dataset.test_item, test_ranks),
+            (VALIDATION_RANKS, have if sample is None else sample, val_item, val_ranks),
+        ):
+            write_ranks(draft.path / name, dataset, of, held_out[of], ranks)
+
+
+def _measured(
+    config: EvaluateConfig,
+    users: torch.Tensor,
+    targets: np.ndarray,
+    excluded: UserItems,
+    listed: Listed | None,
+    order: np.ndarray | None,
+    *,
+    items: torch.Tensor,
+    dataset: Dataset,
+    processes: Processes,
+    ticker: Ticker,
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Ranks of the targets that there are, and all metrics that are asked for."""
+    top = TopItems(config.k, dataset.n_items) if needs_lists(config.metrics) else None
+    ranks = ranks_by_share(
+        users, items, targets, excluded, processes, ticker.advance, listed, order, top
+    )
+    ranks = ranks[targets >= 0]
+    metrics = ranking_metrics(ranks, config.k, config.metrics)
+    if top is not None:
+        popularity = np.bincount(dataset.train_item, minlength=dataset.n_items)
+        metrics |= list_metrics(top.of_ks(), popularity, config.metrics)
+    return ranks, metrics
 
 
 def _vectors(
@@ -121,47 +174,49 @@ def _vectors(
     pretrained: Pretrained,
     processes: Processes,
     fitted: FittedPrior | None,
-) -> tuple[UsersKnowing, torch.Tensor, _More | None]:
-    """Vectors of users and of all items, and scores that come on top of their dot products.
-
-    Users are those of this rank's share; their vectors depend on whether the validation item is
-    known by then.
-    """
+) -> tuple[UserVectors, torch.Tensor, _More | None]:
+    """Vectors of users and of all items, and scores that come on top of their dot products."""
     if checkpoint is None:
         assert pretrained.ids is not None
-        share = processes.share(dataset.n_users)
         tables = tables_alone(experiment.prior, experiment.history, dataset, pretrained)
         if tables is not None:
             if fitted is not None:
                 tables = fitted.applied_to(tables, experiment.prior)
-            return _of_tables(tables, experiment.history.length, dataset, share, processes.device)
-        ids = replace(pretrained.ids, user=pretrained.ids.user[share.start : share.stop])
-        users, items = (side.to(processes.device) for side in ids.as_dot_products())
-        return lambda with_validation: users, items, None
+            return _of_tables(tables, experiment.history.length, dataset, processes)
+        ids = pretrained.ids
+
+        def from_ids(sample: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor]:
+            mine = _mine(sample, dataset.n_users, processes)
+            return replace(ids, user=ids.user[mine]).as_dot_products()
+
+        items = from_ids(None)[1].to(processes.device)
+        return lambda _, sample: from_ids(sample)[0].to(processes.device), items, None
     model = build_model(experiment, dataset, pretrained, processes)
     load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
     length = experiment.history.length
     if not length:
-        same = model.user_vectors()
-        return lambda with_validation: same, model.item_vectors(), None
+        return lambda _, sample: model.user_vectors(None, sample), model.item_vectors(), None
     return (
-        lambda with_validation: model.user_vectors(dataset.last_items(length, with_validation)),
+        lambda with_validation, sample: model.user_vectors(
+            dataset.last_items(length, with_validation), sample
+        ),
         model.item_vectors(),
         None,
     )
 
 
 def _of_tables(
-    tables: TablesAlone, length: int, dataset: Dataset, share: range, device: torch.device
-) -> tuple[UsersKnowing, torch.Tensor, _More | None]:
+    tables: TablesAlone, length: int, dataset: Dataset, processes: Processes
+) -> tuple[UserVectors, torch.Tensor, _More | None]:
     """The same without towers."""
 
-    def users(with_validation: bool) -> torch.Tensor:
+    def users(with_validation: bool, sample: np.ndarray | None) -> torch.Tensor:
         history = dataset.last_items(length, with_validation)
-        return tables.user_vectors(history[share.start : share.stop]).to(device)
+        mine = history[_mine(sample, dataset.n_users, processes)]
+        return tables.user_vectors(mine).to(processes.device)
 
     more = _More(tables.listed(length), tables.recent())
-    return users, tables.item_vectors().to(device), more
+    return users, tables.item_vectors().to(processes.device), more
 
 
 @dataclass(frozen=True)
@@ -177,15 +232,15 @@ class _More:
     recent: RecentScores | None
 
     def of_users(
-        self, dataset: Dataset, share: range, with_validation: bool
+        self, dataset: Dataset, mine: slice | np.ndarray, with_validation: bool
     ) -> tuple[Listed | None, np.ndarray | None]:
-        """Of this rank's users: the scores of a run of them, and the order in which they stand.
+        """Of the users `mine`: the scores of a run of them, and the order in which they stand.
 
         Recent popularity is counted along time, so the users then stand in the order of theirs.
         """
         if self.lists is None and self.recent is None:
             return None, None
-        mine, times, order = slice(share.start, share.stop), np.zeros(0), None
+        times, order = np.zeros(0), None
         if self.recent is not None:
             every = dataset.test_timestamp if with_validation else dataset.val_timestamp
             order = np.argsort(every[mine], kind="stable")
@@ -214,19 +269,13 @@ class _More:
         return found
 
 
+def _mine(sample: np.ndarray | None, n_users: int, processes: Processes) -> slice | np.ndarray:
+    """This rank's share of the sampled users, or of all."""
+    share = processes.share(n_users if sample is None else len(sample))
+    mine = slice(share.start, share.stop)
+    return mine if sample is None else sample[mine]
+
+
 def _write_ids(folder: Path, dataset: Dataset) -> None:
     for side, ids in (("user", dataset.user_ids()), ("item", dataset.item_ids())):
         pq.write_table(pa.table({f"{side}_id": ids}), folder / f"{side}_ids.parquet")
-
-
-def _write_ranks(file: Path, dataset: Dataset, held_out: np.ndarray, ranks: np.ndarray) -> None:
-    """One row a user with an item in `held_out`, ``[n_users]`` and -1 for none."""
-    has = held_out >= 0
-    table = pa.table(
-        {
-            "user_id": dataset.user_ids().take(pa.array(np.flatnonzero(has))),
-            "item_id": dataset.item_ids().take(pa.array(held_out[has])),
-            "rank": pa.array(ranks[has]),
-        }
-    )
-    pq.write_table(table, file)

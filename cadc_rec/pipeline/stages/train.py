@@ -13,21 +13,20 @@ from cadc_rec.config.experiment import Experiment, NegativesConfig, SelectConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.load.shards import SelectionShards
 from cadc_rec.data.select.sizes import wanted_rows
-from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.errors import CadcError
-from cadc_rec.evaluation.metrics import ranking_metrics
-from cadc_rec.evaluation.sharded import ranks_by_share
+from cadc_rec.evaluation.validation import validation_sample
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.training.build import ShardedTwoTower, build_model, frozen_tables_intact, load_grown
+from cadc_rec.training.build import build_model, frozen_tables_intact, load_grown
 from cadc_rec.training.checkpoints import SavedTraining
 from cadc_rec.training.kept import Histories, keep_frozen_rows
 from cadc_rec.training.losses import logq_offsets, make_objective
 from cadc_rec.training.reading import compile_loops, open_reading
 from cadc_rec.training.tables import dense_optimizer
-from cadc_rec.training.trainer import OnEpoch, Trainer, Validate, has_bfloat16, refuse_precision
+from cadc_rec.training.trainer import OnEpoch, Trainer, has_bfloat16, refuse_precision
+from cadc_rec.training.validation import VALIDATION_RANKS, Validation, write_ranks
 
 CHECKPOINT = "model.safetensors"
 
@@ -64,6 +63,7 @@ def build_checkpoint(
         processes: the ranks; each reads its own shards of D_sel.
         draft: receives ``model.safetensors``: everything trained, whole tensors, so that any
             number of ranks can read it. Frozen tables stay where they are, in `tables`' artifact.
+            ``validation_ranks.parquet``: those of the best epoch.
         on_epoch: called after every epoch, see `Trainer.fit`.
         saved: where the training is saved on its way, and gone on with.
         start: an earlier checkpoint to go on from; its tables may have fewer rows.
@@ -113,15 +113,28 @@ def build_checkpoint(
         histories,
     )
     setup_seconds = time.perf_counter() - started
-    trained = trainer.fit(validator(model, dataset, history), on_epoch=on_epoch, checkpoints=saved)
+    evaluate, val_item = experiment.evaluate, np.asarray(dataset.val_item)
+    sample = validation_sample(val_item, evaluate.users, experiment.data.split_seed)
+    validation = Validation(model, dataset, history, sample)
+
+    def epoch_ended(entry: dict[str, float]) -> None:
+        validation.after_epoch(entry)
+        on_epoch(entry)
+
+    trained = trainer.fit(validation, on_epoch=epoch_ended, checkpoints=saved)
     if not frozen_tables_intact(model, pretrained):
         raise CadcError(
             "a frozen table changed while training; this is a defect of ours: please report it "
             f"with the sharding settings ({model.plan()})."
         )
     state = gather_state(model.wrapped, processes, model.trains)
+    ranks = validation.best_ranks() if trained.best_epoch else None  # an update may train no epoch
     if processes.rank == 0:
         save_file({k: v.contiguous() for k, v in state.items()}, draft.path / CHECKPOINT)
+        if ranks is not None:
+            users = np.flatnonzero(val_item >= 0) if sample is None else sample
+            file = draft.path / VALIDATION_RANKS
+            write_ranks(file, dataset, users, val_item[users], ranks)
     positives = sum(shards.rows)
     draft.rows = positives * len(trained.history)
     draft.info = {
@@ -143,23 +156,3 @@ def _item_offsets(counts: np.ndarray, processes: Processes) -> torch.Tensor:
     """LogQ's offsets from this rank's counts of items; every rank gets those of all."""
     mine = torch.from_numpy(counts).to(processes.device)
     return logq_offsets(processes.all_reduce_sum(mine))
-
-
-def validator(model: ShardedTwoTower, dataset: Dataset, history: int = 0) -> Validate:
-    """A function that measures `model` on the validation items, each rank its share of users.
-
-    Args:
-        model: what is measured.
-        dataset: the validation items; what a user did before is its whole training history.
-        history: items of it that the model is given.
-    """
-    excluded = UserItems(dataset.user_indptr, dataset.train_item)
-    held_out = np.asarray(dataset.val_item) >= 0
-    known = dataset.last_items(history, with_validation=False) if history else None
-
-    def validate() -> dict[str, float]:
-        users, items = model.user_vectors(known), model.item_vectors()
-        ranks = ranks_by_share(users, items, dataset.val_item, excluded, model.processes)
-        return ranking_metrics(ranks[held_out], (10,))
-
-    return validate

@@ -70,7 +70,7 @@ def metric_tip(group: Group, metric: str, theirs: str) -> str:
     lines = [
         f"seed {cell.seed}: {100 * cell.metrics[metric]:.2f}%"
         for cell in group.done
-        if cell.metrics
+        if cell.metrics and metric in cell.metrics
     ]
     if theirs:
         lines.append(f"paper: {theirs}%")

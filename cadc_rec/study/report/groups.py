@@ -75,8 +75,9 @@ class Group:
         return next(status for status in order if status in found)
 
     def metric(self, name: str) -> Spread | None:
-        """A test metric over the seeds that are done, in percent."""
-        values = [100.0 * cell.metrics[name] for cell in self.done if cell.metrics]
+        """A test metric over the seeds that are done and have it, in percent."""
+        measured = [cell.metrics or {} for cell in self.done]
+        values = [100.0 * metrics[name] for metrics in measured if name in metrics]
         return spread(values) if values else None
 
     def seconds(self) -> dict[str, float] | None:

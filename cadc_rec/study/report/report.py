@@ -126,10 +126,10 @@ def _fill(folder: Path, comparisons: Comparisons, sections: Sequence[Section]) -
 
 
 def markdown_table(study: Study, table: TableView) -> str:
-    """One table a dataset, each entry's second line in a column of its own."""
+    """One table a dataset, each entry's second line, if it can have one, in its own column."""
     heads = [table.corner]
     for column in table.columns:
-        heads += [column.title, column.second]
+        heads += [column.title, *filter(None, [column.second])]
     lines = [f"**{_plain(study.title)}**", ""]
     for place, dataset in enumerate(table.datasets):
         lines += [f"{_plain(dataset)}:", "", _line(heads), "|" + "---|" * len(heads)]
@@ -137,8 +137,8 @@ def markdown_table(study: Study, table: TableView) -> str:
             if row.entries[place] == absent(table):
                 continue  # no part of the grid on this dataset
             texts = [row.label]
-            for entry in row.entries[place]:
-                texts += [entry.text, _second(entry)]
+            for column, entry in zip(table.columns, row.entries[place], strict=True):
+                texts += [entry.text, _second(entry)] if column.second else [entry.text]
             lines.append(_line(texts))
         lines.append("")
     # Two columns may share a heading; what differs is said once.
@@ -174,6 +174,9 @@ def results_table(studies: Sequence[Study]) -> pa.Table:
     return pa.table({name: [row.get(name) for row in rows] for name in names})
 
 
+_PARTS = ("metrics", "validation", "validation_sample", "seconds", "rows")
+
+
 def _flat(study: Study, cell: Cell) -> dict[str, Any]:
     row: dict[str, Any] = {"study": study.name, "layout": study.layout}
     for name, value in cell.model_dump(
@@ -181,6 +184,12 @@ def _flat(study: Study, cell: Cell) -> dict[str, Any]:
     ).items():
         if isinstance(value, dict):
             row |= {f"{name}.{key}": part for key, part in value.items()}
-        elif name not in ("metrics", "validation", "seconds", "rows"):  # absent parts: no column
+        elif name not in (
+            "metrics",
+            "validation",
+            "seconds",
+            "rows",
+            "validation_sample",
+        ):  # absent parts: no column
             row[name] = value
     return row | {"config": json.dumps(cell.config) if cell.config else None}

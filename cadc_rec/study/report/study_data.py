@@ -70,6 +70,14 @@ class Rows(_Part):
     """Bytes of D_sel and of D_full as Parquet."""
 
 
+class ValidationSample(_Part):
+    """How many users of how many were ranked on validation, and each metric's 95% interval."""
+
+    users: int
+    of: int
+    interval: dict[str, tuple[FiniteFloat, FiniteFloat]]
+
+
 class Machine(_Part):
     """Where a cell ran."""
 
@@ -110,6 +118,7 @@ class Cell(Place):
     error: Text = ""
     metrics: dict[str, FiniteFloat] | None = None
     validation: dict[str, FiniteFloat] | None = None
+    validation_sample: ValidationSample | None = None
     seconds: StageSeconds | None = None
     rows: Rows | None = None
     users: int | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cadc_rec.evaluation.metrics import ALWAYS
 from cadc_rec.evaluation.statistics import percent_difference
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import (
@@ -173,6 +174,10 @@ def _columns(frame: _Frame) -> tuple[Column, ...]:
     if frame.second:
         name = METHOD_TITLES.get(frame.second, frame.second).lower()
         found.append(Column(f"vs {name}", "verdict", f"the same for HR@10 against {name}"))
+    for metric in _more_metrics(frame.study):
+        name = metric.upper()
+        about = f"{name} on test, mean ± standard deviation over seeds"
+        found.append(Column(f"{name} %", "", about))
     return (
         *found,
         Column(
@@ -203,6 +208,12 @@ _REACH = Column(
 )
 
 
+def _more_metrics(study: Study) -> list[str]:
+    """What ``evaluate.metrics`` had measured beside HR and NDCG, in any cell."""
+    names = dict.fromkeys(name for cell in study.cells for name in cell.metrics or {})
+    return [name for name in names if name.partition("@")[0] not in ALWAYS]
+
+
 def _has_histories(study: Study) -> bool:
     return any(cell.rows is not None and cell.rows.touched for cell in study.cells)
 
@@ -227,6 +238,7 @@ def _entries(group: Group, frame: _Frame) -> tuple[Entry, ...]:
     if frame.second:
         other = frame.reference(group, frame.second)
         entries.append(_against(group, other, METRICS[0], frame))
+    entries += [_metric(group, metric, None) for metric in _more_metrics(frame.study)]
     entries += [_time(group, paper), _time_share(group, main, paper, frame), _rows(group)]
     if _has_histories(frame.study):
         entries.append(_reach(group))
@@ -235,7 +247,8 @@ def _entries(group: Group, frame: _Frame) -> tuple[Entry, ...]:
 
 def _metric(group: Group, metric: str, paper: PaperNumbers | None) -> Entry:
     value = group.metric(metric)
-    assert value is not None
+    if value is None:
+        return Entry("–", tone="word")
     theirs = f"{paper.metrics[metric]:.2f}" if paper else ""
     return Entry(
         formatting.spread(value),

@@ -89,6 +89,7 @@ def measured(
     return {
         "metrics": result["metrics"],
         "validation": result["validation"],
+        **{name: result[name] for name in ("validation_sample",) if name in result},
         "seconds": {**result["seconds"], "validation": validation},
         "rows": result["rows"],
         "users": manifests["evaluate"]["info"]["users"],

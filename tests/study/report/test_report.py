@@ -100,6 +100,24 @@ def test_variants_are_rows_that_say_what_they_refer_to(new_study):
     assert cells["Recipe"][titles.index("vs gold standard")] == "+185.7%"  # 200 of 70
 
 
+def test_metrics_beside_hr_and_ndcg_have_columns_where_a_cell_has_them(new_study):
+    study = new_study()
+    seconds, known = (0.0, 0.0, 100.0), {"hr@10": 0.07, "ndcg@10": 0.04}
+    sample = {"users": 500, "of": 1000, "interval": {"hr@10": [0.06, 0.08]}}
+    for seed, mrr in enumerate((0.02, 0.04)):
+        more = {"metrics": known | {"mrr@10": mrr, "gini@5": 0.9}, "validation_sample": sample}
+        study.add_done("ml-1m", "cadc", "init_frozen", 10.0, seed, 70, seconds, **more)
+    study.add_done("ml-1m", "gold", None, 1.0, 0, 70, seconds)
+    report = write_report(study.folder)
+    heads, rows = rows_of((report.page.parent / "table1.md").read_text())
+    place = heads.index("MRR@10 %") - 1
+    assert heads[place + 2] == "GINI@5 %"
+    assert rows["CADC"][place : place + 2] == ["3.00 ± 1.41", "90.00 ± 0.00"]
+    assert rows["Gold standard"][place : place + 2] == ["–", "–"]
+    results = pq.read_table(report.page.parent / "results.parquet").to_pylist()
+    assert [row["validation_sample.of"] for row in results] == [1000, 1000, None]
+
+
 def test_what_did_not_run_is_never_a_number(new_study):
     study = new_study()
     study.add_done("ml-1m", "gold", None, 1.0, 0, 70, (0.0, 0.0, 100.0))

@@ -1,0 +1,100 @@
+"""Validation in training: the metrics that choose the epoch, and the ranks of the best one.
+
+In: a sharded model and the held-out items of the users to rank. Out: metrics of each epoch; in the
+end the ranks under the weights that are kept, which the evaluate stage need not form again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.user_items import UserItems
+from cadc_rec.evaluation.metrics import ranking_metrics
+from cadc_rec.evaluation.sharded import ranks_by_share
+from cadc_rec.training.build import ShardedTwoTower
+from cadc_rec.training.trainer import CHECKPOINT_METRIC
+
+VALIDATION_RANKS = "validation_ranks.parquet"
+
+
+class Validation:
+    """Measures a model on validation items, each rank its share of the users.
+
+    Args:
+        model: what is measured.
+        dataset: the validation items; what a user did before is its whole training history.
+        history: items of it that the model is given.
+        sample: rows of the users that are ranked; None for all.
+    """
+
+    def __init__(
+        self,
+        model: ShardedTwoTower,
+        dataset: Dataset,
+        history: int,
+        sample: NDArray[np.int64] | None,
+    ) -> None:
+        self.model, self.sample = model, sample
+        self._known = dataset.last_items(history, with_validation=False) if history else None
+        targets = np.asarray(dataset.val_item)
+        excluded = UserItems(dataset.user_indptr, dataset.train_item)
+        if sample is not None:
+            targets, excluded = targets[sample], excluded.some(sample)
+        self._targets, self._excluded = targets, excluded
+        self._score = -1.0
+        self._latest: NDArray[np.int64] | None = None
+        self._best: NDArray[np.int64] | None = None
+
+    def __call__(self) -> dict[str, float]:
+        """Metrics of the weights as they are now."""
+        self._latest = self._ranks()
+        return ranking_metrics(self._latest, (10,))
+
+    def after_epoch(self, entry: Mapping[str, float]) -> None:
+        """Keep the ranks of the best epoch, by the trainer's rule.
+
+        Args:
+            entry: of every epoch in turn; also of those before a resumed checkpoint, whose ranks
+                are gone.
+        """
+        score = entry.get(CHECKPOINT_METRIC, -1.0)
+        if score > self._score:
+            self._score, self._best = score, self._latest
+        self._latest = None
+
+    def best_ranks(self) -> NDArray[np.int64]:
+        """Ranks of the best epoch, int64 ``[ranked users]``; the model must have its weights."""
+        return self._ranks() if self._best is None else self._best
+
+    def _ranks(self) -> NDArray[np.int64]:
+        users = self.model.user_vectors(self._known, self.sample)
+        items, processes = self.model.item_vectors(), self.model.processes
+        ranks = ranks_by_share(users, items, self._targets, self._excluded, processes)
+        return ranks[self._targets >= 0]
+
+
+def write_ranks(
+    file: Path, dataset: Dataset, users: NDArray[np.int64], items: np.ndarray, ranks: np.ndarray
+) -> None:
+    """Write ranks with original ids: one row a user, ``[users]`` each."""
+    table = pa.table(
+        {
+            "user_id": dataset.user_ids().take(pa.array(users)),
+            "item_id": dataset.item_ids().take(pa.array(items)),
+            "rank": pa.array(ranks),
+        }
+    )
+    pq.write_table(table, file)
+
+
+def kept_ranks(checkpoint: Path) -> NDArray[np.int64] | None:
+    """Validation ranks under the weights of a train artifact; None where it has none."""
+    file = checkpoint / VALIDATION_RANKS
+    return pq.read_table(file, columns=["rank"])["rank"].to_numpy() if file.is_file() else None
