@@ -124,7 +124,12 @@ def scan_columnar(
                 types[column] = one_integer(column, kinds, parts, found.files)
     parts = _widened(parts, [schemas[alike[0]] for alike in groups], types)
     every = parts[0] if len(parts) == 1 else ibis.union(*parts)
-    return replace(raw, rows=every)
+    empty = {
+        column
+        for column in inside
+        if all(pa.types.is_null(plain(schema.field(column).type)) for schema in schemas)
+    }
+    return replace(raw, rows=every, empty=empty)
 
 
 def _refuse_readers_own(file: Path, columns: Sequence[str]) -> None:

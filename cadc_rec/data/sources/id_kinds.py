@@ -39,6 +39,8 @@ def id_kind(
     found = [(scan, column) for scan, column in columns if scan is not None]
     typed: dict[IdKind, str] = {}
     for scan, column in found:
+        if column in scan.empty:  # its type says nothing of the ids
+            continue
         kind = scan.rows[column].type()
         written = kind.is_string() or (kind.is_numeric() and not kind.is_boolean())
         if not scan.is_text and not (untyped and written):

@@ -11,7 +11,7 @@ import contextlib
 import difflib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,6 +74,8 @@ class Scan(ABC):
     """The user's own files, by number, whatever was unpacked of them."""
     unreadable: Sequence[Unreadable] = field(default=(), kw_only=True)
     """Rows whose columns could not be told apart, and that `rows` therefore lacks."""
+    empty: Collection[str] = field(default=(), kw_only=True)
+    """Columns to which no file gives a type, for want of any value; `rows` has them as text."""
 
     @property
     @abstractmethod

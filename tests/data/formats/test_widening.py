@@ -116,6 +116,21 @@ def test_a_part_without_any_time_goes_with_times_of_every_kind(kind, tables, raw
     assert (info["rows_read"], info["rejected"]) == (4, 2)
 
 
+@pytest.mark.parametrize("ids", [[1, 2], ["a", "b"]])
+def test_a_table_whose_ids_are_all_missing_goes_with_ids_of_every_kind(ids, tables, raw_folder):
+    write(raw_folder / "log", [{"who": ["a", "b"], "what": ids, "when": [1, 2]}])
+    pq.write_table(
+        pa.table({"sku": pa.nulls(3), "kind": ["x", "y", "z"]}), raw_folder / "items.parquet"
+    )
+    artifact = tables(
+        "log", items={"path": "items.parquet", "id": "sku", "categorical": ["kind"]},
+        on_bad_row="reject",
+    )  # fmt: skip
+    assert artifact.info["rejected_items"] == 3
+    found = pq.read_table(artifact.path / "items.parquet")["item_id"].to_pylist()
+    assert found == ids
+
+
 def test_rows_of_widened_files_keep_their_order_and_place(tables, raw_folder):
     first = {"who": ["a"] * 3, "what": ["x", "y", "z"], "when": pa.array([1, 1, 1], pa.int32())}
     last = {"who": ["a", "a", None], "what": ["v", "w", "u"], "when": [1, 1, 1]}
