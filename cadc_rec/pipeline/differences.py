@@ -37,6 +37,8 @@ _ABSENT = {"pretrain": ("pretrain.model", "none"), "transitions": ("transitions.
 """The setting that says that there is no such stage."""
 _UNUSED = {"history": ("history.length", 0), "prior": ("prior.use", False)}
 """The setting that says why a section stands there empty."""
+_LEFT_OUT = {"transitions.form": "factors", "prior.fit": "none", "prior.recent": False}
+"""Settings that a section names only where they have other values than these."""
 _PERHAPS = ("data.k_core", "select.shards", "transitions.window")
 """Settings that stand there otherwise than they were given, or that nothing read."""
 
@@ -56,7 +58,9 @@ class Run:
             told |= {
                 name: value for key, (name, value) in _UNUSED.items() if settings.get(key) == {}
             }
-        return told
+        sections = {name.partition(".")[0] for name in told}
+        left_out = {k: v for k, v in _LEFT_OUT.items() if k.partition(".")[0] in sections}
+        return left_out | told
 
     def has(self, stage: str) -> bool:
         """Whether its method has the stage."""

@@ -100,6 +100,18 @@ def test_every_run_of_other_methods_is_found_by_its_options(workdir, config):
         assert found_by(line, config, workdir, asked, "train"), line
 
 
+def test_settings_that_manifests_leave_out_are_known(workdir, config):
+    ways = ([], ["transitions.form=lists"], ["transitions.form=lists", "prior.fit=validation"])
+    for sets in ways:
+        Pipeline(load_experiment(config, method="prior", overrides=sets), workdir).run()
+    for sets in ways:
+        asked = ["method=prior", *sets, "history.length=7"]
+        lines = refused(config, workdir, asked)[1]
+        assert len(lines) == 4
+        for line in lines:
+            assert found_by(line, config, workdir, asked), line
+
+
 def test_the_options_it_names_name_the_run(workdir, config):
     done = require_finished(Pipeline(load_experiment(config), workdir))
     other = config.with_name("other.toml")
