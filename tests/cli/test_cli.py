@@ -125,6 +125,7 @@ def imported(err):
     return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
 
 
+@pytest.mark.slow
 def test_training_alone_loads_no_library_that_prepares(workdir, tiny, spawn_command):
     """DuckDB and Ibis take a second of every launched worker."""
     shutil.rmtree(workdir / "train")
@@ -405,12 +406,10 @@ def test_a_wrong_command_line_is_code_2_and_names_what_is_wrong(cli, tiny, argum
     assert "Traceback" not in shown.err
 
 
-def test_ctrl_c_ends_with_code_130_keeps_finished_stages_and_leaves_no_draft(
-    workdir, tiny, spawn_command
-):
+def test_ctrl_c_ends_with_code_130_keeps_finished_stages_and_leaves_no_draft(workdir, tiny, spawn):
     arguments = ["--set", "train.epochs=1000000"]
     before = artifacts_in(workdir)
-    process = spawn_command("run", tiny, "--workdir", workdir, *arguments, "--json")
+    process = spawn("run", tiny, "--workdir", workdir, *arguments, "--json")
     wait_until(lambda: list((workdir / ".tmp").glob("train-*/")), process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=100)

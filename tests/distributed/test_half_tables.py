@@ -95,6 +95,7 @@ def test_all_ranks_of_torchrun_end_with_one_sentence_of_rank_0(tiny, tmp_path):
     assert not list((tmp_path / "work" / "train").glob("*"))
 
 
+@pytest.mark.slow
 def test_a_missing_rendezvous_is_told_how_to_start(tiny, tmp_path, spawn):
     process = spawn(
         *("train", tiny, "--workdir", tmp_path), RANK="0", WORLD_SIZE="2", LOCAL_RANK="0"

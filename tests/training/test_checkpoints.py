@@ -69,7 +69,7 @@ def whole(tiny, tmp_path_factory):
     return pipeline(tiny, workdir, *KEPT).run("train")["train"], workdir
 
 
-QUICK = ("cadc", "gold, fused")
+QUICK = ("cadc",)
 
 
 @pytest.mark.parametrize(
