@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from cadc_rec.pipeline.table import STAGES, TABLE, metrics_line
+from cadc_rec.pipeline.lines import metrics_line
+from cadc_rec.pipeline.table import STAGES, TABLE
 from cadc_rec.store.artifact import Artifact
 
 

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from cadc_rec.config.experiment import Experiment
+from cadc_rec.pipeline import lines
 from cadc_rec.pipeline.stage import Alone, Job, Stage, Together
 from cadc_rec.store.artifact import Artifact, Draft
 
@@ -225,65 +226,6 @@ def _evaluate(job: Job) -> Together:
     )
 
 
-# What came of a stage, in a line for people.
-
-
-def metrics_line(metrics: Mapping[str, float]) -> str:
-    """Metrics as percentages."""
-    return ", ".join(f"{name.upper()} {100 * value:.2f}%" for name, value in metrics.items())
-
-
-def _prepare_line(info: Mapping[str, Any]) -> str:
-    untaken = info.get("untaken_items", 0)
-    more = f" and {untaken:,} that nobody took yet" if untaken else ""
-    return (
-        f"{info['train']:,} training interactions, {info['users']:,} users, "
-        f"{info['items']:,} items{more}; held out by {info['order']}"
-    )
-
-
-def _pretrain_line(info: Mapping[str, Any]) -> str:
-    measured = metrics_line(info["validation"])
-    read = f"{info['interactions']:,} interactions read"
-    return f"{read}; these vectors alone, on validation: {measured}" if measured else read
-
-
-def _prior_line(info: Mapping[str, Any]) -> str:
-    if not info["users"]:
-        return "too few validation users to fit on (200 are needed): the settings' own values"
-    worth = ", ".join(f"{name} {100 * info['alone'][name]:.2f}%" for name in info["factors"])
-    found = f"NDCG@10 {100 * info['ndcg']:.2f}% of {info['users']:,} validation users"
-    return f"{found}; by itself: {worth}"
-
-
-def _select_line(info: Mapping[str, Any]) -> str:
-    share = info["selected"] / info["of"]
-    line = f"{info['selected']:,} of {info['of']:,} interactions ({share:.1%})"
-    if info.get("touched") is None:
-        return line
-    return f"{line}; with histories they refer to {info['touched'] / info['of']:.1%} of all"
-
-
-def _train_line(info: Mapping[str, Any]) -> str:
-    return (
-        f"{info['positives_per_second']:,.0f} positives/s, best epoch {info['best_epoch']} of "
-        f"{len(info['history'])}; validation took {info['validation_seconds']:,.1f} s of it"
-    )
-
-
-def _evaluate_line(info: Mapping[str, Any]) -> str:
-    line = f"{info['users']:,} users ranked over {info['items']:,} items"
-    sample = info.get("validation_sample")
-    if sample is None:
-        return line
-    ends = ", ".join(
-        f"{name.upper()} {100 * low:.2f} to {100 * high:.2f}%"
-        for name, (low, high) in sample["interval"].items()
-    )
-    of = f"{sample['users']:,} of {sample['of']:,} users"
-    return f"{line}; validation of {of}, 95% intervals: {ends}"
-
-
 # Which stages an experiment has.
 
 
@@ -302,7 +244,7 @@ PREPARE = Stage(
     version=2,
     reads=lambda _: ["raw"],
     settings=lambda job: job.experiment.data.decisive(),
-    line=_prepare_line,
+    line=lines.prepare_line,
     alone=_prepare,
 )
 PRETRAIN = Stage(
@@ -311,7 +253,7 @@ PRETRAIN = Stage(
     version=2,
     reads=lambda _: ["dataset"],
     settings=_pretrain_settings,
-    line=_pretrain_line,
+    line=lines.pretrain_line,
     together=_pretrain,
     wanted=lambda e: e.pretrain.model != "none",
 )
@@ -331,7 +273,7 @@ PRIOR = Stage(
     version=1,
     reads=lambda _: ["dataset", "tables", "transitions"],
     settings=_prior_settings,
-    line=_prior_line,
+    line=lines.prior_line,
     alone=_prior,
     wanted=lambda e: e.prior.fit == "validation",
 )
@@ -341,7 +283,7 @@ SELECT = Stage(
     version=1,
     reads=lambda e: ["dataset", "tables"] if e.select.kind == "hard" else ["dataset"],
     settings=_select_settings,
-    line=_select_line,
+    line=lines.select_line,
     alone=_select,
     wanted=_has_towers,
 )
@@ -351,7 +293,7 @@ TRAIN = Stage(
     version=2,
     reads=lambda _: ["dataset", "selection", "tables", "transitions"],
     settings=_train_settings,
-    line=_train_line,
+    line=lines.train_line,
     together=_train,
     wanted=_has_towers,
     workers=True,
@@ -363,7 +305,7 @@ EVALUATE = Stage(
     version=2,
     reads=lambda _: ["dataset", "checkpoint", "tables", "transitions", "prior"],
     settings=_evaluate_settings,
-    line=_evaluate_line,
+    line=lines.evaluate_line,
     together=_evaluate,
 )
 

@@ -1,0 +1,68 @@
+"""What came of a stage, in a line for people: from what its manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def metrics_line(metrics: Mapping[str, float]) -> str:
+    """Metrics as percentages."""
+    return ", ".join(f"{name.upper()} {100 * value:.2f}%" for name, value in metrics.items())
+
+
+def prepare_line(info: Mapping[str, Any]) -> str:
+    """What the dataset holds."""
+    untaken = info.get("untaken_items", 0)
+    more = f" and {untaken:,} that nobody took yet" if untaken else ""
+    return (
+        f"{info['train']:,} training interactions, {info['users']:,} users, "
+        f"{info['items']:,} items{more}; held out by {info['order']}"
+    )
+
+
+def pretrain_line(info: Mapping[str, Any]) -> str:
+    """What was read, and how good the vectors alone are."""
+    measured = metrics_line(info["validation"])
+    read = f"{info['interactions']:,} interactions read"
+    return f"{read}; these vectors alone, on validation: {measured}" if measured else read
+
+
+def prior_line(info: Mapping[str, Any]) -> str:
+    """What the fit reached, and what each component is worth."""
+    if not info["users"]:
+        return "too few validation users to fit on (200 are needed): the settings' own values"
+    worth = ", ".join(f"{name} {100 * info['alone'][name]:.2f}%" for name in info["factors"])
+    found = f"NDCG@10 {100 * info['ndcg']:.2f}% of {info['users']:,} validation users"
+    return f"{found}; by itself: {worth}"
+
+
+def select_line(info: Mapping[str, Any]) -> str:
+    """How much of D_full was chosen."""
+    share = info["selected"] / info["of"]
+    line = f"{info['selected']:,} of {info['of']:,} interactions ({share:.1%})"
+    if info.get("touched") is None:
+        return line
+    return f"{line}; with histories they refer to {info['touched'] / info['of']:.1%} of all"
+
+
+def train_line(info: Mapping[str, Any]) -> str:
+    """How fast it was, and which epoch was kept."""
+    return (
+        f"{info['positives_per_second']:,.0f} positives/s, best epoch {info['best_epoch']} of "
+        f"{len(info['history'])}; validation took {info['validation_seconds']:,.1f} s of it"
+    )
+
+
+def evaluate_line(info: Mapping[str, Any]) -> str:
+    """Who was ranked."""
+    line = f"{info['users']:,} users ranked over {info['items']:,} items"
+    sample = info.get("validation_sample")
+    if sample is None:
+        return line
+    ends = ", ".join(
+        f"{name.upper()} {100 * low:.2f} to {100 * high:.2f}%"
+        for name, (low, high) in sample["interval"].items()
+    )
+    of = f"{sample['users']:,} of {sample['of']:,} users"
+    return f"{line}; validation of {of}, 95% intervals: {ends}"
