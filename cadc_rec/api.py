@@ -296,17 +296,9 @@ class Run:
         )
 
     def _listed(self) -> ListedScores | None:
-        """The scores that came on top of dot products when the test items were ranked."""
         from cadc_rec.data.transition_lists import FILE, ListedScores, TransitionLists
 
-        info = self.artifacts["evaluate"].info
-        if "recent" in info:
-            raise CadcError(
-                "prior.recent = true: recommendations need what was taken in the last hours, which "
-                "a finished run does not know; run with prior.recent = false."
-            )
-        settings = info.get("lists")
-        if settings is None:
-            return None
-        lists = TransitionLists.open(self.artifacts["transitions"].path / FILE)
-        return ListedScores.with_settings(lists, settings)
+        return ListedScores.of_evaluation(
+            self.artifacts["evaluate"].info,
+            lambda: TransitionLists.open(self.artifacts["transitions"].path / FILE),
+        )

@@ -14,7 +14,7 @@ On disk: ``transition_lists.safetensors`` with ``indptr`` (int64 ``[n_items + 1]
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
+
+from cadc_rec.errors import CadcError
 
 if TYPE_CHECKING:  # a second of imports that a predictor without lists need not wait for
     from scipy import sparse
@@ -128,6 +130,30 @@ class ListedScores:
     def settings(self) -> dict[str, Any]:
         """All but the lists, as JSON values; see `with_settings`."""
         return {"decay": self.decay, "factor": self.factor, "length": self.length}
+
+    @classmethod
+    def of_evaluation(
+        cls, info: Mapping[str, Any], lists: Callable[[], TransitionLists | None]
+    ) -> ListedScores | None:
+        """The scores that came on top of dot products when an evaluation ranked; None without.
+
+        Args:
+            info: of the evaluation's manifest.
+            lists: gives the lists of its transitions.
+
+        Raises:
+            CadcError: it ranked by what had been taken in the hours before each request, too.
+        """
+        if "recent" in info:
+            raise CadcError(
+                "prior.recent = true: recommendations need what was taken in the last hours, which "
+                "neither a finished run nor a bundle knows; run with prior.recent = false."
+            )
+        if "lists" not in info:
+            return None
+        found = lists()
+        assert found is not None
+        return cls.with_settings(found, info["lists"])
 
     @classmethod
     def with_settings(cls, lists: TransitionLists, settings: Mapping[str, Any]) -> ListedScores:

@@ -22,7 +22,6 @@ from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.data.user_items import UserItems
-from cadc_rec.errors import CadcError
 from cadc_rec.export.card import card_data, card_page, limits_of
 from cadc_rec.export.index import IndexKind, write_index
 from cadc_rec.export.newcomers import newcomer_program
@@ -131,16 +130,7 @@ class Finished:
     def listed(self) -> ListedScores | None:
         """The scores that came on top of dot products when the test items were ranked."""
         info = self.artifacts["evaluate"].info
-        if "recent" in info:
-            raise CadcError(
-                "prior.recent = true cannot be exported yet: a bundle does not know what was taken "
-                "in the last hours; run and export with prior.recent = false."
-            )
-        settings = info.get("lists")
-        if settings is None:
-            return None
-        assert self.pretrained.lists is not None
-        return ListedScores.with_settings(self.pretrained.lists, settings)
+        return ListedScores.of_evaluation(info, lambda: self.pretrained.lists)
 
     def vectors(self, side: str) -> np.ndarray:
         """The vectors of ``user`` or ``item`` that ranked the test items."""

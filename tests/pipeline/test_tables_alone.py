@@ -100,7 +100,7 @@ def test_recent_popularity_needs_a_clock_and_is_not_exported(cli, tiny, tmp_path
     assert cli("run", *told).code == 0
     done = cli("export", *told, "--out", tmp_path / "bundle")
     assert done.code == 2
-    assert "error: prior.recent = true cannot be exported yet" in done.err
+    assert "error: prior.recent = true: recommendations need what was taken" in done.err
     assert not (tmp_path / "bundle").exists()
     (tmp_path / "log.csv").write_text(
         "user_id,item_id,timestamp\n"

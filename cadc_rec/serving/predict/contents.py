@@ -148,6 +148,7 @@ def _listed(bundle: Bundle, model: Mapping[str, Any], n_items: int) -> ListedSco
         and (not len(items) or (items.min() >= 0 and items.max() < n_items))
     ):
         raise CadcError(f"{bundle.path}: {layout.LISTS} does not fit the items; export it anew.")
+    lists.matrix.sum_duplicates()  # the matrix is made now, and not by the first request
     return ListedScores.with_settings(lists, model["lists"])
 
 
