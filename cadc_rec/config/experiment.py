@@ -147,15 +147,20 @@ def _context(e: Experiment) -> Iterator[str]:
             "items, and history.length = 0 keeps no last items; set history.length above 0, or "
             "transitions.window = 0."
         )
-    if e.prior.fit == "validation" and not (e.prior.use and e.model.kind == "tables"):
+    if e.prior.fit == "validation" and not e.prior.use:
         yield (
-            "prior.fit = 'validation' chooses the factors of a prior without towers; set "
-            "model.kind = 'tables' and prior.use = true (method `prior`), or prior.fit = 'none'."
+            "prior.fit = 'validation' chooses the factors of a prior, and prior.use is false; set "
+            "prior.use = true (method `prior` or `recipe`), or prior.fit = 'none'."
         )
-    if e.transitions.window and e.transitions.form == "lists" and e.model.kind == "two_tower":
+    if e.prior.recent and e.model.kind == "two_tower":
         yield (
-            "transitions.form = 'lists' keeps no vectors that two towers could read; set "
-            "model.kind = 'tables' (method `prior`), or transitions.form = 'factors'."
+            "prior.recent = true scores without towers, and model.kind is 'two_tower'; set "
+            "model.kind = 'tables' (method `prior`), or prior.recent = false."
+        )
+    if e.transitions.window and e.transitions.form == "lists" and not e.prior.use:
+        yield (
+            "transitions.form = 'lists' keeps scores that the prior adds, and prior.use is false; "
+            "set prior.use = true (method `prior` or `recipe`), or transitions.form = 'factors'."
         )
 
 

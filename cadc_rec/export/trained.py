@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from cadc_rec.config.experiment import HistoryConfig, ModelConfig, PriorConfig
+from cadc_rec.config.experiment import HistoryConfig, ModelConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.models.features import AttributeValues
 from cadc_rec.models.forward import item_vectors, user_vectors
@@ -27,6 +27,7 @@ from cadc_rec.models.tower import Tower
 from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.pipeline.stages.train import CHECKPOINT
 from cadc_rec.pretrain.id_tables import Pretrained
+from cadc_rec.pretrain.tables_alone import TablesAlone
 from cadc_rec.store.artifact import Artifact
 from cadc_rec.training.build import pretrained_weights, unsharded_model
 
@@ -110,10 +111,10 @@ class TrainedModel:
 def trained_model(
     config: ModelConfig,
     history: HistoryConfig,
-    prior: PriorConfig,
     frozen_storage: str,
     dataset: Dataset,
     pretrained: Pretrained,
+    tables: TablesAlone | None,
     checkpoint: Artifact,
 ) -> TrainedModel:
     """Read the model of a train stage's artifact.
@@ -121,13 +122,13 @@ def trained_model(
     Args:
         config: the towers.
         history: what the user tower reads of a history.
-        prior: what is added to the towers' scores.
         frozen_storage: ``sharding.frozen_storage``, which rounds the frozen tables.
         dataset: sizes and attributes.
         pretrained: the vectors it was given.
+        tables: what the towers add to; None without a prior.
         checkpoint: the train stage's artifact.
     """
-    model = unsharded_model(config, history, prior, dataset, pretrained, torch.device("cpu"))
+    model = unsharded_model(config, history, dataset, pretrained, tables, torch.device("cpu"))
     state = load_file(checkpoint.path / CHECKPOINT)
     frozen = pretrained_weights(model, pretrained)
     if frozen_storage == "fp16":

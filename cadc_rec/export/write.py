@@ -31,7 +31,7 @@ from cadc_rec.export.trained import TrainedModel, trained_model
 from cadc_rec.export.untaken import untaken_vectors
 from cadc_rec.log import track
 from cadc_rec.pretrain.id_tables import Pretrained
-from cadc_rec.pretrain.prior_fit import FittedPrior
+from cadc_rec.pretrain.prior_fit import FittedPrior, fitted_tables
 from cadc_rec.pretrain.tables_alone import untaken_popularity
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import manifest_of
@@ -97,10 +97,10 @@ class Finished:
         return trained_model(
             e.model,
             e.history,
-            e.prior,
             e.sharding.frozen_storage,
             self.dataset,
             self.pretrained,
+            fitted_tables(e.prior, e.history, self.dataset, self.pretrained, self.fitted()),
             self.artifacts["train"],
         )
 
@@ -112,7 +112,8 @@ class Finished:
     def untaken(self) -> np.ndarray:
         """Vectors of the items that nobody took yet."""
         fitted = self.fitted()
-        popular = fitted is not None and fitted.factors["popularity"]
+        alone = "train" not in self.artifacts  # towers learn popularity by themselves
+        popular = alone and fitted is not None and fitted.factors["popularity"]
         return untaken_vectors(
             self.trained(),
             self.dataset.untaken_attributes(),

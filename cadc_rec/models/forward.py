@@ -11,7 +11,8 @@ file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -122,10 +123,18 @@ def scores(
     items: Vectors,
     factors: torch.Tensor | None,
     pattern: PairPattern[torch.Tensor] | None,
+    listed: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Scores of a batch with towers: ``[pairs]``, or ``[users, items]`` without a pattern.
 
     Gradients flow to the learned parts and to the factors; nothing is computed for the others.
+
+    Args:
+        users: of the batch, in parts.
+        items: likewise.
+        factors: of each of the prior's scores, and last that of `listed`; None without a prior.
+        pattern: the pairs.
+        listed: ``[users, items]``, further scores; None without any.
     """
     assert users.learned is not None
     assert items.learned is not None
@@ -143,10 +152,23 @@ def scores(
         assert items.residual is not None
         total = total + products(users.residual, items.residual)
     if factors is not None:
-        for factor, mine, theirs in zip(factors, users.prior, items.prior, strict=True):
+        known: Iterator[torch.Tensor] = (
+            products(*each) for each in zip(users.prior, items.prior, strict=True)
+        )
+        if listed is not None:
+            last = listed if pattern is None else _at_pairs(listed, pattern)
+            known = itertools.chain(known, [last])
+        for factor, part in zip(factors, known, strict=True):
             # Multiply the products by the factor, so that the vectors need no gradient.
-            total = torch.addcmul(total.float(), factor, products(mine, theirs).float())
+            total = torch.addcmul(total.float(), factor, part.float())
     return total
+
+
+def _at_pairs(scores: torch.Tensor, pattern: PairPattern[torch.Tensor]) -> torch.Tensor:
+    """Those ``[pairs]`` of all users and items ``[n_u, n_i]``."""
+    users = torch.arange(len(scores), device=scores.device)
+    row = users.repeat_interleave(pattern.crow.diff().long(), output_size=len(pattern.col))
+    return scores[row, pattern.col.long()]
 
 
 class PriorAlone(nn.Module):

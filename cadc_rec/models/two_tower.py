@@ -81,7 +81,8 @@ class TwoTower(nn.Module):
         device: where the MLPs live.
         history: length and windows of a user's history; None, or length 0, reads no history.
         prior: scores a history by the frozen tables, to be added to the score; None adds nothing.
-        prior_factors: initial factors of the prior's scores.
+        prior_factors: initial factors of the prior's scores; with lists theirs is the last.
+        lists: whether scores of lists are added, which are no dot products.
     """
 
     def __init__(
@@ -93,9 +94,11 @@ class TwoTower(nn.Module):
         history: HistoryConfig | None = None,
         prior: HistoryPrior | None = None,
         prior_factors: Sequence[float] = (),
+        lists: bool = False,
     ) -> None:
         super().__init__()
         self.reader: HistoryReader | None = None
+        self.with_lists = lists
         windows: list[int] = []
         if history is not None and history.length:
             windows = usable_windows(history.windows, history.length)
@@ -142,7 +145,12 @@ class TwoTower(nn.Module):
         }
         return {k: v for k, v in named.items() if isinstance(v, FrozenIds)}
 
-    def forward(self, batch: Batch[torch.Tensor], history: History | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        batch: Batch[torch.Tensor],
+        history: History | None = None,
+        listed: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Scores of the batch: ``[pairs]``, or ``[rows, candidates]`` where it has no pairs.
 
         Each tower sees each id once; with a history the user tower sees each example.
@@ -150,10 +158,11 @@ class TwoTower(nn.Module):
         Args:
             batch: the batch to score.
             history: the vectors of each row's history, if the model reads any.
+            listed: ``[n_u, n_i]``, what lists say of each row and item, before their factor.
         """
         users = self.users(batch.users, history)
         items = self.all_items() if batch.whole else self.items(batch.items)
-        return forward.scores(users, items, self.prior_factors(), batch.pattern)
+        return forward.scores(users, items, self.prior_factors(), batch.pattern, listed)
 
     def users(self, ids: torch.Tensor, history: History | None = None) -> Vectors:
         """Vectors of users ``[n]``, in parts."""
@@ -196,6 +205,11 @@ class TwoTower(nn.Module):
     def prior_factors(self) -> torch.Tensor | None:
         """What each of the prior's scores is multiplied by; None without a prior."""
         return None if self.prior_log_factors is None else self.prior_log_factors.exp()
+
+    def lists_factor(self) -> float:
+        """What scores of lists are multiplied by; 0 without."""
+        factors = self.prior_factors()
+        return float(factors.detach()[-1]) if self.with_lists and factors is not None else 0.0
 
     @torch.no_grad()
     def vector_width(self) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cadc_rec.data.dataset import Dataset
     from cadc_rec.distributed.processes import Processes
     from cadc_rec.pretrain.id_tables import Pretrained
+    from cadc_rec.pretrain.prior_fit import FittedPrior
 
 T = TypeVar("T")
 Alone = Callable[[Draft], None]
@@ -168,3 +169,11 @@ class Job:
             for name in ("tables", "transitions")
         )
         return self.opened.pretrained(tables, transitions)
+
+    def open_fitted(self) -> FittedPrior | None:
+        """What was chosen of the prior; None where its settings stand."""
+        if "prior" not in self.inputs:
+            return None
+        from cadc_rec.pretrain.prior_fit import FittedPrior
+
+        return FittedPrior.open(self.artifact("prior").path)

@@ -49,6 +49,8 @@ def _transitions_settings(job: Job) -> dict[str, Any]:
 def _prior_settings(job: Job) -> dict[str, Any]:
     e = job.experiment
     settings = {"prior": e.prior.decisive(), "history": e.history.decisive(), "seed": e.seed}
+    if e.model.kind == "two_tower":
+        settings["towers"] = True
     return {**settings, **_times(job)}
 
 
@@ -155,7 +157,10 @@ def _prior(job: Job) -> Alone:
 
     def build(draft: Draft) -> None:
         e = job.experiment
-        fitted = fit_prior(e.prior, e.history, e.seed, job.open_dataset(), job.open_pretrained())
+        towers = e.model.kind == "two_tower"
+        fitted = fit_prior(
+            e.prior, e.history, e.seed, job.open_dataset(), job.open_pretrained(), towers
+        )
         fitted.save(draft.path)
         draft.info, draft.rows = asdict(fitted), fitted.users
 
@@ -199,7 +204,8 @@ def _train(job: Job) -> Together:
     from cadc_rec.pipeline.training_run import run_training
 
     e, interactions = job.experiment, int(job.artifact("dataset").info["train"])
-    train.warm_up(e.select, e.train, e.negatives, interactions, e.compute.processes)
+    lists = e.prior.use and e.transitions.form == "lists"
+    train.warm_up(e.select, e.train, e.negatives, interactions, e.compute.processes, lists)
     return lambda processes, draft: run_training(job, processes, draft)
 
 
@@ -211,10 +217,8 @@ def _end_checkpoints(job: Job, made: Artifact) -> None:
 
 def _evaluate(job: Job) -> Together:
     from cadc_rec.pipeline.stages.evaluate import build_evaluation
-    from cadc_rec.pretrain.prior_fit import FittedPrior
 
     checkpoint = job.artifact("checkpoint") if "checkpoint" in job.inputs else None
-    fitted = FittedPrior.open(job.artifact("prior").path) if "prior" in job.inputs else None
     return lambda processes, draft: build_evaluation(
         job.experiment,
         job.open_dataset(),
@@ -222,7 +226,7 @@ def _evaluate(job: Job) -> Together:
         job.open_pretrained(),
         processes,
         draft,
-        fitted,
+        job.open_fitted(),
     )
 
 
@@ -291,7 +295,7 @@ TRAIN = Stage(
     "train",
     makes="checkpoint",
     version=2,
-    reads=lambda _: ["dataset", "selection", "tables", "transitions"],
+    reads=lambda _: ["dataset", "selection", "tables", "transitions", "prior"],
     settings=_train_settings,
     line=lines.train_line,
     together=_train,

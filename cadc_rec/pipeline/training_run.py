@@ -64,6 +64,7 @@ def run_training(job: Job, processes: Processes, draft: Draft) -> None:
             draft,
             on_epoch,
             saved,
+            fitted=job.open_fitted(),
         )
 
 

@@ -51,7 +51,9 @@ def two_towers(
     experiment: Experiment, sizes: Sizes, machines: Machines
 ) -> tuple[TwoTower, dict[str, TableRule], frozenset[str]]:
     """The model of `build_model` with every table on the meta device; rules; frozen tables."""
-    transition = experiment.transitions.dim if experiment.transitions.window else 0
+    transitions = experiment.transitions
+    lists = bool(transitions.window) and transitions.form == "lists"
+    transition = transitions.dim if transitions.window and not lists else 0
     gram = torch.empty(experiment.model.id_dim, experiment.model.id_dim, device="meta")
     model = TwoTower(
         SideSpec("user", sizes.users, sizes.user_attributes),
@@ -60,7 +62,8 @@ def two_towers(
         torch.device("meta"),
         experiment.history,
         HistoryPrior(gram, experiment.prior) if experiment.prior.use else None,
-        [1.0] * (1 + bool(transition)),
+        [1.0] * (1 + bool(transition) + lists),
+        lists,
     )
     fuse_table_optimizer(model, experiment.train, experiment.sharding.trainable)
     rules = table_rules(model, experiment.sharding, machines.world_size)

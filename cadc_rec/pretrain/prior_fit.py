@@ -94,6 +94,18 @@ class FittedPrior:
         return replace(tables, factors=dict(self.factors), window=self.window)
 
 
+def fitted_tables(
+    config: PriorConfig,
+    history: HistoryConfig,
+    dataset: Dataset,
+    pretrained: Pretrained,
+    fitted: FittedPrior | None,
+) -> TablesAlone | None:
+    """What tables alone say, as it was fitted if it was; None without a prior."""
+    tables = tables_alone(config, history, dataset, pretrained)
+    return tables if tables is None or fitted is None else fitted.applied_to(tables, config)
+
+
 @dataclass(frozen=True)
 class _Kept:
     """Candidates of n users, of which each component is known in every way of reading.
@@ -132,6 +144,7 @@ def fit_prior(
     seed: int,
     dataset: Dataset,
     pretrained: Pretrained,
+    for_towers: bool = False,
 ) -> FittedPrior:
     """Choose factors, confidences and decay by NDCG@10 of a sample of validation users.
 
@@ -141,6 +154,7 @@ def fit_prior(
         seed: of the sample.
         dataset: D_full and the validation items.
         pretrained: the tables; ALS's, and transitions where there are any.
+        for_towers: towers are added, which learn popularity by themselves.
     """
     tables = tables_alone(config, history, dataset, pretrained)
     assert tables is not None
@@ -159,7 +173,8 @@ def fit_prior(
             for way in range(len(values)):
                 best, chosen = _better(kept, best, {**chosen, name: way}, weights, chosen)
             # One weight is fixed, for only their ratios matter.
-            tried = () if name == leads or (leads is None and name == "folded") else _WEIGHTS[name]
+            fixed = name == leads or (leads is None and name == "folded")
+            tried = () if fixed or (for_towers and name == "popularity") else _WEIGHTS[name]
             for weight in tried:
                 trial = {**weights, name: weight}
                 found = kept.ndcg(chosen, trial)

@@ -29,6 +29,7 @@ from cadc_rec.models.forward import PriorAlone
 from cadc_rec.models.prior import AT_FIRST, HistoryPrior, even_factors
 from cadc_rec.pretrain.id_tables import Pretrained
 
+_NEXT_TO_NOTHING = 1e-3
 _SAMPLE = 1000  # users whose histories set the first factors
 
 
@@ -87,6 +88,15 @@ class TablesAlone:
         if self.lists is None or not factor:
             return None
         return ListedScores(self.lists, self.decay, factor, length)
+
+    def factors_of_towers(self) -> list[float]:
+        """Factors of the components that two towers add to, in the order of `TwoTower`.
+
+        Towers learn popularity by themselves. Their factors move in proportion to themselves, so
+        one that was fitted to nothing begins with next to nothing.
+        """
+        names = [*self._dense_names(), *(() if self.lists is None else ("lists",))]
+        return [self.factors[name] or _NEXT_TO_NOTHING for name in names]
 
     def recent(self) -> RecentScores | None:
         """The recent popularity's part of the score; None without."""

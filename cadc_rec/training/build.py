@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torchrec.distributed import DistributedModelParallel
 
-from cadc_rec.config.experiment import Experiment, HistoryConfig, ModelConfig, PriorConfig
+from cadc_rec.config.experiment import Experiment, HistoryConfig, ModelConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose, normal_rows
+from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.rows import join_shares
 from cadc_rec.distributed.sharding import shard_model
@@ -23,7 +24,8 @@ from cadc_rec.evaluation.sharded import tower_vectors
 from cadc_rec.models.tower import SideSpec
 from cadc_rec.models.two_tower import Catalogue, TwoTower
 from cadc_rec.pretrain.id_tables import Pretrained
-from cadc_rec.pretrain.tables_alone import prior_alone
+from cadc_rec.pretrain.prior_fit import FittedPrior, fitted_tables
+from cadc_rec.pretrain.tables_alone import TablesAlone
 from cadc_rec.training.tables import (
     fuse_table_optimizer,
     is_frozen,
@@ -44,6 +46,8 @@ class ShardedTwoTower:
     processes: Processes
     n_users: int
     n_items: int
+    tables: TablesAlone | None = None
+    """What the towers add to; None without a prior."""
 
     def trains(self, name: str) -> bool:
         """Whether the state entry `name` is trained, and so belongs in a checkpoint."""
@@ -102,6 +106,17 @@ class ShardedTwoTower:
         rows = self.n_users if sample is None else len(sample)
         return tower_vectors(embed, rows, self.processes)
 
+    def listed(self, length: int) -> ListedScores | None:
+        """What lists add to the dot products; None without.
+
+        Args:
+            length: of a history.
+        """
+        if self.tables is None or self.tables.lists is None:
+            return None
+        factor = self.module.lists_factor()
+        return ListedScores(self.tables.lists, self.tables.decay, factor, length)
+
     def item_vectors(self) -> torch.Tensor:
         """Vectors ``[n_items, d]``, on every rank."""
         self.wrapped.eval()
@@ -110,7 +125,11 @@ class ShardedTwoTower:
 
 
 def build_model(
-    experiment: Experiment, dataset: Dataset, pretrained: Pretrained, processes: Processes
+    experiment: Experiment,
+    dataset: Dataset,
+    pretrained: Pretrained,
+    processes: Processes,
+    fitted: FittedPrior | None = None,
 ) -> ShardedTwoTower:
     """The experiment's model, sharded, frozen tables loaded, the rest initialized from the seed.
 
@@ -120,15 +139,12 @@ def build_model(
         dataset: for sizes and attributes.
         pretrained: id tables, needed by every id embedding but ``trainable``; transition tables.
         processes: the ranks.
+        fitted: the prior's fit, where it was fitted.
     """
     torch.manual_seed(experiment.seed)
+    tables = fitted_tables(experiment.prior, experiment.history, dataset, pretrained, fitted)
     model = unsharded_model(
-        experiment.model,
-        experiment.history,
-        experiment.prior,
-        dataset,
-        pretrained,
-        processes.device,
+        experiment.model, experiment.history, dataset, pretrained, tables, processes.device
     )
     sharding = experiment.sharding
     fuse_table_optimizer(model, experiment.train, sharding.trainable)
@@ -136,7 +152,7 @@ def build_model(
     rules = table_rules(model, sharding, processes.world_size)
     torch.manual_seed(experiment.seed + processes.rank)  # dropout masks differ between ranks
     wrapped = shard_model(model, rules, processes, experiment.train.batch_size, sharding)
-    sharded = ShardedTwoTower(wrapped, model, processes, dataset.n_users, dataset.n_items)
+    sharded = ShardedTwoTower(wrapped, model, processes, dataset.n_users, dataset.n_items, tables)
     _initialize_tables(sharded, experiment.seed)
     weights = pretrained_weights(model, pretrained)
     load_state(wrapped, weights, keep=lambda name: name in weights)
@@ -149,9 +165,9 @@ def build_model(
 def unsharded_model(
     config: ModelConfig,
     history: HistoryConfig,
-    fold: PriorConfig,
     dataset: Dataset,
     pretrained: Pretrained,
+    tables: TablesAlone | None,
     device: torch.device,
 ) -> TwoTower:
     """A model with its tables on the meta device and the rest newly initialized.
@@ -159,22 +175,22 @@ def unsharded_model(
     Args:
         config: the towers.
         history: what the user tower reads of a history.
-        fold: what is added to the towers' scores.
         dataset: for sizes and attributes.
-        pretrained: whose tables the prior reads.
+        pretrained: whose tables the towers read.
+        tables: what the tables alone say, which the towers add to; None without a prior.
         device: where what is no table lies.
     """
     transitions = pretrained.transitions
     width = 0 if transitions is None else transitions.source.shape[1]
-    prior = prior_alone(fold, history, dataset, pretrained)
     return TwoTower(
         SideSpec("user", dataset.n_users, dataset.user_attributes),
         SideSpec("item", dataset.n_items, dataset.item_attributes, width),
         config,
         device,
         history,
-        None if prior is None else prior.reader.prior,
-        () if prior is None else prior.factors,
+        None if tables is None else tables.dense.reader.prior,
+        () if tables is None else tables.factors_of_towers(),
+        lists=tables is not None and tables.lists is not None,
     )
 
 

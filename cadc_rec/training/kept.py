@@ -8,14 +8,17 @@ rank. Where they do not fit, they are looked up step by step: the same bits, mor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from cadc_rec.data.load.batches import Batch
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.models.history import History
 from cadc_rec.models.id_embedding import FrozenIds
 from cadc_rec.models.two_tower import TwoTower
+from cadc_rec.training.listed import ListedExamples
 
 _ROWS = 65_536  # rows asked for at once
 _HISTORIES = 1024  # examples at once: each looks dozens of vectors up
@@ -59,6 +62,7 @@ class Histories:
             all ask equally often.
         processes: the ranks.
         limit_bytes: what those of the largest rank may take; more is read step by step.
+        listed: scores of lists at a step's candidates; None without lists.
     """
 
     def __init__(
@@ -68,7 +72,9 @@ class Histories:
         rows_by_rank: Sequence[int],
         processes: Processes,
         limit_bytes: int,
+        listed: ListedExamples | None = None,
     ) -> None:
+        self.listed = listed
         self.model, self.history, self.device = model, history, processes.device
         self.kept: History | None = None
         longest = max(rows_by_rank)
@@ -80,6 +86,14 @@ class Histories:
                 self.kept = read.each(lambda part: part.new_empty(len(history), *part.shape[1:]))
             for whole, part in zip(self.kept.parts(), read.parts(), strict=True):
                 whole[start : start + _HISTORIES] = part
+
+    def inputs(self, batch: Batch[torch.Tensor]) -> list[Any]:
+        """What the model is given beside a batch on CPU: histories, and scores of lists."""
+        assert batch.rows is not None  # a row of the tower is an example then
+        if self.listed is None:
+            return [self.of(batch.rows)]
+        listed = self.listed.of(batch.rows, batch.items)
+        return [self.of(batch.rows), listed.to(self.device, non_blocking=True)]
 
     def of(self, rows: torch.Tensor) -> History:
         """Those of the examples `rows`, int64 ``[n]`` on CPU; all ranks ask together."""

@@ -219,10 +219,8 @@ class Trainer:
 
     def _step(self, batch: Batch[torch.Tensor]) -> torch.Tensor:
         """One optimizer step; returns this rank's part of the step's mean loss."""
-        device, inputs = self.processes.device, []
-        if self.histories is not None:
-            assert batch.rows is not None  # a row of the tower is an example then
-            inputs.append(self.histories.of(batch.rows))
+        device = self.processes.device
+        inputs = [] if self.histories is None else self.histories.inputs(batch)
         if device.type != "cpu":
             batch = batch.each(lambda tensor: tensor.to(device, non_blocking=True))
         self.optimizer.zero_grad(set_to_none=True)

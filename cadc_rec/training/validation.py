@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.metrics import ranking_metrics
+from cadc_rec.evaluation.ranking import Listed
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.training.build import ShardedTwoTower
 from cadc_rec.training.trainer import CHECKPOINT_METRIC
@@ -76,8 +77,22 @@ class Validation:
     def _ranks(self) -> NDArray[np.int64]:
         users = self.model.user_vectors(self._known, self.sample)
         items, processes = self.model.item_vectors(), self.model.processes
-        ranks = ranks_by_share(users, items, self._targets, self._excluded, processes)
+        ranks = ranks_by_share(
+            users, items, self._targets, self._excluded, processes, listed=self._listed()
+        )
         return ranks[self._targets >= 0]
+
+    def _listed(self) -> Listed | None:
+        """What lists add, of runs of this rank's users; None without."""
+        if self._known is None:
+            return None
+        lists = self.model.listed(self._known.shape[1])
+        if lists is None:
+            return None
+        share = self.model.processes.share(len(self._targets))
+        mine = self._known if self.sample is None else self._known[self.sample]
+        mine = mine[share.start : share.stop]
+        return lambda users: lists.of(mine[users.start : users.stop])
 
 
 def write_ranks(

@@ -37,6 +37,7 @@ from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.changed_rows import ChangedRows
 from cadc_rec.pretrain.factor_tables import ReplicatedTable
 from cadc_rec.pretrain.id_tables import IdTables, Pretrained, Scale, TransitionTables
+from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.pretrain.transition_matrix import load_matrix, save_matrix, transition_matrix
 from cadc_rec.store.artifact import Artifact, Draft
@@ -230,6 +231,7 @@ def build_updated_towers(
     before: Artifact,
     processes: Processes,
     draft: Draft,
+    fitted: FittedPrior | None = None,
 ) -> None:
     """Fill the draft of the train stage from the checkpoint before.
 
@@ -241,6 +243,9 @@ def build_updated_towers(
         before: the train artifact to go on from.
         processes: one process.
         draft: receives ``model.safetensors``.
+        fitted: the prior's new fit, where it was fitted.
     """
     start = load_file(before.path / CHECKPOINT)
-    build_checkpoint(warm, dataset, selection, pretrained, processes, draft, start=start)
+    build_checkpoint(
+        warm, dataset, selection, pretrained, processes, draft, start=start, fitted=fitted
+    )

@@ -135,6 +135,7 @@ def _train(job: Job) -> Together:
         job.artifact("checkpoint_before"),
         alone,
         draft,
+        job.open_fitted(),
     )
 
 
@@ -184,7 +185,14 @@ UPDATE_TABLE = (
         "train",
         makes="checkpoint",
         version=1,
-        reads=lambda _: ["dataset", "selection", "tables", "transitions", "checkpoint_before"],
+        reads=lambda _: [
+            "dataset",
+            "selection",
+            "tables",
+            "transitions",
+            "prior",
+            "checkpoint_before",
+        ],
         settings=_train_settings,
         line=TRAIN.line,
         together=_train,

@@ -52,6 +52,7 @@ def dataset():
         n_items=ITEMS,
         user_attributes=[group],
         item_attributes=[genres],
+        train_item=np.arange(ITEMS, dtype=np.int32),
         last_items=lambda length, with_validation: histories(USERS)[:, :length],
     )
 

@@ -16,7 +16,7 @@ from cadc_rec.export.trained import trained_model
 from cadc_rec.models import forward
 from cadc_rec.planning.plan import plan_experiment
 from cadc_rec.planning.sizes import Machines, Sizes
-from cadc_rec.pretrain.tables_alone import prior_alone
+from cadc_rec.pretrain.tables_alone import prior_alone, tables_alone
 from cadc_rec.training.build import build_model
 from tests.distributed import toy
 
@@ -34,8 +34,9 @@ def made(request, alone, tmp_path_factory):
         model.module.user.mlp[1].bias.fill_(0.5)  # a prior's user tower begins at zero
     folder = tmp_path_factory.mktemp("checkpoint")
     save_file(gather_state(model.wrapped, alone, model.trains), folder / "model.safetensors")
-    sections = experiment.model, experiment.history, experiment.prior
-    trained = trained_model(*sections, "fp32", dataset, given, SimpleNamespace(path=folder))
+    tables = tables_alone(experiment.prior, experiment.history, dataset, given)
+    sections = experiment.model, experiment.history
+    trained = trained_model(*sections, "fp32", dataset, given, tables, SimpleNamespace(path=folder))
     return SimpleNamespace(
         experiment=experiment, dataset=dataset, given=given, model=model, trained=trained
     )

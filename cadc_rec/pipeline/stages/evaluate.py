@@ -34,8 +34,8 @@ from cadc_rec.evaluation.validation import validation_sample
 from cadc_rec.log import Ticker, track
 from cadc_rec.pipeline.stages.train import CHECKPOINT
 from cadc_rec.pretrain.id_tables import Pretrained
-from cadc_rec.pretrain.prior_fit import FittedPrior
-from cadc_rec.pretrain.tables_alone import TablesAlone, tables_alone
+from cadc_rec.pretrain.prior_fit import FittedPrior, fitted_tables
+from cadc_rec.pretrain.tables_alone import TablesAlone
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.training.build import build_model
 from cadc_rec.training.validation import VALIDATION_RANKS, kept_ranks, write_ranks
@@ -178,10 +178,8 @@ def _vectors(
     """Vectors of users and of all items, and scores that come on top of their dot products."""
     if checkpoint is None:
         assert pretrained.ids is not None
-        tables = tables_alone(experiment.prior, experiment.history, dataset, pretrained)
+        tables = fitted_tables(experiment.prior, experiment.history, dataset, pretrained, fitted)
         if tables is not None:
-            if fitted is not None:
-                tables = fitted.applied_to(tables, experiment.prior)
             return _of_tables(tables, experiment.history.length, dataset, processes)
         ids = pretrained.ids
 
@@ -191,7 +189,7 @@ def _vectors(
 
         items = from_ids(None)[1].to(processes.device)
         return lambda _, sample: from_ids(sample)[0].to(processes.device), items, None
-    model = build_model(experiment, dataset, pretrained, processes)
+    model = build_model(experiment, dataset, pretrained, processes, fitted)
     load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
     length = experiment.history.length
     if not length:
@@ -201,7 +199,7 @@ def _vectors(
             dataset.last_items(length, with_validation), sample
         ),
         model.item_vectors(),
-        None,
+        _More(model.listed(length), None),
     )
 
 

@@ -18,10 +18,12 @@ from cadc_rec.distributed.state import gather_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.validation import validation_sample
 from cadc_rec.pretrain.id_tables import Pretrained
+from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.training.build import build_model, frozen_tables_intact, load_grown
 from cadc_rec.training.checkpoints import SavedTraining
 from cadc_rec.training.kept import Histories, keep_frozen_rows
+from cadc_rec.training.listed import ListedExamples, compile_listed
 from cadc_rec.training.losses import logq_offsets, make_objective
 from cadc_rec.training.reading import compile_loops, open_reading
 from cadc_rec.training.tables import dense_optimizer
@@ -37,9 +39,12 @@ def warm_up(
     negatives: NegativesConfig,
     interactions: int,
     processes: int,
+    lists: bool,
 ) -> None:
-    """Compile the loader's loops, where a rank has rows enough for them."""
+    """Compile the loader's loops, where a rank has rows enough for them, and those of lists."""
     compile_loops(train, negatives, wanted_rows(select, interactions) // processes)
+    if lists:
+        compile_listed()
 
 
 def build_checkpoint(
@@ -52,6 +57,7 @@ def build_checkpoint(
     on_epoch: OnEpoch = lambda _: None,
     saved: SavedTraining | None = None,
     start: Mapping[str, torch.Tensor] | None = None,
+    fitted: FittedPrior | None = None,
 ) -> None:
     """Train the two towers on D_sel; keep the best epoch by validation NDCG@10.
 
@@ -67,6 +73,7 @@ def build_checkpoint(
         on_epoch: called after every epoch, see `Trainer.fit`.
         saved: where the training is saved on its way, and gone on with.
         start: an earlier checkpoint to go on from; its tables may have fewer rows.
+        fitted: the prior's fit, where it was fitted.
 
     Raises:
         CadcError: no user has a validation item, training diverged, or a frozen table changed.
@@ -92,7 +99,7 @@ def build_checkpoint(
         processes,
     )
     loader = reading.loader
-    model = build_model(experiment, dataset, pretrained, processes)
+    model = build_model(experiment, dataset, pretrained, processes, fitted)
     if start is not None:
         load_grown(model, start)
     limit = experiment.compute.frozen_cache_mib << 20
@@ -100,7 +107,10 @@ def build_checkpoint(
     histories = None
     if reading.history is not None:
         rows_by_rank = shards.rows_by_rank(processes.world_size)
-        histories = Histories(model.module, reading.history, rows_by_rank, processes, limit)
+        listed = None
+        if model.tables is not None and model.tables.lists is not None:
+            listed = ListedExamples(model.tables.lists, model.tables.decay, reading.history)
+        histories = Histories(model.module, reading.history, rows_by_rank, processes, limit, listed)
     offsets = _item_offsets(reading.item_counts(), processes) if config.logq else None
     trainer = Trainer(
         model.wrapped,
