@@ -128,7 +128,8 @@ def _vectors(e: Experiment) -> Iterator[str]:
 
 def _context(e: Experiment) -> Iterator[str]:
     """Histories, transitions and the prior need tables to look items up in."""
-    whole = e.model.id_embedding in ("init_frozen", "linear", "mlp", "residual")
+    use = e.model.id_embedding
+    whole = use in ("init_frozen", "linear", "mlp", "residual")
     if e.history.length and e.model.kind == "two_tower" and not whole:
         yield (
             f"history.length = {e.history.length} needs a frozen table of whole vectors, and "
@@ -152,10 +153,18 @@ def _context(e: Experiment) -> Iterator[str]:
             "prior.fit = 'validation' chooses the factors of a prior, and prior.use is false; set "
             "prior.use = true (method `prior` or `recipe`), or prior.fit = 'none'."
         )
-    if e.prior.recent and e.model.kind == "two_tower":
+    towers = e.model.kind == "two_tower"
+    if e.prior.recent and towers and e.model.keep != "better":
         yield (
-            "prior.recent = true scores without towers, and model.kind is 'two_tower'; set "
-            "model.kind = 'tables' (method `prior`), or prior.recent = false."
+            "prior.recent = true is a score of the tables alone, which two towers do not add to; "
+            "set model.kind = 'tables' (method `prior`) or model.keep = 'better', or prior.recent "
+            "= false."
+        )
+    if e.model.keep == "better" and towers and not (e.prior.use or use == "residual"):
+        yield (
+            "model.keep = 'better' needs a score of the tables that towers add to; set prior.use "
+            "= true (method `recipe`) or model.id_embedding = 'residual' (method "
+            "`cadc-residual`), or model.keep = 'towers'."
         )
     if e.transitions.window and e.transitions.form == "lists" and not e.prior.use:
         yield (

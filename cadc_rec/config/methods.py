@@ -18,6 +18,7 @@ MethodName = Literal[
     "prior",
     "recipe",
     "recipe-gold",
+    "cadc-residual",
 ]
 
 
@@ -64,6 +65,7 @@ def _recipe(selection: str) -> dict[str, Any]:
         "pretrain.scale": "unit",
         "select.kind": selection,
         "model.id_embedding": "init_frozen",
+        "model.keep": "better",
         "train.loss": "sampled-softmax",
         "train.exclude_known": True,
     }
@@ -93,6 +95,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "prior": _histories(**{"model.kind": "tables"}),
     "recipe": _recipe("recent"),
     "recipe-gold": _recipe("everything"),
+    # Not in the paper as a method: towers that only add to MF's own score.
+    "cadc-residual": {
+        **_pretrained_ids("mf"),
+        "model.id_embedding": "residual",
+        "model.keep": "better",
+    },
 }
 
 assert set(METHODS) == set(get_args(MethodName))

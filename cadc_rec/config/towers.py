@@ -84,6 +84,11 @@ class ModelConfig(Section):
     tower: PositiveInts = (128, 64)
     """Widths of the layers of each tower's MLP. The last layer gives the vector; the dot product of
     two vectors is the score."""
+    keep: Literal["towers", "better"] = "towers"
+    """`better`: towers that add to a score of the tables (`prior.use`, or `id_embedding =
+    "residual"`) begin silent, their own score gets the weight that is best on validation, and the
+    tables alone are evaluated and exported where no weight beats them. `towers` keeps the towers
+    as they were trained."""
     item_tower: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = ()
     """Widths of the item tower's layers, if they differ from `tower`; a single width is one linear
     layer. The last width must equal that of `tower`."""
@@ -117,7 +122,9 @@ class ModelConfig(Section):
 
     def decisive(self) -> dict[str, Any]:
         """See `Section`; without towers only `kind` counts."""
-        return {"kind": self.kind} if self.kind == "tables" else super().decisive()
+        if self.kind == "tables":
+            return {"kind": self.kind}
+        return self.model_dump(mode="json", exclude={"keep"} if self.keep == "towers" else set())
 
 
 class TrainConfig(Section):

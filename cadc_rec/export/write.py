@@ -38,6 +38,7 @@ from cadc_rec.serving.bundle.bundle import manifest_of
 from cadc_rec.serving.bundle.signing import signature_of
 from cadc_rec.store.artifact import Artifact
 from cadc_rec.store.atomic import commit, folder_to_fill
+from cadc_rec.training.choice import TOWERS
 from cadc_rec.versions import library_versions
 
 if TYPE_CHECKING:
@@ -89,18 +90,25 @@ class Finished:
         update = f"-update{self.update['number']}" if self.update else ""
         return f"{e.data.source}-{e.method}-seed{e.seed}{update}"
 
+    @property
+    def with_towers(self) -> bool:
+        """Whether it has towers, and they were found to add to the tables that they read."""
+        train = self.artifacts.get("train")
+        return train is not None and train.info.get("kept", TOWERS) == TOWERS
+
     def trained(self) -> TrainedModel | None:
-        """The towers; None if the pre-trained vectors are scored directly."""
-        if "train" not in self.artifacts:
+        """The towers; None if tables are scored without any."""
+        if not self.with_towers:
             return None
-        e = self.experiment
+        e, fitted = self.experiment, self.fitted()
+        fit = None if fitted is None else fitted.for_towers
         return trained_model(
             e.model,
             e.history,
             e.sharding.frozen_storage,
             self.dataset,
             self.pretrained,
-            fitted_tables(e.prior, e.history, self.dataset, self.pretrained, self.fitted()),
+            fitted_tables(e.prior, e.history, self.dataset, self.pretrained, fit),
             self.artifacts["train"],
         )
 
@@ -112,8 +120,7 @@ class Finished:
     def untaken(self) -> np.ndarray:
         """Vectors of the items that nobody took yet."""
         fitted = self.fitted()
-        alone = "train" not in self.artifacts  # towers learn popularity by themselves
-        popular = alone and fitted is not None and fitted.factors["popularity"]
+        popular = not self.with_towers and fitted is not None and fitted.factors["popularity"]
         return untaken_vectors(
             self.trained(),
             self.dataset.untaken_attributes(),

@@ -122,10 +122,21 @@ class Tower(nn.Module):
 
     def silence(self) -> None:
         """Make all vectors zero until the last layer has learned."""
-        last = self.mlp[-1] if len(self.mlp) else self.join
-        assert isinstance(last, nn.Linear)
+        last = self.last_layer()
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+
+    @torch.no_grad()
+    def multiply(self, weight: float) -> None:
+        """Multiply all learned vectors by `weight`, for good."""
+        for parameter in self.last_layer().parameters():
+            parameter.mul_(weight)
+
+    def last_layer(self) -> nn.Linear:
+        """The layer whose output is the learned part of the vectors."""
+        last = self.mlp[-1] if len(self.mlp) else self.join
+        assert isinstance(last, nn.Linear)
+        return last
 
     def look_up(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Id rows ``[n, id_dim]`` and pooled attributes ``[n, width]`` of int64 ids ``[n]``."""

@@ -112,8 +112,8 @@ class TwoTower(nn.Module):
         self.history_width = (len(windows) + self.with_prior) * frozen_dim
         """Elements that all parts of a `History` have together."""
         self.user = Tower(user, config, device, len(windows) * frozen_dim)
-        if self.with_prior:
-            self.user.silence()  # so that a small sample starts from where the prior stands
+        if self.with_prior or config.keep == "better":
+            self.user.silence()  # so that a small sample starts from where the tables stand
         self.item = Tower(item, config, device, item.transition_dim)
         self.sources = self.targets = None
         if item.transition_dim:

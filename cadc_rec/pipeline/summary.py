@@ -11,12 +11,17 @@ from cadc_rec.pipeline.lines import metrics_line
 from cadc_rec.pipeline.table import STAGES, TABLE
 from cadc_rec.store.artifact import Artifact
 
+_OPTIONAL = ("validation_sample", "kept", "beside", "added")
+
 
 def run_result(method: str, seed: int, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     """What ``cadc-rec run --json`` prints; metrics are fractions, nothing is rounded.
 
     ``validation_sample`` stands there if only a sample of the users was ranked on validation: how
-    many, of how many, and the 95% interval of each metric.
+    many, of how many, and the 95% interval of each metric. Where towers were compared with the
+    tables that they add to (``model.keep = "better"``), ``kept`` says which of the two the metrics
+    are of, ``beside`` has those of the other, and ``added`` what the towers add to the test NDCG@10,
+    with its 95% interval.
 
     ``seconds`` are those of the run that made each artifact; 0 for a stage that the method does
     not have.
@@ -27,7 +32,7 @@ def run_result(method: str, seed: int, artifacts: Mapping[str, Artifact]) -> dic
         "seed": seed,
         "metrics": metrics["test"],
         "validation": metrics["validation"],
-        **{name: metrics[name] for name in ("validation_sample",) if name in metrics},
+        **{name: metrics[name] for name in _OPTIONAL if name in metrics},
         "seconds": {
             stage: artifacts[stage].seconds if stage in artifacts else 0.0 for stage in STAGES
         },

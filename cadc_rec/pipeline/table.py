@@ -49,8 +49,6 @@ def _transitions_settings(job: Job) -> dict[str, Any]:
 def _prior_settings(job: Job) -> dict[str, Any]:
     e = job.experiment
     settings = {"prior": e.prior.decisive(), "history": e.history.decisive(), "seed": e.seed}
-    if e.model.kind == "two_tower":
-        settings["towers"] = True
     return {**settings, **_times(job)}
 
 
@@ -157,10 +155,7 @@ def _prior(job: Job) -> Alone:
 
     def build(draft: Draft) -> None:
         e = job.experiment
-        towers = e.model.kind == "two_tower"
-        fitted = fit_prior(
-            e.prior, e.history, e.seed, job.open_dataset(), job.open_pretrained(), towers
-        )
+        fitted = fit_prior(e.prior, e.history, e.seed, job.open_dataset(), job.open_pretrained())
         fitted.save(draft.path)
         draft.info, draft.rows = asdict(fitted), fitted.users
 

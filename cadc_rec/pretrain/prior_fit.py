@@ -45,6 +45,7 @@ _WEIGHTS = {
     "popularity": (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8),
     "recent": (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
 }
+_NOT_OF_TOWERS = ("popularity", "recent")  # components that towers do not add to
 _HOUR = 3600.0
 _WINDOWS = (_HOUR, 3 * _HOUR, 12 * _HOUR, 72 * _HOUR)
 _ROUNDS = 4
@@ -65,6 +66,7 @@ class FittedPrior:
         ndcg: NDCG@10 on these, among the candidates that were kept.
         alone: NDCG@10 of each component by itself.
         without: NDCG@10 of all others, at their factors.
+        towers: the same for tables that towers add to; None where it is what this one is.
     """
 
     alpha: float
@@ -77,6 +79,12 @@ class FittedPrior:
     ndcg: float = 0.0
     alone: Mapping[str, float] = field(default_factory=dict)
     without: Mapping[str, float] = field(default_factory=dict)
+    towers: FittedPrior | None = None
+
+    @property
+    def for_towers(self) -> FittedPrior:
+        """What was chosen for tables that towers add to; they learn popularity by themselves."""
+        return self.towers or self
 
     def save(self, folder: Path) -> None:
         """Write it into `folder`."""
@@ -85,7 +93,9 @@ class FittedPrior:
     @classmethod
     def open(cls, folder: Path) -> FittedPrior:
         """What `save` wrote."""
-        return cls(**json.loads((folder / FILE).read_text("utf-8")))
+        values = json.loads((folder / FILE).read_text("utf-8"))
+        towers = values.pop("towers", None)
+        return cls(**values, towers=None if towers is None else cls(**towers))
 
     def applied_to(self, tables: TablesAlone, config: PriorConfig) -> TablesAlone:
         """The tables' score as it was fitted; `config` gives what no fit changes."""
@@ -144,7 +154,6 @@ def fit_prior(
     seed: int,
     dataset: Dataset,
     pretrained: Pretrained,
-    for_towers: bool = False,
 ) -> FittedPrior:
     """Choose factors, confidences and decay by NDCG@10 of a sample of validation users.
 
@@ -154,7 +163,6 @@ def fit_prior(
         seed: of the sample.
         dataset: D_full and the validation items.
         pretrained: the tables; ALS's, and transitions where there are any.
-        for_towers: towers are added, which learn popularity by themselves.
     """
     tables = tables_alone(config, history, dataset, pretrained)
     assert tables is not None
@@ -163,19 +171,31 @@ def fit_prior(
         return FittedPrior(config.alpha, config.half_life, config.l2, config.decay, tables.factors)
     ways = _ways(config)
     kept, spreads = _scored(tables, config, ways, history.length, dataset, users)
+    found = _found(kept, spreads, ways, config, len(users), _WEIGHTS)
+    none = {**_WEIGHTS, **dict.fromkeys(_NOT_OF_TOWERS, (0.0,))}
+    return replace(found, towers=_found(kept, spreads, ways, config, len(users), none))
+
+
+def _found(
+    kept: _Kept,
+    spreads: Mapping[str, np.ndarray],
+    ways: Mapping[str, Sequence[Any]],
+    config: PriorConfig,
+    users: int,
+    tried: Mapping[str, Sequence[float]],
+) -> FittedPrior:
+    """The best combination of ways and weights that changing one at a time leads to."""
     leads = next((name for name in ("lists", "led") if name in kept.values), None)
+    fixed = leads or "folded"  # one weight is, for only their ratios matter
     chosen = dict.fromkeys(kept.values, 0)
-    weights = {name: _WEIGHTS.get(name, (1.0,))[0] for name in kept.values}
+    weights = {name: 1.0 if name == fixed else tried[name][0] for name in kept.values}
     best = kept.ndcg(chosen, weights)
     for _ in range(_ROUNDS):
         before = best
         for name, values in kept.values.items():
             for way in range(len(values)):
                 best, chosen = _better(kept, best, {**chosen, name: way}, weights, chosen)
-            # One weight is fixed, for only their ratios matter.
-            fixed = name == leads or (leads is None and name == "folded")
-            tried = () if fixed or (for_towers and name == "popularity") else _WEIGHTS[name]
-            for weight in tried:
+            for weight in () if name == fixed else tried[name]:
                 trial = {**weights, name: weight}
                 found = kept.ndcg(chosen, trial)
                 if found > best:
@@ -192,7 +212,7 @@ def fit_prior(
         decay,
         {name: weights[name] * float(spreads[name][chosen[name]]) for name in weights},
         ways["recent"][chosen["recent"]] if weights.get("recent") else 0.0,
-        len(users),
+        users,
         best,
         {name: kept.ndcg(chosen, {**nothing, name: 1.0}) for name in weights},
         {name: kept.ndcg(chosen, {**weights, name: 0.0}) for name in weights},

@@ -142,7 +142,8 @@ def build_model(
         fitted: the prior's fit, where it was fitted.
     """
     torch.manual_seed(experiment.seed)
-    tables = fitted_tables(experiment.prior, experiment.history, dataset, pretrained, fitted)
+    fit = None if fitted is None else fitted.for_towers
+    tables = fitted_tables(experiment.prior, experiment.history, dataset, pretrained, fit)
     model = unsharded_model(
         experiment.model, experiment.history, dataset, pretrained, tables, processes.device
     )

@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.metrics import ranking_metrics
-from cadc_rec.evaluation.ranking import Listed
-from cadc_rec.evaluation.sharded import ranks_by_share
+from cadc_rec.evaluation.on_top import LastItems
 from cadc_rec.training.build import ShardedTwoTower
+from cadc_rec.training.scoring import Scoring, of_towers
 from cadc_rec.training.trainer import CHECKPOINT_METRIC
 
 VALIDATION_RANKS = "validation_ranks.parquet"
@@ -42,20 +41,15 @@ class Validation:
         history: int,
         sample: NDArray[np.int64] | None,
     ) -> None:
-        self.model, self.sample = model, sample
-        self._known = dataset.last_items(history, with_validation=False) if history else None
-        targets = np.asarray(dataset.val_item)
-        excluded = UserItems(dataset.user_indptr, dataset.train_item)
-        if sample is not None:
-            targets, excluded = targets[sample], excluded.some(sample)
-        self._targets, self._excluded = targets, excluded
+        self.model, self.dataset, self.sample = model, dataset, sample
+        self._known = LastItems(dataset, history)
         self._score = -1.0
         self._latest: NDArray[np.int64] | None = None
         self._best: NDArray[np.int64] | None = None
 
     def __call__(self) -> dict[str, float]:
         """Metrics of the weights as they are now."""
-        self._latest = self._ranks()
+        self._latest = self.ranks()
         return ranking_metrics(self._latest, (10,))
 
     def after_epoch(self, entry: Mapping[str, float]) -> None:
@@ -72,27 +66,13 @@ class Validation:
 
     def best_ranks(self) -> NDArray[np.int64]:
         """Ranks of the best epoch, int64 ``[ranked users]``; the model must have its weights."""
-        return self._ranks() if self._best is None else self._best
+        return self.ranks() if self._best is None else self._best
 
-    def _ranks(self) -> NDArray[np.int64]:
-        users = self.model.user_vectors(self._known, self.sample)
-        items, processes = self.model.item_vectors(), self.model.processes
-        ranks = ranks_by_share(
-            users, items, self._targets, self._excluded, processes, listed=self._listed()
-        )
-        return ranks[self._targets >= 0]
-
-    def _listed(self) -> Listed | None:
-        """What lists add, of runs of this rank's users; None without."""
-        if self._known is None:
-            return None
-        lists = self.model.listed(self._known.shape[1])
-        if lists is None:
-            return None
-        share = self.model.processes.share(len(self._targets))
-        mine = self._known if self.sample is None else self._known[self.sample]
-        mine = mine[share.start : share.stop]
-        return lambda users: lists.of(mine[users.start : users.stop])
+    def ranks(self, scoring: Scoring | None = None) -> NDArray[np.int64]:
+        """Ranks by the model as it is, or by another scoring; int64 ``[ranked users]``."""
+        self.model.wrapped.eval()
+        chosen = of_towers(self.model, self._known) if scoring is None else scoring
+        return chosen.validation_ranks(self.dataset, self.sample, self.model.processes)
 
 
 def write_ranks(

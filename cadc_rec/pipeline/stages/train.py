@@ -16,12 +16,14 @@ from cadc_rec.data.select.sizes import wanted_rows
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.errors import CadcError
+from cadc_rec.evaluation.on_top import LastItems
 from cadc_rec.evaluation.validation import validation_sample
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.training.build import build_model, frozen_tables_intact, load_grown
 from cadc_rec.training.checkpoints import SavedTraining
+from cadc_rec.training.choice import choose, tables_scoring
 from cadc_rec.training.kept import Histories, keep_frozen_rows
 from cadc_rec.training.listed import ListedExamples, compile_listed
 from cadc_rec.training.losses import logq_offsets, make_objective
@@ -137,8 +139,15 @@ def build_checkpoint(
             "a frozen table changed while training; this is a defect of ours: please report it "
             f"with the sharding settings ({model.plan()})."
         )
+    choice = None
+    if experiment.model.keep == "better":
+        known = LastItems(dataset, history)
+        alone = tables_scoring(experiment, dataset, pretrained, processes, fitted, known)
+        choice = choose(model.module, validation, alone)
     state = gather_state(model.wrapped, processes, model.trains)
     ranks = validation.best_ranks() if trained.best_epoch else None  # an update may train no epoch
+    if choice is not None:
+        ranks = choice.ranks
     if processes.rank == 0:
         save_file({k: v.contiguous() for k, v in state.items()}, draft.path / CHECKPOINT)
         if ranks is not None:
@@ -156,6 +165,7 @@ def build_checkpoint(
         "plan": model.plan(),
         "plan_in_full": model.plan_in_full(),
         **trained.as_info(positives),
+        **({} if choice is None else choice.as_info()),
     }
     if saved is not None and saved.resumed:
         draft.info["resumed"] = saved.resumed

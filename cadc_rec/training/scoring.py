@@ -1,0 +1,99 @@
+"""What gives every user a score of every item, however it was learned: vectors, and lists on top.
+
+Ranking needs nothing else of a model: towers, tables with histories and plain vectors are all the
+same to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.user_items import UserItems
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.evaluation.on_top import LastItems, OnTop, own_share
+from cadc_rec.evaluation.sharded import ranks_by_share
+from cadc_rec.pretrain.id_tables import IdTables
+from cadc_rec.pretrain.tables_alone import TablesAlone
+from cadc_rec.training.build import ShardedTwoTower
+
+UserVectors: TypeAlias = Callable[[bool, np.ndarray | None], torch.Tensor]
+"""Given whether the validation item is known by then, and rows of users or None for all: vectors
+of this rank's share of these users."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Vectors whose dot product is a score, and what is added to it.
+
+    Attributes:
+        users: vectors of this rank's users.
+        items: ``[n_items, d]``, on every rank.
+        on_top: scores that are no dot products.
+    """
+
+    users: UserVectors
+    items: torch.Tensor
+    on_top: OnTop = field(default_factory=OnTop)
+
+    def validation_ranks(
+        self, dataset: Dataset, sample: NDArray[np.int64] | None, processes: Processes
+    ) -> NDArray[np.int64]:
+        """Ranks of the validation items there are; int64, of `sample` or of all, on every rank."""
+        targets = np.asarray(dataset.val_item)
+        excluded = UserItems(dataset.user_indptr, dataset.train_item)
+        if sample is not None:
+            targets, excluded = targets[sample], excluded.some(sample)
+        mine = own_share(sample, dataset.n_users, processes)
+        listed, order = self.on_top.of_users(dataset, mine, with_validation=False)
+        users = self.users(False, sample)
+        ranks = ranks_by_share(
+            users, self.items, targets, excluded, processes, listed=listed, order=order
+        )
+        return ranks[targets >= 0]
+
+
+def of_towers(model: ShardedTwoTower, known: LastItems) -> Scoring:
+    """Of a model as it is now.
+
+    Args:
+        model: its tables are looked up by all ranks together.
+        known: histories, of length 0 where the model reads none.
+    """
+    if not known.length:
+        return Scoring(lambda _, sample: model.user_vectors(None, sample), model.item_vectors())
+
+    def users(with_validation: bool, sample: np.ndarray | None) -> torch.Tensor:
+        return model.user_vectors(known(with_validation), sample)
+
+    return Scoring(users, model.item_vectors(), OnTop(model.listed(known.length), known=known))
+
+
+def of_tables(tables: TablesAlone, known: LastItems, processes: Processes) -> Scoring:
+    """Of what tables alone say of histories."""
+
+    def users(with_validation: bool, sample: np.ndarray | None) -> torch.Tensor:
+        mine = own_share(sample, known.dataset.n_users, processes)
+        return tables.user_vectors(known(with_validation)[mine]).to(processes.device)
+
+    on_top = OnTop(tables.listed(known.length), tables.recent(), known)
+    return Scoring(users, tables.item_vectors().to(processes.device), on_top)
+
+
+def of_vectors(ids: IdTables, dataset: Dataset, processes: Processes) -> Scoring:
+    """Of pre-trained vectors themselves."""
+
+    def vectors(mine: slice | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        return replace(ids, user=ids.user[mine]).as_dot_products()
+
+    def users(_: bool, sample: np.ndarray | None) -> torch.Tensor:
+        mine = own_share(sample, dataset.n_users, processes)
+        return vectors(mine)[0].to(processes.device)
+
+    return Scoring(users, vectors(slice(0, 0))[1].to(processes.device))
