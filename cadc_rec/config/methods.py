@@ -19,6 +19,7 @@ MethodName = Literal[
     "recipe",
     "recipe-gold",
     "cadc-residual",
+    "auto",
 ]
 
 
@@ -51,7 +52,6 @@ def _histories(**more: Any) -> dict[str, Any]:
     return {
         "pretrain.model": "als",
         "transitions.window": 10,
-        "transitions.normalization": 0.5,
         "history.length": 50,
         "prior.use": True,
         **more,
@@ -65,7 +65,6 @@ def _recipe(selection: str) -> dict[str, Any]:
         "pretrain.scale": "unit",
         "select.kind": selection,
         "model.id_embedding": "init_frozen",
-        "model.keep": "better",
         "train.loss": "sampled-softmax",
         "train.exclude_known": True,
     }
@@ -101,6 +100,32 @@ METHODS: dict[str, dict[str, Any]] = {
         "model.id_embedding": "residual",
         "model.keep": "better",
     },
+    # What `inspect` writes: the recipe on any data, or its tables alone where towers add nothing.
+    "auto": _recipe("recent"),
 }
+
+_OF_TABLES: dict[str, Any] = {
+    "transitions.form": "lists",
+    "transitions.normalization": 0.3,
+    "prior.fit": "validation",
+}
+_OF_TOWERS: dict[str, Any] = {
+    **_OF_TABLES,
+    "model.keep": "better",
+    "model.id_dropout": 0.1,
+    "model.tower": [256, 96],
+    "train.epochs": 6,
+    "train.batch_size": 0,
+    "train.schedule": "cosine",
+    "train.average_epochs": 0.0,
+    "train.patience": 2,
+}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "prior": _OF_TABLES,
+    "recipe": _OF_TOWERS,
+    "recipe-gold": _OF_TOWERS,
+    "auto": _OF_TOWERS,
+}
+"""What a method has where the file says nothing; unlike a row of `METHODS`, the file may differ."""
 
 assert set(METHODS) == set(get_args(MethodName))

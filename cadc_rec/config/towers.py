@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,9 @@ from cadc_rec.config.types import (
     PositiveInts,
     Section,
 )
+
+_STEPS = 200  # of an epoch, where the batch size follows from the rows
+_LEAST_BATCH, _LARGEST_BATCH = 7, 10  # powers of two
 
 
 class SelectConfig(Section):
@@ -144,8 +148,9 @@ class TrainConfig(Section):
     epochs: PositiveInt = 40
     """Passes over D_sel. All of them run unless `patience` ends training; the weights of the best
     epoch are kept."""
-    batch_size: PositiveInt = 2048
-    """Positives in a step, over all processes together."""
+    batch_size: Annotated[int, Field(ge=0)] = 2048
+    """Positives in a step, over all processes together; 0 is a two-hundredth of D_sel, as a power
+    of two from 128 to 1,024."""
     negatives: PositiveInt = 4
     """`binary`: negatives for each positive, drawn anew in every step; see `[negatives]`."""
     learning_rate: PositiveFloat = 1e-3
@@ -171,6 +176,19 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of a training step's dense matrix products; `bfloat16` needs a processor or GPU
     that supports it. Weights, loss, sparse products and evaluation stay float32."""
+
+    @property
+    def most_positives(self) -> int:
+        """Positives in a step at most."""
+        return self.batch_size or 2**_LARGEST_BATCH
+
+    def sized(self, rows: int) -> TrainConfig:
+        """The same with a batch size, where it is left to the number of rows of D_sel."""
+        if self.batch_size:
+            return self
+        power = round(math.log2(max(rows, 1) / _STEPS))
+        size = 2 ** min(max(power, _LEAST_BATCH), _LARGEST_BATCH)
+        return self.model_copy(update={"batch_size": size})
 
 
 class NegativesConfig(Section):

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cadc_rec.config.experiment import DataConfig, Experiment, LoaderConfig
-from cadc_rec.config.methods import METHODS
+from cadc_rec.config.methods import DEFAULTS, METHODS
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.pipeline.stage import Job
 from cadc_rec.pipeline.table import TABLE
@@ -37,7 +37,12 @@ _ABSENT = {"pretrain": ("pretrain.model", "none"), "transitions": ("transitions.
 """The setting that says that there is no such stage."""
 _UNUSED = {"history": ("history.length", 0), "prior": ("prior.use", False)}
 """The setting that says why a section stands there empty."""
-_LEFT_OUT = {"transitions.form": "factors", "prior.fit": "none", "prior.recent": False}
+_LEFT_OUT = {
+    "transitions.form": "factors",
+    "prior.fit": "none",
+    "prior.recent": False,
+    "model.keep": "towers",
+}
 """Settings that a section names only where they have other values than these."""
 _PERHAPS = ("data.k_core", "select.shards", "transitions.window")
 """Settings that stand there otherwise than they were given, or that nothing read."""
@@ -238,12 +243,12 @@ def _under(experiment: Experiment, method: str) -> dict[str, Any]:
     if method == experiment.method:
         return settings
     # What the method set falls back to what the file says, and that is, as a rule, nothing.
-    fallen = {
-        key: _usual()[key]
-        for key, value in METHODS[experiment.method].items()
-        if _get(settings, key) == value
-    }
-    return _laid(settings, {**fallen, **METHODS[method], "method": method})
+    own = {**DEFAULTS.get(experiment.method, {}), **METHODS[experiment.method]}
+    fallen = {key: _usual()[key] for key, value in own.items() if _get(settings, key) == value}
+    base = _laid(settings, fallen)
+    news = DEFAULTS.get(method, {}).items()
+    defaults = {key: value for key, value in news if _get(base, key) == _usual()[key]}
+    return _laid(base, {**defaults, **METHODS[method], "method": method})
 
 
 def _is_allowed(base: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:

@@ -19,9 +19,9 @@ def run_result(method: str, seed: int, artifacts: Mapping[str, Artifact]) -> dic
 
     ``validation_sample`` stands there if only a sample of the users was ranked on validation: how
     many, of how many, and the 95% interval of each metric. Where towers were compared with the
-    tables that they add to (``model.keep = "better"``), ``kept`` says which of the two the metrics
-    are of, ``beside`` has those of the other, and ``added`` what the towers add to the test NDCG@10,
-    with its 95% interval.
+    tables that they add to (``model.keep = "better"``), ``kept`` says which of the two the
+    metrics are of, ``beside`` has those of the other, and ``added`` what the towers add to the
+    test NDCG@10, with its 95% interval.
 
     ``seconds`` are those of the run that made each artifact; 0 for a stage that the method does
     not have.

@@ -162,7 +162,7 @@ def towers_fit(experiment: Experiment, sizes: Sizes, machines: Machines) -> bool
     module, rules, frozen = two_towers(experiment, sizes, machines)
     config, train = experiment.sharding, experiment.train
     try:
-        tables = plan_towers(config, train.batch_size, module, rules, machines)
+        tables = plan_towers(config, train.most_positives, module, rules, machines)
     except DoesNotFitError:
         return False
     ranks = rank_memory(train, sizes, module, tables, frozen, machines)

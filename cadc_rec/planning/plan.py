@@ -77,7 +77,7 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
         module, rules, frozen = two_towers(experiment, sizes, machines)
         try:
             tables = plan_towers(
-                experiment.sharding, experiment.train.batch_size, module, rules, machines
+                experiment.sharding, experiment.train.most_positives, module, rules, machines
             )
             ranks = rank_memory(experiment.train, sizes, module, tables, frozen, machines)
         except DoesNotFitError:

@@ -152,7 +152,7 @@ def build_model(
     store_frozen_tables(model, sharding)
     rules = table_rules(model, sharding, processes.world_size)
     torch.manual_seed(experiment.seed + processes.rank)  # dropout masks differ between ranks
-    wrapped = shard_model(model, rules, processes, experiment.train.batch_size, sharding)
+    wrapped = shard_model(model, rules, processes, experiment.train.most_positives, sharding)
     sharded = ShardedTwoTower(wrapped, model, processes, dataset.n_users, dataset.n_items, tables)
     _initialize_tables(sharded, experiment.seed)
     weights = pretrained_weights(model, pretrained)

@@ -89,7 +89,8 @@ def build_checkpoint(
     refuse_precision(precision, device, has_bfloat16(device))
     started = time.perf_counter()
     shards = SelectionShards.open(selection)
-    config, history = experiment.train, experiment.history.length
+    config, history = experiment.train.sized(sum(shards.rows)), experiment.history.length
+    experiment = experiment.model_copy(update={"train": config})
     reading = open_reading(
         config,
         experiment.negatives,
