@@ -21,15 +21,15 @@ WORLD = ("data.generated.users=260", "data.generated.interactions=3000", "pretra
 FITTED = (*WORLD, *LISTS, "prior.fit=validation")
 
 
-def run(tiny, workdir, *overrides):
-    experiment = load_experiment(tiny, method="prior", overrides=overrides)
+def run(tiny, workdir, *overrides, method="prior"):
+    experiment = load_experiment(tiny, method=method, overrides=overrides)
     return Pipeline(experiment, workdir).run()
 
 
 def test_a_fit_is_kept_and_used_in_the_evaluation(tiny, tmp_path):
     torch.set_num_threads(1)
     fitted = run(tiny, tmp_path, *FITTED)
-    plain = run(tiny, tmp_path, *WORLD, *LISTS)
+    plain = run(tiny, tmp_path, *WORLD, *LISTS, "prior.fit=none")
     assert list(fitted) == ["prepare", "pretrain", "transitions", "prior", "evaluate"]
     assert fitted["transitions"].path == plain["transitions"].path
     chosen = json.loads((fitted["prior"].path / FILE).read_text())
@@ -84,14 +84,17 @@ def test_ranks_with_recent_popularity_are_those_of_plain_numpy(tiny, tmp_path):
     assert found == {ids[user]: rank for user, rank in expected.items()}
 
 
-def test_towers_do_not_read_lists_and_are_not_fitted(tiny):
+def test_settings_that_no_prior_reads_are_refused(tiny):
     for overrides, named in (
-        (["transitions.form=lists"], "transitions.form = 'lists'"),
-        (["prior.fit=validation"], "prior.fit = 'validation'"),
-        (["prior.recent=true"], "prior.recent = true needs prior.fit"),
+        (["prior.use=false"], "transitions.form = 'lists' keeps scores that the prior adds"),
+        (["prior.use=false", "transitions.form=factors"], "prior.fit = 'validation' chooses"),
+        (["prior.fit=none", "prior.recent=true"], "prior.recent = true needs prior.fit"),
+        (["model.keep=towers", "prior.recent=true"], "is a score of the tables alone"),
     ):
         with pytest.raises(Exception, match=named):
             load_experiment(tiny, method="recipe", overrides=overrides)
+    with pytest.raises(Exception, match="needs a score of the tables that towers add to"):
+        load_experiment(tiny, method="cadc", overrides=["model.keep=better"])
 
 
 def test_recent_popularity_needs_a_clock_and_is_not_exported(cli, tiny, tmp_path):
