@@ -14,6 +14,7 @@ from cadc_rec.data.transition_lists import FILE as LISTS_FILE
 from cadc_rec.data.transition_lists import ListedScores, TransitionLists
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.pretrain.prior_fit import FILE
+from cadc_rec.serving.bundle import layout
 
 LISTS = ("transitions.form=lists", "transitions.targets=20")
 # Enough users to fit on.
@@ -86,8 +87,8 @@ def test_ranks_with_recent_popularity_are_those_of_plain_numpy(tiny, tmp_path):
 
 def test_settings_that_no_prior_reads_are_refused(tiny):
     for overrides, named in (
-        (["prior.use=false"], "transitions.form = 'lists' keeps scores that the prior adds"),
-        (["prior.use=false", "transitions.form=factors"], "prior.fit = 'validation' chooses"),
+        (["prior.use=false", "transitions.form=lists"], "'lists' keeps scores that the prior adds"),
+        (["prior.use=false", "prior.fit=validation"], "prior.fit = 'validation' chooses"),
         (["prior.fit=none", "prior.recent=true"], "prior.recent = true needs prior.fit"),
         (["model.keep=towers", "prior.recent=true"], "is a score of the tables alone"),
     ):
@@ -118,3 +119,39 @@ def test_recent_popularity_needs_a_clock_and_is_not_exported(cli, tiny, tmp_path
     done = cli("run", config, "--workdir", tmp_path / "other", *sets)
     assert done.code == 2
     assert "prior.recent = true needs the times of a clock, and this dataset's are only" in done.err
+
+
+def test_towers_that_add_nothing_give_way_to_the_tables(tiny, cli, tmp_path):
+    torch.set_num_threads(1)
+    spoiled = (*FITTED, "model.id_dim=8", "train.learning_rate=3.0", "train.epochs=2")
+    towers, tables = run(tiny, tmp_path, *spoiled, method="recipe"), run(tiny, tmp_path, *FITTED)
+    trained, told = towers["train"].info, towers["evaluate"].info
+    assert trained["kept"] == told["kept"] == "tables"
+    assert trained["of_towers"]["ndcg@10"] <= trained["of_tables"]["ndcg@10"]
+    for part in ("test", "validation"):  # their scale differs, which moves last bits
+        assert told[part] == pytest.approx(tables["evaluate"].info[part], abs=0.01)
+    assert told["beside"]["of"] == "towers"
+    assert told["added"]["ndcg@10"] == pytest.approx(
+        told["beside"]["test"]["ndcg@10"] - told["test"]["ndcg@10"]
+    )
+    bundles = []
+    for method, sets in (("recipe", spoiled), ("prior", FITTED)):
+        given = [part for one in sets for part in ("--set", one)]
+        bundles.append(tmp_path / f"{method}-bundle")
+        told = (tiny, "--method", method, "--workdir", tmp_path, *given)
+        assert cli("export", *told, "--out", bundles[-1]).code == 0
+    one, other = (load_file(path / layout.ITEM_VECTORS)["vectors"].shape for path in bundles)
+    assert one == other  # none of the towers' elements
+    assert (bundles[0] / layout.LISTS).read_bytes() == (bundles[1] / layout.LISTS).read_bytes()
+
+
+def test_towers_that_add_are_reported_beside_the_tables(tiny, tmp_path):
+    torch.set_num_threads(1)
+    sets = (*WORLD, "model.id_dim=8", "train.epochs=3")
+    made = run(tiny, tmp_path, *sets, method="cadc-residual")
+    told = made["evaluate"].info
+    assert "prior" not in made
+    tables = run(tiny, tmp_path, *WORLD, method="mf")["evaluate"].info
+    both = {told["kept"]: told["test"], told["beside"]["of"]: told["beside"]["test"]}
+    assert both["tables"] == tables["test"]
+    assert set(both) == {"tables", "towers"}
