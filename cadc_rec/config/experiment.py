@@ -151,7 +151,7 @@ def _context(e: Experiment) -> Iterator[str]:
     if e.prior.fit == "validation" and not e.prior.use:
         yield (
             "prior.fit = 'validation' chooses the factors of a prior, and prior.use is false; set "
-            "prior.use = true (method `prior` or `recipe`), or prior.fit = 'none'."
+            "prior.use = true (methods `prior` and `recipe`), or prior.fit = 'none'."
         )
     towers = e.model.kind == "two_tower"
     if e.prior.recent and towers and e.model.keep != "better":

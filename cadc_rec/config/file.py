@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from cadc_rec.config.errors import explain
 from cadc_rec.config.experiment import Experiment
-from cadc_rec.config.methods import DEFAULTS, METHODS
+from cadc_rec.config.methods import DEFAULTS, METHODS, OF_PRIOR
 from cadc_rec.errors import CadcError, link_to_nowhere
 
 
@@ -60,11 +60,11 @@ def load_experiment(
                 f"{path}: {key} = {written!r} contradicts the method {chosen}, which sets "
                 f"{value!r}; leave it out, or put it under [methods.{chosen}] to change the method."
             )
-    for key, value in DEFAULTS.get(chosen, {}).items():
-        if _get(raw, key) is None:
-            _put(raw, key, value)
     for key, value in (*row.items(), *per_method.get(chosen, {}).items(), *sets):
         _put(raw, key, value)
+    for key, value in DEFAULTS.get(chosen, {}).items():
+        if _get(raw, key) is None and (_get(raw, "prior.use") or key not in OF_PRIOR):
+            _put(raw, key, value)
     raw["method"] = chosen
     try:
         return Experiment.model_validate(raw)

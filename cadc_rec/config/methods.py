@@ -130,5 +130,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "auto": _OF_TOWERS,
 }
 """What a method has where the file says nothing; unlike a row of `METHODS`, the file may differ."""
+OF_PRIOR = frozenset({*_OF_TABLES, "model.keep"})
+"""Those of them that are defaults only while ``prior.use`` is true."""
 
 assert set(METHODS) == set(get_args(MethodName))

@@ -131,8 +131,8 @@ class TransitionsConfig(Section):
     counts."""
     form: Literal["factors", "lists"] = "factors"
     """What is kept of the matrix. `factors`: a source and a target vector of every item, from ALS.
-    `lists`: every item's best targets as they were counted; more accurate, and until now for the
-    tables alone (`model.kind = "tables"`)."""
+    `lists`: every item's best targets as they were counted; more accurate, and only read by the
+    prior (`prior.use`)."""
     targets: PositiveInt = 500
     """`lists`: number of targets kept for each item, those with the largest weights."""
     dim: PositiveInt = 96
@@ -175,9 +175,9 @@ class PriorConfig(Section):
     """Add the scores of ALS and of transitions (if there are any), each multiplied by a learned
     factor. Without towers they are the whole score."""
     fit: Literal["none", "validation"] = "none"
-    """Without towers: `validation` chooses the factors, `alpha`, `half_life`, `l2` and `decay` on a
-    sample of validation users, starting from these; with fewer than 200 of them these stand. `none`
-    gives ALS and transitions the same spread."""
+    """`validation` chooses the factors, `alpha`, `half_life`, `l2` and `decay` on a sample of
+    validation users, starting from these; with fewer than 200 of them these stand. `none` gives
+    ALS and transitions the same spread. Towers go on learning the factors."""
     recent: bool = False
     """With `fit = "validation"`: also score an item by how often it was taken in the hours or days
     before the request, log(1 + count). It needs the times of a clock."""

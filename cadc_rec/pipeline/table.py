@@ -47,7 +47,8 @@ def _transitions_settings(job: Job) -> dict[str, Any]:
 
 def _prior_settings(job: Job) -> dict[str, Any]:
     e = job.experiment
-    settings = {"prior": e.prior.decisive(), "history": e.history.decisive(), "seed": e.seed}
+    history = {"length": e.history.length}
+    settings = {"prior": e.prior.decisive(), "history": history, "seed": e.seed}
     return {**settings, **_times(job)}
 
 

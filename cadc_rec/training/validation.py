@@ -70,7 +70,6 @@ class Validation:
 
     def ranks(self, scoring: Scoring | None = None) -> NDArray[np.int64]:
         """Ranks by the model as it is, or by another scoring; int64 ``[ranked users]``."""
-        self.model.wrapped.eval()
         chosen = of_towers(self.model, self._known) if scoring is None else scoring
         return chosen.validation_ranks(self.dataset, self.sample, self.model.processes)
 

@@ -208,7 +208,8 @@ def test_an_unknown_key_that_resembles_nothing_is_refused_with_all_that_stand_th
 def test_an_unknown_method_is_refused_with_those_there_are(write):
     sentence = (
         "method: 'golden' is unknown; choose one of cadc, cadc-mlp, random, over-sampling, "
-        "under-sampling, logq, gold, mf, als, popularity, prior, recipe, recipe-gold."
+        "under-sampling, logq, gold, mf, als, popularity, prior, recipe, recipe-gold, "
+        "cadc-residual, auto."
     )
     assert refusal(write(), method="golden") == sentence
     assert refusal(write('method = "golden"')) == sentence

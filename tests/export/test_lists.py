@@ -45,20 +45,42 @@ def made(tiny, tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["exact", "hnsw"])
 def test_recommendations_are_the_ranking(made, kind):
-    predictor = Predictor.load(made.work / kind)
-    users, items = made.ranks["user_id"], made.ranks["item_id"]
+    answers_are_ranks(Predictor.load(made.work / kind), made.ranks)
+
+
+def test_those_of_towers_are_too(tiny, tmp_path):
+    sets = [
+        *SETS,
+        "model.id_dim=8",
+        "model.keep=towers",
+        "train.epochs=2",
+        "train.learning_rate=0.05",
+    ]
+    experiment = load_experiment(tiny, method="recipe", overrides=sets)
+    pipeline = Pipeline(experiment, tmp_path / "work")
+    done = Finished(experiment, pipeline.run(), pipeline.dataset, pipeline.pretrained)
+    write_bundle(done, tmp_path / "bundle", Wanted(index="hnsw"))
+    predictor = Predictor.load(tmp_path / "bundle")
+    assert predictor.item_vectors.vectors.shape[1] > 8, "the towers have no part in it"
+    ranks = pq.read_table(done.artifacts["evaluate"].path / "ranks.parquet").to_pydict()
+    answers_are_ranks(predictor, ranks)
+
+
+def answers_are_ranks(predictor, ranks):
+    """Every user is recommended what the evaluation ranked before the test item, and it."""
+    users, items = ranks["user_id"], ranks["item_id"]
     found = predictor.recommend(users, 10)
     alone = [predictor.recommend([user], 10).item_ids[0].tolist() for user in users[:20]]
     assert alone == found.item_ids[:20].tolist()
     for user, item, rank, answer in zip(
-        users, items, made.ranks["rank"], found.item_ids.tolist(), strict=True
+        users, items, ranks["rank"], found.item_ids.tolist(), strict=True
     ):
         # An item with the target's own score ranks before it in evaluation, and may not here.
         assert (item in answer) >= (rank <= 10), user
         if rank <= 10:
             assert answer.index(item) <= rank - 1
     hits = sum(item in answer for item, answer in zip(items, found.item_ids.tolist(), strict=True))
-    assert hits == pytest.approx(sum(rank <= 10 for rank in made.ranks["rank"]), abs=2)
+    assert hits == pytest.approx(sum(rank <= 10 for rank in ranks["rank"]), abs=2)
 
 
 def test_a_score_is_that_of_the_recommendation_and_lists_have_a_part_in_it(made):

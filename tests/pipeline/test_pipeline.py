@@ -12,8 +12,7 @@ from cadc_rec.pipeline.pipeline import STAGES as EVERY_STAGE
 from cadc_rec.pipeline.pipeline import Pipeline, launched
 from cadc_rec.store.artifact import Artifact, artifact_key
 
-OF_RECIPE = tuple(stage for stage in EVERY_STAGE if stage != "prior")
-STAGES = tuple(stage for stage in OF_RECIPE if stage != "transitions")  # those of cadc
+STAGES = tuple(s for s in EVERY_STAGE if s not in ("transitions", "prior"))  # those of cadc
 
 # Of the artifacts that are not made: what later stages ask them for.
 _INFO = {"users": 60, "items": 40, "train": 780, "val": 60, "selected": 78}
@@ -263,7 +262,7 @@ RECIPE = {"method": "recipe"}
 
 def test_a_recipe_has_a_stage_more_and_shares_the_data_with_the_others(keys):
     recipe = keys(**RECIPE)
-    assert list(recipe) == list(OF_RECIPE)
+    assert list(recipe) == list(EVERY_STAGE)
     assert recipe["prepare"] == keys()["prepare"]
     on_everything = keys(method="recipe-gold")
     for shared in ("prepare", "pretrain", "transitions"):
@@ -274,10 +273,10 @@ def test_a_recipe_has_a_stage_more_and_shares_the_data_with_the_others(keys):
 @pytest.mark.parametrize(
     ("override", "changed"),
     [
-        ("pretrain.als.l2=7.0", {"pretrain", "train", "evaluate"}),
+        ("pretrain.als.l2=7.0", {"pretrain", "prior", "train", "evaluate"}),
         ("pretrain.learning_rate=0.5", set()),
-        ("transitions.decay=0.5", {"transitions", "train", "evaluate"}),
-        ("history.length=3", {"select", "train", "evaluate"}),
+        ("transitions.decay=0.5", {"transitions", "prior", "train", "evaluate"}),
+        ("history.length=3", {"prior", "select", "train", "evaluate"}),
         ("history.windows=[1, 2]", {"train", "evaluate"}),
         ("select.half_life=3.0", set()),
         ("select.kind=hard", {"select", "train", "evaluate"}),
@@ -286,7 +285,7 @@ def test_a_recipe_has_a_stage_more_and_shares_the_data_with_the_others(keys):
 )
 def test_a_setting_of_a_recipe_makes_anew_what_it_concerns(keys, override, changed):
     before, after = keys(**RECIPE), keys(override, **RECIPE)
-    assert {stage for stage in OF_RECIPE if before[stage] != after[stage]} == changed
+    assert {stage for stage in EVERY_STAGE if before[stage] != after[stage]} == changed
 
 
 def test_a_selection_by_score_depends_on_the_vectors(keys):

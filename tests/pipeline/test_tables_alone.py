@@ -14,6 +14,7 @@ from cadc_rec.data.transition_lists import FILE as LISTS_FILE
 from cadc_rec.data.transition_lists import ListedScores, TransitionLists
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.pretrain.prior_fit import FILE
+from cadc_rec.serving.bundle import layout
 
 LISTS = ("transitions.form=lists", "transitions.targets=20")
 # Enough users to fit on.
@@ -21,19 +22,19 @@ WORLD = ("data.generated.users=260", "data.generated.interactions=3000", "pretra
 FITTED = (*WORLD, *LISTS, "prior.fit=validation")
 
 
-def run(tiny, workdir, *overrides):
-    experiment = load_experiment(tiny, method="prior", overrides=overrides)
+def run(tiny, workdir, *overrides, method="prior"):
+    experiment = load_experiment(tiny, method=method, overrides=overrides)
     return Pipeline(experiment, workdir).run()
 
 
 def test_a_fit_is_kept_and_used_in_the_evaluation(tiny, tmp_path):
     torch.set_num_threads(1)
     fitted = run(tiny, tmp_path, *FITTED)
-    plain = run(tiny, tmp_path, *WORLD, *LISTS)
+    plain = run(tiny, tmp_path, *WORLD, *LISTS, "prior.fit=none")
     assert list(fitted) == ["prepare", "pretrain", "transitions", "prior", "evaluate"]
     assert fitted["transitions"].path == plain["transitions"].path
     chosen = json.loads((fitted["prior"].path / FILE).read_text())
-    assert set(chosen["factors"]) == {"folded", "lists", "popularity"}
+    assert set(chosen["factors"]) == {"folded", "lists", "content", "popularity"}
     assert (
         chosen["users"]
         == pq.read_table(fitted["evaluate"].path / "validation_ranks.parquet").num_rows
@@ -56,13 +57,15 @@ def test_ranks_with_recent_popularity_are_those_of_plain_numpy(tiny, tmp_path):
     told = evaluated.info
     # The factor is what the fit chose; here only that it is applied is looked at.
     chosen = json.loads((made["prior"].path / FILE).read_text())
-    assert set(chosen["factors"]) == {"folded", "lists", "popularity", "recent"}
+    assert set(chosen["factors"]) == {"folded", "lists", "content", "popularity", "recent"}
     vectors = {
         side: load_file(evaluated.path / f"{side}_vectors.safetensors")["vectors"].double().numpy()
         for side in ("user", "item")
     }
     scores = vectors["user"] @ vectors["item"].T
-    lists = TransitionLists.open(made["transitions"].path / LISTS_FILE)
+    folders = (evaluated.path, made["transitions"].path)  # blended with content, or not
+    file = next(each / LISTS_FILE for each in folders if (each / LISTS_FILE).exists())
+    lists = TransitionLists.open(file)
     listed = ListedScores.with_settings(lists, told["lists"])
     scores += listed.of(data.last_items(50, with_validation=True)).toarray()
     times, when = data.train_timestamp, data.test_timestamp
@@ -84,14 +87,17 @@ def test_ranks_with_recent_popularity_are_those_of_plain_numpy(tiny, tmp_path):
     assert found == {ids[user]: rank for user, rank in expected.items()}
 
 
-def test_towers_do_not_read_lists_and_are_not_fitted(tiny):
+def test_settings_that_no_prior_reads_are_refused(tiny):
     for overrides, named in (
-        (["transitions.form=lists"], "transitions.form = 'lists'"),
-        (["prior.fit=validation"], "prior.fit = 'validation'"),
-        (["prior.recent=true"], "prior.recent = true needs prior.fit"),
+        (["prior.use=false", "transitions.form=lists"], "'lists' keeps scores that the prior adds"),
+        (["prior.use=false", "prior.fit=validation"], "prior.fit = 'validation' chooses"),
+        (["prior.fit=none", "prior.recent=true"], "prior.recent = true needs prior.fit"),
+        (["model.keep=towers", "prior.recent=true"], "is a score of the tables alone"),
     ):
         with pytest.raises(Exception, match=named):
             load_experiment(tiny, method="recipe", overrides=overrides)
+    with pytest.raises(Exception, match="needs a score of the tables that towers add to"):
+        load_experiment(tiny, method="cadc", overrides=["model.keep=better"])
 
 
 def test_recent_popularity_needs_a_clock_and_is_not_exported(cli, tiny, tmp_path):
@@ -115,3 +121,39 @@ def test_recent_popularity_needs_a_clock_and_is_not_exported(cli, tiny, tmp_path
     done = cli("run", config, "--workdir", tmp_path / "other", *sets)
     assert done.code == 2
     assert "prior.recent = true needs the times of a clock, and this dataset's are only" in done.err
+
+
+def test_towers_that_add_nothing_give_way_to_the_tables(tiny, cli, tmp_path):
+    torch.set_num_threads(1)
+    spoiled = (*FITTED, "model.id_dim=8", "train.learning_rate=3.0", "train.epochs=2")
+    towers, tables = run(tiny, tmp_path, *spoiled, method="recipe"), run(tiny, tmp_path, *FITTED)
+    trained, told = towers["train"].info, towers["evaluate"].info
+    assert trained["kept"] == told["kept"] == "tables"
+    assert trained["of_towers"]["ndcg@10"] <= trained["of_tables"]["ndcg@10"]
+    for part in ("test", "validation"):  # their scale differs, which moves last bits
+        assert told[part] == pytest.approx(tables["evaluate"].info[part], abs=0.01)
+    assert told["beside"]["of"] == "towers"
+    assert told["added"]["ndcg@10"] == pytest.approx(
+        told["beside"]["test"]["ndcg@10"] - told["test"]["ndcg@10"]
+    )
+    bundles = []
+    for method, sets in (("recipe", spoiled), ("prior", FITTED)):
+        given = [part for one in sets for part in ("--set", one)]
+        bundles.append(tmp_path / f"{method}-bundle")
+        told = (tiny, "--method", method, "--workdir", tmp_path, *given)
+        assert cli("export", *told, "--out", bundles[-1]).code == 0
+    one, other = (load_file(path / layout.ITEM_VECTORS)["vectors"].shape for path in bundles)
+    assert one == other  # none of the towers' elements
+    assert (bundles[0] / layout.LISTS).read_bytes() == (bundles[1] / layout.LISTS).read_bytes()
+
+
+def test_towers_that_add_are_reported_beside_the_tables(tiny, tmp_path):
+    torch.set_num_threads(1)
+    sets = (*WORLD, "model.id_dim=8", "train.epochs=3")
+    made = run(tiny, tmp_path, *sets, method="cadc-residual")
+    told = made["evaluate"].info
+    assert "prior" not in made
+    tables = run(tiny, tmp_path, *WORLD, method="mf")["evaluate"].info
+    both = {told["kept"]: told["test"], told["beside"]["of"]: told["beside"]["test"]}
+    assert both["tables"] == tables["test"]
+    assert set(both) == {"tables", "towers"}

@@ -101,7 +101,7 @@ def test_every_run_of_other_methods_is_found_by_its_options(workdir, config):
 
 
 def test_settings_that_manifests_leave_out_are_known(workdir, config):
-    ways = ([], ["transitions.form=lists"], ["transitions.form=lists", "prior.fit=validation"])
+    ways = (["prior.fit=none", "transitions.form=factors"], ["prior.fit=none"], [])
     for sets in ways:
         Pipeline(load_experiment(config, method="prior", overrides=sets), workdir).run()
     for sets in ways:

@@ -50,7 +50,7 @@ def starting_config(
     lines = [
         "# Written by `cadc-rec inspect`: guesses from names and counts. Read and correct them.",
         *(f"# Note: {_line(note)}." for note in notes),
-        'seed = 0\nmethod = "cadc"\n',
+        'seed = 0\nmethod = "auto"\n',
         '[data]\nsource = "tables"\n',
         *_tables(layout, meetings),
         "[data.tables.interactions]",

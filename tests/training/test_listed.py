@@ -1,0 +1,54 @@
+"""Scores of lists at a step's candidates are those of the lists themselves."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from cadc_rec.data.transition_lists import best_targets
+from cadc_rec.training.listed import ListedExamples
+
+ITEMS, LENGTH, DECAY = 30, 6, 0.6
+
+
+@pytest.fixture(scope="module")
+def given():
+    """A matrix of transitions, its lists, and histories of which some have ended."""
+    rng = np.random.default_rng(2)
+    whole = rng.random((ITEMS, ITEMS)) * (rng.random((ITEMS, ITEMS)) < 0.4)
+    history = rng.integers(0, ITEMS, (12, LENGTH)).astype(np.int32)
+    for row, kept in enumerate(rng.integers(0, LENGTH + 1, 12)):
+        history[row, kept:] = -1
+    history[0] = -1
+    return whole, best_targets(sparse.csr_array(whole.astype(np.float32)), ITEMS), history
+
+
+def test_they_are_the_weighted_means_of_the_lists(given):
+    whole, lists, history = given
+    rows, items = np.array([3, 0, 7, 3, 11]), np.array([29, 4, 0, 17])
+    found = ListedExamples(lists, DECAY, history).of(
+        torch.from_numpy(rows), torch.from_numpy(items)
+    )
+    for at, row in enumerate(rows):
+        known = [item for item in history[row] if item >= 0]
+        weights = [DECAY**place for place in range(len(known))]
+        expected = sum(
+            (w * whole[item][items] for w, item in zip(weights, known, strict=True)),
+            np.zeros(len(items)),
+        ) / max(sum(weights), 1e-9)
+        np.testing.assert_allclose(found[at].numpy(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_step_leaves_nothing_to_the_next(given):
+    _, lists, history = given
+    listed, every = ListedExamples(lists, DECAY, history), torch.arange(ITEMS)
+    rows = torch.arange(12)
+    listed.of(rows, torch.tensor([5, 2]))
+    np.testing.assert_allclose(
+        listed.of(rows, every), lists.scores(history, DECAY).toarray(), rtol=1e-5, atol=1e-7
+    )
+
+
+def test_places_that_hardly_count_are_left_out(given):
+    _, lists, history = given
+    assert len(ListedExamples(lists, 0.01, history).weights) == 3  # 1, 0.01 and 0.0001
