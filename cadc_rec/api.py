@@ -271,6 +271,7 @@ class Run:
         from safetensors.numpy import load_file
 
         from cadc_rec.data.dataset import Dataset
+        from cadc_rec.data.recent_popularity import LatestScores
         from cadc_rec.data.user_items import UserItems
         from cadc_rec.serving.predict.catalogue import IdMap
         from cadc_rec.serving.predict.predictor import Predictor
@@ -281,6 +282,9 @@ class Run:
             load_file(evaluated / f"{side}_vectors.safetensors")["vectors"]
             for side in ("user", "item")
         )
+        info, log = self.artifacts["evaluate"].info, (data.train_timestamp, data.train_item)
+        latest = LatestScores.of_evaluation(info, *log, data.n_items)
+        users, items = latest.of_users(users), latest.of_items(items)
         # Evaluation leaves these items out when it ranks the test items.
         taken = UserItems(data.user_indptr, data.train_item).and_one_each(data.val_item)
         vectors, forms = ItemVectors(items), self.experiment.data.id_forms

@@ -154,7 +154,7 @@ def _context(e: Experiment) -> Iterator[str]:
             "prior.use = true (methods `prior` and `recipe`), or prior.fit = 'none'."
         )
     towers = e.model.kind == "two_tower"
-    if e.prior.recent and towers and e.model.keep != "better":
+    if e.prior.use and e.prior.recent and towers and e.model.keep != "better":
         yield (
             "prior.recent = true is a score of the tables alone, which two towers do not add to; "
             "set model.kind = 'tables' (method `prior`) or model.keep = 'better', or prior.recent "

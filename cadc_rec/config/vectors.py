@@ -197,7 +197,7 @@ class PriorConfig(Section):
 
     def broken_rules(self) -> Iterator[str]:
         """See `Section`."""
-        if self.recent and self.fit == "none":
+        if self.use and self.recent and self.fit == "none":
             yield (
                 "prior.recent = true needs prior.fit = 'validation', which chooses its window and "
                 "factor; set both, or neither."

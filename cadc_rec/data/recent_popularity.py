@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -39,6 +39,11 @@ class RecentPopularity:
         self.n_items = n_items
         self._time = np.asarray(time, np.float64)[in_time]
         self._item = np.asarray(item)[in_time]
+
+    @property
+    def last(self) -> float:
+        """Time of the last interaction; 0 without any."""
+        return float(self._time[-1]) if len(self._time) else 0.0
 
     def blocks(
         self, at: NDArray[Any], windows: Sequence[float], most_bytes: int = 64 << 20
@@ -176,6 +181,50 @@ class RecentScores:
         counts = self.popularity.counts(at, self.window)
         scores = np.log1p(counts.data).astype(np.float32) * np.float32(self.factor)
         return sparse.csr_array((scores, counts.indices, counts.indptr), shape=counts.shape)
+
+    def at_the_end(self) -> NDArray[np.float32]:
+        """Of a request just after the log's last interaction: float32 ``[n_items]``."""
+        last = self.popularity.last
+        scores: NDArray[np.float32] = self.of(np.array([np.nextafter(last, np.inf)])).toarray()[0]
+        return scores
+
+
+@dataclass(frozen=True)
+class LatestScores:
+    """The same for all requests that come after a log, as one more element of every vector.
+
+    A finished run and a bundle know what had been taken when their log ended; whoever asks later is
+    answered by that.
+
+    Attributes:
+        scores: of every item, float32 ``[n_items]``; None where nothing recent is scored.
+    """
+
+    scores: NDArray[np.float32] | None
+
+    @classmethod
+    def of_evaluation(
+        cls, info: Mapping[str, Any], time: NDArray[Any], item: NDArray[np.int32], n_items: int
+    ) -> LatestScores:
+        """Of what an evaluation's manifest says of it, and of D_full: see `RecentPopularity`."""
+        if "recent" not in info:
+            return cls(None)
+        log = RecentPopularity(time, item, n_items)
+        return cls(RecentScores(log, **info["recent"]).at_the_end())
+
+    def of_items(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Vectors ``[n, d]`` of the items, with it; items beyond the log's were never taken."""
+        if self.scores is None:
+            return vectors
+        column = np.zeros((len(vectors), 1), np.float32)
+        column[: len(self.scores), 0] = self.scores
+        return np.concatenate([vectors, column], 1)
+
+    def of_users(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Vectors ``[n, d]`` of users, with it."""
+        if self.scores is None:
+            return vectors
+        return np.concatenate([vectors, np.ones((len(vectors), 1), np.float32)], 1)
 
 
 class RecentCounts:

@@ -24,8 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from cadc_rec.errors import CadcError
-
 if TYPE_CHECKING:  # a second of imports that a predictor without lists need not wait for
     from scipy import sparse
 
@@ -139,15 +137,7 @@ class ListedScores:
             info: of the evaluation's manifest.
             folders: its artifact's, and that of its transitions: the first that has lists has
                 those that it ranked by.
-
-        Raises:
-            CadcError: it ranked by what had been taken in the hours before each request, too.
         """
-        if "recent" in info:
-            raise CadcError(
-                "prior.recent = true: recommendations need what was taken in the last hours, which "
-                "neither a finished run nor a bundle knows; run with prior.recent = false."
-            )
         if "lists" not in info:
             return None
         file = next(folder / FILE for folder in folders if (folder / FILE).exists())

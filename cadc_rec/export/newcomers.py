@@ -79,6 +79,19 @@ class HistoryNewcomer(nn.Module):
         return vectors
 
 
+class WithOne(nn.Module):
+    """A program's vectors, and one more element that is 1."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, history: torch.Tensor) -> torch.Tensor:
+        """``[n, d + 1]`` of int64 ``[n, L]``, the latest first, -1 where they have ended."""
+        vectors = self.program(history)
+        return torch.cat([vectors, torch.ones_like(vectors[:, :1])], 1)
+
+
 def newcomer_program(
     fold: PriorConfig,
     history: HistoryConfig,
@@ -88,6 +101,7 @@ def newcomer_program(
     pretrained: Pretrained,
     items: np.ndarray,
     fitted: FittedPrior | None,
+    latest: bool = False,
 ) -> Program:
     """The program of a bundle that takes histories of unknown users.
 
@@ -100,6 +114,7 @@ def newcomer_program(
         pretrained: pre-trained vectors, where the model has them.
         items: ``[n_items, d]``, the vectors that are searched.
         fitted: what was chosen of a prior without towers.
+        latest: whether the last element of the items' vectors is what was taken just before.
     """
     length = history.length
     if trained is None:
@@ -107,7 +122,8 @@ def newcomer_program(
         if tables is not None:
             if fitted is not None:
                 tables = fitted.applied_to(tables, fold)
-            return Program(tables.program(), {"history": (length,)})
+            program = tables.program()
+            return Program(WithOne(program) if latest else program, {"history": (length,)})
     if trained is None or not trained.history_length:
         vectors = torch.from_numpy(items)
         folded = FoldedNewcomer(vectors, HistoryPrior.of(vectors, fold))

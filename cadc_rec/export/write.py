@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from safetensors.numpy import load_file, save
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.recent_popularity import LatestScores
 from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.export.card import card_data, card_page, limits_of
@@ -118,14 +120,14 @@ class Finished:
         return train.and_one_each(self.dataset.val_item)
 
     def untaken(self) -> np.ndarray:
-        """Vectors of the items that nobody took yet."""
+        """Vectors of the items that nobody took yet, without what is `latest`."""
         fitted = self.fitted()
         popular = not self.with_towers and fitted is not None and fitted.factors["popularity"]
         return untaken_vectors(
             self.trained(),
             self.dataset.untaken_attributes(),
             self.dataset.n_untaken,
-            self.vectors("item"),
+            self._evaluated("item"),
             counted=self.experiment.pretrain.model == "popularity",
             popularity=untaken_popularity(self.dataset) if popular else None,
         )
@@ -141,8 +143,23 @@ class Finished:
         folders = [self.artifacts[stage].path for stage in stages]
         return ListedScores.of_evaluation(self.artifacts["evaluate"].info, folders)
 
+    @cached_property
+    def latest(self) -> LatestScores:
+        """What had been taken just before the log ended, where that has a part in the score."""
+        data, info = self.dataset, self.artifacts["evaluate"].info
+        return LatestScores.of_evaluation(info, data.train_timestamp, data.train_item, data.n_items)
+
     def vectors(self, side: str) -> np.ndarray:
-        """The vectors of ``user`` or ``item`` that ranked the test items."""
+        """The vectors of ``user`` or ``item`` that ranked the test items, and what is `latest`."""
+        vectors = self._evaluated(side)
+        return self.latest.of_users(vectors) if side == "user" else self.latest.of_items(vectors)
+
+    def every_item(self) -> np.ndarray:
+        """The same of all items, those that nobody took yet last."""
+        vectors = np.concatenate([self._evaluated("item"), self.untaken()])
+        return self.latest.of_items(vectors)
+
+    def _evaluated(self, side: str) -> np.ndarray:
         file = self.artifacts["evaluate"].path / f"{side}_vectors.safetensors"
         return load_file(file)["vectors"]
 
@@ -176,6 +193,7 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
                 finished.pretrained,
                 finished.vectors("item"),
                 finished.fitted(),
+                finished.latest.scores is not None,
             )
             width = finished.vectors("item").shape[1]
             described["programs"] = _write_programs(programs, width, folder, wanted.aot)
@@ -198,14 +216,17 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
 
 def _write_data(finished: Finished, folder: Path) -> None:
     evaluated, prepared = finished.artifacts["evaluate"].path, finished.artifacts["prepare"].path
-    if finished.dataset.n_untaken:
-        vectors = np.concatenate([finished.vectors("item"), finished.untaken()])
-        (folder / layout.ITEM_VECTORS).write_bytes(save({"vectors": vectors}))
-    else:
-        source = evaluated / "item_vectors.safetensors"
-        shutil.copyfile(source, folder / layout.ITEM_VECTORS)
+    changed = finished.latest.scores is not None
+    for side, name, of_all in (
+        ("user", layout.USER_VECTORS, changed),
+        ("item", layout.ITEM_VECTORS, changed or finished.dataset.n_untaken),
+    ):
+        if of_all:
+            vectors = finished.vectors(side) if side == "user" else finished.every_item()
+            (folder / name).write_bytes(save({"vectors": vectors}))
+        else:
+            shutil.copyfile(evaluated / f"{side}_vectors.safetensors", folder / name)
     for source, name in (
-        (evaluated / "user_vectors.safetensors", layout.USER_VECTORS),
         (prepared / "users.parquet", layout.USERS),
         (prepared / "items.parquet", layout.ITEMS),
         (prepared / "attributes.json", layout.ATTRIBUTES),
@@ -215,12 +236,12 @@ def _write_data(finished: Finished, folder: Path) -> None:
     if listed is not None:
         listed.lists.save(folder / layout.LISTS)
     known = finished.known()
-    items = known.items.astype(np.int32)
+    taken = known.items.astype(np.int32)
     every = finished.dataset.n_items + finished.dataset.n_untaken
     arrays = {
         "indptr": known.indptr.astype(np.int64),
-        "items": items,
-        "popularity": np.bincount(items, minlength=every).astype(np.int64),
+        "items": taken,
+        "popularity": np.bincount(taken, minlength=every).astype(np.int64),
     }
     (folder / layout.KNOWN).write_bytes(save(arrays))  # save_file would hide it from other users
 

@@ -54,7 +54,8 @@ def _prior_settings(job: Job) -> dict[str, Any]:
 
 def _times(job: Job) -> dict[str, Any]:
     """What times mean, which the dataset's bytes do not tell; of stages that read them."""
-    if not job.experiment.prior.recent:
+    prior = job.experiment.prior
+    if not (prior.use and prior.recent):
         return {}
     info = job.artifact("dataset").info
     return {"times": [info.get("timestamp_kind"), info.get("time_unit")]}

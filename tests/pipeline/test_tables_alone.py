@@ -8,13 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import cadc_rec
 from cadc_rec.config.file import load_experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.transition_lists import FILE as LISTS_FILE
 from cadc_rec.data.transition_lists import ListedScores, TransitionLists
+from cadc_rec.export.write import Finished, Wanted, write_bundle
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.pretrain.prior_fit import FILE
 from cadc_rec.serving.bundle import layout
+from cadc_rec.serving.bundle.bundle import Bundle
+from cadc_rec.serving.bundle.self_test import run_self_test
+from cadc_rec.serving.predict.predictor import Predictor
 
 LISTS = ("transitions.form=lists", "transitions.targets=20")
 # Enough users to fit on.
@@ -100,14 +105,42 @@ def test_settings_that_no_prior_reads_are_refused(tiny):
         load_experiment(tiny, method="cadc", overrides=["model.keep=better"])
 
 
-def test_recent_popularity_needs_a_clock_and_is_not_exported(cli, tiny, tmp_path):
-    sets = [part for one in (*FITTED, "prior.recent=true") for part in ("--set", one)]
-    told = (tiny, "--method", "prior", "--workdir", tmp_path / "work", *sets)
-    assert cli("run", *told).code == 0
-    done = cli("export", *told, "--out", tmp_path / "bundle")
-    assert done.code == 2
-    assert "error: prior.recent = true: recommendations need what was taken" in done.err
-    assert not (tmp_path / "bundle").exists()
+def test_a_bundle_scores_by_what_was_taken_just_before_its_log_ended(tiny, tmp_path):
+    torch.set_num_threads(1)
+    experiment = load_experiment(tiny, method="prior", overrides=[*FITTED, "prior.recent=true"])
+    pipeline = Pipeline(experiment, tmp_path / "work")
+    done = Finished(experiment, pipeline.run(), pipeline.dataset, pipeline.pretrained)
+    write_bundle(done, tmp_path / "bundle", Wanted())
+    data, recent = done.dataset, done.artifacts["evaluate"].info["recent"]
+    since = data.train_timestamp.max() - recent["window"]
+    counts = np.bincount(data.train_item[data.train_timestamp > since], minlength=data.n_items)
+    expected = recent["factor"] * np.log1p(counts)
+    assert expected.any()
+    predictor = Predictor.load(tmp_path / "bundle")
+    np.testing.assert_allclose(predictor.item_vectors.vectors[:, -1], expected, rtol=1e-5)
+    users = data.user_ids().to_pylist()[:20]
+    found = predictor.recommend(users, 5)
+    scores = predictor.user_vectors[:20].astype(np.float64) @ predictor.item_vectors.vectors.T
+    history = data.last_items(50, with_validation=True)[:20]
+    scores += done.listed().of(history).toarray()
+    known = done.known()
+    for row in range(20):
+        scores[row, known.of(row)] = -np.inf
+    np.testing.assert_allclose(found.scores, -np.sort(-scores, 1)[:, :5], rtol=1e-5)
+    histories = [predictor.items.of_rows(known.of(row)).tolist() for row in range(20)]
+    new = predictor.recommend([10**9 + n for n in range(20)], 5, history=histories)
+    np.testing.assert_allclose(new.scores, found.scores, rtol=1e-3, atol=1e-3)
+
+    def ask(users, k):
+        found = predictor.recommend(users, k)
+        return found.item_ids.tolist(), found.scores.tolist()
+
+    assert run_self_test(Bundle.open(tmp_path / "bundle"), ask).passed
+    answers = cadc_rec.run(experiment, workdir=tmp_path / "work").recommend(users, 5)
+    assert answers.item_ids.tolist() == found.item_ids.tolist()
+
+
+def test_recent_popularity_needs_a_clock(cli, tmp_path):
     (tmp_path / "log.csv").write_text(
         "user_id,item_id,timestamp\n"
         + "".join(f"{u},{(7 * u + 3 * n) % 19},{n}\n" for u in range(230) for n in range(6))

@@ -76,6 +76,8 @@ def starting_config(
         if entities is not None:
             columns = _columns(entities.table, layout)
             lines += ["", f"[data.tables.{side}]", *columns, *_entities(entities, data_dir)]
+    if gaps is not None and gaps.kind == "clock":
+        lines += ["", "[prior]", "recent = true # what was taken in the hours before, by the clock"]
     return "\n".join(lines) + "\n"
 
 
