@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cadc_rec.data.dataset import Attribute
-from cadc_rec.data.transition_lists import TransitionLists
+from cadc_rec.data.transition_lists import best_targets
 from cadc_rec.pretrain.content_lists import blended, content_lists
 from cadc_rec.pretrain.prior_fit import FittedPrior, fit_prior, fitted_tables
 from tests.pretrain.test_prior_fit import CONFIG, HISTORY, LENGTH, N_ITEMS, a_dataset, given, ndcg
@@ -58,14 +58,11 @@ def a_world_of_neighbours():
     dataset.item_attributes = [
         attribute([[1 + item, 1 + (item + 1) % N_ITEMS] for item in range(N_ITEMS)], N_ITEMS + 1)
     ]
-    nothing = TransitionLists(
-        np.arange(N_ITEMS + 1), np.zeros(N_ITEMS, np.int32), np.full(N_ITEMS, 1e-3, np.float32)
-    )
-    return dataset, nothing
+    return dataset
 
 
-def test_content_that_tells_the_next_item_counts_and_content_that_does_not_is_left_out(tmp_path):
-    dataset, _ = a_world_of_neighbours()
+def test_content_that_tells_the_next_item_counts(tmp_path):
+    dataset = a_world_of_neighbours()
     pretrained = given()
     noisy = type(pretrained)(pretrained.ids)  # no transitions: ALS vectors that know nothing
     fitted = fit_prior(CONFIG, HISTORY, 0, dataset, noisy)
@@ -81,17 +78,17 @@ def test_content_that_tells_the_next_item_counts_and_content_that_does_not_is_le
     np.testing.assert_array_equal(
         again.of(history).toarray(), tables.listed(LENGTH).of(history).toarray()
     )
-    dataset.item_attributes = [attribute([[1 + item % 3] for item in range(N_ITEMS)], 4)]
     off = CONFIG.model_copy(update={"content": False})
     assert "content" not in fit_prior(off, HISTORY, 0, dataset, pretrained).factors
 
 
 def test_content_beside_transitions_is_what_evaluation_finds():
-    dataset, _ = a_world_of_neighbours()
+    dataset = a_world_of_neighbours()
     pretrained = given()
     half = pretrained.lists.matrix.copy()
-    half.data[half.indices % 2 == 0] = 0.01  # transitions know every second item only
-    half = TransitionLists(half.indptr.astype(np.int64), half.indices, half.data)
+    half.data[half.indices % 2 == 0] = 0  # transitions lead to every second item only
+    half.eliminate_zeros()
+    half = best_targets(half, 10)
     pretrained = type(pretrained)(pretrained.ids, lists=half)
     fitted = fit_prior(CONFIG, HISTORY, 0, dataset, pretrained)
     assert fitted.factors["content"] > 0
