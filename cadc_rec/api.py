@@ -300,9 +300,8 @@ class Run:
         )
 
     def _listed(self) -> ListedScores | None:
-        from cadc_rec.data.transition_lists import FILE, ListedScores, TransitionLists
+        from cadc_rec.data.transition_lists import ListedScores
 
-        return ListedScores.of_evaluation(
-            self.artifacts["evaluate"].info,
-            lambda: TransitionLists.open(self.artifacts["transitions"].path / FILE),
-        )
+        stages = [stage for stage in ("evaluate", "transitions") if stage in self.artifacts]
+        folders = [self.artifacts[stage].path for stage in stages]
+        return ListedScores.of_evaluation(self.artifacts["evaluate"].info, folders)

@@ -104,7 +104,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "auto": _recipe("recent"),
 }
 
+_OF_ALS: dict[str, Any] = {"pretrain.als.alpha": 0.0}
 _OF_TABLES: dict[str, Any] = {
+    **_OF_ALS,
     "transitions.form": "lists",
     "transitions.normalization": 0.3,
     "prior.fit": "validation",
@@ -121,6 +123,7 @@ _OF_TOWERS: dict[str, Any] = {
     "train.patience": 2,
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
+    "als": _OF_ALS,
     "prior": _OF_TABLES,
     "recipe": _OF_TOWERS,
     "recipe-gold": _OF_TOWERS,

@@ -19,6 +19,9 @@ from cadc_rec.config.types import (
     Section,
 )
 
+_LONG_HISTORY = 40  # interactions a user on average, from which a confidence of 1 is best
+_MOST_ALPHA = 16.0
+
 
 class MlpPretrainConfig(Section):
     """Pre-training with an MLP on two vectors as wide as MF's (method `cadc-mlp`)."""
@@ -44,14 +47,23 @@ class AlsConfig(Section):
     """Number of sweeps; each solves every user, then every item."""
     l2: PositiveFloat = 5.0
     """Weight of the rows' squared lengths in the loss."""
-    alpha: PositiveFloat = 1.0
-    """Confidence of an interaction; every other pair has confidence 1."""
+    alpha: NonNegativeFloat = 1.0
+    """Confidence of an interaction; every other pair has confidence 1. 0 chooses it by the mean
+    number m of interactions of a user: (40 / m) ** 2, at least 1 and at most 16."""
     half_life: NonNegativeFloat = 0.0
     """An interaction counts half as much for every this many later ones of the same user; 0 counts
     all of them alike."""
     conjugate_gradient_steps: PositiveInt = 3
     """Conjugate-gradient steps for each row and sweep, if confidences differ; if they are all
     equal, rows are solved exactly."""
+
+    def sized(self, interactions: int, users: int) -> AlsConfig:
+        """The same with a confidence, where it is left to the length of the histories."""
+        if self.alpha:
+            return self
+        long = _LONG_HISTORY * max(users, 1) / max(interactions, 1)
+        alpha = min(max(long**2, 1.0), _MOST_ALPHA)
+        return self.model_copy(update={"alpha": alpha})
 
 
 class PretrainConfig(Section):
@@ -169,6 +181,9 @@ class PriorConfig(Section):
     recent: bool = False
     """With `fit = "validation"`: also score an item by how often it was taken in the hours or days
     before the request, log(1 + count). It needs the times of a clock."""
+    content: bool = True
+    """With `fit = "validation"`: also score an item by how alike its attributes are to those of the
+    history's items, where items have attributes."""
     alpha: PositiveFloat = 8.0
     """Folding a history into ALS: confidence of its latest item; unknown pairs have confidence
     1."""
@@ -194,5 +209,5 @@ class PriorConfig(Section):
             return {}
         unused = set() if self.recent else {"recent"}
         if self.fit == "none":
-            unused.add("fit")
+            unused |= {"fit", "content"}
         return self.model_dump(mode="json", exclude=unused)

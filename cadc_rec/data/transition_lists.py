@@ -14,7 +14,7 @@ On disk: ``transition_lists.safetensors`` with ``indptr`` (int64 ``[n_items + 1]
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -130,20 +130,18 @@ class ListedScores:
         return {"decay": self.decay, "factor": self.factor, "length": self.length}
 
     @classmethod
-    def of_evaluation(
-        cls, info: Mapping[str, Any], lists: Callable[[], TransitionLists | None]
-    ) -> ListedScores | None:
+    def of_evaluation(cls, info: Mapping[str, Any], folders: Iterable[Path]) -> ListedScores | None:
         """The scores that came on top of dot products when an evaluation ranked; None without.
 
         Args:
             info: of the evaluation's manifest.
-            lists: gives the lists of its transitions.
+            folders: its artifact's, and that of its transitions: the first that has lists has
+                those that it ranked by.
         """
         if "lists" not in info:
             return None
-        found = lists()
-        assert found is not None
-        return cls.with_settings(found, info["lists"])
+        file = next(folder / FILE for folder in folders if (folder / FILE).exists())
+        return cls.with_settings(TransitionLists.open(file), info["lists"])
 
     @classmethod
     def with_settings(cls, lists: TransitionLists, settings: Mapping[str, Any]) -> ListedScores:

@@ -139,8 +139,9 @@ class Finished:
 
     def listed(self) -> ListedScores | None:
         """The scores that came on top of dot products when the test items were ranked."""
-        info = self.artifacts["evaluate"].info
-        return ListedScores.of_evaluation(info, lambda: self.pretrained.lists)
+        stages = [stage for stage in ("evaluate", "transitions") if stage in self.artifacts]
+        folders = [self.artifacts[stage].path for stage in stages]
+        return ListedScores.of_evaluation(self.artifacts["evaluate"].info, folders)
 
     @cached_property
     def latest(self) -> LatestScores:

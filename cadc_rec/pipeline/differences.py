@@ -41,6 +41,7 @@ _LEFT_OUT = {
     "transitions.form": "factors",
     "prior.fit": "none",
     "prior.recent": False,
+    "prior.content": True,
     "model.keep": "towers",
 }
 """Settings that a section names only where they have other values than these."""

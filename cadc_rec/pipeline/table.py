@@ -12,7 +12,6 @@ that finds everything done ends at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from cadc_rec.config.experiment import Experiment
@@ -159,7 +158,7 @@ def _prior(job: Job) -> Alone:
         e = job.experiment
         fitted = fit_prior(e.prior, e.history, e.seed, job.open_dataset(), job.open_pretrained())
         fitted.save(draft.path)
-        draft.info, draft.rows = asdict(fitted), fitted.users
+        draft.info, draft.rows = fitted.as_info(), fitted.users
 
     return build
 

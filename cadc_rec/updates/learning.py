@@ -91,8 +91,11 @@ def build_updated_tables(
         if config.als.half_life:  # all interactions of a changed user come to weigh something else
             items = np.union1d(items, items_of(dataset, changes.users))
         only = changes.users, items
-        _solve_als(config.als, update, seed, user, item, data, only, processes)
-        info["bias_last"] = False
+        als = config.als
+        if not als.alpha:  # rows that stay were solved at the run's own
+            als = als.model_copy(update={"alpha": float(before.info["alpha"])})
+        _solve_als(als, update, seed, user, item, data, only, processes)
+        info.update(bias_last=False, alpha=als.alpha)
     else:
         info["global_bias"] = _solve_mf(
             config, update, seed, user, item, bias, data, changes, processes

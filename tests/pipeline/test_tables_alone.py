@@ -39,7 +39,7 @@ def test_a_fit_is_kept_and_used_in_the_evaluation(tiny, tmp_path):
     assert list(fitted) == ["prepare", "pretrain", "transitions", "prior", "evaluate"]
     assert fitted["transitions"].path == plain["transitions"].path
     chosen = json.loads((fitted["prior"].path / FILE).read_text())
-    assert set(chosen["factors"]) == {"folded", "lists", "popularity"}
+    assert set(chosen["factors"]) == {"folded", "lists", "content", "popularity"}
     assert (
         chosen["users"]
         == pq.read_table(fitted["evaluate"].path / "validation_ranks.parquet").num_rows
@@ -62,13 +62,15 @@ def test_ranks_with_recent_popularity_are_those_of_plain_numpy(tiny, tmp_path):
     told = evaluated.info
     # The factor is what the fit chose; here only that it is applied is looked at.
     chosen = json.loads((made["prior"].path / FILE).read_text())
-    assert set(chosen["factors"]) == {"folded", "lists", "popularity", "recent"}
+    assert set(chosen["factors"]) == {"folded", "lists", "content", "popularity", "recent"}
     vectors = {
         side: load_file(evaluated.path / f"{side}_vectors.safetensors")["vectors"].double().numpy()
         for side in ("user", "item")
     }
     scores = vectors["user"] @ vectors["item"].T
-    lists = TransitionLists.open(made["transitions"].path / LISTS_FILE)
+    folders = (evaluated.path, made["transitions"].path)  # blended with content, or not
+    file = next(each / LISTS_FILE for each in folders if (each / LISTS_FILE).exists())
+    lists = TransitionLists.open(file)
     listed = ListedScores.with_settings(lists, told["lists"])
     scores += listed.of(data.last_items(50, with_validation=True)).toarray()
     times, when = data.train_timestamp, data.test_timestamp

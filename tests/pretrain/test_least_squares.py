@@ -97,6 +97,14 @@ def test_confidences_halve_with_age_and_are_left_out_where_all_are_one():
     np.testing.assert_allclose(confidences(indptr, AlsConfig(alpha=3.0)), 3.0)
 
 
+@pytest.mark.parametrize(
+    ("interactions", "alpha"), [(10 * 7, 16.0), (10 * 20, 4.0), (10 * 40, 1.0), (10 * 160, 1.0)]
+)
+def test_a_confidence_of_0_is_chosen_by_the_interactions_of_a_user(interactions, alpha):
+    assert AlsConfig(alpha=0.0).sized(interactions, 10).alpha == alpha
+    assert AlsConfig(alpha=3.0).sized(interactions, 10).alpha == 3.0
+
+
 def a_world(seed=0, users=300, items=120, per_user=20):
     """Users and items of four kinds; a user takes mostly items of its own kind."""
     rng = np.random.default_rng(seed)

@@ -42,6 +42,7 @@ def a_dataset(n_users=N_USERS):
         train_item=train.ravel(),
         val_item=taken[:, 6].copy(),
         test_item=taken[:, 7].copy(),
+        item_attributes=[],
         last_items=last_items,
     )
 

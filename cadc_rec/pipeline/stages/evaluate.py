@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import EvaluateConfig, Experiment
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.transition_lists import FILE
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.rows import write_rows
@@ -64,7 +65,8 @@ def build_evaluation(
             and ``item_ids.parquet`` in the same order, whose dot
             products are the scores that ranked the test items: a user's history, where the model
             has one, ends with the validation item. Where transitions are kept as lists, their
-            scores come on top of the dot products.
+            scores come on top of the dot products; ``transition_lists.safetensors`` where these
+            are not those of the transitions alone.
         fitted: the prior's fit, where it was fitted.
     """
     config, val_item = experiment.evaluate, np.asarray(dataset.val_item)
@@ -120,6 +122,9 @@ def build_evaluation(
             strict_json.dumps(result, indent=2) + "\n", "utf-8"
         )
         _write_ids(draft.path, dataset)
+        lists = kept.on_top.lists
+        if lists is not None and lists.lists is not pretrained.lists:
+            lists.lists.save(draft.path / FILE)
         save_file(
             {"vectors": kept.items.cpu().contiguous()}, draft.path / "item_vectors.safetensors"
         )

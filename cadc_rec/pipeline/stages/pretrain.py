@@ -195,7 +195,8 @@ def _build_als(
     device = processes.device
     dim = config.factors + 1  # without a bias, every element of a row is a factor
     user, item = (torch.zeros(n, dim, device=device) for n in (dataset.n_users, dataset.n_items))
-    sweeps = train_als(user, item, Interactions.of(dataset), config.als, seed, processes)
+    als = config.als.sized(len(dataset.train_item), dataset.n_users)
+    sweeps = train_als(user, item, Interactions.of(dataset), als, seed, processes)
     chief = processes.rank == 0
     with track("pretrain (ALS)", config.als.iterations, "sweeps", visible=chief) as ticker:
         for _ in sweeps:
@@ -208,6 +209,7 @@ def _build_als(
     draft.rows = len(dataset.train_item) * config.als.iterations
     draft.info = {
         "bias_last": False,
+        "alpha": als.alpha,
         "divided_by": [divisor(table, config.scale) for table in (user, item)],
         "interactions": len(dataset.train_item),
         "validation": measured,
