@@ -43,7 +43,7 @@ def load_experiment(
         sets = list(overrides.items())
         where = " --set ".join([str(path), *(f"{key}={value}" for key, value in sets)])
     else:
-        sets = [_parse_override(o) for o in overrides]
+        sets = [parse_override(o) for o in overrides]
         where = " --set ".join([str(path), *overrides])
     per_method = raw.pop("methods", {})
     chosen = method or next((v for k, v in reversed(sets) if k == "method"), raw.get("method"))
@@ -95,7 +95,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise CadcError(f"{path}: cannot be read ({error.strerror}); name a TOML file.") from None
 
 
-def _parse_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str) -> tuple[str, Any]:
+    """Key and value of ``section.key=value``; a value that is not TOML is a string.
+
+    Raises:
+        CadcError: there is no key.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise CadcError(f"--set {text}: write it as section.key=value.")

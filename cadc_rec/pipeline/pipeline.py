@@ -19,7 +19,7 @@ from cadc_rec.config.running import INT8_NOT_TRAINED
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.pipeline.runner import StageRunner
-from cadc_rec.pipeline.stage import Input, Job, Opened
+from cadc_rec.pipeline.stage import Input, Job, OnEpoch, Opened
 from cadc_rec.pipeline.table import MAKER, TABLE, select_several
 from cadc_rec.pipeline.table import STAGES as STAGES
 from cadc_rec.store.artifact import Artifact
@@ -49,6 +49,7 @@ class Pipeline:
         resume: a checkpoint for the train stage to go on with; None looks for the newest.
         given: artifacts that stand in for their stages', such as an update's.
         wait: for another job that makes the same artifact; False refuses.
+        on_epoch: called after every epoch of a training in this process; what it raises ends it.
     """
 
     experiment: Experiment
@@ -62,6 +63,7 @@ class Pipeline:
     resume: Path | None = None
     given: Mapping[str, Artifact] = field(default_factory=dict)
     wait: bool = True
+    on_epoch: OnEpoch = lambda _: None
     opened: Opened = field(default_factory=Opened)
     raw_fingerprint: str = field(default="", init=False)
     """Of the raw input, once it was looked at."""
@@ -165,6 +167,7 @@ class Pipeline:
                 anew=name in self.force or (self.profile and stage.workers),
                 profile=self.profile,
                 resume=self.resume,
+                on_epoch=self.on_epoch,
             )
 
     def _input(self, name: str, held: contextlib.ExitStack) -> Input | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Alone = Callable[[Draft], None]
 Together = Callable[["Processes", Draft], None]
+OnEpoch = Callable[[dict[str, float]], object]
 
 
 class Input(Protocol):
@@ -123,6 +124,7 @@ class Job:
         resume: a checkpoint for a training to go on with; None looks for the newest.
         update: number of the update that makes it; 0 is the full run.
         opened: what the run's stages have opened.
+        on_epoch: called after every epoch of a training in this process; what it raises ends it.
     """
 
     stage: Stage
@@ -136,6 +138,7 @@ class Job:
     profile: bool = False
     resume: Path | None = None
     update: int = 0
+    on_epoch: OnEpoch = lambda _: None
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
-from cadc_rec.pipeline.stage import Job
+from cadc_rec.pipeline.stage import Job, OnEpoch
 from cadc_rec.store.artifact import Draft, artifact_key
 from cadc_rec.store.checkpoints.store import CheckpointStore
 from cadc_rec.tracking.runs import run_folder, tracked, tracker_for
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from cadc_rec.distributed.processes import Processes
     from cadc_rec.tracking.tracker import Tracker
     from cadc_rec.training.checkpoints import Training
-
-OnEpoch = Callable[[dict[str, float]], object]
 
 
 def run_training(job: Job, processes: Processes, draft: Draft) -> None:
@@ -55,6 +53,11 @@ def run_training(job: Job, processes: Processes, draft: Draft) -> None:
             anew=job.anew and not restarted(),
         ).opened() as saved,
     ):
+
+        def epoch_ended(entry: dict[str, float]) -> None:
+            on_epoch(entry)
+            job.on_epoch(entry)
+
         build_checkpoint(
             job.experiment,
             job.open_dataset(),
@@ -62,7 +65,7 @@ def run_training(job: Job, processes: Processes, draft: Draft) -> None:
             job.open_pretrained(),
             processes,
             draft,
-            on_epoch,
+            epoch_ended,
             saved,
             fitted=job.open_fitted(),
         )

@@ -1,0 +1,1 @@
+"""Searches an experiment's settings on validation, within a budget of minutes."""
