@@ -142,12 +142,19 @@ class ListedScores:
             lists: gives the lists of its transitions.
 
         Raises:
-            CadcError: it ranked by what had been taken in the hours before each request, too.
+            CadcError: it ranked by what had been taken in the hours before each request, or by
+                the context of each, too.
         """
         if "recent" in info:
             raise CadcError(
                 "prior.recent = true: recommendations need what was taken in the last hours, which "
                 "neither a finished run nor a bundle knows; run with prior.recent = false."
+            )
+        if info.get("context"):
+            raise CadcError(
+                f"context.features = {info['context']}: a recommendation needs the moment of its "
+                "request, which neither a finished run nor a bundle can be told yet; run without "
+                "context.features."
             )
         if "lists" not in info:
             return None

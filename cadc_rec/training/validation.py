@@ -32,6 +32,7 @@ class Validation:
         dataset: the validation items; what a user did before is its whole training history.
         history: items of it that the model is given.
         sample: rows of the users that are ranked; None for all.
+        request: contexts of the validation items, where the model reads any.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class Validation:
         dataset: Dataset,
         history: int,
         sample: NDArray[np.int64] | None,
+        request: NDArray[np.int32] | None = None,
     ) -> None:
-        self.model, self.sample = model, sample
+        self.model, self.sample, self._request = model, sample, request
         self._known = dataset.last_items(history, with_validation=False) if history else None
         targets = np.asarray(dataset.val_item)
         excluded = UserItems(dataset.user_indptr, dataset.train_item)
@@ -74,7 +76,7 @@ class Validation:
         return self._ranks() if self._best is None else self._best
 
     def _ranks(self) -> NDArray[np.int64]:
-        users = self.model.user_vectors(self._known, self.sample)
+        users = self.model.user_vectors(self._known, self.sample, self._request)
         items, processes = self.model.item_vectors(), self.model.processes
         ranks = ranks_by_share(users, items, self._targets, self._excluded, processes)
         return ranks[self._targets >= 0]

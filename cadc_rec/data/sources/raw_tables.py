@@ -64,6 +64,9 @@ class RawTables:
     items: ir.Table | None = None
     """Columns item_id (unique), the items' attributes and, where there is one, title."""
     attributes: tuple[AttributeColumn, ...] = ()
+    context: tuple[str, ...] = ()
+    """Columns of what a request carries; the interactions have each as ``context_NAME``, a value or
+    null."""
     has_time: bool = True
     time_unit: TimeUnit = ""
     """What timestamps count since 1970, where that is known."""
@@ -83,6 +86,11 @@ class RawTables:
     def attributes_of(self, side: Side) -> list[AttributeColumn]:
         """The declarations of one side, in their order."""
         return [attribute for attribute in self.attributes if attribute.side == side]
+
+
+def context_column(name: str) -> str:
+    """What tables and files call a column of what a request carries."""
+    return f"context_{name}"
 
 
 def guess_unit(least: int, greatest: int) -> TimeUnit:

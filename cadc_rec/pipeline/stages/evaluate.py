@@ -17,6 +17,7 @@ from scipy import sparse
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import EvaluateConfig, Experiment
+from cadc_rec.data.context import RequestContext
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.recent_popularity import RecentScores
 from cadc_rec.data.transition_lists import ListedScores
@@ -121,6 +122,7 @@ def build_evaluation(
         "items": dataset.n_items,
         "split": dataset.order,
         **({} if more is None else more.settings()),
+        **({"context": list(experiment.context.features)} if _by_context(experiment) else {}),
     }
     if sample is not None:
         interval = mean_intervals(val_ranks, [name for name in val if is_of_ranks(name)])
@@ -193,16 +195,17 @@ def _vectors(
         return lambda _, sample: from_ids(sample)[0].to(processes.device), items, None
     model = build_model(experiment, dataset, pretrained, processes)
     load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
-    length = experiment.history.length
-    if not length:
-        return lambda _, sample: model.user_vectors(None, sample), model.item_vectors(), None
-    return (
-        lambda with_validation, sample: model.user_vectors(
-            dataset.last_items(length, with_validation), sample
-        ),
-        model.item_vectors(),
-        None,
-    )
+    length, features = experiment.history.length, experiment.context.features
+    context = RequestContext.of(dataset, features) if features else None
+
+    def users(with_validation: bool, sample: np.ndarray | None) -> torch.Tensor:
+        known = dataset.last_items(length, with_validation) if length else None
+        asked = None
+        if context is not None:
+            asked = context.test if with_validation else context.validation
+        return model.user_vectors(known, sample, asked)
+
+    return users, model.item_vectors(), None
 
 
 def _of_tables(
@@ -267,6 +270,10 @@ class _More:
         if self.recent is not None:
             found["recent"] = {"window": self.recent.window, "factor": self.recent.factor}
         return found
+
+
+def _by_context(e: Experiment) -> bool:
+    return bool(e.context.features) and e.model.kind == "two_tower"
 
 
 def _mine(sample: np.ndarray | None, n_users: int, processes: Processes) -> slice | np.ndarray:
