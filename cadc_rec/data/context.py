@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cadc_rec.config.context import TIME_FEATURES
 from cadc_rec.data.dataset import Dataset, train_files
 from cadc_rec.data.prepare.vocabulary import UNKNOWN
-from cadc_rec.data.sources.raw_tables import context_column
+from cadc_rec.data.sources.raw_tables import CONTEXT_FILE, context_column
 from cadc_rec.data.streams import read_groups
 from cadc_rec.errors import CadcError
 
@@ -148,6 +148,6 @@ def _known(seconds: NDArray[np.float64], codes: NDArray[np.float64]) -> Codes:
 
 def _described(dataset: Dataset) -> dict[str, dict[str, Any]]:
     """The context columns of a dataset, by name."""
-    file = dataset.path / "context.json"
+    file = dataset.path / CONTEXT_FILE
     entries = json.loads(file.read_text("utf-8")) if file.is_file() else []
     return {entry["name"]: entry for entry in entries}

@@ -21,10 +21,9 @@ from cadc_rec import strict_json
 from cadc_rec.config.tables import InteractionsTable
 from cadc_rec.data.prepare.split import Rows
 from cadc_rec.data.prepare.vocabulary import UNKNOWN
-from cadc_rec.data.sources.raw_tables import context_column
+from cadc_rec.data.sources.raw_tables import CONTEXT_FILE, context_column
 from cadc_rec.errors import CadcError
 
-CONTEXT_FILE = "context.json"
 MOST_VALUES = 100_000
 _TELLS, _TIMES = 0.2, 5  # share of right guesses, and how many times those of the favourite
 

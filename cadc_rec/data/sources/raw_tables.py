@@ -26,6 +26,8 @@ TimestampKind = Literal["clock", "order", "none"]
 """Times of the world; places in each user's own order; or no times."""
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 """How many of each unit a second has."""
+CONTEXT_FILE = "context.json"
+"""Of a prepared dataset with columns of what a request carries: what their codes stand for."""
 _WHOLE = re.compile(r"-?[0-9]+")
 _INT64 = range(-(2**63), 2**63)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
