@@ -216,7 +216,7 @@ def _typed(tables: RawTables, *, summed: bool) -> ir.Table:
 
 def _ranked_context(tables: RawTables, engine: Engine, rows: ir.Table) -> dict[str, ir.Table]:
     """The values of each column of the context, ranked, by the column's name in `rows`."""
-    found = {}
+    found: dict[str, ir.Table] = {}
     for column in tables.context:
         name = context_column(column)
         there = rows.filter(rows[name].notnull())
@@ -236,8 +236,10 @@ def _context_codes(tables: RawTables, engine: Engine, ranked: dict[str, ir.Table
 
 def _as_rows(batch: pa.RecordBatch) -> Rows:
     columns = {name: batch[name].to_numpy() for name in batch.schema.names}
-    context = [columns.pop(name) for name in batch.schema.names if name.startswith("context_")]
-    return Rows(*columns.values(), context=np.stack(context, 1) if context else None)
+    asked = [columns.pop(name) for name in batch.schema.names if name.startswith("context_")]
+    context = np.stack(asked, 1) if asked else None
+    ids, times = (columns["user"], columns["item"]), columns["timestamp"]
+    return Rows(*ids, times, columns.get("weight"), context)
 
 
 def interactions_schema(weighted: bool, context: Iterable[str]) -> pa.Schema:

@@ -27,7 +27,7 @@ def log() -> pd.DataFrame:
                 {
                     "user_id": user,
                     "item_id": int(item),
-                    "at": START + user + place * int(draw.integers(1, 5000)) + place,
+                    "at": START + user + 5000 * place**2 + int(draw.integers(0, 4000)),
                     "device": "rare" if place == count - 1 and user % 2 else device,
                     "stars": int(draw.integers(1, 6)),
                     "link": f"/items/{item}",
@@ -116,7 +116,5 @@ def test_values_that_are_all_different_tell_nothing(prepared):
 @pytest.mark.parametrize("kind", ["order", "none"])
 def test_times_that_are_no_clock_make_no_feature(prepared, kind):
     dataset = replace(prepared(), timestamp_kind=kind)
-    with pytest.raises(
-        CadcError, match="needs the times of a clock"
-    ):
+    with pytest.raises(CadcError, match="needs the times of a clock"):
         RequestContext.of(dataset, ["hour"])
