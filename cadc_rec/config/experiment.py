@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cadc_rec.config.context import ContextConfig as ContextConfig
+from cadc_rec.config.context import broken_features
 from cadc_rec.config.data import DataConfig as DataConfig
 from cadc_rec.config.data import GeneratedConfig as GeneratedConfig
 from cadc_rec.config.methods import MethodName
@@ -43,6 +45,7 @@ class Experiment(Section):
     transitions: TransitionsConfig = TransitionsConfig()
     history: HistoryConfig = HistoryConfig()
     prior: PriorConfig = PriorConfig()
+    context: ContextConfig = ContextConfig()
     select: SelectConfig = SelectConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
@@ -59,9 +62,15 @@ class Experiment(Section):
         """See `Section`: rules between sections, the most basic first."""
         for rule in (_weights, _vectors, _context, _hard_selection, _devices):
             yield from rule(self)
+        yield from broken_features(self.context, self.data)
         if self.model.kind == "two_tower":
             for rule in (_ids, _reading, _shards):
                 yield from rule(self)
+
+    @property
+    def by_example(self) -> bool:
+        """Whether two examples of one user differ for its tower: by history, or by context."""
+        return bool(self.history.length or self.context.features)
 
     def needs_cuda(self) -> Iterator[str]:
         """Why no CPU can train this; a sentence for each setting. Where there is none, one can."""
@@ -225,6 +234,11 @@ def _reading(e: Experiment) -> Iterator[str]:
         yield (
             "loader.kind = 'stream' cannot read histories, and history.length = "
             f"{e.history.length}; set loader.kind = 'memory'."
+        )
+    if e.loader.kind == "stream" and e.context.features:
+        yield (
+            "loader.kind = 'stream' cannot read the context of an interaction, and "
+            f"context.features = {list(e.context.features)}; set loader.kind = 'memory'."
         )
     if e.negatives.distribution != "uniform" and e.train.loss in ("softmax", "in-batch-softmax"):
         yield (

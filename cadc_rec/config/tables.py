@@ -93,6 +93,13 @@ class InteractionsTable(Section):
     """Column of the rating that `min_rating` is compared with."""
     min_rating: float | None = None
     """Leave out rows with a lower rating; unset keeps every row."""
+    context: Names = ()
+    """Columns of the interaction that are known when the request is made, such as the device or the
+    region; `context.features` says which of them the towers read. Every different value of the
+    training rows gets its own code. See [your-data.md](your-data.md#the-moment-of-a-request)."""
+    context_lagged: Names = ()
+    """Columns that are known only afterwards, such as a rating: a request has the value of the
+    user's interaction before it."""
 
     def broken_rules(self) -> Iterator[str]:
         """See `Section`."""
@@ -112,6 +119,7 @@ class InteractionsTable(Section):
                 f"{section}.timestamp_kind = {self.timestamp_kind!r} is about times, and no column "
                 f"holds them; set {section}.timestamp, or leave timestamp_kind out."
             )
+        yield from self._of_context(section)
         key = f"{section}.format"
         if self.format and not self.timestamp:
             yield f"{key} says how a time is written, and timestamp names no column; name it."
@@ -119,6 +127,35 @@ class InteractionsTable(Section):
             yield f"{key} is about dates, and unit about whole numbers; leave one of them out."
         if self.format and "%" not in self.format:
             yield f"{key} = {self.format!r} is not a form of times; write it like '%m/%d/%Y'."
+
+    def _of_context(self, section: str) -> Iterator[str]:
+        """Columns that no request could carry, or that would be two features."""
+        for column in self.context:
+            for role in ("rating", "weight"):
+                if column == getattr(self, role):
+                    yield (
+                        f"{section}.context names {column!r}, the {role}, which is known only "
+                        f"afterwards; name it in {section}.context_lagged, or leave it out."
+                    )
+        columns = (*self.context, *self.context_lagged)
+        for column in columns:
+            if column in (self.user, self.item, self.timestamp):
+                yield (
+                    f"{section}.context names {column!r}, which is the user, the item or the time "
+                    "itself; leave it out (of times, context.features makes hour, weekday and gap)."
+                )
+            if column in ("hour", "weekday", "gap"):
+                yield (
+                    f"{section}.context names {column!r}, which context.features takes for a "
+                    "feature of the time; rename the column, or leave it out."
+                )
+            if columns.count(column) > 1:
+                yield f"{section}: names {column!r} as context twice; name it once."
+
+    def decisive(self) -> dict[str, Any]:
+        """See `Section`; columns of a context that are not named do not count."""
+        named = {name for name in ("context", "context_lagged") if not getattr(self, name)}
+        return self.model_dump(mode="json", exclude=named)
 
 
 class EntityTable(Section):
@@ -252,4 +289,7 @@ class TablesConfig(Section):
     def decisive(self) -> dict[str, Any]:
         """See `Section`: everything except where the tables are."""
         place = {role: {"path", "query"} for role in ("interactions", "users", "items")}
-        return self.model_dump(mode="json", exclude={"database": True, "driver": True, **place})
+        settings = self.model_dump(mode="json", exclude={"database": True, "driver": True, **place})
+        kept = self.interactions.decisive()
+        settings["interactions"] = {k: v for k, v in settings["interactions"].items() if k in kept}
+        return settings

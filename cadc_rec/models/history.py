@@ -27,12 +27,14 @@ class History:
             transitions.
         folded: ``[n, dim]``, the user vector that ALS would give; None without a prior.
         led: ``[n, e]``, where the last items lead; None without a prior or transitions.
+        request: int32 ``[n, features]``, codes of the moment of each request; None without any.
     """
 
     means: torch.Tensor | None = None
     source_means: torch.Tensor | None = None
     folded: torch.Tensor | None = None
     led: torch.Tensor | None = None
+    request: torch.Tensor | None = None
 
     def context(self) -> list[torch.Tensor]:
         """The parts that the user tower reads besides the user's own row, each ``[n, some]``."""

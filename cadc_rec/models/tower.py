@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -26,6 +26,10 @@ class SideSpec:
     attributes: Sequence[AttributeValues]
     transition_dim: int = 0
     """Width of the transition vectors on this side: an item's as a source, and as a target."""
+    request: Mapping[str, int] = field(default_factory=dict)
+    """What a user's tower reads of the moment of a request: number of codes of each feature."""
+    request_dim: int = 0
+    """Width of each such feature's vector."""
 
 
 _SIDES = {"user": user_side, "item": item_side}
@@ -105,6 +109,7 @@ class Tower(nn.Module):
         # A mask for each row that the tower sees: an id, or with a history each example.
         self.dropout = ByteDropout(config.id_dropout)
         width = config.id_dim + context_dim + (self.features.width if self.features else 0)
+        width += len(side.request) * side.request_dim
         # Made on the CPU and moved, so that a seed starts them alike on every device.
         widths = config.widths(side.name)
         self.join = JoinedLinear(width, widths[0]).to(device)

@@ -12,6 +12,7 @@ from torch import nn
 from cadc_rec.config.experiment import HistoryConfig, ModelConfig
 from cadc_rec.data.load.batches import Batch
 from cadc_rec.models import forward
+from cadc_rec.models.context import ContextEmbedding
 from cadc_rec.models.forward import Vectors
 from cadc_rec.models.history import History, HistoryReader, usable_windows
 from cadc_rec.models.id_embedding import FrozenIds
@@ -121,6 +122,9 @@ class TwoTower(nn.Module):
                 FrozenIds(name, item.rows, item.transition_dim, device)
                 for name in ("item_source", "item_target")
             )
+        self.request: ContextEmbedding | None = None
+        if user.request:
+            self.request = ContextEmbedding(user.request, user.request_dim, device)
         self.use_catalogue(Catalogue(item.rows, device))
 
     @property
@@ -166,7 +170,12 @@ class TwoTower(nn.Module):
 
     def users(self, ids: torch.Tensor, history: History | None = None) -> Vectors:
         """Vectors of users ``[n]``, in parts."""
-        return forward.user_vectors(self.user, *self.user.look_up(ids), history)
+        rows, features = self.user.look_up(ids)
+        if self.request is not None:
+            assert history is not None
+            assert history.request is not None
+            features = self.request(history.request, features)
+        return forward.user_vectors(self.user, rows, features, history)
 
     def items(self, ids: torch.Tensor) -> Vectors:
         """Vectors of items ``[n]``, in parts."""
@@ -186,9 +195,16 @@ class TwoTower(nn.Module):
         residual = None if mine.residual is None else join(mine.residual)
         return replace(mine, learned=join(mine.learned), residual=residual, prior=prior)
 
-    def user_vectors(self, ids: torch.Tensor, history: torch.Tensor | None = None) -> torch.Tensor:
-        """Vectors ``[n, d]`` of users ``[n]`` with histories ``[n, L]``."""
+    def user_vectors(
+        self,
+        ids: torch.Tensor,
+        history: torch.Tensor | None = None,
+        request: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Vectors ``[n, d]`` of users ``[n]``, histories ``[n, L]``, contexts ``[n, features]``."""
         read = None if history is None else self.read(history)
+        if request is not None:
+            read = replace(read or History(), request=request)
         return self.users(ids, read).joined(self.prior_factors())
 
     def item_vectors(self, ids: torch.Tensor) -> torch.Tensor:

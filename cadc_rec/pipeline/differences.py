@@ -219,7 +219,8 @@ def _reading(run: Run, loader: LoaderConfig) -> dict[str, Any]:
         return {}
     settings = run.artifacts["train"].manifest["settings"]
     streamed, history = "stream" in settings, settings["history"].get("length", 0)
-    if loader.streams(run.artifacts["select"].info["selected"], history) == streamed:
+    by_example = history or "context" in settings
+    if loader.streams(run.artifacts["select"].info["selected"], by_example) == streamed:
         return {}
     return {"loader.kind": "stream" if streamed else "memory"}
 

@@ -54,8 +54,9 @@ def _prior_settings(job: Job) -> dict[str, Any]:
 
 def _times(job: Job) -> dict[str, Any]:
     """What times mean, which the dataset's bytes do not tell; of stages that read them."""
-    prior = job.experiment.prior
-    if not (prior.use and prior.recent):
+    e = job.experiment
+    recent = e.prior.use and e.prior.recent
+    if not (recent or (e.context.of_time and _has_towers(e))):
         return {}
     info = job.artifact("dataset").info
     return {"times": [info.get("timestamp_kind"), info.get("time_unit")]}
@@ -81,8 +82,11 @@ def _train_settings(job: Job) -> dict[str, Any]:
     }
     settings: dict[str, Any] = {name: section.decisive() for name, section in sections.items()}
     rows = int(job.artifact("selection").info["selected"])
-    if e.loader.streams(rows, e.history.length):  # the buffer decides the order of the rows
+    if e.context.features:
+        settings["context"] = e.context.decisive()
+    if e.loader.streams(rows, e.by_example):  # the buffer decides the order of the rows
         settings["stream"] = e.loader.buffer_rows
+    settings |= _times(job) if e.context.features else {}
     return {**settings, **_sampled(job), "seed": e.seed, "processes": job.readers}
 
 
@@ -92,6 +96,8 @@ def _evaluate_settings(job: Job) -> dict[str, Any]:
     settings: dict[str, Any] = {name: section.decisive() for name, section in sections.items()}
     if e.model.kind == "two_tower":  # rounds what is looked up
         settings["frozen_storage"] = e.sharding.frozen_storage
+        if e.context.features:
+            settings["context"] = e.context.decisive()
     for section, values in _sampled(job).items():
         settings[section] = {**settings.get(section, {}), **values}
     return {**settings, **_times(job)}

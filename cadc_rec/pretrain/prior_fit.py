@@ -169,7 +169,7 @@ def fit_prior(
         return scored(tables, content, config, ways, history.length, dataset, users)
 
     def find(tried: Mapping[str, Sequence[float]]) -> FittedPrior:
-        found = _found(*first, ways, config, len(users), tried)
+        found = _found(kept, spreads, ways, config, len(users), tried)
         if not found.factors.get("content"):
             return found
         # To save time content was read at one decay. It is blended with lists of that which was
@@ -177,7 +177,7 @@ def fit_prior(
         only = _chosen_ways(found, ways)
         return _found(*score(only), only, config, len(users), tried)
 
-    first = score(ways)
+    kept, spreads = score(ways)
     found = find(_WEIGHTS)
     towers = find({**_WEIGHTS, **dict.fromkeys(_NOT_OF_TOWERS, (0.0,))})
     counts = any(each.factors.get("content") for each in (found, towers))

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torchrec.distributed import DistributedModelParallel
 
-from cadc_rec.config.experiment import Experiment, HistoryConfig, ModelConfig
+from cadc_rec.config.experiment import ContextConfig, Experiment, HistoryConfig, ModelConfig
+from cadc_rec.data.context import context_sizes
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose, normal_rows
 from cadc_rec.data.transition_lists import ListedScores
@@ -34,7 +35,7 @@ from cadc_rec.training.tables import (
 )
 
 _TABLE_STD = 0.1
-_ATTRIBUTES = ".features.tables."  # in the names of attributes' tables
+_VALUES = (".features.tables.", "request.tables.")  # in names of attributes' and context's tables
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,17 @@ class ShardedTwoTower:
         return found
 
     def user_vectors(
-        self, history: np.ndarray | None = None, sample: np.ndarray | None = None
+        self,
+        history: np.ndarray | None = None,
+        sample: np.ndarray | None = None,
+        request: np.ndarray | None = None,
     ) -> torch.Tensor:
         """Vectors ``[share, d]`` of this rank's share of the users.
 
         Args:
             history: int32 ``[n_users, L]``, known of each user, where the model has one.
             sample: rows of the users, if not all are wanted; int64.
+            request: int32 ``[n_users, features]``, context of each user's request, likewise.
         """
         self.wrapped.eval()
         device = self.processes.device
@@ -98,10 +103,11 @@ class ShardedTwoTower:
 
         def embed(places: torch.Tensor) -> torch.Tensor:
             ids = places if chosen is None else chosen[places]
-            known = None
-            if history is not None:
-                known = torch.from_numpy(history[ids.cpu().numpy()]).to(device)
-            return self.module.user_vectors(ids, known)
+            known, asked = (
+                None if each is None else torch.from_numpy(each[ids.cpu().numpy()]).to(device)
+                for each in (history, request)
+            )
+            return self.module.user_vectors(ids, known, asked)
 
         rows = self.n_users if sample is None else len(sample)
         return tower_vectors(embed, rows, self.processes)
@@ -135,7 +141,7 @@ def build_model(
 
     Args:
         experiment: all that makes a model: seed, ``[model]``, ``[history]``, ``[prior]``,
-            ``[train]`` (its tables' optimizer) and ``[sharding]``.
+            ``[context]``, ``[train]`` (its tables' optimizer) and ``[sharding]``.
         dataset: for sizes and attributes.
         pretrained: id tables, needed by every id embedding but ``trainable``; transition tables.
         processes: the ranks.
@@ -145,7 +151,13 @@ def build_model(
     fit = None if fitted is None else fitted.for_towers
     tables = fitted_tables(experiment.prior, experiment.history, dataset, pretrained, fit)
     model = unsharded_model(
-        experiment.model, experiment.history, dataset, pretrained, tables, processes.device
+        experiment.model,
+        experiment.history,
+        dataset,
+        pretrained,
+        tables,
+        processes.device,
+        experiment.context,
     )
     sharding = experiment.sharding
     fuse_table_optimizer(model, experiment.train, sharding.trainable)
@@ -170,6 +182,7 @@ def unsharded_model(
     pretrained: Pretrained,
     tables: TablesAlone | None,
     device: torch.device,
+    context: ContextConfig | None = None,
 ) -> TwoTower:
     """A model with its tables on the meta device and the rest newly initialized.
 
@@ -180,11 +193,18 @@ def unsharded_model(
         pretrained: whose tables the towers read.
         tables: what the tables alone say, which the towers add to; None without a prior.
         device: where what is no table lies.
+        context: what the user tower reads of the moment of a request.
     """
     transitions = pretrained.transitions
     width = 0 if transitions is None else transitions.source.shape[1]
     return TwoTower(
-        SideSpec("user", dataset.n_users, dataset.user_attributes),
+        SideSpec(
+            "user",
+            dataset.n_users,
+            dataset.user_attributes,
+            request={} if context is None else context_sizes(dataset, context.features),
+            request_dim=0 if context is None else context.dim,
+        ),
         SideSpec("item", dataset.n_items, dataset.item_attributes, width),
         config,
         device,
@@ -284,7 +304,7 @@ def load_grown(model: ShardedTwoTower, state: Mapping[str, torch.Tensor]) -> Non
             part = whole[:, local.column : local.column + columns]
             there = min(max(len(part) - local.row, 0), rows)
             local.tensor[:there] = part[local.row : local.row + there]
-            if _ATTRIBUTES in local.name:
+            if any(part in local.name for part in _VALUES):
                 local.tensor[there:] = part[0]
 
 

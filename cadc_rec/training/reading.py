@@ -49,6 +49,7 @@ def open_reading(
     dataset: Dataset,
     shards: SelectionShards,
     processes: Processes,
+    by_example: bool = False,
 ) -> Reading:
     """This rank's part of a selection.
 
@@ -61,13 +62,14 @@ def open_reading(
         dataset: sizes, and what each user took in training.
         shards: of the selection.
         processes: the ranks, which share the shards.
+        by_example: rows differ by more than their users, such as by a context.
     """
     rank, ranks = processes.rank, processes.world_size
     known = UserItems(dataset.user_indptr, dataset.train_item)
     draws = negatives_of(negatives, config, dataset, known)
     n_users, n_items = dataset.n_users, dataset.n_items
     total = sum(shards.rows)
-    if loading.streams(total, history):
+    if loading.streams(total, history or by_example):
         rows = shards.rows_by_rank(ranks)[rank]
         positives = min(config.batch_size, total)
         arrange = make_arrangement(
@@ -97,6 +99,7 @@ def open_reading(
         known,
         shards.rows,
         draws,
+        by_example,
     )
     return Reading(
         loader,
@@ -116,6 +119,7 @@ def make_loader(
     known: UserItems | None = None,
     rows_by_shard: Sequence[int] | None = None,
     draws: Negatives | None = None,
+    by_example: bool = False,
 ) -> Loader:
     """The loader that `config`'s loss needs; see `cadc_rec.data.load.loader`.
 
@@ -129,13 +133,14 @@ def make_loader(
         known: what each user took in training; needed by ``exclude_known``.
         rows_by_shard: number of rows of every shard, see `Loader`.
         draws: the distribution of negatives; None draws every item equally often.
+        by_example: see `make_arrangement`; rows with a history always are.
     """
     positives = min(config.batch_size, sum(rows_by_rank))
     arrange = make_arrangement(
         config,
         n_items,
         positives,
-        examples.history is not None,
+        by_example or examples.history is not None,
         known,
         draws,
         compiles(config, len(examples)),
@@ -158,7 +163,7 @@ def make_arrangement(
         config: loss and negatives.
         n_items: items there are.
         positives: of a step over all ranks.
-        by_example: each row has a history of its own.
+        by_example: each row has a history or a context of its own.
         known: what each user took in training; needed by a softmax with ``exclude_known``.
         draws: the distribution of negatives; None draws every item equally often.
         compiled: see `PairBatches`.

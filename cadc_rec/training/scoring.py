@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cadc_rec.data.context import RequestContext
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
@@ -36,11 +37,13 @@ class Scoring:
         users: vectors of this rank's users.
         items: ``[n_items, d]``, on every rank.
         on_top: scores that are no dot products.
+        by_context: whether a user's vector depends on the context of the request.
     """
 
     users: UserVectors
     items: torch.Tensor
     on_top: OnTop = field(default_factory=OnTop)
+    by_context: bool = False
 
     def validation_ranks(
         self, dataset: Dataset, sample: NDArray[np.int64] | None, processes: Processes
@@ -59,20 +62,26 @@ class Scoring:
         return ranks[targets >= 0]
 
 
-def of_towers(model: ShardedTwoTower, known: LastItems) -> Scoring:
+def of_towers(
+    model: ShardedTwoTower, known: LastItems, context: RequestContext | None = None
+) -> Scoring:
     """Of a model as it is now.
 
     Args:
         model: its tables are looked up by all ranks together.
         known: histories, of length 0 where the model reads none.
+        context: of the requests, where the model reads any.
     """
-    if not known.length:
-        return Scoring(lambda _, sample: model.user_vectors(None, sample), model.item_vectors())
 
     def users(with_validation: bool, sample: np.ndarray | None) -> torch.Tensor:
-        return model.user_vectors(known(with_validation), sample)
+        history = known(with_validation) if known.length else None
+        asked = None
+        if context is not None:
+            asked = context.test if with_validation else context.validation
+        return model.user_vectors(history, sample, asked)
 
-    return Scoring(users, model.item_vectors(), OnTop(model.listed(known.length), known=known))
+    on_top = OnTop(model.listed(known.length), known=known)
+    return Scoring(users, model.item_vectors(), on_top, context is not None)
 
 
 def of_tables(tables: TablesAlone, known: LastItems, processes: Processes) -> Scoring:

@@ -27,6 +27,7 @@ from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
 from cadc_rec.log import Ticker, track
 from cadc_rec.training.checkpoints import Checkpoints, NoCheckpoints
+from cadc_rec.training.context import Requests
 from cadc_rec.training.kept import Histories
 from cadc_rec.training.losses import Objective, make_objective
 from cadc_rec.training.training_state import Progress, TrainingState
@@ -71,7 +72,7 @@ class Trainer:
         processes: the ranks.
         trains: whether a state entry of this name is trained, and so its best value kept.
         objective: the loss; default: what `config` names.
-        histories: histories of the loader's examples, if the model reads any.
+        histories: histories and contexts of the loader's examples, if the model reads any.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Trainer:
         processes: Processes,
         trains: Callable[[str], bool],
         objective: Objective | None = None,
-        histories: Histories | None = None,
+        histories: Histories | Requests | None = None,
     ) -> None:
         self.objective = objective or make_objective(config)
         self.model, self.optimizer, self.loader = model, optimizer, loader

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cadc_rec.data.context import RequestContext
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.on_top import LastItems
@@ -32,6 +33,7 @@ class Validation:
         dataset: the validation items; what a user did before is its whole training history.
         history: items of it that the model is given.
         sample: rows of the users that are ranked; None for all.
+        context: of the requests, where the model reads any.
     """
 
     def __init__(
@@ -40,9 +42,10 @@ class Validation:
         dataset: Dataset,
         history: int,
         sample: NDArray[np.int64] | None,
+        context: RequestContext | None = None,
     ) -> None:
         self.model, self.dataset, self.sample = model, dataset, sample
-        self._known = LastItems(dataset, history)
+        self._known, self._context = LastItems(dataset, history), context
         self._score = -1.0
         self._latest: NDArray[np.int64] | None = None
         self._best: NDArray[np.int64] | None = None
@@ -70,7 +73,7 @@ class Validation:
 
     def ranks(self, scoring: Scoring | None = None) -> NDArray[np.int64]:
         """Ranks by the model as it is, or by another scoring; int64 ``[ranked users]``."""
-        chosen = of_towers(self.model, self._known) if scoring is None else scoring
+        chosen = scoring or of_towers(self.model, self._known, self._context)
         return chosen.validation_ranks(self.dataset, self.sample, self.model.processes)
 
 

@@ -76,6 +76,11 @@ class SelectionShards:
             history=_padded(table["history"], history) if history else None,
         )
 
+    def places(self, rank: int, world_size: int) -> np.ndarray:
+        """Positions in D_full of the rows that `read` gives, int64 ``[n]``."""
+        files = self.files[rank::world_size]
+        return np.concatenate([pq.read_table(f, columns=["row"])["row"].to_numpy() for f in files])
+
     def require(self, world_size: int) -> None:
         """Refuse more ranks than shards."""
         if world_size > len(self.files):

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import ibis
 import ibis.expr.types as ir
+import numpy as np
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
@@ -29,6 +30,12 @@ from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.types import parse_memory
 from cadc_rec.data.engine import DuckdbEngine, Engine, count, open_engine
 from cadc_rec.data.meetings import meet, tell
+from cadc_rec.data.prepare.context import (
+    ContextCodes,
+    check_context,
+    context_columns,
+    require_few_values,
+)
 from cadc_rec.data.prepare.interactions import (
     WEIGHT_UNIT,
     DenseIds,
@@ -42,7 +49,7 @@ from cadc_rec.data.sources.generated import read_generated
 from cadc_rec.data.sources.own_tables import read_tables
 from cadc_rec.data.sources.public_datasets import READERS
 from cadc_rec.data.sources.raw_input import RawInput
-from cadc_rec.data.sources.raw_tables import RawTables, Side
+from cadc_rec.data.sources.raw_tables import RawTables, Side, context_column
 from cadc_rec.data.sources.times import times_of
 from cadc_rec.data.streams import ROW_GROUP_ROWS, prefetched, rechunk, write_parquet, write_parts
 from cadc_rec.log import track
@@ -99,16 +106,21 @@ def _build(
         ticker.advance(2, note="dense ids")
         ids = DenseIds.of(engine, kept.rows)
         ticker.advance(note="ordering each user's interactions")
-        in_order = order_interactions(kept.rows, ids, order)
+        ranked = _ranked_context(tables, engine, kept.rows)
+        in_order = order_interactions(kept.rows, ids, order, ranked)
         stream = map(_as_rows, engine.stream(in_order, ROW_GROUP_ROWS))
+        codes = _context_codes(tables, engine, ranked)
         split: Split = LeaveLastTwo(stream) if kept.cuts is None else TimeSplit(stream, *kept.cuts)
-        train_rows = _write_train(split, kept.at_most, tables.weighted(config), draft.path)
+        train_rows = _write_train(split, kept.at_most, tables.weighted(config), draft.path, codes)
         ticker.advance()
 
     users, items = engine.to_reader(ids.users), engine.to_reader(ids.items)
     n_users, n_items = (int(side.count().to_pyarrow().as_py()) for side in (users, items))
-    val_rows = _write_held_out(split.validation, draft.path / "val.parquet")
-    test_rows = _write_held_out(split.test, draft.path / "test.parquet")
+    val_rows = _write_held_out(split.validation, draft.path / "val.parquet", codes)
+    test_rows = _write_held_out(split.test, draft.path / "test.parquet", codes)
+    if tables.context:
+        check_context(reader, draft.path, config.tables.interactions)
+        codes.write(draft.path, config.tables.interactions.context_lagged)
     keep_all = config.source == "tables" and config.tables.items.keeps_all
     attributes = {
         "user": _write_entities(users, tables, "user", draft.path / "users.parquet"),
@@ -199,29 +211,68 @@ def _typed(tables: RawTables, *, summed: bool) -> ir.Table:
         columns["weight"] = (rows.weight * WEIGHT_UNIT).round().cast("int64")
     elif summed:
         columns["weight"] = ibis.literal(WEIGHT_UNIT, "int64")
-    return rows.select("user_id", "item_id", "row", **columns)
+    return rows.select("user_id", "item_id", "row", *map(context_column, tables.context), **columns)
+
+
+def _ranked_context(tables: RawTables, engine: Engine, rows: ir.Table) -> dict[str, ir.Table]:
+    """The values of each column of the context, ranked, by the column's name in `rows`."""
+    found: dict[str, ir.Table] = {}
+    for column in tables.context:
+        name = context_column(column)
+        there = rows.filter(rows[name].notnull())
+        found[name] = engine.ranked(f"values_of_{len(found)}", there, name, "rank")
+        require_few_values(column, count(engine, found[name]))
+    return found
+
+
+def _context_codes(tables: RawTables, engine: Engine, ranked: dict[str, ir.Table]) -> ContextCodes:
+    values = {}
+    for column in tables.context:
+        name = context_column(column)
+        in_order = engine.to_reader(ranked[name]).order_by("rank").select(name).to_pyarrow()
+        values[column] = in_order[name].combine_chunks()
+    return ContextCodes(values)
 
 
 def _as_rows(batch: pa.RecordBatch) -> Rows:
-    return Rows(*(column.to_numpy() for column in batch.columns))
+    columns = {name: batch[name].to_numpy() for name in batch.schema.names}
+    asked = [columns.pop(name) for name in batch.schema.names if name.startswith("context_")]
+    context = np.stack(asked, 1) if asked else None
+    ids, times = (columns["user"], columns["item"]), columns["timestamp"]
+    return Rows(*ids, times, columns.get("weight"), context)
 
 
-def _as_table(rows: Rows) -> pa.Table:
+def interactions_schema(weighted: bool, context: Iterable[str]) -> pa.Schema:
+    """Columns of prepared interactions.
+
+    Args:
+        weighted: whether they have a weight.
+        context: columns of what a request carries.
+    """
+    fields = [*INTERACTIONS, *([WEIGHT] if weighted else [])]
+    return pa.schema([*fields, *(pa.field(context_column(name), pa.int32()) for name in context)])
+
+
+def _as_table(rows: Rows, context: Iterable[str]) -> pa.Table:
+    names = list(context)
     columns = [rows.user, rows.item, rows.timestamp]
-    if rows.weight is None:
-        return pa.table(columns, schema=INTERACTIONS)
-    return pa.table([*columns, rows.weight], schema=INTERACTIONS.append(WEIGHT))
+    columns += [] if rows.weight is None else [rows.weight]
+    schema = interactions_schema(rows.weight is not None, names)
+    return pa.table([*columns, *context_columns(rows, names)], schema=schema)
 
 
-def _write_train(split: Split, at_most: int, weighted: bool, folder: Path) -> int:
+def _write_train(
+    split: Split, at_most: int, weighted: bool, folder: Path, codes: ContextCodes
+) -> int:
     """Write D_full as it comes; the number of rows.
 
     Sorting, splitting and compressing take about as long as each other; the first two run in
     threads of their own.
     """
     written = 0
-    schema = INTERACTIONS.append(WEIGHT) if weighted else INTERACTIONS
-    tables = rechunk(map(_as_table, split.train()), ROW_GROUP_ROWS)
+    schema = interactions_schema(weighted, codes.values)
+    coded = (_as_table(codes.of_training(rows), codes.values) for rows in split.train())
+    tables = rechunk(coded, ROW_GROUP_ROWS)
     with (
         track("prepare: write", at_most, "rows") as ticker,
         contextlib.closing(prefetched(tables, depth=2)) as ready,
@@ -238,9 +289,10 @@ def _write_train(split: Split, at_most: int, weighted: bool, folder: Path) -> in
     return written
 
 
-def _write_held_out(rows: Rows, path: Path) -> int:
+def _write_held_out(rows: Rows, path: Path, codes: ContextCodes) -> int:
     """Write one held-out interaction a user; the number of rows."""
-    write_parquet(path, _as_table(rows.without_weight()))
+    coded = codes.of_held_out(rows.without_weight())
+    write_parquet(path, _as_table(coded, codes.values))
     return len(rows)
 
 

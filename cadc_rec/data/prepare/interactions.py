@@ -9,6 +9,7 @@ language's order of letters (text is compared by its bytes): two engines give th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -233,16 +234,30 @@ class DenseIds:
         )
 
 
-def order_interactions(rows: ir.Table, ids: DenseIds, order: Order) -> ir.Table:
+def order_interactions(
+    rows: ir.Table, ids: DenseIds, order: Order, values: Mapping[str, ir.Table] | None = None
+) -> ir.Table:
     """Dense ids, sorted by user and then by the user's order.
 
+    Args:
+        rows: that are kept.
+        ids: dense ids.
+        order: of a user's rows.
+        values: of each column of a context, its values and their ``rank`` from 0.
+
     Returns:
-        user, item (int32), timestamp (int64) and, where rows have one, weight (float32).
+        user, item (int32), timestamp (int64) and, where rows have one, weight (float32); and for
+        each column of a context 1 + the rank of its value, int32, 0 where it is missing.
     """
     keys = {f"key_{n}": key for n, key in enumerate(order.keys(rows))}
     dense = rows.mutate(**keys).join(ids.users, "user_id").join(ids.items, "item_id")
+    for name, ranked in (values or {}).items():
+        renamed = ranked.rename({f"{name}_rank": "rank"})
+        dense = dense.left_join(renamed, name).drop(f"{name}_right")
     in_order = dense.order_by(["user", *keys])
     columns = {name: in_order[name] for name in ("user", "item", "timestamp")}
     if "weight" in rows.columns:
         columns["weight"] = (in_order["weight"] / float(WEIGHT_UNIT)).cast("float32")
+    for name in values or {}:
+        columns[name] = (in_order[f"{name}_rank"].fill_null(-1) + 1).cast("int32")
     return in_order.select(**columns)

@@ -27,6 +27,8 @@ class Rows:
     timestamp: NDArray[np.int64]
     weight: NDArray[np.float32] | None = None
     """None where all weigh the same."""
+    context: NDArray[np.int32] | None = None
+    """``[rows, columns]``, what each row's request carried; None without such columns."""
 
     def __len__(self) -> int:
         return len(self.user)
@@ -34,11 +36,12 @@ class Rows:
     def take(self, at: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Rows:
         """Some of the rows."""
         weight = None if self.weight is None else self.weight[at]
-        return Rows(self.user[at], self.item[at], self.timestamp[at], weight)
+        context = None if self.context is None else self.context[at]
+        return Rows(self.user[at], self.item[at], self.timestamp[at], weight, context)
 
     def without_weight(self) -> Rows:
         """The same rows, which weigh the same."""
-        return Rows(self.user, self.item, self.timestamp)
+        return Rows(self.user, self.item, self.timestamp, None, self.context)
 
     @staticmethod
     def joined(parts: Iterable[Rows]) -> Rows:
@@ -47,11 +50,13 @@ class Rows:
         if not parts:
             return Rows(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64))
         weights = [part.weight for part in parts if part.weight is not None]
+        contexts = [part.context for part in parts if part.context is not None]
         return Rows(
             np.concatenate([part.user for part in parts]),
             np.concatenate([part.item for part in parts]),
             np.concatenate([part.timestamp for part in parts]),
             np.concatenate(weights) if weights else None,
+            np.concatenate(contexts) if contexts else None,
         )
 
 

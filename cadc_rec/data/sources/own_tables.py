@@ -20,6 +20,7 @@ from cadc_rec.data.sources.raw_tables import (
     RawTables,
     Side,
     TimeUnit,
+    context_column,
     guess_unit,
 )
 from cadc_rec.data.sources.times import Gaps
@@ -102,6 +103,7 @@ class _Reader:
             interactions=rows,
             users=self._entities(users, user_kind, counts),
             items=self._entities(items, item_kind, counts),
+            context=(*keys.context, *keys.context_lagged),
             attributes=(*users.attributes.values(), *items.attributes.values()),
             has_time=bool(keys.timestamp),
             time_unit=self._unit(interactions),
@@ -183,6 +185,10 @@ class _Reader:
                 typed["timestamp"] = time_column(time, keys.timestamp, kind)
         if keys.weight:
             typed["weight"] = weight_column(raw[keys.weight], keys.weight)
+        for column in (*keys.context, *keys.context_lagged):
+            where = f"{scan.files[0]}: its column {column}"
+            value = attribute_column(raw[column], column, "categorical", None, where)
+            typed[context_column(column)] = value
         least = keys.min_rating
         if keys.rating:
             rating = raw[keys.rating]
@@ -268,7 +274,10 @@ def _require_unit(keys: InteractionsTable, kind: TimeKind, where: str) -> None:
 def _wanted_interactions(config: InteractionsTable) -> dict[str, str]:
     """The setting that names each column."""
     named = {key: getattr(config, key) for key in _COLUMNS}
-    return {column: f"data.tables.interactions.{key}" for key, column in named.items() if column}
+    wanted = {column: key for key, column in named.items() if column}
+    for key in ("context", "context_lagged"):
+        wanted |= {column: key for column in getattr(config, key) if column not in wanted}
+    return {column: f"data.tables.interactions.{key}" for column, key in wanted.items()}
 
 
 def _wanted_entities(

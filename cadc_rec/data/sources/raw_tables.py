@@ -26,6 +26,8 @@ TimestampKind = Literal["clock", "order", "none"]
 """Times of the world; places in each user's own order; or no times."""
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 """How many of each unit a second has."""
+CONTEXT_FILE = "context.json"
+"""Of a prepared dataset with columns of what a request carries: what their codes stand for."""
 _WHOLE = re.compile(r"-?[0-9]+")
 _INT64 = range(-(2**63), 2**63)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -64,6 +66,9 @@ class RawTables:
     items: ir.Table | None = None
     """Columns item_id (unique), the items' attributes and, where there is one, title."""
     attributes: tuple[AttributeColumn, ...] = ()
+    context: tuple[str, ...] = ()
+    """Columns of what a request carries; the interactions have each as ``context_NAME``, a value or
+    null."""
     has_time: bool = True
     time_unit: TimeUnit = ""
     """What timestamps count since 1970, where that is known."""
@@ -83,6 +88,11 @@ class RawTables:
     def attributes_of(self, side: Side) -> list[AttributeColumn]:
         """The declarations of one side, in their order."""
         return [attribute for attribute in self.attributes if attribute.side == side]
+
+
+def context_column(name: str) -> str:
+    """What tables and files call a column of what a request carries."""
+    return f"context_{name}"
 
 
 def guess_unit(least: int, greatest: int) -> TimeUnit:

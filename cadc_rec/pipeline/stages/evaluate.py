@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import EvaluateConfig, Experiment
+from cadc_rec.data.context import RequestContext
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.transition_lists import FILE
 from cadc_rec.data.user_items import UserItems
@@ -109,6 +110,7 @@ def build_evaluation(
         "items": dataset.n_items,
         "split": dataset.order,
         **kept.on_top.settings(),
+        **({"context": list(experiment.context.features)} if kept.by_context else {}),
         **comparison,
     }
     if sample is not None:
@@ -180,7 +182,9 @@ def _scorings(
     if checkpoint is not None:
         model = build_model(experiment, dataset, pretrained, processes, fitted)
         load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
-        towers = of_towers(model, known)
+        features = experiment.context.features
+        context = RequestContext.of(dataset, features) if features else None
+        towers = of_towers(model, known, context)
     kept, other = (tables, towers) if towers is None or choice == TABLES else (towers, tables)
     assert kept is not None
     return kept, other

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from cadc_rec.config.experiment import Experiment, NegativesConfig, SelectConfig, TrainConfig
+from cadc_rec.data.context import RequestContext
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.load.shards import SelectionShards
 from cadc_rec.data.select.sizes import wanted_rows
@@ -24,6 +25,7 @@ from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.training.build import build_model, frozen_tables_intact, load_grown
 from cadc_rec.training.checkpoints import SavedTraining
 from cadc_rec.training.choice import choose, tables_scoring
+from cadc_rec.training.context import Requests
 from cadc_rec.training.kept import Histories, keep_frozen_rows
 from cadc_rec.training.listed import ListedExamples, compile_listed
 from cadc_rec.training.losses import logq_offsets, make_objective
@@ -100,6 +102,7 @@ def build_checkpoint(
         dataset,
         shards,
         processes,
+        bool(experiment.context.features),
     )
     loader = reading.loader
     model = build_model(experiment, dataset, pretrained, processes, fitted)
@@ -107,13 +110,19 @@ def build_checkpoint(
         load_grown(model, start)
     limit = experiment.compute.frozen_cache_mib << 20
     keep_frozen_rows(model.module.user.ids, reading.users, processes, limit)
-    histories = None
+    read = None
     if reading.history is not None:
         rows_by_rank = shards.rows_by_rank(processes.world_size)
         listed = None
         if model.tables is not None and model.tables.lists is not None:
             listed = ListedExamples(model.tables.lists, model.tables.decay, reading.history)
-        histories = Histories(model.module, reading.history, rows_by_rank, processes, limit, listed)
+        read = Histories(model.module, reading.history, rows_by_rank, processes, limit, listed)
+    histories: Histories | Requests | None = read
+    context = None
+    if experiment.context.features:
+        context = RequestContext.of(dataset, experiment.context.features)
+        codes = context.train[shards.places(processes.rank, processes.world_size)]
+        histories = Requests(codes, read, device)
     offsets = _item_offsets(reading.item_counts(), processes) if config.logq else None
     trainer = Trainer(
         model.wrapped,
@@ -128,7 +137,7 @@ def build_checkpoint(
     setup_seconds = time.perf_counter() - started
     evaluate, val_item = experiment.evaluate, np.asarray(dataset.val_item)
     sample = validation_sample(val_item, evaluate.users, experiment.data.split_seed)
-    validation = Validation(model, dataset, history, sample)
+    validation = Validation(model, dataset, history, sample, context)
 
     def epoch_ended(entry: dict[str, float]) -> None:
         validation.after_epoch(entry)

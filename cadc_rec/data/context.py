@@ -1,0 +1,153 @@
+"""What is known when a request is made, as codes: of training rows and of held-out interactions.
+
+In: a prepared dataset and the features that are wanted. Out: for each interaction one code a
+feature, 0 where it is not known. A training row's own request is the moment before it: no feature
+reads its item, or anything after it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cadc_rec.config.context import TIME_FEATURES
+from cadc_rec.data.dataset import Dataset, train_files
+from cadc_rec.data.prepare.vocabulary import UNKNOWN
+from cadc_rec.data.sources.raw_tables import CONTEXT_FILE, context_column
+from cadc_rec.data.streams import read_groups
+from cadc_rec.errors import CadcError
+
+Codes = NDArray[np.int32]
+GAPS = 32
+"""Steps of the time since the interaction before, each twice as long as the one before."""
+_SIZES = {"hour": 1 + 24, "weekday": 1 + 7, "gap": 1 + GAPS}
+_HOUR, _DAY, _MONDAY = 3600, 86_400, 3  # the first day of 1970 was a Thursday
+
+
+def context_sizes(dataset: Dataset, features: Sequence[str]) -> dict[str, int]:
+    """How many codes each feature has, code 0 ("not known") included.
+
+    Raises:
+        CadcError: times are no clock, or the dataset has no such column.
+    """
+    described = _described(dataset) if set(features) - set(TIME_FEATURES) else {}
+    sizes = {}
+    for name in features:
+        if name in TIME_FEATURES:
+            dataset.require_clock(f"context.features = [{name!r}]")
+            sizes[name] = _SIZES[name]
+        elif name in described:
+            sizes[name] = int(described[name]["size"])
+        else:
+            raise CadcError(
+                f"context.features names {name!r}, which this dataset has no column of; name it in "
+                "data.tables.interactions.context, or leave it out."
+            )
+    return sizes
+
+
+@dataclass(frozen=True)
+class RequestContext:
+    """The codes of a dataset's interactions; F is the number of features."""
+
+    train: Codes
+    """``[rows, F]``, by position in D_full."""
+    validation: Codes
+    """``[n_users, F]``; of a user without a validation item, as far as anything is known."""
+    test: Codes
+    """Likewise."""
+
+    @staticmethod
+    def of(dataset: Dataset, features: Sequence[str]) -> RequestContext:
+        """The codes of these features.
+
+        Raises:
+            CadcError: as `context_sizes`.
+        """
+        sizes = context_sizes(dataset, features)
+        parts = [_feature(dataset, name, size) for name, size in sizes.items()]
+        return RequestContext(*(np.stack(each, 1) for each in zip(*parts, strict=True)))
+
+
+def _feature(dataset: Dataset, name: str, size: int) -> tuple[Codes, Codes, Codes]:
+    """Codes of training rows, validation and test."""
+    if name == "gap":
+        times = dataset.train_timestamp, dataset.val_timestamp, dataset.test_timestamp
+        before = lagged(dataset, times[0], times[1], np.nan)
+        train, val, test = (gap_codes(now - then) for now, then in zip(times, before, strict=True))
+        return train, val, test
+    if name in TIME_FEATURES:
+        of = hour_codes if name == "hour" else weekday_codes
+        return (
+            of(dataset.train_timestamp),
+            of(dataset.val_timestamp),
+            of(dataset.test_timestamp),
+        )
+    column = context_column(name)
+    train = np.concatenate(
+        [group[column].to_numpy() for group in read_groups(train_files(dataset.path), [column])]
+    )
+    held_out = []
+    for part in ("val", "test"):
+        table = pq.read_table(dataset.path / f"{part}.parquet", columns=["user", column])
+        codes = np.zeros(dataset.n_users, np.int32)
+        codes[table["user"].to_numpy()] = table[column].to_numpy()
+        held_out.append(np.where(codes < size, codes, UNKNOWN).astype(np.int32))
+    val, test = held_out
+    if _described(dataset)[name]["lagged"]:
+        return lagged(dataset, train, val, UNKNOWN)
+    return train, val, test
+
+
+def lagged(
+    dataset: Dataset, train: NDArray[Any], val: NDArray[Any], missing: float
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """The value of each user's interaction before: of training rows, validation and test.
+
+    Args:
+        dataset: whose rows they are.
+        train: ``[rows]``.
+        val: ``[n_users]``.
+        missing: where there is none before.
+    """
+    before = np.full_like(train, missing)
+    before[1:] = train[:-1]
+    starts, ends = dataset.user_indptr[:-1], dataset.user_indptr[1:]
+    there = ends > starts
+    before[starts[there]] = missing
+    last = np.full(dataset.n_users, missing, train.dtype)
+    last[there] = train[ends[there] - 1]
+    return before, last, np.where(np.asarray(dataset.val_item) >= 0, val, last)
+
+
+def hour_codes(seconds: NDArray[np.float64]) -> Codes:
+    """1 + the hour (UTC) of times since 1970; 0 where there is none."""
+    return _known(seconds, 1 + np.floor(seconds / _HOUR) % 24)
+
+
+def weekday_codes(seconds: NDArray[np.float64]) -> Codes:
+    """1 + the day of the week (UTC), Monday first; 0 where there is no time."""
+    return _known(seconds, 1 + (np.floor(seconds / _DAY) + _MONDAY) % 7)
+
+
+def gap_codes(seconds: NDArray[np.float64]) -> Codes:
+    """1 + floor(log2(1 + gap)), at most `GAPS`; 0 where nothing came before."""
+    steps = np.floor(np.log2(1 + np.maximum(seconds, 0)))
+    return _known(seconds, 1 + np.minimum(steps, GAPS - 1))
+
+
+def _known(seconds: NDArray[np.float64], codes: NDArray[np.float64]) -> Codes:
+    return np.where(np.isnan(seconds), UNKNOWN, codes).astype(np.int32)
+
+
+def _described(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """The context columns of a dataset, by name."""
+    file = dataset.path / CONTEXT_FILE
+    entries = json.loads(file.read_text("utf-8")) if file.is_file() else []
+    return {entry["name"]: entry for entry in entries}

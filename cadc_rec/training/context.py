@@ -1,0 +1,35 @@
+"""The context of a rank's examples, for the steps of training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from cadc_rec.data.load.batches import Batch
+from cadc_rec.models.history import History
+from cadc_rec.training.kept import Histories
+
+
+class Requests:
+    """What is known when each of a rank's examples is asked for: its context, and its history.
+
+    Args:
+        codes: int32 ``[rows, features]``, of this rank's examples.
+        histories: of the same examples, if the model reads any.
+        device: where the model is.
+    """
+
+    def __init__(
+        self, codes: np.ndarray, histories: Histories | None, device: torch.device
+    ) -> None:
+        self.codes, self.histories, self.device = codes, histories, device
+
+    def inputs(self, batch: Batch[torch.Tensor]) -> list[Any]:
+        """See `Histories.inputs`."""
+        assert batch.rows is not None  # a row of the tower is an example then
+        read, *more = [History()] if self.histories is None else self.histories.inputs(batch)
+        codes = torch.from_numpy(self.codes[batch.rows.numpy()]).to(self.device)
+        return [replace(read, request=codes), *more]
