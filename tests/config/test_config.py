@@ -197,7 +197,7 @@ def test_an_unknown_key_that_resembles_nothing_is_refused_with_all_that_stand_th
     path = write("xyzzy = 1")
     assert refusal(path) == (
         f"{path}: xyzzy is not a setting; the top level takes seed, method, data, pretrain, "
-        "transitions, history, prior, select, model, train, negatives, loader, sharding, "
+        "transitions, history, prior, context, select, model, train, negatives, loader, sharding, "
         "checkpoint, evaluate, compute, tracking, update."
     )
     message = refusal(write("[sharding]\nxyzzy = 1"))

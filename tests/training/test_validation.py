@@ -21,7 +21,7 @@ class Model:
     def __init__(self, processes):
         self.processes, self.scores = processes, [0.0, 0.0, 0.0]
 
-    def user_vectors(self, history, sample):
+    def user_vectors(self, history, sample, request):
         return torch.ones(3 if sample is None else len(sample), 1)
 
     def item_vectors(self):
