@@ -109,10 +109,11 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_recipe(tmp_path_factory):
-    """The same world with all six stages: ALS, transitions, histories, a softmax."""
+    """The same world with all of a recipe's tables as vectors, and its towers kept as trained."""
     path = tmp_path_factory.mktemp("config") / "recipe.toml"
     more = "[history]\nwindows = [1, 3]\n[methods.recipe]\nhistory.length = 4\n"
     text = TINY.replace('method = "cadc"', 'method = "recipe"').replace("epochs = 3\n", "")
+    more += 'transitions.form = "factors"\nprior.fit = "none"\nmodel.keep = "towers"\n'
     path.write_text(text + more)
     return path
 

@@ -48,6 +48,11 @@ def join(rank: int, world_size: int, device: torch.device, timeout_seconds: int)
             store=store,
             timeout=timedelta(seconds=timeout_seconds),
         )
+        # Nobody goes on while others connect: a rank that is refused its settings at once, and
+        # ends, would look to them like one that crashed.
+        if store.add("connected", 1) == world_size:
+            store.set("all_connected", b"1")
+        store.wait(["all_connected"], timedelta(seconds=patience))
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CadcError(

@@ -166,11 +166,10 @@ def test_evaluation_takes_the_validation_ranks_that_training_formed(
 
     monkeypatch.setattr(evaluate, "ranks_by_share", noted)
     made = run(config, tmp_path, *sets)
-    tests = [60] * (1 + (method == "recipe"))  # the recipe's are ranked by its tables, too
-    assert ranked == tests
+    assert ranked == [60]  # the test items
     monkeypatch.setattr(evaluate, "kept_ranks", lambda checkpoint: None)
     again = run(config, tmp_path, *sets, "evaluate.k=[10, 5]")
-    assert ranked == [*tests, users or 60, *tests]
+    assert ranked == [60, users or 60, 60]
     assert again["train"].cached
     first, second = (
         (each["evaluate"].path / "validation_ranks.parquet").read_bytes() for each in (made, again)

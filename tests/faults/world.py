@@ -57,7 +57,8 @@ device = "cpu"
 threads = 1
 timeout_seconds = 60
 """
-RECIPE = CADC.replace('method = "cadc"', 'method = "recipe"').replace("epochs = 150\n", "") + (
+RECIPE = CADC.replace('method = "cadc"', 'method = "recipe"').replace("epochs = 150\n", "")
+RECIPE = RECIPE.replace("epochs = 24\n", "epochs = 24\npatience = 0\n") + (
     "[history]\nwindows = [1, 3]\n[methods.recipe]\nhistory.length = 4\n"
 )
 CONFIGS = {"cadc": CADC, "recipe": RECIPE}
