@@ -51,7 +51,7 @@ def join(rank: int, world_size: int, device: torch.device, timeout_seconds: int)
         # Nobody goes on while others connect: a rank that is refused its settings at once, and
         # ends, would look to them like one that crashed.
         if store.add("connected", 1) == world_size:
-            store.set("all_connected", b"1")
+            store.set("all_connected", "1")
         store.wait(["all_connected"], timedelta(seconds=patience))
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
