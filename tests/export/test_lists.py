@@ -48,6 +48,7 @@ def test_recommendations_are_the_ranking(made, kind):
     answers_are_ranks(Predictor.load(made.work / kind), made.ranks)
 
 
+@pytest.mark.slow
 def test_those_of_towers_are_too(tiny, tmp_path):
     sets = [
         *SETS,

@@ -156,6 +156,7 @@ def test_recent_popularity_needs_a_clock(cli, tmp_path):
     assert "prior.recent = true needs the times of a clock, and this dataset's are only" in done.err
 
 
+@pytest.mark.slow
 def test_towers_that_add_nothing_give_way_to_the_tables(tiny, cli, tmp_path):
     torch.set_num_threads(1)
     # A content of faint weight is chosen by last bits.
