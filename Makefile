@@ -19,7 +19,7 @@ READY := $(if $(wildcard .venv/.installed-cuda),.venv/.installed-cuda,.venv/.ins
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 8 ? n : 8)))
 PYTEST := -m pytest -n $(JOBS)
 # Quick tests wait often, for the database's thread or a process they started: half as many more.
-QUICK := -m pytest -n $(shell echo $$(($(JOBS) + ($(JOBS) + 1) / 2)))
+QUICK := -m pytest -n $(shell n=$(JOBS); m=$$((n + n / 2)); echo $$((m < 8 ? m : n > 8 ? n : 8)))
 # Rounds of the speed guard.
 REPEATS ?= 5
 
