@@ -152,6 +152,7 @@ def test_an_inspection_has_tables_roles_and_a_config_that_loads(tmp_path):
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_two_processes_from_python_are_those_of_the_command(tiny, spawn, tmp_path, forked_python):
     """The workers are handed the experiment itself, whatever file it came from."""
     sets = {"compute.processes": 2, "train.epochs": 1}

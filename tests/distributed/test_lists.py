@@ -15,6 +15,7 @@ def ranks(workdir):
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_two_ranks_rank_as_one(tiny, spawn, tmp_path):
     told = ["run", tiny, "--method", "prior", *(part for one in SETS for part in ("--set", one))]
     port = zygote.free_port()

@@ -198,6 +198,7 @@ def test_named_by_hand_it_goes_on_from_there_and_started_again_from_its_own(tiny
     assert second["from"] == json.loads((own[-1] / "manifest.json").read_text())["digest"]
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_another_kind_begins_anew_when_that_is_asked_for(tiny, tmp_path, warnings):
     adam, fused = (
         [*KEPT, *TRAININGS["gold"], f"sharding.trainable={kind}"]

@@ -115,6 +115,7 @@ def test_a_full_disk_costs_a_warning_and_keeps_what_is_there(
     assert [folder.name for folder in store.path.iterdir()] == ["000001-step-1"]
 
 
+@pytest.mark.slow
 def test_killed_at_any_file_operation_there_is_a_whole_checkpoint(tmp_path, alone, dies_at):
     def write(store, step, score):
         draft = store.draft(step)
