@@ -18,8 +18,8 @@ from cadc_rec.export.trained import TrainedModel, UserForward
 from cadc_rec.models.prior import HistoryPrior
 from cadc_rec.models.rows import TensorRows
 from cadc_rec.pretrain.id_tables import Pretrained
-from cadc_rec.pretrain.prior_fit import FittedPrior
-from cadc_rec.pretrain.tables_alone import tables_alone
+from cadc_rec.pretrain.prior_fit import FittedPrior, fitted_tables
+from cadc_rec.pretrain.tables_alone import WithConstant
 
 _LENGTH = 50  # items of a newcomer that count, where the model itself has no history
 
@@ -79,19 +79,6 @@ class HistoryNewcomer(nn.Module):
         return vectors
 
 
-class WithOne(nn.Module):
-    """A program's vectors, and one more element that is 1."""
-
-    def __init__(self, program: nn.Module) -> None:
-        super().__init__()
-        self.program = program
-
-    def forward(self, history: torch.Tensor) -> torch.Tensor:
-        """``[n, d + 1]`` of int64 ``[n, L]``, the latest first, -1 where they have ended."""
-        vectors = self.program(history)
-        return torch.cat([vectors, torch.ones_like(vectors[:, :1])], 1)
-
-
 def newcomer_program(
     fold: PriorConfig,
     history: HistoryConfig,
@@ -118,12 +105,12 @@ def newcomer_program(
     """
     length = history.length
     if trained is None:
-        tables = tables_alone(fold, history, dataset, pretrained)
+        tables = fitted_tables(fold, history, dataset, pretrained, fitted)
         if tables is not None:
-            if fitted is not None:
-                tables = fitted.applied_to(tables, fold)
             program = tables.program()
-            return Program(WithOne(program) if latest else program, {"history": (length,)})
+            return Program(
+                WithConstant(program, 1.0) if latest else program, {"history": (length,)}
+            )
     if trained is None or not trained.history_length:
         vectors = torch.from_numpy(items)
         folded = FoldedNewcomer(vectors, HistoryPrior.of(vectors, fold))

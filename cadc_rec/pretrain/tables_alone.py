@@ -71,7 +71,7 @@ class TablesAlone:
         prior = old.reader.prior
         assert prior is not None
         alone = PriorAlone(prior, factors, old.items.weight, sources, old.targets)
-        return _WithPopularity(alone, self.factors["popularity"]) if self._popular else alone
+        return WithConstant(alone, self.factors["popularity"]) if self._popular else alone
 
     def item_vectors(self) -> torch.Tensor:
         """Vectors ``[n_items, d]``."""
@@ -121,17 +121,25 @@ class TablesAlone:
         return ("folded",) if self.dense.targets is None else ("folded", "led")
 
 
-class _WithPopularity(nn.Module):
-    """A history's vector, and one more element: the factor of the items' popularity."""
+class WithConstant(nn.Module):
+    """A history's vector, and one more element that is the same for all histories.
 
-    def __init__(self, alone: PriorAlone, factor: float) -> None:
+    It is what an element of the items' vectors counts: their popularity, or a score that does not
+    depend on the history.
+
+    Args:
+        program: gives ``[n, d]`` of histories.
+        constant: the element.
+    """
+
+    def __init__(self, program: nn.Module, constant: float) -> None:
         super().__init__()
-        self.alone, self.factor = alone, factor
+        self.program, self.constant = program, constant
 
     def forward(self, history: torch.Tensor) -> torch.Tensor:
-        """``[n, d]`` of integer ``[n, L]``, the latest first, -1 where they have ended."""
-        vectors = self.alone(history)
-        return torch.cat([vectors, torch.full_like(vectors[:, :1], self.factor)], 1)
+        """``[n, d + 1]`` of integer ``[n, L]``, the latest first, -1 where they have ended."""
+        vectors = self.program(history)
+        return torch.cat([vectors, torch.full_like(vectors[:, :1], self.constant)], 1)
 
 
 def prior_alone(
