@@ -105,6 +105,7 @@ def test_settings_that_no_prior_reads_are_refused(tiny):
         load_experiment(tiny, method="cadc", overrides=["model.keep=better"])
 
 
+@pytest.mark.slow
 def test_a_bundle_scores_by_what_was_taken_just_before_its_log_ended(tiny, tmp_path):
     torch.set_num_threads(1)
     experiment = load_experiment(tiny, method="prior", overrides=[*FITTED, "prior.recent=true"])
