@@ -17,8 +17,8 @@ from cadc_rec.data.load.batches import Batch
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.models.history import History
 from cadc_rec.models.id_embedding import FrozenIds
+from cadc_rec.models.listed_examples import ListedExamples
 from cadc_rec.models.two_tower import TwoTower
-from cadc_rec.training.listed import ListedExamples
 
 _ROWS = 65_536  # rows asked for at once
 _HISTORIES = 1024  # examples at once: each looks dozens of vectors up

@@ -19,6 +19,7 @@ from cadc_rec.distributed.state import gather_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.on_top import LastItems
 from cadc_rec.evaluation.validation import validation_sample
+from cadc_rec.models.listed_examples import ListedExamples, compile_listed
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.store.artifact import Artifact, Draft
@@ -27,7 +28,6 @@ from cadc_rec.training.checkpoints import SavedTraining
 from cadc_rec.training.choice import choose, tables_scoring
 from cadc_rec.training.context import Requests
 from cadc_rec.training.kept import Histories, keep_frozen_rows
-from cadc_rec.training.listed import ListedExamples, compile_listed
 from cadc_rec.training.losses import logq_offsets, make_objective
 from cadc_rec.training.reading import compile_loops, open_reading
 from cadc_rec.training.tables import dense_optimizer

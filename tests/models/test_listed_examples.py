@@ -6,7 +6,7 @@ import torch
 from scipy import sparse
 
 from cadc_rec.data.transition_lists import best_targets
-from cadc_rec.training.listed import ListedExamples
+from cadc_rec.models.listed_examples import ListedExamples
 
 ITEMS, LENGTH, DECAY = 30, 6, 0.6
 

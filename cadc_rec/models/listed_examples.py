@@ -1,7 +1,8 @@
-"""The scores of transition lists at a step's candidates, for every example of the step.
+"""The scores of transition lists at a few items, or all, for some of many histories.
 
-In: histories of a rank's examples. Out: of some of them, float32 ``[n, m]`` at m items, formed anew
-in each step: kept, they would take as much memory as a row of the catalogue for every example.
+In: histories, such as those of a rank's examples. Out: of some of them, float32 ``[n, m]`` at m
+items, formed anew in each step of training: kept, they would take as much memory as a row of the
+catalogue for every example.
 
 The lists have counted the example itself, too. Taking its own counts out of the score of its own
 item was tried on a long and on a short log, with no gain on either; so they are left in.
@@ -22,12 +23,12 @@ _LEAST = 1e-4  # of the latest item's weight; places further back than that are 
 
 
 class ListedExamples:
-    """What the lists of its history say of each example's candidates, before any factor.
+    """What the lists say of candidates after each of many histories, before any factor.
 
     Args:
         lists: every item's targets.
         decay: what each place further back multiplies the weight of an item by.
-        history: int32 ``[rows, L]``, of this rank's examples; the latest item first.
+        history: int32 ``[rows, L]``, the latest item first.
     """
 
     def __init__(self, lists: TransitionLists, decay: float, history: NDArray[np.int32]) -> None:
@@ -37,7 +38,7 @@ class ListedExamples:
         self._places = np.full(lists.n_items, -1, np.int32)
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """Of the examples `rows` ``[n]`` at different `items` ``[m]``, both int64: ``[n, m]``."""
+        """After the histories `rows`, ``[n]``, at different `items`, ``[m]``: ``[n, m]``."""
         found = np.zeros((len(rows), len(items)), np.float32)
         lists, candidates = self.lists, items.numpy()
         self._places[candidates] = np.arange(len(candidates), dtype=np.int32)
