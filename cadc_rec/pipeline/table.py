@@ -276,7 +276,7 @@ TRANSITIONS = Stage(
 PRIOR = Stage(
     "prior",
     makes="prior",
-    version=1,
+    version=2,
     reads=lambda _: ["dataset", "tables", "transitions"],
     settings=_prior_settings,
     line=lines.prior_line,
