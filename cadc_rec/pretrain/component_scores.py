@@ -20,7 +20,7 @@ from cadc_rec.config.experiment import PriorConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.recent_popularity import RecentScores
 from cadc_rec.data.transition_lists import TransitionLists
-from cadc_rec.models.listed_examples import ListedExamples
+from cadc_rec.models.known_scores import ListedExamples
 from cadc_rec.models.prior import AT_FIRST, HistoryPrior
 from cadc_rec.pretrain.tables_alone import TablesAlone
 

@@ -44,7 +44,7 @@ _WEIGHTS = {
     "popularity": (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8),
     "recent": (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
 }
-_NOT_OF_TOWERS = ("popularity", "recent")  # components that towers do not add to
+_NOT_OF_TOWERS = ("popularity",)  # towers learn it by themselves
 _HOUR = 3600.0
 _WINDOWS = (_HOUR, 3 * _HOUR, 12 * _HOUR, 72 * _HOUR)
 _ROUNDS = 4
