@@ -26,6 +26,10 @@ _LEAST = 1e-4  # of the latest item's weight; places further back than that are 
 class KnownScores(Protocol):
     """Scores of many examples, before any factor."""
 
+    @property
+    def rows(self) -> int:
+        """Number of examples."""
+
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Of the examples `rows`, ``[n]``, at different `items`, ``[m]``: float32 ``[n, m]``.
 
@@ -47,6 +51,11 @@ class ListedExamples:
         weights = decay ** np.arange(history.shape[1])
         self.weights = weights[weights >= _LEAST].astype(np.float32)
         self._places = np.full(lists.n_items, -1, np.int32)
+
+    @property
+    def rows(self) -> int:
+        """See `KnownScores`."""
+        return len(self.history)
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
@@ -72,6 +81,11 @@ class RecentExamples:
         self._items = log.items
         self._starts, self._ends = log.bounds(times, window)
         self._places = np.full(log.n_items, -1, np.int32)
+
+    @property
+    def rows(self) -> int:
+        """See `KnownScores`."""
+        return len(self._ends)
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""

@@ -8,7 +8,8 @@ In: tables, users, ways. Out: `Kept`. The test items are never looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,8 @@ import torch
 from cadc_rec.compiled import compiled
 from cadc_rec.config.experiment import PriorConfig
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.recent_popularity import RecentScores
 from cadc_rec.data.transition_lists import TransitionLists
-from cadc_rec.models.known_scores import ListedExamples
+from cadc_rec.models.known_scores import KnownScores, ListedExamples, RecentExamples
 from cadc_rec.models.prior import AT_FIRST, HistoryPrior
 from cadc_rec.pretrain.tables_alone import TablesAlone
 
@@ -119,24 +119,26 @@ def _reader(
     if name == "recent":
         log = tables.log
         assert log is not None
-        each = [RecentScores(log, window, 1.0) for window in ways]
-        return lambda asked: [one.of(asked.times).toarray() for one in each]
+        return lambda asked: _at_every_item(
+            [RecentExamples(log, window, asked.times) for window in ways], log.n_items
+        )
     if name in ("lists", "content"):
         lists = tables.lists if name == "lists" else content
         assert lists is not None
-        every = torch.arange(lists.n_items)
-
-        def listed(asked: _Asked) -> list[np.ndarray]:
-            rows = torch.arange(len(asked.times))
-            read = [ListedExamples(lists, decay, asked.history) for decay in ways]
-            return [one.of(rows, every).numpy() for one in read]
-
-        return listed
+        return lambda asked: _at_every_item(
+            [ListedExamples(lists, decay, asked.history) for decay in ways], lists.n_items
+        )
     if name == "led":
         return _of_vectors(tables, 1, [config.model_copy(update={"decay": way}) for way in ways])
     keys = ("alpha", "half_life", "l2")
     changed = [config.model_copy(update=dict(zip(keys, way, strict=True))) for way in ways]
     return _of_vectors(tables, 0, changed)
+
+
+def _at_every_item(read: Sequence[KnownScores], n_items: int) -> list[np.ndarray]:
+    """All scores of the same requests, read in several ways: each ``[requests, n_items]``."""
+    every = torch.arange(n_items)
+    return [one.of(torch.arange(one.rows), every).numpy() for one in read]
 
 
 def _of_vectors(
@@ -151,13 +153,23 @@ def _of_vectors(
 
     def scores(asked: _Asked) -> list[np.ndarray]:
         found: list[list[torch.Tensor]] = [[] for _ in read]
-        for some in torch.from_numpy(asked.history).split(_HISTORIES):
-            vectors, known = rows.sequences(some), some >= 0
-            for pieces, each in zip(found, read, strict=True):
-                pieces.append((each.led if part else each.folded)(vectors, known))
+        with _one_thread():
+            for some in torch.from_numpy(asked.history).split(_HISTORIES):
+                vectors, known = rows.sequences(some), some >= 0
+                for pieces, each in zip(found, read, strict=True):
+                    pieces.append((each.led if part else each.folded)(vectors, known))
         return [(torch.cat(pieces) @ items).numpy() for pieces in found]
 
     return scores
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """For products so small that several threads would mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _candidates(
