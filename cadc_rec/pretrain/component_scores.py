@@ -168,8 +168,10 @@ def _one_thread() -> Iterator[None]:
     """For products so small that several threads would mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _candidates(
