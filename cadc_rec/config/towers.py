@@ -198,9 +198,9 @@ class NegativesConfig(Section):
     """`uniform`: every item is equally likely. `popularity`: an item's probability is proportional
     to its number of interactions in D_full to the power `alpha`. Two are for `sampled-softmax`
     alone. `mixed`: the step's positives stand beside uniform ones, and LogQ corrects every logit
-    for how often the item is among the two. `alive`: uniform among the items whose first and last
-    interactions in D_full are not after and not before the example's time, for which times must be
-    a clock's."""
+    for how often its item is among the two. `alive`: uniform among the items that were alive at
+    the example's time, from their first interaction in D_full to their last; times must be a
+    clock's."""
     alpha: NonNegativeFloat = 0.75
     """Exponent of `popularity`: 1 draws items by their own frequency, 0 uniformly among those that
     occur."""
