@@ -1,0 +1,4 @@
+"""The picture and the table"""
+
+
+def into_docs(files): ...
