@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.time_to_quality.__main__ import checkpoints
+from benchmarks.time_to_quality.page import picture, table
 from benchmarks.time_to_quality.sasrec import (
     SASRec,
     Settings,
@@ -108,3 +109,20 @@ def test_it_learns_what_is_certain():
 
 def test_checkpoints_halve():
     assert checkpoints(640.0) == [10, 20, 40, 80, 160, 320, 640]
+
+
+def point(name, seconds, ndcg, **more):
+    both = {"hr@10": 2 * ndcg, "ndcg@10": ndcg}
+    return {"name": name, "cpu_seconds": seconds, "validation": both, "test": both, **more}
+
+
+def test_the_table_says_when_the_rival_is_as_good():
+    rival = [point("SASRec", s, n, epochs=s) for s, n in ((10.0, 0.02), (20.0, 0.05), (40.0, 0.04))]
+    ours = [point("prior", 5.0, 0.03, kept=None), point("auto", 8.0, 0.06, kept="towers")]
+    measured = {"title": "T", "points": [*ours, *rival]}
+    lines = [line.split(" | ") for line in table([measured]).splitlines()[2:]]
+    assert [line[1] for line in lines[:2]] == ["prior", "auto; kept: towers"]
+    assert lines[0][4:] == ["6.00 / 3.00", "20.0 s |"]
+    assert lines[1][4:] == ["12.00 / 6.00", "not within 40.0 s |"]
+    shown = picture([measured])
+    assert all(name in shown for name in ("SASRec", "prior", "auto", "CPU seconds"))
