@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -209,6 +209,7 @@ def curve(
     seed: int,
     checkpoints: Sequence[float],
     sample: NDArray[np.int64] | None,
+    clock: Callable[[], float] = time.process_time,
 ) -> Iterator[Reached]:
     """Train on all of D_full; yield what is reached at each checkpoint.
 
@@ -218,6 +219,7 @@ def curve(
         seed: of the initial weights, the order, the negatives and dropout.
         checkpoints: CPU seconds of this process spent in training steps, ascending.
         sample: see `metrics`.
+        clock: of these seconds.
     """
     torch.manual_seed(seed)
     torch.set_num_threads(1)
@@ -228,9 +230,9 @@ def curve(
     left, spent, epochs = list(checkpoints), 0.0, 0.0
     while True:
         for rows in torch.randperm(len(sequences)).split(settings.batch):
-            started = time.process_time()
+            started = clock()
             step(model, optimizer, sequences[rows], settings.negatives)
-            spent += time.process_time() - started
+            spent += clock() - started
             epochs += len(rows) / len(sequences)
             if spent >= left[0]:
                 left.pop(0)

@@ -1,5 +1,6 @@
 """SASRec as a rival must be right: it sees no future, it learns, and it is ranked as we are."""
 
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -101,9 +102,11 @@ def test_its_metrics_are_those_of_a_full_ranking_by_hand():
 
 
 def test_it_learns_what_is_certain():
-    early, late = curve(cycles(), SMALL, seed=0, checkpoints=[0.0, 1.0], sample=None)
-    assert early.epochs < 1 < late.epochs
-    assert late.cpu_seconds >= 1
+    steps = count().__next__  # each step takes a second of this clock
+    early, late = curve(cycles(), SMALL, 0, checkpoints=[1, 120], sample=None, clock=steps)
+    assert (early.cpu_seconds, late.cpu_seconds) == (1, 120)
+    assert early.epochs == pytest.approx(16 / 60)
+    assert late.epochs == pytest.approx(30)  # four steps an epoch
     assert late.test["ndcg@10"] > 0.95 > early.test["ndcg@10"]
 
 
