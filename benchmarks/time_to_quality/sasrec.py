@@ -27,6 +27,7 @@ from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import held_out_ranks
 
 _USERS_AT_ONCE = 512  # in ranking
+_SORTED_TOGETHER = 16  # batches
 KS = (10,)
 
 
@@ -116,18 +117,23 @@ class SASRec(nn.Module):
 def shared_softmax(
     vectors: torch.Tensor, targets: torch.Tensor, negatives: torch.Tensor, items: nn.Embedding
 ) -> torch.Tensor:
-    """Mean cross-entropy of each target among itself and the negatives that are not it.
+    """Summed cross-entropy of each target among itself and the negatives that are not it.
 
     Args:
         vectors: ``[places, width]``.
         targets: the next item of each place, ``[places]``.
-        negatives: ``[n]``, the same for all places.
+        negatives: ``[n]``, all different, the same for all places.
         items: the vectors of the items.
     """
-    positive = (vectors * items(targets)).sum(1)
-    others = vectors @ items(negatives).t()
-    others = others.masked_fill(negatives == targets[:, None], -torch.inf)
-    return (torch.logaddexp(positive, others.logsumexp(1)) - positive).mean()
+    n = len(negatives)
+    # One column more, for the targets: scores are the largest array, and are written just once.
+    scores = vectors @ items(torch.cat([negatives, negatives[:1]])).t()
+    column = torch.full((items.num_embeddings,), n)
+    column[negatives] = torch.arange(n)
+    place = torch.arange(len(targets))
+    scores[place, column[targets]] = -torch.inf
+    scores[:, n] = (vectors * items(targets)).sum(1)
+    return functional.cross_entropy(scores, torch.full_like(targets, n), reduction="sum")
 
 
 def earliest_first(latest_first: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -186,21 +192,17 @@ def metrics(
     return found[0], found[1]
 
 
-def step(
-    model: SASRec, optimizer: torch.optim.Optimizer, sequences: torch.Tensor, negatives: int
-) -> float:
-    """One step on sequences ``[batch, length + 1]``, the earliest item first; returns its loss."""
-    longest = int((sequences >= 0).sum(1).max())
-    sequences = sequences[:, :longest].long()
-    targets = sequences[:, 1:]
-    real = targets >= 0
-    vectors = model(sequences[:, :-1])[real]
-    drawn = torch.randint(model.items.num_embeddings, (negatives,))
-    loss = shared_softmax(vectors, targets[real], drawn, model.items)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return float(loss.detach())
+def batches(lengths: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """Rows of an epoch's batches: random ones of nearly the same length, so few places are empty.
+
+    Args:
+        lengths: of each row's sequence.
+        size: rows of a batch.
+    """
+    found: list[torch.Tensor] = []
+    for part in torch.randperm(len(lengths)).split(size * _SORTED_TOGETHER):
+        found += part[lengths[part].argsort()].split(size)
+    return [found[place] for place in torch.randperm(len(found)).tolist()]
 
 
 def curve(
@@ -227,11 +229,27 @@ def curve(
     optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate, fused=True)
     sequences = torch.from_numpy(earliest_first(dataset.last_items(settings.length + 1, False)))
     sequences = sequences[sequences[:, 1] >= 0]  # one item has nothing that follows
+    lengths = (sequences >= 0).sum(1)
+    # A place weighs the same in a batch of short histories as in one of long ones.
+    usual = settings.batch * float((lengths - 1).float().mean())
+    negatives = min(settings.negatives, dataset.n_items)
+
+    def step(rows: torch.Tensor) -> None:
+        batch = sequences[rows, : int(lengths[rows].max())].long()
+        targets = batch[:, 1:]
+        real = targets >= 0
+        vectors = model(batch[:, :-1])[real]
+        drawn = torch.randperm(dataset.n_items)[:negatives]
+        loss = shared_softmax(vectors, targets[real], drawn, model.items) / usual
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
     left, spent, epochs = list(checkpoints), 0.0, 0.0
     while True:
-        for rows in torch.randperm(len(sequences)).split(settings.batch):
+        for rows in batches(lengths, settings.batch):
             started = clock()
-            step(model, optimizer, sequences[rows], settings.negatives)
+            step(rows)
             spent += clock() - started
             epochs += len(rows) / len(sequences)
             if spent >= left[0]:

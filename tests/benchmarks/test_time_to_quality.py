@@ -13,6 +13,7 @@ from benchmarks.time_to_quality.page import picture, table
 from benchmarks.time_to_quality.sasrec import (
     SASRec,
     Settings,
+    batches,
     curve,
     earliest_first,
     metrics,
@@ -76,7 +77,16 @@ def test_the_loss_is_a_cross_entropy_without_the_target_among_the_negatives():
     scores = vectors @ items.weight.T
     first = functional.cross_entropy(scores[0, [0, 3, 1, 4]], torch.tensor(0))
     second = functional.cross_entropy(scores[1, [3, 1, 4]], torch.tensor(0))
-    torch.testing.assert_close(found, (first + second) / 2)
+    torch.testing.assert_close(found, first + second)
+
+
+def test_an_epoch_has_every_row_once_beside_rows_of_its_length():
+    torch.manual_seed(0)
+    lengths = torch.randint(2, 50, (1000,))
+    found = batches(lengths, 10)
+    assert torch.equal(torch.cat(found).sort().values, torch.arange(1000))
+    spread = [int(lengths[rows].max() - lengths[rows].min()) for rows in found]
+    assert np.mean(spread) < 5
 
 
 def test_its_metrics_are_those_of_a_full_ranking_by_hand():
