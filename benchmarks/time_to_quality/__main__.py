@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.validation import validation_sample
 from cadc_rec.log import log, set_up_logging
+from cadc_rec.machine import processor_name
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.store.artifact import Artifact
 
@@ -103,7 +103,7 @@ def measure(arguments: argparse.Namespace) -> None:
         "train": len(dataset.train_item),
         "seed": experiment.seed,
         "sasrec": asdict(settings),
-        "machine": {"processor": platform.machine(), "torch": torch.__version__},
+        "machine": {"processor": processor_name(), "torch": torch.__version__},
         "points": [],
     }
     for points in (

@@ -25,6 +25,7 @@ from cadc_rec.data.dataset import NO_ITEM, Dataset
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import held_out_ranks
+from cadc_rec.machine import keep_freed_memory
 
 _USERS_AT_ONCE = 512  # in ranking
 _SORTED_TOGETHER = 16  # batches
@@ -225,6 +226,7 @@ def curve(
     """
     torch.manual_seed(seed)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as our own training does
     model = SASRec(dataset.n_items, settings)
     optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate, fused=True)
     sequences = torch.from_numpy(earliest_first(dataset.last_items(settings.length + 1, False)))
