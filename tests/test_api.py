@@ -170,6 +170,7 @@ def test_two_processes_from_python_are_those_of_the_command(tiny, spawn, tmp_pat
     }
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_what_a_worker_is_refused_is_raised_in_the_caller(tiny, tmp_path, forked_python):
     experiment = cadc_rec.load(tiny, method="random", set={"compute.processes": 2})

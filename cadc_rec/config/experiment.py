@@ -163,12 +163,6 @@ def _context(e: Experiment) -> Iterator[str]:
             "prior.use = true (methods `prior` and `recipe`), or prior.fit = 'none'."
         )
     towers = e.model.kind == "two_tower"
-    if e.prior.use and e.prior.recent and towers and e.model.keep != "better":
-        yield (
-            "prior.recent = true is a score of the tables alone, which two towers do not add to; "
-            "set model.kind = 'tables' (method `prior`) or model.keep = 'better', or prior.recent "
-            "= false."
-        )
     if e.model.keep == "better" and towers and not (e.prior.use or use == "residual"):
         yield (
             "model.keep = 'better' needs a score of the tables that towers add to; set prior.use "

@@ -45,6 +45,28 @@ class RecentPopularity:
         """Time of the last interaction; 0 without any."""
         return float(self._time[-1]) if len(self._time) else 0.0
 
+    @property
+    def items(self) -> NDArray[np.int32]:
+        """The items of the interactions, in the order of time."""
+        return self._item
+
+    def bounds(
+        self, at: NDArray[Any], window: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of requests ``[n]``: where their windows start and end in `items`, each ``[n]``.
+
+        Args:
+            at: time of each request.
+            window: length in seconds.
+
+        Raises:
+            ValueError: a window that is not above 0.
+        """
+        _require_lengths([window])
+        times = np.asarray(at, np.float64)
+        starts, ends = (np.searchsorted(self._time, each) for each in (times - window, times))
+        return starts, ends
+
     def blocks(
         self, at: NDArray[Any], windows: Sequence[float], most_bytes: int = 64 << 20
     ) -> Iterator[tuple[NDArray[np.int64], list[sparse.csr_matrix]]]:

@@ -120,4 +120,5 @@ def newcomer_program(
         table = trained.item.ids[0].weight
         if table.shape[1] == trained.user.id_width:
             of_row = HistoryPrior.of(table, fold)
-    return Program(HistoryNewcomer(trained, of_row), {"history": (length,)})
+    newcomer: nn.Module = HistoryNewcomer(trained, of_row)
+    return Program(WithConstant(newcomer, 1.0) if latest else newcomer, {"history": (length,)})

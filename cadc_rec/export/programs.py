@@ -75,10 +75,16 @@ def padded_codes(attribute: AttributeValues) -> torch.Tensor:
 
 
 class QueryProgram(nn.Module):
-    """Users, and their histories where the model has them, to vectors."""
+    """Users, and their histories where the model has them, to vectors.
 
-    def __init__(self, trained: TrainedModel) -> None:
+    Args:
+        trained: the towers.
+        latest: whether the last element is what multiplies an item's latest popularity.
+    """
+
+    def __init__(self, trained: TrainedModel, latest: bool = False) -> None:
         super().__init__()
+        self.latest = latest
         self.lookup = SideLookup(trained.user)
         self.histories = HistoryLookup(trained)
         self.vectors = UserForward(trained.model)
@@ -86,15 +92,17 @@ class QueryProgram(nn.Module):
     def forward(self, user: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
         """``[n, d]`` of int64 users ``[n]`` and histories ``[n, L]``, -1 where they have ended."""
         vectors: torch.Tensor = self.vectors(*self.lookup(user), *self.histories(history))
+        if self.latest:
+            vectors = torch.cat([vectors, torch.ones_like(vectors[:, :1])], 1)
         return vectors
 
 
 class PlainQueryProgram(nn.Module):
     """`QueryProgram` of a model without histories."""
 
-    def __init__(self, trained: TrainedModel) -> None:
+    def __init__(self, trained: TrainedModel, latest: bool = False) -> None:
         super().__init__()
-        self.query = QueryProgram(trained)
+        self.query = QueryProgram(trained, latest)
 
     def forward(self, user: torch.Tensor) -> torch.Tensor:
         """``[n, d]`` of int64 users ``[n]``."""
@@ -129,10 +137,17 @@ class HistoryLookup(nn.Module):
 
 
 class ItemProgram(nn.Module):
-    """Items to vectors."""
+    """Items to vectors.
 
-    def __init__(self, trained: TrainedModel) -> None:
+    Args:
+        trained: the towers.
+        latest: every item's latest popularity, float32 ``[n_items]``, the last element of its
+            vector; None without.
+    """
+
+    def __init__(self, trained: TrainedModel, latest: torch.Tensor | None = None) -> None:
         super().__init__()
+        self.latest = None if latest is None else TensorRows(latest[:, None])
         self.lookup = SideLookup(trained.item)
         self.vectors = ItemForward(trained.model)
         self.targets = TensorRows(trained.targets.weight) if trained.targets else None
@@ -142,6 +157,8 @@ class ItemProgram(nn.Module):
         rows, features = self.lookup(item)
         targets = rows[:, :0] if self.targets is None else self.targets(item)
         vectors: torch.Tensor = self.vectors(rows, features, targets)
+        if self.latest is not None:
+            vectors = torch.cat([vectors, self.latest(item)], 1)
         return vectors
 
 
@@ -174,14 +191,20 @@ def save_program(program: torch.export.ExportedProgram, file: Path) -> None:
     file.write_bytes(contents.getvalue())
 
 
-def tower_programs(trained: TrainedModel) -> dict[str, Program]:
-    """The two towers by the name they have in a bundle."""
-    length = trained.history_length
+def tower_programs(trained: TrainedModel, latest: np.ndarray | None = None) -> dict[str, Program]:
+    """The two towers by the name they have in a bundle.
+
+    Args:
+        trained: the towers.
+        latest: every item's latest popularity, see `ItemProgram`.
+    """
+    length, popular = trained.history_length, latest is not None
     if length:
-        query = Program(QueryProgram(trained), {"user": (), "history": (length,)})
+        query = Program(QueryProgram(trained, popular), {"user": (), "history": (length,)})
     else:
-        query = Program(PlainQueryProgram(trained), {"user": ()})
-    return {"query": query, "item": Program(ItemProgram(trained), {"item": ()})}
+        query = Program(PlainQueryProgram(trained, popular), {"user": ()})
+    item = ItemProgram(trained, None if latest is None else torch.from_numpy(latest))
+    return {"query": query, "item": Program(item, {"item": ()})}
 
 
 def compile_program(program: torch.export.ExportedProgram, file: Path) -> None:

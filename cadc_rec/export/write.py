@@ -183,7 +183,7 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
             described = {"index": _write_index_and_test(finished, folder, wanted.index)}
             ticker.advance(1, "index")
             trained = finished.trained()
-            programs = {} if trained is None else tower_programs(trained)
+            programs = {} if trained is None else tower_programs(trained, finished.latest.scores)
             programs["newcomer"] = newcomer_program(
                 experiment.prior,
                 experiment.history,

@@ -12,7 +12,7 @@ file.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -123,7 +123,7 @@ def scores(
     items: Vectors,
     factors: torch.Tensor | None,
     pattern: PairPattern[torch.Tensor] | None,
-    listed: torch.Tensor | None = None,
+    known: Sequence[torch.Tensor] = (),
 ) -> torch.Tensor:
     """Scores of a batch with towers: ``[pairs]``, or ``[users, items]`` without a pattern.
 
@@ -132,9 +132,9 @@ def scores(
     Args:
         users: of the batch, in parts.
         items: likewise.
-        factors: of each of the prior's scores, and last that of `listed`; None without a prior.
+        factors: of each of the prior's scores, then of those in `known`; None without a prior.
         pattern: the pairs.
-        listed: ``[users, items]``, further scores; None without any.
+        known: further scores, each ``[users, items]``.
     """
     assert users.learned is not None
     assert items.learned is not None
@@ -152,13 +152,9 @@ def scores(
         assert items.residual is not None
         total = total + products(users.residual, items.residual)
     if factors is not None:
-        known: Iterator[torch.Tensor] = (
-            products(*each) for each in zip(users.prior, items.prior, strict=True)
-        )
-        if listed is not None:
-            last = listed if pattern is None else _at_pairs(listed, pattern)
-            known = itertools.chain(known, [last])
-        for factor, part in zip(factors, known, strict=True):
+        of_prior = (products(*each) for each in zip(users.prior, items.prior, strict=True))
+        others = (each if pattern is None else _at_pairs(each, pattern) for each in known)
+        for factor, part in zip(factors, itertools.chain(of_prior, others), strict=True):
             # Multiply the products by the factor, so that the vectors need no gradient.
             total = torch.addcmul(total.float(), factor, part.float())
     return total

@@ -82,8 +82,8 @@ class TwoTower(nn.Module):
         device: where the MLPs live.
         history: length and windows of a user's history; None, or length 0, reads no history.
         prior: scores a history by the frozen tables, to be added to the score; None adds nothing.
-        prior_factors: initial factors of the prior's scores; with lists theirs is the last.
-        lists: whether scores of lists are added, which are no dot products.
+        prior_factors: initial factors of the prior's scores, then of those in `known`.
+        known: names of the scores that are added and are no dot products.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class TwoTower(nn.Module):
         history: HistoryConfig | None = None,
         prior: HistoryPrior | None = None,
         prior_factors: Sequence[float] = (),
-        lists: bool = False,
+        known: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.reader: HistoryReader | None = None
-        self.with_lists = lists
+        self.known = tuple(known)
         windows: list[int] = []
         if history is not None and history.length:
             windows = usable_windows(history.windows, history.length)
@@ -153,7 +153,7 @@ class TwoTower(nn.Module):
         self,
         batch: Batch[torch.Tensor],
         history: History | None = None,
-        listed: torch.Tensor | None = None,
+        *known: torch.Tensor,
     ) -> torch.Tensor:
         """Scores of the batch: ``[pairs]``, or ``[rows, candidates]`` where it has no pairs.
 
@@ -162,11 +162,12 @@ class TwoTower(nn.Module):
         Args:
             batch: the batch to score.
             history: the vectors of each row's history, if the model reads any.
-            listed: ``[n_u, n_i]``, what lists say of each row and item, before their factor.
+            known: the scores of each row and item that are no dot products, before their
+                factors: each ``[n_u, n_i]``.
         """
         users = self.users(batch.users, history)
         items = self.all_items() if batch.whole else self.items(batch.items)
-        return forward.scores(users, items, self.prior_factors(), batch.pattern, listed)
+        return forward.scores(users, items, self.prior_factors(), batch.pattern, known)
 
     def users(self, ids: torch.Tensor, history: History | None = None) -> Vectors:
         """Vectors of users ``[n]``, in parts."""
@@ -222,10 +223,12 @@ class TwoTower(nn.Module):
         """What each of the prior's scores is multiplied by; None without a prior."""
         return None if self.prior_log_factors is None else self.prior_log_factors.exp()
 
-    def lists_factor(self) -> float:
-        """What scores of lists are multiplied by; 0 without."""
+    def known_factor(self, name: str) -> float:
+        """What one of the scores that are no dot products is multiplied by; 0 without it."""
         factors = self.prior_factors()
-        return float(factors.detach()[-1]) if self.with_lists and factors is not None else 0.0
+        if name not in self.known or factors is None:
+            return 0.0
+        return float(factors.detach()[self.known.index(name) - len(self.known)])
 
     @torch.no_grad()
     def vector_width(self) -> int:

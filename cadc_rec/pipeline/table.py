@@ -207,7 +207,8 @@ def _train(job: Job) -> Together:
 
     e, interactions = job.experiment, int(job.artifact("dataset").info["train"])
     lists = e.prior.use and e.transitions.form == "lists"
-    train.warm_up(e.select, e.train, e.negatives, interactions, e.compute.processes, lists)
+    recent = e.prior.use and e.prior.recent
+    train.warm_up(e.select, e.train, e.negatives, interactions, e.compute.processes, lists, recent)
     return lambda processes, draft: run_training(job, processes, draft)
 
 
@@ -276,7 +277,7 @@ TRANSITIONS = Stage(
 PRIOR = Stage(
     "prior",
     makes="prior",
-    version=1,
+    version=2,
     reads=lambda _: ["dataset", "tables", "transitions"],
     settings=_prior_settings,
     line=lines.prior_line,

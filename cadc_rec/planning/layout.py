@@ -53,6 +53,7 @@ def two_towers(
     """The model of `build_model` with every table on the meta device; rules; frozen tables."""
     transitions = experiment.transitions
     lists = bool(transitions.window) and transitions.form == "lists"
+    known = ["lists"] * lists + ["recent"] * (experiment.prior.use and experiment.prior.recent)
     transition = transitions.dim if transitions.window and not lists else 0
     gram = torch.empty(experiment.model.id_dim, experiment.model.id_dim, device="meta")
     model = TwoTower(
@@ -62,8 +63,8 @@ def two_towers(
         torch.device("meta"),
         experiment.history,
         HistoryPrior(gram, experiment.prior) if experiment.prior.use else None,
-        [1.0] * (1 + bool(transition) + lists),
-        lists,
+        [1.0] * (1 + bool(transition) + len(known)),
+        known,
     )
     fuse_table_optimizer(model, experiment.train, experiment.sharding.trainable)
     rules = table_rules(model, experiment.sharding, machines.world_size)

@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from cadc_rec.compiled import compiled
 from cadc_rec.config.experiment import PriorConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.recent_popularity import RecentScores
 from cadc_rec.data.transition_lists import TransitionLists
-from cadc_rec.models.prior import AT_FIRST
+from cadc_rec.models.known_scores import ListedExamples
+from cadc_rec.models.prior import AT_FIRST, HistoryPrior
 from cadc_rec.pretrain.tables_alone import TablesAlone
 
 _BLOCK = 4_000_000  # scores held at once
+_HISTORIES = 64  # read at once: their vectors stay in the processor's cache for every way
 _BEST = 50  # candidates kept of every component and way of reading
 _K = 10
 
@@ -32,23 +35,22 @@ class Kept:
     """Candidates of n users, of which each component is known in every way of reading.
 
     Attributes:
-        starts: ``[n]``, where each user's candidates begin; the first one is the held-out item.
-        values: for each component, ``[ways, candidates]``, at an even spread.
+        ends: int64 ``[n + 1]``; user u's candidates are ``ends[u]:ends[u + 1]``, and the first of
+            them is the held-out item.
+        values: float32 ``[all ways, candidates]``, at an even spread.
+        first: of each component, the row of its first way; its other ways follow.
     """
 
-    starts: np.ndarray
-    values: Mapping[str, np.ndarray]
+    ends: np.ndarray
+    values: np.ndarray
+    first: Mapping[str, int]
 
     def ndcg(self, chosen: Mapping[str, int], weights: Mapping[str, float]) -> float:
         """NDCG@10 of a combination; a candidate with the target's score ranks before it."""
-        scores = np.zeros(self.values["popularity"].shape[1], np.float32)
-        for name, values in self.values.items():
-            if weights[name]:
-                scores += np.float32(weights[name]) * values[chosen[name]]
-        lengths = np.diff(self.starts, append=len(scores))
-        above = scores >= np.repeat(scores[self.starts], lengths)
-        ranks = np.add.reduceat(above, self.starts, dtype=np.int64)
-        return float(np.where(ranks <= _K, 1 / np.log2(ranks + 1.0), 0.0).mean())
+        names = [name for name in self.first if weights[name]]
+        rows = np.array([self.first[name] + chosen[name] for name in names], np.int64)
+        each = np.array([weights[name] for name in names], np.float32)
+        return float(_ndcg(self.values, self.ends, rows, each))
 
 
 @dataclass(frozen=True)
@@ -77,30 +79,30 @@ def scored(
     if tables.log is not None:
         times = dataset.val_timestamp[users]
     block = max(1, _BLOCK // max(dataset.n_items, 1))
-    starts, size = list[np.ndarray](), 0
+    lengths = list[np.ndarray]()
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     spread: dict[str, np.ndarray] = {name: np.zeros(len(ways[name])) for name in names}
     readers = {name: _reader(tables, content, config, name, ways[name]) for name in names}
-    for first in range(0, len(users), block):
-        mine = users[first : first + block]
-        scores = {
-            name: read(_Asked(history[first : first + block], times[first : first + block]))
-            for name, read in readers.items()
-        }
+    for start in range(0, len(users), block):
+        mine = slice(start, start + block)
+        asked = _Asked(history[mine], times[mine])
+        scores = {name: read(asked) for name, read in readers.items()}
         for name, of_ways in scores.items():
             spread[name] += [float(way.std(1, ddof=1).sum()) for way in of_ways]
-        rows, columns, lengths = _candidates(scores, dataset, mine)
+        rows, columns, of_users = _candidates(scores, dataset, users[mine])
         for name, of_ways in scores.items():
             parts[name].append(np.stack([way[rows, columns] for way in of_ways]))
-        starts.append(size + np.cumsum(lengths) - lengths)
-        size += len(columns)
+        lengths.append(of_users)
     factors = {}
-    values = {}
+    values, first = list[np.ndarray](), dict[str, int]()
     for name in names:
         mean = spread[name] / len(users)
         factors[name] = np.divide(AT_FIRST, mean, out=np.ones_like(mean), where=mean > 0)
-        values[name] = np.concatenate(parts[name], 1) * factors[name][:, None].astype(np.float32)
-    return Kept(np.concatenate(starts), values), factors
+        first[name] = sum(len(each) for each in values)
+        values.append(np.concatenate(parts.pop(name), 1))
+        values[-1] *= factors[name][:, None].astype(np.float32)
+    ends = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+    return Kept(ends, np.concatenate(values), first), factors
 
 
 def _reader(
@@ -113,7 +115,7 @@ def _reader(
     """A function from requests to a component's scores ``[n, n_items]`` in every way."""
     if name == "popularity":
         popularity = tables.popularity.numpy()
-        return lambda asked: [np.broadcast_to(popularity, (len(asked.times), len(popularity)))]
+        return lambda asked: [np.tile(popularity, (len(asked.times), 1))]
     if name == "recent":
         log = tables.log
         assert log is not None
@@ -122,19 +124,38 @@ def _reader(
     if name in ("lists", "content"):
         lists = tables.lists if name == "lists" else content
         assert lists is not None
-        return lambda asked: [lists.scores(asked.history, decay).toarray() for decay in ways]
-    part = ("folded", "led").index(name)
-    keys = ("alpha", "half_life", "l2") if name == "folded" else ("decay",)
-    read = []
-    for way in ways:
-        values = way if isinstance(way, tuple) else (way,)
-        changed = config.model_copy(update=dict(zip(keys, values, strict=True)))
-        read.append(tables.of_prior(changed).dense)
-    items = tables.dense.every_item().prior[part]
+        every = torch.arange(lists.n_items)
+
+        def listed(asked: _Asked) -> list[np.ndarray]:
+            rows = torch.arange(len(asked.times))
+            read = [ListedExamples(lists, decay, asked.history) for decay in ways]
+            return [one.of(rows, every).numpy() for one in read]
+
+        return listed
+    if name == "led":
+        return _of_vectors(tables, 1, [config.model_copy(update={"decay": way}) for way in ways])
+    keys = ("alpha", "half_life", "l2")
+    changed = [config.model_copy(update=dict(zip(keys, way, strict=True))) for way in ways]
+    return _of_vectors(tables, 0, changed)
+
+
+def _of_vectors(
+    tables: TablesAlone, part: int, configs: Sequence[PriorConfig]
+) -> Callable[[_Asked], list[np.ndarray]]:
+    """The same for one of the scores that are dot products: of ``folded``, 0, or ``led``, 1."""
+    prior, rows = tables.dense.reader.prior, (tables.dense.items, tables.dense.sources)[part]
+    assert prior is not None
+    assert rows is not None
+    read = [HistoryPrior(prior.gram, each) for each in configs]
+    items = tables.dense.every_item().prior[part].t()
 
     def scores(asked: _Asked) -> list[np.ndarray]:
-        tensor = torch.from_numpy(asked.history)
-        return [(prior.users(tensor).prior[part] @ items.t()).numpy() for prior in read]
+        found: list[list[torch.Tensor]] = [[] for _ in read]
+        for some in torch.from_numpy(asked.history).split(_HISTORIES):
+            vectors, known = rows.sequences(some), some >= 0
+            for pieces, each in zip(found, read, strict=True):
+                pieces.append((each.led if part else each.folded)(vectors, known))
+        return [(torch.cat(pieces) @ items).numpy() for pieces in found]
 
     return scores
 
@@ -148,18 +169,16 @@ def _candidates(
         Rows and columns of the scores, user by user, and how many each user has.
     """
     n_items = dataset.n_items
-    known = np.zeros((len(users), n_items), bool)
+    known = torch.zeros(len(users), n_items, dtype=torch.bool)
     for row, user in enumerate(users):
         taken = slice(dataset.user_indptr[user], dataset.user_indptr[user + 1])
-        known[row, dataset.train_item[taken]] = True
-    wanted = np.zeros((len(users), n_items), bool)
-    best = min(_BEST, n_items)
+        known[row, torch.from_numpy(dataset.train_item[taken]).long()] = True
+    marks = torch.zeros_like(known)
     for of_ways in scores.values():
         for way in of_ways:
-            allowed = np.where(known, -np.inf, way)
-            top = np.argpartition(-allowed, best - 1, axis=1)[:, :best]
-            np.put_along_axis(wanted, top, True, 1)
-    wanted &= ~known
+            allowed = torch.from_numpy(way).masked_fill(known, -torch.inf)
+            marks.scatter_(1, allowed.topk(min(_BEST, n_items), 1, sorted=False).indices, True)
+    wanted = marks.logical_and_(~known).numpy()
     held_out = dataset.val_item[users]
     wanted[np.arange(len(users)), held_out] = False  # it stands first
     rows, columns = wanted.nonzero()
@@ -168,3 +187,26 @@ def _candidates(
     columns = np.insert(columns, ends - counts, held_out)
     rows = np.insert(rows, ends - counts, np.arange(len(users)))
     return rows, columns, counts + 1
+
+
+@compiled(nogil=True)
+def _ndcg(values: Any, ends: Any, rows: Any, weights: Any) -> float:
+    """NDCG@10 of the sum of `rows` of `values`, weighted."""
+    total = 0.0
+    for user in range(len(ends) - 1):
+        first = ends[user]
+        target = np.float32(0)
+        for part in range(len(rows)):
+            target += weights[part] * values[rows[part], first]
+        rank = 1
+        for place in range(first + 1, ends[user + 1]):
+            score = np.float32(0)
+            for part in range(len(rows)):
+                score += weights[part] * values[rows[part], place]
+            if score >= target:
+                rank += 1
+                if rank > _K:  # most users end here, after a few candidates
+                    break
+        if rank <= _K:
+            total += 1 / np.log2(rank + 1.0)
+    return total / (len(ends) - 1)

@@ -44,7 +44,7 @@ _WEIGHTS = {
     "popularity": (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8),
     "recent": (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
 }
-_NOT_OF_TOWERS = ("popularity", "recent")  # components that towers do not add to
+_NOT_OF_TOWERS = ("popularity",)  # towers learn it by themselves
 _HOUR = 3600.0
 _WINDOWS = (_HOUR, 3 * _HOUR, 12 * _HOUR, 72 * _HOUR)
 _ROUNDS = 4
@@ -165,21 +165,10 @@ def fit_prior(
     if config.content:
         content = content_lists(dataset.item_attributes, dataset.n_items)
 
-    def score(ways: Mapping[str, Sequence[Any]]) -> tuple[Kept, dict[str, np.ndarray]]:
-        return scored(tables, content, config, ways, history.length, dataset, users)
-
-    def find(tried: Mapping[str, Sequence[float]]) -> FittedPrior:
-        found = _found(kept, spreads, ways, config, len(users), tried)
-        if not found.factors.get("content"):
-            return found
-        # To save time content was read at one decay. It is blended with lists of that which was
-        # chosen, so all are weighed once more as they are now read.
-        only = _chosen_ways(found, ways)
-        return _found(*score(only), only, config, len(users), tried)
-
-    kept, spreads = score(ways)
-    found = find(_WEIGHTS)
-    towers = find({**_WEIGHTS, **dict.fromkeys(_NOT_OF_TOWERS, (0.0,))})
+    kept, spreads = scored(tables, content, config, ways, history.length, dataset, users)
+    found = _found(kept, spreads, ways, config, _WEIGHTS)
+    tried = {**_WEIGHTS, **dict.fromkeys(_NOT_OF_TOWERS, (0.0,))}
+    towers = _found(kept, spreads, ways, config, tried)
     counts = any(each.factors.get("content") for each in (found, towers))
     return replace(found, towers=towers, content=content if counts else None)
 
@@ -189,29 +178,36 @@ def _found(
     spreads: Mapping[str, np.ndarray],
     ways: Mapping[str, Sequence[Any]],
     config: PriorConfig,
-    users: int,
     tried: Mapping[str, Sequence[float]],
 ) -> FittedPrior:
     """The best combination of ways and weights that changing one at a time leads to."""
-    leads = next((name for name in ("lists", "led") if name in kept.values), None)
+    names = list(kept.first)
+    leads = next((name for name in ("lists", "led") if name in names), None)
     fixed = leads or "folded"  # one weight is, for only their ratios matter
-    chosen = dict.fromkeys(kept.values, 0)
-    weights = {name: 1.0 if name == fixed else tried[name][0] for name in kept.values}
+    chosen = dict.fromkeys(names, 0)
+    weights = {name: 1.0 if name == fixed else tried[name][0] for name in names}
+    # Content is blended with lists, so both are read at one decay.
+    by_decay = [name for name in (leads, "content") if name in names]
+    together = [[name] for name in names if name not in by_decay] + [by_decay]
     best = kept.ndcg(chosen, weights)
     for _ in range(_ROUNDS):
         before = best
-        for name, values in kept.values.items():
-            for way in range(len(values)):
-                best, chosen = _better(kept, best, {**chosen, name: way}, weights, chosen)
-            for weight in () if name == fixed else tried[name]:
-                trial = {**weights, name: weight}
-                found = kept.ndcg(chosen, trial)
+        for group in filter(None, together):
+            for way in range(len(ways[group[0]])):
+                trial = {**chosen, **dict.fromkeys(group, way)}
+                found = kept.ndcg(trial, weights)
                 if found > best:
-                    best, weights = found, trial
+                    best, chosen = found, trial
+        for name in names:
+            for weight in () if name == fixed else tried[name]:
+                trial_weights = {**weights, name: weight}
+                found = kept.ndcg(chosen, trial_weights)
+                if found > best:
+                    best, weights = found, trial_weights
         if best == before:
             break
     alpha, half_life, l2 = ways["folded"][chosen["folded"]]
-    decay = config.decay if leads is None else ways[leads][chosen[leads]]
+    decay = ways[by_decay[0]][chosen[by_decay[0]]] if by_decay else config.decay
     nothing = dict.fromkeys(weights, 0.0)
     return FittedPrior(
         alpha,
@@ -220,22 +216,11 @@ def _found(
         decay,
         {name: weights[name] * float(spreads[name][chosen[name]]) for name in weights},
         ways["recent"][chosen["recent"]] if weights.get("recent") else 0.0,
-        users,
+        len(kept.ends) - 1,
         best,
         {name: kept.ndcg(chosen, {**nothing, name: 1.0}) for name in weights},
         {name: kept.ndcg(chosen, {**weights, name: 0.0}) for name in weights},
     )
-
-
-def _better(
-    kept: Kept,
-    best: float,
-    trial: dict[str, int],
-    weights: Mapping[str, float],
-    chosen: dict[str, int],
-) -> tuple[float, dict[str, int]]:
-    found = kept.ndcg(trial, weights)
-    return (found, trial) if found > best else (best, chosen)
 
 
 def _sampled(dataset: Dataset, seed: int) -> np.ndarray:
@@ -248,16 +233,6 @@ def _sampled(dataset: Dataset, seed: int) -> np.ndarray:
     return np.sort(draws.choice(having, most, replace=False))
 
 
-def _chosen_ways(found: FittedPrior, ways: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-    """One way of reading for each component: that which was found."""
-    return {
-        **ways,
-        "folded": [(found.alpha, found.half_life, found.l2)],
-        **{name: [found.decay] for name in ("led", "lists", "content")},
-        "recent": [found.window or ways["recent"][0]],
-    }
-
-
 def _ways(config: PriorConfig) -> dict[str, list[Any]]:
     """The ways of reading a history that are tried for each component; the settings' own first."""
     own = (config.alpha, config.half_life, config.l2)
@@ -266,7 +241,7 @@ def _ways(config: PriorConfig) -> dict[str, list[Any]]:
         "folded": [own, *(way for way in _FOLDED if way != own)],
         "led": decays,
         "lists": decays,
-        "content": [config.decay],
+        "content": decays,
         "popularity": [None],
         "recent": list(_WINDOWS),
     }

@@ -95,8 +95,13 @@ class TablesAlone:
         Towers learn popularity by themselves. Their factors move in proportion to themselves, so
         one that was fitted to nothing begins with next to nothing.
         """
-        names = [*self._dense_names(), *(() if self.lists is None else ("lists",))]
+        names = [*self._dense_names(), *self.known()]
         return [self.factors[name] or _NEXT_TO_NOTHING for name in names]
+
+    def known(self) -> list[str]:
+        """The components that are no dot products: towers add to them in this order."""
+        names = [] if self.lists is None else ["lists"]
+        return names if self.recent() is None else [*names, "recent"]
 
     def recent(self) -> RecentScores | None:
         """The recent popularity's part of the score; None without."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from zlib import crc32
 
@@ -15,6 +15,7 @@ from cadc_rec.config.experiment import ContextConfig, Experiment, HistoryConfig,
 from cadc_rec.data.context import context_sizes
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose, normal_rows
+from cadc_rec.data.recent_popularity import RecentScores
 from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.rows import join_shares
@@ -120,8 +121,13 @@ class ShardedTwoTower:
         """
         if self.tables is None or self.tables.lists is None:
             return None
-        factor = self.module.lists_factor()
+        factor = self.module.known_factor("lists")
         return ListedScores(self.tables.lists, self.tables.decay, factor, length)
+
+    def recent(self) -> RecentScores | None:
+        """What recent popularity adds to the dot products; None without."""
+        recent = None if self.tables is None else self.tables.recent()
+        return recent and replace(recent, factor=self.module.known_factor("recent"))
 
     def item_vectors(self) -> torch.Tensor:
         """Vectors ``[n_items, d]``, on every rank."""
@@ -211,7 +217,7 @@ def unsharded_model(
         history,
         None if tables is None else tables.dense.reader.prior,
         () if tables is None else tables.factors_of_towers(),
-        lists=tables is not None and tables.lists is not None,
+        known=() if tables is None else tables.known(),
     )
 
 

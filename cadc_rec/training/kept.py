@@ -17,8 +17,9 @@ from cadc_rec.data.load.batches import Batch
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.models.history import History
 from cadc_rec.models.id_embedding import FrozenIds
+from cadc_rec.models.known_scores import KnownScores, ListedExamples, RecentExamples
 from cadc_rec.models.two_tower import TwoTower
-from cadc_rec.training.listed import ListedExamples
+from cadc_rec.pretrain.tables_alone import TablesAlone
 
 _ROWS = 65_536  # rows asked for at once
 _HISTORIES = 1024  # examples at once: each looks dozens of vectors up
@@ -62,7 +63,7 @@ class Histories:
             all ask equally often.
         processes: the ranks.
         limit_bytes: what those of the largest rank may take; more is read step by step.
-        listed: scores of lists at a step's candidates; None without lists.
+        known: scores at a step's candidates that are no dot products.
     """
 
     def __init__(
@@ -72,9 +73,9 @@ class Histories:
         rows_by_rank: Sequence[int],
         processes: Processes,
         limit_bytes: int,
-        listed: ListedExamples | None = None,
+        known: Sequence[KnownScores] = (),
     ) -> None:
-        self.listed = listed
+        self.known = known
         self.model, self.history, self.device = model, history, processes.device
         self.kept: History | None = None
         longest = max(rows_by_rank)
@@ -88,12 +89,11 @@ class Histories:
                 whole[start : start + _HISTORIES] = part
 
     def inputs(self, batch: Batch[torch.Tensor]) -> list[Any]:
-        """What the model is given beside a batch on CPU: histories, and scores of lists."""
+        """What the model is given beside a batch on CPU: histories, and known scores."""
         assert batch.rows is not None  # a row of the tower is an example then
-        if self.listed is None:
-            return [self.of(batch.rows)]
-        listed = self.listed.of(batch.rows, batch.items)
-        return [self.of(batch.rows), listed.to(self.device, non_blocking=True)]
+        known = [each.of(batch.rows, batch.items) for each in self.known]
+        history = self.of(batch.rows)
+        return [history, *(each.to(self.device, non_blocking=True) for each in known)]
 
     def of(self, rows: torch.Tensor) -> History:
         """Those of the examples `rows`, int64 ``[n]`` on CPU; all ranks ask together."""
@@ -104,3 +104,23 @@ class Histories:
 
     def _read(self, history: np.ndarray) -> History:
         return self.model.read(torch.from_numpy(history).to(self.device))
+
+
+def known_scores(
+    tables: TablesAlone | None, history: np.ndarray, times: np.ndarray, places: np.ndarray
+) -> list[KnownScores]:
+    """The scores of this rank's examples that are no dot products, in the order of the model's.
+
+    Args:
+        tables: what the towers add to.
+        history: of the examples.
+        times: of D_full's rows.
+        places: of the examples in D_full.
+    """
+    known: list[KnownScores] = []
+    if tables is not None and tables.lists is not None:
+        known.append(ListedExamples(tables.lists, tables.decay, history))
+    recent = None if tables is None else tables.recent()
+    if recent is not None:
+        known.append(RecentExamples(recent.popularity, recent.window, times[places]))
+    return known

@@ -80,7 +80,7 @@ def of_towers(
             asked = context.test if with_validation else context.validation
         return model.user_vectors(history, sample, asked)
 
-    on_top = OnTop(model.listed(known.length), known=known)
+    on_top = OnTop(model.listed(known.length), model.recent(), known)
     return Scoring(users, model.item_vectors(), on_top, context is not None)
 
 

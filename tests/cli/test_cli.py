@@ -433,6 +433,7 @@ def wait_until(condition, process, seconds=100):
 # --- two processes -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_end_with_one_result_near_to_that_of_one(workdir, tiny, spawn, finished):
     process = spawn("run", tiny, "--workdir", workdir, "--set", "compute.processes=2", "--json")

@@ -31,6 +31,7 @@ def three(tmp_path_factory):
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_row_is_used_exactly_once_an_epoch(case, three):
     shares = [int(n) for n in case.split(":")[2].split(",")]

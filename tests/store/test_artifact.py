@@ -285,7 +285,8 @@ def test_a_build_that_fails_leaves_nothing_and_loses_nothing(tmp_path, force, er
 # --- killed at any moment ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("force", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("force", [False, True])
 def test_a_job_killed_at_any_file_operation_leaves_whole_artifacts_and_the_next_one_goes_on(
     tmp_path, force, dies_at
 ):

@@ -69,13 +69,8 @@ def whole(tiny, tmp_path_factory):
     return pipeline(tiny, workdir, *KEPT).run("train")["train"], workdir
 
 
-QUICK = ("cadc",)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRAININGS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAININGS)
 def test_gone_on_with_from_anywhere_it_ends_with_the_same_bytes(name, tiny, tiny_recipe, tmp_path):
     sets = [*KEPT, *TRAININGS[name]]
     config = tiny_recipe if "recipe" in TRAININGS[name][0] else tiny

@@ -49,6 +49,7 @@ def taken(folder, wanted="newest"):
     return {cell.method: (cell.users, cell.split.partition("; ")[2]) for cell in study.cells}
 
 
+@pytest.mark.slow
 def test_a_report_takes_what_all_cells_have_and_says_so(cli, study, workdir, config, day, caplog):
     caplog.set_level(logging.INFO)
     assert taken(study) == PLAIN

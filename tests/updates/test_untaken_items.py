@@ -196,6 +196,7 @@ def test_what_is_taken_on_monday_joins_the_others_with_the_attributes_it_had(
     assert int(tags.values.max()) == 3
 
 
+@pytest.mark.slow
 def test_a_day_may_bring_stock_that_nobody_takes_and_describe_the_old_anew(stocked, day, tmp_path):
     rows = [(user(1), NEW[0], 300)]
     stock = [("i50", "Fifty", ["green"]), (NEW[1], "Item 31", ["red"]), (NEW[0], "I", ["blue"])]

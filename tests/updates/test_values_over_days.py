@@ -16,6 +16,8 @@ from cadc_rec.data.prepare.vocabulary import hash_code
 from cadc_rec.errors import CadcError
 from tests.updates.conftest import after_day, base_dataset
 
+pytestmark = pytest.mark.slow  # together; each by itself is quick
+
 NAN = math.nan
 ITEMS = ["i0", "i1", "i2"]
 BASE = {

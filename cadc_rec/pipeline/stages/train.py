@@ -19,6 +19,7 @@ from cadc_rec.distributed.state import gather_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.on_top import LastItems
 from cadc_rec.evaluation.validation import validation_sample
+from cadc_rec.models.known_scores import compile_known
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.store.artifact import Artifact, Draft
@@ -26,8 +27,7 @@ from cadc_rec.training.build import build_model, frozen_tables_intact, load_grow
 from cadc_rec.training.checkpoints import SavedTraining
 from cadc_rec.training.choice import choose, tables_scoring
 from cadc_rec.training.context import Requests
-from cadc_rec.training.kept import Histories, keep_frozen_rows
-from cadc_rec.training.listed import ListedExamples, compile_listed
+from cadc_rec.training.kept import Histories, keep_frozen_rows, known_scores
 from cadc_rec.training.losses import logq_offsets, make_objective
 from cadc_rec.training.reading import compile_loops, open_reading
 from cadc_rec.training.tables import dense_optimizer
@@ -44,11 +44,11 @@ def warm_up(
     interactions: int,
     processes: int,
     lists: bool,
+    recent: bool,
 ) -> None:
-    """Compile the loader's loops, where a rank has rows enough for them, and those of lists."""
+    """Compile the loader's loops, where a rank has rows enough for them, and of known scores."""
     compile_loops(train, negatives, wanted_rows(select, interactions) // processes)
-    if lists:
-        compile_listed()
+    compile_known(lists, recent)
 
 
 def build_checkpoint(
@@ -113,10 +113,9 @@ def build_checkpoint(
     read = None
     if reading.history is not None:
         rows_by_rank = shards.rows_by_rank(processes.world_size)
-        listed = None
-        if model.tables is not None and model.tables.lists is not None:
-            listed = ListedExamples(model.tables.lists, model.tables.decay, reading.history)
-        read = Histories(model.module, reading.history, rows_by_rank, processes, limit, listed)
+        places = shards.places(processes.rank, processes.world_size)
+        known = known_scores(model.tables, reading.history, dataset.train_timestamp, places)
+        read = Histories(model.module, reading.history, rows_by_rank, processes, limit, known)
     histories: Histories | Requests | None = read
     context = None
     if experiment.context.features:
@@ -151,8 +150,8 @@ def build_checkpoint(
         )
     choice = None
     if experiment.model.keep == "better":
-        known = LastItems(dataset, history)
-        alone = tables_scoring(experiment, dataset, pretrained, processes, fitted, known)
+        items = LastItems(dataset, history)
+        alone = tables_scoring(experiment, dataset, pretrained, processes, fitted, items)
         choice = choose(model.module, validation, alone)
     state = gather_state(model.wrapped, processes, model.trains)
     ranks = validation.best_ranks() if trained.best_epoch else None  # an update may train no epoch

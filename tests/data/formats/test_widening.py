@@ -15,6 +15,8 @@ from cadc_rec.data.formats.widening import plain, widest
 from cadc_rec.errors import CadcError
 from tests.data.own_tables import ids
 
+pytestmark = pytest.mark.slow  # together; each by itself is quick
+
 TEXT = [
     pa.string(),
     pa.large_string(),

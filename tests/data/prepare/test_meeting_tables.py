@@ -12,6 +12,8 @@ from cadc_rec.data.dataset import Dataset
 from tests.data.own_tables import ids
 from tests.data.prepare.test_spark import SPARK
 
+pytestmark = pytest.mark.slow  # together; each by itself is quick
+
 # Of each kind: the log's ids, the table's ids of the same items, the form, and what both become.
 KINDS = {
     "floats": (["101.0", "102.0", "103.0"], ["101", "102", "103"], "integer-like", [101, 102, 103]),

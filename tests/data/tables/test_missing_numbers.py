@@ -21,6 +21,8 @@ from cadc_rec.data.tables.files import FileSet
 from cadc_rec.data.tables.scan import good_rows
 from cadc_rec.errors import CadcError
 
+pytestmark = pytest.mark.slow  # together; each by itself is quick
+
 NAN, INF = math.nan, math.inf
 NUMBERS = st.lists(st.sampled_from([None, NAN, INF, -INF, 1.0, 2.5, -3.0, 0.0]), min_size=1)
 QUICK = settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))

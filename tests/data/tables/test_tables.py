@@ -324,6 +324,7 @@ def test_quantile_buckets_are_of_equal_size_and_merge_equal_beginnings():
     assert bucket_edges(numbers[:0], 4).tolist() == []
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(

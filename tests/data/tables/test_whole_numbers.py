@@ -12,6 +12,8 @@ import pytest
 from cadc_rec.errors import CadcError
 from tests.data.own_tables import ids, text
 
+pytestmark = pytest.mark.slow  # together; each by itself is quick
+
 SNOW = 1_790_000_000_000_000_001
 MOST, LEAST = 2**63 - 1, -(2**63)
 NANOSECONDS = 1_704_067_200 * 10**9

@@ -1,12 +1,13 @@
-"""Scores of lists at a step's candidates are those of the lists themselves."""
+"""Known scores at a step's candidates are those of the lists, and of the log, themselves."""
 
 import numpy as np
 import pytest
 import torch
 from scipy import sparse
 
+from cadc_rec.data.recent_popularity import RecentPopularity
 from cadc_rec.data.transition_lists import best_targets
-from cadc_rec.training.listed import ListedExamples
+from cadc_rec.models.known_scores import ListedExamples, RecentExamples
 
 ITEMS, LENGTH, DECAY = 30, 6, 0.6
 
@@ -52,3 +53,22 @@ def test_a_step_leaves_nothing_to_the_next(given):
 def test_places_that_hardly_count_are_left_out(given):
     _, lists, history = given
     assert len(ListedExamples(lists, 0.01, history).weights) == 3  # 1, 0.01 and 0.0001
+
+
+def test_what_was_taken_just_before_is_counted_one_interaction_after_the_other():
+    rng = np.random.default_rng(6)
+    time, item = rng.integers(0, 60, 400), rng.integers(0, ITEMS, 400).astype(np.int32)
+    asked = rng.integers(-5, 70, 40).astype(np.float64)
+    recent = RecentExamples(RecentPopularity(time, item, ITEMS), 7.0, asked)
+    for rows, items in (
+        ([3, 0, 39, 3, 12, 25], [29, 4, 0, 17]),
+        ([8], list(range(ITEMS))),
+        ([], [2]),
+    ):
+        found = recent.of(torch.tensor(rows, dtype=torch.int64), torch.tensor(items))
+        counted = [
+            [sum(asked[row] - 7 <= t < asked[row] for t in time[item == i]) for i in items]
+            for row in rows
+        ]
+        expected = np.log1p(np.array(counted, np.float64).reshape(len(rows), len(items)))
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)

@@ -1,0 +1,140 @@
+"""Scores that are known before training and are no dot products, at a few items or at all.
+
+They are those of transition lists and of recent popularity. In: histories and times, such as those
+of a rank's examples. Out: of some of them, float32 ``[n, m]`` at m items, formed anew in each step
+of training: kept, they would take as much memory as a row of the catalogue for every example.
+
+The lists have counted the example itself, too. Taking its own counts out of the score of its own
+item was tried on a long and on a short log, with no gain on either; so they are left in.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cadc_rec.compiled import compiled
+from cadc_rec.data.recent_popularity import RecentPopularity
+from cadc_rec.data.transition_lists import TransitionLists
+
+_LEAST = 1e-4  # of the latest item's weight; places further back than that are left out
+
+
+class KnownScores(Protocol):
+    """Scores of many examples, before any factor."""
+
+    def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Of the examples `rows`, ``[n]``, at different `items`, ``[m]``: float32 ``[n, m]``.
+
+        Both are int64, on CPU.
+        """
+
+
+class ListedExamples:
+    """What the lists say of candidates after each of many histories, before any factor.
+
+    Args:
+        lists: every item's targets.
+        decay: what each place further back multiplies the weight of an item by.
+        history: int32 ``[rows, L]``, the latest item first.
+    """
+
+    def __init__(self, lists: TransitionLists, decay: float, history: NDArray[np.int32]) -> None:
+        self.lists, self.history = lists, history
+        weights = decay ** np.arange(history.shape[1])
+        self.weights = weights[weights >= _LEAST].astype(np.float32)
+        self._places = np.full(lists.n_items, -1, np.int32)
+
+    def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """See `KnownScores`."""
+        found = np.zeros((len(rows), len(items)), np.float32)
+        lists, candidates = self.lists, items.numpy()
+        self._places[candidates] = np.arange(len(candidates), dtype=np.int32)
+        history = np.ascontiguousarray(self.history[rows.numpy(), : len(self.weights)])
+        _add(history, self.weights, lists.indptr, lists.items, lists.weights, self._places, found)
+        self._places[candidates] = -1
+        return torch.from_numpy(found)
+
+
+class RecentExamples:
+    """log(1 + n), n counting how often an item was taken in a window before each of many examples.
+
+    Args:
+        log: the interactions that are counted.
+        window: in seconds.
+        times: of the examples, ``[rows]``; what was taken at or after it does not count.
+    """
+
+    def __init__(self, log: RecentPopularity, window: float, times: NDArray[np.float64]) -> None:
+        self._items = log.items
+        self._starts, self._ends = log.bounds(times, window)
+        self._places = np.full(log.n_items, -1, np.int32)
+
+    def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """See `KnownScores`."""
+        found = np.zeros((len(rows), len(items)), np.float32)
+        asked, candidates = rows.numpy(), items.numpy()
+        order = np.argsort(self._ends[asked], kind="stable")
+        asked = asked[order]
+        self._places[candidates] = np.arange(len(candidates), dtype=np.int32)
+        _count(self._starts[asked], self._ends[asked], order, self._items, self._places, found)
+        self._places[candidates] = -1
+        return torch.from_numpy(np.log1p(found, out=found))
+
+
+def compile_known(lists: bool, recent: bool) -> None:
+    """Compile the loops now, so that no stage's time includes the seconds it takes."""
+    one = torch.zeros(1, dtype=torch.int64)
+    if recent:
+        log = RecentPopularity(np.zeros(1), np.zeros(1, np.int32), 1)
+        RecentExamples(log, 1.0, np.zeros(1)).of(one, one)
+    if not lists:
+        return
+    empty = TransitionLists(np.zeros(2, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    ListedExamples(empty, 1.0, np.zeros((1, 1), np.int32)).of(one, one)
+
+
+@compiled(nogil=True)
+def _add(
+    history: Any, decays: Any, indptr: Any, targets: Any, weights: Any, places: Any, into: Any
+) -> None:
+    """Add up the weighted lists of each row's history where their targets are candidates."""
+    for row in range(len(history)):
+        total = np.float32(0)
+        for j in range(history.shape[1]):
+            if history[row, j] >= 0:
+                total += decays[j]
+        for j in range(history.shape[1]):
+            item = history[row, j]
+            if item < 0:
+                continue
+            share = decays[j] / total
+            for k in range(indptr[item], indptr[item + 1]):
+                place = places[targets[k]]
+                if place >= 0:
+                    into[row, place] += share * weights[k]
+
+
+@compiled(nogil=True)
+def _count(starts: Any, ends: Any, into_row: Any, items: Any, places: Any, into: Any) -> None:
+    """Count the candidates in ``[starts[r], ends[r])`` of `items`, both ascending.
+
+    The window slides from one row to the next, so that each interaction comes and goes once.
+    """
+    counts = np.zeros(into.shape[1], np.float32)
+    first = last = starts[0] if len(starts) else 0
+    for row in range(len(starts)):
+        while last < ends[row]:
+            place = places[items[last]]
+            if place >= 0:
+                counts[place] += 1
+            last += 1
+        while first < starts[row]:
+            place = places[items[first]]
+            if place >= 0:
+                counts[place] -= 1
+            first += 1
+        into[into_row[row]] = counts
