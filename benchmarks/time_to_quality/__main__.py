@@ -7,7 +7,8 @@
 Data, split, candidates and metrics are the same for all. A CPU second is one of this process, all
 its threads together (SASRec and the stages use one). Reading, splitting and ranking count for
 nobody; choosing the prior and the towers' weight on validation counts for us, since it is part of
-the method. Settings are fixed here: nothing is chosen by what comes out.
+the method. Settings are fixed here: nothing is chosen by what comes out. A run goes on where its
+``--out`` ends, but SASRec's curve begins anew unless it is whole.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 
-from benchmarks.time_to_quality.page import into_docs
+from benchmarks.time_to_quality.page import SASREC, into_docs
 from benchmarks.time_to_quality.sasrec import Settings, curve
 from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import CadcError
@@ -52,18 +54,23 @@ def checkpoints(most: float) -> list[float]:
 
 
 def ours(
-    config: Path, sets: Sequence[str], prepared: Artifact, workdir: Path, data_dir: Path | None
+    arguments: argparse.Namespace, prepared: Artifact, have: Collection[str]
 ) -> Iterator[Point]:
-    """Each of our methods, with its stages made anew in a folder that is removed afterwards."""
-    with tempfile.TemporaryDirectory(prefix="time-to-quality-", dir=workdir) as scratch:
+    """Our methods but those we have, with their stages made in a folder that is removed again."""
+    with tempfile.TemporaryDirectory(prefix="time-to-quality-", dir=arguments.workdir) as scratch:
         for name, method, own in OURS:
+            if name in have:
+                continue
             experiment = load_experiment(
-                config, method=method, overrides=[*sets, *own, "compute.threads=1"]
+                arguments.config,
+                method=method,
+                overrides=[*arguments.sets, *own, "compute.threads=1"],
             )
             given = {"prepare": prepared}
+            pipeline = Pipeline(experiment, Path(scratch), arguments.data_dir, given=given)
             # The stages record their seconds by this clock.
             with mock.patch.object(time, "perf_counter", time.process_time):
-                artifacts = Pipeline(experiment, Path(scratch), data_dir, given=given).run()
+                artifacts = pipeline.run()
             result = artifacts["evaluate"].info
             stages = {
                 stage: made.seconds - float(made.info.get("validation_seconds", 0.0))
@@ -86,7 +93,7 @@ def sasrec(settings: Settings, most: float, prepared: Pipeline, seed: int) -> It
     users, split_seed = experiment.evaluate.users, experiment.data.split_seed
     sample = validation_sample(dataset.val_item, users, split_seed)
     for reached in curve(dataset, settings, seed, checkpoints(most), sample):
-        yield {"name": "SASRec", **asdict(reached)}
+        yield {"name": SASREC, **asdict(reached)}
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -104,22 +111,34 @@ def measure(arguments: argparse.Namespace) -> None:
         "seed": experiment.seed,
         "sasrec": asdict(settings),
         "machine": {"processor": processor_name(), "torch": torch.__version__},
-        "points": [],
     }
-    for points in (
-        ours(
-            arguments.config,
-            arguments.sets,
-            prepared.artifact("prepare"),
-            arguments.workdir,
-            arguments.data_dir,
-        ),
-        sasrec(settings, arguments.cpu_seconds, prepared, experiment.seed),
-    ):
-        for point in points:
-            found["points"].append(point)
-            arguments.out.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
-            log.info("%s: %.1f CPU s", point["name"], point["cpu_seconds"])
+    points = measured_before(arguments.out, found, arguments.cpu_seconds)
+    have = {point["name"] for point in points}
+    parts = [ours(arguments, prepared.artifact("prepare"), have)]
+    if SASREC not in have:
+        parts.append(sasrec(settings, arguments.cpu_seconds, prepared, experiment.seed))
+    for point in chain.from_iterable(parts):
+        points.append(point)
+        document = json.dumps({**found, "points": points}, indent=2)
+        arguments.out.write_text(document + "\n", "utf-8")
+        log.info("%s: %.1f CPU s", point["name"], point["cpu_seconds"])
+
+
+def measured_before(out: Path, run: dict[str, Any], most: float) -> list[Point]:
+    """Points that `out` has of this very run; SASRec's only if its curve is whole.
+
+    Raises:
+        CadcError: the file is of another run.
+    """
+    if not out.exists():
+        return []
+    before = json.loads(out.read_text("utf-8"))
+    points: list[Point] = before.pop("points")
+    if before != run:
+        raise CadcError(f"{out}: is of another dataset, machine or setting; name another --out.")
+    reached = [point["cpu_seconds"] for point in points if point["name"] == SASREC]
+    whole = max(reached, default=0.0) >= most
+    return [point for point in points if whole or point["name"] != SASREC]
 
 
 def main() -> None:

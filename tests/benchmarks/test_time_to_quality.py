@@ -1,5 +1,6 @@
 """SASRec as a rival must be right: it sees no future, it learns, and it is ranked as we are."""
 
+import json
 from itertools import count
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks.time_to_quality.__main__ import checkpoints
+from benchmarks.time_to_quality.__main__ import checkpoints, measured_before
 from benchmarks.time_to_quality.page import picture, table
 from benchmarks.time_to_quality.sasrec import (
     SASRec,
@@ -21,6 +22,7 @@ from benchmarks.time_to_quality.sasrec import (
     user_vectors,
 )
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.errors import CadcError
 
 SMALL = Settings(length=6, width=16, heads=2, batch=16, negatives=8, learning_rate=0.01)
 
@@ -113,9 +115,9 @@ def test_its_metrics_are_those_of_a_full_ranking_by_hand():
 
 def test_it_learns_what_is_certain():
     steps = count().__next__  # each step takes a second of this clock
-    early, late = curve(cycles(), SMALL, 0, checkpoints=[1, 40], sample=None, clock=steps)
+    early, late = curve(cycles(64), SMALL, 0, checkpoints=[1, 40], sample=None, clock=steps)
     assert (early.cpu_seconds, late.cpu_seconds) == (1, 40)
-    assert early.epochs == pytest.approx(16 / 60)
+    assert early.epochs == pytest.approx(16 / 64)
     assert late.epochs == pytest.approx(10)  # four steps an epoch
     assert late.test["ndcg@10"] > 0.95 > early.test["ndcg@10"]
 
@@ -139,3 +141,14 @@ def test_the_table_says_when_the_rival_is_as_good():
     assert lines[1][4:] == ["12.00 / 6.00", "not within 40.0 s |"]
     shown = picture([measured])
     assert all(name in shown for name in ("SASRec", "prior", "auto", "CPU seconds"))
+
+
+def test_a_run_goes_on_but_not_with_another_ones_points(tmp_path):
+    out, run = tmp_path / "out.json", {"title": "T", "seed": 0}
+    assert measured_before(out, run, 40.0) == []
+    points = [point("prior", 5.0, 0.03), point("SASRec", 20.0, 0.02), point("SASRec", 41.0, 0.04)]
+    out.write_text(json.dumps({**run, "points": points}))
+    assert measured_before(out, run, 40.0) == points
+    assert measured_before(out, run, 80.0) == points[:1]  # a curve that was cut off begins anew
+    with pytest.raises(CadcError, match=r"out\.json: is of another dataset"):
+        measured_before(out, {**run, "seed": 1}, 40.0)
