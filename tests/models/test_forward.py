@@ -3,11 +3,13 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from cadc_rec.data.load.batches import Batch
+from cadc_rec.data.transition_lists import ListedScores, TransitionLists
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.export.predict import TwoTowerPredictFactory
 from cadc_rec.export.programs import tower_programs
@@ -100,6 +102,37 @@ def test_a_change_of_the_vector_reaches_training_evaluation_export_and_planning(
     learned = made.experiment.model.tower[-1]
     assert changed - width == learned
     assert replanned - planned == pytest.approx(learned)
+
+
+@torch.no_grad()
+def test_torchrec_modules_add_the_scores_of_lists(made):
+    """Those of pairs have them in, and the scripted module gives them by themselves, too."""
+    lists = random_lists()
+    listed = ListedScores(lists, 0.7, 1.3, made.trained.history_length)
+    with_lists = replace(made.trained, listed=listed)
+    users = np.arange(toy.ITEMS)
+    items, history = users[::-1].copy(), history_features(HISTORY[users].numpy())
+    mine = side_features(users, made.trained.user.attributes)
+    theirs = side_features(items, made.trained.item.attributes)
+    request = batch_of([*mine, *history, *theirs])
+    plain = TwoTowerPredictFactory(made.trained, "fp16").create_predict_module()
+    module = TwoTowerPredictFactory(with_lists, "fp16").scripted()
+    every = listed.of(HISTORY[users].numpy()).toarray()
+    expected = plain(request)["default"] + torch.from_numpy(every[users, items])
+    torch.testing.assert_close(module(request)["default"], expected, rtol=1e-4, atol=1e-5)
+    assert np.array_equal(module.all_list_scores(batch_of(history))["default"].numpy(), every)
+    candidates = [np.full(len(users), 2, np.int32), np.stack([items, users], 1).ravel()]
+    found = module.list_scores(batch_of([*history, *candidates]))["default"].numpy()
+    assert np.array_equal(found[::2], every[users, items])
+    assert np.array_equal(found[1::2], every[users, users])
+
+
+def random_lists():
+    """Every item has eight targets."""
+    draw = np.random.default_rng(3)
+    targets = np.concatenate([draw.permutation(toy.ITEMS)[:8] for _ in range(toy.ITEMS)])
+    weights = draw.random(len(targets)).astype(np.float32)
+    return TransitionLists(np.arange(toy.ITEMS + 1) * 8, targets.astype(np.int32), weights)
 
 
 def test_a_plan_counts_every_element_of_a_vector(made):
