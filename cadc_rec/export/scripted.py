@@ -4,8 +4,6 @@ In: scripted parts. Out: modules to be scripted. The keys stand in the code as `
 TorchScript reads no constants of a file.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 
