@@ -254,18 +254,18 @@ class TwoTowerPredictFactory(PredictFactory):
     def scripted(self) -> torch.jit.ScriptModule:
         """The whole model for a process without Python: scores, and each tower's vectors."""
         pairs = self._towers(self._tables())
-        parts = [
+        scores, query, item = (
             self.run_weights_dependent_transformations(
                 self.run_weights_independent_tranformations(
                     TwoTowerPredictModule(part, self.device)
                 )
             )
             for part in (pairs, pairs.query, pairs.item)
-        ]
+        )
         with _quiet():
-            if self.lists is not None:
-                return torch.jit.script(ScriptedWithLists(*parts, self.lists))
-            return torch.jit.script(ScriptedTwoTower(*parts))
+            if self.lists is None:
+                return torch.jit.script(ScriptedTwoTower(scores, query, item))
+            return torch.jit.script(ScriptedWithLists(scores, query, item, self.lists))
 
 
 def write_modules(trained: TrainedModel, folder: Path, precisions: Sequence[str]) -> dict[str, Any]:
