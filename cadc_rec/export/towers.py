@@ -20,6 +20,7 @@ from torchrec import (
     PoolingType,
 )
 
+from cadc_rec.export.lists import ListScores
 from cadc_rec.export.trained import Side, Table, TrainedModel
 from cadc_rec.models.features import AttributeValues
 
@@ -207,18 +208,26 @@ class PairScores(nn.Module):
     Args:
         query: the user side.
         item: the item side.
+        lists: what is added to the dot products; None adds nothing.
     """
 
-    def __init__(self, query: QueryTower, item: ItemTower) -> None:
+    def __init__(self, query: QueryTower, item: ItemTower, lists: ListScores | None = None) -> None:
         super().__init__()
-        self.query, self.item = query, item
+        self.query, self.item, self.lists = query, item, lists
         self.keys = [*query.keys, *item.keys]
         self.splits = [len(query.keys), len(item.keys)]
 
     def forward(self, request: KeyedJaggedTensor) -> torch.Tensor:
         """Scores ``[n]`` of a request with the keys of both sides, those of the user first."""
         parts = request.split(self.splits)
-        return (self.query(parts[0]) * self.item(parts[1])).sum(1)
+        dots = (self.query(parts[0]) * self.item(parts[1])).sum(1)
+        if self.lists is None:
+            return dots
+        history = parts[0].split(self.query.splits)[2]
+        items = parts[1].split(self.item.splits)[0]
+        listed = self.lists(history.lengths(), history.values(), items.lengths(), items.values())
+        # An item without a number, which is unknown, has no score of lists.
+        return dots + torch.segment_reduce(listed, "sum", lengths=items.lengths(), initial=0.0)
 
 
 def side_features(ids: np.ndarray, attributes: Sequence[AttributeValues]) -> list[np.ndarray]:

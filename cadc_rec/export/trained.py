@@ -19,6 +19,7 @@ from torch import nn
 
 from cadc_rec.config.experiment import HistoryConfig, ModelConfig
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.models.features import AttributeValues
 from cadc_rec.models.forward import item_vectors, user_vectors
 from cadc_rec.models.id_embedding import HybridIds
@@ -92,6 +93,7 @@ class TrainedModel:
         sources: of items as what came before, where the model has transitions.
         targets: of items as what came after, likewise.
         history_length: items of a history; 0 where the model has none.
+        listed: scores of lists, which are added to the dot products; None without.
     """
 
     model: TwoTower
@@ -100,6 +102,7 @@ class TrainedModel:
     sources: Table | None
     targets: Table | None
     history_length: int
+    listed: ListedScores | None = None
 
     @property
     def tables(self) -> list[Table]:
@@ -116,6 +119,7 @@ def trained_model(
     pretrained: Pretrained,
     tables: TablesAlone | None,
     checkpoint: Artifact,
+    listed: ListedScores | None = None,
 ) -> TrainedModel:
     """Read the model of a train stage's artifact.
 
@@ -127,6 +131,7 @@ def trained_model(
         pretrained: the vectors it was given.
         tables: what the towers add to; None without a prior.
         checkpoint: the train stage's artifact.
+        listed: what is added to the dot products.
     """
     model = unsharded_model(config, history, dataset, pretrained, tables, torch.device("cpu"))
     state = load_file(checkpoint.path / CHECKPOINT)
@@ -160,6 +165,7 @@ def trained_model(
         table("sources.table", "item_source") if transitions else None,
         table("targets.table", "item_target") if transitions else None,
         history.length,
+        listed,
     )
 
 

@@ -112,6 +112,7 @@ class Finished:
             self.pretrained,
             fitted_tables(e.prior, e.history, self.dataset, self.pretrained, fit),
             self.artifacts["train"],
+            self.listed(),
         )
 
     def known(self) -> UserItems:
