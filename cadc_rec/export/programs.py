@@ -75,7 +75,7 @@ def padded_codes(attribute: AttributeValues) -> torch.Tensor:
 
 
 class QueryProgram(nn.Module):
-    """Users, and their histories where the model has them, to vectors."""
+    """Users, and their histories and requests where the model reads them, to vectors."""
 
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
@@ -83,9 +83,18 @@ class QueryProgram(nn.Module):
         self.histories = HistoryLookup(trained)
         self.vectors = UserForward(trained.model)
 
-    def forward(self, user: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
-        """``[n, d]`` of int64 users ``[n]`` and histories ``[n, L]``, -1 where they have ended."""
-        vectors: torch.Tensor = self.vectors(*self.lookup(user), *self.histories(history))
+    def forward(
+        self, user: torch.Tensor, history: torch.Tensor, request: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Vectors ``[n, d]``.
+
+        Args:
+            user: int64 ``[n]``.
+            history: int64 ``[n, L]``, -1 where they have ended.
+            request: int64 ``[n, features]``, codes of the requests' context.
+        """
+        asked = () if request is None else (request,)
+        vectors: torch.Tensor = self.vectors(*self.lookup(user), *self.histories(history), *asked)
         return vectors
 
 
@@ -96,9 +105,9 @@ class PlainQueryProgram(nn.Module):
         super().__init__()
         self.query = QueryProgram(trained)
 
-    def forward(self, user: torch.Tensor) -> torch.Tensor:
-        """``[n, d]`` of int64 users ``[n]``."""
-        vectors: torch.Tensor = self.query(user, user[:, None][:, :0])
+    def forward(self, user: torch.Tensor, request: torch.Tensor | None = None) -> torch.Tensor:
+        """``[n, d]`` of int64 users ``[n]``, and of requests' codes where the model reads any."""
+        vectors: torch.Tensor = self.query(user, user[:, None][:, :0], request)
         return vectors
 
 
@@ -176,12 +185,17 @@ def save_program(program: torch.export.ExportedProgram, file: Path) -> None:
 
 def tower_programs(trained: TrainedModel) -> dict[str, Program]:
     """The two towers by the name they have in a bundle."""
-    length = trained.history_length
+    length, asked = trained.history_length, request_input(trained)
     if length:
-        query = Program(QueryProgram(trained), {"user": (), "history": (length,)})
+        query = Program(QueryProgram(trained), {"user": (), "history": (length,), **asked})
     else:
-        query = Program(PlainQueryProgram(trained), {"user": ()})
+        query = Program(PlainQueryProgram(trained), {"user": (), **asked})
     return {"query": query, "item": Program(ItemProgram(trained), {"item": ()})}
+
+
+def request_input(trained: TrainedModel) -> dict[str, tuple[int, ...]]:
+    """The input of a request's context, where the model reads any."""
+    return {"request": (len(trained.request),)} if trained.request else {}
 
 
 def compile_program(program: torch.export.ExportedProgram, file: Path) -> None:
