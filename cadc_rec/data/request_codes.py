@@ -181,7 +181,8 @@ class RequestCodes:
                     f"context: give one value of {name!r}, or one for each of the {n} users."
                 )
             numbers = self.numbers(name)
-            kind, what = (int | np.integer, "whole numbers") if numbers else (str, "text")
+            kind: tuple[type, ...] = (int, np.integer) if numbers else (str,)
+            what = "whole numbers" if numbers else "text"
             for value in values:
                 if not _missing(value) and (isinstance(value, bool) or not isinstance(value, kind)):
                     raise CadcError(f"context: values of {name!r} are {what}; got {value!r:.80}.")
