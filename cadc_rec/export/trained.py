@@ -220,8 +220,8 @@ class UserForward(nn.Module):
         factors = model.prior_factors()
         self.factors = None if factors is None else factors.detach()
         self.request = model.request
-        sizes = [table.num_embeddings for table in model.request.tables] if model.request else []
-        self.register_buffer("sizes", torch.tensor(sizes, dtype=torch.int64))
+        if model.request is not None:
+            self.register_buffer("sizes", torch.tensor(model.request.sizes))
 
     def forward(
         self,
