@@ -52,6 +52,7 @@ from cadc_rec.export.towers import (
     QueryTower,
     item_keys,
     query_keys,
+    request_keys,
 )
 from cadc_rec.export.trained import ItemForward, TrainedModel, UserForward
 from cadc_rec.serving.bundle import layout
@@ -229,6 +230,9 @@ class TwoTowerPredictFactory(PredictFactory):
                 found.append(
                     {"name": "history", "rows": trained.item.rows, "most": trained.history_length}
                 )
+            if side is trained.user:
+                for key, size in zip(request_keys(trained), trained.request.values(), strict=True):
+                    found.append({"name": key, "rows": size, "most": 1})
         return found
 
     def run_weights_independent_tranformations(self, predict_module: nn.Module) -> nn.Module:

@@ -38,7 +38,9 @@ def made(request, alone, tmp_path_factory):
     save_file(gather_state(model.wrapped, alone, model.trains), folder / "model.safetensors")
     tables = tables_alone(experiment.prior, experiment.history, dataset, given)
     sections = experiment.model, experiment.history
-    trained = trained_model(*sections, "fp32", dataset, given, tables, SimpleNamespace(path=folder))
+    checkpoint = SimpleNamespace(path=folder)
+    rest = "fp32", dataset, given, tables, checkpoint, experiment.context
+    trained = trained_model(*sections, *rest)
     return SimpleNamespace(
         experiment=experiment, dataset=dataset, given=given, model=model, trained=trained
     )
