@@ -77,7 +77,8 @@ def made(tmp_path_factory):
         "prior.fit": "none",
         "model.keep": "towers",
         "model.id_dim": 16,
-        "train.epochs": 4,
+        "select.ratio": 1.0,
+        "train.epochs": 15,
         "train.learning_rate": 0.03,
     }
     experiment = cadc_rec.load(config, method="recipe", set=sets)
