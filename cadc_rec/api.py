@@ -27,6 +27,7 @@ from cadc_rec.updates.chain import Taken, Update, newest_update, take_update
 if TYPE_CHECKING:
     from cadc_rec.data.dataset import Dataset
     from cadc_rec.data.inspect.inspect import Inspection
+    from cadc_rec.data.recent_popularity import LatestScores
     from cadc_rec.data.transition_lists import ListedScores
     from cadc_rec.serving.predict.answers import Recommendations
     from cadc_rec.serving.predict.predictor import Predictor
@@ -312,10 +313,10 @@ class Run:
             popularity=np.bincount(taken.items, minlength=data.n_items),
             retrieval=vectors,
             listed=self._listed(),
-            requests=self._requests(data),
+            requests=self._requests(data, latest),
         )
 
-    def _requests(self, data: Dataset) -> Requests | None:
+    def _requests(self, data: Dataset, latest: LatestScores) -> Requests | None:
         """What forms users' vectors at the moment of a request, where the model reads that."""
         features = self.artifacts["evaluate"].info.get("context")
         if not features:
@@ -330,7 +331,7 @@ class Run:
         pretrained = Opened().pretrained(made.get("pretrain"), made.get("transitions"))
         trained = trained_towers(self.experiment, made, data, pretrained)
         assert trained is not None
-        query = tower_programs(trained)["query"].module
+        query = tower_programs(trained, latest.scores)["query"].module
         return Requests(request_codes(data, features), query, trained.history_length)
 
     def _listed(self) -> ListedScores | None:
