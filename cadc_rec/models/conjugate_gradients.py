@@ -6,9 +6,6 @@ from collections.abc import Callable
 
 import torch
 
-_SOLVED = 1e-28
-"""Of a right-hand side's squared length: a residual below that cannot change a float32 solution."""
-
 
 def conjugate_gradients(
     times: Callable[[torch.Tensor], torch.Tensor],
@@ -28,7 +25,6 @@ def conjugate_gradients(
         `x`.
     """
     direction, size = residual.clone(), residual.square().sum(1, keepdim=True)
-    least = _SOLVED * size
     for _ in range(steps):
         image = times(direction)
         along = (direction * image).sum(1, keepdim=True)
@@ -36,8 +32,5 @@ def conjugate_gradients(
         x += share * direction
         residual -= share * image
         before, size = size, residual.square().sum(1, keepdim=True)
-        # A solved row would go on to numbers so small that processors take a hundred times as long.
-        residual *= size > least
-        size *= size > least
         direction = residual + torch.where(before > 0, size / before, 0.0) * direction
     return x

@@ -24,11 +24,13 @@ _LEAST = 1e-4  # of the latest item's weight; places further back than that are 
 
 
 class KnownScores(Protocol):
-    """Scores of many examples, before any factor."""
+    """Scores of many examples, before any factor.
 
-    @property
-    def rows(self) -> int:
-        """Number of examples."""
+    Attributes:
+        rows: number of examples.
+    """
+
+    rows: int
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Of the examples `rows`, ``[n]``, at different `items`, ``[m]``: float32 ``[n, m]``.
@@ -47,15 +49,10 @@ class ListedExamples:
     """
 
     def __init__(self, lists: TransitionLists, decay: float, history: NDArray[np.int32]) -> None:
-        self.lists, self.history = lists, history
+        self.lists, self.history, self.rows = lists, history, len(history)
         weights = decay ** np.arange(history.shape[1])
         self.weights = weights[weights >= _LEAST].astype(np.float32)
         self._places = np.full(lists.n_items, -1, np.int32)
-
-    @property
-    def rows(self) -> int:
-        """See `KnownScores`."""
-        return len(self.history)
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
@@ -78,14 +75,9 @@ class RecentExamples:
     """
 
     def __init__(self, log: RecentPopularity, window: float, times: NDArray[np.float64]) -> None:
-        self._items = log.items
+        self._items, self.rows = log.items, len(times)
         self._starts, self._ends = log.bounds(times, window)
         self._places = np.full(log.n_items, -1, np.int32)
-
-    @property
-    def rows(self) -> int:
-        """See `KnownScores`."""
-        return len(self._ends)
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""

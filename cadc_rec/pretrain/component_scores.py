@@ -8,8 +8,7 @@ In: tables, users, ways. Out: `Kept`. The test items are never looked at.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from cadc_rec.compiled import compiled
 from cadc_rec.config.experiment import PriorConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.transition_lists import TransitionLists
+from cadc_rec.distributed.processes import one_torch_thread
 from cadc_rec.models.known_scores import KnownScores, ListedExamples, RecentExamples
 from cadc_rec.models.prior import AT_FIRST, HistoryPrior
 from cadc_rec.pretrain.tables_alone import TablesAlone
@@ -153,7 +153,7 @@ def _of_vectors(
 
     def scores(asked: _Asked) -> list[np.ndarray]:
         found: list[list[torch.Tensor]] = [[] for _ in read]
-        with _one_thread():
+        with one_torch_thread():  # for products so small that several would wait for each other
             for some in torch.from_numpy(asked.history).split(_HISTORIES):
                 vectors, known = rows.sequences(some), some >= 0
                 for pieces, each in zip(found, read, strict=True):
@@ -161,17 +161,6 @@ def _of_vectors(
         return [(torch.cat(pieces) @ items).numpy() for pieces in found]
 
     return scores
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """For products so small that several threads would mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _candidates(
