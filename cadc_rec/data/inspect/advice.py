@@ -15,9 +15,9 @@ from cadc_rec.data.inspect.roles import Entities, Roles
 from cadc_rec.data.sources.times import Gaps
 
 _SHORT = 35
-"""Median history of the measured sets on which towers added nothing beyond chance, at most."""
+"""Median history, at most, of the measured sets on most of which towers added nothing."""
 _LONG = 65
-"""Median history of those on which towers added something, at least."""
+"""Median history, at least, of the others."""
 _OF_TIME = {
     "clock": (
         "times are a clock's: every method fits, and `auto` and `prior` also count what was taken "
@@ -76,15 +76,16 @@ def _of_histories(median: float) -> Advice:
     length = f"(median {median:g} items a user)"
     if median <= _SHORT:
         text = (
-            f"histories are short {length}: on measured data with a median of at most {_SHORT}, "
-            "towers added nothing beyond chance to the tables they read; `prior` is these tables "
-            "alone and takes less time than `auto`"
+            f"histories are short {length}: on three of four measured sets with a median of at "
+            f"most {_SHORT}, towers added nothing beyond chance to the tables they read, on the "
+            "fourth, news, they did; `prior` is these tables alone and takes less time than `auto`"
         )
         return Advice("histories", "short", text)
     if median >= _LONG:
         text = (
-            f"histories are long {length}: on measured data with a median of at least {_LONG}, the "
-            "towers of `auto` were more accurate than the tables alone (`prior`)"
+            f"histories are long {length}: on both measured sets with a median of at least {_LONG}, "
+            "towers of `auto` were more accurate than the tables alone (`prior`), on one of them "
+            "beyond chance"
         )
         return Advice("histories", "long", text)
     text = (
