@@ -83,9 +83,9 @@ def _of_histories(median: float) -> Advice:
         return Advice("histories", "short", text)
     if median >= _LONG:
         text = (
-            f"histories are long {length}: on both measured sets with a median of at least {_LONG}, "
-            "towers of `auto` were more accurate than the tables alone (`prior`), on one of them "
-            "beyond chance"
+            f"histories are long {length}: on both measured sets with a median of at least "
+            f"{_LONG}, the towers of `auto` were more accurate than the tables alone (`prior`), on "
+            "one of them beyond chance"
         )
         return Advice("histories", "long", text)
     text = (
