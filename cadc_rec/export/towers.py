@@ -193,7 +193,7 @@ class QueryTower(nn.Module):
         features = rows[:, :0]
         if self.features is not None:
             features = self.features(parts[1]).values()
-        if self.vectors is not None:
+        if self.vectors is not None and self.layers is not None:
             projected = self.layers(self.vectors(parts[0]).values())
             features = torch.cat([features, projected], 1)
         if self.histories is None:
@@ -238,7 +238,7 @@ class ItemTower(nn.Module):
         features = targets = rows[:, :0]
         if self.features is not None:
             features = self.features(parts[1]).values()
-        if self.vectors is not None:
+        if self.vectors is not None and self.layers is not None:
             projected = self.layers(self.vectors(parts[0]).values())
             features = torch.cat([features, projected], 1)
         if self.targets is not None:

@@ -150,7 +150,7 @@ def _prepared(data: DataConfig, workdir: Path) -> Sizes | None:
         if asked != wanted or not _same_world(data, info):
             continue
         sides = json.loads((file.parent / "attributes.json").read_text("utf-8"))
-        attributes = (
+        user, item = (
             tuple(PlannedAttribute(a["name"], a["kind"], int(a["size"])) for a in sides[side])
             for side in ("user", "item")
         )
@@ -158,7 +158,8 @@ def _prepared(data: DataConfig, workdir: Path) -> Sizes | None:
         if (file.parent / "dense.json").is_file():
             described = json.loads((file.parent / "dense.json").read_text("utf-8"))
             dense = [tuple(map(PlannedDense.of, described[side])) for side in ("user", "item")]
-        return Sizes(int(info["users"]), int(info["items"]), str(file.parent), *attributes, *dense)
+        rows = int(info["users"]), int(info["items"])
+        return Sizes(*rows, str(file.parent), user, item, *dense)
     return None
 
 

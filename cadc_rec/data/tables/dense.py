@@ -5,7 +5,7 @@ In: a column as it stands in the files. Out: a `Typed`: a list of float32 number
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import ibis
@@ -39,16 +39,13 @@ def declared_dense(
             name = f"{name}_" if name == NUMBERS else name
             if column in coded or any(column == other.column for other in found):
                 raise CadcError(f"{section}: names the column {column!r} twice; name it once.")
-            if name in _names(coded.values(), found):
+            taken = {each.name for each in coded.values()} | {each.name for each in found}
+            if name in taken:
                 raise CadcError(
                     f"{section}: the column {column!r} and another one differ in signs only."
                 )
             found.append(DenseColumn(name, side, kind, column))
     return found
-
-
-def _names(coded: Collection[AttributeColumn], dense: Sequence[DenseColumn]) -> set[str]:
-    return {each.name for each in (*coded, *dense)}
 
 
 def with_width(column: DenseColumn, rows: ir.Table, where: str) -> DenseColumn:
