@@ -82,14 +82,9 @@ def find_day(config: DataConfig, folder: Path, dataset: Artifact) -> Day:
 
     Raises:
         CadcError: no such folder, no interactions in it, or two files for one table; or the
-            dataset has columns of a context, of vectors or of continuous numbers.
+            dataset has columns of vectors or of continuous numbers.
     """
     require_folder(folder)
-    if (dataset.path / CONTEXT_FILE).is_file():
-        raise CadcError(
-            "data.tables.interactions.context: an update cannot read columns of a context yet; run "
-            "again on all tables, or leave context and context_lagged out."
-        )
     if (dataset.path / DESCRIBED).is_file():
         raise CadcError(
             "data.tables: an update cannot read columns of vectors or continuous numbers yet; run "
@@ -124,12 +119,19 @@ def described_attributes(dataset: Artifact) -> Mapping[str, list[dict[str, Any]]
     return described
 
 
-def attribute_forms(dataset: Artifact) -> dict[tuple[Side, str], Form]:
-    """How the values of each attribute are written, by side and name."""
+def described_context(dataset: Artifact) -> list[dict[str, Any]]:
+    """Each context column's name, size, vocabulary and whether it is lagged."""
+    file = dataset.path / CONTEXT_FILE
+    described: list[dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.is_file() else []
+    return described
+
+
+def value_forms(dataset: Artifact) -> dict[tuple[str, str], Form]:
+    """How the values of attributes are written, by side and name, and those of the context."""
     types = dataset.info.get("attribute_types", {})  # an older dataset did not note them
     sides: tuple[Side, ...] = ("user", "item")
     described = described_attributes(dataset)
-    return {
+    forms: dict[tuple[str, str], Form] = {
         (side, entry["name"]): Form.of(
             entry["vocabulary"], types.get(side, {}).get(entry["name"], "")
         )
@@ -137,6 +139,9 @@ def attribute_forms(dataset: Artifact) -> dict[tuple[Side, str], Form]:
         for entry in described[side]
         if entry["kind"] != "numeric"
     }
+    context = described_context(dataset)
+    asked = {("interaction", entry["name"]): Form.of(entry["vocabulary"]) for entry in context}
+    return {**forms, **asked}
 
 
 def _layout(config: DataConfig, dataset: Artifact) -> TablesConfig:

@@ -256,7 +256,8 @@ def interactions_schema(weighted: bool, context: Iterable[str]) -> pa.Schema:
     return pa.schema([*fields, *(pa.field(context_column(name), pa.int32()) for name in context)])
 
 
-def _as_table(rows: Rows, context: Iterable[str]) -> pa.Table:
+def as_table(rows: Rows, context: Iterable[str]) -> pa.Table:
+    """Rows as they are written, with a column for each name of the context."""
     names = list(context)
     columns = [rows.user, rows.item, rows.timestamp]
     columns += [] if rows.weight is None else [rows.weight]
@@ -274,7 +275,7 @@ def _write_train(
     """
     written = 0
     schema = interactions_schema(weighted, codes.values)
-    coded = (_as_table(codes.of_training(rows), codes.values) for rows in split.train())
+    coded = (as_table(codes.of_training(rows), codes.values) for rows in split.train())
     tables = rechunk(coded, ROW_GROUP_ROWS)
     with (
         track("prepare: write", at_most, "rows") as ticker,
@@ -295,7 +296,7 @@ def _write_train(
 def _write_held_out(rows: Rows, path: Path, codes: ContextCodes) -> int:
     """Write one held-out interaction a user; the number of rows."""
     coded = codes.of_held_out(rows.without_weight())
-    write_parquet(path, _as_table(coded, codes.values))
+    write_parquet(path, as_table(coded, codes.values))
     return len(rows)
 
 

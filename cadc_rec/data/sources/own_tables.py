@@ -58,7 +58,7 @@ def read_tables(
     files: TableFiles,
     backend: Backend,
     scratch: Path,
-    forms: Mapping[tuple[Side, str], Form] | None = None,
+    forms: Mapping[tuple[str, str], Form] | None = None,
 ) -> RawTables:
     """The raw tables of the user's files.
 
@@ -67,7 +67,8 @@ def read_tables(
         files: from `find_tables`.
         backend: will run the expressions.
         scratch: a folder for what is unpacked or converted.
-        forms: of a day, how the values of the dataset's attributes are written.
+        forms: of a day, how the dataset writes the values of its attributes, by side and name, and
+            those of its context, by ``interaction`` and name.
 
     Raises:
         CadcError: a file, column or row that cannot be read as declared; names file, line or row
@@ -84,7 +85,7 @@ class _Reader:
     config: TablesConfig
     backend: Backend
     scratch: Path
-    forms: Mapping[tuple[Side, str], Form]
+    forms: Mapping[tuple[str, str], Form]
 
     def read(self, files: TableFiles) -> RawTables:
         config = self.config
@@ -193,7 +194,8 @@ class _Reader:
             typed["weight"] = weight_column(raw[keys.weight], keys.weight)
         for column in (*keys.context, *keys.context_lagged):
             where = f"{scan.files[0]}: its column {column}"
-            value = attribute_column(raw[column], column, "categorical", None, where)
+            form = self.forms.get(("interaction", column))
+            value = attribute_column(raw[column], column, "categorical", None, where, form)
             typed[context_column(column)] = value
         least = keys.min_rating
         if keys.rating:
