@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.tables import IdType, InteractionsTable, ItemsTable, TablesConfig, UsersTable
+from cadc_rec.data.dense import DESCRIBED
 from cadc_rec.data.sources.raw_tables import CONTEXT_FILE, Side
 from cadc_rec.data.tables.files import FileSet, TableFiles, find_files
 from cadc_rec.data.tables.forms import Form
@@ -80,9 +81,15 @@ def find_day(config: DataConfig, folder: Path, dataset: Artifact) -> Day:
         dataset: the prepare stage's artifact that the day comes on top of.
 
     Raises:
-        CadcError: no such folder, no interactions in it, or two files for one table.
+        CadcError: no such folder, no interactions in it, or two files for one table; or the
+            dataset has columns of vectors or of continuous numbers.
     """
     require_folder(folder)
+    if (dataset.path / DESCRIBED).is_file():
+        raise CadcError(
+            "data.tables: an update cannot read columns of vectors or continuous numbers yet; run "
+            "again on all tables, or leave these columns out."
+        )
     tables = _layout(config, dataset)
     found = {role: _find(folder, role, getattr(tables, role).path) for role in _ROLES}
     if found["interactions"] is None:

@@ -3,7 +3,8 @@
 In: a `DataConfig` and its raw input. Out, in the artifact: ``train/part-*.parquet``,
 ``val.parquet`` and ``test.parquet`` (user, item, timestamp; of weighted interactions the first also
 weight), ``users.parquet`` and ``items.parquet`` (original ids and attribute codes in dense-id
-order; last of all the items that nobody took yet), ``attributes.json``.
+order; last of all the items that nobody took yet), ``attributes.json``; of vectors and numbers
+``dense.json`` and ``dense/``.
 
 A DuckDB reads the raw input. Ibis expressions (`interactions.py`), run by it or by another engine
 (`data/engine.py`), choose rows, number ids and sort by user and time; the sorted rows are streamed
@@ -36,6 +37,7 @@ from cadc_rec.data.prepare.context import (
     context_columns,
     require_few_values,
 )
+from cadc_rec.data.prepare.dense import write_dense
 from cadc_rec.data.prepare.interactions import (
     WEIGHT_UNIT,
     DenseIds,
@@ -128,6 +130,7 @@ def _build(
     }
     text = strict_json.dumps(attributes, indent=2, ensure_ascii=False) + "\n"
     (draft.path / "attributes.json").write_text(text, "utf-8")
+    write_dense(config.tables, tables, reader, draft.path)
     if tables.rejected is not None and tables.rejected.is_dir():
         tables.rejected.rename(draft.path / "rejected")
     draft.rows = raw_rows
