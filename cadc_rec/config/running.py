@@ -52,7 +52,7 @@ class ShardingConfig(Section):
     CUDA."""
     batch_size: Annotated[int, Field(ge=0)] = 0
     """Ids that a process looks up in a step; the planner estimates costs from it. 0 takes
-    `train.batch_size`."""
+    `train.batch_size` by the number of processes."""
     device_memory: MemorySize = ""
     """Memory of each GPU that a plan may fill, such as `"80GiB"`; empty takes all that the GPU
     has."""
@@ -60,6 +60,10 @@ class ShardingConfig(Section):
     """Host memory that a plan may fill for each process; empty takes an equal share of all."""
     reserve: Annotated[float, Field(ge=0, lt=1)] = 0.15
     """Share of a device's memory that is kept free of tables, for activations and gradients."""
+
+    def lookups(self, positives: int, world_size: int) -> int:
+        """Ids that a process looks up in a step of this many positives over all processes."""
+        return self.batch_size or max(1, -(-positives // world_size))
 
     def broken_rules(self) -> Iterator[str]:
         """See `Section`: a kernel must exist for the sharding type."""

@@ -77,6 +77,17 @@ def test_a_factorization_that_cannot_be_dealt_is_told_what_it_would_take(experim
     assert "use more processes" in problem
 
 
+def test_the_planner_weighs_one_processs_share_of_a_step(experiment):
+    sizes = Sizes(10**6, 10**5, "the test")
+    sets = ("sharding.frozen=row_wise", f"train.batch_size={16 * 8192}")
+    plan = plan_experiment(experiment(*sets), sizes, gpus(16))
+    said = plan_experiment(experiment(*sets, "sharding.batch_size=8192"), sizes, gpus(16))
+    assert plan.tables == said.tables
+    # A rank's rows, and what its lookups send and receive: 16 x 8,192 vectors and some.
+    (held,) = {rank.tables for rank in plan.ranks}
+    assert held < 1.1e6 * 96 * 4 / 16 + 2 * 4 * (16 * 8192) * 96 * 4
+
+
 def test_a_plan_that_fits_has_no_problems(experiment):
     plan = plan_experiment(experiment(), Sizes(10**6, 10**5, "the test"), gpus(16))
     assert plan.problems == []
