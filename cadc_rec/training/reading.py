@@ -71,7 +71,7 @@ def open_reading(
     total = sum(shards.rows)
     if loading.streams(total, history or by_example):
         rows = shards.rows_by_rank(ranks)[rank]
-        positives = min(config.batch_size, total)
+        positives = min(config.batch_size, total) // ranks
         arrange = make_arrangement(
             config, n_items, positives, known=known, draws=draws, compiled=compiles(config, rows)
         )
@@ -135,7 +135,7 @@ def make_loader(
         draws: the distribution of negatives; None draws every item equally often.
         by_example: see `make_arrangement`; rows with a history always are.
     """
-    positives = min(config.batch_size, sum(rows_by_rank))
+    positives = min(config.batch_size, sum(rows_by_rank)) // len(rows_by_rank)
     arrange = make_arrangement(
         config,
         n_items,
@@ -162,7 +162,7 @@ def make_arrangement(
     Args:
         config: loss and negatives.
         n_items: items there are.
-        positives: of a step over all ranks.
+        positives: of a step on one rank; see `PairBatches`.
         by_example: each row has a history or a context of its own.
         known: what each user took in training; needed by a softmax with ``exclude_known``.
         draws: the distribution of negatives; None draws every item equally often.
