@@ -15,6 +15,7 @@ from cadc_rec.config.types import (
     PositiveInts,
     Section,
     Sharding,
+    TrainedKernel,
 )
 
 Metric = Literal["recall", "mrr", "map", "coverage", "gini", "tail"]
@@ -37,12 +38,13 @@ class ShardingConfig(Section):
     `data_parallel`, row-wise Adagrad for all others."""
     frozen: Sharding = "auto"
     """Sharding type of frozen id tables."""
-    trainable_kernel: Kernel = "auto"
-    """Where model-parallel trainable id tables are stored: in the GPU's memory (`fused`), in the
-    host's (`fused_uvm`), or in the host's with a cache on the GPU (`fused_uvm_caching`). Both kinds
-    of UVM need CUDA."""
+    trainable_kernel: TrainedKernel = "auto"
+    """Where model-parallel trainable id tables are stored: in the GPU's memory (`fused`), or in the
+    host's (`fused_uvm`), which needs CUDA."""
     frozen_kernel: Kernel = "auto"
-    """The same choice for frozen id tables."""
+    """The same choice for frozen id tables; they may also be in the host's memory with a cache on
+    the GPU (`fused_uvm_caching`). A trained table may not: what averages, validates and saves its
+    weights would miss those in the cache."""
     cache_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """`fused_uvm_caching`: share of a table's rows that the GPU's cache holds."""
     frozen_storage: Literal["fp32", "fp16", "int8"] = "fp32"
