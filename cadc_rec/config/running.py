@@ -144,6 +144,9 @@ class ComputeConfig(Section):
     torchrun set their own number, which pre-training, training and evaluation all use."""
     threads: Annotated[int, Field(ge=0)] = 0
     """Threads of each process; 0 divides the cores among the local processes."""
+    matmul: Literal["float32", "tf32"] = "float32"
+    """CUDA: how a training step multiplies float32 matrices. `tf32` uses tensor cores, which round
+    the factors to 11 bits. Pre-training, validation and evaluation always take float32."""
     frozen_cache_mib: Annotated[int, Field(ge=0)] = 4096
     """MiB of memory in which a process may cache frozen vectors: the pooled histories of its
     examples, and its users' rows of a sharded table. What does not fit is read again in each step,

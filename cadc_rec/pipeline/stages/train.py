@@ -131,6 +131,7 @@ def build_checkpoint(
         model.trains,
         make_objective(config, offsets),
         histories,
+        experiment.compute.matmul,
     )
     setup_seconds = time.perf_counter() - started
     evaluate, val_item = experiment.evaluate, np.asarray(dataset.val_item)
