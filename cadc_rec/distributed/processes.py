@@ -184,6 +184,8 @@ def processes(compute: ComputeConfig) -> Iterator[Processes]:
                 dist.destroy_process_group()
         else:
             peers = join(rank, world_size, device, compute.timeout_seconds)
+            if device.type == "cuda":
+                peers.watch(functools.partial(_abort_collectives, device))
             with _accounted_for(peers):
                 yield Processes(rank, world_size, local_world_size, device)
 
@@ -193,15 +195,24 @@ def _accounted_for(peers: Peers) -> Iterator[None]:
     """Leave the process group at the end; one rank prints the error of this or another one."""
     try:
         yield
+        peers.done()
     except Exception as error:
         ending = peers.account_for(error, leave=functools.partial(_leave, error))
         if ending is error:
             raise
         raise ending from error
     except BaseException:
+        peers.give_up()
         dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def _abort_collectives(device: torch.device) -> None:
+    """End what this rank's GPU waits for; whatever comes of it is of no use."""
+    group = dist.group.WORLD
+    if group is not None:
+        group._get_backend(device).abort()
 
 
 def _leave(error: BaseException) -> None:
