@@ -147,7 +147,8 @@ def file_header(tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]]) -> byt
     Args:
         tensors: elements and shape by name, in `file_order`.
     """
-    entries, end = {}, 0
+    entries: dict[str, dict[str, object]] = {}
+    end = 0
     for name, (dtype, shape) in tensors.items():
         start, end = end, end + dtype.itemsize * math.prod(shape)
         entries[name] = {
