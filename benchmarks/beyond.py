@@ -1,10 +1,12 @@
-"""The recipe beyond the paper: its study, one command, and its tables in the docs.
+"""What a newcomer gets, and the recipe beyond the paper: two studies, and their tables in the docs.
 
     python -m benchmarks.beyond --workdir work           # an hour; goes on where it was stopped
     python -m benchmarks.beyond --workdir work --docs    # what is measured, into docs/accuracy.md
+    python -m benchmarks.beyond --study defaults ...     # the same of what a newcomer gets
 
-In: ``configs/study/beyond.toml``. Out: ``WORKDIR/studies/beyond`` and the page over all studies of
-the work folder; gold on Epinions is compared with where `benchmarks.paper` was run there too.
+In: ``configs/study/beyond.toml`` or ``defaults.toml``. Out: ``WORKDIR/studies/NAME`` and a page;
+that of ``beyond`` is over all studies of the work folder, so gold on Epinions is compared with
+where `benchmarks.paper` was run there too.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from cadc_rec.study.report.report import write_report
 from cadc_rec.study.report.study_data import Study, load_studies
 from cadc_rec.study.run.cells import run_study
 
-STUDY = ROOT / "configs" / "study" / "beyond.toml"
+STUDIES = ROOT / "configs" / "study"
+BEYOND, DEFAULTS = "beyond", "defaults"
 PAGE = ROOT / "docs" / "accuracy.md"
 
 
@@ -33,12 +36,16 @@ def into_docs(report: Path, studies: Path, page: Path = PAGE) -> None:
     Args:
         report: the report's folder.
         studies: the folder of the studies it is about.
-        page: with the marks ``beyond`` and ``parts``.
+        page: with the marks ``beyond`` and ``parts``, or ``defaults``.
     """
+    if (studies / "study.json").is_file():  # that of one study alone
+        table = (report / "grid-table.md").read_text("utf-8").strip()
+        page.write_text(between(page.read_text("utf-8"), DEFAULTS, table, page), "utf-8")
+        return
     table = (report / "grid-table.md").read_text("utf-8").strip()
     text = between(page.read_text("utf-8"), "beyond", table, page)
     found = load_studies(studies)
-    study = next(study for study in found if study.name == STUDY.stem)
+    study = next(study for study in found if study.name == BEYOND)
     text = between(text, "parts", parts(study, Comparisons(found)), page)
     page.write_text(text, "utf-8")
 
@@ -86,16 +93,21 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("work"))
     parser.add_argument("--data-dir", type=Path, help="folder with the raw data")
     parser.add_argument("--jobs", type=int, default=1, help="cells that run at the same time")
+    parser.add_argument("--study", choices=[BEYOND, DEFAULTS], default=BEYOND)
     parser.add_argument("--docs", action="store_true", help="run nothing; write docs/accuracy.md")
     arguments = parser.parse_args()
     set_up_logging()
     keep_interrupts()
     try:
         if not arguments.docs:
-            run_study(STUDY, arguments.workdir, arguments.data_dir, arguments.jobs)
-        report = write_report(arguments.workdir / "studies")
+            study = STUDIES / f"{arguments.study}.toml"
+            run_study(study, arguments.workdir, arguments.data_dir, arguments.jobs)
+        studies = arguments.workdir / "studies"
+        if arguments.study == DEFAULTS:
+            studies /= DEFAULTS
+        report = write_report(studies)
         if arguments.docs:
-            into_docs(report.page.parent, arguments.workdir / "studies")
+            into_docs(report.page.parent, studies)
     except CadcError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from cadc_rec.config.experiment import Experiment
     from cadc_rec.data.inspect.inspect import Inspection
     from cadc_rec.errors import CadcError
-    from cadc_rec.serving.predict.predictor import Predictor, Recommendations
+    from cadc_rec.serving.predict.answers import Recommendations
+    from cadc_rec.serving.predict.predictor import Predictor
 
 __version__ = "0.1.0"
 
@@ -45,7 +46,7 @@ _HOMES = {
     "Experiment": "cadc_rec.config.experiment",
     "Inspection": "cadc_rec.data.inspect.inspect",
     "Predictor": "cadc_rec.serving.predict.predictor",
-    "Recommendations": "cadc_rec.serving.predict.predictor",
+    "Recommendations": "cadc_rec.serving.predict.answers",
     "Run": "cadc_rec.api",
     "finished": "cadc_rec.api",
     "inspect": "cadc_rec.api",

@@ -25,9 +25,13 @@ from cadc_rec.store.artifact import Artifact
 from cadc_rec.updates.chain import Taken, Update, newest_update, take_update
 
 if TYPE_CHECKING:
+    from cadc_rec.data.dataset import Dataset
     from cadc_rec.data.inspect.inspect import Inspection
+    from cadc_rec.data.recent_popularity import LatestScores
     from cadc_rec.data.transition_lists import ListedScores
-    from cadc_rec.serving.predict.predictor import Predictor, Recommendations
+    from cadc_rec.serving.predict.answers import Recommendations
+    from cadc_rec.serving.predict.predictor import Predictor
+    from cadc_rec.serving.predict.requests import Requests
 
 
 def load(
@@ -233,21 +237,33 @@ class Run:
         """Seconds of each stage, in the run that made its artifact; 0 if it has no such stage."""
         return dict(self.result["seconds"])
 
-    def recommend(self, users: Sequence[Any], k: int = 10) -> Recommendations:
+    def recommend(
+        self,
+        users: Sequence[Any],
+        k: int = 10,
+        time: float | Sequence[float | None] | None = None,
+        context: Mapping[str, Any] | None = None,
+    ) -> Recommendations:
         """The k best items of each user, from the vectors that were evaluated.
 
         The order is exactly that of the evaluation: a user's training and validation items are
-        left out, and scores are computed in float64.
+        left out, and scores are computed in float64. With ``[context]`` vectors are those of the
+        moment that is asked for.
 
         Args:
             users: original user ids ``[n]``, as they stand in the data.
             k: from 1 to the number of items.
+            time: for a model that reads it, when the recommendations are asked for: seconds since
+                1970 (UTC), one number or one a user; default: now.
+            context: values of the columns that the model reads of a request, by column, one value
+                or one a user; default: missing.
 
         Returns:
             ``item_ids`` and ``scores``, both ``[n, k]``, the best item first, and ``lists()``.
 
         Raises:
-            CadcError: a user is not in the data, an id has the wrong type, or `k` is out of range.
+            CadcError: a user is not in the data, an id has the wrong type, `k` is out of range, or
+                the model reads no such thing of a request.
         """
         rows = self.predictor.users.rows(users)
         if (rows < 0).any():
@@ -262,7 +278,7 @@ class Run:
                 f"no user has the id {lost!r:.80}; a run answers for users of its own data only. "
                 f"{later} bundle (cadc-rec export) also answers for others."
             )
-        return self.predictor.recommend(users, k)
+        return self.predictor.recommend(users, k, time=time, context=context)
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -297,7 +313,26 @@ class Run:
             popularity=np.bincount(taken.items, minlength=data.n_items),
             retrieval=vectors,
             listed=self._listed(),
+            requests=self._requests(data, latest),
         )
+
+    def _requests(self, data: Dataset, latest: LatestScores) -> Requests | None:
+        """What forms users' vectors at the moment of a request, where the model reads that."""
+        features = self.artifacts["evaluate"].info.get("context")
+        if not features:
+            return None
+        from cadc_rec.data.context import request_codes
+        from cadc_rec.export.programs import tower_programs
+        from cadc_rec.export.trained import trained_towers
+        from cadc_rec.pipeline.stage import Opened
+        from cadc_rec.serving.predict.requests import Requests
+
+        made = self.artifacts
+        pretrained = Opened().pretrained(made.get("pretrain"), made.get("transitions"))
+        trained = trained_towers(self.experiment, made, data, pretrained)
+        assert trained is not None
+        query = tower_programs(trained, latest.scores)["query"].module
+        return Requests(request_codes(data, features), query, trained.history_length)
 
     def _listed(self) -> ListedScores | None:
         from cadc_rec.data.transition_lists import ListedScores

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -158,6 +159,8 @@ def _log_lines(found: "Inspection") -> Iterator[str]:
     if found.gaps is not None:
         kind = "a clock's" if found.gaps.kind == "clock" else "only each user's order"
         yield f"times are {kind}: {found.gaps.why}"
+    for advice in found.advice():
+        yield f"method: {advice.text}"
     for met in found.meetings:
         yield met.sentence() or f"all rows of the {met.side}s' table and all interactions meet"
     yield "items by number of interactions:"
@@ -195,7 +198,10 @@ def _document(found: "Inspection") -> dict[str, Any]:
         "warnings": list(found.warnings),
         "repeated_pairs": found.repeated_pairs,
         "users_below_three": found.users_below_three,
+        "held_out_users": found.held_out_users,
+        "median_items": found.median_items,
         "timestamp_kind": found.gaps.kind if found.gaps else "none",
+        "advice": [asdict(advice) for advice in found.advice()],
         "meetings": [
             {**met.counts(), "reason": list(met.reason), "examples": met.examples}
             for met in found.meetings

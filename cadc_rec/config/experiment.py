@@ -11,6 +11,7 @@ from cadc_rec.config.context import ContextConfig as ContextConfig
 from cadc_rec.config.context import broken_features
 from cadc_rec.config.data import DataConfig as DataConfig
 from cadc_rec.config.data import GeneratedConfig as GeneratedConfig
+from cadc_rec.config.data import is_only_an_order
 from cadc_rec.config.methods import MethodName
 from cadc_rec.config.running import CheckpointConfig as CheckpointConfig
 from cadc_rec.config.running import ComputeConfig as ComputeConfig
@@ -64,7 +65,7 @@ class Experiment(Section):
             yield from rule(self)
         yield from broken_features(self.context, self.data)
         if self.model.kind == "two_tower":
-            for rule in (_ids, _reading, _shards):
+            for rule in (_ids, _reading, _negatives, _shards):
                 yield from rule(self)
 
     @property
@@ -223,7 +224,7 @@ def _ids(e: Experiment) -> Iterator[str]:
 
 
 def _reading(e: Experiment) -> Iterator[str]:
-    """The loader and the negatives must fit the histories and the loss."""
+    """The loader must fit what the towers read."""
     if e.loader.kind == "stream" and e.history.length:
         yield (
             "loader.kind = 'stream' cannot read histories, and history.length = "
@@ -234,11 +235,46 @@ def _reading(e: Experiment) -> Iterator[str]:
             "loader.kind = 'stream' cannot read the context of an interaction, and "
             f"context.features = {list(e.context.features)}; set loader.kind = 'memory'."
         )
-    if e.negatives.distribution != "uniform" and e.train.loss in ("softmax", "in-batch-softmax"):
+
+
+def _negatives(e: Experiment) -> Iterator[str]:
+    """Negatives must fit the loss, and those of a time the data."""
+    chosen, loss = e.negatives.distribution, e.train.loss
+    setting = f"negatives.distribution = {chosen!r}"
+    if chosen != "uniform" and loss in ("softmax", "in-batch-softmax"):
         yield (
-            f"negatives.distribution = {e.negatives.distribution!r} needs a loss that draws "
-            f"negatives, and train.loss = {e.train.loss!r} draws none; set train.loss = 'binary' "
-            "or 'sampled-softmax', or negatives.distribution = 'uniform'."
+            f"{setting} needs a loss that draws negatives, and train.loss = {loss!r} draws none; "
+            "set train.loss = 'binary' or 'sampled-softmax', or negatives.distribution = 'uniform'."
+        )
+    elif chosen in ("mixed", "alive") and loss == "binary":
+        yield (
+            f"{setting} needs negatives that a step shares, and train.loss = 'binary' gives each "
+            "positive its own; set train.loss = 'sampled-softmax', or negatives.distribution = "
+            "'uniform'."
+        )
+    if chosen == "mixed" and e.train.logq:
+        yield (
+            f"{setting} has a LogQ correction of its own, and train.logq = true would add "
+            "another; set train.logq = false, or negatives.distribution = 'uniform'."
+        )
+    if chosen == "alive":
+        yield from _times_of_negatives(e, setting)
+
+
+def _times_of_negatives(e: Experiment, setting: str) -> Iterator[str]:
+    """What is alive at a time needs times, of a clock, beside each example."""
+    if not e.data.has_time:
+        yield (
+            f"{setting} needs times, and the source has none; set negatives.distribution = "
+            "'uniform'."
+        )
+    elif e.data.tables.interactions.timestamp_kind == "order":
+        why = "data.tables.interactions.timestamp_kind says so"
+        yield is_only_an_order(setting, why, own_tables=True)
+    if e.loader.kind == "stream":
+        yield (
+            f"loader.kind = 'stream' cannot read the times of examples, and {setting}; set "
+            "loader.kind = 'memory'."
         )
 
 

@@ -192,18 +192,22 @@ class TrainConfig(Section):
 
 
 class NegativesConfig(Section):
-    """The distribution of training's negatives (`binary` and `sampled-softmax`)."""
+    """Which items training takes for negatives (`binary` and `sampled-softmax`)."""
 
-    distribution: Literal["uniform", "popularity"] = "uniform"
+    distribution: Literal["uniform", "popularity", "mixed", "alive"] = "uniform"
     """`uniform`: every item is equally likely. `popularity`: an item's probability is proportional
-    to its number of interactions in D_full to the power `alpha`."""
+    to its number of interactions in D_full to the power `alpha`. Two are for `sampled-softmax`
+    alone. `mixed`: the step's positives stand beside uniform ones, and LogQ corrects every logit
+    for how often its item is among the two. `alive`: uniform among the items that were alive at
+    the example's time, from their first interaction in D_full to their last; times must be a
+    clock's."""
     alpha: NonNegativeFloat = 0.75
     """Exponent of `popularity`: 1 draws items by their own frequency, 0 uniformly among those that
     occur."""
 
     def decisive(self) -> dict[str, Any]:
         """See `Section`."""
-        unused = {"alpha"} if self.distribution == "uniform" else set()
+        unused = set() if self.distribution == "popularity" else {"alpha"}
         return self.model_dump(mode="json", exclude=unused)
 
 

@@ -21,6 +21,8 @@ from cadc_rec.config.types import (
 
 _LONG_HISTORY = 40  # interactions a user on average, from which a confidence of 1 is best
 _MOST_ALPHA = 16.0
+LEAST_USERS = 200
+"""Of validation: with fewer, chance would choose what `prior.fit` chooses."""
 
 
 class MlpPretrainConfig(Section):

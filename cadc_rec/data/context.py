@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 
 from cadc_rec.config.context import TIME_FEATURES
 from cadc_rec.data.dataset import Dataset, train_files
-from cadc_rec.data.prepare.vocabulary import UNKNOWN
+from cadc_rec.data.request_codes import (
+    SIZES,
+    UNKNOWN,
+    Codes,
+    RequestCodes,
+    gap_codes,
+    hour_codes,
+    weekday_codes,
+)
 from cadc_rec.data.sources.raw_tables import CONTEXT_FILE, context_column
 from cadc_rec.data.streams import read_groups
 from cadc_rec.errors import CadcError
-
-Codes = NDArray[np.int32]
-GAPS = 32
-"""Steps of the time since the interaction before, each twice as long as the one before."""
-_SIZES = {"hour": 1 + 24, "weekday": 1 + 7, "gap": 1 + GAPS}
-_HOUR, _DAY, _MONDAY = 3600, 86_400, 3  # the first day of 1970 was a Thursday
 
 
 def context_sizes(dataset: Dataset, features: Sequence[str]) -> dict[str, int]:
@@ -41,7 +43,7 @@ def context_sizes(dataset: Dataset, features: Sequence[str]) -> dict[str, int]:
     for name in features:
         if name in TIME_FEATURES:
             dataset.require_clock(f"context.features = [{name!r}]")
-            sizes[name] = _SIZES[name]
+            sizes[name] = SIZES[name]
         elif name in described:
             sizes[name] = int(described[name]["size"])
         else:
@@ -126,24 +128,51 @@ def lagged(
     return before, last, np.where(np.asarray(dataset.val_item) >= 0, val, last)
 
 
-def hour_codes(seconds: NDArray[np.float64]) -> Codes:
-    """1 + the hour (UTC) of times since 1970; 0 where there is none."""
-    return _known(seconds, 1 + np.floor(seconds / _HOUR) % 24)
+def request_codes(dataset: Dataset, features: Sequence[str]) -> RequestCodes:
+    """What makes the codes of requests that come after all that is known: after validation.
+
+    Raises:
+        CadcError: as `context_sizes`.
+    """
+    sizes, described = context_sizes(dataset, features), _described(dataset)
+    columns = [name for name in features if name not in TIME_FEATURES]
+    last = None
+    if "gap" in features:
+        _, _, last = lagged(dataset, dataset.train_timestamp, dataset.val_timestamp, np.nan)
+    return RequestCodes(
+        tuple(features),
+        {
+            name: described[name]["vocabulary"][: sizes[name] - 1]
+            for name in columns
+            if not described[name]["lagged"]
+        },
+        {
+            name: _feature(dataset, name, sizes[name])[2]
+            for name in columns
+            if described[name]["lagged"]
+        },
+        last,
+    )
 
 
-def weekday_codes(seconds: NDArray[np.float64]) -> Codes:
-    """1 + the day of the week (UTC), Monday first; 0 where there is no time."""
-    return _known(seconds, 1 + (np.floor(seconds / _DAY) + _MONDAY) % 7)
+def requests_of_test_items(
+    dataset: Dataset, codes: RequestCodes
+) -> tuple[NDArray[np.float64] | None, dict[str, list[Any]]]:
+    """What the requests of all users' test items say: their times, and the values of columns.
 
-
-def gap_codes(seconds: NDArray[np.float64]) -> Codes:
-    """1 + floor(log2(1 + gap)), at most `GAPS`; 0 where nothing came before."""
-    steps = np.floor(np.log2(1 + np.maximum(seconds, 0)))
-    return _known(seconds, 1 + np.minimum(steps, GAPS - 1))
-
-
-def _known(seconds: NDArray[np.float64], codes: NDArray[np.float64]) -> Codes:
-    return np.where(np.isnan(seconds), UNKNOWN, codes).astype(np.int32)
+    Args:
+        dataset: whose test items they are; None (NaN) stands where a user has none.
+        codes: the times are None where it reads none.
+    """
+    columns, described = {}, _described(dataset)
+    for name in codes.values:
+        table = pq.read_table(dataset.path / "test.parquet", columns=["user", context_column(name)])
+        values = [None, *described[name]["vocabulary"]]
+        asked: list[Any] = [None] * dataset.n_users
+        for user, code in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            asked[user] = values[code]
+        columns[name] = asked
+    return (dataset.test_timestamp if codes.reads_time else None), columns
 
 
 def _described(dataset: Dataset) -> dict[str, dict[str, Any]]:

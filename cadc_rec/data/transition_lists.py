@@ -24,8 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from cadc_rec.errors import CadcError
-
 if TYPE_CHECKING:  # a second of imports that a predictor without lists need not wait for
     from scipy import sparse
 
@@ -139,16 +137,7 @@ class ListedScores:
             info: of the evaluation's manifest.
             folders: its artifact's, and that of its transitions: the first that has lists has
                 those that it ranked by.
-
-        Raises:
-            CadcError: it ranked by the context of each request, too.
         """
-        if info.get("context"):
-            raise CadcError(
-                f"context.features = {info['context']}: a recommendation needs the moment of its "
-                "request, which neither a finished run nor a bundle can be told yet; run without "
-                "context.features."
-            )
         if "lists" not in info:
             return None
         file = next(folder / FILE for folder in folders if (folder / FILE).exists())

@@ -26,6 +26,17 @@ from cadc_rec.errors import CadcError
 from cadc_rec.machine import available_cores, keep_freed_memory
 
 
+@contextlib.contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Within, torch runs in one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @dataclass(frozen=True)
 class Processes:
     """This process's place among its peers."""

@@ -13,7 +13,7 @@ from torch import nn
 
 from cadc_rec.config.experiment import HistoryConfig, PriorConfig
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.export.programs import HistoryLookup, Program
+from cadc_rec.export.programs import HistoryLookup, Program, request_input
 from cadc_rec.export.trained import TrainedModel, UserForward
 from cadc_rec.models.prior import HistoryPrior
 from cadc_rec.models.rows import TensorRows
@@ -65,8 +65,13 @@ class HistoryNewcomer(nn.Module):
         self.register_buffer("features", torch.cat(unknown) if unknown else None)
         self.width = trained.user.id_width
 
-    def forward(self, history: torch.Tensor) -> torch.Tensor:
-        """``[n, d]`` of int64 ``[n, L]``, the latest first, -1 where they have ended."""
+    def forward(self, history: torch.Tensor, request: torch.Tensor | None = None) -> torch.Tensor:
+        """``[n, d]`` of int64 ``[n, L]``, the latest first, -1 where they have ended.
+
+        Args:
+            history: the items.
+            request: int64 ``[n, features]``, codes of the requests' context, where it is read.
+        """
         items, sources, known = self.histories(history)
         if self.fold is None:
             rows = items.new_zeros(items.shape[0], self.width)
@@ -75,7 +80,8 @@ class HistoryNewcomer(nn.Module):
         features = rows[:, :0]
         if self.features is not None:
             features = self.features.expand(rows.shape[0], -1)
-        vectors: torch.Tensor = self.vectors(rows, features, items, sources, known)
+        asked = () if request is None else (request,)
+        vectors: torch.Tensor = self.vectors(rows, features, items, sources, known, *asked)
         return vectors
 
 
@@ -121,4 +127,5 @@ def newcomer_program(
         if table.shape[1] == trained.user.id_width:
             of_row = HistoryPrior.of(table, fold)
     newcomer: nn.Module = HistoryNewcomer(trained, of_row)
-    return Program(WithConstant(newcomer, 1.0) if latest else newcomer, {"history": (length,)})
+    inputs = {"history": (length,), **request_input(trained)}
+    return Program(WithConstant(newcomer, 1.0) if latest else newcomer, inputs)

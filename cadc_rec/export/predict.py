@@ -9,7 +9,7 @@ import contextlib
 import logging
 import typing
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,18 @@ from torchrec.inference.modules import (
 from torchrec.quant.embedding_modules import quant_prep_customize_row_alignment
 
 from cadc_rec.errors import CadcError
+from cadc_rec.export.lists import ListScores
+from cadc_rec.export.scripted import ScriptedTwoTower, ScriptedWithLists
 from cadc_rec.export.towers import (
+    HISTORY,
+    ITEM,
     Collections,
     ItemTower,
     PairScores,
     QueryTower,
     item_keys,
     query_keys,
+    request_keys,
 )
 from cadc_rec.export.trained import ItemForward, TrainedModel, UserForward
 from cadc_rec.serving.bundle import layout
@@ -115,39 +120,6 @@ class TwoTowerPredictModule(PredictModule):
         return {ANSWER: self._module(request).float()}
 
 
-class ScriptedTwoTower(nn.Module):
-    """One scripted module with three methods over the same tables.
-
-    Each takes and returns the same as `TwoTowerPredictModule.predict_forward`.
-
-    Args:
-        scores: scripted pair scores; its requests have the features of both sides.
-        query: the scripted user tower; those of users alone.
-        item: the scripted item tower; those of items alone.
-    """
-
-    def __init__(self, scores: nn.Module, query: nn.Module, item: nn.Module) -> None:
-        super().__init__()
-        self.scores, self.query, self.item = scores, query, item
-
-    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Scores ``[n]`` of pairs."""
-        scores: dict[str, torch.Tensor] = self.scores(batch)
-        return scores
-
-    @torch.jit.export
-    def query_vectors(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Vectors ``[n, d]`` of users."""
-        vectors: dict[str, torch.Tensor] = self.query(batch)
-        return vectors
-
-    @torch.jit.export
-    def item_vectors(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Vectors ``[n, d]`` of items."""
-        vectors: dict[str, torch.Tensor] = self.item(batch)
-        return vectors
-
-
 class TwoTowerPredictFactory(PredictFactory):
     """Makes predict modules of a trained model, and says how they are to be called.
 
@@ -171,6 +143,8 @@ class TwoTowerPredictFactory(PredictFactory):
             raise CadcError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}.")
         self.trained, self.precision = trained, precision
         self.world_size, self.device, self.device_memory = world_size, device, device_memory
+        listed = trained.listed
+        self.lists = None if listed is None else ListScores(listed).to(device)
         self._traced: dict[nn.Module, nn.Module] = {}  # dense layers, once for all that share them
 
     def table_bytes(self) -> int:
@@ -220,7 +194,8 @@ class TwoTowerPredictFactory(PredictFactory):
     def _towers(self, tables: Collections) -> PairScores:
         of_users, of_items = self.dense_layers()
         query = QueryTower(self.trained, tables, of_users, torch.device(self.device))
-        pairs = PairScores(query, ItemTower(self.trained, tables, of_items))
+        item = ItemTower(self.trained, tables, of_items)
+        pairs = PairScores(query, item, self.lists)
         # The first call fixes the order of features; made while tracing, it would fix a proxy.
         lengths = torch.zeros(len(pairs.keys), dtype=torch.int32, device=self.device)
         pairs(KeyedJaggedTensor(keys=pairs.keys, values=lengths[:0].long(), lengths=lengths))
@@ -241,7 +216,9 @@ class TwoTowerPredictFactory(PredictFactory):
 
     def qualname_metadata(self) -> dict[str, QualNameMetadata]:
         """Further methods of the scripted module, see `ScriptedTwoTower`."""
-        named = ("query_vectors", "item_vectors")
+        named = ["query_vectors", "item_vectors"]
+        if self.lists is not None:
+            named += ["list_scores", "all_list_scores"]
         return {name: QualNameMetadata(need_preproc=False) for name in named}
 
     def model_inputs_data(self) -> dict[str, Any]:
@@ -260,11 +237,15 @@ class TwoTowerPredictFactory(PredictFactory):
                 found.append(
                     {"name": "history", "rows": trained.item.rows, "most": trained.history_length}
                 )
+            if side is trained.user:
+                for key, size in zip(request_keys(trained), trained.request.values(), strict=True):
+                    found.append({"name": key, "rows": size, "most": 1})
         return found
 
     def run_weights_independent_tranformations(self, predict_module: nn.Module) -> nn.Module:
         """Trace the module; lookups and dense layers stay whole. The name is TorchRec's."""
-        tracer = Tracer(leaf_modules=[_TABLES, UserForward.__name__, ItemForward.__name__])
+        own = [module.__name__ for module in (UserForward, ItemForward, ListScores)]
+        tracer = Tracer(leaf_modules=[_TABLES, *own])
         with _quiet():
             return torch.fx.GraphModule(predict_module, tracer.trace(predict_module))
 
@@ -284,16 +265,18 @@ class TwoTowerPredictFactory(PredictFactory):
     def scripted(self) -> torch.jit.ScriptModule:
         """The whole model for a process without Python: scores, and each tower's vectors."""
         pairs = self._towers(self._tables())
-        parts = [
+        scores, query, item = (
             self.run_weights_dependent_transformations(
                 self.run_weights_independent_tranformations(
                     TwoTowerPredictModule(part, self.device)
                 )
             )
             for part in (pairs, pairs.query, pairs.item)
-        ]
+        )
         with _quiet():
-            return torch.jit.script(ScriptedTwoTower(*parts))
+            if self.lists is None:
+                return torch.jit.script(ScriptedTwoTower(scores, query, item))
+            return torch.jit.script(ScriptedWithLists(scores, query, item, self.lists))
 
 
 def write_modules(trained: TrainedModel, folder: Path, precisions: Sequence[str]) -> dict[str, Any]:
@@ -322,7 +305,17 @@ def write_modules(trained: TrainedModel, folder: Path, precisions: Sequence[str]
             "forward": [features[key] for key in (*query_keys(trained), *item_keys(trained))],
             "query_vectors": [features[key] for key in query_keys(trained)],
             "item_vectors": [features[key] for key in item_keys(trained)],
+            **({} if trained.listed is None else _of_lists(features)),
         },
         "batching": {k: vars(v) for k, v in factory.batching_metadata().items()},
         "result": factory.result_metadata(),
+    }
+
+
+def _of_lists(features: Mapping[str, Any]) -> dict[str, Any]:
+    """What the methods of `ScriptedWithLists` take."""
+    candidates = {**features[ITEM], "most": None}
+    return {
+        "list_scores": [features[HISTORY], candidates],
+        "all_list_scores": [features[HISTORY]],
     }

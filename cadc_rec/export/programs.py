@@ -75,7 +75,7 @@ def padded_codes(attribute: AttributeValues) -> torch.Tensor:
 
 
 class QueryProgram(nn.Module):
-    """Users, and their histories where the model has them, to vectors.
+    """Users, and their histories and requests where the model reads them, to vectors.
 
     Args:
         trained: the towers.
@@ -89,9 +89,18 @@ class QueryProgram(nn.Module):
         self.histories = HistoryLookup(trained)
         self.vectors = UserForward(trained.model)
 
-    def forward(self, user: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
-        """``[n, d]`` of int64 users ``[n]`` and histories ``[n, L]``, -1 where they have ended."""
-        vectors: torch.Tensor = self.vectors(*self.lookup(user), *self.histories(history))
+    def forward(
+        self, user: torch.Tensor, history: torch.Tensor, request: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Vectors ``[n, d]``.
+
+        Args:
+            user: int64 ``[n]``.
+            history: int64 ``[n, L]``, -1 where they have ended.
+            request: int64 ``[n, features]``, codes of the requests' context.
+        """
+        asked = () if request is None else (request,)
+        vectors: torch.Tensor = self.vectors(*self.lookup(user), *self.histories(history), *asked)
         if self.latest:
             vectors = torch.cat([vectors, torch.ones_like(vectors[:, :1])], 1)
         return vectors
@@ -104,9 +113,9 @@ class PlainQueryProgram(nn.Module):
         super().__init__()
         self.query = QueryProgram(trained, latest)
 
-    def forward(self, user: torch.Tensor) -> torch.Tensor:
-        """``[n, d]`` of int64 users ``[n]``."""
-        vectors: torch.Tensor = self.query(user, user[:, None][:, :0])
+    def forward(self, user: torch.Tensor, request: torch.Tensor | None = None) -> torch.Tensor:
+        """``[n, d]`` of int64 users ``[n]``, and of requests' codes where the model reads any."""
+        vectors: torch.Tensor = self.query(user, user[:, None][:, :0], request)
         return vectors
 
 
@@ -198,13 +207,19 @@ def tower_programs(trained: TrainedModel, latest: np.ndarray | None = None) -> d
         trained: the towers.
         latest: every item's latest popularity, see `ItemProgram`.
     """
-    length, popular = trained.history_length, latest is not None
+    length, popular, asked = trained.history_length, latest is not None, request_input(trained)
     if length:
-        query = Program(QueryProgram(trained, popular), {"user": (), "history": (length,)})
+        given = {"user": (), "history": (length,), **asked}
+        query = Program(QueryProgram(trained, popular), given)
     else:
-        query = Program(PlainQueryProgram(trained, popular), {"user": ()})
+        query = Program(PlainQueryProgram(trained, popular), {"user": (), **asked})
     item = ItemProgram(trained, None if latest is None else torch.from_numpy(latest))
     return {"query": query, "item": Program(item, {"item": ()})}
+
+
+def request_input(trained: TrainedModel) -> dict[str, tuple[int, ...]]:
+    """The input of a request's context, where the model reads any."""
+    return {"request": (len(trained.request),)} if trained.request else {}
 
 
 def compile_program(program: torch.export.ExportedProgram, file: Path) -> None:

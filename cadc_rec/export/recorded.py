@@ -6,11 +6,13 @@ In: vectors, what users know, ids. Out: the contents of ``self_test.json``
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import faiss
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.data.user_items import UserItems
@@ -29,6 +31,7 @@ def recorded_requests(
     item_ids: pa.Array,
     index: faiss.Index | None,
     listed: ListedScores | None,
+    moments: tuple[NDArray[np.float64] | None, Mapping[str, Sequence[Any]]] | None = None,
 ) -> dict[str, Any]:
     """`REQUESTS` users drawn evenly, or all where there are fewer, with their ten best items.
 
@@ -40,6 +43,8 @@ def recorded_requests(
         item_ids: original ids of the items, in row order.
         index: an approximate one, whose recall is recorded; None where it is exact.
         listed: scores on top of the dot products.
+        moments: times ``[n_users]`` of the requests that the users' vectors are of, NaN where there
+            was none, and values of their columns; None where no request has a context.
     """
     drawn = np.random.default_rng(_SEED).permutation(len(users))[:REQUESTS]
     exact_items = items.astype(np.float64)
@@ -58,6 +63,7 @@ def recorded_requests(
         requests.append(
             {
                 "user": user_ids[user].as_py(),
+                **_moment(moments, user),
                 "items": [item_ids[int(row)].as_py() for row in best],
                 "scores": scores[best].tolist(),
             }
@@ -72,3 +78,16 @@ def recorded_requests(
             wanted += len(best)
     recall = None if index is None else found / max(wanted, 1)
     return {"k": _K, "tolerance": _TOLERANCE, "recall": recall, "requests": requests}
+
+
+def _moment(
+    moments: tuple[NDArray[np.float64] | None, Mapping[str, Sequence[Any]]] | None, user: int
+) -> dict[str, Any]:
+    """What a user's request says of its moment, None where that is not known."""
+    if moments is None:
+        return {}
+    times, columns = moments
+    said: dict[str, Any] = {"context": {name: values[user] for name, values in columns.items()}}
+    if times is not None:
+        said["time"] = None if np.isnan(times[user]) else float(times[user])
+    return said

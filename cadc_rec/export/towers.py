@@ -2,8 +2,9 @@
 
 This is the form that TorchRec quantizes, shards and scripts. A request names what its rows are
 about in one `KeyedJaggedTensor`; its keys, in order, are `query_keys` and `item_keys`: the id, the
-codes of each attribute, and for a model with a history the last items, the latest first. A feature
-without values is unknown: its vector is zero.
+codes of each attribute, for a model with a history the last items, the latest first, and for one
+with a context the code of each of its features. A feature without values is unknown: its vector is
+zero, or of a context that of code 0.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torchrec import (
     PoolingType,
 )
 
+from cadc_rec.export.lists import ListScores
 from cadc_rec.export.trained import Side, Table, TrainedModel
 from cadc_rec.models.features import AttributeValues
 
@@ -30,7 +32,13 @@ _CPU = torch.device("cpu")
 def query_keys(trained: TrainedModel) -> list[str]:
     """Features of the query side, in the order a request has them."""
     keys = [USER, *(table.name for table in trained.user.features)]
-    return [*keys, HISTORY] if trained.history_length else keys
+    keys += [HISTORY] if trained.history_length else []
+    return [*keys, *request_keys(trained)]
+
+
+def request_keys(trained: TrainedModel) -> list[str]:
+    """Those of them that are of the request's context."""
+    return [f"context_{name}" for name in trained.request]
 
 
 def item_keys(trained: TrainedModel) -> list[str]:
@@ -135,6 +143,29 @@ class HistoryLookup(nn.Module):
         return padded
 
 
+class RequestLookup(nn.Module):
+    """Codes of requests, side by side.
+
+    Args:
+        features: how many there are.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, request: KeyedJaggedTensor) -> torch.Tensor:
+        """int64 ``[n, features]``; 0 where a feature has no value.
+
+        Args:
+            request: a key a feature.
+        """
+        codes: torch.Tensor = torch.ops.fbgemm.jagged_to_padded_dense(
+            request.values(), [request.offsets()], [1], 0.0
+        )
+        return codes.reshape(self.features, codes.shape[0] // self.features).t()
+
+
 class QueryTower(nn.Module):
     """Jagged features of users to vectors.
 
@@ -157,7 +188,9 @@ class QueryTower(nn.Module):
         self.ids, self.features, self.dense = tables.user_ids, tables.user_features, dense
         length = trained.history_length
         self.histories = HistoryLookup(tables, length, device) if length else None
+        self.requests = RequestLookup(len(trained.request)) if trained.request else None
         self.splits = [1, len(trained.user.features), *([1] if length else [])]
+        self.splits += [len(trained.request)] if trained.request else []
 
     def forward(self, request: KeyedJaggedTensor) -> torch.Tensor:
         """Vectors ``[n, d]`` of a request with `keys`."""
@@ -171,7 +204,10 @@ class QueryTower(nn.Module):
             histories = nothing, nothing, nothing.sum(2) > 0
         else:
             histories = self.histories(parts[2])
-        vectors: torch.Tensor = self.dense(rows, features, *histories)
+        if self.requests is None:
+            vectors: torch.Tensor = self.dense(rows, features, *histories)
+        else:
+            vectors = self.dense(rows, features, *histories, self.requests(parts[-1]))
         return vectors
 
 
@@ -216,18 +252,26 @@ class PairScores(nn.Module):
     Args:
         query: the user side.
         item: the item side.
+        lists: what is added to the dot products; None adds nothing.
     """
 
-    def __init__(self, query: QueryTower, item: ItemTower) -> None:
+    def __init__(self, query: QueryTower, item: ItemTower, lists: ListScores | None = None) -> None:
         super().__init__()
-        self.query, self.item = query, item
+        self.query, self.item, self.lists = query, item, lists
         self.keys = [*query.keys, *item.keys]
         self.splits = [len(query.keys), len(item.keys)]
 
     def forward(self, request: KeyedJaggedTensor) -> torch.Tensor:
         """Scores ``[n]`` of a request with the keys of both sides, those of the user first."""
         parts = request.split(self.splits)
-        return (self.query(parts[0]) * self.item(parts[1])).sum(1)
+        dots = (self.query(parts[0]) * self.item(parts[1])).sum(1)
+        if self.lists is None:
+            return dots
+        history = parts[0].split(self.query.splits)[2]
+        items = parts[1].split(self.item.splits)[0]
+        listed = self.lists(history.lengths(), history.values(), items.lengths(), items.values())
+        # An item without a number, which is unknown, has no score of lists.
+        return dots + torch.segment_reduce(listed, "sum", lengths=items.lengths(), initial=0.0)
 
 
 def side_features(ids: np.ndarray, attributes: Sequence[AttributeValues]) -> list[np.ndarray]:

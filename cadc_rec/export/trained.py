@@ -11,15 +11,17 @@ tracing wants them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from cadc_rec.config.experiment import HistoryConfig, ModelConfig
+from cadc_rec.config.experiment import ContextConfig, Experiment, HistoryConfig, ModelConfig
+from cadc_rec.data.context import context_sizes
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.models.features import AttributeValues
 from cadc_rec.models.forward import item_vectors, user_vectors
 from cadc_rec.models.id_embedding import HybridIds
@@ -28,9 +30,11 @@ from cadc_rec.models.tower import Tower
 from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.pipeline.stages.train import CHECKPOINT
 from cadc_rec.pretrain.id_tables import Pretrained
+from cadc_rec.pretrain.prior_fit import FittedPrior, fitted_tables
 from cadc_rec.pretrain.tables_alone import TablesAlone
 from cadc_rec.store.artifact import Artifact
 from cadc_rec.training.build import pretrained_weights, unsharded_model
+from cadc_rec.training.choice import TOWERS
 
 _TRACED = 3  # rows of an example
 
@@ -93,6 +97,8 @@ class TrainedModel:
         sources: of items as what came before, where the model has transitions.
         targets: of items as what came after, likewise.
         history_length: items of a history; 0 where the model has none.
+        request: codes of each feature of a request's context; empty where it reads none.
+        listed: scores of lists, which are added to the dot products; None without.
     """
 
     model: TwoTower
@@ -101,12 +107,47 @@ class TrainedModel:
     sources: Table | None
     targets: Table | None
     history_length: int
+    request: Mapping[str, int]
+    listed: ListedScores | None = None
 
     @property
     def tables(self) -> list[Table]:
         """All of them."""
         of_sides = [t for side in (self.user, self.item) for t in (*side.ids, *side.features)]
         return [*of_sides, *(t for t in (self.sources, self.targets) if t is not None)]
+
+
+def with_towers(artifacts: Mapping[str, Artifact]) -> bool:
+    """Whether there are towers, and they were found to add to the tables that they read."""
+    train = artifacts.get("train")
+    return train is not None and train.info.get("kept", TOWERS) == TOWERS
+
+
+def trained_towers(
+    experiment: Experiment,
+    artifacts: Mapping[str, Artifact],
+    dataset: Dataset,
+    pretrained: Pretrained,
+    listed: ListedScores | None = None,
+) -> TrainedModel | None:
+    """The towers of a finished experiment; None where tables are scored without any.
+
+    Args:
+        experiment: its settings.
+        artifacts: by stage.
+        dataset: the prepared data.
+        pretrained: pre-trained vectors where there are any.
+        listed: what is added to the dot products.
+    """
+    if not with_towers(artifacts):
+        return None
+    e, checkpoint, prior = experiment, artifacts["train"], artifacts.get("prior")
+    fit = None if prior is None else FittedPrior.open(prior.path).for_towers
+    tables = fitted_tables(e.prior, e.history, dataset, pretrained, fit)
+    storage = e.sharding.frozen_storage
+    return trained_model(
+        e.model, e.history, storage, dataset, pretrained, tables, checkpoint, e.context, listed
+    )
 
 
 def trained_model(
@@ -117,6 +158,8 @@ def trained_model(
     pretrained: Pretrained,
     tables: TablesAlone | None,
     checkpoint: Artifact,
+    context: ContextConfig,
+    listed: ListedScores | None = None,
 ) -> TrainedModel:
     """Read the model of a train stage's artifact.
 
@@ -128,8 +171,11 @@ def trained_model(
         pretrained: the vectors it was given.
         tables: what the towers add to; None without a prior.
         checkpoint: the train stage's artifact.
+        context: what the user tower reads of the moment of a request.
+        listed: what is added to the dot products.
     """
-    model = unsharded_model(config, history, dataset, pretrained, tables, torch.device("cpu"))
+    device = torch.device("cpu")
+    model = unsharded_model(config, history, dataset, pretrained, tables, device, context)
     state = load_file(checkpoint.path / CHECKPOINT)
     frozen = pretrained_weights(model, pretrained)
     if frozen_storage == "fp16":
@@ -161,6 +207,8 @@ def trained_model(
         table("sources.table", "item_source") if transitions else None,
         table("targets.table", "item_target") if transitions else None,
         history.length,
+        context_sizes(dataset, context.features),
+        listed,
     )
 
 
@@ -171,6 +219,8 @@ class UserForward(nn.Module):
         model: whose layers are used.
     """
 
+    sizes: torch.Tensor
+
     def __init__(self, model: TwoTower) -> None:
         super().__init__()
         self.tower, self.reader = model.user.without_tables(), model.reader
@@ -178,6 +228,9 @@ class UserForward(nn.Module):
         self.with_sources = model.sources is not None
         factors = model.prior_factors()
         self.factors = None if factors is None else factors.detach()
+        self.request = model.request
+        if model.request is not None:
+            self.register_buffer("sizes", torch.tensor(model.request.sizes))
 
     def on(self, device: torch.device) -> UserForward:
         """The same on `device`; a copy elsewhere, so that the model's own layers stay in place."""
@@ -197,6 +250,7 @@ class UserForward(nn.Module):
         items: torch.Tensor,
         sources: torch.Tensor,
         known: torch.Tensor,
+        request: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Vectors ``[n, d]``.
 
@@ -207,12 +261,18 @@ class UserForward(nn.Module):
                 they have ended; without a history L is 0.
             sources: ``[n, L, e]``, likewise as what came before; e is 0 without transitions.
             known: bool ``[n, L]``, where the histories have not ended.
+            request: int64 ``[n, features]``, codes of the requests' context, where the model reads
+                any; one that no training row had counts as 0, "not known".
         """
         history = None
         if self.reader is not None:
             before = LookedUp(sources) if self.with_sources else None
             history = self.reader.read(known.int() - 1, LookedUp(items), before)
         own = features if self.with_features else None
+        if self.request is not None:
+            assert request is not None
+            learned = (request >= 0) & (request < self.sizes)
+            own = self.request(torch.where(learned, request, 0), own)
         return user_vectors(self.tower, rows, own, history).joined(self.factors)
 
     @staticmethod
@@ -226,6 +286,7 @@ class UserForward(nn.Module):
             torch.zeros(_TRACED, length, dim),
             torch.zeros(_TRACED, length, before),
             torch.zeros(_TRACED, length, dtype=torch.bool),
+            *([torch.zeros(_TRACED, len(trained.request)).long()] if trained.request else []),
         )
 
 

@@ -20,8 +20,10 @@ from safetensors.numpy import load_file, save
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import Experiment
+from cadc_rec.data.context import request_codes, requests_of_test_items
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.recent_popularity import LatestScores
+from cadc_rec.data.request_codes import RequestCodes
 from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.export.card import card_data, card_page, limits_of
@@ -29,18 +31,17 @@ from cadc_rec.export.index import IndexKind, write_index
 from cadc_rec.export.newcomers import newcomer_program
 from cadc_rec.export.programs import Program, compile_program, save_program, tower_programs
 from cadc_rec.export.recorded import recorded_requests
-from cadc_rec.export.trained import TrainedModel, trained_model
+from cadc_rec.export.trained import TrainedModel, trained_towers, with_towers
 from cadc_rec.export.untaken import untaken_vectors
 from cadc_rec.log import track
 from cadc_rec.pretrain.id_tables import Pretrained
-from cadc_rec.pretrain.prior_fit import FittedPrior, fitted_tables
+from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.pretrain.tables_alone import untaken_popularity
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import manifest_of
 from cadc_rec.serving.bundle.signing import signature_of
 from cadc_rec.store.artifact import Artifact
 from cadc_rec.store.atomic import commit, folder_to_fill
-from cadc_rec.training.choice import TOWERS
 from cadc_rec.versions import library_versions
 
 if TYPE_CHECKING:
@@ -92,26 +93,10 @@ class Finished:
         update = f"-update{self.update['number']}" if self.update else ""
         return f"{e.data.source}-{e.method}-seed{e.seed}{update}"
 
-    @property
-    def with_towers(self) -> bool:
-        """Whether it has towers, and they were found to add to the tables that they read."""
-        train = self.artifacts.get("train")
-        return train is not None and train.info.get("kept", TOWERS) == TOWERS
-
     def trained(self) -> TrainedModel | None:
         """The towers; None if tables are scored without any."""
-        if not self.with_towers:
-            return None
-        e, fitted = self.experiment, self.fitted()
-        fit = None if fitted is None else fitted.for_towers
-        return trained_model(
-            e.model,
-            e.history,
-            e.sharding.frozen_storage,
-            self.dataset,
-            self.pretrained,
-            fitted_tables(e.prior, e.history, self.dataset, self.pretrained, fit),
-            self.artifacts["train"],
+        return trained_towers(
+            self.experiment, self.artifacts, self.dataset, self.pretrained, self.listed()
         )
 
     def known(self) -> UserItems:
@@ -122,7 +107,9 @@ class Finished:
     def untaken(self) -> np.ndarray:
         """Vectors of the items that nobody took yet, without what is `latest`."""
         fitted = self.fitted()
-        popular = not self.with_towers and fitted is not None and fitted.factors["popularity"]
+        popular = (
+            not with_towers(self.artifacts) and fitted is not None and fitted.factors["popularity"]
+        )
         return untaken_vectors(
             self.trained(),
             self.dataset.untaken_attributes(),
@@ -142,6 +129,12 @@ class Finished:
         stages = [stage for stage in ("evaluate", "transitions") if stage in self.artifacts]
         folders = [self.artifacts[stage].path for stage in stages]
         return ListedScores.of_evaluation(self.artifacts["evaluate"].info, folders)
+
+    @cached_property
+    def codes(self) -> RequestCodes | None:
+        """What makes the codes of requests; None where no context had a part in the ranking."""
+        features = self.artifacts["evaluate"].info.get("context")
+        return request_codes(self.dataset, features) if features else None
 
     @cached_property
     def latest(self) -> LatestScores:
@@ -235,6 +228,10 @@ def _write_data(finished: Finished, folder: Path) -> None:
     listed = finished.listed()
     if listed is not None:
         listed.lists.save(folder / layout.LISTS)
+    if finished.codes is not None:
+        _write_json(folder / layout.CONTEXT, finished.codes.described())
+        if of_users := finished.codes.arrays():
+            (folder / layout.LAST).write_bytes(save(of_users))
     known = finished.known()
     taken = known.items.astype(np.int32)
     every = finished.dataset.n_items + finished.dataset.n_untaken
@@ -263,6 +260,7 @@ def _write_index_and_test(finished: Finished, folder: Path, kind: IndexKind) -> 
         data.item_ids(),
         index,
         finished.listed(),
+        None if finished.codes is None else requests_of_test_items(data, finished.codes),
     )
     _write_json(folder / layout.SELF_TEST, recorded)
     return {**described, "file": layout.INDEX, "recall": recorded["recall"]}
@@ -315,6 +313,7 @@ def _write_descriptions(finished: Finished, described: dict[str, Any], folder: P
         "normalize_ids": list(finished.experiment.data.id_forms),
         "metrics": card["test"],
         **({} if listed is None else {"lists": listed.settings()}),
+        **({} if finished.codes is None else {"context": finished.codes.inputs()}),
         **described,
     }
     _write_json(folder / layout.MODEL, model)

@@ -23,6 +23,7 @@ class ContextEmbedding(nn.Module):
 
     def __init__(self, sizes: Mapping[str, int], dim: int, device: torch.device) -> None:
         super().__init__()
+        self.sizes = list(sizes.values())
         # Made on the CPU and moved, so that a seed starts them alike on every device. By number:
         # a column may have a name that no module can.
         tables = [nn.Embedding(size, dim) for size in sizes.values()]

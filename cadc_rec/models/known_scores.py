@@ -24,7 +24,13 @@ _LEAST = 1e-4  # of the latest item's weight; places further back than that are 
 
 
 class KnownScores(Protocol):
-    """Scores of many examples, before any factor."""
+    """Scores of many examples, before any factor.
+
+    Attributes:
+        rows: number of examples.
+    """
+
+    rows: int
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Of the examples `rows`, ``[n]``, at different `items`, ``[m]``: float32 ``[n, m]``.
@@ -43,7 +49,7 @@ class ListedExamples:
     """
 
     def __init__(self, lists: TransitionLists, decay: float, history: NDArray[np.int32]) -> None:
-        self.lists, self.history = lists, history
+        self.lists, self.history, self.rows = lists, history, len(history)
         weights = decay ** np.arange(history.shape[1])
         self.weights = weights[weights >= _LEAST].astype(np.float32)
         self._places = np.full(lists.n_items, -1, np.int32)
@@ -69,7 +75,7 @@ class RecentExamples:
     """
 
     def __init__(self, log: RecentPopularity, window: float, times: NDArray[np.float64]) -> None:
-        self._items = log.items
+        self._items, self.rows = log.items, len(times)
         self._starts, self._ends = log.bounds(times, window)
         self._places = np.full(log.n_items, -1, np.int32)
 

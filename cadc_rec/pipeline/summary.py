@@ -11,7 +11,8 @@ from cadc_rec.pipeline.lines import metrics_line
 from cadc_rec.pipeline.table import STAGES, TABLE
 from cadc_rec.store.artifact import Artifact
 
-_OPTIONAL = ("validation_sample", "kept", "beside", "added")
+OPTIONAL = ("validation_sample", "kept", "beside", "added")
+"""What only some results have; see `run_result`."""
 
 
 def run_result(method: str, seed: int, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def run_result(method: str, seed: int, artifacts: Mapping[str, Artifact]) -> dic
         "seed": seed,
         "metrics": metrics["test"],
         "validation": metrics["validation"],
-        **{name: metrics[name] for name in _OPTIONAL if name in metrics},
+        **{name: metrics[name] for name in OPTIONAL if name in metrics},
         "seconds": {
             stage: artifacts[stage].seconds if stage in artifacts else 0.0 for stage in STAGES
         },

@@ -158,10 +158,14 @@ def _transitions(job: Job) -> Together:
 
 
 def _prior(job: Job) -> Alone:
+    import torch
+
     from cadc_rec.pretrain.prior_fit import fit_prior
 
     def build(draft: Draft) -> None:
         e = job.experiment
+        if e.compute.threads:
+            torch.set_num_threads(e.compute.threads)
         fitted = fit_prior(e.prior, e.history, e.seed, job.open_dataset(), job.open_pretrained())
         fitted.save(draft.path)
         draft.info, draft.rows = fitted.as_info(), fitted.users

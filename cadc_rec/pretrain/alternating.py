@@ -27,7 +27,7 @@ from torch import nn
 from cadc_rec.config.experiment import PretrainConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Key, Purpose, positional_integers
-from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.processes import Processes, one_torch_thread
 from cadc_rec.pretrain.factor_tables import Block, FactorTable
 from cadc_rec.pretrain.kernels import (
     EntriesGradient,
@@ -201,8 +201,7 @@ class AlternatingSolver:
                 self._step_bias(gradient)
             yield float(self.processes.all_reduce_sum(loss)) / max(len(self.data), 1)
 
-    @contextlib.contextmanager
-    def _torch_threads(self) -> Iterator[None]:
+    def _torch_threads(self) -> contextlib.AbstractContextManager[None]:
         """Within, torch runs in one thread where its part is small and the lanes do the rest.
 
         Its worker threads spin for milliseconds after each operation, on the cores that the lanes
@@ -210,15 +209,8 @@ class AlternatingSolver:
         """
         rows = max(self.users.table.n, self.items.table.n)
         small = rows * self.users.local.shape[1] <= _SMALL_TABLE
-        if not (small and isinstance(self.users.gradient, FusedGradient)):
-            yield
-            return
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        one = small and isinstance(self.users.gradient, FusedGradient)
+        return one_torch_thread() if one else contextlib.nullcontext()
 
     def _step_bias(self, gradient: Gradient) -> None:
         self.bias.grad = self.processes.all_reduce_sum(gradient.bias)

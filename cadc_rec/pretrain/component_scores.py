@@ -18,15 +18,15 @@ import torch
 from cadc_rec.compiled import compiled
 from cadc_rec.config.experiment import PriorConfig
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.recent_popularity import RecentScores
 from cadc_rec.data.transition_lists import TransitionLists
-from cadc_rec.models.known_scores import ListedExamples
+from cadc_rec.distributed.processes import one_torch_thread
+from cadc_rec.models.known_scores import KnownScores, ListedExamples, RecentExamples
 from cadc_rec.models.prior import AT_FIRST, HistoryPrior
 from cadc_rec.pretrain.tables_alone import TablesAlone
 
 _BLOCK = 4_000_000  # scores held at once
 _HISTORIES = 64  # read at once: their vectors stay in the processor's cache for every way
-_BEST = 50  # candidates kept of every component and way of reading
+_BEST = 50  # candidates kept of every component and of some ways of reading
 _K = 10
 
 
@@ -119,24 +119,26 @@ def _reader(
     if name == "recent":
         log = tables.log
         assert log is not None
-        each = [RecentScores(log, window, 1.0) for window in ways]
-        return lambda asked: [one.of(asked.times).toarray() for one in each]
+        return lambda asked: _at_every_item(
+            [RecentExamples(log, window, asked.times) for window in ways], log.n_items
+        )
     if name in ("lists", "content"):
         lists = tables.lists if name == "lists" else content
         assert lists is not None
-        every = torch.arange(lists.n_items)
-
-        def listed(asked: _Asked) -> list[np.ndarray]:
-            rows = torch.arange(len(asked.times))
-            read = [ListedExamples(lists, decay, asked.history) for decay in ways]
-            return [one.of(rows, every).numpy() for one in read]
-
-        return listed
+        return lambda asked: _at_every_item(
+            [ListedExamples(lists, decay, asked.history) for decay in ways], lists.n_items
+        )
     if name == "led":
         return _of_vectors(tables, 1, [config.model_copy(update={"decay": way}) for way in ways])
     keys = ("alpha", "half_life", "l2")
     changed = [config.model_copy(update=dict(zip(keys, way, strict=True))) for way in ways]
     return _of_vectors(tables, 0, changed)
+
+
+def _at_every_item(read: Sequence[KnownScores], n_items: int) -> list[np.ndarray]:
+    """All scores of the same requests, read in several ways: each ``[requests, n_items]``."""
+    every = torch.arange(n_items)
+    return [one.of(torch.arange(one.rows), every).numpy() for one in read]
 
 
 def _of_vectors(
@@ -151,10 +153,11 @@ def _of_vectors(
 
     def scores(asked: _Asked) -> list[np.ndarray]:
         found: list[list[torch.Tensor]] = [[] for _ in read]
-        for some in torch.from_numpy(asked.history).split(_HISTORIES):
-            vectors, known = rows.sequences(some), some >= 0
-            for pieces, each in zip(found, read, strict=True):
-                pieces.append((each.led if part else each.folded)(vectors, known))
+        with one_torch_thread():  # for products so small that several would wait for each other
+            for some in torch.from_numpy(asked.history).split(_HISTORIES):
+                vectors, known = rows.sequences(some), some >= 0
+                for pieces, each in zip(found, read, strict=True):
+                    pieces.append((each.led if part else each.folded)(vectors, known))
         return [(torch.cat(pieces) @ items).numpy() for pieces in found]
 
     return scores
@@ -163,7 +166,10 @@ def _of_vectors(
 def _candidates(
     scores: Mapping[str, Sequence[np.ndarray]], dataset: Dataset, users: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each user the held-out item, then the best of every way that are not known to them.
+    """Of each user the held-out item, then the best that are not known to them.
+
+    The first, the middle and the last way of each component propose theirs: ways of one component
+    differ little in what is best.
 
     Returns:
         Rows and columns of the scores, user by user, and how many each user has.
@@ -175,8 +181,8 @@ def _candidates(
         known[row, torch.from_numpy(dataset.train_item[taken]).long()] = True
     marks = torch.zeros_like(known)
     for of_ways in scores.values():
-        for way in of_ways:
-            allowed = torch.from_numpy(way).masked_fill(known, -torch.inf)
+        for way in {0, len(of_ways) // 2, len(of_ways) - 1}:
+            allowed = torch.from_numpy(of_ways[way]).masked_fill(known, -torch.inf)
             marks.scatter_(1, allowed.topk(min(_BEST, n_items), 1, sorted=False).indices, True)
     wanted = marks.logical_and_(~known).numpy()
     held_out = dataset.val_item[users]

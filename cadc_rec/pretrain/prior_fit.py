@@ -21,6 +21,7 @@ import numpy as np
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import HistoryConfig, PriorConfig
+from cadc_rec.config.vectors import LEAST_USERS
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose, bit_generator
 from cadc_rec.data.transition_lists import TransitionLists
@@ -31,8 +32,6 @@ from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.tables_alone import TablesAlone, tables_alone
 
 FILE = "fitted_prior.json"
-LEAST_USERS = 200
-"""With fewer validation users, chance would choose the factors."""
 _MOST_USERS = 4000
 _SCORES = 1e9  # formed for the sample and each way of reading at most; bounds users
 # What is tried. The first weight of a component is where the search starts.

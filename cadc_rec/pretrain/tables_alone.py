@@ -141,9 +141,14 @@ class WithConstant(nn.Module):
         super().__init__()
         self.program, self.constant = program, constant
 
-    def forward(self, history: torch.Tensor) -> torch.Tensor:
-        """``[n, d + 1]`` of integer ``[n, L]``, the latest first, -1 where they have ended."""
-        vectors = self.program(history)
+    def forward(self, history: torch.Tensor, request: torch.Tensor | None = None) -> torch.Tensor:
+        """``[n, d + 1]`` of what the program takes: integer ``[n, L]``, the latest first.
+
+        Args:
+            history: -1 where one has ended.
+            request: codes of the requests' context, where the program takes any.
+        """
+        vectors = self.program(history) if request is None else self.program(history, request)
         return torch.cat([vectors, torch.full_like(vectors[:, :1], self.constant)], 1)
 
 

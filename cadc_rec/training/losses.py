@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.special import gammaln
 from torch.nn import functional as F
 
 from cadc_rec.config.experiment import TrainConfig
@@ -133,3 +136,36 @@ def logq_offsets(counts: torch.Tensor) -> torch.Tensor:
     """
     smoothed = counts.float() + 1.0
     return (smoothed / smoothed.mean()).log()
+
+
+def mixed_offsets(counts: NDArray[np.int64], steps: int, negatives: int) -> torch.Tensor:
+    """What LogQ subtracts where a step's candidates are its positives and uniform items.
+
+    log q_i, with q_i the number of times that item i is expected among the different candidates of
+    a step; each counts once, so it is a probability: one less that of ``absent``, that neither a
+    row of the step nor a draw is i.
+
+    Args:
+        counts: ``[n_items]``, of the rows that the step's are taken from: this rank's.
+        steps: of an epoch, which deal these rows out as evenly as they can.
+        negatives: uniform draws of a step, with repetition.
+
+    Returns:
+        float32 ``[n_items]``.
+    """
+    rows = int(counts.sum())
+    smaller, larger = divmod(rows, steps)  # so many steps have one row more than the others
+    absent = np.zeros(len(counts))
+    for size, share in ((smaller, 1 - larger / steps), (smaller + 1, larger / steps)):
+        if share:
+            absent += share * _none_of(counts, rows, size)
+    absent *= (1 - 1 / len(counts)) ** negatives
+    return torch.from_numpy(np.log1p(-absent)).float()
+
+
+def _none_of(counts: NDArray[np.int64], rows: int, size: int) -> NDArray[np.float64]:
+    """Chance that `size` of `rows` rows, without repetition, are none of each item's `counts`."""
+    left = rows - counts - size  # below 0, one of them must be among so many
+    logarithm = gammaln(rows - counts + 1) - gammaln(np.maximum(left, 0) + 1)
+    logarithm -= gammaln(rows + 1) - gammaln(rows - size + 1)
+    return np.where(left < 0, 0.0, np.exp(logarithm))

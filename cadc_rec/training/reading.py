@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from cadc_rec.config.experiment import LoaderConfig, NegativesConfig, TrainConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.load.batches import Arrangement, Negatives
-from cadc_rec.data.load.candidates import SoftmaxBatches
+from cadc_rec.data.load.candidates import Lifetimes, SoftmaxBatches
 from cadc_rec.data.load.loader import Loader
 from cadc_rec.data.load.pair_batches import PairBatches, worth_compiling
 from cadc_rec.data.load.shards import Examples, SelectionShards
 from cadc_rec.data.load.stream_loader import StreamLoader
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
+from cadc_rec.errors import CadcError
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,10 @@ def open_reading(
         shards: of the selection.
         processes: the ranks, which share the shards.
         by_example: rows differ by more than their users, such as by a context.
+
+    Raises:
+        CadcError: negatives alive at a time are asked for, and times are no clock's or are
+            streamed.
     """
     rank, ranks = processes.rank, processes.world_size
     known = UserItems(dataset.user_indptr, dataset.train_item)
@@ -70,10 +76,21 @@ def open_reading(
     n_users, n_items = dataset.n_users, dataset.n_items
     total = sum(shards.rows)
     if loading.streams(total, history or by_example):
+        if negatives.distribution == "alive":
+            raise CadcError(
+                f"negatives.distribution = 'alive' needs D_sel in memory, and its {total:,} rows "
+                "are more than loader.memory_rows; set loader.kind = 'memory'."
+            )
         rows = shards.rows_by_rank(ranks)[rank]
         positives = min(config.batch_size, total) // ranks
         arrange = make_arrangement(
-            config, n_items, positives, known=known, draws=draws, compiled=compiles(config, rows)
+            config,
+            n_items,
+            positives,
+            known=known,
+            draws=draws,
+            compiled=compiles(config, rows),
+            mixed=negatives.distribution == "mixed",
         )
         return Reading(
             StreamLoader(
@@ -89,6 +106,11 @@ def open_reading(
             lambda: shards.counts("item", n_items, rank, ranks),
         )
     examples = shards.read(rank, ranks, history)
+    lifetimes = None
+    if negatives.distribution == "alive":
+        dataset.require_clock("negatives.distribution = 'alive'")
+        places = shards.places(rank, ranks)
+        lifetimes = Lifetimes.of(dataset.train_item, dataset.train_timestamp, n_items, places)
     loader = make_loader(
         config,
         examples,
@@ -100,6 +122,8 @@ def open_reading(
         shards.rows,
         draws,
         by_example,
+        negatives.distribution == "mixed",
+        lifetimes,
     )
     return Reading(
         loader,
@@ -120,6 +144,8 @@ def make_loader(
     rows_by_shard: Sequence[int] | None = None,
     draws: Negatives | None = None,
     by_example: bool = False,
+    mixed: bool = False,
+    lifetimes: Lifetimes | None = None,
 ) -> Loader:
     """The loader that `config`'s loss needs; see `cadc_rec.data.load.loader`.
 
@@ -134,6 +160,8 @@ def make_loader(
         rows_by_shard: number of rows of every shard, see `Loader`.
         draws: the distribution of negatives; None draws every item equally often.
         by_example: see `make_arrangement`; rows with a history always are.
+        mixed: see `make_arrangement`.
+        lifetimes: see `SoftmaxBatches`.
     """
     positives = min(config.batch_size, sum(rows_by_rank)) // len(rows_by_rank)
     arrange = make_arrangement(
@@ -144,6 +172,8 @@ def make_loader(
         known,
         draws,
         compiles(config, len(examples)),
+        mixed,
+        lifetimes,
     )
     return Loader(examples, rows_by_rank, rank, config.batch_size, seed, arrange, rows_by_shard)
 
@@ -156,6 +186,8 @@ def make_arrangement(
     known: UserItems | None = None,
     draws: Negatives | None = None,
     compiled: bool = False,
+    mixed: bool = False,
+    lifetimes: Lifetimes | None = None,
 ) -> Arrangement:
     """How rows become a step under `config`'s loss.
 
@@ -167,6 +199,8 @@ def make_arrangement(
         known: what each user took in training; needed by a softmax with ``exclude_known``.
         draws: the distribution of negatives; None draws every item equally often.
         compiled: see `PairBatches`.
+        mixed: a sampled softmax has the step's positives among its candidates, too.
+        lifetimes: see `SoftmaxBatches`.
     """
     if config.loss == "binary":
         return PairBatches(config.negatives, n_items, by_example, positives, draws, compiled)
@@ -175,7 +209,8 @@ def make_arrangement(
         return SoftmaxBatches("all", n_items, known=masked)
     if config.loss == "in-batch-softmax":
         return SoftmaxBatches("in-batch", n_items, known=masked)
-    return SoftmaxBatches("sampled", n_items, config.shared_negatives, masked, draws)
+    kind: Literal["mixed", "sampled"] = "mixed" if mixed else "sampled"
+    return SoftmaxBatches(kind, n_items, config.shared_negatives, masked, draws, lifetimes)
 
 
 def compiles(config: TrainConfig, rows: int) -> bool:
@@ -207,7 +242,7 @@ def compile_loops(train: TrainConfig, negatives: NegativesConfig, rows: int) -> 
         from cadc_rec.data.load import pair_kernels
 
         pair_kernels.compile_kernels()
-    if negatives.distribution != "uniform" or train.exclude_known:
+    if negatives.distribution == "popularity" or train.exclude_known:
         from cadc_rec.data.load.negatives import compile_kernels
 
         compile_kernels()

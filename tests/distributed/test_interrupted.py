@@ -120,3 +120,20 @@ def test_a_checkpoint_of_another_training_ends_all_ranks_with_one_sentence(tiny,
     )
     assert run.err.count(sentence) == 1
     assert "Traceback" not in run.err
+
+
+def test_with_the_context_of_requests_two_ranks_learn_as_one_and_go_on_after_a_kill(tiny, tmp_path):
+    context = 'context.features=["hour", "weekday", "gap"]'
+    info, _ = on_two(tiny, tmp_path / "two", "--set", context)
+    pipeline = Pipeline(load_experiment(tiny, overrides=[*SETS, context]), tmp_path / "one")
+    alone = pipeline.run("train")["train"].info
+    # Each rank shuffles its own rows: other batches of the same examples.
+    assert losses(info) == pytest.approx(losses(alone), rel=0.05)
+    place = in_mid_epoch(tmp_path / "two", tmp_path / "killed")
+    after, err = on_two(tiny, tmp_path / "killed", "--set", context)
+    assert "resuming from" in err
+    (resumed,) = after["resumed"]
+    assert resumed | place | {"ranks": 2} == resumed
+    assert losses(after) == pytest.approx(losses(info), rel=1e-5)
+    without, _ = on_two(tiny, tmp_path / "without")
+    assert losses(without) != pytest.approx(losses(info), rel=1e-5)

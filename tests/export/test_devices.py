@@ -34,7 +34,9 @@ def trained():
     )
     model.eval().requires_grad_(False)
     user = Side("user", (Table("user", torch.randn(USERS, DIM)),), (), ())
-    return TrainedModel(model, user, Side("item", (Table("item", item),), (), ()), None, None, 3)
+    return TrainedModel(
+        model, user, Side("item", (Table("item", item),), (), ()), None, None, 3, {}
+    )
 
 
 def test_tables_for_one_gpu_are_put_on_it(trained, monkeypatch):

@@ -10,10 +10,12 @@ import torch
 import cadc_rec
 from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import CadcError
+from cadc_rec.export.towers import batch_of, history_features, side_features
 from cadc_rec.export.write import Finished, Wanted, write_bundle
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
+from cadc_rec.serving.bundle.programs import load_scripted
 from cadc_rec.serving.bundle.self_test import run_self_test
 from cadc_rec.serving.predict.predictor import Predictor
 
@@ -60,11 +62,38 @@ def test_those_of_towers_are_too(tiny, tmp_path):
     experiment = load_experiment(tiny, method="recipe", overrides=sets)
     pipeline = Pipeline(experiment, tmp_path / "work")
     done = Finished(experiment, pipeline.run(), pipeline.dataset, pipeline.pretrained)
-    write_bundle(done, tmp_path / "bundle", Wanted(index="hnsw"))
+    write_bundle(done, tmp_path / "bundle", Wanted(index="hnsw", precisions=("fp16",)))
     predictor = Predictor.load(tmp_path / "bundle")
     assert predictor.item_vectors.vectors.shape[1] > 8, "the towers have no part in it"
     ranks = pq.read_table(done.artifacts["evaluate"].path / "ranks.parquet").to_pydict()
     answers_are_ranks(predictor, ranks)
+    the_scripted_module_adds_the_lists(done, tmp_path / "bundle", predictor)
+
+
+def the_scripted_module_adds_the_lists(done, folder, predictor):
+    """Its pair scores are the predictor's; lists by themselves are so to the bit."""
+    module = load_scripted(Bundle.open(folder), "fp16")
+    data, trained, listed = done.dataset, done.trained(), done.listed()
+    users = np.arange(30)
+    items = np.arange(30) % data.n_items
+    last = data.last_items(trained.history_length, with_validation=True)[users]
+    history = history_features(last)
+    mine = side_features(users, trained.user.attributes)
+    theirs = side_features(items, trained.item.attributes)
+    scores = module(batch_of([*mine, *history, *theirs]))["default"].numpy()
+    ids = np.array(data.user_ids())[users].tolist(), np.array(data.item_ids())[items].tolist()
+    expected = predictor.score(list(zip(*ids, strict=True)))
+    every = listed.of(last).toarray()
+    assert every[users, items].any()
+    assert np.abs(scores - expected).max() < 0.01 * np.abs(expected).max()
+    of_all = module.all_list_scores(batch_of(history))["default"].numpy()
+    assert np.array_equal(of_all, every)
+    two = np.stack([items, items[::-1]], 1)
+    candidates = [np.full(len(users), 2, np.int32), two.ravel()]
+    found = module.list_scores(batch_of([*history, *candidates]))["default"].numpy()
+    assert np.array_equal(found.reshape(-1, 2), np.take_along_axis(every, two, 1))
+    methods = Bundle.open(folder).model()["torchrec"]["methods"]
+    assert [feature["name"] for feature in methods["list_scores"]] == ["history", "item"]
 
 
 def answers_are_ranks(predictor, ranks):

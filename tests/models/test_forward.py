@@ -3,11 +3,13 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from cadc_rec.data.load.batches import Batch
+from cadc_rec.data.transition_lists import ListedScores, TransitionLists
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.export.predict import TwoTowerPredictFactory
 from cadc_rec.export.programs import tower_programs
@@ -36,7 +38,9 @@ def made(request, alone, tmp_path_factory):
     save_file(gather_state(model.wrapped, alone, model.trains), folder / "model.safetensors")
     tables = tables_alone(experiment.prior, experiment.history, dataset, given)
     sections = experiment.model, experiment.history
-    trained = trained_model(*sections, "fp32", dataset, given, tables, SimpleNamespace(path=folder))
+    checkpoint = SimpleNamespace(path=folder)
+    rest = "fp32", dataset, given, tables, checkpoint, experiment.context
+    trained = trained_model(*sections, *rest)
     return SimpleNamespace(
         experiment=experiment, dataset=dataset, given=given, model=model, trained=trained
     )
@@ -100,6 +104,32 @@ def test_a_change_of_the_vector_reaches_training_evaluation_export_and_planning(
     learned = made.experiment.model.tower[-1]
     assert changed - width == learned
     assert replanned - planned == pytest.approx(learned)
+
+
+@torch.no_grad()
+def test_a_torchrec_module_adds_the_scores_of_lists(made):
+    """The history of a pair is the jagged feature that its lists are found by."""
+    listed = ListedScores(random_lists(), 0.7, 1.3, made.trained.history_length)
+    users = np.arange(toy.ITEMS)
+    items, history = users[::-1].copy(), HISTORY[users].numpy()
+    mine = side_features(users, made.trained.user.attributes)
+    theirs = side_features(items, made.trained.item.attributes)
+    request = batch_of([*mine, *history_features(history), *theirs])
+    scores = [
+        TwoTowerPredictFactory(trained, "fp16").create_predict_module()(request)["default"]
+        for trained in (made.trained, replace(made.trained, listed=listed))
+    ]
+    added = listed.of(history).toarray()[users, items]
+    assert added.any()
+    torch.testing.assert_close(scores[1], scores[0] + torch.from_numpy(added))
+
+
+def random_lists():
+    """Every item has eight targets."""
+    draw = np.random.default_rng(3)
+    targets = np.concatenate([draw.permutation(toy.ITEMS)[:8] for _ in range(toy.ITEMS)])
+    weights = draw.random(len(targets)).astype(np.float32)
+    return TransitionLists(np.arange(toy.ITEMS + 1) * 8, targets.astype(np.int32), weights)
 
 
 def test_a_plan_counts_every_element_of_a_vector(made):

@@ -143,6 +143,29 @@ def test_a_bundle_scores_by_what_was_taken_just_before_its_log_ended(method, tin
     assert answers.item_ids.tolist() == found.item_ids.tolist()
 
 
+@pytest.mark.slow
+def test_the_moment_of_a_request_and_what_was_taken_just_before_go_together(tiny, tmp_path):
+    torch.set_num_threads(1)
+    sets = [*FITTED, "prior.recent=true", "model.keep=towers", "model.id_dim=8"]
+    sets += ['context.features=["hour"]', "context.dim=2"]
+    experiment = load_experiment(tiny, method="recipe", overrides=sets)
+    pipeline = Pipeline(experiment, tmp_path / "work")
+    done = Finished(experiment, pipeline.run(), pipeline.dataset, pipeline.pretrained)
+    assert {"context", "recent"} <= set(done.artifacts["evaluate"].info)
+    write_bundle(done, tmp_path / "bundle", Wanted())
+    predictor = Predictor.load(tmp_path / "bundle")
+
+    def ask(users, k, **moments):
+        found = predictor.recommend(users, k, **moments)
+        return found.item_ids.tolist(), found.scores.tolist()
+
+    assert run_self_test(Bundle.open(tmp_path / "bundle"), ask).passed
+    finished = cadc_rec.run(experiment, workdir=tmp_path / "work")
+    users = done.dataset.user_ids().to_pylist()[:20]
+    one, other = (each.recommend(users, 5, time=3600.0 * 9) for each in (finished, predictor))
+    np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4, atol=1e-4)
+
+
 def test_recent_popularity_needs_a_clock(cli, tmp_path):
     (tmp_path / "log.csv").write_text(
         "user_id,item_id,timestamp\n"

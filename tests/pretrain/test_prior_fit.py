@@ -9,12 +9,13 @@ import torch
 from scipy import sparse
 
 from cadc_rec.config.experiment import HistoryConfig, PriorConfig
+from cadc_rec.config.vectors import LEAST_USERS
 from cadc_rec.data.transition_lists import best_targets
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import held_out_ranks
 from cadc_rec.pretrain.id_tables import IdTables, Pretrained
-from cadc_rec.pretrain.prior_fit import LEAST_USERS, FittedPrior, fit_prior
+from cadc_rec.pretrain.prior_fit import FittedPrior, fit_prior
 from cadc_rec.pretrain.tables_alone import tables_alone
 
 N_USERS, N_ITEMS, LENGTH = 300, 40, 6

@@ -1,11 +1,18 @@
 """Losses against the formula, entry by entry."""
 
 import math
+from itertools import combinations, product
 
+import numpy as np
 import pytest
 import torch
 
-from cadc_rec.training.losses import binary_cross_entropy, logq_offsets, softmax_cross_entropy
+from cadc_rec.training.losses import (
+    binary_cross_entropy,
+    logq_offsets,
+    mixed_offsets,
+    softmax_cross_entropy,
+)
 
 
 def test_binary_cross_entropy_sums_minus_log_likelihood_of_positives_and_negatives():
@@ -35,6 +42,25 @@ def test_logqs_offset_is_the_log_of_an_items_frequency_over_the_mean_one():
 
 def test_equally_frequent_items_have_no_offset():
     assert logq_offsets(torch.full((6,), 17)).tolist() == [0.0] * 6
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_mixed_negatives_offset_is_how_often_an_item_is_expected_among_the_candidates(steps):
+    """Every way to cut five rows into steps and to draw two of four items, counted one by one."""
+    rows, n_items, negatives = [0, 0, 0, 2, 3], 4, 2
+    expected = np.zeros(n_items)
+    for size in {1: [5], 2: [3, 2], 5: [1] * 5}[steps]:
+        outcomes = list(product(combinations(rows, size), product(range(4), repeat=negatives)))
+        for positives, drawn in outcomes:
+            expected[list({*positives, *drawn})] += 1 / (steps * len(outcomes))
+    counts = np.bincount(rows, minlength=n_items)
+    got = mixed_offsets(counts, steps, negatives)
+    np.testing.assert_allclose(got.numpy(), np.log(expected), atol=1e-6)
+
+
+def test_a_rank_without_rows_expects_its_uniform_draws_alone():
+    got = mixed_offsets(np.zeros(4, np.int64), 3, 2)
+    np.testing.assert_allclose(got.numpy(), np.log(1 - (3 / 4) ** 2), rtol=1e-6)
 
 
 SCORES = [[1.0, -2.0, 0.5, 3.0], [0.0, 4.0, -1.0, 2.0]]

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,41 @@ def test_popularity_is_refused_where_no_negatives_are_drawn(tiny):
     sets = ["negatives.distribution=popularity", "train.loss=softmax"]
     with pytest.raises(CadcError, match=r"a loss that draws negatives, and train.loss = 'softmax'"):
         load_experiment(tiny, method="random", overrides=sets)
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["negatives.distribution=mixed"], "train.loss = 'binary' gives each positive its own"),
+        (["negatives.distribution=alive"], "train.loss = 'binary' gives each positive its own"),
+        (
+            ["negatives.distribution=mixed", "train.loss=sampled-softmax", "train.logq=true"],
+            "train.logq = true would add another",
+        ),
+        (
+            ["negatives.distribution=alive", "train.loss=sampled-softmax", "loader.kind=stream"],
+            "cannot read the times of examples",
+        ),
+    ],
+)
+def test_negatives_that_do_not_fit_are_refused(tiny, sets, said):
+    with pytest.raises(CadcError, match=said):
+        load_experiment(tiny, method="random", overrides=sets)
+
+
+def test_negatives_alive_at_a_time_need_the_times_of_a_clock(made):
+    experiment, dataset, shards = made
+    settings = with_(
+        experiment, train={"loss": "sampled-softmax"}, negatives={"distribution": "alive"}
+    )
+    with processes(settings.compute) as alone:
+        assert reading_of(settings, dataset, shards, alone).loader.arrange.lifetimes is not None
+        order = replace(dataset, timestamp_kind="order")
+        with pytest.raises(CadcError, match=r"'alive' needs the times of a clock"):
+            reading_of(settings, order, shards, alone)
+        streamed = with_(settings, loader={"memory_rows": 1})
+        with pytest.raises(CadcError, match=r"set loader\.kind = 'memory'"):
+            reading_of(streamed, dataset, shards, alone)
 
 
 def test_a_run_streams_and_draws_by_popularity(tiny, tmp_path, cli):

@@ -28,6 +28,9 @@ class Model:
     def listed(self, length):
         return None
 
+    def recent(self):
+        return None
+
     def item_vectors(self):
         return torch.tensor([[9.0], *([score] for score in self.scores)])
 

@@ -18,6 +18,7 @@ from ibis.backends.duckdb import Backend
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.formats.lines import USUAL, TextFormat
 from cadc_rec.data.formats.open import columns_in
+from cadc_rec.data.inspect.advice import Advice, advise
 from cadc_rec.data.inspect.profile import (
     TableProfile,
     pair_counts,
@@ -45,6 +46,10 @@ class Inspection:
     roles: Roles
     repeated_pairs: int = 0
     users_below_three: int = 0
+    held_out_users: int = 0
+    """Users with three different items or more."""
+    median_items: float = 0.0
+    """Of the numbers of different items that users took."""
     popularity: Sequence[tuple[int, int, int]] = ()
     """See `cadc_rec.data.inspect.profile.popularity`."""
     meetings: Sequence[Meeting] = ()
@@ -56,6 +61,12 @@ class Inspection:
     gaps: Gaps | None = None
     """Between users' times, where there are times: whether these are a clock's."""
 
+    def advice(self) -> list[Advice]:
+        """Which methods fit; empty without interactions."""
+        if self.roles.interactions is None:
+            return []
+        return list(advise(self.roles, self.gaps, self.median_items, self.held_out_users))
+
     def config(self, data_dir: Path | None = None) -> str:
         """A first configuration for these tables, as the text of a TOML file.
 
@@ -65,9 +76,8 @@ class Inspection:
         Raises:
             CadcError: no table names both a user and an item, or no path leads to its files alone.
         """
-        return starting_config(
-            self.roles, data_dir, self.layout, self.warnings, self.meetings, self.gaps
-        )
+        notes = [*self.warnings, *(advice.text for advice in self.advice())]
+        return starting_config(self.roles, data_dir, self.layout, notes, self.meetings, self.gaps)
 
 
 def inspect_path(path: str, layout: TextFormat, data_dir: Path | None) -> Inspection:

@@ -269,17 +269,25 @@ def _separated(values: ir.Table, known: int) -> tuple[tuple[str, int, int], ...]
     return tuple(found)
 
 
-def pair_counts(scan: Scan, user: str, item: str) -> dict[str, int]:
-    """Repeated (user, item) pairs, and users with fewer than three different items."""
+def pair_counts(scan: Scan, user: str, item: str) -> dict[str, Any]:
+    """Repeated (user, item) pairs, and how many different items users have.
+
+    Of the latter: the median, and how many users have fewer than three and how many have more.
+    """
     pairs = scan.rows.group_by([user, item]).agg(n=ibis._.count())
     users = pairs.group_by(user).agg(items=ibis._.count(), rows=ibis._.n.sum())
     counts = users.aggregate(
-        repeated=(users["rows"] - users["items"]).sum(), few=(users["items"] < 3).sum()
+        repeated=(users["rows"] - users["items"]).sum(),
+        few=(users["items"] < 3).sum(),
+        more=(users["items"] >= 3).sum(),
+        median=users["items"].median(),
     )
     found = counts.to_pyarrow().to_pylist()[0]
     return {
         "repeated_pairs": int(found["repeated"] or 0),
         "users_below_three": int(found["few"] or 0),
+        "held_out_users": int(found["more"] or 0),
+        "median_items": float(found["median"] or 0),
     }
 
 

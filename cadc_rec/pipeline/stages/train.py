@@ -27,7 +27,7 @@ from cadc_rec.training.checkpoints import SavedTraining
 from cadc_rec.training.choice import choose, tables_scoring
 from cadc_rec.training.context import Requests
 from cadc_rec.training.kept import Histories, keep_frozen_rows, known_scores
-from cadc_rec.training.losses import logq_offsets, make_objective
+from cadc_rec.training.losses import logq_offsets, make_objective, mixed_offsets
 from cadc_rec.training.reading import compile_loops, open_reading
 from cadc_rec.training.tables import dense_optimizer
 from cadc_rec.training.trainer import OnEpoch, Trainer, has_bfloat16, refuse_precision
@@ -121,7 +121,12 @@ def build_checkpoint(
         context = RequestContext.of(dataset, experiment.context.features)
         codes = context.train[shards.places(processes.rank, processes.world_size)]
         histories = Requests(codes, read, device)
-    offsets = _item_offsets(reading.item_counts(), processes) if config.logq else None
+    offsets = None
+    if config.logq:
+        offsets = _item_offsets(reading.item_counts(), processes)
+    elif experiment.negatives.distribution == "mixed":
+        of_rank = mixed_offsets(reading.item_counts(), loader.steps, config.shared_negatives)
+        offsets = of_rank.to(device)
     trainer = Trainer(
         model.wrapped,
         dense_optimizer(model.wrapped, model.module, config),

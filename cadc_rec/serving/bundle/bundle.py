@@ -156,7 +156,7 @@ def manifest_of(
         files[file] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
     body = {
         "format": layout.FORMAT,
-        "format_version": layout.FORMAT_VERSION if layout.LISTS in files else 1,
+        "format_version": 3 if layout.CONTEXT in files else 2 if layout.LISTS in files else 1,
         "name": name,
         "fingerprint": digest({file: entry["sha256"] for file, entry in files.items()}),
         "inputs": dict(inputs),

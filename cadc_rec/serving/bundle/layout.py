@@ -9,9 +9,10 @@ that nobody took yet come last; `MODEL` says how many they are, and programs and
 from __future__ import annotations
 
 FORMAT = "cadc-rec bundle"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raised when a reader of the version before could not make sense of what is there. Version 2 is
-written where a bundle has `LISTS`, without which its scores would be others; else version 1."""
+written where a bundle has `LISTS`, and 3 where it has `CONTEXT`, for scores would be others without
+them; else version 1."""
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
@@ -25,7 +26,8 @@ CARD_DATA = "model_card.json"
 ITEM_VECTORS = "vectors/items.safetensors"
 """``vectors``, float32 ``[items, d]``: a pair's score is the dot product of the two vectors."""
 USER_VECTORS = "vectors/users.safetensors"
-"""``vectors``, float32 ``[users, d]``; of a model with a history, at the state of `KNOWN`."""
+"""``vectors``, float32 ``[users, d]``; of a model with a history, at the state of `KNOWN`, and of
+one with a `CONTEXT`, at the moment of each user's test item: such vectors are formed by `QUERY`."""
 LISTS = "vectors/lists.safetensors"
 """Every item's targets (`cadc_rec.data.transition_lists`), where scores of lists come on top of the
 dot products; `MODEL` says by which factor, and how a history's places count."""
@@ -44,8 +46,16 @@ KNOWN = "known.safetensors"
 ``items`` int32 ``[n]``, each user's in the order of time, the latest last; and ``popularity``
 int64 ``[items]``, how often each item is in it."""
 
+CONTEXT = "context.json"
+"""What the user tower reads of a request, where it reads anything: ``features`` in the order of the
+programs' codes, ``values`` (by column, those of codes 1, 2, ...; code 0 is missing) and ``lagged``,
+columns of the user's last interaction."""
+LAST = "last_interactions.safetensors"
+"""Of each user's last interaction in `KNOWN`, as far as the features need it: ``time``, float64
+``[users]``, seconds since 1970, and ``last_NAME``, int32, the code of a lagged column."""
+
 QUERY = "programs/query.pt2"
-"""`torch.export`: users (and their histories) to vectors."""
+"""`torch.export`: users (and their histories, and codes of requests) to vectors."""
 ITEM = "programs/item.pt2"
 """`torch.export`: items to vectors."""
 NEWCOMER = "programs/newcomer.pt2"

@@ -9,17 +9,17 @@ as large a part of them as it did at export.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
 
-Recommend = Callable[
-    [Sequence[Any], int], tuple[Sequence[Sequence[Any]], Sequence[Sequence[float]]]
-]
-"""Original user ids and k to original item ids and scores, known items left out; a row a user."""
+Recommend = Callable[..., tuple[Sequence[Sequence[Any]], Sequence[Sequence[float]]]]
+"""Original user ids and k to original item ids and scores, known items left out; a row a user. By
+name it is given what `Predictor.recommend` calls so: ``time`` and ``context``, where requests have
+them."""
 
 _SLACK = 0.02  # of an approximate index's recall
 
@@ -49,7 +49,8 @@ def run_self_test(bundle: Bundle, recommend: Recommend) -> Verdict:
     recorded = bundle.json(layout.SELF_TEST)
     requests, k, tolerance = recorded["requests"], recorded["k"], recorded["tolerance"]
     exact = recorded["recall"] is None
-    items, scores = recommend([request["user"] for request in requests], k)
+    users = [request["user"] for request in requests]
+    items, scores = recommend(users, k, **_moments(requests))
     wrong, found, wanted = [], 0, 0
     for request, got, their_scores in zip(requests, items, scores, strict=True):
         problem = _difference(request, list(got), list(their_scores), tolerance, exact)
@@ -63,6 +64,19 @@ def run_self_test(bundle: Bundle, recommend: Recommend) -> Verdict:
             f"{recall:.1%} of the recorded items found, {recorded['recall']:.1%} at export"
         )
     return Verdict(len(requests), tuple(wrong), recall)
+
+
+def _moments(requests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the requests say of their moments."""
+    said: dict[str, Any] = {}
+    if requests and "time" in requests[0]:
+        said["time"] = [request["time"] for request in requests]
+    if requests and requests[0].get("context"):
+        names = requests[0]["context"]
+        said["context"] = {
+            name: [request["context"][name] for request in requests] for name in names
+        }
+    return said
 
 
 def _difference(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,10 @@ def load_tested(path: Path, verify_key: Path | None) -> Predictor:
     if update is not None:
         log.info("%s is of %s", path, update["text"])
 
-    def recommend(users: object, k: int) -> tuple[list[list[object]], list[list[float]]]:
-        found = predictor.recommend(users, k)  # type: ignore[arg-type] # ids of the bundle's own
+    def recommend(
+        users: Sequence[Any], k: int, **moments: Any
+    ) -> tuple[list[list[Any]], list[list[float]]]:
+        found = predictor.recommend(users, k, **moments)
         scores = [row[:n].tolist() for row, n in zip(found.scores, found.counts, strict=True)]
         return found.lists(), scores
 

@@ -33,14 +33,18 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
 )
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 JSON_LENGTH_HEADER = "inference-header-content-length"
 DEFAULT_K = 10
+_MOST_INPUTS = 256
 
 _Datatype = Literal[
-    "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "BYTES"
+    "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP64", "BYTES"
 ]  # fmt: skip
+CONTEXT = "context_"
+"""What the name of an input begins with that has the values of a column of the context."""
 
 
 class _Message(BaseModel):
@@ -65,6 +69,26 @@ class OutputParameters(_Message):
     )
 
 
+_INPUTS = ("user_id", "history", "candidate_id", "time")
+
+
+def _named(name: object) -> str:
+    if isinstance(name, str) and (name in _INPUTS or name.startswith(CONTEXT)):
+        return name
+    raise PydanticCustomError(
+        "input_name", f"input should be {', '.join(map(repr, _INPUTS))} or begin with {CONTEXT!r}"
+    )
+
+
+_Name = Annotated[
+    str,
+    BeforeValidator(_named),
+    WithJsonSchema(
+        {"anyOf": [{"enum": list(_INPUTS)}, {"type": "string", "pattern": f"^{CONTEXT}"}]}
+    ),
+]
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -72,7 +96,7 @@ def _upper(value: object) -> object:
 class Input(_Message):
     """One input tensor."""
 
-    name: Literal["user_id", "history", "candidate_id"]
+    name: _Name
     shape: list[Annotated[int, Field(ge=0, lt=1 << 31)]] = Field(
         min_length=1,
         max_length=2,
@@ -81,7 +105,9 @@ class Input(_Message):
     datatype: Annotated[_Datatype, BeforeValidator(_upper)]
     data: Annotated[
         list[Any] | None,
-        WithJsonSchema({"type": "array", "items": {"type": ["integer", "string", "array"]}}),
+        WithJsonSchema(
+            {"type": "array", "items": {"type": ["integer", "number", "string", "array"]}}
+        ),
     ] = None
     parameters: InputParameters | None = None
     _raw: bytes | None = PrivateAttr(None)
@@ -136,7 +162,10 @@ class Request(_Message):
     )
     id: str | None = Field(default=None, max_length=256)
     inputs: list[Input] = Field(
-        max_length=3, description="`user_id`; optional `history` and `candidate_id`."
+        max_length=_MOST_INPUTS,
+        description="`user_id`; optional `history` and `candidate_id`; of a model that reads the "
+        "moment of a request, optional `time` (seconds since 1970, UTC; default now) and "
+        "`context_NAME` for each column it reads (default missing), one value a user.",
     )
     parameters: Parameters | None = None
     outputs: list[RequestedOutput] | None = Field(default=None, max_length=16)

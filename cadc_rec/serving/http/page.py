@@ -23,7 +23,8 @@ from typing_extensions import TypedDict
 from cadc_rec.serving.http.messages import DEFAULT_K, Input, Parameters, Request
 from cadc_rec.serving.http.queries import query_of
 from cadc_rec.serving.http.recommender import Recommender
-from cadc_rec.serving.predict.predictor import Predictor, Source
+from cadc_rec.serving.predict.answers import Source
+from cadc_rec.serving.predict.predictor import Predictor
 
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "

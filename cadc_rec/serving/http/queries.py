@@ -3,36 +3,41 @@
 In: a `Request`. Out: a `Query`, and from its `Recommendations` the `Output` tensors.
 
 Inputs: ``user_id`` ``[n]``; optional ``history`` ``[n, L]``, oldest first, where ids that do not
-exist fill up short ones; optional ``candidate_id`` ``[m]``. Outputs: ``item_id`` ``[n, k]``,
-``score`` ``[n, k]``, ``count`` ``[n]``, ``source`` ``[n]``, and on demand ``title`` ``[n, k]``.
+exist fill up short ones; optional ``candidate_id`` ``[m]``; of a model that reads the moment of a
+request, optional ``time`` ``[n]`` and ``context_NAME`` ``[n]`` for a column NAME. Outputs:
+``item_id`` ``[n, k]``, ``score`` ``[n, k]``, ``count`` ``[n]``, ``source`` ``[n]``, and on demand
+``title`` ``[n, k]``.
 """
 
 from __future__ import annotations
 
 import re
-import struct
+import time as clock
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from kserve.errors import InvalidInput
 
+from cadc_rec.data.request_codes import RequestCodes
 from cadc_rec.errors import CadcError
-from cadc_rec.serving.http.messages import DEFAULT_K, Input, Output, Parameters, Request, shown
+from cadc_rec.serving.http.messages import (
+    CONTEXT,
+    DEFAULT_K,
+    Input,
+    Output,
+    Parameters,
+    Request,
+)
 from cadc_rec.serving.http.settings import Limits
+from cadc_rec.serving.http.tensors import values_of
+from cadc_rec.serving.predict.answers import Recommendations, Source
 from cadc_rec.serving.predict.catalogue import IdMap
-from cadc_rec.serving.predict.predictor import Predictor, Recommendations, Source
+from cadc_rec.serving.predict.predictor import Predictor
 
 _OUTPUTS = ("item_id", "score", "count", "source")  # where a request names none
 _DEFAULTS = Parameters()
-_INTEGERS: dict[str, Any] = {
-    f"{sign}INT{bits}": np.dtype(f"<{letter}{bits // 8}")
-    for sign, letter in (("", "i"), ("U", "u"))
-    for bits in (8, 16, 32, 64)
-}
-_LONGEST_ID = 256  # bytes
-_LENGTH = struct.Struct("<I")
 # A number as JSON and people write it; no id of 64 bits has more digits.
 _NUMBER = re.compile(rb"-?(0|[1-9][0-9]{0,18})")
 _WORDS = np.array([source.word for source in Source], dtype=object)
@@ -49,6 +54,8 @@ class Query:
         history: a list of item ids each; None without histories.
         filter: attribute to values; None for all items.
         candidates: item ids; None for all items.
+        time: seconds since 1970, a number a user; None where the model reads none.
+        context: of each column that the model reads, a value a user, None where it is missing.
     """
 
     users: list[Any]
@@ -57,6 +64,8 @@ class Query:
     history: list[list[Any]] | None = None
     filter: dict[str, list[Any]] | None = None
     candidates: list[Any] | None = None
+    time: list[float] | None = None
+    context: dict[str, list[Any]] = field(default_factory=dict)
 
 
 def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
@@ -91,7 +100,65 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
     if "candidate_id" in inputs:
         values = values_of(inputs["candidate_id"], len(predictor.items))
         candidates = _ids(values, predictor.items)
-    return Query(users, k, parameters.exclude_seen, history, parameters.filter, candidates)
+    moment = _time(inputs, predictor, len(users)), _context(inputs, predictor, len(users))
+    return Query(users, k, parameters.exclude_seen, history, parameters.filter, candidates, *moment)
+
+
+def _time(inputs: Mapping[str, Input], predictor: Predictor, n: int) -> list[float] | None:
+    """When each user asks: now, unless the request says another time."""
+    given, asked = inputs.get("time"), predictor.requests
+    if asked is None or not asked.codes.reads_time:
+        if given is not None:
+            raise InvalidInput("input 'time': this model reads no time of a request; leave it out.")
+        return None
+    if given is None:
+        return [clock.time()] * n
+    if given.datatype == "BYTES":
+        raise InvalidInput("input 'time': send FP64 or INT64, seconds since 1970 (UTC).")
+    return _one_a_user(given, n)
+
+
+def _context(inputs: Mapping[str, Input], predictor: Predictor, n: int) -> dict[str, list[Any]]:
+    """The value of each column that the model reads, None where a request does not say it."""
+    codes = None if predictor.requests is None else predictor.requests.codes
+    found: dict[str, list[Any]] = {name: [None] * n for name in (codes.values if codes else ())}
+    for name, tensor in inputs.items():
+        column = name.removeprefix(CONTEXT)
+        if column == name:
+            continue
+        if codes is None or column not in found:
+            known = ", ".join(CONTEXT + one for one in found) or "none"
+            raise InvalidInput(
+                f"input {name!r:.80}: this model reads no such column; there are: {known}."
+            )
+        found[column] = _values(tensor, n, numbers=codes.numbers(column))
+    return found
+
+
+def _values(tensor: Input, n: int, numbers: bool) -> list[Any]:
+    """Values of a column; numbers may come as text, and an empty text is a missing value."""
+    values: list[Any] = []
+    for value in _one_a_user(tensor, n):
+        if isinstance(value, bytes):
+            text = value.decode(errors="replace")
+            if text and numbers and not _NUMBER.fullmatch(value):
+                raise InvalidInput(
+                    f"input {tensor.name!r}: values are whole numbers; got {text!r:.80}."
+                )
+            values.append((int(text) if numbers else text) if text else None)
+        elif numbers:
+            values.append(value)
+        else:
+            raise InvalidInput(f"input {tensor.name!r}: values are text: send BYTES.")
+    return values
+
+
+def _one_a_user(tensor: Input, n: int) -> list[Any]:
+    """A tensor's elements, one for each of n users."""
+    values, shape = values_of(tensor, n), tensor.shape
+    if len(values) != n or (len(shape) == 2 and shape[1] != 1):
+        raise InvalidInput(f"input {tensor.name!r}: the shape is [{n}] for {n} users, not {shape}.")
+    return values
 
 
 def _users(tensor: Input, ids: IdMap, limits: Limits) -> list[Any]:
@@ -140,89 +207,6 @@ def _ids(values: list[int] | list[bytes], ids: IdMap) -> list[Any]:
     return found
 
 
-def values_of(tensor: Input, most: int) -> list[int] | list[bytes]:
-    """A tensor's elements in row-major order.
-
-    Args:
-        tensor: as it came.
-        most: elements it may have.
-
-    Raises:
-        InvalidInput: it has more, or is not what its shape and type say.
-    """
-    size = 1
-    for length in tensor.shape:
-        size *= length
-    if size > most:
-        raise InvalidInput(f"input {tensor.name!r}: {size} elements; at most {most} are taken.")
-    if tensor.raw is None:
-        values = _of_list(tensor)
-    elif tensor.datatype == "BYTES":
-        values = _texts_of(tensor.raw, tensor.name)
-    else:
-        kind = _INTEGERS[tensor.datatype]
-        if len(tensor.raw) % kind.itemsize:
-            raise InvalidInput(
-                f"input {tensor.name!r}: {len(tensor.raw)} bytes are no whole number of "
-                f"{tensor.datatype}."
-            )
-        values = np.frombuffer(tensor.raw, kind).tolist()
-    if len(values) != size:
-        raise InvalidInput(
-            f"input {tensor.name!r}: {len(values)} elements do not fill the shape {tensor.shape}."
-        )
-    return values
-
-
-def _texts_of(raw: bytes, name: str) -> list[bytes]:
-    """Elements, each behind its length in four bytes."""
-    values, at = [], 0
-    while at < len(raw):
-        if at + 4 > len(raw):
-            raise InvalidInput(f"input {name!r}: ends within the length of an element.")
-        (length,) = _LENGTH.unpack_from(raw, at)
-        at += 4
-        _require_short(length, name)
-        if at + length > len(raw):
-            raise InvalidInput(f"input {name!r}: ends within an element.")
-        values.append(raw[at : at + length])
-        at += length
-    return values
-
-
-def _of_list(tensor: Input) -> list[Any]:
-    data, name = tensor.data or [], tensor.name
-    if len(tensor.shape) == 2 and data and isinstance(data[0], list):
-        rows, data = data, []
-        for row in rows:
-            if not isinstance(row, list):
-                raise InvalidInput(f"input {name!r}: rows are lists, not {shown(row)}.")
-            data += row
-    if tensor.datatype == "BYTES":
-        return [_as_bytes(value, name) for value in data]
-    range_ = np.iinfo(_INTEGERS[tensor.datatype])
-    least, most = int(range_.min), int(range_.max)
-    for value in data:
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise InvalidInput(f"input {name!r}: {shown(value)} is no {tensor.datatype}.")
-    return data
-
-
-def _as_bytes(value: Any, name: str) -> bytes:
-    if isinstance(value, str):
-        # JSON can spell a lone surrogate, which is no text.
-        value = value.encode("utf-8", "surrogatepass")
-    if not isinstance(value, bytes):
-        raise InvalidInput(f"input {name!r}: {shown(value)} is no BYTES.")
-    _require_short(len(value), name)
-    return value
-
-
-def _require_short(length: int, name: str) -> None:
-    if length > _LONGEST_ID:
-        raise InvalidInput(f"input {name!r}: an element is longer than {_LONGEST_ID} bytes.")
-
-
 def outputs_of(request: Request, answer: Recommendations, predictor: Predictor) -> list[Output]:
     """The answer to a request, with the outputs that it names or all but those on demand."""
     names = [output.name for output in request.outputs or ()] or _OUTPUTS
@@ -248,11 +232,13 @@ def described(predictor: Predictor) -> tuple[list[Mapping[str, Any]], list[Mappi
     """The model's inputs and outputs, as metadata calls tell them."""
     user = "INT64" if predictor.users.are_integers else "BYTES"
     item = "INT64" if predictor.items.are_integers else "BYTES"
+    moment = [] if predictor.requests is None else _described_moment(predictor.requests.codes)
     return (
         [
             {"name": "user_id", "datatype": user, "shape": [-1]},
             {"name": "history", "datatype": item, "shape": [-1, -1]},
             {"name": "candidate_id", "datatype": item, "shape": [-1]},
+            *moment,
         ],
         [
             {"name": "item_id", "datatype": item, "shape": [-1, -1]},
@@ -262,3 +248,10 @@ def described(predictor: Predictor) -> tuple[list[Mapping[str, Any]], list[Mappi
             {"name": "title", "datatype": "BYTES", "shape": [-1, -1]},
         ],
     )
+
+
+def _described_moment(codes: RequestCodes) -> list[Mapping[str, Any]]:
+    """The inputs of a request's moment."""
+    found = [("time", "FP64")] if codes.reads_time else []
+    found += [(CONTEXT + one, "INT64" if codes.numbers(one) else "BYTES") for one in codes.values]
+    return [{"name": name, "datatype": kind, "shape": [-1]} for name, kind in found]

@@ -30,7 +30,8 @@ from cadc_rec.serving.http.loaded import Loaded
 from cadc_rec.serving.http.messages import Output, Request, of_kserve, to_kserve
 from cadc_rec.serving.http.queries import Query, described, outputs_of, query_of
 from cadc_rec.serving.http.settings import Limits
-from cadc_rec.serving.predict.predictor import Predictor, Recommendations, Source
+from cadc_rec.serving.predict.answers import Recommendations, Source
+from cadc_rec.serving.predict.predictor import Predictor
 
 _WORDS = [source.word for source in Source]
 _MOST_USERS = 256  # of one call, unless one request alone has more
@@ -253,6 +254,9 @@ def _of_all(batch: list[_Waiting]) -> Iterable[Recommendations]:
         history = [
             items for one in batch for items in one.query.history or [[]] * len(one.query.users)
         ]
+    time = None
+    if first.time is not None:
+        time = [moment for one in batch for moment in one.query.time or ()]
     found = batch[0].predictor.recommend(
         users,
         max(one.query.k for one in batch),
@@ -260,6 +264,8 @@ def _of_all(batch: list[_Waiting]) -> Iterable[Recommendations]:
         first.filter,
         history,
         first.candidates,
+        time,
+        {name: [v for one in batch for v in one.query.context[name]] for name in first.context},
     )
     if len(batch) == 1:
         yield found

@@ -14,17 +14,20 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cadc_rec.data.request_codes import Codes
 from cadc_rec.data.transition_lists import ListedScores, TransitionLists
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.predict.catalogue import IdMap, ItemAttribute
+from cadc_rec.serving.predict.requests import Requests
 from cadc_rec.serving.predict.retrieval import IndexSearch, Retrieval
 from cadc_rec.serving.predict.top_k import Floats, ItemVectors
 
-Newcomers = Callable[[NDArray[np.int64]], Floats]
-"""Vectors ``[n, d]`` of histories: item rows ``[n, L]``, the latest first, -1 after the last."""
+Newcomers = Callable[..., Floats]
+"""Vectors ``[n, d]`` of histories: item rows ``[n, L]``, the latest first, -1 after the last; and,
+where requests have a context, of its codes ``[n, features]``."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Contents:
             None without.
         newcomers: gives vectors to users the model has never seen; None where it cannot.
         history_length: items of a history that `newcomers` reads, the latest ones.
+        requests: forms users' vectors where these depend on the moment of a request; then
+            `user_vectors` are those of the test items' requests. None where they do not.
         attributes: of items, by name.
         titles: of items, None where one has none; empty where the data have no titles.
         untaken: how many of the items nobody took yet.
@@ -60,6 +65,7 @@ class Contents:
     listed: ListedScores | None = None
     newcomers: Newcomers | None = None
     history_length: int = 0
+    requests: Requests | None = None
     attributes: Mapping[str, ItemAttribute] = field(default_factory=dict)
     titles: Sequence[str | None] = ()
     untaken: int = 0
@@ -96,6 +102,7 @@ class Contents:
             listed=_listed(bundle, model, len(taken)),
             newcomers=newcomers,
             history_length=length,
+            requests=Requests.of_bundle(bundle, model),
             attributes={
                 entry["name"]: ItemAttribute.of_column(
                     items[entry["name"]].combine_chunks(), entry["vocabulary"]
@@ -163,9 +170,14 @@ def _newcomers(bundle: Bundle, model: Mapping[str, Any]) -> tuple[Newcomers | No
 
     program = load_program(bundle, "newcomer")
 
-    def vectors(history: NDArray[np.int64]) -> Floats:
+    with_context = any(given["name"] == "request" for given in described["inputs"])
+
+    def vectors(history: NDArray[np.int64], *codes: Codes) -> Floats:
+        given = [torch.from_numpy(history)]
+        if with_context:  # others fold a history into the items' vectors, whenever it is asked for
+            given += [torch.from_numpy(each.astype(np.int64)) for each in codes]
         with torch.inference_mode():
-            found: Floats = program(torch.from_numpy(history)).numpy()
+            found: Floats = program(*given).numpy()
         return found
 
     return vectors, int(described["inputs"][0]["shape"][1])

@@ -8,8 +8,6 @@ any number of threads may ask at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,62 +15,28 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cadc_rec.data.request_codes import Codes, Columns, Times
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle.bundle import Bundle
+from cadc_rec.serving.predict.answers import Recommendations, Source
 from cadc_rec.serving.predict.catalogue import Filter, blocked_by
 from cadc_rec.serving.predict.contents import Contents
+from cadc_rec.serving.predict.requests import padded
 from cadc_rec.serving.predict.retrieval import Retrieval
-from cadc_rec.serving.predict.top_k import Best, ItemVectors, Listed, NotCandidates, of_query
+from cadc_rec.serving.predict.top_k import (
+    Best,
+    Floats,
+    ItemVectors,
+    Listed,
+    NotCandidates,
+    of_query,
+)
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 _NOTHING = np.zeros(0, np.int64)
-
-
-class Source(IntEnum):
-    """What an answer is based on."""
-
-    KNOWN = 0
-    """The user's own vector."""
-    HISTORY = 1
-    """The history that came with the request, of a user the model has never seen."""
-    POPULARITY = 2
-    """How often items were taken, for a user whom the model has never seen, without a history."""
-
-    @property
-    def word(self) -> str:
-        """``known``, ``history`` or ``popularity``."""
-        return self.name.lower()
-
-
-@dataclass(frozen=True)
-class Recommendations:
-    """Answers for n users, the best item first.
-
-    Attributes:
-        rows: int64 ``[n, k]``, -1 where a user has no more candidates.
-        item_ids: original ids ``[n, k]``; 0 or the empty string there.
-        scores: float64 ``[n, k]``, minus infinity there. Scores of different sources cannot be
-            compared: a popularity is a count.
-        sources: `Source` of each user, int8 ``[n]``.
-    """
-
-    rows: NDArray[np.int64]
-    item_ids: NDArray[Any]
-    scores: NDArray[np.float64]
-    sources: NDArray[np.int8]
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """How many items each user got, ``[n]``; fewer than k where no more were left."""
-        counts: NDArray[np.int64] = (self.rows >= 0).sum(1)
-        return counts
-
-    def lists(self) -> list[list[Any]]:
-        """Item ids of each user, without the empty places."""
-        return [row[:n].tolist() for row, n in zip(self.item_ids, self.counts, strict=True)]
 
 
 class Predictor(Contents):
@@ -99,6 +63,8 @@ class Predictor(Contents):
         filter: Filter | None = None,
         history: Sequence[Sequence[Any]] | None = None,
         candidates: Sequence[Any] | NDArray[Any] | None = None,
+        time: Times = None,
+        context: Columns = None,
     ) -> Recommendations:
         """The k best items of each user.
 
@@ -112,6 +78,10 @@ class Predictor(Contents):
                 empty, and unknown items are skipped. It gives a vector to users whom the model
                 has never seen; known users keep their own vectors.
             candidates: original ids of the only items to rank; default: all.
+            time: of a model that reads it, the moment of each request: seconds since 1970 (UTC),
+                one number or one a user; None for one user is not known; default: now.
+            context: values of the columns that a model reads of a request, by column, one value or
+                one a user; what is left out, is None or was in no training row is missing.
 
         Items that nobody took yet are ranked with the others where a filter or candidates are
         given, and are left out otherwise.
@@ -121,6 +91,7 @@ class Predictor(Contents):
         """
         rows = self.users.rows(user_ids)
         self._check_k(k)
+        codes = self._codes(rows, time, context)
         histories = self._histories(history, len(rows))
         learned = None if histories is None else [h[h < self._n_taken] for h in histories]
         # What nobody took yet is ranked where it is asked for, and nowhere else.
@@ -135,26 +106,31 @@ class Predictor(Contents):
         search = self.item_vectors if asked else self.retrieval
         most = len(self.items) if asked else self._n_taken
         listed = self._listed(rows, learned, sources)
+        queries = self._queries(rows, codes, sources, learned)
         if len(rows) and (sources == Source.KNOWN).all():
-            best = search.best(self.user_vectors[rows], min(k, most), out, listed)
+            best = search.best(queries, min(k, most), out, listed)
         else:
-            best = self._mixed(rows, min(k, most), sources, learned, out, search, most, listed)
+            best = self._mixed(queries, min(k, most), sources, out, search, most, listed)
         best = _filled_up(best, k)
         return Recommendations(best.rows, self.items.of_rows(best.rows), best.scores, sources)
 
-    def score(self, pairs: Sequence[tuple[Any, Any]]) -> NDArray[np.float64]:
+    def score(
+        self, pairs: Sequence[tuple[Any, Any]], time: Times = None, context: Columns = None
+    ) -> NDArray[np.float64]:
         """Scores ``[n]`` of pairs of a user's and an item's original id.
 
-        A score is NaN if the model has never seen the user or the item.
+        A score is NaN if the model has never seen the user or the item. Time and context are those
+        of `recommend`, for each pair.
         """
         for pair in pairs:
             if isinstance(pair, str) or len(pair) != 2:
                 raise CadcError(f"pairs: give (user id, item id) pairs, not {pair!r:.80}.")
         users = self.users.rows([user for user, _ in pairs])
         items = self.items.rows([item for _, item in pairs])
-        mine = self.user_vectors[users].astype(np.float64)
-        scores: NDArray[np.float64] = (mine * self.item_vectors.vectors[items]).sum(1)
         known = np.full(len(users), Source.KNOWN, np.int8)
+        queries = self._queries(users, self._codes(users, time, context), known, None)
+        mine = queries.astype(np.float64)
+        scores: NDArray[np.float64] = (mine * self.item_vectors.vectors[items]).sum(1)
         listed = self._listed(users, None, known)
         scores += [float(of_query(listed, n).at(items[n : n + 1])[0]) for n in range(len(items))]
         scores[(users < 0) | (items < 0)] = np.nan
@@ -276,29 +252,50 @@ class Predictor(Contents):
             read[place] = histories[place]
         return self.listed.of_lists(read)
 
-    def _mixed(
+    def _codes(self, rows: NDArray[np.int64], time: Times, context: Columns) -> Codes | None:
+        """What the user tower reads of the requests; None of a model that reads nothing."""
+        if self.requests is not None:
+            return self.requests.codes.of(rows, time, context)
+        if time is not None or context:
+            what = "time" if time is not None else "context"
+            raise CadcError(
+                f"{what}: this model reads nothing of the moment of a request; leave it out."
+            )
+        return None
+
+    def _queries(
         self,
         rows: NDArray[np.int64],
-        k: int,
+        codes: Codes | None,
         sources: NDArray[np.int8],
         histories: list[NDArray[np.int64]] | None,
+    ) -> Floats:
+        """A vector of each user that has one: their own, or that of the history."""
+        if codes is None or self.requests is None or not len(rows):
+            queries = self.user_vectors[rows]
+        else:
+            queries = self.requests.vectors(rows, self.known, codes)
+        newcomers = np.flatnonzero(sources == Source.HISTORY)
+        if len(newcomers):
+            assert histories is not None
+            assert self.newcomers is not None
+            theirs = padded([histories[place] for place in newcomers], self.history_length)
+            asked = () if codes is None else (codes[newcomers],)
+            queries[newcomers] = self.newcomers(theirs, *asked)
+        return queries
+
+    def _mixed(
+        self,
+        queries: Floats,
+        k: int,
+        sources: NDArray[np.int8],
         out: NotCandidates,
         search: Retrieval,
         most: int,
         listed: Listed,
     ) -> Best:
-        """Answers where not every user has a vector of their own, among the first `most` rows."""
-        best = Best(np.full((len(rows), k), -1), np.full((len(rows), k), -np.inf))
-        queries = self.user_vectors[rows]
-        newcomers = np.flatnonzero(sources == Source.HISTORY)
-        if len(newcomers):
-            assert histories is not None
-            assert self.newcomers is not None
-            padded = np.full((len(newcomers), self.history_length), -1, np.int64)
-            for line, place in enumerate(newcomers):
-                latest = histories[place][: self.history_length]
-                padded[line, : len(latest)] = latest
-            queries[newcomers] = self.newcomers(padded)
+        """Answers where not every user has a vector, among the first `most` rows."""
+        best = Best(np.full((len(sources), k), -1), np.full((len(sources), k), -np.inf))
         with_vectors = np.flatnonzero(sources != Source.POPULARITY)
         if len(with_vectors):
             more = None if listed is None else listed[with_vectors]

@@ -109,7 +109,9 @@ def stage_seconds(cell: Cell) -> dict[str, float]:
     train = max(cell.seconds.train - cell.seconds.validation, 0.0)
     rest = cell.seconds.validation - (cell.seconds.train - train)
     return {
-        "pretrain": max(cell.seconds.pretrain - rest, 0.0) + cell.seconds.transitions,
+        "pretrain": max(cell.seconds.pretrain - rest, 0.0)
+        + cell.seconds.transitions
+        + cell.seconds.prior,
         "select": cell.seconds.select,
         "train": train,
         "validation": cell.seconds.validation,

@@ -52,6 +52,7 @@ class StageSeconds(_Part):
     prepare: Seconds
     pretrain: Seconds
     transitions: Seconds = 0.0
+    prior: Seconds = 0.0
     select: Seconds
     train: Seconds
     evaluate: Seconds
@@ -88,6 +89,13 @@ class Machine(_Part):
     threads: int | None = None
 
 
+class Other(_Part):
+    """What a run measured and did not keep: ``tables`` or ``towers``, and its test metrics."""
+
+    of: str
+    test: dict[str, FiniteFloat]
+
+
 class Place(_Part):
     """Where a cell stands in its grid; `integration` is empty for a method without one."""
 
@@ -119,6 +127,9 @@ class Cell(Place):
     metrics: dict[str, FiniteFloat] | None = None
     validation: dict[str, FiniteFloat] | None = None
     validation_sample: ValidationSample | None = None
+    kept: Text = ""
+    """``towers`` or ``tables``, where the one that is better on validation was kept."""
+    beside: Other | None = None
     seconds: StageSeconds | None = None
     rows: Rows | None = None
     users: int | None = None

@@ -7,7 +7,10 @@ measured; a cell without a result has a word instead.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+
+import numpy as np
 
 from cadc_rec.evaluation.metrics import ALWAYS
 from cadc_rec.evaluation.statistics import percent_difference
@@ -197,6 +200,7 @@ def _columns(frame: _Frame) -> tuple[Column, ...]:
             "read; seeds done",
         ),
         *([_REACH] if _has_histories(frame.study) else []),
+        *([_KEPT] if _has_choices(frame.study) else []),
     )
 
 
@@ -205,6 +209,14 @@ _REACH = Column(
     "bytes",
     "interactions that the labelled examples and their histories refer to, of all; Parquet bytes "
     "of D_sel over those of D_full",
+)
+
+
+_KEPT = Column(
+    "kept",
+    "the other",
+    "whether towers that add to tables, or the tables alone, were kept, by validation, and in how "
+    "many seeds; HR@10 and NDCG@10 on test, mean over seeds, of what was not kept",
 )
 
 
@@ -218,6 +230,10 @@ def _has_histories(study: Study) -> bool:
     return any(cell.rows is not None and cell.rows.touched for cell in study.cells)
 
 
+def _has_choices(study: Study) -> bool:
+    return any(cell.kept for cell in study.cells)
+
+
 def _entries(group: Group, frame: _Frame) -> tuple[Entry, ...]:
     width = len(_columns(frame))
     if not group.done:
@@ -227,8 +243,8 @@ def _entries(group: Group, frame: _Frame) -> tuple[Entry, ...]:
             tone=f"word {group.status}",
         )
         seeds = Entry("", second=formatting.seeds_done(group))
-        reach = [Entry("")] if _has_histories(frame.study) else []
-        return (first, *(Entry("") for _ in range(width - 2 - len(reach))), seeds, *reach)
+        last = [Entry("") for has in (_has_histories, _has_choices) if has(frame.study)]
+        return (first, *(Entry("") for _ in range(width - 2 - len(last))), seeds, *last)
     paper = frame.paper(group)
     main = frame.reference(group, frame.main)
     entries = []
@@ -242,6 +258,8 @@ def _entries(group: Group, frame: _Frame) -> tuple[Entry, ...]:
     entries += [_time(group, paper), _time_share(group, main, paper, frame), _rows(group)]
     if _has_histories(frame.study):
         entries.append(_reach(group))
+    if _has_choices(frame.study):
+        entries.append(_kept(group))
     return tuple(entries)
 
 
@@ -328,3 +346,15 @@ def _reach(group: Group) -> Entry:
     refers = rows.selected if rows.touched is None else rows.touched
     size = "" if not rows.bytes or not rows.bytes_of else f"{rows.bytes / rows.bytes_of:.0%}"
     return Entry(f"{refers / rows.train:.1%}", second=size, sort=refers)
+
+
+def _kept(group: Group) -> Entry:
+    """What was kept of towers and tables, in how many seeds, and the metrics of the other."""
+    cells = [cell for cell in group.done if cell.kept]
+    if not cells:
+        return Entry("–", tone="word")
+    counts = Counter(cell.kept for cell in cells)
+    kept = ", ".join(f"{name} {n} of {len(cells)}" for name, n in counts.most_common())
+    others = [cell.beside.test for cell in cells if cell.beside is not None]
+    means = [100 * float(np.mean([other[metric] for other in others])) for metric in METRICS]
+    return Entry(kept, second=" / ".join(f"{mean:.2f}" for mean in means))

@@ -10,6 +10,7 @@ from typing import Any
 
 from cadc_rec import strict_json
 from cadc_rec.machine import available_cores, memory_bytes, processor_name
+from cadc_rec.pipeline.summary import OPTIONAL
 from cadc_rec.store.artifact import read_manifest
 from cadc_rec.study.run.grid import Cell
 
@@ -89,7 +90,7 @@ def measured(
     return {
         "metrics": result["metrics"],
         "validation": result["validation"],
-        **{name: result[name] for name in ("validation_sample",) if name in result},
+        **{name: result[name] for name in OPTIONAL if name in result},
         "seconds": {**result["seconds"], "validation": validation},
         "rows": result["rows"],
         "users": manifests["evaluate"]["info"]["users"],

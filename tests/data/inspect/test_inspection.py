@@ -62,7 +62,8 @@ def test_tables_are_told_apart_and_counted(folder):
     assert (roles.user, roles.item) == ("customer_id", "sku")
     assert (roles.timestamp, roles.rating) == ("created_at", "stars")
     assert found.repeated_pairs == 1
-    assert found.users_below_three == 1
+    assert (found.users_below_three, found.held_out_users) == (1, 3)
+    assert found.median_items == 3, "a, b and c took three items, d two"
     # pen 5, ink 4, cap 2, box 1
     assert list(found.popularity) == [(1, 1, 1), (2, 1, 2), (4, 2, 9)]
     stars = roles.interactions.column("stars")
@@ -80,6 +81,38 @@ def test_tables_are_told_apart_and_counted(folder):
     assert [(g.column, g.kind, g.separator) for g in roles.items.guesses] == [
         ("tags", "multi", "|")
     ]
+
+
+def _log(folder: Path, users: int, items: int, stamp: str) -> Path:
+    """A log in which every user took the same number of items."""
+    rows = [
+        f"{user},{item}" + stamp.format(place=item, clock=60 * item * (user + 1))
+        for user in range(users)
+        for item in range(items)
+    ]
+    header = "user,item,ts" if stamp else "user,item"
+    (folder / "log.csv").write_text("\n".join([header, *rows]) + "\n")
+    return folder / "log.csv"
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "stamp", "found"),
+    [
+        (200, 4, ",{place}", ["order", "short", "none"]),
+        (200, 4, ",{clock}", ["clock", "short", "none"]),
+        (200, 35, "", ["none", "short", "none"]),
+        (200, 36, "", ["none", "between", "none"]),
+        (199, 65, "", ["none", "long", "few", "none"]),
+    ],
+)
+def test_it_says_which_methods_fit(raw_folder, users, items, stamp, found):
+    inspected = inspect_path(str(_log(raw_folder, users, items, stamp)), USUAL, None)
+    advice = inspected.advice()
+    assert [one.finding for one in advice] == found
+    assert f"(median {items} items a user)" in advice[1].text
+    config = inspected.config()
+    assert all(f"# Note: {one.text}.\n" in config for one in advice)
+    assert tomllib.loads(config)["method"] == "auto"
 
 
 def test_the_config_it_writes_prepares_and_has_what_was_guessed(folder, prepare, tmp_path):
@@ -132,6 +165,7 @@ def test_the_command_prints_tables_or_one_json_object_and_keeps_what_is_there(fo
     assert shown.exit_code == 0, shown.output
     assert "events.csv: interactions, 12 rows" in shown.output
     assert "categorical: 2 values in 26 rows" in shown.output
+    assert "method: histories are short (median 3 items a user)" in shown.output
     written = out.read_text("utf-8")
     assert 'categorical = ["plan"]' in written
     again = run(app, ["inspect", str(folder), "--out", str(out)])
@@ -140,6 +174,13 @@ def test_the_command_prints_tables_or_one_json_object_and_keeps_what_is_there(fo
     shown = run(app, ["inspect", str(folder), "--json"])
     document = json.loads(shown.stdout)
     assert {table["role"] for table in document["tables"]} == {"interactions", "users", "items"}
+    assert document["median_items"] == 3
+    assert {one["about"]: one["finding"] for one in document["advice"]} == {
+        "times": "clock",  # so few users tell too little
+        "histories": "short",
+        "users": "few",
+        "attributes": "items",
+    }
     assert document["popularity"][0] == {"from": 1, "items": 1, "rows": 1}
 
 

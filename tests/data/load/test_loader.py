@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cadc_rec.data.load.candidates import SoftmaxBatches
+from cadc_rec.data.load.candidates import Lifetimes, SoftmaxBatches
 from cadc_rec.data.load.loader import Loader
 from cadc_rec.data.load.pair_batches import PairBatches
 from cadc_rec.data.load.shards import Examples
@@ -67,14 +67,14 @@ def test_rows_that_do_not_match_their_count_are_refused():
         a_loader(5, rows_by_rank=[6])
 
 
-def a_softmax_loader(candidates, rows=300, negatives=40, known=None):
+def a_softmax_loader(candidates, rows=300, negatives=40, known=None, lifetimes=None):
     rng = np.random.default_rng(0)
     users, items = rng.integers(0, 50, rows), rng.integers(0, 200, rows)
-    arrange = SoftmaxBatches(candidates, 200, negatives, known)
+    arrange = SoftmaxBatches(candidates, 200, negatives, known, lifetimes=lifetimes)
     return users, items, Loader(Examples(users, items), [rows], 0, 32, 3, arrange)
 
 
-@pytest.mark.parametrize("candidates", ["all", "sampled", "in-batch"])
+@pytest.mark.parametrize("candidates", ["all", "sampled", "in-batch", "mixed"])
 def test_a_softmax_epoch_gives_every_row_once_with_its_positive_labelled(candidates):
     users, items, loader = a_softmax_loader(candidates)
     seen = []
@@ -106,6 +106,40 @@ def test_shared_negatives_are_uniform_and_marked_and_positives_are_not():
     expected = steps * (1 - (1 - 1 / 200) ** 40)  # an item drawn twice counts once
     assert abs(drawn.mean() - expected) < 0.03 * expected
     assert drawn.std() < 1.3 * np.sqrt(expected)
+
+
+def test_mixed_candidates_are_the_positives_and_the_shared_draws_for_every_row():
+    steps = (a_softmax_loader(kind)[2].epoch(1) for kind in ("mixed", "sampled"))
+    for mixed, sampled in zip(*steps, strict=True):
+        assert mixed.items.tolist() == sampled.items.tolist()  # the same draws
+        assert mixed.negative is None
+
+
+def test_exactly_the_items_that_were_not_alive_at_an_examples_time_are_masked():
+    rng = np.random.default_rng(2)
+    rows, n_items = 300, 200
+    _, items, _ = a_softmax_loader("sampled")
+    times = rng.integers(0, 50, rows).astype(np.float64)
+    # D_full: the examples, in another order, and as many rows more.
+    taken = np.concatenate([items, rng.integers(0, n_items, rows)])
+    at = np.concatenate([times, rng.integers(0, 50, rows)])
+    order = rng.permutation(2 * rows)
+    places = np.argsort(order)[:rows]
+    lifetimes = Lifetimes.of(taken[order], at[order], n_items, places)
+    _, _, loader = a_softmax_loader("sampled", lifetimes=lifetimes)
+    masked_pairs = 0
+    for step in loader.epoch(1):
+        expected = {
+            (row, place)
+            for row, example in enumerate(step.rows)
+            for place, item in enumerate(step.items)
+            if not any(at[taken == item] <= times[example])
+            or not any(at[taken == item] >= times[example])
+        }
+        assert set(zip(*step.masked.tolist(), strict=True)) == expected
+        assert expected.isdisjoint(enumerate(step.labels.tolist()))
+        masked_pairs += len(expected)
+    assert masked_pairs
 
 
 @pytest.mark.parametrize("kind", ["softmax", "pairs"])

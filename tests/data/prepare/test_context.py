@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cadc_rec.data.context import RequestContext, gap_codes, hour_codes, weekday_codes
+from cadc_rec.data.context import RequestContext
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.request_codes import gap_codes, hour_codes, weekday_codes
 from cadc_rec.errors import CadcError
 
 FEATURES = ("device", "stars", "gap")

@@ -133,7 +133,7 @@ DAMAGES = {
     ),
     "a newer version": (
         lambda f: edited(f, lambda m: m.update(format_version=layout.FORMAT_VERSION + 1)),
-        "a bundle of format 3; this cadc-rec reads up to 2",
+        "a bundle of format 4; this cadc-rec reads up to 3",
     ),
     "an edited manifest": (
         lambda f: (f / layout.MANIFEST).write_text(

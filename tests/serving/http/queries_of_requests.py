@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,13 @@ import pytest
 from kserve.errors import InvalidInput
 
 from cadc_rec.config.tables import IdForm
+from cadc_rec.data.request_codes import RequestCodes
 from cadc_rec.serving.http.messages import Request
 from cadc_rec.serving.http.queries import query_of
+from cadc_rec.serving.http.recommender import _of_all, _Waiting
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.predict.catalogue import IdMap
+from cadc_rec.serving.predict.requests import Requests
 from tests.serving.toy import toy
 
 ENDS = [2**63 - 1, -(2**63), 1_790_000_000_000_000_001, 0, 17]
@@ -53,6 +58,84 @@ def no_form() -> None:
     assert rows(np.array([7, 10]), (), "BYTES", ["7", " 7", "7.0"]) == [0, -1, -1]
     with pytest.raises(InvalidInput, match="send BYTES"):
         rows(np.array(["7", "10"], object), (), "INT64", [7])
+
+
+READ = ("hour", "device", "shelf")
+
+
+def asked(
+    *inputs: tuple[str, str, list[Any]], reads: tuple[str, ...] = ("hour", "device", "shelf")
+):
+    """The query of two users, of a bundle that reads these features."""
+    values = {"device": ["web", "phone"], "shelf": [7, 8]}
+    columns = {name: values[name] for name in reads if name in values}
+    codes = RequestCodes(reads, columns, {}, None)
+    predictor = dataclasses.replace(toy(), requests=Requests(codes, None, 0) if reads else None)
+    tensors = [("user_id", "INT64", [100, 101]), *inputs]
+    document = [
+        {"name": name, "shape": [len(data)], "datatype": kind, "data": data}
+        for name, kind, data in tensors
+    ]
+    return query_of(Request.model_validate({"inputs": document}), predictor, Limits())
+
+
+def the_moment_of_a_request() -> None:
+    before = time.time()
+    default = asked()
+    assert len(default.time) == 2
+    assert all(before <= moment <= time.time() for moment in default.time)
+    assert default.context == {"device": [None, None], "shelf": [None, None]}
+    said = asked(
+        ("time", "FP64", [1.5, 2]),
+        ("context_device", "BYTES", ["web", ""]),
+        ("context_shelf", "BYTES", ["7", ""]),
+    )
+    assert said.time == [1.5, 2]
+    assert said.context == {"device": ["web", None], "shelf": [7, None]}
+    assert asked(("context_shelf", "INT64", [8, 9])).context["shelf"] == [8, 9]
+    assert asked(reads=()).time is None
+    for wrong, sentence in [
+        (("time", "BYTES", ["noon", "noon"]), "input 'time': send FP64 or INT64, seconds"),
+        (("time", "FP64", ["noon", 1]), "input 'time': 'noon' is no FP64"),
+        (("time", "FP64", [1.0]), r"input 'time': the shape is \[2\] for 2 users, not \[1\]"),
+        (("time", "FP64", [10**400, 1]), "is no FP64"),
+        (
+            ("context_device", "INT64", [1, 2]),
+            "'context_device': values are text: send BYTES",
+        ),
+        (("context_shelf", "BYTES", ["x", "7"]), "values are whole numbers; got 'x'"),
+        (
+            ("context_color", "BYTES", ["x", "7"]),
+            "no such column; there are: context_device, ",
+        ),
+        (("history", "FP64", [1.0, 2.0]), "input 'history': FP64 is of 'time' alone"),
+    ]:
+        with pytest.raises(InvalidInput, match=sentence):
+            asked(wrong)
+    with pytest.raises(InvalidInput, match="input 'time': this model reads no time"):
+        asked(("time", "FP64", [1.0, 2.0]), reads=("device",))
+    with pytest.raises(InvalidInput, match="there are: none"):
+        asked(("context_device", "BYTES", ["web", "web"]), reads=())
+
+
+def queries_at_different_moments_are_one_call() -> None:
+    said = []
+    answer = SimpleNamespace(rows=np.zeros((4, 3)), item_ids=np.zeros((4, 3)))
+    answer.scores, answer.sources = answer.rows, np.zeros(4)
+
+    def recommend(users, k, exclude_seen, filter, history, candidates, time, context):
+        said.append((users, time, context))
+        return answer
+
+    queries = [
+        asked(("time", "INT64", [1, 2]), ("context_device", "BYTES", ["web", ""])),
+        asked(("time", "INT64", [3, 4]), ("context_shelf", "INT64", [7, 8])),
+    ]
+    predictor = SimpleNamespace(recommend=recommend)
+    found = list(_of_all([_Waiting(predictor, query, None) for query in queries]))
+    assert [len(each.rows) for each in found] == [2, 2]
+    context = {"device": ["web", None, None, None], "shelf": [None, None, 7, 8]}
+    assert said == [([100, 101, 100, 101], [1, 2, 3, 4], context)]
 
 
 if __name__ == "__main__":

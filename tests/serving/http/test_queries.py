@@ -31,3 +31,10 @@ def test_text_that_no_id_of_64_bits_has_is_nobody():
 @pytest.mark.parametrize("name", ["forms_of_the_data", "no_form"])
 def test_an_id_is_found_in_the_forms_of_the_data_and_in_no_other(name):
     check(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["the_moment_of_a_request", "queries_at_different_moments_are_one_call"]
+)
+def test_a_request_may_say_its_moment(name):
+    check(name)

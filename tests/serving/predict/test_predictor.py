@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cadc_rec.errors import CadcError
+from cadc_rec.serving.predict.answers import Source
 from cadc_rec.serving.predict.catalogue import IdMap
-from cadc_rec.serving.predict.predictor import Source
 from tests.serving.toy import ranking, toy
 
 

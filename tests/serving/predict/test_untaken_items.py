@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cadc_rec.serving.predict.predictor import Source
+from cadc_rec.serving.predict.answers import Source
 from cadc_rec.serving.predict.retrieval import IndexSearch
 from tests.serving.toy import ranking, toy
 

@@ -114,6 +114,7 @@ class StudyFolder:
             "machine": MACHINE,
             "finished": "2026-01-02T03:04:05Z",
         }
+        measured["seconds"] |= content.pop("more_seconds", {})
         measured |= content
         return self.add(dataset, method, integration, ratio, seed, "done", **measured)
 

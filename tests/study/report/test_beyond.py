@@ -28,4 +28,16 @@ def test_the_tables_of_the_recipe_go_between_their_marks(tmp_path, new_study):
     ]
     for mark in ("beyond", "parts"):
         assert f"<!-- {mark} -->" in beyond.PAGE.read_text("utf-8")
-    assert beyond.STUDY.stem == "beyond"
+
+
+def test_the_table_of_the_defaults_goes_between_its_marks(tmp_path, new_study):
+    page = tmp_path / "accuracy.md"
+    page.write_text("before\n<!-- defaults -->\nold\n<!-- /defaults -->\n")
+    study = new_study("studies/defaults", layout="grid", baseline="prior")
+    study.add_done("ml-1m", "prior", None, 1.0, 0, 200, (1.0, 0.0, 0.0))
+    study.add_done("ml-1m", "auto", "init_frozen", 10.0, 0, 250, (1.0, 0.0, 9.0))
+    report = write_report(study.folder).page.parent
+    beyond.into_docs(report, study.folder, page)
+    assert "+25.0%" in page.read_text()
+    assert "old" not in page.read_text()
+    assert "<!-- defaults -->" in beyond.PAGE.read_text("utf-8")

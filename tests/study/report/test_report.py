@@ -100,6 +100,27 @@ def test_variants_are_rows_that_say_what_they_refer_to(new_study):
     assert cells["Recipe"][titles.index("vs gold standard")] == "+185.7%"  # 200 of 70
 
 
+def test_what_was_kept_of_towers_and_tables_is_counted_beside_the_other(new_study):
+    study = new_study(layout="grid", baseline="prior", second="gold")
+    # 3 s of the fit belong to pre-training, which a method without towers has nothing else of.
+    fit = {"more_seconds": {"prior": 3.0}}
+    study.add_done("ml-1m", "prior", None, 1.0, 0, 70, (2.0, 0.0, 0.0), **fit)
+    for seed, (kept, other, hits) in enumerate(
+        (("towers", "tables", 0.05), ("towers", "tables", 0.07), ("tables", "towers", 0.03))
+    ):
+        beside = {"of": other, "test": {"hr@10": hits, "ndcg@10": hits / 2}}
+        more = {"kept": kept, "beside": beside}
+        study.add_done("ml-1m", "auto", "init_frozen", 10.0, seed, 70, (2.0, 0.0, 9.0), **more)
+    lines = (write_report(study.folder).page.parent / "grid-table.md").read_text().splitlines()
+    titles, auto, prior = (
+        next(line for line in lines if line.startswith(f"| {name}")).strip("| ").split(" | ")
+        for name in ("method", "auto", "Prior")
+    )
+    assert titles[-2:] == ["kept", "the other"]
+    assert auto[-2:] == ["towers 2 of 3, tables 1 of 3", "5.00 / 2.50"]
+    assert prior[titles.index("time s")] == "5.0+0"
+
+
 def test_metrics_beside_hr_and_ndcg_have_columns_where_a_cell_has_them(new_study):
     study = new_study()
     seconds, known = (0.0, 0.0, 100.0), {"hr@10": 0.07, "ndcg@10": 0.04}

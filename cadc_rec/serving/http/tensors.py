@@ -1,0 +1,116 @@
+"""The elements of a request's tensors: as many, and of the type, that the request says.
+
+In: an `Input`, whose elements came as JSON or as raw bytes. Out: whole numbers, bytes of texts, or
+for the input ``time`` numbers of any kind.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+from kserve.errors import InvalidInput
+
+from cadc_rec.serving.http.messages import Input, shown
+
+_INTEGERS: dict[str, Any] = {
+    f"{sign}INT{bits}": np.dtype(f"<{letter}{bits // 8}")
+    for sign, letter in (("", "i"), ("U", "u"))
+    for bits in (8, 16, 32, 64)
+}
+_NUMBERS = {**_INTEGERS, "FP64": np.dtype("<f8")}
+_LARGEST = 2**1023  # a whole number that still is an FP64
+_LONGEST_ID = 256  # bytes
+_LENGTH = struct.Struct("<I")
+
+
+def values_of(tensor: Input, most: int) -> list[Any]:
+    """A tensor's elements in row-major order.
+
+    Args:
+        tensor: as it came.
+        most: elements it may have.
+
+    Raises:
+        InvalidInput: it has more, or is not what its shape and type say.
+    """
+    if tensor.datatype == "FP64" and tensor.name != "time":
+        raise InvalidInput(f"input {tensor.name!r}: FP64 is of 'time' alone.")
+    size = 1
+    for length in tensor.shape:
+        size *= length
+    if size > most:
+        raise InvalidInput(f"input {tensor.name!r}: {size} elements; at most {most} are taken.")
+    if tensor.raw is None:
+        values = _of_list(tensor)
+    elif tensor.datatype == "BYTES":
+        values = _texts_of(tensor.raw, tensor.name)
+    else:
+        kind = _NUMBERS[tensor.datatype]
+        if len(tensor.raw) % kind.itemsize:
+            raise InvalidInput(
+                f"input {tensor.name!r}: {len(tensor.raw)} bytes are no whole number of "
+                f"{tensor.datatype}."
+            )
+        values = np.frombuffer(tensor.raw, kind).tolist()
+    if len(values) != size:
+        raise InvalidInput(
+            f"input {tensor.name!r}: {len(values)} elements do not fill the shape {tensor.shape}."
+        )
+    return values
+
+
+def _texts_of(raw: bytes, name: str) -> list[bytes]:
+    """Elements, each behind its length in four bytes."""
+    values, at = [], 0
+    while at < len(raw):
+        if at + 4 > len(raw):
+            raise InvalidInput(f"input {name!r}: ends within the length of an element.")
+        (length,) = _LENGTH.unpack_from(raw, at)
+        at += 4
+        _require_short(length, name)
+        if at + length > len(raw):
+            raise InvalidInput(f"input {name!r}: ends within an element.")
+        values.append(raw[at : at + length])
+        at += length
+    return values
+
+
+def _of_list(tensor: Input) -> list[Any]:
+    data, name = tensor.data or [], tensor.name
+    if len(tensor.shape) == 2 and data and isinstance(data[0], list):
+        rows, data = data, []
+        for row in rows:
+            if not isinstance(row, list):
+                raise InvalidInput(f"input {name!r}: rows are lists, not {shown(row)}.")
+            data += row
+    if tensor.datatype == "BYTES":
+        return [_as_bytes(value, name) for value in data]
+    if tensor.datatype == "FP64":
+        for value in data:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or (isinstance(value, int) and abs(value) > _LARGEST):
+                raise InvalidInput(f"input {name!r}: {shown(value)} is no FP64.")
+        return data
+    range_ = np.iinfo(_INTEGERS[tensor.datatype])
+    least, most = int(range_.min), int(range_.max)
+    for value in data:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise InvalidInput(f"input {name!r}: {shown(value)} is no {tensor.datatype}.")
+    return data
+
+
+def _as_bytes(value: Any, name: str) -> bytes:
+    if isinstance(value, str):
+        # JSON can spell a lone surrogate, which is no text.
+        value = value.encode("utf-8", "surrogatepass")
+    if not isinstance(value, bytes):
+        raise InvalidInput(f"input {name!r}: {shown(value)} is no BYTES.")
+    _require_short(len(value), name)
+    return value
+
+
+def _require_short(length: int, name: str) -> None:
+    if length > _LONGEST_ID:
+        raise InvalidInput(f"input {name!r}: an element is longer than {_LONGEST_ID} bytes.")
