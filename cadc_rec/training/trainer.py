@@ -65,7 +65,7 @@ class Trainer:
     """Trains a wrapped model.
 
     Args:
-        model: under DistributedModelParallel; scores a `Batch`.
+        model: under DistributedModelParallel; gives the loss of a `Batch`, see `TwoTower.forward`.
         optimizer: the optimizer of everything that is neither frozen nor fused.
         loader: this rank's batches.
         config: epochs, negatives, how often to validate.
@@ -230,8 +230,7 @@ class Trainer:
         terms = self.objective.terms(max(1, batch.positives))  # few rows, many ranks
         with matmul_precision(self.matmul, device):
             with forward_precision(self.config.precision, device):
-                scores = self.model(batch, *inputs)
-            loss = self.objective.loss(scores.float(), batch) / terms
+                loss = self.model(batch, *inputs, loss=self.objective.loss) / terms
             # Gradients are averaged over the ranks; the mean over all terms wants them summed.
             (loss * self.processes.world_size).backward()
         self.optimizer.step()
