@@ -85,7 +85,8 @@ def padded(attributes: Sequence[AttributeValues]) -> PaddedCodes | None:
         codes[place][known[place]] = attribute.values
     weights = None
     if not known.all():
-        weights = torch.from_numpy((known / np.maximum(lengths, 1)[:, :, None]).astype(np.float32))
+        share = np.float32(1) / np.maximum(lengths, 1).astype(np.float32)
+        weights = torch.from_numpy(known * share[:, :, None])
     elif longest > 1:
         weights = torch.full(codes.shape, 1 / longest)
     return PaddedCodes(torch.from_numpy(codes), weights)
