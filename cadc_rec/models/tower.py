@@ -117,7 +117,7 @@ class ByteDropout(nn.Module):
         if not self.training or not self.dropped_levels:
             return x
         if self.one_kernel:
-            return F.dropout(x, self.dropped_levels / _LEVELS)
+            return torch.native_dropout(x, self.dropped_levels / _LEVELS, True)[0]
         words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
         words.random_(-(2**63), None)  # all 64 bits: the default range leaves the sign bit out
         kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.dropped_levels

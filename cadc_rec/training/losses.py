@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import functools
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -145,12 +146,40 @@ def sampled_cross_entropy(
     """
     if temperature != 1:
         scores, own = scores / temperature, own / temperature
-    if masked is not None:
-        # Not minus infinity: a row that leaves out all negatives would have no gradient but NaN.
-        outside = scores.new_full((), torch.finfo(scores.dtype).min)
-        scores = scores.index_put((masked[0], masked[1]), outside)
-    others = scores.logsumexp(1)
-    return (torch.logaddexp(others, own.masked_fill(repeated, -torch.inf)) - own).sum()
+    total: torch.Tensor = _SampledCrossEntropy.apply(scores, own, repeated, masked)
+    return total
+
+
+@functools.cache
+def _nowhere(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """The logit of what is no candidate, made once."""
+    return torch.full((), -torch.inf, dtype=dtype, device=device)
+
+
+class _SampledCrossEntropy(torch.autograd.Function):
+    """Its gradients are the probabilities, so one array of them is all that the backward makes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        scores: torch.Tensor,
+        own: torch.Tensor,
+        repeated: torch.Tensor,
+        masked: torch.Tensor | None,
+    ) -> torch.Tensor:
+        if masked is not None:
+            scores = scores.index_put((masked[0], masked[1]), _nowhere(scores.dtype, scores.device))
+        once = own.masked_fill(repeated, -torch.inf)
+        logarithm = torch.logaddexp(scores.logsumexp(1), once)
+        ctx.save_for_backward(scores, once, logarithm)
+        return (logarithm - own).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        scores, once, logarithm = ctx.saved_tensors
+        of_scores = (scores - logarithm[:, None]).exp_().mul_(gradients[0])
+        of_own = (once - logarithm).expm1_().mul_(gradients[0])
+        return of_scores, of_own, None, None
 
 
 def logq_offsets(counts: torch.Tensor) -> torch.Tensor:
