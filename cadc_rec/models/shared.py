@@ -79,10 +79,11 @@ class _SharedScores(torch.autograd.Function):
         learning = of_items[:, :learned]
         learning.index_add_(0, negatives, (of_shared.t() @ mine.to(low)).to(rows.dtype))
         learning.index_add_(0, labels, of_own * mine)
-        of_factors, column = [], rows.shape[1] - sum(part.shape[1] for part in scaled)
-        for part in scaled:
-            of_factors.append((of_rows[:, column : column + part.shape[1]] * part).sum())
-            column += part.shape[1]
-        together = torch.stack(of_factors) if of_factors else None
+        of_factors = rows.new_empty(len(scaled)) if scaled else None
+        widths = [part.shape[1] for part in scaled]
+        of_scaled = of_rows.split([rows.shape[1] - sum(widths), *widths], 1)[1:]
+        for place, part in enumerate(scaled):
+            assert of_factors is not None
+            torch.sum(of_scaled[place] * part, (0, 1), out=of_factors[place])
         nothing = [None] * (len(ctx.needs_input_grad) - 3)
-        return (of_rows[:, :learned], of_items, together, *nothing)
+        return (of_rows[:, :learned], of_items, of_factors, *nothing)

@@ -94,7 +94,7 @@ def as_on_a_gpu(monkeypatch):
 @pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize(
     ("ids", "dropout", "budget"),
-    [("init_frozen", 0, 60), ("trainable", 0, 64), ("prior", 0, 80), ("prior", 0.2, 84)],
+    [("init_frozen", 0, 58), ("trainable", 0, 62), ("prior", 0, 81), ("prior", 0.2, 83)],
 )
 def test_a_step_launches_few_operators_and_waits_for_none(ids, dropout, budget, alone, monkeypatch):
     """cadc, gold, and the recipe: a history, transitions, a prior, candidates that are masked."""
