@@ -65,7 +65,7 @@ class Trainer:
     """Trains a wrapped model.
 
     Args:
-        model: under DistributedModelParallel; scores a `Batch`.
+        model: under DistributedModelParallel; gives the loss of a `Batch`, see `TwoTower.forward`.
         optimizer: the optimizer of everything that is neither frozen nor fused.
         loader: this rank's batches.
         config: epochs, negatives, how often to validate.
@@ -92,6 +92,7 @@ class Trainer:
         self.model, self.optimizer, self.loader = model, optimizer, loader
         self.config, self.processes, self.trains = config, processes, trains
         self.histories, self.matmul = histories, matmul
+        self._shares: dict[int, torch.Tensor] = {}
 
     def fit(
         self,
@@ -217,8 +218,12 @@ class Trainer:
         if self.config.schedule == "constant":
             return
         done = step / (self.config.epochs * self.loader.steps)
+        rate = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def _step(self, batch: Batch[torch.Tensor]) -> torch.Tensor:
         """One optimizer step; returns this rank's part of the step's mean loss."""
@@ -230,12 +235,21 @@ class Trainer:
         terms = self.objective.terms(max(1, batch.positives))  # few rows, many ranks
         with matmul_precision(self.matmul, device):
             with forward_precision(self.config.precision, device):
-                scores = self.model(batch, *inputs)
-            loss = self.objective.loss(scores.float(), batch) / terms
-            # Gradients are averaged over the ranks; the mean over all terms wants them summed.
-            (loss * self.processes.world_size).backward()
+                loss = self.model(batch, *inputs, loss=self.objective.loss)
+            loss.backward(self._share(terms))
         self.optimizer.step()
-        return loss.detach()
+        return loss.detach() / terms
+
+    def _share(self, terms: int) -> torch.Tensor:
+        """What a step's gradients are of: the mean over so many terms, on the device.
+
+        They are averaged over the ranks; the mean over all terms wants them summed. Steps have one
+        of two numbers of terms, and each is sent to the device once.
+        """
+        if terms not in self._shares:
+            one = torch.ones((), device=self.processes.device)
+            self._shares[terms] = one * self.processes.world_size / terms
+        return self._shares[terms]
 
 
 def forward_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:
