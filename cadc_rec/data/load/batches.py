@@ -58,6 +58,8 @@ class Batch(Generic[A]):
         negative: bool ``[n_i]``, the items that are everybody's negatives; None is all.
         masked: int64 ``[2, n]``, rows and places in `items` that are no candidates; None is none.
         whole: `items` are all there are, in order, in every step and on every rank.
+        real: bool ``[positives of this rank]``, in the order of the pairs or of `users`; the others
+            only fill a step up to a fixed size and have no part in its loss. None is all.
     """
 
     users: A
@@ -69,6 +71,7 @@ class Batch(Generic[A]):
     negative: A | None = None
     masked: A | None = None
     whole: bool = False
+    real: A | None = None
 
     def each(self, change: Callable[[A], B]) -> Batch[B]:
         """The same batch with every array changed, as by ``torch.from_numpy``."""
@@ -89,6 +92,7 @@ class Batch(Generic[A]):
             negative=changed(self.negative),
             masked=changed(self.masked),
             whole=self.whole,
+            real=changed(self.real),
         )
 
 
