@@ -41,7 +41,7 @@ class BinaryObjective:
         assert batch.pattern is not None
         if self.item_offsets is not None:
             scores = scores - self.item_offsets[batch.items][batch.pattern.col]
-        return binary_cross_entropy(scores, self.negatives)
+        return binary_cross_entropy(scores, self.negatives, batch.real)
 
     def terms(self, positives: int) -> int:
         """Pairs."""
@@ -81,7 +81,9 @@ def make_objective(config: TrainConfig, item_offsets: torch.Tensor | None = None
     return SoftmaxObjective(config.temperature, item_offsets)
 
 
-def binary_cross_entropy(scores: torch.Tensor, negatives: int) -> torch.Tensor:
+def binary_cross_entropy(
+    scores: torch.Tensor, negatives: int, real: torch.Tensor | None = None
+) -> torch.Tensor:
     """Summed binary cross-entropy of positives and their sampled negatives.
 
     The sum, not the mean: only the caller knows how many pairs the whole step has over all ranks.
@@ -89,8 +91,12 @@ def binary_cross_entropy(scores: torch.Tensor, negatives: int) -> torch.Tensor:
     Args:
         scores: ``[B * (1 + K)]`` logits, each positive followed by its K negatives.
         negatives: K.
+        real: bool ``[B]``, the positives that count; None is all.
     """
     by_positive = scores.view(-1, 1 + negatives)
+    if real is not None:
+        losses = F.softplus(-by_positive[:, 0]) + F.softplus(by_positive[:, 1:]).sum(1)
+        return losses.masked_fill(~real, 0.0).sum()
     return F.softplus(-by_positive[:, 0]).sum() + F.softplus(by_positive[:, 1:]).sum()
 
 
