@@ -146,8 +146,8 @@ class DeviceBatches:
                     count = len(step.rows)
                     if count not in counts:
                         counts[count] = torch.full((), count, device=self.device)
-                    columns = (each[mine] for each in (users, items, places, negatives))
-                    yield layout(Rows(*columns, counts[count], step.positives))
+                    of_step = users[mine], items[mine], places[mine], negatives[mine]
+                    yield layout(Rows(*of_step, counts[count], step.positives))
 
     def _together(self, rows: int) -> int:
         """Steps of so many rows to take and to draw negatives for at once."""
