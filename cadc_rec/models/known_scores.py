@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cadc_rec.compiled import compiled
 from cadc_rec.data.recent_popularity import RecentPopularity
 from cadc_rec.data.transition_lists import TransitionLists
+from cadc_rec.models.forward import Scores
 
 _LEAST = 1e-4  # of the latest item's weight; places further back than that are left out
 
@@ -36,6 +37,18 @@ class KnownScores(Protocol):
         """Of the examples `rows`, ``[n]``, at different `items`, ``[m]``: float32 ``[n, m]``.
 
         Both are int64, on CPU.
+        """
+
+    def with_own(
+        self, rows: torch.Tensor, items: torch.Tensor, negatives: torch.Tensor, own: torch.Tensor
+    ) -> Scores:
+        """The same at some of the items, and at each example's own one.
+
+        Args:
+            rows: int64 ``[n]``, on CPU as all others.
+            items: int64 ``[m]``, different ones.
+            negatives: int64 ``[k]``, places in `items`.
+            own: int64 ``[n]``, the place of each example's own.
         """
 
 
@@ -56,13 +69,21 @@ class ListedExamples:
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
-        found = np.zeros((len(rows), len(items)), np.float32)
+        return self.with_own(rows, items, *_every(rows, items)).candidates
+
+    def with_own(
+        self, rows: torch.Tensor, items: torch.Tensor, negatives: torch.Tensor, own: torch.Tensor
+    ) -> Scores:
+        """See `KnownScores`."""
+        into, of_own = _room(rows, negatives)
         lists, candidates = self.lists, items.numpy()
         self._places[candidates] = np.arange(len(candidates), dtype=np.int32)
         history = np.ascontiguousarray(self.history[rows.numpy(), : len(self.weights)])
-        _add(history, self.weights, lists.indptr, lists.items, lists.weights, self._places, found)
+        of_lists = lists.indptr, lists.items, lists.weights
+        chosen = len(candidates), negatives.numpy(), own.numpy()
+        _add(history, self.weights, *of_lists, self._places, *chosen, into, of_own)
         self._places[candidates] = -1
-        return torch.from_numpy(found)
+        return Scores(torch.from_numpy(into), torch.from_numpy(of_own))
 
 
 class RecentExamples:
@@ -81,14 +102,35 @@ class RecentExamples:
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
-        found = np.zeros((len(rows), len(items)), np.float32)
+        return self.with_own(rows, items, *_every(rows, items)).candidates
+
+    def with_own(
+        self, rows: torch.Tensor, items: torch.Tensor, negatives: torch.Tensor, own: torch.Tensor
+    ) -> Scores:
+        """See `KnownScores`."""
+        into, of_own = _room(rows, negatives)
         asked, candidates = rows.numpy(), items.numpy()
         order = np.argsort(self._ends[asked], kind="stable")
         asked = asked[order]
         self._places[candidates] = np.arange(len(candidates), dtype=np.int32)
-        _count(self._starts[asked], self._ends[asked], order, self._items, self._places, found)
+        window = self._starts[asked], self._ends[asked], order
+        chosen = len(candidates), negatives.numpy(), own.numpy()
+        _count(*window, self._items, self._places, *chosen, into, of_own)
         self._places[candidates] = -1
-        return torch.from_numpy(np.log1p(found, out=found))
+        for counted in (into, of_own):
+            np.log1p(counted, out=counted)
+        return Scores(torch.from_numpy(into), torch.from_numpy(of_own))
+
+
+def _every(rows: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places of all items, and no examples' own ones that anybody asks for."""
+    return torch.arange(len(items)), torch.zeros_like(rows)
+
+
+def _room(
+    rows: torch.Tensor, negatives: torch.Tensor
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return np.empty((len(rows), len(negatives)), np.float32), np.empty(len(rows), np.float32)
 
 
 def compile_known(lists: bool, recent: bool) -> None:
@@ -105,10 +147,22 @@ def compile_known(lists: bool, recent: bool) -> None:
 
 @compiled(nogil=True)
 def _add(
-    history: Any, decays: Any, indptr: Any, targets: Any, weights: Any, places: Any, into: Any
+    history: Any,
+    decays: Any,
+    indptr: Any,
+    targets: Any,
+    weights: Any,
+    places: Any,
+    count: Any,
+    negatives: Any,
+    own: Any,
+    into: Any,
+    of_own: Any,
 ) -> None:
-    """Add up the weighted lists of each row's history where their targets are candidates."""
+    """Add up the weighted lists of each row's history where their targets are among the items."""
+    sums = np.empty(count, np.float32)
     for row in range(len(history)):
+        sums[:] = 0
         total = np.float32(0)
         for j in range(history.shape[1]):
             if history[row, j] >= 0:
@@ -121,16 +175,30 @@ def _add(
             for k in range(indptr[item], indptr[item + 1]):
                 place = places[targets[k]]
                 if place >= 0:
-                    into[row, place] += share * weights[k]
+                    sums[place] += share * weights[k]
+        for j in range(len(negatives)):
+            into[row, j] = sums[negatives[j]]
+        of_own[row] = sums[own[row]]
 
 
 @compiled(nogil=True)
-def _count(starts: Any, ends: Any, into_row: Any, items: Any, places: Any, into: Any) -> None:
-    """Count the candidates in ``[starts[r], ends[r])`` of `items`, both ascending.
+def _count(
+    starts: Any,
+    ends: Any,
+    into_row: Any,
+    items: Any,
+    places: Any,
+    count: Any,
+    negatives: Any,
+    own: Any,
+    into: Any,
+    of_own: Any,
+) -> None:
+    """Count a step's items in ``[starts[r], ends[r])`` of `items`, both ascending.
 
     The window slides from one row to the next, so that each interaction comes and goes once.
     """
-    counts = np.zeros(into.shape[1], np.float32)
+    counts = np.zeros(count, np.float32)
     first = last = starts[0] if len(starts) else 0
     for row in range(len(starts)):
         while last < ends[row]:
@@ -143,4 +211,6 @@ def _count(starts: Any, ends: Any, into_row: Any, items: Any, places: Any, into:
             if place >= 0:
                 counts[place] -= 1
             first += 1
-        into[into_row[row]] = counts
+        for j in range(len(negatives)):
+            into[into_row[row], j] = counts[negatives[j]]
+        of_own[into_row[row]] = counts[own[into_row[row]]]

@@ -15,6 +15,7 @@ import torch
 
 from cadc_rec.data.load.batches import Batch
 from cadc_rec.distributed.processes import Processes
+from cadc_rec.models.forward import Scores
 from cadc_rec.models.history import History
 from cadc_rec.models.id_embedding import FrozenIds
 from cadc_rec.models.known_scores import KnownScores, ListedExamples, RecentExamples
@@ -94,9 +95,18 @@ class Histories:
     def inputs(self, batch: Batch[torch.Tensor]) -> list[Any]:
         """What the model is given beside a batch: histories, and known scores."""
         assert batch.rows is not None  # a row of the tower is an example then
-        known = [each.of(batch.rows, batch.items) for each in self.known]
+        known = [self._scores(each, batch) for each in self.known]
         history = self.of(batch.rows)
-        return [history, *(each.to(self.device, non_blocking=True) for each in known)]
+        there = (k.each(lambda t: t.to(self.device, non_blocking=True)) for k in known)
+        return [history, *there]
+
+    @staticmethod
+    def _scores(known: KnownScores, batch: Batch[torch.Tensor]) -> Scores:
+        assert batch.rows is not None
+        if batch.negatives is None:
+            return Scores(known.of(batch.rows, batch.items))
+        assert batch.labels is not None
+        return known.with_own(batch.rows, batch.items, batch.negatives, batch.labels)
 
     def of(self, rows: torch.Tensor) -> History:
         """Those of the examples `rows`, int64 ``[n]``; all ranks ask together."""

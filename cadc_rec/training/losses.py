@@ -12,12 +12,13 @@ from torch.nn import functional as F
 
 from cadc_rec.config.experiment import TrainConfig
 from cadc_rec.data.load.batches import Batch
+from cadc_rec.models.forward import Scores
 
 
 class Objective(Protocol):
     """A loss summed over a batch, and what it is to be divided by."""
 
-    def loss(self, scores: torch.Tensor, batch: Batch[torch.Tensor]) -> torch.Tensor:
+    def loss(self, scores: Scores, batch: Batch[torch.Tensor]) -> torch.Tensor:
         """The sum over this rank's part of the batch, a scalar."""
 
     def terms(self, positives: int) -> int:
@@ -36,12 +37,13 @@ class BinaryObjective:
     def __init__(self, negatives: int, item_offsets: torch.Tensor | None = None) -> None:
         self.negatives, self.item_offsets = negatives, item_offsets
 
-    def loss(self, scores: torch.Tensor, batch: Batch[torch.Tensor]) -> torch.Tensor:
+    def loss(self, scores: Scores, batch: Batch[torch.Tensor]) -> torch.Tensor:
         """See `Objective`."""
         assert batch.pattern is not None
+        at_pairs = scores.candidates
         if self.item_offsets is not None:
-            scores = scores - self.item_offsets[batch.items][batch.pattern.col]
-        return binary_cross_entropy(scores, self.negatives, batch.real)
+            at_pairs = at_pairs - self.item_offsets[batch.items][batch.pattern.col]
+        return binary_cross_entropy(at_pairs, self.negatives, batch.real)
 
     def terms(self, positives: int) -> int:
         """Pairs."""
@@ -59,14 +61,22 @@ class SoftmaxObjective:
     def __init__(self, temperature: float, item_offsets: torch.Tensor | None = None) -> None:
         self.temperature, self.item_offsets = temperature, item_offsets
 
-    def loss(self, scores: torch.Tensor, batch: Batch[torch.Tensor]) -> torch.Tensor:
+    def loss(self, scores: Scores, batch: Batch[torch.Tensor]) -> torch.Tensor:
         """See `Objective`."""
         assert batch.labels is not None
         if self.item_offsets is not None:
             # Of the logits, not of the scores: the temperature does not scale it.
-            scores = scores - self.temperature * self.item_offsets[batch.items]
-        return softmax_cross_entropy(
-            scores, batch.labels, batch.negative, self.temperature, batch.masked
+            offsets = self.temperature * self.item_offsets[batch.items]
+            candidates = offsets if batch.negatives is None else offsets[batch.negatives]
+            own = None if scores.own is None else scores.own - offsets[batch.labels]
+            scores = Scores(scores.candidates - candidates, own)
+        if scores.own is None:
+            return softmax_cross_entropy(
+                scores.candidates, batch.labels, self.temperature, batch.masked
+            )
+        assert batch.repeated is not None
+        return sampled_cross_entropy(
+            scores.candidates, scores.own, batch.repeated, self.temperature, batch.masked
         )
 
     def terms(self, positives: int) -> int:
@@ -103,7 +113,6 @@ def binary_cross_entropy(
 def softmax_cross_entropy(
     scores: torch.Tensor,
     labels: torch.Tensor,
-    negative: torch.Tensor | None = None,
     temperature: float = 1.0,
     masked: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -112,21 +121,42 @@ def softmax_cross_entropy(
     Args:
         scores: ``[n, m]``.
         labels: int64 ``[n]``, the positive's column.
-        negative: bool ``[m]``, the columns that are candidates for every row; a row's positive is
-            one in any case, and counts once. None is all of them.
         temperature: the scores are divided by it.
         masked: int64 ``[2, k]``, rows and columns that are no candidates; no row's positive.
     """
     if not len(scores):
         return scores.sum()  # a rank that ran out of rows still takes part in the step
     logits = scores / temperature if temperature != 1 else scores
-    if negative is not None:
-        own = logits.gather(1, labels[:, None])
-        logits = logits.masked_fill(~negative, -torch.inf).scatter(1, labels[:, None], own)
     if masked is not None:
         outside = logits.new_full((), -torch.inf)
         logits = logits.index_put((masked[0], masked[1]), outside)
     return F.cross_entropy(logits, labels, reduction="sum")
+
+
+def sampled_cross_entropy(
+    scores: torch.Tensor,
+    own: torch.Tensor,
+    repeated: torch.Tensor,
+    temperature: float = 1.0,
+    masked: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Summed cross-entropy of each row's positive among negatives that all rows share.
+
+    Args:
+        scores: ``[n, k]``, at the negatives.
+        own: ``[n]``, at each row's positive.
+        repeated: bool ``[n]``, the positive is one of the negatives, too; it counts once.
+        temperature: the scores are divided by it.
+        masked: int64 ``[2, m]``, rows and columns that are no candidates; no row's positive.
+    """
+    if temperature != 1:
+        scores, own = scores / temperature, own / temperature
+    if masked is not None:
+        # Not minus infinity: a row that leaves out all negatives would have no gradient but NaN.
+        outside = scores.new_full((), torch.finfo(scores.dtype).min)
+        scores = scores.index_put((masked[0], masked[1]), outside)
+    others = scores.logsumexp(1)
+    return (torch.logaddexp(others, own.masked_fill(repeated, -torch.inf)) - own).sum()
 
 
 def logq_offsets(counts: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from torch import nn
 from cadc_rec.config.experiment import TrainConfig
 from cadc_rec.data.load.batches import Batch
 from cadc_rec.data.load.position import advanced, taken
-from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.processes import Processes, matmul_precision
 from cadc_rec.errors import CadcError
 from cadc_rec.log import Ticker, track
 from cadc_rec.training.batches.source import AnyLoader, BatchSource, source_on
@@ -62,7 +62,7 @@ class Trainer:
     """Trains a wrapped model.
 
     Args:
-        model: under DistributedModelParallel; scores a `Batch`.
+        model: under DistributedModelParallel; gives the loss of a `Batch`, see `TwoTower.forward`.
         optimizer: the optimizer of everything that is neither frozen nor fused.
         loader: this rank's batches; on a GPU they are made there, if they can be.
         config: epochs, negatives, how often to validate.
@@ -70,6 +70,7 @@ class Trainer:
         trains: whether a state entry of this name is trained, and so its best value kept.
         objective: the loss; default: what `config` names.
         histories: histories and contexts of the loader's examples, if the model reads any.
+        matmul: how a step multiplies float32 matrices on a GPU, see `matmul_precision`.
     """
 
     def __init__(
@@ -82,12 +83,13 @@ class Trainer:
         trains: Callable[[str], bool],
         objective: Objective | None = None,
         histories: Histories | Requests | None = None,
+        matmul: str = "float32",
     ) -> None:
         self.objective = objective or make_objective(config)
         self.model, self.optimizer = model, optimizer
         self.batches: BatchSource = source_on(processes.device, loader)
         self.config, self.processes, self.trains = config, processes, trains
-        self.histories = histories
+        self.histories, self.matmul = histories, matmul
 
     def fit(
         self,
@@ -217,11 +219,11 @@ class Trainer:
             batch = batch.each(lambda tensor: tensor.to(device, non_blocking=True))
         self.optimizer.zero_grad(set_to_none=True)
         terms = self.objective.terms(max(1, batch.positives))  # few rows, many ranks
-        with forward_precision(self.config.precision, device):
-            scores = self.model(batch, *inputs)
-        loss = self.objective.loss(scores.float(), batch) / terms
-        # Gradients are averaged over the ranks; the mean over all terms wants them summed.
-        (loss * self.processes.world_size).backward()
+        with matmul_precision(self.matmul, device):
+            with forward_precision(self.config.precision, device):
+                loss = self.model(batch, *inputs, loss=self.objective.loss) / terms
+            # Gradients are averaged over the ranks; the mean over all terms wants them summed.
+            (loss * self.processes.world_size).backward()
         self.optimizer.step()
         return loss.detach()
 

@@ -50,6 +50,20 @@ def test_a_step_leaves_nothing_to_the_next(given):
     )
 
 
+def test_at_shared_negatives_and_at_each_rows_own_item_they_are_the_same(given):
+    _, lists, history = given
+    log = RecentPopularity(np.arange(90.0), np.arange(90, dtype=np.int32) * 7 % ITEMS, ITEMS)
+    rows, items = torch.tensor([3, 0, 7, 3]), torch.tensor([29, 4, 0, 17])
+    negatives, own = torch.tensor([2, 0]), torch.tensor([1, 3, 0, 0])
+    times = np.linspace(80, 5, 12)
+    for known in (ListedExamples(lists, DECAY, history), RecentExamples(log, 30.0, times)):
+        everywhere = known.of(rows, items)
+        assert everywhere.any()
+        found = known.with_own(rows, items, negatives, own)
+        assert torch.equal(found.candidates, everywhere[:, negatives])
+        assert torch.equal(found.own, everywhere[torch.arange(4), own])
+
+
 def test_places_that_hardly_count_are_left_out(given):
     _, lists, history = given
     assert len(ListedExamples(lists, 0.01, history).weights) == 3  # 1, 0.01 and 0.0001
