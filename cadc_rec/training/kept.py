@@ -92,6 +92,11 @@ class Histories:
             for whole, part in zip(self.kept.parts(), read.parts(), strict=True):
                 whole[start : start + _HISTORIES] = part
 
+    @property
+    def on_host(self) -> bool:
+        """Whether some of `inputs` can be made of a batch on the host alone."""
+        return any(isinstance(each, ListedExamples | RecentExamples) for each in self.known)
+
     def inputs(self, batch: Batch[torch.Tensor]) -> list[Any]:
         """What the model is given beside a batch: histories, and known scores."""
         assert batch.rows is not None  # a row of the tower is an example then

@@ -72,11 +72,22 @@ class SoftmaxObjective:
             scores = Scores(scores.candidates - candidates, own)
         if scores.own is None:
             return softmax_cross_entropy(
-                scores.candidates, batch.labels, self.temperature, batch.masked
+                scores.candidates,
+                batch.labels,
+                self.temperature,
+                batch.masked,
+                batch.outside,
+                batch.real,
             )
         assert batch.repeated is not None
         return sampled_cross_entropy(
-            scores.candidates, scores.own, batch.repeated, self.temperature, batch.masked
+            scores.candidates,
+            scores.own,
+            batch.repeated,
+            self.temperature,
+            batch.masked,
+            batch.outside,
+            batch.real,
         )
 
     def terms(self, positives: int) -> int:
@@ -115,6 +126,8 @@ def softmax_cross_entropy(
     labels: torch.Tensor,
     temperature: float = 1.0,
     masked: torch.Tensor | None = None,
+    outside: torch.Tensor | None = None,
+    real: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Summed cross-entropy of each row's positive among its candidates.
 
@@ -123,13 +136,19 @@ def softmax_cross_entropy(
         labels: int64 ``[n]``, the positive's column.
         temperature: the scores are divided by it.
         masked: int64 ``[2, k]``, rows and columns that are no candidates; no row's positive.
+        outside: bool ``[n or 1, m]``, the same as a matrix.
+        real: bool ``[n]``, the rows that count; None is all.
     """
     if not len(scores):
         return scores.sum()  # a rank that ran out of rows still takes part in the step
     logits = scores / temperature if temperature != 1 else scores
     if masked is not None:
-        outside = logits.new_full((), -torch.inf)
-        logits = logits.index_put((masked[0], masked[1]), outside)
+        lowest = logits.new_full((), -torch.inf)
+        logits = logits.index_put((masked[0], masked[1]), lowest)
+    if outside is not None:
+        logits = logits.masked_fill(outside, -torch.inf)
+    if real is not None:
+        return F.cross_entropy(logits, labels, reduction="none").masked_fill(~real, 0.0).sum()
     return F.cross_entropy(logits, labels, reduction="sum")
 
 
@@ -139,6 +158,8 @@ def sampled_cross_entropy(
     repeated: torch.Tensor,
     temperature: float = 1.0,
     masked: torch.Tensor | None = None,
+    outside: torch.Tensor | None = None,
+    real: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Summed cross-entropy of each row's positive among negatives that all rows share.
 
@@ -148,15 +169,20 @@ def sampled_cross_entropy(
         repeated: bool ``[n]``, the positive is one of the negatives, too; it counts once.
         temperature: the scores are divided by it.
         masked: int64 ``[2, m]``, rows and columns that are no candidates; no row's positive.
+        outside: bool ``[n or 1, k]``, the same as a matrix.
+        real: bool ``[n]``, the rows that count; None is all.
     """
     if temperature != 1:
         scores, own = scores / temperature, own / temperature
     if masked is not None:
         # Not minus infinity: a row that leaves out all negatives would have no gradient but NaN.
-        outside = scores.new_full((), torch.finfo(scores.dtype).min)
-        scores = scores.index_put((masked[0], masked[1]), outside)
+        lowest = scores.new_full((), torch.finfo(scores.dtype).min)
+        scores = scores.index_put((masked[0], masked[1]), lowest)
+    if outside is not None:
+        scores = scores.masked_fill(outside, torch.finfo(scores.dtype).min)
     others = scores.logsumexp(1)
-    return (torch.logaddexp(others, own.masked_fill(repeated, -torch.inf)) - own).sum()
+    losses = torch.logaddexp(others, own.masked_fill(repeated, -torch.inf)) - own
+    return (losses if real is None else losses.masked_fill(~real, 0.0)).sum()
 
 
 def logq_offsets(counts: torch.Tensor) -> torch.Tensor:

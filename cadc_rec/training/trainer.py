@@ -87,7 +87,9 @@ class Trainer:
     ) -> None:
         self.objective = objective or make_objective(config)
         self.model, self.optimizer = model, optimizer
-        self.batches: BatchSource = source_on(processes.device, loader)
+        self.batches: BatchSource = source_on(
+            processes.device, loader, histories is not None and histories.on_host
+        )
         self.config, self.processes, self.trains = config, processes, trains
         self.histories, self.matmul = histories, matmul
 

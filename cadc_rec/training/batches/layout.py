@@ -29,7 +29,7 @@ class Rows:
         users: int32 ``[B]``.
         items: int32 ``[B]``, the positives.
         places: ``[B]``, where each stands among the rank's examples.
-        negatives: int32 ``[B, k]``, of each row.
+        negatives: int32 ``[B, k]``, of each row; or int64 ``[N]``, that all share; maybe empty.
         count: int64 ``[]``, how many of the rows are real; they come first.
         positives: real rows over all ranks.
     """
@@ -43,7 +43,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class _Distinct:
+class Distinct:
     """Different ids of a step.
 
     Attributes:
@@ -63,9 +63,9 @@ class _Distinct:
         return torch.empty_like(self.place).scatter_(0, self.order, self.place)
 
 
-def _distinct(
+def distinct(
     ids: torch.Tensor, beyond: torch.Tensor, count: torch.Tensor, numbers: torch.Tensor
-) -> _Distinct:
+) -> Distinct:
     """The different ones of ids.
 
     Args:
@@ -80,7 +80,7 @@ def _distinct(
     torch.cumsum(new, 0, out=place[1:])
     ends = torch.searchsorted(place, numbers)
     values = keys[torch.minimum(ends[:-1], count - 1)].long()
-    return _Distinct(values, order, place, ends)
+    return Distinct(values, order, place, ends)
 
 
 class PairLayout:
@@ -115,7 +115,7 @@ class PairLayout:
             users = torch.where(beyond, step.users[:1], step.users).long()
             row_of, starts = self.numbers, self.user_numbers
         else:
-            found = _distinct(step.users, beyond, count, self.user_numbers)
+            found = distinct(step.users, beyond, count, self.user_numbers)
             users, row_of, starts = found.values, found.place, found.ends
             pairs = pairs[found.order]
         items, col, item_crow, order = self._items(pairs, beyond, count)
@@ -145,5 +145,5 @@ class PairLayout:
             crow = torch.searchsorted(ids, self.item_numbers, out_int32=True)
             return self.everything, col, crow, order
         more = beyond[:, None].expand_as(pairs).flatten()
-        found = _distinct(pairs.flatten(), more, count * self.width, self.item_numbers)
+        found = distinct(pairs.flatten(), more, count * self.width, self.item_numbers)
         return found.values, found.unsorted().int(), found.ends.int(), found.order

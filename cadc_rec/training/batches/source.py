@@ -16,7 +16,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from cadc_rec.data.load.batches import Batch
+from cadc_rec.data.load.batches import Batch, Step
+from cadc_rec.data.load.candidates import SoftmaxBatches
 from cadc_rec.data.load.loader import Loader
 from cadc_rec.data.load.pair_batches import PairBatches
 from cadc_rec.data.load.position import Course, Position
@@ -26,6 +27,7 @@ from cadc_rec.data.randomness import Purpose
 from cadc_rec.data.streams import prefetched
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
+from cadc_rec.training.batches.candidates import SoftmaxLayout
 from cadc_rec.training.batches.draws import DeviceNegatives
 from cadc_rec.training.batches.layout import PairLayout, Rows
 
@@ -54,16 +56,21 @@ class BatchSource(Protocol):
         """The steps of epoch number `epoch` that are not `done`; the same whenever asked for."""
 
 
-def source_on(device: torch.device, loader: AnyLoader) -> BatchSource:
+def source_on(device: torch.device, loader: AnyLoader, on_host: bool = False) -> BatchSource:
     """The source for a training on `device`.
+
+    Args:
+        device: that trains.
+        loader: of this rank.
+        on_host: the model reads something that is made of each step's ids on the host.
 
     Raises:
         CadcError: the rows do not fit in the GPU's memory.
     """
     if device.type == "cpu":
         return HostBatches(loader, device)
-    if not isinstance(loader.arrange, PairBatches):
-        log.info("batches are made on the host: a softmax's candidates are sorted out there")
+    if on_host:
+        log.info("batches are made on the host: their known scores are formed there")
         return HostBatches(loader, device)
     try:
         return DeviceBatches(loader, device)
@@ -115,8 +122,13 @@ class DeviceBatches:
     def __init__(self, loader: AnyLoader, device: torch.device) -> None:
         self.loader, self.device = loader, device
         self.rows, self.steps = loader.rows, loader.steps
-        assert isinstance(loader.arrange, PairBatches)
-        self.arrange: PairBatches = loader.arrange
+        assert isinstance(loader.arrange, PairBatches | SoftmaxBatches)
+        self.arrange = loader.arrange
+        self.each = self.shared = 0  # negatives that a row has for itself, that a step's share
+        if isinstance(self.arrange, PairBatches):
+            self.each = self.arrange.negatives
+        elif self.arrange.candidates in ("sampled", "mixed"):
+            self.shared = self.arrange.negatives
         self.n_users = _MOST_ROWS
         self.resident: tuple[torch.Tensor, torch.Tensor] | None = None
         if isinstance(loader, Loader):
@@ -133,26 +145,39 @@ class DeviceBatches:
     def epoch(self, epoch: int, done: Position = ()) -> Batches:
         """See `BatchSource`."""
         with self._reading(epoch, done) as (course, take):
-            layout = PairLayout(self.arrange, course.most, self.n_users, self.device)
+            layout = self._layout(course.most)
             counts: dict[int, torch.Tensor] = {}
             steps = course.left()
             while group := tuple(islice(steps, self._together(course.most))):
                 start, stop = group[0].start, group[-1].start + len(group[-1].rows)
                 users, items, places = take(start, stop, course.most)
-                key = group[0].key(Purpose.NEGATIVES)
-                negatives = self.draws.of_rows(key, start, users, self.arrange.negatives)
-                for step in group:
+                drawn = self._drawn(group[0], len(group), users)
+                for number, step in enumerate(group):
                     mine = slice(step.start - start, step.start - start + course.most)
                     count = len(step.rows)
                     if count not in counts:
                         counts[count] = torch.full((), count, device=self.device)
-                    of_step = users[mine], items[mine], places[mine], negatives[mine]
+                    of_all = slice(number * self.shared, (number + 1) * self.shared)
+                    negatives = drawn[mine if self.each else of_all]
+                    of_step = users[mine], items[mine], places[mine], negatives
                     yield layout(Rows(*of_step, counts[count], step.positives))
 
     def _together(self, rows: int) -> int:
         """Steps of so many rows to take and to draw negatives for at once."""
-        draws = rows * self.arrange.negatives
+        draws = rows * self.each + self.shared
         return max(1, min(_ROWS // max(1, rows), _DRAWS // max(1, draws)))
+
+    def _layout(self, rows: int) -> PairLayout | SoftmaxLayout:
+        if isinstance(self.arrange, PairBatches):
+            return PairLayout(self.arrange, rows, self.n_users, self.device)
+        return SoftmaxLayout(self.arrange, rows, self.device)
+
+    def _drawn(self, first: Step, steps: int, users: torch.Tensor) -> torch.Tensor:
+        """The negatives of so many steps, of which `users` are the rows'."""
+        if self.each:
+            return self.draws.of_rows(first.key(Purpose.NEGATIVES), first.start, users, self.each)
+        key, start = first.key(Purpose.SHARED_NEGATIVES), first.number * self.shared
+        return self.draws.shared(key, start, steps * self.shared)
 
     @contextlib.contextmanager
     def _reading(

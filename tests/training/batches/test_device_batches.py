@@ -197,9 +197,10 @@ def test_where_batches_are_made(monkeypatch, caplog):
     monkeypatch.setattr(source_module, "DeviceBatches", lambda *given: made.append(given))
     assert isinstance(source_on(CPU, pairs), HostBatches)
     source_on(gpu, pairs)
-    assert made == [(pairs, gpu)]
-    assert isinstance(source_on(gpu, softmax), HostBatches)
-    assert "batches are made on the host: a softmax's candidates" in caplog.text
+    source_on(gpu, softmax)
+    assert made == [(pairs, gpu), (softmax, gpu)]
+    assert isinstance(source_on(gpu, pairs, on_host=True), HostBatches)
+    assert "batches are made on the host: their known scores" in caplog.text
 
     def full(*_):
         raise torch.OutOfMemoryError
