@@ -8,6 +8,7 @@ the CPU: to 2e-4 in float32, to 2e-2 in bfloat16.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import warnings
 from typing import Any
@@ -19,8 +20,9 @@ from cadc_rec.config.running import ComputeConfig
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes, processes
 from cadc_rec.evaluation.ranking import held_out_ranks
-from tests.distributed import toy
 from tools.gpu.checks import Checks, device
+
+toy: Any = importlib.import_module("tests.distributed.toy")  # tests have no types to check
 
 KINDS = ("data_parallel", "table_wise", "column_wise", "row_wise", "table_row_wise")
 ON_CPU = KINDS[:3]  # TorchRec has no others there
@@ -63,12 +65,12 @@ def pretrained(on: Processes, wanted: dict[str, Any]) -> None:
 def ranked(on: torch.device) -> None:
     draw, users, items = np.random.default_rng(0), 500, 3000
     made = torch.Generator().manual_seed(0)
-    vectors = [torch.randn(n, 64, generator=made) for n in (users, items)]
+    user, item = (torch.randn(n, 64, generator=made) for n in (users, items))
     known = np.sort(draw.integers(100, items, (users, 5)).astype(np.int32), 1)
     excluded = UserItems(np.arange(users + 1) * 5, known.ravel())
     held_out = draw.integers(0, 100, users)
-    of_cpu = held_out_ranks(*vectors, held_out, excluded)
-    found = held_out_ranks(*(each.to(on) for each in vectors), held_out, excluded)
+    of_cpu = held_out_ranks(user, item, held_out, excluded)
+    found = held_out_ranks(user.to(on), item.to(on), held_out, excluded)
     np.testing.assert_array_equal(found, of_cpu)
 
 

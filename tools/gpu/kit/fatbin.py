@@ -87,7 +87,9 @@ def unpacked(code: bytes, compressed: int) -> bytes:
     """An ELF image, whether it was compressed or not."""
     if code[:4] == b"\x7fELF":
         return code
-    done = subprocess.run(["zstd", "-dcq"], input=code[:compressed], capture_output=True, check=False)
+    done = subprocess.run(
+        ["zstd", "-dcq"], input=code[:compressed], capture_output=True, check=False
+    )
     return done.stdout  # what follows the image is no error
 
 
@@ -137,4 +139,6 @@ def listed(path: str) -> str:
 if __name__ == "__main__":
     name = sys.argv[1].rpartition("/")[2]
     asked = sys.argv[3] if len(sys.argv) > 3 else None
-    print(name, listed(sys.argv[1]) if len(sys.argv) == 2 else reduce(*sys.argv[1:3], asked))
+    print(
+        name, listed(sys.argv[1]) if len(sys.argv) == 2 else reduce(sys.argv[1], sys.argv[2], asked)
+    )
