@@ -23,6 +23,7 @@ from cadc_rec.data.load.batches import Batch, PairPattern
 from cadc_rec.models.history import History, HistoryReader
 from cadc_rec.models.prior import HistoryPrior
 from cadc_rec.models.rows import TensorRows
+from cadc_rec.models.shared import shared_scores
 from cadc_rec.models.sparse import pair_scores
 from cadc_rec.models.tower import Tower
 
@@ -56,15 +57,10 @@ class Vectors:
         parts = [part for part in (self.learned, self.residual, *prior) if part is not None]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
-    def of(self, rows: torch.Tensor | slice) -> Vectors:
+    def of(self, rows: slice) -> Vectors:
         """Those of some rows."""
-
-        def taken(part: torch.Tensor) -> torch.Tensor:
-            # The gradient of select is one addition a row, that of indexing sorts on a GPU.
-            return part[rows] if isinstance(rows, slice) else part.index_select(0, rows)
-
-        learned, residual = (None if p is None else taken(p) for p in (self.learned, self.residual))
-        return Vectors(learned, residual, tuple(taken(part) for part in self.prior))
+        learned, residual = (None if p is None else p[rows] for p in (self.learned, self.residual))
+        return Vectors(learned, residual, tuple(part[rows] for part in self.prior))
 
 
 @dataclass(frozen=True)
@@ -173,9 +169,22 @@ def scores(
     if batch.negatives is None:
         return Scores(_sum(users, items, factors, among, _every_pair))
     assert batch.labels is not None
-    shared = _sum(users, items.of(batch.negatives), factors, among, _every_pair)
-    of_positives = [each.own for each in known if each.own is not None]
-    own = _sum(users, items.of(batch.labels), factors, of_positives, _row_by_row)
+    assert users.learned is not None
+    residual = [] if users.residual is None else [users.residual]
+    scaled = len(users.prior)
+    shared, own = shared_scores(
+        users.learned,
+        items.joined(),
+        batch.negatives,
+        batch.labels,
+        [*residual, *users.prior],
+        factors[:scaled] if factors is not None and known else factors,
+    )
+    for place, each in enumerate(known, start=scaled):
+        assert factors is not None
+        assert each.own is not None
+        shared = torch.addcmul(shared, factors[place], each.candidates)
+        own = torch.addcmul(own, factors[place], each.own)
     return Scores(shared, own)
 
 
@@ -204,11 +213,6 @@ def _sum(
 def _every_pair(users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
     """Dot products ``[users, items]``."""
     return users @ items.t()
-
-
-def _row_by_row(users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-    """Dot products ``[rows]`` of row and row."""
-    return (users.float() * items.float()).sum(1)
 
 
 def _at_pairs(scores: torch.Tensor, pattern: PairPattern[torch.Tensor]) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import functools
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -174,15 +175,47 @@ def sampled_cross_entropy(
     """
     if temperature != 1:
         scores, own = scores / temperature, own / temperature
-    if masked is not None:
-        # Not minus infinity: a row that leaves out all negatives would have no gradient but NaN.
-        lowest = scores.new_full((), torch.finfo(scores.dtype).min)
-        scores = scores.index_put((masked[0], masked[1]), lowest)
-    if outside is not None:
-        scores = scores.masked_fill(outside, torch.finfo(scores.dtype).min)
-    others = scores.logsumexp(1)
-    losses = torch.logaddexp(others, own.masked_fill(repeated, -torch.inf)) - own
-    return (losses if real is None else losses.masked_fill(~real, 0.0)).sum()
+    total: torch.Tensor = _SampledCrossEntropy.apply(scores, own, repeated, masked, outside, real)
+    return total
+
+
+@functools.cache
+def _nowhere(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """The logit of what is no candidate, made once."""
+    return torch.full((), -torch.inf, dtype=dtype, device=device)
+
+
+class _SampledCrossEntropy(torch.autograd.Function):
+    """Its gradients are the probabilities, so one array of them is all that the backward makes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        scores: torch.Tensor,
+        own: torch.Tensor,
+        repeated: torch.Tensor,
+        masked: torch.Tensor | None,
+        outside: torch.Tensor | None,
+        real: torch.Tensor | None,
+    ) -> torch.Tensor:
+        if masked is not None:
+            scores = scores.index_put((masked[0], masked[1]), _nowhere(scores.dtype, scores.device))
+        if outside is not None:
+            scores = scores.masked_fill(outside, -torch.inf)
+        once = own.masked_fill(repeated, -torch.inf)
+        logarithm = torch.logaddexp(scores.logsumexp(1), once)
+        ctx.save_for_backward(scores, once, logarithm, real)
+        losses = logarithm - own
+        return (losses if real is None else losses * real).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        scores, once, logarithm, real = ctx.saved_tensors
+        of_sum = gradients[0] if real is None else gradients[0] * real
+        of_row = of_sum if real is None else of_sum[:, None]
+        of_scores = (scores - logarithm[:, None]).exp_().mul_(of_row)
+        of_own = (once - logarithm).expm1_().mul_(of_sum)
+        return of_scores, of_own, None, None, None, None
 
 
 def logq_offsets(counts: torch.Tensor) -> torch.Tensor:

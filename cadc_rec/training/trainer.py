@@ -92,6 +92,7 @@ class Trainer:
         )
         self.config, self.processes, self.trains = config, processes, trains
         self.histories, self.matmul = histories, matmul
+        self._shares: dict[int, torch.Tensor] = {}
 
     def fit(
         self,
@@ -210,8 +211,12 @@ class Trainer:
         if self.config.schedule == "constant":
             return
         done = step / (self.config.epochs * self.batches.steps)
+        rate = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def _step(self, batch: Batch[torch.Tensor]) -> torch.Tensor:
         """One optimizer step; returns this rank's part of the step's mean loss."""
@@ -223,11 +228,21 @@ class Trainer:
         terms = self.objective.terms(max(1, batch.positives))  # few rows, many ranks
         with matmul_precision(self.matmul, device):
             with forward_precision(self.config.precision, device):
-                loss = self.model(batch, *inputs, loss=self.objective.loss) / terms
-            # Gradients are averaged over the ranks; the mean over all terms wants them summed.
-            (loss * self.processes.world_size).backward()
+                loss = self.model(batch, *inputs, loss=self.objective.loss)
+            loss.backward(self._share(terms))
         self.optimizer.step()
-        return loss.detach()
+        return loss.detach() / terms
+
+    def _share(self, terms: int) -> torch.Tensor:
+        """What a step's gradients are of: the mean over so many terms, on the device.
+
+        They are averaged over the ranks; the mean over all terms wants them summed. Steps have one
+        of two numbers of terms, and each is sent to the device once.
+        """
+        if terms not in self._shares:
+            one = torch.ones((), device=self.processes.device)
+            self._shares[terms] = one * self.processes.world_size / terms
+        return self._shares[terms]
 
 
 def forward_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:

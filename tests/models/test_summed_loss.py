@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cadc_rec.config.experiment import TrainConfig
 from cadc_rec.data.load.shards import Examples
 from cadc_rec.models import summed_loss
+from cadc_rec.models.shared import shared_scores
 from cadc_rec.training.build import build_model
 from cadc_rec.training.losses import make_objective
 from cadc_rec.training.reading import make_loader
@@ -105,3 +106,26 @@ def test_scores_of_all_rows_are_never_there_at_once(monkeypatch):
     with Largest() as largest:
         summed_loss.summed_loss(objective, Vectors(users), Vectors(items), None, batch).backward()
     assert largest.elements == 7 * 50
+
+
+@pytest.mark.parametrize("scaled", [0, 2])
+def test_scores_of_shared_negatives_are_products_of_rows_and_so_are_their_gradients(scaled):
+    """Against differences in float64, for the columns of items that are learned."""
+    draw = np.random.default_rng(0).normal
+    learned, items, *fixed = (
+        torch.tensor(draw(size=shape)) for shape in ((5, 3), (6, 8), (5, 1), (5, 2), (5, 2))
+    )
+    negatives, labels = torch.tensor([4, 0, 2]), torch.tensor([0, 5, 5, 1, 2])
+    factors = torch.tensor([0.5, 3.0], dtype=torch.float64)[:scaled]
+    factor = [1.0, *(factors.tolist() or [1.0, 1.0])]
+
+    def scores(learned, own_columns, factors):
+        joined = torch.cat([own_columns, items[:, 3:]], 1)
+        return shared_scores(learned, joined, negatives, labels, fixed, factors if scaled else None)
+
+    rows = torch.cat([learned, *(f * part for f, part in zip(factor, fixed, strict=True))], 1)
+    shared, own = scores(learned, items[:, :3], factors)
+    torch.testing.assert_close(shared, rows @ items[negatives].T)
+    torch.testing.assert_close(own, (rows * items[labels]).sum(1))
+    given = [each.clone().requires_grad_() for each in (learned, items[:, :3], factors)]
+    assert torch.autograd.gradcheck(scores, given if scaled else [*given[:2], factors])

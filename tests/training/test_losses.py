@@ -88,6 +88,17 @@ def test_a_softmax_is_over_the_negatives_and_a_rows_own_positive_once(candidates
     assert float(got) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
+def test_the_gradients_of_a_sampled_softmax_are_those_of_its_sum():
+    """Against differences in float64; row 1's positive is column 1, too."""
+    given = [torch.tensor(s, dtype=torch.float64, requires_grad=True) for s in (SCORES, [0.3, 4.0])]
+    repeated, masked = torch.tensor([False, True]), torch.tensor([[0, 1], [3, 0]])
+
+    def lost(scores, own):
+        return sampled_cross_entropy(scores, own, repeated, 0.5, masked)
+
+    assert torch.autograd.gradcheck(lost, given)
+
+
 def test_a_row_that_leaves_out_all_negatives_loses_nothing_and_keeps_its_gradients_finite():
     scores, own = torch.tensor(SCORES, requires_grad=True), torch.tensor([1.0, -3.0])
     own.requires_grad_()
