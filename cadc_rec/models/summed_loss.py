@@ -117,4 +117,8 @@ def _rows_of(batch: Batch[torch.Tensor], rows: slice) -> Batch[torch.Tensor]:
         labels=taken(batch.labels),
         repeated=taken(batch.repeated),
         masked=masked,
+        outside=batch.outside
+        if batch.outside is None or len(batch.outside) == 1
+        else batch.outside[rows],
+        real=taken(batch.real),
     )

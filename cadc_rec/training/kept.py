@@ -77,20 +77,28 @@ class Histories:
         known: Sequence[KnownScores] = (),
     ) -> None:
         self.known = known
-        self.model, self.history, self.device = model, history, processes.device
+        self.model, self.device = model, processes.device
+        self._history = torch.from_numpy(history)
         self.kept: History | None = None
         longest = max(rows_by_rank)
         if 4 * longest * model.history_width > limit_bytes:
+            if history.nbytes <= limit_bytes:  # else a step's are copied to the device
+                self._history = self._history.to(self.device)
             return
         for start in range(0, longest, _HISTORIES):
-            read = self._read(history[start : start + _HISTORIES])
+            read = self._read(self._history[start : start + _HISTORIES])
             if self.kept is None:
                 self.kept = read.each(lambda part: part.new_empty(len(history), *part.shape[1:]))
             for whole, part in zip(self.kept.parts(), read.parts(), strict=True):
                 whole[start : start + _HISTORIES] = part
 
+    @property
+    def on_host(self) -> bool:
+        """Whether some of `inputs` can be made of a batch on the host alone."""
+        return any(isinstance(each, ListedExamples | RecentExamples) for each in self.known)
+
     def inputs(self, batch: Batch[torch.Tensor]) -> list[Any]:
-        """What the model is given beside a batch on CPU: histories, and known scores."""
+        """What the model is given beside a batch: histories, and known scores."""
         assert batch.rows is not None  # a row of the tower is an example then
         known = [self._scores(each, batch) for each in self.known]
         history = self.of(batch.rows)
@@ -106,14 +114,14 @@ class Histories:
         return known.with_own(batch.rows, batch.items, batch.negatives, batch.labels)
 
     def of(self, rows: torch.Tensor) -> History:
-        """Those of the examples `rows`, int64 ``[n]`` on CPU; all ranks ask together."""
+        """Those of the examples `rows`, int64 ``[n]``; all ranks ask together."""
         if self.kept is None:
-            return self._read(self.history[rows.numpy()])
+            return self._read(self._history[rows.to(self._history.device)])
         here = rows.to(self.device)
         return self.kept.each(lambda part: part[here])
 
-    def _read(self, history: np.ndarray) -> History:
-        return self.model.read(torch.from_numpy(history).to(self.device))
+    def _read(self, history: torch.Tensor) -> History:
+        return self.model.read(history.to(self.device))
 
 
 def known_scores(

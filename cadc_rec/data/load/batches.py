@@ -61,6 +61,10 @@ class Batch(Generic[A]):
         masked: int64 ``[2, n]``, rows, and places among the candidates, that are left out; no
             row's positive. None is none.
         whole: `items` are all there are, in order, in every step and on every rank.
+        outside: bool ``[n_u, candidates]`` or ``[1, candidates]``, what is left out as a matrix; of
+            steps that are made on the device. None is nothing.
+        real: bool ``[positives of this rank]``, in the order of the pairs or of `users`; the others
+            only fill a step up to a fixed size and have no part in its loss. None is all.
     """
 
     users: A
@@ -73,6 +77,8 @@ class Batch(Generic[A]):
     repeated: A | None = None
     masked: A | None = None
     whole: bool = False
+    outside: A | None = None
+    real: A | None = None
 
     def each(self, change: Callable[[A], B]) -> Batch[B]:
         """The same batch with every array changed, as by ``torch.from_numpy``."""
@@ -94,6 +100,8 @@ class Batch(Generic[A]):
             repeated=changed(self.repeated),
             masked=changed(self.masked),
             whole=self.whole,
+            outside=changed(self.outside),
+            real=changed(self.real),
         )
 
 
