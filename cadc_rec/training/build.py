@@ -130,10 +130,9 @@ class ShardedTwoTower:
         return recent and replace(recent, factor=self.module.known_factor("recent"))
 
     def item_vectors(self) -> torch.Tensor:
-        """Vectors ``[n_items, d]``, on every rank."""
+        """Vectors ``[share, d]`` of this rank's share of the items."""
         self.wrapped.eval()
-        mine = tower_vectors(self.module.item_vectors, self.n_items, self.processes)
-        return self.processes.all_gather_rows(mine, self.n_items)
+        return tower_vectors(self.module.item_vectors, self.n_items, self.processes)
 
 
 def build_model(
