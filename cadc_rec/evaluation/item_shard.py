@@ -245,5 +245,5 @@ def _at_and_largest(
     row = np.repeat(np.arange(added.shape[0]), np.diff(added.indptr))
     at = added.indices == column[row]
     value = np.bincount(row[at], added.data[at], minlength=added.shape[0])
-    largest = np.asarray(abs(added).max(axis=1).toarray(), np.float64).ravel()
-    return value, largest
+    largest = np.asarray(abs(added).max(axis=1).toarray()).ravel()
+    return value.astype(np.float64), largest.astype(np.float64)

@@ -24,8 +24,8 @@ from cadc_rec.evaluation.rounding import rounding_bound
 from cadc_rec.evaluation.top_items import TopItems
 
 Listed: TypeAlias = Callable[[NDArray[np.int64]], sparse.csr_array]
-"""Of some users, by row: scores to be added to their dot products with this process's items, float32
-``[users, its items]``."""
+"""Of some users, by row: scores to be added to their dot products with this process's items;
+float32 ``[users, its items]``."""
 _LISTED_USERS = 4096  # of a block at most where such scores are added: they are formed on the host
 
 

@@ -1,8 +1,8 @@
 """What a process holds beside the planner's tables, in bytes.
 
 The planner knows the tables and what their lookups send and receive. The rest is ours: what an
-optimizer and the best epoch keep of everything trained, MLPs, attributes, and what validation and
-the factorization keep whole on every rank.
+optimizer and the best epoch keep of everything trained, MLPs, attributes, and the vectors that
+validation ranks.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class PretrainPlan:
         width = factors + 1
         needs = in_units(int(self.most / (1 - reserve)))
         if self.tables == "partitioned":
-            part = "train" if self.training >= self.validation else "rank all items"
+            part = "train" if self.training >= self.validation else "rank"
             yield (
                 f"pretrain: each process holds up to {in_units(self.most)} to {part}, more than "
                 f"the {in_units(usable)} it may fill; use more processes, fewer rows, fewer "
