@@ -147,13 +147,13 @@ class RecentPopularity:
         rows = len(self._time)
         base = np.asarray(item, np.int64) * rows
         before, early = (
-            np.searchsorted(self._keys, base + np.searchsorted(self._time, bound, side="left"))
+            np.searchsorted(self.keys, base + np.searchsorted(self._time, bound, side="left"))
             for bound in (at, at - window)
         )
         return (before - early).astype(np.int32)
 
     @cached_property
-    def _keys(self) -> NDArray[np.int64]:
+    def keys(self) -> NDArray[np.int64]:
         """``item * rows + place in time`` of every row, ascending."""
         rows = len(self._time)
         return np.sort(self._item.astype(np.int64) * rows + np.arange(rows))

@@ -20,6 +20,7 @@ from cadc_rec.compiled import compiled
 from cadc_rec.data.recent_popularity import RecentPopularity
 from cadc_rec.data.transition_lists import TransitionLists
 
+_ENTRIES = 2**24  # of lists or of scores looked at once on a device: half a GiB of what they need
 _LEAST = 1e-4  # of the latest item's weight; places further back than that are left out
 
 
@@ -35,7 +36,7 @@ class KnownScores(Protocol):
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Of the examples `rows`, ``[n]``, at different `items`, ``[m]``: float32 ``[n, m]``.
 
-        Both are int64, on CPU.
+        Both are int64, on CPU; where scores are formed on a GPU, on either.
         """
 
 
@@ -53,6 +54,10 @@ class ListedExamples:
         weights = decay ** np.arange(history.shape[1])
         self.weights = weights[weights >= _LEAST].astype(np.float32)
         self._places = np.full(lists.n_items, -1, np.int32)
+
+    def on(self, device: torch.device) -> KnownScores:
+        """The same, formed on `device`."""
+        return self if device.type == "cpu" else ListedOnDevice(self, device)
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
@@ -75,20 +80,109 @@ class RecentExamples:
     """
 
     def __init__(self, log: RecentPopularity, window: float, times: NDArray[np.float64]) -> None:
-        self._items, self.rows = log.items, len(times)
-        self._starts, self._ends = log.bounds(times, window)
+        self.log, self._items, self.rows = log, log.items, len(times)
+        self.starts, self.ends = log.bounds(times, window)
         self._places = np.full(log.n_items, -1, np.int32)
+
+    def on(self, device: torch.device) -> KnownScores:
+        """The same, formed on `device`."""
+        return self if device.type == "cpu" else RecentOnDevice(self, device)
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
         found = np.zeros((len(rows), len(items)), np.float32)
         asked, candidates = rows.numpy(), items.numpy()
-        order = np.argsort(self._ends[asked], kind="stable")
+        # Both bounds: after the log's last row windows end alike, and begin later and later.
+        order = np.lexsort((self.starts[asked], self.ends[asked]))
         asked = asked[order]
         self._places[candidates] = np.arange(len(candidates), dtype=np.int32)
-        _count(self._starts[asked], self._ends[asked], order, self._items, self._places, found)
+        _count(self.starts[asked], self.ends[asked], order, self._items, self._places, found)
         self._places[candidates] = -1
         return torch.from_numpy(np.log1p(found, out=found))
+
+
+class ListedOnDevice:
+    """`ListedExamples` by torch's operations: the same sums in the same order, and no read-back.
+
+    Args:
+        examples: lists and histories, which are copied to the device.
+        device: where scores are formed.
+    """
+
+    def __init__(self, examples: ListedExamples, device: torch.device) -> None:
+        lists, self.rows, self.device = examples.lists, examples.rows, device
+        self.n_items, self.longest = lists.n_items, int(np.diff(lists.indptr).max(initial=0))
+        self.decays: list[float] = examples.weights.tolist()
+        history = np.ascontiguousarray(examples.history[:, : len(self.decays)])
+        arrays = history, lists.indptr, lists.items, lists.weights
+        self._history, self._indptr, self._targets, self._weights = (
+            torch.tensor(array, device=device) for array in arrays
+        )
+
+    def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """See `KnownScores`."""
+        history, items = self._history[rows.to(self.device)], items.to(self.device)
+        found = torch.zeros(len(history), len(items), device=self.device)
+        if not self.longest:
+            return found
+        places = torch.full((self.n_items,), -1, device=self.device)
+        places[items] = torch.arange(len(items), device=self.device)
+        at_once = max(1, _ENTRIES // self.longest)
+        for some, into in zip(history.split(at_once), found.split(at_once), strict=True):
+            self._add(some, places, into)
+        return found
+
+    def _add(self, history: torch.Tensor, places: torch.Tensor, into: torch.Tensor) -> None:
+        """Add up the lists of histories ``[n, L]``, a place of the history after the other.
+
+        A list names an item once, so no two additions at a time meet in one element of `into`, but
+        those of nothing, and the order of additions is always the same.
+        """
+        known = history >= 0
+        total = torch.zeros(len(history), device=self.device)
+        for place in range(history.shape[1]):
+            total += self.decays[place] * known[:, place]
+        first = torch.arange(len(into), device=self.device)[:, None] * into.shape[1]
+        along = torch.arange(self.longest, device=self.device)
+        flat = into.view(-1)
+        for place in range(history.shape[1]):
+            item = history[:, place].long().clamp_min(0)
+            entry = self._indptr[item][:, None] + along
+            inside = (entry < self._indptr[item + 1][:, None]) & known[:, place, None]
+            entry = entry.clamp_max(len(self._targets) - 1)
+            column = torch.where(inside, places[self._targets[entry].long()], -1)
+            share = (self.decays[place] / total)[:, None] * self._weights[entry]
+            added = torch.where(column >= 0, share, 0.0)
+            flat.index_add_(0, (first + column.clamp_min(0)).view(-1), added.view(-1))
+
+
+class RecentOnDevice:
+    """`RecentExamples` by torch's operations: two searches in the log for each count.
+
+    Args:
+        examples: the log, and where windows lie in it; copied to the device, 8 bytes a row each.
+        device: where scores are formed.
+    """
+
+    def __init__(self, examples: RecentExamples, device: torch.device) -> None:
+        self.rows, self.device = examples.rows, device
+        self._log_rows = len(examples.log.items)
+        arrays = examples.log.keys, examples.starts, examples.ends
+        self._keys, self._starts, self._ends = (
+            torch.tensor(array, device=device) for array in arrays
+        )
+
+    def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """See `KnownScores`."""
+        rows, items = rows.to(self.device), items.to(self.device)
+        base, pieces = items * self._log_rows, []
+        for some in rows.split(max(1, _ENTRIES // max(1, len(items)))):
+            first, last = (
+                torch.searchsorted(self._keys, base + bounds[some][:, None])
+                for bounds in (self._starts, self._ends)
+            )
+            pieces.append((last - first).float().log1p_())
+        return torch.cat(pieces)
 
 
 def compile_known(lists: bool, recent: bool) -> None:

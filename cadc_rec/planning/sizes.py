@@ -7,7 +7,7 @@ given. Nothing is downloaded and nothing is prepared.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +66,7 @@ class Sizes:
         source: where the sizes come from, in words.
         user_attributes: the users' attributes; empty if no dataset is prepared.
         item_attributes: the items' attributes; empty if no dataset is prepared.
+        interactions: of training; 0 if they are not known.
     """
 
     users: int
@@ -73,12 +74,18 @@ class Sizes:
     source: str
     user_attributes: tuple[PlannedAttribute, ...] = ()
     item_attributes: tuple[PlannedAttribute, ...] = ()
+    interactions: int = 0
 
 
 def find_sizes(
-    data: DataConfig, workdir: Path, users: int | None, items: int | None, where: str
+    data: DataConfig,
+    workdir: Path,
+    users: int | None,
+    items: int | None,
+    where: str,
+    interactions: int | None = None,
 ) -> Sizes:
-    """The sizes to plan with; `users` and `items` override what is found.
+    """The sizes to plan with; `users`, `items` and `interactions` override what is found.
 
     Args:
         data: the dataset's settings.
@@ -86,6 +93,7 @@ def find_sizes(
         users: number of users, or None.
         items: number of items, or None.
         where: the experiment's file, for messages.
+        interactions: number of training interactions, or None; not those of other users and items.
 
     Raises:
         CadcError: no dataset is prepared, and one of the sizes is not given.
@@ -93,24 +101,26 @@ def find_sizes(
     found = _prepared(data, workdir)
     if found is None and data.source == "generated":
         world = data.generated
-        found = Sizes(world.users, world.items, "[data.generated]")
+        source, rows = "[data.generated]", world.interactions
+        found = Sizes(world.users, world.items, source, interactions=rows)
     if users and items:
         beside = (found.user_attributes, found.item_attributes) if found else ((), ())
-        return Sizes(users, items, "--users and --items", *beside)
+        return Sizes(users, items, "--users and --items", *beside, interactions=interactions or 0)
     if found is None:
         raise CadcError(
             f"{where}: its dataset is not prepared in {workdir}, so the sizes of its tables are "
             f"not known; run cadc-rec prepare {where}, or give --users and --items."
         )
+    known = interactions or (0 if users or items else found.interactions)
     if users or items:
-        return Sizes(
-            users or found.users,
-            items or found.items,
-            f"{found.source}, except --{'users' if users else 'items'}",
-            found.user_attributes,
-            found.item_attributes,
+        return replace(
+            found,
+            users=users or found.users,
+            items=items or found.items,
+            source=f"{found.source}, except --{'users' if users else 'items'}",
+            interactions=known,
         )
-    return found
+    return replace(found, interactions=known)
 
 
 def _prepared(data: DataConfig, workdir: Path) -> Sizes | None:
@@ -130,7 +140,9 @@ def _prepared(data: DataConfig, workdir: Path) -> Sizes | None:
             tuple(PlannedAttribute(a["name"], a["kind"], int(a["size"])) for a in sides[side])
             for side in ("user", "item")
         )
-        return Sizes(int(info["users"]), int(info["items"]), str(file.parent), *attributes)
+        rows = int(info["train"])
+        source = str(file.parent)
+        return Sizes(int(info["users"]), int(info["items"]), source, *attributes, interactions=rows)
     return None
 
 
