@@ -102,7 +102,7 @@ class RecentExamples:
 
 
 class ListedOnDevice:
-    """`ListedExamples` by torch's operations: the same sums in the same order, and no read-back.
+    """`ListedExamples` by torch's operations: the same sums in one order, and no read-back.
 
     Args:
         examples: lists and histories, which are copied to the device.
