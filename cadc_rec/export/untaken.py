@@ -13,12 +13,14 @@ import torch
 
 from cadc_rec.export.programs import CodedFeature, padded_codes
 from cadc_rec.export.trained import ItemForward, Table, TrainedModel
+from cadc_rec.models.dense import DenseValues
 from cadc_rec.models.features import AttributeValues
 
 
 def untaken_vectors(
     trained: TrainedModel | None,
     attributes: Sequence[AttributeValues],
+    dense: Sequence[DenseValues],
     count: int,
     items: np.ndarray,
     *,
@@ -30,6 +32,7 @@ def untaken_vectors(
     Args:
         trained: the towers, where the model has them.
         attributes: of these items, as the towers know them.
+        dense: their vectors and numbers.
         count: how many they are.
         items: ``[n_items, d]``, the vectors of the items that were taken.
         counted: whether a vector counts how often its item was taken: theirs is zero then.
@@ -49,6 +52,9 @@ def untaken_vectors(
         CodedFeature(table.weight, padded_codes(attribute), table.mean)(every)
         for table, attribute in zip(trained.item.features, attributes, strict=True)
     ]
+    if trained.item.layers is not None:
+        every_row = [torch.from_numpy(each.values).float() for each in dense]
+        features.append(trained.item.layers(torch.cat(every_row, 1)))
     targets = _means([] if trained.targets is None else [trained.targets], count)
     joined = torch.cat(features, 1) if features else rows[:, :0]
     with torch.inference_mode():

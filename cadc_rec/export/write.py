@@ -113,6 +113,7 @@ class Finished:
         return untaken_vectors(
             self.trained(),
             self.dataset.untaken_attributes(),
+            self.dataset.untaken_dense(),
             self.dataset.n_untaken,
             self._evaluated("item"),
             counted=self.experiment.pretrain.model == "popularity",

@@ -147,7 +147,12 @@ class TwoTower(nn.Module):
             "sources": self.sources,
             "targets": self.targets,
         }
-        return {k: v for k, v in named.items() if isinstance(v, FrozenIds)}
+        frozen = {k: v for k, v in named.items() if isinstance(v, FrozenIds)}
+        for side, tower in (("user", self.user), ("item", self.item)):
+            if tower.dense is not None:
+                of_side = tower.dense.of_ids().items()
+                frozen |= {f"{side}.dense.tables.{name}": table for name, table in of_side}
+        return frozen
 
     def forward(
         self,
@@ -234,7 +239,8 @@ class TwoTower(nn.Module):
     def vector_width(self) -> int:
         """Elements of a vector: the width of the forward's output for no rows."""
         new = self.item.join.weight.new_empty
-        features = None if self.item.features is None else new(0, self.item.features.width)
+        width = self.item.feature_width
+        features = new(0, width) if width else None
         targets = None if self.targets is None else new(0, self.targets.width)
         rows = new(0, self.item.id_dim)
         vectors = forward.item_vectors(self.item, rows, features, targets, self.with_prior)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,24 @@ class PlannedAttribute:
 
 
 @dataclass(frozen=True)
+class PlannedDense:
+    """A table of vectors or numbers without its values."""
+
+    name: str
+    kind: str
+    width: int
+    half: bool
+    values: None = None
+
+    @staticmethod
+    def of(described: dict[str, Any]) -> PlannedDense:
+        """Of an entry of ``dense.json``."""
+        half = described["precision"] == "float16"
+        width = int(described["table_width"])
+        return PlannedDense(described["name"], described["kind"], width, half)
+
+
+@dataclass(frozen=True)
 class Sizes:
     """Ids and attributes of both sides.
 
@@ -66,6 +85,8 @@ class Sizes:
         source: where the sizes come from, in words.
         user_attributes: the users' attributes; empty if no dataset is prepared.
         item_attributes: the items' attributes; empty if no dataset is prepared.
+        user_dense: the users' vectors and numbers, likewise.
+        item_dense: the items' vectors and numbers, likewise.
         interactions: of training; 0 if they are not known.
     """
 
@@ -74,6 +95,8 @@ class Sizes:
     source: str
     user_attributes: tuple[PlannedAttribute, ...] = ()
     item_attributes: tuple[PlannedAttribute, ...] = ()
+    user_dense: tuple[PlannedDense, ...] = ()
+    item_dense: tuple[PlannedDense, ...] = ()
     interactions: int = 0
 
 
@@ -104,8 +127,11 @@ def find_sizes(
         source, rows = "[data.generated]", world.interactions
         found = Sizes(world.users, world.items, source, interactions=rows)
     if users and items:
-        beside = (found.user_attributes, found.item_attributes) if found else ((), ())
-        return Sizes(users, items, "--users and --items", *beside, interactions=interactions or 0)
+        given = "--users and --items"
+        if found is None:
+            return Sizes(users, items, given, interactions=interactions or 0)
+        rows = interactions or 0
+        return replace(found, users=users, items=items, source=given, interactions=rows)
     if found is None:
         raise CadcError(
             f"{where}: its dataset is not prepared in {workdir}, so the sizes of its tables are "
@@ -136,13 +162,17 @@ def _prepared(data: DataConfig, workdir: Path) -> Sizes | None:
         if asked != wanted or not _same_world(data, info):
             continue
         sides = json.loads((file.parent / "attributes.json").read_text("utf-8"))
-        attributes = (
+        user, item = (
             tuple(PlannedAttribute(a["name"], a["kind"], int(a["size"])) for a in sides[side])
             for side in ("user", "item")
         )
+        dense: list[tuple[PlannedDense, ...]] = [(), ()]
+        if (file.parent / "dense.json").is_file():
+            described = json.loads((file.parent / "dense.json").read_text("utf-8"))
+            dense = [tuple(map(PlannedDense.of, described[side])) for side in ("user", "item")]
+        ids = int(info["users"]), int(info["items"])
         rows = int(info["train"])
-        source = str(file.parent)
-        return Sizes(int(info["users"]), int(info["items"]), source, *attributes, interactions=rows)
+        return Sizes(*ids, str(file.parent), user, item, *dense, interactions=rows)
     return None
 
 
