@@ -127,10 +127,8 @@ def find_sizes(
         source, rows = "[data.generated]", world.interactions
         found = Sizes(world.users, world.items, source, interactions=rows)
     if users and items:
-        given = "--users and --items"
-        if found is None:
-            return Sizes(users, items, given, interactions=interactions or 0)
-        rows = interactions or 0
+        found = found or Sizes(users, items, "")
+        given, rows = "--users and --items", interactions or 0
         return replace(found, users=users, items=items, source=given, interactions=rows)
     if found is None:
         raise CadcError(
@@ -172,7 +170,7 @@ def _prepared(data: DataConfig, workdir: Path) -> Sizes | None:
             dense = [tuple(map(PlannedDense.of, described[side])) for side in ("user", "item")]
         ids = int(info["users"]), int(info["items"])
         rows = int(info["train"])
-        return Sizes(*ids, str(file.parent), user, item, *dense, interactions=rows)
+        return Sizes(*ids, str(file.parent), user, item, dense[0], dense[1], rows)
     return None
 
 
