@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from cadc_rec.data.user_items import UserItems
-from cadc_rec.evaluation.top_items import Best, TopItems
+from cadc_rec.evaluation.top_items import Best, TopItems, exact_scores
 
 Added: TypeAlias = "sparse.csr_array | sparse.csc_array"
 _ELEMENTS = 1_000_000  # scores held at once on CPU: 4 MB of float32 stay near the core
@@ -181,11 +181,6 @@ class _Tile:
     start: int
     scores: torch.Tensor
     added: torch.Tensor | None
-
-
-def exact_scores(users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-    """Row-wise dot products ``[n]`` in float64, of ``[n, d]`` and ``[n, d]``."""
-    return (users.double() * items.double()).sum(1)
 
 
 def _count_above(scores: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,19 @@ from numpy.typing import NDArray
 from cadc_rec.distributed.processes import Processes
 
 _SPARE = 6  # items kept beyond K: the scores of nearly all users stand apart by then
+_ALIKE = 1024  # rows: a GPU adds up the elements of a few rows in another order than of many
 _ELEMENTS = 4_000_000  # of items' vectors held at once in float64: 32 MB
+
+
+def exact_scores(users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """Dot products ``[n]`` of rows of ``[n, d]`` (or ``[1, d]``) and ``[n, d]``, in float64.
+
+    Those of a pair are the same bits, whatever other pairs are asked for.
+    """
+    products = users.double() * items.double()
+    if products.device.type != "cpu" and len(products) < _ALIKE:
+        products = torch.nn.functional.pad(products, (0, 0, 0, _ALIKE - len(products)))
+    return products.sum(1)[: len(items)]
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,8 @@ class TopItems:
         k = min(self.ks[-1], scores.shape[1])
         rows = scores.topk(kept, sorted=False).indices.sort(1).values
         near = scores.gather(1, rows)
-        exact = (users.double()[:, None] * items[rows].double()).sum(2)
+        pairs = users.repeat_interleave(kept, 0), items[rows.view(-1)]
+        exact = exact_scores(*pairs).view(rows.shape)
         if listed is not None:
             exact += listed.gather(1, rows).double()
         exact[near == -torch.inf] = -torch.inf
@@ -139,7 +152,7 @@ class TopItems:
         for n in unsure.nonzero()[:, 0].tolist():
             least = exact[n, -1] - 2 * doubt[n]
             close = ((scores[n] >= least) & (scores[n] > -torch.inf)).nonzero()[:, 0]
-            again = (users[n].double() * items[close].double()).sum(1)
+            again = exact_scores(users[n : n + 1], items[close])
             if listed is not None:
                 again += listed[n, close].double()
             again, order = again.sort(descending=True, stable=True)

@@ -227,11 +227,20 @@ def test_counting_on_the_cpu_is_what_torch_counts():
     assert item_shard._count_above(scores[:0], bound[:0]).tolist() == []
 
 
-def test_a_large_catalogue_is_ranked_in_tiles_for_many_users_at_once():
+def test_a_large_catalogue_is_ranked_in_tiles_for_many_users_at_once(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
     assert [item_shard.users_at_once(n, cpu) for n in (0, 5_000, 10**7)] == [1_000_000, 200, 64]
     assert item_shard.users_at_once(2**18, gpu) == 1024 == item_shard.users_at_once(10**7, gpu)
     assert item_shard._items_at_once(64, cpu) == 15_625
+    for name, value in (
+        ("mem_get_info", (24 * 2**20, 2**40)),
+        ("memory_reserved", 2**21),
+        ("memory_allocated", 2**21),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    assert item_shard._items_at_once(1024, gpu) == 1024  # 24 bytes a score
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**36, 2**40))
+    assert item_shard._items_at_once(1024, gpu) == 2**18
 
 
 def test_entries_alone_make_the_same_added_scores():
