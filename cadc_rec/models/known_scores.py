@@ -36,7 +36,7 @@ class KnownScores(Protocol):
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Of the examples `rows`, ``[n]``, at different `items`, ``[m]``: float32 ``[n, m]``.
 
-        Both are int64, on CPU; where scores are formed on a GPU, on either.
+        Both are int64.
         """
 
 
@@ -55,16 +55,19 @@ class ListedExamples:
         self.weights = weights[weights >= _LEAST].astype(np.float32)
         self._places = np.full(lists.n_items, -1, np.int32)
 
-    def on(self, device: torch.device) -> KnownScores:
-        """The same, formed on `device`."""
-        return self if device.type == "cpu" else ListedOnDevice(self, device)
+    def on(self, device: torch.device, limit_bytes: int) -> KnownScores:
+        """The same, formed on `device`, if what that takes there is within the limit."""
+        lists = self.lists
+        held = (lists.indptr, lists.items, lists.weights, self.history[:, : len(self.weights)])
+        fits = sum(array.nbytes for array in held) <= limit_bytes
+        return ListedOnDevice(self, device) if fits and device.type != "cpu" else self
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
         found = np.zeros((len(rows), len(items)), np.float32)
-        lists, candidates = self.lists, items.numpy()
+        lists, candidates = self.lists, items.cpu().numpy()
         self._places[candidates] = np.arange(len(candidates), dtype=np.int32)
-        history = np.ascontiguousarray(self.history[rows.numpy(), : len(self.weights)])
+        history = np.ascontiguousarray(self.history[rows.cpu().numpy(), : len(self.weights)])
         _add(history, self.weights, lists.indptr, lists.items, lists.weights, self._places, found)
         self._places[candidates] = -1
         return torch.from_numpy(found)
@@ -84,14 +87,15 @@ class RecentExamples:
         self.starts, self.ends = log.bounds(times, window)
         self._places = np.full(log.n_items, -1, np.int32)
 
-    def on(self, device: torch.device) -> KnownScores:
-        """The same, formed on `device`."""
-        return self if device.type == "cpu" else RecentOnDevice(self, device)
+    def on(self, device: torch.device, limit_bytes: int) -> KnownScores:
+        """The same, formed on `device`, if what that takes there is within the limit."""
+        fits = 8 * len(self._items) + self.starts.nbytes + self.ends.nbytes <= limit_bytes
+        return RecentOnDevice(self, device) if fits and device.type != "cpu" else self
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
         found = np.zeros((len(rows), len(items)), np.float32)
-        asked, candidates = rows.numpy(), items.numpy()
+        asked, candidates = rows.cpu().numpy(), items.cpu().numpy()
         # Both bounds: after the log's last row windows end alike, and begin later and later.
         order = np.lexsort((self.starts[asked], self.ends[asked]))
         asked = asked[order]

@@ -92,8 +92,14 @@ def test_a_device_forms_the_same_scores(given, entries, monkeypatch):
     asked = rng.integers(-5, 70, 12).astype(np.float64)
     listed = ListedExamples(lists, DECAY, history)
     recent = RecentExamples(RecentPopularity(time, item, ITEMS), 7.0, asked)
-    assert listed.on(cpu) is listed
-    assert recent.on(cpu) is recent
+    meta = torch.device("meta")  # stands for a GPU: whether what it takes there fits
+    for examples, form, most in (
+        (listed, ListedOnDevice, 8 * (ITEMS + 1) + 8 * len(lists.items) + history.nbytes),
+        (recent, RecentOnDevice, 8 * 400 + 2 * 8 * 12),
+    ):
+        assert examples.on(cpu, most) is examples
+        assert examples.on(meta, most - 1) is examples
+        assert isinstance(examples.on(meta, most), form)
     for rows, items in (([3, 0, 7, 3, 11], [29, 4, 0, 17]), (range(12), range(ITEMS)), ([], [2])):
         asking = torch.tensor(list(rows), dtype=torch.int64), torch.tensor(list(items))
         for form, examples in ((ListedOnDevice, listed), (RecentOnDevice, recent)):
