@@ -83,6 +83,10 @@ class ModelConfig(Section):
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout, in training, on what a tower reads from tables of ids: id vector, history,
     transitions. It is drawn separately for each row."""
+    cold_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the users and items of a training step that stand without their id part, so that the
+    towers learn to tell new ones by their attributes and history; see
+    [protocol.md](protocol.md#cold-items)."""
     feature_dim: PositiveInt = 16
     """Width of each attribute's embedding."""
     tower: PositiveInts = (128, 64)
@@ -128,7 +132,10 @@ class ModelConfig(Section):
         """See `Section`; without towers only `kind` counts."""
         if self.kind == "tables":
             return {"kind": self.kind}
-        return self.model_dump(mode="json", exclude={"keep"} if self.keep == "towers" else set())
+        unused = {"keep"} if self.keep == "towers" else set()
+        if not self.cold_dropout:
+            unused.add("cold_dropout")
+        return self.model_dump(mode="json", exclude=unused)
 
 
 class TrainConfig(Section):

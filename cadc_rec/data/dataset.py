@@ -234,8 +234,15 @@ class Dataset:
 
         Values that no item had that was taken are left out, for nothing was learned of them.
         """
+        return self._item_attributes(self.n_items, self.n_untaken)
+
+    def every_item_attributes(self) -> list[Attribute]:
+        """The same of all items, those that nobody took yet last."""
+        return self._item_attributes(0, self.n_items + self.n_untaken)
+
+    def _item_attributes(self, first: int, count: int) -> list[Attribute]:
         described = json.loads((self.path / "attributes.json").read_text("utf-8"))["item"]
-        found = _attributes(self.path / "items.parquet", described, self.n_items, self.n_untaken)
+        found = _attributes(self.path / "items.parquet", described, first, count)
         return [_known_to_towers(attribute) for attribute in found]
 
 

@@ -36,7 +36,7 @@ def content_lists(attributes: Sequence[Attribute], n_items: int) -> TransitionLi
         attributes: of the items.
         n_items: how many there are.
     """
-    vectors = _vectors(attributes, n_items)
+    vectors = content_vectors(attributes, n_items)
     if not vectors.nnz:
         return None
     columns = sparse.csr_array(vectors.T)
@@ -78,7 +78,7 @@ def blended(lists: TransitionLists, other: TransitionLists, weight: float) -> Tr
     return best_targets(total, lists.n_items)
 
 
-def _vectors(attributes: Sequence[Attribute], n_items: int) -> sparse.csr_array:
+def content_vectors(attributes: Sequence[Attribute], n_items: int) -> sparse.csr_array:
     """Every item's weighted values, of length one: float32 ``[n_items, values]``."""
     parts = [
         sparse.csr_array(

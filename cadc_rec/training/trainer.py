@@ -73,6 +73,7 @@ class Trainer:
         trains: whether a state entry of this name is trained, and so its best value kept.
         objective: the loss; default: what `config` names.
         histories: histories and contexts of the loader's examples, if the model reads any.
+        before_step: called with the number of each step, counted from 0 over all epochs.
     """
 
     def __init__(
@@ -85,11 +86,12 @@ class Trainer:
         trains: Callable[[str], bool],
         objective: Objective | None = None,
         histories: Histories | Requests | None = None,
+        before_step: Callable[[int], object] = lambda _: None,
     ) -> None:
         self.objective = objective or make_objective(config)
         self.model, self.optimizer, self.loader = model, optimizer, loader
         self.config, self.processes, self.trains = config, processes, trains
-        self.histories = histories
+        self.histories, self.before_step = histories, before_step
 
     def fit(
         self,
@@ -186,7 +188,9 @@ class Trainer:
 
         with contextlib.closing(self._batches(epoch, before)) as batches:
             for step, batch in enumerate(batches, start=taken(before)):
-                self._schedule((epoch - 1) * per_epoch + step)
+                number = (epoch - 1) * per_epoch + step
+                self._schedule(number)
+                self.before_step(number)
                 state.loss += self._step(batch)
                 state.average.update()
                 ticker.advance()
