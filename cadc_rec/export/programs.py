@@ -59,10 +59,14 @@ class CodedFeature(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """``[n, width]`` of int64 ids ``[n]``."""
-        codes = self.codes[ids]
-        known = (codes >= 0).to(self.weight.dtype)
-        total = (self.weight[codes.clamp_min(0)] * known[:, :, None]).sum(1)
-        return total / known.sum(1, keepdim=True).clamp_min(1) if self.mean else total
+        return pooled(self.weight, self.codes[ids], self.mean)
+
+
+def pooled(weight: torch.Tensor, codes: torch.Tensor, mean: bool) -> torch.Tensor:
+    """The mean or sum of codes' rows, ``[n, width]`` of int64 ``[n, most]``, -1 after the last."""
+    known = (codes >= 0).to(weight.dtype)
+    total = (weight[codes.clamp_min(0)] * known[:, :, None]).sum(1)
+    return total / known.sum(1, keepdim=True).clamp_min(1) if mean else total
 
 
 def padded_codes(attribute: AttributeValues) -> torch.Tensor:
@@ -177,6 +181,8 @@ class Program:
 
     module: nn.Module
     inputs: dict[str, tuple[int, ...]]
+    width: int | None = None
+    """Of what it gives; None: whole vectors."""
 
     def example(self, batch: int) -> tuple[torch.Tensor, ...]:
         """Inputs of so many rows, all of them row 0 of the tables."""

@@ -126,6 +126,7 @@ class TwoTower(nn.Module):
         self.request: ContextEmbedding | None = None
         if user.request:
             self.request = ContextEmbedding(user.request, user.request_dim, device)
+        self.leaves_ids_out = config.cold_dropout > 0
         self.absence: ColdDropout | None = None
         self.use_catalogue(Catalogue(item.rows, device))
 
@@ -197,17 +198,17 @@ class TwoTower(nn.Module):
         targets, present = self._targets(ids), self._present("item", ids, features is not None)
         return forward.item_vectors(self.item, rows, features, targets, self.with_prior, present)
 
-    def new_items(self, ids: torch.Tensor, row: torch.Tensor, *, absent: bool) -> torch.Tensor:
+    def new_items(self, ids: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
         """The learned part of items that no table has a row of, ``[n, tower[-1]]``.
 
         Args:
             ids: int64 ``[n]``, of the item side's attributes alone.
             row: ``[id_dim + e]``, what stands for the rows of each, of its id tables and then as
-                what came after.
-            absent: whether nothing stands for them, as where ids were absent in training.
+                what came after; nothing does if ids were left out in training.
         """
         features = None if self.item.features is None else self.item.features(ids)
-        return forward.new_item_vectors(self.item, row.expand(len(ids), -1), features, absent)
+        rows = row.expand(len(ids), -1)
+        return forward.new_item_vectors(self.item, rows, features, self.leaves_ids_out)
 
     def all_items(self) -> Vectors:
         """Vectors of the whole catalogue, in parts: each process runs the tower on its share."""

@@ -19,17 +19,14 @@ from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.evaluation.on_top import LastItems, OnTop, own_share
-from cadc_rec.evaluation.sharded import ranks_by_share, tower_vectors
+from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.pretrain.id_tables import IdTables
-from cadc_rec.pretrain.likeness import Likeness
 from cadc_rec.pretrain.tables_alone import TablesAlone
 from cadc_rec.training.build import ShardedTwoTower
 
 UserVectors: TypeAlias = Callable[[bool, np.ndarray | None], torch.Tensor]
 """Given whether the validation item is known by then, and rows of users or None for all: vectors
 of this rank's share of these users."""
-
-_CHUNK = 4_096  # new items at once
 
 
 @dataclass(frozen=True)
@@ -49,17 +46,6 @@ class Scoring:
     on_top: OnTop = field(default_factory=OnTop)
     by_context: bool = False
     model: ShardedTwoTower | None = None
-
-    def new_items(self, likeness: Likeness, processes: Processes) -> torch.Tensor:
-        """Vectors ``[new, d]`` of items behind those of the tables, on every rank.
-
-        Towers, which must have been given these items' attributes, give the learned part. All else
-        of a vector is linear in an item's rows: it is that of the items most like it.
-        """
-        if self.model is None:
-            return likeness.of_vectors(self.items)
-        learned = _learned_of_new_items(self.model, likeness.new, processes)
-        return torch.cat([learned, likeness.of_vectors(self.items[:, learned.shape[1] :])], 1)
 
     def validation_ranks(
         self, dataset: Dataset, sample: NDArray[np.int64] | None, processes: Processes
@@ -98,20 +84,6 @@ def of_towers(
 
     on_top = OnTop(model.listed(known.length), model.recent(), known)
     return Scoring(users, model.item_vectors(), on_top, context is not None, model)
-
-
-@torch.no_grad()
-def _learned_of_new_items(model: ShardedTwoTower, new: int, processes: Processes) -> torch.Tensor:
-    """What the item tower says of attributes, float32 ``[new, tower[-1]]``."""
-    model.wrapped.eval()
-    module, tables = model.module, [model.module.item.ids.rows]
-    tables += [] if module.targets is None else [module.targets.rows]
-    # A sharded table answers only when all ranks ask.
-    sums = [tower_vectors(rows, model.n_items, processes).double().sum(0) for rows in tables]
-    row = (processes.all_reduce_sum(torch.cat(sums)) / model.n_items).float()
-    ids = torch.arange(model.n_items, model.n_items + new, device=processes.device)
-    absent = module.absence is not None
-    return torch.cat([module.new_items(part, row, absent=absent) for part in ids.split(_CHUNK)])
 
 
 def of_tables(tables: TablesAlone, known: LastItems, processes: Processes) -> Scoring:

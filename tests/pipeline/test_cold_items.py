@@ -113,7 +113,7 @@ def test_cold_items_are_ranked_on_validation_and_test_with_both_baselines(finish
 
 
 def likes_by_hand(data, known):
-    """Dense: idf-weighted cosine of all items, the twenty best known ones, cubed, to sum 1."""
+    """Dense: cosine by the known items' idf, the twenty best of these, cubed, to sum 1."""
     parts = []
     for attribute in data.every_item_attributes():
         dense = np.zeros((known + data.n_untaken, attribute.size))
@@ -121,7 +121,7 @@ def likes_by_hand(data, known):
         dense[row, attribute.values] = 1
         parts.append(dense[:, 1:])
     values = np.concatenate(parts, 1)
-    values *= np.log(len(values) / np.maximum(values.sum(0), 1))
+    values *= np.log(known / np.maximum(values[:known].sum(0), 1))
     values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
     cosine = values[known:] @ values[:known].T
     weights = np.zeros_like(cosine)
@@ -143,7 +143,7 @@ def test_baselines_are_those_of_plain_numpy(finished):
     data = Dataset.open(finished["prepare"])
     cold = ColdItems.of(data)
     values, _ = likes_by_hand(data, data.n_items)
-    vectors = content_vectors(data.every_item_attributes(), len(values))
+    vectors = content_vectors(data.every_item_attributes(), len(values), data.n_items)
     excluded = cold.excluded(data, cold.test_item)
     histories = UserItems(data.user_indptr, data.train_item)
     ranks = baseline_ranks(vectors, histories, cold.test_item, excluded, np.arange(len(values)))

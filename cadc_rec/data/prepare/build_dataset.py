@@ -104,7 +104,7 @@ def _build(
         cold = None
         every_row, n_rows = rows, raw_rows
         if config.cold_items:
-            cold = ColdItems.of(config, engine, rows)
+            cold = ColdItems.of(config, tables, engine, rows)
             rows, n_rows = cold.others, count(engine, cold.others)
         times = times_of(config, tables, engine, rows)
         met = _meetings(tables, reader, engine, every_row) if config.source == "tables" else {}

@@ -52,12 +52,17 @@ class ColdItems:
     control: bool
 
     @classmethod
-    def of(cls, config: DataConfig, engine: Engine, rows: ir.Table) -> ColdItems:
+    def of(cls, config: DataConfig, tables: RawTables, engine: Engine, rows: ir.Table) -> ColdItems:
         """Draw them.
 
         Raises:
-            CadcError: every item is drawn, or none.
+            CadcError: every item is drawn, or none; or items have no attributes.
         """
+        if not tables.attributes_of("item"):
+            raise CadcError(
+                f"data.cold_items = {config.cold_items} ranks new items by their attributes, and "
+                "the items have none; name some in [data.tables.items], or leave it out."
+            )
         threshold = f"{int(config.cold_items * 16**_DIGITS):0{_DIGITS}x}"
         made = cls(rows, rows, threshold, config.split_seed, config.cold_control)
         cold = made._is_cold(rows)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import ibis
 import ibis.expr.types as ir
+import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from cadc_rec.config.tables import EntityTable, InteractionsTable, ItemsTable, TablesConfig
@@ -73,6 +74,37 @@ def read_tables(
     """
     backend.raw_sql("SET TimeZone = 'UTC'")  # a datetime that names no zone is meant as UTC
     return _Reader(config, backend, scratch, forms or {}).read(files)
+
+
+def read_side(
+    config: TablesConfig,
+    side: Side,
+    files: FileSet,
+    backend: Backend,
+    scratch: Path,
+    forms: Mapping[tuple[Side, str], Form],
+) -> pa.Table:
+    """The ids and attribute values of one file of users or items, in the order of its rows.
+
+    Args:
+        config: names the columns, and says of what kind the ids are.
+        side: what the file is of.
+        files: the file.
+        backend: reads it.
+        scratch: a folder for what is unpacked or converted.
+        forms: how the values of the dataset's attributes are written.
+
+    Raises:
+        CadcError: a column or row that cannot be read as declared.
+    """
+    backend.raw_sql("SET TimeZone = 'UTC'")
+    reader = _Reader(config, backend, scratch, forms)
+    read = reader._side(side, getattr(config, f"{side}s"), files)
+    untyped = "integer-like" in config.normalize_ids
+    kind = id_kind(side, getattr(config, f"{side}_ids"), [read.ids], untyped=untyped)
+    rows = reader._entities(read, kind, {})
+    assert rows is not None
+    return rows.to_pyarrow()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ rows, for the same users, against the same candidates.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,18 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from cadc_rec.data.cold_items import ColdItems
-from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.dataset import Attribute, Dataset
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.evaluation.content_baselines import baseline_ranks
-from cadc_rec.evaluation.metrics import ranking_metrics
+from cadc_rec.evaluation.metrics import rank_gains, ranking_metrics
 from cadc_rec.evaluation.on_top import own_share
 from cadc_rec.evaluation.ranking import Listed
 from cadc_rec.evaluation.sharded import ranks_by_share
-from cadc_rec.evaluation.statistics import (
-    UserGains,
-    mean_intervals,
-    paired_bootstrap,
-    rank_gains,
-)
+from cadc_rec.evaluation.statistics import UserGains, mean_intervals, paired_bootstrap
 from cadc_rec.pretrain.content_lists import content_vectors
-from cadc_rec.pretrain.likeness import Likeness
+from cadc_rec.pretrain.likeness import USERS, Likeness, gain, reach
+from cadc_rec.training.new_items import new_item_vectors
 from cadc_rec.training.scoring import Scoring
 
 RANKS = "cold_ranks.parquet"
@@ -64,15 +61,16 @@ def measure_cold(
     """
     control = int(cold.items.max()) < dataset.n_items
     attributes = dataset.every_item_attributes()
-    likeness, every = None, scoring.items
+    on_top, every = OfCold(), scoring.items
     if not control:
+        of_users = scoring.users(True, None)
+        vectors = new_item_vectors(scoring, attributes, dataset.n_untaken, of_users, processes)
         # Cold items follow the others; behind them are those that nobody took at all.
-        likeness = Likeness.of(attributes, dataset.n_items, dataset.n_untaken)
-        likeness = Likeness(likeness.weights[: len(cold.items)])
-        every = torch.cat([scoring.items, scoring.new_items(likeness, processes)])
+        every = torch.cat([scoring.items, vectors[: len(cold.items)]])
+        on_top = OfCold.of(scoring, dataset, len(cold.items), attributes, processes)
     result: dict[str, Any] = {"items": len(cold.items), "control": control}
     columns: dict[str, list[Any]] = {"user": [], "item": [], "of": []}
-    baselines = content_vectors(attributes, dataset.n_items + dataset.n_untaken)
+    baselines = content_vectors(attributes, dataset.n_items + dataset.n_untaken, dataset.n_items)
     for of, with_validation, targets in (
         ("validation", False, cold.val_item),
         ("test", True, cold.test_item),
@@ -82,14 +80,13 @@ def measure_cold(
             continue
         excluded = cold.excluded(dataset, targets)
         ranks = _ranks(
-            dataset, cold, scoring, every, likeness, targets, excluded, with_validation, processes
+            dataset, cold, scoring, every, on_top, targets, excluded, with_validation, processes
         )
         if not control and processes.rank == 0:
             histories = UserItems(dataset.user_indptr, dataset.train_item)
-            for among, some in zip(_AMONG, (cold.items, np.arange(len(every))), strict=True):
-                found = baseline_ranks(
-                    baselines, histories, targets, excluded, np.asarray(some, np.int64)
-                )
+            candidates = (cold.items.astype(np.int64), np.arange(len(every)))
+            for among, some in zip(_AMONG, candidates, strict=True):
+                found = baseline_ranks(baselines, histories, targets, excluded, some)
                 ranks |= {f"{name}_{among}": each for name, each in found.items()}
         result[of] = {"users": len(users), **_described(ranks, ks)}
         rows = {"user": users, "item": targets[users], "of": np.repeat(of, len(users)), **ranks}
@@ -101,12 +98,61 @@ def measure_cold(
     return result
 
 
+@dataclass(frozen=True)
+class OfCold:
+    """The scores of lists and recent popularity of cold items: of those most like them.
+
+    Attributes:
+        likeness: of the cold items; None where they are known.
+        by: what their scores are multiplied by, see `cadc_rec.pretrain.likeness`.
+    """
+
+    likeness: Likeness | None = None
+    by: float = 1.0
+
+    @classmethod
+    def of(
+        cls,
+        scoring: Scoring,
+        dataset: Dataset,
+        count: int,
+        attributes: Sequence[Attribute],
+        processes: Processes,
+    ) -> OfCold:
+        """Of `count` items behind the known ones; all ranks have to call it."""
+        likeness = Likeness.of(attributes, dataset.n_items, dataset.n_untaken)
+        likeness = Likeness(likeness.weights[:count])
+        mine = own_share(None, dataset.n_users, processes)
+        listed, _ = scoring.on_top.of_users(dataset, mine, with_validation=True)
+        if listed is None:
+            return cls(likeness)
+        rows, others = Likeness.of_known(attributes, dataset.n_items)
+        share = processes.share(dataset.n_users)
+        scores = listed(range(min(len(share), -(-USERS // processes.world_size))))
+        both = (sparse.csr_array(scores[:, rows]), others.of_scores(scores))
+        reached = torch.stack([reach(torch.from_numpy(each.toarray())) for each in both])
+        return cls(likeness, gain(*processes.all_reduce_sum(reached).tolist()))
+
+    def with_others(self, listed: Listed | None) -> Listed | None:
+        """Scores on top of all items', the cold ones last."""
+        likeness = self.likeness
+        if listed is None or likeness is None:
+            return listed
+
+        def of_all(run: range) -> sparse.csr_array:
+            scores = listed(run)
+            of_cold = likeness.of_scores(scores) * np.float32(self.by)
+            return sparse.csr_array(sparse.hstack([scores, of_cold], format="csr"))
+
+        return of_all
+
+
 def _ranks(
     dataset: Dataset,
     cold: ColdItems,
     scoring: Scoring,
     every: torch.Tensor,
-    likeness: Likeness | None,
+    on_top: OfCold,
     targets: NDArray[np.int32],
     excluded: UserItems,
     with_validation: bool,
@@ -116,7 +162,7 @@ def _ranks(
     users = scoring.users(with_validation, None)
     mine = own_share(None, dataset.n_users, processes)
     listed, order = scoring.on_top.of_users(dataset, mine, with_validation)
-    whole = _of_every_item(listed, likeness)
+    whole = on_top.with_others(listed)
     some = torch.from_numpy(cold.items.astype(np.int64)).to(every.device)
     place = np.full(len(every), -1, np.int32)
     place[cold.items] = np.arange(len(cold.items))
@@ -130,13 +176,6 @@ def _ranks(
         name: ranks_by_share(users, items, of, left_out, processes, listed=scores, order=order)[has]
         for name, (items, of, left_out, scores) in among.items()
     }
-
-
-def _of_every_item(listed: Listed | None, likeness: Likeness | None) -> Listed | None:
-    """Scores on top, of new items, too."""
-    if listed is None or likeness is None:
-        return listed
-    return lambda run: likeness.of_scores(listed(run))
 
 
 def _columns(listed: Listed | None, items: NDArray[np.int32]) -> Listed | None:

@@ -138,6 +138,11 @@ def test_a_split_by_time_holds_out_the_first_cold_item_of_each_period(prepared):
         assert pairs(rows[rows.held_out == number]) == pairs(of_period.groupby("user").head(1))
 
 
+def test_items_without_attributes_are_refused(tables):
+    with pytest.raises(CadcError, match="the items have none; name some in"):
+        tables(content=text(taken()), cold_items=SHARE)
+
+
 @pytest.mark.parametrize(("share", "drawn"), [(1e-9, "none"), (1 - 1e-9, "every one")])
 def test_a_share_that_draws_nothing_or_everything_is_refused(prepared, share, drawn):
     with pytest.raises(CadcError, match=f"draws {drawn} of the items"):
