@@ -17,9 +17,8 @@ READY := $(if $(wildcard .venv/.installed-cuda),.venv/.installed-cuda,.venv/.ins
 
 # Workers of pytest, and cells of the small study: one for each core, at most eight for the memory.
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 8 ? n : 8)))
-PYTEST := -m pytest -n $(JOBS)
-# Quick tests wait often, for the database's thread or a process they started: half as many more.
-QUICK := -m pytest -n $(shell n=$(JOBS); m=$$((n + n / 2)); echo $$((m < 8 ? m : n > 8 ? n : 8)))
+# Tests wait often, for the database's thread or a process they started: half as many more.
+PYTEST := -m pytest -n $(shell n=$(JOBS); m=$$((n + n / 2)); echo $$((m < 8 ? m : n > 8 ? n : 8)))
 # Rounds of the speed guard.
 REPEATS ?= 5
 
@@ -56,7 +55,7 @@ demo: $(READY) ## run the whole job on a small generated dataset
 	$(BIN)/cadc-rec run configs/demo.toml
 
 test: $(READY) ## run the quick tests
-	$(BIN)/python $(QUICK) -m "not slow and not realdata"
+	$(BIN)/python $(PYTEST) -m "not slow and not realdata"
 
 test-slow: $(READY) ## run the slow tests and those on real data
 	$(BIN)/python $(PYTEST) -m "slow or realdata"

@@ -83,11 +83,12 @@ def sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, ty
 
 
 def field_docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """The string below each field of the class, or of the class it extends, as one line."""
+    """The string below each field of the class, or of a class it extends, as one line."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
     assert isinstance(tree, ast.ClassDef)
-    (base,) = model.__bases__
-    found = {} if base is BaseModel else field_docstrings(base)
+    found: dict[str, str] = {}
+    for base in reversed(model.__bases__):
+        found |= {} if base is BaseModel else field_docstrings(base)
     for field, below in zip(tree.body, tree.body[1:], strict=False):
         if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
             continue

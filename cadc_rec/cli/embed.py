@@ -64,8 +64,8 @@ def embed(
 
         finished = Finished(experiment, artifacts, pipeline.dataset, pipeline.pretrained)
         prepared = artifacts["prepare"]
-        ids, attributes = new_entities(experiment.data, prepared, "item", items, "--items")
-        vectors = finished.new_items.vectors_of(attributes, len(ids))
-        write_vectors(out, ids, vectors)
-    print(f"embed: {len(ids):,} items, vectors of {vectors.shape[1]} numbers")
+        new = new_entities(experiment.data, prepared, "item", items, "--items")
+        vectors = finished.new_items.vectors_of(new.attributes, len(new.ids), new.dense)
+        write_vectors(out, new.ids, vectors)
+    print(f"embed: {len(new.ids):,} items, vectors of {vectors.shape[1]} numbers")
     print(out.resolve())

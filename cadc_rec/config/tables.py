@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from cadc_rec.config.dense import DenseColumns
 from cadc_rec.config.types import Names, Section
 
 IdType = Literal["auto", "integer", "string"]
@@ -158,8 +159,8 @@ class InteractionsTable(Section):
         return self.model_dump(mode="json", exclude=named)
 
 
-class EntityTable(Section):
-    """Attributes of users or items, at most one row for each id."""
+class CodedColumns(Section):
+    """A table of users or items, and those of its columns whose values become codes."""
 
     path: str = ""
     """A file, folder or glob, written as `data.tables.interactions.path`. Without a path and a
@@ -194,6 +195,7 @@ class EntityTable(Section):
 
     def broken_rules(self) -> Iterator[str]:
         """See `Section`."""
+        yield from super().broken_rules()
         for setting, columns in (
             ("separator", "multi"),
             ("buckets", "numeric"),
@@ -205,6 +207,10 @@ class EntityTable(Section):
                     f"{setting} = {value!r} is about {columns!r} columns, and none is named; name "
                     f"them in {columns}, or leave {setting} out."
                 )
+
+
+class EntityTable(DenseColumns, CodedColumns):
+    """Attributes of users or items, at most one row for each id."""
 
 
 class UsersTable(EntityTable):
@@ -231,7 +237,8 @@ class ItemsTable(EntityTable):
     def keeps_all(self) -> bool:
         """Whether items that nobody took yet stay in the catalogue."""
         attributes = (self.categorical, self.multi, self.numeric, self.hashed)
-        return self.keep == "all" or (self.keep == "auto" and any(attributes))
+        has_some = any(attributes) or self.has_dense
+        return self.keep == "all" or (self.keep == "auto" and has_some)
 
 
 class TablesConfig(Section):
@@ -292,4 +299,7 @@ class TablesConfig(Section):
         settings = self.model_dump(mode="json", exclude={"database": True, "driver": True, **place})
         kept = self.interactions.decisive()
         settings["interactions"] = {k: v for k, v in settings["interactions"].items() if k in kept}
+        for role in ("users", "items"):  # so that a dataset without such columns keeps its key
+            for unset in getattr(self, role).unset():
+                del settings[role][unset]
         return settings

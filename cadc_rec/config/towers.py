@@ -89,6 +89,8 @@ class ModelConfig(Section):
     [protocol.md](protocol.md#cold-items)."""
     feature_dim: PositiveInt = 16
     """Width of each attribute's embedding."""
+    vector_dim: PositiveInt = 32
+    """Width of what a tower makes of each `vector` column, by a learned layer."""
     tower: PositiveInts = (128, 64)
     """Widths of the layers of each tower's MLP. The last layer gives the vector; the dot product of
     two vectors is the score."""
@@ -132,10 +134,13 @@ class ModelConfig(Section):
         """See `Section`; without towers only `kind` counts."""
         if self.kind == "tables":
             return {"kind": self.kind}
-        unused = {"keep"} if self.keep == "towers" else set()
-        if not self.cold_dropout:
-            unused.add("cold_dropout")
-        return self.model_dump(mode="json", exclude=unused)
+        fields = type(self).model_fields
+        unset = {
+            k
+            for k in ("keep", "vector_dim", "cold_dropout")
+            if getattr(self, k) == fields[k].default
+        }
+        return self.model_dump(mode="json", exclude=unset)
 
 
 class TrainConfig(Section):

@@ -1,13 +1,13 @@
 """A prepared dataset as NumPy arrays, for everything that learns or measures.
 
 In: the artifact of the prepare stage. Out: D_full sorted by user and time, the held-out items, and
-both sides' attributes as CSR.
+both sides' attributes as CSR, their vectors and numbers as memory-mapped tables.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import sparse
 
+from cadc_rec.data.dense import DenseAttribute, read_dense
 from cadc_rec.data.prepare.vocabulary import UNKNOWN
 from cadc_rec.data.sources.raw_tables import PER_SECOND, AttributeKind, TimestampKind, TimeUnit
 from cadc_rec.data.streams import read_groups
@@ -76,6 +77,10 @@ class Dataset:
     """Whether times are a clock's, only each user's order, or not there."""
     time_unit: TimeUnit = ""
     """What the stored times count since 1970; empty where that is not known."""
+    user_dense: list[DenseAttribute] = field(default_factory=list)
+    """Vectors and numbers of the users."""
+    item_dense: list[DenseAttribute] = field(default_factory=list)
+    """Those of the `n_items` that were taken."""
 
     @staticmethod
     def open(artifact: Artifact) -> Dataset:
@@ -101,6 +106,8 @@ class Dataset:
             n_untaken=int(info.get("untaken_items", 0)),
             timestamp_kind=info["timestamp_kind"],
             time_unit=info["time_unit"],
+            user_dense=read_dense(path, "user"),
+            item_dense=read_dense(path, "item", 0, n_items),
         )
 
     @cached_property
@@ -244,6 +251,14 @@ class Dataset:
         described = json.loads((self.path / "attributes.json").read_text("utf-8"))["item"]
         found = _attributes(self.path / "items.parquet", described, first, count)
         return [known_to_towers(attribute) for attribute in found]
+
+    def every_item_dense(self) -> list[DenseAttribute]:
+        """Vectors and numbers of all items, those that nobody took yet last."""
+        return read_dense(self.path, "item", 0, self.n_items + self.n_untaken)
+
+    def untaken_dense(self) -> list[DenseAttribute]:
+        """Vectors and numbers of the items that nobody took yet."""
+        return read_dense(self.path, "item", self.n_items, self.n_untaken)
 
 
 def known_to_towers(attribute: Attribute) -> Attribute:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cadc_rec.data.dataset import Attribute, coded_attribute, known_to_towers
+from cadc_rec.data.dense import DenseAttribute, side_by_side
 from cadc_rec.errors import CadcError
 from cadc_rec.export.programs import Program, padded_codes, pooled
 from cadc_rec.export.trained import Table, TrainedModel
@@ -34,8 +35,8 @@ from cadc_rec.serving.bundle.programs import load_program
 _ROOM = 2  # a new item may have so many times as many values of an attribute as any known one
 _LEAST = 16
 
-Learned = Callable[[torch.Tensor], torch.Tensor]
-"""Codes, int64 ``[n, sum of widths]``, to the learned part of vectors."""
+Learned = Callable[..., torch.Tensor]
+"""Codes, and vectors and numbers where any are read, to the learned part of vectors."""
 
 
 class NewItemProgram(nn.Module):
@@ -54,6 +55,7 @@ class NewItemProgram(nn.Module):
         self.means = [table.mean for table in trained.item.features]
         for number, table in enumerate(trained.item.features):
             self.register_buffer(f"values_{number}", table.weight)
+        self.layers = trained.item.layers
         tables = [*trained.item.ids, *([trained.targets] if trained.targets else [])]
         self.register_buffer("row", torch.cat([table.weight.mean(0) for table in tables]))
         self.tower = trained.model.item.without_tables()
@@ -61,16 +63,26 @@ class NewItemProgram(nn.Module):
     def program(self) -> Program:
         """The program of a bundle."""
         width = int(self.tower.last_layer().out_features)
-        return Program(self, {"codes": (sum(self.widths),)}, width)
+        inputs = {"codes": (sum(self.widths),)}
+        if self.layers is not None:
+            inputs["dense"] = (sum(self.layers.widths),)
+        return Program(self, inputs, width, floats=("dense",))
 
-    def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """``[n, tower[-1]]`` of int64 ``[n, sum of widths]``, -1 where an item has no more."""
+    def forward(self, codes: torch.Tensor, dense: torch.Tensor | None = None) -> torch.Tensor:
+        """Vectors ``[n, tower[-1]]``.
+
+        Args:
+            codes: int64 ``[n, sum of widths]``, -1 where an item has no more.
+            dense: float32 ``[n, some]``, vectors and numbers side by side, where any are read.
+        """
         parts = [
             pooled(getattr(self, f"values_{number}"), of_one, mean)
             for number, (of_one, mean) in enumerate(
                 zip(codes.split(self.widths, 1), self.means, strict=True)
             )
         ]
+        if self.layers is not None:
+            parts.append(self.layers(dense))
         rows = self.row.expand(codes.shape[0], -1)
         return new_item_vectors(self.tower, rows, torch.cat(parts, 1), self.absent)
 
@@ -92,7 +104,7 @@ def new_item_program(
         trained: the towers.
         attributes: of every item of the catalogue.
     """
-    if not trained.item.features:
+    if not trained.item.features and trained.item.layers is None:
         return None
     widths = code_widths(trained.item.features, attributes)
     return NewItemProgram(trained, widths).eval().requires_grad_(False)
@@ -108,6 +120,7 @@ class NewItems:
         learned: of the first elements of a vector, from codes; None where nothing reads them.
         widths: places of each attribute's codes.
         gain: how much farther than the mean of its likes a new item stands from the middle.
+        known_dense: vectors and numbers of the known items; for `gain_for` alone.
     """
 
     known: Sequence[Attribute]
@@ -115,6 +128,7 @@ class NewItems:
     learned: Learned | None
     widths: Sequence[int]
     gain: float = 1.0
+    known_dense: Sequence[DenseAttribute] = ()
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> NewItems:
@@ -134,12 +148,15 @@ class NewItems:
         learned = load_program(bundle, "new_item") if "new_item" in model["programs"] else None
         return cls(known, vectors, learned, made["codes"], made["gain"])
 
-    def vectors_of(self, new: Sequence[Attribute], count: int) -> NDArray[np.float32]:
+    def vectors_of(
+        self, new: Sequence[Attribute], count: int, dense: Sequence[DenseAttribute] = ()
+    ) -> NDArray[np.float32]:
         """Vectors of new items, float32 ``[count, d]``; a vector depends on its own item alone.
 
         Args:
             new: their attributes, in the order of the known items'.
             count: how many there are.
+            dense: their vectors and numbers, likewise.
 
         Raises:
             CadcError: an item has more values of an attribute than there are places for.
@@ -147,7 +164,7 @@ class NewItems:
         new = [known_to_towers(attribute) for attribute in new]
         every = [_joined(*pair) for pair in zip(self.known, new, strict=True)]
         likeness = Likeness.of(every, len(self.vectors), count)
-        found = self._of_attributes(new, count, likeness)
+        found = self._of_attributes(new, count, side_by_side(dense), likeness)
         return moved(found, torch.from_numpy(self.vectors), self.gain).numpy()
 
     def gain_for(self, users: NDArray[np.float32]) -> float:
@@ -158,19 +175,25 @@ class NewItems:
         """
         rows, others = Likeness.of_known(self.known, len(self.vectors))
         sample = [_some(attribute, rows) for attribute in self.known]
-        pretended = self._of_attributes(sample, len(rows), others)
+        dense = side_by_side(self.known_dense, rows)
+        pretended = self._of_attributes(sample, len(rows), dense, others)
         some = torch.from_numpy(users[:USERS])
         items = torch.from_numpy(self.vectors[rows])
         return gain(*(float(reach(some @ each.t())) for each in (items, pretended)))
 
     def _of_attributes(
-        self, attributes: Sequence[Attribute], count: int, likeness: Likeness
+        self,
+        attributes: Sequence[Attribute],
+        count: int,
+        dense: NDArray[np.float32] | None,
+        likeness: Likeness,
     ) -> torch.Tensor:
         parts: list[torch.Tensor] = []
         width = 0
         if self.learned is not None:
             with torch.inference_mode():
-                parts.append(self.learned(self._codes(attributes, count)).float())
+                given = [] if dense is None else [torch.from_numpy(dense)]
+                parts.append(self.learned(self._codes(attributes, count), *given).float())
             width = parts[0].shape[1]
         rest = torch.from_numpy(np.ascontiguousarray(self.vectors[:, width:]))
         return torch.cat([*parts, likeness.of_vectors(rest)], 1)

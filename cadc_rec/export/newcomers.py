@@ -62,6 +62,9 @@ class HistoryNewcomer(nn.Module):
             torch.zeros(table.weight.shape[1]) if table.mean else table.weight[0]
             for table in trained.user.features
         ]
+        if trained.user.layers is not None:  # a row of zeros is missing
+            rows = torch.zeros(1, sum(table.weight.shape[1] for table in trained.user.dense))
+            unknown.append(trained.user.layers(rows)[0])
         self.register_buffer("features", torch.cat(unknown) if unknown else None)
         self.width = trained.user.id_width
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import torch
 from torch import nn
 
 from cadc_rec.errors import CadcError
-from cadc_rec.export.trained import ItemForward, Side, TrainedModel, UserForward
+from cadc_rec.export.trained import ItemForward, Side, Table, TrainedModel, UserForward
+from cadc_rec.models.dense import DenseLayers
 from cadc_rec.models.features import AttributeValues
 from cadc_rec.models.rows import TensorRows
 
@@ -31,6 +33,8 @@ class SideLookup(nn.Module):
             CodedFeature(table.weight, padded_codes(attribute), table.mean)
             for table, attribute in zip(side.features, side.attributes, strict=True)
         )
+        if side.layers is not None:
+            self.features.append(DenseFeature(side.dense, side.layers))
 
     def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``[n, id width]`` and ``[n, feature width]`` of int64 ids ``[n]``."""
@@ -67,6 +71,25 @@ def pooled(weight: torch.Tensor, codes: torch.Tensor, mean: bool) -> torch.Tenso
     known = (codes >= 0).to(weight.dtype)
     total = (weight[codes.clamp_min(0)] * known[:, :, None]).sum(1)
     return total / known.sum(1, keepdim=True).clamp_min(1) if mean else total
+
+
+class DenseFeature(nn.Module):
+    """Vectors and numbers of every id, projected.
+
+    Args:
+        tables: with a row for each id.
+        layers: what is made of their rows side by side.
+    """
+
+    def __init__(self, tables: Sequence[Table], layers: DenseLayers) -> None:
+        super().__init__()
+        self.rows = TensorRows(torch.cat([table.weight for table in tables], 1))
+        self.layers = layers
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """``[n, width]`` of int64 ids ``[n]``."""
+        projected: torch.Tensor = self.layers(self.rows(ids))
+        return projected
 
 
 def padded_codes(attribute: AttributeValues) -> torch.Tensor:
@@ -183,11 +206,14 @@ class Program:
     inputs: dict[str, tuple[int, ...]]
     width: int | None = None
     """Of what it gives; None: whole vectors."""
+    floats: tuple[str, ...] = ()
+    """Inputs that are float32; the others are int64."""
 
     def example(self, batch: int) -> tuple[torch.Tensor, ...]:
         """Inputs of so many rows, all of them row 0 of the tables."""
         return tuple(
-            torch.zeros(batch, *shape, dtype=torch.int64) for shape in self.inputs.values()
+            torch.zeros(batch, *shape, dtype=torch.float32 if name in self.floats else torch.int64)
+            for name, shape in self.inputs.items()
         )
 
     def exported(self) -> torch.export.ExportedProgram:

@@ -4,7 +4,7 @@ This is the form that TorchRec quantizes, shards and scripts. A request names wh
 about in one `KeyedJaggedTensor`; its keys, in order, are `query_keys` and `item_keys`: the id, the
 codes of each attribute, for a model with a history the last items, the latest first, and for one
 with a context the code of each of its features. A feature without values is unknown: its vector is
-zero, or of a context that of code 0.
+zero, or of a context that of code 0. Vectors and numbers of a user or item are looked up by its id.
 """
 
 from __future__ import annotations
@@ -84,11 +84,13 @@ class Collections(nn.Module):
         user, item = trained.user, trained.item
         self.user_ids = collection(user.ids, [USER] * len(user.ids), PoolingType.SUM)
         self.user_features = _of_features(user)
+        self.user_dense = _by_id(user.dense, USER)
         self.item_ids = collection(item.ids[:1], [ITEM], PoolingType.SUM)
-        self.item_free = _of_items(item.ids[1:])
+        self.item_free = _by_id(item.ids[1:], ITEM)
         self.item_features = _of_features(item)
-        self.sources = _of_items([trained.sources] if trained.sources else [])
-        self.targets = _of_items([trained.targets] if trained.targets else [])
+        self.item_dense = _by_id(item.dense, ITEM)
+        self.sources = _by_id([trained.sources] if trained.sources else [], ITEM)
+        self.targets = _by_id([trained.targets] if trained.targets else [], ITEM)
 
 
 def _of_features(side: Side) -> EmbeddingBagCollection | None:
@@ -97,8 +99,8 @@ def _of_features(side: Side) -> EmbeddingBagCollection | None:
     return collection(side.features, names, PoolingType.MEAN) if names else None
 
 
-def _of_items(tables: Sequence[Table]) -> EmbeddingBagCollection | None:
-    return collection(tables, [ITEM] * len(tables), PoolingType.SUM) if tables else None
+def _by_id(tables: Sequence[Table], key: str) -> EmbeddingBagCollection | None:
+    return collection(tables, [key] * len(tables), PoolingType.SUM) if tables else None
 
 
 class HistoryLookup(nn.Module):
@@ -177,6 +179,7 @@ class QueryTower(nn.Module):
         super().__init__()
         self.keys = query_keys(trained)
         self.ids, self.features, self.dense = tables.user_ids, tables.user_features, dense
+        self.vectors, self.layers = tables.user_dense, trained.user.layers
         length = trained.history_length
         self.histories = HistoryLookup(tables, length) if length else None
         self.requests = RequestLookup(len(trained.request)) if trained.request else None
@@ -190,6 +193,9 @@ class QueryTower(nn.Module):
         features = rows[:, :0]
         if self.features is not None:
             features = self.features(parts[1]).values()
+        if self.vectors is not None and self.layers is not None:
+            projected = self.layers(self.vectors(parts[0]).values())
+            features = torch.cat([features, projected], 1)
         if self.histories is None:
             nothing = rows[:, None][:, :0, :0]
             histories = nothing, nothing, nothing.sum(2) > 0
@@ -220,6 +226,7 @@ class ItemTower(nn.Module):
             tables.item_features,
         )
         self.targets, self.dense = tables.targets, dense
+        self.vectors, self.layers = tables.item_dense, trained.item.layers
         self.splits = [1, len(trained.item.features)]
 
     def forward(self, request: KeyedJaggedTensor) -> torch.Tensor:
@@ -231,6 +238,9 @@ class ItemTower(nn.Module):
         features = targets = rows[:, :0]
         if self.features is not None:
             features = self.features(parts[1]).values()
+        if self.vectors is not None and self.layers is not None:
+            projected = self.layers(self.vectors(parts[0]).values())
+            features = torch.cat([features, projected], 1)
         if self.targets is not None:
             targets = self.targets(parts[0]).values()
         vectors: torch.Tensor = self.dense(rows, features, targets)

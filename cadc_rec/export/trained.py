@@ -21,6 +21,7 @@ from cadc_rec.config.experiment import ContextConfig, Experiment, HistoryConfig,
 from cadc_rec.data.context import context_sizes
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.transition_lists import ListedScores
+from cadc_rec.models.dense import DenseLayers
 from cadc_rec.models.features import AttributeValues
 from cadc_rec.models.forward import item_vectors, user_vectors
 from cadc_rec.models.id_embedding import HybridIds
@@ -62,12 +63,16 @@ class Side:
         ids: tables with a row for each id; their rows side by side are what the tower is given.
         attributes: the side's attributes, in the order of `features`.
         features: the table of each attribute's codes.
+        dense: frozen tables of vectors and numbers, with a row for each id.
+        layers: what the model makes of the rows of all `dense` side by side; None without any.
     """
 
     name: str
     ids: tuple[Table, ...]
     attributes: tuple[AttributeValues, ...]
     features: tuple[Table, ...]
+    dense: tuple[Table, ...] = ()
+    layers: DenseLayers | None = None
 
     @property
     def rows(self) -> int:
@@ -82,6 +87,7 @@ class Side:
     def example(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Id rows and features of a few ids, all zero."""
         width = sum(table.weight.shape[1] for table in self.features)
+        width += 0 if self.layers is None else self.layers.width
         return torch.zeros(_TRACED, self.id_width), torch.zeros(_TRACED, width)
 
 
@@ -112,7 +118,8 @@ class TrainedModel:
     @property
     def tables(self) -> list[Table]:
         """All of them."""
-        of_sides = [t for side in (self.user, self.item) for t in (*side.ids, *side.features)]
+        sides = (self.user, self.item)
+        of_sides = [t for side in sides for t in (*side.ids, *side.features, *side.dense)]
         return [*of_sides, *(t for t in (self.sources, self.targets) if t is not None)]
 
 
@@ -196,7 +203,13 @@ def trained_model(
             table(f"{name}.features.tables", f"{name}_{a.name}", a.kind == "multi")
             for a in attributes
         ]
-        return Side(name, tuple(ids), tuple(attributes), tuple(features))
+        dense: list[Table] = []
+        if tower.dense is not None:
+            dense = [
+                table(f"{name}.dense.tables.{each}.table", each) for each in tower.dense.tables
+            ]
+        layers = None if tower.dense is None else tower.dense.layers
+        return Side(name, tuple(ids), tuple(attributes), tuple(features), tuple(dense), layers)
 
     transitions = pretrained.transitions is not None
     return TrainedModel(
@@ -223,7 +236,7 @@ class UserForward(nn.Module):
     def __init__(self, model: TwoTower) -> None:
         super().__init__()
         self.tower, self.reader = model.user.without_tables(), model.reader
-        self.with_features = model.user.features is not None
+        self.with_features = model.user.feature_width > 0
         self.with_sources = model.sources is not None
         factors = model.prior_factors()
         self.factors = None if factors is None else factors.detach()
@@ -244,7 +257,8 @@ class UserForward(nn.Module):
 
         Args:
             rows: ``[n, id width]``, of the users' id tables; zeros for an unknown user.
-            features: ``[n, width]``, of their attributes; width 0 where there are none.
+            features: ``[n, width]``, of their attributes, vectors and numbers; width 0 where there
+                are none.
             items: ``[n, L, dim]``, item rows of the histories, the latest first, zeros where
                 they have ended; without a history L is 0.
             sources: ``[n, L, e]``, likewise as what came before; e is 0 without transitions.
@@ -288,7 +302,7 @@ class ItemForward(nn.Module):
     def __init__(self, model: TwoTower) -> None:
         super().__init__()
         self.tower, self.with_prior = model.item.without_tables(), model.with_prior
-        self.with_features = model.item.features is not None
+        self.with_features = model.item.feature_width > 0
         self.with_targets = model.targets is not None
 
     def forward(
@@ -298,7 +312,8 @@ class ItemForward(nn.Module):
 
         Args:
             rows: ``[n, id width]``, of the items' id tables.
-            features: ``[n, width]``, of their attributes; width 0 where there are none.
+            features: ``[n, width]``, of their attributes, vectors and numbers; width 0 where there
+                are none.
             targets: ``[n, e]``, the items as what came after; e is 0 without transitions.
         """
         after = targets if self.with_targets else None

@@ -108,7 +108,14 @@ class Finished:
         """What gives vectors to items that no table has a row of."""
         learned = self.new_item_program
         widths = [] if learned is None else learned.widths
-        made = NewItems(self.dataset.item_attributes, self.vectors("item"), learned, widths)
+        data = self.dataset
+        made = NewItems(
+            data.item_attributes,
+            self.vectors("item"),
+            learned,
+            widths,
+            known_dense=data.item_dense,
+        )
         return replace(made, gain=made.gain_for(self.vectors("user")))
 
     @cached_property
@@ -127,7 +134,8 @@ class Finished:
         count, known = self.dataset.n_untaken, self.vectors("item")
         if not count or self.experiment.pretrain.model == "popularity":
             return np.zeros((count, known.shape[1]), np.float32)
-        return self.new_items.vectors_of(self.dataset.untaken_attributes(), count)
+        data = self.dataset
+        return self.new_items.vectors_of(data.untaken_attributes(), count, data.untaken_dense())
 
     def fitted(self) -> FittedPrior | None:
         """What was chosen of the prior; None where its settings stand."""
@@ -288,7 +296,11 @@ def _write_programs(
         described[name] = {
             "file": layout.PROGRAMS[name],
             "inputs": [
-                {"name": given, "dtype": "int64", "shape": ["batch", *shape]}
+                {
+                    "name": given,
+                    "dtype": "float32" if given in program.floats else "int64",
+                    "shape": ["batch", *shape],
+                }
                 for given, shape in program.inputs.items()
             ],
             "outputs": [

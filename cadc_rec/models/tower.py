@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cadc_rec.config.experiment import ModelConfig
+from cadc_rec.models.dense import DenseFeatures, DenseValues
 from cadc_rec.models.factorization import item_side, user_side
 from cadc_rec.models.features import AttributeValues, SideFeatures
 from cadc_rec.models.id_embedding import ID_EMBEDDINGS, FrozenIds
@@ -30,6 +31,8 @@ class SideSpec:
     """What a user's tower reads of the moment of a request: number of codes of each feature."""
     request_dim: int = 0
     """Width of each such feature's vector."""
+    dense: Sequence[DenseValues] = ()
+    """Tables of vectors and numbers, with a row for each id."""
 
 
 _SIDES = {"user": user_side, "item": item_side}
@@ -106,9 +109,14 @@ class Tower(nn.Module):
             if side.attributes
             else None
         )
+        self.dense = (
+            DenseFeatures(side.name, side.dense, side.rows, config.vector_dim, device)
+            if side.dense
+            else None
+        )
         # A mask for each row that the tower sees: an id, or with a history each example.
         self.dropout = ByteDropout(config.id_dropout)
-        width = config.id_dim + context_dim + (self.features.width if self.features else 0)
+        width = config.id_dim + context_dim + self.feature_width
         width += len(side.request) * side.request_dim
         # Made on the CPU and moved, so that a seed starts them alike on every device.
         widths = config.widths(side.name)
@@ -118,12 +126,19 @@ class Tower(nn.Module):
             layers += [nn.ReLU(), nn.Linear(before, after)]
         self.mlp = nn.Sequential(*layers).to(device)  # ends linear: a vector of any sign
 
+    @property
+    def feature_width(self) -> int:
+        """Width of attributes, vectors and numbers together."""
+        return sum(part.width for part in (self.features, self.dense) if part is not None)
+
     def cache(self, recurs: Callable[[torch.Tensor], bool]) -> None:
         """Look up once what never changes of ids whose very tensor comes in every step."""
         if isinstance(self.ids, FrozenIds):
             self.ids.cache.recurs = recurs
         if self.features is not None:
             self.features.cache.recurs = recurs
+        if self.dense is not None:
+            self.dense.cache(recurs)
 
     def silence(self) -> None:
         """Make all vectors zero until the last layer has learned."""
@@ -144,8 +159,14 @@ class Tower(nn.Module):
         return last
 
     def look_up(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Id rows ``[n, id_dim]`` and pooled attributes ``[n, width]`` of int64 ids ``[n]``."""
-        features = self.features(ids) if self.features is not None else None
+        """Id rows ``[n, id_dim]`` and features ``[n, feature_width]`` of int64 ids ``[n]``.
+
+        Features are the pooled attributes, and what is made of vectors and numbers.
+        """
+        parts = [part(ids) for part in (self.features, self.dense) if part is not None]
+        features = None
+        if parts:
+            features = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         return self.ids.rows(ids), features
 
     def forward(
@@ -159,7 +180,7 @@ class Tower(nn.Module):
 
         Args:
             rows: ``[n, id_dim]``, what `look_up` gives.
-            features: ``[n, features.width]``; None where the side has none.
+            features: ``[n, feature_width]``; None where the side has none.
             context: further frozen rows of each, each ``[n, some]``.
             present: ``[n, 1]``, 0 where the id's part is left out of the tower's input: its rows,
                 and an item's as what came after; None leaves nothing out.
@@ -180,6 +201,7 @@ class Tower(nn.Module):
         bare._modules = {
             "ids": self.ids.without_tables(),
             "features": None,
+            "dense": None,
             **{name: self._modules[name] for name in ("dropout", "join", "mlp")},
         }
         return bare

@@ -159,7 +159,12 @@ class TwoTower(nn.Module):
             "sources": self.sources,
             "targets": self.targets,
         }
-        return {k: v for k, v in named.items() if isinstance(v, FrozenIds)}
+        frozen = {k: v for k, v in named.items() if isinstance(v, FrozenIds)}
+        for side, tower in (("user", self.user), ("item", self.item)):
+            if tower.dense is not None:
+                of_side = tower.dense.of_ids().items()
+                frozen |= {f"{side}.dense.tables.{name}": table for name, table in of_side}
+        return frozen
 
     def forward(
         self,
@@ -198,15 +203,21 @@ class TwoTower(nn.Module):
         targets, present = self._targets(ids), self._present("item", ids, features is not None)
         return forward.item_vectors(self.item, rows, features, targets, self.with_prior, present)
 
-    def new_items(self, ids: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+    def new_items(
+        self, ids: torch.Tensor, row: torch.Tensor, dense: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The learned part of items that no table has a row of, ``[n, tower[-1]]``.
 
         Args:
             ids: int64 ``[n]``, of the item side's attributes alone.
             row: ``[id_dim + e]``, what stands for the rows of each, of its id tables and then as
                 what came after; nothing does if ids were left out in training.
+            dense: ``[n, widths]``, their vectors and numbers, where the tower reads any.
         """
-        features = None if self.item.features is None else self.item.features(ids)
+        parts = [] if self.item.features is None else [self.item.features(ids)]
+        if self.item.dense is not None:
+            parts.append(self.item.dense.layers(dense))
+        features = torch.cat(parts, 1) if parts else None
         rows = row.expand(len(ids), -1)
         return forward.new_item_vectors(self.item, rows, features, self.leaves_ids_out)
 
@@ -261,7 +272,8 @@ class TwoTower(nn.Module):
     def vector_width(self) -> int:
         """Elements of a vector: the width of the forward's output for no rows."""
         new = self.item.join.weight.new_empty
-        features = None if self.item.features is None else new(0, self.item.features.width)
+        width = self.item.feature_width
+        features = new(0, width) if width else None
         targets = None if self.targets is None else new(0, self.targets.width)
         rows = new(0, self.item.id_dim)
         vectors = forward.item_vectors(self.item, rows, features, targets, self.with_prior)

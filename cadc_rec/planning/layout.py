@@ -57,8 +57,8 @@ def two_towers(
     transition = transitions.dim if transitions.window and not lists else 0
     gram = torch.empty(experiment.model.id_dim, experiment.model.id_dim, device="meta")
     model = TwoTower(
-        SideSpec("user", sizes.users, sizes.user_attributes),
-        SideSpec("item", sizes.items, sizes.item_attributes, transition),
+        SideSpec("user", sizes.users, sizes.user_attributes, dense=sizes.user_dense),
+        SideSpec("item", sizes.items, sizes.item_attributes, transition, dense=sizes.item_dense),
         experiment.model,
         torch.device("meta"),
         experiment.history,

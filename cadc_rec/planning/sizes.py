@@ -7,8 +7,9 @@ given. Nothing is downloaded and nothing is prepared.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,24 @@ class PlannedAttribute:
 
 
 @dataclass(frozen=True)
+class PlannedDense:
+    """A table of vectors or numbers without its values."""
+
+    name: str
+    kind: str
+    width: int
+    half: bool
+    values: None = None
+
+    @staticmethod
+    def of(described: dict[str, Any]) -> PlannedDense:
+        """Of an entry of ``dense.json``."""
+        half = described["precision"] == "float16"
+        width = int(described["table_width"])
+        return PlannedDense(described["name"], described["kind"], width, half)
+
+
+@dataclass(frozen=True)
 class Sizes:
     """Ids and attributes of both sides.
 
@@ -66,6 +85,8 @@ class Sizes:
         source: where the sizes come from, in words.
         user_attributes: the users' attributes; empty if no dataset is prepared.
         item_attributes: the items' attributes; empty if no dataset is prepared.
+        user_dense: the users' vectors and numbers, likewise.
+        item_dense: the items' vectors and numbers, likewise.
     """
 
     users: int
@@ -73,6 +94,8 @@ class Sizes:
     source: str
     user_attributes: tuple[PlannedAttribute, ...] = ()
     item_attributes: tuple[PlannedAttribute, ...] = ()
+    user_dense: tuple[PlannedDense, ...] = ()
+    item_dense: tuple[PlannedDense, ...] = ()
 
 
 def find_sizes(
@@ -95,20 +118,21 @@ def find_sizes(
         world = data.generated
         found = Sizes(world.users, world.items, "[data.generated]")
     if users and items:
-        beside = (found.user_attributes, found.item_attributes) if found else ((), ())
-        return Sizes(users, items, "--users and --items", *beside)
+        given = "--users and --items"
+        if found is None:
+            return Sizes(users, items, given)
+        return replace(found, users=users, items=items, source=given)
     if found is None:
         raise CadcError(
             f"{where}: its dataset is not prepared in {workdir}, so the sizes of its tables are "
             f"not known; run cadc-rec prepare {where}, or give --users and --items."
         )
     if users or items:
-        return Sizes(
-            users or found.users,
-            items or found.items,
-            f"{found.source}, except --{'users' if users else 'items'}",
-            found.user_attributes,
-            found.item_attributes,
+        return replace(
+            found,
+            users=users or found.users,
+            items=items or found.items,
+            source=f"{found.source}, except --{'users' if users else 'items'}",
         )
     return found
 
@@ -126,11 +150,16 @@ def _prepared(data: DataConfig, workdir: Path) -> Sizes | None:
         if asked != wanted or not _same_world(data, info):
             continue
         sides = json.loads((file.parent / "attributes.json").read_text("utf-8"))
-        attributes = (
+        user, item = (
             tuple(PlannedAttribute(a["name"], a["kind"], int(a["size"])) for a in sides[side])
             for side in ("user", "item")
         )
-        return Sizes(int(info["users"]), int(info["items"]), str(file.parent), *attributes)
+        dense: list[tuple[PlannedDense, ...]] = [(), ()]
+        if (file.parent / "dense.json").is_file():
+            described = json.loads((file.parent / "dense.json").read_text("utf-8"))
+            dense = [tuple(map(PlannedDense.of, described[side])) for side in ("user", "item")]
+        rows = int(info["users"]), int(info["items"])
+        return Sizes(*rows, str(file.parent), user, item, *dense)
     return None
 
 

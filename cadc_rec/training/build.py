@@ -168,6 +168,7 @@ def build_model(
     )
     if rate := experiment.model.cold_dropout:
         attributes = dataset.user_attributes or dataset.item_attributes
+        attributes = attributes or dataset.user_dense or dataset.item_dense
         if not (attributes or experiment.history.length or experiment.context.features):
             raise CadcError(
                 f"model.cold_dropout = {rate} leaves ids out, and the towers read nothing else; "
@@ -219,8 +220,9 @@ def unsharded_model(
             dataset.user_attributes,
             request={} if context is None else context_sizes(dataset, context.features),
             request_dim=0 if context is None else context.dim,
+            dense=dataset.user_dense,
         ),
-        SideSpec("item", dataset.n_items, dataset.item_attributes, width),
+        SideSpec("item", dataset.n_items, dataset.item_attributes, width, dense=dataset.item_dense),
         config,
         device,
         history,
@@ -252,7 +254,10 @@ def _read_replicas_directly(model: ShardedTwoTower) -> None:
 
 
 def pretrained_weights(model: TwoTower, pretrained: Pretrained) -> dict[str, torch.Tensor]:
-    """The tables that hold pre-trained vectors, by name of the state, whole."""
+    """The tables that are loaded and not initialized, by name of the state, whole.
+
+    They hold pre-trained vectors, and vectors and numbers of users and items.
+    """
     weights = {}
     for side, tower in (("user", model.user), ("item", model.item)):
         if pretrained.ids is not None and tower.ids.pretrained:
@@ -263,6 +268,10 @@ def pretrained_weights(model: TwoTower, pretrained: Pretrained) -> dict[str, tor
         for kind in ("source", "target"):
             entry = f"{kind}s.table.embedding_bags.item_{kind}.weight"
             weights[entry] = getattr(pretrained.transitions, kind)
+    for side, tower in (("user", model.user), ("item", model.item)):
+        if tower.dense is not None:
+            for name, weight in tower.dense.weights().items():
+                weights[f"{side}.dense.tables.{name}.table.embedding_bags.{name}.weight"] = weight
     return weights
 
 

@@ -11,6 +11,8 @@ parameter. Both what is trained and what `cadc-rec plan` prints come from here.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 from torch.distributed.optim.apply_optimizer_in_backward import (
@@ -50,6 +52,9 @@ def table_rules(model: TwoTower, config: ShardingConfig, world_size: int) -> dic
         if tower.features is not None:
             # A few hundred rows: copying them to every rank is cheaper than sending lookups.
             rules.update(dict.fromkeys(tower.features.names, TableRule("data_parallel")))
+        if tower.dense is not None:
+            for each, name in zip(tower.dense.values, tower.dense.tables, strict=True):
+                rules[name] = replace(of_frozen, storage="fp16") if each.half else of_frozen
     frozen_tables = model.frozen_tables()
     for prefix in ("sources", "targets"):
         if prefix in frozen_tables:

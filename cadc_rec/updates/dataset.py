@@ -21,17 +21,24 @@ from cadc_rec import strict_json
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.meetings import meet, tell
-from cadc_rec.data.prepare.build_dataset import GROUPS_PER_PART, INTERACTIONS
+from cadc_rec.data.prepare.build_dataset import GROUPS_PER_PART, as_table, interactions_schema
+from cadc_rec.data.prepare.context import require_few_values
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
+from cadc_rec.data.prepare.vocabulary import grown_codes
 from cadc_rec.data.sources.own_tables import read_tables
-from cadc_rec.data.sources.raw_tables import RawTables, Side
+from cadc_rec.data.sources.raw_tables import CONTEXT_FILE, RawTables, Side, context_column
 from cadc_rec.data.streams import ROW_GROUP_ROWS, rechunk, write_parquet, write_parts
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log, track
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.updates.day import Day, attribute_forms, described_attributes
-from cadc_rec.updates.entities import GrownIds, grown_entities, taken_first, with_every_code
-from cadc_rec.updates.merge import merged, seeded_order, times_of
+from cadc_rec.updates.day import Day, described_attributes, described_context, value_forms
+from cadc_rec.updates.entities import (
+    GrownIds,
+    grown_entities,
+    taken_first,
+    with_every_code,
+)
+from cadc_rec.updates.merge import admitted, merged, seeded_order, times_of
 
 _STEPS = 4
 _SHOWN = 10  # new values worth showing
@@ -65,7 +72,7 @@ def build_updated_dataset(config: DataConfig, parent: Artifact, day: Day, draft:
     scratch.mkdir()
     try:
         with open_engine(scratch) as backend, track("update: data", _STEPS, "steps") as ticker:
-            forms = attribute_forms(parent)
+            forms = value_forms(parent)
             tables = read_tables(day.config, day.files, backend, scratch, forms)
             came = _read_rows(tables)
             ticker.advance(note="ids")
@@ -102,19 +109,21 @@ class _Builder:
             side: table[: int(parent.info[f"{side}s"])] for side, table in self.every.items()
         }
         self.untaken = 0
+        self.context = described_context(parent)
+        self.new_values = 0
 
     def build(self, advance: Any) -> None:
         users, items, rows = self._new_rows()
         advance(note="merging")
         late = self._late(rows)
-        split = LeaveLastTwo(merged(self.parent.path, rows))
+        split = LeaveLastTwo(merged(self.parent.path, rows, self._asked))
         train = self._write_train(split)
         counts = self._counts(split, len(rows), late, users, items)
         if not counts["interactions"]:
             raise NothingNew(counts)
         for part in ("validation", "test"):
             name = {"validation": "val"}.get(part, part)
-            write_parquet(self.draft.path / f"{name}.parquet", _table(getattr(split, part)))
+            write_parquet(self.draft.path / f"{name}.parquet", self._table(getattr(split, part)))
         advance(note="entities")
         renewed = self._write_entities({"user": users, "item": items})
         if self.tables.rejected is not None and self.tables.rejected.is_dir():
@@ -148,13 +157,45 @@ class _Builder:
             came, time = came.filter(pa.array(kept)), time[kept]
             grown = {s: GrownIds.of(known[s], self._column(came, f"{s}_id")) for s in known}
             dense = {s: grown[s].dense(self._column(came, f"{s}_id")) for s in known}
-        rows = Rows(dense["user"], dense["item"], time.astype(np.int64))
+        context = self._context_codes(came)
+        rows = Rows(dense["user"], dense["item"], time.astype(np.int64), None, context)
         return grown["user"], grown["item"], rows
 
     @staticmethod
     def _column(table: pa.Table, name: str) -> pa.Array:
         column = table[name]
         return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+
+    def _context_codes(self, came: pa.Table) -> NDArray[np.int32] | None:
+        """The codes of what the day's requests carried, ``[rows, columns]``; None without any.
+
+        A value that is new gets the code after the last one, and counts as learned from now on,
+        also where it is held out.
+        """
+        codes = []
+        for place, entry in enumerate(self.context):
+            values = self._column(came, context_column(entry["name"]))
+            coded, vocabulary, new = grown_codes(values, entry["vocabulary"], entry["name"])
+            require_few_values(entry["name"], len(vocabulary))
+            self._say_new("interactions", entry["name"], new)
+            size = len(vocabulary) + 1
+            self.context[place] = {**entry, "size": size, "vocabulary": vocabulary}
+            codes.append(coded.to_numpy(zero_copy_only=False))
+        return np.stack(codes, 1).astype(np.int32) if codes else None
+
+    def _say_new(self, of: str, name: str, values: list[Any]) -> None:
+        if values:
+            self.new_values += len(values)
+            shown = ", ".join(map(repr, values[:_SHOWN])) + (", ..." * (len(values) > _SHOWN))
+            log.info("%s: %s has values nobody had before: %s", of, name, shown)
+
+    @property
+    def _asked(self) -> list[str]:
+        """Names of the context's columns."""
+        return [entry["name"] for entry in self.context]
+
+    def _table(self, rows: Rows) -> pa.Table:
+        return as_table(rows, self._asked)
 
     def _require_unit(self, time: NDArray[np.int64]) -> None:
         """Refuse seconds after milliseconds and the like, which no order would survive."""
@@ -178,16 +219,17 @@ class _Builder:
 
         def tables() -> Any:
             nonlocal written
-            for table in rechunk(map(_table, split.train()), ROW_GROUP_ROWS):
+            for table in rechunk(map(self._table, split.train()), ROW_GROUP_ROWS):
                 yield table
                 written += table.num_rows
 
-        write_parts(self.draft.path / "train", INTERACTIONS, tables(), GROUPS_PER_PART)
+        schema = interactions_schema(False, self._asked)
+        write_parts(self.draft.path / "train", schema, tables(), GROUPS_PER_PART)
         return written
 
     def _write_entities(self, ids: dict[str, GrownIds]) -> dict[str, int]:
         """Write both sides; returns how many known entities came anew, and how many new values."""
-        described, counts = described_attributes(self.parent), {"new_values": 0}
+        described, counts = described_attributes(self.parent), {}
         now = {}
         for side, every in self.every.items():
             source = self.tables.users if side == "user" else self.tables.items
@@ -198,9 +240,7 @@ class _Builder:
             now[side] = [with_every_code(attribute) for attribute in grown.attributes]
             counts[f"renewed_{side}s"] = grown.renewed
             for name, values in grown.new_values.items():
-                counts["new_values"] += len(values)
-                shown = ", ".join(map(repr, values[:_SHOWN])) + (", ..." * (len(values) > _SHOWN))
-                log.info("%ss: %s has values nobody had before: %s", side, name, shown)
+                self._say_new(f"{side}s", name, values)
             rows = grown.rows
             if side == "item":
                 taken = ids[side].before, ids[side].appended
@@ -208,7 +248,10 @@ class _Builder:
             write_parquet(self.draft.path / f"{side}s.parquet", rows)
         text = strict_json.dumps(now, indent=2, ensure_ascii=False) + "\n"
         (self.draft.path / "attributes.json").write_text(text, "utf-8")
-        return counts
+        if self.context:
+            text = strict_json.dumps(self.context, indent=2, ensure_ascii=False) + "\n"
+            (self.draft.path / CONTEXT_FILE).write_text(text, "utf-8")
+        return {**counts, "new_values": self.new_values}
 
     def _whole(self, side: str, taken: GrownIds, day: pa.Table | None) -> GrownIds:
         """The ids of every row there will be: also of items that nobody took yet."""
@@ -285,39 +328,3 @@ class _Builder:
             self.draft.info["untaken_items"] = self.untaken
         if "attribute_types" in old:
             self.draft.info["attribute_types"] = old["attribute_types"]
-
-
-def admitted(
-    user: NDArray[np.int32], item: NDArray[np.int32], n_users: int, n_items: int, k: int
-) -> NDArray[np.bool_]:
-    """Which new rows enter under a k-core.
-
-    What the dataset has stays in it. A new user or item needs `k` different partners among the
-    rows that enter. What an earlier k-core removed is not remembered.
-
-    Args:
-        user: dense ids of the rows, new users from `n_users` on.
-        item: likewise.
-        n_users: users known before.
-        n_items: items known before.
-        k: 0 and 1 admit everything.
-    """
-    kept = np.ones(len(user), bool)
-    if k <= 1 or not len(user):
-        return kept
-    pair = user.astype(np.int64) * (int(item.max()) + 1) + item
-    first = np.zeros(len(user), bool)
-    first[np.unique(pair, return_index=True)[1]] = True
-    while True:
-        counted = kept & first
-        enough = np.ones(len(user), bool)
-        for ids, known in ((user, n_users), (item, n_items)):
-            partners = np.bincount(ids[counted], minlength=int(ids.max()) + 1)
-            enough &= (ids < known) | (partners[ids] >= k)
-        if (enough | ~kept).all():
-            return kept
-        kept &= enough
-
-
-def _table(rows: Rows) -> pa.Table:
-    return pa.table([rows.user, rows.item, rows.timestamp], schema=INTERACTIONS)

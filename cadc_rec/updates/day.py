@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.tables import IdType, InteractionsTable, ItemsTable, TablesConfig, UsersTable
+from cadc_rec.data.dense import DESCRIBED
 from cadc_rec.data.sources.raw_tables import CONTEXT_FILE, Side
 from cadc_rec.data.tables.files import FileSet, TableFiles, find_files
 from cadc_rec.data.tables.forms import Form
@@ -81,13 +82,13 @@ def find_day(config: DataConfig, folder: Path, dataset: Artifact) -> Day:
 
     Raises:
         CadcError: no such folder, no interactions in it, or two files for one table; or the
-            dataset has columns of a context.
+            dataset has columns of vectors or of continuous numbers.
     """
     require_folder(folder)
-    if (dataset.path / CONTEXT_FILE).is_file():
+    if (dataset.path / DESCRIBED).is_file():
         raise CadcError(
-            "data.tables.interactions.context: an update cannot read columns of a context yet; run "
-            "again on all tables, or leave context and context_lagged out."
+            "data.tables: an update cannot read columns of vectors or continuous numbers yet; run "
+            "again on all tables, or leave these columns out."
         )
     tables = layout(config, dataset)
     found = {role: _find(folder, role, getattr(tables, role).path) for role in _ROLES}
@@ -118,12 +119,19 @@ def described_attributes(dataset: Artifact) -> Mapping[str, list[dict[str, Any]]
     return described
 
 
-def attribute_forms(dataset: Artifact) -> dict[tuple[Side, str], Form]:
-    """How the values of each attribute are written, by side and name."""
+def described_context(dataset: Artifact) -> list[dict[str, Any]]:
+    """Each context column's name, size, vocabulary and whether it is lagged."""
+    file = dataset.path / CONTEXT_FILE
+    described: list[dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.is_file() else []
+    return described
+
+
+def value_forms(dataset: Artifact) -> dict[tuple[str, str], Form]:
+    """How the values of attributes are written, by side and name, and those of the context."""
     types = dataset.info.get("attribute_types", {})  # an older dataset did not note them
     sides: tuple[Side, ...] = ("user", "item")
     described = described_attributes(dataset)
-    return {
+    forms: dict[tuple[str, str], Form] = {
         (side, entry["name"]): Form.of(
             entry["vocabulary"], types.get(side, {}).get(entry["name"], "")
         )
@@ -131,6 +139,9 @@ def attribute_forms(dataset: Artifact) -> dict[tuple[Side, str], Form]:
         for entry in described[side]
         if entry["kind"] != "numeric"
     }
+    context = described_context(dataset)
+    asked = {("interaction", entry["name"]): Form.of(entry["vocabulary"]) for entry in context}
+    return {**forms, **asked}
 
 
 def layout(config: DataConfig, dataset: Artifact) -> TablesConfig:

@@ -8,7 +8,7 @@ held-out rows and one group.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from cadc_rec.data.dataset import train_files
 from cadc_rec.data.prepare.split import Rows, whole_users
+from cadc_rec.data.sources.raw_tables import context_column
 from cadc_rec.data.streams import read_groups
 
-_COLUMNS = ["user", "item", "timestamp"]
+_COLUMNS = ("user", "item", "timestamp")
 
 
-def merged(dataset: Path, new: Rows) -> Iterator[Rows]:
+def merged(dataset: Path, new: Rows, context: Sequence[str] = ()) -> Iterator[Rows]:
     """Every row of the dataset, held out or not, and the new ones.
 
     A user's rows are ordered by time; of equal times the old ones come first, as if the new rows'
@@ -32,12 +33,17 @@ def merged(dataset: Path, new: Rows) -> Iterator[Rows]:
     Args:
         dataset: a prepare artifact's folder.
         new: with dense ids; a user's rows of equal times stand in their order.
+        context: names of the columns that say what a request carried.
     """
     new = new.take(np.argsort(new.user, kind="stable"))
-    others = [*(rows_of(pq.read_table(dataset / f"{part}.parquet")) for part in ("val", "test"))]
+    others = [
+        *(rows_of(pq.read_table(dataset / f"{part}.parquet"), context) for part in ("val", "test"))
+    ]
     others.append(new)
     done = [0] * len(others)
-    for block in whole_users(rows_of(group) for group in read_groups(train_files(dataset))):
+    for block in whole_users(
+        rows_of(group, context) for group in read_groups(train_files(dataset))
+    ):
         ends = [int(np.searchsorted(rows.user, block.user[-1], "right")) for rows in others]
         yield _in_order([block, *_between(others, done, ends)])
         done = ends
@@ -55,10 +61,49 @@ def _in_order(parts: list[Rows]) -> Rows:
     return rows.take(np.lexsort((rows.timestamp, rows.user)))
 
 
-def rows_of(table: pa.Table) -> Rows:
-    """A table's rows as columns of NumPy."""
+def rows_of(table: pa.Table, context: Sequence[str] = ()) -> Rows:
+    """A table's rows as columns of NumPy, with those of the context."""
     user, item, timestamp = (table[name].to_numpy() for name in _COLUMNS)
-    return Rows(user.astype(np.int32), item.astype(np.int32), timestamp.astype(np.int64))
+    asked = [table[context_column(name)].to_numpy() for name in context]
+    return Rows(
+        user.astype(np.int32),
+        item.astype(np.int32),
+        timestamp.astype(np.int64),
+        None,
+        np.stack(asked, 1).astype(np.int32) if asked else None,
+    )
+
+
+def admitted(
+    user: NDArray[np.int32], item: NDArray[np.int32], n_users: int, n_items: int, k: int
+) -> NDArray[np.bool_]:
+    """Which new rows enter under a k-core.
+
+    What the dataset has stays in it. A new user or item needs `k` different partners among the
+    rows that enter. What an earlier k-core removed is not remembered.
+
+    Args:
+        user: dense ids of the rows, new users from `n_users` on.
+        item: likewise.
+        n_users: users known before.
+        n_items: items known before.
+        k: 0 and 1 admit everything.
+    """
+    kept = np.ones(len(user), bool)
+    if k <= 1 or not len(user):
+        return kept
+    pair = user.astype(np.int64) * (int(item.max()) + 1) + item
+    first = np.zeros(len(user), bool)
+    first[np.unique(pair, return_index=True)[1]] = True
+    while True:
+        counted = kept & first
+        enough = np.ones(len(user), bool)
+        for ids, known in ((user, n_users), (item, n_items)):
+            partners = np.bincount(ids[counted], minlength=int(ids.max()) + 1)
+            enough &= (ids < known) | (partners[ids] >= k)
+        if (enough | ~kept).all():
+            return kept
+        kept &= enough
 
 
 def seeded_order(count: int, split_seed: int) -> NDArray[np.int64]:

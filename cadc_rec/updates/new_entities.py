@@ -5,13 +5,16 @@ In: the file, the config, the prepared dataset. Out: ids and attributes, in the 
 
 from __future__ import annotations
 
+import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.dataset import Attribute, coded_attribute
+from cadc_rec.data.dense import DESCRIBED, DenseAttribute, coded_dense
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.prepare.vocabulary import coded
 from cadc_rec.data.sources.own_tables import read_side
@@ -19,12 +22,27 @@ from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.data.tables.files import find_files
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import Artifact
-from cadc_rec.updates.day import attribute_forms, described_attributes, id_type, layout
+from cadc_rec.updates.day import described_attributes, id_type, layout, value_forms
+
+
+@dataclass(frozen=True)
+class NewEntities:
+    """Users or items of a file.
+
+    Attributes:
+        ids: original ones, in the order of the rows.
+        attributes: their codes.
+        dense: their vectors and numbers.
+    """
+
+    ids: pa.Array
+    attributes: list[Attribute]
+    dense: list[DenseAttribute]
 
 
 def new_entities(
     config: DataConfig, dataset: Artifact, side: Side, file: Path, option: str
-) -> tuple[pa.Array, list[Attribute]]:
+) -> NewEntities:
     """Read a file with the columns of ``[data.tables.users]`` or ``[data.tables.items]``.
 
     Args:
@@ -52,11 +70,13 @@ def new_entities(
             sets[0],
             backend,
             Path(scratch),
-            attribute_forms(dataset),
+            value_forms(dataset),
         )
     found = []
     for entry in described_attributes(dataset)[side]:
         codes, _ = coded(rows[entry["name"]].combine_chunks(), len(rows), entry)
         found.append(coded_attribute(codes, entry))
+    numbers = dataset.path / DESCRIBED
+    described = json.loads(numbers.read_text("utf-8"))[side] if numbers.exists() else []
     ids = rows[f"{side}_id"].combine_chunks()
-    return ids, found
+    return NewEntities(ids, found, coded_dense(rows, described))

@@ -63,7 +63,10 @@ def test_a_full_standard_output_is_one_sentence(table, arguments):
     [
         {"PYTHONIOENCODING": "ascii"},
         pytest.param({"LC_ALL": "C"}, marks=pytest.mark.slow),
-        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "latin-1"},
+        pytest.param(
+            {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "latin-1"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_letters_that_the_encoding_lacks_are_escaped_and_json_stays_json(table, environ):

@@ -16,7 +16,7 @@ from tests.zygote import run_ranks
 pytestmark = pytest.mark.distributed
 
 # Two processes train the whole list in most of a minute.
-WORLDS = ("one", pytest.param("two", marks=pytest.mark.slow))
+WORLDS = [pytest.param(world, marks=pytest.mark.slow) for world in ("one", "two")]
 KINDS = ("data_parallel", "table_wise", "column_wise", "table_column_wise")
 CASES = [f"{ids}:{kind}" for ids in ("init_frozen", "trainable") for kind in (*KINDS, "auto")]
 # The other integrations, where a column-wise table would say nothing new.
@@ -181,6 +181,7 @@ def test_columns_are_dealt_to_both_processes(kind, two):
         assert two[f"init_frozen:{kind}"]["columns"][side] == [0, 4]
 
 
+@pytest.mark.slow
 def test_frozen_tables_have_no_optimizer(one):
     """Adam holds the MLPs and the feature tables, and not one element of the id tables."""
     mlps = sum((8 + 4) * 8 + 8 + 8 * 4 + 4 for _ in ("user", "item"))

@@ -45,6 +45,7 @@ def test_every_row_is_used_exactly_once_an_epoch(case, three):
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_training_goes_well_on_all_of_them(case, three):
     result = three[case]
     assert len(result["loss"]) == EPOCHS
@@ -52,6 +53,7 @@ def test_training_goes_well_on_all_of_them(case, three):
     assert result["intact"]
 
 
+@pytest.mark.slow
 def test_a_rank_without_any_table_takes_part(three):
     held = [rank[0] for rank in three["init_frozen:table_wise:113,7,0"]["tables_of"]]
     assert sorted(held) == [False, True, True]

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from cadc_rec.config.experiment import Experiment, PretrainConfig, ShardingConfig
 from cadc_rec.data.dataset import Attribute
+from cadc_rec.data.dense import DenseAttribute
 from cadc_rec.data.load.shards import Examples
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.rows import write_rows
@@ -36,10 +37,27 @@ LENGTH, WIDTH = 5, 4  # of a history, of transition vectors
 HISTORIES = ("history", "prior")
 MANY = ("whole-", "sorted-")
 HALF = "bfloat16-"
+DENSE = "dense-"
 
 
-def dataset():
-    """Sizes and attributes, one categorical and one with several values (or none)."""
+def vectors(ids: int, width: int, dtype: type) -> np.ndarray:
+    """Rows of length 1; the first two are missing."""
+    rows = np.random.default_rng(width).normal(size=(ids, width))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows[:2] = 0
+    return rows.astype(dtype)
+
+
+def dataset(dense: bool = False):
+    """Sizes and attributes, one categorical and one with several values (or none).
+
+    With `dense`, users have vectors stored as fp16, and items vectors and numbers.
+    """
+    of_users = [DenseAttribute("face", "vector", vectors(USERS, 12, np.float16))]
+    of_items = [
+        DenseAttribute("image", "vector", vectors(ITEMS, 8, np.float32)),
+        DenseAttribute("continuous", "numbers", vectors(ITEMS, 4, np.float32)),
+    ]
     rng = np.random.default_rng(0)
     group = Attribute(
         "group", "categorical", 4, np.arange(USERS + 1), rng.integers(1, 4, USERS, dtype=np.int32)
@@ -52,6 +70,8 @@ def dataset():
         n_items=ITEMS,
         user_attributes=[group],
         item_attributes=[genres],
+        user_dense=of_users if dense else [],
+        item_dense=of_items if dense else [],
         train_item=np.arange(ITEMS, dtype=np.int32),
         last_items=lambda length, with_validation: histories(USERS)[:, :length],
     )
@@ -79,11 +99,12 @@ def experiment(ids: str, kind: str) -> Experiment:
 
     ``history`` is frozen ids with a history, transitions and a softmax; ``prior`` has a prior too.
     ``whole-`` and ``sorted-`` before a kind of ids have negatives enough for all items in a step;
-    ``bfloat16-`` before that has training's products in bfloat16.
+    ``bfloat16-`` before that has training's products in bfloat16. ``dense-`` has vectors and
+    numbers beside the attributes.
     """
     more, train, pretraining = {}, {"negatives": 2}, "mf"
     precision = "bfloat16" if ids.startswith(HALF) else "float32"
-    ids = ids.removeprefix(HALF)
+    ids = ids.removeprefix(HALF).removeprefix(DENSE)
     if ids.startswith(MANY):
         ids, train = ids.partition("-")[2], {"negatives": 4}
     if ids in HISTORIES:
@@ -143,9 +164,10 @@ def train(
     first = sum(rows[: processes.rank])
     mine = slice(first, first + rows[processes.rank])
     e = experiment(ids, kind)
-    ids = ids.removeprefix(HALF)
+    dense = ids.startswith(DENSE)
+    ids = ids.removeprefix(HALF).removeprefix(DENSE)
     given = pretrained(ids)
-    model = build_model(e, dataset(), given, processes)
+    model = build_model(e, dataset(dense), given, processes)
     before, learned_before = digests(model, processes), digests(model, processes, model.trains)
     history = histories(120)[mine] if ids in HISTORIES else None
     examples = Examples(users[mine], items[mine], history)

@@ -23,6 +23,8 @@ from cadc_rec.serving.predict.answers import Source
 from cadc_rec.serving.predict.predictor import Predictor
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.slow  # together; each by itself is quick
+
 FEATURES = ["hour", "device", "gap", "stars", "shelf"]
 START = 1_700_000_000
 

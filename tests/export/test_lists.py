@@ -124,6 +124,7 @@ def test_a_score_is_that_of_the_recommendation_and_lists_have_a_part_in_it(made)
     assert (found.scores > np.take_along_axis(dots, found.rows, 1) + 1e-3).any()
 
 
+@pytest.mark.slow
 def test_a_newcomer_with_a_known_users_history_gets_what_that_user_gets(made):
     predictor = Predictor.load(made.work / "exact")
     users = made.ranks["user_id"][:30]
@@ -136,6 +137,7 @@ def test_a_newcomer_with_a_known_users_history_gets_what_that_user_gets(made):
     np.testing.assert_allclose(new.scores, known.scores, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_self_test_passes_and_the_manifest_asks_for_a_reader_of_lists(made):
     bundle = Bundle.open(made.work / "exact")
     predictor = Predictor.load(made.work / "exact")
@@ -148,6 +150,7 @@ def test_the_self_test_passes_and_the_manifest_asks_for_a_reader_of_lists(made):
     assert run_self_test(bundle, ask).passed
 
 
+@pytest.mark.slow
 def test_the_finished_run_answers_as_its_bundle(made):
     users = made.ranks["user_id"][:30]
     found = cadc_rec.finished(made.experiment, workdir=made.work / "work").recommend(users, 10)
@@ -156,6 +159,7 @@ def test_the_finished_run_answers_as_its_bundle(made):
     assert found.scores.tolist() == bundle.scores.tolist()
 
 
+@pytest.mark.slow
 def test_lists_that_do_not_fit_the_items_are_refused(made, monkeypatch):
     arrays = Bundle.arrays
 

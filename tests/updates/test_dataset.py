@@ -9,7 +9,8 @@ import pytest
 
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.errors import CadcError
-from cadc_rec.updates.dataset import NothingNew, admitted
+from cadc_rec.updates.dataset import NothingNew
+from cadc_rec.updates.merge import admitted
 from tests.updates.conftest import (
     INTERACTIONS,
     after_day,

@@ -159,7 +159,7 @@ def test_a_day_in_text_has_the_codes_that_its_values_had(base, tmp_path, caplog)
 def test_a_text_where_whole_numbers_were_is_refused_by_value(base, tmp_path):
     config, before = base
     folder = a_day(tmp_path / "day", {**TEXT, "shelf": ["1", "low"]}, "csv")
-    words = "attribute shelf: its values were whole numbers of 64 bits, and 'low' in the new table"
+    words = "column shelf: its values were whole numbers of 64 bits, and 'low' in the new table"
     with pytest.raises(CadcError, match=words):
         after_day(tmp_path, config, before, folder)
 

@@ -3,8 +3,8 @@
 In: a `DataConfig` and its raw input. Out, in the artifact: ``train/part-*.parquet``,
 ``val.parquet`` and ``test.parquet`` (user, item, timestamp; of weighted interactions the first also
 weight), ``users.parquet`` and ``items.parquet`` (original ids and attribute codes in dense-id
-order; last of all the items that nobody took yet), ``attributes.json``; with ``data.cold_items``
-also ``cold.parquet`` (user, item, timestamp, held_out).
+order; last of all the items that nobody took yet), ``attributes.json``; of vectors and numbers
+``dense.json`` and ``dense/``; with ``data.cold_items`` ``cold.parquet``, the rows of cold items.
 
 A DuckDB reads the raw input. Ibis expressions (`interactions.py`), run by it or by another engine
 (`data/engine.py`), choose rows, number ids and sort by user and time; the sorted rows are streamed
@@ -38,6 +38,7 @@ from cadc_rec.data.prepare.context import (
     context_columns,
     require_few_values,
 )
+from cadc_rec.data.prepare.dense import write_dense
 from cadc_rec.data.prepare.interactions import (
     WEIGHT_UNIT,
     DenseIds,
@@ -146,6 +147,7 @@ def _build(
     }
     text = strict_json.dumps(attributes, indent=2, ensure_ascii=False) + "\n"
     (draft.path / "attributes.json").write_text(text, "utf-8")
+    write_dense(config.tables, tables, reader, draft.path)
     if tables.rejected is not None and tables.rejected.is_dir():
         tables.rejected.rename(draft.path / "rejected")
     draft.rows = raw_rows
@@ -276,7 +278,8 @@ def interactions_schema(weighted: bool, context: Iterable[str]) -> pa.Schema:
     return pa.schema([*fields, *(pa.field(context_column(name), pa.int32()) for name in context)])
 
 
-def _as_table(rows: Rows, context: Iterable[str]) -> pa.Table:
+def as_table(rows: Rows, context: Iterable[str]) -> pa.Table:
+    """Rows as they are written, with a column for each name of the context."""
     names = list(context)
     columns = [rows.user, rows.item, rows.timestamp]
     columns += [] if rows.weight is None else [rows.weight]
@@ -294,7 +297,7 @@ def _write_train(
     """
     written = 0
     schema = interactions_schema(weighted, codes.values)
-    coded = (_as_table(codes.of_training(rows), codes.values) for rows in split.train())
+    coded = (as_table(codes.of_training(rows), codes.values) for rows in split.train())
     tables = rechunk(coded, ROW_GROUP_ROWS)
     with (
         track("prepare: write", at_most, "rows") as ticker,
@@ -315,7 +318,7 @@ def _write_train(
 def _write_held_out(rows: Rows, path: Path, codes: ContextCodes) -> int:
     """Write one held-out interaction a user; the number of rows."""
     coded = codes.of_held_out(rows.without_weight())
-    write_parquet(path, _as_table(coded, codes.values))
+    write_parquet(path, as_table(coded, codes.values))
     return len(rows)
 
 

@@ -160,18 +160,39 @@ def coded(
     if kind == "hashed":
         return hashed_codes(values, attribute["size"] - 1), attribute
     flat = pc.list_flatten(values) if kind == "multi" else values
-    old = pa.array(vocabulary) if vocabulary else pa.array([], flat.type)
-    flat = _like(flat, old.type, attribute["name"])
-    distinct = pc.unique(pc.drop_null(flat))
-    new = distinct.filter(pc.invert(pc.is_in(distinct, value_set=old)))
-    every = pa.concat_arrays([old, new.take(pc.array_sort_indices(new))])
-    index = pc.index_in(flat, value_set=every, skip_nulls=True).cast(pa.int32())
-    codes = pc.add(index.fill_null(UNKNOWN - 1), pa.scalar(1, pa.int32()))
+    codes, every, _ = grown_codes(flat, vocabulary, attribute["name"])
     if kind == "multi":
         lengths = pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         codes = pa.ListArray.from_arrays(pa.array(offsets), codes)
-    return codes, {**attribute, "size": len(every) + 1, "vocabulary": every.to_pylist()}
+    return codes, {**attribute, "size": len(every) + 1, "vocabulary": every}
+
+
+def grown_codes(
+    values: pa.Array, vocabulary: list[Any], name: str
+) -> tuple[pa.Array, list[Any], list[Any]]:
+    """Codes of a day's values; those that are new get codes behind the vocabulary, in their order.
+
+    Args:
+        values: null where nothing is known, code 0.
+        vocabulary: the values of codes 1, 2, ...
+        name: the column's, for messages.
+
+    Returns:
+        int32 codes, the grown vocabulary, and what is new in it.
+
+    Raises:
+        CadcError: the vocabulary's values are whole numbers, and one of these is none.
+    """
+    old = pa.array(vocabulary) if vocabulary else pa.array([], values.type)
+    values = _like(values, old.type, name)
+    distinct = pc.unique(pc.drop_null(values))
+    new = distinct.filter(pc.invert(pc.is_in(distinct, value_set=old)))
+    new = new.take(pc.array_sort_indices(new))
+    every = pa.concat_arrays([old, new])
+    index = pc.index_in(values, value_set=every, skip_nulls=True).cast(pa.int32())
+    codes = pc.add(index.fill_null(UNKNOWN - 1), pa.scalar(1, pa.int32()))
+    return codes, every.to_pylist(), new.to_pylist()
 
 
 def _like(values: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
@@ -181,7 +202,7 @@ def _like(values: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
     except pa.ArrowException:
         shown = next(text for text in values.to_pylist() if text and not _is_whole(text))
         raise CadcError(
-            f"attribute {name}: its values were whole numbers of 64 bits, and {shown!r} in the new "
+            f"column {name}: its values were whole numbers of 64 bits, and {shown!r} in the new "
             "table is none; correct it, or write it as missing."
         ) from None
 

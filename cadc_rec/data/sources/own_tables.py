@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from cadc_rec.data.formats.open import open_table
 from cadc_rec.data.sources.id_kinds import IdKind, id_kind
 from cadc_rec.data.sources.raw_tables import (
     AttributeColumn,
+    DenseColumn,
     RawTables,
     Side,
     TimeUnit,
@@ -38,6 +39,7 @@ from cadc_rec.data.tables.columns import (
     time_kind,
     weight_column,
 )
+from cadc_rec.data.tables.dense import declared_dense, dense_column, with_width
 from cadc_rec.data.tables.files import FileSet, TableFiles
 from cadc_rec.data.tables.forms import Form
 from cadc_rec.data.tables.scan import FILE, FILE_ROW, ROW, Scan, good_rows, whole
@@ -57,7 +59,7 @@ def read_tables(
     files: TableFiles,
     backend: Backend,
     scratch: Path,
-    forms: Mapping[tuple[Side, str], Form] | None = None,
+    forms: Mapping[tuple[str, str], Form] | None = None,
 ) -> RawTables:
     """The raw tables of the user's files.
 
@@ -66,7 +68,8 @@ def read_tables(
         files: from `find_tables`.
         backend: will run the expressions.
         scratch: a folder for what is unpacked or converted.
-        forms: of a day, how the values of the dataset's attributes are written.
+        forms: of a day, how the dataset writes the values of its attributes, by side and name, and
+            those of its context, by ``interaction`` and name.
 
     Raises:
         CadcError: a file, column or row that cannot be read as declared; names file, line or row
@@ -77,26 +80,10 @@ def read_tables(
 
 
 def read_side(
-    config: TablesConfig,
-    side: Side,
-    files: FileSet,
-    backend: Backend,
-    scratch: Path,
-    forms: Mapping[tuple[Side, str], Form],
-) -> pa.Table:
-    """The ids and attribute values of one file of users or items, in the order of its rows.
-
-    Args:
-        config: names the columns, and says of what kind the ids are.
-        side: what the file is of.
-        files: the file.
-        backend: reads it.
-        scratch: a folder for what is unpacked or converted.
-        forms: how the values of the dataset's attributes are written.
-
-    Raises:
-        CadcError: a column or row that cannot be read as declared.
-    """
+    config: TablesConfig, side: Side, files: FileSet, backend: Backend, scratch: Path,
+    forms: Mapping[tuple[str, str], Form],
+) -> pa.Table:  # fmt: skip
+    """Ids and attributes of one file of users or items, in its order; see `read_tables`."""
     backend.raw_sql("SET TimeZone = 'UTC'")
     reader = _Reader(config, backend, scratch, forms)
     read = reader._side(side, getattr(config, f"{side}s"), files)
@@ -114,7 +101,7 @@ class _Reader:
     config: TablesConfig
     backend: Backend
     scratch: Path
-    forms: Mapping[tuple[Side, str], Form]
+    forms: Mapping[tuple[str, str], Form]
 
     def read(self, files: TableFiles) -> RawTables:
         config = self.config
@@ -137,6 +124,7 @@ class _Reader:
             items=self._entities(items, item_kind, counts),
             context=(*keys.context, *keys.context_lagged),
             attributes=(*users.attributes.values(), *items.attributes.values()),
+            dense=(*users.dense, *items.dense),
             has_time=bool(keys.timestamp),
             time_unit=self._unit(interactions),
             timestamp_kind=keys.timestamp_kind or (gaps.kind if gaps else ""),
@@ -167,11 +155,14 @@ class _Reader:
 
     def _side(self, side: Side, config: EntityTable, found: FileSet | None) -> _Side:
         if found is None:
-            return _Side(side, config, None, {})
+            return _Side(side, config, None, {}, ())
         attributes = declared(config, side)
-        scan = self._scan(found, f"{side}s", _wanted_entities(config, attributes, side))
+        dense = declared_dense(config, side, attributes)
+        scan = self._scan(found, f"{side}s", _wanted_entities(config, attributes, dense, side))
         typed = with_types(attributes, scan.rows)
-        return _Side(side, config, self._with_ids(scan, config.id), typed)
+        with whole(scan):
+            sized = tuple(with_width(column, scan.rows, _where(scan, column)) for column in dense)
+        return _Side(side, config, self._with_ids(scan, config.id), typed, sized)
 
     def _with_ids(self, scan: Scan, *columns: str) -> Scan:
         """The same with columns of ids in the form that the configuration asks for."""
@@ -219,7 +210,8 @@ class _Reader:
             typed["weight"] = weight_column(raw[keys.weight], keys.weight)
         for column in (*keys.context, *keys.context_lagged):
             where = f"{scan.files[0]}: its column {column}"
-            value = attribute_column(raw[column], column, "categorical", None, where)
+            form = self.forms.get(("interaction", column))
+            value = attribute_column(raw[column], column, "categorical", None, where, form)
             typed[context_column(column)] = value
         least = keys.min_rating
         if keys.rating:
@@ -264,6 +256,9 @@ class _Reader:
                 where,
                 self.forms.get((side.side, attribute.name)),
             )
+        for dense in side.dense:
+            known = without(raw[dense.column], config.missing)
+            typed[dense.name] = dense_column(known, dense, _where(scan, dense))
         rows, found = self._good(scan, typed, unique=f"{side.side}_id")
         if "rejected" in found:
             counts[f"rejected_{side.side}s"] = found["rejected"]
@@ -279,11 +274,16 @@ class _Side:
     config: EntityTable
     scan: Scan | None
     attributes: Mapping[str, AttributeColumn]
+    dense: tuple[DenseColumn, ...]
 
     @property
     def ids(self) -> tuple[Scan | None, str]:
         """The table and its column of ids."""
         return self.scan, self.config.id
+
+
+def _where(scan: Scan, column: DenseColumn) -> str:
+    return f"{scan.files[0]}: its column {column.column}"
 
 
 def _require_unit(keys: InteractionsTable, kind: TimeKind, where: str) -> None:
@@ -313,14 +313,18 @@ def _wanted_interactions(config: InteractionsTable) -> dict[str, str]:
 
 
 def _wanted_entities(
-    config: EntityTable, attributes: Mapping[str, AttributeColumn], side: Side
+    config: EntityTable,
+    attributes: Mapping[str, AttributeColumn],
+    dense: Sequence[DenseColumn],
+    side: Side,
 ) -> dict[str, str]:
     """The setting that names each column of a side's table."""
     section = f"data.tables.{side}s"
     wanted = {config.id: f"{section}.id"}
     if isinstance(config, ItemsTable) and config.title:
         wanted[config.title] = f"{section}.title"
-    return wanted | {column: f"{section}.{a.kind}" for column, a in attributes.items()}
+    wanted |= {column: f"{section}.{a.kind}" for column, a in attributes.items()}
+    return wanted | {each.column: f"{section}.{each.kind}" for each in dense}
 
 
 def _warn_of_small_units(rows: ir.Table, column: str) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # Ibis takes long to import, and a training process needs non
     import ibis.expr.types as ir
 
 AttributeKind = Literal["categorical", "multi", "numeric", "hashed"]
+DenseKind = Literal["vector", "continuous"]
 Side = Literal["user", "item"]
 TimeUnit = Literal["", "s", "ms", "us", "ns"]
 """What a source's whole numbers count since 1970; empty where that is not known."""
@@ -54,6 +55,20 @@ class AttributeColumn:
 
 
 @dataclass(frozen=True)
+class DenseColumn:
+    """A column of the users' or items' table whose numbers the towers read as numbers."""
+
+    name: str
+    side: Side
+    kind: DenseKind
+    """``vector``: a list of `width` finite numbers, not all 0, or null. ``continuous``: a finite
+    number or null."""
+    column: str
+    """What the source calls it."""
+    width: int = 1
+
+
+@dataclass(frozen=True)
 class RawTables:
     """Ibis expressions over one source, on the backend that will run the preparation."""
 
@@ -66,6 +81,7 @@ class RawTables:
     items: ir.Table | None = None
     """Columns item_id (unique), the items' attributes and, where there is one, title."""
     attributes: tuple[AttributeColumn, ...] = ()
+    dense: tuple[DenseColumn, ...] = ()
     context: tuple[str, ...] = ()
     """Columns of what a request carries; the interactions have each as ``context_NAME``, a value or
     null."""
@@ -88,6 +104,10 @@ class RawTables:
     def attributes_of(self, side: Side) -> list[AttributeColumn]:
         """The declarations of one side, in their order."""
         return [attribute for attribute in self.attributes if attribute.side == side]
+
+    def dense_of(self, side: Side) -> list[DenseColumn]:
+        """The columns of one side that stay numbers, in their order."""
+        return [column for column in self.dense if column.side == side]
 
 
 def context_column(name: str) -> str:

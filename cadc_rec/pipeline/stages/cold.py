@@ -64,7 +64,14 @@ def measure_cold(
     on_top, every = OfCold(), scoring.items
     if not control:
         of_users = scoring.users(True, None)
-        vectors = new_item_vectors(scoring, attributes, dataset.n_untaken, of_users, processes)
+        vectors = new_item_vectors(
+            scoring,
+            attributes,
+            dataset.every_item_dense(),
+            dataset.n_untaken,
+            of_users,
+            processes,
+        )
         # Cold items follow the others; behind them are those that nobody took at all.
         every = torch.cat([scoring.items, vectors[: len(cold.items)]])
         on_top = OfCold.of(scoring, dataset, len(cold.items), attributes, processes)

@@ -9,6 +9,8 @@ from cadc_rec.data.formats.lines import USUAL
 from cadc_rec.data.inspect.inspect import inspect_path
 from tests.data.own_tables import ROWS, arrow, ids, json_lines, quick_first, refusal, text
 
+pytestmark = pytest.mark.slow  # together; each by itself is quick
+
 
 def write(folder, form, columns):
     """ROWS in two files."""

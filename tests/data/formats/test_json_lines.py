@@ -67,6 +67,7 @@ def test_json_values_keep_their_meaning(tables, raw_folder):
 @pytest.mark.parametrize(
     "bad", quick_first(["{", "5", '["Ana"]', '{"who": 1} {"who": 2}', '{"who": "\x01"}'])
 )
+@pytest.mark.slow
 def test_a_line_that_is_no_object_is_named_or_counted(bad, tables, raw_folder):
     content = json_lines(ROWS[:2]) + "\n" + bad + "\n" + json_lines(ROWS[2:])
     message = refusal(tables, "log.jsonl", content)
@@ -87,6 +88,7 @@ def test_json_that_is_one_array_is_named_as_such(indent, tables, raw_folder):
     assert message.startswith(f"{raw_folder}/log.json, line 1: is no JSON object: '["), message
 
 
+@pytest.mark.slow
 def test_the_first_bad_line_of_all_files_is_named_and_rejected_ones_are_counted(tables, raw_folder):
     (raw_folder / "d").mkdir()
     bad = "[]\n" * 500
@@ -101,6 +103,7 @@ def test_the_first_bad_line_of_all_files_is_named_and_rejected_ones_are_counted(
     assert [row["line"] for row in rejected] == [*range(4, 504), 1]
 
 
+@pytest.mark.slow
 def test_a_member_may_have_no_name_or_one_that_differs_in_case(tables, raw_folder):
     lines = [{**dict(zip(COLUMNS, row, strict=True)), "": 1, "WHO": "x"} for row in ROWS]
     content = "".join(json.dumps(line) + "\n" for line in lines)

@@ -98,6 +98,7 @@ def test_a_delimiter_or_encoding_that_cannot_be_is_refused(tables):
 @pytest.mark.parametrize(
     ("name", "sign"), quick_first([("log.csv", ","), ("log.tsv", "\t"), ("log.dat", "::")])
 )
+@pytest.mark.slow
 def test_columns_name_those_of_a_file_without_a_header(name, sign, tables, raw_folder):
     header, *lines = text(delimiter="\t").replace("\t", sign).splitlines(keepends=True)
     expected = tables("named.csv", text()).fingerprint
@@ -125,6 +126,7 @@ def test_a_missing_header_or_another_separator_is_suspected(tables):
 
 
 @pytest.mark.parametrize("start", quick_first(["\n", "\r\n", ",,\n", "  \n", "\n\n\n"]))
+@pytest.mark.slow
 def test_a_blank_first_line_is_named_as_such(start, tables, raw_folder):
     message = refusal(tables, "log.csv", start + text())
     assert message.startswith(f"{raw_folder}/log.csv: line 1 is blank")
@@ -137,6 +139,7 @@ def test_excels_line_of_the_separator_is_named(tables):
 
 
 @pytest.mark.parametrize("name", quick_first(["log.csv.gz", "log.zip", "log.csv"]))
+@pytest.mark.slow
 def test_a_bad_row_of_a_copy_is_found_from_a_relative_work_folder(
     name, raw_folder, monkeypatch, tmp_path
 ):

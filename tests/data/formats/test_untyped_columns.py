@@ -8,6 +8,8 @@ import pytest
 
 from cadc_rec.errors import CadcError
 
+pytestmark = pytest.mark.slow  # together; each by itself is quick
+
 N = 12
 LOG = {
     "user_id": [n % 3 for n in range(N)],

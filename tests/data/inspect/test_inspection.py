@@ -136,6 +136,7 @@ def test_the_config_it_writes_prepares_and_has_what_was_guessed(folder, prepare,
     assert artifact.info["duplicates_dropped"] == 1
 
 
+@pytest.mark.slow
 def test_parts_are_one_table_and_stay_one_in_the_config(raw_folder):
     (raw_folder / "log").mkdir()
     for n in range(3):
@@ -184,6 +185,7 @@ def test_the_command_prints_tables_or_one_json_object_and_keeps_what_is_there(fo
     assert document["popularity"][0] == {"from": 1, "items": 1, "rows": 1}
 
 
+@pytest.mark.slow
 def test_tables_that_do_not_meet_are_named_and_the_config_mends_them(raw_folder, prepare, tmp_path):
     rows = EVENTS.splitlines()
     sku = {"pen": "1.0", "ink": "2.0", "cap": "3.0", "box": "4.0"}

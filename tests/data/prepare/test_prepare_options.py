@@ -111,6 +111,7 @@ def test_a_cap_keeps_the_latest_of_each_user(tables, seed):
     assert artifact.info["removed_by_cap"] == len(pairs) - len(kept)
 
 
+@pytest.mark.slow
 def test_without_time_a_cap_keeps_what_the_seeded_order_puts_last(tables):
     log = [(f"u{n % 5}", f"i{n // 5}", 0) for n in range(100)]
     whole = tables(content=text(log), interactions={"timestamp": ""})
@@ -142,6 +143,7 @@ def test_a_split_by_time_learns_from_the_past_and_holds_out_the_next(tables, see
 
 
 @pytest.mark.parametrize("shares", [(0.1, 0.1), (0.3, 0.2), (0.01, 0.5)])
+@pytest.mark.slow
 def test_shares_decide_the_times_where_no_times_are_given(tables, shares):
     log = a_log(1)
     times = [row[0] for row in first_of_pairs(ordered(log))]
@@ -152,6 +154,7 @@ def test_shares_decide_the_times_where_no_times_are_given(tables, shares):
 
 
 @pytest.mark.parametrize("spread", [1, 1000, 10**15])
+@pytest.mark.slow
 def test_the_time_from_which_on_a_share_lies_is_that_of_the_sorted_times(tmp_path, spread):
     rng = np.random.default_rng(2)
     times = rng.integers(-spread, spread + 1, 500)
@@ -204,6 +207,7 @@ def test_the_unit_of_a_time_is_guessed_by_its_size_or_not_at_all(least, greatest
     assert guess_unit(least, greatest) == unit
 
 
+@pytest.mark.slow
 def test_dates_of_the_configuration_meet_times_of_any_kind(tables):
     at = {day: datetime(2024, 1, day, tzinfo=UTC) for day in (1, 2, 3, 4)}
     forms = {

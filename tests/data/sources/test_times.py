@@ -88,6 +88,7 @@ def test_a_word_in_the_config_decides_and_changes_no_file(tables, caplog):
     assert len({artifact.fingerprint for artifact in made}) == 1
 
 
+@pytest.mark.slow
 def test_rows_below_the_least_rating_still_tell_an_order(tables):
     log = [(*row, 5 - n % 3) for n, row in enumerate(places())]
     content = text(log, ("who", "what", "when", "stars"))
@@ -96,6 +97,7 @@ def test_rows_below_the_least_rating_still_tell_an_order(tables):
     assert kind(tables(interactions={**rated, "timestamp_kind": "clock"}))[0] == "clock"
 
 
+@pytest.mark.slow
 def test_copies_of_movielens_with_places_are_told_from_the_archive(zip_1m, prepare):
     for number, (clocks, expected) in enumerate([(0, "order"), (25, "clock")]):
         log = places(start=START, gap=60, clocks=clocks)
@@ -166,6 +168,7 @@ def test_a_kind_that_is_none_or_of_no_times_is_refused(interactions, sentence):
 @pytest.mark.parametrize(
     ("unit", "second"), quick_first([("ms", 1000), ("s", 1), ("us", 10**6), ("ns", 10**9)])
 )
+@pytest.mark.slow
 def test_a_dataset_gives_its_times_in_seconds(unit, second, tables):
     log = [("Ana", item, (START + DAY * n) * second) for n, item in enumerate("wxyz")]
     log += [("Bo", "x", START * second + second // 2)]
@@ -225,6 +228,7 @@ def test_inspect_writes_the_kind_with_its_reason(log, line, raw_folder, prepare)
     assert kind(artifact)[0] == line.split('"')[1]
 
 
+@pytest.mark.slow
 def test_inspect_reads_dates_of_places_as_prepare_does(raw_folder, prepare):
     days = [(user, item, f"{place + 1}.1.2024") for user, item, place in places()]
     (raw_folder / "log.csv").write_text(text(days, ("user", "item", "when")))

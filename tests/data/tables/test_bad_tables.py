@@ -148,6 +148,7 @@ def test_files_whose_types_differ_are_refused(tables, raw_folder):
     assert ids(tables("log"), "user") == [1, 2]
 
 
+@pytest.mark.slow
 def test_text_files_whose_headers_differ_are_refused(tables, raw_folder):
     (raw_folder / "log").mkdir()
     (raw_folder / "log/a.csv").write_text(text())
@@ -228,6 +229,7 @@ def test_a_bad_row_of_parquet_is_refused_by_row(
     ("stars", "sentence"),
     [(None, "missing"), (float("nan"), "missing"), (float("inf"), "'inf', not a")],
 )
+@pytest.mark.slow
 def test_a_rating_that_is_no_number_is_refused_only_where_it_decides(
     stars, sentence, tables, raw_folder
 ):
@@ -305,6 +307,7 @@ def test_rejected_rows_are_counted_and_listed_with_line_and_reason(tables, raw_f
     assert pq.read_table(artifact.path / "users.parquet")["age"].to_pylist() == [1, 2]
 
 
+@pytest.mark.slow
 def test_where_a_row_ends_must_be_known_to_reject_it(tables):
     content = HEADER + GOOD + 'c,"x,3\n' + GOOD
     message = refusal(tables, "log.csv", content, on_bad_row="reject")

@@ -65,6 +65,7 @@ def test_the_rows_of_a_query_are_the_dataset_of_a_file_in_the_order_of_its_colum
     assert asked(workdir="again").path.name == found.path.name
 
 
+@pytest.mark.slow
 def test_the_order_that_a_query_asks_for_is_kept(asked, tables, raw_folder):
     rows = a_log()
     sqlite(raw_folder / "shop.db", rows)
@@ -85,6 +86,7 @@ def test_an_artifact_is_found_again_until_the_rows_change(asked, raw_folder, tmp
     assert not list((tmp_path / "work/.tmp").glob("*/")), "what was read is not left behind"
 
 
+@pytest.mark.slow
 def test_a_bad_row_and_an_attribute_are_named_by_their_query(asked, raw_folder):
     sqlite(raw_folder / "shop.db", [("a", 1, 1), (None, 2, 2)])
     with pytest.raises(CadcError, match=r"^data\.tables\.interactions\.query, row \d: who is miss"):

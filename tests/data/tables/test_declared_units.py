@@ -8,6 +8,8 @@ import pytest
 
 from cadc_rec.errors import CadcError
 
+pytestmark = pytest.mark.slow  # together; each by itself is quick
+
 DAY = 1_700_000_000  # 2023-11-14T22:13:20Z
 TIMES = [DAY + 60 * n for n in range(12)]
 

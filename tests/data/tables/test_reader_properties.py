@@ -151,6 +151,7 @@ def test_times_that_are_numbers_are_seconds_or_listed(tables, raw_folder, values
     assert artifact.info["rejected"] == len(values) - len(good)
 
 
+@pytest.mark.slow
 def test_an_empty_file_among_others_adds_no_rows(tables, raw_folder):
     folder = raw_folder / "log"
     folder.mkdir()
@@ -178,6 +179,7 @@ def test_one_file_of_another_encoding_is_named_with_its_line(tables, raw_folder)
         tables("log")
 
 
+@pytest.mark.slow
 def test_a_byte_order_mark_is_no_part_of_a_name_in_any_of_several_files(tables, raw_folder):
     (raw_folder / "log").mkdir()
     for name in "abc":
@@ -204,6 +206,7 @@ def test_ids_keep_their_value_or_are_refused_by_row(tables, raw_folder, values, 
         tables("log.parquet")
 
 
+@pytest.mark.slow
 def test_a_text_of_ten_megabytes_is_an_id_like_any_other_in_parquet(tables, raw_folder):
     long = "x" * 10_000_000
     pq.write_table(arrow([(long, "a", 1), ("b", "a", 1)]), raw_folder / "log.parquet")
@@ -216,6 +219,7 @@ def test_a_text_of_ten_megabytes_is_an_id_like_any_other_in_parquet(tables, raw_
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.slow
 def test_times_of_parquet_are_the_same_in_any_unit_and_what_does_not_fit_is_refused(
     tables, raw_folder, unit
 ):

@@ -125,6 +125,7 @@ def test_the_key_of_the_artifact_follows_bytes_and_columns_not_places(tables, ra
     assert swapped.path != first.path
 
 
+@pytest.mark.slow
 def test_columns_nobody_asked_for_may_be_called_anything(tables, raw_folder):
     content = ',who,x,what,X,"a ""b""",when\n0,Ana,1,pen,2,3,4\n'
     assert ids(tables(content=content), "item") == ["pen"]
@@ -159,6 +160,7 @@ def test_ids_can_be_declared(tables):
         tables(content=text([("10", 1, 1), ("007", 2, 2)]), user_ids="integer")
 
 
+@pytest.mark.slow
 def test_ids_of_every_integer_type_and_of_64_bits_are_kept(tables, raw_folder):
     for kind in (pa.int8(), pa.uint16(), pa.int32(), pa.uint64(), pa.int64()):
         table = arrow([(1, 2, 1), (3, 4, 2)]).set_column(0, "who", pa.array([1, 3], kind))

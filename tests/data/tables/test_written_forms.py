@@ -16,6 +16,8 @@ from tests.data.own_tables import (
     text,
 )
 
+pytestmark = pytest.mark.slow  # together; each by itself is quick
+
 
 def micros(*moment: int) -> int:
     return int(datetime(*moment, tzinfo=UTC).timestamp()) * 10**6

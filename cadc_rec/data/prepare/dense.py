@@ -1,0 +1,145 @@
+"""Writes the columns that stay numbers (`cadc_rec.data.dense`) of both sides.
+
+In: the sources' tables, and the prepared ids and training rows. Out: ``dense.json`` and
+``dense/*.npy``. Vectors are streamed and written where they belong, so that no process holds them
+all; what scales numbers is fitted on users and items of training rows alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ibis.backends.duckdb import Backend
+from numpy.typing import NDArray
+
+from cadc_rec import strict_json
+from cadc_rec.config.tables import EntityTable, TablesConfig
+from cadc_rec.data.dense import (
+    DESCRIBED,
+    FOLDER,
+    NUMBERS,
+    open_table,
+    write_numbers,
+    write_vectors,
+)
+from cadc_rec.data.engine import stream
+from cadc_rec.data.sources.raw_tables import DenseColumn, RawTables, Side
+from cadc_rec.data.streams import read_groups
+from cadc_rec.log import log
+
+_ROW = "__number"
+_BATCH = 8192  # vectors at once
+
+
+def write_dense(config: TablesConfig, tables: RawTables, reader: Backend, folder: Path) -> None:
+    """Write the tables of both sides; nothing where no column is named.
+
+    Args:
+        config: how columns are stored and scaled.
+        tables: the source.
+        reader: runs its expressions.
+        folder: has ``users.parquet``, ``items.parquet`` and ``train``, and receives the rest.
+    """
+    if not tables.dense:
+        return
+    described = {
+        "user": _write_side(config.users, tables, reader, "user", folder),
+        "item": _write_side(config.items, tables, reader, "item", folder),
+    }
+    text = strict_json.dumps(described, indent=2, ensure_ascii=False) + "\n"
+    (folder / DESCRIBED).write_text(text, "utf-8")
+
+
+def _write_side(
+    config: EntityTable, tables: RawTables, reader: Backend, side: Side, folder: Path
+) -> list[dict[str, Any]]:
+    columns, key = tables.dense_of(side), f"{side}_id"
+    if not columns:
+        return []
+    entities = tables.users if side == "user" else tables.items
+    assert entities is not None
+    ids = pq.read_table(folder / f"{side}s.parquet", columns=[key])
+    rows = ids.num_rows
+    reader.con.register(f"numbered_{side}s", ids.append_column(_ROW, pa.array(np.arange(rows))))
+    numbered = reader.table(f"numbered_{side}s")
+    joined = entities.inner_join(numbered, key)
+    described = []
+    for column in (c for c in columns if c.kind == "vector"):
+        file = folder / FOLDER / f"{side}_{column.name}.npy"
+        table = open_table(file, rows, column.width, config.vector_precision == "float16")
+        known = write_vectors(_vectors(reader, joined, column), table, column.width)
+        lone = int(
+            reader.to_pyarrow(entities.anti_join(numbered, key)[column.name].count()).as_py()
+        )
+        _tell(side, column, rows, known, lone)
+        met = {f"{side}s_without_vector": rows - known, f"vectors_without_{side}": lone}
+        own = {"name": column.name, "kind": "vector", "width": column.width}
+        described.append({**own, **_stored(table), **met})
+    numbers = [column for column in columns if column.kind == "continuous"]
+    if numbers:
+        table = open_table(folder / FOLDER / f"{side}_{NUMBERS}.npy", rows, 2 * len(numbers))
+        values = _numbers(reader, joined, numbers, rows)
+        logs = [column.column in config.log for column in numbers]
+        fitted_on = _in_training(folder, side, rows)
+        scales = write_numbers(values, table, fitted_on, config.scale, logs)
+        of_columns = [
+            {"name": column.name, "log": scale.log, "knots": list(scale.knots)}
+            for column, scale in zip(numbers, scales, strict=True)
+        ]
+        own = {"name": NUMBERS, "kind": "numbers", "columns": of_columns}
+        described.append({**own, **_stored(table)})
+    return described
+
+
+def _stored(table: NDArray[Any]) -> dict[str, Any]:
+    """What a table takes; it is all on disk then."""
+    assert isinstance(table, np.memmap)
+    table.flush()
+    return {"table_width": table.shape[1], "precision": str(table.dtype)}
+
+
+def _vectors(
+    reader: Backend, joined: ir.Table, column: DenseColumn
+) -> Iterator[tuple[NDArray[np.int64], pa.Array]]:
+    for batch in stream(reader, joined.select(_ROW, column.name), _BATCH):
+        yield batch[_ROW].to_numpy(), batch[column.name]
+
+
+def _numbers(
+    reader: Backend, joined: ir.Table, columns: list[DenseColumn], rows: int
+) -> NDArray[np.float64]:
+    """``[rows, columns]``, NaN where nothing is known."""
+    values = np.full((rows, len(columns)), np.nan)
+    for batch in stream(reader, joined.select(_ROW, *(c.name for c in columns)), _BATCH):
+        for place, column in enumerate(columns):
+            known = batch[column.name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+            values[batch[_ROW].to_numpy(), place] = known
+    return values
+
+
+def _in_training(folder: Path, side: Side, rows: int) -> NDArray[np.bool_]:
+    """Which users or items a training row has."""
+    found = np.zeros(rows, bool)
+    for group in read_groups(sorted((folder / "train").glob("part-*.parquet")), columns=[side]):
+        found[group[side].to_numpy()] = True
+    return found
+
+
+def _tell(side: Side, column: DenseColumn, rows: int, known: int, lone: int) -> None:
+    """Say how vectors and ids meet, where they do not all."""
+    if known < rows or lone:
+        log.info(
+            "%s: %s of %s %ss have no vector, and %s vectors are of no %s that the dataset has",
+            column.column,
+            f"{rows - known:,}",
+            f"{rows:,}",
+            side,
+            f"{lone:,}",
+            side,
+        )

@@ -1,0 +1,119 @@
+"""Columns that stay numbers: vectors and continuous numbers, from the files to the dataset."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.dense import Scale
+from tests.data.own_tables import ROWS, refusal, text
+
+# Items by dense number: x, y, z; then w, which nobody took. Of v there is nothing at all.
+VECTORS = {"z": [3, 4, 0], "y": None, "x": [0, 0, -2], "w": [1, 1, 1]}
+
+
+def lists(kind, vectors=VECTORS):
+    return pa.array([v and list(map(float, v)) for v in vectors.values()], pa.list_(kind))
+
+
+@pytest.fixture
+def with_items(tables, raw_folder):
+    """The dataset with a table of items that has these columns."""
+
+    def run(columns, workdir="work", keep="auto", **settings):
+        file = raw_folder / "items.parquet"
+        pq.write_table(pa.table({"name": list(VECTORS), **columns}), file)
+        items = {"path": "items.parquet", "id": "name", "keep": keep, **settings}
+        return tables("log.csv", text(ROWS), items=items, workdir=workdir)
+
+    return run
+
+
+FIXED = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(12, np.float16)), 3)
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64(), pa.float16()])
+def test_vectors_have_the_length_1_and_lie_at_their_items_number(with_items, kind):
+    dataset = Dataset.open(with_items({"image": lists(kind)}, vector=["image"]))
+    (image,) = dataset.item_dense
+    assert dataset.item_attributes == dataset.user_dense == []
+    expected = [[0, 0, -1, 0], [0, 0, 0, 0], [0.6, 0.8, 0, 0]]
+    np.testing.assert_allclose(image.values, expected, rtol=1e-3)
+    assert (image.name, image.kind, image.width, image.half) == ("image", "vector", 4, False)
+    (untaken,) = dataset.untaken_dense()
+    np.testing.assert_allclose(untaken.values, [[3**-0.5] * 3 + [0]], rtol=1e-3)
+
+
+def test_vectors_may_be_lists_of_a_fixed_size_and_stored_as_fp16(with_items):
+    made = with_items({"image": FIXED}, vector=["image"], vector_precision="float16")
+    (image,) = Dataset.open(made).item_dense
+    assert image.half
+    assert isinstance(image.values, np.memmap)
+    np.testing.assert_allclose(image.values[0], [3**-0.5] * 3 + [0], rtol=1e-3)
+
+
+def test_ids_and_vectors_without_each_other_are_counted_both_ways(with_items, caplog):
+    caplog.set_level("INFO")
+    made = with_items({"image": lists(pa.float32())}, vector=["image"], keep="taken")
+    (found,) = json.loads((made.path / "dense.json").read_text())["item"]
+    assert (found["items_without_vector"], found["vectors_without_item"]) == (1, 1)
+    assert (
+        "image: 1 of 3 items have no vector, and 1 vectors are of no item that the dataset has"
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        ([[1, 2], [3], [4, 5], None], "row 2: image has 1 numbers, and the vectors of most rows"),
+        ([[1, 2], [3, 4], [0, 0], None], "row 3: image holds zeros alone"),
+        ([[1, 2], [3, float("nan")], [4, 5], None], "row 2: image holds NaN or"),
+    ],
+)  # fmt: skip
+def test_a_vector_that_is_none_is_refused_by_its_row(with_items, vectors, said):
+    column = pa.array(vectors, pa.list_(pa.float32()))
+    assert said in refusal(with_items, {"image": column}, vector=["image"])
+
+
+def test_a_column_of_text_is_no_vector(with_items):
+    said = refusal(with_items, {"image": ["0.1"] * 4}, vector=["image"])
+    assert "its column image is string; a vector is a list of numbers" in said
+
+
+def test_numbers_are_scaled_by_the_items_of_training_rows_alone(with_items):
+    """Training has y and z (as `ROWS` are split by hand: Ana's z, Bo's nothing but x and z)."""
+    columns = {"price": [1.0, 3.0, None, 1e9], "age": [1, 2, 3, 4]}
+    made = with_items(columns, continuous=["price", "age"])
+    train = set(pq.read_table(made.path / "train")["item"].to_pylist())
+    price = np.array([np.nan, 3.0, 1.0])  # x, y, z
+    age = np.array([3.0, 2.0, 1.0])
+    (numbers,) = Dataset.open(made).item_dense
+    assert (numbers.kind, numbers.values.shape) == ("numbers", (3, 4))
+    for place, values in ((0, price), (2, age)):
+        fitted = values[sorted(train)]
+        fitted = fitted[~np.isnan(fitted)]
+        scaled = (values - fitted.mean()) / (fitted.std() or 1)
+        np.testing.assert_allclose(numbers.values[:, place], np.nan_to_num(scaled), rtol=1e-6)
+        np.testing.assert_array_equal(numbers.values[:, place + 1], ~np.isnan(values))
+
+
+def test_quantiles_are_ranks_and_the_log_keeps_signs():
+    values = np.array([0.0, 1, 10, 100, np.nan])
+    scale = Scale.fit(values, "quantiles", log=False)
+    np.testing.assert_allclose(scale.scaled(values), [-1, -1 / 3, 1 / 3, 1, np.nan], atol=0.02)
+    ties = Scale.fit(np.array([5.0] * 50 + [7.0] * 50), "quantiles", log=False)
+    np.testing.assert_allclose(ties.scaled(np.array([5.0, 7.0])), [-0.5, 0.5], atol=0.03)
+    assert ties.scaled(np.array([4.0, 9.0])).tolist() == [-1, 1]
+    log = Scale.fit(np.array([-np.e + 1, np.e - 1]), "standard", log=True)
+    np.testing.assert_allclose(log.scaled(np.array([0.0, np.e - 1])), [0, 1], atol=1e-9)
+
+
+def test_a_dataset_without_such_columns_keeps_its_settings_and_files(tables):
+    made = tables("log.csv", text(ROWS))
+    settings = json.loads((made.path / "manifest.json").read_text())["settings"]
+    assert not {"vector", "continuous", "scale", "log"} & set(settings["tables"]["items"])
+    assert not (made.path / "dense.json").exists()

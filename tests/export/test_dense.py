@@ -1,0 +1,125 @@
+"""Vectors and numbers in every exported form: programs, TorchRec modules, items nobody took."""
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cadc_rec.distributed.state import gather_state
+from cadc_rec.export.new_items import NewItems, new_item_program
+from cadc_rec.export.newcomers import HistoryNewcomer
+from cadc_rec.export.predict import TwoTowerPredictFactory
+from cadc_rec.export.programs import save_program, tower_programs
+from cadc_rec.export.towers import batch_of, history_features, side_features
+from cadc_rec.export.trained import trained_model
+from cadc_rec.planning.plan import plan_experiment
+from cadc_rec.planning.sizes import Machines, PlannedDense, Sizes
+from cadc_rec.training.build import build_model
+from tests.distributed import toy
+
+HISTORY = torch.from_numpy(toy.histories(toy.USERS)).long()
+USERS, ITEMS = torch.arange(toy.USERS), torch.arange(toy.ITEMS)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    from cadc_rec.config.experiment import ComputeConfig
+    from cadc_rec.distributed.processes import processes
+
+    with processes(ComputeConfig(device="cpu", threads=1)) as joined:
+        yield joined
+
+
+@pytest.fixture(scope="module")
+def made(alone, tmp_path_factory):
+    """A model with a history, vectors and numbers; its checkpoint read back for export."""
+    experiment = toy.experiment("dense-history", "data_parallel")
+    dataset, given = toy.dataset(dense=True), toy.pretrained("history")
+    model = build_model(experiment, dataset, given, alone)
+    with torch.no_grad():
+        for tower in (model.module.user, model.module.item):
+            tower.dense.layers.layers[0].missing.fill_(0.7)  # 0 in the beginning
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_file(gather_state(model.wrapped, alone, model.trains), folder / "model.safetensors")
+    sections = experiment.model, experiment.history, "fp32", dataset, given, None
+    trained = trained_model(*sections, SimpleNamespace(path=folder), experiment.context)
+    return SimpleNamespace(
+        experiment=experiment, dataset=dataset, model=model.module, trained=trained
+    )
+
+
+@torch.no_grad()
+def test_a_bundles_programs_give_trainings_vectors(made, tmp_path):
+    for name, program in tower_programs(made.trained).items():
+        save_program(program.exported(), tmp_path / f"{name}.pt2")
+    query, item = (
+        torch.export.load(io.BytesIO((tmp_path / f"{name}.pt2").read_bytes())).module()
+        for name in ("query", "item")
+    )
+    users = made.model.user_vectors(USERS, HISTORY)
+    torch.testing.assert_close(query(USERS, HISTORY), users, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(item(ITEMS), made.model.item_vectors(ITEMS), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_torchrec_module_scores_with_them(made):
+    users = USERS[: toy.ITEMS]
+    mine = side_features(users.numpy(), made.trained.user.attributes)
+    theirs = side_features(ITEMS.numpy(), made.trained.item.attributes)
+    request = batch_of([*mine, *history_features(HISTORY[users].numpy()), *theirs])
+    user = made.model.user_vectors(users, HISTORY[users])
+    expected = (user * made.model.item_vectors(ITEMS)).sum(1)
+    factory = TwoTowerPredictFactory(made.trained, "fp16")
+    found = factory.create_predict_module()(request)["default"]
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+
+
+@torch.no_grad()
+def test_an_item_nobody_took_is_known_by_its_vector(made):
+    """With the row of another item in place of the mean it would be that item."""
+    data = made.dataset
+    program = new_item_program(made.trained, data.item_attributes)
+    exported = program.program().exported().module()
+    known = made.model.item_vectors(ITEMS).numpy()
+    new = NewItems(data.item_attributes, known, exported, program.widths)
+    vectors = new.vectors_of(data.item_attributes, toy.ITEMS, data.item_dense)
+    tower = made.model.item
+    _, features = tower.look_up(ITEMS)
+    rows = toy.pretrained("history")
+    mean = rows.ids.item.mean(0).expand(toy.ITEMS, -1)
+    target = rows.transitions.target.mean(0).expand(toy.ITEMS, -1)
+    expected, _ = tower(mean, features, [target])
+    np.testing.assert_allclose(vectors[:, : expected.shape[1]], expected.numpy(), atol=1e-5)
+
+
+@torch.no_grad()
+def test_of_an_unknown_user_the_vector_is_missing(made):
+    newcomer = HistoryNewcomer(made.trained, None)
+    assert newcomer.features[4:].tolist() == pytest.approx([0.7] * 32)
+
+
+def test_fifty_million_vectors_of_768_in_fp16_have_a_plan(made):
+    image = PlannedDense("image", "vector", 768, half=True)
+    sizes = Sizes(1_000_000, 50_000_000, "the test", item_dense=(image,))
+    experiment = made.experiment.model_copy(
+        update={"sharding": made.experiment.sharding.model_copy(update={"frozen": "auto"})}
+    )
+    plan = plan_experiment(experiment, sizes, Machines(8, 8, "cuda", 80 * 2**30, 200 * 2**30))
+    table = next(t for t in plan.tables if t.name == "dense_item_image")
+    stored = sum(shard.device_bytes + shard.host_bytes for shard in table.shards)
+    assert 50_000_000 * 768 * 2 <= stored < 1.2 * 50_000_000 * 768 * 2
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_scripted_module_of_bytes_has_them_too(made):
+    users = USERS[: toy.ITEMS]
+    mine = side_features(users.numpy(), made.trained.user.attributes)
+    request = batch_of([*mine, *history_features(HISTORY[users].numpy())])
+    module = TwoTowerPredictFactory(made.trained, "int8").scripted()
+    found = module.query_vectors(request)["default"]
+    expected = made.model.user_vectors(users, HISTORY[users])
+    assert (found - expected).abs().max() < 0.05 * expected.abs().max()

@@ -1,0 +1,101 @@
+"""The project's own code on the device against the CPU: training, pre-training, ranking, caches.
+
+python -m tools.gpu.project        # CHECK_DEVICE=cpu tries it without a GPU
+
+Every id embedding is trained under every sharding on a toy dataset, and must lose what it loses on
+the CPU: to 2e-4 in float32, to 2e-2 in bfloat16.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+
+from cadc_rec.config.running import ComputeConfig
+from cadc_rec.data.user_items import UserItems
+from cadc_rec.distributed.processes import Processes, processes
+from cadc_rec.evaluation.ranking import held_out_ranks
+from tools.gpu.checks import Checks, device
+
+toy: Any = importlib.import_module("tests.distributed.toy")  # tests have no types to check
+
+KINDS = ("data_parallel", "table_wise", "column_wise", "row_wise", "table_row_wise")
+ON_CPU = KINDS[:3]  # TorchRec has no others there
+IDS = (
+    "init_frozen",
+    "whole-init_frozen",
+    "sorted-init_frozen",
+    "trainable",
+    "init",
+    "hybrid",
+    "linear",
+    "residual",
+    "history",
+    "prior",
+    "bfloat16-init_frozen",
+)
+
+
+def like(kind: str) -> str:
+    """The sharding on the CPU to compare with: replicated and sharded tables train differently."""
+    return kind if kind == "data_parallel" else "table_wise"
+
+
+def trained(ids: str, kind: str, on: Processes, wanted: dict[str, Any]) -> list[float]:
+    found = toy.train(ids, kind, on)
+    assert found["intact"], "a frozen table changed"
+    tolerance = 2e-2 if ids.startswith(toy.HALF) else 2e-4
+    np.testing.assert_allclose(found["loss"], wanted["loss"], rtol=tolerance, atol=1e-4)
+    return [round(loss, 6) for loss in found["loss"]]
+
+
+def pretrained(on: Processes, wanted: dict[str, Any]) -> None:
+    found = toy.pretraining(on)
+    for name in ("factorize", "partitioned", "softmax", "als"):
+        for mine, table in zip(found[name], wanted[name], strict=True):
+            np.testing.assert_allclose(mine, table, rtol=1e-2, atol=1e-3, err_msg=name)
+    np.testing.assert_allclose(found["neural"]["loss"], wanted["neural"]["loss"], rtol=1e-3)
+
+
+def ranked(on: torch.device) -> None:
+    draw, users, items = np.random.default_rng(0), 500, 3000
+    made = torch.Generator().manual_seed(0)
+    user, item = (torch.randn(n, 64, generator=made) for n in (users, items))
+    known = np.sort(draw.integers(100, items, (users, 5)).astype(np.int32), 1)
+    excluded = UserItems(np.arange(users + 1) * 5, known.ravel())
+    held_out = draw.integers(0, 100, users)
+    of_cpu = held_out_ranks(user, item, held_out, excluded)
+    found = held_out_ranks(user.to(on), item.to(on), held_out, excluded)
+    np.testing.assert_array_equal(found, of_cpu)
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    on, checks = device(), Checks()
+    with processes(ComputeConfig(device="cpu")) as cpu:
+        wanted = {
+            (ids, kind): toy.train(ids, kind, cpu)
+            for ids in IDS
+            for kind in dict.fromkeys(map(like, KINDS))
+        }
+        tables = toy.pretraining(cpu)
+    with processes(ComputeConfig(device=on.type)) as mine:  # type: ignore[arg-type]
+        for ids in IDS:
+            for kind in KINDS if on.type == "cuda" else ON_CPU:
+                checks.run(
+                    f"train {ids} {kind}",
+                    lambda i=ids, k=kind: trained(i, k, mine, wanted[i, like(k)]),  # type: ignore[misc]
+                )
+        checks.run("pre-training: MF, softmax, ALS, MLP", lambda: pretrained(mine, tables))
+        checks.run("full ranking is the CPU's, rank by rank", lambda: ranked(on))
+    checks.end()
+
+
+if __name__ == "__main__":
+    main()
