@@ -63,7 +63,7 @@ class NewItemProgram(nn.Module):
     def program(self) -> Program:
         """The program of a bundle."""
         width = int(self.tower.last_layer().out_features)
-        inputs = {"codes": (sum(self.widths),)}
+        inputs: dict[str, tuple[int, ...]] = {"codes": (sum(self.widths),)}
         if self.layers is not None:
             inputs["dense"] = (sum(self.layers.widths),)
         return Program(self, inputs, width, floats=("dense",))

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.context import request_codes, requests_of_test_items
-from cadc_rec.data.dataset import Attribute, Dataset
+from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.recent_popularity import LatestScores
 from cadc_rec.data.request_codes import RequestCodes
 from cadc_rec.data.transition_lists import ListedScores
@@ -122,12 +122,8 @@ class Finished:
     def new_item_program(self) -> NewItemProgram | None:
         """What gives the learned part of their vectors, where anything reads attributes."""
         trained = self.trained()
-        return None if trained is None else new_item_program(trained, self.catalogue)
-
-    @cached_property
-    def catalogue(self) -> list[Attribute]:
-        """Attributes of every item, those that nobody took yet last."""
-        return self.dataset.every_item_attributes()
+        every = self.dataset.every_item_attributes()
+        return None if trained is None else new_item_program(trained, every)
 
     def untaken(self) -> np.ndarray:
         """Vectors of the items that nobody took yet; zeros where a vector counts who took it."""

@@ -167,9 +167,9 @@ def build_model(
         experiment.context,
     )
     if rate := experiment.model.cold_dropout:
-        attributes = dataset.user_attributes or dataset.item_attributes
-        attributes = attributes or dataset.user_dense or dataset.item_dense
-        if not (attributes or experiment.history.length or experiment.context.features):
+        coded = dataset.user_attributes or dataset.item_attributes
+        dense = dataset.user_dense or dataset.item_dense
+        if not (coded or dense or experiment.history.length or experiment.context.features):
             raise CadcError(
                 f"model.cold_dropout = {rate} leaves ids out, and the towers read nothing else; "
                 "name attributes of users or items, or set model.cold_dropout = 0."
