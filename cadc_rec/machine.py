@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import platform
 from pathlib import Path
@@ -15,6 +16,18 @@ def available_cores() -> int:
     """Cores this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux: respects taskset and containers
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that a process started now would see, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        names = (name.strip() for name in named.split(","))
+        # CUDA reads the list up to the first name that is none, such as -1.
+        return list(itertools.takewhile(lambda name: name and not name.startswith("-"), names))
+    import torch  # slow to import, and asked for only where GPUs are to be shared
+
+    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 def memory_bytes() -> int:

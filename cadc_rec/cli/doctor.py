@@ -27,6 +27,8 @@ _LOW_DISK = 2 * 10**9
 _NO_DISK = 200 * 10**6
 _LOW_MEMORY = 2 * 10**9
 
+_FBGEMM_CAPABILITIES = (8, 9, 10)  # major ones; a wheel has sm_80, sm_90 and sm_100
+
 LIBRARIES = (
     *("torchrec", "duckdb", "ibis", "numpy", "pyarrow", "pydantic", "safetensors"),
     *("scipy", "numba", "jinja2", "tensorboard"),
@@ -177,11 +179,12 @@ def _torch() -> Iterator[Check]:
         yield _broken("torch", error)
         return
     yield Check("torch", "loads")
-    yield _fbgemm(torch)
     cuda = torch.cuda.is_available()
+    yield _fbgemm(torch, "cuda" if cuda else "cpu")
     if cuda:
-        name = torch.cuda.get_device_name(0)
-        yield Check("device", f"cuda: {torch.cuda.device_count()} x {name}")
+        name, (major, minor) = torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0)
+        value = f"cuda: {torch.cuda.device_count()} x {name}, capability {major}.{minor}"
+        yield Check("device", value)
     elif Path("/proc/driver/nvidia/version").exists():
         remedy = "To use it, run `make install-cuda` and check that its driver is recent enough."
         yield _warning("device", "cpu", "torch cannot use this machine's NVIDIA GPU", remedy)
@@ -191,17 +194,41 @@ def _torch() -> Iterator[Check]:
     yield _threads(torch.get_num_threads())
 
 
-def _fbgemm(torch: Any) -> Check:
+def _fbgemm(torch: Any, device: str) -> Check:
+    """Look rows up and train them on the device: fbgemm has kernels for some GPUs only."""
     try:
-        import fbgemm_gpu  # noqa: F401 -- registers the operators
-
-        # Loading the Python package proves little: run an operator of its shared library.
-        sums = torch.ops.fbgemm.asynchronous_complete_cumsum(torch.tensor([1, 2]))
-        if sums.tolist() != [0, 1, 3]:
-            raise RuntimeError(f"cumulative sum of 1, 2 gave {sums.tolist()}")
+        # Loading the Python package proves little: run what trains a table.
+        trained = _train_table(torch, torch.device(device))
+        if trained != [0.0, -1.0]:
+            raise RuntimeError(f"two rows of ones, used once and twice, became {trained}")
     except Exception as error:
-        return _broken("fbgemm", error)
-    return Check("fbgemm", "operators work")
+        major, minor = torch.cuda.get_device_capability(0) if device == "cuda" else (0, 0)
+        if device == "cpu" or major in _FBGEMM_CAPABILITIES:
+            return _broken("fbgemm", error)
+        problem = (
+            "fbgemm's wheel has kernels for NVIDIA's compute capabilities 8, 9 and 10 (A100, H100, "
+            f"B200 and their like), and this GPU has {major}.{minor}: nothing can be trained on it"
+        )
+        return _failure("fbgemm", "does not work", problem, "Set compute.device = 'cpu'.")
+    return Check("fbgemm", f"trains tables on {device}")
+
+
+def _train_table(torch: Any, device: Any) -> list[float]:
+    """The first column of two rows of ones, after one was looked up once and the other twice."""
+    from fbgemm_gpu import split_table_batched_embeddings_ops_training as tbe
+
+    place = (tbe.EmbeddingLocation.HOST, tbe.ComputeDevice.CPU)
+    if device.type == "cuda":
+        place = (tbe.EmbeddingLocation.DEVICE, tbe.ComputeDevice.CUDA)
+    tables = tbe.SplitTableBatchedEmbeddingBagsCodegen(
+        [(2, 4, *place)], optimizer=tbe.OptimType.EXACT_SGD, learning_rate=1.0, device=device
+    )
+    (weight,) = tables.split_embedding_weights()
+    weight.detach().fill_(1.0)
+    ids, offsets = (torch.tensor(each, device=device) for each in ([0, 1, 1], [0, 3]))
+    tables(ids, offsets).sum().backward()
+    first: list[float] = weight[:, 0].tolist()
+    return first
 
 
 def _backend(torch: Any, backend: str) -> Check:

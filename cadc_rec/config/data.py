@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from cadc_rec.config.dense import TextConfig
 from cadc_rec.config.tables import IdForm, TablesConfig
 from cadc_rec.config.types import MemorySize, Names, NonNegativeFloat, PositiveInt, Section, Seed
 
@@ -108,6 +109,7 @@ class DataConfig(Section):
     generated: GeneratedConfig = GeneratedConfig()
     spark: SparkConfig = SparkConfig()
     tables: TablesConfig = TablesConfig()
+    text: TextConfig = TextConfig()
 
     def broken_rules(self) -> Iterator[str]:
         """See `Section`: settings that nothing would read, and times that do not fit."""
@@ -129,6 +131,11 @@ class DataConfig(Section):
                     f"[data.{section}] is read with data.source = {source!r} alone, {given}; set "
                     f"data.source = {source!r}, or leave the section out."
                 )
+        if self.text != TextConfig() and not self.reads_text:
+            yield (
+                "[data.text] is about columns of text, and none is named; name them in "
+                "data.tables.items.text or data.tables.users.text, or leave the section out."
+            )
         for role in ("users", "items") if self.source == "tables" else ():
             table = getattr(self.tables, role)
             if not (table.path or table.query) and table != type(table)():
@@ -194,6 +201,12 @@ class DataConfig(Section):
         return ["data.split = 'time'"] * (self.split == "time") + dates
 
     @property
+    def reads_text(self) -> bool:
+        """Whether any column of text is encoded."""
+        texts = (*self.tables.users.text, *self.tables.items.text)
+        return self.source == "tables" and bool(texts)
+
+    @property
     def id_forms(self) -> tuple[IdForm, ...]:
         """What is done to ids as they are read; see `TablesConfig.normalize_ids`."""
         return self.tables.normalize_ids if self.source == "tables" else ()
@@ -216,6 +229,8 @@ class DataConfig(Section):
         settings["k_core"] = max(self.k_core, 1)  # 0 and 1 keep the same
         if self.source == "tables":
             settings["tables"] = self.tables.decisive()
+        if self.reads_text:
+            settings["text"] = self.text.decisive()
         return settings
 
 

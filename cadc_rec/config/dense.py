@@ -3,9 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from cadc_rec.config.types import Names, Section
+from pydantic import Field
+
+from cadc_rec.config.types import Names, PositiveInt, Section
+
+HASHED_NGRAMS = "hashed-ngrams"
+
+
+class TextConfig(Section):
+    """How `text` columns become vectors; see [your-data.md](your-data.md#text)."""
+
+    encoder: Annotated[str, Field(min_length=1)] = HASHED_NGRAMS
+    """`hashed-ngrams`: counts of words and of their parts, hashed; it needs no library and knows no
+    meanings. Otherwise a folder with a model of sentence-transformers, which
+    `pip install 'cadc-rec[text]'` reads."""
+    dim: PositiveInt = 512
+    """Width of the vectors of `hashed-ngrams`."""
+    batch_size: PositiveInt = 64
+    """Texts that a model encodes at once."""
+
+    @property
+    def folder(self) -> str:
+        """The model's folder; empty where no model is read."""
+        return "" if self.encoder == HASHED_NGRAMS else self.encoder
+
+    def decisive(self) -> dict[str, Any]:
+        """See `Section`; of a model its files count, not where they are."""
+        return {"encoder": "model"} if self.folder else {"encoder": self.encoder, "dim": self.dim}
 
 
 class DenseColumns(Section):
@@ -19,6 +45,9 @@ class DenseColumns(Section):
     vector_precision: Literal["float32", "float16"] = "float32"
     """How vectors are stored, on disk and where they are looked up; `float16` takes half the
     memory."""
+    text: Names = ()
+    """Columns of text. Each different text is encoded once, as `[data.text]` says; the result is
+    read like a `vector`."""
     continuous: Names = ()
     """Columns of numbers, dates or datetimes that the towers read as numbers. (Those of `numeric`
     are cut into buckets.)"""
@@ -33,9 +62,13 @@ class DenseColumns(Section):
     def broken_rules(self) -> Iterator[str]:
         """See `Section`."""
         yield from super().broken_rules()
-        for setting, columns in (("vector_precision", "vector"), ("scale", "continuous")):
+        vectors = (*self.vector, *self.text)
+        for setting, columns, named in (
+            ("vector_precision", "vector", vectors),
+            ("scale", "continuous", self.continuous),
+        ):
             value, default = getattr(self, setting), DenseColumns.model_fields[setting].default
-            if value != default and not getattr(self, columns):
+            if value != default and not named:
                 yield (
                     f"{setting} = {value!r} is about {columns!r} columns, and none is named; name "
                     f"them in {columns}, or leave {setting} out."
@@ -47,7 +80,7 @@ class DenseColumns(Section):
     @property
     def has_dense(self) -> bool:
         """Whether any column is named."""
-        return bool(self.vector or self.continuous)
+        return bool(self.vector or self.text or self.continuous)
 
     def unset(self) -> set[str]:
         """The settings of this class that are as if they were not there."""

@@ -15,6 +15,7 @@ from cadc_rec.config.types import (
     PositiveInts,
     Section,
     Sharding,
+    TrainedKernel,
 )
 
 Metric = Literal["recall", "mrr", "map", "coverage", "gini", "tail"]
@@ -37,12 +38,13 @@ class ShardingConfig(Section):
     `data_parallel`, row-wise Adagrad for all others."""
     frozen: Sharding = "auto"
     """Sharding type of frozen id tables."""
-    trainable_kernel: Kernel = "auto"
-    """Where model-parallel trainable id tables are stored: in the GPU's memory (`fused`), in the
-    host's (`fused_uvm`), or in the host's with a cache on the GPU (`fused_uvm_caching`). Both kinds
-    of UVM need CUDA."""
+    trainable_kernel: TrainedKernel = "auto"
+    """Where model-parallel trainable id tables are stored: in the GPU's memory (`fused`), or in the
+    host's (`fused_uvm`), which needs CUDA."""
     frozen_kernel: Kernel = "auto"
-    """The same choice for frozen id tables."""
+    """The same choice for frozen id tables; they may also be in the host's memory with a cache on
+    the GPU (`fused_uvm_caching`). A trained table may not: what averages, validates and saves its
+    weights would miss those in the cache."""
     cache_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """`fused_uvm_caching`: share of a table's rows that the GPU's cache holds."""
     frozen_storage: Literal["fp32", "fp16", "int8"] = "fp32"
@@ -52,7 +54,7 @@ class ShardingConfig(Section):
     CUDA."""
     batch_size: Annotated[int, Field(ge=0)] = 0
     """Ids that a process looks up in a step; the planner estimates costs from it. 0 takes
-    `train.batch_size`."""
+    `train.batch_size` by the number of processes."""
     device_memory: MemorySize = ""
     """Memory of each GPU that a plan may fill, such as `"80GiB"`; empty takes all that the GPU
     has."""
@@ -60,6 +62,10 @@ class ShardingConfig(Section):
     """Host memory that a plan may fill for each process; empty takes an equal share of all."""
     reserve: Annotated[float, Field(ge=0, lt=1)] = 0.15
     """Share of a device's memory that is kept free of tables, for activations and gradients."""
+
+    def lookups(self, positives: int, world_size: int) -> int:
+        """Ids that a process looks up in a step of this many positives over all processes."""
+        return self.batch_size or max(1, -(-positives // world_size))
 
     def broken_rules(self) -> Iterator[str]:
         """See `Section`: a kernel must exist for the sharding type."""
@@ -138,6 +144,9 @@ class ComputeConfig(Section):
     torchrun set their own number, which pre-training, training and evaluation all use."""
     threads: Annotated[int, Field(ge=0)] = 0
     """Threads of each process; 0 divides the cores among the local processes."""
+    matmul: Literal["float32", "tf32"] = "float32"
+    """CUDA: how a training step multiplies float32 matrices. `tf32` uses tensor cores, which round
+    the factors to 11 bits. Pre-training, validation and evaluation always take float32."""
     frozen_cache_mib: Annotated[int, Field(ge=0)] = 4096
     """MiB of memory in which a process may cache frozen vectors: the pooled histories of its
     examples, and its users' rows of a sharded table. What does not fit is read again in each step,

@@ -34,6 +34,7 @@ CPU_SHARDINGS: tuple[Sharding, ...] = (
 """Those that a CPU can run, too: row-wise kernels need CUDA."""
 # Where a model-parallel table is stored. TorchRec has more kernels; we plan with these.
 Kernel = Literal["auto", "fused", "fused_uvm", "fused_uvm_caching"]
+TrainedKernel = Literal["auto", "fused", "fused_uvm"]
 MemorySize = Annotated[str, Field(pattern=r"^(\d+(\.\d+)? ?[KMGT]i?B)?$")]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 

@@ -21,6 +21,7 @@ from enum import Enum, auto
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
+from cadc_rec.distributed.watch import Watch
 from cadc_rec.errors import (
     CadcError,
     DefectError,
@@ -72,6 +73,10 @@ def loss_in(error: Exception) -> Loss | None:
     return Loss.GONE if any(words in text for words in closed) else None
 
 
+class LostError(Exception):
+    """Another rank was lost, and no collective said so."""
+
+
 class Peers:
     """The ranks of a job, by host and process; every rank must make one.
 
@@ -90,6 +95,7 @@ class Peers:
         self, store: Store, rank: int, world_size: int, timeout_seconds: int, patience: float
     ) -> None:
         self._store = PrefixStore("cadc_rec", store)
+        self._watch: Watch | None = None
         self.rank, self.ranks, self.timeout_seconds = rank, range(world_size), timeout_seconds
         self._lost: list[int] = []
         me = f"rank {rank} (host {socket.gethostname()}, process {os.getpid()})"
@@ -101,6 +107,27 @@ class Peers:
                 "find out why, then start the job again."
             )
         self.names = [self._store.get(f"name/{peer}").decode() for peer in self.ranks]
+
+    def watch(self, abort: Callable[[], None]) -> None:
+        """Notice lost ranks from now on, for collectives that do not; see `Watch`."""
+        store = self._store.clone()  # type: ignore[attr-defined]  # missing in torch's stubs
+        self._watch = Watch(store, self.rank, len(self.ranks), abort)
+
+    def done(self) -> None:
+        """This rank's work is done.
+
+        Raises:
+            LostError: a rank was lost meanwhile, so this one's last collectives gave nothing.
+        """
+        if self._watch is not None:
+            self._watch.close()
+            if self._watch.noticed:
+                raise LostError("a rank was lost")
+
+    def give_up(self) -> None:
+        """This rank leaves, without an error to account for, before its work is done."""
+        if self._watch is not None:
+            self._watch.tell()
 
     def account_for(self, error: Exception, leave: Callable[[], None]) -> BaseException:
         """The exception that this rank ends with.
@@ -114,8 +141,10 @@ class Peers:
             `error` itself if it is a defect of this rank.
         """
         self._store.set_timeout(timedelta(seconds=_STORE_SECONDS))
-        refused = error if isinstance(error, CadcError) else None
-        loss = loss_in(error)
+        # What a rank comes to after its collectives were ended is no fault of its own.
+        lost = self._watch is not None and self._watch.noticed
+        refused = error if isinstance(error, CadcError) and not lost else None
+        loss = Loss.GONE if lost else loss_in(error)
         try:
             if loss is not None:
                 self._store.set(f"here/{self.rank}", "")
@@ -123,6 +152,7 @@ class Peers:
                 self._store.set(f"failed/{self.rank}", failure_text(error))
         except RuntimeError:
             pass  # handled below
+        self.give_up()
         leave()
         try:
             if refused is not None:

@@ -38,7 +38,8 @@ _LOUD = (
     "torchrec.distributed.planner.types",
     "MethodLogger-NullHandler",  # at every call it writes out every device of a topology
 )
-_UVM = ("fused_uvm_caching", "fused_uvm")
+_CACHING = "fused_uvm_caching"
+_UVM = (_CACHING, "fused_uvm")
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,15 @@ class TableRule:
         kernel: ``fused``, ``fused_uvm``, ``fused_uvm_caching``, or ``auto``.
         cache_share: of ``fused_uvm_caching``: rows that the GPU's cache holds.
         storage: of its elements, ``fp32``, ``fp16`` or ``int8``; a lookup gives fp32.
+        trained: its weights change, and are read and written beside lookups. A cache on the GPU
+            would hold newer ones than the memory behind it, so there is none.
     """
 
     kind: str = "auto"
     kernel: str = "auto"
     cache_share: float = 0.2
     storage: str = "fp32"
+    trained: bool = False
 
 
 @dataclass(frozen=True)
@@ -242,15 +246,22 @@ def _constraint(
         raise CadcError(needs_cuda(kind, table))
     if on_cpu and kernel in _UVM:
         raise CadcError(f"kernel {kernel!r} of table {table} needs CUDA; on CPU choose 'auto'.")
+    if rule.trained and kernel == _CACHING:
+        raise CadcError(
+            f"kernel {kernel!r} of table {table} is for frozen tables; choose 'fused_uvm', 'fused' "
+            "or 'auto'."
+        )
+    stored = ["fused", *(place for place in _UVM if not (rule.trained and place == _CACHING))]
     kinds: list[str] | None = [kind]
     kernels: list[str] | None = [kernel]
     if kind == "data_parallel":
         kernels = [EmbeddingComputeKernel.DENSE.value]
     elif kernel == "auto" and kind != "auto":
         # The planner takes the first that fits: the GPU's memory is the fastest.
-        kernels = ["fused"] if on_cpu else ["fused", *_UVM]
+        kernels = ["fused"] if on_cpu else stored
     elif kernel == "auto":
-        kernels = None
+        dense = EmbeddingComputeKernel.DENSE.value  # of a copy on every process
+        kernels = [dense, *stored] if rule.trained and not on_cpu else None
     if kind == "auto":
         offered: tuple[str, ...] | None = CPU_SHARDINGS if on_cpu else None
         if kernel != "auto":  # data parallel tables have no such kernel
@@ -261,9 +272,7 @@ def _constraint(
         compute_kernels=kernels,
         # TorchRec's default never splits a table narrower than 256.
         min_partition=columns if "column" in kind else None,
-        cache_params=CacheParams(load_factor=rule.cache_share)
-        if kernel == "fused_uvm_caching"
-        else None,
+        cache_params=CacheParams(load_factor=rule.cache_share) if kernel == _CACHING else None,
         output_dtype=None if rule.storage == "fp32" else DataType.FP32,
     )
 

@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from cadc_rec.config.experiment import ComputeConfig
 from cadc_rec.distributed.joining import join, join_alone
+from cadc_rec.distributed.peers import Peers
 from cadc_rec.errors import CadcError
 from cadc_rec.machine import available_cores, keep_freed_memory
 
@@ -143,6 +144,28 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
 
 
 @contextlib.contextmanager
+def matmul_precision(precision: str, device: torch.device) -> Iterator[None]:
+    """Inside this context, a GPU multiplies float32 matrices as `precision` says.
+
+    Containers set an environment variable that has torch use TF32 everywhere; so what is to be
+    exact must say so.
+
+    Args:
+        precision: ``float32``, or ``tf32``.
+        device: whose products they are; a CPU's stay as they are.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
 def processes(compute: ComputeConfig) -> Iterator[Processes]:
     """Join the process group that torchrun describes, or make one of this process alone.
 
@@ -163,25 +186,44 @@ def processes(compute: ComputeConfig) -> Iterator[Processes]:
     torch.set_num_threads(compute.threads or max(1, available_cores() // local_world_size))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if world_size == 1:
-        join_alone(device)
-        try:
-            yield Processes(0, 1, local_world_size, device)
-        finally:
-            dist.destroy_process_group()
-        return
-    peers = join(rank, world_size, device, compute.timeout_seconds)
+    with matmul_precision("float32", device):
+        if world_size == 1:
+            join_alone(device)
+            try:
+                yield Processes(0, 1, local_world_size, device)
+            finally:
+                dist.destroy_process_group()
+        else:
+            peers = join(rank, world_size, device, compute.timeout_seconds)
+            if device.type == "cuda":
+                peers.watch(functools.partial(_abort_collectives, device))
+            with _accounted_for(peers):
+                yield Processes(rank, world_size, local_world_size, device)
+
+
+@contextlib.contextmanager
+def _accounted_for(peers: Peers) -> Iterator[None]:
+    """Leave the process group at the end; one rank prints the error of this or another one."""
     try:
-        yield Processes(rank, world_size, local_world_size, device)
+        yield
+        peers.done()
     except Exception as error:
         ending = peers.account_for(error, leave=functools.partial(_leave, error))
         if ending is error:
             raise
         raise ending from error
     except BaseException:
+        peers.give_up()
         dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def _abort_collectives(device: torch.device) -> None:
+    """End what this rank's GPU waits for; whatever comes of it is of no use."""
+    group = dist.group.WORLD
+    if group is not None:
+        group._get_backend(device).abort()
 
 
 def _leave(error: BaseException) -> None:

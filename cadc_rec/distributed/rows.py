@@ -1,13 +1,16 @@
 """A table of which each rank has a contiguous share of the rows: joined, fetched, written.
 
 In: this rank's share of the rows. Out: all of them on every rank, with gradients (`join_shares`);
-some rows (`fetch_rows`); or one file of all (`write_rows`).
+some rows (`fetch_rows`); or one file of all (`write_rows`). Files are in the safetensors format,
+written piece by piece.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,21 @@ import torch.distributed as dist
 
 from cadc_rec.distributed.processes import Processes
 
-_PIECE = 2**26  # bytes of rows sent at once
+PIECE = 2**26  # bytes of rows sent at once
 _ALIGNMENT = 8  # of the tensor's first byte, as the format has it
+_DTYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.int16: "I16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+}
+"""Their names in the format, in the order that `safetensors` gives them."""
 
 
 class _JoinShares(torch.autograd.Function):
@@ -101,14 +117,14 @@ def write_rows(file: Path, name: str, local: torch.Tensor, n: int, processes: Pr
         processes: the ranks.
     """
     width = local.shape[1]
-    step = max(1, _PIECE // (4 * max(1, width)))
+    step = max(1, PIECE // (4 * max(1, width)))
     mine = (local[at : at + step].detach().float().cpu() for at in range(0, len(local), step))
     if processes.rank:
         for piece in mine:
             dist.send(piece.contiguous(), dst=0)
         return
     with file.open("wb") as out:
-        out.write(_header(name, n, width))
+        out.write(file_header({name: (torch.float32, (n, width))}))
         for piece in mine:
             out.write(piece.contiguous().numpy().data)
         for rank in range(1, processes.world_size):
@@ -119,9 +135,27 @@ def write_rows(file: Path, name: str, local: torch.Tensor, n: int, processes: Pr
                 out.write(piece.numpy().data)
 
 
-def _header(name: str, n: int, width: int) -> bytes:
-    """The file's header: its length and the JSON that precede the rows."""
-    entry = {"dtype": "F32", "shape": [n, width], "data_offsets": [0, 4 * n * width]}
-    text = json.dumps({name: entry}, separators=(",", ":")).encode()
+def file_order(dtypes: Mapping[str, torch.dtype]) -> list[str]:
+    """Names of tensors in the order in which `safetensors` writes them to a file."""
+    kinds = list(_DTYPES)
+    return sorted(dtypes, key=lambda name: (-kinds.index(dtypes[name]), name))
+
+
+def file_header(tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]]) -> bytes:
+    """What precedes the tensors in a safetensors file: the length of a JSON text, and the text.
+
+    Args:
+        tensors: elements and shape by name, in `file_order`.
+    """
+    entries: dict[str, dict[str, object]] = {}
+    end = 0
+    for name, (dtype, shape) in tensors.items():
+        start, end = end, end + dtype.itemsize * math.prod(shape)
+        entries[name] = {
+            "dtype": _DTYPES[dtype],
+            "shape": list(shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return struct.pack("<Q", len(text)) + text

@@ -36,7 +36,7 @@ def shard_model(
     module: nn.Module,
     rules: Mapping[str, str | TableRule],
     processes: Processes,
-    batch_size: int,
+    positives: int,
     config: ShardingConfig | None = None,
 ) -> DistributedModelParallel:
     """Plan and wrap `module`.
@@ -45,7 +45,7 @@ def shard_model(
         module: its EmbeddingBagCollections are on the meta device.
         rules: table name to how it may be sharded: a rule, or a sharding type alone.
         processes: the ranks.
-        batch_size: ids that a process looks up in a step; the planner estimates costs from it.
+        positives: of a step over all ranks; the planner estimates costs from a rank's share.
         config: what memory a plan may fill, and how vectors are sent; default: the defaults.
 
     Raises:
@@ -61,7 +61,7 @@ def shard_model(
                 processes.device.type,
                 processes.world_size,
                 processes.local_world_size,
-                config.batch_size or batch_size,
+                config.lookups(positives, processes.world_size),
                 _memory_caps(processes, config),
                 config.reserve,
             )

@@ -1,4 +1,4 @@
-"""A sharded model's state: local views, whole tensors on rank 0, and back.
+"""A sharded model's state: local views, whole tensors on rank 0 or in a file, and back.
 
 In: a wrapped model. Out: names and tensors that do not depend on the sharding, so that any number
 of processes can read what another number wrote.
@@ -6,14 +6,18 @@ of processes can read what another number wrote.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
 from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.rows import PIECE, file_header, file_order
 
 
 @dataclass(frozen=True)
@@ -72,23 +76,86 @@ def gather_state(
 ) -> dict[str, torch.Tensor]:
     """The whole state on rank 0 (CPU); empty on the others. Every rank must call it."""
     state = {}
-    for (
-        name,
-        value,
-    ) in model.state_dict().items():  # the same order on every rank, since gathers must match
+    for name, value in model.state_dict().items():  # in the same order on every rank
         if not keep(name):
             continue
-        if isinstance(value, ShardedTensor):
-            whole = torch.empty(value.size()) if processes.rank == 0 else None
-            if whole is not None:
-                whole = whole.to(processes.device)
-            value.gather(dst=0, out=whole)
-        else:
-            whole = value.detach()
+        blocks = list(_row_blocks(value, processes, PIECE))
         if processes.rank == 0:
-            assert whole is not None
-            state[name] = whole.cpu().clone()
+            state[name] = torch.cat(blocks).view(value.size())
     return state
+
+
+def write_state(
+    file: Path,
+    model: nn.Module,
+    processes: Processes,
+    keep: Callable[[str], bool] = lambda _: True,
+    piece: int = PIECE,
+) -> None:
+    """Write the whole state as one safetensors file; no process holds a whole sharded table.
+
+    Every rank must call. The file has the bytes that `safetensors` would write for the gathered
+    state.
+
+    Args:
+        file: the file to write, on rank 0.
+        model: wrapped.
+        processes: the ranks.
+        keep: whether an entry of this name is written.
+        piece: bytes of rows that are sent at once.
+    """
+    state = {name: value for name, value in model.state_dict().items() if keep(name)}
+    names = file_order({name: value.dtype for name, value in state.items()})
+    with contextlib.ExitStack() as opened:
+        out = opened.enter_context(file.open("wb")) if processes.rank == 0 else None
+        if out is not None:
+            sizes = {name: (state[name].dtype, state[name].size()) for name in names}
+            out.write(file_header(sizes))
+        for name in names:
+            for block in _row_blocks(state[name], processes, piece):
+                if out is not None:
+                    out.write(block.view(torch.uint8).numpy().data)
+
+
+def _row_blocks(
+    value: torch.Tensor | ShardedTensor, processes: Processes, piece: int
+) -> Iterator[torch.Tensor]:
+    """A state entry on rank 0, in flat CPU tensors, some rows each; elsewhere its rows are sent.
+
+    Rows pass through memory of the CPU on their way, whatever device they are on, and so through
+    the CPU's backend: `ShardedTensor.gather` cannot join tensors of a GPU under a backend for each
+    device.
+    """
+    if not isinstance(value, ShardedTensor):
+        if processes.rank == 0:
+            whole = value.detach().reshape(-1)
+            for part in whole.split(max(1, piece // whole.element_size())):
+                yield part.cpu().contiguous()
+        return
+    rows, width = value.size()
+    here = {tuple(shard.metadata.shard_offsets): shard.tensor for shard in value.local_shards()}
+    step = max(1, piece // (value.dtype.itemsize * max(1, width)))
+    for start in range(0, rows, step):
+        block = torch.empty(min(step, rows - start), width, dtype=value.dtype)
+        for shard in value.metadata().shards_metadata:
+            row, column = shard.shard_offsets
+            first, last = max(start, row), min(start + step, row + shard.shard_sizes[0])
+            if first >= last:
+                continue
+            assert shard.placement is not None
+            owner = shard.placement.rank()
+            if owner == processes.rank:
+                part = here[row, column][first - row : last - row].detach().cpu()
+                if owner:
+                    dist.send(part.contiguous(), dst=0)
+            elif processes.rank == 0:
+                part = torch.empty(last - first, shard.shard_sizes[1], dtype=value.dtype)
+                dist.recv(part, src=owner)
+            if processes.rank == 0:
+                columns = slice(column, column + shard.shard_sizes[1])
+                block[first - start : last - start, columns] = part
+        if processes.rank == 0:
+            yield block.flatten()
 
 
 def load_state(

@@ -127,7 +127,7 @@ class TwoTowerPredictFactory(PredictFactory):
         trained: the model.
         precision: of its tables: ``int8``, ``int4`` or ``fp16``.
         world_size: devices that the tables are spread over, each whole table on one.
-        device: kind of device, ``cpu`` or ``cuda``.
+        device: kind of device, ``cpu`` or ``cuda``; requests and dense layers are on the first.
         device_memory: bytes a device may hold; default what it has.
     """
 
@@ -164,7 +164,8 @@ class TwoTowerPredictFactory(PredictFactory):
         ):  # vector registers of a GPU want rows of 16 bytes; here they need not
             quant_prep_customize_row_alignment(tables, [EmbeddingBagCollection], 1)
         tables = quantize_inference_model(tables, quantization_dtype=PRECISIONS[self.precision])
-        if self.world_size > 1:
+        if self.world_size > 1 or self.device != "cpu":
+            # Quantized on the CPU, so that no device needs room for whole float tables.
             tables = self._sharded(tables)
         assert isinstance(tables, Collections)
         return tables
@@ -185,12 +186,18 @@ class TwoTowerPredictFactory(PredictFactory):
         assign_weights_to_tbe(sharded, weights)
         return sharded
 
+    def dense_layers(self) -> tuple[UserForward, ItemForward]:
+        """The layers behind the tables of either side, on the device."""
+        model, device = self.trained.model, torch.device(self.device)
+        return UserForward(model).on(device), ItemForward(model).on(device)
+
     def _towers(self, tables: Collections) -> PairScores:
-        query = QueryTower(self.trained, tables, UserForward(self.trained.model))
-        item = ItemTower(self.trained, tables, ItemForward(self.trained.model))
+        of_users, of_items = self.dense_layers()
+        query = QueryTower(self.trained, tables, of_users, torch.device(self.device))
+        item = ItemTower(self.trained, tables, of_items)
         pairs = PairScores(query, item, self.lists)
         # The first call fixes the order of features; made while tracing, it would fix a proxy.
-        lengths = torch.zeros(len(pairs.keys), dtype=torch.int32)
+        lengths = torch.zeros(len(pairs.keys), dtype=torch.int32, device=self.device)
         pairs(KeyedJaggedTensor(keys=pairs.keys, values=lengths[:0].long(), lengths=lengths))
         return pairs
 
@@ -249,7 +256,7 @@ class TwoTowerPredictFactory(PredictFactory):
                 parent, _, own = name.rpartition(".")
                 if layers not in self._traced:
                     # Unchecked: torch would compare bits, and conjugate gradients differ in theirs.
-                    rows = layers.example(self.trained)
+                    rows = tuple(each.to(self.device) for each in layers.example(self.trained))
                     self._traced[layers] = torch.jit.trace(layers, rows, check_trace=False)
                 setattr(predict_module.get_submodule(parent), own, self._traced[layers])
         with _quiet():

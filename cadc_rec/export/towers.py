@@ -26,6 +26,7 @@ from cadc_rec.export.trained import Side, Table, TrainedModel
 from cadc_rec.models.features import AttributeValues
 
 USER, ITEM, HISTORY = "user", "item", "history"
+_CPU = torch.device("cpu")
 
 
 def query_keys(trained: TrainedModel) -> list[str]:
@@ -109,14 +110,15 @@ class HistoryLookup(nn.Module):
     Args:
         tables: quantized, perhaps sharded.
         length: items of a history that count.
+        device: where requests arrive.
     """
 
     places: torch.Tensor
 
-    def __init__(self, tables: Collections, length: int) -> None:
+    def __init__(self, tables: Collections, length: int, device: torch.device) -> None:
         super().__init__()
         self.length, self.items, self.sources = length, tables.item_ids, tables.sources
-        self.register_buffer("places", torch.arange(length))
+        self.register_buffer("places", torch.arange(length, device=device))
 
     def forward(
         self, history: KeyedJaggedTensor
@@ -173,15 +175,22 @@ class QueryTower(nn.Module):
         trained: for the features and their order.
         tables: quantized, perhaps sharded.
         dense: `UserForward`, as it is or scripted.
+        device: where requests arrive.
     """
 
-    def __init__(self, trained: TrainedModel, tables: Collections, dense: nn.Module) -> None:
+    def __init__(
+        self,
+        trained: TrainedModel,
+        tables: Collections,
+        dense: nn.Module,
+        device: torch.device = _CPU,
+    ) -> None:
         super().__init__()
         self.keys = query_keys(trained)
         self.ids, self.features, self.dense = tables.user_ids, tables.user_features, dense
         self.vectors, self.layers = tables.user_dense, trained.user.layers
         length = trained.history_length
-        self.histories = HistoryLookup(tables, length) if length else None
+        self.histories = HistoryLookup(tables, length, device) if length else None
         self.requests = RequestLookup(len(trained.request)) if trained.request else None
         self.splits = [1, len(trained.user.features), *([1] if length else [])]
         self.splits += [len(trained.request)] if trained.request else []

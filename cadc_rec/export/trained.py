@@ -10,8 +10,9 @@ tracing wants them.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from safetensors.torch import load_file
@@ -244,6 +245,17 @@ class UserForward(nn.Module):
         if model.request is not None:
             self.register_buffer("sizes", torch.tensor(model.request.sizes))
 
+    def on(self, device: torch.device) -> UserForward:
+        """The same on `device`; a copy elsewhere, so that the model's own layers stay in place."""
+        if device.type == "cpu":
+            return self
+        moved = copy.deepcopy(self).to(device)
+        if moved.factors is not None:
+            moved.factors = moved.factors.to(device)
+        if moved.reader is not None and moved.reader.prior is not None:
+            moved.reader = replace(moved.reader, prior=moved.reader.prior.to(device))
+        return moved
+
     def forward(
         self,
         rows: torch.Tensor,
@@ -304,6 +316,10 @@ class ItemForward(nn.Module):
         self.tower, self.with_prior = model.item.without_tables(), model.with_prior
         self.with_features = model.item.feature_width > 0
         self.with_targets = model.targets is not None
+
+    def on(self, device: torch.device) -> ItemForward:
+        """See `UserForward`."""
+        return self if device.type == "cpu" else copy.deepcopy(self).to(device)
 
     def forward(
         self, rows: torch.Tensor, features: torch.Tensor, targets: torch.Tensor

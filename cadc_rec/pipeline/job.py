@@ -11,16 +11,22 @@ import contextlib
 import json
 import os
 import sys
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.distributed.launch import is_local_worker, run_workers
+from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.pipeline.pipeline import Pipeline, launched
 from cadc_rec.store.artifact import Artifact, open_artifact
+from cadc_rec.store.atomic import make_folder, write_atomically
 from cadc_rec.versions import require_trio
+
+if TYPE_CHECKING:
+    from cadc_rec.distributed.processes import Processes
 
 _JOB = "_CADC_REC_JOB"
 """Holds, in a worker's environment, what it is to train."""
@@ -88,6 +94,7 @@ def opened(
     from cadc_rec.distributed.processes import processes
 
     with processes(experiment.compute) as joined:
+        require_one_folder(workdir, joined)
         # A local worker's stages are named by the process that started it.
         tell = log.debug if is_local_worker() else log.info
         yield Pipeline(
@@ -101,6 +108,29 @@ def opened(
             resume=resume,
             given=given,
             wait=wait,
+        )
+
+
+def require_one_folder(workdir: Path, processes: Processes) -> None:
+    """Refuse a work folder that is another one on another rank; every rank must call.
+
+    Raises:
+        CadcError: names the ranks that do not see what rank 0 wrote.
+    """
+    probe = Path()
+    if processes.rank == 0:
+        make_folder(workdir, workdir)
+        probe = workdir / f".seen-by-every-rank-{uuid.uuid4().hex}"
+        write_atomically(probe, "")
+    probe = workdir / processes.broadcast(probe.name)
+    lacking = [rank for rank, seen in enumerate(processes.all_gather(probe.exists())) if not seen]
+    if processes.rank == 0:
+        probe.unlink()
+    if lacking:
+        ranks = ", ".join(map(str, lacking))
+        raise CadcError(
+            f"{workdir}: rank 0 wrote a file there and rank {ranks} does not see it; name a folder "
+            "that all nodes share with --workdir."
         )
 
 

@@ -88,7 +88,7 @@ def _store_as_int8(collection: nn.Module) -> None:
 
 def plan_towers(
     config: ShardingConfig,
-    batch_size: int,
+    positives: int,
     module: TwoTower,
     rules: dict[str, TableRule],
     machines: Machines,
@@ -97,7 +97,7 @@ def plan_towers(
 
     Args:
         config: what memory a plan may fill, and how vectors travel.
-        batch_size: positives of a step; ids that a process looks up where `config` does not say.
+        positives: of a step over all processes.
         module: its tables are on the meta device.
         rules: how each may be sharded.
         machines: the processes.
@@ -117,7 +117,7 @@ def plan_towers(
             machines.device,
             machines.world_size,
             min(machines.local_world_size, machines.world_size),
-            config.batch_size or batch_size,
+            config.lookups(positives, machines.world_size),
             caps,
             config.reserve,
             stats,

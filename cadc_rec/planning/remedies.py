@@ -88,7 +88,7 @@ def _candidates(
     if machines.device == "cuda":
         kinds = getattr(config, group)
         kind = "row_wise" if kinds in ("auto", "data_parallel") else kinds
-        for kernel in ("fused_uvm_caching", "fused_uvm"):
+        for kernel in ("fused_uvm_caching", "fused_uvm") if frozen else ("fused_uvm",):
             if getattr(config, f"{group}_kernel") != kernel:
                 settings = {group: kind, f"{group}_kernel": kernel}
                 text = " with ".join(f"sharding.{k} = '{v}'" for k, v in settings.items())

@@ -20,6 +20,7 @@ from cadc_rec.log import log
 
 _TEMPORARY = ".tmp"
 _REPLACED = ".old"
+_ADDRESS = re.compile("[a-z][a-z0-9+.-]+:/")  # pathlib makes one slash of two
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -84,8 +85,11 @@ def make_folder(path: Path, workdir: Path) -> None:
     """Make a folder in a work folder, and its parents, if they do not exist.
 
     Raises:
-        CadcError: it cannot be made.
+        CadcError: it cannot be made, or it is no folder but the address of an object store.
     """
+    if _ADDRESS.match(str(workdir)):
+        address = str(workdir).replace(":/", "://", 1)
+        raise CadcError(f"{address}: results are kept in folders; name one of a file system.")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -155,16 +159,25 @@ def locked(path: Path, waited: str = "") -> Iterator[bool]:
     Args:
         path: the lock file; made if need be.
         waited: what is logged while the other process is waited for; empty does not wait.
+
+    Raises:
+        CadcError: the file system has no locks.
     """
     with path.open("a") as file:
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except BlockingIOError:  # of all errors the one that says: held by another process
             if not waited:
                 yield False
                 return
             log.info("%s; --no-wait refuses instead", waited)
             fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # a Ctrl-C ends it
+        except OSError as error:
+            raise CadcError(
+                f"{path}: this file system gives no locks ({error.strerror}), without which two "
+                "jobs could write the same files; choose a folder of another one, or mount it with "
+                "locks (NFS: version 4, or version 3 with its lock service)."
+            ) from error
         yield True  # closing the file releases it, as does the death of the process
 
 

@@ -82,7 +82,7 @@ def open_reading(
                 "are more than loader.memory_rows; set loader.kind = 'memory'."
             )
         rows = shards.rows_by_rank(ranks)[rank]
-        positives = min(config.batch_size, total)
+        positives = min(config.batch_size, total) // ranks
         arrange = make_arrangement(
             config,
             n_items,
@@ -163,7 +163,7 @@ def make_loader(
         mixed: see `make_arrangement`.
         lifetimes: see `SoftmaxBatches`.
     """
-    positives = min(config.batch_size, sum(rows_by_rank))
+    positives = min(config.batch_size, sum(rows_by_rank)) // len(rows_by_rank)
     arrange = make_arrangement(
         config,
         n_items,
@@ -194,7 +194,7 @@ def make_arrangement(
     Args:
         config: loss and negatives.
         n_items: items there are.
-        positives: of a step over all ranks.
+        positives: of a step on one rank; see `PairBatches`.
         by_example: each row has a history or a context of its own.
         known: what each user took in training; needed by a softmax with ``exclude_known``.
         draws: the distribution of negatives; None draws every item equally often.

@@ -23,7 +23,7 @@ from cadc_rec.data.load.loader import Loader
 from cadc_rec.data.load.position import Position, advanced, taken
 from cadc_rec.data.load.stream_loader import StreamLoader
 from cadc_rec.data.streams import prefetched
-from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.processes import Processes, matmul_precision
 from cadc_rec.errors import CadcError
 from cadc_rec.log import Ticker, track
 from cadc_rec.training.checkpoints import Checkpoints, NoCheckpoints
@@ -73,6 +73,7 @@ class Trainer:
         trains: whether a state entry of this name is trained, and so its best value kept.
         objective: the loss; default: what `config` names.
         histories: histories and contexts of the loader's examples, if the model reads any.
+        matmul: how a step multiplies float32 matrices on a GPU, see `matmul_precision`.
         before_step: called with the number of each step, counted from 0 over all epochs.
     """
 
@@ -86,12 +87,13 @@ class Trainer:
         trains: Callable[[str], bool],
         objective: Objective | None = None,
         histories: Histories | Requests | None = None,
+        matmul: str = "float32",
         before_step: Callable[[int], object] = lambda _: None,
     ) -> None:
         self.objective = objective or make_objective(config)
         self.model, self.optimizer, self.loader = model, optimizer, loader
         self.config, self.processes, self.trains = config, processes, trains
-        self.histories, self.before_step = histories, before_step
+        self.histories, self.matmul, self.before_step = histories, matmul, before_step
 
     def fit(
         self,
@@ -230,11 +232,12 @@ class Trainer:
             batch = batch.each(lambda tensor: tensor.to(device, non_blocking=True))
         self.optimizer.zero_grad(set_to_none=True)
         terms = self.objective.terms(max(1, batch.positives))  # few rows, many ranks
-        with forward_precision(self.config.precision, device):
-            scores = self.model(batch, *inputs)
-        loss = self.objective.loss(scores.float(), batch) / terms
-        # Gradients are averaged over the ranks; the mean over all terms wants them summed.
-        (loss * self.processes.world_size).backward()
+        with matmul_precision(self.matmul, device):
+            with forward_precision(self.config.precision, device):
+                scores = self.model(batch, *inputs)
+            loss = self.objective.loss(scores.float(), batch) / terms
+            # Gradients are averaged over the ranks; the mean over all terms wants them summed.
+            (loss * self.processes.world_size).backward()
         self.optimizer.step()
         return loss.detach()
 

@@ -6,9 +6,11 @@ from collections import namedtuple
 from importlib import metadata
 
 import pytest
+import torch
 from rich.console import Console
 
 from cadc_rec import versions
+from cadc_rec.cli import doctor as doctor_module
 from cadc_rec.cli.doctor import Check, Report, diagnose, render
 from cadc_rec.errors import CadcError
 
@@ -105,6 +107,56 @@ def test_this_environment_can_run_the_main_job_and_is_left_as_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == []
     assert found(report, "fbgemm").ok
     assert found(report, "backend").value in ("gloo", "nccl")
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """gpu(capability, trains): torch says that there is such a GPU, and its kernels do that."""
+
+    def there(capability, trains):
+        def train(torch, device):
+            assert device.type == "cuda"
+            return trains()
+
+        for name, value in {
+            "is_available": True,
+            "get_device_name": "NVIDIA T4",
+            "device_count": 1,
+            "get_device_capability": capability,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+        monkeypatch.setattr(doctor_module, "_train_table", train)
+
+    return there
+
+
+def no_kernel():
+    raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+
+def test_a_gpu_that_fbgemm_has_no_kernels_for_is_named_with_what_it_means(gpu, tmp_path):
+    gpu((7, 5), no_kernel)
+    report = diagnose(tmp_path)
+    assert found(report, "device").value == "cuda: 1 x NVIDIA T4, capability 7.5"
+    check = found(report, "fbgemm")
+    assert check.ok is False
+    assert "compute capabilities 8, 9 and 10" in check.problem
+    assert "this GPU has 7.5" in check.problem
+    assert check.remedy == "Set compute.device = 'cpu'."
+
+
+def test_a_gpu_with_kernels_is_tried(gpu, tmp_path):
+    gpu((9, 0), lambda: [0.0, -1.0])
+    assert found(diagnose(tmp_path), "fbgemm").value == "trains tables on cuda"
+    gpu((9, 0), no_kernel)
+    check = found(diagnose(tmp_path), "fbgemm")
+    assert (check.ok, "no kernel image" in check.problem) == (False, True)
+    gpu((9, 0), lambda: [1.0, 1.0])  # nothing was trained
+    assert found(diagnose(tmp_path), "fbgemm").ok is False
+
+
+def test_a_table_is_trained_on_the_cpu(tmp_path):
+    assert found(diagnose(tmp_path), "fbgemm").value == "trains tables on cpu"
 
 
 def test_a_library_that_fails_to_import_is_a_named_problem(tmp_path, monkeypatch):

@@ -5,10 +5,11 @@ import pytest
 import torch
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 
-from cadc_rec.config.experiment import ComputeConfig, ModelConfig
+from cadc_rec.config.experiment import ComputeConfig, ModelConfig, ShardingConfig
 from cadc_rec.data.load.pair_batches import arrange_pairs
+from cadc_rec.distributed import sharding
 from cadc_rec.distributed.planner import make_planner
-from cadc_rec.distributed.processes import processes
+from cadc_rec.distributed.processes import Processes, processes
 from cadc_rec.models.sparse import pair_scores
 from cadc_rec.models.two_tower import SideSpec, TwoTower
 from tests.distributed import toy
@@ -51,6 +52,23 @@ def test_the_planner_chooses_where_nothing_is_asked():
     chosen = plan_of("auto")["item.ids.table"]["item"]
     assert chosen.sharding_type != "data_parallel"  # a copy of 384 MB on each GPU is no choice
     assert sum(s.shard_sizes[0] * s.shard_sizes[1] for s in chosen.sharding_spec.shards) == 96e6
+
+
+class AskedError(Exception):
+    """Training asked for a planner."""
+
+
+@pytest.mark.parametrize(("setting", "lookups"), [(0, 8192), (40_960, 40_960)])
+def test_training_has_the_planner_weigh_one_ranks_share_of_a_step(setting, lookups, monkeypatch):
+    def asked(_module, _rules, _device, world_size, _local, batch_size, *_):
+        raise AskedError(world_size, batch_size)
+
+    monkeypatch.setattr(sharding, "make_planner", asked)
+    config = ShardingConfig(batch_size=setting)
+    ranks = Processes(0, 256, 8, torch.device("cpu"))
+    with pytest.raises(AskedError) as found:
+        sharding.shard_model(torch.nn.Module(), {}, ranks, 256 * 8192, config)
+    assert found.value.args == (256, lookups)
 
 
 @needs_gpu

@@ -80,6 +80,14 @@ def test_bfloat16_products_learn_what_float32_ones_do_on_frozen_tables_that_stay
 
 @pytest.mark.parametrize("kind", [*KINDS, "auto"])
 @pytest.mark.parametrize("world", WORLDS)
+def test_a_trained_models_file_is_written_by_rows_as_safetensors_writes_it_whole(
+    kind, world, request
+):
+    assert request.getfixturevalue(world)[f"trainable:{kind}"]["streamed"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "auto"])
+@pytest.mark.parametrize("world", WORLDS)
 def test_frozen_tables_are_bit_identical_after_training(kind, world, request):
     result = request.getfixturevalue(world)[f"init_frozen:{kind}"]
     assert result["intact"]

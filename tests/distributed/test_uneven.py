@@ -51,6 +51,7 @@ def test_training_goes_well_on_all_of_them(case, three):
     assert len(result["loss"]) == EPOCHS
     assert all(map(math.isfinite, result["loss"]))
     assert result["intact"]
+    assert result["streamed"]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from scipy import sparse
 
 from cadc_rec.config.experiment import Experiment, PretrainConfig, ShardingConfig
@@ -18,7 +18,7 @@ from cadc_rec.data.dense import DenseAttribute
 from cadc_rec.data.load.shards import Examples
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.rows import write_rows
-from cadc_rec.distributed.state import gather_state, local_tensors
+from cadc_rec.distributed.state import gather_state, local_tensors, write_state
 from cadc_rec.pipeline.stages.pretrain_neural import build_neural_tables
 from cadc_rec.pretrain.als import LeastSquares
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
@@ -106,7 +106,7 @@ def experiment(ids: str, kind: str) -> Experiment:
     precision = "bfloat16" if ids.startswith(HALF) else "float32"
     ids = ids.removeprefix(HALF).removeprefix(DENSE)
     if ids.startswith(MANY):
-        ids, train = ids.partition("-")[2], {"negatives": 4}
+        ids, train = ids.partition("-")[2], {"negatives": 12}
     if ids in HISTORIES:
         prior = {"use": ids == "prior"}
         pretraining = "als" if prior["use"] else "mf"
@@ -197,6 +197,7 @@ def train(
     return {
         "loss": [entry["loss"] for entry in history],
         "intact": frozen_tables_intact(model, given),
+        "streamed": streamed(model, processes),
         "tables": digests(model, processes),
         "tables_before": before,
         "learned": digests(model, processes, model.trains),
@@ -245,6 +246,15 @@ def digests(model, processes, keep=main_id_tables) -> dict[str, str]:
         name: hashlib.sha256(value.numpy().tobytes()).hexdigest()
         for name, value in gather_state(model.wrapped, processes, keep).items()
     }
+
+
+def streamed(model, processes) -> bool:
+    """Whether the state's file, written a few rows at a time, has safetensors' bytes (rank 0)."""
+    whole = gather_state(model.wrapped, processes, model.trains)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.safetensors"
+        write_state(file, model.wrapped, processes, model.trains, piece=4 * DIM * 5)
+        return file.exists() and file.read_bytes() == save(whole)
 
 
 def column_offsets(model) -> dict[str, list[int]]:

@@ -6,6 +6,8 @@ import re
 import pytest
 
 from cadc_rec.config.file import load_experiment
+from cadc_rec.distributed.planner import TableRule, make_planner
+from cadc_rec.distributed.sharding import build_collection
 from cadc_rec.errors import CadcError
 from cadc_rec.planning.memory import validation_bytes
 from cadc_rec.planning.plan import plan_experiment
@@ -77,6 +79,17 @@ def test_a_factorization_that_cannot_be_dealt_is_told_what_it_would_take(experim
     assert "use more processes" in problem
 
 
+def test_the_planner_weighs_one_processs_share_of_a_step(experiment):
+    sizes = Sizes(10**6, 10**5, "the test")
+    sets = ("sharding.frozen=row_wise", f"train.batch_size={16 * 8192}")
+    plan = plan_experiment(experiment(*sets), sizes, gpus(16))
+    said = plan_experiment(experiment(*sets, "sharding.batch_size=8192"), sizes, gpus(16))
+    assert plan.tables == said.tables
+    # A rank's rows, and what its lookups send and receive: 16 x 8,192 vectors and some.
+    (held,) = {rank.tables for rank in plan.ranks}
+    assert held < 1.1e6 * 96 * 4 / 16 + 2 * 4 * (16 * 8192) * 96 * 4
+
+
 def test_a_plan_that_fits_has_no_problems(experiment):
     plan = plan_experiment(experiment(), Sizes(10**6, 10**5, "the test"), gpus(16))
     assert plan.problems == []
@@ -98,6 +111,25 @@ def test_a_kernel_decides_whose_memory_a_table_fills(kernel, on_gpu, experiment)
     # cache's own state, 16 bytes a row.
     beside = 0.5 * GIB + (kernel == "fused_uvm_caching") * 16 * 1.1e9 / 64
     assert on_gpu * weights <= device <= on_gpu * weights + beside
+
+
+@pytest.mark.parametrize("kind", ["row_wise", "auto"])
+def test_a_trained_table_that_no_gpu_can_hold_is_in_the_hosts_memory_without_a_cache(
+    kind, experiment
+):
+    """What averages and validates its weights reads them there."""
+    config = experiment(f"sharding.trainable={kind}", method="gold")
+    plan = plan_experiment(config, Sizes(10**7, 10**6, "the test"), gpus(4, gib=1))
+    assert tables(plan)["user"].kernel == "fused_uvm"
+    with pytest.raises(CadcError, match=r"sharding\.trainable_kernel.*'fused_uvm'"):
+        experiment("sharding.trainable_kernel=fused_uvm_caching", method="gold")
+
+
+def test_no_rule_puts_a_trained_table_behind_a_cache():
+    collection = build_collection({"user": (1000, 8)})
+    rule = TableRule("row_wise", "fused_uvm_caching", trained=True)
+    with pytest.raises(CadcError, match="of table user is for frozen tables"):
+        make_planner(collection, {"user": rule}, "cuda", 2, 2, 64)
 
 
 @pytest.mark.parametrize("kind", ["row_wise", "table_row_wise", "table_wise", "column_wise"])

@@ -105,7 +105,7 @@ def test_distinct_ids_are_numpys(n):
 
 
 def test_a_file_of_shares_is_to_the_byte_what_safetensors_writes(tmp_path, alone, monkeypatch):
-    monkeypatch.setattr("cadc_rec.distributed.rows._PIECE", 64)  # five rows at a time
+    monkeypatch.setattr("cadc_rec.distributed.rows.PIECE", 64)  # five rows at a time
     table = torch.randn(23, 3)
     write_rows(tmp_path / "ours", "weight", table, 23, alone)
     save_file({"weight": table}, tmp_path / "theirs")

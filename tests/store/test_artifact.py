@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import hashlib
 import itertools
 import json
@@ -634,3 +635,24 @@ def test_settings_that_json_writes_differently_are_read_back_as_written(tmp_path
     assert isinstance(made, Artifact)
     assert made.manifest == open_artifact(made.path).manifest
     assert isinstance(Draft(tmp_path).info, dict)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(number, tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(CadcError, match="gives no locks") as raised:
+        run_stage(tmp_path, "prepare", {}, {}, lambda draft: None)
+    assert os.strerror(number) in str(raised.value)
+    assert not list((tmp_path / "prepare").iterdir())
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/work", "gs://b/w", "abfs://c@a/w", "file:///w"])
+def test_an_address_of_an_object_store_makes_no_folder(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CadcError, match="results are kept in folders") as raised:
+        run_stage(Path(address), "prepare", {}, {}, lambda draft: None)
+    assert str(raised.value).startswith(f"{address[:5]}")
+    assert not list(tmp_path.iterdir())

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from cadc_rec.config.experiment import ComputeConfig
+from cadc_rec.config.experiment import ComputeConfig, TrainConfig
 from cadc_rec.data.load.loader import Loader
 from cadc_rec.data.load.pair_batches import PairBatches
 from cadc_rec.data.load.shards import Examples
 from cadc_rec.distributed.processes import processes
 from cadc_rec.training.build import build_model
 from cadc_rec.training.losses import make_objective
+from cadc_rec.training.reading import make_loader
 from cadc_rec.training.tables import dense_optimizer
 from cadc_rec.training.trainer import Trainer
 from tests.distributed import toy
@@ -42,6 +43,17 @@ def losses(ids, arrange):
 def test_few_negatives_of_many_items_are_sorted_out_and_many_are_not():
     assert PairBatches(2, 100, positives=149).everything is None
     assert PairBatches(2, 100, positives=150).everything.tolist() == list(range(100))
+
+
+@pytest.mark.parametrize(("ranks", "whole"), [(1, True), (2, True), (3, False)])
+def test_a_rank_takes_all_items_where_its_own_pairs_have_nearly_all(ranks, whole):
+    """20 positives a step with 16 negatives each, for 40 items: 320 draws, 160, or 96 a rank."""
+    config = TrainConfig(batch_size=20, negatives=16)
+    rows = [60 // ranks] * ranks
+    users, items = np.zeros(rows[0], np.int32), np.arange(rows[0], dtype=np.int32) % 40
+    for rank in range(ranks):
+        loader = make_loader(config, Examples(users, items), rows, rank, 40, seed=0)
+        assert {step.whole for step in loader.epoch(1)} == {whole}
 
 
 def test_a_step_of_all_items_has_the_same_pairs():

@@ -29,7 +29,8 @@ class PairBatches:
         n_items: items there are; held-out items are among them.
         by_example: a row of the user tower stands for an example instead of a user, for each has
             a history of its own.
-        positives: of a step over all ranks; 0 always sorts out which items a step has.
+        positives: of a step on one rank, the same number on all ranks, since all must decide alike;
+            0 always sorts out which items a step has.
         draws: what negatives are drawn from; None is all items alike.
         compiled: lay pairs out by compiled loops, to the same bits.
     """

@@ -7,6 +7,7 @@ all; what scales numbers is fitted on users and items of training rows alone.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from ibis.backends.duckdb import Backend
 from numpy.typing import NDArray
 
 from cadc_rec import strict_json
-from cadc_rec.config.tables import EntityTable, TablesConfig
+from cadc_rec.config.data import DataConfig
+from cadc_rec.config.tables import EntityTable
 from cadc_rec.data.dense import (
     DESCRIBED,
     FOLDER,
@@ -29,19 +31,23 @@ from cadc_rec.data.dense import (
     write_vectors,
 )
 from cadc_rec.data.engine import stream
+from cadc_rec.data.prepare.text import encoded, open_encoder
+from cadc_rec.data.sources.raw_input import cache_folder
 from cadc_rec.data.sources.raw_tables import DenseColumn, RawTables, Side
 from cadc_rec.data.streams import read_groups
-from cadc_rec.log import log
+from cadc_rec.log import log, track
 
 _ROW = "__number"
-_BATCH = 8192  # vectors at once
+Rows = tuple[NDArray[np.int64], pa.Array]
+"""Row numbers, and a value for each."""
+_BATCH = 8192  # vectors, or texts, at once
 
 
-def write_dense(config: TablesConfig, tables: RawTables, reader: Backend, folder: Path) -> None:
+def write_dense(config: DataConfig, tables: RawTables, reader: Backend, folder: Path) -> None:
     """Write the tables of both sides; nothing where no column is named.
 
     Args:
-        config: how columns are stored and scaled.
+        config: how columns are stored and scaled, and text is encoded.
         tables: the source.
         reader: runs its expressions.
         folder: has ``users.parquet``, ``items.parquet`` and ``train``, and receives the rest.
@@ -49,17 +55,18 @@ def write_dense(config: TablesConfig, tables: RawTables, reader: Backend, folder
     if not tables.dense:
         return
     described = {
-        "user": _write_side(config.users, tables, reader, "user", folder),
-        "item": _write_side(config.items, tables, reader, "item", folder),
+        "user": _write_side(config, tables, reader, "user", folder),
+        "item": _write_side(config, tables, reader, "item", folder),
     }
     text = strict_json.dumps(described, indent=2, ensure_ascii=False) + "\n"
     (folder / DESCRIBED).write_text(text, "utf-8")
 
 
 def _write_side(
-    config: EntityTable, tables: RawTables, reader: Backend, side: Side, folder: Path
+    config: DataConfig, tables: RawTables, reader: Backend, side: Side, folder: Path
 ) -> list[dict[str, Any]]:
     columns, key = tables.dense_of(side), f"{side}_id"
+    own_table: EntityTable = config.tables.users if side == "user" else config.tables.items
     if not columns:
         return []
     entities = tables.users if side == "user" else tables.items
@@ -70,24 +77,31 @@ def _write_side(
     numbered = reader.table(f"numbered_{side}s")
     joined = entities.inner_join(numbered, key)
     described = []
-    for column in (c for c in columns if c.kind == "vector"):
-        file = folder / FOLDER / f"{side}_{column.name}.npy"
-        table = open_table(file, rows, column.width, config.vector_precision == "float16")
-        known = write_vectors(_vectors(reader, joined, column), table, column.width)
-        lone = int(
-            reader.to_pyarrow(entities.anti_join(numbered, key)[column.name].count()).as_py()
-        )
+    for column in (c for c in columns if c.kind != "continuous"):
+        batches = stream(reader, joined.select(_ROW, column.name), _BATCH)
+        given: Iterator[Rows] = ((batch[_ROW].to_numpy(), batch[column.name]) for batch in batches)
+        with contextlib.ExitStack() as opened:
+            width = column.width
+            if column.kind == "text":
+                encoder = opened.enter_context(open_encoder(config.text, cache_folder()))
+                ticker = opened.enter_context(track(f"encode {column.column}", rows, "texts"))
+                given, width = encoded(given, encoder, ticker), encoder.width
+            file = folder / FOLDER / f"{side}_{column.name}.npy"
+            table = open_table(file, rows, width, own_table.vector_precision == "float16")
+            known = write_vectors(given, table, width)
+        others = entities.anti_join(numbered, key)[column.name].count()
+        lone = int(reader.to_pyarrow(others).as_py())
         _tell(side, column, rows, known, lone)
         met = {f"{side}s_without_vector": rows - known, f"vectors_without_{side}": lone}
-        own = {"name": column.name, "kind": "vector", "width": column.width}
+        own: dict[str, Any] = {"name": column.name, "kind": "vector", "width": width}
         described.append({**own, **_stored(table), **met})
     numbers = [column for column in columns if column.kind == "continuous"]
     if numbers:
         table = open_table(folder / FOLDER / f"{side}_{NUMBERS}.npy", rows, 2 * len(numbers))
         values = _numbers(reader, joined, numbers, rows)
-        logs = [column.column in config.log for column in numbers]
+        logs = [column.column in own_table.log for column in numbers]
         fitted_on = _in_training(folder, side, rows)
-        scales = write_numbers(values, table, fitted_on, config.scale, logs)
+        scales = write_numbers(values, table, fitted_on, own_table.scale, logs)
         of_columns = [
             {"name": column.name, "log": scale.log, "knots": list(scale.knots)}
             for column, scale in zip(numbers, scales, strict=True)
@@ -102,13 +116,6 @@ def _stored(table: NDArray[Any]) -> dict[str, Any]:
     assert isinstance(table, np.memmap)
     table.flush()
     return {"table_width": table.shape[1], "precision": str(table.dtype)}
-
-
-def _vectors(
-    reader: Backend, joined: ir.Table, column: DenseColumn
-) -> Iterator[tuple[NDArray[np.int64], pa.Array]]:
-    for batch in stream(reader, joined.select(_ROW, column.name), _BATCH):
-        yield batch[_ROW].to_numpy(), batch[column.name]
 
 
 def _numbers(

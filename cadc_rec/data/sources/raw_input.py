@@ -22,6 +22,7 @@ from typing import IO
 
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.types import parse_memory
+from cadc_rec.data.prepare.text import model_digest
 from cadc_rec.data.tables.files import FileSet, TableFiles, find_tables
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log, track
@@ -96,7 +97,7 @@ def find_raw(
     if config.source == "tables":
         folders = table_folders(data_dir)
         tables = find_tables(config.tables, folders, _fetched(config, folders, spool))
-        return RawInput(None, tables.fingerprint(), tables)
+        return RawInput(None, _with_encoder(config, tables.fingerprint()), tables)
     archive = ARCHIVES[config.source]
     path = locate(config.source, data_dir)
     if path is None and data_dir is not None:
@@ -117,6 +118,13 @@ def find_raw(
     if mismatch:
         log.warning("%s: %s; it is used as it is.", path, mismatch)
     return RawInput(path, sha256)
+
+
+def _with_encoder(config: DataConfig, tables: str) -> str:
+    """The fingerprint of the tables, and of the model that encodes their text."""
+    if not (config.reads_text and config.text.folder):
+        return tables
+    return hashlib.sha256(f"{tables}\0{model_digest(config.text)}".encode()).hexdigest()
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # Ibis takes long to import, and a training process needs non
     import ibis.expr.types as ir
 
 AttributeKind = Literal["categorical", "multi", "numeric", "hashed"]
-DenseKind = Literal["vector", "continuous"]
+DenseKind = Literal["vector", "text", "continuous"]
 Side = Literal["user", "item"]
 TimeUnit = Literal["", "s", "ms", "us", "ns"]
 """What a source's whole numbers count since 1970; empty where that is not known."""
@@ -61,8 +61,8 @@ class DenseColumn:
     name: str
     side: Side
     kind: DenseKind
-    """``vector``: a list of `width` finite numbers, not all 0, or null. ``continuous``: a finite
-    number or null."""
+    """``vector``: a list of `width` finite numbers, not all 0, or null. ``text``: text or null.
+    ``continuous``: a finite number or null."""
     column: str
     """What the source calls it."""
     width: int = 1

@@ -1,6 +1,7 @@
 """Converts the columns that stay numbers: vectors, and numbers that the towers read as they are.
 
-In: a column as it stands in the files. Out: a `Typed`: a list of float32 numbers, or a float64.
+In: a column as it stands in the files. Out: a `Typed`: a list of float32 numbers, a text that will
+be encoded, or a float64.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def declared_dense(
     section = f"data.tables.{side}s"
     kinds: tuple[tuple[DenseKind, Sequence[str]], ...] = (
         ("vector", config.vector),
+        ("text", config.text),
         ("continuous", config.continuous),
     )
     for kind, columns in kinds:
@@ -88,6 +90,12 @@ def dense_column(raw: ir.Column, column: DenseColumn, where: str) -> Typed:
     if column.kind == "vector":
         return _vector(raw, column)
     kind = raw.type()
+    if column.kind == "text":
+        if not kind.is_string():
+            raise CadcError(
+                f"{where} is {kind}, and not text; name it in continuous or categorical."
+            )
+        return Typed(column.column, raw.strip().nullif(""), ibis.null("string"))
     if kind.is_nested() or kind.is_binary() or kind.is_boolean() or kind.is_time():
         raise CadcError(f"{where} is {kind}, which cannot be continuous; make it categorical.")
     return number_or_time(raw, column.column)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from cadc_rec.config.experiment import Experiment, NegativesConfig, SelectConfig, TrainConfig
 from cadc_rec.data.context import RequestContext
@@ -15,7 +14,7 @@ from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.load.shards import SelectionShards
 from cadc_rec.data.select.sizes import wanted_rows
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.distributed.state import gather_state
+from cadc_rec.distributed.state import write_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.on_top import LastItems
 from cadc_rec.evaluation.validation import validation_sample
@@ -138,6 +137,7 @@ def build_checkpoint(
         model.trains,
         make_objective(config, offsets),
         histories,
+        experiment.compute.matmul,
         lambda step: None if absence is None else absence.begin(step),
     )
     setup_seconds = time.perf_counter() - started
@@ -160,16 +160,14 @@ def build_checkpoint(
         items = LastItems(dataset, history)
         alone = tables_scoring(experiment, dataset, pretrained, processes, fitted, items)
         choice = choose(model.module, validation, alone)
-    state = gather_state(model.wrapped, processes, model.trains)
+    write_state(draft.path / CHECKPOINT, model.wrapped, processes, model.trains)
     ranks = validation.best_ranks() if trained.best_epoch else None  # an update may train no epoch
     if choice is not None:
         ranks = choice.ranks
-    if processes.rank == 0:
-        save_file({k: v.contiguous() for k, v in state.items()}, draft.path / CHECKPOINT)
-        if ranks is not None:
-            users = np.flatnonzero(val_item >= 0) if sample is None else sample
-            file = draft.path / VALIDATION_RANKS
-            write_ranks(file, dataset, users, val_item[users], ranks)
+    if processes.rank == 0 and ranks is not None:
+        users = np.flatnonzero(val_item >= 0) if sample is None else sample
+        file = draft.path / VALIDATION_RANKS
+        write_ranks(file, dataset, users, val_item[users], ranks)
     positives = sum(shards.rows)
     draft.rows = positives * len(trained.history)
     draft.info = {

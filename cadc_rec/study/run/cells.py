@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,7 @@ from cadc_rec.errors import (
     left_failure,
 )
 from cadc_rec.log import log, track
+from cadc_rec.machine import visible_gpus
 from cadc_rec.store.atomic import write_atomically
 from cadc_rec.study.run.grid import Cell, Study, read_study
 from cadc_rec.study.run.records import cell_digest, record_done, record_undone
@@ -119,6 +121,17 @@ class Ended:
         return f"ended with exit code {self.code}"
 
 
+def gpu_shares(gpus: Sequence[str], jobs: int) -> list[str | None]:
+    """What ``CUDA_VISIBLE_DEVICES`` is to be for each of `jobs` cells at a time.
+
+    Each has GPUs of its own where there are enough, else they take turns. None leaves it as it is:
+    without GPUs, or for a single job, which has all of them.
+    """
+    if jobs == 1 or not gpus:
+        return [None] * jobs
+    return [",".join(gpus[job::jobs]) or gpus[job % len(gpus)] for job in range(jobs)]
+
+
 class StudyRunner:
     """Runs the cells of one study.
 
@@ -134,6 +147,7 @@ class StudyRunner:
         self.study, self.workdir, self.data_dir, self.jobs = study, workdir, data_dir, jobs
         self.folder = workdir / "studies" / study.name
         self._stop = threading.Event()
+        self._gpus: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def run(self) -> Outcome:
         """Run every cell that has no record of having been done with the same settings.
@@ -178,6 +192,9 @@ class StudyRunner:
         return missing
 
     def _run_all(self, cells: list[Cell]) -> Iterable[tuple[Cell, str | None]]:
+        on_gpus = self.jobs > 1 and any(c.experiment.compute.device != "cpu" for c in cells)
+        for share in gpu_shares(visible_gpus() if on_gpus else [], self.jobs):
+            self._gpus.put(share)
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 started = {pool.submit(self._run, cell): cell for cell in cells}
@@ -189,8 +206,16 @@ class StudyRunner:
 
     def _run(self, cell: Cell) -> str | None:
         """Run one cell and record it; returns what went wrong, None when nothing did."""
+        gpus = self._gpus.get()  # as many shares as threads, so there is always one
+        try:
+            return self._recorded(cell, {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
+        finally:
+            self._gpus.put(gpus)
+
+    def _recorded(self, cell: Cell, environment: Mapping[str, str]) -> str | None:
+        """`_run`, its process with these environment variables, too."""
         while not self._stop.is_set():
-            ended = self._spawn(cell)
+            ended = self._spawn(cell, environment)
             if ended.busy and not self._stop.wait(_BUSY_SECONDS):
                 continue
             break
@@ -210,7 +235,7 @@ class StudyRunner:
         self._write(cell, record)
         return None
 
-    def _spawn(self, cell: Cell) -> Ended:
+    def _spawn(self, cell: Cell, environment: Mapping[str, str]) -> Ended:
         """Run the cell's process to its end; its standard error goes to the cell's log."""
         command = [sys.executable, "-m", "cadc_rec", "run", str(cell.config), "--json"]
         command += ["--workdir", str(self.workdir), "--method", cell.method]
@@ -231,7 +256,7 @@ class StudyRunner:
                 stdout=subprocess.PIPE,
                 stderr=file,
                 text=True,
-                env={**os.environ, **marks},
+                env={**os.environ, **environment, **marks},
             )
             out = ""
             while True:

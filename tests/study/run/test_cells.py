@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 from cadc_rec.errors import BusyError, CadcError, DefectError, left_failure
+from cadc_rec.machine import visible_gpus
 from cadc_rec.store.atomic import empty_folder
 from cadc_rec.study.run import cells as cells_module
-from cadc_rec.study.run.cells import Ended, StudyRunner, run_study
+from cadc_rec.study.run.cells import Ended, StudyRunner, gpu_shares, run_study
 from cadc_rec.study.run.grid import read_study
 
 CADC, RANDOM, MF = "t.cadc.init_frozen.r10.s0", "t.random.trainable.r10.s0", "t.mf.none.r1.s0"
@@ -60,7 +61,7 @@ def pretend(monkeypatch, finished):
     def start(answers=None):
         ran = []
 
-        def spawn(self, cell):
+        def spawn(self, cell, environment):
             ran.append(cell.id)
             mine = (answers or {}).get(cell.id, Ended(0, finished.out))
             return mine.pop(0) if isinstance(mine, list) else mine
@@ -223,13 +224,58 @@ def test_a_dataset_without_its_archive_is_not_available_and_the_code_is_0(
 def test_two_jobs_run_two_cells_at_a_time(write, tmp_path, monkeypatch, finished):
     together = threading.Barrier(2, timeout=20)
 
-    def spawn(self, cell):
+    def spawn(self, cell, environment):
         together.wait()  # would be broken if one cell waited for the other to end
         return Ended(0, finished.out)
 
     monkeypatch.setattr(StudyRunner, "_spawn", spawn)
     run_study(write(), tmp_path, None, 2)
     assert {record["status"] for record in records(tmp_path).values()} == {"done"}
+
+
+def test_jobs_at_a_time_have_gpus_of_their_own(write, tmp_path, monkeypatch, finished):
+    """Two cells at once on a machine that offers three GPUs by name."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-1f, 6")
+    together, seen = threading.Barrier(2, timeout=20), []
+
+    def spawn(self, cell, environment):
+        together.wait()
+        seen.append(environment["CUDA_VISIBLE_DEVICES"])
+        return Ended(0, finished.out)
+
+    monkeypatch.setattr(StudyRunner, "_spawn", spawn)
+    run_study(write(sets='"compute.device" = "auto"'), tmp_path, None, 2)
+    assert sorted(seen) == ["4,6", "GPU-1f"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "jobs", "shares"),
+    [
+        ([], 2, [None, None]),
+        (["0", "1"], 1, [None]),
+        (["0", "1"], 2, ["0", "1"]),
+        (["0", "1"], 3, ["0", "1", "0"]),
+        (list("01234567"), 2, ["0,2,4,6", "1,3,5,7"]),
+    ],
+)
+def test_gpus_are_dealt_to_jobs(gpus, jobs, shares):
+    assert gpu_shares(gpus, jobs) == shares
+
+
+@pytest.mark.parametrize(("named", "seen"), [("", []), ("-1", []), ("2", ["2"]), ("1,-1,0", ["1"])])
+def test_gpus_are_named_as_cuda_reads_them(named, seen, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus() == seen
+
+
+def test_a_cells_process_is_given_its_gpus(write, tmp_path, monkeypatch):
+    script = tmp_path / "python"
+    script.write_text('#!/bin/sh\nprintf "%s" "$CUDA_VISIBLE_DEVICES"\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(cells_module.sys, "executable", str(script))
+    runner = StudyRunner(read_study(write()), tmp_path, None, 2)
+    cell = runner.study.cells[0]
+    assert runner._spawn(cell, {"CUDA_VISIBLE_DEVICES": "3"}).out == "3"
 
 
 def test_a_mistyped_data_folder_is_refused_and_not_taken_for_missing_archives(write, tmp_path, cli):
@@ -264,7 +310,7 @@ def test_ctrl_c_ends_the_running_cell_begins_no_other_and_records_neither(
     runner = StudyRunner(read_study(write()), tmp_path, None)
     ran = []
 
-    def spawn(self, cell):
+    def spawn(self, cell, environment):
         ran.append(cell.id)
         os.kill(os.getpid(), signal.SIGINT)
         assert self._stop.wait(20)  # the real one ends its process then
