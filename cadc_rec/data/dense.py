@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cadc_rec.errors import CadcError
@@ -189,11 +190,11 @@ def coded_dense(rows: pa.Table, described: Sequence[dict[str, Any]]) -> list[Den
         table = np.zeros((len(rows), entry["table_width"]), entry["precision"])
         if entry["kind"] == "vector":
             lists = rows[entry["name"]].combine_chunks()
-            widths = np.unique(lists.drop_null().value_lengths().to_numpy(zero_copy_only=False))
-            if widths.size and widths.tolist() != [entry["width"]]:
+            widths = pc.unique(pc.list_value_length(lists.drop_null())).to_pylist()
+            if any(width != entry["width"] for width in widths):
                 raise CadcError(
-                    f"column {entry['name']}: has vectors of {widths[0]} numbers, and those of the "
-                    f"dataset have {entry['width']}; make them by the same encoder."
+                    f"column {entry['name']}: has vectors of {min(widths)} numbers, and those of "
+                    f"the dataset have {entry['width']}; make them by the same encoder."
                 )
             write_vectors([(np.arange(len(rows)), lists)], table, entry["width"])
         else:

@@ -83,7 +83,7 @@ def _cold(info: Mapping[str, Any]) -> str:
             parts.append(f"{of} of {found['users']:,} users HR@10 {', '.join(among)}")
     if not parts:
         return ""
-    kind = "known (the control)" if info["control"] else "not known"
+    kind = "learned from (the control)" if info["control"] else "held out of training"
     return f"; {info['items']:,} cold items, {kind}: {'; '.join(parts)}"
 
 

@@ -23,6 +23,7 @@ _CHUNK = 4_096  # new items at once
 
 def new_item_vectors(
     scoring: Scoring,
+    known: torch.Tensor,
     attributes: Sequence[Attribute],
     dense: Sequence[DenseAttribute],
     new: int,
@@ -33,26 +34,27 @@ def new_item_vectors(
 
     Args:
         scoring: of the known items; its towers must have been given the new ones' attributes.
+        known: vectors ``[n, d]`` of all known items.
         attributes: of the known items and then of the new ones.
         dense: their vectors and numbers, likewise.
         new: how many are new.
         users: vectors of this rank's users.
         processes: the ranks.
     """
-    known = scoring.items
     rows, others = Likeness.of_known(attributes, len(known))
-    pretended = _of_attributes(scoring, rows, dense, others, processes)
+    pretended = _of_attributes(scoring, known, rows, dense, others, processes)
     some = users[: -(-USERS // processes.world_size)]
     items = known[torch.from_numpy(rows).to(known.device)]
     reached = torch.stack([reach(some @ each.t()) for each in (items, pretended)])
     by = gain(*processes.all_reduce_sum(reached).tolist())
     ids = np.arange(len(known), len(known) + new)
     likeness = Likeness.of(attributes, len(known), new)
-    return moved(_of_attributes(scoring, ids, dense, likeness, processes), known, by)
+    return moved(_of_attributes(scoring, known, ids, dense, likeness, processes), known, by)
 
 
 def _of_attributes(
     scoring: Scoring,
+    known: torch.Tensor,
     ids: np.ndarray,
     dense: Sequence[DenseAttribute],
     likeness: Likeness,
@@ -60,9 +62,9 @@ def _of_attributes(
 ) -> torch.Tensor:
     """Vectors ``[n, d]``: the learned part of the towers, all else of the items that are alike."""
     if scoring.model is None:
-        return likeness.of_vectors(scoring.items)
+        return likeness.of_vectors(known)
     learned = _learned(scoring.model, ids, dense, processes)
-    return torch.cat([learned, likeness.of_vectors(scoring.items[:, learned.shape[1] :])], 1)
+    return torch.cat([learned, likeness.of_vectors(known[:, learned.shape[1] :])], 1)
 
 
 @torch.no_grad()

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.dataset import Attribute, coded_attribute
 from cadc_rec.data.dense import DESCRIBED, DenseAttribute, coded_dense
 from cadc_rec.data.engine import open_engine
+from cadc_rec.data.prepare.text import encoded, open_encoder
 from cadc_rec.data.prepare.vocabulary import coded
 from cadc_rec.data.sources.own_tables import read_side
+from cadc_rec.data.sources.raw_input import cache_folder
 from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.data.tables.files import find_files
 from cadc_rec.errors import CadcError
+from cadc_rec.log import track
 from cadc_rec.store.artifact import Artifact
 from cadc_rec.updates.day import described_attributes, id_type, layout, value_forms
 
@@ -78,5 +83,27 @@ def new_entities(
         found.append(coded_attribute(codes, entry))
     numbers = dataset.path / DESCRIBED
     described = json.loads(numbers.read_text("utf-8"))[side] if numbers.exists() else []
+    rows = _encoded(config, rows, [entry["name"] for entry in described])
     ids = rows[f"{side}_id"].combine_chunks()
     return NewEntities(ids, found, coded_dense(rows, described))
+
+
+def _encoded(config: DataConfig, rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    """The rows with vectors in place of texts."""
+    texts = [name for name in names if name in rows.column_names and _is_text(rows[name])]
+    for name in texts:
+        given = [(np.arange(len(rows)), rows[name].combine_chunks())]
+        with (
+            open_encoder(config.text, cache_folder()) as encoder,
+            track(f"encode {name}", len(rows), "texts") as ticker,
+        ):
+            ((known, vectors),) = encoded(given, encoder, ticker)
+        place = np.full(len(rows), -1)
+        place[known] = np.arange(len(known))
+        vectors = vectors.take(pa.array(place, mask=place < 0))
+        rows = rows.set_column(rows.column_names.index(name), name, vectors)
+    return rows
+
+
+def _is_text(column: pa.ChunkedArray) -> bool:
+    return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))

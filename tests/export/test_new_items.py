@@ -56,7 +56,7 @@ def by_training(finished, new):
         load_state(model.wrapped, state, model.trains)
         scoring = of_towers(model, LastItems(data, e.history.length))
         users = scoring.users(True, None)
-        return new_item_vectors(scoring, every, [], COUNT, users, alone).numpy()
+        return new_item_vectors(scoring, scoring.items, every, [], COUNT, users, alone).numpy()
 
 
 def test_a_bundles_own_programs_give_trainings_vectors(either):

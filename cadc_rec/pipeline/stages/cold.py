@@ -27,7 +27,6 @@ from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.evaluation.content_baselines import baseline_ranks
 from cadc_rec.evaluation.metrics import rank_gains, ranking_metrics
-from cadc_rec.evaluation.on_top import own_share
 from cadc_rec.evaluation.ranking import Listed
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.evaluation.statistics import UserGains, mean_intervals, paired_bootstrap
@@ -61,20 +60,21 @@ def measure_cold(
     """
     control = int(cold.items.max()) < dataset.n_items
     attributes = dataset.every_item_attributes()
-    on_top, every = OfCold(), scoring.items
+    on_top = OfCold()
+    every = processes.all_gather_rows(scoring.items, dataset.n_items)
     if not control:
-        of_users = scoring.users(True, None)
         vectors = new_item_vectors(
             scoring,
+            every,
             attributes,
             dataset.every_item_dense(),
             dataset.n_untaken,
-            of_users,
+            scoring.users(True, None),
             processes,
         )
         # Cold items follow the others; behind them are those that nobody took at all.
-        every = torch.cat([scoring.items, vectors[: len(cold.items)]])
-        on_top = OfCold.of(scoring, dataset, len(cold.items), attributes, processes)
+        every = torch.cat([every, vectors[: len(cold.items)]])
+        on_top = OfCold.of(scoring, dataset, len(cold.items), attributes)
     result: dict[str, Any] = {"items": len(cold.items), "control": control}
     columns: dict[str, list[Any]] = {"user": [], "item": [], "of": []}
     baselines = content_vectors(attributes, dataset.n_items + dataset.n_untaken, dataset.n_items)
@@ -124,21 +124,22 @@ class OfCold:
         dataset: Dataset,
         count: int,
         attributes: Sequence[Attribute],
-        processes: Processes,
     ) -> OfCold:
-        """Of `count` items behind the known ones; all ranks have to call it."""
+        """Of `count` items behind the known ones."""
         likeness = Likeness.of(attributes, dataset.n_items, dataset.n_untaken)
         likeness = Likeness(likeness.weights[:count])
-        mine = own_share(None, dataset.n_users, processes)
-        listed, _ = scoring.on_top.of_users(dataset, mine, with_validation=True)
+        known = range(dataset.n_items)
+        listed, order = scoring.on_top.of_users(dataset, None, True, known)
         if listed is None:
             return cls(likeness)
+        users = np.arange(dataset.n_users) if order is None else order
+        users = users[dataset.test_item[users] >= 0]  # the others have no time of a request
+        users = users[np.unique(np.linspace(0, len(users) - 1, USERS).astype(np.int64))]
         rows, others = Likeness.of_known(attributes, dataset.n_items)
-        share = processes.share(dataset.n_users)
-        scores = listed(range(min(len(share), -(-USERS // processes.world_size))))
+        scores = listed(users)
         both = (sparse.csr_array(scores[:, rows]), others.of_scores(scores))
-        reached = torch.stack([reach(torch.from_numpy(each.toarray())) for each in both])
-        return cls(likeness, gain(*processes.all_reduce_sum(reached).tolist()))
+        reached = (float(reach(torch.from_numpy(each.toarray()))) for each in both)
+        return cls(likeness, gain(*reached))
 
     def with_others(self, listed: Listed | None) -> Listed | None:
         """Scores on top of all items', the cold ones last."""
@@ -146,8 +147,8 @@ class OfCold:
         if listed is None or likeness is None:
             return listed
 
-        def of_all(run: range) -> sparse.csr_array:
-            scores = listed(run)
+        def of_all(users: NDArray[np.int64]) -> sparse.csr_array:
+            scores = listed(users)
             of_cold = likeness.of_scores(scores) * np.float32(self.by)
             return sparse.csr_array(sparse.hstack([scores, of_cold], format="csr"))
 
@@ -167,29 +168,38 @@ def _ranks(
 ) -> dict[str, NDArray[np.int64]]:
     """The model's ranks of the users with a target, among cold items and among all."""
     users = scoring.users(with_validation, None)
-    mine = own_share(None, dataset.n_users, processes)
-    listed, order = scoring.on_top.of_users(dataset, mine, with_validation)
+    known = range(dataset.n_items)
+    listed, order = scoring.on_top.of_users(dataset, None, with_validation, known)
     whole = on_top.with_others(listed)
-    some = torch.from_numpy(cold.items.astype(np.int64)).to(every.device)
     place = np.full(len(every), -1, np.int32)
     place[cold.items] = np.arange(len(cold.items))
     of_cold = np.where(targets >= 0, place[targets], targets)
     among = {
-        "among_cold": (every[some], of_cold, _only(excluded, place), _columns(whole, cold.items)),
-        "among_all": (every, targets, excluded, whole),
+        "among_cold": (cold.items.astype(np.int64), of_cold, _only(excluded, place)),
+        "among_all": (np.arange(len(every)), targets, excluded),
     }
-    has = targets >= 0
-    return {
-        name: ranks_by_share(users, items, of, left_out, processes, listed=scores, order=order)[has]
-        for name, (items, of, left_out, scores) in among.items()
-    }
+    found = {}
+    for name, (candidates, of, left_out) in among.items():
+        share = processes.share(len(candidates))
+        mine = candidates[share.start : share.stop]
+        found[name] = ranks_by_share(
+            users,
+            every[torch.from_numpy(mine).to(every.device)],
+            of,
+            left_out,
+            processes,
+            len(candidates),
+            listed=_columns(whole, mine),
+            order=order,
+        )[targets >= 0]
+    return found
 
 
-def _columns(listed: Listed | None, items: NDArray[np.int32]) -> Listed | None:
+def _columns(listed: Listed | None, items: NDArray[np.int64]) -> Listed | None:
     """Scores on top, of some items alone."""
     if listed is None:
         return None
-    return lambda run: sparse.csr_array(listed(run)[:, items])
+    return lambda users: sparse.csr_array(listed(users)[:, items])
 
 
 def _only(taken: UserItems, place: NDArray[np.int32]) -> UserItems:
