@@ -46,7 +46,17 @@ class JoinedLinear(nn.Linear):
 
     This saves time in the backward pass: a frozen part needs no gradient, but a concatenation would
     compute it all the same.
+
+    Args:
+        inputs: of both together.
+        outputs: as of `nn.Linear`.
+        in_place: write the weight's gradient by products into its columns: fewer launches, and on
+            CPU other last bits than torch's own gradient has.
     """
+
+    def __init__(self, inputs: int, outputs: int, in_place: bool = False) -> None:
+        super().__init__(inputs, outputs)
+        self.in_place = in_place
 
     def forward(self, first: torch.Tensor, second: torch.Tensor | None = None) -> torch.Tensor:
         """``[n, out]`` of ``[n, a]`` and ``[n, b]``, a + b inputs together."""
@@ -54,7 +64,9 @@ class JoinedLinear(nn.Linear):
             return super().forward(first)
         autocast = torch.is_autocast_enabled(first.device.type)
         if torch.is_grad_enabled() and self.weight.requires_grad and not autocast:
-            joined: torch.Tensor = _Joined.apply(first, second, self.weight, self.bias)
+            joined: torch.Tensor = _Joined.apply(
+                first, second, self.weight, self.bias, self.in_place
+            )
             return joined
         return _joined(first, second, self.weight, self.bias)
 
@@ -76,8 +88,10 @@ class _Joined(torch.autograd.Function):
         second: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor,
+        in_place: bool,
     ) -> torch.Tensor:
         ctx.save_for_backward(first, second, weight)
+        ctx.in_place = in_place
         return _joined(first, second, weight, bias)
 
     @staticmethod
@@ -85,12 +99,19 @@ class _Joined(torch.autograd.Function):
         first, second, weight = ctx.saved_tensors
         gradient, width = gradients[0], first.shape[1]
         of_first, of_second = ctx.needs_input_grad[:2]
-        of_weight = [part.t().mm(gradient).t() for part in (first, second)]
+        if ctx.in_place:
+            of_weight = torch.empty_like(weight)
+            torch.mm(first.t(), gradient, out=of_weight[:, :width].t())
+            torch.mm(second.t(), gradient, out=of_weight[:, width:].t())
+        else:
+            parts = [part.t().mm(gradient).t() for part in (first, second)]
+            of_weight = torch.cat(parts, 1)
         return (
             gradient.mm(weight[:, :width]) if of_first else None,
             gradient.mm(weight[:, width:]) if of_second else None,
-            torch.cat(of_weight, 1),
+            of_weight,
             gradient.sum(0),
+            None,
         )
 
 
@@ -163,7 +184,7 @@ class Tower(nn.Module):
         width += len(side.request) * side.request_dim
         # Made on the CPU and moved, so that a seed starts them alike on every device.
         widths = config.widths(side.name)
-        self.join = JoinedLinear(width, widths[0]).to(device)
+        self.join = JoinedLinear(width, widths[0], on_gpu(device)).to(device)
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.ReLU(), nn.Linear(before, after)]
