@@ -10,6 +10,7 @@ from cadc_rec.training.validation import Validation, kept_ranks
 # Three users and four items; each has taken item 0, and item 1 is held out.
 DATASET = SimpleNamespace(
     n_users=3,
+    n_items=4,
     user_indptr=np.array([0, 1, 2, 3]),
     train_item=np.zeros(3, np.int32),
     val_item=np.array([1, 1, 1], np.int32),
