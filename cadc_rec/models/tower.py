@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from cadc_rec.models.dense import DenseFeatures, DenseValues
 from cadc_rec.models.factorization import item_side, user_side
 from cadc_rec.models.features import AttributeValues, SideFeatures
 from cadc_rec.models.id_embedding import ID_EMBEDDINGS, FrozenIds
+from cadc_rec.models.rows import on_gpu
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,46 @@ class JoinedLinear(nn.Linear):
         """``[n, out]`` of ``[n, a]`` and ``[n, b]``, a + b inputs together."""
         if second is None:
             return super().forward(first)
-        width = first.shape[1]
-        of_second = F.linear(second, self.weight[:, width:], self.bias)
-        return torch.addmm(of_second, first, self.weight[:, :width].t())
+        autocast = torch.is_autocast_enabled(first.device.type)
+        if torch.is_grad_enabled() and self.weight.requires_grad and not autocast:
+            joined: torch.Tensor = _Joined.apply(first, second, self.weight, self.bias)
+            return joined
+        return _joined(first, second, self.weight, self.bias)
+
+
+def _joined(
+    first: torch.Tensor, second: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    width = first.shape[1]
+    return torch.addmm(F.linear(second, weight[:, width:], bias), first, weight[:, :width].t())
+
+
+class _Joined(torch.autograd.Function):
+    """`_joined`; the weight's gradient is written once, where torch adds up one of each part."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        first: torch.Tensor,
+        second: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(first, second, weight)
+        return _joined(first, second, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        first, second, weight = ctx.saved_tensors
+        gradient, width = gradients[0], first.shape[1]
+        of_first, of_second = ctx.needs_input_grad[:2]
+        of_weight = [part.t().mm(gradient).t() for part in (first, second)]
+        return (
+            gradient.mm(weight[:, :width]) if of_first else None,
+            gradient.mm(weight[:, width:]) if of_second else None,
+            torch.cat(of_weight, 1),
+            gradient.sum(0),
+        )
 
 
 class ByteDropout(nn.Module):
@@ -65,16 +104,20 @@ class ByteDropout(nn.Module):
 
     Args:
         rate: share of elements to drop, in ``[0, 1)``.
+        one_kernel: leave it to torch, which on a GPU draws, scales and multiplies in one kernel.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, one_kernel: bool = False) -> None:
         super().__init__()
+        self.one_kernel = one_kernel
         self.dropped_levels = min(round(rate * _LEVELS), _LEVELS - 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` of any shape, unchanged in evaluation."""
         if not self.training or not self.dropped_levels:
             return x
+        if self.one_kernel:
+            return torch.native_dropout(x, self.dropped_levels / _LEVELS, True)[0]
         words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
         words.random_(-(2**63), None)  # all 64 bits: the default range leaves the sign bit out
         kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.dropped_levels
@@ -115,7 +158,7 @@ class Tower(nn.Module):
             else None
         )
         # A mask for each row that the tower sees: an id, or with a history each example.
-        self.dropout = ByteDropout(config.id_dropout)
+        self.dropout = ByteDropout(config.id_dropout, on_gpu(device))
         width = config.id_dim + context_dim + self.feature_width
         width += len(side.request) * side.request_dim
         # Made on the CPU and moved, so that a seed starts them alike on every device.

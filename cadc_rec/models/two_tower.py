@@ -13,10 +13,11 @@ from cadc_rec.config.experiment import HistoryConfig, ModelConfig
 from cadc_rec.data.load.batches import Batch
 from cadc_rec.models import forward
 from cadc_rec.models.context import ContextEmbedding
-from cadc_rec.models.forward import Vectors
+from cadc_rec.models.forward import Scores, Vectors
 from cadc_rec.models.history import History, HistoryReader, usable_windows
 from cadc_rec.models.id_embedding import FrozenIds
 from cadc_rec.models.prior import HistoryPrior
+from cadc_rec.models.summed_loss import Loss, summed_loss
 from cadc_rec.models.tower import SideSpec, Tower
 
 
@@ -158,21 +159,26 @@ class TwoTower(nn.Module):
         self,
         batch: Batch[torch.Tensor],
         history: History | None = None,
-        *known: torch.Tensor,
+        *known: Scores,
+        loss: Loss | None = None,
     ) -> torch.Tensor:
-        """Scores of the batch: ``[pairs]``, or ``[rows, candidates]`` where it has no pairs.
+        """The summed loss of the batch's scores, a scalar; without a loss the candidates' scores.
 
         Each tower sees each id once; with a history the user tower sees each example.
 
         Args:
             batch: the batch to score.
             history: the vectors of each row's history, if the model reads any.
-            known: the scores of each row and item that are no dot products, before their
-                factors: each ``[n_u, n_i]``.
+            known: the scores that are no dot products, before their factors.
+            loss: of the scores. It is formed here because all scores at once may take too much
+                memory; None gives ``[pairs]``, or ``[rows, candidates]`` where there are no pairs.
         """
         users = self.users(batch.users, history)
         items = self.all_items() if batch.whole else self.items(batch.items)
-        return forward.scores(users, items, self.prior_factors(), batch.pattern, known)
+        factors = self.prior_factors()
+        if loss is None:
+            return forward.scores(users, items, factors, batch, known).candidates
+        return summed_loss(loss, users, items, factors, batch, known)
 
     def users(self, ids: torch.Tensor, history: History | None = None) -> Vectors:
         """Vectors of users ``[n]``, in parts."""

@@ -27,6 +27,11 @@ class Requests:
     ) -> None:
         self.codes, self.histories = torch.tensor(codes, device=device), histories
 
+    @property
+    def on_host(self) -> bool:
+        """See `Histories.on_host`."""
+        return self.histories is not None and self.histories.on_host
+
     def inputs(self, batch: Batch[torch.Tensor]) -> list[Any]:
         """See `Histories.inputs`."""
         assert batch.rows is not None  # a row of the tower is an example then

@@ -15,8 +15,10 @@ import torch
 
 from cadc_rec.data.load.batches import Batch
 from cadc_rec.distributed.processes import Processes
+from cadc_rec.models.forward import Scores
 from cadc_rec.models.history import History
 from cadc_rec.models.id_embedding import FrozenIds
+from cadc_rec.models.known_on_device import on_device
 from cadc_rec.models.known_scores import KnownScores, ListedExamples, RecentExamples
 from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.pretrain.tables_alone import TablesAlone
@@ -91,12 +93,26 @@ class Histories:
             for whole, part in zip(self.kept.parts(), read.parts(), strict=True):
                 whole[start : start + _HISTORIES] = part
 
+    @property
+    def on_host(self) -> bool:
+        """Whether some of `inputs` can be made of a batch on the host alone."""
+        return any(isinstance(each, ListedExamples | RecentExamples) for each in self.known)
+
     def inputs(self, batch: Batch[torch.Tensor]) -> list[Any]:
         """What the model is given beside a batch: histories, and known scores."""
         assert batch.rows is not None  # a row of the tower is an example then
-        known = [each.of(batch.rows, batch.items) for each in self.known]
+        known = [self._scores(each, batch) for each in self.known]
         history = self.of(batch.rows)
-        return [history, *(each.to(self.device, non_blocking=True) for each in known)]
+        there = (k.each(lambda t: t.to(self.device, non_blocking=True)) for k in known)
+        return [history, *there]
+
+    @staticmethod
+    def _scores(known: KnownScores, batch: Batch[torch.Tensor]) -> Scores:
+        assert batch.rows is not None
+        if batch.negatives is None:
+            return Scores(known.of(batch.rows, batch.items))
+        assert batch.labels is not None
+        return known.with_own(batch.rows, batch.items, batch.negatives, batch.labels)
 
     def of(self, rows: torch.Tensor) -> History:
         """Those of the examples `rows`, int64 ``[n]``; all ranks ask together."""
@@ -129,9 +145,10 @@ def known_scores(
     """
     known: list[KnownScores] = []
     if tables is not None and tables.lists is not None:
-        known.append(ListedExamples(tables.lists, tables.decay, history).on(device, limit_bytes))
+        listed = ListedExamples(tables.lists, tables.decay, history)
+        known.append(on_device(listed, device, limit_bytes))
     recent = None if tables is None else tables.recent()
     if recent is not None:
         examples = RecentExamples(recent.popularity, recent.window, times[places])
-        known.append(examples.on(device, limit_bytes))
+        known.append(on_device(examples, device, limit_bytes))
     return known
