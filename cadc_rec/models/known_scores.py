@@ -76,11 +76,11 @@ class ListedExamples:
     ) -> Scores:
         """See `KnownScores`."""
         into, of_own = _room(rows, negatives)
-        lists, candidates = self.lists, items.numpy()
+        lists, candidates = self.lists, items.cpu().numpy()
         self._places[candidates] = np.arange(len(candidates), dtype=np.int32)
-        history = np.ascontiguousarray(self.history[rows.numpy(), : len(self.weights)])
+        history = np.ascontiguousarray(self.history[rows.cpu().numpy(), : len(self.weights)])
         of_lists = lists.indptr, lists.items, lists.weights
-        chosen = len(candidates), negatives.numpy(), own.numpy()
+        chosen = len(candidates), negatives.cpu().numpy(), own.cpu().numpy()
         _add(history, self.weights, *of_lists, self._places, *chosen, into, of_own)
         self._places[candidates] = -1
         return Scores(torch.from_numpy(into), torch.from_numpy(of_own))
@@ -109,13 +109,13 @@ class RecentExamples:
     ) -> Scores:
         """See `KnownScores`."""
         into, of_own = _room(rows, negatives)
-        asked, candidates = rows.numpy(), items.numpy()
+        asked, candidates = rows.cpu().numpy(), items.cpu().numpy()
         # Both bounds: after the log's last row windows end alike, and begin later and later.
         order = np.lexsort((self.starts[asked], self.ends[asked]))
         asked = asked[order]
         self._places[candidates] = np.arange(len(candidates), dtype=np.int32)
         window = self.starts[asked], self.ends[asked], order
-        chosen = len(candidates), negatives.numpy(), own.numpy()
+        chosen = len(candidates), negatives.cpu().numpy(), own.cpu().numpy()
         _count(*window, self._items, self._places, *chosen, into, of_own)
         self._places[candidates] = -1
         for counted in (into, of_own):

@@ -46,7 +46,17 @@ class JoinedLinear(nn.Linear):
 
     This saves time in the backward pass: a frozen part needs no gradient, but a concatenation would
     compute it all the same.
+
+    Args:
+        inputs: of both together.
+        outputs: as of `nn.Linear`.
+        in_place: write the weight's gradient by products into its columns: fewer launches, and on
+            CPU other last bits than torch's own gradient has.
     """
+
+    def __init__(self, inputs: int, outputs: int, in_place: bool = False) -> None:
+        super().__init__(inputs, outputs)
+        self.in_place = in_place
 
     def forward(self, first: torch.Tensor, second: torch.Tensor | None = None) -> torch.Tensor:
         """``[n, out]`` of ``[n, a]`` and ``[n, b]``, a + b inputs together."""
@@ -54,7 +64,9 @@ class JoinedLinear(nn.Linear):
             return super().forward(first)
         autocast = torch.is_autocast_enabled(first.device.type)
         if torch.is_grad_enabled() and self.weight.requires_grad and not autocast:
-            joined: torch.Tensor = _Joined.apply(first, second, self.weight, self.bias)
+            joined: torch.Tensor = _Joined.apply(
+                first, second, self.weight, self.bias, self.in_place
+            )
             return joined
         return _joined(first, second, self.weight, self.bias)
 
@@ -76,8 +88,10 @@ class _Joined(torch.autograd.Function):
         second: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor,
+        in_place: bool,
     ) -> torch.Tensor:
         ctx.save_for_backward(first, second, weight)
+        ctx.in_place = in_place
         return _joined(first, second, weight, bias)
 
     @staticmethod
@@ -85,12 +99,19 @@ class _Joined(torch.autograd.Function):
         first, second, weight = ctx.saved_tensors
         gradient, width = gradients[0], first.shape[1]
         of_first, of_second = ctx.needs_input_grad[:2]
-        of_weight = [part.t().mm(gradient).t() for part in (first, second)]
+        if ctx.in_place:
+            of_weight = torch.empty_like(weight)
+            torch.mm(first.t(), gradient, out=of_weight[:, :width].t())
+            torch.mm(second.t(), gradient, out=of_weight[:, width:].t())
+        else:
+            parts = [part.t().mm(gradient).t() for part in (first, second)]
+            of_weight = torch.cat(parts, 1)
         return (
             gradient.mm(weight[:, :width]) if of_first else None,
             gradient.mm(weight[:, width:]) if of_second else None,
-            torch.cat(of_weight, 1),
+            of_weight,
             gradient.sum(0),
+            None,
         )
 
 
@@ -143,7 +164,7 @@ class Tower(nn.Module):
     ) -> None:
         super().__init__()
         kind = ID_EMBEDDINGS[config.id_embedding]
-        self.id_dim = config.id_dim
+        self.id_dim, self.side = config.id_dim, side.name
         self.ids = kind(side.name, side.rows, config.id_dim, device)
         # The factorization's own score is added to the towers', as more elements of the vectors.
         self.residual = _SIDES[side.name] if config.id_embedding == "residual" else None
@@ -163,7 +184,7 @@ class Tower(nn.Module):
         width += len(side.request) * side.request_dim
         # Made on the CPU and moved, so that a seed starts them alike on every device.
         widths = config.widths(side.name)
-        self.join = JoinedLinear(width, widths[0]).to(device)
+        self.join = JoinedLinear(width, widths[0], on_gpu(device)).to(device)
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.ReLU(), nn.Linear(before, after)]
@@ -217,6 +238,7 @@ class Tower(nn.Module):
         rows: torch.Tensor,
         features: torch.Tensor | None,
         context: Sequence[torch.Tensor] = (),
+        present: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The learned part of the vectors, ``[n, tower[-1]]``, and the fixed one of the residual.
 
@@ -224,9 +246,16 @@ class Tower(nn.Module):
             rows: ``[n, id_dim]``, what `look_up` gives.
             features: ``[n, feature_width]``; None where the side has none.
             context: further frozen rows of each, each ``[n, some]``.
+            present: ``[n, 1]``, 0 where the id's part is left out of the tower's input: its rows,
+                and an item's as what came after; None leaves nothing out.
         """
         vectors = self.ids.of_rows(rows)
-        known = torch.cat([vectors, *context], 1) if context else vectors
+        own = vectors
+        if present is not None:
+            own = vectors * present
+            if self.side == "item":
+                context = [part * present for part in context]
+        known = torch.cat([own, *context], 1) if context else own
         learned: torch.Tensor = self.mlp(self.join(self.dropout(known), features))
         return learned, None if self.residual is None else self.residual(vectors)
 

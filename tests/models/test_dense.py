@@ -87,11 +87,13 @@ def test_no_optimizer_has_a_table_of_vectors(trained, alone):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_learn_the_same(trained, tmp_path):
+def test_two_processes_learn_alike(trained, tmp_path):
     out = tmp_path / "results.json"
     worker = Path(toy.__file__).with_name("worker.py")
     run_ranks(worker, [out, *CASES], ranks=2, seconds=240)
     for case, result in json.loads(out.read_text()).items():
         if case in CASES:
             assert result["intact"]
-            assert result["vectors"] == pytest.approx(trained[case]["vectors"], rel=0.05, abs=0.5)
+            # Each shuffles its own half, so neither sum is the other's to the digit.
+            assert result["loss"] == pytest.approx(trained[case]["loss"], rel=0.05)
+            assert result["vectors"] == pytest.approx(trained[case]["vectors"], rel=0.1, abs=0.5)

@@ -94,7 +94,7 @@ def as_on_a_gpu(monkeypatch):
 @pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize(
     ("ids", "dropout", "budget"),
-    [("init_frozen", 0, 58), ("trainable", 0, 62), ("prior", 0, 81), ("prior", 0.2, 83)],
+    [("init_frozen", 0, 56), ("trainable", 0, 60), ("prior", 0, 79), ("prior", 0.2, 81)],
 )
 def test_a_step_launches_few_operators_and_waits_for_none(ids, dropout, budget, alone, monkeypatch):
     """cadc, gold, and the recipe: a history, transitions, a prior, candidates that are masked."""

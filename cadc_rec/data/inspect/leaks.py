@@ -48,25 +48,22 @@ def without_leaks(backend: Backend, roles: Roles) -> tuple[Roles, list[str]]:
     if log is None:
         return roles, []
     warnings: list[str] = []
-    changed: dict[str, Entities] = {}
-    for side, key, entities in (
-        ("users", roles.user, roles.users),
-        ("items", roles.item, roles.items),
-    ):
+
+    def cleared(entities: Entities | None, key: str) -> Entities | None:
         if entities is None:
-            continue
+            return None
         found = dict(_leaks(backend, log, key, roles.rating, entities))
+        for column, why in found.items():
+            place = f"{name_of(entities.table)}: {column}"
+            warnings.append(f"{place} {why}; it may tell what is held out, so it was left out")
         guesses = [
             Guess(guess.column, None, found[guess.column]) if guess.column in found else guess
             for guess in entities.guesses
         ]
-        changed[side] = replace(entities, guesses=guesses)
-        warnings += [
-            f"{name_of(entities.table)}: {column} {why}; it may tell what is held out, so it was "
-            "left out"
-            for column, why in found.items()
-        ]
-    return replace(roles, **changed), warnings
+        return replace(entities, guesses=guesses)
+
+    users, items = cleared(roles.users, roles.user), cleared(roles.items, roles.item)
+    return replace(roles, users=users, items=items), warnings
 
 
 def _leaks(
