@@ -10,7 +10,6 @@ item was tried on a long and on a short log, with no gain on either; so they are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +21,6 @@ from cadc_rec.data.recent_popularity import RecentPopularity
 from cadc_rec.data.transition_lists import TransitionLists
 from cadc_rec.models.forward import Scores
 
-_ENTRIES = 2**24  # of lists or of scores looked at once on a device: half a GiB of what they need
 _LEAST = 1e-4  # of the latest item's weight; places further back than that are left out
 
 
@@ -38,7 +36,7 @@ class KnownScores(Protocol):
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Of the examples `rows`, ``[n]``, at different `items`, ``[m]``: float32 ``[n, m]``.
 
-        Both are int64.
+        Both are int64, on CPU; where scores are formed on a GPU (`known_on_device`), anywhere.
         """
 
     def with_own(
@@ -68,13 +66,6 @@ class ListedExamples:
         weights = decay ** np.arange(history.shape[1])
         self.weights = weights[weights >= _LEAST].astype(np.float32)
         self._places = np.full(lists.n_items, -1, np.int32)
-
-    def on(self, device: torch.device, limit_bytes: int) -> KnownScores:
-        """The same, formed on `device`, if what that takes there is within the limit."""
-        lists = self.lists
-        held = (lists.indptr, lists.items, lists.weights, self.history[:, : len(self.weights)])
-        fits = sum(array.nbytes for array in held) <= limit_bytes
-        return ListedOnDevice(self, device) if fits and device.type != "cpu" else self
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
@@ -109,11 +100,6 @@ class RecentExamples:
         self.starts, self.ends = log.bounds(times, window)
         self._places = np.full(log.n_items, -1, np.int32)
 
-    def on(self, device: torch.device, limit_bytes: int) -> KnownScores:
-        """The same, formed on `device`, if what that takes there is within the limit."""
-        fits = 8 * len(self._items) + self.starts.nbytes + self.ends.nbytes <= limit_bytes
-        return RecentOnDevice(self, device) if fits and device.type != "cpu" else self
-
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
         return self.with_own(rows, items, *_every(rows, items)).candidates
@@ -146,123 +132,6 @@ def _room(
     rows: torch.Tensor, negatives: torch.Tensor
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return np.empty((len(rows), len(negatives)), np.float32), np.empty(len(rows), np.float32)
-
-
-class ListedOnDevice:
-    """`ListedExamples` by torch's operations: the same sums in one order, and no read-back.
-
-    Args:
-        examples: lists and histories, which are copied to the device.
-        device: where scores are formed.
-    """
-
-    def __init__(self, examples: ListedExamples, device: torch.device) -> None:
-        lists, self.rows, self.device = examples.lists, examples.rows, device
-        self.n_items, self.longest = lists.n_items, int(np.diff(lists.indptr).max(initial=0))
-        self.decays: list[float] = examples.weights.tolist()
-        history = np.ascontiguousarray(examples.history[:, : len(self.decays)])
-        arrays = history, lists.indptr, lists.items, lists.weights
-        self._history, self._indptr, self._targets, self._weights = (
-            torch.tensor(array, device=device) for array in arrays
-        )
-
-    def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """See `KnownScores`."""
-        history, items = self._history[rows.to(self.device)], items.to(self.device)
-        found = torch.zeros(len(history), len(items), device=self.device)
-        if not self.longest:
-            return found
-        places = torch.full((self.n_items,), -1, device=self.device)
-        places[items] = torch.arange(len(items), device=self.device)
-        at_once = max(1, _ENTRIES // self.longest)
-        for some, into in zip(history.split(at_once), found.split(at_once), strict=True):
-            self._add(some, places, into)
-        return found
-
-    def with_own(
-        self, rows: torch.Tensor, items: torch.Tensor, negatives: torch.Tensor, own: torch.Tensor
-    ) -> Scores:
-        """See `KnownScores`."""
-        history, mine = self._history[rows.to(self.device)], items[own].to(self.device)
-        of_own = torch.zeros(len(history), device=self.device)
-        if self.longest:
-            at_once = max(1, _ENTRIES // self.longest)
-            parts = (each.split(at_once) for each in (history, mine, of_own))
-            for some, wanted, into in zip(*parts, strict=True):
-                for share, target in self._entries(some):
-                    into += torch.where(target == wanted[:, None], share, 0.0).sum(1)
-        return Scores(self.of(rows, items[negatives]), of_own)
-
-    def _add(self, history: torch.Tensor, places: torch.Tensor, into: torch.Tensor) -> None:
-        """Add up the lists of histories ``[n, L]``, a place of the history after the other.
-
-        A list names an item once, so no two additions at a time meet in one element of `into`, but
-        those of nothing, and the order of additions is always the same.
-        """
-        first = torch.arange(len(into), device=self.device)[:, None] * into.shape[1]
-        flat = into.view(-1)
-        for share, target in self._entries(history):
-            column = torch.where(target >= 0, places[target.clamp_min(0)], -1)
-            added = torch.where(column >= 0, share, 0.0)
-            flat.index_add_(0, (first + column.clamp_min(0)).view(-1), added.view(-1))
-
-    def _entries(self, history: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """For each place of histories ``[n, L]``: its lists' shares, and their targets.
-
-        Both ``[n, longest]``; a target is -1 where the list has ended or there is none.
-        """
-        known = history >= 0
-        total = torch.zeros(len(history), device=self.device)
-        for place in range(history.shape[1]):
-            total += self.decays[place] * known[:, place]
-        along = torch.arange(self.longest, device=self.device)
-        for place in range(history.shape[1]):
-            item = history[:, place].long().clamp_min(0)
-            entry = self._indptr[item][:, None] + along
-            inside = (entry < self._indptr[item + 1][:, None]) & known[:, place, None]
-            entry = entry.clamp_max(len(self._targets) - 1)
-            share = (self.decays[place] / total)[:, None] * self._weights[entry]
-            yield share, torch.where(inside, self._targets[entry].long(), -1)
-
-
-class RecentOnDevice:
-    """`RecentExamples` by torch's operations: two searches in the log for each count.
-
-    Args:
-        examples: the log, and where windows lie in it; copied to the device, 8 bytes a row each.
-        device: where scores are formed.
-    """
-
-    def __init__(self, examples: RecentExamples, device: torch.device) -> None:
-        self.rows, self.device = examples.rows, device
-        self._log_rows = len(examples.log.items)
-        arrays = examples.log.keys, examples.starts, examples.ends
-        self._keys, self._starts, self._ends = (
-            torch.tensor(array, device=device) for array in arrays
-        )
-
-    def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """See `KnownScores`."""
-        rows, items = rows.to(self.device), items.to(self.device)
-        base, pieces = items * self._log_rows, []
-        for some in rows.split(max(1, _ENTRIES // max(1, len(items)))):
-            first, last = (
-                torch.searchsorted(self._keys, base + bounds[some][:, None])
-                for bounds in (self._starts, self._ends)
-            )
-            pieces.append((last - first).float().log1p_())
-        return torch.cat(pieces)
-
-    def with_own(
-        self, rows: torch.Tensor, items: torch.Tensor, negatives: torch.Tensor, own: torch.Tensor
-    ) -> Scores:
-        """See `KnownScores`."""
-        asked, base = rows.to(self.device), items[own].to(self.device) * self._log_rows
-        first, last = (
-            torch.searchsorted(self._keys, base + bounds[asked])
-            for bounds in (self._starts, self._ends)
-        )
-        return Scores(self.of(rows, items[negatives]), (last - first).float().log1p_())
 
 
 def compile_known(lists: bool, recent: bool) -> None:

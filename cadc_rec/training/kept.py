@@ -18,6 +18,7 @@ from cadc_rec.distributed.processes import Processes
 from cadc_rec.models.forward import Scores
 from cadc_rec.models.history import History
 from cadc_rec.models.id_embedding import FrozenIds
+from cadc_rec.models.known_on_device import on_device
 from cadc_rec.models.known_scores import KnownScores, ListedExamples, RecentExamples
 from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.pretrain.tables_alone import TablesAlone
@@ -144,9 +145,10 @@ def known_scores(
     """
     known: list[KnownScores] = []
     if tables is not None and tables.lists is not None:
-        known.append(ListedExamples(tables.lists, tables.decay, history).on(device, limit_bytes))
+        listed = ListedExamples(tables.lists, tables.decay, history)
+        known.append(on_device(listed, device, limit_bytes))
     recent = None if tables is None else tables.recent()
     if recent is not None:
         examples = RecentExamples(recent.popularity, recent.window, times[places])
-        known.append(examples.on(device, limit_bytes))
+        known.append(on_device(examples, device, limit_bytes))
     return known

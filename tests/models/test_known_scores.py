@@ -7,13 +7,9 @@ from scipy import sparse
 
 from cadc_rec.data.recent_popularity import RecentPopularity
 from cadc_rec.data.transition_lists import best_targets
-from cadc_rec.models import known_scores
-from cadc_rec.models.known_scores import (
-    ListedExamples,
-    ListedOnDevice,
-    RecentExamples,
-    RecentOnDevice,
-)
+from cadc_rec.models import known_on_device
+from cadc_rec.models.known_on_device import ListedOnDevice, RecentOnDevice, on_device
+from cadc_rec.models.known_scores import ListedExamples, RecentExamples
 
 ITEMS, LENGTH, DECAY = 30, 6, 0.6
 
@@ -98,7 +94,7 @@ def test_what_was_taken_just_before_is_counted_one_interaction_after_the_other()
 @pytest.mark.parametrize("entries", [1, 100, 2**24])
 def test_a_device_forms_the_same_scores(given, entries, monkeypatch):
     """Its code, run on the CPU."""
-    monkeypatch.setattr(known_scores, "_ENTRIES", entries)
+    monkeypatch.setattr(known_on_device, "_ENTRIES", entries)
     cpu = torch.device("cpu")
     _, lists, history = given
     rng = np.random.default_rng(7)
@@ -111,22 +107,22 @@ def test_a_device_forms_the_same_scores(given, entries, monkeypatch):
         (listed, ListedOnDevice, 8 * (ITEMS + 1) + 8 * len(lists.items) + history.nbytes),
         (recent, RecentOnDevice, 8 * 400 + 2 * 8 * 12),
     ):
-        assert examples.on(cpu, most) is examples
-        assert examples.on(meta, most - 1) is examples
-        assert isinstance(examples.on(meta, most), form)
+        assert on_device(examples, cpu, most) is examples
+        assert on_device(examples, meta, most - 1) is examples
+        assert isinstance(on_device(examples, meta, most), form)
     for rows, items in (([3, 0, 7, 3, 11], [29, 4, 0, 17]), (range(12), range(ITEMS)), ([], [2])):
         asking = torch.tensor(list(rows), dtype=torch.int64), torch.tensor(list(items))
         for form, examples in ((ListedOnDevice, listed), (RecentOnDevice, recent)):
             found, expected = form(examples, cpu).of(*asking), examples.of(*asking)
             torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
-            places = torch.arange(0, len(asking[1]), 2), torch.arange(len(asking[0])) % len(items)
-            mine = form(examples, cpu).with_own(*asking, *places)
-            for part, of_cpu in zip(
-                (mine.candidates, mine.own),
-                (expected[:, places[0]], expected.gather(1, places[1][:, None])[:, 0]),
-                strict=True,
-            ):
-                torch.testing.assert_close(part, of_cpu, rtol=1e-6, atol=0)
+    rows, items = torch.arange(12), torch.arange(ITEMS).flip(0)
+    negatives, own = torch.tensor([0, 2, 2, 9]), 2 * torch.arange(12)
+    for form, examples in ((ListedOnDevice, listed), (RecentOnDevice, recent)):
+        asking = rows, items, negatives, own
+        found, expected = form(examples, cpu).with_own(*asking), examples.with_own(*asking)
+        torch.testing.assert_close(found.candidates, expected.candidates, rtol=1e-6, atol=0)
+        torch.testing.assert_close(found.own, expected.own, rtol=1e-6, atol=0)
+        assert expected.own.any()
 
 
 def test_lists_without_any_target_add_nothing():
