@@ -170,6 +170,7 @@ def test_baselines_are_those_of_plain_numpy(finished):
     assert place == len(ranks["neighbours"])
 
 
+@pytest.mark.slow
 def test_the_control_ranks_the_same_rows_against_the_same_candidates(finished, tmp_path):
     control = run(tmp_path / "c", taken(), cold_control=True)
     rows = []

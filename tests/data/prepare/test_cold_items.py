@@ -12,7 +12,7 @@ import pytest
 from cadc_rec.data.cold_items import ColdItems
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.errors import CadcError
-from tests.data.own_tables import ids, text
+from tests.data.own_tables import ids, quick_first, text
 
 SHARE, SEED = 0.3, 7
 USERS, ITEMS = 12, 20
@@ -129,6 +129,7 @@ def test_what_is_no_candidate_is_all_that_a_user_took_but_the_target(prepared):
         assert sorted(found) == sorted(every[name] - target)
 
 
+@pytest.mark.slow
 def test_a_split_by_time_holds_out_the_first_cold_item_of_each_period(prepared):
     made = prepared(split="time", validation_from="40", test_from="70")
     _, cold = expected()
@@ -143,7 +144,7 @@ def test_items_without_attributes_are_refused(tables):
         tables(content=text(taken()), cold_items=SHARE)
 
 
-@pytest.mark.parametrize(("share", "drawn"), [(1e-9, "none"), (1 - 1e-9, "every one")])
+@pytest.mark.parametrize(("share", "drawn"), quick_first([(1e-9, "none"), (1 - 1e-9, "every one")]))
 def test_a_share_that_draws_nothing_or_everything_is_refused(prepared, share, drawn):
     with pytest.raises(CadcError, match=f"draws {drawn} of the items"):
         prepared(cold_items=share)
