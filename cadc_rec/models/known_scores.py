@@ -21,6 +21,7 @@ from cadc_rec.data.recent_popularity import RecentPopularity
 from cadc_rec.data.transition_lists import TransitionLists
 from cadc_rec.models.forward import Scores
 
+_ENTRIES = 2**24  # of lists or of scores looked at once on a device: half a GiB of what they need
 _LEAST = 1e-4  # of the latest item's weight; places further back than that are left out
 
 
@@ -36,7 +37,7 @@ class KnownScores(Protocol):
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Of the examples `rows`, ``[n]``, at different `items`, ``[m]``: float32 ``[n, m]``.
 
-        Both are int64, on CPU.
+        Both are int64, on CPU; where scores are formed on a GPU, on either.
         """
 
     def with_own(
@@ -67,6 +68,10 @@ class ListedExamples:
         self.weights = weights[weights >= _LEAST].astype(np.float32)
         self._places = np.full(lists.n_items, -1, np.int32)
 
+    def on(self, device: torch.device) -> KnownScores:
+        """The same, formed on `device`."""
+        return self if device.type == "cpu" else ListedOnDevice(self, device)
+
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
         return self.with_own(rows, items, *_every(rows, items)).candidates
@@ -96,9 +101,13 @@ class RecentExamples:
     """
 
     def __init__(self, log: RecentPopularity, window: float, times: NDArray[np.float64]) -> None:
-        self._items, self.rows = log.items, len(times)
-        self._starts, self._ends = log.bounds(times, window)
+        self.log, self._items, self.rows = log, log.items, len(times)
+        self.starts, self.ends = log.bounds(times, window)
         self._places = np.full(log.n_items, -1, np.int32)
+
+    def on(self, device: torch.device) -> KnownScores:
+        """The same, formed on `device`."""
+        return self if device.type == "cpu" else RecentOnDevice(self, device)
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
@@ -110,10 +119,11 @@ class RecentExamples:
         """See `KnownScores`."""
         into, of_own = _room(rows, negatives)
         asked, candidates = rows.numpy(), items.numpy()
-        order = np.argsort(self._ends[asked], kind="stable")
+        # Both bounds: after the log's last row windows end alike, and begin later and later.
+        order = np.lexsort((self.starts[asked], self.ends[asked]))
         asked = asked[order]
         self._places[candidates] = np.arange(len(candidates), dtype=np.int32)
-        window = self._starts[asked], self._ends[asked], order
+        window = self.starts[asked], self.ends[asked], order
         chosen = len(candidates), negatives.numpy(), own.numpy()
         _count(*window, self._items, self._places, *chosen, into, of_own)
         self._places[candidates] = -1
@@ -124,13 +134,131 @@ class RecentExamples:
 
 def _every(rows: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Places of all items, and no examples' own ones that anybody asks for."""
-    return torch.arange(len(items)), torch.zeros_like(rows)
+    return torch.arange(len(items), device=items.device), torch.zeros_like(rows)
 
 
 def _room(
     rows: torch.Tensor, negatives: torch.Tensor
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return np.empty((len(rows), len(negatives)), np.float32), np.empty(len(rows), np.float32)
+
+
+class ListedOnDevice:
+    """`ListedExamples` by torch's operations: the same sums in one order, and no read-back.
+
+    Args:
+        examples: lists and histories, which are copied to the device.
+        device: where scores are formed.
+    """
+
+    def __init__(self, examples: ListedExamples, device: torch.device) -> None:
+        lists, self.rows, self.device = examples.lists, examples.rows, device
+        self.n_items, self.longest = lists.n_items, int(np.diff(lists.indptr).max(initial=0))
+        self.decays: list[float] = examples.weights.tolist()
+        history = np.ascontiguousarray(examples.history[:, : len(self.decays)])
+        arrays = history, lists.indptr, lists.items, lists.weights
+        self._history, self._indptr, self._targets, self._weights = (
+            torch.tensor(array, device=device) for array in arrays
+        )
+
+    def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """See `KnownScores`."""
+        return self.with_own(rows, items, *_every(rows, items)).candidates
+
+    def with_own(
+        self, rows: torch.Tensor, items: torch.Tensor, negatives: torch.Tensor, own: torch.Tensor
+    ) -> Scores:
+        """See `KnownScores`; an item that stands twice, to fill up, is scored where it is first."""
+        rows, items, negatives, own = (
+            each.to(self.device) for each in (rows, items, negatives, own)
+        )
+        history = self._history[rows]
+        into = torch.zeros(len(rows), len(negatives), device=self.device)
+        of_own = torch.zeros(len(rows), device=self.device)
+        if not self.longest or not len(items):
+            return Scores(into, of_own)
+        numbers = torch.arange(len(negatives), device=self.device)
+        places = torch.full((self.n_items,), len(negatives), device=self.device)
+        places.scatter_reduce_(0, items[negatives], numbers, "amin")
+        at_once = max(1, _ENTRIES // self.longest)
+        parts = (each.split(at_once) for each in (history, items[own], into, of_own))
+        for some, mine, found, found_own in zip(*parts, strict=True):
+            self._add(some, mine, places, found, found_own)
+        return Scores(into, of_own)
+
+    def _add(
+        self,
+        history: torch.Tensor,
+        own: torch.Tensor,
+        places: torch.Tensor,
+        into: torch.Tensor,
+        of_own: torch.Tensor,
+    ) -> None:
+        """Add up the lists of histories ``[n, L]``, a place of the history after the other.
+
+        A list names an item once, so no two additions at a time meet in one element of `into`, but
+        those of nothing, and the order of additions is always the same.
+        """
+        known = history >= 0
+        total = torch.zeros(len(history), device=self.device)
+        for place in range(history.shape[1]):
+            total += self.decays[place] * known[:, place]
+        first = torch.arange(len(into), device=self.device)[:, None] * into.shape[1]
+        along = torch.arange(self.longest, device=self.device)
+        flat = into.view(-1)
+        for place in range(history.shape[1]):
+            item = history[:, place].long().clamp_min(0)
+            entry = self._indptr[item][:, None] + along
+            inside = (entry < self._indptr[item + 1][:, None]) & known[:, place, None]
+            entry = entry.clamp_max(len(self._targets) - 1)
+            target = self._targets[entry].long()
+            column = places[target]
+            share = (self.decays[place] / total)[:, None] * self._weights[entry]
+            added = torch.where(inside & (column < into.shape[1]), share, 0.0)
+            if into.shape[1]:
+                column = column.clamp_max(into.shape[1] - 1)
+                flat.index_add_(0, (first + column).view(-1), added.view(-1))
+            of_own += torch.where(inside & (target == own[:, None]), share, 0.0).sum(1)
+
+
+class RecentOnDevice:
+    """`RecentExamples` by torch's operations: two searches in the log for each count.
+
+    Args:
+        examples: the log, and where windows lie in it; copied to the device, 8 bytes a row each.
+        device: where scores are formed.
+    """
+
+    def __init__(self, examples: RecentExamples, device: torch.device) -> None:
+        self.rows, self.device = examples.rows, device
+        self._log_rows = len(examples.log.items)
+        arrays = examples.log.keys, examples.starts, examples.ends
+        self._keys, self._starts, self._ends = (
+            torch.tensor(array, device=device) for array in arrays
+        )
+
+    def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """See `KnownScores`."""
+        rows, items = rows.to(self.device), items.to(self.device)
+        pieces = rows.split(max(1, _ENTRIES // max(1, len(items))))
+        return torch.cat([self._counted(some[:, None], items) for some in pieces])
+
+    def with_own(
+        self, rows: torch.Tensor, items: torch.Tensor, negatives: torch.Tensor, own: torch.Tensor
+    ) -> Scores:
+        """See `KnownScores`."""
+        items = items.to(self.device)
+        of_own = self._counted(rows.to(self.device), items[own.to(self.device)])
+        return Scores(self.of(rows, items[negatives.to(self.device)]), of_own)
+
+    def _counted(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Of pairs of examples and items, whose shapes are spread over each other."""
+        base = items * self._log_rows
+        first, last = (
+            torch.searchsorted(self._keys, base + bounds[rows])
+            for bounds in (self._starts, self._ends)
+        )
+        return (last - first).float().log1p_()
 
 
 def compile_known(lists: bool, recent: bool) -> None:

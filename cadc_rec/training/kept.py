@@ -125,7 +125,11 @@ class Histories:
 
 
 def known_scores(
-    tables: TablesAlone | None, history: np.ndarray, times: np.ndarray, places: np.ndarray
+    tables: TablesAlone | None,
+    history: np.ndarray,
+    times: np.ndarray,
+    places: np.ndarray,
+    device: torch.device,
 ) -> list[KnownScores]:
     """The scores of this rank's examples that are no dot products, in the order of the model's.
 
@@ -134,11 +138,13 @@ def known_scores(
         history: of the examples.
         times: of D_full's rows.
         places: of the examples in D_full.
+        device: where they are formed.
     """
     known: list[KnownScores] = []
     if tables is not None and tables.lists is not None:
-        known.append(ListedExamples(tables.lists, tables.decay, history))
+        known.append(ListedExamples(tables.lists, tables.decay, history).on(device))
     recent = None if tables is None else tables.recent()
     if recent is not None:
-        known.append(RecentExamples(recent.popularity, recent.window, times[places]))
+        examples = RecentExamples(recent.popularity, recent.window, times[places])
+        known.append(examples.on(device))
     return known

@@ -35,7 +35,7 @@ class Scoring:
 
     Attributes:
         users: vectors of this rank's users.
-        items: ``[n_items, d]``, on every rank.
+        items: ``[share, d]`` of this rank's share of the items.
         on_top: scores that are no dot products.
         by_context: whether a user's vector depends on the context of the request.
     """
@@ -53,11 +53,11 @@ class Scoring:
         excluded = UserItems(dataset.user_indptr, dataset.train_item)
         if sample is not None:
             targets, excluded = targets[sample], excluded.some(sample)
-        mine = own_share(sample, dataset.n_users, processes)
-        listed, order = self.on_top.of_users(dataset, mine, with_validation=False)
-        users = self.users(False, sample)
+        items = processes.share(dataset.n_items)
+        listed, order = self.on_top.of_users(dataset, sample, False, items)
+        users, n = self.users(False, sample), dataset.n_items
         ranks = ranks_by_share(
-            users, self.items, targets, excluded, processes, listed=listed, order=order
+            users, self.items, targets, excluded, processes, n, listed=listed, order=order
         )
         return ranks[targets >= 0]
 
@@ -92,7 +92,9 @@ def of_tables(tables: TablesAlone, known: LastItems, processes: Processes) -> Sc
         return tables.user_vectors(known(with_validation)[mine]).to(processes.device)
 
     on_top = OnTop(tables.listed(known.length), tables.recent(), known)
-    return Scoring(users, tables.item_vectors().to(processes.device), on_top)
+    share = processes.share(known.dataset.n_items)
+    items = tables.item_vectors()[share.start : share.stop]
+    return Scoring(users, items.to(processes.device), on_top)
 
 
 def of_vectors(ids: IdTables, dataset: Dataset, processes: Processes) -> Scoring:
@@ -105,4 +107,6 @@ def of_vectors(ids: IdTables, dataset: Dataset, processes: Processes) -> Scoring
         mine = own_share(sample, dataset.n_users, processes)
         return vectors(mine)[0].to(processes.device)
 
-    return Scoring(users, vectors(slice(0, 0))[1].to(processes.device))
+    share = processes.share(dataset.n_items)
+    items = vectors(slice(0, 0))[1][share.start : share.stop]
+    return Scoring(users, items.to(processes.device))

@@ -7,7 +7,13 @@ from scipy import sparse
 
 from cadc_rec.data.recent_popularity import RecentPopularity
 from cadc_rec.data.transition_lists import best_targets
-from cadc_rec.models.known_scores import ListedExamples, RecentExamples
+from cadc_rec.models import known_scores
+from cadc_rec.models.known_scores import (
+    ListedExamples,
+    ListedOnDevice,
+    RecentExamples,
+    RecentOnDevice,
+)
 
 ITEMS, LENGTH, DECAY = 30, 6, 0.6
 
@@ -78,6 +84,7 @@ def test_what_was_taken_just_before_is_counted_one_interaction_after_the_other()
         ([3, 0, 39, 3, 12, 25], [29, 4, 0, 17]),
         ([8], list(range(ITEMS))),
         ([], [2]),
+        (list(range(40)), list(range(ITEMS))),  # those that come after the log too, in any order
     ):
         found = recent.of(torch.tensor(rows, dtype=torch.int64), torch.tensor(items))
         counted = [
@@ -86,3 +93,40 @@ def test_what_was_taken_just_before_is_counted_one_interaction_after_the_other()
         ]
         expected = np.log1p(np.array(counted, np.float64).reshape(len(rows), len(items)))
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("entries", [1, 100, 2**24])
+def test_a_device_forms_the_same_scores(given, entries, monkeypatch):
+    """Its code, run on the CPU."""
+    monkeypatch.setattr(known_scores, "_ENTRIES", entries)
+    cpu = torch.device("cpu")
+    _, lists, history = given
+    rng = np.random.default_rng(7)
+    time, item = rng.integers(0, 60, 400), rng.integers(0, ITEMS, 400).astype(np.int32)
+    asked = rng.integers(-5, 70, 12).astype(np.float64)
+    listed = ListedExamples(lists, DECAY, history)
+    recent = RecentExamples(RecentPopularity(time, item, ITEMS), 7.0, asked)
+    assert listed.on(cpu) is listed
+    assert recent.on(cpu) is recent
+    for rows, items in (([3, 0, 7, 3, 11], [29, 4, 0, 17]), (range(12), range(ITEMS)), ([], [2])):
+        asking = torch.tensor(list(rows), dtype=torch.int64), torch.tensor(list(items))
+        for form, examples in ((ListedOnDevice, listed), (RecentOnDevice, recent)):
+            found, expected = form(examples, cpu).of(*asking), examples.of(*asking)
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+            # Among shared negatives, of which the last one fills up, and at each row's own item.
+            rows_asked, items_asked = asking
+            filled = torch.cat([items_asked, items_asked[-1:].expand(2)])
+            places = torch.arange(len(filled))
+            own = torch.arange(len(rows_asked)) % len(items_asked)
+            scores = form(examples, cpu).with_own(rows_asked, filled, places, own)
+            shown = scores.candidates[:, : len(items_asked)]
+            torch.testing.assert_close(shown, expected, rtol=1e-6, atol=0)
+            each = expected[torch.arange(len(rows_asked)), own]
+            torch.testing.assert_close(scores.own, each, rtol=1e-6, atol=0)
+
+
+def test_lists_without_any_target_add_nothing():
+    empty = best_targets(sparse.csr_array((3, 3), dtype=np.float32), 5)
+    listed = ListedExamples(empty, DECAY, np.zeros((2, 2), np.int32))
+    asking = torch.arange(2), torch.arange(3)
+    assert not ListedOnDevice(listed, torch.device("cpu")).of(*asking).any()

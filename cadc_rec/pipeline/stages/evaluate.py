@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import EvaluateConfig, Experiment
@@ -23,7 +23,7 @@ from cadc_rec.distributed.rows import write_rows
 from cadc_rec.distributed.state import load_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import is_of_ranks, list_metrics, needs_lists, ranking_metrics
-from cadc_rec.evaluation.on_top import LastItems, own_share
+from cadc_rec.evaluation.on_top import LastItems
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.evaluation.statistics import mean_intervals
 from cadc_rec.evaluation.top_items import TopItems
@@ -83,7 +83,7 @@ def build_evaluation(
         val_ranks = kept_ranks(checkpoint.path)
     to_rank = [] if val_ranks is not None else [val_item if sample is None else val_item[sample]]
     to_rank += [dataset.test_item] * (1 + (other is not None))
-    total = sum(len(processes.share(len(each))) for each in to_rank)
+    total = sum(map(len, to_rank))
     with track("evaluate", total, "users", visible=processes.rank == 0) as ticker:
         measure = functools.partial(_measured, config, dataset, processes, ticker)
         if val_ranks is None:
@@ -117,8 +117,11 @@ def build_evaluation(
         interval = mean_intervals(val_ranks, [name for name in val if is_of_ranks(name)])
         result["validation_sample"] = {"users": len(sample), "of": len(have), "interval": interval}
     draft.info, draft.rows = result, len(test_users)
-    file = draft.path / "user_vectors.safetensors"
-    write_rows(file, "vectors", users, dataset.n_users, processes)
+    for side, vectors, rows in (
+        ("user", users, dataset.n_users),
+        ("item", kept.items, dataset.n_items),
+    ):
+        write_rows(draft.path / f"{side}_vectors.safetensors", "vectors", vectors, rows, processes)
     if processes.rank == 0:
         (draft.path / "metrics.json").write_text(
             strict_json.dumps(result, indent=2) + "\n", "utf-8"
@@ -127,9 +130,6 @@ def build_evaluation(
         lists = kept.on_top.lists
         if lists is not None and lists.lists is not pretrained.lists:
             lists.lists.save(draft.path / FILE)
-        save_file(
-            {"vectors": kept.items.cpu().contiguous()}, draft.path / "item_vectors.safetensors"
-        )
         for name, of, held_out, ranks in (
             ("ranks.parquet", test_users, dataset.test_item, test_ranks),
             (VALIDATION_RANKS, have if sample is None else sample, val_item, val_ranks),
@@ -152,10 +152,10 @@ def _measured(
     targets = np.asarray(dataset.test_item if with_validation else dataset.val_item)
     targets = targets if sample is None else targets[sample]
     top = TopItems(config.k, dataset.n_items) if needs_lists(config.metrics) else None
-    mine = own_share(sample, dataset.n_users, processes)
-    listed, order = scoring.on_top.of_users(dataset, mine, with_validation)
+    n, items = dataset.n_items, processes.share(dataset.n_items)
+    listed, order = scoring.on_top.of_users(dataset, sample, with_validation, items)
     ranks = ranks_by_share(
-        users, scoring.items, targets, excluded, processes, ticker.advance, listed, order, top
+        users, scoring.items, targets, excluded, processes, n, ticker.advance, listed, order, top
     )
     ranks = ranks[targets >= 0]
     metrics = ranking_metrics(ranks, config.k, config.metrics)

@@ -113,7 +113,8 @@ def build_checkpoint(
     if reading.history is not None:
         rows_by_rank = shards.rows_by_rank(processes.world_size)
         places = shards.places(processes.rank, processes.world_size)
-        known = known_scores(model.tables, reading.history, dataset.train_timestamp, places)
+        times = dataset.train_timestamp
+        known = known_scores(model.tables, reading.history, times, places, device)
         read = Histories(model.module, reading.history, rows_by_rank, processes, limit, known)
     histories: Histories | Requests | None = read
     context = None
