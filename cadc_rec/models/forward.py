@@ -86,6 +86,7 @@ def side_vectors(
     features: torch.Tensor | None,
     context: Sequence[torch.Tensor],
     prior: Sequence[torch.Tensor],
+    present: torch.Tensor | None = None,
 ) -> Vectors:
     """Vectors of ids of either side.
 
@@ -95,11 +96,12 @@ def side_vectors(
         features: ``[n, width]``, of the pooled attributes; None without any.
         context: further frozen rows that the tower reads, each ``[n, some]``.
         prior: this side of each of the prior's scores, each ``[n, some]``.
+        present: ``[n, 1]``, 0 where the tower is not given the id's part; None gives it of all.
     """
     if tower is None:
         return Vectors(prior=tuple(prior))
     assert rows is not None
-    learned, residual = tower(rows, features, context)
+    learned, residual = tower(rows, features, context, present)
     return Vectors(learned, residual, tuple(prior))
 
 
@@ -108,11 +110,12 @@ def user_vectors(
     rows: torch.Tensor | None,
     features: torch.Tensor | None,
     history: History | None,
+    present: torch.Tensor | None = None,
 ) -> Vectors:
-    """Vectors of users, from their rows, attributes and histories."""
+    """Vectors of users, from their rows, attributes and histories; see `side_vectors`."""
     if history is None:
-        return side_vectors(tower, rows, features, [], [])
-    return side_vectors(tower, rows, features, history.context(), history.prior())
+        return side_vectors(tower, rows, features, [], [], present)
+    return side_vectors(tower, rows, features, history.context(), history.prior(), present)
 
 
 def item_vectors(
@@ -121,6 +124,7 @@ def item_vectors(
     features: torch.Tensor | None,
     targets: torch.Tensor | None,
     with_prior: bool,
+    present: torch.Tensor | None = None,
 ) -> Vectors:
     """Vectors of items, from their rows, attributes and target vectors.
 
@@ -129,12 +133,32 @@ def item_vectors(
         rows: ``[n, id_dim]``, of the id tables side by side.
         features: ``[n, width]``, of the pooled attributes.
         targets: ``[n, e]``, the items as what came after; None without transitions.
-        with_prior: whether there is a prior.
+        with_prior: whether there is a prior; it scores by the rows of all of them.
+        present: see `side_vectors`.
     """
     context = [] if targets is None else [targets]
     frozen = rows if tower is None else rows[:, : tower.ids.width]
     prior = item_prior(frozen, targets) if with_prior else []
-    return side_vectors(tower, rows, features, context, prior)
+    return side_vectors(tower, rows, features, context, prior, present)
+
+
+def new_item_vectors(
+    tower: Tower, rows: torch.Tensor, features: torch.Tensor | None, absent: bool
+) -> torch.Tensor:
+    """The learned part of the vectors of items that no table has a row of.
+
+    Args:
+        tower: the items' layers.
+        rows: ``[n, id_dim + e]``, what stands for their rows: of the id tables, then as targets.
+        features: ``[n, width]``, of the pooled attributes.
+        absent: whether nothing stands for them, as in training with ``model.cold_dropout``.
+    """
+    present = rows.new_zeros(len(rows), 1) if absent else None
+    own, targets = rows[:, : tower.id_dim], rows[:, tower.id_dim :]
+    context = [targets] if targets.shape[1] else []
+    learned = side_vectors(tower, own, features, context, [], present).learned
+    assert learned is not None
+    return learned
 
 
 def item_prior(frozen: torch.Tensor, targets: torch.Tensor | None) -> list[torch.Tensor]:

@@ -10,6 +10,7 @@ item was tried on a long and on a short log, with no gain on either; so they are
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,7 +38,7 @@ class KnownScores(Protocol):
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Of the examples `rows`, ``[n]``, at different `items`, ``[m]``: float32 ``[n, m]``.
 
-        Both are int64, on CPU; where scores are formed on a GPU, on either.
+        Both are int64.
         """
 
     def with_own(
@@ -46,7 +47,7 @@ class KnownScores(Protocol):
         """The same at some of the items, and at each example's own one.
 
         Args:
-            rows: int64 ``[n]``, on CPU as all others.
+            rows: int64 ``[n]``.
             items: int64 ``[m]``, different ones.
             negatives: int64 ``[k]``, places in `items`.
             own: int64 ``[n]``, the place of each example's own.
@@ -68,9 +69,12 @@ class ListedExamples:
         self.weights = weights[weights >= _LEAST].astype(np.float32)
         self._places = np.full(lists.n_items, -1, np.int32)
 
-    def on(self, device: torch.device) -> KnownScores:
-        """The same, formed on `device`."""
-        return self if device.type == "cpu" else ListedOnDevice(self, device)
+    def on(self, device: torch.device, limit_bytes: int) -> KnownScores:
+        """The same, formed on `device`, if what that takes there is within the limit."""
+        lists = self.lists
+        held = (lists.indptr, lists.items, lists.weights, self.history[:, : len(self.weights)])
+        fits = sum(array.nbytes for array in held) <= limit_bytes
+        return ListedOnDevice(self, device) if fits and device.type != "cpu" else self
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
@@ -81,11 +85,11 @@ class ListedExamples:
     ) -> Scores:
         """See `KnownScores`."""
         into, of_own = _room(rows, negatives)
-        lists, candidates = self.lists, items.numpy()
+        lists, candidates = self.lists, items.cpu().numpy()
         self._places[candidates] = np.arange(len(candidates), dtype=np.int32)
-        history = np.ascontiguousarray(self.history[rows.numpy(), : len(self.weights)])
+        history = np.ascontiguousarray(self.history[rows.cpu().numpy(), : len(self.weights)])
         of_lists = lists.indptr, lists.items, lists.weights
-        chosen = len(candidates), negatives.numpy(), own.numpy()
+        chosen = len(candidates), negatives.cpu().numpy(), own.cpu().numpy()
         _add(history, self.weights, *of_lists, self._places, *chosen, into, of_own)
         self._places[candidates] = -1
         return Scores(torch.from_numpy(into), torch.from_numpy(of_own))
@@ -105,9 +109,10 @@ class RecentExamples:
         self.starts, self.ends = log.bounds(times, window)
         self._places = np.full(log.n_items, -1, np.int32)
 
-    def on(self, device: torch.device) -> KnownScores:
-        """The same, formed on `device`."""
-        return self if device.type == "cpu" else RecentOnDevice(self, device)
+    def on(self, device: torch.device, limit_bytes: int) -> KnownScores:
+        """The same, formed on `device`, if what that takes there is within the limit."""
+        fits = 8 * len(self._items) + self.starts.nbytes + self.ends.nbytes <= limit_bytes
+        return RecentOnDevice(self, device) if fits and device.type != "cpu" else self
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
@@ -118,13 +123,13 @@ class RecentExamples:
     ) -> Scores:
         """See `KnownScores`."""
         into, of_own = _room(rows, negatives)
-        asked, candidates = rows.numpy(), items.numpy()
+        asked, candidates = rows.cpu().numpy(), items.cpu().numpy()
         # Both bounds: after the log's last row windows end alike, and begin later and later.
         order = np.lexsort((self.starts[asked], self.ends[asked]))
         asked = asked[order]
         self._places[candidates] = np.arange(len(candidates), dtype=np.int32)
         window = self.starts[asked], self.ends[asked], order
-        chosen = len(candidates), negatives.numpy(), own.numpy()
+        chosen = len(candidates), negatives.cpu().numpy(), own.cpu().numpy()
         _count(*window, self._items, self._places, *chosen, into, of_own)
         self._places[candidates] = -1
         for counted in (into, of_own):
@@ -134,7 +139,7 @@ class RecentExamples:
 
 def _every(rows: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Places of all items, and no examples' own ones that anybody asks for."""
-    return torch.arange(len(items), device=items.device), torch.zeros_like(rows)
+    return torch.arange(len(items)), torch.zeros_like(rows)
 
 
 def _room(
@@ -163,62 +168,63 @@ class ListedOnDevice:
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
-        return self.with_own(rows, items, *_every(rows, items)).candidates
+        history, items = self._history[rows.to(self.device)], items.to(self.device)
+        found = torch.zeros(len(history), len(items), device=self.device)
+        if not self.longest:
+            return found
+        # An item that stands twice, to fill a step up, has the first of its places.
+        numbers = torch.arange(len(items), device=self.device)
+        places = torch.full((self.n_items,), -1, device=self.device)
+        places.scatter_reduce_(0, items, numbers, "amin", include_self=False)
+        at_once = max(1, _ENTRIES // self.longest)
+        for some, into in zip(history.split(at_once), found.split(at_once), strict=True):
+            self._add(some, places, into)
+        return found
 
     def with_own(
         self, rows: torch.Tensor, items: torch.Tensor, negatives: torch.Tensor, own: torch.Tensor
     ) -> Scores:
-        """See `KnownScores`; an item that stands twice, to fill up, is scored where it is first."""
-        rows, items, negatives, own = (
-            each.to(self.device) for each in (rows, items, negatives, own)
-        )
-        history = self._history[rows]
-        into = torch.zeros(len(rows), len(negatives), device=self.device)
-        of_own = torch.zeros(len(rows), device=self.device)
-        if not self.longest or not len(items):
-            return Scores(into, of_own)
-        numbers = torch.arange(len(negatives), device=self.device)
-        places = torch.full((self.n_items,), len(negatives), device=self.device)
-        places.scatter_reduce_(0, items[negatives], numbers, "amin")
-        at_once = max(1, _ENTRIES // self.longest)
-        parts = (each.split(at_once) for each in (history, items[own], into, of_own))
-        for some, mine, found, found_own in zip(*parts, strict=True):
-            self._add(some, mine, places, found, found_own)
-        return Scores(into, of_own)
+        """See `KnownScores`."""
+        history, mine = self._history[rows.to(self.device)], items[own].to(self.device)
+        of_own = torch.zeros(len(history), device=self.device)
+        if self.longest:
+            at_once = max(1, _ENTRIES // self.longest)
+            parts = (each.split(at_once) for each in (history, mine, of_own))
+            for some, wanted, into in zip(*parts, strict=True):
+                for share, target in self._entries(some):
+                    into += torch.where(target == wanted[:, None], share, 0.0).sum(1)
+        return Scores(self.of(rows, items[negatives]), of_own)
 
-    def _add(
-        self,
-        history: torch.Tensor,
-        own: torch.Tensor,
-        places: torch.Tensor,
-        into: torch.Tensor,
-        of_own: torch.Tensor,
-    ) -> None:
+    def _add(self, history: torch.Tensor, places: torch.Tensor, into: torch.Tensor) -> None:
         """Add up the lists of histories ``[n, L]``, a place of the history after the other.
 
         A list names an item once, so no two additions at a time meet in one element of `into`, but
         those of nothing, and the order of additions is always the same.
         """
+        first = torch.arange(len(into), device=self.device)[:, None] * into.shape[1]
+        flat = into.view(-1)
+        for share, target in self._entries(history):
+            column = torch.where(target >= 0, places[target.clamp_min(0)], -1)
+            added = torch.where(column >= 0, share, 0.0)
+            flat.index_add_(0, (first + column.clamp_min(0)).view(-1), added.view(-1))
+
+    def _entries(self, history: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """For each place of histories ``[n, L]``: its lists' shares, and their targets.
+
+        Both ``[n, longest]``; a target is -1 where the list has ended or there is none.
+        """
         known = history >= 0
         total = torch.zeros(len(history), device=self.device)
         for place in range(history.shape[1]):
             total += self.decays[place] * known[:, place]
-        first = torch.arange(len(into), device=self.device)[:, None] * into.shape[1]
         along = torch.arange(self.longest, device=self.device)
-        flat = into.view(-1)
         for place in range(history.shape[1]):
             item = history[:, place].long().clamp_min(0)
             entry = self._indptr[item][:, None] + along
             inside = (entry < self._indptr[item + 1][:, None]) & known[:, place, None]
             entry = entry.clamp_max(len(self._targets) - 1)
-            target = self._targets[entry].long()
-            column = places[target]
             share = (self.decays[place] / total)[:, None] * self._weights[entry]
-            added = torch.where(inside & (column < into.shape[1]), share, 0.0)
-            if into.shape[1]:
-                column = column.clamp_max(into.shape[1] - 1)
-                flat.index_add_(0, (first + column).view(-1), added.view(-1))
-            of_own += torch.where(inside & (target == own[:, None]), share, 0.0).sum(1)
+            yield share, torch.where(inside, self._targets[entry].long(), -1)
 
 
 class RecentOnDevice:
@@ -240,25 +246,25 @@ class RecentOnDevice:
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
         rows, items = rows.to(self.device), items.to(self.device)
-        pieces = rows.split(max(1, _ENTRIES // max(1, len(items))))
-        return torch.cat([self._counted(some[:, None], items) for some in pieces])
+        base, pieces = items * self._log_rows, []
+        for some in rows.split(max(1, _ENTRIES // max(1, len(items)))):
+            first, last = (
+                torch.searchsorted(self._keys, base + bounds[some][:, None])
+                for bounds in (self._starts, self._ends)
+            )
+            pieces.append((last - first).float().log1p_())
+        return torch.cat(pieces)
 
     def with_own(
         self, rows: torch.Tensor, items: torch.Tensor, negatives: torch.Tensor, own: torch.Tensor
     ) -> Scores:
         """See `KnownScores`."""
-        items = items.to(self.device)
-        of_own = self._counted(rows.to(self.device), items[own.to(self.device)])
-        return Scores(self.of(rows, items[negatives.to(self.device)]), of_own)
-
-    def _counted(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """Of pairs of examples and items, whose shapes are spread over each other."""
-        base = items * self._log_rows
+        asked, base = rows.to(self.device), items[own].to(self.device) * self._log_rows
         first, last = (
-            torch.searchsorted(self._keys, base + bounds[rows])
+            torch.searchsorted(self._keys, base + bounds[asked])
             for bounds in (self._starts, self._ends)
         )
-        return (last - first).float().log1p_()
+        return Scores(self.of(rows, items[negatives]), (last - first).float().log1p_())
 
 
 def compile_known(lists: bool, recent: bool) -> None:

@@ -37,9 +37,10 @@ def shared_scores(
     kind, low = learned.device.type, items.dtype
     if torch.is_autocast_enabled(kind):  # which does not see into a backward of our own
         low = torch.get_autocast_dtype(kind)
-    scores: tuple[torch.Tensor, torch.Tensor] = _SharedScores.apply(
-        learned.to(items.dtype), items, factors, negatives, labels, low, *fixed
-    )
+    with torch.autocast(kind, enabled=False):
+        scores: tuple[torch.Tensor, torch.Tensor] = _SharedScores.apply(
+            learned.to(items.dtype), items, factors, negatives, labels, low, *fixed
+        )
     return scores
 
 

@@ -143,7 +143,7 @@ class Tower(nn.Module):
     ) -> None:
         super().__init__()
         kind = ID_EMBEDDINGS[config.id_embedding]
-        self.id_dim = config.id_dim
+        self.id_dim, self.side = config.id_dim, side.name
         self.ids = kind(side.name, side.rows, config.id_dim, device)
         # The factorization's own score is added to the towers', as more elements of the vectors.
         self.residual = _SIDES[side.name] if config.id_embedding == "residual" else None
@@ -217,6 +217,7 @@ class Tower(nn.Module):
         rows: torch.Tensor,
         features: torch.Tensor | None,
         context: Sequence[torch.Tensor] = (),
+        present: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The learned part of the vectors, ``[n, tower[-1]]``, and the fixed one of the residual.
 
@@ -224,9 +225,16 @@ class Tower(nn.Module):
             rows: ``[n, id_dim]``, what `look_up` gives.
             features: ``[n, feature_width]``; None where the side has none.
             context: further frozen rows of each, each ``[n, some]``.
+            present: ``[n, 1]``, 0 where the id's part is left out of the tower's input: its rows,
+                and an item's as what came after; None leaves nothing out.
         """
         vectors = self.ids.of_rows(rows)
-        known = torch.cat([vectors, *context], 1) if context else vectors
+        own = vectors
+        if present is not None:
+            own = vectors * present
+            if self.side == "item":
+                context = [part * present for part in context]
+        known = torch.cat([own, *context], 1) if context else own
         learned: torch.Tensor = self.mlp(self.join(self.dropout(known), features))
         return learned, None if self.residual is None else self.residual(vectors)
 

@@ -23,6 +23,7 @@ from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import load_state, local_tensors
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.sharded import tower_vectors
+from cadc_rec.models.absence import ColdDropout
 from cadc_rec.models.tower import SideSpec
 from cadc_rec.models.two_tower import Catalogue, TwoTower
 from cadc_rec.pretrain.id_tables import Pretrained
@@ -164,6 +165,15 @@ def build_model(
         processes.device,
         experiment.context,
     )
+    if rate := experiment.model.cold_dropout:
+        coded = dataset.user_attributes or dataset.item_attributes
+        dense = dataset.user_dense or dataset.item_dense
+        if not (coded or dense or experiment.history.length or experiment.context.features):
+            raise CadcError(
+                f"model.cold_dropout = {rate} leaves ids out, and the towers read nothing else; "
+                "name attributes of users or items, or set model.cold_dropout = 0."
+            )
+        model.use_absence(ColdDropout(rate, experiment.seed))
     sharding = experiment.sharding
     fuse_table_optimizer(model, experiment.train, sharding.trainable)
     store_frozen_tables(model, sharding)

@@ -130,6 +130,7 @@ def known_scores(
     times: np.ndarray,
     places: np.ndarray,
     device: torch.device,
+    limit_bytes: int,
 ) -> list[KnownScores]:
     """The scores of this rank's examples that are no dot products, in the order of the model's.
 
@@ -138,13 +139,14 @@ def known_scores(
         history: of the examples.
         times: of D_full's rows.
         places: of the examples in D_full.
-        device: where they are formed.
+        device: where they are formed,
+        limit_bytes: if what each takes there is no more than this.
     """
     known: list[KnownScores] = []
     if tables is not None and tables.lists is not None:
-        known.append(ListedExamples(tables.lists, tables.decay, history).on(device))
+        known.append(ListedExamples(tables.lists, tables.decay, history).on(device, limit_bytes))
     recent = None if tables is None else tables.recent()
     if recent is not None:
         examples = RecentExamples(recent.popularity, recent.window, times[places])
-        known.append(examples.on(device))
+        known.append(examples.on(device, limit_bytes))
     return known

@@ -38,12 +38,14 @@ class Scoring:
         items: ``[share, d]`` of this rank's share of the items.
         on_top: scores that are no dot products.
         by_context: whether a user's vector depends on the context of the request.
+        model: the towers; None where tables alone score.
     """
 
     users: UserVectors
     items: torch.Tensor
     on_top: OnTop = field(default_factory=OnTop)
     by_context: bool = False
+    model: ShardedTwoTower | None = None
 
     def validation_ranks(
         self, dataset: Dataset, sample: NDArray[np.int64] | None, processes: Processes
@@ -81,7 +83,7 @@ def of_towers(
         return model.user_vectors(history, sample, asked)
 
     on_top = OnTop(model.listed(known.length), model.recent(), known)
-    return Scoring(users, model.item_vectors(), on_top, context is not None)
+    return Scoring(users, model.item_vectors(), on_top, context is not None, model)
 
 
 def of_tables(tables: TablesAlone, known: LastItems, processes: Processes) -> Scoring:

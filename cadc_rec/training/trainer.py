@@ -71,6 +71,7 @@ class Trainer:
         objective: the loss; default: what `config` names.
         histories: histories and contexts of the loader's examples, if the model reads any.
         matmul: how a step multiplies float32 matrices on a GPU, see `matmul_precision`.
+        before_step: called with the number of each step, counted from 0 over all epochs.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Trainer:
         objective: Objective | None = None,
         histories: Histories | Requests | None = None,
         matmul: str = "float32",
+        before_step: Callable[[int], object] = lambda _: None,
     ) -> None:
         self.objective = objective or make_objective(config)
         self.model, self.optimizer = model, optimizer
@@ -91,7 +93,7 @@ class Trainer:
             processes.device, loader, histories is not None and histories.on_host
         )
         self.config, self.processes, self.trains = config, processes, trains
-        self.histories, self.matmul = histories, matmul
+        self.histories, self.matmul, self.before_step = histories, matmul, before_step
         self._shares: dict[int, torch.Tensor] = {}
 
     def fit(
@@ -189,7 +191,9 @@ class Trainer:
 
         with contextlib.closing(self.batches.epoch(epoch, before)) as batches:
             for step, batch in enumerate(batches, start=taken(before)):
-                self._schedule((epoch - 1) * per_epoch + step)
+                number = (epoch - 1) * per_epoch + step
+                self._schedule(number)
+                self.before_step(number)
                 state.loss += self._step(batch)
                 state.average.update()
                 ticker.advance()

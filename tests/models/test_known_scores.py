@@ -106,23 +106,30 @@ def test_a_device_forms_the_same_scores(given, entries, monkeypatch):
     asked = rng.integers(-5, 70, 12).astype(np.float64)
     listed = ListedExamples(lists, DECAY, history)
     recent = RecentExamples(RecentPopularity(time, item, ITEMS), 7.0, asked)
-    assert listed.on(cpu) is listed
-    assert recent.on(cpu) is recent
+    meta = torch.device("meta")  # stands for a GPU: whether what it takes there fits
+    for examples, form, most in (
+        (listed, ListedOnDevice, 8 * (ITEMS + 1) + 8 * len(lists.items) + history.nbytes),
+        (recent, RecentOnDevice, 8 * 400 + 2 * 8 * 12),
+    ):
+        assert examples.on(cpu, most) is examples
+        assert examples.on(meta, most - 1) is examples
+        assert isinstance(examples.on(meta, most), form)
     for rows, items in (([3, 0, 7, 3, 11], [29, 4, 0, 17]), (range(12), range(ITEMS)), ([], [2])):
         asking = torch.tensor(list(rows), dtype=torch.int64), torch.tensor(list(items))
         for form, examples in ((ListedOnDevice, listed), (RecentOnDevice, recent)):
             found, expected = form(examples, cpu).of(*asking), examples.of(*asking)
             torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
-            # Among shared negatives, of which the last one fills up, and at each row's own item.
-            rows_asked, items_asked = asking
-            filled = torch.cat([items_asked, items_asked[-1:].expand(2)])
-            places = torch.arange(len(filled))
-            own = torch.arange(len(rows_asked)) % len(items_asked)
-            scores = form(examples, cpu).with_own(rows_asked, filled, places, own)
-            shown = scores.candidates[:, : len(items_asked)]
-            torch.testing.assert_close(shown, expected, rtol=1e-6, atol=0)
-            each = expected[torch.arange(len(rows_asked)), own]
-            torch.testing.assert_close(scores.own, each, rtol=1e-6, atol=0)
+            filled = torch.cat([asking[1], asking[1][-1:].expand(3)])  # to a fixed length
+            again = form(examples, cpu).of(asking[0], filled)[:, : len(items)]
+            assert torch.equal(again, found)
+            places = torch.arange(0, len(asking[1]), 2), torch.arange(len(asking[0])) % len(items)
+            mine = form(examples, cpu).with_own(*asking, *places)
+            for part, of_cpu in zip(
+                (mine.candidates, mine.own),
+                (expected[:, places[0]], expected.gather(1, places[1][:, None])[:, 0]),
+                strict=True,
+            ):
+                torch.testing.assert_close(part, of_cpu, rtol=1e-6, atol=0)
 
 
 def test_lists_without_any_target_add_nothing():

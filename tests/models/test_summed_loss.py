@@ -129,3 +129,15 @@ def test_scores_of_shared_negatives_are_products_of_rows_and_so_are_their_gradie
     torch.testing.assert_close(own, (rows * items[labels]).sum(1))
     given = [each.clone().requires_grad_() for each in (learned, items[:, :3], factors)]
     assert torch.autograd.gradcheck(scores, given if scaled else [*given[:2], factors])
+
+
+def test_under_autocast_the_large_product_alone_is_bfloat16():
+    learned, items = torch.randn(5, 3, requires_grad=True), torch.randn(6, 3, requires_grad=True)
+    negatives, labels = torch.tensor([4, 0]), torch.tensor([0, 5, 5, 1, 2])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        shared, own = shared_scores(learned, items, negatives, labels)
+    low = learned.bfloat16() @ items[negatives].bfloat16().T
+    assert torch.equal(shared, low.float())
+    torch.testing.assert_close(own, (learned * items[labels]).sum(1))
+    (shared.sum() + own.sum()).backward()
+    assert learned.grad.dtype == items.grad.dtype == torch.float32

@@ -19,6 +19,7 @@ from cadc_rec.data.engine import open_engine
 from cadc_rec.data.formats.lines import USUAL, TextFormat
 from cadc_rec.data.formats.open import columns_in
 from cadc_rec.data.inspect.advice import Advice, advise
+from cadc_rec.data.inspect.leaks import without_leaks
 from cadc_rec.data.inspect.profile import (
     TableProfile,
     pair_counts,
@@ -107,8 +108,8 @@ def inspect_path(path: str, layout: TextFormat, data_dir: Path | None) -> Inspec
                 profile(backend, found, f"table_{number}", layout, scratch)
                 for number, found in enumerate(_tables(backend, sets, layout, scratch))
             ]
-            roles = guess_roles(tables)
-            warnings = [*left, *table_warnings(tables, roles)]
+            roles, leaks = without_leaks(backend, guess_roles(tables))
+            warnings = [*left, *table_warnings(tables, roles), *leaks]
             log = roles.interactions
             if log is None:
                 return Inspection(tables, roles, warnings=warnings, layout=layout)

@@ -103,7 +103,7 @@ def guess_roles(tables: Sequence[TableProfile]) -> Roles:
     )
 
 
-def _words(name: str) -> str:
+def words_of(name: str) -> str:
     """A column's name as words: ``orderDate`` and ``order_date`` are ``order date``."""
     return re.sub(r"[\W_]+", " ", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)).lower()
 
@@ -112,9 +112,9 @@ def _named(table: TableProfile, *patterns: str, but: str = "") -> str:
     """The column whose name fits the first pattern that any fits: an id, of the fewest words."""
     names = [column.name for column in table.columns if column.name != but]
     for pattern in patterns:
-        fits = [name for name in names if re.search(pattern, _words(name))]
+        fits = [name for name in names if re.search(pattern, words_of(name))]
         if fits:
-            return min(fits, key=lambda name: _named_rank(_words(name).split()))
+            return min(fits, key=lambda name: _named_rank(words_of(name).split()))
     return ""
 
 
@@ -124,7 +124,7 @@ def _named_rank(words: Sequence[str]) -> tuple[bool, int]:
 
 def looks_like_time(column: ColumnProfile) -> bool:
     """Whether a column is called like a time."""
-    return bool(re.search(_TIME, _words(column.name).replace(" at", "_at")))
+    return bool(re.search(_TIME, words_of(column.name).replace(" at", "_at")))
 
 
 def _times(table: TableProfile, others: Sequence[str]) -> list[str]:

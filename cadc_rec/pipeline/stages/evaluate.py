@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import EvaluateConfig, Experiment
+from cadc_rec.data.cold_items import ColdItems
 from cadc_rec.data.context import RequestContext
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.transition_lists import FILE
@@ -29,6 +31,7 @@ from cadc_rec.evaluation.statistics import mean_intervals
 from cadc_rec.evaluation.top_items import TopItems
 from cadc_rec.evaluation.validation import validation_sample
 from cadc_rec.log import Ticker, track
+from cadc_rec.pipeline.stages.cold import measure_cold
 from cadc_rec.pipeline.stages.train import CHECKPOINT
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior
@@ -67,7 +70,8 @@ def build_evaluation(
             products are the scores that ranked the test items: a user's history, where the model
             has one, ends with the validation item. Where transitions are kept as lists, their
             scores come on top of the dot products; ``transition_lists.safetensors`` where these
-            are not those of the transitions alone.
+            are not those of the transitions alone. Of a dataset with cold items also
+            ``cold_ranks.parquet``.
         fitted: the prior's fit, where it was fitted.
     """
     config, val_item = experiment.evaluate, np.asarray(dataset.val_item)
@@ -75,6 +79,9 @@ def build_evaluation(
     if not len(test_users):
         raise CadcError("no user has a test item (three interactions are needed); use more data.")
     sample = validation_sample(val_item, config.users, experiment.data.split_seed)
+    cold = ColdItems.of(dataset)
+    if cold is not None:
+        dataset = replace(dataset, item_attributes=dataset.every_item_attributes())
     kept, other = _scorings(experiment, dataset, checkpoint, pretrained, processes, fitted)
     train = UserItems(dataset.user_indptr, dataset.train_item)
     # Training has ranked the very model that it kept, but it counts no best items.
@@ -116,6 +123,8 @@ def build_evaluation(
     if sample is not None:
         interval = mean_intervals(val_ranks, [name for name in val if is_of_ranks(name)])
         result["validation_sample"] = {"users": len(sample), "of": len(have), "interval": interval}
+    if cold is not None:
+        result["cold"] = measure_cold(config.k, dataset, cold, kept, processes, draft.path)
     draft.info, draft.rows = result, len(test_users)
     for side, vectors, rows in (
         ("user", users, dataset.n_users),
