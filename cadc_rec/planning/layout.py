@@ -40,11 +40,12 @@ class RankMemory:
     state: int
     mlps: int
     attributes: int
+    rows: int
 
     @property
     def total(self) -> int:
         """On the device the model runs on."""
-        return self.tables + self.state + self.mlps + self.attributes
+        return self.tables + self.state + self.mlps + self.attributes + self.rows
 
 
 def two_towers(
@@ -133,8 +134,19 @@ def rank_memory(
     tables: list[PlannedTable],
     frozen: frozenset[str],
     machines: Machines,
+    rows: int,
 ) -> list[RankMemory]:
-    """What each rank holds under a plan, beside what validation and pre-training take."""
+    """What each rank holds under a plan, beside what validation and pre-training take.
+
+    Args:
+        config: optimizer and averages.
+        sizes: ids and attributes.
+        module: the model, its tables on the meta device.
+        tables: the plan's.
+        frozen: names of those that never change.
+        machines: the processes.
+        rows: bytes of D_sel's rows on a GPU.
+    """
     on_gpu = machines.device == "cuda"
     trained = frozenset(table.name for table in tables) - frozen
     mlps = memory.mlp_bytes(module, config)
@@ -153,6 +165,7 @@ def rank_memory(
                 state=memory.state_of_tables(tables, trained, config, rank),
                 mlps=mlps,
                 attributes=attributes,
+                rows=rows,
             )
         )
     return ranks
@@ -166,5 +179,6 @@ def towers_fit(experiment: Experiment, sizes: Sizes, machines: Machines) -> bool
         tables = plan_towers(config, train.most_positives, module, rules, machines)
     except DoesNotFitError:
         return False
-    ranks = rank_memory(train, sizes, module, tables, frozen, machines)
+    rows = memory.row_bytes(experiment, sizes, machines)
+    ranks = rank_memory(train, sizes, module, tables, frozen, machines, rows)
     return max(rank.total for rank in ranks) <= machines.usable(config.reserve)

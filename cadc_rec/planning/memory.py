@@ -12,11 +12,14 @@ from collections.abc import Iterable
 from torch import nn
 from torchrec import EmbeddingBagCollection
 
-from cadc_rec.config.experiment import TrainConfig
+from cadc_rec.config.experiment import Experiment, TrainConfig
+from cadc_rec.data.select.sizes import wanted_rows
 from cadc_rec.distributed.planner import PlannedTable
 from cadc_rec.planning.sizes import Machines, PlannedAttribute, Sizes
+from cadc_rec.training.batches.source import ROW_BYTES, ROWS_AT_ONCE
 
 _FLOAT = 4
+_ITEM, _WEIGHT, _POINTER = 4, 8, 8
 _ADAM = 3  # gradient and two moments, as large as the weights themselves
 
 
@@ -61,6 +64,25 @@ def attribute_bytes(sizes: Sizes) -> int:
         return rows * len(attributes) * (4 + 8 + 8)
 
     return side(sizes.users, sizes.user_attributes) + side(sizes.items, sizes.item_attributes)
+
+
+def row_bytes(experiment: Experiment, sizes: Sizes, machines: Machines) -> int:
+    """A GPU's share of D_sel's rows, or a part of them where they are streamed; 0 on CPU.
+
+    With ``train.exclude_known`` what all users took in training, too, on every GPU.
+    """
+    if machines.device == "cpu":
+        return 0
+    total = wanted_rows(experiment.select, sizes.interactions) if sizes.interactions else 0
+    rows, train = -(-total // machines.world_size), experiment.train
+    by_example = experiment.history.length or len(experiment.context.features)
+    if experiment.loader.streams(total, by_example):
+        rows = min(rows, ROWS_AT_ONCE)
+    known = 0
+    if train.exclude_known:  # each item, and for pairs also the weight before it
+        each = _ITEM + _WEIGHT * (train.loss == "binary")
+        known = each * sizes.interactions + _POINTER * sizes.users
+    return ROW_BYTES * rows + known
 
 
 def validation_bytes(sizes: Sizes, width: int, machines: Machines) -> int:

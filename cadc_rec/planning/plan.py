@@ -79,7 +79,9 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
             tables = plan_towers(
                 experiment.sharding, experiment.train.most_positives, module, rules, machines
             )
-            ranks = rank_memory(experiment.train, sizes, module, tables, frozen, machines)
+            rows = memory.row_bytes(experiment, sizes, machines)
+            train = experiment.train
+            ranks = rank_memory(train, sizes, module, tables, frozen, machines, rows)
         except DoesNotFitError:
 
             def fits(sharding: ShardingConfig, machines: Machines) -> bool:
@@ -109,7 +111,15 @@ def _beside_tables(
     """Sentences on what does not fit although the tables do."""
     usable = machines.usable(reserve)
     fullest = max(ranks, key=lambda rank: rank.total, default=None)
-    if fullest is not None and fullest.total > usable:
+    if fullest is not None and fullest.total - fullest.rows <= usable < fullest.total:
+        others = in_units(fullest.total - fullest.rows)
+        yield (
+            f"train: rank {fullest.rank} holds {in_units(fullest.rows)} of D_sel's rows and of "
+            f"what users know beside {others} of all else, more than the {in_units(usable)} it may "
+            "fill; set loader.kind = 'stream', which holds a part of the rows at a time, or "
+            "train.exclude_known = false, or use more processes."
+        )
+    elif fullest is not None and fullest.total > usable:
         yield (
             f"train: rank {fullest.rank} holds {in_units(fullest.tables)} of tables and "
             f"{in_units(fullest.total - fullest.tables)} besides (optimizer state and copies of "

@@ -46,7 +46,7 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
     fullest = max(plan.ranks, key=lambda rank: rank.total)
     emptiest = min(plan.ranks, key=lambda rank: rank.total)
     rows: list[tuple[str, ...]] = [
-        ("memory", "tables", "state", "MLPs", "attributes", "together", "host (UVM)")
+        ("memory", "tables", "state", "MLPs", "attributes", "rows", "together", "host (UVM)")
     ]
     for name, rank in (("fullest", fullest), ("emptiest", emptiest)):
         rows.append((f"{name}, rank {rank.rank}", *map(in_units, _parts(rank))))
@@ -93,7 +93,7 @@ def plan_document(plan: ExperimentPlan) -> dict[str, Any]:
 
 
 def _parts(rank: RankMemory) -> tuple[int, ...]:
-    return (rank.tables, rank.state, rank.mlps, rank.attributes, rank.total, rank.host)
+    return (rank.tables, rank.state, rank.mlps, rank.attributes, rank.rows, rank.total, rank.host)
 
 
 def _table_row(plan: ExperimentPlan, table: PlannedTable) -> tuple[str, ...]:

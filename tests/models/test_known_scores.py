@@ -115,6 +115,9 @@ def test_a_device_forms_the_same_scores(given, entries, monkeypatch):
         for form, examples in ((ListedOnDevice, listed), (RecentOnDevice, recent)):
             found, expected = form(examples, cpu).of(*asking), examples.of(*asking)
             torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+            filled = torch.cat([asking[1], asking[1][-1:].expand(3)])  # to a fixed length
+            again = form(examples, cpu).of(asking[0], filled)[:, : len(items)]
+            assert torch.equal(again, found)
     rows, items = torch.arange(12), torch.arange(ITEMS).flip(0)
     negatives, own = torch.tensor([0, 2, 2, 9]), 2 * torch.arange(12)
     for form, examples in ((ListedOnDevice, listed), (RecentOnDevice, recent)):

@@ -313,3 +313,20 @@ def test_a_dataset_that_is_not_prepared_is_told_how(cli, tmp_path):
 def test_settings_no_cpu_can_carry_out_are_refused_when_read(setting, said, tiny):
     with pytest.raises(CadcError, match=re.escape(said)):
         load_experiment(tiny, overrides=[setting])
+
+
+def test_the_rows_of_d_sel_are_counted_on_a_gpu_and_streamed_where_they_do_not_fit(experiment):
+    """A GPU of a GiB, two of them: 100 million rows each, 12 bytes a row."""
+    sizes = Sizes(1000, 1000, "the test", interactions=2 * 10**9)
+    memory_alone = experiment("loader.kind=memory")
+    plan = plan_experiment(memory_alone, sizes, gpus(2, gib=1))
+    assert {rank.rows for rank in plan.ranks} == {12 * 10**8}
+    (problem,) = [each for each in plan.problems if "D_sel" in each]
+    assert re.search(r"1\.1 GiB of D_sel's rows.*set loader\.kind = 'stream'", problem)
+    streamed = plan_experiment(experiment("loader.kind=stream"), sizes, gpus(2, gib=1))
+    assert {rank.rows for rank in streamed.ranks} == {12 * 2**20}
+    assert not [each for each in streamed.problems if "D_sel" in each]
+    known = plan_experiment(experiment("train.exclude_known=true"), sizes, gpus(2, gib=80))
+    assert {rank.rows for rank in known.ranks} == {12 * 2**20 + 12 * 2 * 10**9 + 8000}
+    cpu = replace(gpus(2), device="cpu")
+    assert {rank.rows for rank in plan_experiment(memory_alone, sizes, cpu).ranks} == {0}

@@ -34,10 +34,11 @@ from cadc_rec.training.batches.layout import PairLayout, Rows
 AnyLoader = Loader | StreamLoader
 Batches = Generator[Batch[torch.Tensor], None, None]
 ROW_BYTES = 8 + 4  # of D_sel in a GPU's memory: a user, an item, and a place in the epoch's order
+ROWS_AT_ONCE = 2**20
+"""Rows that are taken, and uploaded where they are streamed, for several steps at once."""
 
+_DRAWS = 2**22  # numbers that are drawn at once
 _AHEAD = 2  # batches made while one is trained on
-_ROWS = 2**20  # rows taken, and numbers drawn, for as many steps at once as have no more of them
-_DRAWS = 2**22
 _MOST_ROWS = 2**31 - 1
 
 
@@ -165,7 +166,7 @@ class DeviceBatches:
     def _together(self, rows: int) -> int:
         """Steps of so many rows to take and to draw negatives for at once."""
         draws = rows * self.each + self.shared
-        return max(1, min(_ROWS // max(1, rows), _DRAWS // max(1, draws)))
+        return max(1, min(ROWS_AT_ONCE // max(1, rows), _DRAWS // max(1, draws)))
 
     def _layout(self, rows: int) -> PairLayout | SoftmaxLayout:
         if isinstance(self.arrange, PairBatches):

@@ -92,7 +92,9 @@ def shapes(batch):
 )
 @pytest.mark.parametrize("name", ARRANGEMENTS)
 def test_every_step_of_every_rank_is_the_loaders(name, counts, monkeypatch):
-    monkeypatch.setattr(source_module, "_ROWS", 40)  # several steps at once, and several times
+    monkeypatch.setattr(
+        source_module, "ROWS_AT_ONCE", 40
+    )  # several steps at once, and several times
     ranks = len(counts)
     half_way = (Stretch(ranks, 0, 1),), (Stretch(2 if ranks == 1 else 1, 0, 1),)
     for rank, rows in enumerate(counts):
@@ -106,7 +108,7 @@ def test_every_step_of_every_rank_is_the_loaders(name, counts, monkeypatch):
 
 
 def test_a_streamed_epoch_is_the_loaders(tmp_path, monkeypatch):
-    monkeypatch.setattr(source_module, "_ROWS", 40)
+    monkeypatch.setattr(source_module, "ROWS_AT_ONCE", 40)
     for number in range(3):
         rows = examples(70, number)
         table = pa.table({"user": rows.users, "item": rows.items})

@@ -75,7 +75,9 @@ def same(host, made):
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
 def test_every_step_is_the_loaders(name, monkeypatch):
-    monkeypatch.setattr(source_module, "_ROWS", 40)  # several steps at once, and several times
+    monkeypatch.setattr(
+        source_module, "ROWS_AT_ONCE", 40
+    )  # several steps at once, and several times
     monkeypatch.setattr(candidates_module, "_ENTRIES", 64)
     for rank, counts in ((0, (41,)), (0, (41, 0, 37)), (1, (41, 0, 37)), (2, (41, 0, 37))):
         loader = a_loader(name, rank, counts)
