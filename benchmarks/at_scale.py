@@ -159,7 +159,7 @@ def rows_of(work: Work, a: Assumed) -> list[list[str]]:
     table = []
     for gpus in GPUS:
         machines = Machines(gpus, _NODE, "cuda", _MEMORY, 128 * _GIB)
-        sizes = Sizes(work.users, work.items, "the command line")
+        sizes = Sizes(work.users, work.items, "the command line", interactions=work.interactions)
         # A large catalogue: a positive's item and negatives are hardly ever another's too.
         looked_up = work.batch * (1 + _NEGATIVES)
         settings = ["compute.device=cuda", f"sharding.batch_size={looked_up}"]

@@ -15,7 +15,19 @@ from typing import Annotated
 import typer
 
 from cadc_rec import __version__
-from cadc_rec.cli import doctor, export, inspect, plan, run, serve, stages, study, tune, update
+from cadc_rec.cli import (
+    doctor,
+    embed,
+    export,
+    inspect,
+    plan,
+    run,
+    serve,
+    stages,
+    study,
+    tune,
+    update,
+)
 from cadc_rec.cli.output import StandardOutput, say
 from cadc_rec.distributed.launch import end_with_parent, is_child, is_local_worker
 from cadc_rec.errors import (
@@ -35,7 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (run, stages, inspect, tune, update, plan, study, serve, export, doctor):
+for room in (run, stages, inspect, tune, update, plan, study, serve, export, embed, doctor):
     room.register(app)
 
 _RANK_0_FIRST_SECONDS = 10.0  # an interpreter full of libraries takes seconds to end

@@ -40,6 +40,12 @@ def plan(
     items: Annotated[
         int | None, typer.Option(min=1, help="Number of items. Default: the prepared dataset's.")
     ] = None,
+    interactions: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Number of training interactions. Default: the prepared dataset's."
+        ),
+    ] = None,
     workdir: Workdir = WORKDIR,
     method: Method = None,
     sets: Sets = None,
@@ -68,7 +74,7 @@ def plan(
             f"--world-size {world_size} is not a multiple of --local-world-size {local}; every "
             "node must have the same number of processes."
         )
-    sizes = find_sizes(experiment.data, workdir, users, items, str(config))
+    sizes = find_sizes(experiment.data, workdir, users, items, str(config), interactions)
     planned = plan_experiment(experiment, sizes, Machines(world_size, local, device, gpu, host))
     if json:
         print(strict_json.dumps(plan_document(planned)))

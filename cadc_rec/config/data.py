@@ -92,6 +92,13 @@ class DataConfig(Section):
     split_seed: Seed = 0
     """Seed of the order of each user's interactions, if the source has no time. It is separate from
     `seed`, so that every method and seed is judged on the same held-out items."""
+    cold_items: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Measure what the model does for new items: about this share of the items, drawn with
+    `split_seed`, is taken out of everything that learns, and ranked for the users who took them;
+    see [protocol.md](protocol.md#cold-items). 0 takes none out."""
+    cold_control: bool = False
+    """`cold_items`: measure what the same items reach when they are not new. The same rows are held
+    out and ranked, and the items' other interactions are learned from."""
     engine: Literal["duckdb", "spark"] = "duckdb"
     """What prepares the data: DuckDB in this process, or Spark. Both write the same bytes."""
     memory: MemorySize = ""
@@ -108,6 +115,11 @@ class DataConfig(Section):
         """See `Section`: settings that nothing would read, and times that do not fit."""
         for rule in (self._of_another_source, self._of_another_split, self._of_times):
             yield from rule()
+        if self.cold_control and not self.cold_items:
+            yield (
+                "data.cold_control = true compares with data.cold_items, which is 0; set "
+                "data.cold_items to a share such as 0.1, or leave data.cold_control out."
+            )
 
     def _of_another_source(self) -> Iterator[str]:
         for section, source in (("tables", "tables"), ("generated", "generated")):
@@ -211,8 +223,10 @@ class DataConfig(Section):
             names |= {"validation_from", "test_from"}
             if not self.validation_from:  # with given times the shares have no effect
                 names.add("time_shares")
-        if not self.has_time:
+        if not self.has_time or self.cold_items:
             names.add("split_seed")
+        if self.cold_items:
+            names |= {"cold_items", "cold_control"}
         settings = self.model_dump(mode="json", include=names)
         settings["k_core"] = max(self.k_core, 1)  # 0 and 1 keep the same
         if self.source == "tables":

@@ -150,7 +150,8 @@ class ComputeConfig(Section):
     frozen_cache_mib: Annotated[int, Field(ge=0)] = 4096
     """MiB of memory in which a process may cache frozen vectors: the pooled histories of its
     examples, and its users' rows of a sharded table. What does not fit is read again in each step,
-    with the same result."""
+    with the same result. On a GPU also what the scores of lists, and those of recent popularity,
+    are formed of; what takes more than this is formed on the host."""
     mf_tables: Literal["auto", "replicated", "partitioned"] = "auto"
     """Matrix factorization on several processes. `replicated`: each process holds whole tables and
     exchanges them after every half-step. `partitioned`: each process holds its own rows and fetches

@@ -83,6 +83,10 @@ class ModelConfig(Section):
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout, in training, on what a tower reads from tables of ids: id vector, history,
     transitions. It is drawn separately for each row."""
+    cold_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the users and items of a training step that stand without their id part, so that the
+    towers learn to tell new ones by their attributes and history; see
+    [protocol.md](protocol.md#cold-items)."""
     feature_dim: PositiveInt = 16
     """Width of each attribute's embedding."""
     vector_dim: PositiveInt = 32
@@ -131,7 +135,11 @@ class ModelConfig(Section):
         if self.kind == "tables":
             return {"kind": self.kind}
         fields = type(self).model_fields
-        unset = {k for k in ("keep", "vector_dim") if getattr(self, k) == fields[k].default}
+        unset = {
+            k
+            for k in ("keep", "vector_dim", "cold_dropout")
+            if getattr(self, k) == fields[k].default
+        }
         return self.model_dump(mode="json", exclude=unset)
 
 

@@ -241,16 +241,27 @@ class Dataset:
 
         Values that no item had that was taken are left out, for nothing was learned of them.
         """
+        return self._item_attributes(self.n_items, self.n_untaken)
+
+    def every_item_attributes(self) -> list[Attribute]:
+        """The same of all items, those that nobody took yet last."""
+        return self._item_attributes(0, self.n_items + self.n_untaken)
+
+    def _item_attributes(self, first: int, count: int) -> list[Attribute]:
         described = json.loads((self.path / "attributes.json").read_text("utf-8"))["item"]
-        found = _attributes(self.path / "items.parquet", described, self.n_items, self.n_untaken)
-        return [_known_to_towers(attribute) for attribute in found]
+        found = _attributes(self.path / "items.parquet", described, first, count)
+        return [known_to_towers(attribute) for attribute in found]
+
+    def every_item_dense(self) -> list[DenseAttribute]:
+        """Vectors and numbers of all items, those that nobody took yet last."""
+        return read_dense(self.path, "item", 0, self.n_items + self.n_untaken)
 
     def untaken_dense(self) -> list[DenseAttribute]:
         """Vectors and numbers of the items that nobody took yet."""
         return read_dense(self.path, "item", self.n_items, self.n_untaken)
 
 
-def _known_to_towers(attribute: Attribute) -> Attribute:
+def known_to_towers(attribute: Attribute) -> Attribute:
     """The attribute without codes beyond its size: unknown, or of several values not there."""
     learned = attribute.values < attribute.size
     if attribute.kind != "multi":
@@ -295,22 +306,28 @@ def _attributes(
     """The attributes of `count` entities from number `first` on; of all that follow if None."""
     table = pq.read_table(path, columns=[entry["name"] for entry in described])
     table = table.slice(first, count)
-    attributes = []
-    for entry in described:
-        column = table[entry["name"]].combine_chunks()
-        if entry["kind"] != "multi":
-            lengths, values = np.ones(len(column), np.int64), column.to_numpy()
-        else:
-            lengths, values = np.diff(column.offsets.to_numpy()), column.flatten().to_numpy()
-        attribute = Attribute(
-            name=entry["name"],
-            kind=entry["kind"],
-            size=int(entry["size"]),
-            indptr=_indptr(lengths),
-            values=np.ascontiguousarray(values, np.int32),
-        )
-        attributes.append(attribute)
-    return attributes
+    return [coded_attribute(table[entry["name"]], entry) for entry in described]
+
+
+def coded_attribute(codes: pa.Array | pa.ChunkedArray, entry: dict[str, Any]) -> Attribute:
+    """An attribute of its codes.
+
+    Args:
+        codes: int32, or of several values lists of them; one for each user or item.
+        entry: its name, kind and size.
+    """
+    column = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
+    if entry["kind"] != "multi":
+        lengths, values = np.ones(len(column), np.int64), column.to_numpy()
+    else:
+        lengths, values = np.diff(column.offsets.to_numpy()), column.flatten().to_numpy()
+    return Attribute(
+        name=entry["name"],
+        kind=entry["kind"],
+        size=int(entry["size"]),
+        indptr=_indptr(lengths),
+        values=np.ascontiguousarray(values, np.int32),
+    )
 
 
 def _indptr(counts: NDArray[Any]) -> NDArray[np.int64]:

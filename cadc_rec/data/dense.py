@@ -16,7 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from cadc_rec.errors import CadcError
 
 DESCRIBED, FOLDER = "dense.json", "dense"
 NUMBERS = "continuous"
@@ -44,6 +47,14 @@ class DenseAttribute:
     def half(self) -> bool:
         """Whether the table is stored as fp16."""
         return self.values.dtype == np.float16
+
+
+def side_by_side(
+    tables: Sequence[DenseAttribute], rows: NDArray[np.int64] | slice = slice(None)
+) -> NDArray[np.float32] | None:
+    """Rows of all tables side by side, float32 ``[n, sum of widths]``; None without tables."""
+    parts = [np.asarray(table.values[rows], np.float32) for table in tables]
+    return np.concatenate(parts, 1) if parts else None
 
 
 def padded(width: int) -> int:
@@ -107,6 +118,11 @@ class Scale:
         knots = np.quantile(known, np.linspace(0, 1, _QUANTILES + 1)) if len(known) else [0.0] * 3
         return Scale(log, tuple(map(float, knots)))
 
+    @staticmethod
+    def of(entry: dict[str, Any]) -> Scale:
+        """The scale of a column of `DESCRIBED`."""
+        return Scale(bool(entry["log"]), tuple(map(float, entry["knots"])))
+
     def scaled(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Scaled values ``[n]``; NaN stays."""
         values = _logarithm(values) if self.log else values
@@ -145,12 +161,49 @@ def write_numbers(
     scales = []
     for place, log in enumerate(logs):
         column = values[:, place]
-        scale = Scale.fit(column[fitted_on], kind, log)
-        known = ~np.isnan(column)
-        table[:, 2 * place] = np.where(known, np.nan_to_num(scale.scaled(column)), 0)
-        table[:, 2 * place + 1] = known
-        scales.append(scale)
+        scales.append(Scale.fit(column[fitted_on], kind, log))
+        write_scaled(column, scales[-1], table, place)
     return scales
+
+
+def write_scaled(
+    column: NDArray[np.float64], scale: Scale, table: NDArray[Any], place: int
+) -> None:
+    """Write one column of numbers to its two of the table; NaN is missing."""
+    known = ~np.isnan(column)
+    table[:, 2 * place] = np.where(known, np.nan_to_num(scale.scaled(column)), 0)
+    table[:, 2 * place + 1] = known
+
+
+def coded_dense(rows: pa.Table, described: Sequence[dict[str, Any]]) -> list[DenseAttribute]:
+    """The vectors and numbers of rows that came after a dataset was prepared, as it has its own.
+
+    Args:
+        rows: a column for each vector and each number.
+        described: a side's entries of `DESCRIBED`.
+
+    Raises:
+        CadcError: the vectors of a column have another width.
+    """
+    found = []
+    for entry in described:
+        table = np.zeros((len(rows), entry["table_width"]), entry["precision"])
+        if entry["kind"] == "vector":
+            lists = rows[entry["name"]].combine_chunks()
+            widths = pc.unique(pc.list_value_length(lists.drop_null())).to_pylist()
+            if any(width != entry["width"] for width in widths):
+                raise CadcError(
+                    f"column {entry['name']}: has vectors of {min(widths)} numbers, and those of "
+                    f"the dataset have {entry['width']}; make them by the same encoder."
+                )
+            write_vectors([(np.arange(len(rows)), lists)], table, entry["width"])
+        else:
+            for place, column in enumerate(entry["columns"]):
+                values = rows[column["name"]].combine_chunks().cast(pa.float64())
+                known = values.to_numpy(zero_copy_only=False).astype(np.float64)
+                write_scaled(known, Scale.of(column), table, place)
+        found.append(DenseAttribute(entry["name"], entry["kind"], table))
+    return found
 
 
 def read_dense(

@@ -7,6 +7,7 @@ generator can be moved to any position. Results are then the same for any number
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import IntEnum
 
 import numpy as np
@@ -38,6 +39,7 @@ class Purpose(IntEnum):
     PRIOR_FIT = 15
     REFRESHED_SELECTION = 20
     CHANGED_ROWS_NEGATIVES = 21
+    COLD_DROPOUT = 22
     VALIDATION_USERS = 30
 
 
@@ -101,8 +103,12 @@ def _move(generator: np.random.Philox, word: int) -> int:
     return word % _WORDS_PER_COUNTER
 
 
-def normal_rows(key: Key, rows: range, width: int, std: float) -> np.ndarray:
-    """Rows of a normal table that is the same however it is cut into shards.
+def normal_blocks(
+    key: Key, rows: range, width: int, std: float
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Rows of a normal table, a few thousand at a time, so that no second table is held.
+
+    A row is the same however the table is cut into shards.
 
     Args:
         key: names the table.
@@ -110,15 +116,12 @@ def normal_rows(key: Key, rows: range, width: int, std: float) -> np.ndarray:
         width: elements of a row of the whole table.
         std: standard deviation.
 
-    Returns:
-        float32 ``[len(rows), width]``.
+    Yields:
+        Where they stand among `rows`, and float32 ``[some, width]``.
     """
-    table = np.empty((len(rows), width), dtype=np.float32)
-    for block in range(rows.start // _ROWS, -(-rows.stop // _ROWS)):
+    for block in range(rows.start // _ROWS, -(-rows.stop // _ROWS) if len(rows) else 0):
         generator = np.random.Generator(bit_generator((*key, block)))
         values = generator.standard_normal((_ROWS, width), dtype=np.float32)
         start, stop = max(rows.start, block * _ROWS), min(rows.stop, (block + 1) * _ROWS)
-        table[start - rows.start : stop - rows.start] = values[
-            start - block * _ROWS : stop - block * _ROWS
-        ]
-    return table * np.float32(std)
+        part = values[start - block * _ROWS : stop - block * _ROWS]
+        yield slice(start - rows.start, stop - rows.start), part * np.float32(std)

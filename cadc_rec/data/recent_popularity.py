@@ -14,7 +14,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -49,6 +49,13 @@ class RecentPopularity:
     def items(self) -> NDArray[np.int32]:
         """The items of the interactions, in the order of time."""
         return self._item
+
+    def of_items(self, items: range) -> RecentPopularity:
+        """The interactions of these items alone, which are then numbered from 0."""
+        if len(items) == self.n_items:
+            return self
+        mine = (self._item >= items.start) & (self._item < items.stop)
+        return RecentPopularity(self._time[mine], self._item[mine] - items.start, len(items))
 
     def bounds(
         self, at: NDArray[Any], window: float
@@ -140,13 +147,13 @@ class RecentPopularity:
         rows = len(self._time)
         base = np.asarray(item, np.int64) * rows
         before, early = (
-            np.searchsorted(self._keys, base + np.searchsorted(self._time, bound, side="left"))
+            np.searchsorted(self.keys, base + np.searchsorted(self._time, bound, side="left"))
             for bound in (at, at - window)
         )
         return (before - early).astype(np.int32)
 
     @cached_property
-    def _keys(self) -> NDArray[np.int64]:
+    def keys(self) -> NDArray[np.int64]:
         """``item * rows + place in time`` of every row, ascending."""
         rows = len(self._time)
         return np.sort(self._item.astype(np.int64) * rows + np.arange(rows))
@@ -203,6 +210,10 @@ class RecentScores:
         counts = self.popularity.counts(at, self.window)
         scores = np.log1p(counts.data).astype(np.float32) * np.float32(self.factor)
         return sparse.csr_array((scores, counts.indices, counts.indptr), shape=counts.shape)
+
+    def of_items(self, items: range) -> RecentScores:
+        """The same scores of these items alone."""
+        return replace(self, popularity=self.popularity.of_items(items))
 
     def at_the_end(self) -> NDArray[np.float32]:
         """Of a request just after the log's last interaction: float32 ``[n_items]``."""

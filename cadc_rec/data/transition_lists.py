@@ -15,7 +15,7 @@ On disk: ``transition_lists.safetensors`` with ``indptr`` (int64 ``[n_items + 1]
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +71,9 @@ class TransitionLists:
         matrix.sort_indices()
         return matrix
 
-    def scores(self, history: NDArray[np.int32], decay: float) -> sparse.csr_array:
+    def scores(
+        self, history: NDArray[np.int32], decay: float, targets: sparse.csr_array | None = None
+    ) -> sparse.csr_array:
         """The scores of all items after each history, float32 ``[n, n_items]``.
 
         A row depends on its own history alone, to the bit.
@@ -79,6 +81,7 @@ class TransitionLists:
         Args:
             history: ``[n, L]``, the latest item first, negative where it has ended.
             decay: what each place further back multiplies the weight of an item by.
+            targets: columns of `matrix`, the items whose scores are wanted; None for all.
         """
         from scipy import sparse
 
@@ -90,7 +93,7 @@ class TransitionLists:
             (weight[known].astype(np.float32), history[known], indptr),
             shape=(len(history), self.n_items),
         )
-        found = rows @ self.matrix
+        found = rows @ (self.matrix if targets is None else targets)
         found.sort_indices()
         return found
 
@@ -104,16 +107,24 @@ class ListedScores:
         decay: of a history's places.
         factor: of the scores.
         length: items of a history that count, the latest ones.
+        targets: columns of the lists' matrix, where not all items' scores are wanted.
     """
 
     lists: TransitionLists
     decay: float
     factor: float
     length: int
+    targets: sparse.csr_array | None = None
+
+    def of_targets(self, items: range) -> ListedScores:
+        """The same scores of these items alone."""
+        if len(items) == self.lists.n_items:
+            return self
+        return replace(self, targets=self.lists.matrix[:, items.start : items.stop])
 
     def of(self, history: NDArray[np.int32]) -> sparse.csr_array:
         """Of histories ``[n, length]``, the latest item first: float32 ``[n, n_items]``, sorted."""
-        found = self.lists.scores(history, self.decay)
+        found = self.lists.scores(history, self.decay, self.targets)
         found.data *= np.float32(self.factor)
         return found
 

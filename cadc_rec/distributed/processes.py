@@ -111,9 +111,13 @@ class Processes:
         """The largest `count` of any rank."""
         if self.world_size == 1:
             return count
-        largest = torch.tensor(count, device=self.device)
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-        return int(largest)
+        return int(self.all_reduce_max(torch.tensor(count, device=self.device)))
+
+    def all_reduce_max(self, value: torch.Tensor) -> torch.Tensor:
+        """The largest of each element of `value` over the ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return value
 
     def all_reduce_sum(self, value: torch.Tensor) -> torch.Tensor:
         """Sum of `value` over the ranks, in place."""

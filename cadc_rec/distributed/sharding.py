@@ -139,6 +139,7 @@ def build_collection(
     *,
     mean: frozenset[str] = frozenset(),
     half: bool = False,
+    weighted: bool = False,
 ) -> EmbeddingBagCollection:
     """A collection with a table for each feature, of the same name, on the meta device.
 
@@ -146,9 +147,11 @@ def build_collection(
         tables: feature name to (rows, width).
         mean: features whose several values are averaged; the others are summed.
         half: store the elements as fp16; a lookup gives fp32.
+        weighted: every value comes with a weight in the sum.
     """
     return EmbeddingBagCollection(
         device=torch.device("meta"),
+        is_weighted=weighted,
         tables=[
             EmbeddingBagConfig(
                 name=name,

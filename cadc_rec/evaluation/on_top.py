@@ -50,32 +50,37 @@ class OnTop:
     known: LastItems | None = None
 
     def of_users(
-        self, dataset: Dataset, mine: slice | np.ndarray, with_validation: bool
-    ) -> tuple[Listed | None, np.ndarray | None]:
-        """Of the users `mine`: the scores of a run of them, and the order in which they stand.
+        self, dataset: Dataset, sample: np.ndarray | None, with_validation: bool, items: range
+    ) -> tuple[Listed | None, NDArray[np.int64] | None]:
+        """Of the users of `sample`, or of all: their scores, and the order to ask for them.
 
-        Recent popularity is counted along time, so the users then stand in the order of theirs.
+        Recent popularity is counted along time, so the users are then asked for in the order of
+        theirs.
+
+        Args:
+            dataset: the users' times.
+            sample: rows of users; None for all.
+            with_validation: whether the validation item is known by then.
+            items: the items whose scores are wanted.
         """
         if self.lists is None and self.recent is None:
             return None, None
-        times, order = np.zeros(0), None
+        chosen: Any = slice(None) if sample is None else sample
+        times, order, recent, lists = np.zeros(0), None, None, None
         if self.recent is not None:
-            every = dataset.test_timestamp if with_validation else dataset.val_timestamp
-            order = np.argsort(every[mine], kind="stable")
-            times = every[mine][order]
+            times = (dataset.test_timestamp if with_validation else dataset.val_timestamp)[chosen]
+            order = np.argsort(times, kind="stable")
+            recent = self.recent.of_items(items)
         history = np.zeros((0, 0), np.int32)
         if self.lists is not None:
             assert self.known is not None
-            history = self.known(with_validation)[mine]
-            history = history if order is None else history[order]
+            history = self.known(with_validation)[chosen]
+            lists = self.lists.of_targets(items)
 
-        def listed(users: range) -> sparse.csr_array:
-            part = slice(users.start, users.stop)
-            parts = []
-            if self.lists is not None:
-                parts.append(self.lists.of(history[part]))
-            if self.recent is not None:
-                parts.append(self.recent.of(times[part]))
+        def listed(users: NDArray[np.int64]) -> sparse.csr_array:
+            parts = [] if lists is None else [lists.of(history[users])]
+            if recent is not None:
+                parts.append(recent.of(times[users]))
             return sum(parts[1:], parts[0])
 
         return listed, order

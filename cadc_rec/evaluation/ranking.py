@@ -1,8 +1,9 @@
 """Full ranking: where each user's held-out item stands among all items not yet taken.
 
 In: user and item vectors whose dot product is the score, and, where a model has them, sparse
-scores to be added. Out: one rank a user, from 1. Candidates are ALL items less the user's excluded
-ones; an item with an equal score ranks before the target.
+scores to be added. Out: one rank a user, from 1: one plus the candidates that score no lower.
+Candidates are ALL items less the user's excluded ones; an item with an equal score ranks before
+the target. Items may be dealt out to several processes, whose counts add up.
 """
 
 from __future__ import annotations
@@ -12,47 +13,41 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import sparse
 
 from cadc_rec.data.user_items import UserItems
+from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
+from cadc_rec.evaluation.item_shard import Block, ItemShard, users_at_once
 from cadc_rec.evaluation.rounding import rounding_bound
 from cadc_rec.evaluation.top_items import TopItems
 
-Listed: TypeAlias = Callable[[range], sparse.csr_array]
-"""Of a run of users, scores to be added to their dot products: float32 ``[users, n_items]``."""
-_BLOCK_ELEMENTS = 1_000_000  # scores held at once: 4 MB of float32 stay near the core
+Listed: TypeAlias = Callable[[NDArray[np.int64]], sparse.csr_array]
+"""Of some users, by row: scores to be added to their dot products with this process's items;
+float32 ``[users, its items]``."""
+_LISTED_USERS = 4096  # of a block at most where such scores are added: they are formed on the host
 
 
-def _exact_scores(users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-    """Row-wise dot products ``[n]`` in float64, of ``[n, d]`` (or ``[1, d]``) and ``[n, d]``."""
-    return (users.double() * items.double()).sum(1)
-
-
-def _count_above(scores: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
-    """Elements of each row ``[n, m]`` greater than its bound ``[n]``; int64 ``[n]``."""
-    if scores.device.type != "cpu":
-        return (scores > bound[:, None]).sum(1)
-    above = scores.numpy() > bound.numpy()[:, None]  # NumPy compares and counts 7 times as fast
-    return torch.tensor([np.count_nonzero(row) for row in above], dtype=torch.int64)
-
-
-def _next(bound: torch.Tensor, towards: float) -> torch.Tensor:
-    """`bound` in float32, rounded to the side of `towards`."""
-    single = bound.float()
-    return single.nextafter(torch.full_like(single, towards))
-
-
-def require_finite(user_vectors: torch.Tensor, item_vectors: torch.Tensor) -> None:
+def require_finite(
+    user_vectors: torch.Tensor, item_vectors: torch.Tensor, first: tuple[int, int] = (0, 0)
+) -> None:
     """Refuse vectors that give no scores.
+
+    Args:
+        user_vectors: ``[some, d]``.
+        item_vectors: ``[some, d]``.
+        first: the row of the first of these users, and of these items, among all.
 
     Raises:
         CadcError: one is not finite.
     """
-    for side, vectors in (("user", user_vectors), ("item", item_vectors)):
+    for side, vectors, start in zip(
+        ("user", "item"), (user_vectors, item_vectors), first, strict=True
+    ):
         finite = torch.isfinite(vectors).all(1)
         if not finite.all():
-            row = int((~finite).nonzero()[0])
+            row = start + int((~finite).nonzero()[0])
             raise CadcError(
                 f"the vector of {side} row {row} is not finite, so its scores are not either; "
                 "its training diverged; lower pretrain.learning_rate or train.learning_rate."
@@ -93,55 +88,79 @@ def held_out_ranks(
     """
     require_finite(user_vectors, item_vectors)
     users = range(len(user_vectors)) if users is None else users
-    width = user_vectors.shape[1]
-    items_t = item_vectors.t()
-    if items_t.device.type == "cpu":  # cuBLAS reads either way alike; MKL likes this one better
-        items_t = items_t.contiguous()
-    norms = [part.double().norm(dim=1).max() for part in item_vectors.split(_BLOCK_ELEMENTS)]
-    longest = max(norms) if len(item_vectors) else 0.0
-    block = max(1, _BLOCK_ELEMENTS // max(1, len(item_vectors)))
+    wanted = users.start + np.flatnonzero(np.asarray(targets[users.start : users.stop]) >= 0)
+    advance(len(users) - len(wanted))
+
+    def vectors(rows: NDArray[np.int64]) -> torch.Tensor:
+        return user_vectors[torch.from_numpy(rows).to(user_vectors.device)]
+
     ranks = np.zeros(len(users), dtype=np.int64)
-    for start in range(users.start, users.stop, block):
-        stop = min(start + block, users.stop)
-        of_users = user_vectors[start:stop]
-        scores = of_users @ items_t
-        target = torch.from_numpy(targets[start:stop].astype(np.int64)).to(scores.device)
-        exact = _exact_scores(of_users, item_vectors[target.clamp_min(0)])
-        reach = of_users.double().norm(dim=1) * longest  # no partial sum is larger
-        more = None
-        if listed is not None:
-            more = torch.from_numpy(listed(range(start, stop)).toarray()).to(scores.device)
-            scores += more
-            exact += more.gather(1, target.clamp_min(0)[:, None])[:, 0].double()
-            reach += more.abs().amax(1).double()
+    ranks[wanted - users.start] = ranks_of_blocks(
+        wanted, vectors, item_vectors, targets, excluded, advance, listed, top
+    )
+    return ranks
+
+
+def ranks_of_blocks(
+    wanted: NDArray[np.int64],
+    vectors: Callable[[NDArray[np.int64]], torch.Tensor],
+    items: torch.Tensor,
+    targets: np.ndarray,
+    excluded: UserItems,
+    advance: Callable[[int], object] = lambda _: None,
+    listed: Listed | None = None,
+    top: TopItems | None = None,
+    processes: Processes | None = None,
+    n_items: int | None = None,
+) -> NDArray[np.int64]:
+    """Ranks of some users' targets; see `held_out_ranks`.
+
+    Args:
+        wanted: rows of the users, who have a target, in the order in which they are to be ranked.
+        vectors: of some of them, by row: ``[n, d]``.
+        items: vectors of this process's share of the items.
+        targets: of every user, a row among all items.
+        excluded: of every user.
+        advance: called with how many more users are done.
+        listed: scores to be added.
+        top: counts the best candidates.
+        processes: those that share the items; all of them must call, with the same users. None is
+            this one alone.
+        n_items: of all shares together; None is as many as `items`.
+
+    Returns:
+        int64 ``[len(wanted)]``, on every process.
+    """
+    first, largest = 0, len(items)
+    if processes is not None and n_items is not None:
+        first, largest = processes.share(n_items).start, -(-n_items // processes.world_size)
+    block = users_at_once(largest, items.device)
+    if listed is not None:
+        block = min(block, _LISTED_USERS)
+    block = max(1, min(block, len(wanted)))
+    shard = ItemShard(items, first, block)
+    counts = torch.zeros(len(wanted), dtype=torch.int64, device=items.device)
+    for start in range(0, len(wanted), block):
+        rows = wanted[start : start + block]
+        target = torch.from_numpy(np.asarray(targets[rows], np.int64)).to(items.device)
+        added = None if listed is None else listed(rows)
+        some = Block(vectors(rows), target, excluded.some(rows), added)
+        of_targets = shard.of_targets(some)
+        if processes is not None:
+            processes.all_reduce_max(of_targets)
+        exact, reach = of_targets
         if (reach >= 2.0**127).any():
             raise CadcError(
                 "the vectors are so long that their scores leave float32's range; their training "
                 "diverged; lower pretrain.learning_rate or train.learning_rate."
             )
-        doubt = rounding_bound(width + (more is not None), reach)  # one more element of the sum
-        out = torch.from_numpy(excluded.slice(start, stop).flat(scores.shape[1]))
-        scores.view(-1)[out.to(scores.device)] = -torch.inf
+        # What is added is one more element of the sum.
+        doubt = rounding_bound(items.shape[1] + (listed is not None), reach)
+        counts[start : start + block], best = shard.count(some, exact, doubt, top)
         if top is not None:
-            has = (target >= 0).nonzero()[:, 0]
-            listed_here = None if more is None else more[has]
-            top.add(scores[has], of_users[has], item_vectors, doubt[has], listed_here)
-        low, high = _next(exact - doubt, -torch.inf), _next(exact + doubt, torch.inf)
-        surely = _count_above(scores, high)
-        rank = surely + 1  # the target meets itself in the count, so the best rank is 1
-        # A row where the target alone is close to itself needs no second look.
-        unsure = (_count_above(scores, _next(low, -torch.inf)) - surely > 1) & (target >= 0)
-        second = unsure.nonzero()[:, 0]
-        close = (scores[second] >= low[second, None]) & (scores[second] <= high[second, None])
-        place, column = close.nonzero(as_tuple=True)
-        user = second[place]
-        again = _exact_scores(of_users[user], item_vectors[column])
-        if more is not None:
-            again += more[user, column].double()
-        again = again >= exact[user]
-        rank[second] = surely[second]
-        rank.index_add_(0, user, again.to(rank.dtype))
-        rank[target < 0] = 0
-        ranks[start - users.start : stop - users.start] = rank.cpu().numpy()
-        advance(stop - start)
-    return ranks
+            assert best is not None
+            top.add(best if processes is None else top.of_all(best, processes))
+        advance(len(rows))
+    if processes is not None:
+        processes.all_reduce_sum(counts)
+    return counts.cpu().numpy()

@@ -1,7 +1,7 @@
 """Vectors and ranks from a sharded model, each rank its share.
 
-Users stay where they are embedded and ranked: no rank ever holds the vectors of all of them. Items,
-against which everybody is ranked, are gathered.
+No rank ever holds the vectors of all users, nor of all items: each ranks everybody among its own
+items, and the counts are added up.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.evaluation.ranking import Listed, held_out_ranks, require_finite
+from cadc_rec.evaluation.ranking import Listed, ranks_of_blocks, require_finite
 from cadc_rec.evaluation.top_items import TopItems
 
 _CHUNK = 4_096  # ids at once; a history looks up dozens of items for each
@@ -43,39 +44,46 @@ def ranks_by_share(
     targets: np.ndarray,
     excluded: UserItems,
     processes: Processes,
+    n_items: int,
     advance: Callable[[int], object] = lambda _: None,
     listed: Listed | None = None,
-    order: np.ndarray | None = None,
+    order: NDArray[np.int64] | None = None,
     top: TopItems | None = None,
-) -> np.ndarray:
+) -> NDArray[np.int64]:
     """`held_out_ranks` of all users, int64 ``[n_users]``, on every rank.
+
+    A block of users after the other is sent to every rank; each counts among its own items.
 
     Args:
         users: vectors ``[share, d]`` of this rank's share of the users.
-        items: vectors of all items.
+        items: vectors ``[share, d]`` of this rank's share of the items.
         targets: held-out item of every user, -1 for none.
         excluded: of every user.
         processes: the ranks.
-        advance: called with how many more users are done.
-        listed: see `held_out_ranks`; of a run of this rank's users.
-        order: of this rank's users, int64 ``[share]``; a run is then of users in this order.
-            Default: as they stand.
+        n_items: items of all ranks together.
+        advance: called with how many more users are done, of all ranks.
+        listed: see `held_out_ranks`; of any users, at this rank's items.
+        order: of all users, int64 ``[n_users]``, the same on every rank: blocks are of users in
+            this order. Default: as they stand.
         top: counts the best candidates of all users with a target, on every rank.
     """
+    targets = np.asarray(targets)
     share = processes.share(len(targets))
-    held_out = np.asarray(targets[share.start : share.stop])
-    taken = excluded.slice(share.start, share.stop)
-    mine = np.zeros(len(held_out), np.int64)
-    # Listed scores are of runs of users, so nobody is left out of them.
-    wanted = np.flatnonzero((held_out >= 0) | (listed is not None)) if order is None else order
-    if order is not None or len(wanted) < len(held_out):
-        require_finite(users, items)  # those too who have nothing to rank
-        users, taken = users[torch.from_numpy(wanted).to(users.device)], taken.some(wanted)
-        advance(len(held_out) - len(wanted))
-    mine[wanted] = held_out_ranks(
-        users, items, held_out[wanted], taken, advance=advance, listed=listed, top=top
+    require_finite(users, items, (share.start, processes.share(n_items).start))
+    wanted = np.flatnonzero(targets >= 0) if order is None else order[targets[order] >= 0]
+    advance(len(targets) - len(wanted))
+
+    def vectors(rows: NDArray[np.int64]) -> torch.Tensor:
+        mine = (rows >= share.start) & (rows < share.stop)
+        own = users[torch.from_numpy(rows[mine] - share.start).to(users.device)]
+        if processes.world_size == 1:
+            return own
+        block = users.new_zeros(len(rows), users.shape[1])
+        block[torch.from_numpy(mine).to(users.device)] = own
+        return processes.all_reduce_sum(block)  # to each row its owner adds, and others zeros
+
+    ranks = np.zeros(len(targets), np.int64)
+    ranks[wanted] = ranks_of_blocks(
+        wanted, vectors, items, targets, excluded, advance, listed, top, processes, n_items
     )
-    if top is not None:
-        top.counts = processes.all_reduce_sum(top.counts.to(items.device)).cpu()
-    local = torch.from_numpy(mine).to(users.device)
-    return processes.all_gather_rows(local, len(targets)).cpu().numpy()
+    return ranks

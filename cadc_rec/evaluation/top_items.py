@@ -8,13 +8,45 @@ counts do not depend on blocks, processes or devices.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cadc_rec.distributed.processes import Processes
+
 _SPARE = 6  # items kept beyond K: the scores of nearly all users stand apart by then
+_ALIKE = 1024  # rows: a GPU adds up the elements of a few rows in another order than of many
 _ELEMENTS = 4_000_000  # of items' vectors held at once in float64: 32 MB
+
+
+def exact_scores(users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """Dot products ``[n]`` of rows of ``[n, d]`` (or ``[1, d]``) and ``[n, d]``, in float64.
+
+    Those of a pair are the same bits, whatever other pairs are asked for.
+    """
+    products = users.double() * items.double()
+    if products.device.type != "cpu" and len(products) < _ALIKE:
+        products = torch.nn.functional.pad(products, (0, 0, 0, _ALIKE - len(products)))
+    return products.sum(1)[: len(items)]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best candidates of some users, the best first.
+
+    Attributes:
+        exact: scores, float64 ``[n, k]``; minus infinity after the last candidate.
+        rows: items, int64 ``[n, k]``; -1 after the last candidate.
+    """
+
+    exact: torch.Tensor
+    rows: torch.Tensor
+
+    def moved(self, by: int) -> Best:
+        """The same with higher rows."""
+        return Best(self.exact, torch.where(self.rows < 0, self.rows, self.rows + by))
 
 
 class TopItems:
@@ -33,33 +65,64 @@ class TopItems:
         """For each K, in how many lists each item stands; ``[n_items]``."""
         return dict(zip(self.ks, self.counts.numpy(), strict=True))
 
-    def add(
+    def none_yet(self, users: int, device: torch.device) -> Best:
+        """The best of no candidates at all."""
+        shape = (users, self.ks[-1])
+        exact = torch.full(shape, -torch.inf, dtype=torch.float64, device=device)
+        return Best(exact, torch.full(shape, -1, device=device))
+
+    def better(self, best: Best, others: Best) -> Best:
+        """The best of both, whose candidates differ; those of `others` have the higher rows."""
+        exact = torch.cat([best.exact, others.exact], 1)
+        exact, order = exact.sort(dim=1, descending=True, stable=True)
+        kept = slice(0, self.ks[-1])
+        rows = torch.cat([best.rows, others.rows], 1)
+        return Best(exact[:, kept], rows.gather(1, order[:, kept]))
+
+    def of_all(self, best: Best, processes: Processes) -> Best:
+        """The best of all processes' candidates; a later process has the higher rows."""
+        shape = (processes.world_size, *best.rows.shape)
+        exact, rows = best.exact.new_zeros(shape), best.rows.new_zeros(shape)
+        exact[processes.rank], rows[processes.rank] = best.exact, best.rows
+        processes.all_reduce_sum(exact)
+        processes.all_reduce_sum(rows)
+        for n in range(processes.world_size):
+            of_rank = Best(exact[n], rows[n])
+            best = of_rank if n == 0 else self.better(best, of_rank)
+        return best
+
+    def add(self, best: Best) -> None:
+        """Count a block of users."""
+        for n, k in enumerate(self.ks):
+            rows = best.rows[:, :k]
+            rows = rows[rows >= 0].cpu()
+            self.counts[n] += torch.bincount(rows, minlength=self.counts.shape[1])
+
+    def best(
         self,
         scores: torch.Tensor,
         users: torch.Tensor,
         items: torch.Tensor,
         doubt: torch.Tensor,
         listed: torch.Tensor | None = None,
-    ) -> None:
-        """Count a block of users.
+    ) -> Best:
+        """The best candidates of a block of users.
 
         Args:
-            scores: float32 ``[n, n_items]``; minus infinity for what is no candidate.
+            scores: float32 ``[n, m]``; minus infinity for what is no candidate.
             users: their vectors ``[n, d]``.
-            items: all items' vectors ``[n_items, d]``.
+            items: the items' vectors ``[m, d]``.
             doubt: how far from its exact value a user's score may be; float64 ``[n]``.
-            listed: float32 ``[n, n_items]``, part of `scores` beside the dot products.
+            listed: float32 ``[n, m]``, part of `scores` beside the dot products.
         """
         kept = min(self.ks[-1] + _SPARE, scores.shape[1])
         at_once = max(1, _ELEMENTS // (kept * items.shape[1]))
+        parts = []
         for start in range(0, len(users), at_once):
             part = slice(start, start + at_once)
             more = None if listed is None else listed[part]
-            best = self._best(scores[part], users[part], items, doubt[part], more, kept)
-            for n, k in enumerate(self.ks):
-                rows = best[:, :k]
-                rows = rows[rows >= 0].cpu()
-                self.counts[n] += torch.bincount(rows, minlength=self.counts.shape[1])
+            parts.append(self._best(scores[part], users[part], items, doubt[part], more, kept))
+        return Best(torch.cat([p.exact for p in parts]), torch.cat([p.rows for p in parts]))
 
     def _best(
         self,
@@ -69,12 +132,12 @@ class TopItems:
         doubt: torch.Tensor,
         listed: torch.Tensor | None,
         kept: int,
-    ) -> torch.Tensor:
-        """Rows ``[n, k]`` of the largest k, the best first; -1 after the last candidate."""
+    ) -> Best:
         k = min(self.ks[-1], scores.shape[1])
         rows = scores.topk(kept, sorted=False).indices.sort(1).values
         near = scores.gather(1, rows)
-        exact = (users.double()[:, None] * items[rows].double()).sum(2)
+        pairs = users.repeat_interleave(kept, 0), items[rows.view(-1)]
+        exact = exact_scores(*pairs).view(rows.shape)
         if listed is not None:
             exact += listed.gather(1, rows).double()
         exact[near == -torch.inf] = -torch.inf
@@ -82,15 +145,16 @@ class TopItems:
         exact, best = exact[:, :k], rows.gather(1, order[:, :k])
         best[exact == -torch.inf] = -1
         if kept == scores.shape[1]:
-            return best
+            return Best(exact, best)
         # What was not kept is at most the least that was, by float32, and so at most this:
         beyond = near.min(1).values.double() + 2 * doubt  # twice, for the sum is rounded too
         unsure = (exact[:, -1] <= beyond) & (exact[:, -1] > -torch.inf)
         for n in unsure.nonzero()[:, 0].tolist():
             least = exact[n, -1] - 2 * doubt[n]
             close = ((scores[n] >= least) & (scores[n] > -torch.inf)).nonzero()[:, 0]
-            again = (users[n].double() * items[close].double()).sum(1)
+            again = exact_scores(users[n : n + 1], items[close])
             if listed is not None:
                 again += listed[n, close].double()
-            best[n] = close[again.sort(descending=True, stable=True).indices[:k]]
-        return best
+            again, order = again.sort(descending=True, stable=True)
+            exact[n], best[n] = again[:k], close[order[:k]]
+        return Best(exact, best)

@@ -63,10 +63,14 @@ class CodedFeature(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """``[n, width]`` of int64 ids ``[n]``."""
-        codes = self.codes[ids]
-        known = (codes >= 0).to(self.weight.dtype)
-        total = (self.weight[codes.clamp_min(0)] * known[:, :, None]).sum(1)
-        return total / known.sum(1, keepdim=True).clamp_min(1) if self.mean else total
+        return pooled(self.weight, self.codes[ids], self.mean)
+
+
+def pooled(weight: torch.Tensor, codes: torch.Tensor, mean: bool) -> torch.Tensor:
+    """The mean or sum of codes' rows, ``[n, width]`` of int64 ``[n, most]``, -1 after the last."""
+    known = (codes >= 0).to(weight.dtype)
+    total = (weight[codes.clamp_min(0)] * known[:, :, None]).sum(1)
+    return total / known.sum(1, keepdim=True).clamp_min(1) if mean else total
 
 
 class DenseFeature(nn.Module):
@@ -200,11 +204,16 @@ class Program:
 
     module: nn.Module
     inputs: dict[str, tuple[int, ...]]
+    width: int | None = None
+    """Of what it gives; None: whole vectors."""
+    floats: tuple[str, ...] = ()
+    """Inputs that are float32; the others are int64."""
 
     def example(self, batch: int) -> tuple[torch.Tensor, ...]:
         """Inputs of so many rows, all of them row 0 of the tables."""
         return tuple(
-            torch.zeros(batch, *shape, dtype=torch.int64) for shape in self.inputs.values()
+            torch.zeros(batch, *shape, dtype=torch.float32 if name in self.floats else torch.int64)
+            for name, shape in self.inputs.items()
         )
 
     def exported(self) -> torch.export.ExportedProgram:

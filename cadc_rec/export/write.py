@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,15 +28,14 @@ from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.export.card import card_data, card_page, limits_of
 from cadc_rec.export.index import IndexKind, write_index
+from cadc_rec.export.new_items import NewItemProgram, NewItems, new_item_program
 from cadc_rec.export.newcomers import newcomer_program
 from cadc_rec.export.programs import Program, compile_program, save_program, tower_programs
 from cadc_rec.export.recorded import recorded_requests
-from cadc_rec.export.trained import TrainedModel, trained_towers, with_towers
-from cadc_rec.export.untaken import untaken_vectors
+from cadc_rec.export.trained import TrainedModel, trained_towers
 from cadc_rec.log import track
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior
-from cadc_rec.pretrain.tables_alone import untaken_popularity
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import manifest_of
 from cadc_rec.serving.bundle.signing import signature_of
@@ -104,21 +103,35 @@ class Finished:
         train = UserItems(self.dataset.user_indptr, self.dataset.train_item)
         return train.and_one_each(self.dataset.val_item)
 
+    @cached_property
+    def new_items(self) -> NewItems:
+        """What gives vectors to items that no table has a row of."""
+        learned = self.new_item_program
+        widths = [] if learned is None else learned.widths
+        data = self.dataset
+        made = NewItems(
+            data.item_attributes,
+            self.vectors("item"),
+            learned,
+            widths,
+            known_dense=data.item_dense,
+        )
+        return replace(made, gain=made.gain_for(self.vectors("user")))
+
+    @cached_property
+    def new_item_program(self) -> NewItemProgram | None:
+        """What gives the learned part of their vectors, where anything reads attributes."""
+        trained = self.trained()
+        every = self.dataset.every_item_attributes()
+        return None if trained is None else new_item_program(trained, every)
+
     def untaken(self) -> np.ndarray:
-        """Vectors of the items that nobody took yet, without what is `latest`."""
-        fitted = self.fitted()
-        popular = (
-            not with_towers(self.artifacts) and fitted is not None and fitted.factors["popularity"]
-        )
-        return untaken_vectors(
-            self.trained(),
-            self.dataset.untaken_attributes(),
-            self.dataset.untaken_dense(),
-            self.dataset.n_untaken,
-            self._evaluated("item"),
-            counted=self.experiment.pretrain.model == "popularity",
-            popularity=untaken_popularity(self.dataset) if popular else None,
-        )
+        """Vectors of the items that nobody took yet; zeros where a vector counts who took it."""
+        count, known = self.dataset.n_untaken, self.vectors("item")
+        if not count or self.experiment.pretrain.model == "popularity":
+            return np.zeros((count, known.shape[1]), np.float32)
+        data = self.dataset
+        return self.new_items.vectors_of(data.untaken_attributes(), count, data.untaken_dense())
 
     def fitted(self) -> FittedPrior | None:
         """What was chosen of the prior; None where its settings stand."""
@@ -150,8 +163,7 @@ class Finished:
 
     def every_item(self) -> np.ndarray:
         """The same of all items, those that nobody took yet last."""
-        vectors = np.concatenate([self._evaluated("item"), self.untaken()])
-        return self.latest.of_items(vectors)
+        return np.concatenate([self.vectors("item"), self.untaken()])
 
     def _evaluated(self, side: str) -> np.ndarray:
         file = self.artifacts["evaluate"].path / f"{side}_vectors.safetensors"
@@ -178,6 +190,10 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
             ticker.advance(1, "index")
             trained = finished.trained()
             programs = {} if trained is None else tower_programs(trained, finished.latest.scores)
+            if finished.new_item_program is not None:
+                programs["new_item"] = finished.new_item_program.program()
+            made = finished.new_items
+            described["new_items"] = {"codes": list(made.widths), "gain": made.gain}
             programs["newcomer"] = newcomer_program(
                 experiment.prior,
                 experiment.history,
@@ -276,10 +292,16 @@ def _write_programs(
         described[name] = {
             "file": layout.PROGRAMS[name],
             "inputs": [
-                {"name": given, "dtype": "int64", "shape": ["batch", *shape]}
+                {
+                    "name": given,
+                    "dtype": "float32" if given in program.floats else "int64",
+                    "shape": ["batch", *shape],
+                }
                 for given, shape in program.inputs.items()
             ],
-            "outputs": [{"name": "vectors", "dtype": "float32", "shape": ["batch", width]}],
+            "outputs": [
+                {"name": "vectors", "dtype": "float32", "shape": ["batch", program.width or width]}
+            ],
         }
         if aot:
             compile_program(exported, folder / layout.compiled(name))

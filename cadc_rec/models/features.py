@@ -7,6 +7,7 @@ values of one attribute, such as a film's genres, are averaged).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +16,9 @@ from torch import nn
 from torchrec import KeyedJaggedTensor
 
 from cadc_rec.distributed.sharding import build_collection
-from cadc_rec.models.rows import Cache, wait
+from cadc_rec.models.rows import Cache, as_many_each, on_gpu, wait
+
+_PADDING = 4  # codes are padded to one length for a GPU while they are at most so many times more
 
 
 class AttributeValues(Protocol):
@@ -42,6 +45,53 @@ class AttributeValues(Protocol):
         """Codes, int32."""
 
 
+@dataclass(frozen=True)
+class PaddedCodes:
+    """Codes of several attributes, as many for every id, so that shapes depend on no values.
+
+    How long jagged rows are together only the device knows, and reading it back stops a GPU.
+
+    Attributes:
+        codes: int64 ``[attributes, ids, L]``.
+        weights: float32 likewise: 1 over an id's number of values, 0 behind them; None where every
+            id has exactly one of each attribute.
+    """
+
+    codes: torch.Tensor
+    weights: torch.Tensor | None
+
+    def to(self, device: torch.device) -> PaddedCodes:
+        """The same on `device`."""
+        weights = None if self.weights is None else self.weights.to(device)
+        return PaddedCodes(self.codes.to(device), weights)
+
+    def of(self, names: Sequence[str], ids: torch.Tensor) -> KeyedJaggedTensor:
+        """Those of int64 ids ``[n]``, under the features' names."""
+        weights = None if self.weights is None else self.weights.index_select(1, ids).flatten()
+        codes = self.codes.index_select(1, ids).flatten()
+        return as_many_each(names, codes, self.codes.shape[2], weights)
+
+
+def padded(attributes: Sequence[AttributeValues]) -> PaddedCodes | None:
+    """Attributes of one side in `PaddedCodes`; None where these would be far more."""
+    ids = len(attributes[0].indptr) - 1
+    lengths = np.stack([np.diff(a.indptr) for a in attributes])
+    longest = max(1, int(lengths.max(initial=0)))
+    if lengths.size * longest > _PADDING * (lengths.size + int(lengths.sum())):
+        return None
+    codes = np.zeros((len(attributes), ids, longest), np.int64)
+    known = np.arange(longest) < lengths[:, :, None]
+    for place, attribute in enumerate(attributes):
+        codes[place][known[place]] = attribute.values
+    weights = None
+    if not known.all():
+        share = np.float32(1) / np.maximum(lengths, 1).astype(np.float32)
+        weights = torch.from_numpy(known * share[:, :, None])
+    elif longest > 1:
+        weights = torch.full(codes.shape, 1 / longest)
+    return PaddedCodes(torch.from_numpy(codes), weights)
+
+
 class SideFeatures(nn.Module):
     """Embeds the attributes of ids.
 
@@ -60,11 +110,18 @@ class SideFeatures(nn.Module):
         multi = frozenset(
             name for name, a in zip(self.names, attributes, strict=True) if a.kind == "multi"
         )
+        self.width = width * len(attributes)
+        self.padded = padded(attributes) if on_gpu(device) else None
+        weighted = self.padded is not None and self.padded.weights is not None
         self.tables = build_collection(
             {name: (a.size, width) for name, a in zip(self.names, attributes, strict=True)},
-            mean=multi,
+            mean=frozenset() if weighted else multi,
+            weighted=weighted,
         )
-        self.width = width * len(attributes)
+        self.cache: Cache[KeyedJaggedTensor] = Cache()
+        if self.padded is not None:
+            self.padded = self.padded.to(device)
+            return
         # All attributes end to end as one CSR, so that a batch is gathered in one go.
         lengths = [torch.from_numpy(np.diff(a.indptr).astype(np.int32)) for a in attributes]
         offsets = np.cumsum([0, *(len(a.values) for a in attributes)])
@@ -77,13 +134,14 @@ class SideFeatures(nn.Module):
         self._lengths = torch.stack(lengths).to(device)
         self._starts = torch.stack(starts).to(device)
         self._values = torch.cat(values).to(device)
-        self.cache: Cache[KeyedJaggedTensor] = Cache()
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Embeddings ``[n, features * width]`` of int64 ids ``[n]``."""
         return wait(self.tables(self.cache.get(ids, self._jagged))).values()
 
     def _jagged(self, ids: torch.Tensor) -> KeyedJaggedTensor:
+        if self.padded is not None:
+            return self.padded.of(self.names, ids)
         return KeyedJaggedTensor(keys=self.names, **self._gather(ids))
 
     def _gather(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -11,18 +11,20 @@ file.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from cadc_rec.data.load.batches import PairPattern
+from cadc_rec.data.load.batches import Batch, PairPattern
 from cadc_rec.models.history import History, HistoryReader
 from cadc_rec.models.prior import HistoryPrior
 from cadc_rec.models.rows import TensorRows
-from cadc_rec.models.sparse import pair_scores, products_at
+from cadc_rec.models.shared import shared_scores
+from cadc_rec.models.sparse import pair_scores
 from cadc_rec.models.tower import Tower
 
 _CHUNK = 1024  # histories at once: each looks dozens of rows up
@@ -55,6 +57,28 @@ class Vectors:
         parts = [part for part in (self.learned, self.residual, *prior) if part is not None]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
+    def of(self, rows: slice) -> Vectors:
+        """Those of some rows."""
+        learned, residual = (None if p is None else p[rows] for p in (self.learned, self.residual))
+        return Vectors(learned, residual, tuple(part[rows] for part in self.prior))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a batch, or one of the parts that they are the sum of.
+
+    Attributes:
+        candidates: ``[pairs]``; without pairs ``[rows, candidates]``.
+        own: ``[rows]``, of each row's positive, where the candidates are negatives; else None.
+    """
+
+    candidates: torch.Tensor
+    own: torch.Tensor | None = None
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Scores:
+        """The same with `change` applied to both."""
+        return Scores(change(self.candidates), None if self.own is None else change(self.own))
+
 
 def side_vectors(
     tower: Tower | None,
@@ -62,6 +86,7 @@ def side_vectors(
     features: torch.Tensor | None,
     context: Sequence[torch.Tensor],
     prior: Sequence[torch.Tensor],
+    present: torch.Tensor | None = None,
 ) -> Vectors:
     """Vectors of ids of either side.
 
@@ -71,11 +96,12 @@ def side_vectors(
         features: ``[n, width]``, of the pooled attributes; None without any.
         context: further frozen rows that the tower reads, each ``[n, some]``.
         prior: this side of each of the prior's scores, each ``[n, some]``.
+        present: ``[n, 1]``, 0 where the tower is not given the id's part; None gives it of all.
     """
     if tower is None:
         return Vectors(prior=tuple(prior))
     assert rows is not None
-    learned, residual = tower(rows, features, context)
+    learned, residual = tower(rows, features, context, present)
     return Vectors(learned, residual, tuple(prior))
 
 
@@ -84,11 +110,12 @@ def user_vectors(
     rows: torch.Tensor | None,
     features: torch.Tensor | None,
     history: History | None,
+    present: torch.Tensor | None = None,
 ) -> Vectors:
-    """Vectors of users, from their rows, attributes and histories."""
+    """Vectors of users, from their rows, attributes and histories; see `side_vectors`."""
     if history is None:
-        return side_vectors(tower, rows, features, [], [])
-    return side_vectors(tower, rows, features, history.context(), history.prior())
+        return side_vectors(tower, rows, features, [], [], present)
+    return side_vectors(tower, rows, features, history.context(), history.prior(), present)
 
 
 def item_vectors(
@@ -97,6 +124,7 @@ def item_vectors(
     features: torch.Tensor | None,
     targets: torch.Tensor | None,
     with_prior: bool,
+    present: torch.Tensor | None = None,
 ) -> Vectors:
     """Vectors of items, from their rows, attributes and target vectors.
 
@@ -105,12 +133,32 @@ def item_vectors(
         rows: ``[n, id_dim]``, of the id tables side by side.
         features: ``[n, width]``, of the pooled attributes.
         targets: ``[n, e]``, the items as what came after; None without transitions.
-        with_prior: whether there is a prior.
+        with_prior: whether there is a prior; it scores by the rows of all of them.
+        present: see `side_vectors`.
     """
     context = [] if targets is None else [targets]
     frozen = rows if tower is None else rows[:, : tower.ids.width]
     prior = item_prior(frozen, targets) if with_prior else []
-    return side_vectors(tower, rows, features, context, prior)
+    return side_vectors(tower, rows, features, context, prior, present)
+
+
+def new_item_vectors(
+    tower: Tower, rows: torch.Tensor, features: torch.Tensor | None, absent: bool
+) -> torch.Tensor:
+    """The learned part of the vectors of items that no table has a row of.
+
+    Args:
+        tower: the items' layers.
+        rows: ``[n, id_dim + e]``, what stands for their rows: of the id tables, then as targets.
+        features: ``[n, width]``, of the pooled attributes.
+        absent: whether nothing stands for them, as in training with ``model.cold_dropout``.
+    """
+    present = rows.new_zeros(len(rows), 1) if absent else None
+    own, targets = rows[:, : tower.id_dim], rows[:, tower.id_dim :]
+    context = [targets] if targets.shape[1] else []
+    learned = side_vectors(tower, own, features, context, [], present).learned
+    assert learned is not None
+    return learned
 
 
 def item_prior(frozen: torch.Tensor, targets: torch.Tensor | None) -> list[torch.Tensor]:
@@ -122,10 +170,10 @@ def scores(
     users: Vectors,
     items: Vectors,
     factors: torch.Tensor | None,
-    pattern: PairPattern[torch.Tensor] | None,
-    known: Sequence[torch.Tensor] = (),
-) -> torch.Tensor:
-    """Scores of a batch with towers: ``[pairs]``, or ``[users, items]`` without a pattern.
+    batch: Batch[torch.Tensor],
+    known: Sequence[Scores] = (),
+) -> Scores:
+    """Scores of a batch with towers.
 
     Gradients flow to the learned parts and to the factors; nothing is computed for the others.
 
@@ -133,31 +181,62 @@ def scores(
         users: of the batch, in parts.
         items: likewise.
         factors: of each of the prior's scores, then of those in `known`; None without a prior.
-        pattern: the pairs.
-        known: further scores, each ``[users, items]``.
+        batch: which pairs, or which candidates of every row.
+        known: further scores; with pairs those of every user and item.
     """
+    among = [each.candidates for each in known]
+    if batch.pattern is not None:
+        pattern = batch.pattern
+        at_pairs = [_at_pairs(each, pattern) for each in among]
+        products = functools.partial(pair_scores, pattern=pattern)
+        return Scores(_sum(users, items, factors, at_pairs, products))
+    if batch.negatives is None:
+        return Scores(_sum(users, items, factors, among, _every_pair))
+    assert batch.labels is not None
+    assert users.learned is not None
+    residual = [] if users.residual is None else [users.residual]
+    scaled = len(users.prior)
+    shared, own = shared_scores(
+        users.learned,
+        items.joined(),
+        batch.negatives,
+        batch.labels,
+        [*residual, *users.prior],
+        factors[:scaled] if factors is not None and known else factors,
+    )
+    for place, each in enumerate(known, start=scaled):
+        assert factors is not None
+        assert each.own is not None
+        shared = torch.addcmul(shared, factors[place], each.candidates)
+        own = torch.addcmul(own, factors[place], each.own)
+    return Scores(shared, own)
+
+
+def _sum(
+    users: Vectors,
+    items: Vectors,
+    factors: torch.Tensor | None,
+    known: Sequence[torch.Tensor],
+    products: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Sum of all parts' `products` and of what is `known`, with their factors."""
     assert users.learned is not None
     assert items.learned is not None
-
-    def products(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-        if pattern is None:
-            return mine @ theirs.t()
-        return products_at(pattern.crow, pattern.col, mine, theirs)
-
-    if pattern is None:
-        total = users.learned @ items.learned.t()
-    else:
-        total = pair_scores(users.learned, items.learned, pattern)
+    total = products(users.learned, items.learned)
     if users.residual is not None:
         assert items.residual is not None
         total = total + products(users.residual, items.residual)
     if factors is not None:
         of_prior = (products(*each) for each in zip(users.prior, items.prior, strict=True))
-        others = (each if pattern is None else _at_pairs(each, pattern) for each in known)
-        for factor, part in zip(factors, itertools.chain(of_prior, others), strict=True):
+        for factor, part in zip(factors, itertools.chain(of_prior, known), strict=True):
             # Multiply the products by the factor, so that the vectors need no gradient.
             total = torch.addcmul(total.float(), factor, part.float())
     return total
+
+
+def _every_pair(users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """Dot products ``[users, items]``."""
+    return users @ items.t()
 
 
 def _at_pairs(scores: torch.Tensor, pattern: PairPattern[torch.Tensor]) -> torch.Tensor:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from cadc_rec.models.dense import DenseFeatures, DenseValues
 from cadc_rec.models.factorization import item_side, user_side
 from cadc_rec.models.features import AttributeValues, SideFeatures
 from cadc_rec.models.id_embedding import ID_EMBEDDINGS, FrozenIds
+from cadc_rec.models.rows import on_gpu
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,73 @@ class JoinedLinear(nn.Linear):
 
     This saves time in the backward pass: a frozen part needs no gradient, but a concatenation would
     compute it all the same.
+
+    Args:
+        inputs: of both together.
+        outputs: as of `nn.Linear`.
+        in_place: write the weight's gradient by products into its columns: fewer launches, and on
+            CPU other last bits than torch's own gradient has.
     """
+
+    def __init__(self, inputs: int, outputs: int, in_place: bool = False) -> None:
+        super().__init__(inputs, outputs)
+        self.in_place = in_place
 
     def forward(self, first: torch.Tensor, second: torch.Tensor | None = None) -> torch.Tensor:
         """``[n, out]`` of ``[n, a]`` and ``[n, b]``, a + b inputs together."""
         if second is None:
             return super().forward(first)
-        width = first.shape[1]
-        of_second = F.linear(second, self.weight[:, width:], self.bias)
-        return torch.addmm(of_second, first, self.weight[:, :width].t())
+        autocast = torch.is_autocast_enabled(first.device.type)
+        if torch.is_grad_enabled() and self.weight.requires_grad and not autocast:
+            joined: torch.Tensor = _Joined.apply(
+                first, second, self.weight, self.bias, self.in_place
+            )
+            return joined
+        return _joined(first, second, self.weight, self.bias)
+
+
+def _joined(
+    first: torch.Tensor, second: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    width = first.shape[1]
+    return torch.addmm(F.linear(second, weight[:, width:], bias), first, weight[:, :width].t())
+
+
+class _Joined(torch.autograd.Function):
+    """`_joined`; the weight's gradient is written once, where torch adds up one of each part."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        first: torch.Tensor,
+        second: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        in_place: bool,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(first, second, weight)
+        ctx.in_place = in_place
+        return _joined(first, second, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        first, second, weight = ctx.saved_tensors
+        gradient, width = gradients[0], first.shape[1]
+        of_first, of_second = ctx.needs_input_grad[:2]
+        if ctx.in_place:
+            of_weight = torch.empty_like(weight)
+            torch.mm(first.t(), gradient, out=of_weight[:, :width].t())
+            torch.mm(second.t(), gradient, out=of_weight[:, width:].t())
+        else:
+            parts = [part.t().mm(gradient).t() for part in (first, second)]
+            of_weight = torch.cat(parts, 1)
+        return (
+            gradient.mm(weight[:, :width]) if of_first else None,
+            gradient.mm(weight[:, width:]) if of_second else None,
+            of_weight,
+            gradient.sum(0),
+            None,
+        )
 
 
 class ByteDropout(nn.Module):
@@ -65,16 +125,20 @@ class ByteDropout(nn.Module):
 
     Args:
         rate: share of elements to drop, in ``[0, 1)``.
+        one_kernel: leave it to torch, which on a GPU draws, scales and multiplies in one kernel.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, one_kernel: bool = False) -> None:
         super().__init__()
+        self.one_kernel = one_kernel
         self.dropped_levels = min(round(rate * _LEVELS), _LEVELS - 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` of any shape, unchanged in evaluation."""
         if not self.training or not self.dropped_levels:
             return x
+        if self.one_kernel:
+            return torch.native_dropout(x, self.dropped_levels / _LEVELS, True)[0]
         words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
         words.random_(-(2**63), None)  # all 64 bits: the default range leaves the sign bit out
         kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.dropped_levels
@@ -100,7 +164,7 @@ class Tower(nn.Module):
     ) -> None:
         super().__init__()
         kind = ID_EMBEDDINGS[config.id_embedding]
-        self.id_dim = config.id_dim
+        self.id_dim, self.side = config.id_dim, side.name
         self.ids = kind(side.name, side.rows, config.id_dim, device)
         # The factorization's own score is added to the towers', as more elements of the vectors.
         self.residual = _SIDES[side.name] if config.id_embedding == "residual" else None
@@ -115,12 +179,12 @@ class Tower(nn.Module):
             else None
         )
         # A mask for each row that the tower sees: an id, or with a history each example.
-        self.dropout = ByteDropout(config.id_dropout)
+        self.dropout = ByteDropout(config.id_dropout, on_gpu(device))
         width = config.id_dim + context_dim + self.feature_width
         width += len(side.request) * side.request_dim
         # Made on the CPU and moved, so that a seed starts them alike on every device.
         widths = config.widths(side.name)
-        self.join = JoinedLinear(width, widths[0]).to(device)
+        self.join = JoinedLinear(width, widths[0], on_gpu(device)).to(device)
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.ReLU(), nn.Linear(before, after)]
@@ -174,6 +238,7 @@ class Tower(nn.Module):
         rows: torch.Tensor,
         features: torch.Tensor | None,
         context: Sequence[torch.Tensor] = (),
+        present: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The learned part of the vectors, ``[n, tower[-1]]``, and the fixed one of the residual.
 
@@ -181,9 +246,16 @@ class Tower(nn.Module):
             rows: ``[n, id_dim]``, what `look_up` gives.
             features: ``[n, feature_width]``; None where the side has none.
             context: further frozen rows of each, each ``[n, some]``.
+            present: ``[n, 1]``, 0 where the id's part is left out of the tower's input: its rows,
+                and an item's as what came after; None leaves nothing out.
         """
         vectors = self.ids.of_rows(rows)
-        known = torch.cat([vectors, *context], 1) if context else vectors
+        own = vectors
+        if present is not None:
+            own = vectors * present
+            if self.side == "item":
+                context = [part * present for part in context]
+        known = torch.cat([own, *context], 1) if context else own
         learned: torch.Tensor = self.mlp(self.join(self.dropout(known), features))
         return learned, None if self.residual is None else self.residual(vectors)
 

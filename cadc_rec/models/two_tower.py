@@ -12,11 +12,13 @@ from torch import nn
 from cadc_rec.config.experiment import HistoryConfig, ModelConfig
 from cadc_rec.data.load.batches import Batch
 from cadc_rec.models import forward
+from cadc_rec.models.absence import ColdDropout
 from cadc_rec.models.context import ContextEmbedding
-from cadc_rec.models.forward import Vectors
+from cadc_rec.models.forward import Scores, Vectors
 from cadc_rec.models.history import History, HistoryReader, usable_windows
 from cadc_rec.models.id_embedding import FrozenIds
 from cadc_rec.models.prior import HistoryPrior
+from cadc_rec.models.summed_loss import Loss, summed_loss
 from cadc_rec.models.tower import SideSpec, Tower
 
 
@@ -125,6 +127,8 @@ class TwoTower(nn.Module):
         self.request: ContextEmbedding | None = None
         if user.request:
             self.request = ContextEmbedding(user.request, user.request_dim, device)
+        self.leaves_ids_out = config.cold_dropout > 0
+        self.absence: ColdDropout | None = None
         self.use_catalogue(Catalogue(item.rows, device))
 
     @property
@@ -138,6 +142,15 @@ class TwoTower(nn.Module):
         self.item.cache(catalogue.holds)
         if self.targets is not None:
             self.targets.cache.recurs = catalogue.holds
+
+    def use_absence(self, absence: ColdDropout) -> None:
+        """Leave out the id part of some ids in training, on sides whose towers have another."""
+        self.absence = absence
+
+    def _present(self, side: str, ids: torch.Tensor, others: bool) -> torch.Tensor | None:
+        if self.absence is None or not self.training or not others:
+            return None
+        return self.absence.present(side, ids)
 
     def frozen_tables(self) -> dict[str, FrozenIds]:
         """Every table that never changes, by the prefix of its entries in the state."""
@@ -158,21 +171,26 @@ class TwoTower(nn.Module):
         self,
         batch: Batch[torch.Tensor],
         history: History | None = None,
-        *known: torch.Tensor,
+        *known: Scores,
+        loss: Loss | None = None,
     ) -> torch.Tensor:
-        """Scores of the batch: ``[pairs]``, or ``[rows, candidates]`` where it has no pairs.
+        """The summed loss of the batch's scores, a scalar; without a loss the candidates' scores.
 
         Each tower sees each id once; with a history the user tower sees each example.
 
         Args:
             batch: the batch to score.
             history: the vectors of each row's history, if the model reads any.
-            known: the scores of each row and item that are no dot products, before their
-                factors: each ``[n_u, n_i]``.
+            known: the scores that are no dot products, before their factors.
+            loss: of the scores. It is formed here because all scores at once may take too much
+                memory; None gives ``[pairs]``, or ``[rows, candidates]`` where there are no pairs.
         """
         users = self.users(batch.users, history)
         items = self.all_items() if batch.whole else self.items(batch.items)
-        return forward.scores(users, items, self.prior_factors(), batch.pattern, known)
+        factors = self.prior_factors()
+        if loss is None:
+            return forward.scores(users, items, factors, batch, known).candidates
+        return summed_loss(loss, users, items, factors, batch, known)
 
     def users(self, ids: torch.Tensor, history: History | None = None) -> Vectors:
         """Vectors of users ``[n]``, in parts."""
@@ -181,12 +199,33 @@ class TwoTower(nn.Module):
             assert history is not None
             assert history.request is not None
             features = self.request(history.request, features)
-        return forward.user_vectors(self.user, rows, features, history)
+        others = features is not None or (history is not None and bool(history.context()))
+        present = self._present("user", ids, others)
+        return forward.user_vectors(self.user, rows, features, history, present)
 
     def items(self, ids: torch.Tensor) -> Vectors:
         """Vectors of items ``[n]``, in parts."""
         rows, features = self.item.look_up(ids)
-        return forward.item_vectors(self.item, rows, features, self._targets(ids), self.with_prior)
+        targets, present = self._targets(ids), self._present("item", ids, features is not None)
+        return forward.item_vectors(self.item, rows, features, targets, self.with_prior, present)
+
+    def new_items(
+        self, ids: torch.Tensor, row: torch.Tensor, dense: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The learned part of items that no table has a row of, ``[n, tower[-1]]``.
+
+        Args:
+            ids: int64 ``[n]``, of the item side's attributes alone.
+            row: ``[id_dim + e]``, what stands for the rows of each, of its id tables and then as
+                what came after; nothing does if ids were left out in training.
+            dense: ``[n, widths]``, their vectors and numbers, where the tower reads any.
+        """
+        parts = [] if self.item.features is None else [self.item.features(ids)]
+        if self.item.dense is not None:
+            parts.append(self.item.dense.layers(dense))
+        features = torch.cat(parts, 1) if parts else None
+        rows = row.expand(len(ids), -1)
+        return forward.new_item_vectors(self.item, rows, features, self.leaves_ids_out)
 
     def all_items(self) -> Vectors:
         """Vectors of the whole catalogue, in parts: each process runs the tower on its share."""

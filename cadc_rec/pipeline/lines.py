@@ -15,9 +15,11 @@ def prepare_line(info: Mapping[str, Any]) -> str:
     """What the dataset holds."""
     untaken = info.get("untaken_items", 0)
     more = f" and {untaken:,} that nobody took yet" if untaken else ""
+    cold = info.get("cold_items", 0)
+    held = f"; {cold:,} cold items with {info['cold_interactions']:,} interactions" if cold else ""
     return (
         f"{info['train']:,} training interactions, {info['users']:,} users, "
-        f"{info['items']:,} items{more}; held out by {info['order']}"
+        f"{info['items']:,} items{more}; held out by {info['order']}{held}"
     )
 
 
@@ -68,9 +70,27 @@ def _added(info: Mapping[str, Any]) -> str:
     )
 
 
+def _cold(info: Mapping[str, Any]) -> str:
+    """How the held-out interactions of cold items rank, where there are any."""
+    parts = []
+    for of in ("validation", "test"):
+        if (found := info.get(of)) is not None:
+            among = (
+                f"{100 * found[key]['hr@10']:.2f}% among {name}"
+                for key, name in (("among_cold", "cold items"), ("among_all", "all"))
+                if "hr@10" in found[key]
+            )
+            parts.append(f"{of} of {found['users']:,} users HR@10 {', '.join(among)}")
+    if not parts:
+        return ""
+    kind = "learned from (the control)" if info["control"] else "held out of training"
+    return f"; {info['items']:,} cold items, {kind}: {'; '.join(parts)}"
+
+
 def evaluate_line(info: Mapping[str, Any]) -> str:
     """Who was ranked."""
     line = f"{info['users']:,} users ranked over {info['items']:,} items{_added(info)}"
+    line += _cold(info.get("cold", {}))
     sample = info.get("validation_sample")
     if sample is None:
         return line

@@ -1,8 +1,8 @@
 """What a process holds beside the planner's tables, in bytes.
 
 The planner knows the tables and what their lookups send and receive. The rest is ours: what an
-optimizer and the best epoch keep of everything trained, MLPs, attributes, and what validation and
-the factorization keep whole on every rank.
+optimizer and the best epoch keep of everything trained, MLPs, attributes, and the vectors that
+validation ranks.
 """
 
 from __future__ import annotations
@@ -66,17 +66,12 @@ def attribute_bytes(sizes: Sizes) -> int:
 def validation_bytes(sizes: Sizes, width: int, machines: Machines) -> int:
     """Vectors that a rank holds while it ranks (`evaluation/sharded.py`).
 
-    Its share of the users', all items' with two shares beside them while they are gathered, and on
-    CPU the items' transpose.
+    Its shares of the users' and of the items', and on CPU the latter's transpose.
 
     Args:
         sizes: ids of both sides.
         width: of a vector.
         machines: how many share them, and whether they are GPUs.
     """
-    user, item = (rows * width * _FLOAT for rows in (sizes.users, sizes.items))
-    world_size = machines.world_size
-    gathered = item if machines.device == "cpu" else 0
-    if world_size > 1:
-        gathered = max(gathered, 2 * item // world_size)
-    return user // world_size + item + gathered
+    user, item = (-(-rows // machines.world_size) for rows in (sizes.users, sizes.items))
+    return (user + item * (1 + (machines.device == "cpu"))) * width * _FLOAT

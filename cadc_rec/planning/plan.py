@@ -119,9 +119,9 @@ def _beside_tables(
     held = validation + (fullest.total if fullest is not None else 0)
     if held > machines.memory:
         yield (
-            f"validation: each process holds the vectors of all {sizes.items:,} items and of its "
-            f"share of the {sizes.users:,} users, {width} fp32 each "
+            f"validation: each process holds the vectors of its shares of the {sizes.users:,} "
+            f"users and {sizes.items:,} items, {width} fp32 each "
             f"({in_units(validation)} besides the tables), more than the "
-            f"{in_units(machines.memory)} it has; use fewer items or a smaller last width of "
+            f"{in_units(machines.memory)} it has; use more processes or a smaller last width of "
             "model.tower."
         )

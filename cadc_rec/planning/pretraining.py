@@ -15,6 +15,8 @@ from cadc_rec.planning.remedies import in_units
 from cadc_rec.planning.sizes import Machines, Sizes
 from cadc_rec.pretrain.factor_tables import Extent, block_rows, partitions
 
+_FLOAT = 4
+
 
 @dataclass(frozen=True)
 class PretrainPlan:
@@ -25,12 +27,14 @@ class PretrainPlan:
         tables: ``replicated`` or ``partitioned``.
         training: the most that it holds while it trains.
         validation: what it holds while the result is ranked.
+        interactions: the part of `training` that grows with their number; 0 if it is not known.
     """
 
     model: str
     tables: str
     training: int
     validation: int
+    interactions: int = 0
 
     @property
     def most(self) -> int:
@@ -54,7 +58,7 @@ class PretrainPlan:
         width = factors + 1
         needs = in_units(int(self.most / (1 - reserve)))
         if self.tables == "partitioned":
-            part = "train" if self.training >= self.validation else "rank all items"
+            part = "train" if self.training >= self.validation else "rank"
             yield (
                 f"pretrain: each process holds up to {in_units(self.most)} to {part}, more than "
                 f"the {in_units(usable)} it may fill; use more processes, fewer rows, fewer "
@@ -90,15 +94,39 @@ def plan_pretraining(
     extent = Extent(sizes.users, sizes.items, width, machines.world_size)
     both = (sizes.users + sizes.items) * width * 4
     ranked = validation_bytes(sizes, width + 1, machines)
+    entries = sizes.interactions // machines.world_size
+    index = 4 if entries < 2**31 else 8
     if config.model == "mlp":  # replicated, with a gradient and Adam's moments
         return PretrainPlan("mlp", "replicated", 4 * both, 0)
     if config.model == "als":  # and the side it solves, twice
         solved = max(sizes.users, sizes.items) * width * 4
-        return PretrainPlan("als", "replicated", both + solved, both + ranked)
+        # Columns and values of both orders; two arrays of products while a side is solved.
+        kept = 2 * entries * (index + 2 * _FLOAT)
+        training = kept + 2 * entries * _FLOAT
+        held = both + solved + training
+        return PretrainPlan("als", "replicated", held, both + ranked + kept, training)
     usable = (1 - reserve) * machines.memory
-    if partitions(mf_tables, config.loss, extent, usable):
+    divided = partitions(mf_tables, config.loss, extent, usable)
+    kept = 2 * entries * index  # the other side's row of each interaction, in both orders
+    training = kept + _drawn(config, entries, index, divided, machines)
+    if divided:
         held = extent.partitioned_bytes(block_rows(machines.memory, width))
         own = 4 * both // machines.world_size
-        return PretrainPlan("mf", "partitioned", held, own + ranked)
-    own = both + 3 * both // machines.world_size
-    return PretrainPlan("mf", "replicated", extent.replicated_bytes(), own + ranked)
+    else:
+        held = extent.replicated_bytes()
+        own = both + 3 * both // machines.world_size
+    tables = "partitioned" if divided else "replicated"
+    return PretrainPlan("mf", tables, held + training, own + ranked + kept, training)
+
+
+def _drawn(
+    config: PretrainConfig, entries: int, index: int, divided: bool, machines: Machines
+) -> int:
+    """What matrix factorization keeps of an epoch's negatives, or of a softmax's interactions."""
+    if config.loss == "softmax":
+        return 2 * entries * _FLOAT  # a one for each interaction, in both orders
+    # A kernel on CUDA draws them itself, but where the rows to fetch must be known; and those of
+    # the items want the users of all ranks' interactions (`pretrain/alternating.py`).
+    if machines.device == "cuda" and not divided and machines.world_size == 1:
+        return 0
+    return entries * config.negatives * index

@@ -9,6 +9,7 @@ from typing import Any
 from cadc_rec.distributed.planner import PlannedTable
 from cadc_rec.planning.layout import RankMemory
 from cadc_rec.planning.plan import ExperimentPlan
+from cadc_rec.planning.pretraining import PretrainPlan
 from cadc_rec.planning.remedies import in_units
 
 
@@ -29,6 +30,8 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
         yield f"pretrain ({plan.pretrain.model}): tables {tables}, {where[tables]}"
         training, ranking = in_units(plan.pretrain.training), in_units(plan.pretrain.validation)
         yield f"  each process holds at most {training} to train and {ranking} to rank"
+        if plan.pretrain.model != "mlp":
+            yield f"  {_interactions(plan.pretrain, plan.sizes.interactions)}"
     if not plan.tables:
         return
     yield ""
@@ -57,6 +60,12 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
     )
 
 
+def _interactions(plan: PretrainPlan, rows: int) -> str:
+    if not rows:
+        return "and the interactions, whose number is not known (give --interactions)"
+    return f"{in_units(plan.interactions)} of it to train for {rows:,} interactions"
+
+
 def plan_document(plan: ExperimentPlan) -> dict[str, Any]:
     """Everything as one JSON object; bytes and milliseconds."""
     forward, backward = plan.cost()
@@ -65,6 +74,7 @@ def plan_document(plan: ExperimentPlan) -> dict[str, Any]:
         "reserve": plan.sharding.reserve,
         "users": plan.sizes.users,
         "items": plan.sizes.items,
+        "interactions": plan.sizes.interactions,
         "sizes_from": plan.sizes.source,
         "communication": plan.sharding.communication,
         "fits": not plan.problems,

@@ -87,6 +87,7 @@ class Sizes:
         item_attributes: the items' attributes; empty if no dataset is prepared.
         user_dense: the users' vectors and numbers, likewise.
         item_dense: the items' vectors and numbers, likewise.
+        interactions: of training; 0 if they are not known.
     """
 
     users: int
@@ -96,12 +97,18 @@ class Sizes:
     item_attributes: tuple[PlannedAttribute, ...] = ()
     user_dense: tuple[PlannedDense, ...] = ()
     item_dense: tuple[PlannedDense, ...] = ()
+    interactions: int = 0
 
 
 def find_sizes(
-    data: DataConfig, workdir: Path, users: int | None, items: int | None, where: str
+    data: DataConfig,
+    workdir: Path,
+    users: int | None,
+    items: int | None,
+    where: str,
+    interactions: int | None = None,
 ) -> Sizes:
-    """The sizes to plan with; `users` and `items` override what is found.
+    """The sizes to plan with; `users`, `items` and `interactions` override what is found.
 
     Args:
         data: the dataset's settings.
@@ -109,6 +116,7 @@ def find_sizes(
         users: number of users, or None.
         items: number of items, or None.
         where: the experiment's file, for messages.
+        interactions: number of training interactions, or None; not those of other users and items.
 
     Raises:
         CadcError: no dataset is prepared, and one of the sizes is not given.
@@ -116,25 +124,27 @@ def find_sizes(
     found = _prepared(data, workdir)
     if found is None and data.source == "generated":
         world = data.generated
-        found = Sizes(world.users, world.items, "[data.generated]")
+        source, rows = "[data.generated]", world.interactions
+        found = Sizes(world.users, world.items, source, interactions=rows)
     if users and items:
-        given = "--users and --items"
-        if found is None:
-            return Sizes(users, items, given)
-        return replace(found, users=users, items=items, source=given)
+        found = found or Sizes(users, items, "")
+        given, rows = "--users and --items", interactions or 0
+        return replace(found, users=users, items=items, source=given, interactions=rows)
     if found is None:
         raise CadcError(
             f"{where}: its dataset is not prepared in {workdir}, so the sizes of its tables are "
             f"not known; run cadc-rec prepare {where}, or give --users and --items."
         )
+    known = interactions or (0 if users or items else found.interactions)
     if users or items:
         return replace(
             found,
             users=users or found.users,
             items=items or found.items,
             source=f"{found.source}, except --{'users' if users else 'items'}",
+            interactions=known,
         )
-    return found
+    return replace(found, interactions=known)
 
 
 def _prepared(data: DataConfig, workdir: Path) -> Sizes | None:
@@ -158,8 +168,9 @@ def _prepared(data: DataConfig, workdir: Path) -> Sizes | None:
         if (file.parent / "dense.json").is_file():
             described = json.loads((file.parent / "dense.json").read_text("utf-8"))
             dense = [tuple(map(PlannedDense.of, described[side])) for side in ("user", "item")]
-        rows = int(info["users"]), int(info["items"])
-        return Sizes(*rows, str(file.parent), user, item, *dense)
+        ids = int(info["users"]), int(info["items"])
+        rows = int(info["train"])
+        return Sizes(*ids, str(file.parent), user, item, dense[0], dense[1], rows)
     return None
 
 

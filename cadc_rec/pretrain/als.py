@@ -30,7 +30,7 @@ import torch
 from scipy import sparse
 
 from cadc_rec.config.experiment import AlsConfig
-from cadc_rec.data.randomness import Key, Purpose, normal_rows
+from cadc_rec.data.randomness import Key, Purpose, normal_blocks
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.models.conjugate_gradients import conjugate_gradients
 from cadc_rec.models.sparse import products_at, weighted_sums
@@ -90,9 +90,12 @@ class LeastSquares:
         if key is None:
             return
         for which, table in enumerate((left, right)):
-            start = normal_rows((*key, which), range(len(table)), table.shape[1], _INITIAL_STD)
+            every = range(len(table))
             with torch.no_grad():
-                table.copy_(torch.from_numpy(start))
+                for part, values in normal_blocks(
+                    (*key, which), every, table.shape[1], _INITIAL_STD
+                ):
+                    table[part] = torch.from_numpy(values)
 
     def sweeps(self, count: int) -> Iterator[None]:
         """`count` times: solve the rows, then the columns; yields after each."""

@@ -7,9 +7,10 @@ side, and its gradient needs only that side's interactions, laid out as CSR, and
     logits at the pattern     sampled dense-dense product      S * (A B')
     gradient of the rows      sparse-dense product             (sigma(logits) - label) B
 
-Both are single kernels (cuSPARSE on CUDA; on CPU one loop does both, see `pretrain.kernels`), which
-is why a hundred epochs over every interaction cost seconds. A rank solves its own rows; how the
-others come to see them is up to the table (`pretrain.factor_tables`).
+Both are single kernels (on CPU one loop does both, on CUDA one Triton kernel, or cuSPARSE's two
+where there is no Triton; see `pretrain.kernels`), which is why a hundred epochs over every
+interaction cost seconds. A rank solves its own rows; how the others come to see them is up to the
+table (`pretrain.factor_tables`).
 
 In: the training interactions as CSR by user and by item. Out: two `FactorTable`s, trained in place.
 """
@@ -28,15 +29,15 @@ from cadc_rec.config.experiment import PretrainConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Key, Purpose, positional_integers
 from cadc_rec.distributed.processes import Processes, one_torch_thread
-from cadc_rec.pretrain.factor_tables import Block, FactorTable
+from cadc_rec.pretrain.factor_tables import Block, FactorTable, ReplicatedTable
 from cadc_rec.pretrain.kernels import (
+    DrawnPattern,
     EntriesGradient,
     FusedGradient,
     Gradient,
     Lanes,
     Pattern,
-    torch_gradient,
-    worth_compiling,
+    kernel_for,
 )
 
 _SMALL_TABLE = 2**21  # elements; a pass over them takes less than workers spin
@@ -111,7 +112,9 @@ class Side:
         # Fused Adam is one pass over the rows instead of a dozen.
         self.adam = torch.optim.Adam([self.local], lr=config.learning_rate, fused=True)
 
-    def step(self, other: FactorTable, bias: torch.Tensor, negatives: Pattern) -> Gradient:
+    def step(
+        self, other: FactorTable, bias: torch.Tensor, negatives: Pattern | DrawnPattern
+    ) -> Gradient:
         """One Adam step on this rank's rows with the other side fixed; returns what `bias` needs.
 
         Args:
@@ -161,6 +164,7 @@ class AlternatingSolver:
         seed: of the initial vectors and of every epoch's negatives.
         processes: the ranks that share the rows.
         warm: start from what the tables hold, not from the seed's vectors.
+        kernel: forms the gradients; None takes the one for the device.
     """
 
     def __init__(
@@ -173,6 +177,7 @@ class AlternatingSolver:
         seed: int,
         processes: Processes,
         warm: bool = False,
+        kernel: EntriesGradient | None = None,
     ) -> None:
         self.data, self.config, self.seed, self.processes = data, config, seed, processes
         self.bias = bias
@@ -180,8 +185,9 @@ class AlternatingSolver:
         for which, table in enumerate(() if warm else (user, item)):
             table.initialize((seed, Purpose.MF_INITIALIZATION, which), config.init_std)
         self.lanes = Lanes(torch.get_num_threads())
-        fused = worth_compiling(len(data), user.local.device)
-        kernel = FusedGradient(self.lanes) if fused else torch_gradient
+        kernel = kernel or kernel_for(len(data), user.local.device, self.lanes)
+        # A kernel that can draws the negatives itself, but where the rows to fetch must be known.
+        self.draws = getattr(kernel, "draws", False) and isinstance(user, ReplicatedTable)
         self.users = Side(user, data.user_indptr, data.items_by_user, config, kernel)
         self.items = Side(item, data.item_indptr, data.users_by_item, config, kernel)
         # Uniform negative items seen from the items: every item gets the same number.
@@ -192,12 +198,11 @@ class AlternatingSolver:
         """Run the epochs; yields the mean positive log loss of each."""
         for epoch in range(self.config.epochs):
             with self._torch_threads():
-                negatives = self._negative_items(epoch)
-                gradient = self.users.step(self.items.table, self.bias, negatives)
+                # Negatives are freed before the next are drawn.
+                gradient = self.users.step(self.items.table, self.bias, self._negative_items(epoch))
                 self._step_bias(gradient)
                 loss = gradient.loss
-                negatives = self._negative_users(epoch)
-                gradient = self.items.step(self.users.table, self.bias, negatives)
+                gradient = self.items.step(self.users.table, self.bias, self._negative_users(epoch))
                 self._step_bias(gradient)
             yield float(self.processes.all_reduce_sum(loss)) / max(len(self.data), 1)
 
@@ -216,20 +221,26 @@ class AlternatingSolver:
         self.bias.grad = self.processes.all_reduce_sum(gradient.bias)
         self.bias_adam.step()
 
-    def _negative_items(self, epoch: int) -> Pattern:
+    def _negative_items(self, epoch: int) -> Pattern | DrawnPattern:
         """For each positive of this rank's users, `negatives` uniform items."""
         k, side = self.config.negatives, self.users
         key = (self.seed, Purpose.MF_NEGATIVE_ITEMS, epoch)
+        if self.draws:
+            crow = side.positives.crow.long() * k
+            return DrawnPattern(crow, key, side.first * k, self.data.n_items)
         columns = self._draw(key, side.first * k, side.last * k, self.data.n_items)
         return _pattern(side.pointers * k, columns, side.device)
 
-    def _negative_users(self, epoch: int) -> Pattern:
+    def _negative_users(self, epoch: int) -> Pattern | DrawnPattern:
         """The same pairs seen from the items: users in proportion to their activity."""
         side = self.items
         rows = side.table.rows
         pointers = self._item_negatives[rows.start : rows.stop + 1]
         key = (self.seed, Purpose.MF_NEGATIVE_USERS, epoch)
         first, last = int(pointers[0]), int(pointers[-1])
+        if self.draws and self.processes.world_size == 1:  # its positives are the users of all
+            crow = torch.from_numpy(pointers).to(side.device)
+            return DrawnPattern(crow, key, first, len(self.data), side.positives.col)
         columns = self._draw(key, first, last, len(self.data), self.data.users_by_item)
         return _pattern(pointers - pointers[0], columns, side.device)
 

@@ -36,7 +36,7 @@ def content_lists(attributes: Sequence[Attribute], n_items: int) -> TransitionLi
         attributes: of the items.
         n_items: how many there are.
     """
-    vectors = _vectors(attributes, n_items)
+    vectors = content_vectors(attributes, n_items)
     if not vectors.nnz:
         return None
     columns = sparse.csr_array(vectors.T)
@@ -78,8 +78,17 @@ def blended(lists: TransitionLists, other: TransitionLists, weight: float) -> Tr
     return best_targets(total, lists.n_items)
 
 
-def _vectors(attributes: Sequence[Attribute], n_items: int) -> sparse.csr_array:
-    """Every item's weighted values, of length one: float32 ``[n_items, values]``."""
+def content_vectors(
+    attributes: Sequence[Attribute], n_items: int, deciding: int | None = None
+) -> sparse.csr_array:
+    """Every item's weighted values, of length one: float32 ``[n_items, values]``.
+
+    Args:
+        attributes: of the items.
+        n_items: how many there are.
+        deciding: how many, the first ones, decide the weights of the values; None: all.
+    """
+    deciding = n_items if deciding is None else deciding
     parts = [
         sparse.csr_array(
             (np.ones(len(each.values)), each.values, each.indptr), shape=(n_items, each.size)
@@ -94,11 +103,11 @@ def _vectors(attributes: Sequence[Attribute], n_items: int) -> sparse.csr_array:
     values = sparse.csr_array(sparse.hstack(parts))
     values.eliminate_zeros()
     values.data[:] = 1.0
-    counts = values.sum(0)
+    counts = values[:deciding].sum(0)
     order = np.argsort(counts, kind="stable")
     affordable = np.zeros(len(counts), bool)
     affordable[order] = np.cumsum(counts[order] ** 2) <= _PAIRS
-    idf = np.log(n_items / np.maximum(counts, 1.0))
+    idf = np.log(deciding / np.maximum(counts, 1.0))
     values.data *= np.where(affordable, idf, 0.0)[values.indices]
     values.eliminate_zeros()
     length = np.sqrt(values.multiply(values).sum(1))

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 
 import torch
 
-from cadc_rec.data.randomness import Key, normal_rows
+from cadc_rec.data.randomness import Key, normal_blocks
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.rows import fetch_rows
-from cadc_rec.pretrain.kernels import Pattern
+from cadc_rec.pretrain.kernels import DrawnPattern, Pattern
 
 _DENSE = 8  # ids are marked in an array of all rows, where those are at most this many times more
 
@@ -40,7 +40,7 @@ class Block:
     """
 
     rows: slice
-    patterns: tuple[Pattern, Pattern]
+    patterns: tuple[Pattern, Pattern | DrawnPattern]
     others: torch.Tensor
 
 
@@ -59,9 +59,9 @@ class FactorTable(ABC):
 
     def initialize(self, key: Key, std: float) -> None:
         """Normal factors, zero biases; the same on any number of ranks and under either kind."""
-        values = normal_rows(key, self.rows, self.local.shape[1], std)
-        values[:, -1] = 0.0
-        self.local.copy_(torch.from_numpy(values))
+        for part, values in normal_blocks(key, self.rows, self.local.shape[1], std):
+            self.local[part] = torch.from_numpy(values)
+        self.local[:, -1] = 0.0
         self.publish()
 
     @abstractmethod
@@ -69,7 +69,7 @@ class FactorTable(ABC):
         """Let the other ranks see this rank's rows. All must call."""
 
     @abstractmethod
-    def blocks(self, positives: Pattern, negatives: Pattern) -> Iterator[Block]:
+    def blocks(self, positives: Pattern, negatives: Pattern | DrawnPattern) -> Iterator[Block]:
         """The pieces of a half-step of the OTHER side, this one held fixed. All must call."""
 
 
@@ -91,7 +91,7 @@ class ReplicatedTable(FactorTable):
         if self.processes.world_size > 1:
             self.weight.copy_(self.processes.all_gather_rows(self.local, self.n))
 
-    def blocks(self, positives: Pattern, negatives: Pattern) -> Iterator[Block]:
+    def blocks(self, positives: Pattern, negatives: Pattern | DrawnPattern) -> Iterator[Block]:
         """All rows at once."""
         yield Block(slice(None), (positives, negatives), self.weight.clone())
 
@@ -116,8 +116,9 @@ class PartitionedTable(FactorTable):
     def publish(self) -> None:
         """Nothing to do: others ask for what they need."""
 
-    def blocks(self, positives: Pattern, negatives: Pattern) -> Iterator[Block]:
+    def blocks(self, positives: Pattern, negatives: Pattern | DrawnPattern) -> Iterator[Block]:
         """As many blocks on every rank, some of them empty; one where all rows may be fetched."""
+        assert isinstance(negatives, Pattern)  # its columns say which rows to fetch
         entries = positives.crow.long() + negatives.crow
         whole = [slice(0, len(entries) - 1)]
         cuts = whole if self.n <= self.block else _cuts(entries, self.block)

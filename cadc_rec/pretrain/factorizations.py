@@ -22,7 +22,9 @@ from torchrec import KeyedJaggedTensor
 
 from cadc_rec.data.load.batches import Batch
 from cadc_rec.distributed.sharding import build_collection
+from cadc_rec.models.forward import Scores
 from cadc_rec.models.rows import one_id_each, wait
+from cadc_rec.models.summed_loss import Loss
 
 
 class MatrixFactorization(nn.Module):
@@ -86,11 +88,12 @@ class NeuralFactorization(nn.Module):
         part: torch.Tensor = self.of_item(wait(self.items(one_id_each("item", ids))).values())
         return part
 
-    def forward(self, batch: Batch[torch.Tensor]) -> torch.Tensor:
-        """Scores ``[pairs]`` of the batch's pairs, before the sigmoid."""
+    def forward(self, batch: Batch[torch.Tensor], loss: Loss | None = None) -> torch.Tensor:
+        """The summed loss of the batch's pairs; without one their scores before the sigmoid."""
         users, items = self.user_part(batch.users), self.item_part(batch.items)
         assert batch.pattern is not None
         crow, col = batch.pattern.crow, batch.pattern.col
         rows = torch.repeat_interleave(crow.diff(), output_size=len(col))
         scores: torch.Tensor = self.mlp(users.index_select(0, rows) + items.index_select(0, col))
-        return scores.squeeze(1)
+        scores = scores.squeeze(1)
+        return scores if loss is None else loss(Scores(scores.float()), batch)

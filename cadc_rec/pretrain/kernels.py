@@ -1,13 +1,14 @@
 """One half-step's gradient: logits at a CSR pattern, their error, and its product with the rows.
 
 In: rows to move, the other side's rows, a pattern of (row, column) entries with one label. Out: the
-gradient of the rows, and the sums of the entries' errors and losses. Two implementations of the
+gradient of the rows, and the sums of the entries' errors and losses. Three implementations of the
 same sums:
 
 - `torch_gradient`, sparse kernels of torch (cuSPARSE on CUDA, MKL on CPU);
 - `FusedGradient`, one loop on CPU, compiled by numba. A row's columns are read twice while they
   are still in the nearest cache, no array of all entries is written, and a row's sum is always
-  formed in the same order, so the result does not depend on the number of threads.
+  formed in the same order, so the result does not depend on the number of threads;
+- `TritonGradient` (`pretrain.triton_gradient`), the same as one kernel on CUDA, where Triton is.
 
 Compiling takes seconds, so the loop is for those who have enough entries (`worth_compiling`).
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any, TypeAlias, TypeVar
 
@@ -24,13 +26,14 @@ import numpy as np
 import torch
 
 from cadc_rec.compiled import compiled
+from cadc_rec.data.randomness import Key
 from cadc_rec.models.sparse import csr_matrix, products_at
 
 _CHUNK = 256  # entries whose logits are held at once; their rows then still are in the L2 cache
 _WORTH_COMPILING = 300_000  # entries; below, a hundred epochs take less than compiling
 _LOG2_E = np.float32(1.4426950408889634)
 _LARGEST_EXPONENT = np.float32(126.0)  # of a normal float32
-_LEAST_PROBABILITY = 1e-7  # in the loss; four of them multiplied are still a normal float32
+LEAST_PROBABILITY = 1e-7  # in the loss; four of them multiplied are still a normal float32
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,25 @@ class Pattern:
 
     crow: torch.Tensor
     col: torch.Tensor
+
+
+@dataclass(frozen=True)
+class DrawnPattern:
+    """Entries whose columns are drawn by whoever reads them; only `TritonGradient` does.
+
+    Attributes:
+        crow: row pointers ``[rows + 1]``, int32 or int64.
+        key: of the uniform sequence that columns are drawn from (`positional_integers`).
+        first: position of the first entry in it.
+        below: the sequence's bound.
+        values: what is drawn from ``[below]``; None where the numbers drawn are the columns.
+    """
+
+    crow: torch.Tensor
+    key: Key
+    first: int
+    below: int
+    values: torch.Tensor | None = None
 
 
 @dataclass
@@ -50,13 +72,13 @@ class Gradient:
 
 
 EntriesGradient: TypeAlias = Callable[
-    [Pattern, float, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], Gradient
+    [Any, float, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], Gradient
 ]
 """Adds the gradient of binary cross-entropy over one label's entries to its last argument.
 
 An entry's score is ``mine[r] . others[c] + other_bias[c] + bias``. Arguments:
 
-- pattern: the entries;
+- pattern: the entries, a `Pattern`; `TritonGradient` takes a `DrawnPattern`, too;
 - label: 1 for positives, 0 for negatives; the loss is summed for positives only, for half of it is
   enough to watch;
 - mine ``[rows, d]``, others ``[columns, d]``, other_bias ``[columns]``, bias (scalar);
@@ -67,6 +89,17 @@ An entry's score is ``mine[r] . others[c] + other_bias[c] + bias``. Arguments:
 def worth_compiling(entries: int, device: torch.device) -> bool:
     """Whether `FusedGradient` pays on `device` for this many entries, the same on every rank."""
     return device.type == "cpu" and entries >= _WORTH_COMPILING
+
+
+def kernel_for(entries: int, device: torch.device, lanes: Lanes) -> EntriesGradient:
+    """The implementation for so many entries on `device`."""
+    if worth_compiling(entries, device):
+        return FusedGradient(lanes)
+    if device.type == "cuda" and find_spec("triton") is not None:
+        from cadc_rec.pretrain.triton_gradient import TritonGradient
+
+        return TritonGradient()
+    return torch_gradient
 
 
 def compile_kernels() -> None:
@@ -91,7 +124,7 @@ def torch_gradient(
     probability = scores.add_(other_bias[col]).add_(bias).sigmoid_()
     loss = torch.zeros_like(bias)
     if label:
-        loss -= probability.clamp_min(_LEAST_PROBABILITY).log().sum()
+        loss -= probability.clamp_min(LEAST_PROBABILITY).log().sum()
     error = probability.sub_(label)
     into += csr_matrix(crow, col, error, len(others)) @ others
     return Gradient(error.sum(), loss)
@@ -207,7 +240,7 @@ def _sigmoid(x: Any, bits: Any, power: Any, n: int) -> None:
 @compiled(fastmath=True, nogil=True, inline="always")
 def _log_loss(probability: Any, n: int) -> Any:
     """Minus the sum of the logarithms, one logarithm for four of them."""
-    least = np.float32(_LEAST_PROBABILITY)
+    least = np.float32(LEAST_PROBABILITY)
     loss = np.float32(0)
     product = np.float32(1)
     for k in range(n):

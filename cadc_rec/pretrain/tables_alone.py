@@ -212,12 +212,6 @@ def _popularity(dataset: Dataset) -> torch.Tensor:
     return torch.from_numpy(((logarithms - mean) / deviation).astype(np.float32))
 
 
-def untaken_popularity(dataset: Dataset) -> float:
-    """The same of an item that nobody took."""
-    _, mean, deviation = _logarithms(dataset)
-    return -mean / deviation
-
-
 def _logarithms(dataset: Dataset) -> tuple[np.ndarray, float, float]:
     """log(1 + interactions) of every item, their mean, and their deviation (1 where it is 0)."""
     logarithms = np.log1p(np.bincount(dataset.train_item, minlength=dataset.n_items))

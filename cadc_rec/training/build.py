@@ -14,7 +14,7 @@ from torchrec.distributed import DistributedModelParallel
 from cadc_rec.config.experiment import ContextConfig, Experiment, HistoryConfig, ModelConfig
 from cadc_rec.data.context import context_sizes
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.randomness import Purpose, normal_rows
+from cadc_rec.data.randomness import Purpose, normal_blocks
 from cadc_rec.data.recent_popularity import RecentScores
 from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.distributed.processes import Processes
@@ -23,6 +23,7 @@ from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import load_state, local_tensors
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.sharded import tower_vectors
+from cadc_rec.models.absence import ColdDropout
 from cadc_rec.models.tower import SideSpec
 from cadc_rec.models.two_tower import Catalogue, TwoTower
 from cadc_rec.pretrain.id_tables import Pretrained
@@ -130,10 +131,9 @@ class ShardedTwoTower:
         return recent and replace(recent, factor=self.module.known_factor("recent"))
 
     def item_vectors(self) -> torch.Tensor:
-        """Vectors ``[n_items, d]``, on every rank."""
+        """Vectors ``[share, d]`` of this rank's share of the items."""
         self.wrapped.eval()
-        mine = tower_vectors(self.module.item_vectors, self.n_items, self.processes)
-        return self.processes.all_gather_rows(mine, self.n_items)
+        return tower_vectors(self.module.item_vectors, self.n_items, self.processes)
 
 
 def build_model(
@@ -165,6 +165,15 @@ def build_model(
         processes.device,
         experiment.context,
     )
+    if rate := experiment.model.cold_dropout:
+        coded = dataset.user_attributes or dataset.item_attributes
+        dense = dataset.user_dense or dataset.item_dense
+        if not (coded or dense or experiment.history.length or experiment.context.features):
+            raise CadcError(
+                f"model.cold_dropout = {rate} leaves ids out, and the towers read nothing else; "
+                "name attributes of users or items, or set model.cold_dropout = 0."
+            )
+        model.use_absence(ColdDropout(rate, experiment.seed))
     sharding = experiment.sharding
     fuse_table_optimizer(model, experiment.train, sharding.trainable)
     store_frozen_tables(model, sharding)
@@ -287,8 +296,8 @@ def _initialize_tables(model: ShardedTwoTower, seed: int) -> None:
             rows = range(local.row, local.row + local.tensor.shape[0])
             columns = slice(local.column, local.column + local.tensor.shape[1])
             key = (seed, Purpose.TABLE_INITIALIZATION, crc32(local.name.encode()))
-            values = normal_rows(key, rows, local.width, _TABLE_STD)
-            local.tensor.copy_(torch.from_numpy(values[:, columns]))
+            for part, values in normal_blocks(key, rows, local.width, _TABLE_STD):
+                local.tensor[part] = torch.from_numpy(values[:, columns])
 
 
 def load_grown(model: ShardedTwoTower, state: Mapping[str, torch.Tensor]) -> None:

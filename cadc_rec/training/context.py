@@ -19,17 +19,22 @@ class Requests:
     Args:
         codes: int32 ``[rows, features]``, of this rank's examples.
         histories: of the same examples, if the model reads any.
-        device: where the model is.
+        device: where the model is; the codes are copied to it.
     """
 
     def __init__(
         self, codes: np.ndarray, histories: Histories | None, device: torch.device
     ) -> None:
-        self.codes, self.histories, self.device = codes, histories, device
+        self.codes, self.histories = torch.tensor(codes, device=device), histories
+
+    @property
+    def on_host(self) -> bool:
+        """See `Histories.on_host`."""
+        return self.histories is not None and self.histories.on_host
 
     def inputs(self, batch: Batch[torch.Tensor]) -> list[Any]:
         """See `Histories.inputs`."""
         assert batch.rows is not None  # a row of the tower is an example then
         read, *more = [History()] if self.histories is None else self.histories.inputs(batch)
-        codes = torch.from_numpy(self.codes[batch.rows.numpy()]).to(self.device)
+        codes = self.codes[batch.rows.to(self.codes.device)]
         return [replace(read, request=codes), *more]

@@ -15,6 +15,7 @@ import torch
 
 from cadc_rec.data.load.batches import Batch
 from cadc_rec.distributed.processes import Processes
+from cadc_rec.models.forward import Scores
 from cadc_rec.models.history import History
 from cadc_rec.models.id_embedding import FrozenIds
 from cadc_rec.models.known_scores import KnownScores, ListedExamples, RecentExamples
@@ -76,38 +77,60 @@ class Histories:
         known: Sequence[KnownScores] = (),
     ) -> None:
         self.known = known
-        self.model, self.history, self.device = model, history, processes.device
+        self.model, self.device = model, processes.device
+        self._history = torch.from_numpy(history)
         self.kept: History | None = None
         longest = max(rows_by_rank)
         if 4 * longest * model.history_width > limit_bytes:
+            if history.nbytes <= limit_bytes:  # else a step's are copied to the device
+                self._history = self._history.to(self.device)
             return
         for start in range(0, longest, _HISTORIES):
-            read = self._read(history[start : start + _HISTORIES])
+            read = self._read(self._history[start : start + _HISTORIES])
             if self.kept is None:
                 self.kept = read.each(lambda part: part.new_empty(len(history), *part.shape[1:]))
             for whole, part in zip(self.kept.parts(), read.parts(), strict=True):
                 whole[start : start + _HISTORIES] = part
 
+    @property
+    def on_host(self) -> bool:
+        """Whether some of `inputs` can be made of a batch on the host alone."""
+        return any(isinstance(each, ListedExamples | RecentExamples) for each in self.known)
+
     def inputs(self, batch: Batch[torch.Tensor]) -> list[Any]:
-        """What the model is given beside a batch on CPU: histories, and known scores."""
+        """What the model is given beside a batch: histories, and known scores."""
         assert batch.rows is not None  # a row of the tower is an example then
-        known = [each.of(batch.rows, batch.items) for each in self.known]
+        known = [self._scores(each, batch) for each in self.known]
         history = self.of(batch.rows)
-        return [history, *(each.to(self.device, non_blocking=True) for each in known)]
+        there = (k.each(lambda t: t.to(self.device, non_blocking=True)) for k in known)
+        return [history, *there]
+
+    @staticmethod
+    def _scores(known: KnownScores, batch: Batch[torch.Tensor]) -> Scores:
+        assert batch.rows is not None
+        if batch.negatives is None:
+            return Scores(known.of(batch.rows, batch.items))
+        assert batch.labels is not None
+        return known.with_own(batch.rows, batch.items, batch.negatives, batch.labels)
 
     def of(self, rows: torch.Tensor) -> History:
-        """Those of the examples `rows`, int64 ``[n]`` on CPU; all ranks ask together."""
+        """Those of the examples `rows`, int64 ``[n]``; all ranks ask together."""
         if self.kept is None:
-            return self._read(self.history[rows.numpy()])
+            return self._read(self._history[rows.to(self._history.device)])
         here = rows.to(self.device)
         return self.kept.each(lambda part: part[here])
 
-    def _read(self, history: np.ndarray) -> History:
-        return self.model.read(torch.from_numpy(history).to(self.device))
+    def _read(self, history: torch.Tensor) -> History:
+        return self.model.read(history.to(self.device))
 
 
 def known_scores(
-    tables: TablesAlone | None, history: np.ndarray, times: np.ndarray, places: np.ndarray
+    tables: TablesAlone | None,
+    history: np.ndarray,
+    times: np.ndarray,
+    places: np.ndarray,
+    device: torch.device,
+    limit_bytes: int,
 ) -> list[KnownScores]:
     """The scores of this rank's examples that are no dot products, in the order of the model's.
 
@@ -116,11 +139,14 @@ def known_scores(
         history: of the examples.
         times: of D_full's rows.
         places: of the examples in D_full.
+        device: where they are formed,
+        limit_bytes: if what each takes there is no more than this.
     """
     known: list[KnownScores] = []
     if tables is not None and tables.lists is not None:
-        known.append(ListedExamples(tables.lists, tables.decay, history))
+        known.append(ListedExamples(tables.lists, tables.decay, history).on(device, limit_bytes))
     recent = None if tables is None else tables.recent()
     if recent is not None:
-        known.append(RecentExamples(recent.popularity, recent.window, times[places]))
+        examples = RecentExamples(recent.popularity, recent.window, times[places])
+        known.append(examples.on(device, limit_bytes))
     return known

@@ -35,15 +35,17 @@ class Scoring:
 
     Attributes:
         users: vectors of this rank's users.
-        items: ``[n_items, d]``, on every rank.
+        items: ``[share, d]`` of this rank's share of the items.
         on_top: scores that are no dot products.
         by_context: whether a user's vector depends on the context of the request.
+        model: the towers; None where tables alone score.
     """
 
     users: UserVectors
     items: torch.Tensor
     on_top: OnTop = field(default_factory=OnTop)
     by_context: bool = False
+    model: ShardedTwoTower | None = None
 
     def validation_ranks(
         self, dataset: Dataset, sample: NDArray[np.int64] | None, processes: Processes
@@ -53,11 +55,11 @@ class Scoring:
         excluded = UserItems(dataset.user_indptr, dataset.train_item)
         if sample is not None:
             targets, excluded = targets[sample], excluded.some(sample)
-        mine = own_share(sample, dataset.n_users, processes)
-        listed, order = self.on_top.of_users(dataset, mine, with_validation=False)
-        users = self.users(False, sample)
+        items = processes.share(dataset.n_items)
+        listed, order = self.on_top.of_users(dataset, sample, False, items)
+        users, n = self.users(False, sample), dataset.n_items
         ranks = ranks_by_share(
-            users, self.items, targets, excluded, processes, listed=listed, order=order
+            users, self.items, targets, excluded, processes, n, listed=listed, order=order
         )
         return ranks[targets >= 0]
 
@@ -81,7 +83,7 @@ def of_towers(
         return model.user_vectors(history, sample, asked)
 
     on_top = OnTop(model.listed(known.length), model.recent(), known)
-    return Scoring(users, model.item_vectors(), on_top, context is not None)
+    return Scoring(users, model.item_vectors(), on_top, context is not None, model)
 
 
 def of_tables(tables: TablesAlone, known: LastItems, processes: Processes) -> Scoring:
@@ -92,7 +94,9 @@ def of_tables(tables: TablesAlone, known: LastItems, processes: Processes) -> Sc
         return tables.user_vectors(known(with_validation)[mine]).to(processes.device)
 
     on_top = OnTop(tables.listed(known.length), tables.recent(), known)
-    return Scoring(users, tables.item_vectors().to(processes.device), on_top)
+    share = processes.share(known.dataset.n_items)
+    items = tables.item_vectors()[share.start : share.stop]
+    return Scoring(users, items.to(processes.device), on_top)
 
 
 def of_vectors(ids: IdTables, dataset: Dataset, processes: Processes) -> Scoring:
@@ -105,4 +109,6 @@ def of_vectors(ids: IdTables, dataset: Dataset, processes: Processes) -> Scoring
         mine = own_share(sample, dataset.n_users, processes)
         return vectors(mine)[0].to(processes.device)
 
-    return Scoring(users, vectors(slice(0, 0))[1].to(processes.device))
+    share = processes.share(dataset.n_items)
+    items = vectors(slice(0, 0))[1][share.start : share.stop]
+    return Scoring(users, items.to(processes.device))

@@ -11,6 +11,7 @@ parameter. Both what is trained and what `cadc-rec plan` prints come from here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -26,6 +27,7 @@ from cadc_rec.config.running import INT8_NOT_TRAINED
 from cadc_rec.distributed.planner import TableRule
 from cadc_rec.errors import CadcError
 from cadc_rec.models.id_embedding import HybridIds
+from cadc_rec.models.rows import on_gpu
 from cadc_rec.models.two_tower import TwoTower
 
 
@@ -98,8 +100,23 @@ def dense_optimizer(wrapped: nn.Module, model: TwoTower, config: TrainConfig) ->
         for name, parameter in in_backward_optimizer_filter(wrapped.named_parameters())
         if not is_frozen(name, model)
     ]
+    return adam(parameters, config, next(iter(wrapped.parameters())).device)
+
+
+def adam(
+    parameters: Iterable[tuple[str, torch.Tensor]], config: TrainConfig, device: torch.device
+) -> torch.optim.Adam:
+    """Adam by one kernel; on a GPU its rate and steps lie there, so that no step passes them on.
+
+    Args:
+        parameters: by name.
+        config: learning rate and weight decay.
+        device: of the parameters.
+    """
+    gpu = on_gpu(device)
+    rate = torch.tensor(config.learning_rate, device=device) if gpu else config.learning_rate
     return torch.optim.Adam(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        parameters, lr=rate, weight_decay=config.weight_decay, fused=True, capturable=gpu
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +19,11 @@ from torch import nn
 
 from cadc_rec.config.experiment import TrainConfig
 from cadc_rec.data.load.batches import Batch
-from cadc_rec.data.load.loader import Loader
-from cadc_rec.data.load.position import Position, advanced, taken
-from cadc_rec.data.load.stream_loader import StreamLoader
-from cadc_rec.data.streams import prefetched
+from cadc_rec.data.load.position import advanced, taken
 from cadc_rec.distributed.processes import Processes, matmul_precision
 from cadc_rec.errors import CadcError
 from cadc_rec.log import Ticker, track
+from cadc_rec.training.batches.source import AnyLoader, BatchSource, source_on
 from cadc_rec.training.checkpoints import Checkpoints, NoCheckpoints
 from cadc_rec.training.context import Requests
 from cadc_rec.training.kept import Histories
@@ -36,7 +34,6 @@ Validate = Callable[[], dict[str, float]]
 OnEpoch = Callable[[dict[str, float]], object]
 CHECKPOINT_METRIC = "ndcg@10"  # the same rule for every method
 _RATE = "positives_per_second"
-_AHEAD = 2  # batches made while one is trained on
 
 
 @dataclass
@@ -65,33 +62,39 @@ class Trainer:
     """Trains a wrapped model.
 
     Args:
-        model: under DistributedModelParallel; scores a `Batch`.
+        model: under DistributedModelParallel; gives the loss of a `Batch`, see `TwoTower.forward`.
         optimizer: the optimizer of everything that is neither frozen nor fused.
-        loader: this rank's batches.
+        loader: this rank's batches; on a GPU they are made there, if they can be.
         config: epochs, negatives, how often to validate.
         processes: the ranks.
         trains: whether a state entry of this name is trained, and so its best value kept.
         objective: the loss; default: what `config` names.
         histories: histories and contexts of the loader's examples, if the model reads any.
         matmul: how a step multiplies float32 matrices on a GPU, see `matmul_precision`.
+        before_step: called with the number of each step, counted from 0 over all epochs.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        loader: Loader | StreamLoader,
+        loader: AnyLoader,
         config: TrainConfig,
         processes: Processes,
         trains: Callable[[str], bool],
         objective: Objective | None = None,
         histories: Histories | Requests | None = None,
         matmul: str = "float32",
+        before_step: Callable[[int], object] = lambda _: None,
     ) -> None:
         self.objective = objective or make_objective(config)
-        self.model, self.optimizer, self.loader = model, optimizer, loader
+        self.model, self.optimizer = model, optimizer
+        self.batches: BatchSource = source_on(
+            processes.device, loader, histories is not None and histories.on_host
+        )
         self.config, self.processes, self.trains = config, processes, trains
-        self.histories, self.matmul = histories, matmul
+        self.histories, self.matmul, self.before_step = histories, matmul, before_step
+        self._shares: dict[int, torch.Tensor] = {}
 
     def fit(
         self,
@@ -109,7 +112,7 @@ class Trainer:
                 one; also with those that a checkpoint already holds.
             checkpoints: resumes an interrupted training, and saves this one.
         """
-        config, per_epoch = self.config, self.loader.steps
+        config, per_epoch = self.config, self.batches.steps
         checkpoints = checkpoints or NoCheckpoints()
         horizon = config.average_epochs * per_epoch
         state = TrainingState(self.model, self.optimizer, self.trains, self.processes, horizon)
@@ -126,7 +129,7 @@ class Trainer:
                 due = progress.epoch % config.evaluate_every == 0 or progress.epoch == config.epochs
                 if validate is not None and due:
                     entry |= self._validated(state, validate, ticker)
-                entry[_RATE] = self.loader.rows / seconds
+                entry[_RATE] = self.batches.rows / seconds
                 on_epoch(entry)
                 progress.epochs.append(entry)
                 progress.epoch, progress.done = progress.epoch + 1, ()
@@ -173,7 +176,7 @@ class Trainer:
     def _epoch(self, state: TrainingState, ticker: Ticker, checkpoints: Checkpoints) -> float:
         """What is left of a pass over this rank's rows; returns the mean loss over all ranks."""
         self.model.train()
-        progress, per_epoch = state.progress, self.loader.steps
+        progress, per_epoch = state.progress, self.batches.steps
         epoch, before = progress.epoch, progress.done
         if not before:
             state.loss = torch.zeros((), device=self.processes.device)
@@ -186,9 +189,11 @@ class Trainer:
             progress.training_seconds += now - started
             started = now
 
-        with contextlib.closing(self._batches(epoch, before)) as batches:
+        with contextlib.closing(self.batches.epoch(epoch, before)) as batches:
             for step, batch in enumerate(batches, start=taken(before)):
-                self._schedule((epoch - 1) * per_epoch + step)
+                number = (epoch - 1) * per_epoch + step
+                self._schedule(number)
+                self.before_step(number)
                 state.loss += self._step(batch)
                 state.average.update()
                 ticker.advance()
@@ -205,20 +210,17 @@ class Trainer:
             )
         return mean
 
-    def _batches(self, epoch: int, done: Position) -> Generator[Batch[torch.Tensor], None, None]:
-        """The steps left as tensors, made ahead where a core or a GPU has work meanwhile."""
-        made = (arrays.each(torch.from_numpy) for arrays in self.loader.epoch(epoch, done))
-        if self.processes.device.type == "cuda":
-            return prefetched(made, _AHEAD)
-        return made
-
     def _schedule(self, step: int) -> None:
         """Set the learning rate of step number `step` of all epochs."""
         if self.config.schedule == "constant":
             return
-        done = step / (self.config.epochs * self.loader.steps)
+        done = step / (self.config.epochs * self.batches.steps)
+        rate = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def _step(self, batch: Batch[torch.Tensor]) -> torch.Tensor:
         """One optimizer step; returns this rank's part of the step's mean loss."""
@@ -230,12 +232,21 @@ class Trainer:
         terms = self.objective.terms(max(1, batch.positives))  # few rows, many ranks
         with matmul_precision(self.matmul, device):
             with forward_precision(self.config.precision, device):
-                scores = self.model(batch, *inputs)
-            loss = self.objective.loss(scores.float(), batch) / terms
-            # Gradients are averaged over the ranks; the mean over all terms wants them summed.
-            (loss * self.processes.world_size).backward()
+                loss = self.model(batch, *inputs, loss=self.objective.loss)
+            loss.backward(self._share(terms))
         self.optimizer.step()
-        return loss.detach()
+        return loss.detach() / terms
+
+    def _share(self, terms: int) -> torch.Tensor:
+        """What a step's gradients are of: the mean over so many terms, on the device.
+
+        They are averaged over the ranks; the mean over all terms wants them summed. Steps have one
+        of two numbers of terms, and each is sent to the device once.
+        """
+        if terms not in self._shares:
+            one = torch.ones((), device=self.processes.device)
+            self._shares[terms] = one * self.processes.world_size / terms
+        return self._shares[terms]
 
 
 def forward_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:

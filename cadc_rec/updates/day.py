@@ -90,7 +90,7 @@ def find_day(config: DataConfig, folder: Path, dataset: Artifact) -> Day:
             "data.tables: an update cannot read columns of vectors or continuous numbers yet; run "
             "again on all tables, or leave these columns out."
         )
-    tables = _layout(config, dataset)
+    tables = layout(config, dataset)
     found = {role: _find(folder, role, getattr(tables, role).path) for role in _ROLES}
     if found["interactions"] is None:
         there = ", ".join(sorted(path.name for path in _visible(folder))) or "nothing"
@@ -107,9 +107,9 @@ def find_day(config: DataConfig, folder: Path, dataset: Artifact) -> Day:
         role: getattr(tables, role).model_copy(update={"path": str(path or "")})
         for role, path in found.items()
     }
-    ids = {f"{side}_ids": _id_type(dataset, side) for side in ("user", "item")}
-    layout = tables.model_copy(update={**named, **ids})
-    return Day(folder, layout, table_files, table_files.fingerprint())
+    ids = {f"{side}_ids": id_type(dataset, side) for side in ("user", "item")}
+    day = tables.model_copy(update={**named, **ids})
+    return Day(folder, day, table_files, table_files.fingerprint())
 
 
 def described_attributes(dataset: Artifact) -> Mapping[str, list[dict[str, Any]]]:
@@ -144,7 +144,7 @@ def value_forms(dataset: Artifact) -> dict[tuple[str, str], Form]:
     return {**forms, **asked}
 
 
-def _layout(config: DataConfig, dataset: Artifact) -> TablesConfig:
+def layout(config: DataConfig, dataset: Artifact) -> TablesConfig:
     """The columns of a day's tables."""
     if config.source == "tables":
         return config.tables
@@ -165,7 +165,7 @@ def _layout(config: DataConfig, dataset: Artifact) -> TablesConfig:
     )
 
 
-def _id_type(dataset: Artifact, side: str) -> IdType:
+def id_type(dataset: Artifact, side: str) -> IdType:
     """What the ids of the dataset are: the day's must be the same."""
     kind = pq.read_schema(dataset.path / f"{side}s.parquet").field(f"{side}_id").type
     return "integer" if pa.types.is_integer(kind) else "string"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cadc_rec.data.randomness import normal_rows, positional_integers
+from cadc_rec.data.randomness import normal_blocks, positional_integers
 
 
 @pytest.mark.parametrize("below", [7, 3706, 2**20, 2**20 + 1, 10**9])
@@ -35,10 +35,17 @@ def test_nothing_to_draw_from_is_refused():
 
 
 def test_a_random_table_is_the_same_however_it_is_cut_into_shards():
-    whole = normal_rows((9,), range(10_000), 3, 0.5)
-    for rows in (range(100), range(4000, 4200), range(4096, 8192), range(9_999, 10_000)):
-        np.testing.assert_array_equal(
-            normal_rows((9,), rows, 3, 0.5), whole[rows.start : rows.stop]
-        )
+    """And in whichever pieces it is drawn: each piece is a few thousand rows."""
+
+    def drawn(rows):
+        table = np.full((len(rows), 3), np.nan, np.float32)
+        for part, values in normal_blocks((9,), rows, 3, 0.5):
+            assert len(values) <= 4096
+            table[part] = values
+        return table
+
+    whole = drawn(range(10_000))
+    for rows in (range(100), range(4000, 4200), range(4096, 8192), range(9_999, 10_000), range(0)):
+        np.testing.assert_array_equal(drawn(rows), whole[rows.start : rows.stop])
     assert abs(whole.std() - 0.5) < 0.02
     assert abs(whole.mean()) < 0.02

@@ -191,7 +191,7 @@ def train(
         processes.all_gather_rows(
             model.user_vectors(histories(USERS) if ids in HISTORIES else None), USERS
         ),
-        model.item_vectors(),
+        processes.all_gather_rows(model.item_vectors(), model.n_items),
     )
     held = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
     return {

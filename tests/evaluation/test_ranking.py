@@ -7,7 +7,7 @@ from scipy import sparse
 
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
-from cadc_rec.evaluation import ranking
+from cadc_rec.evaluation import item_shard
 from cadc_rec.evaluation.ranking import held_out_ranks
 from tests.evaluation.close_scores import close_world
 
@@ -44,23 +44,27 @@ def test_ranks_equal_those_of_a_loop_with_ties_against_us(world):
     assert got.tolist() == ranks_by_loop(users.astype(float), items, targets, excluded).tolist()
 
 
-def test_ranks_do_not_depend_on_the_block_size(world, monkeypatch):
+@pytest.mark.parametrize(("elements", "least"), [(70, 1), (70, 5), (1, 1)])
+def test_ranks_do_not_depend_on_the_block_size(world, monkeypatch, elements, least):
+    """Two users by all items, five by tiles of fourteen, one by one."""
     users, items, targets, excluded = world
     whole = held_out_ranks(torch.from_numpy(users), torch.from_numpy(items), targets, excluded)
-    monkeypatch.setattr(ranking, "_BLOCK_ELEMENTS", 70)  # two users at a time
+    monkeypatch.setattr(item_shard, "_ELEMENTS", elements)
+    monkeypatch.setattr(item_shard, "_USERS", least)
     parts = held_out_ranks(torch.from_numpy(users), torch.from_numpy(items), targets, excluded)
     assert whole.tolist() == parts.tolist()
 
 
-@pytest.mark.parametrize("block", [70, 1_000_000])
-def test_listed_scores_are_added_to_the_dot_products(world, monkeypatch, block):
+@pytest.mark.parametrize(("elements", "least"), [(70, 1), (70, 5), (1_000_000, 64)])
+def test_listed_scores_are_added_to_the_dot_products(world, monkeypatch, elements, least):
     users, items, targets, excluded = world
     rng = np.random.default_rng(8)
     more = (rng.integers(-2, 3, (23, 31)) * (rng.random((23, 31)) < 0.3)).astype(np.float32)
-    monkeypatch.setattr(ranking, "_BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(item_shard, "_ELEMENTS", elements)
+    monkeypatch.setattr(item_shard, "_USERS", least)
 
     def listed(rows):
-        return sparse.csr_array(more[rows.start : rows.stop])
+        return sparse.csr_array(more[rows])
 
     arguments = (torch.from_numpy(users), torch.from_numpy(items), targets, excluded)
     got = held_out_ranks(*arguments, listed=listed)
@@ -182,11 +186,15 @@ def test_all_scores_equal_but_for_rounding_are_all_looked_at_again():
     assert ranks_of(users, items, np.array([0, 50, 199, -1]), none) == [200, 200, 200, 0]
 
 
-@pytest.mark.parametrize("rows", [1, 2, 7, 39, 40, 41])
-def test_blocks_of_any_size_give_the_same_ranks(rows, monkeypatch):
+@pytest.mark.parametrize(
+    ("rows", "items"), [(1, 300), (2, 300), (7, 300), (39, 300), (41, 300), (7, 99), (64, 1)]
+)
+def test_blocks_of_any_size_give_the_same_ranks(rows, items, monkeypatch):
     world = close_world(4)
     expected = brute_force(*world).tolist()
-    monkeypatch.setattr(ranking, "_BLOCK_ELEMENTS", rows * 300)
+    monkeypatch.setattr(item_shard, "_ELEMENTS", rows * items)
+    monkeypatch.setattr(item_shard, "_USERS", rows)
+    monkeypatch.setattr(item_shard, "_EXACT_ELEMENTS", 24 * 5)  # five pairs at a time
     assert ranks_of(*world) == expected
     users, items, targets, excluded = world
     part = held_out_ranks(
@@ -196,13 +204,14 @@ def test_blocks_of_any_size_give_the_same_ranks(rows, monkeypatch):
 
 
 def test_progress_is_told_of_every_user_once(monkeypatch):
-    monkeypatch.setattr(ranking, "_BLOCK_ELEMENTS", 7 * 300)
+    monkeypatch.setattr(item_shard, "_ELEMENTS", 7 * 300)
+    monkeypatch.setattr(item_shard, "_USERS", 1)
     users, items, targets, excluded = close_world(4)
     told = []
     held_out_ranks(
         torch.from_numpy(users), torch.from_numpy(items), targets, excluded, advance=told.append
     )
-    assert told == [7, 7, 7, 7, 7, 5]
+    assert told == [1, 7, 7, 7, 7, 7, 4]  # one has no target
 
 
 def test_counting_on_the_cpu_is_what_torch_counts():
@@ -212,7 +221,35 @@ def test_counting_on_the_cpu_is_what_torch_counts():
     scores[1, :5] = torch.inf
     bound = scores[:, 6].clone()
     bound[2:5] = torch.tensor([-torch.inf, torch.inf, 0.0])
-    got = ranking._count_above(scores, bound)
+    got = item_shard._count_above(scores, bound)
     assert got.dtype == torch.int64
     assert got.tolist() == (scores > bound[:, None]).sum(1).tolist()
-    assert ranking._count_above(scores[:0], bound[:0]).tolist() == []
+    assert item_shard._count_above(scores[:0], bound[:0]).tolist() == []
+
+
+def test_a_large_catalogue_is_ranked_in_tiles_for_many_users_at_once(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    assert [item_shard.users_at_once(n, cpu) for n in (0, 5_000, 10**7)] == [1_000_000, 200, 64]
+    assert item_shard.users_at_once(2**18, gpu) == 1024 == item_shard.users_at_once(10**7, gpu)
+    assert item_shard._items_at_once(64, cpu) == 15_625
+    for name, value in (
+        ("mem_get_info", (24 * 2**20, 2**40)),
+        ("memory_reserved", 2**21),
+        ("memory_allocated", 2**21),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    assert item_shard._items_at_once(1024, gpu) == 1024  # 24 bytes a score
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**36, 2**40))
+    assert item_shard._items_at_once(1024, gpu) == 2**18
+
+
+def test_entries_alone_make_the_same_added_scores():
+    """What a GPU is sent, beside what a CPU forms."""
+    rng = np.random.default_rng(6)
+    whole = np.where(rng.random((5, 40)) < 0.3, rng.normal(size=(5, 40)), 0).astype(np.float32)
+    matrix = sparse.csr_array(whole)
+    cpu = torch.device("cpu")
+    np.testing.assert_array_equal(item_shard._dense(matrix, range(40), cpu).numpy(), whole)
+    for columns in (range(40), range(7), range(11, 40), range(3, 3)):
+        found = item_shard._dense(matrix.tocsc(), columns, cpu).numpy()
+        np.testing.assert_array_equal(found, whole[:, columns.start : columns.stop])

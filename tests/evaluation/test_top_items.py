@@ -8,10 +8,11 @@ import pytest
 import torch
 from scipy import sparse
 
-from cadc_rec.evaluation import ranking, top_items
+from cadc_rec.evaluation import item_shard, top_items
 from cadc_rec.evaluation.ranking import held_out_ranks
 from cadc_rec.evaluation.top_items import TopItems
 from tests.evaluation.close_scores import close_world
+from tests.evaluation.two_ranks import WORLD, added_scores
 from tests.zygote import run_ranks
 
 KS = (3, 10)
@@ -58,10 +59,11 @@ def test_counting_lists_changes_no_rank():
     assert counted(world)[1] == plain.tolist()
 
 
-@pytest.mark.parametrize("rows", [1, 7, 41])
-def test_blocks_of_any_size_give_the_same_counts(rows, monkeypatch):
+@pytest.mark.parametrize(("rows", "items"), [(1, 300), (7, 300), (41, 300), (7, 99), (40, 4)])
+def test_blocks_of_any_size_give_the_same_counts(rows, items, monkeypatch):
     world = close_world(6)
-    monkeypatch.setattr(ranking, "_BLOCK_ELEMENTS", rows * 300)
+    monkeypatch.setattr(item_shard, "_ELEMENTS", rows * items)
+    monkeypatch.setattr(item_shard, "_USERS", rows)
     monkeypatch.setattr(top_items, "_ELEMENTS", 24 * 16 * 3)  # three users at a time
     assert counted(world)[0] == by_brute_force(world)
 
@@ -92,7 +94,7 @@ def test_listed_scores_come_on_top_of_the_dot_products():
         *vectors,
         targets,
         excluded,
-        listed=lambda some: more[some.start : some.stop],
+        listed=lambda some: more[some],
         top=top,
     )
     counts = np.zeros(300, dtype=int)
@@ -105,12 +107,20 @@ def test_listed_scores_come_on_top_of_the_dot_products():
 
 
 @pytest.mark.distributed
-def test_two_processes_count_what_one_does(tmp_path):
-    out = tmp_path / "counts.json"
+def test_two_processes_rank_and_count_what_one_does(tmp_path):
+    """Items and users are dealt out unevenly, and other scores are added to the dot products."""
+    out = tmp_path / "found.json"
     script = Path(__file__).with_name("two_ranks.py")
     run_ranks(script, [out], ranks=2, seconds=60)
-    found, ranks = counted(close_world(9))
-    assert json.loads(out.read_text()) == {
-        "counts": [found[k] for k in KS],
-        "ranks": ranks,
-    }
+    found = json.loads(out.read_text())
+    counts, ranks = counted(WORLD)
+    assert found["plain"] == {"counts": [counts[k] for k in KS], "ranks": ranks}
+    users, items, targets, excluded = WORLD
+    scores = users.astype(float) @ items.T.astype(float) + added_scores()
+    expected = np.zeros(len(users), int)
+    for user in np.flatnonzero(targets >= 0):
+        bound = scores[user, targets[user]]
+        scores[user, excluded.of(user)] = -np.inf
+        expected[user] = (scores[user] >= bound).sum()
+    assert found["listed"] == expected.tolist()
+    assert found["listed"] != ranks

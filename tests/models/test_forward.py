@@ -46,9 +46,9 @@ def made(request, alone, tmp_path_factory):
     )
 
 
-def twice(tower, rows, features, context, prior):
+def twice(*given):
     """Every learned part stands twice in a vector; a model without towers has its prior twice."""
-    whole = ORIGINAL(tower, rows, features, context, prior)
+    whole = ORIGINAL(*given)
     if whole.learned is None:
         return replace(whole, prior=tuple(torch.cat([part, part], 1) for part in whole.prior))
     return replace(whole, learned=torch.cat([whole.learned, whole.learned], 1))

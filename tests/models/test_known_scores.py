@@ -7,7 +7,13 @@ from scipy import sparse
 
 from cadc_rec.data.recent_popularity import RecentPopularity
 from cadc_rec.data.transition_lists import best_targets
-from cadc_rec.models.known_scores import ListedExamples, RecentExamples
+from cadc_rec.models import known_scores
+from cadc_rec.models.known_scores import (
+    ListedExamples,
+    ListedOnDevice,
+    RecentExamples,
+    RecentOnDevice,
+)
 
 ITEMS, LENGTH, DECAY = 30, 6, 0.6
 
@@ -50,6 +56,20 @@ def test_a_step_leaves_nothing_to_the_next(given):
     )
 
 
+def test_at_shared_negatives_and_at_each_rows_own_item_they_are_the_same(given):
+    _, lists, history = given
+    log = RecentPopularity(np.arange(90.0), np.arange(90, dtype=np.int32) * 7 % ITEMS, ITEMS)
+    rows, items = torch.tensor([3, 0, 7, 3]), torch.tensor([29, 4, 0, 17])
+    negatives, own = torch.tensor([2, 0]), torch.tensor([1, 3, 0, 0])
+    times = np.linspace(80, 5, 12)
+    for known in (ListedExamples(lists, DECAY, history), RecentExamples(log, 30.0, times)):
+        everywhere = known.of(rows, items)
+        assert everywhere.any()
+        found = known.with_own(rows, items, negatives, own)
+        assert torch.equal(found.candidates, everywhere[:, negatives])
+        assert torch.equal(found.own, everywhere[torch.arange(4), own])
+
+
 def test_places_that_hardly_count_are_left_out(given):
     _, lists, history = given
     assert len(ListedExamples(lists, 0.01, history).weights) == 3  # 1, 0.01 and 0.0001
@@ -64,6 +84,7 @@ def test_what_was_taken_just_before_is_counted_one_interaction_after_the_other()
         ([3, 0, 39, 3, 12, 25], [29, 4, 0, 17]),
         ([8], list(range(ITEMS))),
         ([], [2]),
+        (list(range(40)), list(range(ITEMS))),  # those that come after the log too, in any order
     ):
         found = recent.of(torch.tensor(rows, dtype=torch.int64), torch.tensor(items))
         counted = [
@@ -72,3 +93,44 @@ def test_what_was_taken_just_before_is_counted_one_interaction_after_the_other()
         ]
         expected = np.log1p(np.array(counted, np.float64).reshape(len(rows), len(items)))
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("entries", [1, 100, 2**24])
+def test_a_device_forms_the_same_scores(given, entries, monkeypatch):
+    """Its code, run on the CPU."""
+    monkeypatch.setattr(known_scores, "_ENTRIES", entries)
+    cpu = torch.device("cpu")
+    _, lists, history = given
+    rng = np.random.default_rng(7)
+    time, item = rng.integers(0, 60, 400), rng.integers(0, ITEMS, 400).astype(np.int32)
+    asked = rng.integers(-5, 70, 12).astype(np.float64)
+    listed = ListedExamples(lists, DECAY, history)
+    recent = RecentExamples(RecentPopularity(time, item, ITEMS), 7.0, asked)
+    meta = torch.device("meta")  # stands for a GPU: whether what it takes there fits
+    for examples, form, most in (
+        (listed, ListedOnDevice, 8 * (ITEMS + 1) + 8 * len(lists.items) + history.nbytes),
+        (recent, RecentOnDevice, 8 * 400 + 2 * 8 * 12),
+    ):
+        assert examples.on(cpu, most) is examples
+        assert examples.on(meta, most - 1) is examples
+        assert isinstance(examples.on(meta, most), form)
+    for rows, items in (([3, 0, 7, 3, 11], [29, 4, 0, 17]), (range(12), range(ITEMS)), ([], [2])):
+        asking = torch.tensor(list(rows), dtype=torch.int64), torch.tensor(list(items))
+        for form, examples in ((ListedOnDevice, listed), (RecentOnDevice, recent)):
+            found, expected = form(examples, cpu).of(*asking), examples.of(*asking)
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+            places = torch.arange(0, len(asking[1]), 2), torch.arange(len(asking[0])) % len(items)
+            mine = form(examples, cpu).with_own(*asking, *places)
+            for part, of_cpu in zip(
+                (mine.candidates, mine.own),
+                (expected[:, places[0]], expected.gather(1, places[1][:, None])[:, 0]),
+                strict=True,
+            ):
+                torch.testing.assert_close(part, of_cpu, rtol=1e-6, atol=0)
+
+
+def test_lists_without_any_target_add_nothing():
+    empty = best_targets(sparse.csr_array((3, 3), dtype=np.float32), 5)
+    listed = ListedExamples(empty, DECAY, np.zeros((2, 2), np.int32))
+    asking = torch.arange(2), torch.arange(3)
+    assert not ListedOnDevice(listed, torch.device("cpu")).of(*asking).any()

@@ -2,15 +2,18 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
+from cadc_rec.config.experiment import PretrainConfig
 from cadc_rec.config.file import load_experiment
 from cadc_rec.distributed.planner import TableRule, make_planner
 from cadc_rec.distributed.sharding import build_collection
 from cadc_rec.errors import CadcError
 from cadc_rec.planning.memory import validation_bytes
 from cadc_rec.planning.plan import plan_experiment
+from cadc_rec.planning.pretraining import plan_pretraining
 from cadc_rec.planning.remedies import in_units
 from cadc_rec.planning.sizes import Machines, PlannedAttribute, Sizes
 from cadc_rec.pretrain.factor_tables import Extent
@@ -57,8 +60,7 @@ def test_a_billion_users_have_a_plan_for_all_that_is_held(world_size, experiment
     # Tables of 393 GiB whole would fill no GPU; in shares they fit, with gradient and moments.
     assert plan.pretrain.tables == "partitioned"
     assert plan.pretrain.training >= 4 * 1.1e9 * 96 * 4 / world_size
-    # All items, the users' share, and two shares of the items while they are gathered.
-    vectors = (10**8 + 10**9 / world_size + 2 * 10**8 / world_size) * 64 * 4
+    vectors = (10**8 + 10**9) / world_size * 64 * 4  # a share of both
     assert plan.validation == pytest.approx(vectors)
     forward, backward = plan.cost()
     assert forward > 0
@@ -207,8 +209,35 @@ def test_what_the_factorization_and_validation_hold():
     assert four.partitioned_bytes(300) == user + item + 2 * 300 * 8 * 4
     assert four.partitioned_bytes(10**6) == 3 * user + item
     assert validation_bytes(sizes, 8, gpus(1)) == user + item
-    assert validation_bytes(sizes, 8, gpus(2)) == user // 2 + 2 * item
-    assert validation_bytes(sizes, 8, Machines(4, 4, "cpu", 0, GIB)) == user // 4 + 2 * item
+    # With several, its share of both; on CPU the items' transposes beside them.
+    assert validation_bytes(sizes, 8, gpus(2)) == (user + item) // 2
+    assert validation_bytes(sizes, 8, Machines(4, 4, "cpu", 0, GIB)) == user // 4 + item // 2
+
+
+@pytest.mark.parametrize(
+    ("loss", "device", "ranks", "training"),
+    [
+        # Both orders of 1,000 interactions, 4 bytes each; on one GPU the kernel draws negatives.
+        ("binary", "cuda", 1, 2 * 1000 * 4),
+        # Else three negatives of each interaction.
+        ("binary", "cuda", 4, 2 * 250 * 4 + 250 * 3 * 4),
+        ("binary", "cpu", 1, 2 * 1000 * 4 + 1000 * 3 * 4),
+        # And a one for each interaction in either order.
+        ("softmax", "cuda", 1, 2 * 1000 * 4 + 2 * 1000 * 4),
+    ],
+)
+def test_interactions_take_memory_while_the_factorization_trains(loss, device, ranks, training):
+    sizes = Sizes(1000, 100, "the test", interactions=1000)
+    machines = Machines(ranks, ranks, device, 80 * GIB, 128 * GIB)
+    config = PretrainConfig(model="mf", loss=loss, negatives=3)
+
+    def planned(sizes):
+        return plan_pretraining(config, "auto", 0.15, sizes, machines)
+
+    found, without = planned(sizes), planned(replace(sizes, interactions=0))
+    assert (found.interactions, without.interactions) == (training, 0)
+    assert found.training - without.training == training
+    assert found.validation - without.validation == 2 * 1000 // ranks * 4
 
 
 def test_the_command_prints_a_plan_and_the_same_as_json(cli, tiny, tmp_path):

@@ -127,7 +127,7 @@ def test_lanes_and_torch_threads_change_no_bit_and_are_put_back(alone, monkeypat
     rng = np.random.default_rng(3)
     pairs = rng.choice(60 * 40, 900, replace=False)
     data = interactions_of(pairs // 40, pairs % 40, 60, 40)
-    monkeypatch.setattr("cadc_rec.pretrain.alternating.worth_compiling", lambda *_: True)
+    monkeypatch.setattr("cadc_rec.pretrain.kernels.worth_compiling", lambda *_: True)
     before, tables = torch.get_num_threads(), []
     try:
         for threads in (1, 2):

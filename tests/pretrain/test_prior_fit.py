@@ -69,7 +69,7 @@ def ndcg(tables, dataset):
         tables.item_vectors(),
         dataset.val_item,
         UserItems(dataset.user_indptr, dataset.train_item),
-        listed=None if listed is None else lambda some: listed.of(history[some.start : some.stop]),
+        listed=None if listed is None else lambda some: listed.of(history[some]),
     )
     return ranking_metrics(ranks, (10,))["ndcg@10"]
 

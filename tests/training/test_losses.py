@@ -11,6 +11,7 @@ from cadc_rec.training.losses import (
     binary_cross_entropy,
     logq_offsets,
     mixed_offsets,
+    sampled_cross_entropy,
     softmax_cross_entropy,
 )
 
@@ -80,12 +81,36 @@ def by_hand(scores, labels, candidates, temperature=1.0):
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 @pytest.mark.parametrize("candidates", [[0, 1, 2, 3], [0, 3], [1], [2]])
 def test_a_softmax_is_over_the_negatives_and_a_rows_own_positive_once(candidates, temperature):
-    negative = torch.tensor([c in candidates for c in range(4)])
-    got = softmax_cross_entropy(
-        torch.tensor(SCORES), torch.tensor(LABELS), negative, temperature=temperature
-    )
+    scores, labels = torch.tensor(SCORES), torch.tensor(LABELS)
+    own, repeated = scores[torch.arange(2), labels], torch.tensor([x in candidates for x in LABELS])
+    got = sampled_cross_entropy(scores[:, candidates], own, repeated, temperature=temperature)
     expected = by_hand(SCORES, LABELS, candidates, temperature)
     assert float(got) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_the_gradients_of_a_sampled_softmax_are_those_of_its_sum():
+    """Against differences in float64; row 1's positive is column 1, too."""
+    given = [torch.tensor(s, dtype=torch.float64, requires_grad=True) for s in (SCORES, [0.3, 4.0])]
+    repeated, masked = torch.tensor([False, True]), torch.tensor([[0, 1], [3, 0]])
+
+    def lost(scores, own):
+        return sampled_cross_entropy(scores, own, repeated, 0.5, masked)
+
+    assert torch.autograd.gradcheck(lost, given)
+
+
+def test_a_row_that_leaves_out_all_negatives_loses_nothing_and_keeps_its_gradients_finite():
+    scores, own = torch.tensor(SCORES, requires_grad=True), torch.tensor([1.0, -3.0])
+    own.requires_grad_()
+    masked = torch.tensor([[0] * 4, list(range(4))])
+    got = sampled_cross_entropy(scores, own, torch.tensor([False, False]), masked=masked)
+    total = sum(map(math.exp, SCORES[1])) + math.exp(-3)
+    assert got.item() == pytest.approx(3 + math.log(total), rel=1e-6)
+    got.backward()
+    assert scores.grad[0].tolist() == [0.0] * 4
+    expected = [math.exp(s) / total for s in SCORES[1]]
+    assert scores.grad[1].tolist() == pytest.approx(expected, rel=1e-5)
+    assert own.grad.tolist() == pytest.approx([0, math.exp(-3) / total - 1], abs=1e-6)
 
 
 def test_a_softmax_over_everything_needs_no_mark():

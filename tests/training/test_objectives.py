@@ -8,6 +8,7 @@ import torch
 
 from cadc_rec.config.experiment import TrainConfig
 from cadc_rec.data.load.batches import Batch
+from cadc_rec.models.forward import Scores
 from cadc_rec.training.losses import make_objective
 from cadc_rec.training.reading import make_loader
 
@@ -20,7 +21,7 @@ def test_logq_is_taken_off_the_logits_after_the_temperature():
     objective = make_objective(TrainConfig(loss="in-batch-softmax", temperature=0.5), offsets)
     logits = [1 / 0.5 - 0.1, 2 / 0.5 - 0.7, -1 / 0.5 + 0.4]
     expected = -math.log(math.exp(logits[1]) / sum(map(math.exp, logits)))
-    assert float(objective.loss(scores, batch)) == pytest.approx(expected, rel=1e-5)
+    assert float(objective.loss(Scores(scores), batch)) == pytest.approx(expected, rel=1e-5)
     assert objective.terms(7) == 7
 
 
@@ -37,5 +38,5 @@ def test_each_loss_has_its_loader(loss, candidates):
     examples = Examples(np.array([0, 1, 2]), np.array([5, 5, 9]))
     config = TrainConfig(loss=loss, shared_negatives=4)
     (step,) = make_loader(config, examples, [3], 0, 30, seed=0).epoch(1)
-    assert (step.negative is None) == (candidates is not None)
+    assert (step.negatives is None) == (candidates is not None)
     assert candidates is None or len(step.items) == candidates

@@ -19,8 +19,11 @@ def a_trainer(alone, **settings):
     nothing = Batch(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
     loader = SimpleNamespace(steps=3, rows=3, epoch=lambda *_: iter([nothing] * 3))
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    trainer = Trainer(model, optimizer, loader, config, alone, lambda name: True)
-    rates = []
+    numbers, rates = [], []
+    trainer = Trainer(
+        model, optimizer, loader, config, alone, lambda name: True, before_step=numbers.append
+    )
+    trainer.numbers = numbers
 
     def step(*_):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -40,6 +43,7 @@ def test_without_patience_every_epoch_is_run(alone):
     trained = trainer.fit(validated([0.5, 0.4, 0.3, 0.2, 0.1, 0.6, 0.1, 0.1]))
     assert (len(trained.history), trained.best_epoch) == (8, 6)
     assert rates == [0.1] * 24
+    assert trainer.numbers == [*range(24)]
 
 
 def test_with_patience_it_stops_after_that_many_validations_without_a_better_one(alone):

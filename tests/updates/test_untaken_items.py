@@ -142,14 +142,19 @@ def test_their_vectors_come_from_their_attributes(bundles, predictors):
     assert not np.allclose(red, vectors[4])
 
 
-def test_with_tables_alone_they_stand_at_the_mean():
-    from cadc_rec.export.untaken import untaken_vectors
+def test_with_tables_alone_they_stand_where_the_items_most_like_them_stand():
+    from cadc_rec.data.dataset import Attribute
+    from cadc_rec.export.new_items import NewItems
+
+    def colour(codes):
+        return [Attribute("c", "categorical", 4, np.arange(len(codes) + 1), np.array(codes, "i4"))]
 
     items = np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32)
-    found = untaken_vectors(None, [], 2, items, counted=False)
+    stock = NewItems(colour([1, 1, 2, 3, 3, 3, 2]), items, None, [])
+    found = stock.vectors_of(colour([3, 0, 1]), 3)
     assert found.dtype == np.float32
-    assert np.allclose(found, np.stack([items.mean(0)] * 2))
-    assert not untaken_vectors(None, [], 2, items, counted=True).any()
+    means = np.stack([items[3:6].mean(0), items.mean(0), items[:2].mean(0)])  # 0: nothing is known
+    assert np.allclose(found, means, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -55,9 +55,16 @@ class Batch(Generic[A]):
         rows: int64 ``[n_u]``, where each row of the user tower stands among the rank's examples;
             None where a row is a user and not an example.
         labels: int64 ``[n_u]``, the place of each example's positive in `items`; with pairs None.
-        negative: bool ``[n_i]``, the items that are everybody's negatives; None is all.
-        masked: int64 ``[2, n]``, rows and places in `items` that are no candidates; None is none.
+        negatives: int64 ``[k]``, places in `items` of every row's candidates, ascending; None makes
+            all of them candidates, a row's positive included.
+        repeated: bool ``[n_u]``, with `negatives`: the row's positive is one of them.
+        masked: int64 ``[2, n]``, rows, and places among the candidates, that are left out; no
+            row's positive. None is none.
         whole: `items` are all there are, in order, in every step and on every rank.
+        outside: bool ``[n_u, candidates]`` or ``[1, candidates]``, what is left out as a matrix; of
+            steps that are made on the device. None is nothing.
+        real: bool ``[positives of this rank]``, in the order of the pairs or of `users`; the others
+            only fill a step up to a fixed size and have no part in its loss. None is all.
     """
 
     users: A
@@ -66,9 +73,12 @@ class Batch(Generic[A]):
     pattern: PairPattern[A] | None = None
     rows: A | None = None
     labels: A | None = None
-    negative: A | None = None
+    negatives: A | None = None
+    repeated: A | None = None
     masked: A | None = None
     whole: bool = False
+    outside: A | None = None
+    real: A | None = None
 
     def each(self, change: Callable[[A], B]) -> Batch[B]:
         """The same batch with every array changed, as by ``torch.from_numpy``."""
@@ -86,9 +96,12 @@ class Batch(Generic[A]):
             else PairPattern(**{name: change(array) for name, array in vars(pattern).items()}),
             rows=changed(self.rows),
             labels=changed(self.labels),
-            negative=changed(self.negative),
+            negatives=changed(self.negatives),
+            repeated=changed(self.repeated),
             masked=changed(self.masked),
             whole=self.whole,
+            outside=changed(self.outside),
+            real=changed(self.real),
         )
 
 

@@ -1,7 +1,7 @@
 """Steps of a softmax: which candidates the rows share, and which are masked for a row.
 
-In: the rows of a step. Out: its users one by one, the candidates, where each row's positive stands
-among them, and the pairs of row and candidate that a row's sum leaves out.
+In: the rows of a step. Out: its users one by one, its items, where each row's positive stands among
+them, which of them are candidates, and the pairs of row and candidate that a row's sum leaves out.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class SoftmaxBatches:
     def __call__(self, step: Step, examples: Examples) -> Arrays:
         """See `Arrangement`."""
         users, items = examples.users, examples.items
-        negative = None
+        negatives = repeated = None
         if self.everything is not None:
             candidates, labels = self.everything, items
         elif self.candidates == "in-batch":
@@ -100,16 +100,20 @@ class SoftmaxBatches:
             candidates, place = unique(np.concatenate([items, drawn]), self.n_items)
             labels = place[: len(items)]
             if self.candidates == "sampled":
-                negative = np.zeros(len(candidates), bool)
-                negative[place[len(items) :]] = True
+                drawn_here = np.zeros(len(candidates), bool)
+                drawn_here[place[len(items) :]] = True
+                negatives, repeated = np.flatnonzero(drawn_here), drawn_here[labels]
         return Batch(
             users=users.astype(np.int64),
             items=candidates.astype(np.int64),
             positives=step.positives,
             rows=step.rows,
             labels=labels.astype(np.int64),
-            negative=negative,
-            masked=self._masked(step.rows, examples, candidates),
+            negatives=negatives,
+            repeated=repeated,
+            masked=self._masked(
+                step.rows, examples, candidates if negatives is None else candidates[negatives]
+            ),
             whole=self.everything is not None,
         )
 

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cadc_rec.data.load.batches import Arrangement, Arrays, Step
-from cadc_rec.data.load.position import Position, RowsLeft, order, pieces, taken
+import numpy as np
+
+from cadc_rec.data.load.batches import Arrangement, Arrays
+from cadc_rec.data.load.position import Course, Position, RowsLeft, order, taken
 from cadc_rec.data.load.shards import Examples
 
 
@@ -53,6 +55,12 @@ class Loader:
 
     def epoch(self, epoch: int, done: Position = ()) -> Iterator[Arrays]:
         """The steps of epoch number `epoch` that are not `done`; the same whenever asked for."""
+        course, rows = self.course(epoch, done)
+        for step in course.left(rows):
+            yield self.arrange(step, self.examples.take(step.rows))
+
+    def course(self, epoch: int, done: Position = ()) -> tuple[Course, np.ndarray]:
+        """What is left of an epoch, and this rank's rows in their order, int64."""
         goes_on = bool(done) and done[-1].ranks == self.ranks
         before, now = (done[:-1] if goes_on else done), taken(done)
         first, counts = taken(before), self.rows_by_rank
@@ -61,17 +69,9 @@ class Loader:
             left = self.left.after(epoch, before)
             by_rank = [self.left.of_rank(left, rank, self.ranks) for rank in range(self.ranks)]
             rows, counts = by_rank[self.rank], [len(each) for each in by_rank]
-        mine = counts[self.rank]
-        shuffled = order(mine, self.seed, epoch, self.rank, first)
+        shuffled = order(counts[self.rank], self.seed, epoch, self.rank, first)
         if rows is not None:
             shuffled = rows[shuffled]
         steps = self.steps - first
-        for number in range(now - first, steps):
-            start, stop = pieces(mine, steps, number)
-            each = (pieces(count, steps, number) for count in counts)
-            positives = sum(end - begin for begin, end in each)
-            picked = shuffled[start:stop]
-            step = Step(
-                self.seed, epoch, self.rank, first + number, start, picked, positives, first
-            )
-            yield self.arrange(step, self.examples.take(picked))
+        course = Course(self.seed, epoch, self.rank, first, now - first, steps, counts)
+        return course, shuffled

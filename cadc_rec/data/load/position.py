@@ -12,11 +12,12 @@ steps as it would have had.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from cadc_rec.data.load.batches import Step
 from cadc_rec.data.randomness import Purpose, bit_generator
 
 
@@ -54,6 +55,60 @@ def order(rows: int, seed: int, epoch: int, rank: int, first: int) -> np.ndarray
     """The order in which `rank` takes so many rows in the stretch that begins at step `first`."""
     key = (seed, Purpose.EPOCH_ORDER, epoch, rank, *([first] if first else []))
     return np.random.Generator(bit_generator(key)).permutation(rows)
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is left of an epoch for one rank, cut into steps.
+
+    Attributes:
+        seed: of the training.
+        epoch: from 1.
+        rank: whose.
+        first: number of the step at which this number of ranks took the epoch over.
+        done: steps since `first` that were taken.
+        steps: steps since `first`, with those.
+        counts: rows of every rank since `first`.
+    """
+
+    seed: int
+    epoch: int
+    rank: int
+    first: int
+    done: int
+    steps: int
+    counts: Sequence[int]
+
+    @property
+    def rows(self) -> int:
+        """Rows of this rank since `first`."""
+        return self.counts[self.rank]
+
+    @property
+    def start(self) -> int:
+        """How many of them the steps that were taken had."""
+        return self.rows if self.done >= self.steps else pieces(self.rows, self.steps, self.done)[0]
+
+    @property
+    def most(self) -> int:
+        """Rows of a step on this rank at most."""
+        return -(-self.rows // self.steps) if self.steps else 0
+
+    def left(self, rows: np.ndarray | None = None) -> Iterator[Step]:
+        """The steps that are left.
+
+        Args:
+            rows: int64, the rank's rows in their order since `first`; None numbers them by that.
+        """
+        for number in range(self.done, self.steps):
+            start, stop = pieces(self.rows, self.steps, number)
+            each = (pieces(count, self.steps, number) for count in self.counts)
+            positives = sum(end - begin for begin, end in each)
+            picked = np.arange(start, stop) if rows is None else rows[start:stop]
+            place = self.first + number
+            yield Step(
+                self.seed, self.epoch, self.rank, place, start, picked, positives, self.first
+            )
 
 
 class RowsLeft:

@@ -8,13 +8,13 @@ number of ranks can continue from any position.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from cadc_rec.data.load.batches import Arrangement, Arrays, Step
-from cadc_rec.data.load.position import Position, pieces, taken
+from cadc_rec.data.load.batches import Arrangement, Arrays
+from cadc_rec.data.load.position import Course, Position, taken
 from cadc_rec.data.load.shards import Examples, SelectionShards
 from cadc_rec.data.load.stream_order import Chunk, StreamOrder, Window, of_rank
 from cadc_rec.data.streams import prefetched
@@ -57,6 +57,18 @@ class StreamLoader:
 
     def epoch(self, epoch: int, done: Position = ()) -> Iterator[Arrays]:
         """The steps of epoch number `epoch` that are not `done`; the same whenever asked for."""
+        with self.reading(epoch, done) as (course, take):
+            for step in course.left():
+                yield self.arrange(step, take(step.start, step.start + len(step.rows)))
+
+    @contextlib.contextmanager
+    def reading(
+        self, epoch: int, done: Position = ()
+    ) -> Iterator[tuple[Course, Callable[[int, int], Examples]]]:
+        """What is left of an epoch, and what gives rows of it from one place to another, in order.
+
+        A thread reads ahead until the context ends.
+        """
         goes_on = bool(done) and done[-1].ranks == self.ranks
         before, now = (done[:-1] if goes_on else done), taken(done)
         first = taken(before)
@@ -65,23 +77,12 @@ class StreamLoader:
             sum(chunk.count for chunk in of_rank(left, rank, self.ranks))
             for rank in range(self.ranks)
         ]
-        mine = counts[self.rank]
-        start, _ = pieces(mine, steps, now - first) if now < self.steps else (mine, mine)
+        course = Course(self.seed, epoch, self.rank, first, now - first, steps, counts)
         windows = self.order.windows(left, epoch, self.rank, self.ranks, first)
-        due = [window for window in windows if window.start + window.count > start]
+        due = [window for window in windows if window.start + window.count > course.start]
         read = (self._read(window, epoch, first) for window in due)
         with contextlib.closing(prefetched(read, depth=1)) as ready:
-            rows = _Rows(ready, due[0].start if due else mine)
-            for number in range(now - first, steps):
-                start, stop = pieces(mine, steps, number)
-                each = (pieces(count, steps, number) for count in counts)
-                positives = sum(end - begin for begin, end in each)
-                examples = rows.take(start, stop)
-                places = np.arange(start, stop)
-                step = Step(
-                    self.seed, epoch, self.rank, first + number, start, places, positives, first
-                )
-                yield self.arrange(step, examples)
+            yield course, _Rows(ready, due[0].start if due else course.rows).take
 
     def _read(self, window: Window, epoch: int, first: int) -> Examples:
         """A window's rows in their order."""

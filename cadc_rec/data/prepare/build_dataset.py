@@ -4,7 +4,7 @@ In: a `DataConfig` and its raw input. Out, in the artifact: ``train/part-*.parqu
 ``val.parquet`` and ``test.parquet`` (user, item, timestamp; of weighted interactions the first also
 weight), ``users.parquet`` and ``items.parquet`` (original ids and attribute codes in dense-id
 order; last of all the items that nobody took yet), ``attributes.json``; of vectors and numbers
-``dense.json`` and ``dense/``.
+``dense.json`` and ``dense/``; with ``data.cold_items`` ``cold.parquet``, the rows of cold items.
 
 A DuckDB reads the raw input. Ibis expressions (`interactions.py`), run by it or by another engine
 (`data/engine.py`), choose rows, number ids and sort by user and time; the sorted rows are streamed
@@ -31,6 +31,7 @@ from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.types import parse_memory
 from cadc_rec.data.engine import DuckdbEngine, Engine, count, open_engine
 from cadc_rec.data.meetings import meet, tell
+from cadc_rec.data.prepare.cold import ColdItems, write_cold
 from cadc_rec.data.prepare.context import (
     ContextCodes,
     check_context,
@@ -45,7 +46,7 @@ from cadc_rec.data.prepare.interactions import (
     choose_interactions,
     order_interactions,
 )
-from cadc_rec.data.prepare.split import LeaveLastTwo, Rows, Split, TimeSplit
+from cadc_rec.data.prepare.split import ColdSplit, LeaveLastTwo, Rows, Split, TimeSplit
 from cadc_rec.data.prepare.vocabulary import encode_attributes
 from cadc_rec.data.sources.generated import read_generated
 from cadc_rec.data.sources.own_tables import read_tables
@@ -101,32 +102,48 @@ def _build(
         # Read once: what a source gives is an expression over its files.
         rows = engine.adopt(_typed(tables, summed=config.duplicates == "sum"))
         raw_rows = count(engine, rows)
+        cold = None
+        every_row, n_rows = rows, raw_rows
+        if config.cold_items:
+            cold = ColdItems.of(config, tables, engine, rows)
+            rows, n_rows = cold.others, count(engine, cold.others)
         times = times_of(config, tables, engine, rows)
-        met = _meetings(tables, reader, engine, rows) if config.source == "tables" else {}
+        met = _meetings(tables, reader, engine, every_row) if config.source == "tables" else {}
         ticker.advance(note="dropping duplicates")
-        kept = choose_interactions(config, tables, engine, rows, raw_rows, order)
+        kept = choose_interactions(config, tables, engine, rows, n_rows, order)
         ticker.advance(2, note="dense ids")
-        ids = DenseIds.of(engine, kept.rows)
+        ids, n_items, taken = DenseIds.of(engine, kept.rows), 0, kept.rows
+        if cold is not None:
+            cold = cold.chosen(config, tables, engine, kept.rows)
+            taken = cold.with_others(kept.rows)
+            ids, n_items = cold.ids(engine, ids, taken)
         ticker.advance(note="ordering each user's interactions")
-        ranked = _ranked_context(tables, engine, kept.rows)
-        in_order = order_interactions(kept.rows, ids, order, ranked)
+        learned = taken if config.cold_control else kept.rows
+        ranked = _ranked_context(tables, engine, learned)
+        in_order = order_interactions(taken, ids, order, ranked)
         stream = map(_as_rows, engine.stream(in_order, ROW_GROUP_ROWS))
         codes = _context_codes(tables, engine, ranked)
         split: Split = LeaveLastTwo(stream) if kept.cuts is None else TimeSplit(stream, *kept.cuts)
-        train_rows = _write_train(split, kept.at_most, tables.weighted(config), draft.path, codes)
+        at_most = kept.at_most
+        if cold is not None:
+            split = ColdSplit(split, cold.among(engine.to_reader(ids.items)), config.cold_control)
+            at_most += count(engine, cold.rows)
+        train_rows = _write_train(split, at_most, tables.weighted(config), draft.path, codes)
         ticker.advance()
 
     users, items = engine.to_reader(ids.users), engine.to_reader(ids.items)
-    n_users, n_items = (int(side.count().to_pyarrow().as_py()) for side in (users, items))
+    n_users, every_item = (int(side.count().to_pyarrow().as_py()) for side in (users, items))
+    n_items = n_items or every_item
     val_rows = _write_held_out(split.validation, draft.path / "val.parquet", codes)
     test_rows = _write_held_out(split.test, draft.path / "test.parquet", codes)
     if tables.context:
         check_context(reader, draft.path, config.tables.interactions)
         codes.write(draft.path, config.tables.interactions.context_lagged)
     keep_all = config.source == "tables" and config.tables.items.keeps_all
+    files = {side: draft.path / f"{side}s.parquet" for side in ("user", "item")}
     attributes = {
-        "user": _write_entities(users, tables, "user", draft.path / "users.parquet"),
-        "item": _write_entities(items, tables, "item", draft.path / "items.parquet", keep_all),
+        "user": _write_entities(users, tables, "user", files["user"], n_users),
+        "item": _write_entities(items, tables, "item", files["item"], n_items, keep_all),
     }
     text = strict_json.dumps(attributes, indent=2, ensure_ascii=False) + "\n"
     (draft.path / "attributes.json").write_text(text, "utf-8")
@@ -135,7 +152,7 @@ def _build(
     if tables.rejected is not None and tables.rejected.is_dir():
         tables.rejected.rename(draft.path / "rejected")
     draft.rows = raw_rows
-    late = kept.at_most - split.distinct  # repeated pairs that the stream dropped
+    late = at_most - split.distinct  # repeated pairs that the stream dropped
     removed = {"duplicates_dropped": 0, "removed_by_k_core": 0} | kept.removed
     removed["duplicates_dropped"] += late
     draft.info.update(
@@ -156,6 +173,11 @@ def _build(
     if config.source == "tables" and tables.items is not None:
         untaken = int(tables.items.anti_join(items, "item_id").count().to_pyarrow().as_py())
         draft.info["untaken_items" if keep_all else "untaken_items_left_out"] = untaken
+    if isinstance(split, ColdSplit):
+        draft.info |= write_cold(*split.cold(), draft.path)
+        if every_item > n_items:
+            untaken = int(draft.info.get("untaken_items", 0))
+            draft.info["untaken_items"] = untaken + every_item - n_items
     if any(attribute.type for attribute in tables.attributes):  # a later day's are compared
         draft.info["attribute_types"] = {
             side: {a.name: a.type for a in tables.attributes_of(side)} for side in ("user", "item")
@@ -302,11 +324,12 @@ def _write_held_out(rows: Rows, path: Path, codes: ContextCodes) -> int:
 
 
 def _write_entities(
-    ids: ir.Table, tables: RawTables, side: Side, path: Path, keep_all: bool = False
+    ids: ir.Table, tables: RawTables, side: Side, path: Path, learned: int, keep_all: bool = False
 ) -> list[dict[str, Any]]:
     """Write one side's original ids, titles and attribute codes; describe the attributes.
 
-    With `keep_all`, entities without an interaction follow those of `ids`, in ascending order.
+    The first `learned` decide the codes. With `keep_all`, entities without an interaction follow
+    those of `ids`, in ascending order.
     """
     entities = tables.users if side == "user" else tables.items
     declared, key = tables.attributes_of(side), f"{side}_id"
@@ -318,10 +341,9 @@ def _write_entities(
         joined = ids.left_join(wanted, key)
     names = [*columns, *(a.name for a in declared)]
     rows = joined.order_by(side).select(*names).to_pyarrow()
-    taken = len(rows)
     if entities is not None and keep_all:
         others = entities.anti_join(ids, key).order_by(key).select(*names).to_pyarrow()
         rows = pa.concat_tables([rows, others.cast(rows.schema)])
-    table, described = encode_attributes(rows, declared, taken)
+    table, described = encode_attributes(rows, declared, learned)
     write_parquet(path, table)
     return described

@@ -78,12 +78,9 @@ def choose_interactions(
         before = now
         return kept
 
-    since, until = (
-        parse_time(text, f"data.{key}", tables.time_unit)
-        for key, text in (("since", config.since), ("until", config.until))
-    )
-    if since is not None or until is not None:
-        rows = left(within(rows, since, until), "outside_window", "data.since and data.until")
+    if config.since or config.until:
+        inside = in_window(config, tables, rows)
+        rows = left(inside, "outside_window", "data.since and data.until")
     # A k-core counts distinct pairs, as does a cap; and without times the order in which the
     # stream drops repetitions is not that of the file.
     late = order.has_time and config.duplicates == "first"
@@ -122,6 +119,15 @@ def _cuts(
     if first >= second:
         raise CadcError(out_of_order(first, second))
     return first, second
+
+
+def in_window(config: DataConfig, tables: RawTables, rows: ir.Table) -> ir.Table:
+    """The rows of the time that ``data.since`` and ``data.until`` leave."""
+    since, until = (
+        parse_time(text, f"data.{key}", tables.time_unit)
+        for key, text in (("since", config.since), ("until", config.until))
+    )
+    return within(rows, since, until)
 
 
 def within(rows: ir.Table, since: int | None, until: int | None) -> ir.Table:

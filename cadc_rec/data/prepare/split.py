@@ -10,10 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+VALIDATION, TEST = 1, 2
+"""How a row of a cold item is held out; 0 stands for neither."""
 HELD_OUT = 2
 """The last interaction of a user is the test, the one before it validation."""
 
@@ -60,6 +63,10 @@ class Rows:
         )
 
 
+Parts: TypeAlias = tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]
+"""Which rows are learned from, and the places of those held out as validation and as test."""
+
+
 class Split(ABC):
     """Splits a sorted stream; the held-out rows are here when the stream has ended.
 
@@ -99,24 +106,31 @@ class Split(ABC):
             yield train
 
     @abstractmethod
-    def _of_whole_users(
-        self, rows: Rows
-    ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+    def _of_whole_users(self, rows: Rows) -> Parts:
         """Which of the rows are learned from, and the places of those that are held out."""
+
+    def _of_cold_items(self, rows: Rows) -> Parts:
+        """The same of rows of cold items alone, of which nothing has to be learned."""
+        return self._of_whole_users(rows)
 
 
 class LeaveLastTwo(Split):
     """Holds out the last two rows of each user that has more than two."""
 
-    def _of_whole_users(
-        self, rows: Rows
-    ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
-        starts = np.flatnonzero(np.diff(rows.user, prepend=-1))  # users are >= 0
-        counts = np.diff(starts, append=len(rows))
-        ends = (starts + counts)[counts > HELD_OUT]
+    def _of_whole_users(self, rows: Rows) -> Parts:
+        ends, counts = _ends_of_users(rows)
+        ends = ends[counts > HELD_OUT]
         kept = np.ones(len(rows), bool)
         kept[ends - 2] = kept[ends - 1] = False
         return kept, ends - 2, ends - 1
+
+    def _of_cold_items(self, rows: Rows) -> Parts:
+        """The last one is the test and one before it validation, however few there are."""
+        ends, counts = _ends_of_users(rows)
+        validation, test = ends[counts > 1] - 2, ends - 1
+        kept = np.ones(len(rows), bool)
+        kept[validation] = kept[test] = False
+        return kept, validation, test
 
 
 class TimeSplit(Split):
@@ -132,13 +146,61 @@ class TimeSplit(Split):
         super().__init__(sorted_rows)
         self._cuts = validation_from, test_from
 
-    def _of_whole_users(
-        self, rows: Rows
-    ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+    def _of_whole_users(self, rows: Rows) -> Parts:
         span = np.searchsorted(self._cuts, rows.timestamp, side="right")  # 0, 1 or 2
         first = np.ones(len(rows), bool)  # of its user and span
         first[1:] = (rows.user[1:] != rows.user[:-1]) | (span[1:] != span[:-1])
         return span == 0, *(np.flatnonzero(first & (span == place)) for place in (1, 2))
+
+
+class ColdSplit(Split):
+    """Splits the rows of warm items as `split` does, as if there were no others.
+
+    Rows of cold items are held out beside them, by the same rule, and what is left of these is
+    learned from only where `learned` says so.
+
+    Args:
+        split: of the whole stream; not read so far.
+        is_cold: ``[n_items]``.
+        learned: whether rows of cold items that are not held out are learned from.
+    """
+
+    def __init__(self, split: Split, is_cold: NDArray[np.bool_], learned: bool) -> None:
+        super().__init__(split._rows)
+        self._split, self._is_cold, self._learned = split, is_cold, learned
+        self._cold: list[tuple[Rows, NDArray[np.int8]]] = []
+
+    def cold(self) -> tuple[Rows, NDArray[np.int8]]:
+        """All rows of cold items, and whether each is validation (1), test (2) or neither (0)."""
+        held = [each for _, each in self._cold]
+        return (
+            Rows.joined([rows for rows, _ in self._cold]),
+            np.concatenate(held) if held else np.zeros(0, np.int8),
+        )
+
+    def _of_whole_users(self, rows: Rows) -> Parts:
+        cold = self._is_cold[rows.item]
+        (warm_at,), (cold_at,) = np.nonzero(~cold), np.nonzero(cold)
+        learned = np.zeros(len(rows), bool)
+        learned[warm_at], validation, test = self._split._of_whole_users(rows.take(warm_at))
+        of_cold = rows.take(cold_at)
+        left, *held_out = self._split._of_cold_items(of_cold)
+        held = np.zeros(len(of_cold), np.int8)
+        for name, places in zip((VALIDATION, TEST), held_out, strict=True):
+            held[places] = name
+        self._cold.append((of_cold.without_weight(), held))
+        self.unused -= len(of_cold)  # counted apart
+        if self._learned:
+            learned[cold_at] = left
+            self.unused += int(left.sum())
+        return learned, warm_at[validation], warm_at[test]
+
+
+def _ends_of_users(rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each user's rows end, and how many they are."""
+    starts = np.flatnonzero(np.diff(rows.user, prepend=-1))  # users are >= 0
+    counts = np.diff(starts, append=len(rows))
+    return starts + counts, counts
 
 
 def whole_users(sorted_rows: Iterable[Rows]) -> Iterator[Rows]:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cadc_rec.data.sources.raw_tables import AttributeColumn
+from cadc_rec.errors import CadcError
 
 UNKNOWN = 0
 
@@ -131,3 +132,84 @@ def _lists(codes: pa.Array, lists: pa.Array) -> pa.Array:
     lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), codes)
+
+
+def coded(
+    values: pa.Array | None, count: int, attribute: dict[str, Any]
+) -> tuple[pa.Array, dict[str, Any]]:
+    """Codes of values by a vocabulary that is there, and what codes mean now.
+
+    Args:
+        values: None where nothing is known of the entities.
+        count: how many there are.
+        attribute: name, kind, size and vocabulary; values that it lacks get codes behind its own.
+
+    Raises:
+        CadcError: its values were whole numbers, and one of `values` is none.
+    """
+    vocabulary, kind = attribute["vocabulary"], attribute["kind"]
+    if values is None:
+        if kind == "multi":
+            empty = pa.array(np.zeros(count + 1, np.int32))
+            return pa.ListArray.from_arrays(empty, pa.array([], pa.int32())), attribute
+        return pa.array(np.full(count, UNKNOWN, np.int32)), attribute
+    if kind == "numeric":
+        filled = values.fill_null(-np.inf).to_numpy(zero_copy_only=False)
+        codes = np.searchsorted(np.asarray(vocabulary, np.float64), filled, side="right")
+        return pa.array(codes.astype(np.int32)), attribute
+    if kind == "hashed":
+        return hashed_codes(values, attribute["size"] - 1), attribute
+    flat = pc.list_flatten(values) if kind == "multi" else values
+    codes, every, _ = grown_codes(flat, vocabulary, attribute["name"])
+    if kind == "multi":
+        lengths = pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        codes = pa.ListArray.from_arrays(pa.array(offsets), codes)
+    return codes, {**attribute, "size": len(every) + 1, "vocabulary": every}
+
+
+def grown_codes(
+    values: pa.Array, vocabulary: list[Any], name: str
+) -> tuple[pa.Array, list[Any], list[Any]]:
+    """Codes of a day's values; those that are new get codes behind the vocabulary, in their order.
+
+    Args:
+        values: null where nothing is known, code 0.
+        vocabulary: the values of codes 1, 2, ...
+        name: the column's, for messages.
+
+    Returns:
+        int32 codes, the grown vocabulary, and what is new in it.
+
+    Raises:
+        CadcError: the vocabulary's values are whole numbers, and one of these is none.
+    """
+    old = pa.array(vocabulary) if vocabulary else pa.array([], values.type)
+    values = _like(values, old.type, name)
+    distinct = pc.unique(pc.drop_null(values))
+    new = distinct.filter(pc.invert(pc.is_in(distinct, value_set=old)))
+    new = new.take(pc.array_sort_indices(new))
+    every = pa.concat_arrays([old, new])
+    index = pc.index_in(values, value_set=every, skip_nulls=True).cast(pa.int32())
+    codes = pc.add(index.fill_null(UNKNOWN - 1), pa.scalar(1, pa.int32()))
+    return codes, every.to_pylist(), new.to_pylist()
+
+
+def _like(values: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
+    """The values of a day in the type of those before: text, or whole numbers."""
+    try:
+        return values.cast(kind)
+    except pa.ArrowException:
+        shown = next(text for text in values.to_pylist() if text and not _is_whole(text))
+        raise CadcError(
+            f"column {name}: its values were whole numbers of 64 bits, and {shown!r} in the new "
+            "table is none; correct it, or write it as missing."
+        ) from None
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        pa.array([text]).cast(pa.int64())
+    except pa.ArrowException:
+        return False
+    return True

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import ibis
 import ibis.expr.types as ir
+import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from cadc_rec.config.tables import EntityTable, InteractionsTable, ItemsTable, TablesConfig
@@ -76,6 +77,21 @@ def read_tables(
     """
     backend.raw_sql("SET TimeZone = 'UTC'")  # a datetime that names no zone is meant as UTC
     return _Reader(config, backend, scratch, forms or {}).read(files)
+
+
+def read_side(
+    config: TablesConfig, side: Side, files: FileSet, backend: Backend, scratch: Path,
+    forms: Mapping[tuple[str, str], Form],
+) -> pa.Table:  # fmt: skip
+    """Ids and attributes of one file of users or items, in its order; see `read_tables`."""
+    backend.raw_sql("SET TimeZone = 'UTC'")
+    reader = _Reader(config, backend, scratch, forms)
+    read = reader._side(side, getattr(config, f"{side}s"), files)
+    untyped = "integer-like" in config.normalize_ids
+    kind = id_kind(side, getattr(config, f"{side}_ids"), [read.ids], untyped=untyped)
+    rows = reader._entities(read, kind, {})
+    assert rows is not None
+    return rows.to_pyarrow()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import EvaluateConfig, Experiment
+from cadc_rec.data.cold_items import ColdItems
 from cadc_rec.data.context import RequestContext
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.transition_lists import FILE
@@ -23,12 +25,13 @@ from cadc_rec.distributed.rows import write_rows
 from cadc_rec.distributed.state import load_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import is_of_ranks, list_metrics, needs_lists, ranking_metrics
-from cadc_rec.evaluation.on_top import LastItems, own_share
+from cadc_rec.evaluation.on_top import LastItems
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.evaluation.statistics import mean_intervals
 from cadc_rec.evaluation.top_items import TopItems
 from cadc_rec.evaluation.validation import validation_sample
 from cadc_rec.log import Ticker, track
+from cadc_rec.pipeline.stages.cold import measure_cold
 from cadc_rec.pipeline.stages.train import CHECKPOINT
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior
@@ -67,7 +70,8 @@ def build_evaluation(
             products are the scores that ranked the test items: a user's history, where the model
             has one, ends with the validation item. Where transitions are kept as lists, their
             scores come on top of the dot products; ``transition_lists.safetensors`` where these
-            are not those of the transitions alone.
+            are not those of the transitions alone. Of a dataset with cold items also
+            ``cold_ranks.parquet``.
         fitted: the prior's fit, where it was fitted.
     """
     config, val_item = experiment.evaluate, np.asarray(dataset.val_item)
@@ -75,6 +79,9 @@ def build_evaluation(
     if not len(test_users):
         raise CadcError("no user has a test item (three interactions are needed); use more data.")
     sample = validation_sample(val_item, config.users, experiment.data.split_seed)
+    cold = ColdItems.of(dataset)
+    if cold is not None:
+        dataset = replace(dataset, item_attributes=dataset.every_item_attributes())
     kept, other = _scorings(experiment, dataset, checkpoint, pretrained, processes, fitted)
     train = UserItems(dataset.user_indptr, dataset.train_item)
     # Training has ranked the very model that it kept, but it counts no best items.
@@ -83,7 +90,7 @@ def build_evaluation(
         val_ranks = kept_ranks(checkpoint.path)
     to_rank = [] if val_ranks is not None else [val_item if sample is None else val_item[sample]]
     to_rank += [dataset.test_item] * (1 + (other is not None))
-    total = sum(len(processes.share(len(each))) for each in to_rank)
+    total = sum(map(len, to_rank))
     with track("evaluate", total, "users", visible=processes.rank == 0) as ticker:
         measure = functools.partial(_measured, config, dataset, processes, ticker)
         if val_ranks is None:
@@ -116,9 +123,14 @@ def build_evaluation(
     if sample is not None:
         interval = mean_intervals(val_ranks, [name for name in val if is_of_ranks(name)])
         result["validation_sample"] = {"users": len(sample), "of": len(have), "interval": interval}
+    if cold is not None:
+        result["cold"] = measure_cold(config.k, dataset, cold, kept, processes, draft.path)
     draft.info, draft.rows = result, len(test_users)
-    file = draft.path / "user_vectors.safetensors"
-    write_rows(file, "vectors", users, dataset.n_users, processes)
+    for side, vectors, rows in (
+        ("user", users, dataset.n_users),
+        ("item", kept.items, dataset.n_items),
+    ):
+        write_rows(draft.path / f"{side}_vectors.safetensors", "vectors", vectors, rows, processes)
     if processes.rank == 0:
         (draft.path / "metrics.json").write_text(
             strict_json.dumps(result, indent=2) + "\n", "utf-8"
@@ -127,9 +139,6 @@ def build_evaluation(
         lists = kept.on_top.lists
         if lists is not None and lists.lists is not pretrained.lists:
             lists.lists.save(draft.path / FILE)
-        save_file(
-            {"vectors": kept.items.cpu().contiguous()}, draft.path / "item_vectors.safetensors"
-        )
         for name, of, held_out, ranks in (
             ("ranks.parquet", test_users, dataset.test_item, test_ranks),
             (VALIDATION_RANKS, have if sample is None else sample, val_item, val_ranks),
@@ -152,10 +161,10 @@ def _measured(
     targets = np.asarray(dataset.test_item if with_validation else dataset.val_item)
     targets = targets if sample is None else targets[sample]
     top = TopItems(config.k, dataset.n_items) if needs_lists(config.metrics) else None
-    mine = own_share(sample, dataset.n_users, processes)
-    listed, order = scoring.on_top.of_users(dataset, mine, with_validation)
+    n, items = dataset.n_items, processes.share(dataset.n_items)
+    listed, order = scoring.on_top.of_users(dataset, sample, with_validation, items)
     ranks = ranks_by_share(
-        users, scoring.items, targets, excluded, processes, ticker.advance, listed, order, top
+        users, scoring.items, targets, excluded, processes, n, ticker.advance, listed, order, top
     )
     ranks = ranks[targets >= 0]
     metrics = ranking_metrics(ranks, config.k, config.metrics)

@@ -239,10 +239,11 @@ def _validation(dataset: Dataset, shares: IdTables, processes: Processes) -> dic
     users, items = shares.as_dot_products()
     ranks = ranks_by_share(
         users,
-        processes.all_gather_rows(items, dataset.n_items),
+        items,
         dataset.val_item,
         UserItems(dataset.user_indptr, dataset.train_item),
         processes,
+        dataset.n_items,
     )
     held_out = np.asarray(dataset.val_item) >= 0
     return ranking_metrics(ranks[held_out], (10,)) if held_out.any() else {}

@@ -9,7 +9,7 @@ import torch
 from cadc_rec.config.experiment import PretrainConfig, ShardingConfig, TrainConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.load.shards import Examples
-from cadc_rec.data.randomness import Purpose, normal_rows
+from cadc_rec.data.randomness import Purpose, normal_blocks
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import gather_state, local_tensors
@@ -56,8 +56,9 @@ def build_neural_tables(
     with torch.no_grad():
         for local in local_tensors(wrapped, lambda name: ".embedding_bags." in name):
             key = (seed, Purpose.TABLE_INITIALIZATION, crc32(local.name.encode()))
-            values = normal_rows(key, range(len(local.tensor)), local.width, pretrain.init_std)
-            local.tensor.copy_(torch.from_numpy(values))
+            every = range(len(local.tensor))
+            for part, values in normal_blocks(key, every, local.width, pretrain.init_std):
+                local.tensor[part] = torch.from_numpy(values)
     share = processes.share(len(dataset.train_item))
     rows = [
         len(range(len(dataset.train_item) * r // processes.world_size,

@@ -113,7 +113,8 @@ def build_checkpoint(
     if reading.history is not None:
         rows_by_rank = shards.rows_by_rank(processes.world_size)
         places = shards.places(processes.rank, processes.world_size)
-        known = known_scores(model.tables, reading.history, dataset.train_timestamp, places)
+        times = dataset.train_timestamp
+        known = known_scores(model.tables, reading.history, times, places, device, limit)
         read = Histories(model.module, reading.history, rows_by_rank, processes, limit, known)
     histories: Histories | Requests | None = read
     context = None
@@ -127,6 +128,7 @@ def build_checkpoint(
     elif experiment.negatives.distribution == "mixed":
         of_rank = mixed_offsets(reading.item_counts(), loader.steps, config.shared_negatives)
         offsets = of_rank.to(device)
+    absence = model.module.absence
     trainer = Trainer(
         model.wrapped,
         dense_optimizer(model.wrapped, model.module, config),
@@ -137,6 +139,7 @@ def build_checkpoint(
         make_objective(config, offsets),
         histories,
         experiment.compute.matmul,
+        lambda step: None if absence is None else absence.begin(step),
     )
     setup_seconds = time.perf_counter() - started
     evaluate, val_item = experiment.evaluate, np.asarray(dataset.val_item)

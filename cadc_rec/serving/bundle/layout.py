@@ -60,7 +60,10 @@ ITEM = "programs/item.pt2"
 """`torch.export`: items to vectors."""
 NEWCOMER = "programs/newcomer.pt2"
 """`torch.export`: histories of users the model has never seen to vectors."""
-PROGRAMS = {"query": QUERY, "item": ITEM, "newcomer": NEWCOMER}
+NEW_ITEM = "programs/new_item.pt2"
+"""`torch.export`: codes of attributes to the learned part of the vectors of items that came after
+training; `MODEL` says under ``new_items`` how many codes of each attribute there may be."""
+PROGRAMS = {"query": QUERY, "item": ITEM, "newcomer": NEWCOMER, "new_item": NEW_ITEM}
 
 SELF_TEST = "self_test.json"
 """Recorded requests with their answers; see `cadc_rec.serving.bundle.self_test`."""

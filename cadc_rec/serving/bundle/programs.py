@@ -33,7 +33,7 @@ _EXAMPLE_INPUTS = "data/sample_inputs/model.pt"
 
 
 def load_program(bundle: Bundle, program: str) -> torch.nn.Module:
-    """The float program ``query``, ``item`` or ``newcomer``; takes what ``model.json`` says.
+    """A float program of `layout.PROGRAMS`; takes what ``model.json`` says.
 
     Raises:
         CadcError: the bundle has none, or it is not one of ours.

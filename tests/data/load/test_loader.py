@@ -74,6 +74,11 @@ def a_softmax_loader(candidates, rows=300, negatives=40, known=None, lifetimes=N
     return users, items, Loader(Examples(users, items), [rows], 0, 32, 3, arrange)
 
 
+def among(step):
+    """The items that are every row's candidates."""
+    return step.items if step.negatives is None else step.items[step.negatives]
+
+
 @pytest.mark.parametrize("candidates", ["all", "sampled", "in-batch", "mixed"])
 def test_a_softmax_epoch_gives_every_row_once_with_its_positive_labelled(candidates):
     users, items, loader = a_softmax_loader(candidates)
@@ -88,20 +93,21 @@ def test_a_softmax_epoch_gives_every_row_once_with_its_positive_labelled(candida
 def test_candidates_are_all_items_or_the_batchs_own():
     for step in a_softmax_loader("all")[2].epoch(1):
         assert step.items.tolist() == list(range(200))
-        assert step.negative is None
+        assert step.negatives is None
     for step in a_softmax_loader("in-batch")[2].epoch(1):
         assert set(step.labels.tolist()) == set(range(len(step.items)))
-        assert step.negative is None
+        assert step.negatives is None
 
 
 def test_shared_negatives_are_uniform_and_marked_and_positives_are_not():
     _, _, loader = a_softmax_loader("sampled", rows=6000)
     drawn, steps = np.zeros(200), 0
     for step in loader.epoch(1):
-        assert step.negative.sum() <= 40
-        others = set(range(len(step.items))) - set(np.flatnonzero(step.negative).tolist())
+        assert len(step.negatives) <= 40
+        others = set(range(len(step.items))) - set(step.negatives.tolist())
         assert others <= set(step.labels.tolist())  # what is no negative is somebody's positive
-        drawn[step.items[step.negative]] += 1
+        assert step.repeated.tolist() == [at not in others for at in step.labels]
+        drawn[step.items[step.negatives]] += 1
         steps += 1
     expected = steps * (1 - (1 - 1 / 200) ** 40)  # an item drawn twice counts once
     assert abs(drawn.mean() - expected) < 0.03 * expected
@@ -112,7 +118,7 @@ def test_mixed_candidates_are_the_positives_and_the_shared_draws_for_every_row()
     steps = (a_softmax_loader(kind)[2].epoch(1) for kind in ("mixed", "sampled"))
     for mixed, sampled in zip(*steps, strict=True):
         assert mixed.items.tolist() == sampled.items.tolist()  # the same draws
-        assert mixed.negative is None
+        assert mixed.negatives is None
 
 
 def test_exactly_the_items_that_were_not_alive_at_an_examples_time_are_masked():
@@ -132,12 +138,13 @@ def test_exactly_the_items_that_were_not_alive_at_an_examples_time_are_masked():
         expected = {
             (row, place)
             for row, example in enumerate(step.rows)
-            for place, item in enumerate(step.items)
+            for place, item in enumerate(among(step))
             if not any(at[taken == item] <= times[example])
             or not any(at[taken == item] >= times[example])
         }
         assert set(zip(*step.masked.tolist(), strict=True)) == expected
-        assert expected.isdisjoint(enumerate(step.labels.tolist()))
+        own = (np.flatnonzero(step.negatives == at).tolist() for at in step.labels)
+        assert expected.isdisjoint((row, at) for row, places in enumerate(own) for at in places)
         masked_pairs += len(expected)
     assert masked_pairs
 
@@ -175,8 +182,8 @@ def test_exactly_the_users_other_known_items_are_masked(candidates):
         expected = {
             (row, place)
             for row, (user, label) in enumerate(zip(step.users, step.labels, strict=True))
-            for place, item in enumerate(step.items)
-            if item in taken[user] and place != label
+            for place, item in enumerate(among(step))
+            if item in taken[user] and item != step.items[label]
         }
         masked = list(zip(*step.masked.tolist(), strict=True))
         assert len(masked) == len(set(masked))

@@ -1,0 +1,92 @@
+"""What attributes alone say of items, without anything learned: what a tower has to be better than.
+
+Two scores of every item, whether it was taken or not: how often items with its attribute values are
+taken, the same for all users; and its mean cosine with the items that a user took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from cadc_rec.data.user_items import UserItems
+
+_ELEMENTS = 4_000_000  # scores held at once
+
+
+def attribute_popularity(
+    vectors: sparse.csr_array, taken: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Of each item, the mean of its values' popularity; ``[every]``.
+
+    A value is as popular as the items with it that were taken are on average.
+
+    Args:
+        vectors: ``[every, values]``; an item has the values that are not 0. The first items are
+            those of `taken`.
+        taken: ``[known]``, how often each was taken.
+    """
+    has = sparse.csr_array(vectors, copy=True)
+    has.data[:] = 1.0
+    of_known = has[: len(taken)]
+    mean = (of_known.T @ taken) / np.maximum(of_known.sum(0), 1.0)
+    found: NDArray[np.float64] = (has @ mean) / np.maximum(has.sum(1), 1.0)
+    return found
+
+
+def baseline_ranks(
+    vectors: sparse.csr_array,
+    histories: UserItems,
+    targets: NDArray[np.int32],
+    excluded: UserItems,
+    candidates: NDArray[np.int64],
+) -> dict[str, NDArray[np.int64]]:
+    """Ranks of the users' targets by both scores, of those with a target, in order of users.
+
+    Of the candidates with a target's own score, half count as before it.
+
+    Args:
+        vectors: ``[every, values]``, each item's of length one.
+        histories: what each user took, of the first items alone.
+        targets: ``[n_users]``, -1 for none.
+        excluded: what is no candidate of each user; must not hold the user's target.
+        candidates: the items that are ranked.
+    """
+    users = np.flatnonzero(targets >= 0)
+    known = int(histories.items.max(initial=-1)) + 1
+    taken = np.bincount(histories.items, minlength=known)
+    popular = attribute_popularity(vectors, taken)
+    ranks: dict[str, list[NDArray[np.int64]]] = {"attribute_popularity": [], "neighbours": []}
+    left_out = np.ones(vectors.shape[0], bool)
+    left_out[candidates] = False
+    columns = sparse.csr_array(vectors.T)
+    for some in _blocks(users, vectors.shape[0]):
+        out = np.repeat(left_out[None], len(some), 0)
+        out.ravel()[excluded.some(some).flat(len(left_out))] = True
+        row, item = histories.joined(some)
+        counts = np.bincount(row, minlength=len(some))
+        mean = sparse.csr_array(
+            (1.0 / counts[row], (row, item)), shape=(len(some), vectors.shape[0])
+        )
+        alike = ((mean @ vectors) @ columns).toarray()
+        for name, scores in (
+            ("attribute_popularity", np.repeat(popular[None], len(some), 0)),
+            ("neighbours", alike),
+        ):
+            own = scores[np.arange(len(some)), targets[some]][:, None]
+            above = ((scores > own) & ~out).sum(1)
+            equal = ((scores == own) & ~out).sum(1) - 1  # less the target itself
+            ranks[name].append(1 + above + equal // 2)
+    return {
+        name: np.concatenate(each) if each else np.zeros(0, np.int64)
+        for name, each in ranks.items()
+    }
+
+
+def _blocks(users: NDArray[np.int64], width: int) -> Iterator[NDArray[np.int64]]:
+    block = max(1, _ELEMENTS // max(width, 1))
+    for first in range(0, len(users), block):
+        yield users[first : first + block]

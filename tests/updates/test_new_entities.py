@@ -1,0 +1,92 @@
+"""Items of a file that came after preparation are coded as the dataset's own are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cadc_rec.config.experiment import DataConfig
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.prepare.build_dataset import build_dataset
+from cadc_rec.data.sources.raw_input import find_raw
+from cadc_rec.errors import CadcError
+from cadc_rec.store.artifact import run_stage
+from cadc_rec.updates.new_entities import new_entities
+
+
+def stock(names, first=0):
+    """Items with a colour, tags, a picture of three numbers, a price and words."""
+    rng = np.random.default_rng(8)
+    pictures = rng.normal(size=(40, 3)).tolist()
+    return pa.table(
+        {
+            "item_id": names,
+            "colour": [("red", "blue", None)[n % 3] for n in range(first, first + len(names))],
+            "tags": [["a", "b"][: n % 3] for n in range(first, first + len(names))],
+            "picture": [pictures[n] if n % 4 else None for n in range(first, first + len(names))],
+            "price": [float(n * n) for n in range(first, first + len(names))],
+            "words": [("a blue hat", None)[n % 2] for n in range(first, first + len(names))],
+        }
+    )
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    names = [f"i{n:02}" for n in range(20)]
+    pq.write_table(stock(names), tmp_path / "items.parquet")
+    rows = [(f"u{u}", names[(u + t) % 15], t) for u in range(6) for t in range(9)]
+    log = dict(zip(("user_id", "item_id", "timestamp"), zip(*rows, strict=True), strict=True))
+    pq.write_table(pa.table(log), tmp_path / "log.parquet")
+    config = DataConfig.model_validate(
+        {
+            "source": "tables",
+            "text": {"encoder": "hashed-ngrams", "dim": 16},
+            "tables": {
+                "interactions": {
+                    "path": "log.parquet", "user": "user_id", "item": "item_id",
+                    "timestamp": "timestamp",
+                },
+                "items": {
+                    "path": "items.parquet", "id": "item_id", "categorical": ["colour"],
+                    "multi": ["tags"], "vector": ["picture"], "continuous": ["price"],
+                    "text": ["words"],
+                },
+            },
+        }
+    )  # fmt: skip
+    raw = find_raw(config, tmp_path)
+    made = run_stage(
+        tmp_path / "work",
+        "prepare",
+        config.decisive(),
+        {"raw": raw.fingerprint},
+        lambda draft: build_dataset(config, raw, draft),
+    )
+    return config, made
+
+
+def test_rows_that_are_the_datasets_own_are_coded_as_it_has_them(prepared, tmp_path):
+    config, made = prepared
+    file = tmp_path / "new.parquet"
+    pq.write_table(stock(["n1", "n2", "n3", "n4", "n5"], first=6), file)
+    found = new_entities(config, made, "item", file, "--items")
+    assert found.ids.to_pylist() == ["n1", "n2", "n3", "n4", "n5"]
+    data = Dataset.open(made)
+    for mine, theirs in zip(found.attributes, data.every_item_attributes(), strict=True):
+        ends = theirs.indptr[6:12]
+        assert mine.indptr.tolist() == (ends - ends[0]).tolist()
+        assert mine.values.tolist() == theirs.values[ends[0] : ends[-1]].tolist()
+    for mine, theirs in zip(found.dense, data.every_item_dense(), strict=True):
+        np.testing.assert_allclose(mine.values, theirs.values[6:11], atol=1e-7)
+
+
+def test_vectors_of_another_width_are_refused(prepared, tmp_path):
+    config, made = prepared
+    file = tmp_path / "new.parquet"
+    rows = stock(["n1"], first=1)
+    wide = rows.set_column(3, "picture", pa.array([[1.0, 2.0]]))
+    pq.write_table(wide, file)
+    with pytest.raises(CadcError, match="vectors of 2 numbers, and those of the dataset have 3"):
+        new_entities(config, made, "item", file, "--items")
