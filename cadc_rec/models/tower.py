@@ -62,8 +62,9 @@ class JoinedLinear(nn.Linear):
         """``[n, out]`` of ``[n, a]`` and ``[n, b]``, a + b inputs together."""
         if second is None:
             return super().forward(first)
-        autocast = torch.is_autocast_enabled(first.device.type)
-        if torch.is_grad_enabled() and self.weight.requires_grad and not autocast:
+        # Gradients first: a plan's tensors lie on the meta device, which autocast does not know.
+        learns = torch.is_grad_enabled() and self.weight.requires_grad
+        if learns and not torch.is_autocast_enabled(first.device.type):
             joined: torch.Tensor = _Joined.apply(
                 first, second, self.weight, self.bias, self.in_place
             )
