@@ -67,7 +67,7 @@ def reference() -> str:
             if _section(field) is None:
                 key = f"{section}.{name}".lstrip(".")
                 meaning = documented[name]
-                default = _toml(field.get_default())
+                default = _toml(field.get_default(call_default_factory=True))
                 lines.append(_row([f"`{key}`", default, allowed(field), meaning]))
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
@@ -116,6 +116,8 @@ def _allowed(kind: Any, bounds: Mapping[str, Any]) -> str:
             inner = _allowed(member, {})
         least = f"; at least {bounds['min_length']} of them" if "min_length" in bounds else ""
         return f"array of: {inner}{least}"
+    if get_origin(kind) is dict:
+        return "table of tables"
     if kind is bool:
         return "true or false"
     if kind is str:

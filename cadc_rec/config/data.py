@@ -138,7 +138,9 @@ class DataConfig(Section):
             )
         for role in ("users", "items") if self.source == "tables" else ():
             table = getattr(self.tables, role)
-            if not (table.path or table.query) and table != type(table)():
+            # Files of vectors say themselves which ids they are of.
+            own = table.model_copy(update={"vector_files": {}, "vector_precision": "float32"})
+            if not (table.path or table.query) and own != type(table)():
                 yield (
                     f"[data.tables.{role}] describes a table, and names none; set "
                     f"data.tables.{role}.path or .query, or leave the section out."

@@ -34,6 +34,18 @@ class TextConfig(Section):
         return {"encoder": "model"} if self.folder else {"encoder": self.encoder, "dim": self.dim}
 
 
+class VectorFile(Section):
+    """Vectors in a file of their own, beside a list of the ids they are of."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A `.npy` or `.safetensors` file with a matrix, a row a vector; looked for as
+    `data.tables.interactions.path` is."""
+    ids: Annotated[str, Field(min_length=1)]
+    """The ids of its rows, in their order: a `.npy` file, or a text file with an id a line."""
+    tensor: str = ""
+    """Name of the matrix in a `.safetensors` file; empty: there is only one."""
+
+
 class DenseColumns(Section):
     """What a table of users or items has beside its coded attributes."""
 
@@ -45,6 +57,9 @@ class DenseColumns(Section):
     vector_precision: Literal["float32", "float16"] = "float32"
     """How vectors are stored, on disk and where they are looked up; `float16` takes half the
     memory."""
+    vector_files: dict[str, VectorFile] = Field(default_factory=dict)
+    """Further vectors, by name, each from a file of its own: `path` (`.npy` or `.safetensors`),
+    `ids` (`.npy`, or text with an id a line) and, of several, the name of the `tensor`."""
     text: Names = ()
     """Columns of text. Each different text is encoded once, as `[data.text]` says; the result is
     read like a `vector`."""
@@ -62,7 +77,7 @@ class DenseColumns(Section):
     def broken_rules(self) -> Iterator[str]:
         """See `Section`."""
         yield from super().broken_rules()
-        vectors = (*self.vector, *self.text)
+        vectors = (*self.vector, *self.text, *self.vector_files)
         for setting, columns, named in (
             ("vector_precision", "vector", vectors),
             ("scale", "continuous", self.continuous),
@@ -73,6 +88,9 @@ class DenseColumns(Section):
                     f"{setting} = {value!r} is about {columns!r} columns, and none is named; name "
                     f"them in {columns}, or leave {setting} out."
                 )
+        for name in self.vector_files:
+            if name in (*self.vector, *self.text, *self.continuous):
+                yield f"vector_files has {name!r}, the name of a column, too; rename one of them."
         for column in self.log:
             if column not in self.continuous:
                 yield f"log names {column!r}, which is not in continuous; name it there, too."
@@ -80,9 +98,10 @@ class DenseColumns(Section):
     @property
     def has_dense(self) -> bool:
         """Whether any column is named."""
-        return bool(self.vector or self.text or self.continuous)
+        return bool(self.vector or self.vector_files or self.text or self.continuous)
 
     def unset(self) -> set[str]:
         """The settings of this class that are as if they were not there."""
-        fields: dict[str, Any] = DenseColumns.model_fields
-        return {name for name, field in fields.items() if getattr(self, name) == field.default}
+        usual = DenseColumns()
+        fields = DenseColumns.model_fields
+        return {name for name in fields if getattr(self, name) == getattr(usual, name)}

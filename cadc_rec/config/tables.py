@@ -302,4 +302,6 @@ class TablesConfig(Section):
         for role in ("users", "items"):  # so that a dataset without such columns keeps its key
             for unset in getattr(self, role).unset():
                 del settings[role][unset]
+            for file in settings[role].get("vector_files", {}).values():
+                del file["path"], file["ids"]
         return settings

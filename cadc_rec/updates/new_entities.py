@@ -65,6 +65,9 @@ def new_entities(
     sets = find_files(str(file.absolute()), option, [file.parent])
     tables = layout(config, dataset)
     entities = getattr(tables, f"{side}s").model_copy(update={"path": str(file)})
+    # What the dataset's rows have in files of their own, these have in columns of these names.
+    vectors = (*entities.vector, *entities.vector_files)
+    entities = entities.model_copy(update={"vector": vectors, "vector_files": {}})
     if side == "item":  # a title is for people, and no vector has a part of it
         entities = entities.model_copy(update={"title": ""})
     named = {f"{side}s": entities, f"{side}_ids": id_type(dataset, side), "on_bad_row": "error"}

@@ -87,12 +87,15 @@ def test_no_optimizer_has_a_table_of_vectors(trained, alone):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_learn_alike(trained, tmp_path):
+def test_on_two_processes_every_sharding_learns_the_same(tmp_path):
     out = tmp_path / "results.json"
     worker = Path(toy.__file__).with_name("worker.py")
     run_ranks(worker, [out, *CASES], ranks=2, seconds=240)
-    for case, result in json.loads(out.read_text()).items():
-        if case in CASES:
-            assert result["intact"]
-            # Each shuffles its own half, so they come to other weights.
-            assert result["loss"] == pytest.approx(trained[case]["loss"], rel=0.05)
+    results = json.loads(out.read_text())
+    reference = results[CASES[0]]
+    for case in CASES:
+        assert results[case]["intact"]
+        if case.startswith("dense-init_frozen"):
+            assert results[case]["loss"] == pytest.approx(reference["loss"], rel=1e-3)
+            vectors = pytest.approx(reference["vectors"], rel=1e-3, abs=1e-3)
+            assert results[case]["vectors"] == vectors

@@ -17,9 +17,13 @@ from cadc_rec.updates.new_entities import new_entities
 
 
 def stock(names, first=0):
-    """Items with a colour, tags, a picture of three numbers, a price and words."""
+    """Items with a colour, tags, a picture of three numbers, a price, words and a shape.
+
+    The dataset has its shapes from a file of their own.
+    """
     rng = np.random.default_rng(8)
     pictures = rng.normal(size=(40, 3)).tolist()
+    shapes = rng.normal(size=(40, 5))
     return pa.table(
         {
             "item_id": names,
@@ -27,6 +31,7 @@ def stock(names, first=0):
             "tags": [["a", "b"][: n % 3] for n in range(first, first + len(names))],
             "picture": [pictures[n] if n % 4 else None for n in range(first, first + len(names))],
             "price": [float(n * n) for n in range(first, first + len(names))],
+            "shape": shapes[first : first + len(names)].tolist(),
             "words": [("a blue hat", None)[n % 2] for n in range(first, first + len(names))],
         }
     )
@@ -35,7 +40,10 @@ def stock(names, first=0):
 @pytest.fixture
 def prepared(tmp_path):
     names = [f"i{n:02}" for n in range(20)]
-    pq.write_table(stock(names), tmp_path / "items.parquet")
+    items = stock(names)
+    np.save(tmp_path / "shape.npy", np.array(items["shape"].to_pylist()))
+    (tmp_path / "shape.txt").write_text("\n".join(names))
+    pq.write_table(items.drop(["shape"]), tmp_path / "items.parquet")
     rows = [(f"u{u}", names[(u + t) % 15], t) for u in range(6) for t in range(9)]
     log = dict(zip(("user_id", "item_id", "timestamp"), zip(*rows, strict=True), strict=True))
     pq.write_table(pa.table(log), tmp_path / "log.parquet")
@@ -52,6 +60,7 @@ def prepared(tmp_path):
                     "path": "items.parquet", "id": "item_id", "categorical": ["colour"],
                     "multi": ["tags"], "vector": ["picture"], "continuous": ["price"],
                     "text": ["words"],
+                    "vector_files": {"shape": {"path": "shape.npy", "ids": "shape.txt"}},
                 },
             },
         }

@@ -147,7 +147,8 @@ def _build(
     }
     text = strict_json.dumps(attributes, indent=2, ensure_ascii=False) + "\n"
     (draft.path / "attributes.json").write_text(text, "utf-8")
-    write_dense(config, tables, reader, draft.path)
+    matrices = () if raw.tables is None else raw.tables.matrices
+    write_dense(config, tables, matrices, reader, draft.path)
     if tables.rejected is not None and tables.rejected.is_dir():
         tables.rejected.rename(draft.path / "rejected")
     draft.rows = raw_rows

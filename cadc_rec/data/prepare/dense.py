@@ -8,13 +8,14 @@ all; what scales numbers is fitted on users and items of training rows alone.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 from numpy.typing import NDArray
@@ -35,29 +36,40 @@ from cadc_rec.data.prepare.text import encoded, open_encoder
 from cadc_rec.data.sources.raw_input import cache_folder
 from cadc_rec.data.sources.raw_tables import DenseColumn, RawTables, Side
 from cadc_rec.data.streams import read_groups
+from cadc_rec.data.tables.matrices import MatrixFile
 from cadc_rec.log import log, track
 
+SIDES: tuple[Side, ...] = ("user", "item")
 _ROW = "__number"
 Rows = tuple[NDArray[np.int64], pa.Array]
 """Row numbers, and a value for each."""
 _BATCH = 8192  # vectors, or texts, at once
 
 
-def write_dense(config: DataConfig, tables: RawTables, reader: Backend, folder: Path) -> None:
+def write_dense(
+    config: DataConfig,
+    tables: RawTables,
+    matrices: Sequence[MatrixFile],
+    reader: Backend,
+    folder: Path,
+) -> None:
     """Write the tables of both sides; nothing where no column is named.
 
     Args:
         config: how columns are stored and scaled, and text is encoded.
         tables: the source.
+        matrices: vectors in files of their own.
         reader: runs its expressions.
         folder: has ``users.parquet``, ``items.parquet`` and ``train``, and receives the rest.
     """
-    if not tables.dense:
+    if not (tables.dense or matrices):
         return
-    described = {
-        "user": _write_side(config, tables, reader, "user", folder),
-        "item": _write_side(config, tables, reader, "item", folder),
-    }
+    described = {}
+    for side in SIDES:
+        described[side] = _write_side(config, tables, reader, side, folder)
+        described[side] += [
+            _write_matrix(config, matrix, folder) for matrix in matrices if matrix.side == side
+        ]
     text = strict_json.dumps(described, indent=2, ensure_ascii=False) + "\n"
     (folder / DESCRIBED).write_text(text, "utf-8")
 
@@ -91,7 +103,7 @@ def _write_side(
             known = write_vectors(given, table, width)
         others = entities.anti_join(numbered, key)[column.name].count()
         lone = int(reader.to_pyarrow(others).as_py())
-        _tell(side, column, rows, known, lone)
+        _tell(side, column.column, rows, known, lone)
         met = {f"{side}s_without_vector": rows - known, f"vectors_without_{side}": lone}
         own: dict[str, Any] = {"name": column.name, "kind": "vector", "width": width}
         described.append({**own, **_stored(table), **met})
@@ -109,6 +121,31 @@ def _write_side(
         own = {"name": NUMBERS, "kind": "numbers", "columns": of_columns}
         described.append({**own, **_stored(table)})
     return described
+
+
+def _write_matrix(config: DataConfig, matrix: MatrixFile, folder: Path) -> dict[str, Any]:
+    """Write the vectors of a file to the rows of their ids."""
+    side = matrix.side
+    own_table: EntityTable = config.tables.users if side == "user" else config.tables.items
+    key = pq.read_table(folder / f"{side}s.parquet", columns=[f"{side}_id"])[f"{side}_id"]
+    ids = matrix.read_ids(key.type, config.id_forms)
+    # Where each row of the file belongs; -1 where the dataset has no such id.
+    places = pc.index_in(ids, value_set=key.combine_chunks()).fill_null(-1).to_numpy()
+    half = own_table.vector_precision == "float16"
+    table = open_table(folder / FOLDER / f"{side}_{matrix.name}.npy", len(key), matrix.width, half)
+
+    def belonging() -> Iterator[Rows]:
+        for start, block in matrix.blocks():
+            here = places[start : start + len(block)]
+            flat = pa.array(block[here >= 0].ravel())
+            yield here[here >= 0], pa.FixedSizeListArray.from_arrays(flat, matrix.width)
+
+    known = write_vectors(belonging(), table, matrix.width)
+    lone = int((places < 0).sum())
+    _tell(side, matrix.name, len(key), known, lone)
+    met = {f"{side}s_without_vector": len(key) - known, f"vectors_without_{side}": lone}
+    own: dict[str, Any] = {"name": matrix.name, "kind": "vector", "width": matrix.width}
+    return {**own, **_stored(table), **met}
 
 
 def _stored(table: NDArray[Any]) -> dict[str, Any]:
@@ -138,12 +175,12 @@ def _in_training(folder: Path, side: Side, rows: int) -> NDArray[np.bool_]:
     return found
 
 
-def _tell(side: Side, column: DenseColumn, rows: int, known: int, lone: int) -> None:
+def _tell(side: Side, name: str, rows: int, known: int, lone: int) -> None:
     """Say how vectors and ids meet, where they do not all."""
     if known < rows or lone:
         log.info(
             "%s: %s of %s %ss have no vector, and %s vectors are of no %s that the dataset has",
-            column.column,
+            name,
             f"{rows - known:,}",
             f"{rows:,}",
             side,

@@ -17,6 +17,7 @@ from typing import Literal
 
 from cadc_rec.config.tables import TablesConfig
 from cadc_rec.data.tables.lakes import lake_kind, refuse_parts_of_lakes, require_reader
+from cadc_rec.data.tables.matrices import MatrixFile, find_matrices
 from cadc_rec.data.tables.plain import ARCHIVE, COMPRESSED, archive_of, content, entries_of
 from cadc_rec.errors import CadcError, link_to_nowhere, name_without_text
 
@@ -68,6 +69,8 @@ class TableFiles:
     interactions: FileSet
     users: FileSet | None
     items: FileSet | None
+    matrices: tuple[MatrixFile, ...] = ()
+    """Vectors in files of their own."""
 
     def fingerprint(self) -> str:
         """SHA-256 over each table's file names (partitions are values) and bytes."""
@@ -78,6 +81,10 @@ class TableFiles:
                 continue
             for file, own in zip(found.read_from or found.files, found.files, strict=True):
                 total.update(f"{role}\0{found.name(own).as_posix()}\0".encode())
+                total.update(_digest(file))
+        for matrix in self.matrices:
+            for file in (matrix.path, matrix.ids):
+                total.update(f"{matrix.side}s\0{matrix.name}\0{file.suffix}\0".encode())
                 total.update(_digest(file))
         return total.hexdigest()
 
@@ -107,7 +114,8 @@ def find_tables(
         found[role] = (fetched or {}).get(role, here)
     interactions = found["interactions"]
     assert interactions is not None
-    return TableFiles(interactions, found["users"], found["items"])
+    matrices = find_matrices(config, folders)
+    return TableFiles(interactions, found["users"], found["items"], matrices)
 
 
 def file_format(path: Path) -> FileFormat | None:

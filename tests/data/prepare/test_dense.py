@@ -117,3 +117,63 @@ def test_a_dataset_without_such_columns_keeps_its_settings_and_files(tables):
     settings = json.loads((made.path / "manifest.json").read_text())["settings"]
     assert not {"vector", "continuous", "scale", "log"} & set(settings["tables"]["items"])
     assert not (made.path / "dense.json").exists()
+
+
+def save_as(path, vectors, kind):
+    """Write a matrix; a bfloat16 is the upper half of a float32."""
+    if kind == "npy":
+        np.save(path.with_suffix(".npy"), vectors.astype(np.float16))
+        return path.with_suffix(".npy").name
+    bits = (vectors.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    header = json.dumps(
+        {"v": {"dtype": "BF16", "shape": bits.shape, "data_offsets": [0, bits.nbytes]}}
+    ).encode()
+    whole = len(header).to_bytes(8, "little") + header + bits.tobytes()
+    path.with_suffix(".safetensors").write_bytes(whole)
+    return path.with_suffix(".safetensors").name
+
+
+@pytest.fixture
+def with_file(tables, raw_folder):
+    """The dataset with vectors of `names` in a file of their own, and no table of items."""
+
+    def run(vectors, names, kind="npy", workdir="work"):
+        path = save_as(raw_folder / "image", np.array(vectors), kind)
+        if kind == "npy":
+            np.save(raw_folder / "ids.npy", np.array(names))
+        (raw_folder / "ids.txt").write_text("".join(f"{name}\n" for name in names))
+        ids = "ids.npy" if kind == "npy" else "ids.txt"
+        items = {"vector_files": {"image": {"path": path, "ids": ids}}}
+        return tables("log.csv", text(ROWS), items=items, workdir=workdir)
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["npy", "bf16"])
+def test_vectors_may_lie_in_a_file_beside_a_list_of_ids(with_file, kind, caplog):
+    caplog.set_level("INFO")
+    made = with_file([[3, 4, 0], [1, 1, 1], [0, 0, -2]], ["z", "v", "x"], kind)
+    (image,) = Dataset.open(made).item_dense
+    expected = [[0, 0, -1, 0], [0, 0, 0, 0], [0.6, 0.8, 0, 0]]  # x, y, z
+    np.testing.assert_allclose(image.values, expected, rtol=1e-2)
+    assert "image: 1 of 3 items have no vector, and 1 vectors are of no item" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("vectors", "names", "said"),
+    [
+        ([[1.0, 2], [0, 0]], ["x", "y"], "image.npy, row 2: holds zeros alone"),
+        ([[1.0, 2], [3, np.nan]], ["x", "y"], "image.npy, row 2: holds NaN or"),
+        ([[1.0, 2]], ["x", "y"], "ids.npy: has 2 ids, and "),
+        ([[1.0, 2], [3, 4]], ["x", "x"], "ids.npy: has the id 'x' twice"),
+        ([1.0, 2], ["x", "y"], "image.npy: holds 2 floats; vectors are a matrix, a row each."),
+    ],
+)
+def test_a_file_of_vectors_that_fits_no_ids_is_refused(with_file, vectors, names, said):
+    assert said in refusal(with_file, vectors, names)
+
+
+def test_a_file_of_vectors_decides_the_dataset_by_its_bytes(with_file):
+    first = with_file([[3, 4, 0]], ["z"])
+    assert with_file([[3, 4, 0]], ["z"]).path == first.path
+    assert with_file([[3, 4, 1]], ["z"]).path != first.path
