@@ -62,7 +62,8 @@ class JoinedLinear(nn.Linear):
         """``[n, out]`` of ``[n, a]`` and ``[n, b]``, a + b inputs together."""
         if second is None:
             return super().forward(first)
-        autocast = torch.is_autocast_enabled(first.device.type)
+        kind = first.device.type
+        autocast = kind != "meta" and torch.is_autocast_enabled(kind)  # which knows no such device
         if torch.is_grad_enabled() and self.weight.requires_grad and not autocast:
             joined: torch.Tensor = _Joined.apply(
                 first, second, self.weight, self.bias, self.in_place
