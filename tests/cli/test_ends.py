@@ -16,7 +16,7 @@ TABLE = "user_id,item_id,größe\n1,é1,5\n2,日本,6\n1,日本,6\n"
 
 WRITERS = (
     "--help",
-    "inspect größe.csv --json",
+    pytest.param("inspect größe.csv --json", marks=pytest.mark.slow),
     pytest.param("inspect größe.csv", marks=pytest.mark.slow),
 )
 

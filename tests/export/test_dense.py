@@ -52,6 +52,7 @@ def made(alone, tmp_path_factory):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_a_bundles_programs_give_trainings_vectors(made, tmp_path):
     for name, program in tower_programs(made.trained).items():
         save_program(program.exported(), tmp_path / f"{name}.pt2")

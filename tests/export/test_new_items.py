@@ -21,6 +21,8 @@ from cadc_rec.training.build import build_model
 from cadc_rec.training.new_items import new_item_vectors
 from cadc_rec.training.scoring import of_towers
 
+pytestmark = pytest.mark.slow  # together; each by itself is quick
+
 COUNT = 7
 
 

@@ -96,12 +96,6 @@ def searching(examples: int):
     )
 
 
-@searching(5)
-@given(cases())
-def test_a_few_random_tables_are_prepared_as_pandas_does(case):
-    check(case)
-
-
 @pytest.mark.slow
 @searching(50)
 @given(cases())

@@ -87,6 +87,7 @@ def test_texts_that_share_words_are_alike_and_one_without_words_says_nothing():
     assert not none.any()
 
 
+@pytest.mark.slow
 def test_a_model_is_asked_for_each_text_once_ever(with_plots, model):
     made = with_plots(encoder=str(model.folder))
     (plot,) = Dataset.open(made).item_dense
@@ -109,6 +110,7 @@ def test_a_killed_run_goes_on_where_it_stopped(with_plots, model):
     assert sorted(model.asked) == ["a", "fine", "text 0", "text 1", "text 2"]
 
 
+@pytest.mark.slow
 def test_other_weights_are_another_dataset(with_plots, model):
     first = with_plots(encoder=str(model.folder))
     (model.folder / "model.safetensors").write_bytes(b"others")
@@ -128,6 +130,7 @@ def test_an_encoder_that_is_not_there_and_a_column_without_text_are_refused(
     assert "needs sentence-transformers; install it: pip install 'cadc-rec[text]'." in said
 
 
+@pytest.mark.slow
 def test_a_model_counts_by_its_files_and_not_by_its_place(with_plots, model):
     made = with_plots(encoder=str(model.folder))
     settings = json.loads((made.path / "manifest.json").read_text())["settings"]

@@ -82,6 +82,7 @@ def test_codes_are_those_of_the_taken_and_other_values_come_behind_them(catalogu
     assert rows["price"] == [1, 2, 3, 0, 2, 0, 3]
 
 
+@pytest.mark.slow
 def test_what_learns_and_measures_sees_the_same_dataset(catalogue):
     made, taken = catalogue(), catalogue("taken", keep="taken")
     same = [*taken.path.glob("train/*"), *(taken.path / f"{n}.parquet" for n in ("val", "test"))]
