@@ -9,6 +9,7 @@ is divided by its length. Numbers are scaled and each stands beside a 1, so that
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,11 @@ def open_table(file: Path, rows: int, width: int, half: bool = False) -> NDArray
     """A new memory-mapped table of zeros, ``[rows, padded(width)]``, for rows to be written to."""
     file.parent.mkdir(exist_ok=True)
     dtype = np.float16 if half else np.float32
-    return np.lib.format.open_memmap(file, "w+", dtype, (rows, padded(width)))
+    table = np.lib.format.open_memmap(file, "w+", dtype, (rows, padded(width)))
+    if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and no signal when written to
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+    return table
 
 
 def write_vectors(

@@ -1,7 +1,7 @@
 """Vectors and ranks from a sharded model, each rank its share.
 
-No rank ever holds the vectors of all users, nor of all items: each ranks everybody among its own
-items, and the counts are added up.
+No rank ever holds the vectors of all users, nor, but where cold items are measured, of all items:
+each ranks everybody among its own items, and the counts are added up.
 """
 
 from __future__ import annotations

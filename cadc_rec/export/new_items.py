@@ -236,5 +236,7 @@ def write_vectors(file: Path, ids: pa.Array, vectors: NDArray[np.float32]) -> No
     try:
         pq.write_table(pa.table({"item_id": ids, "vector": lists}), draft)
         draft.replace(file)
+    except OSError as error:
+        raise CadcError(f"{file}: cannot be written ({error.strerror}); correct --out.") from None
     finally:
         draft.unlink(missing_ok=True)

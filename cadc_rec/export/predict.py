@@ -193,8 +193,9 @@ class TwoTowerPredictFactory(PredictFactory):
 
     def _towers(self, tables: Collections) -> PairScores:
         of_users, of_items = self.dense_layers()
-        query = QueryTower(self.trained, tables, of_users, torch.device(self.device))
-        item = ItemTower(self.trained, tables, of_items)
+        device = torch.device(self.device)
+        query = QueryTower(self.trained, tables, of_users, device)
+        item = ItemTower(self.trained, tables, of_items, device)
         pairs = PairScores(query, item, self.lists)
         # The first call fixes the order of features; made while tracing, it would fix a proxy.
         lengths = torch.zeros(len(pairs.keys), dtype=torch.int32, device=self.device)

@@ -188,7 +188,7 @@ class QueryTower(nn.Module):
         super().__init__()
         self.keys = query_keys(trained)
         self.ids, self.features, self.dense = tables.user_ids, tables.user_features, dense
-        self.vectors, self.layers = tables.user_dense, trained.user.layers
+        self.vectors, self.layers = tables.user_dense, trained.user.layers_on(device)
         length = trained.history_length
         self.histories = HistoryLookup(tables, length, device) if length else None
         self.requests = RequestLookup(len(trained.request)) if trained.request else None
@@ -224,9 +224,16 @@ class ItemTower(nn.Module):
         trained: for the features and their order.
         tables: quantized, perhaps sharded.
         dense: `ItemForward`, as it is or scripted.
+        device: where requests arrive.
     """
 
-    def __init__(self, trained: TrainedModel, tables: Collections, dense: nn.Module) -> None:
+    def __init__(
+        self,
+        trained: TrainedModel,
+        tables: Collections,
+        dense: nn.Module,
+        device: torch.device = _CPU,
+    ) -> None:
         super().__init__()
         self.keys = item_keys(trained)
         self.ids, self.free, self.features = (
@@ -235,7 +242,7 @@ class ItemTower(nn.Module):
             tables.item_features,
         )
         self.targets, self.dense = tables.targets, dense
-        self.vectors, self.layers = tables.item_dense, trained.item.layers
+        self.vectors, self.layers = tables.item_dense, trained.item.layers_on(device)
         self.splits = [1, len(trained.item.features)]
 
     def forward(self, request: KeyedJaggedTensor) -> torch.Tensor:

@@ -75,6 +75,12 @@ class Side:
     dense: tuple[Table, ...] = ()
     layers: DenseLayers | None = None
 
+    def layers_on(self, device: torch.device) -> DenseLayers | None:
+        """Its layers on `device`; a copy elsewhere, so that the model's own stay in place."""
+        if self.layers is None or device.type == "cpu":
+            return self.layers
+        return copy.deepcopy(self.layers).to(device)
+
     @property
     def rows(self) -> int:
         """Number of ids."""

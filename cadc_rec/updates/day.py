@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.tables import IdType, InteractionsTable, ItemsTable, TablesConfig, UsersTable
+from cadc_rec.data.cold_items import FILE as COLD_FILE
 from cadc_rec.data.dense import DESCRIBED
 from cadc_rec.data.sources.raw_tables import CONTEXT_FILE, Side
 from cadc_rec.data.tables.files import FileSet, TableFiles, find_files
@@ -82,13 +83,18 @@ def find_day(config: DataConfig, folder: Path, dataset: Artifact) -> Day:
 
     Raises:
         CadcError: no such folder, no interactions in it, or two files for one table; or the
-            dataset has columns of vectors or of continuous numbers.
+            dataset has columns of vectors, texts or continuous numbers, or cold items.
     """
     require_folder(folder)
     if (dataset.path / DESCRIBED).is_file():
         raise CadcError(
-            "data.tables: an update cannot read columns of vectors or continuous numbers yet; run "
-            "again on all tables, or leave these columns out."
+            "data.tables: an update cannot read columns of vectors, texts or continuous numbers "
+            "yet; run again on all tables, or leave these columns out."
+        )
+    if (dataset.path / COLD_FILE).is_file():
+        raise CadcError(
+            "data.cold_items: an update would learn from the items that are held out; set it to "
+            "0, or run again on all tables."
         )
     tables = layout(config, dataset)
     found = {role: _find(folder, role, getattr(tables, role).path) for role in _ROLES}

@@ -4,6 +4,7 @@ A CPU stands in for the tables' device, the meta device for that of the layers.
 """
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from cadc_rec.config.experiment import HistoryConfig, ModelConfig, PriorConfig
 from cadc_rec.export import predict
 from cadc_rec.export.trained import Side, Table, TrainedModel
+from cadc_rec.models.dense import DenseLayers
 from cadc_rec.models.prior import HistoryPrior
 from cadc_rec.models.tower import SideSpec
 from cadc_rec.models.two_tower import TwoTower
@@ -61,3 +63,12 @@ def test_layers_for_a_device_are_on_it_and_the_models_own_stay(trained):
     mine, _ = predict.TwoTowerPredictFactory(trained).dense_layers()
     own = [*mine.parameters(), mine.factors, mine.reader.prior.gram]
     assert {each.device.type for each in own} == {"cpu"}
+
+
+def test_layers_of_vectors_and_numbers_are_moved_too():
+    table = SimpleNamespace(name="image", kind="vector", width=4, half=False, values=None)
+    side = Side("item", (), (), (), (), DenseLayers([table], 3))
+    moved = side.layers_on(torch.device("meta"))
+    assert {each.device.type for each in moved.parameters()} == {"meta"}
+    assert {each.device.type for each in side.layers.parameters()} == {"cpu"}
+    assert side.layers_on(torch.device("cpu")) is side.layers

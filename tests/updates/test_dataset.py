@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ import pytest
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.errors import CadcError
 from cadc_rec.updates.dataset import NothingNew
+from cadc_rec.updates.day import find_day
 from cadc_rec.updates.merge import admitted
 from tests.updates.conftest import (
     INTERACTIONS,
@@ -261,3 +263,11 @@ def test_a_days_ids_are_brought_into_the_form_of_the_dataset(prepared, day, expe
     made = prepared(day(rows, items=items), tables=forms)
     assert split_of(made.after) == split_of(prepared(day(name="plain")).after)
     assert made.after.info["update"]["interactions_without_item_row"] == 0
+
+
+def test_a_dataset_with_cold_items_has_no_updates(tmp_path, day, experiment, prepared):
+    folder = tmp_path / "cold"
+    folder.mkdir()
+    (folder / "cold.parquet").touch()
+    with pytest.raises(CadcError, match="would learn from the items that are held out"):
+        find_day(experiment().data, day(), SimpleNamespace(path=folder))

@@ -84,6 +84,29 @@ def fused(asked: Lookups, optimizer: str, location: str, on: torch.device) -> No
     torch.testing.assert_close(weight, asked.updated(UPDATES[optimizer]), rtol=2e-3, atol=2e-4)
 
 
+def weighted(asked: Lookups, on: torch.device) -> None:
+    """Sums of two rows each by weights, as of attributes that are padded to one length."""
+    cuda = on.type == "cuda"
+    place = ComputeDevice.CUDA if cuda else ComputeDevice.CPU
+    table = SplitTableBatchedEmbeddingBagsCodegen(
+        [(ROWS, DIM, EmbeddingLocation.DEVICE if cuda else EmbeddingLocation.HOST, place)],
+        optimizer=EmbOptimType.EXACT_SGD,
+        learning_rate=RATE,
+        device=on,
+    )
+    table.split_embedding_weights()[0].copy_(asked.start)
+    weights = torch.rand(LOOKUPS, generator=torch.Generator().manual_seed(2))
+    found = table(asked.ids.to(on), asked.offsets[::2].to(on), weights.to(on))
+    wanted = (weights[:, None] * asked.start[asked.ids]).view(-1, 2, DIM).sum(1)
+    torch.testing.assert_close(found.detach().cpu(), wanted, rtol=1e-4, atol=1e-4)
+    gradient = asked.gradient[::2]
+    found.backward(gradient.to(on))
+    each = weights[:, None] * gradient.repeat_interleave(2, 0)
+    summed = torch.zeros(ROWS, DIM).index_add(0, asked.ids, each)
+    mine = table.split_embedding_weights()[0].detach().cpu()
+    torch.testing.assert_close(mine, sgd(asked.start, summed), rtol=2e-3, atol=2e-4)
+
+
 def dense(asked: Lookups, on: torch.device) -> None:
     table = DenseTableBatchedEmbeddingBagsCodegen([(ROWS, DIM)], use_cpu=on.type != "cuda").to(on)
     with torch.no_grad():
@@ -149,6 +172,7 @@ def main() -> None:
                     f"TBE {optimizer} {place}",
                     lambda o=optimizer, p=place: fused(asked, o, p, on),  # type: ignore[misc]
                 )
+    checks.run("TBE of weighted sums", lambda: weighted(asked, on))
     checks.run("dense TBE (tables with a copy on each process)", lambda: dense(asked, on))
     checks.run("jagged: sums, permute, bucketize, padded", lambda: jagged(on))
     checks.run("int8 tables of a served model", lambda: quantized(asked, on))

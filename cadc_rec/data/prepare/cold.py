@@ -60,8 +60,9 @@ class ColdItems:
         """
         if not tables.attributes_of("item"):
             raise CadcError(
-                f"data.cold_items = {config.cold_items} ranks new items by their attributes, and "
-                "the items have none; name some in [data.tables.items], or leave it out."
+                f"data.cold_items = {config.cold_items} ranks new items by the values of their "
+                "attributes, and the items have none but numbers; name some that are categorical, "
+                "multi, numeric or hashed in [data.tables.items], or leave it out."
             )
         threshold = f"{int(config.cold_items * 16**_DIGITS):0{_DIGITS}x}"
         made = cls(rows, rows, threshold, config.split_seed, config.cold_control)

@@ -37,6 +37,7 @@ from cadc_rec.data.sources.raw_input import cache_folder
 from cadc_rec.data.sources.raw_tables import DenseColumn, RawTables, Side
 from cadc_rec.data.streams import read_groups
 from cadc_rec.data.tables.matrices import MatrixFile
+from cadc_rec.errors import CadcError
 from cadc_rec.log import log, track
 
 SIDES: tuple[Side, ...] = ("user", "item")
@@ -141,6 +142,11 @@ def _write_matrix(config: DataConfig, matrix: MatrixFile, folder: Path) -> dict[
             yield here[here >= 0], pa.FixedSizeListArray.from_arrays(flat, matrix.width)
 
     known = write_vectors(belonging(), table, matrix.width)
+    if not known:
+        raise CadcError(
+            f"{matrix.ids}: none of its ids (the first is {matrix.first_id!r}) is one of the "
+            f"{side}s'; write the ids as the tables do."
+        )
     lone = int((places < 0).sum())
     _tell(side, matrix.name, len(key), known, lone)
     met = {f"{side}s_without_vector": len(key) - known, f"vectors_without_{side}": lone}

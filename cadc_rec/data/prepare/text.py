@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import math
 import re
 import sqlite3
@@ -21,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from cadc_rec.config.dense import TextConfig
 from cadc_rec.errors import CadcError
@@ -28,6 +30,7 @@ from cadc_rec.log import Ticker
 
 Floats = NDArray[np.float32]
 _KEY = "data.text.encoder"
+_PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _WORD = re.compile(r"\w+")
 _PARTS = (3, 4, 5)  # characters of a word's parts
 _LOOKED_UP = 500  # texts in one question to the cache
@@ -90,6 +93,7 @@ class ModelEncoder:
 
     def __init__(self, config: TextConfig) -> None:
         folder = _folder(config)
+        _require_data_alone(folder)
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError:
@@ -98,12 +102,13 @@ class ModelEncoder:
                 "pip install 'cadc-rec[text]'."
             ) from None
         try:
-            # Weights as safetensors alone: nothing is unpickled, and no code of the folder is run.
+            # Weights as safetensors alone: nothing is unpickled. Code of the folder, which some
+            # versions of the library run, was refused above.
             self._model = SentenceTransformer(
                 str(folder), local_files_only=True, model_kwargs={"use_safetensors": True}
             )
             self.width = int(self._model.encode(["a"], show_progress_bar=False).shape[1])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
             raise CadcError(
                 f"{folder}: cannot be read as a model of sentence-transformers ({reason}); name "
@@ -132,10 +137,15 @@ class Cached:
     """
 
     def __init__(self, encoder: TextEncoder, file: Path, at_once: int) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
         self.width, self._encoder, self._at_once = encoder.width, encoder, at_once
-        self._store = sqlite3.connect(file, timeout=60)
-        self._store.execute("CREATE TABLE IF NOT EXISTS vectors (text BLOB PRIMARY KEY, v BLOB)")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._store = sqlite3.connect(file, timeout=60)
+            self._store.execute(
+                "CREATE TABLE IF NOT EXISTS vectors (text BLOB PRIMARY KEY, v BLOB)"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise CadcError(f"{file}: cannot be used as a cache of vectors ({error}).") from None
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """See `TextEncoder`."""
@@ -220,6 +230,32 @@ def model_digest(config: TextConfig) -> str:
             while chunk := opened.read(_CHUNK):
                 total.update(chunk)
     return total.hexdigest()
+
+
+def _require_data_alone(folder: Path) -> None:
+    """Refuse a model that brings code of its own, or weights that would have to be unpickled.
+
+    Raises:
+        CadcError: names the file.
+    """
+    listed = folder / "modules.json"
+    try:
+        modules = json.loads(listed.read_text("utf-8")) if listed.is_file() else []
+        kinds = [str(module["type"]) for module in modules]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CadcError(f"{listed}: cannot be read ({error}); name another folder.") from None
+    for kind in kinds:
+        if not kind.startswith("sentence_transformers."):
+            raise CadcError(
+                f"{listed}: names {kind!r}, code of its own, which is never run; name a model of "
+                f"sentence-transformers' own modules in {_KEY}."
+            )
+    for file in sorted(path for path in folder.rglob("*") if path.suffix in _PICKLED):
+        if not any(file.parent.glob("*.safetensors")):
+            raise CadcError(
+                f"{file}: weights in this format are never read, for they can run code; name a "
+                f"model with safetensors in {_KEY}."
+            )
 
 
 def _folder(config: TextConfig) -> Path:

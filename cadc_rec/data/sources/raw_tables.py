@@ -27,6 +27,7 @@ TimestampKind = Literal["clock", "order", "none"]
 """Times of the world; places in each user's own order; or no times."""
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 """How many of each unit a second has."""
+_TAKEN = ("user", "item", "user_id", "item_id", "title")  # columns of every prepared dataset
 CONTEXT_FILE = "context.json"
 """Of a prepared dataset with columns of what a request carries: what their codes stand for."""
 _WHOLE = re.compile(r"-?[0-9]+")
@@ -108,6 +109,12 @@ class RawTables:
     def dense_of(self, side: Side) -> list[DenseColumn]:
         """The columns of one side that stay numbers, in their order."""
         return [column for column in self.dense if column.side == side]
+
+
+def attribute_name(column: str) -> str:
+    """What the dataset calls a column: letters, digits and _, as the models' tables want it."""
+    name = re.sub(r"\W", "_", column)
+    return f"{name}_" if name in _TAKEN else name
 
 
 def context_column(name: str) -> str:

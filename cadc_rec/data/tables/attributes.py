@@ -6,21 +6,19 @@ has. Out: a `Typed`. Values are told apart as values: no NaN is one, and -0.0 is
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import ibis
 import ibis.expr.types as ir
 
 from cadc_rec.config.tables import EntityTable
-from cadc_rec.data.sources.raw_tables import AttributeColumn, AttributeKind, Side
+from cadc_rec.data.sources.raw_tables import AttributeColumn, AttributeKind, Side, attribute_name
 from cadc_rec.data.tables.columns import Typed, fault_of, json_valid, number_or_time
 from cadc_rec.data.tables.forms import Form, text_of
 from cadc_rec.errors import CadcError
 
 _JSON_LIST = r"^\s*\["
 _ESCAPED = r"\\[^\\'\"]"
-_TAKEN = ("user", "item", "user_id", "item_id", "title")  # columns of every prepared dataset
 
 
 def declared(config: EntityTable, side: Side) -> dict[str, AttributeColumn]:
@@ -47,12 +45,6 @@ def _named(config: EntityTable) -> Iterator[tuple[str, AttributeKind]]:
     yield from ((column, "multi") for column in (*config.multi, *config.lists))
     yield from ((column, "numeric") for column in config.numeric)
     yield from ((column, "hashed") for column in config.hashed)
-
-
-def attribute_name(column: str) -> str:
-    """What the dataset calls a column: letters, digits and _, as the models' tables want it."""
-    name = re.sub(r"\W", "_", column)
-    return f"{name}_" if name in _TAKEN else name
 
 
 def without(raw: ir.Column, missing: Sequence[str]) -> ir.Column:

@@ -14,8 +14,13 @@ import ibis.expr.types as ir
 
 from cadc_rec.config.tables import EntityTable
 from cadc_rec.data.dense import NUMBERS
-from cadc_rec.data.sources.raw_tables import AttributeColumn, DenseColumn, DenseKind, Side
-from cadc_rec.data.tables.attributes import attribute_name
+from cadc_rec.data.sources.raw_tables import (
+    AttributeColumn,
+    DenseColumn,
+    DenseKind,
+    Side,
+    attribute_name,
+)
 from cadc_rec.data.tables.columns import Typed, number_or_time
 from cadc_rec.errors import CadcError
 

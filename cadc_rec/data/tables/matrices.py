@@ -6,6 +6,7 @@ In: a file and its list of ids. Out: the ids, and rows a block at a time, never 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,9 +19,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cadc_rec.config.tables import EntityTable, IdForm, TablesConfig
+from cadc_rec.data.dense import NUMBERS
 from cadc_rec.data.id_forms import in_form
-from cadc_rec.data.sources.raw_tables import Side
-from cadc_rec.data.tables.attributes import attribute_name
+from cadc_rec.data.sources.raw_tables import Side, attribute_name
 from cadc_rec.errors import CadcError
 
 _BLOCK = 8192  # rows at once
@@ -43,7 +44,7 @@ class MatrixFile:
         """The memory-mapped matrix, and whether its elements are bfloat16."""
         try:
             found = self._npy() if self.path.suffix == ".npy" else self._safetensors()
-        except (ValueError, KeyError, OSError, EOFError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, OSError, EOFError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
             raise CadcError(f"{self.path}: cannot be read ({reason}); write it again.") from None
         matrix, _ = found
@@ -64,15 +65,23 @@ class MatrixFile:
             if size > self.path.stat().st_size:
                 raise ValueError("its header is longer than the file")
             header = json.loads(opened.read(size))
+        if not isinstance(header, dict):
+            raise ValueError("its header is no object")
         names = [name for name in header if name != "__metadata__"]
         name = self.tensor or (names[0] if len(names) == 1 else "")
         if name not in names:
-            raise ValueError(f"it holds {', '.join(names)}; name one of them as tensor")
+            raise CadcError(f"{self.path}: holds {', '.join(names)}; name one of them as tensor.")
         entry = header[name]
         if entry["dtype"] not in _TYPES:
             raise ValueError(f"its elements are {entry['dtype']}, not floats")
-        first, shape = 8 + size + entry["data_offsets"][0], tuple(entry["shape"])
-        matrix = np.memmap(self.path, _TYPES[entry["dtype"]], "r", first, shape)
+        (begin, end), shape = map(int, entry["data_offsets"]), tuple(map(int, entry["shape"]))
+        kind = np.dtype(_TYPES[entry["dtype"]])
+        there = self.path.stat().st_size - 8 - size
+        if min(shape, default=0) < 0 or end - begin != kind.itemsize * math.prod(shape):
+            raise ValueError("a tensor's shape and its bytes differ")
+        if not 0 <= begin <= end <= there:
+            raise ValueError("it ends before its tensor does")
+        matrix = np.memmap(self.path, kind, "r", 8 + size + begin, shape)
         return matrix, entry["dtype"] == "BF16"
 
     @property
@@ -90,10 +99,7 @@ class MatrixFile:
         Raises:
             CadcError: as many ids as rows are wanted, each of that type, and no id twice.
         """
-        if self.ids.suffix == ".npy":
-            ids = pa.array(np.load(self.ids, allow_pickle=False))
-        else:
-            ids = pa.array(self.ids.read_text("utf-8").splitlines(), pa.string())
+        ids = self._ids()
         rows = len(self._matrix[0])
         if len(ids) != rows:
             raise CadcError(
@@ -114,6 +120,24 @@ class MatrixFile:
             shown = twice.field("values")[0].as_py()
             raise CadcError(f"{self.ids}: has the id {shown!r} twice; remove one of its rows.")
         return ids
+
+    @property
+    def first_id(self) -> Any:
+        """For messages; None where there is none."""
+        ids = self._ids()
+        return ids[0].as_py() if len(ids) else None
+
+    def _ids(self) -> pa.Array:
+        try:
+            if self.ids.suffix == ".npy":
+                return pa.array(np.load(self.ids, allow_pickle=False))
+            return pa.array(self.ids.read_text("utf-8").splitlines(), pa.string())
+        except (ValueError, OSError, EOFError, pa.ArrowException) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+            raise CadcError(
+                f"{self.ids}: cannot be read as a list of ids ({reason}); write whole numbers as "
+                ".npy, or text in UTF-8 with an id a line."
+            ) from None
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """The number of the first row of each block, and its vectors.
@@ -150,7 +174,15 @@ def find_matrices(config: TablesConfig, folders: Sequence[Path]) -> tuple[Matrix
     sides: tuple[tuple[Side, EntityTable], ...] = (("user", config.users), ("item", config.items))
     found = []
     for side, table in sides:
+        columns = (*table.categorical, *table.multi, *table.numeric, *table.hashed)
+        taken = {*map(attribute_name, (*columns, *table.vector, *table.text)), NUMBERS}
         for name, given in table.vector_files.items():
+            if attribute_name(name) in taken:
+                raise CadcError(
+                    f"data.tables.{side}s.vector_files.{name}: {attribute_name(name)!r} is the "
+                    "name of something else already; rename it."
+                )
+            taken.add(attribute_name(name))
             key = f"data.tables.{side}s.vector_files.{name}"
             path = _file(given.path, f"{key}.path", folders, (".npy", ".safetensors"))
             ids = _file(given.ids, f"{key}.ids", folders, (".npy", ".txt", ".csv", ""))

@@ -40,7 +40,7 @@ class SoftmaxLayout:
     def __call__(self, step: Rows) -> Batch[torch.Tensor]:
         """The step, see `cadc_rec.data.load.batches`."""
         count = step.count.clamp(min=min(1, len(self.numbers)))  # see `PairLayout`
-        beyond = self.numbers >= count
+        beyond, real = self.numbers >= count, self.numbers < step.count
         users = torch.where(beyond, step.users[:1], step.users).long()
         items, labels = self.item_numbers[:-1], step.items.long()
         negatives = repeated = unused = None
@@ -53,8 +53,10 @@ class SoftmaxLayout:
             place = found.unsorted()
             items, labels = found.values, place[: len(users)]
             if self.kind == "sampled":
-                drawn = torch.zeros_like(items).scatter_(0, place[len(users) :], 1)
-                repeated = drawn[labels] > 0
+                drawn = torch.zeros_like(items, dtype=torch.bool)
+                drawn.scatter_(0, place[len(users) :], True)
+                # A row that fills up has its own score in the sum: all negatives may be left out.
+                repeated = drawn[labels] & real
                 so_far = drawn.cumsum(0)
                 number = so_far[-1:]
                 wanted = torch.minimum(self.negative_numbers + 1, number)
@@ -73,7 +75,7 @@ class SoftmaxLayout:
             repeated=repeated,
             whole=self.kind == "all",
             outside=self._outside(step, users, candidates, unused),
-            real=self.numbers < step.count,
+            real=real,
         )
 
     def _outside(

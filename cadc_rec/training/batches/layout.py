@@ -4,8 +4,8 @@ In: a step's rows, filled up to as many as any step has, and how many of them ar
 `Batch` whose arrays have the same shape in every step, so that one CUDA graph can hold all steps.
 Sorts, scans and searches only: nothing here waits for the device, and no shape depends on data.
 
-What fills a step up: rows that are not real stand last, and belong to the last real user and the
-last real item; places for different users and items that a step has not repeat the last one. So no
+What fills a step up: rows that are not real stand last, and their users and items are such as the
+step itself has; places for different users and items that a step has not repeat the last one. So no
 row of a table is touched that the step itself does not touch. `Batch.real` says which rows count.
 """
 

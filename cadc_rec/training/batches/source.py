@@ -40,6 +40,8 @@ ROWS_AT_ONCE = 2**20
 _DRAWS = 2**22  # numbers that are drawn at once
 _AHEAD = 2  # batches made while one is trained on
 _MOST_ROWS = 2**31 - 1
+_MOST_MARKS = 2**31  # bytes of a matrix of rows and candidates
+_MOST_LOOKS = 2**28  # known items that a step looks at: milliseconds of a GPU
 
 
 class BatchSource(Protocol):
@@ -73,6 +75,9 @@ def source_on(device: torch.device, loader: AnyLoader, on_host: bool = False) ->
     if on_host:
         log.info("batches are made on the host: their known scores are formed there")
         return HostBatches(loader, device)
+    if _leaves_out_too_many(loader):
+        log.info("batches are made on the host: what users know is too much for a step on the GPU")
+        return HostBatches(loader, device)
     try:
         return DeviceBatches(loader, device)
     except torch.OutOfMemoryError:
@@ -81,6 +86,21 @@ def source_on(device: torch.device, loader: AnyLoader, on_host: bool = False) ->
             f"a process's rows of D_sel take {size:.1f} GiB, and the GPU has no room for them; set "
             "loader.kind = 'stream', which holds a window of them, or use more processes."
         ) from None
+
+
+def _leaves_out_too_many(loader: AnyLoader) -> bool:
+    """Whether what a step's rows leave out is too large a matrix, or takes too long to mark."""
+    arrange = loader.arrange
+    if not isinstance(arrange, SoftmaxBatches) or arrange.known is None:
+        return False
+    rows = -(-loader.rows // max(1, loader.ranks * loader.steps))
+    candidates = arrange.n_items
+    if arrange.candidates == "sampled":
+        candidates = min(candidates, arrange.negatives)
+    elif arrange.candidates != "all":
+        candidates = min(candidates, rows + arrange.negatives)
+    longest = int((arrange.known.indptr[1:] - arrange.known.indptr[:-1]).max(initial=0))
+    return rows * candidates > _MOST_MARKS or rows * longest > _MOST_LOOKS
 
 
 class HostBatches:
@@ -202,6 +222,10 @@ class DeviceBatches:
         course, order = self._course(self.loader, epoch, done)
         users, items = self.resident
         filled = _filled(order.astype(np.int32), course.most)
+        if len(filled) > len(
+            self.order
+        ):  # an epoch that other ranks began may have few, long steps
+            self.order = torch.empty(len(filled), dtype=torch.int32, device=self.device)
         on_device = self.order[: len(filled)].copy_(self._pinned(filled), non_blocking=True)
 
         def taken(start: int, stop: int, more: int) -> tuple[torch.Tensor, ...]:

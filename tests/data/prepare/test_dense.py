@@ -1,6 +1,7 @@
 """Columns that stay numbers: vectors and continuous numbers, from the files to the dataset."""
 
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,8 @@ import pytest
 
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.dense import Scale
+from cadc_rec.data.tables.matrices import MatrixFile
+from cadc_rec.errors import CadcError
 from tests.data.own_tables import ROWS, refusal, text
 
 # Items by dense number: x, y, z; then w, which nobody took. Of v there is nothing at all.
@@ -177,3 +180,61 @@ def test_a_file_of_vectors_decides_the_dataset_by_its_bytes(with_file):
     first = with_file([[3, 4, 0]], ["z"])
     assert with_file([[3, 4, 0]], ["z"]).path == first.path
     assert with_file([[3, 4, 1]], ["z"]).path != first.path
+
+
+def header(entry, size=8):
+    text = json.dumps(entry).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(size)
+
+
+TENSOR = {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (header([]), "its header is no object"),
+        (header({"v": TENSOR | {"shape": "ab"}}), "cannot be read"),
+        (header({"v": TENSOR | {"data_offsets": []}}), "cannot be read"),
+        (header({"v": TENSOR | {"data_offsets": [-9, -1]}}), "ends before its tensor does"),
+        (header({"v": TENSOR | {"shape": [2, 2]}}), "shape and its bytes differ"),
+        (header({"v": TENSOR}, size=4), "ends before its tensor does"),
+        (header({"v": TENSOR, "w": TENSOR}), "image.safetensors: holds v, w; name one of them"),
+    ],
+)
+def test_a_safetensors_file_that_says_what_it_is_not_is_refused(content, said, tmp_path):
+    file = tmp_path / "image.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(CadcError, match=re.escape(said)):
+        _ = MatrixFile("item", "image", file, tmp_path / "ids.txt", "").width
+
+
+@pytest.mark.parametrize("kind", ["objects", "broken", "latin-1"])
+def test_ids_that_cannot_be_read_are_refused(kind, tmp_path):
+    ids = tmp_path / ("ids.txt" if kind == "latin-1" else "ids.npy")
+    if kind == "objects":
+        np.save(ids, np.array(["x", "y"], object), allow_pickle=True)
+    else:
+        ids.write_bytes(b"\xe9\n")
+    np.save(tmp_path / "image.npy", np.ones((2, 2)))
+    file = MatrixFile("item", "image", tmp_path / "image.npy", ids, "")
+    with pytest.raises(CadcError, match="cannot be read as a list of ids"):
+        file.read_ids(pa.string(), ())
+
+
+def test_a_list_of_ids_that_meets_no_item_is_refused(with_file):
+    said = refusal(with_file, [[3.0, 4]], ['"x"'])
+    assert """none of its ids (the first is '"x"') is one of the items'""" in said
+
+
+@pytest.mark.parametrize("name", ["continuous", "a-b", "genre"])
+def test_a_name_that_is_taken_is_refused(name, tables, raw_folder):
+    save_as(raw_folder / "image", np.ones((1, 2)), "npy")
+    np.save(raw_folder / "ids.npy", np.array(["x"]))
+    file = {"path": "image.npy", "ids": "ids.npy"}
+    table = pa.table({"name": ["x"], "genre": ["drama"]})
+    pq.write_table(table, raw_folder / "items.parquet")
+    items = {"path": "items.parquet", "id": "name", "categorical": ["genre"]}
+    items |= {"vector_files": {"a_b": file, name: file}}
+    said = refusal(lambda: tables("log.csv", text(ROWS), items=items))
+    assert "is the name of something else already; rename it." in said

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cadc_rec.config.dense import TextConfig
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.prepare.text import HashedNgrams
+from cadc_rec.data.prepare.text import HashedNgrams, ModelEncoder
+from cadc_rec.errors import CadcError
 from tests.data.own_tables import ROWS, refusal, text
 
 # Items by dense number: x, y, z; then w, which nobody took.
@@ -135,3 +137,20 @@ def test_a_model_counts_by_its_files_and_not_by_its_place(with_plots, model):
     made = with_plots(encoder=str(model.folder))
     settings = json.loads((made.path / "manifest.json").read_text())["settings"]
     assert settings["text"] == {"encoder": "model"}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("modules.json", '[{"type": "theirs.Module"}]', "names 'theirs.Module', code of its own"),
+        ("modules.json", '[{"type": 1', "cannot be read"),
+        ("2_Dense/pytorch_model.bin", "x", "weights in this format are never read"),
+    ],
+)
+def test_a_model_with_code_or_pickled_weights_is_refused(file, content, said, model):
+    path = model.folder / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    with pytest.raises(CadcError, match=said):
+        ModelEncoder(TextConfig(encoder=str(model.folder)))
+    assert model.asked == []

@@ -118,3 +118,34 @@ def test_a_step_takes_few_launches_and_reads_nothing_back(name, most):
         next(steps)
     assert counted.called.total() <= most, counted.called
     assert not READ_BACK & {*counted.called}
+
+
+def test_a_row_that_fills_up_gives_a_finite_loss_where_nothing_was_alive():
+    """Its own score is a term of its own then, so that the sum is of something."""
+    few, draws = 12, 3
+    first = np.arange(few, dtype=float)
+    for seed in range(6):
+        rows = examples(41, seed)
+        rows.items[:] %= few
+        lives = Lifetimes(first, first + 0.5, first[rows.items] + 0.25)  # alive one at a time
+        arrange = SoftmaxBatches("sampled", few, draws, lifetimes=lives)
+        source = DeviceBatches(Loader(rows, [41], 0, 16, seed, arrange), CPU)
+        for batch in source.epoch(1):
+            assert not batch.repeated[~batch.real].any()
+            vectors = [
+                torch.randn(len(ids), 4, requires_grad=True) for ids in (batch.users, batch.items)
+            ]
+            sides = [Vectors(each) for each in vectors]
+            loss = summed_loss(SoftmaxObjective(1.0).loss, *sides, None, batch)
+            loss.backward()
+            assert loss.isfinite()
+            assert all(each.grad.isfinite().all() for each in vectors)
+
+
+def test_a_matrix_of_what_users_know_may_be_too_large_for_the_device(monkeypatch):
+    loader, elsewhere = a_loader("unknown"), torch.device("meta")  # no CPU
+    assert isinstance(source_module.source_on(elsewhere, loader), DeviceBatches)
+    for limit in ("_MOST_MARKS", "_MOST_LOOKS"):
+        with monkeypatch.context() as patched:
+            patched.setattr(source_module, limit, 10)
+            assert isinstance(source_module.source_on(elsewhere, loader), HostBatches)

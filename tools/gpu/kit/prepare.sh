@@ -47,10 +47,10 @@ done
 reduced py '^(?!.*(faster_hash|auc_kernel|zipf|histogram|mx4|msfp|fp8|FP8|jagged_softmax|2d_weights))'
 reduced tbe_index_select 'batch_index_select_dim0_codegen_forward_kernel'
 reduced tbe_training_forward \
-  '(split|dense)_embedding_(nobag_)?codegen_forward_unweighted_(kernel|v2|small)'
+  '(split|dense)_embedding_(nobag_)?codegen_forward_(un)?weighted_(kernel|v2|small)'
 reduced tbe_training_backward \
-  '(grad_mean|backward_codegen_(rowwise_adagrad|adam|sgd|adagrad)_unweighted)'
-reduced tbe_training_backward_dense unweighted
+  '(grad_mean|backward_codegen_(rowwise_adagrad|adam|sgd|adagrad)_(un)?weighted|indice_weight)'
+reduced tbe_training_backward_dense '(un)?weighted|indice_weight'
 reduced tbe_inference 'embedding_codegen_forward_unweighted'
 
 # fbgemm loads the libraries that are there, and knows torch 2.11.
