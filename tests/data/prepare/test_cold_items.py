@@ -140,7 +140,7 @@ def test_a_split_by_time_holds_out_the_first_cold_item_of_each_period(prepared):
 
 
 def test_items_without_attributes_are_refused(tables):
-    with pytest.raises(CadcError, match="the items have none; name some in"):
+    with pytest.raises(CadcError, match="the items have none but numbers"):
         tables(content=text(taken()), cold_items=SHARE)
 
 
