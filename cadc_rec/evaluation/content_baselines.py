@@ -6,7 +6,7 @@ taken, the same for all users; and its mean cosine with the items that a user to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from scipy import sparse
 
 from cadc_rec.data.user_items import UserItems
 
+BASELINES = ("attribute_popularity", "neighbours")
 _ELEMENTS = 4_000_000  # scores held at once
 
 
@@ -42,7 +43,7 @@ def baseline_ranks(
     histories: UserItems,
     targets: NDArray[np.int32],
     excluded: UserItems,
-    candidates: NDArray[np.int64],
+    candidates: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, NDArray[np.int64]]:
     """Ranks of the users' targets by both scores, of those with a target, in order of users.
 
@@ -53,33 +54,36 @@ def baseline_ranks(
         histories: what each user took, of the first items alone.
         targets: ``[n_users]``, -1 for none.
         excluded: what is no candidate of each user; must not hold the user's target.
-        candidates: the items that are ranked.
+        candidates: sets of items that are ranked, by name; scores are formed once for all.
+
+    Returns:
+        The ranks, by the score's name and the set's, such as ``neighbours_among_all``.
     """
     users = np.flatnonzero(targets >= 0)
     known = int(histories.items.max(initial=-1)) + 1
     taken = np.bincount(histories.items, minlength=known)
     popular = attribute_popularity(vectors, taken)
-    ranks: dict[str, list[NDArray[np.int64]]] = {"attribute_popularity": [], "neighbours": []}
-    left_out = np.ones(vectors.shape[0], bool)
-    left_out[candidates] = False
+    ranks: dict[str, list[NDArray[np.int64]]] = {
+        f"{name}_{among}": [] for name in BASELINES for among in candidates
+    }
     columns = sparse.csr_array(vectors.T)
     for some in _blocks(users, vectors.shape[0]):
-        out = np.repeat(left_out[None], len(some), 0)
-        out.ravel()[excluded.some(some).flat(len(left_out))] = True
+        allowed = np.ones((len(some), vectors.shape[0]), bool)
+        allowed.ravel()[excluded.some(some).flat(vectors.shape[0])] = False
         row, item = histories.joined(some)
         counts = np.bincount(row, minlength=len(some))
         mean = sparse.csr_array(
             (1.0 / counts[row], (row, item)), shape=(len(some), vectors.shape[0])
         )
         alike = ((mean @ vectors) @ columns).toarray()
-        for name, scores in (
-            ("attribute_popularity", np.repeat(popular[None], len(some), 0)),
-            ("neighbours", alike),
-        ):
+        both = np.broadcast_to(popular, alike.shape), alike
+        for name, scores in zip(BASELINES, both, strict=True):
             own = scores[np.arange(len(some)), targets[some]][:, None]
-            above = ((scores > own) & ~out).sum(1)
-            equal = ((scores == own) & ~out).sum(1) - 1  # less the target itself
-            ranks[name].append(1 + above + equal // 2)
+            better, equal = (scores > own) & allowed, (scores == own) & allowed
+            for among, items in candidates.items():
+                above = better[:, items].sum(1)
+                beside = equal[:, items].sum(1) - 1  # less the target itself
+                ranks[f"{name}_{among}"].append(1 + above + beside // 2)
     return {
         name: np.concatenate(each) if each else np.zeros(0, np.int64)
         for name, each in ranks.items()

@@ -162,9 +162,7 @@ def coded(
     flat = pc.list_flatten(values) if kind == "multi" else values
     codes, every, _ = grown_codes(flat, vocabulary, attribute["name"])
     if kind == "multi":
-        lengths = pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        codes = pa.ListArray.from_arrays(pa.array(offsets), codes)
+        codes = _lists(codes, values)
     return codes, {**attribute, "size": len(every) + 1, "vocabulary": every}
 
 

@@ -25,7 +25,7 @@ from cadc_rec.data.cold_items import ColdItems
 from cadc_rec.data.dataset import Attribute, Dataset
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.evaluation.content_baselines import baseline_ranks
+from cadc_rec.evaluation.content_baselines import BASELINES, baseline_ranks
 from cadc_rec.evaluation.metrics import rank_gains, ranking_metrics
 from cadc_rec.evaluation.ranking import Listed
 from cadc_rec.evaluation.sharded import ranks_by_share
@@ -92,9 +92,8 @@ def measure_cold(
         if not control and processes.rank == 0:
             histories = UserItems(dataset.user_indptr, dataset.train_item)
             candidates = (cold.items.astype(np.int64), np.arange(len(every)))
-            for among, some in zip(_AMONG, candidates, strict=True):
-                found = baseline_ranks(baselines, histories, targets, excluded, some)
-                ranks |= {f"{name}_{among}": each for name, each in found.items()}
+            sets = dict(zip(_AMONG, candidates, strict=True))
+            ranks |= baseline_ranks(baselines, histories, targets, excluded, sets)
         result[of] = {"users": len(users), **_described(ranks, ks)}
         rows = {"user": users, "item": targets[users], "of": np.repeat(of, len(users)), **ranks}
         for name, values in rows.items():
@@ -217,7 +216,7 @@ def _described(ranks: Mapping[str, NDArray[np.int64]], ks: Sequence[int]) -> dic
         mine = ranks[among]
         metrics = ranking_metrics(mine, ks)
         entry: dict[str, Any] = {**metrics, "interval": mean_intervals(mine, list(metrics))}
-        for name in ("attribute_popularity", "neighbours"):
+        for name in BASELINES:
             if (other := ranks.get(f"{name}_{among}")) is not None:
                 compared = paired_bootstrap(_gains(mine), _gains(other))
                 entry[name] = {
