@@ -31,7 +31,8 @@ def embed(
     items: Annotated[
         Path,
         typer.Option(
-            help="Table of new items, with the columns of [data.tables.items].", metavar="FILE"
+            help="Table of new items, with the columns that data.tables.items names.",
+            metavar="FILE",
         ),
     ],
     out: Annotated[

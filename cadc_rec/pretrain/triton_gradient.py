@@ -23,6 +23,9 @@ _MULTIPLIERS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
 _WEYL = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 
 
+# What `triton.jit` compiles takes no types of Python: hence the functions without them.
+
+
 @triton.jit
 def _philox(counter, words):  # type: ignore[no-untyped-def]
     """The four words of Philox-4x64-10 at these counters; `words` holds key and constants."""

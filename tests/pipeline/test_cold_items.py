@@ -168,7 +168,7 @@ def test_baselines_are_those_of_plain_numpy(finished):
             low, high = 1 + above, 1 + above + equal
             assert low <= ranks[f"{name}_among_all"][place] <= high
         place += 1
-    assert place == len(ranks["neighbours"])
+    assert place == len(ranks["neighbours_among_all"])
 
 
 @pytest.mark.slow
