@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cadc_rec.config.experiment import ComputeConfig
+from cadc_rec.distributed.launch import restarted
 from cadc_rec.pipeline.stage import Alone, Job, Together
 from cadc_rec.store.artifact import Artifact, Draft, Group, SoloGroup, run_stage, stage_exists
 from cadc_rec.versions import require_trio
@@ -33,7 +34,9 @@ class StageRunner:
         compute: device and threads of a stage that this process carries out by itself.
         processes: the ranks of a launched job; None when this process is alone.
         wait: for another job that makes the same artifact; False refuses. A job of several ranks
-            always refuses: ranks that wait for one of them take it for lost after a while.
+            always refuses: ranks that wait for one of them take it for lost after a while. One that
+            was restarted waits half of that time: a file server may hold the lock of a machine that
+            was lost for minutes.
     """
 
     workdir: Path
@@ -143,9 +146,13 @@ class StageRunner:
             build,
             force=job.anew,
             group=self.processes,
-            wait=self.wait and not several,
+            wait=self._patience() if several else self.wait,
             warm_up=warm_up,
         )
+
+    def _patience(self) -> float:
+        """Seconds for which one of several ranks waits for a lock."""
+        return self.compute.timeout_seconds / 2 if restarted() else 0.0
 
     @contextlib.contextmanager
     def _joined(self) -> Iterator[Processes]:
