@@ -31,8 +31,7 @@ def test_a_users_error_is_the_jobs_cause(shown):
 
 
 def test_of_a_defect_the_traceback_is(shown):
-    try:
+    with pytest.raises(ValueError, match="Expecting property name") as failed:
         json.loads("{")
-    except ValueError as error:
-        assert "JSONDecodeError: Expecting property name" in shown(error)
-        assert "json.loads(" in shown(error)
+    assert "JSONDecodeError: Expecting property name" in shown(failed.value)
+    assert "json.loads(" in shown(failed.value)
