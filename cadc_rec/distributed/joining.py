@@ -38,6 +38,8 @@ def join(rank: int, world_size: int, device: torch.device, timeout_seconds: int)
     Raises:
         CadcError: the environment names no meeting point, or some ranks did not come.
     """
+    if device.type == "cuda":  # read when the group is made; where to, when it is written
+        os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
     patience = min(_START_SECONDS, timeout_seconds)
     store = _meet(rank, world_size, patience)
     try:

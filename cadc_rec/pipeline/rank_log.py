@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import resource
 import sys
 import time
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cadc_rec.log import log, note, rank_files
+
+_FLIGHT_RECORD = "TORCH_FR_DUMP_TEMP_FILE"  # torch adds the rank's number
 
 
 class _Lines(logging.FileHandler):
@@ -56,6 +59,8 @@ def rank_log(folder: Path, rank: int) -> Iterator[None]:
         log.warning("%s: this rank writes no log: %s", folder, error.strerror)
         yield
         return
+    # What NCCL's collectives of the rank did last, if one of them waits in vain.
+    ours = os.environ.setdefault(_FLIGHT_RECORD, str(folder / "flight-recorder-rank-"))
     log.addHandler(lines)
     rank_files.append(lines)
     try:
@@ -64,6 +69,8 @@ def rank_log(folder: Path, rank: int) -> Iterator[None]:
         note(f"{type(error).__name__}: {error}", {}, logging.ERROR)
         raise
     finally:
+        if ours.startswith(str(folder)):
+            del os.environ[_FLIGHT_RECORD]
         rank_files.remove(lines)
         log.removeHandler(lines)
         lines.close()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,10 +56,11 @@ class StageRunner:
         Raises:
             CadcError: from the stage, or as `run_stage`.
         """
-        if job.stage.together is not None:
-            return self._together(job, job.stage.together)
-        assert job.stage.alone is not None
-        return self._alone(job, job.stage.alone)
+        with _span(job, self.group.rank):
+            if job.stage.together is not None:
+                return self._together(job, job.stage.together)
+            assert job.stage.alone is not None
+            return self._alone(job, job.stage.alone)
 
     def make_several(
         self, jobs: Sequence[Job], load: Callable[[], Callable[[Mapping[int, Draft]], None]]
@@ -164,6 +166,22 @@ class StageRunner:
 
         with processes(self.compute) as alone:
             yield alone
+
+
+@contextlib.contextmanager
+def _span(job: Job, rank: int) -> Iterator[None]:
+    """A span of OpenTelemetry around a stage, where that is installed.
+
+    Where spans go is what ``opentelemetry-instrument`` was told (OTEL_EXPORTER_OTLP_ENDPOINT).
+    """
+    if find_spec("opentelemetry") is None:
+        yield
+        return
+    from opentelemetry import trace
+
+    described = {"cadc_rec.stage": job.stage.name, "cadc_rec.rank": rank}
+    with trace.get_tracer("cadc_rec").start_as_current_span(job.stage.name, attributes=described):
+        yield
 
 
 @contextlib.contextmanager

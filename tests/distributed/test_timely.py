@@ -1,6 +1,7 @@
 """A store that does not answer, and how often the ranks ask theirs."""
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -8,7 +9,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore, TCPStore
 
 from cadc_rec.distributed import peers as peers_module
 from cadc_rec.distributed import timely as timely_module
@@ -16,6 +17,7 @@ from cadc_rec.distributed.peers import Peers
 from cadc_rec.distributed.timely import SilentStoreError, TimelyStore
 from cadc_rec.errors import CadcError, SpokenError
 
+TIMED_OUT = RuntimeError("[unbound_buffer.cc:78] Timed out waiting 6000ms for recv operation")
 CLOSED = RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:33706. GLHF!")
 
 
@@ -37,6 +39,30 @@ def test_a_store_that_does_not_answer_is_given_up_once_and_for_all():
             call()
     assert time.monotonic() - started < 5
     store._store.go_on.set()
+
+
+def test_a_rank_0_that_is_stopped_is_named_though_it_keeps_the_store(monkeypatch):
+    """Two real processes: the connections to one that is stopped stay open."""
+    monkeypatch.setattr(peers_module, "_STORE_SECONDS", 1.0)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        os.write(writing, str(store.port).encode())
+        Peers(store, 0, 2, 6, patience=30)
+        signal.pause()
+    try:
+        store = TCPStore("127.0.0.1", int(os.read(reading, 10)), is_master=False)
+        peers = Peers(store, 1, 2, 6, patience=30)
+        os.kill(child, signal.SIGSTOP)
+        ending = peers.account_for(TIMED_OUT, leave=lambda: None)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert isinstance(ending, SpokenError)
+    assert str(ending).startswith(
+        f"rank 0 (host {socket.gethostname()}, process {child}) did not answer within 6 s"
+    )
 
 
 def test_what_the_ranks_ask_grows_like_their_number(monkeypatch):

@@ -2,12 +2,16 @@
 
 import json
 import logging
+import os
+import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from cadc_rec import log as log_module
 from cadc_rec.log import log, note, track
+from cadc_rec.pipeline import runner
 from cadc_rec.pipeline.rank_log import rank_log
 
 
@@ -64,6 +68,47 @@ def test_a_rank_that_shows_nothing_still_notes_how_fast_it_is(tmp_path, told, mo
         (30, 100, 0.5),
     ]
     assert told == []
+
+
+def test_the_flight_record_of_a_collective_that_timed_out_is_kept_beside_the_log(
+    tmp_path, monkeypatch
+):
+    monkeypatch.delenv("TORCH_FR_DUMP_TEMP_FILE", raising=False)
+    with rank_log(tmp_path, 0):
+        assert os.environ["TORCH_FR_DUMP_TEMP_FILE"] == f"{tmp_path}/flight-recorder-rank-"
+    assert "TORCH_FR_DUMP_TEMP_FILE" not in os.environ
+    monkeypatch.setenv("TORCH_FR_DUMP_TEMP_FILE", "/mine/rank-")
+    with rank_log(tmp_path, 0):
+        assert os.environ["TORCH_FR_DUMP_TEMP_FILE"] == "/mine/rank-"
+    assert os.environ["TORCH_FR_DUMP_TEMP_FILE"] == "/mine/rank-"
+
+
+def test_a_stage_is_a_span_where_opentelemetry_is_installed(tmp_path, monkeypatch):
+    """A package of that name that remembers; the real one is an extra."""
+    (tmp_path / "opentelemetry").mkdir()
+    (tmp_path / "opentelemetry" / "__init__.py").write_text("")
+    (tmp_path / "opentelemetry" / "trace.py").write_text(
+        "import contextlib\n"
+        "spans = []\n"
+        "def get_tracer(name):\n"
+        "    return Tracer()\n"
+        "class Tracer:\n"
+        "    @contextlib.contextmanager\n"
+        "    def start_as_current_span(self, name, attributes):\n"
+        "        spans.append(('begins', name, attributes))\n"
+        "        yield\n"
+        "        spans.append(('ends', name))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    job = SimpleNamespace(stage=SimpleNamespace(name="train"))
+    with runner._span(job, 3):
+        pass
+    from opentelemetry.trace import spans
+
+    described = {"cadc_rec.stage": "train", "cadc_rec.rank": 3}
+    assert spans == [("begins", "train", described), ("ends", "train")]
+    for name in ("opentelemetry", "opentelemetry.trace"):
+        monkeypatch.delitem(sys.modules, name)
 
 
 def test_the_error_that_ends_a_rank_is_its_last_line(tmp_path):
