@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cadc_rec import versions
-from cadc_rec.cli.options import WORKDIR, AsJson, DataDir, Debug, Workdir
+from cadc_rec.cli.options import WORKDIR, AsJson, Cache, DataDir, Debug, Workdir
 from cadc_rec.errors import ExitCode
 from cadc_rec.machine import available_cores
 
@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     workdir: Workdir = WORKDIR,
+    cache: Cache = None,
     data_dir: DataDir = None,
     json: AsJson = False,
     debug: Debug = False,

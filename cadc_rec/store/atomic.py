@@ -14,19 +14,33 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from cadc_rec.errors import BusyError, CadcError
 from cadc_rec.log import log
 
 _TEMPORARY = ".tmp"
 _REPLACED = ".old"
-_ADDRESS = re.compile("[a-z][a-z0-9+.-]+:/")  # pathlib makes one slash of two
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
+class Locks(Protocol):
+    """A store that several machines lock names in."""
+
+    address: str
+
+    def leased(self, name: str, waited: str = "") -> contextlib.AbstractContextManager[bool]:
+        """Hold the lock of this name; False when another process does."""
+
+    def sweep(self, prefix: str) -> None:
+        """Remove what killed jobs left."""
+
+
 @contextlib.contextmanager
-def empty_folder(workdir: Path, stage: str, key: str, *, wait: bool = False) -> Iterator[Path]:
+def empty_folder(
+    workdir: Path, stage: str, key: str, *, wait: bool = False, origin: Locks | None = None
+) -> Iterator[Path]:
     """A locked, empty folder to fill; gone on the way out unless it was committed.
 
     Args:
@@ -34,6 +48,7 @@ def empty_folder(workdir: Path, stage: str, key: str, *, wait: bool = False) -> 
         stage: what is made there.
         key: names the folder.
         wait: until another job that fills the same folder has ended; a line says so.
+        origin: the store that the work folder belongs to; it is locked there as well.
 
     Raises:
         CadcError: the work folder cannot be used, another job fills the same folder, or the disk
@@ -43,7 +58,17 @@ def empty_folder(workdir: Path, stage: str, key: str, *, wait: bool = False) -> 
     busy = f"another job is making the same {stage} artifact there; wait for it, or"
     waited = f"waiting for another job that is making {workdir / stage / key}" if wait else ""
     with _filled(workdir, f"{stage}-{key}", busy, waited) as folder:
-        yield folder
+        if origin is None:
+            yield folder
+            return
+        with origin.leased(f"{stage}-{key}", waited) as mine:
+            if not mine:
+                raise BusyError(
+                    f"{origin.address}: {busy} give this one a work folder of its own with "
+                    "--workdir."
+                )
+            origin.sweep(stage)
+            yield folder
 
 
 @contextlib.contextmanager
@@ -85,11 +110,8 @@ def make_folder(path: Path, workdir: Path) -> None:
     """Make a folder in a work folder, and its parents, if they do not exist.
 
     Raises:
-        CadcError: it cannot be made, or it is no folder but the address of an object store.
+        CadcError: it cannot be made.
     """
-    if _ADDRESS.match(str(workdir)):
-        address = str(workdir).replace(":/", "://", 1)
-        raise CadcError(f"{address}: results are kept in folders; name one of a file system.")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
