@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import threading
@@ -52,13 +53,16 @@ def store_time(objects: Objects) -> datetime:
 
 
 @contextlib.contextmanager
-def leased(objects: Objects, name: str, waited: str = "") -> Iterator[Lease | None]:
+def leased(
+    objects: Objects, name: str, waited: str = "", seconds: float = math.inf
+) -> Iterator[Lease | None]:
     """Hold the lease `name`; None when another process does.
 
     Args:
         objects: of the work folder.
         name: of what is locked.
         waited: what is logged while the other process is waited for; empty does not wait.
+        seconds: that it is waited for at most.
     """
     lease = Lease(objects, name)
     if not lease.take():
@@ -66,7 +70,11 @@ def leased(objects: Objects, name: str, waited: str = "") -> Iterator[Lease | No
             yield None
             return
         log.info("%s; --no-wait refuses instead", waited)
+        end = time.monotonic() + seconds
         while not lease.take():
+            if time.monotonic() > end:
+                yield None
+                return
             time.sleep(LOOK_SECONDS)
     lease.start()
     try:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -85,9 +86,9 @@ class Origin:
             break
 
     @contextlib.contextmanager
-    def leased(self, name: str, waited: str = "") -> Iterator[bool]:
+    def leased(self, name: str, waited: str = "", seconds: float = math.inf) -> Iterator[bool]:
         """Hold the lock of this name in the store; False when another process does."""
-        with lease.leased(self.objects, name, waited) as held:
+        with lease.leased(self.objects, name, waited, seconds) as held:
             yield held is not None
 
     def has(self, prefix: str) -> bool:
