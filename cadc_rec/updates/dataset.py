@@ -23,6 +23,7 @@ from cadc_rec.data.engine import open_engine
 from cadc_rec.data.meetings import meet, tell
 from cadc_rec.data.prepare.build_dataset import GROUPS_PER_PART, as_table, interactions_schema
 from cadc_rec.data.prepare.context import require_few_values
+from cadc_rec.data.prepare.new_rows import described_attributes
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
 from cadc_rec.data.prepare.vocabulary import grown_codes
 from cadc_rec.data.sources.own_tables import read_tables
@@ -31,7 +32,7 @@ from cadc_rec.data.streams import ROW_GROUP_ROWS, rechunk, write_parquet, write_
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log, track
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.updates.day import Day, described_attributes, described_context, value_forms
+from cadc_rec.updates.day import Day, described_context, value_forms
 from cadc_rec.updates.entities import (
     GrownIds,
     grown_entities,
