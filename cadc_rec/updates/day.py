@@ -16,12 +16,12 @@ from typing import Any
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.tables import TablesConfig
 from cadc_rec.data.cold_items import FILE as COLD_FILE
-from cadc_rec.data.dense import DESCRIBED
 from cadc_rec.data.prepare.new_rows import (
     attribute_forms,
     described_attributes,
     id_type,
     layout,
+    own_files_apart,
 )
 from cadc_rec.data.sources.raw_tables import CONTEXT_FILE
 from cadc_rec.data.tables.files import FileSet, TableFiles, find_files
@@ -32,7 +32,7 @@ from cadc_rec.store.artifact import Artifact
 
 _ROLES = ("interactions", "users", "items")
 # Settings that an update follows; any other one that is not at its default is refused.
-_FOLLOWED = {"source", "k_core", "split_seed", "generated", "tables"}
+_FOLLOWED = {"source", "k_core", "split_seed", "generated", "tables", "text"}
 
 
 @dataclass(frozen=True)
@@ -85,20 +85,15 @@ def find_day(config: DataConfig, folder: Path, dataset: Artifact) -> Day:
 
     Raises:
         CadcError: no such folder, no interactions in it, or two files for one table; or the
-            dataset has columns of vectors, texts or continuous numbers, or cold items.
+            dataset has cold items.
     """
     require_folder(folder)
-    if (dataset.path / DESCRIBED).is_file():
-        raise CadcError(
-            "data.tables: an update cannot read columns of vectors, texts or continuous numbers "
-            "yet; run again on all tables, or leave these columns out."
-        )
     if (dataset.path / COLD_FILE).is_file():
         raise CadcError(
             "data.cold_items: an update would learn from the items that are held out; set it to "
             "0, or run again on all tables."
         )
-    tables = layout(config, dataset)
+    tables = own_files_apart(layout(config, dataset))
     found = {role: _find(folder, role, getattr(tables, role).path) for role in _ROLES}
     if found["interactions"] is None:
         there = ", ".join(sorted(path.name for path in _visible(folder))) or "nothing"

@@ -101,10 +101,10 @@ class Columns:
 
     def to_json(self) -> dict[str, Any]:
         """All but `attributes` and `dense`, and without where the tables were."""
-        own = {role: _read_alone(getattr(self.tables, role)) for role in ("users", "items")}
         place = {role: {"path", "query"} for role in ("interactions", "users", "items")}
-        tables = self.tables.model_copy(update=own)
-        dumped = tables.model_dump(mode="json", exclude={"database": True, **place})
+        dumped = own_files_apart(self.tables).model_dump(
+            mode="json", exclude={"database": True, **place}
+        )
         types = {side: dict(of_side) for side, of_side in self.types.items()}
         text = self.text.model_dump(mode="json")
         return {"tables": dumped, "text": text, "ids": dict(self.ids), "types": types}
@@ -141,12 +141,12 @@ def read_new_rows(columns: Columns, side: Side, file: Path, option: str) -> NewR
     Raises:
         CadcError: the file is not there, lacks a column, or has a row that is not as declared.
     """
-    entities = _read_alone(getattr(columns.tables, f"{side}s"))
-    entities = entities.model_copy(update={"path": str(file)})
+    tables = own_files_apart(columns.tables)
+    entities = getattr(tables, f"{side}s").model_copy(update={"path": str(file)})
     if side == "item":  # a title is for people, and no vector has a part of it
         entities = entities.model_copy(update={"title": ""})
     named = {f"{side}s": entities, f"{side}_ids": columns.ids[side], "on_bad_row": "error"}
-    tables = columns.tables.model_copy(update=named)
+    tables = tables.model_copy(update=named)
     with _reading(file, option) as (found, backend, scratch):
         rows = read_side(tables, side, found, backend, scratch, columns.forms())
     codes = []
@@ -183,10 +183,13 @@ def read_log(columns: Columns, file: Path, option: str) -> pa.Table:
         return rows.order_by(*by).select("user_id", "item_id").to_pyarrow()
 
 
-def _read_alone(table: EntityTable) -> EntityTable:
-    """What rows of the dataset have in files of their own, new ones have in columns of the name."""
-    vectors = (*table.vector, *table.vector_files)
-    return table.model_copy(update={"vector": vectors, "vector_files": {}})
+def own_files_apart(tables: TablesConfig) -> TablesConfig:
+    """What the dataset's rows have in files of their own, new ones have in columns of the name."""
+    changed: dict[str, EntityTable] = {}
+    for role, table in (("users", tables.users), ("items", tables.items)):
+        vectors = (*table.vector, *table.vector_files)
+        changed[role] = table.model_copy(update={"vector": vectors, "vector_files": {}})
+    return tables.model_copy(update=changed)
 
 
 @contextmanager
