@@ -58,7 +58,7 @@ class GivenFeatures(nn.Module):
     @property
     def inputs(self) -> dict[str, tuple[int, ...]]:
         """Of a program: ``codes``, and ``dense`` where vectors or numbers are read."""
-        codes = {"codes": (sum(self.widths),)}
+        codes: dict[str, tuple[int, ...]] = {"codes": (sum(self.widths),)}
         return codes if self.layers is None else {**codes, "dense": (sum(self.layers.widths),)}
 
     def forward(self, codes: torch.Tensor, dense: torch.Tensor | None = None) -> torch.Tensor:

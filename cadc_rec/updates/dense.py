@@ -76,6 +76,7 @@ def write_grown_dense(
                 block[new] = came[number].values[place[some][new]]
             table[some] = block
             known += int(block.any(1).sum())
+        assert isinstance(table, np.memmap)
         table.flush()
         counts = f"{side}s_without_vector"
         now.append({**entry, counts: len(ids) - known} if counts in entry else dict(entry))
