@@ -274,7 +274,7 @@ def test_sets_of_features_are_variants_compared_with_the_first(write):
 [datasets.wide.features.few]
 [datasets.wide.features.many]
 "data.generated.users" = 3000
-"evaluate.metrics" = ["hr", "ndcg"]
+"evaluate.metrics" = ["recall", "mrr"]
 """
     grid = '[[grid]]\nmethods = ["cadc"]\nfeatures = ["few", "many"]\nvariant = "x"\n'
     path = write(sets + grid, HEAD.replace("[0, 1]", "[0]"))
