@@ -46,7 +46,6 @@ id_dim = 8
 keep = "towers"
 cold_dropout = 0.3
 [history]
-length = 4
 windows = [1, 4]
 [train]
 epochs = 2
@@ -60,6 +59,8 @@ keep_last = 99
 keep_finished = true
 [compute]
 threads = 1
+[methods.recipe]
+history.length = 4
 """
 
 
