@@ -86,9 +86,13 @@ class Finished:
     @cached_property
     def new_item_program(self) -> NewItemProgram | None:
         """What gives the learned part of their vectors, where anything reads attributes."""
-        trained = self.trained()
         every = self.dataset.every_item_attributes()
-        return None if trained is None else new_item_program(trained, every)
+        return None if self._towers is None else new_item_program(self._towers, every)
+
+    @cached_property
+    def _towers(self) -> TrainedModel | None:
+        """`trained`, for all programs that make vectors of what is new."""
+        return self.trained()
 
     @cached_property
     def newcomer_program(self) -> Program:
@@ -99,7 +103,7 @@ class Finished:
             e.history,
             e.pretrain.model == "als",
             self.dataset,
-            self.trained(),
+            self._towers,
             self.pretrained,
             self.vectors("item"),
             self.fitted(),
@@ -109,7 +113,7 @@ class Finished:
     @cached_property
     def new_user_program(self) -> Program | None:
         """What gives vectors to users by their attributes, too; None where nothing reads them."""
-        trained, e = self.trained(), self.experiment
+        trained, e = self._towers, self.experiment
         fold = None
         if trained is not None:
             fold = row_fold(e.prior, e.pretrain.model == "als", trained, self.pretrained)
