@@ -26,7 +26,7 @@ from cadc_rec.cli.options import (
 from cadc_rec.errors import CadcError
 
 if TYPE_CHECKING:
-    from cadc_rec.export.write import Finished
+    from cadc_rec.export.finished import Finished
 
 
 def register(app: typer.Typer) -> None:
@@ -97,7 +97,8 @@ def export(
         taken = take_update(base, wanted_state)
         pipeline = taken.pipeline
         artifacts = pipeline.run()
-        from cadc_rec.export.write import Finished, Wanted, write_bundle
+        from cadc_rec.export.finished import Finished
+        from cadc_rec.export.write import Wanted, write_bundle
 
         finished = Finished(
             experiment, artifacts, pipeline.dataset, pipeline.pretrained, taken.document()

@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import DataConfig
+from cadc_rec.data.dense import DESCRIBED
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.meetings import meet, tell
 from cadc_rec.data.prepare.build_dataset import GROUPS_PER_PART, as_table, interactions_schema
 from cadc_rec.data.prepare.context import require_few_values
+from cadc_rec.data.prepare.new_rows import described_attributes
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
 from cadc_rec.data.prepare.vocabulary import grown_codes
 from cadc_rec.data.sources.own_tables import read_tables
@@ -31,7 +33,8 @@ from cadc_rec.data.streams import ROW_GROUP_ROWS, rechunk, write_parquet, write_
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log, track
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.updates.day import Day, described_attributes, described_context, value_forms
+from cadc_rec.updates.day import Day, described_context, value_forms
+from cadc_rec.updates.dense import described_dense, write_grown_dense
 from cadc_rec.updates.entities import (
     GrownIds,
     grown_entities,
@@ -230,7 +233,7 @@ class _Builder:
     def _write_entities(self, ids: dict[str, GrownIds]) -> dict[str, int]:
         """Write both sides; returns how many known entities came anew, and how many new values."""
         described, counts = described_attributes(self.parent), {}
-        now = {}
+        dense, now, dense_now = described_dense(self.parent.path), {}, {}
         for side, every in self.every.items():
             source = self.tables.users if side == "user" else self.tables.items
             described_now = None if source is None else source.to_pyarrow()
@@ -246,6 +249,18 @@ class _Builder:
                 taken = ids[side].before, ids[side].appended
                 rows, self.untaken = taken_first(rows, side, pa.concat_arrays(taken))
             write_parquet(self.draft.path / f"{side}s.parquet", rows)
+            key = f"{side}_id"
+            dense_now[side] = write_grown_dense(
+                self.config.text,
+                side,
+                dense.get(side, []),
+                (self.parent.path, self._column(every, key)),
+                described_now,
+                (self.draft.path, self._column(rows, key)),
+            )
+        if dense:
+            text = strict_json.dumps(dense_now, indent=2, ensure_ascii=False) + "\n"
+            (self.draft.path / DESCRIBED).write_text(text, "utf-8")
         text = strict_json.dumps(now, indent=2, ensure_ascii=False) + "\n"
         (self.draft.path / "attributes.json").write_text(text, "utf-8")
         if self.context:
