@@ -67,13 +67,13 @@ def row_wise(world_size, one_id):
     return [max(getattr(s, of) for s in table.shards) for of in ("device_bytes", "forward_ms")]
 
 
-def test_rows_that_are_sent_as_they_are_cost_the_same_on_any_number_of_gpus():
+def test_rows_that_are_sent_as_they_are_take_no_more_room_on_more_gpus_and_less_time_than_sums():
     held, took = row_wise(256, one_id=True)
     rows, sent = 1000 * 96 * 4, 8192 * (96 * 4 + 8)  # of a table's part; and ids, with their rows
     assert held <= rows + 3 * sent
-    assert row_wise(256, one_id=False)[0] >= 256 * 8192 * 96 * 4  # partial sums for everybody
-    assert took < row_wise(256, one_id=False)[1] / 10
-    assert took < 2 * row_wise(16, one_id=True)[1]
+    others, slower = row_wise(256, one_id=False)
+    assert others >= 256 * 8192 * 96 * 4  # partial sums for everybody
+    assert took < slower / 20
 
 
 class AskedError(Exception):
