@@ -15,7 +15,7 @@ import torch
 from cadc_rec.data.load.batches import Batch
 from cadc_rec.data.load.position import Position
 from cadc_rec.models.id_embedding import FrozenIds
-from cadc_rec.training.batches.source import DeviceBatches
+from cadc_rec.training.batches.source import BatchSource
 from cadc_rec.training.steps.step import Step
 
 FrozenReads = Callable[[Batch[torch.Tensor]], Sequence[tuple[FrozenIds, torch.Tensor]]]
@@ -75,15 +75,13 @@ class AheadSteps:
     Every rank takes as many steps, so all of them fetch together.
 
     Args:
-        source: of batches.
+        source: of batches, made on the GPU.
         step: what is computed of one.
         reads: what a step looks up in frozen tables.
         beside: where rows are fetched.
     """
 
-    def __init__(
-        self, source: DeviceBatches, step: Step, reads: FrozenReads, beside: Beside
-    ) -> None:
+    def __init__(self, source: BatchSource, step: Step, reads: FrozenReads, beside: Beside) -> None:
         self.source, self.step, self.reads, self.beside = source, step, reads, beside
         self._fetched: list[tuple[FrozenIds, torch.Tensor, torch.Tensor]] = []
 

@@ -131,9 +131,8 @@ class _Recorded:
 
     def __init__(self, rows: Rows, terms: Terms, layout: Layout, step: Step) -> None:
         self.layout, self.step, self.taken = layout, step, 0
-        self.rows = Rows(
-            *(each.clone() for each in rows.tensors()), positives=0
-        )  # how many there are is in `terms`
+        users, items, places, negatives, count = (each.clone() for each in rows.tensors())
+        self.rows = Rows(users, items, places, negatives, count, 0)  # `terms` has their number
         self.terms = Terms(terms.share.clone(), terms.count.clone())
         self.replay: Callable[[], object] | None = None
         self.loss: torch.Tensor | None = None
