@@ -147,6 +147,10 @@ class ComputeConfig(Section):
     matmul: Literal["float32", "tf32"] = "float32"
     """CUDA: how a training step multiplies float32 matrices. `tf32` uses tensor cores, which round
     the factors to 11 bits. Pre-training, validation and evaluation always take float32."""
+    graphs: Literal["auto", "on", "off"] = "auto"
+    """CUDA: launch a training step as one CUDA graph, not operator by operator. `auto` does so
+    where it can: in one process, with batches made on the GPU, and with a step that waits for
+    nothing; elsewhere a line says why not. With `on` that is an error. `off` never does."""
     frozen_cache_mib: Annotated[int, Field(ge=0)] = 4096
     """MiB of memory in which a process may cache frozen vectors: the pooled histories of its
     examples, and its users' rows of a sharded table. What does not fit is read again in each step,

@@ -25,6 +25,8 @@ from cadc_rec.distributed.peers import Peers
 from cadc_rec.errors import CadcError
 from cadc_rec.machine import available_cores, keep_freed_memory
 
+_others: list[dist.ProcessGroup] = []  # of this process's ranks, beside the one of all
+
 
 @contextlib.contextmanager
 def one_torch_thread() -> Iterator[None]:
@@ -76,6 +78,12 @@ class Processes:
         """
         timeout = timedelta(seconds=timeout_seconds)
         group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout)
+        return group
+
+    def device_group(self) -> dist.ProcessGroup:
+        """Another group of the same ranks, for exchanges beside the others; all ranks must call."""
+        group: dist.ProcessGroup = dist.new_group()
+        _others.append(group)
         return group
 
     def barrier(self) -> None:
@@ -196,7 +204,7 @@ def processes(compute: ComputeConfig) -> Iterator[Processes]:
             try:
                 yield Processes(0, 1, local_world_size, device)
             finally:
-                dist.destroy_process_group()
+                _destroy_groups()
         else:
             peers = join(rank, world_size, device, compute.timeout_seconds)
             if device.type == "cuda":
@@ -218,16 +226,16 @@ def _accounted_for(peers: Peers) -> Iterator[None]:
         raise ending from error
     except BaseException:
         peers.give_up()
-        dist.destroy_process_group()
+        _destroy_groups()
         raise
-    dist.destroy_process_group()
+    _destroy_groups()
 
 
 def _abort_collectives(device: torch.device) -> None:
     """End what this rank's GPU waits for; whatever comes of it is of no use."""
-    group = dist.group.WORLD
-    if group is not None:
-        group._get_backend(device).abort()
+    for group in (dist.group.WORLD, *_others):
+        if group is not None:
+            group._get_backend(device).abort()
 
 
 def _leave(error: BaseException) -> None:
@@ -242,5 +250,11 @@ def _leave(error: BaseException) -> None:
         seen.add(id(ended))
         traceback.clear_frames(ended.__traceback__)
         ended = ended.__cause__ or ended.__context__
+    _others.clear()
     gc.collect()
+    _destroy_groups()
+
+
+def _destroy_groups() -> None:
+    _others.clear()
     dist.destroy_process_group()

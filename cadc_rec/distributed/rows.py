@@ -1,8 +1,8 @@
 """A table of which each rank has a contiguous share of the rows: joined, fetched, written.
 
 In: this rank's share of the rows. Out: all of them on every rank, with gradients (`join_shares`);
-some rows (`fetch_rows`); or one file of all (`write_rows`). Files are in the safetensors format,
-written piece by piece.
+some rows (`fetch_rows`, `RowExchange`); or one file of all (`write_rows`). Files are in the
+safetensors format, written piece by piece.
 """
 
 from __future__ import annotations
@@ -90,17 +90,62 @@ def fetch_rows(
     if processes.world_size == 1:
         return local[ids]
     starts = [processes.share_of(rank, n).start for rank in range(processes.world_size)]
-    bounds = torch.searchsorted(ids, torch.tensor([*starts[1:], n], device=ids.device)).tolist()
-    asked = [end - begin for begin, end in zip([0, *bounds[:-1]], bounds, strict=True)]
-    counts = torch.empty(processes.world_size, dtype=torch.int64, device=ids.device)
-    dist.all_to_all_single(counts, torch.tensor(asked, device=ids.device))
+    return _exchanged(local, ids, [*starts, n], processes.rank, None)
+
+
+def _exchanged(
+    local: torch.Tensor,
+    ids: torch.Tensor,
+    bounds: Sequence[int],
+    rank: int,
+    group: dist.ProcessGroup | None,
+) -> torch.Tensor:
+    """Rows `ids`, ascending, of a table whose rank r holds rows ``bounds[r] .. bounds[r + 1]``."""
+    ends = torch.searchsorted(ids, torch.tensor(bounds[1:], device=ids.device)).tolist()
+    asked = [end - begin for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+    counts = torch.empty(len(asked), dtype=torch.int64, device=ids.device)
+    dist.all_to_all_single(counts, torch.tensor(asked, device=ids.device), group=group)
     owed: list[int] = counts.tolist()
     wanted = ids.new_empty(sum(owed))
-    dist.all_to_all_single(wanted, ids, owed, asked)
+    dist.all_to_all_single(wanted, ids, owed, asked, group=group)
     rows = local.new_empty(len(ids), local.shape[1])
-    answer = local[wanted - processes.share(n).start]
-    dist.all_to_all_single(rows, answer, asked, owed)
+    answer = local[wanted - bounds[rank]]
+    dist.all_to_all_single(rows, answer, asked, owed, group=group)
     return rows
+
+
+class RowExchange:
+    """Fetches rows of a table of which each rank holds a run: each different row once.
+
+    Every rank must call, even if it needs no rows.
+
+    Args:
+        local: ``[rows here, d]``, on the device; never changes.
+        starts: the first row of each rank's run, ascending.
+        n: rows of the whole table.
+        rank: whose.
+        group: of the ranks; one of its own, so that rows can be fetched beside other exchanges.
+    """
+
+    def __init__(
+        self,
+        local: torch.Tensor,
+        starts: Sequence[int],
+        n: int,
+        rank: int,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self.local, self.bounds, self.rank, self.group = local, [*starts, n], rank, group
+
+    def different(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows of the different ids, ``[m, d]``, and the place of each id's among them."""
+        once, place = ids.long().unique(return_inverse=True)
+        return _exchanged(self.local, once, self.bounds, self.rank, self.group), place
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows ``[n, d]`` of ids ``[n]``."""
+        rows, place = self.different(ids)
+        return rows[place]
 
 
 def write_rows(file: Path, name: str, local: torch.Tensor, n: int, processes: Processes) -> None:

@@ -148,12 +148,17 @@ def histories(n: int) -> np.ndarray:
 
 
 def train(
-    ids: str, kind: str, processes, rows: list[int] | None = None, cached: bool = True
+    ids: str,
+    kind: str,
+    processes,
+    rows: list[int] | None = None,
+    cached: bool = True,
+    graphs: str = "auto",
 ) -> dict:
     """Train, and say what came of it.
 
     `rows` gives each rank its share of the 120 positives; `cached` says whether histories are
-    pooled once or for each step.
+    pooled once or for each step; `graphs` whether a GPU's steps are CUDA graphs.
     """
     rng = np.random.default_rng(1)
     users, items = rng.integers(0, USERS, 120), rng.integers(0, ITEMS, 120)
@@ -184,7 +189,15 @@ def train(
     if history is not None:
         contexts = Histories(model.module, history, rows, processes, 1 << 30 if cached else 0)
     trainer = Trainer(
-        model.wrapped, optimizer, loader, e.train, processes, model.trains, histories=contexts
+        model.wrapped,
+        optimizer,
+        loader,
+        e.train,
+        processes,
+        model.trains,
+        histories=contexts,
+        graphs=graphs,
+        reads=model.module.frozen_reads,
     )
     history = trainer.fit(lambda: {"ndcg@10": 0.0}).history
     vectors = (
