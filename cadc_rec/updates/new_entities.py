@@ -23,6 +23,7 @@ from cadc_rec.data.prepare.vocabulary import coded
 from cadc_rec.data.sources.own_tables import read_side
 from cadc_rec.data.sources.raw_input import cache_folder
 from cadc_rec.data.sources.raw_tables import Side
+from cadc_rec.data.streams import one_array
 from cadc_rec.data.tables.files import find_files
 from cadc_rec.errors import CadcError
 from cadc_rec.log import track
@@ -82,12 +83,12 @@ def new_entities(
         )
     found = []
     for entry in described_attributes(dataset)[side]:
-        codes, _ = coded(rows[entry["name"]].combine_chunks(), len(rows), entry)
+        codes, _ = coded(one_array(rows[entry["name"]]), len(rows), entry)
         found.append(coded_attribute(codes, entry))
     numbers = dataset.path / DESCRIBED
     described = json.loads(numbers.read_text("utf-8"))[side] if numbers.exists() else []
     rows = _encoded(config, rows, [entry["name"] for entry in described])
-    ids = rows[f"{side}_id"].combine_chunks()
+    ids = one_array(rows[f"{side}_id"])
     return NewEntities(ids, found, coded_dense(rows, described))
 
 
