@@ -94,8 +94,9 @@ def of_one(folder: Path) -> dict[str, list[float]]:
     return {"rows": [float(len(data.train_item))], **found}
 
 
-def _tables(data: Dataset, alone: Processes) -> list[ReplicatedTable]:
-    return [ReplicatedTable(torch.zeros(n, 2), alone) for n in (data.n_users, data.n_items)]
+def _tables(data: Dataset, alone: Processes) -> tuple[ReplicatedTable, ReplicatedTable]:
+    user, item = (torch.zeros(n, 2) for n in (data.n_users, data.n_items))
+    return ReplicatedTable(user, alone), ReplicatedTable(item, alone)
 
 
 def _factorize(data: Dataset, alone: Processes) -> object:

@@ -75,7 +75,7 @@ class FactorTable(ABC):
         """The pieces of a half-step of the OTHER side, this one held fixed. All must call."""
 
     @abstractmethod
-    def fetched(self, entries: Pattern) -> Iterator[tuple[slice, Pattern, torch.Tensor]]:
+    def pieces(self, entries: Pattern) -> Iterator[tuple[slice, Pattern, torch.Tensor]]:
         """Pieces of rows of the OTHER side, and this side's rows that they need. All must call.
 
         Yields:
@@ -114,7 +114,7 @@ class ReplicatedTable(FactorTable):
         """All rows at once."""
         yield Block(slice(None), (positives, negatives), self.weight.clone())
 
-    def fetched(self, entries: Pattern) -> Iterator[tuple[slice, Pattern, torch.Tensor]]:
+    def pieces(self, entries: Pattern) -> Iterator[tuple[slice, Pattern, torch.Tensor]]:
         """All rows at once."""
         yield slice(None), entries, self.weight
 
@@ -162,7 +162,7 @@ class PartitionedTable(FactorTable):
             first, second = index_of.split([len(mine.col), len(drawn.col)])
             yield Block(rows, (Pattern(mine.crow, first), Pattern(drawn.crow, second)), others)
 
-    def fetched(self, entries: Pattern) -> Iterator[tuple[slice, Pattern, torch.Tensor]]:
+    def pieces(self, entries: Pattern) -> Iterator[tuple[slice, Pattern, torch.Tensor]]:
         """As many pieces on every rank, some of them empty."""
         nothing = Pattern(torch.zeros_like(entries.crow), entries.col[:0])
         for block in self.blocks(entries, nothing):

@@ -109,7 +109,8 @@ class LeastSquares:
     ) -> None:
         self.left, self.right, self.l2, self.steps = left, right, l2, steps
         self._by_row, self._by_column = entries
-        self._rows, self._columns = (None, None) if only is None else only
+        self._rows = None if only is None else only[0]
+        self._columns = None if only is None else only[1]
         for which, table in enumerate((left, right) if key is not None else ()):
             assert key is not None
             width = table.local.shape[1]
@@ -166,7 +167,7 @@ class LeastSquares:
         if entries.extra is None:
             # Of so small a matrix, in float64, the inverse is exact enough, and one product.
             inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-        for rows, pattern, others in other.fetched(entries.pattern):
+        for rows, pattern, others in other.pieces(entries.pattern):
             pull, extra = entries.piece(rows)
             target = weighted_sums(pattern.crow, pattern.col, pull, others)
             if extra is None:

@@ -74,7 +74,7 @@ class Rows:
     def taken(self, other: FactorTable) -> torch.Tensor:
         """Sums of the other table's rows over this rank's interactions ``[own rows, dim]``."""
         found = torch.empty_like(self.local.detach())
-        for rows, pattern, others in other.fetched(Pattern(self.crow, self.col)):
+        for rows, pattern, others in other.pieces(Pattern(self.crow, self.col)):
             ones = self.ones[: len(pattern.col)]
             found[rows] = weighted_sums(pattern.crow, pattern.col, ones, others)
         return found
