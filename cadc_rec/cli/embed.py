@@ -8,6 +8,7 @@ import typer
 from cadc_rec.cli.options import (
     NEWEST,
     WORKDIR,
+    Cache,
     Config,
     DataDir,
     Debug,
@@ -39,6 +40,7 @@ def embed(
         Path, typer.Option(help="Parquet file to write: item_id, vector.", metavar="FILE")
     ],
     workdir: Workdir = WORKDIR,
+    cache: Cache = None,
     data_dir: DataDir = None,
     method: Method = None,
     sets: Sets = None,

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from cadc_rec.errors import CadcError
-from cadc_rec.store.atomic import commit, empty_folder
+from cadc_rec.store.atomic import commit, empty_folder, make_folder
 from cadc_rec.store.manifest import (
     MANIFEST,
     digest,
@@ -31,6 +32,7 @@ from cadc_rec.store.manifest import (
     verify_files,
     write_sealed,
 )
+from cadc_rec.store.remote.origin import UNSENT, Origin, origin_of
 from cadc_rec.versions import library_versions
 
 SCHEMA_VERSION = 1
@@ -130,7 +132,7 @@ def run_stage(
     *,
     force: bool = False,
     group: Group | None = None,
-    wait: bool = False,
+    wait: bool | float = False,
     warm_up: Callable[[], object] = lambda: None,
 ) -> Artifact:
     """The stage's artifact: found in the work folder, or made by `build` and committed.
@@ -143,7 +145,8 @@ def run_stage(
         build: fills the draft's folder; runs on every rank, and only rank 0 may write.
         force: make it again even if it exists; the old one stays until the new one is complete.
         group: the processes that run this stage together.
-        wait: for another job that makes this artifact; False is an error then.
+        wait: for another job that makes this artifact, if need be so many seconds; False is an
+            error then.
         warm_up: called before `build`, for imports; its seconds do not count.
 
     Raises:
@@ -152,7 +155,7 @@ def run_stage(
     """
     group = group or SoloGroup()
     key = artifact_key(stage, settings, inputs)
-    final = workdir / stage / key
+    final, origin = workdir / stage / key, origin_of(workdir)
     if group.rank != 0:
         found, draft_path = group.broadcast(None)
         if not found:
@@ -160,13 +163,12 @@ def run_stage(
             group.barrier()
         return Artifact(final, read_manifest(final), cached=found)
 
-    if os.path.exists(final) and not force:
+    if not force and _exists(final, origin):
         return _open_together(final, group)
     warm_up()
-    with empty_folder(workdir, stage, key, wait=wait) as folder:
-        if (
-            os.path.exists(final) and not force
-        ):  # another job has finished it meanwhile, or the sweep brought it back
+    with empty_folder(workdir, stage, key, wait=wait, origin=origin) as folder:
+        # Another job may have finished it meanwhile, or the sweep brought it back.
+        if not force and _exists(final, origin):
             return _open_together(final, group)
         group.broadcast((False, str(folder)))
         draft = Draft(folder)
@@ -175,16 +177,55 @@ def run_stage(
         taken = time.perf_counter() - started if draft.seconds is None else draft.seconds
         body = _manifest(stage, key, settings, inputs, draft, draft.seconds_before + taken)
         manifest = write_sealed(folder, body)
-        commit(folder, final)
+        won = _commit(folder, final, origin, force)
     group.barrier()
-    return Artifact(final, manifest)
+    return Artifact(final, manifest) if won else open_artifact(final)
 
 
 def stage_exists(
     workdir: Path, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Artifact | str]
 ) -> bool:
     """Whether `run_stage` would find this artifact."""
-    return os.path.exists(workdir / stage / artifact_key(stage, settings, inputs))
+    final = workdir / stage / artifact_key(stage, settings, inputs)
+    origin = origin_of(workdir)
+    return os.path.exists(final) if origin is None else origin.has(f"{stage}/{final.name}")
+
+
+def committed(workdir: Path, stage: str) -> list[Path]:
+    """The folders of a stage's artifacts; of a work folder in a store, those it has now.
+
+    Each has its manifest, and its files once `open_artifact` has been called.
+    """
+    origin = origin_of(workdir)
+    if origin is not None:
+        return origin.known(stage)
+    return sorted(file.parent for file in (workdir / stage).glob(f"*/{MANIFEST}"))
+
+
+def bring(folder: Path, names: Iterable[str]) -> None:
+    """Have some files of a committed artifact here, those of these names that it has."""
+    origin = origin_of(folder.parent.parent)
+    if origin is not None:
+        files = read_manifest(folder)["files"]
+        origin.fetch(folder, {name: files[name] for name in names if name in files})
+
+
+def _exists(final: Path, origin: Origin | None) -> bool:
+    if origin is None:
+        return os.path.exists(final)
+    return origin.find(f"{final.parent.name}/{final.name}")
+
+
+def _commit(draft: Path, final: Path, origin: Origin | None, force: bool) -> bool:
+    """Make the draft the artifact; False where another writer's stands there, in a store."""
+    if origin is None:
+        commit(draft, final)
+        return True
+    unsent = origin.folder / UNSENT / final.parent.name / final.name
+    make_folder(unsent.parent, origin.folder)
+    shutil.rmtree(unsent, ignore_errors=True)
+    commit(draft, unsent)
+    return origin.send(f"{final.parent.name}/{final.name}", replace=force)
 
 
 def _open_together(final: Path, group: Group) -> Artifact:
@@ -200,9 +241,15 @@ def open_artifact(path: Path, *, cached: bool = False) -> Artifact:
     Raises:
         CadcError: it is missing or of another schema, or a file changed.
     """
+    origin = origin_of(path.parent.parent)
+    if origin is not None:
+        origin.require(path)
     manifest = read_manifest(path)
     files = manifest["files"]
-    verify_files(path, files, files, "a finished artifact", _remedy(path))
+    if origin is not None:
+        origin.fetch(path, files)
+    else:
+        verify_files(path, files, files, "a finished artifact", _remedy(path))
     known = {path / name for name in (MANIFEST, *files)}
     for file in path.rglob("*"):
         if file.is_file() and file not in known:

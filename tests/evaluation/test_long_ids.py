@@ -24,7 +24,8 @@ def run(tmp_path, workdir):
     config = tmp_path / "config.toml"
     config.write_text(
         'method = "mf"\n[data]\nsource = "tables"\n[data.tables.interactions]\n'
-        f'path = "{log}"\ntimestamp = "timestamp"\n[pretrain]\nfactors = 3\nepochs = 2\n[evaluate]\nk = [5]\n'
+        f'path = "{log}"\ntimestamp = "timestamp"\n'
+        "[pretrain]\nfactors = 3\nepochs = 2\n[evaluate]\nk = [5]\n"
     )
     return Pipeline(load_experiment(config), tmp_path / workdir).run()["evaluate"].path
 

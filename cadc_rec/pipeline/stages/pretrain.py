@@ -75,6 +75,7 @@ def build_tables(
         sharding: what memory tables may fill.
         mf_tables: ``compute.mf_tables``: how the tables of MF and ALS lie on several ranks.
     """
+    config = config.sized(len(dataset.train_item), dataset.n_users)
     if config.model == "popularity":
         _build_popularity(dataset, processes, draft)
     elif config.model == "als":
@@ -148,6 +149,7 @@ def _build_factorization(
     draft.rows = len(dataset.train_item) * config.epochs
     draft.info = {
         "global_bias": float(bias.detach()),
+        "l2": config.l2,
         "tables": "partitioned" if isinstance(user, PartitionedTable) else "replicated",
         "divided_by": [
             divisor(table.local, config.scale, processes.all_reduce_sum) for table in (user, item)
@@ -199,8 +201,7 @@ def _build_als(
     dim = config.factors + 1  # without a bias, every element of a row is a factor
     rows = (dataset.n_users, dataset.n_items)
     user, item = plain_tables(rows, dim, processes, sharding, mf_tables)
-    als = config.als.sized(len(dataset.train_item), dataset.n_users)
-    sweeps = train_als(user, item, Interactions.of(dataset), als, seed)
+    sweeps = train_als(user, item, Interactions.of(dataset), config.als, seed)
     chief = processes.rank == 0
     with track("pretrain (ALS)", config.als.iterations, "sweeps", visible=chief) as ticker:
         for _ in sweeps:
@@ -213,7 +214,7 @@ def _build_als(
     draft.rows = len(dataset.train_item) * config.als.iterations
     draft.info = {
         "bias_last": False,
-        "alpha": als.alpha,
+        "alpha": config.als.alpha,
         "tables": "partitioned" if isinstance(user, PartitionedTable) else "replicated",
         "divided_by": [
             divisor(table.local, config.scale, processes.all_reduce_sum) for table in (user, item)
