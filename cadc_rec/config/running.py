@@ -157,10 +157,10 @@ class ComputeConfig(Section):
     with the same result. On a GPU also what the scores of lists, and those of recent popularity,
     are formed of; what takes more than this is formed on the host."""
     mf_tables: Literal["auto", "replicated", "partitioned"] = "auto"
-    """Matrix factorization on several processes. `replicated`: each process holds whole tables and
-    exchanges them after every half-step. `partitioned`: each process holds its own rows and fetches
-    the others that its interactions need (`binary` loss only). `auto` partitions tables that would
-    not fit whole into a process's memory."""
+    """Matrix factorization, ALS and transitions on several processes. `replicated`: each process
+    holds whole tables and exchanges them after every half-step. `partitioned`: each process holds
+    its own rows and fetches the others that its interactions need. `auto` partitions tables that
+    would not fit whole into a process's memory."""
     timeout_seconds: PositiveInt = 1800
     """Seconds that a process waits for the others before it ends with an error."""
 

@@ -10,8 +10,9 @@ import contextlib
 import functools
 import gc
 import os
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -26,6 +27,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.machine import available_cores, keep_freed_memory
 
 _others: list[dist.ProcessGroup] = []  # of this process's ranks, beside the one of all
+_HEARTBEAT_SECONDS = 1.0  # between two words of a rank that works while the others wait
 
 
 @contextlib.contextmanager
@@ -90,6 +92,38 @@ class Processes:
         """Wait until every rank is here."""
         if self.world_size > 1:
             dist.barrier()
+
+    def by_chief(self, work: Callable[[], object]) -> None:
+        """Rank 0 does `work`, and the others hear every few seconds that it still does.
+
+        So no time-out ends them, however long it takes, unless rank 0 falls silent. Every rank
+        must call; there are no other collectives meanwhile. A rank that is lost meanwhile is found
+        at the next one, when the work is safe.
+        """
+        if self.world_size == 1:
+            work()
+            return
+        if self.rank:
+            ended = torch.zeros(1)
+            while not ended:
+                dist.broadcast(ended, src=0)
+            return
+        done = threading.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # what loses a rank has no class of its own
+                while not done.wait(_HEARTBEAT_SECONDS):
+                    dist.broadcast(torch.zeros(1), src=0)
+
+        thread = threading.Thread(target=tell, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            work()
+        finally:
+            done.set()
+            thread.join()
+        with contextlib.suppress(RuntimeError):
+            dist.broadcast(torch.ones(1), src=0)
 
     def share(self, n: int) -> range:
         """This rank's contiguous part of ``range(n)``; parts differ by at most one."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +178,48 @@ def write_rows(file: Path, name: str, local: torch.Tensor, n: int, processes: Pr
                 piece = torch.empty(min(step, rows - at), width)
                 dist.recv(piece, src=rank)
                 out.write(piece.numpy().data)
+
+
+def write_joined(file: Path, tensors: Mapping[str, torch.Tensor], processes: Processes) -> None:
+    """Write tensors of which each rank has a part, end to end, as one safetensors file.
+
+    Every rank must call. Rank 0 writes its own parts, then receives and writes the others' in
+    pieces.
+
+    Args:
+        file: the file to write, on rank 0.
+        tensors: by name, parts ``[n, ...]`` of any lengths.
+        processes: the ranks.
+    """
+    lengths = processes.all_gather({name: len(part) for name, part in tensors.items()})
+    order = file_order({name: part.dtype for name, part in tensors.items()})
+
+    def pieces(name: str, rows: int) -> Iterator[slice]:
+        step = max(1, PIECE // max(1, tensors[name].element_size() * _width(tensors[name])))
+        return (slice(at, min(at + step, rows)) for at in range(0, rows, step))
+
+    if processes.rank:
+        for name in order:
+            for piece in pieces(name, len(tensors[name])):
+                dist.send(tensors[name][piece].detach().cpu().contiguous(), dst=0)
+        return
+    with file.open("wb") as out:
+        whole = {name: sum(of_rank[name] for of_rank in lengths) for name in order}
+        shapes = {name: (whole[name], *tensors[name].shape[1:]) for name in order}
+        out.write(file_header({name: (tensors[name].dtype, shapes[name]) for name in order}))
+        for name in order:
+            part = tensors[name].detach().cpu()
+            for piece in pieces(name, len(part)):
+                out.write(part[piece].contiguous().numpy().data)
+            for rank in range(1, processes.world_size):
+                for piece in pieces(name, lengths[rank][name]):
+                    received = part.new_empty(piece.stop - piece.start, *part.shape[1:])
+                    dist.recv(received, src=rank)
+                    out.write(received.numpy().data)
+
+
+def _width(part: torch.Tensor) -> int:
+    return math.prod(part.shape[1:])
 
 
 def file_order(dtypes: Mapping[str, torch.dtype]) -> list[str]:

@@ -27,7 +27,7 @@ from cadc_rec.store.atomic import commit, empty_folder, make_folder
 from cadc_rec.store.manifest import (
     MANIFEST,
     digest,
-    file_entry,
+    file_entries,
     read_sealed,
     verify_files,
     write_sealed,
@@ -278,11 +278,8 @@ def _manifest(
     draft: Draft,
     seconds: float,
 ) -> dict[str, Any]:
-    files = {
-        str(file.relative_to(draft.path)): file_entry(file)
-        for file in sorted(draft.path.rglob("*"))
-        if file.is_file()
-    }
+    every = (file for file in sorted(draft.path.rglob("*")) if file.is_file())
+    files = file_entries(draft.path, every)
     contents = {name: entry["sha256"] for name, entry in files.items()}
     return {
         "schema_version": SCHEMA_VERSION,

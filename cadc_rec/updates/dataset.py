@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import DataConfig
+from cadc_rec.data.columns import write_columns
 from cadc_rec.data.dense import DESCRIBED
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.meetings import meet, tell
@@ -29,7 +30,13 @@ from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
 from cadc_rec.data.prepare.vocabulary import grown_codes
 from cadc_rec.data.sources.own_tables import read_tables
 from cadc_rec.data.sources.raw_tables import CONTEXT_FILE, RawTables, Side, context_column
-from cadc_rec.data.streams import ROW_GROUP_ROWS, rechunk, write_parquet, write_parts
+from cadc_rec.data.streams import (
+    ROW_GROUP_ROWS,
+    one_array,
+    rechunk,
+    write_parquet,
+    write_parts,
+)
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log, track
 from cadc_rec.store.artifact import Artifact, Draft
@@ -127,6 +134,9 @@ class _Builder:
         for part in ("validation", "test"):
             name = {"validation": "val"}.get(part, part)
             write_parquet(self.draft.path / f"{name}.parquet", self._table(getattr(split, part)))
+        n_users, n_items = (len(ids.before) + len(ids.appended) for ids in (users, items))
+        scratch = self.draft.path / ".scratch"
+        write_columns(self.draft.path, train, n_users, n_items, scratch)
         advance(note="entities")
         renewed = self._write_entities({"user": users, "item": items})
         if self.tables.rejected is not None and self.tables.rejected.is_dir():
@@ -166,8 +176,7 @@ class _Builder:
 
     @staticmethod
     def _column(table: pa.Table, name: str) -> pa.Array:
-        column = table[name]
-        return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        return one_array(table[name])
 
     def _context_codes(self, came: pa.Table) -> NDArray[np.int32] | None:
         """The codes of what the day's requests carried, ``[rows, columns]``; None without any.

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from cadc_rec.config.dense import TextConfig
 from cadc_rec.data.dense import DESCRIBED, FOLDER, coded_dense, open_table
 from cadc_rec.data.prepare.new_rows import with_encoded
+from cadc_rec.data.streams import one_array
 
 _ROWS = 65_536  # copied at once
 
@@ -59,7 +60,7 @@ def write_grown_dense(
     if day is not None:
         rows = with_encoded(text, day, [entry["name"] for entry in described])
         came = coded_dense(rows, described)
-        place = _places(ids, day[f"{side}_id"].combine_chunks().cast(ids.type))
+        place = _places(ids, one_array(day[f"{side}_id"]).cast(ids.type))
     now = []
     for number, entry in enumerate(described):
         name = f"{side}_{entry['name']}.npy"

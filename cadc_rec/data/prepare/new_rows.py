@@ -38,6 +38,7 @@ from cadc_rec.data.prepare.vocabulary import coded
 from cadc_rec.data.sources.own_tables import read_side, read_tables
 from cadc_rec.data.sources.raw_input import cache_folder
 from cadc_rec.data.sources.raw_tables import Side
+from cadc_rec.data.streams import one_array
 from cadc_rec.data.tables.files import FileSet, TableFiles, find_files
 from cadc_rec.data.tables.forms import Form
 from cadc_rec.errors import CadcError
@@ -151,11 +152,11 @@ def read_new_rows(columns: Columns, side: Side, file: Path, option: str) -> NewR
         rows = read_side(tables, side, found, backend, scratch, columns.forms())
     codes = []
     for entry in columns.attributes[side]:
-        values, _ = coded(rows[entry["name"]].combine_chunks(), len(rows), entry)
+        values, _ = coded(one_array(rows[entry["name"]]), len(rows), entry)
         codes.append(coded_attribute(values, entry))
     described = columns.dense.get(side, ())
     rows = with_encoded(columns.text, rows, [entry["name"] for entry in described])
-    ids = rows[f"{side}_id"].combine_chunks()
+    ids = one_array(rows[f"{side}_id"])
     return NewRows(ids, codes, coded_dense(rows, described))
 
 
