@@ -54,6 +54,15 @@ def trained(ids: str, kind: str, on: Processes, wanted: dict[str, Any]) -> list[
     return [round(loss, 6) for loss in found["loss"]]
 
 
+def replayed(ids: str, on: Processes) -> list[float]:
+    """Steps as CUDA graphs against steps launched operator by operator, with dropout in both."""
+    graphs = "on" if on.device.type == "cuda" else "auto"
+    found, eager = (toy.train(ids, "data_parallel", on, graphs=each) for each in (graphs, "off"))
+    # Sums by atomic additions differ in their last bits from one run to the next.
+    np.testing.assert_allclose(found["loss"], eager["loss"], rtol=1e-5, atol=1e-6)
+    return [round(loss, 6) for loss in found["loss"]]
+
+
 def pretrained(on: Processes, wanted: dict[str, Any]) -> None:
     found = toy.pretraining(on)
     for name in ("factorize", "partitioned", "softmax", "als"):
@@ -92,6 +101,8 @@ def main() -> None:
                     f"train {ids} {kind}",
                     lambda i=ids, k=kind: trained(i, k, mine, wanted[i, like(k)]),  # type: ignore[misc]
                 )
+        for ids in IDS:
+            checks.run(f"CUDA graphs {ids}", lambda i=ids: replayed(i, mine))  # type: ignore[misc]
         checks.run("pre-training: MF, softmax, ALS, MLP", lambda: pretrained(mine, tables))
         checks.run("full ranking is the CPU's, rank by rank", lambda: ranked(on))
     checks.end()
