@@ -103,7 +103,7 @@ def test_what_a_user_can_mend_is_the_cause_that_the_jobs_log_shows(slurm, tiny, 
     ]
     subprocess.run(command, cwd=ROOT, env=slurm, check=True, capture_output=True, timeout=60)
     end, text = time.monotonic() + 200, ""
-    while "Root Cause" not in text:
+    while "traceback :" not in text:
         assert time.monotonic() < end, text
         time.sleep(1)
         text = "\n".join(path.read_text() for path in tmp_path.glob("job/slurm-*.err"))
