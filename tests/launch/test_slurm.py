@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,18 @@ def test_slurm_trains_to_the_metrics_of_a_local_run(
         assert mine == pytest.approx(theirs, rel=1e-6)
     nodes = int(nodes_by_processes[0])
     assert len(list((tmp_path / "job").glob("slurm-*.err"))) == nodes
+
+
+def test_what_a_user_can_mend_is_the_cause_that_the_jobs_log_shows(slurm, tiny, tmp_path):
+    command = [
+        *("torchx", "run", "-s", "slurm", "-cfg", f"job_dir={tmp_path / 'job'}"),
+        *("launch/components.py:prepare", "--config", str(tiny), "--set", "data.k_core=99"),
+        *("--workdir", str(tmp_path / "work"), "--memMB", "2000"),
+    ]
+    subprocess.run(command, cwd=ROOT, env=slurm, check=True, capture_output=True, timeout=60)
+    end, text = time.monotonic() + 200, ""
+    while "traceback :" not in text:
+        assert time.monotonic() < end, text
+        time.sleep(1)
+        text = "\n".join(path.read_text() for path in tmp_path.glob("job/slurm-*.err"))
+    assert text.count("traceback : error: data.k_core = 99 leaves no interaction") == 1
