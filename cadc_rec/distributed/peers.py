@@ -114,15 +114,31 @@ class Peers:
         self._watch = Watch(store, self.rank, len(self.ranks), abort)
 
     def done(self) -> None:
-        """This rank's work is done.
+        """This rank's work is done; where ranks are watched, it stays until all others' is.
+
+        A rank that left at once would watch its neighbor no more, who may be lost yet; and with
+        rank 0 the store would go, as if rank 0 were lost.
 
         Raises:
-            LostError: a rank was lost meanwhile, so this one's last collectives gave nothing.
+            LostError: a rank was lost, perhaps before this one's last collectives gave anything.
         """
-        if self._watch is not None:
-            self._watch.close()
-            if self._watch.noticed:
-                raise LostError("a rank was lost")
+        if self._watch is None:
+            return
+        every = [f"done/{peer}" for peer in self.ranks]
+        try:
+            if not self._watch.noticed:
+                self._store.set(f"done/{self.rank}", "")
+            while not all(map(self._has, every)):
+                if self._watch.noticed:
+                    raise LostError("a rank was lost")
+                time.sleep(_LOOK_SECONDS)
+        except RuntimeError as error:  # rank 0, which keeps the store, has gone
+            raise LostError("the store of the ranks has gone") from error
+        self._watch.close()
+        with contextlib.suppress(RuntimeError):  # rank 0 waited for this long enough
+            self._store.set(f"left/{self.rank}", "")
+            if self.rank == 0:  # the store ends with this process
+                self._wait_for([f"left/{peer}" for peer in self.ranks], _SEEN_SECONDS)
 
     def give_up(self) -> None:
         """This rank leaves, without an error to account for, before its work is done."""
@@ -142,7 +158,7 @@ class Peers:
         """
         self._store.set_timeout(timedelta(seconds=_STORE_SECONDS))
         # What a rank comes to after its collectives were ended is no fault of its own.
-        lost = self._watch is not None and self._watch.noticed
+        lost = isinstance(error, LostError) or (self._watch is not None and self._watch.noticed)
         refused = error if isinstance(error, CadcError) and not lost else None
         loss = Loss.GONE if lost else loss_in(error)
         try:
