@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +20,13 @@ from torch import nn
 from cadc_rec.config.experiment import TrainConfig
 from cadc_rec.data.load.batches import Batch
 from cadc_rec.data.load.position import advanced, taken
+from cadc_rec.distributed.fused_lookups import begin_adam_step, fused_adams
+from cadc_rec.distributed.lookup_pipeline import LookupPipeline, Rows
 from cadc_rec.distributed.processes import Processes, matmul_precision
 from cadc_rec.errors import CadcError
 from cadc_rec.log import Ticker, track
-from cadc_rec.training.batches.source import AnyLoader, BatchSource, source_on
+from cadc_rec.models.two_tower import TwoTower
+from cadc_rec.training.batches.source import AnyLoader, Batches, BatchSource, source_on
 from cadc_rec.training.checkpoints import Checkpoints, NoCheckpoints
 from cadc_rec.training.context import Requests
 from cadc_rec.training.kept import Histories
@@ -72,6 +75,8 @@ class Trainer:
         histories: histories and contexts of the loader's examples, if the model reads any.
         matmul: how a step multiplies float32 matrices on a GPU, see `matmul_precision`.
         before_step: called with the number of each step, counted from 0 over all epochs.
+        ahead: the model's towers, to send the ids of coming steps to their trained tables ahead of
+            time; None leaves that to each step.
     """
 
     def __init__(
@@ -86,15 +91,26 @@ class Trainer:
         histories: Histories | Requests | None = None,
         matmul: str = "float32",
         before_step: Callable[[int], object] = lambda _: None,
+        ahead: TwoTower | None = None,
     ) -> None:
+        device = processes.device
         self.objective = objective or make_objective(config)
         self.model, self.optimizer = model, optimizer
         self.batches: BatchSource = source_on(
-            processes.device, loader, histories is not None and histories.on_host
+            device,
+            loader,
+            histories is not None and histories.on_host,
+            config.epochs,
         )
         self.config, self.processes, self.trains = config, processes, trains
         self.histories, self.matmul, self.before_step = histories, matmul, before_step
         self._shares: dict[int, torch.Tensor] = {}
+        self._adams = fused_adams(model)
+        self._ahead, self._pipeline = ahead, None
+        if ahead is not None:
+            self._pipeline = LookupPipeline(
+                ahead.trained_tables(), ahead.looked_up, self._after_lookups, optimizer, device
+            )
 
     def fit(
         self,
@@ -189,12 +205,15 @@ class Trainer:
             progress.training_seconds += now - started
             started = now
 
-        with contextlib.closing(self.batches.epoch(epoch, before)) as batches:
-            for step, batch in enumerate(batches, start=taken(before)):
+        with (
+            contextlib.closing(self.batches.epoch(epoch, before)) as batches,
+            contextlib.closing(self._steps(batches)) as steps,
+        ):
+            for step in range(taken(before), per_epoch):
                 number = (epoch - 1) * per_epoch + step
                 self._schedule(number)
                 self.before_step(number)
-                state.loss += self._step(batch)
+                state.loss += next(steps)
                 state.average.update()
                 ticker.advance()
                 if step + 1 < per_epoch:
@@ -212,15 +231,30 @@ class Trainer:
 
     def _schedule(self, step: int) -> None:
         """Set the learning rate of step number `step` of all epochs."""
-        if self.config.schedule == "constant":
+        rate = self.config.learning_rate
+        if self.config.schedule != "constant":
+            done = step / (self.config.epochs * self.batches.steps)
+            rate *= 0.5 * (1 + math.cos(math.pi * done))
+            for group in self.optimizer.param_groups:
+                if isinstance(group["lr"], torch.Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+        begin_adam_step(self._adams, step, rate)
+
+    def _steps(self, batches: Batches) -> Generator[torch.Tensor, None, None]:
+        """This rank's part of each step's mean loss; a step is taken when it is asked for."""
+        if self._pipeline is None:
+            for batch in batches:
+                yield self._step(batch)
             return
-        done = step / (self.config.epochs * self.batches.steps)
-        rate = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        with contextlib.closing(self._pipeline.steps(batches)) as steps:
+            while True:
+                with matmul_precision(self.matmul, self.processes.device):
+                    part = next(steps, None)
+                if part is None:
+                    return
+                yield part
 
     def _step(self, batch: Batch[torch.Tensor]) -> torch.Tensor:
         """One optimizer step; returns this rank's part of the step's mean loss."""
@@ -229,13 +263,31 @@ class Trainer:
         if device.type != "cpu":
             batch = batch.each(lambda tensor: tensor.to(device, non_blocking=True))
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self.objective.terms(max(1, batch.positives))  # few rows, many ranks
+        terms = self._terms(batch)
         with matmul_precision(self.matmul, device):
-            with forward_precision(self.config.precision, device):
-                loss = self.model(batch, *inputs, loss=self.objective.loss)
+            loss = self._loss(batch, inputs)
             loss.backward(self._share(terms))
         self.optimizer.step()
         return loss.detach() / terms
+
+    def _after_lookups(
+        self, batch: Batch[torch.Tensor], rows: Rows
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a step takes the gradient of, and its part of the mean loss."""
+        assert self._ahead is not None
+        self._ahead.take_ahead(rows)
+        terms = self._terms(batch)
+        loss = self._loss(batch, [] if self.histories is None else self.histories.inputs(batch))
+        return loss * self._share(terms), loss.detach() / terms
+
+    def _loss(self, batch: Batch[torch.Tensor], inputs: list[Any]) -> torch.Tensor:
+        """The summed loss of a batch on the device."""
+        with forward_precision(self.config.precision, self.processes.device):
+            loss: torch.Tensor = self.model(batch, *inputs, loss=self.objective.loss)
+        return loss
+
+    def _terms(self, batch: Batch[torch.Tensor]) -> int:
+        return self.objective.terms(max(1, batch.positives))  # few rows, many ranks
 
     def _share(self, terms: int) -> torch.Tensor:
         """What a step's gradients are of: the mean over so many terms, on the device.

@@ -148,12 +148,17 @@ def histories(n: int) -> np.ndarray:
 
 
 def train(
-    ids: str, kind: str, processes, rows: list[int] | None = None, cached: bool = True
+    ids: str,
+    kind: str,
+    processes,
+    rows: list[int] | None = None,
+    cached: bool = True,
+    ahead: bool = False,
 ) -> dict:
     """Train, and say what came of it.
 
     `rows` gives each rank its share of the 120 positives; `cached` says whether histories are
-    pooled once or for each step.
+    pooled once or for each step, `ahead` whether ids are sent to trained tables ahead of time.
     """
     rng = np.random.default_rng(1)
     users, items = rng.integers(0, USERS, 120), rng.integers(0, ITEMS, 120)
@@ -184,9 +189,23 @@ def train(
     if history is not None:
         contexts = Histories(model.module, history, rows, processes, 1 << 30 if cached else 0)
     trainer = Trainer(
-        model.wrapped, optimizer, loader, e.train, processes, model.trains, histories=contexts
+        model.wrapped,
+        optimizer,
+        loader,
+        e.train,
+        processes,
+        model.trains,
+        histories=contexts,
+        ahead=model.module if ahead else None,
     )
-    history = trainer.fit(lambda: {"ndcg@10": 0.0}).history
+    measured = []
+
+    def validate() -> dict[str, float]:
+        if not contexts:
+            measured.append(float(model.user_vectors().double().sum()))
+        return {"ndcg@10": 0.0}
+
+    history = trainer.fit(validate).history
     vectors = (
         processes.all_gather_rows(
             model.user_vectors(histories(USERS) if ids in HISTORIES else None), USERS
@@ -204,6 +223,7 @@ def train(
         "learned_before": learned_before,
         "columns": column_offsets(model),
         "vectors": [float(v.double().sum()) for v in vectors],
+        "measured": measured,
         "optimized": held,
         "plan": model.plan(),
         "rows_used": gathered(used, processes),

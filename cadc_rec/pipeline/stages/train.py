@@ -140,6 +140,7 @@ def build_checkpoint(
         histories,
         experiment.compute.matmul,
         lambda step: None if absence is None else absence.begin(step),
+        model.ahead(),
     )
     setup_seconds = time.perf_counter() - started
     evaluate, val_item = experiment.evaluate, np.asarray(dataset.val_item)
