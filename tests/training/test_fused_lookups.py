@@ -146,6 +146,7 @@ def test_fused_adam_is_told_the_steps_number_and_rate():
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_fused_adam_is_adam_where_every_step_has_every_row():
     """With lookups in between that train nothing, and a rate that changes."""
     on, rows, width = torch.device("cuda"), 50, 8
