@@ -76,7 +76,8 @@ class TransitionLists:
     ) -> sparse.csr_array:
         """The scores of all items after each history, float32 ``[n, n_items]``.
 
-        A row depends on its own history alone, to the bit.
+        A row depends on its own history alone, to the bit. Its items are in no order: sorting them
+        takes as long as adding them up.
 
         Args:
             history: ``[n, L]``, the latest item first, negative where it has ended.
@@ -93,9 +94,7 @@ class TransitionLists:
             (weight[known].astype(np.float32), history[known], indptr),
             shape=(len(history), self.n_items),
         )
-        found = rows @ (self.matrix if targets is None else targets)
-        found.sort_indices()
-        return found
+        return rows @ (self.matrix if targets is None else targets)
 
 
 @dataclass(frozen=True)
@@ -123,18 +122,20 @@ class ListedScores:
         return replace(self, targets=self.lists.matrix[:, items.start : items.stop])
 
     def of(self, history: NDArray[np.int32]) -> sparse.csr_array:
-        """Of histories ``[n, length]``, the latest item first: float32 ``[n, n_items]``, sorted."""
+        """Of histories ``[n, length]``, the latest item first; see `TransitionLists.scores`."""
         found = self.lists.scores(history, self.decay, self.targets)
         found.data *= np.float32(self.factor)
         return found
 
     def of_lists(self, histories: Sequence[NDArray[np.integer[Any]]]) -> sparse.csr_array:
-        """The same of histories of any length, the latest item first."""
+        """The same of histories of any length, the latest item first; items ascend in a row."""
         padded = np.full((len(histories), self.length), -1, np.int32)
         for row, history in enumerate(histories):
             latest = history[: self.length]
             padded[row, : len(latest)] = latest
-        return self.of(padded)
+        found = self.of(padded)
+        found.sort_indices()
+        return found
 
     def settings(self) -> dict[str, Any]:
         """All but the lists, as JSON values; see `with_settings`."""

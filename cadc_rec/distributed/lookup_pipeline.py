@@ -10,7 +10,7 @@ alone, behind which the rest of a step is a leaf.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -37,7 +37,8 @@ class _Ahead(Pipelineable, Generic[B]):
 
     def __init__(self, batch: B, ids: Mapping[str, KeyedJaggedTensor]) -> None:
         self.batch, self._names = batch, tuple(ids)
-        vars(self).update(ids)
+        for name, each in ids.items():
+            setattr(self, name, each)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> _Ahead[B]:
         """It is there already."""
@@ -95,7 +96,7 @@ class LookupPipeline(Generic[B]):
         model = _Lookups(collections, _Step(step))
         self._pipeline: Any = TrainPipelineSparseDist(model, optimizer, device)
 
-    def steps(self, batches: Iterator[B]) -> Iterator[torch.Tensor]:
+    def steps(self, batches: Iterator[B]) -> Generator[torch.Tensor, None, None]:
         """What each step gives, one whenever it is asked for.
 
         In between, the collections answer the pipeline alone; at its end, or when it is closed,

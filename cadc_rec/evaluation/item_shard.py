@@ -240,5 +240,8 @@ def _at_and_largest(
     row = np.repeat(np.arange(added.shape[0]), np.diff(added.indptr))
     at = added.indices == column[row]
     value = np.bincount(row[at], added.data[at], minlength=added.shape[0])
-    largest = np.asarray(abs(added).max(axis=1).toarray()).ravel()
-    return value.astype(np.float64), largest.astype(np.float64)
+    filled = np.diff(added.indptr) > 0
+    largest = np.zeros(added.shape[0])
+    # SciPy's own maximum sorts the entries first.
+    largest[filled] = np.maximum.reduceat(abs(added.data), added.indptr[:-1][filled])
+    return value.astype(np.float64), largest

@@ -80,6 +80,8 @@ class OnTop:
         def listed(users: NDArray[np.int64]) -> sparse.csr_array:
             parts = [] if lists is None else [lists.of(history[users])]
             if recent is not None:
+                for each in parts:
+                    each.sort_indices()  # SciPy adds sorted matrices many times as fast
                 parts.append(recent.of(times[users]))
             return sum(parts[1:], parts[0])
 

@@ -21,6 +21,7 @@ from cadc_rec.data.recent_popularity import RecentPopularity
 from cadc_rec.data.transition_lists import TransitionLists
 from cadc_rec.models.forward import Scores
 
+_FILLED = 16  # one target in so many items: then it costs less to clear all than one by one
 _LEAST = 1e-4  # of the latest item's weight; places further back than that are left out
 
 
@@ -65,7 +66,6 @@ class ListedExamples:
         self.lists, self.history, self.rows = lists, history, len(history)
         weights = decay ** np.arange(history.shape[1])
         self.weights = weights[weights >= _LEAST].astype(np.float32)
-        self._places = np.full(lists.n_items, -1, np.int32)
 
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
@@ -76,13 +76,10 @@ class ListedExamples:
     ) -> Scores:
         """See `KnownScores`."""
         into, of_own = _room(rows, negatives)
-        lists, candidates = self.lists, items.cpu().numpy()
-        self._places[candidates] = np.arange(len(candidates), dtype=np.int32)
         history = np.ascontiguousarray(self.history[rows.cpu().numpy(), : len(self.weights)])
-        of_lists = lists.indptr, lists.items, lists.weights
-        chosen = len(candidates), negatives.cpu().numpy(), own.cpu().numpy()
-        _add(history, self.weights, *of_lists, self._places, *chosen, into, of_own)
-        self._places[candidates] = -1
+        lists, asked = self.lists, (items[negatives].cpu().numpy(), items[own].cpu().numpy())
+        of_lists = lists.indptr, lists.items, lists.weights, lists.n_items
+        _add(history, self.weights, *of_lists, *asked, into, of_own)
         return Scores(torch.from_numpy(into), torch.from_numpy(of_own))
 
 
@@ -153,33 +150,42 @@ def _add(
     indptr: Any,
     targets: Any,
     weights: Any,
-    places: Any,
-    count: Any,
+    n_items: Any,
     negatives: Any,
     own: Any,
     into: Any,
     of_own: Any,
 ) -> None:
-    """Add up the weighted lists of each row's history where their targets are among the items."""
-    sums = np.empty(count, np.float32)
+    """Add up the weighted lists of each row's history, and take the sums at the items asked for.
+
+    Of all targets, for asking of each whether it is among those items costs more than adding it.
+    """
+    sums = np.zeros(n_items, np.float32)
     for row in range(len(history)):
-        sums[:] = 0
-        total = np.float32(0)
+        total, touched = np.float32(0), 0
         for j in range(history.shape[1]):
-            if history[row, j] >= 0:
+            item = history[row, j]
+            if item >= 0:
                 total += decays[j]
+                touched += indptr[item + 1] - indptr[item]
         for j in range(history.shape[1]):
             item = history[row, j]
             if item < 0:
                 continue
             share = decays[j] / total
             for k in range(indptr[item], indptr[item + 1]):
-                place = places[targets[k]]
-                if place >= 0:
-                    sums[place] += share * weights[k]
+                sums[targets[k]] += share * weights[k]
         for j in range(len(negatives)):
             into[row, j] = sums[negatives[j]]
         of_own[row] = sums[own[row]]
+        if touched > n_items // _FILLED:
+            sums[:] = 0
+            continue
+        for j in range(history.shape[1]):
+            item = history[row, j]
+            if item >= 0:
+                for k in range(indptr[item], indptr[item + 1]):
+                    sums[targets[k]] = 0
 
 
 @compiled(nogil=True)

@@ -52,6 +52,17 @@ def test_a_step_leaves_nothing_to_the_next(given):
     )
 
 
+def test_short_lists_of_a_long_catalogue_leave_nothing_to_the_next_row():
+    rng = np.random.default_rng(4)
+    whole = sparse.random_array((900, 900), density=0.004, rng=rng, dtype=np.float32).tocsr()
+    lists = best_targets(whole, 900)
+    history = rng.integers(0, 900, (20, LENGTH)).astype(np.int32)
+    found = ListedExamples(lists, DECAY, history).of(torch.arange(20), torch.arange(900))
+    weight = DECAY ** np.arange(LENGTH)
+    expected = [(weight / weight.sum()) @ whole[row].toarray() for row in history]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_at_shared_negatives_and_at_each_rows_own_item_they_are_the_same(given):
     _, lists, history = given
     log = RecentPopularity(np.arange(90.0), np.arange(90, dtype=np.int32) * 7 % ITEMS, ITEMS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,8 +17,11 @@ from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.content_baselines import baseline_ranks
 from cadc_rec.pipeline.pipeline import Pipeline
+from cadc_rec.pipeline.summary import run_result
 from cadc_rec.pretrain.content_lists import content_vectors
 from cadc_rec.pretrain.likeness import Likeness
+from cadc_rec.study.run.grid import Cell
+from cadc_rec.study.run.records import record_done
 from tests.data.raw_files import members_1m, text_of
 
 USERS, ITEMS, TAKEN, SHARE = 30, 40, 12, 0.25
@@ -110,6 +114,17 @@ def test_cold_items_are_ranked_on_validation_and_test_with_both_baselines(finish
                 gains = np.where(hits, 1 / np.log2(mine[column] + 1), 0)
                 assert metrics["ndcg@10"] == pytest.approx(gains.mean())
         assert (mine.among_cold <= mine.among_all).all()
+
+
+def test_a_studys_record_keeps_the_ranks_by_the_users_own_ids(finished, tmp_path):
+    cell = Cell("ml", "ML", Path("ml.toml"), "recipe", "", (), Experiment.model_validate(RECIPE))
+    record = record_done(cell, run_result("recipe", 0, finished), tmp_path)
+    kept = pq.read_table(tmp_path / record["cold_ranks"]).to_pandas()
+    ranks = pq.read_table(finished["evaluate"].path / "cold_ranks.parquet").to_pandas()
+    ids = pq.read_table(finished["prepare"].path / "users.parquet")["user_id"].to_numpy()
+    assert kept.user_id.tolist() == ids[ranks.user].tolist()
+    assert kept.among_all.tolist() == ranks.among_all.tolist()
+    assert record["cold"]["items"] == finished["evaluate"].info["cold"]["items"]
 
 
 def likes_by_hand(data, known):

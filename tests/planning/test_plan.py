@@ -183,7 +183,7 @@ def test_what_does_not_fit_is_said_with_what_would(experiment):
 
 def test_trainable_tables_too_large_to_copy_are_told_to_spread(experiment):
     random = experiment(method="gold")
-    plan = plan_experiment(random, BILLION, gpus(16))
+    plan = plan_experiment(random, BILLION, gpus(8))
     (problem,) = (p for p in plan.problems if p.startswith("train:"))
     more = re.search(r"--world-size (\d+) with sharding.trainable = 'row_wise'", problem)
     spread = experiment("sharding.trainable=row_wise", method="gold")

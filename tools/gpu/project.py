@@ -71,7 +71,7 @@ def ahead(kind: str, on: Processes) -> None:
 def optimizer_of_cpu() -> Iterator[None]:
     """Divided tables are trained as on the CPU, which has no fused Adam to compare with."""
     of_device = tables.fused_optimizer
-    tables.fused_optimizer = lambda config, _: of_device(config, "cpu")
+    tables.fused_optimizer = lambda config, device: of_device(config, "cpu")
     try:
         yield
     finally:

@@ -33,6 +33,7 @@ class Section:
 
     study: Study
     table: TableView
+    cold: TableView | None
     figures: tuple[Figure, ...]
 
     def of_status(self, status: Status) -> list[Cell]:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from cadc_rec.errors import CadcError
 from cadc_rec.store.atomic import commit
+from cadc_rec.study.report.cold import cold_table
 from cadc_rec.study.report.figures import study_figures
 from cadc_rec.study.report.groups import Comparisons
 from cadc_rec.study.report.page import GENERATOR, Section, render_page
@@ -67,7 +68,12 @@ def write_report(folder: Path, out: Path | None = None, update: Wanted = "newest
     out = folder / "report" if out is None else out
     comparisons = Comparisons(as_updated(load_studies(folder), update))
     sections = [
-        Section(study, study_table(study, comparisons), tuple(study_figures(study, comparisons)))
+        Section(
+            study,
+            study_table(study, comparisons),
+            cold_table(study, comparisons),
+            tuple(study_figures(study, comparisons)),
+        )
         for study in comparisons.studies
     ]
     _refuse_other(out)
@@ -115,6 +121,8 @@ def _fill(folder: Path, comparisons: Comparisons, sections: Sequence[Section]) -
         study = section.study
         table = study.layout if study.layout in ("table1", "table2") else f"{study.layout}-table"
         files = {f"{table}.md": markdown_table(study, section.table)}
+        if section.cold is not None:
+            files["cold-table.md"] = markdown_table(study, section.cold)
         files |= {f"{figure.name}.svg": figure.svg for figure in section.figures}
         for name, content in files.items():
             # The first study has the plain names; the tables come first.
@@ -190,6 +198,7 @@ def _flat(study: Study, cell: Cell) -> dict[str, Any]:
             "seconds",
             "rows",
             "validation_sample",
+            "cold",
         ):  # absent parts: no column
             row[name] = value
     return row | {"config": json.dumps(cell.config) if cell.config else None}

@@ -32,6 +32,7 @@ _LAYOUTS = ("table1", "table2", "figure1", "grid")
 _AGAIN = "run that cell of the study again"
 # What a finished cell cannot do without.
 _MEASURED = ("metrics", "validation", "seconds", "rows", "split")
+_OF_DONE = (*_MEASURED, "history", "ranks", "cold", "cold_ranks")
 _PLACE = ("id", "dataset", "method", "integration", "ratio", "variant", "seed")
 
 # A stage a method does not have may be written as null.
@@ -96,6 +97,13 @@ class Other(_Part):
     test: dict[str, FiniteFloat]
 
 
+class Cold(_Part):
+    """The cold items of a cell: how many, and whether they were known (``data.cold_control``)."""
+
+    items: int
+    control: bool
+
+
 class Place(_Part):
     """Where a cell stands in its grid; `integration` is empty for a method without one."""
 
@@ -139,6 +147,9 @@ class Cell(Place):
     peak_memory_bytes: int | None = None
     history: Annotated[list[dict[str, Any]], BeforeValidator(lambda value: value or [])] = []
     ranks: str | None = None
+    cold: Cold | None = None
+    cold_ranks: str | None = None
+    """The ranks of cold items and of both baselines, with ``user_id`` and ``of``."""
     artifacts: Annotated[dict[str, str], BeforeValidator(lambda value: value or {})] = {}
     """Folders of its run's artifacts, by stage."""
     config: Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})] = {}
@@ -156,7 +167,7 @@ class Cell(Place):
     def _unmeasured(cls, content: Any) -> Any:
         """Drop what a cell measured before it failed: it is not a result."""
         if isinstance(content, dict) and content.get("status") != "done":
-            return {k: v for k, v in content.items() if k not in (*_MEASURED, "history", "ranks")}
+            return {k: v for k, v in content.items() if k not in _OF_DONE}
         return content
 
     @model_validator(mode="after")

@@ -87,5 +87,10 @@ def _renewed(cell: Cell, update: Update, text: str) -> Cell:
     result = run_result(cell.method, cell.seed, made)
     result["split"] = f"{result['split']}; {text}"
     new = measured(result, {stage: one.manifest for stage, one in made.items()})
-    ranks = {"ranks": str(folders["evaluate"].resolve() / "ranks.parquet")}
+    # Of cold items an update measures nothing.
+    ranks = {
+        "ranks": str(folders["evaluate"].resolve() / "ranks.parquet"),
+        "cold": None,
+        "cold_ranks": None,
+    }
     return Cell.model_validate({**cell.model_dump(), **new, **ranks})

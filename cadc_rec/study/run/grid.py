@@ -24,7 +24,7 @@ from cadc_rec.errors import CadcError
 
 Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
-Settings = dict[str, bool | int | float | str | list[int]]
+Settings = dict[str, bool | int | float | str | list[int] | list[str]]
 
 
 class DatasetEntry(Section):

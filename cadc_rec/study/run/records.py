@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from cadc_rec import strict_json
 from cadc_rec.machine import available_cores, memory_bytes, processor_name
 from cadc_rec.pipeline.summary import OPTIONAL
@@ -15,6 +17,7 @@ from cadc_rec.store.artifact import read_manifest
 from cadc_rec.study.run.grid import Cell
 
 SCHEMA_VERSION = 1
+COLD_RANKS = "cold_ranks.parquet"
 _LEARNING = ("pretrain", "train")
 
 
@@ -54,7 +57,12 @@ def record_done(cell: Cell, result: Mapping[str, Any], folder: Path) -> dict[str
     manifests = {stage: read_manifest(Path(path)) for stage, path in result["artifacts"].items()}
     ranks = folder / "ranks" / f"{cell.id}.parquet"
     ranks.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(Path(result["artifacts"]["evaluate"]) / "ranks.parquet", ranks)
+    evaluation = Path(result["artifacts"]["evaluate"])
+    shutil.copyfile(evaluation / "ranks.parquet", ranks)
+    of_cold = {}
+    if (evaluation / COLD_RANKS).exists():
+        of_cold["cold_ranks"] = f"ranks/{cell.id}.cold.parquet"
+        _copy_cold_ranks(evaluation, folder / of_cold["cold_ranks"])
     device = _last(manifests)["info"].get("device", "cpu")
     return {
         "schema_version": SCHEMA_VERSION,
@@ -64,6 +72,7 @@ def record_done(cell: Cell, result: Mapping[str, Any], folder: Path) -> dict[str
         "digest": cell_digest(cell),
         **measured(result, manifests),
         "ranks": f"ranks/{ranks.name}",
+        **of_cold,
         "config": cell.experiment.model_dump(mode="json"),
         "machine": {
             "cpu": processor_name(),
@@ -73,6 +82,14 @@ def record_done(cell: Cell, result: Mapping[str, Any], folder: Path) -> dict[str
             "threads": cell.experiment.compute.threads or available_cores(),
         },
     }
+
+
+def _copy_cold_ranks(evaluation: Path, to: Path) -> None:
+    """Ranks of cold items by the users' own ids: another dataset numbers users otherwise."""
+    table = pq.read_table(evaluation / COLD_RANKS)
+    ids = pq.read_table(evaluation / "user_ids.parquet")["user_id"]
+    place = table.schema.get_field_index("user")
+    pq.write_table(table.set_column(place, "user_id", ids.take(table["user"])), to)
 
 
 def measured(

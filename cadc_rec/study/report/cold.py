@@ -1,0 +1,188 @@
+"""A study's second table where items were cold: what they reach, and what the baselines reach.
+
+In: a study whose cells have the ranks of cold items. Out: a `TableView`, or None without any. All
+numbers are of the test rows; the comparisons are paired bootstraps over their users.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cadc_rec.errors import CadcError
+from cadc_rec.evaluation.content_baselines import BASELINES
+from cadc_rec.evaluation.statistics import UserGains, mean_gains, paired_bootstrap, spread
+from cadc_rec.study.report import formatting
+from cadc_rec.study.report.groups import Comparisons, Group, datasets, label, order
+from cadc_rec.study.report.paper import METRICS
+from cadc_rec.study.report.study_data import Study
+from cadc_rec.study.report.tables import Column, Entry, Row, TableView
+
+_AMONG = {"among_cold": "among cold", "among_all": "among all"}
+_NONE = Entry("–", tone="word")
+_AGAIN = "run that cell of the study again"
+
+
+def cold_table(study: Study, comparisons: Comparisons) -> TableView | None:
+    """The table of cold items; None where no cell has any.
+
+    Raises:
+        CadcError: the ranks of a cell cannot be read, or those to compare are of different users.
+    """
+    groups = {
+        (group.dataset, group.contender): group
+        for group in comparisons.groups(study)
+        if any(cell.cold_ranks for cell in group.done)
+    }
+    if not groups:
+        return None
+    having = {dataset for dataset, _ in groups}
+    titles = {key: title for key, title in datasets(study).items() if key in having}
+    contenders = sorted({key[1] for key in groups}, key=lambda key: order(study, key))
+    columns = _columns()
+    nothing = (_NONE,) * len(columns)
+    rows = []
+    for place, contender in enumerate(contenders):
+        found = [groups.get((dataset, contender)) for dataset in titles]
+        entries = tuple(
+            _entries(group, _known(group, list(groups.values()))) if group else nothing
+            for group in found
+        )
+        rows.append(Row(label(study, contender), place, entries))
+    return TableView("method", tuple(titles.values()), columns, tuple(rows))
+
+
+def _columns() -> tuple[Column, ...]:
+    found = []
+    for among in _AMONG.values():
+        for metric in METRICS:
+            name = metric.upper()
+            found.append(
+                Column(
+                    f"{name} % {among}",
+                    "",
+                    f"{name} on test of the held-out cold items, ranked {among} items (cold ones "
+                    "alone, or every item); mean ± standard deviation over seeds",
+                )
+            )
+            for baseline in BASELINES:
+                found.append(
+                    Column(
+                        baseline.replace("_", " "),
+                        "verdict",
+                        "the same metric of a baseline that knows attributes alone; whether the "
+                        "method is better, by a paired bootstrap over users, and the interval of "
+                        "the difference in percent of the baseline's",
+                    )
+                )
+    about = (
+        "HR@10 among all items, in percent of what the same items reach when they are known "
+        "(data.cold_control); with the 95% interval over users"
+    )
+    return (*found, Column("of known %", "95%", about))
+
+
+def _known(group: Group, groups: list[Group]) -> Group | None:
+    """The control of a group: the same method's, of the same share."""
+    wanted = (group.dataset, group.method, group.ratio)
+    same = [g for g in groups if (g.dataset, g.method, g.ratio) == wanted and _is_control(g)]
+    return same[0] if same else None
+
+
+def _is_control(group: Group) -> bool:
+    return any(cell.cold is not None and cell.cold.control for cell in group.done)
+
+
+def _entries(group: Group, known: Group | None) -> tuple[Entry, ...]:
+    entries = []
+    for among in _AMONG:
+        for metric in METRICS:
+            mine = _gains(group, among, metric)
+            assert mine is not None
+            means = [100 * float(seed.gains.mean()) for seed in _of_seeds(group, among, metric)]
+            found = spread(means)
+            entries.append(Entry(formatting.spread(found), sort=found.mean))
+            for baseline in BASELINES:
+                other = _gains(group, f"{baseline}_{among}", metric)
+                entries.append(_NONE if other is None else _beside(group, mine, other))
+    return (*entries, _of_known(group, known))
+
+
+def _beside(group: Group, mine: UserGains, other: UserGains) -> Entry:
+    """A baseline's own value, and whether the method is better."""
+    compared = paired_bootstrap(mine, other)
+    value = 100 * float(other.gains.mean())
+    return Entry(
+        f"{value:.2f}",
+        second=compared.verdict,
+        interval=formatting.interval(compared),
+        sort=value,
+        tone=compared.verdict.replace(" ", "-"),
+    )
+
+
+def _of_known(group: Group, known: Group | None) -> Entry:
+    if known is None or known is group:
+        return _NONE
+    among, metric = "among_all", METRICS[0]
+    mine, theirs = _gains(group, among, metric), _gains(known, among, metric)
+    assert mine is not None
+    assert theirs is not None
+    try:
+        compared = paired_bootstrap(mine, theirs)
+    except CadcError as error:
+        names = " and ".join(f"{g.study.folder}/cells/{g.done[0].id}.json" for g in (group, known))
+        raise CadcError(f"{names}: {error}") from error
+    if compared.relative is None:
+        return _NONE
+    share = 100 + compared.relative
+    interval = compared.relative_interval
+    ends = "" if interval is None else f"{100 + interval[0]:.0f} to {100 + interval[1]:.0f}"
+    return Entry(f"{share:.0f}", second=ends, sort=share)
+
+
+def _gains(group: Group, column: str, metric: str) -> UserGains | None:
+    """Mean gains over the group's seeds; None if its cells have no such ranks."""
+    seeds = _of_seeds(group, column, metric)
+    if not seeds:
+        return None
+    users = [seed.users for seed in seeds]
+    if any(len(users[0]) != len(other) or (users[0] != other).any() for other in users):
+        raise CadcError(
+            f"{group.study.folder}/cells/{group.done[0].id}.json: its seeds rank cold items of "
+            "different users; run these cells of the study again."
+        )
+    return UserGains(users[0], np.mean([seed.gains for seed in seeds], axis=0))
+
+
+def _of_seeds(group: Group, column: str, metric: str) -> list[UserGains]:
+    found = []
+    for cell in group.done:
+        if cell.cold_ranks is not None:
+            table = _test_ranks(group.study.folder / cell.cold_ranks)
+            if column in table:
+                users, ranks = np.asarray(table["user_id"]), np.asarray(table[column])
+                found.append(mean_gains([(users, ranks)], metric))
+    return found
+
+
+def _test_ranks(path: Path) -> dict[str, np.ndarray]:
+    """Columns of the test rows.
+
+    Raises:
+        CadcError: the file is absent, or is not what the study's record writes.
+    """
+    try:
+        table = pq.read_table(path)
+        table = table.filter(pc.equal(table["of"], "test")).drop_columns(["of"])
+        found = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+        found["user_id"]
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise CadcError(
+            f"{path}: cannot be read as ranks of cold items ({error}); {_AGAIN}."
+        ) from error
+    return found
