@@ -58,8 +58,9 @@ def _tell(
         return
     indices = kwargs["indices"] if "indices" in kwargs else args[0]
     # Parts of columns are features of their own, each with all of the ids.
-    of_features = indices.view(len(kernel.feature_table_map), -1)
-    for ids, table in zip(of_features, kernel.feature_table_map, strict=True):
+    tables = kernel.feature_table_map
+    of_features = indices.view(len(tables), indices.numel() // len(tables))
+    for ids, table in zip(of_features, tables, strict=True):
         if table in places:
             told(places[table], ids)
 
