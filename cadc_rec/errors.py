@@ -6,9 +6,12 @@ words: it names a file in their environment, and the one that fails leaves its f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
@@ -129,6 +132,23 @@ def leave_failure(error: Exception) -> bool:
     except OSError:
         return False
     return True
+
+
+def tell_launcher(error: Exception, text: str) -> None:
+    """Leave an error to torchrun and torchx, in the file they named, in their format.
+
+    They show it as the job's cause; of a user's error the sentence, of a defect its traceback.
+    """
+    wanted = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not wanted:
+        return
+    more = {"timestamp": str(int(time.time()))}
+    if not isinstance(error, CadcError | DefectError):
+        more["py_callstack"] = "".join(traceback.format_exception(error))
+    with contextlib.suppress(OSError):
+        Path(wanted).write_text(
+            json.dumps({"message": {"message": text, "extraInfo": more}}), "utf-8"
+        )
 
 
 def left_failure(path: Path) -> CadcError | DefectError | None:

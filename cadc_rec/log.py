@@ -13,17 +13,26 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
 log = logging.getLogger("cadc_rec")
+rank_files: list[logging.Handler] = []
+"""Those of this process, see `pipeline/rank_log.py`; they get all records, and those of `note`."""
 _LOG_EVERY_SECONDS = 10.0
 _TALKATIVE = ("torch", "torch.fx._symbolic_trace", "torchrec", "root")
 _interrupts: list[int] = []
+
+
+def note(line: str, measured: Mapping[str, Any], level: int = logging.INFO) -> None:
+    """Write a line, and what was measured, to this rank's file alone."""
+    for handler in rank_files:
+        extra = {"measured": measured}
+        handler.handle(log.makeRecord(log.name, level, "", 0, line, (), None, extra=extra))
 
 
 @functools.cache
@@ -53,7 +62,7 @@ class Ticker:
 
     def __init__(self, description: str, total: int, unit: str) -> None:
         self.description, self.total, self.unit = description, total, unit
-        self.done = self.before = 0
+        self.done = self.before = self._done_then = 0
         self.note = ""
         self.started = self._logged = time.perf_counter()
 
@@ -67,17 +76,29 @@ class Ticker:
 
     def begin_at(self, done: int) -> None:
         """Count what was done before; it does not count in the rate."""
-        self.done = self.before = done
+        self.done = self.before = self._done_then = done
 
     def rate(self) -> float:
         """Units a second since the start."""
         return (self.done - self.before) / max(time.perf_counter() - self.started, 1e-9)
 
     def _show(self) -> None:
+        self._tell(lambda line, measured: log.info(line, extra={"measured": measured}))
+
+    def _tell(self, tell: Callable[[str, dict[str, Any]], None]) -> None:
+        """Every few seconds a line, with its numbers for the ranks' files."""
         now = time.perf_counter()
-        if now - self._logged >= _LOG_EVERY_SECONDS:
-            self._logged = now
-            log.info(self.line())
+        if now - self._logged < _LOG_EVERY_SECONDS:
+            return
+        since, self._logged = now - self._logged, now
+        measured = {
+            "done": self.done,
+            "total": self.total,
+            "unit": self.unit,
+            "rate": round((self.done - self._done_then) / since, 3),  # since the last line
+        }
+        self._done_then = self.done
+        tell(self.line(), measured)
 
     def line(self) -> str:
         """One plain line: done of total, rate, time left, note."""
@@ -98,11 +119,12 @@ class _BarTicker(Ticker):
     def _show(self) -> None:
         rate = f"{self.rate():,.1f} {self.unit}/s"
         self._bar.update(self._task, completed=self.done, rate=rate, note=self.note)
+        self._tell(note)
 
 
 class _Silent(Ticker):
     def _show(self) -> None:
-        pass
+        self._tell(note)
 
 
 @contextlib.contextmanager
@@ -147,9 +169,10 @@ def set_up_logging(*, debug: bool = False) -> None:
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    log.addHandler(handler)
     chief = os.environ.get("RANK", "0") == "0"
-    log.setLevel(logging.INFO if chief else logging.ERROR)
+    handler.setLevel(logging.INFO if chief else logging.ERROR)
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
     log.propagate = False
     if not debug:
         _hush()

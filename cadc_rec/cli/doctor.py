@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cadc_rec import versions
+from cadc_rec.cli.doctor_ranks import examine_ranks
 from cadc_rec.cli.options import WORKDIR, AsJson, DataDir, Debug, Workdir
 from cadc_rec.errors import ExitCode
 from cadc_rec.machine import available_cores
@@ -43,12 +44,18 @@ def register(app: typer.Typer) -> None:
 def doctor(
     workdir: Workdir = WORKDIR,
     data_dir: DataDir = None,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Check the ranks of a launched job instead.")
+    ] = False,
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Check this machine: what it has, what is wrong, and how to mend it."""
     from rich.console import Console
 
+    if distributed:
+        examine_ranks(workdir, json)
+        return
     report = diagnose(workdir, data_dir)
     if json:
         print(jsonlib.dumps(report.to_dict()))

@@ -37,6 +37,7 @@ from cadc_rec.errors import (
     SpokenError,
     leave_failure,
     name_without_text,
+    tell_launcher,
 )
 from cadc_rec.log import console, keep_interrupts, set_up_logging
 
@@ -95,6 +96,7 @@ def _report(error: Exception, debug: bool) -> ExitCode:
         what = error if isinstance(error, DefectError) else f"{type(error).__name__}: {error}"
         text, code = f"unexpected error: {what}", ExitCode.DEFECT
         text += "\nThis is a defect of cadc-rec; --debug shows where."
+    tell_launcher(error, text)
     alone_refused = isinstance(error, CadcError) and not isinstance(error, SpokenError)
     if os.environ.get("RANK", "0") != "0" and alone_refused:
         # Refused before the ranks met: most likely rank 0 says the same, and its launcher ends this

@@ -63,7 +63,8 @@ def load_experiment(
     for key, value in (*row.items(), *per_method.get(chosen, {}).items(), *sets):
         _put(raw, key, value)
     for key, value in DEFAULTS.get(chosen, {}).items():
-        if _get(raw, key) is None and (_get(raw, "prior.use") or key not in OF_PRIOR):
+        counts = "prior.use" not in row or _get(raw, "prior.use") or key not in OF_PRIOR
+        if _get(raw, key) is None and counts:
             _put(raw, key, value)
     raw["method"] = chosen
     try:

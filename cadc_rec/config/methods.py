@@ -131,6 +131,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """What a method has where the file says nothing; unlike a row of `METHODS`, the file may differ."""
 OF_PRIOR = frozenset({*_OF_TABLES, "model.keep"})
-"""Those of them that are defaults only while ``prior.use`` is true."""
+"""Those of them that are defaults only while ``prior.use`` is true, of methods that have one."""
 
 assert set(METHODS) == set(get_args(MethodName))

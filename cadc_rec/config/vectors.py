@@ -6,6 +6,7 @@ the towers read from them in addition to the vectors of ids.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from cadc_rec.config.types import (
 
 _LONG_HISTORY = 40  # interactions a user on average, from which a confidence of 1 is best
 _MOST_ALPHA = 16.0
+_LEAST_L2, _MOST_L2 = 1.0, 4.0
 LEAST_USERS = 200
 """Of validation: with fewer, chance would choose what `prior.fit` chooses."""
 
@@ -84,8 +86,9 @@ class PretrainConfig(Section):
     """Number of factors in a vector. The bias is one more element, so 95 gives the paper's 96."""
     learning_rate: PositiveFloat = 0.02
     """MF: Adam's learning rate, for rows and the global bias."""
-    l2: NonNegativeFloat = 4.0
-    """MF: L2 penalty on a row, added to the gradient summed over the row's interactions."""
+    l2: NonNegativeFloat = 0.0
+    """MF: L2 penalty on a row, added to the gradient summed over the row's interactions. 0 chooses
+    it by the mean number m of interactions of a user: sqrt(m) / 3, at least 1 and at most 4."""
     negatives: PositiveInt = 1
     """MF, `binary`: uniform negatives for each positive, drawn anew in every half-step."""
     shared_negatives: PositiveInt = 1024
@@ -101,6 +104,15 @@ class PretrainConfig(Section):
     standard deviation 1."""
     mlp: MlpPretrainConfig = MlpPretrainConfig()
     als: AlsConfig = AlsConfig()
+
+    def sized(self, interactions: int, users: int) -> PretrainConfig:
+        """The same with what is left to the length of the histories."""
+        l2 = self.l2
+        if not l2:
+            mean = interactions / max(users, 1)
+            l2 = min(max(math.sqrt(mean) / 3, _LEAST_L2), _MOST_L2)
+        als = self.als.sized(interactions, users)
+        return self.model_copy(update={"l2": l2, "als": als})
 
     def decisive(self) -> dict[str, Any]:
         """See `Section`: the settings that `model` uses, except how often it is measured."""

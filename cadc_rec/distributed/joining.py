@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 from cadc_rec.distributed.peers import Peers
+from cadc_rec.distributed.timely import TimelyStore
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 
@@ -37,6 +38,8 @@ def join(rank: int, world_size: int, device: torch.device, timeout_seconds: int)
     Raises:
         CadcError: the environment names no meeting point, or some ranks did not come.
     """
+    if device.type == "cuda":  # read when the group is made; where to, when it is written
+        os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
     patience = min(_START_SECONDS, timeout_seconds)
     store = _meet(rank, world_size, patience)
     try:
@@ -50,9 +53,11 @@ def join(rank: int, world_size: int, device: torch.device, timeout_seconds: int)
         )
         # Nobody goes on while others connect: a rank that is refused its settings at once, and
         # ends, would look to them like one that crashed.
-        if store.add("connected", 1) == world_size:
-            store.set("all_connected", "1")
-        store.wait(["all_connected"], timedelta(seconds=patience))
+        timely = TimelyStore(store, patience)
+        if timely.add("connected", 1) == world_size:
+            timely.set("all_connected", "1")
+        if not timely.wait(["all_connected"], patience):
+            raise RuntimeError(f"not all had connected after {patience:.0f} s")
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CadcError(

@@ -115,6 +115,12 @@ def _environment(added: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def restarted() -> bool:
+    """Whether a launcher started this process again after an earlier one was lost."""
+    counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    return any(int(os.environ.get(name) or 0) > 0 for name in counts)
+
+
 def is_local_worker() -> bool:
     """Whether `run_workers` of another process started this one."""
     return WORKER_MARK in os.environ

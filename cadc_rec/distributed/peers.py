@@ -5,22 +5,23 @@ one rank.
 A failure on one rank breaks the collectives of all others, each of which would report a
 closed connection. So the rank that failed leaves its error in the store, and all others look there.
 If there is none, every rank says in the store that it is alive, and the error names the ranks that
-did not, with host and process.
+did not, with host and process. What all ranks do here takes each a few calls of the store, however
+many they are; what takes a call for each rank, one of them does for all.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
-import time
 from collections.abc import Callable
-from datetime import timedelta
 from enum import Enum, auto
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
+from cadc_rec.distributed.timely import SilentStoreError, TimelyStore
 from cadc_rec.distributed.watch import Watch
 from cadc_rec.errors import (
     CadcError,
@@ -35,7 +36,6 @@ _ANSWER_SECONDS = 10.0  # for every rank to say that it is alive
 _SPEAKER_SECONDS = 15.0  # for rank 0 to print another rank's error
 _SEEN_SECONDS = 5.0  # the speaker waits this long for the others, which are busy, to look
 _STORE_SECONDS = 10.0  # for the store to answer on a busy machine
-_LOOK_SECONDS = 0.05
 
 
 class Loss(Enum):
@@ -94,23 +94,27 @@ class Peers:
     def __init__(
         self, store: Store, rank: int, world_size: int, timeout_seconds: int, patience: float
     ) -> None:
-        self._store = PrefixStore("cadc_rec", store)
+        self._raw = PrefixStore("cadc_rec", store)
+        self._store = TimelyStore(self._raw, patience)
         self._watch: Watch | None = None
         self.rank, self.ranks, self.timeout_seconds = rank, range(world_size), timeout_seconds
         self._lost: list[int] = []
         me = f"rank {rank} (host {socket.gethostname()}, process {os.getpid()})"
         self._store.set(f"name/{rank}", me)
-        if not self._wait_for([f"name/{peer}" for peer in self.ranks], patience):
-            absent = [peer for peer in self.ranks if not self._has(f"name/{peer}")]
+        if self._store.add("came", 1) == world_size:
+            self._store.set("all came", "")
+        if not self._store.wait(["all came"], patience):
+            absent = self._lacking("name")
             raise CadcError(
                 f"{me} waited {patience:.0f} s for {_listed(absent)} of {world_size}, in vain: "
                 "find out why, then start the job again."
             )
-        self.names = [self._store.get(f"name/{peer}").decode() for peer in self.ranks]
+        self._keeper = self._store.get("name/0")
+        """Rank 0, which keeps the store as a rule: once it is lost, nobody can ask for its name."""
 
     def watch(self, abort: Callable[[], None]) -> None:
         """Notice lost ranks from now on, for collectives that do not; see `Watch`."""
-        store = self._store.clone()  # type: ignore[attr-defined]  # missing in torch's stubs
+        store = self._raw.clone()  # type: ignore[attr-defined]  # missing in torch's stubs
         self._watch = Watch(store, self.rank, len(self.ranks), abort)
 
     def done(self) -> None:
@@ -156,7 +160,7 @@ class Peers:
             A `SpokenError` for this rank to print, a SystemExit if another rank has printed, or
             `error` itself if it is a defect of this rank.
         """
-        self._store.set_timeout(timedelta(seconds=_STORE_SECONDS))
+        self._store.seconds = _STORE_SECONDS
         # What a rank comes to after its collectives were ended is no fault of its own.
         lost = isinstance(error, LostError) or (self._watch is not None and self._watch.noticed)
         refused = error if isinstance(error, CadcError) and not lost else None
@@ -166,6 +170,12 @@ class Peers:
                 self._store.set(f"here/{self.rank}", "")
             else:
                 self._store.set(f"failed/{self.rank}", failure_text(error))
+                self._store.claim("teller", str(self.rank))
+                if refused is None:  # a defect, which is told here, before others are told of it
+                    self._claim()
+                self._store.set("accounted", "")
+            if self._store.add("answered", 1) == len(self.ranks):
+                self._store.set("accounted", "")
         except RuntimeError:
             pass  # handled below
         self.give_up()
@@ -178,19 +188,21 @@ class Peers:
             if self._claim():
                 self._store.set("spoken", "")
             return error
-        except RuntimeError:  # rank 0, which keeps the store, has gone
+        except RuntimeError as silence:  # rank 0, which keeps the store, has gone or hangs
             if refused is not None:
                 return SpokenError(refused)
             if loss is None:
                 return error
             if self.rank != 1:
                 return SystemExit(ExitCode.REFUSED)
+            if isinstance(silence, SilentStoreError):
+                loss = Loss.SILENT
             return SpokenError(self._gone([0], error, loss))
 
     def _mine(self, error: CadcError) -> BaseException:
         """This rank failed."""
         # Rank 0 prints for all ranks; it learns of this at its next collective.
-        if self.rank and self._wait_for(["speaker"], _SPEAKER_SECONDS):
+        if self.rank and self._store.wait(["speaker"], _SPEAKER_SECONDS):
             return self._silent()
         return self._speak(error)
 
@@ -198,8 +210,8 @@ class Peers:
         """Another rank failed, or has gone."""
         teller = self._teller()
         if teller is not None:
-            failure = failure_of(self._store.get(f"failed/{teller}").decode())
-            place = self.names[teller]
+            failure = failure_of(self._store.get(f"failed/{teller}"))
+            place = self._name(teller)
             spoken = (
                 CadcError(f"{place}: unexpected {failure}")
                 if isinstance(failure, DefectError)
@@ -207,30 +219,39 @@ class Peers:
             )
             first = 0
         else:
-            here = [peer for peer in self.ranks if self._has(f"here/{peer}")]
-            self._lost = sorted(set(self.ranks) - set(here))
+            self._lost = self._lacking("here")
             spoken = self._gone(self._lost, error, loss)
-            first = here[0]
-        if self.rank != first and self._wait_for(["speaker"], _SPEAKER_SECONDS):
+            first = min(set(self.ranks) - set(self._lost), default=self.rank)
+        if self.rank != first and self._store.wait(["speaker"], _SPEAKER_SECONDS):
             return self._silent()
         return self._speak(spoken)
 
     def _teller(self) -> int | None:
-        """The first rank that left an error; waits while a rank has neither failed nor answered."""
-        end = time.monotonic() + _ANSWER_SECONDS
-        while True:
-            failed = [peer for peer in self.ranks if self._has(f"failed/{peer}")]
-            missing = [peer for peer in self.ranks if not self._has(f"here/{peer}")]
-            if failed or not missing or time.monotonic() > end:
-                return failed[0] if failed else None
-            time.sleep(_LOOK_SECONDS)
+        """The first rank to leave an error; waits while a rank has neither failed nor answered."""
+        self._store.wait(["accounted"], _ANSWER_SECONDS)
+        return int(self._store.get("teller")) if self._store.has("teller") else None
+
+    def _lacking(self, kind: str) -> list[int]:
+        """The ranks that left no key of this kind; the first rank to ask looks for all of them."""
+        looker, found = f"looker/{kind}", f"lacking/{kind}"
+        mine = self._store.claim(looker, str(self.rank))
+        if mine or not self._store.wait([found], _SPEAKER_SECONDS):
+            lacking = [peer for peer in self.ranks if not self._store.has(f"{kind}/{peer}")]
+            self._store.set(found, json.dumps(lacking))
+            return lacking
+        listed: list[int] = json.loads(self._store.get(found))
+        return listed
+
+    def _name(self, rank: int) -> str:
+        """A rank by host and process."""
+        return self._store.get(f"name/{rank}") if rank else self._keeper
 
     def _gone(self, missing: list[int], error: Exception, loss: Loss) -> CadcError:
         """An error that names the ranks that have gone."""
         first_line = str(error).strip().splitlines()[0]
         if not missing:
             return CadcError(f"the connection between the ranks broke: {first_line}")
-        who = " and ".join(self.names[peer] for peer in missing)
+        who = " and ".join(map(self._name, missing))
         if loss is Loss.SILENT:
             return CadcError(
                 f"{who} did not answer within {self.timeout_seconds} s (compute.timeout_seconds): "
@@ -249,28 +270,22 @@ class Peers:
     def _spoken(self) -> None:
         """Let the others end, and wait for them, since the store may end with this process."""
         with contextlib.suppress(RuntimeError):
+            others = {*self.ranks} - {self.rank, *self._lost}
+            self._store.set("listeners", str(len(others)))
             self._store.set("spoken", "")
-            others = [peer for peer in self.ranks if peer not in (self.rank, *self._lost)]
-            self._wait_for([f"seen/{peer}" for peer in others], _SEEN_SECONDS)
+            if others:
+                self._store.wait(["all seen"], _SEEN_SECONDS)
 
     def _silent(self) -> BaseException:
         """Another rank prints the error: end after it has."""
-        self._wait_for(["spoken"], _SPEAKER_SECONDS)
-        self._store.set(f"seen/{self.rank}", "")
+        spoken = self._store.wait(["spoken"], _SPEAKER_SECONDS)
+        waited_for = spoken and self._store.has("listeners")
+        if waited_for and self._store.add("seen", 1) == int(self._store.get("listeners")):
+            self._store.set("all seen", "")
         return SystemExit(ExitCode.REFUSED)
 
     def _claim(self) -> bool:
-        mine = str(self.rank)
-        return bool(self._store.compare_set("speaker", "", mine).decode() == mine)
-
-    def _has(self, key: str) -> bool:
-        return bool(self._store.check([key]))
-
-    def _wait_for(self, keys: list[str], seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        while not (there := all(map(self._has, keys))) and time.monotonic() < end:
-            time.sleep(_LOOK_SECONDS)
-        return there
+        return self._store.claim("speaker", str(self.rank))
 
 
 def _listed(ranks: list[int]) -> str:

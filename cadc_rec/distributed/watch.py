@@ -17,6 +17,8 @@ from collections.abc import Callable
 
 from torch._C._distributed_c10d import Store
 
+from cadc_rec.distributed.timely import TimelyStore
+
 _BEAT_SECONDS = 2.0
 _MISSED = 60  # looks in a row without a beat: long beside what holds Python's lock on a busy rank
 _ENDED = "ended"
@@ -34,7 +36,7 @@ class Watch:
     """
 
     def __init__(self, store: Store, rank: int, world_size: int, abort: Callable[[], None]) -> None:
-        self._store, self._abort = store, abort
+        self._store, self._abort = TimelyStore(store, _BEAT_SECONDS * _MISSED), abort
         self._mine, self._next = f"beat/{rank}", f"beat/{(rank + 1) % world_size}"
         self._stop = threading.Event()
         self.noticed = False
@@ -56,19 +58,18 @@ class Watch:
 
     def _run(self) -> None:
         # Looks are counted, not seconds: what stops this process, too, is no silence of another.
-        beats, seen, missed = 0, b"", 0
+        beats, seen, missed = 0, "", 0
         while not self._stop.wait(_BEAT_SECONDS):
             beats += 1
             try:
                 self._store.set(self._mine, str(beats))
-                there = self._store.check([self._next])
-                latest = self._store.get(self._next) if there else b""
-                missed = 0 if latest != seen or latest == _ENDED.encode() else missed + 1
+                latest = self._store.get(self._next) if self._store.has(self._next) else ""
+                missed = 0 if latest != seen or latest == _ENDED else missed + 1
                 seen = latest
                 if missed > _MISSED:
                     self._store.set("lost", "")
-                lost = self._store.check(["lost"])
-            except RuntimeError:  # rank 0, which keeps the store, has gone
+                lost = self._store.has("lost")
+            except RuntimeError:  # rank 0, which keeps the store, has gone or hangs
                 lost = True
             if lost:
                 self.noticed = True

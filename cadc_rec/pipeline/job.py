@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from cadc_rec.distributed.launch import is_local_worker, run_workers
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.pipeline.pipeline import Pipeline, launched
+from cadc_rec.pipeline.rank_log import rank_log
 from cadc_rec.store.artifact import Artifact, open_artifact
 from cadc_rec.store.atomic import make_folder, write_atomically
 from cadc_rec.versions import require_trio
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 _JOB = "_CADC_REC_JOB"
 """Holds, in a worker's environment, what it is to train."""
+_SEEN = ".seen-by-every-rank-"
 
 
 @contextlib.contextmanager
@@ -93,8 +96,9 @@ def opened(
     require_trio()
     from cadc_rec.distributed.processes import processes
 
-    with processes(experiment.compute) as joined:
-        require_one_folder(workdir, joined)
+    with processes(experiment.compute) as joined, contextlib.ExitStack() as log_of_ranks:
+        name = require_one_folder(workdir, joined)
+        log_of_ranks.enter_context(rank_log(workdir / "logs" / name, joined.rank))
         # A local worker's stages are named by the process that started it.
         tell = log.debug if is_local_worker() else log.info
         yield Pipeline(
@@ -111,8 +115,11 @@ def opened(
         )
 
 
-def require_one_folder(workdir: Path, processes: Processes) -> None:
+def require_one_folder(workdir: Path, processes: Processes) -> str:
     """Refuse a work folder that is another one on another rank; every rank must call.
+
+    Returns:
+        A name of this start of the job, the same on every rank.
 
     Raises:
         CadcError: names the ranks that do not see what rank 0 wrote.
@@ -120,7 +127,8 @@ def require_one_folder(workdir: Path, processes: Processes) -> None:
     probe = Path()
     if processes.rank == 0:
         make_folder(workdir, workdir)
-        probe = workdir / f".seen-by-every-rank-{uuid.uuid4().hex}"
+        start = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
+        probe = workdir / f"{_SEEN}{start}"
         write_atomically(probe, "")
     probe = workdir / processes.broadcast(probe.name)
     lacking = [rank for rank, seen in enumerate(processes.all_gather(probe.exists())) if not seen]
@@ -132,6 +140,7 @@ def require_one_folder(workdir: Path, processes: Processes) -> None:
             f"{workdir}: rank 0 wrote a file there and rank {ranks} does not see it; name a folder "
             "that all nodes share with --workdir."
         )
+    return probe.name.removeprefix(_SEEN)
 
 
 def train_as_worker() -> None:

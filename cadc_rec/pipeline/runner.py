@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cadc_rec.config.experiment import ComputeConfig
+from cadc_rec.distributed.launch import restarted
 from cadc_rec.pipeline.stage import Alone, Job, Together
 from cadc_rec.store.artifact import Artifact, Draft, Group, SoloGroup, run_stage, stage_exists
 from cadc_rec.versions import require_trio
@@ -33,7 +35,9 @@ class StageRunner:
         compute: device and threads of a stage that this process carries out by itself.
         processes: the ranks of a launched job; None when this process is alone.
         wait: for another job that makes the same artifact; False refuses. A job of several ranks
-            always refuses: ranks that wait for one of them take it for lost after a while.
+            always refuses: ranks that wait for one of them take it for lost after a while. One that
+            was restarted waits half of that time: a file server may hold the lock of a machine that
+            was lost for minutes.
     """
 
     workdir: Path
@@ -52,10 +56,11 @@ class StageRunner:
         Raises:
             CadcError: from the stage, or as `run_stage`.
         """
-        if job.stage.together is not None:
-            return self._together(job, job.stage.together)
-        assert job.stage.alone is not None
-        return self._alone(job, job.stage.alone)
+        with _span(job, self.group.rank):
+            if job.stage.together is not None:
+                return self._together(job, job.stage.together)
+            assert job.stage.alone is not None
+            return self._alone(job, job.stage.alone)
 
     def make_several(
         self, jobs: Sequence[Job], load: Callable[[], Callable[[Mapping[int, Draft]], None]]
@@ -143,9 +148,13 @@ class StageRunner:
             build,
             force=job.anew,
             group=self.processes,
-            wait=self.wait and not several,
+            wait=self._patience() if several else self.wait,
             warm_up=warm_up,
         )
+
+    def _patience(self) -> float:
+        """Seconds for which one of several ranks waits for a lock."""
+        return self.compute.timeout_seconds / 2 if restarted() else 0.0
 
     @contextlib.contextmanager
     def _joined(self) -> Iterator[Processes]:
@@ -157,6 +166,22 @@ class StageRunner:
 
         with processes(self.compute) as alone:
             yield alone
+
+
+@contextlib.contextmanager
+def _span(job: Job, rank: int) -> Iterator[None]:
+    """A span of OpenTelemetry around a stage, where that is installed.
+
+    Where spans go is what ``opentelemetry-instrument`` was told (OTEL_EXPORTER_OTLP_ENDPOINT).
+    """
+    if find_spec("opentelemetry") is None:
+        yield
+        return
+    from opentelemetry import trace
+
+    described = {"cadc_rec.stage": job.stage.name, "cadc_rec.rank": rank}
+    with trace.get_tracer("cadc_rec").start_as_current_span(job.stage.name, attributes=described):
+        yield
 
 
 @contextlib.contextmanager

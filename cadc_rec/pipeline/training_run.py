@@ -9,10 +9,10 @@ torch is imported by what trains alone: a run that finds its model made ends wit
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from cadc_rec.distributed.launch import restarted
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.pipeline.stage import Job, OnEpoch
@@ -80,11 +80,6 @@ def end_checkpoints(job: Job, cached: bool) -> None:
         )
     if not job.experiment.checkpoint.keep_finished:
         CheckpointStore(job.workdir, artifact_key(job.stage.name, *_decisive(job))).clear()
-
-
-def restarted() -> bool:
-    """Whether a launcher started this process again after an earlier one was lost."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def identity_of(job: Job) -> Training:

@@ -130,7 +130,7 @@ def run_stage(
     *,
     force: bool = False,
     group: Group | None = None,
-    wait: bool = False,
+    wait: bool | float = False,
     warm_up: Callable[[], object] = lambda: None,
 ) -> Artifact:
     """The stage's artifact: found in the work folder, or made by `build` and committed.
@@ -143,7 +143,8 @@ def run_stage(
         build: fills the draft's folder; runs on every rank, and only rank 0 may write.
         force: make it again even if it exists; the old one stays until the new one is complete.
         group: the processes that run this stage together.
-        wait: for another job that makes this artifact; False is an error then.
+        wait: for another job that makes this artifact, if need be so many seconds; False is an
+            error then.
         warm_up: called before `build`, for imports; its seconds do not count.
 
     Raises:

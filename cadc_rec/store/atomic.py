@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import re
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,20 +23,25 @@ from cadc_rec.log import log
 
 _TEMPORARY = ".tmp"
 _REPLACED = ".old"
+_LOOK_SECONDS = 1.0
+_ABANDONED_SECONDS = 24 * 3600.0
 _ADDRESS = re.compile("[a-z][a-z0-9+.-]+:/")  # pathlib makes one slash of two
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextlib.contextmanager
-def empty_folder(workdir: Path, stage: str, key: str, *, wait: bool = False) -> Iterator[Path]:
+def empty_folder(
+    workdir: Path, stage: str, key: str, *, wait: bool | float = False
+) -> Iterator[Path]:
     """A locked, empty folder to fill; gone on the way out unless it was committed.
 
     Args:
         workdir: the work folder.
         stage: what is made there.
         key: names the folder.
-        wait: until another job that fills the same folder has ended; a line says so.
+        wait: until another job that fills the same folder has ended, or for so many seconds; a
+            line says so.
 
     Raises:
         CadcError: the work folder cannot be used, another job fills the same folder, or the disk
@@ -42,7 +50,8 @@ def empty_folder(workdir: Path, stage: str, key: str, *, wait: bool = False) -> 
     make_folder(workdir / stage, workdir)
     busy = f"another job is making the same {stage} artifact there; wait for it, or"
     waited = f"waiting for another job that is making {workdir / stage / key}" if wait else ""
-    with _filled(workdir, f"{stage}-{key}", busy, waited) as folder:
+    seconds = math.inf if wait is True else float(wait)
+    with _filled(workdir, f"{stage}-{key}", busy, waited, seconds) as folder:
         yield folder
 
 
@@ -62,21 +71,26 @@ def scratch_folder(workdir: Path, name: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _filled(workdir: Path, name: str, busy: str, waited: str = "") -> Iterator[Path]:
+def _filled(
+    workdir: Path, name: str, busy: str, waited: str = "", seconds: float = math.inf
+) -> Iterator[Path]:
     """A draft of this name, emptied of what killed jobs left.
 
     Where another job fills it, `busy` is the error; or, if `waited` says something, that is logged
-    and the job waited for.
+    and the job waited for, so many seconds at most.
     """
     temporary = workdir / _TEMPORARY
     make_folder(temporary, workdir)
     with _disk_explained(workdir):
         _sweep(temporary)
-        with locked(temporary / f"{name}.lock", waited) as mine:
+        lock = temporary / f"{name}.lock"
+        with locked(lock, waited, seconds) as mine:
             if not mine:
                 raise BusyError(
                     f"{workdir}: {busy} give this one a work folder of its own with --workdir."
                 )
+            with contextlib.suppress(OSError):  # a full disk is told of when the draft is filled
+                lock.write_text(socket.gethostname(), "utf-8")
             with _emptied(temporary / name) as folder:
                 yield folder
 
@@ -151,7 +165,7 @@ def _disk_explained(workdir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(path: Path, waited: str = "") -> Iterator[bool]:
+def locked(path: Path, waited: str = "", seconds: float = math.inf) -> Iterator[bool]:
     """Hold the lock file `path`; False when another process does.
 
     The file stays: unlinking a lock file lets two processes lock two files of one name.
@@ -159,6 +173,7 @@ def locked(path: Path, waited: str = "") -> Iterator[bool]:
     Args:
         path: the lock file; made if need be.
         waited: what is logged while the other process is waited for; empty does not wait.
+        seconds: how long it is waited for at most.
 
     Raises:
         CadcError: the file system has no locks.
@@ -170,8 +185,14 @@ def locked(path: Path, waited: str = "") -> Iterator[bool]:
             if not waited:
                 yield False
                 return
-            log.info("%s; --no-wait refuses instead", waited)
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # a Ctrl-C ends it
+            if math.isinf(seconds):
+                log.info("%s; --no-wait refuses instead", waited)
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # a Ctrl-C ends it
+            else:
+                log.info("%s, for up to %.0f s", waited, seconds)
+                if not _locked_within(file.fileno(), seconds):
+                    yield False
+                    return
         except OSError as error:
             raise CadcError(
                 f"{path}: this file system gives no locks ({error.strerror}), without which two "
@@ -181,8 +202,26 @@ def locked(path: Path, waited: str = "") -> Iterator[bool]:
         yield True  # closing the file releases it, as does the death of the process
 
 
+def _locked_within(descriptor: int, seconds: float) -> bool:
+    """Lock a file as soon as it is free; False where it is not for so many seconds."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(min(_LOOK_SECONDS, seconds))
+        else:
+            return True
+
+
 def _sweep(temporary: Path) -> None:
     """Remove what killed jobs left: every draft or replaced folder whose lock is free.
+
+    A file system may keep locks on each machine for itself (NFS mounted with `local_lock`, Lustre
+    with `localflock`). So the draft of another machine counts as a killed job's only when nothing
+    in it has changed for a day.
 
     If a job was killed between the two renames of `commit`, the replaced artifact is put back.
     """
@@ -191,10 +230,24 @@ def _sweep(temporary: Path) -> None:
         with locked(temporary / f"{name}.lock") as mine:
             if not mine:
                 continue
+            if _in_use_elsewhere(temporary / f"{name}.lock", folder):
+                continue
             final = temporary.parent.joinpath(*name.rsplit("-", 1))
             if folder.name != name and not final.exists():
                 folder.rename(final)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_use_elsewhere(lock: Path, folder: Path) -> bool:
+    """Whether another machine's job may be filling a draft, although its lock is free here."""
+    host = lock.read_text("utf-8", errors="replace")
+    if host in ("", socket.gethostname()):
+        return False
+    changed = 0.0
+    for path in (folder, *folder.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):  # its job goes on
+            changed = max(changed, path.stat().st_mtime)
+    return time.time() - changed < _ABANDONED_SECONDS
 
 
 def commit(draft: Path, final: Path) -> None:

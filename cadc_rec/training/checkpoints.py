@@ -1,7 +1,7 @@
 """Saves a training while it runs, and resumes a saved one.
 
 In: the trainer's state, after every step and epoch. Out: checkpoints, when they are due; before the
-first step, the state that the newest good one holds.
+first step, the state that the newest good one holds. On SIGTERM it saves once more, and ends.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 from cadc_rec.config.experiment import CheckpointConfig
 from cadc_rec.data.load.position import taken
+from cadc_rec.distributed.launch import restarted
+from cadc_rec.distributed.peers import loss_in
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
@@ -27,6 +29,7 @@ from cadc_rec.store.checkpoints.store import (
     newest_whole,
     open_checkpoint,
 )
+from cadc_rec.training.preemption import EXIT_CODE, sigterm_noticed
 from cadc_rec.training.training_state import TrainingState
 
 _END_SECONDS = 10.0  # that an interrupted training waits for a checkpoint in writing
@@ -114,10 +117,16 @@ class SavedTraining:
             self._saver = Saver(
                 self.store, group, config.background, config.keep_last, config.keep_best
             )
-            self._cadence = Cadence(config.every_seconds, config.max_share, self.processes)
+            told = None
+            if config.every_seconds or config.every_epochs:
+                told = owned.enter_context(sigterm_noticed())
+            self._cadence = Cadence(config.every_seconds, config.max_share, self.processes, told)
             try:
                 yield self
-            except BaseException:
+            except BaseException as error:
+                # A launcher that lost a rank ends the others: it knows, and waits for them.
+                if told and told() and isinstance(error, Exception) and loss_in(error):
+                    raise SystemExit(EXIT_CODE) from error
                 self._saver.wait(_END_SECONDS)
                 raise
             self._saver.wait()
@@ -157,6 +166,7 @@ class SavedTraining:
         """See `Checkpoints`."""
         if self._cadence.due(self._saver.busy):
             self._save(state, per_epoch)
+        self._end_if_told(state, per_epoch)
 
     def after_epoch(self, state: TrainingState, per_epoch: int) -> None:
         """See `Checkpoints`."""
@@ -164,6 +174,21 @@ class SavedTraining:
         by_epochs = bool(every) and (state.progress.epoch - 1) % every == 0
         if self._cadence.due(self._saver.busy) or by_epochs:
             self._save(state, per_epoch)
+        self._end_if_told(state, per_epoch)
+
+    def _end_if_told(self, state: TrainingState, per_epoch: int) -> None:
+        """End the program where a rank is to end; all have just saved."""
+        if not self._cadence.ends:
+            return
+        self._saver.wait()
+        self.processes.barrier()  # a launcher ends all ranks with the first, but rank 0 commits
+        if self.processes.rank == 0:
+            log.warning(
+                "told to end (SIGTERM) at step %d; the same command goes on from the newest "
+                "checkpoint",
+                state.progress.steps(per_epoch),
+            )
+        raise SystemExit(EXIT_CODE)
 
     def _save(self, state: TrainingState, per_epoch: int) -> None:
         body = {
@@ -183,7 +208,8 @@ class SavedTraining:
         why = None
         if self.processes.rank == 0:
             try:
-                owned.enter_context(self.store.owned())
+                wait = self.timeout_seconds / 2 if restarted() else 0.0
+                owned.enter_context(self.store.owned(wait))
                 if self.anew and self.named is None:
                     self.store.remove_all()  # or a restart would resume from them
             except CadcError as error:

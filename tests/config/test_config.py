@@ -730,3 +730,11 @@ def test_sections_that_break_rules_of_their_own_are_told_together(write):
     first, second = refusal(path).splitlines()
     assert first.startswith(f"{path}: history.windows = [3, 1] must ascend")
     assert second.startswith(f"{path}: model.item_tower ends with 5 and model.tower with 4;")
+
+
+def test_als_by_name_leaves_its_confidence_to_the_data_and_a_file_may_say_another(tmp_path):
+    file = tmp_path / "als.toml"
+    file.write_text('method = "als"\n[data]\nsource = "generated"\n')
+    assert load_experiment(file).pretrain.als.alpha == 0.0
+    assert load_experiment(file, overrides=["pretrain.als.alpha=2.5"]).pretrain.als.alpha == 2.5
+    assert load_experiment(file, method="mf").pretrain.als.alpha == 1.0

@@ -61,7 +61,7 @@ def full(config: str, stage: str, left: int, world: World) -> None:
 
 
 def full_for_checkpoints(config: str, world: World) -> None:
-    """Space for the model but for no checkpoint: a warning, and training goes on to its end."""
+    """Space for no checkpoint: training ends after the third, and goes on once there is."""
     reference = world.reference(config)
     with disk(world, reference, before="train") as workdir:
         # Checkpoints have a disk of their own, smaller than one of them.
@@ -70,11 +70,15 @@ def full_for_checkpoints(config: str, world: World) -> None:
         mount = ["mount", "-t", "tmpfs", "-o", f"size={4 * _BLOCK}", "tmpfs", str(folder)]
         subprocess.run(mount, check=True)
         try:
-            run = world.finish(reference, workdir)
+            run = world.start(reference, workdir)
+            assert run.wait() == [2], run.err
         finally:
             subprocess.run(["umount", "-l", str(folder)], check=True)
-        assert "was not saved, training goes on" in run.err
-        assert "no space left" in run.err
+        assert run.err.count("was not saved, training goes on") == 3
+        (error,) = [line for line in run.err.splitlines() if line.startswith("error: ")]
+        assert "3 checkpoints in a row could not be saved (there is no other)" in error
+        assert "no space left" in error
+        world.finish(reference, workdir)
 
 
 def read_only(config: str, what: str, world: World) -> None:

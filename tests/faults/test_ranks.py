@@ -79,18 +79,34 @@ def test_a_killed_rank_is_named_with_its_host_and_process(train, victim):
     assert all(not told for rank, told in enumerate(sentences(run)) if rank != speaker)
 
 
-def test_a_silent_rank_is_named_after_the_timeout(train):
-    run = train(2, "--set", "compute.timeout_seconds=5")
-    run.signal(signal.SIGSTOP, [1])
-    until(lambda: run.running() and run.codes[0] is not None)
-    assert run.codes[0] == 2
-    assert sentences(run)[0] == [
-        f"error: rank 1 (host {HOST}, process {run.pids[1]}) did not answer within 5 s "
+@pytest.mark.parametrize("victim", [1, 0])  # rank 0 keeps the store, which is silent with it
+def test_a_silent_rank_is_named_after_the_timeout(train, victim):
+    run, other = train(2, "--set", "compute.timeout_seconds=5"), 1 - victim
+    run.signal(signal.SIGSTOP, [victim])
+    until(lambda: run.running() and run.codes[other] is not None)
+    assert run.codes[other] == 2
+    assert sentences(run)[other] == [
+        f"error: rank {victim} (host {HOST}, process {run.pids[victim]}) did not answer within 5 s "
         "(compute.timeout_seconds): find out what delays it, then start the same command again; "
         "finished stages are kept."
     ]
-    run.signal(signal.SIGCONT, [1])  # what it finds when it wakes ends it too
-    assert run.wait()[1] == 2
+    run.signal(signal.SIGCONT, [victim])  # what it finds when it wakes ends it too
+    assert run.wait()[victim] == 2
+
+
+def test_a_rank_that_is_told_to_end_has_all_save_and_end_first(train, ranks, workdir):
+    """Preemption: SIGTERM for one machine's ranks, some seconds before it is taken away."""
+    by_clock = ("checkpoint.every_epochs=0", "checkpoint.every_seconds=3")
+    run = train(2, *(word for setting in by_clock for word in ("--set", setting)))
+    run.signal(signal.SIGTERM, [1])
+    assert run.wait() == [143, 143], run.err
+    newest = max(workdir.glob("checkpoints/*/[0-9]*-step-*"))
+    step = newest.name.rpartition("-")[2]
+    assert f"told to end (SIGTERM) at step {step}; the same command goes on" in run.err
+    assert sentences(run) == [[], []]
+    again = ranks(2, *ENDLESS)
+    until(lambda: "resuming from" in again.err or not again.running())
+    assert f"resuming from {newest}: " in again.err
 
 
 def test_ranks_without_a_common_work_folder_are_refused_once_for_all(ranks, workdir, world):

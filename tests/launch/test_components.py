@@ -1,12 +1,14 @@
 """The torchx components: what they ask each scheduler for, and a real run in two processes."""
 
 import json
+import os
 import subprocess
 
 import pytest
 import yaml
 from torchx.components.component_test_base import ComponentTestCase
 from torchx.runner import get_runner
+from torchx.specs.builders import materialize_appdef
 
 from cadc_rec.distributed.launch import ENVIRONMENT
 from launch import components
@@ -16,7 +18,7 @@ STAGES = ("pretrain", "train", "evaluate")
 
 class TestComponents(ComponentTestCase):
     def test_all_are_valid_components(self):
-        for name in (*STAGES, "study"):
+        for name in components.NAMES:
             self.validate(components, name)
 
 
@@ -58,6 +60,90 @@ def test_an_elastic_size_restarts_and_a_log_folder_reach_torchrun():
     assert understood.rdzv_conf == "last_call_timeout=5"
 
 
+def line_of(app):
+    """The command line of each node."""
+    return " ".join(app.roles[0].args)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("prepare", {}, "prepare a.toml --workdir work"),
+        ("select", {"force": True}, "select a.toml --workdir work --force"),
+        ("update", {"new": "/days/2"}, "update a.toml --workdir work --new /days/2"),
+        ("export", {"out": "/bundle"}, "export a.toml --workdir work --out /bundle"),
+    ],
+)
+def test_what_one_process_does_is_a_job_of_one(name, more, said):
+    app = getattr(components, name)(config="a.toml", **more)
+    assert "--nnodes 1 --nproc_per_node 1" in line_of(app)
+    assert line_of(app).endswith(f"-m cadc_rec {said}")
+
+
+def test_a_run_is_forced_and_goes_on_from_a_checkpoint_where_that_is_asked_for():
+    app = components.run(config="a.toml", j="2x8", force=True, resume="/c/000001-step-9")
+    assert line_of(app).endswith("run a.toml --workdir work --force --resume /c/000001-step-9")
+
+
+@pytest.mark.parametrize(
+    ("asked", "cpu", "memory"),
+    [
+        ({"j": "1x2"}, 2, 4096),  # a core and 2 GiB a process
+        ({"j": "2x8", "gpu": 8}, 64, 512_000),  # 8 cores and 64 GB a GPU
+        ({"j": "1:4x4", "gpu": 4, "cpu": 10}, 10, 256_000),
+        ({"j": "1x4", "memMB": 500}, 4, 500),
+    ],
+)
+def test_what_a_node_is_asked_for_follows_from_its_gpus_and_processes(asked, cpu, memory, capsys):
+    resource = components.train(config="a.toml", **asked).roles[0].resource
+    assert (resource.cpu, resource.memMB) == (cpu, memory)
+    assert f"asked for {cpu} cores" in capsys.readouterr().err
+
+
+def test_the_network_more_variables_caches_and_machines_reach_the_nodes():
+    app = components.train(
+        config="a.toml",
+        gpu=8,
+        fabric="efa",
+        devices="vpc.amazonaws.com/efa=32",
+        env="NCCL_DEBUG=INFO;LISTED=a=b",
+        cache="/shared/cache",
+        instance_type="p5.48xlarge",
+    )
+    (role,) = app.roles
+    assert (
+        role.env.items()
+        >= {
+            "FI_PROVIDER": "efa",
+            "NCCL_DEBUG": "INFO",
+            "LISTED": "a=b",
+            "XDG_CACHE_HOME": "/shared/cache",
+            "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+        }.items()
+    )
+    assert role.resource.devices == {"vpc.amazonaws.com/efa": 32}
+    assert role.resource.capabilities == {"node.kubernetes.io/instance-type": "p5.48xlarge"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"fabric": "wifi"}, "choose one of efa, ib, tcp"), ({"env": "NAME"}, "give NAME=VALUE")],
+)
+def test_a_wrong_argument_is_one_sentence(wrong, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        components.train(config="a.toml", **wrong)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_help_lists_each_argument_with_what_it_is(capsys):
+    with pytest.raises(SystemExit):
+        materialize_appdef(components.train, ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--config str the experiment's TOML file (required)" in text
+    assert "--resume str the checkpoint to go on from" in text
+
+
 def test_a_study_is_one_process():
     (role,) = components.study(grid="configs/study/smoke.toml", jobs=2, data_dir="/raw").roles
     assert role.num_replicas == 1
@@ -91,6 +177,8 @@ def test_the_request_to_slurm():
     assert script.count("--nnodes 2 --nproc_per_node 8") == 2
     assert script.count("-m cadc_rec train a.toml --workdir /nfs/work") == 2
     assert "export TORCHX_MAX_RETRIES=1\n" in script
+    # srun reads it: a requeued job's output is added to that of its first start.
+    assert os.environ["SLURM_OPEN_MODE"] == "append"
 
 
 def test_the_request_to_kubernetes():
@@ -102,10 +190,16 @@ def test_the_request_to_kubernetes():
         image="registry/cadc-rec:1",
         gpu=4,
         mounts="type=volume,src=claim,dst=/shared",
+        max_retries=3,
     )
     job = yaml.safe_load(str(dryrun("kubernetes", app, queue="default").request))
     assert (job["apiVersion"], job["kind"]) == ("batch.volcano.sh/v1alpha1", "Job")
     assert job["spec"]["queue"] == "default"
+    assert job["spec"]["maxRetry"] == 3
+    assert job["spec"]["tasks"][0]["policies"] == [
+        {"event": "PodEvicted", "action": "RestartJob"},
+        {"event": "PodFailed", "action": "RestartJob"},
+    ]
     first, second = job["spec"]["tasks"]
     assert (first["minAvailable"], second["minAvailable"]) == (1, 0)  # the second may come later
     hosts = ("TORCHX_RANK0_HOST", "VC_CADCREC_0_HOSTS")

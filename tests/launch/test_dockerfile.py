@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-KNOWN = {"FROM", "WORKDIR", "ENV", "COPY", "RUN", "CMD"}
+KNOWN = {"FROM", "WORKDIR", "ENV", "COPY", "RUN", "USER", "CMD"}
 
 
 def instructions():
@@ -33,6 +33,16 @@ def test_every_step_is_one_that_docker_knows_and_the_first_is_from():
     assert steps[0][0] == "FROM"
     (command,) = (rest for name, rest in steps if name == "CMD")
     assert json.loads(command)[0] == "cadc-rec"
+
+
+def test_jobs_run_as_an_ordinary_user_whose_number_is_known_to_the_cluster():
+    steps = instructions()
+    (user,) = (rest for name, rest in steps if name == "USER")
+    assert int(user) > 0  # a name would not do for Kubernetes' runAsNonRoot
+    made = next(rest for name, rest in steps if name == "RUN" and "useradd" in rest)
+    assert f"--uid {user} " in made
+    after = [name for name, _ in steps[steps.index(("USER", user)) :]]
+    assert "RUN" not in after
 
 
 def test_the_base_image_has_the_pinned_torch():

@@ -51,7 +51,7 @@ def keys(tmp_path, monkeypatch):
         ("data.k_core=2", "prepare"),
         ("pretrain.epochs=3", "pretrain"),
         ("pretrain.learning_rate=0.5", "pretrain"),
-        ("pretrain.l2=0", "pretrain"),
+        ("pretrain.l2=3", "pretrain"),
         ("select.ratio=20", "select"),
         ("select.shards=4", "select"),
         ("model.tower=[16, 8]", "train"),

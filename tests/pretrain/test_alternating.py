@@ -143,3 +143,9 @@ def test_lanes_and_torch_threads_change_no_bit_and_are_put_back(alone, monkeypat
         torch.set_num_threads(before)
     for one, two in zip(*tables, strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(("interactions", "l2"), [(700, 1.0), (8100, 3.0), (90_000, 4.0), (0, 1.0)])
+def test_a_penalty_of_0_is_chosen_by_the_interactions_of_a_user(interactions, l2):
+    assert PretrainConfig().sized(interactions, 100).l2 == pytest.approx(l2)
+    assert PretrainConfig(l2=0.5).sized(interactions, 100).l2 == 0.5

@@ -399,6 +399,42 @@ def test_a_second_job_that_may_wait_takes_what_the_first_made_or_makes_it(
     assert said.endswith(f"/train/{artifact.path.name}; --no-wait refuses instead")
 
 
+def test_a_lock_is_waited_for_so_many_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "_LOOK_SECONDS", 0.01)
+    path = tmp_path / "lock"
+    with atomic.locked(path) as first, atomic.locked(path, "waiting", 0.1) as second:
+        assert (first, second) == (True, False)
+    held, given_back = threading.Event(), threading.Event()
+
+    def hold():
+        with atomic.locked(path):
+            held.set()
+            given_back.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(20)
+    threading.Timer(0.2, given_back.set).start()
+    with atomic.locked(path, "waiting", 20) as mine:
+        assert mine
+    thread.join()
+
+
+def test_a_draft_of_another_machine_is_left_for_a_day_though_its_lock_looks_free(tmp_path):
+    """Locks that each machine keeps for itself, as with NFS mounted with `local_lock`."""
+    theirs = tmp_path / ".tmp" / "train-0123456789abcdef"
+    theirs.mkdir(parents=True)
+    (theirs / "half").write_text("written")
+    theirs.with_name(f"{theirs.name}.lock").write_text("another-machine")
+    make(tmp_path, "mine")
+    assert (theirs / "half").read_text() == "written"
+    two_days_ago = time.time() - 2 * 24 * 3600
+    for path in (theirs / "half", theirs):
+        os.utime(path, (two_days_ago, two_days_ago))
+    make(tmp_path, "mine again", force=True)
+    assert not theirs.exists()
+
+
 def make_with(workdir, build, **options):
     return run_stage(workdir, "train", SETTINGS, INPUTS, build, **options)
 

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -209,6 +211,24 @@ def test_an_optimizer_of_another_kind_begins_anew_when_that_is_asked_for(tiny, t
     assert len(asked.info["resumed"]) == 1
     (line,) = (line for line in warnings() if "optimizer state" in line)
     assert "item.ids.table.embedding_bags.item.weight, user.ids" in line
+
+
+def test_on_sigterm_it_saves_itself_and_ends_and_the_same_command_goes_on(tiny, whole, tmp_path):
+    """As a scheduler ends a job whose machine it needs: seconds before SIGKILL."""
+    rarely = [*SHORT, "checkpoint.every_seconds=3600"]
+
+    def preempt(_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        pipeline(tiny, tmp_path, *rarely, on_epoch=preempt).run("train")
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    (saved,) = checkpoints(tmp_path)
+    assert saved.name.endswith("-step-10")
+    artifact = pipeline(tiny, tmp_path, *rarely).run("train")["train"]
+    assert [step["step"] for step in artifact.info["resumed"]] == [0]  # of the second epoch
+    assert model(artifact) == model(whole[0])
 
 
 def test_checkpoints_end_with_their_training(tiny, whole, tmp_path):

@@ -74,6 +74,7 @@ def build_tables(
         sharding: what memory tables may fill.
         mf_tables: ``compute.mf_tables``: how matrix factorization's tables lie on several ranks.
     """
+    config = config.sized(len(dataset.train_item), dataset.n_users)
     if config.model == "popularity":
         _build_popularity(dataset, processes, draft)
     elif config.model == "als":
@@ -150,6 +151,7 @@ def _build_factorization(
     draft.rows = len(dataset.train_item) * config.epochs
     draft.info = {
         "global_bias": float(bias.detach()),
+        "l2": config.l2,
         "tables": "partitioned" if isinstance(user, PartitionedTable) else "replicated",
         "divided_by": [
             divisor(table.local, config.scale, processes.all_reduce_sum) for table in (user, item)
@@ -195,8 +197,7 @@ def _build_als(
     device = processes.device
     dim = config.factors + 1  # without a bias, every element of a row is a factor
     user, item = (torch.zeros(n, dim, device=device) for n in (dataset.n_users, dataset.n_items))
-    als = config.als.sized(len(dataset.train_item), dataset.n_users)
-    sweeps = train_als(user, item, Interactions.of(dataset), als, seed, processes)
+    sweeps = train_als(user, item, Interactions.of(dataset), config.als, seed, processes)
     chief = processes.rank == 0
     with track("pretrain (ALS)", config.als.iterations, "sweeps", visible=chief) as ticker:
         for _ in sweeps:
@@ -209,7 +210,7 @@ def _build_als(
     draft.rows = len(dataset.train_item) * config.als.iterations
     draft.info = {
         "bias_last": False,
-        "alpha": als.alpha,
+        "alpha": config.als.alpha,
         "divided_by": [divisor(table, config.scale) for table in (user, item)],
         "interactions": len(dataset.train_item),
         "validation": measured,

@@ -3,7 +3,7 @@
 In: this rank's live tensors. Out: a committed checkpoint, some time later. The tensors are copied
 first. A thread then writes the copy and talks to the other ranks' threads over a process group of
 its own; on rank 0 it commits the checkpoint and removes old ones. If a save fails, a warning
-follows when the next one begins, or at the end.
+follows when the next one begins, or at the end; if several in a row do, training ends there.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
+from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.store.atomic import disk_error
 from cadc_rec.store.checkpoints.files import save_tensors
 from cadc_rec.store.checkpoints.parts import Offsets, Parts, Tensors
 from cadc_rec.store.checkpoints.store import CheckpointStore
+
+_MOST_FAILURES = 3  # in a row: what fills a disk or takes its rights away seldom passes by itself
 
 
 class Saver:
@@ -50,6 +53,7 @@ class Saver:
         self.rank = dist.get_rank(group)
         self._thread: threading.Thread | None = None
         self._failed: tuple[int, BaseException] | None = None
+        self._failures, self._why = 0, ""
         self._copies: dict[tuple[str, Offsets], torch.Tensor] = {}
 
     @property
@@ -64,9 +68,20 @@ class Saver:
             step: the checkpoint's step, part of its name.
             tensors: this rank's live parts.
             body: content of the manifest; rank 0's counts.
+
+        Raises:
+            CadcError: on rank 0, the last three saves failed.
         """
         started = time.perf_counter()
         self.wait()
+        if self.rank == 0 and self._failures >= _MOST_FAILURES:
+            newest = next(iter(self.store.folders()), None)
+            kept = f"the last good one, {newest}, is kept" if newest else "there is no other"
+            raise CadcError(
+                f"training ended at step {step}, because {self._failures} checkpoints in a row "
+                f"could not be saved ({kept}); mend this, then start the same command again: "
+                f"{self._why}"
+            )
         staged, ready = self._staged(tensors)
         self._thread = threading.Thread(
             target=self._write, args=(step, staged, dict(body), ready), name="checkpoint"
@@ -84,11 +99,12 @@ class Saver:
         if self._failed is not None:
             step, error = self._failed
             self._failed = None
+            self._failures, self._why = self._failures + 1, _reason(error, self.store.workdir)
             if self.rank == 0:
                 log.warning(
                     "the checkpoint of step %d was not saved, training goes on: %s",
                     step,
-                    _reason(error, self.store.workdir),
+                    self._why,
                 )
 
     def _staged(self, tensors: Tensors) -> tuple[Tensors, torch.cuda.Event | None]:
@@ -131,6 +147,7 @@ class Saver:
             if self.rank == 0:
                 shutil.rmtree(self.store.draft(step), ignore_errors=True)
         else:
+            self._failures = 0
             if self.rank == 0:
                 self._remove_others()
 

@@ -79,14 +79,17 @@ class CheckpointStore:
         self._lock = workdir / ".tmp" / f"{FOLDER}-{training}.lock"
 
     @contextlib.contextmanager
-    def owned(self) -> Iterator[None]:
+    def owned(self, wait: float = 0.0) -> Iterator[None]:
         """Inside this context only this process (rank 0) writes here; old drafts are removed first.
+
+        Args:
+            wait: for another job that runs the same training, in seconds.
 
         Raises:
             CadcError: another job runs the same training, or the folder cannot be used.
         """
         make_folder(self.path, self.workdir)
-        with self._locked() as mine:
+        with self._locked(wait) as mine:
             if not mine:
                 raise BusyError(
                     f"{self.path}: another job is running the same training; wait for it, or give "
@@ -97,10 +100,11 @@ class CheckpointStore:
             yield
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[bool]:
+    def _locked(self, wait: float = 0.0) -> Iterator[bool]:
         """Hold this training's lock; it is outside the folder, since that may be removed."""
         make_folder(self._lock.parent, self.workdir)
-        with locked(self._lock) as mine:
+        waited = f"waiting for another job that writes {self.path}" if wait else ""
+        with locked(self._lock, waited, wait) as mine:
             yield mine
 
     def folders(self) -> list[Path]:

@@ -10,6 +10,7 @@ import torch
 from cadc_rec.config.experiment import ComputeConfig
 from cadc_rec.distributed.fused_state import regrouped
 from cadc_rec.distributed.processes import processes
+from cadc_rec.errors import CadcError
 from cadc_rec.store.checkpoints.cadence import Cadence
 from cadc_rec.store.checkpoints.files import load_tensors, saved_sizes
 from cadc_rec.store.checkpoints.parts import Parts
@@ -115,6 +116,20 @@ def test_a_full_disk_costs_a_warning_and_keeps_what_is_there(
     assert [folder.name for folder in store.path.iterdir()] == ["000001-step-1"]
 
 
+def test_after_three_failures_in_a_row_training_ends_and_the_last_good_one_is_kept(saver):
+    saver.background, tensors = False, {"t": Parts.whole(torch.ones(3))}
+    for step in range(1, 8):
+        if step in (2, 3, 5, 6, 7):  # two in a row, and then three
+            saver.store.draft(step).write_text("in the way of a folder")
+        saver.save(step, tensors, BODY)
+    with pytest.raises(CadcError, match="3 checkpoints in a row could not be saved") as refused:
+        saver.save(8, tensors, BODY)
+    newest = saver.store.folders()[0]
+    assert newest.name.endswith("-step-4")
+    assert f"(the last good one, {newest}, is kept)" in str(refused.value)
+    assert "File exists" in str(refused.value)
+
+
 @pytest.mark.slow
 def test_killed_at_any_file_operation_there_is_a_whole_checkpoint(tmp_path, alone, dies_at):
     def write(store, step, score):
@@ -166,6 +181,10 @@ class Ranks:
             self.told.append(value)
         return self.told[self.asked - 1]
 
+    def all_gather(self, value):
+        """Rank 0 asks first, so it knows nothing of the other one yet."""
+        return [self.broadcast(value), value if self.rank else (False, None)]
+
 
 @pytest.mark.parametrize("share", [0.5, 0.02])
 def test_the_clock_and_what_the_last_one_took_decide(alone, share):
@@ -203,6 +222,21 @@ def test_all_ranks_save_after_the_same_step_and_seldom_ask():
     assert len(due[0]) == 5  # of 310 seconds
     assert all(60 <= b - a <= 62 for a, b in zip([0, *due[0]], due[0], strict=False))
     assert len(told) < 400  # about one a second at most, and far fewer than steps
+
+
+def test_a_rank_that_is_told_to_end_has_all_save_within_seconds():
+    now, told = [0.0], []
+    ends = lambda: now[0] > 100.0  # noqa: E731
+    cadences = [
+        Cadence(3600.0, 1.0, Ranks(rank, told), None if rank else ends, lambda: now[0])
+        for rank in range(2)
+    ]
+    while not any(cadence.ends for cadence in cadences):
+        now[0] += 0.01
+        due = [cadence.due(busy=False) for cadence in cadences]
+    assert due == [True, True]
+    assert all(cadence.ends for cadence in cadences)
+    assert now[0] < 107
 
 
 # --- momentum -------------------------------------------------------------------------------------

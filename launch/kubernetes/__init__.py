@@ -1,0 +1,1 @@
+"""Manifests for Kubernetes, made of the same components as torchx's requests."""
