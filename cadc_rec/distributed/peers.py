@@ -35,6 +35,7 @@ from cadc_rec.errors import (
 _ANSWER_SECONDS = 10.0  # for every rank to say that it is alive
 _SPEAKER_SECONDS = 15.0  # for rank 0 to print another rank's error
 _SEEN_SECONDS = 5.0  # the speaker waits this long for the others, which are busy, to look
+_LOOK_SECONDS = 1.0  # between two looks whether a rank was lost, for one that is done
 _STORE_SECONDS = 10.0  # for the store to answer on a busy machine
 
 
@@ -128,21 +129,20 @@ class Peers:
         """
         if self._watch is None:
             return
-        every = [f"done/{peer}" for peer in self.ranks]
         try:
-            if not self._watch.noticed:
-                self._store.set(f"done/{self.rank}", "")
-            while not all(map(self._has, every)):
+            if not self._watch.noticed and self._store.add("done", 1) == len(self.ranks):
+                self._store.set("all done", "")
+            while not self._store.wait(["all done"], _LOOK_SECONDS):
                 if self._watch.noticed:
                     raise LostError("a rank was lost")
-                time.sleep(_LOOK_SECONDS)
         except RuntimeError as error:  # rank 0, which keeps the store, has gone
             raise LostError("the store of the ranks has gone") from error
         self._watch.close()
         with contextlib.suppress(RuntimeError):  # rank 0 waited for this long enough
-            self._store.set(f"left/{self.rank}", "")
+            if self._store.add("left", 1) == len(self.ranks):
+                self._store.set("all left", "")
             if self.rank == 0:  # the store ends with this process
-                self._wait_for([f"left/{peer}" for peer in self.ranks], _SEEN_SECONDS)
+                self._store.wait(["all left"], _SEEN_SECONDS)
 
     def give_up(self) -> None:
         """This rank leaves, without an error to account for, before its work is done."""

@@ -17,6 +17,7 @@ from cadc_rec.distributed import peers as peers_module
 from cadc_rec.distributed import processes as processes_module
 from cadc_rec.distributed import watch as watch_module
 from cadc_rec.distributed.peers import LostError, Peers
+from cadc_rec.distributed.timely import TimelyStore
 from cadc_rec.errors import CadcError, SpokenError
 
 ME = f"(host {socket.gethostname()}, process {os.getpid()})"
@@ -135,12 +136,12 @@ def test_a_rank_that_dies_when_others_are_done_is_named():
 def test_a_rank_that_is_done_knows_by_the_stores_end_that_rank_0_was_lost():
     class Gone(HashStore):
         def check(self, keys):
-            if "done/0" in str(keys):
+            if "all done" in str(keys):
                 raise RuntimeError("Broken pipe")
             return super().check(keys)
 
     _, second = joined(HashStore(), 2, [])
-    second._store = Gone()
+    second._store = TimelyStore(Gone(), 5)
     with pytest.raises(LostError, match="store"):
         second.done()
 
