@@ -2,6 +2,7 @@
 
     python -m benchmarks.cold --workdir work --data-dir DATA    # goes on where it was stopped
     python -m benchmarks.cold --workdir work --docs             # what is measured, into the docs
+    python -m benchmarks.cold --study features ...              # what each set of features adds
 
 In: ``ml-1m.zip``, ``ml-1m-text/items.csv`` (facts and plots of its films) and ``online-retail/`` of
 the data folder; ``configs/study/cold.toml``. Out: the tables in ``WORKDIR/cold``,
@@ -32,10 +33,13 @@ from cadc_rec.log import keep_interrupts, log, set_up_logging
 from cadc_rec.study.report.report import write_report
 from cadc_rec.study.run.cells import run_study
 
-STUDY = ROOT / "configs" / "study" / "cold.toml"
+STUDIES = ROOT / "configs" / "study"
 PAGE = ROOT / "docs" / "accuracy.md"
-TABLES = {"cold": "cold-table.md", "cold-warm": "grid-table.md"}
-"""Marks of the page, and the report's file that goes between them."""
+TABLES = {
+    "cold": {"cold": "cold-table.md", "cold-warm": "grid-table.md"},
+    "features": {"features": "features-table.md"},
+}
+"""Of each study, the marks of the page and the report's file that goes between them."""
 
 _LISTED = ("director", "actors", "country")
 
@@ -134,10 +138,10 @@ def _is_there(path: Path) -> bool:
     return path.exists()
 
 
-def into_docs(report: Path, page: Path = PAGE) -> None:
-    """Put the report's tables between the marks of `page`."""
+def into_docs(report: Path, tables: dict[str, str], page: Path = PAGE) -> None:
+    """Put the report's tables between their marks of `page`."""
     text = page.read_text("utf-8")
-    for mark, name in TABLES.items():
+    for mark, name in tables.items():
         text = between(text, mark, (report / name).read_text("utf-8").strip(), page)
     page.write_text(text, "utf-8")
 
@@ -148,6 +152,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("work"))
     parser.add_argument("--data-dir", type=Path, help="folder with the raw data")
     parser.add_argument("--jobs", type=int, default=1, help="cells that run at the same time")
+    parser.add_argument("--study", choices=["cold", "features"], default="cold")
     parser.add_argument("--docs", action="store_true", help="run nothing; write docs/accuracy.md")
     arguments = parser.parse_args()
     set_up_logging()
@@ -156,10 +161,11 @@ def main() -> None:
         if not arguments.docs:
             tables = arguments.workdir / "cold"
             write_tables(tables, arguments.data_dir)
-            run_study(STUDY, arguments.workdir, tables, arguments.jobs)
-        report = write_report(arguments.workdir / "studies" / STUDY.stem)
+            study = STUDIES / f"{arguments.study}.toml"
+            run_study(study, arguments.workdir, tables, arguments.jobs)
+        report = write_report(arguments.workdir / "studies" / arguments.study)
         if arguments.docs:
-            into_docs(report.page.parent)
+            into_docs(report.page.parent, TABLES[arguments.study])
     except CadcError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -18,10 +18,10 @@ import typer
 from cadc_rec.config.file import load_experiment
 from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import held_out_ranks
+from cadc_rec.export.finished import Finished
 from cadc_rec.export.predict import ANSWER, PRECISIONS, TwoTowerPredictFactory
 from cadc_rec.export.towers import batch_of, history_features, side_features
 from cadc_rec.export.trained import TrainedModel
-from cadc_rec.export.write import Finished
 from cadc_rec.pipeline.pipeline import Pipeline
 
 

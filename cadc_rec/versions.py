@@ -12,8 +12,8 @@ from cadc_rec.errors import CadcError
 # What pyproject.toml pins.
 TRIO = {"torch": "2.13.0", "torchrec": "1.8.0", "fbgemm": "1.8.0"}
 
-# Other trios that were tried by hand, by torch's version: on a CPU, Linux, Python 3.11, with what of
-# the quick tests. Their packages have to be there already: pip would take the pinned ones.
+# Other trios that were tried by hand, by torch's version: on a CPU, Linux, Python 3.11, with what
+# of the quick tests. Their packages have to be there already: pip would take the pinned ones.
 TRIED = {
     "2.11": "tried: quick tests of models, training, sharding and export pass",
 }

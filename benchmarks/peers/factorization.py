@@ -218,7 +218,13 @@ def _als_sweeps(experiment: Experiment, data: Dataset, alone: Processes) -> Iter
     dim = experiment.pretrain.factors + 1
     user, item = torch.zeros(data.n_users, dim), torch.zeros(data.n_items, dim)
     config = experiment.pretrain.als.model_copy(update={"iterations": _EPOCHS})
-    return train_als(user, item, Interactions.of(data), config, experiment.seed, alone)
+    return train_als(
+        ReplicatedTable(user, alone),
+        ReplicatedTable(item, alone),
+        Interactions.of(data),
+        config,
+        experiment.seed,
+    )
 
 
 def _advance(epochs: Iterator[float]) -> Work:

@@ -23,7 +23,7 @@ from benchmarks.peers.timing import Contender, Work, alternate
 from benchmarks.peers.workload import Workload
 from cadc_rec.config.experiment import DataConfig, GeneratedConfig
 from cadc_rec.config.tables import InteractionsTable, TablesConfig
-from cadc_rec.data.dataset import train_files
+from cadc_rec.data.columns import train_files
 from cadc_rec.data.prepare.build_dataset import build_dataset
 from cadc_rec.data.select.build_selection import build_selection
 from cadc_rec.data.sources.generated import write_generated

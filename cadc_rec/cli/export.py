@@ -11,6 +11,7 @@ from cadc_rec.cli.options import (
     NEWEST,
     WORKDIR,
     AsJson,
+    Cache,
     Config,
     DataDir,
     Debug,
@@ -25,7 +26,7 @@ from cadc_rec.cli.options import (
 from cadc_rec.errors import CadcError
 
 if TYPE_CHECKING:
-    from cadc_rec.export.write import Finished
+    from cadc_rec.export.finished import Finished
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +38,7 @@ def export(
     config: Config,
     out: Annotated[Path, typer.Option(help="Folder of the bundle to write.", metavar="BUNDLE")],
     workdir: Workdir = WORKDIR,
+    cache: Cache = None,
     data_dir: DataDir = None,
     method: Method = None,
     sets: Sets = None,
@@ -95,7 +97,8 @@ def export(
         taken = take_update(base, wanted_state)
         pipeline = taken.pipeline
         artifacts = pipeline.run()
-        from cadc_rec.export.write import Finished, Wanted, write_bundle
+        from cadc_rec.export.finished import Finished
+        from cadc_rec.export.write import Wanted, write_bundle
 
         finished = Finished(
             experiment, artifacts, pipeline.dataset, pipeline.pretrained, taken.document()

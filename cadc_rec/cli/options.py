@@ -16,8 +16,42 @@ Config = Annotated[
     Path,
     typer.Argument(help="The experiment's TOML file.", metavar="CONFIG", show_default=False),
 ]
+
+
+def _work_folder(named: str) -> Path:
+    """The local folder of what ``--workdir`` names, after ``--cache`` was read."""
+    from cadc_rec.store.remote.origin import work_folder
+
+    return work_folder(named)
+
+
+def _keep_cache(named: Path | None) -> Path | None:
+    """Tell the store's room, and processes that are started, where the cache is."""
+    if named is not None:
+        os.environ["CADC_REC_CACHE"] = str(named.absolute())
+    return named
+
+
 Workdir = Annotated[
-    Path, typer.Option(help="Folder that keeps the results of all stages.", metavar="DIR")
+    Path,
+    typer.Option(
+        help="Folder that keeps the results of all stages, or its address in a store, such as "
+        "s3://BUCKET/FOLDER.",
+        metavar="DIR",
+        parser=_work_folder,
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        help="Local folder for what is in use of a store. Default: $CADC_REC_CACHE, else in the "
+        "user's cache.",
+        metavar="DIR",
+        callback=_keep_cache,
+        is_eager=True,  # before --workdir is read
+        show_default=False,
+    ),
 ]
 DataDir = Annotated[
     Path | None,

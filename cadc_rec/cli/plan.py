@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from cadc_rec import strict_json
-from cadc_rec.cli.options import WORKDIR, AsJson, Config, Debug, Method, Sets, Workdir
+from cadc_rec.cli.options import WORKDIR, AsJson, Cache, Config, Debug, Method, Sets, Workdir
 from cadc_rec.errors import CadcError
 
 _GPU, _HOST = "80GiB", "128GiB"
@@ -47,6 +47,7 @@ def plan(
         ),
     ] = None,
     workdir: Workdir = WORKDIR,
+    cache: Cache = None,
     method: Method = None,
     sets: Sets = None,
     json: AsJson = False,

@@ -6,6 +6,7 @@ from cadc_rec import strict_json
 from cadc_rec.cli.options import (
     WORKDIR,
     AsJson,
+    Cache,
     Config,
     DataDir,
     Debug,
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
 def run(
     config: Config,
     workdir: Workdir = WORKDIR,
+    cache: Cache = None,
     data_dir: DataDir = None,
     method: Method = None,
     sets: Sets = None,

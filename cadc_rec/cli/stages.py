@@ -12,6 +12,7 @@ from cadc_rec.cli.options import (
     NEWEST,
     WORKDIR,
     AsJson,
+    Cache,
     Config,
     DataDir,
     Debug,
@@ -56,6 +57,7 @@ def _command(stage: str, summary: str) -> Callable[..., None]:
     def command(
         config: Config,
         workdir: Workdir = WORKDIR,
+        cache: Cache = None,
         data_dir: DataDir = None,
         method: Method = None,
         sets: Sets = None,
@@ -73,6 +75,7 @@ def _command(stage: str, summary: str) -> Callable[..., None]:
 def select(
     config: Config,
     workdir: Workdir = WORKDIR,
+    cache: Cache = None,
     data_dir: DataDir = None,
     method: Method = None,
     ratios: Annotated[
@@ -123,6 +126,7 @@ def select(
 def train(
     config: Config,
     workdir: Workdir = WORKDIR,
+    cache: Cache = None,
     data_dir: DataDir = None,
     method: Method = None,
     sets: Sets = None,
@@ -141,6 +145,7 @@ def train(
 def evaluate(
     config: Config,
     workdir: Workdir = WORKDIR,
+    cache: Cache = None,
     data_dir: DataDir = None,
     method: Method = None,
     sets: Sets = None,

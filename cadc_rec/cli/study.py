@@ -9,6 +9,7 @@ from cadc_rec.cli.options import (
     NEWEST,
     WORKDIR,
     AsJson,
+    Cache,
     Config,
     DataDir,
     Debug,
@@ -33,6 +34,7 @@ def study(
         typer.Argument(help="The study's TOML file, which describes the grid.", metavar="STUDY"),
     ],
     workdir: Workdir = WORKDIR,
+    cache: Cache = None,
     data_dir: DataDir = None,
     jobs: Annotated[
         int,
@@ -82,6 +84,7 @@ def advise(
         typer.Option(help="Share of the reference's HR@10 that may be lost, such as 5% or 0.05."),
     ],
     workdir: Workdir = WORKDIR,
+    cache: Cache = None,
     data_dir: DataDir = None,
     epochs: Annotated[
         int | None,

@@ -9,6 +9,7 @@ from cadc_rec import strict_json
 from cadc_rec.cli.options import (
     WORKDIR,
     AsJson,
+    Cache,
     Config,
     DataDir,
     Debug,
@@ -33,6 +34,7 @@ def update(
         typer.Option(help="Folder with the new tables.", metavar="DIR", show_default=False),
     ],
     workdir: Workdir = WORKDIR,
+    cache: Cache = None,
     data_dir: DataDir = None,
     method: Method = None,
     sets: Sets = None,
@@ -76,6 +78,7 @@ def update(
 def updates(
     config: Config,
     workdir: Workdir = WORKDIR,
+    cache: Cache = None,
     data_dir: DataDir = None,
     method: Method = None,
     sets: Sets = None,

@@ -149,16 +149,20 @@ class ComputeConfig(Section):
     matmul: Literal["float32", "tf32"] = "float32"
     """CUDA: how a training step multiplies float32 matrices. `tf32` uses tensor cores, which round
     the factors to 11 bits. Pre-training, validation and evaluation always take float32."""
+    graphs: Literal["auto", "on", "off"] = "auto"
+    """CUDA: launch a training step as one CUDA graph, not operator by operator. `auto` does so
+    where it can: in one process, with batches made on the GPU, and with a step that waits for
+    nothing; elsewhere a line says why not. With `on` that is an error. `off` never does."""
     frozen_cache_mib: Annotated[int, Field(ge=0)] = 4096
     """MiB of memory in which a process may cache frozen vectors: the pooled histories of its
     examples, and its users' rows of a sharded table. What does not fit is read again in each step,
     with the same result. On a GPU also what the scores of lists, and those of recent popularity,
     are formed of; what takes more than this is formed on the host."""
     mf_tables: Literal["auto", "replicated", "partitioned"] = "auto"
-    """Matrix factorization on several processes. `replicated`: each process holds whole tables and
-    exchanges them after every half-step. `partitioned`: each process holds its own rows and fetches
-    the others that its interactions need (`binary` loss only). `auto` partitions tables that would
-    not fit whole into a process's memory."""
+    """Matrix factorization, ALS and transitions on several processes. `replicated`: each process
+    holds whole tables and exchanges them after every half-step. `partitioned`: each process holds
+    its own rows and fetches the others that its interactions need. `auto` partitions tables that
+    would not fit whole into a process's memory."""
     timeout_seconds: PositiveInt = 1800
     """Seconds that a process waits for the others before it ends with an error."""
 

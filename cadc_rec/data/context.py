@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cadc_rec.config.context import TIME_FEATURES
-from cadc_rec.data.dataset import Dataset, train_files
+from cadc_rec.data.columns import train_files
+from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.request_codes import (
     SIZES,
     UNKNOWN,

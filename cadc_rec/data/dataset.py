@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import sparse
 
+from cadc_rec.data.columns import Columns, train_files
 from cadc_rec.data.dense import DenseAttribute, read_dense
 from cadc_rec.data.prepare.vocabulary import UNKNOWN
 from cadc_rec.data.sources.raw_tables import PER_SECOND, AttributeKind, TimestampKind, TimeUnit
-from cadc_rec.data.streams import read_groups
+from cadc_rec.data.streams import one_array, read_groups
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import Artifact
 
@@ -81,43 +82,58 @@ class Dataset:
     """Vectors and numbers of the users."""
     item_dense: list[DenseAttribute] = field(default_factory=list)
     """Those of the `n_items` that were taken."""
+    by_item: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None
+    """See `csr_by_item`; None where it was not prepared."""
 
     @staticmethod
     def open(artifact: Artifact) -> Dataset:
-        """Read a prepared dataset into memory (about 8 bytes an interaction)."""
+        """Open a prepared dataset.
+
+        D_full's columns are mapped; of a dataset that was prepared before there were any, they are
+        read into memory (8 bytes an interaction).
+        """
         path, info = artifact.path, artifact.info
         n_users, n_items, rows = int(info["users"]), int(info["items"]), int(info["train"])
-        train_user, train_item, train_weight = _read_train(path, rows)
-        counts = np.bincount(train_user, minlength=n_users)
+        columns = Columns.open(path, rows, n_users)
         described = json.loads((path / "attributes.json").read_text("utf-8"))
         return Dataset(
             path=path,
             n_users=n_users,
             n_items=n_items,
-            train_user=train_user,
-            train_item=train_item,
-            user_indptr=_indptr(counts),
+            train_user=columns.user,
+            train_item=columns.item,
+            user_indptr=columns.user_indptr,
             val_item=_held_out(path / "val.parquet", n_users),
             test_item=_held_out(path / "test.parquet", n_users),
             user_attributes=_attributes(path / "users.parquet", described["user"]),
             item_attributes=_attributes(path / "items.parquet", described["item"], 0, n_items),
             order=str(info["order"]),
-            train_weight=train_weight,
+            train_weight=columns.weight,
             n_untaken=int(info.get("untaken_items", 0)),
             timestamp_kind=info["timestamp_kind"],
             time_unit=info["time_unit"],
             user_dense=read_dense(path, "user"),
             item_dense=read_dense(path, "item", 0, n_items),
+            by_item=columns.by_item,
         )
 
     @cached_property
     def csr_by_item(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """D_full by item: indptr ``[n_items + 1]`` and users ``[rows]``, ascending in an item."""
+        if self.by_item is not None:
+            return self.by_item
         present = np.ones(len(self.train_item), dtype=np.int8)
         shape = (self.n_users, self.n_items)
         by_user = sparse.csr_matrix((present, self.train_item, self.user_indptr), shape=shape)
         by_item = by_user.tocsc()  # a counting sort: linear, where argsort is not
         return by_item.indptr.astype(np.int64), by_item.indices.astype(np.int32, copy=False)
+
+    @cached_property
+    def item_counts(self) -> NDArray[np.int64]:
+        """Interactions of each item in D_full ``[n_items]``."""
+        if self.by_item is not None:
+            return np.diff(self.by_item[0])
+        return np.bincount(self.train_item, minlength=self.n_items)
 
     def require_clock(self, setting: str) -> None:
         """Refuse a setting that needs times of the world.
@@ -222,7 +238,7 @@ class Dataset:
         return items
 
     def user_ids(self) -> pa.Array:
-        """Original user ids in dense-id order."""
+        """Original user ids in dense-id order: int64, string, or of 2 GiB and more large_string."""
         return _column(self.path / "users.parquet", "user_id")
 
     def item_ids(self) -> pa.Array:
@@ -270,29 +286,6 @@ def known_to_towers(attribute: Attribute) -> Attribute:
     return replace(attribute, indptr=kept, values=attribute.values[learned])
 
 
-def train_files(path: Path) -> list[Path]:
-    """D_full's Parquet parts, in the order of their rows."""
-    return sorted((path / "train").glob("part-*.parquet"))
-
-
-def _read_train(
-    path: Path, rows: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32] | None]:
-    files = train_files(path)
-    weighted = "weight" in pq.read_schema(files[0]).names
-    users, items = np.empty(rows, np.int32), np.empty(rows, np.int32)
-    weights = np.empty(rows, np.float32) if weighted else None
-    columns = ["user", "item", *(["weight"] if weighted else [])]
-    start = 0
-    for group in read_groups(files, columns=columns):
-        end = start + group.num_rows
-        users[start:end], items[start:end] = group["user"].to_numpy(), group["item"].to_numpy()
-        if weights is not None:
-            weights[start:end] = group["weight"].to_numpy()
-        start = end
-    return users, items, weights
-
-
 def _held_out(path: Path, n_users: int) -> NDArray[np.int32]:
     table = pq.read_table(path, columns=["user", "item"])
     items = np.full(n_users, NOT_HELD_OUT, np.int32)
@@ -316,7 +309,7 @@ def coded_attribute(codes: pa.Array | pa.ChunkedArray, entry: dict[str, Any]) ->
         codes: int32, or of several values lists of them; one for each user or item.
         entry: its name, kind and size.
     """
-    column = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
+    column = one_array(codes)
     if entry["kind"] != "multi":
         lengths, values = np.ones(len(column), np.int64), column.to_numpy()
     else:
@@ -335,5 +328,4 @@ def _indptr(counts: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _column(path: Path, name: str) -> pa.Array:
-    column = pq.read_table(path, columns=[name])[name]
-    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    return one_array(pq.read_table(path, columns=[name])[name])

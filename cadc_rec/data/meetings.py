@@ -12,11 +12,14 @@ from itertools import combinations
 from logging import INFO, WARNING
 from typing import Any, Literal
 
+import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from cadc_rec.config.tables import IdForm
+from cadc_rec.data.engine import Engine
 from cadc_rec.data.id_forms import ID_FORMS
+from cadc_rec.data.sources.raw_tables import RawTables, Side
 from cadc_rec.data.tables.columns import in_id_form
 from cadc_rec.log import log
 
@@ -166,3 +169,19 @@ def _choices() -> Iterator[tuple[IdForm, ...]]:
     """Every set of forms, the smallest first."""
     for size in range(1, len(ID_FORMS) + 1):
         yield from combinations(ID_FORMS, size)
+
+
+def meetings(tables: RawTables, reader: Backend, engine: Engine, rows: ir.Table) -> dict[str, int]:
+    """How the tables of users and items meet the interactions, counted and told."""
+    counts: dict[str, int] = {}
+    entities: dict[Side, ir.Table | None] = {"user": tables.users, "item": tables.items}
+    for side, table in entities.items():
+        if table is None:
+            continue
+        key = f"{side}_id"
+        counted = rows.group_by(id=rows[key]).agg(rows=ibis._.count())
+        taken = engine.to_reader(engine.keep(f"{side}_counts", counted))
+        found = meet(reader, side, table.select(id=table[key]), taken)
+        tell(found)
+        counts |= found.counts()
+    return counts

@@ -52,6 +52,7 @@ def bit_generator(key: Key) -> np.random.Philox:
     return np.random.Philox(np.random.SeedSequence(key[0], spawn_key=key[1:]))
 
 
+_MOST_OF_A_KIND = 10**9  # NumPy's hypergeometric draw takes fewer than these, on either side
 _ROWS = 4096  # rows of a random table made at once
 _WORDS_PER_COUNTER = 4  # Philox-4x64 yields four 64-bit words for each value of its counter
 
@@ -125,3 +126,42 @@ def normal_blocks(
         start, stop = max(rows.start, block * _ROWS), min(rows.stop, (block + 1) * _ROWS)
         part = values[start - block * _ROWS : stop - block * _ROWS]
         yield slice(start - rows.start, stop - rows.start), part * np.float32(std)
+
+
+def hypergeometric(draw: np.random.Generator, good: int, bad: int, wanted: int) -> int:
+    """How many of `wanted` things, drawn without replacement, are good: exact for any numbers.
+
+    Up to NumPy's limit it is NumPy's draw. Beyond it, everything is first drawn by itself, with one
+    probability: given how many there are, each set of them is equally likely. What there is too
+    much is then taken back, and what lacks is drawn in addition, a few times the square root of
+    `wanted`.
+
+    Args:
+        draw: the generator; what it yields decides.
+        good: how many are good.
+        bad: how many are not.
+        wanted: at most ``good + bad``.
+    """
+    if good < _MOST_OF_A_KIND and bad < _MOST_OF_A_KIND:
+        return int(draw.hypergeometric(good, bad, wanted))
+    share = wanted / (good + bad)
+    chosen, others = (int(draw.binomial(number, share)) for number in (good, bad))
+    over = chosen + others - wanted
+    if over > 0:
+        return chosen - _few_of(draw, chosen, chosen + others, over)
+    return chosen + _few_of(draw, good - chosen, good + bad - chosen - others, -over)
+
+
+def hypergeometrics(
+    draw: np.random.Generator, good: np.ndarray, bad: np.ndarray, wanted: np.ndarray
+) -> np.ndarray:
+    """One draw of `hypergeometric` after another, for integers ``[n]``; int64 ``[n]``."""
+    if max(good.max(initial=0), bad.max(initial=0)) < _MOST_OF_A_KIND:
+        return draw.hypergeometric(good, bad, wanted)
+    each = zip(good.tolist(), bad.tolist(), wanted.tolist(), strict=True)
+    return np.array([hypergeometric(draw, *numbers) for numbers in each], np.int64)
+
+
+def _few_of(draw: np.random.Generator, first: int, total: int, wanted: int) -> int:
+    """How many of `wanted` of `total` are among the `first`: each is drawn."""
+    return int((draw.choice(total, wanted, replace=False, shuffle=False) < first).sum())

@@ -19,6 +19,7 @@ ROW_GROUP_ROWS = 2**20
 """Rows of a row group, and of a logical block of D_full; only the last one may hold fewer."""
 SHARD_GROUP_ROWS = 2**18
 """Rows that are written at once: row groups end at their multiples, and where a shard does."""
+_MOST_TEXT = 2**31 - 1  # bytes of an array of text: its offsets have 32 bits
 T = TypeVar("T")
 _WAIT_SECONDS = 0.2  # a thread that waits at a full queue looks this often whether it may end
 
@@ -43,6 +44,24 @@ def rechunk(batches: Iterable[pa.RecordBatch | pa.Table], rows: int) -> Iterator
             count += table.num_rows
     if waiting:
         yield pa.concat_tables(waiting).combine_chunks()
+
+
+def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A column in one piece; 2 GiB of text and more with offsets of 64 bits."""
+    if isinstance(column, pa.Array):
+        return column
+    if column.nbytes > _MOST_TEXT:
+        column = column.cast(_wide(column.type))
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _wide(kind: pa.DataType) -> pa.DataType:
+    """The type with offsets of 64 bits, where it has any."""
+    if pa.types.is_string(kind):
+        return pa.large_string()
+    if pa.types.is_list(kind):
+        return pa.large_list(_wide(kind.value_type))
+    return kind
 
 
 class _End:

@@ -8,9 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Taken(Protocol):
+    """Knows items by user."""
+
+    def some(self, users: NDArray[np.int64]) -> UserItems:
+        """Those of these users, in this order, who are then 0 and on."""
 
 
 @dataclass(frozen=True)
@@ -83,3 +91,20 @@ class UserItems:
         by_user = sparse.csr_matrix(marked, shape=(len(self), int(items.max(initial=0)) + 1))
         by_user.sort_indices()
         return UserItems(self.indptr, by_user.indices.astype(np.int32, copy=False))
+
+
+@dataclass(frozen=True)
+class AndOneEach:
+    """`UserItems.and_one_each`, formed for the users that are asked for: nothing whole is copied.
+
+    Attributes:
+        items: of all users; may be mapped.
+        extra: one more item of each user, -1 for none.
+    """
+
+    items: UserItems
+    extra: np.ndarray
+
+    def some(self, users: NDArray[np.int64]) -> UserItems:
+        """See `Taken`."""
+        return self.items.some(users).and_one_each(self.extra[users])

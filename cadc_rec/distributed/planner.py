@@ -22,10 +22,15 @@ from torchrec.distributed.fbgemm_qcomm_codec import (
     get_qcomm_codecs_registry,
 )
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.shard_estimators import (
+    EmbeddingPerfEstimator,
+    EmbeddingStorageEstimator,
+)
 from torchrec.distributed.planner.stats import Stats
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import PlannerError, PlannerErrorType
-from torchrec.distributed.types import CacheParams, DataType
+from torchrec.distributed.types import CacheParams, DataType, ShardingType
 
 from cadc_rec.config.types import CPU_SHARDINGS, needs_cuda
 from cadc_rec.errors import CadcError
@@ -53,6 +58,7 @@ class TableRule:
         storage: of its elements, ``fp32``, ``fp16`` or ``int8``; a lookup gives fp32.
         trained: its weights change, and are read and written beside lookups. A cache on the GPU
             would hold newer ones than the memory behind it, so there is none.
+        one_id: a lookup asks for rows and not for sums of them.
     """
 
     kind: str = "auto"
@@ -60,6 +66,12 @@ class TableRule:
     cache_share: float = 0.2
     storage: str = "fp32"
     trained: bool = False
+    one_id: bool = False
+
+
+def rows_are_sent(kind: str, kernel: str) -> bool:
+    """Whether rows of a frozen table that is sharded like this are fetched by `RowExchange`."""
+    return kind == ShardingType.ROW_WISE.value and kernel != _CACHING
 
 
 @dataclass(frozen=True)
@@ -128,26 +140,58 @@ def make_planner(
     """
     widths = table_widths(module)
     more = {} if stats is None else {"stats": stats}
+    ruled = {k: TableRule(rule) if isinstance(rule, str) else rule for k, rule in rules.items()}
+    topology = Topology(
+        world_size=world_size,
+        local_world_size=local_world_size,
+        compute_device=device_type,
+        **(memory_caps or {}),
+    )
+    constraints = {
+        table: _constraint(table, rule, device_type, _columns(widths[table], world_size))
+        for table, rule in ruled.items()
+    }
+    one_id = frozenset(table for table, rule in ruled.items() if rule.one_id)
     return EmbeddingShardingPlanner(
-        topology=Topology(
-            world_size=world_size,
-            local_world_size=local_world_size,
-            compute_device=device_type,
-            **(memory_caps or {}),
+        topology=topology,
+        constraints=constraints,
+        enumerator=EmbeddingEnumerator(
+            topology,
+            batch_size,
+            constraints,
+            [
+                _EstimatorOfRows(one_id, topology, constraints),
+                EmbeddingStorageEstimator(topology, constraints),
+            ],
         ),
-        constraints={
-            table: _constraint(
-                table,
-                TableRule(rule) if isinstance(rule, str) else rule,
-                device_type,
-                _columns(widths[table], world_size),
-            )
-            for table, rule in rules.items()
-        },
         storage_reservation=FixedPercentageStorageReservation(percentage=reserve),
         batch_size=batch_size,
         **more,
     )
+
+
+class _EstimatorOfRows(EmbeddingPerfEstimator):
+    """TorchRec's, which also tells the one after it where rows are sent and not partial sums.
+
+    TorchRec decides that by the kind of collection, and these tables' rows do not pass through
+    theirs (`RowExchange`). The arithmetic for either way is TorchRec's own.
+
+    Args:
+        one_id: the tables that are asked for rows.
+        given: what `EmbeddingPerfEstimator` takes.
+    """
+
+    def __init__(self, one_id: frozenset[str], *given: Any) -> None:
+        super().__init__(*given)
+        self._one_id = one_id
+
+    def estimate(self, sharding_options: list[Any], *more: Any, **named: Any) -> None:
+        """See `EmbeddingPerfEstimator`."""
+        for option in sharding_options:
+            sent = rows_are_sent(option.sharding_type, option.compute_kernel)
+            if option.name in self._one_id and sent:
+                option._is_pooled = False
+        super().estimate(sharding_options, *more, **named)
 
 
 def plan_tables(

@@ -10,8 +10,9 @@ import contextlib
 import functools
 import gc
 import os
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -24,6 +25,9 @@ from cadc_rec.distributed.joining import join, join_alone
 from cadc_rec.distributed.peers import Peers
 from cadc_rec.errors import CadcError
 from cadc_rec.machine import available_cores, keep_freed_memory
+
+_others: list[dist.ProcessGroup] = []  # of this process's ranks, beside the one of all
+_HEARTBEAT_SECONDS = 1.0  # between two words of a rank that works while the others wait
 
 
 @contextlib.contextmanager
@@ -78,10 +82,48 @@ class Processes:
         group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout)
         return group
 
+    def device_group(self) -> dist.ProcessGroup:
+        """Another group of the same ranks, for exchanges beside the others; all ranks must call."""
+        group: dist.ProcessGroup = dist.new_group()
+        _others.append(group)
+        return group
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.world_size > 1:
             dist.barrier()
+
+    def by_chief(self, work: Callable[[], object]) -> None:
+        """Rank 0 does `work`, and the others hear every few seconds that it still does.
+
+        So no time-out ends them, however long it takes, unless rank 0 falls silent. Every rank
+        must call; there are no other collectives meanwhile. A rank that is lost meanwhile is found
+        at the next one, when the work is safe.
+        """
+        if self.world_size == 1:
+            work()
+            return
+        if self.rank:
+            ended = torch.zeros(1)
+            while not ended:
+                dist.broadcast(ended, src=0)
+            return
+        done = threading.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # what loses a rank has no class of its own
+                while not done.wait(_HEARTBEAT_SECONDS):
+                    dist.broadcast(torch.zeros(1), src=0)
+
+        thread = threading.Thread(target=tell, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            work()
+        finally:
+            done.set()
+            thread.join()
+        with contextlib.suppress(RuntimeError):
+            dist.broadcast(torch.ones(1), src=0)
 
     def share(self, n: int) -> range:
         """This rank's contiguous part of ``range(n)``; parts differ by at most one."""
@@ -196,7 +238,7 @@ def processes(compute: ComputeConfig) -> Iterator[Processes]:
             try:
                 yield Processes(0, 1, local_world_size, device)
             finally:
-                dist.destroy_process_group()
+                _destroy_groups()
         else:
             peers = join(rank, world_size, device, compute.timeout_seconds)
             if device.type == "cuda":
@@ -218,16 +260,16 @@ def _accounted_for(peers: Peers) -> Iterator[None]:
         raise ending from error
     except BaseException:
         peers.give_up()
-        dist.destroy_process_group()
+        _destroy_groups()
         raise
-    dist.destroy_process_group()
+    _destroy_groups()
 
 
 def _abort_collectives(device: torch.device) -> None:
     """End what this rank's GPU waits for; whatever comes of it is of no use."""
-    group = dist.group.WORLD
-    if group is not None:
-        group._get_backend(device).abort()
+    for group in (dist.group.WORLD, *_others):
+        if group is not None:
+            group._get_backend(device).abort()
 
 
 def _leave(error: BaseException) -> None:
@@ -242,5 +284,11 @@ def _leave(error: BaseException) -> None:
         seen.add(id(ended))
         traceback.clear_frames(ended.__traceback__)
         ended = ended.__cause__ or ended.__context__
+    _others.clear()
     gc.collect()
+    _destroy_groups()
+
+
+def _destroy_groups() -> None:
+    _others.clear()
     dist.destroy_process_group()

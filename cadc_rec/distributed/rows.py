@@ -1,8 +1,8 @@
 """A table of which each rank has a contiguous share of the rows: joined, fetched, written.
 
 In: this rank's share of the rows. Out: all of them on every rank, with gradients (`join_shares`);
-some rows (`fetch_rows`); or one file of all (`write_rows`). Files are in the safetensors format,
-written piece by piece.
+some rows (`fetch_rows`, `RowExchange`); or one file of all (`write_rows`). Files are in the
+safetensors format, written piece by piece.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,17 +90,62 @@ def fetch_rows(
     if processes.world_size == 1:
         return local[ids]
     starts = [processes.share_of(rank, n).start for rank in range(processes.world_size)]
-    bounds = torch.searchsorted(ids, torch.tensor([*starts[1:], n], device=ids.device)).tolist()
-    asked = [end - begin for begin, end in zip([0, *bounds[:-1]], bounds, strict=True)]
-    counts = torch.empty(processes.world_size, dtype=torch.int64, device=ids.device)
-    dist.all_to_all_single(counts, torch.tensor(asked, device=ids.device))
+    return _exchanged(local, ids, [*starts, n], processes.rank, None)
+
+
+def _exchanged(
+    local: torch.Tensor,
+    ids: torch.Tensor,
+    bounds: Sequence[int],
+    rank: int,
+    group: dist.ProcessGroup | None,
+) -> torch.Tensor:
+    """Rows `ids`, ascending, of a table whose rank r holds rows ``bounds[r] .. bounds[r + 1]``."""
+    ends = torch.searchsorted(ids, torch.tensor(bounds[1:], device=ids.device)).tolist()
+    asked = [end - begin for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+    counts = torch.empty(len(asked), dtype=torch.int64, device=ids.device)
+    dist.all_to_all_single(counts, torch.tensor(asked, device=ids.device), group=group)
     owed: list[int] = counts.tolist()
     wanted = ids.new_empty(sum(owed))
-    dist.all_to_all_single(wanted, ids, owed, asked)
+    dist.all_to_all_single(wanted, ids, owed, asked, group=group)
     rows = local.new_empty(len(ids), local.shape[1])
-    answer = local[wanted - processes.share(n).start]
-    dist.all_to_all_single(rows, answer, asked, owed)
+    answer = local[wanted - bounds[rank]]
+    dist.all_to_all_single(rows, answer, asked, owed, group=group)
     return rows
+
+
+class RowExchange:
+    """Fetches rows of a table of which each rank holds a run: each different row once.
+
+    Every rank must call, even if it needs no rows.
+
+    Args:
+        local: ``[rows here, d]``, on the device; never changes.
+        starts: the first row of each rank's run, ascending.
+        n: rows of the whole table.
+        rank: whose.
+        group: of the ranks; one of its own, so that rows can be fetched beside other exchanges.
+    """
+
+    def __init__(
+        self,
+        local: torch.Tensor,
+        starts: Sequence[int],
+        n: int,
+        rank: int,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self.local, self.bounds, self.rank, self.group = local, [*starts, n], rank, group
+
+    def different(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows of the different ids, ``[m, d]``, and the place of each id's among them."""
+        once, place = ids.long().unique(return_inverse=True)
+        return _exchanged(self.local, once, self.bounds, self.rank, self.group), place
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows ``[n, d]`` of ids ``[n]``."""
+        rows, place = self.different(ids)
+        return rows[place]
 
 
 def write_rows(file: Path, name: str, local: torch.Tensor, n: int, processes: Processes) -> None:
@@ -133,6 +178,48 @@ def write_rows(file: Path, name: str, local: torch.Tensor, n: int, processes: Pr
                 piece = torch.empty(min(step, rows - at), width)
                 dist.recv(piece, src=rank)
                 out.write(piece.numpy().data)
+
+
+def write_joined(file: Path, tensors: Mapping[str, torch.Tensor], processes: Processes) -> None:
+    """Write tensors of which each rank has a part, end to end, as one safetensors file.
+
+    Every rank must call. Rank 0 writes its own parts, then receives and writes the others' in
+    pieces.
+
+    Args:
+        file: the file to write, on rank 0.
+        tensors: by name, parts ``[n, ...]`` of any lengths.
+        processes: the ranks.
+    """
+    lengths = processes.all_gather({name: len(part) for name, part in tensors.items()})
+    order = file_order({name: part.dtype for name, part in tensors.items()})
+
+    def pieces(name: str, rows: int) -> Iterator[slice]:
+        step = max(1, PIECE // max(1, tensors[name].element_size() * _width(tensors[name])))
+        return (slice(at, min(at + step, rows)) for at in range(0, rows, step))
+
+    if processes.rank:
+        for name in order:
+            for piece in pieces(name, len(tensors[name])):
+                dist.send(tensors[name][piece].detach().cpu().contiguous(), dst=0)
+        return
+    with file.open("wb") as out:
+        whole = {name: sum(of_rank[name] for of_rank in lengths) for name in order}
+        shapes = {name: (whole[name], *tensors[name].shape[1:]) for name in order}
+        out.write(file_header({name: (tensors[name].dtype, shapes[name]) for name in order}))
+        for name in order:
+            part = tensors[name].detach().cpu()
+            for piece in pieces(name, len(part)):
+                out.write(part[piece].contiguous().numpy().data)
+            for rank in range(1, processes.world_size):
+                for piece in pieces(name, lengths[rank][name]):
+                    received = part.new_empty(piece.stop - piece.start, *part.shape[1:])
+                    dist.recv(received, src=rank)
+                    out.write(received.numpy().data)
+
+
+def _width(part: torch.Tensor) -> int:
+    return math.prod(part.shape[1:])
 
 
 def file_order(dtypes: Mapping[str, torch.dtype]) -> list[str]:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from cadc_rec.data.user_items import UserItems
+from cadc_rec.data.user_items import Taken
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.item_shard import Block, ItemShard, users_at_once
@@ -58,7 +58,7 @@ def held_out_ranks(
     user_vectors: torch.Tensor,
     item_vectors: torch.Tensor,
     targets: np.ndarray,
-    excluded: UserItems,
+    excluded: Taken,
     users: range | None = None,
     advance: Callable[[int], object] = lambda _: None,
     listed: Listed | None = None,
@@ -106,7 +106,7 @@ def ranks_of_blocks(
     vectors: Callable[[NDArray[np.int64]], torch.Tensor],
     items: torch.Tensor,
     targets: np.ndarray,
-    excluded: UserItems,
+    excluded: Taken,
     advance: Callable[[int], object] = lambda _: None,
     listed: Listed | None = None,
     top: TopItems | None = None,

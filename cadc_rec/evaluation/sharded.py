@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cadc_rec.data.user_items import UserItems
+from cadc_rec.data.user_items import Taken
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.evaluation.ranking import Listed, ranks_of_blocks, require_finite
 from cadc_rec.evaluation.top_items import TopItems
@@ -42,7 +42,7 @@ def ranks_by_share(
     users: torch.Tensor,
     items: torch.Tensor,
     targets: np.ndarray,
-    excluded: UserItems,
+    excluded: Taken,
     processes: Processes,
     n_items: int,
     advance: Callable[[int], object] = lambda _: None,

@@ -25,7 +25,7 @@ from cadc_rec.data.dataset import Attribute, coded_attribute, known_to_towers
 from cadc_rec.data.dense import DenseAttribute, side_by_side
 from cadc_rec.errors import CadcError
 from cadc_rec.export.programs import Program, padded_codes, pooled
-from cadc_rec.export.trained import Table, TrainedModel
+from cadc_rec.export.trained import Side, Table, TrainedModel
 from cadc_rec.models.forward import new_item_vectors
 from cadc_rec.pretrain.likeness import USERS, Likeness, gain, moved, reach
 from cadc_rec.serving.bundle import layout
@@ -37,6 +37,46 @@ _LEAST = 16
 
 Learned = Callable[..., torch.Tensor]
 """Codes, and vectors and numbers where any are read, to the learned part of vectors."""
+
+
+class GivenFeatures(nn.Module):
+    """What a tower reads of attributes that are given, in place of those of an id.
+
+    Args:
+        side: the tower's tables.
+        widths: places of each attribute's codes.
+    """
+
+    def __init__(self, side: Side, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.widths = list(widths)
+        self.means = [table.mean for table in side.features]
+        for number, table in enumerate(side.features):
+            self.register_buffer(f"values_{number}", table.weight)
+        self.layers = side.layers
+
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Of a program: ``codes``, and ``dense`` where vectors or numbers are read."""
+        codes: dict[str, tuple[int, ...]] = {"codes": (sum(self.widths),)}
+        return codes if self.layers is None else {**codes, "dense": (sum(self.layers.widths),)}
+
+    def forward(self, codes: torch.Tensor, dense: torch.Tensor | None = None) -> torch.Tensor:
+        """``[n, feature width]``.
+
+        Args:
+            codes: int64 ``[n, sum of widths]``, -1 where there are no more.
+            dense: float32 ``[n, some]``, vectors and numbers side by side, where any are read.
+        """
+        parts = [
+            pooled(getattr(self, f"values_{number}"), of_one, mean)
+            for number, (of_one, mean) in enumerate(
+                zip(codes.split(self.widths, 1), self.means, strict=True)
+            )
+        ]
+        if self.layers is not None:
+            parts.append(self.layers(dense))
+        return torch.cat(parts, 1)
 
 
 class NewItemProgram(nn.Module):
@@ -52,10 +92,7 @@ class NewItemProgram(nn.Module):
     def __init__(self, trained: TrainedModel, widths: Sequence[int]) -> None:
         super().__init__()
         self.widths, self.absent = list(widths), trained.model.leaves_ids_out
-        self.means = [table.mean for table in trained.item.features]
-        for number, table in enumerate(trained.item.features):
-            self.register_buffer(f"values_{number}", table.weight)
-        self.layers = trained.item.layers
+        self.features = GivenFeatures(trained.item, widths)
         tables = [*trained.item.ids, *([trained.targets] if trained.targets else [])]
         self.register_buffer("row", torch.cat([table.weight.mean(0) for table in tables]))
         self.tower = trained.model.item.without_tables()
@@ -63,10 +100,7 @@ class NewItemProgram(nn.Module):
     def program(self) -> Program:
         """The program of a bundle."""
         width = int(self.tower.last_layer().out_features)
-        inputs: dict[str, tuple[int, ...]] = {"codes": (sum(self.widths),)}
-        if self.layers is not None:
-            inputs["dense"] = (sum(self.layers.widths),)
-        return Program(self, inputs, width, floats=("dense",))
+        return Program(self, self.features.inputs, width, floats=("dense",))
 
     def forward(self, codes: torch.Tensor, dense: torch.Tensor | None = None) -> torch.Tensor:
         """Vectors ``[n, tower[-1]]``.
@@ -75,16 +109,8 @@ class NewItemProgram(nn.Module):
             codes: int64 ``[n, sum of widths]``, -1 where an item has no more.
             dense: float32 ``[n, some]``, vectors and numbers side by side, where any are read.
         """
-        parts = [
-            pooled(getattr(self, f"values_{number}"), of_one, mean)
-            for number, (of_one, mean) in enumerate(
-                zip(codes.split(self.widths, 1), self.means, strict=True)
-            )
-        ]
-        if self.layers is not None:
-            parts.append(self.layers(dense))
         rows = self.row.expand(codes.shape[0], -1)
-        return new_item_vectors(self.tower, rows, torch.cat(parts, 1), self.absent)
+        return new_item_vectors(self.tower, rows, self.features(codes, dense), self.absent)
 
 
 def code_widths(tables: Sequence[Table], attributes: Sequence[Attribute]) -> list[int]:
@@ -199,16 +225,28 @@ class NewItems:
         return torch.cat([*parts, likeness.of_vectors(rest)], 1)
 
     def _codes(self, new: Sequence[Attribute], count: int) -> torch.Tensor:
-        parts = []
-        for attribute, width in zip(new, self.widths, strict=True):
-            codes = padded_codes(attribute)
-            if codes.shape[1] > width:
-                raise CadcError(
-                    f"attribute {attribute.name}: an item has {codes.shape[1]} values, and the "
-                    f"model takes {width} at most; leave the least important ones out."
-                )
-            parts.append(torch.nn.functional.pad(codes, (0, width - codes.shape[1]), value=-1))
-        return torch.cat(parts, 1) if parts else torch.zeros(count, 0, dtype=torch.int64)
+        return given_codes(new, self.widths, count, "item")
+
+
+def given_codes(
+    attributes: Sequence[Attribute], widths: Sequence[int], count: int, side: str
+) -> torch.Tensor:
+    """Codes as programs take them, int64 ``[count, sum of widths]``, -1 where there are no more.
+
+    Raises:
+        CadcError: a user or item has more values of an attribute than there are places for.
+    """
+    parts = []
+    for attribute, width in zip(attributes, widths, strict=True):
+        codes = padded_codes(attribute)
+        if codes.shape[1] > width:
+            whose = "an item" if side == "item" else "a user"
+            raise CadcError(
+                f"attribute {attribute.name}: {whose} has {codes.shape[1]} values, and the model "
+                f"takes {width} at most; leave the least important ones out."
+            )
+        parts.append(torch.nn.functional.pad(codes, (0, width - codes.shape[1]), value=-1))
+    return torch.cat(parts, 1) if parts else torch.zeros(count, 0, dtype=torch.int64)
 
 
 def _some(attribute: Attribute, rows: NDArray[np.int64]) -> Attribute:
@@ -228,13 +266,13 @@ def _joined(first: Attribute, second: Attribute) -> Attribute:
     return Attribute(first.name, first.kind, first.size, indptr, values)
 
 
-def write_vectors(file: Path, ids: pa.Array, vectors: NDArray[np.float32]) -> None:
-    """Write ``item_id`` and ``vector``, a list of one length, whole or not at all."""
+def write_vectors(file: Path, side: str, ids: pa.Array, vectors: NDArray[np.float32]) -> None:
+    """Write ``SIDE_id`` and ``vector``, a list of one length, whole or not at all."""
     flat = pa.array(np.ascontiguousarray(vectors).ravel())
     lists = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
     draft = file.with_name(f".{file.name}.tmp")
     try:
-        pq.write_table(pa.table({"item_id": ids, "vector": lists}), draft)
+        pq.write_table(pa.table({f"{side}_id": ids, "vector": lists}), draft)
         draft.replace(file)
     except OSError as error:
         raise CadcError(f"{file}: cannot be written ({error.strerror}); correct --out.") from None

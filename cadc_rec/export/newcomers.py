@@ -88,6 +88,17 @@ class HistoryNewcomer(nn.Module):
         return vectors
 
 
+def row_fold(
+    fold: PriorConfig, rows_of_als: bool, trained: TrainedModel, pretrained: Pretrained
+) -> HistoryPrior | None:
+    """What stands in for the row of a user who has a history; None leaves it zero."""
+    if trained.history_length and rows_of_als and pretrained.ids is not None:
+        table = trained.item.ids[0].weight
+        if table.shape[1] == trained.user.id_width:
+            return HistoryPrior.of(table, fold)
+    return None
+
+
 def newcomer_program(
     fold: PriorConfig,
     history: HistoryConfig,
@@ -124,11 +135,6 @@ def newcomer_program(
         vectors = torch.from_numpy(items)
         folded = FoldedNewcomer(vectors, HistoryPrior.of(vectors, fold))
         return Program(folded, {"history": (_LENGTH,)})
-    of_row = None
-    if rows_of_als and pretrained.ids is not None:
-        table = trained.item.ids[0].weight
-        if table.shape[1] == trained.user.id_width:
-            of_row = HistoryPrior.of(table, fold)
-    newcomer: nn.Module = HistoryNewcomer(trained, of_row)
+    newcomer: nn.Module = HistoryNewcomer(trained, row_fold(fold, rows_of_als, trained, pretrained))
     inputs = {"history": (length,), **request_input(trained)}
     return Program(WithConstant(newcomer, 1.0) if latest else newcomer, inputs)

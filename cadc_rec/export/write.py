@@ -9,37 +9,28 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from cadc_rec import strict_json
-from cadc_rec.config.experiment import Experiment
-from cadc_rec.data.context import request_codes, requests_of_test_items
-from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.recent_popularity import LatestScores
-from cadc_rec.data.request_codes import RequestCodes
-from cadc_rec.data.transition_lists import ListedScores
-from cadc_rec.data.user_items import UserItems
+from cadc_rec.data.context import requests_of_test_items
+from cadc_rec.data.dense import DESCRIBED
 from cadc_rec.export.card import card_data, card_page, limits_of
+from cadc_rec.export.finished import Finished
 from cadc_rec.export.index import IndexKind, write_index
-from cadc_rec.export.new_items import NewItemProgram, NewItems, new_item_program
-from cadc_rec.export.newcomers import newcomer_program
+from cadc_rec.export.new_users import widths_of
 from cadc_rec.export.programs import Program, compile_program, save_program, tower_programs
 from cadc_rec.export.recorded import recorded_requests
-from cadc_rec.export.trained import TrainedModel, trained_towers
+from cadc_rec.export.trained import TrainedModel
 from cadc_rec.log import track
-from cadc_rec.pretrain.id_tables import Pretrained
-from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import manifest_of
 from cadc_rec.serving.bundle.signing import signature_of
-from cadc_rec.store.artifact import Artifact
 from cadc_rec.store.atomic import commit, folder_to_fill
 from cadc_rec.versions import library_versions
 
@@ -66,110 +57,6 @@ class Wanted:
     replace: bool = False
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A finished experiment.
-
-    Attributes:
-        experiment: its settings.
-        artifacts: by stage.
-        dataset: the prepared data.
-        pretrained: pre-trained vectors where there are any.
-        update: the update that the artifacts are of, for people: its ``day``, its ``number``, how
-            many there are (``of``) and all that as ``text``; None for a run.
-    """
-
-    experiment: Experiment
-    artifacts: Mapping[str, Artifact]
-    dataset: Dataset
-    pretrained: Pretrained
-    update: Mapping[str, Any] | None = None
-
-    @property
-    def name(self) -> str:
-        """What its bundle is called."""
-        e = self.experiment
-        update = f"-update{self.update['number']}" if self.update else ""
-        return f"{e.data.source}-{e.method}-seed{e.seed}{update}"
-
-    def trained(self) -> TrainedModel | None:
-        """The towers; None if tables are scored without any."""
-        return trained_towers(
-            self.experiment, self.artifacts, self.dataset, self.pretrained, self.listed()
-        )
-
-    def known(self) -> UserItems:
-        """The items left out of a test item's candidates, for each user in order of time."""
-        train = UserItems(self.dataset.user_indptr, self.dataset.train_item)
-        return train.and_one_each(self.dataset.val_item)
-
-    @cached_property
-    def new_items(self) -> NewItems:
-        """What gives vectors to items that no table has a row of."""
-        learned = self.new_item_program
-        widths = [] if learned is None else learned.widths
-        data = self.dataset
-        made = NewItems(
-            data.item_attributes,
-            self.vectors("item"),
-            learned,
-            widths,
-            known_dense=data.item_dense,
-        )
-        return replace(made, gain=made.gain_for(self.vectors("user")))
-
-    @cached_property
-    def new_item_program(self) -> NewItemProgram | None:
-        """What gives the learned part of their vectors, where anything reads attributes."""
-        trained = self.trained()
-        every = self.dataset.every_item_attributes()
-        return None if trained is None else new_item_program(trained, every)
-
-    def untaken(self) -> np.ndarray:
-        """Vectors of the items that nobody took yet; zeros where a vector counts who took it."""
-        count, known = self.dataset.n_untaken, self.vectors("item")
-        if not count or self.experiment.pretrain.model == "popularity":
-            return np.zeros((count, known.shape[1]), np.float32)
-        data = self.dataset
-        return self.new_items.vectors_of(data.untaken_attributes(), count, data.untaken_dense())
-
-    def fitted(self) -> FittedPrior | None:
-        """What was chosen of the prior; None where its settings stand."""
-        made = self.artifacts.get("prior")
-        return None if made is None else FittedPrior.open(made.path)
-
-    def listed(self) -> ListedScores | None:
-        """The scores that came on top of dot products when the test items were ranked."""
-        stages = [stage for stage in ("evaluate", "transitions") if stage in self.artifacts]
-        folders = [self.artifacts[stage].path for stage in stages]
-        return ListedScores.of_evaluation(self.artifacts["evaluate"].info, folders)
-
-    @cached_property
-    def codes(self) -> RequestCodes | None:
-        """What makes the codes of requests; None where no context had a part in the ranking."""
-        features = self.artifacts["evaluate"].info.get("context")
-        return request_codes(self.dataset, features) if features else None
-
-    @cached_property
-    def latest(self) -> LatestScores:
-        """What had been taken just before the log ended, where that has a part in the score."""
-        data, info = self.dataset, self.artifacts["evaluate"].info
-        return LatestScores.of_evaluation(info, data.train_timestamp, data.train_item, data.n_items)
-
-    def vectors(self, side: str) -> np.ndarray:
-        """The vectors of ``user`` or ``item`` that ranked the test items, and what is `latest`."""
-        vectors = self._evaluated(side)
-        return self.latest.of_users(vectors) if side == "user" else self.latest.of_items(vectors)
-
-    def every_item(self) -> np.ndarray:
-        """The same of all items, those that nobody took yet last."""
-        return np.concatenate([self.vectors("item"), self.untaken()])
-
-    def _evaluated(self, side: str) -> np.ndarray:
-        file = self.artifacts["evaluate"].path / f"{side}_vectors.safetensors"
-        return load_file(file)["vectors"]
-
-
 def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any]:
     """Write the bundle of a finished experiment to `out`.
 
@@ -179,7 +66,6 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
     Raises:
         CadcError: `out` exists or cannot be written, or an optional part cannot be made.
     """
-    experiment = finished.experiment
     with folder_to_fill(out, replace=wanted.replace) as folder:
         for file in (layout.ITEM_VECTORS, layout.INDEX, layout.QUERY):
             (folder / file).parent.mkdir()
@@ -194,17 +80,10 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
                 programs["new_item"] = finished.new_item_program.program()
             made = finished.new_items
             described["new_items"] = {"codes": list(made.widths), "gain": made.gain}
-            programs["newcomer"] = newcomer_program(
-                experiment.prior,
-                experiment.history,
-                experiment.pretrain.model == "als",
-                finished.dataset,
-                trained,
-                finished.pretrained,
-                finished.vectors("item"),
-                finished.fitted(),
-                finished.latest.scores is not None,
-            )
+            if finished.new_user_program is not None:
+                programs["new_user"] = finished.new_user_program
+            described["new_users"] = {"codes": widths_of(finished.new_user_program)}
+            programs["newcomer"] = finished.newcomer_program
             width = finished.vectors("item").shape[1]
             described["programs"] = _write_programs(programs, width, folder, wanted.aot)
             ticker.advance(1, "programs")
@@ -240,8 +119,11 @@ def _write_data(finished: Finished, folder: Path) -> None:
         (prepared / "users.parquet", layout.USERS),
         (prepared / "items.parquet", layout.ITEMS),
         (prepared / "attributes.json", layout.ATTRIBUTES),
+        (prepared / DESCRIBED, layout.DENSE),
     ):
-        shutil.copyfile(source, folder / name)
+        if source.exists():  # few datasets have vectors or numbers
+            shutil.copyfile(source, folder / name)
+    _write_json(folder / layout.COLUMNS, finished.columns.to_json())
     listed = finished.listed()
     if listed is not None:
         listed.lists.save(folder / layout.LISTS)

@@ -25,17 +25,20 @@ class ColdDropout:
     Args:
         rate: share of the ids of a step, in ``[0, 1)``.
         seed: of the draws.
+        device: where ids are.
     """
 
-    def __init__(self, rate: float, seed: int) -> None:
+    def __init__(self, rate: float, seed: int, device: torch.device | None = None) -> None:
         self.rate, self.seed = rate, seed
+        # On the device and always the same tensors, so that a recorded step reads the new words.
+        self._words = {side: torch.zeros((), dtype=torch.int64, device=device) for side in _SIDES}
         self.begin(0)
 
     def begin(self, step: int) -> None:
         """Go to step number `step` of the whole training."""
         keys = [(self.seed, Purpose.COLD_DROPOUT, side, step) for side in _SIDES.values()]
-        words = [int(bit_generator(key).random_raw()) for key in keys]
-        self._words = dict(zip(_SIDES, words, strict=True))
+        for word, key in zip(self._words.values(), keys, strict=True):
+            word.fill_(_signed(int(bit_generator(key).random_raw())))
 
     def present(self, side: str, ids: torch.Tensor) -> torch.Tensor:
         """1.0 where an id is there and 0.0 where it is absent, float32 ``[n, 1]``.
@@ -45,7 +48,7 @@ class ColdDropout:
             ids: int64 ``[n]``.
         """
         # SplitMix64: the id is the counter, the step's word where the sequence starts.
-        x = (ids.long() + 1) * _signed(_GOLDEN) + _signed(self._words[side])
+        x = (ids.long() + 1) * _signed(_GOLDEN) + self._words[side]
         for shift, factor in _MIX:
             x = (x ^ _shifted(x, shift)) * _signed(factor)
         drawn = _shifted(x ^ _shifted(x, 31), 64 - _BITS)

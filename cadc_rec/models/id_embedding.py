@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
 
+from cadc_rec.distributed.rows import RowExchange
 from cadc_rec.distributed.sharding import build_collection
 from cadc_rec.models.rows import Cache, one_id_each, wait
 
@@ -98,6 +99,11 @@ class FrozenIds(TrainableIds):
     replica: torch.Tensor | None = None
     """The whole table's live rows, where this process holds them all: read directly then, for a
     collection's way to them takes a millisecond of each step. `build_model` sets it."""
+    exchange: RowExchange | None = None
+    """Where each rank holds a run of the rows: fetches them. A collection pools, so its row-wise
+    shards send partial sums of everybody's rows to everybody. `build_model` sets it, too."""
+    fetched: tuple[torch.Tensor, torch.Tensor] | None = None
+    """Ids whose rows were fetched before they are asked for, and the rows."""
 
     def __init__(self, side: str, rows: int, dim: int, device: torch.device) -> None:
         super().__init__(side, rows, dim, device)
@@ -128,8 +134,25 @@ class FrozenIds(TrainableIds):
         if self._kept is not None and self.training:
             known, vectors = self._kept
             return vectors[torch.searchsorted(known, ids)]
-        vectors = super().rows(ids) if self.replica is None else self.replica[ids]
+        if self.fetched is not None and self.fetched[0] is ids:
+            return self.fetched[1]
+        return self.fetch(ids)
+
+    @torch.no_grad()
+    def fetch(self, ids: torch.Tensor) -> torch.Tensor:
+        """The frozen vectors of int64 ids ``[n]`` from where they are."""
+        if self.replica is not None:
+            vectors = self.replica[ids]
+        elif self.exchange is not None:
+            vectors = self.exchange(ids)
+        else:
+            vectors = super().rows(ids)
         return vectors.float()  # itself, unless the table is stored as fp16
+
+    @property
+    def fetches(self) -> bool:
+        """Whether training has other ranks send the rows that it looks up."""
+        return self.exchange is not None and self._kept is None
 
     @torch.no_grad()
     def sums(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -139,9 +162,12 @@ class FrozenIds(TrainableIds):
             ids: int64 ``[n]``, bag after bag.
             lengths: int32 ``[bags]``, ids of each.
         """
+        starts = (lengths.cumsum(0) - lengths).to(torch.int64)
         if self.replica is not None:
-            starts = (lengths.cumsum(0) - lengths).to(torch.int64)
             return F.embedding_bag(ids, self.replica, starts, mode="sum").float()
+        if self.exchange is not None:
+            rows, place = self.exchange.different(ids)
+            return F.embedding_bag(place, rows.float(), starts, mode="sum")
         bags = KeyedJaggedTensor(keys=[self.name], values=ids, lengths=lengths)
         return wait(self.table(bags)).values().float()
 

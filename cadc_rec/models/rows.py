@@ -144,7 +144,7 @@ def as_many_each(
     )
 
 
-@functools.lru_cache(maxsize=32)
+@functools.cache  # for good: a recorded step reads them where they are
 def _equal_bags(device: torch.device, each: int, power: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Lengths and offsets of fewer than 2^power bags; what a step needs is a part of them."""
     with torch.inference_mode(False):  # or training could not use them

@@ -187,6 +187,20 @@ class TwoTower(nn.Module):
                 frozen |= {f"{side}.dense.tables.{name}": table for name, table in of_side}
         return frozen
 
+    def frozen_reads(self, batch: Batch[torch.Tensor]) -> list[tuple[FrozenIds, torch.Tensor]]:
+        """The frozen tables whose rows a step looks up, each with the ids, for `FrozenIds.fetched`.
+
+        Not those that are read of histories, nor what stays the same in every step.
+        """
+        sides = [(batch.users, self.user)]
+        sides += [] if batch.whole else [(batch.items, self.item)]
+        found = []
+        for ids, tower in sides:
+            tables = [tower.ids, *(tower.dense.of_ids().values() if tower.dense else ())]
+            tables += [] if self.targets is None or tower is self.user else [self.targets]
+            found += [(table, ids) for table in tables if isinstance(table, FrozenIds)]
+        return found
+
     def forward(
         self,
         batch: Batch[torch.Tensor],

@@ -14,8 +14,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.differences import Run, difference
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.pipeline.table import MAKER, STAGES, TABLE
-from cadc_rec.store.artifact import Artifact, read_manifest
-from cadc_rec.store.manifest import MANIFEST
+from cadc_rec.store.artifact import Artifact, committed, read_manifest
 
 _SHOWN = 5  # runs that are listed
 
@@ -27,7 +26,7 @@ def require_finished(pipeline: Pipeline, until: str = "evaluate") -> dict[str, A
         CadcError: the work folder has no such run; names the runs that it has.
     """
     # In an empty work folder, raw data that may be large are not even read, or fetched.
-    some = any((pipeline.workdir / "prepare").glob(f"*/{MANIFEST}"))
+    some = bool(committed(pipeline.workdir, "prepare"))
     found = pipeline.found(until) if some else None
     if found is None:
         raise CadcError(_none_found(pipeline, until))
@@ -62,9 +61,9 @@ def _runs(workdir: Path) -> Iterator[Run]:
     by_fingerprint: dict[tuple[str, str], Artifact] = {}
     evaluations: list[Artifact] = []
     for stage in STAGES:
-        for file in sorted((workdir / stage).glob(f"*/{MANIFEST}")):
+        for folder in committed(workdir, stage):
             with contextlib.suppress(CadcError):  # damaged, or of another version of cadc-rec
-                made = Artifact(file.parent, read_manifest(file.parent))
+                made = Artifact(folder, read_manifest(folder))
                 by_fingerprint[stage, made.fingerprint] = made
                 if stage == "evaluate":
                     evaluations.append(made)

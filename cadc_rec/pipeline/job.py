@@ -25,6 +25,7 @@ from cadc_rec.pipeline.pipeline import Pipeline, launched
 from cadc_rec.pipeline.rank_log import rank_log
 from cadc_rec.store.artifact import Artifact, open_artifact
 from cadc_rec.store.atomic import make_folder, write_atomically
+from cadc_rec.store.remote.origin import origin_of, work_folder
 from cadc_rec.versions import require_trio
 
 if TYPE_CHECKING:
@@ -65,6 +66,10 @@ def opened(
         SystemExit: another rank speaks.
     """
     given = given or {}
+    workdir = work_folder(workdir)
+    origin = origin_of(workdir)
+    if origin is not None and int(os.environ.get("RANK", 0)) == 0:
+        origin.require_usable()
 
     def launch(force_train: bool) -> None:
         told = {

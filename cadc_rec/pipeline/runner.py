@@ -76,15 +76,18 @@ class StageRunner:
         drafts: dict[int, Draft] = {}
         made: dict[str, Artifact] = {}
 
+        def work() -> None:
+            build = load()
+            started = time.perf_counter()
+            build(dict(sorted(drafts.items())))
+            for draft in drafts.values():
+                draft.seconds = time.perf_counter() - started
+
         def make(left: Sequence[int]) -> None:
             """All that are left, each within the draft of the one before it."""
             if not left:
-                if drafts and self.group.rank == 0:
-                    build = load()
-                    started = time.perf_counter()
-                    build(dict(sorted(drafts.items())))
-                    for draft in drafts.values():
-                        draft.seconds = time.perf_counter() - started
+                if drafts:
+                    self._by_chief(work)
                 return
             place, *others = left
             job = jobs[place]
@@ -117,8 +120,13 @@ class StageRunner:
     def _alone(self, job: Job, alone: Callable[[Job], Alone]) -> Artifact:
         """Rank 0 works, the others wait."""
         load = cache(lambda: alone(job))
-        chief = self.group.rank == 0
-        return self._run(job, lambda draft: load()(draft) if chief else None, load)
+        return self._run(job, lambda draft: self._by_chief(lambda: load()(draft)), load)
+
+    def _by_chief(self, work: Callable[[], object]) -> None:
+        if self.processes is None:
+            work()
+        else:
+            self.processes.by_chief(work)
 
     def _together(self, job: Job, together: Callable[[Job], Together]) -> Artifact:
         """All ranks work."""

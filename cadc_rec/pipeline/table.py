@@ -153,7 +153,14 @@ def _transitions(job: Job) -> Together:
 
     e = job.experiment
     return lambda processes, draft: build_transitions(
-        e.transitions, e.pretrain.scale, e.seed, job.open_dataset(), processes, draft
+        e.transitions,
+        e.pretrain.scale,
+        e.seed,
+        job.open_dataset(),
+        processes,
+        draft,
+        e.sharding,
+        e.compute.mf_tables,
     )
 
 

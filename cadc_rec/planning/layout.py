@@ -41,6 +41,8 @@ class RankMemory:
     mlps: int
     attributes: int
     rows: int
+    staged: int = 0
+    """Always the host's: the copy that a checkpoint is written from."""
 
     @property
     def total(self) -> int:
@@ -136,6 +138,7 @@ def rank_memory(
     frozen: frozenset[str],
     machines: Machines,
     rows: int,
+    checkpoints: bool = False,
 ) -> list[RankMemory]:
     """What each rank holds under a plan, beside what validation and pre-training take.
 
@@ -147,6 +150,7 @@ def rank_memory(
         frozen: names of those that never change.
         machines: the processes.
         rows: bytes of D_sel's rows on a GPU.
+        checkpoints: whether training is saved on its way.
     """
     on_gpu = machines.device == "cuda"
     trained = frozenset(table.name for table in tables) - frozen
@@ -167,6 +171,9 @@ def rank_memory(
                 mlps=mlps,
                 attributes=attributes,
                 rows=rows,
+                staged=memory.staged_bytes(tables, trained, module, config, rank)
+                if checkpoints
+                else 0,
             )
         )
     return ranks

@@ -63,6 +63,25 @@ def mlp_bytes(module: nn.Module, config: TrainConfig) -> int:
     return elements * _FLOAT * (1 + _ADAM + trained_copies(config))
 
 
+def staged_bytes(
+    tables: Iterable[PlannedTable],
+    trained: frozenset[str],
+    module: nn.Module,
+    config: TrainConfig,
+    rank: int,
+) -> int:
+    """A rank's copy, in host memory, of what a checkpoint holds: weights, copies, two moments."""
+    copies = 1 + trained_copies(config) + (_ADAM - 1)
+    part = sum(
+        s.rows * s.columns
+        for table in tables
+        if table.name in trained
+        for s in table.shards
+        if s.rank == rank
+    )
+    return copies * (part * _FLOAT + mlp_bytes(module, config) // (copies + 1))
+
+
 def attribute_bytes(sizes: Sizes, device: str) -> int:
     """Attribute values, whole on every rank, as `SideFeatures` holds them there.
 

@@ -45,6 +45,18 @@ class ExperimentPlan:
     pretrain: PretrainPlan | None
     problems: list[str]
 
+    def notes(self) -> Iterator[str]:
+        """What fits, and could be better."""
+        kept = [table for table in self.tables if table.name in self.frozen]
+        used = {shard.rank for table in kept for shard in table.shards}
+        chosen = self.machines.device == "cuda" and self.sharding.frozen == "auto"
+        if chosen and 0 < len(used) < self.machines.world_size:
+            yield (
+                f"frozen tables lie on {len(used)} of {self.machines.world_size} GPUs, which "
+                "answer all of their lookups; sharding.frozen = 'row_wise' spreads them over "
+                "all: compare the estimated cost of a step."
+            )
+
     def cost(self) -> tuple[float, float]:
         """Estimated milliseconds a step of the slowest rank: forward, backward."""
         forward = [0.0] * self.machines.world_size
@@ -81,7 +93,8 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
             )
             rows = memory.row_bytes(experiment, sizes, machines)
             train = experiment.train
-            ranks = rank_memory(train, sizes, module, tables, frozen, machines, rows)
+            saved = bool(experiment.checkpoint.every_seconds or experiment.checkpoint.every_epochs)
+            ranks = rank_memory(train, sizes, module, tables, frozen, machines, rows, saved)
         except DoesNotFitError:
 
             def fits(sharding: ShardingConfig, machines: Machines) -> bool:
@@ -94,7 +107,7 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
             )
         width = module.vector_width()
         validation = memory.validation_bytes(sizes, width, machines)
-        problems += _beside_tables(ranks, validation, width, sizes, reserve, machines)
+        problems += _beside_tables(ranks, validation, width, sizes, experiment, machines)
     return ExperimentPlan(
         experiment.sharding, sizes, machines, tables, frozen, ranks, validation, pretrain, problems
     )
@@ -105,26 +118,34 @@ def _beside_tables(
     validation: int,
     width: int,
     sizes: Sizes,
-    reserve: float,
+    experiment: Experiment,
     machines: Machines,
 ) -> Iterator[str]:
     """Sentences on what does not fit although the tables do."""
-    usable = machines.usable(reserve)
+    usable = machines.usable(experiment.sharding.reserve)
     fullest = max(ranks, key=lambda rank: rank.total, default=None)
     if fullest is not None and fullest.total - fullest.rows <= usable < fullest.total:
         others = in_units(fullest.total - fullest.rows)
         yield (
             f"train: rank {fullest.rank} holds {in_units(fullest.rows)} of D_sel's rows and of "
             f"what users know beside {others} of all else, more than the {in_units(usable)} it may "
-            "fill; set loader.kind = 'stream', which holds a part of the rows at a time, or "
-            "train.exclude_known = false, or use more processes."
+            f"fill; {_fewer_rows(experiment)}use more processes."
         )
     elif fullest is not None and fullest.total > usable:
         yield (
             f"train: rank {fullest.rank} holds {in_units(fullest.tables)} of tables and "
             f"{in_units(fullest.total - fullest.tables)} besides (optimizer state and copies of "
             f"trained tables, MLPs, attributes), more than the {in_units(usable)} it may fill; "
-            "set sharding.trainable = 'auto', or use more processes."
+            f"{_spread(experiment)}use more processes."
+        )
+    most = max(ranks, key=lambda rank: _of_host(rank, machines), default=None)
+    if most is not None and most.staged and _of_host(most, machines) > machines.host_bytes:
+        beside = in_units(_of_host(most, machines) - most.staged)
+        yield (
+            f"train: rank {most.rank} copies {in_units(most.staged)} to host memory for each "
+            f"checkpoint, beside {beside} that it holds there, more than the "
+            f"{in_units(machines.host_bytes)} it has; use more processes, or more host memory "
+            "(--ddr), or save nothing on the way (checkpoint.every_seconds = 0, every_epochs = 0)."
         )
     held = validation + (fullest.total if fullest is not None else 0)
     if held > machines.memory:
@@ -135,3 +156,25 @@ def _beside_tables(
             f"{in_units(machines.memory)} it has; use more processes or a smaller last width of "
             "model.tower."
         )
+
+
+def _of_host(rank: RankMemory, machines: Machines) -> int:
+    """Bytes of host memory that a rank holds while it trains."""
+    return rank.staged + (rank.host if machines.device == "cuda" else rank.total)
+
+
+def _fewer_rows(experiment: Experiment) -> str:
+    """What would hold fewer rows of D_sel and of what users know, and is not set yet."""
+    changes = []
+    by_example = experiment.history.length or len(experiment.context.features)
+    if experiment.loader.kind != "stream" and not by_example:
+        changes.append("loader.kind = 'stream', which holds a part of the rows at a time, or ")
+    if experiment.train.exclude_known:
+        changes.append("train.exclude_known = false, or ")
+    return "set " + "".join(changes) if changes else ""
+
+
+def _spread(experiment: Experiment) -> str:
+    """What would spread trained tables, where it is not set yet."""
+    set_already = experiment.sharding.trainable == "auto"
+    return "" if set_already else "set sharding.trainable = 'auto', or "

@@ -28,6 +28,7 @@ class PretrainPlan:
         training: the most that it holds while it trains.
         validation: what it holds while the result is ranked.
         interactions: the part of `training` that grows with their number; 0 if it is not known.
+        dealable: whether several processes could each hold their own rows.
     """
 
     model: str
@@ -35,6 +36,7 @@ class PretrainPlan:
     training: int
     validation: int
     interactions: int = 0
+    dealable: bool = False
 
     @property
     def most(self) -> int:
@@ -66,13 +68,15 @@ class PretrainPlan:
             )
             return
         whole = (sizes.users + sizes.items) * width * 4
-        deal = "set compute.mf_tables = 'partitioned', or " if self.model == "mf" else ""
+        deal = "set compute.mf_tables = 'partitioned', or " if self.dealable else ""
+        change = f"more processes do not help: {deal}use"
+        if self.dealable and machines.world_size == 1:  # on one there is nothing to deal
+            change = "use more processes,"
         yield (
             f"pretrain: each process holds both tables whole ({sizes.users:,} users and "
             f"{sizes.items:,} items x {width} fp32 = {in_units(whole)}) and with the solver's "
             f"working copies {in_units(self.most)}, more than the {in_units(usable)} it may fill; "
-            f"more processes do not help: {deal}use fewer rows, fewer pretrain.factors, or "
-            f"{needs} of memory for each process."
+            f"{change} fewer rows, fewer pretrain.factors, or {needs} of memory for each process."
         )
 
 
@@ -98,14 +102,21 @@ def plan_pretraining(
     index = 4 if entries < 2**31 else 8
     if config.model == "mlp":  # replicated, with a gradient and Adam's moments
         return PretrainPlan("mlp", "replicated", 4 * both, 0)
-    if config.model == "als":  # and the side it solves, twice
-        solved = max(sizes.users, sizes.items) * width * 4
+    usable = (1 - reserve) * machines.memory
+    if config.model == "als":
         # Columns and values of both orders; two arrays of products while a side is solved.
         kept = 2 * entries * (index + 2 * _FLOAT)
         training = kept + 2 * entries * _FLOAT
-        held = both + solved + training
-        return PretrainPlan("als", "replicated", held, both + ranked + kept, training)
-    usable = (1 - reserve) * machines.memory
+        if partitions(mf_tables, "squares", extent, usable):
+            fetched = extent.partitioned_bytes(block_rows(machines.memory, width), copies=2)
+            own = both // machines.world_size
+            return PretrainPlan(
+                "als", "partitioned", fetched + training, own + ranked + kept, training
+            )
+        held = extent.squares_bytes() + training
+        return PretrainPlan(
+            "als", "replicated", held, both + ranked + kept, training, dealable=True
+        )
     divided = partitions(mf_tables, config.loss, extent, usable)
     kept = 2 * entries * index  # the other side's row of each interaction, in both orders
     training = kept + _drawn(config, entries, index, divided, machines)
@@ -116,7 +127,7 @@ def plan_pretraining(
         held = extent.replicated_bytes()
         own = both + 3 * both // machines.world_size
     tables = "partitioned" if divided else "replicated"
-    return PretrainPlan("mf", tables, held + training, own + ranked + kept, training)
+    return PretrainPlan("mf", tables, held + training, own + ranked + kept, training, dealable=True)
 
 
 def _drawn(

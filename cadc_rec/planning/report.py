@@ -45,12 +45,12 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
     yield ""
     fullest = max(plan.ranks, key=lambda rank: rank.total)
     emptiest = min(plan.ranks, key=lambda rank: rank.total)
-    rows: list[tuple[str, ...]] = [
-        ("memory", "tables", "state", "MLPs", "attributes", "rows", "together", "host (UVM)")
-    ]
+    on_device = ("tables", "state", "MLPs", "attributes", "rows", "together")
+    rows: list[tuple[str, ...]] = [("memory", *on_device, "host (UVM)", "saved")]
     for name, rank in (("fullest", fullest), ("emptiest", emptiest)):
         rows.append((f"{name}, rank {rank.rank}", *map(in_units, _parts(rank))))
     yield from _columns(rows)
+    yield "  saved: in host memory, the copy that a checkpoint is written from"
     yield f"  in validation also: {in_units(plan.validation)} on each process"
     yield ""
     forward, backward = plan.cost()
@@ -58,6 +58,7 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
         "estimated cost of a step on the slowest rank, by the planner's model of the device: "
         f"{forward:,.2f} ms of lookups, {backward:,.2f} ms of their backward pass"
     )
+    yield from plan.notes()
 
 
 def _interactions(plan: PretrainPlan, rows: int) -> str:
@@ -79,6 +80,7 @@ def plan_document(plan: ExperimentPlan) -> dict[str, Any]:
         "communication": plan.sharding.communication,
         "fits": not plan.problems,
         "problems": plan.problems,
+        "notes": list(plan.notes()),
         "pretrain": None
         if plan.pretrain is None
         else {
@@ -93,7 +95,8 @@ def plan_document(plan: ExperimentPlan) -> dict[str, Any]:
 
 
 def _parts(rank: RankMemory) -> tuple[int, ...]:
-    return (rank.tables, rank.state, rank.mlps, rank.attributes, rank.rows, rank.total, rank.host)
+    on_device = (rank.tables, rank.state, rank.mlps, rank.attributes, rank.rows, rank.total)
+    return (*on_device, rank.host, rank.staged)
 
 
 def _table_row(plan: ExperimentPlan, table: PlannedTable) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from cadc_rec.config.data import DataConfig
 from cadc_rec.errors import CadcError
-from cadc_rec.store.artifact import read_manifest
+from cadc_rec.store.artifact import bring, committed, read_manifest
+from cadc_rec.store.manifest import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -162,39 +163,40 @@ def find_sizes(
 def _prepared(data: DataConfig, workdir: Path) -> Sizes | None:
     """Of the dataset last prepared with these settings, whatever archive it was."""
     wanted = data.decisive()
-    manifests = sorted(
-        (workdir / "prepare").glob("*/manifest.json"), key=lambda file: file.stat().st_mtime
-    )
-    for file in reversed(manifests):
-        manifest = read_manifest(file.parent)
+    folders = committed(workdir, "prepare")
+    folders.sort(key=lambda folder: (folder / MANIFEST).stat().st_mtime)
+    for folder in reversed(folders):
+        manifest = read_manifest(folder)
         info = manifest["info"]
         asked = {k: v for k, v in manifest["settings"].items() if k != "code"}
         if asked != wanted or not _same_world(data, info):
             continue
-        sides = json.loads((file.parent / "attributes.json").read_text("utf-8"))
+        bring(folder, ("attributes.json", "dense.json"))
+        sides = json.loads((folder / "attributes.json").read_text("utf-8"))
         user, item = (
             tuple(
-                _attribute(file.parent / f"{side}s.parquet", a, int(info[f"{side}s"]))
+                _attribute(folder, f"{side}s.parquet", a, int(info[f"{side}s"]))
                 for a in sides[side]
             )
             for side in ("user", "item")
         )
         dense: list[tuple[PlannedDense, ...]] = [(), ()]
-        if (file.parent / "dense.json").is_file():
-            described = json.loads((file.parent / "dense.json").read_text("utf-8"))
+        if (folder / "dense.json").is_file():
+            described = json.loads((folder / "dense.json").read_text("utf-8"))
             dense = [tuple(map(PlannedDense.of, described[side])) for side in ("user", "item")]
         ids = int(info["users"]), int(info["items"])
         rows = int(info["train"])
-        return Sizes(*ids, str(file.parent), user, item, dense[0], dense[1], rows)
+        return Sizes(*ids, str(folder), user, item, dense[0], dense[1], rows)
     return None
 
 
-def _attribute(file: Path, described: dict[str, Any], ids: int) -> PlannedAttribute:
+def _attribute(folder: Path, file: str, described: dict[str, Any], ids: int) -> PlannedAttribute:
     """An entry of ``attributes.json``, with how many values the first `ids` ids have."""
     name, kind, size = described["name"], described["kind"], int(described["size"])
     if kind != "multi":
         return PlannedAttribute(name, kind, size)
-    lists = pq.read_table(file, columns=[name])[name].slice(0, ids)
+    bring(folder, (file,))
+    lists = pq.read_table(folder / file, columns=[name])[name].slice(0, ids)
     lengths = pc.list_value_length(lists)
     total, longest = pc.sum(lengths).as_py() or 0, pc.max(lengths).as_py() or 0
     return PlannedAttribute(name, kind, size, total / max(1, ids), longest)

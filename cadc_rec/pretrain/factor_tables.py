@@ -21,9 +21,11 @@ from dataclasses import dataclass
 
 import torch
 
+from cadc_rec.config.experiment import ShardingConfig
 from cadc_rec.data.randomness import Key, normal_blocks
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.rows import fetch_rows
+from cadc_rec.distributed.sharding import process_memory
 from cadc_rec.pretrain.kernels import DrawnPattern, Pattern
 
 _DENSE = 8  # ids are marked in an array of all rows, where those are at most this many times more
@@ -72,6 +74,23 @@ class FactorTable(ABC):
     def blocks(self, positives: Pattern, negatives: Pattern | DrawnPattern) -> Iterator[Block]:
         """The pieces of a half-step of the OTHER side, this one held fixed. All must call."""
 
+    @abstractmethod
+    def pieces(self, entries: Pattern) -> Iterator[tuple[slice, Pattern, torch.Tensor]]:
+        """Pieces of rows of the OTHER side, and this side's rows that they need. All must call.
+
+        Yields:
+            Rows within the rank's share of the other side; their entries, whose columns index
+            what comes next; rows of this table ``[m, dim]``, not to be written to.
+        """
+
+    @abstractmethod
+    def rows_at(self, ids: torch.Tensor) -> torch.Tensor:
+        """Some rows ``[m, dim]``, a copy; ids are int64 ``[m]``. All must call."""
+
+    @abstractmethod
+    def gram(self) -> torch.Tensor:
+        """``table' table`` over all rows, float64 ``[dim, dim]``. All must call."""
+
 
 class ReplicatedTable(FactorTable):
     """A table that every rank holds whole.
@@ -94,6 +113,18 @@ class ReplicatedTable(FactorTable):
     def blocks(self, positives: Pattern, negatives: Pattern | DrawnPattern) -> Iterator[Block]:
         """All rows at once."""
         yield Block(slice(None), (positives, negatives), self.weight.clone())
+
+    def pieces(self, entries: Pattern) -> Iterator[tuple[slice, Pattern, torch.Tensor]]:
+        """All rows at once."""
+        yield slice(None), entries, self.weight
+
+    def rows_at(self, ids: torch.Tensor) -> torch.Tensor:
+        """See `FactorTable`."""
+        return self.weight[ids]
+
+    def gram(self) -> torch.Tensor:
+        """See `FactorTable`."""
+        return self.weight.double().t() @ self.weight.double()
 
 
 class PartitionedTable(FactorTable):
@@ -130,6 +161,22 @@ class PartitionedTable(FactorTable):
             self.fetched += len(ids)
             first, second = index_of.split([len(mine.col), len(drawn.col)])
             yield Block(rows, (Pattern(mine.crow, first), Pattern(drawn.crow, second)), others)
+
+    def pieces(self, entries: Pattern) -> Iterator[tuple[slice, Pattern, torch.Tensor]]:
+        """As many pieces on every rank, some of them empty."""
+        nothing = Pattern(torch.zeros_like(entries.crow), entries.col[:0])
+        for block in self.blocks(entries, nothing):
+            yield block.rows, block.patterns[0], block.others
+
+    def rows_at(self, ids: torch.Tensor) -> torch.Tensor:
+        """See `FactorTable`."""
+        asked, place = torch.unique(ids, return_inverse=True)
+        return fetch_rows(self.local, asked, self.n, self.processes)[place]
+
+    def gram(self) -> torch.Tensor:
+        """See `FactorTable`."""
+        mine = self.local.double()
+        return self.processes.all_reduce_sum(mine.t() @ mine)
 
 
 def _cuts(crow: torch.Tensor, entries: int) -> list[slice]:
@@ -197,14 +244,46 @@ class Extent:
         gathered = larger + 2 * larger // self.world_size if self.world_size > 1 else 0
         return user + item + own + max(larger, gathered)
 
-    def partitioned_bytes(self, block: int) -> int:
+    def squares_bytes(self) -> int:
+        """The same of alternating least squares: both tables, and the side that is gathered."""
+        user, item = self._bytes(self.users), self._bytes(self.items)
+        return user + item + max(user, item)
+
+    def partitioned_bytes(self, block: int, copies: int = 1 + _ADAM) -> int:
         """The most that a rank of partitioned tables holds.
 
-        Its own rows, with gradient and moments; `block` rows fetched and, on average over the
-        ranks, as many sent.
+        Its own rows and as large `copies` of them (gradient and moments; of least squares what
+        they are solved for); `block` rows fetched and, on average over the ranks, as many sent.
         """
-        own = (1 + _ADAM) * self._bytes(self.users + self.items) // self.world_size
+        own = copies * self._bytes(self.users + self.items) // self.world_size
         return own + 2 * self._bytes(min(block, max(self.users, self.items)))
+
+
+def plain_tables(
+    rows: tuple[int, int],
+    width: int,
+    processes: Processes,
+    sharding: ShardingConfig,
+    wanted: str,
+) -> tuple[FactorTable, FactorTable]:
+    """Two tables of zeros for alternating least squares, as ``compute.mf_tables`` lays them.
+
+    Args:
+        rows: of each.
+        width: of both.
+        processes: the ranks; all must call.
+        sharding: what memory tables may fill.
+        wanted: ``compute.mf_tables``.
+    """
+    memory = processes.broadcast(process_memory(processes, sharding))
+    extent = Extent(*rows, width, processes.world_size)
+    if partitions(wanted, "squares", extent, (1 - sharding.reserve) * memory):
+        block = block_rows(memory, width)
+        left, right = (PartitionedTable(n, width, processes, block) for n in rows)
+        return left, right
+    whole = (torch.zeros(n, width, device=processes.device) for n in rows)
+    first, second = (ReplicatedTable(table, processes) for table in whole)
+    return first, second
 
 
 def block_rows(memory: int, width: int) -> int:
@@ -217,10 +296,11 @@ def partitions(wanted: str, loss: str, extent: Extent, usable: float) -> bool:
 
     Args:
         wanted: ``compute.mf_tables``.
-        loss: ``pretrain.loss``; a softmax needs all items.
+        loss: ``pretrain.loss``, or ``squares``.
         extent: sizes.
         usable: bytes that tables may fill on each rank, the same on every one.
     """
-    if extent.world_size == 1 or loss == "softmax" or wanted == "replicated":
+    if extent.world_size == 1 or wanted == "replicated":
         return False
-    return wanted == "partitioned" or extent.replicated_bytes() > usable
+    whole = extent.squares_bytes() if loss == "squares" else extent.replicated_bytes()
+    return wanted == "partitioned" or whole > usable

@@ -34,7 +34,8 @@ from cadc_rec.data.randomness import Purpose, positional_integers
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.models.sparse import weighted_sums
 from cadc_rec.pretrain.alternating import Interactions
-from cadc_rec.pretrain.factor_tables import ReplicatedTable
+from cadc_rec.pretrain.factor_tables import FactorTable, ReplicatedTable
+from cadc_rec.pretrain.kernels import Pattern
 
 _AT_ONCE = 2**22  # logits held at once: 16 MB
 
@@ -51,28 +52,32 @@ class Rows:
 
     def __init__(
         self,
-        table: ReplicatedTable,
+        table: FactorTable,
         indptr: np.ndarray,
         columns: np.ndarray,
         config: PretrainConfig,
     ) -> None:
-        self.table, self.weight, self.l2 = table, table.weight, config.l2
+        self.table, self.l2, self.device = table, config.l2, table.local.device
         share = table.rows
         self.rows = slice(share.start, share.stop)
         first, last = int(indptr[share.start]), int(indptr[share.stop])
         index = np.int32 if last - first < 2**31 else np.int64
         self.crow, self.col = (
-            torch.from_numpy(array.astype(index, copy=False)).to(self.weight.device)
+            torch.from_numpy(array.astype(index, copy=False)).to(self.device)
             for array in (indptr[share.start : share.stop + 1] - first, columns[first:last])
         )
-        self.ones = torch.ones(len(self.col), device=self.weight.device)
-        self.count = self.crow.diff().to(self.weight.dtype)
+        self.ones = torch.ones(len(self.col), device=self.device)
+        self.count = self.crow.diff().to(table.local.dtype)
         self.local = nn.Parameter(table.local)  # shares the table's memory
         self.adam = torch.optim.Adam([self.local], lr=config.learning_rate, fused=True)
 
-    def taken(self, other: torch.Tensor) -> torch.Tensor:
+    def taken(self, other: FactorTable) -> torch.Tensor:
         """Sums of the other table's rows over this rank's interactions ``[own rows, dim]``."""
-        return weighted_sums(self.crow, self.col, self.ones, other)
+        found = torch.empty_like(self.local.detach())
+        for rows, pattern, others in other.pieces(Pattern(self.crow, self.col)):
+            ones = self.ones[: len(pattern.col)]
+            found[rows] = weighted_sums(pattern.crow, pattern.col, ones, others)
+        return found
 
     def step(self, gradient: torch.Tensor) -> None:
         """One Adam step along `gradient` ``[own rows, dim]`` and L2; the ranks exchange rows."""
@@ -86,7 +91,7 @@ class SoftmaxSolver:
 
     Args:
         user: the users' table, updated in place.
-        item: the items', a row's bias last; its softmax needs all rows, so both are whole.
+        item: the items', a row's bias last.
         data: D_full.
         config: epochs, learning rate, L2, size of the sample.
         seed: of the initial vectors and of every epoch's samples.
@@ -96,8 +101,8 @@ class SoftmaxSolver:
 
     def __init__(
         self,
-        user: ReplicatedTable,
-        item: ReplicatedTable,
+        user: FactorTable,
+        item: FactorTable,
         data: Interactions,
         config: PretrainConfig,
         seed: int,
@@ -121,11 +126,11 @@ class SoftmaxSolver:
 
     def user_gradient(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Gradient of this rank's users ``[own rows, dim]``, and their summed loss."""
-        side, item = self.users, self.items.weight
+        side, item = self.users, self.items.table
         mine, gradient = _as_factors(side.local.detach()), side.taken(item).neg_()
         loss = (mine * gradient).sum(dtype=torch.float64)
-        candidates = item[self._sampled_items(epoch)]
-        missing = np.log(len(item) / len(candidates))  # of every sum over items
+        candidates = item.rows_at(self._sampled_items(epoch))
+        missing = np.log(item.n / len(candidates))  # of every sum over items
         for rows in _chunks(len(mine), len(candidates)):
             logits = mine[rows] @ candidates.t()
             count = side.count[rows]
@@ -137,25 +142,47 @@ class SoftmaxSolver:
 
     def item_gradient(self, epoch: int) -> torch.Tensor:
         """Gradient of this rank's items ``[own rows, dim]``."""
-        side, item = self.items, self.items.weight
-        user = _as_factors(self.users.weight)
         sample, weight = self._sampled_users(epoch)
+        users = _as_factors(self.users.table.rows_at(sample))
+        taken = self.items.taken(self.users.table)
+        taken[:, -1] = self.items.count  # of users' rows with 1 in place of the bias
+        whole = isinstance(self.items.table, ReplicatedTable)
+        pushed = self._pushed_of_users(users, weight) if whole else self._pushed(users, weight)
+        return pushed.sub_(taken)
+
+    def _pushed_of_users(self, users: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """What sampled users push this rank's items by; each rank takes its share of the users."""
+        assert isinstance(self.items.table, ReplicatedTable)
+        item = self.items.table.weight
         pushed = torch.zeros_like(item)
-        share = self.processes.share(len(sample))
+        share = self.processes.share(len(users))
         for rows in _chunks(len(share), len(item)):
             part = slice(share.start + rows.start, share.start + rows.stop)
-            of_part = user[sample[part]]
-            share_of = (of_part @ item.t()).softmax(1).mul_(weight[part, None])
-            pushed.addmm_(share_of.t(), of_part)
-        pushed = self.processes.all_reduce_sum(pushed)[side.rows]
-        return pushed.sub_(side.taken(user))
+            share_of = (users[part] @ item.t()).softmax(1).mul_(weight[part, None])
+            pushed.addmm_(share_of.t(), users[part])
+        return self.processes.all_reduce_sum(pushed)[self.items.rows]
+
+    def _pushed(self, users: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The same where no rank has all items: each takes its own, for all of the users."""
+        item = self.items.local.detach()
+        pushed = torch.zeros_like(item)
+        longest = -(-self.items.table.n // self.processes.world_size)
+        for rows in _chunks(len(users), longest):  # as many on every rank
+            logits = users[rows] @ item.t()
+            lowest = torch.full((len(logits),), -torch.inf, device=item.device)
+            most = logits.max(1).values if len(item) else lowest
+            share_of = logits.sub_(self.processes.all_reduce_max(most)[:, None]).exp_()
+            total = self.processes.all_reduce_sum(share_of.sum(1))
+            share_of.mul_((weight[rows] / total)[:, None])
+            pushed.addmm_(share_of.t(), users[rows])
+        return pushed
 
     def _sampled_items(self, epoch: int) -> torch.Tensor:
         """The items that stand for all, int64; all of them where they are few."""
         count, n = self.config.shared_negatives, self.data.n_items
         key = (self.seed, Purpose.MF_NEGATIVE_ITEMS, epoch)
         drawn = positional_integers(key, 0, count, n) if count < n else np.arange(n)
-        return torch.from_numpy(drawn).to(self.items.weight.device)
+        return torch.from_numpy(drawn).to(self.items.device)
 
     def _sampled_users(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The users that stand for all, int64, and for how many interactions each stands."""
@@ -166,7 +193,7 @@ class SoftmaxSolver:
             weight = np.full(count, len(data) / count)
         else:
             drawn, weight = np.arange(data.n_users), np.diff(data.user_indptr)
-        device = self.items.weight.device
+        device = self.items.device
         return (
             torch.from_numpy(drawn.astype(np.int64)).to(device),
             torch.from_numpy(weight.astype(np.float32)).to(device),

@@ -214,5 +214,5 @@ def _popularity(dataset: Dataset) -> torch.Tensor:
 
 def _logarithms(dataset: Dataset) -> tuple[np.ndarray, float, float]:
     """log(1 + interactions) of every item, their mean, and their deviation (1 where it is 0)."""
-    logarithms = np.log1p(np.bincount(dataset.train_item, minlength=dataset.n_items))
+    logarithms = np.log1p(dataset.item_counts)
     return logarithms, float(logarithms.mean()), float(logarithms.std()) or 1.0

@@ -6,73 +6,91 @@ the settings say.
 
 In: D_full. Out: a CSR matrix of the pairs that occur. The interactions are taken in the order of
 their items, a block at a time: all pairs of a block are written out, sorted by counting (linear,
-and in a cache) and summed before the next block's are. So beside the matrix only D_full, twice,
-and one block stand in memory; nothing is compiled.
+and in a cache) and summed before the next block's are. So beside the matrix only the places of the
+interactions and one block stand in memory; nothing is compiled. Several processes each take a
+share of the items that lead to others: rows of the matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from cadc_rec.config.experiment import TransitionsConfig
+from cadc_rec.data.columns import rows_of_items
 from cadc_rec.data.dataset import Dataset
 
 _PARTS = ("data", "indices", "indptr")
+Total = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""The sum of an array over all processes."""
 _BLOCK = 2**19  # pairs written out at once: their targets and weights are 6 MB
 
 
 def transition_matrix(
-    dataset: Dataset, config: TransitionsConfig, block: int = _BLOCK
+    dataset: Dataset,
+    config: TransitionsConfig,
+    block: int = _BLOCK,
+    items: range | None = None,
+    total: Total = lambda values: values,
 ) -> sparse.csr_array:
-    """The damped matrix ``[n_items, n_items]``, float32: how often a row's item led to a column's.
+    """Rows of the damped matrix, float32: how often a row's item led to a column's.
 
     Args:
         dataset: D_full, a user's rows in the order of time; held-out items have no part in it.
         config: window, decay and damping.
         block: pairs written out at once, about; the result does not depend on it.
+        items: consecutive ones, whose rows are wanted; default: all.
+        total: where other processes count the other rows, the sum over all; all must call.
+
+    Returns:
+        ``[items, n_items]``.
     """
-    n = dataset.n_items
-    counts = _sum_of_blocks(dataset, config, block)
+    items = range(dataset.n_items) if items is None else items
+    counts = _sum_of_blocks(dataset, config, block, items)
     if config.normalization:
-        _normalize(counts, config.normalization)
+        _normalize(counts, config.normalization, total)
     if config.damping == "log":
         np.log1p(counts.data, out=counts.data)
     return sparse.csr_array(
-        (counts.data.astype(np.float32), counts.indices, counts.indptr), shape=(n, n)
+        (counts.data.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape
     )
 
 
-def _normalize(counts: sparse.csr_array, power: float) -> None:
+def _normalize(counts: sparse.csr_array, power: float, total: Total) -> None:
     """Divide each count by (row sum x column sum) ** power, then all by their mean; in place."""
-    if not counts.nnz:
+    (pairs,) = total(np.array([counts.nnz], np.float64))
+    if not pairs:
         return
     source, lengths = counts.sum(axis=1), np.diff(counts.indptr)
-    target = counts.sum(axis=0)
+    target = total(counts.sum(axis=0))
     counts.data /= (np.repeat(source, lengths) * target[counts.indices]) ** power
-    counts.data /= counts.data.mean()
+    (whole,) = total(np.array([counts.data.sum()]))
+    counts.data /= whole / pairs
 
 
-def _sum_of_blocks(dataset: Dataset, config: TransitionsConfig, block: int) -> sparse.csr_array:
-    """The counts, float64; columns ascend in a row."""
+def _sum_of_blocks(
+    dataset: Dataset, config: TransitionsConfig, block: int, items: range
+) -> sparse.csr_array:
+    """The counts ``[items, n_items]``, float64; columns ascend in a row."""
     n, window = dataset.n_items, config.window
-    places, first = _places_by_item(dataset.train_item, n)
-    steps = np.arange(1, window + 1, dtype=places.dtype)
-    followers = np.append(dataset.train_item, np.full(window, n, np.int32))
+    places = rows_of_items(dataset.train_item, items)
+    of = dataset.train_item[places] - items.start
+    first = np.concatenate([[0], np.cumsum(np.bincount(of, minlength=len(items)))])
+    steps = np.arange(1, window + 1)
+    last = len(dataset.train_item) - 1
     # Every block costs a pass over all columns, so it has at least as many pairs.
     size = max(1, max(block, n) // window)
     weights = np.tile(config.decay ** (steps - 1.0), min(size, len(places)))
-    lengths = np.zeros(n + 1, np.int64)
+    lengths = np.zeros(len(items) + 1, np.int64)
     data, indices = [np.empty(0)], [np.empty(0, np.int32)]
     for sources, part in _pieces(first, size):
         mine = places[part]
         after = mine[:, None] + steps
-        targets = followers.take(after)
+        targets = dataset.train_item[np.minimum(after, last)]
         end = dataset.user_indptr[dataset.train_user[mine] + 1]
         targets[after >= end[:, None]] = n  # what another user took: a column to be cut off
         starts = np.clip(first[sources.start : sources.stop + 1], part.start, part.stop)
@@ -84,27 +102,17 @@ def _sum_of_blocks(dataset: Dataset, config: TransitionsConfig, block: int) -> s
         indices.append(summed.indices)
     pointers = np.cumsum(lengths)
     counts = sparse.csr_array(
-        (np.concatenate(data), np.concatenate(indices), pointers), shape=(n, n)
+        (np.concatenate(data), np.concatenate(indices), pointers), shape=(len(items), n)
     )
     counts.sum_duplicates()  # of an item whose interactions fill more than a block; else nothing
     return counts
-
-
-def _places_by_item(
-    items: NDArray[np.int32], n: int
-) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
-    """Positions of D_full in the order of their items ``[rows]``, and where each item's begin."""
-    places = np.arange(len(items), dtype=np.int32 if len(items) < 2**31 else np.int64)
-    row = sparse.csr_array((places, items, [0, len(items)]), shape=(1, n))
-    by_item = row.tocsc()  # a counting sort
-    return by_item.data, by_item.indptr.astype(np.int64)
 
 
 def _pieces(first: NDArray[np.int64], size: int) -> Iterator[tuple[range, slice]]:
     """Cut the ordered places into whole items, of about `size` places, and larger items apart.
 
     Args:
-        first: ``[n_items + 1]``, where each item's places begin.
+        first: ``[items + 1]``, where each item's places begin.
         size: places of a piece at most.
 
     Yields:

@@ -14,23 +14,25 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from cadc_rec.errors import CadcError
-from cadc_rec.store.atomic import commit, empty_folder
+from cadc_rec.store.atomic import commit, empty_folder, make_folder
 from cadc_rec.store.manifest import (
     MANIFEST,
     digest,
-    file_entry,
+    file_entries,
     read_sealed,
     verify_files,
     write_sealed,
 )
+from cadc_rec.store.remote.origin import UNSENT, Origin, origin_of
 from cadc_rec.versions import library_versions
 
 SCHEMA_VERSION = 1
@@ -153,7 +155,7 @@ def run_stage(
     """
     group = group or SoloGroup()
     key = artifact_key(stage, settings, inputs)
-    final = workdir / stage / key
+    final, origin = workdir / stage / key, origin_of(workdir)
     if group.rank != 0:
         found, draft_path = group.broadcast(None)
         if not found:
@@ -161,13 +163,12 @@ def run_stage(
             group.barrier()
         return Artifact(final, read_manifest(final), cached=found)
 
-    if os.path.exists(final) and not force:
+    if not force and _exists(final, origin):
         return _open_together(final, group)
     warm_up()
-    with empty_folder(workdir, stage, key, wait=wait) as folder:
-        if (
-            os.path.exists(final) and not force
-        ):  # another job has finished it meanwhile, or the sweep brought it back
+    with empty_folder(workdir, stage, key, wait=wait, origin=origin) as folder:
+        # Another job may have finished it meanwhile, or the sweep brought it back.
+        if not force and _exists(final, origin):
             return _open_together(final, group)
         group.broadcast((False, str(folder)))
         draft = Draft(folder)
@@ -176,16 +177,55 @@ def run_stage(
         taken = time.perf_counter() - started if draft.seconds is None else draft.seconds
         body = _manifest(stage, key, settings, inputs, draft, draft.seconds_before + taken)
         manifest = write_sealed(folder, body)
-        commit(folder, final)
+        won = _commit(folder, final, origin, force)
     group.barrier()
-    return Artifact(final, manifest)
+    return Artifact(final, manifest) if won else open_artifact(final)
 
 
 def stage_exists(
     workdir: Path, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Artifact | str]
 ) -> bool:
     """Whether `run_stage` would find this artifact."""
-    return os.path.exists(workdir / stage / artifact_key(stage, settings, inputs))
+    final = workdir / stage / artifact_key(stage, settings, inputs)
+    origin = origin_of(workdir)
+    return os.path.exists(final) if origin is None else origin.has(f"{stage}/{final.name}")
+
+
+def committed(workdir: Path, stage: str) -> list[Path]:
+    """The folders of a stage's artifacts; of a work folder in a store, those it has now.
+
+    Each has its manifest, and its files once `open_artifact` has been called.
+    """
+    origin = origin_of(workdir)
+    if origin is not None:
+        return origin.known(stage)
+    return sorted(file.parent for file in (workdir / stage).glob(f"*/{MANIFEST}"))
+
+
+def bring(folder: Path, names: Iterable[str]) -> None:
+    """Have some files of a committed artifact here, those of these names that it has."""
+    origin = origin_of(folder.parent.parent)
+    if origin is not None:
+        files = read_manifest(folder)["files"]
+        origin.fetch(folder, {name: files[name] for name in names if name in files})
+
+
+def _exists(final: Path, origin: Origin | None) -> bool:
+    if origin is None:
+        return os.path.exists(final)
+    return origin.find(f"{final.parent.name}/{final.name}")
+
+
+def _commit(draft: Path, final: Path, origin: Origin | None, force: bool) -> bool:
+    """Make the draft the artifact; False where another writer's stands there, in a store."""
+    if origin is None:
+        commit(draft, final)
+        return True
+    unsent = origin.folder / UNSENT / final.parent.name / final.name
+    make_folder(unsent.parent, origin.folder)
+    shutil.rmtree(unsent, ignore_errors=True)
+    commit(draft, unsent)
+    return origin.send(f"{final.parent.name}/{final.name}", replace=force)
 
 
 def _open_together(final: Path, group: Group) -> Artifact:
@@ -201,9 +241,15 @@ def open_artifact(path: Path, *, cached: bool = False) -> Artifact:
     Raises:
         CadcError: it is missing or of another schema, or a file changed.
     """
+    origin = origin_of(path.parent.parent)
+    if origin is not None:
+        origin.require(path)
     manifest = read_manifest(path)
     files = manifest["files"]
-    verify_files(path, files, files, "a finished artifact", _remedy(path))
+    if origin is not None:
+        origin.fetch(path, files)
+    else:
+        verify_files(path, files, files, "a finished artifact", _remedy(path))
     known = {path / name for name in (MANIFEST, *files)}
     for file in path.rglob("*"):
         if file.is_file() and file not in known:
@@ -232,11 +278,8 @@ def _manifest(
     draft: Draft,
     seconds: float,
 ) -> dict[str, Any]:
-    files = {
-        str(file.relative_to(draft.path)): file_entry(file)
-        for file in sorted(draft.path.rglob("*"))
-        if file.is_file()
-    }
+    every = (file for file in sorted(draft.path.rglob("*")) if file.is_file())
+    files = file_entries(draft.path, every)
     contents = {name: entry["sha256"] for name, entry in files.items()}
     return {
         "schema_version": SCHEMA_VERSION,

@@ -17,22 +17,30 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cadc_rec.errors import BusyError, CadcError
 from cadc_rec.log import log
+
+if TYPE_CHECKING:
+    from cadc_rec.store.remote.origin import Origin
 
 _TEMPORARY = ".tmp"
 _REPLACED = ".old"
 _LOOK_SECONDS = 1.0
 _ABANDONED_SECONDS = 24 * 3600.0
-_ADDRESS = re.compile("[a-z][a-z0-9+.-]+:/")  # pathlib makes one slash of two
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextlib.contextmanager
 def empty_folder(
-    workdir: Path, stage: str, key: str, *, wait: bool | float = False
+    workdir: Path,
+    stage: str,
+    key: str,
+    *,
+    wait: bool | float = False,
+    origin: Origin | None = None,
 ) -> Iterator[Path]:
     """A locked, empty folder to fill; gone on the way out unless it was committed.
 
@@ -42,6 +50,7 @@ def empty_folder(
         key: names the folder.
         wait: until another job that fills the same folder has ended, or for so many seconds; a
             line says so.
+        origin: the store that the work folder belongs to; it is locked there as well.
 
     Raises:
         CadcError: the work folder cannot be used, another job fills the same folder, or the disk
@@ -52,7 +61,17 @@ def empty_folder(
     waited = f"waiting for another job that is making {workdir / stage / key}" if wait else ""
     seconds = math.inf if wait is True else float(wait)
     with _filled(workdir, f"{stage}-{key}", busy, waited, seconds) as folder:
-        yield folder
+        if origin is None:
+            yield folder
+            return
+        with origin.leased(f"{stage}-{key}", waited, seconds) as mine:
+            if not mine:
+                raise BusyError(
+                    f"{origin.address}: {busy} give this one a work folder of its own with "
+                    "--workdir."
+                )
+            origin.sweep(stage)
+            yield folder
 
 
 @contextlib.contextmanager
@@ -99,11 +118,8 @@ def make_folder(path: Path, workdir: Path) -> None:
     """Make a folder in a work folder, and its parents, if they do not exist.
 
     Raises:
-        CadcError: it cannot be made, or it is no folder but the address of an object store.
+        CadcError: it cannot be made.
     """
-    if _ADDRESS.match(str(workdir)):
-        address = str(workdir).replace(":/", "://", 1)
-        raise CadcError(f"{address}: results are kept in folders; name one of a file system.")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

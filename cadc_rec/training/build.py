@@ -17,8 +17,9 @@ from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose, normal_blocks
 from cadc_rec.data.recent_popularity import RecentScores
 from cadc_rec.data.transition_lists import ListedScores
+from cadc_rec.distributed.planner import rows_are_sent
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.distributed.rows import join_shares
+from cadc_rec.distributed.rows import RowExchange, join_shares
 from cadc_rec.distributed.sharding import shard_model
 from cadc_rec.distributed.state import load_state, local_tensors
 from cadc_rec.errors import CadcError
@@ -180,7 +181,7 @@ def build_model(
                 f"model.cold_dropout = {rate} leaves ids out, and the towers read nothing else; "
                 "name attributes of users or items, or set model.cold_dropout = 0."
             )
-        model.use_absence(ColdDropout(rate, experiment.seed))
+        model.use_absence(ColdDropout(rate, experiment.seed, processes.device))
     sharding = experiment.sharding
     device = processes.device.type
     fuse_table_optimizer(model, experiment.train, sharding.trainable, device)
@@ -192,7 +193,7 @@ def build_model(
     _initialize_tables(sharded, experiment.seed)
     weights = pretrained_weights(model, pretrained)
     load_state(wrapped, weights, keep=lambda name: name in weights)
-    _read_replicas_directly(sharded)
+    _read_rows_directly(sharded)
     if processes.world_size > 1:
         model.use_catalogue(_divided(dataset.n_items, processes))
     return sharded
@@ -248,16 +249,35 @@ def _divided(n_items: int, processes: Processes) -> Catalogue:
     return Catalogue(n_items, processes.device, processes.share(n_items), join)
 
 
-def _read_replicas_directly(model: ShardedTwoTower) -> None:
-    """Give frozen tables their rows, where the plan put the whole table on every rank."""
+def _read_rows_directly(model: ShardedTwoTower) -> None:
+    """Give frozen tables their rows where the plan put all of them on every rank, or runs of them.
+
+    A cache on the GPU is known to TorchRec's collections alone, so they are asked where there is
+    one.
+    """
     rows = {
         local.name: local.tensor
         for local in local_tensors(model.wrapped, lambda name: is_frozen(name, model.module))
     }
-    plan = model.plan()
+    plan, group, processes = model.plan_in_full(), None, model.processes
     for prefix, table in model.module.frozen_tables().items():
-        if plan[f"{prefix}.table.{table.name}"] == "data_parallel":
-            table.replica = rows[f"{prefix}.table.embedding_bags.{table.name}.weight"]
+        planned = plan[f"{prefix}.table.{table.name}"]
+        mine = rows.get(f"{prefix}.table.embedding_bags.{table.name}.weight")
+        if planned["sharding"] == "data_parallel":
+            table.replica = mine
+        elif _in_runs(planned, processes.world_size):
+            assert mine is not None
+            group = group or processes.device_group()
+            starts = [shard["offsets"][0] for shard in planned["shards"]]
+            n = sum(shard["sizes"][0] for shard in planned["shards"])
+            table.exchange = RowExchange(mine, starts, n, processes.rank, group)
+
+
+def _in_runs(planned: Mapping[str, Any], ranks: int) -> bool:
+    """Whether each of several ranks holds a run of the rows, in their order, and sends them."""
+    sent = rows_are_sent(planned["sharding"], planned["kernel"])
+    everybody = ranks > 1 and planned["ranks"] == list(range(ranks))
+    return sent and everybody and all(shard["sizes"][0] for shard in planned["shards"])
 
 
 def pretrained_weights(model: TwoTower, pretrained: Pretrained) -> dict[str, torch.Tensor]:

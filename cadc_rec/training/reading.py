@@ -231,8 +231,7 @@ def negatives_of(
 
     weights = np.ones(dataset.n_items, np.int64)
     if popular:
-        frequency = np.bincount(dataset.train_item, minlength=dataset.n_items)
-        weights = popularity_weights(frequency, negatives.alpha)
+        weights = popularity_weights(dataset.item_counts, negatives.alpha)
     return WeightedNegatives(weights, known if unknown else None)
 
 

@@ -44,7 +44,9 @@ def table_rules(model: TwoTower, config: ShardingConfig, world_size: int) -> dic
     if frozen == "auto" and world_size == 1 and config.frozen_kernel == "auto":
         # One process has nothing to exchange, and the planner's choice would pay for it.
         frozen = "data_parallel"
-    of_frozen = TableRule(frozen, config.frozen_kernel, config.cache_share, config.frozen_storage)
+    of_frozen = TableRule(
+        frozen, config.frozen_kernel, config.cache_share, config.frozen_storage, one_id=True
+    )
     of_trained = TableRule(config.trainable, config.trainable_kernel, trained=True)
     rules: dict[str, TableRule] = {}
     for side, tower in (("user", model.user), ("item", model.item)):

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,19 +17,21 @@ import torch
 from torch import nn
 
 from cadc_rec.config.experiment import TrainConfig
-from cadc_rec.data.load.batches import Batch
 from cadc_rec.data.load.position import advanced, taken
 from cadc_rec.distributed.fused_lookups import begin_adam_step, fused_adams
-from cadc_rec.distributed.lookup_pipeline import LookupPipeline, Rows
-from cadc_rec.distributed.processes import Processes, matmul_precision
+from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
 from cadc_rec.log import Ticker, track
 from cadc_rec.models.two_tower import TwoTower
-from cadc_rec.training.batches.source import AnyLoader, Batches, BatchSource, source_on
+from cadc_rec.training.batches.source import AnyLoader, BatchSource, source_on
 from cadc_rec.training.checkpoints import Checkpoints, NoCheckpoints
 from cadc_rec.training.context import Requests
 from cadc_rec.training.kept import Histories
 from cadc_rec.training.losses import Objective, make_objective
+from cadc_rec.training.steps.ahead import FrozenReads
+from cadc_rec.training.steps.pipelined import PipelinedSteps
+from cadc_rec.training.steps.runner import StepRunner, step_runner
+from cadc_rec.training.steps.step import Step
 from cadc_rec.training.training_state import Progress, TrainingState
 
 Validate = Callable[[], dict[str, float]]
@@ -75,6 +76,8 @@ class Trainer:
         histories: histories and contexts of the loader's examples, if the model reads any.
         matmul: how a step multiplies float32 matrices on a GPU, see `matmul_precision`.
         before_step: called with the number of each step, counted from 0 over all epochs.
+        graphs: whether a GPU's steps are CUDA graphs, see `step_runner`.
+        reads: what a step looks up in frozen tables, to be fetched while the one before computes.
         ahead: the model's towers, to send the ids of coming steps to their trained tables ahead of
             time; None leaves that to each step.
     """
@@ -91,26 +94,22 @@ class Trainer:
         histories: Histories | Requests | None = None,
         matmul: str = "float32",
         before_step: Callable[[int], object] = lambda _: None,
+        graphs: str = "auto",
+        reads: FrozenReads | None = None,
         ahead: TwoTower | None = None,
     ) -> None:
-        device = processes.device
-        self.objective = objective or make_objective(config)
         self.model, self.optimizer = model, optimizer
         self.batches: BatchSource = source_on(
-            device,
+            processes.device,
             loader,
             histories is not None and histories.on_host,
             config.epochs,
         )
         self.config, self.processes, self.trains = config, processes, trains
-        self.histories, self.matmul, self.before_step = histories, matmul, before_step
-        self._shares: dict[int, torch.Tensor] = {}
-        self._adams = fused_adams(model)
-        self._ahead, self._pipeline = ahead, None
-        if ahead is not None:
-            self._pipeline = LookupPipeline(
-                ahead.trained_tables(), ahead.looked_up, self._after_lookups, optimizer, device
-            )
+        self.before_step, self.graphs, self.reads = before_step, graphs, reads
+        self._ahead, self._adams = ahead, fused_adams(model)
+        loss = objective or make_objective(config)
+        self.step = Step(model, optimizer, loss, processes, histories, config.precision, matmul)
 
     def fit(
         self,
@@ -134,13 +133,24 @@ class Trainer:
         state = TrainingState(self.model, self.optimizer, self.trains, self.processes, horizon)
         checkpoints.resume(state)
         progress = state.progress
+        fused = any(kind.startswith("fused") for kind in state.optimizers().values())
+        runner: StepRunner
+        if self._ahead is not None:
+            runner = PipelinedSteps(self.batches, self.step, self._ahead)
+        else:
+            runner = step_runner(
+                self.graphs, self.batches, self.step, self.processes, fused, self.reads
+            )
         for entry in progress.epochs:
             on_epoch(entry)
         steps = config.epochs * per_epoch
         with track(title, steps, "steps", visible=self.processes.rank == 0) as ticker:
             ticker.begin_at(progress.steps(per_epoch))
             while not self._ended(progress):
-                entry = {"epoch": progress.epoch, "loss": self._epoch(state, ticker, checkpoints)}
+                entry = {
+                    "epoch": progress.epoch,
+                    "loss": self._epoch(state, runner, ticker, checkpoints),
+                }
                 seconds, progress.epoch_seconds = progress.epoch_seconds, 0.0
                 due = progress.epoch % config.evaluate_every == 0 or progress.epoch == config.epochs
                 if validate is not None and due:
@@ -189,7 +199,9 @@ class Trainer:
         ticker.advance(0, note)
         return measured
 
-    def _epoch(self, state: TrainingState, ticker: Ticker, checkpoints: Checkpoints) -> float:
+    def _epoch(
+        self, state: TrainingState, runner: StepRunner, ticker: Ticker, checkpoints: Checkpoints
+    ) -> float:
         """What is left of a pass over this rank's rows; returns the mean loss over all ranks."""
         self.model.train()
         progress, per_epoch = state.progress, self.batches.steps
@@ -205,15 +217,12 @@ class Trainer:
             progress.training_seconds += now - started
             started = now
 
-        with (
-            contextlib.closing(self.batches.epoch(epoch, before)) as batches,
-            contextlib.closing(self._steps(batches)) as steps,
-        ):
-            for step in range(taken(before), per_epoch):
+        with contextlib.closing(runner.inputs(epoch, before)) as steps:
+            for step, given in enumerate(steps, start=taken(before)):
                 number = (epoch - 1) * per_epoch + step
                 self._schedule(number)
                 self.before_step(number)
-                state.loss += next(steps)
+                state.loss += runner.take(given)
                 state.average.update()
                 ticker.advance()
                 if step + 1 < per_epoch:
@@ -241,98 +250,3 @@ class Trainer:
                 else:
                     group["lr"] = rate
         begin_adam_step(self._adams, step, rate)
-
-    def _steps(self, batches: Batches) -> Generator[torch.Tensor, None, None]:
-        """This rank's part of each step's mean loss; a step is taken when it is asked for."""
-        if self._pipeline is None:
-            for batch in batches:
-                yield self._step(batch)
-            return
-        with contextlib.closing(self._pipeline.steps(batches)) as steps:
-            while True:
-                with matmul_precision(self.matmul, self.processes.device):
-                    part = next(steps, None)
-                if part is None:
-                    return
-                yield part
-
-    def _step(self, batch: Batch[torch.Tensor]) -> torch.Tensor:
-        """One optimizer step; returns this rank's part of the step's mean loss."""
-        device = self.processes.device
-        inputs = [] if self.histories is None else self.histories.inputs(batch)
-        if device.type != "cpu":
-            batch = batch.each(lambda tensor: tensor.to(device, non_blocking=True))
-        self.optimizer.zero_grad(set_to_none=True)
-        terms = self._terms(batch)
-        with matmul_precision(self.matmul, device):
-            loss = self._loss(batch, inputs)
-            loss.backward(self._share(terms))
-        self.optimizer.step()
-        return loss.detach() / terms
-
-    def _after_lookups(
-        self, batch: Batch[torch.Tensor], rows: Rows
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a step takes the gradient of, and its part of the mean loss."""
-        assert self._ahead is not None
-        self._ahead.take_ahead(rows)
-        terms = self._terms(batch)
-        loss = self._loss(batch, [] if self.histories is None else self.histories.inputs(batch))
-        return loss * self._share(terms), loss.detach() / terms
-
-    def _loss(self, batch: Batch[torch.Tensor], inputs: list[Any]) -> torch.Tensor:
-        """The summed loss of a batch on the device."""
-        with forward_precision(self.config.precision, self.processes.device):
-            loss: torch.Tensor = self.model(batch, *inputs, loss=self.objective.loss)
-        return loss
-
-    def _terms(self, batch: Batch[torch.Tensor]) -> int:
-        return self.objective.terms(max(1, batch.positives))  # few rows, many ranks
-
-    def _share(self, terms: int) -> torch.Tensor:
-        """What a step's gradients are of: the mean over so many terms, on the device.
-
-        They are averaged over the ranks; the mean over all terms wants them summed. Steps have one
-        of two numbers of terms, and each is sent to the device once.
-        """
-        if terms not in self._shares:
-            one = torch.ones((), device=self.processes.device)
-            self._shares[terms] = one * self.processes.world_size / terms
-        return self._shares[terms]
-
-
-def forward_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """What a training forward pass runs in; made anew for each step, for it keeps cast weights.
-
-    Under bfloat16 its matrix products are bfloat16's, by autocast. Weights, their gradients,
-    optimizer state, frozen tables, sparse products and the loss are float32 either way, and so is
-    everything that is validated or evaluated.
-
-    Args:
-        precision: ``float32`` or ``bfloat16``.
-        device: where the step runs.
-    """
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 itself; emulation is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # No public way to ask: AVX-512 with its bfloat16 instructions on x86, or their like on ARM.
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def refuse_precision(precision: str, device: torch.device, supported: bool) -> None:
-    """Raise where the device cannot train as asked.
-
-    Raises:
-        CadcError: bfloat16 was asked for and is not `supported`.
-    """
-    if precision == "bfloat16" and not supported:
-        raise CadcError(
-            f"train.precision = 'bfloat16': this {device.type.upper()} has no bfloat16 products; "
-            "set it to 'float32'."
-        )

@@ -17,7 +17,7 @@ from cadc_rec.log import log
 from cadc_rec.pipeline.finished import require_finished
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.pipeline.table import MAKER, TABLE
-from cadc_rec.store.artifact import Artifact, open_artifact, read_manifest
+from cadc_rec.store.artifact import Artifact, committed, open_artifact, read_manifest
 from cadc_rec.store.manifest import MANIFEST
 
 STAGE = "updates"
@@ -71,11 +71,11 @@ def updates_of(workdir: Path, line: str) -> list[Update]:
 def _records(workdir: Path) -> list[tuple[str, Update]]:
     """Every finished update of a work folder with the name of its line, the newest first."""
     found = []
-    for file in (workdir / STAGE).glob(f"*/{MANIFEST}"):
-        record = read_manifest(file.parent)
+    for folder in committed(workdir, STAGE):
+        record = read_manifest(folder)
         info = record["info"]
         number, day, artifacts, report = (info[n] for n in ("number", "day", "artifacts", "report"))
-        update = Update(number, file.parent, day, info.get("name", ""), artifacts, report)
+        update = Update(number, folder, day, info.get("name", ""), artifacts, report)
         found.append((str(record["created"]), str(info["line"]), update))
     found.sort(key=lambda one: one[:2], reverse=True)
     return [(line, update) for _, line, update in found]
@@ -174,6 +174,7 @@ def _updates_on(base: Pipeline, found: Mapping[str, Artifact], until: str) -> li
         return []
     makes = {MAKER[name]: name for name in TABLE["evaluate"].reads(base.experiment)}
     inputs = {makes[stage]: made.fingerprint for stage, made in found.items() if stage in makes}
+    committed(workdir, "evaluate")  # has their manifests here, where they lie in a store
     for line, _ in _records(workdir):
         folder = workdir / "evaluate" / line
         if not (folder / MANIFEST).exists():  # of an experiment that was deleted

@@ -19,19 +19,29 @@ from numpy.typing import NDArray
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import DataConfig
+from cadc_rec.data.columns import write_columns
+from cadc_rec.data.dense import DESCRIBED
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.meetings import meet, tell
 from cadc_rec.data.prepare.build_dataset import GROUPS_PER_PART, as_table, interactions_schema
 from cadc_rec.data.prepare.context import require_few_values
+from cadc_rec.data.prepare.new_rows import described_attributes
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
 from cadc_rec.data.prepare.vocabulary import grown_codes
 from cadc_rec.data.sources.own_tables import read_tables
 from cadc_rec.data.sources.raw_tables import CONTEXT_FILE, RawTables, Side, context_column
-from cadc_rec.data.streams import ROW_GROUP_ROWS, rechunk, write_parquet, write_parts
+from cadc_rec.data.streams import (
+    ROW_GROUP_ROWS,
+    one_array,
+    rechunk,
+    write_parquet,
+    write_parts,
+)
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log, track
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.updates.day import Day, described_attributes, described_context, value_forms
+from cadc_rec.updates.day import Day, described_context, value_forms
+from cadc_rec.updates.dense import described_dense, write_grown_dense
 from cadc_rec.updates.entities import (
     GrownIds,
     grown_entities,
@@ -124,6 +134,9 @@ class _Builder:
         for part in ("validation", "test"):
             name = {"validation": "val"}.get(part, part)
             write_parquet(self.draft.path / f"{name}.parquet", self._table(getattr(split, part)))
+        n_users, n_items = (len(ids.before) + len(ids.appended) for ids in (users, items))
+        scratch = self.draft.path / ".scratch"
+        write_columns(self.draft.path, train, n_users, n_items, scratch)
         advance(note="entities")
         renewed = self._write_entities({"user": users, "item": items})
         if self.tables.rejected is not None and self.tables.rejected.is_dir():
@@ -163,8 +176,7 @@ class _Builder:
 
     @staticmethod
     def _column(table: pa.Table, name: str) -> pa.Array:
-        column = table[name]
-        return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        return one_array(table[name])
 
     def _context_codes(self, came: pa.Table) -> NDArray[np.int32] | None:
         """The codes of what the day's requests carried, ``[rows, columns]``; None without any.
@@ -230,7 +242,7 @@ class _Builder:
     def _write_entities(self, ids: dict[str, GrownIds]) -> dict[str, int]:
         """Write both sides; returns how many known entities came anew, and how many new values."""
         described, counts = described_attributes(self.parent), {}
-        now = {}
+        dense, now, dense_now = described_dense(self.parent.path), {}, {}
         for side, every in self.every.items():
             source = self.tables.users if side == "user" else self.tables.items
             described_now = None if source is None else source.to_pyarrow()
@@ -246,6 +258,18 @@ class _Builder:
                 taken = ids[side].before, ids[side].appended
                 rows, self.untaken = taken_first(rows, side, pa.concat_arrays(taken))
             write_parquet(self.draft.path / f"{side}s.parquet", rows)
+            key = f"{side}_id"
+            dense_now[side] = write_grown_dense(
+                self.config.text,
+                side,
+                dense.get(side, []),
+                (self.parent.path, self._column(every, key)),
+                described_now,
+                (self.draft.path, self._column(rows, key)),
+            )
+        if dense:
+            text = strict_json.dumps(dense_now, indent=2, ensure_ascii=False) + "\n"
+            (self.draft.path / DESCRIBED).write_text(text, "utf-8")
         text = strict_json.dumps(now, indent=2, ensure_ascii=False) + "\n"
         (self.draft.path / "attributes.json").write_text(text, "utf-8")
         if self.context:

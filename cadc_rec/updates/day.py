@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from cadc_rec.config.experiment import DataConfig
-from cadc_rec.config.tables import IdType, InteractionsTable, ItemsTable, TablesConfig, UsersTable
+from cadc_rec.config.tables import TablesConfig
 from cadc_rec.data.cold_items import FILE as COLD_FILE
-from cadc_rec.data.dense import DESCRIBED
-from cadc_rec.data.sources.raw_tables import CONTEXT_FILE, Side
+from cadc_rec.data.prepare.new_rows import (
+    attribute_forms,
+    described_attributes,
+    id_type,
+    layout,
+    own_files_apart,
+)
+from cadc_rec.data.sources.raw_tables import CONTEXT_FILE
 from cadc_rec.data.tables.files import FileSet, TableFiles, find_files
 from cadc_rec.data.tables.forms import Form
 from cadc_rec.errors import CadcError
@@ -28,9 +31,8 @@ from cadc_rec.log import log
 from cadc_rec.store.artifact import Artifact
 
 _ROLES = ("interactions", "users", "items")
-_KINDS = ("categorical", "multi", "numeric")
 # Settings that an update follows; any other one that is not at its default is refused.
-_FOLLOWED = {"source", "k_core", "split_seed", "generated", "tables"}
+_FOLLOWED = {"source", "k_core", "split_seed", "generated", "tables", "text"}
 
 
 @dataclass(frozen=True)
@@ -83,20 +85,15 @@ def find_day(config: DataConfig, folder: Path, dataset: Artifact) -> Day:
 
     Raises:
         CadcError: no such folder, no interactions in it, or two files for one table; or the
-            dataset has columns of vectors, texts or continuous numbers, or cold items.
+            dataset has cold items.
     """
     require_folder(folder)
-    if (dataset.path / DESCRIBED).is_file():
-        raise CadcError(
-            "data.tables: an update cannot read columns of vectors, texts or continuous numbers "
-            "yet; run again on all tables, or leave these columns out."
-        )
     if (dataset.path / COLD_FILE).is_file():
         raise CadcError(
             "data.cold_items: an update would learn from the items that are held out; set it to "
             "0, or run again on all tables."
         )
-    tables = layout(config, dataset)
+    tables = own_files_apart(layout(config, dataset))
     found = {role: _find(folder, role, getattr(tables, role).path) for role in _ROLES}
     if found["interactions"] is None:
         there = ", ".join(sorted(path.name for path in _visible(folder))) or "nothing"
@@ -118,13 +115,6 @@ def find_day(config: DataConfig, folder: Path, dataset: Artifact) -> Day:
     return Day(folder, day, table_files, table_files.fingerprint())
 
 
-def described_attributes(dataset: Artifact) -> Mapping[str, list[dict[str, Any]]]:
-    """Each side's attributes: name, kind, size and vocabulary."""
-    text = (dataset.path / "attributes.json").read_text("utf-8")
-    described: Mapping[str, list[dict[str, Any]]] = json.loads(text)
-    return described
-
-
 def described_context(dataset: Artifact) -> list[dict[str, Any]]:
     """Each context column's name, size, vocabulary and whether it is lagged."""
     file = dataset.path / CONTEXT_FILE
@@ -135,46 +125,9 @@ def described_context(dataset: Artifact) -> list[dict[str, Any]]:
 def value_forms(dataset: Artifact) -> dict[tuple[str, str], Form]:
     """How the values of attributes are written, by side and name, and those of the context."""
     types = dataset.info.get("attribute_types", {})  # an older dataset did not note them
-    sides: tuple[Side, ...] = ("user", "item")
-    described = described_attributes(dataset)
-    forms: dict[tuple[str, str], Form] = {
-        (side, entry["name"]): Form.of(
-            entry["vocabulary"], types.get(side, {}).get(entry["name"], "")
-        )
-        for side in sides
-        for entry in described[side]
-        if entry["kind"] != "numeric"
-    }
     context = described_context(dataset)
     asked = {("interaction", entry["name"]): Form.of(entry["vocabulary"]) for entry in context}
-    return {**forms, **asked}
-
-
-def layout(config: DataConfig, dataset: Artifact) -> TablesConfig:
-    """The columns of a day's tables."""
-    if config.source == "tables":
-        return config.tables
-    named = {
-        side: {
-            kind: tuple(entry["name"] for entry in attributes if entry["kind"] == kind)
-            for kind in _KINDS
-        }
-        for side, attributes in described_attributes(dataset).items()
-    }
-    titled = "title" in pq.read_schema(dataset.path / "items.parquet").names
-    return TablesConfig(
-        interactions=InteractionsTable(timestamp="timestamp" if dataset.info["has_time"] else ""),
-        users=UsersTable().model_copy(update=named["user"]),
-        items=ItemsTable(title="title" if titled else "", keep="taken").model_copy(
-            update=named["item"]
-        ),
-    )
-
-
-def id_type(dataset: Artifact, side: str) -> IdType:
-    """What the ids of the dataset are: the day's must be the same."""
-    kind = pq.read_schema(dataset.path / f"{side}s.parquet").field(f"{side}_id").type
-    return "integer" if pa.types.is_integer(kind) else "string"
+    return {**attribute_forms(described_attributes(dataset), types), **asked}
 
 
 def _visible(folder: Path) -> list[Path]:

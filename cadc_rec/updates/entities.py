@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cadc_rec.data.prepare.vocabulary import coded
+from cadc_rec.data.streams import one_array
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def grown_entities(
     known = pa.nulls(0, ids.before.type) if day is None else _among(ids.before, day[key])
     wanted = pa.concat_arrays([known, ids.appended])
     columns: dict[str, pa.Array] = {key: wanted}
-    place = None if day is None else pc.index_in(wanted, value_set=_one(day[key]))
+    place = None if day is None else pc.index_in(wanted, value_set=one_array(day[key]))
     now, new_values = [], {}
     for name in before.column_names:
         attribute = next((entry for entry in described if entry["name"] == name), None)
@@ -87,7 +88,7 @@ def grown_entities(
         if day is None or place is None or name not in day.column_names:
             values = None
         else:
-            values = _one(day[name]).take(place)
+            values = one_array(day[name]).take(place)
         if attribute is None:  # a title
             kind = before.schema.field(name).type
             columns[name] = pa.nulls(len(wanted), kind) if values is None else values.cast(kind)
@@ -113,7 +114,7 @@ def taken_first(rows: pa.Table, side: str, taken: pa.Array) -> tuple[pa.Table, i
         side: ``user`` or ``item``.
         taken: the ids that interactions name, by dense id; the others follow in ascending order.
     """
-    ids = _one(rows[f"{side}_id"])
+    ids = one_array(rows[f"{side}_id"])
     if ids.equals(taken):
         return rows, 0
     others = ids.filter(pc.invert(pc.is_in(ids, value_set=taken)))
@@ -130,8 +131,4 @@ def with_every_code(attribute: dict[str, Any]) -> dict[str, Any]:
 
 def _among(ids: pa.Array, of: pa.ChunkedArray) -> pa.Array:
     """Those of `ids` that are in `of`."""
-    return ids.filter(pc.is_in(ids, value_set=_one(of).cast(ids.type)))
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    return ids.filter(pc.is_in(ids, value_set=one_array(of).cast(ids.type)))

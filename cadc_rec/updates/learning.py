@@ -32,11 +32,12 @@ from cadc_rec.data.randomness import Purpose
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.log import track
 from cadc_rec.pipeline.stages.train import CHECKPOINT, build_checkpoint
-from cadc_rec.pretrain.als import LeastSquares, train_als
+from cadc_rec.pretrain.als import train_als
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.changed_rows import ChangedRows
 from cadc_rec.pretrain.factor_tables import ReplicatedTable
 from cadc_rec.pretrain.id_tables import IdTables, Pretrained, Scale, TransitionTables
+from cadc_rec.pretrain.least_squares import LeastSquares
 from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.pretrain.transition_matrix import load_matrix, save_matrix, transition_matrix
@@ -130,7 +131,8 @@ def _solve_als(
     for only, sweeps in ((changed, update.sweeps), (None, update.polish)):
         if sweeps:
             settings = config.model_copy(update={"iterations": sweeps})
-            solving = train_als(user, item, data, settings, seed, processes, only, warm=True)
+            tables = ReplicatedTable(user, processes), ReplicatedTable(item, processes)
+            solving = train_als(*tables, data, settings, seed, only, warm=True)
             with track("update: ALS", sweeps, "sweeps") as ticker:
                 for _ in solving:
                     ticker.advance()
@@ -202,7 +204,7 @@ def build_updated_transitions(
     tables = TransitionTables.open(before)
     source = grown(tables.source * divided[0], dataset.n_items).to(processes.device)
     target = grown(tables.target * divided[1], dataset.n_items).to(processes.device)
-    solver = LeastSquares(source, target, matrix, None, config.l2, 0, None, processes)
+    solver = LeastSquares.of_matrix(source, target, matrix, None, config.l2, 0, None, processes)
     for _ in solver.sweeps(sweeps):
         pass
     shutil.rmtree(scratch)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cadc_rec.data.dataset import train_files
+from cadc_rec.data.columns import train_files
 from cadc_rec.data.prepare.split import Rows, whole_users
 from cadc_rec.data.sources.raw_tables import context_column
 from cadc_rec.data.streams import read_groups

@@ -24,6 +24,7 @@ from cadc_rec.pipeline.stage import Input, Job, Opened, Stage
 from cadc_rec.pipeline.table import MAKER
 from cadc_rec.store.artifact import Artifact, Draft, run_stage
 from cadc_rec.store.atomic import empty_folder
+from cadc_rec.store.remote.origin import origin_of
 from cadc_rec.updates import chain
 from cadc_rec.updates.dataset import NothingNew
 from cadc_rec.updates.day import Day, find_day, require_folder, require_updatable
@@ -74,7 +75,9 @@ def carry_on(
     alone = experiment.compute.model_copy(update={"processes": 1})
     experiment = experiment.model_copy(update={"compute": alone})
     line = chain.line_of(base)
-    with empty_folder(workdir, chain.STAGE, f"line-{line}"):  # holds its lock; stays empty
+    origin = origin_of(workdir)
+    # Holds its lock; stays empty.
+    with empty_folder(workdir, chain.STAGE, f"line-{line}", origin=origin):
         done = chain.updates_of(workdir, line)
         latest = chain.artifacts_of(workdir, done[-1]) if done else base
         day = find_day(experiment.data, folder, latest["prepare"])

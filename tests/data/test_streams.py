@@ -1,11 +1,13 @@
-"""Values made ahead are the same values, and the thread ends whatever happens."""
+"""Values made ahead are the same values; the thread ends whatever happens; columns in one piece."""
 
 import threading
 import time
 
+import pyarrow as pa
 import pytest
 
-from cadc_rec.data.streams import prefetched
+from cadc_rec.data import streams
+from cadc_rec.data.streams import one_array, prefetched
 
 
 def threads():
@@ -52,3 +54,27 @@ def test_leaving_early_ends_the_thread():
     next(ready)
     ready.close()
     assert not threads()
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["ab", None, "c"], pa.string()),
+        ([["ab"], [], ["c", "d"]], pa.list_(pa.string())),
+        ([1, 2, 3], pa.int64()),
+    ],
+)
+def test_a_column_in_one_piece_has_wide_offsets_where_its_text_needs_them(
+    values, kind, monkeypatch
+):
+    column = pa.chunked_array([pa.array(values, kind), pa.array(values[:1], kind)])
+    plain = one_array(column)
+    assert plain.type == kind
+    monkeypatch.setattr(streams, "_MOST_TEXT", 5)
+    wide = one_array(column)
+    wider = {
+        pa.string(): pa.large_string(),
+        pa.list_(pa.string()): pa.large_list(pa.large_string()),
+    }
+    assert wide.type == wider.get(kind, kind)
+    assert plain.to_pylist() == wide.to_pylist() == [*values, values[0]]

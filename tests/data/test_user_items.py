@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cadc_rec.data.user_items import UserItems
+from cadc_rec.data.user_items import AndOneEach, UserItems
 
 LISTS = [[4, 1], [], [2, 2, 0], [3], []]
 N_ITEMS = 5
@@ -46,3 +46,11 @@ def test_several_users_items_come_end_to_end_with_their_rows():
 
 def test_ascending_sorts_within_each_user():
     assert lists_of(made().ascending()) == [sorted(each) for each in LISTS]
+
+
+def test_one_more_item_each_is_the_same_formed_for_all_or_for_those_asked_for():
+    extra = np.array([3, -1, 4, 0, 2])
+    users = np.array([4, 2, 1])
+    assert lists_of(AndOneEach(made(), extra).some(users)) == [[2], [2, 2, 0, 4], []]
+    whole = made().and_one_each(extra).some(users)
+    assert lists_of(whole) == lists_of(AndOneEach(made(), extra).some(users))

@@ -8,7 +8,7 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from cadc_rec.config.experiment import ComputeConfig, ModelConfig, ShardingConfig
 from cadc_rec.data.load.pair_batches import arrange_pairs
 from cadc_rec.distributed import sharding
-from cadc_rec.distributed.planner import make_planner
+from cadc_rec.distributed.planner import TableRule, make_planner, plan_tables
 from cadc_rec.distributed.processes import Processes, processes
 from cadc_rec.models.sparse import pair_scores
 from cadc_rec.models.two_tower import SideSpec, TwoTower
@@ -52,6 +52,28 @@ def test_the_planner_chooses_where_nothing_is_asked():
     chosen = plan_of("auto")["item.ids.table"]["item"]
     assert chosen.sharding_type != "data_parallel"  # a copy of 384 MB on each GPU is no choice
     assert sum(s.shard_sizes[0] * s.shard_sizes[1] for s in chosen.sharding_spec.shards) == 96e6
+
+
+def row_wise(world_size, one_id):
+    """Bytes and milliseconds of the fullest GPU, of a table of 256,000 x 96 and 8,192 ids."""
+    collection = sharding.build_collection({"item": (256_000, 96)})
+    rule = TableRule("row_wise", "fused", one_id=one_id)
+    (table,) = plan_tables(
+        collection,
+        lambda stats: make_planner(
+            collection, {"item": rule}, "cuda", world_size, 8, 8192, stats=stats
+        ),
+    )
+    return [max(getattr(s, of) for s in table.shards) for of in ("device_bytes", "forward_ms")]
+
+
+def test_rows_that_are_sent_as_they_are_take_no_more_room_on_more_gpus_and_less_time_than_sums():
+    held, took = row_wise(256, one_id=True)
+    rows, sent = 1000 * 96 * 4, 8192 * (96 * 4 + 8)  # of a table's part; and ids, with their rows
+    assert held <= rows + 3 * sent
+    others, slower = row_wise(256, one_id=False)
+    assert others >= 256 * 8192 * 96 * 4  # partial sums for everybody
+    assert took < slower / 20
 
 
 class AskedError(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,13 @@ import torch
 from safetensors.torch import load_file, save
 from scipy import sparse
 
-from cadc_rec.config.experiment import Experiment, PretrainConfig, ShardingConfig
+from cadc_rec.config.experiment import (
+    AlsConfig,
+    Experiment,
+    PretrainConfig,
+    ShardingConfig,
+    TransitionsConfig,
+)
 from cadc_rec.data.dataset import Attribute
 from cadc_rec.data.dense import DenseAttribute
 from cadc_rec.data.load.shards import Examples
@@ -20,10 +27,12 @@ from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.rows import write_rows
 from cadc_rec.distributed.state import gather_state, local_tensors, write_state
 from cadc_rec.pipeline.stages.pretrain_neural import build_neural_tables
-from cadc_rec.pretrain.als import LeastSquares
+from cadc_rec.pipeline.stages.transitions import build_transitions
+from cadc_rec.pretrain.als import train_als
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.factor_tables import PartitionedTable, ReplicatedTable
 from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables, scaled
+from cadc_rec.pretrain.least_squares import LeastSquares
 from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.store.artifact import Draft
 from cadc_rec.training.build import build_model, frozen_tables_intact
@@ -154,12 +163,13 @@ def train(
     rows: list[int] | None = None,
     cached: bool = True,
     ahead: bool | None = None,
+    graphs: str = "auto",
 ) -> dict:
     """Train, and say what came of it.
 
     `rows` gives each rank its share of the 120 positives; `cached` says whether histories are
-    pooled once or for each step, `ahead` whether ids are sent to trained tables ahead of time (and
-    then validation looks some up).
+    pooled once or for each step; `graphs` whether a GPU's steps are CUDA graphs; `ahead` whether
+    ids are sent to trained tables ahead of time (and then validation looks some up).
     """
     rng = np.random.default_rng(1)
     users, items = rng.integers(0, USERS, 120), rng.integers(0, ITEMS, 120)
@@ -198,6 +208,8 @@ def train(
         model.trains,
         histories=contexts,
         ahead=model.module if ahead else None,
+        graphs=graphs,
+        reads=model.module.frozen_reads,
     )
     measured = []
 
@@ -296,7 +308,13 @@ def pretraining(processes) -> dict:
         "factorize": factorize(processes),
         "partitioned": partitioned(processes),
         "softmax": factorize(processes, loss="softmax", shared_negatives=25),
+        "softmax partitioned": partitioned(processes, loss="softmax", shared_negatives=25),
         "als": least_squares(processes),
+        "als of interactions": als(processes, "replicated"),
+        "als partitioned": als(processes, "partitioned"),
+        "transitions": transitions(processes, "factors", "replicated"),
+        "transitions partitioned": transitions(processes, "factors", "partitioned"),
+        "transition lists": transitions(processes, "lists", "replicated"),
         "neural": neural(processes),
         "written": written(processes),
     }
@@ -308,9 +326,50 @@ def least_squares(processes) -> list[list[float]]:
     values = sparse.csr_array((rng.random((USERS, ITEMS)) < 0.3).astype(np.float32))
     tables = [torch.zeros(n, DIM, device=processes.device) for n in (USERS, ITEMS)]
     weights = (1 + rng.random(values.nnz)).astype(np.float32)
-    for _ in LeastSquares(*tables, values, weights, 0.5, 3, (0, 9), processes).sweeps(3):
+    solver = LeastSquares.of_matrix(*tables, values, weights, 0.5, 3, (0, 9), processes)
+    for _ in solver.sweeps(3):
         pass
     return [table.flatten().cpu().tolist() for table in tables]
+
+
+def als(processes, kind) -> list[list[float]]:
+    """Both tables of ALS on weighted interactions whose weights fade with age, flattened."""
+    data = pairs_of_factorization()
+    weights = np.random.default_rng(4).random(len(data)).astype(np.float32)
+    if kind == "replicated":
+        whole = (torch.zeros(n, DIM, device=processes.device) for n in (USERS, ITEMS))
+        tables = [ReplicatedTable(table, processes) for table in whole]
+    else:
+        tables = [PartitionedTable(n, DIM, processes, 40) for n in (USERS, ITEMS)]
+    config = AlsConfig(iterations=3, l2=0.5, alpha=2.0, half_life=3.0, conjugate_gradient_steps=3)
+    for _ in train_als(*tables, replace(data, weights=weights), config, 0):
+        pass
+    whole = [processes.all_gather_rows(table.local, table.n) for table in tables]
+    return [table.flatten().cpu().tolist() for table in whole]
+
+
+def transitions(processes, form, kind) -> dict:
+    """What the transitions stage writes of a few users' sequences (rank 0), and says."""
+    data = pairs_of_factorization()
+    dataset = SimpleNamespace(
+        n_items=ITEMS,
+        train_user=np.repeat(np.arange(USERS), np.diff(data.user_indptr)).astype(np.int32),
+        train_item=data.items_by_user,
+        user_indptr=data.user_indptr,
+    )
+    config = TransitionsConfig(
+        window=3, decay=0.5, normalization=0.3, form=form, targets=5, dim=DIM
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Draft(Path(folder))
+        build_transitions(config, "unit", 0, dataset, processes, draft, ShardingConfig(), kind)
+        files = {file.stem: load_file(file) for file in draft.path.iterdir()}
+    read = {
+        f"{stem}.{name}": values.flatten().tolist()
+        for stem, tensors in files.items()
+        for name, values in tensors.items()
+    }
+    return {"info": draft.info, **read}
 
 
 def pairs_of_factorization() -> Interactions:
@@ -343,13 +402,17 @@ def factorize(processes, **settings) -> list[list[float]]:
     return [weight.flatten().cpu().tolist() for weight in weights]
 
 
-def partitioned(processes, block=40) -> list[list[float]]:
+def partitioned(processes, block=40, **settings) -> list[list[float]]:
     """The same factorization where each rank holds its own rows, several blocks a half-step."""
     tables = [PartitionedTable(n, DIM, processes, block) for n in (USERS, ITEMS)]
-    config = PretrainConfig(model="mf", factors=DIM - 1, epochs=20)
+    config = PretrainConfig(model="mf", factors=DIM - 1, epochs=20, **settings)
     bias = torch.nn.Parameter(torch.zeros((), device=processes.device))
     data = pairs_of_factorization()
-    for _ in AlternatingSolver(*tables, bias, data, config, 0, processes).epochs():
+    if config.loss == "softmax":
+        solver = SoftmaxSolver(*tables, data, config, 0, processes)
+    else:
+        solver = AlternatingSolver(*tables, bias, data, config, 0, processes)
+    for _ in solver.epochs():
         pass
     whole = [processes.all_gather_rows(table.local, table.n) for table in tables]
     return [table.flatten().cpu().tolist() for table in whole]

@@ -8,7 +8,8 @@ import pytest
 def exported(config, workdir, folder, **wanted):
     """The experiment at the end of its stages, its trained model and its bundle."""
     from cadc_rec.config.file import load_experiment
-    from cadc_rec.export.write import Finished, Wanted, write_bundle
+    from cadc_rec.export.finished import Finished
+    from cadc_rec.export.write import Wanted, write_bundle
     from cadc_rec.pipeline.pipeline import Pipeline
     from cadc_rec.serving.bundle.bundle import Bundle
 

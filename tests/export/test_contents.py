@@ -153,7 +153,8 @@ def test_tables_alone_have_vectors_and_newcomers(cli, finished, tiny, tmp_path):
 
 def test_a_prior_alone_knows_a_newcomer_as_well_as_anybody(tiny_recipe, finished_recipe, tmp_path):
     from cadc_rec.config.file import load_experiment
-    from cadc_rec.export.write import Finished, Wanted, write_bundle
+    from cadc_rec.export.finished import Finished
+    from cadc_rec.export.write import Wanted, write_bundle
     from cadc_rec.pipeline.pipeline import Pipeline
     from cadc_rec.serving.bundle.bundle import Bundle
 

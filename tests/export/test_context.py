@@ -12,9 +12,10 @@ import torch
 import cadc_rec
 from cadc_rec.data.context import RequestContext
 from cadc_rec.errors import CadcError
+from cadc_rec.export.finished import Finished
 from cadc_rec.export.predict import TwoTowerPredictFactory
 from cadc_rec.export.towers import batch_of, history_features, side_features
-from cadc_rec.export.write import Finished, Wanted, write_bundle
+from cadc_rec.export.write import Wanted, write_bundle
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle

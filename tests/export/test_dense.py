@@ -1,6 +1,7 @@
 """Vectors and numbers in every exported form: programs, TorchRec modules, items nobody took."""
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,11 +11,13 @@ from safetensors.torch import save_file
 
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.export.new_items import NewItems, new_item_program
+from cadc_rec.export.new_users import NewUsers, new_user_program
 from cadc_rec.export.newcomers import HistoryNewcomer
 from cadc_rec.export.predict import TwoTowerPredictFactory
 from cadc_rec.export.programs import save_program, tower_programs
 from cadc_rec.export.towers import batch_of, history_features, side_features
 from cadc_rec.export.trained import trained_model
+from cadc_rec.models.forward import user_vectors
 from cadc_rec.planning.plan import plan_experiment
 from cadc_rec.planning.sizes import Machines, PlannedDense, Sizes
 from cadc_rec.training.build import build_model
@@ -94,6 +97,22 @@ def test_an_item_nobody_took_is_known_by_its_vector(made):
     target = rows.transitions.target.mean(0).expand(toy.ITEMS, -1)
     expected, _ = tower(mean, features, [target])
     np.testing.assert_allclose(vectors[:, : expected.shape[1]], expected.numpy(), atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_user_nobody_knew_is_told_by_attributes_and_history(made):
+    """As training's tower gives a user of those, the id's row left out."""
+    data = made.dataset
+    program = new_user_program(made.trained, None, data.user_attributes, latest=False)
+    users = NewUsers.of_programs(program, program)
+    users = replace(users, program=program.exported().module())
+    histories = [row[row >= 0] for row in HISTORY.numpy()]
+    found = users.vectors_of(data.user_attributes, data.user_dense, histories)
+    rows, features = made.model.user.look_up(USERS)
+    read = made.model.read(HISTORY)
+    expected = user_vectors(made.model.user, 0 * rows, features, read)
+    expected = expected.joined(made.model.prior_factors())
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
 @torch.no_grad()

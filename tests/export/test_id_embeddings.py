@@ -12,10 +12,10 @@ WAYS = [("cadc", way) for way in ("init", "hybrid", "linear", "mlp", "residual")
 @pytest.mark.parametrize(("method", "way"), [*WAYS, ("random", "trainable")])
 def test_programs_and_collections_give_the_evaluated_vectors(tiny, tmp_path, method, way):
     from cadc_rec.config.file import load_experiment
+    from cadc_rec.export.finished import Finished
     from cadc_rec.export.predict import TwoTowerPredictFactory
     from cadc_rec.export.programs import tower_programs
     from cadc_rec.export.towers import batch_of, side_features
-    from cadc_rec.export.write import Finished
     from cadc_rec.pipeline.pipeline import Pipeline
 
     overrides = [f"model.id_embedding={way}"] if method == "cadc" else []

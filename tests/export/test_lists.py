@@ -10,8 +10,9 @@ import torch
 import cadc_rec
 from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import CadcError
+from cadc_rec.export.finished import Finished
 from cadc_rec.export.towers import batch_of, history_features, side_features
-from cadc_rec.export.write import Finished, Wanted, write_bundle
+from cadc_rec.export.write import Wanted, write_bundle
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle

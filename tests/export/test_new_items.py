@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from cadc_rec.config.experiment import ComputeConfig
@@ -17,6 +18,7 @@ from cadc_rec.distributed.state import load_state
 from cadc_rec.evaluation.on_top import LastItems
 from cadc_rec.export.new_items import NewItems
 from cadc_rec.pipeline.stages.train import CHECKPOINT
+from cadc_rec.serving.bundle.programs import load_program
 from cadc_rec.training.build import build_model
 from cadc_rec.training.new_items import new_item_vectors
 from cadc_rec.training.scoring import of_towers
@@ -108,6 +110,70 @@ def test_the_command_writes_a_vector_of_each_row_of_the_file(cli, tiny, finished
         attributes.append(replace(each, indptr=indptr, values=np.concatenate(codes).astype("i4")))
     expected = NewItems.of_bundle(plain.bundle).vectors_of(attributes, 3)
     np.testing.assert_allclose(np.stack(written["vector"].to_numpy()), expected, atol=1e-5)
+
+
+def embedded(cli, tmp_path, of, *options):
+    out = tmp_path / "vectors.parquet"
+    ended = cli("embed", of, *options, "--out", out)
+    assert ended.code == 0, ended.err
+    return pq.read_table(out)
+
+
+def test_a_bundle_alone_embeds_items_as_the_experiment_does(cli, tiny, finished, plain, tmp_path):
+    items = pq.read_table(plain.finished.dataset.path / "items.parquet")
+    kinds = {each.name: each.kind for each in plain.finished.dataset.item_attributes}
+    new = {"item_id": items["item_id"][:2]}
+    for each in plain.bundle.json("attributes.json")["item"]:
+        first = each["vocabulary"][:2]
+        new[each["name"]] = [[v] for v in first] if kinds[each["name"]] == "multi" else first
+    pq.write_table(pa.table(new), tmp_path / "new.parquet")
+    options = ("--items", tmp_path / "new.parquet")
+    expected = embedded(cli, tmp_path, tiny, "--workdir", finished.workdir, *options)
+    found = embedded(cli, tmp_path, plain.path, *options)
+    assert found["item_id"].equals(expected["item_id"])
+    vectors = [np.stack(each["vector"].to_numpy()) for each in (found, expected)]
+    np.testing.assert_allclose(*vectors, atol=1e-5)
+
+
+def test_users_are_embedded_by_attributes_and_history(
+    cli, tiny_recipe, finished_recipe, with_history, tmp_path
+):
+    """Of a user without attributes the vector is that of the bundle's newcomer."""
+    data = with_history.finished.dataset
+    items = data.item_ids().to_pylist()
+    rows = {"user_id": [900001, 900002]}
+    for each in data.user_attributes:
+        rows[each.name] = pa.nulls(2, pa.list_(pa.string()) if each.kind == "multi" else pa.int64())
+    pq.write_table(pa.table(rows), tmp_path / "users.parquet")
+    log = {"user_id": [900001, 900001, 900002], "item_id": [*items[:2], items[5]]}
+    pq.write_table(pa.table(log | {"timestamp": [1, 2, 3]}), tmp_path / "log.parquet")
+    options = ("--users", tmp_path / "users.parquet", "--history", tmp_path / "log.parquet")
+    found = embedded(cli, tmp_path, with_history.path, *options)
+    by_config = embedded(cli, tmp_path, tiny_recipe, "--workdir", finished_recipe.workdir, *options)
+    vectors = np.stack(found["vector"].to_numpy())
+    np.testing.assert_allclose(vectors, np.stack(by_config["vector"].to_numpy()), atol=1e-5)
+    newcomer = load_program(with_history.bundle, "newcomer")
+    history = np.full((2, with_history.bundle.model()["history_length"]), -1)
+    history[0, :2], history[1, 0] = (1, 0), 5
+    with torch.inference_mode():
+        expected = newcomer(torch.from_numpy(history))
+    np.testing.assert_allclose(vectors, expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "embed takes --items FILE or --users FILE: name one of them."),
+        (("--items", "a", "--history", "b"), "--history says what users took;"),
+        (("--users", "gone.csv"), "gone.csv: no such file; correct --users."),
+        (("--users", "a.csv", "--history", "b"), "--history: this model reads no history;"),
+        (("--items", "a", "--method", "mf"), "is a bundle, of one method;"),
+    ],
+)
+def test_what_no_vector_can_be_made_of_is_refused(cli, plain, tmp_path, options, words):
+    ended = cli("embed", plain.path, *options, "--out", tmp_path / "v.parquet")
+    assert ended.code == 2
+    assert words in ended.err
 
 
 @pytest.mark.parametrize(

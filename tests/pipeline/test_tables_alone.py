@@ -13,7 +13,8 @@ from cadc_rec.config.file import load_experiment
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.transition_lists import FILE as LISTS_FILE
 from cadc_rec.data.transition_lists import ListedScores, TransitionLists
-from cadc_rec.export.write import Finished, Wanted, write_bundle
+from cadc_rec.export.finished import Finished
+from cadc_rec.export.write import Wanted, write_bundle
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.pretrain.prior_fit import FILE
 from cadc_rec.serving.bundle import layout

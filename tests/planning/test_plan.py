@@ -85,7 +85,12 @@ def test_a_factorization_that_cannot_be_dealt_is_told_what_it_would_take(experim
     assert in_units(1.1e9 * 96 * 4) in problem
     assert "set compute.mf_tables = 'partitioned'" in problem
     plan = plan_experiment(experiment("pretrain.loss=softmax"), BILLION, gpus(64))
-    assert plan.pretrain.tables == "replicated"
+    assert plan.pretrain.tables == "partitioned"
+    (problem, *_) = plan_experiment(experiment(), BILLION, gpus(1)).problems
+    assert "compute.mf_tables" not in problem
+    assert "use more processes" in problem
+    plan = plan_experiment(experiment("pretrain.model=als"), BILLION, gpus(64))
+    assert plan.pretrain.tables == "partitioned"
     # Four GPUs could hold neither their shares nor all items' vectors.
     (problem, *_) = plan_experiment(experiment(), BILLION, gpus(4)).problems
     assert problem.startswith("pretrain: each process holds ")

@@ -120,7 +120,7 @@ def test_a_file_of_shares_is_to_the_byte_what_safetensors_writes(tmp_path, alone
         ("auto", "binary", 3_000_000, 1, False),
         ("replicated", "binary", 3_000_000, 8, False),
         ("partitioned", "binary", 10, 2, True),
-        ("partitioned", "softmax", 10, 2, False),
+        ("partitioned", "softmax", 10, 2, True),
     ],
 )
 def test_tables_that_fill_a_process_are_dealt_to_several(wanted, loss, users, world, expected):

@@ -8,8 +8,10 @@ from scipy import sparse
 from cadc_rec.config.experiment import AlsConfig, ComputeConfig
 from cadc_rec.data.randomness import Purpose
 from cadc_rec.distributed.processes import processes
-from cadc_rec.pretrain.als import LeastSquares, confidences, train_als
+from cadc_rec.pretrain.als import confidences, train_als
 from cadc_rec.pretrain.alternating import Interactions
+from cadc_rec.pretrain.factor_tables import ReplicatedTable
+from cadc_rec.pretrain.least_squares import LeastSquares
 
 ROWS, COLUMNS, DIM = 30, 20, 5
 KEY = (0, Purpose.ALS_INITIALIZATION)
@@ -30,7 +32,7 @@ def a_matrix(seed=0, density=0.3):
 
 def solved(values, weights, steps, alone, sweeps=4, l2=0.7):
     left, right = torch.zeros(ROWS, DIM), torch.zeros(COLUMNS, DIM)
-    solver = LeastSquares(left, right, values, weights, l2, steps, KEY, alone)
+    solver = LeastSquares.of_matrix(left, right, values, weights, l2, steps, KEY, alone)
     for _ in solver.sweeps(sweeps):
         pass
     return left.double().numpy(), right.double().numpy()
@@ -139,7 +141,7 @@ def test_als_reaches_the_loss_of_the_library_implicit(alpha, alone):
     by_user, data = a_world()
     config = AlsConfig(alpha=alpha, l2=2.0, iterations=40)
     user, item = torch.zeros(data.n_users, 8), torch.zeros(data.n_items, 8)
-    for _ in train_als(user, item, data, config, 0, alone):
+    for _ in train_als(ReplicatedTable(user, alone), ReplicatedTable(item, alone), data, config, 0):
         pass
     theirs = implicit.AlternatingLeastSquares(
         factors=8, regularization=2.0, alpha=alpha, iterations=40, random_state=0, num_threads=1

@@ -79,7 +79,7 @@ def test_with_all_rows_the_gradients_are_those_of_the_whole_softmax(
     monkeypatch.setattr("cadc_rec.pretrain.softmax._AT_ONCE", at_once)
     solver = a_solver(pairs, alone)
     user, item = (
-        side.weight.double().clone().requires_grad_() for side in (solver.users, solver.items)
+        side.table.weight.double().clone().requires_grad_() for side in (solver.users, solver.items)
     )
     expected = summed_loss(user, item, *pairs)
     expected.backward()
@@ -93,7 +93,7 @@ def test_with_all_rows_the_gradients_are_those_of_the_whole_softmax(
 
 def test_an_epoch_is_an_adam_step_of_the_users_and_then_one_of_the_items(pairs, alone):
     solver = a_solver(pairs, alone, epochs=1, learning_rate=0.05, l2=0.7)
-    tables = [side.weight.clone().requires_grad_() for side in (solver.users, solver.items)]
+    tables = [side.table.weight.clone().requires_grad_() for side in (solver.users, solver.items)]
     for table in tables:  # L2 counts for the side that moves
         adam = torch.optim.Adam([table], lr=0.05)
         adam.zero_grad()
@@ -103,14 +103,14 @@ def test_an_epoch_is_an_adam_step_of_the_users_and_then_one_of_the_items(pairs, 
             other.grad = None
     list(solver.epochs())
     for got, table in zip((solver.users, solver.items), tables, strict=True):
-        torch.testing.assert_close(got.weight, table.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got.table.weight, table.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_users_sum_over_items_is_a_uniform_samples(pairs, alone):
     """The gradient is autograd's, with each user's sum over a sample that all users share."""
     solver = a_solver(pairs, alone, shared_negatives=5)
-    user = solver.users.weight.double().clone().requires_grad_()
-    item = solver.items.weight.double()
+    user = solver.users.table.weight.double().clone().requires_grad_()
+    item = solver.items.table.weight.double()
     sample = solver._sampled_items(3)
     scores = user[:, :-1] @ item[:, :-1].T + item[:, -1]
     sums = scores[:, sample].logsumexp(1) + np.log(ITEMS / 5)
@@ -136,10 +136,10 @@ def test_sampled_users_give_the_items_whole_gradient_on_average(pairs, alone):
 
 def test_users_biases_stay_zero(pairs, alone):
     solver = a_solver(pairs, alone, epochs=3)
-    solver.users.weight[:, -1] = 0.0
+    solver.users.table.weight[:, -1] = 0.0
     list(solver.epochs())
-    assert (solver.users.weight[:, -1] == 0).all()
-    assert (solver.items.weight[:, -1] != 0).any()
+    assert (solver.users.table.weight[:, -1] == 0).all()
+    assert (solver.items.table.weight[:, -1] != 0).any()
 
 
 def test_training_finds_the_groups_of_a_block_world(alone):

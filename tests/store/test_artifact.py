@@ -683,12 +683,3 @@ def test_a_file_system_without_locks_is_named(number, tmp_path, monkeypatch):
         run_stage(tmp_path, "prepare", {}, {}, lambda draft: None)
     assert os.strerror(number) in str(raised.value)
     assert not list((tmp_path / "prepare").iterdir())
-
-
-@pytest.mark.parametrize("address", ["s3://bucket/work", "gs://b/w", "abfs://c@a/w", "file:///w"])
-def test_an_address_of_an_object_store_makes_no_folder(address, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(CadcError, match="results are kept in folders") as raised:
-        run_stage(Path(address), "prepare", {}, {}, lambda draft: None)
-    assert str(raised.value).startswith(f"{address[:5]}")
-    assert not list(tmp_path.iterdir())

@@ -125,7 +125,7 @@ def ten_steps(ids, item_offsets=None):
             make_objective(experiment.train, item_offsets),
         )
         steps = list(loader.epoch(1))
-        ours = [float(trainer._step(step.each(torch.from_numpy))) for step in steps]
+        ours = [float(trainer.step(step.each(torch.from_numpy))) for step in steps]
         user_vectors, item_vectors = model.user_vectors(), model.item_vectors()
         our_scores = user_vectors @ item_vectors.T
 

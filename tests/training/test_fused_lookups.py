@@ -42,7 +42,7 @@ def training(alone, ids="trainable", kind="table_wise", horizon=6.0):
     def steps(epochs):
         for epoch in range(1, epochs + 1):
             for batch in trainer.batches.epoch(epoch):
-                trainer._step(batch)
+                trainer.step(batch)
                 yield state
 
     return steps, state

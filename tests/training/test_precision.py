@@ -8,7 +8,8 @@ from cadc_rec.distributed import processes as processes_module
 from cadc_rec.distributed.processes import matmul_precision, processes
 from cadc_rec.errors import CadcError
 from cadc_rec.training import trainer as trainer_module
-from cadc_rec.training.trainer import forward_precision, has_bfloat16, refuse_precision
+from cadc_rec.training.steps import step as step_module
+from cadc_rec.training.steps.step import forward_precision, has_bfloat16, refuse_precision
 
 CPU = torch.device("cpu")
 
@@ -89,7 +90,7 @@ def test_a_step_multiplies_as_compute_matmul_says_forward_and_backward(monkeypat
         def loss(scores, batch):
             return scores.sum()
 
-    monkeypatch.setattr(trainer_module, "matmul_precision", noted)
+    monkeypatch.setattr(step_module, "matmul_precision", noted)
     model = Model(2, 1)
     trainer = trainer_module.Trainer(
         model,
@@ -101,7 +102,7 @@ def test_a_step_multiplies_as_compute_matmul_says_forward_and_backward(monkeypat
         Objective(),
         matmul="tf32",
     )
-    trainer._step(SimpleNamespace(positives=3))
+    trainer.step(SimpleNamespace(positives=3))
     assert seen == [("forward", ("tf32", "cpu")), ("backward", ("tf32", "cpu"))]
     assert within == []
 

@@ -78,7 +78,7 @@ def training(ids, alone, **model):
     made.wrapped.train()
 
     def step(batch):
-        state.loss += trainer._step(batch)
+        state.loss += trainer.step(batch)
         state.average.update()
         return state
 

@@ -29,7 +29,7 @@ def a_trainer(alone, **settings):
         rates.append(optimizer.param_groups[0]["lr"])
         return torch.zeros(())
 
-    trainer._step = step
+    trainer.step = step
     return trainer, rates
 
 

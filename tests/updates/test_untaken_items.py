@@ -72,7 +72,8 @@ def test_results_are_the_same_to_the_bit(runs):
 @pytest.fixture(scope="session")
 def bundles(runs, tmp_path_factory):
     pytest.importorskip("faiss")
-    from cadc_rec.export.write import Finished, Wanted, write_bundle
+    from cadc_rec.export.finished import Finished
+    from cadc_rec.export.write import Wanted, write_bundle
 
     found = {}
     for keep, run in runs.items():

@@ -3,6 +3,7 @@
 python -m tools.gpu.step           # CHECK_DEVICE=cpu tries it without a GPU, in small
 
 One JSON line a case. Times are milliseconds a step; `busy` is the GPU's working time over a step's.
+`step_ms` is with CUDA graphs, as `compute.graphs = "auto"` trains; `eager_step_ms` is without.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 from types import SimpleNamespace
@@ -25,16 +27,20 @@ from cadc_rec.config.running import ComputeConfig
 from cadc_rec.data.dataset import Attribute
 from cadc_rec.data.load.shards import Examples
 from cadc_rec.distributed.processes import Processes, processes
+from cadc_rec.distributed.rows import RowExchange
 from cadc_rec.pretrain.id_tables import IdTables, Pretrained
 from cadc_rec.training.batches.source import HostBatches
 from cadc_rec.training.build import build_model
 from cadc_rec.training.reading import make_loader
+from cadc_rec.training.steps.ahead import AheadSteps, SideStream
+from cadc_rec.training.steps.graph import GraphSteps
+from cadc_rec.training.steps.runner import EagerSteps, StepRunner, step_runner
 from cadc_rec.training.tables import dense_optimizer
 from cadc_rec.training.trainer import Trainer
 from cadc_rec.training.training_state import TrainingState
 from tools.gpu.checks import Checks, device
 
-STEPS, WARM_UP = 20, 3
+STEPS, WARM_UP = 20, 4
 
 
 @dataclass(frozen=True)
@@ -145,28 +151,36 @@ def measured(case: Case, on: Processes) -> str:
         if cuda:
             torch.cuda.synchronize()
 
-    def taken(batches: Any) -> float:
+    def taken(steps: Any, take: Callable[[Any], torch.Tensor] = trainer.step) -> float:
         """Milliseconds a step of an epoch."""
         wait()
         started = time.perf_counter()
         count = 0
-        for batch in batches:
-            state.loss += trainer._step(batch)
+        for given in steps:
+            state.loss += take(given)
             state.average.update()
             count += 1
         wait()
         return 1e3 * (time.perf_counter() - started) / count
 
+    def epochs(runner: StepRunner) -> float:
+        """Milliseconds a step, after a warm-up that records it, if steps are recorded."""
+        taken(islice(runner.inputs(1), WARM_UP), runner.take)
+        return taken(runner.inputs(2), runner.take)
+
     state.loss = torch.zeros((), device=on.device)
-    taken(islice(trainer.batches.epoch(1), WARM_UP))
-    told: dict[str, Any] = {"case": case.name, "step_ms": taken(trainer.batches.epoch(2))}
+    fused = "fused" in state.optimizers().values()
+    runner = step_runner("auto", trainer.batches, trainer.step, on, fused)
+    told: dict[str, Any] = {"case": case.name, "step_ms": epochs(runner)}
+    told["graph"] = isinstance(runner, GraphSteps) and runner.possible
     told["positives_per_second"] = round(1e3 * case.batch / told["step_ms"])
+    told["eager_step_ms"] = epochs(EagerSteps(trainer.batches, trainer.step))
     told["host_batches_step_ms"] = taken(HostBatches(loader, on.device).epoch(2))
     ready = list(islice(trainer.batches.epoch(3), STEPS))
     told["batch_ready_step_ms"] = taken(ready)
     started = time.perf_counter()
     for batch in ready:
-        state.loss += trainer._step(batch)
+        state.loss += trainer.step(batch)
         state.average.update()
     told["issued_ms"] = 1e3 * (time.perf_counter() - started) / len(ready)
     if cuda:
@@ -177,11 +191,40 @@ def measured(case: Case, on: Processes) -> str:
     return f"{told['positives_per_second']:,} positives/s"
 
 
+def fetched_ahead(case: Case, on: Processes) -> str:
+    """Frozen rows through a group of their own on a second stream, against rows at hand."""
+    if on.device.type != "cuda":
+        return "a CPU has no second stream"
+    losses, times = [], []
+    for ahead in (False, True):
+        trainer, state, _ = made(case, on)
+        runner: StepRunner = EagerSteps(trainer.batches, trainer.step)
+        if ahead:
+            module: Any = trainer.model.module
+            group = on.device_group()
+            for table in module.frozen_tables().values():
+                whole, table.replica = table.replica, None
+                table.exchange = RowExchange(whole, [0], len(whole), 0, group)
+            beside = SideStream(on.device)
+            runner = AheadSteps(trainer.batches, trainer.step, module.frozen_reads, beside)
+        state.loss = torch.zeros((), device=on.device)
+        for epoch in (1, 2):  # the first one warms up
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            for given in runner.inputs(epoch):
+                state.loss += runner.take(given)
+            torch.cuda.synchronize()
+        times.append(1e3 * (time.perf_counter() - started) / STEPS)
+        losses.append(float(state.loss))
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    return f"{times[1]:.2f} ms a step, {times[0]:.2f} with rows at hand"
+
+
 def of_gpu(trainer: Trainer, state: TrainingState, batches: list[Any]) -> dict[str, Any]:
     """The GPU's working time, its kernels, and what waits for it."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
         for batch in batches:
-            state.loss += trainer._step(batch)
+            state.loss += trainer.step(batch)
             state.average.update()
         torch.cuda.synchronize()
     kernels = [event for event in profiled.events() if "CUDA" in str(event.device_type)]
@@ -193,7 +236,7 @@ def of_gpu(trainer: Trainer, state: TrainingState, batches: list[Any]) -> dict[s
     torch.cuda.set_sync_debug_mode("warn")
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        state.loss += trainer._step(batches[0])
+        state.loss += trainer.step(batches[0])
         state.average.update()
     torch.cuda.set_sync_debug_mode("default")
     return {
@@ -216,6 +259,7 @@ def main() -> None:
                 return measured(case, mine)
 
             checks.run(case.name, check)
+        checks.run("frozen rows a step ahead", lambda: fetched_ahead(CASES[0], mine))
     checks.end()
 
 

@@ -1,6 +1,6 @@
 """The prepare stage: raw tables become dense ids, the split and Parquet parts.
 
-In: a `DataConfig` and its raw input. Out, in the artifact: ``train/part-*.parquet``,
+In: a `DataConfig` and its raw input. Out, in the artifact: ``train/part-*.parquet``, ``columns/``,
 ``val.parquet`` and ``test.parquet`` (user, item, timestamp; of weighted interactions the first also
 weight), ``users.parquet`` and ``items.parquet`` (original ids and attribute codes in dense-id
 order; last of all the items that nobody took yet), ``attributes.json``; of vectors and numbers
@@ -29,8 +29,9 @@ from ibis.backends.duckdb import Backend
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.types import parse_memory
+from cadc_rec.data.columns import write_columns
 from cadc_rec.data.engine import DuckdbEngine, Engine, count, open_engine
-from cadc_rec.data.meetings import meet, tell
+from cadc_rec.data.meetings import meetings
 from cadc_rec.data.prepare.cold import ColdItems, write_cold
 from cadc_rec.data.prepare.context import (
     ContextCodes,
@@ -108,7 +109,7 @@ def _build(
             cold = ColdItems.of(config, tables, engine, rows)
             rows, n_rows = cold.others, count(engine, cold.others)
         times = times_of(config, tables, engine, rows)
-        met = _meetings(tables, reader, engine, every_row) if config.source == "tables" else {}
+        met = meetings(tables, reader, engine, every_row) if config.source == "tables" else {}
         ticker.advance(note="dropping duplicates")
         kept = choose_interactions(config, tables, engine, rows, n_rows, order)
         ticker.advance(2, note="dense ids")
@@ -134,6 +135,7 @@ def _build(
     users, items = engine.to_reader(ids.users), engine.to_reader(ids.items)
     n_users, every_item = (int(side.count().to_pyarrow().as_py()) for side in (users, items))
     n_items = n_items or every_item
+    write_columns(draft.path, train_rows, n_users, n_items, scratch)
     val_rows = _write_held_out(split.validation, draft.path / "val.parquet", codes)
     test_rows = _write_held_out(split.test, draft.path / "test.parquet", codes)
     if tables.context:
@@ -209,22 +211,6 @@ def _read_source(config: DataConfig, raw: RawInput, backend: Backend, scratch: P
         return read_tables(config.tables, raw.tables, backend, scratch)
     assert raw.path is not None
     return READERS[config.source](backend, raw.path, scratch)
-
-
-def _meetings(tables: RawTables, reader: Backend, engine: Engine, rows: ir.Table) -> dict[str, int]:
-    """How the tables of users and items meet the interactions, counted and told."""
-    counts: dict[str, int] = {}
-    entities: dict[Side, ir.Table | None] = {"user": tables.users, "item": tables.items}
-    for side, table in entities.items():
-        if table is None:
-            continue
-        key = f"{side}_id"
-        counted = rows.group_by(id=rows[key]).agg(rows=ibis._.count())
-        taken = engine.to_reader(engine.keep(f"{side}_counts", counted))
-        found = meet(reader, side, table.select(id=table[key]), taken)
-        tell(found)
-        counts |= found.counts()
-    return counts
 
 
 def _typed(tables: RawTables, *, summed: bool) -> ir.Table:

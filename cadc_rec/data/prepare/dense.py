@@ -35,7 +35,7 @@ from cadc_rec.data.engine import stream
 from cadc_rec.data.prepare.text import encoded, open_encoder
 from cadc_rec.data.sources.raw_input import cache_folder
 from cadc_rec.data.sources.raw_tables import DenseColumn, RawTables, Side
-from cadc_rec.data.streams import read_groups
+from cadc_rec.data.streams import one_array, read_groups
 from cadc_rec.data.tables.matrices import MatrixFile
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log, track
@@ -129,9 +129,10 @@ def _write_matrix(config: DataConfig, matrix: MatrixFile, folder: Path) -> dict[
     side = matrix.side
     own_table: EntityTable = config.tables.users if side == "user" else config.tables.items
     key = pq.read_table(folder / f"{side}s.parquet", columns=[f"{side}_id"])[f"{side}_id"]
-    ids = matrix.read_ids(key.type, config.id_forms)
+    known_ids = one_array(key)
+    ids = matrix.read_ids(known_ids.type, config.id_forms)
     # Where each row of the file belongs; -1 where the dataset has no such id.
-    places = pc.index_in(ids, value_set=key.combine_chunks()).fill_null(-1).to_numpy()
+    places = pc.index_in(ids, value_set=known_ids).fill_null(-1).to_numpy()
     half = own_table.vector_precision == "float16"
     table = open_table(folder / FOLDER / f"{side}_{matrix.name}.npy", len(key), matrix.width, half)
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cadc_rec.data.sources.raw_tables import AttributeColumn
+from cadc_rec.data.streams import one_array
 from cadc_rec.errors import CadcError
 
 UNKNOWN = 0
@@ -41,7 +42,7 @@ def encode_attributes(
     taken = len(rows) if taken is None else taken
     described: list[dict[str, Any]] = []
     for attribute in attributes:
-        values = rows[attribute.name].combine_chunks()
+        values = one_array(rows[attribute.name])
         column, vocabulary, learned = _encoded(values, attribute, taken)
         rows = rows.set_column(rows.column_names.index(attribute.name), attribute.name, column)
         described.append(

@@ -27,9 +27,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cadc_rec.config.experiment import SelectConfig
-from cadc_rec.data.dataset import NO_ITEM, Dataset, train_files
+from cadc_rec.data.columns import train_files
+from cadc_rec.data.dataset import NO_ITEM, Dataset
 from cadc_rec.data.prepare.build_dataset import INTERACTIONS
-from cadc_rec.data.randomness import Purpose, bit_generator
+from cadc_rec.data.randomness import Purpose, bit_generator, hypergeometric
 from cadc_rec.data.select import balanced, choices
 from cadc_rec.data.select.sizes import shard_sizes, wanted_rows
 from cadc_rec.data.select.strata import Strata, StratifiedChoice
@@ -40,7 +41,6 @@ from cadc_rec.store.artifact import Artifact, Draft
 
 BLOCK_ROWS = ROW_GROUP_ROWS
 _COUNTS, _ROWS = 0, 1  # kinds of draws: how many rows a block gives, and which
-_MAX_ROWS = 10**9  # numpy.random.Generator.hypergeometric takes no larger population
 _BALANCED = {
     "over-sampling": balanced.over_sampling_counts,
     "under-sampling": balanced.under_sampling_counts,
@@ -88,7 +88,7 @@ def build_selections(
         rows: the ascending rows of D_full to take, where they were chosen elsewhere.
 
     Raises:
-        CadcError: D_full is larger than the draw can take, or has no time to part it by.
+        CadcError: D_full has no time to part it by.
     """
     full = _Full(dataset, seed, vectors)
     targets = [_Target(select, draft, full, history, rows) for select, draft in asked]
@@ -282,20 +282,12 @@ def choose_uniform(total: int, wanted: int, seed: int) -> Iterator[NDArray[np.in
 
     Yields:
         For each block of ``BLOCK_ROWS`` rows, the ascending positions chosen in that block, int64.
-
-    Raises:
-        CadcError: `total` is more than NumPy's hypergeometric draw takes.
     """
-    if wanted < total > _MAX_ROWS:
-        raise CadcError(
-            f"select.kind = 'uniform' takes at most {_MAX_ROWS:,} training rows, the dataset has "
-            f"{total:,}; prepare a part of it."
-        )
     counts = _generator(seed, _COUNTS)
     for block in range(-(-total // BLOCK_ROWS)):
         rows = min(BLOCK_ROWS, total - block * BLOCK_ROWS)
         after = total - block * BLOCK_ROWS - rows
-        count = rows if wanted == rows + after else int(counts.hypergeometric(rows, after, wanted))
+        count = rows if wanted == rows + after else hypergeometric(counts, rows, after, wanted)
         if count == rows:
             yield np.arange(rows, dtype=np.int64)
         else:

@@ -43,7 +43,10 @@ def shares(counts: Ints, wanted: int, draw: np.random.Generator) -> Ints:
         draw: orders equal remainders.
     """
     total = int(counts.sum())
-    given, remainder = np.divmod(counts * wanted, total)  # exact: both are integers
+    # Exact: all are integers, Python's where a product may have more than 63 bits.
+    large = int(counts.max(initial=0)) * wanted >= 2**63
+    product = (counts.astype(object) if large else counts) * wanted
+    given, remainder = (part.astype(np.int64) for part in (product // total, product % total))
     missing = wanted - int(given.sum())
     order = np.lexsort((draw.random(len(counts)), -remainder))
     given[order[:missing]] += 1

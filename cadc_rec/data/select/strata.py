@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cadc_rec.data.load.batches import unique
-from cadc_rec.data.randomness import Purpose, bit_generator
+from cadc_rec.data.randomness import Purpose, bit_generator, hypergeometrics
 from cadc_rec.data.select.choices import shares
 
 Ints = NDArray[np.int64]
@@ -95,8 +95,8 @@ class StratifiedChoice:
         here, place = unique(stratum, self.strata.number)
         rows = np.bincount(place, minlength=len(here))
         after = self.left[here] - rows
-        # Where all that is left is wanted, NumPy's draw is exact as well: it gives every row.
-        gives = self.draw.hypergeometric(rows, after, self.wanted[here])
+        # Where all that is left is wanted, the draw is exact as well: it gives every row.
+        gives = hypergeometrics(self.draw, rows, after, self.wanted[here])
         self.left[here] = after
         self.wanted[here] -= gives
         keys = self._generator(_ROWS, self.block).random(len(stratum))

@@ -22,6 +22,7 @@ from cadc_rec.config.tables import EntityTable, IdForm, TablesConfig
 from cadc_rec.data.dense import NUMBERS
 from cadc_rec.data.id_forms import in_form
 from cadc_rec.data.sources.raw_tables import Side, attribute_name
+from cadc_rec.data.streams import one_array
 from cadc_rec.errors import CadcError
 
 _BLOCK = 8192  # rows at once
@@ -107,7 +108,8 @@ class MatrixFile:
                 "id for each row."
             )
         if forms:
-            ids = in_form(ids.cast(pa.string()), forms)
+            text = ids if pa.types.is_large_string(ids.type) else ids.cast(pa.string())
+            ids = in_form(text, forms)
         try:
             ids = ids.cast(kind)
         except pa.ArrowException as error:
@@ -131,7 +133,7 @@ class MatrixFile:
         try:
             if self.ids.suffix == ".npy":
                 return pa.array(np.load(self.ids, allow_pickle=False))
-            return pa.array(self.ids.read_text("utf-8").splitlines(), pa.string())
+            return one_array(pa.array(self.ids.read_text("utf-8").splitlines(), pa.string()))
         except (ValueError, OSError, EOFError, pa.ArrowException) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
             raise CadcError(

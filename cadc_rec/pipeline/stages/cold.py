@@ -89,11 +89,11 @@ def measure_cold(
         ranks = _ranks(
             dataset, cold, scoring, every, on_top, targets, excluded, with_validation, processes
         )
-        if not control and processes.rank == 0:
+        if not control:
             histories = UserItems(dataset.user_indptr, dataset.train_item)
             candidates = (cold.items.astype(np.int64), np.arange(len(every)))
             sets = dict(zip(_AMONG, candidates, strict=True))
-            ranks |= baseline_ranks(baselines, histories, targets, excluded, sets)
+            ranks |= _of_baselines(baselines, histories, targets, excluded, sets, processes)
         result[of] = {"users": len(users), **_described(ranks, ks)}
         rows = {"user": users, "item": targets[users], "of": np.repeat(of, len(users)), **ranks}
         for name, values in rows.items():
@@ -152,6 +152,26 @@ class OfCold:
             return sparse.csr_array(sparse.hstack([scores, of_cold], format="csr"))
 
         return of_all
+
+
+def _of_baselines(
+    vectors: sparse.csr_array,
+    histories: UserItems,
+    targets: NDArray[np.int32],
+    excluded: UserItems,
+    candidates: Mapping[str, NDArray[np.int64]],
+    processes: Processes,
+) -> dict[str, NDArray[np.int64]]:
+    """`baseline_ranks`, of which every rank forms those of its share of the users."""
+    users = np.flatnonzero(targets >= 0)
+    share = processes.share(len(users))
+    mine = users[share.start : share.stop]
+    own = np.full_like(targets, -1)
+    own[mine] = targets[mine]
+    found = baseline_ranks(vectors, histories, own, excluded, candidates)
+    ranks = torch.from_numpy(np.stack(list(found.values()), 1)).to(processes.device)
+    every = processes.all_gather_rows(ranks, len(users)).cpu().numpy()
+    return dict(zip(found, every.T, strict=True))
 
 
 def _ranks(

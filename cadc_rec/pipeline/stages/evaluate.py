@@ -19,7 +19,7 @@ from cadc_rec.data.cold_items import ColdItems
 from cadc_rec.data.context import RequestContext
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.transition_lists import FILE
-from cadc_rec.data.user_items import UserItems
+from cadc_rec.data.user_items import AndOneEach, Taken, UserItems
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.rows import write_rows
 from cadc_rec.distributed.state import load_state
@@ -98,7 +98,7 @@ def build_evaluation(
             val_ranks, val = measure(kept, kept.users(False, sample), excluded, False, sample)
         else:
             val = ranking_metrics(val_ranks, config.k, config.metrics)
-        users, known = kept.users(True, None), train.and_one_each(val_item)
+        users, known = kept.users(True, None), AndOneEach(train, val_item)
         test_ranks, test = measure(kept, users, known, True)
         comparison: dict[str, Any] = {}
         if other is not None:
@@ -153,7 +153,7 @@ def _measured(
     ticker: Ticker,
     scoring: Scoring,
     users: torch.Tensor,
-    excluded: UserItems,
+    excluded: Taken,
     with_validation: bool,
     sample: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict[str, float]]:
@@ -169,8 +169,7 @@ def _measured(
     ranks = ranks[targets >= 0]
     metrics = ranking_metrics(ranks, config.k, config.metrics)
     if top is not None:
-        popularity = np.bincount(dataset.train_item, minlength=dataset.n_items)
-        metrics |= list_metrics(top.of_ks(), popularity, config.metrics)
+        metrics |= list_metrics(top.of_ks(), dataset.item_counts, config.metrics)
     return ranks, metrics
 
 

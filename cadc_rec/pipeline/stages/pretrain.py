@@ -28,6 +28,7 @@ from cadc_rec.pretrain.factor_tables import (
     ReplicatedTable,
     block_rows,
     partitions,
+    plain_tables,
 )
 from cadc_rec.pretrain.factorizations import MatrixFactorization
 from cadc_rec.pretrain.id_tables import IdTables, Scale, divisor, scaled
@@ -72,13 +73,13 @@ def build_tables(
         processes: the ranks; each solves its share of the rows.
         draft: receives ``user.safetensors`` and ``item.safetensors``.
         sharding: what memory tables may fill.
-        mf_tables: ``compute.mf_tables``: how matrix factorization's tables lie on several ranks.
+        mf_tables: ``compute.mf_tables``: how the tables of MF and ALS lie on several ranks.
     """
     config = config.sized(len(dataset.train_item), dataset.n_users)
     if config.model == "popularity":
         _build_popularity(dataset, processes, draft)
     elif config.model == "als":
-        _build_als(config, seed, dataset, processes, draft)
+        _build_als(config, seed, dataset, processes, draft, sharding, mf_tables)
     elif config.model == "mlp":
         build_neural_tables(config, seed, dataset, processes, draft, sharding)
     else:
@@ -86,25 +87,24 @@ def build_tables(
         _build_factorization(config, seed, dataset, processes, draft, tables)
 
 
-def popularity_tables(train_item: np.ndarray, n_users: int, n_items: int) -> IdTables:
+def popularity_tables(item_counts: np.ndarray, n_users: int) -> IdTables:
     """Popularity as a factorization: tables ``[n, 2]`` of one factor, all zero, and a bias.
 
     An item's bias is the number of its training interactions. It is what every method has to beat;
     as `IdTables` it is scored, ranked and measured like the rest.
 
     Args:
-        train_item: item of every training interaction.
+        item_counts: training interactions of every item ``[n_items]``.
         n_users: rows of the user table.
-        n_items: rows of the item table.
     """
-    user, item = torch.zeros(n_users, 2), torch.zeros(n_items, 2)
-    item[:, 1] = torch.from_numpy(np.bincount(train_item, minlength=n_items).astype(np.float32))
+    user, item = torch.zeros(n_users, 2), torch.zeros(len(item_counts), 2)
+    item[:, 1] = torch.from_numpy(item_counts.astype(np.float32))
     return IdTables(user, item)
 
 
 def _build_popularity(dataset: Dataset, processes: Processes, draft: Draft) -> None:
     """Count every item's training interactions."""
-    tables = popularity_tables(dataset.train_item, dataset.n_users, dataset.n_items)
+    tables = popularity_tables(dataset.item_counts, dataset.n_users)
     if processes.rank == 0:
         tables.save(draft.path)
     draft.rows = len(dataset.train_item)
@@ -129,8 +129,6 @@ def _build_factorization(
     user, item, bias = tables
     solver: AlternatingSolver | SoftmaxSolver
     if config.loss == "softmax":
-        assert isinstance(user, ReplicatedTable)
-        assert isinstance(item, ReplicatedTable)
         solver = SoftmaxSolver(user, item, data, config, seed, processes)
     else:
         solver = AlternatingSolver(user, item, bias, data, config, seed, processes)
@@ -191,19 +189,25 @@ def _factor_tables(
 
 
 def _build_als(
-    config: PretrainConfig, seed: int, dataset: Dataset, processes: Processes, draft: Draft
+    config: PretrainConfig,
+    seed: int,
+    dataset: Dataset,
+    processes: Processes,
+    draft: Draft,
+    sharding: ShardingConfig,
+    mf_tables: str,
 ) -> None:
     """Factorize every training interaction by implicit-feedback ALS and export its tables."""
-    device = processes.device
     dim = config.factors + 1  # without a bias, every element of a row is a factor
-    user, item = (torch.zeros(n, dim, device=device) for n in (dataset.n_users, dataset.n_items))
-    sweeps = train_als(user, item, Interactions.of(dataset), config.als, seed, processes)
+    rows = (dataset.n_users, dataset.n_items)
+    user, item = plain_tables(rows, dim, processes, sharding, mf_tables)
+    sweeps = train_als(user, item, Interactions.of(dataset), config.als, seed)
     chief = processes.rank == 0
     with track("pretrain (ALS)", config.als.iterations, "sweeps", visible=chief) as ticker:
         for _ in sweeps:
             ticker.advance()
     started = time.perf_counter()
-    shares = IdTables(user, item, bias_last=False).shares(processes)
+    shares = IdTables(user.local, item.local, bias_last=False)
     measured = _validation(dataset, shares, processes)
     seconds = time.perf_counter() - started
     _save(draft, shares.user, shares.item, dataset, config.scale, processes)
@@ -211,7 +215,10 @@ def _build_als(
     draft.info = {
         "bias_last": False,
         "alpha": config.als.alpha,
-        "divided_by": [divisor(table, config.scale) for table in (user, item)],
+        "tables": "partitioned" if isinstance(user, PartitionedTable) else "replicated",
+        "divided_by": [
+            divisor(table.local, config.scale, processes.all_reduce_sum) for table in (user, item)
+        ],
         "interactions": len(dataset.train_item),
         "validation": measured,
         "validation_seconds": seconds,

@@ -29,8 +29,9 @@ from cadc_rec.training.context import Requests
 from cadc_rec.training.kept import Histories, keep_frozen_rows, known_scores
 from cadc_rec.training.losses import logq_offsets, make_objective, mixed_offsets
 from cadc_rec.training.reading import compile_loops, open_reading
+from cadc_rec.training.steps.step import has_bfloat16, refuse_precision
 from cadc_rec.training.tables import dense_optimizer
-from cadc_rec.training.trainer import OnEpoch, Trainer, has_bfloat16, refuse_precision
+from cadc_rec.training.trainer import OnEpoch, Trainer
 from cadc_rec.training.validation import VALIDATION_RANKS, Validation, write_ranks
 
 CHECKPOINT = "model.safetensors"
@@ -140,6 +141,8 @@ def build_checkpoint(
         histories,
         experiment.compute.matmul,
         lambda step: None if absence is None else absence.begin(step),
+        experiment.compute.graphs,
+        model.module.frozen_reads,
         model.ahead(),
     )
     setup_seconds = time.perf_counter() - started

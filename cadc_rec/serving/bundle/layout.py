@@ -41,6 +41,11 @@ ITEMS = "items.parquet"
 ATTRIBUTES = "attributes.json"
 """Encoders: by side, each attribute's name, kind, size and vocabulary (value of codes 1, 2, ...;
 code 0 is unknown). Codes from `size` on are of items that nobody took yet; programs lack them."""
+DENSE = "dense.json"
+"""By side, the vectors and numbers that towers read: widths, and how numbers are scaled; where
+there are any."""
+COLUMNS = "columns.json"
+"""How the columns of users, items and interactions are read, so that new rows become codes."""
 KNOWN = "known.safetensors"
 """What users took, training and validation items, as CSR: ``indptr`` int64 ``[users + 1]``,
 ``items`` int32 ``[n]``, each user's in the order of time, the latest last; and ``popularity``
@@ -63,7 +68,16 @@ NEWCOMER = "programs/newcomer.pt2"
 NEW_ITEM = "programs/new_item.pt2"
 """`torch.export`: codes of attributes to the learned part of the vectors of items that came after
 training; `MODEL` says under ``new_items`` how many codes of each attribute there may be."""
-PROGRAMS = {"query": QUERY, "item": ITEM, "newcomer": NEWCOMER, "new_item": NEW_ITEM}
+NEW_USER = "programs/new_user.pt2"
+"""`torch.export`: histories and codes of attributes to vectors of users that came after training,
+where a tower reads attributes of users; ``new_users`` in `MODEL` is likewise."""
+PROGRAMS = {
+    "query": QUERY,
+    "item": ITEM,
+    "newcomer": NEWCOMER,
+    "new_item": NEW_ITEM,
+    "new_user": NEW_USER,
+}
 
 SELF_TEST = "self_test.json"
 """Recorded requests with their answers; see `cadc_rec.serving.bundle.self_test`."""

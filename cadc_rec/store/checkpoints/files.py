@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,10 @@ _FILE_BYTES = 2 << 30  # safetensors copies a whole file's tensors before it wri
 
 
 def save_tensors(
-    folder: Path, tensors: Tensors, group: dist.ProcessGroup
+    folder: Path,
+    tensors: Tensors,
+    group: dist.ProcessGroup,
+    written: Callable[[Path, Mapping[str, Any]], None] = lambda folder, files: None,
 ) -> dict[str, dict[str, Any]]:
     """Write all ranks' parts; every rank must call.
 
@@ -60,11 +63,12 @@ def save_tensors(
         folder: the folder to make and fill.
         tensors: this rank's parts, on the CPU.
         group: the ranks, in a group that can send Python objects (gloo).
+        written: called by each rank with the folder and its files' sizes and SHA-256 by name.
 
     Returns:
         Size and SHA-256 of every file by name, on rank 0; empty on the others.
     """
-    writer = _Writer(folder, dist.get_rank(group))
+    writer = _Writer(folder, dist.get_rank(group), written)
     save(dict(tensors), storage_writer=writer, planner=PartsSavePlanner(), process_group=group)
     return writer.files
 
@@ -85,8 +89,10 @@ def saved_sizes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 class _Writer(StorageWriter):
-    def __init__(self, folder: Path, rank: int) -> None:
-        self.folder, self.rank = folder, rank
+    def __init__(
+        self, folder: Path, rank: int, written: Callable[[Path, Mapping[str, Any]], None]
+    ) -> None:
+        self.folder, self.rank, self.written = folder, rank, written
         self.files: dict[str, dict[str, Any]] = {}
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
@@ -105,6 +111,8 @@ class _Writer(StorageWriter):
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         written = []
+        mine: dict[str, Any] = {}
+        self.folder.mkdir(parents=True, exist_ok=True)  # each node may have a disk of its own
         for number, items in enumerate(_batches(plan)):
             name = f"rank-{self.rank:05}-{number:03}.safetensors"
             parts = {}
@@ -115,10 +123,12 @@ class _Writer(StorageWriter):
             save_file(parts, self.folder / name)
             _sync(self.folder / name)
             entry = file_entry(self.folder / name)  # each rank hashes the files that it wrote
+            mine[name] = entry
             written += [
                 WriteResult(item.index, parts[_key(item.index)].nbytes, (name, entry))
                 for item in items
             ]
+        self.written(self.folder, mine)
         future: Future[list[WriteResult]] = Future()
         future.set_result(written)
         return future

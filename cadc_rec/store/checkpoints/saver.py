@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from cadc_rec.store.atomic import disk_error
 from cadc_rec.store.checkpoints.files import save_tensors
 from cadc_rec.store.checkpoints.parts import Offsets, Parts, Tensors
 from cadc_rec.store.checkpoints.store import CheckpointStore
+from cadc_rec.store.remote.origin import place_on_node
 
 _MOST_FAILURES = 3  # in a row: what fills a disk or takes its rights away seldom passes by itself
 
@@ -137,7 +138,8 @@ class Saver:
         try:
             if ready is not None:
                 ready.synchronize()
-            files = save_tensors(self.store.draft(step), tensors, self.group)
+            draft = self.store.draft(step)
+            files = save_tensors(draft, tensors, self.group, self._sender(step))
             if self.rank == 0:
                 self.store.commit(step, files, body)
         except (
@@ -150,6 +152,25 @@ class Saver:
             self._failures = 0
             if self.rank == 0:
                 self._remove_others()
+            elif self.store.origin is not None and place_on_node()[0] == 0:
+                # Of this node, unless it is rank 0's, which has renamed it.
+                shutil.rmtree(self.store.draft(step), ignore_errors=True)
+
+    def _sender(self, step: int) -> Callable[[Path, Mapping[str, Any]], None]:
+        """What each rank calls with the files that it wrote."""
+        if self.store.origin is None:
+            return lambda draft, files: None
+        box, failed = [""], None
+        try:
+            if self.rank == 0:
+                box = [self.store.next_name(step)]
+        except CadcError as error:  # the others wait for the name
+            failed = error
+        dist.broadcast_object_list(box, src=0, group=self.group)
+        (name,) = box
+        if not name:
+            raise failed or CadcError("rank 0 cannot name the checkpoint.")
+        return lambda draft, files: self.store.send(draft, name, files)
 
     def _remove_others(self) -> None:
         try:

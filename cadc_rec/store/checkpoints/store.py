@@ -20,6 +20,7 @@ from cadc_rec.errors import BusyError, CadcError
 from cadc_rec.log import log
 from cadc_rec.store.atomic import commit, locked, make_folder
 from cadc_rec.store.manifest import read_sealed, verify_files, write_sealed
+from cadc_rec.store.remote.origin import origin_of, place_on_node
 from cadc_rec.versions import library_versions
 
 FOLDER = "checkpoints"
@@ -77,6 +78,7 @@ class CheckpointStore:
         self.workdir = workdir
         self.path = workdir / FOLDER / training
         self._lock = workdir / ".tmp" / f"{FOLDER}-{training}.lock"
+        self.origin, self._prefix = origin_of(workdir), f"{FOLDER}/{training}"
 
     @contextlib.contextmanager
     def owned(self, wait: float = 0.0) -> Iterator[None]:
@@ -97,6 +99,8 @@ class CheckpointStore:
                 )
             for left in self.path.glob(".*"):
                 shutil.rmtree(left, ignore_errors=True)
+            if self.origin is not None:
+                self.origin.sweep(self._prefix)
             yield
 
     @contextlib.contextmanager
@@ -104,12 +108,18 @@ class CheckpointStore:
         """Hold this training's lock; it is outside the folder, since that may be removed."""
         make_folder(self._lock.parent, self.workdir)
         waited = f"waiting for another job that writes {self.path}" if wait else ""
-        with locked(self._lock, waited, wait) as mine:
+        with locked(self._lock, waited, wait) as mine, contextlib.ExitStack() as held:
+            if mine and self.origin is not None:
+                name = self._prefix.replace("/", "-")
+                mine = held.enter_context(self.origin.leased(name, waited, wait))
             yield mine
 
     def folders(self) -> list[Path]:
         """Committed checkpoints, the newest first; some may be damaged by now."""
-        return sorted(self.path.glob(_COMMITTED), reverse=True)
+        here = set(self.path.glob(_COMMITTED))
+        if self.origin is not None:  # one that could not be sent is here alone
+            here |= set(self.origin.known(self._prefix, prune=False))
+        return sorted(here, reverse=True)
 
     def draft(self, step: int) -> Path:
         """The folder in which a step's checkpoint is filled; a killed job leaves it incomplete."""
@@ -123,8 +133,7 @@ class CheckpointStore:
             files: size and SHA-256 of every file in it.
             body: the rest of its manifest; ``score`` is required.
         """
-        newest = next((int(folder.name.split("-")[0]) for folder in self.folders()), 0)
-        draft, final = self.draft(step), self.path / f"{newest + 1:06d}-step-{step}"
+        draft, final = self.draft(step), self.path / self.next_name(step)
         manifest = write_sealed(
             draft,
             {
@@ -136,7 +145,27 @@ class CheckpointStore:
             },
         )
         commit(draft, final)
+        if self.origin is not None:
+            here = {name: entry for name, entry in files.items() if (final / name).exists()}
+            self.origin.upload(final, f"{self._prefix}/{final.name}", here)
+            self.origin.seal(final, f"{self._prefix}/{final.name}")
         return Checkpoint(final, manifest)
+
+    def next_name(self, step: int) -> str:
+        """Of the next checkpoint's folder; the owner's answer counts."""
+        newest = next((int(folder.name.split("-")[0]) for folder in self.folders()), 0)
+        return f"{newest + 1:06d}-step-{step}"
+
+    def send(self, draft: Path, name: str, files: Mapping[str, Mapping[str, Any]]) -> None:
+        """Have files of a draft in the store, where the work folder belongs to one.
+
+        Args:
+            draft: holds them.
+            name: of the checkpoint's folder.
+            files: size and SHA-256 by name.
+        """
+        if self.origin is not None:
+            self.origin.upload(draft, f"{self._prefix}/{name}", files)
 
     def keep(self, last: int, best: bool) -> None:
         """Remove all but the `last` newest checkpoints and, if asked for, the best."""
@@ -160,7 +189,7 @@ class CheckpointStore:
 
     def clear(self) -> None:
         """Remove all checkpoints and the folder, unless another job has begun to write there."""
-        if not self.path.exists():
+        if not self.path.exists() and (self.origin is None or not self.folders()):
             return
         with self._locked() as mine:
             if mine:
@@ -169,6 +198,8 @@ class CheckpointStore:
 
     def _remove(self, folder: Path) -> None:
         """Remove a checkpoint; if killed half-way, the rest counts as an old draft."""
+        if self.origin is not None:
+            self.origin.remove(f"{self._prefix}/{folder.name}")
         doomed = folder.with_name(f"{_REMOVED}{folder.name}")
         folder.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
@@ -193,17 +224,22 @@ def open_checkpoint(folder: Path, group: Group) -> Checkpoint:
     """
     manifest, why = group.broadcast(_attempt(lambda: read(folder)) if group.rank == 0 else None)
     if why is None:
-        files = manifest["files"]
-        mine: Sequence[str] = sorted(files)[group.rank :: group.world_size]
-        _, changed = _attempt(
-            lambda: verify_files(
-                folder, files, mine, "a checkpoint", "name another checkpoint, or none."
-            )
-        )
+        _, changed = _attempt(lambda: _check(folder, manifest["files"], group))
         why = next((each for each in group.all_gather(changed) if each is not None), None)
     if why is not None:
         raise CadcError(why)
     return Checkpoint(folder, manifest)
+
+
+def _check(folder: Path, files: Mapping[str, Mapping[str, Any]], group: Group) -> None:
+    """Check this rank's share of the files; those in a store are brought to every node."""
+    origin = origin_of(folder.parents[2])
+    if origin is not None:
+        rank, ranks = place_on_node()
+        origin.fetch(folder, {name: files[name] for name in sorted(files)[rank::ranks]})
+        return
+    mine: Sequence[str] = sorted(files)[group.rank :: group.world_size]
+    verify_files(folder, files, mine, "a checkpoint", "name another checkpoint, or none.")
 
 
 def newest_whole(
@@ -221,7 +257,9 @@ def newest_whole(
             sentence; None if it can.
         tell: logs each checkpoint that is skipped.
     """
-    for folder in group.broadcast(store.folders() if group.rank == 0 else None):
+    names = [folder.name for folder in store.folders()] if group.rank == 0 else None
+    for name in group.broadcast(names):
+        folder = store.path / name  # each node has a cache of its own
         try:
             found = open_checkpoint(folder, group)
         except CadcError as error:

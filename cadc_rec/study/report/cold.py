@@ -101,13 +101,13 @@ def _entries(group: Group, known: Group | None) -> tuple[Entry, ...]:
     entries = []
     for among in _AMONG:
         for metric in METRICS:
-            mine = _gains(group, among, metric)
+            mine = cold_gains(group, among, metric)
             assert mine is not None
             means = [100 * float(seed.gains.mean()) for seed in _of_seeds(group, among, metric)]
             found = spread(means)
             entries.append(Entry(formatting.spread(found), sort=found.mean))
             for baseline in BASELINES:
-                other = _gains(group, f"{baseline}_{among}", metric)
+                other = cold_gains(group, f"{baseline}_{among}", metric)
                 entries.append(_NONE if other is None else _beside(group, mine, other))
     return (*entries, _of_known(group, known))
 
@@ -129,7 +129,7 @@ def _of_known(group: Group, known: Group | None) -> Entry:
     if known is None or known is group:
         return _NONE
     among, metric = "among_all", METRICS[0]
-    mine, theirs = _gains(group, among, metric), _gains(known, among, metric)
+    mine, theirs = cold_gains(group, among, metric), cold_gains(known, among, metric)
     assert mine is not None
     assert theirs is not None
     try:
@@ -145,8 +145,20 @@ def _of_known(group: Group, known: Group | None) -> Entry:
     return Entry(f"{share:.0f}", second=ends, sort=share)
 
 
-def _gains(group: Group, column: str, metric: str) -> UserGains | None:
-    """Mean gains over the group's seeds; None if its cells have no such ranks."""
+def cold_gains(group: Group, column: str, metric: str) -> UserGains | None:
+    """What each user of a held-out cold item adds to a metric, the mean over the group's seeds.
+
+    Args:
+        group: cells of one contender.
+        column: ``among_cold``, ``among_all``, or these of a baseline (``neighbours_among_all``).
+        metric: such as ``hr@10``.
+
+    Returns:
+        None if the cells have no such ranks.
+
+    Raises:
+        CadcError: the ranks cannot be read, or are of different users.
+    """
     seeds = _of_seeds(group, column, metric)
     if not seeds:
         return None

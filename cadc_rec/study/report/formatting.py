@@ -81,6 +81,11 @@ def interval(compared: Comparison) -> str:
     """The interval that decides the verdict: in percent where there is one, else in points."""
     if compared.relative_interval is not None:
         return _ends(compared.relative_interval, "%")
+    return points(compared)
+
+
+def points(compared: Comparison) -> str:
+    """The interval in percentage points."""
     return _ends(_percent(compared.interval), " points", digits=2)
 
 

@@ -33,7 +33,8 @@ class Section:
 
     study: Study
     table: TableView
-    cold: TableView | None
+    more: tuple[tuple[str, TableView], ...]
+    """Further tables, and what heads each."""
     figures: tuple[Figure, ...]
 
     def of_status(self, status: Status) -> list[Cell]:

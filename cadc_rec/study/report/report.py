@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from cadc_rec.errors import CadcError
 from cadc_rec.store.atomic import commit
 from cadc_rec.study.report.cold import cold_table
+from cadc_rec.study.report.features import features_table
 from cadc_rec.study.report.figures import study_figures
 from cadc_rec.study.report.groups import Comparisons
 from cadc_rec.study.report.page import GENERATOR, Section, render_page
@@ -30,6 +31,7 @@ from cadc_rec.study.report.updated import as_updated
 from cadc_rec.updates.chain import Wanted
 
 PAGE = "index.html"
+_MORE = {"Cold items": "cold-table", "What features add": "features-table"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def write_report(folder: Path, out: Path | None = None, update: Wanted = "newest
         Section(
             study,
             study_table(study, comparisons),
-            cold_table(study, comparisons),
+            _more(study, comparisons),
             tuple(study_figures(study, comparisons)),
         )
         for study in comparisons.studies
@@ -101,6 +103,14 @@ def write_report(folder: Path, out: Path | None = None, update: Wanted = "newest
     )
 
 
+def _more(study: Study, comparisons: Comparisons) -> tuple[tuple[str, TableView], ...]:
+    """The tables that only some studies have."""
+    found = zip(
+        _MORE, (cold_table(study, comparisons), features_table(study, comparisons)), strict=True
+    )
+    return tuple((heading, table) for heading, table in found if table is not None)
+
+
 def _refuse_other(out: Path) -> None:
     """Raise if `out` holds anything but a report, which would be replaced."""
     if not out.exists():
@@ -121,8 +131,8 @@ def _fill(folder: Path, comparisons: Comparisons, sections: Sequence[Section]) -
         study = section.study
         table = study.layout if study.layout in ("table1", "table2") else f"{study.layout}-table"
         files = {f"{table}.md": markdown_table(study, section.table)}
-        if section.cold is not None:
-            files["cold-table.md"] = markdown_table(study, section.cold)
+        for heading, more in section.more:
+            files[f"{_MORE[heading]}.md"] = markdown_table(study, more)
         files |= {f"{figure.name}.svg": figure.svg for figure in section.figures}
         for name, content in files.items():
             # The first study has the plain names; the tables come first.

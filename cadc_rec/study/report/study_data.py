@@ -33,7 +33,7 @@ _AGAIN = "run that cell of the study again"
 # What a finished cell cannot do without.
 _MEASURED = ("metrics", "validation", "seconds", "rows", "split")
 _OF_DONE = (*_MEASURED, "history", "ranks", "cold", "cold_ranks")
-_PLACE = ("id", "dataset", "method", "integration", "ratio", "variant", "seed")
+_PLACE = ("id", "dataset", "method", "integration", "ratio", "variant", "over", "seed")
 
 # A stage a method does not have may be written as null.
 Seconds = Annotated[
@@ -114,6 +114,8 @@ class Place(_Part):
     integration: Text
     ratio: float = Field(gt=0)
     variant: Text = ""
+    over: Text = ""
+    """The variant that this one's features are compared with."""
     seed: int
 
 

@@ -7,6 +7,7 @@ first cell runs.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from cadc_rec.errors import CadcError
 
 Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+FeatureName = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
 Settings = dict[str, bool | int | float | str | list[int] | list[str]]
 
 
@@ -36,6 +38,8 @@ class DatasetEntry(Section):
     """Its experiment file, relative to the study's."""
     set: Settings = Field(default_factory=dict)
     """Settings to override, ``"section.key" = value``."""
+    features: dict[FeatureName, Settings] = Field(default_factory=dict)
+    """Named sets of features: the settings, such as ``data.tables.items.text``, that name them."""
 
 
 class GridEntry(Section):
@@ -49,6 +53,9 @@ class GridEntry(Section):
     """Filtering ratios; empty takes the config's. Methods that take everything ignore them."""
     datasets: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Names of datasets; empty takes all."""
+    features: Annotated[tuple[FeatureName, ...], Field(strict=False)] = ()
+    """Names of the datasets' sets of features; the others are compared with the first. A dataset
+    without the first has no cell here, and one without another none of that."""
     variant: Annotated[str, Field(pattern=r"^[a-z0-9-]*$")] = ""
     """A name for this part's rows where other parts have the same method, such as ``uniform``."""
     config: str = ""
@@ -87,9 +94,13 @@ class Cell:
     config: Path
     method: str
     variant: str
+    """The part's own, after the name of its set of features where it has one."""
     sets: tuple[str, ...]
     """Overrides for ``--set``, the seed among them."""
     experiment: Experiment
+    over: str = ""
+    """The variant whose features are fewer, or others: what the cell's features are compared with;
+    empty without such a comparison."""
 
     @property
     def integration(self) -> str:
@@ -122,6 +133,7 @@ class Cell:
             "integration": self.integration,
             "ratio": self.ratio,
             "variant": self.variant,
+            **({"over": self.over} if self.over else {}),
             "seed": self.experiment.seed,
         }
 
@@ -161,6 +173,8 @@ def read_study(path: Path) -> Study:
     for entry in file.grid:
         _known(entry.methods, METHODS, "method", path)
         _known(entry.datasets, file.datasets, "dataset", path)
+        named = {name for dataset in file.datasets.values() for name in dataset.features}
+        _known(entry.features, dict.fromkeys(sorted(named)), "set of features", path)
     cells: dict[str, Cell] = {}  # a cell that two parts of the grid ask for is run once
     for cell in _cells(file, path):
         if not _alike(cells.setdefault(cell.id, cell), cell):
@@ -192,24 +206,51 @@ def _cells(file: StudyFile, path: Path) -> Iterator[Cell]:
     for seed in file.seeds:
         for entry in file.grid:
             for name in entry.datasets or file.datasets:
-                for method in entry.methods:
-                    for integration in entry.integrations or (None,):
-                        for ratio in entry.ratios or (None,):
-                            settings = {**file.set, **file.datasets[name].set, **entry.set}
-                            settings["seed"] = seed
-                            if integration is not None:
-                                settings["model.id_embedding"] = integration
-                            if ratio is not None:
-                                settings["select.ratio"] = ratio
-                            yield _cell(file, path, entry, name, method, settings)
+                dataset = file.datasets[name]
+                for method, integration, ratio, features in itertools.product(
+                    entry.methods,
+                    entry.integrations or (None,),
+                    entry.ratios or (None,),
+                    _features(entry, dataset),
+                ):
+                    settings = {**file.set, **dataset.set, **entry.set}
+                    if features:
+                        settings |= dataset.features[features]
+                    settings["seed"] = seed
+                    if integration is not None:
+                        settings["model.id_embedding"] = integration
+                    if ratio is not None:
+                        settings["select.ratio"] = ratio
+                    yield _cell(file, path, entry, name, method, settings, features)
+
+
+def _features(entry: GridEntry, dataset: DatasetEntry) -> list[str]:
+    """The sets of features that the entry has on a dataset; one empty name without any."""
+    if not entry.features:
+        return [""]
+    if entry.features[0] not in dataset.features:
+        return []
+    return [name for name in entry.features if name in dataset.features]
 
 
 def _cell(
-    file: StudyFile, path: Path, entry: GridEntry, name: str, method: str, settings: Settings
+    file: StudyFile,
+    path: Path,
+    entry: GridEntry,
+    name: str,
+    method: str,
+    settings: Settings,
+    features: str,
 ) -> Cell:
     # JSON writes these kinds of value as TOML does.
     sets = tuple(f"{key}={json.dumps(value)}" for key, value in settings.items())
     dataset = file.datasets[name]
     config = path.parent / (entry.config or dataset.config)
     experiment = load_experiment(config, method=method, overrides=sets)
-    return Cell(name, dataset.title, config, method, entry.variant, sets, experiment)
+    variant, over = (_joined(each, entry.variant) for each in (features, (*entry.features, "")[0]))
+    over = over if variant != over else ""
+    return Cell(name, dataset.title, config, method, variant, sets, experiment, over)
+
+
+def _joined(features: str, variant: str) -> str:
+    return "-".join(filter(None, (features, variant)))

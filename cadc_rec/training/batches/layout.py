@@ -41,6 +41,10 @@ class Rows:
     count: torch.Tensor
     positives: int
 
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All but the last."""
+        return self.users, self.items, self.places, self.negatives, self.count
+
 
 @dataclass(frozen=True)
 class Distinct:

@@ -34,6 +34,9 @@ from cadc_rec.training.batches.layout import PairLayout, Rows
 
 AnyLoader = Loader | StreamLoader
 Batches = Generator[Batch[torch.Tensor], None, None]
+Layout = PairLayout | SoftmaxLayout
+Drawn = tuple[Rows, Layout]
+"""A step's rows on the device, and what makes the batch of them."""
 ROW_BYTES = 8 + 4  # of D_sel in a GPU's memory: a user, an item, and a place in the epoch's order
 ROWS_AT_ONCE = 2**20
 """Rows that are taken, and uploaded where they are streamed, for several steps at once."""
@@ -177,13 +180,19 @@ class DeviceBatches:
             most = -(-len(examples) // self.steps)
             self.order = torch.empty(len(examples) + most, dtype=torch.int32, device=device)
         self.draws = DeviceNegatives(self.arrange.n_items, self.arrange.draws, device)
+        self._layouts: dict[int, Layout] = {}  # kept: a recorded step reads their tensors
         # The order of an epoch is drawn by one thread, for each place depends on those before.
         self._thread = ThreadPoolExecutor(1, "epoch-order")
-        self._laid: tuple[int, PairLayout | SoftmaxLayout] | None = None
         self._next: tuple[int, Future[tuple[Course, np.ndarray]]] | None = None
 
     def epoch(self, epoch: int, done: Position = ()) -> Batches:
         """See `BatchSource`."""
+        with contextlib.closing(self.drawn(epoch, done)) as steps:
+            for rows, layout in steps:
+                yield layout(rows)
+
+    def drawn(self, epoch: int, done: Position = ()) -> Generator[Drawn]:
+        """The same before batches are made of them; of an epoch all in the same shapes."""
         with self._reading(epoch, done) as (course, take):
             layout = self._layout(course.most)
             counts: dict[int, torch.Tensor] = {}
@@ -200,23 +209,21 @@ class DeviceBatches:
                     of_all = slice(number * self.shared, (number + 1) * self.shared)
                     negatives = drawn[mine if self.each else of_all]
                     of_step = users[mine], items[mine], places[mine], negatives
-                    yield layout(Rows(*of_step, counts[count], step.positives))
+                    yield Rows(*of_step, counts[count], step.positives), layout
 
     def _together(self, rows: int) -> int:
         """Steps of so many rows to take and to draw negatives for at once."""
         draws = rows * self.each + self.shared
         return max(1, min(ROWS_AT_ONCE // max(1, rows), _DRAWS // max(1, draws)))
 
-    def _layout(self, rows: int) -> PairLayout | SoftmaxLayout:
-        """That of steps of so many rows; nearly every epoch has the same, and it holds tables."""
-        if self._laid is None or self._laid[0] != rows:
-            self._laid = None  # the one before makes room first
-            if isinstance(self.arrange, PairBatches):
-                made = PairLayout(self.arrange, rows, self.n_users, self.device)
-                self._laid = rows, made
-            else:
-                self._laid = rows, SoftmaxLayout(self.arrange, rows, self.device)
-        return self._laid[1]
+    def _layout(self, rows: int) -> Layout:
+        if rows not in self._layouts:
+            self._layouts[rows] = (
+                PairLayout(self.arrange, rows, self.n_users, self.device)
+                if isinstance(self.arrange, PairBatches)
+                else SoftmaxLayout(self.arrange, rows, self.device)
+            )
+        return self._layouts[rows]
 
     def _drawn(self, first: Step, steps: int, users: torch.Tensor) -> torch.Tensor:
         """The negatives of so many steps, of which `users` are the rows'."""

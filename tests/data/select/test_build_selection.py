@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.config.experiment import SelectConfig
+from cadc_rec.data import randomness
 from cadc_rec.data.prepare.build_dataset import INTERACTIONS
 from cadc_rec.data.select import build_selection as select_stage
 from cadc_rec.data.select.build_selection import choose_uniform
 from cadc_rec.data.select.sizes import selected_rows, shard_sizes
-from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import Artifact, run_stage
 
 
@@ -137,9 +137,23 @@ def test_sizes_and_settings():
     assert json.dumps(SelectConfig().decisive())
 
 
-def test_more_rows_than_the_draw_takes_are_refused():
-    with pytest.raises(CadcError, match="takes at most 1,000,000,000 training rows"):
-        next(choose_uniform(10**9 + 1, 10, 0))
+def test_samples_are_uniform_beyond_what_numpys_draw_takes(monkeypatch):
+    """As above, with a limit that every draw of a count is beyond."""
+    monkeypatch.setattr(randomness, "_MOST_OF_A_KIND", 1)
+    test_every_pair_of_rows_is_equally_likely_within_and_across_blocks(monkeypatch)
+
+
+def test_counts_of_two_billion_rows_are_exact_and_spread_as_they_should():
+    """The first blocks of many samples: mean and variance of the hypergeometric distribution."""
+    total, wanted, rows = 2 * 10**9 + 77, 2 * 10**8, 2**20
+    share = wanted / total
+    counts = [
+        randomness.hypergeometric(np.random.default_rng(n), rows, total - rows, wanted)
+        for n in range(100)
+    ]
+    deviation = math.sqrt(rows * share * (1 - share))
+    assert abs(np.mean(counts) - rows * share) < 4 * deviation / 10
+    assert 0.7 < np.std(counts) / deviation < 1.3
 
 
 def test_a_draw_of_a_large_dataset_is_exact(tmp_path: Path):

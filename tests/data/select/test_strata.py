@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cadc_rec.data import randomness
 from cadc_rec.data.prepare.build_dataset import INTERACTIONS
 from cadc_rec.data.select import build_selection as select_stage
 from cadc_rec.data.select.strata import Strata, StratifiedChoice
@@ -92,6 +93,11 @@ def test_every_choice_of_a_stratums_rows_is_equally_likely_across_blocks():
     expected = draws / 12
     # chi-squared with 11 degrees of freedom: beyond 31.3 once in a thousand draws of this test
     assert sum((n - expected) ** 2 / expected for n in chosen.values()) < 31.3
+
+
+def test_strata_beyond_what_numpys_draw_takes_are_drawn_evenly(monkeypatch):
+    monkeypatch.setattr(randomness, "_MOST_OF_A_KIND", 2)  # item 1's rows are more, item 0's not
+    test_every_choice_of_a_stratums_rows_is_equally_likely_across_blocks()
 
 
 def test_periods_part_times_that_are_as_far_apart_as_integers_go():

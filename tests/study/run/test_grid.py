@@ -266,3 +266,24 @@ def test_the_shipped_tables_are_the_papers():
     }
     figure1 = read_study(STUDIES[[path.stem for path in STUDIES].index("figure1")])
     assert {cell.ratio for cell in figure1.cells} == {1, 2, 5, 10, 20, 50, 100}
+
+
+def test_sets_of_features_are_variants_compared_with_the_first(write):
+    """A dataset that lacks a set has no cell of it; settings may be lists of columns."""
+    sets = """
+[datasets.wide.features.few]
+[datasets.wide.features.many]
+"data.generated.users" = 3000
+"evaluate.metrics" = ["recall", "mrr"]
+"""
+    grid = '[[grid]]\nmethods = ["cadc"]\nfeatures = ["few", "many"]\nvariant = "x"\n'
+    path = write(sets + grid, HEAD.replace("[0, 1]", "[0]"))
+    cells = read_study(path).cells
+    assert [(cell.dataset, cell.variant, cell.over) for cell in cells] == [
+        ("wide", "few-x", ""),
+        ("wide", "many-x", "few-x"),
+    ]
+    assert cells[1].experiment.data.generated.users == 3000
+    assert cells[1].to_dict()["over"] == "few-x"
+    unknown = '[[grid]]\nmethods = ["cadc"]\nfeatures = ["none"]\n'
+    assert "set of features 'none' is unknown" in refusal(write(unknown))

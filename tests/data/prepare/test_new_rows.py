@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,10 +12,10 @@ import pytest
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.prepare.build_dataset import build_dataset
+from cadc_rec.data.prepare.new_rows import Columns, read_log, read_new_rows
 from cadc_rec.data.sources.raw_input import find_raw
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import run_stage
-from cadc_rec.updates.new_entities import new_entities
 
 
 def stock(names, first=0):
@@ -76,11 +78,17 @@ def prepared(tmp_path):
     return config, made
 
 
-def test_rows_that_are_the_datasets_own_are_coded_as_it_has_them(prepared, tmp_path):
+@pytest.mark.parametrize("through_json", [False, True])
+def test_rows_that_are_the_datasets_own_are_coded_as_it_has_them(prepared, tmp_path, through_json):
     config, made = prepared
     file = tmp_path / "new.parquet"
     pq.write_table(stock(["n1", "n2", "n3", "n4", "n5"], first=6), file)
-    found = new_entities(config, made, "item", file, "--items")
+    columns = Columns.of_dataset(config, made)
+    if through_json:  # as a bundle keeps them
+        kept = json.loads(json.dumps(columns.to_json()))
+        assert "log.parquet" not in str(kept)
+        columns = Columns.of_json(kept, columns.attributes, columns.dense)
+    found = read_new_rows(columns, "item", file, "--items")
     assert found.ids.to_pylist() == ["n1", "n2", "n3", "n4", "n5"]
     data = Dataset.open(made)
     for mine, theirs in zip(found.attributes, data.every_item_attributes(), strict=True):
@@ -91,6 +99,13 @@ def test_rows_that_are_the_datasets_own_are_coded_as_it_has_them(prepared, tmp_p
         np.testing.assert_allclose(mine.values, theirs.values[6:11], atol=1e-7)
 
 
+def test_a_log_is_read_in_the_order_of_its_times(prepared, tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text("item_id,user_id,timestamp\ni3,new,9\ni1,new,7\ni2,other,8\n")
+    log = read_log(Columns.of_dataset(*prepared), file, "--history")
+    assert log.to_pydict() == {"user_id": ["new", "other", "new"], "item_id": ["i1", "i2", "i3"]}
+
+
 def test_vectors_of_another_width_are_refused(prepared, tmp_path):
     config, made = prepared
     file = tmp_path / "new.parquet"
@@ -98,4 +113,4 @@ def test_vectors_of_another_width_are_refused(prepared, tmp_path):
     wide = rows.set_column(3, "picture", pa.array([[1.0, 2.0]]))
     pq.write_table(wide, file)
     with pytest.raises(CadcError, match="vectors of 2 numbers, and those of the dataset have 3"):
-        new_entities(config, made, "item", file, "--items")
+        read_new_rows(Columns.of_dataset(config, made), "item", file, "--items")

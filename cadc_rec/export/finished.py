@@ -1,0 +1,175 @@
+"""A finished experiment, as the exported forms need it: its model, and what gives new vectors.
+
+In: settings, artifacts, the dataset and pre-trained vectors. Out: towers, vectors and programs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from cadc_rec.config.experiment import Experiment
+from cadc_rec.data.context import request_codes
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.prepare.new_rows import Columns
+from cadc_rec.data.recent_popularity import LatestScores
+from cadc_rec.data.request_codes import RequestCodes
+from cadc_rec.data.transition_lists import ListedScores
+from cadc_rec.data.user_items import UserItems
+from cadc_rec.export.new_items import NewItemProgram, NewItems, new_item_program
+from cadc_rec.export.new_users import NewUsers, new_user_program
+from cadc_rec.export.newcomers import newcomer_program, row_fold
+from cadc_rec.export.programs import Program
+from cadc_rec.export.trained import TrainedModel, trained_towers
+from cadc_rec.pretrain.id_tables import Pretrained
+from cadc_rec.pretrain.prior_fit import FittedPrior
+from cadc_rec.store.artifact import Artifact
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished experiment.
+
+    Attributes:
+        experiment: its settings.
+        artifacts: by stage.
+        dataset: the prepared data.
+        pretrained: pre-trained vectors where there are any.
+        update: the update that the artifacts are of, for people: its ``day``, its ``number``, how
+            many there are (``of``) and all that as ``text``; None for a run.
+    """
+
+    experiment: Experiment
+    artifacts: Mapping[str, Artifact]
+    dataset: Dataset
+    pretrained: Pretrained
+    update: Mapping[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """What its bundle is called."""
+        e = self.experiment
+        update = f"-update{self.update['number']}" if self.update else ""
+        return f"{e.data.source}-{e.method}-seed{e.seed}{update}"
+
+    def trained(self) -> TrainedModel | None:
+        """The towers; None if tables are scored without any."""
+        return trained_towers(
+            self.experiment, self.artifacts, self.dataset, self.pretrained, self.listed()
+        )
+
+    def known(self) -> UserItems:
+        """The items left out of a test item's candidates, for each user in order of time."""
+        train = UserItems(self.dataset.user_indptr, self.dataset.train_item)
+        return train.and_one_each(self.dataset.val_item)
+
+    @cached_property
+    def new_items(self) -> NewItems:
+        """What gives vectors to items that no table has a row of."""
+        learned = self.new_item_program
+        widths = [] if learned is None else learned.widths
+        data = self.dataset
+        made = NewItems(
+            data.item_attributes,
+            self.vectors("item"),
+            learned,
+            widths,
+            known_dense=data.item_dense,
+        )
+        return replace(made, gain=made.gain_for(self.vectors("user")))
+
+    @cached_property
+    def new_item_program(self) -> NewItemProgram | None:
+        """What gives the learned part of their vectors, where anything reads attributes."""
+        every = self.dataset.every_item_attributes()
+        return None if self._towers is None else new_item_program(self._towers, every)
+
+    @cached_property
+    def _towers(self) -> TrainedModel | None:
+        """`trained`, for all programs that make vectors of what is new."""
+        return self.trained()
+
+    @cached_property
+    def newcomer_program(self) -> Program:
+        """What gives vectors to users by their histories alone."""
+        e = self.experiment
+        return newcomer_program(
+            e.prior,
+            e.history,
+            e.pretrain.model == "als",
+            self.dataset,
+            self._towers,
+            self.pretrained,
+            self.vectors("item"),
+            self.fitted(),
+            self.latest.scores is not None,
+        )
+
+    @cached_property
+    def new_user_program(self) -> Program | None:
+        """What gives vectors to users by their attributes, too; None where nothing reads them."""
+        trained, e = self._towers, self.experiment
+        fold = None
+        if trained is not None:
+            fold = row_fold(e.prior, e.pretrain.model == "als", trained, self.pretrained)
+        latest = self.latest.scores is not None
+        return new_user_program(trained, fold, self.dataset.user_attributes, latest)
+
+    @property
+    def new_users(self) -> NewUsers:
+        """What gives vectors to users that no table has a row of."""
+        return NewUsers.of_programs(self.new_user_program, self.newcomer_program)
+
+    @property
+    def columns(self) -> Columns:
+        """How the tables' columns are read."""
+        return Columns.of_dataset(self.experiment.data, self.artifacts["prepare"])
+
+    def untaken(self) -> np.ndarray:
+        """Vectors of the items that nobody took yet; zeros where a vector counts who took it."""
+        count, known = self.dataset.n_untaken, self.vectors("item")
+        if not count or self.experiment.pretrain.model == "popularity":
+            return np.zeros((count, known.shape[1]), np.float32)
+        data = self.dataset
+        return self.new_items.vectors_of(data.untaken_attributes(), count, data.untaken_dense())
+
+    def fitted(self) -> FittedPrior | None:
+        """What was chosen of the prior; None where its settings stand."""
+        made = self.artifacts.get("prior")
+        return None if made is None else FittedPrior.open(made.path)
+
+    def listed(self) -> ListedScores | None:
+        """The scores that came on top of dot products when the test items were ranked."""
+        stages = [stage for stage in ("evaluate", "transitions") if stage in self.artifacts]
+        folders = [self.artifacts[stage].path for stage in stages]
+        return ListedScores.of_evaluation(self.artifacts["evaluate"].info, folders)
+
+    @cached_property
+    def codes(self) -> RequestCodes | None:
+        """What makes the codes of requests; None where no context had a part in the ranking."""
+        features = self.artifacts["evaluate"].info.get("context")
+        return request_codes(self.dataset, features) if features else None
+
+    @cached_property
+    def latest(self) -> LatestScores:
+        """What had been taken just before the log ended, where that has a part in the score."""
+        data, info = self.dataset, self.artifacts["evaluate"].info
+        return LatestScores.of_evaluation(info, data.train_timestamp, data.train_item, data.n_items)
+
+    def vectors(self, side: str) -> np.ndarray:
+        """The vectors of ``user`` or ``item`` that ranked the test items, and what is `latest`."""
+        vectors = self._evaluated(side)
+        return self.latest.of_users(vectors) if side == "user" else self.latest.of_items(vectors)
+
+    def every_item(self) -> np.ndarray:
+        """The same of all items, those that nobody took yet last."""
+        return np.concatenate([self.vectors("item"), self.untaken()])
+
+    def _evaluated(self, side: str) -> np.ndarray:
+        file = self.artifacts["evaluate"].path / f"{side}_vectors.safetensors"
+        return load_file(file)["vectors"]

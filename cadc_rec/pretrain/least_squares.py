@@ -1,0 +1,241 @@
+"""Factorization of a sparse matrix by alternating least squares, every zero included.
+
+Minimizes, over x (rows) and y (columns) of width d,
+
+    sum over all (r, c) of  w_rc (m_rc - x_r'.y_c)^2  +  l2 (sum |x_r|^2 + sum |y_c|^2),
+
+where m is zero and the weight w one wherever nothing was observed (Hu, Koren and Volinsky 2008).
+With the columns fixed, each row is a linear problem of its own, of the matrix
+``Y'Y + l2 + sum (w - 1) y y'`` over its entries:
+
+- all weights one: the matrix is every row's, so one Cholesky factor solves all of them exactly;
+- otherwise: conjugate gradients from where the row stands, for all rows at once (Takacs et al.
+  2011). A step is a sampled dense-dense and a sparse-dense product, as in `pretrain.kernels`.
+
+In: each rank's rows of the matrix, and of its transpose. Out: two `FactorTable`s, updated in place.
+A rank solves its share of the rows; how the others come to see them is up to the table
+(`pretrain.factor_tables`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from scipy import sparse
+
+from cadc_rec.data.randomness import Key, normal_blocks
+from cadc_rec.distributed.processes import Processes
+from cadc_rec.models.conjugate_gradients import conjugate_gradients
+from cadc_rec.models.sparse import products_at, weighted_sums
+from cadc_rec.pretrain.factor_tables import FactorTable, ReplicatedTable
+from cadc_rec.pretrain.kernels import Pattern
+
+_INITIAL_STD = 0.01
+Only = tuple[np.ndarray, np.ndarray]
+"""The rows of both sides to solve, ascending, on one process; the others stay."""
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Rows of a matrix: where its entries are, the weighted values, and the weights less one.
+
+    Attributes:
+        pattern: CSR.
+        pull: float32 ``[n]``.
+        extra: float32 ``[n]``; None where every weight is one.
+    """
+
+    pattern: Pattern
+    pull: torch.Tensor
+    extra: torch.Tensor | None
+
+    @classmethod
+    def of(
+        cls, rows: sparse.csr_array, weights: np.ndarray | None, device: torch.device
+    ) -> Entries:
+        """The entries of a CSR matrix of the observed values.
+
+        Args:
+            rows: ``[rows, columns]``.
+            weights: of each observed entry, in the order of ``rows.data``.
+            device: where to.
+        """
+        index = np.int32 if rows.nnz < 2**31 else np.int64
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+        pull = rows.data.astype(np.float32, copy=False)
+        pattern = Pattern(tensor(rows.indptr.astype(index)), tensor(rows.indices.astype(index)))
+        if weights is None:
+            return cls(pattern, tensor(pull), None)
+        extra = weights.astype(np.float32, copy=False) - np.float32(1)
+        return cls(pattern, tensor((pull * weights).astype(np.float32)), tensor(extra))
+
+    def piece(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`pull` and `extra` of consecutive rows, or of all."""
+        if rows.start is None:
+            return self.pull, self.extra
+        part = slice(int(self.pattern.crow[rows.start]), int(self.pattern.crow[rows.stop]))
+        return self.pull[part], None if self.extra is None else self.extra[part]
+
+
+class LeastSquares:
+    """Alternating least squares on two tables.
+
+    Args:
+        left: of the rows, updated in place.
+        right: of the columns.
+        entries: this rank's rows (or those of `only`) of the matrix, and of its transpose.
+        l2: weight of the squared lengths.
+        steps: of conjugate gradients, for each half of a sweep; unused where weights are one.
+        key: names the initial vectors; None starts from what the tables hold.
+        only: see `Only`; None solves all.
+    """
+
+    def __init__(
+        self,
+        left: FactorTable,
+        right: FactorTable,
+        entries: tuple[Entries, Entries],
+        l2: float,
+        steps: int,
+        key: Key | None,
+        only: Only | None = None,
+    ) -> None:
+        self.left, self.right, self.l2, self.steps = left, right, l2, steps
+        self._by_row, self._by_column = entries
+        self._rows = None if only is None else only[0]
+        self._columns = None if only is None else only[1]
+        for which, table in enumerate((left, right) if key is not None else ()):
+            assert key is not None
+            width = table.local.shape[1]
+            for part, values in normal_blocks((*key, which), table.rows, width, _INITIAL_STD):
+                table.local[part] = torch.from_numpy(values)
+            table.publish()
+
+    @classmethod
+    def of_matrix(
+        cls,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        values: sparse.csr_array,
+        weights: np.ndarray | None,
+        l2: float,
+        steps: int,
+        key: Key | None,
+        processes: Processes,
+        only: Only | None = None,
+    ) -> LeastSquares:
+        """Of whole tables ``[rows, d]`` and ``[columns, d]`` and a matrix that each rank has."""
+        tables = ReplicatedTable(left, processes), ReplicatedTable(right, processes)
+        of_row = None if weights is None else _with_data(values, weights)
+        sides = []
+        for table, whole, whole_weights, some in zip(
+            tables,
+            (values, values.T.tocsr()),
+            (of_row, None if of_row is None else of_row.T.tocsr()),
+            (None, None) if only is None else only,
+            strict=True,
+        ):
+            rows = slice(table.rows.start, table.rows.stop) if some is None else some
+            weighted = None if whole_weights is None else whole_weights[rows].data
+            sides.append(Entries.of(whole[rows], weighted, left.device))
+        return cls(*tables, (sides[0], sides[1]), l2, steps, key, only)
+
+    def sweeps(self, count: int) -> Iterator[None]:
+        """`count` times: solve the rows, then the columns; yields after each."""
+        for _ in range(count):
+            self._solve(self.left, self.right, self._by_row, self._rows)
+            self._solve(self.right, self.left, self._by_column, self._columns)
+            yield
+
+    @torch.no_grad()
+    def _solve(
+        self, table: FactorTable, other: FactorTable, entries: Entries, only: np.ndarray | None
+    ) -> None:
+        """Solve this rank's rows of `table` (or `only` those) with `other` fixed."""
+        gram = other.gram()  # of all rows, in float64: its rounding would be every row's
+        gram.diagonal().add_(self.l2)
+        chosen = slice(None) if only is None else torch.from_numpy(only).to(table.local.device)
+        mine = table.local[chosen]
+        solved = mine if only is None else mine.clone()
+        if entries.extra is None:
+            # Of so small a matrix, in float64, the inverse is exact enough, and one product.
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+        for rows, pattern, others in other.pieces(entries.pattern):
+            pull, extra = entries.piece(rows)
+            target = weighted_sums(pattern.crow, pattern.col, pull, others)
+            if extra is None:
+                solved[rows] = (target.double() @ inverse).to(mine.dtype)
+            else:
+                solved[rows] = self._conjugate_gradients(
+                    mine[rows], target, gram.to(mine.dtype), others, pattern, extra
+                )
+        if only is not None:
+            table.local[chosen] = solved
+        table.publish()
+
+    def _conjugate_gradients(
+        self,
+        start: torch.Tensor,
+        target: torch.Tensor,
+        gram: torch.Tensor,
+        others: torch.Tensor,
+        pattern: Pattern,
+        extra: torch.Tensor,
+    ) -> torch.Tensor:
+        """`steps` steps towards the solution of every row, side by side."""
+
+        def times(x: torch.Tensor) -> torch.Tensor:
+            """Every row's own matrix times its vector."""
+            at = products_at(pattern.crow, pattern.col, x, others).mul_(extra)
+            return x @ gram + weighted_sums(pattern.crow, pattern.col, at, others)
+
+        return conjugate_gradients(times, start.clone(), target - times(start), self.steps)
+
+
+def _with_data(matrix: sparse.csr_array, data: np.ndarray) -> sparse.csr_array:
+    """The same pattern with other values."""
+    return sparse.csr_array(
+        (data.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape
+    )
+
+
+def by_column(rows: sparse.csr_array, processes: Processes) -> sparse.csr_array:
+    """Each rank's share of the columns of a matrix of which it has its share of the rows.
+
+    Every rank must call.
+
+    Args:
+        rows: ``[share, columns]``, float32.
+        processes: the ranks.
+
+    Returns:
+        ``[share of the columns, rows of all ranks]``; a column's entries by ascending row.
+    """
+    if processes.world_size == 1:
+        return rows.T.tocsr()
+    counts = processes.all_gather(rows.shape[0])
+    first, columns = sum(counts[: processes.rank]), rows.shape[1]
+    world = range(processes.world_size)
+    starts = [processes.share_of(rank, columns).start for rank in world]
+    owner = np.searchsorted(starts, rows.indices, "right") - 1
+    order = np.argsort(owner, kind="stable")
+    given = np.bincount(owner, minlength=len(world)).tolist()
+    taken = [of_rank[processes.rank] for of_rank in processes.all_gather(given)]
+    row = np.repeat(np.arange(rows.shape[0]) + first, np.diff(rows.indptr))
+    received = []
+    for values in (row.astype(np.int64), rows.indices.astype(np.int64), rows.data):
+        sent = torch.from_numpy(values[order]).to(processes.device)
+        part = sent.new_empty(sum(taken))
+        dist.all_to_all_single(part, sent, taken, given)
+        received.append(part.cpu().numpy())
+    row, column, data = received
+    mine = processes.share(columns)
+    shape = (len(mine), sum(counts))
+    return sparse.coo_array((data, (column - mine.start, row)), shape=shape).tocsr()

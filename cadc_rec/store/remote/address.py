@@ -1,0 +1,242 @@
+"""Addresses: which text is one, and the objects below it.
+
+In: text such as ``s3://bucket/prefix``. Out: a local path (``file://``), or `Objects`, whose every
+error is one sentence with the address. Credentials come from the provider's own chain (environment,
+web identity, instance metadata) and are nowhere else: an address that holds some is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from cadc_rec.errors import CadcError
+
+RETRY_SECONDS = 60.0
+"""How long a request is tried again while the store does not answer, or answers with an error."""
+_RETRIES = 12
+_TEXT = re.compile(r"([a-z][a-z0-9+.-]+):/{1,3}", re.IGNORECASE)  # pathlib makes one slash of two
+_STORES = ("s3", "gs", "abfs", "abfss", "az")
+_PART = 16 << 20  # bytes of a part of an upload, and of a piece of a download
+_AT_ONCE = 4  # parts of one upload
+Version = Mapping[str, str]
+"""What distinguishes an object's content from an earlier one."""
+
+
+def is_address(text: str | os.PathLike[str]) -> bool:
+    """Whether `text` is an address and not a path; also one that pathlib took a slash from."""
+    return _TEXT.match(str(text)) is not None
+
+
+def parse(text: str | os.PathLike[str]) -> str | Path:
+    """The address in its one form, without a slash at the end; of ``file://``, the path.
+
+    Raises:
+        CadcError: of no store that is known, without a bucket, or with a user or password.
+    """
+    found = _TEXT.match(str(text))
+    if found is None:
+        return Path(text)
+    scheme, rest = found[1].lower(), str(text)[found.end() :].strip("/")
+    if scheme == "file":
+        return Path("/" + unquote(rest))
+    if scheme not in _STORES:
+        raise CadcError(
+            f"{scheme}://...: no store that is known; use s3://, gs://, abfs:// or file://, or the "
+            "path of a folder."
+        )
+    parts = urlsplit(f"{scheme}://{rest}")
+    of_container = scheme.startswith("abfs") and parts.username and parts.password is None
+    if parts.query or parts.fragment or ("@" in parts.netloc and not of_container):
+        raise CadcError(
+            f"{scheme}://{parts.hostname or ''}...: an address holds no user, password, query or "
+            "fragment; leave them out, and give credentials as the provider does (such as "
+            "$AWS_ACCESS_KEY_ID or an instance's role)."
+        )
+    if not parts.netloc:
+        raise CadcError(f"{scheme}://: names no bucket; write {scheme}://BUCKET/FOLDER.")
+    return f"{scheme}://{rest}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object that is there: its name below the address, bytes, time of the store, version."""
+
+    name: str
+    size: int
+    written: datetime
+    version: Version
+
+
+class Objects:
+    """The objects below an address.
+
+    Args:
+        address: as `parse` gives it.
+
+    Raises:
+        CadcError: the library for stores is not installed, or the address cannot be used.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            from obstore import exceptions
+            from obstore.store import from_url
+        except ImportError:
+            raise CadcError(
+                f"{address}: addresses of stores need obstore; install it: pip install "
+                "'cadc-rec[storage]', or name a folder."
+            ) from None
+        self.address, self._errors = address, exceptions
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+        more: dict[str, Any] = {}
+        if address.startswith("s3://") and endpoint:
+            more["config"] = {"endpoint": endpoint}
+        with self._explained("be used"):
+            self._store = from_url(
+                address,
+                # The person who names an endpoint without TLS means it.
+                client_options={"allow_http": endpoint.startswith("http://"), "timeout": "10min"},
+                retry_config={
+                    "max_retries": _RETRIES,
+                    "retry_timeout": timedelta(seconds=RETRY_SECONDS),
+                    "backoff": {"max_backoff": timedelta(seconds=5)},
+                },
+                **more,
+            )
+
+    def get(self, name: str) -> tuple[bytes, Found] | None:
+        """An object's bytes; None where there is none."""
+        import obstore
+
+        with self._explained("be read"), contextlib.suppress(FileNotFoundError):
+            result = obstore.get(self._store, name)
+            return bytes(result.bytes()), _found(name, result.meta)
+        return None
+
+    def head(self, name: str) -> Found | None:
+        """What is known of an object without its bytes; None where there is none."""
+        import obstore
+
+        with self._explained("be read"), contextlib.suppress(FileNotFoundError):
+            return _found(name, obstore.head(self._store, name))
+        return None
+
+    def put(self, name: str, data: bytes) -> Version:
+        """Write a small object, whatever is there."""
+        import obstore
+
+        with self._explained("be written"):
+            return _version(obstore.put(self._store, name, data, use_multipart=False))
+
+    def create(self, name: str, data: bytes) -> Version | None:
+        """Write a small object where there is none; None, and nothing written, where there is."""
+        import obstore
+
+        with self._explained("be written"):
+            try:
+                return _version(obstore.put(self._store, name, data, mode="create"))
+            except (self._errors.AlreadyExistsError, self._errors.PreconditionError):
+                pass
+        there = self.get(name)  # a request that was sent twice finds what it wrote itself
+        return there[1].version if there is not None and there[0] == data else None
+
+    def replace(self, name: str, data: bytes, version: Version) -> Version | None:
+        """Write a small object in place of this `version`; None where another stands there."""
+        import obstore
+
+        with self._explained("be written"):
+            try:
+                mode: Any = dict(version)
+                return _version(obstore.put(self._store, name, data, mode=mode))
+            except (self._errors.PreconditionError, FileNotFoundError):
+                pass
+        there = self.get(name)
+        return there[1].version if there is not None and there[0] == data else None
+
+    def upload(self, name: str, file: Path) -> None:
+        """Write a file, in parts if it is large; the object appears when it is whole."""
+        import obstore
+
+        with self._explained("be written"):
+            obstore.put(self._store, name, file, chunk_size=_PART, max_concurrency=_AT_ONCE)
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """An object's bytes, piece by piece.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        import obstore
+
+        with self._explained("be read"), contextlib.suppress(FileNotFoundError):
+            result = obstore.get(self._store, name)
+            for piece in result.stream(min_chunk_size=_PART):
+                yield bytes(piece)
+            return
+        raise FileNotFoundError(name)
+
+    def list(self, prefix: str = "") -> Iterator[Found]:
+        """The objects whose names begin with this folder's, such as ``prepare``."""
+        import obstore
+
+        with self._explained("be listed"):
+            for page in obstore.list(self._store, prefix or None):
+                for meta in page:
+                    yield _found(str(meta["path"]), meta)
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Remove objects; what is not there is gone already."""
+        import obstore
+
+        if names:
+            with self._explained("be removed"), contextlib.suppress(FileNotFoundError):
+                obstore.delete(self._store, list(names))
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Inside, an error of the store becomes one sentence.
+
+        Args:
+            what: could not be done with the address, such as ``be read``.
+        """
+        errors = self._errors
+        try:
+            yield
+        except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
+            raise CadcError(
+                f"{self.address}: may not {what} with the credentials that were found "
+                f"({_short(error)}); renew them, or get the right to read, write, list and delete "
+                "there."
+            ) from error
+        except FileNotFoundError as error:
+            raise CadcError(
+                f"{self.address}: there is no such bucket; correct the address, or make the bucket."
+            ) from error
+        except (errors.BaseError, ValueError) as error:
+            raise CadcError(
+                f"{self.address}: cannot {what} ({_short(error)}); see that the store answers, and "
+                "that the bucket, its region and the credentials are right, then give the same "
+                "command again."
+            ) from error
+
+
+def _version(result: Mapping[str, Any]) -> Version:
+    return {name: result[name] for name in ("e_tag", "version") if result.get(name)}
+
+
+def _found(name: str, meta: Mapping[str, Any]) -> Found:
+    return Found(name, int(meta["size"]), meta["last_modified"], _version(meta))
+
+
+def _short(error: Exception) -> str:
+    """One line of a library's error, without what follows a question mark: it may be signed."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return re.sub(r"\?\S+", "?...", line)[:300].rstrip(" .:")

@@ -1,0 +1,155 @@
+"""The cache: local folders of what lies in stores, within a bound.
+
+In: an address. Out: a folder for it, and a file in it that says which address it belongs to. What
+is in use is held by a shared lock until its process ends; if all folders together hold more than
+the bound, what nobody uses goes, that which was used longest ago first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from cadc_rec.errors import CadcError
+from cadc_rec.log import log
+from cadc_rec.store.atomic import make_folder, write_atomically
+from cadc_rec.store.manifest import MANIFEST
+
+CACHE_VARIABLE = "CADC_REC_CACHE"
+BOUND_VARIABLE = "CADC_REC_CACHE_GIB"
+DEFAULT_GIB = 100.0
+ORIGIN = ".origin.json"
+"""In a folder of the cache: the address that it belongs to."""
+_USED = ".used"
+_held: dict[Path, IO[str]] = {}
+
+
+def user_cache() -> Path:
+    """``$XDG_CACHE_HOME/cadc-rec``, by default ``~/.cache/cadc-rec``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "cadc-rec"
+
+
+def cache_root() -> Path:
+    """Where the folders of addresses are: ``$CADC_REC_CACHE``, by default in the user's cache."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named).absolute() if named else user_cache() / "stores"
+
+
+def cached_folder(address: str) -> Path:
+    """The folder of the cache for an address; made, and marked as the address's, if need be.
+
+    Raises:
+        CadcError: the cache cannot be used.
+    """
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    told = {"address": address, **({"endpoint": endpoint} if address.startswith("s3:") else {})}
+    text = json.dumps(told, sort_keys=True)
+    readable = re.sub(r"[^A-Za-z0-9.-]+", "-", address)[:80].strip("-")
+    folder = cache_root() / f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    if not (folder / ORIGIN).exists():
+        make_folder(folder, folder)
+        write_atomically(folder / ORIGIN, text + "\n")
+    return folder
+
+
+def address_of(folder: Path) -> str | None:
+    """The address that a folder of the cache belongs to; None for an ordinary folder."""
+    try:
+        return str(json.loads((folder / ORIGIN).read_text("utf-8"))["address"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        if not os.access(folder, os.X_OK):  # what comes next says so
+            return None
+        raise CadcError(f"{folder / ORIGIN}: cannot be read; delete {folder}.") from None
+
+
+def bound_bytes() -> int:
+    """How much the cache may hold.
+
+    Raises:
+        CadcError: ``$CADC_REC_CACHE_GIB`` is no number above 0.
+    """
+    text = os.environ.get(BOUND_VARIABLE) or str(DEFAULT_GIB)
+    with contextlib.suppress(ValueError):
+        if 0 < (gib := float(text)) < 2**30:
+            return int(gib * 2**30)
+    raise CadcError(f"${BOUND_VARIABLE} = {text}: give the cache's bound as a number of GiB.")
+
+
+def hold(artifact: Path) -> None:
+    """Keep a folder of the cache from removal until this process ends."""
+    lock = _lock_file(artifact)
+    if lock not in _held:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH)
+        _held[lock] = file
+    os.utime(lock)
+
+
+def keep_bound() -> None:
+    """Remove what is not in use, that of longest ago first, until the bound is kept."""
+    bound = bound_bytes()
+    kept = list(_artifacts())
+    total = sum(one.size for one in kept)
+    for one in sorted(kept, key=lambda one: one.used):
+        if total <= bound:
+            return
+        if one.size and _removed(one.path):
+            total -= one.size
+    if total > bound:
+        log.warning(
+            "the cache %s holds %.1f GiB that are in use, above its bound of %.1f GiB; raise it "
+            "with $%s",
+            cache_root(),
+            total / 2**30,
+            bound / 2**30,
+            BOUND_VARIABLE,
+        )
+
+
+@dataclass(frozen=True)
+class _Artifact:
+    path: Path
+    size: int
+    used: float
+
+
+def _artifacts() -> Iterator[_Artifact]:
+    """Folders of the cache with a manifest, whose files can be had again."""
+    for manifest in cache_root().glob(f"*/*/*/{MANIFEST}"):
+        folder = manifest.parent
+        if not folder.parent.name.startswith("."):  # drafts, and what is not sent yet
+            with contextlib.suppress(OSError):  # another process removes it
+                size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+                lock = _lock_file(folder)
+                used = (lock if lock.exists() else manifest).stat().st_mtime
+                yield _Artifact(folder, size, used)
+
+
+def _removed(artifact: Path) -> bool:
+    """Remove a folder unless a process, this one included, uses it."""
+    lock = _lock_file(artifact)
+    if lock in _held:
+        return False
+    with contextlib.suppress(OSError), lock.open("a") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(artifact)
+        return True
+    return False
+
+
+def _lock_file(artifact: Path) -> Path:
+    folder = artifact.parent.parent
+    return folder / _USED / f"{artifact.parent.name}-{artifact.name}.lock"

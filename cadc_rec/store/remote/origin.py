@@ -1,0 +1,321 @@
+"""A work folder whose truth is in a store: what is there, brought here; what is made here, sent.
+
+In: a folder of the cache. Out: an `Origin`, which artifacts and checkpoints ask before they trust
+the local disk. A folder of files with a manifest is called a *parcel* here. In the store it is
+
+    PREFIX/manifest.json                    written last, under a condition: with it, it is there
+    PREFIX/SHA256_OF_THE_FILE/NAME          the files; equal bytes have one name
+
+so two writers cannot harm each other, and what was uploaded before a crash is not uploaded again.
+Files that no manifest names are swept when they are a day old.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cadc_rec.errors import CadcError
+from cadc_rec.log import log
+from cadc_rec.store.atomic import write_atomically
+from cadc_rec.store.manifest import MANIFEST, sha256_file
+from cadc_rec.store.remote import lease
+from cadc_rec.store.remote.address import Found, Objects, parse
+from cadc_rec.store.remote.cache import address_of, cached_folder, hold, keep_bound
+
+UNSENT = ".unsent"
+"""In a work folder of the cache: parcels that are whole and not in the store yet."""
+SWEEP_SECONDS = 24 * 3600.0
+_FILES_AT_ONCE = 4
+_origins: dict[Path, Origin] = {}
+
+
+def work_folder(named: str | os.PathLike[str]) -> Path:
+    """The local folder of a work folder that a person named by path or by address.
+
+    Raises:
+        CadcError: the address cannot be used.
+    """
+    place = parse(named)
+    return place if isinstance(place, Path) else cached_folder(place)
+
+
+def place_on_node() -> tuple[int, int]:
+    """This process's number among the ranks of its node, and how many these are."""
+    return int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def origin_of(folder: Path) -> Origin | None:
+    """The store that a work folder belongs to; None for an ordinary one."""
+    if folder in _origins and address_of(folder) == _origins[folder].address:
+        return _origins[folder]
+    address = address_of(folder)
+    if address is None:
+        return None
+    return _origins.setdefault(folder, Origin(folder, Objects(address)))
+
+
+class Origin:
+    """The store behind a folder of the cache.
+
+    Args:
+        folder: of the cache.
+        objects: of its address.
+    """
+
+    def __init__(self, folder: Path, objects: Objects) -> None:
+        self.folder, self.objects, self.address = folder, objects, objects.address
+
+    def require_usable(self) -> None:
+        """Write, read, list and remove something there, before there is work to lose.
+
+        Raises:
+            CadcError: one of it cannot be done.
+        """
+        lease.store_time(self.objects)
+        for _ in self.objects.list(lease.FOLDER):
+            break
+
+    @contextlib.contextmanager
+    def leased(self, name: str, waited: str = "", seconds: float = math.inf) -> Iterator[bool]:
+        """Hold the lock of this name in the store; False when another process does."""
+        with lease.leased(self.objects, name, waited, seconds) as held:
+            yield held is not None
+
+    def has(self, prefix: str) -> bool:
+        """Whether `find` would find this parcel; nothing is brought or sent."""
+        unsent = self.folder / UNSENT / prefix / MANIFEST
+        return self.objects.head(f"{prefix}/{MANIFEST}") is not None or unsent.exists()
+
+    def find(self, prefix: str) -> bool:
+        """Whether the store has this parcel; then its manifest is here as well.
+
+        What was made here and not sent, because the store did not answer, is sent now.
+        """
+        there = self.objects.get(f"{prefix}/{MANIFEST}")
+        if there is not None:
+            self._adopt(prefix, *there)
+            return True
+        if (self.folder / UNSENT / prefix / MANIFEST).exists():
+            log.info("sending what an earlier command could not: %s/%s", self.address, prefix)
+            self.send(prefix)
+            return True
+        shutil.rmtree(self.folder / prefix, ignore_errors=True)  # it was removed from the store
+        return False
+
+    def known(self, prefix: str, prune: bool = True) -> list[Path]:
+        """The local folders of all parcels below a prefix; each has its manifest.
+
+        Args:
+            prefix: such as a stage's name.
+            prune: remove those here that the store does not have.
+        """
+        found = {}
+        for one in self.objects.list(prefix):
+            parent, _, name = one.name.rpartition("/")
+            if name == MANIFEST and parent.rpartition("/")[0] == prefix:
+                found[parent] = one
+        for parent, one in found.items():
+            file = self.folder / parent / MANIFEST
+            if not (file.exists() and int(file.stat().st_mtime) == int(one.written.timestamp())):
+                there = self.objects.get(one.name)
+                if there is not None:
+                    self._adopt(parent, *there)
+        for folder in (self.folder / prefix).glob("*"):
+            gone = f"{prefix}/{folder.name}" not in found
+            if prune and gone and (folder / MANIFEST).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+        return sorted(self.folder / parent for parent in found)
+
+    def require(self, folder: Path) -> None:
+        """Have the manifest of a parcel here.
+
+        Raises:
+            CadcError: there is no such parcel.
+        """
+        hold(folder)
+        prefix = self._prefix(folder)
+        if not (folder / MANIFEST).exists() and not self.find(prefix):
+            raise CadcError(f"{self.address}/{prefix}: has no {MANIFEST}; make it again.")
+
+    def fetch(self, folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+        """Have every file of a parcel here, with the bytes that its manifest names.
+
+        Args:
+            folder: of the parcel.
+            files: size and SHA-256 by name.
+
+        Raises:
+            CadcError: the store does not have it, or has other bytes.
+        """
+        prefix = self._prefix(folder)
+        wanted = {
+            name: entry
+            for name, entry in files.items()
+            if not _is(folder / name, entry["bytes"], entry["sha256"])
+        }
+        if wanted:
+            log.info("downloading %d files of %s/%s", len(wanted), self.address, prefix)
+            _all_at_once(lambda name: self._download(folder, prefix, name, wanted[name]), wanted)
+            keep_bound()
+
+    def send(self, prefix: str, replace: bool = False) -> bool:
+        """Make a parcel of `UNSENT` the store's and this folder's.
+
+        Args:
+            prefix: of the parcel.
+            replace: whether it takes the place of one that is there.
+
+        Returns:
+            Whether it did; else another writer was first, and this folder has what that one made.
+
+        Raises:
+            CadcError: the store does not take it; it stays here, and is sent by the next command.
+        """
+        unsent, final = self.folder / UNSENT / prefix, self.folder / prefix
+        try:
+            self.upload(unsent, prefix, _read(unsent / MANIFEST)["files"])
+            won = self.seal(unsent, prefix, replace)
+        except CadcError as error:
+            raise CadcError(
+                f"{error} What was made is whole in {unsent}, and the next command that needs it "
+                "sends it."
+            ) from error
+        hold(final)
+        shutil.rmtree(final, ignore_errors=True)
+        if won:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            unsent.rename(final)
+            keep_bound()
+        else:
+            shutil.rmtree(unsent, ignore_errors=True)
+            self.find(prefix)
+        return won
+
+    def upload(self, folder: Path, prefix: str, files: Mapping[str, Mapping[str, Any]]) -> None:
+        """Have files of a folder in the store.
+
+        Args:
+            folder: that holds them.
+            prefix: of the parcel.
+            files: size and SHA-256 by name.
+        """
+        there = {found.name: found.size for found in self.objects.list(prefix)}
+
+        def upload(name: str) -> None:
+            wanted = _object(prefix, name, files[name]["sha256"])
+            if there.get(wanted) != files[name]["bytes"]:
+                self.objects.upload(wanted, folder / name)
+
+        _all_at_once(upload, files)
+
+    def seal(self, folder: Path, prefix: str, replace: bool = False) -> bool:
+        """Write the manifest of a folder whose files are in the store; False if there is one."""
+        text, name = (folder / MANIFEST).read_bytes(), f"{prefix}/{MANIFEST}"
+        if replace:
+            self.objects.put(name, text)
+            return True
+        return self.objects.create(name, text) is not None
+
+    def remove(self, prefix: str) -> None:
+        """Remove a parcel; a reader that comes in between finds it whole, or not at all."""
+        self.objects.delete([f"{prefix}/{MANIFEST}"])
+        self.objects.delete([found.name for found in self.objects.list(prefix)])
+
+    def sweep(self, prefix: str) -> None:
+        """Remove old files below a prefix that no manifest names: of killed or replaced parcels."""
+        parcels: dict[str, list[Found]] = {}
+        depth = prefix.count("/") + 2
+        for found in self.objects.list(prefix):
+            parcels.setdefault("/".join(found.name.split("/")[:depth]), []).append(found)
+        now = None
+        for parcel, all_of_it in parcels.items():
+            named = {f"{parcel}/{MANIFEST}"}
+            if any(found.name in named for found in all_of_it):
+                there = self.objects.get(f"{parcel}/{MANIFEST}")
+                if there is None:
+                    continue
+                files = json.loads(there[0])["files"]
+                named |= {_object(parcel, name, files[name]["sha256"]) for name in files}
+            left = [found for found in all_of_it if found.name not in named]
+            if not left:
+                continue
+            now = now or lease.store_time(self.objects)
+            old = [f.name for f in left if (now - f.written).total_seconds() > SWEEP_SECONDS]
+            if old and not lease.is_held(self.objects, parcel.replace("/", "-"), now):
+                self.objects.delete(old)
+
+    def _prefix(self, folder: Path) -> str:
+        return folder.relative_to(self.folder).as_posix()
+
+    def _adopt(self, prefix: str, manifest: bytes, found: Found) -> None:
+        """Have this manifest here, and no files of another one."""
+        folder = self.folder / prefix
+        file = folder / MANIFEST
+        if not (file.exists() and file.read_bytes() == manifest):
+            hold(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            write_atomically(file, manifest.decode())
+        written = found.written.timestamp()
+        os.utime(file, (written, written))
+
+    def _download(self, folder: Path, prefix: str, name: str, entry: Mapping[str, Any]) -> None:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        digest = hashlib.sha256()
+        where = _object(prefix, name, entry["sha256"])
+        remedy = f"delete {self.address}/{prefix}/{MANIFEST} and run again."
+        try:
+            with draft.open("wb") as file:
+                for piece in self.objects.pieces(where):
+                    digest.update(piece)
+                    file.write(piece)
+            if digest.hexdigest() != entry["sha256"]:
+                raise CadcError(
+                    f"{self.address}/{where}: does not have the bytes that its manifest names; "
+                    + remedy
+                )
+            draft.replace(target)
+        except FileNotFoundError:
+            raise CadcError(
+                f"{self.address}/{where}: is missing from the store; {remedy}"
+            ) from None
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _object(prefix: str, name: str, sha256: str) -> str:
+    return f"{prefix}/{sha256}/{name}"
+
+
+def _is(file: Path, size: int, sha256: str) -> bool:
+    try:
+        return file.stat().st_size == size and sha256_file(file) == sha256
+    except OSError:
+        return False
+
+
+def _read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return found
+
+
+def _all_at_once(work: Callable[[str], None], names: Iterable[str]) -> None:
+    """Do some of it at the same time; the first error ends it."""
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        for done in [pool.submit(work, name) for name in names]:
+            try:
+                done.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise

@@ -1,0 +1,1 @@
+"""One optimizer step: what it computes, and how it is launched on the device."""

@@ -1,0 +1,283 @@
+"""Artifacts in an object store: seen whole or not at all, on every machine, whatever breaks."""
+
+import http.server
+import os
+import threading
+import time
+
+import pytest
+
+from cadc_rec.errors import BusyError, CadcError
+from cadc_rec.store.artifact import committed, run_stage
+from cadc_rec.store.remote import cache, lease, origin
+from cadc_rec.store.remote.address import Objects, parse
+from tests.store.remote.conftest import bytes_of, names
+
+FILES = {"user.bin": b"u" * 3000, "part/0.bin": b"p" * 100}
+
+
+def fill(files=FILES, calls=None):
+    def build(draft):
+        if calls is not None:
+            calls.append(draft.path)
+        for name, data in files.items():
+            (draft.path / name).parent.mkdir(exist_ok=True)
+            (draft.path / name).write_bytes(data)
+
+    return build
+
+
+def refuse(_):
+    raise AssertionError("made again")
+
+
+def make(workdir, build, **more):
+    return run_stage(workdir, "train", {"seed": 0}, {}, build, **more)
+
+
+def age_all(monkeypatch):
+    monkeypatch.setattr(origin, "SWEEP_SECONDS", -1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("s3://key:secret@bucket/work", "holds no user, password"),
+        ("s3://bucket/work?X-Amz-Signature=1", "holds no user, password"),
+        ("abfs://container:secret@account/work", "holds no user, password"),
+        ("s3://", "names no bucket"),
+        ("ftp://host/work", "no store that is known"),
+    ],
+)
+def test_addresses_that_cannot_be_used_are_refused_and_secrets_are_not_repeated(text, said):
+    with pytest.raises(CadcError, match=said) as raised:
+        parse(text)
+    assert "secret" not in str(raised.value)
+    assert "Signature" not in str(raised.value)
+
+
+def test_an_address_has_one_form_and_file_addresses_are_paths(tmp_path):
+    assert parse("s3:/bucket/work/") == "s3://bucket/work"  # as pathlib writes it
+    assert parse("abfs://container@account/work") == "abfs://container@account/work"
+    assert parse(f"file://{tmp_path}/my%20work") == tmp_path / "my work"
+
+
+def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("CADC_REC_CACHE", str(tmp_path))
+    monkeypatch.setitem(__import__("sys").modules, "obstore", None)
+    with pytest.raises(CadcError, match=r"pip install 'cadc-rec\[storage\]'"):
+        make(origin.work_folder("s3://bucket/work"), refuse)
+
+
+def test_what_one_machine_makes_another_one_finds_with_the_same_bytes(bucket, machine):
+    work = f"{bucket}/work"
+    made = make(machine("a", work), fill())
+    there = machine("b", work)
+    assert [folder.name for folder in committed(there, "train")] == [made.path.name]
+    found = make(there, refuse)
+    assert found.cached
+    assert found.path != made.path
+    assert bytes_of(found.path) == FILES
+    assert found.manifest == made.manifest
+
+
+def test_a_manifest_is_beside_files_that_are_named_after_their_bytes(bucket, machine, objects):
+    made = make(machine("a", f"{bucket}/work"), fill())
+    prefix = f"train/{made.path.name}"
+    shas = {name: entry["sha256"] for name, entry in made.manifest["files"].items()}
+    wanted = [f"{prefix}/manifest.json", *(f"{prefix}/{sha}/{name}" for name, sha in shas.items())]
+    assert names(objects) == sorted(wanted)  # and no lock is left
+
+
+def test_of_two_writers_the_first_one_counts_for_both(bucket, machine, monkeypatch):
+    def take(lease):  # as after a pause in which the other one took it for dead
+        lease._version = lease.objects.put(lease.object, lease._body())
+        return True
+
+    monkeypatch.setattr(lease.Lease, "take", take)
+    work = f"{bucket}/work"
+    first = {}
+
+    def build(draft):
+        fill({"user.bin": b"second"})(draft)
+        first["made"] = make(machine("b", work), fill())
+        machine("a", work)
+
+    got = make(machine("a", work), build)
+    assert bytes_of(got.path) == FILES
+    assert got.fingerprint == first["made"].fingerprint
+
+
+def test_a_second_job_is_refused_while_the_first_works_and_takes_over_when_it_is_dead(
+    bucket, machine, monkeypatch
+):
+    work = f"{bucket}/work"
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 1.0)
+    seen = []
+
+    def build(draft):
+        fill()(draft)
+        with pytest.raises(BusyError, match="another job is making the same train artifact"):
+            make(machine("b", work), refuse)
+        seen.append(True)
+        machine("a", work)
+
+    make(machine("a", work), build)
+    assert seen
+    # A holder that never renews: its process was killed. The local clock is hours off.
+    dead = lease.Lease(Objects(work), "train-x")
+    assert dead.take()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert not lease.Lease(Objects(work), "train-x").take()
+    time.sleep(2.1)
+    assert lease.Lease(Objects(work), "train-x").take()
+
+
+def test_a_lease_is_renewed_while_its_holder_works(bucket, machine, monkeypatch):
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 1.0)
+    objects = Objects(f"{bucket}/work")
+    with lease.leased(objects, "train-x") as held:
+        assert held is not None
+        time.sleep(2.6)
+        with lease.leased(objects, "train-x") as other:
+            assert other is None
+        assert not held.lost
+    assert names(objects) == []
+
+
+def test_bytes_that_changed_in_the_store_are_refused_and_those_in_the_cache_fetched_again(
+    bucket, machine, objects
+):
+    work = f"{bucket}/work"
+    made = make(machine("a", work), fill())
+    (made.path / "user.bin").write_bytes(b"x" * 3000)
+    assert bytes_of(make(machine("a", work), refuse).path) == FILES
+    (changed,) = [name for name in names(objects) if name.endswith("user.bin")]
+    objects.put(changed, b"y" * 3000)
+    with pytest.raises(
+        CadcError, match="does not have the bytes that its manifest names"
+    ) as raised:
+        make(machine("b", work), refuse)
+    assert f"{work}/{changed}" in str(raised.value)
+    objects.delete([changed])
+    with pytest.raises(CadcError, match="is missing from the store; delete s3://"):
+        make(machine("b", work), refuse)
+
+
+def test_what_was_removed_from_the_store_is_made_again(bucket, machine, objects):
+    work = f"{bucket}/work"
+    made = make(machine("a", work), fill())
+    origin.origin_of(machine("a", work)).remove(f"train/{made.path.name}")
+    assert names(objects) == []
+    calls = []
+    assert not make(machine("a", work), fill(calls=calls)).cached
+    assert len(calls) == 1
+
+
+def test_force_replaces_for_every_machine_and_what_nobody_names_is_swept(
+    bucket, machine, objects, monkeypatch
+):
+    work = f"{bucket}/work"
+    make(machine("a", work), fill())
+    make(machine("b", work), refuse)
+    make(machine("a", work), fill({"user.bin": b"new"}), force=True)
+    assert bytes_of(make(machine("b", work), refuse).path) == {"user.bin": b"new"}
+    objects.put("train/0123456789abcdef/00ff/half.bin", b"of a killed upload")
+    run_stage(machine("a", work), "train", {"seed": 1}, {}, fill())
+    assert any(name.endswith("half.bin") for name in names(objects))  # it may still be going on
+    age_all(monkeypatch)
+    run_stage(machine("a", work), "train", {"seed": 2}, {}, fill())
+    left = names(objects)
+    assert not any(name.endswith("half.bin") for name in left)
+    assert sum(name.endswith("part/0.bin") for name in left) == 2  # seeds 1 and 2, not the old one
+    assert bytes_of(make(machine("c", work), refuse).path) == {"user.bin": b"new"}
+
+
+def test_the_cache_keeps_its_bound_and_what_is_in_use(bucket, machine, monkeypatch, tmp_path):
+    work = f"{bucket}/work"
+    first = make(machine("a", work), fill())
+    one_manifest = (first.path / "manifest.json").stat().st_size
+    monkeypatch.setenv(cache.BOUND_VARIABLE, str((7000 + 2 * one_manifest) / 2**30))
+    second = run_stage(machine("a", work), "train", {"seed": 1}, {}, fill({"v": b"v" * 5000}))
+    assert (first.path / "user.bin").exists()  # this process uses both
+    for lock in cache._held.values():  # that process ends
+        lock.close()
+    cache._held.clear()
+    third = run_stage(machine("a", work), "train", {"seed": 2}, {}, fill({"w": b"w" * 1000}))
+    assert not first.path.exists()
+    assert third.path.exists()
+    assert (second.path / "v").exists()
+    assert bytes_of(make(machine("a", work), refuse).path) == FILES
+    monkeypatch.setenv(cache.BOUND_VARIABLE, "much")
+    with pytest.raises(CadcError, match="as a number of GiB"):
+        cache.keep_bound()
+
+
+def test_what_is_made_while_the_store_is_down_is_sent_by_the_next_command(
+    server, bucket, machine, objects
+):
+    work = f"{bucket}/work"
+
+    def build(draft):
+        fill()(draft)
+        server.stop()
+
+    try:
+        with pytest.raises(CadcError, match="What was made is whole in") as raised:
+            make(machine("a", work), build)
+    finally:
+        server.start()
+    assert str(raised.value).count("\n") == 0
+    assert not any(name.startswith("train") for name in names(objects))
+    sent = make(machine("a", work), refuse)
+    assert bytes_of(sent.path) == FILES
+    assert bytes_of(make(machine("b", work), refuse).path) == FILES
+
+
+def test_a_bucket_that_is_not_there_and_rights_that_are_missing_are_said_before_any_work(
+    server, bucket, machine
+):
+    absent = "s3://no-such-bucket-here/work"
+    with pytest.raises(CadcError, match="there is no such bucket; correct the address") as raised:
+        origin.origin_of(machine("a", absent)).require_usable()
+    assert str(raised.value).startswith(absent)
+    server.ask("POST", "/moto-api/reset-auth", b"0")  # from now on, keys are looked at
+    try:
+        with pytest.raises(CadcError, match="may not be written with the credentials") as raised:
+            origin.origin_of(machine("a", f"{bucket}/work")).require_usable()
+    finally:
+        server.ask("POST", "/moto-api/reset-auth", b"inf")
+    assert str(raised.value).startswith(f"{bucket}/work")
+    assert "secret" not in str(raised.value)
+
+
+def test_an_expired_credential_is_one_sentence(machine, environ, monkeypatch):
+    class Expired(http.server.BaseHTTPRequestHandler):
+        def do_PUT(self):
+            body = b"<Error><Code>ExpiredToken</Code><Message>It is expired</Message></Error>"
+            self.send_response(400)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Expired)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{running.server_port}")
+    try:
+        with pytest.raises(CadcError, match="the credentials are right") as raised:
+            origin.origin_of(machine("a", "s3://bucket/work")).require_usable()
+    finally:
+        running.shutdown()
+    assert str(raised.value).count("\n") == 0
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(raised.value)
+
+
+def test_a_damaged_manifest_is_refused(bucket, machine, objects):
+    work = f"{bucket}/work"
+    made = make(machine("a", work), fill())
+    objects.put(f"train/{made.path.name}/manifest.json", b"{}")
+    with pytest.raises(CadcError, match="is not a manifest of cadc-rec"):
+        make(machine("b", work), refuse)
