@@ -12,6 +12,12 @@ from cadc_rec.errors import CadcError
 # What pyproject.toml pins.
 TRIO = {"torch": "2.13.0", "torchrec": "1.8.0", "fbgemm": "1.8.0"}
 
+# Other trios that were tried by hand, by torch's version: on a CPU, Linux, Python 3.11, with what
+# of the quick tests. Their packages have to be there already: pip would take the pinned ones.
+TRIED = {
+    "2.11": "tried: quick tests of models, training, sharding and export pass",
+}
+
 INSTALL_REMEDY = "Run `make install` (or `make install-cuda` on a machine with an NVIDIA GPU)."
 
 # The CPU build comes first: beside it, `fbgemm-gpu` is the empty stand-in from packaging/.
@@ -62,6 +68,14 @@ def trio_problem(torch: str, torchrec: str, fbgemm: str) -> str | None:
         wanted = f"1.{minor - 5}"
         problem += f": torch 2.{minor} needs torchrec {wanted} and fbgemm {wanted}"
     return problem
+
+
+def trio_note(torch: str) -> str:
+    """What is known of the trio of this torch, in words; empty for the pinned one."""
+    minor = ".".join(torch.split(".")[:2])
+    if minor == ".".join(TRIO["torch"].split(".")[:2]):
+        return ""
+    return TRIED.get(minor, "this trio was not tried")
 
 
 def fbgemm_clash() -> str | None:

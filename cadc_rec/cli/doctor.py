@@ -174,7 +174,8 @@ def _versions() -> Iterator[Check]:
     value = ", ".join(installed.get(library, "missing") for library in versions.TRIO)
     problem = versions.installed_trio_problem()
     if problem is None:
-        yield Check(name, value)
+        note = versions.trio_note(installed["torch"])
+        yield Check(name, f"{value} ({note})" if note else value)
     else:
         yield _failure(name, value, problem, versions.INSTALL_REMEDY)
 

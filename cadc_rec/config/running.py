@@ -34,8 +34,9 @@ class ShardingConfig(Section):
     """
 
     trainable: Sharding = "data_parallel"
-    """Sharding type of trainable id tables. It also decides their optimizer: Adam for
-    `data_parallel`, row-wise Adagrad for all others."""
+    """Sharding type of trainable id tables. It also decides their optimizer: Adam over all rows for
+    `data_parallel`; for all others Adam over the rows of a step on CUDA, and row-wise Adagrad on
+    CPU."""
     frozen: Sharding = "auto"
     """Sharding type of frozen id tables."""
     trainable_kernel: TrainedKernel = "auto"
@@ -133,7 +134,8 @@ class EvaluateConfig(Section):
 class ComputeConfig(Section):
     """The device, processes and threads of a run.
 
-    Device and threads change a result by rounding only. Another number of processes changes it
+    Device and threads change a result by rounding only; but a device decides the optimizer of
+    model-parallel trainable tables (`sharding.trainable`). Another number of processes changes it
     more, because the training rows form other batches.
     """
 

@@ -168,8 +168,8 @@ class TrainConfig(Section):
     learning_rate: PositiveFloat = 1e-3
     """Adam's learning rate, for the MLPs and every data-parallel table."""
     fused_learning_rate: PositiveFloat = 0.05
-    """Row-wise Adagrad's learning rate, for model-parallel trainable tables (on CPU, fused
-    optimizers are SGD and Adagrad only)."""
+    """Row-wise Adagrad's learning rate, for model-parallel trainable tables on CPU, whose fused
+    optimizers are SGD and Adagrad only. On CUDA they have Adam, at `learning_rate`."""
     weight_decay: NonNegativeFloat = 0.0
     """Adam's L2 penalty, on every weight that Adam trains."""
     logq: bool = False

@@ -1,8 +1,9 @@
-"""The state of optimizers that are fused into a table's backward pass: row-wise Adagrad's momentum.
+"""The state of optimizers that are fused into a table's backward pass.
 
-In: a wrapped model. Out: for each part of a table on this rank, one number a row, live. Under
-column-wise sharding every group of columns has its own number for a row: the sum over the steps of
-the mean square of the gradient over the group's columns.
+In: a wrapped model. Out: its live parts on this rank. Adam's moments have the shape of the weights,
+and are divided as these are. Row-wise Adagrad's momentum is one number a row; under column-wise
+sharding every group of columns has its own number for a row: the sum over the steps of the mean
+square of the gradient over the group's columns.
 
 So if groups are joined, the new number is exactly the mean of theirs, weighted by columns. If a
 group is divided, only its mean is known, and both parts start with it.
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+
+from cadc_rec.distributed.state import LocalTensor
 
 _MOMENTUM = ".momentum1"
 Columns = tuple[int, int]
@@ -52,7 +55,8 @@ def local_momenta(model: nn.Module) -> Iterator[Momentum]:
     weights = model.state_dict()
     for name, state in states.items():
         for key, value in state.items():
-            if not key.endswith(_MOMENTUM) or not isinstance(value, ShardedTensor):
+            by_row = isinstance(value, ShardedTensor) and len(value.size()) == 1
+            if not key.endswith(_MOMENTUM) or not by_row:
                 continue
             weight = weights[name]
             groups = _column_groups(weight)
@@ -61,6 +65,18 @@ def local_momenta(model: nn.Module) -> Iterator[Momentum]:
                 # TorchRec lays the groups end to end, as if they were rows.
                 group, row = divmod(start, weight.size()[0])
                 yield Momentum(name, shard.tensor, row, weight.size()[0], group, groups)
+
+
+def local_moments(model: nn.Module) -> Iterator[LocalTensor]:
+    """This rank's parts of the state that has an element for each of a table's, named by both."""
+    fused = getattr(model, "fused_optimizer", None)
+    for name, state in (fused.state_dict()["state"] if fused is not None else {}).items():
+        for key, value in state.items():
+            if isinstance(value, ShardedTensor) and len(value.size()) == 2:
+                which = f"{name}/{key.rpartition('.')[2]}"
+                for shard in value.local_shards():
+                    row, column = shard.metadata.shard_offsets
+                    yield LocalTensor(which, shard.tensor, tuple(value.size()), row, column)
 
 
 def column_groups(model: nn.Module) -> dict[str, tuple[Columns, ...]]:

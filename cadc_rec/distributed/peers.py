@@ -35,6 +35,7 @@ from cadc_rec.errors import (
 _ANSWER_SECONDS = 10.0  # for every rank to say that it is alive
 _SPEAKER_SECONDS = 15.0  # for rank 0 to print another rank's error
 _SEEN_SECONDS = 5.0  # the speaker waits this long for the others, which are busy, to look
+_LOOK_SECONDS = 1.0  # between two looks whether a rank was lost, for one that is done
 _STORE_SECONDS = 10.0  # for the store to answer on a busy machine
 
 
@@ -118,15 +119,30 @@ class Peers:
         self._watch = Watch(store, self.rank, len(self.ranks), abort)
 
     def done(self) -> None:
-        """This rank's work is done.
+        """This rank's work is done; where ranks are watched, it stays until all others' is.
+
+        A rank that left at once would watch its neighbor no more, who may be lost yet; and with
+        rank 0 the store would go, as if rank 0 were lost.
 
         Raises:
-            LostError: a rank was lost meanwhile, so this one's last collectives gave nothing.
+            LostError: a rank was lost, perhaps before this one's last collectives gave anything.
         """
-        if self._watch is not None:
-            self._watch.close()
-            if self._watch.noticed:
-                raise LostError("a rank was lost")
+        if self._watch is None:
+            return
+        try:
+            if not self._watch.noticed and self._store.add("done", 1) == len(self.ranks):
+                self._store.set("all done", "")
+            while not self._store.wait(["all done"], _LOOK_SECONDS):
+                if self._watch.noticed:
+                    raise LostError("a rank was lost")
+        except RuntimeError as error:  # rank 0, which keeps the store, has gone
+            raise LostError("the store of the ranks has gone") from error
+        self._watch.close()
+        with contextlib.suppress(RuntimeError):  # rank 0 waited for this long enough
+            if self._store.add("left", 1) == len(self.ranks):
+                self._store.set("all left", "")
+            if self.rank == 0:  # the store ends with this process
+                self._store.wait(["all left"], _SEEN_SECONDS)
 
     def give_up(self) -> None:
         """This rank leaves, without an error to account for, before its work is done."""
@@ -146,7 +162,7 @@ class Peers:
         """
         self._store.seconds = _STORE_SECONDS
         # What a rank comes to after its collectives were ended is no fault of its own.
-        lost = self._watch is not None and self._watch.noticed
+        lost = isinstance(error, LostError) or (self._watch is not None and self._watch.noticed)
         refused = error if isinstance(error, CadcError) and not lost else None
         loss = Loss.GONE if lost else loss_in(error)
         try:

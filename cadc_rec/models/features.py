@@ -72,12 +72,17 @@ class PaddedCodes:
         return as_many_each(names, codes, self.codes.shape[2], weights)
 
 
+def worth_padding(rows: int, values: float, longest: int) -> bool:
+    """Whether rows of codes are padded to the longest: jagged ones would not be far fewer."""
+    return rows * longest <= _PADDING * (rows + values)
+
+
 def padded(attributes: Sequence[AttributeValues]) -> PaddedCodes | None:
     """Attributes of one side in `PaddedCodes`; None where these would be far more."""
     ids = len(attributes[0].indptr) - 1
     lengths = np.stack([np.diff(a.indptr) for a in attributes])
     longest = max(1, int(lengths.max(initial=0)))
-    if lengths.size * longest > _PADDING * (lengths.size + int(lengths.sum())):
+    if not worth_padding(lengths.size, int(lengths.sum()), longest):
         return None
     codes = np.zeros((len(attributes), ids, longest), np.int64)
     known = np.arange(longest) < lengths[:, :, None]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,6 +40,8 @@ class TrainableIds(nn.Module):
         super().__init__()
         self.name, self.width = side, self.table_width(dim)  # the width is the main table's
         self.table = build_collection({side: (rows, self.width)})
+        self.ahead: dict[str, Any] = {}
+        """Answers of trained tables, by table, that the next lookup takes and need not ask for."""
 
     @staticmethod
     def table_width(dim: int) -> int:
@@ -47,7 +50,12 @@ class TrainableIds(nn.Module):
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """Rows ``[n, dim]`` of int64 ids ``[n]``, all tables side by side, the main one first."""
-        return wait(self.table(one_id_each(self.name, ids))).values()
+        return self._looked_up(self.name, self.table, ids)
+
+    def _looked_up(self, name: str, table: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+        if name in self.ahead:
+            return wait(self.ahead.pop(name)).values()
+        return wait(table(one_id_each(name, ids))).values()
 
     def of_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """Vectors ``[n, dim]`` of the rows ``[n, dim]`` that `rows` gives."""
@@ -57,9 +65,9 @@ class TrainableIds(nn.Module):
         """Vectors ``[n, dim]`` of int64 ids ``[n]``."""
         return self.of_rows(self.rows(ids))
 
-    def trained_tables(self) -> list[nn.Module]:
-        """The collections that an optimizer trains."""
-        return [] if self.frozen else [self.table]
+    def trained_tables(self) -> dict[str, nn.Module]:
+        """The collections that an optimizer trains, by the name of their one table."""
+        return {} if self.frozen else {self.name: self.table}
 
     def without_tables(self) -> TrainableIds:
         """The same layers without tables, which can only compute `of_rows`."""
@@ -217,12 +225,12 @@ class HybridIds(FrozenIds):
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """See `TrainableIds.rows`: frozen elements, then learned ones."""
-        free = wait(self.free(one_id_each(self.free_name, ids))).values()
+        free = self._looked_up(self.free_name, self.free, ids)
         return torch.cat([self.lookup(ids), free], 1)
 
-    def trained_tables(self) -> list[nn.Module]:
+    def trained_tables(self) -> dict[str, nn.Module]:
         """The learned third."""
-        return [self.free]
+        return {self.free_name: self.free}
 
 
 class LinearIds(FrozenIds):

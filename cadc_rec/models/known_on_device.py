@@ -53,6 +53,13 @@ class ListedOnDevice:
             torch.tensor(array, device=device) for array in arrays
         )
 
+    def read_from(self, history: torch.Tensor) -> None:
+        """Read the same histories, int32 ``[rows, L]``, from a tensor that the device has anyway.
+
+        The copy made before is given up.
+        """
+        self._history = history[:, : len(self.decays)]
+
     def of(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """See `KnownScores`."""
         items = items.to(self.device)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
+from torchrec import KeyedJaggedTensor
 
 from cadc_rec.config.experiment import HistoryConfig, ModelConfig
 from cadc_rec.data.load.batches import Batch
@@ -18,6 +20,7 @@ from cadc_rec.models.forward import Scores, Vectors
 from cadc_rec.models.history import History, HistoryReader, usable_windows
 from cadc_rec.models.id_embedding import FrozenIds
 from cadc_rec.models.prior import HistoryPrior
+from cadc_rec.models.rows import one_id_each
 from cadc_rec.models.summed_loss import Loss, summed_loss
 from cadc_rec.models.tower import SideSpec, Tower
 
@@ -151,6 +154,23 @@ class TwoTower(nn.Module):
         if self.absence is None or not self.training or not others:
             return None
         return self.absence.present(side, ids)
+
+    def trained_tables(self) -> dict[str, nn.Module]:
+        """The collections of ids that an optimizer trains, by the name of their one table."""
+        return self.user.ids.trained_tables() | self.item.ids.trained_tables()
+
+    def looked_up(self, batch: Batch[torch.Tensor]) -> dict[str, KeyedJaggedTensor]:
+        """What a forward pass of the batch looks up in each of the `trained_tables`."""
+        items = self.catalogue.share if batch.whole else batch.items
+        sides = (self.user.ids, batch.users), (self.item.ids, items)
+        return {
+            name: one_id_each(name, ids) for side, ids in sides for name in side.trained_tables()
+        }
+
+    def take_ahead(self, rows: Mapping[str, Any]) -> None:
+        """Give the next forward pass the answers of the `trained_tables`, asked for before."""
+        for ids in (self.user.ids, self.item.ids):
+            ids.ahead.update({name: rows[name] for name in ids.trained_tables()})
 
     def frozen_tables(self) -> dict[str, FrozenIds]:
         """Every table that never changes, by the prefix of its entries in the state."""

@@ -69,7 +69,8 @@ def two_towers(
         [1.0] * (1 + bool(transition) + len(known)),
         known,
     )
-    fuse_table_optimizer(model, experiment.train, experiment.sharding.trainable)
+    kind = experiment.sharding.trainable
+    fuse_table_optimizer(model, experiment.train, kind, machines.device)
     rules = table_rules(model, experiment.sharding, machines.world_size)
     frozen = model.frozen_tables()
     for table in frozen.values():
@@ -154,7 +155,7 @@ def rank_memory(
     on_gpu = machines.device == "cuda"
     trained = frozenset(table.name for table in tables) - frozen
     mlps = memory.mlp_bytes(module, config)
-    attributes = memory.attribute_bytes(sizes)
+    attributes = memory.attribute_bytes(sizes, machines.device)
     ranks = []
     for rank in range(machines.world_size):
         shards = [s for table in tables for s in table.shards if s.rank == rank]

@@ -15,11 +15,13 @@ from torchrec import EmbeddingBagCollection
 from cadc_rec.config.experiment import Experiment, TrainConfig
 from cadc_rec.data.select.sizes import wanted_rows
 from cadc_rec.distributed.planner import PlannedTable
+from cadc_rec.models.features import worth_padding
 from cadc_rec.planning.sizes import Machines, PlannedAttribute, Sizes
-from cadc_rec.training.batches.source import ROW_BYTES, ROWS_AT_ONCE
+from cadc_rec.training.batches.source import ROW_BYTES, ROWS_AT_ONCE, too_many_marks
 
 _FLOAT = 4
-_ITEM, _WEIGHT, _POINTER = 4, 8, 8
+_ITEM, _WEIGHT, _POINTER, _TIME = 4, 8, 8, 8
+_CODE, _LENGTH, _AGE = 8, 4, 4
 _ADAM = 3  # gradient and two moments, as large as the weights themselves
 
 
@@ -33,15 +35,19 @@ def state_of_tables(
 ) -> int:
     """What is kept of a rank's parts of trained tables, beside the weights.
 
-    A fused optimizer's state is in the planner's own figure.
+    A fused optimizer's state is in the planner's own figure. The moving average notes of each row
+    how old it is, unless all rows change in every step.
     """
     copies = trained_copies(config)
     total = 0
     for table in tables:
         if table.name in trained:
-            dense = _ADAM if table.sharding == "data_parallel" else 0
-            part = sum(s.rows * s.columns for s in table.shards if s.rank == rank)
-            total += (copies + dense) * part * _FLOAT
+            all_change = table.sharding == "data_parallel"
+            shards = [s for s in table.shards if s.rank == rank]
+            part = sum(s.rows * s.columns for s in shards)
+            total += (copies + _ADAM * all_change) * part * _FLOAT
+            if config.average_epochs and not all_change:
+                total += sum(s.rows for s in shards) * _AGE
     return total
 
 
@@ -76,32 +82,64 @@ def staged_bytes(
     return copies * (part * _FLOAT + mlp_bytes(module, config) // (copies + 1))
 
 
-def attribute_bytes(sizes: Sizes) -> int:
-    """Attribute values, whole on every rank: a length, a start and at least one code an id."""
+def attribute_bytes(sizes: Sizes, device: str) -> int:
+    """Attribute values, whole on every rank, as `SideFeatures` holds them there.
 
-    def side(rows: int, attributes: tuple[PlannedAttribute, ...]) -> int:
-        return rows * len(attributes) * (4 + 8 + 8)
+    A length, a start, and every code; or on a GPU codes padded to the longest row, and where rows
+    differ or have several also a weight for each.
+    """
+
+    def side(ids: int, attributes: tuple[PlannedAttribute, ...]) -> int:
+        if not attributes:
+            return 0
+        rows, values = ids * len(attributes), sum(ids * a.each for a in attributes)
+        longest = max(1, *(a.longest for a in attributes))
+        if device == "cuda" and worth_padding(rows, values, longest):
+            one_each = longest == 1 and all(a.each == 1 for a in attributes)
+            return rows * longest * (_CODE + (0 if one_each else _FLOAT))
+        return rows * (_LENGTH + _POINTER) + round(values) * _CODE
 
     return side(sizes.users, sizes.user_attributes) + side(sizes.items, sizes.item_attributes)
 
 
 def row_bytes(experiment: Experiment, sizes: Sizes, machines: Machines) -> int:
-    """A GPU's share of D_sel's rows, or a part of them where they are streamed; 0 on CPU.
+    """What makes a GPU's steps there, as `DeviceBatches` holds it; 0 where the host makes them.
 
-    With ``train.exclude_known`` what all users took in training, too, on every GPU.
+    Its share of D_sel's rows, or a part of them where they are streamed; what negatives are drawn
+    from; and with ``train.exclude_known`` what all users took in training, on every GPU.
     """
     if machines.device == "cpu":
         return 0
     total = wanted_rows(experiment.select, sizes.interactions) if sizes.interactions else 0
-    rows, train = -(-total // machines.world_size), experiment.train
+    share, train = -(-total // machines.world_size), experiment.train
     by_example = experiment.history.length or len(experiment.context.features)
-    if experiment.loader.streams(total, by_example):
-        rows = min(rows, ROWS_AT_ONCE)
-    known = 0
-    if train.exclude_known:  # each item, and for pairs also the weight before it
-        each = _ITEM + _WEIGHT * (train.loss == "binary")
-        known = each * sizes.interactions + _POINTER * sizes.users
-    return ROW_BYTES * rows + known
+    streamed = experiment.loader.streams(total, by_example)
+    held = ROW_BYTES * (min(share, ROWS_AT_ONCE) if streamed else share)
+    distribution, pairs = experiment.negatives.distribution, train.loss == "binary"
+    if distribution == "popularity" or (pairs and train.exclude_known):
+        held += _POINTER * (sizes.items + 1)  # where each item's stretch ends
+    if distribution == "alive":
+        held += _TIME * (2 * sizes.items + share)
+    if not train.exclude_known:
+        return held
+    held += _ITEM * sizes.interactions + _POINTER * (sizes.users + 1)
+    if pairs:  # what lies before each item, and what each user leaves to draw from
+        return held + _WEIGHT * (sizes.interactions + sizes.users)
+    step = -(-min(train.sized(total).batch_size, total) // machines.world_size)
+    on_average = sizes.interactions / max(1, sizes.users)  # who has most is not known
+    by_host = too_many_marks(
+        _candidates(experiment), step, sizes.items, train.shared_negatives, on_average
+    )
+    return 0 if by_host else held
+
+
+def _candidates(experiment: Experiment) -> str:
+    """What a softmax's candidates are, as `SoftmaxBatches` calls it."""
+    if experiment.train.loss == "softmax":
+        return "all"
+    if experiment.train.loss == "in-batch-softmax":
+        return "in-batch"
+    return "mixed" if experiment.negatives.distribution == "mixed" else "sampled"
 
 
 def validation_bytes(sizes: Sizes, width: int, machines: Machines) -> int:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from cadc_rec.config.data import DataConfig
 from cadc_rec.errors import CadcError
@@ -49,11 +51,21 @@ class Machines:
 
 @dataclass(frozen=True)
 class PlannedAttribute:
-    """An attribute without its values: enough to build the table it is looked up in."""
+    """An attribute without its values: enough to build the table it is looked up in.
+
+    Attributes:
+        name: of the attribute.
+        kind: ``categorical``, ``multi`` and so on.
+        size: number of codes.
+        each: values of an id, on average.
+        longest: the most that an id has.
+    """
 
     name: str
     kind: str
     size: int
+    each: float = 1.0
+    longest: int = 1
     indptr: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     values: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
 
@@ -162,7 +174,10 @@ def _prepared(data: DataConfig, workdir: Path) -> Sizes | None:
         bring(folder, ("attributes.json", "dense.json"))
         sides = json.loads((folder / "attributes.json").read_text("utf-8"))
         user, item = (
-            tuple(PlannedAttribute(a["name"], a["kind"], int(a["size"])) for a in sides[side])
+            tuple(
+                _attribute(folder, f"{side}s.parquet", a, int(info[f"{side}s"]))
+                for a in sides[side]
+            )
             for side in ("user", "item")
         )
         dense: list[tuple[PlannedDense, ...]] = [(), ()]
@@ -173,6 +188,18 @@ def _prepared(data: DataConfig, workdir: Path) -> Sizes | None:
         rows = int(info["train"])
         return Sizes(*ids, str(folder), user, item, dense[0], dense[1], rows)
     return None
+
+
+def _attribute(folder: Path, file: str, described: dict[str, Any], ids: int) -> PlannedAttribute:
+    """An entry of ``attributes.json``, with how many values the first `ids` ids have."""
+    name, kind, size = described["name"], described["kind"], int(described["size"])
+    if kind != "multi":
+        return PlannedAttribute(name, kind, size)
+    bring(folder, (file,))
+    lists = pq.read_table(folder / file, columns=[name])[name].slice(0, ids)
+    lengths = pc.list_value_length(lists)
+    total, longest = pc.sum(lengths).as_py() or 0, pc.max(lengths).as_py() or 0
+    return PlannedAttribute(name, kind, size, total / max(1, ids), longest)
 
 
 def _same_world(data: DataConfig, info: dict[str, int]) -> bool:

@@ -65,6 +65,13 @@ class ShardedTwoTower:
             for table, sharding in tables.items()
         }
 
+    def ahead(self) -> TwoTower | None:
+        """The towers, if other processes hold trained rows of theirs; see `Trainer`."""
+        trained = self.module.trained_tables()
+        kinds = {kind for name, kind in self.plan().items() if name.rpartition(".")[2] in trained}
+        alone = self.processes.world_size == 1
+        return None if alone or kinds <= {"data_parallel"} else self.module
+
     def plan_in_full(self) -> dict[str, dict[str, Any]]:
         """Every table's sharding type, kernel, and shards: rank, first row and column, and size."""
         found = {}
@@ -176,7 +183,8 @@ def build_model(
             )
         model.use_absence(ColdDropout(rate, experiment.seed, processes.device))
     sharding = experiment.sharding
-    fuse_table_optimizer(model, experiment.train, sharding.trainable)
+    device = processes.device.type
+    fuse_table_optimizer(model, experiment.train, sharding.trainable, device)
     store_frozen_tables(model, sharding)
     rules = table_rules(model, sharding, processes.world_size)
     torch.manual_seed(experiment.seed + processes.rank)  # dropout masks differ between ranks

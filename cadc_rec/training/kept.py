@@ -18,7 +18,7 @@ from cadc_rec.distributed.processes import Processes
 from cadc_rec.models.forward import Scores
 from cadc_rec.models.history import History
 from cadc_rec.models.id_embedding import FrozenIds
-from cadc_rec.models.known_on_device import on_device
+from cadc_rec.models.known_on_device import ListedOnDevice, on_device
 from cadc_rec.models.known_scores import KnownScores, ListedExamples, RecentExamples
 from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.pretrain.tables_alone import TablesAlone
@@ -85,6 +85,9 @@ class Histories:
         if 4 * longest * model.history_width > limit_bytes:
             if history.nbytes <= limit_bytes:  # else a step's are copied to the device
                 self._history = self._history.to(self.device)
+                for each in known:
+                    if isinstance(each, ListedOnDevice):
+                        each.read_from(self._history)
             return
         for start in range(0, longest, _HISTORIES):
             read = self._read(self._history[start : start + _HISTORIES])

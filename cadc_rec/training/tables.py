@@ -4,8 +4,8 @@ In: a model, its tables on the meta device. Out: a rule for each table, and an o
 parameter. Both what is trained and what `cadc-rec plan` prints come from here.
 
 - MLPs, feature tables and data-parallel id tables: Adam (the dense optimizer).
-- Model-parallel trainable id tables: row-wise Adagrad fused into the backward pass (fused
-  optimizers on CPU are SGD and Adagrad only).
+- Model-parallel trainable id tables: fused into the backward pass, for the rows of a step alone.
+  Adam on CUDA; row-wise Adagrad on CPU, whose fused optimizers are SGD and Adagrad only.
 - Frozen tables: none, and no state.
 """
 
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.optim.apply_optimizer_in_backward import (
     _apply_optimizer_in_backward as apply_optimizer_in_backward,
 )
-from torchrec.optim import RowWiseAdagrad
+from torchrec.optim import Adam, RowWiseAdagrad
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from cadc_rec.config.experiment import ShardingConfig, TrainConfig
@@ -78,15 +79,34 @@ def store_frozen_tables(model: TwoTower, config: ShardingConfig) -> None:
             table.store_as_half()
 
 
-def fuse_table_optimizer(model: TwoTower, config: TrainConfig, sharding: str) -> None:
-    """Give model-parallel trainable id tables their fused optimizer; call it before wrapping."""
+def fuse_table_optimizer(model: TwoTower, config: TrainConfig, sharding: str, device: str) -> None:
+    """Give model-parallel trainable id tables their fused optimizer; call it before wrapping.
+
+    Args:
+        model: two towers.
+        config: learning rates.
+        sharding: type of these tables.
+        device: kind of the device that will train.
+    """
     if sharding == "data_parallel":
         return
+    kind, settings = fused_optimizer(config, device)
     for tower in (model.user, model.item):
-        for table in tower.ids.trained_tables():
-            apply_optimizer_in_backward(
-                RowWiseAdagrad, table.parameters(), {"lr": config.fused_learning_rate}
-            )
+        for table in tower.ids.trained_tables().values():
+            apply_optimizer_in_backward(kind, table.parameters(), settings)
+
+
+def fused_optimizer(
+    config: TrainConfig, device: str
+) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """The optimizer of model-parallel tables, and its settings.
+
+    Adam's rate follows the schedule, see `Trainer`. fbgemm's weight decay is another than that of
+    `dense_optimizer`, and neither optimizer has any.
+    """
+    if device == "cuda":
+        return Adam, {"lr": config.learning_rate}
+    return RowWiseAdagrad, {"lr": config.fused_learning_rate}
 
 
 def dense_optimizer(wrapped: nn.Module, model: TwoTower, config: TrainConfig) -> torch.optim.Adam:

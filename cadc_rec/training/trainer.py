@@ -18,15 +18,18 @@ from torch import nn
 
 from cadc_rec.config.experiment import TrainConfig
 from cadc_rec.data.load.position import advanced, taken
+from cadc_rec.distributed.fused_lookups import begin_adam_step, fused_adams
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
 from cadc_rec.log import Ticker, track
+from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.training.batches.source import AnyLoader, BatchSource, source_on
 from cadc_rec.training.checkpoints import Checkpoints, NoCheckpoints
 from cadc_rec.training.context import Requests
 from cadc_rec.training.kept import Histories
 from cadc_rec.training.losses import Objective, make_objective
 from cadc_rec.training.steps.ahead import FrozenReads
+from cadc_rec.training.steps.pipelined import PipelinedSteps
 from cadc_rec.training.steps.runner import StepRunner, step_runner
 from cadc_rec.training.steps.step import Step
 from cadc_rec.training.training_state import Progress, TrainingState
@@ -75,6 +78,8 @@ class Trainer:
         before_step: called with the number of each step, counted from 0 over all epochs.
         graphs: whether a GPU's steps are CUDA graphs, see `step_runner`.
         reads: what a step looks up in frozen tables, to be fetched while the one before computes.
+        ahead: the model's towers, to send the ids of coming steps to their trained tables ahead of
+            time; None leaves that to each step.
     """
 
     def __init__(
@@ -91,13 +96,18 @@ class Trainer:
         before_step: Callable[[int], object] = lambda _: None,
         graphs: str = "auto",
         reads: FrozenReads | None = None,
+        ahead: TwoTower | None = None,
     ) -> None:
         self.model, self.optimizer = model, optimizer
         self.batches: BatchSource = source_on(
-            processes.device, loader, histories is not None and histories.on_host
+            processes.device,
+            loader,
+            histories is not None and histories.on_host,
+            config.epochs,
         )
         self.config, self.processes, self.trains = config, processes, trains
         self.before_step, self.graphs, self.reads = before_step, graphs, reads
+        self._ahead, self._adams = ahead, fused_adams(model)
         loss = objective or make_objective(config)
         self.step = Step(model, optimizer, loss, processes, histories, config.precision, matmul)
 
@@ -123,10 +133,14 @@ class Trainer:
         state = TrainingState(self.model, self.optimizer, self.trains, self.processes, horizon)
         checkpoints.resume(state)
         progress = state.progress
-        fused = "fused" in state.optimizers().values()
-        runner = step_runner(
-            self.graphs, self.batches, self.step, self.processes, fused, self.reads
-        )
+        fused = any(kind.startswith("fused") for kind in state.optimizers().values())
+        runner: StepRunner
+        if self._ahead is not None:
+            runner = PipelinedSteps(self.batches, self.step, self._ahead)
+        else:
+            runner = step_runner(
+                self.graphs, self.batches, self.step, self.processes, fused, self.reads
+            )
         for entry in progress.epochs:
             on_epoch(entry)
         steps = config.epochs * per_epoch
@@ -226,12 +240,13 @@ class Trainer:
 
     def _schedule(self, step: int) -> None:
         """Set the learning rate of step number `step` of all epochs."""
-        if self.config.schedule == "constant":
-            return
-        done = step / (self.config.epochs * self.batches.steps)
-        rate = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        rate = self.config.learning_rate
+        if self.config.schedule != "constant":
+            done = step / (self.config.epochs * self.batches.steps)
+            rate *= 0.5 * (1 + math.cos(math.pi * done))
+            for group in self.optimizer.param_groups:
+                if isinstance(group["lr"], torch.Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+        begin_adam_step(self._adams, step, rate)

@@ -6,7 +6,7 @@ for its manifest; and the way back, onto as many ranks and under whichever shard
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from zlib import crc32
@@ -15,15 +15,17 @@ import torch
 from torch import nn
 
 from cadc_rec.data.load.position import Position, Stretch, taken
+from cadc_rec.distributed.fused_lookups import tell_of_lookups
 from cadc_rec.distributed.fused_state import (
     Columns,
     Momentum,
     column_groups,
     local_momenta,
+    local_moments,
     regrouped,
 )
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.distributed.state import local_tensors
+from cadc_rec.distributed.state import LocalTensor, local_tensors
 from cadc_rec.store.checkpoints.parts import Parts
 from cadc_rec.training.averaging import WeightAverage
 
@@ -96,11 +98,15 @@ class TrainingState:
         self.model, self.optimizer, self.processes = model, optimizer, processes
         self.locals = list(local_tensors(model, trains))
         self.live = [local.tensor for local in self.locals]
-        self.average = WeightAverage(self.live, horizon)
+        by_row = tell_of_lookups(model, self.live, self._announce) if horizon else []
+        self.average = WeightAverage(self.live, horizon, by_row)
         self.best: list[torch.Tensor] | None = None
         self.loss = torch.zeros((), device=processes.device)
         """Of the current epoch, this rank's part of the sum over its steps."""
         self.progress = Progress()
+
+    def _announce(self, tensor: int, rows: torch.Tensor) -> None:
+        self.average.announce(tensor, rows)
 
     def keep_as_best(self) -> None:
         """Copy the live weights aside."""
@@ -117,6 +123,7 @@ class TrainingState:
         rank = self.processes.rank
         found = self._like_weights("weights", self.live)
         if self.average.horizon:
+            self.average.catch_up()
             found |= self._like_weights("average", self.average.average)
         if self.best is not None:
             found |= self._like_weights("best", self.best)
@@ -128,6 +135,7 @@ class TrainingState:
             known = found[name].parts if name in found else {}
             offsets = (momentum.row, momentum.group)
             found[name] = Parts(size, {**known, offsets: momentum.tensor[:, None]})
+        found |= self._moments()
         found[f"loss/{rank}"] = Parts.whole(self.loss)
         for kind, value in self._random_states().items():
             found[f"random/{rank}/{kind}"] = Parts.whole(value)
@@ -144,11 +152,16 @@ class TrainingState:
         }
 
     def optimizers(self) -> dict[str, str]:
-        """Which optimizer moves each tensor: ``dense`` (Adam) or ``fused`` (row-wise Adagrad)."""
+        """Which optimizer moves each tensor.
+
+        ``dense`` (Adam), ``fused`` (row-wise Adagrad), or ``fused Adam``.
+        """
         dense = {name: "dense" for name, _ in self._dense_parameters()}
         fused = getattr(self.model, "fused_optimizer", None)
         names = {local.name for local in self.locals}
         kept = dict.fromkeys(fused.params if fused is not None else (), "fused")
+        adam = {local.name.rpartition("/")[0]: "fused Adam" for local in local_moments(self.model)}
+        kept |= adam
         return {**{name: kind for name, kind in kept.items() if name in names}, **dense}
 
     def restore(
@@ -165,7 +178,7 @@ class TrainingState:
             The tensors whose optimizer begins anew, because another kind of it moved them.
         """
         self.progress = Progress.from_json(manifest["progress"])
-        self.average.steps = manifest["average_steps"]
+        self.average.read_in(manifest["average_steps"])
         wanted = self._like_weights("weights", self.live)
         if self.average.horizon:
             wanted |= self._like_weights("average", self.average.average)
@@ -176,6 +189,7 @@ class TrainingState:
         wanted |= self._dense_targets(sizes)
         momenta, read = self._momentum_targets(sizes)
         wanted |= read
+        wanted |= {name: parts for name, parts in self._moments().items() if name in sizes}
         losses = self._loss_targets(manifest["ranks"])
         random = self._random_targets(sizes, manifest["ranks"])
         wanted |= {name: Parts.whole(value) for name, value in (losses | random).items()}
@@ -192,12 +206,11 @@ class TrainingState:
 
     def _like_weights(self, kind: str, tensors: Sequence[torch.Tensor]) -> dict[str, Parts]:
         """Tensors of the same shapes and offsets as the weights."""
-        found: dict[str, Parts] = {}
-        for local, tensor in zip(self.locals, tensors, strict=True):
-            name = f"{kind}/{local.name}"
-            known = found[name].parts if name in found else {}
-            found[name] = Parts(local.shape, {**known, local.offsets: tensor})
-        return found
+        return _joined(kind, zip(self.locals, tensors, strict=True))
+
+    def _moments(self) -> dict[str, Parts]:
+        """Fused Adam's moments, live."""
+        return _joined("moments", ((each, each.tensor) for each in local_moments(self.model)))
 
     def _dense_parameters(self) -> list[tuple[str, torch.Tensor]]:
         return [
@@ -288,3 +301,13 @@ class TrainingState:
                 torch.set_rng_state(state)
             else:
                 torch.cuda.set_rng_state(state, self.processes.device)
+
+
+def _joined(kind: str, tensors: Iterable[tuple[LocalTensor, torch.Tensor]]) -> dict[str, Parts]:
+    """Tensors in the places of others, the parts of each under one name."""
+    found: dict[str, Parts] = {}
+    for local, tensor in tensors:
+        name = f"{kind}/{local.name}"
+        known = found[name].parts if name in found else {}
+        found[name] = Parts(local.shape, {**known, local.offsets: tensor})
+    return found

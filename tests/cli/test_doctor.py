@@ -55,6 +55,12 @@ def test_a_mismatched_trio_is_named_with_what_fits(trio, wanted):
     assert wanted in versions.trio_problem(*trio)
 
 
+def test_what_is_known_of_a_trio_is_said_but_of_the_pinned_one():
+    assert versions.trio_note(versions.TRIO["torch"] + "+cpu") == ""
+    assert versions.trio_note("2.11.0+cu130").startswith("tried: ")
+    assert versions.trio_note("2.10.1") == "this trio was not tried"
+
+
 def test_the_pinned_trio_matches_itself_and_the_installed_one():
     assert versions.trio_problem(**versions.TRIO) is None
     assert versions.installed_trio_problem() is None

@@ -17,6 +17,7 @@ from cadc_rec.distributed import peers as peers_module
 from cadc_rec.distributed import processes as processes_module
 from cadc_rec.distributed import watch as watch_module
 from cadc_rec.distributed.peers import LostError, Peers
+from cadc_rec.distributed.timely import TimelyStore
 from cadc_rec.errors import CadcError, SpokenError
 
 ME = f"(host {socket.gethostname()}, process {os.getpid()})"
@@ -88,20 +89,61 @@ def test_what_a_rank_comes_to_after_its_collectives_were_ended_is_no_refusal():
         assert "has gone" in str(first.result())
 
 
-def test_a_rank_that_is_done_first_is_not_missed():
-    store, aborted = HashStore(), []
-
+def joined(store, ranks, aborted):
     def join(number):
-        peers = Peers(store, number, 2, 6, patience=5)
+        peers = Peers(store, number, ranks, 6, patience=5)
         peers.watch(lambda: aborted.append(number))
         return peers
 
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(join, range(2))
-    first.done()
-    time.sleep(1.5)
-    second.done()
+    with ThreadPoolExecutor(ranks) as pool:
+        return list(pool.map(join, range(ranks)))
+
+
+def test_a_rank_that_is_done_first_is_not_missed_and_waits_with_the_store_for_the_others():
+    aborted = []
+    first, second = joined(HashStore(), 2, aborted)
+    with ThreadPoolExecutor(1) as pool:
+        leaving = pool.submit(first.done)
+        time.sleep(1.5)  # longer than silence may last
+        assert not leaving.done()
+        second.done()
+        leaving.result(timeout=30)
     assert aborted == []
+
+
+def test_a_rank_that_dies_when_others_are_done_is_named():
+    """Only a rank that was done watched it; the last one waits for both."""
+    store = HashStore()
+
+    def rank_at_its_end(number):
+        peers = Peers(store, number, 3, 6, patience=5)
+        if number == 2:
+            return None  # dies: no beat comes of it
+        peers.watch(lambda: None)
+        with pytest.raises(LostError) as lost:
+            peers.done()
+        ended = peers.account_for(lost.value, leave=lambda: None)
+        if isinstance(ended, SpokenError):
+            ended.said()
+        return ended
+
+    with ThreadPoolExecutor(3) as pool:
+        first, second, _ = pool.map(rank_at_its_end, range(3))
+    assert f"rank 2 {ME} has gone" in str(first)
+    assert isinstance(second, SystemExit)
+
+
+def test_a_rank_that_is_done_knows_by_the_stores_end_that_rank_0_was_lost():
+    class Gone(HashStore):
+        def check(self, keys):
+            if "all done" in str(keys):
+                raise RuntimeError("Broken pipe")
+            return super().check(keys)
+
+    _, second = joined(HashStore(), 2, [])
+    second._store = TimelyStore(Gone(), 5)
+    with pytest.raises(LostError, match="store"):
+        second.done()
 
 
 def test_a_rank_whose_last_collective_gave_nothing_does_not_end_as_if_all_were_well():

@@ -162,12 +162,14 @@ def train(
     processes,
     rows: list[int] | None = None,
     cached: bool = True,
+    ahead: bool | None = None,
     graphs: str = "auto",
 ) -> dict:
     """Train, and say what came of it.
 
     `rows` gives each rank its share of the 120 positives; `cached` says whether histories are
-    pooled once or for each step; `graphs` whether a GPU's steps are CUDA graphs.
+    pooled once or for each step; `graphs` whether a GPU's steps are CUDA graphs; `ahead` whether
+    ids are sent to trained tables ahead of time (and then validation looks some up).
     """
     rng = np.random.default_rng(1)
     users, items = rng.integers(0, USERS, 120), rng.integers(0, ITEMS, 120)
@@ -205,10 +207,18 @@ def train(
         processes,
         model.trains,
         histories=contexts,
+        ahead=model.module if ahead else None,
         graphs=graphs,
         reads=model.module.frozen_reads,
     )
-    history = trainer.fit(lambda: {"ndcg@10": 0.0}).history
+    measured = []
+
+    def validate() -> dict[str, float]:
+        if ahead is not None:
+            measured.append(float(model.user_vectors().double().sum()))
+        return {"ndcg@10": 0.0}
+
+    history = trainer.fit(validate).history
     vectors = (
         processes.all_gather_rows(
             model.user_vectors(histories(USERS) if ids in HISTORIES else None), USERS
@@ -226,6 +236,7 @@ def train(
         "learned_before": learned_before,
         "columns": column_offsets(model),
         "vectors": [float(v.double().sum()) for v in vectors],
+        "measured": measured,
         "optimized": held,
         "plan": model.plan(),
         "rows_used": gathered(used, processes),

@@ -3,20 +3,31 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from cadc_rec.config.experiment import PretrainConfig
 from cadc_rec.config.file import load_experiment
+from cadc_rec.data.dataset import Attribute, Dataset
+from cadc_rec.data.load.candidates import Lifetimes
+from cadc_rec.data.load.shards import Examples
+from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.planner import TableRule, make_planner
 from cadc_rec.distributed.sharding import build_collection
 from cadc_rec.errors import CadcError
-from cadc_rec.planning.memory import validation_bytes
+from cadc_rec.models.features import padded
+from cadc_rec.planning.memory import attribute_bytes, row_bytes, validation_bytes
 from cadc_rec.planning.plan import plan_experiment
 from cadc_rec.planning.pretraining import plan_pretraining
 from cadc_rec.planning.remedies import in_units
-from cadc_rec.planning.sizes import Machines, PlannedAttribute, Sizes
+from cadc_rec.planning.sizes import Machines, PlannedAttribute, Sizes, find_sizes
 from cadc_rec.pretrain.factor_tables import Extent
+from cadc_rec.training.batches.source import DeviceBatches
+from cadc_rec.training.reading import make_loader, negatives_of
 
 GIB = 2**30
 BILLION = Sizes(10**9, 10**8, "the test")
@@ -177,7 +188,7 @@ def test_what_does_not_fit_is_said_with_what_would(experiment):
 
 def test_trainable_tables_too_large_to_copy_are_told_to_spread(experiment):
     random = experiment(method="gold")
-    plan = plan_experiment(random, BILLION, gpus(16))
+    plan = plan_experiment(random, BILLION, gpus(8))
     (problem,) = (p for p in plan.problems if p.startswith("train:"))
     more = re.search(r"--world-size (\d+) with sharding.trainable = 'row_wise'", problem)
     spread = experiment("sharding.trainable=row_wise", method="gold")
@@ -185,8 +196,11 @@ def test_trainable_tables_too_large_to_copy_are_told_to_spread(experiment):
         found = plan_experiment(spread, BILLION, gpus(count)).problems
         assert any(p.startswith("train:") for p in found) != fits
     plan = plan_experiment(spread, BILLION, gpus(64))
-    # The best epoch's and the average's copy of each rank's rows.
-    assert {rank.state for rank in plan.ranks} == {2 * 1_100_000_000 // 64 * 96 * 4}
+    # The best epoch's and the average's copy of each rank's rows, and the average's age of each.
+    rows = 1_100_000_000 // 64
+    assert {rank.state for rank in plan.ranks} == {2 * rows * 96 * 4 + rows * 4}
+    # Adam's two moments beside the weights.
+    assert min(rank.tables for rank in plan.ranks) >= 3 * rows * 96 * 4
     assert plan.cost()[1] > 0
 
 
@@ -195,7 +209,9 @@ def test_attributes_and_mlps_are_counted(experiment):
     sizes = Sizes(1000, 500, "the test", attributes)
     plan = plan_experiment(experiment(), sizes, gpus(1))
     (rank,) = plan.ranks
-    assert rank.attributes == 1000 * 20
+    assert rank.attributes == 1000 * 8  # a code; on CPU a length and a start beside it
+    (on_cpu,) = plan_experiment(experiment(), sizes, replace(gpus(1), device="cpu")).ranks
+    assert on_cpu.attributes == 1000 * 20
     # (96 + 16) x 128 + 128, 128 x 64 + 64; without the attribute on the item side.
     weights = (112 * 128 + 128 + 128 * 64 + 64) + (96 * 128 + 128 + 128 * 64 + 64)
     assert rank.mlps == weights * 4 * 6
@@ -331,7 +347,91 @@ def test_the_rows_of_d_sel_are_counted_on_a_gpu_and_streamed_where_they_do_not_f
     streamed = plan_experiment(experiment("loader.kind=stream"), sizes, gpus(2, gib=1))
     assert {rank.rows for rank in streamed.ranks} == {12 * 2**20}
     assert not [each for each in streamed.problems if "D_sel" in each]
-    known = plan_experiment(experiment("train.exclude_known=true"), sizes, gpus(2, gib=80))
-    assert {rank.rows for rank in known.ranks} == {12 * 2**20 + 12 * 2 * 10**9 + 8000}
     cpu = replace(gpus(2), device="cpu")
     assert {rank.rows for rank in plan_experiment(memory_alone, sizes, cpu).ranks} == {0}
+
+
+def held(source):
+    """Bytes of rows and tables that a source of steps keeps."""
+    layout, draws = source._layout(16), source.draws
+    tensors = [*source.resident, source.order[: len(source.resident[0])], draws.ends]
+    for part in (draws.known, getattr(layout, "known", None), getattr(layout, "alive", None)):
+        tensors += [] if part is None else vars(part).values()
+    return sum(each.nbytes for each in tensors if isinstance(each, torch.Tensor))
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        (),
+        ("train.exclude_known=true",),
+        ("negatives.distribution=popularity",),
+        ("train.exclude_known=true", "train.loss=softmax"),
+        ("train.exclude_known=true", "train.loss=sampled-softmax"),
+        ("train.loss=sampled-softmax", "negatives.distribution=alive"),
+    ],
+)
+def test_what_makes_steps_on_a_gpu_is_counted_as_it_is_held(sets, experiment):
+    users, items, each = 50, 40, 6
+    draw = np.random.default_rng(0)
+    known = UserItems(
+        np.arange(users + 1) * each,
+        np.concatenate([draw.choice(items, each, False) for _ in range(users)]).astype(np.int32),
+    )
+    rows = Examples(np.repeat(np.arange(users, dtype=np.int32), each), known.items)
+    e, times = experiment("select.kind=everything", *sets), np.zeros(users * each)
+    data = SimpleNamespace(n_items=items, train_item=known.items)
+    loader = make_loader(
+        e.train.sized(len(rows)),
+        rows,
+        [len(rows)],
+        0,
+        items,
+        0,
+        known,
+        draws=negatives_of(e.negatives, e.train, data, known),
+        lifetimes=Lifetimes.of(known.items, times, items, np.arange(len(rows)))
+        if e.negatives.distribution == "alive"
+        else None,
+    )
+    sizes = Sizes(users, items, "the test", interactions=len(rows))
+    assert row_bytes(e, sizes, gpus(1)) == held(DeviceBatches(loader, torch.device("cpu")))
+
+
+def test_what_users_know_counts_nowhere_if_the_host_makes_the_steps(experiment):
+    """A full softmax: 10,000 rows a step by a million items are too many to mark on a GPU."""
+    sizes = Sizes(1000, 10**6, "the test", interactions=10**6)
+    sets = ("train.exclude_known=true", "train.loss=softmax", "train.batch_size=10000")
+    assert row_bytes(experiment(*sets), sizes, gpus(1)) == 0
+
+
+def test_padded_codes_are_counted_as_a_gpu_holds_them(finished, tiny):
+    """One to three values a row, one value a row, and a row far longer than the others."""
+    draw = np.random.default_rng(0)
+    lengths = {
+        "some": draw.integers(1, 4, 60),
+        "one": np.ones(60, np.int64),
+        "long": np.eye(60, dtype=np.int64)[0] * 500,
+    }
+    for counts in lengths.values():
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        there = Attribute("a", "multi", 9, indptr, np.ones(indptr[-1], np.int32))
+        planned = PlannedAttribute("a", "multi", 9, counts.mean(), int(counts.max()))
+        made = padded([there])
+        sizes = Sizes(60, 40, "the test", (planned,))
+        if made is None:
+            assert attribute_bytes(sizes, "cuda") == 60 * 12 + 500 * 8
+            continue
+        weights = 0 if made.weights is None else made.weights.nbytes
+        assert attribute_bytes(sizes, "cuda") == made.codes.nbytes + weights
+    found = find_sizes(load_experiment(tiny).data, finished.workdir, None, None, "the test")
+    dataset = Dataset.open(SimpleNamespace(path=Path(found.source), info=info_of(found.source)))
+    sides = [*found.user_attributes, *found.item_attributes]
+    real = [*dataset.user_attributes, *dataset.item_attributes]
+    assert [(a.name, a.each, a.longest) for a in sides] == [
+        (a.name, len(a.values) / (len(a.indptr) - 1), np.diff(a.indptr).max()) for a in real
+    ]
+
+
+def info_of(folder):
+    return json.loads((Path(folder) / "manifest.json").read_text())["info"]

@@ -96,7 +96,7 @@ def test_a_step_multiplies_as_compute_matmul_says_forward_and_backward(monkeypat
         model,
         torch.optim.SGD(model.parameters(), lr=0.1),
         SimpleNamespace(),
-        SimpleNamespace(precision="float32"),
+        SimpleNamespace(precision="float32", epochs=1),
         SimpleNamespace(device=CPU, world_size=1),
         lambda name: True,
         Objective(),

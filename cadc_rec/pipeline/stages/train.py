@@ -143,6 +143,7 @@ def build_checkpoint(
         lambda step: None if absence is None else absence.begin(step),
         experiment.compute.graphs,
         model.module.frozen_reads,
+        model.ahead(),
     )
     setup_seconds = time.perf_counter() - started
     evaluate, val_item = experiment.evaluate, np.asarray(dataset.val_item)

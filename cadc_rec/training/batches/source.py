@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from math import inf
 from typing import Protocol
 
 import numpy as np
@@ -62,13 +63,16 @@ class BatchSource(Protocol):
         """The steps of epoch number `epoch` that are not `done`; the same whenever asked for."""
 
 
-def source_on(device: torch.device, loader: AnyLoader, on_host: bool = False) -> BatchSource:
+def source_on(
+    device: torch.device, loader: AnyLoader, on_host: bool = False, epochs: float = inf
+) -> BatchSource:
     """The source for a training on `device`.
 
     Args:
         device: that trains.
         loader: of this rank.
         on_host: the model reads something that is made of each step's ids on the host.
+        epochs: of the training at most.
 
     Raises:
         CadcError: the rows do not fit in the GPU's memory.
@@ -82,7 +86,7 @@ def source_on(device: torch.device, loader: AnyLoader, on_host: bool = False) ->
         log.info("batches are made on the host: what users know is too much for a step on the GPU")
         return HostBatches(loader, device)
     try:
-        return DeviceBatches(loader, device)
+        return DeviceBatches(loader, device, epochs)
     except torch.OutOfMemoryError:
         size = ROW_BYTES * max(loader.rows_by_rank) / 2**30 if isinstance(loader, Loader) else 0
         raise CadcError(
@@ -97,12 +101,25 @@ def _leaves_out_too_many(loader: AnyLoader) -> bool:
     if not isinstance(arrange, SoftmaxBatches) or arrange.known is None:
         return False
     rows = -(-loader.rows // max(1, loader.ranks * loader.steps))
-    candidates = arrange.n_items
-    if arrange.candidates == "sampled":
-        candidates = min(candidates, arrange.negatives)
-    elif arrange.candidates != "all":
-        candidates = min(candidates, rows + arrange.negatives)
     longest = int((arrange.known.indptr[1:] - arrange.known.indptr[:-1]).max(initial=0))
+    return too_many_marks(arrange.candidates, rows, arrange.n_items, arrange.negatives, longest)
+
+
+def too_many_marks(kind: str, rows: int, n_items: int, negatives: int, longest: float) -> bool:
+    """Whether the host marks what a softmax's rows leave out of their candidates.
+
+    Args:
+        kind: of candidates, see `SoftmaxBatches`.
+        rows: of a step on one rank.
+        n_items: items there are.
+        negatives: that all rows share.
+        longest: the most items that a user knows.
+    """
+    candidates = n_items
+    if kind == "sampled":
+        candidates = min(candidates, negatives)
+    elif kind != "all":
+        candidates = min(candidates, rows + negatives)
     return rows * candidates > _MOST_MARKS or rows * longest > _MOST_LOOKS
 
 
@@ -141,10 +158,11 @@ class DeviceBatches:
     Args:
         loader: of this rank; its arrangement has a device form.
         device: that trains.
+        epochs: of the training at most; the order of none after them is drawn.
     """
 
-    def __init__(self, loader: AnyLoader, device: torch.device) -> None:
-        self.loader, self.device = loader, device
+    def __init__(self, loader: AnyLoader, device: torch.device, epochs: float = inf) -> None:
+        self.loader, self.device, self.epochs = loader, device, epochs
         self.rows, self.steps = loader.rows, loader.steps
         assert isinstance(loader.arrange, PairBatches | SoftmaxBatches)
         self.arrange = loader.arrange
@@ -255,7 +273,8 @@ class DeviceBatches:
             found = waiting[1].result()
         else:
             found = loader.course(epoch, done)
-        self._next = epoch + 1, self._thread.submit(loader.course, epoch + 1)
+        if epoch < self.epochs:
+            self._next = epoch + 1, self._thread.submit(loader.course, epoch + 1)
         return found
 
     def _uploaded(self, array: np.ndarray) -> torch.Tensor:

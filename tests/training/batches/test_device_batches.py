@@ -107,6 +107,19 @@ def test_every_step_of_every_rank_is_the_loaders(name, counts, monkeypatch):
             assert len(set(map(shapes, made))) <= 1
 
 
+def test_the_order_of_no_epoch_after_the_last_is_drawn(monkeypatch):
+    loader = Loader(examples(9), [9], 0, 4, 0, ARRANGEMENTS["uniform"])
+    drawn, course = [], loader.course
+    monkeypatch.setattr(
+        loader, "course", lambda epoch, done=(): drawn.append(epoch) or course(epoch, done)
+    )
+    batches = DeviceBatches(loader, CPU, epochs=3)
+    for epoch in (1, 2, 3):
+        list(batches.epoch(epoch))
+    batches._thread.shutdown(wait=True)
+    assert drawn == [1, 2, 3]
+
+
 def test_a_streamed_epoch_is_the_loaders(tmp_path, monkeypatch):
     monkeypatch.setattr(source_module, "ROWS_AT_ONCE", 40)
     for number in range(3):
@@ -196,7 +209,7 @@ def test_where_batches_are_made(monkeypatch, caplog):
     gpu, made = torch.device("cuda"), []
     pairs = Loader(examples(9), [9], 0, 4, 0, ARRANGEMENTS["uniform"])
     softmax = Loader(examples(9), [9], 0, 4, 0, SoftmaxBatches("all", ITEMS))
-    monkeypatch.setattr(source_module, "DeviceBatches", lambda *given: made.append(given))
+    monkeypatch.setattr(source_module, "DeviceBatches", lambda *given: made.append(given[:2]))
     assert isinstance(source_on(CPU, pairs), HostBatches)
     source_on(gpu, pairs)
     source_on(gpu, softmax)
