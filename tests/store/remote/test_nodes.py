@@ -144,6 +144,7 @@ def test_raw_files_below_an_address_are_copied_once(bucket, machine, objects):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.distributed
 def test_two_nodes_without_a_shared_disk_give_the_artifacts_of_one(tmp_path, bucket, environ):
     (tmp_path / "tiny.toml").write_text(TINY)
@@ -166,7 +167,7 @@ def test_two_nodes_without_a_shared_disk_give_the_artifacts_of_one(tmp_path, buc
         )
 
     def end(*started):
-        said = [process.communicate(timeout=280)[1] for process in started]
+        said = [process.communicate(timeout=600)[1] for process in started]
         assert [process.returncode for process in started] == [0] * len(started), said
 
     def both(command, port):
@@ -196,10 +197,11 @@ def test_two_nodes_without_a_shared_disk_give_the_artifacts_of_one(tmp_path, buc
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_in_a_store_has_the_bytes_of_a_local_one(tmp_path, bucket, environ, tiny, spawn):
     def run(workdir):
         process = spawn("run", tiny, "--workdir", workdir, "--cache", tmp_path / "cache", **environ)
-        _, said = process.communicate(timeout=240)
+        _, said = process.communicate(timeout=600)
         assert process.returncode == 0, said
 
     run(f"{bucket}/work")
