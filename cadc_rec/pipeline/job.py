@@ -129,23 +129,30 @@ def require_one_folder(workdir: Path, processes: Processes) -> str:
     Raises:
         CadcError: names the ranks that do not see what rank 0 wrote.
     """
-    probe = Path()
+    origin, told = origin_of(workdir), ""
+    address = "" if origin is None else origin.address
     if processes.rank == 0:
+        told = f"{_SEEN}{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}\n{address}"
         make_folder(workdir, workdir)
-        start = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
-        probe = workdir / f"{_SEEN}{start}"
-        write_atomically(probe, "")
-    probe = workdir / processes.broadcast(probe.name)
-    lacking = [rank for rank, seen in enumerate(processes.all_gather(probe.exists())) if not seen]
+        write_atomically(workdir / told.partition("\n")[0], "")
+    name, _, address_of_rank_0 = str(processes.broadcast(told)).partition("\n")
+    # In a store each node has its own cache: there the address counts.
+    seen = address == address_of_rank_0 and (bool(address) or (workdir / name).exists())
+    lacking = [rank for rank, sees in enumerate(processes.all_gather(seen)) if not sees]
     if processes.rank == 0:
-        probe.unlink()
+        (workdir / name).unlink()
     if lacking:
         ranks = ", ".join(map(str, lacking))
+        if address_of_rank_0:
+            raise CadcError(
+                f"{address_of_rank_0}: rank 0 keeps its results there and rank {ranks} does not; "
+                "give every rank the same --workdir."
+            )
         raise CadcError(
             f"{workdir}: rank 0 wrote a file there and rank {ranks} does not see it; name a folder "
             "that all nodes share with --workdir."
         )
-    return probe.name.removeprefix(_SEEN)
+    return name.removeprefix(_SEEN)
 
 
 def train_as_worker() -> None:

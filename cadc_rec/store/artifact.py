@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cadc_rec.errors import CadcError
-from cadc_rec.store.atomic import commit, empty_folder, make_folder
+from cadc_rec.store.atomic import commit, empty_folder
 from cadc_rec.store.manifest import (
     MANIFEST,
     digest,
@@ -32,7 +31,8 @@ from cadc_rec.store.manifest import (
     verify_files,
     write_sealed,
 )
-from cadc_rec.store.remote.origin import UNSENT, Origin, origin_of
+from cadc_rec.store.remote.nodes import node_draft, send_draft
+from cadc_rec.store.remote.origin import Origin, origin_of, place_on_node
 from cadc_rec.versions import library_versions
 
 SCHEMA_VERSION = 1
@@ -48,6 +48,9 @@ class Group(Protocol):
     def broadcast(self, value: Any) -> Any:
         """Rank 0's `value`, on every rank."""
 
+    def all_gather(self, value: Any) -> list[Any]:
+        """Every rank's `value`, on every rank."""
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
 
@@ -60,6 +63,10 @@ class SoloGroup:
     def broadcast(self, value: Any) -> Any:
         """`value` itself, since there is one process."""
         return value
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """`value` alone."""
+        return [value]
 
     def barrier(self) -> None:
         """Return at once."""
@@ -142,7 +149,8 @@ def run_stage(
         stage: the stage's name.
         settings: the settings that decide the stage's result, JSON values only.
         inputs: artifacts, or fingerprints of raw files, by name.
-        build: fills the draft's folder; runs on every rank, and only rank 0 may write.
+        build: fills the draft's folder; runs on every rank. In a work folder of a store each node
+            has a draft of its own, and the artifact has the files of all; else one is for all.
         force: make it again even if it exists; the old one stays until the new one is complete.
         group: the processes that run this stage together.
         wait: for another job that makes this artifact, if need be so many seconds; False is an
@@ -158,28 +166,53 @@ def run_stage(
     final, origin = workdir / stage / key, origin_of(workdir)
     if group.rank != 0:
         found, draft_path = group.broadcast(None)
-        if not found:
+        if origin is not None:
+            _follow(final, origin, group, None if found else build)
+        elif not found:
             build(Draft(Path(draft_path)))
             group.barrier()
         return Artifact(final, read_manifest(final), cached=found)
 
     if not force and _exists(final, origin):
-        return _open_together(final, group)
+        return _open_together(final, group, origin)
     warm_up()
     with empty_folder(workdir, stage, key, wait=wait, origin=origin) as folder:
         # Another job may have finished it meanwhile, or the sweep brought it back.
         if not force and _exists(final, origin):
-            return _open_together(final, group)
+            return _open_together(final, group, origin)
         group.broadcast((False, str(folder)))
+        if origin is not None:
+            group.barrier()  # each node makes a draft of its own
         draft = Draft(folder)
         started = time.perf_counter()
         build(draft)
         taken = time.perf_counter() - started if draft.seconds is None else draft.seconds
-        body = _manifest(stage, key, settings, inputs, draft, draft.seconds_before + taken)
+        of_nodes = group.all_gather({}) if origin is not None else []
+        seconds = draft.seconds_before + taken
+        body = _manifest(stage, key, settings, inputs, draft, seconds, of_nodes)
         manifest = write_sealed(folder, body)
         won = _commit(folder, final, origin, force)
     group.barrier()
-    return Artifact(final, manifest) if won else open_artifact(final)
+    made = Artifact(final, manifest) if won and not any(of_nodes) else open_artifact(final)
+    if origin is not None:
+        group.barrier()  # every node has it
+    return made
+
+
+def _follow(
+    final: Path, origin: Origin, group: Group, build: Callable[[Draft], None] | None
+) -> None:
+    """What ranks other than 0 do where the work folder is in a store; None makes nothing."""
+    stage, key = final.parent.name, final.name
+    if build is not None:
+        with node_draft(origin, stage, key, group.barrier) as (folder, own):
+            build(Draft(folder))
+            group.all_gather(send_draft(origin, folder, f"{stage}/{key}") if own else {})
+            group.barrier()
+    if place_on_node()[0] == 0:
+        origin.find(f"{stage}/{key}")
+        open_artifact(final)
+    group.barrier()
 
 
 def stage_exists(
@@ -221,17 +254,15 @@ def _commit(draft: Path, final: Path, origin: Origin | None, force: bool) -> boo
     if origin is None:
         commit(draft, final)
         return True
-    unsent = origin.folder / UNSENT / final.parent.name / final.name
-    make_folder(unsent.parent, origin.folder)
-    shutil.rmtree(unsent, ignore_errors=True)
-    commit(draft, unsent)
-    return origin.send(f"{final.parent.name}/{final.name}", replace=force)
+    return origin.commit(draft, f"{final.parent.name}/{final.name}", force)
 
 
-def _open_together(final: Path, group: Group) -> Artifact:
+def _open_together(final: Path, group: Group, origin: Origin | None) -> Artifact:
     """Open an existing artifact, and tell the other ranks that there is nothing to build."""
     artifact = open_artifact(final, cached=True)
     group.broadcast((True, ""))
+    if origin is not None:
+        group.barrier()  # every node has it
     return artifact
 
 
@@ -277,9 +308,13 @@ def _manifest(
     inputs: Mapping[str, Artifact | str],
     draft: Draft,
     seconds: float,
+    of_nodes: Iterable[Mapping[str, Any]],
 ) -> dict[str, Any]:
     every = (file for file in sorted(draft.path.rglob("*")) if file.is_file())
     files = file_entries(draft.path, every)
+    for more in of_nodes:
+        files |= more
+    files = dict(sorted(files.items()))
     contents = {name: entry["sha256"] for name, entry in files.items()}
     return {
         "schema_version": SCHEMA_VERSION,

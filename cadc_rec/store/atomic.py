@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from cadc_rec.errors import BusyError, CadcError
 from cadc_rec.log import log
+from cadc_rec.store.remote.address import is_address, parse
 
 if TYPE_CHECKING:
     from cadc_rec.store.remote.origin import Origin
@@ -118,8 +119,12 @@ def make_folder(path: Path, workdir: Path) -> None:
     """Make a folder in a work folder, and its parents, if they do not exist.
 
     Raises:
-        CadcError: it cannot be made.
+        CadcError: it cannot be made, or it is no folder but an address.
     """
+    if is_address(workdir):
+        raise CadcError(
+            f"{parse(workdir)}: this is written to a folder; name one of a file system."
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

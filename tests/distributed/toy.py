@@ -82,6 +82,7 @@ def dataset(dense: bool = False):
         user_dense=of_users if dense else [],
         item_dense=of_items if dense else [],
         train_item=np.arange(ITEMS, dtype=np.int32),
+        item_counts=np.ones(ITEMS, np.int64),
         last_items=lambda length, with_validation: histories(USERS)[:, :length],
     )
 

@@ -27,6 +27,7 @@ from cadc_rec.data.tables.files import FileSet, TableFiles, find_tables
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log, track
 from cadc_rec.store.atomic import scratch_folder
+from cadc_rec.store.remote.trees import local_tree
 
 DATA_VARIABLE = "CADC_REC_DATA"
 _CHUNK = 1 << 20
@@ -189,7 +190,8 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "cadc-rec"
 
 
-def _existing(folder: Path, named_by: str) -> Path:
+def _existing(named: Path, named_by: str) -> Path:
+    folder = local_tree(named)  # of an address, a copy
     if not folder.is_dir():
         raise CadcError(f"{folder}: no such folder; correct {named_by}.")
     return folder

@@ -21,7 +21,7 @@ from cadc_rec.errors import CadcError
 
 RETRY_SECONDS = 60.0
 """How long a request is tried again while the store does not answer, or answers with an error."""
-_RETRIES = 12
+_RETRIES = 100  # the seconds end it
 _TEXT = re.compile(r"([a-z][a-z0-9+.-]+):/{1,3}", re.IGNORECASE)  # pathlib makes one slash of two
 _STORES = ("s3", "gs", "abfs", "abfss", "az")
 _PART = 16 << 20  # bytes of a part of an upload, and of a piece of a download
@@ -107,7 +107,10 @@ class Objects:
                 retry_config={
                     "max_retries": _RETRIES,
                     "retry_timeout": timedelta(seconds=RETRY_SECONDS),
-                    "backoff": {"max_backoff": timedelta(seconds=5)},
+                    "backoff": {
+                        "init_backoff": timedelta(seconds=0.3),
+                        "max_backoff": timedelta(seconds=5),
+                    },
                 },
                 **more,
             )

@@ -90,7 +90,7 @@ def bound_bytes() -> int:
 def hold(artifact: Path) -> None:
     """Keep a folder of the cache from removal until this process ends."""
     lock = _lock_file(artifact)
-    if lock not in _held:
+    if lock not in _held or not lock.exists():  # somebody emptied the cache
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("a")
         fcntl.flock(file.fileno(), fcntl.LOCK_SH)

@@ -26,7 +26,7 @@ from typing import Any
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
-from cadc_rec.store.atomic import write_atomically
+from cadc_rec.store.atomic import commit, make_folder, write_atomically
 from cadc_rec.store.manifest import MANIFEST, sha256_file
 from cadc_rec.store.remote import lease
 from cadc_rec.store.remote.address import Found, Objects, parse
@@ -168,6 +168,14 @@ class Origin:
             _all_at_once(lambda name: self._download(folder, prefix, name, wanted[name]), wanted)
             keep_bound()
 
+    def commit(self, draft: Path, prefix: str, replace: bool) -> bool:
+        """Make a whole draft a parcel; see `send`."""
+        unsent = self.folder / UNSENT / prefix
+        make_folder(unsent.parent, self.folder)
+        shutil.rmtree(unsent, ignore_errors=True)
+        commit(draft, unsent)
+        return self.send(prefix, replace)
+
     def send(self, prefix: str, replace: bool = False) -> bool:
         """Make a parcel of `UNSENT` the store's and this folder's.
 
@@ -183,7 +191,9 @@ class Origin:
         """
         unsent, final = self.folder / UNSENT / prefix, self.folder / prefix
         try:
-            self.upload(unsent, prefix, _read(unsent / MANIFEST)["files"])
+            files = _read(unsent / MANIFEST)["files"]
+            here = {name: files[name] for name in files if (unsent / name).exists()}
+            self.upload(unsent, prefix, here)  # other nodes have sent theirs
             won = self.seal(unsent, prefix, replace)
         except CadcError as error:
             raise CadcError(

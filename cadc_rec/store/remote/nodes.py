@@ -1,0 +1,57 @@
+"""A stage that ranks of several nodes carry out, whose disks see nothing of each other.
+
+In: a folder of the cache on each node. Out: a draft on each node, whose files the node's first rank
+sends, and their entries for the one manifest that rank 0 writes; later, the artifact on every node.
+Nodes that share one cache, as processes of one machine do, are found by its lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cadc_rec.store.atomic import locked
+from cadc_rec.store.manifest import file_entry
+from cadc_rec.store.remote.origin import Origin, place_on_node
+
+
+@contextlib.contextmanager
+def node_draft(
+    origin: Origin, stage: str, key: str, barrier: Callable[[], None]
+) -> Iterator[tuple[Path, bool]]:
+    """The folder that a rank other than 0 fills, and whether this rank answers for it.
+
+    Args:
+        origin: of this node's cache.
+        stage: what is made.
+        key: names it.
+        barrier: waits for all ranks, also for rank 0.
+    """
+    folder = origin.folder / ".tmp" / f"{stage}-{key}"
+    with contextlib.ExitStack() as held:
+        own = False
+        if place_on_node()[0] == 0:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # Rank 0 holds it where this is its node's folder too.
+            own = held.enter_context(locked(folder.with_name(f"{folder.name}.lock")))
+        if own:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            held.callback(shutil.rmtree, folder, ignore_errors=True)
+        barrier()
+        yield folder, own
+
+
+def send_draft(origin: Origin, folder: Path, prefix: str) -> dict[str, dict[str, Any]]:
+    """Have a node's files in the store; returns size and SHA-256 by name."""
+    files = {
+        file.relative_to(folder).as_posix(): file_entry(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    if files:
+        origin.upload(folder, prefix, files)
+    return files
