@@ -63,7 +63,7 @@ def films(movies: pa.Table, facts: pa.Table) -> pa.Table:
         row["year"] = int(year[1]) if year else None
         row |= {name: _names(fact.get(name)) for name in _LISTED}
         plot = (fact.get("plot") or "").strip()
-        rows.append(row | {"plot": plot if plot != "N/A" else None})
+        rows.append(row | {"plot": plot if plot not in ("", "N/A") else None})
     return pa.Table.from_pylist(rows)
 
 

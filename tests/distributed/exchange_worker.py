@@ -52,7 +52,7 @@ def in_runs(experiment, dataset, given, joined):
 if __name__ == "__main__":
     out, *cases = sys.argv[1:]
     results = {}
-    trainer.source_on = lambda device, loader, _: DeviceBatches(loader, device)
+    trainer.source_on = lambda device, loader, *_: DeviceBatches(loader, device)
     runner.on_gpu, runner.SideStream = lambda device: True, Inline
     toy.noted = lambda arrange, used, first: arrange  # made on the device, it is asked for nothing
     asked = []
