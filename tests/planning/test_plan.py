@@ -188,12 +188,13 @@ def test_what_does_not_fit_is_said_with_what_would(experiment):
 
 def test_trainable_tables_too_large_to_copy_are_told_to_spread(experiment):
     random = experiment(method="gold")
-    plan = plan_experiment(random, BILLION, gpus(8))
+    roomy = 256  # GiB of host memory, in which checkpoints are copied
+    plan = plan_experiment(random, BILLION, gpus(8, host=roomy))
     (problem,) = (p for p in plan.problems if p.startswith("train:"))
     more = re.search(r"--world-size (\d+) with sharding.trainable = 'row_wise'", problem)
     spread = experiment("sharding.trainable=row_wise", method="gold")
     for count, fits in ((int(more[1]), True), (int(more[1]) // 2, False)):
-        found = plan_experiment(spread, BILLION, gpus(count)).problems
+        found = plan_experiment(spread, BILLION, gpus(count, host=roomy)).problems
         assert any(p.startswith("train:") for p in found) != fits
     plan = plan_experiment(spread, BILLION, gpus(64))
     # The best epoch's and the average's copy of each rank's rows, and the average's age of each.
@@ -380,7 +381,8 @@ def test_what_makes_steps_on_a_gpu_is_counted_as_it_is_held(sets, experiment):
     )
     rows = Examples(np.repeat(np.arange(users, dtype=np.int32), each), known.items)
     e, times = experiment("select.kind=everything", *sets), np.zeros(users * each)
-    data = SimpleNamespace(n_items=items, train_item=known.items)
+    counts = np.bincount(known.items, minlength=items)
+    data = SimpleNamespace(n_items=items, train_item=known.items, item_counts=counts)
     loader = make_loader(
         e.train.sized(len(rows)),
         rows,

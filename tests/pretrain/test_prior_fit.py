@@ -41,6 +41,7 @@ def a_dataset(n_users=N_USERS):
         n_items=N_ITEMS,
         user_indptr=indptr,
         train_item=train.ravel(),
+        item_counts=np.bincount(train.ravel(), minlength=N_ITEMS),
         val_item=taken[:, 6].copy(),
         test_item=taken[:, 7].copy(),
         item_attributes=[],

@@ -48,7 +48,7 @@ def test_the_own_settings_come_first_and_the_best_trial_is_what_the_config_says(
     measured, cli, tiny, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    seen = measured(lambda e: 1 if e.pretrain.l2 < 4 else 3)  # 4 is the default
+    seen = measured(lambda e: 1 if 0 < e.pretrain.l2 < 4 else 3)  # 0 is the default
     options = ("--workdir", tmp_path / "work", "--set", "train.epochs=1", "--json")
     first = cli("tune", tiny, "--trials", 3, *options)
     assert first.code == 0, first.err
@@ -67,7 +67,7 @@ def test_the_own_settings_come_first_and_the_best_trial_is_what_the_config_says(
     searched = seen[found["best"]]
     kept = {"tracking": given.tracking, "checkpoint": given.checkpoint}
     assert searched.model_copy(update=kept) == given
-    assert given.pretrain.l2 == best["settings"]["pretrain.l2"] < 4
+    assert 0 < given.pretrain.l2 == best["settings"]["pretrain.l2"] < 4
     assert given.train.epochs == 1
     page = (tmp_path / found["page"]).read_text()
     assert "+50.00 points (95% of the same 60 users: +50.00 to +50.00)" in page

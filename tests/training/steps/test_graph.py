@@ -118,7 +118,7 @@ def as_on_a_gpu(monkeypatch):
     for module in (features, tower, tables, runner):
         monkeypatch.setattr(module, "on_gpu", lambda device: True)
     monkeypatch.setattr(
-        trainer_module, "source_on", lambda device, loader, _: DeviceBatches(loader, device)
+        trainer_module, "source_on", lambda device, loader, *_: DeviceBatches(loader, device)
     )
     monkeypatch.setattr(runner, "CudaRecorder", Tapes)
     Tapes.made.clear()
