@@ -142,7 +142,7 @@ class Peers:
             if self._store.add("left", 1) == len(self.ranks):
                 self._store.set("all left", "")
             if self.rank == 0:  # the store ends with this process
-                self._store.wait(["all left"], _SEEN_SECONDS)
+                self._store.wait(["all left"], _SPEAKER_SECONDS)
 
     def give_up(self) -> None:
         """This rank leaves, without an error to account for, before its work is done."""

@@ -171,7 +171,7 @@ def rank_memory(
                 mlps=mlps,
                 attributes=attributes,
                 rows=rows,
-                staged=memory.staged_bytes(tables, trained, module, config, rank)
+                staged=memory.staged_bytes(tables, trained, module, config, rank, on_gpu)
                 if checkpoints
                 else 0,
             )

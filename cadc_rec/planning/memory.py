@@ -69,17 +69,25 @@ def staged_bytes(
     module: nn.Module,
     config: TrainConfig,
     rank: int,
+    on_gpu: bool,
 ) -> int:
-    """A rank's copy, in host memory, of what a checkpoint holds: weights, copies, two moments."""
-    copies = 1 + trained_copies(config) + (_ADAM - 1)
-    part = sum(
-        s.rows * s.columns
-        for table in tables
-        if table.name in trained
-        for s in table.shards
-        if s.rank == rank
-    )
-    return copies * (part * _FLOAT + mlp_bytes(module, config) // (copies + 1))
+    """A rank's copy, in host memory, of what a checkpoint holds: weights, copies, moments.
+
+    Two moments of an element; of a row one number where the optimizer is fused on CPU.
+    """
+    copies, moments = 1 + trained_copies(config), _ADAM - 1
+    total = (copies + moments) * (mlp_bytes(module, config) // (copies + _ADAM))
+    for table in tables:
+        if table.name in trained:
+            divided = table.sharding != "data_parallel"
+            for shard in table.shards:
+                if shard.rank == rank:
+                    by_row = divided and not on_gpu
+                    elements = shard.rows * shard.columns
+                    total += copies * elements * _FLOAT
+                    total += (shard.rows if by_row else moments * elements) * _FLOAT
+                    total += shard.rows * _AGE * (divided and config.average_epochs > 0)
+    return total
 
 
 def attribute_bytes(sizes: Sizes, device: str) -> int:

@@ -12,7 +12,7 @@ the row is about to change, and all of them when they are read: no step sweeps o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import floor, log
 
 import numpy as np
@@ -69,11 +69,24 @@ class WeightAverage:
         for each in self._rows.values():
             each.catch_up(None, self.steps)
 
-    def read_in(self, steps: int) -> None:
-        """`average` was read from elsewhere, as it was after so many steps."""
+    def seen(self) -> dict[int, torch.Tensor]:
+        """By tensor number, the step up to which each row's average is right: int32 ``[rows]``."""
+        return {n: each.seen for n, each in self._rows.items()}
+
+    def read_in(self, steps: int, seen: Mapping[int, torch.Tensor]) -> None:
+        """`average` was read from elsewhere, as it was after so many steps.
+
+        Args:
+            steps: counted by then.
+            seen: what `seen` gave, of tensors that were averaged by row; all others are right.
+        """
         self.steps = steps
-        for each in self._rows.values():
-            each.seen.fill_(steps)
+        for n, each in self._rows.items():
+            each.seen.copy_(seen[n]) if n in seen else each.seen.fill_(steps)
+        for n in seen.keys() - self._rows.keys():
+            behind = _Rows(self.live[n], self.average[n], self.horizon)
+            behind.seen.copy_(seen[n])
+            behind.catch_up(None, steps)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -106,6 +106,7 @@ class SavedTraining:
         self.seconds_before = 0.0
         self.resumed: list[dict[str, Any]] = []
         self._started = time.perf_counter()
+        self._told: Callable[[], bool] | None = None
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[SavedTraining]:
@@ -117,26 +118,32 @@ class SavedTraining:
             self._saver = Saver(
                 self.store, group, config.background, config.keep_last, config.keep_best
             )
-            told = None
-            if config.every_seconds or config.every_epochs:
-                told = owned.enter_context(sigterm_noticed())
+            saves = bool(config.every_seconds or config.every_epochs)
+            told = self._is_told if saves else None
             self._cadence = Cadence(config.every_seconds, config.max_share, self.processes, told)
+            self._owned = owned
             try:
                 yield self
             except BaseException as error:
                 # A launcher that lost a rank ends the others: it knows, and waits for them.
-                if told and told() and isinstance(error, Exception) and loss_in(error):
+                if self._is_told() and isinstance(error, Exception) and loss_in(error):
                     raise SystemExit(EXIT_CODE) from error
                 self._saver.wait(_END_SECONDS)
                 raise
             self._saver.wait()
 
+    def _is_told(self) -> bool:
+        """Whether this rank was told to end."""
+        return self._told is not None and self._told()
+
     def resume(self, state: TrainingState) -> None:
-        """See `Checkpoints`.
+        """See `Checkpoints`; from here on SIGTERM waits for the next step.
 
         Raises:
             CadcError: the named checkpoint is damaged or of another training.
         """
+        if self.config.every_seconds or self.config.every_epochs:
+            self._told = self._owned.enter_context(sigterm_noticed())
         found = self._found(state)
         if found is None:
             return

@@ -7,6 +7,7 @@ training can save itself first.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ EXIT_CODE = 128 + signal.SIGTERM
 @contextlib.contextmanager
 def sigterm_noticed() -> Iterator[Callable[[], bool]]:
     """Inside this context SIGTERM ends nothing; yields a function that says whether it came.
+
+    One that nobody answered by an exception ends the program on the way out.
 
     A program that handles SIGTERM itself, or trains in another thread than its main one, goes on
     to do as it does.
@@ -32,3 +35,5 @@ def sigterm_noticed() -> Iterator[Callable[[], bool]]:
         yield came.is_set
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if came.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -29,7 +29,6 @@ from cadc_rec.training.context import Requests
 from cadc_rec.training.kept import Histories
 from cadc_rec.training.losses import Objective, make_objective
 from cadc_rec.training.steps.ahead import FrozenReads
-from cadc_rec.training.steps.pipelined import PipelinedSteps
 from cadc_rec.training.steps.runner import StepRunner, step_runner
 from cadc_rec.training.steps.step import Step
 from cadc_rec.training.training_state import Progress, TrainingState
@@ -134,13 +133,9 @@ class Trainer:
         checkpoints.resume(state)
         progress = state.progress
         fused = any(kind.startswith("fused") for kind in state.optimizers().values())
-        runner: StepRunner
-        if self._ahead is not None:
-            runner = PipelinedSteps(self.batches, self.step, self._ahead)
-        else:
-            runner = step_runner(
-                self.graphs, self.batches, self.step, self.processes, fused, self.reads
-            )
+        runner = step_runner(
+            self.graphs, self.batches, self.step, self.processes, fused, self.reads, self._ahead
+        )
         for entry in progress.epochs:
             on_epoch(entry)
         steps = config.epochs * per_epoch

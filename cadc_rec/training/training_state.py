@@ -123,8 +123,13 @@ class TrainingState:
         rank = self.processes.rank
         found = self._like_weights("weights", self.live)
         if self.average.horizon:
-            self.average.catch_up()
+            # As it stands: brought up to date in two steps, it would round otherwise than in one.
             found |= self._like_weights("average", self.average.average)
+            for n, seen in self.average.seen().items():
+                local = self.locals[n]
+                name = f"seen/{local.name}"
+                known = found[name].parts if name in found else {}
+                found[name] = Parts((local.shape[0],), {**known, (local.row,): seen})
         if self.best is not None:
             found |= self._like_weights("best", self.best)
         for name, key, value in self._dense_state():
@@ -178,10 +183,10 @@ class TrainingState:
             The tensors whose optimizer begins anew, because another kind of it moved them.
         """
         self.progress = Progress.from_json(manifest["progress"])
-        self.average.read_in(manifest["average_steps"])
+        seen, wanted_seen = self._seen_targets(sizes)
         wanted = self._like_weights("weights", self.live)
         if self.average.horizon:
-            wanted |= self._like_weights("average", self.average.average)
+            wanted |= self._like_weights("average", self.average.average) | wanted_seen
         if any(name.startswith("best/") for name in sizes):
             self.keep_as_best()
             assert self.best is not None
@@ -199,6 +204,7 @@ class TrainingState:
                 groups = [(start, stop) for start, stop in manifest["columns"][momentum.name]]
                 mine: Columns = momentum.groups[momentum.group]
                 momentum.tensor.copy_(regrouped(saved, groups, mine))
+        self.average.read_in(manifest["average_steps"], seen)
         self.loss = sum(losses.values(), torch.zeros((), device=self.processes.device))
         self._take_random_states(random)
         now, before = self.optimizers(), manifest["optimizers"]
@@ -261,6 +267,22 @@ class TrainingState:
             momenta.append((momentum, room))
             read[name] = Parts((rows, groups), rooms)
         return momenta, read
+
+    def _seen_targets(
+        self, sizes: Mapping[str, Sequence[int]]
+    ) -> tuple[dict[int, torch.Tensor], dict[str, Parts]]:
+        """Room for how far the average of each row was right, where that was saved."""
+        seen: dict[int, torch.Tensor] = {}
+        read: dict[str, Parts] = {}
+        for n, local in enumerate(self.locals):
+            name = f"seen/{local.name}"
+            if name not in sizes or not self.average.horizon:
+                continue
+            rooms = dict(read[name].parts) if name in read else {}
+            fresh = torch.zeros(len(local.tensor), dtype=torch.int32, device=local.tensor.device)
+            seen[n] = rooms.setdefault((local.row,), fresh)  # columns of a row share it
+            read[name] = Parts((local.shape[0],), rooms)
+        return seen, read
 
     def _loss_targets(self, ranks: int) -> dict[str, torch.Tensor]:
         """This rank's own part of the epoch's loss; of other ranks' parts, rank 0 takes all."""

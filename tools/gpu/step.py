@@ -169,7 +169,7 @@ def measured(case: Case, on: Processes) -> str:
         return taken(runner.inputs(2), runner.take)
 
     state.loss = torch.zeros((), device=on.device)
-    fused = "fused" in state.optimizers().values()
+    fused = any(kind.startswith("fused") for kind in state.optimizers().values())
     runner = step_runner("auto", trainer.batches, trainer.step, on, fused)
     told: dict[str, Any] = {"case": case.name, "step_ms": epochs(runner)}
     told["graph"] = isinstance(runner, GraphSteps) and runner.possible

@@ -71,7 +71,9 @@ def build_neural_tables(
     optimizer = torch.optim.Adam(
         wrapped.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    trainer = Trainer(wrapped, optimizer, loader, config, processes, lambda name: True)
+    trainer = Trainer(
+        wrapped, optimizer, loader, config, processes, lambda name: True, graphs="off"
+    )
     trained = trainer.fit(None, title="pretrain (MLP)")
     state = gather_state(wrapped, processes)
     if processes.rank == 0:

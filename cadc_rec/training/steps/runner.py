@@ -15,9 +15,11 @@ from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.models.rows import on_gpu
+from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.training.batches.source import BatchSource, DeviceBatches
 from cadc_rec.training.steps.ahead import AheadSteps, FrozenReads, SideStream
 from cadc_rec.training.steps.graph import CudaRecorder, GraphSteps
+from cadc_rec.training.steps.pipelined import PipelinedSteps
 from cadc_rec.training.steps.step import Step
 
 
@@ -58,6 +60,7 @@ def step_runner(
     processes: Processes,
     fused: bool,
     reads: FrozenReads | None = None,
+    ahead: TwoTower | None = None,
 ) -> StepRunner:
     """The runner for a training.
 
@@ -69,12 +72,14 @@ def step_runner(
         processes: the ranks.
         fused: whether tables are trained within the backward pass.
         reads: what a step looks up in frozen tables; None fetches nothing ahead.
+        ahead: the towers, whose trained tables are sent the ids of coming steps ahead of time; with
+            them frozen rows are not fetched ahead. None leaves that to each step.
 
     Raises:
         CadcError: ``on``, and steps cannot be recorded.
     """
     if graphs == "off":
-        return _eager(source, step, processes, reads)
+        return _eager(source, step, processes, reads, ahead)
     gpu = on_gpu(processes.device)
     if not gpu:
         why = f"this runs on {processes.device.type.upper()}"
@@ -92,13 +97,19 @@ def step_runner(
         )
     if gpu and processes.rank == 0:
         log.info("a step is launched operator by operator, not as a CUDA graph: %s", why)
-    return _eager(source, step, processes, reads)
+    return _eager(source, step, processes, reads, ahead)
 
 
 def _eager(
-    source: BatchSource, step: Step, processes: Processes, reads: FrozenReads | None
+    source: BatchSource,
+    step: Step,
+    processes: Processes,
+    reads: FrozenReads | None,
+    ahead: TwoTower | None,
 ) -> StepRunner:
-    """Operator by operator; with several GPUs, frozen rows are fetched a step ahead."""
+    """Operator by operator; with several GPUs, ids or frozen rows are exchanged a step ahead."""
+    if ahead is not None:
+        return PipelinedSteps(source, step, ahead)
     alone = processes.world_size == 1 or not on_gpu(processes.device)
     if reads is None or alone or not isinstance(source, DeviceBatches):
         return EagerSteps(source, step)
