@@ -160,6 +160,7 @@ def main() -> None:
     try:
         if not arguments.docs:
             tables = arguments.workdir / "cold"
+            tables.mkdir(parents=True, exist_ok=True)
             write_tables(tables, arguments.data_dir)
             study = STUDIES / f"{arguments.study}.toml"
             run_study(study, arguments.workdir, tables, arguments.jobs)

@@ -28,6 +28,9 @@ from cadc_rec.store.artifact import Artifact
 _SETTINGS = """
 seed = 0
 
+[pretrain]
+l2 = 4.0
+
 [train]
 epochs = 100
 batch_size = 8192

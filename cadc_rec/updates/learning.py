@@ -99,7 +99,7 @@ def build_updated_tables(
         info.update(bias_last=False, alpha=als.alpha)
     else:
         if not config.l2:
-            config = config.model_copy(update={"l2": float(before.info["l2"])})
+            config = config.model_copy(update={"l2": float(before.info.get("l2", 0.0))})
         info["l2"] = config.l2
         info["global_bias"] = _solve_mf(
             config, update, seed, user, item, bias, data, changes, processes

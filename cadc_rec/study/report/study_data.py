@@ -33,7 +33,7 @@ _AGAIN = "run that cell of the study again"
 # What a finished cell cannot do without.
 _MEASURED = ("metrics", "validation", "seconds", "rows", "split")
 _OF_DONE = (*_MEASURED, "history", "ranks", "cold", "cold_ranks")
-_PLACE = ("id", "dataset", "method", "integration", "ratio", "variant", "over", "seed")
+_PLACE = ("id", "dataset", "method", "integration", "ratio", "variant", "seed")
 
 # A stage a method does not have may be written as null.
 Seconds = Annotated[
@@ -281,7 +281,7 @@ def _cell(place: Place, path: Path | None) -> Cell:
                 f"{path}: its {name} is {found!r} where study.json has {wanted!r}; remove the file "
                 f"and {_AGAIN}."
             )
-    return cell
+    return cell.model_copy(update={"over": place.over})  # a grid may compare it with another now
 
 
 def _read_json(path: Path, remedy: str) -> Any:

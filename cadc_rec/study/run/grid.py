@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -177,7 +177,10 @@ def read_study(path: Path) -> Study:
         _known(entry.features, dict.fromkeys(sorted(named)), "set of features", path)
     cells: dict[str, Cell] = {}  # a cell that two parts of the grid ask for is run once
     for cell in _cells(file, path):
-        if not _alike(cells.setdefault(cell.id, cell), cell):
+        known = cells.setdefault(cell.id, cell)
+        if cell.over and not known.over:
+            cells[cell.id] = replace(known, over=cell.over)
+        if not _alike(known, cell):
             raise CadcError(
                 f"{path}: two parts of the grid ask for {cell.id} with different settings, and one "
                 "result would stand for both; name one with variant, or make two studies."
