@@ -135,13 +135,13 @@ class Lease:
             self._thread.join()
         with contextlib.suppress(CadcError):  # it runs out by itself
             # Only what is still ours: a process that slept may have been taken for dead.
-            if not self.lost and self.objects.replace(self.object, self._body(), self._version):
+            if not self.lost and self._replaced():
                 self.objects.delete([self.object])
 
     def _renew(self) -> None:
         while not self._stop.wait(LEASE_SECONDS / 4):
             try:
-                made = self.objects.replace(self.object, self._body(), self._version)
+                made = self._replaced()
             except CadcError:  # the store may answer again before the lease runs out
                 self.lost = time.monotonic() - self._last > LEASE_SECONDS
                 continue
@@ -149,6 +149,17 @@ class Lease:
                 self.lost = True
                 return
             self._version, self._last, self.lost = made, time.monotonic(), False
+
+    def _replaced(self) -> Version | None:
+        """Renew it; None where it is another's by now."""
+        made = self.objects.replace(self.object, self._body(), self._version)
+        if made is not None:
+            return made
+        # An earlier renewal may have been applied although its answer was lost.
+        there = self.objects.get(self.object)
+        if there is None or _holder(there[0]) != self._holder:
+            return None
+        return self.objects.replace(self.object, self._body(), there[1].version)
 
     def _body(self) -> bytes:
         self._renewed += 1  # another content, another version
@@ -160,6 +171,14 @@ class Lease:
             "renewed": self._renewed,
         }
         return json.dumps(body).encode()
+
+
+def _holder(data: bytes) -> str | None:
+    """Who holds the lease with this content."""
+    try:
+        return str(json.loads(data)["holder"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _seconds(data: bytes) -> float:
