@@ -21,10 +21,12 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.store.remote.address import Objects, Version
+from cadc_rec.store.remote.cache import address_of
 
 FOLDER = ".locks"
 LEASE_SECONDS = 60.0
@@ -50,6 +52,20 @@ def store_time(objects: Objects) -> datetime:
             "reads see earlier writes."
         )
     return found.written
+
+
+def patience(workdir: Path, seconds: float, restarted: bool) -> float:
+    """For how many seconds one of several ranks waits for a lock that another job holds.
+
+    Args:
+        workdir: the work folder; in a store, a killed job holds its lease for a while.
+        seconds: after which the other ranks take this one for lost.
+        restarted: whether this job was; then a lost machine may hold a lock of a file server.
+    """
+    if restarted:
+        return seconds / 2
+    runs_out = LEASE_SECONDS + LOOK_SECONDS
+    return 0.0 if address_of(workdir) is None else min(runs_out, seconds / 2)
 
 
 @contextlib.contextmanager
