@@ -376,3 +376,11 @@ def test_a_damaged_manifest_is_refused(bucket, machine, objects):
     objects.put(f"train/{made.path.name}/manifest.json", b"{}")
     with pytest.raises(CadcError, match="is not a manifest of cadc-rec"):
         make(machine("b", work), refuse)
+
+
+def test_in_a_store_ranks_wait_until_the_lease_of_a_killed_job_runs_out(machine, tmp_path):
+    in_store = machine("a", "s3://bucket/work")
+    assert lease.patience(in_store, 1800, restarted=False) > lease.LEASE_SECONDS
+    assert lease.patience(in_store, 10, restarted=False) == 5  # or the others take it for lost
+    assert lease.patience(tmp_path, 1800, restarted=False) == 0
+    assert lease.patience(tmp_path, 1800, restarted=True) == 900
