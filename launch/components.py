@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -202,6 +203,8 @@ def _job(command: str, arguments: list[str], asked: Mapping[str, Any]) -> specs.
     # environment of `torchx run`, which Slurm hands on.
     os.environ.setdefault("SLURM_OPEN_MODE", "append")
     j, gpu = asked.get("j", "1x1"), asked["gpu"]
+    if re.fullmatch(r"((\d+:)?\d+x)?\d+", j) is None:
+        _refuse(f"-j {j}: give nodes x processes per node, such as 2x8, or 1:4x8 for 1 to 4 nodes.")
     processes = gpu or int(j.rpartition("x")[2])
     cpu = asked["cpu"] or processes * (_CORES_PER_GPU if gpu else _CORES_PER_PROCESS)
     memory = asked["memMB"] or processes * (_MEMORY_PER_GPU if gpu else _MEMORY_PER_PROCESS)
@@ -232,7 +235,10 @@ def _job(command: str, arguments: list[str], asked: Mapping[str, Any]) -> specs.
     if asked["instance_type"]:
         capabilities["node.kubernetes.io/instance-type"] = asked["instance_type"]
     devices |= _FABRIC_DEVICES.get(asked["fabric"], {})
-    devices |= {name: int(count) for name, count in _pairs("devices", asked["devices"]).items()}
+    for name, count in _pairs("devices", asked["devices"]).items():
+        if not count.isdecimal():
+            _refuse(f"--devices {name}={count}: give a number, such as vpc.amazonaws.com/efa=32.")
+        devices[name] = int(count)
     role.resource = dataclasses.replace(role.resource, capabilities=capabilities, devices=devices)
     return app
 
@@ -266,9 +272,9 @@ def _environment(asked: Mapping[str, Any], j: str) -> dict[str, str]:
 def _pairs(name: str, text: str) -> dict[str, str]:
     """The parts of ``NAME=VALUE;NAME=VALUE``."""
     parts = [part.partition("=") for part in filter(None, text.split(";"))]
-    for key, equals, _ in parts:
-        if not (key and equals):
-            _refuse(f"--{name} {text}: give NAME=VALUE, separated by semicolons.")
+    for number, (key, equals, _) in enumerate(parts, 1):
+        if not (key and equals):  # which may be the rest of a secret, so it is not printed
+            _refuse(f"--{name}: part {number} is wrong; give NAME=VALUE, separated by semicolons.")
     return {key: value for key, _, value in parts}
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cadc_rec.distributed.examination import RankFound
+    from cadc_rec.distributed.processes import Processes
 
 _PATIENCE_SECONDS = 120  # for a rank that does not answer; it is named then
 
@@ -44,7 +45,7 @@ def examine_ranks(workdir: Path, json: bool) -> None:
     from cadc_rec.distributed.processes import processes
 
     with processes(ComputeConfig(timeout_seconds=_PATIENCE_SECONDS)) as joined:
-        found, speed = examine(workdir, joined)
+        found, speed = examine(workdir, joined, _store_problem(workdir, joined))
         backend = "NCCL" if joined.device.type == "cuda" else "gloo"
     told = problems(found, workdir)
     meeting = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
@@ -63,6 +64,28 @@ def examine_ranks(workdir: Path, json: bool) -> None:
             say(f"error: {sentence}")
     if told:
         raise typer.Exit(ExitCode.REFUSED)
+
+
+def _store_problem(workdir: Path, joined: "Processes") -> str | None:
+    """What is wrong with a work folder in a store, which each node sees in a cache of its own.
+
+    None where no rank has one. Every rank must call.
+    """
+    from cadc_rec.store.remote.origin import origin_of
+
+    origin = origin_of(workdir)
+    mine = origin.address if origin is not None else "no store"
+    of_all = joined.all_gather(mine)
+    if set(of_all) == {"no store"}:
+        return None
+    if mine != of_all[0]:
+        return f"belongs to {mine}, and rank 0's to {of_all[0]}"
+    if origin is not None:
+        try:
+            origin.require_usable()
+        except CadcError as error:
+            return f"is the cache of a store that cannot be used ({str(error).rstrip('.')})"
+    return ""
 
 
 def _table(found: list["RankFound"]) -> "Table":

@@ -59,12 +59,21 @@ class RankFound:
     versions: dict[str, str]
 
 
-def examine(workdir: Path, processes: Processes) -> tuple[list[RankFound], float]:
+def examine(
+    workdir: Path, processes: Processes, folder: str | None = None
+) -> tuple[list[RankFound], float]:
     """What every rank found, and bytes a second of an all-reduce; every rank must call.
 
     The speed is that of the bytes which each rank sends: 2 (n - 1) / n times the tensor's.
+
+    Args:
+        workdir: the work folder.
+        processes: the ranks.
+        folder: what is wrong with the work folder here, where that is known; None finds out
+            whether all see it.
     """
-    folder = _folder_problem(workdir, processes)
+    if folder is None:
+        folder = _folder_problem(workdir, processes)
     clock = _clock_ahead(processes)
     sums, speed = _all_reduce(processes)
     free = None

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from cadc_rec.config.experiment import ComputeConfig
 from cadc_rec.distributed.launch import restarted
 from cadc_rec.pipeline.stage import Alone, Job, Together
 from cadc_rec.store.artifact import Artifact, Draft, Group, SoloGroup, run_stage, stage_exists
+from cadc_rec.store.remote.lease import patience
 from cadc_rec.versions import require_trio
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class StageRunner:
         wait: for another job that makes the same artifact; False refuses. A job of several ranks
             always refuses: ranks that wait for one of them take it for lost after a while. One that
             was restarted waits half of that time: a file server may hold the lock of a machine that
-            was lost for minutes.
+            was lost for minutes. In a store every one waits until a killed job's lease runs out.
     """
 
     workdir: Path
@@ -162,7 +162,7 @@ class StageRunner:
 
     def _patience(self) -> float:
         """Seconds for which one of several ranks waits for a lock."""
-        return self.compute.timeout_seconds / 2 if restarted() else 0.0
+        return patience(self.workdir, self.compute.timeout_seconds, restarted())
 
     @contextlib.contextmanager
     def _joined(self) -> Iterator[Processes]:
@@ -182,10 +182,11 @@ def _span(job: Job, rank: int) -> Iterator[None]:
 
     Where spans go is what ``opentelemetry-instrument`` was told (OTEL_EXPORTER_OTLP_ENDPOINT).
     """
-    if find_spec("opentelemetry") is None:
+    try:
+        from opentelemetry import trace
+    except ImportError:  # also where a namespace of that name is all there is
         yield
         return
-    from opentelemetry import trace
 
     described = {"cadc_rec.stage": job.stage.name, "cadc_rec.rank": rank}
     with trace.get_tracer("cadc_rec").start_as_current_span(job.stage.name, attributes=described):

@@ -239,6 +239,7 @@ def bring(folder: Path, names: Iterable[str]) -> None:
     """Have some files of a committed artifact here, those of these names that it has."""
     origin = origin_of(folder.parent.parent)
     if origin is not None:
+        origin.require(folder)
         files = read_manifest(folder)["files"]
         origin.fetch(folder, {name: files[name] for name in names if name in files})
 

@@ -29,6 +29,7 @@ from cadc_rec.store.checkpoints.store import (
     newest_whole,
     open_checkpoint,
 )
+from cadc_rec.store.remote.lease import patience
 from cadc_rec.training.preemption import EXIT_CODE, sigterm_noticed
 from cadc_rec.training.training_state import TrainingState
 
@@ -215,7 +216,7 @@ class SavedTraining:
         why = None
         if self.processes.rank == 0:
             try:
-                wait = self.timeout_seconds / 2 if restarted() else 0.0
+                wait = patience(self.store.workdir, self.timeout_seconds, restarted())
                 owned.enter_context(self.store.owned(wait))
                 if self.anew and self.named is None:
                     self.store.remove_all()  # or a restart would resume from them

@@ -67,7 +67,8 @@ def test_what_is_copied_exists_and_is_not_ignored():
 
 def test_the_package_is_installed_with_the_versions_the_tests_run_on():
     run = [rest for name, rest in instructions() if name == "RUN"]
-    (install,) = (line for line in run if "-e ." in line)
+    (install,) = (line for line in run if " -e " in line)
+    assert "-e '.[storage,export]'" in install  # work folders in stores, and the export component
     assert "-c packaging/constraints.txt" in install
     pinned = dict(
         line.split("==")

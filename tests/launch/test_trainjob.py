@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from kubeflow_trainer_api import models
 
 from launch import components
 from launch.kubernetes import __main__ as command
@@ -12,8 +13,7 @@ WANTED = ("--config", "a.toml", "--workdir", "/shared/work", "--image", "registr
 
 def as_published(manifest):
     """The manifest as Kubeflow's own models read it, without what they do not know."""
-    api = pytest.importorskip("kubeflow_trainer_api.models")
-    return api.TrainerV1alpha1TrainJob.from_dict(manifest).to_dict()
+    return models.TrainerV1alpha1TrainJob.from_dict(manifest).to_dict()
 
 
 @pytest.fixture

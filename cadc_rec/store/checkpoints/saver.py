@@ -140,8 +140,13 @@ class Saver:
                 ready.synchronize()
             draft = self.store.draft(step)
             files = save_tensors(draft, tensors, self.group, self._sender(step))
-            if self.rank == 0:
-                self.store.commit(step, files, body)
+            try:
+                if self.rank == 0:
+                    self.store.commit(step, files, body)
+            finally:
+                if self.store.origin is not None:
+                    # Nodes may share the cache; then the draft is needed until rank 0 is done.
+                    dist.barrier(self.group)
         except (
             BaseException
         ) as error:  # `wait` warns of it; CheckpointException is not an Exception
@@ -160,11 +165,12 @@ class Saver:
         """What each rank calls with the files that it wrote."""
         if self.store.origin is None:
             return lambda draft, files: None
-        box, failed = [""], None
+        box = [""]
+        failed: Exception | None = None
         try:
             if self.rank == 0:
                 box = [self.store.next_name(step)]
-        except CadcError as error:  # the others wait for the name
+        except Exception as error:  # the others wait for the name
             failed = error
         dist.broadcast_object_list(box, src=0, group=self.group)
         (name,) = box
@@ -175,7 +181,7 @@ class Saver:
     def _remove_others(self) -> None:
         try:
             self.store.keep(self.keep_last, self.keep_best)
-        except OSError as error:  # tried again after the next one
+        except (OSError, CadcError) as error:  # tried again after the next one
             log.warning("old checkpoints could not be removed: %s", error)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -146,6 +146,7 @@ class CheckpointStore:
         )
         commit(draft, final)
         if self.origin is not None:
+            # Ranks have sent what they wrote; the index is this one's.
             here = {name: entry for name, entry in files.items() if (final / name).exists()}
             self.origin.upload(final, f"{self._prefix}/{final.name}", here)
             self.origin.seal(final, f"{self._prefix}/{final.name}")
@@ -233,12 +234,13 @@ def open_checkpoint(folder: Path, group: Group) -> Checkpoint:
 
 def _check(folder: Path, files: Mapping[str, Mapping[str, Any]], group: Group) -> None:
     """Check this rank's share of the files; those in a store are brought to every node."""
-    origin = origin_of(folder.parents[2])
+    origin = origin_of(folder.parent.parent.parent)  # a short path has fewer parents
     if origin is not None:
         rank, ranks = place_on_node()
-        origin.fetch(folder, {name: files[name] for name in sorted(files)[rank::ranks]})
+        mine = sorted(files)[rank::ranks]
+        origin.fetch(folder, {name: files[name] for name in mine}, share=True)
         return
-    mine: Sequence[str] = sorted(files)[group.rank :: group.world_size]
+    mine = sorted(files)[group.rank :: group.world_size]
     verify_files(folder, files, mine, "a checkpoint", "name another checkpoint, or none.")
 
 

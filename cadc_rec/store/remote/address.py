@@ -24,8 +24,10 @@ RETRY_SECONDS = 60.0
 _RETRIES = 100  # the seconds end it
 _TEXT = re.compile(r"([a-z][a-z0-9+.-]+):/{1,3}", re.IGNORECASE)  # pathlib makes one slash of two
 _STORES = ("s3", "gs", "abfs", "abfss", "az")
-_PART = 16 << 20  # bytes of a part of an upload, and of a piece of a download
+_PART = 16 << 20  # bytes of a part of an upload, at least
+_MOST_PARTS = 9000  # of one upload; S3 takes 10,000
 _AT_ONCE = 4  # parts of one upload
+_PIECE = 64 << 20  # bytes of a download that one request asks for, and retries ask for again
 Version = Mapping[str, str]
 """What distinguishes an object's content from an earlier one."""
 
@@ -53,12 +55,13 @@ def parse(text: str | os.PathLike[str]) -> str | Path:
             "path of a folder."
         )
     parts = urlsplit(f"{scheme}://{rest}")
-    of_container = scheme.startswith("abfs") and parts.username and parts.password is None
-    if parts.query or parts.fragment or ("@" in parts.netloc and not of_container):
+    # A secret may hold a slash, and so reach beyond what is before the first one.
+    of_container = scheme.startswith("abfs") and rest.count("@") == 1 and parts.username
+    if parts.query or parts.fragment or ":" in parts.netloc or ("@" in rest and not of_container):
         raise CadcError(
-            f"{scheme}://{parts.hostname or ''}...: an address holds no user, password, query or "
-            "fragment; leave them out, and give credentials as the provider does (such as "
-            "$AWS_ACCESS_KEY_ID or an instance's role)."
+            f"{scheme}://...: an address holds no user, password, query or fragment, and so no '@' "
+            "but that of abfs://CONTAINER@ACCOUNT...; leave them out, and give credentials as the "
+            "provider does (such as $AWS_ACCESS_KEY_ID or an instance's role)."
         )
     if not parts.netloc:
         raise CadcError(f"{scheme}://: names no bucket; write {scheme}://BUCKET/FOLDER.")
@@ -169,22 +172,30 @@ class Objects:
         import obstore
 
         with self._explained("be written"):
-            obstore.put(self._store, name, file, chunk_size=_PART, max_concurrency=_AT_ONCE)
+            part = max(_PART, -(-file.stat().st_size // _MOST_PARTS))
+            obstore.put(self._store, name, file, chunk_size=part, max_concurrency=_AT_ONCE)
 
     def pieces(self, name: str) -> Iterator[bytes]:
-        """An object's bytes, piece by piece.
+        """An object's bytes, piece by piece; each has the time that a request may take.
 
         Raises:
-            FileNotFoundError: there is no such object.
+            LookupError: there is no such object, which no local file's absence can be taken for.
         """
+        found = self.head(name)
+        if found is None:
+            raise LookupError(name)
+        for start in range(0, found.size, _PIECE):
+            yield self._piece(found, start, min(start + _PIECE, found.size))
+
+    def _piece(self, found: Found, start: int, end: int) -> bytes:
         import obstore
 
+        options: Any = {"range": (start, end)}
+        if "e_tag" in found.version:  # or pieces of two objects could meet
+            options["if_match"] = found.version["e_tag"]
         with self._explained("be read"), contextlib.suppress(FileNotFoundError):
-            result = obstore.get(self._store, name)
-            for piece in result.stream(min_chunk_size=_PART):
-                yield bytes(piece)
-            return
-        raise FileNotFoundError(name)
+            return bytes(obstore.get(self._store, found.name, options=options).bytes())
+        raise LookupError(found.name)
 
     def list(self, prefix: str = "") -> Iterator[Found]:
         """The objects whose names begin with this folder's, such as ``prepare``."""

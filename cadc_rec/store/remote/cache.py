@@ -98,6 +98,20 @@ def hold(artifact: Path) -> None:
     os.utime(lock)
 
 
+@contextlib.contextmanager
+def alone(lock: Path, share: bool) -> Iterator[None]:
+    """Wait until no other process, or thread, is inside with this lock file.
+
+    Args:
+        lock: the file; it and its folder are made if need be.
+        share: let those in that also share.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH if share else fcntl.LOCK_EX)
+        yield  # closing the file releases it
+
+
 def keep_bound() -> None:
     """Remove what is not in use, that of longest ago first, until the bound is kept."""
     bound = bound_bytes()
@@ -106,7 +120,7 @@ def keep_bound() -> None:
     for one in sorted(kept, key=lambda one: one.used):
         if total <= bound:
             return
-        if one.size and _removed(one.path):
+        if one.size and remove_unused(one.path):
             total -= one.size
     if total > bound:
         log.warning(
@@ -138,15 +152,17 @@ def _artifacts() -> Iterator[_Artifact]:
                 yield _Artifact(folder, size, used)
 
 
-def _removed(artifact: Path) -> bool:
-    """Remove a folder unless a process, this one included, uses it."""
+def remove_unused(artifact: Path) -> bool:
+    """Remove a folder unless a process, this one included, uses it; whether that was done."""
     lock = _lock_file(artifact)
     if lock in _held:
         return False
-    with contextlib.suppress(OSError), lock.open("a") as file:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(artifact)
-        return True
+    with contextlib.suppress(OSError):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("a") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(artifact)
+            return True
     return False
 
 

@@ -21,10 +21,12 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.store.remote.address import Objects, Version
+from cadc_rec.store.remote.cache import address_of
 
 FOLDER = ".locks"
 LEASE_SECONDS = 60.0
@@ -50,6 +52,20 @@ def store_time(objects: Objects) -> datetime:
             "reads see earlier writes."
         )
     return found.written
+
+
+def patience(workdir: Path, seconds: float, restarted: bool) -> float:
+    """For how many seconds one of several ranks waits for a lock that another job holds.
+
+    Args:
+        workdir: the work folder; in a store, a killed job holds its lease for a while.
+        seconds: after which the other ranks take this one for lost.
+        restarted: whether this job was; then a lost machine may hold a lock of a file server.
+    """
+    if restarted:
+        return seconds / 2
+    runs_out = LEASE_SECONDS + LOOK_SECONDS
+    return 0.0 if address_of(workdir) is None else min(runs_out, seconds / 2)
 
 
 @contextlib.contextmanager
@@ -135,13 +151,13 @@ class Lease:
             self._thread.join()
         with contextlib.suppress(CadcError):  # it runs out by itself
             # Only what is still ours: a process that slept may have been taken for dead.
-            if not self.lost and self.objects.replace(self.object, self._body(), self._version):
+            if not self.lost and self._replaced():
                 self.objects.delete([self.object])
 
     def _renew(self) -> None:
         while not self._stop.wait(LEASE_SECONDS / 4):
             try:
-                made = self.objects.replace(self.object, self._body(), self._version)
+                made = self._replaced()
             except CadcError:  # the store may answer again before the lease runs out
                 self.lost = time.monotonic() - self._last > LEASE_SECONDS
                 continue
@@ -149,6 +165,17 @@ class Lease:
                 self.lost = True
                 return
             self._version, self._last, self.lost = made, time.monotonic(), False
+
+    def _replaced(self) -> Version | None:
+        """Renew it; None where it is another's by now."""
+        made = self.objects.replace(self.object, self._body(), self._version)
+        if made is not None:
+            return made
+        # An earlier renewal may have been applied although its answer was lost.
+        there = self.objects.get(self.object)
+        if there is None or _holder(there[0]) != self._holder:
+            return None
+        return self.objects.replace(self.object, self._body(), there[1].version)
 
     def _body(self) -> bytes:
         self._renewed += 1  # another content, another version
@@ -160,6 +187,14 @@ class Lease:
             "renewed": self._renewed,
         }
         return json.dumps(body).encode()
+
+
+def _holder(data: bytes) -> str | None:
+    """Who holds the lease with this content."""
+    try:
+        return str(json.loads(data)["holder"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _seconds(data: bytes) -> float:

@@ -13,29 +13,33 @@ Files that no manifest names are swept when they are a day old.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
 import shutil
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.store.atomic import commit, make_folder, write_atomically
-from cadc_rec.store.manifest import MANIFEST, sha256_file
+from cadc_rec.store.manifest import MANIFEST
 from cadc_rec.store.remote import lease
 from cadc_rec.store.remote.address import Found, Objects, parse
-from cadc_rec.store.remote.cache import address_of, cached_folder, hold, keep_bound
+from cadc_rec.store.remote.cache import (
+    address_of,
+    alone,
+    cached_folder,
+    hold,
+    keep_bound,
+    remove_unused,
+)
+from cadc_rec.store.remote.download import all_at_once, downloaded, is_here, remove_abandoned
 
 UNSENT = ".unsent"
 """In a work folder of the cache: parcels that are whole and not in the store yet."""
 SWEEP_SECONDS = 24 * 3600.0
-_FILES_AT_ONCE = 4
 _origins: dict[Path, Origin] = {}
 
 
@@ -74,6 +78,7 @@ class Origin:
 
     def __init__(self, folder: Path, objects: Objects) -> None:
         self.folder, self.objects, self.address = folder, objects, objects.address
+        self._drafts = folder / ".tmp"
 
     def require_usable(self) -> None:
         """Write, read, list and remove something there, before there is work to lose.
@@ -101,15 +106,20 @@ class Origin:
 
         What was made here and not sent, because the store did not answer, is sent now.
         """
+        with self._alone(prefix):
+            return self._find(prefix)
+
+    def _find(self, prefix: str) -> bool:
         there = self.objects.get(f"{prefix}/{MANIFEST}")
         if there is not None:
             self._adopt(prefix, *there)
             return True
         if (self.folder / UNSENT / prefix / MANIFEST).exists():
             log.info("sending what an earlier command could not: %s/%s", self.address, prefix)
-            self.send(prefix)
+            self._send(prefix)
             return True
-        shutil.rmtree(self.folder / prefix, ignore_errors=True)  # it was removed from the store
+        if (self.folder / prefix).exists():  # it was removed from the store
+            remove_unused(self.folder / prefix)
         return False
 
     def known(self, prefix: str, prune: bool = True) -> list[Path]:
@@ -126,14 +136,15 @@ class Origin:
                 found[parent] = one
         for parent, one in found.items():
             file = self.folder / parent / MANIFEST
-            if not (file.exists() and int(file.stat().st_mtime) == int(one.written.timestamp())):
-                there = self.objects.get(one.name)
-                if there is not None:
-                    self._adopt(parent, *there)
+            if _written(file) != int(one.written.timestamp()):
+                with self._alone(parent):
+                    there = self.objects.get(one.name)
+                    if there is not None:
+                        self._adopt(parent, *there)
         for folder in (self.folder / prefix).glob("*"):
             gone = f"{prefix}/{folder.name}" not in found
             if prune and gone and (folder / MANIFEST).exists():
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_unused(folder)  # a job here may have made it since the store was listed
         return sorted(self.folder / parent for parent in found)
 
     def require(self, folder: Path) -> None:
@@ -147,39 +158,38 @@ class Origin:
         if not (folder / MANIFEST).exists() and not self.find(prefix):
             raise CadcError(f"{self.address}/{prefix}: has no {MANIFEST}; make it again.")
 
-    def fetch(self, folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    def fetch(
+        self, folder: Path, files: Mapping[str, Mapping[str, Any]], share: bool = False
+    ) -> None:
         """Have every file of a parcel here, with the bytes that its manifest names.
 
         Args:
             folder: of the parcel.
             files: size and SHA-256 by name.
+            share: other processes of this machine bring other files of it at the same time.
 
         Raises:
             CadcError: the store does not have it, or has other bytes.
         """
         prefix = self._prefix(folder)
-        wanted = {
-            name: entry
-            for name, entry in files.items()
-            if not _is(folder / name, entry["bytes"], entry["sha256"])
-        }
+        with self._alone(prefix, share):
+            wanted = {
+                name: entry
+                for name, entry in files.items()
+                if not is_here(folder / name, entry["bytes"], entry["sha256"])
+            }
+            if wanted:
+                remove_abandoned(self._drafts)
+                log.info("downloading %d files of %s/%s", len(wanted), self.address, prefix)
+                all_at_once(lambda name: self._download(folder, prefix, name, wanted[name]), wanted)
         if wanted:
-            log.info("downloading %d files of %s/%s", len(wanted), self.address, prefix)
-            _all_at_once(lambda name: self._download(folder, prefix, name, wanted[name]), wanted)
             keep_bound()
 
     def commit(self, draft: Path, prefix: str, replace: bool) -> bool:
-        """Make a whole draft a parcel; see `send`."""
-        unsent = self.folder / UNSENT / prefix
-        make_folder(unsent.parent, self.folder)
-        shutil.rmtree(unsent, ignore_errors=True)
-        commit(draft, unsent)
-        return self.send(prefix, replace)
-
-    def send(self, prefix: str, replace: bool = False) -> bool:
-        """Make a parcel of `UNSENT` the store's and this folder's.
+        """Make a whole draft a parcel of the store and of this folder.
 
         Args:
+            draft: the folder.
             prefix: of the parcel.
             replace: whether it takes the place of one that is there.
 
@@ -189,6 +199,15 @@ class Origin:
         Raises:
             CadcError: the store does not take it; it stays here, and is sent by the next command.
         """
+        unsent = self.folder / UNSENT / prefix
+        with self._alone(prefix):
+            make_folder(unsent.parent, self.folder)
+            shutil.rmtree(unsent, ignore_errors=True)
+            commit(draft, unsent)
+            return self._send(prefix, replace)
+
+    def _send(self, prefix: str, replace: bool = False) -> bool:
+        """Make a parcel of `UNSENT` the store's and this folder's; see `commit`."""
         unsent, final = self.folder / UNSENT / prefix, self.folder / prefix
         try:
             files = _read(unsent / MANIFEST)["files"]
@@ -208,7 +227,7 @@ class Origin:
             keep_bound()
         else:
             shutil.rmtree(unsent, ignore_errors=True)
-            self.find(prefix)
+            self._find(prefix)
         return won
 
     def upload(self, folder: Path, prefix: str, files: Mapping[str, Mapping[str, Any]]) -> None:
@@ -226,7 +245,7 @@ class Origin:
             if there.get(wanted) != files[name]["bytes"]:
                 self.objects.upload(wanted, folder / name)
 
-        _all_at_once(upload, files)
+        all_at_once(upload, files)
 
     def seal(self, folder: Path, prefix: str, replace: bool = False) -> bool:
         """Write the manifest of a folder whose files are in the store; False if there is one."""
@@ -254,8 +273,11 @@ class Origin:
                 there = self.objects.get(f"{parcel}/{MANIFEST}")
                 if there is None:
                     continue
-                files = json.loads(there[0])["files"]
-                named |= {_object(parcel, name, files[name]["sha256"]) for name in files}
+                try:
+                    files = json.loads(there[0])["files"]
+                    named |= {_object(parcel, name, files[name]["sha256"]) for name in files}
+                except (ValueError, KeyError, TypeError):  # it does not say what belongs to it
+                    continue
             left = [found for found in all_of_it if found.name not in named]
             if not left:
                 continue
@@ -267,52 +289,44 @@ class Origin:
     def _prefix(self, folder: Path) -> str:
         return folder.relative_to(self.folder).as_posix()
 
+    def _alone(self, prefix: str, share: bool = False) -> contextlib.AbstractContextManager[None]:
+        """Inside, no other process of this machine changes a parcel's local folder."""
+        return alone(self._drafts / f"{prefix.replace('/', '-')}.bring", share)
+
     def _adopt(self, prefix: str, manifest: bytes, found: Found) -> None:
         """Have this manifest here, and no files of another one."""
         folder = self.folder / prefix
         file = folder / MANIFEST
         if not (file.exists() and file.read_bytes() == manifest):
-            hold(folder)
             shutil.rmtree(folder, ignore_errors=True)
-            write_atomically(file, manifest.decode())
+            draft = self._drafts / f"{prefix.replace('/', '-')}.{MANIFEST}"
+            write_atomically(draft, manifest.decode())
+            folder.mkdir(parents=True, exist_ok=True)
+            draft.replace(file)
         written = found.written.timestamp()
         os.utime(file, (written, written))
 
     def _download(self, folder: Path, prefix: str, name: str, entry: Mapping[str, Any]) -> None:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        digest = hashlib.sha256()
         where = _object(prefix, name, entry["sha256"])
         remedy = f"delete {self.address}/{prefix}/{MANIFEST} and run again."
         try:
-            with draft.open("wb") as file:
-                for piece in self.objects.pieces(where):
-                    digest.update(piece)
-                    file.write(piece)
-            if digest.hexdigest() != entry["sha256"]:
-                raise CadcError(
-                    f"{self.address}/{where}: does not have the bytes that its manifest names; "
-                    + remedy
-                )
-            draft.replace(target)
-        except FileNotFoundError:
+            with downloaded(self.objects, where, self._drafts) as (draft, sha256):
+                if sha256 != entry["sha256"]:
+                    raise CadcError(
+                        f"{self.address}/{where}: does not have the bytes that its manifest names; "
+                        + remedy
+                    )
+                draft.replace(target)
+        except LookupError:
             raise CadcError(
                 f"{self.address}/{where}: is missing from the store; {remedy}"
             ) from None
-        finally:
-            draft.unlink(missing_ok=True)
 
 
 def _object(prefix: str, name: str, sha256: str) -> str:
     return f"{prefix}/{sha256}/{name}"
-
-
-def _is(file: Path, size: int, sha256: str) -> bool:
-    try:
-        return file.stat().st_size == size and sha256_file(file) == sha256
-    except OSError:
-        return False
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -320,12 +334,9 @@ def _read(file: Path) -> dict[str, Any]:
     return found
 
 
-def _all_at_once(work: Callable[[str], None], names: Iterable[str]) -> None:
-    """Do some of it at the same time; the first error ends it."""
-    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        for done in [pool.submit(work, name) for name in names]:
-            try:
-                done.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+def _written(file: Path) -> int:
+    """When the store wrote a manifest that is here; -1 where it is not."""
+    try:
+        return int(file.stat().st_mtime)
+    except OSError:
+        return -1

@@ -6,21 +6,20 @@ store has is not downloaded again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
-import uuid
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.store.atomic import write_atomically
 from cadc_rec.store.remote.address import Found, Objects, is_address, parse
 from cadc_rec.store.remote.cache import BOUND_VARIABLE, bound_bytes, cached_folder
+from cadc_rec.store.remote.download import all_at_once, downloaded, remove_abandoned
 
 _VERSIONS = ".versions.json"
-_FILES_AT_ONCE = 4
 
 
 def local_tree(named: str | os.PathLike[str]) -> Path:
@@ -43,42 +42,49 @@ def local_tree(named: str | os.PathLike[str]) -> Path:
             f"{place}: holds {total / 2**30:.1f} GiB, more than the cache's bound; raise it with "
             f"${BOUND_VARIABLE}, or name a folder below it."
         )
+    for name in found:
+        for above in PurePosixPath(name).parents:
+            if str(above) in found:
+                raise CadcError(
+                    f"{place}/{above}: is an object, and a folder of {place}/{name}; rename one."
+                )
     known = _versions(folder)
-    wanted = [one for one in found.values() if not _is_here(folder, one, known)]
-    for name in set(known) - set(found):
-        (folder / name).unlink(missing_ok=True)
+    wanted = [one.name for one in found.values() if not _is_here(folder, one, known)]
+    _remove_others(folder, found)
     if wanted:
+        drafts = folder.parent / ".tmp"
+        remove_abandoned(drafts)
         log.info("downloading %d files of %s", len(wanted), place)
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-            list(pool.map(lambda one: _download(objects, folder, one), wanted))
+        all_at_once(lambda name: _download(objects, folder, found[name], drafts), wanted)
         now = {name: _version(one) for name, one in found.items()}
         write_atomically(folder / _VERSIONS, json.dumps(now))
     return folder
 
 
-def _download(objects: Objects, folder: Path, one: Found) -> None:
+def _remove_others(folder: Path, names: Collection[str]) -> None:
+    """Remove what the store does not have, or a reader of the folder would take it for data."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before it
+        if path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(OSError):  # not empty
+                path.rmdir()
+        elif path.relative_to(folder).as_posix() not in (*names, _VERSIONS):
+            path.unlink(missing_ok=True)
+
+
+def _download(objects: Objects, folder: Path, one: Found, drafts: Path) -> None:
     target = folder / one.name
     if not target.resolve().is_relative_to(folder.resolve()):
         raise CadcError(f"{objects.address}/{one.name}: leads out of its folder; rename it.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        with draft.open("wb") as file:
-            for piece in objects.pieces(one.name):
-                file.write(piece)
-        if draft.stat().st_size != one.size:
-            raise CadcError(f"{objects.address}/{one.name}: changed while it was read; run again.")
-        draft.replace(target)
-    except FileNotFoundError:
+        with downloaded(objects, one.name, drafts) as (draft, _):
+            if draft.stat().st_size != one.size:
+                raise CadcError(
+                    f"{objects.address}/{one.name}: changed while it was read; run again."
+                )
+            draft.replace(target)
+    except LookupError:
         raise CadcError(f"{objects.address}/{one.name}: was removed; run again.") from None
-    except OSError as error:
-        if shutil.disk_usage(folder).free < one.size:
-            raise CadcError(
-                f"{folder}: no space left; free some space, or choose another disk with --cache."
-            ) from error
-        raise
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _is_here(folder: Path, one: Found, known: dict[str, str]) -> bool:

@@ -5,7 +5,9 @@ import urllib.request
 import uuid
 from pathlib import Path
 
+import obstore  # noqa: F401  # a development environment without it is broken
 import pytest
+from moto.server import ThreadedMotoServer
 
 from cadc_rec.store.remote import address, origin
 
@@ -14,8 +16,6 @@ class Server:
     """Moto's; what it holds survives a stop."""
 
     def __init__(self):
-        from moto.server import ThreadedMotoServer
-
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self.make = ThreadedMotoServer
         self.port = 0
@@ -42,8 +42,6 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server():
-    pytest.importorskip("obstore")
-    pytest.importorskip("moto.server")
     running = Server()
     yield running
     running.stop()
@@ -58,6 +56,8 @@ def environ(server, monkeypatch):
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_REGION": "us-east-1",
     }
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(address, "_RETRIES", 3)  # moto now and then answers 500

@@ -48,6 +48,18 @@ class Ranks:
         self.wait.wait()
 
 
+class Alone:
+    """One rank."""
+
+    rank, world_size = 0, 1
+
+    def broadcast(self, value):
+        return value
+
+    def all_gather(self, value):
+        return [value]
+
+
 def together(work):
     """What each rank's call of `work(rank, its ranks)` gave."""
     ranks, results = Ranks(), {}
@@ -98,16 +110,19 @@ def test_ranks_with_other_addresses_are_named(bucket, machine):
     assert said[0].startswith(f"{bucket}/work: rank 0 keeps its results there and rank 1 does not")
 
 
+def test_a_checkpoint_may_be_named_by_a_short_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = tmp_path / "work" / "checkpoints" / "abc"
+    store = CheckpointStore(tmp_path / "work", "abc")
+    with store.owned():
+        store.draft(9).mkdir()
+        (store.draft(9) / "one.bin").write_bytes(b"1")
+        store.commit(9, {"one.bin": file_entry(store.draft(9) / "one.bin")}, {"score": 0.0})
+    made.rename("ck")
+    assert open_checkpoint(Path("ck/000001-step-9"), Alone()).step == 9
+
+
 def test_a_checkpoint_of_a_lost_machine_is_found_by_another(bucket, machine, objects):
-    class Alone:
-        rank, world_size = 0, 1
-
-        def broadcast(self, value):
-            return value
-
-        def all_gather(self, value):
-            return [value]
-
     def save(store, step):
         store.draft(step).mkdir(parents=True)
         (store.draft(step) / "rank-00000-000.safetensors").write_bytes(bytes([step]) * 50)
@@ -139,6 +154,14 @@ def test_raw_files_below_an_address_are_copied_once(bucket, machine, objects):
     assert local_tree(f"{bucket}/work/raw") == folder
     assert (folder / "ratings.csv").read_bytes() == b"user,post\n"
     assert (folder / "day" / "one.csv").stat().st_ino == before
+    (folder / "day" / "two.csv").write_bytes(b"2")  # of a first download that was killed
+    objects.delete(["raw/day/one.csv"])
+    objects.put("raw/empty", b"")
+    local_tree(f"{bucket}/work/raw")
+    assert sorted(f.name for f in folder.rglob("*")) == [".versions.json", "empty", "ratings.csv"]
+    objects.put("raw/ratings.csv/part", b"1")
+    with pytest.raises(CadcError, match=r"ratings\.csv: is an object, and a folder of"):
+        local_tree(f"{bucket}/work/raw")
     with pytest.raises(CadcError, match="holds nothing"):
         local_tree(f"{bucket}/work/nothing")
 
