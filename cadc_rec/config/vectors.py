@@ -126,10 +126,7 @@ class PretrainConfig(Section):
             "als": {"mlp", "init_std", *gradient},
             "mlp": {"als", *gradient},
         }[self.model]
-        found = self.model_dump(mode="json", exclude={"evaluate_every", *unused})
-        if not found.get("l2", 1):  # tables of a time when 0 was no penalty are others
-            found["l2"] = "by the histories"
-        return found
+        return self.model_dump(mode="json", exclude={"evaluate_every", *unused})
 
 
 class TransitionsConfig(Section):
