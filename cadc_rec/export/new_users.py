@@ -28,7 +28,6 @@ from cadc_rec.export.newcomers import HistoryNewcomer
 from cadc_rec.export.programs import Program
 from cadc_rec.export.trained import TrainedModel
 from cadc_rec.models.prior import HistoryPrior
-from cadc_rec.pretrain.tables_alone import WithConstant
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.programs import load_program
 
@@ -40,12 +39,17 @@ class NewUserProgram(nn.Module):
         trained: towers that read a history.
         fold: see `HistoryNewcomer`.
         widths: places of each attribute's codes.
+        latest: whether vectors end with a one, for what was taken just before.
     """
 
     row: torch.Tensor
 
     def __init__(
-        self, trained: TrainedModel, fold: HistoryPrior | None, widths: Sequence[int]
+        self,
+        trained: TrainedModel,
+        fold: HistoryPrior | None,
+        widths: Sequence[int],
+        latest: bool = False,
     ) -> None:
         super().__init__()
         self.newcomer = HistoryNewcomer(trained, fold)
@@ -53,7 +57,7 @@ class NewUserProgram(nn.Module):
         row = torch.cat([table.weight.mean(0) for table in trained.user.ids])
         alone = not trained.history_length and not trained.model.leaves_ids_out
         self.register_buffer("row", row if alone else torch.zeros_like(row))
-        self.asked = len(trained.request)
+        self.asked, self.latest = len(trained.request), latest
 
     def forward(
         self, history: torch.Tensor, codes: torch.Tensor, dense: torch.Tensor | None = None
@@ -74,6 +78,8 @@ class NewUserProgram(nn.Module):
         asked = (codes.new_zeros(codes.shape[0], self.asked),) if self.asked else ()
         features = self.given(codes, dense)
         vectors: torch.Tensor = newcomer.vectors(rows, features, items, sources, known, *asked)
+        if self.latest:
+            vectors = torch.cat([vectors, vectors.new_ones(vectors.shape[0], 1)], 1)
         return vectors
 
 
@@ -106,13 +112,11 @@ def new_user_program(
     """
     if trained is None or not (trained.user.features or trained.user.layers is not None):
         return None
-    made = NewUserProgram(trained, fold, code_widths(trained.user.features, attributes))
+    made = NewUserProgram(trained, fold, code_widths(trained.user.features, attributes), latest)
     module: nn.Module = made if trained.history_length else PlainNewUserProgram(made)
     inputs = made.given.inputs
     if trained.history_length:
         inputs = {"history": (trained.history_length,), **inputs}
-    if latest:
-        module = WithConstant(module, 1.0)
     return Program(module.eval().requires_grad_(False), inputs, floats=("dense",))
 
 

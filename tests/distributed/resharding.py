@@ -97,7 +97,7 @@ def step(trainer) -> float:
     batch = next(iter(loader.epoch(1))).each(torch.from_numpy)
     trainer.model.train()
     trainer.optimizer.zero_grad(set_to_none=True)
-    loss = trainer.model(batch, loss=trainer.objective.loss) / 20
+    loss = trainer.model(batch, loss=trainer.step.objective.loss) / 20
     loss.backward()
     trainer.optimizer.step()
     return float(loss.detach())

@@ -176,7 +176,7 @@ def test_a_bundle_that_is_there_is_replaced_only_by_force(plain, monkeypatch):
     def fail(*_):
         raise CadcError("no.")
 
-    monkeypatch.setattr(write, "newcomer_program", fail)
+    monkeypatch.setattr(write, "_write_programs", fail)
     before = plain.bundle.fingerprint
     with pytest.raises(CadcError, match="no"):
         write.write_bundle(plain.finished, plain.path, write.Wanted(replace=True))

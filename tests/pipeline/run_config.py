@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 from cadc_rec.config.file import load_experiment
-from cadc_rec.pipeline.pipeline import Pipeline
+from cadc_rec.pipeline.job import opened
 
 if __name__ == "__main__":
     config, workdir, *sets = sys.argv[1:]
-    Pipeline(load_experiment(Path(config), overrides=sets), Path(workdir)).run()
+    with opened(load_experiment(Path(config), overrides=sets), Path(workdir)) as pipeline:
+        pipeline.run()

@@ -251,7 +251,7 @@ def test_forced_it_begins_anew_and_not_from_what_is_there(tiny, whole, tmp_path)
 @pytest.mark.slow
 def test_the_newest_and_the_best_are_kept(tiny, tmp_path):
     sets = [*KEPT, "checkpoint.every_seconds=0.0", "checkpoint.every_epochs=1", "train.epochs=8"]
-    sets += ["train.learning_rate=0.05", "train.average_epochs=0"]
+    sets += ["train.learning_rate=0.05", "train.average_epochs=0", "pretrain.l2=4"]
     everything = pipeline(tiny, tmp_path / "all", *sets).run("train")["train"]
     scores = [entry["ndcg@10"] for entry in everything.info["history"]][:-1]
     assert len(checkpoints(tmp_path / "all")) == 7  # the artifact follows the eighth at once

@@ -202,7 +202,8 @@ def test_two_nodes_without_a_shared_disk_give_the_artifacts_of_one(tmp_path, buc
     shutil.rmtree(tmp_path / "b")  # loses its disk between two stages
     both("evaluate", 29614)
     alone = ["--standalone", "--nproc-per-node=2"]
-    end(node("one", alone, "evaluate", str(tmp_path / "local")))
+    for command in ("train", "evaluate"):
+        end(node("one", alone, command, str(tmp_path / "local")))
 
     def artifacts(workdir):
         return {
