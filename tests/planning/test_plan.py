@@ -211,6 +211,25 @@ def test_trainable_tables_too_large_to_copy_are_told_to_spread(experiment):
     assert plan.cost()[1] > 0
 
 
+def test_the_advised_number_of_processes_has_room_for_the_copies_of_checkpoints_too(experiment):
+    """Tables of 393 GiB five times over: weights, two moments, best, average; a row's age beside.
+
+    In 68 GiB of each GPU they fit from 32 on, in 32 GiB of host memory from 64 on.
+    """
+    kept = 5 * 1.1e9 * 96 * 4 + 1.1e9 * 4
+    assert kept / 16 > 0.85 * 80 * GIB > kept / 32 > 32 * GIB > kept / 64
+    sets = ("sharding.trainable=row_wise", "train.batch_size=8192")
+    for more, advised in ((("checkpoint.every_seconds=0",), 32), ((), 64)):
+        gold = experiment(*sets, *more, method="gold")
+        plan = plan_experiment(gold, BILLION, gpus(2, host=32))
+        (problem,) = (p for p in plan.problems if p.startswith("train:"))
+        assert f"--world-size {advised}." in problem
+        found = plan_experiment(gold, BILLION, gpus(advised, host=32)).problems
+        assert not any(p.startswith("train:") for p in found)
+    (problem,) = plan_experiment(gold, BILLION, gpus(32, host=32)).problems
+    assert re.search(r"train: rank \d+ copies .* to host memory for each checkpoint", problem)
+
+
 def test_attributes_and_mlps_are_counted(experiment):
     attributes = (PlannedAttribute("age", "categorical", 7),)
     sizes = Sizes(1000, 500, "the test", attributes)
