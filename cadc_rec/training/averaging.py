@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import floor, log
+from typing import Any
 
 import torch
 
@@ -122,7 +123,7 @@ class _Rows:
     After step t the start has ``P(t)``, the product of all ``1 - share`` so far, of the weight. A
     row that stood still since step s is further from its average by ``P(t) / P(s)``. Early on
     ``1 - share`` is ``i / (i + 4)`` in step i, so ``P(t)`` is 4! over the product of t + 1 to
-    t + 4; after that each step multiplies it by the same number.
+    t + 4 (`_inverse`); after that each step multiplies it by the same number.
     """
 
     def __init__(self, live: torch.Tensor, average: torch.Tensor, horizon: float) -> None:
@@ -150,11 +151,17 @@ class _Rows:
     def _share(self, seen: torch.Tensor, steps: int) -> torch.Tensor:
         """How far rows ``[n]`` go from their averages to themselves: ``[n, 1]``.
 
-        By logarithms in float64, for P(t) and P(s) may differ by little.
+        In float64, for P(t) and P(s) may differ by little.
         """
-        since = seen.double()
-        early, now = since.clamp(max=self.last), min(steps, self.last)
-        log_ratio = (steps - now - (since - early)) * self.pace
-        for k in range(1, _WARM_UP + 1):
-            log_ratio -= ((now - early) / (early + k)).log1p()
-        return -torch.expm1(log_ratio).to(self.live.dtype)[:, None]
+        since, now = seen.double(), min(steps, self.last)
+        early = since.clamp(max=self.last)
+        left = _inverse(early) / _inverse(now)
+        if steps > now:
+            left *= torch.exp((steps - now - (since - early)) * self.pace)
+        return (1.0 - left).to(self.live.dtype)[:, None]
+
+
+def _inverse(t: Any) -> Any:
+    """``(t + 1)(t + 2)(t + 3)(t + 4)``, of a number or of each element, in few operations."""
+    pairs = t * (t + 5.0)  # the outer two multiply to this + 4, the inner two to this + 6
+    return pairs * (pairs + 10.0) + 24.0

@@ -116,3 +116,16 @@ def test_bringing_a_table_up_to_date_needs_no_room_for_another():
     most = max(each.cpu_memory_usage for each in profiled.events())
     assert 0 < most <= averaging._AT_ONCE * 4
     assert average.average[0].nbytes == 4 * averaging._AT_ONCE * 4
+
+
+@pytest.mark.parametrize(("seen", "steps"), [(999_990, 1_000_000), (10**6, 3 * 10**6)])
+def test_after_millions_of_steps_a_row_still_goes_as_far_as_it_should(seen, steps):
+    """Against logarithms of each step's share, in the warm-up of two million steps and after."""
+    live = torch.ones(1, 1)
+    average = WeightAverage([live], horizon=5e5, by_row=[0])
+    average.average[0].zero_()
+    average.read_in(steps, {0: torch.tensor([seen], dtype=torch.int32)})
+    average.catch_up()
+    shares = 1 / np.minimum(1 + 5e5, 1 + np.arange(seen + 1, steps + 1) / 4)
+    expected = -np.expm1(np.log1p(-shares).sum())
+    assert average.average[0].item() == pytest.approx(expected, rel=1e-6)
