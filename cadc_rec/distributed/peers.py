@@ -19,7 +19,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed import PrefixStore, Store
 
 from cadc_rec.distributed.timely import SilentStoreError, TimelyStore
 from cadc_rec.distributed.watch import Watch
@@ -89,7 +89,7 @@ class Peers:
         patience: how long to wait here for the other ranks to come, in seconds.
 
     Raises:
-        CadcError: some ranks did not come.
+        CadcError: some ranks did not come, or another process has this rank.
     """
 
     def __init__(
@@ -101,7 +101,12 @@ class Peers:
         self.rank, self.ranks, self.timeout_seconds = rank, range(world_size), timeout_seconds
         self._lost: list[int] = []
         me = f"rank {rank} (host {socket.gethostname()}, process {os.getpid()})"
-        self._store.set(f"name/{rank}", me)
+        if not self._store.claim(f"name/{rank}", me):  # counted twice, it would stand for another
+            raise CadcError(
+                f"{me} found {self._store.get(f'name/{rank}')} there before it: each process of a "
+                "job needs a RANK of its own, and one that was lost comes back only by a new start "
+                "of all."
+            )
         if self._store.add("came", 1) == world_size:
             self._store.set("all came", "")
         if not self._store.wait(["all came"], patience):

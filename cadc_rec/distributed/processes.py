@@ -26,7 +26,7 @@ from cadc_rec.distributed.peers import Peers
 from cadc_rec.errors import CadcError
 from cadc_rec.machine import available_cores, keep_freed_memory
 
-_others: list[dist.ProcessGroup] = []  # of this process's ranks, beside the one of all
+_beside: list[dist.ProcessGroup] = []  # at most one: of all ranks, for exchanges beside others
 _HEARTBEAT_SECONDS = 1.0  # between two words of a rank that works while the others wait
 
 
@@ -83,10 +83,14 @@ class Processes:
         return group
 
     def device_group(self) -> dist.ProcessGroup:
-        """Another group of the same ranks, for exchanges beside the others; all ranks must call."""
-        group: dist.ProcessGroup = dist.new_group()
-        _others.append(group)
-        return group
+        """Another group of the same ranks, for exchanges beside the others; all ranks must call.
+
+        It is made once and ends with the processes: a communicator of NCCL's keeps GPU memory, and
+        one command may build many models.
+        """
+        if not _beside:
+            _beside.append(dist.new_group())
+        return _beside[0]
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -267,7 +271,7 @@ def _accounted_for(peers: Peers) -> Iterator[None]:
 
 def _abort_collectives(device: torch.device) -> None:
     """End what this rank's GPU waits for; whatever comes of it is of no use."""
-    for group in (dist.group.WORLD, *_others):
+    for group in (dist.group.WORLD, *_beside):
         if group is not None:
             group._get_backend(device).abort()
 
@@ -284,11 +288,11 @@ def _leave(error: BaseException) -> None:
         seen.add(id(ended))
         traceback.clear_frames(ended.__traceback__)
         ended = ended.__cause__ or ended.__context__
-    _others.clear()
+    _beside.clear()
     gc.collect()
     _destroy_groups()
 
 
 def _destroy_groups() -> None:
-    _others.clear()
+    _beside.clear()
     dist.destroy_process_group()

@@ -15,7 +15,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 
-from torch._C._distributed_c10d import Store
+from torch.distributed import Store
 
 from cadc_rec.distributed.timely import TimelyStore
 

@@ -12,14 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from cadc_rec.config.experiment import Experiment, ShardingConfig, TrainConfig
-from cadc_rec.distributed.planner import (
-    DoesNotFitError,
-    PlannedTable,
-    TableRule,
-    make_planner,
-    plan_tables,
-)
+from cadc_rec.config.experiment import Experiment, ShardingConfig
+from cadc_rec.distributed.planner import PlannedTable, TableRule, make_planner, plan_tables
 from cadc_rec.models.prior import HistoryPrior
 from cadc_rec.models.tower import SideSpec
 from cadc_rec.models.two_tower import TwoTower
@@ -131,27 +125,25 @@ def plan_towers(
 
 
 def rank_memory(
-    config: TrainConfig,
+    experiment: Experiment,
     sizes: Sizes,
     module: TwoTower,
     tables: list[PlannedTable],
     frozen: frozenset[str],
     machines: Machines,
-    rows: int,
-    checkpoints: bool = False,
 ) -> list[RankMemory]:
     """What each rank holds under a plan, beside what validation and pre-training take.
 
     Args:
-        config: optimizer and averages.
+        experiment: optimizer and averages, D_sel, and whether training is saved on its way.
         sizes: ids and attributes.
         module: the model, its tables on the meta device.
         tables: the plan's.
         frozen: names of those that never change.
         machines: the processes.
-        rows: bytes of D_sel's rows on a GPU.
-        checkpoints: whether training is saved on its way.
     """
+    config, saves = experiment.train, experiment.checkpoint
+    rows = memory.row_bytes(experiment, sizes, machines)
     on_gpu = machines.device == "cuda"
     trained = frozenset(table.name for table in tables) - frozen
     mlps = memory.mlp_bytes(module, config)
@@ -172,21 +164,8 @@ def rank_memory(
                 attributes=attributes,
                 rows=rows,
                 staged=memory.staged_bytes(tables, trained, module, config, rank, on_gpu)
-                if checkpoints
+                if saves.every_seconds or saves.every_epochs
                 else 0,
             )
         )
     return ranks
-
-
-def towers_fit(experiment: Experiment, sizes: Sizes, machines: Machines) -> bool:
-    """Whether the tables have a plan, and each rank has room for them and what is beside them."""
-    module, rules, frozen = two_towers(experiment, sizes, machines)
-    config, train = experiment.sharding, experiment.train
-    try:
-        tables = plan_towers(config, train.most_positives, module, rules, machines)
-    except DoesNotFitError:
-        return False
-    rows = memory.row_bytes(experiment, sizes, machines)
-    ranks = rank_memory(train, sizes, module, tables, frozen, machines, rows)
-    return max(rank.total for rank in ranks) <= machines.usable(config.reserve)

@@ -13,7 +13,7 @@ from cadc_rec.config.experiment import Experiment, ShardingConfig
 from cadc_rec.distributed.planner import DoesNotFitError, PlannedTable
 from cadc_rec.distributed.sharding import refuse_communication
 from cadc_rec.planning import memory
-from cadc_rec.planning.layout import RankMemory, plan_towers, rank_memory, towers_fit, two_towers
+from cadc_rec.planning.layout import RankMemory, plan_towers, rank_memory, two_towers
 from cadc_rec.planning.pretraining import PretrainPlan, plan_pretraining
 from cadc_rec.planning.remedies import in_units, what_would_fit
 from cadc_rec.planning.sizes import Machines, Sizes
@@ -91,15 +91,11 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
             tables = plan_towers(
                 experiment.sharding, experiment.train.most_positives, module, rules, machines
             )
-            rows = memory.row_bytes(experiment, sizes, machines)
-            train = experiment.train
-            saved = bool(experiment.checkpoint.every_seconds or experiment.checkpoint.every_epochs)
-            ranks = rank_memory(train, sizes, module, tables, frozen, machines, rows, saved)
+            ranks = rank_memory(experiment, sizes, module, tables, frozen, machines)
         except DoesNotFitError:
 
             def fits(sharding: ShardingConfig, machines: Machines) -> bool:
-                changed = experiment.model_copy(update={"sharding": sharding})
-                return towers_fit(changed, sizes, machines)
+                return _fits(experiment.model_copy(update={"sharding": sharding}), sizes, machines)
 
             id_dim = experiment.model.id_dim
             problems.append(
@@ -111,6 +107,21 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
     return ExperimentPlan(
         experiment.sharding, sizes, machines, tables, frozen, ranks, validation, pretrain, problems
     )
+
+
+def _fits(experiment: Experiment, sizes: Sizes, machines: Machines) -> bool:
+    """Whether the towers' tables have a plan, and each rank has room for what training holds.
+
+    The copy of a checkpoint is part of that; validation has a sentence of its own.
+    """
+    module, rules, frozen = two_towers(experiment, sizes, machines)
+    positives, width = experiment.train.most_positives, module.vector_width()
+    try:
+        tables = plan_towers(experiment.sharding, positives, module, rules, machines)
+    except DoesNotFitError:
+        return False
+    ranks = rank_memory(experiment, sizes, module, tables, frozen, machines)
+    return not any(_beside_tables(ranks, 0, width, sizes, experiment, machines))
 
 
 def _beside_tables(

@@ -14,7 +14,7 @@ from cadc_rec.planning.layout import INT8_ROW
 from cadc_rec.planning.sizes import Machines, Sizes
 
 Fits = Callable[[ShardingConfig, Machines], bool]
-"""Whether the tables have a plan under these settings, on these processes."""
+"""Whether training has a plan and room under these settings, on these processes."""
 _MOST_PROCESSES = 512  # tried when looking for a number that fits
 
 

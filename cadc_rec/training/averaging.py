@@ -14,11 +14,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import floor, log
+from typing import Any
 
-import numpy as np
 import torch
 
-_WARM_UP = 4.0  # early on, average over a quarter of the steps so far: the start is soon forgotten
+_WARM_UP = 4  # early on, average over a quarter of the steps so far: the start is soon forgotten
+_AT_ONCE = 2**22  # elements: what is done to a whole table needs this much room, not another table
 
 
 class WeightAverage:
@@ -90,26 +91,39 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within, the model's weights are the averaged ones."""
+        """Within, the model's weights are the averaged ones, and `average` has the weights."""
         if not self.horizon:
             yield
             return
         self.catch_up()
-        with torch.no_grad():
-            kept = [tensor.clone() for tensor in self.live]
-            torch._foreach_copy_(self.live, self.average)
+        self._exchange()
         try:
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self.live, kept)
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for pair in zip(self.live, self.average, strict=True):
+            live, average = (each if each.dim() else each[None] for each in pair)
+            step = _rows_at_once(live)
+            for mine, theirs in zip(live.split(step), average.split(step), strict=True):
+                kept = mine.clone()
+                mine.copy_(theirs)
+                theirs.copy_(kept)
+
+
+def _rows_at_once(tensor: torch.Tensor) -> int:
+    return max(1, _AT_ONCE // max(1, tensor.shape[1:].numel()))
 
 
 class _Rows:
     """The average of a tensor of which a step changes a few rows; see the top of this file.
 
     After step t the start has ``P(t)``, the product of all ``1 - share`` so far, of the weight. A
-    row that stood still since step s is further from its average by ``P(t) / P(s)``.
+    row that stood still since step s is further from its average by ``P(t) / P(s)``. Early on
+    ``1 - share`` is ``i / (i + 4)`` in step i, so ``P(t)`` is 4! over the product of t + 1 to
+    t + 4 (`_inverse`); after that each step multiplies it by the same number.
     """
 
     def __init__(self, live: torch.Tensor, average: torch.Tensor, horizon: float) -> None:
@@ -117,23 +131,37 @@ class _Rows:
         self.seen = torch.zeros(len(live), dtype=torch.int32, device=live.device)
         """The step up to which each row's average is right."""
         self.last = floor(_WARM_UP * horizon)  # of the steps whose share depends on their number
-        early = np.log1p(-1.0 / (1.0 + np.arange(1, self.last + 1) / _WARM_UP))
-        self.logs = np.concatenate([[0.0], np.cumsum(early)])
-        """Of P after the first steps; float64, for they differ by little."""
-        self._on_device = torch.from_numpy(self.logs).to(live.device)
         self.pace = log(horizon / (1.0 + horizon))
 
     def catch_up(self, rows: torch.Tensor | None, steps: int) -> None:
         """Bring the average of these rows, or of all, up to date."""
-        seen = (self.seen if rows is None else self.seen.index_select(0, rows)).long()
-        early = seen.clamp(max=self.last)
-        now = float(self.logs[min(steps, self.last)]) + self.pace * max(0, steps - self.last)
-        since = now - self._on_device[early] - self.pace * (seen - early)
-        share = -torch.expm1(since).to(self.live.dtype)[:, None]
         if rows is None:
-            self.average.lerp_(self.live, share)
+            step = _rows_at_once(self.live)
+            parts = (each.split(step) for each in (self.seen, self.average, self.live))
+            for seen, average, live in zip(*parts, strict=True):
+                average.lerp_(live, self._share(seen, steps))
             self.seen.fill_(steps)
         else:  # a row that comes twice is written twice, alike
-            live, average = (each.index_select(0, rows) for each in (self.live, self.average))
-            self.average.index_copy_(0, rows, average.lerp_(live, share))
+            seen, average, live = (
+                each.index_select(0, rows) for each in (self.seen, self.average, self.live)
+            )
+            self.average.index_copy_(0, rows, average.lerp_(live, self._share(seen, steps)))
             self.seen.index_fill_(0, rows, steps)
+
+    def _share(self, seen: torch.Tensor, steps: int) -> torch.Tensor:
+        """How far rows ``[n]`` go from their averages to themselves: ``[n, 1]``.
+
+        In float64, for P(t) and P(s) may differ by little.
+        """
+        since, now = seen.double(), min(steps, self.last)
+        early = since.clamp(max=self.last)
+        left = _inverse(early) / _inverse(now)
+        if steps > now:
+            left *= torch.exp((steps - now - (since - early)) * self.pace)
+        return (1.0 - left).to(self.live.dtype)[:, None]
+
+
+def _inverse(t: Any) -> Any:
+    """``(t + 1)(t + 2)(t + 3)(t + 4)``, of a number or of each element, in few operations."""
+    pairs = t * (t + 5.0)  # the outer two multiply to this + 4, the inner two to this + 6
+    return pairs * (pairs + 10.0) + 24.0

@@ -259,7 +259,7 @@ def _read_rows_directly(model: ShardedTwoTower) -> None:
         local.name: local.tensor
         for local in local_tensors(model.wrapped, lambda name: is_frozen(name, model.module))
     }
-    plan, group, processes = model.plan_in_full(), None, model.processes
+    plan, processes = model.plan_in_full(), model.processes
     for prefix, table in model.module.frozen_tables().items():
         planned = plan[f"{prefix}.table.{table.name}"]
         mine = rows.get(f"{prefix}.table.embedding_bags.{table.name}.weight")
@@ -267,9 +267,9 @@ def _read_rows_directly(model: ShardedTwoTower) -> None:
             table.replica = mine
         elif _in_runs(planned, processes.world_size):
             assert mine is not None
-            group = group or processes.device_group()
             starts = [shard["offsets"][0] for shard in planned["shards"]]
             n = sum(shard["sizes"][0] for shard in planned["shards"])
+            group = processes.device_group()
             table.exchange = RowExchange(mine, starts, n, processes.rank, group)
 
 

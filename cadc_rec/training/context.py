@@ -10,7 +10,7 @@ import torch
 
 from cadc_rec.data.load.batches import Batch
 from cadc_rec.models.history import History
-from cadc_rec.training.kept import Histories
+from cadc_rec.training.kept import Histories, HostReads
 
 
 class Requests:
@@ -32,9 +32,13 @@ class Requests:
         """See `Histories.on_host`."""
         return self.histories is not None and self.histories.on_host
 
-    def inputs(self, batch: Batch[torch.Tensor]) -> list[Any]:
+    def read_on_host(self, batch: Batch[torch.Tensor]) -> HostReads:
+        """See `Histories.read_on_host`."""
+        return HostReads() if self.histories is None else self.histories.read_on_host(batch)
+
+    def inputs(self, batch: Batch[torch.Tensor], read: HostReads | None = None) -> list[Any]:
         """See `Histories.inputs`."""
         assert batch.rows is not None  # a row of the tower is an example then
-        read, *more = [History()] if self.histories is None else self.histories.inputs(batch)
+        found = [History()] if self.histories is None else self.histories.inputs(batch, read)
         codes = self.codes[batch.rows.to(self.codes.device)]
-        return [replace(read, request=codes), *more]
+        return [replace(found[0], request=codes), *found[1:]]

@@ -7,7 +7,8 @@ rank. Where they do not fit, they are looked up step by step: the same bits, mor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,24 @@ def keep_frozen_rows(
     kept += [table.lookup(mine[at : at + _ROWS]) for at in range(0, most, _ROWS)]
     table.keep(mine, torch.cat(kept))
     return True
+
+
+@dataclass(frozen=True)
+class HostReads:
+    """What is read for a batch on the host, where it lies until it is copied to a GPU.
+
+    Attributes:
+        history: int32 ``[n, L]``, of its examples; None if it is not read there.
+        known: scores at its candidates, None for those that are not formed there.
+    """
+
+    history: torch.Tensor | None = None
+    known: tuple[Scores | None, ...] = ()
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> HostReads:
+        """The same with every tensor changed."""
+        history = None if self.history is None else change(self.history)
+        return HostReads(history, tuple(k and k.each(change) for k in self.known))
 
 
 class Histories:
@@ -101,11 +120,32 @@ class Histories:
         """Whether some of `inputs` can be made of a batch on the host alone."""
         return any(isinstance(each, ListedExamples | RecentExamples) for each in self.known)
 
-    def inputs(self, batch: Batch[torch.Tensor]) -> list[Any]:
-        """What the model is given beside a batch: histories, and known scores."""
+    def read_on_host(self, batch: Batch[torch.Tensor]) -> HostReads:
+        """What can be read for a batch before it is copied to a GPU; no rank asks another."""
         assert batch.rows is not None  # a row of the tower is an example then
-        known = [self._scores(each, batch) for each in self.known]
-        history = self.of(batch.rows)
+        if batch.rows.device.type != "cpu":
+            return HostReads(known=(None,) * len(self.known))
+        here = self.kept is None and self._history.device.type == "cpu"
+        known = (
+            self._scores(each, batch) if isinstance(each, ListedExamples | RecentExamples) else None
+            for each in self.known
+        )
+        return HostReads(self._history[batch.rows] if here else None, tuple(known))
+
+    def inputs(self, batch: Batch[torch.Tensor], read: HostReads | None = None) -> list[Any]:
+        """What the model is given beside a batch: histories, and known scores.
+
+        Args:
+            batch: anywhere.
+            read: what `read_on_host` read for it, if it was on the host then.
+        """
+        assert batch.rows is not None
+        read = read or self.read_on_host(batch)
+        known = [
+            formed or self._scores(each, batch)
+            for each, formed in zip(self.known, read.known, strict=True)
+        ]
+        history = self.of(batch.rows) if read.history is None else self._read(read.history)
         there = (k.each(lambda t: t.to(self.device, non_blocking=True)) for k in known)
         return [history, *there]
 

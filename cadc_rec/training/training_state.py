@@ -110,7 +110,11 @@ class TrainingState:
 
     def keep_as_best(self) -> None:
         """Copy the live weights aside."""
-        self.best = [tensor.clone() for tensor in self.live]
+        if self.best is None:
+            self.best = [tensor.clone() for tensor in self.live]
+        else:  # into the same memory: there is never a second copy
+            with torch.no_grad():
+                torch._foreach_copy_(self.best, self.live)
 
     def restore_best(self) -> None:
         """Make the kept weights the live ones; without any, they stay as they are."""

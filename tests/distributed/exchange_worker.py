@@ -6,9 +6,11 @@
 import contextlib
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 from cadc_rec.config.experiment import ComputeConfig
+from cadc_rec.distributed import rows
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.rows import RowExchange
 from cadc_rec.models.id_embedding import FrozenIds
@@ -55,9 +57,18 @@ if __name__ == "__main__":
     trainer.source_on = lambda device, loader, *_: DeviceBatches(loader, device)
     runner.on_gpu, runner.SideStream = lambda device: True, Inline
     toy.noted = lambda arrange, used, first: arrange  # made on the device, it is asked for nothing
-    asked = []
-    fetch = FrozenIds.fetch
-    FrozenIds.fetch = lambda table, ids: (asked.append(table.name), fetch(table, ids))[1]
+    asked, groups = [], []
+    fetch, exchange = FrozenIds.fetch, rows._exchanged
+
+    def exchanged(local, ids, bounds, rank, group):
+        groups.append(group)
+        return exchange(local, ids, bounds, rank, group)
+
+    rows._exchanged = exchanged
+    FrozenIds.fetch = lambda table, ids: (
+        asked.append((table.name, table.training)),
+        fetch(table, ids),
+    )[1]
     with processes(ComputeConfig(device="cpu", threads=1, timeout_seconds=60)) as joined:
         for case in cases:
             ids, _, cached = case.partition(":")
@@ -67,7 +78,12 @@ if __name__ == "__main__":
                 found = toy.train(ids, "data_parallel", joined, cached=not cached)
                 results[f"{case} {build.__name__}"] = {
                     **{name: found[name] for name in ("loss", "vectors", "learned", "plan")},
-                    "asked": sorted(set(asked)),
+                    "asked": dict(Counter(name for name, training in asked if training)),
                 }
+        results["groups"] = {
+            "exchanges": len(groups),
+            "different": len({id(group) for group in groups}),
+            "apart": all(group is not joined.group for group in groups),
+        }
         if joined.rank == 0:
             Path(out).write_text(json.dumps(results))

@@ -33,7 +33,8 @@ TRAINED = [f"init_frozen:{kind}" for kind in KINDS]
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     out = tmp_path_factory.mktemp("many") / "results.json"
-    run_ranks(Path(__file__).with_name("worker.py"), [out, *TRAINED, UNEVEN], RANKS, seconds=1200)
+    work = [*TRAINED, UNEVEN, "pretraining"]
+    run_ranks(Path(__file__).with_name("worker.py"), [out, *work], RANKS, seconds=1200)
     return json.loads(out.read_text())
 
 

@@ -6,7 +6,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from torch._C._distributed_c10d import HashStore
+from torch.distributed import HashStore
 
 from cadc_rec.distributed import peers as peers_module
 from cadc_rec.distributed.peers import Peers
@@ -92,3 +92,26 @@ def test_a_rank_that_does_not_come_is_named():
     said = re.escape(f"rank 0 {ME} waited 0 s for rank 1 of 2, in vain")
     with pytest.raises(CadcError, match=said):
         Peers(HashStore(), 0, 2, 6, patience=0.1)
+
+
+def test_a_rank_that_comes_twice_is_refused_and_does_not_stand_for_one_that_does_not_come(
+    monkeypatch,
+):
+    store = HashStore()
+
+    def come(rank, process):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "getpid", lambda: process)
+            with pytest.raises(CadcError) as refused:
+                Peers(store, rank, 3, 6, patience=0.1)
+        return str(refused.value)
+
+    host = socket.gethostname()
+    for rank in (0, 1):
+        assert come(rank, 100 + rank).endswith("start the job again.")
+    first = f"rank 1 (host {host}, process 101)"
+    said = f"rank 1 (host {host}, process 201) found {first} there before it: each process of a"
+    assert come(1, 201).startswith(said)
+    assert not store.check(["cadc_rec/all came"])
+    Peers(store, 2, 3, 6, patience=5)
+    assert store.check(["cadc_rec/all came"])

@@ -56,7 +56,7 @@ def one():
 def two(tmp_path_factory):
     out = tmp_path_factory.mktemp("two") / "results.json"
     worker = Path(__file__).with_name("worker.py")
-    run_ranks(worker, [out, *ALL, *UNEVEN], ranks=2, seconds=240)
+    run_ranks(worker, [out, *ALL, *UNEVEN, "pretraining"], ranks=2, seconds=240)
     return json.loads(out.read_text())
 
 

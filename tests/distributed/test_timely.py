@@ -9,7 +9,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from torch._C._distributed_c10d import HashStore, TCPStore
+from torch.distributed import HashStore, TCPStore
 
 from cadc_rec.distributed import peers as peers_module
 from cadc_rec.distributed import timely as timely_module

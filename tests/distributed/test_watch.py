@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from torch._C._distributed_c10d import HashStore
+from torch.distributed import HashStore
 
 from cadc_rec.distributed import peers as peers_module
 from cadc_rec.distributed import processes as processes_module

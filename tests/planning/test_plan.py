@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from cadc_rec.config.experiment import PretrainConfig
+from cadc_rec.config.experiment import ComputeConfig, PretrainConfig
 from cadc_rec.config.file import load_experiment
 from cadc_rec.data.dataset import Attribute, Dataset
 from cadc_rec.data.load.candidates import Lifetimes
 from cadc_rec.data.load.shards import Examples
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.planner import TableRule, make_planner
+from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.sharding import build_collection
 from cadc_rec.errors import CadcError
 from cadc_rec.models.features import padded
@@ -26,8 +27,13 @@ from cadc_rec.planning.pretraining import plan_pretraining
 from cadc_rec.planning.remedies import in_units
 from cadc_rec.planning.sizes import Machines, PlannedAttribute, Sizes, find_sizes
 from cadc_rec.pretrain.factor_tables import Extent
+from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.training.batches.source import DeviceBatches
+from cadc_rec.training.build import build_model
 from cadc_rec.training.reading import make_loader, negatives_of
+from cadc_rec.training.tables import dense_optimizer
+from cadc_rec.training.training_state import TrainingState
+from tests.distributed import toy
 
 GIB = 2**30
 BILLION = Sizes(10**9, 10**8, "the test")
@@ -203,6 +209,25 @@ def test_trainable_tables_too_large_to_copy_are_told_to_spread(experiment):
     # Adam's two moments beside the weights.
     assert min(rank.tables for rank in plan.ranks) >= 3 * rows * 96 * 4
     assert plan.cost()[1] > 0
+
+
+def test_the_advised_number_of_processes_has_room_for_the_copies_of_checkpoints_too(experiment):
+    """Tables of 393 GiB five times over: weights, two moments, best, average; a row's age beside.
+
+    In 68 GiB of each GPU they fit from 32 on, in 32 GiB of host memory from 64 on.
+    """
+    kept = 5 * 1.1e9 * 96 * 4 + 1.1e9 * 4
+    assert kept / 16 > 0.85 * 80 * GIB > kept / 32 > 32 * GIB > kept / 64
+    sets = ("sharding.trainable=row_wise", "train.batch_size=8192")
+    for more, advised in ((("checkpoint.every_seconds=0",), 32), ((), 64)):
+        gold = experiment(*sets, *more, method="gold")
+        plan = plan_experiment(gold, BILLION, gpus(2, host=32))
+        (problem,) = (p for p in plan.problems if p.startswith("train:"))
+        assert f"--world-size {advised}." in problem
+        found = plan_experiment(gold, BILLION, gpus(advised, host=32)).problems
+        assert not any(p.startswith("train:") for p in found)
+    (problem,) = plan_experiment(gold, BILLION, gpus(32, host=32)).problems
+    assert re.search(r"train: rank \d+ copies .* to host memory for each checkpoint", problem)
 
 
 def test_attributes_and_mlps_are_counted(experiment):
@@ -437,3 +462,32 @@ def test_padded_codes_are_counted_as_a_gpu_holds_them(finished, tiny):
 
 def info_of(folder):
     return json.loads((Path(folder) / "manifest.json").read_text())["info"]
+
+
+@pytest.mark.parametrize("kind", ["table_wise", "column_wise", "data_parallel"])
+def test_what_training_keeps_of_trained_tables_is_counted_as_it_is_held(kind):
+    """The best epoch's weights, the average, and of a fused table each row's age; else Adam's."""
+    e = toy.experiment("trainable", kind)
+    data = toy.dataset()
+    attributes = [
+        tuple(
+            PlannedAttribute(a.name, a.kind, a.size, len(a.values) / n, 3)
+            for a in getattr(data, f"{side}_attributes")
+        )
+        for side, n in (("user", toy.USERS), ("item", toy.ITEMS))
+    ]
+    sizes = Sizes(toy.USERS, toy.ITEMS, "the test", *attributes)
+    plan = plan_experiment(e, sizes, Machines(1, 1, "cpu", 0, GIB))
+    with processes(ComputeConfig(device="cpu", threads=1)) as alone:
+        model = build_model(e, data, Pretrained(), alone)
+        optimizer = dense_optimizer(model.wrapped, model.module, e.train)
+        state = TrainingState(model.wrapped, optimizer, model.trains, alone, horizon=60.0)
+        state.keep_as_best()
+        places = [n for n, local in enumerate(state.locals) if ".embedding_bags." in local.name]
+        kept = [of[n] for n in places for of in (state.best, state.average.average)]
+        kept += state.average.seen().values()
+        swept = [state.live[n] for n in places if n not in state.average.seen()]
+        # A gradient and two moments, of what no lookup moves.
+        held = sum(each.nbytes for each in kept) + 3 * sum(each.nbytes for each in swept)
+    (rank,) = plan.ranks
+    assert rank.state == held

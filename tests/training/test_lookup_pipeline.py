@@ -39,9 +39,10 @@ def test_one_process_learns_the_same_and_validates_in_between(alone):
 @pytest.mark.distributed
 def test_two_processes_learn_the_same(tmp_path):
     out = tmp_path / "results.json"
-    run_ranks(Path(__file__).with_name("ahead.py"), [out, *CASES], ranks=2, seconds=240)
+    worker, cases = Path(toy.__file__).with_name("worker.py"), [f"twice/{case}" for case in CASES]
+    run_ranks(worker, [out, *cases], ranks=2, seconds=240)
     found = json.loads(out.read_text())
-    assert list(found) == CASES
+    assert list(found) == cases
     for each, ahead in found.values():
         same(each, ahead)
 

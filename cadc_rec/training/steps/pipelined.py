@@ -6,7 +6,8 @@ In: the source of steps, what one computes, the towers. Out: a `StepRunner`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +18,20 @@ from cadc_rec.distributed.lookup_pipeline import LookupPipeline, Rows
 from cadc_rec.distributed.processes import matmul_precision
 from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.training.batches.source import BatchSource
+from cadc_rec.training.kept import HostReads
 from cadc_rec.training.steps.step import Step, forward_precision
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A step's batch, and what was read for it while it was on the host."""
+
+    batch: Batch[torch.Tensor]
+    read: HostReads | None
+
+    def each(self, change: Callable[[torch.Tensor], Any]) -> _Given:
+        """The same with every tensor changed."""
+        return _Given(self.batch.each(change), self.read and self.read.each(change))
 
 
 class PipelinedSteps:
@@ -32,9 +46,9 @@ class PipelinedSteps:
     def __init__(self, source: BatchSource, step: Step, towers: TwoTower) -> None:
         self.source, self.step, self.towers = source, step, towers
         self.device = step.processes.device
-        self.pipeline: LookupPipeline[Batch[torch.Tensor]] = LookupPipeline(
+        self.pipeline: LookupPipeline[_Given] = LookupPipeline(
             towers.trained_tables(),
-            towers.looked_up,
+            lambda given: towers.looked_up(given.batch),
             self._after_lookups,
             step.optimizer,
             self.device,
@@ -44,7 +58,7 @@ class PipelinedSteps:
         """See `StepRunner`; each is all of the epoch's steps, of which `take` takes the next."""
         with (
             contextlib.closing(self.source.epoch(epoch, done)) as batches,
-            contextlib.closing(self.pipeline.steps(batches)) as steps,
+            contextlib.closing(self.pipeline.steps(map(self._given, batches))) as steps,
         ):
             for _ in range(taken(done), self.source.steps):
                 yield steps
@@ -55,14 +69,16 @@ class PipelinedSteps:
             part: torch.Tensor = next(given)
         return part
 
-    def _after_lookups(
-        self, batch: Batch[torch.Tensor], rows: Rows
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _given(self, batch: Batch[torch.Tensor]) -> _Given:
+        histories = self.step.histories
+        return _Given(batch, None if histories is None else histories.read_on_host(batch))
+
+    def _after_lookups(self, given: _Given, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
         """What a step takes the gradient of, and its part of the mean loss."""
-        step = self.step
+        step, batch = self.step, given.batch
         self.towers.take_ahead(rows)
         terms = step.terms(batch.positives)
-        inputs = [] if step.histories is None else step.histories.inputs(batch)
+        inputs = [] if step.histories is None else step.histories.inputs(batch, given.read)
         with forward_precision(step.precision, self.device):
             loss: torch.Tensor = step.model(batch, *inputs, loss=step.objective.loss)
         return loss * terms.share, loss.detach() / terms.count
