@@ -20,7 +20,7 @@ from cadc_rec.errors import BusyError, CadcError
 from cadc_rec.log import log
 from cadc_rec.store.atomic import commit, locked, make_folder
 from cadc_rec.store.manifest import read_sealed, verify_files, write_sealed
-from cadc_rec.store.remote.origin import origin_of, place_on_node
+from cadc_rec.store.remote.origin import Origin, origin_of, place_on_node
 from cadc_rec.versions import library_versions
 
 FOLDER = "checkpoints"
@@ -223,7 +223,7 @@ def open_checkpoint(folder: Path, group: Group) -> Checkpoint:
     Raises:
         CadcError: it is not complete.
     """
-    manifest, why = group.broadcast(_attempt(lambda: read(folder)) if group.rank == 0 else None)
+    manifest, why = group.broadcast(_attempt(lambda: _read(folder)) if group.rank == 0 else None)
     if why is None:
         _, changed = _attempt(lambda: _check(folder, manifest["files"], group))
         why = next((each for each in group.all_gather(changed) if each is not None), None)
@@ -232,9 +232,22 @@ def open_checkpoint(folder: Path, group: Group) -> Checkpoint:
     return Checkpoint(folder, manifest)
 
 
+def _read(folder: Path) -> dict[str, Any]:
+    """The manifest, brought here if need be."""
+    origin = _origin(folder)
+    if origin is not None:
+        origin.require(folder)
+    return read(folder)
+
+
+def _origin(folder: Path) -> Origin | None:
+    """The store of the work folder that a checkpoint is in."""
+    return origin_of(folder.parent.parent.parent)  # a short path has fewer parents
+
+
 def _check(folder: Path, files: Mapping[str, Mapping[str, Any]], group: Group) -> None:
     """Check this rank's share of the files; those in a store are brought to every node."""
-    origin = origin_of(folder.parent.parent.parent)  # a short path has fewer parents
+    origin = _origin(folder)
     if origin is not None:
         rank, ranks = place_on_node()
         mine = sorted(files)[rank::ranks]

@@ -98,6 +98,14 @@ def hold(artifact: Path) -> None:
     os.utime(lock)
 
 
+def let_go(artifact: Path) -> None:
+    """This process uses a folder of the cache no more; one that it did not hold is left alone."""
+    with contextlib.suppress(StopIteration):
+        file = _held.pop(_lock_file(artifact), None)
+        if file is not None:
+            file.close()
+
+
 @contextlib.contextmanager
 def alone(lock: Path, share: bool) -> Iterator[None]:
     """Wait until no other process, or thread, is inside with this lock file.

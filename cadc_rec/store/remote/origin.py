@@ -53,6 +53,26 @@ def work_folder(named: str | os.PathLike[str]) -> Path:
     return place if isinstance(place, Path) else cached_folder(place)
 
 
+def checkpoint_folder(named: str | os.PathLike[str]) -> Path:
+    """The folder of a checkpoint that a person named by path or by address.
+
+    Of an address it is that of the cache; its files are brought when it is opened.
+
+    Raises:
+        CadcError: the address is too short for a checkpoint's.
+    """
+    place = parse(named)
+    if isinstance(place, Path):
+        return place
+    work, *below = place.rsplit("/", 3)  # checkpoints/TRAINING/CHECKPOINT
+    if "://" not in work or work.endswith("/"):
+        raise CadcError(
+            f"{place}: is no checkpoint's address, which is "
+            "s3://BUCKET/FOLDER/checkpoints/TRAINING/CHECKPOINT; correct it."
+        )
+    return cached_folder(work).joinpath(*below)
+
+
 def place_on_node() -> tuple[int, int]:
     """This process's number among the ranks of its node, and how many these are."""
     return int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -156,7 +176,9 @@ class Origin:
         hold(folder)
         prefix = self._prefix(folder)
         if not (folder / MANIFEST).exists() and not self.find(prefix):
-            raise CadcError(f"{self.address}/{prefix}: has no {MANIFEST}; make it again.")
+            raise CadcError(
+                f"{self.address}/{prefix}: has no {MANIFEST}; correct it, or make it again."
+            )
 
     def fetch(
         self, folder: Path, files: Mapping[str, Mapping[str, Any]], share: bool = False
