@@ -27,7 +27,7 @@ from cadc_rec.log import log
 from cadc_rec.store.atomic import write_atomically
 from cadc_rec.store.manifest import MANIFEST
 from cadc_rec.store.remote.address import Objects, parse
-from cadc_rec.store.remote.cache import alone, cached_folder, hold, keep_bound
+from cadc_rec.store.remote.cache import FILES, alone, cached_folder, hold, keep_bound
 from cadc_rec.store.remote.download import all_at_once, downloaded, is_here, remove_abandoned
 
 Place = Path | str
@@ -87,7 +87,8 @@ def brought_file(named: str | os.PathLike[str]) -> Path:
     if isinstance(place, Path):
         return place
     objects, name, cache = object_at(place)
-    target = cache / "file" / name
+    target = cache / FILES / name
+    hold(cache / FILES)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with downloaded(objects, name, cache / ".tmp") as (draft, _):

@@ -28,17 +28,17 @@ from cadc_rec.store.manifest import MANIFEST
 from cadc_rec.store.remote import lease
 from cadc_rec.store.remote.address import Found, Objects, parse
 from cadc_rec.store.remote.cache import (
+    UNSENT,
     address_of,
     alone,
     cached_folder,
     hold,
     keep_bound,
+    mark_sent,
     remove_unused,
 )
 from cadc_rec.store.remote.download import all_at_once, downloaded, is_here, remove_abandoned
 
-UNSENT = ".unsent"
-"""In a work folder of the cache: parcels that are whole and not in the store yet."""
 SWEEP_SECONDS = 24 * 3600.0
 _origins: dict[Path, Origin] = {}
 
@@ -325,6 +325,7 @@ class Origin:
             write_atomically(draft, manifest.decode())
             folder.mkdir(parents=True, exist_ok=True)
             draft.replace(file)
+        mark_sent(folder)
         written = found.written.timestamp()
         os.utime(file, (written, written))
 

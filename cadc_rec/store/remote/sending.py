@@ -20,7 +20,7 @@ from cadc_rec.store.atomic import locked, make_folder
 from cadc_rec.store.manifest import MANIFEST
 from cadc_rec.store.remote import lease
 from cadc_rec.store.remote.address import Objects, parse
-from cadc_rec.store.remote.cache import cached_folder, keep_bound
+from cadc_rec.store.remote.cache import UNSENT, cached_folder, keep_bound
 from cadc_rec.store.remote.download import all_at_once
 from cadc_rec.store.remote.finished import (
     COPIES,
@@ -30,7 +30,7 @@ from cadc_rec.store.remote.finished import (
     name_in,
     object_at,
 )
-from cadc_rec.store.remote.origin import SWEEP_SECONDS, UNSENT, Origin
+from cadc_rec.store.remote.origin import SWEEP_SECONDS, Origin
 
 
 def require_free(named: str | os.PathLike[str], replace: bool = False) -> None:

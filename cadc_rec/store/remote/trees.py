@@ -17,7 +17,15 @@ from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.store.atomic import write_atomically
 from cadc_rec.store.remote.address import Found, Objects, is_address, parse
-from cadc_rec.store.remote.cache import BOUND_VARIABLE, address_of, bound_bytes, cached_folder
+from cadc_rec.store.remote.cache import (
+    BOUND_VARIABLE,
+    FILES,
+    address_of,
+    bound_bytes,
+    cached_folder,
+    hold,
+    keep_bound,
+)
 from cadc_rec.store.remote.download import all_at_once, downloaded, remove_abandoned
 
 _VERSIONS = ".versions.json"
@@ -32,7 +40,8 @@ def local_tree(named: str | os.PathLike[str]) -> Path:
     place = parse(named) if is_address(named) else Path(named)
     if isinstance(place, Path):
         return place
-    folder = cached_folder(place) / "files"
+    folder = cached_folder(place) / FILES
+    hold(folder)
     objects = Objects(place)
     found = {one.name: one for one in objects.list() if one.size or not one.name.endswith("/")}
     if not found:
@@ -59,6 +68,7 @@ def local_tree(named: str | os.PathLike[str]) -> Path:
         all_at_once(lambda name: _download(objects, folder, found[name], drafts), wanted)
         now = {name: _version(one) for name, one in found.items()}
         write_atomically(folder / _VERSIONS, json.dumps(now))
+        keep_bound()
     return folder
 
 
