@@ -37,14 +37,18 @@ def embed(
     of: Annotated[
         Path,
         typer.Argument(
-            help="The experiment's TOML file, or the folder of a bundle, which needs nothing else.",
+            help="The experiment's TOML file, or the folder or address of a bundle, which needs "
+            "nothing else.",
             metavar="CONFIG|BUNDLE",
             show_default=False,
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option(help="Parquet file to write: item_id or user_id, vector.", metavar="FILE"),
+        typer.Option(
+            help="Parquet file to write, or its address: item_id or user_id, vector.",
+            metavar="FILE",
+        ),
     ],
     items: Annotated[
         Path | None,
@@ -76,18 +80,46 @@ def embed(
     debug: Debug = False,
 ) -> None:
     """Write the vectors of items or users that came after training, by what is known of them."""
+    from cadc_rec.store.remote.address import parse
+    from cadc_rec.store.remote.finished import brought_file
+    from cadc_rec.store.remote.sending import sent_file
+
     if (items is None) == (users is None):
         raise CadcError("embed takes --items FILE or --users FILE: name one of them.")
     if history is not None and users is None:
         raise CadcError("--history says what users took; name these with --users.")
     if out.suffix != ".parquet":
         raise CadcError(f"--out {out}: is written as Parquet; name it {out.stem}.parquet.")
-    if not out.parent.is_dir():
+    place = parse(out)
+    if isinstance(place, Path) and not place.parent.is_dir():
         raise CadcError(f"--out {out}: there is no folder {out.parent}; make it first.")
-    if of.is_dir():
+    items, users, history = (
+        None if table is None else brought_file(table) for table in (items, users, history)
+    )
+    with sent_file(out) as file:
+        _write(of, file, items, users, history, workdir, data_dir, method, sets, update)
+    print(place.resolve() if isinstance(place, Path) else place)
+
+
+def _write(
+    of: Path,
+    out: Path,
+    items: Path | None,
+    users: Path | None,
+    history: Path | None,
+    workdir: Path,
+    data_dir: Path | None,
+    method: str | None,
+    sets: list[str] | None,
+    update: str,
+) -> None:
+    from cadc_rec.store.remote.address import is_address
+    from cadc_rec.store.remote.finished import brought
+
+    if of.is_dir() or is_address(of):
         if method is not None or sets:
             raise CadcError(f"{of} is a bundle, of one method; leave --method and --set out.")
-        _by_bundle(of, items, users, history, out)
+        _by_bundle(brought(of), items, users, history, out)
         return
     from cadc_rec.config.file import load_experiment
     from cadc_rec.pipeline.job import opened
@@ -141,7 +173,7 @@ def _embed_items(columns: "Columns", new_items: "NewItems", items: Path, out: Pa
     new = read_new_rows(columns, "item", items, "--items")
     vectors = new_items.vectors_of(new.attributes, len(new.ids), new.dense)
     write_vectors(out, "item", new.ids, vectors)
-    _say("items", vectors, out)
+    _say("items", vectors)
 
 
 def _embed_users(
@@ -170,9 +202,8 @@ def _embed_users(
         log.warning("%s: %s rows are of items the model does not know", history, f"{unknown:,}")
     vectors = new_users.vectors_of(new.attributes, new.dense, histories)
     write_vectors(out, "user", new.ids, vectors)
-    _say("users", vectors, out)
+    _say("users", vectors)
 
 
-def _say(what: str, vectors: "np.ndarray", out: Path) -> None:
+def _say(what: str, vectors: "np.ndarray") -> None:
     print(f"embed: {len(vectors):,} {what}, vectors of {vectors.shape[1]} numbers")
-    print(out.resolve())

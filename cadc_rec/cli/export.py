@@ -36,7 +36,12 @@ def register(app: typer.Typer) -> None:
 
 def export(
     config: Config,
-    out: Annotated[Path, typer.Option(help="Folder of the bundle to write.", metavar="BUNDLE")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of the bundle to write, or its address in a store.", metavar="BUNDLE"
+        ),
+    ],
     workdir: Workdir = WORKDIR,
     cache: Cache = None,
     data_dir: DataDir = None,
@@ -59,7 +64,9 @@ def export(
     ] = False,
     triton: Annotated[
         Path | None,
-        typer.Option(help="Also write a Triton model repository to this folder.", metavar="DIR"),
+        typer.Option(
+            help="Also write a Triton model repository to this folder or address.", metavar="DIR"
+        ),
     ] = None,
     sign: Annotated[
         Path | None,
@@ -77,6 +84,8 @@ def export(
     from cadc_rec.pipeline.job import opened
     from cadc_rec.pipeline.pipeline import launched
     from cadc_rec.serving.bundle.signing import signing_key
+    from cadc_rec.store.remote.address import parse
+    from cadc_rec.store.remote.sending import require_free, sent
     from cadc_rec.updates.chain import take_update
     from cadc_rec.versions import require_trio
 
@@ -85,14 +94,12 @@ def export(
         raise CadcError("exporting runs in one process; start cadc-rec without a launcher.")
     # Refuse a wrong request before any work.
     key, precisions, wanted_state = signing_key(sign), _precisions(precision), wanted_update(update)
-    for folder in (out, triton):
-        if folder is not None and folder.exists() and not force:
-            raise CadcError(
-                f"{folder} already exists; name another folder, or replace it with --force."
-            )
     if find_spec("faiss") is None:
         raise CadcError("exporting needs faiss; install it: pip install 'cadc-rec[export]'.")
     require_trio()
+    for named in (out, triton):
+        if named is not None:
+            require_free(named, replace=force)
     with stopped_gently("stages"), opened(experiment, workdir, data_dir) as base:
         taken = take_update(base, wanted_state)
         pipeline = taken.pipeline
@@ -104,28 +111,33 @@ def export(
             experiment, artifacts, pipeline.dataset, pipeline.pretrained, taken.document()
         )
         wanted = Wanted(index, precisions, aot, key, replace=force)
-        manifest = write_bundle(finished, out, wanted)
+        with sent(out, replace=force) as folder:
+            manifest = write_bundle(finished, folder, wanted)
         if triton is not None:
             _write_triton(finished, triton, precisions, force)
+    place = parse(out)
+    written = str(place.resolve()) if isinstance(place, Path) else place
     if json:
-        document = {"bundle": str(out.resolve()), "update": taken.document(), "manifest": manifest}
+        document = {"bundle": written, "update": taken.document(), "manifest": manifest}
         print(strict_json.dumps(document))
     else:
         print(f"export: {manifest['name']}, {len(manifest['files'])} files")
-        print(out.resolve())
+        print(written)
 
 
 def _write_triton(
-    finished: "Finished", folder: Path, precisions: tuple[str, ...], force: bool
+    finished: "Finished", named: Path, precisions: tuple[str, ...], force: bool
 ) -> None:
     from cadc_rec.export.triton import write_repository
+    from cadc_rec.store.remote.sending import sent_plainly
 
     trained = finished.trained()
     if trained is None:
         raise CadcError(
             "--triton needs towers, and this method has only vectors; leave --triton out."
         )
-    write_repository(trained, folder, (precisions or ("int8",))[0], replace=force)
+    with sent_plainly(named, last="config.pbtxt", replace=force) as folder:
+        write_repository(trained, folder, (precisions or ("int8",))[0], replace=force)
 
 
 def _precisions(named: list[str] | None) -> tuple[str, ...]:

@@ -55,7 +55,9 @@ Cache = Annotated[
 ]
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Folder with the raw data. Default: $CADC_REC_DATA, else a download."),
+    typer.Option(
+        help="Folder with the raw data, or its address. Default: $CADC_REC_DATA, else a download."
+    ),
 ]
 Method = Annotated[
     str | None, typer.Option(help=f"One of {', '.join(METHODS)}. Default: the config's.")
@@ -83,7 +85,8 @@ Force = Annotated[bool, typer.Option("--force", help="Make the result again even
 Resume = Annotated[
     Path | None,
     typer.Option(
-        help="Resume training from this checkpoint. Default: the newest complete one.",
+        help="Resume training from this checkpoint, a folder or an address. Default: the newest "
+        "complete one.",
         metavar="DIR",
         show_default=False,
     ),

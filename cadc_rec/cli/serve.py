@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cadc_rec.cli.options import Debug
+from cadc_rec.cli.options import Cache, Debug
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 
@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
 def serve(
     bundle: Annotated[
         Path,
-        typer.Argument(help="Folder of the bundle, or a link to it.", metavar="BUNDLE"),
+        typer.Argument(
+            help="Folder of the bundle, a link to it, or its address in a store.", metavar="BUNDLE"
+        ),
     ],
     host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
     http_port: Annotated[
@@ -50,15 +52,17 @@ def serve(
     watch: Annotated[
         float, typer.Option(min=0, help="Seconds between checks for a new bundle; 0 never checks.")
     ] = 2.0,
+    cache: Cache = None,
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Serve a bundle: answer requests of the Open Inference Protocol until stopped."""
     from cadc_rec.serving.http.settings import ServiceSettings, require_key_beyond_loopback
+    from cadc_rec.store.remote.address import parse
 
     api_key = None if no_api_key else _api_key(api_key_file)
     require_key_beyond_loopback(host, api_key, no_api_key)
     settings = ServiceSettings(
-        bundle=bundle,
+        bundle=parse(bundle),
         name=name,
         host=host,
         http_port=http_port,

@@ -45,28 +45,42 @@ def study(
     debug: Debug = False,
 ) -> None:
     """Run a grid of experiments, cell by cell; run it again to continue where it stopped."""
+    from cadc_rec.store.remote.cache import address_of
     from cadc_rec.study.run.cells import run_study
 
     with stopped_gently("cells"):
         folder = run_study(file, workdir, data_dir, jobs)
-    print(folder.resolve())
-    log.info("see it with: cadc-rec report %s", folder)
+    address = address_of(workdir)
+    named = folder if address is None else f"{address}/{folder.relative_to(workdir)}"
+    print(folder.resolve() if address is None else named)
+    log.info("see it with: cadc-rec report %s", named)
 
 
 def report(
     folder: Annotated[
-        Path, typer.Argument(help="A study's folder, or a folder of studies.", metavar="DIR")
+        Path,
+        typer.Argument(
+            help="A study's folder, or a folder of studies, or its address.", metavar="DIR"
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the page. Default: DIR/report.")
+        Path | None, typer.Option(help="Folder for the page, or its address. Default: DIR/report.")
     ] = None,
+    cache: Cache = None,
     update: Update = NEWEST,
     debug: Debug = False,
 ) -> None:
     """Write a page with a study's tables, figures, times and curves; it works offline."""
-    from cadc_rec.study.report.report import write_report
+    from cadc_rec.store.remote.address import parse
+    from cadc_rec.store.remote.sending import sent_plainly
+    from cadc_rec.store.remote.trees import local_tree
+    from cadc_rec.study.report.page import GENERATOR
+    from cadc_rec.study.report.report import PAGE, write_report
 
-    written = write_report(folder, out, wanted_update(update))
+    wanted = wanted_update(update)
+    place = parse(out or f"{folder}/report")
+    with sent_plainly(place, last=PAGE, ours=GENERATOR) as target:
+        written = write_report(local_tree(folder), target, wanted)
     log.info(
         "%d cells done, %d failed, %d not run yet, %d not available",
         written.done,
@@ -74,7 +88,7 @@ def report(
         written.missing,
         written.unavailable,
     )
-    print(written.page.resolve())
+    print(written.page.resolve() if isinstance(place, Path) else f"{place}/{PAGE}")
 
 
 def advise(

@@ -98,36 +98,50 @@ class Processes:
             dist.barrier()
 
     def by_chief(self, work: Callable[[], object]) -> None:
-        """Rank 0 does `work`, and the others hear every few seconds that it still does.
+        """Rank 0 does `work`, and the others wait for it; see `together`."""
+        self.together(work if self.rank == 0 else None)
 
-        So no time-out ends them, however long it takes, unless rank 0 falls silent. Every rank
-        must call; there are no other collectives meanwhile. A rank that is lost meanwhile is found
-        at the next one, when the work is safe.
+    def together(
+        self, work: Callable[[], Any] | None = None, group: dist.ProcessGroup | None = None
+    ) -> Any:
+        """Each rank does its `work`, if it has some, and waits for all others to have done theirs.
+
+        Every second the ranks hear who is still at work. So no time-out ends them, however long it
+        takes, unless a rank falls silent. Every rank must call; there are no other collectives of
+        the group meanwhile. A rank that is lost while this one works is found at the next
+        collective, when the work is safe.
+
+        Args:
+            work: what this rank does; it must end by itself, as requests to a store do.
+            group: of the ranks; default: that of all.
+
+        Returns:
+            What this rank's `work` gave.
         """
+        if work is None:
+            while self.world_size > 1 and _are_at_work(False, group):
+                pass
+            return None
         if self.world_size == 1:
-            work()
-            return
-        if self.rank:
-            ended = torch.zeros(1)
-            while not ended:
-                dist.broadcast(ended, src=0)
-            return
+            return work()
         done = threading.Event()
 
         def tell() -> None:
             with contextlib.suppress(RuntimeError):  # what loses a rank has no class of its own
                 while not done.wait(_HEARTBEAT_SECONDS):
-                    dist.broadcast(torch.zeros(1), src=0)
+                    _are_at_work(True, group)
 
         thread = threading.Thread(target=tell, name="heartbeat", daemon=True)
         thread.start()
         try:
-            work()
+            result = work()
         finally:
             done.set()
             thread.join()
         with contextlib.suppress(RuntimeError):
-            dist.broadcast(torch.ones(1), src=0)
+            while _are_at_work(False, group):
+                pass
+        return result
 
     def share(self, n: int) -> range:
         """This rank's contiguous part of ``range(n)``; parts differ by at most one."""
@@ -170,6 +184,13 @@ class Processes:
         if self.world_size > 1:
             dist.all_reduce(value)
         return value
+
+
+def _are_at_work(mine: bool, group: dist.ProcessGroup | None) -> bool:
+    """Whether some rank is at work, this one or another; all ranks must call."""
+    at_work = torch.tensor(float(mine))
+    dist.all_reduce(at_work, op=dist.ReduceOp.MAX, group=group)
+    return bool(at_work)
 
 
 def choose_device(wanted: str, local_rank: int) -> torch.device:

@@ -15,6 +15,7 @@ from cadc_rec.pipeline.differences import Run, difference
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.pipeline.table import MAKER, STAGES, TABLE
 from cadc_rec.store.artifact import Artifact, committed, read_manifest
+from cadc_rec.store.remote.cache import address_of
 
 _SHOWN = 5  # runs that are listed
 
@@ -35,8 +36,8 @@ def require_finished(pipeline: Pipeline, until: str = "evaluate") -> dict[str, A
 
 def _none_found(pipeline: Pipeline, until: str) -> str:
     """What to say where the settings name no finished run."""
-    workdir = pipeline.workdir
-    runs = list(_runs(workdir))
+    workdir = address_of(pipeline.workdir) or pipeline.workdir
+    runs = list(_runs(pipeline.workdir))
     if not runs:
         return f"{workdir}: holds no finished run; make one with cadc-rec run."
     differences = [difference(run, pipeline, until) for run in runs]

@@ -25,7 +25,7 @@ from cadc_rec.pipeline.pipeline import Pipeline, launched
 from cadc_rec.pipeline.rank_log import rank_log
 from cadc_rec.store.artifact import Artifact, open_artifact
 from cadc_rec.store.atomic import make_folder, write_atomically
-from cadc_rec.store.remote.origin import origin_of, work_folder
+from cadc_rec.store.remote.origin import checkpoint_folder, origin_of, work_folder
 from cadc_rec.versions import require_trio
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def opened(
     """
     given = given or {}
     workdir = work_folder(workdir)
+    resume = None if resume is None else checkpoint_folder(resume)
     origin = origin_of(workdir)
     if origin is not None and int(os.environ.get("RANK", 0)) == 0:
         origin.require_usable()

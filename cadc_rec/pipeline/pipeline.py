@@ -180,7 +180,9 @@ class Pipeline:
         group, mine = self.runner.group, None
         if group.rank == 0:
             raw = raw_input(self.experiment.data, self.data_dir, self.workdir)
-            mine = held.enter_context(raw)
+            mine = group.together(lambda: held.enter_context(raw))
+        else:
+            group.together()
         found: Input = group.broadcast(mine)
         self.raw_fingerprint = found.fingerprint
         return found

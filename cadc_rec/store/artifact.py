@@ -54,6 +54,12 @@ class Group(Protocol):
     def barrier(self) -> None:
         """Wait until every rank is here."""
 
+    def together(self, work: Callable[[], Any] | None = None) -> Any:
+        """Do `work`, if there is some, and wait for all ranks' to be done, however long it takes.
+
+        Returns what `work` gave.
+        """
+
 
 class SoloGroup:
     """One process on its own."""
@@ -70,6 +76,10 @@ class SoloGroup:
 
     def barrier(self) -> None:
         """Return at once."""
+
+    def together(self, work: Callable[[], Any] | None = None) -> Any:
+        """Do the work; there is nobody to wait for."""
+        return work() if work is not None else None
 
 
 @dataclass(frozen=True)
@@ -165,21 +175,24 @@ def run_stage(
     key = artifact_key(stage, settings, inputs)
     final, origin = workdir / stage / key, origin_of(workdir)
     if group.rank != 0:
+        group.together()  # rank 0 may send what an earlier command could not
         found, draft_path = group.broadcast(None)
-        if origin is not None:
-            _follow(final, origin, group, None if found else build)
-        elif not found:
-            build(Draft(Path(draft_path)))
-            group.barrier()
+        if not found:
+            if origin is not None:
+                _follow(final, origin, group, build)
+            else:
+                build(Draft(Path(draft_path)))
+            group.together()  # rank 0 hashes, sends and commits
+        _open_on_node(final, group, origin)
         return Artifact(final, read_manifest(final), cached=found)
 
-    if not force and _exists(final, origin):
-        return _open_together(final, group, origin)
+    if group.together(lambda: not force and _exists(final, origin)):
+        return _open_together(final, group)
     warm_up()
     with empty_folder(workdir, stage, key, wait=wait, origin=origin) as folder:
         # Another job may have finished it meanwhile, or the sweep brought it back.
         if not force and _exists(final, origin):
-            return _open_together(final, group, origin)
+            return _open_together(final, group)
         group.broadcast((False, str(folder)))
         if origin is not None:
             group.barrier()  # each node makes a draft of its own
@@ -187,32 +200,42 @@ def run_stage(
         started = time.perf_counter()
         build(draft)
         taken = time.perf_counter() - started if draft.seconds is None else draft.seconds
-        of_nodes = group.all_gather({}) if origin is not None else []
+        of_nodes: list[Mapping[str, Any]] = []
+        if origin is not None:
+            group.together()  # the other nodes send what they wrote
+            of_nodes = group.all_gather({})
         seconds = draft.seconds_before + taken
-        body = _manifest(stage, key, settings, inputs, draft, seconds, of_nodes)
-        manifest = write_sealed(folder, body)
-        won = _commit(folder, final, origin, force)
-    group.barrier()
-    made = Artifact(final, manifest) if won and not any(of_nodes) else open_artifact(final)
-    if origin is not None:
-        group.barrier()  # every node has it
+
+        def commit_all() -> tuple[dict[str, Any], bool]:
+            body = _manifest(stage, key, settings, inputs, draft, seconds, of_nodes)
+            return write_sealed(folder, body), _commit(folder, final, origin, force)
+
+        manifest, won = group.together(commit_all)
+    if won and not any(of_nodes):
+        group.together()  # the other nodes bring it
+        return Artifact(final, manifest)
+    made: Artifact = group.together(lambda: open_artifact(final))
     return made
 
 
-def _follow(
-    final: Path, origin: Origin, group: Group, build: Callable[[Draft], None] | None
-) -> None:
-    """What ranks other than 0 do where the work folder is in a store; None makes nothing."""
+def _follow(final: Path, origin: Origin, group: Group, build: Callable[[Draft], None]) -> None:
+    """What ranks other than 0 do to make an artifact where the work folder is in a store."""
     stage, key = final.parent.name, final.name
-    if build is not None:
-        with node_draft(origin, stage, key, group.barrier) as (folder, own):
-            build(Draft(folder))
-            group.all_gather(send_draft(origin, folder, f"{stage}/{key}") if own else {})
-            group.barrier()
-    if place_on_node()[0] == 0:
-        origin.find(f"{stage}/{key}")
+    with node_draft(origin, stage, key, group.barrier) as (folder, own):
+        build(Draft(folder))
+        sends = (lambda: send_draft(origin, folder, f"{stage}/{key}")) if own else None
+        group.all_gather(group.together(sends) or {})
+
+
+def _open_on_node(final: Path, group: Group, origin: Origin | None) -> None:
+    """What ranks other than 0 do for an artifact that is there: the first of a node brings it."""
+
+    def opened() -> None:
+        assert origin is not None
+        origin.find(f"{final.parent.name}/{final.name}")
         open_artifact(final)
-    group.barrier()
+
+    group.together(opened if origin is not None and place_on_node()[0] == 0 else None)
 
 
 def stage_exists(
@@ -258,13 +281,11 @@ def _commit(draft: Path, final: Path, origin: Origin | None, force: bool) -> boo
     return origin.commit(draft, f"{final.parent.name}/{final.name}", force)
 
 
-def _open_together(final: Path, group: Group, origin: Origin | None) -> Artifact:
+def _open_together(final: Path, group: Group) -> Artifact:
     """Open an existing artifact, and tell the other ranks that there is nothing to build."""
-    artifact = open_artifact(final, cached=True)
     group.broadcast((True, ""))
-    if origin is not None:
-        group.barrier()  # every node has it
-    return artifact
+    opened: Artifact = group.together(lambda: open_artifact(final, cached=True))
+    return opened
 
 
 def open_artifact(path: Path, *, cached: bool = False) -> Artifact:

@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -117,7 +118,12 @@ class SavedTraining:
             group = self.processes.another_group(self.timeout_seconds)
             config = self.config
             self._saver = Saver(
-                self.store, group, config.background, config.keep_last, config.keep_best
+                self.store,
+                group,
+                config.background,
+                config.keep_last,
+                config.keep_best,
+                partial(self.processes.together, group=group),
             )
             saves = bool(config.every_seconds or config.every_epochs)
             told = self._is_told if saves else None

@@ -25,6 +25,7 @@ from cadc_rec.pipeline.table import MAKER
 from cadc_rec.store.artifact import Artifact, Draft, run_stage
 from cadc_rec.store.atomic import empty_folder
 from cadc_rec.store.remote.origin import origin_of
+from cadc_rec.store.remote.trees import local_tree
 from cadc_rec.updates import chain
 from cadc_rec.updates.dataset import NothingNew
 from cadc_rec.updates.day import Day, find_day, require_folder, require_updatable
@@ -70,6 +71,7 @@ def carry_on(
     if launched():
         raise CadcError("an update runs in one process; start cadc-rec without a launcher.")
     require_updatable(experiment.data)
+    folder = local_tree(folder)  # of an address, a copy
     require_folder(folder)
     base = require_finished(Pipeline(experiment, workdir, data_dir))
     alone = experiment.compute.model_copy(update={"processes": 1})

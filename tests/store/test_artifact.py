@@ -481,6 +481,11 @@ class Rank:
     def barrier(self):
         self.meet.wait(20)
 
+    def together(self, work=None):
+        result = work() if work is not None else None
+        self.meet.wait(20)
+        return result
+
 
 def run_on_two_ranks(workdir, builds):
     """What `run_stage` returns on each of two ranks."""

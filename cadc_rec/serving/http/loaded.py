@@ -25,6 +25,8 @@ from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.self_test import run_self_test
 from cadc_rec.serving.bundle.signing import verification_key
 from cadc_rec.serving.predict.predictor import Predictor
+from cadc_rec.store.remote.cache import let_go
+from cadc_rec.store.remote.finished import brought, newest
 
 _SHOWN = 3  # differences of a self-test that a message names
 
@@ -36,15 +38,15 @@ _LOADED = Gauge(
 )
 
 
-def load_tested(path: Path, verify_key: Path | None) -> Predictor:
-    """The predictor of the bundle in `path`, verified and tested.
+def load_tested(path: Path | str, verify_key: Path | None) -> tuple[Predictor, Path]:
+    """The predictor of the bundle at a path or an address, verified and tested; and its folder.
 
     Raises:
         CadcError: it is changed, incomplete or not signed as required, or its answers differ from
             those at export.
     """
     # The link may change meanwhile: read all files from the folder that it names now.
-    bundle = Bundle.open(path.resolve(), verification_key(verify_key))
+    bundle = Bundle.open(brought(path).resolve(), verification_key(verify_key))
     predictor = Predictor.of(bundle)
     update = bundle.model().get("update")
     if update is not None:
@@ -63,25 +65,25 @@ def load_tested(path: Path, verify_key: Path | None) -> Predictor:
             f"{path}: the self-test failed ({len(verdict.wrong)} of {verdict.requests} requests): "
             + "; ".join(verdict.wrong[:_SHOWN])
         )
-    return predictor
+    return predictor, bundle.path
 
 
 class Loaded:
     """The current predictor.
 
     Args:
-        path: path of the bundle, or of a link to it.
+        path: path of the bundle, or of a link to it, or its address in a store.
         verify_key: file with the public key that bundles must be signed with.
 
     Raises:
         CadcError: see `load_tested`.
     """
 
-    def __init__(self, path: Path, verify_key: Path | None = None) -> None:
+    def __init__(self, path: Path | str, verify_key: Path | None = None) -> None:
         self.path, self.verify_key = path, verify_key
         self._one_at_a_time = asyncio.Lock()
         self._seen = self._look()
-        self.predictor = load_tested(path, verify_key)
+        self.predictor, self._folder = load_tested(path, verify_key)
         _LOADED.labels(self.predictor.fingerprint).set(time.time())
 
     async def reload(self) -> Predictor:
@@ -91,9 +93,9 @@ class Loaded:
             CadcError: the bundle was refused.
         """
         async with self._one_at_a_time:
-            seen = self._look()
+            seen = await asyncio.to_thread(self._look)
             try:
-                predictor = await asyncio.to_thread(load_tested, self.path, self.verify_key)
+                predictor, folder = await asyncio.to_thread(load_tested, self.path, self.verify_key)
             except Exception as error:
                 self._seen = seen
                 _RELOADS.labels("refused").inc()
@@ -106,7 +108,9 @@ class Loaded:
             _LOADED.clear()
             _LOADED.labels(predictor.fingerprint).set(time.time())
             _RELOADS.labels("loaded").inc()
-            self.predictor, self._seen = predictor, seen
+            if folder != self._folder:
+                let_go(self._folder)
+            self.predictor, self._seen, self._folder = predictor, seen, folder
             log.info("loaded %s (%s)", predictor.name, predictor.fingerprint[:12])
             return predictor
 
@@ -117,14 +121,20 @@ class Loaded:
         """
         while True:
             await asyncio.sleep(seconds)
-            if self._look() not in (self._seen, None):
+            if await asyncio.to_thread(self._look) not in (self._seen, None):
                 try:
                     await self.reload()
                 except CadcError:
                     continue  # `reload` has reported it
 
-    def _look(self) -> tuple[str, int, int] | None:
-        """What distinguishes the bundle at the path from another; None if there is none."""
+    def _look(self) -> tuple[str | int, ...] | None:
+        """What distinguishes the bundle there from another; None if there is none."""
+        if isinstance(self.path, str):
+            try:
+                return newest(self.path)
+            except CadcError as error:  # the store may answer at the next look
+                log.warning("%s The old bundle goes on answering.", error)
+                return None
         try:
             folder = os.path.realpath(self.path)
             manifest = os.stat(os.path.join(folder, layout.MANIFEST))

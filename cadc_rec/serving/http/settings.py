@@ -48,7 +48,7 @@ class ServiceSettings:
     """The settings of one service.
 
     Attributes:
-        bundle: the bundle's folder, or a link to the current one.
+        bundle: the bundle's folder, a link to the current one, or its address in a store.
         name: the model's name for clients.
         host: the address to bind to.
         http_port: port for HTTP; 0 takes any free port.
@@ -59,7 +59,7 @@ class ServiceSettings:
         limits: limits of requests.
     """
 
-    bundle: Path
+    bundle: Path | str
     name: str = "recommender"
     host: str = "127.0.0.1"
     http_port: int = 8080

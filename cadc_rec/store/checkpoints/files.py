@@ -35,6 +35,8 @@ from torch.futures import Future
 from cadc_rec.store.checkpoints.parts import PartsLoadPlanner, PartsSavePlanner, Tensors
 from cadc_rec.store.manifest import file_entry
 
+Together = Callable[[Callable[[], Any] | None], Any]
+"""Has ranks do what each has to do, and wait for one another."""
 INDEX = "tensors.json"
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -51,11 +53,38 @@ _DTYPES = {
 _FILE_BYTES = 2 << 30  # safetensors copies a whole file's tensors before it writes them
 
 
+def by_itself(work: Callable[[], Any] | None = None) -> Any:
+    """What `Processes.together` is of one rank."""
+    return work() if work is not None else None
+
+
+def attempted(work: Callable[[], Any]) -> Callable[[], Callable[[], Any]]:
+    """Work that raises nothing: it gives a function that returns its result, or raises its error.
+
+    A rank whose part of a common work failed still has to wait for the others'.
+    """
+
+    def attempt() -> Callable[[], Any]:
+        try:
+            result = work()
+        except BaseException as error:
+            failed = error
+
+            def again() -> Any:
+                raise failed
+
+            return again
+        return lambda: result
+
+    return attempt
+
+
 def save_tensors(
     folder: Path,
     tensors: Tensors,
     group: dist.ProcessGroup,
     written: Callable[[Path, Mapping[str, Any]], None] = lambda folder, files: None,
+    together: Together = by_itself,
 ) -> dict[str, dict[str, Any]]:
     """Write all ranks' parts; every rank must call.
 
@@ -64,11 +93,12 @@ def save_tensors(
         tensors: this rank's parts, on the CPU.
         group: the ranks, in a group that can send Python objects (gloo).
         written: called by each rank with the folder and its files' sizes and SHA-256 by name.
+        together: within it each rank writes; see `Saver`.
 
     Returns:
         Size and SHA-256 of every file by name, on rank 0; empty on the others.
     """
-    writer = _Writer(folder, dist.get_rank(group), written)
+    writer = _Writer(folder, dist.get_rank(group), written, together)
     save(dict(tensors), storage_writer=writer, planner=PartsSavePlanner(), process_group=group)
     return writer.files
 
@@ -90,9 +120,14 @@ def saved_sizes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 class _Writer(StorageWriter):
     def __init__(
-        self, folder: Path, rank: int, written: Callable[[Path, Mapping[str, Any]], None]
+        self,
+        folder: Path,
+        rank: int,
+        written: Callable[[Path, Mapping[str, Any]], None],
+        together: Together,
     ) -> None:
         self.folder, self.rank, self.written = folder, rank, written
+        self.together = together
         self.files: dict[str, dict[str, Any]] = {}
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
@@ -110,6 +145,12 @@ class _Writer(StorageWriter):
         return plans
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        outcome = self.together(attempted(lambda: self._write(plan, planner)))
+        future: Future[list[WriteResult]] = Future()
+        future.set_result(outcome())
+        return future
+
+    def _write(self, plan: SavePlan, planner: SavePlanner) -> list[WriteResult]:
         written = []
         mine: dict[str, Any] = {}
         self.folder.mkdir(parents=True, exist_ok=True)  # each node may have a disk of its own
@@ -129,9 +170,7 @@ class _Writer(StorageWriter):
                 for item in items
             ]
         self.written(self.folder, mine)
-        future: Future[list[WriteResult]] = Future()
-        future.set_result(written)
-        return future
+        return written
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         files = {}

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.store.atomic import disk_error
-from cadc_rec.store.checkpoints.files import save_tensors
+from cadc_rec.store.checkpoints.files import Together, attempted, by_itself, save_tensors
 from cadc_rec.store.checkpoints.parts import Offsets, Parts, Tensors
 from cadc_rec.store.checkpoints.store import CheckpointStore
 from cadc_rec.store.remote.origin import place_on_node
@@ -39,6 +39,8 @@ class Saver:
         background: return as soon as the copy is made.
         keep_last: see `CheckpointStore.keep`.
         keep_best: see `CheckpointStore.keep`.
+        together: has the ranks of `group` do what each has to do, and wait for one another however
+            long it takes: `Processes.together`. Default: of one rank.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class Saver:
         background: bool,
         keep_last: int,
         keep_best: bool,
+        together: Together = by_itself,
     ) -> None:
+        self.together = together
         self.store, self.group, self.background = store, group, background
         self.keep_last, self.keep_best = keep_last, keep_best
         self.rank = dist.get_rank(group)
@@ -139,14 +143,16 @@ class Saver:
             if ready is not None:
                 ready.synchronize()
             draft = self.store.draft(step)
-            files = save_tensors(draft, tensors, self.group, self._sender(step))
-            try:
-                if self.rank == 0:
-                    self.store.commit(step, files, body)
-            finally:
-                if self.store.origin is not None:
-                    # Nodes may share the cache; then the draft is needed until rank 0 is done.
-                    dist.barrier(self.group)
+            sends = self._sender(step)
+            files = save_tensors(draft, tensors, self.group, sends, self.together)
+            if self.store.origin is not None:
+                # Nodes may share the cache; then the draft is needed until rank 0 is done.
+                commit = attempted(lambda: self.store.commit(step, files, body))
+                outcome = self.together(commit if self.rank == 0 else None)
+                if outcome is not None:
+                    outcome()
+            elif self.rank == 0:
+                self.store.commit(step, files, body)
         except (
             BaseException
         ) as error:  # `wait` warns of it; CheckpointException is not an Exception

@@ -20,7 +20,8 @@ from cadc_rec.errors import BusyError, CadcError
 from cadc_rec.log import log
 from cadc_rec.store.atomic import commit, locked, make_folder
 from cadc_rec.store.manifest import read_sealed, verify_files, write_sealed
-from cadc_rec.store.remote.origin import origin_of, place_on_node
+from cadc_rec.store.remote.cache import hold, keep_bound, mark_sent
+from cadc_rec.store.remote.origin import Origin, origin_of, place_on_node
 from cadc_rec.versions import library_versions
 
 FOLDER = "checkpoints"
@@ -46,6 +47,12 @@ class Group(Protocol):
 
     def all_gather(self, value: Any) -> list[Any]:
         """Every rank's `value`, on every rank."""
+
+    def together(self, work: Callable[[], Any] | None = None) -> Any:
+        """Do `work`, if there is some, and wait for all ranks' to be done, however long it takes.
+
+        Returns what `work` gave.
+        """
 
 
 @dataclass(frozen=True)
@@ -144,12 +151,17 @@ class CheckpointStore:
                 "versions": library_versions(),
             },
         )
+        if self.origin is not None:
+            mark_sent(final, False)  # one of this name may have been
         commit(draft, final)
         if self.origin is not None:
             # Ranks have sent what they wrote; the index is this one's.
             here = {name: entry for name, entry in files.items() if (final / name).exists()}
             self.origin.upload(final, f"{self._prefix}/{final.name}", here)
             self.origin.seal(final, f"{self._prefix}/{final.name}")
+            hold(final)
+            mark_sent(final)
+            keep_bound()
         return Checkpoint(final, manifest)
 
     def next_name(self, step: int) -> str:
@@ -202,7 +214,8 @@ class CheckpointStore:
         if self.origin is not None:
             self.origin.remove(f"{self._prefix}/{folder.name}")
         doomed = folder.with_name(f"{_REMOVED}{folder.name}")
-        folder.rename(doomed)
+        with contextlib.suppress(FileNotFoundError):  # it was removed for space
+            folder.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 
 
@@ -223,19 +236,35 @@ def open_checkpoint(folder: Path, group: Group) -> Checkpoint:
     Raises:
         CadcError: it is not complete.
     """
-    manifest, why = group.broadcast(_attempt(lambda: read(folder)) if group.rank == 0 else None)
+    manifest, why = group.broadcast(_attempt(lambda: _read(folder)) if group.rank == 0 else None)
     if why is None:
-        _, changed = _attempt(lambda: _check(folder, manifest["files"], group))
+        _, changed = group.together(
+            lambda: _attempt(lambda: _check(folder, manifest["files"], group))
+        )
         why = next((each for each in group.all_gather(changed) if each is not None), None)
     if why is not None:
         raise CadcError(why)
     return Checkpoint(folder, manifest)
 
 
+def _read(folder: Path) -> dict[str, Any]:
+    """The manifest, brought here if need be."""
+    origin = _origin(folder)
+    if origin is not None:
+        origin.require(folder)
+    return read(folder)
+
+
+def _origin(folder: Path) -> Origin | None:
+    """The store of the work folder that a checkpoint is in."""
+    return origin_of(folder.parent.parent.parent)  # a short path has fewer parents
+
+
 def _check(folder: Path, files: Mapping[str, Mapping[str, Any]], group: Group) -> None:
     """Check this rank's share of the files; those in a store are brought to every node."""
-    origin = origin_of(folder.parent.parent.parent)  # a short path has fewer parents
+    origin = _origin(folder)
     if origin is not None:
+        hold(folder)
         rank, ranks = place_on_node()
         mine = sorted(files)[rank::ranks]
         origin.fetch(folder, {name: files[name] for name in mine}, share=True)

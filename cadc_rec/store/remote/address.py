@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,6 +19,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from cadc_rec.errors import CadcError
+from cadc_rec.store.remote.refusals import no_bucket, sentence
 
 RETRY_SECONDS = 60.0
 """How long a request is tried again while the store does not answer, or answers with an error."""
@@ -28,6 +30,7 @@ _PART = 16 << 20  # bytes of a part of an upload, at least
 _MOST_PARTS = 9000  # of one upload; S3 takes 10,000
 _AT_ONCE = 4  # parts of one upload
 _PIECE = 64 << 20  # bytes of a download that one request asks for, and retries ask for again
+_CONFLICT_PAUSES = (0.1, 0.5, 2.0)
 Version = Mapping[str, str]
 """What distinguishes an object's content from an earlier one."""
 
@@ -146,13 +149,18 @@ class Objects:
         """Write a small object where there is none; None, and nothing written, where there is."""
         import obstore
 
-        with self._explained("be written"):
-            try:
-                return _version(obstore.put(self._store, name, data, mode="create"))
-            except (self._errors.AlreadyExistsError, self._errors.PreconditionError):
-                pass
-        there = self.get(name)  # a request that was sent twice finds what it wrote itself
-        return there[1].version if there is not None and there[0] == data else None
+        for pause in (*_CONFLICT_PAUSES, None):
+            with self._explained("be written"):
+                try:
+                    return _version(obstore.put(self._store, name, data, mode="create"))
+                except (self._errors.AlreadyExistsError, self._errors.PreconditionError):
+                    pass
+            there = self.get(name)  # a request that was sent twice finds what it wrote itself
+            if there is not None:
+                return there[1].version if there[0] == data else None
+            if pause is not None:  # S3 refuses both of two writers, if they are quick enough
+                time.sleep(pause)
+        return None
 
     def replace(self, name: str, data: bytes, version: Version) -> Version | None:
         """Write a small object in place of this `version`; None where another stands there."""
@@ -224,22 +232,11 @@ class Objects:
         errors = self._errors
         try:
             yield
-        except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
-            raise CadcError(
-                f"{self.address}: may not {what} with the credentials that were found "
-                f"({_short(error)}); renew them, or get the right to read, write, list and delete "
-                "there."
-            ) from error
         except FileNotFoundError as error:
-            raise CadcError(
-                f"{self.address}: there is no such bucket; correct the address, or make the bucket."
-            ) from error
+            raise CadcError(no_bucket(self.address)) from error
         except (errors.BaseError, ValueError) as error:
-            raise CadcError(
-                f"{self.address}: cannot {what} ({_short(error)}); see that the store answers, and "
-                "that the bucket, its region and the credentials are right, then give the same "
-                "command again."
-            ) from error
+            denied = isinstance(error, (errors.PermissionDeniedError, errors.UnauthenticatedError))
+            raise CadcError(sentence(self.address, what, error, denied)) from error
 
 
 def _version(result: Mapping[str, Any]) -> Version:
@@ -248,9 +245,3 @@ def _version(result: Mapping[str, Any]) -> Version:
 
 def _found(name: str, meta: Mapping[str, Any]) -> Found:
     return Found(name, int(meta["size"]), meta["last_modified"], _version(meta))
-
-
-def _short(error: Exception) -> str:
-    """One line of a library's error, without what follows a question mark: it may be signed."""
-    line = next(iter(str(error).splitlines()), type(error).__name__)
-    return re.sub(r"\?\S+", "?...", line)[:300].rstrip(" .:")

@@ -2,7 +2,7 @@
 
 In: an address. Out: a folder for it, and a file in it that says which address it belongs to. What
 is in use is held by a shared lock until its process ends; if all folders together hold more than
-the bound, what nobody uses goes, that which was used longest ago first.
+the bound, what nobody uses and the store has goes, that which was used longest ago first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ BOUND_VARIABLE = "CADC_REC_CACHE_GIB"
 DEFAULT_GIB = 100.0
 ORIGIN = ".origin.json"
 """In a folder of the cache: the address that it belongs to."""
+UNSENT = ".unsent"
+"""In a folder of the cache: what is whole and not in the store yet."""
+FILES = "files"
+"""In a folder of the cache: copies of plain objects."""
 _USED = ".used"
+_SENT = "sent"
 _held: dict[Path, IO[str]] = {}
 
 
@@ -98,6 +103,13 @@ def hold(artifact: Path) -> None:
     os.utime(lock)
 
 
+def let_go(artifact: Path) -> None:
+    """This process uses a folder of the cache no more; one that it did not hold is left alone."""
+    file = _held.pop(_lock_file(artifact), None)
+    if file is not None:
+        file.close()
+
+
 @contextlib.contextmanager
 def alone(lock: Path, share: bool) -> Iterator[None]:
     """Wait until no other process, or thread, is inside with this lock file.
@@ -113,43 +125,71 @@ def alone(lock: Path, share: bool) -> Iterator[None]:
 
 
 def keep_bound() -> None:
-    """Remove what is not in use, that of longest ago first, until the bound is kept."""
-    bound = bound_bytes()
-    kept = list(_artifacts())
-    total = sum(one.size for one in kept)
-    for one in sorted(kept, key=lambda one: one.used):
+    """Remove what is not in use, that of longest ago first, until the bound is kept.
+
+    All that lies in the cache counts. Only what the store has, too, is removed.
+    """
+    bound, total = bound_bytes(), _size(cache_root())
+    for one in sorted(_copies(), key=lambda one: one.used):
         if total <= bound:
             return
         if one.size and remove_unused(one.path):
             total -= one.size
     if total > bound:
+        unsent = sum(_size(folder) for folder in cache_root().glob(f"*/{UNSENT}"))
         log.warning(
-            "the cache %s holds %.1f GiB that are in use, above its bound of %.1f GiB; raise it "
+            "the cache %s holds %.1f GiB that are in use%s, above its bound of %.1f GiB; raise it "
             "with $%s",
             cache_root(),
             total / 2**30,
+            f" or not sent yet ({unsent / 2**30:.1f} GiB)" if unsent else "",
             bound / 2**30,
             BOUND_VARIABLE,
         )
 
 
 @dataclass(frozen=True)
-class _Artifact:
+class _Copy:
     path: Path
     size: int
     used: float
 
 
-def _artifacts() -> Iterator[_Artifact]:
-    """Folders of the cache with a manifest, whose files can be had again."""
-    for manifest in cache_root().glob(f"*/*/*/{MANIFEST}"):
-        folder = manifest.parent
-        if not folder.parent.name.startswith("."):  # drafts, and what is not sent yet
+def _copies() -> Iterator[_Copy]:
+    """Folders of the cache whose files the store has, too."""
+    root = cache_root()
+    whole = [file.parent for file in root.glob(f"[!.]*/[!.]*/[!.]*/{MANIFEST}")]
+    checkpoints = [file.parent for file in root.glob(f"*/*/*/[!.]*/{MANIFEST}")]
+    plain = [root / name for name in root.glob(f"*/{FILES}")]
+    for folder in (*whole, *filter(_is_sent, checkpoints), *plain):
+        with contextlib.suppress(OSError):  # another process removes it
+            lock = _lock_file(folder)
+            used = (lock if lock.exists() else folder).stat().st_mtime
+            yield _Copy(folder, _size(folder), used)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    total = 0
+    for above, _, names in os.walk(folder):
+        for name in names:
             with contextlib.suppress(OSError):  # another process removes it
-                size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-                lock = _lock_file(folder)
-                used = (lock if lock.exists() else manifest).stat().st_mtime
-                yield _Artifact(folder, size, used)
+                total += os.lstat(os.path.join(above, name)).st_size
+    return total
+
+
+def mark_sent(checkpoint: Path, sent: bool = True) -> None:
+    """Have it known whether the store has a checkpoint; then its folder may go for space."""
+    lock = _lock_file(checkpoint)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.write_text(_SENT if sent else "", "utf-8")
+
+
+def _is_sent(checkpoint: Path) -> bool:
+    try:
+        return _lock_file(checkpoint).read_text("utf-8") == _SENT
+    except OSError:
+        return False
 
 
 def remove_unused(artifact: Path) -> bool:
@@ -167,5 +207,8 @@ def remove_unused(artifact: Path) -> bool:
 
 
 def _lock_file(artifact: Path) -> Path:
-    folder = artifact.parent.parent
-    return folder / _USED / f"{artifact.parent.name}-{artifact.name}.lock"
+    """The lock of a folder of the cache; also of one that is not there."""
+    above = (folder for folder in artifact.parents if (folder / ORIGIN).exists())
+    folder = next(above, artifact.parent.parent)
+    name = "-".join(artifact.relative_to(folder).parts)
+    return folder / _USED / f"{name}.lock"

@@ -28,17 +28,17 @@ from cadc_rec.store.manifest import MANIFEST
 from cadc_rec.store.remote import lease
 from cadc_rec.store.remote.address import Found, Objects, parse
 from cadc_rec.store.remote.cache import (
+    UNSENT,
     address_of,
     alone,
     cached_folder,
     hold,
     keep_bound,
+    mark_sent,
     remove_unused,
 )
 from cadc_rec.store.remote.download import all_at_once, downloaded, is_here, remove_abandoned
 
-UNSENT = ".unsent"
-"""In a work folder of the cache: parcels that are whole and not in the store yet."""
 SWEEP_SECONDS = 24 * 3600.0
 _origins: dict[Path, Origin] = {}
 
@@ -51,6 +51,26 @@ def work_folder(named: str | os.PathLike[str]) -> Path:
     """
     place = parse(named)
     return place if isinstance(place, Path) else cached_folder(place)
+
+
+def checkpoint_folder(named: str | os.PathLike[str]) -> Path:
+    """The folder of a checkpoint that a person named by path or by address.
+
+    Of an address it is that of the cache; its files are brought when it is opened.
+
+    Raises:
+        CadcError: the address is too short for a checkpoint's.
+    """
+    place = parse(named)
+    if isinstance(place, Path):
+        return place
+    work, *below = place.rsplit("/", 3)  # checkpoints/TRAINING/CHECKPOINT
+    if "://" not in work or work.endswith("/"):
+        raise CadcError(
+            f"{place}: is no checkpoint's address, which is "
+            "s3://BUCKET/FOLDER/checkpoints/TRAINING/CHECKPOINT; correct it."
+        )
+    return cached_folder(work).joinpath(*below)
 
 
 def place_on_node() -> tuple[int, int]:
@@ -156,7 +176,9 @@ class Origin:
         hold(folder)
         prefix = self._prefix(folder)
         if not (folder / MANIFEST).exists() and not self.find(prefix):
-            raise CadcError(f"{self.address}/{prefix}: has no {MANIFEST}; make it again.")
+            raise CadcError(
+                f"{self.address}/{prefix}: has no {MANIFEST}; correct it, or make it again."
+            )
 
     def fetch(
         self, folder: Path, files: Mapping[str, Mapping[str, Any]], share: bool = False
@@ -303,6 +325,7 @@ class Origin:
             write_atomically(draft, manifest.decode())
             folder.mkdir(parents=True, exist_ok=True)
             draft.replace(file)
+        mark_sent(folder)
         written = found.written.timestamp()
         os.utime(file, (written, written))
 

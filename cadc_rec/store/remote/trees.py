@@ -1,7 +1,8 @@
-"""Plain files below an address, such as raw tables, as a folder of the cache.
+"""Plain files below an address: raw tables, and the records of studies.
 
 In: an address. Out: a local folder with every object below it; what is here in the version that the
-store has is not downloaded again.
+store has is not downloaded again. Files of a work folder that no manifest names, such as a study's
+records, are sent one by one and brought back by whoever goes on.
 """
 
 from __future__ import annotations
@@ -9,14 +10,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.store.atomic import write_atomically
 from cadc_rec.store.remote.address import Found, Objects, is_address, parse
-from cadc_rec.store.remote.cache import BOUND_VARIABLE, bound_bytes, cached_folder
+from cadc_rec.store.remote.cache import (
+    BOUND_VARIABLE,
+    FILES,
+    address_of,
+    bound_bytes,
+    cached_folder,
+    hold,
+    keep_bound,
+)
 from cadc_rec.store.remote.download import all_at_once, downloaded, remove_abandoned
 
 _VERSIONS = ".versions.json"
@@ -31,7 +40,8 @@ def local_tree(named: str | os.PathLike[str]) -> Path:
     place = parse(named) if is_address(named) else Path(named)
     if isinstance(place, Path):
         return place
-    folder = cached_folder(place) / "files"
+    folder = cached_folder(place) / FILES
+    hold(folder)
     objects = Objects(place)
     found = {one.name: one for one in objects.list() if one.size or not one.name.endswith("/")}
     if not found:
@@ -58,7 +68,42 @@ def local_tree(named: str | os.PathLike[str]) -> Path:
         all_at_once(lambda name: _download(objects, folder, found[name], drafts), wanted)
         now = {name: _version(one) for name, one in found.items()}
         write_atomically(folder / _VERSIONS, json.dumps(now))
+        keep_bound()
     return folder
+
+
+def send_files(workdir: Path, files: Iterable[Path]) -> None:
+    """Have small files of a work folder in its store, if it belongs to one.
+
+    Raises:
+        CadcError: the store does not take them.
+    """
+    address = address_of(workdir)
+    if address is not None:
+        objects = Objects(address)
+        for file in files:
+            objects.put(file.relative_to(workdir).as_posix(), file.read_bytes())
+
+
+def bring_files(folder: Path, workdir: Path) -> None:
+    """Have the small files of a folder here that the work folder's store has and this disk lacks.
+
+    Raises:
+        CadcError: the store cannot be read.
+    """
+    address = address_of(workdir)
+    if address is None:
+        return
+    objects = Objects(address)
+    for found in objects.list(folder.relative_to(workdir).as_posix()):
+        file = workdir / found.name
+        if not file.exists() and file.resolve().is_relative_to(folder.resolve()):
+            with (
+                contextlib.suppress(LookupError),
+                downloaded(objects, found.name, workdir / ".tmp") as (draft, _),
+            ):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                draft.replace(file)
 
 
 def _remove_others(folder: Path, names: Collection[str]) -> None:

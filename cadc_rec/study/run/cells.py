@@ -38,6 +38,7 @@ from cadc_rec.errors import (
 from cadc_rec.log import log, track
 from cadc_rec.machine import visible_gpus
 from cadc_rec.store.atomic import write_atomically
+from cadc_rec.store.remote.trees import bring_files, local_tree, send_files
 from cadc_rec.study.run.grid import Cell, Study, read_study
 from cadc_rec.study.run.records import cell_digest, record_done, record_undone
 
@@ -58,8 +59,10 @@ def run_study(path: Path, workdir: Path, data_dir: Path | None, jobs: int) -> Pa
     Raises:
         CadcError: the grid cannot be run, or a cell failed; the other cells have run all the same.
     """
-    if data_dir is not None and not data_dir.is_dir():
-        raise CadcError(f"{data_dir}: no such folder; correct --data-dir.")
+    if data_dir is not None:
+        data_dir = local_tree(data_dir)  # of an address, a copy for all cells
+        if not data_dir.is_dir():
+            raise CadcError(f"{data_dir}: no such folder; correct --data-dir.")
     study = read_study(path)
     runner = StudyRunner(study, workdir, data_dir, jobs)
     outcome = runner.run()
@@ -155,7 +158,9 @@ class StudyRunner:
         Raises:
             CadcError: the study's folder cannot be written.
         """
+        bring_files(self.folder, self.workdir)  # what another machine has done
         write_atomically(self.folder / "study.json", _as_json(self.study.to_dict()))
+        send_files(self.workdir, [self.folder / "study.json"])
         missing = self._missing_archives()
         outcome = Outcome()
         todo: list[Cell] = []
@@ -279,7 +284,10 @@ class StudyRunner:
 
     def _write(self, cell: Cell, record: dict[str, Any]) -> None:
         record["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        write_atomically(self.folder / "cells" / f"{cell.id}.json", _as_json(record))
+        file = self.folder / "cells" / f"{cell.id}.json"
+        write_atomically(file, _as_json(record))
+        ranks = self.folder / "ranks" / f"{cell.id}.parquet"
+        send_files(self.workdir, [*([ranks] if ranks.exists() else []), file])
 
 
 def _as_json(value: Any) -> str:

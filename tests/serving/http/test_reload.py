@@ -1,5 +1,6 @@
 """Another bundle takes the place of the first without a failed request, or is refused."""
 
+import asyncio
 import json
 import shutil
 import signal
@@ -110,6 +111,41 @@ def test_a_moved_link_is_noticed(start, bundles, place):
     move(place, bundles[1])
     service.said("loaded .* \\(")
     assert ask(service)[1]["model_version"] != before
+
+
+def test_a_bundle_by_address_is_watched_in_its_store(bundles, monkeypatch):
+    """The store is a stand-in here; copies of real ones are tested in tests/store/remote."""
+    from cadc_rec.errors import CadcError
+    from cadc_rec.serving.http import loaded
+
+    store, let_go = {"bundle": bundles[0], "version": ("1",)}, []
+
+    def newest(address):
+        assert address == "s3://bucket/live"
+        if store["version"] is None:
+            raise CadcError("s3://bucket/live: cannot be read.")
+        return store["version"]
+
+    monkeypatch.setattr(loaded, "newest", newest)
+    monkeypatch.setattr(loaded, "brought", lambda address: store["bundle"])
+    monkeypatch.setattr(loaded, "let_go", let_go.append)
+
+    async def watched():
+        service = loaded.Loaded("s3://bucket/live")
+        first = service.predictor
+        watching = asyncio.create_task(service.watch(0.05))
+        store["version"] = None  # the store does not answer
+        await asyncio.sleep(0.5)
+        assert service.predictor is first
+        store.update(bundle=bundles[1], version=("2",))
+        while service.predictor is first and not watching.done():
+            await asyncio.sleep(0.05)
+        watching.cancel()
+        return first.fingerprint, service.predictor.fingerprint
+
+    manifests = [json.loads((path / "manifest.json").read_text()) for path in bundles]
+    assert asyncio.run(watched()) == tuple(manifest["fingerprint"] for manifest in manifests)
+    assert let_go == [bundles[0].resolve()]
 
 
 def damaged(tmp_path, bundle, how):

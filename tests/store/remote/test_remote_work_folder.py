@@ -362,7 +362,7 @@ def test_an_expired_credential_is_one_sentence(machine, environ, monkeypatch):
     threading.Thread(target=running.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{running.server_port}")
     try:
-        with pytest.raises(CadcError, match="the credentials are right") as raised:
+        with pytest.raises(CadcError, match="have expired; renew them") as raised:
             origin.origin_of(machine("a", "s3://bucket/work")).require_usable()
     finally:
         running.shutdown()
