@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -27,6 +27,7 @@ from cadc_rec.errors import CadcError
 
 if TYPE_CHECKING:
     from cadc_rec.export.finished import Finished
+    from cadc_rec.serving.bundle.bundle import Bundle
 
 
 def register(app: typer.Typer) -> None:
@@ -68,6 +69,15 @@ def export(
             metavar="KEY",
         ),
     ] = None,
+    delta_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write what makes the new bundle of this one, to the folder BUNDLE.delta "
+            "beside the new one.",
+            metavar="OLD",
+            show_default=False,
+        ),
+    ] = None,
     force: Force = False,
     json: AsJson = False,
     debug: Debug = False,
@@ -85,7 +95,9 @@ def export(
         raise CadcError("exporting runs in one process; start cadc-rec without a launcher.")
     # Refuse a wrong request before any work.
     key, precisions, wanted_state = signing_key(sign), _precisions(precision), wanted_update(update)
-    for folder in (out, triton):
+    delta = None if delta_from is None else out.with_name(f"{out.name}.delta")
+    old = None if delta_from is None else _base_of_delta(delta_from, out)
+    for folder in (out, triton, delta):
         if folder is not None and folder.exists() and not force:
             raise CadcError(
                 f"{folder} already exists; name another folder, or replace it with --force."
@@ -107,12 +119,41 @@ def export(
         manifest = write_bundle(finished, out, wanted)
         if triton is not None:
             _write_triton(finished, triton, precisions, force)
+    share = 0.0
+    if old is not None and delta is not None:
+        from cadc_rec.serving.bundle.bundle import Bundle
+        from cadc_rec.serving.bundle.delta import size_of, write_delta
+
+        write_delta(old, Bundle.open(out), delta, replace=force)
+        share = size_of(delta) / size_of(out)
     if json:
-        document = {"bundle": str(out.resolve()), "update": taken.document(), "manifest": manifest}
+        document: dict[str, Any] = {
+            "bundle": str(out.resolve()),
+            "update": taken.document(),
+            "manifest": manifest,
+        }
+        if delta is not None:
+            document |= {"delta": str(delta.resolve()), "delta_share": share}
         print(strict_json.dumps(document))
-    else:
-        print(f"export: {manifest['name']}, {len(manifest['files'])} files")
-        print(out.resolve())
+        return
+    print(f"export: {manifest['name']}, {len(manifest['files'])} files")
+    print(out.resolve())
+    if delta is not None:
+        print(f"delta: {share:.1%} of the bundle's bytes")
+        print(delta.resolve())
+
+
+def _base_of_delta(folder: Path, out: Path) -> "Bundle":
+    """The bundle that a delta is made from, verified.
+
+    Raises:
+        CadcError: it is none, or would be replaced by the new one.
+    """
+    from cadc_rec.serving.bundle.bundle import Bundle
+
+    if folder.resolve() == out.resolve():
+        raise CadcError(f"--delta-from {folder}: is the folder of the new bundle; name another.")
+    return Bundle.open(folder.resolve())
 
 
 def _write_triton(
