@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -27,6 +27,7 @@ from cadc_rec.errors import CadcError
 
 if TYPE_CHECKING:
     from cadc_rec.export.finished import Finished
+    from cadc_rec.serving.bundle.bundle import Bundle
 
 
 def register(app: typer.Typer) -> None:
@@ -75,6 +76,15 @@ def export(
             metavar="KEY",
         ),
     ] = None,
+    delta_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write what makes the new bundle of this one (a folder or an address), to "
+            "the folder BUNDLE.delta beside the new one.",
+            metavar="OLD",
+            show_default=False,
+        ),
+    ] = None,
     force: Force = False,
     json: AsJson = False,
     debug: Debug = False,
@@ -94,10 +104,12 @@ def export(
         raise CadcError("exporting runs in one process; start cadc-rec without a launcher.")
     # Refuse a wrong request before any work.
     key, precisions, wanted_state = signing_key(sign), _precisions(precision), wanted_update(update)
+    delta = None if delta_from is None else _place_of_delta(out)
+    old = None if delta_from is None else _base_of_delta(delta_from, out)
     if find_spec("faiss") is None:
         raise CadcError("exporting needs faiss; install it: pip install 'cadc-rec[export]'.")
     require_trio()
-    for named in (out, triton):
+    for named in (out, triton, delta):
         if named is not None:
             require_free(named, replace=force)
     with stopped_gently("stages"), opened(experiment, workdir, data_dir) as base:
@@ -115,14 +127,55 @@ def export(
             manifest = write_bundle(finished, folder, wanted)
         if triton is not None:
             _write_triton(finished, triton, precisions, force)
+    share = 0.0
+    if old is not None and delta is not None:
+        from cadc_rec.serving.bundle.bundle import Bundle
+        from cadc_rec.serving.bundle.delta import size_of, write_delta
+
+        write_delta(old, Bundle.open(out), delta, replace=force)
+        share = size_of(delta) / size_of(out)
     place = parse(out)
     written = str(place.resolve()) if isinstance(place, Path) else place
     if json:
-        document = {"bundle": written, "update": taken.document(), "manifest": manifest}
+        document: dict[str, Any] = {
+            "bundle": written,
+            "update": taken.document(),
+            "manifest": manifest,
+        }
+        if delta is not None:
+            document |= {"delta": str(delta.resolve()), "delta_share": share}
         print(strict_json.dumps(document))
-    else:
-        print(f"export: {manifest['name']}, {len(manifest['files'])} files")
-        print(written)
+        return
+    print(f"export: {manifest['name']}, {len(manifest['files'])} files")
+    print(written)
+    if delta is not None:
+        print(f"delta: {share:.1%} of the bundle's bytes")
+        print(delta.resolve())
+
+
+def _place_of_delta(out: Path) -> Path:
+    from cadc_rec.store.remote.address import parse
+
+    if not isinstance(parse(out), Path):
+        raise CadcError(
+            f"{out}: a delta is written beside a bundle in a folder; give a local folder as --out."
+        )
+    return out.with_name(f"{out.name}.delta")
+
+
+def _base_of_delta(named: Path, out: Path) -> "Bundle":
+    """The bundle that a delta is made from, a folder or an address, verified.
+
+    Raises:
+        CadcError: it is none, or would be replaced by the new one.
+    """
+    from cadc_rec.serving.bundle.bundle import Bundle
+    from cadc_rec.store.remote.finished import brought
+
+    folder = brought(named).resolve()
+    if folder == out.resolve():
+        raise CadcError(f"--delta-from {named}: is the folder of the new bundle; name another.")
+    return Bundle.open(folder)
 
 
 def _write_triton(

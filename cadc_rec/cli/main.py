@@ -16,6 +16,7 @@ import typer
 
 from cadc_rec import __version__
 from cadc_rec.cli import (
+    delta,
     doctor,
     embed,
     export,
@@ -48,7 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (run, stages, inspect, tune, update, plan, study, serve, export, embed, doctor):
+for room in (run, stages, inspect, tune, update, plan, study, serve, export, delta, embed, doctor):
     room.register(app)
 
 _RANK_0_FIRST_SECONDS = 10.0  # an interpreter full of libraries takes seconds to end

@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command()(update)
     app.command()(updates)
+    app.command()(prune)
 
 
 def update(
@@ -119,3 +120,51 @@ def updates(
         print(f"  {one.path.resolve()}")
     if not found:
         print("no updates yet; make one with cadc-rec update")
+
+
+def prune(
+    config: Config,
+    workdir: Workdir = WORKDIR,
+    cache: Cache = None,
+    data_dir: DataDir = None,
+    method: Method = None,
+    sets: Sets = None,
+    keep: Annotated[int, typer.Option(min=1, help="How many of the newest updates to keep.")] = 1,
+    with_run: Annotated[
+        bool, typer.Option("--with-run", help="Also remove the run that the updates are of.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove them; else only show them.")] = False,
+    json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Show the artifacts that no kept update needs, and with --yes remove them."""
+    from cadc_rec.config.file import load_experiment
+
+    experiment = load_experiment(config, method=method, overrides=sets or ())
+    with stopped_gently("removals"):
+        from cadc_rec.pipeline.finished import require_finished
+        from cadc_rec.pipeline.pipeline import Pipeline
+        from cadc_rec.store.atomic import empty_folder
+        from cadc_rec.store.pruned import freed_bytes
+        from cadc_rec.updates import chain
+        from cadc_rec.updates.prune import prunable, remove
+
+        base = require_finished(Pipeline(experiment, workdir, data_dir))
+        # No update of the experiment is at work meanwhile.
+        with empty_folder(workdir, chain.STAGE, f"line-{chain.line_of(base)}"):
+            paths = prunable(workdir, base, keep, with_run)
+            freed = freed_bytes(paths)
+            if yes:
+                remove(paths, "pruned, for no kept update needs them")
+    if json:
+        artifacts = [str(path.resolve()) for path in paths]
+        print(strict_json.dumps({"removed": yes, "bytes": freed, "artifacts": artifacts}))
+        return
+    for path in paths:
+        print(path)
+    if not paths:
+        print("nothing to remove: kept updates and runs need everything there is")
+    elif yes:
+        print(f"removed the files of {len(paths)} artifacts, {freed / 1e6:,.1f} MB")
+    else:
+        print(f"{len(paths)} artifacts, {freed / 1e6:,.1f} MB; --yes removes their files")

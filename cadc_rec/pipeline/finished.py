@@ -37,7 +37,7 @@ def require_finished(pipeline: Pipeline, until: str = "evaluate") -> dict[str, A
 def _none_found(pipeline: Pipeline, until: str) -> str:
     """What to say where the settings name no finished run."""
     workdir = address_of(pipeline.workdir) or pipeline.workdir
-    runs = list(_runs(pipeline.workdir))
+    runs = list(runs_of(pipeline.workdir))
     if not runs:
         return f"{workdir}: holds no finished run; make one with cadc-rec run."
     differences = [difference(run, pipeline, until) for run in runs]
@@ -57,7 +57,7 @@ def _none_found(pipeline: Pipeline, until: str) -> str:
     return "\n".join((f"{head}, or add the options of one that is there:", *lines))
 
 
-def _runs(workdir: Path) -> Iterator[Run]:
+def runs_of(workdir: Path) -> Iterator[Run]:
     """The finished runs of a work folder; not what updates made of them."""
     by_fingerprint: dict[tuple[str, str], Artifact] = {}
     evaluations: list[Artifact] = []

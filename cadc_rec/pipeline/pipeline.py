@@ -107,7 +107,10 @@ class Pipeline:
         return made
 
     def found(self, until: str = "evaluate") -> dict[str, Artifact] | None:
-        """The artifacts up to and with `until`; None, and nothing made, where one is missing."""
+        """The artifacts up to and with `until`; None, and nothing made, where one is missing.
+
+        One whose files were pruned is there with its manifest alone (`cadc_rec.store.pruned`).
+        """
         found: dict[str, Artifact] = {}
         for stage in self.stages():
             if stage == "evaluate" and until != stage:
@@ -116,9 +119,12 @@ class Pipeline:
                 found[stage] = self.artifact(stage)
             else:
                 with self._job(stage) as job:
-                    if not self.runner.exists(job):
+                    if self.runner.exists(job):
+                        found[stage] = self._make(replace(job, anew=False))
+                    elif (pruned := self.runner.pruned(job)) is not None:
+                        found[stage] = pruned
+                    else:
                         return None
-                    found[stage] = self._make(replace(job, anew=False))
                 if not job.anew:  # else it is still to be made
                     self._made[stage] = found[stage]
                     tell_of(found[stage], self.tell)

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING
 from cadc_rec.config.experiment import ComputeConfig
 from cadc_rec.distributed.launch import restarted
 from cadc_rec.pipeline.stage import Alone, Job, Together
-from cadc_rec.store.artifact import Artifact, Draft, Group, SoloGroup, run_stage, stage_exists
+from cadc_rec.store.artifact import (
+    Artifact,
+    Draft,
+    Group,
+    SoloGroup,
+    pruned_artifact,
+    run_stage,
+    stage_exists,
+)
 from cadc_rec.store.remote.lease import patience
 from cadc_rec.versions import require_trio
 
@@ -107,6 +115,10 @@ class StageRunner:
     def exists(self, job: Job) -> bool:
         """Whether the artifact is there."""
         return stage_exists(self.workdir, job.stage.name, job.settings, job.fingerprints)
+
+    def pruned(self, job: Job) -> Artifact | None:
+        """The artifact without its files, if these were removed."""
+        return pruned_artifact(self.workdir, job.stage.name, job.settings, job.fingerprints)
 
     def made_by_others(self, job: Job) -> Artifact:
         """The artifact that worker processes have just committed."""

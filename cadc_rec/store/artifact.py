@@ -31,6 +31,7 @@ from cadc_rec.store.manifest import (
     verify_files,
     write_sealed,
 )
+from cadc_rec.store.pruned import MARK, is_pruned, share_files
 from cadc_rec.store.remote.nodes import node_draft, send_draft
 from cadc_rec.store.remote.origin import Origin, origin_of, place_on_node
 from cadc_rec.versions import library_versions
@@ -208,6 +209,9 @@ def run_stage(
 
         def commit_all() -> tuple[dict[str, Any], bool]:
             body = _manifest(stage, key, settings, inputs, draft, seconds, of_nodes)
+            if origin is None:
+                before = [made for made in inputs.values() if isinstance(made, Artifact)]
+                share_files(folder, body["files"], {m.path: m.manifest["files"] for m in before})
             return write_sealed(folder, body), _commit(folder, final, origin, force)
 
         manifest, won = group.together(commit_all)
@@ -244,7 +248,17 @@ def stage_exists(
     """Whether `run_stage` would find this artifact."""
     final = workdir / stage / artifact_key(stage, settings, inputs)
     origin = origin_of(workdir)
-    return os.path.exists(final) if origin is None else origin.has(f"{stage}/{final.name}")
+    if origin is not None:
+        return origin.has(f"{stage}/{final.name}")
+    return os.path.exists(final) and not is_pruned(final)
+
+
+def pruned_artifact(
+    workdir: Path, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Artifact | str]
+) -> Artifact | None:
+    """This artifact, if its files were removed by `cadc_rec.store.pruned.prune`."""
+    final = workdir / stage / artifact_key(stage, settings, inputs)
+    return Artifact(final, read_manifest(final), cached=True) if is_pruned(final) else None
 
 
 def committed(workdir: Path, stage: str) -> list[Path]:
@@ -269,7 +283,7 @@ def bring(folder: Path, names: Iterable[str]) -> None:
 
 def _exists(final: Path, origin: Origin | None) -> bool:
     if origin is None:
-        return os.path.exists(final)
+        return os.path.exists(final) and not is_pruned(final)
     return origin.find(f"{final.parent.name}/{final.name}")
 
 
@@ -292,12 +306,17 @@ def open_artifact(path: Path, *, cached: bool = False) -> Artifact:
     """Open an artifact and check every file against its manifest.
 
     Raises:
-        CadcError: it is missing or of another schema, or a file changed.
+        CadcError: it is missing or of another schema, its files were pruned, or a file changed.
     """
     origin = origin_of(path.parent.parent)
     if origin is not None:
         origin.require(path)
     manifest = read_manifest(path)
+    if is_pruned(path):
+        raise CadcError(
+            f"{path}: its files were removed ({(path / MARK).read_text('utf-8').strip()}); take a "
+            "newer update, or make it anew with cadc-rec run."
+        )
     files = manifest["files"]
     if origin is not None:
         origin.fetch(path, files)

@@ -19,6 +19,7 @@ from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.pipeline.table import MAKER, TABLE
 from cadc_rec.store.artifact import Artifact, committed, open_artifact, read_manifest
 from cadc_rec.store.manifest import MANIFEST
+from cadc_rec.store.pruned import is_pruned
 
 STAGE = "updates"
 Wanted = int | Literal["newest"]
@@ -57,7 +58,7 @@ def updates_of(workdir: Path, line: str) -> list[Update]:
     Raises:
         CadcError: a record is damaged, or one in the middle was removed.
     """
-    found = [update for named, update in _records(workdir) if named == line]
+    found = [update for named, update in every_update(workdir) if named == line]
     found.sort(key=lambda update: update.number)
     if [update.number for update in found] != list(range(1, len(found) + 1)):
         numbers = ", ".join(str(update.number) for update in found)
@@ -68,7 +69,7 @@ def updates_of(workdir: Path, line: str) -> list[Update]:
     return found
 
 
-def _records(workdir: Path) -> list[tuple[str, Update]]:
+def every_update(workdir: Path) -> list[tuple[str, Update]]:
     """Every finished update of a work folder with the name of its line, the newest first."""
     found = []
     for folder in committed(workdir, STAGE):
@@ -87,6 +88,12 @@ def artifacts_of(workdir: Path, update: Update) -> dict[str, Artifact]:
         stage: open_artifact(workdir / folder, cached=True)
         for stage, folder in update.artifacts.items()
     }
+
+
+def records_of(workdir: Path, update: Update) -> dict[str, Artifact]:
+    """Its artifacts by stage, of pruned ones the manifests alone; no file is compared."""
+    folders = {stage: workdir / folder for stage, folder in update.artifacts.items()}
+    return {stage: Artifact(path, read_manifest(path)) for stage, path in folders.items()}
 
 
 def update_text(update: Update, of: int) -> str:
@@ -145,6 +152,11 @@ def take_update(base: Pipeline, wanted: Wanted = "newest", until: str = "evaluat
             f"{base.workdir}: has no update {number} of this experiment; it has {len(done)}."
         )
     taken = Taken(base, None, len(done))
+    if not number and any(is_pruned(made.path) for made in found.values()):
+        raise CadcError(
+            f"{base.workdir}: the run itself was pruned; take one of its updates, or make it anew "
+            "with cadc-rec run."
+        )
     if number:
         made = artifacts_of(base.workdir, done[number - 1])
         left_out = {"evaluate": (), "train": ("evaluate",), "prepare": set(made) - {"prepare"}}
@@ -175,7 +187,7 @@ def _updates_on(base: Pipeline, found: Mapping[str, Artifact], until: str) -> li
     makes = {MAKER[name]: name for name in TABLE["evaluate"].reads(base.experiment)}
     inputs = {makes[stage]: made.fingerprint for stage, made in found.items() if stage in makes}
     committed(workdir, "evaluate")  # has their manifests here, where they lie in a store
-    for line, _ in _records(workdir):
+    for line, _ in every_update(workdir):
         folder = workdir / "evaluate" / line
         if not (folder / MANIFEST).exists():  # of an experiment that was deleted
             continue

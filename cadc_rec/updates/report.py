@@ -10,6 +10,7 @@ from cadc_rec.config.experiment import UpdateConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.store.artifact import Artifact
+from cadc_rec.store.pruned import is_pruned
 from cadc_rec.updates.changes import Changes
 from cadc_rec.updates.drift import (
     SIDES,
@@ -67,7 +68,7 @@ def update_report(
         before: the state that it started from.
         after: the one it made.
         changes: between the two.
-        full: the artifacts of the last full build before it.
+        full: the artifacts of the last full build before it; pruned ones are not compared with.
         since: interactions of the updates between that and this one.
         rebuilt: why all stages were made anew; empty where they were carried on.
 
@@ -83,7 +84,8 @@ def update_report(
     )
     # Vectors learned anew lie in a space of their own: a cosine to the old ones means nothing.
     tables = {} if rebuilt or "pretrain" not in new else _tables(old, new, changes)
-    since_full = {} if rebuilt else _served(full, new, changes)
+    gone = is_pruned(full["evaluate"].path)
+    since_full = {} if rebuilt or gone else _served(full, new, changes)
     came = after.dataset.train_item[changes.came]
     return {
         "number": number,

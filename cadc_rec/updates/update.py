@@ -241,6 +241,6 @@ class _Update:
         since = 0
         for update in reversed(self.done):
             if update.report["rebuilt"]:
-                return chain.artifacts_of(self.workdir, update), since
+                return chain.records_of(self.workdir, update), since
             since += int(update.report["day"]["interactions"])
         return self.base, since

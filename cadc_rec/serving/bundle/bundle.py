@@ -60,7 +60,7 @@ class Bundle:
             CadcError: it is not a bundle, it is of a newer version, it is not signed by `key`'s
                 owner, or a file is missing, altered, or not one of the manifest's.
         """
-        manifest = _read_manifest(path, key)
+        manifest = read_manifest(path, key)
         present = _files_in(path)
         for name, entry in manifest["files"].items():
             if name not in present:
@@ -182,7 +182,12 @@ def _files_in(path: Path) -> set[str]:
     return found
 
 
-def _read_manifest(path: Path, key: Ed25519PublicKey | None) -> dict[str, Any]:
+def read_manifest(path: Path, key: Ed25519PublicKey | None) -> dict[str, Any]:
+    """A bundle's manifest, whose names are those of plain files in its folder; see `Bundle.open`.
+
+    Raises:
+        CadcError: there is none, or it is not sound, of a newer version, or not signed by `key`.
+    """
     file = path / layout.MANIFEST
     contents = _small_file(file)
     if contents is None:

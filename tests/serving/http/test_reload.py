@@ -11,7 +11,9 @@ import urllib.request
 
 import pytest
 
-from tests.serving.http.conftest import KEY
+from cadc_rec.serving.bundle.bundle import Bundle
+from cadc_rec.serving.bundle.delta import write_delta
+from tests.serving.http.conftest import KEY, run_command
 
 BODY = json.dumps(
     {"inputs": [{"name": "user_id", "shape": [1], "datatype": "INT64", "data": [0]}]}
@@ -146,6 +148,21 @@ def test_a_bundle_by_address_is_watched_in_its_store(bundles, monkeypatch):
     manifests = [json.loads((path / "manifest.json").read_text()) for path in bundles]
     assert asyncio.run(watched()) == tuple(manifest["fingerprint"] for manifest in manifests)
     assert let_go == [bundles[0].resolve()]
+
+
+def test_a_delta_takes_its_place_under_load_and_no_request_fails(start, bundles, tmp_path):
+    here = tmp_path / "here"
+    shutil.copytree(bundles[0], here)
+    delta = write_delta(*map(Bundle.open, bundles), tmp_path / "delta")
+    service = start(here, "--watch", "0.2", key=KEY)
+    with Load(service) as load:
+        run_command("apply-delta", here, delta.path)
+        service.said("loaded .* \\(")
+    manifests = [json.loads((path / "manifest.json").read_text()) for path in bundles]
+    first, second = (manifest["fingerprint"][:12] for manifest in manifests)
+    assert ask(service)[1]["model_version"] == second
+    assert {status for status, _ in load.answers} == {200}
+    assert {version for _, version in load.answers} <= {first, second}
 
 
 def damaged(tmp_path, bundle, how):
