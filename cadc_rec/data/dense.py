@@ -211,6 +211,11 @@ def coded_dense(rows: pa.Table, described: Sequence[dict[str, Any]]) -> list[Den
     return found
 
 
+def table_file(folder: Path, side: str, name: str) -> Path:
+    """Where a prepare stage's artifact has the table of this name."""
+    return folder / FOLDER / f"{side}_{name}.npy"
+
+
 def read_dense(
     folder: Path, side: str, first: int = 0, count: int | None = None
 ) -> list[DenseAttribute]:
@@ -231,7 +236,7 @@ def read_dense(
             entry["name"],
             entry["kind"],
             # Copy on write: torch takes no array that it could not write to.
-            np.load(folder / FOLDER / f"{side}_{entry['name']}.npy", mmap_mode="c")[first:end],
+            np.load(table_file(folder, side, entry["name"]), mmap_mode="c")[first:end],
         )
         for entry in json.loads(file.read_text("utf-8"))[side]
     ]

@@ -1,7 +1,8 @@
-"""What attributes alone say of items, without anything learned: what a tower has to be better than.
+"""What content alone says of items, without anything learned: what a tower has to be better than.
 
 Two scores of every item, whether it was taken or not: how often items with its attribute values are
-taken, the same for all users; and its mean cosine with the items that a user took.
+taken, the same for all users; and its mean cosine with the items that a user took, of all that is
+known of both (`cadc_rec.data.content`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from cadc_rec.data.content import Content
 from cadc_rec.data.user_items import UserItems
 
 BASELINES = ("attribute_popularity", "neighbours")
@@ -39,7 +41,7 @@ def attribute_popularity(
 
 
 def baseline_ranks(
-    vectors: sparse.csr_array,
+    content: Content,
     histories: UserItems,
     targets: NDArray[np.int32],
     excluded: UserItems,
@@ -50,7 +52,7 @@ def baseline_ranks(
     Of the candidates with a target's own score, half count as before it.
 
     Args:
-        vectors: ``[every, values]``, each item's of length one.
+        content: of every item.
         histories: what each user took, of the first items alone.
         targets: ``[n_users]``, -1 for none.
         excluded: what is no candidate of each user; must not hold the user's target.
@@ -62,20 +64,15 @@ def baseline_ranks(
     users = np.flatnonzero(targets >= 0)
     known = int(histories.items.max(initial=-1)) + 1
     taken = np.bincount(histories.items, minlength=known)
-    popular = attribute_popularity(vectors, taken)
+    popular = attribute_popularity(content.coded, taken)
     ranks: dict[str, list[NDArray[np.int64]]] = {
         f"{name}_{among}": [] for name in BASELINES for among in candidates
     }
-    columns = sparse.csr_array(vectors.T)
-    for some in _blocks(users, vectors.shape[0]):
-        allowed = np.ones((len(some), vectors.shape[0]), bool)
-        allowed.ravel()[excluded.some(some).flat(vectors.shape[0])] = False
-        row, item = histories.joined(some)
-        counts = np.bincount(row, minlength=len(some))
-        mean = sparse.csr_array(
-            (1.0 / counts[row], (row, item)), shape=(len(some), vectors.shape[0])
-        )
-        alike = ((mean @ vectors) @ columns).toarray()
+    every = len(content)
+    for some in _blocks(users, every):
+        allowed = np.ones((len(some), every), bool)
+        allowed.ravel()[excluded.some(some).flat(every)] = False
+        alike = _mean_cosines(content, histories, some)
         both = np.broadcast_to(popular, alike.shape), alike
         for name, scores in zip(BASELINES, both, strict=True):
             own = scores[np.arange(len(some)), targets[some]][:, None]
@@ -88,6 +85,30 @@ def baseline_ranks(
         name: np.concatenate(each) if each else np.zeros(0, np.int64)
         for name, each in ranks.items()
     }
+
+
+def _mean_cosines(
+    content: Content, histories: UserItems, users: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Of every item with the items that a user took, the mean; float32 ``[users, every]``.
+
+    Vectors are read block by block, once for the users' means and once for the products.
+    """
+    row, item = histories.joined(users)
+    counts = np.bincount(row, minlength=len(users))
+    share = sparse.csc_array((1.0 / counts[row], (row, item)), shape=(len(users), len(content)))
+    coded = sparse.csr_array((len(users), content.coded.shape[1]))
+    dense = np.zeros((len(users), content.width))
+    for block in content.blocks(int(item.max(initial=-1)) + 1):
+        values, vectors = content.rows(block)
+        of_block = share[:, block]
+        coded, dense = coded + of_block @ values, dense + of_block @ vectors
+    found = np.empty((len(users), len(content)), np.float32)
+    for block in content.blocks():
+        values, vectors = content.rows(block)
+        # In float64, so that items of the same content have the same score in any block.
+        found[:, block] = (coded @ values.T).toarray() + dense @ vectors.astype(np.float64).T
+    return found
 
 
 def _blocks(users: NDArray[np.int64], width: int) -> Iterator[NDArray[np.int64]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from torch import nn
 
+from cadc_rec.data.content import Content, coded_vectors
 from cadc_rec.data.dataset import Attribute, coded_attribute, known_to_towers
 from cadc_rec.data.dense import DenseAttribute, side_by_side
 from cadc_rec.errors import CadcError
@@ -146,7 +149,7 @@ class NewItems:
         learned: of the first elements of a vector, from codes; None where nothing reads them.
         widths: places of each attribute's codes.
         gain: how much farther than the mean of its likes a new item stands from the middle.
-        known_dense: vectors and numbers of the known items; for `gain_for` alone.
+        known_dense: vectors of the known items, and for `gain_for` their numbers, too.
     """
 
     known: Sequence[Attribute]
@@ -172,7 +175,19 @@ class NewItems:
         known = [coded_attribute(items[entry["name"]], entry) for entry in described]
         vectors = bundle.arrays(layout.ITEM_VECTORS)["vectors"][: len(items)]
         learned = load_program(bundle, "new_item") if "new_item" in model["programs"] else None
-        return cls(known, vectors, learned, made["codes"], made["gain"])
+        dense = bundle.json(layout.DENSE)["item"] if bundle.has(layout.DENSE) else []
+        names = [entry["name"] for entry in dense if entry["kind"] == "vector"]
+        tables = [
+            DenseAttribute(name, "vector", bundle.mapped(layout.item_content(place))[: len(items)])
+            for place, name in enumerate(names)
+        ]
+        return cls(known, vectors, learned, made["codes"], made["gain"], tables)
+
+    @cached_property
+    def _content(self) -> Content:
+        """Of the known items."""
+        count = len(self.vectors)
+        return Content.of(self.known, self.known_dense, count, count)
 
     def vectors_of(
         self, new: Sequence[Attribute], count: int, dense: Sequence[DenseAttribute] = ()
@@ -189,7 +204,9 @@ class NewItems:
         """
         new = [known_to_towers(attribute) for attribute in new]
         every = [_joined(*pair) for pair in zip(self.known, new, strict=True)]
-        likeness = Likeness.of(every, len(self.vectors), count)
+        known = self._content
+        coded = coded_vectors(every, len(known) + count, len(known))
+        likeness = Likeness.of(known, known.beside(sparse.csr_array(coded[len(known) :]), dense))
         found = self._of_attributes(new, count, side_by_side(dense), likeness)
         return moved(found, torch.from_numpy(self.vectors), self.gain).numpy()
 
@@ -199,7 +216,7 @@ class NewItems:
         Args:
             users: vectors of users; the first of them count.
         """
-        rows, others = Likeness.of_known(self.known, len(self.vectors))
+        rows, others = Likeness.of_known(self._content)
         sample = [_some(attribute, rows) for attribute in self.known]
         dense = side_by_side(self.known_dense, rows)
         pretended = self._of_attributes(sample, len(rows), dense, others)

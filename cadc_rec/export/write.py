@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from cadc_rec import strict_json
 from cadc_rec.data.context import requests_of_test_items
-from cadc_rec.data.dense import DESCRIBED
+from cadc_rec.data.dense import DESCRIBED, table_file
 from cadc_rec.export.card import card_data, card_page, limits_of
 from cadc_rec.export.finished import Finished
 from cadc_rec.export.index import IndexKind, write_index
@@ -111,8 +111,8 @@ def _write_data(finished: Finished, folder: Path) -> None:
         ("item", layout.ITEM_VECTORS, changed or finished.dataset.n_untaken),
     ):
         if of_all:
-            vectors = finished.vectors(side) if side == "user" else finished.every_item()
-            (folder / name).write_bytes(save({"vectors": vectors}))
+            made = finished.vectors(side) if side == "user" else finished.every_item()
+            (folder / name).write_bytes(save({"vectors": made}))
         else:
             shutil.copyfile(evaluated / f"{side}_vectors.safetensors", folder / name)
     for source, name in (
@@ -123,6 +123,11 @@ def _write_data(finished: Finished, folder: Path) -> None:
     ):
         if source.exists():  # few datasets have vectors or numbers
             shutil.copyfile(source, folder / name)
+    vectors = [table for table in finished.dataset.item_dense if table.kind == "vector"]
+    for place, table in enumerate(vectors):
+        file = folder / layout.item_content(place)
+        file.parent.mkdir(exist_ok=True)
+        shutil.copyfile(table_file(prepared, "item", table.name), file)
     _write_json(folder / layout.COLUMNS, finished.columns.to_json())
     listed = finished.listed()
     if listed is not None:

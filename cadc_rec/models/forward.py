@@ -153,7 +153,8 @@ def new_item_vectors(
         features: ``[n, width]``, of the pooled attributes.
         absent: whether nothing stands for them, as in training with ``model.cold_dropout``.
     """
-    present = rows.new_zeros(len(rows), 1) if absent else None
+    # Not len(rows), which torch.export takes for a constant.
+    present = rows.new_zeros(rows.shape[0], 1) if absent else None
     own, targets = rows[:, : tower.id_dim], rows[:, tower.id_dim :]
     context = [targets] if targets.shape[1] else []
     learned = side_vectors(tower, own, features, context, [], present).learned

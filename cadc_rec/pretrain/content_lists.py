@@ -16,13 +16,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
+from cadc_rec.data.content import coded_vectors
 from cadc_rec.data.dataset import Attribute
-from cadc_rec.data.prepare.vocabulary import UNKNOWN
 from cadc_rec.data.transition_lists import TransitionLists, best_targets
 
 FILE = "content_lists.safetensors"
 _MOST = 500  # items of a list
-_PAIRS = 2e7  # items that share a value, counted for each value: bounds time on any catalogue
 _BLOCK = 2**22  # pairs held at once
 
 
@@ -36,7 +35,7 @@ def content_lists(attributes: Sequence[Attribute], n_items: int) -> TransitionLi
         attributes: of the items.
         n_items: how many there are.
     """
-    vectors = content_vectors(attributes, n_items)
+    vectors = coded_vectors(attributes, n_items)
     if not vectors.nnz:
         return None
     columns = sparse.csr_array(vectors.T)
@@ -76,40 +75,3 @@ def blended(lists: TransitionLists, other: TransitionLists, weight: float) -> Tr
     """Lists whose scores are those of `lists` and `weight` times those of `other`."""
     total = sparse.csr_array(lists.matrix + np.float32(weight) * other.matrix)
     return best_targets(total, lists.n_items)
-
-
-def content_vectors(
-    attributes: Sequence[Attribute], n_items: int, deciding: int | None = None
-) -> sparse.csr_array:
-    """Every item's weighted values, of length one: float32 ``[n_items, values]``.
-
-    Args:
-        attributes: of the items.
-        n_items: how many there are.
-        deciding: how many, the first ones, decide the weights of the values; None: all.
-    """
-    deciding = n_items if deciding is None else deciding
-    parts = [
-        sparse.csr_array(
-            (np.ones(len(each.values)), each.values, each.indptr), shape=(n_items, each.size)
-        )
-        for each in attributes
-    ]
-    if not parts:
-        return sparse.csr_array((n_items, 0), dtype=np.float32)
-    for part in parts:
-        part.sum_duplicates()
-        part.data[part.indices == UNKNOWN] = 0.0
-    values = sparse.csr_array(sparse.hstack(parts))
-    values.eliminate_zeros()
-    values.data[:] = 1.0
-    counts = values[:deciding].sum(0)
-    order = np.argsort(counts, kind="stable")
-    affordable = np.zeros(len(counts), bool)
-    affordable[order] = np.cumsum(counts[order] ** 2) <= _PAIRS
-    idf = np.log(deciding / np.maximum(counts, 1.0))
-    values.data *= np.where(affordable, idf, 0.0)[values.indices]
-    values.eliminate_zeros()
-    length = np.sqrt(values.multiply(values).sum(1))
-    values.data /= np.repeat(length, np.diff(values.indptr))
-    return values.astype(np.float32)

@@ -2,19 +2,18 @@
 
 Tables know items by who took them, so of a new item they say nothing, while every item that was
 taken has their score on top of the towers'. So that the two can be compared, a new item has
-the weighted mean of what the tables say of the items that are most like it by attributes. That
+the weighted mean of what the tables say of the items that are most like it by content. That
 holds for each part that is linear in an item: its rows, its score by lists, its popularity.
 
 A mean of several items stands nearer to the middle than any of them, and would hardly ever be among
 the best. How much nearer, known items tell: each is made of the others, as if it were new, and the
 scores of both are compared (`reach`). New items are moved away from the middle by that ratio.
 
-In: attributes of all items, the new ones last. Out: a `Likeness`, and a gain.
+In: the content of known items and of new ones. Out: a `Likeness`, and a gain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +21,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from cadc_rec.data.dataset import Attribute
+from cadc_rec.data.content import Content
 from cadc_rec.data.transition_lists import best_targets
-from cadc_rec.pretrain.content_lists import content_vectors
 
 USERS = 1000
 """Users whose scores the gain is taken from."""
@@ -46,52 +44,35 @@ class Likeness:
     weights: sparse.csr_array
 
     @classmethod
-    def of(cls, attributes: Sequence[Attribute], known: int, new: int) -> Likeness:
-        """Of new items, by cosine of values weighted by the known items' inverse frequency.
+    def of(cls, known: Content, new: Content) -> Likeness:
+        """Of new items, by the cosine of all that is known of both.
 
         Args:
-            attributes: of `known` items and then `new` ones.
-            known: how many can stand for others.
-            new: how many are new.
+            known: items that can stand for others.
+            new: items that others stand for.
         """
-        vectors = content_vectors(attributes, known + new, known)
-        return cls._of_rows(vectors, known, np.arange(known, known + new))
+        return cls._of_rows(known, new, np.full(len(new), -1))
 
     @classmethod
-    def of_known(
-        cls, attributes: Sequence[Attribute], known: int
-    ) -> tuple[NDArray[np.int64], Likeness]:
+    def of_known(cls, known: Content) -> tuple[NDArray[np.int64], Likeness]:
         """Some known items, evenly spread, and the others that would stand for each.
 
         Args:
-            attributes: of `known` items, and perhaps more.
-            known: how many of the first count.
+            known: items.
         """
-        rows = np.unique(np.linspace(0, known - 1, min(known, _ITEMS)).astype(np.int64))
-        n_items = len(attributes[0].indptr) - 1 if attributes else known
-        vectors = content_vectors(attributes, n_items, known)
-        return rows, cls._of_rows(vectors, known, rows)
+        rows = np.linspace(0, len(known) - 1, min(len(known), _ITEMS)).astype(np.int64)
+        rows = np.unique(rows)
+        return rows, cls._of_rows(known, known.part(rows), rows)
 
     @classmethod
-    def _of_rows(cls, vectors: sparse.csr_array, known: int, rows: NDArray[np.int64]) -> Likeness:
-        """The known items that are most like these rows, none of which stands for itself."""
-        columns = sparse.csr_array(vectors[:known].T)
-        block, parts = max(1, _BLOCK // max(known, 1)), []
-        for first in range(0, len(rows), block):
-            some = rows[first : first + block]
-            alike = sparse.csr_array(vectors[some] @ columns)
-            own = np.repeat(some, np.diff(alike.indptr)) == alike.indices
-            alike.data[own] = 0.0
-            alike.eliminate_zeros()
-            found = best_targets(alike, _MOST)
-            # Cubed, so that those that are much alike count for more than those that share a year.
-            data = found.weights.astype(np.float64) ** 3
-            shape = (len(some), known)
-            parts.append(sparse.csr_array((data, found.items, found.indptr), shape=shape))
-        weights = sparse.csr_array(sparse.vstack(parts) if parts else (0, known))
-        total = np.repeat(weights.sum(1), np.diff(weights.indptr))
-        weights.data /= np.maximum(total, 1e-30)
-        return cls(weights.astype(np.float32))
+    def _of_rows(cls, known: Content, new: Content, own: NDArray[np.int64]) -> Likeness:
+        """The known items that are most like others, none of which stands for itself (`own`)."""
+        found = _most_alike(known, new, own)
+        # Cubed, so that those that are much alike count for more than those that share a year.
+        found.data = found.data.astype(np.float64) ** 3
+        total = np.repeat(found.sum(1), np.diff(found.indptr))
+        found.data /= np.maximum(total, 1e-30)
+        return cls(found.astype(np.float32))
 
     def of_vectors(self, vectors: torch.Tensor) -> torch.Tensor:
         """``[rows, d]`` of the known items' ``[known, d]``; the mean where nothing is alike."""
@@ -105,6 +86,65 @@ class Likeness:
     def of_scores(self, scores: sparse.csr_array) -> sparse.csr_array:
         """``[n, rows]`` of sparse scores ``[n, known]``."""
         return sparse.csr_array(scores @ self.weights.T)
+
+
+def _most_alike(known: Content, new: Content, own: NDArray[np.int64]) -> sparse.csr_array:
+    """The largest cosines of each new item, those above 0; ``[new, known]``.
+
+    The known items pass block by block, so that tables larger than memory are read once.
+    """
+    found = sparse.csr_array((len(new), len(known)), dtype=np.float32)
+    for block in known.blocks():
+        of_block = known.rows(block)
+        columns = sparse.csr_array(of_block[0].T), of_block[1].T.astype(np.float64)
+        size, parts = max(1, _BLOCK // (block.stop - block.start)), []
+        for first in range(0, len(new), size):
+            some = slice(first, first + size)
+            alike = _cosines(new.rows(some), columns)
+            itself = np.repeat(own[some], np.diff(alike.indptr)) == alike.indices + block.start
+            alike.data[itself | (alike.data < 0)] = 0.0
+            before = found[some]
+            if before.nnz:
+                worst = np.zeros(before.shape[0], np.float32)
+                full = np.diff(before.indptr) == _MOST
+                worst[full] = before.data[before.indptr[1:][full] - 1]
+                alike.data[alike.data <= np.repeat(worst, np.diff(alike.indptr))] = 0.0
+            alike.eliminate_zeros()
+            parts.append(_best(before, alike, block.start))
+        found = sparse.csr_array(sparse.vstack(parts)) if parts else found
+    return found
+
+
+def _cosines(
+    rows: tuple[sparse.csr_array, NDArray[np.float32]],
+    columns: tuple[sparse.csr_array, NDArray[np.float64]],
+) -> sparse.csr_array:
+    """Products of both parts of unit vectors, sparse where there are no vectors."""
+    products = sparse.csr_array(rows[0] @ columns[0])
+    if not rows[1].shape[1]:
+        return products
+    # In float64, so that items of the same content are equally alike in any block.
+    every = rows[1].astype(np.float64) @ columns[1] + products.toarray()
+    return sparse.csr_array(every.astype(np.float32))
+
+
+def _best(before: sparse.csr_array, alike: sparse.csr_array, first: int) -> sparse.csr_array:
+    """The best of what was found before and of a block that begins at item `first`."""
+    lengths = np.diff(before.indptr) + np.diff(alike.indptr)
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    data, items = np.empty(indptr[-1], np.float32), np.empty(indptr[-1], np.int64)
+    old = indptr[:-1].repeat(np.diff(before.indptr)) + _places(before)
+    new = (indptr[:-1] + np.diff(before.indptr)).repeat(np.diff(alike.indptr)) + _places(alike)
+    data[old], items[old] = before.data, before.indices
+    data[new], items[new] = alike.data, first + alike.indices
+    best = best_targets(sparse.csr_array((data, items, indptr), shape=before.shape), _MOST)
+    return sparse.csr_array((best.weights, best.items, best.indptr), shape=before.shape)
+
+
+def _places(matrix: sparse.csr_array) -> NDArray[np.int64]:
+    """Of each entry, its place in its row."""
+    counts = np.diff(matrix.indptr)
+    return np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], counts)
 
 
 def reach(scores: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from cadc_rec.data.dataset import Attribute
+from cadc_rec.data.content import Content
 from cadc_rec.data.dense import DenseAttribute, side_by_side
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.evaluation.sharded import tower_vectors
@@ -24,9 +24,8 @@ _CHUNK = 4_096  # new items at once
 def new_item_vectors(
     scoring: Scoring,
     known: torch.Tensor,
-    attributes: Sequence[Attribute],
+    content: Content,
     dense: Sequence[DenseAttribute],
-    new: int,
     users: torch.Tensor,
     processes: Processes,
 ) -> torch.Tensor:
@@ -35,20 +34,20 @@ def new_item_vectors(
     Args:
         scoring: of the known items; its towers must have been given the new ones' attributes.
         known: vectors ``[n, d]`` of all known items.
-        attributes: of the known items and then of the new ones.
-        dense: their vectors and numbers, likewise.
-        new: how many are new.
+        content: of the known items and then of the new ones.
+        dense: their vectors and numbers, likewise, as the towers read them.
         users: vectors of this rank's users.
         processes: the ranks.
     """
-    rows, others = Likeness.of_known(attributes, len(known))
+    of_known = content.part(slice(0, len(known)))
+    rows, others = Likeness.of_known(of_known)
     pretended = _of_attributes(scoring, known, rows, dense, others, processes)
     some = users[: -(-USERS // processes.world_size)]
     items = known[torch.from_numpy(rows).to(known.device)]
     reached = torch.stack([reach(some @ each.t()) for each in (items, pretended)])
     by = gain(*processes.all_reduce_sum(reached).tolist())
-    ids = np.arange(len(known), len(known) + new)
-    likeness = Likeness.of(attributes, len(known), new)
+    ids = np.arange(len(known), len(content))
+    likeness = Likeness.of(of_known, content.part(slice(len(known), None)))
     return moved(_of_attributes(scoring, known, ids, dense, likeness, processes), known, by)
 
 

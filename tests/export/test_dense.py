@@ -88,8 +88,9 @@ def test_an_item_nobody_took_is_known_by_its_vector(made):
     program = new_item_program(made.trained, data.item_attributes)
     exported = program.program().exported().module()
     known = made.model.item_vectors(ITEMS).numpy()
-    new = NewItems(data.item_attributes, known, exported, program.widths)
-    vectors = new.vectors_of(data.item_attributes, toy.ITEMS, data.item_dense)
+    dense = data.item_dense
+    new = NewItems(data.item_attributes, known, exported, program.widths, known_dense=dense)
+    vectors = new.vectors_of(data.item_attributes, toy.ITEMS, dense)
     tower = made.model.item
     _, features = tower.look_up(ITEMS)
     rows = toy.pretrained("history")

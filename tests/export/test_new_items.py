@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from cadc_rec.config.experiment import ComputeConfig
+from cadc_rec.data.content import Content
 from cadc_rec.data.dataset import Attribute
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.state import load_state
@@ -60,7 +61,8 @@ def by_training(finished, new):
         load_state(model.wrapped, state, model.trains)
         scoring = of_towers(model, LastItems(data, e.history.length))
         users = scoring.users(True, None)
-        return new_item_vectors(scoring, scoring.items, every, [], COUNT, users, alone).numpy()
+        content = Content.of(every, [], data.n_items + COUNT, data.n_items)
+        return new_item_vectors(scoring, scoring.items, content, [], users, alone).numpy()
 
 
 def test_a_bundles_own_programs_give_trainings_vectors(either):

@@ -11,14 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import cadc_rec.data.content
+import cadc_rec.pretrain.likeness
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.cold_items import ColdItems
+from cadc_rec.data.content import Content
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.dense import DenseAttribute
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.content_baselines import baseline_ranks
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.pipeline.summary import run_result
-from cadc_rec.pretrain.content_lists import content_vectors
 from cadc_rec.pretrain.likeness import Likeness
 from cadc_rec.study.run.grid import Cell
 from cadc_rec.study.run.records import record_done
@@ -138,33 +141,76 @@ def likes_by_hand(data, known):
     values = np.concatenate(parts, 1)
     values *= np.log(known / np.maximum(values[:known].sum(0), 1))
     values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-    cosine = values[known:] @ values[:known].T
+    return values, weights_by_hand(values, known)
+
+
+def weights_by_hand(values, known):
+    cosine = np.maximum(values[known:] @ values[:known].T, 0)
     weights = np.zeros_like(cosine)
     for n, row in enumerate(cosine):
         best = np.lexsort((np.arange(known), -row))[:20]
         weights[n, best] = row[best] ** 3
-    return values, weights / weights.sum(1, keepdims=True)
+    return weights / weights.sum(1, keepdims=True)
 
 
-def test_a_new_item_stands_where_the_items_most_like_it_stand(finished):
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_new_item_stands_where_the_items_most_like_it_stand(finished, dense, monkeypatch):
+    monkeypatch.setattr(cadc_rec.data.content, "_ELEMENTS", 70)  # ten known items at once
+    monkeypatch.setattr(cadc_rec.pretrain.likeness, "_BLOCK", 30)  # three new ones
     data = Dataset.open(finished["prepare"])
-    likeness = Likeness.of(data.every_item_attributes(), data.n_items, data.n_untaken)
-    _, expected = likes_by_hand(data, data.n_items)
+    values, expected = likes_by_hand(data, data.n_items)
+    tables, count, known = [], len(values), data.n_items
+    if dense:
+        tables = [some_vectors("a", count, 3, [1, known]), some_vectors("b", count, 4, [1, 2])]
+        expected = weights_by_hand(with_vectors(values, tables, known), known)
+    content = Content.of(data.every_item_attributes(), tables, count, known)
+    new = content.part(slice(known, None))
+    likeness = Likeness.of(content.part(slice(0, known)), new)
     rows = torch.from_numpy(np.random.default_rng(0).normal(size=(data.n_items, 5))).float()
     np.testing.assert_allclose(likeness.of_vectors(rows), expected @ rows.numpy(), atol=1e-4)
 
 
-def test_baselines_are_those_of_plain_numpy(finished):
+def some_vectors(name, n_items, width, missing):
+    """Unit vectors that have much in common; some are missing."""
+    rows = 1 + np.random.default_rng(width).normal(size=(n_items, width))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows[missing] = 0
+    return DenseAttribute(name, "vector", rows.astype(np.float32))
+
+
+def with_vectors(values, tables, known):
+    """A half for the coded values and a half for the vectors, less the known items' mean."""
+    parts = [values * 0.5**0.5]
+    for table in tables:
+        rows = table.values.astype(np.float64)
+        has = np.abs(rows).sum(1) > 0
+        rows[has] -= rows[:known][has[:known]].mean(0)
+        rows[has] /= np.linalg.norm(rows[has], axis=1, keepdims=True)
+        parts.append(rows * (0.5 / len(tables)) ** 0.5)
+    every = np.concatenate(parts, 1)
+    return every / np.maximum(np.linalg.norm(every, axis=1, keepdims=True), 1e-12)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_baselines_are_those_of_plain_numpy(finished, dense, monkeypatch):
+    monkeypatch.setattr(cadc_rec.data.content, "_ELEMENTS", 70)  # ten items at once
     data = Dataset.open(finished["prepare"])
     cold = ColdItems.of(data)
     values, _ = likes_by_hand(data, data.n_items)
-    vectors = content_vectors(data.every_item_attributes(), len(values), data.n_items)
+    count, known = len(values), data.n_items
+    tables = []
+    if dense:
+        numbers = DenseAttribute("continuous", "numbers", np.ones((count, 4), np.float32))
+        tables = [some_vectors("a", count, 3, [1, known]), some_vectors("b", count, 4, [1, 2])]
+        tables.append(numbers)  # have no part in it
+    content = Content.of(data.every_item_attributes(), tables, count, known)
+    has = values > 0
+    values = with_vectors(values, tables[:2], known) if dense else values
     excluded = cold.excluded(data, cold.test_item)
     histories = UserItems(data.user_indptr, data.train_item)
     every = {"among_all": np.arange(len(values))}
-    ranks = baseline_ranks(vectors, histories, cold.test_item, excluded, every)
+    ranks = baseline_ranks(content, histories, cold.test_item, excluded, every)
     counts = np.bincount(data.train_item, minlength=data.n_items)
-    has = values > 0
     of_value = counts @ has[: data.n_items] / np.maximum(has[: data.n_items].sum(0), 1)
     popular = has @ of_value / has.sum(1)
     place = 0

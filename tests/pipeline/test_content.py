@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file
 
 from cadc_rec.config.file import load_experiment
+from cadc_rec.data.content import Content
+from cadc_rec.distributed.processes import processes
+from cadc_rec.distributed.state import load_state
+from cadc_rec.evaluation.on_top import LastItems
+from cadc_rec.export.finished import Finished
+from cadc_rec.export.new_items import NewItems
+from cadc_rec.export.write import Wanted, write_bundle
 from cadc_rec.pipeline.pipeline import Pipeline
+from cadc_rec.pipeline.stages.train import CHECKPOINT
+from cadc_rec.serving.bundle.bundle import Bundle
+from cadc_rec.training.build import build_model
+from cadc_rec.training.new_items import new_item_vectors
+from cadc_rec.training.scoring import of_towers
 from tests.zygote import run_ranks
 
 pytestmark = pytest.mark.slow
@@ -134,3 +148,35 @@ def test_two_processes_find_what_one_finds(config, tmp_path):
             assert one[column].tolist() == two[column].tolist()
         else:
             assert (abs(one[column] - two[column]) <= 2).mean() > 0.8
+
+
+def test_a_bundles_programs_give_new_items_trainings_vectors(config, whole, tmp_path):
+    """By attributes, vectors, text and numbers: in the tower, and in what the items are like."""
+    _, workdir = whole
+    experiment = load_experiment(config)
+    pipeline = Pipeline(experiment, workdir)
+    artifacts = pipeline.run()
+    write_bundle(
+        Finished(experiment, artifacts, pipeline.dataset, pipeline.pretrained),
+        tmp_path / "bundle",
+        Wanted(),
+    )
+    data = pipeline.dataset
+    new, dense = data.untaken_attributes(), data.untaken_dense()
+    found = NewItems.of_bundle(Bundle.open(tmp_path / "bundle"))
+    found = found.vectors_of(new, data.n_untaken, dense)
+    whole_data = replace(data, item_attributes=data.every_item_attributes())
+    every, n_items = data.every_item_dense(), data.n_items + data.n_untaken
+    with processes(experiment.compute) as alone:
+        model = build_model(experiment, whole_data, pipeline.pretrained, alone)
+        state = load_file(artifacts["train"].path / CHECKPOINT)
+        load_state(model.wrapped, state, model.trains)
+        scoring = of_towers(model, LastItems(whole_data, experiment.history.length))
+        content = Content.of(whole_data.item_attributes, every, n_items, data.n_items)
+        users = scoring.users(True, None)
+        expected = new_item_vectors(scoring, scoring.items, content, every, users, alone)
+    assert data.n_untaken > 5
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    without = [replace(each, values=0 * each.values) for each in dense]
+    bare = Finished(experiment, artifacts, data, pipeline.pretrained).new_items
+    assert abs(bare.vectors_of(new, data.n_untaken, without) - found).max() > 0.01

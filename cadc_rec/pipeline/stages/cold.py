@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from cadc_rec.data.cold_items import ColdItems
-from cadc_rec.data.dataset import Attribute, Dataset
+from cadc_rec.data.content import Content
+from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.evaluation.content_baselines import BASELINES, baseline_ranks
@@ -30,7 +31,6 @@ from cadc_rec.evaluation.metrics import rank_gains, ranking_metrics
 from cadc_rec.evaluation.ranking import Listed
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.evaluation.statistics import UserGains, mean_intervals, paired_bootstrap
-from cadc_rec.pretrain.content_lists import content_vectors
 from cadc_rec.pretrain.likeness import USERS, Likeness, gain, reach
 from cadc_rec.training.new_items import new_item_vectors
 from cadc_rec.training.scoring import Scoring
@@ -59,25 +59,24 @@ def measure_cold(
         folder: receives ``cold_ranks.parquet`` on rank 0.
     """
     control = int(cold.items.max()) < dataset.n_items
-    attributes = dataset.every_item_attributes()
+    attributes, dense = dataset.every_item_attributes(), dataset.every_item_dense()
+    content = Content.of(attributes, dense, dataset.n_items + dataset.n_untaken, dataset.n_items)
     on_top = OfCold()
     every = processes.all_gather_rows(scoring.items, dataset.n_items)
     if not control:
         vectors = new_item_vectors(
             scoring,
             every,
-            attributes,
-            dataset.every_item_dense(),
-            dataset.n_untaken,
+            content,
+            dense,
             scoring.users(True, None),
             processes,
         )
         # Cold items follow the others; behind them are those that nobody took at all.
         every = torch.cat([every, vectors[: len(cold.items)]])
-        on_top = OfCold.of(scoring, dataset, len(cold.items), attributes)
+        on_top = OfCold.of(scoring, dataset, len(cold.items), content)
     result: dict[str, Any] = {"items": len(cold.items), "control": control}
     columns: dict[str, list[Any]] = {"user": [], "item": [], "of": []}
-    baselines = content_vectors(attributes, dataset.n_items + dataset.n_untaken, dataset.n_items)
     for of, with_validation, targets in (
         ("validation", False, cold.val_item),
         ("test", True, cold.test_item),
@@ -93,7 +92,7 @@ def measure_cold(
             histories = UserItems(dataset.user_indptr, dataset.train_item)
             candidates = (cold.items.astype(np.int64), np.arange(len(every)))
             sets = dict(zip(_AMONG, candidates, strict=True))
-            ranks |= _of_baselines(baselines, histories, targets, excluded, sets, processes)
+            ranks |= _of_baselines(content, histories, targets, excluded, sets, processes)
         result[of] = {"users": len(users), **_described(ranks, ks)}
         rows = {"user": users, "item": targets[users], "of": np.repeat(of, len(users)), **ranks}
         for name, values in rows.items():
@@ -122,11 +121,12 @@ class OfCold:
         scoring: Scoring,
         dataset: Dataset,
         count: int,
-        attributes: Sequence[Attribute],
+        content: Content,
     ) -> OfCold:
         """Of `count` items behind the known ones."""
-        likeness = Likeness.of(attributes, dataset.n_items, dataset.n_untaken)
-        likeness = Likeness(likeness.weights[:count])
+        of_known = content.part(slice(0, dataset.n_items))
+        new = content.part(slice(dataset.n_items, dataset.n_items + count))
+        likeness = Likeness.of(of_known, new)
         known = range(dataset.n_items)
         listed, order = scoring.on_top.of_users(dataset, None, True, known)
         if listed is None:
@@ -134,7 +134,7 @@ class OfCold:
         users = np.arange(dataset.n_users) if order is None else order
         users = users[dataset.test_item[users] >= 0]  # the others have no time of a request
         users = users[np.unique(np.linspace(0, len(users) - 1, USERS).astype(np.int64))]
-        rows, others = Likeness.of_known(attributes, dataset.n_items)
+        rows, others = Likeness.of_known(of_known)
         scores = listed(users)
         both = (sparse.csr_array(scores[:, rows]), others.of_scores(scores))
         reached = (float(reach(torch.from_numpy(each.toarray()))) for each in both)
@@ -155,7 +155,7 @@ class OfCold:
 
 
 def _of_baselines(
-    vectors: sparse.csr_array,
+    content: Content,
     histories: UserItems,
     targets: NDArray[np.int32],
     excluded: UserItems,
@@ -168,7 +168,7 @@ def _of_baselines(
     mine = users[share.start : share.stop]
     own = np.full_like(targets, -1)
     own[mine] = targets[mine]
-    found = baseline_ranks(vectors, histories, own, excluded, candidates)
+    found = baseline_ranks(content, histories, own, excluded, candidates)
     ranks = torch.from_numpy(np.stack(list(found.values()), 1)).to(processes.device)
     every = processes.all_gather_rows(ranks, len(users)).cpu().numpy()
     return dict(zip(found, every.T, strict=True))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 # Lower-case names of known kinds, at most one folder deep: no "..", no root, no hidden file.
-_NAME = re.compile(r"([a-z0-9_]+/)?[a-z0-9_]+\.(json|md|parquet|safetensors|faiss|pt2?)")
+_NAME = re.compile(r"([a-z0-9_]+/)?[a-z0-9_]+\.(json|md|parquet|safetensors|faiss|npy|pt2?)")
 _MANIFEST_LIMIT = 1 << 20  # bytes; ours have a few kilobytes
 
 
@@ -123,6 +123,22 @@ class Bundle:
 
         return load(self.read(name))
 
+    def mapped(self, name: str) -> np.ndarray:
+        """A NumPy file's array, read from disk as it is used; checked when the bundle was opened.
+
+        Raises:
+            CadcError: the bundle has no such file, or it is no array.
+        """
+        import numpy as np
+
+        if not self.has(name):
+            raise CadcError(f"{self.path}: this bundle has no {name}; export it anew.")
+        try:
+            found: np.ndarray = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise CadcError(f"{self.path / name}: cannot be read ({error}); {_REMEDY}") from error
+        return found
+
     def table(self, name: str) -> pa.Table:
         """A Parquet file's table."""
         import pyarrow.parquet as pq
@@ -156,7 +172,7 @@ def manifest_of(
         files[file] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
     body = {
         "format": layout.FORMAT,
-        "format_version": 3 if layout.CONTEXT in files else 2 if layout.LISTS in files else 1,
+        "format_version": _version(files),
         "name": name,
         "fingerprint": digest({file: entry["sha256"] for file, entry in files.items()}),
         "inputs": dict(inputs),
@@ -165,6 +181,13 @@ def manifest_of(
         "created": created,
     }
     return {**body, "digest": digest(body)}
+
+
+def _version(files: Mapping[str, Any]) -> int:
+    """The least version whose readers know all of these files."""
+    if layout.item_content(0) in files:
+        return 4
+    return 3 if layout.CONTEXT in files else 2 if layout.LISTS in files else 1
 
 
 def _files_in(path: Path) -> set[str]:

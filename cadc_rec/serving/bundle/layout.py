@@ -9,10 +9,10 @@ that nobody took yet come last; `MODEL` says how many they are, and programs and
 from __future__ import annotations
 
 FORMAT = "cadc-rec bundle"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Raised when a reader of the version before could not make sense of what is there. Version 2 is
-written where a bundle has `LISTS`, and 3 where it has `CONTEXT`, for scores would be others without
-them; else version 1."""
+written where a bundle has `LISTS`, 3 where it has `CONTEXT`, and 4 where it has `item_content`, for
+scores would be others without them; else version 1."""
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
@@ -81,6 +81,14 @@ PROGRAMS = {
 
 SELF_TEST = "self_test.json"
 """Recorded requests with their answers; see `cadc_rec.serving.bundle.self_test`."""
+
+
+def item_content(place: int) -> str:
+    """Where the vectors of items lie, which tell what known items a new one is like.
+
+    A ``.npy`` table with a row an item, of the so many-th entry of items in `DENSE` with vectors.
+    """
+    return f"content/item_{place}.npy"
 
 
 def compiled(program: str) -> str:

@@ -6,13 +6,16 @@ numbers are of the test rows; the comparisons are paired bootstraps over their u
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cadc_rec import strict_json
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.content_baselines import BASELINES
 from cadc_rec.evaluation.statistics import UserGains, mean_gains, paired_bootstrap, spread
@@ -74,23 +77,46 @@ def _columns() -> tuple[Column, ...]:
                     Column(
                         baseline.replace("_", " "),
                         "verdict",
-                        "the same metric of a baseline that knows attributes alone; whether the "
-                        "method is better, by a paired bootstrap over users, and the interval of "
-                        "the difference in percent of the baseline's",
+                        "the same metric of a baseline that knows the items' content alone; "
+                        "whether the method is better, by a paired bootstrap over users, and the "
+                        "interval of the difference in percent of the baseline's",
                     )
                 )
     about = (
         "HR@10 among all items, in percent of what the same items reach when they are known "
-        "(data.cold_control); with the 95% interval over users"
+        "(data.cold_control), over the seeds that both have; with the 95% interval over users"
     )
-    return (*found, Column("of known %", "95%", about))
+    control = (
+        "the row in which they are known, the seeds that both have where not all, and the settings "
+        "of that row which are others"
+    )
+    return (*found, Column("of known %", "95%", about), Column("known in", "", control))
 
 
 def _known(group: Group, groups: list[Group]) -> Group | None:
-    """The control of a group: the same method's, of the same share."""
+    """The control of a group: the same method's, of the same share; of several the most alike."""
     wanted = (group.dataset, group.method, group.ratio)
     same = [g for g in groups if (g.dataset, g.method, g.ratio) == wanted and _is_control(g)]
-    return same[0] if same else None
+    return min(same, key=lambda control: len(_other_settings(group, control)), default=None)
+
+
+def _other_settings(group: Group, control: Group) -> dict[str, Any]:
+    """The control's settings that differ from the group's, but for those that make it one."""
+    mine, theirs = (_flat(each.done[0].config) for each in (group, control))
+    return {
+        name: theirs.get(name)
+        for name in sorted(mine.keys() | theirs.keys())
+        if mine.get(name) != theirs.get(name) and name not in ("seed", "data.cold_control")
+    }
+
+
+def _flat(settings: dict[str, Any], section: str = "") -> dict[str, Any]:
+    """Settings by dotted names."""
+    found = {}
+    for name, value in settings.items():
+        inner = _flat(value, f"{section}{name}.") if isinstance(value, dict) else None
+        found |= {section + name: value} if inner is None else inner
+    return found
 
 
 def _is_control(group: Group) -> bool:
@@ -109,7 +135,7 @@ def _entries(group: Group, known: Group | None) -> tuple[Entry, ...]:
             for baseline in BASELINES:
                 other = cold_gains(group, f"{baseline}_{among}", metric)
                 entries.append(_NONE if other is None else _beside(group, mine, other))
-    return (*entries, _of_known(group, known))
+    return (*entries, *_of_known(group, known))
 
 
 def _beside(group: Group, mine: UserGains, other: UserGains) -> Entry:
@@ -125,33 +151,51 @@ def _beside(group: Group, mine: UserGains, other: UserGains) -> Entry:
     )
 
 
-def _of_known(group: Group, known: Group | None) -> Entry:
+def _of_known(group: Group, known: Group | None) -> tuple[Entry, Entry]:
+    """What it reaches of its control, and which that is."""
     if known is None or known is group:
-        return _NONE
+        return _NONE, _NONE
+    seeds = _seeds(group) & _seeds(known)
     among, metric = "among_all", METRICS[0]
-    mine, theirs = cold_gains(group, among, metric), cold_gains(known, among, metric)
-    assert mine is not None
-    assert theirs is not None
+    mine, theirs = (cold_gains(each, among, metric, seeds) for each in (group, known))
+    if mine is None or theirs is None:
+        return _NONE, _NONE
     try:
         compared = paired_bootstrap(mine, theirs)
     except CadcError as error:
         names = " and ".join(f"{g.study.folder}/cells/{g.done[0].id}.json" for g in (group, known))
         raise CadcError(f"{names}: {error}") from error
     if compared.relative is None:
-        return _NONE
+        return _NONE, _NONE
     share = 100 + compared.relative
     interval = compared.relative_interval
     ends = "" if interval is None else f"{100 + interval[0]:.0f} to {100 + interval[1]:.0f}"
-    return Entry(f"{share:.0f}", second=ends, sort=share)
+    return Entry(f"{share:.0f}", second=ends, sort=share), _described(group, known, seeds)
 
 
-def cold_gains(group: Group, column: str, metric: str) -> UserGains | None:
+def _described(group: Group, known: Group, seeds: Set[int]) -> Entry:
+    parts = [known.contender.variant or known.method]
+    if len(seeds) < len(_seeds(group)):
+        parts.append("seeds " + ", ".join(map(str, sorted(seeds))))
+    others = _other_settings(group, known).items()
+    parts += [f"{name} = {strict_json.dumps(value)}" for name, value in others]
+    return Entry("; ".join(parts), tone="word")
+
+
+def _seeds(group: Group) -> set[int]:
+    return {cell.seed for cell in group.done if cell.cold_ranks is not None}
+
+
+def cold_gains(
+    group: Group, column: str, metric: str, seeds: Set[int] | None = None
+) -> UserGains | None:
     """What each user of a held-out cold item adds to a metric, the mean over the group's seeds.
 
     Args:
         group: cells of one contender.
         column: ``among_cold``, ``among_all``, or these of a baseline (``neighbours_among_all``).
         metric: such as ``hr@10``.
+        seeds: those that count; None is all.
 
     Returns:
         None if the cells have no such ranks.
@@ -159,22 +203,24 @@ def cold_gains(group: Group, column: str, metric: str) -> UserGains | None:
     Raises:
         CadcError: the ranks cannot be read, or are of different users.
     """
-    seeds = _of_seeds(group, column, metric)
-    if not seeds:
+    found = _of_seeds(group, column, metric, seeds)
+    if not found:
         return None
-    users = [seed.users for seed in seeds]
+    users = [seed.users for seed in found]
     if any(len(users[0]) != len(other) or (users[0] != other).any() for other in users):
         raise CadcError(
             f"{group.study.folder}/cells/{group.done[0].id}.json: its seeds rank cold items of "
             "different users; run these cells of the study again."
         )
-    return UserGains(users[0], np.mean([seed.gains for seed in seeds], axis=0))
+    return UserGains(users[0], np.mean([seed.gains for seed in found], axis=0))
 
 
-def _of_seeds(group: Group, column: str, metric: str) -> list[UserGains]:
+def _of_seeds(
+    group: Group, column: str, metric: str, seeds: Set[int] | None = None
+) -> list[UserGains]:
     found = []
     for cell in group.done:
-        if cell.cold_ranks is not None:
+        if cell.cold_ranks is not None and (seeds is None or cell.seed in seeds):
             table = _test_ranks(group.study.folder / cell.cold_ranks)
             if column in table:
                 users, ranks = np.asarray(table["user_id"]), np.asarray(table[column])

@@ -11,7 +11,7 @@ from cadc_rec.study.report.report import write_report
 USERS = 200
 
 
-def add(study, seed, hits, variant="", control=False, baselines=None):
+def add(study, seed, hits, variant="", control=False, baselines=None, dropout=0.0):
     """A recipe's cell; of 200 users the first so many have rank 1 among the cold, and among all."""
     name = f"cold{variant}{seed}"
     columns = {f"among_{of}": n for of, n in zip(("cold", "all"), hits, strict=True)}
@@ -25,11 +25,19 @@ def add(study, seed, hits, variant="", control=False, baselines=None):
     pq.write_table(pa.table(table), study.folder / "ranks" / f"{name}.parquet")
     more = {"variant": variant, "cold_ranks": f"ranks/{name}.parquet"}
     more["cold"] = {"items": 9, "control": control, "test": {}}
+    more["config"] = {
+        "seed": seed,
+        "data": {"cold_control": control, "cold_items": 0.1},
+        "model": {"cold_dropout": dropout},
+        "train": {"epochs": 3},
+    }
     study.add_done("ml-1m", "recipe", "init_frozen", 10.0, seed, 70, (1.0, 0.0, 9.0), **more)
 
 
 def columns_of(study):
-    table = (write_report(study.folder).page.parent / "cold-table.md").read_text()
+    table = (
+        (write_report(study.folder).page.parent / "cold-table.md").read_text().replace("\\_", "_")
+    )
     lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
     titles, rows = lines[0], lines[2:]
     return titles, {row[0]: row for row in rows}
@@ -63,6 +71,26 @@ def test_cold_items_stand_beside_both_baselines_and_what_they_reach_when_known(n
     assert known[titles.index("of known %")] == "–"
     page = (study.folder / "report" / "index.html").read_text()
     assert "Cold items" in page
+
+
+def test_a_control_counts_over_the_common_seeds_and_is_named_with_its_settings(new_study):
+    study = new_study(layout="grid", baseline="recipe")
+    add(study, 0, (60, 30))
+    add(study, 1, (60, 60))
+    add(study, 0, (60, 20), variant="dropout", dropout=0.5)
+    add(study, 0, (120, 40), variant="known", control=True, dropout=0.5)
+    add(study, 2, (120, 90), variant="known", control=True, dropout=0.5)
+    titles, rows = columns_of(study)
+    share, named = titles.index("of known %"), titles.index("known in")
+    assert rows["Recipe"][share] == "75"  # 30 of 40, of seed 0 alone
+    assert rows["Recipe"][named] == "known; seeds 0; model.cold_dropout = 0.5"
+    assert rows["Recipe, dropout"][share] == "50"
+    assert rows["Recipe, dropout"][named] == "known"
+    add(study, 0, (120, 60), variant="known-plain", control=True)
+    titles, rows = columns_of(study)
+    assert rows["Recipe"][share] == "50"
+    assert rows["Recipe"][named] == "known-plain; seeds 0"
+    assert rows["Recipe, dropout"][named] == "known"
 
 
 def test_a_study_without_cold_items_has_no_such_table(new_study):
