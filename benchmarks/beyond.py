@@ -11,21 +11,15 @@ where `benchmarks.paper` was run there too.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
 from benchmarks.paper import ROOT, between
-from cadc_rec.errors import CadcError
+from benchmarks.study_command import study_command
 from cadc_rec.evaluation.statistics import percent_difference
-from cadc_rec.log import keep_interrupts, set_up_logging
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import Comparisons, Group, label
-from cadc_rec.study.report.report import write_report
 from cadc_rec.study.report.study_data import Study, load_studies
-from cadc_rec.study.run.cells import run_study
 
-STUDIES = ROOT / "configs" / "study"
 BEYOND, DEFAULTS = "beyond", "defaults"
 PAGE = ROOT / "docs" / "accuracy.md"
 
@@ -88,31 +82,14 @@ def _compared(comparisons: Comparisons, group: Group, other: Group, metric: str)
 
 
 def main() -> None:
-    """Parse, run, report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--workdir", type=Path, default=Path("work"))
-    parser.add_argument("--data-dir", type=Path, help="folder with the raw data")
-    parser.add_argument("--jobs", type=int, default=1, help="cells that run at the same time")
-    parser.add_argument("--study", choices=[BEYOND, DEFAULTS], default=BEYOND)
-    parser.add_argument("--docs", action="store_true", help="run nothing; write docs/accuracy.md")
-    arguments = parser.parse_args()
-    set_up_logging()
-    keep_interrupts()
-    try:
-        if not arguments.docs:
-            study = STUDIES / f"{arguments.study}.toml"
-            run_study(study, arguments.workdir, arguments.data_dir, arguments.jobs)
-        studies = arguments.workdir / "studies"
-        if arguments.study == DEFAULTS:
-            studies /= DEFAULTS
-        report = write_report(studies)
-        if arguments.docs:
-            into_docs(report.page.parent, studies)
-    except CadcError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    print(report.page.resolve())
+    """Run a study, report."""
+    study_command(
+        __doc__,
+        (BEYOND, DEFAULTS),
+        lambda workdir, raw: raw,
+        lambda studies, name: studies / name if name == DEFAULTS else studies,
+        lambda report, studies, name: into_docs(report, studies),
+    )
 
 
 if __name__ == "__main__":

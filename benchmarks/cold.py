@@ -12,10 +12,8 @@ not there is left out: its cells are recorded as not available.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,16 +22,14 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from benchmarks.paper import ROOT, between
+from benchmarks.study_command import study_command
 from cadc_rec.config.data import DataConfig
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.sources.public_datasets import read_movielens_1m
 from cadc_rec.data.sources.raw_input import find_raw
 from cadc_rec.errors import CadcError
-from cadc_rec.log import keep_interrupts, log, set_up_logging
-from cadc_rec.study.report.report import write_report
-from cadc_rec.study.run.cells import run_study
+from cadc_rec.log import log
 
-STUDIES = ROOT / "configs" / "study"
 PAGE = ROOT / "docs" / "accuracy.md"
 TABLES = {
     "cold": {"cold": "cold-table.md", "cold-warm": "grid-table.md"},
@@ -147,31 +143,18 @@ def into_docs(report: Path, tables: dict[str, str], page: Path = PAGE) -> None:
 
 
 def main() -> None:
-    """Parse, write the tables, run, report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--workdir", type=Path, default=Path("work"))
-    parser.add_argument("--data-dir", type=Path, help="folder with the raw data")
-    parser.add_argument("--jobs", type=int, default=1, help="cells that run at the same time")
-    parser.add_argument("--study", choices=["cold", "features"], default="cold")
-    parser.add_argument("--docs", action="store_true", help="run nothing; write docs/accuracy.md")
-    arguments = parser.parse_args()
-    set_up_logging()
-    keep_interrupts()
-    try:
-        if not arguments.docs:
-            tables = arguments.workdir / "cold"
-            tables.mkdir(parents=True, exist_ok=True)
-            write_tables(tables, arguments.data_dir)
-            study = STUDIES / f"{arguments.study}.toml"
-            run_study(study, arguments.workdir, tables, arguments.jobs)
-        report = write_report(arguments.workdir / "studies" / arguments.study)
-        if arguments.docs:
-            into_docs(report.page.parent, TABLES[arguments.study])
-    except CadcError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    print(report.page.resolve())
+    """Write the tables, run a study of them, report."""
+
+    def data(workdir: Path, raw: Path | None) -> Path:
+        tables = workdir / "cold"
+        tables.mkdir(parents=True, exist_ok=True)
+        write_tables(tables, raw)
+        return tables
+
+    def docs(report: Path, studies: Path, name: str) -> None:
+        into_docs(report, TABLES[name])
+
+    study_command(__doc__, ("cold", "features"), data, lambda studies, name: studies / name, docs)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,8 @@ def pytest_configure(config):
     """One parent of all processes, for all workers of a session; one thread for each of these."""
     # numba's loops are compiled once for all of them, and for the sessions to come.
     os.environ.setdefault("NUMBA_CACHE_DIR", str(zygote.ROOT / "work" / "numba"))
+    if not Path("/dev/nvidiactl").exists():  # a CUDA build of torch may import Triton before a test
+        os.environ.setdefault("TRITON_INTERPRET", "1")
     if hasattr(config, "workerinput"):
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # nobody has loaded torch yet
     else:
