@@ -176,6 +176,12 @@ class TrackingConfig(Section):
     """An MLflow server or database, such as `http://host:5000`; if empty, MLflow is not used."""
     mlflow_experiment: Annotated[str, Field(min_length=1)] = "cadc-rec"
     """The MLflow experiment that lists the run."""
+    trackio_project: str = ""
+    """A project of trackio, whose database is a file on this machine; if empty, trackio is not
+    used."""
+    interval_seconds: NonNegativeFloat = 10.0
+    """Seconds of training between two measurements of speed, waits, memory and loss, for these and
+    for [each rank's log](launching.md#what-each-rank-does); 0 measures nothing."""
 
 
 class UpdateConfig(Section):
