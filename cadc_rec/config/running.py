@@ -208,6 +208,10 @@ class UpdateConfig(Section):
     advise_new_share: Share = 0.1
     """Advise a full rebuild if more interactions came since the last one than this share of those
     it had."""
+    advise_hit_rate: Share = 0.8
+    """Advise a full rebuild if HR@10 of users' next items, before an update learns them, is below
+    this share of what it was for the first update after the last full build, by more than chance
+    (95%, one-sided)."""
     advise_cosine: Share = 0.8
     """Advise a full rebuild if the vectors of known items have moved too far since the last one: if
     the mean cosine between an item's vectors of now and of then is below this."""
