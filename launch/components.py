@@ -40,7 +40,10 @@ _FABRIC_DEVICES = {"efa": {"vpc.amazonaws.com/efa": 1}}
 # A collective that waited in vain leaves what each rank did last (torch's flight recorder).
 _OF_GPUS = {"TORCH_NCCL_DUMP_ON_TIMEOUT": "1"}
 
-NAMES = ("prepare", "pretrain", "select", "train", "evaluate", "run", "update", "export", "study")
+NAMES = (
+    *("prepare", "pretrain", "select", "train", "evaluate"),
+    *("run", "update", "export", "study", "doctor"),
+)
 
 
 class _Argument(NamedTuple):
@@ -180,6 +183,14 @@ def study(**asked: Any) -> specs.AppDef:
     if asked["data_dir"]:
         arguments += ["--data-dir", asked["data_dir"]]
     return _job("study", arguments, asked)
+
+
+@_cadc_rec_component(
+    (_Argument("workdir", "work", "the work folder that the job would have"),), _SEVERAL, _JOB
+)
+def doctor(**asked: Any) -> specs.AppDef:
+    """Check the ranks, machines and the work folder that a job would have; one table."""
+    return _job("doctor", ["--distributed", "--workdir", asked["workdir"]], asked)
 
 
 def _experiment(asked: Mapping[str, Any]) -> list[str]:

@@ -83,6 +83,10 @@ def updates(
     data_dir: DataDir = None,
     method: Method = None,
     sets: Sets = None,
+    draw: Annotated[
+        Path | None,
+        typer.Option(help="Also draw them over the days, into this folder.", metavar="DIR"),
+    ] = None,
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -97,6 +101,11 @@ def updates(
 
         line = line_of(require_finished(Pipeline(experiment, workdir, data_dir)))
         found = updates_of(workdir, line)
+    page = None
+    if draw is not None:
+        from cadc_rec.study.report.days import write_days
+
+        page = write_days(found, draw)
     if json:
         listed = [
             {
@@ -120,6 +129,8 @@ def updates(
         print(f"  {one.path.resolve()}")
     if not found:
         print("no updates yet; make one with cadc-rec update")
+    if page is not None:
+        print(page.resolve())
 
 
 def prune(

@@ -176,6 +176,12 @@ class TrackingConfig(Section):
     """An MLflow server or database, such as `http://host:5000`; if empty, MLflow is not used."""
     mlflow_experiment: Annotated[str, Field(min_length=1)] = "cadc-rec"
     """The MLflow experiment that lists the run."""
+    trackio_project: str = ""
+    """A project of trackio, whose database is a file on this machine; if empty, trackio is not
+    used."""
+    interval_seconds: NonNegativeFloat = 10.0
+    """Seconds of training between two measurements of speed, waits, memory and loss, for these and
+    for [each rank's log](launching.md#what-each-rank-does); 0 measures nothing."""
 
 
 class UpdateConfig(Section):
@@ -202,6 +208,10 @@ class UpdateConfig(Section):
     advise_new_share: Share = 0.1
     """Advise a full rebuild if more interactions came since the last one than this share of those
     it had."""
+    advise_hit_rate: Share = 0.8
+    """Advise a full rebuild if HR@10 of users' next items, before an update learns them, is below
+    this share of what it was for the first update after the last full build, by more than chance
+    (95%, one-sided)."""
     advise_cosine: Share = 0.8
     """Advise a full rebuild if the vectors of known items have moved too far since the last one: if
     the mean cosine between an item's vectors of now and of then is below this."""

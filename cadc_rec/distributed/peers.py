@@ -261,7 +261,7 @@ class Peers:
             return CadcError(
                 f"{who} did not answer within {self.timeout_seconds} s (compute.timeout_seconds): "
                 "find out what delays it, then start the same command again; finished stages are "
-                "kept."
+                + " ".join(["kept.", *getattr(error, "__notes__", [])])  # see `flight.py`
             )
         how = "has gone: it was killed, or its machine failed"
         if len(missing) > 1:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from cadc_rec.distributed.exchange import exchanging_rows
 from cadc_rec.distributed.processes import Processes
 
 PIECE = 2**26  # bytes of rows sent at once
@@ -101,17 +102,18 @@ def _exchanged(
     group: dist.ProcessGroup | None,
 ) -> torch.Tensor:
     """Rows `ids`, ascending, of a table whose rank r holds rows ``bounds[r] .. bounds[r + 1]``."""
-    ends = torch.searchsorted(ids, torch.tensor(bounds[1:], device=ids.device)).tolist()
-    asked = [end - begin for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
-    counts = torch.empty(len(asked), dtype=torch.int64, device=ids.device)
-    dist.all_to_all_single(counts, torch.tensor(asked, device=ids.device), group=group)
-    owed: list[int] = counts.tolist()
-    wanted = ids.new_empty(sum(owed))
-    dist.all_to_all_single(wanted, ids, owed, asked, group=group)
-    rows = local.new_empty(len(ids), local.shape[1])
-    answer = local[wanted - bounds[rank]]
-    dist.all_to_all_single(rows, answer, asked, owed, group=group)
-    return rows
+    with exchanging_rows():
+        ends = torch.searchsorted(ids, torch.tensor(bounds[1:], device=ids.device)).tolist()
+        asked = [end - begin for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+        counts = torch.empty(len(asked), dtype=torch.int64, device=ids.device)
+        dist.all_to_all_single(counts, torch.tensor(asked, device=ids.device), group=group)
+        owed: list[int] = counts.tolist()
+        wanted = ids.new_empty(sum(owed))
+        dist.all_to_all_single(wanted, ids, owed, asked, group=group)
+        rows = local.new_empty(len(ids), local.shape[1])
+        answer = local[wanted - bounds[rank]]
+        dist.all_to_all_single(rows, answer, asked, owed, group=group)
+        return rows
 
 
 class RowExchange:

@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torchrec import KeyedJaggedTensor, KeyedTensor
 
+from cadc_rec.distributed.exchange import exchanging_rows
+
 T = TypeVar("T")
 
 
@@ -160,5 +162,8 @@ def on_gpu(device: torch.device) -> bool:
 
 def wait(output: Any) -> KeyedTensor:
     """A collection's output: sharded ones answer later, plain ones at once."""
-    result: KeyedTensor = output.wait() if hasattr(output, "wait") else output
+    if not hasattr(output, "wait"):
+        return output
+    with exchanging_rows():
+        result: KeyedTensor = output.wait()
     return result

@@ -67,6 +67,10 @@ def rank_log(folder: Path, rank: int) -> Iterator[None]:
         yield
     except Exception as error:
         note(f"{type(error).__name__}: {error}", {}, logging.ERROR)
+        if "torch" in sys.modules:  # or no collective can have timed out
+            from cadc_rec.distributed.flight import keep_flight_record
+
+            keep_flight_record(error, folder, rank)
         raise
     finally:
         if ours.startswith(str(folder)):

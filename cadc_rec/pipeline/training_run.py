@@ -19,6 +19,7 @@ from cadc_rec.pipeline.stage import Job, OnEpoch
 from cadc_rec.store.artifact import Draft, artifact_key
 from cadc_rec.store.checkpoints.store import CheckpointStore
 from cadc_rec.tracking.runs import run_folder, tracked, tracker_for
+from cadc_rec.tracking.steps import StepCurves
 
 if TYPE_CHECKING:
     from cadc_rec.distributed.processes import Processes
@@ -40,9 +41,10 @@ def run_training(job: Job, processes: Processes, draft: Draft) -> None:
             f"compute.processes = {job.readers} needs a launcher; use cadc-rec, torchx or "
             "torchrun, or set it to 1."
         )
+    tracker = _tracker(job, processes.rank)
     with (
-        tracked(_tracker(job, processes.rank)) as tracker,
-        _recorded(job, processes.rank, tracker) as on_epoch,
+        tracked(tracker) as tracked_epoch,
+        _recorded(job, processes.rank, tracked_epoch) as on_epoch,
         SavedTraining(
             job.workdir,
             identity_of(job),
@@ -68,6 +70,7 @@ def run_training(job: Job, processes: Processes, draft: Draft) -> None:
             epoch_ended,
             saved,
             fitted=job.open_fitted(),
+            told=StepCurves(tracker, processes.world_size == 1),
         )
 
 

@@ -1,1 +1,1 @@
-"""The curves of a training run, for TensorBoard and MLflow."""
+"""The curves of a training run, for TensorBoard, MLflow and trackio."""

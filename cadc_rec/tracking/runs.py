@@ -1,7 +1,7 @@
 """Starts the trackers that the settings ask for, and names the run.
 
-In: the trainer's numbers after each epoch. Out: curves in TensorBoard and MLflow. They are not part
-of an artifact: event files hold times of day, so no two runs write the same bytes.
+In: the trainer's numbers after each epoch. Out: curves in TensorBoard, MLflow and trackio. They are
+not part of an artifact: event files hold times of day, so no two runs write the same bytes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.tracking.event_file import TensorBoardTracker
 from cadc_rec.tracking.mlflow_run import MLflowTracker
 from cadc_rec.tracking.tracker import CarefulTracker, NullTracker, Tracker, Trackers
+from cadc_rec.tracking.trackio_run import TrackioTracker
 
 OnEpoch = Callable[[Mapping[str, float]], None]
 """Called after each epoch with ``epoch``, ``loss`` and the other numbers of that epoch."""
@@ -29,12 +30,17 @@ def require_tracking(config: TrackingConfig) -> None:
     """Check, before hours of work, that the trackers' libraries are installed.
 
     Raises:
-        CadcError: the settings ask for MLflow, and it is not installed.
+        CadcError: the settings ask for MLflow or trackio, and it is not installed.
     """
     if config.mlflow_uri and find_spec("mlflow") is None:
         raise CadcError(
             "tracking.mlflow_uri is set, but MLflow is not installed; install it with "
             'pip install -e ".[tracking]", or leave the setting out.'
+        )
+    if config.trackio_project and find_spec("trackio") is None:
+        raise CadcError(
+            "tracking.trackio_project is set, but trackio is not installed; install it with "
+            'pip install -e ".[trackio]", or leave the setting out.'
         )
 
 
@@ -62,6 +68,11 @@ def tracker_for(
         uri, experiment = config.mlflow_uri, config.mlflow_experiment
         trackers.append(
             CarefulTracker("MLflow", lambda: MLflowTracker(uri, experiment, folder.name, settings))
+        )
+    if rank == 0 and config.trackio_project:
+        project = config.trackio_project
+        trackers.append(
+            CarefulTracker("trackio", lambda: TrackioTracker(project, folder.name, settings))
         )
     return Trackers(trackers) if trackers else NullTracker()
 

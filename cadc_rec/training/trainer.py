@@ -26,6 +26,7 @@ from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.training.batches.source import AnyLoader, BatchSource, source_on
 from cadc_rec.training.checkpoints import Checkpoints, NoCheckpoints
 from cadc_rec.training.context import Requests
+from cadc_rec.training.intervals import Meter, unmeasured
 from cadc_rec.training.kept import Histories
 from cadc_rec.training.losses import Objective, make_objective
 from cadc_rec.training.steps.ahead import FrozenReads
@@ -79,6 +80,7 @@ class Trainer:
         reads: what a step looks up in frozen tables, to be fetched while the one before computes.
         ahead: the model's towers, to send the ids of coming steps to their trained tables ahead of
             time; None leaves that to each step.
+        meter: measures the steps; default: nothing does.
     """
 
     def __init__(
@@ -96,7 +98,9 @@ class Trainer:
         graphs: str = "auto",
         reads: FrozenReads | None = None,
         ahead: TwoTower | None = None,
+        meter: Meter | None = None,
     ) -> None:
+        self.meter = meter or unmeasured(processes)
         self.model, self.optimizer = model, optimizer
         self.batches: BatchSource = source_on(
             processes.device,
@@ -212,18 +216,24 @@ class Trainer:
             progress.training_seconds += now - started
             started = now
 
+        first = (epoch - 1) * per_epoch
+        waits, rows = self.batches.waits, self.batches.rows_here / per_epoch
+        self.meter.begin(epoch, first + taken(before), waits, rows, state.loss)
         with contextlib.closing(runner.inputs(epoch, before)) as steps:
             for step, given in enumerate(steps, start=taken(before)):
-                number = (epoch - 1) * per_epoch + step
+                number = first + step
                 self._schedule(number)
                 self.before_step(number)
                 state.loss += runner.take(given)
                 state.average.update()
                 ticker.advance()
+                if self.meter.due():
+                    self.meter.cut(number + 1, state.loss)
                 if step + 1 < per_epoch:
                     progress.done = advanced(before, self.processes.world_size, step + 1)
                     count_seconds()
                     checkpoints.after_step(state, per_epoch)
+        self.meter.end(first + per_epoch, state.loss)
         mean = float(self.processes.all_reduce_sum(state.loss)) / per_epoch
         count_seconds()
         if not math.isfinite(mean):

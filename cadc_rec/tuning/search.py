@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import Experiment, TrackingConfig
 from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import BusyError, CadcError
 from cadc_rec.evaluation.statistics import mean_intervals
@@ -249,9 +249,8 @@ def _without_traces(experiment: Experiment, *, first: bool) -> Experiment:
     The first trial saves itself: a search that is started again goes on with it.
     """
     e = experiment
-    update: dict[str, Any] = {
-        "tracking": e.tracking.model_copy(update={"tensorboard": False, "mlflow_uri": ""})
-    }
+    untracked = TrackingConfig(tensorboard=False, interval_seconds=0.0)
+    update: dict[str, Any] = {"tracking": untracked}
     if not first:
         never = {"every_seconds": 0.0, "every_epochs": 0}
         update["checkpoint"] = e.checkpoint.model_copy(update=never)

@@ -20,6 +20,7 @@ from cadc_rec.updates.drift import (
     served_vectors,
     vector_drift,
 )
+from cadc_rec.updates.progressive import progressive_lines
 
 _COUNTS = (
     ("interactions", "new interactions"),
@@ -151,6 +152,7 @@ def update_lines(report: Mapping[str, Any]) -> Iterator[str]:
     )
     yield f"test, before the day: {_metrics(report['metrics_before'])}"
     yield f"test, with the day:   {_metrics(report['metrics'])}"
+    yield from progressive_lines(report)
     held_out = report["new_held_out"]
     if held_out is not None:
         yield f"{held_out['users']:,} known users with a new test item:"

@@ -22,6 +22,7 @@ from cadc_rec.pipeline.pipeline import Pipeline, launched, tell_of
 from cadc_rec.pipeline.runner import StageRunner
 from cadc_rec.pipeline.stage import Input, Job, Opened, Stage
 from cadc_rec.pipeline.table import MAKER
+from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.store.artifact import Artifact, Draft, run_stage
 from cadc_rec.store.atomic import empty_folder
 from cadc_rec.store.remote.origin import origin_of
@@ -29,7 +30,9 @@ from cadc_rec.store.remote.trees import local_tree
 from cadc_rec.updates import chain
 from cadc_rec.updates.dataset import NothingNew
 from cadc_rec.updates.day import Day, find_day, require_folder, require_updatable
+from cadc_rec.updates.drift import SIDES, served_vectors
 from cadc_rec.updates.learning import divisors
+from cadc_rec.updates.progressive import fell, norms, progressive
 from cadc_rec.updates.report import State, update_report
 from cadc_rec.updates.table import UPDATE_TABLE, changes_between
 
@@ -120,6 +123,7 @@ class _Update:
         """Make every stage and the record."""
         first, *others = UPDATE_TABLE
         self._make(first)
+        foreseen = self._foreseen()  # predict, then learn
         self.rebuilt = self._cannot_carry_on()
         if self.rebuilt:
             log.info("%s, so all stages are made from the start", self.rebuilt)
@@ -128,7 +132,18 @@ class _Update:
                 if stage.name in self.latest and stage.wanted(self.experiment):
                     self._make(stage)
         self.made = self._pipeline().run()
-        return self._record()
+        return self._record(foreseen)
+
+    def _foreseen(self) -> dict[str, Any]:
+        """How well the model before the update foresees what came."""
+        before, after = self.latest["prepare"], self.made["prepare"]
+        return progressive(
+            self.latest,
+            self.opened.dataset(before),
+            self.opened.dataset(after),
+            changes_between(self.opened, before, after),
+            self.experiment.evaluate.k,
+        )
 
     def _pipeline(self) -> Pipeline:
         """Makes what has no warm start of its own, by the ordinary stages."""
@@ -179,13 +194,17 @@ class _Update:
                 )
         return ""
 
-    def _record(self) -> chain.Update:
+    def _record(self, foreseen: Mapping[str, Any]) -> chain.Update:
         """Measure the drift and write what makes all this an update."""
         line = chain.line_of(self.base)
         places = {s: f"{a.path.parent.name}/{a.path.name}" for s, a in self.made.items()}
 
         def build(draft: Draft) -> None:
-            report = self._report()
+            report = self._report() | {"progressive": foreseen, "norms": self._norms()}
+            first = self._first_since_full_build()
+            fallen = fell(self.experiment.update, first, foreseen)
+            if fallen and not self.rebuilt:
+                report["rebuild"].append(fallen)
             text = strict_json.dumps(report, indent=2) + "\n"
             (draft.path / REPORT).write_text(text, "utf-8")
             draft.info = {
@@ -197,12 +216,12 @@ class _Update:
                 "report": report,
             }
 
-        limits = {"advise_new_share", "advise_cosine"}
+        limits = {"advise_new_share", "advise_cosine", "advise_hit_rate"}
         record = run_stage(
             self.workdir,
             chain.STAGE,
             {
-                "code": 1,  # raised when a record comes to hold something else
+                "code": 2,  # raised when a record comes to hold something else
                 "line": line,
                 "number": self.number,
                 "update": self.experiment.update.model_dump(mode="json", include=limits),
@@ -235,6 +254,27 @@ class _Update:
             since,
             self.rebuilt,
         )
+
+    def _norms(self) -> dict[str, Any]:
+        """Mean lengths of the pre-trained and the served vectors, by side, before and after."""
+        old, new = self.latest, self.made
+        found: dict[str, Any] = {"tables": {}, "vectors": {}}
+        for side in SIDES:
+            if "pretrain" in old and "pretrain" in new:
+                was, now = (IdTables.open(of["pretrain"]) for of in (old, new))
+                found["tables"][side] = norms(getattr(was, side), getattr(now, side))
+            of_both = (served_vectors(of["evaluate"], side) for of in (old, new))
+            found["vectors"][side] = norms(*of_both)
+        return found
+
+    def _first_since_full_build(self) -> Mapping[str, Any] | None:
+        """What was foreseen of the first update after the last full build; None if this is it."""
+        first = None
+        for update in reversed(self.done):
+            if update.report["rebuilt"]:
+                break
+            first = update.report.get("progressive", first)  # older records have none
+        return first
 
     def _last_full_build(self) -> tuple[Mapping[str, Artifact], int]:
         """The artifacts of the last full build, and the interactions of the updates since."""

@@ -3,6 +3,7 @@
 The ranks have no launcher, as if each were a node of its own: nobody ends one but the product.
 """
 
+import json
 import os
 import signal
 import socket
@@ -80,16 +81,22 @@ def test_a_killed_rank_is_named_with_its_host_and_process(train, victim):
 
 
 @pytest.mark.parametrize("victim", [1, 0])  # rank 0 keeps the store, which is silent with it
-def test_a_silent_rank_is_named_after_the_timeout(train, victim):
+def test_a_silent_rank_is_named_after_the_timeout(train, victim, workdir):
     run, other = train(2, "--set", "compute.timeout_seconds=5"), 1 - victim
     run.signal(signal.SIGSTOP, [victim])
     until(lambda: run.running() and run.codes[other] is not None)
     assert run.codes[other] == 2
+    (record,) = workdir.glob("logs/*/flight-recorder-gloo-rank-*.json")
     assert sentences(run)[other] == [
         f"error: rank {victim} (host {HOST}, process {run.pids[victim]}) did not answer within 5 s "
         "(compute.timeout_seconds): find out what delays it, then start the same command again; "
-        "finished stages are kept."
+        f"finished stages are kept. What rank {other} exchanged last is in {record}."
     ]
+    assert record.name.endswith(f"-rank-0000{other}.json")
+    last = json.loads(record.read_text())["entries"][-1]
+    assert last["profiling_name"].startswith("gloo:")
+    waited = record.stat().st_mtime - last["time_created_ns"] / 1e9
+    assert waited > 4.5  # it is the one that waited in vain
     run.signal(signal.SIGCONT, [victim])  # what it finds when it wakes ends it too
     assert run.wait()[victim] == 2
 

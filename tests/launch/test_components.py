@@ -126,6 +126,31 @@ def test_the_network_more_variables_caches_and_machines_reach_the_nodes():
 
 
 @pytest.mark.parametrize(
+    ("fabric", "variables", "devices"),
+    [
+        ("ib", {"NCCL_IB_DISABLE": "0", "NCCL_IB_HCA": "mlx5", "NCCL_IB_TIMEOUT": "22"}, {}),
+        ("tcp", {"NCCL_IB_DISABLE": "1", "NCCL_NET": "Socket"}, {}),
+        ("efa", {"FI_PROVIDER": "efa"}, {"vpc.amazonaws.com/efa": 1}),
+        ("", {}, {}),
+    ],
+)
+def test_each_network_has_its_variables_and_devices(fabric, variables, devices):
+    (role,) = components.run(config="a.toml", gpu=8, j="2x8", fabric=fabric).roles
+    of_network = {k: v for k, v in role.env.items() if k.startswith(("NCCL_", "FI_"))}
+    assert of_network.items() >= variables.items()
+    assert bool(of_network) == bool(fabric)
+    assert role.resource.devices == devices
+
+
+def test_the_doctor_examines_the_ranks_that_a_job_would_have():
+    app = components.doctor(workdir="s3://bucket/work", j="2x8", gpu=8)
+    assert "--nnodes 2 --nproc_per_node 8" in line_of(app)
+    assert line_of(app).endswith("-m cadc_rec doctor --distributed --workdir s3://bucket/work")
+    script = dryrun("slurm", app, partition="gpu").request.materialize()
+    assert script.count("-m cadc_rec doctor --distributed") == 2
+
+
+@pytest.mark.parametrize(
     ("wrong", "said"),
     [
         ({"fabric": "wifi"}, "choose one of efa, ib, tcp"),

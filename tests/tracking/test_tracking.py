@@ -1,4 +1,4 @@
-"""Tracked runs are read back as TensorBoard and MLflow read them."""
+"""Tracked runs are read back as TensorBoard, MLflow and trackio read them."""
 
 import logging
 import os
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import types
 from pathlib import Path
 
@@ -17,8 +18,11 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cadc_rec.config.experiment import TrackingConfig
 from cadc_rec.errors import CadcError
+from cadc_rec.tracking.event_file import TensorBoardTracker
 from cadc_rec.tracking.runs import require_tracking, run_folder, tracked, tracker_for
+from cadc_rec.tracking.steps import StepCurves
 from cadc_rec.tracking.tracker import flat_settings
+from cadc_rec.training.intervals import Measured
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"seed": 7, "train": {"epochs": 3, "learning_rate": 1e-3}, "model": {"tower": [8, 4]}}
@@ -297,3 +301,135 @@ def test_mlflow_keeps_the_history_in_a_database_of_its_own(tmp_path, capfd):
     for name, points in CURVES.items():
         kept = client.get_metric_history(run.info.run_id, name.replace("@", "_at_"))
         assert [(metric.step, metric.value) for metric in kept] == points
+
+
+def test_trackio_that_is_asked_for_and_missing_ends_the_job_before_it_starts(monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(CadcError, match=r'pip install -e "\.\[trackio\]"'):
+        require_tracking(TrackingConfig(trackio_project="mine"))
+
+
+def test_trackio_is_told_each_step_once_and_says_nothing_on_standard_output(
+    tmp_path, monkeypatch, capfd
+):
+    """A stand-in for trackio; the real one is an extra."""
+    told = []
+
+    class Run:
+        def log(self, points, step):
+            told.append((dict(points), step))
+
+    def init(**given):
+        print("* Created new run")
+        told.append((given["project"], given["name"], given["config"]["train.epochs"]))
+        return Run()
+
+    trackio = types.ModuleType("trackio")
+    trackio.init, trackio.finish = init, lambda: (print("finishes"), told.append("finished"))
+    monkeypatch.setitem(sys.modules, "trackio", trackio)
+    track(tmp_path / "run", HISTORY[:2], tensorboard=False, trackio_project="mine")
+    assert told == [
+        ("mine", "run", 3),
+        ({"train/loss": 0.7, "train/positives_per_second": 1000.0}, 1),
+        (
+            {
+                "train/loss": 0.6,
+                "validation/hr@10": 0.25,
+                "validation/ndcg@10": 0.1,
+                "train/positives_per_second": 1100.0,
+            },
+            2,
+        ),
+        "finished",
+    ]
+    assert capfd.readouterr().out == ""
+
+
+def test_trackio_keeps_the_history_in_a_file_without_a_network(tmp_path):
+    pytest.importorskip("trackio")
+    code = f"""
+        import socket
+        from pathlib import Path
+        from cadc_rec.config.experiment import TrackingConfig
+        from cadc_rec.tracking.runs import tracked, tracker_for
+        def refused(*_):
+            raise OSError("no network here")
+        socket.socket.connect = socket.create_connection = refused
+        config = TrackingConfig(tensorboard=False, trackio_project="mine")
+        with tracked(tracker_for(config, Path("run"), {SETTINGS!r})) as on_epoch:
+            for entry in {HISTORY!r}:
+                on_epoch(entry)
+        import trackio
+        from trackio.sqlite_storage import SQLiteStorage
+        (run,) = trackio.Api().runs("mine")
+        assert (run.name, run.config["train.learning_rate"]) == ("run", 0.001), run.config
+        rows = SQLiteStorage.get_logs("mine", "run")
+        for name, points in {CURVES!r}.items():
+            assert [(row["step"], row[name]) for row in rows if name in row] == points, rows
+    """
+    home = {"HOME": str(tmp_path), "TRACKIO_DIR": str(tmp_path / "trackio")}
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, **home, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
+
+
+def measured(step, steps, positives, waiting, exchange, loss, host, device=0, seconds=2.0):
+    return Measured(1, step, steps, seconds, positives, waiting, exchange, loss, host, device)
+
+
+def test_a_single_process_draws_its_intervals_over_the_steps_at_once(tmp_path):
+    tracker = TensorBoardTracker(tmp_path, SETTINGS)
+    drawn = StepCurves(tracker, alone=True)
+    drawn.interval(measured(8, 8, 400.0, 0.5, 0.0, 4.0, 1 << 20))
+    drawn.interval(measured(12, 4, 200.0, 1.0, 0.0, 1.0, 1 << 21))
+    assert curves(read(tmp_path)) == {
+        "steps/positives_per_second": [(8, 200.0), (12, 100.0)],
+        "steps/waiting_share": [(8, 0.25), (12, 0.5)],
+        "steps/exchange_share": [(8, 0.0), (12, 0.0)],
+        "steps/host_memory_bytes": [(8, 2.0**20), (12, 2.0**21)],
+        "steps/loss": [(8, 0.5), (12, 0.25)],
+    }
+
+
+def test_several_ranks_draw_a_curve_each_and_those_of_all_at_the_end_of_an_epoch(tmp_path):
+    tracker = TensorBoardTracker(tmp_path, SETTINGS)
+    drawn = StepCurves(tracker, alone=False)
+    ranks = [
+        [measured(4, 4, 100.0, 0.5, 1.5, 1.0, 1 << 20, 1 << 30)],
+        [
+            measured(3, 3, 75.0, 0.0, 0.25, 1.5, 1 << 20, 1 << 30, seconds=1.5),
+            measured(4, 1, 25.0, 0.0, 0.0, 0.5, 1 << 22, 1 << 31, seconds=0.5),
+        ],
+    ]
+    drawn.interval(ranks[0][0])
+    assert set(curves(read(tmp_path))) == {
+        f"rank-0/{name}"
+        for name in (
+            *("positives_per_second", "waiting_share", "exchange_share"),
+            *("host_memory_bytes", "device_memory_bytes"),
+        )
+    }
+    drawn.epoch(ranks, slowest=1)
+    found = curves(read(tmp_path))
+    assert found["rank-0/exchange_share"] == [(4, 0.75)]
+    assert found["rank-1/positives_per_second"] == [(3, 50.0), (4, 50.0)]
+    assert found["steps/positives_per_second"] == [(4, 100.0)]  # 200 in two seconds
+    assert found["steps/loss"] == [(4, 0.75)]  # 3 over four steps, of both ranks' parts
+    assert found["steps/waiting_share"] == [(4, 0.125)]
+    assert found["steps/host_memory_bytes"] == [(4, 2.0**22)]
+    assert found["steps/device_memory_bytes"] == [(4, 2.0**31)]
+    assert found["steps/slowest_rank"] == [(4, 1.0)]
+
+
+def test_a_point_costs_less_than_a_hundredth_of_the_interval_that_it_ends(tmp_path):
+    drawn = StepCurves(TensorBoardTracker(tmp_path, SETTINGS), alone=True)
+    started, points = time.perf_counter(), 20
+    for step in range(1, points + 1):
+        drawn.interval(measured(step, 1, 10.0, 0.0, 0.0, 1.0, 1 << 20))
+    seconds = (time.perf_counter() - started) / points
+    assert seconds < 0.01 * TrackingConfig().interval_seconds

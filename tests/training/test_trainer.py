@@ -17,7 +17,11 @@ def a_trainer(alone, **settings):
     model = torch.nn.Linear(1, 1)
     config = TrainConfig(epochs=8, learning_rate=0.1, average_epochs=0.0, **settings)
     nothing = Batch(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
-    loader = SimpleNamespace(steps=3, rows=3, epoch=lambda *_: iter([nothing] * 3))
+
+    def epoch(*_):
+        yield from [nothing] * 3
+
+    loader = SimpleNamespace(steps=3, rows=3, rows_here=3, epoch=epoch)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     numbers, rates = [], []
     trainer = Trainer(

@@ -50,6 +50,7 @@ class Loader:
         self.examples, self.arrange = examples, arrange
         self.rows_by_rank, self.rank, self.seed = list(rows_by_rank), rank, seed
         self.rows, self.ranks = sum(rows_by_rank), len(rows_by_rank)
+        self.rows_here = rows_by_rank[rank]
         self.steps = max(1, -(-self.rows // batch_size))
         self.left = RowsLeft(rows_by_shard or rows_by_rank, self.steps, seed)
 

@@ -51,7 +51,7 @@ class StreamLoader:
         shards.require(ranks)
         self.shards, self.rank, self.ranks = shards, rank, ranks
         self.seed, self.arrange = seed, arrange
-        self.rows = sum(shards.rows)
+        self.rows, self.rows_here = sum(shards.rows), shards.rows_by_rank(ranks)[rank]
         self.steps = max(1, -(-self.rows // batch_size))
         self.order = StreamOrder(shards.groups, buffer_rows // _WINDOWS, self.steps, seed)
 

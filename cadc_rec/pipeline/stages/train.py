@@ -26,6 +26,7 @@ from cadc_rec.training.build import build_model, frozen_tables_intact, load_grow
 from cadc_rec.training.checkpoints import SavedTraining
 from cadc_rec.training.choice import choose, tables_scoring
 from cadc_rec.training.context import Requests
+from cadc_rec.training.intervals import Meter, OnInterval, Untold
 from cadc_rec.training.kept import Histories, keep_frozen_rows, known_scores
 from cadc_rec.training.losses import logq_offsets, make_objective, mixed_offsets
 from cadc_rec.training.reading import compile_loops, open_reading
@@ -62,6 +63,7 @@ def build_checkpoint(
     saved: SavedTraining | None = None,
     start: Mapping[str, torch.Tensor] | None = None,
     fitted: FittedPrior | None = None,
+    told: OnInterval | None = None,
 ) -> None:
     """Train the two towers on D_sel; keep the best epoch by validation NDCG@10.
 
@@ -78,6 +80,7 @@ def build_checkpoint(
         saved: where the training is saved on its way, and gone on with.
         start: an earlier checkpoint to go on from; its tables may have fewer rows.
         fitted: the prior's fit, where it was fitted.
+        told: of what is measured of steps, interval by interval.
 
     Raises:
         CadcError: no user has a validation item, training diverged, or a frozen table changed.
@@ -144,6 +147,7 @@ def build_checkpoint(
         experiment.compute.graphs,
         model.module.frozen_reads,
         model.ahead(),
+        Meter(experiment.tracking.interval_seconds, model.wrapped, processes, told or Untold()),
     )
     setup_seconds = time.perf_counter() - started
     evaluate, val_item = experiment.evaluate, np.asarray(dataset.val_item)

@@ -31,6 +31,7 @@ from cadc_rec.log import log
 from cadc_rec.training.batches.candidates import SoftmaxLayout
 from cadc_rec.training.batches.draws import DeviceNegatives
 from cadc_rec.training.batches.layout import PairLayout, Rows
+from cadc_rec.training.intervals import Waits
 
 AnyLoader = Loader | StreamLoader
 Batches = Generator[Batch[torch.Tensor], None, None]
@@ -51,9 +52,16 @@ _MOST_LOOKS = 2**28  # known items that a step looks at: milliseconds of a GPU
 class BatchSource(Protocol):
     """What gives training its steps."""
 
+    waits: Waits
+    """For the data of steps, so far."""
+
     @property
     def rows(self) -> int:
         """Positives of an epoch over all ranks."""
+
+    @property
+    def rows_here(self) -> int:
+        """Those of this rank."""
 
     @property
     def steps(self) -> int:
@@ -132,12 +140,17 @@ class HostBatches:
     """
 
     def __init__(self, loader: AnyLoader, device: torch.device) -> None:
-        self.loader, self.device = loader, device
+        self.loader, self.device, self.waits = loader, device, Waits()
 
     @property
     def rows(self) -> int:
         """See `BatchSource`."""
         return self.loader.rows
+
+    @property
+    def rows_here(self) -> int:
+        """See `BatchSource`."""
+        return self.loader.rows_here
 
     @property
     def steps(self) -> int:
@@ -148,8 +161,8 @@ class HostBatches:
         """See `BatchSource`."""
         made = (arrays.each(torch.from_numpy) for arrays in self.loader.epoch(epoch, done))
         if self.device.type == "cuda":
-            return prefetched(made, _AHEAD)
-        return made
+            return self.waits.over(prefetched(made, _AHEAD))
+        return self.waits.over(made)
 
 
 class DeviceBatches:
@@ -163,7 +176,8 @@ class DeviceBatches:
 
     def __init__(self, loader: AnyLoader, device: torch.device, epochs: float = inf) -> None:
         self.loader, self.device, self.epochs = loader, device, epochs
-        self.rows, self.steps = loader.rows, loader.steps
+        self.waits = Waits()
+        self.rows, self.steps, self.rows_here = loader.rows, loader.steps, loader.rows_here
         assert isinstance(loader.arrange, PairBatches | SoftmaxBatches)
         self.arrange = loader.arrange
         self.each = self.shared = 0  # negatives that a row has for itself, that a step's share
@@ -193,6 +207,9 @@ class DeviceBatches:
 
     def drawn(self, epoch: int, done: Position = ()) -> Generator[Drawn]:
         """The same before batches are made of them; of an epoch all in the same shapes."""
+        return self.waits.over(self._made(epoch, done))
+
+    def _made(self, epoch: int, done: Position) -> Generator[Drawn]:
         with self._reading(epoch, done) as (course, take):
             layout = self._layout(course.most)
             counts: dict[int, torch.Tensor] = {}

@@ -1,0 +1,189 @@
+"""Predict, then learn: how well the model before an update foresaw what came.
+
+In: the artifacts before an update, the datasets before and after. Out: HR@K and NDCG@K of the next
+item of each user who came back, ranked among all items by the model that had not seen it; how much
+of the day the model knew at all; norms of the tables before and after.
+
+(Progressive validation: Blum, Kalai and Langford, COLT 1999.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+
+from cadc_rec.config.experiment import UpdateConfig
+from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.recent_popularity import LatestScores
+from cadc_rec.data.transition_lists import ListedScores
+from cadc_rec.data.user_items import UserItems
+from cadc_rec.evaluation.metrics import ranking_metrics
+from cadc_rec.evaluation.ranking import Listed, held_out_ranks
+from cadc_rec.store.artifact import Artifact
+from cadc_rec.updates.changes import Changes
+from cadc_rec.updates.drift import served_vectors
+
+_HIT_RATE = "hr@10"
+_CHANCE = 1.645  # standard errors that a difference exceeds by chance once in twenty times
+
+
+def progressive(
+    before: Mapping[str, Artifact], old: Dataset, new: Dataset, changes: Changes, ks: Sequence[int]
+) -> dict[str, Any]:
+    """The model before the update, on what came after it.
+
+    A known user's next item is the first in time of those that the user had not taken before. It is
+    ranked among all items that the model knew, less those the user had taken by then, by the scores
+    that the model serves: vectors, lists and recent popularity.
+
+    Args:
+        before: the artifacts before.
+        old: their dataset.
+        new: the next one.
+        changes: between the two.
+        ks: cut-offs, to which 10 is added.
+
+    Returns:
+        ``rows``: of what came those of a known user and a known item (``known``), and of a new one
+        of either; ``users``: known ones who came back with an item the model knew; ``new_item``:
+        those whose next item it did not know, which are in no metric; ``metrics``, None where there
+        are no such users.
+    """
+    rows = {"known": 0, "new_user": 0, "new_item": 0, "new_both": 0}
+    users, targets, taken = [], [], []
+    for user in changes.users:
+        known = _of_user(old, user) if user < old.n_users else np.zeros(0, np.int32)
+        every = _of_user(new, user)
+        came = every[~np.isin(every, known)]
+        of_new_items = int((came >= old.n_items).sum())
+        names = ("known", "new_item") if user < old.n_users else ("new_user", "new_both")
+        rows[names[0]] += len(came) - of_new_items
+        rows[names[1]] += of_new_items
+        if user < old.n_users and len(came):
+            users.append(int(user))
+            targets.append(int(came[0]))
+            taken.append(known)
+    wanted = np.array(targets, np.int64)
+    foreseen = np.flatnonzero(wanted < old.n_items)
+    metrics = None
+    if len(foreseen):
+        ranks = _ranks(
+            before,
+            old,
+            np.array(users, np.int64)[foreseen],
+            wanted[foreseen],
+            UserItems.of_lists([taken[place] for place in foreseen]),
+        )
+        metrics = ranking_metrics(ranks, sorted({*ks, 10}))
+    return {
+        "rows": rows,
+        "users": len(foreseen),
+        "new_item": len(wanted) - len(foreseen),
+        "metrics": metrics,
+    }
+
+
+def _of_user(dataset: Dataset, user: int) -> NDArray[np.int32]:
+    """All items that a user took, in the order of time; the held-out ones are the last."""
+    rows = dataset.train_item[dataset.user_indptr[user] : dataset.user_indptr[user + 1]]
+    held_out = [dataset.val_item[user], dataset.test_item[user]]
+    return np.concatenate([rows, [item for item in held_out if item >= 0]]).astype(np.int32)
+
+
+def _ranks(
+    before: Mapping[str, Artifact],
+    old: Dataset,
+    users: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    taken: UserItems,
+) -> NDArray[np.int64]:
+    evaluation = before["evaluate"]
+    info = evaluation.info
+    latest = LatestScores.of_evaluation(info, old.train_timestamp, old.train_item, old.n_items)
+    folders = [before[stage].path for stage in ("evaluate", "transitions") if stage in before]
+    lists = ListedScores.of_evaluation(info, folders)
+    listed: Listed | None = None
+    if lists is not None:
+        history = old.last_items(lists.length, True)[users]
+        of_items = lists.of_targets(range(old.n_items))
+
+        def listed(places: NDArray[np.int64]) -> sparse.csr_array:
+            return of_items.of(history[places])
+
+    of_users = served_vectors(evaluation, "user")[torch.from_numpy(users)].numpy()
+    return held_out_ranks(
+        torch.from_numpy(latest.of_users(of_users)),
+        torch.from_numpy(latest.of_items(served_vectors(evaluation, "item").numpy())),
+        targets,
+        taken,
+        listed=listed,
+    )
+
+
+def norms(before: torch.Tensor, after: torch.Tensor) -> dict[str, float | None]:
+    """Mean lengths of a table's rows.
+
+    Args:
+        before: ``[n, d]``.
+        after: ``[n + new, d]``.
+
+    Returns:
+        Of known rows ``before`` and ``after``, and of ``new`` ones; None where there are none.
+    """
+    n = len(before)
+
+    def mean(rows: torch.Tensor) -> float | None:
+        return float(rows.double().norm(dim=1).mean()) if len(rows) else None
+
+    return {"before": mean(before), "after": mean(after[:n]), "new": mean(after[n:])}
+
+
+def fell(config: UpdateConfig, first: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
+    """Why a rebuild is advisable: today's next items were foreseen worse than once; or nothing.
+
+    Args:
+        config: the limit.
+        first: what `progressive` gave for the first update after the last full build; None where
+            this is that one.
+        now: what it gives for this one.
+    """
+    if first is None or first["metrics"] is None or now["metrics"] is None:
+        return ""
+    was, is_now = first["metrics"][_HIT_RATE], now["metrics"][_HIT_RATE]
+    least = config.advise_hit_rate
+    variance = least**2 * was * (1 - was) / first["users"] + is_now * (1 - is_now) / now["users"]
+    # Users differ from day to day, so the two shares are those of two independent samples.
+    if least * was - is_now <= _CHANCE * math.sqrt(variance):
+        return ""
+    return (
+        f"HR@10 of users' next items, before they are learned, is {is_now:.2%}, and was "
+        f"{was:.2%} after the last full build: below update.advise_hit_rate = {least} of it"
+    )
+
+
+def progressive_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """What the report of an update says of it; nothing in records of before."""
+    found = report.get("progressive")
+    if found is None:
+        return
+    rows = found["rows"]
+    share = rows["known"] / max(1, sum(rows.values()))
+    yield (
+        f"before it was learned: {share:.1%} of the new interactions were of a known user and a "
+        f"known item ({rows['new_user'] + rows['new_both']:,} of new users, "
+        f"{rows['new_item'] + rows['new_both']:,} of new items)"
+    )
+    if found["metrics"] is not None:
+        reached = ", ".join(f"{k.upper()} {100 * v:.2f}%" for k, v in found["metrics"].items())
+        yield f"  next items of {found['users']:,} users who came back: {reached}"
+    for name, words in (("tables", "pre-trained"), ("vectors", "served")):
+        for side, of_side in report["norms"][name].items():
+            then, now, new = (of_side[which] for which in ("before", "after", "new"))
+            line = f"mean length of {words} {side} vectors: {then:.3f} before, {now:.3f} now"
+            yield line if new is None else f"{line}, {new:.3f} of new ones"
