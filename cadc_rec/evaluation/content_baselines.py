@@ -8,6 +8,7 @@ known of both (`cadc_rec.data.content`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +74,7 @@ def baseline_ranks(
         allowed = np.ones((len(some), every), bool)
         allowed.ravel()[excluded.some(some).flat(every)] = False
         alike = _mean_cosines(content, histories, some)
-        both = np.broadcast_to(popular, alike.shape), alike
+        both: tuple[NDArray[Any], ...] = (np.broadcast_to(popular, alike.shape), alike)
         for name, scores in zip(BASELINES, both, strict=True):
             own = scores[np.arange(len(some)), targets[some]][:, None]
             better, equal = (scores > own) & allowed, (scores == own) & allowed

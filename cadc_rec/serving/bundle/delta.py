@@ -21,7 +21,7 @@ from cadc_rec import strict_json
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle, read_manifest
-from cadc_rec.serving.bundle.patch import BadPatchError, apply_patch, counts_in, make_patch
+from cadc_rec.serving.bundle.patch import BadPatchError, apply_patch, make_patch
 from cadc_rec.store.atomic import commit, folder_to_fill
 from cadc_rec.store.manifest import digest
 
@@ -113,10 +113,8 @@ def write_delta(base: Bundle, target: Bundle, out: Path, *, replace: bool = Fals
             if _entry(base, name) == _entry(target, name):
                 continue  # the reader has it
             old, new = _known(base, name, vectors), target.read(name)
-            counts = counts_in(old), counts_in(new)
-            patch = make_patch(old, new, counts)
-            written = _written(folder, f"patches/{number:04d}.patch", patch)
-            files[name] = {**written, "counts": counts}
+            patch = make_patch(old, new)
+            files[name] = _written(folder, f"patches/{number:04d}.patch", patch)
         body = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -187,15 +185,10 @@ def apply_delta(
 def _known(base: Bundle, name: str, vectors: bytes) -> bytes:
     """What a patch of a file may refer to: the old file, and the next bundle's item vectors.
 
-    An index and a program hold these vectors once more. Patches compare words of four bytes, so the
-    vectors stand there at each of four distances from a word's beginning.
+    An index and a program hold these vectors once more.
     """
     old = base.read(name) if base.has(name) else b""
-    if name == _FIRST or name.endswith(_TEXT):
-        return old
-    old += bytes(-len(old) % 4)
-    padded = vectors + bytes(-len(vectors) % 4)
-    return old + b"".join(bytes(shift) + padded + bytes(-shift % 4) for shift in range(4))
+    return old if name == _FIRST or name.endswith(_TEXT) else old + vectors
 
 
 def _next_file(
@@ -209,8 +202,7 @@ def _next_file(
     try:
         if not _PATCH.fullmatch(patch["file"]):
             raise BadPatchError("name")
-        counts = [None if at is None else (int(at[0]), int(at[1])) for at in patch["counts"]]
-        new = apply_patch(old, delta.read(patch), (counts[0], counts[1]), wanted["bytes"])
+        new = apply_patch(old, delta.read(patch), wanted["bytes"])
     except (BadPatchError, LookupError, TypeError, ValueError):
         raise CadcError(f"{delta.path}: its patch of {name} cannot be applied; {_REMEDY}") from None
     if hashlib.sha256(new).hexdigest() != wanted["sha256"]:

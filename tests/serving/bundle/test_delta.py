@@ -16,11 +16,10 @@ from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.delta import Delta, apply_delta, size_of, write_delta
-from cadc_rec.serving.bundle.patch import BadPatchError, apply_patch, counts_in, make_patch
+from cadc_rec.serving.bundle.patch import BadPatchError, apply_patch, make_patch
 from tests.serving.bundle.test_bundle import write_manifest
 
 USERS, ITEMS, DIM = 5_000, 500, 32
-NOTHING = (None, None)
 
 
 @given(st.lists(st.tuples(st.binary(max_size=90), st.booleans()), max_size=8), st.binary())
@@ -28,8 +27,8 @@ NOTHING = (None, None)
 def test_a_patch_gives_the_new_bytes_whatever_was_inserted_or_removed(pieces, first):
     old = first + b"".join(piece for piece, stays in pieces if stays)
     new = b"".join(piece for piece, _ in pieces) + first
-    patch = make_patch(old, new, NOTHING)
-    assert apply_patch(old, patch, NOTHING, len(new)) == new
+    patch = make_patch(old, new)
+    assert apply_patch(old, patch, len(new)) == new
 
 
 def test_rows_that_stay_cost_nothing_where_others_come_between_them():
@@ -37,28 +36,19 @@ def test_rows_that_stay_cost_nothing_where_others_come_between_them():
     old = draw.standard_normal((10_000, DIM)).astype(np.float32)
     fresh = draw.standard_normal((100, DIM)).astype(np.float32)
     new = np.insert(old, np.sort(draw.integers(0, len(old), 100)), fresh, axis=0)
-    patch = make_patch(old.tobytes(), new.tobytes(), NOTHING)
-    assert apply_patch(old.tobytes(), patch, NOTHING, new.nbytes) == new.tobytes()
+    patch = make_patch(old.tobytes(), new.tobytes())
+    assert apply_patch(old.tobytes(), patch, new.nbytes) == new.tobytes()
     assert len(patch) < 1.3 * fresh.nbytes
-
-
-def test_one_more_entry_of_a_list_does_not_move_all_counts():
-    before = save({"indptr": np.arange(0, 70_000, 7)})
-    after = save({"indptr": np.arange(0, 70_000, 7) + (np.arange(10_000) > 50)})
-    counts = counts_in(before), counts_in(after)
-    patch = make_patch(before, after, counts)
-    assert apply_patch(before, patch, counts, len(after)) == after
-    assert len(patch) < 200
 
 
 @given(st.binary(max_size=200), st.integers(0, 300))
 @settings(max_examples=200, deadline=None)
 def test_bytes_that_are_no_patch_are_refused(noise, place):
     old = bytes(range(256)) * 4
-    patch = make_patch(old, old[100:] + b"end", NOTHING)
+    patch = make_patch(old, old[100:] + b"end")
     damaged = patch[:place] + noise + patch[place + len(noise) :]
     try:
-        found = apply_patch(old, damaged, NOTHING, len(old) - 97)
+        found = apply_patch(old, damaged, len(old) - 97)
     except BadPatchError:
         return
     assert len(found) == len(old) - 97
