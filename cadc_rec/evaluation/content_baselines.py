@@ -74,7 +74,7 @@ def baseline_ranks(
         allowed = np.ones((len(some), every), bool)
         allowed.ravel()[excluded.some(some).flat(every)] = False
         alike = _mean_cosines(content, histories, some)
-        both: tuple[NDArray[Any], ...] = (np.broadcast_to(popular, alike.shape), alike)
+        both: list[NDArray[Any]] = [np.broadcast_to(popular, alike.shape), alike]
         for name, scores in zip(BASELINES, both, strict=True):
             own = scores[np.arange(len(some)), targets[some]][:, None]
             better, equal = (scores > own) & allowed, (scores == own) & allowed
@@ -97,12 +97,13 @@ def _mean_cosines(
     """
     row, item = histories.joined(users)
     counts = np.bincount(row, minlength=len(users))
-    share = sparse.csc_array((1.0 / counts[row], (row, item)), shape=(len(users), len(content)))
+    shape = (len(users), len(content))
+    share = sparse.csr_array((1.0 / counts[row], (row, item)), shape=shape)
     coded = sparse.csr_array((len(users), content.coded.shape[1]))
     dense = np.zeros((len(users), content.width))
     for block in content.blocks(int(item.max(initial=-1)) + 1):
         values, vectors = content.rows(block)
-        of_block = share[:, block]
+        of_block = sparse.csr_array(share[:, block])
         coded, dense = coded + of_block @ values, dense + of_block @ vectors
     found = np.empty((len(users), len(content)), np.float32)
     for block in content.blocks():

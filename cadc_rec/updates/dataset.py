@@ -25,7 +25,7 @@ from cadc_rec.data.engine import open_engine
 from cadc_rec.data.meetings import meet, tell
 from cadc_rec.data.prepare.build_dataset import GROUPS_PER_PART, as_table, interactions_schema
 from cadc_rec.data.prepare.context import require_few_values
-from cadc_rec.data.prepare.new_rows import described_attributes
+from cadc_rec.data.prepare.new_rows import described_attributes, vector_widths
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
 from cadc_rec.data.prepare.vocabulary import grown_codes
 from cadc_rec.data.sources.own_tables import read_tables
@@ -83,7 +83,8 @@ def build_updated_dataset(config: DataConfig, parent: Artifact, day: Day, draft:
     try:
         with open_engine(scratch) as backend, track("update: data", _STEPS, "steps") as ticker:
             forms = value_forms(parent)
-            tables = read_tables(day.config, day.files, backend, scratch, forms)
+            widths = vector_widths(described_dense(parent.path))
+            tables = read_tables(day.config, day.files, backend, scratch, forms, widths)
             came = _read_rows(tables)
             ticker.advance(note="ids")
             _Builder(config, parent, day, backend, tables, came, draft).build(ticker.advance)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cadc_rec.data.dataset import Attribute
+from cadc_rec.data.dense import DenseAttribute
 from cadc_rec.distributed.state import gather_state
 from cadc_rec.export.new_items import NewItems, new_item_program
 from cadc_rec.export.new_users import NewUsers, new_user_program
@@ -39,13 +41,16 @@ def alone():
 @pytest.fixture(scope="module")
 def made(alone, tmp_path_factory):
     """A model with a history, vectors and numbers; its checkpoint read back for export."""
-    experiment = toy.experiment("dense-history", "data_parallel")
-    dataset, given = toy.dataset(dense=True), toy.pretrained("history")
+    return built("history", alone, tmp_path_factory.mktemp("checkpoint"))
+
+
+def built(ids, alone, folder):
+    experiment = toy.experiment(f"dense-{ids}", "data_parallel")
+    dataset, given = toy.dataset(dense=True), toy.pretrained(ids)
     model = build_model(experiment, dataset, given, alone)
     with torch.no_grad():
         for tower in (model.module.user, model.module.item):
             tower.dense.layers.layers[0].missing.fill_(0.7)  # 0 in the beginning
-    folder = tmp_path_factory.mktemp("checkpoint")
     save_file(gather_state(model.wrapped, alone, model.trains), folder / "model.safetensors")
     sections = experiment.model, experiment.history, "fp32", dataset, given, None
     trained = trained_model(*sections, SimpleNamespace(path=folder), experiment.context)
@@ -114,6 +119,34 @@ def test_a_user_nobody_knew_is_told_by_attributes_and_history(made):
     expected = user_vectors(made.model.user, 0 * rows, features, read)
     expected = expected.joined(made.model.prior_factors())
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+@torch.no_grad()
+def test_without_histories_a_new_user_is_an_average_row_with_its_attributes(alone, tmp_path):
+    """By NumPy: group 2 and a vector, and a user of whom nothing is known."""
+    plain = built("init_frozen", alone, tmp_path)
+    program = new_user_program(plain.trained, None, plain.dataset.user_attributes, latest=True)
+    assert list(program.inputs) == ["codes", "dense"]
+    users = NewUsers.of_programs(program, program)
+    users = replace(users, program=program.exported().module())
+    face = np.random.default_rng(4).normal(size=(2, 12)).astype(np.float32)
+    face[1] = 0
+    group = Attribute("group", "categorical", 4, np.arange(3), np.array([2, 0], np.int32))
+    dense = [DenseAttribute("face", "vector", face)]
+    found = users.vectors_of([group], dense, [np.zeros(0, np.int64)] * 2)
+
+    tower = plain.model.user
+    layer, groups = tower.dense.layers.layers[0].layer, plain.trained.user.features[0].weight
+    seen = face @ layer.weight.numpy().T + layer.bias.numpy()
+    seen[1] = 0.7  # as `built` fills it
+    row = np.tile(toy.tables().user.numpy().mean(0), (2, 1))
+    read = np.concatenate([row, groups.numpy()[[2, 0]], seen], 1)
+    first, last = tower.join, tower.last_layer()
+    hidden = np.maximum(read @ first.weight.numpy().T + first.bias.numpy(), 0)
+    expected = hidden @ last.weight.numpy().T + last.bias.numpy()
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_allclose(found[:, :-1], expected, atol=1e-5)
+    assert found[:, -1].tolist() == [1, 1]  # what was taken just before counts for all alike
 
 
 @torch.no_grad()

@@ -135,3 +135,21 @@ def test_a_day_without_a_table_of_items_keeps_what_was_known(updated, tmp_path):
     old, new = (Dataset.open(of).every_item_dense() for of in (first, second))
     for mine, theirs in zip(new, old, strict=True):
         np.testing.assert_array_equal(mine.values, theirs.values[order])
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float64()), pa.null()])
+def test_all_items_of_a_day_may_lack_a_vector(updated, tmp_path, kind):
+    config, first, _ = updated
+    folder = tmp_path / "wednesday"
+    folder.mkdir()
+    pq.write_table(log([("u1", "i30", 50)]), folder / "interactions.parquet")
+    day = stock([30, 31], 0).append_column("shape", pa.nulls(2, kind))
+    day = day.set_column(1, "picture", pa.nulls(2, kind))
+    pq.write_table(day, folder / "items.parquet")
+    second = after(config, first, folder, tmp_path / "work")
+    ids = pq.read_table(second.path / "items.parquet")["item_id"].to_pylist()
+    new = [ids.index("i30"), ids.index("i31")]
+    tables = {each.name: each.values for each in Dataset.open(second).every_item_dense()}
+    assert not tables["picture"][new].any()
+    assert not tables["shape"][new].any()
+    assert tables["shape"][ids.index("i03")].any()

@@ -165,6 +165,45 @@ def test_whitened_tables_cannot_be_carried_on(grown_world, alone, tmp_path):
     assert divisors(full(white, old, alone, tmp_path / "white"), "whiten") is None
 
 
+@pytest.mark.parametrize(
+    ("model", "section", "name", "by_length"),
+    [
+        ("mf", None, "l2", lambda mean: min(max(mean**0.5 / 3, 1), 4)),
+        ("als", "als", "alpha", lambda mean: min(max((40 / mean) ** 2, 1), 16)),
+    ],
+)
+def test_what_was_chosen_by_the_length_of_histories_stays(
+    alone, tmp_path, model, section, name, by_length
+):
+    """The day makes histories longer; the rows that stay were solved by the old choice."""
+    random = np.random.default_rng(3)
+    taken = random.random((30, 60)) < 0.9
+    old, new = taken & (random.random((30, 60)) < 0.5), taken
+    chosen = [by_length(each.sum(1).mean()) for each in (old, new)]
+    assert chosen[0] != pytest.approx(chosen[1], rel=0.1)
+    old, new = (a_dataset(each, 30, 60) for each in (old, new))
+
+    def settings(value):
+        own = {name: value}
+        own = own if section is None else {section: {**own, "iterations": 3}}
+        epochs = {"epochs": 3} if model == "mf" else {}
+        return Experiment.model_validate(
+            {
+                "pretrain": {"model": model, "factors": 7, **epochs, **own},
+                "model": {"id_embedding": "init_frozen", "id_dim": 8},
+            }
+        )
+
+    tables = {}
+    for value in (0.0, *chosen):
+        folder = tmp_path / f"{value}"
+        before = full(settings(0.0), old, alone, folder)
+        after, _ = updated(settings(value), before, old, new, alone, tmp_path / f"{value}-day")
+        tables[value] = after.user.numpy()
+    np.testing.assert_allclose(tables[0.0], tables[chosen[0]], atol=1e-6)
+    assert np.abs(tables[0.0] - tables[chosen[1]]).max() > 1e-3
+
+
 def test_one_epoch_of_changed_rows_is_adams_step_along_the_losss_gradient():
     """Adam's first step has the learning rate's length in every element, against the gradient."""
     random = np.random.default_rng(0)

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +34,7 @@ from cadc_rec.config.tables import (
 from cadc_rec.data.dataset import Attribute, coded_attribute
 from cadc_rec.data.dense import DESCRIBED, DenseAttribute, coded_dense
 from cadc_rec.data.engine import open_engine
+from cadc_rec.data.prepare.interactions import drop_duplicates
 from cadc_rec.data.prepare.text import encoded, open_encoder
 from cadc_rec.data.prepare.vocabulary import coded
 from cadc_rec.data.sources.own_tables import read_side, read_tables
@@ -47,6 +49,7 @@ from cadc_rec.store.artifact import Artifact
 
 _SIDES: tuple[Side, ...] = ("user", "item")
 _KINDS = ("categorical", "multi", "numeric")
+Duplicates = Literal["first", "last", "sum"]
 Described = Mapping[str, Sequence[dict[str, Any]]]
 
 
@@ -61,6 +64,7 @@ class Columns:
         attributes: of each side, name, kind, size and vocabulary (``attributes.json``).
         dense: of each side, its vectors and numbers (``dense.json``).
         types: of each side, the type of an attribute's column in the file it came from.
+        duplicates: which row of a repeated pair of user and item counts (``data.duplicates``).
     """
 
     tables: TablesConfig
@@ -69,6 +73,7 @@ class Columns:
     attributes: Described
     dense: Described = field(default_factory=dict)
     types: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    duplicates: Duplicates = "first"
 
     @classmethod
     def of_dataset(cls, config: DataConfig, dataset: Artifact) -> Columns:
@@ -86,6 +91,7 @@ class Columns:
             described_attributes(dataset),
             json.loads(numbers.read_text("utf-8")) if numbers.is_file() else {},
             dataset.info.get("attribute_types", {}),  # an older dataset did not note them
+            config.duplicates,
         )
 
     @classmethod
@@ -98,6 +104,7 @@ class Columns:
             attributes,
             dense,
             value["types"],
+            value.get("duplicates", "first"),  # an older bundle did not note them
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -108,7 +115,13 @@ class Columns:
         )
         types = {side: dict(of_side) for side, of_side in self.types.items()}
         text = self.text.model_dump(mode="json")
-        return {"tables": dumped, "text": text, "ids": dict(self.ids), "types": types}
+        return {
+            "tables": dumped,
+            "text": text,
+            "ids": dict(self.ids),
+            "types": types,
+            "duplicates": self.duplicates,
+        }
 
     def forms(self) -> dict[tuple[str, str], Form]:
         """See `attribute_forms`."""
@@ -149,7 +162,8 @@ def read_new_rows(columns: Columns, side: Side, file: Path, option: str) -> NewR
     named = {f"{side}s": entities, f"{side}_ids": columns.ids[side], "on_bad_row": "error"}
     tables = tables.model_copy(update=named)
     with _reading(file, option) as (found, backend, scratch):
-        rows = read_side(tables, side, found, backend, scratch, columns.forms())
+        widths = vector_widths(columns.dense)
+        rows = read_side(tables, side, found, backend, scratch, columns.forms(), widths)
     codes = []
     for entry in columns.attributes[side]:
         values, _ = coded(one_array(rows[entry["name"]]), len(rows), entry)
@@ -162,6 +176,9 @@ def read_new_rows(columns: Columns, side: Side, file: Path, option: str) -> NewR
 
 def read_log(columns: Columns, file: Path, option: str) -> pa.Table:
     """Read a file of interactions: ``user_id`` and ``item_id``, the earliest first.
+
+    Of a pair of user and item the row stays that a dataset keeps, so that histories are those of
+    training.
 
     Args:
         columns: what the dataset's are like; those of a context are not read.
@@ -180,8 +197,11 @@ def read_log(columns: Columns, file: Path, option: str) -> pa.Table:
     )
     with _reading(file, option) as (found, backend, scratch):
         rows = read_tables(tables, TableFiles(found, None, None), backend, scratch).interactions
-        by = ["timestamp", "row"] if keys.timestamp else ["row"]
-        return rows.order_by(*by).select("user_id", "item_id").to_pyarrow()
+        if not keys.timestamp:
+            rows = rows.mutate(timestamp=ibis.literal(0))
+        # The sum of a pair's weights has no part in a history: its first row does.
+        rows = drop_duplicates(rows, "last" if columns.duplicates == "last" else "first")
+        return rows.order_by("timestamp", "row").select("user_id", "item_id").to_pyarrow()
 
 
 def own_files_apart(tables: TablesConfig) -> TablesConfig:
@@ -242,6 +262,16 @@ def attribute_forms(
         for side in _SIDES
         for entry in described[side]
         if entry["kind"] != "numeric"
+    }
+
+
+def vector_widths(dense: Described) -> dict[tuple[str, str], int]:
+    """Of each vector of a dataset, by side and name."""
+    return {
+        (side, entry["name"]): int(entry["width"])
+        for side, entries in dense.items()
+        for entry in entries
+        if entry["kind"] == "vector"
     }
 
 

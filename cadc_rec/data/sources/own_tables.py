@@ -60,6 +60,7 @@ def read_tables(
     backend: Backend,
     scratch: Path,
     forms: Mapping[tuple[str, str], Form] | None = None,
+    widths: Mapping[tuple[str, str], int] | None = None,
 ) -> RawTables:
     """The raw tables of the user's files.
 
@@ -70,22 +71,23 @@ def read_tables(
         scratch: a folder for what is unpacked or converted.
         forms: of a day, how the dataset writes the values of its attributes, by side and name, and
             those of its context, by ``interaction`` and name.
+        widths: of a day, those of the dataset's vectors, by side and name.
 
     Raises:
         CadcError: a file, column or row that cannot be read as declared; names file, line or row
             and column.
     """
     backend.raw_sql("SET TimeZone = 'UTC'")  # a datetime that names no zone is meant as UTC
-    return _Reader(config, backend, scratch, forms or {}).read(files)
+    return _Reader(config, backend, scratch, forms or {}, widths or {}).read(files)
 
 
 def read_side(
     config: TablesConfig, side: Side, files: FileSet, backend: Backend, scratch: Path,
-    forms: Mapping[tuple[str, str], Form],
+    forms: Mapping[tuple[str, str], Form], widths: Mapping[tuple[str, str], int],
 ) -> pa.Table:  # fmt: skip
     """Ids and attributes of one file of users or items, in its order; see `read_tables`."""
     backend.raw_sql("SET TimeZone = 'UTC'")
-    reader = _Reader(config, backend, scratch, forms)
+    reader = _Reader(config, backend, scratch, forms, widths)
     read = reader._side(side, getattr(config, f"{side}s"), files)
     untyped = "integer-like" in config.normalize_ids
     kind = id_kind(side, getattr(config, f"{side}_ids"), [read.ids], untyped=untyped)
@@ -102,6 +104,7 @@ class _Reader:
     backend: Backend
     scratch: Path
     forms: Mapping[tuple[str, str], Form]
+    widths: Mapping[tuple[str, str], int]
 
     def read(self, files: TableFiles) -> RawTables:
         config = self.config
@@ -161,7 +164,12 @@ class _Reader:
         scan = self._scan(found, f"{side}s", _wanted_entities(config, attributes, dense, side))
         typed = with_types(attributes, scan.rows)
         with whole(scan):
-            sized = tuple(with_width(column, scan.rows, _where(scan, column)) for column in dense)
+            sized = tuple(
+                with_width(
+                    column, scan.rows, _where(scan, column), self.widths.get((side, column.name), 0)
+                )
+                for column in dense
+            )
         return _Side(side, config, self._with_ids(scan, config.id), typed, sized)
 
     def _with_ids(self, scan: Scan, *columns: str) -> Scan:

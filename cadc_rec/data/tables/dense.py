@@ -55,13 +55,14 @@ def declared_dense(
     return found
 
 
-def with_width(column: DenseColumn, rows: ir.Table, where: str) -> DenseColumn:
+def with_width(column: DenseColumn, rows: ir.Table, where: str, usual: int = 0) -> DenseColumn:
     """The same with the width that most of its vectors have.
 
     Args:
         column: the declaration; one of another kind is returned as it is.
         rows: the source's.
         where: the column is, for messages.
+        usual: width of the dataset's own vectors, where rows come after it: these may all lack one.
 
     Raises:
         CadcError: no lists of numbers, or no row has one.
@@ -69,6 +70,8 @@ def with_width(column: DenseColumn, rows: ir.Table, where: str) -> DenseColumn:
     if column.kind != "vector":
         return column
     raw = rows[column.column]
+    if usual and not rows.aggregate(known=raw.count()).to_pyarrow()["known"][0].as_py():
+        return replace(column, width=usual)  # a column of nulls may be of any type
     kind = raw.type()
     numbers = kind.is_array() and (kind.value_type.is_numeric() or kind.value_type.is_string())
     if not numbers:
@@ -108,6 +111,8 @@ def dense_column(raw: ir.Column, column: DenseColumn, where: str) -> Typed:
 
 def _vector(raw: ir.Column, column: DenseColumn) -> Typed:
     """A vector; without a direction it says nothing."""
+    if not raw.type().is_array():  # nulls alone, see `with_width`
+        return Typed(column.column, ibis.null("array<float32>"), ibis.null("string"))
     value = raw.try_cast("array<float32>")
     length = raw.length()
     wrong = value.filter(lambda x: x.isnull() | x.isnan() | x.isinf()).length()

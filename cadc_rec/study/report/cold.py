@@ -112,7 +112,7 @@ def _other_settings(group: Group, control: Group) -> dict[str, Any]:
 
 def _flat(settings: dict[str, Any], section: str = "") -> dict[str, Any]:
     """Settings by dotted names."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in settings.items():
         inner = _flat(value, f"{section}{name}.") if isinstance(value, dict) else None
         found |= {section + name: value} if inner is None else inner

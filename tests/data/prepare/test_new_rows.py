@@ -106,6 +106,46 @@ def test_a_log_is_read_in_the_order_of_its_times(prepared, tmp_path):
     assert log.to_pydict() == {"user_id": ["new", "other", "new"], "item_id": ["i1", "i2", "i3"]}
 
 
+@pytest.mark.parametrize(
+    ("duplicates", "items"),
+    [("first", ["i1", "i2", "i3"]), ("last", ["i2", "i1", "i3"]), ("sum", ["i1", "i2", "i3"])],
+)
+def test_a_logs_repeated_pairs_count_as_in_training(prepared, tmp_path, duplicates, items):
+    config, made = prepared
+    rows = [("i1", 1), ("i2", 2), ("i1", 3), ("i3", 4), ("i3", 5)]
+    times = {"item_id": [item for item, _ in rows], "timestamp": [time for _, time in rows]}
+    pq.write_table(pa.table({"user_id": ["u"] * 5, **times}), tmp_path / "log.parquet")
+    config = config.model_copy(update={"duplicates": duplicates})
+    columns = Columns.of_dataset(config, made)
+    columns = Columns.of_json(columns.to_json(), columns.attributes, columns.dense)
+    assert read_log(columns, tmp_path / "log.parquet", "--history")["item_id"].to_pylist() == items
+    # As prepare keeps them, of a dataset with this log.
+    raw = find_raw(config, tmp_path)
+    again = run_stage(
+        tmp_path / "again",
+        "prepare",
+        config.decisive(),
+        {"raw": raw.fingerprint},
+        lambda draft: build_dataset(config, raw, draft),
+    )
+    data = Dataset.open(again)
+    order = [*data.train_item[:1], data.val_item[0], data.test_item[0]]
+    assert [data.item_ids()[int(n)].as_py() for n in order] == items
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.null()])
+def test_new_items_may_all_lack_a_vector(prepared, tmp_path, kind):
+    rows = stock(["n1", "n2"], first=1)
+    rows = rows.set_column(3, "picture", pa.array([None, None], kind))
+    pq.write_table(rows, tmp_path / "new.parquet")
+    found = read_new_rows(
+        Columns.of_dataset(*prepared), "item", tmp_path / "new.parquet", "--items"
+    )
+    tables = {table.name: table.values for table in found.dense}
+    assert not tables["picture"].any()
+    assert tables["shape"].any(1).all()
+
+
 def test_vectors_of_another_width_are_refused(prepared, tmp_path):
     config, made = prepared
     file = tmp_path / "new.parquet"
