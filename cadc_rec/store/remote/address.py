@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _PART = 16 << 20  # bytes of a part of an upload, at least
 _MOST_PARTS = 9000  # of one upload; S3 takes 10,000
 _AT_ONCE = 4  # parts of one upload
 _PIECE = 64 << 20  # bytes of a download that one request asks for, and retries ask for again
+_CLOCK = ("RequestTimeTooSkewed", "date header")  # how S3 and Azure say that it is off
 Version = Mapping[str, str]
 """What distinguishes an object's content from an earlier one."""
 
@@ -225,6 +227,12 @@ class Objects:
         try:
             yield
         except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
+            if any(words in str(error) for words in _CLOCK):
+                raise CadcError(
+                    f"{self.address}: the clock of {platform.node()} is not the store's, which "
+                    "therefore refuses its signatures; set the clock (NTP does), then give the "
+                    "same command again."
+                ) from error
             raise CadcError(
                 f"{self.address}: may not {what} with the credentials that were found "
                 f"({_short(error)}); renew them, or get the right to read, write, list and delete "

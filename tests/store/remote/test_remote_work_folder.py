@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -346,11 +347,20 @@ def test_a_bucket_that_is_not_there_and_rights_that_are_missing_are_said_before_
     assert "secret" not in str(raised.value)
 
 
-def test_an_expired_credential_is_one_sentence(machine, environ, monkeypatch):
-    class Expired(http.server.BaseHTTPRequestHandler):
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (400, "ExpiredToken", "the credentials are right"),
+        (403, "RequestTimeTooSkewed", f"the clock of {platform.node()} is not the store's"),
+    ],
+)
+def test_an_expired_credential_and_a_clock_that_is_off_are_one_sentence(
+    status, code, said, machine, environ, monkeypatch
+):
+    class Refuses(http.server.BaseHTTPRequestHandler):
         def do_PUT(self):
-            body = b"<Error><Code>ExpiredToken</Code><Message>It is expired</Message></Error>"
-            self.send_response(400)
+            body = f"<Error><Code>{code}</Code><Message>It is refused</Message></Error>".encode()
+            self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -358,11 +368,11 @@ def test_an_expired_credential_is_one_sentence(machine, environ, monkeypatch):
         def log_message(self, *_):
             pass
 
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Expired)
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuses)
     threading.Thread(target=running.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{running.server_port}")
     try:
-        with pytest.raises(CadcError, match="the credentials are right") as raised:
+        with pytest.raises(CadcError, match=said) as raised:
             origin.origin_of(machine("a", "s3://bucket/work")).require_usable()
     finally:
         running.shutdown()
