@@ -15,7 +15,7 @@ _AGAIN = "then give the same command again"
 _NO_BUCKET = "there is no such bucket; correct the address, or make the bucket."
 # What is in the text of an error: what it means, and what to do.
 _MEANINGS = {
-    ("RequestTimeTooSkewed",): "this machine's clock is off; set it (NTP), " + _AGAIN,
+    ("RequestTimeTooSkewed", "date header"): "this machine's clock is off; set it (NTP), " + _AGAIN,
     ("ExpiredToken", "TokenRefreshRequired", "RequestExpired"): (
         "the credentials have expired; renew them, " + _AGAIN
     ),
