@@ -304,15 +304,17 @@ class Run:
         # Evaluation leaves these items out when it ranks the test items.
         taken = UserItems(data.user_indptr, data.train_item).and_one_each(data.val_item)
         vectors, forms = ItemVectors(items), self.experiment.data.id_forms
+        gone = data.forgotten.rows
         return Predictor(
-            users=IdMap.of_column("user", data.user_ids(), forms),
-            items=IdMap.of_column("item", data.item_ids(), forms),
+            users=IdMap.of_column("user", data.user_ids(), forms, gone["user"]),
+            items=IdMap.of_column("item", data.item_ids(), forms, gone["item"]),
             user_vectors=users,
             item_vectors=vectors,
             known=taken,
             popularity=np.bincount(taken.items, minlength=data.n_items),
             retrieval=vectors,
             listed=self._listed(),
+            forgotten=gone["item"],
             requests=self._requests(data, latest),
         )
 

@@ -1,7 +1,8 @@
 """The commands that update an experiment with new interactions, and list its updates."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +20,11 @@ from cadc_rec.cli.options import (
     Workdir,
     stopped_gently,
 )
+from cadc_rec.errors import CadcError
+from cadc_rec.log import log
+
+if TYPE_CHECKING:
+    from cadc_rec.updates.prune import Holders
 
 
 def register(app: typer.Typer) -> None:
@@ -31,29 +37,61 @@ def register(app: typer.Typer) -> None:
 def update(
     config: Config,
     new: Annotated[
-        Path,
+        Path | None,
         typer.Option(help="Folder with the new tables.", metavar="DIR", show_default=False),
-    ],
+    ] = None,
     workdir: Workdir = WORKDIR,
     cache: Cache = None,
     data_dir: DataDir = None,
     method: Method = None,
     sets: Sets = None,
+    forget_users: Annotated[
+        Path | None,
+        typer.Option(
+            help="In place of --new: forget the users whose ids stand in this file, one a line.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    forget_items: Annotated[
+        Path | None,
+        typer.Option(help="Likewise these items.", metavar="FILE", show_default=False),
+    ] = None,
+    purge: Annotated[
+        bool,
+        typer.Option("--purge", help="Also remove the older artifacts that hold the forgotten."),
+    ] = False,
     no_wait: NoWait = False,
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Add a day's new interactions without training everything again."""
+    """Add a day's new interactions, or forget users and items, without training all again."""
     from cadc_rec.config.file import load_experiment
     from cadc_rec.versions import require_trio
 
     experiment = load_experiment(config, method=method, overrides=sets or ())
+    forgets = forget_users is not None or forget_items is not None
+    if forgets == (new is not None) or (purge and not forgets):
+        raise CadcError(
+            "update: give either --new DIR, or --forget-users or --forget-items FILE (and --purge "
+            "with these alone)."
+        )
     require_trio()
     with stopped_gently("stages"):
         from cadc_rec.updates.report import day_lines, update_lines
         from cadc_rec.updates.update import carry_on
 
-        outcome = carry_on(experiment, workdir, new, data_dir, wait=not no_wait)
+        outcome = carry_on(
+            experiment,
+            workdir,
+            new,
+            data_dir,
+            forget={"user": forget_users, "item": forget_items} if forgets else None,
+            purge_holders=purge,
+            wait=not no_wait,
+        )
+    if outcome.holders:
+        _tell_of(outcome.holders, purge)
     if json:
         document: dict[str, Any] = {"kept": outcome.kept, "day": dict(outcome.counts)}
         if outcome.update is not None:
@@ -63,6 +101,12 @@ def update(
                 for stage, folder in outcome.update.artifacts.items()
             }
             document["report"] = dict(outcome.update.report)
+        if outcome.holders is not None:
+            document["purged"] = purge
+            document["holders"] = {
+                name: [str(path.resolve()) for path in paths]
+                for name, paths in asdict(outcome.holders).items()
+            }
         print(strict_json.dumps(document))
         return
     if outcome.update is None:
@@ -74,6 +118,19 @@ def update(
         print(line)
     if outcome.update is not None:
         print(outcome.update.path.resolve())
+
+
+def _tell_of(holders: "Holders", purged: bool) -> None:
+    """Name what holds the forgotten still."""
+    if not purged:
+        for path in (*holders.own, *holders.checkpoints):
+            log.warning("holds the forgotten still: %s (--purge removes it)", path)
+    for path in holders.others:
+        log.warning(
+            "holds the forgotten still, and another experiment needs it: %s (forget them there, "
+            "too)",
+            path,
+        )
 
 
 def updates(

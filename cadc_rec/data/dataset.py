@@ -20,6 +20,7 @@ from scipy import sparse
 
 from cadc_rec.data.columns import Columns, train_files
 from cadc_rec.data.dense import DenseAttribute, read_dense
+from cadc_rec.data.forgotten import Forgotten
 from cadc_rec.data.prepare.vocabulary import UNKNOWN
 from cadc_rec.data.sources.raw_tables import PER_SECOND, AttributeKind, TimestampKind, TimeUnit
 from cadc_rec.data.streams import one_array, read_groups
@@ -84,6 +85,8 @@ class Dataset:
     """Those of the `n_items` that were taken."""
     by_item: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None
     """See `csr_by_item`; None where it was not prepared."""
+    forgotten: Forgotten = field(default_factory=Forgotten.nobody)
+    """Users and items whose rows are empty because they were forgotten."""
 
     @staticmethod
     def open(artifact: Artifact) -> Dataset:
@@ -115,6 +118,7 @@ class Dataset:
             user_dense=read_dense(path, "user"),
             item_dense=read_dense(path, "item", 0, n_items),
             by_item=columns.by_item,
+            forgotten=Forgotten.open(path),
         )
 
     @cached_property

@@ -138,6 +138,11 @@ class Finished:
         data = self.dataset
         return self.new_items.vectors_of(data.untaken_attributes(), count, data.untaken_dense())
 
+    def forgotten(self) -> dict[str, dict[str, list[int]]]:
+        """What a bundle's model says of forgotten users and items: their rows, where any are."""
+        rows = {f"{side}s": of.tolist() for side, of in self.dataset.forgotten.rows.items()}
+        return {"forgotten": rows} if any(rows.values()) else {}
+
     def fitted(self) -> FittedPrior | None:
         """What was chosen of the prior; None where its settings stand."""
         made = self.artifacts.get("prior")

@@ -165,6 +165,7 @@ def _write_index_and_test(finished: Finished, folder: Path, kind: IndexKind) -> 
         index,
         finished.listed(),
         None if finished.codes is None else requests_of_test_items(data, finished.codes),
+        data.forgotten,
     )
     _write_json(folder / layout.SELF_TEST, recorded)
     return {**described, "file": layout.INDEX, "recall": recorded["recall"]}
@@ -222,6 +223,7 @@ def _write_descriptions(finished: Finished, described: dict[str, Any], folder: P
         "history_length": length,
         "normalize_ids": list(finished.experiment.data.id_forms),
         "metrics": card["test"],
+        **finished.forgotten(),
         **({} if listed is None else {"lists": listed.settings()}),
         **({} if finished.codes is None else {"context": finished.codes.inputs()}),
         **described,

@@ -8,6 +8,8 @@ held out, so that what was held out before and is no longer the latest is learne
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import ibis
@@ -22,6 +24,7 @@ from cadc_rec.config.experiment import DataConfig
 from cadc_rec.data.columns import write_columns
 from cadc_rec.data.dense import DESCRIBED
 from cadc_rec.data.engine import open_engine
+from cadc_rec.data.forgotten import Forgotten, key_of
 from cadc_rec.data.meetings import meet, tell
 from cadc_rec.data.prepare.build_dataset import GROUPS_PER_PART, as_table, interactions_schema
 from cadc_rec.data.prepare.context import require_few_values
@@ -119,6 +122,9 @@ class _Builder:
         self.before = {
             side: table[: int(parent.info[f"{side}s"])] for side, table in self.every.items()
         }
+        self.forgotten = Forgotten.open(parent.path)
+        self.came = self._without_forgotten(came, ("user", "item"))
+        self.dropped = len(came) - len(self.came)
         self.untaken = 0
         self.context = described_context(parent)
         self.new_values = 0
@@ -128,7 +134,7 @@ class _Builder:
         advance(note="merging")
         late = self._late(rows)
         split = LeaveLastTwo(merged(self.parent.path, rows, self._asked))
-        train = self._write_train(split)
+        train = write_train(self.draft.path, split, self._asked)
         counts = self._counts(split, len(rows), late, users, items)
         if not counts["interactions"]:
             raise NothingNew(counts)
@@ -138,12 +144,26 @@ class _Builder:
         n_users, n_items = (len(ids.before) + len(ids.appended) for ids in (users, items))
         scratch = self.draft.path / ".scratch"
         write_columns(self.draft.path, train, n_users, n_items, scratch)
+        self.forgotten.save(self.draft.path)
         advance(note="entities")
         renewed = self._write_entities({"user": users, "item": items})
         if self.tables.rejected is not None and self.tables.rejected.is_dir():
             self.tables.rejected.rename(self.draft.path / "rejected")
         self._tell(split, train, counts | renewed, users, items)
         advance()
+
+    def _without_forgotten(self, table: pa.Table, sides: Sequence[str]) -> pa.Table:
+        """The day's rows that name nobody who was forgotten."""
+        if not self.forgotten:
+            return table
+        key, kept = key_of(self.parent.path.parent.parent), np.ones(len(table), bool)
+        for side in sides:
+            ids = self._column(table, f"{side}_id").cast(self._kind(side))
+            kept &= ~self.forgotten.among(side, ids, key)
+        return table.filter(pa.array(kept))
+
+    def _kind(self, side: str) -> pa.DataType:
+        return self.every[side].schema.field(f"{side}_id").type
 
     def _new_rows(self) -> tuple[GrownIds, GrownIds, Rows]:
         """Grown ids, and the day's rows that are admitted, by time."""
@@ -227,26 +247,15 @@ class _Builder:
             return 0
         return int((rows.timestamp < times_of(self.parent.path)[1]).sum())
 
-    def _write_train(self, split: LeaveLastTwo) -> int:
-        written = 0
-
-        def tables() -> Any:
-            nonlocal written
-            for table in rechunk(map(self._table, split.train()), ROW_GROUP_ROWS):
-                yield table
-                written += table.num_rows
-
-        schema = interactions_schema(False, self._asked)
-        write_parts(self.draft.path / "train", schema, tables(), GROUPS_PER_PART)
-        return written
-
     def _write_entities(self, ids: dict[str, GrownIds]) -> dict[str, int]:
         """Write both sides; returns how many known entities came anew, and how many new values."""
         described, counts = described_attributes(self.parent), {}
         dense, now, dense_now = described_dense(self.parent.path), {}, {}
         for side, every in self.every.items():
             source = self.tables.users if side == "user" else self.tables.items
-            described_now = None if source is None else source.to_pyarrow()
+            described_now = None
+            if source is not None:
+                described_now = self._without_forgotten(source.to_pyarrow(), (side,))
             whole = self._whole(side, ids[side], described_now)
             grown = grown_entities(side, every, whole, described_now, described[side])
             # What nobody had who was taken is a value like any other from now on.
@@ -295,6 +304,7 @@ class _Builder:
         return {
             **self.tables.counts,
             **self._meetings(),
+            **({"of_forgotten": self.dropped} if self.dropped else {}),
             "interactions": new,
             "duplicates": entered - new,
             "below_k_core": len(self.came) - entered,
@@ -353,3 +363,24 @@ class _Builder:
             self.draft.info["untaken_items"] = self.untaken
         if "attribute_types" in old:
             self.draft.info["attribute_types"] = old["attribute_types"]
+
+
+def write_train(folder: Path, split: LeaveLastTwo, context: Sequence[str]) -> int:
+    """Write D_full's Parquet parts; the number of rows.
+
+    Args:
+        folder: the draft of the prepare stage.
+        split: whose rows to learn from are taken now.
+        context: names of the columns that say what a request carried.
+    """
+    written = 0
+
+    def tables() -> Iterator[pa.Table]:
+        nonlocal written
+        pieces = (as_table(rows, context) for rows in split.train())
+        for table in rechunk(pieces, ROW_GROUP_ROWS):
+            yield table
+            written += table.num_rows
+
+    write_parts(folder / "train", interactions_schema(False, context), tables(), GROUPS_PER_PART)
+    return written

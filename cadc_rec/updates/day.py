@@ -46,6 +46,11 @@ class Day:
     fingerprint: str
     """SHA-256 of the files' names and bytes."""
 
+    @property
+    def name(self) -> str:
+        """What the update is called."""
+        return self.folder.resolve().name
+
 
 def require_updatable(config: DataConfig) -> None:
     """Refuse data settings that no update knows how to carry on.

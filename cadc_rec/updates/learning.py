@@ -28,6 +28,7 @@ from cadc_rec.config.experiment import (
     UpdateConfig,
 )
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.forgotten import SIDES, Forgotten
 from cadc_rec.data.randomness import Purpose
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.log import track
@@ -84,6 +85,7 @@ def build_updated_tables(
     tables = IdTables.open(before)
     user = grown(tables.user * divided[0], dataset.n_users).to(processes.device)
     item = grown(tables.item * divided[1], dataset.n_items).to(processes.device)
+    _empty(dataset, user=user, item=item)
     bias = float(before.info.get("global_bias", 0.0))
     info: dict[str, Any] = {"users_solved": len(changes.users), "items_solved": len(changes.items)}
     data = Interactions.of(dataset)
@@ -104,6 +106,7 @@ def build_updated_tables(
         info["global_bias"] = _solve_mf(
             config, update, seed, user, item, bias, data, changes, processes
         )
+    _empty(dataset, user=user, item=item)
     # Divided by what the old tables were divided by: the towers have learned to read that scale.
     IdTables(user / divided[0], item / divided[1]).save(draft.path)
     draft.rows = int(changes.came.sum())
@@ -204,10 +207,14 @@ def build_updated_transitions(
     tables = TransitionTables.open(before)
     source = grown(tables.source * divided[0], dataset.n_items).to(processes.device)
     target = grown(tables.target * divided[1], dataset.n_items).to(processes.device)
+    for table in (source, target):
+        _empty(dataset, item=table)
     solver = LeastSquares.of_matrix(source, target, matrix, None, config.l2, 0, None, processes)
     for _ in solver.sweeps(sweeps):
         pass
     shutil.rmtree(scratch)
+    for table in (source, target):
+        _empty(dataset, item=table)
     TransitionTables(source / divided[0], target / divided[1]).save(draft.path)
     draft.rows = len(dataset.train_item)
     draft.info = {"pairs": int(matrix.nnz), "divided_by": divided}
@@ -218,6 +225,33 @@ def grown(table: torch.Tensor, rows: int) -> torch.Tensor:
     more = rows - len(table)
     mean = table.mean(0, keepdim=True) if len(table) else table.new_zeros(1, table.shape[1])
     return torch.cat([table, mean.expand(more, -1)]).contiguous()
+
+
+def _empty(dataset: Dataset, **tables: torch.Tensor) -> None:
+    """Set the rows of forgotten users and items to zero, in place; tables by side."""
+    for side, table in tables.items():
+        table[torch.from_numpy(dataset.forgotten.rows[side]).to(table.device)] = 0
+
+
+def _without_forgotten(
+    state: dict[str, torch.Tensor], forgotten: Forgotten
+) -> dict[str, torch.Tensor]:
+    """A checkpoint without what was learned of forgotten users and items themselves.
+
+    Their own rows become zeros. The row of an attribute's value that nobody else had becomes that
+    of the unknown value.
+    """
+    for name, weight in state.items():
+        side = name.partition(".")[0]
+        if ".embedding_bags." not in name or side not in SIDES:
+            continue
+        if name.startswith(f"{side}.ids."):
+            rows = forgotten.rows[side]
+            weight[torch.from_numpy(rows[rows < len(weight)])] = 0
+        for attribute, codes in forgotten.values.get(side, {}).items():
+            if name == f"{side}.features.tables.embedding_bags.{side}_{attribute}.weight":
+                weight[[code for code in codes if code < len(weight)]] = weight[0].clone()
+    return state
 
 
 def warm_training(train: TrainConfig, update: UpdateConfig) -> TrainConfig:
@@ -253,7 +287,7 @@ def build_updated_towers(
         draft: receives ``model.safetensors``.
         fitted: the prior's new fit, where it was fitted.
     """
-    start = load_file(before.path / CHECKPOINT)
+    start = _without_forgotten(load_file(before.path / CHECKPOINT), dataset.forgotten)
     build_checkpoint(
         warm, dataset, selection, pretrained, processes, draft, start=start, fitted=fitted
     )

@@ -8,15 +8,24 @@ the chain of updates goes on from the newest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cadc_rec.data.forgotten import SIDES
 from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.finished import runs_of
-from cadc_rec.store.artifact import Artifact
+from cadc_rec.pipeline.table import STAGES
+from cadc_rec.store.artifact import Artifact, committed, read_manifest
+from cadc_rec.store.atomic import locked
 from cadc_rec.store.pruned import is_pruned, prune
 from cadc_rec.store.remote.origin import origin_of
 from cadc_rec.updates import chain
+from cadc_rec.updates.forget import Request
 
 
 def prunable(
@@ -47,14 +56,91 @@ def prunable(
     return sorted(path for path in going if path.is_dir() and not is_pruned(path))
 
 
-def needed(workdir: Path, line: str, kept: list[chain.Update], run_stays: bool) -> set[Path]:
+def needed(workdir: Path, line: str, kept: Sequence[chain.Update], run_stays: bool) -> set[Path]:
     """The artifacts of kept updates, of other experiments' updates, and of runs that stay."""
-    updates = [u for of, u in chain.every_update(workdir) if of != line] + kept
+    updates = [u for of, u in chain.every_update(workdir) if of != line] + [*kept]
     found = {workdir / folder for update in updates for folder in update.artifacts.values()}
     for run in runs_of(workdir):
         if run_stays or chain.line_of(run.artifacts) != line:
             found |= {made.path for made in run.artifacts.values()}
     return found
+
+
+@dataclass(frozen=True)
+class Holders:
+    """What still holds users and items that an update forgot.
+
+    Attributes:
+        own: artifacts of the experiment's run and earlier updates, and what else nobody keeps.
+        others: artifacts that another experiment's run or update is made of.
+        checkpoints: of trainings that were killed; they may hold them.
+    """
+
+    own: list[Path]
+    others: list[Path]
+    checkpoints: list[Path]
+
+    def __bool__(self) -> bool:
+        return bool(self.own or self.others or self.checkpoints)
+
+
+def holders_of(
+    workdir: Path, line: str, since: Sequence[chain.Update], request: Request
+) -> Holders:
+    """What holds the forgotten still, after the update that forgot them.
+
+    A prepared dataset holds them if it has one of the ids. So does what was made of it, and what
+    was made of that, but for the artifacts of the update itself and of those that followed.
+
+    Args:
+        workdir: the work folder.
+        line: names the experiment's updates.
+        since: that update and all later ones.
+        request: whom it forgot.
+    """
+    clean = {workdir / folder for update in since for folder in update.artifacts.values()}
+    every = {path: read_manifest(path) for stage in STAGES for path in committed(workdir, stage)}
+    left = {
+        path: manifest
+        for path, manifest in every.items()
+        if path not in clean and not is_pruned(path)
+    }
+    tainted = {path for path in left if path.parent.name == "prepare" and _has_any(path, request)}
+    # A pruned artifact holds nothing, but what was made of it may: it hands the taint on.
+    prints = {left[path]["fingerprint"] for path in tainted}
+    prints |= {m["fingerprint"] for path, m in every.items() if is_pruned(path)}
+    for stage in STAGES:  # each reads those before it; an update also reads its own kind
+        more = True
+        while more:
+            more = False
+            for path, manifest in left.items():
+                new = path.parent.name == stage and path not in tainted
+                if new and stage != "prepare" and prints & set(manifest["inputs"].values()):
+                    tainted.add(path)
+                    prints.add(manifest["fingerprint"])
+                    more = True
+    others = tainted & needed(workdir, line, since, run_stays=False)
+    killed = sorted(path for path in (workdir / "checkpoints").glob("*") if path.is_dir())
+    return Holders(sorted(tainted - others), sorted(others), killed)
+
+
+def _has_any(dataset: Path, request: Request) -> bool:
+    for side in SIDES:
+        column = f"{side}_id"
+        ids = pq.read_table(dataset / f"{side}s.parquet", columns=[column])[column]
+        asked = request.ids[side]
+        if len(asked) and ids.type == asked.type and pc.any(pc.is_in(ids, asked)).as_py():
+            return True
+    return False
+
+
+def purge(workdir: Path, holders: Holders) -> None:
+    """Remove what is the experiment's own, and checkpoints of trainings that do not go on."""
+    remove(holders.own, "forgotten users or items were in them")
+    for folder in holders.checkpoints:
+        with locked(workdir / ".tmp" / f"checkpoints-{folder.name}.lock") as mine:
+            if mine:
+                shutil.rmtree(folder)
 
 
 def remove(paths: list[Path], why: str) -> None:

@@ -24,6 +24,11 @@ from cadc_rec.updates.progressive import progressive_lines
 
 _COUNTS = (
     ("interactions", "new interactions"),
+    ("forgotten_users", "users forgotten"),
+    ("forgotten_items", "items forgotten"),
+    ("forgotten_interactions", "interactions forgotten"),
+    ("forgotten_unknown", "ids to forget that nobody had"),
+    ("of_forgotten", "of users or items that were forgotten, left out"),
     ("duplicates", "known already, dropped"),
     ("rejected", "not as declared, left out"),
     ("below_min_rating", "below min_rating, left out"),

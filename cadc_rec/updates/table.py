@@ -16,6 +16,7 @@ from cadc_rec.pipeline.table import PREPARE, PRETRAIN, SELECT, TRAIN, TRANSITION
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.updates.changes import Changes, refreshed_sample, sampled_rows
 from cadc_rec.updates.day import Day
+from cadc_rec.updates.forget import Request
 
 
 def changes_between(opened: Opened, before: Artifact, after: Artifact) -> Changes:
@@ -30,16 +31,18 @@ def _changes(job: Job) -> Changes:
     return changes_between(job.opened, job.artifact("dataset_before"), job.artifact("dataset"))
 
 
-def _day(job: Job) -> Day:
+def _day(job: Job) -> Day | Request:
     day = job.inputs["day"]
-    assert isinstance(day, Day)
+    assert isinstance(day, Day | Request)
     return day
 
 
 def _prepare_settings(job: Job) -> dict[str, Any]:
-    data = job.experiment.data
+    data, day = job.experiment.data, _day(job)
+    if isinstance(day, Request):
+        return {"forget": 1}
     settings = {"update": 1, "k_core": max(data.k_core, 1), "split_seed": data.split_seed}
-    return {**settings, "tables": _day(job).config.decisive()}
+    return {**settings, "tables": day.config.decisive()}
 
 
 def _pretrain_settings(job: Job) -> dict[str, Any]:
@@ -74,6 +77,11 @@ def _prepare(job: Job) -> Alone:
     from cadc_rec.updates.dataset import build_updated_dataset
 
     before, day = job.artifact("dataset_before"), _day(job)
+    if isinstance(day, Request):
+        from cadc_rec.updates.forget import build_forgotten_dataset
+
+        request = day
+        return lambda draft: build_forgotten_dataset(before, request, draft)
     return lambda draft: build_updated_dataset(job.experiment.data, before, day, draft)
 
 

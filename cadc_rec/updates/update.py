@@ -31,8 +31,10 @@ from cadc_rec.updates import chain
 from cadc_rec.updates.dataset import NothingNew
 from cadc_rec.updates.day import Day, find_day, require_folder, require_updatable
 from cadc_rec.updates.drift import SIDES, served_vectors
+from cadc_rec.updates.forget import Request, read_request
 from cadc_rec.updates.learning import divisors
 from cadc_rec.updates.progressive import fell, norms, progressive
+from cadc_rec.updates.prune import Holders, holders_of, purge
 from cadc_rec.updates.report import State, update_report
 from cadc_rec.updates.table import UPDATE_TABLE, changes_between
 
@@ -52,20 +54,26 @@ class Outcome:
     update: chain.Update | None
     counts: Mapping[str, int]
     kept: bool = False
+    holders: Holders | None = None
+    """What holds the forgotten still, where the update forgot any."""
 
 
 def carry_on(
     experiment: Experiment,
     workdir: Path,
-    folder: Path,
+    folder: Path | None,
     data_dir: Path | None = None,
     *,
+    forget: Mapping[str, Path | None] | None = None,
+    purge_holders: bool = False,
     wait: bool = True,
 ) -> Outcome:
     """Update the latest state of `experiment` in `workdir` by the tables in `folder`.
 
-    A day that was carried out before is not again. `wait` is for another job that makes one of its
-    artifacts; another update of the same experiment is never waited for.
+    With `forget` in their place, files of ids by side (``user``, ``item``), these users and items
+    are forgotten; `purge_holders` then removes what held them before. A day that was carried out
+    before is not again. `wait` is for another job that makes one of its artifacts; another update
+    of the same experiment is never waited for.
 
     Raises:
         CadcError: there is no finished run of it, settings or tables that cannot be carried on, or
@@ -74,27 +82,52 @@ def carry_on(
     if launched():
         raise CadcError("an update runs in one process; start cadc-rec without a launcher.")
     require_updatable(experiment.data)
-    folder = local_tree(folder)  # of an address, a copy
-    require_folder(folder)
+    if folder is not None:
+        folder = local_tree(folder)  # of an address, a copy
+        require_folder(folder)
+    origin = origin_of(workdir)
+    if forget is not None and origin is not None:
+        raise CadcError(
+            "forgetting works on a work folder of this machine: a store may keep what is removed."
+        )
     base = require_finished(Pipeline(experiment, workdir, data_dir))
     alone = experiment.compute.model_copy(update={"processes": 1})
     experiment = experiment.model_copy(update={"compute": alone})
     line = chain.line_of(base)
-    origin = origin_of(workdir)
     # Holds its lock; stays empty.
     with empty_folder(workdir, chain.STAGE, f"line-{line}", origin=origin):
         done = chain.updates_of(workdir, line)
         latest = chain.artifacts_of(workdir, done[-1]) if done else base
-        day = find_day(experiment.data, folder, latest["prepare"])
+        day: Day | Request
+        if forget is not None:
+            day = read_request(forget, experiment.data.id_forms, latest["prepare"], workdir)
+        else:
+            assert folder is not None
+            day = find_day(experiment.data, folder, latest["prepare"])
         for update in done:
             if update.day == day.fingerprint:
-                log.info("%s: already taken in, as update %d", folder, update.number)
-                return Outcome(update, update.report["day"], kept=True)
+                log.info("%s: already taken in, as update %d", day.name, update.number)
+                holders = _held(workdir, line, done[update.number - 1 :], day, purge_holders)
+                return Outcome(update, update.report["day"], kept=True, holders=holders)
         work = _Update(experiment, workdir, base, done, latest, day, wait)
         try:
-            return Outcome(work.run(), work.made["prepare"].info["update"])
+            update = work.run()
         except NothingNew as nothing:
             return Outcome(None, nothing.counts)
+        holders = _held(workdir, line, [update], day, purge_holders)
+        return Outcome(update, work.made["prepare"].info["update"], holders=holders)
+
+
+def _held(
+    workdir: Path, line: str, since: list[chain.Update], day: Day | Request, purged: bool
+) -> Holders | None:
+    """What holds the forgotten still; the experiment's own is removed where that is asked for."""
+    if not isinstance(day, Request):
+        return None
+    holders = holders_of(workdir, line, since, day)
+    if purged:
+        purge(workdir, holders)
+    return holders
 
 
 class _Update:
@@ -107,7 +140,7 @@ class _Update:
         base: Mapping[str, Artifact],
         done: list[chain.Update],
         latest: Mapping[str, Artifact],
-        day: Day,
+        day: Day | Request,
         wait: bool,
     ) -> None:
         self.experiment, self.workdir, self.base, self.done = experiment, workdir, base, done
@@ -211,7 +244,7 @@ class _Update:
                 "line": line,
                 "number": self.number,
                 "day": self.day.fingerprint,
-                "name": self.day.folder.resolve().name,
+                "name": self.day.name,
                 "artifacts": places,
                 "report": report,
             }

@@ -99,6 +99,7 @@ def build_evaluation(
         else:
             val = ranking_metrics(val_ranks, config.k, config.metrics)
         users, known = kept.users(True, None), AndOneEach(train, val_item)
+        _empty(dataset, users, "user", processes)
         test_ranks, test = measure(kept, users, known, True)
         comparison: dict[str, Any] = {}
         if other is not None:
@@ -195,7 +196,19 @@ def _scorings(
         towers = of_towers(model, known, context)
     kept, other = (tables, towers) if towers is None or choice == TABLES else (towers, tables)
     assert kept is not None
+    for scoring in (kept, other):
+        if scoring is not None:
+            _empty(dataset, scoring.items, "item", processes)
     return kept, other
+
+
+def _empty(dataset: Dataset, vectors: torch.Tensor, side: str, processes: Processes) -> None:
+    """Set this rank's vectors of forgotten users or items to zero, in place."""
+    share = processes.share(dataset.n_users if side == "user" else dataset.n_items)
+    rows = dataset.forgotten.rows[side]
+    mine = rows[(rows >= share.start) & (rows < share.stop)] - share.start
+    if len(mine):
+        vectors[torch.from_numpy(mine).to(vectors.device)] = 0
 
 
 def _write_ids(folder: Path, dataset: Dataset) -> None:

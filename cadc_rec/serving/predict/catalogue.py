@@ -7,7 +7,7 @@ for, -1 where there is no such id; and the rows of the items that a filter leave
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,22 +33,35 @@ class IdMap:
         ids: int64, or object of ``str``; ``[n]``, none twice.
         forms: what was done to the ids of the data (`cadc_rec.data.id_forms`); an id that nobody
             has is asked for in that form, too.
+        forgotten: rows that no id names.
     """
 
-    def __init__(self, side: str, ids: NDArray[Any], forms: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        side: str,
+        ids: NDArray[Any],
+        forms: Sequence[str] = (),
+        forgotten: Iterable[int] = (),
+    ) -> None:
         self.side = side
         self.ids = ids
         self.forms = tuple(forms)
         self._row_of = {value: row for row, value in enumerate(ids.tolist())}
+        for row in forgotten:
+            del self._row_of[ids[row]]
 
     @classmethod
     def of_column(
-        cls, side: str, column: pa.Array | pa.ChunkedArray, forms: Sequence[str] = ()
+        cls,
+        side: str,
+        column: pa.Array | pa.ChunkedArray,
+        forms: Sequence[str] = (),
+        forgotten: Iterable[int] = (),
     ) -> IdMap:
         """The map of a Parquet column of integers or strings."""
         if pa.types.is_integer(column.type):
-            return cls(side, column.to_numpy().astype(np.int64), forms)
-        return cls(side, np.array(column.to_pylist(), dtype=object), forms)
+            return cls(side, column.to_numpy().astype(np.int64), forms, forgotten)
+        return cls(side, np.array(column.to_pylist(), dtype=object), forms, forgotten)
 
     def __len__(self) -> int:
         return len(self.ids)

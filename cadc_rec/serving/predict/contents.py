@@ -51,6 +51,7 @@ class Contents:
         attributes: of items, by name.
         titles: of items, None where one has none; empty where the data have no titles.
         untaken: how many of the items nobody took yet.
+        forgotten: rows of items that were forgotten and are no answer.
         fingerprint: of the bundle.
         name: of the bundle.
     """
@@ -69,6 +70,7 @@ class Contents:
     attributes: Mapping[str, ItemAttribute] = field(default_factory=dict)
     titles: Sequence[str | None] = ()
     untaken: int = 0
+    forgotten: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     fingerprint: str = ""
     name: str = ""
 
@@ -91,9 +93,10 @@ class Contents:
         newcomers, length = _newcomers(bundle, model)
         described = bundle.json(layout.ATTRIBUTES)["item"]
         forms = model.get("normalize_ids", ())  # older bundles do not say
+        forgotten = model.get("forgotten", {"users": [], "items": []})
         return cls(
-            users=IdMap.of_column("user", users["user_id"], forms),
-            items=IdMap.of_column("item", items["item_id"], forms),
+            users=IdMap.of_column("user", users["user_id"], forms, forgotten["users"]),
+            items=IdMap.of_column("item", items["item_id"], forms, forgotten["items"]),
             user_vectors=user_vectors,
             item_vectors=item_vectors,
             known=UserItems(known["indptr"], known["items"]),
@@ -110,6 +113,7 @@ class Contents:
                 for entry in described
             },
             untaken=untaken,
+            forgotten=np.array(forgotten["items"], np.int64),
             titles=items["title"].to_pylist() if "title" in items.column_names else (),
             fingerprint=bundle.fingerprint,
             name=bundle.name,

@@ -150,7 +150,8 @@ class Predictor(Contents):
             lost = item_ids[int(np.argmax(rows < 0))]
             raise CadcError(f"no item has the id {lost!r:.80}.")
         itself = UserItems(np.arange(len(rows) + 1), rows.astype(np.int32))
-        out = NotCandidates(itself, np.arange(self._n_taken, len(self.items)))
+        untaken = np.arange(self._n_taken, len(self.items))
+        out = NotCandidates(itself, np.concatenate([self.forgotten, untaken]))
         best = self.directions.best(self.directions.vectors[rows], k, out)
         return Recommendations(
             best.rows,
@@ -212,6 +213,8 @@ class Predictor(Contents):
         self, wanted: Filter | None, candidates: Sequence[Any] | NDArray[Any] | None
     ) -> NDArray[np.int64]:
         blocked = blocked_by(wanted, self.attributes, len(self.items)) if wanted else _NOTHING
+        if len(self.forgotten):
+            blocked = np.union1d(blocked, self.forgotten)
         if candidates is None:
             return blocked
         allowed = np.zeros(len(self.items), np.bool_)

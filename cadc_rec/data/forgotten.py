@@ -1,0 +1,144 @@
+"""Users and items that were forgotten: their empty rows, and how their return is noticed.
+
+In: a prepared dataset's folder. Out: which rows are empty since; whether an id of a new day is one
+that was forgotten. Dense ids stay, so a row remains, without interactions and attributes, under an
+id that nobody has.
+
+The ids themselves are kept nowhere. What is kept is a keyed hash of each (BLAKE2b). The key lies in
+the work folder and in no artifact or bundle: who has an artifact alone cannot try ids out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cadc_rec import strict_json
+from cadc_rec.errors import CadcError
+
+FILE = "forgotten.json"
+KEY_FILE = "forget.key"
+SIDES = ("user", "item")
+_KEY_BYTES, _HASH_BYTES = 32, 16
+_LEAST = -(2**63)  # an id that no catalogue gives
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """Who was forgotten in a dataset, by side (``user``, ``item``).
+
+    Attributes:
+        rows: dense ids, ascending.
+        hashes: of the ids, in hexadecimal.
+        values: of attributes, the codes of values that nobody else had.
+    """
+
+    rows: Mapping[str, NDArray[np.int64]]
+    hashes: Mapping[str, frozenset[str]]
+    values: Mapping[str, Mapping[str, list[int]]] = field(default_factory=dict)
+
+    @classmethod
+    def nobody(cls) -> Forgotten:
+        """None at all."""
+        rows = {side: np.zeros(0, np.int64) for side in SIDES}
+        return cls(rows, dict.fromkeys(SIDES, frozenset()), {side: {} for side in SIDES})
+
+    @classmethod
+    def open(cls, dataset: Path) -> Forgotten:
+        """Those of a prepared dataset; of most, nobody."""
+        file = dataset / FILE
+        if not file.is_file():
+            return cls.nobody()
+        found = json.loads(file.read_text("utf-8"))
+        rows, hashes, values = (found.get(name, {}) for name in ("rows", "hashes", "values"))
+        return cls(
+            {side: np.array(rows.get(side, []), np.int64) for side in SIDES},
+            {side: frozenset(hashes.get(side, [])) for side in SIDES},
+            {side: values.get(side, {}) for side in SIDES},
+        )
+
+    def save(self, dataset: Path) -> None:
+        """Write them to a dataset's folder, where there are any."""
+        if not self:
+            return
+        document: dict[str, Any] = {
+            "rows": {side: self.rows[side].tolist() for side in SIDES},
+            "hashes": {side: sorted(self.hashes[side]) for side in SIDES},
+            "values": {side: dict(self.values.get(side, {})) for side in SIDES},
+        }
+        (dataset / FILE).write_text(strict_json.dumps(document, indent=2) + "\n", "utf-8")
+
+    def __bool__(self) -> bool:
+        return any(self.hashes.values())
+
+    def among(self, side: str, ids: pa.Array, key: bytes) -> NDArray[np.bool_]:
+        """Which of these original ids were forgotten."""
+        known = self.hashes[side]
+        if not known:
+            return np.zeros(len(ids), bool)
+        unique = ids.dictionary_encode()
+        hit = np.array([one in known for one in hashes_of(side, unique.dictionary, key)], bool)
+        codes = unique.indices.to_numpy(zero_copy_only=False)
+        found: NDArray[np.bool_] = hit[codes]
+        return found
+
+
+def hashes_of(side: str, ids: pa.Array | Iterable[Any], key: bytes) -> list[str]:
+    """The keyed hash of each id, in hexadecimal."""
+    values = ids.to_pylist() if isinstance(ids, pa.Array) else ids
+    return [
+        hashlib.blake2b(f"{side}:{value}".encode(), key=key, digest_size=_HASH_BYTES).hexdigest()
+        for value in values
+    ]
+
+
+def key_of(workdir: Path, *, make: bool = False) -> bytes:
+    """The key of a work folder's hashes.
+
+    Args:
+        workdir: the work folder.
+        make: one if there is none; else that is an error.
+
+    Raises:
+        CadcError: it is missing or damaged, or cannot be written.
+    """
+    file = workdir / KEY_FILE
+    try:
+        if make and not file.exists():
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as out:
+                out.write(secrets.token_hex(_KEY_BYTES) + "\n")
+                out.flush()
+                os.fsync(out.fileno())
+        key = bytes.fromhex(file.read_text("ascii").strip())
+    except (OSError, ValueError):
+        key = b""
+    if len(key) != _KEY_BYTES:
+        raise CadcError(
+            f"{file}: holds no key, without which forgotten users and items would be learned "
+            "again; bring the file back."
+        )
+    return key
+
+
+def stand_ins(ids: pa.Array, rows: NDArray[np.int64]) -> pa.Array:
+    """An id that nobody has, of the ids' own type, for each of these rows."""
+    if pa.types.is_integer(ids.type):
+        return pa.array([_LEAST + row for row in rows.tolist()], ids.type)
+    word = "forgotten:"
+    there = {value for value in ids.to_pylist() if value is not None and value.startswith(word)}
+    taken = {f"{word}{row}" for row in rows.tolist()}
+    while taken & there:  # somebody is called so
+        word = f"{word}:"
+        taken = {f"{word}{row}" for row in rows.tolist()}
+    return pa.array([f"{word}{row}" for row in rows.tolist()], ids.type)
