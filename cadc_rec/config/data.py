@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from cadc_rec.config.dense import TextConfig
+from cadc_rec.config.ids import IdsConfig
 from cadc_rec.config.tables import IdForm, TablesConfig
 from cadc_rec.config.types import MemorySize, Names, NonNegativeFloat, PositiveInt, Section, Seed
 
@@ -110,6 +111,7 @@ class DataConfig(Section):
     spark: SparkConfig = SparkConfig()
     tables: TablesConfig = TablesConfig()
     text: TextConfig = TextConfig()
+    ids: IdsConfig = IdsConfig()
 
     def broken_rules(self) -> Iterator[str]:
         """See `Section`: settings that nothing would read, and times that do not fit."""
@@ -120,6 +122,18 @@ class DataConfig(Section):
                 "data.cold_control = true compares with data.cold_items, which is 0; set "
                 "data.cold_items to a share such as 0.1, or leave data.cold_control out."
             )
+        yield from self._of_living_ids()
+
+    def _of_living_ids(self) -> Iterator[str]:
+        """What has no meaning where ids come and go."""
+        others = [("k_core", self.k_core > 1), ("cold_items", bool(self.cold_items))]
+        for key, given in others if self.ids.living else []:
+            if given:
+                yield (
+                    f"data.{key} is about a closed set of ids, and data.ids gives rows to ids that "
+                    f"come and go; leave data.{key} or [data.ids] out (data.ids.admission leaves "
+                    "rare ids out)."
+                )
 
     def _of_another_source(self) -> Iterator[str]:
         for section, source in (("tables", "tables"), ("generated", "generated")):
@@ -233,6 +247,8 @@ class DataConfig(Section):
             settings["tables"] = self.tables.decisive()
         if self.reads_text:
             settings["text"] = self.text.decisive()
+        if self.ids.living:
+            settings["ids"] = self.ids.decisive()
         return settings
 
 

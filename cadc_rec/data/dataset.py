@@ -21,8 +21,15 @@ from scipy import sparse
 from cadc_rec.data.columns import Columns, train_files
 from cadc_rec.data.dense import DenseAttribute, read_dense
 from cadc_rec.data.forgotten import Forgotten
+from cadc_rec.data.ids.living import generations
 from cadc_rec.data.prepare.vocabulary import UNKNOWN
-from cadc_rec.data.sources.raw_tables import PER_SECOND, AttributeKind, TimestampKind, TimeUnit
+from cadc_rec.data.sources.raw_tables import (
+    PER_SECOND,
+    AttributeKind,
+    Side,
+    TimestampKind,
+    TimeUnit,
+)
 from cadc_rec.data.streams import one_array, read_groups
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import Artifact
@@ -240,6 +247,14 @@ class Dataset:
         inside = places >= starts[:, None]
         items[inside] = self.train_item[places[inside]]
         return items
+
+    def generation(self, side: Side) -> NDArray[np.int32]:
+        """How many owners each row of a side had before its own, ``[n]``.
+
+        Two datasets of a chain of updates mean the same user or item by a row if and only if they
+        have the same number there.
+        """
+        return generations(self.path, side, self.n_users if side == "user" else self.n_items)
 
     def user_ids(self) -> pa.Array:
         """Original user ids in dense-id order: int64, string, or of 2 GiB and more large_string."""

@@ -23,6 +23,8 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
         f"{config.reserve:.0%} is left free"
     )
     yield f"{sizes.users:,} users, {sizes.items:,} items ({sizes.source})"
+    if sizes.id_map:
+        yield f"an update maps ids to rows in {in_units(sizes.id_map)} of host memory"
     if plan.pretrain is not None:
         yield ""
         where = {"partitioned": "each process its rows", "replicated": "whole on each"}
@@ -76,6 +78,7 @@ def plan_document(plan: ExperimentPlan) -> dict[str, Any]:
         "users": plan.sizes.users,
         "items": plan.sizes.items,
         "interactions": plan.sizes.interactions,
+        "id_map_bytes": plan.sizes.id_map,
         "sizes_from": plan.sizes.source,
         "communication": plan.sharding.communication,
         "fits": not plan.problems,

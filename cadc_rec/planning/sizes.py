@@ -16,9 +16,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cadc_rec.config.data import DataConfig
+from cadc_rec.config.ids import IdsConfig
+from cadc_rec.data.ids.waiting import DEPTH
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import bring, committed, read_manifest
 from cadc_rec.store.manifest import MANIFEST
+
+_MAPPED = 8 + 4 + 8 + 8  # bytes a row: id, generation, how often and when it was seen
+_WAITING = 8 + 8 + 8  # bytes an id that waits: it, how often and when it was seen
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,8 @@ class Sizes:
         user_dense: the users' vectors and numbers, likewise.
         item_dense: the items' vectors and numbers, likewise.
         interactions: of training; 0 if they are not known.
+        id_map: bytes of the map of ids to rows that an update holds, where ids come and go; of ids
+            that are numbers.
     """
 
     users: int
@@ -111,6 +118,7 @@ class Sizes:
     user_dense: tuple[PlannedDense, ...] = ()
     item_dense: tuple[PlannedDense, ...] = ()
     interactions: int = 0
+    id_map: int = 0
 
 
 def find_sizes(
@@ -134,6 +142,33 @@ def find_sizes(
     Raises:
         CadcError: no dataset is prepared, and one of the sizes is not given.
     """
+    if not data.ids.living:
+        return _of_closed_ids(data, workdir, users, items, where, interactions)
+    # Tables grow up to these rows, however many the first run has; D_full with them.
+    asked = users or data.ids.user_rows or None, items or data.ids.item_rows or None
+    found = _of_closed_ids(data, workdir, *asked, where, interactions)
+    return replace(found, source="[data.ids]", id_map=map_bytes(data.ids))
+
+
+def map_bytes(config: IdsConfig) -> int:
+    """Memory of the maps of ids that are numbers to rows, and of the counts of whoever waits."""
+    of_counts = DEPTH * 4 * config.sketch_width
+    total = 0
+    for rows in filter(None, (config.user_rows, config.item_rows)):
+        total += _MAPPED * rows
+        total += of_counts if config.counting == "sketch" else _WAITING * rows
+    return total
+
+
+def _of_closed_ids(
+    data: DataConfig,
+    workdir: Path,
+    users: int | None,
+    items: int | None,
+    where: str,
+    interactions: int | None,
+) -> Sizes:
+    """The same where every id has a row and keeps it."""
     found = _prepared(data, workdir)
     if found is None and data.source == "generated":
         world = data.generated

@@ -16,12 +16,13 @@ from cadc_rec.data.context import context_sizes
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose, normal_blocks
 from cadc_rec.data.recent_popularity import RecentScores
+from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.distributed.planner import rows_are_sent
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.rows import RowExchange, join_shares
 from cadc_rec.distributed.sharding import shard_model
-from cadc_rec.distributed.state import load_state, local_tensors
+from cadc_rec.distributed.state import LocalTensor, load_state, local_tensors
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.sharded import tower_vectors
 from cadc_rec.models.absence import ColdDropout
@@ -328,7 +329,11 @@ def _initialize_tables(model: ShardedTwoTower, seed: int) -> None:
                 local.tensor[part] = torch.from_numpy(values[:, columns])
 
 
-def load_grown(model: ShardedTwoTower, state: Mapping[str, torch.Tensor]) -> None:
+def load_grown(
+    model: ShardedTwoTower,
+    state: Mapping[str, torch.Tensor],
+    reused: Mapping[Side, np.ndarray] | None = None,
+) -> None:
     """Copy a checkpoint into this rank's parts of what `model` trains.
 
     Rows that the checkpoint lacks: a new value of an attribute starts as the unknown value (code
@@ -337,6 +342,8 @@ def load_grown(model: ShardedTwoTower, state: Mapping[str, torch.Tensor]) -> Non
     Args:
         model: built for the grown dataset.
         state: whole tensors, of the same settings.
+        reused: of ``user`` and ``item``, the rows that were another's in the checkpoint: they stay
+            as they were initialized, too.
 
     Raises:
         CadcError: the checkpoint is of another model.
@@ -346,6 +353,11 @@ def load_grown(model: ShardedTwoTower, state: Mapping[str, torch.Tensor]) -> Non
             whole = state.get(local.name)
             if whole is None or whole.dim() != local.tensor.dim():
                 raise _other_model(local.name)
+            others = _rows_of_others(local, reused)
+            if others is not None:
+                whole = whole.clone()
+                own = local.tensor[others - local.row].to(whole.dtype)
+                whole[others, local.column : local.column + local.tensor.shape[1]] = own.cpu()
             if whole.shape == local.tensor.shape:
                 local.tensor.copy_(whole)
                 continue
@@ -357,6 +369,19 @@ def load_grown(model: ShardedTwoTower, state: Mapping[str, torch.Tensor]) -> Non
             local.tensor[:there] = part[local.row : local.row + there]
             if any(part in local.name for part in _VALUES):
                 local.tensor[there:] = part[0]
+
+
+def _rows_of_others(
+    local: LocalTensor, reused: Mapping[Side, np.ndarray] | None
+) -> torch.Tensor | None:
+    """This part's rows of a learned id table that had another owner; None without any."""
+    table = ".embedding_bags." in local.name
+    sides = [side for side in reused or {} if table and local.name.startswith(f"{side}.ids.")]
+    if not reused or not sides:
+        return None
+    rows = reused[sides[0]]
+    mine = rows[(rows >= local.row) & (rows < local.row + local.tensor.shape[0])]
+    return torch.from_numpy(mine) if len(mine) else None
 
 
 def _other_model(name: str) -> CadcError:

@@ -13,7 +13,8 @@ draw of n' from N' would be, and only about sqrt(n') old rows change beside what
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,9 @@ from numpy.typing import NDArray
 
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose, bit_generator
+from cadc_rec.data.sources.raw_tables import Side
+
+SIDES: tuple[Side, Side] = ("user", "item")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,10 @@ class Changes:
     """Ascending: users whose rows came or went, and new ones."""
     items: NDArray[np.int64]
     """Ascending: items likewise."""
+    reused: Mapping[Side, NDArray[np.int64]] = field(default_factory=dict)
+    """Ascending rows of each side that had another owner before; none where ids do not go. Their
+    old interactions are gone from D_full, which alone does not count as a change of the users and
+    items on the other side: their vectors keep what they learned of whoever left."""
 
     @staticmethod
     def between(old: Dataset, new: Dataset) -> Changes:
@@ -47,20 +55,39 @@ class Changes:
         at = np.searchsorted(after, before, sorter=order)
         found = order[np.minimum(at, len(after) - 1)]
         place = np.where(after[found] == before, found, -1)
+        reused = {side: reused_rows(old, new, side) for side in SIDES}
+        left = _of_rows(old, reused)  # pairs of others, whatever the same rows mean now
+        place[left] = -1
         came = np.ones(len(after), bool)
         came[place[place >= 0]] = False
-        gone = place < 0
+        gone = (place < 0) & ~left
         sides = []
-        for side, known, count in (
-            ("user", old.n_users, new.n_users),
-            ("item", old.n_items, new.n_items),
-        ):
+        counts = (old.n_users, new.n_users), (old.n_items, new.n_items)
+        for side, (known, count) in zip(SIDES, counts, strict=True):
             changed = np.zeros(count, bool)
             changed[getattr(new, f"train_{side}")[came]] = True
             changed[getattr(old, f"train_{side}")[gone]] = True
             changed[known:] = True
+            changed[reused[side]] = True
             sides.append(np.flatnonzero(changed))
-        return Changes(place, came, *sides)
+        return Changes(place, came, sides[0], sides[1], reused)
+
+
+def reused_rows(old: Dataset, new: Dataset, side: Side) -> NDArray[np.int64]:
+    """Rows that mean another user or item in `new` than in `old`, ascending."""
+    before, after = old.generation(side), new.generation(side)
+    return np.flatnonzero(before != after[: len(before)])
+
+
+def _of_rows(dataset: Dataset, rows: Mapping[Side, NDArray[np.int64]]) -> NDArray[np.bool_]:
+    """Which rows of D_full have one of these users or items."""
+    found = np.zeros(len(dataset.train_item), bool)
+    for side in SIDES:
+        if len(rows[side]):
+            mine = np.zeros(dataset.n_users if side == "user" else dataset.n_items, bool)
+            mine[rows[side]] = True
+            found |= mine[getattr(dataset, f"train_{side}")]
+    return found
 
 
 def _pairs(dataset: Dataset, n_items: int) -> NDArray[np.int64]:

@@ -8,13 +8,14 @@ held out, so that what was held out before and is no longer the latest is learne
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ibis
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 from numpy.typing import NDArray
@@ -43,6 +44,7 @@ from cadc_rec.data.streams import (
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log, track
 from cadc_rec.store.artifact import Artifact, Draft
+from cadc_rec.updates.changes import SIDES
 from cadc_rec.updates.day import Day, described_context, value_forms
 from cadc_rec.updates.dense import described_dense, write_grown_dense
 from cadc_rec.updates.entities import (
@@ -51,8 +53,10 @@ from cadc_rec.updates.entities import (
     taken_first,
     with_every_code,
 )
+from cadc_rec.updates.living import DayIds, MovedIds, Staying, count_of, without
 from cadc_rec.updates.merge import admitted, merged, seeded_order, times_of
 
+SideIds = GrownIds | MovedIds
 _STEPS = 4
 _SHOWN = 10  # new values worth showing
 _EPOCHS = 10**8  # a time above it counts seconds or less since 1970 ...
@@ -115,16 +119,18 @@ class _Builder:
     ) -> None:
         self.config, self.parent, self.day = config, parent, day
         self.backend, self.tables, self.came, self.draft = backend, tables, came, draft
-        self.every = {
-            side: pq.read_table(parent.path / f"{side}s.parquet") for side in ("user", "item")
+        self.every: dict[Side, pa.Table] = {
+            side: pq.read_table(parent.path / f"{side}s.parquet") for side in SIDES
         }
         # Without the items that nobody took yet: one that is taken now is a new one.
-        self.before = {
+        self.before: dict[Side, pa.Table] = {
             side: table[: int(parent.info[f"{side}s"])] for side, table in self.every.items()
         }
         self.forgotten = Forgotten.open(parent.path)
         self.came = self._without_forgotten(came, ("user", "item"))
         self.dropped = len(came) - len(self.came)
+        self.staying: Staying | None = None
+        self.known_ids = {s: self._column(t, f"{s}_id") for s, t in self.every.items()}
         self.untaken = 0
         self.context = described_context(parent)
         self.new_values = 0
@@ -133,7 +139,8 @@ class _Builder:
         users, items, rows = self._new_rows()
         advance(note="merging")
         late = self._late(rows)
-        split = LeaveLastTwo(merged(self.parent.path, rows, self._asked))
+        keep = self.staying or (lambda rows: rows)
+        split = LeaveLastTwo(merged(self.parent.path, rows, self._asked, keep))
         train = write_train(self.draft.path, split, self._asked)
         counts = self._counts(split, len(rows), late, users, items)
         if not counts["interactions"]:
@@ -141,7 +148,7 @@ class _Builder:
         for part in ("validation", "test"):
             name = {"validation": "val"}.get(part, part)
             write_parquet(self.draft.path / f"{name}.parquet", self._table(getattr(split, part)))
-        n_users, n_items = (len(ids.before) + len(ids.appended) for ids in (users, items))
+        n_users, n_items = len(users.every), len(items.every)
         scratch = self.draft.path / ".scratch"
         write_columns(self.draft.path, train, n_users, n_items, scratch)
         self.forgotten.save(self.draft.path)
@@ -152,7 +159,7 @@ class _Builder:
         self._tell(split, train, counts | renewed, users, items)
         advance()
 
-    def _without_forgotten(self, table: pa.Table, sides: Sequence[str]) -> pa.Table:
+    def _without_forgotten(self, table: pa.Table, sides: Sequence[Side]) -> pa.Table:
         """The day's rows that name nobody who was forgotten."""
         if not self.forgotten:
             return table
@@ -162,10 +169,10 @@ class _Builder:
             kept &= ~self.forgotten.among(side, ids, key)
         return table.filter(pa.array(kept))
 
-    def _kind(self, side: str) -> pa.DataType:
+    def _kind(self, side: Side) -> pa.DataType:
         return self.every[side].schema.field(f"{side}_id").type
 
-    def _new_rows(self) -> tuple[GrownIds, GrownIds, Rows]:
+    def _new_rows(self) -> tuple[SideIds, SideIds, Rows]:
         """Grown ids, and the day's rows that are admitted, by time."""
         came = self.came
         if self.parent.info["has_time"]:
@@ -178,6 +185,8 @@ class _Builder:
             order = seeded_order(len(came), self.config.split_seed)
         came, time = came.take(pa.array(order)), time[order]
         known = {side: self._column(table, f"{side}_id") for side, table in self.before.items()}
+        if self.config.ids.living:
+            return self._moved_rows(known, came, time)
         grown = {s: GrownIds.of(known[s], self._column(came, f"{s}_id")) for s in known}
         dense = {s: grown[s].dense(self._column(came, f"{s}_id")) for s in known}
         kept = admitted(
@@ -194,6 +203,40 @@ class _Builder:
         context = self._context_codes(came)
         rows = Rows(dense["user"], dense["item"], time.astype(np.int64), None, context)
         return grown["user"], grown["item"], rows
+
+    def _moved_rows(
+        self, known: Mapping[Side, pa.Array], came: pa.Table, time: NDArray[np.int64]
+    ) -> tuple[MovedIds, MovedIds, Rows]:
+        """The same where ids come and go: items first, then users by what has an item."""
+        moved: dict[Side, MovedIds] = {}
+        for side in ("item", "user"):
+            ids = self._column(came, f"{side}_id")
+            day = DayIds(ids, time)
+            moved[side] = MovedIds.of(self.config.ids, self.parent, side, known[side], day)
+            kept = moved[side].dense(ids) >= 0
+            came, time = came.filter(pa.array(kept)), time[kept]
+            # What has no row any more is gone from the tables of users and items, too.
+            self.every[side] = without(self.every[side], moved[side].gone)
+        self._renew_catalogue(moved["item"])
+        self.staying = Staying({side: ids.gone for side, ids in moved.items()})
+        dense = {s: moved[s].dense(self._column(came, f"{s}_id")) for s in moved}
+        context = self._context_codes(came)
+        rows = Rows(dense["user"], dense["item"], time.astype(np.int64), None, context)
+        return moved["user"], moved["item"], rows
+
+    def _renew_catalogue(self, items: MovedIds) -> None:
+        """Where rows are bounded, items that nobody took are those of the latest table of items.
+
+        A catalogue that only grew would have no bound, either.
+        """
+        bounded = self.config.ids.item_rows and self.day.config.items.keeps_all
+        if not bounded or self.tables.items is None:
+            return
+        every = self.every["item"]
+        taken = len(items.before) - int(items.gone.sum())
+        untaken = every[taken:]
+        now = pc.is_in(untaken["item_id"], value_set=items.newcomers)
+        self.every["item"] = pa.concat_tables([every[:taken], untaken.filter(now)])
 
     @staticmethod
     def _column(table: pa.Table, name: str) -> pa.Array:
@@ -247,7 +290,7 @@ class _Builder:
             return 0
         return int((rows.timestamp < times_of(self.parent.path)[1]).sum())
 
-    def _write_entities(self, ids: dict[str, GrownIds]) -> dict[str, int]:
+    def _write_entities(self, ids: dict[Side, SideIds]) -> dict[str, int]:
         """Write both sides; returns how many known entities came anew, and how many new values."""
         described, counts = described_attributes(self.parent), {}
         dense, now, dense_now = described_dense(self.parent.path), {}, {}
@@ -263,17 +306,16 @@ class _Builder:
             counts[f"renewed_{side}s"] = grown.renewed
             for name, values in grown.new_values.items():
                 self._say_new(f"{side}s", name, values)
-            rows = grown.rows
+            rows, others = taken_first(grown.rows, side, ids[side].every)
             if side == "item":
-                taken = ids[side].before, ids[side].appended
-                rows, self.untaken = taken_first(rows, side, pa.concat_arrays(taken))
+                self.untaken = others
             write_parquet(self.draft.path / f"{side}s.parquet", rows)
             key = f"{side}_id"
             dense_now[side] = write_grown_dense(
                 self.config.text,
                 side,
                 dense.get(side, []),
-                (self.parent.path, self._column(every, key)),
+                (self.parent.path, self.known_ids[side]),
                 described_now,
                 (self.draft.path, self._column(rows, key)),
             )
@@ -287,31 +329,41 @@ class _Builder:
             (self.draft.path / CONTEXT_FILE).write_text(text, "utf-8")
         return {**counts, "new_values": self.new_values}
 
-    def _whole(self, side: str, taken: GrownIds, day: pa.Table | None) -> GrownIds:
+    def _whole(self, side: Side, taken: SideIds, day: pa.Table | None) -> GrownIds:
         """The ids of every row there will be: also of items that nobody took yet."""
         known = self._column(self.every[side], f"{side}_id")
-        came = [taken.appended]
+        came = [taken.newcomers]
         if day is not None and side == "item" and self.day.config.items.keeps_all:
             came.append(self._column(day, f"{side}_id").cast(known.type))
         return GrownIds.of(known, pa.concat_arrays(came))
 
     def _counts(
-        self, split: LeaveLastTwo, entered: int, late: int, users: GrownIds, items: GrownIds
+        self, split: LeaveLastTwo, entered: int, late: int, users: SideIds, items: SideIds
     ) -> dict[str, int]:
         """What became of the day's rows; the split has seen them all."""
         known = sum(int(self.parent.info[part]) for part in ("train", "val", "test"))
-        new = split.distinct - known
+        removed = 0 if self.staying is None else self.staying.removed
+        new = split.distinct - (known - removed)
+        left_out = len(self.came) - entered
         return {
             **self.tables.counts,
             **self._meetings(),
             **({"of_forgotten": self.dropped} if self.dropped else {}),
             "interactions": new,
             "duplicates": entered - new,
-            "below_k_core": len(self.came) - entered,
+            "below_k_core": 0 if self.staying else left_out,
             "older_than_newest": late,
-            "new_users": len(users.appended),
-            "new_items": len(items.appended),
+            "new_users": len(users.newcomers),
+            "new_items": len(items.newcomers),
+            **({} if self.staying is None else self._gone(left_out)),
         }
+
+    def _gone(self, left_out: int) -> dict[str, int]:
+        """What has no row, and what had one; the split has seen everything."""
+        assert self.staying is not None
+        gone = {f"evicted_{side}s": int(rows.sum()) for side, rows in self.staying.gone.items()}
+        removed = self.staying.removed
+        return {"without_row": left_out, **gone, "evicted_interactions": removed}
 
     def _meetings(self) -> dict[str, int]:
         """How the day's tables of users and items meet what is known or came; counted and told."""
@@ -339,14 +391,19 @@ class _Builder:
         split: LeaveLastTwo,
         train: int,
         counts: dict[str, int],
-        users: GrownIds,
-        items: GrownIds,
+        users: SideIds,
+        items: SideIds,
     ) -> None:
-        old, n_users = self.parent.info, len(users.before) + len(users.appended)
-        self.draft.rows = split.distinct + counts["duplicates"] + counts["below_k_core"]
+        old, n_users = self.parent.info, len(users.every)
+        left_out = counts["below_k_core"] + counts.get("without_row", 0)
+        self.draft.rows = split.distinct + counts["duplicates"] + left_out
+        for side, ids in (("user", users), ("item", items)):
+            if isinstance(ids, MovedIds):
+                ids.living.save(self.draft.path, side)
+                self.draft.info.setdefault("ids", {})[side] = count_of(ids)
         self.draft.info.update(
             users=n_users,
-            items=len(items.before) + len(items.appended),
+            items=len(items.every),
             train=train,
             val=len(split.validation),
             test=len(split.test),

@@ -32,7 +32,7 @@ from cadc_rec.store.artifact import Artifact
 
 _ROLES = ("interactions", "users", "items")
 # Settings that an update follows; any other one that is not at its default is refused.
-_FOLLOWED = {"source", "k_core", "split_seed", "generated", "tables", "text"}
+_FOLLOWED = {"source", "k_core", "split_seed", "generated", "tables", "text", "ids"}
 
 
 @dataclass(frozen=True)

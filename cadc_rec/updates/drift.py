@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from cadc_rec.config.experiment import UpdateConfig
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import held_out_ranks
@@ -24,11 +25,13 @@ from cadc_rec.evaluation.statistics import mean_gains, paired_bootstrap
 from cadc_rec.store.artifact import Artifact
 
 _MOST_POPULAR = 100
-SIDES = ("user", "item")
 
 
 def vector_drift(
-    before: torch.Tensor, after: torch.Tensor, changed: NDArray[np.int64]
+    before: torch.Tensor,
+    after: torch.Tensor,
+    changed: NDArray[np.int64],
+    reused: NDArray[np.int64] | None = None,
 ) -> dict[str, dict[str, float] | None]:
     """How the rows of `before` moved.
 
@@ -36,6 +39,7 @@ def vector_drift(
         before: ``[n, d]``.
         after: ``[n + new, d]``.
         changed: rows whose interactions changed, new ones among them.
+        reused: rows that had another owner before, which are not compared.
 
     Returns:
         For ``all``, ``changed`` and ``unchanged`` rows their number, the mean cosine of before and
@@ -48,11 +52,13 @@ def vector_drift(
     moved, length = (new - old).norm(dim=1).numpy(), old.norm(dim=1).numpy()
     of_changed = np.zeros(n, bool)
     of_changed[changed[changed < n]] = True
+    same = np.ones(n, bool)
+    same[[] if reused is None else reused] = False
     found: dict[str, dict[str, float] | None] = {}
     for name, rows in (
-        ("all", np.ones(n, bool)),
-        ("changed", of_changed),
-        ("unchanged", ~of_changed),
+        ("all", same),
+        ("changed", of_changed & same),
+        ("unchanged", ~of_changed & same),
     ):
         if not rows.any():
             found[name] = None
@@ -66,7 +72,10 @@ def vector_drift(
 
 
 def popularity_shift(
-    old: NDArray[np.int32], came: NDArray[np.int32], n_items: int
+    old: NDArray[np.int32],
+    came: NDArray[np.int32],
+    n_items: int,
+    reused: NDArray[np.int64] | None = None,
 ) -> dict[str, float]:
     """How the items of new training rows differ from those of the old ones.
 
@@ -74,13 +83,17 @@ def popularity_shift(
         old: item of each old row.
         came: item of each new row.
         n_items: of all.
+        reused: rows of items that had another owner in `old`.
 
     Returns:
         ``total_variation`` between the two distributions over items, from 0 to 1, and what share
         of the ``top_100`` before is in the top 100 with the new rows.
     """
-    before = np.bincount(old, minlength=n_items)
-    new = np.bincount(came, minlength=n_items)
+    former = 0 if reused is None else len(reused)
+    before = np.bincount(old, minlength=n_items + former)
+    new = np.bincount(came, minlength=n_items + former)
+    if reused is not None and former:  # their former owners are items of their own
+        before[n_items:], before[reused] = before[reused], 0
     shares = [counts / max(counts.sum(), 1) for counts in (before, new)]
     tops = [
         set(np.argsort(-counts, kind="stable")[:_MOST_POPULAR]) for counts in (before, before + new)
@@ -97,7 +110,12 @@ def served_vectors(evaluation: Artifact, side: str) -> torch.Tensor:
 
 
 def held_out_before_and_after(
-    old: Dataset, new: Dataset, before: Artifact, after: Artifact, ks: Sequence[int]
+    old: Dataset,
+    new: Dataset,
+    before: Artifact,
+    after: Artifact,
+    ks: Sequence[int],
+    reused: Mapping[Side, NDArray[np.int64]] | None = None,
 ) -> dict[str, Any] | None:
     """The new held-out items ranked by the vectors served before and by those of now.
 
@@ -110,22 +128,29 @@ def held_out_before_and_after(
         before: the evaluate artifact of the old one.
         after: that of the next one.
         ks: cut-offs.
+        reused: rows of each side that had another owner before: of users, they are not compared;
+            of items, the old model did not know them.
 
     Returns:
         How many users, the metrics of both, and the paired comparison of HR@10; None where no
         known user has a new test item.
     """
     test = new.test_item[: old.n_users]
-    moved = np.flatnonzero((test >= 0) & (test != old.test_item))
+    known = {"user": np.ones(old.n_users, bool), "item": np.ones(old.n_items, bool)}
+    for side, rows in (reused or {}).items():
+        known[side][rows] = False
+    stays = (test == old.test_item) & known["item"][np.where(test < old.n_items, test, -1)]
+    moved = np.flatnonzero((test >= 0) & ~stays & known["user"])
     if not len(moved):
         return None
     item_vectors = served_vectors(before, "item")
     targets = np.where(test[moved] < old.n_items, test[moved], -1)
+    targets[~known["item"][targets]] = -1
     ranks = held_out_ranks(
         served_vectors(before, "user")[torch.from_numpy(moved)],
         item_vectors,
         targets,
-        _excluded(new, moved, old.n_items),
+        _excluded(new, moved, known["item"]),
     )
     ranks[targets < 0] = new.n_items
     now = pq.read_table(after.path / "ranks.parquet", columns=["rank"])["rank"].to_numpy()
@@ -143,13 +168,14 @@ def held_out_before_and_after(
     }
 
 
-def _excluded(dataset: Dataset, users: NDArray[np.int64], n_items: int) -> UserItems:
-    """What these users took, less what the old model did not know."""
+def _excluded(dataset: Dataset, users: NDArray[np.int64], known: NDArray[np.bool_]) -> UserItems:
+    """What these users took, less what the old model did not know: ``known[item]`` says what."""
     items = []
     for user in users:
         taken = dataset.train_item[dataset.user_indptr[user] : dataset.user_indptr[user + 1]]
         taken = np.append(taken, dataset.val_item[user])
-        items.append(taken[(taken >= 0) & (taken < n_items)].astype(np.int32))
+        taken = taken[(taken >= 0) & (taken < len(known))]
+        items.append(taken[known[taken]].astype(np.int32))
     return UserItems.of_lists(items)
 
 

@@ -27,6 +27,16 @@ class GrownIds:
     before: pa.Array
     appended: pa.Array
 
+    @property
+    def every(self) -> pa.Array:
+        """All of them."""
+        return pa.concat_arrays([self.before, self.appended])
+
+    @property
+    def newcomers(self) -> pa.Array:
+        """Those that `before` lacks."""
+        return self.appended
+
     @staticmethod
     def of(before: pa.Array, came: pa.Array) -> GrownIds:
         """`before` and what `came` adds to it."""
@@ -36,7 +46,7 @@ class GrownIds:
 
     def dense(self, ids: pa.Array) -> NDArray[np.int32]:
         """The dense id of each of `ids`, all of which are among these."""
-        every = pa.concat_arrays([self.before, self.appended])
+        every = self.every
         index = pc.index_in(ids.cast(every.type), value_set=every)
         return index.to_numpy(zero_copy_only=False).astype(np.int32)
 

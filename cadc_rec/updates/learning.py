@@ -12,10 +12,12 @@ common scale and so change everywhere, are swept over all rows, which ALS does i
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 
@@ -30,6 +32,7 @@ from cadc_rec.config.experiment import (
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.forgotten import SIDES, Forgotten
 from cadc_rec.data.randomness import Purpose
+from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.log import track
 from cadc_rec.pipeline.stages.train import CHECKPOINT, build_checkpoint
@@ -83,8 +86,10 @@ def build_updated_tables(
     divided = divisors(before, config.scale)
     assert divided is not None
     tables = IdTables.open(before)
-    user = grown(tables.user * divided[0], dataset.n_users).to(processes.device)
-    item = grown(tables.item * divided[1], dataset.n_items).to(processes.device)
+    reused = changes.reused
+    user = grown(tables.user * divided[0], dataset.n_users, reused.get("user"))
+    item = grown(tables.item * divided[1], dataset.n_items, reused.get("item"))
+    user, item = user.to(processes.device), item.to(processes.device)
     _empty(dataset, user=user, item=item)
     bias = float(before.info.get("global_bias", 0.0))
     info: dict[str, Any] = {"users_solved": len(changes.users), "items_solved": len(changes.items)}
@@ -186,6 +191,7 @@ def build_updated_transitions(
     dataset: Dataset,
     processes: Processes,
     draft: Draft,
+    reused: NDArray[np.int64] | None = None,
 ) -> None:
     """Fill the draft of the transitions stage: a few sweeps from the tables before.
 
@@ -197,6 +203,7 @@ def build_updated_transitions(
         dataset: the next D_full.
         processes: one process.
         draft: receives both tables.
+        reused: rows of items that were another's before.
     """
     divided = divisors(before, scale)
     assert divided is not None
@@ -205,8 +212,8 @@ def build_updated_transitions(
     save_matrix(transition_matrix(dataset, config), scratch)
     matrix = load_matrix(scratch, dataset.n_items)
     tables = TransitionTables.open(before)
-    source = grown(tables.source * divided[0], dataset.n_items).to(processes.device)
-    target = grown(tables.target * divided[1], dataset.n_items).to(processes.device)
+    source = grown(tables.source * divided[0], dataset.n_items, reused).to(processes.device)
+    target = grown(tables.target * divided[1], dataset.n_items, reused).to(processes.device)
     for table in (source, target):
         _empty(dataset, item=table)
     solver = LeastSquares.of_matrix(source, target, matrix, None, config.l2, 0, None, processes)
@@ -220,11 +227,25 @@ def build_updated_transitions(
     draft.info = {"pairs": int(matrix.nnz), "divided_by": divided}
 
 
-def grown(table: torch.Tensor, rows: int) -> torch.Tensor:
-    """`table` with as many rows as asked for; further ones stand at the mean."""
-    more = rows - len(table)
-    mean = table.mean(0, keepdim=True) if len(table) else table.new_zeros(1, table.shape[1])
-    return torch.cat([table, mean.expand(more, -1)]).contiguous()
+def grown(table: torch.Tensor, rows: int, reused: NDArray[np.int64] | None = None) -> torch.Tensor:
+    """`table` with as many rows as asked for; further ones stand at the mean.
+
+    Args:
+        table: ``[n, d]``.
+        rows: at least n.
+        reused: rows that have another owner now. They stand at the mean too, which is that of the
+            others: nothing of the former owners is left.
+    """
+    more, stay = rows - len(table), table
+    if reused is not None and len(reused):
+        kept = torch.ones(len(table), dtype=torch.bool)
+        kept[torch.from_numpy(reused)] = False
+        stay = table[kept]
+    mean = stay.mean(0, keepdim=True) if len(stay) else table.new_zeros(1, table.shape[1])
+    found = torch.cat([table, mean.expand(more, -1)]).contiguous()
+    if stay is not table:
+        found[: len(table)][~kept] = mean
+    return found
 
 
 def _empty(dataset: Dataset, **tables: torch.Tensor) -> None:
@@ -274,6 +295,7 @@ def build_updated_towers(
     processes: Processes,
     draft: Draft,
     fitted: FittedPrior | None = None,
+    reused: Mapping[Side, NDArray[np.int64]] | None = None,
 ) -> None:
     """Fill the draft of the train stage from the checkpoint before.
 
@@ -286,8 +308,17 @@ def build_updated_towers(
         processes: one process.
         draft: receives ``model.safetensors``.
         fitted: the prior's new fit, where it was fitted.
+        reused: rows of ``user`` and ``item`` that were another's before.
     """
     start = _without_forgotten(load_file(before.path / CHECKPOINT), dataset.forgotten)
     build_checkpoint(
-        warm, dataset, selection, pretrained, processes, draft, start=start, fitted=fitted
+        warm,
+        dataset,
+        selection,
+        pretrained,
+        processes,
+        draft,
+        start=start,
+        fitted=fitted,
+        reused=reused,
     )

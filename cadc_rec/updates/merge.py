@@ -8,7 +8,7 @@ held-out rows and one group.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,12 @@ from cadc_rec.data.streams import read_groups
 _COLUMNS = ("user", "item", "timestamp")
 
 
-def merged(dataset: Path, new: Rows, context: Sequence[str] = ()) -> Iterator[Rows]:
+def merged(
+    dataset: Path,
+    new: Rows,
+    context: Sequence[str] = (),
+    keep: Callable[[Rows], Rows] = lambda rows: rows,
+) -> Iterator[Rows]:
     """Every row of the dataset, held out or not, and the new ones.
 
     A user's rows are ordered by time; of equal times the old ones come first, as if the new rows'
@@ -34,15 +39,17 @@ def merged(dataset: Path, new: Rows, context: Sequence[str] = ()) -> Iterator[Ro
         dataset: a prepare artifact's folder.
         new: with dense ids; a user's rows of equal times stand in their order.
         context: names of the columns that say what a request carried.
+        keep: which of the dataset's rows stay.
     """
     new = new.take(np.argsort(new.user, kind="stable"))
     others = [
-        *(rows_of(pq.read_table(dataset / f"{part}.parquet"), context) for part in ("val", "test"))
+        keep(rows_of(pq.read_table(dataset / f"{part}.parquet"), context))
+        for part in ("val", "test")
     ]
     others.append(new)
     done = [0] * len(others)
     for block in whole_users(
-        rows_of(group, context) for group in read_groups(train_files(dataset))
+        keep(rows_of(group, context)) for group in read_groups(train_files(dataset))
     ):
         ends = [int(np.searchsorted(rows.user, block.user[-1], "right")) for rows in others]
         yield _in_order([block, *_between(others, done, ends)])

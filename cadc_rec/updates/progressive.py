@@ -57,20 +57,23 @@ def progressive(
     """
     rows = {"known": 0, "new_user": 0, "new_item": 0, "new_both": 0}
     users, targets, taken = [], [], []
+    # A row that has another owner by now is a new user's or item's, whatever it held before.
+    of_new_user = _is_new(old.n_users, new.n_users, changes.reused.get("user"))
+    of_new_item = _is_new(old.n_items, new.n_items, changes.reused.get("item"))
     for user in changes.users:
-        known = _of_user(old, user) if user < old.n_users else np.zeros(0, np.int32)
+        known = np.zeros(0, np.int32) if of_new_user[user] else _of_user(old, user)
         every = _of_user(new, user)
-        came = every[~np.isin(every, known)]
-        of_new_items = int((came >= old.n_items).sum())
-        names = ("known", "new_item") if user < old.n_users else ("new_user", "new_both")
-        rows[names[0]] += len(came) - of_new_items
-        rows[names[1]] += of_new_items
-        if user < old.n_users and len(came):
+        came = every[~np.isin(every, known[~of_new_item[known]])]
+        new_items = int(of_new_item[came].sum())
+        names = ("new_user", "new_both") if of_new_user[user] else ("known", "new_item")
+        rows[names[0]] += len(came) - new_items
+        rows[names[1]] += new_items
+        if not of_new_user[user] and len(came):
             users.append(int(user))
             targets.append(int(came[0]))
             taken.append(known)
     wanted = np.array(targets, np.int64)
-    foreseen = np.flatnonzero(wanted < old.n_items)
+    foreseen = np.flatnonzero(~of_new_item[wanted])
     metrics = None
     if len(foreseen):
         ranks = _ranks(
@@ -87,6 +90,14 @@ def progressive(
         "new_item": len(wanted) - len(foreseen),
         "metrics": metrics,
     }
+
+
+def _is_new(before: int, now: int, reused: NDArray[np.int64] | None) -> NDArray[np.bool_]:
+    """Of each row whether the model before knew nothing of its owner."""
+    found = np.arange(max(before, now)) >= before
+    if reused is not None:
+        found[reused] = True
+    return found
 
 
 def _of_user(dataset: Dataset, user: int) -> NDArray[np.int32]:

@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cadc_rec.config.experiment import UpdateConfig
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.store.artifact import Artifact
-from cadc_rec.store.pruned import is_pruned
-from cadc_rec.updates.changes import Changes
+from cadc_rec.updates.changes import SIDES, Changes, reused_rows
 from cadc_rec.updates.drift import (
-    SIDES,
     held_out_before_and_after,
     popularity_shift,
     reasons_to_rebuild,
@@ -37,6 +39,10 @@ _COUNTS = (
     ("interactions_without_user_row", "interactions of users whom nothing describes"),
     ("item_rows_without_interactions", "rows of the items' table that meet no interaction"),
     ("interactions_without_item_row", "interactions of items that nothing describes"),
+    ("without_row", "of users or items without a row, left out"),
+    ("evicted_users", "users who gave up their rows"),
+    ("evicted_items", "items that gave up their rows"),
+    ("evicted_interactions", "earlier interactions that left with them"),
     ("older_than_newest", "older than the newest known"),
     ("new_users", "new users"),
     ("new_items", "new items"),
@@ -62,6 +68,7 @@ def update_report(
     after: State,
     changes: Changes,
     full: Mapping[str, Artifact],
+    full_dataset: Dataset | None,
     since: int,
     rebuilt: str,
 ) -> dict[str, Any]:
@@ -74,7 +81,8 @@ def update_report(
         before: the state that it started from.
         after: the one it made.
         changes: between the two.
-        full: the artifacts of the last full build before it; pruned ones are not compared with.
+        full: the artifacts of the last full build before it.
+        full_dataset: its dataset; None where it was pruned: it is then not compared with.
         since: interactions of the updates between that and this one.
         rebuilt: why all stages were made anew; empty where they were carried on.
 
@@ -86,21 +94,25 @@ def update_report(
     had = sum(int(full["prepare"].info[part]) for part in ("train", "val", "test"))
     share = 0.0 if rebuilt else (since + int(counts["interactions"])) / had
     held_out = held_out_before_and_after(
-        before.dataset, after.dataset, old["evaluate"], new["evaluate"], ks
+        before.dataset, after.dataset, old["evaluate"], new["evaluate"], ks, changes.reused
     )
     # Vectors learned anew lie in a space of their own: a cosine to the old ones means nothing.
     tables = {} if rebuilt or "pretrain" not in new else _tables(old, new, changes)
-    gone = is_pruned(full["evaluate"].path)
-    since_full = {} if rebuilt or gone else _served(full, new, changes)
+    since_full = {}
+    if not rebuilt and full_dataset is not None:
+        reused = {side: reused_rows(full_dataset, after.dataset, side) for side in SIDES}
+        since_full = _served(full, new, changes, reused)
     came = after.dataset.train_item[changes.came]
     return {
         "number": number,
         "day": dict(counts),
         "rebuilt": rebuilt,
         "tables": tables,
-        "vectors": {} if rebuilt else _served(old, new, changes),
+        "vectors": {} if rebuilt else _served(old, new, changes, changes.reused),
         "vectors_since_full_build": since_full,
-        "popularity": popularity_shift(before.dataset.train_item, came, after.dataset.n_items),
+        "popularity": popularity_shift(
+            before.dataset.train_item, came, after.dataset.n_items, changes.reused.get("item")
+        ),
         "metrics_before": old["evaluate"].info["test"],
         "metrics": new["evaluate"].info["test"],
         "new_held_out": held_out,
@@ -116,13 +128,21 @@ def _tables(
     """How the pre-trained vectors moved."""
     was, now = IdTables.open(old["pretrain"]), IdTables.open(new["pretrain"])
     return {
-        side: vector_drift(getattr(was, side), getattr(now, side), getattr(changes, f"{side}s"))
+        side: vector_drift(
+            getattr(was, side),
+            getattr(now, side),
+            getattr(changes, f"{side}s"),
+            changes.reused.get(side),
+        )
         for side in SIDES
     }
 
 
 def _served(
-    old: Mapping[str, Artifact], new: Mapping[str, Artifact], changes: Changes
+    old: Mapping[str, Artifact],
+    new: Mapping[str, Artifact],
+    changes: Changes,
+    reused: Mapping[Side, NDArray[np.int64]],
 ) -> dict[str, Any]:
     """How the vectors that rank moved."""
     return {
@@ -130,6 +150,7 @@ def _served(
             served_vectors(old["evaluate"], side),
             served_vectors(new["evaluate"], side),
             getattr(changes, f"{side}s"),
+            reused.get(side),
         )
         for side in SIDES
     }

@@ -11,10 +11,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from cadc_rec.config.experiment import Experiment
+from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.pipeline.stage import Alone, Job, Opened, Stage, Together
 from cadc_rec.pipeline.table import PREPARE, PRETRAIN, SELECT, TRAIN, TRANSITIONS, sharded
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.updates.changes import Changes, refreshed_sample, sampled_rows
+from cadc_rec.updates.changes import SIDES, Changes, refreshed_sample, reused_rows, sampled_rows
 from cadc_rec.updates.day import Day
 from cadc_rec.updates.forget import Request
 
@@ -37,11 +42,31 @@ def _day(job: Job) -> Day | Request:
     return day
 
 
+def _datasets(e: Experiment) -> list[str]:
+    """What a stage with rows of ids reads; where these never change owners, the new dataset."""
+    return ["dataset", *(["dataset_before"] if e.data.ids.living else [])]
+
+
+def _reused(job: Job) -> dict[Side, NDArray[np.int64]]:
+    """Rows of each side that were another's before; nothing where they never are."""
+    if not job.experiment.data.ids.living:
+        return {}
+    before, after = job.artifact("dataset_before"), job.open_dataset()
+    old = job.opened.dataset(before)
+    return {side: reused_rows(old, after, side) for side in SIDES}
+
+
 def _prepare_settings(job: Job) -> dict[str, Any]:
     data, day = job.experiment.data, _day(job)
     if isinstance(day, Request):
         return {"forget": 1}
-    settings = {"update": 1, "k_core": max(data.k_core, 1), "split_seed": data.split_seed}
+    settings: dict[str, Any] = {
+        "update": 1,
+        "k_core": max(data.k_core, 1),
+        "split_seed": data.split_seed,
+    }
+    if data.ids.living:
+        settings["ids"] = data.ids.model_dump(mode="json")
     return {**settings, "tables": day.config.decisive()}
 
 
@@ -113,6 +138,7 @@ def _transitions(job: Job) -> Together:
         job.open_dataset(),
         alone,
         draft,
+        _reused(job).get("item"),
     )
 
 
@@ -144,6 +170,7 @@ def _train(job: Job) -> Together:
         alone,
         draft,
         job.open_fitted(),
+        _reused(job),
     )
 
 
@@ -171,7 +198,7 @@ UPDATE_TABLE = (
         "transitions",
         makes="transitions",
         version=1,
-        reads=lambda _: ["dataset", "transitions_before"],
+        reads=lambda e: [*_datasets(e), "transitions_before"],
         settings=_transitions_settings,
         line=TRANSITIONS.line,
         together=_transitions,
@@ -193,8 +220,8 @@ UPDATE_TABLE = (
         "train",
         makes="checkpoint",
         version=1,
-        reads=lambda _: [
-            "dataset",
+        reads=lambda e: [
+            *_datasets(e),
             "selection",
             "tables",
             "transitions",

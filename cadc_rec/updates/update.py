@@ -25,12 +25,14 @@ from cadc_rec.pipeline.table import MAKER
 from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.store.artifact import Artifact, Draft, run_stage
 from cadc_rec.store.atomic import empty_folder
+from cadc_rec.store.pruned import is_pruned
 from cadc_rec.store.remote.origin import origin_of
 from cadc_rec.store.remote.trees import local_tree
 from cadc_rec.updates import chain
+from cadc_rec.updates.changes import SIDES
 from cadc_rec.updates.dataset import NothingNew
 from cadc_rec.updates.day import Day, find_day, require_folder, require_updatable
-from cadc_rec.updates.drift import SIDES, served_vectors
+from cadc_rec.updates.drift import served_vectors
 from cadc_rec.updates.forget import Request, read_request
 from cadc_rec.updates.learning import divisors
 from cadc_rec.updates.progressive import fell, norms, progressive
@@ -89,6 +91,11 @@ def carry_on(
     if forget is not None and origin is not None:
         raise CadcError(
             "forgetting works on a work folder of this machine: a store may keep what is removed."
+        )
+    if forget is not None and experiment.data.ids.living:
+        raise CadcError(
+            "forgetting does not know [data.ids], whose rows pass from owner to owner; run the "
+            "experiment anew on tables without these users and items."
         )
     base = require_finished(Pipeline(experiment, workdir, data_dir))
     alone = experiment.compute.model_copy(update={"processes": 1})
@@ -284,6 +291,7 @@ class _Update:
             State(self.made, self.opened.dataset(after)),
             changes_between(self.opened, before, after),
             full,
+            None if is_pruned(full["evaluate"].path) else self.opened.dataset(full["prepare"]),
             since,
             self.rebuilt,
         )

@@ -25,7 +25,7 @@ from cadc_rec.planning.memory import attribute_bytes, row_bytes, validation_byte
 from cadc_rec.planning.plan import plan_experiment
 from cadc_rec.planning.pretraining import plan_pretraining
 from cadc_rec.planning.remedies import in_units
-from cadc_rec.planning.sizes import Machines, PlannedAttribute, Sizes, find_sizes
+from cadc_rec.planning.sizes import Machines, PlannedAttribute, Sizes, find_sizes, map_bytes
 from cadc_rec.pretrain.factor_tables import Extent
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.training.batches.source import DeviceBatches
@@ -458,6 +458,19 @@ def test_padded_codes_are_counted_as_a_gpu_holds_them(finished, tiny):
     assert [(a.name, a.each, a.longest) for a in sides] == [
         (a.name, len(a.values) / (len(a.indptr) - 1), np.diff(a.indptr).max()) for a in real
     ]
+
+
+def test_tables_of_ids_that_come_and_go_are_planned_full(experiment, tmp_path):
+    """100 users' rows of 28 bytes and as many that wait, of 24; of items four lines of counters."""
+    data = experiment("data.ids.user_rows=100", "data.ids.item_rows=50").data
+    found = find_sizes(data, tmp_path, None, None, "the test")
+    assert (found.users, found.items, found.source) == (100, 50, "[data.ids]")
+    assert found.id_map == 150 * (28 + 24)
+    sketched = experiment(
+        "data.ids.item_rows=50", "data.ids.counting=sketch", "data.ids.sketch_width=1000"
+    ).data
+    assert find_sizes(sketched, tmp_path, 7, None, "the test").users == 7
+    assert map_bytes(sketched.ids) == 50 * 28 + 4 * 4 * 1000
 
 
 def info_of(folder):

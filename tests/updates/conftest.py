@@ -193,7 +193,12 @@ def after_day(tmp_path: Path, config: DataConfig, before: Artifact, folder: Path
     return run_stage(
         tmp_path / "work",
         "prepare",
-        {"update": 1, "k_core": config.k_core, "tables": found.config.decisive()},
+        {
+            "update": 1,
+            "k_core": config.k_core,
+            "tables": found.config.decisive(),
+            "ids": config.ids.model_dump(mode="json"),
+        },
         {"before": before, "day": found.fingerprint},
         lambda draft: build_updated_dataset(config, before, found, draft),
     )

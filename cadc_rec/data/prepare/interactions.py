@@ -92,6 +92,12 @@ def choose_interactions(
         rows = left(rows, "removed_by_cap", "data.max_per_user")
     rows = k_core(engine, rows, config.k_core)
     rows = left(rows, "removed_by_k_core", "data.k_core")
+    # As in an update: items first, so that users are counted by what can be learned of them.
+    for side in ("item", "user"):
+        if most := config.ids.rows(side):
+            kept = with_most_rows(rows, side, most, config.ids.admission)
+            rows = engine.keep(f"{side}_with_row", kept)
+            rows = left(rows, f"{side}_without_row", f"data.ids.{side}_rows")
     cuts = _cuts(config, tables, engine, rows)
     if cuts is not None:
         rows = engine.keep("begun", begun_before(rows, cuts[0]))
@@ -186,6 +192,19 @@ def k_core(engine: Engine, rows: ir.Table, k: int) -> ir.Table:
     if before == 0:
         raise CadcError(f"data.k_core = {k} leaves no interaction at all; lower it.")
     return rows
+
+
+def with_most_rows(rows: ir.Table, side: str, most: int, admission: int) -> ir.Table:
+    """The rows of the `most` users or items that have most rows, and at least `admission`.
+
+    Of ids with equally many rows, those seen later come first, and then the smaller.
+    """
+    key = f"{side}_id"
+    of_ids = rows.group_by(key).agg(n=ibis._.count(), newest=ibis._.timestamp.max())
+    of_ids = of_ids.filter(of_ids.n >= admission)
+    order = [of_ids.n.desc(), of_ids.newest.desc(), of_ids[key]]
+    placed = of_ids.mutate(place=ibis.row_number().over(order_by=order))
+    return rows.semi_join(placed.filter(placed.place < most), key)
 
 
 def begun_before(rows: ir.Table, time: int) -> ir.Table:

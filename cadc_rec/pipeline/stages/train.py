@@ -13,6 +13,7 @@ from cadc_rec.data.context import RequestContext
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.load.shards import SelectionShards
 from cadc_rec.data.select.sizes import wanted_rows
+from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.state import write_state
 from cadc_rec.errors import CadcError
@@ -64,6 +65,7 @@ def build_checkpoint(
     start: Mapping[str, torch.Tensor] | None = None,
     fitted: FittedPrior | None = None,
     told: OnInterval | None = None,
+    reused: Mapping[Side, np.ndarray] | None = None,
 ) -> None:
     """Train the two towers on D_sel; keep the best epoch by validation NDCG@10.
 
@@ -81,6 +83,7 @@ def build_checkpoint(
         start: an earlier checkpoint to go on from; its tables may have fewer rows.
         fitted: the prior's fit, where it was fitted.
         told: of what is measured of steps, interval by interval.
+        reused: of ``user`` and ``item``, the rows that were another's in `start`.
 
     Raises:
         CadcError: no user has a validation item, training diverged, or a frozen table changed.
@@ -110,7 +113,7 @@ def build_checkpoint(
     loader = reading.loader
     model = build_model(experiment, dataset, pretrained, processes, fitted)
     if start is not None:
-        load_grown(model, start)
+        load_grown(model, start, reused)
     limit = experiment.compute.frozen_cache_mib << 20
     keep_frozen_rows(model.module.user.ids, reading.users, processes, limit)
     read = None
