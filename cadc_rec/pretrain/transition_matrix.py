@@ -65,9 +65,12 @@ def _normalize(counts: sparse.csr_array, power: float, total: Total) -> None:
     (pairs,) = total(np.array([counts.nnz], np.float64))
     if not pairs:
         return
-    source, lengths = counts.sum(axis=1), np.diff(counts.indptr)
-    target = total(counts.sum(axis=0))
-    counts.data /= (np.repeat(source, lengths) * target[counts.indices]) ** power
+    source, target = counts.sum(axis=1), total(counts.sum(axis=0))
+    first = counts.indptr
+    for rows, part in _pieces(first, _BLOCK):  # what is formed of a pair takes more than the pair
+        lengths = np.diff(np.clip(first[rows.start : rows.stop + 1], part.start, part.stop))
+        of_row = np.repeat(source[rows.start : rows.stop], lengths)
+        counts.data[part] /= (of_row * target[counts.indices[part]]) ** power
     (whole,) = total(np.array([counts.data.sum()]))
     counts.data /= whole / pairs
 
@@ -77,9 +80,7 @@ def _sum_of_blocks(
 ) -> sparse.csr_array:
     """The counts ``[items, n_items]``, float64; columns ascend in a row."""
     n, window = dataset.n_items, config.window
-    places = rows_of_items(dataset.train_item, items)
-    of = dataset.train_item[places] - items.start
-    first = np.concatenate([[0], np.cumsum(np.bincount(of, minlength=len(items)))])
+    first, places = rows_of_items(dataset.train_item, items)
     steps = np.arange(1, window + 1)
     last = len(dataset.train_item) - 1
     # Every block costs a pass over all columns, so it has at least as many pairs.
@@ -100,10 +101,11 @@ def _sum_of_blocks(
         lengths[sources.start + 1 : sources.stop + 1] += np.diff(summed.indptr)
         data.append(summed.data)
         indices.append(summed.indices)
-    pointers = np.cumsum(lengths)
-    counts = sparse.csr_array(
-        (np.concatenate(data), np.concatenate(indices), pointers), shape=(len(items), n)
-    )
+    values = np.concatenate(data)
+    data.clear()  # a pair's value and column are in memory once more, one after the other
+    columns = np.concatenate(indices)
+    indices.clear()
+    counts = sparse.csr_array((values, columns, np.cumsum(lengths)), shape=(len(items), n))
     counts.sum_duplicates()  # of an item whose interactions fill more than a block; else nothing
     return counts
 

@@ -29,7 +29,13 @@ from cadc_rec.data.prepare.new_rows import described_attributes
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
 from cadc_rec.data.prepare.vocabulary import grown_codes
 from cadc_rec.data.sources.own_tables import read_tables
-from cadc_rec.data.sources.raw_tables import CONTEXT_FILE, RawTables, Side, context_column
+from cadc_rec.data.sources.raw_tables import (
+    CONTEXT_FILE,
+    PER_SECOND,
+    RawTables,
+    Side,
+    context_column,
+)
 from cadc_rec.data.streams import (
     ROW_GROUP_ROWS,
     one_array,
@@ -136,7 +142,9 @@ class _Builder:
             write_parquet(self.draft.path / f"{name}.parquet", self._table(getattr(split, part)))
         n_users, n_items = (len(ids.before) + len(ids.appended) for ids in (users, items))
         scratch = self.draft.path / ".scratch"
-        write_columns(self.draft.path, train, n_users, n_items, scratch)
+        info = self.parent.info
+        per_second = PER_SECOND.get(info["time_unit"], 1) if info["has_time"] else None
+        write_columns(self.draft.path, train, n_users, n_items, scratch, per_second)
         advance(note="entities")
         renewed = self._write_entities({"user": users, "item": items})
         if self.tables.rejected is not None and self.tables.rejected.is_dir():

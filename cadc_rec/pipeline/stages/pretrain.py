@@ -31,6 +31,7 @@ from cadc_rec.pretrain.factor_tables import (
     plain_tables,
 )
 from cadc_rec.pretrain.factorizations import MatrixFactorization
+from cadc_rec.pretrain.held_rows import held_rows
 from cadc_rec.pretrain.id_tables import IdTables, Scale, divisor, scaled
 from cadc_rec.pretrain.kernels import compile_kernels, worth_compiling
 from cadc_rec.pretrain.softmax import SoftmaxSolver
@@ -173,7 +174,9 @@ def _factor_tables(
     width = config.factors + 1
     memory = processes.broadcast(process_memory(processes, sharding))
     extent = Extent(n_users, n_items, width, processes.world_size)
-    if partitions(mf_tables, config.loss, extent, (1 - sharding.reserve) * memory):
+    on_gpu, world = processes.device.type == "cuda", processes.world_size
+    rows = held_rows(config, len(dataset.train_item), world, on_gpu).training
+    if partitions(mf_tables, config.loss, extent, (1 - sharding.reserve) * memory - rows):
         block = block_rows(memory, width)
         bias = nn.Parameter(torch.zeros((), device=processes.device))
         users, items = (PartitionedTable(n, width, processes, block) for n in (n_users, n_items))
@@ -200,7 +203,9 @@ def _build_als(
     """Factorize every training interaction by implicit-feedback ALS and export its tables."""
     dim = config.factors + 1  # without a bias, every element of a row is a factor
     rows = (dataset.n_users, dataset.n_items)
-    user, item = plain_tables(rows, dim, processes, sharding, mf_tables)
+    on_gpu, world = processes.device.type == "cuda", processes.world_size
+    held = held_rows(config, len(dataset.train_item), world, on_gpu).training
+    user, item = plain_tables(rows, dim, processes, sharding, mf_tables, held)
     sweeps = train_als(user, item, Interactions.of(dataset), config.als, seed)
     chief = processes.rank == 0
     with track("pretrain (ALS)", config.als.iterations, "sweeps", visible=chief) as ticker:
