@@ -186,7 +186,7 @@ def run_stage(stage: str, config: Path, workdir: Path, groups: list[Path] | None
         file.unlink()
     launch = ("-m", "torch.distributed.run", f"--nproc_per_node={RANKS}", "--no-python")
     # Every rank tells where it is found, and goes to its group, before it becomes cadc-rec.
-    rank = (sys.executable, "-m", "tools.row_memory", "--as-rank", str(ranks))
+    rank: tuple[str, ...] = (sys.executable, "-m", "tools.row_memory", "--as-rank", str(ranks))
     rank += ("--groups", *map(str, groups)) if groups else ()
     asked = (stage, str(config), "--workdir", str(workdir), "--json")
     with Watch(ranks) as watch:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cadc_rec.distributed.launch import restarted
@@ -23,7 +24,7 @@ from cadc_rec.tracking.runs import run_folder, tracked, tracker_for
 if TYPE_CHECKING:
     from cadc_rec.distributed.processes import Processes
     from cadc_rec.tracking.tracker import Tracker
-    from cadc_rec.training.checkpoints import Training
+    from cadc_rec.training.checkpoints import SavedTraining, Training
 
 
 def run_training(job: Job, processes: Processes, draft: Draft) -> None:
@@ -33,7 +34,6 @@ def run_training(job: Job, processes: Processes, draft: Draft) -> None:
         CadcError: ``compute.processes`` asks for processes that nobody launched.
     """
     from cadc_rec.pipeline.stages.train import build_checkpoint
-    from cadc_rec.training.checkpoints import SavedTraining
 
     if job.readers != processes.world_size:  # its key says so: it must be true
         raise CadcError(
@@ -43,15 +43,7 @@ def run_training(job: Job, processes: Processes, draft: Draft) -> None:
     with (
         tracked(_tracker(job, processes.rank)) as tracker,
         _recorded(job, processes.rank, tracker) as on_epoch,
-        SavedTraining(
-            job.workdir,
-            identity_of(job),
-            job.experiment.checkpoint,
-            processes,
-            job.experiment.compute.timeout_seconds,
-            named=job.resume,
-            anew=job.anew and not restarted(),
-        ).opened() as saved,
+        saved_training(job, processes, job.resume).opened() as saved,
     ):
 
         def epoch_ended(entry: dict[str, float]) -> None:
@@ -71,9 +63,34 @@ def run_training(job: Job, processes: Processes, draft: Draft) -> None:
         )
 
 
+def saved_training(
+    job: Job, processes: Processes, named: Path | None = None, background: bool = True
+) -> SavedTraining:
+    """The checkpoints of a job's training, or pre-training.
+
+    Args:
+        job: which.
+        processes: the ranks.
+        named: the checkpoint to resume from; None looks for the newest good one.
+        background: whether ``checkpoint.background`` has a say.
+    """
+    from cadc_rec.training.checkpoints import SavedTraining
+
+    config = job.experiment.checkpoint
+    return SavedTraining(
+        job.workdir,
+        identity_of(job),
+        config if background else config.model_copy(update={"background": False}),
+        processes,
+        job.experiment.compute.timeout_seconds,
+        named=named,
+        anew=job.anew and not restarted(),
+    )
+
+
 def end_checkpoints(job: Job, cached: bool) -> None:
     """Remove the checkpoints of a training whose artifact is there. One rank calls it."""
-    if cached and job.resume is not None:
+    if cached and job.resume is not None and job.stage.name == "train":
         log.info(
             "--resume was ignored: this training is already finished; --force trains again from "
             "that checkpoint"
@@ -101,7 +118,8 @@ def _decisive(job: Job) -> tuple[dict[str, Any], dict[str, str]]:
     What a frozen table is stored as counts, for it rounds what is looked up.
     """
     settings = {k: v for k, v in job.settings.items() if k not in ("processes", "sharding")}
-    settings["frozen_storage"] = job.experiment.sharding.frozen_storage
+    if job.stage.name == "train":
+        settings["frozen_storage"] = job.experiment.sharding.frozen_storage
     return settings, job.fingerprints
 
 

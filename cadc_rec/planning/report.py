@@ -23,6 +23,7 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
         f"{config.reserve:.0%} is left free"
     )
     yield f"{sizes.users:,} users, {sizes.items:,} items ({sizes.source})"
+    yield f"host memory of a process by stage, at most: {_stages(plan)}"
     if plan.pretrain is not None:
         yield ""
         where = {"partitioned": "each process its rows", "replicated": "whole on each"}
@@ -61,6 +62,10 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
     yield from plan.notes()
 
 
+def _stages(plan: ExperimentPlan) -> str:
+    return ", ".join(f"{stage} {in_units(held)}" for stage, held in plan.stages.items())
+
+
 def _interactions(plan: PretrainPlan, rows: int) -> str:
     if not rows:
         return "and the interactions, whose number is not known (give --interactions)"
@@ -90,6 +95,7 @@ def plan_document(plan: ExperimentPlan) -> dict[str, Any]:
         "tables": [{**asdict(table), "frozen": table.name in plan.frozen} for table in plan.tables],
         "ranks": [{**asdict(rank), "total": rank.total} for rank in plan.ranks],
         "validation_bytes_per_process": plan.validation,
+        "host_bytes_by_stage": plan.stages,
         "cost_ms": {"forward": forward, "backward": backward},
     }
 

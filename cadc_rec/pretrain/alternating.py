@@ -195,9 +195,9 @@ class AlternatingSolver:
         total = len(data) * config.negatives
         self._item_negatives = np.arange(data.n_items + 1) * total // data.n_items
 
-    def epochs(self) -> Iterator[float]:
-        """Run the epochs; yields the mean positive log loss of each."""
-        for epoch in range(self.config.epochs):
+    def epochs(self, done: int = 0) -> Iterator[float]:
+        """Run the epochs that are not `done`; yields the mean positive log loss of each."""
+        for epoch in range(done, self.config.epochs):
             with self._torch_threads():
                 # Negatives are freed before the next are drawn.
                 gradient = self.users.step(self.items.table, self.bias, self._negative_items(epoch))

@@ -264,6 +264,41 @@ def test_interactions_take_memory_while_the_factorization_trains(loss, device, r
     assert found.validation - without.validation == training - negatives  # drawn for each epoch
 
 
+def test_each_stages_share_of_the_hosts_memory_follows_from_rows_ids_and_ranks(experiment):
+    sets = ("compute.device=cpu", "history.length=10", "transitions.window=1")
+    sizes = Sizes(10**6, 20_000, "the test", interactions=10**8)
+
+    def planned(ranks, sizes=sizes, *more):
+        machines = Machines(ranks, ranks, "cpu", 0, 3 * GIB)
+        return plan_experiment(experiment(*sets, *more), sizes, machines)
+
+    two, four = planned(2), planned(4)
+    libraries = 0.6 * GIB  # at most
+    assert set(two.stages) == {
+        "prepare", "transitions", "select", "pretrain", "train", "evaluate"
+    }  # fmt: skip
+    assert 1.5 * GIB < two.stages["prepare"] < 1.5 * GIB + libraries  # the engine's half
+    assert 0 < two.stages["select"] < libraries
+    assert two.pretrain.most < two.stages["pretrain"] < two.pretrain.most + libraries
+    # 50M rows of 8 bytes and as many pairs of 28.
+    pairs = 50 * 10**6 * (8 + 28)
+    assert pairs < two.stages["transitions"] < pairs + libraries
+    assert two.stages["transitions"] - four.stages["transitions"] == pairs // 2
+    assert four.stages["prepare"] == two.stages["prepare"]  # one process prepares
+    # No more than items x items pairs: twenty times the window brings none of them.
+    few = replace(sizes, items=100)
+    assert (
+        planned(2, few, "transitions.window=20").stages["transitions"]
+        == (planned(2, few).stages["transitions"])
+    )
+    # 5M examples: item, user and order, ten items of history; once as Parquet gives them.
+    train, plan = two.stages["train"], two
+    held = max(rank.total for rank in plan.ranks) + plan.validation
+    assert 2 * 5 * 10**6 * (12 + 40) <= train - held < 2 * 5 * 10**6 * (12 + 40) + libraries
+    on_gpus = plan_experiment(experiment(*sets[1:]), sizes, gpus(2))
+    assert set(on_gpus.stages) == {"prepare", "transitions", "select"}
+
+
 def test_the_command_prints_a_plan_and_the_same_as_json(cli, tiny, tmp_path):
     arguments = ("plan", tiny, "--world-size", 4, "--hbm", "16GiB", "--workdir", tmp_path)
     done = cli(*arguments)
