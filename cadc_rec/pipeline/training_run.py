@@ -96,7 +96,7 @@ def end_checkpoints(job: Job, cached: bool) -> None:
             "that checkpoint"
         )
     if not job.experiment.checkpoint.keep_finished:
-        CheckpointStore(job.workdir, artifact_key(job.stage.name, *_decisive(job))).clear()
+        CheckpointStore(job.workdir, _name(job)).clear()
 
 
 def identity_of(job: Job) -> Training:
@@ -106,10 +106,16 @@ def identity_of(job: Job) -> Training:
     settings, inputs = _decisive(job)
     info = job.artifact("dataset").info
     return Training(
-        artifact_key(job.stage.name, settings, inputs),
+        _name(job),
         {"settings": settings, "inputs": inputs},
         {"users": info["users"], "items": info["items"]},
     )
+
+
+def _name(job: Job) -> str:
+    """Of the folder of a training's checkpoints, or a pre-training's."""
+    key = artifact_key(job.stage.name, *_decisive(job))
+    return key if job.stage.name == "train" else f"{job.stage.name}-{key}"
 
 
 def _decisive(job: Job) -> tuple[dict[str, Any], dict[str, str]]:

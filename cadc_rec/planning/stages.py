@@ -25,7 +25,7 @@ _FLOAT, _ID, _ROW = 4, 4, 8  # of a row of D_full, where transitions are counted
 _LIBRARIES = {"prepare": 330, "transitions": 340, "select": 300, "pretrain": 380, "train": 400}
 _LIBRARIES |= {"evaluate": 340}  # MiB, with little data
 _RAW_ROW = 42  # bytes of a row in the preparing engine, as long as they fit into its memory
-_PAIR = 28  # of a pair of items, while its order by the other item is made
+_PAIR = 32  # of a pair of items, while its order by the other item is made
 _EXAMPLE = 3 * _ID
 
 

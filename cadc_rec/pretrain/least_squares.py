@@ -239,12 +239,14 @@ def by_column(rows: sparse.csr_array, processes: Processes) -> sparse.csr_array:
     lengths = exchanged(np.diff(every.indptr).astype(np.int64), widths, [len(mine)] * len(world))
     data = exchanged(every.data, given, taken)
     of_row = exchanged(every.indices.astype(np.int32, copy=False), given, taken)
+    index = np.int32 if sum(taken) < 2**31 else np.int64
     del every
     parts, counts, at = [], processes.all_gather(rows.shape[0]), 0
     for rank in world:
         part = slice(at, at + taken[rank])
         own = lengths[rank * len(mine) : (rank + 1) * len(mine)]
-        pointers = np.concatenate([[0], np.cumsum(own)])
+        # SciPy would take the other array in 64 bits, too.
+        pointers = np.concatenate([[0], np.cumsum(own)]).astype(index)
         shape = (len(mine), counts[rank])
         parts.append(sparse.csr_array((data[part], of_row[part], pointers), shape=shape))
         at = part.stop

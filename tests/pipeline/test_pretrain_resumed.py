@@ -30,7 +30,7 @@ def on_two(config, workdir, *more):
 def ended_after(workdir, epochs):
     """Leave what a kill would, some epochs after the start."""
     shutil.rmtree(workdir / "pretrain")
-    folders = sorted(workdir.glob("checkpoints/*/0*-step-*"))
+    folders = sorted(workdir.glob("checkpoints/pretrain-*/0*-step-*"))
     assert [folder.name.split("-")[-1] for folder in folders] == ["1", "2", "3", "4"]
     for folder in folders[epochs:]:
         shutil.rmtree(folder)
@@ -53,7 +53,7 @@ def history(artifact):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_it_goes_on_to_the_bytes_of_one_that_was_not_ended(loss, tiny, tmp_path):
     whole = on_one(tiny, tmp_path / "whole", f"pretrain.loss={loss}", "checkpoint.every_seconds=0")
-    assert not list((tmp_path / "whole").glob("checkpoints/*/0*"))
+    assert not list((tmp_path / "whole").glob("checkpoints/pretrain-*/0*"))
     sets = (f"pretrain.loss={loss}", *SAVED)
     on_one(tiny, tmp_path / "ended", *sets)
     ended_after(tmp_path / "ended", 3)
@@ -66,7 +66,7 @@ def test_it_goes_on_to_the_bytes_of_one_that_was_not_ended(loss, tiny, tmp_path)
 
 def test_a_finished_one_keeps_no_checkpoints(tiny, tmp_path):
     on_one(tiny, tmp_path, *SAVED, "checkpoint.keep_finished=false")
-    assert not list(tmp_path.glob("checkpoints/*/0*"))
+    assert not list(tmp_path.glob("checkpoints/pretrain-*/0*"))
 
 
 @pytest.mark.slow
@@ -75,7 +75,7 @@ def test_a_finished_one_keeps_no_checkpoints(tiny, tmp_path):
 def test_two_ranks_save_their_own_rows_and_one_or_two_go_on_from_them(kind, tiny, tmp_path):
     sets = (f"compute.mf_tables={kind}", *SAVED)
     whole = on_two(tiny, tmp_path / "two", *sets)
-    (newest, *_) = sorted((tmp_path / "two").glob("checkpoints/*/0*-step-4"))
+    (newest, *_) = sorted((tmp_path / "two").glob("checkpoints/pretrain-*/0*-step-4"))
     written = {file.name: load_file(file) for file in newest.glob("rank-*.safetensors")}
     rows = {
         rank: sum(

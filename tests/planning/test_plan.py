@@ -280,8 +280,8 @@ def test_each_stages_share_of_the_hosts_memory_follows_from_rows_ids_and_ranks(e
     assert 1.5 * GIB < two.stages["prepare"] < 1.5 * GIB + libraries  # the engine's half
     assert 0 < two.stages["select"] < libraries
     assert two.pretrain.most < two.stages["pretrain"] < two.pretrain.most + libraries
-    # 50M rows of 8 bytes and as many pairs of 28.
-    pairs = 50 * 10**6 * (8 + 28)
+    # 50M rows of 8 bytes and as many pairs of 32.
+    pairs = 50 * 10**6 * (8 + 32)
     assert pairs < two.stages["transitions"] < pairs + libraries
     assert two.stages["transitions"] - four.stages["transitions"] == pairs // 2
     assert four.stages["prepare"] == two.stages["prepare"]  # one process prepares
