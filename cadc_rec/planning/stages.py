@@ -52,7 +52,7 @@ def host_by_stage(
     rows, world = sizes.interactions, machines.world_size
     limit = experiment.data.memory
     engine = parse_memory(limit) if limit else _engine(machines.host_bytes)
-    found = {"prepare": min(engine, _RAW_ROW * rows), "select": 0}
+    found = {"prepare": min(engine, _RAW_ROW * rows) if rows else engine, "select": 0}
     if window := experiment.transitions.window:
         pairs = min(window * rows, sizes.items**2)
         found["transitions"] = (_ROW * rows + _PAIR * pairs) // world
