@@ -15,6 +15,7 @@ from cadc_rec.config.experiment import Experiment
 from cadc_rec.config.types import parse_memory
 from cadc_rec.data.engine import MEMORY_CEILING, MEMORY_SHARE
 from cadc_rec.data.select.sizes import wanted_rows
+from cadc_rec.models.id_embedding import FrozenIds
 from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.planning.layout import RankMemory
 from cadc_rec.planning.pretraining import PretrainPlan
@@ -22,7 +23,7 @@ from cadc_rec.planning.sizes import Machines, Sizes
 from cadc_rec.training.kept import frozen_cache
 
 _FLOAT, _ID, _ROW = 4, 4, 8  # of a row of D_full, where transitions are counted
-_LIBRARIES = {"prepare": 330, "transitions": 340, "select": 300, "pretrain": 380, "train": 400}
+_LIBRARIES = {"prepare": 330, "transitions": 340, "select": 400, "pretrain": 380, "train": 400}
 _LIBRARIES |= {"evaluate": 340}  # MiB, with little data
 _RAW_ROW = 42  # bytes of a row in the preparing engine, as long as they fit into its memory
 _PAIR = 32  # of a pair of items, while its order by the other item is made
@@ -76,9 +77,14 @@ def _of_examples(experiment: Experiment, sizes: Sizes, machines: Machines, modul
     """A rank's rows of D_sel, their histories, and the frozen vectors that it keeps of these."""
     if not sizes.interactions:
         return 0
-    total = wanted_rows(experiment.select, sizes.interactions)
-    mine = -(-total // machines.world_size)
-    length, room = experiment.history.length, frozen_cache(experiment, machines.memory)
-    kept = mine * module.history_width * _FLOAT if length else 0
-    read = 2 * mine * (_EXAMPLE + _ID * length)  # as Parquet gives them, and as arrays
-    return max(read, read // 2 + (kept if kept <= room else 0))
+    total, world = wanted_rows(experiment.select, sizes.interactions), machines.world_size
+    mine, room = -(-total // world), frozen_cache(experiment, machines.memory)
+    length = experiment.history.length
+    held = mine * (_EXAMPLE + _ID * length)
+    frozen = isinstance(module.user.ids, FrozenIds) and world > 1
+    users = min(sizes.users, mine) * experiment.model.id_dim * _FLOAT if frozen else 0
+    users = users if users <= room else 0
+    histories = mine * module.history_width * _FLOAT if length else 0
+    histories = histories if histories <= room else 0
+    # Rows are read from Parquet and copied; those of users are fetched in pieces and joined.
+    return max(2 * held, held + 2 * users, held + users + histories)

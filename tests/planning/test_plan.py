@@ -291,10 +291,11 @@ def test_each_stages_share_of_the_hosts_memory_follows_from_rows_ids_and_ranks(e
         planned(2, few, "transitions.window=20").stages["transitions"]
         == (planned(2, few).stages["transitions"])
     )
-    # 5M examples: item, user and order, ten items of history; once as Parquet gives them.
-    train, plan = two.stages["train"], two
-    held = max(rank.total for rank in plan.ranks) + plan.validation
-    assert 2 * 5 * 10**6 * (12 + 40) <= train - held < 2 * 5 * 10**6 * (12 + 40) + libraries
+    # 5M examples: item, user and order, ten items of history. The rows of their million users are
+    # fetched in pieces and joined; what the histories come to takes too much to be kept.
+    beside = max(rank.total for rank in two.ranks) + two.validation
+    examples = 5 * 10**6 * (12 + 40) + 2 * 10**6 * 96 * 4
+    assert examples * 0.95 < two.stages["train"] - beside < examples + libraries
     on_gpus = plan_experiment(experiment(*sets[1:]), sizes, gpus(2))
     assert set(on_gpus.stages) == {"prepare", "transitions", "select"}
 
