@@ -147,7 +147,9 @@ def _entries(
 ) -> Entries:
     def matrix(values: np.ndarray) -> sparse.csr_array:
         shape = (len(indptr) - 1, n_columns)
-        whole = sparse.csr_array((values, columns, indptr - indptr[0]), shape=shape)
+        # In 32 bits where it can be: SciPy would copy the columns to 64, too.
+        pointers = (indptr - indptr[0]).astype(np.int32 if len(columns) < 2**31 else np.int64)
+        whole = sparse.csr_array((values, columns, pointers), shape=shape)
         return whole if only is None else whole[only]
 
     found = None if weights is None else matrix(weights).data
