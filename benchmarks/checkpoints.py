@@ -75,7 +75,7 @@ def measure(
             made = Pipeline(experiment, workdir, force=("train",)).run("train")["train"]
             if turn:
                 seconds[interval].append(made.seconds)
-            saved = sorted(workdir.glob("checkpoints/*/[0-9]*"))
+            saved = sorted(workdir.glob("checkpoints/[!p]*/[0-9]*"))
             if interval and turn:
                 counts.append(max(int(folder.name.split("-")[0]) for folder in saved))
                 sizes += [sum(file.stat().st_size for file in saved[-1].iterdir()) / 2**20]

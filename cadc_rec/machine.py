@@ -6,10 +6,12 @@ import contextlib
 import itertools
 import os
 import platform
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _KEPT_BYTES = 2**30
+_GROUPS = Path("/sys/fs/cgroup")
 
 
 def available_cores() -> int:
@@ -30,9 +32,45 @@ def visible_gpus() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def memory_bytes() -> int:
-    """Physical memory, in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def memory_bytes(sharers: int = 1) -> int:
+    """Bytes of memory that this process may fill.
+
+    A part of the machine's, or of what the control groups that it lies in allow (a container's
+    limit, Slurm's); all of the latter where its parent lies in another group.
+
+    Args:
+        sharers: processes that this one's parent started on this machine, this one included.
+    """
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    shared = set(_limiting_files(_control_groups(os.getppid())))
+    limits = [physical // sharers]
+    for file in _limiting_files(_control_groups(os.getpid())):
+        with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+            limits.append(int(file.read_text("utf-8")) // (sharers if file in shared else 1))
+    return min(limits)
+
+
+def _control_groups(process: int) -> str:
+    """Which groups a process lies in, as Linux tells it; nothing elsewhere."""
+    try:
+        return Path(f"/proc/{process}/cgroup").read_text("utf-8")
+    except OSError:
+        return ""
+
+
+def _limiting_files(groups: str) -> Iterator[Path]:
+    """Where the kernel states the memory limits of these control groups and those around them."""
+    for line in groups.splitlines():
+        _, controllers, group = line.split(":", 2)
+        if not controllers:  # version 2 of the interface
+            root, name = _GROUPS, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = _GROUPS / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        # In a container the names may be the host's; then only the root is there.
+        inside = PurePosixPath(group).relative_to("/")
+        yield from (root / each / name for each in (inside, *inside.parents))
 
 
 def processor_name() -> str:

@@ -86,7 +86,7 @@ class ShardingConfig(Section):
 class CheckpointConfig(Section):
     """Checkpoints of unfinished training; see [reliability.md](reliability.md).
 
-    They change no result.
+    Matrix factorization has them, too, between its epochs. They change no result.
     """
 
     every_seconds: NonNegativeFloat = 60.0
@@ -155,9 +155,10 @@ class ComputeConfig(Section):
     nothing; elsewhere a line says why not. With `on` that is an error. `off` never does."""
     frozen_cache_mib: Annotated[int, Field(ge=0)] = 4096
     """MiB of memory in which a process may cache frozen vectors: the pooled histories of its
-    examples, and its users' rows of a sharded table. What does not fit is read again in each step,
-    with the same result. On a GPU also what the scores of lists, and those of recent popularity,
-    are formed of; what takes more than this is formed on the host."""
+    examples, and its users' rows of a sharded table; each at most a quarter of the memory that the
+    process may fill. What does not fit is read again in each step, with the same result. On a GPU
+    also what the scores of lists, and those of recent popularity, are formed of; what takes more
+    than this is formed on the host."""
     mf_tables: Literal["auto", "replicated", "partitioned"] = "auto"
     """Matrix factorization, ALS and transitions on several processes. `replicated`: each process
     holds whole tables and exchanges them after every half-step. `partitioned`: each process holds

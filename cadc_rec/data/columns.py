@@ -1,8 +1,9 @@
 """D_full as raw columns in both orders, which every process maps and none has to hold.
 
 In: D_full's Parquet parts, in the order of users. Out, in ``columns/``: ``user.npy``, ``item.npy``
-and perhaps ``weight.npy``, a value a row; ``user_indptr.npy``, where each user's rows begin;
-``by_item.npy``, the users in the order of items, each item's ascending, and ``item_indptr.npy``.
+and perhaps ``weight.npy`` and ``time.npy``, a value a row; ``user_indptr.npy``, where each user's
+rows begin; ``by_item.npy``, the users in the order of items, each item's ascending, and
+``item_indptr.npy``.
 
 The second order is made within bounded memory: rows are dealt to a few hundred runs of items, and
 each run is sorted by counting. A process that maps a file has the pages that it reads in memory as
@@ -12,6 +13,7 @@ long as there is room, and shares them with the other processes of its machine.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +43,8 @@ class Columns:
         user_indptr: int64 ``[n_users + 1]``.
         by_item: where each item's rows begin, int64 ``[n_items + 1]``, and their users, int32
             ``[rows]``; None of a dataset that was prepared before there were columns.
+        time: seconds, float64 ``[rows]``; None where there are no times, or they were prepared
+            before there was a column of them.
     """
 
     user: NDArray[np.int32]
@@ -48,6 +52,7 @@ class Columns:
     weight: NDArray[np.float32] | None
     user_indptr: NDArray[np.int64]
     by_item: tuple[NDArray[np.int64], NDArray[np.int32]] | None
+    time: NDArray[np.float64] | None = None
 
     @classmethod
     def open(cls, dataset: Path, rows: int, n_users: int) -> Columns:
@@ -61,16 +66,20 @@ class Columns:
         folder = dataset / FOLDER
         if not folder.is_dir():
             return cls._read(train_files(dataset), rows, n_users)
-        weighted = (folder / "weight.npy").exists()
+
+        def if_there(file: Path) -> NDArray[Any] | None:
+            return _mapped(file) if file.exists() else None
+
         return cls(
             _mapped(folder / "user.npy"),
             _mapped(folder / "item.npy"),
-            _mapped(folder / "weight.npy") if weighted else None,
+            if_there(folder / "weight.npy"),
             np.load(folder / "user_indptr.npy", allow_pickle=False),
             (
                 np.load(folder / "item_indptr.npy", allow_pickle=False),
                 _mapped(folder / "by_item.npy"),
             ),
+            if_there(folder / "time.npy"),
         )
 
     @classmethod
@@ -92,7 +101,14 @@ def train_files(dataset: Path) -> list[Path]:
     return sorted((dataset / "train").glob("part-*.parquet"))
 
 
-def write_columns(dataset: Path, rows: int, n_users: int, n_items: int, scratch: Path) -> None:
+def write_columns(
+    dataset: Path,
+    rows: int,
+    n_users: int,
+    n_items: int,
+    scratch: Path,
+    per_second: int | None = None,
+) -> None:
     """Write D_full's columns beside its Parquet parts.
 
     Args:
@@ -101,6 +117,7 @@ def write_columns(dataset: Path, rows: int, n_users: int, n_items: int, scratch:
         n_users: users there are.
         n_items: items there are.
         scratch: for 8 bytes a row on the way, where these do not fit into memory.
+        per_second: how many of the rows' times make a second; None keeps no times.
     """
     folder = dataset / FOLDER
     folder.mkdir()
@@ -111,12 +128,18 @@ def write_columns(dataset: Path, rows: int, n_users: int, n_items: int, scratch:
         out = {name: opened.enter_context((folder / f"{name}.npy").open("wb")) for name in kinds}
         for name, kind in kinds.items():
             _begin(out[name], kind, rows)
-        for group in read_groups(files, columns=list(kinds)):
+        times = per_second and opened.enter_context((folder / "time.npy").open("wb"))
+        if times:
+            _begin(times, np.float64, rows)
+        columns = [*kinds, "timestamp"] if times else list(kinds)
+        for group in read_groups(files, columns=columns):
             for name, kind in kinds.items():
                 values = np.ascontiguousarray(group[name].to_numpy(), kind)
                 out[name].write(values.data)
                 if name in counts:
                     _count(values, counts[name])
+            if times:
+                times.write((group["timestamp"].to_numpy().astype(np.float64) / per_second).data)
     for side, of_side in counts.items():
         np.save(folder / f"{side}_indptr.npy", _indptr(of_side), allow_pickle=False)
     _write_by_item(folder, counts["item"], scratch)
@@ -205,20 +228,40 @@ def _indptr(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def rows_of_items(item: NDArray[np.int32], items: range) -> NDArray[np.int64]:
+def rows_of_items(
+    item: NDArray[np.int32], items: range
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows of D_full whose items are `items`: by item, and each item's in their order.
 
     Args:
-        item: of every row; read piece by piece, so it may be mapped.
+        item: of every row; read piece by piece, twice, so it may be mapped.
         items: consecutive ones.
+
+    Returns:
+        Where each item's rows begin, int64 ``[items + 1]``, and the rows, int64.
     """
-    found = [np.empty(0, np.int64)]
+    counts = np.zeros(len(items), np.int64)
+    for _, of in _pieces_of_items(item, items):
+        counts += np.bincount(of, minlength=len(items))
+    indptr = _indptr(counts)
+    rows, free = (
+        np.empty(indptr[-1], np.int64),
+        indptr[:-1].copy(),
+    )  # where each item's next row goes
+    for found, of in _pieces_of_items(item, items):
+        one_row = sparse.csr_array((found, of, [0, len(of)]), shape=(1, len(items)))
+        by_item = one_row.tocsc()  # a counting sort, stable
+        each = np.diff(by_item.indptr)
+        rows[np.repeat(free - by_item.indptr[:-1], each) + np.arange(len(of))] = by_item.data
+        free += each
+    return indptr, rows
+
+
+def _pieces_of_items(
+    item: NDArray[np.int32], items: range
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32]]]:
+    """Piece by piece, the rows whose items are `items`, and which of these each has."""
     for start in range(0, len(item), _PIECE):
         piece = item[start : start + _PIECE]
-        found.append(np.flatnonzero((piece >= items.start) & (piece < items.stop)) + start)
-    rows = np.concatenate(found)
-    if not len(rows):
-        return rows
-    of = item[rows] - np.int32(items.start)
-    one_row = sparse.csr_array((rows, of, [0, len(rows)]), shape=(1, len(items)))
-    return one_row.tocsc().data  # a counting sort, stable
+        found = np.flatnonzero((piece >= items.start) & (piece < items.stop))
+        yield found + start, piece[found] - np.int32(items.start)

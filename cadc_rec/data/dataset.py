@@ -94,6 +94,8 @@ class Dataset:
     """See `csr_by_item`; None where it was not prepared."""
     forgotten: Forgotten = field(default_factory=Forgotten.nobody)
     """Users and items whose rows are empty because they were forgotten."""
+    train_time: NDArray[np.float64] | None = None
+    """See `train_timestamp`; None where it was not prepared."""
 
     @staticmethod
     def open(artifact: Artifact) -> Dataset:
@@ -126,6 +128,7 @@ class Dataset:
             item_dense=read_dense(path, "item", 0, n_items),
             by_item=columns.by_item,
             forgotten=Forgotten.open(path),
+            train_time=columns.time,
         )
 
     @cached_property
@@ -174,12 +177,14 @@ class Dataset:
 
     @cached_property
     def train_timestamp(self) -> NDArray[np.float64]:
-        """The times of D_full's rows: seconds ``[rows]``, read when they are first asked for.
+        """The times of D_full's rows: seconds ``[rows]``, mapped, or read when first asked for.
 
         Since 1970, if a clock; of unknown unit, the numbers as they are; 0 where there are none.
         Rounding them to a float keeps their order: of two times, none comes to lie after the other
         that did not.
         """
+        if self.train_time is not None:
+            return self.train_time
         times = np.empty(len(self.train_user), np.float64)
         start = 0
         for group in read_groups(train_files(self.path), columns=["timestamp"]):

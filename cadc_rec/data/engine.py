@@ -22,6 +22,7 @@ import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from cadc_rec.errors import CadcError
+from cadc_rec.machine import memory_bytes
 
 MEMORY_SHARE = 0.5
 _PACKAGES = "duckdb_extension_"  # of the package index, with the extension's name behind it
@@ -113,11 +114,7 @@ def stream(backend: Backend, rows: ir.Table, batch_rows: int) -> pa.RecordBatchR
 
 def memory_limit() -> int:
     """Bytes of memory that an engine takes where the configuration names none."""
-    return min(int(MEMORY_SHARE * _physical_memory()), MEMORY_CEILING)
-
-
-def _physical_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(int(MEMORY_SHARE * memory_bytes()), MEMORY_CEILING)
 
 
 class Engine(Protocol):

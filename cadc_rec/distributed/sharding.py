@@ -118,7 +118,7 @@ def refuse_communication(config: ShardingConfig, device_type: str) -> None:
 
 def _memory_caps(processes: Processes, config: ShardingConfig) -> dict[str, int]:
     """Memory that each process may fill; TorchRec assumes that a process has a whole machine."""
-    caps = {"ddr_cap": memory_bytes() // processes.local_world_size}
+    caps = {"ddr_cap": memory_bytes(processes.local_world_size)}
     if processes.device.type == "cuda":
         caps["hbm_cap"] = torch.cuda.get_device_properties(processes.device).total_memory
         if config.device_memory:

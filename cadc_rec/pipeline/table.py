@@ -134,6 +134,7 @@ def _prepare(job: Job) -> Alone:
 def _pretrain(job: Job) -> Together:
     from cadc_rec.evaluation.validation import sampled_validation
     from cadc_rec.pipeline.stages import pretrain
+    from cadc_rec.pipeline.training_run import saved_training
 
     e = job.experiment
     rows = int(job.artifact("dataset").info["train"])
@@ -141,9 +142,15 @@ def _pretrain(job: Job) -> Together:
 
     def build(processes: Processes, draft: Draft) -> None:
         data = sampled_validation(job.open_dataset(), e.evaluate.users, e.data.split_seed)
-        pretrain.build_tables(
-            e.pretrain, e.seed, data, processes, draft, e.sharding, e.compute.mf_tables
-        )
+        settings = (e.pretrain, e.seed, data, processes, draft, e.sharding, e.compute.mf_tables)
+        if e.pretrain.model != "mf":
+            pretrain.build_tables(*settings)
+            return
+        # On CPU the ranks wait until a checkpoint is written: a copy would take memory that tables
+        # may fill, and between two epochs nothing moves.
+        on_gpu = processes.device.type == "cuda"
+        with saved_training(job, processes, background=on_gpu).opened() as saved:
+            pretrain.build_tables(*settings, saved)
 
     return build
 
@@ -274,6 +281,7 @@ PRETRAIN = Stage(
     line=lines.pretrain_line,
     together=_pretrain,
     wanted=lambda e: e.pretrain.model != "none",
+    tidy=_end_checkpoints,
 )
 TRANSITIONS = Stage(
     "transitions",

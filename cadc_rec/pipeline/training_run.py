@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cadc_rec.distributed.launch import restarted
@@ -24,7 +25,7 @@ from cadc_rec.tracking.steps import StepCurves
 if TYPE_CHECKING:
     from cadc_rec.distributed.processes import Processes
     from cadc_rec.tracking.tracker import Tracker
-    from cadc_rec.training.checkpoints import Training
+    from cadc_rec.training.checkpoints import SavedTraining, Training
 
 
 def run_training(job: Job, processes: Processes, draft: Draft) -> None:
@@ -34,7 +35,6 @@ def run_training(job: Job, processes: Processes, draft: Draft) -> None:
         CadcError: ``compute.processes`` asks for processes that nobody launched.
     """
     from cadc_rec.pipeline.stages.train import build_checkpoint
-    from cadc_rec.training.checkpoints import SavedTraining
 
     if job.readers != processes.world_size:  # its key says so: it must be true
         raise CadcError(
@@ -45,15 +45,7 @@ def run_training(job: Job, processes: Processes, draft: Draft) -> None:
     with (
         tracked(tracker) as tracked_epoch,
         _recorded(job, processes.rank, tracked_epoch) as on_epoch,
-        SavedTraining(
-            job.workdir,
-            identity_of(job),
-            job.experiment.checkpoint,
-            processes,
-            job.experiment.compute.timeout_seconds,
-            named=job.resume,
-            anew=job.anew and not restarted(),
-        ).opened() as saved,
+        saved_training(job, processes, job.resume).opened() as saved,
     ):
 
         def epoch_ended(entry: dict[str, float]) -> None:
@@ -74,15 +66,40 @@ def run_training(job: Job, processes: Processes, draft: Draft) -> None:
         )
 
 
+def saved_training(
+    job: Job, processes: Processes, named: Path | None = None, background: bool = True
+) -> SavedTraining:
+    """The checkpoints of a job's training, or pre-training.
+
+    Args:
+        job: which.
+        processes: the ranks.
+        named: the checkpoint to resume from; None looks for the newest good one.
+        background: whether ``checkpoint.background`` has a say.
+    """
+    from cadc_rec.training.checkpoints import SavedTraining
+
+    config = job.experiment.checkpoint
+    return SavedTraining(
+        job.workdir,
+        identity_of(job),
+        config if background else config.model_copy(update={"background": False}),
+        processes,
+        job.experiment.compute.timeout_seconds,
+        named=named,
+        anew=job.anew and not restarted(),
+    )
+
+
 def end_checkpoints(job: Job, cached: bool) -> None:
     """Remove the checkpoints of a training whose artifact is there. One rank calls it."""
-    if cached and job.resume is not None:
+    if cached and job.resume is not None and job.stage.name == "train":
         log.info(
             "--resume was ignored: this training is already finished; --force trains again from "
             "that checkpoint"
         )
     if not job.experiment.checkpoint.keep_finished:
-        CheckpointStore(job.workdir, artifact_key(job.stage.name, *_decisive(job))).clear()
+        CheckpointStore(job.workdir, _name(job)).clear()
 
 
 def identity_of(job: Job) -> Training:
@@ -92,10 +109,16 @@ def identity_of(job: Job) -> Training:
     settings, inputs = _decisive(job)
     info = job.artifact("dataset").info
     return Training(
-        artifact_key(job.stage.name, settings, inputs),
+        _name(job),
         {"settings": settings, "inputs": inputs},
         {"users": info["users"], "items": info["items"]},
     )
+
+
+def _name(job: Job) -> str:
+    """Of the folder of a training's checkpoints, or a pre-training's."""
+    key = artifact_key(job.stage.name, *_decisive(job))
+    return key if job.stage.name == "train" else f"{job.stage.name}-{key}"
 
 
 def _decisive(job: Job) -> tuple[dict[str, Any], dict[str, str]]:
@@ -104,7 +127,8 @@ def _decisive(job: Job) -> tuple[dict[str, Any], dict[str, str]]:
     What a frozen table is stored as counts, for it rounds what is looked up.
     """
     settings = {k: v for k, v in job.settings.items() if k not in ("processes", "sharding")}
-    settings["frozen_storage"] = job.experiment.sharding.frozen_storage
+    if job.stage.name == "train":
+        settings["frozen_storage"] = job.experiment.sharding.frozen_storage
     return settings, job.fingerprints
 
 

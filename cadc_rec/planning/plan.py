@@ -17,6 +17,7 @@ from cadc_rec.planning.layout import RankMemory, plan_towers, rank_memory, two_t
 from cadc_rec.planning.pretraining import PretrainPlan, plan_pretraining
 from cadc_rec.planning.remedies import in_units, what_would_fit
 from cadc_rec.planning.sizes import Machines, Sizes
+from cadc_rec.planning.stages import host_by_stage
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class ExperimentPlan:
         ranks: the memory of each rank.
         validation: further bytes that every rank holds while it validates.
         pretrain: the plan of pre-training; None without pre-training.
+        stages: bytes of host memory by stage: see `host_by_stage`.
         problems: a sentence for each thing that does not fit.
     """
 
@@ -43,6 +45,7 @@ class ExperimentPlan:
     ranks: list[RankMemory]
     validation: int
     pretrain: PretrainPlan | None
+    stages: dict[str, int]
     problems: list[str]
 
     def notes(self) -> Iterator[str]:
@@ -84,7 +87,7 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
     tables: list[PlannedTable] = []
     frozen: frozenset[str] = frozenset()
     ranks: list[RankMemory] = []
-    validation = 0
+    validation, module = 0, None
     if experiment.model.kind == "two_tower":
         module, rules, frozen = two_towers(experiment, sizes, machines)
         try:
@@ -104,8 +107,18 @@ def plan_experiment(experiment: Experiment, sizes: Sizes, machines: Machines) ->
         width = module.vector_width()
         validation = memory.validation_bytes(sizes, width, machines)
         problems += _beside_tables(ranks, validation, width, sizes, experiment, machines)
+    stages = host_by_stage(experiment, sizes, machines, pretrain, module, ranks, validation)
     return ExperimentPlan(
-        experiment.sharding, sizes, machines, tables, frozen, ranks, validation, pretrain, problems
+        experiment.sharding,
+        sizes,
+        machines,
+        tables,
+        frozen,
+        ranks,
+        validation,
+        pretrain,
+        stages,
+        problems,
     )
 
 

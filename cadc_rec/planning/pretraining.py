@@ -14,8 +14,7 @@ from cadc_rec.planning.memory import validation_bytes
 from cadc_rec.planning.remedies import in_units
 from cadc_rec.planning.sizes import Machines, Sizes
 from cadc_rec.pretrain.factor_tables import Extent, block_rows, partitions
-
-_FLOAT = 4
+from cadc_rec.pretrain.held_rows import held_rows
 
 
 @dataclass(frozen=True)
@@ -98,46 +97,23 @@ def plan_pretraining(
     extent = Extent(sizes.users, sizes.items, width, machines.world_size)
     both = (sizes.users + sizes.items) * width * 4
     ranked = validation_bytes(sizes, width + 1, machines)
-    entries = sizes.interactions // machines.world_size
-    index = 4 if entries < 2**31 else 8
     if config.model == "mlp":  # replicated, with a gradient and Adam's moments
         return PretrainPlan("mlp", "replicated", 4 * both, 0)
-    usable = (1 - reserve) * machines.memory
-    if config.model == "als":
-        # Columns and values of both orders; two arrays of products while a side is solved.
-        kept = 2 * entries * (index + 2 * _FLOAT)
-        training = kept + 2 * entries * _FLOAT
-        if partitions(mf_tables, "squares", extent, usable):
-            fetched = extent.partitioned_bytes(block_rows(machines.memory, width), copies=2)
-            own = both // machines.world_size
-            return PretrainPlan(
-                "als", "partitioned", fetched + training, own + ranked + kept, training
-            )
-        held = extent.squares_bytes() + training
-        return PretrainPlan(
-            "als", "replicated", held, both + ranked + kept, training, dealable=True
-        )
-    divided = partitions(mf_tables, config.loss, extent, usable)
-    kept = 2 * entries * index  # the other side's row of each interaction, in both orders
-    training = kept + _drawn(config, entries, index, divided, machines)
+    rows = held_rows(config, sizes.interactions, machines.world_size, machines.device == "cuda")
+    loss = "squares" if config.model == "als" else config.loss
+    usable = (1 - reserve) * machines.memory - rows.training
+    divided = partitions(mf_tables, loss, extent, usable)
+    # Beside its own rows: what they are solved for; or a gradient and Adam's moments, to the end.
+    more, left = (1, 0) if config.model == "als" else (3, 3)
     if divided:
-        held = extent.partitioned_bytes(block_rows(machines.memory, width))
-        own = 4 * both // machines.world_size
+        held = extent.partitioned_bytes(block_rows(machines.memory, width), 1 + more)
+        own = both // machines.world_size
     else:
-        held = extent.replicated_bytes()
-        own = both + 3 * both // machines.world_size
+        held = extent.squares_bytes() if more == 1 else extent.replicated_bytes()
+        own = both
+    own += left * both // machines.world_size
     tables = "partitioned" if divided else "replicated"
-    return PretrainPlan("mf", tables, held + training, own + ranked + kept, training, dealable=True)
-
-
-def _drawn(
-    config: PretrainConfig, entries: int, index: int, divided: bool, machines: Machines
-) -> int:
-    """What matrix factorization keeps of an epoch's negatives, or of a softmax's interactions."""
-    if config.loss == "softmax":
-        return 2 * entries * _FLOAT  # a one for each interaction, in both orders
-    # A kernel on CUDA draws them itself, but where the rows to fetch must be known; and those of
-    # the items want the users of all ranks' interactions (`pretrain/alternating.py`).
-    if machines.device == "cuda" and not divided and machines.world_size == 1:
-        return 0
-    return entries * config.negatives * index
+    ranking = own + ranked + rows.kept
+    return PretrainPlan(
+        config.model, tables, held + rows.training, ranking, rows.training, dealable=True
+    )

@@ -25,6 +25,7 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
     yield f"{sizes.users:,} users, {sizes.items:,} items ({sizes.source})"
     if sizes.id_map:
         yield f"an update maps ids to rows in {in_units(sizes.id_map)} of host memory"
+    yield f"host memory of a process by stage, at most: {_stages(plan)}"
     if plan.pretrain is not None:
         yield ""
         where = {"partitioned": "each process its rows", "replicated": "whole on each"}
@@ -63,6 +64,10 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
     yield from plan.notes()
 
 
+def _stages(plan: ExperimentPlan) -> str:
+    return ", ".join(f"{stage} {in_units(held)}" for stage, held in plan.stages.items())
+
+
 def _interactions(plan: PretrainPlan, rows: int) -> str:
     if not rows:
         return "and the interactions, whose number is not known (give --interactions)"
@@ -93,6 +98,7 @@ def plan_document(plan: ExperimentPlan) -> dict[str, Any]:
         "tables": [{**asdict(table), "frozen": table.name in plan.frozen} for table in plan.tables],
         "ranks": [{**asdict(rank), "total": rank.total} for rank in plan.ranks],
         "validation_bytes_per_process": plan.validation,
+        "host_bytes_by_stage": plan.stages,
         "cost_ms": {"forward": forward, "backward": backward},
     }
 

@@ -8,7 +8,7 @@ In: D_full in both orders, of which a rank reads its share. Out: two `FactorTabl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy import sparse
@@ -19,6 +19,8 @@ from cadc_rec.data.randomness import Purpose
 from cadc_rec.pretrain.alternating import Interactions
 from cadc_rec.pretrain.factor_tables import FactorTable
 from cadc_rec.pretrain.least_squares import Entries, LeastSquares, Only
+
+_PIECE = 2**20  # confidences formed at once
 
 
 def confidences(
@@ -33,8 +35,20 @@ def confidences(
     """
     if not _counts(config, weights):
         return None
-    ends = np.repeat(indptr[1:], np.diff(indptr))
-    return _confidences(ends - 1 - np.arange(indptr[0], indptr[-1]), config, weights)
+    first = int(indptr[0])
+
+    def ages(piece: slice) -> np.ndarray:
+        places = slice(piece.start + first, piece.stop + first)
+        low, high = np.searchsorted(indptr, [places.start, places.stop - 1], "right")
+        inside = np.clip(indptr[low - 1 : high + 1], places.start, places.stop)
+        return (
+            np.repeat(indptr[low : high + 1], np.diff(inside))
+            - 1
+            - np.arange(places.start, places.stop)
+        )
+
+    given = None if weights is None else weights.__getitem__
+    return _confidences(int(indptr[-1]) - first, ages, given, config)
 
 
 def _counts(config: AlsConfig, weights: np.ndarray | None) -> bool:
@@ -42,10 +56,20 @@ def _counts(config: AlsConfig, weights: np.ndarray | None) -> bool:
     return config.alpha != 1 or bool(config.half_life) or weights is not None
 
 
-def _confidences(age: np.ndarray, config: AlsConfig, weights: np.ndarray | None) -> np.ndarray:
-    decay = 0.5 ** (age / config.half_life) if config.half_life else np.ones(len(age))
-    weighted = decay if weights is None else decay * weights
-    return (config.alpha * weighted).astype(np.float32)
+def _confidences(
+    n: int,
+    ages: Callable[[slice], np.ndarray],
+    weights: Callable[[slice], np.ndarray] | None,
+    config: AlsConfig,
+) -> np.ndarray:
+    """Confidences ``[n]``, formed piece by piece: on the way each takes several times as much."""
+    found = np.empty(n, np.float32)
+    for start in range(0, n, _PIECE):
+        piece = slice(start, min(start + _PIECE, n))
+        of_age = 0.5 ** (ages(piece) / config.half_life) if config.half_life else 1.0
+        of_row = 1.0 if weights is None else weights(piece)
+        found[piece] = config.alpha * (of_age * of_row)
+    return found
 
 
 def train_als(
@@ -100,12 +124,16 @@ def _of_items(
     users = data.users_by_item[int(indptr[0]) : int(indptr[-1])]
     found = None
     if _counts(config, data.weights):
-        age, weights = np.zeros(len(users)), None
-        if config.half_life or data.weights is not None:
-            rows = rows_of_items(data.items_by_user, share)
-            age = data.user_indptr[users + 1] - 1 - rows
-            weights = None if data.weights is None else data.weights[rows]
-        found = _confidences(age, config, weights)
+        every, rows = data.weights, np.empty(0, np.int64)
+        if config.half_life or every is not None:
+            _, rows = rows_of_items(data.items_by_user, share)
+
+        def ages(piece: slice) -> np.ndarray:
+            return data.user_indptr[users[piece] + 1] - 1 - rows[piece]
+
+        weights = None if every is None else lambda piece: every[rows[piece]]
+        found = _confidences(len(users), ages, weights, config)
+        del rows
     return _entries(indptr, users, data.n_users, found, table, only)
 
 
@@ -119,7 +147,9 @@ def _entries(
 ) -> Entries:
     def matrix(values: np.ndarray) -> sparse.csr_array:
         shape = (len(indptr) - 1, n_columns)
-        whole = sparse.csr_array((values, columns, indptr - indptr[0]), shape=shape)
+        # In 32 bits where it can be: SciPy would copy the columns to 64, too.
+        pointers = (indptr - indptr[0]).astype(np.int32 if len(columns) < 2**31 else np.int64)
+        whole = sparse.csr_array((values, columns, pointers), shape=shape)
         return whole if only is None else whole[only]
 
     found = None if weights is None else matrix(weights).data

@@ -265,6 +265,7 @@ def plain_tables(
     processes: Processes,
     sharding: ShardingConfig,
     wanted: str,
+    held: int = 0,
 ) -> tuple[FactorTable, FactorTable]:
     """Two tables of zeros for alternating least squares, as ``compute.mf_tables`` lays them.
 
@@ -274,10 +275,11 @@ def plain_tables(
         processes: the ranks; all must call.
         sharding: what memory tables may fill.
         wanted: ``compute.mf_tables``.
+        held: bytes of interactions on each rank, for which the tables leave room.
     """
     memory = processes.broadcast(process_memory(processes, sharding))
     extent = Extent(*rows, width, processes.world_size)
-    if partitions(wanted, "squares", extent, (1 - sharding.reserve) * memory):
+    if partitions(wanted, "squares", extent, (1 - sharding.reserve) * memory - held):
         block = block_rows(memory, width)
         left, right = (PartitionedTable(n, width, processes, block) for n in rows)
         return left, right

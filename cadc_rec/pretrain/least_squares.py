@@ -70,7 +70,9 @@ class Entries:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
         pull = rows.data.astype(np.float32, copy=False)
-        pattern = Pattern(tensor(rows.indptr.astype(index)), tensor(rows.indices.astype(index)))
+        pattern = Pattern(
+            *(tensor(each.astype(index, copy=False)) for each in (rows.indptr, rows.indices))
+        )
         if weights is None:
             return cls(pattern, tensor(pull), None)
         extra = weights.astype(np.float32, copy=False) - np.float32(1)
@@ -220,22 +222,32 @@ def by_column(rows: sparse.csr_array, processes: Processes) -> sparse.csr_array:
     """
     if processes.world_size == 1:
         return rows.T.tocsr()
-    counts = processes.all_gather(rows.shape[0])
-    first, columns = sum(counts[: processes.rank]), rows.shape[1]
     world = range(processes.world_size)
-    starts = [processes.share_of(rank, columns).start for rank in world]
-    owner = np.searchsorted(starts, rows.indices, "right") - 1
-    order = np.argsort(owner, kind="stable")
-    given = np.bincount(owner, minlength=len(world)).tolist()
+    ends = [processes.share_of(rank, rows.shape[1]).stop for rank in world]
+    mine = processes.share(rows.shape[1])
+    every = rows.tocsc()  # a counting sort: what goes to a rank now stands side by side
+    given = np.diff(every.indptr[[0, *ends]]).tolist()
     taken = [of_rank[processes.rank] for of_rank in processes.all_gather(given)]
-    row = np.repeat(np.arange(rows.shape[0]) + first, np.diff(rows.indptr))
-    received = []
-    for values in (row.astype(np.int64), rows.indices.astype(np.int64), rows.data):
-        sent = torch.from_numpy(values[order]).to(processes.device)
-        part = sent.new_empty(sum(taken))
-        dist.all_to_all_single(part, sent, taken, given)
-        received.append(part.cpu().numpy())
-    row, column, data = received
-    mine = processes.share(columns)
-    shape = (len(mine), sum(counts))
-    return sparse.coo_array((data, (column - mine.start, row)), shape=shape).tocsr()
+
+    def exchanged(values: np.ndarray, give: list[int], take: list[int]) -> np.ndarray:
+        sent = torch.from_numpy(np.ascontiguousarray(values)).to(processes.device)
+        received = sent.new_empty(sum(take))
+        dist.all_to_all_single(received, sent, take, give)
+        return received.cpu().numpy()
+
+    widths = [len(processes.share_of(rank, rows.shape[1])) for rank in world]
+    lengths = exchanged(np.diff(every.indptr).astype(np.int64), widths, [len(mine)] * len(world))
+    data = exchanged(every.data, given, taken)
+    of_row = exchanged(every.indices.astype(np.int32, copy=False), given, taken)
+    index = np.int32 if sum(taken) < 2**31 else np.int64
+    del every
+    parts, counts, at = [], processes.all_gather(rows.shape[0]), 0
+    for rank in world:
+        part = slice(at, at + taken[rank])
+        own = lengths[rank * len(mine) : (rank + 1) * len(mine)]
+        # SciPy would take the other array in 64 bits, too.
+        pointers = np.concatenate([[0], np.cumsum(own)]).astype(index)
+        shape = (len(mine), counts[rank])
+        parts.append(sparse.csr_array((data[part], of_row[part], pointers), shape=shape))
+        at = part.stop
+    return sparse.hstack(parts, format="csr")

@@ -115,9 +115,12 @@ class SoftmaxSolver:
         self.users = Rows(user, data.user_indptr, data.items_by_user, config)
         self.items = Rows(item, data.item_indptr, data.users_by_item, config)
 
-    def epochs(self) -> Iterator[float]:
-        """Run the epochs; yields the mean loss of an interaction, its sum over items estimated."""
-        for epoch in range(self.config.epochs):
+    def epochs(self, done: int = 0) -> Iterator[float]:
+        """Run the epochs that are not `done`; yields the mean loss of an interaction of each.
+
+        Its sum over items is estimated.
+        """
+        for epoch in range(done, self.config.epochs):
             with torch.no_grad():
                 gradient, loss = self.user_gradient(epoch)
                 self.users.step(gradient)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from cadc_rec.data.columns import rows_of_items
 from cadc_rec.data.dataset import Dataset
 
 _PARTS = ("data", "indices", "indptr")
+Ready = Callable[[NDArray[np.float64]], NDArray[Any]]
 Total = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """The sum of an array over all processes."""
 _BLOCK = 2**19  # pairs written out at once: their targets and weights are 6 MB
@@ -50,14 +52,19 @@ def transition_matrix(
         ``[items, n_items]``.
     """
     items = range(dataset.n_items) if items is None else items
-    counts = _sum_of_blocks(dataset, config, block, items)
-    if config.normalization:
-        _normalize(counts, config.normalization, total)
-    if config.damping == "log":
-        np.log1p(counts.data, out=counts.data)
-    return sparse.csr_array(
-        (counts.data.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape
-    )
+
+    def damped(counts: NDArray[np.float64]) -> NDArray[np.float32]:
+        return (np.log1p(counts) if config.damping == "log" else counts).astype(np.float32)
+
+    if not config.normalization:  # then a block's counts are ready with it, and take half the room
+        return _sum_of_blocks(dataset, config, block, items, damped)
+    counts = _sum_of_blocks(dataset, config, block, items, lambda counts: counts)
+    _normalize(counts, config.normalization, total)
+    values = np.empty(counts.nnz, np.float32)
+    for start in range(0, counts.nnz, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        values[part] = damped(counts.data[part])
+    return sparse.csr_array((values, counts.indices, counts.indptr), shape=counts.shape)
 
 
 def _normalize(counts: sparse.csr_array, power: float, total: Total) -> None:
@@ -65,28 +72,30 @@ def _normalize(counts: sparse.csr_array, power: float, total: Total) -> None:
     (pairs,) = total(np.array([counts.nnz], np.float64))
     if not pairs:
         return
-    source, lengths = counts.sum(axis=1), np.diff(counts.indptr)
-    target = total(counts.sum(axis=0))
-    counts.data /= (np.repeat(source, lengths) * target[counts.indices]) ** power
+    source, target = counts.sum(axis=1), total(counts.sum(axis=0))
+    first = counts.indptr
+    for rows, part in _pieces(first, _BLOCK):  # what is formed of a pair takes more than the pair
+        lengths = np.diff(np.clip(first[rows.start : rows.stop + 1], part.start, part.stop))
+        of_row = np.repeat(source[rows.start : rows.stop], lengths)
+        counts.data[part] /= (of_row * target[counts.indices[part]]) ** power
     (whole,) = total(np.array([counts.data.sum()]))
     counts.data /= whole / pairs
 
 
 def _sum_of_blocks(
-    dataset: Dataset, config: TransitionsConfig, block: int, items: range
+    dataset: Dataset, config: TransitionsConfig, block: int, items: range, ready: Ready
 ) -> sparse.csr_array:
-    """The counts ``[items, n_items]``, float64; columns ascend in a row."""
+    """The counts ``[items, n_items]``, as `ready` makes them; columns ascend in a row."""
     n, window = dataset.n_items, config.window
-    places = rows_of_items(dataset.train_item, items)
-    of = dataset.train_item[places] - items.start
-    first = np.concatenate([[0], np.cumsum(np.bincount(of, minlength=len(items)))])
+    first, places = rows_of_items(dataset.train_item, items)
     steps = np.arange(1, window + 1)
     last = len(dataset.train_item) - 1
     # Every block costs a pass over all columns, so it has at least as many pairs.
     size = max(1, max(block, n) // window)
     weights = np.tile(config.decay ** (steps - 1.0), min(size, len(places)))
     lengths = np.zeros(len(items) + 1, np.int64)
-    data, indices = [np.empty(0)], [np.empty(0, np.int32)]
+    data, indices = _Growing(ready(np.zeros(0)).dtype), _Growing(np.dtype(np.int32))
+    large = np.zeros(0)  # counts so far of an item whose interactions fill more than a block
     for sources, part in _pieces(first, size):
         mine = places[part]
         after = mine[:, None] + steps
@@ -97,15 +106,46 @@ def _sum_of_blocks(
         summed = _summed(
             weights[: targets.size], targets.ravel(), (starts - part.start) * window, n
         )
-        lengths[sources.start + 1 : sources.stop + 1] += np.diff(summed.indptr)
-        data.append(summed.data)
-        indices.append(summed.indices)
+        found, columns, rows = summed.data, summed.indices, np.diff(summed.indptr)
+        begins, ends = first[sources.start], first[sources.stop]
+        if begins < part.start or part.stop < ends:
+            large = np.zeros(n) if begins == part.start else large
+            large[columns] += found
+            if part.stop < ends:
+                continue
+            (columns,) = np.nonzero(large)
+            found, rows = large[columns], np.array([len(columns)])
+        lengths[sources.start + 1 : sources.stop + 1] = rows
+        data.add(ready(found))
+        indices.add(columns.astype(np.int32, copy=False))
     pointers = np.cumsum(lengths)
-    counts = sparse.csr_array(
-        (np.concatenate(data), np.concatenate(indices), pointers), shape=(len(items), n)
+    index = np.int32 if pointers[-1] < 2**31 else np.int64
+    return sparse.csr_array(
+        (data.whole(), indices.whole(), pointers.astype(index)), shape=(len(items), n)
     )
-    counts.sum_duplicates()  # of an item whose interactions fill more than a block; else nothing
-    return counts
+
+
+class _Growing:
+    """An array that parts are added to at its end, in memory that grows with it.
+
+    Parts that are joined in the end would take their memory twice.
+    """
+
+    def __init__(self, kind: np.dtype[Any]) -> None:
+        self._room, self._size = np.empty(0, kind), 0
+
+    def add(self, part: NDArray[Any]) -> None:
+        """Put a part behind the others."""
+        end = self._size + len(part)
+        if end > len(self._room):  # Linux moves no large array for it
+            self._room.resize(end + end // 8, refcheck=False)
+        self._room[self._size : end] = part
+        self._size = end
+
+    def whole(self) -> NDArray[Any]:
+        """All of them."""
+        self._room.resize(self._size, refcheck=False)
+        return self._room
 
 
 def _pieces(first: NDArray[np.int64], size: int) -> Iterator[tuple[range, slice]]:
@@ -116,14 +156,14 @@ def _pieces(first: NDArray[np.int64], size: int) -> Iterator[tuple[range, slice]
         size: places of a piece at most.
 
     Yields:
-        The items of a piece, and its places.
+        The items of a piece, and its places. A part of a larger item is a piece by itself.
     """
     start, last = 0, int(first[-1])
     while start < last:
-        stop = int(first[np.searchsorted(first, start + size, "right") - 1])
-        if stop <= start:  # in the middle of a larger item, or at its beginning
-            stop = start + size
         low = int(np.searchsorted(first, start, "right")) - 1
+        stop = int(first[np.searchsorted(first, start + size, "right") - 1])
+        if first[low] < start or stop <= start:  # in the middle of a larger item; its beginning
+            stop = min(start + size, int(first[low + 1]))
         yield range(low, int(np.searchsorted(first, stop))), slice(start, stop)
         start = stop
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,12 @@ from cadc_rec.data.load.position import taken
 from cadc_rec.distributed.launch import restarted
 from cadc_rec.distributed.peers import loss_in
 from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.state import LocalTensor
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.store.checkpoints.cadence import Cadence
 from cadc_rec.store.checkpoints.files import load_tensors, saved_sizes
+from cadc_rec.store.checkpoints.parts import Parts
 from cadc_rec.store.checkpoints.saver import Saver
 from cadc_rec.store.checkpoints.store import (
     Checkpoint,
@@ -32,7 +34,7 @@ from cadc_rec.store.checkpoints.store import (
 )
 from cadc_rec.store.remote.lease import patience
 from cadc_rec.training.preemption import EXIT_CODE, sigterm_noticed
-from cadc_rec.training.training_state import TrainingState
+from cadc_rec.training.training_state import Load, Progress
 
 _END_SECONDS = 10.0  # that an interrupted training waits for a checkpoint in writing
 
@@ -52,29 +54,51 @@ class Training:
     sizes: Mapping[str, int]
 
 
+class SavedState(Protocol):
+    """What is saved and restored: a `TrainingState`, or that of a factorization."""
+
+    progress: Progress
+    locals: list[LocalTensor]
+    """The weights, by the names they are saved under."""
+
+    def tensors(self) -> dict[str, Parts]:
+        """What this rank holds of everything that is to be saved."""
+
+    def described(self) -> dict[str, Any]:
+        """What a manifest holds beside the tensors."""
+
+    def optimizers(self) -> dict[str, str]:
+        """Which optimizer moves each tensor; a checkpoint of others is not taken."""
+
+    def restore(
+        self, manifest: Mapping[str, Any], sizes: Mapping[str, Sequence[int]], load: Load
+    ) -> list[str]:
+        """Continue from what was saved."""
+
+
 class Checkpoints(Protocol):
     """What the trainer calls before its first step, and after steps and epochs."""
 
-    def resume(self, state: TrainingState) -> None:
+    def resume(self, state: SavedState) -> None:
         """Before the first step: restore `state` from a saved training, if there is one."""
 
-    def after_step(self, state: TrainingState, per_epoch: int) -> None:
+    def after_step(self, state: SavedState, per_epoch: int) -> None:
         """After each step, except an epoch's last."""
 
-    def after_epoch(self, state: TrainingState, per_epoch: int) -> None:
+    def after_epoch(self, state: SavedState, per_epoch: int) -> None:
         """After each epoch and its validation, except the last epoch."""
 
 
 class NoCheckpoints:
     """Saves nothing; training starts at the beginning."""
 
-    def resume(self, state: TrainingState) -> None:
+    def resume(self, state: SavedState) -> None:
         """Leave `state` as it is."""
 
-    def after_step(self, state: TrainingState, per_epoch: int) -> None:
+    def after_step(self, state: SavedState, per_epoch: int) -> None:
         """Save nothing."""
 
-    def after_epoch(self, state: TrainingState, per_epoch: int) -> None:
+    def after_epoch(self, state: SavedState, per_epoch: int) -> None:
         """Save nothing."""
 
 
@@ -143,7 +167,7 @@ class SavedTraining:
         """Whether this rank was told to end."""
         return self._told is not None and self._told()
 
-    def resume(self, state: TrainingState) -> None:
+    def resume(self, state: SavedState) -> None:
         """See `Checkpoints`; from here on SIGTERM waits for the next step.
 
         Raises:
@@ -176,13 +200,13 @@ class SavedTraining:
                     ", ".join(begun_anew),
                 )
 
-    def after_step(self, state: TrainingState, per_epoch: int) -> None:
+    def after_step(self, state: SavedState, per_epoch: int) -> None:
         """See `Checkpoints`."""
         if self._cadence.due(self._saver.busy):
             self._save(state, per_epoch)
         self._end_if_told(state, per_epoch)
 
-    def after_epoch(self, state: TrainingState, per_epoch: int) -> None:
+    def after_epoch(self, state: SavedState, per_epoch: int) -> None:
         """See `Checkpoints`."""
         every = self.config.every_epochs
         by_epochs = bool(every) and (state.progress.epoch - 1) % every == 0
@@ -190,7 +214,7 @@ class SavedTraining:
             self._save(state, per_epoch)
         self._end_if_told(state, per_epoch)
 
-    def _end_if_told(self, state: TrainingState, per_epoch: int) -> None:
+    def _end_if_told(self, state: SavedState, per_epoch: int) -> None:
         """End the program where a rank is to end; all have just saved."""
         if not self._cadence.ends:
             return
@@ -204,7 +228,7 @@ class SavedTraining:
             )
         raise SystemExit(EXIT_CODE)
 
-    def _save(self, state: TrainingState, per_epoch: int) -> None:
+    def _save(self, state: SavedState, per_epoch: int) -> None:
         body = {
             "training": self.training.key,
             "identity": self.training.identity,
@@ -232,7 +256,7 @@ class SavedTraining:
         if why is not None:
             raise CadcError(why)
 
-    def _found(self, state: TrainingState) -> Checkpoint | None:
+    def _found(self, state: SavedState) -> Checkpoint | None:
         """The checkpoint to resume from; None starts at the beginning."""
         if self.named is not None:
             named = open_checkpoint(self.named, self.processes)
@@ -268,7 +292,7 @@ class SavedTraining:
         return newest_whole(self.store, self.processes, refuses, tell=log.debug)
 
     def _require_shapes(
-        self, found: Checkpoint, state: TrainingState, sizes: Mapping[str, tuple[int, ...]]
+        self, found: Checkpoint, state: SavedState, sizes: Mapping[str, tuple[int, ...]]
     ) -> None:
         """Raise on all ranks if the checkpoint is of a model of another shape."""
         why = None

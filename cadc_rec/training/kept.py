@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.load.batches import Batch
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.models.forward import Scores
@@ -24,6 +25,7 @@ from cadc_rec.models.known_scores import KnownScores, ListedExamples, RecentExam
 from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.pretrain.tables_alone import TablesAlone
 
+_CACHE_SHARE = 4  # one kind may take this part of a process's memory
 _ROWS = 65_536  # rows asked for at once
 _HISTORIES = 1024  # examples at once: each looks dozens of vectors up
 
@@ -72,6 +74,11 @@ class HostReads:
         """The same with every tensor changed."""
         history = None if self.history is None else change(self.history)
         return HostReads(history, tuple(k and k.each(change) for k in self.known))
+
+
+def frozen_cache(experiment: Experiment, memory: int) -> int:
+    """Bytes that each kind of frozen vectors may take on a process, which has `memory` bytes."""
+    return min(experiment.compute.frozen_cache_mib << 20, memory // _CACHE_SHARE)
 
 
 class Histories:

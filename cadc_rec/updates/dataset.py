@@ -33,7 +33,13 @@ from cadc_rec.data.prepare.new_rows import described_attributes, vector_widths
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
 from cadc_rec.data.prepare.vocabulary import grown_codes
 from cadc_rec.data.sources.own_tables import read_tables
-from cadc_rec.data.sources.raw_tables import CONTEXT_FILE, RawTables, Side, context_column
+from cadc_rec.data.sources.raw_tables import (
+    CONTEXT_FILE,
+    PER_SECOND,
+    RawTables,
+    Side,
+    context_column,
+)
 from cadc_rec.data.streams import (
     ROW_GROUP_ROWS,
     one_array,
@@ -150,7 +156,8 @@ class _Builder:
             write_parquet(self.draft.path / f"{name}.parquet", self._table(getattr(split, part)))
         n_users, n_items = len(users.every), len(items.every)
         scratch = self.draft.path / ".scratch"
-        write_columns(self.draft.path, train, n_users, n_items, scratch)
+        per_second = clock_of(self.parent.info)
+        write_columns(self.draft.path, train, n_users, n_items, scratch, per_second)
         self.forgotten.save(self.draft.path)
         advance(note="entities")
         renewed = self._write_entities({"user": users, "item": items})
@@ -420,6 +427,11 @@ class _Builder:
             self.draft.info["untaken_items"] = self.untaken
         if "attribute_types" in old:
             self.draft.info["attribute_types"] = old["attribute_types"]
+
+
+def clock_of(info: Mapping[str, Any]) -> int | None:
+    """How many of a dataset's times make a second; None where it has none."""
+    return PER_SECOND.get(info["time_unit"], 1) if info["has_time"] else None
 
 
 def write_train(folder: Path, split: LeaveLastTwo, context: Sequence[str]) -> int:

@@ -33,7 +33,7 @@ from cadc_rec.data.streams import one_array, write_parquet
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.store.manifest import digest
-from cadc_rec.updates.dataset import write_train
+from cadc_rec.updates.dataset import clock_of, write_train
 from cadc_rec.updates.day import described_context
 from cadc_rec.updates.dense import described_dense
 from cadc_rec.updates.merge import merged
@@ -149,7 +149,8 @@ class _Builder:
         train = write_train(folder, split, self.context)
         for name, rows in (("val", split.validation), ("test", split.test)):
             write_parquet(folder / f"{name}.parquet", as_table(rows, self.context))
-        write_columns(folder, train, self.n["user"], self.n["item"], scratch)
+        per_second = clock_of(self.parent.info)
+        write_columns(folder, train, self.n["user"], self.n["item"], scratch, per_second)
         attributes = described_attributes(self.parent)
         stand_in = {side: self._write_side(side, attributes[side]) for side in SIDES}
         _write_json(folder / "attributes.json", attributes)

@@ -1,5 +1,6 @@
 """D_full as raw columns: the rows of the Parquet parts, and their order by item sorted by NumPy."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -76,7 +77,10 @@ def test_rows_of_consecutive_items_come_by_item_and_in_their_order(rows, monkeyp
     every = np.argsort(rows.item, kind="stable")
     for items in (range(ITEMS), range(3, 9), range(ITEMS - 1, ITEMS), range(4, 4)):
         wanted = every[np.isin(rows.item[every], items)]
-        np.testing.assert_array_equal(rows_of_items(rows.item, items), wanted)
+        indptr, found = rows_of_items(rows.item, items)
+        np.testing.assert_array_equal(found, wanted)
+        each = [np.count_nonzero(rows.item == n) for n in items]
+        np.testing.assert_array_equal(np.diff(indptr), each)
 
 
 def test_a_prepared_dataset_has_its_order_by_item_and_its_counts_from_them(zip_1m, prepare):
@@ -85,3 +89,12 @@ def test_a_prepared_dataset_has_its_order_by_item_and_its_counts_from_them(zip_1
     assert dataset.by_item is not None
     assert dataset.csr_by_item is dataset.by_item
     assert dataset.item_counts.tolist() == np.bincount(dataset.train_item, minlength=4).tolist()
+
+
+def test_times_are_mapped_and_those_that_reading_gives(zip_1m, prepare):
+    zip_1m(members_1m())
+    dataset = Dataset.open(prepare())
+    read = replace(dataset, train_time=None).train_timestamp
+    np.testing.assert_array_equal(dataset.train_timestamp, read)
+    assert (dataset.train_timestamp.dtype, read.dtype) == (np.float64, np.float64)
+    assert not dataset.train_timestamp.flags.owndata

@@ -40,7 +40,7 @@ def on_one(config, workdir):
 
 
 def checkpoints(workdir):
-    return sorted(workdir.glob("checkpoints/*/0*-step-*"))
+    return sorted(workdir.glob("checkpoints/[!p]*/0*-step-*"))
 
 
 def in_mid_epoch(workdir, to):

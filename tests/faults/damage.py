@@ -72,7 +72,7 @@ def interrupted(world: World, reference: Reference) -> Path:
 
 def committed(workdir: Path) -> list[Path]:
     """Checkpoints, the newest first."""
-    return sorted(workdir.glob("checkpoints/*/[0-9]*-step-*"), reverse=True)
+    return sorted(workdir.glob("checkpoints/[!p]*/[0-9]*-step-*"), reverse=True)
 
 
 def checkpoint(config: str, which: str, how: str, seed: int, world: World) -> None:

@@ -19,7 +19,7 @@ PHASES = {
     "transitions": ("transitions", ".tmp/transitions-*/"),
     "selecting": ("select", ".tmp/select-*/"),
     "training": ("train", ".tmp/train-*/"),
-    "saving a checkpoint": ("train", "checkpoints/*/.draft-*"),
+    "saving a checkpoint": ("train", "checkpoints/[!p]*/.draft-*"),
     "evaluation": ("evaluate", ".tmp/evaluate-*/"),
 }
 _SAVES = 10  # a case strikes at one of the first saves
@@ -61,7 +61,7 @@ def _reach_a_save(run: Run, workdir: Path, nth: int) -> None:
     """Wait for the nth save to begin."""
     seen: set[str] = set()
     while len(seen) < nth and run.running():
-        seen |= {path.name for path in workdir.glob("checkpoints/*/.draft-*")}
+        seen |= {path.name for path in workdir.glob("checkpoints/[!p]*/.draft-*")}
         time.sleep(0.0005)
 
 
@@ -70,7 +70,7 @@ def goes_on(world: World, reference: Reference, workdir: Path, phase: str) -> No
     stages = list(reference.artifacts)
     done = whole(workdir)
     assert done[: stages.index(PHASES[phase][0])] == stages[: stages.index(PHASES[phase][0])]
-    saved = list(workdir.glob("checkpoints/*/[0-9]*-step-*"))
+    saved = list(workdir.glob("checkpoints/[!p]*/[0-9]*-step-*"))
     run = world.finish(reference, workdir)
     if saved and "train" not in done:
         assert "resuming from" in run.err

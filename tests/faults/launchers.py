@@ -71,7 +71,7 @@ def workers(process: subprocess.Popen[str]) -> dict[int, int]:
 
 def in_training(workdir: Path, checkpoints: int) -> bool:
     """Whether training has saved this often."""
-    return len(list(workdir.glob("checkpoints/*/[0-9]*-step-*"))) >= checkpoints
+    return len(list(workdir.glob("checkpoints/[!p]*/[0-9]*-step-*"))) >= checkpoints
 
 
 def local(world: World) -> Reference:

@@ -59,7 +59,7 @@ def measure(nodes: str, last_call: str) -> dict[str, float]:
                 "next checkpoint saved",
                 lambda: any(
                     path.stat().st_mtime > wall + reached["resuming from the checkpoint"]
-                    for path in workdir.glob("checkpoints/*/[0-9]*-step-*")
+                    for path in workdir.glob("checkpoints/[!p]*/[0-9]*-step-*")
                 ),
             )
         return reached

@@ -85,7 +85,7 @@ class Job:
         until(
             lambda: any(
                 path.stat().st_mtime > met
-                for path in self.workdir.glob("checkpoints/*/[0-9]*-step-*")
+                for path in self.workdir.glob("checkpoints/[!p]*/[0-9]*-step-*")
             ),
             processes=[agent],
         )
@@ -105,7 +105,7 @@ class Job:
 
     def saved(self) -> dict[str, Any]:
         """The manifest of the newest checkpoint."""
-        newest = max(self.workdir.glob("checkpoints/*/[0-9]*-step-*"))
+        newest = max(self.workdir.glob("checkpoints/[!p]*/[0-9]*-step-*"))
         return json.loads((newest / "manifest.json").read_text())
 
 

@@ -20,7 +20,7 @@ ENDLESS = ["--set", "train.epochs=1000000"]
 
 def training(workdir):
     """Whether the ranks are some way into training."""
-    return any(workdir.glob("checkpoints/*/[0-9]*-step-*"))
+    return any(workdir.glob("checkpoints/[!p]*/[0-9]*-step-*"))
 
 
 def sentences(run):
@@ -107,7 +107,7 @@ def test_a_rank_that_is_told_to_end_has_all_save_and_end_first(train, ranks, wor
     run = train(2, *(word for setting in by_clock for word in ("--set", setting)))
     run.signal(signal.SIGTERM, [1])
     assert run.wait() == [143, 143], run.err
-    newest = max(workdir.glob("checkpoints/*/[0-9]*-step-*"))
+    newest = max(workdir.glob("checkpoints/[!p]*/[0-9]*-step-*"))
     step = newest.name.rpartition("-")[2]
     assert f"told to end (SIGTERM) at step {step}; the same command goes on" in run.err
     assert sentences(run) == [[], []]
@@ -161,7 +161,7 @@ def test_a_checkpoint_of_another_training_is_refused_once_for_all_ranks(
     saved = train(2)
     saved.signal(signal.SIGKILL, [0, 1])
     saved.wait()
-    checkpoint = max(workdir.glob("checkpoints/*/[0-9]*-step-*"))
+    checkpoint = max(workdir.glob("checkpoints/[!p]*/[0-9]*-step-*"))
     run = ranks(2, *ENDLESS, "--set", setting, "--resume", checkpoint)
     assert run.wait() == [2, 2], run.err
     assert sentences(run) == [

@@ -117,11 +117,11 @@ def contents(artifact):
 
 def test_a_training_with_content_goes_on_to_the_same_bytes(config, whole, tmp_path):
     made, workdir = whole
-    saved = sorted(path.name for path in workdir.glob("checkpoints/*/0*-step-*"))
+    saved = sorted(path.name for path in workdir.glob("checkpoints/[!p]*/0*-step-*"))
     shutil.copytree(workdir, tmp_path / "work")
     for stage in ("train", "evaluate"):
         shutil.rmtree(tmp_path / "work" / stage)
-    for folder in (tmp_path / "work").glob("checkpoints/*/0*-step-*"):
+    for folder in (tmp_path / "work").glob("checkpoints/[!p]*/0*-step-*"):
         if folder.name != saved[len(saved) // 2]:
             shutil.rmtree(folder)
     again = Pipeline(load_experiment(config), tmp_path / "work").run()

@@ -268,7 +268,8 @@ def test_what_the_factorization_and_validation_hold():
         ("binary", "cuda", 1, 2 * 1000 * 4),
         # Else three negatives of each interaction.
         ("binary", "cuda", 4, 2 * 250 * 4 + 250 * 3 * 4),
-        ("binary", "cpu", 1, 2 * 1000 * 4 + 1000 * 3 * 4),
+        # On CPU the orders are mapped files.
+        ("binary", "cpu", 1, 1000 * 3 * 4),
         # And a one for each interaction in either order.
         ("softmax", "cuda", 1, 2 * 1000 * 4 + 2 * 1000 * 4),
     ],
@@ -284,7 +285,44 @@ def test_interactions_take_memory_while_the_factorization_trains(loss, device, r
     found, without = planned(sizes), planned(replace(sizes, interactions=0))
     assert (found.interactions, without.interactions) == (training, 0)
     assert found.training - without.training == training
-    assert found.validation - without.validation == 2 * 1000 // ranks * 4
+    negatives = 0 if loss == "softmax" or (device, ranks) == ("cuda", 1) else 1000 // ranks * 3 * 4
+    assert found.validation - without.validation == training - negatives  # drawn for each epoch
+
+
+def test_each_stages_share_of_the_hosts_memory_follows_from_rows_ids_and_ranks(experiment):
+    sets = ("compute.device=cpu", "history.length=10", "transitions.window=1")
+    sizes = Sizes(10**6, 20_000, "the test", interactions=10**8)
+
+    def planned(ranks, sizes=sizes, *more):
+        machines = Machines(ranks, ranks, "cpu", 0, 3 * GIB)
+        return plan_experiment(experiment(*sets, *more), sizes, machines)
+
+    two, four = planned(2), planned(4)
+    libraries = 0.6 * GIB  # at most
+    assert set(two.stages) == {
+        "prepare", "transitions", "select", "pretrain", "train", "evaluate"
+    }  # fmt: skip
+    assert 1.5 * GIB < two.stages["prepare"] < 1.5 * GIB + libraries  # the engine's half
+    assert 0 < two.stages["select"] < libraries
+    assert two.pretrain.most < two.stages["pretrain"] < two.pretrain.most + libraries
+    # 50M rows of 8 bytes and as many pairs of 32.
+    pairs = 50 * 10**6 * (8 + 32)
+    assert pairs < two.stages["transitions"] < pairs + libraries
+    assert two.stages["transitions"] - four.stages["transitions"] == pairs // 2
+    assert four.stages["prepare"] == two.stages["prepare"]  # one process prepares
+    # No more than items x items pairs: twenty times the window brings none of them.
+    few = replace(sizes, items=100)
+    assert (
+        planned(2, few, "transitions.window=20").stages["transitions"]
+        == (planned(2, few).stages["transitions"])
+    )
+    # 5M examples: item, user and order, ten items of history. The rows of their million users are
+    # fetched in pieces and joined; what the histories come to takes too much to be kept.
+    beside = max(rank.total for rank in two.ranks) + two.validation
+    examples = 5 * 10**6 * (12 + 40) + 2 * 10**6 * 96 * 4
+    assert examples * 0.95 < two.stages["train"] - beside < examples + libraries
+    on_gpus = plan_experiment(experiment(*sets[1:]), sizes, gpus(2))
+    assert set(on_gpus.stages) == {"prepare", "transitions", "select"}
 
 
 def test_the_command_prints_a_plan_and_the_same_as_json(cli, tiny, tmp_path):

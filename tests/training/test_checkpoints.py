@@ -38,7 +38,7 @@ def pipeline(config, workdir, *sets, **arguments):
 
 def checkpoints(workdir):
     """Committed checkpoints, oldest first."""
-    return sorted(workdir.glob("checkpoints/*/0*-step-*"))
+    return sorted(workdir.glob("checkpoints/[!p]*/0*-step-*"))
 
 
 def as_interrupted(workdir, to, kept):

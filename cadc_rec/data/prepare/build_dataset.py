@@ -53,7 +53,7 @@ from cadc_rec.data.sources.generated import read_generated
 from cadc_rec.data.sources.own_tables import read_tables
 from cadc_rec.data.sources.public_datasets import READERS
 from cadc_rec.data.sources.raw_input import RawInput
-from cadc_rec.data.sources.raw_tables import RawTables, Side, context_column
+from cadc_rec.data.sources.raw_tables import PER_SECOND, RawTables, Side, context_column
 from cadc_rec.data.sources.times import times_of
 from cadc_rec.data.streams import ROW_GROUP_ROWS, prefetched, rechunk, write_parquet, write_parts
 from cadc_rec.log import track
@@ -135,7 +135,8 @@ def _build(
     users, items = engine.to_reader(ids.users), engine.to_reader(ids.items)
     n_users, every_item = (int(side.count().to_pyarrow().as_py()) for side in (users, items))
     n_items = n_items or every_item
-    write_columns(draft.path, train_rows, n_users, n_items, scratch)
+    per_second = PER_SECOND.get(times.unit, 1) if tables.has_time else None
+    write_columns(draft.path, train_rows, n_users, n_items, scratch, per_second)
     val_rows = _write_held_out(split.validation, draft.path / "val.parquet", codes)
     test_rows = _write_held_out(split.test, draft.path / "test.parquet", codes)
     if tables.context:

@@ -221,17 +221,23 @@ class _Target:
         self.sizes = shard_sizes(self.wanted, self.select.shards)
         schema = SELECTED.append(HISTORY) if self.history else SELECTED
         self.shards = ShardWriter(self.draft.path, self.sizes, schema)
-        self.touched = np.zeros(total + 1 if self.history else 0, np.int32)
+        self.touched, self._end = 0, 0  # distinct rows referred to, all of them before this one
 
     def take(self, block: pa.Table, start: int) -> None:
         """Write what is chosen of the next block, whose first row is `start`."""
         positions = self.choose(block)
         rows = _take(block, start, positions)
         if self.history:
-            rows = _with_history(
-                rows, start + positions, self.full.whole, self.history, self.touched
-            )
+            rows, begins = _with_history(rows, start + positions, self.full.whole, self.history)
+            self._touch(begins, start + positions + 1)
         self.shards.add(rows)
+
+    def _touch(self, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        """Count the rows of spans that no span before them has; both ends ascend."""
+        if len(ends):
+            before = np.concatenate([[self._end], ends[:-1]])
+            self.touched += int((ends - np.maximum(begins, before)).sum())
+            self._end = int(ends[-1])
 
     def record(self, bytes_of: int) -> None:
         """Write the numbers of the selection into the manifest."""
@@ -242,7 +248,7 @@ class _Target:
             selected=self.wanted,
             of=total,
             share=self.wanted / total,
-            touched=int((np.cumsum(self.touched[:-1]) > 0).sum()) if self.history else None,
+            touched=self.touched if self.history else None,
             bytes=_bytes(self.draft.path.glob("shard-*.parquet")),
             bytes_of=bytes_of,
         )
@@ -253,17 +259,14 @@ def _with_history(
     positions: NDArray[np.int64],
     whole: Dataset,
     length: int,
-    touched: NDArray[np.int32],
-) -> pa.Table:
-    """`rows` with histories; `touched` adds 1 where what a row refers to begins, -1 after it."""
+) -> tuple[pa.Table, NDArray[np.int64]]:
+    """`rows` with histories, and where in D_full what each refers to begins."""
     items = whole.history_before(positions, length)
     known = items != NO_ITEM
     counts = known.sum(1)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     column = pa.ListArray.from_arrays(pa.array(offsets), pa.array(items[known]))
-    np.add.at(touched, positions - counts, 1)
-    np.add.at(touched, positions + 1, -1)
-    return rows.append_column(HISTORY, column)
+    return rows.append_column(HISTORY, column), positions - counts
 
 
 def _bytes(files: Iterable[Path]) -> int:

@@ -31,10 +31,13 @@ from cadc_rec.pretrain.factor_tables import (
     plain_tables,
 )
 from cadc_rec.pretrain.factorizations import MatrixFactorization
+from cadc_rec.pretrain.held_rows import held_rows
 from cadc_rec.pretrain.id_tables import IdTables, Scale, divisor, scaled
 from cadc_rec.pretrain.kernels import compile_kernels, worth_compiling
 from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.store.artifact import Draft
+from cadc_rec.training.checkpoints import Checkpoints, NoCheckpoints, SavedTraining
+from cadc_rec.training.factorization_state import FactorizationState
 
 _SHARDING = ShardingConfig()
 
@@ -60,6 +63,7 @@ def build_tables(
     draft: Draft,
     sharding: ShardingConfig = _SHARDING,
     mf_tables: str = "auto",
+    saved: Checkpoints | None = None,
 ) -> None:
     """Fill the draft of the pretrain stage by whichever model ``pretrain.model`` names.
 
@@ -74,6 +78,7 @@ def build_tables(
         draft: receives ``user.safetensors`` and ``item.safetensors``.
         sharding: what memory tables may fill.
         mf_tables: ``compute.mf_tables``: how the tables of MF and ALS lie on several ranks.
+        saved: where MF is saved between its epochs, and gone on with.
     """
     config = config.sized(len(dataset.train_item), dataset.n_users)
     if config.model == "popularity":
@@ -84,7 +89,9 @@ def build_tables(
         build_neural_tables(config, seed, dataset, processes, draft, sharding)
     else:
         tables = _factor_tables(config, dataset, processes, sharding, mf_tables)
-        _build_factorization(config, seed, dataset, processes, draft, tables)
+        _build_factorization(
+            config, seed, dataset, processes, draft, tables, saved or NoCheckpoints()
+        )
 
 
 def popularity_tables(item_counts: np.ndarray, n_users: int) -> IdTables:
@@ -123,6 +130,7 @@ def _build_factorization(
     processes: Processes,
     draft: Draft,
     tables: tuple[FactorTable, FactorTable, nn.Parameter],
+    saved: Checkpoints,
 ) -> None:
     """Train matrix factorization on every training interaction and export its tables."""
     data = Interactions.of(dataset)
@@ -132,10 +140,13 @@ def _build_factorization(
         solver = SoftmaxSolver(user, item, data, config, seed, processes)
     else:
         solver = AlternatingSolver(user, item, bias, data, config, seed, processes)
-    history: list[dict[str, Any]] = []
-    chief = processes.rank == 0
+    state = FactorizationState(solver, processes)
+    saved.resume(state)
+    history: list[dict[str, Any]] = state.progress.epochs
+    done, chief = len(history), processes.rank == 0
     with track("pretrain (MF)", config.epochs, "epochs", visible=chief) as ticker:
-        for epoch, loss in enumerate(solver.epochs(), start=1):
+        ticker.advance(done)
+        for epoch, loss in enumerate(solver.epochs(done), start=done + 1):
             entry: dict[str, Any] = {"epoch": epoch, "loss": loss}
             due = config.evaluate_every and epoch % config.evaluate_every == 0
             if due or epoch == config.epochs:
@@ -145,6 +156,9 @@ def _build_factorization(
                 entry["seconds"] = time.perf_counter() - started
             history.append(entry)
             ticker.advance(1, f"loss {loss:.4f}")
+            if epoch < config.epochs:
+                state.progress.epoch = epoch + 1
+                saved.after_epoch(state, 1)
     _save(draft, user.local, item.local, dataset, config.scale, processes)
     draft.rows = len(dataset.train_item) * config.epochs
     draft.info = {
@@ -159,6 +173,9 @@ def _build_factorization(
         "validation_seconds": sum(entry.get("seconds", 0.0) for entry in history),
         "history": history,
     }
+    if isinstance(saved, SavedTraining) and saved.resumed:
+        draft.info["resumed"] = saved.resumed
+        draft.seconds_before = saved.seconds_before
 
 
 def _factor_tables(
@@ -173,7 +190,9 @@ def _factor_tables(
     width = config.factors + 1
     memory = processes.broadcast(process_memory(processes, sharding))
     extent = Extent(n_users, n_items, width, processes.world_size)
-    if partitions(mf_tables, config.loss, extent, (1 - sharding.reserve) * memory):
+    on_gpu, world = processes.device.type == "cuda", processes.world_size
+    rows = held_rows(config, len(dataset.train_item), world, on_gpu).training
+    if partitions(mf_tables, config.loss, extent, (1 - sharding.reserve) * memory - rows):
         block = block_rows(memory, width)
         bias = nn.Parameter(torch.zeros((), device=processes.device))
         users, items = (PartitionedTable(n, width, processes, block) for n in (n_users, n_items))
@@ -200,7 +219,9 @@ def _build_als(
     """Factorize every training interaction by implicit-feedback ALS and export its tables."""
     dim = config.factors + 1  # without a bias, every element of a row is a factor
     rows = (dataset.n_users, dataset.n_items)
-    user, item = plain_tables(rows, dim, processes, sharding, mf_tables)
+    on_gpu, world = processes.device.type == "cuda", processes.world_size
+    held = held_rows(config, len(dataset.train_item), world, on_gpu).training
+    user, item = plain_tables(rows, dim, processes, sharding, mf_tables, held)
     sweeps = train_als(user, item, Interactions.of(dataset), config.als, seed)
     chief = processes.rank == 0
     with track("pretrain (ALS)", config.als.iterations, "sweeps", visible=chief) as ticker:

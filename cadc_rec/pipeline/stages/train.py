@@ -15,6 +15,7 @@ from cadc_rec.data.load.shards import SelectionShards
 from cadc_rec.data.select.sizes import wanted_rows
 from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.sharding import process_memory
 from cadc_rec.distributed.state import write_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.on_top import LastItems
@@ -28,7 +29,7 @@ from cadc_rec.training.checkpoints import SavedTraining
 from cadc_rec.training.choice import choose, tables_scoring
 from cadc_rec.training.context import Requests
 from cadc_rec.training.intervals import Meter, OnInterval, Untold
-from cadc_rec.training.kept import Histories, keep_frozen_rows, known_scores
+from cadc_rec.training.kept import Histories, frozen_cache, keep_frozen_rows, known_scores
 from cadc_rec.training.losses import logq_offsets, make_objective, mixed_offsets
 from cadc_rec.training.reading import compile_loops, open_reading
 from cadc_rec.training.steps.step import has_bfloat16, refuse_precision
@@ -93,7 +94,7 @@ def build_checkpoint(
             "no user has the three interactions that a validation item needs; use more data or a "
             "smaller data.k_core."
         )
-    precision, device = experiment.train.precision, processes.device
+    precision, device, sharding = experiment.train.precision, processes.device, experiment.sharding
     refuse_precision(precision, device, has_bfloat16(device))
     started = time.perf_counter()
     shards = SelectionShards.open(selection)
@@ -114,7 +115,7 @@ def build_checkpoint(
     model = build_model(experiment, dataset, pretrained, processes, fitted)
     if start is not None:
         load_grown(model, start, reused)
-    limit = experiment.compute.frozen_cache_mib << 20
+    limit = frozen_cache(experiment, processes.broadcast(process_memory(processes, sharding)))
     keep_frozen_rows(model.module.user.ids, reading.users, processes, limit)
     read = None
     if reading.history is not None:

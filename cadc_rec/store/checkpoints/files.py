@@ -50,7 +50,7 @@ _DTYPES = {
         torch.uint8,
     )
 }
-_FILE_BYTES = 2 << 30  # safetensors copies a whole file's tensors before it writes them
+_FILE_BYTES = 2**28  # safetensors copies a whole file's tensors before it writes them
 
 
 def by_itself(work: Callable[[], Any] | None = None) -> Any:

@@ -36,7 +36,8 @@ class Saver:
     Args:
         store: the folder of checkpoints; only rank 0 may own it.
         group: a group of the ranks for this alone, which can send Python objects (gloo).
-        background: return as soon as the copy is made.
+        background: return as soon as the copy is made; otherwise what lies in the host's memory is
+            not copied.
         keep_last: see `CheckpointStore.keep`.
         keep_best: see `CheckpointStore.keep`.
         together: has the ranks of `group` do what each has to do, and wait for one another however
@@ -120,6 +121,9 @@ class Saver:
             for name, parts in tensors.items():
                 copies = {}
                 for offsets, tensor in parts.parts.items():
+                    if not (self.background or tensor.is_cuda):  # nothing moves until it is written
+                        copies[offsets] = tensor
+                        continue
                     copy = self._copies.get((name, offsets))
                     if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
                         copy = torch.empty(
