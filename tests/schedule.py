@@ -15,6 +15,7 @@ APART = ("tests/faults/", "tests/cli/test_cli.py", "tests/launch/test_components
 # Begun first, in this order, so that no long one is left when the others have ended.
 LONG = (
     "tests/store/",  # forks by the hundred, dear once the worker has grown
+    "tests/nodes/",
     "tests/faults/test_elastic.py",
     "tests/launch/test_slurm.py",
     "tests/test_movielens_1m.py",

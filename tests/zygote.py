@@ -89,6 +89,8 @@ def start(
     *,
     script: bool = False,
     folder: Path | None = None,
+    working: str | None = None,
+    address: str | None = None,
 ) -> Process:
     """Fork a process.
 
@@ -97,6 +99,8 @@ def start(
         environment: all of it. What libraries read while they are loaded is as in `environment`.
         script: run a Python script instead of the command.
         folder: for what it writes to standard output and standard error; default a new one.
+        working: the folder that it starts in; default this process's.
+        address: of the socket of another parent than the session's.
     """
     folder = folder or Path(os.environ[_SOCKET]).parent / f"{os.getpid()}-{next(_numbers)}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,11 +109,11 @@ def start(
             "arguments": [str(argument) for argument in arguments],
             "script": script,
             "environment": dict(environment),
-            "folder": str(Path.cwd()),
+            "folder": working or str(Path.cwd()),
         }
     ).encode()
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(os.environ[_SOCKET])
+    connection.connect(address or os.environ[_SOCKET])
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
         connection.sendall(len(request).to_bytes(8, "big"))
         sent = socket.send_fds(connection, [request], [out.fileno(), err.fileno()])
