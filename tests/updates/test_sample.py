@@ -1,6 +1,7 @@
 """The refreshed sample is a uniform one, by counting what many draws give."""
 
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,7 +84,17 @@ def a_dataset(pairs, n_users, n_items):
     indptr = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users))])
     none = np.full(n_users, -1, np.int32)
     return Dataset(
-        None, n_users, n_items, users, items, indptr.astype(np.int64), none, none, [], [], "time"
+        Path("no-ids-that-go"),
+        n_users,
+        n_items,
+        users,
+        items,
+        indptr.astype(np.int64),
+        none,
+        none,
+        [],
+        [],
+        "time",
     )
 
 

@@ -1,6 +1,8 @@
 """Vectors after a day: what changed is solved, the rest keeps its bits, and ALS ends where a
 rebuild would."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -30,7 +32,17 @@ def a_dataset(taken, n_users, n_items):
     indptr = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users))])
     none = np.full(n_users, -1, np.int32)
     return Dataset(
-        None, n_users, n_items, users, items, indptr.astype(np.int64), none, none, [], [], "time"
+        Path("no-ids-that-go"),
+        n_users,
+        n_items,
+        users,
+        items,
+        indptr.astype(np.int64),
+        none,
+        none,
+        [],
+        [],
+        "time",
     )
 
 

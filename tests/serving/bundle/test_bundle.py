@@ -133,7 +133,8 @@ DAMAGES = {
     ),
     "a newer version": (
         lambda f: edited(f, lambda m: m.update(format_version=layout.FORMAT_VERSION + 1)),
-        "a bundle of format 4; this cadc-rec reads up to 3",
+        f"a bundle of format {layout.FORMAT_VERSION + 1}; this cadc-rec reads up to "
+        f"{layout.FORMAT_VERSION}",
     ),
     "an edited manifest": (
         lambda f: (f / layout.MANIFEST).write_text(
