@@ -42,9 +42,11 @@ def memory_bytes(sharers: int = 1) -> int:
         sharers: processes that this one's parent started on this machine, this one included.
     """
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    shared = set(_limiting_files(_control_groups(os.getppid())))
+    mine = _control_groups(os.getpid())
+    # Where the parent's are not told, as another user's, all may be shared.
+    shared = set(_limiting_files(_control_groups(os.getppid()) or mine))
     limits = [physical // sharers]
-    for file in _limiting_files(_control_groups(os.getpid())):
+    for file in _limiting_files(mine):
         with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
             limits.append(int(file.read_text("utf-8")) // (sharers if file in shared else 1))
     return min(limits)

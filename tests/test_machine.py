@@ -38,6 +38,11 @@ def test_a_group_of_ones_own_is_not_divided_and_one_shared_with_the_launcher_is(
     assert machine.memory_bytes(2) == (3 << 20) // 2
 
 
+def test_a_limit_is_divided_where_the_parents_group_cannot_be_read(groups):
+    groups({"job/memory.max": str(8 << 20)}, "0::/job", "")
+    assert machine.memory_bytes(2) == 4 << 20
+
+
 def test_without_a_limit_it_is_a_part_of_the_machines(groups):
     groups({"job/memory.max": "max"}, "0::/job", "0::/job")
     assert machine.memory_bytes(3) == PHYSICAL // 3

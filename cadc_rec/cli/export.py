@@ -95,7 +95,8 @@ def export(
     from cadc_rec.pipeline.pipeline import launched
     from cadc_rec.serving.bundle.signing import signing_key
     from cadc_rec.store.remote.address import parse
-    from cadc_rec.store.remote.sending import require_free, sent
+    from cadc_rec.store.remote.cache import address_of
+    from cadc_rec.store.remote.sending import require_apart, require_free, sent
     from cadc_rec.updates.chain import take_update
     from cadc_rec.versions import require_trio
 
@@ -109,6 +110,7 @@ def export(
     if find_spec("faiss") is None:
         raise CadcError("exporting needs faiss; install it: pip install 'cadc-rec[export]'.")
     require_trio()
+    require_apart({"--out": out, "--triton": triton, "--workdir": address_of(workdir)})
     for named in (out, triton, delta):
         if named is not None:
             require_free(named, replace=force)

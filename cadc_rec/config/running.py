@@ -86,14 +86,15 @@ class ShardingConfig(Section):
 class CheckpointConfig(Section):
     """Checkpoints of unfinished training; see [reliability.md](reliability.md).
 
-    Matrix factorization has them, too, between its epochs. They change no result.
+    Matrix factorization has them, too, between its epochs, by `every_seconds` alone. They change no
+    result.
     """
 
     every_seconds: NonNegativeFloat = 60.0
     """Seconds of training between two checkpoints; with 0 only `every_epochs` decides."""
     every_epochs: Annotated[int, Field(ge=0)] = 0
-    """Also save after every this many epochs; with 0 only `every_seconds` decides. If both are 0,
-    nothing is saved."""
+    """Also save after every this many epochs of the train stage, not of matrix factorization; with
+    0 only `every_seconds` decides. If both are 0, nothing is saved."""
     max_share: Annotated[float, Field(gt=0, le=1)] = 0.02
     """Largest share of its time that training may wait for checkpoints. After a checkpoint that
     took long, the next one comes later than `every_seconds`."""

@@ -80,6 +80,9 @@ def saved_training(
     from cadc_rec.training.checkpoints import SavedTraining
 
     config = job.experiment.checkpoint
+    if job.stage.name != "train":
+        # An epoch of a factorization may take seconds, and a save as long: the clock alone decides.
+        config = config.model_copy(update={"every_epochs": 0})
     return SavedTraining(
         job.workdir,
         identity_of(job),

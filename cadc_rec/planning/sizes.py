@@ -21,6 +21,7 @@ from cadc_rec.data.ids.waiting import DEPTH
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import bring, committed, read_manifest
 from cadc_rec.store.manifest import MANIFEST
+from cadc_rec.store.pruned import is_pruned
 
 _MAPPED = 8 + 4 + 8 + 8  # bytes a row: id, generation, how often and when it was seen
 _WAITING = 8 + 8 + 8  # bytes an id that waits: it, how often and when it was seen
@@ -198,7 +199,7 @@ def _of_closed_ids(
 def _prepared(data: DataConfig, workdir: Path) -> Sizes | None:
     """Of the dataset last prepared with these settings, whatever archive it was."""
     wanted = data.decisive()
-    folders = committed(workdir, "prepare")
+    folders = [folder for folder in committed(workdir, "prepare") if not is_pruned(folder)]
     folders.sort(key=lambda folder: (folder / MANIFEST).stat().st_mtime)
     for folder in reversed(folders):
         manifest = read_manifest(folder)

@@ -52,7 +52,7 @@ def host_by_stage(
     """
     rows, world = sizes.interactions, machines.world_size
     limit = experiment.data.memory
-    engine = parse_memory(limit) if limit else _engine(machines.host_bytes)
+    engine = parse_memory(limit) if limit else _engine(machines)
     found = {"prepare": min(engine, _RAW_ROW * rows) if rows else engine, "select": 0}
     if window := experiment.transitions.window:
         pairs = min(window * rows, sizes.items**2)
@@ -69,8 +69,10 @@ def host_by_stage(
     }
 
 
-def _engine(memory: int) -> int:
-    return min(int(MEMORY_SHARE * memory), MEMORY_CEILING)
+def _engine(machines: Machines) -> int:
+    """What prepare's engine takes: it runs on one process, which asks for the whole machine's."""
+    whole = machines.host_bytes * machines.local_world_size
+    return min(int(MEMORY_SHARE * whole), MEMORY_CEILING)
 
 
 def _of_examples(experiment: Experiment, sizes: Sizes, machines: Machines, module: TwoTower) -> int:

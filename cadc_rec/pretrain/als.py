@@ -66,7 +66,8 @@ def _confidences(
     found = np.empty(n, np.float32)
     for start in range(0, n, _PIECE):
         piece = slice(start, min(start + _PIECE, n))
-        of_age = 0.5 ** (ages(piece) / config.half_life) if config.half_life else 1.0
+        # In float64, whatever the weights are: NumPy would let a Python float take their type.
+        of_age = 0.5 ** (ages(piece) / config.half_life) if config.half_life else np.float64(1.0)
         of_row = 1.0 if weights is None else weights(piece)
         found[piece] = config.alpha * (of_age * of_row)
     return found

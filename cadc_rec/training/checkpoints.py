@@ -243,15 +243,19 @@ class SavedTraining:
 
     def _own(self, owned: contextlib.ExitStack) -> None:
         """Rank 0 locks the folder; all ranks raise if it cannot."""
-        why = None
-        if self.processes.rank == 0:
+
+        def own() -> str | None:
             try:
                 wait = patience(self.store.workdir, self.timeout_seconds, restarted())
                 owned.enter_context(self.store.owned(wait))
                 if self.anew and self.named is None:
                     self.store.remove_all()  # or a restart would resume from them
             except CadcError as error:
-                why = str(error)
+                return str(error)
+            return None
+
+        # A store may take its time, so the others wait for as long as rank 0 works.
+        why = self.processes.together(own if self.processes.rank == 0 else None)
         why = self.processes.broadcast(why)
         if why is not None:
             raise CadcError(why)

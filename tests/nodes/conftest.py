@@ -62,8 +62,8 @@ def nodes(lab, one):
     """Both nodes with empty disks; what a test left running there is killed."""
     for node in lab.nodes:
         node.wipe()
-    lab.store.behave()
+    lab.store.delay(0)
     yield lab.nodes
-    lab.store.behave()
+    lab.store.delay(0)
     for node in lab.nodes:
         node.kill_all()

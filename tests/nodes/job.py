@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import shlex
 from pathlib import Path
 
@@ -110,24 +109,6 @@ class Job:
             return work is not None and any((work / ".tmp").glob(f"{stage}-*/"))
 
         until(works, processes=self.agents.values())
-
-    def fails(self, seconds: float = 300) -> list[str]:
-        """Wait until it has ended; how the sentences begin that it ended with, each once."""
-        for agent in self.agents.values():
-            agent.wait(seconds)
-        assert 0 not in [agent.returncode for agent in self.agents.values()]
-        every = [said for name in self.agents for said in self.errors(name)]
-        return sorted({said.partition(" (")[0].partition(" with the ")[0] for said in every})
-
-    def errors(self, node: str) -> list[str]:
-        """The sentences that the ranks of a node ended with."""
-        text = (self.agents[node].folder / "stderr").read_text()
-        return re.findall(r"^(?:\[\w+\]:)?(error: .*)$", text, re.MULTILINE)
-
-    def has_saved(self) -> bool:
-        """Whether training has made a checkpoint."""
-        work = self.work(self.lab.a)
-        return work is not None and any(work.glob("checkpoints/*/[0-9]*-step-*"))
 
     def work(self, node: Machine) -> Path | None:
         """The cache of the work folder on a node; None before there is one."""

@@ -13,7 +13,6 @@ import contextlib
 import ctypes
 import functools
 import itertools
-import json
 import os
 import shutil
 import signal
@@ -22,7 +21,6 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from tests import zygote
 from tests.faults.processes import until
@@ -146,17 +144,6 @@ class Machine:
         process.pid = self._seen_from_here(process.pid)
         return process
 
-    def ranks(self) -> dict[int, int]:
-        """Process id of each rank that runs there, as this machine knows it."""
-        found = {}
-        for pid in self._processes():
-            with contextlib.suppress(OSError):
-                told = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-                of = dict(one.decode().partition("=")[::2] for one in told if one)
-                if "RANK" in of and "forked_python" not in Path(f"/proc/{pid}/cmdline").read_text():
-                    found[int(of["RANK"])] = pid
-        return found
-
     def kill_all(self) -> None:
         """As when its power fails, but that it is there again at once: every process of a job."""
         kept = {self.init, self._forks()}
@@ -173,15 +160,6 @@ class Machine:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         for path in (self.disk / "tmp" / "home").iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    def work(self) -> Path | None:
-        """The cache's folder of the work folder, as this machine sees it; None before there is."""
-        return next((self.disk / "tmp/home/.cache/cadc-rec/stores").glob("*"), None)
-
-    def unplug(self, hub: Machine, out: bool = True) -> None:
-        """Take its cable out of the switch, or put it back."""
-        told = ("link", "set", f"to-{self.name}", "down" if out else "up")
-        subprocess.run(hub.inside("ip", *told), check=True)
 
     def close(self) -> None:
         """Power off."""
@@ -222,30 +200,20 @@ def _children(pid: int) -> list[int]:
 
 
 class Store(Machine):
-    """A machine with an S3 server, whose data outlive a kill of what answers requests."""
+    """A machine with an S3 server, which can be slow."""
 
     def serve(self) -> None:
         """Start it, with an empty bucket."""
         here = [sys.executable, "-m", "tests.nodes.store"]
         self._data = self._run(*here, "data")
-        self.start_front()
+        self._front = self._run(*here, "front")
         until(lambda: self._answers("PUT", f"/{BUCKET}"), seconds=300)
 
-    def start_front(self) -> None:
-        """Let requests in."""
-        self._front = self._run(sys.executable, "-m", "tests.nodes.store", "front")
-
-    def kill_front(self) -> None:
-        """Requests under way break, and new ones are refused."""
-        (served,) = _children(self._front.pid)
-        os.kill(served, signal.SIGKILL)
-        self._front.wait()
-
-    def behave(self, **how: Any) -> None:
-        """From now on be slow (`seconds` a request), or refuse requests of a `method`."""
-        draft = self.disk / "tmp" / "behaviour.draft"
-        draft.write_text(json.dumps(how))
-        draft.rename(self.disk / "tmp" / "behaviour.json")
+    def delay(self, seconds: float) -> None:
+        """From now on take this long for a request."""
+        draft = self.disk / "tmp" / "seconds.draft"
+        draft.write_text(str(seconds))
+        draft.rename(self.disk / "tmp" / "seconds")
 
     def _run(self, *command: str) -> subprocess.Popen[str]:
         return subprocess.Popen(self.inside(*command), cwd=ROOT, env=self.environment(), text=True)

@@ -2,25 +2,19 @@
 
     python -m tests.nodes.store data|front
 
-Moto keeps its objects in memory. So that a server can be killed and its objects stay, what clients
-speak to is the front, which hands every byte on: killed, it breaks requests halfway, as the kill of
-a server does. `/tmp/behaviour.json` tells it to be slow or to refuse.
+Clients speak to the front, which hands every byte on and takes as long for a request as
+`/tmp/seconds` says.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sys
 from pathlib import Path
 
-BEHAVIOUR = Path("/tmp/behaviour.json")
+_SECONDS = Path("/tmp/seconds")
 PORT, _DATA_PORT = 5000, 5001
-_REFUSALS = {
-    "full": ("507 Insufficient Storage", "XMinioStorageFull", "no space is left"),
-    "no rights": ("403 Forbidden", "AccessDenied", "Access Denied"),
-}
 
 
 def data() -> None:
@@ -34,13 +28,12 @@ def data() -> None:
     server._thread.join()
 
 
-def told() -> dict[str, object]:
-    """How to behave at this moment."""
+def delay() -> float:
+    """How long a request takes at this moment, in seconds."""
     try:
-        found: dict[str, object] = json.loads(BEHAVIOUR.read_text())
+        return float(_SECONDS.read_text())
     except FileNotFoundError:
-        return {}
-    return found
+        return 0.0
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -65,16 +58,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while chunk := await reader.read(2**16):
             if begins.is_set():
                 begins.clear()
-                behaviour = told()
-                await asyncio.sleep(float(str(behaviour.get("seconds", 0))))
-                method = chunk.partition(b" ")[0].decode(errors="replace")
-                if method == behaviour.get("method"):
-                    status, code, message = _REFUSALS[str(behaviour["refuse"])]
-                    body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
-                    head = f"HTTP/1.1 {status}\r\nConnection: close\r\n"
-                    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-                    await writer.drain()
-                    break
+                await asyncio.sleep(delay())
             forth.write(chunk)
             await forth.drain()
     except ConnectionError:

@@ -11,7 +11,13 @@ from cadc_rec.pipeline.pipeline import Pipeline
 from tests.faults.world import begin
 
 SETS = ["method=cadc", "pretrain.epochs=5", "pretrain.evaluate_every=2", "checkpoint.keep_last=99"]
-SAVED = ["checkpoint.every_seconds=0", "checkpoint.every_epochs=1", "checkpoint.keep_finished=true"]
+# The clock says so after each epoch.
+SAVED = [
+    "checkpoint.every_seconds=1e-9",
+    "checkpoint.max_share=1",
+    "checkpoint.background=false",
+    "checkpoint.keep_finished=true",
+]
 LOSSES = ("binary", "softmax")
 
 
@@ -52,7 +58,8 @@ def history(artifact):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_it_goes_on_to_the_bytes_of_one_that_was_not_ended(loss, tiny, tmp_path):
-    whole = on_one(tiny, tmp_path / "whole", f"pretrain.loss={loss}", "checkpoint.every_seconds=0")
+    by_epochs = ("checkpoint.every_seconds=0", "checkpoint.every_epochs=1")  # not of pre-training
+    whole = on_one(tiny, tmp_path / "whole", f"pretrain.loss={loss}", *by_epochs)
     assert not list((tmp_path / "whole").glob("checkpoints/pretrain-*/0*"))
     sets = (f"pretrain.loss={loss}", *SAVED)
     on_one(tiny, tmp_path / "ended", *sets)

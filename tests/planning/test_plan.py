@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from cadc_rec.planning.remedies import in_units
 from cadc_rec.planning.sizes import Machines, PlannedAttribute, Sizes, find_sizes, map_bytes
 from cadc_rec.pretrain.factor_tables import Extent
 from cadc_rec.pretrain.id_tables import Pretrained
+from cadc_rec.store.pruned import prune
 from cadc_rec.training.batches.source import DeviceBatches
 from cadc_rec.training.build import build_model
 from cadc_rec.training.reading import make_loader, negatives_of
@@ -302,7 +304,8 @@ def test_each_stages_share_of_the_hosts_memory_follows_from_rows_ids_and_ranks(e
     assert set(two.stages) == {
         "prepare", "transitions", "select", "pretrain", "train", "evaluate"
     }  # fmt: skip
-    assert 1.5 * GIB < two.stages["prepare"] < 1.5 * GIB + libraries  # the engine's half
+    # Half of both processes' 3 GiB: one prepares, and the other waits.
+    assert 3 * GIB < two.stages["prepare"] < 3 * GIB + libraries
     assert 0 < two.stages["select"] < libraries
     assert two.pretrain.most < two.stages["pretrain"] < two.pretrain.most + libraries
     # 50M rows of 8 bytes and as many pairs of 32.
@@ -352,6 +355,14 @@ def test_the_command_takes_the_prepared_datasets_sizes_and_attributes(finished, 
     assert {t["name"] for t in found["tables"]} == {"user", "item"} | {
         f"{side}_{attribute['name']}" for side in described for attribute in described[side]
     }
+
+
+def test_a_dataset_that_was_pruned_counts_as_none(finished, tiny, tmp_path):
+    shutil.copytree(finished.workdir / "prepare", tmp_path / "prepare")
+    (folder,) = (tmp_path / "prepare").glob("*/")
+    prune(folder, "for a test")
+    sizes = find_sizes(load_experiment(tiny).data, tmp_path, None, None, "the test")
+    assert sizes.source == "[data.generated]"
 
 
 @pytest.mark.parametrize(

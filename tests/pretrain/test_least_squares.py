@@ -162,3 +162,10 @@ def test_the_weight_of_an_interaction_multiplies_its_confidence():
     np.testing.assert_allclose(got, weights)
     got = confidences(indptr, AlsConfig(alpha=2.0, half_life=1.0), weights)
     np.testing.assert_allclose(got, [2 * 0.5, 2 * 0.5, 2 * 3.0])
+
+
+def test_confidences_are_formed_in_float64_whatever_the_weights_are():
+    weights = np.random.default_rng(0).random(1000).astype(np.float32)
+    got = confidences(np.array([0, 1000]), AlsConfig(alpha=0.1), weights)
+    np.testing.assert_array_equal(got, (0.1 * weights.astype(np.float64)).astype(np.float32))
+    assert (got != np.float32(0.1) * weights).any()

@@ -20,7 +20,7 @@ from cadc_rec.errors import BusyError, CadcError
 from cadc_rec.log import log
 from cadc_rec.store.atomic import commit, locked, make_folder
 from cadc_rec.store.manifest import read_sealed, verify_files, write_sealed
-from cadc_rec.store.remote.cache import hold, keep_bound, mark_sent
+from cadc_rec.store.remote.cache import forget, hold, keep_bound, mark_sent
 from cadc_rec.store.remote.origin import Origin, origin_of, place_on_node
 from cadc_rec.versions import library_versions
 
@@ -187,9 +187,12 @@ class CheckpointStore:
         if best:
             scored = []
             for folder in folders:
-                with contextlib.suppress(CadcError):
+                try:
                     checkpoint = Checkpoint(folder, read(folder))
                     scored.append((checkpoint.score, folder))
+                except CadcError:
+                    if self.origin is not None:  # its copy here may have just gone for space
+                        kept.add(folder)
             kept |= {folder for _, folder in sorted(scored)[-1:]}
         for folder in folders:
             if folder not in kept:
@@ -217,6 +220,8 @@ class CheckpointStore:
         with contextlib.suppress(FileNotFoundError):  # it was removed for space
             folder.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
+        if self.origin is not None:
+            forget(folder)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -236,7 +241,8 @@ def open_checkpoint(folder: Path, group: Group) -> Checkpoint:
     Raises:
         CadcError: it is not complete.
     """
-    manifest, why = group.broadcast(_attempt(lambda: _read(folder)) if group.rank == 0 else None)
+    reads = (lambda: _attempt(lambda: _read(folder))) if group.rank == 0 else None
+    manifest, why = group.broadcast(group.together(reads))  # a store may take its time
     if why is None:
         _, changed = group.together(
             lambda: _attempt(lambda: _check(folder, manifest["files"], group))
@@ -288,8 +294,8 @@ def newest_whole(
             sentence; None if it can.
         tell: logs each checkpoint that is skipped.
     """
-    names = [folder.name for folder in store.folders()] if group.rank == 0 else None
-    for name in group.broadcast(names):
+    lists = (lambda: [folder.name for folder in store.folders()]) if group.rank == 0 else None
+    for name in group.broadcast(group.together(lists)):
         folder = store.path / name  # each node has a cache of its own
         try:
             found = open_checkpoint(folder, group)

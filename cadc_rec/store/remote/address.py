@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from cadc_rec.errors import CadcError
+from cadc_rec.errors import BusyError, CadcError
 from cadc_rec.store.remote.refusals import no_bucket, sentence
 
 RETRY_SECONDS = 60.0
@@ -146,7 +146,11 @@ class Objects:
             return _version(obstore.put(self._store, name, data, use_multipart=False))
 
     def create(self, name: str, data: bytes) -> Version | None:
-        """Write a small object where there is none; None, and nothing written, where there is."""
+        """Write a small object where there is none; None, and nothing written, where there is.
+
+        Raises:
+            BusyError: the store refused every try, and has none.
+        """
         import obstore
 
         for pause in (*_CONFLICT_PAUSES, None):
@@ -160,7 +164,10 @@ class Objects:
                 return there[1].version if there[0] == data else None
             if pause is not None:  # S3 refuses both of two writers, if they are quick enough
                 time.sleep(pause)
-        return None
+        raise BusyError(
+            f"{self.address}/{name}: was not written, because the store refused it time and again "
+            "as if others were writing it, and it is not there; run again."
+        )
 
     def replace(self, name: str, data: bytes, version: Version) -> Version | None:
         """Write a small object in place of this `version`; None where another stands there."""

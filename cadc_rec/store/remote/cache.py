@@ -110,6 +110,12 @@ def let_go(artifact: Path) -> None:
         file.close()
 
 
+def forget(artifact: Path) -> None:
+    """A folder of the cache is no more and does not come back: nothing of it is kept."""
+    let_go(artifact)
+    _lock_file(artifact).unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def alone(lock: Path, share: bool) -> Iterator[None]:
     """Wait until no other process, or thread, is inside with this lock file.

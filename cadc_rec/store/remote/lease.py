@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from cadc_rec.errors import CadcError
+from cadc_rec.errors import BusyError, CadcError
 from cadc_rec.log import log
 from cadc_rec.store.remote.address import Objects, Version
 from cadc_rec.store.remote.cache import address_of
@@ -85,7 +85,7 @@ def leased(
         if not waited:
             yield None
             return
-        log.info("%s; --no-wait refuses instead", waited)
+        log.info("%s%s", waited, "; --no-wait refuses instead" if math.isinf(seconds) else "")
         end = time.monotonic() + seconds
         while not lease.take():
             if time.monotonic() > end:
@@ -123,7 +123,10 @@ class Lease:
 
     def take(self) -> bool:
         """Take it where nobody holds it, or its holder did not renew it in time."""
-        made = self.objects.create(self.object, self._body())
+        try:
+            made = self.objects.create(self.object, self._body())
+        except BusyError:  # others take it and give it back
+            return False
         if made is None:
             there = self.objects.get(self.object)
             if there is None:  # released this moment

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cadc_rec.errors import BusyError, CadcError
 from cadc_rec.store.atomic import locked, make_folder
 from cadc_rec.store.manifest import MANIFEST
 from cadc_rec.store.remote import lease
-from cadc_rec.store.remote.address import Objects, parse
+from cadc_rec.store.remote.address import Found, Objects, parse
 from cadc_rec.store.remote.cache import UNSENT, cached_folder, keep_bound
 from cadc_rec.store.remote.download import all_at_once
 from cadc_rec.store.remote.finished import (
@@ -31,6 +32,25 @@ from cadc_rec.store.remote.finished import (
     object_at,
 )
 from cadc_rec.store.remote.origin import SWEEP_SECONDS, Origin
+
+
+def require_apart(places: Mapping[str, str | os.PathLike[str] | None]) -> None:
+    """Refuse addresses of which one lies in another one: what is sent to one replaces files there.
+
+    Args:
+        places: paths and addresses by what names them, such as ``--out``; None is left out.
+
+    Raises:
+        CadcError: says which.
+    """
+    parsed = {told: parse(named) for told, named in places.items() if named is not None}
+    stores = [(told, place) for told, place in parsed.items() if isinstance(place, str)]
+    for (told, place), (other, there) in itertools.combinations(stores, 2):
+        if f"{place}/".startswith(f"{there}/") or f"{there}/".startswith(f"{place}/"):
+            raise CadcError(
+                f"{told} {place} and {other} {there}: one lies in the other; give each a folder of "
+                "its own."
+            )
 
 
 def require_free(named: str | os.PathLike[str], replace: bool = False) -> None:
@@ -49,7 +69,7 @@ def require_free(named: str | os.PathLike[str], replace: bool = False) -> None:
     else:
         objects = Objects(place)
         Origin(cached_folder(place), objects).require_usable()
-        taken = any(not one.name.startswith(lease.FOLDER) for one in objects.list())
+        taken = any(True for _ in _contents(objects))
     if taken and not replace:
         raise _taken(place)
 
@@ -69,7 +89,7 @@ def sent(named: str | os.PathLike[str], replace: bool = False) -> Iterator[Path]
         yield folder
         if isinstance(place, str):
             with _kept(folder):
-                of_manifest = _send(Objects(place), folder, replace)
+                of_manifest = _send_alone(place, folder, replace)
             copy = cached_folder(place) / COPIES / of_manifest[:16]
             copy.parent.mkdir(exist_ok=True)
             with contextlib.suppress(OSError):  # a copy that is there already will do
@@ -150,17 +170,35 @@ def _kept(folder: Path) -> Iterator[None]:
         raise CadcError(f"{error} What was made is whole in {folder}.") from error
 
 
+def _contents(objects: Objects) -> Iterator[Found]:
+    """What lies there, but for locks, and the empty object that consoles make for a folder."""
+    for found in objects.list():
+        if found.name and found.name.partition("/")[0] != lease.FOLDER:
+            yield found
+
+
 def _is_ours(objects: Objects, last: str, ours: str) -> bool:
     """Whether something is there, which may be replaced then."""
     there = objects.get(last)
     if there is not None and ours.encode() in there[0][:2000]:
         return True
-    if there is not None or any(True for _ in objects.list()):
+    if there is not None or any(True for _ in _contents(objects)):
         raise CadcError(
             f"{objects.address} exists and is not a report of a study; choose another folder with "
             "--out."
         )
     return False
+
+
+def _send_alone(place: str, folder: Path, replace: bool) -> str:
+    """`_send`, while no other job writes there: it may sweep what this one took for sent."""
+    origin = Origin(cached_folder(place), Objects(place))
+    runs_out = lease.LEASE_SECONDS + lease.LOOK_SECONDS  # of a job that was killed
+    waited = f"waiting for another job that writes {place}"
+    with origin.leased("sent", waited, runs_out) as mine:
+        if not mine:
+            raise BusyError(f"{place}: another job is writing it; wait for it, then run again.")
+        return _send(origin.objects, folder, replace)
 
 
 def _send(objects: Objects, folder: Path, replace: bool) -> str:
@@ -194,7 +232,7 @@ def _send(objects: Objects, folder: Path, replace: bool) -> str:
 
 def _send_plainly(objects: Objects, folder: Path, last: str, replace: bool) -> None:
     files = {name_in(file, folder): file for file in folder.rglob("*") if file.is_file()}
-    before = [found.name for found in objects.list()]
+    before = [found.name for found in _contents(objects)]
     first, then = (
         [name for name, file in files.items() if (file.name == last) is late]
         for late in (False, True)
@@ -206,7 +244,10 @@ def _send_plainly(objects: Objects, folder: Path, last: str, replace: bool) -> N
             objects.put(name, text)
         elif objects.create(name, text) is None:
             raise _taken(objects.address)
-    objects.delete([name for name in before if name not in files])
+    # Of earlier ones in its place, and of nothing else that lies there: other models, work folders.
+    tops = {name.partition("/")[0] for name in files}
+    left = [name for name in before if name.partition("/")[0] in tops and name not in files]
+    objects.delete(left)
 
 
 def _taken(place: Place) -> CadcError:

@@ -162,6 +162,23 @@ def test_two_writers_that_a_store_refuses_both_try_again(proxy, bucket):
     assert objects.get("a")[0] == b"1"
 
 
+def test_what_a_store_refuses_time_and_again_stays_and_is_sent_by_the_next_command(
+    proxy, bucket, machine, monkeypatch
+):
+    monkeypatch.setattr(address, "_CONFLICT_PAUSES", (0.0, 0.0))
+
+    def refuse(method, path):
+        if method == "PUT" and path.endswith("manifest.json"):
+            return refusal(409, "ConditionalRequestConflict")
+        return None
+
+    proxy.refuses = refuse
+    with pytest.raises(CadcError, match=r"is not there; run again\. What was made is whole in"):
+        make(machine("a", f"{bucket}/work"))
+    proxy.refuses = lambda method, path: None
+    assert bytes_of(make(machine("a", f"{bucket}/work"), allowed=False).path) == FILES
+
+
 @pytest.mark.slow
 def test_a_store_that_takes_200_ms_a_request_gives_the_same(proxy, bucket, machine):
     proxy.delay = 0.2

@@ -9,7 +9,7 @@ from cadc_rec.pipeline.job import checkpoint_folder
 from cadc_rec.serving.bundle.bundle import Bundle, manifest_of
 from cadc_rec.store.checkpoints.store import CheckpointStore, open_checkpoint
 from cadc_rec.store.manifest import file_entry
-from cadc_rec.store.remote import cache, finished, sending
+from cadc_rec.store.remote import cache, finished, lease, sending
 from cadc_rec.store.remote.address import Objects
 from cadc_rec.store.remote.trees import bring_files, send_files
 from tests.store.remote.conftest import bytes_of, names
@@ -78,6 +78,38 @@ def test_a_bundle_that_is_there_is_replaced_only_if_asked_for(bundle, machine):
     assert finished.brought(bundle).joinpath("model.json").read_bytes() == b"{}"
     send(bundle, {"model.json": b"[]"}, replace=True)
     assert bytes_of(finished.brought(bundle)) == {"model.json": b"[]"}
+
+
+def test_a_bundle_that_another_machine_is_sending_is_waited_for_and_then_left_alone(
+    bundle, machine, monkeypatch
+):
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.4)
+    monkeypatch.setattr(lease, "LOOK_SECONDS", 0.1)
+    other = lease.Lease(Objects(bundle), "sent")
+    assert other.take()
+    other.start()
+    with pytest.raises(CadcError, match=r"another job is writing it.*What was made is whole in"):
+        send(bundle)
+    assert [name for name in names(Objects(bundle)) if not name.startswith(".locks")] == []
+    other.release()
+    sending.require_free(bundle)
+    send(bundle)
+    assert bytes_of(finished.brought(bundle)) == FILES
+
+
+@pytest.mark.parametrize(
+    ("other", "refused"), [("s3://b/x", 1), ("s3://b", 1), ("s3://b/x/y/", 1), ("s3://b/xy", 0)]
+)
+def test_addresses_in_one_another_are_refused(other, refused, tmp_path):
+    def asked():
+        sending.require_apart({"--out": "s3://b/x", "--triton": other, "--workdir": None})
+
+    sending.require_apart({"--out": tmp_path, "--triton": tmp_path / "below"})
+    if not refused:
+        asked()
+        return
+    with pytest.raises(CadcError, match=r"^--out s3://b/x and --triton s3://.*one lies in the"):
+        asked()
 
 
 def test_what_replaced_bundles_left_is_swept_and_nothing_else(bundle, machine, monkeypatch):
@@ -183,7 +215,7 @@ def test_a_copy_that_was_let_go_may_be_removed_for_space(bundle, monkeypatch):
     assert not copy.exists()
 
 
-def test_a_page_lies_under_its_plain_names_and_replaces_only_a_page(bucket, machine):
+def test_a_page_lies_under_its_plain_names_and_replaces_only_a_page(server, bucket, machine):
     machine("a", bucket)
     address = f"{bucket}/report"
 
@@ -191,12 +223,18 @@ def test_a_page_lies_under_its_plain_names_and_replaces_only_a_page(bucket, mach
         with sending.sent_plainly(address, last="index.html", ours="our report") as folder:
             folder.mkdir()
             for name in names_of_files:
+                (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_text("<!-- our report -->")
 
-    page(["index.html", "one.svg"])
-    page(["index.html", "two.svg"])
     objects = Objects(address)
-    assert names(objects) == ["index.html", "two.svg"]
+    server.ask("PUT", f"/{bucket.removeprefix('s3://')}/report/")  # consoles make such for folders
+    sending.require_free(address)
+    page(["index.html", "figures/one.svg"])
+    lease.Lease(objects, "sent").take()
+    objects.put("models/other.pt", b"1")
+    page(["index.html", "figures/two.svg"])
+    left = names(objects)
+    assert left == ["", ".locks/sent", "figures/two.svg", "index.html", "models/other.pt"]
     objects.put("index.html", b"<p>of somebody else</p>")
     with pytest.raises(CadcError, match="exists and is not a report") as raised:
         page(["index.html"])

@@ -151,6 +151,46 @@ def test_a_checkpoint_of_a_lost_machine_is_found_by_another(bucket, machine, obj
     assert names(objects) == []
 
 
+def committed(store, step, score):
+    store.draft(step).mkdir(parents=True)
+    (store.draft(step) / "one.bin").write_bytes(bytes([step]))
+    files = {"one.bin": file_entry(store.draft(step) / "one.bin")}
+    return store.commit(step, files, {"score": score}).path
+
+
+def test_checkpoints_that_are_removed_leave_no_open_file_and_no_lock(bucket, machine):
+    workdir = machine("a", f"{bucket}/work")
+    store = CheckpointStore(workdir, "abc")
+
+    def held():
+        return [
+            link
+            for fd in Path("/proc/self/fd").iterdir()
+            if ".used" in (link := os.path.realpath(fd)) and str(workdir) in link
+        ]
+
+    with store.owned():
+        for step in range(1, 6):
+            committed(store, step, 0.0)
+            store.keep(1, best=False)
+    assert len(held()) == 1
+    assert len(list((workdir / ".used").iterdir())) == 1
+
+
+def test_the_best_checkpoint_stays_in_the_store_while_its_copy_goes_for_space(
+    bucket, machine, objects, monkeypatch
+):
+    store = CheckpointStore(machine("a", f"{bucket}/work"), "abc")
+    with store.owned():
+        best = committed(store, 1, 0.9)
+        committed(store, 2, 0.1)
+        listed = store.folders()
+        shutil.rmtree(best)
+        monkeypatch.setattr(store, "folders", lambda: listed)
+        store.keep(1, best=True)
+    assert any(best.name in name for name in names(objects))
+
+
 def test_raw_files_below_an_address_are_copied_once(bucket, machine, objects):
     objects.put("raw/ratings.csv", b"user,item\n")
     objects.put("raw/day/one.csv", b"1")
