@@ -215,11 +215,14 @@ def prune(
         from cadc_rec.store.atomic import empty_folder
         from cadc_rec.store.pruned import freed_bytes
         from cadc_rec.updates import chain
-        from cadc_rec.updates.prune import prunable, remove
+        from cadc_rec.updates.prune import prunable, remove, require_alone
 
         base = require_finished(Pipeline(experiment, workdir, data_dir))
         # No update of the experiment is at work meanwhile.
-        with empty_folder(workdir, chain.STAGE, f"line-{chain.line_of(base)}"):
+        line = chain.line_of(base)
+        with empty_folder(workdir, chain.STAGE, f"line-{line}"):
+            if yes:
+                require_alone(workdir, line)
             paths = prunable(workdir, base, keep, with_run)
             freed = freed_bytes(paths)
             if yes:

@@ -10,10 +10,12 @@ the work folder and in no artifact or bundle: who has an artifact alone cannot t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,11 +43,13 @@ class Forgotten:
         rows: dense ids, ascending.
         hashes: of the ids, in hexadecimal.
         values: of attributes, the codes of values that nobody else had.
+        key_check: what `check_of` gives for the key of the hashes; empty in older datasets.
     """
 
     rows: Mapping[str, NDArray[np.int64]]
     hashes: Mapping[str, frozenset[str]]
     values: Mapping[str, Mapping[str, list[int]]] = field(default_factory=dict)
+    key_check: str = ""
 
     @classmethod
     def nobody(cls) -> Forgotten:
@@ -65,6 +69,7 @@ class Forgotten:
             {side: np.array(rows.get(side, []), np.int64) for side in SIDES},
             {side: frozenset(hashes.get(side, [])) for side in SIDES},
             {side: values.get(side, {}) for side in SIDES},
+            found.get("key_check", ""),
         )
 
     def save(self, dataset: Path) -> None:
@@ -75,6 +80,7 @@ class Forgotten:
             "rows": {side: self.rows[side].tolist() for side in SIDES},
             "hashes": {side: sorted(self.hashes[side]) for side in SIDES},
             "values": {side: dict(self.values.get(side, {})) for side in SIDES},
+            "key_check": self.key_check,
         }
         (dataset / FILE).write_text(strict_json.dumps(document, indent=2) + "\n", "utf-8")
 
@@ -102,24 +108,26 @@ def hashes_of(side: str, ids: pa.Array | Iterable[Any], key: bytes) -> list[str]
     ]
 
 
-def key_of(workdir: Path, *, make: bool = False) -> bytes:
+def check_of(key: bytes) -> str:
+    """What tells two keys apart, and neither of them."""
+    return hashlib.blake2b(b"check", key=key, digest_size=_HASH_BYTES).hexdigest()
+
+
+def key_of(workdir: Path, known: Forgotten) -> bytes:
     """The key of a work folder's hashes.
 
     Args:
         workdir: the work folder.
-        make: one if there is none; else that is an error.
+        known: who was forgotten with it so far. A key is made for the first of them only: by
+            another one nobody before would be known again.
 
     Raises:
-        CadcError: it is missing or damaged, or cannot be written.
+        CadcError: it is missing, damaged or another one, or cannot be written.
     """
     file = workdir / KEY_FILE
     try:
-        if make and not file.exists():
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as out:
-                out.write(secrets.token_hex(_KEY_BYTES) + "\n")
-                out.flush()
-                os.fsync(out.fileno())
+        if not known and not file.exists():
+            _make_key(file)
         key = bytes.fromhex(file.read_text("ascii").strip())
     except (OSError, ValueError):
         key = b""
@@ -128,7 +136,27 @@ def key_of(workdir: Path, *, make: bool = False) -> bytes:
             f"{file}: holds no key, without which forgotten users and items would be learned "
             "again; bring the file back."
         )
+    if known.key_check and check_of(key) != known.key_check:
+        raise CadcError(
+            f"{file}: is not the key that users and items were forgotten with, so they would be "
+            "learned again; bring that file back."
+        )
     return key
+
+
+def _make_key(file: Path) -> None:
+    """Write a new key, whole or not at all; one that another job made meanwhile stays."""
+    descriptor, name = tempfile.mkstemp(prefix=f"{file.name}.", dir=file.parent)  # its owner's
+    draft = Path(name)
+    try:
+        with os.fdopen(descriptor, "w") as out:
+            out.write(secrets.token_hex(_KEY_BYTES) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def stand_ins(ids: pa.Array, rows: NDArray[np.int64]) -> pa.Array:

@@ -67,6 +67,11 @@ _STEPS = 4
 _SHOWN = 10  # new values worth showing
 _EPOCHS = 10**8  # a time above it counts seconds or less since 1970 ...
 _UNIT = 100  # ... and the next unit is a thousand times as small
+_QUOTED = (
+    ("(?s)'.*'", "'...'"),
+    ("(?s)^.* stands in an earlier row$", "its id stands in an earlier row"),
+)
+"""Values in the reason of a rejected row, and what stands in their place."""
 
 
 class NothingNew(Exception):
@@ -162,6 +167,8 @@ class _Builder:
         advance(note="entities")
         renewed = self._write_entities({"user": users, "item": items})
         if self.tables.rejected is not None and self.tables.rejected.is_dir():
+            if self.forgotten:
+                _without_values(self.tables.rejected)
             self.tables.rejected.rename(self.draft.path / "rejected")
         self._tell(split, train, counts | renewed, users, items)
         advance()
@@ -170,7 +177,8 @@ class _Builder:
         """The day's rows that name nobody who was forgotten."""
         if not self.forgotten:
             return table
-        key, kept = key_of(self.parent.path.parent.parent), np.ones(len(table), bool)
+        key = key_of(self.parent.path.parent.parent, self.forgotten)
+        kept = np.ones(len(table), bool)
         for side in sides:
             ids = self._column(table, f"{side}_id").cast(self._kind(side))
             kept &= ~self.forgotten.among(side, ids, key)
@@ -427,6 +435,20 @@ class _Builder:
             self.draft.info["untaken_items"] = self.untaken
         if "attribute_types" in old:
             self.draft.info["attribute_types"] = old["attribute_types"]
+
+
+def _without_values(rejected: Path) -> None:
+    """Leave of rejected rows where they stand and why, for their ids may be forgotten ones.
+
+    A reason quotes the value that is wrong, or names an id that came before.
+    """
+    for file in rejected.glob("*.parquet"):
+        table = pq.read_table(file)
+        reason = one_array(table["reason"])
+        for pattern, shown in _QUOTED:
+            reason = pc.replace_substring_regex(reason, pattern=pattern, replacement=shown)
+        table = table.set_column(table.schema.get_field_index("reason"), "reason", reason)
+        write_parquet(file, table.drop_columns(["row"]))
 
 
 def clock_of(info: Mapping[str, Any]) -> int | None:

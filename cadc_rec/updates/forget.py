@@ -8,6 +8,7 @@ was held out may have been of a forgotten item.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from cadc_rec import strict_json
 from cadc_rec.data.columns import write_columns
 from cadc_rec.data.dense import DESCRIBED, FOLDER, open_table
-from cadc_rec.data.forgotten import SIDES, Forgotten, hashes_of, key_of, stand_ins
+from cadc_rec.data.forgotten import SIDES, Forgotten, check_of, hashes_of, key_of, stand_ins
 from cadc_rec.data.id_forms import in_form
 from cadc_rec.data.prepare.build_dataset import as_table
 from cadc_rec.data.prepare.new_rows import described_attributes, id_type
@@ -31,6 +32,7 @@ from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
 from cadc_rec.data.sources.raw_tables import CONTEXT_FILE
 from cadc_rec.data.streams import one_array, write_parquet
 from cadc_rec.errors import CadcError
+from cadc_rec.log import log
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.store.manifest import digest
 from cadc_rec.updates.dataset import clock_of, write_train
@@ -38,6 +40,7 @@ from cadc_rec.updates.day import described_context
 from cadc_rec.updates.dense import described_dense
 from cadc_rec.updates.merge import merged
 
+_WHOLE = re.compile("-?[0-9]{1,19}")
 _NOBODY = Rows(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64))
 
 
@@ -70,31 +73,36 @@ def read_request(
         files: by side, a text file with an id a line; None names nobody.
         forms: what was done to the ids of the data.
         dataset: the newest one, which says of what type ids are.
-        workdir: receives the key, if it has none yet.
+        workdir: receives the key, if nobody was forgotten in the dataset yet.
 
     Raises:
-        CadcError: a file cannot be read or names nobody, or a line is no such id.
+        CadcError: a file cannot be read or names nobody, a line is no such id, or the key is lost.
     """
     ids = {}
     for side in SIDES:
         file = files[side]
-        lines = [] if file is None else _lines(file)
-        column = in_form(pa.array(lines, pa.string()), forms)
+        lines = {} if file is None else _lines(file)
+        column = in_form(pa.array(lines.values(), pa.string()), forms)
         if id_type(dataset, side) == "integer":
-            for place, text in enumerate(column.to_pylist()):
+            for line, text in zip(lines, column.to_pylist(), strict=True):
                 if not _is_whole(text):
                     raise CadcError(
-                        f"{file}: id {place + 1} is {text!r:.80}, and {side} ids are whole "
+                        f"{file}: line {line} is {text!r:.80}, and {side} ids are whole "
                         "numbers; correct it."
                     )
             column = pa.array([int(text) for text in column.to_pylist()], pa.int64())
         ids[side] = pc.unique(column)
-    return Request(ids, key_of(workdir, make=True))
+    return Request(ids, key_of(workdir, Forgotten.open(dataset.path)))
 
 
-def _lines(file: Path) -> list[str]:
+def _lines(file: Path) -> dict[int, str]:
+    """The ids of a file by line, from 1; empty lines are left out.
+
+    An id may hold what Unicode takes for the end of a line, so only a newline counts as one.
+    """
     try:
-        lines = [line for line in file.read_text("utf-8-sig").splitlines() if line]
+        every = file.read_bytes().decode("utf-8-sig").split("\n")
+        lines = {n: text for n, line in enumerate(every, 1) if (text := line.removesuffix("\r"))}
     except (OSError, UnicodeDecodeError) as error:
         raise CadcError(f"{file}: cannot be read as UTF-8 text ({error}).") from error
     if not lines:
@@ -103,10 +111,8 @@ def _lines(file: Path) -> list[str]:
 
 
 def _is_whole(text: str) -> bool:
-    try:
-        return -(2**63) <= int(text) < 2**63
-    except ValueError:
-        return False
+    # int() also takes 1_000, and digits of other scripts.
+    return bool(_WHOLE.fullmatch(text)) and -(2**63) <= int(text) < 2**63
 
 
 def build_forgotten_dataset(parent: Artifact, request: Request, draft: Draft) -> None:
@@ -134,6 +140,10 @@ class _Builder:
         self.n = {side: int(parent.info[f"{side}s"]) for side in SIDES}
         self.gone = {side: self._rows(side) for side in SIDES}
         """All rows of the forgotten, also of items that nobody took."""
+        self.unknown = {side: len(request.ids[side]) - len(self.gone[side]) for side in SIDES}
+        for side, unknown in self.unknown.items():
+            if unknown:
+                log.warning("%d of the %s ids to forget are not in the dataset", unknown, side)
         self.context = [entry["name"] for entry in described_context(parent)]
         self.values: dict[str, dict[str, list[int]]] = {side: {} for side in SIDES}
 
@@ -255,7 +265,7 @@ class _Builder:
             values[side] = {**before.values[side]}
             for name, codes in self.values[side].items():
                 values[side][name] = sorted({*values[side].get(name, []), *codes})
-        Forgotten(rows, hashes, values).save(self.draft.path)
+        Forgotten(rows, hashes, values, check_of(self.request.key)).save(self.draft.path)
 
     def _tell(self, split: LeaveLastTwo, train: int) -> None:
         old = self.parent.info
@@ -278,9 +288,7 @@ class _Builder:
                 "forgotten_users": len(self.gone["user"]),
                 "forgotten_items": len(self.gone["item"]),
                 "forgotten_interactions": had - split.distinct,
-                "forgotten_unknown": sum(
-                    len(self.request.ids[side]) - len(self.gone[side]) for side in SIDES
-                ),
+                "forgotten_unknown": sum(self.unknown.values()),
             },
         )
         if "untaken_items" in old:

@@ -39,8 +39,8 @@ def progressive(
     """The model before the update, on what came after it.
 
     A known user's next item is the first in time of those that the user had not taken before. It is
-    ranked among all items that the model knew, less those the user had taken by then, by the scores
-    that the model serves: vectors, lists and recent popularity.
+    ranked among all items that the model knew, less forgotten ones and those the user had taken by
+    then, by the scores that the model serves: vectors, lists and recent popularity.
 
     Args:
         before: the artifacts before.
@@ -60,7 +60,11 @@ def progressive(
     # A row that has another owner by now is a new user's or item's, whatever it held before.
     of_new_user = _is_new(old.n_users, new.n_users, changes.reused.get("user"))
     of_new_item = _is_new(old.n_items, new.n_items, changes.reused.get("item"))
-    for user in changes.users:
+    # Where rows are reused, a user may have come back though D_full has the same rows of it.
+    held_out = np.zeros(min(old.n_users, new.n_users), bool)
+    for of in ("val_item", "test_item"):
+        held_out |= getattr(old, of)[: len(held_out)] != getattr(new, of)[: len(held_out)]
+    for user in np.union1d(changes.users, np.flatnonzero(held_out)):
         known = np.zeros(0, np.int32) if of_new_user[user] else _of_user(old, user)
         every = _of_user(new, user)
         came = every[~np.isin(every, known[~of_new_item[known]])]
@@ -75,13 +79,14 @@ def progressive(
     wanted = np.array(targets, np.int64)
     foreseen = np.flatnonzero(~of_new_item[wanted])
     metrics = None
+    never = old.forgotten.rows["item"].astype(np.int32)  # is served to nobody
     if len(foreseen):
         ranks = _ranks(
             before,
             old,
             np.array(users, np.int64)[foreseen],
             wanted[foreseen],
-            UserItems.of_lists([taken[place] for place in foreseen]),
+            UserItems.of_lists([np.append(taken[place], never) for place in foreseen]),
         )
         metrics = ranking_metrics(ranks, sorted({*ks, 10}))
     return {

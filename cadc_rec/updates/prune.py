@@ -8,18 +8,21 @@ the chain of updates goes on from the newest.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cadc_rec.data.forgotten import SIDES
-from cadc_rec.errors import CadcError
+from cadc_rec.data.forgotten import SIDES, Forgotten, hashes_of
+from cadc_rec.data.ids.living import FOLDER
+from cadc_rec.errors import BusyError, CadcError
 from cadc_rec.pipeline.finished import runs_of
-from cadc_rec.pipeline.table import STAGES
+from cadc_rec.pipeline.table import STAGES, TABLE
 from cadc_rec.store.artifact import Artifact, committed, read_manifest
 from cadc_rec.store.atomic import locked
 from cadc_rec.store.pruned import is_pruned, prune
@@ -60,10 +63,48 @@ def needed(workdir: Path, line: str, kept: Sequence[chain.Update], run_stays: bo
     """The artifacts of kept updates, of other experiments' updates, and of runs that stay."""
     updates = [u for of, u in chain.every_update(workdir) if of != line] + [*kept]
     found = {workdir / folder for update in updates for folder in update.artifacts.values()}
+    prints = set()
     for run in runs_of(workdir):
         if run_stays or chain.line_of(run.artifacts) != line:
             found |= {made.path for made in run.artifacts.values()}
+            prints |= {(made.stage, made.fingerprint) for made in run.artifacts.values()}
+    # Two artifacts may hold the same, by settings that come to the same: a run names the contents,
+    # so either may be its own, unless an update of the experiment made it.
+    own = [u for of, u in chain.every_update(workdir) if of == line]
+    made_here = {workdir / folder for update in own for folder in update.artifacts.values()}
+    return found | (_holding(workdir, prints) - made_here)
+
+
+def _holding(workdir: Path, prints: set[tuple[str, str]]) -> set[Path]:
+    """Every artifact of these stages and fingerprints."""
+    found = set()
+    for stage in {stage for stage, _ in prints}:
+        for path in committed(workdir, stage):
+            with contextlib.suppress(CadcError):  # damaged, as in `runs_of`
+                if (stage, read_manifest(path)["fingerprint"]) in prints:
+                    found.add(path)
     return found
+
+
+def require_alone(workdir: Path, line: str) -> None:
+    """Refuse to remove anything while another job may be reading it.
+
+    Args:
+        workdir: the work folder.
+        line: of updates, whose lock this job holds itself.
+
+    Raises:
+        CadcError: another job fills an artifact of the folder, or saves checkpoints.
+    """
+    for lock in sorted((workdir / ".tmp").glob("*.lock")):
+        if lock.name == f"{chain.STAGE}-line-{line}.lock":
+            continue
+        with locked(lock) as free:
+            if not free:
+                raise BusyError(
+                    f"{workdir}: another job is at work there ({lock.stem}) and may read what "
+                    "would be removed; give the command again when it has ended."
+                )
 
 
 @dataclass(frozen=True)
@@ -90,7 +131,8 @@ def holders_of(
     """What holds the forgotten still, after the update that forgot them.
 
     A prepared dataset holds them if it has one of the ids. So does what was made of it, and what
-    was made of that, but for the artifacts of the update itself and of those that followed.
+    was made of that, but for the artifacts of the update itself and of those that followed, and
+    for what was made of a dataset in which the same were forgotten.
 
     Args:
         workdir: the work folder.
@@ -106,16 +148,21 @@ def holders_of(
         if path not in clean and not is_pruned(path)
     }
     tainted = {path for path in left if path.parent.name == "prepare" and _has_any(path, request)}
+    # Another experiment's updates forgot them too, if their dataset says so.
+    forgot = {m["fingerprint"] for path, m in left.items() if _has_forgotten(path, request)}
     # A pruned artifact holds nothing, but what was made of it may: it hands the taint on.
     prints = {left[path]["fingerprint"] for path in tainted}
     prints |= {m["fingerprint"] for path, m in every.items() if is_pruned(path)}
+    name = TABLE["prepare"].makes
     for stage in STAGES:  # each reads those before it; an update also reads its own kind
         more = True
         while more:
             more = False
             for path, manifest in left.items():
-                new = path.parent.name == stage and path not in tainted
-                if new and stage != "prepare" and prints & set(manifest["inputs"].values()):
+                inputs = manifest["inputs"]
+                if path.parent.name != stage or path in tainted or inputs.get(name) in forgot:
+                    continue
+                if stage != "prepare" and prints & set(inputs.values()):
                     tainted.add(path)
                     prints.add(manifest["fingerprint"])
                     more = True
@@ -124,18 +171,51 @@ def holders_of(
     return Holders(sorted(tainted - others), sorted(others), killed)
 
 
+def _stage_of(path: Path) -> int:
+    """The place of an artifact's stage in the pipeline."""
+    return STAGES.index(path.parent.name)
+
+
 def _has_any(dataset: Path, request: Request) -> bool:
+    """Whether a prepared dataset has one of the ids, or bad rows in which one may stand."""
+    for file in (dataset / "rejected").glob("*.parquet"):
+        rejected = pq.ParquetFile(file)
+        if rejected.metadata.num_rows and "row" in rejected.schema_arrow.names:
+            return True
     for side in SIDES:
-        column = f"{side}_id"
-        ids = pq.read_table(dataset / f"{side}s.parquet", columns=[column])[column]
-        asked = request.ids[side]
-        if len(asked) and ids.type == asked.type and pc.any(pc.is_in(ids, asked)).as_py():
+        column, asked = f"{side}_id", request.ids[side]
+        if not len(asked):
+            continue
+        table = pq.read_table(dataset / f"{side}s.parquet", columns=[column])
+        if _is_among(asked, table[column]):
+            return True
+        waiting = dataset / FOLDER / f"{side}_waiting.parquet"  # ids that have no row yet
+        if waiting.is_file() and _is_among(asked, pq.read_table(waiting, columns=["id"])["id"]):
             return True
     return False
 
 
-def purge(workdir: Path, holders: Holders) -> None:
-    """Remove what is the experiment's own, and checkpoints of trainings that do not go on."""
+def _has_forgotten(artifact: Path, request: Request) -> bool:
+    """Whether this is a prepared dataset in which all of these were forgotten."""
+    known = Forgotten.open(artifact)
+    asked = {side: hashes_of(side, request.ids[side], request.key) for side in SIDES}
+    return bool(known) and all(known.hashes[side].issuperset(asked[side]) for side in SIDES)
+
+
+def _is_among(asked: pa.Array, ids: pa.ChunkedArray) -> bool:
+    """Whether one of these ids is there; another experiment's may be of another type."""
+    if ids.type != asked.type:
+        asked, ids = asked.cast(pa.string()), ids.cast(pa.string())
+    return bool(pc.any(pc.is_in(ids, value_set=asked)).as_py())
+
+
+def purge(workdir: Path, line: str, holders: Holders) -> None:
+    """Remove what is the experiment's own, and checkpoints of trainings that do not go on.
+
+    Raises:
+        CadcError: another job is at work in the folder.
+    """
+    require_alone(workdir, line)
     remove(holders.own, "forgotten users or items were in them")
     for folder in holders.checkpoints:
         with locked(workdir / ".tmp" / f"checkpoints-{folder.name}.lock") as mine:
@@ -145,5 +225,5 @@ def purge(workdir: Path, holders: Holders) -> None:
 
 def remove(paths: list[Path], why: str) -> None:
     """Prune these artifacts, the latest stage first: what is left is never newer than its input."""
-    for path in reversed(paths):
+    for path in sorted(paths, key=_stage_of, reverse=True):
         prune(path, why)

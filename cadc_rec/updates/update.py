@@ -36,7 +36,7 @@ from cadc_rec.updates.drift import served_vectors
 from cadc_rec.updates.forget import Request, read_request
 from cadc_rec.updates.learning import divisors
 from cadc_rec.updates.progressive import fell, norms, progressive
-from cadc_rec.updates.prune import Holders, holders_of, purge
+from cadc_rec.updates.prune import Holders, holders_of, purge, require_alone
 from cadc_rec.updates.report import State, update_report
 from cadc_rec.updates.table import UPDATE_TABLE, changes_between
 
@@ -103,6 +103,8 @@ def carry_on(
     line = chain.line_of(base)
     # Holds its lock; stays empty.
     with empty_folder(workdir, chain.STAGE, f"line-{line}", origin=origin):
+        if purge_holders:
+            require_alone(workdir, line)  # and again before anything is removed
         done = chain.updates_of(workdir, line)
         latest = chain.artifacts_of(workdir, done[-1]) if done else base
         day: Day | Request
@@ -133,7 +135,7 @@ def _held(
         return None
     holders = holders_of(workdir, line, since, day)
     if purged:
-        purge(workdir, holders)
+        purge(workdir, line, holders)
     return holders
 
 
@@ -282,6 +284,7 @@ class _Update:
 
     def _report(self) -> dict[str, Any]:
         full, since = self._last_full_build()
+        any_pruned = any(is_pruned(full[stage].path) for stage in ("prepare", "evaluate"))
         before, after = self.latest["prepare"], self.made["prepare"]
         return update_report(
             self.experiment.update,
@@ -291,7 +294,7 @@ class _Update:
             State(self.made, self.opened.dataset(after)),
             changes_between(self.opened, before, after),
             full,
-            None if is_pruned(full["evaluate"].path) else self.opened.dataset(full["prepare"]),
+            None if any_pruned else self.opened.dataset(full["prepare"]),
             since,
             self.rebuilt,
         )
@@ -309,12 +312,17 @@ class _Update:
         return found
 
     def _first_since_full_build(self) -> Mapping[str, Any] | None:
-        """What was foreseen of the first update after the last full build; None if this is it."""
+        """What was foreseen of the first update after the last full build; None if this is it.
+
+        Of those that had a user to come back: where somebody is forgotten, nobody does.
+        """
         first = None
         for update in reversed(self.done):
             if update.report["rebuilt"]:
                 break
-            first = update.report.get("progressive", first)  # older records have none
+            foreseen = update.report.get("progressive")  # older records have none
+            if foreseen is not None and foreseen["metrics"] is not None:
+                first = foreseen
         return first
 
     def _last_full_build(self) -> tuple[Mapping[str, Artifact], int]:

@@ -20,6 +20,7 @@ from cadc_rec.data.forgotten import KEY_FILE, hashes_of, stand_ins
 from cadc_rec.errors import CadcError
 from cadc_rec.export.finished import Finished
 from cadc_rec.export.write import Wanted, write_bundle
+from cadc_rec.log import log
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.delta import write_delta
@@ -48,6 +49,7 @@ def experiment(folder, **sections):
     tables = tree["data"]["tables"]
     tables["users"] = {"path": str(folder / "users.parquet"), "categorical": ["plan"]}
     tables["items"] |= {"multi": ["tags"], "vector": ["picture"]}
+    tables["on_bad_row"] = "reject"
     return Experiment.model_validate(tree)
 
 
@@ -166,10 +168,15 @@ def test_no_artifact_holds_them_and_they_do_not_come_back(marked, tmp_path):
     # The next day brings them back, and nothing is learned of them.
     day = tmp_path / "day"
     fresh = [(USER, "i3", 900), ("u1", ITEM, 901), ("u2", "i99", 902), ("new", "i4", 903)]
+    fresh.append((USER, "i5", None))  # rejected
     write_table(day / "interactions.parquet", fresh, ("user_id", "item_id", "at"))
-    write_table(day / "users.parquet", [(USER, PLAN), ("new", "free")], ("user_id", "plan"))
+    plans = [(USER, PLAN), ("new", "free"), (USER, PLAN)]  # the last is rejected
+    write_table(day / "users.parquet", plans, ("user_id", "plan"))
     update = carry_on(e, workdir, day).update
     assert update.report["day"]["of_forgotten"] == 2
+    rejected = workdir / update.artifacts["prepare"] / "rejected"
+    whole = [(pq.read_table(f).column_names, len(pq.read_table(f))) for f in rejected.iterdir()]
+    assert whole == [(["file", "line", "reason"], 1)] * 2
     known = len(data.train_item) + (data.val_item >= 0).sum() + (data.test_item >= 0).sum()
     after = Dataset.open(open_artifact(workdir / update.artifacts["prepare"]))
     here = len(after.train_item) + (after.val_item >= 0).sum() + (after.test_item >= 0).sum()
@@ -248,11 +255,20 @@ def test_without_the_key_nothing_is_learned(marked, tmp_path):
     Pipeline(e, workdir).run()
     carry_on(e, workdir, None, forget=lists(tmp_path))
     assert (workdir / KEY_FILE).stat().st_mode & 0o077 == 0
+    key = (workdir / KEY_FILE).read_text()
     (workdir / KEY_FILE).unlink()
     day = tmp_path / "day"
     write_table(day / "interactions.parquet", [("u1", "i99", 900)], ("user_id", "item_id", "at"))
     with pytest.raises(CadcError, match=r"holds no key, without which forgotten users"):
         carry_on(e, workdir, day)
+    # Nor does the next request get a key of its own, by which the first would be unknown.
+    more = lists(tmp_path, "u3", "i3")
+    with pytest.raises(CadcError, match="holds no key"):
+        carry_on(e, workdir, None, forget=more)
+    (workdir / KEY_FILE).write_text(key[::-1].strip() + "\n")
+    for folder, request in ((day, None), (None, more)):
+        with pytest.raises(CadcError, match=r"is not the key that users and items were forgotten"):
+            carry_on(e, workdir, folder, forget=request)
 
 
 @pytest.fixture
@@ -286,11 +302,14 @@ def numbered(tmp_path):
     return forget
 
 
-def test_whole_numbers_and_an_item_that_nobody_took(numbered):
+def test_whole_numbers_and_an_item_that_nobody_took(numbered, monkeypatch):
+    warned = []
+    monkeypatch.setattr(log, "warning", lambda text, *of: warned.append(text % of))
     after = numbered("107\n101\n555\n", item=True)
     counts = after.info["update"]
     assert counts["forgotten_items"] == 2
     assert counts["forgotten_unknown"] == 1
+    assert warned == ["1 of the item ids to forget are not in the dataset"]
     assert counts["forgotten_interactions"] == 5  # five of six users took each item
     items = pq.read_table(after.path / "items.parquet")
     assert items["item_id"].to_pylist() == [100, -(2**63) + 1, 102, 103, 104, 105, 106]
@@ -309,8 +328,9 @@ def test_a_user_with_all_rows_gone_stays_without_any(numbered):
 
 
 def test_text_where_ids_are_numbers_is_one_sentence(numbered):
-    with pytest.raises(CadcError, match=r"gone.txt: id 2 is 'x17', and user ids are whole numbers"):
-        numbered("3\nx17\n", user=True)
+    for wrong in ("x17", "1_000", "\u0663", "+4", "3\x0b4"):
+        with pytest.raises(CadcError, match=r"gone.txt: line 3 is .*, and user ids are whole num"):
+            numbered(f"3\r\n\n{wrong}\n", user=True)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.study.report.days import write_days
-from cadc_rec.updates.progressive import _ranks, fell, norms
+from cadc_rec.updates.changes import Changes
+from cadc_rec.updates.progressive import _ranks, fell, norms, progressive
 from cadc_rec.updates.report import update_lines
-from cadc_rec.updates.update import carry_on
+from cadc_rec.updates.update import _Update, carry_on
 from tests.updates.conftest import day_rows, item, shop_rows, user
 
 
@@ -150,6 +151,40 @@ def test_an_update_compares_with_the_first_one_after_the_run(workdir, experiment
         advised.append([why for why in one.report["rebuild"] if why.startswith("HR@10 of users'")])
     assert [len(why) for why in advised] == [0, 0, 1]
     assert "is 30.00%, and was 50.00%" in advised[2][0]
+
+
+def test_a_day_on_which_nobody_came_back_is_not_what_others_are_compared_with():
+    reports = [
+        {"rebuilt": "why", "progressive": foreseen(0.9, 9)},
+        {"rebuilt": ""},  # an older record
+        {"rebuilt": "", "progressive": {"users": 0, "metrics": None}},
+        {"rebuilt": "", "progressive": foreseen(0.5, 9)},
+        {"rebuilt": "", "progressive": foreseen(0.3, 9)},
+    ]
+    done = [SimpleNamespace(report=report) for report in reports]
+    assert _Update._first_since_full_build(SimpleNamespace(done=done)) == foreseen(0.5, 9)
+
+
+def test_a_user_of_whom_only_what_is_held_out_changed_came_back(monkeypatch):
+    """Item 5 lost its row, so the user's other items moved on; D_full has the same rows."""
+    none = np.zeros(0, np.int64)
+    dataset = {"n_users": 2, "n_items": 7, "user_indptr": np.array([0, 1, 2])}
+    dataset["train_item"] = np.array([0, 4], np.int32)
+    rows = {"item": np.array([6]), "user": none}
+    dataset["forgotten"] = SimpleNamespace(rows=rows)
+    old = SimpleNamespace(**dataset, val_item=np.array([5, 1]), test_item=np.array([2, -1]))
+    new = SimpleNamespace(**dataset, val_item=np.array([2, 1]), test_item=np.array([3, -1]))
+    changes = Changes(np.arange(2), np.zeros(2, bool), none, none, {"item": np.array([5])})
+    asked = []
+
+    def ranks(_before, _old, users, targets, taken):
+        asked.append((users.tolist(), targets.tolist(), taken.of(0).tolist()))
+        return np.array([3])
+
+    monkeypatch.setattr("cadc_rec.updates.progressive._ranks", ranks)
+    found = progressive({}, old, new, changes, [10])
+    assert asked == [([0], [3], [0, 5, 2, 6])]  # and 6 was forgotten
+    assert found["rows"] == {"known": 1, "new_user": 0, "new_item": 0, "new_both": 0}
 
 
 def drawn(number, name, progressive):

@@ -1,15 +1,30 @@
 """What updates share, and what `cadc-rec prune` removes: nothing that a kept state needs."""
 
+import json
 import os
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from cadc_rec.data.forgotten import Forgotten, hashes_of
 from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.pipeline import Pipeline
+from cadc_rec.pipeline.table import STAGES
 from cadc_rec.store.artifact import Draft, open_artifact, run_stage
+from cadc_rec.store.atomic import empty_folder
 from cadc_rec.store.pruned import freed_bytes, is_pruned, prune
 from cadc_rec.updates.chain import artifacts_of, line_of, take_update, updates_of
-from cadc_rec.updates.prune import prunable, remove
+from cadc_rec.updates.forget import Request
+from cadc_rec.updates.prune import (
+    _has_any,
+    _has_forgotten,
+    _holding,
+    holders_of,
+    prunable,
+    remove,
+    require_alone,
+)
 from cadc_rec.updates.update import carry_on
 from tests.updates.conftest import day_rows, item, user
 
@@ -92,6 +107,103 @@ def test_prune_keeps_what_the_newest_update_needs(workdir, experiment, day, thre
     four = carry_on(experiment(), workdir, day([(user(5), item(99), 2000)], name="day4")).update
     assert four.number == 4
     assert four.report["vectors_since_full_build"]["user"]["all"]["rows"] > 0
+
+
+def test_the_latest_stage_is_removed_first(tmp_path, monkeypatch):
+    removed = []
+    monkeypatch.setattr("cadc_rec.updates.prune.prune", lambda path, _: removed.append(path))
+    stages = ("evaluate", "prepare", "pretrain", "select", "train", "transitions")
+    remove([tmp_path / name / "0123" for name in stages], "for a test")
+    order = [path.parent.name for path in removed]
+    assert order == [stage for stage in reversed(STAGES) if stage in stages]
+    assert (order[0], order[-1]) == ("evaluate", "prepare")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A dataset of two users and an item, and a user who has no row yet."""
+    folder = tmp_path / "prepare" / "0123"
+    for name, ids in (("ids/user_waiting", ["w"]), ("users", ["a", "b"]), ("items", ["7"])):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        column = {"users": "user_id", "items": "item_id"}.get(name, "id")
+        pq.write_table(pa.table({column: ids}), folder / f"{name}.parquet")
+    return folder
+
+
+def asked(users=(), items=(), kind=None):
+    ids = {"user": pa.array(users, pa.string()), "item": pa.array(items, kind or pa.string())}
+    return Request(ids, b"k" * 32)
+
+
+@pytest.mark.parametrize(
+    ("whom", "holds"),
+    [
+        (asked(["b"]), True),
+        (asked(["c"]), False),
+        (asked(["w"]), True),
+        (asked(["c"], [7], pa.int64()), True),  # numbers here, text there
+        (asked(["c"], [8], pa.int64()), False),
+    ],
+)
+def test_a_dataset_holds_an_id_wherever_it_stands(dataset, whom, holds):
+    assert _has_any(dataset, whom) == holds
+
+
+def test_bad_rows_may_hold_anybody(dataset):
+    (dataset / "rejected").mkdir()
+    file, rows = dataset / "rejected" / "users.parquet", pa.table({"line": [3], "row": ["c;x"]})
+    for table, holds in ((rows[:0], False), (rows, True), (rows.drop_columns(["row"]), False)):
+        pq.write_table(table, file)
+        assert _has_any(dataset, asked(["c"])) == holds
+
+
+def test_where_all_were_forgotten_too_nothing_is_held(dataset):
+    hashes = {"user": frozenset(hashes_of("user", ["c"], b"k" * 32)), "item": frozenset()}
+    Forgotten(Forgotten.nobody().rows, hashes).save(dataset)
+    assert _has_forgotten(dataset, asked(["c"]))
+    assert not _has_forgotten(dataset, asked(["c", "d"]))
+    assert not _has_forgotten(dataset.parent, asked(["c"]))
+
+
+def test_what_another_experiment_made_after_it_forgot_them_holds_nobody(tmp_path):
+    def users(*ids):
+        out = pa.BufferOutputStream()
+        pq.write_table(pa.table({"user_id": ids}), out)
+        return {"users.parquet": out.getvalue().to_pybytes()}
+
+    key = b"k" * 32
+    said = {side: hashes_of(side, [name], key) for side, name in (("user", "c"), ("item", "x"))}
+    told = {"forgotten.json": json.dumps({"rows": {}, "hashes": said}).encode()}
+    had = stage(tmp_path, "prepare", {}, **users("b", "c"))
+    learned = stage(tmp_path, "pretrain", {"dataset": had}, weights=b"1")
+    left = stage(tmp_path, "prepare", {"dataset_before": had}, **users("b"), **told)
+    inputs = {"dataset": left, "tables_before": learned}
+    stage(tmp_path, "pretrain", inputs, weights=b"2")
+    # What follows without having forgotten them is made of what had them.
+    other = stage(tmp_path, "prepare", {"dataset_before": had, "day": "d"}, **users("b", "d"))
+    also = stage(tmp_path, "pretrain", {**inputs, "dataset": other}, weights=b"3")
+    found = holders_of(tmp_path, "line", [], asked(["c"]))
+    assert set(found.own) == {had.path, learned.path, also.path}
+    assert found.others == []
+
+
+def test_nothing_is_removed_while_another_job_is_at_work(tmp_path):
+    with empty_folder(tmp_path, "updates", "line-mine"):
+        require_alone(tmp_path, "mine")
+        with (
+            empty_folder(tmp_path, "train", "0123"),
+            pytest.raises(CadcError, match=r"another job is at work there \(train-0123\)"),
+        ):
+            require_alone(tmp_path, "mine")
+        require_alone(tmp_path, "mine")
+
+
+def test_artifacts_that_hold_the_same_are_both_needed(tmp_path):
+    one, two = (stage(tmp_path, "prepare", {"raw": raw}, data=BIG) for raw in ("a", "b"))
+    stage(tmp_path, "prepare", {"raw": "c"}, data=BIG[::-1])
+    stage(tmp_path, "pretrain", {"raw": "a"}, data=BIG)
+    assert one.path != two.path
+    assert _holding(tmp_path, {("prepare", one.fingerprint)}) == {one.path, two.path}
 
 
 @pytest.mark.slow

@@ -67,7 +67,8 @@ class Delta:
             version = int(manifest["format_version"]) if manifest["format"] == FORMAT else 0
             body = {name: value for name, value in manifest.items() if name != "digest"}
             sound = manifest["digest"] == digest(body)
-        except (ValueError, KeyError, TypeError, RecursionError):
+            _require_shape(manifest)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             version = 0
         if not version:
             raise CadcError(f"{file} is not the manifest of a delta; {_REMEDY}")
@@ -93,6 +94,25 @@ class Delta:
         if hashlib.sha256(contents).hexdigest() != entry["sha256"]:
             raise CadcError(f"{file} changed since it was written; {_REMEDY}")
         return contents
+
+
+def _require_shape(manifest: Mapping[str, Any]) -> None:
+    """Refuse a manifest of this format that lacks what is read of it.
+
+    Raises:
+        KeyError: a key is missing.
+        TypeError: something is of another type.
+        ValueError: likewise.
+    """
+    if manifest["format_version"] > FORMAT_VERSION:
+        return  # which is said
+    for bundle in (manifest["base"], manifest["target"]):
+        if not all(isinstance(bundle[name], str) for name in ("name", "fingerprint")):
+            raise TypeError(bundle)
+    for entry in (*manifest["carried"].values(), *manifest["patches"].values()):
+        if not isinstance(entry["file"], str) or not isinstance(entry["sha256"], str):
+            raise TypeError(entry)
+        int(entry["bytes"])
 
 
 def write_delta(base: Bundle, target: Bundle, out: Path, *, replace: bool = False) -> Delta:
@@ -142,8 +162,9 @@ def apply_delta(
     Args:
         path: the bundle, or a link to it.
         delta: from this bundle.
-        out: folder of the next bundle; None puts it in the place of the first, in one step. A
-            service that has loaded the first notices and loads the next.
+        out: folder of the next bundle; None puts it in the place of the first, by two renames,
+            between which there is no bundle there. If the job is killed then, the next call puts
+            the first back. A service that has loaded the first notices and loads the next.
         key: whose signature the next bundle must bear; None asks for none.
 
     Returns:
@@ -153,7 +174,11 @@ def apply_delta(
         CadcError: the bundle is another than the delta's base, or either is damaged; nothing was
             changed.
     """
-    base = Bundle.open(path.resolve())
+    here = path.resolve()
+    if not here.exists() and here.parent.is_dir():
+        with folder_to_fill(here, replace=True):
+            pass  # a job died between the two renames of `commit`: its bundle is put back
+    base = Bundle.open(here)
     wanted, target = delta.manifest["base"], delta.manifest["target"]
     if base.fingerprint == target["fingerprint"] and out is None:
         return Bundle.open(base.path, key)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.delta import Delta, apply_delta, size_of, write_delta
 from cadc_rec.serving.bundle.patch import BadPatchError, apply_patch, make_patch
+from cadc_rec.store.manifest import digest
 from tests.serving.bundle.test_bundle import write_manifest
 
 USERS, ITEMS, DIM = 5_000, 500, 32
@@ -134,6 +136,38 @@ def test_in_its_place_and_a_second_time(days, tmp_path):
         apply_delta(link, Delta.open(days / "delta"))
         assert contents(here) == contents(days / "second")
     assert link.is_symlink()
+
+
+def test_after_a_kill_between_the_two_renames_the_same_command_works(days, tmp_path, monkeypatch):
+    here, rename = tmp_path / "here", Path.rename
+    shutil.copytree(days / "first", here)
+
+    def killed(path, target):
+        if Path(target) == here:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            apply_delta(here, Delta.open(days / "delta"))
+    assert not here.exists()
+    apply_delta(here, Delta.open(days / "delta"))
+    assert contents(here) == contents(days / "second")
+
+
+@pytest.mark.parametrize("name", ["base", "target", "carried", "patches"])
+@pytest.mark.parametrize("value", [None, 7, {"a": 1}], ids=["without", "number", "other"])
+def test_a_sealed_manifest_of_another_shape_is_none(days, tmp_path, name, value):
+    delta = tmp_path / "delta"
+    shutil.copytree(days / "delta", delta)
+    manifest = json.loads((delta / "delta.json").read_text())
+    del manifest["digest"], manifest[name]
+    if value is not None:
+        manifest[name] = value
+    (delta / "delta.json").write_text(json.dumps(manifest | {"digest": digest(manifest)}))
+    with pytest.raises(CadcError, match="is not the manifest of a delta"):
+        Delta.open(delta)
 
 
 def test_its_bundle_must_be_signed_where_that_is_asked(days, tmp_path):
