@@ -289,10 +289,13 @@ def commit(draft: Path, final: Path) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file completely or not at all; its folder is made if need be.
 
+    Of several processes that write it at once the last one wins.
+
     Raises:
         CadcError: the disk is full, or the folder cannot be written.
     """
-    draft = path.with_name(path.name + ".draft")
+    # A draft of its own: ranks of a node may write the same file at the same time.
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(text, "utf-8")
