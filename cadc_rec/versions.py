@@ -14,8 +14,14 @@ TRIO = {"torch": "2.13.0", "torchrec": "1.8.0", "fbgemm": "1.8.0"}
 
 # Other trios that were tried by hand, by torch's version: on a CPU, Linux, Python 3.11, with what
 # of the quick tests. Their packages have to be there already: pip would take the pinned ones.
+_MOST = (
+    "tried: quick tests of models, pre-training, training, sharding, evaluation, export, storage, "
+    "planning and commands pass"
+)
 TRIED = {
     "2.11": "tried: quick tests of models, training, sharding and export pass",
+    "2.12": _MOST,
+    "2.14": f"{_MOST}, but for one that was not repeated",
 }
 
 INSTALL_REMEDY = "Run `make install` (or `make install-cuda` on a machine with an NVIDIA GPU)."
