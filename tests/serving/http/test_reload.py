@@ -1,9 +1,10 @@
 """Another bundle takes the place of the first without a failed request, or is refused."""
 
-import asyncio
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -115,39 +116,53 @@ def test_a_moved_link_is_noticed(start, bundles, place):
     assert ask(service)[1]["model_version"] != before
 
 
-def test_a_bundle_by_address_is_watched_in_its_store(bundles, monkeypatch):
-    """The store is a stand-in here; copies of real ones are tested in tests/store/remote."""
-    from cadc_rec.errors import CadcError
-    from cadc_rec.serving.http import loaded
+_WATCHED = """
+import asyncio, json, sys
+from pathlib import Path
 
-    store, let_go = {"bundle": bundles[0], "version": ("1",)}, []
+from cadc_rec.errors import CadcError
+from cadc_rec.serving.http import loaded
 
-    def newest(address):
-        assert address == "s3://bucket/live"
-        if store["version"] is None:
-            raise CadcError("s3://bucket/live: cannot be read.")
-        return store["version"]
+bundles = [Path(path) for path in sys.argv[1:]]
+store, let_go = {"bundle": bundles[0], "version": ("1",)}, []
 
-    monkeypatch.setattr(loaded, "newest", newest)
-    monkeypatch.setattr(loaded, "brought", lambda address: store["bundle"])
-    monkeypatch.setattr(loaded, "let_go", let_go.append)
+def newest(address):
+    assert address == "s3://bucket/live"
+    if store["version"] is None:
+        raise CadcError("s3://bucket/live: cannot be read.")
+    return store["version"]
 
-    async def watched():
-        service = loaded.Loaded("s3://bucket/live")
-        first = service.predictor
-        watching = asyncio.create_task(service.watch(0.05))
-        store["version"] = None  # the store does not answer
-        await asyncio.sleep(0.5)
-        assert service.predictor is first
-        store.update(bundle=bundles[1], version=("2",))
-        while service.predictor is first and not watching.done():
-            await asyncio.sleep(0.05)
-        watching.cancel()
-        return first.fingerprint, service.predictor.fingerprint
+loaded.newest, loaded.let_go = newest, let_go.append
+loaded.brought = lambda address: store["bundle"]
 
+async def watched():
+    service = loaded.Loaded("s3://bucket/live")
+    first = service.predictor
+    watching = asyncio.create_task(service.watch(0.05))
+    store["version"] = None  # the store does not answer
+    await asyncio.sleep(0.5)
+    assert service.predictor is first
+    store.update(bundle=bundles[1], version=("2",))
+    while service.predictor is first and not watching.done():
+        await asyncio.sleep(0.05)
+    watching.cancel()
+    return first.fingerprint, service.predictor.fingerprint
+
+print(json.dumps([*asyncio.run(watched()), *map(str, let_go)]))
+"""
+
+
+def test_a_bundle_by_address_is_watched_in_its_store(bundles):
+    """The store is a stand-in here; copies of real ones are tested in tests/store/remote.
+
+    In a process of its own, for KServe's messages cannot be registered beside Triton's.
+    """
+    command = [sys.executable, "-c", _WATCHED, *map(str, bundles)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
     manifests = [json.loads((path / "manifest.json").read_text()) for path in bundles]
-    assert asyncio.run(watched()) == tuple(manifest["fingerprint"] for manifest in manifests)
-    assert let_go == [bundles[0].resolve()]
+    expected = [manifest["fingerprint"] for manifest in manifests]
+    assert json.loads(done.stdout.splitlines()[-1]) == [*expected, str(bundles[0].resolve())]
 
 
 def test_a_delta_takes_its_place_under_load_and_no_request_fails(start, bundles, tmp_path):
