@@ -83,7 +83,7 @@ def test_a_bundle_that_is_there_is_replaced_only_if_asked_for(bundle, machine):
 def test_a_bundle_that_another_machine_is_sending_is_waited_for_and_then_left_alone(
     bundle, machine, monkeypatch
 ):
-    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.4)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 3.0)  # stores tell whole seconds
     monkeypatch.setattr(lease, "LOOK_SECONDS", 0.1)
     other = lease.Lease(Objects(bundle), "sent")
     assert other.take()
