@@ -8,8 +8,7 @@ held out, so that what was held out before and is no longer the latest is learne
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ibis
@@ -27,7 +26,7 @@ from cadc_rec.data.dense import DESCRIBED
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.forgotten import Forgotten, key_of
 from cadc_rec.data.meetings import meet, tell
-from cadc_rec.data.prepare.build_dataset import GROUPS_PER_PART, as_table, interactions_schema
+from cadc_rec.data.prepare.build_dataset import as_table
 from cadc_rec.data.prepare.context import require_few_values
 from cadc_rec.data.prepare.new_rows import described_attributes, vector_widths
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
@@ -35,17 +34,13 @@ from cadc_rec.data.prepare.vocabulary import grown_codes
 from cadc_rec.data.sources.own_tables import read_tables
 from cadc_rec.data.sources.raw_tables import (
     CONTEXT_FILE,
-    PER_SECOND,
     RawTables,
     Side,
     context_column,
 )
 from cadc_rec.data.streams import (
-    ROW_GROUP_ROWS,
     one_array,
-    rechunk,
     write_parquet,
-    write_parts,
 )
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log, track
@@ -61,17 +56,13 @@ from cadc_rec.updates.entities import (
 )
 from cadc_rec.updates.living import DayIds, MovedIds, Staying, count_of, without
 from cadc_rec.updates.merge import admitted, merged, seeded_order, times_of
+from cadc_rec.updates.write import clock_of, without_values, write_train
 
 SideIds = GrownIds | MovedIds
 _STEPS = 4
 _SHOWN = 10  # new values worth showing
 _EPOCHS = 10**8  # a time above it counts seconds or less since 1970 ...
 _UNIT = 100  # ... and the next unit is a thousand times as small
-_QUOTED = (
-    ("(?s)'.*'", "'...'"),
-    ("(?s)^.* stands in an earlier row$", "its id stands in an earlier row"),
-)
-"""Values in the reason of a rejected row, and what stands in their place."""
 
 
 class NothingNew(Exception):
@@ -168,7 +159,7 @@ class _Builder:
         renewed = self._write_entities({"user": users, "item": items})
         if self.tables.rejected is not None and self.tables.rejected.is_dir():
             if self.forgotten:
-                _without_values(self.tables.rejected)
+                without_values(self.tables.rejected)
             self.tables.rejected.rename(self.draft.path / "rejected")
         self._tell(split, train, counts | renewed, users, items)
         advance()
@@ -435,43 +426,3 @@ class _Builder:
             self.draft.info["untaken_items"] = self.untaken
         if "attribute_types" in old:
             self.draft.info["attribute_types"] = old["attribute_types"]
-
-
-def _without_values(rejected: Path) -> None:
-    """Leave of rejected rows where they stand and why, for their ids may be forgotten ones.
-
-    A reason quotes the value that is wrong, or names an id that came before.
-    """
-    for file in rejected.glob("*.parquet"):
-        table = pq.read_table(file)
-        reason = one_array(table["reason"])
-        for pattern, shown in _QUOTED:
-            reason = pc.replace_substring_regex(reason, pattern=pattern, replacement=shown)
-        table = table.set_column(table.schema.get_field_index("reason"), "reason", reason)
-        write_parquet(file, table.drop_columns(["row"]))
-
-
-def clock_of(info: Mapping[str, Any]) -> int | None:
-    """How many of a dataset's times make a second; None where it has none."""
-    return PER_SECOND.get(info["time_unit"], 1) if info["has_time"] else None
-
-
-def write_train(folder: Path, split: LeaveLastTwo, context: Sequence[str]) -> int:
-    """Write D_full's Parquet parts; the number of rows.
-
-    Args:
-        folder: the draft of the prepare stage.
-        split: whose rows to learn from are taken now.
-        context: names of the columns that say what a request carried.
-    """
-    written = 0
-
-    def tables() -> Iterator[pa.Table]:
-        nonlocal written
-        pieces = (as_table(rows, context) for rows in split.train())
-        for table in rechunk(pieces, ROW_GROUP_ROWS):
-            yield table
-            written += table.num_rows
-
-    write_parts(folder / "train", interactions_schema(False, context), tables(), GROUPS_PER_PART)
-    return written

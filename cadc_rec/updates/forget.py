@@ -35,10 +35,10 @@ from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.store.manifest import digest
-from cadc_rec.updates.dataset import clock_of, write_train
 from cadc_rec.updates.day import described_context
 from cadc_rec.updates.dense import described_dense
 from cadc_rec.updates.merge import merged
+from cadc_rec.updates.write import clock_of, write_train
 
 _WHOLE = re.compile("-?[0-9]{1,19}")
 _NOBODY = Rows(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64))

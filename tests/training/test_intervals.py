@@ -126,7 +126,11 @@ def test_within_an_interval_no_tensor_is_read(alone, monkeypatch):
     reads = []
     for name in ("__float__", "item", "tolist", "numpy", "__bool__"):
         real = getattr(torch.Tensor, name)
-        spy = lambda *given, real=real: (reads.append(1), real(*given))[1]  # noqa: E731
+
+        def spy(*given, real=real):
+            reads.append(1)
+            return real(*given)
+
         monkeypatch.setattr(torch.Tensor, name, spy)
 
     def counted(meter, steps):

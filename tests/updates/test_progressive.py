@@ -83,7 +83,10 @@ def test_tables_lengths_are_told_before_and_after(workdir, experiment, day):
     update = carry_on(experiment(), workdir, day()).update
     before = load_file(base["pretrain"].path / "item.safetensors")["weight"]
     after = load_file(workdir / update.artifacts["pretrain"] / "item.safetensors")["weight"]
-    of = lambda rows: np.linalg.norm(rows.astype(np.float64), axis=1).mean()  # noqa: E731
+
+    def of(rows):
+        return np.linalg.norm(rows.astype(np.float64), axis=1).mean()
+
     expected = {"before": of(before), "after": of(after[: len(before)]), "new": of(after[30:])}
     assert len(after) == 31
     assert update.report["norms"]["tables"]["item"] == pytest.approx(expected)

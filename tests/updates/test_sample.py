@@ -1,13 +1,12 @@
 """The refreshed sample is a uniform one, by counting what many draws give."""
 
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cadc_rec.data.dataset import Dataset
 from cadc_rec.updates.changes import Changes, items_of, refreshed_sample
+from tests.updates.stand_ins import dataset_of
 
 # Old rows 0..5; row 4 is lost; the others stand at 1, 2, 3, 5, 6 of seven new rows.
 CHANGES = Changes(
@@ -81,21 +80,7 @@ def test_the_same_key_gives_the_same_sample_and_another_does_not():
 
 def a_dataset(pairs, n_users, n_items):
     users, items = (np.array(side, np.int32) for side in zip(*sorted(pairs), strict=True))
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users))])
-    none = np.full(n_users, -1, np.int32)
-    return Dataset(
-        Path("no-ids-that-go"),
-        n_users,
-        n_items,
-        users,
-        items,
-        indptr.astype(np.int64),
-        none,
-        none,
-        [],
-        [],
-        "time",
-    )
+    return dataset_of(users, items, n_users, n_items)
 
 
 def test_changes_name_the_rows_that_came_and_went_and_whose_they_are():

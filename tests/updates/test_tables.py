@@ -1,14 +1,11 @@
 """Vectors after a day: what changed is solved, the rest keeps its bits, and ALS ends where a
 rebuild would."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from cadc_rec.config.experiment import ComputeConfig, Experiment, PretrainConfig
-from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import positional_integers
 from cadc_rec.distributed.processes import processes
 from cadc_rec.pipeline.stages.pretrain import build_tables
@@ -18,6 +15,7 @@ from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.updates.changes import Changes
 from cadc_rec.updates.learning import build_updated_tables, divisors, grown
+from tests.updates.stand_ins import dataset_of
 
 
 @pytest.fixture
@@ -29,21 +27,7 @@ def alone():
 def a_dataset(taken, n_users, n_items):
     """A dataset from a 0/1 matrix, nothing held out."""
     users, items = (side.astype(np.int32) for side in np.nonzero(taken))
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users))])
-    none = np.full(n_users, -1, np.int32)
-    return Dataset(
-        Path("no-ids-that-go"),
-        n_users,
-        n_items,
-        users,
-        items,
-        indptr.astype(np.int64),
-        none,
-        none,
-        [],
-        [],
-        "time",
-    )
+    return dataset_of(users, items, n_users, n_items)
 
 
 @pytest.fixture
