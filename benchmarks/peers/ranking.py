@@ -25,6 +25,7 @@ from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import held_out_ranks
 
 _K = 10
+_TURN_SECONDS = 0.5
 
 
 def measure(workload: Workload) -> Section:
@@ -54,7 +55,7 @@ def measure(workload: Workload) -> Section:
             turns.append(Contender("implicit", _implicit(data, users, items, hits)))
         except MissingPeer as error:
             missing["implicit"] = str(error)
-        seconds = alternate(turns, workload.repeats)
+        seconds = alternate(turns, workload.repeats, at_least=_TURN_SECONDS)
     what = {
         "ours": "ranks among all items not taken, HR and NDCG",
         "product-topk": f"one matrix product and the top {_K} of all items (the floor)",

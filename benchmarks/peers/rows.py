@@ -34,6 +34,7 @@ from cadc_rec.store.artifact import Draft
 _ROWS = {True: 600_000, False: 3_000_000}
 _USER_ROWS = 100  # interactions of a user, on average
 _HELD_OUT = 2
+_TURN_SECONDS = 0.5
 
 
 def generated(workload: Workload) -> GeneratedConfig:
@@ -101,7 +102,7 @@ def measure_selection(workload: Workload) -> Section:
 
     turns = [Contender("ours", ours), Contender("scan", lambda: _scan(files, rows))]
     missing = _with_pandas(turns, lambda pandas: _pandas_select(pandas, files, rows, workload))
-    seconds = alternate(turns, workload.repeats)
+    seconds = alternate(turns, workload.repeats, at_least=_TURN_SECONDS)
     what = {
         "ours": "an exact uniform tenth with row numbers, in shards, one block in memory",
         "scan": "the training Parquet parts read once, all columns (the floor)",

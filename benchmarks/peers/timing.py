@@ -70,7 +70,7 @@ def order_of_round(names: Sequence[str], number: int) -> list[str]:
 
 
 def alternate(
-    contenders: Sequence[Contender], repeats: int, warm_up: int = 1
+    contenders: Sequence[Contender], repeats: int, warm_up: int = 1, at_least: float = 0.0
 ) -> dict[str, list[float]]:
     """Seconds for one unit of work, by contender, a value for each round.
 
@@ -78,6 +78,8 @@ def alternate(
         contenders: who takes turns.
         repeats: rounds that count.
         warm_up: rounds before them that do not.
+        at_least: seconds a turn takes; one that ends sooner is taken again and the mean counts,
+            for a few milliseconds tell more of the machine than of the code.
 
     Raises:
         ValueError: two contenders of one name, or none at all.
@@ -88,20 +90,24 @@ def alternate(
     seconds: dict[str, list[float]] = {name: [] for name in by_name}
     for number in range(-warm_up, repeats):
         for name in order_of_round(list(by_name), number):
-            taken = one_turn(by_name[name])
+            taken = one_turn(by_name[name], at_least)
             if number >= 0:
                 seconds[name].append(taken)
         log.info("round %d of %d done%s", number + 1, repeats, "" if number >= 0 else " (warm-up)")
     return seconds
 
 
-def one_turn(contender: Contender) -> float:
-    """Seconds for a unit of work, in one turn."""
+def one_turn(contender: Contender, at_least: float = 0.0) -> float:
+    """Seconds for a unit of work, in one turn that takes `at_least` so many seconds."""
     gc.collect()  # somebody else's garbage is not this one's work
-    started = time.perf_counter()
-    work = contender.turn()
-    outside = time.perf_counter() - started
-    return (outside if work.seconds is None else work.seconds) / work.units
+    units = seconds = 0.0
+    while units == 0.0 or seconds < at_least:
+        started = time.perf_counter()
+        work = contender.turn()
+        outside = time.perf_counter() - started
+        seconds += outside if work.seconds is None else work.seconds
+        units += work.units
+    return seconds / units
 
 
 def times_as_fast(seconds: Mapping[str, Sequence[float]], ours: str, other: str) -> list[float]:

@@ -44,6 +44,14 @@ def test_the_clock_outside_counts_where_a_turn_does_not_tell():
     assert 0 < seconds < 1
 
 
+def test_a_short_turn_is_taken_again_until_it_is_long_enough():
+    turns = []
+    contenders = [scripted("a", [0.25, 0.5, 0.75, 9.0], turns)]
+    (seconds,) = alternate(contenders, repeats=1, warm_up=0, at_least=1.5)["a"]
+    assert turns == ["a"] * 3  # 0.25, 0.75, then 1.5 seconds
+    assert seconds == pytest.approx(1.5 / 30)  # of ten units each
+
+
 @pytest.mark.parametrize("names", [[], ["a", "a"]])
 def test_contenders_need_names_of_their_own(names):
     with pytest.raises(ValueError, match="a name each"):
