@@ -8,7 +8,7 @@ compared is the code. A slow or busy machine moves a ratio too, only less; hence
 which catches a step that takes twice as long, and not one of a few percent. Everybody has one
 thread: threads that wait for each other on a busy machine move ratios by whole factors.
 
-Another processor moves a ratio as well, since a peer's code gains from it what ours does not. Before
+Another processor moves a ratio as well, for a peer's code gains from it what ours does not. Before
 `--renew`, run the code of the committed ratios on the machine at hand: if that has fallen too, it
 is the machine.
 """
