@@ -34,6 +34,7 @@ from cadc_rec.export.state import (
 from cadc_rec.export.trained import TrainedModel, trained_towers
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior, fitted_tables
+from cadc_rec.pretrain.tables_alone import TablesAlone
 from cadc_rec.store.artifact import Artifact
 
 
@@ -208,6 +209,22 @@ class Finished:
             return self.latest.of_items(self._evaluated(side))
         return self.latest.of_users(self._of_users)
 
+    @property
+    def sessions(self) -> str | None:
+        """Which program forms a known user's vector by a history; None if no history changes it.
+
+        The towers' reads users' rows, too. Tables alone know users by what they took.
+        """
+        if self._towers is not None:
+            return "query" if self._towers.history_length else None
+        return None if self._tables is None else "newcomer"
+
+    @cached_property
+    def _tables(self) -> TablesAlone | None:
+        """What tables alone say of histories; None without a prior."""
+        e = self.experiment
+        return fitted_tables(e.prior, e.history, self.dataset, self.pretrained, self.fitted())
+
     @cached_property
     def _of_users(self) -> np.ndarray:
         """Users' vectors: those that ranked the test items, or by histories to the log's end."""
@@ -221,17 +238,17 @@ class Finished:
 
     def _at_the_end(self) -> np.ndarray | None:
         """Users' vectors when the log has ended; None of a model to which nothing happens then."""
-        trained, e = self._towers, self.experiment
+        trained = self._towers
         if trained is not None:
             if not trained.history_length and not trained.request:
                 return None
             codes = self.codes
             now = None if codes is None else codes.of_nothing(self.dataset.n_users)
             return vectors_of_towers(trained, self.log, now)
-        tables = fitted_tables(e.prior, e.history, self.dataset, self.pretrained, self.fitted())
-        if tables is None:
+        if self._tables is None:
             return None
-        return vectors_of_histories(tables.program(), self.log, e.history.length)
+        length = self.experiment.history.length
+        return vectors_of_histories(self._tables.program(), self.log, length)
 
     def every_item(self) -> np.ndarray:
         """The same of all items, those that nobody took yet last."""

@@ -71,7 +71,9 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
         with track("export", 5, "parts") as ticker:
             _write_data(finished, folder)
             ticker.advance(1, "vectors and ids")
-            described = {"index": _write_index_and_test(finished, folder, wanted.index)}
+            described: dict[str, Any] = {
+                "index": _write_index_and_test(finished, folder, wanted.index)
+            }
             ticker.advance(1, "index")
             trained = finished.trained()
             programs = {} if trained is None else tower_programs(trained, finished.latest.scores)
@@ -83,6 +85,7 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
                 programs["new_user"] = finished.new_user_program
             described["new_users"] = {"codes": widths_of(finished.new_user_program)}
             programs["newcomer"] = finished.newcomer_program
+            described["sessions"] = finished.sessions
             width = finished.vectors("item").shape[1]
             described["programs"] = _write_programs(programs, width, folder, wanted.aot)
             ticker.advance(1, "programs")

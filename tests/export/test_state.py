@@ -111,6 +111,27 @@ def test_items_and_metrics_are_those_of_the_evaluation(both):
     assert "as it was evaluated" not in (exported.bundle.path / layout.CARD).read_text()
 
 
+def test_a_session_is_answered_as_if_the_log_had_ended_with_it(both):
+    """What the evaluation hid, told as a session: the answers of who knows it, to the place."""
+    exported, bundle = both
+    if not exported.trained.history_length:
+        pytest.skip("this model reads no history")
+    held = logs(exported.finished.artifacts["prepare"].path)
+    items = bundle.table(layout.ITEMS)["item_id"].to_pylist()
+    users = bundle.table(layout.USERS)["user_id"].to_pylist()
+    before, now = Predictor.of(exported.bundle), Predictor.of(bundle)
+    sessions = [[items[held[row][-1]]] for row in range(60)]
+    found = before.recommend(users, 20, history=sessions)
+    expected = now.recommend(users, 20)
+    assert found.item_ids.tolist() == expected.item_ids.tolist()
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+    assert before.recommend(users, 20).item_ids.tolist() != expected.item_ids.tolist()
+    # The whole log in place of what is known; an item that comes twice counts where it is last.
+    sessions = [[items[held[row][-1]], *(items[i] for i in held[row])] for row in range(60)]
+    again = before.recommend(users, 20, history=sessions, history_mode="replace")
+    assert again.item_ids.tolist() == expected.item_ids.tolist()
+
+
 def test_its_own_test_passes(both):
     _, bundle = both
     predictor = Predictor.of(bundle)
