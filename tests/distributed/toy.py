@@ -461,9 +461,7 @@ def neural(processes) -> dict:
     settings = {"model": "mlp", "factors": DIM - 1, "mlp": mlp}
     with tempfile.TemporaryDirectory() as folder:
         draft = Draft(Path(folder))
-        build_neural_tables(
-            PretrainConfig.model_validate(settings), 0, data, processes, draft, ShardingConfig()
-        )
+        build_neural_tables(PretrainConfig.model_validate(settings), 0, data, processes, draft)
         written = {file.stem: load_file(file)["weight"] for file in draft.path.iterdir()}
     return {
         "loss": [entry["loss"] for entry in draft.info["history"]],

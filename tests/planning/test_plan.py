@@ -105,6 +105,17 @@ def test_a_factorization_that_cannot_be_dealt_is_told_what_it_would_take(experim
     assert "use more processes" in problem
 
 
+def test_the_mlp_of_pretraining_holds_its_own_rows_and_those_of_a_step(experiment):
+    """A row, its gradient and Adam's moments; 8,192 positives with a negative each."""
+    plan = plan_experiment(experiment(method="cadc-mlp"), BILLION, gpus(64))
+    own, looked_up = 4 * 1.1e9 * 96 * 4 / 64, (8192 + 2 * 8192) / 64 * 96 * 4
+    assert plan.pretrain.tables == "partitioned"
+    assert plan.pretrain.training == pytest.approx(own + 4 * looked_up, rel=1e-9)
+    alone = plan_experiment(experiment(method="cadc-mlp"), BILLION, gpus(1))
+    (problem,) = (p for p in alone.problems if p.startswith("pretrain: each process holds"))
+    assert "use more processes, fewer rows" in problem
+
+
 def test_the_planner_weighs_one_processs_share_of_a_step(experiment):
     sizes = Sizes(10**6, 10**5, "the test")
     sets = ("sharding.frozen=row_wise", f"train.batch_size={16 * 8192}")
