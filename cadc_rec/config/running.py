@@ -200,8 +200,10 @@ class UpdateConfig(Section):
     sweeps over all rows."""
     polish: Annotated[int, Field(ge=0)] = 0
     """Then this many more epochs (MF) or sweeps (ALS) over all rows."""
-    towers: Literal["train", "keep"] = "train"
-    """`train` trains the towers further on the refreshed sample; `keep` leaves them as they are."""
+    towers: Literal["train", "day", "keep"] = "train"
+    """`train` trains the towers further on the refreshed sample. `day` trains them on the rows of
+    it that came with the day and as many of the earlier ones, so that it takes time in proportion
+    to the day; they are validated once, at the end. `keep` leaves them as they are."""
     train_epochs: PositiveInt = 5
     """Epochs of this further training."""
     rate: Share = 0.3

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.pipeline.stage import Alone, Job, Opened, Stage, Together
-from cadc_rec.pipeline.table import PREPARE, PRETRAIN, SELECT, TRAIN, TRANSITIONS, sharded
+from cadc_rec.pipeline.table import PREPARE, PRETRAIN, PRIOR, SELECT, TRAIN, TRANSITIONS, sharded
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.updates.changes import SIDES, Changes, refreshed_sample, reused_rows, sampled_rows
+from cadc_rec.updates.changes import SIDES, Changes, reused_rows
 from cadc_rec.updates.day import Day
 from cadc_rec.updates.forget import Request
+from cadc_rec.updates.sample import refreshed_sample, sampled_rows
 
 
 def changes_between(opened: Opened, before: Artifact, after: Artifact) -> Changes:
@@ -80,6 +81,10 @@ def _transitions_settings(job: Job) -> dict[str, Any]:
     return {**TRANSITIONS.settings(job), "update": own}
 
 
+def _prior_settings(job: Job) -> dict[str, Any]:
+    return {**PRIOR.settings(job), "update": "factors"}
+
+
 def _select_settings(job: Job) -> dict[str, Any]:
     return {**SELECT.settings(job), "update": job.update}
 
@@ -91,7 +96,7 @@ def _train_settings(job: Job) -> dict[str, Any]:
 
 def _warm(job: Job) -> Job:
     """The job by the ``[train]`` that an update trains with."""
-    from cadc_rec.updates.learning import warm_training
+    from cadc_rec.updates.towers import warm_training
 
     e = job.experiment
     train = warm_training(e.train, e.update)
@@ -142,6 +147,14 @@ def _transitions(job: Job) -> Together:
     )
 
 
+def _prior(job: Job) -> Alone:
+    from cadc_rec.pipeline.table import fit_of_prior
+    from cadc_rec.pretrain.prior_fit import FittedPrior
+
+    before = job.artifact("prior_before")
+    return fit_of_prior(job, lambda: FittedPrior.open(before.path))
+
+
 def _select(job: Job) -> Alone:
     from cadc_rec.data.select.build_selection import build_selection
     from cadc_rec.data.select.sizes import selected_rows
@@ -159,8 +172,9 @@ def _select(job: Job) -> Alone:
 
 
 def _train(job: Job) -> Together:
-    from cadc_rec.updates.learning import build_updated_towers
+    from cadc_rec.updates.towers import build_updated_towers
 
+    e = job.experiment
     return lambda alone, draft: build_updated_towers(
         _warm(job).experiment,
         job.open_dataset(),
@@ -171,6 +185,8 @@ def _train(job: Job) -> Together:
         draft,
         job.open_fitted(),
         _reused(job),
+        _changes(job).came if e.update.towers == "day" else None,
+        (e.seed, job.update),
     )
 
 
@@ -206,6 +222,16 @@ UPDATE_TABLE = (
         wanted=lambda e: TRANSITIONS.wanted(e) and e.transitions.form == "factors",
     ),
     Stage(
+        "prior",
+        makes="prior",
+        version=1,
+        reads=lambda _: ["dataset", "tables", "transitions", "prior_before"],
+        settings=_prior_settings,
+        line=PRIOR.line,
+        alone=_prior,
+        wanted=PRIOR.wanted,
+    ),
+    Stage(
         "select",
         makes="selection",
         version=1,
@@ -221,7 +247,7 @@ UPDATE_TABLE = (
         makes="checkpoint",
         version=1,
         reads=lambda e: [
-            *_datasets(e),
+            *(["dataset", "dataset_before"] if e.update.towers == "day" else _datasets(e)),
             "selection",
             "tables",
             "transitions",

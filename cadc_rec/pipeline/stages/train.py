@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.training.build import build_model, frozen_tables_intact, load_grown
 from cadc_rec.training.checkpoints import SavedTraining
-from cadc_rec.training.choice import choose, tables_scoring
+from cadc_rec.training.choice import WEIGHTS, choose, tables_scoring
 from cadc_rec.training.context import Requests
 from cadc_rec.training.intervals import Meter, OnInterval, Untold
 from cadc_rec.training.kept import Histories, frozen_cache, keep_frozen_rows, known_scores
@@ -38,6 +39,21 @@ from cadc_rec.training.trainer import OnEpoch, Trainer
 from cadc_rec.training.validation import VALIDATION_RANKS, Validation, write_ranks
 
 CHECKPOINT = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """An earlier checkpoint to go on from.
+
+    Attributes:
+        state: its tensors; tables may have fewer rows.
+        reused: of ``user`` and ``item``, the rows that were another's in it.
+        weights: of the towers' own score that are tried beside the one they have.
+    """
+
+    state: Mapping[str, torch.Tensor]
+    reused: Mapping[Side, np.ndarray] | None = None
+    weights: Sequence[float] = field(default=WEIGHTS)
 
 
 def warm_up(
@@ -63,10 +79,9 @@ def build_checkpoint(
     draft: Draft,
     on_epoch: OnEpoch = lambda _: None,
     saved: SavedTraining | None = None,
-    start: Mapping[str, torch.Tensor] | None = None,
+    start: WarmStart | None = None,
     fitted: FittedPrior | None = None,
     told: OnInterval | None = None,
-    reused: Mapping[Side, np.ndarray] | None = None,
 ) -> None:
     """Train the two towers on D_sel; keep the best epoch by validation NDCG@10.
 
@@ -81,10 +96,9 @@ def build_checkpoint(
             ``validation_ranks.parquet``: those of the best epoch.
         on_epoch: called after every epoch, see `Trainer.fit`.
         saved: where the training is saved on its way, and gone on with.
-        start: an earlier checkpoint to go on from; its tables may have fewer rows.
+        start: an earlier checkpoint to go on from.
         fitted: the prior's fit, where it was fitted.
         told: of what is measured of steps, interval by interval.
-        reused: of ``user`` and ``item``, the rows that were another's in `start`.
 
     Raises:
         CadcError: no user has a validation item, training diverged, or a frozen table changed.
@@ -114,7 +128,7 @@ def build_checkpoint(
     loader = reading.loader
     model = build_model(experiment, dataset, pretrained, processes, fitted)
     if start is not None:
-        load_grown(model, start, reused)
+        load_grown(model, start.state, start.reused)
     limit = frozen_cache(experiment, processes.broadcast(process_memory(processes, sharding)))
     keep_frozen_rows(model.module.user.ids, reading.users, processes, limit)
     read = None
@@ -172,7 +186,9 @@ def build_checkpoint(
     if experiment.model.keep == "better":
         items = LastItems(dataset, history)
         alone = tables_scoring(experiment, dataset, pretrained, processes, fitted, items)
-        choice = choose(model.module, validation, alone)
+        choice = choose(
+            model.module, validation, alone, WEIGHTS if start is None else start.weights
+        )
     write_state(draft.path / CHECKPOINT, model.wrapped, processes, model.trains)
     ranks = validation.best_ranks() if trained.best_epoch else None  # an update may train no epoch
     if choice is not None:
