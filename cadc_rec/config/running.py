@@ -209,6 +209,10 @@ class UpdateConfig(Section):
     rate: Share = 0.3
     """Learning rates of this further training, as a share of those in `[train]`. A small share is
     enough, since the weights start near their final values."""
+    test_users: Annotated[int, Field(ge=0)] = 20_000
+    """Users whose test items are ranked, and whose next items are foreseen: a sample of at most
+    this many, drawn as that of `evaluate.users`, so that most of it stays from update to update. 0
+    ranks all."""
     advise_new_share: Share = 0.1
     """Advise a full rebuild if more interactions came since the last one than this share of those
     it had."""

@@ -245,6 +245,11 @@ def _end_checkpoints(job: Job, made: Artifact) -> None:
 
 
 def _evaluate(job: Job) -> Together:
+    return evaluation_of(job)
+
+
+def evaluation_of(job: Job, most_tests: int = 0) -> Together:
+    """The function that evaluates; `most_tests` users' test items are ranked, 0 ranks all."""
     from cadc_rec.pipeline.stages.evaluate import build_evaluation
 
     checkpoint = job.artifact("checkpoint") if "checkpoint" in job.inputs else None
@@ -256,6 +261,7 @@ def _evaluate(job: Job) -> Together:
         processes,
         draft,
         job.open_fitted(),
+        most_tests,
     )
 
 

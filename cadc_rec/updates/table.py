@@ -17,7 +17,18 @@ from numpy.typing import NDArray
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.pipeline.stage import Alone, Job, Opened, Stage, Together
-from cadc_rec.pipeline.table import PREPARE, PRETRAIN, PRIOR, SELECT, TRAIN, TRANSITIONS, sharded
+from cadc_rec.pipeline.table import (
+    EVALUATE,
+    PREPARE,
+    PRETRAIN,
+    PRIOR,
+    SELECT,
+    TRAIN,
+    TRANSITIONS,
+    evaluation_of,
+    fit_of_prior,
+    sharded,
+)
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.updates.changes import SIDES, Changes, reused_rows
 from cadc_rec.updates.day import Day
@@ -94,6 +105,14 @@ def _train_settings(job: Job) -> dict[str, Any]:
     return {**TRAIN.settings(_warm(job)), "update": towers}
 
 
+def _evaluate_settings(job: Job) -> dict[str, Any]:
+    most = job.experiment.update.test_users
+    settings = EVALUATE.settings(job)
+    if not 0 < most < int(job.artifact("dataset").info["test"]):
+        return settings
+    return {**settings, "tests": {"users": most, "split_seed": job.experiment.data.split_seed}}
+
+
 def _warm(job: Job) -> Job:
     """The job by the ``[train]`` that an update trains with."""
     from cadc_rec.updates.towers import warm_training
@@ -148,7 +167,6 @@ def _transitions(job: Job) -> Together:
 
 
 def _prior(job: Job) -> Alone:
-    from cadc_rec.pipeline.table import fit_of_prior
     from cadc_rec.pretrain.prior_fit import FittedPrior
 
     before = job.artifact("prior_before")
@@ -188,6 +206,10 @@ def _train(job: Job) -> Together:
         _changes(job).came if e.update.towers == "day" else None,
         (e.seed, job.update),
     )
+
+
+def _evaluate(job: Job) -> Together:
+    return evaluation_of(job, job.experiment.update.test_users)
 
 
 UPDATE_TABLE = (
@@ -258,5 +280,14 @@ UPDATE_TABLE = (
         line=TRAIN.line,
         together=_train,
         wanted=TRAIN.wanted,
+    ),
+    Stage(
+        "evaluate",
+        makes=EVALUATE.makes,
+        version=EVALUATE.version,
+        reads=EVALUATE.reads,
+        settings=_evaluate_settings,
+        line=EVALUATE.line,
+        together=_evaluate,
     ),
 )

@@ -187,6 +187,31 @@ def test_towers_that_are_kept_keep_their_bits(workdir, experiment, day):
     assert update.report["vectors"]["user"]["unchanged"]["cosine"] == pytest.approx(1)
 
 
+def test_an_update_may_rank_a_sample_whose_ranks_are_those_of_all(workdir, experiment, day):
+    made = {}
+    for most in (0, 15):
+        folder = shutil.copytree(workdir, workdir.parent / f"ranks-{most}")
+        update = carry_on(experiment(update={"test_users": most}), folder, day()).update
+        made[most] = folder / update.artifacts["evaluate"], update.report
+    every, some = (
+        {row["user_id"]: (row["item_id"], row["rank"]) for row in rows.to_pylist()}
+        for rows in (pq.read_table(folder / "ranks.parquet") for folder, _ in made.values())
+    )
+    assert len(every) > len(some) == 15
+    assert all(every[who] == rank for who, rank in some.items())
+    info = open_artifact(made[15][0]).info
+    hits = [rank <= 10 for _, rank in some.values()]
+    assert info["test"]["hr@10"] == pytest.approx(sum(hits) / 15)
+    assert info["test_sample"]["users"] == info["users"] == 15
+    assert info["test_sample"]["of"] == len(every)
+    for name in ("user_vectors.safetensors", "item_vectors.safetensors"):
+        assert (made[0][0] / name).read_bytes() == (made[15][0] / name).read_bytes()
+    held_out = [report["new_held_out"] for _, report in made.values()]
+    assert held_out[0]["users"] > (held_out[1] or {"users": 0})["users"]
+    foreseen = made[0][1]["progressive"]
+    assert foreseen["users"] == foreseen["of"] == made[15][1]["progressive"]["of"] <= 15
+
+
 def test_towers_of_a_day_see_what_came_and_as_much_of_what_was(workdir, experiment, day):
     base = Pipeline(experiment(), workdir).run()
     of_day = experiment(update={"towers": "day", "train_epochs": 2, "epochs": 2})
