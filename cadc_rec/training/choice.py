@@ -9,7 +9,7 @@ weight is kept, and the tables alone where no weight beats them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ from cadc_rec.training.trainer import CHECKPOINT_METRIC
 from cadc_rec.training.validation import Validation
 
 TOWERS, TABLES = "towers", "tables"
-WEIGHTS = (0.25, 0.5, 0.75)  # tried beside 1, the weight they were trained with
+_WEIGHTS = (0.25, 0.5, 0.75)  # tried beside 1, the weight they were trained with
 
 
 @dataclass(frozen=True)
@@ -64,22 +64,20 @@ class Choice:
         }
 
 
-def choose(
-    model: TwoTower,
-    validation: Validation,
-    tables: Scoring,
-    weights: Sequence[float] = WEIGHTS,
-) -> Choice:
+CHOICE = ("kept", "weight", "added", "of_towers", "of_tables")
+"""What a manifest says of a choice; see `Choice`."""
+
+
+def choose(model: TwoTower, validation: Validation, tables: Scoring) -> Choice:
     """Give the towers their best weight, and choose between them and the tables alone.
 
     Args:
         model: has the weights of its best epoch; its towers are left with the best weight.
         validation: ranks validation items by the model as it is.
         tables: the tables alone.
-        weights: that are tried beside 1.
     """
     best, weight = validation.best_ranks(), 1.0
-    for tried in weights:
+    for tried in _WEIGHTS:
         with _weighted(model.user, tried):
             ranks = validation.ranks()
         if _score(ranks) > _score(best):

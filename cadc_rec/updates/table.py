@@ -106,8 +106,7 @@ def _train_settings(job: Job) -> dict[str, Any]:
 
 
 def _evaluate_settings(job: Job) -> dict[str, Any]:
-    most = job.experiment.update.test_users
-    settings = EVALUATE.settings(job)
+    settings, most = EVALUATE.settings(_ranks_few(job)), job.experiment.update.users
     if not 0 < most < int(job.artifact("dataset").info["test"]):
         return settings
     return {**settings, "tests": {"users": most, "split_seed": job.experiment.data.split_seed}}
@@ -119,7 +118,15 @@ def _warm(job: Job) -> Job:
 
     e = job.experiment
     train = warm_training(e.train, e.update)
-    return replace(job, experiment=e.model_copy(update={"train": train}))
+    return _ranks_few(replace(job, experiment=e.model_copy(update={"train": train})))
+
+
+def _ranks_few(job: Job) -> Job:
+    """The job with as many users for validation as an update ranks."""
+    e = job.experiment
+    most = min(filter(None, (e.evaluate.users, e.update.users)), default=0)
+    evaluate = e.evaluate.model_copy(update={"users": most})
+    return replace(job, experiment=e.model_copy(update={"evaluate": evaluate}))
 
 
 def _prepare(job: Job) -> Alone:
@@ -209,7 +216,7 @@ def _train(job: Job) -> Together:
 
 
 def _evaluate(job: Job) -> Together:
-    return evaluation_of(job, job.experiment.update.test_users)
+    return evaluation_of(_ranks_few(job), job.experiment.update.users)
 
 
 UPDATE_TABLE = (

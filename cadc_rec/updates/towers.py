@@ -23,6 +23,7 @@ from cadc_rec.pipeline.stages.train import CHECKPOINT, WarmStart, build_checkpoi
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.store.artifact import Artifact, Draft
+from cadc_rec.training.choice import CHOICE
 from cadc_rec.updates.sample import write_rows_of_day
 
 
@@ -53,7 +54,6 @@ def warm_training(train: TrainConfig, update: UpdateConfig) -> TrainConfig:
     epochs = 0 if update.towers == "keep" else update.train_epochs
     changed = {
         "epochs": epochs,
-        "evaluate_every": max(1, epochs) if update.towers == "day" else train.evaluate_every,
         "learning_rate": update.rate * train.learning_rate,
         "fused_learning_rate": update.rate * train.fused_learning_rate,
     }
@@ -92,9 +92,9 @@ def build_updated_towers(
     state = _without_forgotten(load_file(before.path / CHECKPOINT), dataset.forgotten)
     start, scratch = WarmStart(state, reused), draft.path / ".scratch"
     if came is not None:
-        # Their weight beside the tables was chosen in the run, and its batches were of its sample.
-        start = WarmStart(state, reused, weights=())
-        train = warm.train.sized(int(selection.info["selected"]))
+        choice = {name: before.info[name] for name in CHOICE if name in before.info}
+        start = WarmStart(state, reused, choice)
+        train = warm.train.sized(int(selection.info["selected"]))  # batches like the run's
         scratch.mkdir()
         if not write_rows_of_day(selection.path, scratch, came, key):
             train = train.model_copy(update={"epochs": 0})  # nothing came

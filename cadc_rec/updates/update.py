@@ -194,7 +194,7 @@ class _Update:
 
     def _sample(self, held_out: NDArray[np.int32]) -> NDArray[np.int64] | None:
         """Users whose held-out items an update ranks; None is all who have one."""
-        most, seed = self.experiment.update.test_users, self.experiment.data.split_seed
+        most, seed = self.experiment.update.users, self.experiment.data.split_seed
         return validation_sample(held_out, most, seed)
 
     def _pipeline(self) -> Pipeline:

@@ -92,7 +92,7 @@ def build_evaluation(
     # Training has ranked the very model that it kept, but it counts no best items.
     val_ranks = None
     if checkpoint is not None and not needs_lists(config.metrics):
-        val_ranks = kept_ranks(checkpoint.path)
+        val_ranks = kept_ranks(checkpoint.path, len(have) if sample is None else len(sample))
     to_rank = [] if val_ranks is not None else [val_item if sample is None else val_item[sample]]
     tested = dataset.test_item if tests is None else dataset.test_item[tests]
     to_rank += [tested] * (1 + (other is not None))
@@ -110,12 +110,13 @@ def build_evaluation(
         ranked = users if tests is None else users[torch.from_numpy(tests).to(users.device)]
         test_ranks, test = measure(kept, ranked, known, True, tests)
         comparison: dict[str, Any] = {}
+        if checkpoint is not None and "kept" in checkpoint.info:
+            comparison["kept"] = checkpoint.info["kept"]
         if other is not None:
             assert checkpoint is not None
             towers = checkpoint.info["kept"] == TOWERS
             ranks, beside = measure(other, other.users(True, tests), known, True, tests)
-            comparison = {
-                "kept": checkpoint.info["kept"],
+            comparison |= {
                 "beside": {"of": TABLES if towers else TOWERS, "test": beside},
                 "added": added(*((test_ranks, ranks) if towers else (ranks, test_ranks))),
             }
@@ -199,13 +200,17 @@ def _scorings(
     processes: Processes,
     fitted: FittedPrior | None,
 ) -> tuple[Scoring, Scoring | None]:
-    """What is evaluated, and what it was chosen before: towers and tables, where one was chosen."""
+    """What is evaluated, and what it was chosen before: towers and tables, where one was chosen.
+
+    Where an update did not choose anew, what was not chosen is not evaluated.
+    """
     known = LastItems(dataset, experiment.history.length)
     choice = None if checkpoint is None else checkpoint.info.get("kept")
+    chosen_before = checkpoint is not None and "chosen_before" in checkpoint.info
     tables = towers = None
-    if checkpoint is None or choice is not None:
+    if checkpoint is None or choice == TABLES or (choice is not None and not chosen_before):
         tables = tables_scoring(experiment, dataset, pretrained, processes, fitted, known)
-    if checkpoint is not None:
+    if checkpoint is not None and not (chosen_before and choice == TABLES):
         model = build_model(experiment, dataset, pretrained, processes, fitted)
         load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
         features = experiment.context.features

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.training.build import build_model, frozen_tables_intact, load_grown
 from cadc_rec.training.checkpoints import SavedTraining
-from cadc_rec.training.choice import WEIGHTS, choose, tables_scoring
+from cadc_rec.training.choice import choose, tables_scoring
 from cadc_rec.training.context import Requests
 from cadc_rec.training.intervals import Meter, OnInterval, Untold
 from cadc_rec.training.kept import Histories, frozen_cache, keep_frozen_rows, known_scores
@@ -48,12 +49,13 @@ class WarmStart:
     Attributes:
         state: its tensors; tables may have fewer rows.
         reused: of ``user`` and ``item``, the rows that were another's in it.
-        weights: of the towers' own score that are tried beside the one they have.
+        choice: what its manifest says of the choice between towers and tables, to stand as it is.
+            Then nothing is validated, and the last epoch's weights are kept.
     """
 
     state: Mapping[str, torch.Tensor]
     reused: Mapping[Side, np.ndarray] | None = None
-    weights: Sequence[float] = field(default=WEIGHTS)
+    choice: Mapping[str, Any] | None = None
 
 
 def warm_up(
@@ -176,21 +178,22 @@ def build_checkpoint(
         validation.after_epoch(entry)
         on_epoch(entry)
 
-    trained = trainer.fit(validation, on_epoch=epoch_ended, checkpoints=saved)
+    chosen = None if start is None else start.choice
+    validate = validation if chosen is None else None
+    trained = trainer.fit(validate, on_epoch=epoch_ended, checkpoints=saved)
     if not frozen_tables_intact(model, pretrained):
         raise CadcError(
             "a frozen table changed while training; this is a defect of ours: please report it "
             f"with the sharding settings ({model.plan()})."
         )
     choice = None
-    if experiment.model.keep == "better":
+    if chosen is None and experiment.model.keep == "better":
         items = LastItems(dataset, history)
         alone = tables_scoring(experiment, dataset, pretrained, processes, fitted, items)
-        choice = choose(
-            model.module, validation, alone, WEIGHTS if start is None else start.weights
-        )
+        choice = choose(model.module, validation, alone)
     write_state(draft.path / CHECKPOINT, model.wrapped, processes, model.trains)
-    ranks = validation.best_ranks() if trained.best_epoch else None  # an update may train no epoch
+    # An update may train no epoch, or choose none.
+    ranks = validation.best_ranks() if chosen is None and trained.best_epoch else None
     if choice is not None:
         ranks = choice.ranks
     if processes.rank == 0 and ranks is not None:
@@ -209,6 +212,7 @@ def build_checkpoint(
         "plan_in_full": model.plan_in_full(),
         **trained.as_info(positives),
         **({} if choice is None else choice.as_info()),
+        **({} if not chosen else {**chosen, "chosen_before": True}),
     }
     if saved is not None and saved.resumed:
         draft.info["resumed"] = saved.resumed
