@@ -19,11 +19,15 @@ from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.forgotten import SIDES, Forgotten
 from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.pipeline.stages.train import CHECKPOINT, WarmStart, build_checkpoint
+from cadc_rec.pipeline.stages.train import (
+    CHECKPOINT,
+    WarmStart,
+    build_checkpoint,
+    choice_of,
+)
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.training.choice import CHOICE
 from cadc_rec.updates.sample import write_rows_of_day
 
 
@@ -92,8 +96,7 @@ def build_updated_towers(
     state = _without_forgotten(load_file(before.path / CHECKPOINT), dataset.forgotten)
     start, scratch = WarmStart(state, reused), draft.path / ".scratch"
     if came is not None:
-        choice = {name: before.info[name] for name in CHOICE if name in before.info}
-        start = WarmStart(state, reused, choice)
+        start = WarmStart(state, reused, choice_of(before))
         train = warm.train.sized(int(selection.info["selected"]))  # batches like the run's
         scratch.mkdir()
         if not write_rows_of_day(selection.path, scratch, came, key):

@@ -28,7 +28,7 @@ from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.training.build import build_model, frozen_tables_intact, load_grown
 from cadc_rec.training.checkpoints import SavedTraining
-from cadc_rec.training.choice import choose, tables_scoring
+from cadc_rec.training.choice import CHOICE, choose, tables_scoring
 from cadc_rec.training.context import Requests
 from cadc_rec.training.intervals import Meter, OnInterval, Untold
 from cadc_rec.training.kept import Histories, frozen_cache, keep_frozen_rows, known_scores
@@ -56,6 +56,11 @@ class WarmStart:
     state: Mapping[str, torch.Tensor]
     reused: Mapping[Side, np.ndarray] | None = None
     choice: Mapping[str, Any] | None = None
+
+
+def choice_of(checkpoint: Artifact) -> dict[str, Any]:
+    """What a train artifact says of the choice between towers and tables; empty without one."""
+    return {name: checkpoint.info[name] for name in CHOICE if name in checkpoint.info}
 
 
 def warm_up(
