@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 
-_SOCKET = "FORKED_PYTHON_SOCKET"
+_SOCKET, _PIDS = "FORKED_PYTHON_SOCKET", "FORKED_PYTHON_PIDS"
 _HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _PR_SET_PDEATHSIG = 1
 
@@ -50,6 +50,10 @@ def main() -> None:
         connection.sendall(request[sent:])
         answers = connection.makefile("r")
         pid = int(answers.readline())
+        if _PIDS in os.environ:  # a test looks for the rank's process
+            os.makedirs(os.environ[_PIDS], exist_ok=True)
+            with open(os.path.join(os.environ[_PIDS], os.environ["RANK"]), "w") as file:
+                file.write(str(pid))
         for number in _HANDED_ON:
             signal.signal(number, lambda number, _: os.kill(pid, number))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDED_ON)

@@ -65,5 +65,7 @@ def nodes(lab, one):
     lab.store.delay(0)
     yield lab.nodes
     lab.store.delay(0)
+    lab.store.refuse()
+    lab.store.revive()
     for node in lab.nodes:
         node.kill_all()

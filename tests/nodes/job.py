@@ -80,6 +80,7 @@ class Job:
             rdzv_port=29400 + self.number,
         )
         (role,) = app.roles
+        self._pids = f"pids-{self.number}"
         self.role = macros.Values(
             img_root="", app_id=f"job-{self.number}", replica_id="0", rank0_env="FIRST"
         ).apply(role)
@@ -92,7 +93,10 @@ class Job:
         for node in nodes:
             (node.disk / "tmp/home/job.toml").write_text(CONFIG)
             self.agents[node.name] = node.start(
-                [Path(__file__).with_name("agent.py"), *arguments], script=True, **self.role.env
+                [Path(__file__).with_name("agent.py"), *arguments],
+                script=True,
+                FORKED_PYTHON_PIDS=f"/tmp/{self._pids}",
+                **self.role.env,
             )
 
     def end(self, seconds: float = 300) -> None:
@@ -109,6 +113,11 @@ class Job:
             return work is not None and any((work / ".tmp").glob(f"{stage}-*/"))
 
         until(works, processes=self.agents.values())
+
+    def pid_of(self, rank: int, node: Machine) -> tuple[int, int]:
+        """Process id of a rank: as its node knows it, and as we do."""
+        inside = int((node.disk / "tmp" / self._pids / str(rank)).read_text())
+        return inside, node.seen_from_here(inside)
 
     def work(self, node: Machine) -> Path | None:
         """The cache of the work folder on a node; None before there is one."""

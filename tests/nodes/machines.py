@@ -141,7 +141,7 @@ class Machine:
             working="/tmp/home",
             address=str(socket),
         )
-        process.pid = self._seen_from_here(process.pid)
+        process.pid = self.seen_from_here(process.pid)
         return process
 
     def kill_all(self) -> None:
@@ -180,7 +180,8 @@ class Machine:
                     found.append(pid)
         return found
 
-    def _seen_from_here(self, pid: int) -> int:
+    def seen_from_here(self, pid: int) -> int:
+        """The process that this machine knows by an id, as we know it."""
         for found in self._processes():
             with contextlib.suppress(OSError):
                 for line in Path(f"/proc/{found}/status").read_text().splitlines():
@@ -200,7 +201,7 @@ def _children(pid: int) -> list[int]:
 
 
 class Store(Machine):
-    """A machine with an S3 server, which can be slow."""
+    """A machine with an S3 server, which can be slow, refuse what is written, or be dead."""
 
     def serve(self) -> None:
         """Start it, with an empty bucket."""
@@ -214,6 +215,23 @@ class Store(Machine):
         draft = self.disk / "tmp" / "seconds.draft"
         draft.write_text(str(seconds))
         draft.rename(self.disk / "tmp" / "seconds")
+
+    def refuse(self, answer: str = "") -> None:
+        """From now on answer whoever writes with this status and code; or write."""
+        file = self.disk / "tmp" / "refusal"
+        file.with_suffix(".draft").write_text(answer)
+        file.with_suffix(".draft").rename(file) if answer else file.unlink(missing_ok=True)
+
+    def die(self) -> None:
+        """Break every request off, and answer none."""
+        for pid in _children(self._front.pid):
+            os.kill(pid, signal.SIGKILL)
+        self._front.wait()
+
+    def revive(self) -> None:
+        """Answer again, with all that was written."""
+        if self._front.poll() is not None:
+            self._front = self._run(sys.executable, "-m", "tests.nodes.store", "front")
 
     def _run(self, *command: str) -> subprocess.Popen[str]:
         return subprocess.Popen(self.inside(*command), cwd=ROOT, env=self.environment(), text=True)
