@@ -26,6 +26,16 @@ TRIED = {
 
 INSTALL_REMEDY = "Run `make install` (or `make install-cuda` on a machine with an NVIDIA GPU)."
 
+_OF_DRIVER = ("libcuda.", "libnvidia-")
+# The others come with CUDA, as packages.
+_CUDA_LIBRARIES = (
+    "cuda|cublas|cudnn|cufft|cufile|cupti|curand|cusolver|cusparse|nccl|nvidia-|nvrtc|nvJitLink|"
+    "nvToolsExt|nvshmem"
+)
+_NO_CUDA_LIBRARY = re.compile(
+    rf"(lib(?:{_CUDA_LIBRARIES})[\w-]*\.so[\d.]*): cannot open shared object file"
+)
+
 # The CPU build comes first: beside it, `fbgemm-gpu` is the empty stand-in from packaging/.
 _DISTRIBUTIONS = {
     "torch": ("torch",),
@@ -119,6 +129,29 @@ def require_trio() -> None:
     problem = installed_trio_problem()
     if problem is not None:
         raise CadcError(f"{problem}. {INSTALL_REMEDY}")
+
+
+def missing_cuda_library(error: BaseException | None) -> CadcError | None:
+    """The sentence for an import that failed for a library of CUDA's or the driver's, or None.
+
+    The loader's OSError says which library; torch raises another one from it.
+
+    Args:
+        error: whatever was raised.
+    """
+    while error is not None:
+        found = _NO_CUDA_LIBRARY.match(str(error))
+        if found and isinstance(error, OSError | ImportError):
+            remedy = "It comes with CUDA: run `make install-cuda` again,"
+            if found[1].startswith(_OF_DRIVER):
+                remedy = "It comes with NVIDIA's driver: start this on a machine that has one (a "
+                remedy += "container with --gpus all),"
+            return CadcError(
+                f"{found[1]} is not on this machine, but the installed CUDA build of torch and "
+                f"fbgemm needs it. {remedy} or install the CPU build (make install)."
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _installed(distribution: str) -> str | None:

@@ -210,9 +210,10 @@ def _experiment(asked: Mapping[str, Any]) -> list[str]:
 
 def _job(command: str, arguments: list[str], asked: Mapping[str, Any]) -> specs.AppDef:
     """``torchrun -m cadc_rec COMMAND ARGUMENTS`` on the nodes and with the resources asked for."""
-    # srun would write a requeued job's output over that of its first start. It reads this from the
-    # environment of `torchx run`, which Slurm hands on.
-    os.environ.setdefault("SLURM_OPEN_MODE", "append")
+    # A requeued job would write over the output of its first start: srun the ranks', and sbatch
+    # that of the script. Each reads this from the environment of `torchx run`.
+    for reader in ("SLURM", "SBATCH"):
+        os.environ.setdefault(f"{reader}_OPEN_MODE", "append")
     j, gpu = asked.get("j", "1x1"), asked["gpu"]
     if re.fullmatch(r"((\d+:)?\d+x)?\d+", j) is None:
         _refuse(f"-j {j}: give nodes x processes per node, such as 2x8, or 1:4x8 for 1 to 4 nodes.")

@@ -41,6 +41,7 @@ from cadc_rec.errors import (
     tell_launcher,
 )
 from cadc_rec.log import console, keep_interrupts, set_up_logging
+from cadc_rec.versions import missing_cuda_library
 
 app = typer.Typer(
     help="Train two-tower recommenders on a small sample of the interactions (CADC).",
@@ -79,7 +80,7 @@ def main() -> None:
     except SystemExit as ended:  # of usage errors and --help, with typer's own text
         code = ended.code
     except Exception as error:
-        code = output.finish() or _report(error, debug)
+        code = output.finish() or _report(missing_cuda_library(error) or error, debug)
     sys.exit(output.finish() or code)
 
 

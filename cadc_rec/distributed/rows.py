@@ -1,18 +1,13 @@
-"""A table of which each rank has a contiguous share of the rows: joined, fetched, written.
+"""A table of which each rank has a contiguous share of the rows: joined, and fetched.
 
 In: this rank's share of the rows. Out: all of them on every rank, with gradients (`join_shares`);
-some rows (`fetch_rows`, `RowExchange`); or one file of all (`write_rows`). Files are in the
-safetensors format, written piece by piece.
+or some rows (`fetch_rows`, `RowExchange`). `row_files` writes them.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,22 +15,6 @@ import torch.distributed as dist
 
 from cadc_rec.distributed.exchange import exchanging_rows
 from cadc_rec.distributed.processes import Processes
-
-PIECE = 2**26  # bytes of rows sent at once
-_ALIGNMENT = 8  # of the tensor's first byte, as the format has it
-_DTYPES = {
-    torch.bool: "BOOL",
-    torch.uint8: "U8",
-    torch.int8: "I8",
-    torch.int16: "I16",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int32: "I32",
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.int64: "I64",
-}
-"""Their names in the format, in the order that `safetensors` gives them."""
 
 
 class _JoinShares(torch.autograd.Function):
@@ -190,103 +169,3 @@ class RowExchange:
         """Rows ``[n, d]`` of ids ``[n]``."""
         rows, place = self.different(ids)
         return rows[place]
-
-
-def write_rows(file: Path, name: str, local: torch.Tensor, n: int, processes: Processes) -> None:
-    """Write a table as one safetensors file of float32; no process holds the whole table.
-
-    Every rank must call. Rank 0 writes its own rows, then receives and writes the others' in
-    pieces; the file has the same bytes as `safetensors` would write for the whole table.
-
-    Args:
-        file: the file to write, on rank 0.
-        name: name of the one tensor in it.
-        local: ``[share, d]``, rows ``processes.share(n)``.
-        n: rows of the whole table.
-        processes: the ranks.
-    """
-    width = local.shape[1]
-    step = max(1, PIECE // (4 * max(1, width)))
-    mine = (local[at : at + step].detach().float().cpu() for at in range(0, len(local), step))
-    if processes.rank:
-        for piece in mine:
-            dist.send(piece.contiguous(), dst=0)
-        return
-    with file.open("wb") as out:
-        out.write(file_header({name: (torch.float32, (n, width))}))
-        for piece in mine:
-            out.write(piece.contiguous().numpy().data)
-        for rank in range(1, processes.world_size):
-            rows = len(processes.share_of(rank, n))
-            for at in range(0, rows, step):
-                piece = torch.empty(min(step, rows - at), width)
-                dist.recv(piece, src=rank)
-                out.write(piece.numpy().data)
-
-
-def write_joined(file: Path, tensors: Mapping[str, torch.Tensor], processes: Processes) -> None:
-    """Write tensors of which each rank has a part, end to end, as one safetensors file.
-
-    Every rank must call. Rank 0 writes its own parts, then receives and writes the others' in
-    pieces.
-
-    Args:
-        file: the file to write, on rank 0.
-        tensors: by name, parts ``[n, ...]`` of any lengths.
-        processes: the ranks.
-    """
-    lengths = processes.all_gather({name: len(part) for name, part in tensors.items()})
-    order = file_order({name: part.dtype for name, part in tensors.items()})
-
-    def pieces(name: str, rows: int) -> Iterator[slice]:
-        step = max(1, PIECE // max(1, tensors[name].element_size() * _width(tensors[name])))
-        return (slice(at, min(at + step, rows)) for at in range(0, rows, step))
-
-    if processes.rank:
-        for name in order:
-            for piece in pieces(name, len(tensors[name])):
-                dist.send(tensors[name][piece].detach().cpu().contiguous(), dst=0)
-        return
-    with file.open("wb") as out:
-        whole = {name: sum(of_rank[name] for of_rank in lengths) for name in order}
-        shapes = {name: (whole[name], *tensors[name].shape[1:]) for name in order}
-        out.write(file_header({name: (tensors[name].dtype, shapes[name]) for name in order}))
-        for name in order:
-            part = tensors[name].detach().cpu()
-            for piece in pieces(name, len(part)):
-                out.write(part[piece].contiguous().numpy().data)
-            for rank in range(1, processes.world_size):
-                for piece in pieces(name, lengths[rank][name]):
-                    received = part.new_empty(piece.stop - piece.start, *part.shape[1:])
-                    dist.recv(received, src=rank)
-                    out.write(received.numpy().data)
-
-
-def _width(part: torch.Tensor) -> int:
-    return math.prod(part.shape[1:])
-
-
-def file_order(dtypes: Mapping[str, torch.dtype]) -> list[str]:
-    """Names of tensors in the order in which `safetensors` writes them to a file."""
-    kinds = list(_DTYPES)
-    return sorted(dtypes, key=lambda name: (-kinds.index(dtypes[name]), name))
-
-
-def file_header(tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]]) -> bytes:
-    """What precedes the tensors in a safetensors file: the length of a JSON text, and the text.
-
-    Args:
-        tensors: elements and shape by name, in `file_order`.
-    """
-    entries: dict[str, dict[str, object]] = {}
-    end = 0
-    for name, (dtype, shape) in tensors.items():
-        start, end = end, end + dtype.itemsize * math.prod(shape)
-        entries[name] = {
-            "dtype": _DTYPES[dtype],
-            "shape": list(shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
-    return struct.pack("<Q", len(text)) + text

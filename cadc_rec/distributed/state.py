@@ -1,4 +1,4 @@
-"""A sharded model's state: local views, whole tensors on rank 0 or in a file, and back.
+"""A sharded model's state: local views, whole tensors in a file that all ranks write, and back.
 
 In: a wrapped model. Out: names and tensors that do not depend on the sharding, so that any number
 of processes can read what another number wrote.
@@ -6,10 +6,9 @@ of processes can read what another number wrote.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 import torch.distributed as dist
@@ -17,7 +16,15 @@ from torch import nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.distributed.rows import PIECE, file_header, file_order
+from cadc_rec.distributed.row_files import (
+    PIECE,
+    FileOfRanks,
+    Run,
+    Target,
+    file_header,
+    file_order,
+    in_pieces,
+)
 
 
 @dataclass(frozen=True)
@@ -74,19 +81,21 @@ def local_tensors(
 def gather_state(
     model: nn.Module, processes: Processes, keep: Callable[[str], bool] = lambda _: True
 ) -> dict[str, torch.Tensor]:
-    """The whole state on rank 0 (CPU); empty on the others. Every rank must call it."""
-    state = {}
-    for name, value in model.state_dict().items():  # in the same order on every rank
-        if not keep(name):
-            continue
-        blocks = list(_row_blocks(value, processes, PIECE))
-        if processes.rank == 0:
-            state[name] = torch.cat(blocks).view(value.size())
-    return state
+    """The whole state on rank 0 (CPU), for tests and comparisons; empty on the others.
+
+    Every rank must call, and each sends all that it has.
+    """
+    here = [replace(each, tensor=each.tensor.cpu()) for each in local_tensors(model, keep)]
+    state: dict[str, torch.Tensor] = {}
+    for of_rank in processes.all_gather(here) if processes.world_size > 1 else [here]:
+        for local in of_rank if processes.rank == 0 else ():
+            whole = state.setdefault(local.name, local.tensor.new_empty(local.shape))
+            local.of(whole).copy_(local.tensor)
+    return {name: state[name] for name in model.state_dict() if name in state}
 
 
 def write_state(
-    file: Path,
+    target: Target,
     model: nn.Module,
     processes: Processes,
     keep: Callable[[str], bool] = lambda _: True,
@@ -94,68 +103,163 @@ def write_state(
 ) -> None:
     """Write the whole state as one safetensors file; no process holds a whole sharded table.
 
-    Every rank must call. The file has the bytes that `safetensors` would write for the gathered
-    state.
+    Every rank must call. Each writes its rows, and rank 0 what all have. Rows that are divided by
+    columns are put together first, by the ranks that have parts of them, each some of the rows.
 
     Args:
-        file: the file to write, on rank 0.
+        target: where to.
         model: wrapped.
         processes: the ranks.
         keep: whether an entry of this name is written.
-        piece: bytes of rows that are sent at once.
+        piece: bytes of rows that are copied or sent at once.
     """
     state = {name: value for name, value in model.state_dict().items() if keep(name)}
     names = file_order({name: value.dtype for name, value in state.items()})
-    with contextlib.ExitStack() as opened:
-        out = opened.enter_context(file.open("wb")) if processes.rank == 0 else None
-        if out is not None:
-            sizes = {name: (state[name].dtype, state[name].size()) for name in names}
-            out.write(file_header(sizes))
-        for name in names:
-            for block in _row_blocks(state[name], processes, piece):
-                if out is not None:
-                    out.write(block.view(torch.uint8).numpy().data)
+    runs = [run for name in names for run in _runs(name, state[name])]
+    header = file_header({name: (state[name].dtype, state[name].size()) for name in names})
+    sizes = [Run(run.rank, run.bytes_of(state[run.name])) for run in runs]
+    file = FileOfRanks(target, header, sizes, processes.rank)
+
+    def write() -> None:
+        file.begin()
+        for number, run in enumerate(runs):
+            if run.rank == processes.rank and len(run.parts) <= 1:
+                file.write(number, in_pieces(run.here(state[run.name]), piece))
+
+    processes.together(write)
+    for name in names:
+        divided = {n: run for n, run in enumerate(runs) if run.name == name and len(run.parts) > 1}
+        if divided:
+            value = state[name]
+            assert isinstance(value, ShardedTensor)
+            _write_divided(file, value, divided, processes, piece)
+    processes.barrier()
 
 
-def _row_blocks(
-    value: torch.Tensor | ShardedTensor, processes: Processes, piece: int
-) -> Iterator[torch.Tensor]:
-    """A state entry on rank 0, in flat CPU tensors, some rows each; elsewhere its rows are sent.
+@dataclass(frozen=True)
+class _Part:
+    """Columns of some rows, and the shard that has them."""
+
+    rank: int
+    shard: tuple[int, int]
+    columns: slice
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Consecutive rows of a state entry, the rank that writes them, and the shards' parts of them.
+
+    An entry that every rank has whole is one of these, without parts.
+    """
+
+    name: str
+    rank: int
+    rows: range
+    parts: tuple[_Part, ...] = ()
+
+    def bytes_of(self, value: torch.Tensor | ShardedTensor) -> int:
+        """How many they are."""
+        if not isinstance(value, ShardedTensor):
+            return value.element_size() * value.numel()
+        return len(self.rows) * _row_bytes(value)
+
+    def here(self, value: torch.Tensor | ShardedTensor) -> torch.Tensor:
+        """The rows, on the rank that writes them and has them whole."""
+        if not isinstance(value, ShardedTensor):
+            return value.detach().reshape(-1)
+        (part,) = self.parts
+        return _of_shard(value, part, self.rows)
+
+
+def _runs(name: str, value: torch.Tensor | ShardedTensor) -> Iterator[_Rows]:
+    """Who writes which rows of an entry, from the first to the last; the same on every rank."""
+    if not isinstance(value, ShardedTensor):
+        yield _Rows(name, 0, range(0))
+        return
+    shards = value.metadata().shards_metadata
+    edges = ((s.shard_offsets[0], s.shard_sizes[0]) for s in shards)
+    ends = {row for start, rows in edges for row in (start, start + rows)}
+    for first, last in pairwise(sorted(ends)):
+        parts = []
+        for shard in sorted(shards, key=lambda shard: shard.shard_offsets[1]):
+            row, column = shard.shard_offsets
+            if row <= first and last <= row + shard.shard_sizes[0]:
+                assert shard.placement is not None
+                rank = shard.placement.rank()
+                assert rank is not None
+                columns = slice(column, column + shard.shard_sizes[1])
+                parts.append(_Part(rank, (row, column), columns))
+        ranks = list(dict.fromkeys(part.rank for part in parts))
+        cuts = [first + (last - first) * n // len(ranks) for n in range(len(ranks) + 1)]
+        for rank, rows in zip(ranks, pairwise(cuts), strict=True):
+            yield _Rows(name, rank, range(*rows), tuple(parts))
+
+
+def _row_bytes(value: ShardedTensor) -> int:
+    return int(value.dtype.itemsize) * int(value.size()[1])
+
+
+def _of_shard(value: ShardedTensor, part: _Part, rows: range) -> torch.Tensor:
+    """Rows of one of this rank's shards."""
+    here = {tuple(shard.metadata.shard_offsets): shard.tensor for shard in value.local_shards()}
+    return here[part.shard][rows.start - part.shard[0] : rows.stop - part.shard[0]].detach()
+
+
+def _write_divided(
+    file: FileOfRanks,
+    value: ShardedTensor,
+    runs: Mapping[int, _Rows],
+    processes: Processes,
+    piece: int,
+) -> None:
+    """Write rows of which no rank has all columns: all ranks put together a piece at a time.
 
     Rows pass through memory of the CPU on their way, whatever device they are on, and so through
     the CPU's backend: `ShardedTensor.gather` cannot join tensors of a GPU under a backend for each
     device.
+
+    Args:
+        file: where to.
+        value: the table.
+        runs: its rows by the number of the run; the same on every rank.
+        processes: the ranks.
+        piece: bytes of a piece at most.
     """
-    if not isinstance(value, ShardedTensor):
-        if processes.rank == 0:
-            whole = value.detach().reshape(-1)
-            for part in whole.split(max(1, piece // whole.element_size())):
-                yield part.cpu().contiguous()
-        return
-    rows, width = value.size()
-    here = {tuple(shard.metadata.shard_offsets): shard.tensor for shard in value.local_shards()}
-    step = max(1, piece // (value.dtype.itemsize * max(1, width)))
-    for start in range(0, rows, step):
-        block = torch.empty(min(step, rows - start), width, dtype=value.dtype)
-        for shard in value.metadata().shards_metadata:
-            row, column = shard.shard_offsets
-            first, last = max(start, row), min(start + step, row + shard.shard_sizes[0])
-            if first >= last:
+    width, me = value.size()[1], processes.rank
+    step = max(1, piece // max(1, _row_bytes(value)))
+    for start in range(0, max(len(run.rows) for run in runs.values()), step):
+        sent, arriving, blocks = [], [], []
+        for number, run in runs.items():
+            rows = run.rows[start : start + step]
+            if not rows:
                 continue
-            assert shard.placement is not None
-            owner = shard.placement.rank()
-            if owner == processes.rank:
-                part = here[row, column][first - row : last - row].detach().cpu()
-                if owner:
-                    dist.send(part.contiguous(), dst=0)
-            elif processes.rank == 0:
-                part = torch.empty(last - first, shard.shard_sizes[1], dtype=value.dtype)
-                dist.recv(part, src=owner)
-            if processes.rank == 0:
-                columns = slice(column, column + shard.shard_sizes[1])
-                block[first - start : last - start, columns] = part
-        if processes.rank == 0:
-            yield block.flatten()
+            block = torch.empty(len(rows), width, dtype=value.dtype) if run.rank == me else None
+            for part in run.parts:
+                if part.rank == me:
+                    mine = _of_shard(value, part, rows).cpu()
+                    if block is not None:
+                        block[:, part.columns] = mine
+                    else:
+                        mine = mine.contiguous()
+                        sent.append((_begun(dist.isend(mine, dst=run.rank)), mine))
+                elif block is not None:
+                    theirs = block.new_empty(len(rows), part.columns.stop - part.columns.start)
+                    work = _begun(dist.irecv(theirs, src=part.rank))
+                    arriving.append((work, block[:, part.columns], theirs))
+            if block is not None:
+                blocks.append((number, block))
+        for work, columns, theirs in arriving:
+            work.wait()
+            columns.copy_(theirs)
+        for work, _ in sent:
+            work.wait()
+        for number, block in blocks:
+            file.write(number, [block], start * _row_bytes(value))
+
+
+def _begun(work: dist.Work | None) -> dist.Work:
+    assert work is not None  # None is for those who are not of the group
+    return work
 
 
 def load_state(

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 
 from cadc_rec.data.transition_lists import TransitionLists
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.distributed.rows import write_rows
+from cadc_rec.distributed.row_files import Target, write_rows
 from cadc_rec.models.factorization import as_dot_products
-from cadc_rec.store.artifact import Artifact
+from cadc_rec.store.artifact import Artifact, Draft
 
 Scale = Literal["none", "unit", "whiten"]
 Total: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -109,7 +109,7 @@ class IdTables:
 
     @staticmethod
     def save_shares(
-        folder: Path,
+        draft: Draft,
         user: torch.Tensor,
         item: torch.Tensor,
         rows: tuple[int, int],
@@ -118,14 +118,15 @@ class IdTables:
         """Write tables of which each rank has its share of the rows. Every rank must call.
 
         Args:
-            folder: where to, on rank 0.
+            draft: where to.
             user: this rank's users ``[share, dim]``.
             item: its items.
             rows: how many users and items there are.
             processes: the ranks that share them.
         """
         for name, local, n in zip(("user", "item"), (user, item), rows, strict=True):
-            write_rows(folder / f"{name}.safetensors", "weight", local, n, processes)
+            target = Target(draft.path / f"{name}.safetensors", draft.sliced)
+            write_rows(target, "weight", local, n, processes)
 
     @classmethod
     def open(cls, artifact: Artifact) -> IdTables:

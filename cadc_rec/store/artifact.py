@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cadc_rec.errors import CadcError
-from cadc_rec.store.atomic import commit, empty_folder
+from cadc_rec.store.atomic import commit, disk_explained, empty_folder
 from cadc_rec.store.manifest import (
     MANIFEST,
     digest,
@@ -34,6 +34,7 @@ from cadc_rec.store.manifest import (
 from cadc_rec.store.pruned import MARK, is_pruned, share_files
 from cadc_rec.store.remote.nodes import node_draft, send_draft
 from cadc_rec.store.remote.origin import Origin, origin_of, place_on_node
+from cadc_rec.store.remote.slices import join_slices
 from cadc_rec.versions import library_versions
 
 SCHEMA_VERSION = 1
@@ -118,6 +119,8 @@ class Draft:
     """The folder that a stage fills, and what the stage reports in the manifest."""
 
     path: Path
+    sliced: bool = False
+    """Whether other ranks may fill other folders, so that a file of all is written in slices."""
     info: dict[str, Any] = field(default_factory=dict)
     rows: int | None = None
     """Rows that the stage processed, for the manifest's rows per second."""
@@ -182,7 +185,8 @@ def run_stage(
             if origin is not None:
                 _follow(final, origin, group, build)
             else:
-                build(Draft(Path(draft_path)))
+                with disk_explained(workdir):
+                    build(Draft(Path(draft_path)))
             group.together()  # rank 0 hashes, sends and commits
         _open_on_node(final, group, origin)
         return Artifact(final, read_manifest(final), cached=found)
@@ -195,20 +199,23 @@ def run_stage(
         if not force and _exists(final, origin):
             return _open_together(final, group)
         group.broadcast((False, str(folder)))
-        if origin is not None:
-            group.barrier()  # each node makes a draft of its own
-        draft = Draft(folder)
+        # Each node makes a draft of its own, where the work folder is in a store.
+        sliced = origin is not None and any(group.all_gather(False))
+        draft = Draft(folder, sliced)
         started = time.perf_counter()
         build(draft)
         taken = time.perf_counter() - started if draft.seconds is None else draft.seconds
-        of_nodes: list[Mapping[str, Any]] = []
+        of_nodes: list[dict[str, Any]] = []
         if origin is not None:
             group.together()  # the other nodes send what they wrote
             of_nodes = group.all_gather({})
         seconds = draft.seconds_before + taken
 
         def commit_all() -> tuple[dict[str, Any], bool]:
-            body = _manifest(stage, key, settings, inputs, draft, seconds, of_nodes)
+            sent = {name: entry for files in of_nodes for name, entry in files.items()}
+            if origin is not None and sliced:
+                sent = join_slices(origin, folder, f"{stage}/{key}", sent)
+            body = _manifest(stage, key, settings, inputs, draft, seconds, sent)
             if origin is None:
                 before = [made for made in inputs.values() if isinstance(made, Artifact)]
                 share_files(folder, body["files"], {m.path: m.manifest["files"] for m in before})
@@ -225,8 +232,11 @@ def run_stage(
 def _follow(final: Path, origin: Origin, group: Group, build: Callable[[Draft], None]) -> None:
     """What ranks other than 0 do to make an artifact where the work folder is in a store."""
     stage, key = final.parent.name, final.name
-    with node_draft(origin, stage, key, group.barrier) as (folder, own):
-        build(Draft(folder))
+    with (
+        node_draft(origin, stage, key, group.all_gather) as (folder, own, sliced),
+        disk_explained(origin.folder),
+    ):
+        build(Draft(folder, sliced))
         sends = (lambda: send_draft(origin, folder, f"{stage}/{key}")) if own else None
         group.all_gather(group.together(sends) or {})
 
@@ -349,13 +359,11 @@ def _manifest(
     inputs: Mapping[str, Artifact | str],
     draft: Draft,
     seconds: float,
-    of_nodes: Iterable[Mapping[str, Any]],
+    sent: Mapping[str, Any],
 ) -> dict[str, Any]:
     every = (file for file in sorted(draft.path.rglob("*")) if file.is_file())
-    files = file_entries(draft.path, every)
-    for more in of_nodes:
-        files |= more
-    files = dict(sorted(files.items()))
+    here = (file for file in every if str(file.relative_to(draft.path)) not in sent)
+    files = dict(sorted({**file_entries(draft.path, here), **sent}.items()))
     contents = {name: entry["sha256"] for name, entry in files.items()}
     return {
         "schema_version": SCHEMA_VERSION,

@@ -101,7 +101,7 @@ def _filled(
     """
     temporary = workdir / _TEMPORARY
     make_folder(temporary, workdir)
-    with _disk_explained(workdir):
+    with disk_explained(workdir):
         _sweep(temporary)
         lock = temporary / f"{name}.lock"
         with locked(lock, waited, seconds) as mine:
@@ -146,7 +146,7 @@ def folder_to_fill(final: Path, *, replace: bool = False) -> Iterator[Path]:
     folder = final.with_name(f".{final.name}.draft")
     old = folder.with_name(folder.name + _REPLACED)
     make_folder(final.parent, final.parent)
-    with _disk_explained(final.parent), locked(final.with_name(f".{final.name}.lock")) as mine:
+    with disk_explained(final.parent), locked(final.with_name(f".{final.name}.lock")) as mine:
         if not mine:
             raise BusyError(f"{final}: another job is writing it; wait for it.")
         if old.exists() and not final.exists():  # a job died between the two renames of `commit`
@@ -172,7 +172,7 @@ def _emptied(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _disk_explained(workdir: Path) -> Iterator[None]:
+def disk_explained(workdir: Path) -> Iterator[None]:
     """Inside this context, the error of a full or protected disk becomes a `CadcError`."""
     try:
         yield

@@ -1,6 +1,5 @@
 """A trained model's file is written from shards, some rows at a time; no rank has a whole table."""
 
-import io
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +9,9 @@ from torch import nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
 from cadc_rec.config.experiment import ComputeConfig
+from cadc_rec.distributed import row_files
 from cadc_rec.distributed.processes import processes
+from cadc_rec.distributed.row_files import Target
 from cadc_rec.distributed.state import gather_state, local_tensors, write_state
 from cadc_rec.training.build import build_model
 from tests.distributed import toy
@@ -18,26 +19,23 @@ from tests.distributed import toy
 ROW = 4 * toy.DIM  # bytes
 
 
-class Written(io.BytesIO):
-    """A file that notes the size of what is written to it."""
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Writes a state; its bytes, and the sizes of the pieces that were copied."""
+    sizes, of_piece = [], row_files._bytes_of
 
-    def __init__(self):
-        super().__init__()
-        self.sizes, self.bytes = [], b""
+    def bytes_of(piece):
+        sizes.append(piece.nbytes)
+        return of_piece(piece)
 
-    def write(self, data):
-        self.sizes.append(len(data))
-        return super().write(data)
+    monkeypatch.setattr(row_files, "_bytes_of", bytes_of)
 
-    def close(self):
-        self.bytes = self.getvalue()
-        super().close()
+    def write(*arguments, **more):
+        file = tmp_path / "model.safetensors"
+        write_state(Target(file), *arguments, **more)
+        return SimpleNamespace(bytes=file.read_bytes(), sizes=sizes)
 
-
-def written(*arguments, **more):
-    file = Written()
-    write_state(SimpleNamespace(open=lambda mode: file), *arguments, **more)
-    return file
+    return write
 
 
 @pytest.fixture
@@ -47,7 +45,9 @@ def alone():
 
 
 @pytest.mark.parametrize("kind", ["table_wise", "column_wise"])
-def test_sharded_tables_are_written_by_rows_without_being_gathered(kind, alone, monkeypatch):
+def test_sharded_tables_are_written_by_rows_without_being_gathered(
+    kind, alone, written, monkeypatch
+):
     """`ShardedTensor.gather` fails on GPUs under a backend for each device; here it always does."""
 
     def gather(*_, **__):
@@ -59,7 +59,7 @@ def test_sharded_tables_are_written_by_rows_without_being_gathered(kind, alone, 
     file = written(model.wrapped, alone, model.trains, piece=5 * ROW)
     whole = gather_state(model.wrapped, alone, model.trains)
     assert file.bytes == save(whole)
-    assert max(file.sizes[1:]) == 5 * ROW  # of 23 and 41 rows; the first is the header
+    assert max(file.sizes) == 5 * ROW  # of 23 and 41 rows
     found = load(file.bytes)
     sharded = [each for each in local_tensors(model.wrapped) if ".ids." in each.name]
     assert {each.name for each in sharded} == {
@@ -69,7 +69,7 @@ def test_sharded_tables_are_written_by_rows_without_being_gathered(kind, alone, 
         assert torch.equal(part.tensor, part.of(found[part.name]))
 
 
-def test_tensors_of_all_kinds_are_in_the_order_of_safetensors(alone):
+def test_tensors_of_all_kinds_are_in_the_order_of_safetensors(alone, written):
     module = nn.Module()
     kinds = (torch.bool, torch.uint8, torch.int16, torch.float16, torch.bfloat16, torch.int32)
     for place, kind in enumerate((*kinds, torch.float32, torch.float64, torch.int64, torch.int8)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
 from dataclasses import replace
@@ -24,7 +25,7 @@ from cadc_rec.data.dataset import Attribute
 from cadc_rec.data.dense import DenseAttribute
 from cadc_rec.data.load.shards import Examples
 from cadc_rec.data.user_items import UserItems
-from cadc_rec.distributed.rows import write_rows
+from cadc_rec.distributed.row_files import Target, write_rows
 from cadc_rec.distributed.state import gather_state, local_tensors, write_state
 from cadc_rec.pipeline.stages.pretrain_neural import build_neural_tables
 from cadc_rec.pipeline.stages.transitions import build_transitions
@@ -285,10 +286,20 @@ def digests(model, processes, keep=main_id_tables) -> dict[str, str]:
 def streamed(model, processes) -> bool:
     """Whether the state's file, written a few rows at a time, has safetensors' bytes (rank 0)."""
     whole = gather_state(model.wrapped, processes, model.trains)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.safetensors"
-        write_state(file, model.wrapped, processes, model.trains, piece=4 * DIM * 5)
-        return file.exists() and file.read_bytes() == save(whole)
+    with shared_folder(processes) as folder:
+        file = folder / "model.safetensors"
+        write_state(Target(file), model.wrapped, processes, model.trains, piece=4 * DIM * 5)
+        return processes.rank == 0 and file.read_bytes() == save(whole)
+
+
+@contextlib.contextmanager
+def shared_folder(processes):
+    """A folder that all ranks write to; it goes when the last one is done with it."""
+    with contextlib.ExitStack() as stack:
+        if processes.rank == 0:
+            made = stack.enter_context(tempfile.TemporaryDirectory())
+        yield Path(processes.broadcast(made if processes.rank == 0 else None))
+        processes.barrier()
 
 
 def column_offsets(model) -> dict[str, list[int]]:
@@ -375,8 +386,8 @@ def transitions(processes, form, kind) -> dict:
     config = TransitionsConfig(
         window=3, decay=0.5, normalization=0.3, form=form, targets=5, dim=DIM
     )
-    with tempfile.TemporaryDirectory() as folder:
-        draft = Draft(Path(folder))
+    with shared_folder(processes) as folder:
+        draft = Draft(folder)
         build_transitions(config, "unit", 0, dataset, processes, draft, ShardingConfig(), kind)
         files = {file.stem: load_file(file) for file in draft.path.iterdir()}
     read = {
@@ -438,11 +449,11 @@ def written(processes) -> dict[str, list[list[float]]]:
     whole = torch.from_numpy(np.random.default_rng(5).normal(2.0, 3.0, (USERS, DIM))).float()
     share = processes.share(USERS)
     read = {}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "rows.safetensors"
+    with shared_folder(processes) as folder:
         for scale in ("none", "unit", "whiten"):
+            file = folder / f"{scale}.safetensors"
             mine = scaled(whole[share.start : share.stop], scale, processes.all_reduce_sum)
-            write_rows(file, "weight", mine, USERS, processes)
+            write_rows(Target(file), "weight", mine, USERS, processes)
             if processes.rank == 0:
                 read[scale] = load_file(file)["weight"].tolist()
     return read
@@ -459,8 +470,8 @@ def neural(processes) -> dict:
     )
     mlp = {"epochs": 3, "batch_size": 50, "hidden": [8, 4], "learning_rate": 0.01}
     settings = {"model": "mlp", "factors": DIM - 1, "mlp": mlp}
-    with tempfile.TemporaryDirectory() as folder:
-        draft = Draft(Path(folder))
+    with shared_folder(processes) as folder:
+        draft = Draft(folder)
         build_neural_tables(PretrainConfig.model_validate(settings), 0, data, processes, draft)
         written = {file.stem: load_file(file)["weight"] for file in draft.path.iterdir()}
     return {

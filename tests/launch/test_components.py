@@ -209,8 +209,8 @@ def test_the_request_to_slurm():
     assert script.count("--nnodes 2 --nproc_per_node 8") == 2
     assert script.count("-m cadc_rec train a.toml --workdir /nfs/work") == 2
     assert "export TORCHX_MAX_RETRIES=1\n" in script
-    # srun reads it: a requeued job's output is added to that of its first start.
-    assert os.environ["SLURM_OPEN_MODE"] == "append"
+    # srun and sbatch read it: a requeued job's output is added to that of its first start.
+    assert os.environ["SLURM_OPEN_MODE"] == os.environ["SBATCH_OPEN_MODE"] == "append"
 
 
 def test_the_request_to_kubernetes():

@@ -95,16 +95,40 @@ def test_slurm_trains_to_the_metrics_of_a_local_run(
     assert len(list((tmp_path / "job").glob("slurm-*.err"))) == nodes
 
 
-def test_what_a_user_can_mend_is_the_cause_that_the_jobs_log_shows(slurm, tiny, tmp_path):
+def test_what_a_user_can_mend_is_in_the_jobs_log_and_stays_there_when_it_is_requeued(
+    slurm, tiny, tmp_path
+):
     command = [
         *("torchx", "run", "-s", "slurm", "-cfg", f"job_dir={tmp_path / 'job'}"),
         *("launch/components.py:prepare", "--config", str(tiny), "--set", "data.k_core=99"),
         *("--workdir", str(tmp_path / "work"), "--memMB", "2000"),
     ]
-    subprocess.run(command, cwd=ROOT, env=slurm, check=True, capture_output=True, timeout=60)
-    end, text = time.monotonic() + 200, ""
-    while "traceback :" not in text:
-        assert time.monotonic() < end, text
-        time.sleep(1)
-        text = "\n".join(path.read_text() for path in tmp_path.glob("job/slurm-*.err"))
-    assert text.count("traceback : error: data.k_core = 99 leaves no interaction") == 1
+    asked = subprocess.run(
+        command, cwd=ROOT, env=slurm, check=True, capture_output=True, text=True, timeout=60
+    )
+    number = asked.stdout.rpartition("/")[2].strip()
+    batch = tmp_path / "job" / f"slurm-{number}.out"
+    said = "traceback : error: data.k_core = 99 leaves no interaction"
+
+    def control(*words):
+        return subprocess.run(["scontrol", *words], env=slurm, capture_output=True, text=True)
+
+    def ends(times):
+        """Wait until it has ended so often; what its rank wrote."""
+        end = time.monotonic() + 200
+        while True:
+            text = "".join(path.read_text() for path in tmp_path.glob("job/slurm-*.err"))
+            shown = batch.read_text() if batch.exists() else ""
+            ended = shown.count("\njob exited with code 1")
+            state = control("show", "job", number).stdout
+            if ended == times and "JobState=FAILED" in state:
+                return text
+            assert time.monotonic() < end, (text, shown, state)
+            # Slurm lets a requeued job wait for two minutes.
+            control("update", f"JobId={number}", "StartTime=now")
+            time.sleep(1)
+
+    assert ends(1).count(said) == 1
+    assert control("requeue", number).returncode == 0
+    # What the rank and the script of the first start wrote is still there.
+    assert ends(2).count(said) == 2

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from cadc_rec.config.experiment import ComputeConfig, PretrainConfig, ShardingConfig
 from cadc_rec.distributed.processes import processes
-from cadc_rec.distributed.rows import write_rows
+from cadc_rec.distributed.row_files import Target, write_rows
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.factor_tables import (
     Extent,
@@ -105,9 +105,9 @@ def test_distinct_ids_are_numpys(n):
 
 
 def test_a_file_of_shares_is_to_the_byte_what_safetensors_writes(tmp_path, alone, monkeypatch):
-    monkeypatch.setattr("cadc_rec.distributed.rows.PIECE", 64)  # five rows at a time
+    monkeypatch.setattr("cadc_rec.distributed.row_files.PIECE", 64)  # five rows at a time
     table = torch.randn(23, 3)
-    write_rows(tmp_path / "ours", "weight", table, 23, alone)
+    write_rows(Target(tmp_path / "ours"), "weight", table, 23, alone)
     save_file({"weight": table}, tmp_path / "theirs")
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -551,6 +552,21 @@ def test_a_full_disk_ends_with_a_sentence_and_leaves_nothing(tmp_path, error):
         "disk with --workdir."
     )
     assert committed(tmp_path) == leftovers(tmp_path) == []
+
+
+def test_a_disk_that_is_full_for_a_rank_other_than_0_is_a_sentence_too(tmp_path):
+    """Every rank writes its rows of tables."""
+    second = SimpleNamespace(
+        rank=1,
+        together=lambda work=None: None,
+        broadcast=lambda _: (False, str(tmp_path / "draft")),
+    )
+    (tmp_path / "draft").mkdir()
+    error = OSError(errno.ENOSPC, "No space left on device")
+    message = refusal(
+        lambda: run_stage(tmp_path, "train", SETTINGS, INPUTS, raises(error), group=second)
+    )
+    assert message.startswith(f"{tmp_path}: no space left; nothing was committed.")
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -21,7 +21,7 @@ from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.transition_lists import FILE
 from cadc_rec.data.user_items import AndOneEach, Taken, UserItems
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.distributed.rows import write_rows
+from cadc_rec.distributed.row_files import Target, write_rows
 from cadc_rec.distributed.state import load_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import is_of_ranks, list_metrics, needs_lists, ranking_metrics
@@ -144,7 +144,8 @@ def build_evaluation(
         ("user", users, dataset.n_users),
         ("item", kept.items, dataset.n_items),
     ):
-        write_rows(draft.path / f"{side}_vectors.safetensors", "vectors", vectors, rows, processes)
+        target = Target(draft.path / f"{side}_vectors.safetensors", draft.sliced)
+        write_rows(target, "vectors", vectors, rows, processes)
     if processes.rank == 0:
         (draft.path / "metrics.json").write_text(
             strict_json.dumps(result, indent=2) + "\n", "utf-8"

@@ -259,7 +259,7 @@ def _save(
     rows = (dataset.n_users, dataset.n_items)
     total = processes.all_reduce_sum
     IdTables.save_shares(
-        draft.path, scaled(user, scale, total), scaled(item, scale, total), rows, processes
+        draft, scaled(user, scale, total), scaled(item, scale, total), rows, processes
     )
 
 

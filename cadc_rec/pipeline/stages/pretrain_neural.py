@@ -67,7 +67,7 @@ def build_neural_tables(
     user, item = (
         scaled(table.weight.detach(), pretrain.scale, total) for table in (model.users, model.items)
     )
-    IdTables.save_shares(draft.path, user, item, (dataset.n_users, dataset.n_items), processes)
+    IdTables.save_shares(draft, user, item, (dataset.n_users, dataset.n_items), processes)
     draft.rows = len(dataset.train_item) * config.epochs
     draft.info = {
         "interactions": len(dataset.train_item),

@@ -17,6 +17,7 @@ from cadc_rec.data.load.shards import SelectionShards
 from cadc_rec.data.select.sizes import wanted_rows
 from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.row_files import Target
 from cadc_rec.distributed.sharding import process_memory
 from cadc_rec.distributed.state import write_state
 from cadc_rec.errors import CadcError
@@ -196,7 +197,8 @@ def build_checkpoint(
         items = LastItems(dataset, history)
         alone = tables_scoring(experiment, dataset, pretrained, processes, fitted, items)
         choice = choose(model.module, validation, alone)
-    write_state(draft.path / CHECKPOINT, model.wrapped, processes, model.trains)
+    target = Target(draft.path / CHECKPOINT, draft.sliced)
+    write_state(target, model.wrapped, processes, model.trains)
     # An update may train no epoch, or choose none.
     ranks = validation.best_ranks() if chosen is None and trained.best_epoch else None
     if choice is not None:

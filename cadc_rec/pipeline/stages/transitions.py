@@ -12,7 +12,7 @@ from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose
 from cadc_rec.data.transition_lists import FILE, best_targets
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.distributed.rows import write_joined, write_rows
+from cadc_rec.distributed.row_files import Target, write_joined, write_rows
 from cadc_rec.log import track
 from cadc_rec.pretrain.factor_tables import plain_tables
 from cadc_rec.pretrain.id_tables import Scale, divisor, scaled
@@ -71,7 +71,8 @@ def build_transitions(
     every = processes.all_reduce_sum
     for name, table in zip(("item_source", "item_target"), tables, strict=True):
         local = scaled(table.local, scale, every)
-        write_rows(draft.path / f"{name}.safetensors", "weight", local, table.n, processes)
+        target = Target(draft.path / f"{name}.safetensors", draft.sliced)
+        write_rows(target, "weight", local, table.n, processes)
     draft.info["divided_by"] = [divisor(table.local, scale, every) for table in tables]
 
 
@@ -91,6 +92,6 @@ def _write_lists(
         "weights": lists.weights,
     }
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    write_joined(draft.path / FILE, tensors, processes)
+    write_joined(Target(draft.path / FILE, draft.sliced), tensors, processes)
     sums = (values.sum(dtype=np.float64) for values in (lists.weights, matrix.data))
     return np.array([len(lists.items), *sums])

@@ -12,7 +12,7 @@ import errno
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,12 +26,14 @@ _FILES_AT_ONCE = 4
 
 
 @contextlib.contextmanager
-def downloaded(objects: Objects, name: str, drafts: Path) -> Iterator[tuple[Path, str]]:
+def downloaded(
+    objects: Objects, names: str | Sequence[str], drafts: Path
+) -> Iterator[tuple[Path, str]]:
     """An object's bytes in a draft, and their SHA-256; it goes at the end unless it was renamed.
 
     Args:
         objects: that have it.
-        name: the object's.
+        names: the object's; or those of several, whose bytes follow each other.
         drafts: the folder for the draft; made if need be.
 
     Raises:
@@ -43,9 +45,10 @@ def downloaded(objects: Objects, name: str, drafts: Path) -> Iterator[tuple[Path
     digest = hashlib.sha256()
     try:
         with _space_explained(drafts), draft.open("wb") as file:
-            for piece in objects.pieces(name):
-                digest.update(piece)
-                file.write(piece)
+            for name in [names] if isinstance(names, str) else names:
+                for piece in objects.pieces(name):
+                    digest.update(piece)
+                    file.write(piece)
         yield draft, digest.hexdigest()
     finally:
         draft.unlink(missing_ok=True)

@@ -20,15 +20,18 @@ from cadc_rec.store.remote.origin import Origin, place_on_node
 
 @contextlib.contextmanager
 def node_draft(
-    origin: Origin, stage: str, key: str, barrier: Callable[[], None]
-) -> Iterator[tuple[Path, bool]]:
-    """The folder that a rank other than 0 fills, and whether this rank answers for it.
+    origin: Origin, stage: str, key: str, all_gather: Callable[[bool], list[bool]]
+) -> Iterator[tuple[Path, bool, bool]]:
+    """The folder that a rank other than 0 fills.
 
     Args:
         origin: of this node's cache.
         stage: what is made.
         key: names it.
-        barrier: waits for all ranks, also for rank 0.
+        all_gather: gives all ranks' values, also rank 0's, which answers for its own.
+
+    Yields:
+        The folder; whether this rank answers for it; whether there are others than rank 0's.
     """
     folder = origin.folder / ".tmp" / f"{stage}-{key}"
     with contextlib.ExitStack() as held:
@@ -41,8 +44,7 @@ def node_draft(
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             held.callback(shutil.rmtree, folder, ignore_errors=True)
-        barrier()
-        yield folder, own
+        yield folder, own, any(all_gather(own))
 
 
 def send_draft(origin: Origin, folder: Path, prefix: str) -> dict[str, dict[str, Any]]:

@@ -38,6 +38,7 @@ from cadc_rec.store.remote.cache import (
     remove_unused,
 )
 from cadc_rec.store.remote.download import all_at_once, downloaded, is_here, remove_abandoned
+from cadc_rec.store.remote.slices import objects_of, upload_slices
 
 SWEEP_SECONDS = 24 * 3600.0
 _origins: dict[Path, Origin] = {}
@@ -263,8 +264,11 @@ class Origin:
         there = {found.name: found.size for found in self.objects.list(prefix)}
 
         def upload(name: str) -> None:
-            wanted = _object(prefix, name, files[name]["sha256"])
-            if there.get(wanted) != files[name]["bytes"]:
+            if "slices" in files[name]:
+                upload_slices(self, folder / name, files[name], prefix, there)
+                return
+            ((wanted, size),) = objects_of(prefix, name, files[name])
+            if there.get(wanted) != size:
                 self.objects.upload(wanted, folder / name)
 
         all_at_once(upload, files)
@@ -297,7 +301,8 @@ class Origin:
                     continue
                 try:
                     files = json.loads(there[0])["files"]
-                    named |= {_object(parcel, name, files[name]["sha256"]) for name in files}
+                    every = (objects_of(parcel, name, files[name]) for name in files)
+                    named |= {name for objects in every for name, _ in objects}
                 except (ValueError, KeyError, TypeError):  # it does not say what belongs to it
                     continue
             left = [found for found in all_of_it if found.name not in named]
@@ -332,24 +337,21 @@ class Origin:
     def _download(self, folder: Path, prefix: str, name: str, entry: Mapping[str, Any]) -> None:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        where = _object(prefix, name, entry["sha256"])
+        objects = [name for name, _ in objects_of(prefix, name, entry)]
+        where = objects[0]
         remedy = f"delete {self.address}/{prefix}/{MANIFEST} and run again."
         try:
-            with downloaded(self.objects, where, self._drafts) as (draft, sha256):
+            with downloaded(self.objects, objects, self._drafts) as (draft, sha256):
                 if sha256 != entry["sha256"]:
                     raise CadcError(
                         f"{self.address}/{where}: does not have the bytes that its manifest names; "
                         + remedy
                     )
                 draft.replace(target)
-        except LookupError:
+        except LookupError as missing:
             raise CadcError(
-                f"{self.address}/{where}: is missing from the store; {remedy}"
+                f"{self.address}/{missing.args[0]}: is missing from the store; {remedy}"
             ) from None
-
-
-def _object(prefix: str, name: str, sha256: str) -> str:
-    return f"{prefix}/{sha256}/{name}"
 
 
 def _read(file: Path) -> dict[str, Any]:
