@@ -15,7 +15,7 @@ import statistics
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,19 +124,33 @@ def problems(found: Sequence[RankFound], workdir: Path) -> list[str]:
         [each.rank for each in found if not each.sums],
         "an all-reduce gave a wrong sum; look for a defective device or network card there.",
     )
-    for name in dict.fromkeys(name for each in found for name in each.versions):
-        have = [each.versions.get(name, "none") for each in found]
+    for ranks, sentence in other_versions([each.versions for each in found]):
+        tell([found[rank].rank for rank in ranks], sentence)
+    shared = Counter((each.host.split(" ")[0], each.device) for each in found)
+    for (host, device), count in shared.items():
+        if device.startswith("cuda") and count > 1:
+            told.append(f"{count} ranks of {host} share {device}; start as many processes as GPUs.")
+    return told
+
+
+def other_versions(versions: Sequence[Mapping[str, str]]) -> Iterator[tuple[list[int], str]]:
+    """Where libraries are not the same.
+
+    Args:
+        versions: of the libraries by name, of every rank in order.
+
+    Yields:
+        The ranks that have a library in another version than most, and a sentence about them.
+    """
+    for name in dict.fromkeys(name for each in versions for name in each):
+        have = [each.get(name, "none") for each in versions]
         usual = Counter(have).most_common(1)[0][0]
         for other in dict.fromkeys(version for version in have if version != usual):
-            tell(
-                [each.rank for each, version in zip(found, have, strict=True) if version == other],
+            ranks = [rank for rank, version in enumerate(have) if version == other]
+            yield (
+                ranks,
                 f"{name} is {other} there and {usual} elsewhere; install the same on all nodes.",
             )
-    shared = Counter((each.host.split(" ")[0], each.device) for each in found)
-    for (host, device), ranks in shared.items():
-        if device.startswith("cuda") and ranks > 1:
-            told.append(f"{ranks} ranks of {host} share {device}; start as many processes as GPUs.")
-    return told
 
 
 def listed(ranks: Sequence[int]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import sys
 import time
 import uuid
@@ -26,7 +27,7 @@ from cadc_rec.pipeline.rank_log import rank_log
 from cadc_rec.store.artifact import Artifact, open_artifact
 from cadc_rec.store.atomic import make_folder, write_atomically
 from cadc_rec.store.remote.origin import checkpoint_folder, origin_of, work_folder
-from cadc_rec.versions import require_trio
+from cadc_rec.versions import library_versions, require_trio
 
 if TYPE_CHECKING:
     from cadc_rec.distributed.processes import Processes
@@ -103,6 +104,7 @@ def opened(
     from cadc_rec.distributed.processes import processes
 
     with processes(experiment.compute) as joined, contextlib.ExitStack() as log_of_ranks:
+        require_one_version(joined, library_versions())
         name = require_one_folder(workdir, joined)
         log_of_ranks.enter_context(rank_log(workdir / "logs" / name, joined.rank))
         # A local worker's stages are named by the process that started it.
@@ -119,6 +121,27 @@ def opened(
             given=given,
             wait=wait,
         )
+
+
+def require_one_version(processes: Processes, versions: Mapping[str, str]) -> None:
+    """Refuse libraries that are other ones on another rank; every rank must call.
+
+    Args:
+        processes: the ranks.
+        versions: of this rank's libraries. Python's last number is no matter.
+
+    Raises:
+        CadcError: names the ranks, and the first library that differs there.
+    """
+    if processes.world_size == 1:
+        return
+    from cadc_rec.distributed.examination import listed, other_versions
+
+    python = ".".join(versions["python"].split(".")[:2])
+    every = processes.all_gather((socket.gethostname(), {**versions, "python": python}))
+    for ranks, sentence in other_versions([of_rank for _, of_rank in every]):
+        hosts = ", ".join(dict.fromkeys(every[rank][0] for rank in ranks))
+        raise CadcError(f"{listed(ranks)} (host {hosts}): {sentence}")
 
 
 def require_one_folder(workdir: Path, processes: Processes) -> str:

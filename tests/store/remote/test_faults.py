@@ -75,19 +75,25 @@ def test_what_a_store_says_is_one_sentence_with_its_remedy(proxy, bucket, kind):
     assert names(Objects(f"{bucket}/work")) == []
 
 
+@pytest.mark.parametrize(
+    "kind", ["another region", "expired", "no rights", "a clock hours off", "full", "absent"]
+)
 def test_a_command_on_a_store_that_refuses_ends_with_code_2_before_any_work(
-    proxy, bucket, cli, tiny, tmp_path, monkeypatch
+    proxy, bucket, cli, tiny, tmp_path, monkeypatch, kind
 ):
-    monkeypatch.setenv("CADC_REC_CACHE", str(tmp_path))
-    proxy.refuses = lambda method, path: refusal(403, "RequestTimeTooSkewed")
+    monkeypatch.setenv("CADC_REC_CACHE", str(tmp_path / "cache"))
+    status, code, sentence = SAID[kind]
+    proxy.refuses = lambda method, path: refusal(status, code)
     for command in ("run", "export"):
         out = ("--out", f"{bucket}/bundle") if command == "export" else ()
         ended = cli(command, tiny, "--workdir", f"{bucket}/work", *out)
         assert ended.code == 2
-        assert "this machine's clock is off; set it (NTP)" in ended.err
+        assert ended.err.startswith(f"error: {bucket}/")
+        assert sentence in ended.err
         assert ended.err.count("\n") == 1
     proxy.refuses = lambda method, path: None
     assert names(Objects(bucket)) == []
+    assert not list((tmp_path / "cache").glob("*/[!.]*"))  # of any artifact
 
 
 @pytest.mark.parametrize(

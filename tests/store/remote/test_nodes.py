@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cadc_rec.errors import CadcError
-from cadc_rec.pipeline.job import require_one_folder
+from cadc_rec.pipeline.job import require_one_folder, require_one_version
 from cadc_rec.store.artifact import run_stage
 from cadc_rec.store.checkpoints.store import CheckpointStore, open_checkpoint
 from cadc_rec.store.manifest import file_entry
@@ -116,6 +117,24 @@ def test_ranks_with_other_addresses_are_named(bucket, machine):
     said = together(lambda rank, ranks: require_one_folder(workdirs[rank], ranks))
     assert said[0] == said[1]
     assert said[0].startswith(f"{bucket}/work: rank 0 keeps its results there and rank 1 does not")
+
+
+def test_a_rank_with_other_versions_is_named_with_its_host():
+    here = {"python": "3.11.4", "torch": "2.13.0", "numpy": "2.4.0"}
+
+    def said(**other):
+        of_rank = ({**here, "python": "3.11.9"}, {**here, **other})
+        return together(lambda rank, ranks: require_one_version(ranks, of_rank[rank]))
+
+    assert said() == {0: None, 1: None}  # Python's last number is no matter
+    first, second = said(torch="2.12.1").values()
+    assert first == second
+    assert first == (
+        f"rank 1 (host {socket.gethostname()}): torch is 2.12.1 there and 2.13.0 elsewhere; "
+        "install the same on all nodes."
+    )
+    assert "numpy is none there" in said(numpy="none")[0]
+    assert "python is 3.12 there" in said(python="3.12.1")[1]
 
 
 def test_a_checkpoint_may_be_named_by_a_short_path(tmp_path, monkeypatch):
