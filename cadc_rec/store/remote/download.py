@@ -40,16 +40,26 @@ def downloaded(
         LookupError: there is no such object.
         CadcError: the store does not answer, or the disk is full.
     """
-    drafts.mkdir(parents=True, exist_ok=True)
-    draft = drafts / f"{uuid.uuid4().hex}{_END}"
     digest = hashlib.sha256()
-    try:
+    with draft_file(drafts) as draft:
         with _space_explained(drafts), draft.open("wb") as file:
             for name in [names] if isinstance(names, str) else names:
                 for piece in objects.pieces(name):
                     digest.update(piece)
                     file.write(piece)
         yield draft, digest.hexdigest()
+
+
+@contextlib.contextmanager
+def draft_file(drafts: Path) -> Iterator[Path]:
+    """The path of a file of one's own in `drafts`, which is made; it goes at the end if it stands.
+
+    What a killed job leaves there, `remove_abandoned` removes.
+    """
+    drafts.mkdir(parents=True, exist_ok=True)
+    draft = drafts / f"{uuid.uuid4().hex}{_END}"
+    try:
+        yield draft
     finally:
         draft.unlink(missing_ok=True)
 

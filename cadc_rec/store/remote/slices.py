@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cadc_rec.errors import CadcError
 from cadc_rec.store.manifest import file_entry
+from cadc_rec.store.remote.download import draft_file
 
 if TYPE_CHECKING:
     from cadc_rec.store.remote.origin import Origin
@@ -101,8 +102,7 @@ def upload_slices(
     start = 0
     for name, size in objects_of(prefix, file.name, entry):
         if there.get(name) != size:
-            cut = file.with_name(f".{file.name}.cut")
-            try:
+            with draft_file(origin.folder / ".tmp") as cut:
                 with file.open("rb") as whole, cut.open("wb") as part:
                     whole.seek(start)
                     left = size
@@ -110,8 +110,6 @@ def upload_slices(
                         part.write(piece)
                         left -= len(piece)
                 origin.objects.upload(name, cut)
-            finally:
-                cut.unlink(missing_ok=True)
         start += size
 
 
