@@ -146,7 +146,7 @@ def held_out_before_and_after(
     targets = np.where(test[moved] < old.n_items, test[moved], -1)
     targets[~known["item"][targets]] = -1
     taken = _excluded(new, moved, known["item"])
-    ranks = served_ranks(before, old, moved, targets, taken)
+    ranks = served_ranks(before, old, moved, targets, taken, max(*ks, 10))
     ranks[targets < 0] = new.n_items
     of_ranked = pq.read_table(after.path / "ranks.parquet", columns=["rank"])["rank"].to_numpy()
     ranks_now = of_ranked[np.cumsum(now)[moved] - 1]

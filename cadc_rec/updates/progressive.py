@@ -91,6 +91,7 @@ def progressive(
     if chosen is not None:
         foreseen = np.flatnonzero(np.isin(users, chosen))
     never = old.forgotten.rows["item"].astype(np.int32)  # is served to nobody
+    every_k = sorted({*ks, 10})
     if len(foreseen):
         ranks = served_ranks(
             before,
@@ -98,8 +99,9 @@ def progressive(
             np.array(users, np.int64)[foreseen],
             wanted[foreseen],
             UserItems.of_lists([np.append(taken[place], never) for place in foreseen]),
+            every_k[-1],
         )
-        metrics = ranking_metrics(ranks, sorted({*ks, 10}))
+        metrics = ranking_metrics(ranks, every_k)
     return {
         "rows": rows,
         "users": len(foreseen),

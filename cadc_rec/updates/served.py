@@ -33,6 +33,7 @@ def served_ranks(
     users: NDArray[np.int64],
     targets: NDArray[np.int64],
     taken: UserItems,
+    k: int | None = None,
 ) -> NDArray[np.int64]:
     """Ranks of items by the scores that a state serves: vectors, lists and recent popularity.
 
@@ -42,6 +43,7 @@ def served_ranks(
         users: rows of it ``[n]``.
         targets: an item of each, -1 for none.
         taken: what is no candidate, of each of `users`.
+        k: the largest K of the metrics that are made of the ranks; None gives exact ones.
 
     Returns:
         int64 ``[n]``; 0 without a target.
@@ -66,4 +68,5 @@ def served_ranks(
         targets,
         taken,
         listed=listed,
+        enough=k,
     )

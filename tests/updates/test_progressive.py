@@ -188,7 +188,8 @@ def test_a_user_of_whom_only_what_is_held_out_changed_came_back(monkeypatch):
     changes = Changes(np.arange(2), np.zeros(2, bool), none, none, {"item": np.array([5])})
     asked = []
 
-    def ranks(_before, _old, users, targets, taken):
+    def ranks(_before, _old, users, targets, taken, k):
+        assert k == 10
         asked.append((users.tolist(), targets.tolist(), taken.of(0).tolist()))
         return np.array([3])
 
