@@ -104,7 +104,12 @@ class ItemShard:
         return torch.stack([exact, reach])
 
     def count(
-        self, block: Block, exact: torch.Tensor, doubt: torch.Tensor, top: TopItems | None = None
+        self,
+        block: Block,
+        exact: torch.Tensor,
+        doubt: torch.Tensor,
+        top: TopItems | None = None,
+        enough: int | None = None,
     ) -> tuple[torch.Tensor, Best | None]:
         """How many candidates score no lower than the target, which counts where it is.
 
@@ -113,6 +118,8 @@ class ItemShard:
             exact: their targets' scores, float64 ``[n]``.
             doubt: how far from its exact value a score in float32 may be; float64 ``[n]``.
             top: asks for the best candidates.
+            enough: where surely so many score higher, no close score is looked at again; None looks
+                at all.
 
         Returns:
             int64 ``[n]``, and the best candidates.
@@ -127,6 +134,8 @@ class ItemShard:
             own = (local >= 0) & (local < tile.scores.shape[1])
             # Where the target alone is close to itself, no second look is needed.
             unsure = _count_above(tile.scores, below) - surely > own
+            if enough is not None:
+                unsure &= total + surely < enough
             total += surely + (own & ~unsure)
             self._look_again(block, tile, unsure.nonzero()[:, 0], exact, (low, high), total)
             if top is not None:

@@ -63,6 +63,7 @@ def held_out_ranks(
     advance: Callable[[int], object] = lambda _: None,
     listed: Listed | None = None,
     top: TopItems | None = None,
+    enough: int | None = None,
 ) -> np.ndarray:
     """Rank of ``targets[u]`` for the users of `users`; 0 for those without a target.
 
@@ -79,6 +80,9 @@ def held_out_ranks(
         advance: called with how many more users are done, after each block.
         listed: scores that are no dot products, to be added to these.
         top: counts the best candidates of the users with a target.
+        enough: a rank beyond this one may come out lower than it is, but beyond it still. Metrics
+            at this K and smaller ones are then what they are, and close scores of items that are
+            far from the best need not be formed again. None is exact everywhere.
 
     Returns:
         int64 ``[len(users)]``.
@@ -96,7 +100,7 @@ def held_out_ranks(
 
     ranks = np.zeros(len(users), dtype=np.int64)
     ranks[wanted - users.start] = ranks_of_blocks(
-        wanted, vectors, item_vectors, targets, excluded, advance, listed, top
+        wanted, vectors, item_vectors, targets, excluded, advance, listed, top, enough=enough
     )
     return ranks
 
@@ -112,6 +116,7 @@ def ranks_of_blocks(
     top: TopItems | None = None,
     processes: Processes | None = None,
     n_items: int | None = None,
+    enough: int | None = None,
 ) -> NDArray[np.int64]:
     """Ranks of some users' targets; see `held_out_ranks`.
 
@@ -127,6 +132,7 @@ def ranks_of_blocks(
         processes: those that share the items; all of them must call, with the same users. None is
             this one alone.
         n_items: of all shares together; None is as many as `items`.
+        enough: see `held_out_ranks`; on several processes, each counts to it by itself.
 
     Returns:
         int64 ``[len(wanted)]``, on every process.
@@ -156,7 +162,7 @@ def ranks_of_blocks(
             )
         # What is added is one more element of the sum.
         doubt = rounding_bound(items.shape[1] + (listed is not None), reach)
-        counts[start : start + block], best = shard.count(some, exact, doubt, top)
+        counts[start : start + block], best = shard.count(some, exact, doubt, top, enough)
         if top is not None:
             assert best is not None
             top.add(best if processes is None else top.of_all(best, processes))

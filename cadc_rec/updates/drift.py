@@ -13,16 +13,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from cadc_rec.config.experiment import UpdateConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.metrics import ranking_metrics
-from cadc_rec.evaluation.ranking import held_out_ranks
 from cadc_rec.evaluation.statistics import mean_gains, paired_bootstrap
 from cadc_rec.store.artifact import Artifact
+from cadc_rec.updates.served import served_ranks
 
 _MOST_POPULAR = 100
 
@@ -104,21 +103,16 @@ def popularity_shift(
     }
 
 
-def served_vectors(evaluation: Artifact, side: str) -> torch.Tensor:
-    """Vectors of an evaluate artifact, ``[n, d]``."""
-    return load_file(evaluation.path / f"{side}_vectors.safetensors")["vectors"]
-
-
 def held_out_before_and_after(
     old: Dataset,
     new: Dataset,
-    before: Artifact,
+    before: Mapping[str, Artifact],
     after: Artifact,
     ks: Sequence[int],
     reused: Mapping[Side, NDArray[np.int64]] | None = None,
     ranked: NDArray[np.int64] | None = None,
 ) -> dict[str, Any] | None:
-    """The new held-out items ranked by the vectors served before and by those of now.
+    """The new held-out items ranked by the scores served before and by those of now.
 
     Of users that the old model knew and whose test item is another one. An item that it did not
     know is a miss of the old model.
@@ -126,8 +120,8 @@ def held_out_before_and_after(
     Args:
         old: the dataset before.
         new: the next one.
-        before: the evaluate artifact of the old one.
-        after: that of the next one.
+        before: the artifacts of the old one.
+        after: the evaluate artifact of the next one.
         ks: cut-offs.
         reused: rows of each side that had another owner before: of users, they are not compared;
             of items, the old model did not know them.
@@ -149,15 +143,10 @@ def held_out_before_and_after(
     moved = np.flatnonzero(now[: old.n_users] & ~stays & known["user"])
     if not len(moved):
         return None
-    item_vectors = served_vectors(before, "item")
     targets = np.where(test[moved] < old.n_items, test[moved], -1)
     targets[~known["item"][targets]] = -1
-    ranks = held_out_ranks(
-        served_vectors(before, "user")[torch.from_numpy(moved)],
-        item_vectors,
-        targets,
-        _excluded(new, moved, known["item"]),
-    )
+    taken = _excluded(new, moved, known["item"])
+    ranks = served_ranks(before, old, moved, targets, taken, max(*ks, 10))
     ranks[targets < 0] = new.n_items
     of_ranked = pq.read_table(after.path / "ranks.parquet", columns=["rank"])["rank"].to_numpy()
     ranks_now = of_ranked[np.cumsum(now)[moved] - 1]

@@ -16,18 +16,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 
 from cadc_rec.config.experiment import UpdateConfig
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.recent_popularity import LatestScores
-from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.metrics import ranking_metrics
-from cadc_rec.evaluation.ranking import Listed, held_out_ranks
 from cadc_rec.store.artifact import Artifact
 from cadc_rec.updates.changes import Changes
-from cadc_rec.updates.drift import served_vectors
+from cadc_rec.updates.served import served_ranks
 
 _HIT_RATE = "hr@10"
 _CHANCE = 1.645  # standard errors that a difference exceeds by chance once in twenty times
@@ -95,15 +91,17 @@ def progressive(
     if chosen is not None:
         foreseen = np.flatnonzero(np.isin(users, chosen))
     never = old.forgotten.rows["item"].astype(np.int32)  # is served to nobody
+    every_k = sorted({*ks, 10})
     if len(foreseen):
-        ranks = _ranks(
+        ranks = served_ranks(
             before,
             old,
             np.array(users, np.int64)[foreseen],
             wanted[foreseen],
             UserItems.of_lists([np.append(taken[place], never) for place in foreseen]),
+            every_k[-1],
         )
-        metrics = ranking_metrics(ranks, sorted({*ks, 10}))
+        metrics = ranking_metrics(ranks, every_k)
     return {
         "rows": rows,
         "users": len(foreseen),
@@ -126,36 +124,6 @@ def _of_user(dataset: Dataset, user: int) -> NDArray[np.int32]:
     rows = dataset.train_item[dataset.user_indptr[user] : dataset.user_indptr[user + 1]]
     held_out = [dataset.val_item[user], dataset.test_item[user]]
     return np.concatenate([rows, [item for item in held_out if item >= 0]]).astype(np.int32)
-
-
-def _ranks(
-    before: Mapping[str, Artifact],
-    old: Dataset,
-    users: NDArray[np.int64],
-    targets: NDArray[np.int64],
-    taken: UserItems,
-) -> NDArray[np.int64]:
-    evaluation = before["evaluate"]
-    info = evaluation.info
-    latest = LatestScores.of_evaluation(info, old.train_timestamp, old.train_item, old.n_items)
-    folders = [before[stage].path for stage in ("evaluate", "transitions") if stage in before]
-    lists = ListedScores.of_evaluation(info, folders)
-    listed: Listed | None = None
-    if lists is not None:
-        history = old.last_items(lists.length, True, users)
-        of_items = lists.of_targets(range(old.n_items))
-
-        def listed(places: NDArray[np.int64]) -> sparse.csr_array:
-            return of_items.of(history[places])
-
-    of_users = served_vectors(evaluation, "user")[torch.from_numpy(users)].numpy()
-    return held_out_ranks(
-        torch.from_numpy(latest.of_users(of_users)),
-        torch.from_numpy(latest.of_items(served_vectors(evaluation, "item").numpy())),
-        targets,
-        taken,
-        listed=listed,
-    )
 
 
 def norms(before: torch.Tensor, after: torch.Tensor) -> dict[str, float | None]:

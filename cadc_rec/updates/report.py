@@ -19,10 +19,10 @@ from cadc_rec.updates.drift import (
     held_out_before_and_after,
     popularity_shift,
     reasons_to_rebuild,
-    served_vectors,
     vector_drift,
 )
 from cadc_rec.updates.progressive import progressive_lines
+from cadc_rec.updates.served import served_vectors
 
 _COUNTS = (
     ("interactions", "new interactions"),
@@ -96,7 +96,7 @@ def update_report(
     had = sum(int(full["prepare"].info[part]) for part in ("train", "val", "test"))
     share = 0.0 if rebuilt else (since + int(counts["interactions"])) / had
     held_out = held_out_before_and_after(
-        before.dataset, after.dataset, old["evaluate"], new["evaluate"], ks, changes.reused, ranked
+        before.dataset, after.dataset, old, new["evaluate"], ks, changes.reused, ranked
     )
     # Vectors learned anew lie in a space of their own: a cosine to the old ones means nothing.
     tables = {} if rebuilt or "pretrain" not in new else _tables(old, new, changes)

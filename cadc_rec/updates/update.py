@@ -36,12 +36,12 @@ from cadc_rec.updates import chain
 from cadc_rec.updates.changes import SIDES
 from cadc_rec.updates.dataset import NothingNew
 from cadc_rec.updates.day import Day, find_day, require_folder, require_updatable
-from cadc_rec.updates.drift import served_vectors
 from cadc_rec.updates.forget import Request, read_request
 from cadc_rec.updates.learning import divisors
 from cadc_rec.updates.progressive import fell, norms, progressive
 from cadc_rec.updates.prune import Holders, holders_of, purge, require_alone
 from cadc_rec.updates.report import State, update_report
+from cadc_rec.updates.served import served_vectors
 from cadc_rec.updates.table import UPDATE_TABLE, changes_between
 
 REPORT = "update.json"

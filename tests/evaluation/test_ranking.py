@@ -176,6 +176,33 @@ def test_one_item_of_a_huge_norm_makes_every_row_look_twice_and_changes_no_rank(
     assert ranks_of(*world) == brute_force(*world).tolist()
 
 
+@pytest.mark.parametrize("elements", [10**6, 40 * 30])
+def test_ranks_up_to_the_one_that_is_asked_for_are_exact_and_others_beyond_it(
+    monkeypatch, elements
+):
+    """Also in tiles, of which each counts what those before it have counted."""
+    monkeypatch.setattr("cadc_rec.evaluation.item_shard._ELEMENTS", elements)
+    users, items, targets, excluded = close_world(5)
+    expected = brute_force(users, items, targets, excluded)
+    looked, look = [], item_shard.ItemShard._look_again
+
+    def counted(self, block, tile, rows, *others):
+        looked.append(len(rows))
+        look(self, block, tile, rows, *others)
+
+    monkeypatch.setattr(item_shard.ItemShard, "_look_again", counted)
+    world = (torch.from_numpy(users), torch.from_numpy(items), targets, excluded)
+    assert held_out_ranks(*world).tolist() == expected.tolist()
+    of_all, looked[:] = sum(looked), []
+    for k in (1, 10, 50):
+        ranks = held_out_ranks(*world, enough=k)
+        near = expected <= k
+        assert near.sum() not in (0, len(near))
+        assert ranks[near].tolist() == expected[near].tolist()
+        assert (ranks[~near] > k).all()
+    assert sum(looked) < 3 * of_all  # so that it saves something
+
+
 def test_all_scores_equal_but_for_rounding_are_all_looked_at_again():
     """Items that are permutations of each other under a user of ones: one sum in many orders."""
     rng = np.random.default_rng(3)

@@ -1,6 +1,7 @@
 """Predict, then learn: what the model before an update foresaw, worked out by plain NumPy."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,8 +17,10 @@ from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.study.report.days import write_days
 from cadc_rec.updates.changes import Changes
-from cadc_rec.updates.progressive import _ranks, fell, norms, progressive
+from cadc_rec.updates.drift import held_out_before_and_after
+from cadc_rec.updates.progressive import fell, norms, progressive
 from cadc_rec.updates.report import update_lines
+from cadc_rec.updates.served import served_ranks
 from cadc_rec.updates.update import _Update, carry_on
 from tests.updates.conftest import day_rows, item, shop_rows, user
 
@@ -112,9 +115,14 @@ def test_lists_that_come_on_top_of_vectors_are_part_of_what_is_foreseen(tmp_path
         for u in users
     ]
     lists = UserItems.of_lists([each.astype(np.int32) for each in taken])
-    ranks = _ranks(base, old, users, old.test_item[users].astype(np.int64), lists)
+    ranks = served_ranks(base, old, users, old.test_item[users].astype(np.int64), lists)
     kept = pq.read_table(base["evaluate"].path / "ranks.parquet")["rank"].to_numpy()
     assert ranks.tolist() == kept.tolist()
+    # Of one model, whose test items were all of another day once: before and after are the same.
+    other = replace(old, test_item=np.full_like(old.test_item, -1))
+    compared = held_out_before_and_after(other, old, base, base["evaluate"], [10])
+    assert compared["users"] == len(users)
+    assert compared["before"] == compared["after"] == base["evaluate"].info["test"]
 
 
 def foreseen(rate, users):
@@ -180,11 +188,12 @@ def test_a_user_of_whom_only_what_is_held_out_changed_came_back(monkeypatch):
     changes = Changes(np.arange(2), np.zeros(2, bool), none, none, {"item": np.array([5])})
     asked = []
 
-    def ranks(_before, _old, users, targets, taken):
+    def ranks(_before, _old, users, targets, taken, k):
+        assert k == 10
         asked.append((users.tolist(), targets.tolist(), taken.of(0).tolist()))
         return np.array([3])
 
-    monkeypatch.setattr("cadc_rec.updates.progressive._ranks", ranks)
+    monkeypatch.setattr("cadc_rec.updates.progressive.served_ranks", ranks)
     found = progressive({}, old, new, changes, [10])
     assert asked == [([0], [3], [0, 5, 2, 6])]  # and 6 was forgotten
     assert found["rows"] == {"known": 1, "new_user": 0, "new_item": 0, "new_both": 0}
