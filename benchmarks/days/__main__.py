@@ -4,7 +4,7 @@
     python -m benchmarks.days --workdir work/days --docs    # what is measured, into the docs
 
 Days go from midnight to midnight of Brazil. The first two are learned at once; each further day is
-judged before it is learned. All contenders are judged on the same clicks by `benchmarks.days.judge`.
+judged before it is learned. `benchmarks.days.judge` judges all contenders on the same clicks.
 ``--share`` takes some of the users alone, all clicks of each.
 """
 

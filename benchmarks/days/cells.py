@@ -1,4 +1,4 @@
-"""The cells of the study: each is one command and what its result reaches, kept as soon as it is made.
+"""The cells of the study: a command and what its result reaches, kept as soon as it is made.
 
 In: the log, the settings, a work folder. Out: ``results/NAME.json`` with the seconds and the peak
 memory of the command and the metrics of its state on a period's requests, and ``results/NAME.npz``

@@ -1,8 +1,8 @@
-"""The log of a study of days: its periods as tables, and the next clicks that a model has to foresee.
+"""The log of a study of days: its periods as tables, and the next clicks that have to be foreseen.
 
-In: a table of user_id, item_id and times in milliseconds. Out: the rows of a period, in the order of
-time; and of a period the requests: each user who was seen before, and the first item that the user
-had not taken by then.
+In: a table of user_id, item_id and times in milliseconds. Out: the rows of a period, in the order
+of time; and of a period the requests: each user who was seen before, and the first item that the
+user had not taken by then.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Requests:
         user: original ids ``[n]``.
         target: original ids of the items that were taken ``[n]``; each was known before.
         time: of the clicks, milliseconds ``[n]``.
-        taken: of each, the items taken before the period, the latest last, as places in `Log.items`.
+        taken: of each, the items taken before the period, the latest last, as places in
+            `Log.items`.
         returned: users who came back and took something new to them, with known targets or not.
         new_users: users who were never seen before the period.
         rows: interactions of the period, and of the log before it.
