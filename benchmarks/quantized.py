@@ -53,7 +53,7 @@ def main(
     trained = finished.trained()
     if trained is None:
         raise SystemExit("this method has no towers")
-    data, known = finished.dataset, finished.known()
+    data, known = finished.dataset, finished.known
     has_test = data.test_item >= 0
 
     def hit_rate(users: torch.Tensor, items: torch.Tensor) -> float:

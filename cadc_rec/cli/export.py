@@ -49,6 +49,14 @@ def export(
     method: Method = None,
     sets: Sets = None,
     update: Update = NEWEST,
+    state: Annotated[
+        Literal["production", "evaluation"],
+        typer.Option(
+            "--for",
+            help="What the bundle knows of users: all that is in the log, or what was known when "
+            "the test items were ranked.",
+        ),
+    ] = "production",
     index: Annotated[
         Literal["auto", "exact", "hnsw", "ivf-pq"],
         typer.Option(help="Kind of FAISS index; auto chooses by the number of items."),
@@ -122,7 +130,7 @@ def export(
         from cadc_rec.export.write import Wanted, write_bundle
 
         finished = Finished(
-            experiment, artifacts, pipeline.dataset, pipeline.pretrained, taken.document()
+            experiment, artifacts, pipeline.dataset, pipeline.pretrained, taken.document(), state
         )
         wanted = Wanted(index, precisions, aot, key, replace=force)
         with sent(out, replace=force) as folder:
@@ -142,6 +150,7 @@ def export(
         document: dict[str, Any] = {
             "bundle": written,
             "update": taken.document(),
+            "state": state,
             "manifest": manifest,
         }
         if delta is not None:

@@ -164,7 +164,8 @@ class ComputeConfig(Section):
     """Matrix factorization, ALS and transitions on several processes. `replicated`: each process
     holds whole tables and exchanges them after every half-step. `partitioned`: each process holds
     its own rows and fetches the others that its interactions need. `auto` partitions tables that
-    would not fit whole into a process's memory."""
+    would not fit whole into a process's memory. (The tables of `pretrain.model = "mlp"` are always
+    partitioned: a step refers to few rows.)"""
     timeout_seconds: PositiveInt = 1800
     """Seconds that a process waits for the others before it ends with an error."""
 

@@ -27,6 +27,7 @@ from scipy import sparse
 from cadc_rec.data.streams import read_groups
 
 FOLDER = "columns"
+POINTERS_BY_ITEM = f"{FOLDER}/item_indptr.npy"
 _RUN_ROWS = 2**24  # of a run of items, sorted in some 400 MB; a frequent item may have more
 _MOST_RUNS = 256  # each is a file that is open while rows are dealt out
 _PIECE = 2**20  # rows dealt out at once
@@ -228,9 +229,7 @@ def _indptr(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def rows_of_items(
-    item: NDArray[np.int32], items: range
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def rows_of_items(item: NDArray[np.int32], items: range) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """The rows of D_full whose items are `items`: by item, and each item's in their order.
 
     Args:
@@ -238,16 +237,15 @@ def rows_of_items(
         items: consecutive ones.
 
     Returns:
-        Where each item's rows begin, int64 ``[items + 1]``, and the rows, int64.
+        Where each item's rows begin, int64 ``[items + 1]``, and the rows: int32, or int64 where
+        there are 2**31 and more in all.
     """
     counts = np.zeros(len(items), np.int64)
     for _, of in _pieces_of_items(item, items):
         counts += np.bincount(of, minlength=len(items))
     indptr = _indptr(counts)
-    rows, free = (
-        np.empty(indptr[-1], np.int64),
-        indptr[:-1].copy(),
-    )  # where each item's next row goes
+    rows = np.empty(indptr[-1], np.int32 if len(item) < 2**31 else np.int64)
+    free = indptr[:-1].copy()  # where each item's next row goes
     for found, of in _pieces_of_items(item, items):
         one_row = sparse.csr_array((found, of, [0, len(of)]), shape=(1, len(items)))
         by_item = one_row.tocsc()  # a counting sort, stable

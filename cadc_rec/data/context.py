@@ -96,16 +96,19 @@ def _feature(dataset: Dataset, name: str, size: int) -> tuple[Codes, Codes, Code
     train = np.concatenate(
         [group[column].to_numpy() for group in read_groups(train_files(dataset.path), [column])]
     )
-    held_out = []
-    for part in ("val", "test"):
-        table = pq.read_table(dataset.path / f"{part}.parquet", columns=["user", column])
-        codes = np.zeros(dataset.n_users, np.int32)
-        codes[table["user"].to_numpy()] = table[column].to_numpy()
-        held_out.append(np.where(codes < size, codes, UNKNOWN).astype(np.int32))
-    val, test = held_out
+    val, test = (_held_out_codes(dataset, part, name, size) for part in ("val", "test"))
     if _described(dataset)[name]["lagged"]:
         return lagged(dataset, train, val, UNKNOWN)
     return train, val, test
+
+
+def _held_out_codes(dataset: Dataset, part: str, name: str, size: int) -> Codes:
+    """A column's codes of the ``val`` or ``test`` items ``[n_users]``, 0 where there is none."""
+    column = context_column(name)
+    table = pq.read_table(dataset.path / f"{part}.parquet", columns=["user", column])
+    codes = np.zeros(dataset.n_users, np.int32)
+    codes[table["user"].to_numpy()] = table[column].to_numpy()
+    return np.where(codes < size, codes, UNKNOWN).astype(np.int32)
 
 
 def lagged(
@@ -129,31 +132,35 @@ def lagged(
     return before, last, np.where(np.asarray(dataset.val_item) >= 0, val, last)
 
 
-def request_codes(dataset: Dataset, features: Sequence[str]) -> RequestCodes:
-    """What makes the codes of requests that come after all that is known: after validation.
+def request_codes(
+    dataset: Dataset, features: Sequence[str], with_test: bool = False
+) -> RequestCodes:
+    """What makes the codes of requests that come after all that is known.
+
+    Args:
+        dataset: whose users ask.
+        features: in their order.
+        with_test: whether the test items are known, or only what came before them.
 
     Raises:
         CadcError: as `context_sizes`.
     """
     sizes, described = context_sizes(dataset, features), _described(dataset)
     columns = [name for name in features if name not in TIME_FEATURES]
+    have = np.asarray(dataset.test_item) >= 0 if with_test else np.zeros(dataset.n_users, bool)
     last = None
     if "gap" in features:
         _, _, last = lagged(dataset, dataset.train_timestamp, dataset.val_timestamp, np.nan)
-    return RequestCodes(
-        tuple(features),
-        {
-            name: described[name]["vocabulary"][: sizes[name] - 1]
-            for name in columns
-            if not described[name]["lagged"]
-        },
-        {
-            name: _feature(dataset, name, sizes[name])[2]
-            for name in columns
-            if described[name]["lagged"]
-        },
-        last,
-    )
+        last = np.where(have, dataset.test_timestamp, last)
+    values, before = {}, {}
+    for name in columns:
+        if described[name]["lagged"]:
+            known = _feature(dataset, name, sizes[name])[2]
+            own = _held_out_codes(dataset, "test", name, sizes[name])
+            before[name] = np.where(have, own, known)
+        else:
+            values[name] = described[name]["vocabulary"][: sizes[name] - 1]
+    return RequestCodes(tuple(features), values, before, last)
 
 
 def requests_of_test_items(

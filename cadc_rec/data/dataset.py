@@ -36,6 +36,7 @@ from cadc_rec.store.artifact import Artifact
 
 NOT_HELD_OUT = -1
 NO_ITEM = -1
+_USERS = 2**15  # whose items are looked up at once
 
 
 @dataclass(frozen=True)
@@ -228,29 +229,37 @@ class Dataset:
         """
         return self._items_before(rows, self.user_indptr[self.train_user[rows]], length)
 
-    def last_items(self, length: int, with_validation: bool) -> NDArray[np.int32]:
-        """What is known of each user in the end: int32 ``[n_users, length]``, the latest first.
+    def last_items(
+        self, length: int, with_validation: bool, users: NDArray[np.int64] | slice | None = None
+    ) -> NDArray[np.int32]:
+        """What is known of users in the end: int32 ``[users, length]``, the latest first.
 
         Args:
             length: items to go back at most; -1 stands where a user has no more.
             with_validation: whether the validation item counts as known; for the test item, it
                 does.
+            users: rows of users, or a run of them; None for all.
         """
-        last = self._items_before(self.user_indptr[1:], self.user_indptr[:-1], length)
+        chosen = slice(None) if users is None else users
+        starts, ends = self.user_indptr[:-1][chosen], self.user_indptr[1:][chosen]
+        last = self._items_before(ends, starts, length)
         if with_validation and length:
-            have = np.flatnonzero(self.val_item >= 0)
+            held_out = self.val_item[chosen]
+            have = np.flatnonzero(held_out >= 0)
             last[have, 1:] = last[have, :-1]
-            last[have, 0] = self.val_item[have]
+            last[have, 0] = held_out[have]
         return last
 
     def _items_before(
         self, ends: NDArray[np.int64], starts: NDArray[np.int64], length: int
     ) -> NDArray[np.int32]:
         """Items of D_full at ``ends - 1, ends - 2, ...``, down to `starts`; then -1."""
-        places = ends[:, None] - 1 - np.arange(length)
-        items = np.full(places.shape, NO_ITEM, np.int32)
-        inside = places >= starts[:, None]
-        items[inside] = self.train_item[places[inside]]
+        items = np.full((len(ends), length), NO_ITEM, np.int32)
+        for first in range(0, len(ends), _USERS):  # what is formed takes many times the items
+            piece = slice(first, first + _USERS)
+            places = ends[piece, None] - 1 - np.arange(length)
+            inside = places >= starts[piece, None]
+            items[piece][inside] = self.train_item[places[inside]]
         return items
 
     def generation(self, side: Side) -> NDArray[np.int32]:

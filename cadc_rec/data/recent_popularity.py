@@ -11,51 +11,129 @@ log grows, for a service. Both need NumPy and SciPy alone.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+_PIECE = 2**21  # rows read, and sorted, at once
+_SAMPLE = 2**20  # rows whose times say where runs of time begin, at most twice as many
 _CELL_BYTES = 16  # of the dense block: a count, whether it is 0, and its copy in the CSR
 
 
 class RecentPopularity:
     """The interactions of a log, ready to be counted.
 
+    They are brought into the order of time when that is first asked for. A long log then lies in a
+    file without a name, which the kernel takes back from memory when that is short.
+
     Args:
-        time: seconds ``[rows]``, in any order.
-        item: ``[rows]``, in ``[0, n_items)``.
+        time: seconds ``[rows]``, in any order; may be mapped.
+        item: ``[rows]``, in ``[0, n_items)``; likewise.
         n_items: number of items.
+        folder: where a file may be made; None keeps any log in memory.
     """
 
-    def __init__(self, time: NDArray[Any], item: NDArray[np.int32], n_items: int) -> None:
-        in_time = np.argsort(time, kind="stable")
-        self.n_items = n_items
-        self._time = np.asarray(time, np.float64)[in_time]
-        self._item = np.asarray(item)[in_time]
+    def __init__(
+        self,
+        time: NDArray[Any],
+        item: NDArray[np.int32],
+        n_items: int,
+        folder: Path | None = None,
+    ) -> None:
+        self.n_items, self.folder = n_items, folder
+        self._columns, self._own = (time, np.asarray(item)), range(n_items)
+        self._parts: dict[range, RecentPopularity] = {}
 
     @property
     def last(self) -> float:
         """Time of the last interaction; 0 without any."""
-        return float(self._time[-1]) if len(self._time) else 0.0
+        return max((float(time.max()) for time, _ in self._pieces()), default=0.0)
 
     @property
     def items(self) -> NDArray[np.int32]:
         """The items of the interactions, in the order of time."""
-        return self._item
+        return self._log[1]
 
     def of_items(self, items: range) -> RecentPopularity:
         """The interactions of these items alone, which are then numbered from 0."""
         if len(items) == self.n_items:
             return self
-        mine = (self._item >= items.start) & (self._item < items.stop)
-        return RecentPopularity(self._time[mine], self._item[mine] - items.start, len(items))
+        if items not in self._parts:
+            part = RecentPopularity(*self._columns, len(items), self.folder)
+            part._own = self._own[items.start : items.stop]
+            self._parts[items] = part
+        return self._parts[items]
+
+    def latest(self, window: float) -> NDArray[np.int64]:
+        """How often each item was taken in the window that ends with the last interaction.
+
+        Args:
+            window: length in seconds.
+
+        Returns:
+            ``[n_items]``: what a request just after that interaction counts.
+        """
+        start = np.nextafter(self.last, np.inf) - window
+        counts = np.zeros(self.n_items, np.int64)
+        for time, item in self._pieces():
+            counts += np.bincount(item[time >= start], minlength=self.n_items)
+        return counts
+
+    def _pieces(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int32]]]:
+        """Times and items of the rows that count, in the rows' order."""
+        own = self._own
+        for start in range(0, len(self._columns[1]), _PIECE):
+            time, item = (column[start : start + _PIECE] for column in self._columns)
+            mine = (item >= own.start) & (item < own.stop)
+            if mine.any():
+                yield np.asarray(time, np.float64)[mine], item[mine] - np.int32(own.start)
+
+    @cached_property
+    def _log(self) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+        """Times, ascending, and the items with them."""
+        every = self._columns[0][:: max(1, len(self._columns[0]) // _SAMPLE)]
+        rows = sum(len(item) for _, item in self._pieces())
+        cuts = np.linspace(0, len(every), rows // _PIECE + 1)[1:-1].astype(int)
+        bounds = np.unique(np.sort(np.asarray(every, np.float64))[cuts])  # of runs of time
+        lengths = np.zeros(len(bounds) + 1, np.int64)
+        for time, _ in self._pieces():
+            run = np.searchsorted(bounds, time, side="right")
+            lengths += np.bincount(run, minlength=len(lengths))
+        free = np.cumsum(lengths) - lengths
+        times, items = self._room(rows, np.float64), self._room(rows, np.int32)
+        for time, item in self._pieces():
+            run = np.searchsorted(bounds, time, side="right")
+            order, each = np.argsort(run, kind="stable"), np.bincount(run, minlength=len(free))
+            to = np.repeat(free - (np.cumsum(each) - each), each) + np.arange(len(run))
+            times[to], items[to] = time[order], item[order]
+            free += each
+        for start, stop in zip(free - lengths, free, strict=True):
+            order = np.argsort(times[start:stop], kind="stable")
+            for column in (times, items):
+                column[start:stop] = column[start:stop][order]
+        return times, items
+
+    def _room(self, rows: int, kind: Any) -> NDArray[Any]:
+        """An array of a log in time, of any values."""
+        size = rows * np.dtype(kind).itemsize
+        if self.folder is None or rows < _PIECE:
+            return np.empty(rows, kind)
+        try:
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                os.posix_fallocate(file.fileno(), 0, size)  # or the first write would end us
+                return np.asarray(np.memmap(file, kind, "r+", shape=(rows,)))
+        except OSError:  # read-only, or full
+            return np.empty(rows, kind)
 
     def bounds(
         self, at: NDArray[Any], window: float
@@ -71,7 +149,7 @@ class RecentPopularity:
         """
         _require_lengths([window])
         times = np.asarray(at, np.float64)
-        starts, ends = (np.searchsorted(self._time, each) for each in (times - window, times))
+        starts, ends = (np.searchsorted(self._log[0], each) for each in (times - window, times))
         return starts, ends
 
     def blocks(
@@ -99,8 +177,8 @@ class RecentPopularity:
         in_time = np.argsort(at, kind="stable")
         times = np.asarray(at, np.float64)[in_time]
         _require_lengths(windows)
-        ends = np.searchsorted(self._time, times, side="left")
-        starts = [np.searchsorted(self._time, times - w, side="left") for w in windows]
+        ends = np.searchsorted(self._log[0], times, side="left")
+        starts = [np.searchsorted(self._log[0], times - w, side="left") for w in windows]
         most_cells = max(1, most_bytes // _CELL_BYTES)
         first, size = 0, len(times)
         while first < len(times):
@@ -144,10 +222,10 @@ class RecentPopularity:
             ValueError: a window that is not above 0.
         """
         _require_lengths([window])
-        rows = len(self._time)
+        rows = len(self.items)
         base = np.asarray(item, np.int64) * rows
         before, early = (
-            np.searchsorted(self.keys, base + np.searchsorted(self._time, bound, side="left"))
+            np.searchsorted(self.keys, base + np.searchsorted(self._log[0], bound, side="left"))
             for bound in (at, at - window)
         )
         return (before - early).astype(np.int32)
@@ -155,12 +233,12 @@ class RecentPopularity:
     @cached_property
     def keys(self) -> NDArray[np.int64]:
         """``item * rows + place in time`` of every row, ascending."""
-        rows = len(self._time)
-        return np.sort(self._item.astype(np.int64) * rows + np.arange(rows))
+        rows = len(self.items)
+        return np.sort(self.items.astype(np.int64) * rows + np.arange(rows))
 
     def _items_of(self, start: int, end: int) -> NDArray[np.int64]:
         """The items of some rows, ascending."""
-        return np.flatnonzero(np.bincount(self._item[start:end], minlength=self.n_items))
+        return np.flatnonzero(np.bincount(self.items[start:end], minlength=self.n_items))
 
     def _counted(
         self, items: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64]
@@ -177,7 +255,7 @@ class RecentPopularity:
 
         def add(first: int, last: int, request: Any, change: int) -> None:
             """Rows from `first` to `last` change the count from their `request` on."""
-            columns = np.searchsorted(items, self._item[first:last])
+            columns = np.searchsorted(items, self.items[first:last])
             np.add.at(counts, (request, columns), change)
 
         later = np.arange(1, n)
@@ -217,8 +295,10 @@ class RecentScores:
 
     def at_the_end(self) -> NDArray[np.float32]:
         """Of a request just after the log's last interaction: float32 ``[n_items]``."""
-        last = self.popularity.last
-        scores: NDArray[np.float32] = self.of(np.array([np.nextafter(last, np.inf)])).toarray()[0]
+        counts = self.popularity.latest(self.window)
+        scores = np.zeros(len(counts), np.float32)
+        there = counts > 0
+        scores[there] = np.log1p(counts[there]).astype(np.float32) * np.float32(self.factor)
         return scores
 
 

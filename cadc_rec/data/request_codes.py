@@ -109,6 +109,14 @@ class RequestCodes:
                 codes[:, place] = [code_of.get(value, UNKNOWN) for value in asked[name]]
         return codes
 
+    def of_nothing(self, n: int) -> Codes:
+        """The codes ``[n, features]`` of requests of all n users that say nothing, not even when.
+
+        What users did last is known all the same.
+        """
+        when = np.full(n, np.nan) if self.reads_time else None
+        return self.of(np.arange(n), when)
+
     def inputs(self) -> list[dict[str, Any]]:
         """What a request may say, and what is taken where it does not, as JSON values."""
         found: list[dict[str, Any]] = []

@@ -11,6 +11,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,56 @@ def fetch_rows(
     return _exchanged(local, ids, [*starts, n], processes.rank, None)
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """Which rows the ranks want of one another.
+
+    Attributes:
+        wanted: int64, of this rank's own rows those that the ranks asked for, rank by rank.
+        owed: how many of these each rank asked for.
+        asked: how many rows this rank asked each rank for.
+        group: of the ranks.
+    """
+
+    wanted: torch.Tensor
+    owed: list[int]
+    asked: list[int]
+    group: dist.ProcessGroup | None = None
+
+    def send(self, rows: torch.Tensor) -> torch.Tensor:
+        """Give the others their `wanted` rows ``[m, d]``; returns those asked for, in order."""
+        received = rows.new_empty(sum(self.asked), *rows.shape[1:])
+        dist.all_to_all_single(received, rows.contiguous(), self.asked, self.owed, group=self.group)
+        return received
+
+    def send_back(self, rows: torch.Tensor) -> torch.Tensor:
+        """The other way: something for each row asked for; returns that of the `wanted` ones."""
+        received = rows.new_empty(sum(self.owed), *rows.shape[1:])
+        dist.all_to_all_single(received, rows.contiguous(), self.owed, self.asked, group=self.group)
+        return received
+
+
+def ask(
+    ids: torch.Tensor, bounds: Sequence[int], rank: int, group: dist.ProcessGroup | None = None
+) -> Exchange:
+    """Tell the ranks which rows this one wants; every rank must call.
+
+    Args:
+        ids: int64 ``[m]``, ascending.
+        bounds: rank r holds rows ``bounds[r] .. bounds[r + 1]``.
+        rank: this one.
+        group: of the ranks; default: all.
+    """
+    ends = torch.searchsorted(ids, torch.tensor(bounds[1:], device=ids.device)).tolist()
+    asked = [end - begin for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+    counts = torch.empty(len(asked), dtype=torch.int64, device=ids.device)
+    dist.all_to_all_single(counts, torch.tensor(asked, device=ids.device), group=group)
+    owed: list[int] = counts.tolist()
+    wanted = ids.new_empty(sum(owed))
+    dist.all_to_all_single(wanted, ids.contiguous(), owed, asked, group=group)
+    return Exchange(wanted - bounds[rank], owed, asked, group)
+
+
 def _exchanged(
     local: torch.Tensor,
     ids: torch.Tensor,
@@ -103,17 +154,8 @@ def _exchanged(
 ) -> torch.Tensor:
     """Rows `ids`, ascending, of a table whose rank r holds rows ``bounds[r] .. bounds[r + 1]``."""
     with exchanging_rows():
-        ends = torch.searchsorted(ids, torch.tensor(bounds[1:], device=ids.device)).tolist()
-        asked = [end - begin for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
-        counts = torch.empty(len(asked), dtype=torch.int64, device=ids.device)
-        dist.all_to_all_single(counts, torch.tensor(asked, device=ids.device), group=group)
-        owed: list[int] = counts.tolist()
-        wanted = ids.new_empty(sum(owed))
-        dist.all_to_all_single(wanted, ids, owed, asked, group=group)
-        rows = local.new_empty(len(ids), local.shape[1])
-        answer = local[wanted - bounds[rank]]
-        dist.all_to_all_single(rows, answer, asked, owed, group=group)
-        return rows
+        exchange = ask(ids, bounds, rank, group)
+        return exchange.send(local[exchange.wanted])
 
 
 class RowExchange:

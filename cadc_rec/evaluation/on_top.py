@@ -16,23 +16,23 @@ from cadc_rec.distributed.processes import Processes
 from cadc_rec.evaluation.ranking import Listed
 
 
+@dataclass(frozen=True)
 class LastItems:
-    """What is known of each user before a held-out item; what was asked for last is kept.
+    """What is known of users before a held-out item, formed for those that are asked for.
 
-    Args:
+    Attributes:
         dataset: whose users.
         length: items at most.
     """
 
-    def __init__(self, dataset: Dataset, length: int) -> None:
-        self.dataset, self.length = dataset, length
-        self._kept: tuple[bool, NDArray[np.int32]] | None = None
+    dataset: Dataset
+    length: int
 
-    def __call__(self, with_validation: bool) -> NDArray[np.int32]:
+    def __call__(
+        self, with_validation: bool, users: NDArray[np.int64] | slice
+    ) -> NDArray[np.int32]:
         """See `Dataset.last_items`."""
-        if self._kept is None or self._kept[0] != with_validation:
-            self._kept = with_validation, self.dataset.last_items(self.length, with_validation)
-        return self._kept[1]
+        return self.dataset.last_items(self.length, with_validation, users)
 
 
 @dataclass(frozen=True)
@@ -65,20 +65,22 @@ class OnTop:
         """
         if self.lists is None and self.recent is None:
             return None, None
-        chosen: Any = slice(None) if sample is None else sample
         times, order, recent, lists = np.zeros(0), None, None, None
         if self.recent is not None:
+            chosen: Any = slice(None) if sample is None else sample
             times = (dataset.test_timestamp if with_validation else dataset.val_timestamp)[chosen]
             order = np.argsort(times, kind="stable")
             recent = self.recent.of_items(items)
-        history = np.zeros((0, 0), np.int32)
+        known = self.known
         if self.lists is not None:
-            assert self.known is not None
-            history = self.known(with_validation)[chosen]
             lists = self.lists.of_targets(items)
 
         def listed(users: NDArray[np.int64]) -> sparse.csr_array:
-            parts = [] if lists is None else [lists.of(history[users])]
+            parts = []
+            if lists is not None:
+                assert known is not None
+                rows = users if sample is None else sample[users]
+                parts.append(lists.of(known(with_validation, rows)))
             if recent is not None:
                 for each in parts:
                     each.sort_indices()  # SciPy adds sorted matrices many times as fast

@@ -30,12 +30,16 @@ def tower_vectors(
     """
     mine = processes.share(rows)
     longest = -(-rows // processes.world_size)
-    parts = []
-    for start in range(0, longest, _CHUNK):
+    every: torch.Tensor | None = None
+    for start in range(0, max(1, longest), _CHUNK):
         first = min(mine.start + start, mine.stop)
         last = min(first + _CHUNK, mine.stop)
-        parts.append(tower(torch.arange(first, last, device=processes.device)))
-    return torch.cat(parts)
+        part = tower(torch.arange(first, last, device=processes.device))
+        if every is None:  # parts that are joined in the end would take their memory twice
+            every = part.new_empty(len(mine), *part.shape[1:])
+        every[first - mine.start : last - mine.start] = part
+    assert every is not None
+    return every
 
 
 def ranks_by_share(

@@ -9,16 +9,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from cadc_rec.config.experiment import Experiment
+from cadc_rec.export.state import State
 from cadc_rec.store.artifact import Artifact
 from cadc_rec.versions import library_versions
+
+_STATES = {
+    "evaluation": "",
+    "production": " The metrics are of the model as it was evaluated. The bundle knows the "
+    "held-out items, too: histories end with them, and nobody is recommended what they took.",
+}
 
 
 def card_data(
     experiment: Experiment,
     artifacts: Mapping[str, Artifact],
+    state: State,
     update: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What ``model_card.json`` says; metrics are fractions."""
+    """What ``model_card.json`` says; metrics are fractions.
+
+    Args:
+        experiment: its settings.
+        artifacts: by stage.
+        state: what the bundle knows of users.
+        update: the update that it is of.
+    """
     measured, prepared = artifacts["evaluate"].info, artifacts["prepare"].info
     selected = artifacts["select"].info["selected"] if "select" in artifacts else 0
     settings = experiment.model_dump(mode="json", exclude={"tracking", "compute"})
@@ -26,6 +41,7 @@ def card_data(
     return {
         "method": experiment.method,
         "seed": experiment.seed,
+        "state": state,
         **({} if update is None else {"update": update}),
         "data": {
             "source": experiment.data.source,
@@ -62,7 +78,8 @@ def card_page(name: str, data: Mapping[str, Any], limits: list[str]) -> str:
         "## Metrics",
         "",
         f"Each user's last item ranked among all items the user had not taken, "
-        f"{data['ranked_users']:,} users; held out by {of_data['held_out']}.",
+        f"{data['ranked_users']:,} users; held out by {of_data['held_out']}."
+        f"{_STATES[data['state']]}",
         "",
         "| metric | test | validation |",
         "|---|---|---|",

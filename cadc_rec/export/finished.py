@@ -5,7 +5,7 @@ In: settings, artifacts, the dataset and pre-trained vectors. Out: towers, vecto
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from cadc_rec.config.experiment import Experiment
-from cadc_rec.data.context import request_codes
+from cadc_rec.data.context import request_codes, requests_of_test_items
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.prepare.new_rows import Columns
 from cadc_rec.data.recent_popularity import LatestScores
@@ -25,9 +25,16 @@ from cadc_rec.export.new_items import NewItemProgram, NewItems, new_item_program
 from cadc_rec.export.new_users import NewUsers, new_user_program
 from cadc_rec.export.newcomers import newcomer_program, row_fold
 from cadc_rec.export.programs import Program
+from cadc_rec.export.state import (
+    State,
+    nothing_held_out,
+    vectors_of_histories,
+    vectors_of_towers,
+)
 from cadc_rec.export.trained import TrainedModel, trained_towers
 from cadc_rec.pretrain.id_tables import Pretrained
-from cadc_rec.pretrain.prior_fit import FittedPrior
+from cadc_rec.pretrain.prior_fit import FittedPrior, fitted_tables
+from cadc_rec.pretrain.tables_alone import TablesAlone
 from cadc_rec.store.artifact import Artifact
 
 
@@ -42,6 +49,8 @@ class Finished:
         pretrained: pre-trained vectors where there are any.
         update: the update that the artifacts are of, for people: its ``day``, its ``number``, how
             many there are (``of``) and all that as ``text``; None for a run.
+        state: what is known of users. In ``production`` that is all of the log; in ``evaluation``
+            it is what was known when the test items were ranked.
     """
 
     experiment: Experiment
@@ -49,6 +58,7 @@ class Finished:
     dataset: Dataset
     pretrained: Pretrained
     update: Mapping[str, Any] | None = None
+    state: State = "evaluation"
 
     @property
     def name(self) -> str:
@@ -63,10 +73,19 @@ class Finished:
             self.experiment, self.artifacts, self.dataset, self.pretrained, self.listed()
         )
 
+    @cached_property
+    def log(self) -> Dataset:
+        """The dataset whose rows are known, as `state` says; of a test item's ranking, D_full."""
+        return nothing_held_out(self.dataset) if self.state == "production" else self.dataset
+
+    @cached_property
     def known(self) -> UserItems:
-        """The items left out of a test item's candidates, for each user in order of time."""
-        train = UserItems(self.dataset.user_indptr, self.dataset.train_item)
-        return train.and_one_each(self.dataset.val_item)
+        """The items left out of what is recommended, for each user in order of time.
+
+        In the state of the evaluation, these are left out of a test item's candidates.
+        """
+        log = self.log
+        return UserItems(log.user_indptr, log.train_item).and_one_each(log.val_item)
 
     @cached_property
     def new_items(self) -> NewItems:
@@ -158,18 +177,78 @@ class Finished:
     def codes(self) -> RequestCodes | None:
         """What makes the codes of requests; None where no context had a part in the ranking."""
         features = self.artifacts["evaluate"].info.get("context")
-        return request_codes(self.dataset, features) if features else None
+        if not features:
+            return None
+        return request_codes(self.dataset, features, with_test=self.state == "production")
 
     @cached_property
     def latest(self) -> LatestScores:
         """What had been taken just before the log ended, where that has a part in the score."""
-        data, info = self.dataset, self.artifacts["evaluate"].info
-        return LatestScores.of_evaluation(info, data.train_timestamp, data.train_item, data.n_items)
+        info, log = self.artifacts["evaluate"].info, self.log
+        if "recent" not in info:
+            return LatestScores(None)
+        return LatestScores.of_evaluation(info, log.train_timestamp, log.train_item, log.n_items)
+
+    def moments(self) -> tuple[np.ndarray | None, Mapping[str, Sequence[Any]]] | None:
+        """What requests of all users say whose vectors are `vectors`; None of a model without.
+
+        Their times ``[n_users]``, NaN where none is told, and values of columns. In the state of
+        the evaluation these are the test items' requests, in production they say nothing.
+        """
+        if self.codes is None:
+            return None
+        if self.state == "evaluation":
+            return requests_of_test_items(self.dataset, self.codes)
+        n = self.dataset.n_users
+        times = np.full(n, np.nan) if self.codes.reads_time else None
+        return times, {name: [None] * n for name in self.codes.values}
 
     def vectors(self, side: str) -> np.ndarray:
-        """The vectors of ``user`` or ``item`` that ranked the test items, and what is `latest`."""
-        vectors = self._evaluated(side)
-        return self.latest.of_users(vectors) if side == "user" else self.latest.of_items(vectors)
+        """The vectors of ``user`` or ``item`` in this state, and what is `latest`."""
+        if side == "item":
+            return self.latest.of_items(self._evaluated(side))
+        return self.latest.of_users(self._of_users)
+
+    @property
+    def sessions(self) -> str | None:
+        """Which program forms a known user's vector by a history; None if no history changes it.
+
+        The towers' reads users' rows, too. Tables alone know users by what they took.
+        """
+        if self._towers is not None:
+            return "query" if self._towers.history_length else None
+        return None if self._tables is None else "newcomer"
+
+    @cached_property
+    def _tables(self) -> TablesAlone | None:
+        """What tables alone say of histories; None without a prior."""
+        e = self.experiment
+        return fitted_tables(e.prior, e.history, self.dataset, self.pretrained, self.fitted())
+
+    @cached_property
+    def _of_users(self) -> np.ndarray:
+        """Users' vectors: those that ranked the test items, or by histories to the log's end."""
+        if self.state == "evaluation":
+            return self._evaluated("user")
+        vectors = self._at_the_end()
+        if vectors is None:
+            return self._evaluated("user")
+        vectors[self.dataset.forgotten.rows["user"]] = 0
+        return vectors
+
+    def _at_the_end(self) -> np.ndarray | None:
+        """Users' vectors when the log has ended; None of a model to which nothing happens then."""
+        trained = self._towers
+        if trained is not None:
+            if not trained.history_length and not trained.request:
+                return None
+            codes = self.codes
+            now = None if codes is None else codes.of_nothing(self.dataset.n_users)
+            return vectors_of_towers(trained, self.log, now)
+        if self._tables is None:
+            return None
+        length = self.experiment.history.length
+        return vectors_of_histories(self._tables.program(), self.log, length)
 
     def every_item(self) -> np.ndarray:
         """The same of all items, those that nobody took yet last."""

@@ -18,7 +18,6 @@ import numpy as np
 from safetensors.numpy import save
 
 from cadc_rec import strict_json
-from cadc_rec.data.context import requests_of_test_items
 from cadc_rec.data.dense import DESCRIBED, table_file
 from cadc_rec.export.card import card_data, card_page, limits_of
 from cadc_rec.export.finished import Finished
@@ -72,7 +71,9 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
         with track("export", 5, "parts") as ticker:
             _write_data(finished, folder)
             ticker.advance(1, "vectors and ids")
-            described = {"index": _write_index_and_test(finished, folder, wanted.index)}
+            described: dict[str, Any] = {
+                "index": _write_index_and_test(finished, folder, wanted.index)
+            }
             ticker.advance(1, "index")
             trained = finished.trained()
             programs = {} if trained is None else tower_programs(trained, finished.latest.scores)
@@ -84,6 +85,7 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
                 programs["new_user"] = finished.new_user_program
             described["new_users"] = {"codes": widths_of(finished.new_user_program)}
             programs["newcomer"] = finished.newcomer_program
+            described["sessions"] = finished.sessions
             width = finished.vectors("item").shape[1]
             described["programs"] = _write_programs(programs, width, folder, wanted.aot)
             ticker.advance(1, "programs")
@@ -107,7 +109,7 @@ def _write_data(finished: Finished, folder: Path) -> None:
     evaluated, prepared = finished.artifacts["evaluate"].path, finished.artifacts["prepare"].path
     changed = finished.latest.scores is not None
     for side, name, of_all in (
-        ("user", layout.USER_VECTORS, changed),
+        ("user", layout.USER_VECTORS, changed or finished.state == "production"),
         ("item", layout.ITEM_VECTORS, changed or finished.dataset.n_untaken),
     ):
         if of_all:
@@ -136,7 +138,7 @@ def _write_data(finished: Finished, folder: Path) -> None:
         _write_json(folder / layout.CONTEXT, finished.codes.described())
         if of_users := finished.codes.arrays():
             (folder / layout.LAST).write_bytes(save(of_users))
-    known = finished.known()
+    known = finished.known
     taken = known.items.astype(np.int32)
     every = finished.dataset.n_items + finished.dataset.n_untaken
     arrays = {
@@ -159,12 +161,12 @@ def _write_index_and_test(finished: Finished, folder: Path, kind: IndexKind) -> 
     recorded = recorded_requests(
         users,
         items,
-        finished.known(),
+        finished.known,
         data.user_ids(),
         data.item_ids(),
         index,
         finished.listed(),
-        None if finished.codes is None else requests_of_test_items(data, finished.codes),
+        finished.moments(),
         data.forgotten,
     )
     _write_json(folder / layout.SELF_TEST, recorded)
@@ -209,12 +211,13 @@ def _write_modules(
 
 
 def _write_descriptions(finished: Finished, described: dict[str, Any], folder: Path) -> None:
-    card = card_data(finished.experiment, finished.artifacts, finished.update)
+    card = card_data(finished.experiment, finished.artifacts, finished.state, finished.update)
     # Tables alone can have a history too: that of the prior.
     length, listed = finished.experiment.history.length, finished.listed()
     model = {
         "method": finished.experiment.method,
         "seed": finished.experiment.seed,
+        "state": finished.state,
         **({} if finished.update is None else {"update": dict(finished.update)}),
         "users": finished.dataset.n_users,
         "items": finished.dataset.n_items,

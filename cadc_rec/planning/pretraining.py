@@ -97,8 +97,15 @@ def plan_pretraining(
     extent = Extent(sizes.users, sizes.items, width, machines.world_size)
     both = (sizes.users + sizes.items) * width * 4
     ranked = validation_bytes(sizes, width + 1, machines)
-    if config.model == "mlp":  # replicated, with a gradient and Adam's moments
-        return PretrainPlan("mlp", "replicated", 4 * both, 0)
+    if config.model == "mlp":
+        # Its own rows with a gradient and Adam's moments; rows of a step and their gradients, as
+        # they are fetched and, on average over the ranks, as many that others fetch.
+        world, step = machines.world_size, config.mlp.batch_size
+        pairs = step * (1 + config.mlp.negatives) // world
+        looked_up = min(sizes.users, step // world) + min(sizes.items, pairs)
+        fetched = 4 * looked_up * width * 4 if world > 1 else 0
+        tables = "partitioned" if world > 1 else "replicated"
+        return PretrainPlan("mlp", tables, 4 * both // world + fetched, 0, dealable=True)
     rows = held_rows(config, sizes.interactions, machines.world_size, machines.device == "cuda")
     loss = "squares" if config.model == "als" else config.loss
     usable = (1 - reserve) * machines.memory - rows.training

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from cadc_rec.config.data import DataConfig
 from cadc_rec.config.ids import IdsConfig
+from cadc_rec.data.columns import POINTERS_BY_ITEM
 from cadc_rec.data.ids.waiting import DEPTH
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import bring, committed, read_manifest
@@ -107,6 +108,7 @@ class Sizes:
         user_dense: the users' vectors and numbers, likewise.
         item_dense: the items' vectors and numbers, likewise.
         interactions: of training; 0 if they are not known.
+        of_items: of training, by item; None if they are not known.
         id_map: bytes of the map of ids to rows that an update holds, where ids come and go; of ids
             that are numbers.
     """
@@ -119,6 +121,7 @@ class Sizes:
     user_dense: tuple[PlannedDense, ...] = ()
     item_dense: tuple[PlannedDense, ...] = ()
     interactions: int = 0
+    of_items: np.ndarray | None = field(default=None, compare=False)
     id_map: int = 0
 
 
@@ -178,7 +181,9 @@ def _of_closed_ids(
     if users and items:
         found = found or Sizes(users, items, "")
         given, rows = "--users and --items", interactions or 0
-        return replace(found, users=users, items=items, source=given, interactions=rows)
+        return replace(
+            found, users=users, items=items, source=given, interactions=rows, of_items=None
+        )
     if found is None:
         raise CadcError(
             f"{where}: its dataset is not prepared in {workdir}, so the sizes of its tables are "
@@ -192,8 +197,9 @@ def _of_closed_ids(
             items=items or found.items,
             source=f"{found.source}, except --{'users' if users else 'items'}",
             interactions=known,
+            of_items=None,
         )
-    return replace(found, interactions=known)
+    return replace(found, interactions=known, of_items=None if interactions else found.of_items)
 
 
 def _prepared(data: DataConfig, workdir: Path) -> Sizes | None:
@@ -207,7 +213,7 @@ def _prepared(data: DataConfig, workdir: Path) -> Sizes | None:
         asked = {k: v for k, v in manifest["settings"].items() if k != "code"}
         if asked != wanted or not _same_world(data, info):
             continue
-        bring(folder, ("attributes.json", "dense.json"))
+        bring(folder, ("attributes.json", "dense.json", POINTERS_BY_ITEM))
         sides = json.loads((folder / "attributes.json").read_text("utf-8"))
         user, item = (
             tuple(
@@ -222,7 +228,10 @@ def _prepared(data: DataConfig, workdir: Path) -> Sizes | None:
             dense = [tuple(map(PlannedDense.of, described[side])) for side in ("user", "item")]
         ids = int(info["users"]), int(info["items"])
         rows = int(info["train"])
-        return Sizes(*ids, str(folder), user, item, dense[0], dense[1], rows)
+        pointers, of_items = folder / POINTERS_BY_ITEM, None
+        if pointers.is_file():  # no dataset prepared before there were any has them
+            of_items = np.diff(np.load(pointers, allow_pickle=False))
+        return Sizes(*ids, str(folder), user, item, dense[0], dense[1], rows, of_items)
     return None
 
 

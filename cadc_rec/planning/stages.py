@@ -20,13 +20,14 @@ from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.planning.layout import RankMemory
 from cadc_rec.planning.pretraining import PretrainPlan
 from cadc_rec.planning.sizes import Machines, Sizes
+from cadc_rec.planning.transitions import transition_bytes
 from cadc_rec.training.kept import frozen_cache
 
-_FLOAT, _ID, _ROW = 4, 4, 8  # of a row of D_full, where transitions are counted
+_FLOAT, _ID = 4, 4
 _LIBRARIES = {"prepare": 330, "transitions": 340, "select": 400, "pretrain": 380, "train": 400}
 _LIBRARIES |= {"evaluate": 340}  # MiB, with little data
 _RAW_ROW = 42  # bytes of a row in the preparing engine, as long as they fit into its memory
-_PAIR = 32  # of a pair of items, while its order by the other item is made
+_USER = 64  # of one that is ranked: where their rows begin, targets, ranks, what is written
 _EXAMPLE = 3 * _ID
 
 
@@ -54,16 +55,16 @@ def host_by_stage(
     limit = experiment.data.memory
     engine = parse_memory(limit) if limit else _engine(machines)
     found = {"prepare": min(engine, _RAW_ROW * rows) if rows else engine, "select": 0}
-    if window := experiment.transitions.window:
-        pairs = min(window * rows, sizes.items**2)
-        found["transitions"] = (_ROW * rows + _PAIR * pairs) // world
+    if experiment.transitions.window:
+        found["transitions"] = transition_bytes(experiment.transitions, sizes, world)
     if machines.device == "cpu":
         if pretrain is not None:
             found["pretrain"] = pretrain.most
         if module is not None:
             most = max((rank.total for rank in ranks), default=0) + validation
             found["train"] = most + _of_examples(experiment, sizes, machines, module)
-            found["evaluate"] = most + _ID * sizes.users * (experiment.history.length + 4)
+            tables = max((rank.tables + rank.mlps + rank.attributes for rank in ranks), default=0)
+            found["evaluate"] = tables + validation + _USER * sizes.users
     return {
         stage: (_LIBRARIES[stage] << 20) + found[stage] for stage in _LIBRARIES if stage in found
     }

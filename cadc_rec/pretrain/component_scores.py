@@ -74,7 +74,7 @@ def scored(
     names = [name for name in ("folded", "led", "lists") if name in tables.factors]
     names += [] if content is None else ["content"]
     names += ["popularity"] if tables.log is None else ["popularity", "recent"]
-    history = dataset.last_items(length, with_validation=False)[users]
+    history = dataset.last_items(length, False, users)
     times = np.zeros(len(users))
     if tables.log is not None:
         times = dataset.val_timestamp[users]

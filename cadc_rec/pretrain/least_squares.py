@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from cadc_rec.pretrain.factor_tables import FactorTable, ReplicatedTable
 from cadc_rec.pretrain.kernels import Pattern
 
 _INITIAL_STD = 0.01
+PIECE = 2**21  # entries sent at once to those who have their columns: some 80 MB
 Only = tuple[np.ndarray, np.ndarray]
 """The rows of both sides to solve, ascending, on one process; the others stay."""
 
@@ -208,26 +210,29 @@ def _with_data(matrix: sparse.csr_array, data: np.ndarray) -> sparse.csr_array:
     )
 
 
-def by_column(rows: sparse.csr_array, processes: Processes) -> sparse.csr_array:
+def by_column(
+    rows: sparse.csr_array, processes: Processes, piece: int | None = None
+) -> sparse.csr_array:
     """Each rank's share of the columns of a matrix of which it has its share of the rows.
 
-    Every rank must call.
+    Every rank must call. Rows are sent some at a time, and what is received goes where it belongs:
+    beside the two orders only a piece stands in memory.
 
     Args:
         rows: ``[share, columns]``, float32.
         processes: the ranks.
+        piece: entries that a rank sends at once, about; the result does not depend on it.
 
     Returns:
         ``[share of the columns, rows of all ranks]``; a column's entries by ascending row.
     """
     if processes.world_size == 1:
         return rows.T.tocsr()
-    world = range(processes.world_size)
-    ends = [processes.share_of(rank, rows.shape[1]).stop for rank in world]
-    mine = processes.share(rows.shape[1])
-    every = rows.tocsc()  # a counting sort: what goes to a rank now stands side by side
-    given = np.diff(every.indptr[[0, *ends]]).tolist()
-    taken = [of_rank[processes.rank] for of_rank in processes.all_gather(given)]
+    ranks, columns = range(processes.world_size), rows.shape[1]
+    piece = piece or max(PIECE, columns)  # each costs a pass over the columns
+    shares = [processes.share_of(rank, columns) for rank in ranks]
+    widths, mine = [len(share) for share in shares], len(shares[processes.rank])
+    first = np.cumsum([0, *processes.all_gather(rows.shape[0])])
 
     def exchanged(values: np.ndarray, give: list[int], take: list[int]) -> np.ndarray:
         sent = torch.from_numpy(np.ascontiguousarray(values)).to(processes.device)
@@ -235,19 +240,36 @@ def by_column(rows: sparse.csr_array, processes: Processes) -> sparse.csr_array:
         dist.all_to_all_single(received, sent, take, give)
         return received.cpu().numpy()
 
-    widths = [len(processes.share_of(rank, rows.shape[1])) for rank in world]
-    lengths = exchanged(np.diff(every.indptr).astype(np.int64), widths, [len(mine)] * len(world))
-    data = exchanged(every.data, given, taken)
-    of_row = exchanged(every.indices.astype(np.int32, copy=False), given, taken)
-    index = np.int32 if sum(taken) < 2**31 else np.int64
-    del every
-    parts, counts, at = [], processes.all_gather(rows.shape[0]), 0
-    for rank in world:
-        part = slice(at, at + taken[rank])
-        own = lengths[rank * len(mine) : (rank + 1) * len(mine)]
-        # SciPy would take the other array in 64 bits, too.
-        pointers = np.concatenate([[0], np.cumsum(own)]).astype(index)
-        shape = (len(mine), counts[rank])
-        parts.append(sparse.csr_array((data[part], of_row[part], pointers), shape=shape))
-        at = part.stop
-    return sparse.hstack(parts, format="csr")
+    def lengths_of(own: np.ndarray) -> np.ndarray:
+        """How many entries each rank sends of this one's columns, by what it has of each."""
+        return exchanged(own, widths, [mine] * len(ranks)).reshape(len(ranks), mine)
+
+    counts = np.zeros(columns, np.int64)
+    for start in range(0, rows.nnz, piece):
+        counts += np.bincount(rows.indices[start : start + piece], minlength=columns)
+    of_rank = lengths_of(counts)
+    pointers = np.concatenate([[0], np.cumsum(of_rank.sum(0))])
+    free = pointers[:-1] + np.cumsum(of_rank, 0) - of_rank  # where each rank's next entry goes
+    index = np.int32 if pointers[-1] < 2**31 else np.int64
+    data, of_row = np.empty(pointers[-1], np.float32), np.empty(pointers[-1], index)
+    for part in _parts(rows.indptr, piece, processes):
+        every = rows[part.start : part.stop].tocsc()  # a counting sort: a rank's stand together
+        lengths = lengths_of(np.diff(every.indptr).astype(np.int64))
+        given = [int(np.diff(every.indptr[[s.start, s.stop]])[0]) for s in shares]
+        taken = lengths.sum(1).tolist()
+        before = np.cumsum(lengths).reshape(lengths.shape) - lengths
+        to = np.repeat((free - before).ravel(), lengths.ravel()) + np.arange(sum(taken))
+        row = every.indices.astype(np.int32) + np.int32(first[processes.rank] + part.start)
+        data[to], of_row[to] = exchanged(every.data, given, taken), exchanged(row, given, taken)
+        free += lengths
+    shape = (mine, int(first[-1]))
+    return sparse.csr_array((data, of_row, pointers.astype(index)), shape=shape)
+
+
+def _parts(indptr: np.ndarray, piece: int, processes: Processes) -> Iterator[range]:
+    """Consecutive rows of about so many entries; every rank is given as many parts."""
+    parts = processes.most(int(indptr[-1]) // piece + 1)
+    cuts = np.searchsorted(indptr, np.linspace(0, int(indptr[-1]), parts + 1), "left")
+    cuts[0], cuts[-1] = 0, len(indptr) - 1
+    for start, stop in pairwise(cuts.tolist()):
+        yield range(start, stop)

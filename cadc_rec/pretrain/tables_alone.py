@@ -198,12 +198,13 @@ def tables_alone(
     log = None
     if config.recent:
         dataset.require_clock("prior.recent = true")
-        log = RecentPopularity(dataset.train_timestamp, dataset.train_item, dataset.n_items)
+        columns = dataset.train_timestamp, dataset.train_item
+        log = RecentPopularity(*columns, dataset.n_items, dataset.path.parent)
     return TablesAlone(dense, lists, _popularity(dataset), factors, config.decay, log)
 
 
 def _sample(history: HistoryConfig, dataset: Dataset) -> np.ndarray:
-    return dataset.last_items(history.length, with_validation=False)[:_SAMPLE]
+    return dataset.last_items(history.length, False, slice(_SAMPLE))
 
 
 def _popularity(dataset: Dataset) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from zlib import crc32
@@ -96,14 +96,15 @@ class ShardedTwoTower:
 
     def user_vectors(
         self,
-        history: np.ndarray | None = None,
+        history: Callable[[np.ndarray], np.ndarray] | None = None,
         sample: np.ndarray | None = None,
         request: np.ndarray | None = None,
     ) -> torch.Tensor:
         """Vectors ``[share, d]`` of this rank's share of the users.
 
         Args:
-            history: int32 ``[n_users, L]``, known of each user, where the model has one.
+            history: of some users, by row, what is known of each: int32 ``[n, L]``; where the model
+                has one.
             sample: rows of the users, if not all are wanted; int64.
             request: int32 ``[n_users, features]``, context of each user's request, likewise.
         """
@@ -114,9 +115,10 @@ class ShardedTwoTower:
 
         def embed(places: torch.Tensor) -> torch.Tensor:
             ids = places if chosen is None else chosen[places]
+            rows = ids.cpu().numpy()
             known, asked = (
-                None if each is None else torch.from_numpy(each[ids.cpu().numpy()]).to(device)
-                for each in (history, request)
+                None if array is None else torch.from_numpy(array).to(device)
+                for array in (history and history(rows), None if request is None else request[rows])
             )
             return self.module.user_vectors(ids, known, asked)
 

@@ -6,6 +6,7 @@ same to it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -76,7 +77,7 @@ def of_towers(
     """
 
     def users(with_validation: bool, sample: np.ndarray | None) -> torch.Tensor:
-        history = known(with_validation) if known.length else None
+        history = functools.partial(known, with_validation) if known.length else None
         asked = None
         if context is not None:
             asked = context.test if with_validation else context.validation
@@ -91,7 +92,7 @@ def of_tables(tables: TablesAlone, known: LastItems, processes: Processes) -> Sc
 
     def users(with_validation: bool, sample: np.ndarray | None) -> torch.Tensor:
         mine = own_share(sample, known.dataset.n_users, processes)
-        return tables.user_vectors(known(with_validation)[mine]).to(processes.device)
+        return tables.user_vectors(known(with_validation, mine)).to(processes.device)
 
     on_top = OnTop(tables.listed(known.length), tables.recent(), known)
     share = processes.share(known.dataset.n_items)

@@ -126,7 +126,7 @@ def _ranks(
     lists = ListedScores.of_evaluation(info, folders)
     listed: Listed | None = None
     if lists is not None:
-        history = old.last_items(lists.length, True)[users]
+        history = old.last_items(lists.length, True, users)
         of_items = lists.of_targets(range(old.n_items))
 
         def listed(places: NDArray[np.int64]) -> sparse.csr_array:

@@ -98,6 +98,8 @@ def test_what_is_known_at_test_begins_with_the_validation_item():
     assert data.last_items(2, with_validation=False).tolist() == [[12, 11], [20, -1]]
     assert data.last_items(2, with_validation=True).tolist() == [[14, 12], [20, -1]]
     assert data.last_items(0, with_validation=True).shape == (2, 0)
+    assert data.last_items(2, True, np.array([1, 0, 1])).tolist() == [[20, -1], [14, 12], [20, -1]]
+    assert data.last_items(2, True, slice(0, 1)).tolist() == [[14, 12]]
     assert data.last_items(5, with_validation=True).tolist() == [
         [14, 12, 11, 10, -1],
         [20, -1, -1, -1, -1],

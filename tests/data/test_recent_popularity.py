@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cadc_rec.data import recent_popularity
 from cadc_rec.data.recent_popularity import RecentCounts, RecentPopularity
 
 N_ITEMS = 6
@@ -52,6 +53,31 @@ def test_one_array_and_single_pairs_give_the_same_counts(log, at, window):
     assert found.counts(times, window).toarray().tolist() == expected.tolist()
     pairs = found.of_pairs(times[:, None], np.arange(N_ITEMS), window)
     assert pairs.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("own", [range(N_ITEMS), range(2, 5), range(0)])
+def test_a_long_log_is_sorted_run_by_run_in_a_file_that_nobody_sees(own, tmp_path, monkeypatch):
+    monkeypatch.setattr(recent_popularity, "_PIECE", 16)
+    rng = np.random.default_rng(2)
+    time, item = rng.integers(0, 40, 999) / 2, rng.integers(0, N_ITEMS, 999).astype(np.int32)
+    part = RecentPopularity(time, item, N_ITEMS, tmp_path).of_items(own)
+    mine = np.isin(item, own)
+    order = np.argsort(time[mine], kind="stable")
+    assert part.items.tolist() == (item[mine][order] - own.start).tolist()
+    assert isinstance(part.items.base, np.memmap) == (len(own) > 0)
+    assert not list(tmp_path.iterdir())
+    at = np.array([3.0, 19.5, 7.25])
+    log = list(zip(time.tolist(), item.tolist(), strict=True))
+    counts = part.counts(at, 3.5).toarray()
+    assert counts.tolist() == by_hand(log, at, 3.5)[:, own.start : own.stop].tolist()
+    last = by_hand(log, [np.nextafter(time.max(), np.inf)], 3.5)[0]
+    assert RecentPopularity(time, item, N_ITEMS).latest(3.5).tolist() == last.tolist()
+
+
+def test_a_log_that_no_file_can_hold_stays_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(recent_popularity, "_PIECE", 16)
+    log = RecentPopularity(np.arange(99.0)[::-1], np.arange(99) % N_ITEMS, N_ITEMS, tmp_path / "no")
+    assert log.items.tolist() == [row % N_ITEMS for row in range(98, -1, -1)]
 
 
 @settings(max_examples=25, deadline=None)

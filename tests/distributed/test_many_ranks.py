@@ -50,6 +50,7 @@ def test_pretraining_is_that_of_one_process(many, alone):
             assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4), kind
     for theirs, ours in zip(alone["factorize"], many["partitioned"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+    assert many["columns"] == alone["columns"]
 
 
 def test_every_sharding_of_cpu_learns_the_same_and_leaves_frozen_tables_as_they_were(many):

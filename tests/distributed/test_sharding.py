@@ -302,3 +302,8 @@ def test_a_sharding_that_needs_cuda_is_refused_on_cpu():
         pytest.raises(CadcError, match=r"row_wise.*needs CUDA.*data_parallel"),
     ):
         toy.train("init_frozen", "row_wise", joined)
+
+
+def test_ranks_exchange_rows_of_a_matrix_for_its_columns(one, two):
+    assert two["columns"] == one["columns"]
+    assert np.count_nonzero(one["columns"]) > 100  # of which 50 are sent at once

@@ -32,7 +32,7 @@ from cadc_rec.pretrain.als import train_als
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.factor_tables import PartitionedTable, ReplicatedTable
 from cadc_rec.pretrain.id_tables import IdTables, Pretrained, TransitionTables, scaled
-from cadc_rec.pretrain.least_squares import LeastSquares
+from cadc_rec.pretrain.least_squares import LeastSquares, by_column
 from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.store.artifact import Draft
 from cadc_rec.training.build import build_model, frozen_tables_intact
@@ -83,7 +83,7 @@ def dataset(dense: bool = False):
         item_dense=of_items if dense else [],
         train_item=np.arange(ITEMS, dtype=np.int32),
         item_counts=np.ones(ITEMS, np.int64),
-        last_items=lambda length, with_validation: histories(USERS)[:, :length],
+        last_items=lambda length, with_validation, users: histories(USERS)[users, :length],
     )
 
 
@@ -222,7 +222,7 @@ def train(
     history = trainer.fit(validate).history
     vectors = (
         processes.all_gather_rows(
-            model.user_vectors(histories(USERS) if ids in HISTORIES else None), USERS
+            model.user_vectors(histories(USERS).__getitem__ if ids in HISTORIES else None), USERS
         ),
         processes.all_gather_rows(model.item_vectors(), model.n_items),
     )
@@ -310,6 +310,7 @@ def pretraining(processes) -> dict:
         "partitioned": partitioned(processes),
         "softmax": factorize(processes, loss="softmax", shared_negatives=25),
         "softmax partitioned": partitioned(processes, loss="softmax", shared_negatives=25),
+        "columns": columns(processes),
         "als": least_squares(processes),
         "als of interactions": als(processes, "replicated"),
         "als partitioned": als(processes, "partitioned"),
@@ -331,6 +332,19 @@ def least_squares(processes) -> list[list[float]]:
     for _ in solver.sweeps(3):
         pass
     return [table.flatten().cpu().tolist() for table in tables]
+
+
+def columns(processes) -> list[list[float]]:
+    """A matrix by its columns, of its rows on every rank, of which few are sent at once."""
+    rng = np.random.default_rng(6)
+    matrix = sparse.csr_array(rng.random((USERS, ITEMS)) * (rng.random((USERS, ITEMS)) < 0.2))
+    share = processes.share(USERS)
+    mine = matrix[share.start : share.stop].astype(np.float32)
+    found = by_column(mine, processes, piece=50)
+    assert found.has_canonical_format
+    whole = torch.from_numpy(found.toarray()).to(processes.device)
+    assert len(whole) == len(processes.share(ITEMS))
+    return processes.all_gather_rows(whole, ITEMS).cpu().tolist()
 
 
 def als(processes, kind) -> list[list[float]]:
@@ -447,9 +461,7 @@ def neural(processes) -> dict:
     settings = {"model": "mlp", "factors": DIM - 1, "mlp": mlp}
     with tempfile.TemporaryDirectory() as folder:
         draft = Draft(Path(folder))
-        build_neural_tables(
-            PretrainConfig.model_validate(settings), 0, data, processes, draft, ShardingConfig()
-        )
+        build_neural_tables(PretrainConfig.model_validate(settings), 0, data, processes, draft)
         written = {file.stem: load_file(file)["weight"] for file in draft.path.iterdir()}
     return {
         "loss": [entry["loss"] for entry in draft.info["history"]],

@@ -31,7 +31,7 @@ LISTS = TransitionLists(
 
 def on_top():
     recent = RecentScores(RecentPopularity(*LOG, 301), window=100.0, factor=0.7)
-    return OnTop(ListedScores(LISTS, 0.5, 2.0, 3), recent, lambda _: HISTORY)
+    return OnTop(ListedScores(LISTS, 0.5, 2.0, 3), recent, lambda _, users: HISTORY[users])
 
 
 def added_scores():

@@ -142,7 +142,8 @@ def test_a_plan_counts_every_element_of_a_vector(made):
 
 def test_the_change_reaches_tables_that_are_scored_without_towers(monkeypatch):
     experiment, given = toy.experiment("prior", "data_parallel"), toy.pretrained("prior")
-    dataset = SimpleNamespace(last_items=lambda length, with_validation: HISTORY.numpy())
+    history = HISTORY.numpy()
+    dataset = SimpleNamespace(last_items=lambda length, with_validation, users: history[users])
 
     def scores():
         model = prior_alone(experiment.prior, experiment.history, dataset, given)

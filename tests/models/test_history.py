@@ -51,7 +51,7 @@ def test_scores_are_those_of_both_towers_with_all_they_know(model, alone):
     expected = tower("user", [given.ids.user.numpy(), *windows], state, data.user_attributes[0]) @ (
         tower("item", [item, given.transitions.target.numpy()], state, data.item_attributes[0]).T
     )
-    users, items = model.user_vectors(history), model.item_vectors()
+    users, items = model.user_vectors(history.__getitem__), model.item_vectors()
     np.testing.assert_allclose((users @ items.T).numpy(), expected, rtol=1e-4, atol=1e-4)
 
 

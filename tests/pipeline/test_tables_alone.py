@@ -126,7 +126,7 @@ def test_a_bundle_scores_by_what_was_taken_just_before_its_log_ended(method, tin
     scores = predictor.user_vectors[:20].astype(np.float64) @ predictor.item_vectors.vectors.T
     history = data.last_items(50, with_validation=True)[:20]
     scores += done.listed().of(history).toarray()
-    known = done.known()
+    known = done.known
     for row in range(20):
         scores[row, known.of(row)] = -np.inf
     np.testing.assert_allclose(found.scores, -np.sort(-scores, 1)[:, :5], rtol=1e-5)

@@ -105,6 +105,17 @@ def test_a_factorization_that_cannot_be_dealt_is_told_what_it_would_take(experim
     assert "use more processes" in problem
 
 
+def test_the_mlp_of_pretraining_holds_its_own_rows_and_those_of_a_step(experiment):
+    """A row, its gradient and Adam's moments; 8,192 positives with a negative each."""
+    plan = plan_experiment(experiment(method="cadc-mlp"), BILLION, gpus(64))
+    own, looked_up = 4 * 1.1e9 * 96 * 4 / 64, (8192 + 2 * 8192) / 64 * 96 * 4
+    assert plan.pretrain.tables == "partitioned"
+    assert plan.pretrain.training == pytest.approx(own + 4 * looked_up, rel=1e-9)
+    alone = plan_experiment(experiment(method="cadc-mlp"), BILLION, gpus(1))
+    (problem,) = (p for p in alone.problems if p.startswith("pretrain: each process holds"))
+    assert "use more processes, fewer rows" in problem
+
+
 def test_the_planner_weighs_one_processs_share_of_a_step(experiment):
     sizes = Sizes(10**6, 10**5, "the test")
     sets = ("sharding.frozen=row_wise", f"train.batch_size={16 * 8192}")
@@ -308,17 +319,21 @@ def test_each_stages_share_of_the_hosts_memory_follows_from_rows_ids_and_ranks(e
     assert 3 * GIB < two.stages["prepare"] < 3 * GIB + libraries
     assert 0 < two.stages["select"] < libraries
     assert two.pretrain.most < two.stages["pretrain"] < two.pretrain.most + libraries
-    # 50M rows of 8 bytes and as many pairs of 32.
-    pairs = 50 * 10**6 * (8 + 32)
-    assert pairs < two.stages["transitions"] < pairs + libraries
-    assert two.stages["transitions"] - four.stages["transitions"] == pairs // 2
+    # Each of 400M possible pairs is drawn a quarter of a time: a fifth of them occurs. Both orders
+    # take 8 bytes of a pair.
+    pairs = 4 * 10**8 * (1 - np.exp(-0.25)) * 16
+    more = two.stages["transitions"] - four.stages["transitions"]
+    assert more == pytest.approx(pairs / 4, rel=1e-3)
+    assert pairs / 2 < two.stages["transitions"] < pairs / 2 + libraries
     assert four.stages["prepare"] == two.stages["prepare"]  # one process prepares
-    # No more than items x items pairs: twenty times the window brings none of them.
+    # No more than items x items pairs: twenty times the window brings none of them. So rows of four
+    # bytes take most, and the more popular half of the items has three quarters of them.
     few = replace(sizes, items=100)
-    assert (
-        planned(2, few, "transitions.window=20").stages["transitions"]
-        == (planned(2, few).stages["transitions"])
-    )
+    longer = planned(2, few, "transitions.window=20").stages["transitions"]
+    assert longer == planned(2, few).stages["transitions"]
+    uneven = replace(few, of_items=np.repeat([1_500_000, 500_000], 50))
+    uneven_rows = planned(2, uneven).stages["transitions"] - longer
+    assert uneven_rows == pytest.approx(4 * 25 * 10**6, rel=1e-3)
     # 5M examples: item, user and order, ten items of history. The rows of their million users are
     # fetched in pieces and joined; what the histories come to takes too much to be kept.
     beside = max(rank.total for rank in two.ranks) + two.validation

@@ -32,8 +32,8 @@ def a_dataset(n_users=N_USERS):
     train = taken[:, :6]
     indptr = np.arange(n_users + 1) * 6
 
-    def last_items(length, with_validation):
-        known = taken[:, : 7 if with_validation else 6][:, ::-1][:, :length]
+    def last_items(length, with_validation, users=slice(None)):
+        known = taken[:, : 7 if with_validation else 6][users, ::-1][:, :length]
         return np.ascontiguousarray(known)
 
     return SimpleNamespace(

@@ -86,7 +86,7 @@ def build_tables(
     elif config.model == "als":
         _build_als(config, seed, dataset, processes, draft, sharding, mf_tables)
     elif config.model == "mlp":
-        build_neural_tables(config, seed, dataset, processes, draft, sharding)
+        build_neural_tables(config, seed, dataset, processes, draft)
     else:
         tables = _factor_tables(config, dataset, processes, sharding, mf_tables)
         _build_factorization(

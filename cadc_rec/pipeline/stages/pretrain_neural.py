@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from zlib import crc32
-
 import torch
 
-from cadc_rec.config.experiment import PretrainConfig, ShardingConfig, TrainConfig
+from cadc_rec.config.experiment import PretrainConfig, TrainConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.load.shards import Examples
-from cadc_rec.data.randomness import Purpose, normal_blocks
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.distributed.sharding import shard_model
-from cadc_rec.distributed.state import gather_state, local_tensors
+from cadc_rec.distributed.trained_rows import averaging
 from cadc_rec.pretrain.factorizations import NeuralFactorization
 from cadc_rec.pretrain.id_tables import IdTables, scaled
 from cadc_rec.store.artifact import Draft
@@ -26,7 +22,6 @@ def build_neural_tables(
     dataset: Dataset,
     processes: Processes,
     draft: Draft,
-    sharding: ShardingConfig,
 ) -> None:
     """Train on every training interaction and export the tables of the last epoch.
 
@@ -34,9 +29,8 @@ def build_neural_tables(
         pretrain: the ``[pretrain.mlp]`` settings, width and start of the vectors.
         seed: of the initial weights, the order and the negatives.
         dataset: D_full.
-        processes: the ranks; each reads its share of the rows.
+        processes: the ranks; each reads its share of D_full, and holds its own of both tables.
         draft: receives ``user.safetensors`` and ``item.safetensors``.
-        sharding: what memory tables may fill.
     """
     settings = pretrain.mlp
     config = TrainConfig(
@@ -49,16 +43,10 @@ def build_neural_tables(
     )
     torch.manual_seed(seed)
     model = NeuralFactorization(
-        dataset.n_users, dataset.n_items, pretrain.factors + 1, settings.hidden, processes.device
+        dataset.n_users, dataset.n_items, pretrain.factors + 1, settings.hidden, processes
     )
-    kinds = {"user": "data_parallel", "item": "data_parallel"}
-    wrapped = shard_model(model, kinds, processes, config.batch_size, sharding)
-    with torch.no_grad():
-        for local in local_tensors(wrapped, lambda name: ".embedding_bags." in name):
-            key = (seed, Purpose.TABLE_INITIALIZATION, crc32(local.name.encode()))
-            every = range(len(local.tensor))
-            for part, values in normal_blocks(key, every, local.width, pretrain.init_std):
-                local.tensor[part] = torch.from_numpy(values)
+    model.initialize(seed, pretrain.init_std)
+    wrapped = averaging(model, processes)
     share = processes.share(len(dataset.train_item))
     rows = [
         len(range(len(dataset.train_item) * r // processes.world_size,
@@ -75,13 +63,11 @@ def build_neural_tables(
         wrapped, optimizer, loader, config, processes, lambda name: True, graphs="off"
     )
     trained = trainer.fit(None, title="pretrain (MLP)")
-    state = gather_state(wrapped, processes)
-    if processes.rank == 0:
-        user, item = (
-            scaled(state[f"{side}s.embedding_bags.{side}.weight"], pretrain.scale)
-            for side in ("user", "item")
-        )
-        IdTables(user, item).save(draft.path)
+    total = processes.all_reduce_sum
+    user, item = (
+        scaled(table.weight.detach(), pretrain.scale, total) for table in (model.users, model.items)
+    )
+    IdTables.save_shares(draft.path, user, item, (dataset.n_users, dataset.n_items), processes)
     draft.rows = len(dataset.train_item) * config.epochs
     draft.info = {
         "interactions": len(dataset.train_item),

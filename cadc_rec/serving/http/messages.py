@@ -142,6 +142,10 @@ class Parameters(_Message):
         default=None,
         description="JSON: for each attribute a list of values; an item must have one of them.",
     )
+    history_mode: Literal["append", "replace"] = Field(
+        default="append",
+        description="Whether a known user's own items are read before the history, or not at all.",
+    )
     binary_data_output: bool = Field(
         default=False, description="Send every output as raw bytes after the JSON."
     )
@@ -163,7 +167,8 @@ class Request(_Message):
     id: str | None = Field(default=None, max_length=256)
     inputs: list[Input] = Field(
         max_length=_MOST_INPUTS,
-        description="`user_id`; optional `history` and `candidate_id`; of a model that reads the "
+        description="`user_id`, or of sessions of nobody known `history` alone; optional `history` "
+        "and `candidate_id`; of a model that reads the "
         "moment of a request, optional `time` (seconds since 1970, UTC; default now) and "
         "`context_NAME` for each column it reads (default missing), one value a user.",
     )

@@ -3,7 +3,8 @@
 In: a `Request`. Out: a `Query`, and from its `Recommendations` the `Output` tensors.
 
 Inputs: ``user_id`` ``[n]``; optional ``history`` ``[n, L]``, oldest first, where ids that do not
-exist fill up short ones; optional ``candidate_id`` ``[m]``; of a model that reads the moment of a
+exist fill up short ones (without ``user_id``: of sessions of nobody known); optional
+``candidate_id`` ``[m]``; of a model that reads the moment of a
 request, optional ``time`` ``[n]`` and ``context_NAME`` ``[n]`` for a column NAME. Outputs:
 ``item_id`` ``[n, k]``, ``score`` ``[n, k]``, ``count`` ``[n]``, ``source`` ``[n]``, and on demand
 ``title`` ``[n, k]``.
@@ -34,7 +35,7 @@ from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.http.tensors import values_of
 from cadc_rec.serving.predict.answers import Recommendations, Source
 from cadc_rec.serving.predict.catalogue import IdMap
-from cadc_rec.serving.predict.predictor import Predictor
+from cadc_rec.serving.predict.predictor import HistoryMode, Predictor
 
 _OUTPUTS = ("item_id", "score", "count", "source")  # where a request names none
 _DEFAULTS = Parameters()
@@ -56,6 +57,7 @@ class Query:
         candidates: item ids; None for all items.
         time: seconds since 1970, a number a user; None where the model reads none.
         context: of each column that the model reads, a value a user, None where it is missing.
+        history_mode: see `Predictor.recommend`.
     """
 
     users: list[Any]
@@ -66,6 +68,7 @@ class Query:
     candidates: list[Any] | None = None
     time: list[float] | None = None
     context: dict[str, list[Any]] = field(default_factory=dict)
+    history_mode: HistoryMode = "append"
 
 
 def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
@@ -77,9 +80,12 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
     inputs = {tensor.name: tensor for tensor in request.inputs}
     if len(inputs) < len(request.inputs):
         raise InvalidInput("inputs: the same name is given twice.")
-    if "user_id" not in inputs:
-        raise InvalidInput("input 'user_id' is missing.")
-    users = _users(inputs["user_id"], predictor.users, limits)
+    if "user_id" in inputs:
+        users = _users(inputs["user_id"], predictor.users, limits)
+    elif "history" in inputs:
+        users = _anonymous(inputs["history"], limits)
+    else:
+        raise InvalidInput("input 'user_id' is missing; a session without a user has a 'history'.")
     parameters = request.parameters or _DEFAULTS
     for name in parameters.model_extra or ():
         known = ", ".join(Parameters.model_fields)
@@ -101,13 +107,27 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
         values = values_of(inputs["candidate_id"], len(predictor.items))
         candidates = _ids(values, predictor.items)
     moment = _time(inputs, predictor, len(users)), _context(inputs, predictor, len(users))
-    return Query(users, k, parameters.exclude_seen, history, parameters.filter, candidates, *moment)
+    return Query(
+        users,
+        k,
+        parameters.exclude_seen,
+        history,
+        parameters.filter,
+        candidates,
+        *moment,
+        parameters.history_mode,
+    )
+
+
+def _codes_of(predictor: Predictor) -> RequestCodes | None:
+    """What makes the codes of a request's moment; None of a model that reads none."""
+    return None if predictor.requests is None else predictor.requests.codes
 
 
 def _time(inputs: Mapping[str, Input], predictor: Predictor, n: int) -> list[float] | None:
     """When each user asks: now, unless the request says another time."""
-    given, asked = inputs.get("time"), predictor.requests
-    if asked is None or not asked.codes.reads_time:
+    given, codes = inputs.get("time"), _codes_of(predictor)
+    if codes is None or not codes.reads_time:
         if given is not None:
             raise InvalidInput("input 'time': this model reads no time of a request; leave it out.")
         return None
@@ -120,7 +140,7 @@ def _time(inputs: Mapping[str, Input], predictor: Predictor, n: int) -> list[flo
 
 def _context(inputs: Mapping[str, Input], predictor: Predictor, n: int) -> dict[str, list[Any]]:
     """The value of each column that the model reads, None where a request does not say it."""
-    codes = None if predictor.requests is None else predictor.requests.codes
+    codes = _codes_of(predictor)
     found: dict[str, list[Any]] = {name: [None] * n for name in (codes.values if codes else ())}
     for name, tensor in inputs.items():
         column = name.removeprefix(CONTEXT)
@@ -168,6 +188,14 @@ def _users(tensor: Input, ids: IdMap, limits: Limits) -> list[Any]:
     if not values:
         raise InvalidInput("input 'user_id' is empty; ask for one user or more.")
     return _ids(values, ids)
+
+
+def _anonymous(history: Input, limits: Limits) -> list[Any]:
+    """Nobody, once for each history: users that no id is given of."""
+    n = history.shape[0] if len(history.shape) == 2 else 1
+    if not 1 <= n <= limits.users:
+        raise InvalidInput(f"input 'history': {n} sessions; from 1 to {limits.users} are taken.")
+    return [None] * n
 
 
 def _history(tensor: Input, n_users: int, items: IdMap, limits: Limits) -> list[list[Any]]:
@@ -232,7 +260,8 @@ def described(predictor: Predictor) -> tuple[list[Mapping[str, Any]], list[Mappi
     """The model's inputs and outputs, as metadata calls tell them."""
     user = "INT64" if predictor.users.are_integers else "BYTES"
     item = "INT64" if predictor.items.are_integers else "BYTES"
-    moment = [] if predictor.requests is None else _described_moment(predictor.requests.codes)
+    codes = _codes_of(predictor)
+    moment = [] if codes is None else _described_moment(codes)
     return (
         [
             {"name": "user_id", "datatype": user, "shape": [-1]},

@@ -186,7 +186,8 @@ class Batcher:
         _BATCH_REQUESTS.observe(len(batch))
         _BATCH_USERS.observe(users)
         vectors = batch[0].predictor.item_vectors.vectors
-        if users * vectors.size <= _SMALL:
+        asked = any(one.query.history is not None for one in batch)  # a program runs
+        if users * vectors.size <= _SMALL and not asked:
             self._give(batch, _answers(batch))
             loop.call_soon(self._next)
             return
@@ -231,7 +232,7 @@ def _together(one: _Waiting, other: _Waiting) -> bool:
     narrowed = (a.filter, a.candidates, b.filter, b.candidates)
     return (
         one.predictor is other.predictor
-        and a.exclude_seen == b.exclude_seen
+        and (a.exclude_seen, a.history_mode) == (b.exclude_seen, b.history_mode)
         and narrowed == (None, None, None, None)
     )
 
@@ -266,6 +267,7 @@ def _of_all(batch: list[_Waiting]) -> Iterable[Recommendations]:
         first.candidates,
         time,
         {name: [v for one in batch for v in one.query.context[name]] for name in first.context},
+        first.history_mode,
     )
     if len(batch) == 1:
         yield found

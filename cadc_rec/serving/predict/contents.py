@@ -46,8 +46,9 @@ class Contents:
             None without.
         newcomers: gives vectors to users the model has never seen; None where it cannot.
         history_length: items of a history that `newcomers` reads, the latest ones.
-        requests: forms users' vectors where these depend on the moment of a request; then
-            `user_vectors` are those of the test items' requests. None where they do not.
+        requests: forms users' vectors where these depend on what a request says, its history or
+            its moment; `user_vectors` are those of requests that say nothing. None where they do
+            not.
         attributes: of items, by name.
         titles: of items, None where one has none; empty where the data have no titles.
         untaken: how many of the items nobody took yet.

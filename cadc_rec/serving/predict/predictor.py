@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ from cadc_rec.serving.predict.top_k import (
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+HistoryMode = Literal["append", "replace"]
 _NOTHING = np.zeros(0, np.int64)
 
 
@@ -65,6 +66,7 @@ class Predictor(Contents):
         candidates: Sequence[Any] | NDArray[Any] | None = None,
         time: Times = None,
         context: Columns = None,
+        history_mode: HistoryMode = "append",
     ) -> Recommendations:
         """The k best items of each user.
 
@@ -74,14 +76,18 @@ class Predictor(Contents):
             exclude_seen: leave out the items that a user took, and those of the history.
             filter: attribute to values: only items that have one of the values, for every
                 attribute that is named.
-            history: for each user, original ids of the items they took, oldest first; may be
-                empty, and unknown items are skipped. It gives a vector to users whom the model
-                has never seen; known users keep their own vectors.
+            history: for each user, original ids of the items they took just now, oldest first;
+                may be empty, and unknown items are skipped. It gives a vector to users whom the
+                model has never seen. Known users' vectors and lists are formed anew with it, where
+                the model reads histories (`reads_sessions`); others keep their own.
             candidates: original ids of the only items to rank; default: all.
             time: of a model that reads it, the moment of each request: seconds since 1970 (UTC),
                 one number or one a user; None for one user is not known; default: now.
             context: values of the columns that a model reads of a request, by column, one value or
                 one a user; what is left out, is None or was in no training row is missing.
+            history_mode: what becomes of the items that the bundle knows of a known user:
+                ``append`` puts the history after them, ``replace`` reads the history alone. They
+                stay left out either way. An empty history changes nothing.
 
         Items that nobody took yet are ranked with the others where a filter or candidates are
         given, and are left out otherwise.
@@ -91,6 +97,8 @@ class Predictor(Contents):
         """
         rows = self.users.rows(user_ids)
         self._check_k(k)
+        if history_mode not in ("append", "replace"):
+            raise CadcError(f"history_mode is 'append' or 'replace', not {history_mode!r:.80}.")
         codes = self._codes(rows, time, context)
         histories = self._histories(history, len(rows))
         learned = None if histories is None else [h[h < self._n_taken] for h in histories]
@@ -105,8 +113,9 @@ class Predictor(Contents):
         out = NotCandidates(taken, blocked)
         search = self.item_vectors if asked else self.retrieval
         most = len(self.items) if asked else self._n_taken
-        listed = self._listed(rows, learned, sources)
-        queries = self._queries(rows, codes, sources, learned)
+        read = self._read(rows, learned, sources, history_mode == "replace")
+        listed = None if self.listed is None else self.listed.of_lists(read)
+        queries = self._queries(rows, codes, sources, learned, read)
         if len(rows) and (sources == Source.KNOWN).all():
             best = search.best(queries, min(k, most), out, listed)
         else:
@@ -128,10 +137,11 @@ class Predictor(Contents):
         users = self.users.rows([user for user, _ in pairs])
         items = self.items.rows([item for _, item in pairs])
         known = np.full(len(users), Source.KNOWN, np.int8)
-        queries = self._queries(users, self._codes(users, time, context), known, None)
+        read = self._read(users, None, known)
+        queries = self._queries(users, self._codes(users, time, context), known, None, read)
         mine = queries.astype(np.float64)
         scores: NDArray[np.float64] = (mine * self.item_vectors.vectors[items]).sum(1)
-        listed = self._listed(users, None, known)
+        listed = None if self.listed is None else self.listed.of_lists(read)
         scores += [float(of_query(listed, n).at(items[n : n + 1])[0]) for n in range(len(items))]
         scores[(users < 0) | (items < 0)] = np.nan
         return scores
@@ -167,6 +177,11 @@ class Predictor(Contents):
             CadcError: it names an attribute or a value that no item has.
         """
         blocked_by(wanted, self.attributes, len(self.items))
+
+    @property
+    def reads_sessions(self) -> bool:
+        """Whether the history of a request changes what a known user is recommended."""
+        return self.requests is not None and self.requests.history_length > 0
 
     @property
     def _n_taken(self) -> int:
@@ -238,26 +253,34 @@ class Predictor(Contents):
             ]
         return UserItems.of_lists(parts)
 
-    def _listed(
+    def _read(
         self,
         rows: NDArray[np.int64],
         histories: list[NDArray[np.int64]] | None,
         sources: NDArray[np.int8],
-    ) -> Listed:
-        """Scores on top of the dot products: of users' own items, or of newcomers' histories."""
-        if self.listed is None:
-            return None
-        read: list[NDArray[np.integer[Any]]] = [self.known.items[:0]] * len(rows)
+        replace: bool = False,
+    ) -> list[NDArray[Any]]:
+        """The items that are read of each user, the latest first; none of one without a vector.
+
+        An item that stands in both a user's own record and the history is where the history has it.
+        """
+        read: list[NDArray[Any]] = [self.known.items[:0]] * len(rows)
+        if self.listed is None and self.requests is None:
+            return read
         for place in np.flatnonzero((sources == Source.KNOWN) & (rows >= 0)):
-            read[place] = self.known.of(int(rows[place]))[::-1]
+            mine: NDArray[Any] = self.known.of(int(rows[place]))[::-1]
+            if histories is not None and self.reads_sessions and len(histories[place]):
+                now = _distinct(histories[place])
+                mine = now if replace else np.concatenate([now, mine[~np.isin(mine, now)]])
+            read[place] = mine
         for place in np.flatnonzero(sources == Source.HISTORY):
             assert histories is not None
             read[place] = histories[place]
-        return self.listed.of_lists(read)
+        return read
 
     def _codes(self, rows: NDArray[np.int64], time: Times, context: Columns) -> Codes | None:
         """What the user tower reads of the requests; None of a model that reads nothing."""
-        if self.requests is not None:
+        if self.requests is not None and self.requests.codes is not None:
             return self.requests.codes.of(rows, time, context)
         if time is not None or context:
             what = "time" if time is not None else "context"
@@ -272,12 +295,26 @@ class Predictor(Contents):
         codes: Codes | None,
         sources: NDArray[np.int8],
         histories: list[NDArray[np.int64]] | None,
+        read: list[NDArray[Any]],
     ) -> Floats:
-        """A vector of each user that has one: their own, or that of the history."""
-        if codes is None or self.requests is None or not len(rows):
-            queries = self.user_vectors[rows]
-        else:
-            queries = self.requests.vectors(rows, self.known, codes)
+        """A vector of each user that has one: their own, or that of the history.
+
+        Args:
+            rows: of the users ``[n]``.
+            codes: of the requests.
+            sources: what each answer is based on.
+            histories: that came with the requests.
+            read: what the model reads of each.
+        """
+        queries = self.user_vectors[rows]
+        if self.requests is not None and codes is not None and len(rows):
+            queries = self.requests.vectors(rows, read, codes)
+        elif self.requests is not None and histories is not None:
+            now = np.array([len(each) > 0 for each in histories], np.bool_)
+            told = np.flatnonzero((sources == Source.KNOWN) & now)
+            if len(told):
+                now_read = [read[place] for place in told]
+                queries[told] = self.requests.vectors(rows[told], now_read, None)
         newcomers = np.flatnonzero(sources == Source.HISTORY)
         if len(newcomers):
             assert histories is not None
@@ -321,6 +358,12 @@ class Predictor(Contents):
         best = Best(np.full(k, -1, np.int64), np.full(k, -np.inf))
         best.rows[: len(rows)], best.scores[: len(rows)] = rows, self.popularity[rows]
         return best
+
+
+def _distinct(history: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The items of a history, the latest first, each where it comes first."""
+    _, first = np.unique(history, return_index=True)
+    return history[np.sort(first)]
 
 
 def _filled_up(best: Best, k: int) -> Best:

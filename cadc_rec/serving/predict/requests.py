@@ -1,7 +1,7 @@
-"""Users' vectors at the moment of a request, for models whose user tower reads its context.
+"""Vectors of known users when they ask: by what they took just now, and by the moment.
 
-In: rows of users, what they took, and codes of their requests. Out: a vector each, by the program
-of the user tower: the forward of training, on the codes that training would have made.
+In: rows of users, what they took, and codes of their requests. Out: a vector each, by a program of
+the bundle: the forward of training, on the items and codes that training would have read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 
 from cadc_rec.data.request_codes import Codes, RequestCodes
-from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.predict.top_k import Floats
@@ -29,52 +28,62 @@ class Requests:
     """What forms vectors of known users.
 
     Attributes:
-        codes: makes the codes of requests.
-        query: int64 users ``[n]``, for a model with a history int64 ``[n, L]``, and int64 codes
-            ``[n, features]`` to vectors ``[n, d]``.
+        codes: makes the codes of requests; None where the model reads no context.
+        program: takes those that the model reads of int64 users ``[n]``, histories ``[n, L]`` and
+            codes ``[n, features]``, in this order, and gives vectors ``[n, d]``.
         history_length: L, 0 without a history.
+        by_user: whether the program takes users; a model of tables alone knows them by what they
+            took.
     """
 
-    codes: RequestCodes
-    query: Callable[..., torch.Tensor]
+    codes: RequestCodes | None
+    program: Callable[..., torch.Tensor]
     history_length: int
+    by_user: bool = True
 
     @classmethod
     def of_bundle(cls, bundle: Bundle, model: Mapping[str, Any]) -> Self | None:
-        """Those of a bundle; None where its model reads no context.
+        """Those of a bundle; None where its users have one vector, whatever a request says.
 
         Raises:
             CadcError: its parts do not fit each other.
         """
-        if not bundle.has(layout.CONTEXT):
+        context = bundle.has(layout.CONTEXT)
+        name = "query" if context else model.get("sessions")  # older bundles do not say
+        if name is None:
             return None
         from cadc_rec.serving.bundle.programs import load_program
 
-        arrays = bundle.arrays(layout.LAST) if bundle.has(layout.LAST) else {}
-        described = {one["name"]: one for one in model["programs"]["query"]["inputs"]}
-        codes = RequestCodes.of_parts(bundle.json(layout.CONTEXT), arrays)
-        fit = described["request"]["shape"][1] == len(codes.features)
-        if not fit or any(len(each) != model["users"] for each in arrays.values()):
-            raise CadcError(f"{bundle.path}: {layout.CONTEXT} does not fit the model; export anew.")
+        described = {one["name"]: one for one in model["programs"][name]["inputs"]}
+        codes = None
+        if context:
+            arrays = bundle.arrays(layout.LAST) if bundle.has(layout.LAST) else {}
+            codes = RequestCodes.of_parts(bundle.json(layout.CONTEXT), arrays)
+            fit = described["request"]["shape"][1] == len(codes.features)
+            if not fit or any(len(each) != model["users"] for each in arrays.values()):
+                raise CadcError(
+                    f"{bundle.path}: {layout.CONTEXT} does not fit the model; export anew."
+                )
         length = int(described["history"]["shape"][1]) if "history" in described else 0
-        return cls(codes, load_program(bundle, "query"), length)
+        return cls(codes, load_program(bundle, name), length, "user" in described)
 
-    def vectors(self, rows: NDArray[np.int64], known: UserItems, codes: Codes) -> Floats:
+    def vectors(
+        self, rows: NDArray[np.int64], histories: list[NDArray[Any]], codes: Codes | None
+    ) -> Floats:
         """Vectors ``[n, d]`` of users' rows; those of -1 say nothing.
 
         Args:
             rows: of the users ``[n]``.
-            known: what all users took, oldest first.
-            codes: of their requests ``[n, features]``.
+            histories: item rows of what each took, the latest first.
+            codes: of their requests ``[n, features]``; None where the model reads none.
         """
-        users = np.maximum(rows, 0)
-        given = [users]
+        given = [np.maximum(rows, 0)] if self.by_user else []
         if self.history_length:
-            histories = [known.of(user)[::-1] for user in users.tolist()]
             given.append(padded(histories, self.history_length))
+        if codes is not None:
+            given.append(codes.astype(np.int64))
         with torch.inference_mode():
-            asked = (torch.from_numpy(one) for one in (*given, codes.astype(np.int64)))
-            found: Floats = self.query(*asked).numpy()
+            found: Floats = self.program(*map(torch.from_numpy, given)).numpy()
         return found
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from kserve.errors import InvalidInput
+from pydantic import ValidationError
 
 from cadc_rec.config.tables import IdForm
 from cadc_rec.data.request_codes import RequestCodes
 from cadc_rec.serving.http.messages import Request
-from cadc_rec.serving.http.queries import query_of
+from cadc_rec.serving.http.queries import Query, query_of
 from cadc_rec.serving.http.recommender import _of_all, _Waiting
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.predict.catalogue import IdMap
@@ -123,7 +124,7 @@ def queries_at_different_moments_are_one_call() -> None:
     answer = SimpleNamespace(rows=np.zeros((4, 3)), item_ids=np.zeros((4, 3)))
     answer.scores, answer.sources = answer.rows, np.zeros(4)
 
-    def recommend(users, k, exclude_seen, filter, history, candidates, time, context):
+    def recommend(users, k, exclude_seen, filter, history, candidates, time, context, mode):
         said.append((users, time, context))
         return answer
 
@@ -136,6 +137,31 @@ def queries_at_different_moments_are_one_call() -> None:
     assert [len(each.rows) for each in found] == [2, 2]
     context = {"device": ["web", None, None, None], "shelf": [None, None, 7, 8]}
     assert said == [([100, 101, 100, 101], [1, 2, 3, 4], context)]
+
+
+def sessions() -> None:
+    """Histories with users and without; what is known of a user is read first, or not at all."""
+
+    def of(shape: list[int], data: list[int], users: bool = True, **parameters: Any) -> Query:
+        history = {"name": "history", "shape": shape, "datatype": "INT64", "data": data}
+        user = {"name": "user_id", "shape": [2], "datatype": "INT64", "data": [100, 101]}
+        document = {"inputs": [user, history] if users else [history], "parameters": parameters}
+        return query_of(Request.model_validate(document), toy(), Limits())
+
+    found = of([2, 2], [1001, 1002, 1003, -1])
+    assert (found.users, found.history_mode) == ([100, 101], "append")
+    assert found.history == [[1001, 1002], [1003, -1]]
+    assert of([2, 1], [1001, 1002], history_mode="replace").history_mode == "replace"
+    for shape, users, history in [
+        ([2, 1], [None, None], [[1001], [1002]]),
+        ([2], [None], [[1001, 1002]]),
+    ]:
+        found = of(shape, [1001, 1002], users=False)
+        assert (found.users, found.history) == (users, history)
+    with pytest.raises(InvalidInput, match="0 sessions; from 1 to"):
+        of([0, 3], [], users=False)
+    with pytest.raises(ValidationError, match="history_mode"):
+        of([2, 1], [1001, 1002], history_mode="both")
 
 
 if __name__ == "__main__":

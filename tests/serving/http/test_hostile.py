@@ -60,7 +60,7 @@ def with_inputs(*inputs, **more):
         (b"[]", "the body: input should be an object."),
         (b"{}", "inputs: field required."),
         (b'{"inputs": [1]}', "inputs[0]: input should be an object; got 1."),
-        (with_inputs(), "input 'user_id' is missing."),
+        (with_inputs(), "input 'user_id' is missing; a session without a user has a 'history'."),
         (with_inputs({**USER, "name": 5}), "inputs[0].name: input should be 'user_id', '"),
         (with_inputs({**USER, "name": "x"}), "begin with 'context_'; got 'x'."),
         (with_inputs(USER, USER), "inputs: the same name is given twice."),

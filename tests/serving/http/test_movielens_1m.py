@@ -27,7 +27,8 @@ def exported(tmp_path_factory):
         "--set", "train.epochs=2", "--set", "train.batch_size=2048", "--json",
     )  # fmt: skip
     run_command("run", *asked)
-    done = run_command("export", *asked, "--out", folder / "bundle", "--precision", "none")
+    options = ("--precision", "none", "--for", "evaluation")  # what is compared with its ranks
+    done = run_command("export", *asked, "--out", folder / "bundle", *options)
     assert json.loads(done.stdout)["bundle"] == str(folder / "bundle")
     (evaluated,) = (folder / "work" / "evaluate").glob("*/ranks.parquet")
     return folder / "bundle", evaluated

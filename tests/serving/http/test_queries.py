@@ -38,3 +38,7 @@ def test_an_id_is_found_in_the_forms_of_the_data_and_in_no_other(name):
 )
 def test_a_request_may_say_its_moment(name):
     check(name)
+
+
+def test_a_session_may_be_of_a_known_user_or_of_nobody():
+    check("sessions")

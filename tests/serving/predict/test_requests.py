@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from cadc_rec.data.request_codes import RequestCodes
-from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.predict.answers import Source
 from cadc_rec.serving.predict.requests import Requests
@@ -88,7 +87,7 @@ def test_a_model_that_reads_no_context_and_one_that_reads_no_time_refuse_them():
 
 def test_a_history_is_padded_behind_its_latest_items():
     made = Requests(asked().requests.codes, lambda users, histories, codes: histories, 3)
-    known = UserItems(np.array([0, 2, 2, 7]), np.arange(7, dtype=np.int32))
+    histories = [np.array([1, 0]), np.zeros(0, np.int32), np.array([6, 5, 4, 3, 2])]
     rows = np.array([0, 1, 2])
-    padded = made.vectors(rows, known, np.zeros((3, 2), np.int32)).tolist()
+    padded = made.vectors(rows, histories, np.zeros((3, 2), np.int32)).tolist()
     assert padded == [[1, 0, -1], [-1, -1, -1], [6, 5, 4]]

@@ -1,0 +1,102 @@
+"""What a bundle knows of users: all that is in the log, or what was known before the test items.
+
+A model is evaluated by what it did not know. Served like that, it would recommend what a user has
+just taken, and read a history that ends two items ago. In: a prepared dataset. Out: the same
+dataset as it stands when the log has ended: nothing is held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cadc_rec.data.dataset import NOT_HELD_OUT, Dataset
+from cadc_rec.data.request_codes import Codes
+from cadc_rec.data.user_items import UserItems
+from cadc_rec.export.programs import tower_programs
+from cadc_rec.export.trained import TrainedModel
+
+State = Literal["production", "evaluation"]
+_BLOCK = 2**14  # users whose histories are looked up at once
+
+
+def nothing_held_out(dataset: Dataset) -> Dataset:
+    """The dataset with every held-out item as the latest of its user's; 16 bytes a row of D_full.
+
+    Its columns of contexts and its files stay those of `dataset`.
+    """
+    taken = UserItems(dataset.user_indptr, dataset.train_item)
+    times = dataset.train_timestamp
+    owner = np.asarray(dataset.train_user)
+    for held, when in (
+        (dataset.val_item, dataset.val_timestamp),
+        (dataset.test_item, dataset.test_timestamp),
+    ):
+        have = np.flatnonzero(np.asarray(held) >= 0)
+        order = np.argsort(np.concatenate([owner, have.astype(owner.dtype)]), kind="stable")
+        times = np.concatenate([times, when[have]])[order]
+        owner = np.concatenate([owner, have.astype(owner.dtype)])[order]
+        taken = taken.and_one_each(np.asarray(held))
+    nothing = np.full(dataset.n_users, NOT_HELD_OUT, np.int32)
+    return replace(
+        dataset,
+        train_user=owner,
+        train_item=taken.items,
+        user_indptr=taken.indptr,
+        train_time=times,
+        train_weight=None,
+        by_item=None,
+        val_item=nothing,
+        test_item=nothing,
+    )
+
+
+def vectors_of_towers(
+    trained: TrainedModel, log: Dataset, codes: Codes | None
+) -> NDArray[np.float32]:
+    """Vectors ``[n_users, d]`` of all users at the end of a log, by the bundle's query program.
+
+    Args:
+        trained: the towers.
+        log: the users' histories.
+        codes: of a request of each user ``[n_users, features]``; None where the model reads none.
+    """
+    program = tower_programs(trained)["query"].module.eval()
+    made = []
+    with torch.inference_mode():
+        for users in _blocks(log.n_users):
+            given = [torch.arange(users.start, users.stop)]
+            if trained.history_length:
+                given.append(torch.from_numpy(_histories(log, users, trained.history_length)))
+            if codes is not None:
+                given.append(torch.from_numpy(codes[users.start : users.stop].astype(np.int64)))
+            made.append(program(*given).numpy())
+    return np.concatenate(made)
+
+
+def vectors_of_histories(
+    program: torch.nn.Module, log: Dataset, length: int
+) -> NDArray[np.float32]:
+    """The same of a model that reads nothing of a user but the history."""
+    with torch.inference_mode():
+        made = [
+            program(torch.from_numpy(_histories(log, users, length))).numpy()
+            for users in _blocks(log.n_users)
+        ]
+    return np.concatenate(made)
+
+
+def _blocks(n_users: int) -> Iterator[range]:
+    for start in range(0, n_users, _BLOCK):
+        yield range(start, min(start + _BLOCK, n_users))
+
+
+def _histories(log: Dataset, users: range, length: int) -> NDArray[np.int64]:
+    """The last items of some users, int64 ``[n, length]``, the latest first, then -1."""
+    mine = slice(users.start, users.stop)
+    return log.last_items(length, with_validation=False, users=mine).astype(np.int64)
