@@ -13,7 +13,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -179,12 +179,19 @@ class Study:
     def judged_state(
         self, period: Period, made: Finished
     ) -> tuple[Cell, dict[str, NDArray[np.int32]]]:
-        """Of a run or an update, as it is served, and with recent counts up to each click."""
+        """Of a run or an update, in three ways.
+
+        As its bundle serves it (``served``); the same with recent counts up to each click
+        (``live``); and without what was held out, as the report of an update foresees
+        (``evaluated``).
+        """
+        bundle = replace(made, state="production")
         return self.judged(
             period,
             {
-                "served": lambda asked: of_finished(self.log, asked, made),
-                "live": lambda asked: of_finished(self.log, asked, made, live=True),
+                "served": lambda asked: of_finished(self.log, asked, bundle),
+                "live": lambda asked: of_finished(self.log, asked, bundle, live=True),
+                "evaluated": lambda asked: of_finished(self.log, asked, made),
             },
         )
 

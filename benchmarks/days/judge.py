@@ -72,7 +72,7 @@ def of_finished(log: Log, requests: Requests, made: Finished, live: bool = False
     Args:
         log: whose clicks the requests are.
         requests: the requests.
-        made: the run or update.
+        made: the run or update; its state says whether the items count that it held out.
         live: count what was taken just before up to each request, instead of up to the model's
             own end. The counts take in the whole log, also days that the model did not learn.
     """
@@ -104,7 +104,7 @@ def of_finished(log: Log, requests: Requests, made: Finished, live: bool = False
         users[nobody, -1] = 1.0
     padded = None
     if lists is not None:
-        padded = data.last_items(lists.length, True)[row]
+        padded = made.log.last_items(lists.length, True)[row]
         padded[row < 0] = _latest(history.some(np.flatnonzero(row < 0)), lists.length)
     listed = _on_top(lists, padded, recent, requests.time / 1000.0, nobody)
     return Served(users, np.ascontiguousarray(items), item_ids, listed)

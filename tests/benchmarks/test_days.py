@@ -179,9 +179,11 @@ def test_four_days_are_judged_as_the_update_itself_foresaw_and_are_not_made_twic
     foreseen = found.cells["update-04"]["report"]["progressive"]
     first = found.cells["rebuild-03-seed-0"]
     assert foreseen["users"] == first["requests"]
-    assert foreseen["metrics"]["hr@10"] == pytest.approx(first["metrics"]["served"]["all"]["hr@10"])
+    assert foreseen["metrics"]["hr@10"] == pytest.approx(
+        first["metrics"]["evaluated"]["all"]["hr@10"]
+    )
     assert foreseen["metrics"]["ndcg@10"] == pytest.approx(
-        first["metrics"]["served"]["all"]["ndcg@10"]
+        first["metrics"]["evaluated"]["all"]["ndcg@10"]
     )
     # The model of both days is no-update's on day 3; later on it is not that of the updates.
     assert found.metric("none", "03") == found.metric("rebuild", "03")
