@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import resource
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -235,6 +237,7 @@ def command(job: Callable[..., dict[str, Any]], *arguments: Any) -> Cell:
 
 
 def _measured(answer: Any, job: Callable[..., dict[str, Any]], arguments: Sequence[Any]) -> None:
+    threading.Thread(target=_end_with_the_study, daemon=True).start()
     torch.set_num_threads(1)
     set_up_logging()
     started, before = time.perf_counter(), _cpu_seconds()
@@ -244,6 +247,14 @@ def _measured(answer: Any, job: Callable[..., dict[str, Any]], arguments: Sequen
     wall, cpu = time.perf_counter() - started, _cpu_seconds() - before
     peak = max(resource.getrusage(who).ru_maxrss for who in _WHO) / 1024
     answer.send({"cpu": cpu, "wall": wall, "peak_mib": peak, **found})
+
+
+def _end_with_the_study() -> None:
+    """A study that is killed leaves no job behind, which the next try would meet."""
+    study = multiprocessing.parent_process()
+    assert study is not None
+    study.join()
+    os._exit(1)
 
 
 _WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

@@ -6,82 +6,21 @@ and `PICTURE` beside the page.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from benchmarks.days.picture import picture
+from benchmarks.days.results import Cell, Results
 from benchmarks.paper import ROOT, between
 from cadc_rec.evaluation.statistics import mean_gains, paired_bootstrap
-from cadc_rec.study.report.charts import Axis, Panel, Point, Series, Style, plot
 
 PAGE = ROOT / "docs" / "days.md"
 PICTURE = "days.svg"
-_STYLES = {
-    "no update": Style("#8b949e", "square"),
-    "update": Style("#2f81f7", "circle"),
-    "rebuild": Style("#d9534a", "triangle-up"),
-    "half the rows": Style("#9a6ae8", "triangle-down"),
-    "popular in the last hours": Style("#b9810f", "diamond"),
-}
 _STAGES = ("prepare", "pretrain", "transitions", "prior", "select", "train", "evaluate", "updates")
-
-Cell = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Results:
-    """The measured cells.
-
-    Attributes:
-        folder: with their files.
-        cells: by name.
-    """
-
-    folder: Path
-    cells: Mapping[str, Cell]
-
-    @classmethod
-    def read(cls, folder: Path) -> Results:
-        """Those of a folder."""
-        files = sorted(folder.glob("*.json"))
-        return cls(folder, {file.stem: json.loads(file.read_text("utf-8")) for file in files})
-
-    def days(self) -> list[str]:
-        """The days that were judged, such as ``03``."""
-        return [name[-2:] for name in self.cells if re.fullmatch(r"none-\d\d", name)]
-
-    def of(self, contender: str, day: str) -> list[Cell]:
-        """The cells of a contender on a day: of a rebuild one a seed."""
-        first = f"rebuild-{day}-seed-0"
-        if contender == "rebuild" or (contender == "update" and day == self.days()[0]):
-            names = [name for name in self.cells if name.startswith(f"rebuild-{day}-seed-")]
-            names = names if contender == "rebuild" else [first]
-        else:
-            names = [f"{contender}-{day}"]
-        return [self.cells[name] for name in names if name in self.cells]
-
-    def metric(
-        self, contender: str, day: str, kind: str = "served", name: str = "hr@10", of: str = "all"
-    ) -> float | None:
-        """A metric in percent, the mean of the seeds; None where it was not measured."""
-        found = [cell["metrics"][kind][of] for cell in self.of(contender, day)]
-        return 100 * mean(one[name] for one in found) if found and all(found) else None
-
-    def ranks(self, contender: str, days: Sequence[str], kind: str) -> NDArray[np.int64]:
-        """The ranks of all requests of some days, of a rebuild those of seed 0."""
-        last = "-seed-0" if contender == "rebuild" else ""
-        every = []
-        for day in days:
-            with np.load(self.folder / f"{contender}-{day}{last}.npz") as kept:
-                every.append(kept[kind].astype(np.int64))
-        return np.concatenate(every)
 
 
 def into_docs(folder: Path, page: Path = PAGE) -> None:
@@ -103,6 +42,61 @@ def _percent(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+_WITHIN = 0.98  # of a rebuild's HR@10: what an update is to reach
+
+
+def summary(found: Results) -> Iterator[str]:
+    """What came out, in sentences."""
+    days = _compared_days(found)
+    if not days:
+        yield "Not measured yet."
+        return
+    for kind, words in (("served", "As served"), ("live", "With recent counts up to each click")):
+        ratios = {day: _of_rebuild(found, day, kind) for day in days}
+        short = [day for day, ratio in ratios.items() if ratio < _WITHIN]
+        below = ""
+        if short:
+            listed = ", ".join(f"{int(day)} ({ratios[day]:.3f})" for day in short)
+            below = f"; below that on {'days' if len(short) > 1 else 'day'} {listed}"
+        yield (
+            f"- {words}, an update reached at least {_WITHIN:.0%} of a rebuild's HR@10 on "
+            f"{len(days) - len(short)} of {len(days)} days{below}. Over all requests of these days "
+            f"it is {_compared(found, days, kind)} from a rebuild of the same seed."
+        )
+    last = days[-1]
+    update, rebuild = (found.seconds(one, last) for one in ("update", "rebuild"))
+    if update and rebuild:
+        yield (
+            f"- The last update measured (judged on day {int(last)}) took {update / rebuild:.0%} "
+            f"of a rebuild's CPU seconds: {update:.1f} of {rebuild:.1f}."
+        )
+    bounded = [day for day in days if found.of("half", day)]
+    for kind, words in (("served", "as served"), ("live", "with counts up to each click")):
+        if bounded:
+            whole, half_of = (
+                mean(found.metric(one, day, kind) or 0.0 for day in bounded)
+                for one in ("update", "half")
+            )
+            yield (
+                f"- Tables of half the rows reached {half_of / whole:.3f} of the HR@10 of "
+                f"unbounded ones, {words}, as a mean of {len(bounded)} days."
+            )
+
+
+def _compared_days(found: Results) -> list[str]:
+    """The days on which an update and a rebuild were judged, and differ."""
+    return [
+        day
+        for day in found.days()[1:]
+        if found.of("update", day) and found.of("rebuild", day) and found.of("popularity", day)
+    ]
+
+
+def _of_rebuild(found: Results, day: str, kind: str) -> float:
+    update, rebuild = (found.metric(one, day, kind) for one in ("update", "rebuild"))
+    return update / rebuild if update is not None and rebuild else 1.0
+
+
 def accuracy(found: Results) -> Iterator[str]:
     """A row a day: what each contender reaches on the same requests."""
     yield from _accuracy(found, "served", "served")
@@ -114,7 +108,7 @@ def live(found: Results) -> Iterator[str]:
 
 
 def _accuracy(found: Results, kind: str, popular: str) -> Iterator[str]:
-    hours = _window(found)
+    hours = found.window()
     yield (
         "| day | requests | no update | update | rebuild (seeds) | update / rebuild "
         f"| popular in {hours} h |"
@@ -137,19 +131,13 @@ def _both(found: Results, contender: str, day: str, kind: str) -> str:
 
 
 def _ratio(found: Results, day: str, kind: str) -> str:
-    update, rebuild = (found.metric(one, day, kind) for one in ("update", "rebuild"))
-    if update is None or not rebuild:
-        return "–"
-    return f"{update / rebuild:.3f}"
+    measured = found.of("update", day) and found.of("rebuild", day)
+    return f"{_of_rebuild(found, day, kind):.3f}" if measured else "–"
 
 
 def _all_days(found: Results, kind: str, popular: str) -> str:
     """The mean of the days that an update and a rebuild were judged on, each day alike."""
-    days = [
-        day
-        for day in found.days()[1:]
-        if found.of("update", day) and found.of("rebuild", day) and found.of("popularity", day)
-    ]
+    days = _compared_days(found)
     cells = []
     for contender, of in (
         ("none", kind),
@@ -181,14 +169,6 @@ def _compared(found: Results, days: Sequence[str], kind: str) -> str:
     return f"{100 * compared.difference:+.2f} ({low:+.2f} to {high:+.2f}) points"
 
 
-def _window(found: Results) -> int:
-    """The hours whose counts foresee the first judged day best, as they stood when it began."""
-    reached = found.cells[f"popularity-{found.days()[0]}"]["metrics"]
-    served = {name: of["all"]["ndcg@10"] for name, of in reached.items() if "served" in name}
-    best = max(served, key=lambda name: served[name])
-    return int(best.removeprefix("served-").removesuffix("h"))
-
-
 def coverage(found: Results) -> Iterator[str]:
     """A row a day: what of it anybody could foresee."""
     yield (
@@ -214,7 +194,7 @@ def cost(found: Results) -> Iterator[str]:
     )
     yield "|---|---|---|---|---|---|---|---|---|"
     for day in found.days()[1:]:
-        update, rebuild = (_seconds(found.of(one, day)) for one in ("update", "rebuild"))
+        update, rebuild = (found.seconds(one, day) for one in ("update", "rebuild"))
         cells = found.of("update", day), found.of("rebuild", day)
         if not cells[0]:
             continue
@@ -228,12 +208,6 @@ def cost(found: Results) -> Iterator[str]:
         yield f"| {' | '.join([*row, *peaks])} |"
 
 
-def _seconds(cells: Sequence[Cell]) -> float | None:
-    """CPU seconds, the mean of the seeds; None where a command was interrupted."""
-    whole = [cell["cpu"] for cell in cells if not cell["interrupted"]]
-    return mean(whole) if whole else None
-
-
 def _without(cells: Sequence[Cell], stages: Sequence[str]) -> float:
     whole = [cell for cell in cells if not cell["interrupted"]]
     if not whole:
@@ -243,7 +217,7 @@ def _without(cells: Sequence[Cell], stages: Sequence[str]) -> float:
 
 def stages(found: Results) -> Iterator[str]:
     """CPU seconds of each stage on the last day that both were made for."""
-    days = [day for day in found.days()[1:] if found.of("update", day) and found.of("rebuild", day)]
+    days = _compared_days(found)
     yield "| day | what | " + " | ".join(_STAGES[:-1]) + " | comparison and the rest | all |"
     yield "|---|---|" + "---|" * (len(_STAGES) + 1)
     for day in dict.fromkeys([*days[:1], *days[-1:]]):
@@ -284,7 +258,7 @@ def _mib(of_stages: Mapping[str, int]) -> str:
 
 def hours(found: Results) -> Iterator[str]:
     """A row an hour: hourly updates beside the model of the morning."""
-    window = _window(found)
+    window = found.window()
     yield (
         "| hour | requests | daily | hourly | daily, live | hourly, live "
         f"| popular in {window} h, at its start | the same, live | update, CPU s |"
@@ -314,6 +288,7 @@ def _hit_rate(cell: Cell, kind: str) -> str:
 
 
 TABLES: dict[str, Callable[[Results], Iterator[str]]] = {
+    "days-summary": summary,
     "days-accuracy": accuracy,
     "days-live": live,
     "days-coverage": coverage,
@@ -323,55 +298,3 @@ TABLES: dict[str, Callable[[Results], Iterator[str]]] = {
     "days-hours": hours,
 }
 """By the marks of the page."""
-
-
-def picture(found: Results) -> str:
-    """HR@10 over the days as served and with live counts, and the CPU seconds; SVG."""
-    window = _window(found)
-    names = {
-        "no update": "none",
-        "update": "update",
-        "rebuild": "rebuild",
-        "half the rows": "half",
-        "popular in the last hours": "popularity",
-    }
-
-    def reached(kind: str, popular: str) -> tuple[Series, ...]:
-        found_series = []
-        for name, contender in names.items():
-            of = popular if contender == "popularity" else kind
-            values = {day: found.metric(contender, day, of) for day in found.days()}
-            found_series.append(_series(name, values, "HR@10", "%"))
-        return tuple(one for one in found_series if one.points)
-
-    seconds = tuple(
-        _series(
-            name,
-            {day: _seconds(found.of(contender, day)) for day in found.days()[1:]},
-            "CPU seconds",
-            "",
-        )
-        for name, contender in names.items()
-        if contender in ("update", "rebuild", "half")
-    )
-    panels = [
-        Panel("next clicks, as served", "HR@10 (%)", reached("served", f"served-{window}h")),
-        Panel(
-            "the same, recent counts up to each click",
-            "HR@10 (%)",
-            reached("live", f"live-{window}h"),
-        ),
-        Panel("learning", "CPU seconds", tuple(one for one in seconds if one.points)),
-    ]
-    days = [float(day) for day in found.days()]
-    axis = Axis("day of October 2017", ticks=tuple(days[::2]))
-    return plot("Sixteen days of Globo.com", axis, panels, _STYLES, 40.0)
-
-
-def _series(name: str, values: Mapping[str, float | None], what: str, unit: str) -> Series:
-    points = [
-        Point(float(day), value, f"day {int(day)}\n{name}: {what} {value:.1f}{unit}")
-        for day, value in values.items()
-        if value is not None
-    ]
-    return Series(name, tuple(points))

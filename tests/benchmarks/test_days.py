@@ -13,7 +13,8 @@ import torch
 from benchmarks.days.__main__ import main
 from benchmarks.days.clicks import DAY, HOUR, Log
 from benchmarks.days.judge import MISSED, of_finished, of_popularity, ranks
-from benchmarks.days.page import TABLES, Results, into_docs
+from benchmarks.days.page import TABLES, into_docs
+from benchmarks.days.results import Results
 from cadc_rec.data.recent_popularity import LatestScores
 
 MIDNIGHT = 1_506_826_800_000
