@@ -1,17 +1,21 @@
-"""What a command reads and writes, stage by stage.
+"""What a command reads, writes and computes, stage by stage.
 
 Runs a command of cadc-rec in this process and prints the bytes that it read and wrote (`rchar` and
-`wchar` of ``/proc/self/io``: whatever went through system calls; mapped pages are not counted) and
-the seconds of each stage, artifacts that were there already left out.
+`wchar` of ``/proc/self/io``: whatever went through system calls; mapped pages are not counted), the
+processor time (user and system, children's too) and the seconds of each stage, artifacts that were
+there already left out. What lies between two stages, such as imports, is a line of its own; so is
+the whole command from the start of Python.
 
     python -m benchmarks.update_io update shop.toml --new days/monday
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from cadc_rec.cli.main import main
@@ -20,32 +24,70 @@ from cadc_rec.pipeline.stage import Job
 from cadc_rec.store.artifact import Artifact
 
 
-def counted() -> tuple[int, int]:
-    """Bytes read and written by this process so far."""
-    lines = Path("/proc/self/io").read_text("ascii").splitlines()
-    found = dict(line.split(": ") for line in lines)
-    return int(found["rchar"]), int(found["wchar"])
+@dataclass(frozen=True)
+class Spent:
+    """What this process took so far, or between two moments: bytes, and seconds."""
+
+    read: int = 0
+    wrote: int = 0
+    processor: float = 0.0
+    clock: float = 0.0
+
+    @staticmethod
+    def now() -> Spent:
+        """So far."""
+        lines = Path("/proc/self/io").read_text("ascii").splitlines()
+        found = dict(line.split(": ") for line in lines)
+        processor = sum(os.times()[:4])
+        return Spent(int(found["rchar"]), int(found["wchar"]), processor, time.perf_counter())
+
+    def since(self, before: Spent) -> Spent:
+        """What came after `before`."""
+        return Spent(
+            self.read - before.read,
+            self.wrote - before.wrote,
+            self.processor - before.processor,
+            self.clock - before.clock,
+        )
+
+    def tell(self, name: str) -> None:
+        """A line on standard error."""
+        print(
+            f"{name:12} read {self.read / 1e6:8.1f} MB, wrote {self.wrote / 1e6:8.1f} MB, "
+            f"processor {self.processor:7.1f} s, clock {self.clock:7.1f} s",
+            file=sys.stderr,
+        )
 
 
-def measured(make: Callable[[StageRunner, Job], Artifact]) -> Callable[..., Artifact]:
-    """`StageRunner.make`, which prints what it took."""
+class Measured:
+    """Stands in for `StageRunner.make`."""
 
-    def measure(self: StageRunner, job: Job) -> Artifact:
-        before, started = counted(), time.perf_counter()
-        made: Artifact = make(self, job)
-        read, wrote = (now - then for now, then in zip(counted(), before, strict=True))
+    def __init__(self, make: Callable[[StageRunner, Job], Artifact]) -> None:
+        self.make = make
+        self.started = time.perf_counter()
+        self.last = Spent(clock=self.started)
+
+    def __call__(self, runner: StageRunner, job: Job) -> Artifact:
+        """Make the artifact and print what it took."""
+        before = Spent.now()
+        made = self.make(runner, job)
         if not made.cached:
-            seconds = time.perf_counter() - started
-            print(
-                f"{job.stage.name:12} read {read / 1e6:8.1f} MB, wrote {wrote / 1e6:8.1f} MB, "
-                f"{seconds:6.1f} s",
-                file=sys.stderr,
-            )
+            before.since(self.last).tell("between")
+            self.last = Spent.now()
+            self.last.since(before).tell(job.stage.name)
         return made
 
-    return measure
+    def end(self) -> None:
+        """Print what came after the last stage, and the whole."""
+        now = Spent.now()
+        now.since(self.last).tell("after")
+        now.since(Spent(clock=self.started)).tell("in all")
 
 
 if __name__ == "__main__":
-    setattr(StageRunner, "make", measured(StageRunner.make))  # noqa: B010 - a method is replaced on purpose
-    main()
+    measured = Measured(StageRunner.make)
+    setattr(StageRunner, "make", lambda *asked: measured(*asked))  # noqa: B010 - replaced on purpose
+    try:
+        main()
+    finally:
+        measured.end()

@@ -201,13 +201,20 @@ class UpdateConfig(Section):
     sweeps over all rows."""
     polish: Annotated[int, Field(ge=0)] = 0
     """Then this many more epochs (MF) or sweeps (ALS) over all rows."""
-    towers: Literal["train", "keep"] = "train"
-    """`train` trains the towers further on the refreshed sample; `keep` leaves them as they are."""
+    towers: Literal["train", "day", "keep"] = "train"
+    """`train` trains the towers further on the refreshed sample. `day` trains them on the rows of
+    it that came with the day and as many of the earlier ones, so that it takes time in proportion
+    to the day; nothing is chosen on validation: the last epoch is kept, and with `model.keep` what
+    the run chose. `keep` leaves them as they are."""
     train_epochs: PositiveInt = 5
     """Epochs of this further training."""
     rate: Share = 0.3
     """Learning rates of this further training, as a share of those in `[train]`. A small share is
     enough, since the weights start near their final values."""
+    users: Annotated[int, Field(ge=0)] = 5_000
+    """Users whose validation items, test items and next items an update ranks: a sample of at most
+    this many, drawn as that of `evaluate.users`, so that most of it stays from update to update. 0
+    ranks all test items and next items, and as many validation items as `evaluate.users` says."""
     advise_new_share: Share = 0.1
     """Advise a full rebuild if more interactions came since the last one than this share of those
     it had."""

@@ -91,12 +91,14 @@ def evaluate_line(info: Mapping[str, Any]) -> str:
     """Who was ranked."""
     line = f"{info['users']:,} users ranked over {info['items']:,} items{_added(info)}"
     line += _cold(info.get("cold", {}))
-    sample = info.get("validation_sample")
-    if sample is None:
-        return line
-    ends = ", ".join(
-        f"{name.upper()} {100 * low:.2f} to {100 * high:.2f}%"
-        for name, (low, high) in sample["interval"].items()
-    )
-    of = f"{sample['users']:,} of {sample['of']:,} users"
-    return f"{line}; validation of {of}, 95% intervals: {ends}"
+    for of in ("test", "validation"):
+        sample = info.get(f"{of}_sample")
+        if sample is None:
+            continue
+        ends = ", ".join(
+            f"{name.upper()} {100 * low:.2f} to {100 * high:.2f}%"
+            for name, (low, high) in sample["interval"].items()
+        )
+        users = f"{sample['users']:,} of {sample['of']:,} users"
+        line += f"; {of} of {users}, 95% intervals: {ends}"
+    return line

@@ -11,7 +11,7 @@ from cadc_rec.pipeline.lines import metrics_line
 from cadc_rec.pipeline.table import STAGES, TABLE
 from cadc_rec.store.artifact import Artifact
 
-OPTIONAL = ("validation_sample", "kept", "beside", "added", "cold")
+OPTIONAL = ("validation_sample", "test_sample", "kept", "beside", "added", "cold")
 """What only some results have; see `run_result`."""
 
 
@@ -19,10 +19,11 @@ def run_result(method: str, seed: int, artifacts: Mapping[str, Artifact]) -> dic
     """What ``cadc-rec run --json`` prints; metrics are fractions, nothing is rounded.
 
     ``validation_sample`` stands there if only a sample of the users was ranked on validation: how
-    many, of how many, and the 95% interval of each metric. Where towers were compared with the
-    tables that they add to (``model.keep = "better"``), ``kept`` says which of the two the
-    metrics are of, ``beside`` has those of the other, and ``added`` what the towers add to the
-    test NDCG@10, with its 95% interval. ``cold`` is about cold items, where there are any.
+    many, of how many, and the 95% interval of each metric; after an update ``test_sample`` may say
+    the same of the test. Where towers were compared with the tables that they add to (``model.keep
+    = "better"``), ``kept`` says which of the two the metrics are of, ``beside`` has those of the
+    other, and ``added`` what the towers add to the test NDCG@10, with its 95% interval. ``cold`` is
+    about cold items, where there are any.
 
     ``seconds`` are those of the run that made each artifact; 0 for a stage that the method does
     not have.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from cadc_rec.config.experiment import SelectConfig
     from cadc_rec.distributed.processes import Processes
+    from cadc_rec.pretrain.prior_fit import FittedPrior
 
 
 # What decides a result, where it is not simply the sections the stage reads.
@@ -172,6 +173,11 @@ def _transitions(job: Job) -> Together:
 
 
 def _prior(job: Job) -> Alone:
+    return fit_of_prior(job, lambda: None)
+
+
+def fit_of_prior(job: Job, before: Callable[[], FittedPrior | None]) -> Alone:
+    """The function that fits the prior; `before` opens an earlier fit to start from."""
     import torch
 
     from cadc_rec.pretrain.prior_fit import fit_prior
@@ -180,7 +186,9 @@ def _prior(job: Job) -> Alone:
         e = job.experiment
         if e.compute.threads:
             torch.set_num_threads(e.compute.threads)
-        fitted = fit_prior(e.prior, e.history, e.seed, job.open_dataset(), job.open_pretrained())
+        fitted = fit_prior(
+            e.prior, e.history, e.seed, job.open_dataset(), job.open_pretrained(), before()
+        )
         fitted.save(draft.path)
         draft.info, draft.rows = fitted.as_info(), fitted.users
 
@@ -237,6 +245,11 @@ def _end_checkpoints(job: Job, made: Artifact) -> None:
 
 
 def _evaluate(job: Job) -> Together:
+    return evaluation_of(job)
+
+
+def evaluation_of(job: Job, most_tests: int = 0) -> Together:
+    """The function that evaluates; `most_tests` users' test items are ranked, 0 ranks all."""
     from cadc_rec.pipeline.stages.evaluate import build_evaluation
 
     checkpoint = job.artifact("checkpoint") if "checkpoint" in job.inputs else None
@@ -248,6 +261,7 @@ def _evaluate(job: Job) -> Together:
         processes,
         draft,
         job.open_fitted(),
+        most_tests,
     )
 
 

@@ -5,6 +5,9 @@ that suits films is wrong for news. So components are scored once for a sample o
 for every way of reading a history that is tried, and what is kept of each user are the best
 candidates of every component. All of the search runs on these: a combination takes milliseconds.
 
+After a day the ways that were chosen stand, and their factors alone are chosen anew: of a few dozen
+ways, one or two are scored.
+
 In: tables and a dataset. Out: a `FittedPrior`. The test items are never looked at.
 """
 
@@ -144,6 +147,7 @@ def fit_prior(
     seed: int,
     dataset: Dataset,
     pretrained: Pretrained,
+    before: FittedPrior | None = None,
 ) -> FittedPrior:
     """Choose factors, confidences and decay by NDCG@10 of a sample of validation users.
 
@@ -153,6 +157,7 @@ def fit_prior(
         seed: of the sample.
         dataset: D_full and the validation items.
         pretrained: the tables; ALS's, and transitions where there are any.
+        before: an earlier fit, whose confidences, decay and window stand; None tries all.
     """
     tables = tables_alone(config, history, dataset, pretrained)
     assert tables is not None
@@ -160,6 +165,8 @@ def fit_prior(
     if len(users) < LEAST_USERS:
         return FittedPrior(config.alpha, config.half_life, config.l2, config.decay, tables.factors)
     ways = _ways(config)
+    if before is not None and before.users:
+        ways |= _ways_of(before)
     content = None
     if config.content:
         content = content_lists(dataset.item_attributes, dataset.n_items)
@@ -243,4 +250,16 @@ def _ways(config: PriorConfig) -> dict[str, list[Any]]:
         "content": decays,
         "popularity": [None],
         "recent": list(_WINDOWS),
+    }
+
+
+def _ways_of(fitted: FittedPrior) -> dict[str, list[Any]]:
+    """Those that a fit chose, also for towers; of windows all, where it has none."""
+    both = [fitted, *([] if fitted.towers is None else [fitted.towers])]
+    decays = list(dict.fromkeys(each.decay for each in both))
+    windows = list(dict.fromkeys(each.window for each in both if each.window))
+    return {
+        "folded": list(dict.fromkeys((each.alpha, each.half_life, each.l2) for each in both)),
+        **dict.fromkeys(("led", "lists", "content"), decays),
+        "recent": windows or list(_WINDOWS),
     }

@@ -64,6 +64,10 @@ class Choice:
         }
 
 
+CHOICE = ("kept", "weight", "added", "of_towers", "of_tables")
+"""What a manifest says of a choice; see `Choice`."""
+
+
 def choose(model: TwoTower, validation: Validation, tables: Scoring) -> Choice:
     """Give the towers their best weight, and choose between them and the tables alone.
 

@@ -91,7 +91,13 @@ def write_ranks(
     pq.write_table(table, file)
 
 
-def kept_ranks(checkpoint: Path) -> NDArray[np.int64] | None:
-    """Validation ranks under the weights of a train artifact; None where it has none."""
+def kept_ranks(checkpoint: Path, users: int) -> NDArray[np.int64] | None:
+    """Validation ranks under the weights of a train artifact; None where it has none of so many.
+
+    An update may have ranked a smaller sample than is asked for later.
+    """
     file = checkpoint / VALIDATION_RANKS
-    return pq.read_table(file, columns=["rank"])["rank"].to_numpy() if file.is_file() else None
+    if not file.is_file():
+        return None
+    ranks = pq.read_table(file, columns=["rank"])["rank"].to_numpy()
+    return ranks if len(ranks) == users else None

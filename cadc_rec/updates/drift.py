@@ -117,6 +117,7 @@ def held_out_before_and_after(
     after: Artifact,
     ks: Sequence[int],
     reused: Mapping[Side, NDArray[np.int64]] | None = None,
+    ranked: NDArray[np.int64] | None = None,
 ) -> dict[str, Any] | None:
     """The new held-out items ranked by the vectors served before and by those of now.
 
@@ -131,6 +132,7 @@ def held_out_before_and_after(
         ks: cut-offs.
         reused: rows of each side that had another owner before: of users, they are not compared;
             of items, the old model did not know them.
+        ranked: users whose test items `after` ranked, ascending; None is all.
 
     Returns:
         How many users, the metrics of both, and the paired comparison of HR@10; None where no
@@ -141,7 +143,11 @@ def held_out_before_and_after(
     for side, rows in (reused or {}).items():
         known[side][rows] = False
     stays = (test == old.test_item) & known["item"][np.where(test < old.n_items, test, -1)]
-    moved = np.flatnonzero((test >= 0) & ~stays & known["user"])
+    now = new.test_item >= 0
+    if ranked is not None:
+        now[:] = False
+        now[ranked] = True
+    moved = np.flatnonzero(now[: old.n_users] & ~stays & known["user"])
     if not len(moved):
         return None
     item_vectors = served_vectors(before, "item")
@@ -154,9 +160,8 @@ def held_out_before_and_after(
         _excluded(new, moved, known["item"]),
     )
     ranks[targets < 0] = new.n_items
-    now = pq.read_table(after.path / "ranks.parquet", columns=["rank"])["rank"].to_numpy()
-    place = np.cumsum(new.test_item >= 0) - 1
-    ranks_now = now[place[moved]]
+    of_ranked = pq.read_table(after.path / "ranks.parquet", columns=["rank"])["rank"].to_numpy()
+    ranks_now = of_ranked[np.cumsum(now)[moved] - 1]
     gains = [mean_gains([(moved, of)], "hr@10") for of in (ranks_now, ranks)]
     compared = paired_bootstrap(*gains)
     return {

@@ -1,8 +1,7 @@
-"""What an update learns: vectors and towers, carried on from where they stood.
+"""What an update learns of vectors, carried on from where they stood.
 
-In: the tables or the checkpoint before, the next D_full, what changed of it. Out: tables like any
-other, in the space of those before, so that towers that learned to read the old ones can read
-these; and towers that go on from the checkpoint.
+In: the tables before, the next D_full, what changed of it. Out: tables like any other, in the space
+of those before, so that towers that learned to read the old ones can read these.
 
 MF and ALS solve the rows whose interactions changed, users and items in turn, all other rows fixed;
 a new entity's row starts at the mean of its table. Transitions, whose counts are brought to a
@@ -12,37 +11,29 @@ common scale and so change everywhere, are swept over all rows, which ALS does i
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import nn
 
 from cadc_rec.config.experiment import (
     AlsConfig,
-    Experiment,
     PretrainConfig,
-    TrainConfig,
     TransitionsConfig,
     UpdateConfig,
 )
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.forgotten import SIDES, Forgotten
 from cadc_rec.data.randomness import Purpose
-from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.log import track
-from cadc_rec.pipeline.stages.train import CHECKPOINT, build_checkpoint
 from cadc_rec.pretrain.als import train_als
 from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.changed_rows import ChangedRows
 from cadc_rec.pretrain.factor_tables import ReplicatedTable
-from cadc_rec.pretrain.id_tables import IdTables, Pretrained, Scale, TransitionTables
+from cadc_rec.pretrain.id_tables import IdTables, Scale, TransitionTables
 from cadc_rec.pretrain.least_squares import LeastSquares
-from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.pretrain.transition_matrix import load_matrix, save_matrix, transition_matrix
 from cadc_rec.store.artifact import Artifact, Draft
@@ -252,73 +243,3 @@ def _empty(dataset: Dataset, **tables: torch.Tensor) -> None:
     """Set the rows of forgotten users and items to zero, in place; tables by side."""
     for side, table in tables.items():
         table[torch.from_numpy(dataset.forgotten.rows[side]).to(table.device)] = 0
-
-
-def _without_forgotten(
-    state: dict[str, torch.Tensor], forgotten: Forgotten
-) -> dict[str, torch.Tensor]:
-    """A checkpoint without what was learned of forgotten users and items themselves.
-
-    Their own rows become zeros. The row of an attribute's value that nobody else had becomes that
-    of the unknown value.
-    """
-    for name, weight in state.items():
-        side = name.partition(".")[0]
-        if ".embedding_bags." not in name or side not in SIDES:
-            continue
-        if name.startswith(f"{side}.ids."):
-            rows = forgotten.rows[side]
-            weight[torch.from_numpy(rows[rows < len(weight)])] = 0
-        for attribute, codes in forgotten.values.get(side, {}).items():
-            if name == f"{side}.features.tables.embedding_bags.{side}_{attribute}.weight":
-                weight[[code for code in codes if code < len(weight)]] = weight[0].clone()
-    return state
-
-
-def warm_training(train: TrainConfig, update: UpdateConfig) -> TrainConfig:
-    """What an update trains the towers by."""
-    changed = {
-        # No epoch at all: the weights are carried over, to tables that may have come to be larger.
-        "epochs": update.train_epochs if update.towers == "train" else 0,
-        "learning_rate": update.rate * train.learning_rate,
-        "fused_learning_rate": update.rate * train.fused_learning_rate,
-    }
-    return train.model_copy(update=changed)
-
-
-def build_updated_towers(
-    warm: Experiment,
-    dataset: Dataset,
-    selection: Artifact,
-    pretrained: Pretrained,
-    before: Artifact,
-    processes: Processes,
-    draft: Draft,
-    fitted: FittedPrior | None = None,
-    reused: Mapping[Side, NDArray[np.int64]] | None = None,
-) -> None:
-    """Fill the draft of the train stage from the checkpoint before.
-
-    Args:
-        warm: the experiment, its ``[train]`` from `warm_training`.
-        dataset: the next one.
-        selection: its D_sel.
-        pretrained: its vectors.
-        before: the train artifact to go on from.
-        processes: one process.
-        draft: receives ``model.safetensors``.
-        fitted: the prior's new fit, where it was fitted.
-        reused: rows of ``user`` and ``item`` that were another's before.
-    """
-    start = _without_forgotten(load_file(before.path / CHECKPOINT), dataset.forgotten)
-    build_checkpoint(
-        warm,
-        dataset,
-        selection,
-        pretrained,
-        processes,
-        draft,
-        start=start,
-        fitted=fitted,
-        reused=reused,
-    )

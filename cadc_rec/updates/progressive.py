@@ -10,8 +10,8 @@ of the day the model knew at all; norms of the tables before and after.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -33,8 +33,17 @@ _HIT_RATE = "hr@10"
 _CHANCE = 1.645  # standard errors that a difference exceeds by chance once in twenty times
 
 
+Sample: TypeAlias = Callable[[NDArray[np.int32]], NDArray[np.int64] | None]
+"""Given each user's item, -1 for none: the users to rank, ascending; None is all who have one."""
+
+
 def progressive(
-    before: Mapping[str, Artifact], old: Dataset, new: Dataset, changes: Changes, ks: Sequence[int]
+    before: Mapping[str, Artifact],
+    old: Dataset,
+    new: Dataset,
+    changes: Changes,
+    ks: Sequence[int],
+    sample: Sample = lambda _: None,
 ) -> dict[str, Any]:
     """The model before the update, on what came after it.
 
@@ -48,12 +57,13 @@ def progressive(
         new: the next one.
         changes: between the two.
         ks: cut-offs, to which 10 is added.
+        sample: chooses who is ranked, of the known users who came back with an item it knew.
 
     Returns:
         ``rows``: of what came those of a known user and a known item (``known``), and of a new one
-        of either; ``users``: known ones who came back with an item the model knew; ``new_item``:
-        those whose next item it did not know, which are in no metric; ``metrics``, None where there
-        are no such users.
+        of either; ``users``: those who are ranked, ``of`` so many known ones who came back with an
+        item the model knew; ``new_item``: those whose next item it did not know, which are in no
+        metric; ``metrics``, None where there are no such users.
     """
     rows = {"known": 0, "new_user": 0, "new_item": 0, "new_both": 0}
     users, targets, taken = [], [], []
@@ -78,7 +88,12 @@ def progressive(
             taken.append(known)
     wanted = np.array(targets, np.int64)
     foreseen = np.flatnonzero(~of_new_item[wanted])
-    metrics = None
+    came_back, metrics = len(foreseen), None
+    next_item = np.full(old.n_users, -1, np.int32)
+    next_item[np.array(users, np.int64)[foreseen]] = wanted[foreseen]
+    chosen = sample(next_item)
+    if chosen is not None:
+        foreseen = np.flatnonzero(np.isin(users, chosen))
     never = old.forgotten.rows["item"].astype(np.int32)  # is served to nobody
     if len(foreseen):
         ranks = _ranks(
@@ -92,7 +107,8 @@ def progressive(
     return {
         "rows": rows,
         "users": len(foreseen),
-        "new_item": len(wanted) - len(foreseen),
+        "of": came_back,
+        "new_item": len(wanted) - came_back,
         "metrics": metrics,
     }
 

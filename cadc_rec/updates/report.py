@@ -71,6 +71,7 @@ def update_report(
     full_dataset: Dataset | None,
     since: int,
     rebuilt: str,
+    ranked: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
     """What a day did.
 
@@ -85,6 +86,7 @@ def update_report(
         full_dataset: its dataset; None where it was pruned: it is then not compared with.
         since: interactions of the updates between that and this one.
         rebuilt: why all stages were made anew; empty where they were carried on.
+        ranked: users whose test items the evaluation ranked; None is all.
 
     Returns:
         JSON values; docs/updates.md describes them.
@@ -94,7 +96,7 @@ def update_report(
     had = sum(int(full["prepare"].info[part]) for part in ("train", "val", "test"))
     share = 0.0 if rebuilt else (since + int(counts["interactions"])) / had
     held_out = held_out_before_and_after(
-        before.dataset, after.dataset, old["evaluate"], new["evaluate"], ks, changes.reused
+        before.dataset, after.dataset, old["evaluate"], new["evaluate"], ks, changes.reused, ranked
     )
     # Vectors learned anew lie in a space of their own: a cosine to the old ones means nothing.
     tables = {} if rebuilt or "pretrain" not in new else _tables(old, new, changes)

@@ -17,11 +17,23 @@ from numpy.typing import NDArray
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.pipeline.stage import Alone, Job, Opened, Stage, Together
-from cadc_rec.pipeline.table import PREPARE, PRETRAIN, SELECT, TRAIN, TRANSITIONS, sharded
+from cadc_rec.pipeline.table import (
+    EVALUATE,
+    PREPARE,
+    PRETRAIN,
+    PRIOR,
+    SELECT,
+    TRAIN,
+    TRANSITIONS,
+    evaluation_of,
+    fit_of_prior,
+    sharded,
+)
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.updates.changes import SIDES, Changes, refreshed_sample, reused_rows, sampled_rows
+from cadc_rec.updates.changes import SIDES, Changes, reused_rows
 from cadc_rec.updates.day import Day
 from cadc_rec.updates.forget import Request
+from cadc_rec.updates.sample import refreshed_sample, sampled_rows
 
 
 def changes_between(opened: Opened, before: Artifact, after: Artifact) -> Changes:
@@ -80,6 +92,10 @@ def _transitions_settings(job: Job) -> dict[str, Any]:
     return {**TRANSITIONS.settings(job), "update": own}
 
 
+def _prior_settings(job: Job) -> dict[str, Any]:
+    return {**PRIOR.settings(job), "update": "factors"}
+
+
 def _select_settings(job: Job) -> dict[str, Any]:
     return {**SELECT.settings(job), "update": job.update}
 
@@ -89,13 +105,28 @@ def _train_settings(job: Job) -> dict[str, Any]:
     return {**TRAIN.settings(_warm(job)), "update": towers}
 
 
+def _evaluate_settings(job: Job) -> dict[str, Any]:
+    settings, most = EVALUATE.settings(_ranks_few(job)), job.experiment.update.users
+    if not 0 < most < int(job.artifact("dataset").info["test"]):
+        return settings
+    return {**settings, "tests": {"users": most, "split_seed": job.experiment.data.split_seed}}
+
+
 def _warm(job: Job) -> Job:
     """The job by the ``[train]`` that an update trains with."""
-    from cadc_rec.updates.learning import warm_training
+    from cadc_rec.updates.towers import warm_training
 
     e = job.experiment
     train = warm_training(e.train, e.update)
-    return replace(job, experiment=e.model_copy(update={"train": train}))
+    return _ranks_few(replace(job, experiment=e.model_copy(update={"train": train})))
+
+
+def _ranks_few(job: Job) -> Job:
+    """The job with as many users for validation as an update ranks."""
+    e = job.experiment
+    most = min(filter(None, (e.evaluate.users, e.update.users)), default=0)
+    evaluate = e.evaluate.model_copy(update={"users": most})
+    return replace(job, experiment=e.model_copy(update={"evaluate": evaluate}))
 
 
 def _prepare(job: Job) -> Alone:
@@ -142,6 +173,13 @@ def _transitions(job: Job) -> Together:
     )
 
 
+def _prior(job: Job) -> Alone:
+    from cadc_rec.pretrain.prior_fit import FittedPrior
+
+    before = job.artifact("prior_before")
+    return fit_of_prior(job, lambda: FittedPrior.open(before.path))
+
+
 def _select(job: Job) -> Alone:
     from cadc_rec.data.select.build_selection import build_selection
     from cadc_rec.data.select.sizes import selected_rows
@@ -159,8 +197,9 @@ def _select(job: Job) -> Alone:
 
 
 def _train(job: Job) -> Together:
-    from cadc_rec.updates.learning import build_updated_towers
+    from cadc_rec.updates.towers import build_updated_towers
 
+    e = job.experiment
     return lambda alone, draft: build_updated_towers(
         _warm(job).experiment,
         job.open_dataset(),
@@ -171,7 +210,13 @@ def _train(job: Job) -> Together:
         draft,
         job.open_fitted(),
         _reused(job),
+        _changes(job).came if e.update.towers == "day" else None,
+        (e.seed, job.update),
     )
+
+
+def _evaluate(job: Job) -> Together:
+    return evaluation_of(_ranks_few(job), job.experiment.update.users)
 
 
 UPDATE_TABLE = (
@@ -206,6 +251,16 @@ UPDATE_TABLE = (
         wanted=lambda e: TRANSITIONS.wanted(e) and e.transitions.form == "factors",
     ),
     Stage(
+        "prior",
+        makes="prior",
+        version=1,
+        reads=lambda _: ["dataset", "tables", "transitions", "prior_before"],
+        settings=_prior_settings,
+        line=PRIOR.line,
+        alone=_prior,
+        wanted=PRIOR.wanted,
+    ),
+    Stage(
         "select",
         makes="selection",
         version=1,
@@ -221,7 +276,7 @@ UPDATE_TABLE = (
         makes="checkpoint",
         version=1,
         reads=lambda e: [
-            *_datasets(e),
+            *(["dataset", "dataset_before"] if e.update.towers == "day" else _datasets(e)),
             "selection",
             "tables",
             "transitions",
@@ -232,5 +287,14 @@ UPDATE_TABLE = (
         line=TRAIN.line,
         together=_train,
         wanted=TRAIN.wanted,
+    ),
+    Stage(
+        "evaluate",
+        makes=EVALUATE.makes,
+        version=EVALUATE.version,
+        reads=EVALUATE.reads,
+        settings=_evaluate_settings,
+        line=EVALUATE.line,
+        together=_evaluate,
     ),
 )

@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.errors import CadcError
+from cadc_rec.evaluation.validation import validation_sample
 from cadc_rec.log import log
 from cadc_rec.pipeline.finished import require_finished
 from cadc_rec.pipeline.pipeline import Pipeline, launched, tell_of
@@ -185,7 +189,13 @@ class _Update:
             self.opened.dataset(after),
             changes_between(self.opened, before, after),
             self.experiment.evaluate.k,
+            self._sample,
         )
+
+    def _sample(self, held_out: NDArray[np.int32]) -> NDArray[np.int64] | None:
+        """Users whose held-out items an update ranks; None is all who have one."""
+        most, seed = self.experiment.update.users, self.experiment.data.split_seed
+        return validation_sample(held_out, most, seed)
 
     def _pipeline(self) -> Pipeline:
         """Makes what has no warm start of its own, by the ordinary stages."""
@@ -218,8 +228,11 @@ class _Update:
         before = name.removesuffix("_before")
         if before != name:
             return self.latest[MAKER[before]]
-        pipeline = self._pipeline()
-        return pipeline.artifact(MAKER[name]) if MAKER[name] in pipeline.stages() else None
+        pipeline, stage = self._pipeline(), MAKER[name]
+        if stage not in pipeline.stages():
+            return None
+        # Noted, so that the next stage that reads it does not compare its files once more.
+        return self.made.setdefault(stage, pipeline.artifact(stage))
 
     def _cannot_carry_on(self) -> str:
         """Why the vectors have no warm start; empty where they have one."""
@@ -297,6 +310,7 @@ class _Update:
             None if any_pruned else self.opened.dataset(full["prepare"]),
             since,
             self.rebuilt,
+            None if self.rebuilt else self._sample(self.opened.dataset(after).test_item),
         )
 
     def _norms(self) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def test_evaluation_takes_the_validation_ranks_that_training_formed(
     monkeypatch.setattr(evaluate, "ranks_by_share", noted)
     made = run(config, tmp_path, *sets)
     assert ranked == [60]  # the test items
-    monkeypatch.setattr(evaluate, "kept_ranks", lambda checkpoint: None)
+    monkeypatch.setattr(evaluate, "kept_ranks", lambda checkpoint, users: None)
     again = run(config, tmp_path, *sets, "evaluate.k=[10, 5]")
     assert ranked == [60, users or 60, 60]
     assert again["train"].cached

@@ -117,6 +117,26 @@ def test_with_few_validation_users_the_settings_stand():
     assert fitted.factors == tables_alone(config, HISTORY, dataset, given()).factors
 
 
+def test_after_a_day_the_ways_stand_and_the_factors_are_chosen_anew():
+    dataset, tables = a_dataset(), given()
+    towers = FittedPrior(8.0, 3.0, 0.2, 0.9, {}, users=N_USERS)
+    before = FittedPrior(4.0, 10.0, 0.05, 0.9, {}, users=N_USERS, towers=towers)
+    fitted = fit_prior(CONFIG, HISTORY, 0, dataset, tables, before)
+    ways = [(4.0, 10.0, 0.05), (8.0, 3.0, 0.2)]
+    for each in (fitted, fitted.towers):
+        assert (each.alpha, each.half_life, each.l2) in ways
+        assert each.decay == 0.9  # where all are tried, 0.4 is found
+    found = fitted.applied_to(tables_alone(CONFIG, HISTORY, dataset, tables), CONFIG)
+    assert fitted.ndcg == pytest.approx(ndcg(found, dataset), abs=2e-3)
+    assert fitted.alone["lists"] > fitted.alone["folded"]  # the factors are those of this dataset
+
+
+def test_after_a_day_a_fit_that_chose_nothing_is_made_whole():
+    before = FittedPrior(4.0, 10.0, 0.05, 0.9, {})  # there were too few users
+    fitted = fit_prior(CONFIG, HISTORY, 0, a_dataset(), given(), before)
+    assert fitted == fit_prior(CONFIG, HISTORY, 0, a_dataset(), given())
+
+
 def test_it_is_read_as_it_was_written(tmp_path):
     fitted = fit_prior(CONFIG, HISTORY, 0, a_dataset(), given())
     fitted.save(tmp_path)

@@ -82,4 +82,4 @@ def test_an_epoch_without_validation_is_passed_over(alone):
 
 
 def test_an_artifact_without_them_is_ranked_anew(tmp_path):
-    assert kept_ranks(tmp_path) is None
+    assert kept_ranks(tmp_path, 3) is None

@@ -3,9 +3,12 @@
 from itertools import combinations
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from cadc_rec.updates.changes import Changes, items_of, refreshed_sample
+from cadc_rec.updates.changes import Changes, items_of
+from cadc_rec.updates.sample import refreshed_sample, write_rows_of_day
 from tests.updates.stand_ins import dataset_of
 
 # Old rows 0..5; row 4 is lost; the others stand at 1, 2, 3, 5, 6 of seven new rows.
@@ -76,6 +79,36 @@ def test_the_same_key_gives_the_same_sample_and_another_does_not():
     draws = [refreshed_sample(sample, CHANGES, 4, (0, n)).tolist() for n in (1, 1, 2, 3, 4, 5)]
     assert draws[0] == draws[1]
     assert len({tuple(rows) for rows in draws}) > 1
+
+
+def test_the_rows_of_a_day_are_those_that_came_and_as_many_others_by_chance(tmp_path):
+    rows = np.arange(0, 40, 2)  # of D_full's; 20 of them in two shards
+    schema = {"user": rows.astype(np.int32), "row": rows}
+    for shard in (0, 1):
+        some = {name: values[10 * shard : 10 * shard + 10] for name, values in schema.items()}
+        pq.write_table(pa.table(some), tmp_path / f"shard-{shard:05d}-of-00002.parquet")
+    came = np.isin(np.arange(40), [3, 4, 18, 30, 39])  # 3 and 39 are not in the sample
+    draws, seen = 300, np.zeros(40)
+    for place in range(draws):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        assert write_rows_of_day(tmp_path, folder, came, (0, place)) == 3
+        (file,) = folder.iterdir()
+        found = pq.read_table(file)["row"].to_numpy()
+        assert len(found) == 6
+        assert (np.diff(found) > 0).all()
+        assert {4, 18, 30} < set(found.tolist())
+        seen[found] += 1
+    others = seen[[row for row in rows if row not in (4, 18, 30)]] / draws
+    assert np.abs(others - 3 / 17).max() < 5 * (3 / 17 * 14 / 17 / draws) ** 0.5
+
+
+def test_of_a_day_that_brought_nothing_to_the_sample_there_are_no_rows(tmp_path):
+    pq.write_table(pa.table({"row": np.arange(3)}), tmp_path / "shard-00000-of-00001.parquet")
+    (tmp_path / "out").mkdir()
+    assert write_rows_of_day(tmp_path, tmp_path / "out", np.zeros(3, bool), (0, 1)) == 0
+    (file,) = (tmp_path / "out").iterdir()
+    assert not len(pq.read_table(file))
 
 
 def a_dataset(pairs, n_users, n_items):

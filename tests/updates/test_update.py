@@ -10,11 +10,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from cadc_rec.config.experiment import Experiment
+from cadc_rec.data.dataset import Dataset
 from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.store.artifact import open_artifact
 from cadc_rec.store.atomic import empty_folder
-from cadc_rec.updates import learning as at_work
+from cadc_rec.updates import learning, towers
 from cadc_rec.updates.chain import line_of, take_update, updates_of
 from cadc_rec.updates.update import carry_on
 from tests.updates.conftest import (
@@ -131,9 +132,13 @@ def test_nothing_that_learns_looks_at_what_the_day_holds_out(workdir, experiment
     assert made[0]["prepare"].fingerprint != made[1]["prepare"].fingerprint
 
 
-@pytest.mark.parametrize("stage", ["build_updated_tables", "build_updated_towers"])
+@pytest.mark.parametrize(
+    ("at_work", "stage"),
+    [(learning, "build_updated_tables"), (towers, "build_updated_towers")],
+    ids=["tables", "towers"],
+)
 def test_an_update_that_ended_half_way_has_no_effect_and_goes_on(
-    workdir, experiment, day, monkeypatch, stage
+    workdir, experiment, day, monkeypatch, at_work, stage
 ):
     there = folders(workdir)
 
@@ -180,6 +185,55 @@ def test_towers_that_are_kept_keep_their_bits(workdir, experiment, day):
     assert len(after[grew]) == len(before[grew]) + 1
     np.testing.assert_array_equal(after[grew][-1], before[grew][0])  # starts as the unknown value
     assert update.report["vectors"]["user"]["unchanged"]["cosine"] == pytest.approx(1)
+
+
+def test_an_update_may_rank_a_sample_whose_ranks_are_those_of_all(workdir, experiment, day):
+    made = {}
+    for most in (0, 15):
+        folder = shutil.copytree(workdir, workdir.parent / f"ranks-{most}")
+        update = carry_on(experiment(update={"users": most}), folder, day()).update
+        made[most] = folder / update.artifacts["evaluate"], update.report
+    every, some = (
+        {row["user_id"]: (row["item_id"], row["rank"]) for row in rows.to_pylist()}
+        for rows in (pq.read_table(folder / "ranks.parquet") for folder, _ in made.values())
+    )
+    assert len(every) > len(some) == 15
+    assert all(every[who] == rank for who, rank in some.items())
+    info = open_artifact(made[15][0]).info
+    hits = [rank <= 10 for _, rank in some.values()]
+    assert info["test"]["hr@10"] == pytest.approx(sum(hits) / 15)
+    assert info["test_sample"]["users"] == info["users"] == 15
+    assert info["test_sample"]["of"] == len(every)
+    for name in ("user_vectors.safetensors", "item_vectors.safetensors"):
+        assert (made[0][0] / name).read_bytes() == (made[15][0] / name).read_bytes()
+    held_out = [report["new_held_out"] for _, report in made.values()]
+    assert held_out[0]["users"] > (held_out[1] or {"users": 0})["users"]
+    foreseen = made[0][1]["progressive"]
+    assert foreseen["users"] == foreseen["of"] == made[15][1]["progressive"]["of"] <= 15
+
+
+def test_towers_of_a_day_see_what_came_and_as_much_of_what_was(workdir, experiment, day):
+    base = Pipeline(experiment(), workdir).run()
+    of_day = experiment(update={"towers": "day", "train_epochs": 2, "epochs": 2})
+    update = carry_on(of_day, workdir, day()).update
+    made = {stage: open_artifact(workdir / place) for stage, place in update.artifacts.items()}
+    old = Dataset.open(base["prepare"])
+    had = set(zip(old.train_user.tolist(), old.train_item.tolist(), strict=True))
+    pairs = [
+        (row["user"], row["item"])
+        for file in made["select"].path.glob("shard-*.parquet")
+        for row in pq.read_table(file).to_pylist()
+    ]
+    came = sum(pair not in had for pair in pairs)
+    assert 0 < 2 * came < len(pairs)
+    info = made["train"].info
+    assert info["positives"] == 2 * came
+    assert [set(epoch) for epoch in info["history"]] == 2 * [{"epoch", "loss"}]
+    assert info["best_epoch"] == 2
+    before, after = (load_file(of["train"].path / "model.safetensors") for of in (base, made))
+    same = [name for name, weight in before.items() if after[name].shape == weight.shape]
+    assert any((after[name] != before[name]).any() for name in same)
+    assert not list(made["train"].path.glob(".scratch*"))
 
 
 def test_what_cannot_be_carried_on_is_made_anew_and_said(workdir, experiment, day):

@@ -50,6 +50,7 @@ def build_evaluation(
     processes: Processes,
     draft: Draft,
     fitted: FittedPrior | None = None,
+    most_tests: int = 0,
 ) -> None:
     """Rank every held-out item over the full item set and write all that it takes to check it.
 
@@ -73,12 +74,16 @@ def build_evaluation(
             are not those of the transitions alone. Of a dataset with cold items also
             ``cold_ranks.parquet``.
         fitted: the prior's fit, where it was fitted.
+        most_tests: users whose test items are ranked at most: a sample, drawn as that of the
+            validation items; 0 ranks all. Only one process may ask for one.
     """
     config, val_item = experiment.evaluate, np.asarray(dataset.val_item)
     test_users, have = (np.flatnonzero(held >= 0) for held in (dataset.test_item, val_item))
     if not len(test_users):
         raise CadcError("no user has a test item (three interactions are needed); use more data.")
-    sample = validation_sample(val_item, config.users, experiment.data.split_seed)
+    split_seed = experiment.data.split_seed
+    sample = validation_sample(val_item, config.users, split_seed)
+    tests = validation_sample(dataset.test_item, most_tests, split_seed)
     cold = ColdItems.of(dataset)
     if cold is not None:
         dataset = replace(dataset, item_attributes=dataset.every_item_attributes())
@@ -87,9 +92,10 @@ def build_evaluation(
     # Training has ranked the very model that it kept, but it counts no best items.
     val_ranks = None
     if checkpoint is not None and not needs_lists(config.metrics):
-        val_ranks = kept_ranks(checkpoint.path)
+        val_ranks = kept_ranks(checkpoint.path, len(have) if sample is None else len(sample))
     to_rank = [] if val_ranks is not None else [val_item if sample is None else val_item[sample]]
-    to_rank += [dataset.test_item] * (1 + (other is not None))
+    tested = dataset.test_item if tests is None else dataset.test_item[tests]
+    to_rank += [tested] * (1 + (other is not None))
     total = sum(map(len, to_rank))
     with track("evaluate", total, "users", visible=processes.rank == 0) as ticker:
         measure = functools.partial(_measured, config, dataset, processes, ticker)
@@ -98,35 +104,42 @@ def build_evaluation(
             val_ranks, val = measure(kept, kept.users(False, sample), excluded, False, sample)
         else:
             val = ranking_metrics(val_ranks, config.k, config.metrics)
-        users, known = kept.users(True, None), AndOneEach(train, val_item)
+        users, both = kept.users(True, None), AndOneEach(train, val_item)
         _empty(dataset, users, "user", processes)
-        test_ranks, test = measure(kept, users, known, True)
+        known: Taken = both if tests is None else both.some(tests)
+        ranked = users if tests is None else users[torch.from_numpy(tests).to(users.device)]
+        test_ranks, test = measure(kept, ranked, known, True, tests)
         comparison: dict[str, Any] = {}
+        if checkpoint is not None and "kept" in checkpoint.info:
+            comparison["kept"] = checkpoint.info["kept"]
         if other is not None:
             assert checkpoint is not None
             towers = checkpoint.info["kept"] == TOWERS
-            ranks, beside = measure(other, other.users(True, None), known, True)
-            comparison = {
-                "kept": checkpoint.info["kept"],
+            ranks, beside = measure(other, other.users(True, tests), known, True, tests)
+            comparison |= {
                 "beside": {"of": TABLES if towers else TOWERS, "test": beside},
                 "added": added(*((test_ranks, ranks) if towers else (ranks, test_ranks))),
             }
     result: dict[str, Any] = {
         "test": test,
         "validation": val,
-        "users": len(test_users),
+        "users": len(test_ranks),
         "items": dataset.n_items,
         "split": dataset.order,
         **kept.on_top.settings(),
         **({"context": list(experiment.context.features)} if kept.by_context else {}),
         **comparison,
     }
-    if sample is not None:
-        interval = mean_intervals(val_ranks, [name for name in val if is_of_ranks(name)])
-        result["validation_sample"] = {"users": len(sample), "of": len(have), "interval": interval}
+    for name, some, of, ranks, metrics in (
+        ("validation_sample", sample, have, val_ranks, val),
+        ("test_sample", tests, test_users, test_ranks, test),
+    ):
+        if some is not None:
+            interval = mean_intervals(ranks, [name for name in metrics if is_of_ranks(name)])
+            result[name] = {"users": len(some), "of": len(of), "interval": interval}
     if cold is not None:
         result["cold"] = measure_cold(config.k, dataset, cold, kept, processes, draft.path)
-    draft.info, draft.rows = result, len(test_users)
+    draft.info, draft.rows = result, result["users"]
     for side, vectors, rows in (
         ("user", users, dataset.n_users),
         ("item", kept.items, dataset.n_items),
@@ -141,7 +154,12 @@ def build_evaluation(
         if lists is not None and lists.lists is not pretrained.lists:
             lists.lists.save(draft.path / FILE)
         for name, of, held_out, ranks in (
-            ("ranks.parquet", test_users, dataset.test_item, test_ranks),
+            (
+                "ranks.parquet",
+                test_users if tests is None else tests,
+                dataset.test_item,
+                test_ranks,
+            ),
             (VALIDATION_RANKS, have if sample is None else sample, val_item, val_ranks),
         ):
             write_ranks(draft.path / name, dataset, of, held_out[of], ranks)
@@ -182,13 +200,17 @@ def _scorings(
     processes: Processes,
     fitted: FittedPrior | None,
 ) -> tuple[Scoring, Scoring | None]:
-    """What is evaluated, and what it was chosen before: towers and tables, where one was chosen."""
+    """What is evaluated, and what it was chosen before: towers and tables, where one was chosen.
+
+    Where an update did not choose anew, what was not chosen is not evaluated.
+    """
     known = LastItems(dataset, experiment.history.length)
     choice = None if checkpoint is None else checkpoint.info.get("kept")
+    chosen_before = checkpoint is not None and "chosen_before" in checkpoint.info
     tables = towers = None
-    if checkpoint is None or choice is not None:
+    if checkpoint is None or choice == TABLES or (choice is not None and not chosen_before):
         tables = tables_scoring(experiment, dataset, pretrained, processes, fitted, known)
-    if checkpoint is not None:
+    if checkpoint is not None and not (chosen_before and choice == TABLES):
         model = build_model(experiment, dataset, pretrained, processes, fitted)
         load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
         features = experiment.context.features

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.training.build import build_model, frozen_tables_intact, load_grown
 from cadc_rec.training.checkpoints import SavedTraining
-from cadc_rec.training.choice import choose, tables_scoring
+from cadc_rec.training.choice import CHOICE, choose, tables_scoring
 from cadc_rec.training.context import Requests
 from cadc_rec.training.intervals import Meter, OnInterval, Untold
 from cadc_rec.training.kept import Histories, frozen_cache, keep_frozen_rows, known_scores
@@ -38,6 +40,27 @@ from cadc_rec.training.trainer import OnEpoch, Trainer
 from cadc_rec.training.validation import VALIDATION_RANKS, Validation, write_ranks
 
 CHECKPOINT = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """An earlier checkpoint to go on from.
+
+    Attributes:
+        state: its tensors; tables may have fewer rows.
+        reused: of ``user`` and ``item``, the rows that were another's in it.
+        choice: what its manifest says of the choice between towers and tables, to stand as it is.
+            Then nothing is validated, and the last epoch's weights are kept.
+    """
+
+    state: Mapping[str, torch.Tensor]
+    reused: Mapping[Side, np.ndarray] | None = None
+    choice: Mapping[str, Any] | None = None
+
+
+def choice_of(checkpoint: Artifact) -> dict[str, Any]:
+    """What a train artifact says of the choice between towers and tables; empty without one."""
+    return {name: checkpoint.info[name] for name in CHOICE if name in checkpoint.info}
 
 
 def warm_up(
@@ -63,10 +86,9 @@ def build_checkpoint(
     draft: Draft,
     on_epoch: OnEpoch = lambda _: None,
     saved: SavedTraining | None = None,
-    start: Mapping[str, torch.Tensor] | None = None,
+    start: WarmStart | None = None,
     fitted: FittedPrior | None = None,
     told: OnInterval | None = None,
-    reused: Mapping[Side, np.ndarray] | None = None,
 ) -> None:
     """Train the two towers on D_sel; keep the best epoch by validation NDCG@10.
 
@@ -81,10 +103,9 @@ def build_checkpoint(
             ``validation_ranks.parquet``: those of the best epoch.
         on_epoch: called after every epoch, see `Trainer.fit`.
         saved: where the training is saved on its way, and gone on with.
-        start: an earlier checkpoint to go on from; its tables may have fewer rows.
+        start: an earlier checkpoint to go on from.
         fitted: the prior's fit, where it was fitted.
         told: of what is measured of steps, interval by interval.
-        reused: of ``user`` and ``item``, the rows that were another's in `start`.
 
     Raises:
         CadcError: no user has a validation item, training diverged, or a frozen table changed.
@@ -114,7 +135,7 @@ def build_checkpoint(
     loader = reading.loader
     model = build_model(experiment, dataset, pretrained, processes, fitted)
     if start is not None:
-        load_grown(model, start, reused)
+        load_grown(model, start.state, start.reused)
     limit = frozen_cache(experiment, processes.broadcast(process_memory(processes, sharding)))
     keep_frozen_rows(model.module.user.ids, reading.users, processes, limit)
     read = None
@@ -162,19 +183,22 @@ def build_checkpoint(
         validation.after_epoch(entry)
         on_epoch(entry)
 
-    trained = trainer.fit(validation, on_epoch=epoch_ended, checkpoints=saved)
+    chosen = None if start is None else start.choice
+    validate = validation if chosen is None else None
+    trained = trainer.fit(validate, on_epoch=epoch_ended, checkpoints=saved)
     if not frozen_tables_intact(model, pretrained):
         raise CadcError(
             "a frozen table changed while training; this is a defect of ours: please report it "
             f"with the sharding settings ({model.plan()})."
         )
     choice = None
-    if experiment.model.keep == "better":
+    if chosen is None and experiment.model.keep == "better":
         items = LastItems(dataset, history)
         alone = tables_scoring(experiment, dataset, pretrained, processes, fitted, items)
         choice = choose(model.module, validation, alone)
     write_state(draft.path / CHECKPOINT, model.wrapped, processes, model.trains)
-    ranks = validation.best_ranks() if trained.best_epoch else None  # an update may train no epoch
+    # An update may train no epoch, or choose none.
+    ranks = validation.best_ranks() if chosen is None and trained.best_epoch else None
     if choice is not None:
         ranks = choice.ranks
     if processes.rank == 0 and ranks is not None:
@@ -193,6 +217,7 @@ def build_checkpoint(
         "plan_in_full": model.plan_in_full(),
         **trained.as_info(positives),
         **({} if choice is None else choice.as_info()),
+        **({} if not chosen else {**chosen, "chosen_before": True}),
     }
     if saved is not None and saved.resumed:
         draft.info["resumed"] = saved.resumed
