@@ -36,7 +36,8 @@ def vector_drift(
 
     Args:
         before: ``[n, d]``.
-        after: ``[n + new, d]``.
+        after: ``[n + new, d]``. One of the two may have further elements at the end, which are not
+            compared: a prior's fit may give popularity no weight, and then it is no element.
         changed: rows whose interactions changed, new ones among them.
         reused: rows that had another owner before, which are not compared.
 
@@ -45,8 +46,8 @@ def vector_drift(
         after, and the mean length of the difference over the mean length before; None where there
         are no such rows.
     """
-    n = len(before)
-    old, new = before.double(), after[:n].double()
+    n, width = len(before), min(before.shape[1], after.shape[1])
+    old, new = before[:, :width].double(), after[:n, :width].double()
     cosine = torch.nn.functional.cosine_similarity(old, new, dim=1).numpy()
     moved, length = (new - old).norm(dim=1).numpy(), old.norm(dim=1).numpy()
     of_changed = np.zeros(n, bool)

@@ -146,7 +146,9 @@ def _served(
     changes: Changes,
     reused: Mapping[Side, NDArray[np.int64]],
 ) -> dict[str, Any]:
-    """How the vectors that rank moved."""
+    """How the vectors that rank moved; nothing where towers ranked once and tables alone now."""
+    if old["evaluate"].info.get("kept") != new["evaluate"].info.get("kept"):
+        return {}
     return {
         side: vector_drift(
             served_vectors(old["evaluate"], side),

@@ -1,0 +1,1 @@
+"""Days of a real log: no update, updates, rebuilds and recent popularity, on the same clicks."""

@@ -1,0 +1,86 @@
+"""What a study of days has measured: its cells, read again.
+
+In: the folder of results, which may have a part of the cells. Out: metrics, ranks and seconds by
+contender and day.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Cell = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The measured cells.
+
+    Attributes:
+        folder: with their files.
+        cells: by name.
+    """
+
+    folder: Path
+    cells: Mapping[str, Cell]
+
+    @classmethod
+    def read(cls, folder: Path) -> Results:
+        """Those of a folder."""
+        files = sorted(folder.glob("*.json"))
+        return cls(folder, {file.stem: json.loads(file.read_text("utf-8")) for file in files})
+
+    def days(self) -> list[str]:
+        """The days that were judged, such as ``03``."""
+        return [name[-2:] for name in self.cells if re.fullmatch(r"none-\d\d", name)]
+
+    def of(self, contender: str, day: str) -> list[Cell]:
+        """The cells of a contender on a day: of a rebuild one a seed."""
+        first = f"rebuild-{day}-seed-0"
+        if contender == "rebuild" or (contender == "update" and day == self.days()[0]):
+            names = [name for name in self.cells if name.startswith(f"rebuild-{day}-seed-")]
+            names = names if contender == "rebuild" else [first]
+        else:
+            names = [f"{contender}-{day}"]
+        return [self.cells[name] for name in names if name in self.cells]
+
+    def metric(
+        self, contender: str, day: str, kind: str = "served", name: str = "hr@10", of: str = "all"
+    ) -> float | None:
+        """A metric in percent, the mean of the seeds; None where it was not measured."""
+        found = [cell["metrics"][kind][of] for cell in self.of(contender, day)]
+        return 100 * mean(one[name] for one in found) if found and all(found) else None
+
+    def ranks(self, contender: str, days: Sequence[str], kind: str) -> NDArray[np.int64]:
+        """The ranks of all requests of some days, of a rebuild those of seed 0."""
+        last = "-seed-0" if contender == "rebuild" else ""
+        every = []
+        for day in days:
+            with np.load(self.folder / f"{contender}-{day}{last}.npz") as kept:
+                every.append(kept[kind].astype(np.int64))
+        return np.concatenate(every)
+
+    def known(self, day: str) -> float:
+        """The share of users who came back whose next item the log had before, in percent."""
+        cell = self.cells[f"none-{day}"]
+        return 100 * float(cell["requests"]) / max(1, cell["returned"])
+
+    def window(self) -> int:
+        """The hours whose counts foresee the first judged day best, as they stood at its start."""
+        reached = self.cells[f"popularity-{self.days()[0]}"]["metrics"]
+        served = {name: of["all"]["ndcg@10"] for name, of in reached.items() if "served" in name}
+        best = max(served, key=lambda name: served[name])
+        return int(best.removeprefix("served-").removesuffix("h"))
+
+    def seconds(self, contender: str, day: str) -> float | None:
+        """CPU seconds, the mean of the seeds; None where a job was interrupted."""
+        whole = [cell["cpu"] for cell in self.of(contender, day) if not cell["interrupted"]]
+        return mean(whole) if whole else None
