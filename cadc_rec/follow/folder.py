@@ -7,6 +7,7 @@ their names, and each folder of a day as a batch of its own.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
@@ -26,6 +27,7 @@ from cadc_rec.follow.stream import INTERACTIONS, Bounds, Gathered, digest_of, fi
 from cadc_rec.log import log
 
 _UNFINISHED = (".tmp", ".part")
+_LONGEST = 200  # bytes; file systems take 255
 _MARK = ".done"
 _MARK_INSIDE = "_SUCCESS"  # Spark's, and Hadoop's
 _UNDER_WAY = "_temporary"  # likewise, while they write
@@ -60,7 +62,7 @@ class FolderStream:
         self._first_seen: dict[str, float] = {}
         self._rows: dict[tuple[str, int, int], int] = {}
         self._passed_over: set[str] = set()
-        self._arrived()
+        self._listed()
 
     def begin(self, batches: Sequence[Batch]) -> None:
         """See `Stream`."""
@@ -79,6 +81,12 @@ class FolderStream:
 
     def gather(self, into: Path, bounds: Bounds, flush: bool) -> Gathered | None:
         """See `Stream`."""
+        try:
+            return self._gathered(into, bounds, flush)
+        except FileNotFoundError:  # it went between two looks at it
+            return None
+
+    def _gathered(self, into: Path, bounds: Bounds, flush: bool) -> Gathered | None:
         arrived = self._arrived()
         if arrived != self._there:
             self._there, self.moved = arrived, time.monotonic()
@@ -132,15 +140,23 @@ class FolderStream:
         which = names[0] if len(names) == 1 else "NAME"
         return f"mend the file and run again, or leave it out with --skip {which}"
 
-    def _arrived(self) -> list[Path]:
-        """What is whole and not taken yet, in natural order."""
+    def _listed(self) -> list[Path]:
+        """Everything in the folder, in natural order.
+
+        Raises:
+            CadcError: it cannot be read.
+        """
         try:
-            there = sorted(self._folder.iterdir(), key=lambda path: _order(path.name))
+            return sorted(self._folder.iterdir(), key=lambda path: _order(path.name))
         except OSError as error:
             raise CadcError(
                 f"{self._folder}: cannot be read ({error.strerror}); bring the folder back, or "
                 "correct --from."
             ) from None
+
+    def _arrived(self) -> list[Path]:
+        """What is whole and not taken yet, in natural order."""
+        there = self._listed()
         names = {path.name for path in there}
         return [path for path in there if self._is_whole(path, names) and self._is_new(path)]
 
@@ -168,6 +184,8 @@ class FolderStream:
         """
         known = self._taken.get(path.name)
         if known is None:
+            if not os.access(path, os.R_OK):
+                raise CadcError(f"{path}: cannot be read; mend its rights.")
             return True
         if "sha256" in known and _stamp(path) != (known["bytes"], known["mtime_ns"]):
             if digest_of(path) != known["sha256"]:
@@ -213,7 +231,7 @@ class FolderStream:
                 shutil.copytree(path, into, dirs_exist_ok=True, ignore=_hidden)
                 rows = sum(rows_in(f, self._header) for f in files_in(into) if _is_log(f, into))
             else:
-                spooled = f"{INTERACTIONS}/{number:04d}-{_JSON.sub('.jsonl', path.name)}"
+                spooled = f"{INTERACTIONS}/{number:04d}-{_spooled_name(path.name)}"
                 target = into / spooled
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
@@ -275,6 +293,14 @@ def _order(name: str) -> list[Any]:
 
 def _record(path: Path, **more: Any) -> dict[str, Any]:
     return {"name": path.name, **more}
+
+
+def _spooled_name(name: str) -> str:
+    """What a file is called in the spool: a name of JSON that folders of tables may have.
+
+    Of a very long name it is the end, which says the format.
+    """
+    return _JSON.sub(".jsonl", name).encode()[-_LONGEST:].decode(errors="ignore")
 
 
 def _empty(folder: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,14 @@ from cadc_rec.follow.stream import Bounds, Gathered, Stream, digest_of
 from cadc_rec.log import log
 from cadc_rec.pipeline.finished import require_finished
 from cadc_rec.pipeline.pipeline import Pipeline
-from cadc_rec.store.atomic import commit, empty_folder, locked, make_folder, write_atomically
+from cadc_rec.store.atomic import (
+    commit,
+    disk_error,
+    empty_folder,
+    locked,
+    make_folder,
+    write_atomically,
+)
 from cadc_rec.store.remote.origin import origin_of
 from cadc_rec.updates.chain import STAGE, Update, line_of, updates_of
 from cadc_rec.updates.prune import prunable, remove, require_alone
@@ -114,7 +122,13 @@ def follow(
             update=lambda batch: carry_on(experiment, workdir, batch, data_dir),
             made=lambda: updates_of(workdir, line),
         )
-        yield from follower.run()
+        try:
+            yield from follower.run()
+        except OSError as error:
+            explained = disk_error(error, workdir)
+            if explained is None:
+                raise
+            raise explained from error
 
 
 def remove_old(
@@ -198,7 +212,7 @@ class Follower:
             self._journal.plan(nothing)
             self._stream.took(nothing)
             return None
-        label = f"-{gathered.label}" if gathered.label else ""
+        label = re.sub(r"[^\w.-]+", "_", f"-{gathered.label}")[:40] if gathered.label else ""
         name = f"batch-{number:06d}-{digest_of(self._draft)[:12]}{label}"
         commit(self._draft, self._spool / name)
         batch = Batch(number, name, gathered.rows, taken)

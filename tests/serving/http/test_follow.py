@@ -1,10 +1,7 @@
 """A stream is followed, and the running service takes each delta's bundle while it answers."""
 
 import json
-import subprocess
-import sys
 
-from tests import zygote
 from tests.serving.http.conftest import KEY
 from tests.serving.http.test_reload import Load, ask
 
@@ -50,16 +47,3 @@ def test_each_batch_reaches_the_service_and_no_request_fails(start, tiny, spawn,
     assert "the service was not told (" in process.said
     assert "401" in process.said
     assert "wrong" not in process.said
-
-
-def test_the_key_may_come_from_a_file_and_notify_needs_an_export(tiny, tmp_path):
-    command = [sys.executable, "-m", "cadc_rec", "follow", tiny, "--from", tmp_path]
-    done = subprocess.run(
-        [*map(str, command), "--notify", "http://127.0.0.1:1"],
-        capture_output=True,
-        text=True,
-        env=zygote.environment(),
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "name their folder with --export" in done.stderr

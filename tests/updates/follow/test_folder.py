@@ -175,6 +175,22 @@ def test_a_folder_that_is_not_there_or_goes_is_one_sentence(world):
         list(follower.run())
 
 
+def test_a_file_that_goes_between_two_looks_and_a_long_name_do_no_harm(world, monkeypatch):
+    world.put("a.csv", ["1,1"])
+    copy = shutil.copyfile
+
+    def gone(source, target):
+        source.unlink()
+        copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", gone)
+    assert world.run() == []
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    world.put("é" * 120 + ".csv", ["2,2"])
+    world.run()
+    assert world.ledger.rows == [["2,2"]]
+
+
 def test_rows_are_counted_without_the_line_of_names(tmp_path):
     table = pa.table({"a": [1, 2, 3]})
     pq.write_table(table, tmp_path / "a.parquet")

@@ -14,6 +14,7 @@ from cadc_rec.follow.folder import FolderStream
 from cadc_rec.follow.follow import Until, follow, remove_old
 from cadc_rec.follow.publish import Shelf
 from cadc_rec.follow.stream import Bounds
+from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.delta import Delta, apply_delta
 from cadc_rec.store.pruned import is_pruned
@@ -108,6 +109,31 @@ def test_a_batch_that_cannot_be_learned_stops_the_stream_with_nothing_learned(
     csv(folder, "bad.csv", "user_id,item_id,at", "u1,i29,300")
     csv(folder, "good.csv", "user_id,item_id,at", "u2,i28,300")
     assert len(followed(folder)) == 2
+
+
+def test_ids_that_change_their_type_are_refused_where_they_are_numbers_and_text_elsewhere(
+    followed, workdir, tmp_path, shop, experiment
+):
+    folder = tmp_path / "inbox"
+    write_table(folder / "a.parquet", [(7, 3, 300), (7, 4, 301), (7, 5, 302)], INTERACTIONS)
+    (told,) = followed(folder)  # the shop's ids are text, so these are "7" and "3"
+    assert told.update.report["day"]["new_users"] == 1
+    numbers = tmp_path / "numbers"
+    rows = [(u, i, 10 * u + i) for u in range(12) for i in range(u % 3, 9)]
+    write_table(numbers / "interactions.parquet", rows, INTERACTIONS)
+    tables = {"interactions": {"path": str(numbers / "interactions.parquet"), "timestamp": "at"}}
+    of_numbers = experiment(data={"source": "tables", "tables": tables})
+    Pipeline(of_numbers, workdir).run()
+    write_table(tmp_path / "texts" / "a.parquet", [("u7", 3, 300), ("8", 8, 301)], INTERACTIONS)
+    before = bytes_of(workdir)
+    with pytest.raises(CadcError, match=r"a\.parquet, row 1: user_id is 'u7'") as refused:
+        list(
+            follow(
+                of_numbers, workdir, FolderStream(tmp_path / "texts"), Bounds(), Until(once=True)
+            )
+        )
+    assert "Nothing of it was learned" in str(refused.value)
+    assert bytes_of(workdir) == before
 
 
 def test_a_base_that_is_gone_and_an_update_that_is_gone_are_one_sentence(inbox, followed, workdir):
