@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import TypeVar
 
 ROTATE, SEED = "CADC_REC_ROTATE", "CADC_REC_SHARE_SEED"
-LISTS = {"fault matrix": 4, "hostile requests": 25, "faults between machines": 5}
+LISTS = {
+    "fault matrix": 4,
+    "hostile requests": 25,
+    "faults between machines": 5,
+    "killed streams": 8,
+}
 """Into how many shares each list is divided."""
 Case = TypeVar("Case")
 

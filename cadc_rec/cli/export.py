@@ -112,11 +112,14 @@ def export(
     if launched():
         raise CadcError("exporting runs in one process; start cadc-rec without a launcher.")
     # Refuse a wrong request before any work.
-    key, precisions, wanted_state = signing_key(sign), _precisions(precision), wanted_update(update)
+    key, precisions, wanted_state = (
+        signing_key(sign),
+        precisions_of(precision),
+        wanted_update(update),
+    )
     delta = None if delta_from is None else _place_of_delta(out)
     old = None if delta_from is None else _base_of_delta(delta_from, out)
-    if find_spec("faiss") is None:
-        raise CadcError("exporting needs faiss; install it: pip install 'cadc-rec[export]'.")
+    require_faiss()
     require_trio()
     require_apart({"--out": out, "--triton": triton, "--workdir": address_of(workdir)})
     for named in (out, triton, delta):
@@ -164,6 +167,16 @@ def export(
         print(delta.resolve())
 
 
+def require_faiss() -> None:
+    """Refuse to export where the library of indexes is missing.
+
+    Raises:
+        CadcError: says how to install it.
+    """
+    if find_spec("faiss") is None:
+        raise CadcError("exporting needs faiss; install it: pip install 'cadc-rec[export]'.")
+
+
 def _place_of_delta(out: Path) -> Path:
     from cadc_rec.store.remote.address import parse
 
@@ -204,7 +217,12 @@ def _write_triton(
         write_repository(trained, folder, (precisions or ("int8",))[0], replace=force)
 
 
-def _precisions(named: list[str] | None) -> tuple[str, ...]:
+def precisions_of(named: list[str] | None) -> tuple[str, ...]:
+    """What ``--precision`` asks for.
+
+    Raises:
+        CadcError: one of them is not known.
+    """
     wanted = tuple(dict.fromkeys(named or ["int8"]))
     if wanted == ("none",):
         return ()

@@ -20,6 +20,7 @@ from cadc_rec.cli import (
     doctor,
     embed,
     export,
+    follow,
     inspect,
     plan,
     run,
@@ -50,7 +51,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (run, stages, inspect, tune, update, plan, study, serve, export, delta, embed, doctor):
+_ROOMS = (run, stages, inspect, tune, update, follow, plan, study, serve, export, delta, embed)
+for room in (*_ROOMS, doctor):
     room.register(app)
 
 _RANK_0_FIRST_SECONDS = 10.0  # an interpreter full of libraries takes seconds to end

@@ -59,7 +59,7 @@ def serve(
     from cadc_rec.serving.http.settings import ServiceSettings, require_key_beyond_loopback
     from cadc_rec.store.remote.address import parse
 
-    api_key = None if no_api_key else _api_key(api_key_file)
+    api_key = None if no_api_key else read_api_key(api_key_file)
     require_key_beyond_loopback(host, api_key, no_api_key)
     settings = ServiceSettings(
         bundle=parse(bundle),
@@ -93,7 +93,12 @@ def _no_arguments() -> Iterator[None]:
         sys.argv = arguments
 
 
-def _api_key(file: Path | None) -> str | None:
+def read_api_key(file: Path | None) -> str | None:
+    """The key in a file, or without one that of the environment; None where neither has one.
+
+    Raises:
+        CadcError: the file cannot be read, or is empty.
+    """
     if file is None:
         return os.environ.get(_KEY_VARIABLE, "").strip() or None
     try:

@@ -1,0 +1,194 @@
+"""Bundles of the newest state in one folder, each with a delta from the one before it.
+
+In: an experiment with updates, a folder. Out: `update-000005/` (a bundle), `update-000005.delta/`,
+and `current`, a link to the newest, which a service watches; and the service told, if one is named.
+All that is known of what was published is what lies in the folder, so a killed job goes on from
+there.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from cadc_rec.config.experiment import Experiment
+from cadc_rec.errors import CadcError
+from cadc_rec.export.finished import Finished
+from cadc_rec.export.write import Wanted, write_bundle
+from cadc_rec.log import log
+from cadc_rec.pipeline.job import opened
+from cadc_rec.serving.bundle.bundle import Bundle, read_manifest
+from cadc_rec.serving.bundle.delta import MANIFEST as DELTA_MANIFEST
+from cadc_rec.serving.bundle.delta import size_of, write_delta
+from cadc_rec.store.atomic import make_folder
+from cadc_rec.updates.chain import Taken, take_update
+
+_CURRENT = "current"
+_NAME = re.compile(r"update-([0-9]{6,})(\.delta)?")
+_ANSWER_SECONDS = 120.0  # a bundle is verified, loaded and self-tested first
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a service can take.
+
+    Attributes:
+        bundle: its folder.
+        delta: what makes it of the one before; None where there was none.
+        share: of the bundle's bytes that the delta has.
+    """
+
+    bundle: Path
+    delta: Path | None
+    share: float
+
+
+class Shelf:
+    """The folder of bundles.
+
+    Args:
+        out: the folder; made if need be.
+        wanted: parts of each bundle; it replaces one that is damaged.
+        keep: how many bundles and deltas stay; None keeps all.
+
+    Raises:
+        CadcError: ``current`` is there, and no link.
+    """
+
+    def __init__(self, out: Path, wanted: Wanted, keep: int | None = None) -> None:
+        self._out, self._keep = out.absolute(), keep
+        self._wanted = replace(wanted, replace=True)
+        self._current = self._out / _CURRENT
+        if self._current.exists() and not self._current.is_symlink():
+            raise CadcError(
+                f"{self._current}: is no link; give --export a folder of its own for bundles."
+            )
+
+    def publish(
+        self, experiment: Experiment, workdir: Path, data_dir: Path | None = None
+    ) -> Published | None:
+        """Write the newest state's bundle and delta, and name it; None where it is named already.
+
+        Raises:
+            CadcError: a folder of its name holds another bundle, or it cannot be written.
+        """
+        make_folder(self._out, self._out)
+        with opened(experiment, workdir, data_dir) as base:
+            taken = take_update(base)
+            number = 0 if taken.update is None else taken.update.number
+            target = self._out / f"update-{number:06d}"
+            before = self._current.resolve() if self._current.is_symlink() else None
+            artifacts = taken.pipeline.run()
+            inputs = {stage: made.fingerprint for stage, made in artifacts.items()}
+            sound = target.exists() and _is_sound(target)
+            if sound and read_manifest(target, None)["inputs"] != inputs:
+                raise CadcError(
+                    f"{target}: is a bundle of something else; give --export a folder of its own."
+                )
+            if sound and before == target.resolve():
+                return None
+            if not sound:
+                self._write(experiment, taken, artifacts, target)
+        published = self._with_delta(target, before)
+        link = self._out / f".{_CURRENT}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(target.name)
+        link.replace(self._current)
+        self._remove_old()
+        return published
+
+    def _write(
+        self, experiment: Experiment, taken: Taken, artifacts: Mapping[str, Any], target: Path
+    ) -> None:
+        pipeline, update = taken.pipeline, taken.document()
+        made = (artifacts, pipeline.dataset, pipeline.pretrained)
+        finished = Finished(experiment, *made, update, state="production")
+        write_bundle(finished, target, self._wanted)
+
+    def _with_delta(self, target: Path, before: Path | None) -> Published:
+        """The delta from the bundle that ``current`` leads to, if that can still be read."""
+        if before is None or before == target.resolve():
+            return Published(target, None, 0.0)
+        out = target.with_name(f"{target.name}.delta")
+        try:
+            old = Bundle.open(before)
+        except CadcError as error:
+            log.warning("no delta, copy the whole bundle: %s", error)
+            return Published(target, None, 0.0)
+        new = Bundle.open(target)
+        write_delta(old, new, out, replace=(out / DELTA_MANIFEST).exists())
+        return Published(target, out, size_of(out) / size_of(target))
+
+    def _remove_old(self) -> None:
+        if self._keep is None:
+            return
+        for delta in (None, ".delta"):
+            named = [m for path in self._out.iterdir() if (m := _NAME.fullmatch(path.name))]
+            mine = sorted((m for m in named if m[2] == delta), key=lambda m: int(m[1]))
+            for old in mine[: -self._keep]:
+                shutil.rmtree(self._out / old[0], ignore_errors=True)
+                (self._out / f".{old[0]}.lock").unlink(missing_ok=True)
+
+
+def _is_sound(bundle: Path) -> bool:
+    """Whether every byte of a bundle is what its manifest says."""
+    try:
+        Bundle.open(bundle)
+    except CadcError as error:
+        log.warning("made anew: %s", error)
+        return False
+    return True
+
+
+def load_address(named: str) -> str:
+    """The address of a service's load call.
+
+    Args:
+        named: the service's, ``http://HOST:PORT``; the model is called ``recommender`` unless the
+            address of the call is given as a whole.
+
+    Raises:
+        CadcError: it is no address of HTTP.
+    """
+    try:
+        parts = urlsplit(named)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname)
+        sound = sound and (parts.port is None or parts.port > 0) and parts.username is None
+    except ValueError:
+        sound = False
+    if not sound:
+        raise CadcError(f"--notify {named}: write the service's address, http://HOST:PORT.")
+    path = parts.path.rstrip("/") or "/v2/repository/models/recommender/load"
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def notify(address: str, api_key: str | None) -> str:
+    """Have a service look for its bundle; empty, or why it did not load it."""
+    parts = urlsplit(address)
+    connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    headers = {"content-type": "application/json"}
+    if api_key:
+        headers["authorization"] = f"Bearer {api_key}"
+    connection = connect(str(parts.hostname), parts.port, timeout=_ANSWER_SECONDS)
+    try:
+        connection.request("POST", parts.path, b"{}", headers)
+        answer = connection.getresponse()
+        body = answer.read(1 << 16)
+    except (OSError, http.client.HTTPException) as error:
+        return f"{address}: {error or type(error).__name__}"
+    finally:
+        connection.close()
+    if answer.status == 200:
+        return ""
+    try:
+        why = str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        why = answer.reason
+    return f"{address}: {answer.status} {why}"

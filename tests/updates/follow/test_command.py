@@ -1,0 +1,81 @@
+"""The command: what it prints, how it ends, and what it refuses before any work."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from cadc_rec.errors import CadcError
+from cadc_rec.follow.publish import load_address
+from tests.updates.conftest import INTERACTIONS, as_toml, day_rows, settings, shop_rows, write_table
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--notify", "http://127.0.0.1:1"), "name their folder with --export"),
+        (("--from", "kafka://h:1/t"), "give --every-rows or --every-minutes"),
+        (("--from", "kafka://h:1/t", "--marked"), "--marked is for files"),
+        (("--from", "kafka://h:1", "--every-rows", "1"), "write kafka://HOST:PORT/TOPIC"),
+        (("--kafka-properties", "x"), "is for --from kafka://"),
+        (("--from", "nowhere"), "nowhere: cannot be read (No such file or directory)"),
+        (("--precision", "int2"), "--precision int2: choose"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence(cli, config, tmp_path, options, why):
+    ended = cli("follow", config, "--workdir", tmp_path, "--from", tmp_path, *options)
+    assert ended.code == 2
+    assert why in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert not (tmp_path / "follow").exists()
+
+
+@pytest.mark.parametrize(
+    "named", ["127.0.0.1:8080", "ftp://h", "http://", "http://u:p@h", "http://h:x"]
+)
+def test_an_address_of_a_service_is_http(named):
+    with pytest.raises(CadcError, match="write the service's address, http://HOST:PORT"):
+        load_address(named)
+
+
+def test_a_service_is_told_by_the_protocols_load_call():
+    call = "/v2/repository/models/recommender/load"
+    assert load_address("http://h:80/") == f"http://h:80{call}"
+    assert load_address("https://h/v2/repository/models/shop/load").endswith("/models/shop/load")
+
+
+@pytest.mark.slow
+def test_it_tells_of_each_batch_and_ends_after_the_one_at_hand(spawn, shop, workdir, tmp_path):
+    config, inbox, rows = tmp_path / "mf.toml", tmp_path / "inbox", day_rows()
+    config.write_text(as_toml(settings(shop)))
+    write_table(inbox / "a.parquet", rows[:18], INTERACTIONS)
+    command = ("follow", config, "--workdir", workdir, "--from", inbox)
+    process = spawn(*command)
+    try:
+        told = process.folder / "stdout"
+        end = time.monotonic() + 200
+        while "batch 1" not in told.read_text():
+            assert process.poll() is None, process.said
+            assert time.monotonic() < end, process.said
+            time.sleep(0.05)
+        other = spawn(*command, "--once")
+        assert other.wait(200) == 2
+        assert "another process follows a stream for this experiment" in other.said
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(200) == 0, process.said
+    finally:
+        process.kill()
+    (line,) = told.read_text().splitlines()
+    new = {row[:2] for row in rows[:18]} - {row[:2] for row in shop_rows()}
+    expected = f"batch 1 (a.parquet): 18 rows, {len(new)} new, update 1, foreseen HR@10 "
+    assert line.startswith(expected)
+    assert "ends after the batch at hand" in process.said
+    write_table(inbox / "b.parquet", rows[18:], INTERACTIONS)
+    process = spawn(*command, "--once", "--json")
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, process.said
+    told = json.loads(out)
+    assert (told["batch"], told["update"], told["rows"]) == (2, 2, len(rows) - 18)
+    assert [one["name"] for one in told["taken"]] == ["b.parquet"]
+    assert told["foreseen"]["metrics"].keys() >= {"hr@10", "ndcg@10"}
