@@ -216,6 +216,8 @@ def planned(config: Path, workdir: Path, limit: int) -> dict[str, int]:
     """What `plan` says that a rank holds, in bytes by stage."""
     command = ["plan", str(config), "--world-size", str(RANKS), "--local-world-size", str(RANKS)]
     command += ["--device", "cpu", "--ddr", f"{limit >> 20}MiB", "--workdir", str(workdir)]
+    # A rank's group is a machine to it, so the one that prepares takes half of that, not of both.
+    command += ["--set", f"data.memory={limit >> 21}MiB"]
     done = subprocess.run(
         [sys.executable, "-m", "cadc_rec", *command, "--json"],
         stdout=subprocess.PIPE,
