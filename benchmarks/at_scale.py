@@ -59,7 +59,7 @@ class Assumed:
     cores: int = 16
     """Host cores for each GPU, which prepare and select."""
     prepared_rows: float = 6e4
-    """Rows a second and core, prepared by Spark, which uses all nodes; one of DuckDB's does more."""
+    """Rows a second and core, prepared by Spark, which uses all nodes; DuckDB does more on one."""
     selected_rows: float = 2.5e6
     """Rows a second and core, selected."""
 
