@@ -58,8 +58,8 @@ class Assumed:
     """Of a step that no size changes: launching kernels, starting collectives, Python."""
     cores: int = 16
     """Host cores for each GPU, which prepare and select."""
-    prepared_rows: float = 1e6
-    """Rows a second and core, prepared; by one DuckDB, or by an engine on many nodes."""
+    prepared_rows: float = 6e4
+    """Rows a second and core, prepared by Spark, which uses all nodes; DuckDB does more on one."""
     selected_rows: float = 2.5e6
     """Rows a second and core, selected."""
 

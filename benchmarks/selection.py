@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from cadc_rec.config.experiment import SelectConfig
-from cadc_rec.data.prepare.build_dataset import INTERACTIONS
+from cadc_rec.data.prepare.chosen import INTERACTIONS
 from cadc_rec.data.select.build_selection import build_selections
 from cadc_rec.data.streams import ROW_GROUP_ROWS, write_parts
 from cadc_rec.store.artifact import Artifact, Draft

@@ -16,7 +16,10 @@ a parent's memory at the moment of starting a process into that process's peak.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -38,6 +41,7 @@ from cadc_rec.store.artifact import read_manifest
 
 FILES = 10
 _CHUNK = 2**20
+_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
 _MIX = 0x9E3779B97F4A7C15
 # One pass of everything, as in benchmarks/scaling.py.
 _SETTINGS = ("pretrain.epochs=1", "train.epochs=1", "train.batch_size=8192")
@@ -79,8 +83,10 @@ class Step:
 
     name: str
     seconds: float
+    cpu_seconds: float
+    """Of its processes, Spark's Java and Python among them: others' work changes these least."""
     peak_bytes: int
-    """Of this command and those before it."""
+    """Of the largest process of this command and those before it."""
 
 
 def sums(user: np.ndarray, item: np.ndarray, timestamp: np.ndarray) -> Sums:
@@ -183,14 +189,22 @@ def carried_out(name: str, *arguments: str) -> Step:
     """Run ``cadc-rec`` in a process of its own."""
     command = [sys.executable, "-m", "cadc_rec", name, *arguments]
     log.info("%s", " ".join(command[2:]))
-    started = time.perf_counter()
+    started, before = time.perf_counter(), _cpu_seconds()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - started
     if done.returncode:
         sys.exit(f"{' '.join(command[2:])} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    with contextlib.suppress(ChildProcessError):
+        while True:  # what the command left behind, such as Spark's Java
+            os.wait()
     # The largest of all children so far: the kernel does not tell them apart.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    return Step(name, seconds, peak)
+    return Step(name, seconds, _cpu_seconds() - before, peak)
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -207,6 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--keep", action="store_true", help="keep the tables and the work folder")
     options = parser.parse_args(arguments)
     set_up_logging()
+    # Processes whose parent ends become this one's, so that their seconds are counted, too.
+    ctypes.CDLL(None).prctl(_SUBREAPER, 1)
     rows, folder = (
         int(options.rows),
         options.workdir / "bench" / f"your-tables-{options.form}-{options.rows:g}",
@@ -243,9 +259,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         steps.append(carried_out(name, *common, *sets, *only))
 
     print(json.dumps({"input": given.__dict__, "dataset": found.__dict__, "prints": prints}))
-    print(f"| command | seconds | peak GiB so far |\n|{'---|' * 3}")
+    print(f"| command | seconds | CPU seconds | peak GiB so far |\n|{'---|' * 4}")
     for step in steps:
-        print(f"| {step.name} | {step.seconds:.1f} | {step.peak_bytes / 2**30:.2f} |")
+        peak = step.peak_bytes / 2**30
+        print(f"| {step.name} | {step.seconds:.1f} | {step.cpu_seconds:.1f} | {peak:.2f} |")
     if not options.keep:
         shutil.rmtree(folder)
     if found != given:

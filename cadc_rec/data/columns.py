@@ -13,13 +13,14 @@ long as there is room, and shares them with the other processes of its machine.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import sparse
@@ -75,18 +76,16 @@ class Columns:
             _mapped(folder / "user.npy"),
             _mapped(folder / "item.npy"),
             if_there(folder / "weight.npy"),
-            np.load(folder / "user_indptr.npy", allow_pickle=False),
-            (
-                np.load(folder / "item_indptr.npy", allow_pickle=False),
-                _mapped(folder / "by_item.npy"),
-            ),
+            row_starts(dataset, "user"),
+            (row_starts(dataset, "item"), _mapped(folder / "by_item.npy")),
             if_there(folder / "time.npy"),
         )
 
     @classmethod
     def _read(cls, files: list[Path], rows: int, n_users: int) -> Columns:
         """From Parquet parts, into memory."""
-        kinds = _kinds(files)
+        weighted = "weight" in pq.read_schema(files[0]).names
+        kinds = {name: column.kind for name, column in raw_columns(weighted, None).items()}
         read = {name: np.empty(rows, kind) for name, kind in kinds.items()}
         start = 0
         for group in read_groups(files, columns=list(kinds)):
@@ -102,55 +101,109 @@ def train_files(dataset: Path) -> list[Path]:
     return sorted((dataset / "train").glob("part-*.parquet"))
 
 
+def row_starts(dataset: Path, side: Literal["user", "item"]) -> NDArray[np.int64]:
+    """Where the rows of each user (or item) begin, int64 ``[n + 1]``."""
+    starts: NDArray[np.int64] = np.load(dataset / FOLDER / f"{side}_indptr.npy", allow_pickle=False)
+    return starts
+
+
 def write_columns(
     dataset: Path,
-    rows: int,
     n_users: int,
     n_items: int,
     scratch: Path,
     per_second: int | None = None,
 ) -> None:
-    """Write D_full's columns beside its Parquet parts.
+    """Write D_full's columns beside its Parquet parts, which are read for it.
 
     Args:
         dataset: the folder that is filled.
-        rows: of D_full.
         n_users: users there are.
         n_items: items there are.
         scratch: for 8 bytes a row on the way, where these do not fit into memory.
         per_second: how many of the rows' times make a second; None keeps no times.
     """
+    files = train_files(dataset)
+    weighted = "weight" in pq.read_schema(files[0]).names
+    names = list(raw_columns(weighted, per_second))
+    with columns_beside(dataset, n_users, n_items, scratch, weighted, per_second) as add:
+        for group in read_groups(files, columns=names):
+            add(group)
+
+
+@contextlib.contextmanager
+def columns_beside(
+    dataset: Path,
+    n_users: int,
+    n_items: int,
+    scratch: Path,
+    weighted: bool,
+    per_second: int | None = None,
+) -> Iterator[Callable[[pa.Table], None]]:
+    """Write D_full's columns while its rows come by; the order by item is made at the end.
+
+    Args:
+        dataset: the folder that is filled.
+        n_users: users there are.
+        n_items: items there are.
+        scratch: for 8 bytes a row on the way, where these do not fit into memory.
+        weighted: whether rows have a weight.
+        per_second: how many of the rows' times make a second; None keeps no times.
+
+    Yields:
+        What takes the next rows, as they stand in D_full's parts.
+    """
     folder = dataset / FOLDER
     folder.mkdir()
-    files = train_files(dataset)
-    kinds = _kinds(files)
+    columns = raw_columns(weighted, per_second)
     counts = {"user": np.zeros(n_users, np.int64), "item": np.zeros(n_items, np.int64)}
     with contextlib.ExitStack() as opened:
-        out = {name: opened.enter_context((folder / f"{name}.npy").open("wb")) for name in kinds}
-        for name, kind in kinds.items():
-            _begin(out[name], kind, rows)
-        times = per_second and opened.enter_context((folder / "time.npy").open("wb"))
-        if times:
-            _begin(times, np.float64, rows)
-        columns = [*kinds, "timestamp"] if times else list(kinds)
-        for group in read_groups(files, columns=columns):
-            for name, kind in kinds.items():
-                values = np.ascontiguousarray(group[name].to_numpy(), kind)
-                out[name].write(values.data)
+        out = {
+            name: opened.enter_context((folder / f"{column.file}.npy").open("wb"))
+            for name, column in columns.items()
+        }
+        for name, column in columns.items():
+            begin_array(out[name], column.kind, 0)
+
+        def add(table: pa.Table) -> None:
+            for name in columns:
+                values = table[name].to_numpy()
+                if name == "timestamp":
+                    values = values.astype(np.float64) / per_second
+                out[name].write(np.ascontiguousarray(values, columns[name].kind).data)
                 if name in counts:
                     _count(values, counts[name])
-            if times:
-                times.write((group["timestamp"].to_numpy().astype(np.float64) / per_second).data)
+
+        yield add
+        rows = int(counts["user"].sum())
+        for name, column in columns.items():  # a header is equally long for any number of rows
+            out[name].seek(0)
+            begin_array(out[name], column.kind, rows)
     for side, of_side in counts.items():
-        np.save(folder / f"{side}_indptr.npy", _indptr(of_side), allow_pickle=False)
+        write_row_starts(dataset, side, of_side)
     _write_by_item(folder, counts["item"], scratch)
 
 
-def _kinds(files: list[Path]) -> dict[str, Any]:
-    """Names and types of the columns that learning reads."""
-    weighted = "weight" in pq.read_schema(files[0]).names
-    kinds: dict[str, Any] = {"user": np.int32, "item": np.int32}
-    return {**kinds, "weight": np.float32} if weighted else kinds
+class RawColumn(NamedTuple):
+    """What becomes of a column of the rows."""
+
+    file: str
+    kind: Any
+
+
+def raw_columns(weighted: bool, per_second: int | None) -> dict[str, RawColumn]:
+    """What becomes of the columns that learning reads, by their names in the rows."""
+    found = {"user": RawColumn("user", np.int32), "item": RawColumn("item", np.int32)}
+    if weighted:
+        found["weight"] = RawColumn("weight", np.float32)
+    if per_second:
+        found["timestamp"] = RawColumn("time", np.float64)
+    return found
+
+
+def write_row_starts(dataset: Path, side: str, counts: NDArray[np.int64]) -> None:
+    """Write where the rows of each user (or item) begin, of how many each has."""
+    np.save(dataset / FOLDER / f"{side}_indptr.npy", _indptr(counts), allow_pickle=False)
 
 
 def _count(values: NDArray[np.int32], into: NDArray[np.int64]) -> None:
@@ -167,7 +220,7 @@ def _write_by_item(folder: Path, counts: NDArray[np.int64], scratch: Path) -> No
     user, item = _mapped(folder / "user.npy"), _mapped(folder / "item.npy")
     bounds = _runs(_indptr(counts), max(_RUN_ROWS, -(-len(item) // _MOST_RUNS)))
     with (folder / "by_item.npy").open("wb") as out:
-        _begin(out, np.int32, len(item))
+        begin_array(out, np.int32, len(item))
         if len(bounds) <= 2:
             out.write(_sorted_users(user, item, 0, len(counts)).data)
             return
@@ -213,8 +266,8 @@ def _sorted_users(
     return one_row.tocsc().data.astype(np.int32, copy=False)  # a counting sort, stable
 
 
-def _begin(out: Any, kind: Any, rows: int) -> None:
-    """The header of an array ``[rows]`` whose values follow as they come."""
+def begin_array(out: BinaryIO, kind: Any, rows: int) -> None:
+    """Write the header of an array ``[rows]`` whose values follow as they come."""
     descr = np.lib.format.dtype_to_descr(np.dtype(kind))
     header = {"descr": descr, "fortran_order": False, "shape": (rows,)}
     np.lib.format.write_array_header_1_0(out, header)

@@ -136,9 +136,6 @@ class Engine(Protocol):
             `original`, and `dense`: int32, the rank in ascending order, from 0.
         """
 
-    def stream(self, in_order: ir.Table, batch_rows: int) -> Iterator[pa.RecordBatch]:
-        """The rows of a sorted expression, batch after batch, never all in memory."""
-
     def to_reader(self, kept: ir.Table) -> ir.Table:
         """A table that was kept, on the reader's DuckDB."""
 
@@ -170,10 +167,6 @@ class DuckdbEngine:
         distinct = rows.select(original).distinct()
         rank = ibis.row_number().over(order_by=distinct[original]).cast("int32")
         return self.keep(name, distinct.mutate(**{dense: rank}))
-
-    def stream(self, in_order: ir.Table, batch_rows: int) -> Iterator[pa.RecordBatch]:
-        """See `Engine`."""
-        yield from stream(self._backend, in_order, batch_rows)
 
     def to_reader(self, kept: ir.Table) -> ir.Table:
         """See `Engine`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator, Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -135,6 +136,21 @@ def write_parquet(path: Path, table: pa.Table) -> None:
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
 
 
+def write_blocks(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Write the file that `write_parquet` writes of all tables end to end, one after the other.
+
+    Args:
+        path: of the file.
+        schema: of every table.
+        tables: of `ROW_GROUP_ROWS` rows each, the last one perhaps of fewer.
+    """
+    tables = iter(tables)
+    first = next(tables, schema.empty_table())
+    with parquet_writer(path, schema) as writer:
+        for table in chain([first], tables):
+            writer.write_table(table.cast(schema), row_group_size=ROW_GROUP_ROWS)
+
+
 def write_parts(
     folder: Path, schema: pa.Schema, tables: Iterable[pa.Table], groups_per_part: int
 ) -> int:
@@ -147,24 +163,27 @@ def write_parts(
         groups_per_part: row groups of a part.
     """
     folder.mkdir()
-    parts = 0
-    writer: pq.ParquetWriter | None = None
-    try:
-        for index, table in enumerate(tables):
-            if index % groups_per_part == 0:
-                if writer is not None:
-                    writer.close()
-                writer = parquet_writer(folder / f"part-{parts:05d}.parquet", schema)
-                parts += 1
-            assert writer is not None
-            writer.write_table(table.cast(schema), row_group_size=table.num_rows)
-    finally:
-        if writer is not None:
-            writer.close()
+    tables, parts = iter(tables), 0
+    while (first := next(tables, None)) is not None:
+        groups = chain([first], islice(tables, groups_per_part - 1))
+        write_part(folder / part_name(parts), schema, groups)
+        parts += 1
     if parts == 0:
-        write_parquet(folder / "part-00000.parquet", schema.empty_table())
+        write_parquet(folder / part_name(0), schema.empty_table())
         parts = 1
     return parts
+
+
+def part_name(part: int) -> str:
+    """The name of a part, by its number."""
+    return f"part-{part:05d}.parquet"
+
+
+def write_part(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Write tables of a schema, each as one row group."""
+    with parquet_writer(path, schema) as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema), row_group_size=table.num_rows)
 
 
 def read_groups(files: Iterable[Path], columns: list[str] | None = None) -> Iterator[pa.Table]:

@@ -26,7 +26,7 @@ from cadc_rec.data.dense import DESCRIBED
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.forgotten import Forgotten, key_of
 from cadc_rec.data.meetings import meet, tell
-from cadc_rec.data.prepare.build_dataset import as_table
+from cadc_rec.data.prepare.chosen import as_table
 from cadc_rec.data.prepare.context import require_few_values
 from cadc_rec.data.prepare.new_rows import described_attributes, vector_widths
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
@@ -153,7 +153,7 @@ class _Builder:
         n_users, n_items = len(users.every), len(items.every)
         scratch = self.draft.path / ".scratch"
         per_second = clock_of(self.parent.info)
-        write_columns(self.draft.path, train, n_users, n_items, scratch, per_second)
+        write_columns(self.draft.path, n_users, n_items, scratch, per_second)
         self.forgotten.save(self.draft.path)
         advance(note="entities")
         renewed = self._write_entities({"user": users, "item": items})

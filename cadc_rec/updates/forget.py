@@ -26,7 +26,7 @@ from cadc_rec.data.columns import write_columns
 from cadc_rec.data.dense import DESCRIBED, FOLDER, open_table
 from cadc_rec.data.forgotten import SIDES, Forgotten, check_of, hashes_of, key_of, stand_ins
 from cadc_rec.data.id_forms import in_form
-from cadc_rec.data.prepare.build_dataset import as_table
+from cadc_rec.data.prepare.chosen import as_table
 from cadc_rec.data.prepare.new_rows import described_attributes, id_type
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
 from cadc_rec.data.sources.raw_tables import CONTEXT_FILE
@@ -160,7 +160,7 @@ class _Builder:
         for name, rows in (("val", split.validation), ("test", split.test)):
             write_parquet(folder / f"{name}.parquet", as_table(rows, self.context))
         per_second = clock_of(self.parent.info)
-        write_columns(folder, train, self.n["user"], self.n["item"], scratch, per_second)
+        write_columns(folder, self.n["user"], self.n["item"], scratch, per_second)
         attributes = described_attributes(self.parent)
         stand_in = {side: self._write_side(side, attributes[side]) for side in SIDES}
         _write_json(folder / "attributes.json", attributes)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cadc_rec.data.prepare.build_dataset import GROUPS_PER_PART, as_table, interactions_schema
+from cadc_rec.data.prepare.chosen import GROUPS_PER_PART, as_table, interactions_schema
 from cadc_rec.data.prepare.split import LeaveLastTwo
 from cadc_rec.data.sources.raw_tables import PER_SECOND
 from cadc_rec.data.streams import ROW_GROUP_ROWS, one_array, rechunk, write_parquet, write_parts

@@ -34,7 +34,7 @@ def written(rows, folder, weighted=True) -> Columns:
     for part, cut in enumerate([slice(0, 1700), slice(1700, None)]):
         with parquet_writer(folder / "train" / f"part-{part:05d}.parquet", table.schema) as file:
             file.write_table(table[cut], row_group_size=700)
-    write_columns(folder, ROWS, USERS, ITEMS, folder / "scratch")
+    write_columns(folder, USERS, ITEMS, folder / "scratch")
     assert not any((folder / "scratch").iterdir())
     return Columns.open(folder, ROWS, USERS)
 

@@ -7,8 +7,9 @@ order; last of all the items that nobody took yet), ``attributes.json``; of vect
 ``dense.json`` and ``dense/``; with ``data.cold_items`` ``cold.parquet``, the rows of cold items.
 
 A DuckDB reads the raw input. Ibis expressions (`interactions.py`), run by it or by another engine
-(`data/engine.py`), choose rows, number ids and sort by user and time; the sorted rows are streamed
-through `split.py`, which needs one user at a time. So there is one large sort, and it may spill.
+(`data/engine.py`), choose rows, number ids and sort by user and time. Of DuckDB the sorted rows are
+a stream that is split and written here (`write_stream.py`): there is one large sort, and it may
+spill. Of Spark the tasks of its machines split and write (`write_on_spark.py`), to the same bytes.
 The train split is what later stages call D_full: everything that learns reads it and nothing else.
 """
 
@@ -16,53 +17,43 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ibis
 import ibis.expr.types as ir
-import numpy as np
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.types import parse_memory
-from cadc_rec.data.columns import write_columns
 from cadc_rec.data.engine import DuckdbEngine, Engine, count, open_engine
 from cadc_rec.data.meetings import meetings
-from cadc_rec.data.prepare.cold import ColdItems, write_cold
-from cadc_rec.data.prepare.context import (
-    ContextCodes,
-    check_context,
-    context_columns,
-    require_few_values,
-)
+from cadc_rec.data.prepare.chosen import Chosen, WriteRows
+from cadc_rec.data.prepare.cold import ColdItems
+from cadc_rec.data.prepare.context import ContextCodes, check_context, require_few_values
 from cadc_rec.data.prepare.dense import write_dense
 from cadc_rec.data.prepare.interactions import (
     WEIGHT_UNIT,
     DenseIds,
     Order,
     choose_interactions,
-    order_interactions,
 )
-from cadc_rec.data.prepare.split import ColdSplit, LeaveLastTwo, Rows, Split, TimeSplit
 from cadc_rec.data.prepare.vocabulary import encode_attributes
+from cadc_rec.data.prepare.write_stream import StreamWriter
 from cadc_rec.data.sources.generated import read_generated
 from cadc_rec.data.sources.own_tables import read_tables
 from cadc_rec.data.sources.public_datasets import READERS
 from cadc_rec.data.sources.raw_input import RawInput
 from cadc_rec.data.sources.raw_tables import PER_SECOND, RawTables, Side, context_column
 from cadc_rec.data.sources.times import times_of
-from cadc_rec.data.streams import ROW_GROUP_ROWS, prefetched, rechunk, write_parquet, write_parts
+from cadc_rec.data.streams import write_parquet
 from cadc_rec.log import track
 from cadc_rec.store.artifact import Draft
 
-GROUPS_PER_PART = 16
 _STEPS = 5
-INTERACTIONS = pa.schema([("user", pa.int32()), ("item", pa.int32()), ("timestamp", pa.int64())])
-WEIGHT = pa.field("weight", pa.float32())
 
 
 def build_dataset(config: DataConfig, raw: RawInput, draft: Draft) -> None:
@@ -87,15 +78,21 @@ def build_dataset(config: DataConfig, raw: RawInput, draft: Draft) -> None:
     try:
         with (
             open_engine(scratch, memory, spill) as reader,
-            _preparing_engine(config, reader, scratch) as engine,
+            _preparing_engine(config, reader, scratch) as (engine, write_rows),
         ):
-            _build(config, raw, draft, reader, engine, scratch)
+            _build(config, raw, draft, reader, engine, write_rows, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _build(
-    config: DataConfig, raw: RawInput, draft: Draft, reader: Backend, engine: Engine, scratch: Path
+    config: DataConfig,
+    raw: RawInput,
+    draft: Draft,
+    reader: Backend,
+    engine: Engine,
+    write_rows: WriteRows,
+    scratch: Path,
 ) -> None:
     with track("prepare", _STEPS, "steps") as ticker:
         tables = _read_source(config, raw, reader, scratch)
@@ -111,36 +108,43 @@ def _build(
         times = times_of(config, tables, engine, rows)
         met = meetings(tables, reader, engine, every_row) if config.source == "tables" else {}
         ticker.advance(note="dropping duplicates")
-        kept = choose_interactions(config, tables, engine, rows, n_rows, order)
+        late_duplicates = isinstance(write_rows, StreamWriter)
+        kept = choose_interactions(
+            config, tables, engine, rows, n_rows, order, late_duplicates=late_duplicates
+        )
         ticker.advance(2, note="dense ids")
         ids, n_items, taken = DenseIds.of(engine, kept.rows), 0, kept.rows
         if cold is not None:
             cold = cold.chosen(config, tables, engine, kept.rows)
             taken = cold.with_others(kept.rows)
             ids, n_items = cold.ids(engine, ids, taken)
+        users, items = engine.to_reader(ids.users), engine.to_reader(ids.items)
+        n_users, every_item = (int(side.count().to_pyarrow().as_py()) for side in (users, items))
+        n_items = n_items or every_item
         ticker.advance(note="ordering each user's interactions")
-        learned = taken if config.cold_control else kept.rows
-        ranked = _ranked_context(tables, engine, learned)
-        in_order = order_interactions(taken, ids, order, ranked)
-        stream = map(_as_rows, engine.stream(in_order, ROW_GROUP_ROWS))
+        ranked = _ranked_context(tables, engine, taken if config.cold_control else kept.rows)
         codes = _context_codes(tables, engine, ranked)
-        split: Split = LeaveLastTwo(stream) if kept.cuts is None else TimeSplit(stream, *kept.cuts)
-        at_most = kept.at_most
-        if cold is not None:
-            split = ColdSplit(split, cold.among(engine.to_reader(ids.items)), config.cold_control)
-            at_most += count(engine, cold.rows)
-        train_rows = _write_train(split, at_most, tables.weighted(config), draft.path, codes)
+        at_most = kept.at_most + (0 if cold is None else count(engine, cold.rows))
+        written = write_rows(
+            Chosen(
+                rows=taken,
+                at_most=at_most,
+                ids=ids,
+                n_users=n_users,
+                n_items=n_items,
+                order=order,
+                cuts=kept.cuts,
+                cold=cold,
+                context=ranked,
+                per_second=PER_SECOND.get(times.unit, 1) if tables.has_time else None,
+            ),
+            codes,
+            draft.path,
+        )
         ticker.advance()
 
-    users, items = engine.to_reader(ids.users), engine.to_reader(ids.items)
-    n_users, every_item = (int(side.count().to_pyarrow().as_py()) for side in (users, items))
-    n_items = n_items or every_item
-    per_second = PER_SECOND.get(times.unit, 1) if tables.has_time else None
-    write_columns(draft.path, train_rows, n_users, n_items, scratch, per_second)
-    val_rows = _write_held_out(split.validation, draft.path / "val.parquet", codes)
-    test_rows = _write_held_out(split.test, draft.path / "test.parquet", codes)
     if tables.context:
-        check_context(reader, draft.path, config.tables.interactions)
+        check_context(engine, written.learned, config.tables.interactions)
         codes.write(draft.path, config.tables.interactions.context_lagged)
     keep_all = config.source == "tables" and config.tables.items.keeps_all
     files = {side: draft.path / f"{side}s.parquet" for side in ("user", "item")}
@@ -155,17 +159,17 @@ def _build(
     if tables.rejected is not None and tables.rejected.is_dir():
         tables.rejected.rename(draft.path / "rejected")
     draft.rows = raw_rows
-    late = at_most - split.distinct  # repeated pairs that the stream dropped
+    late = at_most - written.distinct  # repeated pairs that a stream dropped
     removed = {"duplicates_dropped": 0, "removed_by_k_core": 0} | kept.removed
     removed["duplicates_dropped"] += late
     draft.info.update(
         users=n_users,
         items=n_items,
-        train=train_rows,
-        val=val_rows,
-        test=test_rows,
+        train=written.train,
+        val=written.val,
+        test=written.test,
         **removed,
-        users_train_only=n_users - test_rows,
+        users_train_only=n_users - written.test,
         has_time=tables.has_time,
         timestamp_kind=times.kind,
         time_unit=times.unit,
@@ -176,31 +180,36 @@ def _build(
     if config.source == "tables" and tables.items is not None:
         untaken = int(tables.items.anti_join(items, "item_id").count().to_pyarrow().as_py())
         draft.info["untaken_items" if keep_all else "untaken_items_left_out"] = untaken
-    if isinstance(split, ColdSplit):
-        draft.info |= write_cold(*split.cold(), draft.path)
-        if every_item > n_items:
-            untaken = int(draft.info.get("untaken_items", 0))
-            draft.info["untaken_items"] = untaken + every_item - n_items
+    draft.info |= written.cold
+    if cold is not None and every_item > n_items:
+        untaken = int(draft.info.get("untaken_items", 0))
+        draft.info["untaken_items"] = untaken + every_item - n_items
     if any(attribute.type for attribute in tables.attributes):  # a later day's are compared
         draft.info["attribute_types"] = {
             side: {a.name: a.type for a in tables.attributes_of(side)} for side in ("user", "item")
         }
     if kept.cuts is not None:
         draft.info.update(
-            validation_from=kept.cuts[0], test_from=kept.cuts[1], after_held_out=split.unused
+            validation_from=kept.cuts[0], test_from=kept.cuts[1], after_held_out=written.unused
         )
 
 
 @contextlib.contextmanager
-def _preparing_engine(config: DataConfig, reader: Backend, scratch: Path) -> Iterator[Engine]:
-    """The engine that ``data.engine`` names; it keeps what it has to under `scratch`."""
+def _preparing_engine(
+    config: DataConfig, reader: Backend, scratch: Path
+) -> Iterator[tuple[Engine, WriteRows]]:
+    """The engine that ``data.engine`` names, and what writes its rows.
+
+    It keeps what it has to under `scratch`.
+    """
     if config.engine == "duckdb":
-        yield DuckdbEngine(reader)
+        yield DuckdbEngine(reader), StreamWriter(reader, scratch)
         return
     from cadc_rec.data.prepare.spark import open_spark  # a dependency that not everybody has
+    from cadc_rec.data.prepare.write_on_spark import SparkWriter
 
     with open_spark(config, reader, scratch) as engine:
-        yield engine
+        yield engine, SparkWriter(engine, scratch)
 
 
 def _read_source(config: DataConfig, raw: RawInput, backend: Backend, scratch: Path) -> RawTables:
@@ -245,69 +254,6 @@ def _context_codes(tables: RawTables, engine: Engine, ranked: dict[str, ir.Table
         in_order = engine.to_reader(ranked[name]).order_by("rank").select(name).to_pyarrow()
         values[column] = in_order[name].combine_chunks()
     return ContextCodes(values)
-
-
-def _as_rows(batch: pa.RecordBatch) -> Rows:
-    columns = {name: batch[name].to_numpy() for name in batch.schema.names}
-    asked = [columns.pop(name) for name in batch.schema.names if name.startswith("context_")]
-    context = np.stack(asked, 1) if asked else None
-    ids, times = (columns["user"], columns["item"]), columns["timestamp"]
-    return Rows(*ids, times, columns.get("weight"), context)
-
-
-def interactions_schema(weighted: bool, context: Iterable[str]) -> pa.Schema:
-    """Columns of prepared interactions.
-
-    Args:
-        weighted: whether they have a weight.
-        context: columns of what a request carries.
-    """
-    fields = [*INTERACTIONS, *([WEIGHT] if weighted else [])]
-    return pa.schema([*fields, *(pa.field(context_column(name), pa.int32()) for name in context)])
-
-
-def as_table(rows: Rows, context: Iterable[str]) -> pa.Table:
-    """Rows as they are written, with a column for each name of the context."""
-    names = list(context)
-    columns = [rows.user, rows.item, rows.timestamp]
-    columns += [] if rows.weight is None else [rows.weight]
-    schema = interactions_schema(rows.weight is not None, names)
-    return pa.table([*columns, *context_columns(rows, names)], schema=schema)
-
-
-def _write_train(
-    split: Split, at_most: int, weighted: bool, folder: Path, codes: ContextCodes
-) -> int:
-    """Write D_full as it comes; the number of rows.
-
-    Sorting, splitting and compressing take about as long as each other; the first two run in
-    threads of their own.
-    """
-    written = 0
-    schema = interactions_schema(weighted, codes.values)
-    coded = (as_table(codes.of_training(rows), codes.values) for rows in split.train())
-    tables = rechunk(coded, ROW_GROUP_ROWS)
-    with (
-        track("prepare: write", at_most, "rows") as ticker,
-        contextlib.closing(prefetched(tables, depth=2)) as ready,
-    ):
-
-        def counted() -> Iterator[pa.Table]:
-            nonlocal written
-            for table in ready:
-                yield table
-                written += table.num_rows
-                ticker.advance(table.num_rows)
-
-        write_parts(folder / "train", schema, counted(), GROUPS_PER_PART)
-    return written
-
-
-def _write_held_out(rows: Rows, path: Path, codes: ContextCodes) -> int:
-    """Write one held-out interaction a user; the number of rows."""
-    coded = codes.of_held_out(rows.without_weight())
-    write_parquet(path, as_table(coded, codes.values))
-    return len(rows)
 
 
 def _write_entities(

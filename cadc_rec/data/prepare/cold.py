@@ -27,7 +27,7 @@ from cadc_rec.data.sources.raw_tables import RawTables
 from cadc_rec.data.streams import write_parquet
 from cadc_rec.errors import CadcError
 
-_SCHEMA = pa.schema(
+COLD_ROWS = pa.schema(
     [("user", pa.int32()), ("item", pa.int32()), ("timestamp", pa.int64()), ("held_out", pa.int8())]
 )
 _DIGITS = 13  # of a hexadecimal threshold: a float64 has no more
@@ -118,9 +118,13 @@ class ColdItems:
         every = warm.items.union(after.select(*warm.items.columns))
         return replace(warm, items=engine.keep("every_item_id", every)), known
 
+    def marked(self, items: ir.Table) -> ir.Table:
+        """The items (item_id, item) with a column that says whether each is cold."""
+        return items.mutate(cold=self._is_cold(items))
+
     def among(self, items: ir.Table) -> NDArray[np.bool_]:
         """Which of the items (item_id, item) are cold, by their dense ids."""
-        found = items.mutate(cold=self._is_cold(items)).order_by("item").select("cold")
+        found = self.marked(items).order_by("item").select("cold")
         return np.asarray(found.to_pyarrow()["cold"].to_numpy(), bool)
 
     def _is_cold(self, rows: ir.Table) -> ir.BooleanColumn:
@@ -138,7 +142,7 @@ def write_cold(rows: Rows, held: NDArray[np.int8], folder: Path) -> dict[str, An
         folder: the artifact's.
     """
     columns = [rows.user, rows.item, rows.timestamp, held]
-    write_parquet(folder / FILE, pa.table(columns, schema=_SCHEMA))
+    write_parquet(folder / FILE, pa.table(columns, schema=COLD_ROWS))
     return {
         "cold_items": len(np.unique(rows.item)),
         "cold_interactions": len(rows),

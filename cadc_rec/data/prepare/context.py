@@ -1,12 +1,13 @@
 """Columns of the interaction that a request carries: their values become codes.
 
-In: the sorted stream's ranks of values, as NumPy. Out: codes, in the order in which the values come
+In: the rows' ranks of values, as NumPy. Out: codes, in the order in which the values come
 first in the training rows, then those that held-out rows alone have; and ``context.json``, which
 describes them. Also the check that no such column gives the item away.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
 from numpy.typing import NDArray
 
 from cadc_rec import strict_json
 from cadc_rec.config.tables import InteractionsTable
+from cadc_rec.data.engine import Engine, count
 from cadc_rec.data.prepare.split import Rows
 from cadc_rec.data.prepare.vocabulary import UNKNOWN
 from cadc_rec.data.sources.raw_tables import CONTEXT_FILE, context_column
@@ -51,6 +52,24 @@ class ContextCodes:
     def of_held_out(self, rows: Rows) -> Rows:
         """The same of held-out rows, when all training rows have been."""
         return self._coded(rows)
+
+    def take(self, column: int, learned: Sequence[int], held_out: Sequence[int]) -> None:
+        """Give a column's values their codes where who knows their order has not seen the rows.
+
+        Args:
+            column: its place.
+            learned: ranks of values, in the order in which they come first in training rows.
+            held_out: those of held-out rows, in theirs; ones that were learned count no more.
+        """
+        order = list(dict.fromkeys([*learned, *held_out]))
+        self._order[column] = order
+        self._code[column][order] = np.arange(1, len(order) + 1)
+        self.learned[column] = len(learned)
+
+    @property
+    def code_of_rank(self) -> list[NDArray[np.int32]]:
+        """Of each column, the code of every rank, and first `UNKNOWN` of what is missing."""
+        return self._code
 
     def _coded(self, rows: Rows) -> Rows:
         if rows.context is None:
@@ -100,7 +119,7 @@ def require_few_values(column: str, values: int) -> None:
         )
 
 
-def check_context(backend: Backend, folder: Path, keys: InteractionsTable) -> None:
+def check_context(engine: Engine, rows: ir.Table, keys: InteractionsTable) -> None:
     """Refuse columns that say nothing, or that only the item itself could tell.
 
     A column tells the item if, of training rows, the item that the other rows of the same value
@@ -108,26 +127,25 @@ def check_context(backend: Backend, folder: Path, keys: InteractionsTable) -> No
     left out of its own guess, so that a column whose values are all different tells nothing.
 
     Args:
-        backend: runs the counting.
-        folder: of the prepared dataset, whose train split is written.
+        engine: runs the counting.
+        rows: to learn from, with a number for each value of a column, 0 where it is missing.
         keys: names the columns.
 
     Raises:
         CadcError: a column has one value in all training rows, or tells the item.
     """
-    rows = backend.read_parquet(str(folder / "train" / "*.parquet"), table_name="context_check")
-    total = int(rows.count().to_pyarrow().as_py())
-    favourite = _right(rows.mutate(all=ibis.literal(0)), "all") / total
+    total = count(engine, rows)
+    favourite = _right(engine, rows.mutate(all=ibis.literal(0)), "all") / total
     for column in (*keys.context, *keys.context_lagged):
         name = context_column(column)
-        if int(rows[name].nunique().to_pyarrow().as_py()) < 2:
+        if int(engine.only_row(rows.aggregate(n=rows[name].nunique()))["n"]) < 2:
             raise CadcError(
                 f"data.tables.interactions: the context column {column!r} has a single value in "
                 f"all {total:,} training rows, which tells nothing; leave it out."
             )
         if column in keys.context_lagged:
             continue
-        told = _right(rows.filter(rows[name] != UNKNOWN), name) / total
+        told = _right(engine, rows.filter(rows[name] != UNKNOWN), name) / total
         if told > _TELLS and told > _TIMES * favourite:
             raise CadcError(
                 f"data.tables.interactions.context: the column {column!r} tells the item (by it "
@@ -137,7 +155,7 @@ def check_context(backend: Backend, folder: Path, keys: InteractionsTable) -> No
             )
 
 
-def _right(rows: ir.Table, by: str) -> int:
+def _right(engine: Engine, rows: ir.Table, by: str) -> int:
     """Rows whose item is the most common one among the other rows of their value."""
     counts = rows.group_by(by, "item").agg(n=ibis._.count())
     place = ibis.row_number().over(group_by=counts[by], order_by=[counts.n.desc(), counts["item"]])
@@ -146,7 +164,8 @@ def _right(rows: ir.Table, by: str) -> int:
         first=best.n.max(where=best.place == 0), second=best.n.max(where=best.place == 1)
     )
     alone = tops["first"] - 1 > tops["second"].fill_null(0)
-    return int(tops["first"].sum(where=alone).fill_null(0).to_pyarrow().as_py())
+    right = tops.aggregate(right=tops["first"].sum(where=alone).fill_null(0))
+    return int(engine.only_row(right)["right"])
 
 
 def context_columns(rows: Rows, names: list[str]) -> list[NDArray[np.int32]]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from cadc_rec import strict_json
 from cadc_rec.config.data import DataConfig
 from cadc_rec.config.tables import EntityTable
+from cadc_rec.data.columns import row_starts
 from cadc_rec.data.dense import (
     DESCRIBED,
     FOLDER,
@@ -35,7 +36,7 @@ from cadc_rec.data.engine import stream
 from cadc_rec.data.prepare.text import encoded, open_encoder
 from cadc_rec.data.sources.raw_input import cache_folder
 from cadc_rec.data.sources.raw_tables import DenseColumn, RawTables, Side
-from cadc_rec.data.streams import one_array, read_groups
+from cadc_rec.data.streams import one_array
 from cadc_rec.data.tables.matrices import MatrixFile
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log, track
@@ -61,7 +62,7 @@ def write_dense(
         tables: the source.
         matrices: vectors in files of their own.
         reader: runs its expressions.
-        folder: has ``users.parquet``, ``items.parquet`` and ``train``, and receives the rest.
+        folder: has ``users.parquet``, ``items.parquet`` and ``columns``, and receives the rest.
     """
     if not (tables.dense or matrices):
         return
@@ -176,9 +177,9 @@ def _numbers(
 
 def _in_training(folder: Path, side: Side, rows: int) -> NDArray[np.bool_]:
     """Which users or items a training row has."""
-    found = np.zeros(rows, bool)
-    for group in read_groups(sorted((folder / "train").glob("part-*.parquet")), columns=[side]):
-        found[group[side].to_numpy()] = True
+    found = np.zeros(rows, bool)  # items that nobody took yet come last, and have no column
+    taken = np.diff(row_starts(folder, side)) > 0
+    found[: len(taken)] = taken
     return found
 
 

@@ -63,8 +63,14 @@ def choose_interactions(
     rows: ir.Table,
     raw_rows: int,
     order: Order,
+    *,
+    late_duplicates: bool,
 ) -> Kept:
-    """Window, repeated pairs, cap, k-core and, of a split by time, users that begin in time."""
+    """Window, repeated pairs, cap, k-core and, of a split by time, users that begin in time.
+
+    With `late_duplicates`, who reads the rows in order drops repeated pairs, where that is the same
+    and cheaper.
+    """
     removed: dict[str, int] = {}
     before = raw_rows
 
@@ -83,7 +89,7 @@ def choose_interactions(
         rows = left(inside, "outside_window", "data.since and data.until")
     # A k-core counts distinct pairs, as does a cap; and without times the order in which the
     # stream drops repetitions is not that of the file.
-    late = order.has_time and config.duplicates == "first"
+    late = late_duplicates and order.has_time and config.duplicates == "first"
     if not (late and config.k_core <= 1 and not config.max_per_user and config.split != "time"):
         rows = engine.keep("distinct_pairs", drop_duplicates(rows, config.duplicates))
         rows = left(rows, "duplicates_dropped", "data.duplicates")
@@ -259,30 +265,39 @@ class DenseIds:
         )
 
 
-def order_interactions(
+def dense_rows(
     rows: ir.Table, ids: DenseIds, order: Order, values: Mapping[str, ir.Table] | None = None
-) -> ir.Table:
-    """Dense ids, sorted by user and then by the user's order.
+) -> tuple[ir.Table, list[str]]:
+    """Dense ids in place of the original ones, in any order.
 
     Args:
         rows: that are kept.
-        ids: dense ids.
+        ids: dense ids; further columns of the items' table are the rows', too.
         order: of a user's rows.
         values: of each column of a context, its values and their ``rank`` from 0.
 
     Returns:
-        user, item (int32), timestamp (int64) and, where rows have one, weight (float32); and for
-        each column of a context 1 + the rank of its value, int32, 0 where it is missing.
+        user, item (int32), timestamp (int64) and, where rows have one, weight (float32); for
+        each column of a context 1 + the rank of its value, int32, 0 where it is missing; and the
+        columns by which a user's rows are sorted, with their names.
     """
     keys = {f"key_{n}": key for n, key in enumerate(order.keys(rows))}
     dense = rows.mutate(**keys).join(ids.users, "user_id").join(ids.items, "item_id")
     for name, ranked in (values or {}).items():
         renamed = ranked.rename({f"{name}_rank": "rank"})
         dense = dense.left_join(renamed, name).drop(f"{name}_right")
-    in_order = dense.order_by(["user", *keys])
-    columns = {name: in_order[name] for name in ("user", "item", "timestamp")}
+    further = [name for name in ids.items.columns if name not in ("item_id", "item")]
+    columns = {name: dense[name] for name in ("user", "item", "timestamp", *further, *keys)}
     if "weight" in rows.columns:
-        columns["weight"] = (in_order["weight"] / float(WEIGHT_UNIT)).cast("float32")
+        columns["weight"] = (dense["weight"] / float(WEIGHT_UNIT)).cast("float32")
     for name in values or {}:
-        columns[name] = (in_order[f"{name}_rank"].fill_null(-1) + 1).cast("int32")
-    return in_order.select(**columns)
+        columns[name] = (dense[f"{name}_rank"].fill_null(-1) + 1).cast("int32")
+    return dense.select(**columns), list(keys)
+
+
+def order_interactions(
+    rows: ir.Table, ids: DenseIds, order: Order, values: Mapping[str, ir.Table] | None = None
+) -> ir.Table:
+    """The same, sorted by user and then by the user's order, without the columns of the order."""
+    dense, keys = dense_rows(rows, ids, order, values)
+    return dense.order_by(["user", *keys]).drop(*keys)

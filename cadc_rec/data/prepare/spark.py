@@ -1,9 +1,9 @@
 """Spark as the preparation's engine; it keeps every table as a folder of Parquet files.
 
-In: typed rows from the reader's DuckDB, as Parquet. Out: the same tables and the same sorted stream
-that DuckDB gives. Nothing is numbered by a window over all rows, which Spark carries out in one
-task: sorted values are written by many tasks, and a value's rank is its file's start plus its
-place in the file.
+In: typed rows from the reader's DuckDB, as Parquet. Out: the same tables that DuckDB gives, and
+sorted rows as files that follow each other. Nothing is numbered by a window over all rows, which
+Spark carries out in one task: sorted rows are written by many tasks, and a row's place is its
+file's start plus its place in the file. So is a value's rank.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import contextlib
 import errno
 import os
 import shutil
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +27,10 @@ from ibis.backends.duckdb import Backend
 
 from cadc_rec.config.experiment import DataConfig
 from cadc_rec.config.types import parse_memory
+from cadc_rec.data import streams
 from cadc_rec.data.engine import memory_limit
+from cadc_rec.data.prepare import part_tasks
+from cadc_rec.data.prepare.part_tasks import UNFIT, SortedRows
 from cadc_rec.data.streams import ROW_GROUP_ROWS
 from cadc_rec.data.tables.scan import first_line
 from cadc_rec.errors import CadcError
@@ -50,6 +54,10 @@ _JAVA = (
 )
 
 
+PLACE = "place"
+"""The column of a row's place among sorted rows."""
+
+
 class SparkEngine:
     """A session; see `cadc_rec.data.engine.Engine`.
 
@@ -61,12 +69,14 @@ class SparkEngine:
 
     def __init__(self, session: SparkSession, reader: Backend, folder: Path) -> None:
         self._session, self._reader, self._folder = session, reader, folder
+        self._tables: set[str] = set()
         self._backend: SparkBackend = ibis.pyspark.connect(session)
 
     def adopt(self, rows: ir.Table) -> ir.Table:
         """Hand the rows over as Parquet, whose row groups Spark reads side by side."""
         folder = self._folder / "raw"
         folder.mkdir()
+        self._tables.add("raw")
         relation = self._reader.con.sql(self._reader.compile(rows))
         relation.write_parquet(
             str(folder / "rows.parquet"), compression="zstd", row_group_size=ROW_GROUP_ROWS
@@ -80,38 +90,69 @@ class SparkEngine:
 
     def only_row(self, rows: ir.Table) -> dict[str, Any]:
         """See `Engine`."""
-        found: dict[str, Any] = self._sql(rows).collect()[0].asDict()
-        return found
+        return self.few_rows(rows)[0]
 
     def ranked(self, name: str, rows: ir.Table, original: str, dense: str) -> ir.Table:
         """See `Engine`; the sort is Spark's by ranges of values, a file each."""
-        ascending = rows.select(original).distinct().order_by(original)
-        files = self._write(f"{name}_sorted", ascending)
+        self.sort(f"{name}_sorted", rows.select(original).distinct().order_by(original))
+        placed = self.placed(f"{name}_sorted")
+        rank = placed[PLACE].cast("int32")
+        return self.keep(name, placed.select(original, **{dense: rank}))
+
+    def few_rows(self, rows: ir.Table) -> list[dict[str, Any]]:
+        """The rows of an expression that has few, in its order."""
+        return [row.asDict() for row in self._sql(rows).collect()]
+
+    def sort(self, name: str, in_order: ir.Table) -> SortedRows:
+        """The rows of a sorted expression, kept as files of its order."""
+        files = self._write(name, in_order)
         counts = [pq.read_metadata(file).num_rows for file in files]
-        starts = pa.table(
-            {
-                "file": [file.name for file in files],
-                "start": pa.array(accumulate(counts[:-1], initial=0), pa.int64()),
-            }
-        )
-        pq.write_table(starts, self._folder / f"{name}_starts.parquet")
-        placed = self._session.read.parquet(str(self._folder / f"{name}_sorted")).selectExpr(
-            f"`{original}`", "_metadata.file_name AS file", "_metadata.row_index AS place"
-        )
-        placed.createOrReplaceTempView(f"{name}_placed")
+        found = SortedRows([str(file) for file in files], list(accumulate(counts, initial=0)))
+        starts = pa.array(found.starts[:-1], pa.int64())
+        table = pa.table({"file": [file.name for file in files], "start": starts})
+        pq.write_table(table, self._folder / f"{name}_starts.parquet")
+        return found
+
+    def placed(self, name: str) -> ir.Table:
+        """The rows that were sorted, in any order, with their `PLACE` in it: int64, from 0."""
+        read = self._session.read.parquet(str(self._folder / name))
+        columns = [f"`{column}`" for column in read.columns]
+        place = ["_metadata.file_name AS __file", "_metadata.row_index AS __index"]
+        read.selectExpr(*columns, *place).createOrReplaceTempView(f"{name}_placed")
         begun = self._session.read.parquet(str(self._folder / f"{name}_starts.parquet"))
         begun.createOrReplaceTempView(f"{name}_starts")
-        values, start = self._backend.table(f"{name}_placed"), self._backend.table(f"{name}_starts")
-        joined = values.join(start, "file")
-        rank = (joined["start"] + joined["place"]).cast("int32")
-        return self.keep(name, joined.select(original, **{dense: rank}))
+        rows, start = self._backend.table(f"{name}_placed"), self._backend.table(f"{name}_starts")
+        joined = rows.join(start, rows["__file"] == start["file"])
+        place_of = joined["start"] + joined["__index"]
+        return joined.mutate(**{PLACE: place_of}).select(*read.columns, PLACE)
 
-    def stream(self, in_order: ir.Table, batch_rows: int) -> Iterator[pa.RecordBatch]:
-        """See `Engine`; the files of a sort follow each other in its order."""
-        for file in self._write("in_order", in_order):
-            with pq.ParquetFile(file) as opened:
-                yield from opened.iter_batches(batch_rows)
-            file.unlink()
+    def keep_only(self, *tables: ir.Table) -> None:
+        """Remove all other tables, for the room that they take."""
+        for name in self._tables - {table.get_name() for table in tables}:
+            self.drop(name)
+
+    def drop(self, name: str) -> None:
+        """Remove a table that nothing reads any more."""
+        self._tables.discard(name)
+        shutil.rmtree(self._folder / name, ignore_errors=True)
+
+    def each(self, task: Callable[[int], None], count: int) -> None:
+        """Have the machines carry out a task for each of the numbers ``0 .. count - 1``.
+
+        Its code and that of `cadc_rec.data.streams` is sent with it.
+        """
+        from pyspark import cloudpickle
+
+        if not count:
+            return
+        sent = (part_tasks, streams)  # the machines need not have this package
+        for module in sent:
+            cloudpickle.register_pickle_by_value(module)
+        try:
+            self._session.sparkContext.parallelize(range(count), count).foreach(task)
+        finally:
+            for module in sent:
+                cloudpickle.unregister_pickle_by_value(module)
 
     def to_reader(self, kept: ir.Table) -> ir.Table:
         """See `Engine`."""
@@ -124,6 +165,7 @@ class SparkEngine:
 
     def _write(self, name: str, rows: ir.Table) -> list[Path]:
         folder = self._folder / name
+        self._tables.add(name)
         self._sql(rows).write.parquet(str(folder), compression="zstd")
         return _parts(folder)
 
@@ -167,6 +209,9 @@ def open_spark(config: DataConfig, reader: Backend, scratch: Path) -> Iterator[S
             finally:
                 session.stop()
     except (Py4JError, PySparkException) as error:
+        if UNFIT in str(error):
+            said = str(error).split(UNFIT, 1)[1].splitlines()[0].strip()
+            raise CadcError(f"Spark at {master}: {said}.") from None
         lacked = _lacked(error)
         if lacked == "disk":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch)) from None
@@ -227,4 +272,7 @@ def _session(config: DataConfig, folder: Path) -> SparkSession:
     builder = SparkSession.builder.master(config.spark.master).appName("cadc-rec prepare")
     for key, value in settings.items():
         builder = builder.config(key, value)
-    return builder.getOrCreate()
+    session = builder.getOrCreate()
+    if config.spark.master.startswith("local") and "PYSPARK_PYTHON" not in os.environ:
+        session.sparkContext.pythonExec = sys.executable  # and not the first one on the path
+    return session

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data.columns import train_files
 from cadc_rec.data.dataset import NO_ITEM, Dataset
-from cadc_rec.data.prepare.build_dataset import INTERACTIONS
+from cadc_rec.data.prepare.chosen import INTERACTIONS
 from cadc_rec.data.randomness import Purpose, bit_generator, hypergeometric
 from cadc_rec.data.select import balanced, choices
 from cadc_rec.data.select.sizes import shard_sizes, wanted_rows

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.config.experiment import DataConfig
+from cadc_rec.data import streams
+from cadc_rec.data.prepare import write_on_spark, write_stream
 from cadc_rec.errors import CadcError
 from tests.data.own_tables import arrow, ids
 from tests.data.raw_files import members_1m
@@ -21,7 +25,10 @@ SPARK = {"master": "local[2]", "settings": ["spark.sql.shuffle.partitions=3"]}
 
 
 def a_log(rows: int = 5000) -> pa.Table:
-    """Ids of text that sort otherwise as numbers or in a language's order; ties and repetitions."""
+    """Ids of text that sort otherwise as numbers or in a language's order; ties and repetitions.
+
+    And what each request carried; values that held-out rows alone may have among it.
+    """
     rng = np.random.default_rng(4)
     users = np.array([f"{'aÄzB'[n % 4]}{n}" for n in range(300)])
     items = np.array([f"{n}-ß" if n % 3 else f"{n}" for n in range(90)])
@@ -29,28 +36,49 @@ def a_log(rows: int = 5000) -> pa.Table:
         users[rng.integers(0, 300, rows)],
         items[(90 * rng.random(rows) ** 2).astype(int)],
         rng.integers(0, 500, rows),
+        [f"d{n}" if n else None for n in np.minimum(rng.geometric(0.1, rows) - 1, 60).tolist()],
     )
-    return arrow(zip(*(column.tolist() for column in columns), strict=True))
+    lists = [column if isinstance(column, list) else column.tolist() for column in columns]
+    return arrow(zip(*lists, strict=True), ("who", "what", "when", "device"))
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """A few hundred rows to a row group, so that there are many parts and pieces of columns."""
+    for module in (streams, write_stream, write_on_spark):
+        monkeypatch.setattr(module, "ROW_GROUP_ROWS", 300)
+    for module in (write_stream, write_on_spark):
+        monkeypatch.setattr(module, "GROUPS_PER_PART", 2)
+
+
+CONTEXT = {"context": ["device"]}
+COLD = {"cold_items": 0.3, "items": {"path": "items.parquet", "id": "sku", "categorical": ["kind"]}}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
-        {"k_core": 4, "duplicates": "last", "split": "time", "time_shares": [0.2, 0.1]},
+        {"k_core": 4, "duplicates": "last", "split": "time", "time_shares": [0.2, 0.1], **COLD},
         {"since": "20", "until": "480", "max_per_user": 12, "duplicates": "sum"},
-        {"interactions": {"timestamp": ""}, "k_core": 3},
+        {"interactions": {"timestamp": "", **CONTEXT}, "k_core": 3},
+        {"interactions": CONTEXT, **COLD, "cold_control": True},
     ],
-    ids=["k-core and time split", "window, cap and sum", "no time"],
+    ids=["k-core and time split", "window, cap and sum", "no time", "first of pairs, cold control"],
 )
-def test_both_engines_give_the_same_bytes(tables, raw_folder, options):
-    pq.write_table(a_log(), raw_folder / "log.parquet", row_group_size=700)
+def test_both_engines_give_the_same_bytes(tables, raw_folder, small_parts, options):
+    log = a_log()
+    pq.write_table(log, raw_folder / "log.parquet", row_group_size=700)
+    sku = pc.unique(log["what"])
+    kinds = pa.array([f"k{n % 5}" for n in range(len(sku))])
+    pq.write_table(pa.table({"sku": sku, "kind": kinds}), raw_folder / "items.parquet")
     ours = tables("log.parquet", workdir="duckdb", **options)
     theirs = tables("log.parquet", workdir="spark", engine="spark", spark=SPARK, **options)
     assert theirs.fingerprint == ours.fingerprint
     assert theirs.info == ours.info
     assert theirs.path.name == ours.path.name, "one key, whichever engine made it"
     assert ids(ours, "user") == sorted(ids(ours, "user"), key=str.encode)
+    assert len(list((ours.path / "train").iterdir())) > 3
 
 
 @pytest.mark.slow
@@ -104,6 +132,18 @@ def test_what_spark_says_when_it_fails_is_one_sentence(zip_1m, prepare):
     with pytest.raises(CadcError) as caught:
         prepare(engine="spark", spark={"master": "nowhere://host"})
     assert str(caught.value).startswith("Spark at nowhere://host failed (")
+
+
+@pytest.mark.slow
+def test_a_machine_that_would_write_other_bytes_is_named(zip_1m, prepare, monkeypatch):
+    zip_1m(members_1m())
+    monkeypatch.setattr(write_on_spark, "_PYARROW", "1.0")
+    with pytest.raises(CadcError) as caught:
+        prepare(engine="spark", spark=SPARK)
+    assert str(caught.value) == (
+        f"Spark at local[2]: {socket.gethostname()} has pyarrow {pa.__version__}, and parts are "
+        "written by pyarrow 1.0; install that one in the Python of PYSPARK_PYTHON there."
+    )
 
 
 def test_engine_and_memory_are_no_part_of_the_key():

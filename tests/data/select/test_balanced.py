@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cadc_rec.data.prepare.build_dataset import INTERACTIONS
+from cadc_rec.data.prepare.chosen import INTERACTIONS
 from cadc_rec.data.select import balanced
 from cadc_rec.data.select import build_selection as select_stage
 from cadc_rec.data.select.balanced import choose_rows, over_sampling_counts, under_sampling_counts

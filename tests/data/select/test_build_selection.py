@@ -14,7 +14,7 @@ import pytest
 
 from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data import randomness
-from cadc_rec.data.prepare.build_dataset import INTERACTIONS
+from cadc_rec.data.prepare.chosen import INTERACTIONS
 from cadc_rec.data.select import build_selection as select_stage
 from cadc_rec.data.select.build_selection import choose_uniform
 from cadc_rec.data.select.sizes import selected_rows, shard_sizes

@@ -12,7 +12,7 @@ import pytest
 
 from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data import streams
-from cadc_rec.data.prepare.build_dataset import INTERACTIONS
+from cadc_rec.data.prepare.chosen import INTERACTIONS
 from cadc_rec.data.select import build_selection as select_stage
 from cadc_rec.data.select.build_selection import build_selections
 from cadc_rec.data.select.sizes import shard_count, with_shards

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.data import randomness
-from cadc_rec.data.prepare.build_dataset import INTERACTIONS
+from cadc_rec.data.prepare.chosen import INTERACTIONS
 from cadc_rec.data.select import build_selection as select_stage
 from cadc_rec.data.select.strata import Strata, StratifiedChoice
 from cadc_rec.errors import CadcError
