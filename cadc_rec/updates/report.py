@@ -146,15 +146,18 @@ def _served(
     changes: Changes,
     reused: Mapping[Side, NDArray[np.int64]],
 ) -> dict[str, Any]:
-    """How the vectors that rank moved."""
+    """How the vectors that rank moved; empty where they cannot be compared.
+
+    What is kept may have come to be the towers, or the tables alone (``model.keep = "better"``).
+    """
+    if old["evaluate"].info.get("kept") != new["evaluate"].info.get("kept"):
+        return {}
+    pairs = {side: [served_vectors(of["evaluate"], side) for of in (old, new)] for side in SIDES}
+    if any(was.shape[1] != now.shape[1] for was, now in pairs.values()):
+        return {}
     return {
-        side: vector_drift(
-            served_vectors(old["evaluate"], side),
-            served_vectors(new["evaluate"], side),
-            getattr(changes, f"{side}s"),
-            reused.get(side),
-        )
-        for side in SIDES
+        side: vector_drift(was, now, getattr(changes, f"{side}s"), reused.get(side))
+        for side, (was, now) in pairs.items()
     }
 
 
