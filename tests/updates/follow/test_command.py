@@ -1,13 +1,15 @@
 """The command: what it prints, how it ends, and what it refuses before any work."""
 
+import http.server
 import json
 import signal
+import threading
 import time
 
 import pytest
 
 from cadc_rec.errors import CadcError
-from cadc_rec.follow.publish import load_address
+from cadc_rec.follow.publish import load_address, notify
 from tests.updates.conftest import INTERACTIONS, as_toml, day_rows, settings, shop_rows, write_table
 
 
@@ -43,6 +45,37 @@ def test_a_service_is_told_by_the_protocols_load_call():
     call = "/v2/repository/models/recommender/load"
     assert load_address("http://h:80/") == f"http://h:80{call}"
     assert load_address("https://h/v2/repository/models/shop/load").endswith("/models/shop/load")
+
+
+class Service(http.server.BaseHTTPRequestHandler):
+    """Answers the load call of who knows the key, as the service does."""
+
+    def do_POST(self):
+        known = self.headers["authorization"] == "Bearer right"
+        self.server.asked.append(self.path)
+        self.send_response(200 if known else 401)
+        self.end_headers()
+        self.wfile.write(b"{}" if known else b'{"error": "the API key is missing or wrong."}')
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_service_that_does_not_listen_says_why():
+    with http.server.HTTPServer(("127.0.0.1", 0), Service) as server:
+        server.asked = []
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        address = load_address(f"http://127.0.0.1:{server.server_port}")
+        try:
+            assert notify(address, "right") == ""
+            refused = [notify(address, key) for key in ("wrong", None)]
+        finally:
+            server.shutdown()
+            thread.join()
+    assert refused == [f"{address}: 401 the API key is missing or wrong."] * 2
+    assert server.asked == ["/v2/repository/models/recommender/load"] * 3
+    assert notify(address, "right").startswith(f"{address}: ")  # nobody is there any more
 
 
 @pytest.mark.slow
