@@ -85,6 +85,7 @@ def test_killed_between_any_two_steps_it_ends_as_undisturbed(make_world, monkeyp
     assert points > 40  # three batches of a dozen steps, each before and after
 
 
+@pytest.mark.slow
 def test_killed_twice_at_every_pair_of_points_it_ends_as_undisturbed(make_world, monkeypatch):
     for first in range(2, 44, 7):
         for second in range(0, 12, 3):

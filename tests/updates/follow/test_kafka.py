@@ -63,6 +63,7 @@ def test_messages_become_batches_and_each_is_taken_once(broker, topic, world):
     assert told[0].text == f"{topic} 0:0-1"
 
 
+@pytest.mark.slow
 def test_every_message_of_every_partition_is_taken_once_across_deaths(broker, topic, world):
     for partition in range(4):
         broker.send(topic, [row(100 * partition + n) for n in range(7)], partition)
@@ -120,6 +121,7 @@ def test_messages_that_are_gone_are_told_of(broker, topic, world):
         world.run(stream=stream(broker, topic), rows=10)
 
 
+@pytest.mark.slow
 def test_minutes_close_a_batch(broker, topic, world, monkeypatch):
     broker.send(topic, map(row, range(3)))
     until = Until(idle_minutes=0.05)
@@ -127,6 +129,7 @@ def test_minutes_close_a_batch(broker, topic, world, monkeypatch):
     assert told.batch.rows == 3
 
 
+@pytest.mark.slow
 def test_a_broker_that_stops_is_told_of(topic, world, monkeypatch, caplog):
     monkeypatch.setattr(kafka_module, "_GIVE_UP_SECONDS", 0.0)
     broker = Broker()
