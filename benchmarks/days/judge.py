@@ -98,7 +98,8 @@ def of_finished(log: Log, requests: Requests, made: Finished, live: bool = False
         users, items = users[:, :-1], items[:, :-1]  # the last element is what was taken before
         recent = _recent(log, made, item_ids)
     if len(nobody):  # the items most often taken
-        counts = data.item_counts.astype(np.float32)[:, None]
+        taken = np.bincount(made.known.items, minlength=len(items))
+        counts = taken.astype(np.float32)[:, None]
         users, items = _with_column(users, 0.0), np.concatenate([items, counts], 1)
         users[nobody] = 0.0
         users[nobody, -1] = 1.0

@@ -8,6 +8,8 @@ columns (`cadc_rec.distributed.state`). Where ranks have no folder in common eac
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import math
 import os
@@ -80,6 +82,7 @@ class FileOfRanks:
         if not target.sliced:
             groups = [[*range(len(every))]]
         self._places: list[tuple[Path, int]] = []
+        self._sizes = [run.size for run in every]
         for number, group in enumerate(groups):
             path, offset = target.path, 0
             if target.sliced:
@@ -111,9 +114,22 @@ class FileOfRanks:
         path, start = self._places[place]
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
         with os.fdopen(descriptor, "wb") as file:  # by a descriptor, nothing is cut off
+            _lock(descriptor, start, self._sizes[place])
             file.seek(start + offset)
             for piece in pieces:
                 file.write(piece)
+
+
+def _lock(descriptor: int, start: int, size: int) -> None:
+    """Lock a rank's own bytes until the file is closed; where there are no locks, do nothing.
+
+    No rank writes another's bytes. But without a lock, a client of NFS writes whole pages, and
+    fills with zeros what it does not know: its neighbour's bytes on the page where the two meet.
+    """
+    if not size:  # would be all that follows
+        return
+    with contextlib.suppress(OSError):
+        fcntl.lockf(descriptor, fcntl.LOCK_EX, size, start)
 
 
 def slice_path(path: Path, number: int, of: int) -> Path:
@@ -160,6 +176,7 @@ def write_rows(
         file.write(processes.rank, (piece.float() for piece in in_pieces(local, PIECE)))
 
     processes.together(write)
+    processes.barrier()  # fails where a rank was lost on the way
 
 
 def write_joined(target: Target, tensors: Mapping[str, torch.Tensor], processes: Processes) -> None:
@@ -191,6 +208,7 @@ def write_joined(target: Target, tensors: Mapping[str, torch.Tensor], processes:
             file.write(run, in_pieces(tensors[name], PIECE))
 
     processes.together(write)
+    processes.barrier()  # fails where a rank was lost on the way
 
 
 def file_order(dtypes: Mapping[str, torch.dtype]) -> list[str]:

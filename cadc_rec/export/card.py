@@ -52,6 +52,7 @@ def card_data(
             "seen_by_the_towers": selected,
             "share": selected / prepared["train"] if prepared["train"] else 0.0,
             "held_out": prepared["order"],
+            **_not_known(prepared, state),
         },
         "test": measured["test"],
         "validation": measured["validation"],
@@ -79,7 +80,7 @@ def card_page(name: str, data: Mapping[str, Any], limits: list[str]) -> str:
         "",
         f"Each user's last item ranked among all items the user had not taken, "
         f"{data['ranked_users']:,} users; held out by {of_data['held_out']}."
-        f"{_STATES[data['state']]}",
+        f"{_STATES[data['state']]}{_later(of_data)}",
         "",
         "| metric | test | validation |",
         "|---|---|---|",
@@ -92,6 +93,21 @@ def card_page(name: str, data: Mapping[str, Any], limits: list[str]) -> str:
     lines += ["## Versions", "", "| library | version |", "|---|---|"]
     lines += [f"| {library} | {version} |" for library, version in data["versions"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _not_known(prepared: Mapping[str, Any], state: State) -> dict[str, int]:
+    """Interactions of the log that a bundle for production does not know, where there are any.
+
+    A split by time keeps of each user what comes first after its cuts, and nothing later.
+    """
+    later = int(prepared.get("after_held_out", 0))
+    return {"not_known": later} if later and state == "production" else {}
+
+
+def _later(of_data: Mapping[str, Any]) -> str:
+    if "not_known" not in of_data:
+        return ""
+    return f" {of_data['not_known']:,} interactions after the held-out ones are not known to it."
 
 
 def _taken_in(data: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from cadc_rec.export.new_users import widths_of
 from cadc_rec.export.programs import Program, compile_program, save_program, tower_programs
 from cadc_rec.export.recorded import recorded_requests
 from cadc_rec.export.trained import TrainedModel
-from cadc_rec.log import track
+from cadc_rec.log import log, track
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import manifest_of
 from cadc_rec.serving.bundle.signing import signature_of
@@ -212,6 +212,12 @@ def _write_modules(
 
 def _write_descriptions(finished: Finished, described: dict[str, Any], folder: Path) -> None:
     card = card_data(finished.experiment, finished.artifacts, finished.state, finished.update)
+    if later := card["data"].get("not_known"):
+        log.warning(
+            "%s interactions came after their users' held-out ones (data.split = 'time'); the "
+            "bundle does not know them, and may recommend what they took",
+            f"{later:,}",
+        )
     # Tables alone can have a history too: that of the prior.
     length, listed = finished.experiment.history.length, finished.listed()
     model = {

@@ -186,7 +186,8 @@ def run_stage(
                 _follow(final, origin, group, build)
             else:
                 with disk_explained(workdir):
-                    build(Draft(Path(draft_path)))
+                    build(Draft(workdir / draft_path))
+                group.all_gather({})
             group.together()  # rank 0 hashes, sends and commits
         _open_on_node(final, group, origin)
         return Artifact(final, read_manifest(final), cached=found)
@@ -198,17 +199,17 @@ def run_stage(
         # Another job may have finished it meanwhile, or the sweep brought it back.
         if not force and _exists(final, origin):
             return _open_together(final, group)
-        group.broadcast((False, str(folder)))
+        group.broadcast((False, os.path.relpath(folder, workdir)))
         # Each node makes a draft of its own, where the work folder is in a store.
         sliced = origin is not None and any(group.all_gather(False))
         draft = Draft(folder, sliced)
         started = time.perf_counter()
         build(draft)
         taken = time.perf_counter() - started if draft.seconds is None else draft.seconds
-        of_nodes: list[dict[str, Any]] = []
         if origin is not None:
             group.together()  # the other nodes send what they wrote
-            of_nodes = group.all_gather({})
+        # Fails where a rank was lost, maybe while it wrote its part: `together` would not.
+        of_nodes: list[dict[str, Any]] = group.all_gather({})
         seconds = draft.seconds_before + taken
 
         def commit_all() -> tuple[dict[str, Any], bool]:
@@ -233,8 +234,8 @@ def _follow(final: Path, origin: Origin, group: Group, build: Callable[[Draft], 
     """What ranks other than 0 do to make an artifact where the work folder is in a store."""
     stage, key = final.parent.name, final.name
     with (
-        node_draft(origin, stage, key, group.all_gather) as (folder, own, sliced),
         disk_explained(origin.folder),
+        node_draft(origin, stage, key, group.all_gather) as (folder, own, sliced),
     ):
         build(Draft(folder, sliced))
         sends = (lambda: send_draft(origin, folder, f"{stage}/{key}")) if own else None

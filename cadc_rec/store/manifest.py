@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,13 +30,17 @@ def digest(value: Any) -> str:
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return str(file_entry(path)["sha256"])
 
 
 def file_entry(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file, as they stand in a manifest."""
-    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    """Size and SHA-256 of a file, as they stand in a manifest.
+
+    Both are of the file as it was opened: what a shared disk says of a path may be older.
+    """
+    with path.open("rb") as file:
+        digested = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": digested}
 
 
 def file_entries(folder: Path, files: Iterable[Path]) -> dict[str, dict[str, Any]]:

@@ -479,6 +479,13 @@ class Rank:
         self.meet.wait(20)
         return value
 
+    def all_gather(self, value):
+        self.box[1 + self.rank] = value
+        self.meet.wait(20)
+        values = self.box[1:]
+        self.meet.wait(20)
+        return values
+
     def barrier(self):
         self.meet.wait(20)
 
@@ -490,7 +497,7 @@ class Rank:
 
 def run_on_two_ranks(workdir, builds):
     """What `run_stage` returns on each of two ranks."""
-    box, meet, results = [None], threading.Barrier(2), {}
+    box, meet, results = [None] * 3, threading.Barrier(2), {}
 
     def rank(number):
         def build(draft):

@@ -167,10 +167,10 @@ class Request(_Message):
     id: str | None = Field(default=None, max_length=256)
     inputs: list[Input] = Field(
         max_length=_MOST_INPUTS,
-        description="`user_id`, or of sessions of nobody known `history` alone; optional `history` "
-        "and `candidate_id`; of a model that reads the "
-        "moment of a request, optional `time` (seconds since 1970, UTC; default now) and "
-        "`context_NAME` for each column it reads (default missing), one value a user.",
+        description="`user_id`, or `history` alone for a session of nobody known; optional "
+        "`history` and `candidate_id`; of a model that reads the moment of a request, optional "
+        "`time` (seconds since 1970, UTC; default now) and `context_NAME` for each column it reads "
+        "(default missing), one value a user.",
     )
     parameters: Parameters | None = None
     outputs: list[RequestedOutput] | None = Field(default=None, max_length=16)

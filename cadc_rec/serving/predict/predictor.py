@@ -211,7 +211,7 @@ class Predictor(Contents):
     def _histories(
         self, history: Sequence[Sequence[Any]] | None, n: int
     ) -> list[NDArray[np.int64]] | None:
-        """Item rows of each user's history, the latest first."""
+        """Item rows of each user's history, the latest first, each once."""
         if history is None:
             return None
         if isinstance(history, str) or len(history) != n:
@@ -221,7 +221,7 @@ class Predictor(Contents):
             if isinstance(one, str) or not isinstance(one, Sequence | np.ndarray):
                 raise CadcError(f"history: give a list of item ids a user, not {one!r:.80}.")
             rows = self.items.rows(one)
-            found.append(rows[rows >= 0][::-1])
+            found.append(_distinct(rows[rows >= 0][::-1]))
         return found
 
     def _blocked(
@@ -262,7 +262,8 @@ class Predictor(Contents):
     ) -> list[NDArray[Any]]:
         """The items that are read of each user, the latest first; none of one without a vector.
 
-        An item that stands in both a user's own record and the history is where the history has it.
+        An item that stands in both a user's own record and the history is where the history has it,
+        though a log would keep its first place: it is what the user has in mind.
         """
         read: list[NDArray[Any]] = [self.known.items[:0]] * len(rows)
         if self.listed is None and self.requests is None:
@@ -270,7 +271,7 @@ class Predictor(Contents):
         for place in np.flatnonzero((sources == Source.KNOWN) & (rows >= 0)):
             mine: NDArray[Any] = self.known.of(int(rows[place]))[::-1]
             if histories is not None and self.reads_sessions and len(histories[place]):
-                now = _distinct(histories[place])
+                now = histories[place]
                 mine = now if replace else np.concatenate([now, mine[~np.isin(mine, now)]])
             read[place] = mine
         for place in np.flatnonzero(sources == Source.HISTORY):

@@ -97,3 +97,15 @@ def test_a_model_without_histories_keeps_its_vectors_and_leaves_the_session_out(
 def test_another_mode_is_refused():
     with pytest.raises(CadcError, match="history_mode is 'append' or 'replace', not 'both'"):
         toy().recommend([100], 5, history=[[1001]], history_mode="both")
+
+
+def test_a_newcomers_repeated_item_is_read_once_where_it_comes_last():
+    seen = []
+
+    def newcomers(history):
+        seen.append(history.tolist())
+        return np.ones((len(history), 8), np.float32)
+
+    predictor = toy(newcomers=newcomers)
+    predictor.recommend([-1], 5, history=[[1003, 1007, 1003]])
+    assert seen == [[[3, 7, -1, -1]]]
