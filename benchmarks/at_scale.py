@@ -19,9 +19,9 @@ from pathlib import Path
 
 from benchmarks.paper import between
 from benchmarks.peers.ceilings import pair_flops, tower_flops
-from benchmarks.scaling import parse_size
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.config.file import load_experiment
+from cadc_rec.config.types import parse_number
 from cadc_rec.errors import CadcError
 from cadc_rec.planning.plan import ExperimentPlan, plan_experiment
 from cadc_rec.planning.sizes import Machines, Sizes
@@ -219,7 +219,7 @@ def text(work: Work, a: Assumed) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     for name, default in (("users", "50M"), ("items", "5M"), ("interactions", "10B")):
-        parser.add_argument(f"--{name}", type=parse_size, default=parse_size(default))
+        parser.add_argument(f"--{name}", type=parse_number, default=parse_number(default))
     parser.add_argument("--ratio", type=float, default=10.0)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--pretrain-epochs", type=int, default=20)

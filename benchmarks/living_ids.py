@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from benchmarks.scaling import parse_size
 from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.types import parse_number
 from cadc_rec.data.ids.living import Limits, LivingIds
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.store.artifact import read_manifest
@@ -200,7 +200,7 @@ def _stale(before: State, after: State) -> int:
 
 
 def _size(text: str) -> int:
-    return int(parse_size(text))
+    return int(parse_number(text))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.session import now, this_machine
+from cadc_rec.config.types import parse_number
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log, set_up_logging
 from cadc_rec.store.artifact import read_manifest
@@ -164,14 +165,6 @@ def _size(size: float) -> str:
     return f"{size / _MILLION:g}M" if size >= _MILLION else f"{size:g}"
 
 
-def parse_size(text: str) -> float:
-    """``3M`` or ``3000000`` or ``2B`` or ``0.5``."""
-    for unit, size in (("M", _MILLION), ("B", 1000 * _MILLION)):
-        if text.endswith(unit):
-            return float(text[:-1]) * size
-    return float(text)
-
-
 def tables(kept: Mapping[str, Any]) -> str:
     """All axes that were measured, the machine first."""
     machine = kept["machine"]
@@ -198,7 +191,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("work"))
     parser.add_argument("--axis", choices=AXES, default="interactions")
     parser.add_argument(
-        "--sizes", type=parse_size, nargs="+", metavar="N", help="sizes, such as 1M 3M"
+        "--sizes", type=parse_number, nargs="+", metavar="N", help="sizes, such as 1M 3M"
     )
     parser.add_argument("--docs", action="store_true", help="run nothing; write the docs page")
     arguments = parser.parse_args()

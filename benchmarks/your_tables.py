@@ -35,7 +35,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
-from benchmarks.scaling import parse_size
+from cadc_rec.config.types import parse_number
 from cadc_rec.log import log, set_up_logging
 from cadc_rec.store.artifact import read_manifest
 
@@ -210,7 +210,7 @@ def _cpu_seconds() -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--workdir", type=Path, default=Path("work"))
-    parser.add_argument("--rows", type=parse_size, default=parse_size("20M"))
+    parser.add_argument("--rows", type=parse_number, default=parse_number("20M"))
     parser.add_argument("--form", choices=("parquet", "csv"), default="parquet")
     parser.add_argument("--memory", default="3GiB", help="data.memory")
     parser.add_argument("--engine", choices=("duckdb", "spark"), default="duckdb")

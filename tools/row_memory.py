@@ -281,11 +281,10 @@ def _size(rows: int) -> str:
 
 
 def main() -> None:
-    from benchmarks.scaling import parse_size
-    from cadc_rec.config.types import parse_memory
+    from cadc_rec.config.types import parse_memory, parse_number
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("sizes", type=parse_size, nargs="+", metavar="ROWS", help="such as 10M")
+    parser.add_argument("sizes", type=parse_number, nargs="+", metavar="ROWS", help="such as 10M")
     parser.add_argument("--limit", type=parse_memory, default=parse_memory("3GiB"))
     parser.add_argument("--workdir", type=Path, default=Path("work") / "row-memory")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)

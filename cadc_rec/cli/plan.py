@@ -1,6 +1,7 @@
 """The command that plans an experiment for any number of processes, without starting one."""
 
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -9,6 +10,34 @@ from cadc_rec.cli.options import WORKDIR, AsJson, Cache, Config, Debug, Method, 
 from cadc_rec.errors import CadcError
 
 _GPU, _HOST = "80GiB", "128GiB"
+
+
+def _count(option: str, text: str) -> int:
+    """A whole number above 0, such as 50M.
+
+    Raises:
+        CadcError: it is none.
+    """
+    from cadc_rec.config.types import parse_number
+
+    try:
+        number = parse_number(text)
+    except ValueError:
+        number = 0.0
+    if not number.is_integer() or not 1 <= number < 2**63:
+        raise CadcError(
+            f"{option} {text}: write a whole number above 0, such as 3000 or 50M (K, M, B)."
+        )
+    return int(number)
+
+
+def _number(name: str, what: str = "") -> Any:
+    """The option of a size that the prepared dataset has, too."""
+    return typer.Option(
+        help=f"Number of {what or name}, such as 50M. Default: the prepared dataset's.",
+        metavar="NUMBER",
+        parser=partial(_count, f"--{name}"),
+    )
 
 
 def register(app: typer.Typer) -> None:
@@ -34,18 +63,9 @@ def plan(
             metavar="SIZE",
         ),
     ] = "",
-    users: Annotated[
-        int | None, typer.Option(min=1, help="Number of users. Default: the prepared dataset's.")
-    ] = None,
-    items: Annotated[
-        int | None, typer.Option(min=1, help="Number of items. Default: the prepared dataset's.")
-    ] = None,
-    interactions: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Number of training interactions. Default: the prepared dataset's."
-        ),
-    ] = None,
+    users: Annotated[int | None, _number("users")] = None,
+    items: Annotated[int | None, _number("items")] = None,
+    interactions: Annotated[int | None, _number("interactions", "training interactions")] = None,
     workdir: Workdir = WORKDIR,
     cache: Cache = None,
     method: Method = None,

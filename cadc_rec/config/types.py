@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
+from math import isfinite
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -87,3 +89,26 @@ def parse_memory(text: str) -> int:
     number, unit = text.rstrip("KMGTiB "), text.lstrip("0123456789. ")
     base = 1024 if "i" in unit else 1000
     return int(float(number) * base ** (_PREFIXES.index(unit[0]) + 1))
+
+
+_UNITS = {"K": 3, "M": 6, "B": 9}
+
+
+def parse_number(text: str) -> float:
+    """A number, which may be told in thousands, millions or billions.
+
+    >>> parse_number("50M"), parse_number("2.5B"), parse_number("3000")
+    (50000000.0, 2500000000.0, 3000.0)
+
+    Raises:
+        ValueError: it is no finite number.
+    """
+    power = _UNITS.get(text[-1:], 0)
+    try:
+        # Decimal, since 2.3 * 10**6 is no whole number in floating point.
+        number = float(Decimal(text[:-1] if power else text).scaleb(power))
+    except ArithmeticError:  # decimal's own, which is no ValueError
+        number = float("nan")
+    if not isfinite(number):
+        raise ValueError(f"{text!r} is no number such as 50M, 2.5B or 3000")
+    return number

@@ -33,14 +33,15 @@ _CELL_BYTES = 16  # of the dense block: a count, whether it is 0, and its copy i
 class RecentPopularity:
     """The interactions of a log, ready to be counted.
 
-    They are brought into the order of time when that is first asked for. A long log then lies in a
-    file without a name, which the kernel takes back from memory when that is short.
+    They are brought into the order of time when that is first asked for. A long log then lies in
+    files without a name, which the kernel takes back from memory when that is short.
 
     Args:
         time: seconds ``[rows]``, in any order; may be mapped.
         item: ``[rows]``, in ``[0, n_items)``; likewise.
         n_items: number of items.
-        folder: where a file may be made; None keeps any log in memory.
+        folder: where files may be made; None, or a system that cannot set room aside for them
+            (macOS), keeps any log in memory.
     """
 
     def __init__(
@@ -104,7 +105,9 @@ class RecentPopularity:
         every = self._columns[0][:: max(1, len(self._columns[0]) // _SAMPLE)]
         rows = sum(len(item) for _, item in self._pieces())
         cuts = np.linspace(0, len(every), rows // _PIECE + 1)[1:-1].astype(int)
-        bounds = np.unique(np.sort(np.asarray(every, np.float64))[cuts])  # of runs of time
+        cut, often = np.unique(np.sort(np.asarray(every, np.float64))[cuts], return_counts=True)
+        # Runs of time begin there; rows of one time, where there are many, are a run of their own.
+        bounds = np.union1d(cut, np.nextafter(cut[often > 1], np.inf))
         lengths = np.zeros(len(bounds) + 1, np.int64)
         for time, _ in self._pieces():
             run = np.searchsorted(bounds, time, side="right")
@@ -118,7 +121,10 @@ class RecentPopularity:
             times[to], items[to] = time[order], item[order]
             free += each
         for start, stop in zip(free - lengths, free, strict=True):
-            order = np.argsort(times[start:stop], kind="stable")
+            run = times[start:stop]
+            if not len(run) or run.min() == run.max():
+                continue  # of one time, in the rows' order; sorting it would take 8 bytes a row
+            order = np.argsort(run, kind="stable")
             for column in (times, items):
                 column[start:stop] = column[start:stop][order]
         return times, items
@@ -126,7 +132,7 @@ class RecentPopularity:
     def _room(self, rows: int, kind: Any) -> NDArray[Any]:
         """An array of a log in time, of any values."""
         size = rows * np.dtype(kind).itemsize
-        if self.folder is None or rows < _PIECE:
+        if self.folder is None or rows < _PIECE or not hasattr(os, "posix_fallocate"):  # macOS
             return np.empty(rows, kind)
         try:
             with tempfile.TemporaryFile(dir=self.folder) as file:

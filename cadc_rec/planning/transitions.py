@@ -26,17 +26,18 @@ def transition_bytes(config: TransitionsConfig, sizes: Sizes, world: int) -> int
         every = np.full(sizes.items, sizes.interactions / max(1, sizes.items))
     of_row = 4 if sizes.interactions < 2**31 else 8
     of_pair = _COUNTED if config.normalization else _ORDERED
-    most = 0
-    for rank in range(world):
+    all_levels, most = levels(every), 0
+    # Of items that are all as popular as each other the last rank has as many as any.
+    for rank in range(world) if sizes.of_items is not None else [world - 1]:
         mine = every[len(every) * rank // world : len(every) * (rank + 1) // world]
-        pairs = expected_pairs(mine, every, config.window)
+        pairs = expected_pairs(mine, all_levels, config.window)
         counting = int(of_row * mine.sum() + _GROWN * of_pair * pairs)
         both_orders = 2 * _ORDERED * pairs + _SENT * min(PIECE, pairs) * (world > 1)
         most = max(most, counting, both_orders if config.form == "factors" else 0)
     return most
 
 
-def expected_pairs(mine: np.ndarray, every: np.ndarray, window: int) -> int:
+def expected_pairs(mine: np.ndarray, every: tuple[np.ndarray, np.ndarray], window: int) -> int:
     """Different pairs of one of some items and one that follows it within the window.
 
     As many as if what follows an item were drawn by popularity; if tastes differ, pairs repeat
@@ -44,18 +45,18 @@ def expected_pairs(mine: np.ndarray, every: np.ndarray, window: int) -> int:
 
     Args:
         mine: interactions of the items that are followed.
-        every: of all items.
+        every: `levels` of all items.
         window: places that count.
     """
-    total = every.sum()
+    (rows, of_rows), (columns, of_columns) = levels(mine), every
+    total = columns @ of_columns
     if not total:
         return 0
-    (rows, of_rows), (columns, of_columns) = _levels(mine), _levels(every)
     drawn = window * rows[:, None] * columns / total
     return int(of_rows @ -np.expm1(-drawn) @ of_columns)
 
 
-def _levels(interactions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def levels(interactions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Popularities that differ, and how many items have each, about."""
     there = interactions[interactions > 0]
     level = np.round(_LEVELS * np.log2(there)).astype(np.int64)

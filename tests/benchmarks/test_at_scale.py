@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.at_scale import Assumed, Work, seconds
-from benchmarks.scaling import parse_size
 from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.types import parse_number
 
 ASSUMED = Assumed(
     memory_gb=1000.0,
@@ -66,4 +66,9 @@ def test_tables_dealt_out_send_each_row_once_to_every_rank_that_asks_for_it():
 
 
 def test_sizes_may_be_told_in_millions_and_billions():
-    assert [parse_size(text) for text in ("3M", "2.5B", "0.5")] == [3e6, 2.5e9, 0.5]
+    assert [parse_number(text) for text in ("3M", "2.3M", "2.5B", "7K", "0.5")] == [
+        *(3e6, 2.3e6, 2.5e9, 7e3, 0.5)
+    ]
+    for wrong in ("", "M", "many", "5m", "nan", "1e999B", "1e999999B"):
+        with pytest.raises(ValueError, match="is no number such as 50M"):
+            parse_number(wrong)

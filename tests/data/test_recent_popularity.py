@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -72,6 +74,31 @@ def test_a_long_log_is_sorted_run_by_run_in_a_file_that_nobody_sees(own, tmp_pat
     assert counts.tolist() == by_hand(log, at, 3.5)[:, own.start : own.stop].tolist()
     last = by_hand(log, [np.nextafter(time.max(), np.inf)], 3.5)[0]
     assert RecentPopularity(time, item, N_ITEMS).latest(3.5).tolist() == last.tolist()
+
+
+def test_rows_of_one_time_are_not_sorted_however_many_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(recent_popularity, "_PIECE", 16)
+    rng = np.random.default_rng(4)
+    time = rng.choice([1.0, 2.0, 3.0, 4.0], 2000, p=[0.005, 0.595, 0.395, 0.005])  # days
+    item = rng.integers(0, N_ITEMS, 2000).astype(np.int32)
+    expected = sorted(range(2000), key=lambda row: time[row])  # stable
+    log, sort, sorted_rows = RecentPopularity(time, item, N_ITEMS, tmp_path), np.argsort, []
+
+    def watched(values, **options):
+        sorted_rows.append(len(values))
+        return sort(values, **options)
+
+    monkeypatch.setattr(np, "argsort", watched)
+    assert log.items.tolist() == item[expected].tolist()
+    assert max(sorted_rows) <= 32
+
+
+def test_a_system_that_cannot_set_room_aside_keeps_a_log_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(recent_popularity, "_PIECE", 16)
+    monkeypatch.delattr(os, "posix_fallocate")  # as on macOS
+    log = RecentPopularity(np.arange(99.0)[::-1], np.arange(99) % N_ITEMS, N_ITEMS, tmp_path)
+    assert log.items.tolist() == [row % N_ITEMS for row in range(98, -1, -1)]
+    assert not isinstance(log.items.base, np.memmap)
 
 
 def test_a_log_that_no_file_can_hold_stays_in_memory(tmp_path, monkeypatch):

@@ -360,6 +360,14 @@ def test_the_command_prints_a_plan_and_the_same_as_json(cli, tiny, tmp_path):
     assert found["pretrain"]["bytes_per_process"] > 100 * 16 * 4
 
 
+def test_the_command_takes_sizes_in_thousands_millions_and_billions(cli, tiny, tmp_path):
+    sizes = ("--users", "2.3M", "--items", "50K", "--interactions", "0.1B")
+    done = cli("plan", tiny, "--world-size", 2, "--workdir", tmp_path, *sizes, "--json")
+    assert done.code == 0, done.err
+    rows = {table["name"]: table["rows"] for table in json.loads(done.out)["tables"]}
+    assert rows == {"user": 2_300_000, "item": 50_000}
+
+
 def test_the_command_takes_the_prepared_datasets_sizes_and_attributes(finished, tiny, cli):
     arguments = ("plan", tiny, "--world-size", 2, "--workdir", finished.workdir, "--json")
     found = json.loads(cli(*arguments).out)
@@ -384,6 +392,12 @@ def test_a_dataset_that_was_pruned_counts_as_none(finished, tiny, tmp_path):
     ("options", "said"),
     [
         (("--world-size", 4, "--hbm", "80"), r"--hbm 80: write a size such as 80GiB"),
+        (("--world-size", 4, "--users", "many"), r"--users many: write a whole number above 0"),
+        (("--world-size", 4, "--items", "0"), r"--items 0: write a whole number above 0"),
+        (
+            ("--world-size", 4, "--interactions", "1.5"),
+            r"--interactions 1.5: write a whole number above 0",
+        ),
         (("--world-size", 12), r"--world-size 12 is not a multiple of --local-world-size 8"),
         (("--world-size", 4, "--hbm", "8GiB", "--device", "cpu"), r"--hbm is a GPU's memory"),
         (

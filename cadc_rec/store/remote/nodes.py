@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cadc_rec.errors import CadcError
 from cadc_rec.store.atomic import locked
 from cadc_rec.store.manifest import file_entry
 from cadc_rec.store.remote.origin import Origin, place_on_node
@@ -32,6 +33,9 @@ def node_draft(
 
     Yields:
         The folder; whether this rank answers for it; whether there are others than rank 0's.
+
+    Raises:
+        CadcError: no rank of this node is its first.
     """
     folder = origin.folder / ".tmp" / f"{stage}-{key}"
     with contextlib.ExitStack() as held:
@@ -44,7 +48,13 @@ def node_draft(
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             held.callback(shutil.rmtree, folder, ignore_errors=True)
-        yield folder, own, any(all_gather(own))
+        sliced = any(all_gather(own))
+        if not folder.is_dir():
+            raise CadcError(
+                f"{folder}: no rank of this node made this folder; see that the ranks of every "
+                "node are numbered from LOCAL_RANK 0, and run again."
+            )
+        yield folder, own, sliced
 
 
 def send_draft(origin: Origin, folder: Path, prefix: str) -> dict[str, dict[str, Any]]:

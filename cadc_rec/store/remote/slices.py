@@ -117,8 +117,8 @@ def _require_all(file: Path, slices: Entries) -> None:
     (count,) = {int(_SLICE.fullmatch(name)["of"]) for name in slices}  # type: ignore[index]
     if len(slices) != count:
         raise CadcError(
-            f"{file}: {count - len(slices)} of its {count} slices were written by no rank; see "
-            "that the ranks of every node are numbered from LOCAL_RANK 0, and run again."
+            f"{file}: {count - len(slices)} of its {count} slices were written by no rank; run "
+            "again."
         )
 
 

@@ -22,12 +22,12 @@ def workdirs(bucket, machine):
     return [machine(name, f"{bucket}/work") for name in ("a", "b")]
 
 
-def made(workdirs, written=ALL):
+def made(workdirs, written=ALL, sliced=True):
     """The artifact on each node, or an error's text; the ranks write these slices."""
 
     def work(rank, group):
         def build(draft):
-            assert draft.sliced
+            assert draft.sliced == sliced
             for number in written:
                 if rank == min(number, 1):
                     file = slice_path(draft.path / "weight.bin", number, len(PARTS))
@@ -135,7 +135,14 @@ def test_slices_that_the_store_lost_before_it_was_sealed_are_cut_out_of_the_file
 
 def test_a_slice_that_no_rank_wrote_is_an_error(workdirs):
     said = made(workdirs, written=(0, 2))[0]
-    assert "weight.bin: 1 of its 3 slices were written by no rank; see that" in said
+    assert "weight.bin: 1 of its 3 slices were written by no rank; run again." in said
+
+
+def test_a_node_whose_ranks_are_not_numbered_from_0_is_told(workdirs, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")  # of rank 1, whose node has no other; rank 0 reads none
+    said = made(workdirs, sliced=False)[1]
+    assert f"{workdirs[1]}/.tmp/pretrain-" in said
+    assert "see that the ranks of every node are numbered from LOCAL_RANK 0" in said
 
 
 def test_ranks_of_one_folder_write_one_file(bucket, machine):
