@@ -141,13 +141,14 @@ def test_a_broker_that_stops_is_told_of(topic, world, monkeypatch, caplog):
     assert "still trying" in caplog.text
 
 
-def test_a_broker_that_is_back_is_asked_before_giving_up(broker, topic, world, monkeypatch):
+@pytest.mark.parametrize("look", ["_require_broker", "_look_for_partitions"])
+def test_a_broker_that_is_back_without_a_message_is_noticed(broker, topic, monkeypatch, look):
     monkeypatch.setattr(kafka_module, "_GIVE_UP_SECONDS", -1.0)
+    monkeypatch.setattr(kafka_module, "_PARTITIONS_SECONDS", -1.0)
     broker.send(topic, [row(0)])
     source = stream(broker, topic)
     source._no_broker = "refused"  # as it was a while ago
-    (told,) = world.run(stream=source, rows=10)
-    assert told.batch.rows == 1
+    getattr(source, look)()
     assert source._no_broker == ""
 
 
