@@ -1,10 +1,10 @@
 """The command that takes in a stream: files as they arrive in a folder, or a topic of Kafka."""
 
 import contextlib
+import math
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cadc_rec.config.experiment import Experiment
     from cadc_rec.follow.follow import Told
     from cadc_rec.follow.publish import Published
-    from cadc_rec.follow.stream import Stream
+    from cadc_rec.follow.stream import Stop, Stream
 
 
 def register(app: typer.Typer) -> None:
@@ -126,6 +126,11 @@ def follow(
     experiment = load_experiment(config, method=method, overrides=sets or ())
     if notify is not None and export is None:
         raise CadcError("--notify tells a service of bundles; name their folder with --export.")
+    for minutes, named in ((every_minutes, "--every-minutes"), (idle_minutes, "--idle-minutes")):
+        if minutes is not None and not math.isfinite(minutes):
+            raise CadcError(f"{named} {minutes}: write a number of minutes.")
+    if export is not None:
+        _require_apart(export, source, workdir)
     precisions = precisions_of(precision)
     if export is not None:
         require_faiss()
@@ -171,19 +176,38 @@ def follow(
 
 
 @contextlib.contextmanager
-def _stops() -> Iterator[Event]:
-    """An event that SIGTERM sets, so that the batch at hand is finished first."""
-    stop = Event()
+def _stops() -> Iterator["Stop"]:
+    """A wish to end that SIGTERM sets, so that the batch at hand is finished first."""
+    from cadc_rec.follow.stream import Stop
 
-    def asked(*_: object) -> None:
-        log.info("ends after the batch at hand")
-        stop.set()
-
-    before = signal.signal(signal.SIGTERM, asked)
+    stop = Stop()
+    # The handler sets a flag and no more: it may come in the middle of a line of the log.
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
         yield stop
+        if stop.is_set():
+            log.info("ends after the batch at hand")
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _require_apart(export: Path, source: str, workdir: Path) -> None:
+    """Refuse a folder of bundles that lies in a folder of something else, or around it.
+
+    Raises:
+        CadcError: says which.
+    """
+    others = {"--workdir": str(workdir)}
+    if "://" not in source:
+        others["--from"] = source
+    mine = export.resolve()
+    for told, named in others.items():
+        there = Path(named).resolve()
+        if mine == there or mine in there.parents or there in mine.parents:
+            raise CadcError(
+                f"--export {export} and {told} {named}: one lies in the other; give each a folder "
+                "of its own."
+            )
 
 
 def _stream(

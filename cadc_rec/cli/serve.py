@@ -97,14 +97,22 @@ def read_api_key(file: Path | None) -> str | None:
     """The key in a file, or without one that of the environment; None where neither has one.
 
     Raises:
-        CadcError: the file cannot be read, or is empty.
+        CadcError: the file cannot be read or is empty, or the key cannot stand in a header of HTTP.
+            The key is not in the sentence.
     """
     if file is None:
-        return os.environ.get(_KEY_VARIABLE, "").strip() or None
-    try:
-        key = file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CadcError(f"{file}: the API key cannot be read ({error}).") from error
-    if not key:
-        raise CadcError(f"{file} is empty; write the API key into it.")
-    return key
+        where, key = f"${_KEY_VARIABLE}", os.environ.get(_KEY_VARIABLE, "").strip()
+    else:
+        where = str(file)
+        try:
+            key = file.read_bytes().decode("utf-8", "replace").strip()
+        except OSError as error:
+            raise CadcError(f"{file}: the API key cannot be read ({error}).") from error
+        if not key:
+            raise CadcError(f"{file} is empty; write the API key into it.")
+    if not (key.isascii() and key.isprintable()):
+        raise CadcError(
+            f"{where}: the API key must be one line of printable ASCII characters; write one "
+            "without other letters and line breaks, here and at the clients."
+        )
+    return key or None

@@ -13,7 +13,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +22,7 @@ from cadc_rec.data.tables.files import file_format
 from cadc_rec.data.tables.plain import ARCHIVE
 from cadc_rec.errors import CadcError, name_without_text
 from cadc_rec.follow.journal import Batch
-from cadc_rec.follow.stream import INTERACTIONS, Bounds, Gathered, digest_of, files_in
+from cadc_rec.follow.stream import INTERACTIONS, Bounds, Gathered, Stop, digest_of, files_in
 from cadc_rec.log import log
 
 _UNFINISHED = (".tmp", ".part")
@@ -81,13 +80,36 @@ class FolderStream:
 
     def gather(self, into: Path, bounds: Bounds, flush: bool) -> Gathered | None:
         """See `Stream`."""
-        try:
-            return self._gathered(into, bounds, flush)
-        except FileNotFoundError:  # it went between two looks at it
-            return None
+        passed: set[str] = set()
+        while True:
+            try:
+                return self._gathered(into, bounds, flush, passed)
+            except _NotWholeError as error:
+                name = error.name
+            except FileNotFoundError as error:  # it went between two looks at it
+                name = self._name_of(error)
+            if not os.path.lexists(self._folder / name):
+                log.warning("%s: went before it was taken", self._folder / name)
+            else:
+                log.warning(
+                    "%s: is still being written; rename it into place once whole",
+                    self._folder / name,
+                )
+                if not flush:  # what stands behind it waits, for the sake of the order
+                    return None
+            passed.add(name)
 
-    def _gathered(self, into: Path, bounds: Bounds, flush: bool) -> Gathered | None:
-        arrived = self._arrived()
+    def _name_of(self, error: FileNotFoundError) -> str:
+        """What in the folder an error is about; one about something else is raised again."""
+        path = Path(os.fsdecode(error.filename or ""))
+        if self._folder not in path.parents:
+            raise error
+        return path.relative_to(self._folder).parts[0]
+
+    def _gathered(
+        self, into: Path, bounds: Bounds, flush: bool, passed: set[str]
+    ) -> Gathered | None:
+        arrived = self._arrived(passed)
         if arrived != self._there:
             self._there, self.moved = arrived, time.monotonic()
         left_out = [_record(path, left_out="asked") for path in arrived if path.name in self._skip]
@@ -99,8 +121,6 @@ class FolderStream:
             return None
         _empty(into)
         records = self._copied(chosen, into)
-        if records is None:
-            return None
         copied = [one for one in records if "left_out" not in one]
         for one in copied:
             if self._newest is not None and _order(one["name"]) < _order(self._newest):
@@ -119,7 +139,7 @@ class FolderStream:
         """See `Stream`."""
         return True
 
-    def wait(self, seconds: float, stop: Event) -> None:
+    def wait(self, seconds: float, stop: Stop) -> None:
         """See `Stream`."""
         stop.wait(seconds)
 
@@ -154,10 +174,11 @@ class FolderStream:
                 "correct --from."
             ) from None
 
-    def _arrived(self) -> list[Path]:
-        """What is whole and not taken yet, in natural order."""
-        there = self._listed()
-        names = {path.name for path in there}
+    def _arrived(self, passed: set[str]) -> list[Path]:
+        """What is whole and not taken yet, in natural order, without the names `passed` over."""
+        listed = self._listed()
+        names = {path.name for path in listed}
+        there = (path for path in listed if path.name not in passed)
         return [path for path in there if self._is_whole(path, names) and self._is_new(path)]
 
     def _is_whole(self, path: Path, names: set[str]) -> bool:
@@ -168,7 +189,8 @@ class FolderStream:
             raise CadcError(f"{self._folder}: {refused}")
         if path.is_dir():
             marked = (path / _MARK_INSIDE).exists()
-            return not (path / _UNDER_WAY).exists() and (marked or not self._marked)
+            written = not (path / _UNDER_WAY).exists() and (marked or not self._marked)
+            return written and bool(files_in(path))  # mkdir comes before the first file
         if file_format(path) is None or path.suffix.lower() == ARCHIVE:
             if name not in self._passed_over:
                 self._passed_over.add(name)
@@ -180,10 +202,14 @@ class FolderStream:
         """Whether it was never taken.
 
         Raises:
-            CadcError: it was, and its bytes are others now.
+            CadcError: it was, and its bytes are others now; or it cannot be read.
         """
         known = self._taken.get(path.name)
         if known is None:
+            if path.name in self._skip:
+                return True
+            if not os.path.lexists(path):
+                return False
             if not os.access(path, os.R_OK):
                 raise CadcError(f"{path}: cannot be read; mend its rights.")
             return True
@@ -221,14 +247,19 @@ class FolderStream:
             self._rows[key] = rows_in(path, self._header)
         return self._rows[key]
 
-    def _copied(self, chosen: Sequence[Path], into: Path) -> list[dict[str, Any]] | None:
-        """Copy files, so that what is learned stays as it is; None where one is not whole yet."""
+    def _copied(self, chosen: Sequence[Path], into: Path) -> list[dict[str, Any]]:
+        """Copy files, so that what is learned stays as it is.
+
+        Raises:
+            CadcError: a file of a folder cannot be copied.
+            _NotWholeError: one changed meanwhile.
+        """
         records: list[dict[str, Any]] = []
         for number, path in enumerate(chosen, start=1):
             stamp = _stamp(path)
             if path.is_dir():
                 target, spooled = into, ""
-                shutil.copytree(path, into, dirs_exist_ok=True, ignore=_hidden)
+                _copy_folder(path, into, stamp)
                 rows = sum(rows_in(f, self._header) for f in files_in(into) if _is_log(f, into))
             else:
                 spooled = f"{INTERACTIONS}/{number:04d}-{_spooled_name(path.name)}"
@@ -237,8 +268,7 @@ class FolderStream:
                 shutil.copyfile(path, target)
                 rows = self._rows_of(path)
             if _stamp(path) != stamp:
-                log.warning("%s: is still being written; rename it into place once whole", path)
-                return None
+                raise _NotWholeError(path.name)
             digest = digest_of(target)
             made = _record(path, sha256=digest, rows=rows, spooled=spooled)
             made["bytes"], made["mtime_ns"] = stamp
@@ -251,6 +281,14 @@ class FolderStream:
                 shutil.rmtree(target) if target.is_dir() else target.unlink()
             records.append(made)
         return records
+
+
+class _NotWholeError(Exception):
+    """What has this name changed while it was copied."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
 
 
 def rows_in(path: Path, header: bool) -> int:
@@ -306,6 +344,27 @@ def _spooled_name(name: str) -> str:
 def _empty(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+
+
+def _copy_folder(path: Path, into: Path, stamp: tuple[int, int]) -> None:
+    """Copy the visible files of a day's folder.
+
+    Raises:
+        CadcError: one cannot be read, such as a link that leads nowhere.
+        _NotWholeError: one went, or changed since the folder's `stamp`.
+    """
+    try:
+        shutil.copytree(path, into, dirs_exist_ok=True, ignore=_hidden)
+    except shutil.Error as error:
+        failed = [(Path(file), why) for file, _, why in error.args[0]]
+        gone = any(not os.path.lexists(file) for file, _ in failed)
+        if gone or _stamp(path) != stamp:
+            raise _NotWholeError(path.name) from None
+        file, why = failed[0]
+        raise CadcError(
+            f"{file}: cannot be copied ({why}); mend it, or leave the folder out with --skip "
+            f"{path.name}."
+        ) from None
 
 
 def _hidden(_: str, names: list[str]) -> list[str]:

@@ -19,14 +19,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.errors import BusyError, CadcError
 from cadc_rec.follow.journal import Batch, Journal
-from cadc_rec.follow.stream import Bounds, Gathered, Stream, digest_of
+from cadc_rec.follow.stream import Bounds, Gathered, Stop, Stream, digest_of
 from cadc_rec.log import log
 from cadc_rec.pipeline.finished import require_finished
 from cadc_rec.pipeline.pipeline import Pipeline
@@ -79,7 +78,7 @@ class Until:
 
     once: bool = False
     idle_minutes: float | None = None
-    stop: Event = field(default_factory=Event)
+    stop: Stop = field(default_factory=Stop)
 
 
 def follow(

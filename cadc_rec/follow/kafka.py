@@ -14,12 +14,11 @@ import time
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from cadc_rec.errors import CadcError
 from cadc_rec.follow.journal import Batch
-from cadc_rec.follow.stream import INTERACTIONS, Bounds, Gathered
+from cadc_rec.follow.stream import INTERACTIONS, Bounds, Gathered, Stop
 from cadc_rec.log import log
 
 if TYPE_CHECKING:
@@ -170,7 +169,7 @@ class KafkaStream:
         """Whether every partition was read to its end."""
         return self._ended >= set(self._partitions)
 
-    def wait(self, seconds: float, stop: Event) -> None:
+    def wait(self, seconds: float, stop: Stop) -> None:
         """See `Stream`; `gather` waits for messages."""
 
     def told(self, message: str, folder: Path, batch: Batch) -> str:
@@ -200,10 +199,10 @@ class KafkaStream:
             CadcError: it is no message but an error that does not pass by itself.
         """
         error, number, offset = message.error(), message.partition(), message.offset()
-        assert number is not None
         if error is not None:
             self._met(error, number)
             return
+        assert number is not None
         assert offset is not None
         self._ended.discard(number)
         self._no_broker = ""
@@ -216,16 +215,25 @@ class KafkaStream:
         draft.add(number, offset, _line(value))
         self._next[number] = offset + 1
 
-    def _met(self, error: Any, number: int) -> None:
+    def _met(self, error: Any, number: int | None) -> None:
+        """Take an error of a partition, or of none, such as one about rights.
+
+        Raises:
+            CadcError: it does not pass by itself.
+        """
         from confluent_kafka import KafkaError
 
         code = error.code()
+        if number is None or number < 0:
+            where, number = self.text, -1
+        else:
+            where = f"{self.text}, partition {number}"
         if code == KafkaError._PARTITION_EOF:
             self._ended.add(number)
             return
         if code == KafkaError._AUTO_OFFSET_RESET:
             raise CadcError(
-                f"{self.text}, partition {number}: offset {self._next.get(number, 0)}, which comes "
+                f"{where}: offset {self._next.get(number, 0)}, which comes "
                 "next, is not there (removed by the topic's retention, or the topic was made anew);"
                 " delete the stream's folder below WORKDIR/follow to begin with the oldest message "
                 "there is."
@@ -233,7 +241,7 @@ class KafkaStream:
         if error.retriable() or code in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
             self._heard(error)
             return
-        raise CadcError(f"{self.text}, partition {number}: {error.str()}.")
+        raise CadcError(f"{where}: {error.str().rstrip('.')}.")
 
     def _heard(self, error: Any) -> None:
         """Say once that no broker answers; the client goes on trying."""
@@ -241,7 +249,7 @@ class KafkaStream:
 
         if error.code() == KafkaError._ALL_BROKERS_DOWN and not self._no_broker:
             self._no_broker = str(error.str())
-            log.warning("%s: no broker answers (%s); trying on", self.text, self._no_broker)
+            log.warning("%s: no broker answers (%s); still trying", self.text, self._no_broker)
 
     def _require_broker(self) -> None:
         """Give up on brokers that do not answer, where this is to end some time.
@@ -249,11 +257,18 @@ class KafkaStream:
         Raises:
             CadcError: none has answered for a while.
         """
-        if self._no_broker and time.monotonic() - self.moved > _GIVE_UP_SECONDS:
+        why = self._no_broker
+        if not why or time.monotonic() - self.moved <= _GIVE_UP_SECONDS:
+            return
+        try:
+            self._list_anew()  # one may be back, without a message to show it
+        except CadcError:
+            if not self._no_broker:
+                raise
             raise CadcError(
-                f"{self.text}: no broker answers ({self._no_broker}); every batch that was told of "
-                "is learned, and the same command goes on behind it."
-            )
+                f"{self.text}: no broker answers ({why}); every batch that was told of is learned, "
+                "and the same command goes on behind it."
+            ) from None
 
     def _list_topic(self) -> str:
         """Look which partitions there are; the cluster's id."""
@@ -266,6 +281,7 @@ class KafkaStream:
                 f"{self.text}: no broker answers ({error.args[0].str()}); correct the address, or "
                 "start the broker."
             ) from None
+        self._no_broker = ""
         topic = listed.topics[self._topic]
         if topic.error is not None or not topic.partitions:
             why = topic.error.str() if topic.error is not None else "it has no partitions"
@@ -274,14 +290,18 @@ class KafkaStream:
         return str(listed.cluster_id)
 
     def _look_for_partitions(self) -> None:
-        if time.monotonic() - self._listed < _PARTITIONS_SECONDS or self._no_broker:
+        if time.monotonic() - self._listed < _PARTITIONS_SECONDS:
             return
-        self._listed, before = time.monotonic(), self._partitions
         try:
-            self._list_topic()
+            self._list_anew()
         except CadcError as error:
-            log.warning("%s", error)
-            return
+            if not self._no_broker:  # else it was said
+                log.warning("%s", error)
+
+    def _list_anew(self) -> None:
+        """Look for new partitions; they are read as well."""
+        self._listed, before = time.monotonic(), self._partitions
+        self._list_topic()
         if self._partitions != before:
             self._assigned = False
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from cadc_rec.export.finished import Finished
 from cadc_rec.export.write import Wanted, write_bundle
 from cadc_rec.log import log
 from cadc_rec.pipeline.job import opened
+from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle, read_manifest
 from cadc_rec.serving.bundle.delta import MANIFEST as DELTA_MANIFEST
 from cadc_rec.serving.bundle.delta import size_of, write_delta
@@ -77,21 +79,18 @@ class Shelf:
         """Write the newest state's bundle and delta, and name it; None where it is named already.
 
         Raises:
-            CadcError: a folder of its name holds another bundle, or it cannot be written.
+            CadcError: the folder holds bundles of something else, or it cannot be written.
         """
         make_folder(self._out, self._out)
         with opened(experiment, workdir, data_dir) as base:
             taken = take_update(base)
             number = 0 if taken.update is None else taken.update.number
+            self._require_mine(number)
             target = self._out / f"update-{number:06d}"
             before = self._current.resolve() if self._current.is_symlink() else None
             artifacts = taken.pipeline.run()
             inputs = {stage: made.fingerprint for stage, made in artifacts.items()}
-            sound = target.exists() and _is_sound(target)
-            if sound and read_manifest(target, None)["inputs"] != inputs:
-                raise CadcError(
-                    f"{target}: is a bundle of something else; give --export a folder of its own."
-                )
+            sound = self._has(target, inputs)
             if sound and before == target.resolve():
                 return None
             if not sound:
@@ -103,6 +102,46 @@ class Shelf:
         link.replace(self._current)
         self._remove_old()
         return published
+
+    def _require_mine(self, number: int) -> None:
+        """Refuse a folder with bundles of later updates than the newest: another run made them.
+
+        Raises:
+            CadcError: names one.
+        """
+        for path in sorted(self._out.iterdir()):
+            named = _NAME.fullmatch(path.name)
+            if named is not None and int(named[1]) > number:
+                raise CadcError(
+                    f"{path}: is of a later update than the newest one, update {number}, so it "
+                    "comes from another run; give --export a folder of its own."
+                )
+
+    def _has(self, target: Path, inputs: Mapping[str, str]) -> bool:
+        """Whether `target` is the sound bundle of these artifacts, signed if that is wanted.
+
+        Raises:
+            CadcError: it is something else, which is not replaced.
+        """
+        if not os.path.lexists(target):
+            return False
+        if not (target / layout.MANIFEST).is_file():
+            raise CadcError(
+                f"{target}: is no bundle, and is not replaced; give --export a folder of its own."
+            )
+        try:
+            other = read_manifest(target, None)["inputs"] != inputs
+            if not other:
+                key = self._wanted.key
+                Bundle.open(target, None if key is None else key.public_key())
+        except CadcError as error:
+            log.warning("made anew: %s", error)
+            return False
+        if other:
+            raise CadcError(
+                f"{target}: is a bundle of something else; give --export a folder of its own."
+            )
+        return True
 
     def _write(
         self, experiment: Experiment, taken: Taken, artifacts: Mapping[str, Any], target: Path
@@ -129,22 +168,15 @@ class Shelf:
     def _remove_old(self) -> None:
         if self._keep is None:
             return
+        current = self._current.resolve().name
         for delta in (None, ".delta"):
             named = [m for path in self._out.iterdir() if (m := _NAME.fullmatch(path.name))]
             mine = sorted((m for m in named if m[2] == delta), key=lambda m: int(m[1]))
             for old in mine[: -self._keep]:
+                if old[0].removesuffix(".delta") == current:
+                    continue
                 shutil.rmtree(self._out / old[0], ignore_errors=True)
                 (self._out / f".{old[0]}.lock").unlink(missing_ok=True)
-
-
-def _is_sound(bundle: Path) -> bool:
-    """Whether every byte of a bundle is what its manifest says."""
-    try:
-        Bundle.open(bundle)
-    except CadcError as error:
-        log.warning("made anew: %s", error)
-        return False
-    return True
 
 
 def load_address(named: str) -> str:
@@ -155,16 +187,22 @@ def load_address(named: str) -> str:
             address of the call is given as a whole.
 
     Raises:
-        CadcError: it is no address of HTTP.
+        CadcError: it is no address of HTTP, or holds more than one; as that may be a secret, the
+            sentence does not quote it.
     """
     try:
         parts = urlsplit(named)
         sound = parts.scheme in ("http", "https") and bool(parts.hostname)
         sound = sound and (parts.port is None or parts.port > 0) and parts.username is None
+        sound = sound and not (parts.query or parts.fragment)
+        sound = sound and named.isascii() and named.isprintable()
     except ValueError:
         sound = False
     if not sound:
-        raise CadcError(f"--notify {named}: write the service's address, http://HOST:PORT.")
+        raise CadcError(
+            "--notify: write the service's address, http://HOST:PORT, without a user, a password "
+            "or a query."
+        )
     path = parts.path.rstrip("/") or "/v2/repository/models/recommender/load"
     return f"{parts.scheme}://{parts.netloc}{path}"
 

@@ -6,10 +6,10 @@ In: a folder to fill, how large a batch is. Out: what the batch holds, in the st
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Any, Protocol
 
 from cadc_rec.follow.journal import Batch
@@ -59,6 +59,33 @@ class Gathered:
     text: str = ""
 
 
+class Stop:
+    """A wish to end, which a signal handler may set.
+
+    A `threading.Event` is not for handlers: the thread that waits for it may hold its lock.
+    """
+
+    _STEP_SECONDS = 0.1
+
+    def __init__(self) -> None:
+        self._wished = False
+
+    def set(self) -> None:
+        """Wish it."""
+        self._wished = True
+
+    def is_set(self) -> bool:
+        """Whether it is wished."""
+        return self._wished
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep so long, or until it is wished; whether it is."""
+        end = time.monotonic() + seconds
+        while not self._wished and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, self._STEP_SECONDS))
+        return self._wished
+
+
 class Stream(Protocol):
     """Files that arrive in a folder, or messages of a topic."""
 
@@ -90,7 +117,7 @@ class Stream(Protocol):
     def exhausted(self) -> bool:
         """Whether everything that is there has been gathered."""
 
-    def wait(self, seconds: float, stop: Event) -> None:
+    def wait(self, seconds: float, stop: Stop) -> None:
         """Until it makes sense to look again."""
 
     def told(self, message: str, folder: Path, batch: Batch) -> str:

@@ -1,7 +1,9 @@
 """The command: what it prints, how it ends, and what it refuses before any work."""
 
+import contextlib
 import http.server
 import json
+import os
 import signal
 import threading
 import time
@@ -10,6 +12,7 @@ import pytest
 
 from cadc_rec.errors import CadcError
 from cadc_rec.follow.publish import load_address, notify
+from cadc_rec.follow.stream import Stop
 from tests.updates.conftest import INTERACTIONS, as_toml, day_rows, settings, shop_rows, write_table
 
 
@@ -23,9 +26,13 @@ from tests.updates.conftest import INTERACTIONS, as_toml, day_rows, settings, sh
         (("--kafka-properties", "x"), "is for --from kafka://"),
         (("--from", "nowhere"), "nowhere: cannot be read (No such file or directory)"),
         (("--precision", "int2"), "--precision int2: choose"),
+        (("--every-minutes", "inf"), "--every-minutes inf: write a number of minutes"),
+        (("--idle-minutes", "inf"), "--idle-minutes inf: write a number of minutes"),
+        (("--export", "."), "one lies in the other; give each a folder of its own"),
     ],
 )
-def test_a_wrong_request_is_one_sentence(cli, config, tmp_path, options, why):
+def test_a_wrong_request_is_one_sentence(cli, config, tmp_path, monkeypatch, options, why):
+    monkeypatch.chdir(tmp_path)
     ended = cli("follow", config, "--workdir", tmp_path, "--from", tmp_path, *options)
     assert ended.code == 2
     assert why in ended.err
@@ -33,12 +40,75 @@ def test_a_wrong_request_is_one_sentence(cli, config, tmp_path, options, why):
     assert not (tmp_path / "follow").exists()
 
 
+@pytest.mark.parametrize("named", ["--every-minutes", "--idle-minutes"])
+def test_minutes_are_a_number(cli, config, tmp_path, named):
+    ended = cli("follow", config, "--workdir", tmp_path, "--from", tmp_path, named, "nan")
+    assert ended.code == 2
+    assert named in ended.err
+
+
+@pytest.mark.parametrize("place", ["inbox", "inbox/bundles", "work/bundles", "."])
+def test_bundles_have_a_folder_of_their_own(cli, config, tmp_path, place):
+    folders = {"--workdir": tmp_path / "work", "--from": tmp_path / "inbox"}
+    for folder in folders.values():
+        folder.mkdir()
+    named = [part for option in folders.items() for part in option]
+    ended = cli("follow", config, *named, "--export", tmp_path / place)
+    assert ended.code == 2
+    assert "one lies in the other; give each a folder of its own" in ended.err
+
+
 @pytest.mark.parametrize(
-    "named", ["127.0.0.1:8080", "ftp://h", "http://", "http://u:p@h", "http://h:x"]
+    "named",
+    [
+        "127.0.0.1:8080",
+        "ftp://h",
+        "http://",
+        "http://u:hidden@h",
+        "http://h?key=hidden",
+        "http://h:x",
+        "http://h/\u00e9",
+    ],
 )
-def test_an_address_of_a_service_is_http(named):
-    with pytest.raises(CadcError, match="write the service's address, http://HOST:PORT"):
+def test_an_address_of_a_service_is_http_and_a_secret_in_it_is_not_told(named):
+    with pytest.raises(CadcError, match="write the service's address, http://HOST:PORT") as refused:
         load_address(named)
+    assert "hidden" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "key", ["hidden-\u20ac".encode(), "hidden-\u00e9".encode("latin-1"), b"hidden\r\nsecond"]
+)
+def test_a_key_that_cannot_be_sent_is_refused_and_not_told(cli, config, tmp_path, key):
+    file = tmp_path / "key"
+    file.write_bytes(key)
+    told = ("--api-key-file", file)
+    follow = ("follow", config, "--workdir", tmp_path / "work", "--from", tmp_path)
+    notify = ("--export", tmp_path.with_name("bundles"), "--notify", "http://127.0.0.1:1")
+    for command in ((*follow, *notify), ("serve", tmp_path / "bundle")):
+        ended = cli(*command, *told)
+        assert ended.code == 2
+        assert f"{file}: the API key must be one line of printable ASCII" in ended.err
+        assert "hidden" not in ended.err
+
+
+def test_the_wish_to_end_interrupts_a_wait():
+    stop = Stop()
+    assert not stop.wait(0.001)
+    with ended_by(signal.SIGUSR1, stop):
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        assert stop.wait(60)
+    assert stop.is_set()
+
+
+@contextlib.contextmanager
+def ended_by(number, stop):
+    """A signal sets `stop` from its handler, which runs while the main thread waits."""
+    before = signal.signal(number, lambda *_: stop.set())
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_service_is_told_by_the_protocols_load_call():

@@ -11,6 +11,7 @@ import pytest
 
 from cadc_rec.errors import CadcError
 from cadc_rec.follow.folder import FolderStream, rows_in
+from cadc_rec.follow.stream import Bounds
 
 
 def names(told):
@@ -36,8 +37,6 @@ def test_without_the_end_of_a_stream_a_batch_waits_for_its_rows(world, tmp_path)
     world.put("0.csv", ["0,0", "0,1"])
     stream = FolderStream(world.inbox)
     stream.begin([])
-    from cadc_rec.follow.stream import Bounds
-
     assert stream.gather(tmp_path / "draft", Bounds(rows=3), flush=False) is None
     assert stream.gather(tmp_path / "draft", Bounds(rows=3, minutes=1e-9), flush=False).rows == 2
     world.put("1.csv", ["1,0"])
@@ -188,6 +187,100 @@ def test_a_file_that_goes_between_two_looks_and_a_long_name_do_no_harm(world, mo
     monkeypatch.setattr(shutil, "copyfile", copy)
     world.put("é" * 120 + ".csv", ["2,2"])
     world.run()
+    assert world.ledger.rows == [["2,2"]]
+
+
+def test_files_behind_one_that_goes_or_grows_are_taken_before_the_end(world, monkeypatch, caplog):
+    first = world.put("a.csv", ["1,1"])
+    for name, row in (("b.csv", "2,2"), ("c.csv", "3,3"), ("d.csv", "4,4")):
+        world.put(name, [row])
+    copy = shutil.copyfile
+
+    def disturbed(source, target):
+        if source.name == "a.csv":
+            source.unlink()
+        copy(source, target)
+        if source.name == "b.csv":
+            with source.open("a") as more:
+                more.write("9,9\n")
+
+    monkeypatch.setattr(shutil, "copyfile", disturbed)
+    told = world.run(rows=10)
+    assert not first.exists()
+    assert names(told) == [["c.csv", "d.csv"]]
+    assert "a.csv: went before it was taken" in caplog.text
+    assert "b.csv: is still being written" in caplog.text
+
+
+def test_files_behind_one_that_grows_wait_while_the_stream_goes_on(world, tmp_path, monkeypatch):
+    file = world.put("a.csv", ["1,1"])
+    world.put("b.csv", ["2,2"])
+    copy = shutil.copyfile
+
+    def while_written(source, target):
+        copy(source, target)
+        with file.open("a") as more:
+            more.write("9,9\n")
+
+    monkeypatch.setattr(shutil, "copyfile", while_written)
+    stream = FolderStream(world.inbox)
+    stream.begin([])
+    assert stream.gather(tmp_path / "draft", Bounds(), flush=False) is None
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    (taken,) = stream.gather(tmp_path / "draft", Bounds(), flush=False).taken
+    assert taken["name"] == "a.csv"
+
+
+def a_day(world, name="day"):
+    folder = world.inbox / name / "interactions"
+    folder.mkdir(parents=True)
+    (folder / "x.csv").write_text("user_id,item_id\n3,3\n")
+    return folder
+
+
+def test_a_file_of_a_day_that_cannot_be_copied_is_named(world):
+    folder = a_day(world)
+    (folder / "y.csv").symlink_to("nowhere.csv")
+    with pytest.raises(CadcError, match=r"y\.csv: cannot be copied .* with --skip day") as refused:
+        world.run()
+    assert str(refused.value).startswith(str(folder))
+    world.run(skip=["day"])
+    assert world.ledger.rows == []
+
+
+def test_a_day_of_which_a_file_goes_while_it_is_copied_is_left_for_the_next_look(
+    world, monkeypatch, caplog
+):
+    folder = a_day(world)
+    (folder / "y.csv").write_text("user_id,item_id\n4,4\n")
+    copy = shutil.copytree
+
+    def gone(source, target, **given):
+        (folder / "y.csv").unlink(missing_ok=True)
+        raise shutil.Error([(str(folder / "y.csv"), "there", "No such file or directory")])
+
+    monkeypatch.setattr(shutil, "copytree", gone)
+    assert world.run() == []
+    assert "day: is still being written" in caplog.text
+    monkeypatch.setattr(shutil, "copytree", copy)
+    world.run()
+    assert world.ledger.rows == [["3,3"]]
+
+
+def test_a_folder_without_files_is_not_there_yet(world):
+    (world.inbox / "day" / "interactions").mkdir(parents=True)
+    assert world.run() == []
+    (world.inbox / "day" / "interactions" / "x.csv").write_text("user_id,item_id\n3,3\n")
+    assert names(world.run()) == [["day"]]
+
+
+def test_a_name_to_skip_need_not_be_readable(world, monkeypatch):
+    world.put("a.csv", ["1,1"])
+    world.put("b.csv", ["2,2"])
+    monkeypatch.setattr(os, "access", lambda path, _: path.name != "a.csv")
+    with pytest.raises(CadcError, match=r"a\.csv: cannot be read; mend its rights"):
+        world.run()
+    world.run(skip=["a.csv"])
     assert world.ledger.rows == [["2,2"]]
 
 

@@ -138,7 +138,40 @@ def test_a_broker_that_stops_is_told_of(topic, world, monkeypatch, caplog):
     del broker  # its sockets close
     with pytest.raises(CadcError, match=r"no broker answers .* the same command goes on behind it"):
         world.run(stream=source, rows=10)
-    assert "trying on" in caplog.text
+    assert "still trying" in caplog.text
+
+
+@pytest.mark.parametrize("look", ["_require_broker", "_look_for_partitions"])
+def test_a_broker_that_is_back_without_a_message_is_noticed(broker, topic, monkeypatch, look):
+    monkeypatch.setattr(kafka_module, "_GIVE_UP_SECONDS", -1.0)
+    monkeypatch.setattr(kafka_module, "_PARTITIONS_SECONDS", -1.0)
+    broker.send(topic, [row(0)])
+    source = stream(broker, topic)
+    source._no_broker = "refused"  # as it was a while ago
+    getattr(source, look)()
+    assert source._no_broker == ""
+
+
+class Refusal:
+    """An error of the client that is about no partition."""
+
+    def error(self):
+        code = confluent_kafka.KafkaError.GROUP_AUTHORIZATION_FAILED
+        return confluent_kafka.KafkaError(code, "Group access denied")
+
+    def partition(self):
+        return None
+
+    def offset(self):
+        return None
+
+
+def test_an_error_without_a_partition_is_one_sentence(broker, topic):
+    broker.send(topic, [row(0)])
+    source = stream(broker, topic)
+    with pytest.raises(CadcError) as refused:
+        source._take(Refusal(), None)
+    assert str(refused.value) == f"kafka://{broker.address}/{topic}: Group access denied."
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import threading
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +12,7 @@ from cadc_rec.export.write import Wanted
 from cadc_rec.follow.folder import FolderStream
 from cadc_rec.follow.follow import Until, follow, remove_old
 from cadc_rec.follow.publish import Shelf
-from cadc_rec.follow.stream import Bounds
+from cadc_rec.follow.stream import Bounds, Stop
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.delta import Delta, apply_delta
@@ -160,7 +159,7 @@ def _lines(workdir):
 
 
 def test_two_processes_do_not_follow_for_one_experiment(inbox, experiment, workdir):
-    until = Until(once=True, stop=threading.Event())
+    until = Until(once=True, stop=Stop())
     first = follow(experiment(), workdir, FolderStream(inbox), Bounds(), until)
     next(first)
     with pytest.raises(BusyError, match="another process follows a stream for this experiment"):
