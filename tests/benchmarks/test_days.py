@@ -100,6 +100,11 @@ def test_popularity_counts_what_came_before_and_ranks_what_the_log_knew(live):
         assert found[place] == rank
 
 
+def times_taken(n_items):
+    """How often the model's log has each item."""
+    return np.arange(n_items)[::-1] * 7
+
+
 def made_of(log, known_users, known_items):
     """A model with these original ids; its vectors are random, its newcomers' sums of items'."""
     random = np.random.default_rng(1)
@@ -107,6 +112,8 @@ def made_of(log, known_users, known_items):
         "user": random.normal(size=(len(known_users), 4)).astype(np.float32),
         "item": random.normal(size=(len(known_items), 4)).astype(np.float32),
     }
+
+    taken = times_taken(len(known_items))
 
     def newcomer(history):
         items = torch.from_numpy(vectors["item"])[history.clamp(min=0)]
@@ -116,8 +123,8 @@ def made_of(log, known_users, known_items):
         dataset=SimpleNamespace(
             item_ids=lambda: pa.array(known_items),
             user_ids=lambda: pa.array(known_users),
-            item_counts=np.arange(len(known_items))[::-1] * 7,
         ),
+        known=SimpleNamespace(items=np.repeat(np.arange(len(known_items)), taken)),
         vectors=vectors.get,
         listed=lambda: None,
         latest=LatestScores(None),
@@ -151,7 +158,7 @@ def test_whom_a_model_does_not_know_gets_what_its_service_gives():
             scores = {item: vector @ query for item, vector in of_item.items()}
         else:
             kind = "nobody"
-            scores = dict(zip(items, made.dataset.item_counts.tolist(), strict=True))
+            scores = dict(zip(items, times_taken(len(items)).tolist(), strict=True))
         kinds.add(kind)
         left = [score for item, score in scores.items() if item not in taken]
         assert found[place] == sum(score >= scores[target] - 1e-9 for score in left)
