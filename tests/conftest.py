@@ -99,6 +99,7 @@ def our_logger_as_found():
     log = logging.getLogger("cadc_rec")
     log.handlers[:], log.propagate, log.disabled = [], True, False
     log.setLevel(logging.NOTSET)
+    logging.getLogger().setLevel(logging.WARNING)  # a command quietens the root, too
 
 
 @pytest.fixture(scope="session")
