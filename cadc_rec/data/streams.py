@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -194,23 +195,58 @@ def read_groups(files: Iterable[Path], columns: list[str] | None = None) -> Iter
                 yield file.read_row_group(group, columns=columns)
 
 
+class RowGroups:
+    """The rows of Parquet files end to end, of which any run can be read.
+
+    Args:
+        files: in the order of their rows.
+    """
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._groups: list[tuple[Path, int]] = []
+        rows = []
+        for path in files:
+            metadata = pq.read_metadata(path)
+            for group in range(metadata.num_row_groups):
+                self._groups.append((path, group))
+                rows.append(metadata.row_group(group).num_rows)
+        self._ends = np.cumsum(rows, dtype=np.int64)
+
+    def read(self, start: int, stop: int, columns: list[str] | None = None) -> pa.Table:
+        """The rows from `start` up to `stop`, of which there is one at least."""
+        first, last = np.searchsorted(self._ends, [start, stop - 1], side="right").tolist()
+        read = []
+        for path, group in self._groups[first : last + 1]:
+            with pq.ParquetFile(path) as file:
+                read.append(file.read_row_group(group, columns=columns))
+        before = int(self._ends[first - 1]) if first else 0
+        return pa.concat_tables(read).slice(start - before, stop - start).combine_chunks()
+
+
 class ShardWriter:
     """Deals a stream of rows out to shards as they come; use it in a ``with``.
 
     A selection's shards are ``shard-00000-of-00008.parquet`` and on: contiguous runs of the rows.
-    Their bytes depend on the rows and the shards' sizes alone.
+    Their bytes depend on the rows and the shards' sizes alone, not on who writes which.
 
     Args:
         folder: receives the files.
-        sizes: rows of each shard; together, exactly the rows that will come.
+        sizes: rows of each shard.
         schema: of the rows.
+        mine: the shards that are written here; together, exactly the rows that will come. None
+            writes all.
     """
 
-    def __init__(self, folder: Path, sizes: list[int], schema: pa.Schema) -> None:
+    def __init__(
+        self, folder: Path, sizes: list[int], schema: pa.Schema, mine: range | None = None
+    ) -> None:
         self.folder, self.sizes, self.schema = folder, sizes, schema
+        self._mine = range(len(sizes)) if mine is None else mine
         self._waiting: list[pa.Table] = []
         self._rows = 0  # that wait
-        self._shard = -1
+        # Groups are cut as if all rows came by here.
+        self._room = SHARD_GROUP_ROWS - sum(sizes[: self._mine.start]) % SHARD_GROUP_ROWS
+        self._shard = self._mine.start - 1
         self._missing = 0  # rows of the present shard
         self._writer: pq.ParquetWriter | None = None
 
@@ -219,11 +255,11 @@ class ShardWriter:
 
     def add(self, rows: pa.Table) -> None:
         """The next rows; what makes no whole group yet stays in memory."""
-        while self._rows + rows.num_rows >= SHARD_GROUP_ROWS:
-            head = rows.slice(0, SHARD_GROUP_ROWS - self._rows)
+        while self._rows + rows.num_rows >= self._room:
+            head = rows.slice(0, self._room - self._rows)
             self._write(pa.concat_tables([*self._waiting, head]).combine_chunks())
             rows = rows.slice(head.num_rows)
-            self._waiting, self._rows = [], 0
+            self._waiting, self._rows, self._room = [], 0, SHARD_GROUP_ROWS
         if rows.num_rows:
             self._waiting.append(rows)
             self._rows += rows.num_rows
@@ -238,7 +274,7 @@ class ShardWriter:
             if kind is None:
                 if self._waiting:
                     self._write(pa.concat_tables(self._waiting).combine_chunks())
-                while self._shard < len(self.sizes) - 1:  # empty ones
+                while self._shard < self._mine.stop - 1:  # empty ones
                     self._next_shard()
         finally:
             if self._writer is not None:
@@ -254,10 +290,17 @@ class ShardWriter:
             self._missing -= head.num_rows
             rows = rows.slice(head.num_rows)
 
+    @property
+    def written(self) -> list[Path]:
+        """The files that are written here."""
+        return [self._file(shard) for shard in self._mine]
+
+    def _file(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:05d}-of-{len(self.sizes):05d}.parquet"
+
     def _next_shard(self) -> None:
         if self._writer is not None:
             self._writer.close()
         self._shard += 1
-        name = f"shard-{self._shard:05d}-of-{len(self.sizes):05d}.parquet"
-        self._writer = parquet_writer(self.folder / name, self.schema)
+        self._writer = parquet_writer(self._file(self._shard), self.schema)
         self._missing = self.sizes[self._shard]

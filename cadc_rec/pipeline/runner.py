@@ -65,10 +65,11 @@ class StageRunner:
             CadcError: from the stage, or as `run_stage`.
         """
         with _span(job, self.group.rank):
-            if job.stage.together is not None:
-                return self._together(job, job.stage.together)
-            assert job.stage.alone is not None
-            return self._alone(job, job.stage.alone)
+            together, alone = job.stage.together, job.stage.alone
+            if together is not None and (alone is None or self.processes is not None):
+                return self._together(job, together)
+            assert alone is not None
+            return self._alone(job, alone)
 
     def make_several(
         self, jobs: Sequence[Job], load: Callable[[], Callable[[Mapping[int, Draft]], None]]

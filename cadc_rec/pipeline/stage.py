@@ -40,8 +40,9 @@ class Input(Protocol):
 class Stage:
     """One row of the table.
 
-    Exactly one of `alone` and `together` is set. It imports what the stage needs, which takes
-    seconds that are not the stage's, and returns the function that fills the draft.
+    `alone` or `together` is set. It imports what the stage needs, which takes seconds that are not
+    the stage's, and returns the function that fills the draft. With both, `together` is for a job
+    of several ranks; a process by itself then needs no torch.
 
     Attributes:
         name: the stage's, and its artifacts' folder.

@@ -12,7 +12,7 @@ that finds everything done ends at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.pipeline import lines
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cadc_rec.config.experiment import SelectConfig
+    from cadc_rec.data.select.build_selection import Ranks
     from cadc_rec.distributed.processes import Processes
     from cadc_rec.pretrain.prior_fit import FittedPrior
 
@@ -200,7 +201,24 @@ def _select(job: Job) -> Alone:
     return lambda draft: build({0: draft})
 
 
-def select_several(jobs: Sequence[Job]) -> Callable[[Mapping[int, Draft]], None]:
+def _select_together(job: Job) -> Together:
+    from cadc_rec.data.select.build_selection import is_dealt_out
+
+    if is_dealt_out(job.experiment.select):
+        build = select_several([job])
+        return lambda processes, draft: build({0: draft}, processes)
+    alone = _select(job)
+    return lambda processes, draft: processes.by_chief(lambda: alone(draft))
+
+
+class Select(Protocol):
+    """Makes several selections, given the drafts of those that are missing by their place."""
+
+    def __call__(self, drafts: Mapping[int, Draft], ranks: Ranks | None = None) -> None:
+        """All `ranks` make them together; without any this process does."""
+
+
+def select_several(jobs: Sequence[Job]) -> Select:
     """The function that makes several selections of one dataset in one pass.
 
     Args:
@@ -219,10 +237,10 @@ def select_several(jobs: Sequence[Job]) -> Callable[[Mapping[int, Draft]], None]
         user, item = ids.as_dot_products()
         return user.numpy(), item.numpy()
 
-    def build(drafts: Mapping[int, Draft]) -> None:
+    def build(drafts: Mapping[int, Draft], ranks: Ranks | None = None) -> None:
         e, dataset = first.experiment, first.artifact("dataset")
         asked = [(sharded(jobs[place]), draft) for place, draft in drafts.items()]
-        build_selections(asked, e.seed, dataset, e.history.length, scores)
+        build_selections(asked, e.seed, dataset, e.history.length, scores, ranks=ranks)
 
     return build
 
@@ -325,6 +343,7 @@ SELECT = Stage(
     settings=_select_settings,
     line=lines.select_line,
     alone=_select,
+    together=_select_together,
     wanted=_has_towers,
 )
 TRAIN = Stage(

@@ -4,6 +4,10 @@ In: the prepare stage's artifact. Out: ``shard-00000-of-00008.parquet`` and on, 
 timestamp and ``row``, the interaction's position in D_full. Every user and item keeps its id.
 Selections of several ratios are written in one pass over D_full, each as if alone.
 
+Where several ranks select, each writes some of the shards, with the bytes that one would write.
+That is for rows that are chosen block by block (`uniform`, `everything` and strata); the other
+kinds rank or sort all rows, which every rank would do.
+
 `uniform` draws an exact number of rows without replacement. D_full is taken in logical blocks of
 2**20 rows: a sequential hypergeometric draw fixes how many rows each block gives, a choice without
 replacement which ones. The result is uniform over all samples of that size, needs one block in
@@ -20,6 +24,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +39,7 @@ from cadc_rec.data.randomness import Purpose, bit_generator, hypergeometric
 from cadc_rec.data.select import balanced, choices
 from cadc_rec.data.select.sizes import shard_sizes, wanted_rows
 from cadc_rec.data.select.strata import Strata, StratifiedChoice
-from cadc_rec.data.streams import ROW_GROUP_ROWS, ShardWriter, read_groups, rechunk
+from cadc_rec.data.streams import ROW_GROUP_ROWS, RowGroups, ShardWriter, read_groups, rechunk
 from cadc_rec.errors import CadcError
 from cadc_rec.log import track
 from cadc_rec.store.artifact import Artifact, Draft
@@ -49,8 +54,51 @@ _BY_USER = ("recent", "recency-weighted", "user-stratified")
 SELECTED = INTERACTIONS.append(pa.field("row", pa.int64()))
 HISTORY = pa.field("history", pa.list_(pa.int32()))
 Vectors = tuple[NDArray[np.float32], NDArray[np.float32]]
-Choice = Callable[[pa.Table], NDArray[np.int64]]
-"""Given D_full's blocks in order: the ascending positions of the rows chosen in each."""
+
+
+class Ranks(Protocol):
+    """The processes that select together; `Alone` when there is only this one."""
+
+    @property
+    def rank(self) -> int:
+        """This process's number."""
+
+    def share(self, n: int) -> range:
+        """This rank's contiguous part of ``range(n)``."""
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """Every rank's `value`, on every rank."""
+
+    def together(self, work: Callable[[], Any]) -> Any:
+        """Do `work` and wait for all ranks' to be done, however long it takes."""
+
+
+class Alone:
+    """One process on its own."""
+
+    rank = 0
+
+    def share(self, n: int) -> range:
+        """All of them."""
+        return range(n)
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """`value` alone."""
+        return [value]
+
+    def together(self, work: Callable[[], Any]) -> Any:
+        """Do the work."""
+        return work()
+
+
+class _Choice(Protocol):
+    """Which rows are taken."""
+
+    def count(self, block: _Block) -> int | None:
+        """How many of the next block's, where that is known before they are looked at."""
+
+    def rows(self, block: _Block) -> NDArray[np.int64]:
+        """Their ascending positions in the block."""
 
 
 def build_selection(
@@ -73,8 +121,9 @@ def build_selections(
     history: int = 0,
     vectors: Callable[[], Vectors] | None = None,
     rows: NDArray[np.int64] | None = None,
+    ranks: Ranks | None = None,
 ) -> None:
-    """Fill the drafts of several selections in one pass. Only the rank that writes may call it.
+    """Fill the drafts of several selections in one pass. Every one of `ranks` must call.
 
     Args:
         asked: kind, filtering ratio and number of shards of each, and where it goes. A draft's
@@ -86,22 +135,55 @@ def build_selections(
         history: items that go with each row at most; 0 writes none.
         vectors: user and item vectors for selections by score.
         rows: the ascending rows of D_full to take, where they were chosen elsewhere.
+        ranks: that write the shards together; default: this process writes all.
 
     Raises:
         CadcError: D_full has no time to part it by.
     """
+    ranks = ranks or Alone()
     full = _Full(dataset, seed, vectors)
-    targets = [_Target(select, draft, full, history, rows) for select, draft in asked]
-    with track("select", full.total, "rows") as ticker, ExitStack() as open_shards:
-        for target in targets:
-            open_shards.enter_context(target.shards)
-        for start, block in _numbered(full.blocks(INTERACTIONS.names)):
-            for target in targets:
-                target.take(block, start)
-            ticker.advance(block.num_rows)
+    targets = [_Target(select, draft, full, history, ranks, rows) for select, draft in asked]
+    ranks.together(lambda: _write(full, targets, visible=ranks.rank == 0))
     bytes_of = _bytes(train_files(dataset.path))
     for target in targets:
         target.record(bytes_of)
+
+
+def _write(full: _Full, targets: Sequence[_Target], visible: bool) -> None:
+    """Go once through D_full."""
+    with track("select", full.total, "rows", visible=visible) as ticker, ExitStack() as open_shards:
+        for target in targets:
+            open_shards.enter_context(target.shards)
+        for number, start in enumerate(range(0, full.total, BLOCK_ROWS)):
+            block = _Block(full.groups, number, start, min(start + BLOCK_ROWS, full.total))
+            for target in targets:
+                target.take(block)
+            ticker.advance(len(block))
+
+
+@dataclass
+class _Block:
+    """A block of D_full, read when it is first looked at."""
+
+    groups: RowGroups
+    number: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        """Rows."""
+        return self.stop - self.start
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All its columns."""
+        return self.groups.read(self.start, self.stop, INTERACTIONS.names)
+
+    def column(self, name: str) -> pa.Table:
+        """One of them, in a table; the others need not be read."""
+        if "table" in self.__dict__:
+            return self.table
+        return self.groups.read(self.start, self.stop, [name])
 
 
 @dataclass
@@ -117,6 +199,11 @@ class _Full:
     def total(self) -> int:
         """Rows."""
         return int(self.dataset.info["train"])
+
+    @cached_property
+    def groups(self) -> RowGroups:
+        """Reads any of its rows."""
+        return RowGroups(train_files(self.dataset.path))
 
     def blocks(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """D_full in blocks of ``BLOCK_ROWS``."""
@@ -140,18 +227,17 @@ class _Full:
         """Every row's item."""
         return np.concatenate([block["item"].to_numpy() for block in self.blocks(["item"])])
 
-    def choice(self, select: SelectConfig) -> Choice:
+    def choice(self, select: SelectConfig) -> _Choice:
         """How `select` chooses rows."""
         wanted = wanted_rows(select, self.total)
         if select.kind == "item-stratified":
-            return StratifiedChoice(*self.item_strata, wanted, self.seed)
+            return _OfStrata(StratifiedChoice(*self.item_strata, wanted, self.seed))
         if select.kind == "time-stratified":
-            return StratifiedChoice(*self.time_strata(select.periods), wanted, self.seed)
-        if select.kind in _BY_USER or select.kind in _BALANCED or select.kind == "hard":
-            chosen = _in_blocks(self._rows(select, wanted), self.total)
-        else:
-            chosen = choose_uniform(self.total, wanted, self.seed)
-        return lambda _: next(chosen)
+            strata = self.time_strata(select.periods)
+            return _OfStrata(StratifiedChoice(*strata, wanted, self.seed))
+        if is_dealt_out(select):
+            return _Uniform(self.total, wanted, self.seed)
+        return _Given(self._rows(select, wanted))
 
     @cached_property
     def item_strata(self) -> tuple[Strata, NDArray[np.int64]]:
@@ -199,37 +285,60 @@ class _Full:
         return choices.hard_rows(whole.train_user, whole.train_item, *self.vectors(), wanted)
 
 
+def is_dealt_out(select: SelectConfig) -> bool:
+    """Whether rows are chosen block by block, so that ranks may share the work."""
+    return not (select.kind in _BY_USER or select.kind in _BALANCED or select.kind == "hard")
+
+
 @dataclass
 class _Target:
-    """One selection on its way to its shards."""
+    """One selection on its way to its shards, those of this rank."""
 
     select: SelectConfig
     draft: Draft
     full: _Full
     history: int
+    ranks: Ranks
     rows: NDArray[np.int64] | None = None
     shards: ShardWriter = field(init=False)
 
     def __post_init__(self) -> None:
-        total = self.full.total
-        if self.rows is None:
-            self.wanted = wanted_rows(self.select, total)
-            self.choose = self.full.choice(self.select)
-        else:
-            given = _in_blocks(self.rows, total)
-            self.wanted, self.choose = len(self.rows), lambda _: next(given)
+        total, given = self.full.total, self.rows
+        self.wanted = wanted_rows(self.select, total) if given is None else len(given)
         self.sizes = shard_sizes(self.wanted, self.select.shards)
+        mine = self.ranks.share(len(self.sizes))
+        ends = np.concatenate([[0], np.cumsum(self.sizes)])
+        self._first, self._last = int(ends[mine.start]), int(ends[mine.stop])
+        self._choice: _Choice | None = None
+        if self._first < self._last or not self._first:  # without rows, what is wrong is told
+            self._choice = self.full.choice(self.select) if given is None else _Given(given)
         schema = SELECTED.append(HISTORY) if self.history else SELECTED
-        self.shards = ShardWriter(self.draft.path, self.sizes, schema)
+        self.shards = ShardWriter(self.draft.path, self.sizes, schema, mine)
+        self._seen = 0  # rows chosen so far, whoever writes them
         self.touched, self._end = 0, 0  # distinct rows referred to, all of them before this one
 
-    def take(self, block: pa.Table, start: int) -> None:
-        """Write what is chosen of the next block, whose first row is `start`."""
-        positions = self.choose(block)
-        rows = _take(block, start, positions)
+    def take(self, block: _Block) -> None:
+        """Write what is chosen of the next block and belongs to this rank's shards."""
+        choice, before = self._choice, self._seen
+        if choice is None or before >= self._last:
+            return
+        count = choice.count(block)
+        if count is not None and before + count < self._first:
+            self._seen += count
+            return
+        positions = choice.rows(block)
+        self._seen += len(positions)
+        first, last = (max(0, at - before) for at in (self._first, self._last))
+        if first and len(positions):  # the last one of those that another rank writes
+            self._end = block.start + int(positions[:first][-1]) + 1
+        positions = positions[first:last]
+        if not len(positions):
+            return
+        rows = _take(block.table, block.start, positions)
         if self.history:
-            rows, begins = _with_history(rows, start + positions, self.full.whole, self.history)
-            self._touch(begins, start + positions + 1)
+            at = block.start + positions
+            rows, begins = _with_history(rows, at, self.full.whole, self.history)
+            self._touch(begins, at + 1)
         self.shards.add(rows)
 
     def _touch(self, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
@@ -240,16 +349,18 @@ class _Target:
             self._end = int(ends[-1])
 
     def record(self, bytes_of: int) -> None:
-        """Write the numbers of the selection into the manifest."""
+        """Write the numbers of the selection into the manifest; every rank must call."""
         total = self.full.total
+        mine = self.touched, _bytes(self.shards.written)
+        touched, size = (sum(each) for each in zip(*self.ranks.all_gather(mine), strict=True))
         self.draft.rows = total
         self.draft.info.update(
             shards=self.sizes,
             selected=self.wanted,
             of=total,
             share=self.wanted / total,
-            touched=self.touched if self.history else None,
-            bytes=_bytes(self.draft.path.glob("shard-*.parquet")),
+            touched=touched if self.history else None,
+            bytes=size,
             bytes_of=bytes_of,
         )
 
@@ -273,42 +384,80 @@ def _bytes(files: Iterable[Path]) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _in_blocks(rows: NDArray[np.int64], total: int) -> Iterator[NDArray[np.int64]]:
-    """Ascending rows of `total`, block by block, as positions in their block."""
-    for start in range(0, total, BLOCK_ROWS):
-        first, last = np.searchsorted(rows, [start, start + BLOCK_ROWS])
-        yield rows[first:last] - start
+@dataclass(frozen=True)
+class _Given:
+    """Rows of D_full that are known: ascending ones."""
+
+    chosen: NDArray[np.int64]
+
+    def count(self, block: _Block) -> int:
+        """See `_Choice`."""
+        first, last = np.searchsorted(self.chosen, [block.start, block.stop])
+        return int(last - first)
+
+    def rows(self, block: _Block) -> NDArray[np.int64]:
+        """See `_Choice`."""
+        first, last = np.searchsorted(self.chosen, [block.start, block.stop])
+        return self.chosen[first:last] - block.start
 
 
-def choose_uniform(total: int, wanted: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """A uniform sample without replacement of `wanted` of `total` rows, block by block.
+@dataclass(frozen=True)
+class _OfStrata:
+    """Rows of strata, which have to be looked at block after block."""
 
-    Yields:
-        For each block of ``BLOCK_ROWS`` rows, the ascending positions chosen in that block, int64.
+    choice: StratifiedChoice
+
+    def count(self, _: _Block) -> None:
+        """See `_Choice`."""
+
+    def rows(self, block: _Block) -> NDArray[np.int64]:
+        """See `_Choice`."""
+        return self.choice(block.column(self.choice.strata.column))
+
+
+class _Uniform:
+    """A uniform sample without replacement.
+
+    Args:
+        total: rows of D_full.
+        wanted: rows to take.
+        seed: of the draws.
     """
-    counts = _generator(seed, _COUNTS)
-    for block in range(-(-total // BLOCK_ROWS)):
-        rows = min(BLOCK_ROWS, total - block * BLOCK_ROWS)
-        after = total - block * BLOCK_ROWS - rows
-        count = rows if wanted == rows + after else hypergeometric(counts, rows, after, wanted)
-        if count == rows:
-            yield np.arange(rows, dtype=np.int64)
-        else:
-            draw = _generator(seed, _ROWS, block)
-            yield np.sort(draw.choice(rows, count, replace=False, shuffle=False))
+
+    def __init__(self, total: int, wanted: int, seed: int) -> None:
+        self.seed, self.counts = seed, uniform_counts(total, wanted, seed)
+
+    def count(self, block: _Block) -> int:
+        """See `_Choice`."""
+        return self.counts[block.number]
+
+    def rows(self, block: _Block) -> NDArray[np.int64]:
+        """See `_Choice`."""
+        return uniform_positions(len(block), self.count(block), self.seed, block.number)
+
+
+def uniform_counts(total: int, wanted: int, seed: int) -> list[int]:
+    """How many rows each block of ``BLOCK_ROWS`` gives to `wanted` of `total` rows."""
+    draw, counts = _generator(seed, _COUNTS), []
+    for start in range(0, total, BLOCK_ROWS):
+        rows = min(BLOCK_ROWS, total - start)
+        after = total - start - rows
+        count = rows if wanted == rows + after else hypergeometric(draw, rows, after, wanted)
+        counts.append(count)
         wanted -= count
+    return counts
+
+
+def uniform_positions(rows: int, count: int, seed: int, number: int) -> NDArray[np.int64]:
+    """Ascending positions, int64, of `count` of the `rows` of block `number`."""
+    if count == rows:
+        return np.arange(rows, dtype=np.int64)
+    draw = _generator(seed, _ROWS, number)
+    return np.sort(draw.choice(rows, count, replace=False, shuffle=False))
 
 
 def _generator(seed: int, *place: int) -> np.random.Generator:
     return np.random.Generator(bit_generator((seed, Purpose.SELECTION, *place)))
-
-
-def _numbered(blocks: Iterator[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
-    """Each block with the position of its first row."""
-    start = 0
-    for block in blocks:
-        yield start, block
-        start += block.num_rows
 
 
 def _take(block: pa.Table, start: int, positions: NDArray[np.int64]) -> pa.Table:

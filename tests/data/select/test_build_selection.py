@@ -16,7 +16,7 @@ from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data import randomness
 from cadc_rec.data.prepare.chosen import INTERACTIONS
 from cadc_rec.data.select import build_selection as select_stage
-from cadc_rec.data.select.build_selection import choose_uniform
+from cadc_rec.data.select.build_selection import uniform_counts, uniform_positions
 from cadc_rec.data.select.sizes import selected_rows, shard_sizes
 from cadc_rec.store.artifact import Artifact, run_stage
 
@@ -119,7 +119,11 @@ def test_every_pair_of_rows_is_equally_likely_within_and_across_blocks(monkeypat
     draws = 3000
     counts: Counter[tuple[int, ...]] = Counter()
     for seed in range(draws):
-        first, second = choose_uniform(6, 2, seed)
+        of_blocks = zip((4, 2), uniform_counts(6, 2, seed), strict=True)
+        first, second = (
+            uniform_positions(rows, count, seed, number)
+            for number, (rows, count) in enumerate(of_blocks)
+        )
         counts[(*first.tolist(), *(second + 4).tolist())] += 1
     expected = draws / math.comb(6, 2)
     assert len(counts) == 15
@@ -157,6 +161,6 @@ def test_counts_of_two_billion_rows_are_exact_and_spread_as_they_should():
 
 
 def test_a_draw_of_a_large_dataset_is_exact(tmp_path: Path):
-    chosen = [len(block) for block in choose_uniform(5 * 2**20 + 17, 12_345, 3)]
+    chosen = uniform_counts(5 * 2**20 + 17, 12_345, 3)
     assert len(chosen) == 6
     assert sum(chosen) == 12_345
