@@ -214,28 +214,6 @@ class RecentPopularity:
         back = np.argsort(np.concatenate(order), kind="stable")
         return sparse.vstack(parts, format="csr")[back]
 
-    def of_pairs(
-        self, at: NDArray[np.float64], item: NDArray[Any], window: float
-    ) -> NDArray[np.int32]:
-        """How often each of these items was taken in the window before its own request.
-
-        Args:
-            at: times, of any shape.
-            item: items, of the same shape or one that broadcasts with it.
-            window: length in seconds.
-
-        Raises:
-            ValueError: a window that is not above 0.
-        """
-        _require_lengths([window])
-        rows = len(self.items)
-        base = np.asarray(item, np.int64) * rows
-        before, early = (
-            np.searchsorted(self.keys, base + np.searchsorted(self._log[0], bound, side="left"))
-            for bound in (at, at - window)
-        )
-        return (before - early).astype(np.int32)
-
     @cached_property
     def keys(self) -> NDArray[np.int64]:
         """``item * rows + place in time`` of every row, ascending."""

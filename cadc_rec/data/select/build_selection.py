@@ -8,11 +8,6 @@ Where several ranks select, each writes some of the shards, with the bytes that 
 That is for rows that are chosen block by block (`uniform`, `everything` and strata); the other
 kinds rank or sort all rows, which every rank would do.
 
-`uniform` draws an exact number of rows without replacement. D_full is taken in logical blocks of
-2**20 rows: a sequential hypergeometric draw fixes how many rows each block gives, a choice without
-replacement which ones. The result is uniform over all samples of that size, needs one block in
-memory, and depends on the seed and the rows alone, not on files, shards or processes.
-
 With a history, a row carries the items its user took before it, the latest first, as a list
 column. Its own item is no part of it.
 """
@@ -35,17 +30,15 @@ from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data.columns import train_files
 from cadc_rec.data.dataset import NO_ITEM, Dataset
 from cadc_rec.data.prepare.chosen import INTERACTIONS
-from cadc_rec.data.randomness import Purpose, bit_generator, hypergeometric
 from cadc_rec.data.select import balanced, choices
+from cadc_rec.data.select.blocks import Block, Choice, Given, OfStrata, Uniform, blocks
 from cadc_rec.data.select.sizes import shard_sizes, wanted_rows
 from cadc_rec.data.select.strata import Strata, StratifiedChoice
-from cadc_rec.data.streams import ROW_GROUP_ROWS, RowGroups, ShardWriter, read_groups, rechunk
+from cadc_rec.data.streams import RowGroups, ShardWriter, read_groups
 from cadc_rec.errors import CadcError
 from cadc_rec.log import track
 from cadc_rec.store.artifact import Artifact, Draft
 
-BLOCK_ROWS = ROW_GROUP_ROWS
-_COUNTS, _ROWS = 0, 1  # kinds of draws: how many rows a block gives, and which
 _BALANCED = {
     "over-sampling": balanced.over_sampling_counts,
     "under-sampling": balanced.under_sampling_counts,
@@ -89,16 +82,6 @@ class Alone:
     def together(self, work: Callable[[], Any]) -> Any:
         """Do the work."""
         return work()
-
-
-class _Choice(Protocol):
-    """Which rows are taken."""
-
-    def count(self, block: _Block) -> int | None:
-        """How many of the next block's, where that is known before they are looked at."""
-
-    def rows(self, block: _Block) -> NDArray[np.int64]:
-        """Their ascending positions in the block."""
 
 
 def build_selection(
@@ -154,36 +137,10 @@ def _write(full: _Full, targets: Sequence[_Target], visible: bool) -> None:
     with track("select", full.total, "rows", visible=visible) as ticker, ExitStack() as open_shards:
         for target in targets:
             open_shards.enter_context(target.shards)
-        for number, start in enumerate(range(0, full.total, BLOCK_ROWS)):
-            block = _Block(full.groups, number, start, min(start + BLOCK_ROWS, full.total))
+        for block in blocks(full.groups, full.total):
             for target in targets:
                 target.take(block)
             ticker.advance(len(block))
-
-
-@dataclass
-class _Block:
-    """A block of D_full, read when it is first looked at."""
-
-    groups: RowGroups
-    number: int
-    start: int
-    stop: int
-
-    def __len__(self) -> int:
-        """Rows."""
-        return self.stop - self.start
-
-    @cached_property
-    def table(self) -> pa.Table:
-        """All its columns."""
-        return self.groups.read(self.start, self.stop, INTERACTIONS.names)
-
-    def column(self, name: str) -> pa.Table:
-        """One of them, in a table; the others need not be read."""
-        if "table" in self.__dict__:
-            return self.table
-        return self.groups.read(self.start, self.stop, [name])
 
 
 @dataclass
@@ -205,45 +162,45 @@ class _Full:
         """Reads any of its rows."""
         return RowGroups(train_files(self.dataset.path))
 
-    def blocks(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """D_full in blocks of ``BLOCK_ROWS``."""
-        return rechunk(read_groups(train_files(self.dataset.path), columns), BLOCK_ROWS)
+    def tables(self, column: str) -> Iterator[pa.Table]:
+        """One of D_full's columns, a row group at a time."""
+        return read_groups(train_files(self.dataset.path), [column])
 
     @cached_property
     def whole(self) -> Dataset:
-        """All of it in memory, for histories and scores."""
+        """All of it, mapped, for histories and scores."""
         return Dataset.open(self.dataset)
 
     @cached_property
     def user_indptr(self) -> NDArray[np.int64]:
         """``[n_users + 1]``: where each user's rows begin and end."""
         counts = np.zeros(int(self.dataset.info["users"]), np.int64)
-        for block in self.blocks(["user"]):
+        for block in self.tables("user"):
             counts += np.bincount(block["user"].to_numpy(), minlength=len(counts))
         return np.concatenate([[0], np.cumsum(counts)])
 
     @cached_property
     def item(self) -> NDArray[np.int32]:
         """Every row's item."""
-        return np.concatenate([block["item"].to_numpy() for block in self.blocks(["item"])])
+        return np.concatenate([block["item"].to_numpy() for block in self.tables("item")])
 
-    def choice(self, select: SelectConfig) -> _Choice:
+    def choice(self, select: SelectConfig) -> Choice:
         """How `select` chooses rows."""
         wanted = wanted_rows(select, self.total)
         if select.kind == "item-stratified":
-            return _OfStrata(StratifiedChoice(*self.item_strata, wanted, self.seed))
+            return OfStrata(StratifiedChoice(*self.item_strata, wanted, self.seed))
         if select.kind == "time-stratified":
             strata = self.time_strata(select.periods)
-            return _OfStrata(StratifiedChoice(*strata, wanted, self.seed))
+            return OfStrata(StratifiedChoice(*strata, wanted, self.seed))
         if is_dealt_out(select):
-            return _Uniform(self.total, wanted, self.seed)
-        return _Given(self._rows(select, wanted))
+            return Uniform(self.total, wanted, self.seed)
+        return Given(self._rows(select, wanted))
 
     @cached_property
     def item_strata(self) -> tuple[Strata, NDArray[np.int64]]:
         """One stratum an item, and how many rows each has."""
         strata = Strata.items(int(self.dataset.info["items"]))
-        return strata, strata.counts(self.blocks([strata.column]))
+        return strata, strata.counts(self.tables(strata.column))
 
     def time_strata(self, periods: int) -> tuple[Strata, NDArray[np.int64]]:
         """One stratum a period, and how many rows each has.
@@ -253,7 +210,7 @@ class _Full:
         """
         if periods not in self._by_time:
             strata = Strata.periods(*self._first_and_last(), periods)
-            self._by_time[periods] = strata, strata.counts(self.blocks([strata.column]))
+            self._by_time[periods] = strata, strata.counts(self.tables(strata.column))
         return self._by_time[periods]
 
     def _first_and_last(self) -> tuple[int, int]:
@@ -262,7 +219,7 @@ class _Full:
                 "select.kind = 'time-stratified' parts the interactions by their time, and this "
                 "source has none; choose another select.kind, such as 'user-stratified'."
             )
-        ends = [pc.min_max(b["timestamp"]).as_py() for b in self.blocks(["timestamp"])]
+        ends = [pc.min_max(b["timestamp"]).as_py() for b in self.tables("timestamp")]
         return min(end["min"] for end in ends), max(end["max"] for end in ends)
 
     def _rows(self, select: SelectConfig, wanted: int) -> NDArray[np.int64]:
@@ -309,15 +266,15 @@ class _Target:
         mine = self.ranks.share(len(self.sizes))
         ends = np.concatenate([[0], np.cumsum(self.sizes)])
         self._first, self._last = int(ends[mine.start]), int(ends[mine.stop])
-        self._choice: _Choice | None = None
+        self._choice: Choice | None = None
         if self._first < self._last or not self._first:  # without rows, what is wrong is told
-            self._choice = self.full.choice(self.select) if given is None else _Given(given)
+            self._choice = self.full.choice(self.select) if given is None else Given(given)
         schema = SELECTED.append(HISTORY) if self.history else SELECTED
         self.shards = ShardWriter(self.draft.path, self.sizes, schema, mine)
         self._seen = 0  # rows chosen so far, whoever writes them
         self.touched, self._end = 0, 0  # distinct rows referred to, all of them before this one
 
-    def take(self, block: _Block) -> None:
+    def take(self, block: Block) -> None:
         """Write what is chosen of the next block and belongs to this rank's shards."""
         choice, before = self._choice, self._seen
         if choice is None or before >= self._last:
@@ -382,82 +339,6 @@ def _with_history(
 
 def _bytes(files: Iterable[Path]) -> int:
     return sum(file.stat().st_size for file in files)
-
-
-@dataclass(frozen=True)
-class _Given:
-    """Rows of D_full that are known: ascending ones."""
-
-    chosen: NDArray[np.int64]
-
-    def count(self, block: _Block) -> int:
-        """See `_Choice`."""
-        first, last = np.searchsorted(self.chosen, [block.start, block.stop])
-        return int(last - first)
-
-    def rows(self, block: _Block) -> NDArray[np.int64]:
-        """See `_Choice`."""
-        first, last = np.searchsorted(self.chosen, [block.start, block.stop])
-        return self.chosen[first:last] - block.start
-
-
-@dataclass(frozen=True)
-class _OfStrata:
-    """Rows of strata, which have to be looked at block after block."""
-
-    choice: StratifiedChoice
-
-    def count(self, _: _Block) -> None:
-        """See `_Choice`."""
-
-    def rows(self, block: _Block) -> NDArray[np.int64]:
-        """See `_Choice`."""
-        return self.choice(block.column(self.choice.strata.column))
-
-
-class _Uniform:
-    """A uniform sample without replacement.
-
-    Args:
-        total: rows of D_full.
-        wanted: rows to take.
-        seed: of the draws.
-    """
-
-    def __init__(self, total: int, wanted: int, seed: int) -> None:
-        self.seed, self.counts = seed, uniform_counts(total, wanted, seed)
-
-    def count(self, block: _Block) -> int:
-        """See `_Choice`."""
-        return self.counts[block.number]
-
-    def rows(self, block: _Block) -> NDArray[np.int64]:
-        """See `_Choice`."""
-        return uniform_positions(len(block), self.count(block), self.seed, block.number)
-
-
-def uniform_counts(total: int, wanted: int, seed: int) -> list[int]:
-    """How many rows each block of ``BLOCK_ROWS`` gives to `wanted` of `total` rows."""
-    draw, counts = _generator(seed, _COUNTS), []
-    for start in range(0, total, BLOCK_ROWS):
-        rows = min(BLOCK_ROWS, total - start)
-        after = total - start - rows
-        count = rows if wanted == rows + after else hypergeometric(draw, rows, after, wanted)
-        counts.append(count)
-        wanted -= count
-    return counts
-
-
-def uniform_positions(rows: int, count: int, seed: int, number: int) -> NDArray[np.int64]:
-    """Ascending positions, int64, of `count` of the `rows` of block `number`."""
-    if count == rows:
-        return np.arange(rows, dtype=np.int64)
-    draw = _generator(seed, _ROWS, number)
-    return np.sort(draw.choice(rows, count, replace=False, shuffle=False))
-
-
-def _generator(seed: int, *place: int) -> np.random.Generator:
-    return np.random.Generator(bit_generator((seed, Purpose.SELECTION, *place)))
 
 
 def _take(block: pa.Table, start: int, positions: NDArray[np.int64]) -> pa.Table:

@@ -60,6 +60,8 @@ class Delta:
         """
         file = path / MANIFEST
         contents = _plain_file(file, _LIMIT)
+        if not path.is_dir():
+            raise CadcError(f"{path}: there is no such folder; name that of the delta.")
         if contents is None:
             raise CadcError(f"{path} is not a delta: it has no {MANIFEST}.")
         try:

@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.data.prepare.chosen import INTERACTIONS
-from cadc_rec.data.select import balanced
-from cadc_rec.data.select import build_selection as select_stage
+from cadc_rec.data.select import balanced, blocks
 from cadc_rec.data.select.balanced import choose_rows, over_sampling_counts, under_sampling_counts
 from cadc_rec.store.artifact import Artifact, run_stage
 
@@ -189,7 +188,7 @@ KINDS = ("over-sampling", "under-sampling")
 def test_a_selected_row_is_the_row_of_d_full_and_the_count_is_exact(
     kind, d_full, select, monkeypatch
 ):
-    monkeypatch.setattr(select_stage, "BLOCK_ROWS", 64)  # several blocks, the last one short
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 64)  # several blocks, the last one short
     item = items_of(FREQUENCY * 10)
     artifact = select(d_full(item), kind=kind, ratio=4, shards=3)
     table = selection(artifact)
@@ -217,7 +216,7 @@ def test_a_selected_row_is_the_row_of_d_full_and_the_count_is_exact(
 def test_the_sample_does_not_depend_on_shards_files_or_blocks(kind, d_full, select, monkeypatch):
     item = items_of(FREQUENCY * 10)
     expected = selection(select(d_full(item), kind=kind, ratio=4, shards=8))
-    monkeypatch.setattr(select_stage, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 64)
     assert selection(select(d_full(item), kind=kind, ratio=4, shards=3)).equals(expected)
     assert selection(select(d_full(item, parts=5), kind=kind, ratio=4, shards=8)).equals(expected)
 
@@ -237,7 +236,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_another_sample(
 
 def test_a_block_taken_once_and_again_keeps_its_repeats(d_full, select, monkeypatch):
     """As many rows as the block has, and not the block itself."""
-    monkeypatch.setattr(select_stage, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 4)
     item = np.array([0, 0, 0, 1, 0, 0, 0, 0], dtype=np.int32)
     table = selection(select(d_full(item, n_items=3), kind="over-sampling", ratio=1))
     assert np.bincount(table["item"].to_numpy(), minlength=3).tolist() == [4, 4, 0]

@@ -15,8 +15,8 @@ import pytest
 from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data import randomness
 from cadc_rec.data.prepare.chosen import INTERACTIONS
-from cadc_rec.data.select import build_selection as select_stage
-from cadc_rec.data.select.build_selection import uniform_counts, uniform_positions
+from cadc_rec.data.select import blocks
+from cadc_rec.data.select.blocks import uniform_counts, uniform_positions
 from cadc_rec.data.select.sizes import selected_rows, shard_sizes
 from cadc_rec.store.artifact import Artifact, run_stage
 
@@ -80,7 +80,7 @@ def test_shards_differ_by_one_row_at_most_and_are_named_and_counted(d_full, sele
 
 
 def test_the_sample_does_not_depend_on_shards_files_or_row_groups(d_full, select, monkeypatch):
-    monkeypatch.setattr(select_stage, "BLOCK_ROWS", 64)  # several blocks
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 64)  # several blocks
     expected = selected(select(d_full(1000), shards=8))
     assert selected(select(d_full(1000), shards=3)) == expected
     assert selected(select(d_full(1000, parts=7), shards=8)) == expected
@@ -115,7 +115,7 @@ def test_fewer_rows_than_shards_leave_readable_empty_shards(d_full, select):
 
 def test_every_pair_of_rows_is_equally_likely_within_and_across_blocks(monkeypatch):
     """All samples of 2 of 6 rows, in blocks of 4 and 2, against the uniform distribution."""
-    monkeypatch.setattr(select_stage, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 4)
     draws = 3000
     counts: Counter[tuple[int, ...]] = Counter()
     for seed in range(draws):

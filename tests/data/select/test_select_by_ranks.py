@@ -15,7 +15,7 @@ from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data import streams
 from cadc_rec.data.columns import write_columns
 from cadc_rec.data.prepare.chosen import INTERACTIONS
-from cadc_rec.data.select import build_selection as select_stage
+from cadc_rec.data.select import blocks
 from cadc_rec.data.select.build_selection import build_selections
 from cadc_rec.data.streams import RowGroups
 from cadc_rec.store.artifact import Artifact, Draft, run_stage
@@ -100,7 +100,7 @@ def selected(dataset: Artifact, folder: Path, world: int, asked: SelectConfig, h
 def test_shards_are_the_bytes_that_one_process_writes(
     kind, ratio, history, world, d_full, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(select_stage, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 64)
     monkeypatch.setattr(streams, "SHARD_GROUP_ROWS", 37)  # groups that begin in another's shard
     asked = SelectConfig(kind=kind, ratio=ratio, shards=8)
     alone, (told,) = tmp_path / "alone", [None]

@@ -13,7 +13,7 @@ import pytest
 from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data import streams
 from cadc_rec.data.prepare.chosen import INTERACTIONS
-from cadc_rec.data.select import build_selection as select_stage
+from cadc_rec.data.select import blocks
 from cadc_rec.data.select.build_selection import build_selections
 from cadc_rec.data.select.sizes import shard_count, with_shards
 from cadc_rec.data.streams import ShardWriter
@@ -46,7 +46,7 @@ def d_full(tmp_path) -> Artifact:
 def test_several_ratios_in_one_pass_are_the_bytes_of_each_alone(
     kind, d_full, select, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(select_stage, "BLOCK_ROWS", 64)  # several blocks and row groups
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 64)  # several blocks and row groups
     monkeypatch.setattr(streams, "SHARD_GROUP_ROWS", 100)
     asked = []
     for number, ratio in enumerate(RATIOS):

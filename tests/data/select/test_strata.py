@@ -12,7 +12,7 @@ import pytest
 
 from cadc_rec.data import randomness
 from cadc_rec.data.prepare.chosen import INTERACTIONS
-from cadc_rec.data.select import build_selection as select_stage
+from cadc_rec.data.select import blocks
 from cadc_rec.data.select.strata import Strata, StratifiedChoice
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import Artifact, run_stage
@@ -50,7 +50,7 @@ TIME = RNG.permutation(np.repeat(np.arange(1000), 1)) * 977 - 300_000
 
 @pytest.mark.parametrize("kind", ["item-stratified", "time-stratified"])
 def test_each_stratum_gives_its_share_of_distinct_rows(kind, d_full, select, monkeypatch):
-    monkeypatch.setattr(select_stage, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 64)
     artifact = select(d_full(ITEM, TIME, parts=3), kind=kind, ratio=8, periods=7, shards=3)
     table = selection(artifact)
     row = table["row"].to_numpy()
