@@ -1,12 +1,12 @@
 """Run a Dockerfile's steps in a chroot of its base's distribution, where no engine is at hand.
 
-    sudo python -m tools.dockerfile_steps launch/Dockerfile /var/tmp/image --then 'cadc-rec --version'
+    python -m tools.dockerfile_steps launch/Dockerfile /var/tmp/image --then 'cadc-rec --version'
 
-The base image itself cannot be had without a registry of images: its distribution is made by
-debootstrap, and `--base` commands put in it what the image would bring (for ``pytorch/pytorch``:
-Python with pip, and torch). Every instruction after FROM is then done as Docker would, in order, by
-the user and with the environment that stand there; the first that fails ends it with its status. The
-folder is kept, for a look inside; the system needs debootstrap, some 10 GB and root.
+The base image itself comes from a registry of images, which this does not need: debootstrap makes
+its distribution, and the `--base` commands put in it what the image would bring (for
+``pytorch/pytorch``: Python with pip, and torch). Every instruction after FROM is then done as Docker
+would do it, in order, by the user and with the environment that stand there; the first that fails
+ends it. The folder is kept, for a look inside. It takes root, debootstrap and some 10 GB.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ class Image:
 
 def bootstrap(root: Path, suite: str, mirror: str, base: list[str], env: Mapping[str, str]) -> None:
     """Make the distribution in `root`, and what the base image has beside it."""
-    make: list[str | Path] = ["debootstrap", "--variant=minbase", "--components=main", suite, root, mirror]
+    make: list[str | Path] = ["debootstrap", "--variant=minbase", "--components=main"]
+    make += [suite, root, mirror]
     if "ubuntu" in mirror:
         # Debian's debootstrap does not know the newest suites; all of Ubuntu's have one script.
         make[2] = "--components=main,universe"
