@@ -4,7 +4,7 @@
 
 The base image itself comes from a registry of images, which this does not need: debootstrap makes
 its distribution, and the `--base` commands put in it what the image would bring (for
-``pytorch/pytorch``: Python with pip, and torch). Every instruction after FROM is then done as Docker
+``pytorch/pytorch``: Python with pip, and torch). Every instruction after FROM is done as Docker
 would do it, in order, by the user and with the environment that stand there; the first that fails
 ends it. The folder is kept, for a look inside. It takes root, debootstrap and some 10 GB.
 """
