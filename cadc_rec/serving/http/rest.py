@@ -30,7 +30,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.serving.http.guard import OPEN_PATHS, ApiKey, App, Guard
 from cadc_rec.serving.http.infer import Infer
-from cadc_rec.serving.http.load import Busy, refused
+from cadc_rec.serving.http.load import Busy, TooLate, refused
 from cadc_rec.serving.http.loaded import KeyNeeded, NotUnloaded, Repository
 from cadc_rec.serving.http.messages import (
     Error,
@@ -52,6 +52,7 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {  # and the reason, for the m
     NotImplementedError: (404, "not_found"),  # KServe's name for a model's version
     NotUnloaded: (409, "forbidden"),
     ModelNotReady: (503, "not_ready"),
+    TooLate: (429, "deadline"),  # the client named it, and another may be kept
     Busy: (503, "busy"),
 }
 _REASONS = {
@@ -63,7 +64,8 @@ _REASONS = {
     408: "The body did not come in time.",
     409: "Not allowed while the service runs.",
     413: "The body is too large.",
-    503: "Busy, or it would come too late; `Retry-After` says when to ask again.",
+    429: "It would come later than the client allows; `Retry-After` says when to ask again.",
+    503: "Busy, or not ready; `Retry-After` says when to ask again.",
 }
 
 
@@ -162,7 +164,7 @@ async def _refused(request: HttpRequest, error: Exception) -> HttpResponse:
     status, reason = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     text, headers = str(error), {}
     if isinstance(error, Busy):
-        reason, headers = error.reason, {"retry-after": str(error.retry_after)}
+        headers = {"retry-after": str(error.retry_after)}
     refused("rest", reason)
     if isinstance(error, NotImplementedError):
         text = "models are served without versions; leave the version out."

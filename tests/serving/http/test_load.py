@@ -69,7 +69,7 @@ def test_a_deadline_that_cannot_be_kept_is_refused_and_counted(service):
 
     before = [refusals(service.http, protocol, "deadline") for protocol in ("rest", "grpc")]
     status, headers, body = ask(service.http, INFER, of_users([1], timeout=1))
-    assert (status, headers["retry-after"]) == (503, "1")
+    assert (status, headers["retry-after"]) == (429, "1")
     assert "longer than the deadline" in json.loads(body)["error"]
     client = triton.InferenceServerClient(f"127.0.0.1:{service.grpc}")
     user = triton.InferInput("user_id", [1], "INT64")
