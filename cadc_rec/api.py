@@ -289,7 +289,7 @@ class Run:
         from cadc_rec.data.dataset import Dataset
         from cadc_rec.data.recent_popularity import LatestScores
         from cadc_rec.data.user_items import UserItems
-        from cadc_rec.serving.predict.catalogue import IdMap
+        from cadc_rec.serving.predict.ids import IdMap
         from cadc_rec.serving.predict.predictor import Predictor
         from cadc_rec.serving.predict.top_k import ItemVectors
 

@@ -3,7 +3,8 @@
 import numpy as np
 
 from cadc_rec.data.user_items import UserItems
-from cadc_rec.serving.predict.catalogue import IdMap, ItemAttribute
+from cadc_rec.serving.predict.catalogue import ItemAttribute
+from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.predictor import Predictor
 from cadc_rec.serving.predict.top_k import ItemVectors
 

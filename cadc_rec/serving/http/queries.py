@@ -34,7 +34,7 @@ from cadc_rec.serving.http.messages import (
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.http.tensors import values_of
 from cadc_rec.serving.predict.answers import Recommendations, Source
-from cadc_rec.serving.predict.catalogue import IdMap
+from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.predictor import HistoryMode, Predictor
 
 _OUTPUTS = ("item_id", "score", "count", "source")  # where a request names none

@@ -20,7 +20,8 @@ from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
-from cadc_rec.serving.predict.catalogue import IdMap, ItemAttribute
+from cadc_rec.serving.predict.catalogue import ItemAttribute
+from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.requests import Requests
 from cadc_rec.serving.predict.retrieval import IndexSearch, Retrieval
 from cadc_rec.serving.predict.top_k import Floats, ItemVectors

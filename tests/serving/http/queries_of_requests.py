@@ -22,7 +22,7 @@ from cadc_rec.serving.http.messages import Request
 from cadc_rec.serving.http.queries import Query, query_of
 from cadc_rec.serving.http.recommender import _of_all, _Waiting
 from cadc_rec.serving.http.settings import Limits
-from cadc_rec.serving.predict.catalogue import IdMap
+from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.requests import Requests
 from tests.serving.toy import toy
 
