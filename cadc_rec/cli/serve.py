@@ -52,6 +52,11 @@ def serve(
     watch: Annotated[
         float, typer.Option(min=0, help="Seconds between checks for a new bundle; 0 never checks.")
     ] = 2.0,
+    events: Annotated[
+        Path | None,
+        typer.Option(help="Journal of the events that clients tell. Default: BUNDLE.events beside "
+                     "a bundle that is a folder.", show_default=False),
+    ] = None,
     cache: Cache = None,
     debug: Debug = False,
 ) -> None:  # fmt: skip
@@ -70,6 +75,7 @@ def serve(
         api_key=api_key,
         verify_key=verify_key,
         watch_seconds=watch,
+        events=events,
     )
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy reads it when it is loaded
     with _no_arguments():

@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -119,11 +119,23 @@ class Journal:
         Raises:
             CadcError: the disk is full or the folder cannot be written; the old file stands.
         """
+        self.thin(lambda _: records)
+
+    def thin(self, kept: Callable[[list[dict[str, Any]]], Iterable[Record]]) -> None:
+        """Keep what is chosen of all records, also of those that other processes appended.
+
+        Args:
+            kept: is given the records and returns those that stay.
+
+        Raises:
+            CadcError: see `rewrite`; or the file is damaged.
+        """
         draft = self.path.with_name(f"{self.path.name}.draft")
         with self._explained(), self._locked():
+            records = Journal(self.path, self.kind).news().records
             with draft.open("wb") as file:
                 file.write(self._head())
-                file.write(_line({"records": list(records)}))
+                file.write(_line({"records": list(kept(records))}))
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(self.path)

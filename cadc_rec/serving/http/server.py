@@ -20,6 +20,7 @@ from kserve.model_repository import ModelRepository
 from kserve.protocol.dataplane import DataPlane
 
 from cadc_rec.errors import CadcError
+from cadc_rec.serving.http.events import EventLog
 from cadc_rec.serving.http.guard import ApiKey, impatient
 from cadc_rec.serving.http.loaded import Loaded, Repository
 from cadc_rec.serving.http.recommender import Recommender
@@ -71,7 +72,8 @@ def serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
 async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
     limits, key = settings.limits, ApiKey(settings.api_key)
     with _listening(settings.host, settings.http_port) as listener:
-        loaded = Loaded(settings.bundle, settings.verify_key)
+        events = None if settings.journal is None else EventLog(settings.journal)
+        loaded = Loaded(settings.bundle, settings.verify_key, events)
         model = Recommender(settings.name, loaded, limits)
         models = ModelRepository()
         models.update(model)
@@ -95,18 +97,22 @@ async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> Non
             limit_concurrency=limits.connections, timeout_keep_alive=limits.idle_seconds,
             timeout_graceful_shutdown=limits.grace_seconds,
         )  # fmt: skip
-        watching = None
+        watching = []
         if settings.watch_seconds > 0:
-            watching = asyncio.create_task(loaded.watch(settings.watch_seconds))
+            watching.append(asyncio.create_task(loaded.watch(settings.watch_seconds)))
+        if events is not None:
+            watching.append(asyncio.create_task(events.watch()))
         predictor = loaded.predictor
         ready(f"{predictor.name} ({predictor.fingerprint[:12]}) on {', '.join(where)}")
         try:
             await _Both(config, rpc, limits.grace_seconds).serve(sockets=[listener])
         finally:
-            if watching is not None:
-                watching.cancel()
+            for task in watching:
+                task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
-                    await watching
+                    await task
+            if events is not None:
+                events.close()
             model.batcher.close()
 
 
