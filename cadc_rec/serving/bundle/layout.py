@@ -51,6 +51,10 @@ KNOWN = "known.safetensors"
 ``items`` int32 ``[n]``, each user's in the order of time, the latest last; and ``popularity``
 int64 ``[items]``, how often each item is in it."""
 
+RECENT = "recent.safetensors"
+"""The log's interactions in its last window, where recent popularity has a part in the score:
+``time``, float64 ``[n]``, seconds since 1970, ascending, and ``item``, int32. `MODEL` has under
+``recent`` the window and the factor. The last element of the items' vectors is their score."""
 CONTEXT = "context.json"
 """What the user tower reads of a request, where it reads anything: ``features`` in the order of the
 programs' codes, ``values`` (by column, those of codes 1, 2, ...; code 0 is missing) and ``lagged``,
