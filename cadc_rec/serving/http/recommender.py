@@ -229,11 +229,11 @@ class Batcher:
 
 def _together(one: _Waiting, other: _Waiting) -> bool:
     a, b = one.query, other.query
-    narrowed = (a.filter, a.candidates, b.filter, b.candidates)
     return (
         one.predictor is other.predictor
         and (a.exclude_seen, a.history_mode) == (b.exclude_seen, b.history_mode)
-        and narrowed == (None, None, None, None)
+        and a.is_plain
+        and b.is_plain
     )
 
 
@@ -268,6 +268,8 @@ def _of_all(batch: list[_Waiting]) -> Iterable[Recommendations]:
         time,
         {name: [v for one in batch for v in one.query.context[name]] for name in first.context},
         first.history_mode,
+        first.block,
+        first.rules,
     )
     if len(batch) == 1:
         yield found
