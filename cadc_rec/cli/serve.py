@@ -52,6 +52,18 @@ def serve(
     watch: Annotated[
         float, typer.Option(min=0, help="Seconds between checks for a new bundle; 0 never checks.")
     ] = 2.0,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="PEM file with the certificate: serve HTTPS, and gRPC over TLS. It is "
+                     "read again when it changes, and at SIGHUP."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="PEM file with the certificate's key.")
+    ] = None,
+    access_log: Annotated[
+        str | None,
+        typer.Option(help="File for a line of JSON for each request; - is standard output."),
+    ] = None,
     cache: Cache = None,
     debug: Debug = False,
 ) -> None:  # fmt: skip
@@ -70,6 +82,9 @@ def serve(
         api_key=api_key,
         verify_key=verify_key,
         watch_seconds=watch,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        access_log=access_log,
     )
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy reads it when it is loaded
     with _no_arguments():

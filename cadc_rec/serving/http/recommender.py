@@ -28,6 +28,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.http.loaded import Loaded
 from cadc_rec.serving.http.messages import Output, Request, of_kserve, to_kserve
+from cadc_rec.serving.http.observed import answered_by
 from cadc_rec.serving.http.queries import Query, described, outputs_of, query_of
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.predict.answers import Recommendations, Source
@@ -110,6 +111,7 @@ class Recommender(InferenceModel):
         try:
             request, predictor = read(), self.loaded.predictor
             query = query_of(request, predictor, self.limits)
+            answered_by(predictor.fingerprint[:12], len(query.users))
             answer = await self.batcher.recommend(predictor, query)
             outputs = outputs_of(request, answer, predictor)
             outcome = "answered"

@@ -6,7 +6,7 @@ answered by a status with one sentence, and is not logged.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -32,11 +32,15 @@ _AGE_MS = 30 * 60 * 1000  # age of a connection at which its client must make an
 
 
 def grpc_server(
-    dataplane: DataPlane, repository: Repository, key: ApiKey, limits: Limits
+    dataplane: DataPlane,
+    repository: Repository,
+    key: ApiKey,
+    limits: Limits,
+    observers: Sequence[aio.ServerInterceptor] = (),
 ) -> aio.Server:
     """The server; the caller adds ports and starts it."""
     server = aio.server(
-        interceptors=(_Rules(key),),
+        interceptors=(*observers, _Rules(key)),
         maximum_concurrent_rpcs=limits.waiting,
         options=[
             ("grpc.max_receive_message_length", limits.body_bytes),

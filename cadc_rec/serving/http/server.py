@@ -20,12 +20,15 @@ from kserve.model_repository import ModelRepository
 from kserve.protocol.dataplane import DataPlane
 
 from cadc_rec.errors import CadcError
+from cadc_rec.serving.http.access_log import access_log
 from cadc_rec.serving.http.guard import ApiKey, impatient
 from cadc_rec.serving.http.loaded import Loaded, Repository
+from cadc_rec.serving.http.observed import observed, observers
 from cadc_rec.serving.http.recommender import Recommender
 from cadc_rec.serving.http.rest import application
 from cadc_rec.serving.http.rpc import grpc_server
 from cadc_rec.serving.http.settings import ServiceSettings
+from cadc_rec.serving.http.tls import KeyPair
 
 
 class _Both(uvicorn.Server):
@@ -70,18 +73,30 @@ def serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
 
 async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
     limits, key = settings.limits, ApiKey(settings.api_key)
-    with _listening(settings.host, settings.http_port) as listener:
+    pair = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        pair = KeyPair(settings.tls_cert, settings.tls_key)
+    with (
+        _listening(settings.host, settings.http_port) as listener,
+        access_log(settings.access_log) as written,
+    ):
+        tell = None if written is None else written.write
         loaded = Loaded(settings.bundle, settings.verify_key)
         model = Recommender(settings.name, loaded, limits)
         models = ModelRepository()
         models.update(model)
         dataplane = DataPlane(models)
         repository = Repository(models, loaded, settings.name, key.exists)
-        rpc, where = None, [f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"]
+        scheme = "http" if pair is None else "https"
+        rpc, where = None, [f"{scheme}://{_shown(settings.host)}:{listener.getsockname()[1]}"]
         if settings.grpc_port is not None:
-            rpc = grpc_server(dataplane, repository, key, limits)
+            rpc = grpc_server(dataplane, repository, key, limits, observers(tell))
+            address = f"{_shown(settings.host)}:{settings.grpc_port}"
             try:
-                port = rpc.add_insecure_port(f"{_shown(settings.host)}:{settings.grpc_port}")
+                if pair is None:
+                    port = rpc.add_insecure_port(address)
+                else:
+                    port = rpc.add_secure_port(address, pair.for_grpc())
             except RuntimeError as error:
                 raise CadcError(
                     f"--grpc-port {settings.grpc_port} cannot be used; choose another port."
@@ -89,24 +104,27 @@ async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> Non
             await rpc.start()
             where.append(f"grpc://{_shown(settings.host)}:{port}")
         config = uvicorn.Config(
-            application(model, dataplane, repository, key, limits),
+            observed(application(model, dataplane, repository, key, limits), tell),
             http=impatient(limits.head_seconds), ws="none", lifespan="off",
             log_level="critical", access_log=False, server_header=False, date_header=False,
             limit_concurrency=limits.connections, timeout_keep_alive=limits.idle_seconds,
             timeout_graceful_shutdown=limits.grace_seconds,
+            ssl_context_factory=None if pair is None else lambda *_: pair.context,
         )  # fmt: skip
-        watching = None
+        watching = []
         if settings.watch_seconds > 0:
-            watching = asyncio.create_task(loaded.watch(settings.watch_seconds))
+            watching.append(asyncio.create_task(loaded.watch(settings.watch_seconds)))
+        if pair is not None:
+            watching.append(asyncio.create_task(pair.watch()))
         predictor = loaded.predictor
         ready(f"{predictor.name} ({predictor.fingerprint[:12]}) on {', '.join(where)}")
         try:
             await _Both(config, rpc, limits.grace_seconds).serve(sockets=[listener])
         finally:
-            if watching is not None:
-                watching.cancel()
+            for task in watching:
+                task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
-                    await watching
+                    await task
             model.batcher.close()
 
 

@@ -56,6 +56,10 @@ class ServiceSettings:
         api_key: the key that clients must send; None answers everybody.
         verify_key: file with the public key that bundles must be signed with.
         watch_seconds: seconds between checks for a new bundle at the same path; 0 never checks.
+        tls_cert: PEM file with the certificate and what leads to a known authority; None serves
+            without TLS.
+        tls_key: PEM file with its key.
+        access_log: file for a line of each request, ``-`` for standard output; None writes none.
         limits: limits of requests.
     """
 
@@ -67,7 +71,17 @@ class ServiceSettings:
     api_key: str | None = None
     verify_key: Path | None = None
     watch_seconds: float = 2.0
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    access_log: str | None = None
     limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            given, missing = "--tls-cert", "--tls-key"
+            if self.tls_cert is None:
+                given, missing = missing, given
+            raise CadcError(f"{given} alone: TLS needs a certificate and its key; give {missing}.")
 
 
 def require_key_beyond_loopback(host: str, api_key: str | None, everybody: bool) -> None:
