@@ -110,8 +110,10 @@ def test_the_services_image_is_of_one_distribution_and_its_versions_are_those_of
 
 def test_the_services_image_listens_where_it_says():
     steps = dict(instructions(SERVICE))
-    ports = re.findall(r"_port: Annotated.*?\] = (\d+)", SERVE.read_text(), re.DOTALL)
-    assert steps["EXPOSE"].split() == ports
+    ports = re.findall(
+        r"_port: Annotated(?:(?!_port: ).)*?\n    \] = (\w+)", SERVE.read_text(), re.DOTALL
+    )
+    assert steps["EXPOSE"].split() == [port for port in ports if port != "None"]
     command, bundle, option, host = json.loads(steps["CMD"])
     assert (command, option, host) == ("serve", "--host", "0.0.0.0")
     assert bundle.startswith("/mnt/")
