@@ -12,6 +12,7 @@ step; the next job removes what a killed job left.
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import sys
@@ -352,7 +353,7 @@ def _manifest(
         "settings": settings,
         "inputs": _fingerprints(inputs),
         "files": files,
-        "versions": library_versions(),
+        "versions": _versions(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": seconds,
         "rows": draft.rows,
@@ -360,6 +361,12 @@ def _manifest(
         "peak_memory_bytes": _peak_memory_bytes(),
         "info": draft.info,
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Those of this process; reading what is installed takes as long as a small artifact."""
+    return library_versions()
 
 
 def _peak_memory_bytes() -> int:
