@@ -38,6 +38,7 @@ from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.pretrain.transition_matrix import load_matrix, save_matrix, transition_matrix
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.updates.changes import Changes, items_of
+from cadc_rec.updates.rounding import rounded_changes
 
 
 def divisors(artifact: Artifact, scale: Scale) -> list[float] | None:
@@ -102,9 +103,11 @@ def build_updated_tables(
         info["global_bias"] = _solve_mf(
             config, update, seed, user, item, bias, data, changes, processes
         )
-    _empty(dataset, user=user, item=item)
     # Divided by what the old tables were divided by: the towers have learned to read that scale.
-    IdTables(user / divided[0], item / divided[1]).save(draft.path)
+    user = _stored(tables.user, user / divided[0], update, reused.get("user"))
+    item = _stored(tables.item, item / divided[1], update, reused.get("item"))
+    _empty(dataset, user=user, item=item)
+    IdTables(user, item).save(draft.path)
     draft.rows = int(changes.came.sum())
     draft.info = {
         **info,
@@ -177,7 +180,7 @@ def _solve_mf(
 def build_updated_transitions(
     config: TransitionsConfig,
     scale: Scale,
-    sweeps: int,
+    update: UpdateConfig,
     before: Artifact,
     dataset: Dataset,
     processes: Processes,
@@ -189,7 +192,7 @@ def build_updated_transitions(
     Args:
         config: how transitions are counted and factorized.
         scale: ``pretrain.scale``.
-        sweeps: of all rows.
+        update: how many sweeps there are, of all rows.
         before: the transitions artifact of the dataset before.
         dataset: the next D_full.
         processes: one process.
@@ -208,12 +211,14 @@ def build_updated_transitions(
     for table in (source, target):
         _empty(dataset, item=table)
     solver = LeastSquares.of_matrix(source, target, matrix, None, config.l2, 0, None, processes)
-    for _ in solver.sweeps(sweeps):
+    for _ in solver.sweeps(update.sweeps):
         pass
     shutil.rmtree(scratch)
+    source = _stored(tables.source, source / divided[0], update, reused)
+    target = _stored(tables.target, target / divided[1], update, reused)
     for table in (source, target):
         _empty(dataset, item=table)
-    TransitionTables(source / divided[0], target / divided[1]).save(draft.path)
+    TransitionTables(source, target).save(draft.path)
     draft.rows = len(dataset.train_item)
     draft.info = {"pairs": int(matrix.nnz), "divided_by": divided}
 
@@ -237,6 +242,16 @@ def grown(table: torch.Tensor, rows: int, reused: NDArray[np.int64] | None = Non
     if stay is not table:
         found[: len(table)][~kept] = mean
     return found
+
+
+def _stored(
+    before: torch.Tensor,
+    after: torch.Tensor,
+    update: UpdateConfig,
+    reused: NDArray[np.int64] | None,
+) -> torch.Tensor:
+    """A table as it is written."""
+    return rounded_changes(before, after.cpu(), update.round_changes, reused)
 
 
 def _empty(dataset: Dataset, **tables: torch.Tensor) -> None:

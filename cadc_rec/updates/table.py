@@ -83,12 +83,12 @@ def _prepare_settings(job: Job) -> dict[str, Any]:
 
 
 def _pretrain_settings(job: Job) -> dict[str, Any]:
-    own = job.experiment.update.model_dump(include={"epochs", "sweeps", "polish"})
+    own = job.experiment.update.model_dump(include={"epochs", "sweeps", "polish", "round_changes"})
     return {**PRETRAIN.settings(job), "update": own}
 
 
 def _transitions_settings(job: Job) -> dict[str, Any]:
-    own = {"sweeps": job.experiment.update.sweeps}
+    own = job.experiment.update.model_dump(include={"sweeps", "round_changes"})
     return {**TRANSITIONS.settings(job), "update": own}
 
 
@@ -164,7 +164,7 @@ def _transitions(job: Job) -> Together:
     return lambda alone, draft: build_updated_transitions(
         e.transitions,
         e.pretrain.scale,
-        e.update.sweeps,
+        e.update,
         before,
         job.open_dataset(),
         alone,
