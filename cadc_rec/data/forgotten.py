@@ -17,7 +17,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,11 @@ class Forgotten:
             "key_check": self.key_check,
         }
         (dataset / FILE).write_text(strict_json.dumps(document, indent=2) + "\n", "utf-8")
+
+    def without_rows(self, side: str, rows: NDArray[np.int64]) -> Forgotten:
+        """The same where these rows of a side have another owner by now."""
+        left = np.setdiff1d(self.rows[side], rows)
+        return replace(self, rows={**self.rows, side: left})
 
     def __bool__(self) -> bool:
         return any(self.hashes.values())

@@ -16,7 +16,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -189,7 +189,7 @@ def run_stage(
                     build(Draft(workdir / draft_path))
                 group.all_gather({})
             group.together()  # rank 0 hashes, sends and commits
-        _open_on_node(final, group, origin)
+        open_on_nodes([final], group, origin)
         return Artifact(final, read_manifest(final), cached=found)
 
     if group.together(lambda: not force and _exists(final, origin)):
@@ -242,15 +242,20 @@ def _follow(final: Path, origin: Origin, group: Group, build: Callable[[Draft], 
         group.all_gather(group.together(sends) or {})
 
 
-def _open_on_node(final: Path, group: Group, origin: Origin | None) -> None:
-    """What ranks other than 0 do for an artifact that is there: the first of a node brings it."""
+def open_on_nodes(finals: Sequence[Path], group: Group, origin: Origin | None) -> None:
+    """What ranks other than 0 do for artifacts that are there: the first of a node brings them.
+
+    Rank 0, which has them, waits meanwhile by `Group.together`.
+    """
 
     def opened() -> None:
         assert origin is not None
-        origin.find(f"{final.parent.name}/{final.name}")
-        open_artifact(final)
+        for final in finals:
+            origin.find(f"{final.parent.name}/{final.name}")
+            open_artifact(final)
 
-    group.together(opened if origin is not None and place_on_node()[0] == 0 else None)
+    brings = origin is not None and group.rank != 0 and place_on_node()[0] == 0
+    group.together(opened if brings else None)
 
 
 def stage_exists(

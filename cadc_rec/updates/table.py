@@ -71,7 +71,8 @@ def _reused(job: Job) -> dict[Side, NDArray[np.int64]]:
 def _prepare_settings(job: Job) -> dict[str, Any]:
     data, day = job.experiment.data, _day(job)
     if isinstance(day, Request):
-        return {"forget": 1}
+        ids = {"ids": data.ids.model_dump(mode="json")} if data.ids.living else {}
+        return {"forget": 1, **ids}
     settings: dict[str, Any] = {
         "update": 1,
         "k_core": max(data.k_core, 1),
@@ -136,8 +137,8 @@ def _prepare(job: Job) -> Alone:
     if isinstance(day, Request):
         from cadc_rec.updates.forget import build_forgotten_dataset
 
-        request = day
-        return lambda draft: build_forgotten_dataset(before, request, draft)
+        request, ids = day, job.experiment.data.ids
+        return lambda draft: build_forgotten_dataset(ids, before, request, draft)
     return lambda draft: build_updated_dataset(job.experiment.data, before, day, draft)
 
 
