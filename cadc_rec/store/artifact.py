@@ -31,7 +31,7 @@ from cadc_rec.store.manifest import (
     verify_files,
     write_sealed,
 )
-from cadc_rec.store.pruned import MARK, is_pruned, share_files
+from cadc_rec.store.pruned import MARK, is_pruned, prune, share_files
 from cadc_rec.store.remote.nodes import node_draft, send_draft
 from cadc_rec.store.remote.origin import Origin, origin_of, place_on_node
 from cadc_rec.store.remote.slices import join_slices
@@ -265,7 +265,8 @@ def stage_exists(
     final = workdir / stage / artifact_key(stage, settings, inputs)
     origin = origin_of(workdir)
     if origin is not None:
-        return origin.has(f"{stage}/{final.name}")
+        name = f"{stage}/{final.name}"
+        return origin.has(name) and not (origin.find(name) and is_pruned(final))
     return os.path.exists(final) and not is_pruned(final)
 
 
@@ -275,6 +276,20 @@ def pruned_artifact(
     """This artifact, if its files were removed by `cadc_rec.store.pruned.prune`."""
     final = workdir / stage / artifact_key(stage, settings, inputs)
     return Artifact(final, read_manifest(final), cached=True) if is_pruned(final) else None
+
+
+def prune_artifact(path: Path, why: str) -> None:
+    """Remove an artifact's files but for its manifest, on the disk or in the store.
+
+    Args:
+        path: the artifact's folder.
+        why: a sentence for who asks for it.
+    """
+    origin = origin_of(path.parent.parent)
+    if origin is None:
+        prune(path, why)
+    else:
+        origin.prune(f"{path.parent.name}/{path.name}", why)
 
 
 def committed(workdir: Path, stage: str) -> list[Path]:
@@ -300,7 +315,7 @@ def bring(folder: Path, names: Iterable[str]) -> None:
 def _exists(final: Path, origin: Origin | None) -> bool:
     if origin is None:
         return os.path.exists(final) and not is_pruned(final)
-    return origin.find(f"{final.parent.name}/{final.name}")
+    return origin.find(f"{final.parent.name}/{final.name}") and not is_pruned(final)
 
 
 def _commit(draft: Path, final: Path, origin: Origin | None, force: bool) -> bool:
@@ -308,7 +323,8 @@ def _commit(draft: Path, final: Path, origin: Origin | None, force: bool) -> boo
     if origin is None:
         commit(draft, final)
         return True
-    return origin.commit(draft, f"{final.parent.name}/{final.name}", force)
+    # In the place of one whose files were removed it is made anew.
+    return origin.commit(draft, f"{final.parent.name}/{final.name}", force or is_pruned(final))
 
 
 def _open_together(final: Path, group: Group) -> Artifact:

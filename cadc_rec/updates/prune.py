@@ -18,17 +18,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cadc_rec.data.forgotten import FILE as FORGOTTEN
 from cadc_rec.data.forgotten import SIDES, Forgotten, hashes_of
 from cadc_rec.data.ids.living import FOLDER
 from cadc_rec.errors import BusyError, CadcError
 from cadc_rec.pipeline.finished import runs_of
 from cadc_rec.pipeline.table import STAGES, TABLE
-from cadc_rec.store.artifact import Artifact, committed, read_manifest
+from cadc_rec.store.artifact import Artifact, bring, committed, prune_artifact, read_manifest
 from cadc_rec.store.atomic import locked
-from cadc_rec.store.pruned import is_pruned, prune
+from cadc_rec.store.pruned import is_pruned
+from cadc_rec.store.remote.lease import held_names
 from cadc_rec.store.remote.origin import origin_of
 from cadc_rec.updates import chain
 from cadc_rec.updates.forget import Request
+
+_TELLING = ("rejected/", "users.parquet", "items.parquet", f"{FOLDER}/")
+"""Files of a prepared dataset that say whom it has."""
 
 
 def prunable(
@@ -96,15 +101,21 @@ def require_alone(workdir: Path, line: str) -> None:
     Raises:
         CadcError: another job fills an artifact of the folder, or saves checkpoints.
     """
+    own = f"{chain.STAGE}-line-{line}"
+    busy = []
     for lock in sorted((workdir / ".tmp").glob("*.lock")):
-        if lock.name == f"{chain.STAGE}-line-{line}.lock":
-            continue
-        with locked(lock) as free:
-            if not free:
-                raise BusyError(
-                    f"{workdir}: another job is at work there ({lock.stem}) and may read what "
-                    "would be removed; give the command again when it has ended."
-                )
+        if lock.stem != own:
+            with locked(lock) as free:
+                busy += [] if free else [lock.stem]
+    origin = origin_of(workdir)
+    if origin is not None:
+        busy += [name for name in held_names(origin.objects) if name != own]
+    if busy:
+        raise BusyError(
+            f"{workdir if origin is None else origin.address}: another job is at work there "
+            f"({busy[0]}) and may read what would be removed; give the command again when it has "
+            "ended."
+        )
 
 
 @dataclass(frozen=True)
@@ -168,6 +179,10 @@ def holders_of(
                     more = True
     others = tainted & needed(workdir, line, since, run_stays=False)
     killed = sorted(path for path in (workdir / "checkpoints").glob("*") if path.is_dir())
+    origin = origin_of(workdir)
+    if origin is not None:
+        there = {found.name.split("/")[1] for found in origin.objects.list("checkpoints")}
+        killed = sorted({*killed, *(workdir / "checkpoints" / name for name in there)})
     return Holders(sorted(tainted - others), sorted(others), killed)
 
 
@@ -178,6 +193,8 @@ def _stage_of(path: Path) -> int:
 
 def _has_any(dataset: Path, request: Request) -> bool:
     """Whether a prepared dataset has one of the ids, or bad rows in which one may stand."""
+    files = read_manifest(dataset)["files"]
+    bring(dataset, [name for name in files if name.startswith(_TELLING)])
     for file in (dataset / "rejected").glob("*.parquet"):
         rejected = pq.ParquetFile(file)
         if rejected.metadata.num_rows and "row" in rejected.schema_arrow.names:
@@ -197,6 +214,7 @@ def _has_any(dataset: Path, request: Request) -> bool:
 
 def _has_forgotten(artifact: Path, request: Request) -> bool:
     """Whether this is a prepared dataset in which all of these were forgotten."""
+    bring(artifact, [FORGOTTEN])
     known = Forgotten.open(artifact)
     asked = {side: hashes_of(side, request.ids[side], request.key) for side in SIDES}
     return bool(known) and all(known.hashes[side].issuperset(asked[side]) for side in SIDES)
@@ -217,13 +235,16 @@ def purge(workdir: Path, line: str, holders: Holders) -> None:
     """
     require_alone(workdir, line)
     remove(holders.own, "forgotten users or items were in them")
+    origin = origin_of(workdir)
     for folder in holders.checkpoints:
         with locked(workdir / ".tmp" / f"checkpoints-{folder.name}.lock") as mine:
+            if mine and origin is not None:
+                origin.remove(f"checkpoints/{folder.name}")
             if mine:
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=origin is not None)
 
 
 def remove(paths: list[Path], why: str) -> None:
     """Prune these artifacts, the latest stage first: what is left is never newer than its input."""
     for path in sorted(paths, key=_stage_of, reverse=True):
-        prune(path, why)
+        prune_artifact(path, why)

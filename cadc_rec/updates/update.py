@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import Experiment
-from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.validation import validation_sample
 from cadc_rec.log import log
 from cadc_rec.pipeline.finished import require_finished
@@ -104,10 +103,6 @@ def carry_on(
     """
     require_updatable(experiment.data)
     origin = origin_of(workdir)
-    if forget is not None and origin is not None:
-        raise CadcError(
-            "forgetting works on a work folder of this machine: a store may keep what is removed."
-        )
     with _joined(experiment, workdir, data_dir) as processes, contextlib.ExitStack() as held:
         group: Group = processes or SoloGroup()
 

@@ -16,7 +16,7 @@ from cadc_rec.config.file import load_experiment
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.updates.sample import sampled_rows
 from cadc_rec.updates.update import carry_on
-from tests.updates.conftest import settings
+from tests.updates.conftest import as_toml, settings
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -51,29 +51,12 @@ def launched(workdir, config, day):
     return done.stdout.splitlines(), done.stderr
 
 
-def json_as_toml(value):
-    """A TOML file of tables, whose values JSON writes as TOML does."""
-    lines = [f"{k} = {json.dumps(v)}" for k, v in value.items() if not isinstance(v, dict)]
-
-    def walk(path, table):
-        plain = {k: v for k, v in table.items() if not isinstance(v, dict)}
-        lines.extend([f"[{path}]", *(f"{k} = {json.dumps(v)}" for k, v in plain.items())])
-        for name, below in table.items():
-            if isinstance(below, dict):
-                walk(f"{path}.{name}", below)
-
-    for name, table in value.items():
-        if isinstance(table, dict):
-            walk(name, table)
-    return "\n".join(lines) + "\n"
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_update_of_two_ranks_is_that_of_one(shop, day, kind, tmp_path):
     tree, config = settings(shop, **KINDS[kind]), tmp_path / "config.toml"
     of_method = ("pretrain", "history", "transitions", "prior")
     tree["methods"] = {"cadc": {name: tree.pop(name) for name in of_method if name in tree}}
-    config.write_text(json_as_toml(tree))
+    config.write_text(as_toml(tree))
     e = load_experiment(config)
     assert e.pretrain.model == kind
     workdir, of_two = tmp_path / "work", tmp_path / "of-two"

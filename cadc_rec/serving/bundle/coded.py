@@ -140,7 +140,7 @@ class Coder:
         olds, tables, codes = self._olds(name, old), [], []
         for of, span in floats_in(name, new).items():
             rows = span.of(new)
-            place = there.get(hashlib.sha256(rows).hexdigest())
+            place = there.get(hashlib.sha256(rows.tobytes()).hexdigest())
             entry = {"name": of, "at": span.at, "rows": span.rows, "width": span.width}
             if place is not None:
                 tables.append({**entry, "stands_in": list(place), "code": 0})
@@ -219,7 +219,8 @@ class Coder:
             if self.target.has(file):
                 contents = self.target.read(file)
                 for of, span in self._tables_of(file).items():
-                    found.setdefault(hashlib.sha256(span.of(contents)).hexdigest(), (file, of))
+                    digest = hashlib.sha256(contents[span.at : span.end]).hexdigest()
+                    found.setdefault(digest, (file, of))
         return found
 
     def _tables_of(self, file: str) -> dict[str, Span]:
