@@ -177,8 +177,8 @@ class _Builder:
             shutil.copyfile(self.parent.path / CONTEXT_FILE, folder / CONTEXT_FILE)
         self._save(stand_in)
         if self.config.living:
-            for side in SIDES:
-                self._give_up_rows(side)
+            self._give_up_rows("user")
+            self._give_up_rows("item")
         self._tell(split, train)
 
     def _give_up_rows(self, side: Side) -> None:

@@ -32,8 +32,8 @@ from cadc_rec.store.remote.origin import origin_of
 from cadc_rec.updates import chain
 from cadc_rec.updates.forget import Request
 
-_TELLING = ("rejected/", "users.parquet", "items.parquet", f"{FOLDER}/")
-"""Files of a prepared dataset that say whom it has."""
+_TELLING = ("rejected/", "users.parquet", "items.parquet", f"{FOLDER}/", FORGOTTEN)
+"""Files of a prepared dataset that say whom it has, and whom it forgot."""
 
 
 def prunable(
@@ -158,6 +158,8 @@ def holders_of(
         for path, manifest in every.items()
         if path not in clean and not is_pruned(path)
     }
+    for path, manifest in left.items():
+        bring(path, [name for name in manifest["files"] if name.startswith(_TELLING)])
     tainted = {path for path in left if path.parent.name == "prepare" and _has_any(path, request)}
     # Another experiment's updates forgot them too, if their dataset says so.
     forgot = {m["fingerprint"] for path, m in left.items() if _has_forgotten(path, request)}
@@ -193,8 +195,6 @@ def _stage_of(path: Path) -> int:
 
 def _has_any(dataset: Path, request: Request) -> bool:
     """Whether a prepared dataset has one of the ids, or bad rows in which one may stand."""
-    files = read_manifest(dataset)["files"]
-    bring(dataset, [name for name in files if name.startswith(_TELLING)])
     for file in (dataset / "rejected").glob("*.parquet"):
         rejected = pq.ParquetFile(file)
         if rejected.metadata.num_rows and "row" in rejected.schema_arrow.names:
@@ -214,7 +214,6 @@ def _has_any(dataset: Path, request: Request) -> bool:
 
 def _has_forgotten(artifact: Path, request: Request) -> bool:
     """Whether this is a prepared dataset in which all of these were forgotten."""
-    bring(artifact, [FORGOTTEN])
     known = Forgotten.open(artifact)
     asked = {side: hashes_of(side, request.ids[side], request.key) for side in SIDES}
     return bool(known) and all(known.hashes[side].issuperset(asked[side]) for side in SIDES)
