@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
+import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from cadc_rec import strict_json
@@ -30,6 +31,8 @@ from cadc_rec.log import log, track
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import manifest_of
 from cadc_rec.serving.bundle.signing import signature_of
+from cadc_rec.serving.predict.ids import id_arrays
+from cadc_rec.serving.predict.texts import Texts
 from cadc_rec.store.atomic import commit, folder_to_fill
 from cadc_rec.versions import library_versions
 
@@ -125,6 +128,7 @@ def _write_data(finished: Finished, folder: Path) -> None:
     ):
         if source.exists():  # few datasets have vectors or numbers
             shutil.copyfile(source, folder / name)
+    _write_ids(prepared, folder)
     vectors = [table for table in finished.dataset.item_dense if table.kind == "vector"]
     for place, table in enumerate(vectors):
         file = folder / layout.item_content(place)
@@ -147,6 +151,17 @@ def _write_data(finished: Finished, folder: Path) -> None:
         "popularity": np.bincount(taken, minlength=every).astype(np.int64),
     }
     (folder / layout.KNOWN).write_bytes(save(arrays))  # save_file would hide it from other users
+
+
+def _write_ids(prepared: Path, folder: Path) -> None:
+    """Ids and titles as arrays that a service searches where they lie."""
+    (folder / layout.USER_IDS).parent.mkdir(exist_ok=True)
+    for side, name in (("user", layout.USER_IDS), ("item", layout.ITEM_IDS)):
+        table = pq.ParquetFile(prepared / f"{side}s.parquet")
+        arrays = id_arrays(table.read([f"{side}_id"])[0])
+        if side == "item" and "title" in table.schema_arrow.names:
+            arrays |= Texts.of(table.read(["title"])[0].to_pylist()).arrays("title")
+        (folder / name).write_bytes(save(arrays))
 
 
 def _write_index_and_test(finished: Finished, folder: Path, kind: IndexKind) -> dict[str, Any]:

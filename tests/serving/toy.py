@@ -6,7 +6,7 @@ from cadc_rec.data.user_items import UserItems
 from cadc_rec.serving.predict.catalogue import ItemAttribute
 from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.predictor import Predictor
-from cadc_rec.serving.predict.top_k import ItemVectors
+from cadc_rec.serving.predict.top_k import ItemVectors, load_ahead
 
 
 def toy(
@@ -24,6 +24,7 @@ def toy(
     User u took 3 + u % 5 items, none of the last `untaken`; item n has the attribute kind = n % 4
     and tags n % 2, n % 3.
     """
+    load_ahead()
     draw = np.random.default_rng(seed)
     users = draw.standard_normal((n_users, dim)).astype(np.float32)
     items = draw.standard_normal((n_items, dim)).astype(np.float32)
