@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cadc_rec.errors import CadcError
 
 _HEADER_LIMIT = 100 << 20  # bytes, as safetensors has it
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8"), "I32": np.dtype("<i4"),
     "U64": np.dtype("<u8"), "U8": np.dtype("u1"),
 }  # fmt: skip
@@ -41,6 +41,8 @@ def map_tensors(file: Path) -> dict[str, NDArray[Any]]:
             if name == "__metadata__":
                 continue
             dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+            if not all(isinstance(each, int) and each >= 0 for each in shape):
+                raise ValueError
             start, stop = entry["data_offsets"]
             count = int(np.prod(shape, dtype=np.int64))
             if (

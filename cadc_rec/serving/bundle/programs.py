@@ -31,6 +31,7 @@ _PLAIN_ENTRIES = re.compile(
     r"|models/model\.json|archive_format|archive_version|byteorder|\.data/[a-z_]+|version"
 )
 _EXAMPLE_INPUTS = "data/sample_inputs/model.pt"
+_ONE_AT_A_TIME = threading.Lock()  # torch.export.load has state of its own that it cannot share
 
 
 def load_program(bundle: Bundle, program: str) -> torch.nn.Module:
@@ -44,7 +45,8 @@ def load_program(bundle: Bundle, program: str) -> torch.nn.Module:
     name = layout.PROGRAMS[program]
     contents = bundle.read(name)
     refuse_pickles(contents, str(bundle.path / name))
-    return torch.export.load(io.BytesIO(contents)).module()
+    with _ONE_AT_A_TIME:
+        return torch.export.load(io.BytesIO(contents)).module()
 
 
 class LazyProgram:

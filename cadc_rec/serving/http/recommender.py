@@ -24,7 +24,7 @@ from kserve.model import InferenceModel, InferenceVerb
 from prometheus_client import Counter, Histogram
 
 from cadc_rec.serving.http.batcher import Batcher, piece_users
-from cadc_rec.serving.http.load import Load
+from cadc_rec.serving.http.load import Load, TooLate
 from cadc_rec.serving.http.loaded import Loaded
 from cadc_rec.serving.http.messages import Output, Request, of_kserve, to_kserve
 from cadc_rec.serving.http.queries import Query, described, outputs_of, query_of

@@ -66,8 +66,9 @@ def _by_sorting(
         if keep < width:
             least = np.partition(line, width - keep)[width - keep]
         chosen = np.flatnonzero(line > least)
-        more = np.flatnonzero(line == least)[: keep - len(chosen)] if least > -np.inf else []
-        chosen = np.sort(np.concatenate([chosen, more]).astype(np.int64))
+        if least > -np.inf:
+            equal = np.flatnonzero(line == least)
+            chosen = np.sort(np.concatenate([chosen, equal[: keep - len(chosen)]]))
         # Places without a candidate have column 0, and so come first.
         start = keep - len(chosen)
         columns[n, start:], found[n, start:] = chosen, line[chosen]

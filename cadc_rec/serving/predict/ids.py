@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,8 @@ class IdMap:
         self.ids = ids
         self.forms = tuple(forms)
         order = _order(ids) if order is None else order
-        self._keys = order.get("keys", ids)  # ids that ascend need no second copy
+        # Numbers that ascend need no second copy.
+        self._keys = order["keys"] if "keys" in order or isinstance(ids, Texts) else ids
         self._rows = order.get("rows")
         self._forgotten = np.unique(np.fromiter(forgotten, np.int64))
 
@@ -80,21 +82,29 @@ class IdMap:
         Raises:
             CadcError: the arrays do not fit each other.
         """
-        ids = arrays["ids"] if "ids" in arrays else Texts.of_arrays(arrays, "id")
-        found = cls(side, ids, forms, forgotten, arrays)
+        try:
+            ids = arrays["ids"] if "ids" in arrays else Texts.of_arrays(arrays, "id")
+            found = cls(side, ids, forms, forgotten, arrays)
+        except KeyError as error:
+            raise CadcError(f"the arrays of {side} ids lack {error}; export them anew.") from None
         keys, rows = found._keys, found._rows
-        fits = isinstance(keys, np.ndarray) and len(keys) == len(ids)
+        fits = len(keys) == len(ids) and bool((keys[1:] >= keys[:-1]).all())
         if fits and rows is not None:
             fits = len(rows) == len(ids) and (
                 not len(rows) or bool(rows.min() >= 0 and rows.max() < len(ids))
             )
         texts = not isinstance(ids, Texts) or (ids.is_whole and rows is not None)
-        if not (fits and texts and bool((keys[1:] >= keys[:-1]).all())):
+        if not (fits and texts):
             raise CadcError(f"the arrays of {side} ids do not fit each other; export them anew.")
         return found
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest id; 0 where ids are whole numbers."""
+        return self.ids.longest if isinstance(self.ids, Texts) else 0
 
     @property
     def are_integers(self) -> bool:

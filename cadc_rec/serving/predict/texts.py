@@ -49,6 +49,11 @@ class Texts:
         ends = len(offsets) and offsets[0] == 0 and offsets[-1] == len(self.data)
         return bool(ends and (np.diff(offsets) >= 0).all())
 
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest."""
+        return int(np.diff(self.offsets).max(initial=0))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

@@ -70,7 +70,8 @@ def test_workers_are_one_service(start, bundles, tmp_path):
     # A load over the network is one in both.
     place.unlink()
     place.symlink_to(bundles[1])
-    assert ask(service, "/v2/repository/models/recommender/load", {})[0] == 200
+    status, text = ask(service, "/v2/repository/models/recommender/load", {})
+    assert status == 200, text + service.log.read_text()
     assert versions(service) == {second}
     damaged = tmp_path / "damaged"
     shutil.copytree(bundles[0], damaged)
