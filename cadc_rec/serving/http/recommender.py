@@ -186,7 +186,9 @@ class Batcher:
         _BATCH_REQUESTS.observe(len(batch))
         _BATCH_USERS.observe(users)
         vectors = batch[0].predictor.item_vectors.vectors
-        asked = any(one.query.history is not None for one in batch)  # a program runs
+        asked = any(  # a program runs
+            one.query.history is not None or one.query.attributes for one in batch
+        )
         if users * vectors.size <= _SMALL and not asked:
             self._give(batch, _answers(batch))
             loop.call_soon(self._next)
@@ -230,10 +232,12 @@ class Batcher:
 def _together(one: _Waiting, other: _Waiting) -> bool:
     a, b = one.query, other.query
     narrowed = (a.filter, a.candidates, b.filter, b.candidates)
+    described = a.attributes or b.attributes
     return (
         one.predictor is other.predictor
         and (a.exclude_seen, a.history_mode) == (b.exclude_seen, b.history_mode)
         and narrowed == (None, None, None, None)
+        and not described
     )
 
 
@@ -268,6 +272,7 @@ def _of_all(batch: list[_Waiting]) -> Iterable[Recommendations]:
         time,
         {name: [v for one in batch for v in one.query.context[name]] for name in first.context},
         first.history_mode,
+        first.attributes,
     )
     if len(batch) == 1:
         yield found

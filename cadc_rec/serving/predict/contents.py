@@ -20,6 +20,7 @@ from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
+from cadc_rec.serving.predict.attributes import UserAttributes
 from cadc_rec.serving.predict.catalogue import ItemAttribute
 from cadc_rec.serving.predict.events import LiveEvents
 from cadc_rec.serving.predict.ids import IdMap
@@ -52,6 +53,8 @@ class Contents:
         requests: forms users' vectors where these depend on what a request says, its history or
             its moment; `user_vectors` are those of requests that say nothing. None where they do
             not.
+        user_attributes: gives vectors to users the model has never seen by what is told of them;
+            None where the model reads nothing of users.
         attributes: of items, by name.
         titles: of items, None where one has none; empty where the data have no titles.
         untaken: how many of the items nobody took yet.
@@ -72,6 +75,7 @@ class Contents:
     newcomers: Newcomers | None = None
     history_length: int = 0
     requests: Requests | None = None
+    user_attributes: UserAttributes | None = None
     attributes: Mapping[str, ItemAttribute] = field(default_factory=dict)
     titles: Sequence[str | None] = ()
     untaken: int = 0
@@ -112,6 +116,7 @@ class Contents:
             newcomers=newcomers,
             history_length=length,
             requests=Requests.of_bundle(bundle, model),
+            user_attributes=UserAttributes.of_bundle(bundle, model),
             attributes={
                 entry["name"]: ItemAttribute.of_column(
                     items[entry["name"]].combine_chunks(), entry["vocabulary"]
