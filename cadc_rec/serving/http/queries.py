@@ -102,6 +102,11 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
         k = min(DEFAULT_K, len(predictor.items))
     if not 1 <= k <= most:
         raise InvalidInput(f"parameter 'k' = {k} is not between 1 and {most}.")
+    if len(users) * k > limits.places:
+        raise InvalidInput(
+            f"{len(users)} users times k = {k} are {len(users) * k} recommendations; at most "
+            f"{limits.places} are given at once: ask for fewer users or a smaller k."
+        )
     if parameters.filter is not None:
         try:
             predictor.require_filter(parameters.filter)
