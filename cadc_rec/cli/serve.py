@@ -36,6 +36,11 @@ def serve(
         int, typer.Option(min=0, max=65535, help="Port for gRPC; 0 takes any free port.")
     ] = 8081,
     no_grpc: Annotated[bool, typer.Option("--no-grpc", help="Serve over HTTP only.")] = False,
+    health_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port that answers for health alone, from a thread of "
+                     "its own; 0 takes any free port. Default: none; the HTTP port answers, too."),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name that clients call the model by.")] = "recommender",
     api_key_file: Annotated[
         Path | None,
@@ -52,11 +57,28 @@ def serve(
     watch: Annotated[
         float, typer.Option(min=0, help="Seconds between checks for a new bundle; 0 never checks.")
     ] = 2.0,
+    deadline: Annotated[
+        float,
+        typer.Option(min=0.001, help="Seconds in which a request is answered or refused; clients "
+                     "may allow less."),
+    ] = 30.0,
+    max_wait: Annotated[
+        float,
+        typer.Option(min=0.001, help="Seconds of work that may wait before a request; beyond it "
+                     "it is refused at once."),
+    ] = 0.1,
+    max_places: Annotated[
+        int, typer.Option(min=1, help="Recommendations in one answer: users times k.")
+    ] = 1 << 20,
     cache: Cache = None,
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Serve a bundle: answer requests of the Open Inference Protocol until stopped."""
-    from cadc_rec.serving.http.settings import ServiceSettings, require_key_beyond_loopback
+    from cadc_rec.serving.http.settings import (
+        Limits,
+        ServiceSettings,
+        require_key_beyond_loopback,
+    )
     from cadc_rec.store.remote.address import parse
 
     api_key = None if no_api_key else read_api_key(api_key_file)
@@ -67,9 +89,11 @@ def serve(
         host=host,
         http_port=http_port,
         grpc_port=None if no_grpc else grpc_port,
+        health_port=health_port,
         api_key=api_key,
         verify_key=verify_key,
         watch_seconds=watch,
+        limits=Limits(deadline_seconds=deadline, wait_seconds=max_wait, places=max_places),
     )
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy reads it when it is loaded
     with _no_arguments():

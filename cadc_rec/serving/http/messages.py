@@ -2,9 +2,9 @@
 
 In: JSON, JSON followed by raw tensors (the protocol's binary extension), or the `InferRequest` that
 KServe makes of a gRPC message. Out: a checked `Request`, or an `InvalidInput` whose sentence says
-what is wrong and where; and from `Output` tensors the answer in the form that was asked for. The
-types here are also the OpenAPI description. KServe's own decoder trusts the sizes that a body
-states; this one checks them.
+what is wrong and where. The types here are also the OpenAPI description. KServe's own decoder
+trusts the sizes that a body states; this one checks them. Answers over HTTP are encoded by
+`cadc_rec.serving.http.encoding`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import (
 )
 
 import numpy as np
-import orjson
 from kserve import InferInput, InferOutput, InferRequest, InferResponse
 from kserve.errors import InvalidInput
 from pydantic import (
@@ -178,6 +177,12 @@ class Parameters(_Message):
         default="append",
         description="Whether a known user's own items are read before the history, or not at all.",
     )
+    timeout: int = Field(
+        default=0,
+        ge=0,
+        description="Microseconds in which the answer must be there; 0 does not say. What cannot "
+        "be answered by then is refused at once.",
+    )
     binary_data_output: bool = Field(
         default=False, description="Send every output as raw bytes after the JSON."
     )
@@ -290,37 +295,6 @@ def decode(body: bytes, json_length: str | None) -> Request:
     if at < len(body):
         raise InvalidInput(f"{len(body) - at} bytes after the JSON belong to no input.")
     return request
-
-
-def encode(
-    request: Request, outputs: list[Output], model_name: str, version: str
-) -> tuple[bytes, dict[str, str]]:
-    """A body and its headers: each output as JSON, or as raw bytes if the request asks for that."""
-    all_raw = request.parameters is not None and request.parameters.binary_data_output
-    raw_ones: dict[str, bool] = {
-        output.name: output.parameters is not None and output.parameters.binary_data
-        for output in request.outputs or ()
-    }
-    tensors, tail = list[OutputTensor](), []
-    for output in outputs:
-        array = output.array
-        tensor = OutputTensor(name=output.name, shape=list(array.shape), datatype=output.datatype)
-        if raw_ones.get(output.name, all_raw):
-            form = InferOutput(output.name, tensor["shape"], output.datatype)
-            form.set_data_from_numpy(array, binary_data=True)
-            tail.append(form._raw_data)
-            tensor["parameters"] = {"binary_data_size": len(form._raw_data)}
-        else:
-            tensor["data"] = array.ravel().tolist()
-        tensors.append(tensor)
-    document = Response(model_name=model_name, model_version=version, outputs=tensors)
-    if request.id:
-        document["id"] = request.id
-    head = orjson.dumps(document)
-    if not tail:
-        return head, {"content-type": "application/json"}
-    headers = {"content-type": "application/octet-stream", JSON_LENGTH_HEADER: str(len(head))}
-    return b"".join([head, *tail]), headers
 
 
 def of_kserve(request: InferRequest) -> Request:

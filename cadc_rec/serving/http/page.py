@@ -73,8 +73,8 @@ def page_routes(model: Recommender) -> APIRouter:
         request = Request(inputs=[wanted], parameters=Parameters(k=k))
         query = query_of(request, predictor, model.limits)
         began = time.perf_counter()
-        found = await model.batcher.recommend(predictor, query)
-        seconds = time.perf_counter() - began
+        async with model.recommended(request, query, predictor) as found:
+            seconds = time.perf_counter() - began
         row = int(predictor.users.rows(query.users)[0])
         taken = predictor.known.of(row)[::-1] if row >= 0 else np.zeros(0, np.int32)
         n = int(found.counts[0])

@@ -106,6 +106,11 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
         k = min(DEFAULT_K, len(predictor.items))
     if not 1 <= k <= most:
         raise InvalidInput(f"parameter 'k' = {k} is not between 1 and {most}.")
+    if len(users) * k > limits.places:
+        raise InvalidInput(
+            f"{len(users)} users times k = {k} are {len(users) * k} recommendations; at most "
+            f"{limits.places} are given at once: ask for fewer users or a smaller k."
+        )
     rules = _rules(parameters)
     try:
         predictor.require_choice(parameters.filter, rules, len(users) * k)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 
 import torch
@@ -20,20 +22,28 @@ from kserve.model_repository import ModelRepository
 from kserve.protocol.dataplane import DataPlane
 
 from cadc_rec.errors import CadcError
-from cadc_rec.serving.http.guard import ApiKey, impatient
+from cadc_rec.serving.http.connections import impatient
+from cadc_rec.serving.http.guard import ApiKey
+from cadc_rec.serving.http.health import HealthPort
 from cadc_rec.serving.http.loaded import Loaded, Repository
 from cadc_rec.serving.http.recommender import Recommender
 from cadc_rec.serving.http.rest import application
 from cadc_rec.serving.http.rpc import grpc_server
 from cadc_rec.serving.http.settings import ServiceSettings
 
+_SWITCH = 0.001  # seconds after which a thread lets the event loop go on; Python's own is 0.005
+_BACKLOG = 2048  # connections that the system holds until they are accepted
+_OTHER_FILES = 64  # that the process may open beside connections
+
 
 class _Both(uvicorn.Server):
     """HTTP, which stops together with gRPC."""
 
-    def __init__(self, config: uvicorn.Config, rpc: aio.Server | None, grace: int) -> None:
+    def __init__(
+        self, config: uvicorn.Config, rpc: aio.Server | None, grace: int, stopping: asyncio.Event
+    ) -> None:
         super().__init__(config)
-        self.rpc, self.grace = rpc, grace
+        self.rpc, self.grace, self.stopping = rpc, grace, stopping
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -44,6 +54,7 @@ class _Both(uvicorn.Server):
         yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.stopping.set()
         stops = [super().shutdown(sockets)]
         if self.rpc is not None:
             stops.append(self.rpc.stop(self.grace))
@@ -63,6 +74,7 @@ def serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
     # One call answers many users with vector instructions; threads that wake for each would cost
     # more than they do, and would take the cores from the loop that reads the next requests.
     torch.set_num_threads(1)
+    sys.setswitchinterval(_SWITCH)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, ready))
     gc.freeze()  # the process ends: looking for cycles in torch's modules would take seconds
@@ -70,14 +82,19 @@ def serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
 
 async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
     limits, key = settings.limits, ApiKey(settings.api_key)
-    with _listening(settings.host, settings.http_port) as listener:
+    stopping = asyncio.Event()
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(_listening(settings.host, settings.http_port, "--http-port"))
         loaded = Loaded(settings.bundle, settings.verify_key)
         model = Recommender(settings.name, loaded, limits)
+        stack.callback(model.close)
         models = ModelRepository()
         models.update(model)
         dataplane = DataPlane(models)
         repository = Repository(models, loaded, settings.name, key.exists)
-        rpc, where = None, [f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"]
+        where = [f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"]
+        tasks = []
+        rpc = None
         if settings.grpc_port is not None:
             rpc = grpc_server(dataplane, repository, key, limits)
             try:
@@ -88,37 +105,57 @@ async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> Non
                 ) from error
             await rpc.start()
             where.append(f"grpc://{_shown(settings.host)}:{port}")
+
+        def is_ready() -> bool:
+            return model.ready and not stopping.is_set()
+
+        if settings.health_port is not None:
+            at = stack.enter_context(
+                _listening(settings.host, settings.health_port, "--health-port")
+            )
+            health = HealthPort(at, is_ready)
+            stack.callback(health.close)
+            tasks.append(asyncio.create_task(health.beat()))
+            where.append(f"health at http://{_shown(settings.host)}:{at.getsockname()[1]}")
         config = uvicorn.Config(
-            application(model, dataplane, repository, key, limits),
-            http=impatient(limits.head_seconds), ws="none", lifespan="off",
+            application(model, dataplane, repository, key, limits, is_ready),
+            http=impatient(limits.head_seconds, _connections(limits.connections), model.load),
+            ws="none", lifespan="off", backlog=_BACKLOG,
             log_level="critical", access_log=False, server_header=False, date_header=False,
-            limit_concurrency=limits.connections, timeout_keep_alive=limits.idle_seconds,
+            timeout_keep_alive=limits.idle_seconds,
             timeout_graceful_shutdown=limits.grace_seconds,
         )  # fmt: skip
-        watching = None
         if settings.watch_seconds > 0:
-            watching = asyncio.create_task(loaded.watch(settings.watch_seconds))
+            tasks.append(asyncio.create_task(loaded.watch(settings.watch_seconds)))
         predictor = loaded.predictor
         ready(f"{predictor.name} ({predictor.fingerprint[:12]}) on {', '.join(where)}")
         try:
-            await _Both(config, rpc, limits.grace_seconds).serve(sockets=[listener])
+            await _Both(config, rpc, limits.grace_seconds, stopping).serve(sockets=[listener])
         finally:
-            if watching is not None:
-                watching.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await watching
-            model.batcher.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _connections(most: int) -> int:
+    """How many connections the process may have; it is let have as many files as it can."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most + _OTHER_FILES
+    if soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(most, soft - _OTHER_FILES))
 
 
 @contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def _listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=1024)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise CadcError(
-            f"{host}:{port} cannot be used ({error.strerror}); choose another --host or "
-            "--http-port."
+            f"{host}:{port} cannot be used ({error.strerror}); choose another --host or {option}."
         ) from error
     with listener:
         yield listener

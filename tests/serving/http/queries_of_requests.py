@@ -18,9 +18,9 @@ from pydantic import ValidationError
 
 from cadc_rec.config.tables import IdForm
 from cadc_rec.data.request_codes import RequestCodes
+from cadc_rec.serving.http.batcher import Waiting, _of_all, _Work
 from cadc_rec.serving.http.messages import Request
 from cadc_rec.serving.http.queries import Query, query_of
-from cadc_rec.serving.http.recommender import _of_all, _Waiting
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.requests import Requests
@@ -134,7 +134,8 @@ def queries_at_different_moments_are_one_call() -> None:
         asked(("time", "INT64", [3, 4]), ("context_shelf", "INT64", [7, 8])),
     ]
     predictor = SimpleNamespace(recommend=recommend)
-    found = list(_of_all([_Waiting(predictor, query, None) for query in queries]))
+    waiting = [Waiting(predictor, query, None, None) for query in queries]
+    found = list(_of_all([_Work(one, one.query) for one in waiting]))
     assert [len(each.rows) for each in found] == [2, 2]
     context = {"device": ["web", None, None, None], "shelf": [None, None, 7, 8]}
     assert said == [([100, 101, 100, 101], [1, 2, 3, 4], context)]
