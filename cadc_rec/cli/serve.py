@@ -70,6 +70,11 @@ def serve(
     max_places: Annotated[
         int, typer.Option(min=1, help="Recommendations in one answer: users times k.")
     ] = 1 << 20,
+    events: Annotated[
+        Path | None,
+        typer.Option(help="Journal of the events that clients tell. Default: BUNDLE.events beside "
+                     "a bundle that is a folder.", show_default=False),
+    ] = None,
     cache: Cache = None,
     debug: Debug = False,
 ) -> None:  # fmt: skip
@@ -94,6 +99,7 @@ def serve(
         verify_key=verify_key,
         watch_seconds=watch,
         limits=Limits(deadline_seconds=deadline, wait_seconds=max_wait, places=max_places),
+        events=events,
     )
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy reads it when it is loaded
     with _no_arguments():

@@ -139,6 +139,9 @@ def _write_data(finished: Finished, folder: Path) -> None:
     listed = finished.listed()
     if listed is not None:
         listed.lists.save(folder / layout.LISTS)
+    recent = finished.recent_rows()
+    if recent is not None:
+        (folder / layout.RECENT).write_bytes(save(recent[1]))
     if finished.codes is not None:
         _write_json(folder / layout.CONTEXT, finished.codes.described())
         if of_users := finished.codes.arrays():
@@ -237,6 +240,7 @@ def _write_descriptions(finished: Finished, described: dict[str, Any], folder: P
         )
     # Tables alone can have a history too: that of the prior.
     length, listed = finished.experiment.history.length, finished.listed()
+    recent, ends = finished.recent_rows(), finished.log_ends
     model = {
         "method": finished.experiment.method,
         "seed": finished.experiment.seed,
@@ -251,6 +255,8 @@ def _write_descriptions(finished: Finished, described: dict[str, Any], folder: P
         "metrics": card["test"],
         **finished.forgotten(),
         **({} if listed is None else {"lists": listed.settings()}),
+        **({} if recent is None else {"recent": recent[0]}),
+        **({} if ends is None else {"log_ends": ends}),
         **({} if finished.codes is None else {"context": finished.codes.inputs()}),
         **described,
     }

@@ -56,6 +56,11 @@ WITHHELD = "withheld.safetensors"
 """``rows``, int64, ascending: items that are left out of all answers, where the exporter named
 any."""
 
+RECENT = "recent.safetensors"
+"""The log's interactions in its last window, where recent popularity has a part in the score:
+``time``, float64 ``[n]``, seconds since 1970, ascending, and ``item``, int32. `MODEL` has under
+``recent`` the window and the factor. The last element of the items' vectors is their score."""
+
 CONTEXT = "context.json"
 """What the user tower reads of a request, where it reads anything: ``features`` in the order of the
 programs' codes, ``values`` (by column, those of codes 1, 2, ...; code 0 is missing) and ``lagged``,

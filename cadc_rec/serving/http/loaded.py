@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kserve.errors import ModelNotFound
 from kserve.model_repository import ModelRepository
@@ -27,6 +27,9 @@ from cadc_rec.serving.bundle.signing import verification_key
 from cadc_rec.serving.predict.predictor import Predictor
 from cadc_rec.store.remote.cache import let_go
 from cadc_rec.store.remote.finished import brought, newest
+
+if TYPE_CHECKING:
+    from cadc_rec.serving.http.events import EventLog
 
 _SHOWN = 3  # differences of a self-test that a message names
 
@@ -74,16 +77,24 @@ class Loaded:
     Args:
         path: path of the bundle, or of a link to it, or its address in a store.
         verify_key: file with the public key that bundles must be signed with.
+        events: what clients tell; each bundle counts it before it answers.
 
     Raises:
-        CadcError: see `load_tested`.
+        CadcError: see `load_tested`; or the journal of events is damaged.
     """
 
-    def __init__(self, path: Path | str, verify_key: Path | None = None) -> None:
-        self.path, self.verify_key = path, verify_key
+    def __init__(
+        self,
+        path: Path | str,
+        verify_key: Path | None = None,
+        events: EventLog | None = None,
+    ) -> None:
+        self.path, self.verify_key, self.events = path, verify_key, events
         self._one_at_a_time = asyncio.Lock()
         self._seen = self._look()
         self.predictor, self._folder = load_tested(path, verify_key)
+        if events is not None:
+            events.onto(self.predictor)
         _LOADED.labels(self.predictor.fingerprint).set(time.time())
 
     async def reload(self) -> Predictor:
@@ -96,6 +107,8 @@ class Loaded:
             seen = await asyncio.to_thread(self._look)
             try:
                 predictor, folder = await asyncio.to_thread(load_tested, self.path, self.verify_key)
+                if self.events is not None:
+                    await asyncio.to_thread(self.events.onto, predictor)
             except Exception as error:
                 self._seen = seen
                 _RELOADS.labels("refused").inc()

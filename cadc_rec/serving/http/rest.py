@@ -28,6 +28,7 @@ from starlette.routing import Route
 from cadc_rec import __version__
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
+from cadc_rec.serving.http.events import Told, event_routes
 from cadc_rec.serving.http.guard import OPEN_PATHS, ApiKey, App, Guard
 from cadc_rec.serving.http.infer import Infer
 from cadc_rec.serving.http.load import Busy, TooLate, refused
@@ -121,6 +122,7 @@ def application(
         return HttpResponse(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     app.include_router(page_routes(model))
+    app.include_router(event_routes(model.loaded, model.name, key.exists))
     register_v2_endpoints(app, dataplane, repository)
     for kind in _STATUS:
         app.add_exception_handler(kind, _refused)
@@ -144,7 +146,7 @@ def _described(app: FastAPI, model_name: str, with_key: bool) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, routes=app.routes[::-1])
     components = document["components"]
     _, models = models_json_schema(
-        [(Request, "validation")], ref_template="#/components/schemas/{model}"
+        [(Request, "validation"), (Told, "validation")], ref_template="#/components/schemas/{model}"
     )
     components["schemas"].update(models["$defs"])
     if with_key:

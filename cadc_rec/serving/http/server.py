@@ -23,6 +23,7 @@ from kserve.protocol.dataplane import DataPlane
 
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.http.connections import impatient
+from cadc_rec.serving.http.events import EventLog
 from cadc_rec.serving.http.guard import ApiKey
 from cadc_rec.serving.http.health import HealthPort
 from cadc_rec.serving.http.loaded import Loaded, Repository
@@ -85,7 +86,10 @@ async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> Non
     stopping = asyncio.Event()
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listening(settings.host, settings.http_port, "--http-port"))
-        loaded = Loaded(settings.bundle, settings.verify_key)
+        events = None if settings.journal is None else EventLog(settings.journal)
+        if events is not None:
+            stack.callback(events.close)
+        loaded = Loaded(settings.bundle, settings.verify_key, events)
         model = Recommender(settings.name, loaded, limits)
         stack.callback(model.close)
         models = ModelRepository()
@@ -127,6 +131,8 @@ async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> Non
         )  # fmt: skip
         if settings.watch_seconds > 0:
             tasks.append(asyncio.create_task(loaded.watch(settings.watch_seconds)))
+        if events is not None:
+            tasks.append(asyncio.create_task(events.watch()))
         predictor = loaded.predictor
         ready(f"{predictor.name} ({predictor.fingerprint[:12]}) on {', '.join(where)}")
         try:

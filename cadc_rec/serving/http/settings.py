@@ -62,6 +62,8 @@ class ServiceSettings:
         api_key: the key that clients must send; None answers everybody.
         verify_key: file with the public key that bundles must be signed with.
         watch_seconds: seconds between checks for a new bundle at the same path; 0 never checks.
+        events: file of the journal of events; None puts it beside the bundle where that is a
+            folder, and keeps none otherwise.
         limits: limits of requests.
     """
 
@@ -74,7 +76,16 @@ class ServiceSettings:
     api_key: str | None = None
     verify_key: Path | None = None
     watch_seconds: float = 2.0
+    events: Path | None = None
     limits: Limits = Limits()
+
+    @property
+    def journal(self) -> Path | None:
+        """Where the journal of events lies."""
+        if self.events is None and isinstance(self.bundle, Path):
+            place = self.bundle.absolute()  # of a link: beside the link
+            return place.with_name(f"{place.name}.events")
+        return self.events
 
 
 def require_key_beyond_loopback(host: str, api_key: str | None, everybody: bool) -> None:

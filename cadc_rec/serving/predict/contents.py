@@ -22,7 +22,9 @@ from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.predict.catalogue import ItemAttribute, attribute_of
+from cadc_rec.serving.predict.events import LiveEvents
 from cadc_rec.serving.predict.ids import IdMap
+from cadc_rec.serving.predict.recent import RecentState
 from cadc_rec.serving.predict.requests import Requests
 from cadc_rec.serving.predict.retrieval import IndexSearch, Retrieval
 from cadc_rec.serving.predict.top_k import Floats, ItemVectors
@@ -34,7 +36,7 @@ where requests have a context, of its codes ``[n, features]``."""
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything that answers are made from; it does not change after loading.
+    """Everything that answers are made from; nothing but `events` changes after loading.
 
     Attributes:
         users: their ids.
@@ -56,6 +58,7 @@ class Contents:
         untaken: how many of the items nobody took yet.
         forgotten: rows of items that were forgotten and are no answer.
         withheld: rows of items that the exporter left out of all answers.
+        events: what was taken since the log ended.
         fingerprint: of the bundle.
         name: of the bundle.
     """
@@ -76,6 +79,7 @@ class Contents:
     untaken: int = 0
     forgotten: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     withheld: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    events: LiveEvents = field(default_factory=LiveEvents, compare=False)
     fingerprint: str = ""
     name: str = ""
 
@@ -115,6 +119,9 @@ class Contents:
             untaken=untaken,
             forgotten=np.array(forgotten["items"], np.int64),
             withheld=_withheld(bundle, len(items)),
+            events=LiveEvents(
+                RecentState.of_bundle(bundle, model, len(taken)), len(items), model.get("log_ends")
+            ),
             titles=items["title"].to_pylist() if "title" in items.column_names else (),
             fingerprint=bundle.fingerprint,
             name=bundle.name,

@@ -1,8 +1,8 @@
 """Recommendations from a bundle, in the process that wants them.
 
 In: original user ids (and histories of those the model has never seen). Out: original item ids,
-scores, and what each answer is based on. No lock is held and nothing is changed after loading, so
-any number of threads may ask at once.
+scores, and what each answer is based on. Nothing is changed after loading but by `Predictor.count`,
+which puts what it made in place in one step. Who asks holds no lock, so any number of threads may.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.predict.answers import Recommendations, Source
 from cadc_rec.serving.predict.choosing import Choice, Ids, Popularity, Search
 from cadc_rec.serving.predict.contents import Contents
+from cadc_rec.serving.predict.events import Counted, Event, Outcome, keys_of, placed
 from cadc_rec.serving.predict.filters import Filter, condition_of
 from cadc_rec.serving.predict.requests import padded
 from cadc_rec.serving.predict.retrieval import AndOthers, Retrieval
 from cadc_rec.serving.predict.rules import NO_RULES, Rules, chosen
-from cadc_rec.serving.predict.top_k import Floats, ItemVectors, NotCandidates, of_query
+from cadc_rec.serving.predict.top_k import Floats, ItemVectors, Listed, NotCandidates, of_query
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 HistoryMode = Literal["append", "replace"]
+_NOTHING = np.zeros(0, np.int64)
 
 
 class Predictor(Contents):
@@ -100,7 +102,8 @@ class Predictor(Contents):
         if history_mode not in ("append", "replace"):
             raise CadcError(f"history_mode is 'append' or 'replace', not {history_mode!r:.80}.")
         codes = self._codes(rows, time, context)
-        histories = self._histories(history, len(rows))
+        given = self._histories(history, len(rows))
+        histories, alone = self._joined(user_ids, rows, given, history_mode == "replace")
         learned = None if histories is None else [h[h < self._n_taken] for h in histories]
         self.require_choice(filter, rules, len(rows) * k)
         choice = Choice.of(len(rows), self.items, self.attributes, filter, candidates, block)
@@ -114,9 +117,9 @@ class Predictor(Contents):
         taken = self._taken(rows, seen) if exclude_seen else _nothing_of(len(rows))
         out = choice.out(taken, self.no_answer, most)
         out = replace(out, added=rules.added(self.attributes, len(self.items)))
-        read = self._read(rows, learned, sources, history_mode == "replace")
-        listed = None if self.listed is None else self.listed.of_lists(read)
+        read = self._read(rows, learned, sources, alone)
         queries = self._queries(rows, codes, sources, learned, read)
+        queries, listed = self._on_top(queries, read, most)
         retrieval = self._every_item if asked else self.retrieval
         search = Search(queries, sources, retrieval, listed, self._popular, most, choice.own)
         best = chosen(search, k, out, rules, self.attributes, self.item_vectors.vectors)
@@ -136,14 +139,42 @@ class Predictor(Contents):
         users = self.users.rows([user for user, _ in pairs])
         items = self.items.rows([item for _, item in pairs])
         known = np.full(len(users), Source.KNOWN, np.int8)
-        read = self._read(users, None, known)
-        queries = self._queries(users, self._codes(users, time, context), known, None, read)
+        histories, _ = self._joined([user for user, _ in pairs], users, None, replace=False)
+        if histories is not None:
+            histories = [h[h < self._n_taken] for h in histories]
+        read = self._read(users, histories, known)
+        queries = self._queries(users, self._codes(users, time, context), known, histories, read)
+        queries, listed = self._on_top(queries, read, len(self.items))
         mine = queries.astype(np.float64)
         scores: NDArray[np.float64] = (mine * self.item_vectors.vectors[items]).sum(1)
-        listed = None if self.listed is None else self.listed.of_lists(read)
         scores += [float(of_query(listed, n).at(items[n : n + 1])[0]) for n in range(len(items))]
         scores[(users < 0) | (items < 0)] = np.nan
         return scores
+
+    def count(self, events: Sequence[Event]) -> Counted:
+        """Count what was taken since the bundle's log ended; every later answer is given with it.
+
+        Recent popularity, where the model reads it, becomes that of a log that ended with these
+        events. An event of a user joins the user's own items: it is read and left out as the
+        `history` of a request is, before what that names.
+
+        Args:
+            events: in any order. Those that the log holds already, by their time, and those that
+                were counted before, by their names, change nothing.
+
+        Raises:
+            CadcError: an id has the wrong type, or a time is none or lies in the future; nothing
+                is counted.
+        """
+        return self.events.take(placed(events, self.items, self.users, self.known))
+
+    def weigh(self, events: Sequence[Event]) -> list[Outcome]:
+        """What `count` would do with each event.
+
+        Raises:
+            CadcError: it would refuse them.
+        """
+        return self.events.weigh(placed(events, self.items, self.users, self.known))
 
     def similar_items(self, item_ids: Sequence[Any] | NDArray[Any], k: int = 10) -> Recommendations:
         """The k items with the most similar vectors (by cosine), without the item itself.
@@ -232,6 +263,53 @@ class Predictor(Contents):
             found.append(_distinct(rows[rows >= 0][::-1]))
         return found
 
+    def _joined(
+        self,
+        user_ids: Sequence[Any] | NDArray[Any],
+        rows: NDArray[np.int64],
+        given: list[NDArray[np.int64]] | None,
+        replace: bool,
+    ) -> tuple[list[NDArray[np.int64]] | None, list[int] | None]:
+        """Histories with what was counted of each user behind them.
+
+        Args:
+            user_ids: original ids.
+            rows: of the users ``[n]``.
+            given: histories of the request, the latest first.
+            replace: whether these are read alone, where there are any.
+
+        Returns:
+            Of each user all that was taken since the log ended, the latest first, and how many of
+            these are read alone; see `_read`.
+        """
+        alone = None
+        if replace and given is not None:
+            alone = [int((each < self._n_taken).sum()) for each in given]
+        if not self.events.has_users:
+            return given, alone
+        since = self.events.of(keys_of(user_ids, rows))
+        if since is None:
+            return given, alone
+        given = given or [_NOTHING] * len(rows)
+        return [_distinct(np.concatenate(pair)) for pair in zip(given, since, strict=True)], alone
+
+    def _on_top(
+        self, queries: Floats, read: list[NDArray[Any]], n_items: int
+    ) -> tuple[Floats, Listed]:
+        """Queries, and the scores on top of their dot products with the first `n_items`.
+
+        Once events were counted, recent popularity stands there, and no longer in the last element
+        of the vectors.
+        """
+        listed = None if self.listed is None else self.listed.of_lists(read)
+        now = self.events.recent
+        if now is None:
+            return queries, listed
+        factors = queries[:, -1]
+        queries = queries.copy()
+        queries[:, -1] = 0
+        return queries, now.on_top(listed, factors, n_items)
+
     def _taken(
         self, rows: NDArray[np.int64], histories: list[NDArray[np.int64]] | None
     ) -> UserItems:
@@ -252,25 +330,35 @@ class Predictor(Contents):
         rows: NDArray[np.int64],
         histories: list[NDArray[np.int64]] | None,
         sources: NDArray[np.int8],
-        replace: bool = False,
+        alone: list[int] | None = None,
     ) -> list[NDArray[Any]]:
         """The items that are read of each user, the latest first; none of one without a vector.
+
+        Args:
+            rows: of the users.
+            histories: what they took since the log ended.
+            sources: what each answer is based on.
+            alone: how many items of each history are read alone; 0 or None reads all there are.
 
         An item that stands in both a user's own record and the history is where the history has it,
         though a log would keep its first place: it is what the user has in mind.
         """
         read: list[NDArray[Any]] = [self.known.items[:0]] * len(rows)
+        alone = alone or [0] * len(rows)
+        for place in np.flatnonzero(sources == Source.HISTORY):
+            assert histories is not None
+            read[place] = histories[place][: alone[place] or None]
         if self.listed is None and self.requests is None:
             return read
         for place in np.flatnonzero((sources == Source.KNOWN) & (rows >= 0)):
             mine: NDArray[Any] = self.known.of(int(rows[place]))[::-1]
             if histories is not None and self.reads_sessions and len(histories[place]):
                 now = histories[place]
-                mine = now if replace else np.concatenate([now, mine[~np.isin(mine, now)]])
+                if alone[place]:
+                    mine = now[: alone[place]]
+                else:
+                    mine = np.concatenate([now, mine[~np.isin(mine, now)]])
             read[place] = mine
-        for place in np.flatnonzero(sources == Source.HISTORY):
-            assert histories is not None
-            read[place] = histories[place]
         return read
 
     def _codes(self, rows: NDArray[np.int64], time: Times, context: Columns) -> Codes | None:
@@ -312,9 +400,8 @@ class Predictor(Contents):
                 queries[told] = self.requests.vectors(rows[told], now_read, None)
         newcomers = np.flatnonzero(sources == Source.HISTORY)
         if len(newcomers):
-            assert histories is not None
             assert self.newcomers is not None
-            theirs = padded([histories[place] for place in newcomers], self.history_length)
+            theirs = padded([read[place] for place in newcomers], self.history_length)
             asked = () if codes is None else (codes[newcomers],)
             queries[newcomers] = self.newcomers(theirs, *asked)
         return queries
