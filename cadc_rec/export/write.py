@@ -9,12 +9,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
+import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from cadc_rec import strict_json
@@ -26,6 +27,7 @@ from cadc_rec.export.new_users import widths_of
 from cadc_rec.export.programs import Program, compile_program, save_program, tower_programs
 from cadc_rec.export.recorded import recorded_requests
 from cadc_rec.export.trained import TrainedModel
+from cadc_rec.export.withheld import Withheld
 from cadc_rec.log import log, track
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import manifest_of
@@ -47,6 +49,7 @@ class Wanted:
         aot: compile the float programs too.
         key: private key that signs the manifest; None signs nothing.
         replace: whether an existing bundle may be replaced.
+        withheld: items that are left out of all answers.
     """
 
     index: IndexKind = "auto"
@@ -54,6 +57,7 @@ class Wanted:
     aot: bool = False
     key: Ed25519PrivateKey | None = None
     replace: bool = False
+    withheld: Withheld = field(default_factory=Withheld)
 
 
 def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any]:
@@ -70,9 +74,10 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
             (folder / file).parent.mkdir()
         with track("export", 5, "parts") as ticker:
             _write_data(finished, folder)
+            withheld = _write_withheld(finished, folder, wanted.withheld)
             ticker.advance(1, "vectors and ids")
             described: dict[str, Any] = {
-                "index": _write_index_and_test(finished, folder, wanted.index)
+                "index": _write_index_and_test(finished, folder, wanted.index, withheld)
             }
             ticker.advance(1, "index")
             trained = finished.trained()
@@ -152,7 +157,18 @@ def _write_data(finished: Finished, folder: Path) -> None:
     (folder / layout.KNOWN).write_bytes(save(arrays))  # save_file would hide it from other users
 
 
-def _write_index_and_test(finished: Finished, folder: Path, kind: IndexKind) -> dict[str, Any]:
+def _write_withheld(finished: Finished, folder: Path, wanted: Withheld) -> np.ndarray:
+    """Write the rows of the items that are left out of all answers, if any are."""
+    ids = pq.read_table(folder / layout.ITEMS, columns=["item_id"])["item_id"]
+    rows = wanted.rows(ids, finished.experiment.data.id_forms)
+    if len(rows):
+        (folder / layout.WITHHELD).write_bytes(save({"rows": rows}))
+    return rows
+
+
+def _write_index_and_test(
+    finished: Finished, folder: Path, kind: IndexKind, withheld: np.ndarray
+) -> dict[str, Any]:
     """Write the index, and with it the self-test; describe the index."""
     users, items = finished.vectors("user"), finished.vectors("item")
     described = write_index(items, kind, folder / layout.INDEX)
@@ -170,7 +186,8 @@ def _write_index_and_test(finished: Finished, folder: Path, kind: IndexKind) -> 
         index,
         finished.listed(),
         finished.moments(),
-        data.forgotten,
+        data.forgotten.rows["user"],
+        np.union1d(data.forgotten.rows["item"], withheld[withheld < len(items)]),
     )
     _write_json(folder / layout.SELF_TEST, recorded)
     return {**described, "file": layout.INDEX, "recall": recorded["recall"]}

@@ -185,6 +185,8 @@ def manifest_of(
 
 def _version(files: Mapping[str, Any]) -> int:
     """The least version whose readers know all of these files."""
+    if layout.WITHHELD in files:
+        return 5
     if layout.item_content(0) in files:
         return 4
     return 3 if layout.CONTEXT in files else 2 if layout.LISTS in files else 1

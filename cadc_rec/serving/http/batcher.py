@@ -214,6 +214,7 @@ def part_of(query: Query, users: slice) -> Query:
         history=None if query.history is None else query.history[users],
         time=None if query.time is None else query.time[users],
         context={name: values[users] for name, values in query.context.items()},
+        attributes={name: values[users] for name, values in query.attributes.items()},
     )
 
 
@@ -229,16 +230,16 @@ def _joined(parts: Sequence[Recommendations]) -> Recommendations:
 def _more(work: _Work) -> bool:
     """Whether a query asks for more than a product: a program runs, or all items are looked at."""
     query = work.query
-    return not (query.history is None and query.filter is None and query.candidates is None)
+    return query.history is not None or not query.is_plain
 
 
 def _together(one: _Work, other: _Work) -> bool:
     a, b = one.query, other.query
-    narrowed = (a.filter, a.candidates, b.filter, b.candidates)
     return (
         one.of.predictor is other.of.predictor
         and (a.exclude_seen, a.history_mode) == (b.exclude_seen, b.history_mode)
-        and narrowed == (None, None, None, None)
+        and a.is_plain
+        and b.is_plain
     )
 
 
@@ -278,6 +279,9 @@ def _of_all(batch: list[_Work]) -> Iterable[Recommendations]:
         time,
         {name: [v for one in batch for v in one.query.context[name]] for name in first.context},
         first.history_mode,
+        first.block,
+        first.rules,
+        first.attributes,
     )
     if len(batch) == 1:
         yield found

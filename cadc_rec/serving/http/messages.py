@@ -70,7 +70,7 @@ class OutputParameters(_Message):
     )
 
 
-_INPUTS = ("user_id", "history", "candidate_id", "time")
+_INPUTS = ("user_id", "history", "candidate_id", "block_id", "time")
 
 
 def _named(name: object) -> str:
@@ -133,6 +133,21 @@ class RequestedOutput(_Message):
     parameters: OutputParameters | None = None
 
 
+def _number(value: object) -> object:
+    """A number that came as text, as it has to over gRPC; others as they are."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+class BoostParameter(_Message):
+    """What is added to the scores of some items."""
+
+    filter: dict[str, Any]
+    add: float
+
+
 class Parameters(_Message):
     """Parameters of a request."""
 
@@ -148,7 +163,24 @@ class Parameters(_Message):
     )
     filter: Json[dict[str, Any]] | None = Field(
         default=None,
-        description="JSON: for each attribute a list of values; an item must have one of them.",
+        description="JSON: for each attribute a list of values, of which an item must have one, or "
+        'tests such as {"year": {">=": 1990, "<": 2000}} and {"genres": {"not in": ["Horror"]}}; '
+        "`and`, `or` and `not` join filters.",
+    )
+    max_per: Json[dict[str, int]] | None = Field(
+        default=None,
+        description='JSON such as {"genres": 2}: at most so many items of one value.',
+    )
+    diversity: Annotated[float, BeforeValidator(_number)] = Field(
+        default=0.0, ge=0, le=1, description="Weight of maximal marginal relevance."
+    )
+    boost: Json[list[BoostParameter]] | None = Field(
+        default=None,
+        description='JSON such as [{"filter": {"genres": ["Drama"]}, "add": 0.5}]: what is added '
+        "to the scores of the items that a filter lets through.",
+    )
+    min_score: Annotated[float | None, BeforeValidator(_number)] = Field(
+        default=None, description="Leave out items with lower scores."
     )
     history_mode: Literal["append", "replace"] = Field(
         default="append",
@@ -182,7 +214,8 @@ class Request(_Message):
     inputs: list[Input] = Field(
         max_length=_MOST_INPUTS,
         description="`user_id`, or `history` alone for a session of nobody known; optional "
-        "`history` and `candidate_id`; of a model that reads the moment of a request, optional "
+        "`history`, `candidate_id` and `block_id` (the only items, and those left out: a list for "
+        "all users or one for each); of a model that reads the moment of a request, optional "
         "`time` (seconds since 1970, UTC; default now) and `context_NAME` for each column it reads "
         "(default missing), one value a user; of a model that reads attributes of users, optional "
         "`attribute_NAME` of those it does not know, one value or one row of values a user.",

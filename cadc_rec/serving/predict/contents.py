@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -21,7 +22,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.predict.attributes import UserAttributes
-from cadc_rec.serving.predict.catalogue import ItemAttribute
+from cadc_rec.serving.predict.catalogue import ItemAttribute, attribute_of
 from cadc_rec.serving.predict.events import LiveEvents
 from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.recent import RecentState
@@ -59,6 +60,7 @@ class Contents:
         titles: of items, None where one has none; empty where the data have no titles.
         untaken: how many of the items nobody took yet.
         forgotten: rows of items that were forgotten and are no answer.
+        withheld: rows of items that the exporter left out of all answers.
         events: what was taken since the log ended.
         fingerprint: of the bundle.
         name: of the bundle.
@@ -80,6 +82,7 @@ class Contents:
     titles: Sequence[str | None] = ()
     untaken: int = 0
     forgotten: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    withheld: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     events: LiveEvents = field(default_factory=LiveEvents, compare=False)
     fingerprint: str = ""
     name: str = ""
@@ -117,14 +120,10 @@ class Contents:
             history_length=length,
             requests=Requests.of_bundle(bundle, model),
             user_attributes=UserAttributes.of_bundle(bundle, model),
-            attributes={
-                entry["name"]: ItemAttribute.of_column(
-                    items[entry["name"]].combine_chunks(), entry["vocabulary"]
-                )
-                for entry in described
-            },
+            attributes={entry["name"]: attribute_of(entry, items) for entry in described},
             untaken=untaken,
             forgotten=np.array(forgotten["items"], np.int64),
+            withheld=_withheld(bundle, len(items)),
             events=LiveEvents(
                 RecentState.of_bundle(bundle, model, len(taken)), len(items), model.get("log_ends")
             ),
@@ -132,6 +131,11 @@ class Contents:
             fingerprint=bundle.fingerprint,
             name=bundle.name,
         )
+
+    @cached_property
+    def no_answer(self) -> NDArray[np.int64]:
+        """Rows of items that no request is answered with, ascending."""
+        return np.union1d(self.forgotten, self.withheld)
 
     def titles_of(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Titles of item rows, of any shape; empty where a row is -1 or has no title."""
@@ -175,6 +179,20 @@ def _listed(bundle: Bundle, model: Mapping[str, Any], n_items: int) -> ListedSco
         raise CadcError(f"{bundle.path}: {layout.LISTS} does not fit the items; export it anew.")
     lists.matrix.sum_duplicates()  # the matrix is made now, and not by the first request
     return ListedScores.with_settings(lists, model["lists"])
+
+
+def _withheld(bundle: Bundle, n_items: int) -> NDArray[np.int64]:
+    """Rows of the items that are left out of all answers.
+
+    Raises:
+        CadcError: they are no rows of the items.
+    """
+    if not bundle.has(layout.WITHHELD):
+        return np.zeros(0, np.int64)
+    rows = bundle.arrays(layout.WITHHELD)["rows"]
+    if rows.ndim != 1 or (len(rows) and not (rows.min() >= 0 and rows.max() < n_items)):
+        raise CadcError(f"{bundle.path}: {layout.WITHHELD} does not fit the items; export it anew.")
+    return rows.astype(np.int64)
 
 
 def _newcomers(bundle: Bundle, model: Mapping[str, Any]) -> tuple[Newcomers | None, int]:

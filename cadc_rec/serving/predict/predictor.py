@@ -8,6 +8,7 @@ which puts what it made in place in one step. Who asks holds no lock, so any num
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -21,19 +22,14 @@ from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.predict.answers import Recommendations, Source
 from cadc_rec.serving.predict.attributes import Attributes, Told
-from cadc_rec.serving.predict.catalogue import Filter, blocked_by
+from cadc_rec.serving.predict.choosing import Choice, Ids, Popularity, Search
 from cadc_rec.serving.predict.contents import Contents
 from cadc_rec.serving.predict.events import Counted, Event, Outcome, keys_of, placed
+from cadc_rec.serving.predict.filters import Filter, condition_of
 from cadc_rec.serving.predict.requests import padded
-from cadc_rec.serving.predict.retrieval import Retrieval
-from cadc_rec.serving.predict.top_k import (
-    Best,
-    Floats,
-    ItemVectors,
-    Listed,
-    NotCandidates,
-    of_query,
-)
+from cadc_rec.serving.predict.retrieval import AndOthers, Retrieval
+from cadc_rec.serving.predict.rules import NO_RULES, Rules, chosen
+from cadc_rec.serving.predict.top_k import Floats, ItemVectors, Listed, NotCandidates, of_query
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -65,10 +61,12 @@ class Predictor(Contents):
         exclude_seen: bool = True,
         filter: Filter | None = None,
         history: Sequence[Sequence[Any]] | None = None,
-        candidates: Sequence[Any] | NDArray[Any] | None = None,
+        candidates: Ids | None = None,
         time: Times = None,
         context: Columns = None,
         history_mode: HistoryMode = "append",
+        block: Ids | None = None,
+        rules: Rules = NO_RULES,
         attributes: Attributes = None,
     ) -> Recommendations:
         """The k best items of each user.
@@ -77,13 +75,14 @@ class Predictor(Contents):
             user_ids: original ids ``[n]``.
             k: from 1 to the number of items.
             exclude_seen: leave out the items that a user took, and those of the history.
-            filter: attribute to values: only items that have one of the values, for every
-                attribute that is named.
+            filter: only items that it lets through; see `cadc_rec.serving.predict.filters`. The
+                plainest one is a list of values for each attribute that is named.
             history: for each user, original ids of the items they took just now, oldest first;
                 may be empty, and unknown items are skipped. It gives a vector to users whom the
                 model has never seen. Known users' vectors and lists are formed anew with it, where
                 the model reads histories (`reads_sessions`); others keep their own.
-            candidates: original ids of the only items to rank; default: all.
+            candidates: original ids of the only items to rank, of all users ``[m]`` or a list for
+                each; default: all.
             time: of a model that reads it, the moment of each request: seconds since 1970 (UTC),
                 one number or one a user; None for one user is not known; default: now.
             context: values of the columns that a model reads of a request, by column, one value or
@@ -91,6 +90,8 @@ class Predictor(Contents):
             history_mode: what becomes of the items that the bundle knows of a known user:
                 ``append`` puts the history after them, ``replace`` reads the history alone. They
                 stay left out either way. An empty history changes nothing.
+            block: original ids of items to leave out, likewise.
+            rules: how a list is put together of the items that are left.
             attributes: of users the model has never seen, by attribute of the training users: a
                 value a user, a list of them where it has several, None where it is unknown. The
                 user tower makes a vector of them, and of the history. It reads nothing then of the
@@ -110,9 +111,11 @@ class Predictor(Contents):
         given = self._histories(history, len(rows))
         histories, alone = self._joined(user_ids, rows, given, history_mode == "replace")
         learned = None if histories is None else [h[h < self._n_taken] for h in histories]
+        self.require_choice(filter, rules, len(rows) * k)
+        choice = Choice.of(len(rows), self.items, self.attributes, filter, candidates, block)
         # What nobody took yet is ranked where it is asked for, and nowhere else.
-        asked = bool(self.untaken) and (bool(filter) or candidates is not None)
-        blocked = self._blocked(filter, candidates)
+        asked = bool(self.untaken) and choice.asks
+        most = len(self.items) if asked else self._n_taken
         sources = np.where(rows >= 0, Source.KNOWN, Source.POPULARITY).astype(np.int8)
         if learned is not None and self.newcomers is not None:
             sources[(rows < 0) & np.array([len(h) > 0 for h in learned])] = Source.HISTORY
@@ -122,9 +125,8 @@ class Predictor(Contents):
             sources[(rows < 0) & said] = Source.ATTRIBUTES
         seen = histories if asked else learned
         taken = self._taken(rows, seen) if exclude_seen else _nothing_of(len(rows))
-        out = NotCandidates(taken, blocked)
-        search = self.item_vectors if asked else self.retrieval
-        most = len(self.items) if asked else self._n_taken
+        out = choice.out(taken, self.no_answer, most)
+        out = replace(out, added=rules.added(self.attributes, len(self.items)))
         read = self._read(rows, learned, sources, alone)
         queries = self._queries(rows, codes, sources, learned, read)
         described = np.flatnonzero(sources == Source.ATTRIBUTES)
@@ -133,11 +135,9 @@ class Predictor(Contents):
             theirs = [read[place] for place in described]
             queries[described] = self.user_attributes.vectors(told, described.tolist(), theirs)
         queries, listed = self._on_top(queries, read, most)
-        if len(rows) and (sources == Source.KNOWN).all():
-            best = search.best(queries, min(k, most), out, listed)
-        else:
-            best = self._mixed(queries, min(k, most), sources, out, search, most, listed)
-        best = _filled_up(best, k)
+        retrieval = self._every_item if asked else self.retrieval
+        search = Search(queries, sources, retrieval, listed, self._popular, most, choice.own)
+        best = chosen(search, k, out, rules, self.attributes, self.item_vectors.vectors)
         return Recommendations(best.rows, self.items.of_rows(best.rows), best.scores, sources)
 
     def score(
@@ -206,7 +206,7 @@ class Predictor(Contents):
             raise CadcError(f"no item has the id {lost!r:.80}.")
         itself = UserItems(np.arange(len(rows) + 1), rows.astype(np.int32))
         untaken = np.arange(self._n_taken, len(self.items))
-        out = NotCandidates(itself, np.concatenate([self.forgotten, untaken]))
+        out = NotCandidates(itself, np.concatenate([self.no_answer, untaken]))
         best = self.directions.best(self.directions.vectors[rows], k, out)
         return Recommendations(
             best.rows,
@@ -215,13 +215,15 @@ class Predictor(Contents):
             np.full(len(rows), Source.KNOWN, np.int8),
         )
 
-    def require_filter(self, wanted: Filter) -> None:
-        """Raise if `recommend` would refuse this filter.
+    def require_choice(self, wanted: Filter | None, rules: Rules, places: int) -> None:
+        """Raise if `recommend` would refuse this filter or these rules for users times k places.
 
         Raises:
-            CadcError: it names an attribute or a value that no item has.
+            CadcError: one of them is not as described, or names what no item has.
         """
-        blocked_by(wanted, self.attributes, len(self.items))
+        if wanted:
+            condition_of(wanted, self.attributes, len(self.items))
+        rules.require_sound(places, self.attributes, len(self.items))
 
     @property
     def reads_sessions(self) -> bool:
@@ -241,9 +243,16 @@ class Predictor(Contents):
         return ItemVectors(vectors / np.maximum(lengths, np.finfo(np.float32).tiny))
 
     @cached_property
-    def _by_popularity(self) -> NDArray[np.int64]:
-        """Item rows, the most often taken first; of equal ones the lower row first."""
-        return np.argsort(-self.popularity, kind="stable")
+    def _every_item(self) -> Retrieval:
+        """Finds the best of all items, also of those that nobody took yet."""
+        if isinstance(self.retrieval, ItemVectors):
+            return self.item_vectors
+        return AndOthers(self.retrieval, self._n_taken, self.item_vectors)
+
+    @cached_property
+    def _popular(self) -> Popularity:
+        order = np.argsort(-self.popularity, kind="stable")
+        return Popularity(order, self.popularity)
 
     def _check_k(self, k: int) -> None:
         if isinstance(k, bool) or not isinstance(k, int | np.integer):
@@ -327,20 +336,6 @@ class Predictor(Contents):
         queries = queries.copy()
         queries[:, -1] = 0
         return queries, now.on_top(listed, factors, n_items)
-
-    def _blocked(
-        self, wanted: Filter | None, candidates: Sequence[Any] | NDArray[Any] | None
-    ) -> NDArray[np.int64]:
-        blocked = blocked_by(wanted, self.attributes, len(self.items)) if wanted else _NOTHING
-        if len(self.forgotten):
-            blocked = np.union1d(blocked, self.forgotten)
-        if candidates is None:
-            return blocked
-        allowed = np.zeros(len(self.items), np.bool_)
-        rows = self.items.rows(candidates)
-        allowed[rows[rows >= 0]] = True
-        allowed[blocked] = False
-        return np.flatnonzero(~allowed)
 
     def _taken(
         self, rows: NDArray[np.int64], histories: list[NDArray[np.int64]] | None
@@ -439,58 +434,11 @@ class Predictor(Contents):
             queries[newcomers] = self.newcomers(theirs, *asked)
         return queries
 
-    def _mixed(
-        self,
-        queries: Floats,
-        k: int,
-        sources: NDArray[np.int8],
-        out: NotCandidates,
-        search: Retrieval,
-        most: int,
-        listed: Listed,
-    ) -> Best:
-        """Answers where not every user has a vector, among the first `most` rows."""
-        best = Best(np.full((len(sources), k), -1), np.full((len(sources), k), -np.inf))
-        with_vectors = np.flatnonzero(sources != Source.POPULARITY)
-        if len(with_vectors):
-            more = None if listed is None else listed[with_vectors]
-            found = search.best(queries[with_vectors], k, out.some(with_vectors), more)
-            best.rows[with_vectors], best.scores[with_vectors] = found.rows, found.scores
-        for place in np.flatnonzero(sources == Source.POPULARITY):
-            found = self._most_popular(k, out.taken.of(int(place)), out.blocked, most)
-            best.rows[place], best.scores[place] = found.rows, found.scores
-        return best
-
-    def _most_popular(
-        self, k: int, taken: NDArray[np.int32], blocked: NDArray[np.int64], most: int
-    ) -> Best:
-        """The items most often taken, less those."""
-        order = self._by_popularity[:most]  # what nobody took is counted 0 and has the last rows
-        if len(blocked):
-            order = order[~np.isin(order, blocked)]
-        order = order[: k + len(taken)]
-        rows = order[~np.isin(order, taken)][:k]
-        best = Best(np.full(k, -1, np.int64), np.full(k, -np.inf))
-        best.rows[: len(rows)], best.scores[: len(rows)] = rows, self.popularity[rows]
-        return best
-
 
 def _distinct(history: NDArray[np.int64]) -> NDArray[np.int64]:
     """The items of a history, the latest first, each where it comes first."""
     _, first = np.unique(history, return_index=True)
     return history[np.sort(first)]
-
-
-def _filled_up(best: Best, k: int) -> Best:
-    """The same with k places each."""
-    rows, scores = best.rows, best.scores
-    more = k - rows.shape[1]
-    if not more:
-        return best
-    return Best(
-        np.pad(rows, ((0, 0), (0, more)), constant_values=-1),
-        np.pad(scores, ((0, 0), (0, more)), constant_values=-np.inf),
-    )
 
 
 def _nothing_of(users: int) -> UserItems:
