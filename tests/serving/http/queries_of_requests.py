@@ -110,7 +110,10 @@ def the_moment_of_a_request() -> None:
             ("context_color", "BYTES", ["x", "7"]),
             "no such column; there are: context_device, ",
         ),
-        (("history", "FP64", [1.0, 2.0]), "input 'history': FP64 is of 'time' alone"),
+        (
+            ("history", "FP64", [1.0, 2.0]),
+            "input 'history': FP64 is of 'time' and attributes alone",
+        ),
     ]:
         with pytest.raises(InvalidInput, match=sentence):
             asked(wrong)
