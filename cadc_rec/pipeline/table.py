@@ -178,8 +178,14 @@ def _prior(job: Job) -> Alone:
     return fit_of_prior(job, lambda: None)
 
 
-def fit_of_prior(job: Job, before: Callable[[], FittedPrior | None]) -> Alone:
-    """The function that fits the prior; `before` opens an earlier fit to start from."""
+def fit_of_prior(job: Job, before: Callable[[], FittedPrior | None], newest: int = 0) -> Alone:
+    """The function that fits the prior.
+
+    Args:
+        job: of the prior's stage.
+        before: opens an earlier fit to start from.
+        newest: then, users with the newest validation items to fit it on; 0 is a sample of all.
+    """
     import torch
 
     from cadc_rec.pretrain.prior_fit import fit_prior
@@ -189,7 +195,13 @@ def fit_of_prior(job: Job, before: Callable[[], FittedPrior | None]) -> Alone:
         if e.compute.threads:
             torch.set_num_threads(e.compute.threads)
         fitted = fit_prior(
-            e.prior, e.history, e.seed, job.open_dataset(), job.open_pretrained(), before()
+            e.prior,
+            e.history,
+            e.seed,
+            job.open_dataset(),
+            job.open_pretrained(),
+            before(),
+            newest,
         )
         fitted.save(draft.path)
         draft.info, draft.rows = fitted.as_info(), fitted.users

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +19,12 @@ from cadc_rec.data.context import RequestContext
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.on_top import LastItems
-from cadc_rec.training.build import ShardedTwoTower
 from cadc_rec.training.scoring import Scoring, of_towers
-from cadc_rec.training.trainer import CHECKPOINT_METRIC
 
+if TYPE_CHECKING:
+    from cadc_rec.training.build import ShardedTwoTower
+
+CHECKPOINT_METRIC = "ndcg@10"  # the same rule for every method
 VALIDATION_RANKS = "validation_ranks.parquet"
 WRITTEN = 2**16
 """Rows of a Parquet file that are written together."""

@@ -112,7 +112,7 @@ def the_moment_of_a_request() -> None:
         ),
         (
             ("history", "FP64", [1.0, 2.0]),
-            "input 'history': FP64 is of 'time' and attributes alone",
+            "'history': FP64 is of 'time' and attributes alone",
         ),
     ]:
         with pytest.raises(InvalidInput, match=sentence):
