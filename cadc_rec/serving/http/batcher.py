@@ -43,7 +43,11 @@ _BATCH_REQUESTS = Histogram(
 _BATCH_USERS = Histogram(
     "cadc_rec_batch_users", "Users answered by one call of the predictor.", buckets=SIZE_BOUNDS
 )
-_WAITING = Gauge("cadc_rec_waiting_requests", "Requests that wait for the predictor.")
+_WAITING = Gauge(
+    "cadc_rec_waiting_requests",
+    "Requests that wait for the predictor.",
+    multiprocess_mode="livesum",
+)
 
 
 def piece_users(predictor: Predictor, k: int) -> int:

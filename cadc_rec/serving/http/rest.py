@@ -17,7 +17,7 @@ from fastapi.openapi.utils import get_openapi
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
@@ -42,6 +42,7 @@ from cadc_rec.serving.http.messages import (
 from cadc_rec.serving.http.page import page_routes
 from cadc_rec.serving.http.recommender import Recommender
 from cadc_rec.serving.http.settings import Limits
+from cadc_rec.serving.http.shared_metrics import exposition
 
 _INFER = "/v2/models/{model_name}/infer"
 _STATUS: dict[type[Exception], tuple[int, str]] = {  # and the reason, for the metrics
@@ -119,7 +120,7 @@ def application(
     @app.get("/metrics", response_model=None, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> HttpResponse:
         """Metrics for Prometheus."""
-        return HttpResponse(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+        return HttpResponse(exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     app.include_router(page_routes(model))
     app.include_router(event_routes(model.loaded, model.name, key.exists))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
+from cadc_rec.serving.bundle.programs import LazyProgram
 from cadc_rec.serving.predict.requests import padded
 
 if TYPE_CHECKING:
@@ -57,15 +58,13 @@ class UserAttributes:
         described = model["programs"].get("new_user")
         if described is None:
             return None
-        from cadc_rec.serving.bundle.programs import load_program
-
         dense = bundle.json(layout.DENSE)["user"] if bundle.has(layout.DENSE) else []
         return cls(
             bundle.json(layout.ATTRIBUTES)["user"],
             dense,
             model["new_users"]["codes"],
             {given["name"]: int(given["shape"][1]) for given in described["inputs"]},
-            load_program(bundle, "new_user"),
+            LazyProgram(bundle, "new_user"),
         )
 
     @cached_property

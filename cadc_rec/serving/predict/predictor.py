@@ -52,7 +52,9 @@ class Predictor(Contents):
         Raises:
             CadcError: the bundle is changed, not signed, of a newer version, or incomplete.
         """
-        return cls.of(Bundle.open(Path(path), key))
+        found = cls.of(Bundle.open(Path(path), key))
+        found.load_ahead()
+        return found
 
     def recommend(
         self,
