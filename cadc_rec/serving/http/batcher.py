@@ -218,6 +218,7 @@ def part_of(query: Query, users: slice) -> Query:
         history=None if query.history is None else query.history[users],
         time=None if query.time is None else query.time[users],
         context={name: values[users] for name, values in query.context.items()},
+        attributes={name: values[users] for name, values in query.attributes.items()},
     )
 
 
@@ -283,6 +284,7 @@ def _of_all(batch: list[_Work]) -> Iterable[Recommendations]:
         first.history_mode,
         first.block,
         first.rules,
+        first.attributes,
     )
     if len(batch) == 1:
         yield found

@@ -21,6 +21,7 @@ from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.predict.answers import Recommendations, Source
+from cadc_rec.serving.predict.attributes import Attributes, Told
 from cadc_rec.serving.predict.choosing import Choice, Ids, Popularity, Search
 from cadc_rec.serving.predict.contents import Contents
 from cadc_rec.serving.predict.events import Counted, Event, Outcome, keys_of, placed
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 HistoryMode = Literal["append", "replace"]
+_NOTHING = np.zeros(0, np.int64)
 
 
 class Predictor(Contents):
@@ -67,6 +69,7 @@ class Predictor(Contents):
         history_mode: HistoryMode = "append",
         block: Ids | None = None,
         rules: Rules = NO_RULES,
+        attributes: Attributes = None,
     ) -> Recommendations:
         """The k best items of each user.
 
@@ -91,6 +94,10 @@ class Predictor(Contents):
                 stay left out either way. An empty history changes nothing.
             block: original ids of items to leave out, likewise.
             rules: how a list is put together of the items that are left.
+            attributes: of users the model has never seen, by attribute of the training users: a
+                value a user, a list of them where it has several, None where it is unknown. The
+                user tower makes a vector of them, and of the history. It reads nothing then of the
+                moment of a request. Known users keep their own.
 
         Items that nobody took yet are ranked with the others where a filter or candidates are
         given, and are left out otherwise.
@@ -114,12 +121,21 @@ class Predictor(Contents):
         sources = np.where(rows >= 0, Source.KNOWN, Source.POPULARITY).astype(np.int8)
         if learned is not None and self.newcomers is not None:
             sources[(rows < 0) & np.array([len(h) > 0 for h in learned])] = Source.HISTORY
+        told = self._told(attributes, len(rows))
+        if told:
+            said = np.any([[value is not None for value in values] for values in told.values()], 0)
+            sources[(rows < 0) & said] = Source.ATTRIBUTES
         seen = histories if asked else learned
         taken = self._taken(rows, seen) if exclude_seen else _nothing_of(len(rows))
         out = choice.out(taken, self.no_answer, most)
         out = replace(out, added=rules.added(self.attributes, len(self.items)))
         read = self._read(rows, learned, sources, alone)
         queries = self._queries(rows, codes, sources, learned, read)
+        described = np.flatnonzero(sources == Source.ATTRIBUTES)
+        if len(described):
+            assert self.user_attributes is not None
+            theirs = [read[place] for place in described]
+            queries[described] = self.user_attributes.vectors(told, described.tolist(), theirs)
         queries, listed = self._on_top(queries, read, most)
         retrieval = self._every_item if asked else self.retrieval
         search = Search(queries, sources, retrieval, listed, self._popular, most, choice.own)
@@ -264,6 +280,18 @@ class Predictor(Contents):
             found.append(_distinct(rows[rows >= 0][::-1]))
         return found
 
+    def _told(self, attributes: Attributes, n: int) -> Told:
+        """The attributes of n users, by name.
+
+        Raises:
+            CadcError: the model reads no such attribute, or a value is of the wrong type.
+        """
+        if not attributes:
+            return {}
+        if self.user_attributes is None:
+            raise CadcError("attributes: this model reads none of users; leave them out.")
+        return self.user_attributes.told(attributes, n)
+
     def _joined(
         self,
         user_ids: Sequence[Any] | NDArray[Any],
@@ -346,9 +374,10 @@ class Predictor(Contents):
         """
         read: list[NDArray[Any]] = [self.known.items[:0]] * len(rows)
         alone = alone or [0] * len(rows)
-        for place in np.flatnonzero(sources == Source.HISTORY):
-            assert histories is not None
-            read[place] = histories[place][: alone[place] or None]
+        if histories is not None:
+            new = (sources == Source.HISTORY) | (sources == Source.ATTRIBUTES)
+            for place in np.flatnonzero(new):
+                read[place] = histories[place][: alone[place] or None]
         if self.listed is None and self.requests is None:
             return read
         for place in np.flatnonzero((sources == Source.KNOWN) & (rows >= 0)):
