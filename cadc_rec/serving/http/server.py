@@ -31,6 +31,7 @@ from cadc_rec.serving.http.recommender import Recommender
 from cadc_rec.serving.http.rest import application
 from cadc_rec.serving.http.rpc import grpc_server
 from cadc_rec.serving.http.settings import ServiceSettings
+from cadc_rec.serving.http.side_models import side_models
 
 _SWITCH = 0.001  # seconds after which a thread lets the event loop go on; Python's own is 0.005
 _BACKLOG = 2048  # connections that the system holds until they are accepted
@@ -93,7 +94,9 @@ async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> Non
         model = Recommender(settings.name, loaded, limits)
         stack.callback(model.close)
         models = ModelRepository()
-        models.update(model)
+        beside = side_models(model)
+        for each in (model, *beside):
+            models.update(each)
         dataplane = DataPlane(models)
         repository = Repository(models, loaded, settings.name, key.exists)
         where = [f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"]
@@ -122,7 +125,7 @@ async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> Non
             tasks.append(asyncio.create_task(health.beat()))
             where.append(f"health at http://{_shown(settings.host)}:{at.getsockname()[1]}")
         config = uvicorn.Config(
-            application(model, dataplane, repository, key, limits, is_ready),
+            application(model, beside, dataplane, repository, key, limits, is_ready),
             http=impatient(limits.head_seconds, _connections(limits.connections), model.load),
             ws="none", lifespan="off", backlog=_BACKLOG,
             log_level="critical", access_log=False, server_header=False, date_header=False,
