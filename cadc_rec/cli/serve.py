@@ -75,6 +75,18 @@ def serve(
         typer.Option(help="Journal of the events that clients tell. Default: BUNDLE.events beside "
                      "a bundle that is a folder.", show_default=False),
     ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="PEM file with the certificate: serve HTTPS, and gRPC over TLS. It is "
+                     "read again when it changes, and at SIGHUP."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="PEM file with the certificate's key.")
+    ] = None,
+    access_log: Annotated[
+        str | None,
+        typer.Option(help="File for a line of JSON for each request; - is standard output."),
+    ] = None,
     cache: Cache = None,
     debug: Debug = False,
 ) -> None:  # fmt: skip
@@ -100,6 +112,9 @@ def serve(
         watch_seconds=watch,
         limits=Limits(deadline_seconds=deadline, wait_seconds=max_wait, places=max_places),
         events=events,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        access_log=access_log,
     )
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy reads it when it is loaded
     with _no_arguments():

@@ -211,7 +211,11 @@ class UpdateConfig(Section):
     rate: Share = 0.3
     """Learning rates of this further training, as a share of those in `[train]`. A small share is
     enough, since the weights start near their final values."""
-    users: Annotated[int, Field(ge=0)] = 5_000
+    fit_users: Annotated[int, Field(ge=0)] = 0
+    """Users on whose validation items the prior's factors are fitted after a day: those with the
+    newest. 0 is in proportion to the day: a tenth of its new interactions, at least 1,000 and at
+    most 4,000."""
+    users: Annotated[int, Field(ge=0)] = 1_000
     """Users whose validation items, test items and next items an update ranks: a sample of at most
     this many, drawn as that of `evaluate.users`, so that most of it stays from update to update. 0
     ranks all test items and next items, and as many validation items as `evaluate.users` says."""

@@ -35,6 +35,8 @@ from cadc_rec.updates.day import Day
 from cadc_rec.updates.forget import Request
 from cadc_rec.updates.sample import refreshed_sample, sampled_rows
 
+_ROWS_A_USER, _FIT_USERS = 10, (1_000, 4_000)  # see `UpdateConfig.fit_users`
+
 
 def changes_between(opened: Opened, before: Artifact, after: Artifact) -> Changes:
     """What a day changed of D_full; compared once for all stages."""
@@ -93,7 +95,8 @@ def _transitions_settings(job: Job) -> dict[str, Any]:
 
 
 def _prior_settings(job: Job) -> dict[str, Any]:
-    return {**PRIOR.settings(job), "update": "factors"}
+    own = {"newest": _fit_users(job)}
+    return {**PRIOR.settings(job), "update": own}
 
 
 def _select_settings(job: Job) -> dict[str, Any]:
@@ -177,7 +180,14 @@ def _prior(job: Job) -> Alone:
     from cadc_rec.pretrain.prior_fit import FittedPrior
 
     before = job.artifact("prior_before")
-    return fit_of_prior(job, lambda: FittedPrior.open(before.path))
+    return fit_of_prior(job, lambda: FittedPrior.open(before.path), _fit_users(job))
+
+
+def _fit_users(job: Job) -> int:
+    """Users on whom the prior is fitted after the day."""
+    came = int(job.artifact("dataset").info["update"]["interactions"])
+    least, most = _FIT_USERS
+    return job.experiment.update.fit_users or min(max(came // _ROWS_A_USER, least), most)
 
 
 def _select(job: Job) -> Alone:

@@ -24,6 +24,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.signing import is_signed_by
 from cadc_rec.store.manifest import digest, sha256_file
+from cadc_rec.versions import library_versions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,6 +93,16 @@ class Bundle:
         """What the exporter called it, for people."""
         return str(self.manifest["name"])
 
+    def other_versions(self) -> list[str]:
+        """The libraries that it was exported with and that are of another version here."""
+        here = library_versions()
+        return [
+            f"{library} {made_with} (here {here.get(library, 'not installed')})"
+            for library, made_with in self.manifest.get("versions", {}).items()
+            if library != "duckdb"  # answers nothing
+            and _release(library, str(made_with)) != _release(library, here.get(library, ""))
+        ]
+
     def has(self, name: str) -> bool:
         """Whether the file is there; see `cadc_rec.serving.bundle.layout`."""
         return name in self.manifest["files"]
@@ -151,6 +162,12 @@ class Bundle:
 
 
 _REMEDY = "copy or export the bundle anew."
+
+
+def _release(library: str, version: str) -> str:
+    """A version, less what changes no answer: the kind of build, and Python's last number."""
+    version = version.partition("+")[0]
+    return ".".join(version.split(".")[:2]) if library == "python" else version
 
 
 def manifest_of(
@@ -257,6 +274,7 @@ def _sound(manifest: Mapping[str, Any]) -> bool:
             and isinstance(entry.get("sha256"), str)
             for entry in files.values()
         )
+        and isinstance(manifest.get("versions", {}), dict)
         and all(isinstance(manifest.get(text), str) for text in ("name", "fingerprint", "created"))
     )
 

@@ -52,14 +52,14 @@ KNOWN = "known.safetensors"
 ``items`` int32 ``[n]``, each user's in the order of time, the latest last; and ``popularity``
 int64 ``[items]``, how often each item is in it."""
 
-WITHHELD = "withheld.safetensors"
-"""``rows``, int64, ascending: items that are left out of all answers, where the exporter named
-any."""
-
 RECENT = "recent.safetensors"
 """The log's interactions in its last window, where recent popularity has a part in the score:
 ``time``, float64 ``[n]``, seconds since 1970, ascending, and ``item``, int32. `MODEL` has under
 ``recent`` the window and the factor. The last element of the items' vectors is their score."""
+
+WITHHELD = "withheld.safetensors"
+"""``rows``, int64, ascending: items that are left out of all answers, where the exporter named
+any."""
 
 CONTEXT = "context.json"
 """What the user tower reads of a request, where it reads anything: ``features`` in the order of the

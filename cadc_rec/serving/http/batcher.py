@@ -227,9 +227,8 @@ def _joined(parts: Sequence[Recommendations]) -> Recommendations:
 
 
 def _more(work: _Work) -> bool:
-    """Whether a query asks for more than a product: a program runs, or all items are looked at."""
-    query = work.query
-    return query.history is not None or not query.is_plain
+    """Whether a query asks for more than a product: a program runs, or a choice is made."""
+    return work.query.history is not None or not work.query.is_plain
 
 
 def _together(one: _Work, other: _Work) -> bool:

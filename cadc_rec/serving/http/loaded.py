@@ -62,11 +62,15 @@ def load_tested(path: Path | str, verify_key: Path | None) -> tuple[Predictor, P
         scores = [row[:n].tolist() for row, n in zip(found.scores, found.counts, strict=True)]
         return found.lists(), scores
 
+    others = bundle.other_versions()
+    if others:
+        log.warning("%s was exported with %s; its self-test decides.", path, ", ".join(others))
     verdict = run_self_test(bundle, recommend)
     if not verdict.passed:
         raise CadcError(
             f"{path}: the self-test failed ({len(verdict.wrong)} of {verdict.requests} requests): "
             + "; ".join(verdict.wrong[:_SHOWN])
+            + (f" (it was exported with {', '.join(others)})" if others else "")
         )
     return predictor, bundle.path
 

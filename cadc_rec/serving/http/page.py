@@ -21,6 +21,7 @@ from starlette.responses import Response as HttpResponse
 from typing_extensions import TypedDict
 
 from cadc_rec.serving.http.messages import DEFAULT_K, Input, Parameters, Request
+from cadc_rec.serving.http.observed import answered_by
 from cadc_rec.serving.http.queries import query_of
 from cadc_rec.serving.http.recommender import Recommender
 from cadc_rec.serving.predict.answers import Source
@@ -78,6 +79,7 @@ def page_routes(model: Recommender) -> APIRouter:
         wanted = Input(name="user_id", shape=[1], datatype="BYTES", data=[user])
         request = Request(inputs=[wanted], parameters=Parameters(k=k))
         query = query_of(request, predictor, model.limits)
+        answered_by(predictor.fingerprint[:12], 1)
         began = time.perf_counter()
         async with model.recommended(request, query, predictor) as found:
             seconds = time.perf_counter() - began

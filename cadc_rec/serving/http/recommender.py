@@ -27,6 +27,7 @@ from cadc_rec.serving.http.batcher import Batcher, piece_users
 from cadc_rec.serving.http.load import Load
 from cadc_rec.serving.http.loaded import Loaded
 from cadc_rec.serving.http.messages import Output, Request, of_kserve, to_kserve
+from cadc_rec.serving.http.observed import answered_by
 from cadc_rec.serving.http.queries import Query, described, outputs_of, query_of
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.predict.answers import Recommendations, Source
@@ -143,6 +144,7 @@ class Recommender(InferenceModel):
         try:
             request, predictor = read(), self.loaded.predictor
             query = query_of(request, predictor, self.limits)
+            answered_by(predictor.fingerprint[:12], len(query.users))
             async with self.recommended(request, query, predictor, allowed) as answer:
                 outcome = "answered"
                 for word, count in zip(_WORDS, np.bincount(answer.sources).tolist(), strict=False):

@@ -6,7 +6,7 @@ answered by a status with one sentence, and is not logged.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -44,11 +44,15 @@ _STATUS: tuple[tuple[type[Exception], tuple[StatusCode, str]], ...] = (
 
 
 def grpc_server(
-    dataplane: DataPlane, repository: Repository, key: ApiKey, limits: Limits
+    dataplane: DataPlane,
+    repository: Repository,
+    key: ApiKey,
+    limits: Limits,
+    observers: Sequence[aio.ServerInterceptor] = (),
 ) -> aio.Server:
     """The server; the caller adds ports and starts it."""
     server = aio.server(
-        interceptors=(_Rules(key),),
+        interceptors=(*observers, _Rules(key)),
         maximum_concurrent_rpcs=_MOST_CALLS,
         options=[
             ("grpc.max_receive_message_length", limits.body_bytes),

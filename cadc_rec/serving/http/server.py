@@ -22,16 +22,19 @@ from kserve.model_repository import ModelRepository
 from kserve.protocol.dataplane import DataPlane
 
 from cadc_rec.errors import CadcError
+from cadc_rec.serving.http.access_log import access_log
 from cadc_rec.serving.http.connections import impatient
 from cadc_rec.serving.http.events import EventLog
 from cadc_rec.serving.http.guard import ApiKey
 from cadc_rec.serving.http.health import HealthPort
 from cadc_rec.serving.http.loaded import Loaded, Repository
+from cadc_rec.serving.http.observed import observed, observers
 from cadc_rec.serving.http.recommender import Recommender
 from cadc_rec.serving.http.rest import application
 from cadc_rec.serving.http.rpc import grpc_server
 from cadc_rec.serving.http.settings import ServiceSettings
 from cadc_rec.serving.http.side_models import side_models
+from cadc_rec.serving.http.tls import KeyPair
 
 _SWITCH = 0.001  # seconds after which a thread lets the event loop go on; Python's own is 0.005
 _BACKLOG = 2048  # connections that the system holds until they are accepted
@@ -85,8 +88,13 @@ def serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
 async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
     limits, key = settings.limits, ApiKey(settings.api_key)
     stopping = asyncio.Event()
+    pair = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        pair = KeyPair(settings.tls_cert, settings.tls_key)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listening(settings.host, settings.http_port, "--http-port"))
+        written = stack.enter_context(access_log(settings.access_log))
+        tell = None if written is None else written.write
         events = None if settings.journal is None else EventLog(settings.journal)
         if events is not None:
             stack.callback(events.close)
@@ -99,13 +107,18 @@ async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> Non
             models.update(each)
         dataplane = DataPlane(models)
         repository = Repository(models, loaded, settings.name, key.exists)
-        where = [f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"]
+        scheme = "http" if pair is None else "https"
+        where = [f"{scheme}://{_shown(settings.host)}:{listener.getsockname()[1]}"]
         tasks = []
         rpc = None
         if settings.grpc_port is not None:
-            rpc = grpc_server(dataplane, repository, key, limits)
+            rpc = grpc_server(dataplane, repository, key, limits, observers(tell))
+            address = f"{_shown(settings.host)}:{settings.grpc_port}"
             try:
-                port = rpc.add_insecure_port(f"{_shown(settings.host)}:{settings.grpc_port}")
+                if pair is None:
+                    port = rpc.add_insecure_port(address)
+                else:
+                    port = rpc.add_secure_port(address, pair.for_grpc())
             except RuntimeError as error:
                 raise CadcError(
                     f"--grpc-port {settings.grpc_port} cannot be used; choose another port."
@@ -124,18 +137,22 @@ async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> Non
             stack.callback(health.close)
             tasks.append(asyncio.create_task(health.beat()))
             where.append(f"health at http://{_shown(settings.host)}:{at.getsockname()[1]}")
+        app = application(model, beside, dataplane, repository, key, limits, is_ready)
         config = uvicorn.Config(
-            application(model, beside, dataplane, repository, key, limits, is_ready),
+            observed(app, tell),
             http=impatient(limits.head_seconds, _connections(limits.connections), model.load),
             ws="none", lifespan="off", backlog=_BACKLOG,
             log_level="critical", access_log=False, server_header=False, date_header=False,
             timeout_keep_alive=limits.idle_seconds,
             timeout_graceful_shutdown=limits.grace_seconds,
+            ssl_context_factory=None if pair is None else lambda *_: pair.context,
         )  # fmt: skip
         if settings.watch_seconds > 0:
             tasks.append(asyncio.create_task(loaded.watch(settings.watch_seconds)))
         if events is not None:
             tasks.append(asyncio.create_task(events.watch()))
+        if pair is not None:
+            tasks.append(asyncio.create_task(pair.watch()))
         predictor = loaded.predictor
         ready(f"{predictor.name} ({predictor.fingerprint[:12]}) on {', '.join(where)}")
         try:

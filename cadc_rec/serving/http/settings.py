@@ -64,6 +64,10 @@ class ServiceSettings:
         watch_seconds: seconds between checks for a new bundle at the same path; 0 never checks.
         events: file of the journal of events; None puts it beside the bundle where that is a
             folder, and keeps none otherwise.
+        tls_cert: PEM file with the certificate and what leads to a known authority; None serves
+            without TLS.
+        tls_key: PEM file with its key.
+        access_log: file for a line of each request, ``-`` for standard output; None writes none.
         limits: limits of requests.
     """
 
@@ -77,7 +81,17 @@ class ServiceSettings:
     verify_key: Path | None = None
     watch_seconds: float = 2.0
     events: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    access_log: str | None = None
     limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            given, missing = "--tls-cert", "--tls-key"
+            if self.tls_cert is None:
+                given, missing = missing, given
+            raise CadcError(f"{given} alone: TLS needs a certificate and its key; give {missing}.")
 
     @property
     def journal(self) -> Path | None:

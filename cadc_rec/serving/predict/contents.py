@@ -57,8 +57,8 @@ class Contents:
         titles: of items, None where one has none; empty where the data have no titles.
         untaken: how many of the items nobody took yet.
         forgotten: rows of items that were forgotten and are no answer.
-        withheld: rows of items that the exporter left out of all answers.
         events: what was taken since the log ended.
+        withheld: rows of items that the exporter left out of all answers.
         fingerprint: of the bundle.
         name: of the bundle.
     """
@@ -78,8 +78,8 @@ class Contents:
     titles: Sequence[str | None] = ()
     untaken: int = 0
     forgotten: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    withheld: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     events: LiveEvents = field(default_factory=LiveEvents, compare=False)
+    withheld: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     fingerprint: str = ""
     name: str = ""
 
@@ -118,10 +118,10 @@ class Contents:
             attributes={entry["name"]: attribute_of(entry, items) for entry in described},
             untaken=untaken,
             forgotten=np.array(forgotten["items"], np.int64),
-            withheld=_withheld(bundle, len(items)),
             events=LiveEvents(
                 RecentState.of_bundle(bundle, model, len(taken)), len(items), model.get("log_ends")
             ),
+            withheld=_withheld(bundle, len(items)),
             titles=items["title"].to_pylist() if "title" in items.column_names else (),
             fingerprint=bundle.fingerprint,
             name=bundle.name,

@@ -335,7 +335,7 @@ class Predictor(Contents):
         since = self.events.of(keys_of(user_ids, rows))
         if since is None:
             return given, alone
-        given = given or [_NOTHING] * len(rows)
+        given = given or [np.zeros(0, np.int64)] * len(rows)
         return [_distinct(np.concatenate(pair)) for pair in zip(given, since, strict=True)], alone
 
     def _on_top(

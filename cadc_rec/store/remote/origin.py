@@ -24,7 +24,7 @@ from typing import Any
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.store.atomic import commit, make_folder, write_atomically
-from cadc_rec.store.manifest import MANIFEST
+from cadc_rec.store.manifest import MANIFEST, hashing
 from cadc_rec.store.remote import lease
 from cadc_rec.store.remote.address import Found, Objects, parse
 from cadc_rec.store.remote.cache import (
@@ -195,12 +195,14 @@ class Origin:
             CadcError: the store does not have it, or has other bytes.
         """
         prefix = self._prefix(folder)
+
+        def has_bytes(name: str) -> bool:
+            return is_here(folder / name, files[name]["bytes"], files[name]["sha256"])
+
         with self._alone(prefix, share):
-            wanted = {
-                name: entry
-                for name, entry in files.items()
-                if not is_here(folder / name, entry["bytes"], entry["sha256"])
-            }
+            with hashing() as pool:
+                is_there = dict(zip(files, pool.map(has_bytes, files), strict=True))
+            wanted = {name: files[name] for name in files if not is_there[name]}
             if wanted:
                 remove_abandoned(self._drafts)
                 log.info("downloading %d files of %s/%s", len(wanted), self.address, prefix)
