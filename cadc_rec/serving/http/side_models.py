@@ -32,6 +32,7 @@ from cadc_rec.serving.http.recommender import ALLOWED, Recommender
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.http.tensors import values_of
 from cadc_rec.serving.predict.predictor import Predictor
+from cadc_rec.serving.predict.rules import NO_RULES
 
 T = TypeVar("T")
 
@@ -196,6 +197,8 @@ def _similar(request: Request, predictor: Predictor, limits: Limits) -> Asked:
         raise InvalidInput(f"parameter 'k' = {k} is not between 1 and {most}.")
     if len(items) * k > limits.places:
         raise InvalidInput(f"{len(items)} items times k = {k}: at most {limits.places} are given.")
+
+    predictor.require_choice(parameters.filter, NO_RULES, 0)
 
     def work() -> list[Output]:
         found = predictor.similar_items(items, k, parameters.filter)
