@@ -27,8 +27,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN_PATHS = frozenset({"/", "/page.js", "/page.css", "/v2/health/live", "/v2/health/ready"})
-"""Paths that need no key: for orchestrators, and for the page on which a person enters the key."""
+OPEN_PATHS = frozenset(
+    {"/", "/page.js", "/page.css", "/docs", "/docs.js", "/v2/health/live", "/v2/health/ready"}
+)
+"""Paths that need no key: for orchestrators, and for the pages on which a person enters the key."""
 _DRAINED = 256 << 20  # bytes read of a body that is too large, so that its sender sees the answer
 
 

@@ -70,7 +70,7 @@ class OutputParameters(_Message):
     )
 
 
-_INPUTS = ("user_id", "history", "candidate_id", "block_id", "time")
+_INPUTS = ("user_id", "item_id", "history", "candidate_id", "block_id", "time")
 
 
 def _named(name: object) -> str:
@@ -129,7 +129,7 @@ class Input(_Message):
 class RequestedOutput(_Message):
     """One requested output."""
 
-    name: Literal["item_id", "score", "count", "source", "title"]
+    name: Literal["item_id", "score", "count", "source", "title", "vector", "known"]
     parameters: OutputParameters | None = None
 
 
@@ -218,7 +218,9 @@ class Request(_Message):
         "all users or one for each); of a model that reads the moment of a request, optional "
         "`time` (seconds since 1970, UTC; default now) and `context_NAME` for each column it reads "
         "(default missing), one value a user; of a model that reads attributes of users, optional "
-        "`attribute_NAME` of those it does not know, one value or one row of values a user.",
+        "`attribute_NAME` of those it does not know, one value or one row of values a user. The "
+        "models NAME-similar, NAME-score and NAME-embed take `item_id`; their metadata say what "
+        "else.",
     )
     parameters: Parameters | None = None
     outputs: list[RequestedOutput] | None = Field(default=None, max_length=16)

@@ -93,9 +93,12 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
     Raises:
         InvalidInput: it is not as described above, or beyond the limits.
     """
-    inputs = {tensor.name: tensor for tensor in request.inputs}
-    if len(inputs) < len(request.inputs):
-        raise InvalidInput("inputs: the same name is given twice.")
+    inputs = inputs_of(request)
+    for wrong in {"item_id"} & inputs.keys():
+        raise InvalidInput(f"input {wrong!r}: this model takes none; name items in 'candidate_id'.")
+    for output in request.outputs or ():
+        if output.name not in (*_OUTPUTS, "title"):
+            raise InvalidInput(f"output {output.name!r}: this model gives none of that name.")
     if "user_id" in inputs:
         users = _users(inputs["user_id"], predictor.users, limits)
     elif one := inputs.get("history") or first_attribute(inputs):
@@ -147,6 +150,18 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
     )
 
 
+def inputs_of(request: Request) -> dict[str, Input]:
+    """The inputs by name.
+
+    Raises:
+        InvalidInput: a name is given twice.
+    """
+    inputs = {tensor.name: tensor for tensor in request.inputs}
+    if len(inputs) < len(request.inputs):
+        raise InvalidInput("inputs: the same name is given twice.")
+    return inputs
+
+
 def _rules(parameters: Parameters) -> Rules:
     """How a list is put together."""
     boosts = tuple(Boost(one.filter, one.add) for one in parameters.boost or ())
@@ -162,7 +177,7 @@ def _named_items(tensor: Input, n_users: int, items: IdMap) -> list[Any]:
             f"{shape}."
         )
     each = len(shape) == 2 and n_users > 1
-    flat = _ids(values_of(tensor, len(items) * (n_users if each else 1)), items)
+    flat = ids_of(values_of(tensor, len(items) * (n_users if each else 1)), items)
     if not each:
         return flat
     return [flat[n * shape[1] : (n + 1) * shape[1]] for n in range(n_users)]
@@ -236,7 +251,7 @@ def _users(tensor: Input, ids: IdMap, limits: Limits) -> list[Any]:
         raise InvalidInput(f"input 'user_id': the shape is [n] or [n, 1], not {shape}.")
     if not values:
         raise InvalidInput("input 'user_id' is empty; ask for one user or more.")
-    return _ids(values, ids)
+    return ids_of(values, ids)
 
 
 def _anonymous(told: Input, limits: Limits) -> list[Any]:
@@ -258,11 +273,11 @@ def _history(tensor: Input, n_users: int, items: IdMap, limits: Limits) -> list[
             f"input 'history': the shape is [{n_users}, at most {limits.history}] for {n_users} "
             f"users, not {shape}."
         )
-    flat, width = _ids(values, items), shape[1]
+    flat, width = ids_of(values, items), shape[1]
     return [flat[n * width : (n + 1) * width] for n in range(n_users)]
 
 
-def _ids(values: list[int] | list[bytes], ids: IdMap) -> list[Any]:
+def ids_of(values: list[int] | list[bytes], ids: IdMap) -> list[Any]:
     """Elements as original ids; numbers may come as text, and text as UTF-8.
 
     Where the data's ids were brought into a form, any text may be one of them.

@@ -8,7 +8,7 @@ the types of `cadc_rec.serving.http.messages`; only what depends on the service 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -43,6 +43,7 @@ from cadc_rec.serving.http.page import page_routes
 from cadc_rec.serving.http.recommender import Recommender
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.http.shared_metrics import exposition
+from cadc_rec.serving.http.side_models import SideModel
 
 _INFER = "/v2/models/{model_name}/infer"
 _STATUS: dict[type[Exception], tuple[int, str]] = {  # and the reason, for the metrics
@@ -73,13 +74,17 @@ _REASONS = {
 
 def application(
     model: Recommender,
+    beside: Sequence[SideModel],
     dataplane: DataPlane,
     repository: Repository,
     key: ApiKey,
     limits: Limits,
     ready: Callable[[], bool],
 ) -> App:
-    """The ASGI application; `ready` says whether requests are answered."""
+    """The ASGI application of a model and those beside it.
+
+    `ready` says whether requests are answered.
+    """
     app = FastAPI(
         title="cadc-rec", version=__version__, docs_url=None, redoc_url=None,
         redirect_slashes=False,
@@ -109,7 +114,7 @@ def application(
         """Recommend items to users."""
 
     # FastAPI's way to a handler takes a tenth of a request's time: its route only describes.
-    app.router.routes.insert(0, Route(_INFER, Infer(model), methods=["POST"]))
+    app.router.routes.insert(0, Route(_INFER, Infer([model, *beside]), methods=["POST"]))
 
     @app.post("/v2/repository/index")
     async def index() -> list[dict[str, str]]:
@@ -132,7 +137,9 @@ def application(
     described: dict[str, Any] = {}
 
     def describe() -> dict[str, Any]:
-        described.update(described or _described(app, model.name, key.exists))
+        described.update(
+            described or _described(app, [model.name, *(one.name for one in beside)], key.exists)
+        )
         _, k = described["paths"]["/explore"]["get"]["parameters"]
         k["schema"]["maximum"] = min(limits.k, len(model.loaded.predictor.items))
         return described
@@ -141,8 +148,8 @@ def application(
     return Guard(app, key, limits, ready)
 
 
-def _described(app: FastAPI, model_name: str, with_key: bool) -> dict[str, Any]:
-    """FastAPI's description, with the request's type, the model's name and the key."""
+def _described(app: FastAPI, names: Sequence[str], with_key: bool) -> dict[str, Any]:
+    """FastAPI's description, with the request's type, the models' names and the key."""
     # Of two routes of one path the first answers and the last is described: KServe's come first.
     document = get_openapi(title=app.title, version=app.version, routes=app.routes[::-1])
     components = document["components"]
@@ -159,7 +166,9 @@ def _described(app: FastAPI, model_name: str, with_key: bool) -> dict[str, Any]:
             operation["responses"].pop("422", None)
             for parameter in operation.get("parameters", ()):
                 if parameter["name"] == "model_name":
-                    parameter["schema"] = {"type": "string", "enum": [model_name]}
+                    every = path.startswith("/v2/models/") and "/events" not in path
+                    enum = list(names) if every else list(names[:1])
+                    parameter["schema"] = {"type": "string", "enum": enum}
     return document
 
 

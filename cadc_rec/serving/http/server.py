@@ -36,6 +36,7 @@ from cadc_rec.serving.http.recommender import Recommender
 from cadc_rec.serving.http.rest import application
 from cadc_rec.serving.http.rpc import grpc_server
 from cadc_rec.serving.http.settings import ServiceSettings
+from cadc_rec.serving.http.side_models import side_models
 from cadc_rec.serving.http.tls import KeyPair
 from cadc_rec.serving.http.workers import Link, Workers
 from cadc_rec.serving.predict.predictor import Predictor
@@ -167,7 +168,9 @@ async def _serve(
         model = Recommender(settings.name, loaded, limits)
         stack.callback(model.close)
         models = ModelRepository()
-        models.update(model)
+        beside = side_models(model)
+        for each in (model, *beside):
+            models.update(each)
         dataplane = DataPlane(models)
         reload = loaded.reload if link is None else link.reload_all
         repository = Repository(models, reload, settings.name, key.exists)
@@ -192,8 +195,9 @@ async def _serve(
         def is_ready() -> bool:
             return model.ready and not stopping.is_set()
 
+        app = application(model, beside, dataplane, repository, key, limits, is_ready)
         config = uvicorn.Config(
-            observed(application(model, dataplane, repository, key, limits, is_ready), tell),
+            observed(app, tell),
             http=impatient(limits.head_seconds, _connections(limits.connections), model.load),
             ws="none", lifespan="off", backlog=_BACKLOG,
             log_level="critical", access_log=False, server_header=False, date_header=False,

@@ -118,9 +118,7 @@ class Predictor(Contents):
         # What nobody took yet is ranked where it is asked for, and nowhere else.
         asked = bool(self.untaken) and choice.asks
         most = len(self.items) if asked else self._n_taken
-        sources = np.where(rows >= 0, Source.KNOWN, Source.POPULARITY).astype(np.int8)
-        if learned is not None and self.newcomers is not None:
-            sources[(rows < 0) & np.array([len(h) > 0 for h in learned])] = Source.HISTORY
+        sources = self._sources(rows, learned)
         told = self._told(attributes, len(rows))
         if told:
             said = np.any([[value is not None for value in values] for values in told.values()], 0)
@@ -193,10 +191,16 @@ class Predictor(Contents):
         """
         return self.events.weigh(placed(events, self.items, self.users, self.known))
 
-    def similar_items(self, item_ids: Sequence[Any] | NDArray[Any], k: int = 10) -> Recommendations:
+    def similar_items(
+        self,
+        item_ids: Sequence[Any] | NDArray[Any],
+        k: int = 10,
+        filter: Filter | None = None,
+    ) -> Recommendations:
         """The k items with the most similar vectors (by cosine), without the item itself.
 
-        An item that nobody took yet may be asked for, and is no answer.
+        An item that nobody took yet may be asked for, and is no answer. The filter is that of
+        `recommend`.
 
         Raises:
             CadcError: an item is unknown, or `k` is out of range.
@@ -208,7 +212,8 @@ class Predictor(Contents):
             raise CadcError(f"no item has the id {lost!r:.80}.")
         itself = UserItems(np.arange(len(rows) + 1), rows.astype(np.int32))
         untaken = np.arange(self._n_taken, len(self.items))
-        out = NotCandidates(itself, np.concatenate([self.no_answer, untaken]))
+        only = condition_of(filter, self.attributes, len(self.items)) if filter else None
+        out = NotCandidates(itself, np.concatenate([self.no_answer, untaken]), only)
         best = self.directions.best(self.directions.vectors[rows], k, out)
         return Recommendations(
             best.rows,
@@ -216,6 +221,37 @@ class Predictor(Contents):
             best.scores,
             np.full(len(rows), Source.KNOWN, np.int8),
         )
+
+    def vectors_of_users(
+        self,
+        user_ids: Sequence[Any] | NDArray[Any],
+        history: Sequence[Sequence[Any]] | None = None,
+        time: Times = None,
+        context: Columns = None,
+        history_mode: HistoryMode = "append",
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """Vectors ``[n, d]`` that `recommend` would search with, and of which users there is one.
+
+        The other vectors are zeros. A score is the dot product with an item's vector, and what
+        lists add, where the model has them.
+        """
+        rows = self.users.rows(user_ids)
+        codes = self._codes(rows, time, context)
+        given = self._histories(history, len(rows))
+        histories, alone = self._joined(user_ids, rows, given, history_mode == "replace")
+        learned = None if histories is None else [h[h < self._n_taken] for h in histories]
+        sources = self._sources(rows, learned)
+        read = self._read(rows, learned, sources, alone)
+        found = self._queries(rows, codes, sources, learned, read)
+        there = sources != Source.POPULARITY
+        return np.where(there[:, None], found, np.float32(0)), there
+
+    def vectors_of_items(
+        self, item_ids: Sequence[Any] | NDArray[Any]
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """Vectors ``[n, d]`` of items, zeros where an item is unknown, and which are known."""
+        rows = self.items.rows(item_ids)
+        return np.where(rows[:, None] >= 0, self.item_vectors.vectors[rows], 0), rows >= 0
 
     def require_choice(self, wanted: Filter | None, rules: Rules, places: int) -> None:
         """Raise if `recommend` would refuse this filter or these rules for users times k places.
@@ -255,6 +291,15 @@ class Predictor(Contents):
     def _popular(self) -> Popularity:
         order = np.argsort(-self.popularity, kind="stable")
         return Popularity(order, self.popularity)
+
+    def _sources(
+        self, rows: NDArray[np.int64], learned: list[NDArray[np.int64]] | None
+    ) -> NDArray[np.int8]:
+        """What each user's answer is based on."""
+        sources = np.where(rows >= 0, Source.KNOWN, Source.POPULARITY).astype(np.int8)
+        if learned is not None and self.newcomers is not None:
+            sources[(rows < 0) & np.array([len(h) > 0 for h in learned], np.bool_)] = Source.HISTORY
+        return sources
 
     def _check_k(self, k: int) -> None:
         if isinstance(k, bool) or not isinstance(k, int | np.integer):
