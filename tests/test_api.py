@@ -46,6 +46,13 @@ def test_loading_an_experiment_loads_neither_torch_nor_duckdb(tiny):
     assert not loaded & {"torch", "torchrec", "duckdb", "ibis"}
 
 
+@pytest.mark.slow
+def test_evaluating_tables_alone_loads_nothing_that_trains_towers():
+    loaded = imported_by("import cadc_rec.pipeline.stages.evaluate")
+    assert "torch" in loaded
+    assert not loaded & {"cadc_rec.training.trainer", "cadc_rec.training.build"}
+
+
 def test_every_public_name_is_there_and_no_other():
     for name in cadc_rec.__all__:
         assert getattr(cadc_rec, name).__doc__

@@ -25,6 +25,7 @@ from benchmarks.days.cells import START, Cell, Period, Study, removed
 from benchmarks.days.clicks import Log
 from cadc_rec.errors import CadcError
 from cadc_rec.log import keep_interrupts, set_up_logging
+from cadc_rec.updates.chain import every_update
 
 MIDNIGHT = 1_506_826_800_000  # 2017-10-01, 00:00 in Brazil
 _HOURS = 24
@@ -77,6 +78,22 @@ def updated(
         return cell | found, ranks
 
     study.cell(name, update)
+
+
+def made_anew(study: Study, first: int) -> None:
+    """Remove the updates that were judged on a day or later, and what they reached.
+
+    The study then makes them again, on top of those before.
+    """
+    folder = study.workdir / "work"
+    for _, update in every_update(folder):
+        if update.number >= first - 1 - START:
+            shutil.rmtree(update.path)  # first: it is what makes the others an update
+            for place in update.artifacts.values():
+                shutil.rmtree(folder / place, ignore_errors=True)
+    for file in (study.workdir / "results").glob("update-*"):
+        if int(file.stem.split("-")[1]) >= first:
+            file.unlink()
 
 
 def rebuilt(study: Study, day: int, seed: int) -> None:
@@ -161,6 +178,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=float, default=0.5, help="share of the rows, in part half")
     parser.add_argument("--parts", nargs="*", choices=_PARTS, default=_PARTS)
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--anew", type=int, metavar="DAY", help="make the updates from it on again")
     parser.add_argument("--docs", action="store_true", help="run nothing; write the docs")
     asked = parser.parse_args(words)
     set_up_logging()
@@ -184,6 +202,8 @@ def measure(asked: argparse.Namespace) -> None:
         data = Path(os.environ.get("CADC_REC_DATA", ".")) / "globo" / "interactions.parquet"
     log = Log.read(data, asked.share)
     study = Study(log, asked.workdir, asked.method, asked.midnight, tuple(asked.set))
+    if asked.anew is not None:
+        made_anew(study, asked.anew)
     if "days" in asked.parts:
         base(study)
         for day in range(START + 1, asked.days + 1):

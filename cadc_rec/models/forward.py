@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from cadc_rec.data.load.batches import Batch, PairPattern
-from cadc_rec.models.history import History, HistoryReader
+from cadc_rec.models.history import History, HistoryReader, by_length
 from cadc_rec.models.prior import HistoryPrior
 from cadc_rec.models.rows import TensorRows
 from cadc_rec.models.shared import shared_scores
@@ -277,9 +277,19 @@ class PriorAlone(nn.Module):
         return user_vectors(None, None, None, self._read(history)).joined(self.factors)
 
     def users(self, history: torch.Tensor) -> Vectors:
-        """Vectors of any number of histories ``[n, L]``, a chunk at a time."""
-        pieces = [self._read(chunk) for chunk in history.split(_CHUNK)]
-        return user_vectors(None, None, None, History.joined(pieces))
+        """Vectors of any number of histories ``[n, L]``, a chunk of about equal lengths at a time.
+
+        Equal to `forward`'s but for rounding: places that no history of a chunk fills are left out.
+        """
+        pieces, places = list[History](), list[torch.Tensor]()
+        for rows, of_class in by_length(history):
+            pieces += [self._read(chunk) for chunk in of_class.split(_CHUNK)]
+            places.append(rows)
+        if not pieces:
+            return user_vectors(None, None, None, self._read(history))
+        back = torch.cat(places).argsort()
+        joined = History.joined(pieces).each(lambda part: part[back])
+        return user_vectors(None, None, None, joined)
 
     def every_item(self) -> Vectors:
         """Vectors of all items."""

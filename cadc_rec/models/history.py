@@ -7,7 +7,7 @@ new parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,6 +94,26 @@ class HistoryReader:
             if sources is not None:
                 led = self.prior.led(sources.sequences(history), known)
         return History(of_items, of_sources, folded, led)
+
+
+def by_length(history: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Histories in classes of about equal lengths, without the places that none of a class fills.
+
+    A class goes from one power of two to the next, so how a history is cut depends on it alone.
+    Most histories of a log are short, and reading places that are empty takes as long as others.
+
+    Args:
+        history: ``[n, L]``, filled from the left, negative where there is none.
+
+    Yields:
+        The rows of a class, int64 ``[m]``, and their histories ``[m, l]``, with l at most L.
+    """
+    most = history.shape[1]
+    last = (history >= 0) * torch.arange(1, most + 1, device=history.device)
+    classes = last.amax(1).clamp_min(1).double().log2().ceil().long()
+    for power in classes.unique().tolist():
+        rows = (classes == power).nonzero()[:, 0]
+        yield rows, history[rows, : min(2**power, most)]
 
 
 def usable_windows(windows: Sequence[int], length: int) -> list[int]:

@@ -25,9 +25,9 @@ from cadc_rec.training.kept import frozen_cache
 
 _FLOAT, _ID = 4, 4
 _LIBRARIES = {"prepare": 330, "transitions": 340, "select": 400, "pretrain": 380, "train": 400}
-_LIBRARIES |= {"evaluate": 340}  # MiB, with little data
+_LIBRARIES |= {"evaluate": 375}  # MiB, with little data
 _RAW_ROW = 42  # bytes of a row in the preparing engine, as long as they fit into its memory
-_USER = 64  # of one that is ranked: where their rows begin, targets, ranks, what is written
+_USER = 220  # of one that is ranked: rows, targets, ranks, and what is held while it is written
 _EXAMPLE = 3 * _ID
 
 

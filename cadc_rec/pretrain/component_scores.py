@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from cadc_rec.compiled import compiled
 from cadc_rec.config.experiment import PriorConfig
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.recent_popularity import RecentPopularity
 from cadc_rec.data.transition_lists import TransitionLists
 from cadc_rec.distributed.processes import one_torch_thread
+from cadc_rec.models.history import by_length
 from cadc_rec.models.known_scores import KnownScores, ListedExamples, RecentExamples
 from cadc_rec.models.prior import AT_FIRST, HistoryPrior
 from cadc_rec.pretrain.tables_alone import TablesAlone
@@ -28,6 +29,7 @@ _BLOCK = 4_000_000  # scores held at once
 _HISTORIES = 64  # read at once: their vectors stay in the processor's cache for every way
 _BEST = 50  # candidates kept of every component and of some ways of reading
 _K = 10
+_COMPILED = 2e8  # scores from which on compiled loops save the second or two that compiling takes
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,14 @@ class Kept:
 
     def ndcg(self, chosen: Mapping[str, int], weights: Mapping[str, float]) -> float:
         """NDCG@10 of a combination; a candidate with the target's score ranks before it."""
-        names = [name for name in self.first if weights[name]]
-        rows = np.array([self.first[name] + chosen[name] for name in names], np.int64)
-        each = np.array([weights[name] for name in names], np.float32)
-        return float(_ndcg(self.values, self.ends, rows, each))
+        total = np.zeros(self.values.shape[1], np.float32)
+        for name, first in self.first.items():
+            if weights[name]:
+                total += np.float32(weights[name]) * self.values[first + chosen[name]]
+        first_of_each = self.ends[:-1]
+        no_lower = total >= np.repeat(total[first_of_each], np.diff(self.ends))
+        ranks = np.add.reduceat(no_lower, first_of_each, dtype=np.int64)
+        return float((1 / np.log2(ranks[ranks <= _K] + 1.0)).sum()) / len(first_of_each)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,9 @@ def scored(
     lengths = list[np.ndarray]()
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     spread: dict[str, np.ndarray] = {name: np.zeros(len(ways[name])) for name in names}
-    readers = {name: _reader(tables, content, config, name, ways[name]) for name in names}
+    known = sum(len(ways[name]) for name in ("lists", "content", "recent") if name in names)
+    compiles = known * len(users) * dataset.n_items >= _COMPILED
+    readers = {name: _reader(tables, content, config, name, ways[name], compiles) for name in names}
     for start in range(0, len(users), block):
         mine = slice(start, start + block)
         asked = _Asked(history[mine], times[mine])
@@ -111,6 +119,7 @@ def _reader(
     config: PriorConfig,
     name: str,
     ways: Sequence[Any],
+    compiles: bool,
 ) -> Callable[[_Asked], list[np.ndarray]]:
     """A function from requests to a component's scores ``[n, n_items]`` in every way."""
     if name == "popularity":
@@ -119,12 +128,16 @@ def _reader(
     if name == "recent":
         log = tables.log
         assert log is not None
+        if not compiles:
+            return lambda asked: [_recent(log, window, asked.times) for window in ways]
         return lambda asked: _at_every_item(
             [RecentExamples(log, window, asked.times) for window in ways], log.n_items
         )
     if name in ("lists", "content"):
         lists = tables.lists if name == "lists" else content
         assert lists is not None
+        if not compiles:
+            return lambda asked: [lists.scores(asked.history, way).toarray() for way in ways]
         return lambda asked: _at_every_item(
             [ListedExamples(lists, decay, asked.history) for decay in ways], lists.n_items
         )
@@ -141,6 +154,12 @@ def _at_every_item(read: Sequence[KnownScores], n_items: int) -> list[np.ndarray
     return [one.of(torch.arange(one.rows), every).numpy() for one in read]
 
 
+def _recent(log: RecentPopularity, window: float, times: np.ndarray) -> np.ndarray:
+    """What `RecentExamples` gives at every item."""
+    counts = log.counts(times, window).toarray().astype(np.float32)
+    return np.log1p(counts, out=counts)
+
+
 def _of_vectors(
     tables: TablesAlone, part: int, configs: Sequence[PriorConfig]
 ) -> Callable[[_Asked], list[np.ndarray]]:
@@ -152,13 +171,16 @@ def _of_vectors(
     items = tables.dense.every_item().prior[part].t()
 
     def scores(asked: _Asked) -> list[np.ndarray]:
-        found: list[list[torch.Tensor]] = [[] for _ in read]
+        found = [rows.weight.new_empty(len(asked.history), rows.weight.shape[1]) for _ in read]
         with one_torch_thread():  # for products so small that several would wait for each other
-            for some in torch.from_numpy(asked.history).split(_HISTORIES):
-                vectors, known = rows.sequences(some), some >= 0
-                for pieces, each in zip(found, read, strict=True):
-                    pieces.append((each.led if part else each.folded)(vectors, known))
-        return [(torch.cat(pieces) @ items).numpy() for pieces in found]
+            for places, of_class in by_length(torch.from_numpy(asked.history)):
+                for some, history in zip(
+                    places.split(_HISTORIES), of_class.split(_HISTORIES), strict=True
+                ):
+                    vectors, known = rows.sequences(history), history >= 0
+                    for vectors_of, each in zip(found, read, strict=True):
+                        vectors_of[some] = (each.led if part else each.folded)(vectors, known)
+        return [(each @ items).numpy() for each in found]
 
     return scores
 
@@ -193,26 +215,3 @@ def _candidates(
     columns = np.insert(columns, ends - counts, held_out)
     rows = np.insert(rows, ends - counts, np.arange(len(users)))
     return rows, columns, counts + 1
-
-
-@compiled(nogil=True)
-def _ndcg(values: Any, ends: Any, rows: Any, weights: Any) -> float:
-    """NDCG@10 of the sum of `rows` of `values`, weighted."""
-    total = 0.0
-    for user in range(len(ends) - 1):
-        first = ends[user]
-        target = np.float32(0)
-        for part in range(len(rows)):
-            target += weights[part] * values[rows[part], first]
-        rank = 1
-        for place in range(first + 1, ends[user + 1]):
-            score = np.float32(0)
-            for part in range(len(rows)):
-                score += weights[part] * values[rows[part], place]
-            if score >= target:
-                rank += 1
-                if rank > _K:  # most users end here, after a few candidates
-                    break
-        if rank <= _K:
-            total += 1 / np.log2(rank + 1.0)
-    return total / (len(ends) - 1)

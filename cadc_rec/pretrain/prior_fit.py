@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def fitted_tables(
     fitted: FittedPrior | None,
 ) -> TablesAlone | None:
     """What tables alone say, as it was fitted if it was; None without a prior."""
-    tables = tables_alone(config, history, dataset, pretrained)
+    tables = tables_alone(config, history, dataset, pretrained, even=fitted is None)
     return tables if tables is None or fitted is None else fitted.applied_to(tables, config)
 
 
@@ -148,6 +148,7 @@ def fit_prior(
     dataset: Dataset,
     pretrained: Pretrained,
     before: FittedPrior | None = None,
+    newest: int = 0,
 ) -> FittedPrior:
     """Choose factors, confidences and decay by NDCG@10 of a sample of validation users.
 
@@ -157,24 +158,31 @@ def fit_prior(
         seed: of the sample.
         dataset: D_full and the validation items.
         pretrained: the tables; ALS's, and transitions where there are any.
-        before: an earlier fit, whose confidences, decay and window stand; None tries all.
+        before: an earlier fit, whose confidences, decay and window stand, and from whose factors
+            the search goes on; None tries all.
+        newest: after an earlier fit, so many users whose validation items are the newest are the
+            sample; 0 is a sample of all.
     """
-    tables = tables_alone(config, history, dataset, pretrained)
+    tables = tables_alone(config, history, dataset, pretrained, even=False)
     assert tables is not None
-    users = _sampled(dataset, seed)
+    if before is not None and not before.users:
+        before = None  # there was nothing to choose it on
+    users = _sampled(dataset, seed) if before is None or not newest else _newest(dataset, newest)
     if len(users) < LEAST_USERS:
-        return FittedPrior(config.alpha, config.half_life, config.l2, config.decay, tables.factors)
+        even = tables_alone(config, history, dataset, pretrained)
+        assert even is not None
+        return FittedPrior(config.alpha, config.half_life, config.l2, config.decay, even.factors)
     ways = _ways(config)
-    if before is not None and before.users:
+    if before is not None:
         ways |= _ways_of(before)
     content = None
     if config.content:
         content = content_lists(dataset.item_attributes, dataset.n_items)
 
     kept, spreads = scored(tables, content, config, ways, history.length, dataset, users)
-    found = _found(kept, spreads, ways, config, _WEIGHTS)
+    found = _found(kept, spreads, ways, config, _WEIGHTS, before)
     tried = {**_WEIGHTS, **dict.fromkeys(_NOT_OF_TOWERS, (0.0,))}
-    towers = _found(kept, spreads, ways, config, tried)
+    towers = _found(kept, spreads, ways, config, tried, before and before.for_towers)
     counts = any(each.factors.get("content") for each in (found, towers))
     return replace(found, towers=towers, content=content if counts else None)
 
@@ -185,19 +193,27 @@ def _found(
     ways: Mapping[str, Sequence[Any]],
     config: PriorConfig,
     tried: Mapping[str, Sequence[float]],
+    before: FittedPrior | None = None,
 ) -> FittedPrior:
-    """The best combination of ways and weights that changing one at a time leads to."""
+    """The best combination of ways and weights that changing one at a time leads to.
+
+    It starts from an earlier fit's, if there is one: what is as good as before stays as it was.
+    """
     names = list(kept.first)
     leads = next((name for name in ("lists", "led") if name in names), None)
     fixed = leads or "folded"  # one weight is, for only their ratios matter
     chosen = dict.fromkeys(names, 0)
     weights = {name: 1.0 if name == fixed else tried[name][0] for name in names}
+    if before is not None:
+        chosen = _start(before, ways, names)
+        of_fit = _weights(before, spreads, chosen, fixed)
+        weights |= {name: weight for name, weight in of_fit.items() if tried.get(name) != (0.0,)}
     # Content is blended with lists, so both are read at one decay.
     by_decay = [name for name in (leads, "content") if name in names]
     together = [[name] for name in names if name not in by_decay] + [by_decay]
     best = kept.ndcg(chosen, weights)
     for _ in range(_ROUNDS):
-        before = best
+        of_round = best
         for group in filter(None, together):
             for way in range(len(ways[group[0]])):
                 trial = {**chosen, **dict.fromkeys(group, way)}
@@ -210,7 +226,7 @@ def _found(
                 found = kept.ndcg(chosen, trial_weights)
                 if found > best:
                     best, weights = found, trial_weights
-        if best == before:
+        if best == of_round:
             break
     alpha, half_life, l2 = ways["folded"][chosen["folded"]]
     decay = ways[by_decay[0]][chosen[by_decay[0]]] if by_decay else config.decay
@@ -227,6 +243,42 @@ def _found(
         {name: kept.ndcg(chosen, {**nothing, name: 1.0}) for name in weights},
         {name: kept.ndcg(chosen, {**weights, name: 0.0}) for name in weights},
     )
+
+
+def _start(
+    fitted: FittedPrior, ways: Mapping[str, Sequence[Any]], names: Iterable[str]
+) -> dict[str, int]:
+    """Of each component the way that an earlier fit chose; the first, where it is not tried."""
+    of_fit = {
+        "folded": (fitted.alpha, fitted.half_life, fitted.l2),
+        "popularity": None,
+        "recent": fitted.window,
+        **dict.fromkeys(("led", "lists", "content"), fitted.decay),
+    }
+    return {
+        name: ways[name].index(of_fit[name]) if of_fit[name] in ways[name] else 0 for name in names
+    }
+
+
+def _weights(
+    fitted: FittedPrior,
+    spreads: Mapping[str, np.ndarray],
+    chosen: Mapping[str, int],
+    fixed: str,
+) -> dict[str, float]:
+    """An earlier fit's weights at an even spread of now, of which that of `fixed` is 1."""
+    found = {
+        name: fitted.factors.get(name, 0.0) / float(spreads[name][way])
+        for name, way in chosen.items()
+    }
+    return {name: weight / found[fixed] for name, weight in found.items()} if found[fixed] else {}
+
+
+def _newest(dataset: Dataset, most: int) -> np.ndarray:
+    """The users whose validation items are the newest, ascending; of equal times any."""
+    having = np.flatnonzero(dataset.val_item >= 0)
+    in_time = np.argsort(dataset.val_timestamp[having], kind="stable")
+    return np.sort(having[in_time[-most:]])
 
 
 def _sampled(dataset: Dataset, seed: int) -> np.ndarray:

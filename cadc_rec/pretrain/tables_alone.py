@@ -153,7 +153,11 @@ class WithConstant(nn.Module):
 
 
 def prior_alone(
-    config: PriorConfig, history: HistoryConfig, dataset: Dataset, pretrained: Pretrained
+    config: PriorConfig,
+    history: HistoryConfig,
+    dataset: Dataset,
+    pretrained: Pretrained,
+    even: bool = True,
 ) -> PriorAlone | None:
     """What dot products of frozen tables say of histories, at even factors; None without a prior.
 
@@ -162,6 +166,7 @@ def prior_alone(
         history: how long one is.
         dataset: whose first users' histories set the factors.
         pretrained: the frozen tables.
+        even: False leaves the factors at 1, for who has others.
     """
     if not config.use:
         return None
@@ -170,13 +175,20 @@ def prior_alone(
     tables = () if transitions is None else (transitions.source, transitions.target)
     prior = HistoryPrior.of(pretrained.ids.item, config)
     unscaled = PriorAlone(prior, (), pretrained.ids.item, *tables)
+    if not even:
+        ones = [1.0] * len(unscaled.every_item().prior)
+        return PriorAlone(prior, ones, pretrained.ids.item, *tables)
     users = unscaled.users(torch.from_numpy(_sample(history, dataset)))
     factors = even_factors(users.prior, unscaled.every_item().prior)
     return PriorAlone(prior, factors, pretrained.ids.item, *tables)
 
 
 def tables_alone(
-    config: PriorConfig, history: HistoryConfig, dataset: Dataset, pretrained: Pretrained
+    config: PriorConfig,
+    history: HistoryConfig,
+    dataset: Dataset,
+    pretrained: Pretrained,
+    even: bool = True,
 ) -> TablesAlone | None:
     """All components, those of transitions and ALS at even factors; None without a prior.
 
@@ -185,13 +197,17 @@ def tables_alone(
         history: how long one is.
         dataset: whose first users' histories set the factors.
         pretrained: the frozen tables.
+        even: False leaves the factors at 1, for who has others: making them even takes the scores
+            of a thousand histories.
     """
-    dense = prior_alone(config, history, dataset, pretrained)
+    dense = prior_alone(config, history, dataset, pretrained, even)
     if dense is None:
         return None
     factors = dict(zip(("folded", "led"), dense.factors, strict=False))
     lists = pretrained.lists
-    if lists is not None:
+    if lists is not None and not even:
+        factors["lists"] = 1.0
+    elif lists is not None:
         spread = lists.scores(_sample(history, dataset), config.decay).toarray().std(1, ddof=1)
         mean = float(spread.mean()) if len(spread) else 0.0
         factors["lists"] = AT_FIRST / mean if mean > 0 else 1.0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,13 +23,14 @@ from cadc_rec.distributed.processes import Processes
 from cadc_rec.evaluation.metrics import rank_gains, ranking_metrics
 from cadc_rec.evaluation.on_top import LastItems
 from cadc_rec.evaluation.statistics import UserGains, paired_bootstrap
-from cadc_rec.models.tower import Tower
-from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior, fitted_tables
 from cadc_rec.training.scoring import Scoring, of_tables, of_vectors
-from cadc_rec.training.trainer import CHECKPOINT_METRIC
-from cadc_rec.training.validation import Validation
+from cadc_rec.training.validation import CHECKPOINT_METRIC, Validation
+
+if TYPE_CHECKING:
+    from cadc_rec.models.tower import Tower
+    from cadc_rec.models.two_tower import TwoTower
 
 TOWERS, TABLES = "towers", "tables"
 _WEIGHTS = (0.25, 0.5, 0.75)  # tried beside 1, the weight they were trained with

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -23,7 +23,9 @@ from cadc_rec.evaluation.on_top import LastItems, OnTop, own_share
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.pretrain.tables_alone import TablesAlone
-from cadc_rec.training.build import ShardedTwoTower
+
+if TYPE_CHECKING:  # tables alone are scored without what trains towers, which takes time to load
+    from cadc_rec.training.build import ShardedTwoTower
 
 UserVectors: TypeAlias = Callable[[bool, np.ndarray | None], torch.Tensor]
 """Given whether the validation item is known by then, and rows of users or None for all: vectors

@@ -33,10 +33,10 @@ from cadc_rec.training.steps.ahead import FrozenReads
 from cadc_rec.training.steps.runner import StepRunner, step_runner
 from cadc_rec.training.steps.step import Step
 from cadc_rec.training.training_state import Progress, TrainingState
+from cadc_rec.training.validation import CHECKPOINT_METRIC
 
 Validate = Callable[[], dict[str, float]]
 OnEpoch = Callable[[dict[str, float]], object]
-CHECKPOINT_METRIC = "ndcg@10"  # the same rule for every method
 _RATE = "positives_per_second"
 
 

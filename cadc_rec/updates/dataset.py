@@ -29,7 +29,7 @@ from cadc_rec.data.meetings import meet, tell
 from cadc_rec.data.prepare.chosen import as_table
 from cadc_rec.data.prepare.context import require_few_values
 from cadc_rec.data.prepare.new_rows import described_attributes, vector_widths
-from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
+from cadc_rec.data.prepare.split import Rows
 from cadc_rec.data.prepare.vocabulary import grown_codes
 from cadc_rec.data.sources.own_tables import read_tables
 from cadc_rec.data.sources.raw_tables import (
@@ -55,7 +55,8 @@ from cadc_rec.updates.entities import (
     with_every_code,
 )
 from cadc_rec.updates.living import DayIds, MovedIds, Staying, count_of, without
-from cadc_rec.updates.merge import admitted, merged, seeded_order, times_of
+from cadc_rec.updates.merge import admitted, seeded_order, times_of
+from cadc_rec.updates.splice import SplicedSplit
 from cadc_rec.updates.write import clock_of, without_values, write_train
 
 SideIds = GrownIds | MovedIds
@@ -142,7 +143,7 @@ class _Builder:
         advance(note="merging")
         late = self._late(rows)
         keep = self.staying or (lambda rows: rows)
-        split = LeaveLastTwo(merged(self.parent.path, rows, self._asked, keep))
+        split = SplicedSplit(self.parent.path, rows, len(users.every), self._asked, keep)
         train = write_train(self.draft.path, split, self._asked)
         counts = self._counts(split, len(rows), late, users, items)
         if not counts["interactions"]:
@@ -223,6 +224,7 @@ class _Builder:
             came, time = came.filter(pa.array(kept)), time[kept]
             # What has no row any more is gone from the tables of users and items, too.
             self.every[side] = without(self.every[side], moved[side].gone)
+            self.forgotten = self.forgotten.without_rows(side, moved[side].moves.reused)
         self._renew_catalogue(moved["item"])
         self.staying = Staying({side: ids.gone for side, ids in moved.items()})
         dense = {s: moved[s].dense(self._column(came, f"{s}_id")) for s in moved}
@@ -344,7 +346,7 @@ class _Builder:
         return GrownIds.of(known, pa.concat_arrays(came))
 
     def _counts(
-        self, split: LeaveLastTwo, entered: int, late: int, users: SideIds, items: SideIds
+        self, split: SplicedSplit, entered: int, late: int, users: SideIds, items: SideIds
     ) -> dict[str, int]:
         """What became of the day's rows; the split has seen them all."""
         known = sum(int(self.parent.info[part]) for part in ("train", "val", "test"))
@@ -394,7 +396,7 @@ class _Builder:
 
     def _tell(
         self,
-        split: LeaveLastTwo,
+        split: SplicedSplit,
         train: int,
         counts: dict[str, int],
         users: SideIds,

@@ -52,9 +52,9 @@ def merged(
         keep(rows_of(group, context)) for group in read_groups(train_files(dataset))
     ):
         ends = [int(np.searchsorted(rows.user, block.user[-1], "right")) for rows in others]
-        yield _in_order([block, *_between(others, done, ends)])
+        yield in_order([block, *_between(others, done, ends)])
         done = ends
-    yield _in_order(list(_between(others, done, [len(rows) for rows in others])))
+    yield in_order(list(_between(others, done, [len(rows) for rows in others])))
 
 
 def _between(parts: list[Rows], starts: list[int], ends: list[int]) -> Iterator[Rows]:
@@ -62,7 +62,7 @@ def _between(parts: list[Rows], starts: list[int], ends: list[int]) -> Iterator[
         yield rows.take(slice(start, end))
 
 
-def _in_order(parts: list[Rows]) -> Rows:
+def in_order(parts: list[Rows]) -> Rows:
     """By user and time; rows alike in both stay in the order of the parts."""
     rows = Rows.joined(parts)
     return rows.take(np.lexsort((rows.timestamp, rows.user)))

@@ -61,8 +61,6 @@ def progressive(
         item the model knew; ``new_item``: those whose next item it did not know, which are in no
         metric; ``metrics``, None where there are no such users.
     """
-    rows = {"known": 0, "new_user": 0, "new_item": 0, "new_both": 0}
-    users, targets, taken = [], [], []
     # A row that has another owner by now is a new user's or item's, whatever it held before.
     of_new_user = _is_new(old.n_users, new.n_users, changes.reused.get("user"))
     of_new_item = _is_new(old.n_items, new.n_items, changes.reused.get("item"))
@@ -70,36 +68,31 @@ def progressive(
     held_out = np.zeros(min(old.n_users, new.n_users), bool)
     for of in ("val_item", "test_item"):
         held_out |= getattr(old, of)[: len(held_out)] != getattr(new, of)[: len(held_out)]
-    for user in np.union1d(changes.users, np.flatnonzero(held_out)):
-        known = np.zeros(0, np.int32) if of_new_user[user] else _of_user(old, user)
-        every = _of_user(new, user)
-        came = every[~np.isin(every, known[~of_new_item[known]])]
-        new_items = int(of_new_item[came].sum())
-        names = ("new_user", "new_both") if of_new_user[user] else ("known", "new_item")
-        rows[names[0]] += len(came) - new_items
-        rows[names[1]] += new_items
-        if not of_new_user[user] and len(came):
-            users.append(int(user))
-            targets.append(int(came[0]))
-            taken.append(known)
-    wanted = np.array(targets, np.int64)
+    mine = np.union1d(changes.users, np.flatnonzero(held_out))
+    user, item = _joined(new, mine)
+    before_it, taken = _joined(old, mine[~of_new_user[mine]])
+    stayed = ~of_new_item[taken]
+    known_pairs = before_it[stayed] * new.n_items + taken[stayed]
+    came = ~np.isin(user * new.n_items + item, known_pairs)
+    user, item = user[came], item[came]
+    kinds = np.bincount(2 * of_new_user[user] + of_new_item[item], minlength=4).tolist()
+    rows = dict(zip(("known", "new_item", "new_user", "new_both"), kinds, strict=True))
+    users, first = np.unique(user[~of_new_user[user]], return_index=True)
+    wanted = item[~of_new_user[user]][first].astype(np.int64)
     foreseen = np.flatnonzero(~of_new_item[wanted])
     came_back, metrics = len(foreseen), None
     next_item = np.full(old.n_users, -1, np.int32)
-    next_item[np.array(users, np.int64)[foreseen]] = wanted[foreseen]
+    next_item[users[foreseen]] = wanted[foreseen]
     chosen = sample(next_item)
     if chosen is not None:
         foreseen = np.flatnonzero(np.isin(users, chosen))
     never = old.forgotten.rows["item"].astype(np.int32)  # is served to nobody
     every_k = sorted({*ks, 10})
     if len(foreseen):
+        asked = users[foreseen]
+        of_each = [np.append(part, never) for part in _of_users(old, asked)]
         ranks = served_ranks(
-            before,
-            old,
-            np.array(users, np.int64)[foreseen],
-            wanted[foreseen],
-            UserItems.of_lists([np.append(taken[place], never) for place in foreseen]),
-            every_k[-1],
+            before, old, asked, wanted[foreseen], UserItems.of_lists(of_each), every_k[-1]
         )
         metrics = ranking_metrics(ranks, every_k)
     return {
@@ -119,11 +112,21 @@ def _is_new(before: int, now: int, reused: NDArray[np.int64] | None) -> NDArray[
     return found
 
 
-def _of_user(dataset: Dataset, user: int) -> NDArray[np.int32]:
-    """All items that a user took, in the order of time; the held-out ones are the last."""
-    rows = dataset.train_item[dataset.user_indptr[user] : dataset.user_indptr[user + 1]]
-    held_out = [dataset.val_item[user], dataset.test_item[user]]
-    return np.concatenate([rows, [item for item in held_out if item >= 0]]).astype(np.int32)
+def _of_users(dataset: Dataset, users: NDArray[np.int64]) -> list[NDArray[np.int32]]:
+    """All items that each user took, in the order of time; the held-out ones are the last."""
+    taken = UserItems(dataset.user_indptr, dataset.train_item).some(users)
+    for held_out in (dataset.val_item, dataset.test_item):
+        taken = taken.and_one_each(held_out[users])
+    return np.split(taken.items, taken.indptr[1:-1])
+
+
+def _joined(
+    dataset: Dataset, users: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The same end to end: the user and the item of each."""
+    of_each = _of_users(dataset, users)
+    items = np.concatenate([*of_each, np.zeros(0, np.int32)])
+    return np.repeat(users, list(map(len, of_each))), items
 
 
 def norms(before: torch.Tensor, after: torch.Tensor) -> dict[str, float | None]:

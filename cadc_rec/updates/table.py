@@ -35,6 +35,8 @@ from cadc_rec.updates.day import Day
 from cadc_rec.updates.forget import Request
 from cadc_rec.updates.sample import refreshed_sample, sampled_rows
 
+_ROWS_A_USER, _FIT_USERS = 10, (1_000, 4_000)  # see `UpdateConfig.fit_users`
+
 
 def changes_between(opened: Opened, before: Artifact, after: Artifact) -> Changes:
     """What a day changed of D_full; compared once for all stages."""
@@ -71,7 +73,8 @@ def _reused(job: Job) -> dict[Side, NDArray[np.int64]]:
 def _prepare_settings(job: Job) -> dict[str, Any]:
     data, day = job.experiment.data, _day(job)
     if isinstance(day, Request):
-        return {"forget": 1}
+        ids = {"ids": data.ids.model_dump(mode="json")} if data.ids.living else {}
+        return {"forget": 1, **ids}
     settings: dict[str, Any] = {
         "update": 1,
         "k_core": max(data.k_core, 1),
@@ -83,17 +86,18 @@ def _prepare_settings(job: Job) -> dict[str, Any]:
 
 
 def _pretrain_settings(job: Job) -> dict[str, Any]:
-    own = job.experiment.update.model_dump(include={"epochs", "sweeps", "polish"})
+    own = job.experiment.update.model_dump(include={"epochs", "sweeps", "polish", "round_changes"})
     return {**PRETRAIN.settings(job), "update": own}
 
 
 def _transitions_settings(job: Job) -> dict[str, Any]:
-    own = {"sweeps": job.experiment.update.sweeps}
+    own = job.experiment.update.model_dump(include={"sweeps", "round_changes"})
     return {**TRANSITIONS.settings(job), "update": own}
 
 
 def _prior_settings(job: Job) -> dict[str, Any]:
-    return {**PRIOR.settings(job), "update": "factors"}
+    own = {"newest": _fit_users(job)}
+    return {**PRIOR.settings(job), "update": own}
 
 
 def _select_settings(job: Job) -> dict[str, Any]:
@@ -136,8 +140,8 @@ def _prepare(job: Job) -> Alone:
     if isinstance(day, Request):
         from cadc_rec.updates.forget import build_forgotten_dataset
 
-        request = day
-        return lambda draft: build_forgotten_dataset(before, request, draft)
+        request, ids = day, job.experiment.data.ids
+        return lambda draft: build_forgotten_dataset(ids, before, request, draft)
     return lambda draft: build_updated_dataset(job.experiment.data, before, day, draft)
 
 
@@ -164,7 +168,7 @@ def _transitions(job: Job) -> Together:
     return lambda alone, draft: build_updated_transitions(
         e.transitions,
         e.pretrain.scale,
-        e.update.sweeps,
+        e.update,
         before,
         job.open_dataset(),
         alone,
@@ -177,7 +181,14 @@ def _prior(job: Job) -> Alone:
     from cadc_rec.pretrain.prior_fit import FittedPrior
 
     before = job.artifact("prior_before")
-    return fit_of_prior(job, lambda: FittedPrior.open(before.path))
+    return fit_of_prior(job, lambda: FittedPrior.open(before.path), _fit_users(job))
+
+
+def _fit_users(job: Job) -> int:
+    """Users on whom the prior is fitted after the day."""
+    came = int(job.artifact("dataset").info["update"]["interactions"])
+    least, most = _FIT_USERS
+    return job.experiment.update.fit_users or min(max(came // _ROWS_A_USER, least), most)
 
 
 def _select(job: Job) -> Alone:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cadc_rec.data.prepare.chosen import GROUPS_PER_PART, as_table, interactions_schema
-from cadc_rec.data.prepare.split import LeaveLastTwo
+from cadc_rec.data.prepare.split import Rows
 from cadc_rec.data.sources.raw_tables import PER_SECOND
 from cadc_rec.data.streams import ROW_GROUP_ROWS, one_array, rechunk, write_parquet, write_parts
 
@@ -41,7 +41,14 @@ def clock_of(info: Mapping[str, Any]) -> int | None:
     return PER_SECOND.get(info["time_unit"], 1) if info["has_time"] else None
 
 
-def write_train(folder: Path, split: LeaveLastTwo, context: Sequence[str]) -> int:
+class Learned(Protocol):
+    """A split, whole or spliced."""
+
+    def train(self) -> Iterator[Rows]:
+        """The rows to learn from, in order; only once."""
+
+
+def write_train(folder: Path, split: Learned, context: Sequence[str]) -> int:
     """Write D_full's Parquet parts; the number of rows.
 
     Args:

@@ -207,6 +207,10 @@ def test_four_days_are_judged_as_the_update_itself_foresaw_and_are_not_made_twic
     again = json.loads((work / "results" / "update-04.json").read_text("utf-8"))
     assert again["interrupted"]
     assert again["metrics"] == found.cells["update-04"]["metrics"]
+    main([*words, "--anew", "4"])
+    anew = json.loads((work / "results" / "update-04.json").read_text("utf-8"))
+    assert not anew["interrupted"]
+    assert anew["metrics"] == again["metrics"]
     page = tmp_path / "days.md"
     (tmp_path / "images").mkdir()
     page.write_text("".join(f"<!-- {mark} -->\n<!-- /{mark} -->\n" for mark in TABLES), "utf-8")

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tools import dockerfile_steps
+
 ROOT = Path(__file__).parents[2]
 SERVE = ROOT / "cadc_rec" / "cli" / "serve.py"
 KNOWN = {"FROM", "WORKDIR", "ENV", "COPY", "RUN", "USER", "CMD"}
@@ -19,10 +21,7 @@ both = pytest.mark.parametrize("file", [JOBS, SERVICE])
 
 def instructions(file=JOBS):
     """(instruction, the rest) of each step, comments gone and lines joined."""
-    lines = (ROOT / "launch" / file).read_text().splitlines()
-    text = "\n".join(line for line in lines if not line.startswith("#"))
-    joined = text.replace("\\\n", " ")
-    return [tuple(line.split(None, 1)) for line in joined.splitlines() if line.strip()]
+    return list(dockerfile_steps.instructions((ROOT / "launch" / file).read_text()))
 
 
 def requirements():
@@ -111,8 +110,10 @@ def test_the_services_image_is_of_one_distribution_and_its_versions_are_those_of
 
 def test_the_services_image_listens_where_it_says():
     steps = dict(instructions(SERVICE))
-    ports = re.findall(r"_port: Annotated.*?\] = (\d+)", SERVE.read_text(), re.DOTALL)
-    assert steps["EXPOSE"].split() == ports
+    ports = re.findall(
+        r"_port: Annotated(?:(?!_port: ).)*?\n    \] = (\w+)", SERVE.read_text(), re.DOTALL
+    )
+    assert steps["EXPOSE"].split() == [port for port in ports if port != "None"]
     command, bundle, option, host = json.loads(steps["CMD"])
     assert (command, option, host) == ("serve", "--host", "0.0.0.0")
     assert bundle.startswith("/mnt/")
@@ -124,3 +125,19 @@ def test_the_services_image_listens_where_it_says():
 )
 def test_every_run_step_is_valid_shell(step):
     subprocess.run(["sh", "-n", "-c", step], check=True)
+
+
+def test_steps_that_copy_are_done_as_docker_does(tmp_path):
+    context, root = tmp_path / "context", tmp_path / "root"
+    for name in ("package/part/code.py", "package/__pycache__/code.pyc", "README.md", "LICENSE"):
+        (context / name).parent.mkdir(parents=True, exist_ok=True)
+        (context / name).write_text(name)
+    image = dockerfile_steps.Image(root, context)
+    recipe = "# a comment\nWORKDIR /opt/it\nCOPY README.md LICENSE ./\nCOPY package \\\n  package\n"
+    for word, text in dockerfile_steps.instructions(recipe + "ENV ONE=1 TWO='a b'\nUSER 7\n"):
+        image.step(word, text)
+    files = {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()}
+    assert files == {"opt/it/README.md", "opt/it/LICENSE", "opt/it/package/part/code.py"}
+    assert (image.env["ONE"], image.env["TWO"], image.user) == ("1", "a b", "7")
+    with pytest.raises(ValueError, match="HEALTHCHECK"):
+        image.step("HEALTHCHECK", "NONE")

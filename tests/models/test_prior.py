@@ -8,6 +8,7 @@ from cadc_rec.config.experiment import PriorConfig
 from cadc_rec.data.load.batches import Batch
 from cadc_rec.data.load.pair_batches import arrange_pairs
 from cadc_rec.models.forward import PriorAlone
+from cadc_rec.models.history import by_length
 from cadc_rec.models.prior import HistoryPrior, even_factors
 from cadc_rec.training.build import build_model
 from tests.distributed import toy
@@ -53,6 +54,23 @@ def test_a_history_is_folded_in_and_led_on_as_by_hand():
         np.testing.assert_allclose(users[1][row], led_by_hand(sources, past), rtol=1e-5, atol=1e-6)
     assert torch.equal(items[0], given.ids.item)
     assert torch.equal(items[1], given.transitions.target)
+
+
+def test_short_histories_are_cut_and_their_vectors_are_the_programs():
+    """Vectors of many histories leave out what is empty; the program that is served does not."""
+    given, history = toy.pretrained("prior"), toy.histories(60)
+    tables = (given.ids.item, given.transitions.source, given.transitions.target)
+    alone = PriorAlone(HistoryPrior.of(given.ids.item, CONFIG), (2.0, 0.5), *tables)
+    history = torch.from_numpy(history)
+    history[7, 1] = -1  # a hole, behind which it goes on
+    whole = alone(history)
+    torch.testing.assert_close(alone.users(history).joined((2.0, 0.5)), whole)
+    one = torch.cat([alone.users(row[None]).joined((2.0, 0.5)) for row in history])
+    torch.testing.assert_close(one, whole)
+    assert alone.users(history[:0]).joined((2.0, 0.5)).shape == (0, whole.shape[1])
+    lengths = [(part.shape[1], len(rows)) for rows, part in by_length(history)]
+    assert sum(rows for _, rows in lengths) == 60
+    assert len(lengths) > 2
 
 
 def test_the_scale_of_the_item_table_does_not_change_a_folded_score():

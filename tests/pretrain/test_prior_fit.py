@@ -14,6 +14,7 @@ from cadc_rec.data.transition_lists import best_targets
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import held_out_ranks
+from cadc_rec.pretrain import component_scores, prior_fit
 from cadc_rec.pretrain.id_tables import IdTables, Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior, fit_prior
 from cadc_rec.pretrain.tables_alone import tables_alone
@@ -141,3 +142,68 @@ def test_it_is_read_as_it_was_written(tmp_path):
     fitted = fit_prior(CONFIG, HISTORY, 0, a_dataset(), given())
     fitted.save(tmp_path)
     assert FittedPrior.open(tmp_path) == fitted
+
+
+def test_scores_are_alike_whether_compiled_loops_or_sparse_products_form_them(monkeypatch):
+    dataset, tables = a_dataset(), given()
+    scores = []
+    for least in (0, np.inf):
+        monkeypatch.setattr(component_scores, "_COMPILED", least)
+        scores.append(fit_prior(CONFIG, HISTORY, 0, dataset, tables))
+    compiled, products = scores
+    assert compiled.decay == products.decay
+    assert products.factors == pytest.approx(compiled.factors, rel=1e-5)
+    assert products.ndcg == pytest.approx(compiled.ndcg, abs=2e-3)
+
+
+def test_a_combinations_ndcg_is_that_of_its_ranks():
+    """Three users with 3, 1 and 13 candidates, the first of each held out; counted by hand."""
+    ends = np.array([0, 3, 4, 17])
+    one = np.array([5, 6, 5, 1, 0, *[1] * 9, -1, -1, -1], np.float32)
+    kept = component_scores.Kept(ends, np.stack([one, 0 * one]), {"lists": 0, "recent": 1})
+    # An equal score is before the target: the first user's rank is 3, the others' 1 and 10.
+    expected = sum(1 / np.log2(1 + rank) for rank in (3, 1, 10)) / 3
+    assert kept.ndcg({"lists": 0, "recent": 0}, {"lists": 2.0, "recent": 0.0}) == pytest.approx(
+        expected
+    )
+    # With nothing that counts all are equal: ranks are 3, 1 and 13, and the last is no hit.
+    assert kept.ndcg({"lists": 0, "recent": 0}, dict.fromkeys(("lists", "recent"), 0.0)) == (
+        pytest.approx((1 / np.log2(4) + 1) / 3)
+    )
+
+
+def test_after_a_day_the_newest_validation_items_are_fitted_on():
+    """The latest go along the ring; what the earlier ones took next is far from what they took."""
+    newest = np.arange(N_USERS) % 3 == 0  # a hundred
+    times = np.where(newest, 1000.0, 10.0) + np.arange(N_USERS)
+    dataset, tables = a_dataset(), given()
+    dataset.val_timestamp = times
+    late = a_dataset()
+    late.val_item = np.where(newest, dataset.val_item, -1)
+    dataset.val_item = np.where(newest, dataset.val_item, (dataset.val_item + 20) % N_ITEMS)
+    before = fit_prior(CONFIG, HISTORY, 0, a_dataset(), tables)
+    some = LEAST_USERS // 2
+    fitted = fit_prior(CONFIG, HISTORY, 0, dataset, tables, before, newest=some)
+    assert fitted.users == 0  # too few: the settings stand
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prior_fit, "LEAST_USERS", some)
+        fitted = fit_prior(CONFIG, HISTORY, 0, dataset, tables, before, newest=some)
+        alone = fit_prior(CONFIG, HISTORY, 0, late, tables, before)
+    assert fitted.users == some
+    assert fitted == alone
+
+
+def test_a_fit_goes_on_from_the_one_before_and_stays_where_it_is_the_best():
+    dataset, tables = a_dataset(), given()
+    first = fit_prior(CONFIG, HISTORY, 0, dataset, tables)
+    again = fit_prior(CONFIG, HISTORY, 0, dataset, tables, first)
+    assert again.ndcg >= first.ndcg
+    # Weights between those that are tried are where it starts, and what is as good stays.
+    between = {name: factor * 1.07 for name, factor in first.factors.items()}
+    between["lists"] = first.factors["lists"]
+    kept = fit_prior(CONFIG, HISTORY, 0, dataset, tables, replace(first, factors=between))
+    assert kept.ndcg >= again.ndcg - 2e-3
+    # A sum's factor alone ranks nothing otherwise.
+    doubled = {name: 2 * factor for name, factor in first.factors.items()}
+    scaled = fit_prior(CONFIG, HISTORY, 0, dataset, tables, replace(first, factors=doubled))
+    assert scaled.factors == pytest.approx(again.factors)

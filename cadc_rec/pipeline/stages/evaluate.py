@@ -22,7 +22,6 @@ from cadc_rec.data.transition_lists import FILE
 from cadc_rec.data.user_items import AndOneEach, Taken, UserItems
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.row_files import Target, write_rows
-from cadc_rec.distributed.state import load_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import is_of_ranks, list_metrics, needs_lists, ranking_metrics
 from cadc_rec.evaluation.on_top import LastItems
@@ -31,15 +30,12 @@ from cadc_rec.evaluation.statistics import mean_intervals
 from cadc_rec.evaluation.top_items import TopItems
 from cadc_rec.evaluation.validation import validation_sample
 from cadc_rec.log import Ticker, track
-from cadc_rec.pipeline.stages.cold import measure_cold
-from cadc_rec.pipeline.stages.train import CHECKPOINT
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.training.build import build_model
 from cadc_rec.training.choice import TABLES, TOWERS, added, tables_scoring
 from cadc_rec.training.scoring import Scoring, of_towers
-from cadc_rec.training.validation import VALIDATION_RANKS, kept_ranks, write_ranks
+from cadc_rec.training.validation import VALIDATION_RANKS, WRITTEN, kept_ranks, write_ranks
 
 
 def build_evaluation(
@@ -138,6 +134,8 @@ def build_evaluation(
             interval = mean_intervals(ranks, [name for name in metrics if is_of_ranks(name)])
             result[name] = {"users": len(some), "of": len(of), "interval": interval}
     if cold is not None:
+        from cadc_rec.pipeline.stages.cold import measure_cold
+
         result["cold"] = measure_cold(config.k, dataset, cold, kept, processes, draft.path)
     draft.info, draft.rows = result, result["users"]
     for side, vectors, rows in (
@@ -212,6 +210,11 @@ def _scorings(
     if checkpoint is None or choice == TABLES or (choice is not None and not chosen_before):
         tables = tables_scoring(experiment, dataset, pretrained, processes, fitted, known)
     if checkpoint is not None and not (chosen_before and choice == TABLES):
+        # It takes a third of a second to load, which tables alone need not wait for.
+        from cadc_rec.distributed.state import load_state
+        from cadc_rec.pipeline.stages.train import CHECKPOINT
+        from cadc_rec.training.build import build_model
+
         model = build_model(experiment, dataset, pretrained, processes, fitted)
         load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
         features = experiment.context.features
@@ -236,4 +239,5 @@ def _empty(dataset: Dataset, vectors: torch.Tensor, side: str, processes: Proces
 
 def _write_ids(folder: Path, dataset: Dataset) -> None:
     for side, ids in (("user", dataset.user_ids()), ("item", dataset.item_ids())):
-        pq.write_table(pa.table({f"{side}_id": ids}), folder / f"{side}_ids.parquet")
+        file = folder / f"{side}_ids.parquet"
+        pq.write_table(pa.table({f"{side}_id": ids}), file, row_group_size=WRITTEN)

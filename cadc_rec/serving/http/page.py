@@ -6,7 +6,6 @@ answer what the page asks.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from importlib import resources
 from typing import (
@@ -108,7 +107,8 @@ def page_routes(model: Recommender) -> APIRouter:
     async def answer(predictor: Predictor, request: Request) -> tuple[Asked, Recommendations]:
         query = query_of(request, predictor, model.limits)
         answered_by(predictor.fingerprint[:12], 1)
-        return query, await model.batcher.recommend(predictor, query)
+        async with model.recommended(request, query, predictor) as found:
+            return query, found
 
     @router.get("/explore/start")
     async def start() -> Start:
@@ -171,7 +171,7 @@ def page_routes(model: Recommender) -> APIRouter:
         wanted = named[0] if named else []
         if predictor.items.rows(wanted)[0] < 0:
             raise InvalidInput(f"no item has the id {item!r:.80}.")
-        found = await asyncio.to_thread(predictor.similar_items, wanted, k)
+        found = await model.off_the_loop(lambda: predictor.similar_items(wanted, k))
         n = int(found.counts[0])
         return _lines(predictor, found.rows[0, :n], found.scores[0, :n])
 

@@ -4,10 +4,10 @@ In: a `Request`. Out: a `Query`, and from its `Recommendations` the `Output` ten
 
 Inputs: ``user_id`` ``[n]``; optional ``history`` ``[n, L]``, oldest first, where ids that do not
 exist fill up short ones (without ``user_id``: of sessions of nobody known); optional
-``candidate_id`` ``[m]``; of a model that reads the moment of a
-request, optional ``time`` ``[n]`` and ``context_NAME`` ``[n]`` for a column NAME. Outputs:
-``item_id`` ``[n, k]``, ``score`` ``[n, k]``, ``count`` ``[n]``, ``source`` ``[n]``, and on demand
-``title`` ``[n, k]``.
+``candidate_id`` and ``block_id``, ``[m]`` or, for each user, ``[n, m]``; of a model that reads the
+moment of a request, optional ``time`` ``[n]`` and ``context_NAME`` ``[n]`` for a column NAME.
+Outputs: ``item_id`` ``[n, k]``, ``score`` ``[n, k]``, ``count`` ``[n]``, ``source`` ``[n]``, and on
+demand ``title`` ``[n, k]``.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ from cadc_rec.serving.http.messages import (
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.http.tensors import values_of
 from cadc_rec.serving.predict.answers import Recommendations, Source
-from cadc_rec.serving.predict.catalogue import IdMap
+from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.predictor import HistoryMode, Predictor
+from cadc_rec.serving.predict.rules import NO_RULES, Boost, Rules
 
 _OUTPUTS = ("item_id", "score", "count", "source")  # where a request names none
 _DEFAULTS = Parameters()
@@ -53,22 +54,32 @@ class Query:
         k: items a user.
         exclude_seen: whether to leave out what they took.
         history: a list of item ids each; None without histories.
-        filter: attribute to values; None for all items.
-        candidates: item ids; None for all items.
+        filter: see `cadc_rec.serving.predict.filters`; None for all items.
+        candidates: item ids of all users, or a list of them each; None for all items.
         time: seconds since 1970, a number a user; None where the model reads none.
         context: of each column that the model reads, a value a user, None where it is missing.
         history_mode: see `Predictor.recommend`.
+        block: items that are left out, like `candidates`.
+        rules: how a list is put together.
     """
 
     users: list[Any]
     k: int
     exclude_seen: bool = True
     history: list[list[Any]] | None = None
-    filter: dict[str, list[Any]] | None = None
+    filter: dict[str, Any] | None = None
     candidates: list[Any] | None = None
     time: list[float] | None = None
     context: dict[str, list[Any]] = field(default_factory=dict)
     history_mode: HistoryMode = "append"
+    block: list[Any] | None = None
+    rules: Rules = NO_RULES
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it chooses among all items, so that it may be answered with others."""
+        named = (self.filter, self.candidates, self.block)
+        return named == (None, None, None) and self.rules == NO_RULES
 
 
 def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
@@ -95,17 +106,23 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
         k = min(DEFAULT_K, len(predictor.items))
     if not 1 <= k <= most:
         raise InvalidInput(f"parameter 'k' = {k} is not between 1 and {most}.")
-    if parameters.filter is not None:
-        try:
-            predictor.require_filter(parameters.filter)
-        except CadcError as error:
-            raise InvalidInput(f"parameter 'filter': {error}") from None
-    history = candidates = None
+    if len(users) * k > limits.places:
+        raise InvalidInput(
+            f"{len(users)} users times k = {k} are {len(users) * k} recommendations; at most "
+            f"{limits.places} are given at once: ask for fewer users or a smaller k."
+        )
+    rules = _rules(parameters)
+    try:
+        predictor.require_choice(parameters.filter, rules, len(users) * k)
+    except CadcError as error:
+        raise InvalidInput(f"parameters: {error}") from None
+    history = None
     if "history" in inputs:
         history = _history(inputs["history"], len(users), predictor.items, limits)
-    if "candidate_id" in inputs:
-        values = values_of(inputs["candidate_id"], len(predictor.items))
-        candidates = _ids(values, predictor.items)
+    candidates, block = (
+        _named_items(inputs[name], len(users), predictor.items) if name in inputs else None
+        for name in ("candidate_id", "block_id")
+    )
     moment = _time(inputs, predictor, len(users)), _context(inputs, predictor, len(users))
     return Query(
         users,
@@ -116,7 +133,30 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
         candidates,
         *moment,
         parameters.history_mode,
+        block,
+        rules,
     )
+
+
+def _rules(parameters: Parameters) -> Rules:
+    """How a list is put together."""
+    boosts = tuple(Boost(one.filter, one.add) for one in parameters.boost or ())
+    return Rules(parameters.max_per or {}, parameters.diversity, boosts, parameters.min_score)
+
+
+def _named_items(tensor: Input, n_users: int, items: IdMap) -> list[Any]:
+    """Item ids of all users, or, of a shape with a row for each of several, a list of them each."""
+    shape = tensor.shape
+    if len(shape) == 2 and shape[0] != n_users:
+        raise InvalidInput(
+            f"input {tensor.name!r}: the shape is [m], or [{n_users}, m] for {n_users} users, not "
+            f"{shape}."
+        )
+    each = len(shape) == 2 and n_users > 1
+    flat = _ids(values_of(tensor, len(items) * (n_users if each else 1)), items)
+    if not each:
+        return flat
+    return [flat[n * shape[1] : (n + 1) * shape[1]] for n in range(n_users)]
 
 
 def _codes_of(predictor: Predictor) -> RequestCodes | None:
@@ -267,6 +307,7 @@ def described(predictor: Predictor) -> tuple[list[Mapping[str, Any]], list[Mappi
             {"name": "user_id", "datatype": user, "shape": [-1]},
             {"name": "history", "datatype": item, "shape": [-1, -1]},
             {"name": "candidate_id", "datatype": item, "shape": [-1]},
+            {"name": "block_id", "datatype": item, "shape": [-1]},
             *moment,
         ],
         [

@@ -18,12 +18,13 @@ from pydantic import ValidationError
 
 from cadc_rec.config.tables import IdForm
 from cadc_rec.data.request_codes import RequestCodes
+from cadc_rec.serving.http.batcher import Waiting, _of_all, _Work
 from cadc_rec.serving.http.messages import Request
 from cadc_rec.serving.http.queries import Query, query_of
-from cadc_rec.serving.http.recommender import _of_all, _Waiting
 from cadc_rec.serving.http.settings import Limits
-from cadc_rec.serving.predict.catalogue import IdMap
+from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.requests import Requests
+from cadc_rec.serving.predict.rules import NO_RULES, Boost, Rules
 from tests.serving.toy import toy
 
 ENDS = [2**63 - 1, -(2**63), 1_790_000_000_000_000_001, 0, 17]
@@ -124,7 +125,7 @@ def queries_at_different_moments_are_one_call() -> None:
     answer = SimpleNamespace(rows=np.zeros((4, 3)), item_ids=np.zeros((4, 3)))
     answer.scores, answer.sources = answer.rows, np.zeros(4)
 
-    def recommend(users, k, exclude_seen, filter, history, candidates, time, context, mode):
+    def recommend(users, k, exclude_seen, filter, history, candidates, time, context, *more):
         said.append((users, time, context))
         return answer
 
@@ -133,7 +134,8 @@ def queries_at_different_moments_are_one_call() -> None:
         asked(("time", "INT64", [3, 4]), ("context_shelf", "INT64", [7, 8])),
     ]
     predictor = SimpleNamespace(recommend=recommend)
-    found = list(_of_all([_Waiting(predictor, query, None) for query in queries]))
+    waiting = [Waiting(predictor, query, None, None) for query in queries]
+    found = list(_of_all([_Work(one, one.query) for one in waiting]))
     assert [len(each.rows) for each in found] == [2, 2]
     context = {"device": ["web", None, None, None], "shelf": [None, None, 7, 8]}
     assert said == [([100, 101, 100, 101], [1, 2, 3, 4], context)]
@@ -162,6 +164,43 @@ def sessions() -> None:
         of([0, 3], [], users=False)
     with pytest.raises(ValidationError, match="history_mode"):
         of([2, 1], [1001, 1002], history_mode="both")
+
+
+def choosing() -> None:
+    """Items of all users or of each, and rules as JSON and, as gRPC has no floats, as text."""
+
+    def of(shape: list[int], **parameters: Any) -> Query:
+        ids = list(range(1000, 1000 + int(np.prod(shape))))
+        tensors = [
+            {"name": "user_id", "shape": [2], "datatype": "INT64", "data": [100, 101]},
+            {"name": "candidate_id", "shape": shape, "datatype": "INT64", "data": ids},
+            {"name": "block_id", "shape": [1], "datatype": "INT64", "data": [1001]},
+        ]
+        document = {"inputs": tensors, "parameters": parameters}
+        return query_of(Request.model_validate(document), toy(), Limits())
+
+    found = of([3])
+    assert (found.candidates, found.block) == ([1000, 1001, 1002], [1001])
+    assert of([2, 2]).candidates == [[1000, 1001], [1002, 1003]]
+    assert found.rules == NO_RULES
+    assert not found.is_plain
+    for text in (False, True):
+        numbers = {"diversity": 0.25, "min_score": -1.5}
+        numbers = {name: str(value) for name, value in numbers.items()} if text else numbers
+        boost = '[{"filter": {"kind": ["kind 1"]}, "add": 2}]'
+        rules = of([3], max_per='{"kind": 2}', boost=boost, **numbers).rules
+        boosts = (Boost({"kind": ["kind 1"]}, 2.0),)
+        assert rules == Rules({"kind": 2}, 0.25, boosts, -1.5)
+    for shape, parameters, sentence in [
+        ([3, 1], {}, r"'candidate_id': the shape is \[m\], or \[2, m\] for 2 users, not"),
+        ([3], {"filter": '{"year": {">": "x"}}'}, "parameters: '>' of year takes a number"),
+        ([3], {"max_per": '{"kind": 0}'}, "kind = 0 is not a whole number from 1 on"),
+    ]:
+        with pytest.raises(InvalidInput, match=sentence):
+            of(shape, **parameters)
+    for wrong in ({"diversity": "much"}, {"diversity": 2}, {"max_per": "[]"}, {"boost": "{}"}):
+        with pytest.raises(ValidationError, match=next(iter(wrong))):
+            of([3], **wrong)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,22 @@ def test_candidates_are_the_only_items_ranked(client, expected):
     assert found.as_numpy("item_id")[0, : len(best)].tolist() == best
 
 
+def test_each_user_may_have_candidates_of_their_own_and_rules_hold(client, expected):
+    some = np.stack([expected.item_ids[:20], expected.item_ids[20:40]])
+    inputs = [
+        tensor(client, "user_id", expected.user_ids[:2]), tensor(client, "candidate_id", some),
+        tensor(client, "block_id", expected.item_ids[[3, 23]]),
+    ]  # fmt: skip
+    ask = {"k": 20, "exclude_seen": False, "min_score": "-1e9", "filter": '{"not": {"genres": []}}'}
+    found = client.infer("recommender", inputs, parameters=ask)
+    everything = client.infer("recommender", inputs[:1], parameters={**ask, "k": 40})
+    for user in range(2):
+        own = set(some[user].tolist()) - set(expected.item_ids[[3, 23]].tolist())
+        order = [i for i in everything.as_numpy("item_id")[user].tolist() if i in own]
+        assert found.as_numpy("item_id")[user].tolist()[:19] == order
+        assert found.as_numpy("count")[user] == 19
+
+
 def test_it_is_live_ready_and_described(client):
     assert client.is_server_live()
     assert client.is_server_ready()
@@ -91,7 +107,7 @@ def test_it_is_live_ready_and_described(client):
     described = client.get_model_metadata("recommender")
     inputs = described["inputs"] if isinstance(described, dict) else described.inputs
     names = [entry["name"] if isinstance(entry, dict) else entry.name for entry in inputs]
-    assert names == ["user_id", "history", "candidate_id"]
+    assert names == ["user_id", "history", "candidate_id", "block_id"]
 
 
 def test_what_cannot_be_answered_is_said_to_the_client(client):
