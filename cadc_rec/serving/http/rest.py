@@ -140,8 +140,10 @@ def application(
         described.update(
             described or _described(app, [model.name, *(one.name for one in beside)], key.exists)
         )
-        _, k = described["paths"]["/explore"]["get"]["parameters"]
-        k["schema"]["maximum"] = min(limits.k, len(model.loaded.predictor.items))
+        for path in ("/explore", "/explore/similar"):
+            asked = described["paths"][path]["get"]["parameters"]
+            (k,) = (parameter for parameter in asked if parameter["name"] == "k")
+            k["schema"]["maximum"] = min(limits.k, len(model.loaded.predictor.items))
         return described
 
     app.openapi = describe  # FastAPI's own way to replace it
