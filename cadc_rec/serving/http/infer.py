@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kserve.errors import InvalidInput, ModelNotFound
+from kserve.errors import InvalidInput
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 
+from cadc_rec.serving.http.about import About
 from cadc_rec.serving.http.encoding import (
     LEAST_COMPRESSED,
     accepted,
@@ -33,10 +34,11 @@ class Infer:
 
     Args:
         model: that answers.
+        about: what it is called.
     """
 
-    def __init__(self, model: Recommender) -> None:
-        self.model = model
+    def __init__(self, model: Recommender, about: About) -> None:
+        self.model, self.about = model, about
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -45,9 +47,9 @@ class Infer:
             ModelNotFound: of another model.
             InvalidInput: see `Recommender.answer`; and its other errors.
         """
-        request, name = HttpRequest(scope, receive), scope["path_params"]["model_name"]
-        if name != self.model.name:
-            raise ModelNotFound(f"{name:.80}")
+        request, named = HttpRequest(scope, receive), scope["path_params"]
+        name = named["model_name"]
+        self.about.require(name, named.get("model_version"))
         headers = request.headers
         body, json_length = await request.body(), headers.get(JSON_LENGTH_HEADER)
         allowed = _allowed(headers.get(DEADLINE_HEADER))

@@ -32,7 +32,7 @@ from cadc_rec.serving.http.messages import (
     Request,
 )
 from cadc_rec.serving.http.settings import Limits
-from cadc_rec.serving.http.tensors import values_of
+from cadc_rec.serving.http.tensors import SHORT, values_of
 from cadc_rec.serving.predict.answers import Recommendations, Source
 from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.predictor import HistoryMode, Predictor
@@ -109,7 +109,7 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
     if "history" in inputs:
         history = _history(inputs["history"], len(users), predictor.items, limits)
     if "candidate_id" in inputs:
-        values = values_of(inputs["candidate_id"], len(predictor.items))
+        values = values_of(inputs["candidate_id"], len(predictor.items), _longest(predictor.items))
         candidates = _ids(values, predictor.items)
     moment = _time(inputs, predictor, len(users)), _context(inputs, predictor, len(users))
     return Query(
@@ -187,7 +187,7 @@ def _one_a_user(tensor: Input, n: int) -> list[Any]:
 
 
 def _users(tensor: Input, ids: IdMap, limits: Limits) -> list[Any]:
-    values, shape = values_of(tensor, limits.users), tensor.shape
+    values, shape = values_of(tensor, limits.users, _longest(ids)), tensor.shape
     if len(shape) == 2 and shape[1] != 1:
         raise InvalidInput(f"input 'user_id': the shape is [n] or [n, 1], not {shape}.")
     if not values:
@@ -204,7 +204,8 @@ def _anonymous(history: Input, limits: Limits) -> list[Any]:
 
 
 def _history(tensor: Input, n_users: int, items: IdMap, limits: Limits) -> list[list[Any]]:
-    values, shape = values_of(tensor, n_users * limits.history), tensor.shape
+    most = n_users * limits.history
+    values, shape = values_of(tensor, most, _longest(items)), tensor.shape
     if len(shape) == 1 and n_users == 1:
         shape = [1, shape[0]]
     if len(shape) != 2 or shape[0] != n_users or shape[1] > limits.history:
@@ -214,6 +215,11 @@ def _history(tensor: Input, n_users: int, items: IdMap, limits: Limits) -> list[
         )
     flat, width = _ids(values, items), shape[1]
     return [flat[n * width : (n + 1) * width] for n in range(n_users)]
+
+
+def _longest(ids: IdMap) -> int:
+    """Bytes that an id of a request may have: whoever was trained on may be asked for."""
+    return max(SHORT, ids.longest)
 
 
 def _ids(values: list[int] | list[bytes], ids: IdMap) -> list[Any]:

@@ -25,6 +25,7 @@ from kserve.protocol.dataplane import DataPlane
 
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle.signing import verification_key
+from cadc_rec.serving.http.about import About
 from cadc_rec.serving.http.connections import impatient
 from cadc_rec.serving.http.guard import ApiKey
 from cadc_rec.serving.http.health import HealthPort
@@ -163,7 +164,7 @@ async def _serve(
         where = [f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"]
         rpc = None
         if settings.grpc_port is not None:
-            rpc = grpc_server(dataplane, repository, key, limits, link is not None)
+            rpc = grpc_server(dataplane, repository, About(model), key, limits, link is not None)
             try:
                 port = rpc.add_insecure_port(f"{_shown(settings.host)}:{settings.grpc_port}")
             except RuntimeError as error:
