@@ -186,6 +186,12 @@ class Parameters(_Message):
         default="append",
         description="Whether a known user's own items are read before the history, or not at all.",
     )
+    priority: int = Field(
+        default=0,
+        ge=0,
+        description="Of requests that wait, those of a lower number come first; 0, which is that "
+        "of all that say nothing, counts as 2.",
+    )
     timeout: int = Field(
         default=0,
         ge=0,
