@@ -56,7 +56,7 @@ def encode_rows(new: Bytes, old: Bytes, foresee: Foresee | None, floats: bool) -
     left = states[rows] == _PLACES
     if floats:
         ahead = _order(new[rows[left]]) - _order(reference[left])  # modulo 2^32
-        places = _planes(_folded(ahead))
+        places = _planes(_folded(ahead).ravel()[_by_size(reference[left])])
     else:
         places = (new[rows[left]] - reference[left]).tobytes()
     return exponent.to_bytes(1, "little", signed=True) + states.tobytes() + steps + places
@@ -90,8 +90,9 @@ def decode_rows(
         moved = _moved(before, counts.reshape(before.shape), exponent)
         new[changed[stepped]] = moved.view(np.uint8)
     if floats:
-        ahead = _unfolded(_joined(code[at + of_steps :], "<u4")).reshape(-1, width // 4)
-        new[changed[left]] = _unordered(_order(reference[left]) + ahead)
+        ahead = np.empty(of_places // 4, "<i4")
+        ahead[_by_size(reference[left])] = _unfolded(_joined(code[at + of_steps :], "<u4"))
+        new[changed[left]] = _unordered(_order(reference[left]) + ahead.reshape(-1, width // 4))
     else:
         ahead = np.frombuffer(code, np.uint8, of_places, at + of_steps).reshape(-1, width)
         new[changed[left]] = reference[left] + ahead
@@ -147,6 +148,12 @@ def _order(rows: Bytes) -> NDArray[np.int32]:
     bits = rows.view("<i4")
     found: NDArray[np.int32] = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return found
+
+
+def _by_size(rows: Bytes) -> NDArray[np.int64]:
+    """The places of floats by their exponents: an error of one size is more places of a smaller."""
+    exponents = ((rows.view("<u4") >> 23) & 0xFF).astype(np.uint8)
+    return np.argsort(exponents.ravel(), kind="stable")
 
 
 def _unordered(places: NDArray[np.int32]) -> Bytes:
