@@ -94,7 +94,10 @@ class Coder:
         if not tables:
             return apply_patch(known, patch, size)
         try:
-            payload = apply_patch(known, patch, int(told["payload"]))
+            length = int(told["payload"])
+            if not 0 <= length <= 2 * size + len(tables):  # each byte of a row, and its state
+                raise BadPatchError("payload")
+            payload = apply_patch(known, patch, length)
             return self._assembled(name, old, payload, tables, size)
         except BadPatchError:
             raise
