@@ -105,8 +105,8 @@ def _select_settings(job: Job) -> dict[str, Any]:
 
 
 def _train_settings(job: Job) -> dict[str, Any]:
-    towers = {"towers": job.experiment.update.towers}
-    return {**TRAIN.settings(_warm(job)), "update": towers}
+    own = job.experiment.update.model_dump(include={"towers", "round_changes"})
+    return {**TRAIN.settings(_warm(job)), "update": own}
 
 
 def _evaluate_settings(job: Job) -> dict[str, Any]:
