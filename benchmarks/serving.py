@@ -90,14 +90,20 @@ class Running:
     grpc: int
     pid: int
     key: str
+    health: int = 0
 
 
 @contextmanager
-def running(bundle: Path) -> Iterator[Running]:
-    """A service of the bundle in a process of its own, until the block ends."""
+def running(bundle: Path, *arguments: str) -> Iterator[Running]:
+    """A service of the bundle in a process of its own, until the block ends.
+
+    Args:
+        bundle: its folder.
+        arguments: more of the command's.
+    """
     key = secrets.token_hex(16)
     command = [sys.executable, "-m", "cadc_rec", "serve", str(bundle), "--http-port", "0",
-               "--grpc-port", "0", "--watch", "0"]  # fmt: skip
+               "--grpc-port", "0", "--watch", "0", *arguments]  # fmt: skip
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             command, stderr=log, env={**os.environ, "CADC_REC_API_KEY": key}
@@ -111,7 +117,10 @@ def running(bundle: Path) -> Iterator[Running]:
                 if process.poll() is not None:
                     raise SystemExit(text)
                 time.sleep(0.1)
-            yield Running(int(found[1]), int(found[2]), process.pid, key)
+            health = re.search(r"health at http://[\d.]+:(\d+)", text)
+            yield Running(
+                int(found[1]), int(found[2]), process.pid, key, int(health[1]) if health else 0
+            )
         finally:
             process.terminate()
             process.wait(60)

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-_KEPT_BYTES = 2**30
+# Larger arrays go back to the kernel at once: kept, those of 100 million rows that were freed in
+# pieces were a tenth of what a rank held.
+_KEPT_BYTES = 2**27
 _GROUPS = Path("/sys/fs/cgroup")
 
 

@@ -84,6 +84,23 @@ def export(
             metavar="KEY",
         ),
     ] = None,
+    block: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of item ids that are never recommended: Parquet or CSV with a column "
+            "item_id, or text with an id a line.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    allow: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of the only item ids that are recommended, as for --block.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
     delta_from: Annotated[
         Path | None,
         typer.Option(
@@ -99,6 +116,7 @@ def export(
 ) -> None:
     """Write what a service needs of a finished run, as its newest update left it: one folder."""
     from cadc_rec.config.file import load_experiment
+    from cadc_rec.export.withheld import Withheld
     from cadc_rec.pipeline.job import opened
     from cadc_rec.pipeline.pipeline import launched
     from cadc_rec.serving.bundle.signing import signing_key
@@ -117,6 +135,8 @@ def export(
         precisions_of(precision),
         wanted_update(update),
     )
+    withheld = Withheld(block, allow)
+    withheld.read()
     delta = None if delta_from is None else _place_of_delta(out)
     old = None if delta_from is None else _base_of_delta(delta_from, out)
     require_faiss()
@@ -135,7 +155,7 @@ def export(
         finished = Finished(
             experiment, artifacts, pipeline.dataset, pipeline.pretrained, taken.document(), state
         )
-        wanted = Wanted(index, precisions, aot, key, replace=force)
+        wanted = Wanted(index, precisions, aot, key, replace=force, withheld=withheld)
         with sent(out, replace=force) as folder:
             manifest = write_bundle(finished, folder, wanted)
         if triton is not None:

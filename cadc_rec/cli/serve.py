@@ -36,6 +36,11 @@ def serve(
         int, typer.Option(min=0, max=65535, help="Port for gRPC; 0 takes any free port.")
     ] = 8081,
     no_grpc: Annotated[bool, typer.Option("--no-grpc", help="Serve over HTTP only.")] = False,
+    health_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port that answers for health alone, from a thread of "
+                     "its own; 0 takes any free port. Default: none; the HTTP port answers, too."),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name that clients call the model by.")] = "recommender",
     api_key_file: Annotated[
         Path | None,
@@ -52,11 +57,49 @@ def serve(
     watch: Annotated[
         float, typer.Option(min=0, help="Seconds between checks for a new bundle; 0 never checks.")
     ] = 2.0,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes that answer; they share one bundle.")
+    ] = 1,
+    deadline: Annotated[
+        float,
+        typer.Option(min=0.001, help="Seconds in which a request is answered or refused; clients "
+                     "may allow less."),
+    ] = 30.0,
+    max_wait: Annotated[
+        float,
+        typer.Option(min=0.001, help="Seconds of work that may wait before a request; beyond it "
+                     "it is refused at once."),
+    ] = 0.1,
+    max_places: Annotated[
+        int, typer.Option(min=1, help="Recommendations in one answer: users times k.")
+    ] = 1 << 20,
+    events: Annotated[
+        Path | None,
+        typer.Option(help="Journal of the events that clients tell. Default: BUNDLE.events beside "
+                     "a bundle that is a folder.", show_default=False),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="PEM file with the certificate: serve HTTPS, and gRPC over TLS. It is "
+                     "read again when it changes, and at SIGHUP."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="PEM file with the certificate's key.")
+    ] = None,
+    access_log: Annotated[
+        str | None,
+        typer.Option(help="File for a line of JSON for each request; - is standard output."),
+    ] = None,
     cache: Cache = None,
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Serve a bundle: answer requests of the Open Inference Protocol until stopped."""
-    from cadc_rec.serving.http.settings import ServiceSettings, require_key_beyond_loopback
+    from cadc_rec.serving.http.settings import (
+        Limits,
+        ServiceSettings,
+        require_key_beyond_loopback,
+    )
+    from cadc_rec.serving.http.shared_metrics import shared_metrics
     from cadc_rec.store.remote.address import parse
 
     api_key = None if no_api_key else read_api_key(api_key_file)
@@ -67,20 +110,29 @@ def serve(
         host=host,
         http_port=http_port,
         grpc_port=None if no_grpc else grpc_port,
+        health_port=health_port,
         api_key=api_key,
         verify_key=verify_key,
+        workers=workers,
         watch_seconds=watch,
+        limits=Limits(deadline_seconds=deadline, wait_seconds=max_wait, places=max_places),
+        events=events,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        access_log=access_log,
     )
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy reads it when it is loaded
-    with _no_arguments():
-        try:
-            from cadc_rec.serving.http.server import serve as run
-        except ImportError as error:
-            raise CadcError(
-                f"the service's libraries are missing ({error}); run `make install-serve`, or "
-                "`pip install cadc-rec[serve]` in an environment of its own."
-            ) from error
-    run(settings, lambda where: log.info("serving %s", where))
+    for library in ("OPENBLAS", "OMP"):  # NumPy, faiss and torch read them when they are loaded
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    with shared_metrics(workers):
+        with _no_arguments():
+            try:
+                from cadc_rec.serving.http.server import serve as run
+            except ImportError as error:
+                raise CadcError(
+                    f"the service's libraries are missing ({error}); run `make install-serve`, or "
+                    "`pip install cadc-rec[serve]` in an environment of its own."
+                ) from error
+        run(settings, lambda where: log.info("serving %s", where))
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ class Columns:
             n_users: users there are.
         """
         folder = dataset / FOLDER
-        if not folder.is_dir():
+        if not has_columns(dataset):
             return cls._read(train_files(dataset), rows, n_users)
 
         def if_there(file: Path) -> NDArray[Any] | None:
@@ -101,10 +101,14 @@ def train_files(dataset: Path) -> list[Path]:
     return sorted((dataset / "train").glob("part-*.parquet"))
 
 
+def has_columns(dataset: Path) -> bool:
+    """Whether there are columns: a dataset may have been prepared before there were any."""
+    return (dataset / FOLDER).is_dir()
+
+
 def row_starts(dataset: Path, side: Literal["user", "item"]) -> NDArray[np.int64]:
-    """Where the rows of each user (or item) begin, int64 ``[n + 1]``."""
-    starts: NDArray[np.int64] = np.load(dataset / FOLDER / f"{side}_indptr.npy", allow_pickle=False)
-    return starts
+    """Where the rows of each user (or item) begin, int64 ``[n + 1]``, mapped."""
+    return _mapped(dataset / FOLDER / f"{side}_indptr.npy")
 
 
 def write_columns(

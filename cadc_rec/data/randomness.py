@@ -99,6 +99,13 @@ def positional_fractions(key: Key, start: int, count: int) -> np.ndarray:
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def generator_at(key: Key, word: int) -> np.random.Generator:
+    """A generator that goes on from a word of the sequence of `key`."""
+    bits = bit_generator(key)
+    bits.random_raw(_move(bits, word))
+    return np.random.Generator(bits)
+
+
 def _move(generator: np.random.Philox, word: int) -> int:
     """Move `generator` to the counter that holds `word`; how many words to skip from there."""
     generator.advance(word // _WORDS_PER_COUNTER)

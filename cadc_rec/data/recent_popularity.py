@@ -361,7 +361,13 @@ class RecentCounts:
         if len(times) != len(items) or not np.isfinite(times).all():
             raise ValueError("every interaction has a finite time")
         in_time = np.argsort(times, kind="stable")
-        for when, what in zip(times[in_time].tolist(), items[in_time].tolist(), strict=True):
+        times, items = times[in_time], items[in_time]
+        latest = self._time[-1] if self._time else -np.inf
+        if len(times) and times[0] >= max(self._forgotten, latest):
+            self._time.frombytes(times.tobytes())  # nothing of it is counted yet
+            self._item.frombytes(items.astype(np.int32).tobytes())
+            return
+        for when, what in zip(times.tolist(), items.tolist(), strict=True):
             if when >= self._forgotten:
                 self._insert(when, what)
 

@@ -189,6 +189,31 @@ class Finished:
             return LatestScores(None)
         return LatestScores.of_evaluation(info, log.train_timestamp, log.train_item, log.n_items)
 
+    def recent_rows(self) -> tuple[dict[str, float], dict[str, np.ndarray]] | None:
+        """What a service goes on counting from: window and factor, and the last window's rows.
+
+        ``time`` float64 ascending, and ``item`` int32; None where nothing recent has a part.
+        """
+        info = self.artifacts["evaluate"].info
+        if "recent" not in info:
+            return None
+        times, items = np.asarray(self.log.train_timestamp), np.asarray(self.log.train_item)
+        start = np.nextafter(times.max(initial=0.0), np.inf) - info["recent"]["window"]
+        kept = np.flatnonzero(times >= start)
+        kept = kept[np.argsort(times[kept], kind="stable")]
+        return dict(info["recent"]), {
+            "time": times[kept].astype(np.float64),
+            "item": items[kept].astype(np.int32),
+        }
+
+    @property
+    def log_ends(self) -> float | None:
+        """When the last interaction was that is known, seconds since 1970; None without a clock."""
+        data = self.log
+        if data.timestamp_kind != "clock" or not data.time_unit or not len(data.train_item):
+            return None
+        return float(np.max(data.train_timestamp))
+
     def moments(self) -> tuple[np.ndarray | None, Mapping[str, Sequence[Any]]] | None:
         """What requests of all users say whose vectors are `vectors`; None of a model without.
 

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cadc_rec.data.forgotten import Forgotten
 from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.data.user_items import UserItems
 
@@ -33,7 +32,8 @@ def recorded_requests(
     index: faiss.Index | None,
     listed: ListedScores | None,
     moments: tuple[NDArray[np.float64] | None, Mapping[str, Sequence[Any]]] | None = None,
-    forgotten: Forgotten | None = None,
+    silent: NDArray[np.int64] | None = None,
+    no_answer: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
     """`REQUESTS` users drawn evenly, or all where there are fewer, with their ten best items.
 
@@ -47,11 +47,12 @@ def recorded_requests(
         listed: scores on top of the dot products.
         moments: times ``[n_users]`` of the requests that the users' vectors are of, NaN where there
             was none, and values of their columns; None where no request has a context.
-        forgotten: users who ask nothing, and items that are no answer.
+        silent: rows of users who ask nothing; None: nobody.
+        no_answer: rows of items that are no answer; None: none.
     """
     drawn = np.random.default_rng(_SEED).permutation(len(users))
-    if forgotten is not None:
-        drawn = drawn[~np.isin(drawn, forgotten.rows["user"])]
+    if silent is not None:
+        drawn = drawn[~np.isin(drawn, silent)]
     drawn = drawn[:REQUESTS]
     exact_items = items.astype(np.float64)
     requests, found, wanted = [], 0, 0
@@ -64,8 +65,8 @@ def recorded_requests(
             scores[more.indices] += more.data
             proposed = more.indices[np.argsort(-more.data)]
         scores[taken] = -np.inf
-        if forgotten is not None:
-            scores[forgotten.rows["item"]] = -np.inf
+        if no_answer is not None:
+            scores[no_answer] = -np.inf
         best = np.lexsort((np.arange(len(scores)), -scores))[:_K]
         best = best[np.isfinite(scores[best])]
         requests.append(

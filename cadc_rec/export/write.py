@@ -9,12 +9,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
+import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from cadc_rec import strict_json
@@ -26,10 +27,13 @@ from cadc_rec.export.new_users import widths_of
 from cadc_rec.export.programs import Program, compile_program, save_program, tower_programs
 from cadc_rec.export.recorded import recorded_requests
 from cadc_rec.export.trained import TrainedModel
+from cadc_rec.export.withheld import Withheld
 from cadc_rec.log import log, track
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import manifest_of
 from cadc_rec.serving.bundle.signing import signature_of
+from cadc_rec.serving.predict.ids import id_arrays
+from cadc_rec.serving.predict.texts import Texts
 from cadc_rec.store.atomic import commit, folder_to_fill
 from cadc_rec.versions import library_versions
 
@@ -47,6 +51,7 @@ class Wanted:
         aot: compile the float programs too.
         key: private key that signs the manifest; None signs nothing.
         replace: whether an existing bundle may be replaced.
+        withheld: items that are left out of all answers.
     """
 
     index: IndexKind = "auto"
@@ -54,6 +59,7 @@ class Wanted:
     aot: bool = False
     key: Ed25519PrivateKey | None = None
     replace: bool = False
+    withheld: Withheld = field(default_factory=Withheld)
 
 
 def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any]:
@@ -70,9 +76,10 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
             (folder / file).parent.mkdir()
         with track("export", 5, "parts") as ticker:
             _write_data(finished, folder)
+            withheld = _write_withheld(finished, folder, wanted.withheld)
             ticker.advance(1, "vectors and ids")
             described: dict[str, Any] = {
-                "index": _write_index_and_test(finished, folder, wanted.index)
+                "index": _write_index_and_test(finished, folder, wanted.index, withheld)
             }
             ticker.advance(1, "index")
             trained = finished.trained()
@@ -125,6 +132,7 @@ def _write_data(finished: Finished, folder: Path) -> None:
     ):
         if source.exists():  # few datasets have vectors or numbers
             shutil.copyfile(source, folder / name)
+    _write_ids(prepared, folder)
     vectors = [table for table in finished.dataset.item_dense if table.kind == "vector"]
     for place, table in enumerate(vectors):
         file = folder / layout.item_content(place)
@@ -134,6 +142,9 @@ def _write_data(finished: Finished, folder: Path) -> None:
     listed = finished.listed()
     if listed is not None:
         listed.lists.save(folder / layout.LISTS)
+    recent = finished.recent_rows()
+    if recent is not None:
+        (folder / layout.RECENT).write_bytes(save(recent[1]))
     if finished.codes is not None:
         _write_json(folder / layout.CONTEXT, finished.codes.described())
         if of_users := finished.codes.arrays():
@@ -149,7 +160,29 @@ def _write_data(finished: Finished, folder: Path) -> None:
     (folder / layout.KNOWN).write_bytes(save(arrays))  # save_file would hide it from other users
 
 
-def _write_index_and_test(finished: Finished, folder: Path, kind: IndexKind) -> dict[str, Any]:
+def _write_withheld(finished: Finished, folder: Path, wanted: Withheld) -> np.ndarray:
+    """Write the rows of the items that are left out of all answers, if any are."""
+    ids = pq.read_table(folder / layout.ITEMS, columns=["item_id"])["item_id"]
+    rows = wanted.rows(ids, finished.experiment.data.id_forms)
+    if len(rows):
+        (folder / layout.WITHHELD).write_bytes(save({"rows": rows}))
+    return rows
+
+
+def _write_ids(prepared: Path, folder: Path) -> None:
+    """Ids and titles as arrays that a service searches where they lie."""
+    (folder / layout.USER_IDS).parent.mkdir(exist_ok=True)
+    for side, name in (("user", layout.USER_IDS), ("item", layout.ITEM_IDS)):
+        table = pq.ParquetFile(prepared / f"{side}s.parquet")
+        arrays = id_arrays(table.read([f"{side}_id"])[0])
+        if side == "item" and "title" in table.schema_arrow.names:
+            arrays |= Texts.of(table.read(["title"])[0].to_pylist()).arrays("title")
+        (folder / name).write_bytes(save(arrays))
+
+
+def _write_index_and_test(
+    finished: Finished, folder: Path, kind: IndexKind, withheld: np.ndarray
+) -> dict[str, Any]:
     """Write the index, and with it the self-test; describe the index."""
     users, items = finished.vectors("user"), finished.vectors("item")
     described = write_index(items, kind, folder / layout.INDEX)
@@ -167,7 +200,8 @@ def _write_index_and_test(finished: Finished, folder: Path, kind: IndexKind) -> 
         index,
         finished.listed(),
         finished.moments(),
-        data.forgotten,
+        data.forgotten.rows["user"],
+        np.union1d(data.forgotten.rows["item"], withheld[withheld < len(items)]),
     )
     _write_json(folder / layout.SELF_TEST, recorded)
     return {**described, "file": layout.INDEX, "recall": recorded["recall"]}
@@ -220,6 +254,7 @@ def _write_descriptions(finished: Finished, described: dict[str, Any], folder: P
         )
     # Tables alone can have a history too: that of the prior.
     length, listed = finished.experiment.history.length, finished.listed()
+    recent, ends = finished.recent_rows(), finished.log_ends
     model = {
         "method": finished.experiment.method,
         "seed": finished.experiment.seed,
@@ -234,6 +269,8 @@ def _write_descriptions(finished: Finished, described: dict[str, Any], folder: P
         "metrics": card["test"],
         **finished.forgotten(),
         **({} if listed is None else {"lists": listed.settings()}),
+        **({} if recent is None else {"recent": recent[0]}),
+        **({} if ends is None else {"log_ends": ends}),
         **({} if finished.codes is None else {"context": finished.codes.inputs()}),
         **described,
     }

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cadc_rec.config.experiment import SelectConfig
-    from cadc_rec.data.select.build_selection import Ranks
+    from cadc_rec.data.select.choices import Ids
+    from cadc_rec.data.select.ranks import Ranks
     from cadc_rec.distributed.processes import Processes
     from cadc_rec.pretrain.prior_fit import FittedPrior
 
@@ -214,13 +215,8 @@ def _select(job: Job) -> Alone:
 
 
 def _select_together(job: Job) -> Together:
-    from cadc_rec.data.select.build_selection import is_dealt_out
-
-    if is_dealt_out(job.experiment.select):
-        build = select_several([job])
-        return lambda processes, draft: build({0: draft}, processes)
-    alone = _select(job)
-    return lambda processes, draft: processes.by_chief(lambda: alone(draft))
+    build = select_several([job])
+    return lambda processes, draft: build({0: draft}, processes)
 
 
 class Select(Protocol):
@@ -243,16 +239,15 @@ def select_several(jobs: Sequence[Job]) -> Select:
 
     first = jobs[0]
 
-    def scores() -> tuple[np.ndarray, np.ndarray]:
+    def vectors(user: Ids, item: Ids) -> tuple[np.ndarray, np.ndarray]:
         ids = first.open_pretrained().ids
         assert ids is not None
-        user, item = ids.as_dot_products()
-        return user.numpy(), item.numpy()
+        return ids.of_pairs(user, item)
 
     def build(drafts: Mapping[int, Draft], ranks: Ranks | None = None) -> None:
         e, dataset = first.experiment, first.artifact("dataset")
         asked = [(sharded(jobs[place]), draft) for place, draft in drafts.items()]
-        build_selections(asked, e.seed, dataset, e.history.length, scores, ranks=ranks)
+        build_selections(asked, e.seed, dataset, e.history.length, vectors, ranks=ranks)
 
     return build
 

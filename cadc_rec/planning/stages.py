@@ -19,15 +19,16 @@ from cadc_rec.models.id_embedding import FrozenIds
 from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.planning.layout import RankMemory
 from cadc_rec.planning.pretraining import PretrainPlan
+from cadc_rec.planning.selection import selection_bytes
 from cadc_rec.planning.sizes import Machines, Sizes
 from cadc_rec.planning.transitions import transition_bytes
 from cadc_rec.training.kept import frozen_cache
 
 _FLOAT, _ID = 4, 4
 _LIBRARIES = {"prepare": 330, "transitions": 340, "select": 400, "pretrain": 380, "train": 400}
-_LIBRARIES |= {"evaluate": 340}  # MiB, with little data
+_LIBRARIES |= {"evaluate": 375}  # MiB, with little data
 _RAW_ROW = 42  # bytes of a row in the preparing engine, as long as they fit into its memory
-_USER = 64  # of one that is ranked: where their rows begin, targets, ranks, what is written
+_USER = 220  # of one that is ranked: rows, targets, ranks, and what is held while it is written
 _EXAMPLE = 3 * _ID
 
 
@@ -54,7 +55,8 @@ def host_by_stage(
     rows, world = sizes.interactions, machines.world_size
     limit = experiment.data.memory
     engine = parse_memory(limit) if limit else _engine(machines)
-    found = {"prepare": min(engine, _RAW_ROW * rows) if rows else engine, "select": 0}
+    found = {"prepare": min(engine, _RAW_ROW * rows) if rows else engine}
+    found["select"] = selection_bytes(experiment.select, sizes, world)
     if experiment.transitions.window:
         found["transitions"] = transition_bytes(experiment.transitions, sizes, world)
     if machines.device == "cpu":

@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from cadc_rec.data.transition_lists import TransitionLists
@@ -142,6 +144,15 @@ class IdTables:
             user=self.user[users.start : users.stop],
             item=self.item[items.start : items.stop],
         )
+
+    def of_pairs(
+        self, user: NDArray[np.int32], item: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The vectors of these users and items, whose plain dot products are the pairs' scores."""
+        users, items = (torch.from_numpy(ids.astype(np.int64)) for ids in (user, item))
+        taken = replace(self, user=self.user[users], item=self.item[items])
+        vectors = taken.as_dot_products()
+        return vectors[0].numpy(), vectors[1].numpy()
 
     def as_dot_products(self) -> tuple[torch.Tensor, torch.Tensor]:
         """User and item vectors whose plain dot product is the score (less a constant)."""

@@ -17,13 +17,16 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cadc_rec.errors import CadcError
 from cadc_rec.store.atomic import commit, disk_explained, empty_folder
+from cadc_rec.store.group import Group as Group
+from cadc_rec.store.group import SoloGroup as SoloGroup
+from cadc_rec.store.group import entries_together, verify_together
 from cadc_rec.store.manifest import (
     MANIFEST,
     digest,
@@ -32,57 +35,14 @@ from cadc_rec.store.manifest import (
     verify_files,
     write_sealed,
 )
-from cadc_rec.store.pruned import MARK, is_pruned, share_files
+from cadc_rec.store.pruned import MARK, is_pruned, prune, share_files
 from cadc_rec.store.remote.nodes import node_draft, send_draft
 from cadc_rec.store.remote.origin import Origin, origin_of, place_on_node
 from cadc_rec.store.remote.slices import join_slices
 from cadc_rec.versions import library_versions
 
 SCHEMA_VERSION = 1
-
-
-class Group(Protocol):
-    """The processes that run a stage together; `SoloGroup` when there is only this one."""
-
-    @property
-    def rank(self) -> int:
-        """This process's number; rank 0 writes and commits."""
-
-    def broadcast(self, value: Any) -> Any:
-        """Rank 0's `value`, on every rank."""
-
-    def all_gather(self, value: Any) -> list[Any]:
-        """Every rank's `value`, on every rank."""
-
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-
-    def together(self, work: Callable[[], Any] | None = None) -> Any:
-        """Do `work`, if there is some, and wait for all ranks' to be done, however long it takes.
-
-        Returns what `work` gave.
-        """
-
-
-class SoloGroup:
-    """One process on its own."""
-
-    rank = 0
-
-    def broadcast(self, value: Any) -> Any:
-        """`value` itself, since there is one process."""
-        return value
-
-    def all_gather(self, value: Any) -> list[Any]:
-        """`value` alone."""
-        return [value]
-
-    def barrier(self) -> None:
-        """Return at once."""
-
-    def together(self, work: Callable[[], Any] | None = None) -> Any:
-        """Do the work; there is nobody to wait for."""
-        return work() if work is not None else None
+_FINISHED = "a finished artifact"
 
 
 @dataclass(frozen=True)
@@ -182,24 +142,28 @@ def run_stage(
     if group.rank != 0:
         group.together()  # rank 0 may send what an earlier command could not
         found, draft_path = group.broadcast(None)
-        if not found:
-            if origin is not None:
-                _follow(final, origin, group, build)
-            else:
-                with disk_explained(workdir):
-                    build(Draft(workdir / draft_path))
+        if found:
+            return _open_together(final, group, origin)
+        if origin is not None:
+            _follow(final, origin, group, build)
+        else:
+            with disk_explained(workdir):
+                build(Draft(workdir / draft_path))
                 group.all_gather({})
-            group.together()  # rank 0 hashes, sends and commits
-        _open_on_node(final, group, origin)
-        return Artifact(final, read_manifest(final), cached=found)
+                entries_together(group, workdir / draft_path)
+        group.together()  # rank 0 sends and commits
+        open_on_nodes([final], group, origin)
+        return Artifact(final, read_manifest(final))
 
     if group.together(lambda: not force and _exists(final, origin)):
-        return _open_together(final, group)
+        group.broadcast((True, ""))
+        return _open_together(final, group, origin)
     warm_up()
     with empty_folder(workdir, stage, key, wait=wait, origin=origin) as folder:
         # Another job may have finished it meanwhile, or the sweep brought it back.
         if not force and _exists(final, origin):
-            return _open_together(final, group)
+            group.broadcast((True, ""))
+            return _open_together(final, group, origin)
         group.broadcast((False, os.path.relpath(folder, workdir)))
         # Each node makes a draft of its own, where the work folder is in a store.
         sliced = origin is not None and any(group.all_gather(False))
@@ -211,13 +175,14 @@ def run_stage(
             group.together()  # the other nodes send what they wrote
         # Fails where a rank was lost, maybe while it wrote its part: `together` would not.
         of_nodes: list[dict[str, Any]] = group.all_gather({})
+        hashed = entries_together(group, folder) if origin is None else {}
         seconds = draft.seconds_before + taken
 
         def commit_all() -> tuple[dict[str, Any], bool]:
             sent = {name: entry for files in of_nodes for name, entry in files.items()}
             if origin is not None and sliced:
                 sent = join_slices(origin, folder, f"{stage}/{key}", sent)
-            body = _manifest(stage, key, settings, inputs, draft, seconds, sent)
+            body = _manifest(stage, key, settings, inputs, draft, seconds, {**hashed, **sent})
             if origin is None:
                 before = [made for made in inputs.values() if isinstance(made, Artifact)]
                 share_files(folder, body["files"], {m.path: m.manifest["files"] for m in before})
@@ -243,15 +208,20 @@ def _follow(final: Path, origin: Origin, group: Group, build: Callable[[Draft], 
         group.all_gather(group.together(sends) or {})
 
 
-def _open_on_node(final: Path, group: Group, origin: Origin | None) -> None:
-    """What ranks other than 0 do for an artifact that is there: the first of a node brings it."""
+def open_on_nodes(finals: Sequence[Path], group: Group, origin: Origin | None) -> None:
+    """What ranks other than 0 do for artifacts that are there: the first of a node brings them.
+
+    Rank 0, which has them, waits meanwhile by `Group.together`.
+    """
 
     def opened() -> None:
         assert origin is not None
-        origin.find(f"{final.parent.name}/{final.name}")
-        open_artifact(final)
+        for final in finals:
+            origin.find(f"{final.parent.name}/{final.name}")
+            open_artifact(final)
 
-    group.together(opened if origin is not None and place_on_node()[0] == 0 else None)
+    brings = origin is not None and group.rank != 0 and place_on_node()[0] == 0
+    group.together(opened if brings else None)
 
 
 def stage_exists(
@@ -261,7 +231,8 @@ def stage_exists(
     final = workdir / stage / artifact_key(stage, settings, inputs)
     origin = origin_of(workdir)
     if origin is not None:
-        return origin.has(f"{stage}/{final.name}")
+        name = f"{stage}/{final.name}"
+        return origin.has(name) and not (origin.find(name) and is_pruned(final))
     return os.path.exists(final) and not is_pruned(final)
 
 
@@ -271,6 +242,20 @@ def pruned_artifact(
     """This artifact, if its files were removed by `cadc_rec.store.pruned.prune`."""
     final = workdir / stage / artifact_key(stage, settings, inputs)
     return Artifact(final, read_manifest(final), cached=True) if is_pruned(final) else None
+
+
+def prune_artifact(path: Path, why: str) -> None:
+    """Remove an artifact's files but for its manifest, on the disk or in the store.
+
+    Args:
+        path: the artifact's folder.
+        why: a sentence for who asks for it.
+    """
+    origin = origin_of(path.parent.parent)
+    if origin is None:
+        prune(path, why)
+    else:
+        origin.prune(f"{path.parent.name}/{path.name}", why)
 
 
 def committed(workdir: Path, stage: str) -> list[Path]:
@@ -296,7 +281,7 @@ def bring(folder: Path, names: Iterable[str]) -> None:
 def _exists(final: Path, origin: Origin | None) -> bool:
     if origin is None:
         return os.path.exists(final) and not is_pruned(final)
-    return origin.find(f"{final.parent.name}/{final.name}")
+    return origin.find(f"{final.parent.name}/{final.name}") and not is_pruned(final)
 
 
 def _commit(draft: Path, final: Path, origin: Origin | None, force: bool) -> bool:
@@ -304,14 +289,22 @@ def _commit(draft: Path, final: Path, origin: Origin | None, force: bool) -> boo
     if origin is None:
         commit(draft, final)
         return True
-    return origin.commit(draft, f"{final.parent.name}/{final.name}", force)
+    # In the place of one whose files were removed it is made anew.
+    return origin.commit(draft, f"{final.parent.name}/{final.name}", force or is_pruned(final))
 
 
-def _open_together(final: Path, group: Group) -> Artifact:
-    """Open an existing artifact, and tell the other ranks that there is nothing to build."""
-    group.broadcast((True, ""))
-    opened: Artifact = group.together(lambda: open_artifact(final, cached=True))
-    return opened
+def _open_together(final: Path, group: Group, origin: Origin | None) -> Artifact:
+    """Open an existing artifact on every rank; of a folder that all see each hashes some files."""
+    if origin is None:
+        own = (lambda: _described(final)) if group.rank == 0 else None
+        manifest: dict[str, Any] = group.broadcast(group.together(own))
+        verify_together(group, final, manifest["files"], _FINISHED, _remedy(final))
+        return Artifact(final, manifest, cached=True)
+    if group.rank == 0:
+        opened: Artifact = group.together(lambda: open_artifact(final, cached=True))
+        return opened
+    open_on_nodes([final], group, origin)
+    return Artifact(final, read_manifest(final), cached=True)
 
 
 def open_artifact(path: Path, *, cached: bool = False) -> Artifact:
@@ -323,22 +316,28 @@ def open_artifact(path: Path, *, cached: bool = False) -> Artifact:
     origin = origin_of(path.parent.parent)
     if origin is not None:
         origin.require(path)
+    manifest = _described(path)
+    files = manifest["files"]
+    if origin is not None:
+        origin.fetch(path, files)
+    else:
+        verify_files(path, files, files, _FINISHED, _remedy(path))
+    return Artifact(path, manifest, cached=cached)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """An artifact's manifest, which names every file that is there."""
     manifest = read_manifest(path)
     if is_pruned(path):
         raise CadcError(
             f"{path}: its files were removed ({(path / MARK).read_text('utf-8').strip()}); take a "
             "newer update, or make it anew with cadc-rec run."
         )
-    files = manifest["files"]
-    if origin is not None:
-        origin.fetch(path, files)
-    else:
-        verify_files(path, files, files, "a finished artifact", _remedy(path))
-    known = {path / name for name in (MANIFEST, *files)}
+    known = {path / name for name in (MANIFEST, *manifest["files"])}
     for file in path.rglob("*"):
         if file.is_file() and file not in known:
             raise CadcError(f"{file} does not belong to this artifact; delete that file.")
-    return Artifact(path, manifest, cached=cached)
+    return manifest
 
 
 def _remedy(path: Path) -> str:
@@ -361,11 +360,11 @@ def _manifest(
     inputs: Mapping[str, Artifact | str],
     draft: Draft,
     seconds: float,
-    sent: Mapping[str, Any],
+    known: Mapping[str, Any],
 ) -> dict[str, Any]:
     every = (file for file in sorted(draft.path.rglob("*")) if file.is_file())
-    here = (file for file in every if str(file.relative_to(draft.path)) not in sent)
-    files = dict(sorted({**file_entries(draft.path, here), **sent}.items()))
+    here = (file for file in every if str(file.relative_to(draft.path)) not in known)
+    files = dict(sorted({**file_entries(draft.path, here), **known}.items()))
     contents = {name: entry["sha256"] for name, entry in files.items()}
     return {
         "schema_version": SCHEMA_VERSION,

@@ -19,7 +19,8 @@ from cadc_rec.errors import CadcError
 from cadc_rec.machine import available_cores
 
 MANIFEST = "manifest.json"
-_MOST_THREADS = 16  # some disks read less at once
+MOST_THREADS = 16
+"""Files that are hashed at once at most: some disks read less so."""
 
 
 def digest(value: Any) -> str:
@@ -43,16 +44,18 @@ def file_entry(path: Path) -> dict[str, Any]:
         return {"bytes": os.fstat(file.fileno()).st_size, "sha256": digested}
 
 
-def file_entries(folder: Path, files: Iterable[Path]) -> dict[str, dict[str, Any]]:
+def file_entries(
+    folder: Path, files: Iterable[Path], threads: int | None = None
+) -> dict[str, dict[str, Any]]:
     """`file_entry` of files of a folder by name, several files hashed at once."""
     named = {str(file.relative_to(folder)): file for file in files}
-    with _hashing() as threads:
-        return dict(zip(named, threads.map(file_entry, named.values()), strict=True))
+    with hashing(threads) as pool:
+        return dict(zip(named, pool.map(file_entry, named.values()), strict=True))
 
 
-def _hashing() -> ThreadPoolExecutor:
-    """Threads that hash: Python lets go of its lock for it."""
-    return ThreadPoolExecutor(min(_MOST_THREADS, available_cores()), "hash")
+def hashing(threads: int | None = None) -> ThreadPoolExecutor:
+    """Threads that hash: Python lets go of its lock for it. By default as many as cores."""
+    return ThreadPoolExecutor(threads or min(MOST_THREADS, available_cores()), "hash")
 
 
 def write_sealed(folder: Path, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,10 +65,15 @@ def write_sealed(folder: Path, body: Mapping[str, Any]) -> dict[str, Any]:
         folder: receives ``manifest.json``.
         body: ``schema_version``, ``files`` and whatever else to record; JSON values.
     """
+    text = sealed_text(body)
+    (folder / MANIFEST).write_text(text, "utf-8")
+    return dict(json.loads(text))
+
+
+def sealed_text(body: Mapping[str, Any]) -> str:
+    """The text of a manifest of this body, sealed with a digest of itself."""
     plain = json.loads(strict_json.dumps(body))  # tuples become lists before the digest is taken
-    sealed = {**plain, "digest": digest(plain)}
-    (folder / MANIFEST).write_text(strict_json.dumps(sealed, indent=2) + "\n", "utf-8")
-    return sealed
+    return strict_json.dumps({**plain, "digest": digest(plain)}, indent=2) + "\n"
 
 
 def read_sealed(folder: Path, schema_version: int, remedy: str) -> dict[str, Any]:
@@ -106,6 +114,7 @@ def verify_files(
     names: Iterable[str],
     what: str,
     remedy: str,
+    threads: int | None = None,
 ) -> None:
     """Compare files with their entries in a manifest, several at once.
 
@@ -115,6 +124,7 @@ def verify_files(
         names: the files to compare.
         what: what the files are part of, for the error.
         remedy: the end of an error's sentence: what to do.
+        threads: how many at once; default: as many as cores.
 
     Raises:
         CadcError: a file is missing, cannot be read, or its bytes changed.
@@ -131,8 +141,8 @@ def verify_files(
         if not same:
             raise CadcError(f"{file} changed since it was written; {remedy}")
 
-    with _hashing() as threads:
-        for found in [threads.submit(verify, name) for name in names]:
+    with hashing(threads) as pool:
+        for found in [pool.submit(verify, name) for name in names]:
             found.result()
 
 

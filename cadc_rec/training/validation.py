@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT_METRIC = "ndcg@10"  # the same rule for every method
 VALIDATION_RANKS = "validation_ranks.parquet"
+WRITTEN = 2**16
+"""Rows of a Parquet file that are written together."""
 
 
 class Validation:
@@ -83,15 +85,18 @@ class Validation:
 def write_ranks(
     file: Path, dataset: Dataset, users: NDArray[np.int64], items: np.ndarray, ranks: np.ndarray
 ) -> None:
-    """Write ranks with original ids: one row a user, ``[users]`` each."""
-    table = pa.table(
-        {
-            "user_id": dataset.user_ids().take(pa.array(users)),
-            "item_id": dataset.item_ids().take(pa.array(items)),
-            "rank": pa.array(ranks),
-        }
-    )
-    pq.write_table(table, file)
+    """Write ranks with original ids: one row a user, ``[users]`` each.
+
+    In pieces: what Parquet holds of a row until it is written is several times the row.
+    """
+    user_ids, item_ids = dataset.user_ids(), dataset.item_ids()
+    names = ("user_id", "item_id", "rank")
+    schema = pa.schema(zip(names, (user_ids.type, item_ids.type, pa.int64()), strict=True))
+    with pq.ParquetWriter(file, schema) as out:
+        for start in range(0, len(ranks), WRITTEN) or [0]:
+            some = slice(start, start + WRITTEN)
+            columns = user_ids.take(pa.array(users[some])), item_ids.take(pa.array(items[some]))
+            out.write_table(pa.table([*columns, pa.array(ranks[some])], schema=schema))
 
 
 def kept_ranks(checkpoint: Path, users: int) -> NDArray[np.int64] | None:

@@ -107,6 +107,9 @@ class _Builder:
     def build(self, advance: Any) -> None:
         lists_items = self.tables.items is not None
         came = arrivals(self.config, self.parent, self.day, self.came, self.before, lists_items)
+        for side, ids in came.ids.items():
+            if isinstance(ids, MovedIds):  # a forgotten one's row may be a newcomer's now
+                self.forgotten = self.forgotten.without_rows(side, ids.moves.reused)
         advance(note="merging")
         n = {side: len(came.ids[side].every) for side in SIDES}
         keep = came.staying or (lambda rows: rows)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from cadc_rec.data.prepare.values import attribute_of_values
 from cadc_rec.data.prepare.vocabulary import coded
 from cadc_rec.data.streams import one_array
 
@@ -95,11 +96,12 @@ def grown_entities(
         attribute = next((entry for entry in described if entry["name"] == name), None)
         if name == key:
             continue
-        if day is None or place is None or name not in day.column_names:
+        given = attribute_of_values(name) or name
+        if day is None or place is None or given not in day.column_names:
             values = None
         else:
-            values = one_array(day[name]).take(place)
-        if attribute is None:  # a title
+            values = one_array(day[given]).take(place)
+        if attribute is None:  # a title, or the values of a numeric attribute
             kind = before.schema.field(name).type
             columns[name] = pa.nulls(len(wanted), kind) if values is None else values.cast(kind)
             continue

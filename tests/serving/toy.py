@@ -3,9 +3,11 @@
 import numpy as np
 
 from cadc_rec.data.user_items import UserItems
-from cadc_rec.serving.predict.catalogue import IdMap, ItemAttribute
+from cadc_rec.serving.predict.catalogue import CodedAttribute
+from cadc_rec.serving.predict.ids import IdMap
+from cadc_rec.serving.predict.numbers import NumericAttribute
 from cadc_rec.serving.predict.predictor import Predictor
-from cadc_rec.serving.predict.top_k import ItemVectors
+from cadc_rec.serving.predict.top_k import ItemVectors, load_ahead
 
 
 def toy(
@@ -20,9 +22,10 @@ def toy(
 ):
     """Users 100, 101, ... (or ``u0``, ...), items 1000, 1001, ... (or ``i0``, ...).
 
-    User u took 3 + u % 5 items, none of the last `untaken`; item n has the attribute kind = n % 4
-    and tags n % 2, n % 3.
+    User u took 3 + u % 5 items, none of the last `untaken`; item n has the attribute kind = n % 4,
+    tags n % 2, n % 3, and, unless 7 divides n, the year 1980 + n % 11.
     """
+    load_ahead()
     draw = np.random.default_rng(seed)
     users = draw.standard_normal((n_users, dim)).astype(np.float32)
     items = draw.standard_normal((n_items, dim)).astype(np.float32)
@@ -48,14 +51,21 @@ def toy(
         newcomers=newcomers,
         history_length=4,
         attributes={
-            "kind": ItemAttribute(
-                {f"kind {n}": n + 1 for n in range(4)}, np.arange(n_items + 1), numbers % 4 + 1
+            "kind": CodedAttribute(
+                "kind",
+                {f"kind {n}": n + 1 for n in range(4)},
+                np.arange(n_items + 1),
+                (numbers % 4 + 1).astype(np.int32),
             ),
-            "tags": ItemAttribute(
+            "tags": CodedAttribute(
+                "tags",
                 {"even": 1, "odd": 2, "third": 3},
                 np.arange(n_items + 1) * 2,
-                np.stack([numbers % 2 + 1, np.where(numbers % 3 == 0, 3, 0)], 1).ravel(),
+                np.stack([numbers % 2 + 1, np.where(numbers % 3 == 0, 3, 0)], 1)
+                .ravel()
+                .astype(np.int32),
             ),
+            "year": NumericAttribute("year", np.where(numbers % 7, 1980.0 + numbers % 11, np.nan)),
         },
         titles=[f"Title {n}" if n else None for n in range(n_items)],
         fingerprint="f" * 64,

@@ -466,7 +466,7 @@ def test_what_another_job_finished_while_we_waited_for_the_lock_is_kept(tmp_path
 
 
 class Rank:
-    """One of two ranks that run as threads."""
+    """One of several ranks that run as threads; the box has a place for rank 0's word and each."""
 
     def __init__(self, rank, box, meet):
         self.rank, self.box, self.meet = rank, box, meet

@@ -41,6 +41,7 @@ from cadc_rec.data.prepare.interactions import (
     Order,
     choose_interactions,
 )
+from cadc_rec.data.prepare.values import with_values
 from cadc_rec.data.prepare.vocabulary import encode_attributes
 from cadc_rec.data.prepare.write_stream import StreamWriter
 from cadc_rec.data.sources.generated import read_generated
@@ -261,8 +262,9 @@ def _write_entities(
 ) -> list[dict[str, Any]]:
     """Write one side's original ids, titles and attribute codes; describe the attributes.
 
-    The first `learned` decide the codes. With `keep_all`, entities without an interaction follow
-    those of `ids`, in ascending order.
+    Of items also the values of numeric attributes, which a service filters by. The first `learned`
+    decide the codes. With `keep_all`, entities without an interaction follow those of `ids`, in
+    ascending order.
     """
     entities = tables.users if side == "user" else tables.items
     declared, key = tables.attributes_of(side), f"{side}_id"
@@ -278,5 +280,7 @@ def _write_entities(
         others = entities.anti_join(ids, key).order_by(key).select(*names).to_pyarrow()
         rows = pa.concat_tables([rows, others.cast(rows.schema)])
     table, described = encode_attributes(rows, declared, learned)
+    if side == "item":
+        table = with_values(table, rows, declared)
     write_parquet(path, table)
     return described

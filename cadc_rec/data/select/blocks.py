@@ -8,7 +8,7 @@ memory, and depends on the seed and the rows alone, not on files, shards or proc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cadc_rec.data.prepare.chosen import INTERACTIONS
 from cadc_rec.data.randomness import Purpose, bit_generator, hypergeometric
+from cadc_rec.data.select.ranks import Ranks
 from cadc_rec.data.select.strata import StratifiedChoice
 from cadc_rec.data.streams import ROW_GROUP_ROWS, RowGroups
 
@@ -51,10 +52,25 @@ class Block:
         return self.groups.read(self.start, self.stop, [name])
 
 
-def blocks(groups: RowGroups, total: int) -> Iterator[Block]:
+@dataclass(frozen=True)
+class Blocks:
     """All `total` rows, in blocks of ``BLOCK_ROWS``."""
-    for number, start in enumerate(range(0, total, BLOCK_ROWS)):
-        yield Block(groups, number, start, min(start + BLOCK_ROWS, total))
+
+    groups: RowGroups
+    total: int
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return -(-self.total // BLOCK_ROWS)
+
+    def __getitem__(self, number: int) -> Block:
+        """One of them."""
+        start = number * BLOCK_ROWS
+        return Block(self.groups, number, start, min(start + BLOCK_ROWS, self.total))
+
+    def __iter__(self) -> Iterator[Block]:
+        """One after the other."""
+        return map(self.__getitem__, range(len(self)))
 
 
 class Choice(Protocol):
@@ -65,6 +81,36 @@ class Choice(Protocol):
 
     def rows(self, block: Block) -> NDArray[np.int64]:
         """Their ascending positions in the block."""
+
+
+@dataclass(frozen=True)
+class ByBlock:
+    """Rows of a block that need no other block.
+
+    Attributes:
+        of: gives their ascending positions.
+        counts: how many each block gives; None where nobody asks.
+    """
+
+    of: Callable[[Block], NDArray[np.int64]]
+    counts: Sequence[int] | NDArray[np.int64] | None
+
+    def count(self, block: Block) -> int | None:
+        """See `Choice`."""
+        return None if self.counts is None else int(self.counts[block.number])
+
+    def rows(self, block: Block) -> NDArray[np.int64]:
+        """See `Choice`."""
+        return self.of(block)
+
+
+def counted(of: Callable[[Block], NDArray[np.int64]], all_blocks: Blocks, ranks: Ranks) -> ByBlock:
+    """`of`, with the counts of all blocks if there are several ranks. Every rank must call."""
+    if ranks.world_size == 1:
+        return ByBlock(of, None)
+    mine = ranks.share(len(all_blocks))
+    counts = ranks.together(lambda: [len(of(all_blocks[number])) for number in mine])
+    return ByBlock(of, [count for part in ranks.all_gather(counts) for count in part])
 
 
 @dataclass(frozen=True)
@@ -98,7 +144,7 @@ class OfStrata:
         return self.choice(block.column(self.choice.strata.column))
 
 
-class Uniform:
+def uniform(total: int, wanted: int, seed: int) -> ByBlock:
     """A uniform sample without replacement.
 
     Args:
@@ -106,17 +152,11 @@ class Uniform:
         wanted: rows to take.
         seed: of the draws.
     """
-
-    def __init__(self, total: int, wanted: int, seed: int) -> None:
-        self.seed, self.counts = seed, uniform_counts(total, wanted, seed)
-
-    def count(self, block: Block) -> int:
-        """See `Choice`."""
-        return self.counts[block.number]
-
-    def rows(self, block: Block) -> NDArray[np.int64]:
-        """See `Choice`."""
-        return uniform_positions(len(block), self.count(block), self.seed, block.number)
+    counts = uniform_counts(total, wanted, seed)
+    return ByBlock(
+        lambda block: uniform_positions(len(block), counts[block.number], seed, block.number),
+        counts,
+    )
 
 
 def uniform_counts(total: int, wanted: int, seed: int) -> list[int]:

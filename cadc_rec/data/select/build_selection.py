@@ -5,8 +5,8 @@ timestamp and ``row``, the interaction's position in D_full. Every user and item
 Selections of several ratios are written in one pass over D_full, each as if alone.
 
 Where several ranks select, each writes some of the shards, with the bytes that one would write.
-That is for rows that are chosen block by block (`uniform`, `everything` and strata); the other
-kinds rank or sort all rows, which every rank would do.
+Where a kind ranks or sorts all rows (by user, by item, by score), each rank looks at its share of
+the blocks, and all find together what decides: a few numbers that tell any block's rows.
 
 With a history, a row carries the items its user took before it, the latest first, as a list
 column. Its own item is no part of it.
@@ -14,12 +14,12 @@ column. Its own item is no part of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,11 +27,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cadc_rec.config.experiment import SelectConfig
-from cadc_rec.data.columns import train_files
+from cadc_rec.data.columns import has_columns, row_starts, train_files
 from cadc_rec.data.dataset import NO_ITEM, Dataset
 from cadc_rec.data.prepare.chosen import INTERACTIONS
 from cadc_rec.data.select import balanced, choices
-from cadc_rec.data.select.blocks import Block, Choice, Given, OfStrata, Uniform, blocks
+from cadc_rec.data.select.blocks import Block, Blocks, Choice, Given, OfStrata, counted, uniform
+from cadc_rec.data.select.choices import ByUser, Vectors
+from cadc_rec.data.select.ranks import Alone, Ranks
 from cadc_rec.data.select.sizes import shard_sizes, wanted_rows
 from cadc_rec.data.select.strata import Strata, StratifiedChoice
 from cadc_rec.data.streams import RowGroups, ShardWriter, read_groups
@@ -43,45 +45,8 @@ _BALANCED = {
     "over-sampling": balanced.over_sampling_counts,
     "under-sampling": balanced.under_sampling_counts,
 }
-_BY_USER = ("recent", "recency-weighted", "user-stratified")
 SELECTED = INTERACTIONS.append(pa.field("row", pa.int64()))
 HISTORY = pa.field("history", pa.list_(pa.int32()))
-Vectors = tuple[NDArray[np.float32], NDArray[np.float32]]
-
-
-class Ranks(Protocol):
-    """The processes that select together; `Alone` when there is only this one."""
-
-    @property
-    def rank(self) -> int:
-        """This process's number."""
-
-    def share(self, n: int) -> range:
-        """This rank's contiguous part of ``range(n)``."""
-
-    def all_gather(self, value: Any) -> list[Any]:
-        """Every rank's `value`, on every rank."""
-
-    def together(self, work: Callable[[], Any]) -> Any:
-        """Do `work` and wait for all ranks' to be done, however long it takes."""
-
-
-class Alone:
-    """One process on its own."""
-
-    rank = 0
-
-    def share(self, n: int) -> range:
-        """All of them."""
-        return range(n)
-
-    def all_gather(self, value: Any) -> list[Any]:
-        """`value` alone."""
-        return [value]
-
-    def together(self, work: Callable[[], Any]) -> Any:
-        """Do the work."""
-        return work()
 
 
 def build_selection(
@@ -90,7 +55,7 @@ def build_selection(
     dataset: Artifact,
     draft: Draft,
     history: int = 0,
-    vectors: Callable[[], Vectors] | None = None,
+    vectors: Vectors | None = None,
     rows: NDArray[np.int64] | None = None,
 ) -> None:
     """Fill the draft of the select stage; see `build_selections`."""
@@ -102,7 +67,7 @@ def build_selections(
     seed: int,
     dataset: Artifact,
     history: int = 0,
-    vectors: Callable[[], Vectors] | None = None,
+    vectors: Vectors | None = None,
     rows: NDArray[np.int64] | None = None,
     ranks: Ranks | None = None,
 ) -> None:
@@ -116,7 +81,7 @@ def build_selections(
         seed: of the draws; none depends on what else is asked for.
         dataset: the prepare stage's artifact.
         history: items that go with each row at most; 0 writes none.
-        vectors: user and item vectors for selections by score.
+        vectors: of users and items, for selections by score.
         rows: the ascending rows of D_full to take, where they were chosen elsewhere.
         ranks: that write the shards together; default: this process writes all.
 
@@ -124,7 +89,7 @@ def build_selections(
         CadcError: D_full has no time to part it by.
     """
     ranks = ranks or Alone()
-    full = _Full(dataset, seed, vectors)
+    full = _Full(dataset, seed, vectors, ranks)
     targets = [_Target(select, draft, full, history, ranks, rows) for select, draft in asked]
     ranks.together(lambda: _write(full, targets, visible=ranks.rank == 0))
     bytes_of = _bytes(train_files(dataset.path))
@@ -137,7 +102,7 @@ def _write(full: _Full, targets: Sequence[_Target], visible: bool) -> None:
     with track("select", full.total, "rows", visible=visible) as ticker, ExitStack() as open_shards:
         for target in targets:
             open_shards.enter_context(target.shards)
-        for block in blocks(full.groups, full.total):
+        for block in full.blocks:
             for target in targets:
                 target.take(block)
             ticker.advance(len(block))
@@ -149,7 +114,8 @@ class _Full:
 
     dataset: Artifact
     seed: int
-    vectors: Callable[[], Vectors] | None
+    vectors: Vectors | None
+    ranks: Ranks
     _by_time: dict[int, tuple[Strata, NDArray[np.int64]]] = field(default_factory=dict, init=False)
 
     @property
@@ -158,9 +124,9 @@ class _Full:
         return int(self.dataset.info["train"])
 
     @cached_property
-    def groups(self) -> RowGroups:
-        """Reads any of its rows."""
-        return RowGroups(train_files(self.dataset.path))
+    def blocks(self) -> Blocks:
+        """All of its rows."""
+        return Blocks(RowGroups(train_files(self.dataset.path)), self.total)
 
     def tables(self, column: str) -> Iterator[pa.Table]:
         """One of D_full's columns, a row group at a time."""
@@ -173,34 +139,59 @@ class _Full:
 
     @cached_property
     def user_indptr(self) -> NDArray[np.int64]:
-        """``[n_users + 1]``: where each user's rows begin and end."""
-        counts = np.zeros(int(self.dataset.info["users"]), np.int64)
-        for block in self.tables("user"):
-            counts += np.bincount(block["user"].to_numpy(), minlength=len(counts))
-        return np.concatenate([[0], np.cumsum(counts)])
+        """``[n_users + 1]``: where each user's rows begin and end, mapped."""
+        if has_columns(self.dataset.path):
+            return row_starts(self.dataset.path, "user")
+        return np.concatenate([[0], np.cumsum(self._counted("user"))])
 
     @cached_property
-    def item(self) -> NDArray[np.int32]:
-        """Every row's item."""
-        return np.concatenate([block["item"].to_numpy() for block in self.tables("item")])
+    def item_counts(self) -> NDArray[np.int64]:
+        """``[n_items]``: rows of each item."""
+        if has_columns(self.dataset.path):
+            return np.diff(row_starts(self.dataset.path, "item"))
+        return self._counted("item")
+
+    def _counted(self, side: Literal["user", "item"]) -> NDArray[np.int64]:
+        """How many rows each user (or item) has, read from the rows."""
+        counts = np.zeros(int(self.dataset.info[f"{side}s"]), np.int64)
+        for block in self.tables(side):
+            counts += np.bincount(block[side].to_numpy(), minlength=len(counts))
+        return counts
 
     def choice(self, select: SelectConfig) -> Choice:
-        """How `select` chooses rows."""
-        wanted = wanted_rows(select, self.total)
-        if select.kind == "item-stratified":
-            return OfStrata(StratifiedChoice(*self.item_strata, wanted, self.seed))
-        if select.kind == "time-stratified":
-            strata = self.time_strata(select.periods)
-            return OfStrata(StratifiedChoice(*strata, wanted, self.seed))
-        if is_dealt_out(select):
-            return Uniform(self.total, wanted, self.seed)
-        return Given(self._rows(select, wanted))
+        """How `select` chooses rows; every rank must call."""
+        wanted, seed, ranks = wanted_rows(select, self.total), self.seed, self.ranks
+        match select.kind:
+            case "item-stratified":
+                items = Strata.items(len(self.item_counts))
+                return OfStrata(StratifiedChoice(items, self.item_counts, wanted, seed))
+            case "time-stratified":
+                periods = self.time_strata(select.periods)
+                return OfStrata(StratifiedChoice(*periods, wanted, seed))
+            case "over-sampling" | "under-sampling" as kind:
+                counts = _BALANCED[kind](self.item_counts, wanted, balanced.generator(seed))
+                of = balanced.Balanced(self.blocks, self.item_counts, counts, seed, ranks)
+                return counted(of, self.blocks, ranks)
+            case "recent":
+                by_user = ByUser(self.user_indptr, wanted, seed, ranks)
+                return counted(by_user.recent, self.blocks, ranks)
+            case "user-stratified":
+                by_user = ByUser(self.user_indptr, wanted, seed, ranks)
+                return counted(by_user.stratified, self.blocks, ranks)
+            case "recency-weighted":
+                return choices.recency_weighted(
+                    self.user_indptr, wanted, select.half_life, seed, self.blocks, ranks
+                )
+            case "hard":
+                assert self.vectors is not None
+                return choices.hard(self._ids, self.vectors, wanted, self.blocks, ranks)
+            case "uniform" | "everything":
+                return uniform(self.total, wanted, seed)
 
-    @cached_property
-    def item_strata(self) -> tuple[Strata, NDArray[np.int64]]:
-        """One stratum an item, and how many rows each has."""
-        strata = Strata.items(int(self.dataset.info["items"]))
-        return strata, strata.counts(self.tables(strata.column))
+    def _ids(self, block: Block) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Users and items of a block's rows."""
+        rows = slice(block.start, block.stop)
+        return self.whole.train_user[rows], self.whole.train_item[rows]
 
     def time_strata(self, periods: int) -> tuple[Strata, NDArray[np.int64]]:
         """One stratum a period, and how many rows each has.
@@ -222,30 +213,6 @@ class _Full:
         ends = [pc.min_max(b["timestamp"]).as_py() for b in self.tables("timestamp")]
         return min(end["min"] for end in ends), max(end["max"] for end in ends)
 
-    def _rows(self, select: SelectConfig, wanted: int) -> NDArray[np.int64]:
-        """Ascending rows of a selection that ranks or sorts them."""
-        draw = choices.generator(self.seed)
-        if select.kind in _BALANCED:
-            frequency = np.bincount(self.item, minlength=int(self.dataset.info["items"]))
-            counts = _BALANCED[select.kind](
-                frequency.astype(np.int64), wanted, balanced.generator(self.seed)
-            )
-            return balanced.choose_rows(self.item, counts, self.seed)
-        if select.kind == "recent":
-            return choices.recent_rows(self.user_indptr, wanted, draw)
-        if select.kind == "user-stratified":
-            return choices.stratified_rows(self.user_indptr, wanted, draw)
-        if select.kind == "recency-weighted":
-            return choices.recency_weighted_rows(self.user_indptr, wanted, select.half_life, draw)
-        assert self.vectors is not None
-        whole = self.whole
-        return choices.hard_rows(whole.train_user, whole.train_item, *self.vectors(), wanted)
-
-
-def is_dealt_out(select: SelectConfig) -> bool:
-    """Whether rows are chosen block by block, so that ranks may share the work."""
-    return not (select.kind in _BY_USER or select.kind in _BALANCED or select.kind == "hard")
-
 
 @dataclass
 class _Target:
@@ -266,9 +233,7 @@ class _Target:
         mine = self.ranks.share(len(self.sizes))
         ends = np.concatenate([[0], np.cumsum(self.sizes)])
         self._first, self._last = int(ends[mine.start]), int(ends[mine.stop])
-        self._choice: Choice | None = None
-        if self._first < self._last or not self._first:  # without rows, what is wrong is told
-            self._choice = self.full.choice(self.select) if given is None else Given(given)
+        self._choice = self.full.choice(self.select) if given is None else Given(given)
         schema = SELECTED.append(HISTORY) if self.history else SELECTED
         self.shards = ShardWriter(self.draft.path, self.sizes, schema, mine)
         self._seen = 0  # rows chosen so far, whoever writes them
@@ -277,7 +242,7 @@ class _Target:
     def take(self, block: Block) -> None:
         """Write what is chosen of the next block and belongs to this rank's shards."""
         choice, before = self._choice, self._seen
-        if choice is None or before >= self._last:
+        if before >= self._last:
             return
         count = choice.count(block)
         if count is not None and before + count < self._first:

@@ -1,147 +1,156 @@
 """Selections that use what is known of a row: its user, its place in time, its score.
 
-In: D_full as arrays, and how many rows are wanted. Out: which rows, ascending, exactly that many.
-Users are gone through in runs of about a million rows, so that a selection by user needs memory for
-the users and the chosen rows, not for all rows.
+In: where each user's rows begin in D_full, and how many rows are wanted. Out: which rows of a
+block, ascending; of all blocks exactly that many. What decides is a few numbers that the ranks find
+together, so each rank can say which rows any block gives, and holds no more than a block's.
 
 - recent: each user's latest rows, every user giving the same share;
 - user-stratified: the same number of each user's rows, drawn uniformly;
 - recency-weighted: drawn without replacement, a row's weight halving every `half_life` rows that
   its user has after it (Efraimidis and Spirakis 2006, by Gumbel keys);
 - hard: the rows that the pre-trained vectors score lowest.
+
+A random number belongs to a place of one sequence of the seed: the users' come first, then the
+rows'; those of recency-weighted rows have the sequence to themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cadc_rec.data.randomness import Purpose, bit_generator
+from cadc_rec.data.randomness import Purpose, generator_at, positional_fractions
+from cadc_rec.data.select.blocks import Block, Blocks, ByBlock, Choice
+from cadc_rec.data.select.largest import largest, ordered
+from cadc_rec.data.select.ranks import Ranks
+from cadc_rec.data.select.shares import Shares
 
 Ints = NDArray[np.int64]
-_BLOCK = 2**18  # rows scored at once
-_RUN = 2**20  # rows of the users gone through at once; a busy user's may be more
+Ids = NDArray[np.int32]
+Vectors = Callable[[Ids, Ids], tuple[NDArray[np.float32], NDArray[np.float32]]]
+"""The vectors of users and of items, whose dot products are the scores of pairs."""
+_SCORED = 2**18  # rows at once
 
 
-def generator(seed: int) -> np.random.Generator:
-    """The random stream of these selections."""
-    return np.random.Generator(bit_generator((seed, Purpose.INFORMED_SELECTION)))
-
-
-def shares(counts: Ints, wanted: int, draw: np.random.Generator) -> Ints:
-    """How many rows each user gives: its share of `wanted`, rounded so that the sum is exact.
-
-    Every user's share is rounded down; what is missing goes to the largest remainders, equal ones
-    in a drawn order (the method of largest remainders). A user with few rows may give none.
+class ByUser:
+    """Where each user's rows are, and how many of them each gives.
 
     Args:
-        counts: rows of each user ``[n_users]``.
-        wanted: rows in all, at most their sum.
-        draw: orders equal remainders.
-    """
-    total = int(counts.sum())
-    # Exact: all are integers, Python's where a product may have more than 63 bits.
-    large = int(counts.max(initial=0)) * wanted >= 2**63
-    product = (counts.astype(object) if large else counts) * wanted
-    given, remainder = (part.astype(np.int64) for part in (product // total, product % total))
-    missing = wanted - int(given.sum())
-    order = np.lexsort((draw.random(len(counts)), -remainder))
-    given[order[:missing]] += 1
-    return given
-
-
-def recent_rows(indptr: Ints, wanted: int, draw: np.random.Generator) -> Ints:
-    """Each user's latest rows.
-
-    Args:
-        indptr: ``[n_users + 1]``; a user's rows are in the order of time.
+        indptr: ``[n_users + 1]``, may be mapped; a user's rows are in the order of time.
         wanted: rows in all.
-        draw: see `shares`.
+        seed: of the draws.
+        ranks: see `Shares`.
     """
-    counts = np.diff(indptr)
-    given = shares(counts, wanted, draw)
 
-    def of_run(first: int, last: int) -> Ints:
-        inside = indptr[first : last + 1] - indptr[first]
-        most = np.repeat(given[first:last], counts[first:last])
-        return np.flatnonzero(rows_after(inside) < most) + indptr[first]
-
-    return _joined(of_run(first, last) for first, last in _runs(indptr))
-
-
-def stratified_rows(indptr: Ints, wanted: int, draw: np.random.Generator) -> Ints:
-    """As many rows of each user as `recent_rows` takes, uniformly drawn."""
-    counts = np.diff(indptr)
-    given = shares(counts, wanted, draw)
-
-    def of_run(first: int, last: int) -> Ints:
-        inside = indptr[first : last + 1] - indptr[first]
-        user = np.repeat(np.arange(last - first), counts[first:last])
-        shuffled = np.lexsort((draw.random(len(user)), user))
-        place = np.arange(len(user)) - inside[user]  # a user's rows, in a drawn order
-        chosen = shuffled[place < np.repeat(given[first:last], counts[first:last])]
-        return np.sort(chosen) + indptr[first]
-
-    return _joined(of_run(first, last) for first, last in _runs(indptr))
-
-
-def recency_weighted_rows(
-    indptr: Ints, wanted: int, half_life: float, draw: np.random.Generator
-) -> Ints:
-    """Rows drawn with weight ``2 ** (-rows after it / half_life)``, without replacement.
-
-    Every row's key is held until the last is drawn: 17 bytes of memory a row.
-    """
-    keys = np.empty(int(indptr[-1]))
-    for first, last in _runs(indptr):
-        inside = indptr[first : last + 1] - indptr[first]
-        run = slice(indptr[first], indptr[last])
-        keys[run] = draw.gumbel(size=int(inside[-1])) - rows_after(inside) * (np.log(2) / half_life)
-    return _largest(keys, wanted)
-
-
-def hard_rows(
-    users: NDArray[np.int32],
-    items: NDArray[np.int32],
-    user_vectors: NDArray[np.float32],
-    item_vectors: NDArray[np.float32],
-    wanted: int,
-) -> Ints:
-    """The rows whose user and item vectors have the smallest dot products."""
-    scores = np.empty(len(users), np.float32)
-    for start in range(0, len(users), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        scores[block] = np.einsum(
-            "nd,nd->n", user_vectors[users[block]], item_vectors[items[block]]
+    def __init__(self, indptr: Ints, wanted: int, seed: int, ranks: Ranks) -> None:
+        self._indptr, self._key = indptr, (seed, Purpose.INFORMED_SELECTION)
+        self._users = len(indptr) - 1
+        self._shares = Shares(
+            lambda a, b: np.diff(indptr[a : b + 1]),
+            self._users,
+            int(indptr[-1]),
+            wanted,
+            self._key,
+            ranks,
         )
-    return _largest(-scores, wanted)
+        self._drawn = range(0), np.empty(0, np.int64)
+
+    def recent(self, block: Block) -> Ints:
+        """Positions in the block of its users' latest rows."""
+        users = users_of(self._indptr, block)
+        begins = self._indptr[users.start + 1 : users.stop + 1] - self._shares.of(
+            users.start, users.stop
+        )
+        here = np.repeat(begins, rows_here(self._indptr, users, block))
+        return np.flatnonzero(np.arange(block.start, block.stop) >= here)
+
+    def stratified(self, block: Block) -> Ints:
+        """Positions in the block of as many rows of its users, uniformly drawn."""
+        users = users_of(self._indptr, block)
+        if self._drawn[0] != users:  # many blocks may be of one busy user
+            self._drawn = users, self._draw(users)
+        rows = self._drawn[1]
+        first, last = np.searchsorted(rows, [block.start, block.stop])
+        return rows[first:last] - block.start
+
+    def _draw(self, users: range) -> Ints:
+        """The rows of D_full that these users give."""
+        indptr = self._indptr[users.start : users.stop + 1]
+        rows, start = int(indptr[-1] - indptr[0]), int(indptr[0])
+        keys = positional_fractions(self._key, self._users + start, rows)
+        counts = np.diff(indptr)
+        user = np.repeat(np.arange(len(users)), counts)
+        shuffled = np.lexsort((keys, user))
+        place = np.arange(rows) - (indptr[:-1] - start)[user]  # a user's, in a drawn order
+        given = np.repeat(self._shares.of(users.start, users.stop), counts)
+        return np.sort(shuffled[place < given]) + start
 
 
-def rows_after(indptr: Ints) -> Ints:
-    """How many rows each row's user has after it ``[n]``."""
-    return np.repeat(indptr[1:], np.diff(indptr)) - 1 - np.arange(indptr[-1])
+def recency_weighted(
+    indptr: Ints, wanted: int, half_life: float, seed: int, blocks: Blocks, ranks: Ranks
+) -> Choice:
+    """Rows drawn with weight ``2 ** (-rows after it / half_life)``, without replacement."""
+    key, decay = (seed, Purpose.INFORMED_SELECTION), np.log(2) / half_life
+
+    def keys(block: Block) -> NDArray[np.float64]:
+        users = users_of(indptr, block)
+        ends = indptr[users.start + 1 : users.stop + 1]
+        after = np.repeat(ends, rows_here(indptr, users, block))
+        after -= np.arange(block.start + 1, block.stop + 1)
+        return generator_at(key, block.start).gumbel(size=len(block)) - after * decay
+
+    return _of_largest(keys, wanted, blocks, ranks)
 
 
-def _runs(indptr: Ints) -> Iterator[tuple[int, int]]:
-    """Runs of users ``first:last`` that have about `_RUN` rows together; none is empty of users."""
-    ends = np.searchsorted(indptr, np.arange(_RUN, int(indptr[-1]) + _RUN, _RUN), "left")
-    bounds = np.unique(np.concatenate([[0], np.minimum(ends, len(indptr) - 1)]))
-    yield from pairwise(bounds.tolist())
+def hard(
+    rows_of: Callable[[Block], tuple[Ids, Ids]],
+    vectors: Vectors,
+    wanted: int,
+    blocks: Blocks,
+    ranks: Ranks,
+) -> Choice:
+    """The rows whose user and item vectors have the smallest dot products.
+
+    Args:
+        rows_of: users and items of a block's rows.
+        vectors: of users and items.
+        wanted: rows in all.
+        blocks: of D_full.
+        ranks: that score together.
+    """
+
+    def keys(block: Block) -> NDArray[np.float32]:
+        user, item = rows_of(block)
+        scores = np.empty(len(block), np.float32)
+        for start in range(0, len(block), _SCORED):
+            some = slice(start, start + _SCORED)
+            scores[some] = np.einsum("nd,nd->n", *vectors(user[some], item[some]))
+        return -scores
+
+    return _of_largest(keys, wanted, blocks, ranks)
 
 
-def _joined(parts: Iterator[Ints]) -> Ints:
-    return np.concatenate([np.empty(0, np.int64), *parts])
+def _of_largest(
+    keys: Callable[[Block], NDArray[np.floating]], wanted: int, blocks: Blocks, ranks: Ranks
+) -> Choice:
+    """The `wanted` rows with the largest keys; of equal ones the earlier."""
+    found = largest(lambda piece: ordered(keys(blocks[piece])), len(blocks), wanted, ranks)
+
+    def rows(block: Block) -> Ints:
+        return np.flatnonzero(found.taken(block.number, ordered(keys(block))))
+
+    return ByBlock(rows, found.counts)
 
 
-def _largest(keys: NDArray[np.floating], wanted: int) -> Ints:
-    """Positions of the `wanted` largest keys, ascending; of equal ones the earlier."""
-    if wanted >= len(keys):
-        return np.arange(len(keys))
-    least = np.partition(keys, len(keys) - wanted)[len(keys) - wanted]
-    chosen = keys > least
-    equal = np.flatnonzero(keys == least)
-    chosen[equal[: wanted - int(np.count_nonzero(chosen))]] = True
-    return np.flatnonzero(chosen)
+def users_of(indptr: Ints, block: Block) -> range:
+    """The users who have rows in the block."""
+    first = int(np.searchsorted(indptr, block.start, "right")) - 1
+    return range(first, int(np.searchsorted(indptr, block.stop)))
+
+
+def rows_here(indptr: Ints, users: range, block: Block) -> Ints:
+    """How many rows of the block each of its users has."""
+    bounds: Ints = np.clip(indptr[users.start : users.stop + 1], block.start, block.stop)
+    return np.diff(bounds)

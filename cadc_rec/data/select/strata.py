@@ -17,8 +17,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cadc_rec.data.load.batches import unique
-from cadc_rec.data.randomness import Purpose, bit_generator, hypergeometrics
-from cadc_rec.data.select.choices import shares
+from cadc_rec.data.randomness import Key, Purpose, bit_generator, hypergeometrics
+from cadc_rec.data.select.shares import shares
 
 Ints = NDArray[np.int64]
 _SHARES, _COUNTS, _ROWS = 0, 1, 2  # of the draws: remainders, rows of a block, and which
@@ -86,7 +86,7 @@ class StratifiedChoice:
     def __init__(self, strata: Strata, counts: Ints, wanted: int, seed: int) -> None:
         self.strata, self.seed, self.block = strata, seed, 0
         self.left = counts.copy()  # rows of each stratum in this block and after it
-        self.wanted = shares(counts, wanted, self._generator(_SHARES))
+        self.wanted = shares(counts, wanted, self._key(_SHARES))
         self.draw = self._generator(_COUNTS)
 
     def __call__(self, block: pa.Table) -> Ints:
@@ -108,4 +108,7 @@ class StratifiedChoice:
         return np.sort(order[within < np.repeat(gives, rows)])
 
     def _generator(self, *place: int) -> np.random.Generator:
-        return np.random.Generator(bit_generator((self.seed, Purpose.STRATIFIED_SELECTION, *place)))
+        return np.random.Generator(bit_generator(self._key(*place)))
+
+    def _key(self, *place: int) -> Key:
+        return self.seed, Purpose.STRATIFIED_SELECTION, *place

@@ -35,7 +35,7 @@ from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.training.choice import TABLES, TOWERS, added, tables_scoring
 from cadc_rec.training.scoring import Scoring, of_towers
-from cadc_rec.training.validation import VALIDATION_RANKS, kept_ranks, write_ranks
+from cadc_rec.training.validation import VALIDATION_RANKS, WRITTEN, kept_ranks, write_ranks
 
 
 def build_evaluation(
@@ -239,4 +239,5 @@ def _empty(dataset: Dataset, vectors: torch.Tensor, side: str, processes: Proces
 
 def _write_ids(folder: Path, dataset: Dataset) -> None:
     for side, ids in (("user", dataset.user_ids()), ("item", dataset.item_ids())):
-        pq.write_table(pa.table({f"{side}_id": ids}), folder / f"{side}_ids.parquet")
+        file = folder / f"{side}_ids.parquet"
+        pq.write_table(pa.table({f"{side}_id": ids}), file, row_group_size=WRITTEN)

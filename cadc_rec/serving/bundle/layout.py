@@ -9,10 +9,10 @@ that nobody took yet come last; `MODEL` says how many they are, and programs and
 from __future__ import annotations
 
 FORMAT = "cadc-rec bundle"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Raised when a reader of the version before could not make sense of what is there. Version 2 is
-written where a bundle has `LISTS`, 3 where it has `CONTEXT`, and 4 where it has `item_content`, for
-scores would be others without them; else version 1."""
+written where a bundle has `LISTS`, 3 where it has `CONTEXT`, 4 where it has `item_content`, and 5
+where it has `WITHHELD`, for answers would be others without them; else version 1."""
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
@@ -37,7 +37,13 @@ INDEX = "index/items.faiss"
 USERS = "users.parquet"
 """``user_id`` (as in the raw data) and a column of codes for each attribute."""
 ITEMS = "items.parquet"
-"""``item_id``, ``title`` where the source has one, and a column of codes for each attribute."""
+"""``item_id``, ``title`` where the source has one, a column of codes for each attribute, and
+``NAME:value`` with the values of each numeric one, for filters."""
+USER_IDS = "ids/users.safetensors"
+"""The column ``user_id`` so that it can be searched where it lies, which processes share
+(`cadc_rec.serving.predict.ids`). Older bundles have none: it is made when they are loaded."""
+ITEM_IDS = "ids/items.safetensors"
+"""Likewise ``item_id``, and of ``title`` ``title_offsets`` and ``title_bytes``, UTF-8."""
 ATTRIBUTES = "attributes.json"
 """Encoders: by side, each attribute's name, kind, size and vocabulary (value of codes 1, 2, ...;
 code 0 is unknown). Codes from `size` on are of items that nobody took yet; programs lack them."""
@@ -50,6 +56,15 @@ KNOWN = "known.safetensors"
 """What users took, training and validation items, as CSR: ``indptr`` int64 ``[users + 1]``,
 ``items`` int32 ``[n]``, each user's in the order of time, the latest last; and ``popularity``
 int64 ``[items]``, how often each item is in it."""
+
+RECENT = "recent.safetensors"
+"""The log's interactions in its last window, where recent popularity has a part in the score:
+``time``, float64 ``[n]``, seconds since 1970, ascending, and ``item``, int32. `MODEL` has under
+``recent`` the window and the factor. The last element of the items' vectors is their score."""
+
+WITHHELD = "withheld.safetensors"
+"""``rows``, int64, ascending: items that are left out of all answers, where the exporter named
+any."""
 
 CONTEXT = "context.json"
 """What the user tower reads of a request, where it reads anything: ``features`` in the order of the

@@ -14,11 +14,11 @@ import asyncio
 import hashlib
 import hmac
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
+from cadc_rec.serving.http.health import answer_to
+from cadc_rec.serving.http.load import refused
 from cadc_rec.serving.http.settings import Limits
 
 Scope = MutableMapping[str, Any]
@@ -27,9 +27,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN_PATHS = frozenset({"/", "/page.js", "/page.css", "/v2/health/live", "/v2/health/ready"})
-"""Paths that need no key: for orchestrators, and for the page on which a person enters the key."""
-_MOST_HEAD = 64 << 10  # bytes of a request line with its headers
+OPEN_PATHS = frozenset(
+    {"/", "/page.js", "/page.css", "/docs", "/docs.js", "/v2/health/live", "/v2/health/ready"}
+)
+"""Paths that need no key: for orchestrators, and for the pages on which a person enters the key."""
 _DRAINED = 256 << 20  # bytes read of a body that is too large, so that its sender sees the answer
 
 
@@ -64,14 +65,19 @@ class Guard:
         app: the application that answers admitted requests.
         key: the API key, required on all paths but `OPEN_PATHS`.
         limits: limits of body and time.
+        ready: whether requests are answered.
     """
 
-    def __init__(self, app: App, key: ApiKey, limits: Limits) -> None:
-        self.app, self.key, self.limits = app, key, limits
+    def __init__(self, app: App, key: ApiKey, limits: Limits, ready: Callable[[], bool]) -> None:
+        self.app, self.key, self.limits, self.ready = app, key, limits, ready
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer why not."""
         if scope["type"] != "http":
+            return
+        health = answer_to(scope["method"], scope["path"], self.ready)
+        if health is not None:
+            await _send_json(send, *health)
             return
         headers = dict(scope["headers"])
         started = False
@@ -84,7 +90,7 @@ class Guard:
         if scope["path"] not in OPEN_PATHS and not self.key.admits(
             headers.get(b"authorization", b"")
         ):
-            await _refuse(send, 401, "an API key is needed: Authorization: Bearer KEY.")
+            await _refuse(send, 401, "key", "an API key is needed: Authorization: Bearer KEY.")
             return
         try:
             if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
@@ -95,19 +101,23 @@ class Guard:
             await _refuse(
                 send,
                 408,
+                "body_time",
                 f"the body did not arrive whole within {self.limits.body_seconds:g} seconds.",
             )
             return
         if isinstance(body, _Refused):
             if body.status:
-                await _refuse(send, body.status, body.reason)
+                await _refuse(send, body.status, "body_size", body.reason)
             return
         try:
-            async with asyncio.timeout(self.limits.answer_seconds):
+            async with asyncio.timeout(self.limits.deadline_seconds):
                 await self.app(scope, _replay(body, receive), send_on)
         except TimeoutError:
             if not started:
-                await _refuse(send, 503, "the answer took too long; ask again later.")
+                text = "the answer took too long; ask again later."
+                await _refuse(send, 503, "deadline", text)
+            else:  # the server closes the connection
+                refused("rest", "slow_reader")
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | _Refused:
         parts: list[bytes] = []
@@ -158,82 +168,23 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def _refuse(send: Send, status: int, reason: str) -> None:
-    body = json.dumps({"error": reason}).encode()
+async def _refuse(send: Send, status: int, reason: str, text: str) -> None:
+    refused("rest", reason)
+    headers = [(b"connection", b"close")]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if status == 503:
+        headers.append((b"retry-after", b"1"))
+    await _send_json(send, status, json.dumps({"error": text}).encode(), headers)
+
+
+async def _send_json(
+    send: Send, status: int, body: bytes, more: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
+        *more,
     ]
-    if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def impatient(head_seconds: float) -> type[HttpToolsProtocol]:
-    """The protocol class for uvicorn.
-
-    Args:
-        head_seconds: from the connection, or a request's first byte, to the end of its headers.
-    """
-
-    class Impatient(HttpToolsProtocol):
-        """See the module."""
-
-        _deadline: asyncio.TimerHandle | None = None
-        _head_bytes = 0
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._expect_head()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._head_is_there()
-            super().connection_lost(exc)
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if self._deadline is not None:
-                self._head_bytes += len(data)
-                if self._head_bytes > _MOST_HEAD:
-                    self._give_up(
-                        b"431 Request Header Fields Too Large",
-                        f"the headers are larger than {_MOST_HEAD} bytes.",
-                    )
-
-        def on_message_begin(self) -> None:
-            self._expect_head()
-            super().on_message_begin()
-
-        def on_headers_complete(self) -> None:
-            self._head_is_there()
-            super().on_headers_complete()
-
-        def _expect_head(self) -> None:
-            self._head_is_there()
-            self._head_bytes = 0
-            self._deadline = self.loop.call_later(
-                head_seconds, self._give_up, b"408 Request Timeout",
-                f"the headers did not arrive whole within {head_seconds:g} seconds.",
-            )  # fmt: skip
-
-        def _head_is_there(self) -> None:
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
-
-        def _give_up(self, status: bytes, reason: str) -> None:
-            self._head_is_there()
-            if not self.transport.is_closing():
-                body = json.dumps({"error": reason}).encode()
-                self.transport.write(
-                    b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-                    b"connection: close\r\n\r\n%s" % (status, len(body), body)
-                )
-                self.transport.close()
-
-        def send_400_response(self, msg: str) -> None:
-            self._give_up(b"400 Bad Request", "this is not an HTTP request.")
-
-    return Impatient

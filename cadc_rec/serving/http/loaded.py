@@ -7,11 +7,12 @@ self-test has passed; until then, or if that fails, the old bundle goes on answe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kserve.errors import ModelNotFound
 from kserve.model_repository import ModelRepository
@@ -28,6 +29,9 @@ from cadc_rec.serving.predict.predictor import Predictor
 from cadc_rec.store.remote.cache import let_go
 from cadc_rec.store.remote.finished import brought, newest
 
+if TYPE_CHECKING:
+    from cadc_rec.serving.http.events import EventLog
+
 _SHOWN = 3  # differences of a self-test that a message names
 
 _RELOADS = Counter("cadc_rec_reloads", "Bundles loaded or refused.", ("outcome",))
@@ -35,6 +39,7 @@ _LOADED = Gauge(
     "cadc_rec_bundle_loaded_timestamp_seconds",
     "When the current bundle was loaded.",
     ("fingerprint",),
+    multiprocess_mode="livemax",
 )
 
 
@@ -59,13 +64,28 @@ def load_tested(path: Path | str, verify_key: Path | None) -> tuple[Predictor, P
         scores = [row[:n].tolist() for row, n in zip(found.scores, found.counts, strict=True)]
         return found.lists(), scores
 
+    others = bundle.other_versions()
+    if others:
+        log.warning("%s was exported with %s; its self-test decides.", path, ", ".join(others))
     verdict = run_self_test(bundle, recommend)
     if not verdict.passed:
         raise CadcError(
             f"{path}: the self-test failed ({len(verdict.wrong)} of {verdict.requests} requests): "
             + "; ".join(verdict.wrong[:_SHOWN])
+            + (f" (it was exported with {', '.join(others)})" if others else "")
         )
     return predictor, bundle.path
+
+
+def use_one_thread() -> None:
+    """Have torch use the caller's thread alone.
+
+    One call answers many users with vector instructions; threads that wake for each would cost more
+    than they do, and would take the cores from the loop that reads the next requests.
+    """
+    import torch
+
+    torch.set_num_threads(1)
 
 
 class Loaded:
@@ -74,16 +94,25 @@ class Loaded:
     Args:
         path: path of the bundle, or of a link to it, or its address in a store.
         verify_key: file with the public key that bundles must be signed with.
+        events: what clients tell; each bundle counts it before it answers.
 
     Raises:
-        CadcError: see `load_tested`.
+        CadcError: see `load_tested`; or the journal of events is damaged.
     """
 
-    def __init__(self, path: Path | str, verify_key: Path | None = None) -> None:
-        self.path, self.verify_key = path, verify_key
+    def __init__(
+        self,
+        path: Path | str,
+        verify_key: Path | None = None,
+        events: EventLog | None = None,
+    ) -> None:
+        self.path, self.verify_key, self.events = path, verify_key, events
         self._one_at_a_time = asyncio.Lock()
+        self._whole = asyncio.Event()
         self._seen = self._look()
         self.predictor, self._folder = load_tested(path, verify_key)
+        if events is not None:
+            events.onto(self.predictor)
         _LOADED.labels(self.predictor.fingerprint).set(time.time())
 
     async def reload(self) -> Predictor:
@@ -95,7 +124,7 @@ class Loaded:
         async with self._one_at_a_time:
             seen = await asyncio.to_thread(self._look)
             try:
-                predictor, folder = await asyncio.to_thread(load_tested, self.path, self.verify_key)
+                predictor, folder = await asyncio.to_thread(self._load)
             except Exception as error:
                 self._seen = seen
                 _RELOADS.labels("refused").inc()
@@ -105,7 +134,8 @@ class Loaded:
                 raise CadcError(
                     f"{self.path}: cannot be loaded ({type(error).__name__})."
                 ) from error
-            _LOADED.clear()
+            _LOADED.labels(self.predictor.fingerprint).set(0)  # where workers share metrics,
+            _LOADED.clear()  # this leaves it there
             _LOADED.labels(predictor.fingerprint).set(time.time())
             _RELOADS.labels("loaded").inc()
             if folder != self._folder:
@@ -113,6 +143,33 @@ class Loaded:
             self.predictor, self._seen, self._folder = predictor, seen, folder
             log.info("loaded %s (%s)", predictor.name, predictor.fingerprint[:12])
             return predictor
+
+    def _load(self) -> tuple[Predictor, Path]:
+        predictor, folder = load_tested(self.path, self.verify_key)
+        if self.events is not None:
+            self.events.onto(predictor)
+        predictor.load_ahead()
+        return predictor, folder
+
+    async def load_ahead(self) -> None:
+        """Load what the first requests do not need, beside answering them."""
+        try:
+            await asyncio.to_thread(self._ahead)
+        except CadcError as error:
+            log.error("%s Requests that need it are refused.", error)
+        finally:
+            self._whole.set()
+
+    async def until_whole(self, seconds: float) -> bool:
+        """Wait for `load_ahead`, so long at most; whether it is done."""
+        if not self._whole.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._whole.wait(), seconds)
+        return self._whole.is_set()
+
+    def _ahead(self) -> None:
+        self.predictor.load_ahead()
+        use_one_thread()
 
     async def watch(self, seconds: float) -> None:
         """Reload whenever the path has a new bundle; never returns.
@@ -156,14 +213,20 @@ class Repository(ModelRepositoryExtension):
 
     Args:
         models: KServe's repository.
-        loaded: the bundle that a load replaces.
+        reload: loads the bundle anew, in all workers.
         name: the one model's name.
         with_key: whether the service has an API key; without one nothing can be changed.
     """
 
-    def __init__(self, models: ModelRepository, loaded: Loaded, name: str, with_key: bool) -> None:
+    def __init__(
+        self,
+        models: ModelRepository,
+        reload: Callable[[], Awaitable[Any]],
+        name: str,
+        with_key: bool,
+    ) -> None:
         super().__init__(models)
-        self.loaded, self.name, self.with_key = loaded, name, with_key
+        self.reload, self.name, self.with_key = reload, name, with_key
 
     async def load(self, model_name: str) -> dict[str, Any]:
         """Reload; the result is what KServe's servicer sends.
@@ -175,7 +238,7 @@ class Repository(ModelRepositoryExtension):
         """
         self._require("load", model_name)
         try:
-            await self.loaded.reload()
+            await self.reload()
         except CadcError as error:
             raise CadcError(f"{error} The old bundle goes on answering.") from None
         return {"name": model_name, "load": True}

@@ -2,9 +2,9 @@
 
 In: JSON, JSON followed by raw tensors (the protocol's binary extension), or the `InferRequest` that
 KServe makes of a gRPC message. Out: a checked `Request`, or an `InvalidInput` whose sentence says
-what is wrong and where; and from `Output` tensors the answer in the form that was asked for. The
-types here are also the OpenAPI description. KServe's own decoder trusts the sizes that a body
-states; this one checks them.
+what is wrong and where. The types here are also the OpenAPI description. KServe's own decoder
+trusts the sizes that a body states; this one checks them. Answers over HTTP are encoded by
+`cadc_rec.serving.http.encoding`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import (
 )
 
 import numpy as np
-import orjson
 from kserve import InferInput, InferOutput, InferRequest, InferResponse
 from kserve.errors import InvalidInput
 from pydantic import (
@@ -45,6 +44,8 @@ _Datatype = Literal[
 ]  # fmt: skip
 CONTEXT = "context_"
 """What the name of an input begins with that has the values of a column of the context."""
+ATTRIBUTE = "attribute_"
+"""The same of an attribute of users."""
 
 
 class _Message(BaseModel):
@@ -69,14 +70,16 @@ class OutputParameters(_Message):
     )
 
 
-_INPUTS = ("user_id", "history", "candidate_id", "time")
+_INPUTS = ("user_id", "item_id", "history", "candidate_id", "block_id", "time")
 
 
 def _named(name: object) -> str:
-    if isinstance(name, str) and (name in _INPUTS or name.startswith(CONTEXT)):
+    if isinstance(name, str) and (name in _INPUTS or name.startswith((CONTEXT, ATTRIBUTE))):
         return name
     raise PydanticCustomError(
-        "input_name", f"input should be {', '.join(map(repr, _INPUTS))} or begin with {CONTEXT!r}"
+        "input_name",
+        f"input should be {', '.join(map(repr, _INPUTS))} or begin with {CONTEXT!r} or "
+        f"{ATTRIBUTE!r}",
     )
 
 
@@ -84,7 +87,12 @@ _Name = Annotated[
     str,
     BeforeValidator(_named),
     WithJsonSchema(
-        {"anyOf": [{"enum": list(_INPUTS)}, {"type": "string", "pattern": f"^{CONTEXT}"}]}
+        {
+            "anyOf": [
+                {"enum": list(_INPUTS)},
+                {"type": "string", "pattern": f"^({CONTEXT}|{ATTRIBUTE})"},
+            ]
+        }
     ),
 ]
 
@@ -121,8 +129,23 @@ class Input(_Message):
 class RequestedOutput(_Message):
     """One requested output."""
 
-    name: Literal["item_id", "score", "count", "source", "title"]
+    name: Literal["item_id", "score", "count", "source", "title", "vector", "known"]
     parameters: OutputParameters | None = None
+
+
+def _number(value: object) -> object:
+    """A number that came as text, as it has to over gRPC; others as they are."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+class BoostParameter(_Message):
+    """What is added to the scores of some items."""
+
+    filter: dict[str, Any]
+    add: float
 
 
 class Parameters(_Message):
@@ -140,11 +163,34 @@ class Parameters(_Message):
     )
     filter: Json[dict[str, Any]] | None = Field(
         default=None,
-        description="JSON: for each attribute a list of values; an item must have one of them.",
+        description="JSON: for each attribute a list of values, of which an item must have one, or "
+        'tests such as {"year": {">=": 1990, "<": 2000}} and {"genres": {"not in": ["Horror"]}}; '
+        "`and`, `or` and `not` join filters.",
+    )
+    max_per: Json[dict[str, int]] | None = Field(
+        default=None,
+        description='JSON such as {"genres": 2}: at most so many items of one value.',
+    )
+    diversity: Annotated[float, BeforeValidator(_number)] = Field(
+        default=0.0, ge=0, le=1, description="Weight of maximal marginal relevance."
+    )
+    boost: Json[list[BoostParameter]] | None = Field(
+        default=None,
+        description='JSON such as [{"filter": {"genres": ["Drama"]}, "add": 0.5}]: what is added '
+        "to the scores of the items that a filter lets through.",
+    )
+    min_score: Annotated[float | None, BeforeValidator(_number)] = Field(
+        default=None, description="Leave out items with lower scores."
     )
     history_mode: Literal["append", "replace"] = Field(
         default="append",
         description="Whether a known user's own items are read before the history, or not at all.",
+    )
+    timeout: int = Field(
+        default=0,
+        ge=0,
+        description="Microseconds in which the answer must be there; 0 does not say. What cannot "
+        "be answered by then is refused at once.",
     )
     binary_data_output: bool = Field(
         default=False, description="Send every output as raw bytes after the JSON."
@@ -168,9 +214,13 @@ class Request(_Message):
     inputs: list[Input] = Field(
         max_length=_MOST_INPUTS,
         description="`user_id`, or `history` alone for a session of nobody known; optional "
-        "`history` and `candidate_id`; of a model that reads the moment of a request, optional "
+        "`history`, `candidate_id` and `block_id` (the only items, and those left out: a list for "
+        "all users or one for each); of a model that reads the moment of a request, optional "
         "`time` (seconds since 1970, UTC; default now) and `context_NAME` for each column it reads "
-        "(default missing), one value a user.",
+        "(default missing), one value a user; of a model that reads attributes of users, optional "
+        "`attribute_NAME` of those it does not know, one value or one row of values a user. The "
+        "models NAME-similar, NAME-score and NAME-embed take `item_id`; their metadata say what "
+        "else.",
     )
     parameters: Parameters | None = None
     outputs: list[RequestedOutput] | None = Field(default=None, max_length=16)
@@ -257,37 +307,6 @@ def decode(body: bytes, json_length: str | None) -> Request:
     if at < len(body):
         raise InvalidInput(f"{len(body) - at} bytes after the JSON belong to no input.")
     return request
-
-
-def encode(
-    request: Request, outputs: list[Output], model_name: str, version: str
-) -> tuple[bytes, dict[str, str]]:
-    """A body and its headers: each output as JSON, or as raw bytes if the request asks for that."""
-    all_raw = request.parameters is not None and request.parameters.binary_data_output
-    raw_ones: dict[str, bool] = {
-        output.name: output.parameters is not None and output.parameters.binary_data
-        for output in request.outputs or ()
-    }
-    tensors, tail = list[OutputTensor](), []
-    for output in outputs:
-        array = output.array
-        tensor = OutputTensor(name=output.name, shape=list(array.shape), datatype=output.datatype)
-        if raw_ones.get(output.name, all_raw):
-            form = InferOutput(output.name, tensor["shape"], output.datatype)
-            form.set_data_from_numpy(array, binary_data=True)
-            tail.append(form._raw_data)
-            tensor["parameters"] = {"binary_data_size": len(form._raw_data)}
-        else:
-            tensor["data"] = array.ravel().tolist()
-        tensors.append(tensor)
-    document = Response(model_name=model_name, model_version=version, outputs=tensors)
-    if request.id:
-        document["id"] = request.id
-    head = orjson.dumps(document)
-    if not tail:
-        return head, {"content-type": "application/json"}
-    headers = {"content-type": "application/octet-stream", JSON_LENGTH_HEADER: str(len(head))}
-    return b"".join([head, *tail]), headers
 
 
 def of_kserve(request: InferRequest) -> Request:

@@ -21,6 +21,7 @@ from starlette.responses import Response as HttpResponse
 from typing_extensions import TypedDict
 
 from cadc_rec.serving.http.messages import DEFAULT_K, Input, Parameters, Request
+from cadc_rec.serving.http.observed import answered_by
 from cadc_rec.serving.http.queries import query_of
 from cadc_rec.serving.http.recommender import Recommender
 from cadc_rec.serving.predict.answers import Source
@@ -33,7 +34,13 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
-_ASSETS = {"/": "page.html", "/page.js": "page.js", "/page.css": "page.css"}
+_ASSETS = {
+    "/": "page.html",
+    "/page.js": "page.js",
+    "/page.css": "page.css",
+    "/docs": "docs.html",
+    "/docs.js": "docs.js",
+}
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 _SHOWN_HISTORY = 20  # items
 
@@ -72,9 +79,10 @@ def page_routes(model: Recommender) -> APIRouter:
         wanted = Input(name="user_id", shape=[1], datatype="BYTES", data=[user])
         request = Request(inputs=[wanted], parameters=Parameters(k=k))
         query = query_of(request, predictor, model.limits)
+        answered_by(predictor.fingerprint[:12], 1)
         began = time.perf_counter()
-        found = await model.batcher.recommend(predictor, query)
-        seconds = time.perf_counter() - began
+        async with model.recommended(request, query, predictor) as found:
+            seconds = time.perf_counter() - began
         row = int(predictor.users.rows(query.users)[0])
         taken = predictor.known.of(row)[::-1] if row >= 0 else np.zeros(0, np.int32)
         n = int(found.counts[0])

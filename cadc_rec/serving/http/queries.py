@@ -4,10 +4,11 @@ In: a `Request`. Out: a `Query`, and from its `Recommendations` the `Output` ten
 
 Inputs: ``user_id`` ``[n]``; optional ``history`` ``[n, L]``, oldest first, where ids that do not
 exist fill up short ones (without ``user_id``: of sessions of nobody known); optional
-``candidate_id`` ``[m]``; of a model that reads the moment of a
-request, optional ``time`` ``[n]`` and ``context_NAME`` ``[n]`` for a column NAME. Outputs:
-``item_id`` ``[n, k]``, ``score`` ``[n, k]``, ``count`` ``[n]``, ``source`` ``[n]``, and on demand
-``title`` ``[n, k]``.
+``candidate_id`` and ``block_id``, ``[m]`` or, for each user, ``[n, m]``; of a model that reads the
+moment of a request, optional ``time`` ``[n]`` and ``context_NAME`` ``[n]`` for a column NAME; of
+one that reads attributes of users, optional ``attribute_NAME`` ``[n]`` or ``[n, m]`` of unknown
+ones. Outputs: ``item_id`` ``[n, k]``, ``score`` ``[n, k]``, ``count`` ``[n]``, ``source`` ``[n]``,
+and on demand ``title`` ``[n, k]``.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ from cadc_rec.serving.http.messages import (
 )
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.http.tensors import values_of
+from cadc_rec.serving.http.told import attributes_of, described_attributes, first_attribute
 from cadc_rec.serving.predict.answers import Recommendations, Source
-from cadc_rec.serving.predict.catalogue import IdMap
+from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.predictor import HistoryMode, Predictor
+from cadc_rec.serving.predict.rules import NO_RULES, Boost, Rules
 
 _OUTPUTS = ("item_id", "score", "count", "source")  # where a request names none
 _DEFAULTS = Parameters()
@@ -53,22 +56,35 @@ class Query:
         k: items a user.
         exclude_seen: whether to leave out what they took.
         history: a list of item ids each; None without histories.
-        filter: attribute to values; None for all items.
-        candidates: item ids; None for all items.
+        filter: see `cadc_rec.serving.predict.filters`; None for all items.
+        candidates: item ids of all users, or a list of them each; None for all items.
         time: seconds since 1970, a number a user; None where the model reads none.
         context: of each column that the model reads, a value a user, None where it is missing.
         history_mode: see `Predictor.recommend`.
+        block: items that are left out, like `candidates`.
+        rules: how a list is put together.
+        attributes: of each one that is told, a value a user, None where it is unknown.
     """
 
     users: list[Any]
     k: int
     exclude_seen: bool = True
     history: list[list[Any]] | None = None
-    filter: dict[str, list[Any]] | None = None
+    filter: dict[str, Any] | None = None
     candidates: list[Any] | None = None
     time: list[float] | None = None
     context: dict[str, list[Any]] = field(default_factory=dict)
     history_mode: HistoryMode = "append"
+    block: list[Any] | None = None
+    rules: Rules = NO_RULES
+    attributes: dict[str, list[Any]] = field(default_factory=dict)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it chooses among all items, so that it may be answered with others."""
+        named = (self.filter, self.candidates, self.block)
+        alike = named == (None, None, None) and self.rules == NO_RULES
+        return alike and not self.attributes
 
 
 def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
@@ -77,15 +93,21 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
     Raises:
         InvalidInput: it is not as described above, or beyond the limits.
     """
-    inputs = {tensor.name: tensor for tensor in request.inputs}
-    if len(inputs) < len(request.inputs):
-        raise InvalidInput("inputs: the same name is given twice.")
+    inputs = inputs_of(request)
+    for wrong in {"item_id"} & inputs.keys():
+        raise InvalidInput(f"input {wrong!r}: this model takes none; name items in 'candidate_id'.")
+    for output in request.outputs or ():
+        if output.name not in (*_OUTPUTS, "title"):
+            raise InvalidInput(f"output {output.name!r}: this model gives none of that name.")
     if "user_id" in inputs:
         users = _users(inputs["user_id"], predictor.users, limits)
-    elif "history" in inputs:
-        users = _anonymous(inputs["history"], limits)
+    elif one := inputs.get("history") or first_attribute(inputs):
+        users = _anonymous(one, limits)
     else:
-        raise InvalidInput("input 'user_id' is missing; a session without a user has a 'history'.")
+        raise InvalidInput(
+            "input 'user_id' is missing; without one give a 'history', or attributes of somebody "
+            "who is not known."
+        )
     parameters = request.parameters or _DEFAULTS
     for name in parameters.model_extra or ():
         known = ", ".join(Parameters.model_fields)
@@ -95,17 +117,23 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
         k = min(DEFAULT_K, len(predictor.items))
     if not 1 <= k <= most:
         raise InvalidInput(f"parameter 'k' = {k} is not between 1 and {most}.")
-    if parameters.filter is not None:
-        try:
-            predictor.require_filter(parameters.filter)
-        except CadcError as error:
-            raise InvalidInput(f"parameter 'filter': {error}") from None
-    history = candidates = None
+    if len(users) * k > limits.places:
+        raise InvalidInput(
+            f"{len(users)} users times k = {k} are {len(users) * k} recommendations; at most "
+            f"{limits.places} are given at once: ask for fewer users or a smaller k."
+        )
+    rules = _rules(parameters)
+    try:
+        predictor.require_choice(parameters.filter, rules, len(users) * k)
+    except CadcError as error:
+        raise InvalidInput(f"parameters: {error}") from None
+    history = None
     if "history" in inputs:
         history = _history(inputs["history"], len(users), predictor.items, limits)
-    if "candidate_id" in inputs:
-        values = values_of(inputs["candidate_id"], len(predictor.items))
-        candidates = _ids(values, predictor.items)
+    candidates, block = (
+        _named_items(inputs[name], len(users), predictor.items) if name in inputs else None
+        for name in ("candidate_id", "block_id")
+    )
     moment = _time(inputs, predictor, len(users)), _context(inputs, predictor, len(users))
     return Query(
         users,
@@ -116,7 +144,43 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
         candidates,
         *moment,
         parameters.history_mode,
+        block,
+        rules,
+        attributes_of(inputs, predictor, len(users)),
     )
+
+
+def inputs_of(request: Request) -> dict[str, Input]:
+    """The inputs by name.
+
+    Raises:
+        InvalidInput: a name is given twice.
+    """
+    inputs = {tensor.name: tensor for tensor in request.inputs}
+    if len(inputs) < len(request.inputs):
+        raise InvalidInput("inputs: the same name is given twice.")
+    return inputs
+
+
+def _rules(parameters: Parameters) -> Rules:
+    """How a list is put together."""
+    boosts = tuple(Boost(one.filter, one.add) for one in parameters.boost or ())
+    return Rules(parameters.max_per or {}, parameters.diversity, boosts, parameters.min_score)
+
+
+def _named_items(tensor: Input, n_users: int, items: IdMap) -> list[Any]:
+    """Item ids of all users, or, of a shape with a row for each of several, a list of them each."""
+    shape = tensor.shape
+    if len(shape) == 2 and shape[0] != n_users:
+        raise InvalidInput(
+            f"input {tensor.name!r}: the shape is [m], or [{n_users}, m] for {n_users} users, not "
+            f"{shape}."
+        )
+    each = len(shape) == 2 and n_users > 1
+    flat = ids_of(values_of(tensor, len(items) * (n_users if each else 1)), items)
+    if not each:
+        return flat
+    return [flat[n * shape[1] : (n + 1) * shape[1]] for n in range(n_users)]
 
 
 def _codes_of(predictor: Predictor) -> RequestCodes | None:
@@ -187,14 +251,16 @@ def _users(tensor: Input, ids: IdMap, limits: Limits) -> list[Any]:
         raise InvalidInput(f"input 'user_id': the shape is [n] or [n, 1], not {shape}.")
     if not values:
         raise InvalidInput("input 'user_id' is empty; ask for one user or more.")
-    return _ids(values, ids)
+    return ids_of(values, ids)
 
 
-def _anonymous(history: Input, limits: Limits) -> list[Any]:
-    """Nobody, once for each history: users that no id is given of."""
-    n = history.shape[0] if len(history.shape) == 2 else 1
+def _anonymous(told: Input, limits: Limits) -> list[Any]:
+    """Nobody, once for each history, or each row of an attribute: users that no id is given of."""
+    history = told.name == "history"
+    n = told.shape[0] if len(told.shape) == 2 or not history else 1
     if not 1 <= n <= limits.users:
-        raise InvalidInput(f"input 'history': {n} sessions; from 1 to {limits.users} are taken.")
+        what = "sessions" if history else "users"
+        raise InvalidInput(f"input {told.name!r}: {n} {what}; from 1 to {limits.users} are taken.")
     return [None] * n
 
 
@@ -207,11 +273,11 @@ def _history(tensor: Input, n_users: int, items: IdMap, limits: Limits) -> list[
             f"input 'history': the shape is [{n_users}, at most {limits.history}] for {n_users} "
             f"users, not {shape}."
         )
-    flat, width = _ids(values, items), shape[1]
+    flat, width = ids_of(values, items), shape[1]
     return [flat[n * width : (n + 1) * width] for n in range(n_users)]
 
 
-def _ids(values: list[int] | list[bytes], ids: IdMap) -> list[Any]:
+def ids_of(values: list[int] | list[bytes], ids: IdMap) -> list[Any]:
     """Elements as original ids; numbers may come as text, and text as UTF-8.
 
     Where the data's ids were brought into a form, any text may be one of them.
@@ -262,11 +328,13 @@ def described(predictor: Predictor) -> tuple[list[Mapping[str, Any]], list[Mappi
     item = "INT64" if predictor.items.are_integers else "BYTES"
     codes = _codes_of(predictor)
     moment = [] if codes is None else _described_moment(codes)
+    moment = [*moment, *described_attributes(predictor.user_attributes)]
     return (
         [
             {"name": "user_id", "datatype": user, "shape": [-1]},
             {"name": "history", "datatype": item, "shape": [-1, -1]},
             {"name": "candidate_id", "datatype": item, "shape": [-1]},
+            {"name": "block_id", "datatype": item, "shape": [-1]},
             *moment,
         ],
         [

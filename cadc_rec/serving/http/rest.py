@@ -8,6 +8,7 @@ the types of `cadc_rec.serving.http.messages`; only what depends on the service 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,7 +17,7 @@ from fastapi.openapi.utils import get_openapi
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
@@ -27,32 +28,35 @@ from starlette.routing import Route
 from cadc_rec import __version__
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
+from cadc_rec.serving.http.events import Told, event_routes
 from cadc_rec.serving.http.guard import OPEN_PATHS, ApiKey, App, Guard
+from cadc_rec.serving.http.infer import Infer
+from cadc_rec.serving.http.load import Busy, TooLate, refused
 from cadc_rec.serving.http.loaded import KeyNeeded, NotUnloaded, Repository
 from cadc_rec.serving.http.messages import (
-    JSON_LENGTH_HEADER,
     Error,
     Request,
     Response,
-    decode,
-    encode,
     sentence,
 )
 from cadc_rec.serving.http.page import page_routes
-from cadc_rec.serving.http.recommender import Busy, Recommender
+from cadc_rec.serving.http.recommender import Recommender
 from cadc_rec.serving.http.settings import Limits
+from cadc_rec.serving.http.shared_metrics import exposition
+from cadc_rec.serving.http.side_models import SideModel
 
 _INFER = "/v2/models/{model_name}/infer"
-_STATUS: dict[type[Exception], int] = {
-    InvalidInput: 400,
-    CadcError: 400,
-    RequestValidationError: 400,
-    KeyNeeded: 403,
-    ModelNotFound: 404,
-    NotImplementedError: 404,  # KServe's name for a model's version
-    NotUnloaded: 409,
-    ModelNotReady: 503,
-    Busy: 503,
+_STATUS: dict[type[Exception], tuple[int, str]] = {  # and the reason, for the metrics
+    InvalidInput: (400, "invalid"),
+    CadcError: (400, "invalid"),
+    RequestValidationError: (400, "invalid"),
+    KeyNeeded: (403, "forbidden"),
+    ModelNotFound: (404, "not_found"),
+    NotImplementedError: (404, "not_found"),  # KServe's name for a model's version
+    NotUnloaded: (409, "forbidden"),
+    ModelNotReady: (503, "not_ready"),
+    TooLate: (429, "deadline"),  # the client named it, and another may be kept
+    Busy: (503, "busy"),
 }
 _REASONS = {
     400: "The request cannot be answered; the text says why.",
@@ -63,14 +67,24 @@ _REASONS = {
     408: "The body did not come in time.",
     409: "Not allowed while the service runs.",
     413: "The body is too large.",
-    503: "Busy, or not ready; ask again later.",
+    429: "It would come later than the client allows; `Retry-After` says when to ask again.",
+    503: "Busy, or not ready; `Retry-After` says when to ask again.",
 }
 
 
 def application(
-    model: Recommender, dataplane: DataPlane, repository: Repository, key: ApiKey, limits: Limits
+    model: Recommender,
+    beside: Sequence[SideModel],
+    dataplane: DataPlane,
+    repository: Repository,
+    key: ApiKey,
+    limits: Limits,
+    ready: Callable[[], bool],
 ) -> App:
-    """The ASGI application."""
+    """The ASGI application of a model and those beside it.
+
+    `ready` says whether requests are answered.
+    """
     app = FastAPI(
         title="cadc-rec", version=__version__, docs_url=None, redoc_url=None,
         redirect_slashes=False,
@@ -96,20 +110,11 @@ def application(
             }
         },
     )
-    async def infer(request: HttpRequest, model_name: str) -> HttpResponse:
+    async def infer(model_name: str) -> None:
         """Recommend items to users."""
-        if model_name != model.name:
-            raise ModelNotFound(f"{model_name:.80}")
-        body, json_length = await request.body(), request.headers.get(JSON_LENGTH_HEADER)
-        asked, outputs, version = await model.answer("rest", lambda: decode(body, json_length))
-        content, headers = encode(asked, outputs, model_name, version)
-        return HttpResponse(content, headers=headers)
-
-    async def infer_at_once(request: HttpRequest) -> HttpResponse:
-        return await infer(request, request.path_params["model_name"])
 
     # FastAPI's way to a handler takes a tenth of a request's time: its route only describes.
-    app.router.routes.insert(0, Route(_INFER, infer_at_once, methods=["POST"]))
+    app.router.routes.insert(0, Route(_INFER, Infer([model, *beside]), methods=["POST"]))
 
     @app.post("/v2/repository/index")
     async def index() -> list[dict[str, str]]:
@@ -120,9 +125,10 @@ def application(
     @app.get("/metrics", response_model=None, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> HttpResponse:
         """Metrics for Prometheus."""
-        return HttpResponse(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+        return HttpResponse(exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     app.include_router(page_routes(model))
+    app.include_router(event_routes(model.loaded, model.name, key.exists))
     register_v2_endpoints(app, dataplane, repository)
     for kind in _STATUS:
         app.add_exception_handler(kind, _refused)
@@ -131,22 +137,24 @@ def application(
     described: dict[str, Any] = {}
 
     def describe() -> dict[str, Any]:
-        described.update(described or _described(app, model.name, key.exists))
+        described.update(
+            described or _described(app, [model.name, *(one.name for one in beside)], key.exists)
+        )
         _, k = described["paths"]["/explore"]["get"]["parameters"]
         k["schema"]["maximum"] = min(limits.k, len(model.loaded.predictor.items))
         return described
 
     app.openapi = describe  # FastAPI's own way to replace it
-    return Guard(app, key, limits)
+    return Guard(app, key, limits, ready)
 
 
-def _described(app: FastAPI, model_name: str, with_key: bool) -> dict[str, Any]:
-    """FastAPI's description, with the request's type, the model's name and the key."""
+def _described(app: FastAPI, names: Sequence[str], with_key: bool) -> dict[str, Any]:
+    """FastAPI's description, with the request's type, the models' names and the key."""
     # Of two routes of one path the first answers and the last is described: KServe's come first.
     document = get_openapi(title=app.title, version=app.version, routes=app.routes[::-1])
     components = document["components"]
     _, models = models_json_schema(
-        [(Request, "validation")], ref_template="#/components/schemas/{model}"
+        [(Request, "validation"), (Told, "validation")], ref_template="#/components/schemas/{model}"
     )
     components["schemas"].update(models["$defs"])
     if with_key:
@@ -158,21 +166,27 @@ def _described(app: FastAPI, model_name: str, with_key: bool) -> dict[str, Any]:
             operation["responses"].pop("422", None)
             for parameter in operation.get("parameters", ()):
                 if parameter["name"] == "model_name":
-                    parameter["schema"] = {"type": "string", "enum": [model_name]}
+                    every = path.startswith("/v2/models/") and "/events" not in path
+                    enum = list(names) if every else list(names[:1])
+                    parameter["schema"] = {"type": "string", "enum": enum}
     return document
 
 
 async def _refused(request: HttpRequest, error: Exception) -> HttpResponse:
-    status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
-    text = str(error)
+    status, reason = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+    text, headers = str(error), {}
+    if isinstance(error, Busy):
+        headers = {"retry-after": str(error.retry_after)}
+    refused("rest", reason)
     if isinstance(error, NotImplementedError):
         text = "models are served without versions; leave the version out."
     if isinstance(error, RequestValidationError):
         text = sentence(error.errors())
-    return JSONResponse({"error": text}, status)
+    return JSONResponse({"error": text}, status, headers)
 
 
 async def _http_error(request: HttpRequest, error: HTTPException) -> HttpResponse:
+    refused("rest", "not_found" if error.status_code == 404 else "invalid")
     return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
 

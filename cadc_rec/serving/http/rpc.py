@@ -6,7 +6,7 @@ answered by a status with one sentence, and is not logged.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -22,22 +22,48 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.serving.http.guard import ApiKey
+from cadc_rec.serving.http.load import Busy, TooLate, refused
 from cadc_rec.serving.http.loaded import KeyNeeded, Repository
-from cadc_rec.serving.http.recommender import Busy
+from cadc_rec.serving.http.recommender import ALLOWED
 from cadc_rec.serving.http.settings import Limits
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _OPEN = {f"{_SERVICE}ServerLive", f"{_SERVICE}ServerReady"}
+_MOST_CALLS = 4096  # under way at the same time, which bounds their memory
 _AGE_MS = 30 * 60 * 1000  # age of a connection at which its client must make another
+
+_DEFECT = StatusCode.INTERNAL, "defect"
+_STATUS: tuple[tuple[type[Exception], tuple[StatusCode, str]], ...] = (
+    (KeyNeeded, (StatusCode.PERMISSION_DENIED, "forbidden")),
+    (InvalidInput, (StatusCode.INVALID_ARGUMENT, "invalid")),
+    (InferenceError, (StatusCode.INVALID_ARGUMENT, "invalid")),
+    (CadcError, (StatusCode.INVALID_ARGUMENT, "invalid")),
+    (ModelNotFound, (StatusCode.NOT_FOUND, "not_found")),
+    (ModelNotReady, (StatusCode.UNAVAILABLE, "not_ready")),
+)
 
 
 def grpc_server(
-    dataplane: DataPlane, repository: Repository, key: ApiKey, limits: Limits
+    dataplane: DataPlane,
+    repository: Repository,
+    key: ApiKey,
+    limits: Limits,
+    observers: Sequence[aio.ServerInterceptor] = (),
+    shared: bool = False,
 ) -> aio.Server:
-    """The server; the caller adds ports and starts it."""
+    """The server; the caller adds ports and starts it.
+
+    Args:
+        dataplane: KServe's.
+        repository: answers the repository's calls.
+        key: the API key.
+        limits: limits of requests.
+        observers: interceptors that see every call first.
+        shared: whether other processes listen at the same port.
+    """
     server = aio.server(
-        interceptors=(_Rules(key),),
-        maximum_concurrent_rpcs=limits.waiting,
+        interceptors=(*observers, _Rules(key)),
+        maximum_concurrent_rpcs=_MOST_CALLS,
         options=[
             ("grpc.max_receive_message_length", limits.body_bytes),
             ("grpc.max_send_message_length", 64 << 20),
@@ -45,7 +71,8 @@ def grpc_server(
             ("grpc.max_connection_age_ms", _AGE_MS),
             ("grpc.keepalive_time_ms", 60_000),  # so that a client that has gone is noticed
             ("grpc.keepalive_timeout_ms", 20_000),
-            ("grpc.so_reuseport", 0),  # a second service on the same port is an error
+            # Without other workers a second service on the same port is an error.
+            ("grpc.so_reuseport", int(shared)),
         ],
     )
     servicer = InferenceServicer(dataplane, repository)
@@ -80,39 +107,46 @@ class _Rules(aio.ServerInterceptor):
 
         async def guarded(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
             if not admitted:
+                refused("grpc", "key")
                 await context.abort(
                     StatusCode.UNAUTHENTICATED,
                     "an API key is needed: metadata authorization: Bearer KEY.",
                 )
             if isinstance(request, _Malformed):
+                refused("grpc", "invalid")
                 await context.abort(
                     StatusCode.INVALID_ARGUMENT, "the request is not a message of the protocol."
                 )
+            ALLOWED.set(context.time_remaining())
             try:
                 return await answer(request, context)
-            except KeyNeeded as error:
-                await context.abort(StatusCode.PERMISSION_DENIED, str(error))
-            except (InvalidInput, InferenceError, CadcError) as error:
-                await context.abort(StatusCode.INVALID_ARGUMENT, str(error))
-            except ModelNotFound as error:
-                await context.abort(StatusCode.NOT_FOUND, str(error))
-            except ModelNotReady as error:
-                await context.abort(StatusCode.UNAVAILABLE, str(error))
-            except Busy:
-                await context.abort(
-                    StatusCode.RESOURCE_EXHAUSTED, "too many requests wait; ask again later."
-                )
+            except aio.AbortError:
+                raise
             except Exception as error:
-                if isinstance(error, aio.AbortError):
-                    raise
-                log.error(
-                    "a defect of cadc-rec: %s: %s", type(error).__name__, error, exc_info=error
-                )
-                await context.abort(StatusCode.INTERNAL, "a defect of the service.")
+                code, reason = _meaning(error)
+                text, more = str(error), tuple[tuple[str, str], ...]()
+                if reason == "defect":
+                    text = "a defect of the service."
+                    log.error(
+                        "a defect of cadc-rec: %s: %s", type(error).__name__, error, exc_info=error
+                    )
+                if isinstance(error, Busy):
+                    more = (("retry-after", str(error.retry_after)),)
+                refused("grpc", reason)
+                await context.abort(code, text, more)
 
         return grpc.unary_unary_rpc_method_handler(
             guarded, _forgiving(handler.request_deserializer), handler.response_serializer
         )
+
+
+def _meaning(error: Exception) -> tuple[StatusCode, str]:
+    """The status of an error, and its reason for the metrics."""
+    if isinstance(error, Busy):
+        late = isinstance(error, TooLate)
+        code = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.RESOURCE_EXHAUSTED
+        return code, error.reason
+    return next((found for kind, found in _STATUS if isinstance(error, kind)), _DEFECT)
 
 
 def _forgiving(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

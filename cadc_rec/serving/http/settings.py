@@ -19,13 +19,16 @@ class Limits:
         body_bytes: bytes of a request's body, over HTTP and gRPC.
         users: users in one request.
         k: recommended items for each user.
+        places: users times k of one request.
         history: items in each history.
-        waiting: requests that wait for an answer at the same time; more are refused as busy.
-        connections: HTTP connections at the same time.
+        wait_seconds: seconds of work that may wait before a request; beyond it, it is refused as
+            busy. A request that takes longer may wait for as long as it takes.
+        connections: HTTP connections at the same time; no more than the process may have files.
         head_seconds: seconds from the connection to the first byte, and from there to the end of
             the headers.
         body_seconds: seconds from the end of the headers to the end of the body.
-        answer_seconds: seconds from the end of the body until the answer is sent.
+        deadline_seconds: seconds from the end of the body until the answer is sent, unless the
+            client allows fewer.
         idle_seconds: seconds that a connection may stay idle between two requests.
         grace_seconds: seconds that requests have to finish when the service is stopped.
     """
@@ -33,12 +36,13 @@ class Limits:
     body_bytes: int = 2 << 20
     users: int = 1024
     k: int = 1000
+    places: int = 1 << 20
     history: int = 1000
-    waiting: int = 1024
-    connections: int = 1024
+    wait_seconds: float = 0.1
+    connections: int = 8192
     head_seconds: float = 10.0
     body_seconds: float = 10.0
-    answer_seconds: float = 30.0
+    deadline_seconds: float = 30.0
     idle_seconds: int = 75
     grace_seconds: int = 20
 
@@ -53,9 +57,18 @@ class ServiceSettings:
         host: the address to bind to.
         http_port: port for HTTP; 0 takes any free port.
         grpc_port: port for gRPC; 0 takes any free port, None serves no gRPC.
+        health_port: port that answers nothing but whether the service is live and ready, from a
+            thread of its own; 0 takes any free port, None leaves it to the HTTP port.
         api_key: the key that clients must send; None answers everybody.
         verify_key: file with the public key that bundles must be signed with.
+        workers: processes that answer.
         watch_seconds: seconds between checks for a new bundle at the same path; 0 never checks.
+        events: file of the journal of events; None puts it beside the bundle where that is a
+            folder, and keeps none otherwise.
+        tls_cert: PEM file with the certificate and what leads to a known authority; None serves
+            without TLS.
+        tls_key: PEM file with its key.
+        access_log: file for a line of each request, ``-`` for standard output; None writes none.
         limits: limits of requests.
     """
 
@@ -64,10 +77,31 @@ class ServiceSettings:
     host: str = "127.0.0.1"
     http_port: int = 8080
     grpc_port: int | None = 8081
+    health_port: int | None = None
     api_key: str | None = None
     verify_key: Path | None = None
+    workers: int = 1
     watch_seconds: float = 2.0
+    events: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    access_log: str | None = None
     limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            given, missing = "--tls-cert", "--tls-key"
+            if self.tls_cert is None:
+                given, missing = missing, given
+            raise CadcError(f"{given} alone: TLS needs a certificate and its key; give {missing}.")
+
+    @property
+    def journal(self) -> Path | None:
+        """Where the journal of events lies."""
+        if self.events is None and isinstance(self.bundle, Path):
+            place = self.bundle.absolute()  # of a link: beside the link
+            return place.with_name(f"{place.name}.events")
+        return self.events
 
 
 def require_key_beyond_loopback(host: str, api_key: str | None, everybody: bool) -> None:

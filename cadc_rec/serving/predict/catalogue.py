@@ -1,162 +1,238 @@
-"""What a request names, as rows: original ids of users and items, and attributes of items.
+"""The attributes of items, and which items have which values.
 
-In: columns of ids and of attributes, row n being number n. Out: the row of each id that is asked
-for, -1 where there is no such id; and the rows of the items that a filter leaves out.
+In: columns of attributes, row n being item number n. Out: a `Condition` on rows, to have one of
+some values or a number within bounds. Posting lists (the rows of each value, ascending) are made at
+load, so that a request pays for the rows that it matches.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cadc_rec.data.id_forms import in_form
+from cadc_rec.data.prepare.values import value_column
 from cadc_rec.errors import CadcError
-
-UNKNOWN = -1
-_INTEGER = re.compile(r"-?[0-9]{1,19}")
-
-Filter = Mapping[str, Sequence[Any]]
-"""Attribute to values: items that have one of the values, of every attribute that is named."""
+from cadc_rec.serving.predict.conditions import Condition, Mask, Rows, union
+from cadc_rec.serving.predict.numbers import Bound, NumericAttribute, limits_of
 
 
-class IdMap:
-    """The ids of one side.
+class ItemAttribute(Protocol):
+    """One attribute of all items."""
 
-    Args:
-        side: ``user`` or ``item``, for messages.
-        ids: int64, or object of ``str``; ``[n]``, none twice.
-        forms: what was done to the ids of the data (`cadc_rec.data.id_forms`); an id that nobody
-            has is asked for in that form, too.
-        forgotten: rows that no id names.
-    """
-
-    def __init__(
-        self,
-        side: str,
-        ids: NDArray[Any],
-        forms: Sequence[str] = (),
-        forgotten: Iterable[int] = (),
-    ) -> None:
-        self.side = side
-        self.ids = ids
-        self.forms = tuple(forms)
-        self._row_of = {value: row for row, value in enumerate(ids.tolist())}
-        for row in forgotten:
-            del self._row_of[ids[row]]
-
-    @classmethod
-    def of_column(
-        cls,
-        side: str,
-        column: pa.Array | pa.ChunkedArray,
-        forms: Sequence[str] = (),
-        forgotten: Iterable[int] = (),
-    ) -> IdMap:
-        """The map of a Parquet column of integers or strings."""
-        if pa.types.is_integer(column.type):
-            return cls(side, column.to_numpy().astype(np.int64), forms, forgotten)
-        return cls(side, np.array(column.to_pylist(), dtype=object), forms, forgotten)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def are_integers(self) -> bool:
-        """Whether ids are whole numbers; else they are text."""
-        return self.ids.dtype != object
-
-    def rows(self, wanted: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:
-        """Rows ``[n]`` of original ids; -1 for an id that nobody has, and for None.
+    def one_of(self, values: Sequence[Any]) -> Condition:
+        """The items that have one of these values.
 
         Raises:
-            CadcError: an id is of the wrong type.
+            CadcError: no item has one of them, or the values are not kept.
         """
-        values = wanted.tolist() if isinstance(wanted, np.ndarray) else list(wanted)
-        kind: tuple[type, ...] = (int, np.integer) if self.are_integers else (str,)
-        if self.forms:
-            kind = (*kind, str)
-        if "integer-like" in self.forms:
-            kind = (*kind, int, np.integer, float)
+
+    def within(self, bounds: Mapping[Bound, Any]) -> Condition:
+        """The items that have a number within all of these bounds.
+
+        Raises:
+            CadcError: the attribute's values or the bounds are no numbers.
+        """
+
+    def of_row(self, row: int) -> list[Any]:
+        """What `having` takes: each known value of one item.
+
+        Raises:
+            CadcError: the values are not kept.
+        """
+
+    def having(self, found: Sequence[Any]) -> Condition:
+        """The items that have one of some values that `of_row` gave."""
+
+
+def attribute_of(described: Mapping[str, Any], items: pa.Table) -> ItemAttribute:
+    """An attribute of a bundle.
+
+    Args:
+        described: its entry of ``attributes.json``: name, kind and vocabulary.
+        items: ``items.parquet``.
+    """
+    name, kind = described["name"], described["kind"]
+    if kind == "hashed":
+        return Unfilterable(
+            f"{name} is hashed and its values are not kept, so several may share a code; to filter "
+            f"by it, name it under categorical in data.tables.items"
+        )
+    column = items[name].combine_chunks()
+    if kind != "numeric":
+        return CodedAttribute.of_column(name, column, described["vocabulary"])
+    if value_column(name) not in items.column_names:
+        return Unfilterable(
+            f"this bundle has only the buckets of {name} and not its values; prepare the data "
+            "again and export it anew"
+        )
+    values = items[value_column(name)].combine_chunks().cast(pa.float64())
+    return NumericAttribute(name, values.fill_null(np.nan).to_numpy(zero_copy_only=False))
+
+
+@dataclass(frozen=True)
+class CodedAttribute:
+    """An attribute with a list of values, as CSR: item n has ``codes[indptr[n]:indptr[n + 1]]``.
+
+    Attributes:
+        name: of the attribute, for messages.
+        code_of: of each value, from 1 to their number; code 0 is unknown.
+        indptr: int64 ``[n + 1]``.
+        codes: int32.
+    """
+
+    name: str
+    code_of: Mapping[Any, int]
+    indptr: NDArray[np.int64]
+    codes: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        self._postings  # noqa: B018 # made at load, and not by the first request
+
+    @classmethod
+    def of_column(cls, name: str, column: pa.Array, vocabulary: Sequence[Any]) -> CodedAttribute:
+        """The attribute of a Parquet column: a code, or a list of codes, an item."""
+        code_of = {value: code for code, value in enumerate(vocabulary, start=1)}
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            indptr, codes = column.offsets.to_numpy().astype(np.int64), column.values
+            return cls(name, code_of, indptr, codes.to_numpy().astype(np.int32))
+        indptr = np.arange(len(column) + 1, dtype=np.int64)
+        return cls(name, code_of, indptr, column.to_numpy().astype(np.int32))
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    @cached_property
+    def _postings(self) -> tuple[NDArray[np.int64], Rows]:
+        """Where the rows of each code begin, int64 ``[codes + 2]``, and the rows."""
+        codes = self.codes[self.indptr[0] : self.indptr[-1]]
+        order = np.argsort(codes, kind="stable")
+        counts = np.bincount(codes, minlength=len(self.code_of) + 1)
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        rows = order if self.one_each else self._row_of_entries()[order]
+        return starts, rows.astype(np.int32)
+
+    @cached_property
+    def one_each(self) -> bool:
+        """Whether item n has ``codes[n]`` alone."""
+        return bool((self.indptr == np.arange(len(self.indptr))).all())
+
+    def _row_of_entries(self) -> Rows:
+        return np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.indptr))
+
+    def posting(self, code: int) -> Rows:
+        """The rows that have a code, ascending."""
+        starts, rows = self._postings
+        return rows[starts[code] : starts[code + 1]]
+
+    def one_of(self, values: Sequence[Any]) -> Condition:
+        """See `ItemAttribute`."""
+        codes = []
         for value in values:
-            # True would be found as 1.
-            if isinstance(value, bool) or not (value is None or isinstance(value, kind)):
-                what = "whole numbers" if self.are_integers else "strings"
-                raise CadcError(f"{self.side} ids are {what} in this bundle; got {value!r:.80}.")
-        rows = np.array([self._row_of.get(value, UNKNOWN) for value in values], np.int64)
-        if self.forms:
-            lost = np.flatnonzero(rows == UNKNOWN)
-            rows[lost] = self._in_form([values[place] for place in lost.tolist()])
-        return rows
+            try:
+                # True would be found as 1.
+                codes.append(self.code_of[None if isinstance(value, bool) else value])
+            except (KeyError, TypeError):
+                raise CadcError(f"no item has {self.name} = {value!r:.80}.") from None
+        return self.having(codes)
 
-    def _in_form(self, values: list[Any]) -> list[int]:
-        """The row of each value in the form that the ids are in."""
-        # A lone surrogate, which is no text, becomes a sign that no id has in its place.
-        known = [None if v is None else str(v).encode(errors="replace").decode() for v in values]
-        texts = pa.array(known, pa.string())
-        found = in_form(texts, self.forms).to_pylist()
-        if self.are_integers:
-            found = [int(text) if text and _INTEGER.fullmatch(text) else None for text in found]
-        return [self._row_of.get(value, UNKNOWN) for value in found]
+    def within(self, bounds: Mapping[Bound, Any]) -> Condition:
+        """See `ItemAttribute`."""
+        limits = limits_of(self.name, bounds)
+        if not all(isinstance(value, int | float) for value in self.code_of):
+            raise CadcError(
+                f"{self.name} has values that are text, and {next(iter(bounds))!r} compares "
+                "numbers; name the values with 'in'."
+            )
+        return self.having([code for value, code in self.code_of.items() if limits.hold(value)])
 
-    def of_rows(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Original ids of rows, of any shape; 0 or the empty string where a row is -1."""
-        found = self.ids[rows]
-        found[rows < 0] = 0 if self.are_integers else ""
+    def of_row(self, row: int) -> list[int]:
+        """See `ItemAttribute`."""
+        codes = self.codes[self.indptr[row] : self.indptr[row + 1]].tolist()
+        return [code for code in dict.fromkeys(codes) if code]
+
+    def having(self, found: Sequence[Any]) -> Condition:
+        """See `ItemAttribute`."""
+        return _HasCode(self, tuple(dict.fromkeys(found)))
+
+
+@dataclass(frozen=True)
+class _HasCode:
+    """The rows that have one of some codes."""
+
+    attribute: CodedAttribute
+    wanted: tuple[int, ...]
+
+    @property
+    def _counts(self) -> list[int]:
+        starts, _ = self.attribute._postings
+        return [int(starts[code + 1] - starts[code]) for code in self.wanted]
+
+    @property
+    def least(self) -> int:
+        """See `Condition`; no list of values names one twice."""
+        return max(self._counts, default=0)
+
+    @property
+    def most(self) -> int:
+        """See `Condition`."""
+        return min(len(self.attribute), sum(self._counts))
+
+    def rows(self) -> Rows:
+        """See `Condition`."""
+        lists = [self.attribute.posting(code) for code in self.wanted]
+        return union(lists) if lists else np.zeros(0, np.int32)
+
+    def holds(self, rows: NDArray[Any]) -> Mask:
+        """See `Condition`."""
+        attribute = self.attribute
+        wanted = np.zeros(len(attribute.code_of) + 1, np.bool_)
+        wanted[list(self.wanted)] = True
+        if attribute.one_each:  # a third of the reads, which miss the caches
+            return wanted[attribute.codes[rows]]
+        start = attribute.indptr[rows]
+        count = attribute.indptr[np.asarray(rows) + 1] - start
+        found = np.zeros(len(rows), np.bool_)
+        for place in range(int(count.max(initial=0))):  # few values an item
+            there = np.flatnonzero(count > place)
+            found[there] |= wanted[attribute.codes[start[there] + place]]
+        return found
+
+    def mask(self) -> Mask:
+        """See `Condition`."""
+        found = np.zeros(len(self.attribute), np.bool_)
+        for code in self.wanted:
+            found[self.attribute.posting(code)] = True
         return found
 
 
 @dataclass(frozen=True)
-class ItemAttribute:
-    """One attribute of all items, as CSR: item n has ``codes[indptr[n]:indptr[n + 1]]``."""
+class Unfilterable:
+    """An attribute whose values are not there.
 
-    code_of: Mapping[Any, int]
-    """Of each value."""
-    indptr: NDArray[np.int64]
-    codes: NDArray[np.int64]
-
-    @classmethod
-    def of_column(cls, column: pa.Array, vocabulary: Sequence[Any]) -> ItemAttribute:
-        """The attribute of a Parquet column: a code, or a list of codes, an item."""
-        code_of = {value: code for code, value in enumerate(vocabulary, start=1)}
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            indptr = column.offsets.to_numpy().astype(np.int64)
-            return cls(code_of, indptr, column.flatten().to_numpy().astype(np.int64))
-        return cls(code_of, np.arange(len(column) + 1), column.to_numpy().astype(np.int64))
-
-    def having(self, codes: Sequence[int]) -> NDArray[np.bool_]:
-        """Whether each item has one of `codes`; ``[n_items]``."""
-        hits = np.concatenate([[0], np.cumsum(np.isin(self.codes, codes))])
-        found: NDArray[np.bool_] = np.diff(hits[self.indptr]) > 0
-        return found
-
-
-def blocked_by(
-    wanted: Filter, attributes: Mapping[str, ItemAttribute], n_items: int
-) -> NDArray[np.int64]:
-    """Rows of the items that a filter leaves out, ascending.
-
-    Raises:
-        CadcError: it names an attribute or a value that no item has.
+    Attributes:
+        why: as one clause.
     """
-    allowed = np.ones(n_items, np.bool_)
-    for name, values in wanted.items():
-        attribute = attributes.get(name)
-        if attribute is None:
-            known = ", ".join(sorted(attributes)) or "none"
-            raise CadcError(f"items have no attribute {name!r:.80}; there are: {known}.")
-        if isinstance(values, str) or not isinstance(values, Sequence):
-            raise CadcError(f"filter: give a list of values for {name}, not {values!r:.80}.")
-        codes = []
-        for value in values:
-            try:
-                codes.append(attribute.code_of[value])
-            except (KeyError, TypeError):
-                raise CadcError(f"no item has {name} = {value!r:.80}.") from None
-        allowed &= attribute.having(codes)
-    return np.flatnonzero(~allowed)
+
+    why: str
+
+    def one_of(self, values: Sequence[Any]) -> Condition:
+        """See `ItemAttribute`."""
+        raise CadcError(f"{self.why}.")
+
+    def within(self, bounds: Mapping[Bound, Any]) -> Condition:
+        """See `ItemAttribute`."""
+        raise CadcError(f"{self.why}.")
+
+    def of_row(self, row: int) -> list[Any]:
+        """See `ItemAttribute`."""
+        raise CadcError(f"{self.why}.")
+
+    def having(self, found: Sequence[Any]) -> Condition:
+        """See `ItemAttribute`."""
+        raise CadcError(f"{self.why}.")

@@ -1,13 +1,14 @@
 """Recommendations from a bundle, in the process that wants them.
 
 In: original user ids (and histories of those the model has never seen). Out: original item ids,
-scores, and what each answer is based on. No lock is held and nothing is changed after loading, so
-any number of threads may ask at once.
+scores, and what each answer is based on. Nothing is changed after loading but by `Predictor.count`,
+which puts what it made in place in one step. Who asks holds no lock, so any number of threads may.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -20,18 +21,15 @@ from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.predict.answers import Recommendations, Source
-from cadc_rec.serving.predict.catalogue import Filter, blocked_by
+from cadc_rec.serving.predict.attributes import Attributes, Told
+from cadc_rec.serving.predict.choosing import Choice, Ids, Popularity, Search
 from cadc_rec.serving.predict.contents import Contents
+from cadc_rec.serving.predict.events import Counted, Event, Outcome, keys_of, placed
+from cadc_rec.serving.predict.filters import Filter, condition_of
 from cadc_rec.serving.predict.requests import padded
-from cadc_rec.serving.predict.retrieval import Retrieval
-from cadc_rec.serving.predict.top_k import (
-    Best,
-    Floats,
-    ItemVectors,
-    Listed,
-    NotCandidates,
-    of_query,
-)
+from cadc_rec.serving.predict.retrieval import AndOthers, Retrieval
+from cadc_rec.serving.predict.rules import NO_RULES, Rules, chosen
+from cadc_rec.serving.predict.top_k import Floats, ItemVectors, Listed, NotCandidates, of_query
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -54,7 +52,9 @@ class Predictor(Contents):
         Raises:
             CadcError: the bundle is changed, not signed, of a newer version, or incomplete.
         """
-        return cls.of(Bundle.open(Path(path), key))
+        found = cls.of(Bundle.open(Path(path), key))
+        found.load_ahead()
+        return found
 
     def recommend(
         self,
@@ -63,10 +63,13 @@ class Predictor(Contents):
         exclude_seen: bool = True,
         filter: Filter | None = None,
         history: Sequence[Sequence[Any]] | None = None,
-        candidates: Sequence[Any] | NDArray[Any] | None = None,
+        candidates: Ids | None = None,
         time: Times = None,
         context: Columns = None,
         history_mode: HistoryMode = "append",
+        block: Ids | None = None,
+        rules: Rules = NO_RULES,
+        attributes: Attributes = None,
     ) -> Recommendations:
         """The k best items of each user.
 
@@ -74,13 +77,14 @@ class Predictor(Contents):
             user_ids: original ids ``[n]``.
             k: from 1 to the number of items.
             exclude_seen: leave out the items that a user took, and those of the history.
-            filter: attribute to values: only items that have one of the values, for every
-                attribute that is named.
+            filter: only items that it lets through; see `cadc_rec.serving.predict.filters`. The
+                plainest one is a list of values for each attribute that is named.
             history: for each user, original ids of the items they took just now, oldest first;
                 may be empty, and unknown items are skipped. It gives a vector to users whom the
                 model has never seen. Known users' vectors and lists are formed anew with it, where
                 the model reads histories (`reads_sessions`); others keep their own.
-            candidates: original ids of the only items to rank; default: all.
+            candidates: original ids of the only items to rank, of all users ``[m]`` or a list for
+                each; default: all.
             time: of a model that reads it, the moment of each request: seconds since 1970 (UTC),
                 one number or one a user; None for one user is not known; default: now.
             context: values of the columns that a model reads of a request, by column, one value or
@@ -88,6 +92,12 @@ class Predictor(Contents):
             history_mode: what becomes of the items that the bundle knows of a known user:
                 ``append`` puts the history after them, ``replace`` reads the history alone. They
                 stay left out either way. An empty history changes nothing.
+            block: original ids of items to leave out, likewise.
+            rules: how a list is put together of the items that are left.
+            attributes: of users the model has never seen, by attribute of the training users: a
+                value a user, a list of them where it has several, None where it is unknown. The
+                user tower makes a vector of them, and of the history. It reads nothing then of the
+                moment of a request. Known users keep their own.
 
         Items that nobody took yet are ranked with the others where a filter or candidates are
         given, and are left out otherwise.
@@ -100,27 +110,34 @@ class Predictor(Contents):
         if history_mode not in ("append", "replace"):
             raise CadcError(f"history_mode is 'append' or 'replace', not {history_mode!r:.80}.")
         codes = self._codes(rows, time, context)
-        histories = self._histories(history, len(rows))
+        given = self._histories(history, len(rows))
+        histories, alone = self._joined(user_ids, rows, given, history_mode == "replace")
         learned = None if histories is None else [h[h < self._n_taken] for h in histories]
+        self.require_choice(filter, rules, len(rows) * k)
+        choice = Choice.of(len(rows), self.items, self.attributes, filter, candidates, block)
         # What nobody took yet is ranked where it is asked for, and nowhere else.
-        asked = bool(self.untaken) and (bool(filter) or candidates is not None)
-        blocked = self._blocked(filter, candidates)
-        sources = np.where(rows >= 0, Source.KNOWN, Source.POPULARITY).astype(np.int8)
-        if learned is not None and self.newcomers is not None:
-            sources[(rows < 0) & np.array([len(h) > 0 for h in learned])] = Source.HISTORY
+        asked = bool(self.untaken) and choice.asks
+        most = len(self.items) if asked else self._n_taken
+        sources = self._sources(rows, learned)
+        told = self._told(attributes, len(rows))
+        if told:
+            said = np.any([[value is not None for value in values] for values in told.values()], 0)
+            sources[(rows < 0) & said] = Source.ATTRIBUTES
         seen = histories if asked else learned
         taken = self._taken(rows, seen) if exclude_seen else _nothing_of(len(rows))
-        out = NotCandidates(taken, blocked)
-        search = self.item_vectors if asked else self.retrieval
-        most = len(self.items) if asked else self._n_taken
-        read = self._read(rows, learned, sources, history_mode == "replace")
-        listed = None if self.listed is None else self.listed.of_lists(read)
+        out = choice.out(taken, self.no_answer, most)
+        out = replace(out, added=rules.added(self.attributes, len(self.items)))
+        read = self._read(rows, learned, sources, alone)
         queries = self._queries(rows, codes, sources, learned, read)
-        if len(rows) and (sources == Source.KNOWN).all():
-            best = search.best(queries, min(k, most), out, listed)
-        else:
-            best = self._mixed(queries, min(k, most), sources, out, search, most, listed)
-        best = _filled_up(best, k)
+        described = np.flatnonzero(sources == Source.ATTRIBUTES)
+        if len(described):
+            assert self.user_attributes is not None
+            theirs = [read[place] for place in described]
+            queries[described] = self.user_attributes.vectors(told, described.tolist(), theirs)
+        queries, listed = self._on_top(queries, read, most)
+        retrieval = self._every_item if asked else self.retrieval
+        search = Search(queries, sources, retrieval, listed, self._popular, most, choice.own)
+        best = chosen(search, k, out, rules, self.attributes, self.item_vectors.vectors)
         return Recommendations(best.rows, self.items.of_rows(best.rows), best.scores, sources)
 
     def score(
@@ -137,19 +154,53 @@ class Predictor(Contents):
         users = self.users.rows([user for user, _ in pairs])
         items = self.items.rows([item for _, item in pairs])
         known = np.full(len(users), Source.KNOWN, np.int8)
-        read = self._read(users, None, known)
-        queries = self._queries(users, self._codes(users, time, context), known, None, read)
+        histories, _ = self._joined([user for user, _ in pairs], users, None, replace=False)
+        if histories is not None:
+            histories = [h[h < self._n_taken] for h in histories]
+        read = self._read(users, histories, known)
+        queries = self._queries(users, self._codes(users, time, context), known, histories, read)
+        queries, listed = self._on_top(queries, read, len(self.items))
         mine = queries.astype(np.float64)
         scores: NDArray[np.float64] = (mine * self.item_vectors.vectors[items]).sum(1)
-        listed = None if self.listed is None else self.listed.of_lists(read)
         scores += [float(of_query(listed, n).at(items[n : n + 1])[0]) for n in range(len(items))]
         scores[(users < 0) | (items < 0)] = np.nan
         return scores
 
-    def similar_items(self, item_ids: Sequence[Any] | NDArray[Any], k: int = 10) -> Recommendations:
+    def count(self, events: Sequence[Event]) -> Counted:
+        """Count what was taken since the bundle's log ended; every later answer is given with it.
+
+        Recent popularity, where the model reads it, becomes that of a log that ended with these
+        events. An event of a user joins the user's own items: it is read and left out as the
+        `history` of a request is, before what that names.
+
+        Args:
+            events: in any order. Those that the log holds already, by their time, and those that
+                were counted before, by their names, change nothing.
+
+        Raises:
+            CadcError: an id has the wrong type, or a time is none or lies in the future; nothing
+                is counted.
+        """
+        return self.events.take(placed(events, self.items, self.users, self.known))
+
+    def weigh(self, events: Sequence[Event]) -> list[Outcome]:
+        """What `count` would do with each event.
+
+        Raises:
+            CadcError: it would refuse them.
+        """
+        return self.events.weigh(placed(events, self.items, self.users, self.known))
+
+    def similar_items(
+        self,
+        item_ids: Sequence[Any] | NDArray[Any],
+        k: int = 10,
+        filter: Filter | None = None,
+    ) -> Recommendations:
         """The k items with the most similar vectors (by cosine), without the item itself.
 
-        An item that nobody took yet may be asked for, and is no answer.
+        An item that nobody took yet may be asked for, and is no answer. The filter is that of
+        `recommend`.
 
         Raises:
             CadcError: an item is unknown, or `k` is out of range.
@@ -161,7 +212,8 @@ class Predictor(Contents):
             raise CadcError(f"no item has the id {lost!r:.80}.")
         itself = UserItems(np.arange(len(rows) + 1), rows.astype(np.int32))
         untaken = np.arange(self._n_taken, len(self.items))
-        out = NotCandidates(itself, np.concatenate([self.forgotten, untaken]))
+        only = condition_of(filter, self.attributes, len(self.items)) if filter else None
+        out = NotCandidates(itself, np.concatenate([self.no_answer, untaken]), only)
         best = self.directions.best(self.directions.vectors[rows], k, out)
         return Recommendations(
             best.rows,
@@ -170,13 +222,46 @@ class Predictor(Contents):
             np.full(len(rows), Source.KNOWN, np.int8),
         )
 
-    def require_filter(self, wanted: Filter) -> None:
-        """Raise if `recommend` would refuse this filter.
+    def vectors_of_users(
+        self,
+        user_ids: Sequence[Any] | NDArray[Any],
+        history: Sequence[Sequence[Any]] | None = None,
+        time: Times = None,
+        context: Columns = None,
+        history_mode: HistoryMode = "append",
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """Vectors ``[n, d]`` that `recommend` would search with, and of which users there is one.
+
+        The other vectors are zeros. A score is the dot product with an item's vector, and what
+        lists add, where the model has them.
+        """
+        rows = self.users.rows(user_ids)
+        codes = self._codes(rows, time, context)
+        given = self._histories(history, len(rows))
+        histories, alone = self._joined(user_ids, rows, given, history_mode == "replace")
+        learned = None if histories is None else [h[h < self._n_taken] for h in histories]
+        sources = self._sources(rows, learned)
+        read = self._read(rows, learned, sources, alone)
+        found = self._queries(rows, codes, sources, learned, read)
+        there = sources != Source.POPULARITY
+        return np.where(there[:, None], found, np.float32(0)), there
+
+    def vectors_of_items(
+        self, item_ids: Sequence[Any] | NDArray[Any]
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """Vectors ``[n, d]`` of items, zeros where an item is unknown, and which are known."""
+        rows = self.items.rows(item_ids)
+        return np.where(rows[:, None] >= 0, self.item_vectors.vectors[rows], 0), rows >= 0
+
+    def require_choice(self, wanted: Filter | None, rules: Rules, places: int) -> None:
+        """Raise if `recommend` would refuse this filter or these rules for users times k places.
 
         Raises:
-            CadcError: it names an attribute or a value that no item has.
+            CadcError: one of them is not as described, or names what no item has.
         """
-        blocked_by(wanted, self.attributes, len(self.items))
+        if wanted:
+            condition_of(wanted, self.attributes, len(self.items))
+        rules.require_sound(places, self.attributes, len(self.items))
 
     @property
     def reads_sessions(self) -> bool:
@@ -196,9 +281,25 @@ class Predictor(Contents):
         return ItemVectors(vectors / np.maximum(lengths, np.finfo(np.float32).tiny))
 
     @cached_property
-    def _by_popularity(self) -> NDArray[np.int64]:
-        """Item rows, the most often taken first; of equal ones the lower row first."""
-        return np.argsort(-self.popularity, kind="stable")
+    def _every_item(self) -> Retrieval:
+        """Finds the best of all items, also of those that nobody took yet."""
+        if isinstance(self.retrieval, ItemVectors):
+            return self.item_vectors
+        return AndOthers(self.retrieval, self._n_taken, self.item_vectors)
+
+    @cached_property
+    def _popular(self) -> Popularity:
+        order = np.argsort(-self.popularity, kind="stable")
+        return Popularity(order, self.popularity)
+
+    def _sources(
+        self, rows: NDArray[np.int64], learned: list[NDArray[np.int64]] | None
+    ) -> NDArray[np.int8]:
+        """What each user's answer is based on."""
+        sources = np.where(rows >= 0, Source.KNOWN, Source.POPULARITY).astype(np.int8)
+        if learned is not None and self.newcomers is not None:
+            sources[(rows < 0) & np.array([len(h) > 0 for h in learned], np.bool_)] = Source.HISTORY
+        return sources
 
     def _check_k(self, k: int) -> None:
         if isinstance(k, bool) or not isinstance(k, int | np.integer):
@@ -224,19 +325,64 @@ class Predictor(Contents):
             found.append(_distinct(rows[rows >= 0][::-1]))
         return found
 
-    def _blocked(
-        self, wanted: Filter | None, candidates: Sequence[Any] | NDArray[Any] | None
-    ) -> NDArray[np.int64]:
-        blocked = blocked_by(wanted, self.attributes, len(self.items)) if wanted else _NOTHING
-        if len(self.forgotten):
-            blocked = np.union1d(blocked, self.forgotten)
-        if candidates is None:
-            return blocked
-        allowed = np.zeros(len(self.items), np.bool_)
-        rows = self.items.rows(candidates)
-        allowed[rows[rows >= 0]] = True
-        allowed[blocked] = False
-        return np.flatnonzero(~allowed)
+    def _told(self, attributes: Attributes, n: int) -> Told:
+        """The attributes of n users, by name.
+
+        Raises:
+            CadcError: the model reads no such attribute, or a value is of the wrong type.
+        """
+        if not attributes:
+            return {}
+        if self.user_attributes is None:
+            raise CadcError("attributes: this model reads none of users; leave them out.")
+        return self.user_attributes.told(attributes, n)
+
+    def _joined(
+        self,
+        user_ids: Sequence[Any] | NDArray[Any],
+        rows: NDArray[np.int64],
+        given: list[NDArray[np.int64]] | None,
+        replace: bool,
+    ) -> tuple[list[NDArray[np.int64]] | None, list[int] | None]:
+        """Histories with what was counted of each user behind them.
+
+        Args:
+            user_ids: original ids.
+            rows: of the users ``[n]``.
+            given: histories of the request, the latest first.
+            replace: whether these are read alone, where there are any.
+
+        Returns:
+            Of each user all that was taken since the log ended, the latest first, and how many of
+            these are read alone; see `_read`.
+        """
+        alone = None
+        if replace and given is not None:
+            alone = [int((each < self._n_taken).sum()) for each in given]
+        if not self.events.has_users:
+            return given, alone
+        since = self.events.of(keys_of(user_ids, rows))
+        if since is None:
+            return given, alone
+        given = given or [np.zeros(0, np.int64)] * len(rows)
+        return [_distinct(np.concatenate(pair)) for pair in zip(given, since, strict=True)], alone
+
+    def _on_top(
+        self, queries: Floats, read: list[NDArray[Any]], n_items: int
+    ) -> tuple[Floats, Listed]:
+        """Queries, and the scores on top of their dot products with the first `n_items`.
+
+        Once events were counted, recent popularity stands there, and no longer in the last element
+        of the vectors.
+        """
+        listed = None if self.listed is None else self.listed.of_lists(read)
+        now = self.events.recent
+        if now is None:
+            return queries, listed
+        factors = queries[:, -1]
+        queries = queries.copy()
+        queries[:, -1] = 0
+        return queries, now.on_top(listed, factors, n_items)
 
     def _taken(
         self, rows: NDArray[np.int64], histories: list[NDArray[np.int64]] | None
@@ -258,25 +404,36 @@ class Predictor(Contents):
         rows: NDArray[np.int64],
         histories: list[NDArray[np.int64]] | None,
         sources: NDArray[np.int8],
-        replace: bool = False,
+        alone: list[int] | None = None,
     ) -> list[NDArray[Any]]:
         """The items that are read of each user, the latest first; none of one without a vector.
+
+        Args:
+            rows: of the users.
+            histories: what they took since the log ended.
+            sources: what each answer is based on.
+            alone: how many items of each history are read alone; 0 or None reads all there are.
 
         An item that stands in both a user's own record and the history is where the history has it,
         though a log would keep its first place: it is what the user has in mind.
         """
         read: list[NDArray[Any]] = [self.known.items[:0]] * len(rows)
+        alone = alone or [0] * len(rows)
+        if histories is not None:
+            new = (sources == Source.HISTORY) | (sources == Source.ATTRIBUTES)
+            for place in np.flatnonzero(new):
+                read[place] = histories[place][: alone[place] or None]
         if self.listed is None and self.requests is None:
             return read
         for place in np.flatnonzero((sources == Source.KNOWN) & (rows >= 0)):
             mine: NDArray[Any] = self.known.of(int(rows[place]))[::-1]
             if histories is not None and self.reads_sessions and len(histories[place]):
                 now = histories[place]
-                mine = now if replace else np.concatenate([now, mine[~np.isin(mine, now)]])
+                if alone[place]:
+                    mine = now[: alone[place]]
+                else:
+                    mine = np.concatenate([now, mine[~np.isin(mine, now)]])
             read[place] = mine
-        for place in np.flatnonzero(sources == Source.HISTORY):
-            assert histories is not None
-            read[place] = histories[place]
         return read
 
     def _codes(self, rows: NDArray[np.int64], time: Times, context: Columns) -> Codes | None:
@@ -318,65 +475,17 @@ class Predictor(Contents):
                 queries[told] = self.requests.vectors(rows[told], now_read, None)
         newcomers = np.flatnonzero(sources == Source.HISTORY)
         if len(newcomers):
-            assert histories is not None
             assert self.newcomers is not None
-            theirs = padded([histories[place] for place in newcomers], self.history_length)
+            theirs = padded([read[place] for place in newcomers], self.history_length)
             asked = () if codes is None else (codes[newcomers],)
             queries[newcomers] = self.newcomers(theirs, *asked)
         return queries
-
-    def _mixed(
-        self,
-        queries: Floats,
-        k: int,
-        sources: NDArray[np.int8],
-        out: NotCandidates,
-        search: Retrieval,
-        most: int,
-        listed: Listed,
-    ) -> Best:
-        """Answers where not every user has a vector, among the first `most` rows."""
-        best = Best(np.full((len(sources), k), -1), np.full((len(sources), k), -np.inf))
-        with_vectors = np.flatnonzero(sources != Source.POPULARITY)
-        if len(with_vectors):
-            more = None if listed is None else listed[with_vectors]
-            found = search.best(queries[with_vectors], k, out.some(with_vectors), more)
-            best.rows[with_vectors], best.scores[with_vectors] = found.rows, found.scores
-        for place in np.flatnonzero(sources == Source.POPULARITY):
-            found = self._most_popular(k, out.taken.of(int(place)), out.blocked, most)
-            best.rows[place], best.scores[place] = found.rows, found.scores
-        return best
-
-    def _most_popular(
-        self, k: int, taken: NDArray[np.int32], blocked: NDArray[np.int64], most: int
-    ) -> Best:
-        """The items most often taken, less those."""
-        order = self._by_popularity[:most]  # what nobody took is counted 0 and has the last rows
-        if len(blocked):
-            order = order[~np.isin(order, blocked)]
-        order = order[: k + len(taken)]
-        rows = order[~np.isin(order, taken)][:k]
-        best = Best(np.full(k, -1, np.int64), np.full(k, -np.inf))
-        best.rows[: len(rows)], best.scores[: len(rows)] = rows, self.popularity[rows]
-        return best
 
 
 def _distinct(history: NDArray[np.int64]) -> NDArray[np.int64]:
     """The items of a history, the latest first, each where it comes first."""
     _, first = np.unique(history, return_index=True)
     return history[np.sort(first)]
-
-
-def _filled_up(best: Best, k: int) -> Best:
-    """The same with k places each."""
-    rows, scores = best.rows, best.scores
-    more = k - rows.shape[1]
-    if not more:
-        return best
-    return Best(
-        np.pad(rows, ((0, 0), (0, more)), constant_values=-1),
-        np.pad(scores, ((0, 0), (0, more)), constant_values=-np.inf),
-    )
 
 
 def _nothing_of(users: int) -> UserItems:

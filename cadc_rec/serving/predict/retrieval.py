@@ -6,18 +6,29 @@ formed in float64 whatever found the rows.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from cadc_rec.serving.predict.top_k import Best, Floats, ItemVectors, Listed, NotCandidates, Rows
+from cadc_rec.data.user_items import UserItems
+from cadc_rec.serving.predict.top_k import (
+    GATHERED,
+    Best,
+    Floats,
+    ItemVectors,
+    Listed,
+    NotCandidates,
+    Rows,
+    merged,
+)
 
 if TYPE_CHECKING:
     from scipy import sparse
 
 _SPARE = 32  # rows an index is asked for beyond those that may fall out
 _MOST = 1024  # rows it is asked for at most; who took more is answered by all items
-_NARROW = 0.1  # of the catalogue: a filter that leaves less is answered by all items
+_NARROW = 10  # times fewer rows match than there are: these alone are looked at
 
 
 class Retrieval(Protocol):
@@ -30,9 +41,12 @@ class Retrieval(Protocol):
 class IndexSearch:
     """Approximate: a FAISS index proposes rows, their exact scores rank them.
 
-    Rows that may not be recommended still come out of the index, so it is asked for more. Where
-    too few are left, the query is answered by all items. Where scores stand on top of the dot
-    products, the items with the best of these are proposed too.
+    Rows that may not be recommended still come out of the index, so it is asked for more: what it
+    proposes are the best of all items, so those of them that match are the best that match. Where
+    a filter leaves so few that it would have to be asked for too many, and where too few are left
+    of what it proposed, the query is answered by all items that match. Where scores stand on top of
+    the dot products, the items with the best of these are proposed too; with scores that a request
+    adds, all items are looked at.
 
     Args:
         index: FAISS, inner product; its labels are rows.
@@ -45,13 +59,13 @@ class IndexSearch:
 
     def best(self, queries: Floats, k: int, out: NotCandidates, listed: Listed = None) -> Best:
         """The k best items of each query ``[n, d]``."""
-        if len(out.blocked) > (1 - _NARROW) * len(self.items) or not len(queries):
-            return self.items.best(queries, k, out, listed)
-        excluded = int(np.diff(out.taken.indptr).max())
-        ask = min(len(self.items), k + _SPARE + excluded, max(_MOST, k + _SPARE))
-        if len(out.blocked):
-            left = 1 - len(out.blocked) / len(self.items)
-            ask = min(len(self.items), int(ask / left), max(_MOST, k + _SPARE))
+        most = len(self.items)
+        left = most - len(out.blocked) if out.only is None else min(most, out.only.most)
+        excluded = int(np.diff(out.taken.indptr).max(initial=0))
+        ask = (k + _SPARE + excluded) * most // max(left, 1)
+        if out.added is not None or left * _NARROW < most or not len(queries):
+            return self._of_all(queries, k, out, listed)
+        ask = min(most, ask, max(_MOST, k + _SPARE))
         _, candidates = self.index.search(
             np.ascontiguousarray(queries), ask, params=self._params(ask)
         )
@@ -60,14 +74,18 @@ class IndexSearch:
         found = self.items.best_among(candidates, queries, min(k, ask), out, listed)
         short = np.flatnonzero((found.rows < 0).any(1))
         for query in short:
-            again = self.items.best(
-                queries[query][None],
-                k,
-                out.some(np.array([query])),
-                None if listed is None else listed[[query]],
-            )
+            more = None if listed is None else listed[[query]]
+            again = self._of_all(queries[query][None], k, out.some(np.array([query])), more)
             found.rows[query], found.scores[query] = again.rows[0], again.scores[0]
         return found
+
+    def _of_all(self, queries: Floats, k: int, out: NotCandidates, listed: Listed) -> Best:
+        """The same by all items that may be recommended."""
+        if out.only is not None:
+            rows = out.only.rows()  # the bound may be far above what there is
+            if len(rows) * GATHERED <= len(self.items):
+                return self.items.best_of(rows, queries, k, out, listed)
+        return self.items.best(queries, k, out, listed)
 
     def _params(self, ask: int) -> Any:
         """HNSW explores at least as many rows as it is asked for."""
@@ -76,6 +94,39 @@ class IndexSearch:
         if isinstance(self.index, faiss.IndexHNSW):
             return faiss.SearchParametersHNSW(efSearch=max(self.index.hnsw.efSearch, 2 * ask))
         return None
+
+
+class AndOthers:
+    """What finds the first rows, and with them the rows behind, which are few and all looked at.
+
+    Args:
+        first: finds the best of the first rows.
+        n_first: how many these are.
+        items: all rows.
+    """
+
+    def __init__(self, first: Retrieval, n_first: int, items: ItemVectors) -> None:
+        self.first, self.n_first, self.items = first, n_first, items
+
+    def best(self, queries: Floats, k: int, out: NotCandidates, listed: Listed = None) -> Best:
+        """The k best items of each query ``[n, d]``."""
+        if out.only is not None and out.only.most * _NARROW < len(self.items):
+            return self.items.best(queries, k, out, listed)
+        others = np.arange(self.n_first, len(self.items), dtype=np.int32)
+        if out.only is not None:
+            others = others[out.only.holds(others)]
+        behind = self.items.best_of(others, queries, min(k, max(1, len(others))), out, listed)
+        mine = replace(out, taken=_below(out.taken, self.n_first))
+        before = self.first.best(queries, min(k, self.n_first), mine, listed)
+        return merged([before, behind], k)
+
+
+def _below(taken: UserItems, n: int) -> UserItems:
+    """The items of each query that have rows below n."""
+    there = taken.items < n
+    if there.all():
+        return taken
+    return UserItems(np.concatenate([[0], np.cumsum(there)])[taken.indptr], taken.items[there])
 
 
 def _with_listed(candidates: Rows, listed: sparse.csr_array, most: int) -> Rows:

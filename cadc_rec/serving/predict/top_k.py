@@ -9,22 +9,25 @@ All scores are formed in float32 first. A few more than k are kept and formed ag
 where float32's rounding could have put another row among the k best are all formed again.
 
 A few queries go through NumPy one by one, which wakes no threads. Many go through torch
-in blocks, whose products its threads share.
+in blocks, whose products its threads share; or through NumPy, until `load_ahead` has loaded torch,
+which takes seconds. The answers are the same. Where few rows are
+candidates, their vectors are gathered and ranked alone; only where many are, all are scored and the
+others struck out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.rounding import rounding_bound
-from cadc_rec.serving.predict.best_few import MOST, best_few
+from cadc_rec.serving.predict.best_few import MOST, best_few, compile_ahead
+from cadc_rec.serving.predict.conditions import Condition, Every, Mask, among
 
 if TYPE_CHECKING:  # a second of imports that a predictor without lists need not wait for
     from scipy import sparse
@@ -34,6 +37,11 @@ _ONE_BY_ONE = 4  # queries; from here on one product of all is faster, woken thr
 _BLOCK_ELEMENTS = 250_000  # scores held at once: 1 MB of float32 stays near the core
 _SHARED_ELEMENTS = 2_000_000  # where threads share products: few, for each wakes and awaits them
 
+GATHERED = 8
+"""So many times fewer rows than there are, whose vectors are gathered faster than all are read."""
+
+_torch: Any = None
+
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -41,24 +49,77 @@ Listed: TypeAlias = "sparse.csr_array | None"
 """Scores on top of the dot products, float32 ``[queries, items]``, columns ascending; or none."""
 
 
+def load_ahead() -> None:
+    """Load torch and compile the loops: from then on answers are faster."""
+    global _torch
+    import torch
+
+    compile_ahead()
+    _torch = torch
+
+
 @dataclass(frozen=True)
 class NotCandidates:
-    """Item rows that may not be recommended.
+    """Item rows that may not be recommended, and what a request adds to the scores of others.
 
     Attributes:
         taken: those of each query, in any order.
         blocked: those of all queries, int64.
+        only: what the others must match; None: nothing.
+        added: float64, one number an item, on top of every query's scores; None adds nothing.
+        others: whether each row is none, instead of `only`; None: nothing.
     """
 
     taken: UserItems
     blocked: Rows
+    only: Condition | None = None
+    added: Doubles | None = None
+    others: Mask | None = None
 
     def some(self, queries: Rows) -> NotCandidates:
         """The same of some of the queries."""
         if len(queries) == len(self.taken):
             return self
         lists = [self.taken.of(query) for query in queries.tolist()]
-        return NotCandidates(UserItems.of_lists(lists), self.blocked)
+        return replace(self, taken=UserItems.of_lists(lists))
+
+    def narrowed(self, only: Condition) -> NotCandidates:
+        """The same where candidates must match one more condition."""
+        return replace(self, only=only if self.only is None else Every([self.only, only]))
+
+    def leaves(self, rows: NDArray[Any]) -> Mask:
+        """Whether rows ``[m]`` are candidates of queries that took nothing."""
+        left = ~np.isin(rows, self.blocked)
+        if self.only is not None:
+            left &= self.only.holds(rows)
+        return left
+
+    def among(self, rows: NDArray[np.int32]) -> NotCandidates:
+        """The same where only `rows` (ascending, all candidates) are there: row n is the n-th."""
+        indptr, items = self.taken.indptr, self.taken.items
+        items = items[indptr[0] : indptr[-1]]
+        there = among(items, rows)
+        starts = np.concatenate([[0], np.cumsum(there)])[indptr - indptr[0]]
+        places = np.searchsorted(rows, items[there]).astype(np.int32)
+        added = None if self.added is None else self.added[rows]
+        return NotCandidates(UserItems(starts, places), self.blocked[:0], None, added)
+
+    def of_first(self, n: int) -> NotCandidates:
+        """The same of the first n rows, with `others` in place of `only`."""
+        out = self
+        if len(self.blocked) and self.blocked.max() >= n:
+            out = replace(out, blocked=self.blocked[self.blocked < n])
+        if out.only is not None:
+            out = replace(out, others=~out.only.mask()[:n], only=None)
+        if out.added is not None:
+            out = replace(out, added=out.added[:n])
+        return out
+
+    def strike(self, scores: Floats) -> None:
+        """Put minus infinity in place of scores ``[..., n]`` of what no query gets."""
+        if self.others is not None:
+            np.copyto(scores, -np.inf, where=self.others)
+        scores[..., self.blocked] = -np.inf
 
 
 @dataclass(frozen=True)
@@ -85,20 +146,23 @@ class ItemVectors:
         self.vectors = np.ascontiguousarray(vectors, np.float32)
         squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
         self._longest = float(np.sqrt(squares.max(initial=0.0)))
-        self._across = torch.from_numpy(self.vectors).t()
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     def best(self, queries: Floats, k: int, out: NotCandidates, listed: Listed = None) -> Best:
         """The k best items of each query ``[n, d]``; k is at most the number of items."""
+        if out.only is not None and out.only.most * GATHERED <= len(self):
+            return self.best_of(out.only.rows(), queries, k, out, listed)
+        out = out.of_first(len(self))
         if len(queries) < _ONE_BY_ONE:
             found = [
                 self._best_of_one(query, k, out, n, of_query(listed, n))
                 for n, query in enumerate(queries)
             ]
             return _joined(found, k)
-        at_once = _BLOCK_ELEMENTS if torch.get_num_threads() == 1 else _SHARED_ELEMENTS
+        shared = _torch is not None and _torch.get_num_threads() > 1
+        at_once = _SHARED_ELEMENTS if shared else _BLOCK_ELEMENTS
         block = max(1, at_once // len(self))
         parts = [
             self._best_of_block(
@@ -107,6 +171,28 @@ class ItemVectors:
             for start in range(0, len(queries), block)
         ]
         return _joined(parts, k)
+
+    def best_of(
+        self,
+        rows: NDArray[np.int32],
+        queries: Floats,
+        k: int,
+        out: NotCandidates,
+        listed: Listed = None,
+    ) -> Best:
+        """The same among `rows` (ascending, each once), whose vectors are gathered."""
+        rows = rows[rows < len(self)]
+        if len(out.blocked):
+            rows = rows[~np.isin(rows, out.blocked)]
+        if not len(rows):
+            return filled(
+                Best(np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0))), k
+            )
+        few = ItemVectors(self.vectors[rows])
+        theirs = None if listed is None else _listed_among(listed, rows)
+        found = few.best(queries, min(k, len(rows)), out.among(rows), theirs)
+        there = found.rows >= 0
+        return filled(Best(np.where(there, rows[found.rows], -1), found.scores), k)
 
     def best_among(
         self,
@@ -122,9 +208,11 @@ class ItemVectors:
         if listed is not None:
             for n in range(len(rows)):
                 scores[n] += of_query(listed, n).at(rows[n])
+        if out.added is not None:
+            scores += out.added[rows]
         scores[rows < 0] = -np.inf
-        if len(out.blocked):
-            scores[np.isin(rows, out.blocked)] = -np.inf
+        if len(out.blocked) or out.only is not None:
+            scores[~out.leaves(rows.ravel()).reshape(rows.shape)] = -np.inf
         for n in range(len(rows)):
             scores[n, np.isin(rows[n], out.taken.of(n))] = -np.inf
         return _sorted(rows, scores, k)
@@ -135,17 +223,23 @@ class ItemVectors:
         scores = self.vectors @ query
         if len(more.rows):
             scores[more.rows] += more.scores
-        scores[out.blocked] = -np.inf
+        if out.added is not None:
+            scores += out.added
+        out.strike(scores)
         keep = min(k + _SPARE, len(self))
         kept = _kept(scores[None], out.taken.slice(place, place + 1), keep)
         rows, near = kept[0][0], kept[1][0]
         exact = self.vectors[rows].astype(np.float64) @ query.astype(np.float64)
         if len(more.rows):
             exact += more.at(rows)
+        if out.added is not None:
+            exact += out.added[rows]
         exact[near == -np.inf] = -np.inf
         best = _sorted(rows[None], exact[None], k)
-        if keep < len(self) and best.scores[0, -1] <= near.min() + self._doubt(query, more):
-            best = self._best_of_close(query, scores, best.scores[0, -1], k, more)
+        if keep < len(self):
+            doubt = float(self._doubts(query[None], [more], out.added)[0])
+            if best.scores[0, -1] <= near.min() + doubt:
+                best = self._best_of_close(query, scores, best.scores[0, -1] - doubt, k, more, out)
         return best
 
     def _best_of_block(
@@ -153,33 +247,40 @@ class ItemVectors:
     ) -> Best:
         mine = queries[part]
         mores = [of_query(listed, n) for n in range(part.start, part.stop)]
-        scores: Floats = (torch.from_numpy(mine) @ self._across).numpy()
+        scores = _product(mine, self.vectors)
         for line, more in zip(scores, mores, strict=True):
             if len(more.rows):
                 line[more.rows] += more.scores
-        scores[:, out.blocked] = -np.inf
+        if out.added is not None:
+            scores += out.added
+        out.strike(scores)
         keep = min(k + _SPARE, len(self))
         rows, near = _kept(scores, out.taken.slice(part.start, part.stop), keep)
         exact = self._exact(rows, mine)
         for line, its, more in zip(exact, rows, mores, strict=True):
             if len(more.rows):
                 line += more.at(its)
+        if out.added is not None:
+            exact += out.added[rows]
         exact[near == -np.inf] = -np.inf
         best = _sorted(rows, exact, k)
         if keep < len(self):
-            unsure = best.scores[:, -1] <= near.min(1) + self._doubts(mine, mores)
+            doubts = self._doubts(mine, mores, out.added)
+            unsure = best.scores[:, -1] <= near.min(1) + doubts
             for n in np.flatnonzero(unsure & (best.scores[:, -1] > -np.inf)):
-                again = self._best_of_close(mine[n], scores[n], best.scores[n, -1], k, mores[n])
+                least = best.scores[n, -1] - doubts[n]
+                again = self._best_of_close(mine[n], scores[n], least, k, mores[n], out)
                 best.rows[n], best.scores[n] = again.rows[0], again.scores[0]
         return best
 
     def _best_of_close(
-        self, query: Floats, scores: Floats, least: float, k: int, more: More
+        self, query: Floats, scores: Floats, least: float, k: int, more: More, out: NotCandidates
     ) -> Best:
         """Every item that float32's rounding leaves among the k best, formed in float64."""
-        doubt = self._doubt(query, more)
-        rows = np.flatnonzero((scores >= least - doubt) & (scores > -np.inf))
+        rows = np.flatnonzero((scores >= least) & (scores > -np.inf))
         exact = self.vectors[rows].astype(np.float64) @ query.astype(np.float64) + more.at(rows)
+        if out.added is not None:
+            exact += out.added[rows]
         return _sorted(rows[None], exact[None], k)
 
     def _exact(self, rows: Rows, queries: Floats) -> Doubles:
@@ -187,12 +288,10 @@ class ItemVectors:
         items = self.vectors[rows].astype(np.float64)
         return np.matmul(items, queries.astype(np.float64)[:, :, None])[:, :, 0]
 
-    def _doubt(self, query: Floats, more: More) -> float:
-        """How far from its float64 value float32 may put a score of the query."""
-        return float(self._doubts(query[None], [more])[0])
-
-    def _doubts(self, queries: Floats, mores: Sequence[More]) -> Doubles:
-        """The same of each query, ``[n]``.
+    def _doubts(
+        self, queries: Floats, mores: Sequence[More], added: Doubles | None = None
+    ) -> Doubles:
+        """How far from its float64 value float32 may put a score of each query, ``[n]``.
 
         Twice the bound: the comparison with it rounds as well.
         """
@@ -202,6 +301,9 @@ class ItemVectors:
         if any(len(more.rows) for more in mores):  # one more element of the sum
             width += 1
             reach += [float(np.abs(more.scores).max(initial=0.0)) for more in mores]
+        if added is not None:
+            width += 1
+            reach += float(np.abs(added).max(initial=0.0))
         bound: Doubles = 2 * rounding_bound(width, reach)
         return bound
 
@@ -233,13 +335,37 @@ def of_query(listed: Listed, query: int) -> More:
     return More(listed.indices[part], listed.data[part])
 
 
+def _listed_among(listed: sparse.csr_array, rows: NDArray[np.int32]) -> sparse.csr_array:
+    """The scores of some rows (ascending), which are the columns then."""
+    from scipy import sparse
+
+    there = among(listed.indices, rows)
+    starts = np.concatenate([[0], np.cumsum(there)])[listed.indptr]
+    columns = np.searchsorted(rows, listed.indices[there]).astype(np.int32)
+    shape = (listed.shape[0], len(rows))
+    return sparse.csr_array((listed.data[there], columns, starts), shape=shape)
+
+
 def _kept(scores: Floats, taken: UserItems, keep: int) -> tuple[Rows, Floats]:
     """Rows and scores ``[n, keep]`` of the best of ``[n, m]``, less those taken; rows ascend."""
     if keep <= MOST:
         return best_few(scores, taken.indptr, taken.items, keep)
     scores.reshape(-1)[taken.flat(scores.shape[1])] = -np.inf
-    rows: Rows = np.sort(torch.from_numpy(scores).topk(keep, sorted=False).indices.numpy(), axis=1)
+    if _torch is None:
+        chosen = np.argpartition(scores, scores.shape[1] - keep, axis=1)[:, -keep:]
+    else:
+        chosen = _torch.from_numpy(scores).topk(keep, sorted=False).indices.numpy()
+    rows: Rows = np.sort(chosen, axis=1)
     return rows, np.take_along_axis(scores, rows, 1)
+
+
+def _product(queries: Floats, items: Floats) -> Floats:
+    """Scores ``[n, m]``."""
+    if _torch is None:
+        plain: Floats = queries @ items.T
+        return plain
+    found: Floats = (_torch.from_numpy(queries) @ _torch.from_numpy(items).t()).numpy()
+    return found
 
 
 def _sorted(rows: Rows, scores: Doubles, k: int) -> Best:
@@ -251,18 +377,28 @@ def _sorted(rows: Rows, scores: Doubles, k: int) -> Best:
     return Best(found, best)
 
 
+def merged(parts: Sequence[Best], k: int) -> Best:
+    """The k best of several answers to the same queries, none of which shares a row."""
+    rows = np.concatenate([part.rows for part in parts], 1)
+    scores = np.concatenate([part.scores for part in parts], 1)
+    by_row = np.argsort(rows, axis=1, kind="stable")
+    queries = np.arange(len(rows))[:, None]
+    return filled(_sorted(rows[queries, by_row], scores[queries, by_row], k), k)
+
+
 def _joined(parts: list[Best], k: int) -> Best:
     """One `Best` of several, each filled up to k."""
     if not parts:
         return Best(np.zeros((0, k), np.int64), np.zeros((0, k)))
     if len(parts) == 1:
-        return _filled(parts[0], k)
-    filled = [_filled(part, k) for part in parts]
-    rows, scores = ([getattr(part, name) for part in filled] for name in ("rows", "scores"))
+        return filled(parts[0], k)
+    whole = [filled(part, k) for part in parts]
+    rows, scores = ([getattr(part, name) for part in whole] for name in ("rows", "scores"))
     return Best(np.concatenate(rows), np.concatenate(scores))
 
 
-def _filled(best: Best, k: int) -> Best:
+def filled(best: Best, k: int) -> Best:
+    """The same with k places for each query."""
     short = k - best.rows.shape[1]
     if not short:
         return best

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from cadc_rec.errors import BusyError, CadcError
-from cadc_rec.store.remote.refusals import no_bucket, sentence
+from cadc_rec.store.remote.refusals import broke_off, no_bucket, sentence
 
 RETRY_SECONDS = 60.0
 """How long a request is tried again while the store does not answer, or answers with an error."""
@@ -30,7 +30,7 @@ _PART = 16 << 20  # bytes of a part of an upload, at least
 _MOST_PARTS = 9000  # of one upload; S3 takes 10,000
 _AT_ONCE = 4  # parts of one upload
 _PIECE = 64 << 20  # bytes of a download that one request asks for, and retries ask for again
-_CONFLICT_PAUSES = (0.1, 0.5, 2.0)
+_PAUSES = (0.1, 0.5, 2.0)
 Version = Mapping[str, str]
 """What distinguishes an object's content from an earlier one."""
 
@@ -148,39 +148,67 @@ class Objects:
     def create(self, name: str, data: bytes) -> Version | None:
         """Write a small object where there is none; None, and nothing written, where there is.
 
+        Args:
+            name: of the object.
+            data: its bytes, by which this process tells what it wrote itself.
+
         Raises:
             BusyError: the store refused every try, and has none.
         """
+        return self._conditional(name, data, None)
+
+    def replace(self, name: str, data: bytes, version: Version) -> Version | None:
+        """Write a small object in place of this `version`; None where another stands there.
+
+        Args:
+            name: of the object.
+            data: its bytes, as in `create`.
+            version: of what is replaced.
+        """
+        return self._conditional(name, data, version)
+
+    def _conditional(self, name: str, data: bytes, version: Version | None) -> Version | None:
+        """Write where `version` stands, or nothing; None where something else does.
+
+        A connection that broke leaves it in doubt whether the object was written, and it would not
+        do to write it twice: who came in between would lose. So it is read, and if what was there
+        before is still there, written again; a write that is late then fails by its condition.
+        """
         import obstore
 
-        for pause in (*_CONFLICT_PAUSES, None):
-            with self._explained("be written"):
-                try:
-                    return _version(obstore.put(self._store, name, data, mode="create"))
-                except (self._errors.AlreadyExistsError, self._errors.PreconditionError):
-                    pass
-            there = self.get(name)  # a request that was sent twice finds what it wrote itself
-            if there is not None:
-                return there[1].version if there[0] == data else None
+        errors = self._errors
+        mode: Any = "create" if version is None else dict(version)
+        last = time.monotonic() + RETRY_SECONDS
+        for pause in (*_PAUSES, None):
+            doubt: CadcError | None = None
+            try:
+                with (
+                    self._explained("be written"),
+                    contextlib.suppress(errors.AlreadyExistsError, errors.PreconditionError),
+                    contextlib.suppress(*([] if version is None else [FileNotFoundError])),
+                ):
+                    return _version(obstore.put(self._store, name, data, mode=mode))
+            except CadcError as error:
+                if not broke_off(error.__cause__) or pause is None or time.monotonic() > last:
+                    raise
+                doubt = error
+            try:
+                there = self.get(name)
+            except CadcError as error:
+                raise doubt or error from None
+            if there is not None and there[0] == data:  # this process's own
+                return there[1].version
+            if version is None and there is not None:
+                return None
+            unchanged = there is not None and there[1].version == version
+            if version is not None and not (doubt and unchanged):
+                return None
             if pause is not None:  # S3 refuses both of two writers, if they are quick enough
                 time.sleep(pause)
         raise BusyError(
             f"{self.address}/{name}: was not written, because the store refused it time and again "
             "as if others were writing it, and it is not there; run again."
         )
-
-    def replace(self, name: str, data: bytes, version: Version) -> Version | None:
-        """Write a small object in place of this `version`; None where another stands there."""
-        import obstore
-
-        with self._explained("be written"):
-            try:
-                mode: Any = dict(version)
-                return _version(obstore.put(self._store, name, data, mode=mode))
-            except (self._errors.PreconditionError, FileNotFoundError):
-                pass
-        there = self.get(name)
-        return there[1].version if there is not None and there[0] == data else None
 
     def upload(self, name: str, file: Path) -> None:
         """Write a file, in parts if it is large; the object appears when it is whole."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from cadc_rec.errors import CadcError
 from cadc_rec.store.atomic import locked
-from cadc_rec.store.manifest import file_entry
+from cadc_rec.store.manifest import file_entries
 from cadc_rec.store.remote.origin import Origin, place_on_node
 
 
@@ -59,11 +59,8 @@ def node_draft(
 
 def send_draft(origin: Origin, folder: Path, prefix: str) -> dict[str, dict[str, Any]]:
     """Have a node's files in the store; returns size and SHA-256 by name."""
-    files = {
-        file.relative_to(folder).as_posix(): file_entry(file)
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
+    every = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    files = file_entries(folder, every)
     if files:
         origin.upload(folder, prefix, files)
     return files

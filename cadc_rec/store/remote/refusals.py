@@ -64,6 +64,11 @@ def sentence(address: str, what: str, error: Exception, denied: bool) -> str:
     )
 
 
+def broke_off(error: BaseException | None) -> bool:
+    """Whether an error is no answer of a store: a connection that broke, or what lies before it."""
+    return type(error).__name__ == "GenericError" and _CODE.search(str(error)) is None
+
+
 def no_bucket(address: str) -> str:
     """The sentence for an address whose bucket is not there."""
     return f"{address}: {_NO_BUCKET}"

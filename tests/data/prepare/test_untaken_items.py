@@ -80,6 +80,7 @@ def test_codes_are_those_of_the_taken_and_other_values_come_behind_them(catalogu
     assert rows["colour"] == [2, 1, 2, 2, 0, 4, 3]
     assert rows["tags"] == [[1], [1, 2], [2], [], [3], [2, 4], [3, 1]]
     assert rows["price"] == [1, 2, 3, 0, 2, 0, 3]
+    assert rows["price:value"] == [1, 2, 3, None, 2.5, 0.5, 99], "a service filters by it"
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ import pytest
 
 from cadc_rec.data.prepare.chosen import INTERACTIONS
 from cadc_rec.data.select import balanced, blocks
-from cadc_rec.data.select.balanced import choose_rows, over_sampling_counts, under_sampling_counts
+from cadc_rec.data.select.balanced import Balanced, over_sampling_counts, under_sampling_counts
+from cadc_rec.data.select.ranks import Alone
 from cadc_rec.store.artifact import Artifact, run_stage
 
 # Items 1 and 4 never occur; 25 rows in all.
@@ -27,6 +28,24 @@ def draw(seed=0):
 def items_of(frequency, seed=1):
     """D_full's item column with these frequencies, in random order."""
     return draw(seed).permutation(np.repeat(np.arange(len(frequency)), frequency)).astype(np.int32)
+
+
+class Run:
+    """A run of the rows of an item column."""
+
+    def __init__(self, item, start, stop):
+        self.item, self.start, self.stop = item, start, stop
+
+    def column(self, name):
+        return pa.table({name: self.item[self.start : self.stop]})
+
+
+def choose_rows(item, counts, seed, size=10):
+    """The rows that `Balanced` takes, given them in runs of `size`."""
+    starts = range(0, len(item), size)
+    runs = [Run(item, start, min(start + size, len(item))) for start in starts]
+    of = Balanced(runs, np.bincount(item, minlength=len(counts)), counts, seed, Alone())
+    return np.concatenate([of(run) + run.start for run in runs])
 
 
 # --- how many ----------------------------------------------------------------------------------
@@ -136,7 +155,7 @@ def test_under_sampling_repeats_no_row():
 def test_the_seed_alone_decides_the_rows():
     item = items_of(FREQUENCY * 20)
     counts = np.array([30, 0, 7, 30, 0, 30, 30])
-    first, again, other = (choose_rows(item, counts, seed) for seed in (0, 0, 1))
+    first, again, other = (choose_rows(item, counts, s, n) for s, n in ((0, 10), (0, 64), (1, 10)))
     assert first.tolist() == again.tolist()
     assert first.tolist() != other.tolist()
 
@@ -145,7 +164,7 @@ def test_every_choice_of_an_items_rows_is_equally_likely(monkeypatch):
     """All ten choices of two of item 1's five rows, the keys drawn in several blocks."""
     monkeypatch.setattr(balanced, "_BLOCK", 3)
     item = np.array([1, 0, 1, 1, 0, 1, 1], dtype=np.int32)
-    draws = 3000
+    draws = 600
     chosen = Counter(tuple(choose_rows(item, np.array([0, 2]), s).tolist()) for s in range(draws))
     assert len(chosen) == 10
     expected = draws / 10

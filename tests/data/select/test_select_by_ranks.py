@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +16,12 @@ from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data import streams
 from cadc_rec.data.columns import write_columns
 from cadc_rec.data.prepare.chosen import INTERACTIONS
-from cadc_rec.data.select import blocks
+from cadc_rec.data.select import balanced, blocks, shares
 from cadc_rec.data.select.build_selection import build_selections
+from cadc_rec.data.select.ranks import Ranks
 from cadc_rec.data.streams import RowGroups
-from cadc_rec.store.artifact import Artifact, Draft, run_stage
+from cadc_rec.store.artifact import Artifact, Draft, open_artifact, run_stage
+from tests.zygote import run_ranks
 
 ROWS, USERS, ITEMS = 1000, 50, 30
 
@@ -28,10 +31,10 @@ class Rank:
 
     def __init__(self, rank: int, values: list[object], meet: threading.Barrier) -> None:
         self.rank, self.values, self.meet = rank, values, meet
+        self.world_size = len(values)
 
     def share(self, n: int) -> range:
-        world = len(self.values)
-        return range(n * self.rank // world, n * (self.rank + 1) // world)
+        return range(n * self.rank // self.world_size, n * (self.rank + 1) // self.world_size)
 
     def all_gather(self, value: object) -> list[object]:
         self.values[self.rank] = value
@@ -72,6 +75,11 @@ def d_full(tmp_path_factory) -> Artifact:
     return run_stage(tmp_path_factory.mktemp("work"), "prepare", {}, {}, build)
 
 
+def vectors(user, item):
+    """Of few different numbers, so that many rows have equal scores."""
+    return ((ids[:, None] % [3, 5]).astype(np.float32) - 1 for ids in (user, item))
+
+
 def selected(dataset: Artifact, folder: Path, world: int, asked: SelectConfig, history: int):
     """Files by name, and what each rank says of them."""
     folder.mkdir()
@@ -79,7 +87,7 @@ def selected(dataset: Artifact, folder: Path, world: int, asked: SelectConfig, h
 
     def rank(number: int) -> None:
         draft, ranks = Draft(folder), Rank(number, values, meet)
-        build_selections([(asked, draft)], 7, dataset, history, ranks=ranks)
+        build_selections([(asked, draft)], 7, dataset, history, vectors, ranks=ranks)
         said[number] = draft.info
 
     threads = [threading.Thread(target=rank, args=(number,)) for number in range(world)]
@@ -87,31 +95,67 @@ def selected(dataset: Artifact, folder: Path, world: int, asked: SelectConfig, h
         thread.start()
     for thread in threads:
         thread.join(60)
-    return {file.name: file.read_bytes() for file in folder.iterdir()}, said
+    return bytes_of(folder), said
 
 
-@pytest.mark.parametrize("world", [2, 3, 11])
-@pytest.mark.parametrize("history", [0, 4])
+def select_into(dataset: Path, out: Path, kind: str, ranks: Ranks | None = None) -> dict:
+    """Select in this process; what the manifest is told."""
+    ratio = 1.0 if kind == "everything" else 3.0
+    draft = Draft(out)
+    asked = [(SelectConfig(kind=kind, ratio=ratio, shards=8), draft)]
+    build_selections(asked, 7, open_artifact(dataset), 4, vectors, ranks=ranks)
+    return draft.info
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """Of each file."""
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("world", "history"), [(2, 4), (3, 0), (11, 4)])
 @pytest.mark.parametrize(
     ("kind", "ratio"),
     [("uniform", 3.0), ("uniform", 300.0), ("everything", 1.0), ("item-stratified", 3.0),
-     ("time-stratified", 7.0)],
+     ("time-stratified", 7.0), ("recent", 3.0), ("recent", 300.0), ("user-stratified", 7.0),
+     ("recency-weighted", 3.0), ("over-sampling", 3.0), ("over-sampling", 1.0),
+     ("under-sampling", 7.0), ("hard", 3.0)],
 )  # fmt: skip
 def test_shards_are_the_bytes_that_one_process_writes(
     kind, ratio, history, world, d_full, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(balanced, "RUN_ROWS", 50)  # several runs of items, two on a rank at most
+    monkeypatch.setattr(balanced, "MOST_RUNS", 2)
+    monkeypatch.setattr(shares, "_USERS", 16)
     monkeypatch.setattr(streams, "SHARD_GROUP_ROWS", 37)  # groups that begin in another's shard
     asked = SelectConfig(kind=kind, ratio=ratio, shards=8)
-    alone, (told,) = tmp_path / "alone", [None]
+    alone = tmp_path / "alone"
     alone.mkdir()
     draft = Draft(alone)
-    build_selections([(asked, draft)], 7, d_full, history)
-    told = draft.info
+    build_selections([(asked, draft)], 7, d_full, history, vectors)
     files, said = selected(d_full, tmp_path / "together", world, asked, history)
-    assert files == {file.name: file.read_bytes() for file in alone.iterdir()}
+    assert files == bytes_of(alone)
     assert len(files) == 8
-    assert said == dict.fromkeys(range(world), told)
+    assert said == dict.fromkeys(range(world), draft.info)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_write_the_bytes_of_one_for_every_kind(world, d_full, tmp_path, monkeypatch):
+    kinds = get_args(SelectConfig.model_fields["kind"].annotation)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 64)
+    for folder in ("alone", "together"):
+        for kind in kinds:
+            (tmp_path / folder / kind).mkdir(parents=True)
+    arguments = [d_full.path, tmp_path / "together", *kinds]
+    run_ranks(Path(__file__).with_name("rank_worker.py"), arguments, world, seconds=120)
+    for kind in kinds:
+        info = select_into(d_full.path, tmp_path / "alone" / kind, kind)
+        files = (bytes_of(tmp_path / folder / kind) for folder in ("together", "alone"))
+        assert next(files) == next(files), kind
+        for rank in range(world):
+            told = json.loads((tmp_path / "together" / f"{kind}-{rank}.json").read_text())
+            assert told == info, kind
 
 
 def test_any_run_of_rows_is_read(d_full):

@@ -301,3 +301,25 @@ def test_an_export_archive_with_a_pickle_is_refused(entries, words):
 def test_what_is_no_archive_is_refused():
     with pytest.raises(CadcError, match="not an archive"):
         refuse_pickles(b"PK\x03\x04 and no more", "x.pt2")
+
+
+def test_other_versions_of_libraries_are_named_but_not_other_builds_of_the_same(toy, monkeypatch):
+    here = {"python": "3.11.2", "torch": "2.13.0+cpu", "numpy": "2.4.6", "duckdb": "2.0.1"}
+    monkeypatch.setattr("cadc_rec.serving.bundle.bundle.library_versions", lambda: here)
+
+    def made_with(**versions):
+        edited(toy, lambda manifest: manifest.update(versions=versions))
+        return Bundle.open(toy).other_versions()
+
+    assert made_with(python="3.11.9", torch="2.13.0", numpy="2.4.6", duckdb="2.0.0") == []
+    assert made_with(python="3.12.1", torch="2.12.1", faiss="1.9.0") == [
+        "python 3.12.1 (here 3.11.2)",
+        "torch 2.12.1 (here 2.13.0+cpu)",
+        "faiss 1.9.0 (here not installed)",
+    ]
+
+
+def test_a_manifest_whose_versions_are_no_table_is_refused(toy):
+    edited(toy, lambda manifest: manifest.update(versions=["3.11"]))
+    with pytest.raises(CadcError, match="changed since it was exported"):
+        Bundle.open(toy)

@@ -47,14 +47,15 @@ def bundles(tiny, spawn, once):
 
 
 class Service:
-    """A service in a process of its own: a fork, or (`real`) the command as a person types it.
+    """A service in a process of its own: a fork, or (`real`) the command as a person types it,
+    `under` another one.
 
     Attributes:
         http, grpc: the ports.
         pid: of the process.
     """
 
-    def __init__(self, folder, bundle, *arguments, key=None, real=False):
+    def __init__(self, folder, bundle, *arguments, key=None, real=False, under=()):
         ports = ("--http-port", "0", "--grpc-port", "0")
         command = ["serve", str(bundle), *ports, *map(str, arguments)]
         environment = zygote.environment()
@@ -62,17 +63,17 @@ class Service:
         if real:
             self.log = folder / "stderr"
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cadc_rec", *command],
+                [*under, sys.executable, "-m", "cadc_rec", *command],
                 cwd=ROOT,
                 env=environment,
-                stdout=subprocess.DEVNULL,
+                stdout=(folder / "stdout").open("w"),
                 stderr=self.log.open("w"),
             )
         else:
             self.process = zygote.start(command, environment)
             self.log = self.process.folder / "stderr"
         self.pid = self.process.pid
-        ports = self.said(r"http://127\.0\.0\.1:(\d+), grpc://127\.0\.0\.1:(\d+)")
+        ports = self.said(r"https?://127\.0\.0\.1:(\d+), grpc://127\.0\.0\.1:(\d+)")
         self.http, self.grpc = int(ports[1]), int(ports[2])
 
     def said(self, pattern, seconds=120):

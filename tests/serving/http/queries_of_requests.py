@@ -18,12 +18,13 @@ from pydantic import ValidationError
 
 from cadc_rec.config.tables import IdForm
 from cadc_rec.data.request_codes import RequestCodes
+from cadc_rec.serving.http.batcher import Waiting, _of_all, _Work
 from cadc_rec.serving.http.messages import Request
 from cadc_rec.serving.http.queries import Query, query_of
-from cadc_rec.serving.http.recommender import _of_all, _Waiting
 from cadc_rec.serving.http.settings import Limits
-from cadc_rec.serving.predict.catalogue import IdMap
+from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.requests import Requests
+from cadc_rec.serving.predict.rules import NO_RULES, Boost, Rules
 from tests.serving.toy import toy
 
 ENDS = [2**63 - 1, -(2**63), 1_790_000_000_000_000_001, 0, 17]
@@ -109,7 +110,10 @@ def the_moment_of_a_request() -> None:
             ("context_color", "BYTES", ["x", "7"]),
             "no such column; there are: context_device, ",
         ),
-        (("history", "FP64", [1.0, 2.0]), "input 'history': FP64 is of 'time' alone"),
+        (
+            ("history", "FP64", [1.0, 2.0]),
+            "'history': FP64 is of 'time' and attributes alone",
+        ),
     ]:
         with pytest.raises(InvalidInput, match=sentence):
             asked(wrong)
@@ -124,7 +128,7 @@ def queries_at_different_moments_are_one_call() -> None:
     answer = SimpleNamespace(rows=np.zeros((4, 3)), item_ids=np.zeros((4, 3)))
     answer.scores, answer.sources = answer.rows, np.zeros(4)
 
-    def recommend(users, k, exclude_seen, filter, history, candidates, time, context, mode):
+    def recommend(users, k, exclude_seen, filter, history, candidates, time, context, *more):
         said.append((users, time, context))
         return answer
 
@@ -133,7 +137,8 @@ def queries_at_different_moments_are_one_call() -> None:
         asked(("time", "INT64", [3, 4]), ("context_shelf", "INT64", [7, 8])),
     ]
     predictor = SimpleNamespace(recommend=recommend)
-    found = list(_of_all([_Waiting(predictor, query, None) for query in queries]))
+    waiting = [Waiting(predictor, query, None, None) for query in queries]
+    found = list(_of_all([_Work(one, one.query) for one in waiting]))
     assert [len(each.rows) for each in found] == [2, 2]
     context = {"device": ["web", None, None, None], "shelf": [None, None, 7, 8]}
     assert said == [([100, 101, 100, 101], [1, 2, 3, 4], context)]
@@ -162,6 +167,90 @@ def sessions() -> None:
         of([0, 3], [], users=False)
     with pytest.raises(ValidationError, match="history_mode"):
         of([2, 1], [1001, 1002], history_mode="both")
+
+
+def attributes_of_somebody_new() -> None:
+    """One value or a row of values a user; empty texts and NaN are unknown; with users or none."""
+    from tests.serving.predict.test_attributes import with_attributes
+
+    predictor = with_attributes([])
+
+    def of(*inputs: tuple[str, list[int], str, list[Any]]) -> Query:
+        words = ("name", "shape", "datatype", "data")
+        document = {"inputs": [dict(zip(words, each, strict=True)) for each in inputs]}
+        return query_of(Request.model_validate(document), predictor, Limits())
+
+    found = of(
+        ("attribute_group", [2], "BYTES", ["b", ""]),
+        ("attribute_zone", [2, 1], "BYTES", ["20", "30"]),
+        ("attribute_age", [2], "FP64", [39.5, 40]),
+        ("attribute_income", [2], "INT64", [3, 4]),
+        ("attribute_likes", [2, 2], "BYTES", ["x", "", "", ""]),
+        ("attribute_face", [2, 2], "FP64", [1.0, 2.0, 3.0, float("nan")]),
+    )
+    assert found.users == [None, None]
+    assert found.attributes == {
+        "group": ["b", None],
+        "zone": [20, 30],
+        "age": [39.5, 40],
+        "income": [3, 4],
+        "likes": [["x"], None],
+        "face": [[1.0, 2.0], None],
+    }
+    user = ("user_id", [1], "INT64", [-5])
+    assert of(user, ("attribute_zone", [1], "INT64", [10])).attributes == {"zone": [10]}
+    assert of(user).attributes == {}
+    for given, named in (
+        (("attribute_color", [1], "BYTES", ["x"]), "no such attribute of users; there are: attr"),
+        (("attribute_zone", [1], "BYTES", ["x"]), "values are whole numbers"),
+        (("attribute_age", [1], "BYTES", ["x"]), "values are numbers"),
+        (("attribute_zone", [1], "FP64", [1.5]), "values of 'zone' are whole numbers"),
+        (("attribute_group", [1, 2], "BYTES", ["a", "b"]), "the shape is"),
+        (("attribute_face", [1, 1], "FP64", [1.0]), "'face' has 2 numbers"),
+        (("attribute_age", [1], "FP64", [1e309]), "'age' has numbers, not inf"),
+    ):
+        with pytest.raises(InvalidInput, match=named):
+            of(user, given)
+    predictor = toy()
+    with pytest.raises(InvalidInput, match="reads no attributes of users"):
+        of(user, ("attribute_zone", [1], "INT64", [10]))
+
+
+def choosing() -> None:
+    """Items of all users or of each, and rules as JSON and, as gRPC has no floats, as text."""
+
+    def of(shape: list[int], **parameters: Any) -> Query:
+        ids = list(range(1000, 1000 + int(np.prod(shape))))
+        tensors = [
+            {"name": "user_id", "shape": [2], "datatype": "INT64", "data": [100, 101]},
+            {"name": "candidate_id", "shape": shape, "datatype": "INT64", "data": ids},
+            {"name": "block_id", "shape": [1], "datatype": "INT64", "data": [1001]},
+        ]
+        document = {"inputs": tensors, "parameters": parameters}
+        return query_of(Request.model_validate(document), toy(), Limits())
+
+    found = of([3])
+    assert (found.candidates, found.block) == ([1000, 1001, 1002], [1001])
+    assert of([2, 2]).candidates == [[1000, 1001], [1002, 1003]]
+    assert found.rules == NO_RULES
+    assert not found.is_plain
+    for text in (False, True):
+        numbers = {"diversity": 0.25, "min_score": -1.5}
+        numbers = {name: str(value) for name, value in numbers.items()} if text else numbers
+        boost = '[{"filter": {"kind": ["kind 1"]}, "add": 2}]'
+        rules = of([3], max_per='{"kind": 2}', boost=boost, **numbers).rules
+        boosts = (Boost({"kind": ["kind 1"]}, 2.0),)
+        assert rules == Rules({"kind": 2}, 0.25, boosts, -1.5)
+    for shape, parameters, sentence in [
+        ([3, 1], {}, r"'candidate_id': the shape is \[m\], or \[2, m\] for 2 users, not"),
+        ([3], {"filter": '{"year": {">": "x"}}'}, "parameters: '>' of year takes a number"),
+        ([3], {"max_per": '{"kind": 0}'}, "kind = 0 is not a whole number from 1 on"),
+    ]:
+        with pytest.raises(InvalidInput, match=sentence):
+            of(shape, **parameters)
+    for wrong in ({"diversity": "much"}, {"diversity": 2}, {"max_per": "[]"}, {"boost": "{}"}):
+        with pytest.raises(ValidationError, match=next(iter(wrong))):
+            of([3], **wrong)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from cadc_rec.serving.predict.predictor import Predictor
+
 
 @pytest.fixture(params=["http", "grpc"])
 def client(request, service):
@@ -84,6 +86,22 @@ def test_candidates_are_the_only_items_ranked(client, expected):
     assert found.as_numpy("item_id")[0, : len(best)].tolist() == best
 
 
+def test_each_user_may_have_candidates_of_their_own_and_rules_hold(client, expected):
+    some = np.stack([expected.item_ids[:20], expected.item_ids[20:40]])
+    inputs = [
+        tensor(client, "user_id", expected.user_ids[:2]), tensor(client, "candidate_id", some),
+        tensor(client, "block_id", expected.item_ids[[3, 23]]),
+    ]  # fmt: skip
+    ask = {"k": 20, "exclude_seen": False, "min_score": "-1e9", "filter": '{"not": {"genres": []}}'}
+    found = client.infer("recommender", inputs, parameters=ask)
+    everything = client.infer("recommender", inputs[:1], parameters={**ask, "k": 40})
+    for user in range(2):
+        own = set(some[user].tolist()) - set(expected.item_ids[[3, 23]].tolist())
+        order = [i for i in everything.as_numpy("item_id")[user].tolist() if i in own]
+        assert found.as_numpy("item_id")[user].tolist()[:19] == order
+        assert found.as_numpy("count")[user] == 19
+
+
 def test_it_is_live_ready_and_described(client):
     assert client.is_server_live()
     assert client.is_server_ready()
@@ -91,7 +109,27 @@ def test_it_is_live_ready_and_described(client):
     described = client.get_model_metadata("recommender")
     inputs = described["inputs"] if isinstance(described, dict) else described.inputs
     names = [entry["name"] if isinstance(entry, dict) else entry.name for entry in inputs]
-    assert names == ["user_id", "history", "candidate_id"]
+    of_users = ["attribute_segment", "attribute_age_group"]
+    assert names == ["user_id", "history", "candidate_id", "block_id", *of_users]
+
+
+def test_attributes_of_somebody_new_make_a_list_of_their_own(client, bundles):
+    """As in this process, where the list is tested beside the tower's."""
+    predictor = Predictor.load(bundles[0])
+    described = {one["name"]: one["vocabulary"] for one in predictor.user_attributes.described}
+    told = {name: [words[0], words[-1]] for name, words in described.items()}
+    inputs = []
+    for name, values in told.items():
+        whole = isinstance(values[0], int)
+        given = values if whole else [value.encode() for value in values]
+        kind = "INT64" if whole else "BYTES"
+        inputs.append(tensor(client, f"attribute_{name}", given, kind))
+    found = client.infer("recommender", inputs)
+    assert found.as_numpy("source").tolist() == [b"attributes"] * 2
+    expected = predictor.recommend([None, None], 10, attributes=told)
+    assert found.as_numpy("item_id").tolist() == expected.item_ids.tolist()
+    with pytest.raises(InferenceServerException, match="no such attribute of users"):
+        client.infer("recommender", [tensor(client, "attribute_color", [1])])
 
 
 def test_what_cannot_be_answered_is_said_to_the_client(client):

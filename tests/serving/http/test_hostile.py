@@ -16,6 +16,7 @@ from tests.share import share
 
 INFER = b"POST /v2/models/recommender/infer HTTP/1.1\r\nhost: x\r\n"
 _SCHEMATHESIS = Path(__file__).with_name("schemathesis.toml")
+NESTED = '{"not": ' * 9 + '{"genres": ["x"]}' + "}" * 9
 USER = {"name": "user_id", "shape": [1], "datatype": "INT64", "data": [0]}
 
 
@@ -84,6 +85,9 @@ def with_inputs(*inputs, **more):
         (with_inputs(USER, parameters={"filter": "x"}), "parameters.filter: invalid JSON"),
         (with_inputs(USER, parameters={"filter": "[]"}), "filter: input should be an object"),
         (with_inputs(USER, parameters={"filter": '{"x": ["y"]}'}), "items have no attribute 'x'"),
+        (with_inputs(USER, parameters={"filter": NESTED}), "nested more than 8 times"),
+        (with_inputs(USER, parameters={"diversity": 7}), "diversity: input should be less than or"),
+        (with_inputs(USER, parameters={"max_per": '{"genres": "x"}'}), "max_per.genres: input"),
         (with_inputs(USER, outputs=[{"name": "x"}]), "outputs[0].name: input should be 'item_id'"),
         (with_inputs(USER, id=7), "id: input should be a valid string; got 7."),
         (with_inputs(USER, {"name": "history", "shape": [2, 1], "datatype": "INT64",

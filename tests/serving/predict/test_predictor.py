@@ -7,7 +7,7 @@ import pytest
 
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.predict.answers import Source
-from cadc_rec.serving.predict.catalogue import IdMap
+from cadc_rec.serving.predict.ids import IdMap
 from tests.serving.toy import ranking, toy
 
 

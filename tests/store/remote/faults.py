@@ -2,6 +2,8 @@
 
 import http.client
 import http.server
+import socket
+import struct
 import threading
 import time
 
@@ -15,6 +17,13 @@ def refusal(status, code, message="said the store"):
     return status, text.encode()
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    """Closes a connection without a word before, which would keep it from being reset."""
+
+    def shutdown_request(self, request):
+        self.close_request(request)
+
+
 class Proxy:
     """Forwards to a server on loopback.
 
@@ -22,15 +31,18 @@ class Proxy:
         delay: seconds before each answer.
         bytes_per_second: of bodies in both directions, all connections together.
         refuses: given method and path, what to answer instead; None forwards.
+        drops: given method and path, ``before`` or ``after`` the server does it the connection
+            is reset, without an answer; None answers. None in place of a function drops nothing.
         asked: method and path of every request.
     """
 
     def __init__(self, port):
         self.target, self.delay, self.bytes_per_second = port, 0.0, None
         self.refuses = lambda method, path: None
+        self.drops = None
         self.asked = []
         self._turn = threading.Lock()
-        self.running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.running = _Server(("127.0.0.1", 0), self._handler())
         self.running.daemon_threads = True
         threading.Thread(target=self.running.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.running.server_port}"
@@ -56,13 +68,28 @@ class Proxy:
                 if refused is not None:
                     self._answer(refused[0], {"Content-Type": "application/xml"}, refused[1])
                     return
+                dropped = proxy.drops and proxy.drops(self.command, self.path)
+                if dropped == "before":
+                    self._break_off()
+                    return
                 onward = http.client.HTTPConnection("127.0.0.1", proxy.target, timeout=60)
                 onward.request(self.command, self.path, body, dict(self.headers))
                 answer = onward.getresponse()
+                if dropped == "after":
+                    answer.read()
+                    onward.close()
+                    self._break_off()
+                    return
                 told = {k: v for k, v in answer.getheaders() if k.lower() not in _HOP}
                 length = answer.getheader("Content-Length") if self.command == "HEAD" else None
                 self._answer(answer.status, told, answer.read(), length)
                 onward.close()
+
+            def _break_off(self):
+                """As the connection of a server that was killed: it is reset."""
+                self.close_connection = True
+                now = struct.pack("ii", 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
 
             def _body(self, left):
                 parts = []

@@ -10,7 +10,7 @@ import pytest
 
 from cadc_rec.errors import CadcError
 from cadc_rec.store.artifact import run_stage
-from cadc_rec.store.remote import address, origin
+from cadc_rec.store.remote import address, lease, origin
 from cadc_rec.store.remote.address import Objects
 from tests.store.remote.conftest import bytes_of, names
 from tests.store.remote.faults import Proxy, refusal
@@ -171,7 +171,7 @@ def test_two_writers_that_a_store_refuses_both_try_again(proxy, bucket):
 def test_what_a_store_refuses_time_and_again_stays_and_is_sent_by_the_next_command(
     proxy, bucket, machine, monkeypatch
 ):
-    monkeypatch.setattr(address, "_CONFLICT_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(address, "_PAUSES", (0.0, 0.0))
 
     def refuse(method, path):
         if method == "PUT" and path.endswith("manifest.json"):
@@ -227,3 +227,120 @@ def test_ranks_wait_for_an_upload_and_a_download_that_take_longer_than_a_time_ou
     assert time.monotonic() - started > 16
     (written,) = tmp_path.glob("*.txt")
     assert written.read_text() == str([12 << 20] * 2)
+
+
+# --- a connection that breaks while a lock or a manifest is on its way ---------------------------
+
+
+def conditional(method, path):
+    """Whether a request writes a lock, or a manifest."""
+    is_lock = "/.locks/" in path and "/.locks/clock-" not in path
+    return method == "PUT" and (is_lock or path.endswith("manifest.json"))
+
+
+@pytest.fixture
+def breaks(proxy):
+    """breaks("before" or "after", times): the next such requests end without an answer."""
+
+    def after(when, times=1):
+        left = [times]
+
+        def drop(method, path):
+            if conditional(method, path) and left[0]:
+                left[0] -= 1
+                return when
+            return None
+
+        proxy.drops = drop
+        return left
+
+    return after
+
+
+WHEN = pytest.mark.parametrize("when", ["before", "after"])  # the store did it
+
+
+@WHEN
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_lock_whose_answer_was_lost_is_the_writers_own(proxy, bucket, breaks, when, times):
+    objects = Objects(f"{bucket}/work")
+    left = breaks(when, times)
+    own, other = lease.Lease(objects, "train-x"), lease.Lease(objects, "train-x")
+    assert own.take()
+    assert left == [0 if when == "before" else times - 1]
+    assert own._holder.encode() in objects.get(own.object)[0]
+    proxy.drops = None
+    assert not other.take()
+    own.release()
+    assert other.take()
+    other.release()
+    assert names(objects) == []
+
+
+@WHEN
+def test_a_lock_that_another_took_meanwhile_is_not_ours(proxy, bucket, breaks, monkeypatch, when):
+    """A late request: the store had it before this process's, whose answer is lost, too."""
+    objects = Objects(f"{bucket}/work")
+    own, other = lease.Lease(objects, "train-x"), lease.Lease(objects, "train-x")
+    assert other.take()
+    left = breaks(when)
+    assert not own.take()
+    assert left == [0]
+    assert other._holder.encode() in objects.get(own.object)[0]
+
+
+@WHEN
+def test_a_dead_jobs_lock_is_taken_over_although_the_answer_was_lost(
+    proxy, bucket, breaks, monkeypatch, when
+):
+    objects = Objects(f"{bucket}/work")
+    assert lease.Lease(objects, "train-x").take()
+    monkeypatch.setattr(lease, "_seconds", lambda data: -1.0)  # it ran out
+    own = lease.Lease(objects, "train-x")
+    left = [2]  # its first request finds the lock, its second takes it over
+
+    def drop(method, path):
+        if conditional(method, path):
+            left[0] -= 1
+            return when if left[0] == 0 else None
+        return None
+
+    proxy.drops = drop
+    assert own.take()
+    assert own._holder.encode() in objects.get(own.object)[0]
+    proxy.drops = None
+    own.release()
+    assert names(objects) == []
+
+
+@WHEN
+def test_an_artifact_is_committed_although_its_manifests_answer_was_lost(
+    proxy, bucket, breaks, machine, when
+):
+    def drop(method, path):
+        return when if path.endswith("manifest.json") and conditional(method, path) else None
+
+    done = []
+
+    def once(method, path):
+        found = None if done else drop(method, path)
+        done.extend([found] if found else [])
+        return found
+
+    proxy.drops = once
+    made = make(machine("a", f"{bucket}/work"))
+    assert done == [when]
+    assert not made.cached
+    assert bytes_of(made.path) == FILES
+    assert bytes_of(make(machine("b", f"{bucket}/work"), allowed=False).path) == FILES
+
+
+def test_a_store_that_dies_while_a_lock_is_taken_is_one_sentence(proxy, bucket, server):
+    objects = Objects(f"{bucket}/work")
+    proxy.drops = lambda method, path: "before"  # nothing is answered any more
+    with pytest.raises(CadcError) as refused:
+        lease.Lease(objects, "train-x").take()
+    assert str(refused.value).startswith(f"{bucket}/work: cannot be written (")
+    assert "see that the store answers" in str(refused.value)
+    proxy.drops = None
+    assert names(objects) == []

@@ -1,0 +1,163 @@
+"""Guards the service from connections: how many, how slow, and what they ask while it is full.
+
+In: bytes of a connection. Out: those that may go on to uvicorn's own protocol, and otherwise an
+answer that says why not: 408 for headers that take too long, 431 for headers too large, 503 for one
+connection too many, and 503 for an inference request while the service is full.
+
+uvicorn waits forever for a first byte, or for headers that trickle in, and keeps all it gets; so a
+connection has a limit of seconds and bytes here. And a refusal must cost far less than an answer,
+or refusing would be all that the service does under a load of ten times what it can answer: so a
+request that comes whole is refused before it is parsed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from cadc_rec.serving.http.load import Load, of_refusals, refused, retry_after
+
+_MOST_HEAD = 64 << 10  # bytes of a request line with its headers
+_INFER = re.compile(rb"POST /v2/models/[^ /]{1,200}/infer HTTP/1\.1\r\n")
+_TEXT = b'{"error":"too many requests wait; ask again later."}'
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n"
+    b"content-length: %d\r\nretry-after: %%d\r\n\r\n%s" % (len(_TEXT), _TEXT)
+)
+_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,9})\r\n", re.IGNORECASE)
+
+
+def impatient(head_seconds: float, most: int, load: Load) -> type[HttpToolsProtocol]:
+    """The protocol class for uvicorn.
+
+    Args:
+        head_seconds: from the connection, or a request's first byte, to the end of its headers.
+        most: connections at the same time.
+        load: says whether the service is full.
+    """
+    busy = of_refusals("rest", "busy")
+
+    class Impatient(HttpToolsProtocol):
+        """See the module."""
+
+        _deadline: asyncio.TimerHandle | None = None
+        _head_bytes = 0
+        _refused_at = -math.inf
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > most:
+                self._give_up(
+                    b"503 Service Unavailable", "connections",
+                    f"there are {most} connections already; ask again later.",
+                )  # fmt: skip
+                return
+            self._expect_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._head_is_there()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self.transport.is_closing():
+                return  # it was told why
+            whole = self._is_between() and is_whole_inference(data)
+            if whole and load.full:
+                self._refuse()
+                return
+            super().data_received(data)
+            if whole:  # its task has its first step before this, and counts it itself
+                load.unread += 1
+                self.loop.call_soon(_was_read, load)
+            if self._deadline is not None:
+                self._head_bytes += len(data)
+                if self._head_bytes > _MOST_HEAD:
+                    self._give_up(
+                        b"431 Request Header Fields Too Large", "head_size",
+                        f"the headers are larger than {_MOST_HEAD} bytes.",
+                    )  # fmt: skip
+
+        def _is_between(self) -> bool:
+            """Whether the next byte is a request's first, and no other request is under way."""
+            return (self.cycle is None or self.cycle.response_complete) and (
+                not self._head_bytes and not self.pipeline
+            )
+
+        def _refuse(self) -> None:
+            """Answer a request that was not parsed, and expect the next one."""
+            busy.inc()
+            self._head_is_there()
+            self._refused_at = self.loop.time()
+            self.transport.write(_BUSY % retry_after(load.wait))
+            if self.timeout_keep_alive_task is None:
+                self._stay(self.timeout_keep_alive)
+
+        def _stay(self, seconds: float) -> None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                seconds, self.timeout_keep_alive_handler
+            )
+
+        def timeout_keep_alive_handler(self) -> None:
+            idle = self.loop.time() - self._refused_at
+            if idle < self.timeout_keep_alive:  # a timer for every refusal would cost more
+                self._stay(self.timeout_keep_alive - idle)
+            else:
+                super().timeout_keep_alive_handler()
+
+        def on_message_begin(self) -> None:
+            self._expect_head()
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self._head_is_there()
+            super().on_headers_complete()
+
+        def _expect_head(self) -> None:
+            self._head_is_there()
+            self._deadline = self.loop.call_later(
+                head_seconds, self._give_up, b"408 Request Timeout", "head_time",
+                f"the headers did not arrive whole within {head_seconds:g} seconds.",
+            )  # fmt: skip
+
+        def _head_is_there(self) -> None:
+            self._head_bytes = 0
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+        def _give_up(self, status: bytes, reason: str, text: str) -> None:
+            self._head_is_there()
+            if not self.transport.is_closing():
+                refused("rest", reason)
+                body = json.dumps({"error": text}).encode()
+                again = b"retry-after: 1\r\n" if status.startswith(b"503") else b""
+                self.transport.write(
+                    b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+                    b"%sconnection: close\r\n\r\n%s" % (status, len(body), again, body)
+                )
+                self.transport.close()
+
+        def send_400_response(self, msg: str) -> None:
+            self._give_up(b"400 Bad Request", "not_http", "this is not an HTTP request.")
+
+    return Impatient
+
+
+def is_whole_inference(data: bytes) -> bool:
+    """Whether these bytes are one inference request, from its first byte to its last."""
+    if not _INFER.match(data):
+        return False
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        return False
+    found = _LENGTH.search(data, 0, end + 2)
+    return found is not None and end + 4 + int(found[1]) == len(data)
+
+
+def _was_read(load: Load) -> None:
+    load.unread -= 1

@@ -1,0 +1,210 @@
+"""Which items may be recommended to a user, and the best of them.
+
+In: what a request names: a filter, candidates, items to leave out. Out: the best items that are
+left, by a user's vector or by popularity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cadc_rec.data.user_items import UserItems
+from cadc_rec.errors import CadcError
+from cadc_rec.serving.predict.answers import Source
+from cadc_rec.serving.predict.catalogue import ItemAttribute
+from cadc_rec.serving.predict.conditions import Condition, Every, Named
+from cadc_rec.serving.predict.filters import Filter, condition_of
+from cadc_rec.serving.predict.ids import IdMap
+from cadc_rec.serving.predict.retrieval import Retrieval
+from cadc_rec.serving.predict.top_k import Best, Floats, Listed, NotCandidates, filled
+
+Ids = Sequence[Any] | NDArray[Any]
+"""Original ids of items ``[m]``, of all users; or ``[n, m]``, a list for each user."""
+
+_BLOCK = 4096  # of the most popular items, looked at together
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which items may be recommended, as rows.
+
+    Attributes:
+        only: what the items of all users must match; None: nothing.
+        own: the only items of each user; None: all.
+        blocked: rows that nobody is recommended, int64.
+        withheld: rows that each user is not recommended; None without.
+    """
+
+    only: Condition | None
+    own: Sequence[NDArray[np.int64]] | None
+    blocked: NDArray[np.int64]
+    withheld: Sequence[NDArray[np.int64]] | None
+
+    @classmethod
+    def of(
+        cls,
+        users: int,
+        items: IdMap,
+        attributes: Mapping[str, ItemAttribute],
+        filter: Filter | None,
+        candidates: Ids | None,
+        block: Ids | None,
+    ) -> Choice:
+        """What a request for so many users names.
+
+        Raises:
+            CadcError: the filter is none, ids are of the wrong type, or there are lists of ids for
+                another number of users.
+        """
+        n, own, withheld = len(items), None, None
+        conditions = [condition_of(filter, attributes, n)] if filter else []
+        if candidates is not None:
+            if (lists := _of_each(candidates, users, "candidates")) is not None:
+                own = [_rows(items, each) for each in lists]
+            else:
+                conditions.append(Named.of(items.rows(candidates), n))
+        blocked = np.zeros(0, np.int64)
+        if block is not None:
+            if (lists := _of_each(block, users, "block")) is not None:
+                withheld = [_rows(items, each) for each in lists]
+            else:
+                blocked = _rows(items, block)
+        return cls(Every(conditions) if conditions else None, own, blocked, withheld)
+
+    @property
+    def asks(self) -> bool:
+        """Whether the request says which items it wants: then also those that nobody took yet."""
+        return self.only is not None or self.own is not None
+
+    def out(self, taken: UserItems, blocked: NDArray[np.int64], most: int) -> NotCandidates:
+        """What may not be recommended.
+
+        Args:
+            taken: items that each user took.
+            blocked: rows that no request gets.
+            most: how many rows are ranked, the first ones.
+        """
+        if self.withheld is not None:
+            parts = [
+                np.concatenate([taken.of(user), more[more < most].astype(np.int32)])
+                for user, more in enumerate(self.withheld)
+            ]
+            taken = UserItems.of_lists(parts)
+        if len(self.blocked):
+            blocked = np.union1d(blocked, self.blocked)
+        return NotCandidates(taken, blocked, self.only)
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """Finds the items most often taken.
+
+    Attributes:
+        order: item rows, the most often taken first; of equal ones the lower row first.
+        counts: how often each item was taken.
+    """
+
+    order: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    def best(self, k: int, out: NotCandidates, most: int) -> Best:
+        """The k first of the first `most` rows, for one user without a vector."""
+        taken, found = out.taken.of(0), np.zeros(0, np.int64)
+        order = self.order[:most]  # what nobody took is counted 0 and has the last rows
+        if out.only is not None and out.only.most < _BLOCK:
+            few = out.only.rows().astype(np.int64)
+            few = few[few < most]
+            order = few[np.argsort(-self.counts[few], kind="stable")]
+        start, size = 0, max(_BLOCK, k + len(taken))
+        while start < len(order) and len(found) < k:
+            rows = order[start : start + size]
+            rows = rows[out.leaves(rows) & ~np.isin(rows, taken)]
+            found = np.concatenate([found, rows])
+            start, size = start + size, 4 * size
+        found = found[:k]
+        return filled(Best(found[None], self.counts[found][None].astype(np.float64)), k)
+
+
+@dataclass(frozen=True)
+class Search:
+    """Finds the best items of a request's users, by their vectors or by popularity.
+
+    Attributes:
+        queries: vectors ``[n, d]``.
+        sources: what each answer is based on, ``[n]``.
+        retrieval: finds the best by vectors.
+        listed: scores on top of the dot products.
+        popular: finds them for who has no vector.
+        most: how many rows are ranked, the first ones.
+        own: the only items of each user; None: all.
+    """
+
+    queries: Floats
+    sources: NDArray[np.int8]
+    retrieval: Retrieval
+    listed: Listed
+    popular: Popularity
+    most: int
+    own: Sequence[NDArray[np.int64]] | None = None
+
+    def best(self, k: int, out: NotCandidates) -> Best:
+        """The k best items of each user."""
+        k = min(k, self.most)
+        if self.own is None and len(self.sources) and self.by_vector.all():
+            return self.retrieval.best(self.queries, k, out, self.listed)
+        best = Best(np.full((len(self.sources), k), -1), np.full((len(self.sources), k), -np.inf))
+        together = np.flatnonzero(self.by_vector) if self.own is None else np.zeros(0, np.int64)
+        if len(together):
+            more = None if self.listed is None else self.listed[together]
+            found = self.retrieval.best(self.queries[together], k, out.some(together), more)
+            best.rows[together], best.scores[together] = found.rows, found.scores
+        for place in np.setdiff1d(np.arange(len(self.sources)), together):
+            found = self.of_one(int(place), k, out.some(place[None]))
+            best.rows[place], best.scores[place] = found.rows[0], found.scores[0]
+        return best
+
+    def of_one(self, place: int, k: int, out: NotCandidates) -> Best:
+        """The same of one user; `out` has that user alone."""
+        k = min(k, self.most)
+        if self.own is not None:
+            out = out.narrowed(Named.of(self.own[place], len(self.popular.counts)))
+        if not self.by_vector[place]:
+            return self.popular.best(k, out, self.most)
+        more = None if self.listed is None else self.listed[[place]]
+        return self.retrieval.best(self.queries[place][None], k, out, more)
+
+    @property
+    def by_vector(self) -> NDArray[np.bool_]:
+        """Whether each answer is based on a vector."""
+        found: NDArray[np.bool_] = self.sources != Source.POPULARITY
+        return found
+
+
+def _of_each(ids: Ids, users: int, what: str) -> Sequence[Any] | NDArray[Any] | None:
+    """Lists of ids, one for each user; None where there is one list for all.
+
+    Raises:
+        CadcError: there are lists for another number of users.
+    """
+    if isinstance(ids, str) or not isinstance(ids, Sequence | np.ndarray):
+        raise CadcError(f"{what}: give a list of item ids, not {ids!r:.80}.")
+    nested = ids.ndim > 1 if isinstance(ids, np.ndarray) else any(map(_is_list, ids))
+    if not nested:
+        return None
+    if len(ids) != users or not all(map(_is_list, ids)):
+        raise CadcError(f"{what}: give one list of item ids for each of the {users} users.")
+    return ids
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
+
+
+def _rows(items: IdMap, ids: Ids) -> NDArray[np.int64]:
+    rows = items.rows(ids)
+    return rows[rows >= 0]

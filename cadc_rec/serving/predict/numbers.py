@@ -1,0 +1,158 @@
+"""Items by a number: those that have it within bounds.
+
+In: a number an item, as it stands in the table of items. Out: the rows whose numbers are within
+bounds. The order of the numbers is made at load, and a range is a piece of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cadc_rec.errors import CadcError
+from cadc_rec.serving.predict.conditions import Condition, Mask, Named, Rows, Some
+
+Bound = Literal["<", "<=", ">", ">="]
+BOUNDS: tuple[Bound, ...] = ("<", "<=", ">", ">=")
+
+
+@dataclass(frozen=True)
+class NumericAttribute:
+    """An attribute of numbers.
+
+    Attributes:
+        name: of the attribute, for messages.
+        values: float64 ``[n]``, as they stand in the table; dates are seconds since 1970; NaN:
+            unknown.
+    """
+
+    name: str
+    values: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        self._sorted  # noqa: B018 # made at load, and not by the first request
+
+    @cached_property
+    def _sorted(self) -> tuple[NDArray[np.float64], Rows]:
+        """The known values, ascending, and the row of each."""
+        order = np.argsort(self.values, kind="stable")  # NaN comes last
+        known = order[: len(order) - int(np.isnan(self.values).sum())]
+        return self.values[known], known.astype(np.int32)
+
+    def one_of(self, values: Sequence[Any]) -> Condition:
+        """See `cadc_rec.serving.predict.catalogue.ItemAttribute`."""
+        found = [self._from_to(value, value) for value in map(self._number, values)]
+        for value, one in zip(values, found, strict=True):
+            if not one.most:
+                raise CadcError(f"no item has {self.name} = {value!r:.80}.")
+        n = len(self.values)
+        return Some(found, n) if found else Named(np.zeros(0, np.int32), n)
+
+    def within(self, bounds: Mapping[Bound, Any]) -> Condition:
+        """See `cadc_rec.serving.predict.catalogue.ItemAttribute`."""
+        limits = limits_of(self.name, bounds)
+        ordered, _ = self._sorted
+        start = np.searchsorted(ordered, limits.low, "right" if limits.above else "left")
+        stop = np.searchsorted(ordered, limits.high, "left" if limits.below else "right")
+        return _InOrder(self, int(start), max(int(start), int(stop)))
+
+    def of_row(self, row: int) -> list[float]:
+        """See `cadc_rec.serving.predict.catalogue.ItemAttribute`."""
+        value = float(self.values[row])
+        return [] if np.isnan(value) else [value]
+
+    def having(self, found: Sequence[Any]) -> Condition:
+        """See `cadc_rec.serving.predict.catalogue.ItemAttribute`."""
+        return self.one_of(list(dict.fromkeys(found)))
+
+    def _from_to(self, low: float, high: float) -> _InOrder:
+        ordered, _ = self._sorted
+        start = int(np.searchsorted(ordered, low, "left"))
+        return _InOrder(self, start, int(np.searchsorted(ordered, high, "right")))
+
+    def _number(self, value: Any) -> float:
+        return number(value, f"{self.name} has numbers")
+
+
+@dataclass(frozen=True)
+class _InOrder:
+    """The rows whose numbers stand from `start` to `stop` in ascending order."""
+
+    attribute: NumericAttribute
+    start: int
+    stop: int
+
+    @property
+    def least(self) -> int:
+        """See `Condition`."""
+        return self.stop - self.start
+
+    @property
+    def most(self) -> int:
+        """See `Condition`."""
+        return self.stop - self.start
+
+    def rows(self) -> Rows:
+        """See `Condition`."""
+        found = self.attribute._sorted[1][self.start : self.stop]
+        return np.sort(found, kind="stable")  # merges the rows of each value, which ascend already
+
+    def holds(self, rows: NDArray[Any]) -> Mask:
+        """See `Condition`."""
+        return self._among(self.attribute.values[rows])
+
+    def mask(self) -> Mask:
+        """See `Condition`."""
+        return self._among(self.attribute.values)
+
+    def _among(self, values: NDArray[np.float64]) -> Mask:
+        if self.start == self.stop:
+            return np.zeros(len(values), np.bool_)
+        ordered, _ = self.attribute._sorted
+        found: Mask = (values >= ordered[self.start]) & (values <= ordered[self.stop - 1])
+        return found
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From `low` to `high`, and whether these two are themselves left out."""
+
+    low: float
+    high: float
+    above: bool
+    below: bool
+
+    def hold(self, value: float) -> bool:
+        """Whether a number is within them."""
+        after = value > self.low if self.above else value >= self.low
+        return after and (value < self.high if self.below else value <= self.high)
+
+
+def limits_of(name: str, bounds: Mapping[Bound, Any]) -> Limits:
+    """The narrowest limits of all bounds."""
+    found = {
+        sign: number(value, f"{sign!r} of {name} takes a number") for sign, value in bounds.items()
+    }
+    low = max(found.get(">", -np.inf), found.get(">=", -np.inf))
+    high = min(found.get("<", np.inf), found.get("<=", np.inf))
+    # Of two bounds at one number the narrower counts.
+    return Limits(low, high, above=low == found.get(">"), below=high == found.get("<"))
+
+
+def number(value: Any, what: str) -> float:
+    """A finite number that came with a request.
+
+    Raises:
+        CadcError: it is none; the sentence begins with `what`.
+    """
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value):
+            return float(value)
+    except (OverflowError, TypeError):  # a whole number beyond float64
+        pass
+    raise CadcError(f"{what}, not {value!r:.80}.")

@@ -1,0 +1,322 @@
+"""Checks of what a service does under load; each runs in a process of its own, see `test_load`.
+
+The predictor and the clock are stand-ins, so that nothing depends on the machine.
+
+python load_of_requests.py FUNCTION
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import math
+import sys
+import zlib
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cadc_rec.serving.http.batcher import Batcher, piece_users
+from cadc_rec.serving.http.connections import impatient, is_whole_inference
+from cadc_rec.serving.http.encoding import accepted, compressed, encode, encode_pieces
+from cadc_rec.serving.http.load import Busy, Load, TooLate
+from cadc_rec.serving.http.messages import Output, Request
+from cadc_rec.serving.http.queries import Query
+from cadc_rec.serving.http.settings import Limits
+from tests.serving.toy import toy
+
+
+class Clock:
+    """Shows the time that it is told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def loaded(**limits: Any) -> tuple[Load, Clock]:
+    """A load that has learned that one user takes 10 ms, and 1000 users with 100 items a second."""
+    clock = Clock()
+    load = Load(Limits(**limits), clock)
+    for users, k, seconds in ((1, 10, 0.01), (1000, 100, 1.0)):
+        load.times.add(users, k, seconds)
+    return load, clock
+
+
+def take(load: Load, users: int = 1, k: int = 10, large: bool = False, allowed: Any = None) -> Any:
+    began = load.clock()
+    return load.admit(users, k, large, began, load.due(began, allowed))
+
+
+def concurrency_follows_the_service_time() -> None:
+    load, clock = loaded(wait_seconds=0.1)
+    tickets = []
+    while not load.full:
+        tickets.append(take(load))
+    assert len(tickets) == 11  # 10 take 0.1 s, which one more may wait for
+    with pytest.raises(Busy) as refusal:
+        take(load)
+    assert refusal.value.retry_after == 1
+    clock.now += 0.01
+    load.computed(tickets.pop(0))
+    load.computed(tickets.pop(0))
+    take(load)
+    for _ in range(200):  # answers now take a quarter: four times as many may wait
+        clock.now += 0.0025
+        if tickets:
+            load.computed(tickets.pop(0))
+        tickets.append(take(load))
+    while tickets:
+        clock.now += 0.0025
+        load.computed(tickets.pop(0))
+    assert load.times.expected(1, 10) == pytest.approx(0.0025, rel=0.05)
+
+
+def what_cannot_be_answered_in_time_is_refused() -> None:
+    load, clock = loaded(deadline_seconds=2.0, wait_seconds=0.1)
+    with pytest.raises(TooLate, match="longer than the deadline"):
+        take(load, allowed=0.005)
+    take(load, allowed=0.02)
+    with pytest.raises(TooLate):  # 10 ms wait, and it takes 10 ms
+        take(load, allowed=0.015)
+    assert load.due(clock.now, 60.0) == clock.now + 2.0  # no client may wait for longer
+
+
+def a_measurement_alone_refuses_no_one_for_ever() -> None:
+    load, _ = loaded()
+    load.times = type(load.times)()
+    load.times.add(1, 10, 0.05)  # one slow answer, such as the first
+    refusals = math.ceil(math.log(0.02 / 0.05) / math.log(0.9))
+    for _ in range(refusals):
+        with pytest.raises(TooLate):
+            take(load, allowed=0.02)
+    take(load, allowed=0.02)
+
+
+def small_ones_do_not_wait_for_large_ones() -> None:
+    load, _ = loaded(wait_seconds=0.1)
+    first = take(load, 1000, 100, large=True)
+    second = take(load, 1000, 100, large=True)  # it may wait for as long as it takes itself
+    with pytest.raises(Busy) as refusal:
+        take(load, 1000, 100, large=True)
+    assert refusal.value.retry_after == 2
+    take(load)
+    load.dropped(second)
+    load.computed(first, own=1.0)
+    take(load, 1000, 100, large=True)
+
+
+def answers_that_are_not_sent_are_bounded() -> None:
+    load, clock = loaded(places=1000)
+    tickets = []
+    for _ in range(4):
+        tickets.append(take(load, 100, 10))
+        clock.now += 1
+        load.computed(tickets[-1], own=0.001)
+    with pytest.raises(Busy, match="large answers"):
+        take(load, 100, 10)
+    load.sent(tickets[0])
+    take(load, 100, 10)
+
+
+def pieces_take_turns() -> None:
+    """A large request is answered some users at a time, and one that comes later in between."""
+    predictor = toy(n_users=100)
+    calls = []
+
+    class Slow:
+        """Answers as the toy does, and notes who asked."""
+
+        item_vectors = SimpleNamespace(vectors=np.zeros((10**6, 10)))
+
+        def recommend(self, users: list[Any], k: int, *more: Any) -> Any:
+            calls.append(users)
+            return predictor.recommend(users, k, *more)
+
+    slow: Any = Slow()
+    size = piece_users(slow, 5)
+    users = list(range(100, 200))
+    history = [[1000 + n % 50] for n in range(100)]
+    load, _ = loaded()
+
+    async def both() -> Any:
+        batcher = Batcher(load)
+        large = batcher.recommend(
+            slow, Query(users, 5, history=history), take(load, 100, 5, large=True)
+        )
+        asked = asyncio.create_task(large)
+        await asyncio.sleep(0)
+        small = batcher.recommend(slow, Query([100], 5), take(load, 1, 5))
+        other = asyncio.create_task(small)
+        found = await asked, await other
+        batcher.close()
+        return found
+
+    (whole, _), (single, _) = asyncio.run(both())
+    assert size == 32
+    lengths = [len(each) for each in calls]
+    assert lengths == [32, 1, 32, 32, 4]
+    expected = predictor.recommend(users, 5, history=history)
+    np.testing.assert_array_equal(whole.rows, expected.rows)
+    np.testing.assert_array_equal(whole.scores, expected.scores)
+    np.testing.assert_array_equal(single.rows, expected.rows[:1])
+
+
+def who_comes_too_late_costs_no_call() -> None:
+    load, clock = loaded()
+    calls = []
+    predictor: Any = SimpleNamespace(
+        item_vectors=SimpleNamespace(vectors=np.zeros((10, 2))),
+        recommend=lambda *given: calls.append(given),
+    )
+
+    async def late() -> None:
+        batcher = Batcher(load)
+        asked = asyncio.create_task(
+            batcher.recommend(predictor, Query([1], 1), take(load, allowed=0.5))
+        )
+        await asyncio.sleep(0)
+        clock.now += 1
+        with pytest.raises(TooLate, match="before its turn came"):
+            await asked
+        batcher.close()
+
+    asyncio.run(late())
+    assert not calls
+
+
+class Transport:
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written, self.closed = b"", False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_extra_info(self, *_: Any) -> None:
+        return None
+
+
+def request_bytes(path: str = "/v2/models/recommender/infer", method: str = "POST") -> bytes:
+    body = b'{"inputs": []}'
+    return b"%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (
+        method.encode(), path.encode(), len(body), body,
+    )  # fmt: skip
+
+
+def a_full_service_refuses_before_it_reads() -> None:
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+    load, _ = loaded(wait_seconds=0.1)
+    asked = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200,
+                    "headers": [(b"content-length", b"2")]})  # fmt: skip
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async def talk() -> tuple[bytes, bytes, list[bytes]]:
+        config = Config(app, log_level="critical", access_log=False)
+        config.load()
+        state, kind = ServerState(), impatient(10, 3, load)
+
+        def connected() -> tuple[Any, Transport]:
+            transport = Transport()
+            protocol = kind(config, state, {}, asyncio.get_running_loop())
+            protocol.connection_made(transport)  # type: ignore[arg-type]
+            return protocol, transport
+
+        protocol, transport = connected()
+        tickets = [take(load) for _ in range(11)]
+        assert load.full
+        protocol.data_received(request_bytes())
+        refusal, transport.written = transport.written, b""
+        protocol.data_received(request_bytes("/v2/health/live", "GET"))
+        await asyncio.sleep(0.01)
+        assert asked == ["/v2/health/live"]
+        for ticket in tickets:
+            load.computed(ticket)
+        transport.written = b""
+        protocol.data_received(request_bytes())
+        assert load.unread == 1
+        await asyncio.sleep(0.01)
+        assert load.unread == 0
+        answered = transport.written
+        return refusal, answered, [connected()[1].written for _ in range(3)]
+
+    refusal, answered, others = asyncio.run(talk())
+    head, _, body = refusal.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nretry-after: 1" in head
+    assert b"content-length: %d\r\n" % len(body) in head
+    assert json.loads(body) == {"error": "too many requests wait; ask again later."}
+    assert answered.startswith(b"HTTP/1.1 200 ")
+    assert others[:2] == [b"", b""]
+    assert b"there are 3 connections already" in others[2]
+
+
+def requests_are_whole_or_not() -> None:
+    whole = request_bytes()
+    assert is_whole_inference(whole)
+    others = [
+        whole[:-1], whole + b"x", whole[1:], whole + whole, request_bytes("/v2/models/a/b/infer"),
+        request_bytes(method="PUT"), whole.replace(b"Content-Length: 14", b"Content-Length: 1"),
+        whole.replace(b"Content-Length: 14\r\n", b""),
+    ]  # fmt: skip
+    assert not any(map(is_whole_inference, others))
+
+
+def pieces_are_the_whole_answer() -> None:
+    draw = np.random.default_rng(0)
+    ids = draw.integers(0, 10**12, (400, 50))
+    outputs = [
+        Output("item_id", "INT64", ids),
+        Output("score", "FP32", draw.standard_normal((400, 50)).astype(np.float32)),
+        Output("source", "BYTES", np.array(["known", "x\"\u00e9"] * 200, object)),
+        Output("count", "INT32", np.zeros(0, np.int32)),
+    ]  # fmt: skip
+    user = {"name": "user_id", "shape": [1], "datatype": "INT64", "data": [1]}
+    request = Request.model_validate({"inputs": [user], "id": "7"})
+    headers, pieces = encode_pieces(request, outputs, "m", "v")
+    parts = list(pieces)
+    assert len(parts) > 8
+    assert encode(request, outputs, "m", "v") == (b"".join(parts), headers)
+    document = json.loads(b"".join(parts))
+    assert {key: document[key] for key in ("model_name", "model_version", "id")} == {
+        "model_name": "m", "model_version": "v", "id": "7",
+    }  # fmt: skip
+    for output, found in zip(outputs, document["outputs"], strict=True):
+        assert (found["name"], found["datatype"]) == (output.name, output.datatype)
+        assert found["shape"] == list(output.array.shape)
+        data = np.array(found["data"], dtype=output.array.dtype)
+        np.testing.assert_array_equal(data, output.array.ravel())
+    whole = b"".join(parts)
+    assert gzip.decompress(b"".join(compressed(iter(parts), "gzip"))) == whole
+    assert zlib.decompress(b"".join(compressed(iter(parts), "deflate"))) == whole
+
+
+def the_client_chooses_the_compression() -> None:
+    for header, form in [
+        (None, None), ("", None), ("gzip", "gzip"), ("deflate, br", "deflate"), ("br", None),
+        ("GZIP;q=0.5, deflate", "deflate"), ("gzip;q=0", None), ("*", "gzip"),
+        ("identity, *;q=0", None), ("gzip;q=x", None),
+    ]:  # fmt: skip
+        assert accepted(header) == form, header
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
