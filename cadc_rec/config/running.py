@@ -217,8 +217,8 @@ class UpdateConfig(Section):
     enough, since the weights start near their final values."""
     fit_users: Annotated[int, Field(ge=0)] = 0
     """Users on whose validation items the prior's factors are fitted after a day: those with the
-    newest. 0 is in proportion to the day: a tenth of its new interactions, at least 1,000 and at
-    most 4,000."""
+    newest. 0 is in proportion to the day: one for every fifty new interactions, at least 1,000
+    and at most 4,000."""
     users: Annotated[int, Field(ge=0)] = 1_000
     """Users whose validation items, test items and next items an update ranks: a sample of at most
     this many, drawn as that of `evaluate.users`, so that most of it stays from update to update. 0
