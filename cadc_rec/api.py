@@ -291,7 +291,7 @@ class Run:
         from cadc_rec.data.user_items import UserItems
         from cadc_rec.serving.predict.ids import IdMap
         from cadc_rec.serving.predict.predictor import Predictor
-        from cadc_rec.serving.predict.top_k import ItemVectors
+        from cadc_rec.serving.predict.top_k import ItemVectors, load_ahead
 
         data, evaluated = Dataset.open(self.artifacts["prepare"]), self.artifacts["evaluate"].path
         users, items = (
@@ -305,6 +305,7 @@ class Run:
         taken = UserItems(data.user_indptr, data.train_item).and_one_each(data.val_item)
         vectors, forms = ItemVectors(items), self.experiment.data.id_forms
         gone = data.forgotten.rows
+        load_ahead()
         return Predictor(
             users=IdMap.of_column("user", data.user_ids(), forms, gone["user"]),
             items=IdMap.of_column("item", data.item_ids(), forms, gone["item"]),

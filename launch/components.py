@@ -150,9 +150,11 @@ def run(**asked: Any) -> specs.AppDef:
     return _job("run", _experiment(asked), asked)
 
 
-@_cadc_rec_component(_EXPERIMENT, (_Argument("new", None, "folder with the new tables"),), _JOB)
+@_cadc_rec_component(
+    _EXPERIMENT, (_Argument("new", None, "folder with the new tables"),), _SEVERAL, _JOB
+)
 def update(**asked: Any) -> specs.AppDef:
-    """Add a day's new interactions to a finished run; one process."""
+    """Add a day's new interactions to a finished run."""
     return _job("update", [*_experiment(asked), "--new", asked["new"]], asked)
 
 

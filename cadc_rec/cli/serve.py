@@ -57,6 +57,9 @@ def serve(
     watch: Annotated[
         float, typer.Option(min=0, help="Seconds between checks for a new bundle; 0 never checks.")
     ] = 2.0,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes that answer; they share one bundle.")
+    ] = 1,
     deadline: Annotated[
         float,
         typer.Option(min=0.001, help="Seconds in which a request is answered or refused; clients "
@@ -96,6 +99,7 @@ def serve(
         ServiceSettings,
         require_key_beyond_loopback,
     )
+    from cadc_rec.serving.http.shared_metrics import shared_metrics
     from cadc_rec.store.remote.address import parse
 
     api_key = None if no_api_key else read_api_key(api_key_file)
@@ -109,6 +113,7 @@ def serve(
         health_port=health_port,
         api_key=api_key,
         verify_key=verify_key,
+        workers=workers,
         watch_seconds=watch,
         limits=Limits(deadline_seconds=deadline, wait_seconds=max_wait, places=max_places),
         events=events,
@@ -116,16 +121,18 @@ def serve(
         tls_key=tls_key,
         access_log=access_log,
     )
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy reads it when it is loaded
-    with _no_arguments():
-        try:
-            from cadc_rec.serving.http.server import serve as run
-        except ImportError as error:
-            raise CadcError(
-                f"the service's libraries are missing ({error}); run `make install-serve`, or "
-                "`pip install cadc-rec[serve]` in an environment of its own."
-            ) from error
-    run(settings, lambda where: log.info("serving %s", where))
+    for library in ("OPENBLAS", "OMP"):  # NumPy, faiss and torch read them when they are loaded
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    with shared_metrics(workers):
+        with _no_arguments():
+            try:
+                from cadc_rec.serving.http.server import serve as run
+            except ImportError as error:
+                raise CadcError(
+                    f"the service's libraries are missing ({error}); run `make install-serve`, or "
+                    "`pip install cadc-rec[serve]` in an environment of its own."
+                ) from error
+        run(settings, lambda where: log.info("serving %s", where))
 
 
 @contextlib.contextmanager

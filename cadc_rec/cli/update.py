@@ -18,6 +18,7 @@ from cadc_rec.cli.options import (
     NoWait,
     Sets,
     Workdir,
+    is_speaker,
     stopped_gently,
 )
 from cadc_rec.errors import CadcError
@@ -90,6 +91,8 @@ def update(
             purge_holders=purge,
             wait=not no_wait,
         )
+    if not is_speaker():
+        return
     if outcome.holders:
         _tell_of(outcome.holders, purge)
     if json:

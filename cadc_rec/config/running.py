@@ -201,6 +201,10 @@ class UpdateConfig(Section):
     sweeps over all rows."""
     polish: Annotated[int, Field(ge=0)] = 0
     """Then this many more epochs (MF) or sweeps (ALS) over all rows."""
+    round_changes: Annotated[float, Field(ge=0, le=1)] = 0.125
+    """What an update changes of MF's, ALS's and transitions' tables is rounded to multiples of a
+    power of two: at most this share of the changes' root mean square. Deltas of bundles are three
+    to four times as small for it. 0 rounds nothing."""
     towers: Literal["train", "day", "keep"] = "train"
     """`train` trains the towers further on the refreshed sample. `day` trains them on the rows of
     it that came with the day and as many of the earlier ones, so that it takes time in proportion

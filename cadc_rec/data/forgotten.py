@@ -17,7 +17,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 
 from cadc_rec import strict_json
 from cadc_rec.errors import CadcError
+from cadc_rec.store.remote.address import Objects
+from cadc_rec.store.remote.origin import origin_of
 
 FILE = "forgotten.json"
 KEY_FILE = "forget.key"
@@ -84,6 +86,11 @@ class Forgotten:
         }
         (dataset / FILE).write_text(strict_json.dumps(document, indent=2) + "\n", "utf-8")
 
+    def without_rows(self, side: str, rows: NDArray[np.int64]) -> Forgotten:
+        """The same where these rows of a side have another owner by now."""
+        left = np.setdiff1d(self.rows[side], rows)
+        return replace(self, rows={**self.rows, side: left})
+
     def __bool__(self) -> bool:
         return any(self.hashes.values())
 
@@ -124,24 +131,37 @@ def key_of(workdir: Path, known: Forgotten) -> bytes:
     Raises:
         CadcError: it is missing, damaged or another one, or cannot be written.
     """
-    file = workdir / KEY_FILE
+    origin, file = origin_of(workdir), workdir / KEY_FILE
+    place = str(file) if origin is None else f"{origin.address}/{KEY_FILE}"
     try:
-        if not known and not file.exists():
-            _make_key(file)
-        key = bytes.fromhex(file.read_text("ascii").strip())
+        if origin is not None:
+            text = _key_in_store(origin.objects, bool(known))
+        else:
+            if not known and not file.exists():
+                _make_key(file)
+            text = file.read_text("ascii")
+        key = bytes.fromhex(text.strip())
     except (OSError, ValueError):
         key = b""
     if len(key) != _KEY_BYTES:
         raise CadcError(
-            f"{file}: holds no key, without which forgotten users and items would be learned "
+            f"{place}: holds no key, without which forgotten users and items would be learned "
             "again; bring the file back."
         )
     if known.key_check and check_of(key) != known.key_check:
         raise CadcError(
-            f"{file}: is not the key that users and items were forgotten with, so they would be "
+            f"{place}: is not the key that users and items were forgotten with, so they would be "
             "learned again; bring that file back."
         )
     return key
+
+
+def _key_in_store(objects: Objects, known: bool) -> str:
+    """The key's text in the store of a work folder; empty where one was made and is gone."""
+    if not known:
+        objects.create(KEY_FILE, f"{secrets.token_hex(_KEY_BYTES)}\n".encode())
+    there = objects.get(KEY_FILE)
+    return "" if there is None else there[0].decode("ascii")
 
 
 def _make_key(file: Path) -> None:

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 from cadc_rec.config.experiment import ComputeConfig
 from cadc_rec.distributed.joining import join, join_alone
@@ -184,6 +186,12 @@ class Processes:
         if self.world_size > 1:
             dist.all_reduce(value)
         return value
+
+    def total(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sum of an array over the ranks."""
+        summed = self.all_reduce_sum(torch.from_numpy(values).to(self.device))
+        found: NDArray[np.float64] = summed.cpu().numpy()
+        return found
 
 
 def _are_at_work(mine: bool, group: dist.ProcessGroup | None) -> bool:

@@ -32,6 +32,8 @@ from cadc_rec.log import log, track
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import manifest_of
 from cadc_rec.serving.bundle.signing import signature_of
+from cadc_rec.serving.predict.ids import id_arrays
+from cadc_rec.serving.predict.texts import Texts
 from cadc_rec.store.atomic import commit, folder_to_fill
 from cadc_rec.versions import library_versions
 
@@ -130,6 +132,7 @@ def _write_data(finished: Finished, folder: Path) -> None:
     ):
         if source.exists():  # few datasets have vectors or numbers
             shutil.copyfile(source, folder / name)
+    _write_ids(prepared, folder)
     vectors = [table for table in finished.dataset.item_dense if table.kind == "vector"]
     for place, table in enumerate(vectors):
         file = folder / layout.item_content(place)
@@ -164,6 +167,17 @@ def _write_withheld(finished: Finished, folder: Path, wanted: Withheld) -> np.nd
     if len(rows):
         (folder / layout.WITHHELD).write_bytes(save({"rows": rows}))
     return rows
+
+
+def _write_ids(prepared: Path, folder: Path) -> None:
+    """Ids and titles as arrays that a service searches where they lie."""
+    (folder / layout.USER_IDS).parent.mkdir(exist_ok=True)
+    for side, name in (("user", layout.USER_IDS), ("item", layout.ITEM_IDS)):
+        table = pq.ParquetFile(prepared / f"{side}s.parquet")
+        arrays = id_arrays(table.read([f"{side}_id"])[0])
+        if side == "item" and "title" in table.schema_arrow.names:
+            arrays |= Texts.of(table.read(["title"])[0].to_pylist()).arrays("title")
+        (folder / name).write_bytes(save(arrays))
 
 
 def _write_index_and_test(

@@ -90,10 +90,10 @@ def train_als(
         data: D_full.
         config: sweeps, confidences, L2.
         seed: of the initial vectors.
-        only: the users and items to solve, ascending, on one process; default: all.
+        only: the users and items to solve, ascending; default: all.
         warm: start from what the tables hold.
     """
-    users, items = (None, None) if only is None else only
+    users, items = (None, None) if only is None else (user.mine(only[0]), item.mine(only[1]))
     entries = (
         _of_users(data, config, user, users),
         _of_items(data, config, item, items),

@@ -19,7 +19,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cadc_rec.config.experiment import ShardingConfig
 from cadc_rec.data.randomness import Key, normal_blocks
@@ -58,6 +60,11 @@ class FactorTable(ABC):
     n: int
     rows: range
     local: torch.Tensor
+
+    def mine(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which of these rows, ascending, are in the share, counted from its first."""
+        low, high = np.searchsorted(rows, [self.rows.start, self.rows.stop])
+        return rows[low:high] - self.rows.start
 
     def initialize(self, key: Key, std: float) -> None:
         """Normal factors, zero biases; the same on any number of ranks and under either kind."""

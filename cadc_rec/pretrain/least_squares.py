@@ -38,7 +38,7 @@ from cadc_rec.pretrain.kernels import Pattern
 _INITIAL_STD = 0.01
 PIECE = 2**21  # entries sent at once to those who have their columns: some 80 MB
 Only = tuple[np.ndarray, np.ndarray]
-"""The rows of both sides to solve, ascending, on one process; the others stay."""
+"""The rows of both sides to solve, ascending; the others stay."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ class LeastSquares:
     ) -> None:
         self.left, self.right, self.l2, self.steps = left, right, l2, steps
         self._by_row, self._by_column = entries
-        self._rows = None if only is None else only[0]
-        self._columns = None if only is None else only[1]
+        self._rows = None if only is None else left.mine(only[0])
+        self._columns = None if only is None else right.mine(only[1])
         for which, table in enumerate((left, right) if key is not None else ()):
             assert key is not None
             width = table.local.shape[1]
@@ -146,7 +146,8 @@ class LeastSquares:
             (None, None) if only is None else only,
             strict=True,
         ):
-            rows = slice(table.rows.start, table.rows.stop) if some is None else some
+            share = slice(table.rows.start, table.rows.stop)
+            rows = share if some is None else table.mine(some) + share.start
             weighted = None if whole_weights is None else whole_weights[rows].data
             sides.append(Entries.of(whole[rows], weighted, left.device))
         return cls(*tables, (sides[0], sides[1]), l2, steps, key, only)

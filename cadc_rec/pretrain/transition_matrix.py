@@ -14,7 +14,6 @@ share of the items that lead to others: rows of the matrix.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from cadc_rec.config.experiment import TransitionsConfig
 from cadc_rec.data.columns import rows_of_items
 from cadc_rec.data.dataset import Dataset
 
-_PARTS = ("data", "indices", "indptr")
 Ready = Callable[[NDArray[np.float64]], NDArray[Any]]
 Total = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """The sum of an array over all processes."""
@@ -181,15 +179,3 @@ def _summed(
     )
     by_target.sum_duplicates()
     return by_target.tocsr()
-
-
-def save_matrix(matrix: sparse.csr_array, folder: Path) -> None:
-    """Write a matrix where other processes can map it into memory."""
-    for part in _PARTS:
-        np.save(folder / f"{part}.npy", getattr(matrix, part), allow_pickle=False)
-
-
-def load_matrix(folder: Path, items: int) -> sparse.csr_array:
-    """What `save_matrix` wrote, ``[items, items]``."""
-    parts = (np.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False) for part in _PARTS)
-    return sparse.csr_array(tuple(parts), shape=(items, items))

@@ -17,7 +17,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from cadc_rec.store.manifest import (
     verify_files,
     write_sealed,
 )
-from cadc_rec.store.pruned import MARK, is_pruned, share_files
+from cadc_rec.store.pruned import MARK, is_pruned, prune, share_files
 from cadc_rec.store.remote.nodes import node_draft, send_draft
 from cadc_rec.store.remote.origin import Origin, origin_of, place_on_node
 from cadc_rec.store.remote.slices import join_slices
@@ -152,7 +152,7 @@ def run_stage(
                 group.all_gather({})
                 entries_together(group, workdir / draft_path)
         group.together()  # rank 0 sends and commits
-        _open_on_node(final, group, origin)
+        open_on_nodes([final], group, origin)
         return Artifact(final, read_manifest(final))
 
     if group.together(lambda: not force and _exists(final, origin)):
@@ -208,15 +208,20 @@ def _follow(final: Path, origin: Origin, group: Group, build: Callable[[Draft], 
         group.all_gather(group.together(sends) or {})
 
 
-def _open_on_node(final: Path, group: Group, origin: Origin | None) -> None:
-    """What ranks other than 0 do for an artifact that is there: the first of a node brings it."""
+def open_on_nodes(finals: Sequence[Path], group: Group, origin: Origin | None) -> None:
+    """What ranks other than 0 do for artifacts that are there: the first of a node brings them.
+
+    Rank 0, which has them, waits meanwhile by `Group.together`.
+    """
 
     def opened() -> None:
         assert origin is not None
-        origin.find(f"{final.parent.name}/{final.name}")
-        open_artifact(final)
+        for final in finals:
+            origin.find(f"{final.parent.name}/{final.name}")
+            open_artifact(final)
 
-    group.together(opened if origin is not None and place_on_node()[0] == 0 else None)
+    brings = origin is not None and group.rank != 0 and place_on_node()[0] == 0
+    group.together(opened if brings else None)
 
 
 def stage_exists(
@@ -226,7 +231,8 @@ def stage_exists(
     final = workdir / stage / artifact_key(stage, settings, inputs)
     origin = origin_of(workdir)
     if origin is not None:
-        return origin.has(f"{stage}/{final.name}")
+        name = f"{stage}/{final.name}"
+        return origin.has(name) and not (origin.find(name) and is_pruned(final))
     return os.path.exists(final) and not is_pruned(final)
 
 
@@ -236,6 +242,20 @@ def pruned_artifact(
     """This artifact, if its files were removed by `cadc_rec.store.pruned.prune`."""
     final = workdir / stage / artifact_key(stage, settings, inputs)
     return Artifact(final, read_manifest(final), cached=True) if is_pruned(final) else None
+
+
+def prune_artifact(path: Path, why: str) -> None:
+    """Remove an artifact's files but for its manifest, on the disk or in the store.
+
+    Args:
+        path: the artifact's folder.
+        why: a sentence for who asks for it.
+    """
+    origin = origin_of(path.parent.parent)
+    if origin is None:
+        prune(path, why)
+    else:
+        origin.prune(f"{path.parent.name}/{path.name}", why)
 
 
 def committed(workdir: Path, stage: str) -> list[Path]:
@@ -261,7 +281,7 @@ def bring(folder: Path, names: Iterable[str]) -> None:
 def _exists(final: Path, origin: Origin | None) -> bool:
     if origin is None:
         return os.path.exists(final) and not is_pruned(final)
-    return origin.find(f"{final.parent.name}/{final.name}")
+    return origin.find(f"{final.parent.name}/{final.name}") and not is_pruned(final)
 
 
 def _commit(draft: Path, final: Path, origin: Origin | None, force: bool) -> bool:
@@ -269,7 +289,8 @@ def _commit(draft: Path, final: Path, origin: Origin | None, force: bool) -> boo
     if origin is None:
         commit(draft, final)
         return True
-    return origin.commit(draft, f"{final.parent.name}/{final.name}", force)
+    # In the place of one whose files were removed it is made anew.
+    return origin.commit(draft, f"{final.parent.name}/{final.name}", force or is_pruned(final))
 
 
 def _open_together(final: Path, group: Group, origin: Origin | None) -> Artifact:
@@ -282,7 +303,7 @@ def _open_together(final: Path, group: Group, origin: Origin | None) -> Artifact
     if group.rank == 0:
         opened: Artifact = group.together(lambda: open_artifact(final, cached=True))
         return opened
-    _open_on_node(final, group, origin)
+    open_on_nodes([final], group, origin)
     return Artifact(final, read_manifest(final), cached=True)
 
 

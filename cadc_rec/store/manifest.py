@@ -65,10 +65,15 @@ def write_sealed(folder: Path, body: Mapping[str, Any]) -> dict[str, Any]:
         folder: receives ``manifest.json``.
         body: ``schema_version``, ``files`` and whatever else to record; JSON values.
     """
+    text = sealed_text(body)
+    (folder / MANIFEST).write_text(text, "utf-8")
+    return dict(json.loads(text))
+
+
+def sealed_text(body: Mapping[str, Any]) -> str:
+    """The text of a manifest of this body, sealed with a digest of itself."""
     plain = json.loads(strict_json.dumps(body))  # tuples become lists before the digest is taken
-    sealed = {**plain, "digest": digest(plain)}
-    (folder / MANIFEST).write_text(strict_json.dumps(sealed, indent=2) + "\n", "utf-8")
-    return sealed
+    return strict_json.dumps({**plain, "digest": digest(plain)}, indent=2) + "\n"
 
 
 def read_sealed(folder: Path, schema_version: int, remedy: str) -> dict[str, Any]:

@@ -4,6 +4,9 @@ A pruned artifact keeps its manifest, which says what it was made of and what ca
 later artifacts are still found through it, and its numbers still stand in reports. A mark beside
 the manifest says that the files are gone on purpose, and since when.
 
+In a store the manifest itself has the mark (`PRUNED`), and a machine that sees it removes its copy
+(`cadc_rec.store.remote.origin.Origin.prune`).
+
 A file that is the same in an artifact and in one that it was made of is one file on the disk with
 two names (a hard link). Either name is verified as before, and removing one leaves the other.
 """
@@ -21,6 +24,8 @@ from cadc_rec.store.atomic import write_atomically
 from cadc_rec.store.manifest import MANIFEST, sha256_file
 
 MARK = "PRUNED"
+PRUNED = "pruned"
+"""Key of a manifest in a store: what the mark says."""
 _LEAST_BYTES = 4096  # a block of most file systems: a smaller file takes one anyway
 
 
@@ -40,13 +45,18 @@ def prune(path: Path, why: str) -> None:
         why: a sentence for who finds the mark.
     """
     if not is_pruned(path):
-        write_atomically(path / MARK, f"{time.strftime('%Y-%m-%d')} {why}\n")
+        write_atomically(path / MARK, f"{mark_of(why)}\n")
     entries = sorted(path.rglob("*"), reverse=True)  # a folder after what is in it
     for entry in entries:
         if entry.is_dir() and not entry.is_symlink():
             entry.rmdir()
         elif entry not in (path / MARK, path / MANIFEST):
             entry.unlink()
+
+
+def mark_of(why: str) -> str:
+    """What a mark says: since when, and why."""
+    return f"{time.strftime('%Y-%m-%d')} {why}"
 
 
 def freed_bytes(paths: Iterable[Path]) -> int:

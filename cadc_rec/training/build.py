@@ -39,6 +39,7 @@ from cadc_rec.training.tables import (
 )
 
 _TABLE_STD = 0.1
+_FACTORS = "prior_log_factors"
 _VALUES = (".features.tables.", "request.tables.")  # in names of attributes' and context's tables
 
 
@@ -339,7 +340,8 @@ def load_grown(
     """Copy a checkpoint into this rank's parts of what `model` trains.
 
     Rows that the checkpoint lacks: a new value of an attribute starts as the unknown value (code
-    0) stands; a new user's or item's learned vector stays as it was initialized.
+    0) stands; a new user's or item's learned vector stays as it was initialized. Where the prior's
+    new fit has other components than the one before, its own factors stand.
 
     Args:
         model: built for the grown dataset.
@@ -353,6 +355,8 @@ def load_grown(
     with torch.no_grad():
         for local in local_tensors(model.wrapped, model.trains):
             whole = state.get(local.name)
+            if local.name == _FACTORS and whole is not None and len(whole) != len(local.tensor):
+                continue  # the prior was fitted anew and has other components
             if whole is None or whole.dim() != local.tensor.dim():
                 raise _other_model(local.name)
             others = _rows_of_others(local, reused)

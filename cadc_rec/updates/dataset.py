@@ -224,6 +224,7 @@ class _Builder:
             came, time = came.filter(pa.array(kept)), time[kept]
             # What has no row any more is gone from the tables of users and items, too.
             self.every[side] = without(self.every[side], moved[side].gone)
+            self.forgotten = self.forgotten.without_rows(side, moved[side].moves.reused)
         self._renew_catalogue(moved["item"])
         self.staying = Staying({side: ids.gone for side, ids in moved.items()})
         dense = {s: moved[s].dense(self._column(came, f"{s}_id")) for s in moved}

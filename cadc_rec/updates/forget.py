@@ -4,6 +4,9 @@ In: a prepare artifact, original ids. Out: a prepare artifact like any other, in
 and items have their rows still, and nothing in them: no interaction, attribute, title or vector,
 and in the place of the id one that nobody has. Other users' interactions are split again, for what
 was held out may have been of a forgotten item.
+
+Where ids come and go, the rows of the forgotten are the first that a newcomer takes, and an id that
+waits for a row waits no longer.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cadc_rec import strict_json
+from cadc_rec.config.ids import IdsConfig
 from cadc_rec.data.columns import write_columns
 from cadc_rec.data.dense import DESCRIBED, FOLDER, open_table
 from cadc_rec.data.forgotten import SIDES, Forgotten, check_of, hashes_of, key_of, stand_ins
@@ -29,7 +33,7 @@ from cadc_rec.data.id_forms import in_form
 from cadc_rec.data.prepare.chosen import as_table
 from cadc_rec.data.prepare.new_rows import described_attributes, id_type
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
-from cadc_rec.data.sources.raw_tables import CONTEXT_FILE
+from cadc_rec.data.sources.raw_tables import CONTEXT_FILE, Side
 from cadc_rec.data.streams import one_array, write_parquet
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
@@ -37,6 +41,7 @@ from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.store.manifest import digest
 from cadc_rec.updates.day import described_context
 from cadc_rec.updates.dense import described_dense
+from cadc_rec.updates.living import living_of
 from cadc_rec.updates.merge import merged
 from cadc_rec.updates.write import clock_of, write_train
 
@@ -115,10 +120,13 @@ def _is_whole(text: str) -> bool:
     return bool(_WHOLE.fullmatch(text)) and -(2**63) <= int(text) < 2**63
 
 
-def build_forgotten_dataset(parent: Artifact, request: Request, draft: Draft) -> None:
+def build_forgotten_dataset(
+    config: IdsConfig, parent: Artifact, request: Request, draft: Draft
+) -> None:
     """Fill the draft of the prepare stage.
 
     Args:
+        config: whether ids come and go.
         parent: the dataset so far; its rows are streamed.
         request: whom to forget; ids that it does not have are only remembered as forgotten.
         draft: its ``info`` receives what `build_updated_dataset` says, under ``update`` the counts.
@@ -126,7 +134,7 @@ def build_forgotten_dataset(parent: Artifact, request: Request, draft: Draft) ->
     scratch = draft.path / ".scratch"
     scratch.mkdir()
     try:
-        _Builder(parent, request, draft).build(scratch)
+        _Builder(config, parent, request, draft).build(scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -134,8 +142,8 @@ def build_forgotten_dataset(parent: Artifact, request: Request, draft: Draft) ->
 class _Builder:
     """What the steps of `build_forgotten_dataset` share."""
 
-    def __init__(self, parent: Artifact, request: Request, draft: Draft) -> None:
-        self.parent, self.request, self.draft = parent, request, draft
+    def __init__(self, config: IdsConfig, parent: Artifact, request: Request, draft: Draft) -> None:
+        self.config, self.parent, self.request, self.draft = config, parent, request, draft
         self.every = {side: pq.read_table(parent.path / f"{side}s.parquet") for side in SIDES}
         self.n = {side: int(parent.info[f"{side}s"]) for side in SIDES}
         self.gone = {side: self._rows(side) for side in SIDES}
@@ -168,7 +176,20 @@ class _Builder:
         if self.context:
             shutil.copyfile(self.parent.path / CONTEXT_FILE, folder / CONTEXT_FILE)
         self._save(stand_in)
+        if self.config.living:
+            self._give_up_rows("user")
+            self._give_up_rows("item")
         self._tell(split, train)
+
+    def _give_up_rows(self, side: Side) -> None:
+        """Write the map of a side's ids, in which the forgotten have nothing any more."""
+        ids, n = one_array(self.every[side][f"{side}_id"])[: self.n[side]], self.n[side]
+        living = living_of(self.config, self.parent, side, ids)
+        gone = self.gone[side][self.gone[side] < n]
+        living.forget(gone, self.request.ids[side])
+        living.save(self.draft.path, side)
+        counts = {"rows": n, "evicted": 0, "admitted": 0, "waiting": 0, "bytes": living.nbytes}
+        self.draft.info.setdefault("ids", {})[side] = counts
 
     def _left(self, blocks: Iterator[Rows]) -> Iterator[Rows]:
         """The rows of users and items that stay."""

@@ -1,7 +1,8 @@
 """What an update learns of vectors, carried on from where they stood.
 
 In: the tables before, the next D_full, what changed of it. Out: tables like any other, in the space
-of those before, so that towers that learned to read the old ones can read these.
+of those before, so that towers that learned to read the old ones can read these. Every rank holds
+the tables whole and solves a share of the rows; rank 0 writes them.
 
 MF and ALS solve the rows whose interactions changed, users and items in turn, all other rows fixed;
 a new entity's row starts at the mean of its table. Transitions, whose counts are brought to a
@@ -10,7 +11,6 @@ common scale and so change everywhere, are swept over all rows, which ALS does i
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,12 @@ from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.changed_rows import ChangedRows
 from cadc_rec.pretrain.factor_tables import ReplicatedTable
 from cadc_rec.pretrain.id_tables import IdTables, Scale, TransitionTables
-from cadc_rec.pretrain.least_squares import LeastSquares
+from cadc_rec.pretrain.least_squares import Entries, LeastSquares, by_column
 from cadc_rec.pretrain.softmax import SoftmaxSolver
-from cadc_rec.pretrain.transition_matrix import load_matrix, save_matrix, transition_matrix
+from cadc_rec.pretrain.transition_matrix import transition_matrix
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.updates.changes import Changes, items_of
+from cadc_rec.updates.rounding import rounded_changes
 
 
 def divisors(artifact: Artifact, scale: Scale) -> list[float] | None:
@@ -71,7 +72,7 @@ def build_updated_tables(
         before: the pretrain artifact of the dataset before.
         dataset: the next D_full.
         changes: from the one before to it.
-        processes: one process.
+        processes: the ranks.
         draft: receives ``user.safetensors`` and ``item.safetensors``.
     """
     divided = divisors(before, config.scale)
@@ -102,9 +103,13 @@ def build_updated_tables(
         info["global_bias"] = _solve_mf(
             config, update, seed, user, item, bias, data, changes, processes
         )
-    _empty(dataset, user=user, item=item)
-    # Divided by what the old tables were divided by: the towers have learned to read that scale.
-    IdTables(user / divided[0], item / divided[1]).save(draft.path)
+    if processes.rank == 0:
+        # Divided by what the old tables were divided by: the towers have learned to read that
+        # scale.
+        user = _stored(tables.user, user / divided[0], update, reused.get("user"))
+        item = _stored(tables.item, item / divided[1], update, reused.get("item"))
+        _empty(dataset, user=user, item=item)
+        IdTables(user, item).save(draft.path)
     draft.rows = int(changes.came.sum())
     draft.info = {
         **info,
@@ -159,7 +164,8 @@ def _solve_mf(
                 ticker.advance()
         return bias
     key = (seed, Purpose.CHANGED_ROWS_NEGATIVES, len(data))
-    chosen = ChangedRows(user, item, bias, data, changes.users, changes.items, config, key)
+    only = changes.users, changes.items
+    chosen = ChangedRows(user, item, bias, data, *only, config, key, processes)
     with track("update: MF", epochs + polish, "epochs") as ticker:
         for _ in chosen.epochs(epochs):
             ticker.advance()
@@ -177,7 +183,7 @@ def _solve_mf(
 def build_updated_transitions(
     config: TransitionsConfig,
     scale: Scale,
-    sweeps: int,
+    update: UpdateConfig,
     before: Artifact,
     dataset: Dataset,
     processes: Processes,
@@ -189,33 +195,38 @@ def build_updated_transitions(
     Args:
         config: how transitions are counted and factorized.
         scale: ``pretrain.scale``.
-        sweeps: of all rows.
+        update: how many sweeps there are, of all rows.
         before: the transitions artifact of the dataset before.
         dataset: the next D_full.
-        processes: one process.
+        processes: the ranks; each counts what followed its share of the items.
         draft: receives both tables.
         reused: rows of items that were another's before.
     """
     divided = divisors(before, scale)
     assert divided is not None
-    scratch = draft.path / ".scratch"
-    scratch.mkdir()
-    save_matrix(transition_matrix(dataset, config), scratch)
-    matrix = load_matrix(scratch, dataset.n_items)
+    total = processes.total
+    matrix = transition_matrix(dataset, config, items=processes.share(dataset.n_items), total=total)
+    (pairs,) = total(np.array([matrix.nnz], np.float64))
     tables = TransitionTables.open(before)
     source = grown(tables.source * divided[0], dataset.n_items, reused).to(processes.device)
     target = grown(tables.target * divided[1], dataset.n_items, reused).to(processes.device)
     for table in (source, target):
         _empty(dataset, item=table)
-    solver = LeastSquares.of_matrix(source, target, matrix, None, config.l2, 0, None, processes)
-    for _ in solver.sweeps(sweeps):
+    entries = tuple(
+        Entries.of(m, None, processes.device) for m in (matrix, by_column(matrix, processes))
+    )
+    sides = ReplicatedTable(source, processes), ReplicatedTable(target, processes)
+    solver = LeastSquares(*sides, (entries[0], entries[1]), config.l2, 0, None)
+    for _ in solver.sweeps(update.sweeps):
         pass
-    shutil.rmtree(scratch)
-    for table in (source, target):
-        _empty(dataset, item=table)
-    TransitionTables(source / divided[0], target / divided[1]).save(draft.path)
+    if processes.rank == 0:
+        source = _stored(tables.source, source / divided[0], update, reused)
+        target = _stored(tables.target, target / divided[1], update, reused)
+        for table in (source, target):
+            _empty(dataset, item=table)
+        TransitionTables(source, target).save(draft.path)
     draft.rows = len(dataset.train_item)
-    draft.info = {"pairs": int(matrix.nnz), "divided_by": divided}
+    draft.info = {"pairs": int(pairs), "divided_by": divided}
 
 
 def grown(table: torch.Tensor, rows: int, reused: NDArray[np.int64] | None = None) -> torch.Tensor:
@@ -237,6 +248,16 @@ def grown(table: torch.Tensor, rows: int, reused: NDArray[np.int64] | None = Non
     if stay is not table:
         found[: len(table)][~kept] = mean
     return found
+
+
+def _stored(
+    before: torch.Tensor,
+    after: torch.Tensor,
+    update: UpdateConfig,
+    reused: NDArray[np.int64] | None,
+) -> torch.Tensor:
+    """A table as it is written."""
+    return rounded_changes(before, after.cpu(), update.round_changes, reused)
 
 
 def _empty(dataset: Dataset, **tables: torch.Tensor) -> None:

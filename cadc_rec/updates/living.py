@@ -64,11 +64,7 @@ class MovedIds:
             CadcError: rows go by age, and the dataset's times are not those of a clock; or a file
                 is damaged.
         """
-        limits = limits_of(config, side, parent)
-        living = LivingIds.open(parent.path, side, before, limits)
-        if living is None:
-            seen, last = _seen(parent.path, side, len(before))
-            living = LivingIds.of(before, seen, last, limits)
+        limits, living = limits_of(config, side, parent), living_of(config, parent, side, before)
         times = day.times
         if not parent.info["has_time"]:  # an update is later than the one before it
             times = np.full(len(day.ids), int(living.last.max(initial=0)) + 1)
@@ -80,6 +76,26 @@ class MovedIds:
     def dense(self, ids: pa.Array) -> NDArray[np.int32]:
         """The row of each of `ids`; -1 without one."""
         return self.living.rows_of(ids).astype(np.int32)
+
+
+def living_of(config: IdsConfig, dataset: Artifact, side: Side, ids: pa.Array) -> LivingIds:
+    """The map of a side of a dataset.
+
+    Args:
+        config: whose rows are bounded, and who gets them.
+        dataset: of which it is.
+        side: ``user`` or ``item``.
+        ids: its ids by row.
+
+    Raises:
+        CadcError: see `MovedIds.of`.
+    """
+    limits = limits_of(config, side, dataset)
+    found = LivingIds.open(dataset.path, side, ids, limits)
+    if found is None:
+        seen, last = _seen(dataset.path, side, len(ids))
+        found = LivingIds.of(ids, seen, last, limits)
+    return found
 
 
 @dataclass(frozen=True)

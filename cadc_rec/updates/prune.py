@@ -18,17 +18,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cadc_rec.data.forgotten import FILE as FORGOTTEN
 from cadc_rec.data.forgotten import SIDES, Forgotten, hashes_of
 from cadc_rec.data.ids.living import FOLDER
 from cadc_rec.errors import BusyError, CadcError
 from cadc_rec.pipeline.finished import runs_of
 from cadc_rec.pipeline.table import STAGES, TABLE
-from cadc_rec.store.artifact import Artifact, committed, read_manifest
+from cadc_rec.store.artifact import Artifact, bring, committed, prune_artifact, read_manifest
 from cadc_rec.store.atomic import locked
-from cadc_rec.store.pruned import is_pruned, prune
+from cadc_rec.store.pruned import is_pruned
+from cadc_rec.store.remote.lease import held_names
 from cadc_rec.store.remote.origin import origin_of
 from cadc_rec.updates import chain
 from cadc_rec.updates.forget import Request
+
+_TELLING = ("rejected/", "users.parquet", "items.parquet", f"{FOLDER}/", FORGOTTEN)
+"""Files of a prepared dataset that say whom it has, and whom it forgot."""
 
 
 def prunable(
@@ -96,15 +101,21 @@ def require_alone(workdir: Path, line: str) -> None:
     Raises:
         CadcError: another job fills an artifact of the folder, or saves checkpoints.
     """
+    own = f"{chain.STAGE}-line-{line}"
+    busy = []
     for lock in sorted((workdir / ".tmp").glob("*.lock")):
-        if lock.name == f"{chain.STAGE}-line-{line}.lock":
-            continue
-        with locked(lock) as free:
-            if not free:
-                raise BusyError(
-                    f"{workdir}: another job is at work there ({lock.stem}) and may read what "
-                    "would be removed; give the command again when it has ended."
-                )
+        if lock.stem != own:
+            with locked(lock) as free:
+                busy += [] if free else [lock.stem]
+    origin = origin_of(workdir)
+    if origin is not None:
+        busy += [name for name in held_names(origin.objects) if name != own]
+    if busy:
+        raise BusyError(
+            f"{workdir if origin is None else origin.address}: another job is at work there "
+            f"({busy[0]}) and may read what would be removed; give the command again when it has "
+            "ended."
+        )
 
 
 @dataclass(frozen=True)
@@ -147,6 +158,8 @@ def holders_of(
         for path, manifest in every.items()
         if path not in clean and not is_pruned(path)
     }
+    for path, manifest in left.items():
+        bring(path, [name for name in manifest["files"] if name.startswith(_TELLING)])
     tainted = {path for path in left if path.parent.name == "prepare" and _has_any(path, request)}
     # Another experiment's updates forgot them too, if their dataset says so.
     forgot = {m["fingerprint"] for path, m in left.items() if _has_forgotten(path, request)}
@@ -168,6 +181,10 @@ def holders_of(
                     more = True
     others = tainted & needed(workdir, line, since, run_stays=False)
     killed = sorted(path for path in (workdir / "checkpoints").glob("*") if path.is_dir())
+    origin = origin_of(workdir)
+    if origin is not None:
+        there = {found.name.split("/")[1] for found in origin.objects.list("checkpoints")}
+        killed = sorted({*killed, *(workdir / "checkpoints" / name for name in there)})
     return Holders(sorted(tainted - others), sorted(others), killed)
 
 
@@ -217,13 +234,16 @@ def purge(workdir: Path, line: str, holders: Holders) -> None:
     """
     require_alone(workdir, line)
     remove(holders.own, "forgotten users or items were in them")
+    origin = origin_of(workdir)
     for folder in holders.checkpoints:
         with locked(workdir / ".tmp" / f"checkpoints-{folder.name}.lock") as mine:
+            if mine and origin is not None:
+                origin.remove(f"checkpoints/{folder.name}")
             if mine:
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=origin is not None)
 
 
 def remove(paths: list[Path], why: str) -> None:
     """Prune these artifacts, the latest stage first: what is left is never newer than its input."""
     for path in sorted(paths, key=_stage_of, reverse=True):
-        prune(path, why)
+        prune_artifact(path, why)

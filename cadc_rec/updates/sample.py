@@ -64,26 +64,32 @@ def refreshed_sample(
 
 
 def write_rows_of_day(
-    selection: Path, folder: Path, came: NDArray[np.bool_], key: tuple[int, ...]
+    selection: Path,
+    folder: Path,
+    came: NDArray[np.bool_],
+    key: tuple[int, ...],
+    shards: int = 1,
 ) -> int:
     """Write a selection of the rows that came with the day, and as many of the others.
 
     Args:
         selection: a select artifact's folder.
-        folder: receives one shard.
+        folder: receives the shards.
         came: ``[rows]``, which rows of D_full came with the day.
         key: (seed, place...) of the draw of the others: another one for every update.
+        shards: how many, in the order of the rows.
 
     Returns:
-        How many rows of it came with the day; without any, nothing is written but an empty shard.
+        How many rows of it came with the day; without any, nothing is written but empty shards.
     """
-    shards = [pq.read_table(file) for file in sorted(selection.glob("shard-*.parquet"))]
-    table = pa.concat_tables(shards)
+    before = [pq.read_table(file) for file in sorted(selection.glob("shard-*.parquet"))]
+    table = pa.concat_tables(before)
     new = came[table["row"].to_numpy()]
     draw = np.random.Generator(bit_generator((key[0], Purpose.ROWS_OF_DAY, *key[1:])))
     others, count = np.flatnonzero(~new), int(new.sum())
     kept = new.copy()
     kept[draw.choice(others, min(count, len(others)), replace=False, shuffle=False)] = True
-    with ShardWriter(folder, [int(kept.sum())], table.schema) as out:
+    rows = [len(part) for part in np.array_split(np.flatnonzero(kept), shards)]
+    with ShardWriter(folder, rows, table.schema) as out:
         out.add(table.filter(pa.array(kept)))
     return count

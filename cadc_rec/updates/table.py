@@ -73,7 +73,8 @@ def _reused(job: Job) -> dict[Side, NDArray[np.int64]]:
 def _prepare_settings(job: Job) -> dict[str, Any]:
     data, day = job.experiment.data, _day(job)
     if isinstance(day, Request):
-        return {"forget": 1}
+        ids = {"ids": data.ids.model_dump(mode="json")} if data.ids.living else {}
+        return {"forget": 1, **ids}
     settings: dict[str, Any] = {
         "update": 1,
         "k_core": max(data.k_core, 1),
@@ -85,12 +86,12 @@ def _prepare_settings(job: Job) -> dict[str, Any]:
 
 
 def _pretrain_settings(job: Job) -> dict[str, Any]:
-    own = job.experiment.update.model_dump(include={"epochs", "sweeps", "polish"})
+    own = job.experiment.update.model_dump(include={"epochs", "sweeps", "polish", "round_changes"})
     return {**PRETRAIN.settings(job), "update": own}
 
 
 def _transitions_settings(job: Job) -> dict[str, Any]:
-    own = {"sweeps": job.experiment.update.sweeps}
+    own = job.experiment.update.model_dump(include={"sweeps", "round_changes"})
     return {**TRANSITIONS.settings(job), "update": own}
 
 
@@ -139,8 +140,8 @@ def _prepare(job: Job) -> Alone:
     if isinstance(day, Request):
         from cadc_rec.updates.forget import build_forgotten_dataset
 
-        request = day
-        return lambda draft: build_forgotten_dataset(before, request, draft)
+        request, ids = day, job.experiment.data.ids
+        return lambda draft: build_forgotten_dataset(ids, before, request, draft)
     return lambda draft: build_updated_dataset(job.experiment.data, before, day, draft)
 
 
@@ -167,7 +168,7 @@ def _transitions(job: Job) -> Together:
     return lambda alone, draft: build_updated_transitions(
         e.transitions,
         e.pretrain.scale,
-        e.update.sweeps,
+        e.update,
         before,
         job.open_dataset(),
         alone,

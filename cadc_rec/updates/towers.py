@@ -85,7 +85,7 @@ def build_updated_towers(
         selection: its D_sel.
         pretrained: its vectors.
         before: the train artifact to go on from.
-        processes: one process.
+        processes: the ranks; each reads its own shards.
         draft: receives ``model.safetensors``.
         fitted: the prior's new fit, where it was fitted.
         reused: rows of ``user`` and ``item`` that were another's before.
@@ -94,12 +94,12 @@ def build_updated_towers(
         key: (seed, place...) of the draw of the others.
     """
     state = _without_forgotten(load_file(before.path / CHECKPOINT), dataset.forgotten)
-    start, scratch = WarmStart(state, reused), draft.path / ".scratch"
+    start, scratch = WarmStart(state, reused), draft.path / f".scratch-{processes.rank}"
     if came is not None:
         start = WarmStart(state, reused, choice_of(before))
         train = warm.train.sized(int(selection.info["selected"]))  # batches like the run's
         scratch.mkdir()
-        if not write_rows_of_day(selection.path, scratch, came, key):
+        if not write_rows_of_day(selection.path, scratch, came, key, processes.world_size):
             train = train.model_copy(update={"epochs": 0})  # nothing came
         warm = warm.model_copy(update={"train": train})
         selection = Artifact(scratch, selection.manifest)

@@ -4,30 +4,42 @@ In: an experiment, a work folder, a folder of new tables. Out: one artifact a st
 `cadc-rec run`, and the record that makes them an update. The record is written last: a killed
 update has no effect, the artifacts before it stay as they were, and the same command goes on after
 the stages that were finished.
+
+Ranks of a launcher make the stages together, as in a run. What is in proportion to the day rank 0
+does while the others wait: the dataset, what was foreseen, the report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import Experiment
-from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.validation import validation_sample
 from cadc_rec.log import log
 from cadc_rec.pipeline.finished import require_finished
+from cadc_rec.pipeline.job import opened
 from cadc_rec.pipeline.pipeline import Pipeline, launched, tell_of
 from cadc_rec.pipeline.runner import StageRunner
 from cadc_rec.pipeline.stage import Input, Job, Opened, Stage
 from cadc_rec.pipeline.table import MAKER
 from cadc_rec.pretrain.id_tables import IdTables
-from cadc_rec.store.artifact import Artifact, Draft, run_stage
+from cadc_rec.store.artifact import (
+    Artifact,
+    Draft,
+    Group,
+    SoloGroup,
+    committed,
+    open_on_nodes,
+    run_stage,
+)
 from cadc_rec.store.atomic import empty_folder
 from cadc_rec.store.pruned import is_pruned
 from cadc_rec.store.remote.origin import origin_of
@@ -44,6 +56,10 @@ from cadc_rec.updates.report import State, update_report
 from cadc_rec.updates.served import served_vectors
 from cadc_rec.updates.table import UPDATE_TABLE, changes_between
 
+if TYPE_CHECKING:
+    from cadc_rec.distributed.processes import Processes
+
+T = TypeVar("T")
 REPORT = "update.json"
 
 
@@ -85,50 +101,102 @@ def carry_on(
         CadcError: there is no finished run of it, settings or tables that cannot be carried on, or
             another update of the same experiment is at work in the same folder.
     """
-    if launched():
-        raise CadcError("an update runs in one process; start cadc-rec without a launcher.")
     require_updatable(experiment.data)
-    if folder is not None:
-        folder = local_tree(folder)  # of an address, a copy
-        require_folder(folder)
     origin = origin_of(workdir)
-    if forget is not None and origin is not None:
-        raise CadcError(
-            "forgetting works on a work folder of this machine: a store may keep what is removed."
-        )
-    if forget is not None and experiment.data.ids.living:
-        raise CadcError(
-            "forgetting does not know [data.ids], whose rows pass from owner to owner; run the "
-            "experiment anew on tables without these users and items."
-        )
-    base = require_finished(Pipeline(experiment, workdir, data_dir))
-    alone = experiment.compute.model_copy(update={"processes": 1})
-    experiment = experiment.model_copy(update={"compute": alone})
-    line = chain.line_of(base)
-    # Holds its lock; stays empty.
-    with empty_folder(workdir, chain.STAGE, f"line-{line}", origin=origin):
-        if purge_holders:
-            require_alone(workdir, line)  # and again before anything is removed
-        done = chain.updates_of(workdir, line)
-        latest = chain.artifacts_of(workdir, done[-1]) if done else base
-        day: Day | Request
-        if forget is not None:
-            day = read_request(forget, experiment.data.id_forms, latest["prepare"], workdir)
-        else:
-            assert folder is not None
-            day = find_day(experiment.data, folder, latest["prepare"])
-        for update in done:
+    with _joined(experiment, workdir, data_dir) as processes, contextlib.ExitStack() as held:
+        group: Group = processes or SoloGroup()
+
+        def by_chief(work: Callable[[], T]) -> T:
+            return _by_chief(group, work)
+
+        def begin() -> _Begun:
+            ranks = 1 if processes is None else processes.world_size
+            base = _base_of(experiment, workdir, data_dir, ranks)
+            line = chain.line_of(base)
+            # Holds its lock; stays empty.
+            held.enter_context(empty_folder(workdir, chain.STAGE, f"line-{line}", origin=origin))
+            if purge_holders:
+                require_alone(workdir, line)  # and again before anything is removed
+            done = chain.updates_of(workdir, line)
+            latest = chain.artifacts_of(workdir, done[-1]) if done else base
+            day: Day | Request
+            if forget is not None:
+                day = read_request(forget, experiment.data.id_forms, latest["prepare"], workdir)
+            else:
+                assert folder is not None
+                there = local_tree(folder)  # of an address, a copy
+                require_folder(there)
+                day = find_day(experiment.data, there, latest["prepare"])
+            return _Begun(base, done, latest, day)
+
+        begun = by_chief(begin)
+        read = {made.path for made in (*begun.base.values(), *begun.latest.values())}
+        open_on_nodes(sorted(read), group, origin)
+        line, day = chain.line_of(begun.base), begun.day
+
+        def left(since: list[chain.Update]) -> Holders | None:
+            return by_chief(lambda: _held(workdir, line, since, day, purge_holders))
+
+        for update in begun.done:
             if update.day == day.fingerprint:
                 log.info("%s: already taken in, as update %d", day.name, update.number)
-                holders = _held(workdir, line, done[update.number - 1 :], day, purge_holders)
+                holders = left(begun.done[update.number - 1 :])
                 return Outcome(update, update.report["day"], kept=True, holders=holders)
-        work = _Update(experiment, workdir, base, done, latest, day, wait)
+        work = _Update(experiment, workdir, begun, processes, wait)
         try:
             update = work.run()
         except NothingNew as nothing:
             return Outcome(None, nothing.counts)
-        holders = _held(workdir, line, [update], day, purge_holders)
-        return Outcome(update, work.made["prepare"].info["update"], holders=holders)
+        return Outcome(update, work.made["prepare"].info["update"], holders=left([update]))
+
+
+@contextlib.contextmanager
+def _joined(
+    experiment: Experiment, workdir: Path, data_dir: Path | None
+) -> Iterator[Processes | None]:
+    """The ranks of a launched job; None when this process is alone."""
+    if not launched():
+        yield None
+        return
+    with opened(experiment, workdir, data_dir) as pipeline:
+        yield pipeline.processes
+
+
+def _by_chief(group: Group, work: Callable[[], T]) -> T:
+    """What rank 0's `work` gave, on every rank; the others wait."""
+    found: T = group.broadcast(group.together(work if group.rank == 0 else None))
+    return found
+
+
+def _base_of(
+    experiment: Experiment, workdir: Path, data_dir: Path | None, ranks: int
+) -> dict[str, Artifact]:
+    """The run that the updates are of; of several ranks, one of as many, else the config's own."""
+    own = Pipeline(experiment, workdir, data_dir)
+    if ranks > 1 and committed(workdir, "prepare"):
+        compute = experiment.compute.model_copy(update={"processes": ranks})
+        of_ranks = experiment.model_copy(update={"compute": compute})
+        found = Pipeline(of_ranks, workdir, data_dir).found()
+        if found is not None:
+            return found
+    return require_finished(own)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What an update goes on from.
+
+    Attributes:
+        base: the run's artifacts.
+        done: the updates of it so far.
+        latest: the newest artifacts.
+        day: what comes on top of them.
+    """
+
+    base: Mapping[str, Artifact]
+    done: list[chain.Update]
+    latest: Mapping[str, Artifact]
+    day: Day | Request
 
 
 def _held(
@@ -144,41 +212,65 @@ def _held(
 
 
 class _Update:
-    """One update at work."""
+    """One update at work; every rank makes the same calls."""
 
     def __init__(
         self,
         experiment: Experiment,
         workdir: Path,
-        base: Mapping[str, Artifact],
-        done: list[chain.Update],
-        latest: Mapping[str, Artifact],
-        day: Day | Request,
+        begun: _Begun,
+        processes: Processes | None,
         wait: bool,
     ) -> None:
-        self.experiment, self.workdir, self.base, self.done = experiment, workdir, base, done
-        self.latest, self.day = latest, day
-        self.number = len(done) + 1
+        # Without a launcher an update runs in one process.
+        alone = experiment.compute.model_copy(update={"processes": 1})
+        self.experiment = experiment.model_copy(update={"compute": alone})
+        self.workdir, self.base, self.done = workdir, begun.base, begun.done
+        self.latest, self.day = begun.latest, begun.day
+        self.number = len(self.done) + 1
         self.made: dict[str, Artifact] = {}
         self.rebuilt = ""
         self.opened = Opened()
-        self.wait = wait
-        self.runner = StageRunner(workdir, experiment.compute, wait=wait)
+        self.wait, self.processes = wait, processes
+        self.ranks = 1 if processes is None else processes.world_size
+        self.runner = StageRunner(workdir, alone, processes, wait)
 
     def run(self) -> chain.Update:
         """Make every stage and the record."""
         first, *others = UPDATE_TABLE
-        self._make(first)
-        foreseen = self._foreseen()  # predict, then learn
+        self._make_dataset(first)
+        foreseen = _by_chief(self.runner.group, self._foreseen)  # predict, then learn
         self.rebuilt = self._cannot_carry_on()
         if self.rebuilt:
             log.info("%s, so all stages are made from the start", self.rebuilt)
         else:
             for stage in others:
                 if stage.name in self.latest and stage.wanted(self.experiment):
-                    self._make(stage)
+                    self.made[stage.name] = self.runner.make(self._job(stage))
+                    tell_of(self.made[stage.name])
         self.made = self._pipeline().run()
         return self._record(foreseen)
+
+    def _make_dataset(self, stage: Stage) -> None:
+        """Make the dataset, on rank 0; the other ranks take it from there.
+
+        Raises:
+            NothingNew: on every rank.
+        """
+        job, group = self._job(stage), self.runner.group
+
+        def make() -> Artifact | NothingNew:
+            try:
+                return StageRunner(self.workdir, self.runner.compute, wait=self.wait).make(job)
+            except NothingNew as nothing:
+                return nothing
+
+        made = _by_chief(group, make)
+        if isinstance(made, NothingNew):
+            raise made
+        open_on_nodes([made.path], group, origin_of(self.workdir))
+        self.made[stage.name] = made
+        tell_of(made)
 
     def _foreseen(self) -> dict[str, Any]:
         """How well the model before the update foresees what came."""
@@ -199,27 +291,29 @@ class _Update:
 
     def _pipeline(self) -> Pipeline:
         """Makes what has no warm start of its own, by the ordinary stages."""
-        given = dict(self.made)
         return Pipeline(
-            self.experiment, self.workdir, given=given, opened=self.opened, wait=self.wait
+            self.experiment,
+            self.workdir,
+            processes=self.processes,
+            given=dict(self.made),
+            opened=self.opened,
+            wait=self.wait,
         )
 
-    def _make(self, stage: Stage) -> None:
-        """Make a stage of the update, or find it made by an update that was killed."""
+    def _job(self, stage: Stage) -> Job:
+        """A stage of the update, which an update that was killed may have made."""
         names = stage.reads(self.experiment)
         inputs = {name: made for name in names if (made := self._input(name)) is not None}
-        job = Job(
+        return Job(
             stage,
             self.experiment,
             inputs,
             self.workdir,
-            ranks=1,
-            readers=1,
+            ranks=self.ranks,
+            readers=self.ranks,
             opened=self.opened,
             update=self.number,
         )
-        self.made[stage.name] = self.runner.make(job)
-        tell_of(self.made[stage.name])
 
     def _input(self, name: str) -> Input | None:
         """What a stage reads under this name; None where the experiment does not have it."""
@@ -251,7 +345,7 @@ class _Update:
 
     def _record(self, foreseen: Mapping[str, Any]) -> chain.Update:
         """Measure the drift and write what makes all this an update."""
-        line = chain.line_of(self.base)
+        line, group = chain.line_of(self.base), self.runner.group
         places = {s: f"{a.path.parent.name}/{a.path.name}" for s, a in self.made.items()}
 
         def build(draft: Draft) -> None:
@@ -282,7 +376,8 @@ class _Update:
                 "update": self.experiment.update.model_dump(mode="json", include=limits),
             },
             {**self.made, "day": self.day.fingerprint},
-            build,
+            lambda draft: _by_chief(group, lambda: build(draft)),
+            group=group,
         )
         tell_of(record)
         info = record.info

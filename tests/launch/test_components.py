@@ -70,7 +70,6 @@ def line_of(app):
     [
         ("prepare", {}, "prepare a.toml --workdir work"),
         ("select", {"force": True}, "select a.toml --workdir work --force"),
-        ("update", {"new": "/days/2"}, "update a.toml --workdir work --new /days/2"),
         ("export", {"out": "/bundle"}, "export a.toml --workdir work --out /bundle"),
     ],
 )
@@ -78,6 +77,12 @@ def test_what_one_process_does_is_a_job_of_one(name, more, said):
     app = getattr(components, name)(config="a.toml", **more)
     assert "--nnodes 1 --nproc_per_node 1" in line_of(app)
     assert line_of(app).endswith(f"-m cadc_rec {said}")
+
+
+def test_an_update_is_a_job_of_several():
+    app = components.update(config="a.toml", new="/days/2", j="2x4")
+    assert "--nnodes 2 --nproc_per_node 4" in line_of(app)
+    assert line_of(app).endswith("-m cadc_rec update a.toml --workdir work --new /days/2")
 
 
 def test_a_run_is_forced_and_goes_on_from_a_checkpoint_where_that_is_asked_for():

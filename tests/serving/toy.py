@@ -7,7 +7,7 @@ from cadc_rec.serving.predict.catalogue import CodedAttribute
 from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.numbers import NumericAttribute
 from cadc_rec.serving.predict.predictor import Predictor
-from cadc_rec.serving.predict.top_k import ItemVectors
+from cadc_rec.serving.predict.top_k import ItemVectors, load_ahead
 
 
 def toy(
@@ -25,6 +25,7 @@ def toy(
     User u took 3 + u % 5 items, none of the last `untaken`; item n has the attribute kind = n % 4,
     tags n % 2, n % 3, and, unless 7 divides n, the year 1980 + n % 11.
     """
+    load_ahead()
     draw = np.random.default_rng(seed)
     users = draw.standard_normal((n_users, dim)).astype(np.float32)
     items = draw.standard_normal((n_items, dim)).astype(np.float32)

@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from cadc_rec.config.experiment import DataConfig, Experiment
+from cadc_rec.config.ids import IdsConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.forgotten import KEY_FILE, hashes_of, stand_ins
 from cadc_rec.errors import CadcError
@@ -296,7 +297,7 @@ def numbered(tmp_path):
             "prepare",
             {"forget": 1},
             {"before": before, "whom": request.fingerprint},
-            lambda draft: build_forgotten_dataset(before, request, draft),
+            lambda draft: build_forgotten_dataset(IdsConfig(), before, request, draft),
         )
 
     return forget

@@ -111,7 +111,8 @@ def test_prune_keeps_what_the_newest_update_needs(workdir, experiment, day, thre
 
 def test_the_latest_stage_is_removed_first(tmp_path, monkeypatch):
     removed = []
-    monkeypatch.setattr("cadc_rec.updates.prune.prune", lambda path, _: removed.append(path))
+    into = "cadc_rec.updates.prune.prune_artifact"
+    monkeypatch.setattr(into, lambda path, _: removed.append(path))
     stages = ("evaluate", "prepare", "pretrain", "select", "train", "transitions")
     remove([tmp_path / name / "0123" for name in stages], "for a test")
     order = [path.parent.name for path in removed]

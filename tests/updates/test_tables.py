@@ -7,7 +7,7 @@ import torch
 
 from cadc_rec.config.experiment import ComputeConfig, Experiment, PretrainConfig
 from cadc_rec.data.randomness import positional_integers
-from cadc_rec.distributed.processes import processes
+from cadc_rec.distributed.processes import Processes, processes
 from cadc_rec.pipeline.stages.pretrain import build_tables
 from cadc_rec.pretrain.alternating import Interactions
 from cadc_rec.pretrain.changed_rows import ChangedRows
@@ -16,6 +16,8 @@ from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.updates.changes import Changes
 from cadc_rec.updates.learning import build_updated_tables, divisors, grown
 from tests.updates.stand_ins import dataset_of
+
+ALONE = Processes(0, 1, 1, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def experiment(**update):
         {
             "pretrain": {"model": "als", "factors": 19, "als": als},
             "model": {"id_embedding": "init_frozen", "id_dim": 20},
-            "update": update,
+            "update": {"round_changes": 0, **update},
         }
     )
 
@@ -211,7 +213,7 @@ def test_one_epoch_of_changed_rows_is_adams_step_along_the_losss_gradient():
     config = PretrainConfig(learning_rate=0.01, l2=0.5, negatives=2)
     users, items, key, bias = np.array([1, 4, 11]), np.array([], np.int64), (0, 99), -0.7
     tables = torch.from_numpy(user.copy()), torch.from_numpy(item.copy())
-    solver = ChangedRows(*tables, bias, both, users, items, config, key)
+    solver = ChangedRows(*tables, bias, both, users, items, config, key, ALONE)
     (_,) = solver.epochs(1)
     counts = taken[users].sum(1)
     drawn = np.split(
@@ -246,7 +248,7 @@ def test_the_rate_of_changed_rows_falls_to_its_end():
     tables = [torch.from_numpy(random.normal(0, 1, (n, 4)).astype(np.float32)) for n in (6, 5)]
     start = tables[0].clone()
     config = PretrainConfig(learning_rate=0.01, l2=50.0)  # strong: every step goes to zero
-    solver = ChangedRows(*tables, 0.0, both, np.arange(6), np.arange(0), config, (0, 99))
+    solver = ChangedRows(*tables, 0.0, both, np.arange(6), np.arange(0), config, (0, 99), ALONE)
     for _ in solver.epochs(2):
         pass
     moved = (tables[0] - start).abs()[start.abs() > 0.2]

@@ -194,6 +194,16 @@ class LivingIds:
             setattr(self, name, grown)
         return Moves(reused, free, newcomers, len(new) - len(admitted))
 
+    def forget(self, rows: NDArray[np.int64], waiting: pa.Array) -> None:
+        """Let rows be the first that newcomers take, as if nobody had been seen in them.
+
+        Args:
+            rows: of whoever is forgotten; who stands there instead is the dataset's matter.
+            waiting: ids that are not counted any more, where counts have ids.
+        """
+        self.seen[rows], self.last[rows] = 0, np.iinfo(np.int64).min
+        self.waiting.remove(waiting.cast(self.ids.type))
+
     @property
     def nbytes(self) -> int:
         """Memory that the map and the counts take."""

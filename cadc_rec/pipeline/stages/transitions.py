@@ -44,13 +44,8 @@ def build_transitions(
         sharding: what memory tables may fill.
         mf_tables: ``compute.mf_tables``: how the tables lie on several ranks.
     """
-
-    def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        of_rank = torch.from_numpy(values).to(processes.device)
-        return processes.all_reduce_sum(of_rank).cpu().numpy()
-
     draft.rows = len(dataset.train_item)
-    mine = processes.share(dataset.n_items)
+    mine, total = processes.share(dataset.n_items), processes.total
     matrix = transition_matrix(dataset, config, items=mine, total=total)
     (pairs,) = total(np.array([matrix.nnz], np.float64))
     draft.info = {"pairs": int(pairs)}

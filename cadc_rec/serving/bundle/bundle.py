@@ -2,6 +2,8 @@
 
 In: a folder. Out: a `Bundle`, whose files are read as bytes that are checked once more as they
 are read, so that what is used is what was verified, whoever can write to the folder meanwhile.
+Arrays are mapped and not read: they were checked when the bundle was opened, and must not be
+written in place later. Everything here replaces files whole.
 
 Nothing here unpickles. Data are JSON, Parquet and safetensors; programs are loaded by
 `cadc_rec.serving.bundle.programs`, from verified bytes.
@@ -15,13 +17,14 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
+from cadc_rec.serving.bundle.mapping import map_tensors
 from cadc_rec.serving.bundle.signing import is_signed_by
 from cadc_rec.store.manifest import digest, sha256_file
 from cadc_rec.versions import library_versions
@@ -129,10 +132,17 @@ class Bundle:
         return json.loads(self.read(name))
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """A safetensors file's tensors as NumPy arrays."""
-        from safetensors.numpy import load
+        """A safetensors file's tensors, read from disk as they are used.
 
-        return load(self.read(name))
+        Raises:
+            CadcError: the bundle has no such file, or it is none of safetensors.
+        """
+        if not self.has(name):
+            raise CadcError(f"{self.path}: this bundle has no {name}.")
+        try:
+            return map_tensors(self.path / name)
+        except OSError as error:
+            raise CadcError(f"{self.path / name}: cannot be read ({error.strerror}).") from error
 
     def mapped(self, name: str) -> np.ndarray:
         """A NumPy file's array, read from disk as it is used; checked when the bundle was opened.
@@ -150,11 +160,18 @@ class Bundle:
             raise CadcError(f"{self.path / name}: cannot be read ({error}); {_REMEDY}") from error
         return found
 
-    def table(self, name: str) -> pa.Table:
-        """A Parquet file's table."""
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A Parquet file's table; of these columns, or of all."""
         import pyarrow.parquet as pq
 
-        return pq.read_table(io.BytesIO(self.read(name)))
+        return pq.read_table(io.BytesIO(self.read(name)), columns=columns)
+
+    def table_without(self, name: str, left_out: Sequence[str]) -> pa.Table:
+        """A Parquet file's table, less some of its columns."""
+        import pyarrow.parquet as pq
+
+        file = pq.ParquetFile(io.BytesIO(self.read(name)))
+        return file.read([each for each in file.schema_arrow.names if each not in left_out])
 
     def model(self) -> dict[str, Any]:
         """`layout.MODEL`."""

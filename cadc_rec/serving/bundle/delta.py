@@ -1,9 +1,9 @@
 """Deltas: what makes the next bundle of the one that a service has.
 
 In: two bundles. Out: a folder with the next bundle's manifest (and signature) and a patch of every
-file that differs. Applied to the first bundle it gives the second, byte for byte: every file is
-compared with the next bundle's own manifest before the result takes its place. A delta is of one
-bundle, and is refused by any other.
+file that differs (`cadc_rec.serving.bundle.coded`). Applied to the first bundle it gives the
+second, byte for byte: every file is compared with the next bundle's own manifest before the result
+takes its place. A delta is of one bundle, and is refused by any other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from cadc_rec import strict_json
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle, read_manifest
-from cadc_rec.serving.bundle.patch import BadPatchError, apply_patch, make_patch
+from cadc_rec.serving.bundle.coded import Coder, in_order
+from cadc_rec.serving.bundle.patch import BadPatchError
 from cadc_rec.store.atomic import commit, folder_to_fill
 from cadc_rec.store.manifest import digest
 
@@ -29,11 +30,10 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 FORMAT = "cadc-rec delta"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of version 1 patches were Zstandard's alone, and read another order of files."""
 MANIFEST = "delta.json"
 """What the delta is of, what changed, and the patch of each file."""
-_FIRST = layout.ITEM_VECTORS  # patches of other files may refer to the new one
-_TEXT = (".json", ".md")
 _PATCH = re.compile(r"patches/[0-9]{4}\.patch")
 _LIMIT = 1 << 20  # bytes of a manifest
 _REMEDY = "copy or export the delta anew."
@@ -74,10 +74,11 @@ class Delta:
             version = 0
         if not version:
             raise CadcError(f"{file} is not the manifest of a delta; {_REMEDY}")
-        if version > FORMAT_VERSION:
+        if version != FORMAT_VERSION:
+            newer = version > FORMAT_VERSION
             raise CadcError(
-                f"{path}: a delta of format {version}; this cadc-rec reads up to {FORMAT_VERSION}: "
-                "install a newer one."
+                f"{path}: a delta of format {version}, and this cadc-rec reads {FORMAT_VERSION}: "
+                + ("install a newer one." if newer else "export it anew, or copy the whole bundle.")
             )
         if not sound:
             raise CadcError(f"{file} changed since it was written; {_REMEDY}")
@@ -106,7 +107,7 @@ def _require_shape(manifest: Mapping[str, Any]) -> None:
         TypeError: something is of another type.
         ValueError: likewise.
     """
-    if manifest["format_version"] > FORMAT_VERSION:
+    if manifest["format_version"] != FORMAT_VERSION:
         return  # which is said
     for bundle in (manifest["base"], manifest["target"]):
         if not all(isinstance(bundle[name], str) for name in ("name", "fingerprint")):
@@ -130,13 +131,12 @@ def write_delta(base: Bundle, target: Bundle, out: Path, *, replace: bool = Fals
             if (target.path / name).is_file():
                 carried[name] = _written(folder, name, (target.path / name).read_bytes())
         files: dict[str, Any] = {}
-        vectors = target.read(_FIRST) if target.has(_FIRST) else b""
-        for number, name in enumerate(target.manifest["files"]):
+        coder = Coder(base, target)
+        for number, name in enumerate(in_order(target.manifest["files"])):
             if _entry(base, name) == _entry(target, name):
                 continue  # the reader has it
-            old, new = _known(base, name, vectors), target.read(name)
-            patch = make_patch(old, new)
-            files[name] = _written(folder, f"patches/{number:04d}.patch", patch)
+            patch, told = coder.patch(name)
+            files[name] = _written(folder, f"patches/{number:04d}.patch", patch) | told
         body = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -197,43 +197,34 @@ def apply_delta(
                 raise CadcError(f"{delta.path / MANIFEST} carries {name!r:.80}; {_REMEDY}")
             (folder / name).write_bytes(delta.read({**entry, "file": name}))
         manifest = read_manifest(folder, key)  # its names are those of a bundle's files
-        vectors = b""
-        for name, entry in sorted(manifest["files"].items(), key=lambda one: one[0] != _FIRST):
+        coder = Coder(base, Bundle(folder, manifest))
+        for name in in_order(manifest["files"]):
             file = folder / name
             file.parent.mkdir(exist_ok=True)
-            contents = _next_file(base, delta, name, entry, vectors)
-            file.write_bytes(contents)
-            vectors = contents if name == _FIRST else vectors
+            file.write_bytes(_next_file(base, delta, name, manifest["files"][name], coder))
         Bundle.open(folder, key)
         commit(folder, final)
     return Bundle(final, manifest)
 
 
-def _known(base: Bundle, name: str, vectors: bytes) -> bytes:
-    """What a patch of a file may refer to: the old file, and the next bundle's item vectors.
-
-    An index and a program hold these vectors once more.
-    """
-    old = base.read(name) if base.has(name) else b""
-    return old if name == _FIRST or name.endswith(_TEXT) else old + vectors
-
-
 def _next_file(
-    base: Bundle, delta: Delta, name: str, wanted: Mapping[str, Any], vectors: bytes
+    base: Bundle, delta: Delta, name: str, wanted: Mapping[str, Any], coder: Coder
 ) -> bytes:
-    """A file of the next bundle, whose item vectors are known but for their own file."""
+    """A file of the next bundle, of which those before it are there."""
     patch = delta.manifest["patches"].get(name)
     if patch is None:
         return base.read(name)
-    old = _known(base, name, vectors)
     try:
         if not _PATCH.fullmatch(patch["file"]):
             raise BadPatchError("name")
-        new = apply_patch(old, delta.read(patch), wanted["bytes"])
+        new = coder.file(name, delta.read(patch), patch, wanted["bytes"])
     except (BadPatchError, LookupError, TypeError, ValueError):
         raise CadcError(f"{delta.path}: its patch of {name} cannot be applied; {_REMEDY}") from None
     if hashlib.sha256(new).hexdigest() != wanted["sha256"]:
-        raise CadcError(f"{delta.path}: its patch of {name} gives other bytes; {_REMEDY}")
+        raise CadcError(
+            f"{delta.path}: its patch of {name} gives other bytes here than where it was made; "
+            "copy the whole bundle."
+        )
     return new
 
 

@@ -39,6 +39,11 @@ USERS = "users.parquet"
 ITEMS = "items.parquet"
 """``item_id``, ``title`` where the source has one, a column of codes for each attribute, and
 ``NAME:value`` with the values of each numeric one, for filters."""
+USER_IDS = "ids/users.safetensors"
+"""The column ``user_id`` so that it can be searched where it lies, which processes share
+(`cadc_rec.serving.predict.ids`). Older bundles have none: it is made when they are loaded."""
+ITEM_IDS = "ids/items.safetensors"
+"""Likewise ``item_id``, and of ``title`` ``title_offsets`` and ``title_bytes``, UTF-8."""
 ATTRIBUTES = "attributes.json"
 """Encoders: by side, each attribute's name, kind, size and vocabulary (value of codes 1, 2, ...;
 code 0 is unknown). Codes from `size` on are of items that nobody took yet; programs lack them."""

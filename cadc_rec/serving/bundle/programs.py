@@ -13,6 +13,7 @@ import io
 import json
 import re
 import tempfile
+import threading
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ _PLAIN_ENTRIES = re.compile(
     r"|models/model\.json|archive_format|archive_version|byteorder|\.data/[a-z_]+|version"
 )
 _EXAMPLE_INPUTS = "data/sample_inputs/model.pt"
+_ONE_AT_A_TIME = threading.Lock()  # torch.export.load has state of its own that it cannot share
 
 
 def load_program(bundle: Bundle, program: str) -> torch.nn.Module:
@@ -43,7 +45,40 @@ def load_program(bundle: Bundle, program: str) -> torch.nn.Module:
     name = layout.PROGRAMS[program]
     contents = bundle.read(name)
     refuse_pickles(contents, str(bundle.path / name))
-    return torch.export.load(io.BytesIO(contents)).module()
+    with _ONE_AT_A_TIME:
+        return torch.export.load(io.BytesIO(contents)).module()
+
+
+class LazyProgram:
+    """A float program that is loaded when it is first called, or by `load`.
+
+    Loading torch takes seconds, and most requests need no program.
+
+    Args:
+        bundle: that has it.
+        program: of `layout.PROGRAMS`.
+    """
+
+    def __init__(self, bundle: Bundle, program: str) -> None:
+        self._bundle, self._name = bundle, program
+        self._one_at_a_time = threading.Lock()
+        self._program: torch.nn.Module | None = None
+
+    def load(self) -> torch.nn.Module:
+        """The program.
+
+        Raises:
+            CadcError: see `load_program`.
+        """
+        with self._one_at_a_time:
+            if self._program is None:
+                self._program = load_program(self._bundle, self._name)
+            return self._program
+
+    def __call__(self, *given: torch.Tensor) -> torch.Tensor:
+        """What it makes of these."""
+        found: torch.Tensor = (self._program or self.load())(*given)
+        return found
 
 
 def load_compiled(bundle: Bundle, program: str) -> Any:

@@ -43,7 +43,11 @@ _BATCH_REQUESTS = Histogram(
 _BATCH_USERS = Histogram(
     "cadc_rec_batch_users", "Users answered by one call of the predictor.", buckets=SIZE_BOUNDS
 )
-_WAITING = Gauge("cadc_rec_waiting_requests", "Requests that wait for the predictor.")
+_WAITING = Gauge(
+    "cadc_rec_waiting_requests",
+    "Requests that wait for the predictor.",
+    multiprocess_mode="livesum",
+)
 
 
 def piece_users(predictor: Predictor, k: int) -> int:
@@ -214,6 +218,7 @@ def part_of(query: Query, users: slice) -> Query:
         history=None if query.history is None else query.history[users],
         time=None if query.time is None else query.time[users],
         context={name: values[users] for name, values in query.context.items()},
+        attributes={name: values[users] for name, values in query.attributes.items()},
     )
 
 
@@ -279,6 +284,7 @@ def _of_all(batch: list[_Work]) -> Iterable[Recommendations]:
         first.history_mode,
         first.block,
         first.rules,
+        first.attributes,
     )
     if len(batch) == 1:
         yield found

@@ -36,7 +36,9 @@ _REFUSALS = Counter(
     ("protocol", "reason"),
 )
 _EXPECTED = Gauge(
-    "cadc_rec_expected_wait_seconds", "Seconds of work that wait before the next request."
+    "cadc_rec_expected_wait_seconds",
+    "Seconds of work that wait before the next request.",
+    multiprocess_mode="livesum",
 )
 
 

@@ -7,9 +7,10 @@ self-test has passed; until then, or if that fails, the old bundle goes on answe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ _LOADED = Gauge(
     "cadc_rec_bundle_loaded_timestamp_seconds",
     "When the current bundle was loaded.",
     ("fingerprint",),
+    multiprocess_mode="livemax",
 )
 
 
@@ -76,6 +78,17 @@ def load_tested(path: Path | str, verify_key: Path | None) -> tuple[Predictor, P
     return predictor, bundle.path
 
 
+def use_one_thread() -> None:
+    """Have torch use the caller's thread alone.
+
+    One call answers many users with vector instructions; threads that wake for each would cost more
+    than they do, and would take the cores from the loop that reads the next requests.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+
+
 class Loaded:
     """The current predictor.
 
@@ -99,6 +112,7 @@ class Loaded:
         self.path, self.verify_key = path, verify_key
         self.events, self.withheld = events, withheld
         self._one_at_a_time = asyncio.Lock()
+        self._whole = asyncio.Event()
         self._seen = self._look()
         self.predictor, self._folder = load_tested(path, verify_key)
         for told in (events, withheld):
@@ -115,10 +129,7 @@ class Loaded:
         async with self._one_at_a_time:
             seen = await asyncio.to_thread(self._look)
             try:
-                predictor, folder = await asyncio.to_thread(load_tested, self.path, self.verify_key)
-                for told in (self.events, self.withheld):
-                    if told is not None:
-                        await asyncio.to_thread(told.onto, predictor)
+                predictor, folder = await asyncio.to_thread(self._load)
             except Exception as error:
                 self._seen = seen
                 _RELOADS.labels("refused").inc()
@@ -128,7 +139,8 @@ class Loaded:
                 raise CadcError(
                     f"{self.path}: cannot be loaded ({type(error).__name__})."
                 ) from error
-            _LOADED.clear()
+            _LOADED.labels(self.predictor.fingerprint).set(0)  # where workers share metrics,
+            _LOADED.clear()  # this leaves it there
             _LOADED.labels(predictor.fingerprint).set(time.time())
             _RELOADS.labels("loaded").inc()
             if folder != self._folder:
@@ -136,6 +148,34 @@ class Loaded:
             self.predictor, self._seen, self._folder = predictor, seen, folder
             log.info("loaded %s (%s)", predictor.name, predictor.fingerprint[:12])
             return predictor
+
+    def _load(self) -> tuple[Predictor, Path]:
+        predictor, folder = load_tested(self.path, self.verify_key)
+        for told in (self.events, self.withheld):
+            if told is not None:
+                told.onto(predictor)
+        predictor.load_ahead()
+        return predictor, folder
+
+    async def load_ahead(self) -> None:
+        """Load what the first requests do not need, beside answering them."""
+        try:
+            await asyncio.to_thread(self._ahead)
+        except CadcError as error:
+            log.error("%s Requests that need it are refused.", error)
+        finally:
+            self._whole.set()
+
+    async def until_whole(self, seconds: float) -> bool:
+        """Wait for `load_ahead`, so long at most; whether it is done."""
+        if not self._whole.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._whole.wait(), seconds)
+        return self._whole.is_set()
+
+    def _ahead(self) -> None:
+        self.predictor.load_ahead()
+        use_one_thread()
 
     async def watch(self, seconds: float) -> None:
         """Reload whenever the path has a new bundle; never returns.
@@ -179,14 +219,20 @@ class Repository(ModelRepositoryExtension):
 
     Args:
         models: KServe's repository.
-        loaded: the bundle that a load replaces.
+        reload: loads the bundle anew, in all workers.
         name: the one model's name.
         with_key: whether the service has an API key; without one nothing can be changed.
     """
 
-    def __init__(self, models: ModelRepository, loaded: Loaded, name: str, with_key: bool) -> None:
+    def __init__(
+        self,
+        models: ModelRepository,
+        reload: Callable[[], Awaitable[Any]],
+        name: str,
+        with_key: bool,
+    ) -> None:
         super().__init__(models)
-        self.loaded, self.name, self.with_key = loaded, name, with_key
+        self.reload, self.name, self.with_key = reload, name, with_key
 
     async def load(self, model_name: str) -> dict[str, Any]:
         """Reload; the result is what KServe's servicer sends.
@@ -198,7 +244,7 @@ class Repository(ModelRepositoryExtension):
         """
         self._require("load", model_name)
         try:
-            await self.loaded.reload()
+            await self.reload()
         except CadcError as error:
             raise CadcError(f"{error} The old bundle goes on answering.") from None
         return {"name": model_name, "load": True}

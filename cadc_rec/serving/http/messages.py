@@ -44,6 +44,8 @@ _Datatype = Literal[
 ]  # fmt: skip
 CONTEXT = "context_"
 """What the name of an input begins with that has the values of a column of the context."""
+ATTRIBUTE = "attribute_"
+"""The same of an attribute of users."""
 
 
 class _Message(BaseModel):
@@ -72,10 +74,12 @@ _INPUTS = ("user_id", "item_id", "history", "candidate_id", "block_id", "time")
 
 
 def _named(name: object) -> str:
-    if isinstance(name, str) and (name in _INPUTS or name.startswith(CONTEXT)):
+    if isinstance(name, str) and (name in _INPUTS or name.startswith((CONTEXT, ATTRIBUTE))):
         return name
     raise PydanticCustomError(
-        "input_name", f"input should be {', '.join(map(repr, _INPUTS))} or begin with {CONTEXT!r}"
+        "input_name",
+        f"input should be {', '.join(map(repr, _INPUTS))} or begin with {CONTEXT!r} or "
+        f"{ATTRIBUTE!r}",
     )
 
 
@@ -83,7 +87,12 @@ _Name = Annotated[
     str,
     BeforeValidator(_named),
     WithJsonSchema(
-        {"anyOf": [{"enum": list(_INPUTS)}, {"type": "string", "pattern": f"^{CONTEXT}"}]}
+        {
+            "anyOf": [
+                {"enum": list(_INPUTS)},
+                {"type": "string", "pattern": f"^({CONTEXT}|{ATTRIBUTE})"},
+            ]
+        }
     ),
 ]
 
@@ -208,8 +217,9 @@ class Request(_Message):
         "`history`, `candidate_id` and `block_id` (the only items, and those left out: a list for "
         "all users or one for each); of a model that reads the moment of a request, optional "
         "`time` (seconds since 1970, UTC; default now) and `context_NAME` for each column it reads "
-        "(default missing), one value a user. The models NAME-similar, NAME-score and NAME-embed "
-        "take `item_id`; their metadata say what else.",
+        "(default missing), one value a user; of a model that reads attributes of users, optional "
+        "`attribute_NAME` of those it does not know, one value or one row of values a user. The "
+        "models NAME-similar, NAME-score and NAME-embed take `item_id`; their metadata say more.",
     )
     parameters: Parameters | None = None
     outputs: list[RequestedOutput] | None = Field(default=None, max_length=16)

@@ -24,7 +24,7 @@ from kserve.model import InferenceModel, InferenceVerb
 from prometheus_client import Counter, Histogram
 
 from cadc_rec.serving.http.batcher import Batcher, piece_users
-from cadc_rec.serving.http.load import Load
+from cadc_rec.serving.http.load import Load, TooLate
 from cadc_rec.serving.http.loaded import Loaded
 from cadc_rec.serving.http.messages import Output, Request, of_kserve, to_kserve
 from cadc_rec.serving.http.observed import answered_by
@@ -164,8 +164,12 @@ class Recommender(InferenceModel):
         if said:  # microseconds; 0 says nothing
             allowed = min(said / 1e6, math.inf if allowed is None else allowed)
         began, users, k = self.load.clock(), len(query.users), query.k
+        due = self.load.due(began, allowed)
+        # Just after the start the program is loading, and would keep all others waiting.
+        if query.history is not None and not await self.loaded.until_whole(due - began):
+            raise TooLate("what reads histories is still being loaded; ask again later.", 1.0)
         large = users > piece_users(predictor, k)
-        ticket = self.load.admit(users, k, large, began, self.load.due(began, allowed))
+        ticket = self.load.admit(users, k, large, self.load.clock(), due)
         try:
             try:
                 answer, seconds = await self.batcher.recommend(predictor, query, ticket)

@@ -17,7 +17,7 @@ from fastapi.openapi.utils import get_openapi
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
@@ -43,6 +43,7 @@ from cadc_rec.serving.http.messages import (
 from cadc_rec.serving.http.page import page_routes
 from cadc_rec.serving.http.recommender import Recommender
 from cadc_rec.serving.http.settings import Limits
+from cadc_rec.serving.http.shared_metrics import exposition
 from cadc_rec.serving.http.side_models import SideModel
 
 _INFER = "/v2/models/{model_name}/infer"
@@ -126,7 +127,7 @@ def application(
     @app.get("/metrics", response_model=None, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> HttpResponse:
         """Metrics for Prometheus."""
-        return HttpResponse(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+        return HttpResponse(exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     app.include_router(page_routes(model))
     for routes in (event_routes, availability_routes):

@@ -49,8 +49,18 @@ def grpc_server(
     key: ApiKey,
     limits: Limits,
     observers: Sequence[aio.ServerInterceptor] = (),
+    shared: bool = False,
 ) -> aio.Server:
-    """The server; the caller adds ports and starts it."""
+    """The server; the caller adds ports and starts it.
+
+    Args:
+        dataplane: KServe's.
+        repository: answers the repository's calls.
+        key: the API key.
+        limits: limits of requests.
+        observers: interceptors that see every call first.
+        shared: whether other processes listen at the same port.
+    """
     server = aio.server(
         interceptors=(*observers, _Rules(key)),
         maximum_concurrent_rpcs=_MOST_CALLS,
@@ -61,7 +71,8 @@ def grpc_server(
             ("grpc.max_connection_age_ms", _AGE_MS),
             ("grpc.keepalive_time_ms", 60_000),  # so that a client that has gone is noticed
             ("grpc.keepalive_timeout_ms", 20_000),
-            ("grpc.so_reuseport", 0),  # a second service on the same port is an error
+            # Without other workers a second service on the same port is an error.
+            ("grpc.so_reuseport", int(shared)),
         ],
     )
     servicer = InferenceServicer(dataplane, repository)

@@ -1,6 +1,7 @@
 """Runs a service: load the bundle, listen, answer, stop.
 
 In: `ServiceSettings`. It returns after SIGTERM or SIGINT, when the requests in flight are answered.
+Of several workers (`cadc_rec.serving.http.workers`) each runs the same.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 
-import torch
 import uvicorn
 import uvloop
 from grpc import aio
@@ -22,13 +24,14 @@ from kserve.model_repository import ModelRepository
 from kserve.protocol.dataplane import DataPlane
 
 from cadc_rec.errors import CadcError
+from cadc_rec.serving.bundle.signing import verification_key
 from cadc_rec.serving.http.access_log import access_log
 from cadc_rec.serving.http.availability import Withheld
 from cadc_rec.serving.http.connections import impatient
 from cadc_rec.serving.http.events import EventLog
 from cadc_rec.serving.http.guard import ApiKey
 from cadc_rec.serving.http.health import HealthPort
-from cadc_rec.serving.http.loaded import Loaded, Repository
+from cadc_rec.serving.http.loaded import Loaded, Repository, use_one_thread
 from cadc_rec.serving.http.observed import observed, observers
 from cadc_rec.serving.http.recommender import Recommender
 from cadc_rec.serving.http.rest import application
@@ -36,6 +39,9 @@ from cadc_rec.serving.http.rpc import grpc_server
 from cadc_rec.serving.http.settings import ServiceSettings
 from cadc_rec.serving.http.side_models import side_models
 from cadc_rec.serving.http.tls import KeyPair
+from cadc_rec.serving.http.workers import Link, Workers
+from cadc_rec.serving.predict.predictor import Predictor
+from cadc_rec.store.remote.finished import brought
 
 _SWITCH = 0.001  # seconds after which a thread lets the event loop go on; Python's own is 0.005
 _BACKLOG = 2048  # connections that the system holds until they are accepted
@@ -77,23 +83,83 @@ def serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
     Raises:
         CadcError: the bundle is refused, or a port is taken.
     """
-    # One call answers many users with vector instructions; threads that wake for each would cost
-    # more than they do, and would take the cores from the loop that reads the next requests.
-    torch.set_num_threads(1)
     sys.setswitchinterval(_SWITCH)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, ready))
+    with contextlib.ExitStack() as stack:
+        health = None
+        if settings.health_port is not None:
+            health = _listening(settings.host, settings.health_port, "--health-port")
+            stack.enter_context(health)
+            url = f"http://{_shown(settings.host)}:{health.getsockname()[1]}"
+            told = ready
+
+            def ready(where: str) -> None:
+                told(f"{where}, health at {url}")
+
+        if settings.workers > 1:
+            _serve_with_workers(settings, ready, health, stack)
+            return
+        listener = _listening(settings.host, settings.http_port, "--http-port")
+        stack.enter_context(listener)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, ready, listener, health))
     gc.freeze()  # the process ends: looking for cycles in torch's modules would take seconds
 
 
-async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
+def _serve_with_workers(
+    settings: ServiceSettings,
+    ready: Callable[[str], None],
+    health: socket.socket | None,
+    stack: contextlib.ExitStack,
+) -> None:
+    """Serve in several processes; `stack` closes their sockets."""
+    host, port = settings.host, settings.http_port
+    with _listening(host, port, "--http-port") as first:  # it is free, for nobody shares it
+        port = first.getsockname()[1]
+    listeners = [_listening(host, port, "--http-port", True) for _ in range(settings.workers)]
+    for listener in listeners:
+        stack.enter_context(listener)
+    if settings.grpc_port is not None:
+        with _listening(host, settings.grpc_port, "--grpc-port") as first:
+            settings = replace(settings, grpc_port=first.getsockname()[1])
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        held = stack.enter_context(socket.socket(family))  # keeps the port while none listens
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind((host, settings.grpc_port))
+
+    _key_pair(settings)  # a wrong one is told before workers start
+    use_one_thread()
+    # What this loads, libraries above all, is loaded once, and shared by all workers.
+    Predictor.load(brought(settings.bundle).resolve(), verification_key(settings.verify_key))
+
+    async def run(place: int, link: Link) -> None:
+        await _serve(settings, link.ready, listeners[place], None, link)
+
+    grace = settings.limits.grace_seconds
+    Workers(settings.workers, run, listeners, grace, health).serve(
+        lambda where: ready(f"{where}, {settings.workers} workers")
+    )
+
+
+async def _serve(
+    settings: ServiceSettings,
+    ready: Callable[[str], None],
+    listener: socket.socket,
+    health: socket.socket | None,
+    link: Link | None = None,
+) -> None:
+    """Serve in this process.
+
+    Args:
+        settings: the service's settings.
+        ready: called with the addresses.
+        listener: for HTTP.
+        health: for health alone; None without.
+        link: to the parent, where there are other workers.
+    """
     limits, key = settings.limits, ApiKey(settings.api_key)
     stopping = asyncio.Event()
-    pair = None
-    if settings.tls_cert is not None and settings.tls_key is not None:
-        pair = KeyPair(settings.tls_cert, settings.tls_key)
+    pair = _key_pair(settings)
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(_listening(settings.host, settings.http_port, "--http-port"))
         written = stack.enter_context(access_log(settings.access_log))
         tell = None if written is None else written.write
         events = None if settings.journal is None else EventLog(settings.journal)
@@ -110,13 +176,13 @@ async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> Non
         for each in (model, *beside):
             models.update(each)
         dataplane = DataPlane(models)
-        repository = Repository(models, loaded, settings.name, key.exists)
+        reload = loaded.reload if link is None else link.reload_all
+        repository = Repository(models, reload, settings.name, key.exists)
         scheme = "http" if pair is None else "https"
         where = [f"{scheme}://{_shown(settings.host)}:{listener.getsockname()[1]}"]
-        tasks = []
         rpc = None
         if settings.grpc_port is not None:
-            rpc = grpc_server(dataplane, repository, key, limits, observers(tell))
+            rpc = grpc_server(dataplane, repository, key, limits, observers(tell), link is not None)
             address = f"{_shown(settings.host)}:{settings.grpc_port}"
             try:
                 if pair is None:
@@ -133,14 +199,6 @@ async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> Non
         def is_ready() -> bool:
             return model.ready and not stopping.is_set()
 
-        if settings.health_port is not None:
-            at = stack.enter_context(
-                _listening(settings.host, settings.health_port, "--health-port")
-            )
-            health = HealthPort(at, is_ready)
-            stack.callback(health.close)
-            tasks.append(asyncio.create_task(health.beat()))
-            where.append(f"health at http://{_shown(settings.host)}:{at.getsockname()[1]}")
         app = application(model, beside, dataplane, repository, key, limits, is_ready)
         config = uvicorn.Config(
             observed(app, tell),
@@ -151,6 +209,15 @@ async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> Non
             timeout_graceful_shutdown=limits.grace_seconds,
             ssl_context_factory=None if pair is None else lambda *_: pair.context,
         )  # fmt: skip
+        server = _Both(config, rpc, limits.grace_seconds, stopping)
+        tasks = [asyncio.create_task(loaded.load_ahead())]
+        if health is not None:
+            port_of_health = HealthPort(health, is_ready)
+            stack.callback(port_of_health.close)
+            tasks.append(asyncio.create_task(port_of_health.beat()))
+        if link is not None:
+            stop = partial(server.handle_exit, signal.SIGTERM, None)
+            tasks.append(asyncio.create_task(link.listen(loaded.reload, stop)))
         if settings.watch_seconds > 0:
             tasks.append(asyncio.create_task(loaded.watch(settings.watch_seconds)))
         if events is not None:
@@ -162,11 +229,18 @@ async def _serve(settings: ServiceSettings, ready: Callable[[str], None]) -> Non
         predictor = loaded.predictor
         ready(f"{predictor.name} ({predictor.fingerprint[:12]}) on {', '.join(where)}")
         try:
-            await _Both(config, rpc, limits.grace_seconds, stopping).serve(sockets=[listener])
+            await server.serve(sockets=[listener])
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _key_pair(settings: ServiceSettings) -> KeyPair | None:
+    """The certificate and its key; None without TLS."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return KeyPair(settings.tls_cert, settings.tls_key)
 
 
 def _connections(most: int) -> int:
@@ -180,17 +254,21 @@ def _connections(most: int) -> int:
     return max(1, min(most, soft - _OTHER_FILES))
 
 
-@contextlib.contextmanager
-def _listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
+def _listening(host: str, port: int, option: str, shared: bool = False) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        CadcError: the port is taken, by somebody who does not share it.
+    """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return socket.create_server(
+            (host, port), family=family, backlog=_BACKLOG, reuse_port=shared
+        )
     except OSError as error:
         raise CadcError(
             f"{host}:{port} cannot be used ({error.strerror}); choose another --host or {option}."
         ) from error
-    with listener:
-        yield listener
 
 
 def _shown(host: str) -> str:

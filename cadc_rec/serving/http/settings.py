@@ -61,6 +61,7 @@ class ServiceSettings:
             thread of its own; 0 takes any free port, None leaves it to the HTTP port.
         api_key: the key that clients must send; None answers everybody.
         verify_key: file with the public key that bundles must be signed with.
+        workers: processes that answer.
         watch_seconds: seconds between checks for a new bundle at the same path; 0 never checks.
         events: file of the journal of events; None puts it beside the bundle where that is a
             folder, and keeps none otherwise.
@@ -79,6 +80,7 @@ class ServiceSettings:
     health_port: int | None = None
     api_key: str | None = None
     verify_key: Path | None = None
+    workers: int = 1
     watch_seconds: float = 2.0
     events: Path | None = None
     tls_cert: Path | None = None

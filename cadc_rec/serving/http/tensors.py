@@ -1,7 +1,7 @@
 """The elements of a request's tensors: as many, and of the type, that the request says.
 
 In: an `Input`, whose elements came as JSON or as raw bytes. Out: whole numbers, bytes of texts, or
-for the input ``time`` numbers of any kind.
+for the input ``time`` and attributes of users numbers of any kind.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from kserve.errors import InvalidInput
 
-from cadc_rec.serving.http.messages import Input, shown
+from cadc_rec.serving.http.messages import ATTRIBUTE, Input, shown
 
 _INTEGERS: dict[str, Any] = {
     f"{sign}INT{bits}": np.dtype(f"<{letter}{bits // 8}")
@@ -35,8 +35,9 @@ def values_of(tensor: Input, most: int) -> list[Any]:
     Raises:
         InvalidInput: it has more, or is not what its shape and type say.
     """
-    if tensor.datatype == "FP64" and tensor.name != "time":
-        raise InvalidInput(f"input {tensor.name!r}: FP64 is of 'time' alone.")
+    numbers = tensor.name == "time" or tensor.name.startswith(ATTRIBUTE)
+    if tensor.datatype == "FP64" and not numbers:
+        raise InvalidInput(f"input {tensor.name!r}: FP64 is of 'time' and attributes alone.")
     size = 1
     for length in tensor.shape:
         size *= length

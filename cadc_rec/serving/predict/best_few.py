@@ -1,22 +1,33 @@
-"""The best few columns of each row of scores, by compiled loops.
+"""The best few columns of each row of scores.
 
-Compiled by numba when this module is imported, so that no request waits for it. torch's own `topk`
-reads a row several times. Here the best of each of a few chunks bound the worst that can be among
-the best few, and only chunks that reach it are looked at one by one. What may not be recommended is
-struck out on the way. numba's cache on disk would spare the second that compiling takes, and is a
-pickle.
+torch's own `topk` reads a row several times. Here the best of each of a few chunks bound the worst
+that can be among the best few, and only chunks that reach it are looked at one by one. What may not
+be recommended is struck out on the way.
+
+The loops are compiled when they are first used, or by `compile_ahead`. A service starts before: as
+long as that takes, NumPy gives the same answers, somewhat later.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numba import types
-from numpy.typing import NDArray
+from collections.abc import Callable
+from typing import Any
 
-from cadc_rec.compiled import compiled
+import numpy as np
+from numpy.typing import NDArray
 
 MOST = 128
 """Places up to which this is faster than a sort: a find moves half of them."""
+
+_fill: Callable[..., Any] | None = None
+
+
+def compile_ahead() -> None:
+    """Compile the loops, which takes seconds."""
+    global _fill
+    from cadc_rec.serving.predict.best_few_compiled import fill
+
+    _fill = fill
 
 
 def best_few(
@@ -34,67 +45,31 @@ def best_few(
         int64 and float32 ``[n, keep]``: columns ascend; of equal scores at the edge the lower
         columns are kept; a place without a candidate has column 0 and minus infinity.
     """
+    if _fill is None:
+        return _by_sorting(scores, indptr, rows, keep)
     columns = np.zeros((len(scores), keep), np.int64)
     found = np.full((len(scores), keep), -np.inf, np.float32)
     _fill(scores, indptr, rows, columns, found)
     return columns, found
 
 
-_GIVEN = [types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.int32)]
-_SIGNATURE = types.void(types.float32[:, ::1], *_GIVEN, types.int64[:, ::1], types.float32[:, ::1])
-_CHUNKS = 4  # for each place; then about as many chunks as places hold one of the best
-_LEAST = 16  # columns of a chunk, below which looking at its best first is no gain
-
-
-# Scores are finite or minus infinity: without NaN the maximum of a chunk is a vector instruction.
-@compiled(types.float32(types.float32[::1]), nogil=True, fastmath={"nnan", "nsz", "reassoc"})
-def _highest(part):  # type: ignore[no-untyped-def] # see the decorator
-    highest = np.float32(-np.inf)
-    for column in range(part.shape[0]):
-        highest = max(highest, part[column])
-    return highest
-
-
-@compiled(nogil=True, inline="always")
-def _put(kept, places, score, column):  # type: ignore[no-untyped-def] # compiled into its callers
-    """Put a score that is better than the last one in its place; the last one falls out."""
-    place = kept.shape[0] - 1
-    while place > 0 and score > kept[place - 1]:
-        kept[place], places[place] = kept[place - 1], places[place - 1]
-        place -= 1
-    kept[place], places[place] = score, column
-
-
-@compiled(_SIGNATURE, nogil=True)
-def _fill(scores, indptr, rows, columns, found):  # type: ignore[no-untyped-def] # see _SIGNATURE
-    keep, width = found.shape[1], scores.shape[1]
-    last, chunks = keep - 1, _CHUNKS * keep
-    size = -(-width // chunks)
-    if size < _LEAST:
-        chunks, size = 1, width
-    best = np.empty(chunks, np.float32)
-    bounds, chosen = np.empty(keep, np.float32), np.empty(keep, np.int64)
-    for n in range(scores.shape[0]):
-        line, kept, places = scores[n], found[n], columns[n]
-        for entry in range(indptr[n], indptr[n + 1]):
-            line[rows[entry]] = -np.inf
-        # As many scores as there are places are no worse than the last bound.
-        bounds[:] = -np.inf
-        for chunk in range(chunks):
-            best[chunk] = _highest(line[chunk * size : (chunk + 1) * size])
-            if chunks > 1 and best[chunk] > bounds[last]:
-                _put(bounds, chosen, best[chunk], chunk)
-        least = bounds[last]
-        for chunk in range(chunks):
-            if best[chunk] >= least:
-                part = line[chunk * size : (chunk + 1) * size]
-                for offset in range(part.shape[0]):
-                    score = part[offset]
-                    if score >= least and score > kept[last]:
-                        _put(kept, places, score, chunk * size + offset)
-        for end in range(1, keep):  # by column
-            score, column, place = kept[end], places[end], end
-            while place > 0 and column < places[place - 1]:
-                kept[place], places[place] = kept[place - 1], places[place - 1]
-                place -= 1
-            kept[place], places[place] = score, column
+def _by_sorting(
+    scores: NDArray[np.float32], indptr: NDArray[np.int64], rows: NDArray[np.int32], keep: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """See `best_few`."""
+    width = scores.shape[1]
+    columns = np.zeros((len(scores), keep), np.int64)
+    found = np.full((len(scores), keep), -np.inf, np.float32)
+    for n, line in enumerate(scores):
+        line[rows[indptr[n] : indptr[n + 1]]] = -np.inf
+        least = -np.inf
+        if keep < width:
+            least = np.partition(line, width - keep)[width - keep]
+        chosen = np.flatnonzero(line > least)
+        if least > -np.inf:
+            equal = np.flatnonzero(line == least)
+            chosen = np.sort(np.concatenate([chosen, equal[: keep - len(chosen)]]))
+        # Places without a candidate have column 0, and so come first.
+        start = keep - len(chosen)
+        columns[n, start:], found[n, start:] = chosen, line[chosen]
+    return columns, found

@@ -21,13 +21,16 @@ from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
+from cadc_rec.serving.bundle.programs import LazyProgram
+from cadc_rec.serving.predict.attributes import UserAttributes
 from cadc_rec.serving.predict.catalogue import ItemAttribute, attribute_of
 from cadc_rec.serving.predict.events import LiveEvents
 from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.recent import RecentState
 from cadc_rec.serving.predict.requests import Requests
 from cadc_rec.serving.predict.retrieval import IndexSearch, Retrieval
-from cadc_rec.serving.predict.top_k import Floats, ItemVectors
+from cadc_rec.serving.predict.texts import Texts
+from cadc_rec.serving.predict.top_k import Floats, ItemVectors, load_ahead
 
 Newcomers = Callable[..., Floats]
 """Vectors ``[n, d]`` of histories: item rows ``[n, L]``, the latest first, -1 after the last; and,
@@ -53,12 +56,15 @@ class Contents:
         requests: forms users' vectors where these depend on what a request says, its history or
             its moment; `user_vectors` are those of requests that say nothing. None where they do
             not.
+        user_attributes: gives vectors to users the model has never seen by what is told of them;
+            None where the model reads nothing of users.
         attributes: of items, by name.
         titles: of items, None where one has none; empty where the data have no titles.
         untaken: how many of the items nobody took yet.
         forgotten: rows of items that were forgotten and are no answer.
         events: what was taken since the log ended.
         withheld: rows of items that the exporter left out of all answers.
+        programs: that are loaded when they are needed.
         fingerprint: of the bundle.
         name: of the bundle.
     """
@@ -74,12 +80,14 @@ class Contents:
     newcomers: Newcomers | None = None
     history_length: int = 0
     requests: Requests | None = None
+    user_attributes: UserAttributes | None = None
     attributes: Mapping[str, ItemAttribute] = field(default_factory=dict)
-    titles: Sequence[str | None] = ()
+    titles: Texts | Sequence[str | None] = ()
     untaken: int = 0
     forgotten: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     events: LiveEvents = field(default_factory=LiveEvents, compare=False)
     withheld: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    programs: Sequence[LazyProgram] = ()
     fingerprint: str = ""
     name: str = ""
 
@@ -91,21 +99,26 @@ class Contents:
             CadcError: its parts do not fit each other.
         """
         model = bundle.model()
-        users, items = bundle.table(layout.USERS), bundle.table(layout.ITEMS)
+        described = bundle.json(layout.ATTRIBUTES)["item"]
         known = bundle.arrays(layout.KNOWN)
         user_vectors = bundle.arrays(layout.USER_VECTORS)["vectors"]
         vectors = bundle.arrays(layout.ITEM_VECTORS)["vectors"]
+        forms = model.get("normalize_ids", ())  # older bundles do not say
+        forgotten = model.get("forgotten", {"users": [], "items": []})
+        users = _ids(bundle, "user", forms, forgotten["users"])
+        items = _ids(bundle, "item", forms, forgotten["items"])
+        coded = bundle.table_without(layout.ITEMS, ("item_id", "title"))
         _require_fit(bundle, model, user_vectors, vectors, known, len(users), len(items))
         untaken = int(model.get("untaken_items", 0))  # older bundles have none
         item_vectors = ItemVectors(vectors)
         taken = ItemVectors(vectors[: len(items) - untaken]) if untaken else item_vectors
-        newcomers, length = _newcomers(bundle, model)
-        described = bundle.json(layout.ATTRIBUTES)["item"]
-        forms = model.get("normalize_ids", ())  # older bundles do not say
-        forgotten = model.get("forgotten", {"users": [], "items": []})
+        newcomers, length, program = _newcomers(bundle, model)
+        requests = Requests.of_bundle(bundle, model)
+        of_users = UserAttributes.of_bundle(bundle, model)
+        programs = [program, *(one.program for one in (requests, of_users) if one is not None)]
         return cls(
-            users=IdMap.of_column("user", users["user_id"], forms, forgotten["users"]),
-            items=IdMap.of_column("item", items["item_id"], forms, forgotten["items"]),
+            users=users,
+            items=items,
             user_vectors=user_vectors,
             item_vectors=item_vectors,
             known=UserItems(known["indptr"], known["items"]),
@@ -114,15 +127,17 @@ class Contents:
             listed=_listed(bundle, model, len(taken)),
             newcomers=newcomers,
             history_length=length,
-            requests=Requests.of_bundle(bundle, model),
-            attributes={entry["name"]: attribute_of(entry, items) for entry in described},
+            requests=requests,
+            user_attributes=of_users,
+            programs=[one for one in programs if isinstance(one, LazyProgram)],
+            attributes={entry["name"]: attribute_of(entry, coded) for entry in described},
             untaken=untaken,
             forgotten=np.array(forgotten["items"], np.int64),
             events=LiveEvents(
                 RecentState.of_bundle(bundle, model, len(taken)), len(items), model.get("log_ends")
             ),
             withheld=_withheld(bundle, len(items)),
-            titles=items["title"].to_pylist() if "title" in items.column_names else (),
+            titles=_titles(bundle, len(items)),
             fingerprint=bundle.fingerprint,
             name=bundle.name,
         )
@@ -140,14 +155,58 @@ class Contents:
         every = np.union1d(np.union1d(self.forgotten, self.withheld), rows)
         self.__dict__["no_answer"] = every  # in one step, for requests that are being answered
 
+    def load_ahead(self) -> None:
+        """Load what is otherwise loaded when it is first needed.
+
+        Raises:
+            CadcError: a program is not one of ours.
+        """
+        load_ahead()
+        for program in self.programs:
+            program.load()
+
     def titles_of(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Titles of item rows, of any shape; empty where a row is -1 or has no title."""
-        found = np.full(rows.shape, "", dtype=object)
-        if len(self.titles):
-            for place in np.ndindex(rows.shape):
-                if rows[place] >= 0:
-                    found[place] = self.titles[int(rows[place])] or ""
-        return found
+        if not len(self.titles):
+            return np.full(rows.shape, "", dtype=object)
+        return self._texts.at(rows)
+
+    @cached_property
+    def _texts(self) -> Texts:
+        titles = self.titles
+        return titles if isinstance(titles, Texts) else Texts.of(titles)
+
+
+def _ids(bundle: Bundle, side: str, forms: Sequence[str], forgotten: Sequence[int]) -> IdMap:
+    """The ids of a side."""
+    file, table = {
+        "user": (layout.USER_IDS, layout.USERS),
+        "item": (layout.ITEM_IDS, layout.ITEMS),
+    }[side]
+    if bundle.has(file):
+        return IdMap.of_arrays(side, bundle.arrays(file), forms, forgotten)
+    column = bundle.table(table, [f"{side}_id"])[0]  # older bundles
+    return IdMap.of_column(side, column, forms, forgotten)
+
+
+def _titles(bundle: Bundle, n_items: int) -> Texts | Sequence[str | None]:
+    """Titles of items; none where the data have none.
+
+    Raises:
+        CadcError: they do not fit the items.
+    """
+    if bundle.has(layout.ITEM_IDS):
+        arrays = bundle.arrays(layout.ITEM_IDS)
+        if "title_offsets" not in arrays:
+            return ()
+        texts = Texts.of_arrays(arrays, "title")
+        if len(texts) != n_items or not texts.is_whole:
+            raise CadcError(
+                f"{bundle.path}: titles of {layout.ITEM_IDS} do not fit the items; export it anew."
+            )
+        return texts
+    items = bundle.table(layout.ITEMS)  # older bundles
+    return items["title"].to_pylist() if "title" in items.column_names else ()
 
 
 def _retrieval(bundle: Bundle, model: Mapping[str, Any], items: ItemVectors) -> Retrieval:
@@ -155,7 +214,14 @@ def _retrieval(bundle: Bundle, model: Mapping[str, Any], items: ItemVectors) -> 
         return items  # exact, and ranks close scores as evaluation does
     import faiss
 
-    index = faiss.deserialize_index(np.frombuffer(bundle.read(layout.INDEX), np.uint8))
+    if not bundle.has(layout.INDEX):
+        raise CadcError(f"{bundle.path}: this bundle has no {layout.INDEX}.")
+    try:  # mapped, and so shared by processes, as far as its kind allows
+        index = faiss.read_index(str(bundle.path / layout.INDEX), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        raise CadcError(
+            f"{bundle.path / layout.INDEX}: cannot be read as an index; export the bundle anew."
+        ) from error
     if index.ntotal != len(items) or index.d != items.vectors.shape[1]:
         raise CadcError(f"{bundle.path}: the index does not fit the item vectors; export it anew.")
     return IndexSearch(index, items)
@@ -198,20 +264,19 @@ def _withheld(bundle: Bundle, n_items: int) -> NDArray[np.int64]:
     return rows.astype(np.int64)
 
 
-def _newcomers(bundle: Bundle, model: Mapping[str, Any]) -> tuple[Newcomers | None, int]:
-    """The program that folds in a history, and how many items of it are read."""
+def _newcomers(
+    bundle: Bundle, model: Mapping[str, Any]
+) -> tuple[Newcomers | None, int, LazyProgram | None]:
+    """What folds in a history, how many items of it are read, and the program that does."""
     described = model["programs"].get("newcomer")
     if described is None:
-        return None, 0
-    import torch
-
-    from cadc_rec.serving.bundle.programs import load_program
-
-    program = load_program(bundle, "newcomer")
-
+        return None, 0, None
+    program = LazyProgram(bundle, "newcomer")
     with_context = any(given["name"] == "request" for given in described["inputs"])
 
     def vectors(history: NDArray[np.int64], *codes: Codes) -> Floats:
+        import torch
+
         given = [torch.from_numpy(history)]
         if with_context:  # others fold a history into the items' vectors, whenever it is asked for
             given += [torch.from_numpy(each.astype(np.int64)) for each in codes]
@@ -219,7 +284,7 @@ def _newcomers(bundle: Bundle, model: Mapping[str, Any]) -> tuple[Newcomers | No
             found: Floats = program(*given).numpy()
         return found
 
-    return vectors, int(described["inputs"][0]["shape"][1])
+    return vectors, int(described["inputs"][0]["shape"][1]), program
 
 
 def _require_fit(

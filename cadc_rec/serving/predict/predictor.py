@@ -21,6 +21,7 @@ from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.predict.answers import Recommendations, Source
+from cadc_rec.serving.predict.attributes import Attributes, Told
 from cadc_rec.serving.predict.choosing import Choice, Ids, Popularity, Search
 from cadc_rec.serving.predict.contents import Contents
 from cadc_rec.serving.predict.events import Counted, Event, Outcome, keys_of, placed
@@ -51,7 +52,9 @@ class Predictor(Contents):
         Raises:
             CadcError: the bundle is changed, not signed, of a newer version, or incomplete.
         """
-        return cls.of(Bundle.open(Path(path), key))
+        found = cls.of(Bundle.open(Path(path), key))
+        found.load_ahead()
+        return found
 
     def recommend(
         self,
@@ -66,6 +69,7 @@ class Predictor(Contents):
         history_mode: HistoryMode = "append",
         block: Ids | None = None,
         rules: Rules = NO_RULES,
+        attributes: Attributes = None,
     ) -> Recommendations:
         """The k best items of each user.
 
@@ -90,6 +94,10 @@ class Predictor(Contents):
                 stay left out either way. An empty history changes nothing.
             block: original ids of items to leave out, likewise.
             rules: how a list is put together of the items that are left.
+            attributes: of users the model has never seen, by attribute of the training users: a
+                value a user, a list of them where it has several, None where it is unknown. The
+                user tower makes a vector of them, and of the history. It reads nothing then of the
+                moment of a request. Known users keep their own.
 
         Items that nobody took yet are ranked with the others where a filter or candidates are
         given, and are left out otherwise.
@@ -111,12 +119,21 @@ class Predictor(Contents):
         asked = bool(self.untaken) and choice.asks
         most = len(self.items) if asked else self._n_taken
         sources = self._sources(rows, learned)
+        told = self._told(attributes, len(rows))
+        if told:
+            said = np.any([[value is not None for value in values] for values in told.values()], 0)
+            sources[(rows < 0) & said] = Source.ATTRIBUTES
         seen = histories if asked else learned
         taken = self._taken(rows, seen) if exclude_seen else _nothing_of(len(rows))
         out = choice.out(taken, self.no_answer, most)
         out = replace(out, added=rules.added(self.attributes, len(self.items)))
         read = self._read(rows, learned, sources, alone)
         queries = self._queries(rows, codes, sources, learned, read)
+        described = np.flatnonzero(sources == Source.ATTRIBUTES)
+        if len(described):
+            assert self.user_attributes is not None
+            theirs = [read[place] for place in described]
+            queries[described] = self.user_attributes.vectors(told, described.tolist(), theirs)
         queries, listed = self._on_top(queries, read, most)
         retrieval = self._every_item if asked else self.retrieval
         search = Search(queries, sources, retrieval, listed, self._popular, most, choice.own)
@@ -308,6 +325,18 @@ class Predictor(Contents):
             found.append(_distinct(rows[rows >= 0][::-1]))
         return found
 
+    def _told(self, attributes: Attributes, n: int) -> Told:
+        """The attributes of n users, by name.
+
+        Raises:
+            CadcError: the model reads no such attribute, or a value is of the wrong type.
+        """
+        if not attributes:
+            return {}
+        if self.user_attributes is None:
+            raise CadcError("attributes: this model reads none of users; leave them out.")
+        return self.user_attributes.told(attributes, n)
+
     def _joined(
         self,
         user_ids: Sequence[Any] | NDArray[Any],
@@ -390,9 +419,10 @@ class Predictor(Contents):
         """
         read: list[NDArray[Any]] = [self.known.items[:0]] * len(rows)
         alone = alone or [0] * len(rows)
-        for place in np.flatnonzero(sources == Source.HISTORY):
-            assert histories is not None
-            read[place] = histories[place][: alone[place] or None]
+        if histories is not None:
+            new = (sources == Source.HISTORY) | (sources == Source.ATTRIBUTES)
+            for place in np.flatnonzero(new):
+                read[place] = histories[place][: alone[place] or None]
         if self.listed is None and self.requests is None:
             return read
         for place in np.flatnonzero((sources == Source.KNOWN) & (rows >= 0)):

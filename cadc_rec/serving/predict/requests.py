@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cadc_rec.data.request_codes import Codes, RequestCodes
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
+from cadc_rec.serving.bundle.programs import LazyProgram
 from cadc_rec.serving.predict.top_k import Floats
 
 if TYPE_CHECKING:
+    import torch
+
     from cadc_rec.serving.bundle.bundle import Bundle
 
 
@@ -52,8 +54,6 @@ class Requests:
         name = "query" if context else model.get("sessions")  # older bundles do not say
         if name is None:
             return None
-        from cadc_rec.serving.bundle.programs import load_program
-
         described = {one["name"]: one for one in model["programs"][name]["inputs"]}
         codes = None
         if context:
@@ -65,7 +65,7 @@ class Requests:
                     f"{bundle.path}: {layout.CONTEXT} does not fit the model; export anew."
                 )
         length = int(described["history"]["shape"][1]) if "history" in described else 0
-        return cls(codes, load_program(bundle, name), length, "user" in described)
+        return cls(codes, LazyProgram(bundle, name), length, "user" in described)
 
     def vectors(
         self, rows: NDArray[np.int64], histories: list[NDArray[Any]], codes: Codes | None
@@ -82,6 +82,8 @@ class Requests:
             given.append(padded(histories, self.history_length))
         if codes is not None:
             given.append(codes.astype(np.int64))
+        import torch
+
         with torch.inference_mode():
             found: Floats = self.program(*map(torch.from_numpy, given)).numpy()
         return found

@@ -9,8 +9,10 @@ All scores are formed in float32 first. A few more than k are kept and formed ag
 where float32's rounding could have put another row among the k best are all formed again.
 
 A few queries go through NumPy one by one, which wakes no threads. Many go through torch
-in blocks, whose products its threads share. Where few rows are candidates, their vectors are
-gathered and ranked alone; only where many are, all are scored and the others struck out.
+in blocks, whose products its threads share; or through NumPy, until `load_ahead` has loaded torch,
+which takes seconds. The answers are the same. Where few rows are
+candidates, their vectors are gathered and ranked alone; only where many are, all are scored and the
+others struck out.
 """
 
 from __future__ import annotations
@@ -20,12 +22,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.rounding import rounding_bound
-from cadc_rec.serving.predict.best_few import MOST, best_few
+from cadc_rec.serving.predict.best_few import MOST, best_few, compile_ahead
 from cadc_rec.serving.predict.conditions import Condition, Every, Mask, among
 
 if TYPE_CHECKING:  # a second of imports that a predictor without lists need not wait for
@@ -39,11 +40,22 @@ _SHARED_ELEMENTS = 2_000_000  # where threads share products: few, for each wake
 GATHERED = 8
 """So many times fewer rows than there are, whose vectors are gathered faster than all are read."""
 
+_torch: Any = None
+
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Rows = NDArray[np.int64]
 Listed: TypeAlias = "sparse.csr_array | None"
 """Scores on top of the dot products, float32 ``[queries, items]``, columns ascending; or none."""
+
+
+def load_ahead() -> None:
+    """Load torch and compile the loops: from then on answers are faster."""
+    global _torch
+    import torch
+
+    compile_ahead()
+    _torch = torch
 
 
 @dataclass(frozen=True)
@@ -134,7 +146,6 @@ class ItemVectors:
         self.vectors = np.ascontiguousarray(vectors, np.float32)
         squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
         self._longest = float(np.sqrt(squares.max(initial=0.0)))
-        self._across = torch.from_numpy(self.vectors).t()
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -150,7 +161,8 @@ class ItemVectors:
                 for n, query in enumerate(queries)
             ]
             return _joined(found, k)
-        at_once = _BLOCK_ELEMENTS if torch.get_num_threads() == 1 else _SHARED_ELEMENTS
+        shared = _torch is not None and _torch.get_num_threads() > 1
+        at_once = _SHARED_ELEMENTS if shared else _BLOCK_ELEMENTS
         block = max(1, at_once // len(self))
         parts = [
             self._best_of_block(
@@ -235,7 +247,7 @@ class ItemVectors:
     ) -> Best:
         mine = queries[part]
         mores = [of_query(listed, n) for n in range(part.start, part.stop)]
-        scores: Floats = (torch.from_numpy(mine) @ self._across).numpy()
+        scores = _product(mine, self.vectors)
         for line, more in zip(scores, mores, strict=True):
             if len(more.rows):
                 line[more.rows] += more.scores
@@ -339,8 +351,21 @@ def _kept(scores: Floats, taken: UserItems, keep: int) -> tuple[Rows, Floats]:
     if keep <= MOST:
         return best_few(scores, taken.indptr, taken.items, keep)
     scores.reshape(-1)[taken.flat(scores.shape[1])] = -np.inf
-    rows: Rows = np.sort(torch.from_numpy(scores).topk(keep, sorted=False).indices.numpy(), axis=1)
+    if _torch is None:
+        chosen = np.argpartition(scores, scores.shape[1] - keep, axis=1)[:, -keep:]
+    else:
+        chosen = _torch.from_numpy(scores).topk(keep, sorted=False).indices.numpy()
+    rows: Rows = np.sort(chosen, axis=1)
     return rows, np.take_along_axis(scores, rows, 1)
+
+
+def _product(queries: Floats, items: Floats) -> Floats:
+    """Scores ``[n, m]``."""
+    if _torch is None:
+        plain: Floats = queries @ items.T
+        return plain
+    found: Floats = (_torch.from_numpy(queries) @ _torch.from_numpy(items).t()).numpy()
+    return found
 
 
 def _sorted(rows: Rows, scores: Doubles, k: int) -> Best:

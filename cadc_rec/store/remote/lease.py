@@ -108,6 +108,15 @@ def is_held(objects: Objects, name: str, now: datetime) -> bool:
     return (now - found.written).total_seconds() <= _seconds(data)
 
 
+def held_names(objects: Objects) -> list[str]:
+    """Names of the leases that processes hold now."""
+    names = [found.name.partition("/")[2] for found in objects.list(FOLDER)]
+    if not names:
+        return []
+    now = store_time(objects)
+    return [name for name in sorted(names) if is_held(objects, name, now)]
+
+
 class Lease:
     """One process's hold on a name."""
 

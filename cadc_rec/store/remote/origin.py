@@ -24,7 +24,8 @@ from typing import Any
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.store.atomic import commit, make_folder, write_atomically
-from cadc_rec.store.manifest import MANIFEST, hashing
+from cadc_rec.store.manifest import MANIFEST, hashing, sealed_text
+from cadc_rec.store.pruned import MARK, PRUNED, mark_of
 from cadc_rec.store.remote import lease
 from cadc_rec.store.remote.address import Found, Objects, parse
 from cadc_rec.store.remote.cache import (
@@ -157,7 +158,7 @@ class Origin:
                 found[parent] = one
         for parent, one in found.items():
             file = self.folder / parent / MANIFEST
-            if _written(file) != int(one.written.timestamp()):
+            if _seen(file) != (int(one.written.timestamp()), one.size):
                 with self._alone(parent):
                     there = self.objects.get(one.name)
                     if there is not None:
@@ -288,6 +289,30 @@ class Origin:
         self.objects.delete([f"{prefix}/{MANIFEST}"])
         self.objects.delete([found.name for found in self.objects.list(prefix)])
 
+    def prune(self, prefix: str, why: str) -> None:
+        """Remove a parcel's files but for its manifest, here and in the store.
+
+        The manifest says so first. Another machine removes its copy when it next looks at it.
+
+        Args:
+            prefix: of the parcel.
+            why: a sentence for who asks for it.
+        """
+        name = f"{prefix}/{MANIFEST}"
+        with self._alone(prefix):
+            there = self.objects.get(name)
+            if there is None:
+                return
+            body = json.loads(there[0])
+            if PRUNED not in body:
+                del body["digest"]
+                self.objects.put(name, sealed_text({**body, PRUNED: mark_of(why)}).encode())
+                there = self.objects.get(name)
+                assert there is not None
+            self._adopt(prefix, *there)
+            every = [found.name for found in self.objects.list(prefix)]
+            self.objects.delete([one for one in every if one != name])
+
     def sweep(self, prefix: str) -> None:
         """Remove old files below a prefix that no manifest names: of killed or replaced parcels."""
         parcels: dict[str, list[Found]] = {}
@@ -302,7 +327,8 @@ class Origin:
                 if there is None:
                     continue
                 try:
-                    files = json.loads(there[0])["files"]
+                    manifest = json.loads(there[0])
+                    files = {} if PRUNED in manifest else manifest["files"]
                     every = (objects_of(parcel, name, files[name]) for name in files)
                     named |= {name for objects in every for name, _ in objects}
                 except (ValueError, KeyError, TypeError):  # it does not say what belongs to it
@@ -331,6 +357,8 @@ class Origin:
             draft = self._drafts / f"{prefix.replace('/', '-')}.{MANIFEST}"
             write_atomically(draft, manifest.decode())
             folder.mkdir(parents=True, exist_ok=True)
+            if (why := _pruned(manifest)) is not None:
+                (folder / MARK).write_text(f"{why}\n", "utf-8")
             draft.replace(file)
         mark_sent(folder)
         written = found.written.timestamp()
@@ -356,14 +384,27 @@ class Origin:
             ) from None
 
 
+def _pruned(manifest: bytes) -> str | None:
+    """What a manifest says of the removal of its parcel's files; None where these are there."""
+    try:
+        why = json.loads(manifest).get(PRUNED)
+    except (ValueError, AttributeError):  # which is told when it is read
+        return None
+    return None if why is None else str(why)
+
+
 def _read(file: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(file.read_text("utf-8"))
     return found
 
 
-def _written(file: Path) -> int:
-    """When the store wrote a manifest that is here; -1 where it is not."""
+def _seen(file: Path) -> tuple[int, int] | None:
+    """When the store wrote a manifest that is here, and its size; None where it is not.
+
+    Stores tell whole seconds, and a parcel may be pruned in the one in which it was sent.
+    """
     try:
-        return int(file.stat().st_mtime)
+        found = file.stat()
     except OSError:
-        return -1
+        return None
+    return int(found.st_mtime), found.st_size

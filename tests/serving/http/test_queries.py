@@ -44,5 +44,9 @@ def test_a_session_may_be_of_a_known_user_or_of_nobody():
     check("sessions")
 
 
+def test_a_request_may_tell_attributes_of_somebody_new():
+    check("attributes_of_somebody_new")
+
+
 def test_a_request_chooses_items_and_how_a_list_is_put_together():
     check("choosing")

@@ -1,5 +1,7 @@
 """The k best of all items are those of a float64 ranking, ties and rounding included."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +9,10 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from cadc_rec.data.user_items import UserItems
-from cadc_rec.serving.predict.best_few import best_few
-from cadc_rec.serving.predict.top_k import ItemVectors, NotCandidates
+from cadc_rec.serving.predict import best_few as best_few_module
+from cadc_rec.serving.predict import top_k
+from cadc_rec.serving.predict.best_few import _by_sorting, best_few, compile_ahead
+from cadc_rec.serving.predict.top_k import ItemVectors, NotCandidates, load_ahead
 
 ROWS = 30
 NONE = np.zeros(0, np.int64)
@@ -114,11 +118,17 @@ def test_rows_that_are_proposed_are_ranked_and_the_rest_left_out():
     assert best.rows.tolist() == [[2, 0, -1], [1, 2, 0]]
 
 
+def compiled(*given):
+    compile_ahead()
+    return best_few(*given)
+
+
 @pytest.mark.parametrize(
     ("columns", "keep"), [(1, 1), (40, 16), (16, 16), (500, 128), (1025, 16), (3000, 10)]
 )
 @pytest.mark.parametrize("levels", [3, 10**6])
-def test_the_best_few_are_those_of_a_sort(columns, keep, levels):
+@pytest.mark.parametrize("way", [compiled, _by_sorting])
+def test_the_best_few_are_those_of_a_sort(columns, keep, levels, way):
     draw = np.random.default_rng(columns + keep)
     scores = draw.integers(-levels, levels, (ROWS, columns)).astype(np.float32)
     struck = [draw.permutation(columns)[: draw.integers(0, columns + 1)] for _ in range(ROWS)]
@@ -128,7 +138,7 @@ def test_the_best_few_are_those_of_a_sort(columns, keep, levels):
         row[one] = -np.inf
     rows = np.concatenate(struck).astype(np.int32)
     rows.flags.writeable = False  # as the arrays of a bundle
-    got, kept = best_few(scores, indptr, rows, keep)
+    got, kept = way(scores, indptr, rows, keep)
     for n in range(ROWS):
         order = np.argsort(-expected[n], kind="stable")[:keep]
         order = np.sort(order[expected[n, order] > -np.inf])
@@ -136,3 +146,20 @@ def test_the_best_few_are_those_of_a_sort(columns, keep, levels):
         assert got[n, there].tolist() == order.tolist()
         assert kept[n, there].tolist() == expected[n, order].tolist()
         assert (got[n, ~there] == 0).all()
+
+
+def test_answers_are_the_same_before_torch_is_loaded():
+    """A service starts without it; NumPy answers meanwhile."""
+    draw = np.random.default_rng(3)
+    items = draw.standard_normal((500, 8)).astype(np.float32)
+    items[100:300] = items[:200]  # many equal scores
+    queries = draw.standard_normal((40, 8)).astype(np.float32)
+    asked = [(n, k) for n in (1, 40) for k in (5, 200)]
+    load_ahead()
+    later = [ItemVectors(items).best(queries[:n], k, out([[]] * n)) for n, k in asked]
+    without = mock.patch.object(top_k, "_torch", None)
+    with without, mock.patch.object(best_few_module, "_fill", None):
+        first = [ItemVectors(items).best(queries[:n], k, out([[]] * n)) for n, k in asked]
+    for one, other in zip(first, later, strict=True):
+        np.testing.assert_array_equal(one.rows, other.rows)
+        np.testing.assert_array_equal(one.scores, other.scores)

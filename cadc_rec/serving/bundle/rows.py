@@ -1,0 +1,175 @@
+"""Rows of numbers, told by what they differ by from rows that the reader has.
+
+In: the new rows, and for each an old or a foreseen one. Out: a code from which, with the latter,
+the new rows come back bit for bit. Zstandard finds equal bytes and no near numbers; of the
+differences it stores what is uncertain of them.
+
+A row is *the same* as its old one; or all *zeros*, which tells nothing of the old one, for it may
+be that of somebody who is forgotten; or *steps* away, each number by a whole multiple of one power
+of two, as an update rounds what it learns (`cadc_rec.updates.rounding`); or *places* away, so many
+floats further in the order of all floats (bytes: modulo 256). Additions and comparisons of single
+numbers alone are done, which give the same bits on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Foresee = Callable[[NDArray[np.int64]], Bytes]
+"""The foreseen rows of these numbers."""
+
+_SAME, _STEPS, _PLACES, _ZEROS = range(4)
+_MOST = 2**15  # steps that a number may be away
+_TRIED = 64  # rows by which the size of a step is found
+_NO_STEP = -128
+
+
+def encode_rows(new: Bytes, old: Bytes, foresee: Foresee | None, floats: bool) -> bytes:
+    """The code of `new`.
+
+    Args:
+        new: ``[n, width]``, the bytes of the rows.
+        old: ``[m, width]``; row i is compared with row i.
+        foresee: rows that are nearer to the new ones than the old are; None compares with the old.
+        floats: whether they are of float32 numbers; else bytes.
+    """
+    differ = np.ones(len(new), bool)
+    both = min(len(new), len(old))
+    differ[:both] = (new[:both] != old[:both]).any(1)
+    empty = differ & ~new.any(1)
+    rows = np.flatnonzero(differ & ~empty)
+    states = np.zeros(len(new), np.uint8)
+    states[empty] = _ZEROS
+    states[rows] = _PLACES
+    reference = _reference(rows, old, foresee)
+    exponent, steps = _NO_STEP, b""
+    if floats and foresee is None and len(rows):
+        exponent = _step_of(reference.view("<f4"), new[rows].view("<f4"))
+        if exponent != _NO_STEP:
+            counts, fits = _steps(reference.view("<f4"), new[rows].view("<f4"), exponent)
+            states[rows[fits]] = _STEPS
+            steps = _planes(_folded(counts[fits].astype("<i2")))
+    left = states[rows] == _PLACES
+    if floats:
+        ahead = _order(new[rows[left]]) - _order(reference[left])  # modulo 2^32
+        places = _planes(_folded(ahead))
+    else:
+        places = (new[rows[left]] - reference[left]).tobytes()
+    return exponent.to_bytes(1, "little", signed=True) + states.tobytes() + steps + places
+
+
+def decode_rows(
+    code: bytes, rows: int, width: int, old: Bytes, foresee: Foresee | None, floats: bool
+) -> Bytes:
+    """The new rows, ``[rows, width]``; the other arguments are those of `encode_rows`.
+
+    Raises:
+        ValueError: the code is not one of so many rows.
+    """
+    states = np.frombuffer(code, np.uint8, rows, 1)
+    exponent = int.from_bytes(code[:1], "little", signed=True)
+    changed = np.flatnonzero((states == _STEPS) | (states == _PLACES))
+    new = np.zeros((rows, width), np.uint8)
+    same = np.flatnonzero(states == _SAME)
+    if len(same) and same[-1] >= len(old):
+        raise ValueError("a row that stays and never was")
+    new[same] = old[same]
+    reference = _reference(changed, old, foresee)
+    stepped, left = states[changed] == _STEPS, states[changed] == _PLACES
+    at, of_steps = 1 + rows, int(stepped.sum()) * (width // 4) * 2
+    of_places = int(left.sum()) * width
+    if len(code) != at + of_steps + of_places or states.max(initial=0) > _ZEROS:
+        raise ValueError("a code of another length")
+    if of_steps:
+        counts = _unfolded(_joined(code[at : at + of_steps], "<u2"))
+        before = reference[stepped].view("<f4")
+        moved = _moved(before, counts.reshape(before.shape), exponent)
+        new[changed[stepped]] = moved.view(np.uint8)
+    if floats:
+        ahead = _unfolded(_joined(code[at + of_steps :], "<u4")).reshape(-1, width // 4)
+        new[changed[left]] = _unordered(_order(reference[left]) + ahead)
+    else:
+        ahead = np.frombuffer(code, np.uint8, of_places, at + of_steps).reshape(-1, width)
+        new[changed[left]] = reference[left] + ahead
+    return new
+
+
+def _reference(rows: NDArray[np.int64], old: Bytes, foresee: Foresee | None) -> Bytes:
+    """What the rows of these numbers are compared with; zeros where there was no row."""
+    if foresee is not None:
+        return foresee(rows)
+    found = np.zeros((len(rows), old.shape[1]), np.uint8)
+    known = rows < len(old)
+    found[known] = old[rows[known]]
+    return found
+
+
+def _step_of(old: NDArray[np.float32], new: NDArray[np.float32]) -> int:
+    """The exponent of the largest power of two that nearly all changes are multiples of."""
+    tried = np.unique(np.linspace(0, len(old) - 1, _TRIED).astype(int))
+    old, new = old[tried], new[tried]
+    with np.errstate(all="ignore"):
+        largest = np.abs(new.astype(np.float64) - old).max()
+    if not np.isfinite(largest) or not largest:
+        return _NO_STEP
+    high = int(np.floor(np.log2(largest)))
+    for exponent in range(min(high, 100), max(high - 15, -100), -1):
+        if _steps(old, new, exponent)[1].mean() > 0.5:
+            return exponent
+    return _NO_STEP
+
+
+def _steps(
+    old: NDArray[np.float32], new: NDArray[np.float32], exponent: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """How many steps each number is away, and the rows in which that gives all bits."""
+    with np.errstate(all="ignore"):
+        counts = np.rint((new.astype(np.float64) - old) / 2.0**exponent)
+        near = np.abs(counts) < _MOST  # false of NaN, too
+        counts[~near] = 0
+        same = _moved(old, counts, exponent).view("<u4") == new.view("<u4")
+    return counts, (near & same).all(1)
+
+
+def _moved(old: NDArray[np.float32], counts: np.ndarray, exponent: int) -> NDArray[np.float32]:
+    """`old` and so many steps; a product with a power of two is exact."""
+    with np.errstate(all="ignore"):
+        moved: NDArray[np.float32] = old + counts.astype(np.float32) * np.float32(2.0**exponent)
+    return moved
+
+
+def _order(rows: Bytes) -> NDArray[np.int32]:
+    """The place of each float in the order of all, as int32 (that of the bits, one to one)."""
+    bits = rows.view("<i4")
+    found: NDArray[np.int32] = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return found
+
+
+def _unordered(places: NDArray[np.int32]) -> Bytes:
+    return (places ^ ((places >> 31) & 0x7FFFFFFF)).astype("<i4").view(np.uint8)
+
+
+def _folded(numbers: np.ndarray) -> np.ndarray:
+    """Signed to unsigned, small ones first: 0, -1, 1, -2, 2 to 0, 1, 2, 3, 4."""
+    last = 8 * numbers.itemsize - 1
+    return ((numbers << 1) ^ (numbers >> last)).view(f"<u{numbers.itemsize}")
+
+
+def _unfolded(numbers: np.ndarray) -> np.ndarray:
+    signed = numbers.view(f"<i{numbers.itemsize}")
+    return (signed >> 1) & (2 ** (8 * numbers.itemsize - 1) - 1) ^ -(signed & 1)
+
+
+def _planes(numbers: np.ndarray) -> bytes:
+    """All lowest bytes, then all next ones, and so on."""
+    return np.ascontiguousarray(numbers).view(np.uint8).reshape(-1, numbers.itemsize).T.tobytes()
+
+
+def _joined(planes: bytes, dtype: str) -> np.ndarray:
+    size = np.dtype(dtype).itemsize
+    whole = np.frombuffer(planes, np.uint8).reshape(size, -1).T
+    return np.ascontiguousarray(whole).view(dtype).reshape(-1)

@@ -1,0 +1,48 @@
+"""Metrics of one process, or of several workers together.
+
+prometheus_client chooses when it is first imported whether its numbers lie in memory or in files
+that processes share. So this module does not import it before it is asked for metrics.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+
+_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+
+@contextlib.contextmanager
+def shared_metrics(workers: int) -> Iterator[None]:
+    """Keep the numbers in files, if there are several workers, until the block ends."""
+    if workers == 1:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="cadc-rec-metrics-") as folder:
+        os.environ[_VARIABLE] = folder
+        try:
+            yield
+        finally:
+            del os.environ[_VARIABLE]
+
+
+def exposition() -> bytes:
+    """All metrics, in Prometheus's text format."""
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    if _VARIABLE not in os.environ:
+        return generate_latest()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    return generate_latest(registry)
+
+
+def forget(pid: int) -> None:
+    """Leave out what is true of a living process alone; what it counted stays."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    if _VARIABLE in os.environ:
+        mark_process_dead(pid)

@@ -1,0 +1,97 @@
+"""Rows come back bit for bit from their code and what it compares with; near ones cost little."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from safetensors.numpy import save
+
+from cadc_rec.serving.bundle.arrays import floats_in
+from cadc_rec.serving.bundle.patch import make_patch
+from cadc_rec.serving.bundle.rows import decode_rows, encode_rows
+
+WIDTH = 3
+ANY = st.floats(width=32, allow_nan=True, allow_infinity=True, allow_subnormal=True)
+
+
+def raw(table):
+    """The bytes of a table's rows."""
+    return np.ascontiguousarray(table).view(np.uint8).reshape(len(table), -1)
+
+
+def again(new, old, foresee=None, floats=True):
+    """The code of `new`, once it was seen to give `new`."""
+    code = encode_rows(raw(new), raw(old), foresee, floats)
+    found = decode_rows(code, len(new), raw(new).shape[1], raw(old), foresee, floats)
+    assert found.tobytes() == np.ascontiguousarray(new).tobytes()
+    return code
+
+
+@given(st.data(), st.integers(1, 6), st.integers(1, 6), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_any_numbers_come_back(data, n, m, some_stay):
+    new, old = (data.draw(arrays(np.float32, (k, WIDTH), elements=ANY)) for k in (n, m))
+    if some_stay:
+        new[0] = old[0]
+    again(new, old)
+    nearly = raw(old[np.arange(n) % m])
+    again(new, old, lambda rows: nearly[rows])
+    again(raw(new), raw(old), lambda rows: nearly[rows], floats=False)
+
+
+def test_a_change_in_whole_steps_costs_its_steps_alone():
+    draw = np.random.default_rng(0)
+    old = draw.standard_normal((2_000, 32)).astype(np.float32)
+    steps = np.rint(8 * draw.standard_normal(old.shape)).astype(np.float32)
+    new = old + steps * np.float32(2**-9)
+    bits = len(make_patch(b"", again(new, old))) * 8 / old.size
+    # A normal of 8 steps deviation has log2(8 sqrt(2 pi e)) bits.
+    assert np.log2(8 * np.sqrt(2 * np.pi * np.e)) - 0.1 < bits < 5.5
+    plain = len(make_patch(old.tobytes(), new.tobytes())) * 8 / old.size
+    assert plain > 25
+
+
+def test_what_is_foreseen_but_for_its_last_bits_costs_these_alone():
+    draw = np.random.default_rng(1)
+    old, new = draw.standard_normal((2, 1_000, 32)).astype(np.float32)
+    nearly = (new.view(np.int32) + draw.integers(-1, 2, new.shape)).astype(np.int32)
+    code = again(new, old, lambda rows: raw(nearly.view(np.float32))[rows])
+    assert len(make_patch(b"", code)) < 0.4 * old.size
+
+
+def test_rows_that_stay_and_rows_of_zeros_cost_next_to_nothing():
+    draw = np.random.default_rng(2)
+    old = draw.standard_normal((5_000, 32)).astype(np.float32)
+    new = old.copy()
+    new[[3, 70]] = 0
+    code = again(new, old)
+    assert len(code) == 1 + len(old)  # nothing of what stood there
+    assert len(make_patch(b"", code)) < 100
+
+
+@given(st.binary(max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_bytes_that_are_no_code_are_refused_or_give_rows(noise):
+    old = np.ones((3, WIDTH), np.float32)
+    try:
+        rows = decode_rows(noise, 4, 4 * WIDTH, raw(old), None, True)
+    except ValueError:
+        return
+    assert rows.shape == (4, 4 * WIDTH)
+
+
+def test_tables_are_found_where_they_lie():
+    tables = {name: np.full((100, 20), n, np.float32) for n, name in enumerate("abc")}
+    others = {"few": np.zeros((3, 4), np.float32), "codes": np.zeros((100, 20), np.int64)}
+    contents = save(tables | others)
+    found = floats_in("vectors/items.safetensors", contents)
+    assert found.keys() == tables.keys()
+    for name, span in found.items():
+        assert span.of(contents).tobytes() == tables[name].tobytes()
+
+
+@pytest.mark.parametrize("contents", [b"", b"\xff" * 20, b"\x02\0\0\0\0\0\0\0{}", b"PK\x03\x04"])
+@pytest.mark.parametrize("name", ["a.safetensors", "b.pt2", "c.json"])
+def test_bytes_of_another_kind_hold_no_tables(name, contents):
+    assert floats_in(name, contents) == {}
