@@ -68,6 +68,16 @@ def export(
             "Repeat it for several modules; none writes no module."
         ),
     ] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"],
+        typer.Option(help="Where the TorchRec module has its tables; cuda is exported on a GPU."),
+    ] = "cpu",
+    pt2: Annotated[
+        bool,
+        typer.Option(
+            "--pt2", help="Also write the TorchRec module's scores as a torch.export program."
+        ),
+    ] = False,
     aot: Annotated[
         bool, typer.Option("--aot", help="Also compile the float programs with AOTInductor.")
     ] = False,
@@ -135,6 +145,10 @@ def export(
         precisions_of(precision),
         wanted_update(update),
     )
+    if device == "cuda" and precisions:
+        from cadc_rec.export.predict import require_device
+
+        require_device(device)
     withheld = Withheld(block, allow)
     withheld.read()
     delta = None if delta_from is None else _place_of_delta(out)
@@ -155,7 +169,7 @@ def export(
         finished = Finished(
             experiment, artifacts, pipeline.dataset, pipeline.pretrained, taken.document(), state
         )
-        wanted = Wanted(index, precisions, aot, key, replace=force, withheld=withheld)
+        wanted = Wanted(index, precisions, device, pt2, aot, key, replace=force, withheld=withheld)
         with sent(out, replace=force) as folder:
             manifest = write_bundle(finished, folder, wanted)
         if triton is not None:

@@ -41,7 +41,10 @@ from torchrec.inference.modules import (
 from torchrec.quant.embedding_modules import quant_prep_customize_row_alignment
 
 from cadc_rec.errors import CadcError
+from cadc_rec.export.known_ids import KnownIds
 from cadc_rec.export.lists import ListScores
+from cadc_rec.export.programs import save_program
+from cadc_rec.export.quantized_program import quantized_program
 from cadc_rec.export.scripted import ScriptedTwoTower, ScriptedWithLists
 from cadc_rec.export.towers import (
     HISTORY,
@@ -65,7 +68,8 @@ ANSWER = "default"
 Tensors = typing.Dict[str, torch.Tensor]  # noqa: UP006
 
 _TABLES = IntNBitTableBatchedEmbeddingBagsCodegen.__name__
-# An id beyond a table counts as row 0, never as memory beyond it; fp16 has no scales to split off.
+# `KnownIds` lets no id beyond a table through; this is a second look, which TorchRec's own settings
+# leave out. fp16 has no scales to split off.
 _SHARDED = {
     FUSED_PARAM_REGISTER_TBE_BOOL: True,
     FUSED_PARAM_BOUNDS_CHECK_MODE: BoundsCheckMode.WARNING,
@@ -93,12 +97,19 @@ class TwoTowerPredictModule(PredictModule):
 
     Args:
         module: takes a `KeyedJaggedTensor` with its `keys`, gives one row each.
-        device: where requests arrive.
+        rows: of the table of each key.
+        device: where the tables are.
     """
 
-    def __init__(self, module: QueryTower | ItemTower | PairScores, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        module: QueryTower | ItemTower | PairScores,
+        rows: Mapping[str, int],
+        device: str = "cpu",
+    ) -> None:
         super().__init__(module, device)
         self.keys = module.keys
+        self.known = KnownIds([rows[key] for key in self.keys], device)
 
     def forward(self, batch: Tensors) -> Tensors:
         """`predict_forward` in inference mode; its types are what is scripted."""
@@ -110,14 +121,17 @@ class TwoTowerPredictModule(PredictModule):
 
         Args:
             batch: ``id_list_features.lengths``, int32 ``[features * n]``, the rows of the first
-                feature first; ``id_list_features.values``, int64, in the same order. The model has
-                no ``float_features``: they may be there, and are not read.
+                feature first; ``id_list_features.values``, int64 or int32, in the same order; on
+                any device. The model has no ``float_features``: they may be there, and are not
+                read.
 
         Returns:
-            ``default``: float32 ``[n]`` scores, or ``[n, d]`` vectors of a tower alone.
+            ``default``: float32 ``[n]`` scores, or ``[n, d]`` vectors of a tower alone; on the CPU,
+            where TorchRec's server reads them.
         """
-        request = KeyedJaggedTensor(keys=self.keys, values=batch[VALUES], lengths=batch[LENGTHS])
-        return {ANSWER: self._module(request).float()}
+        known = self.known(batch[LENGTHS], batch[VALUES])
+        request = KeyedJaggedTensor(keys=self.keys, values=known[1], lengths=known[0])
+        return {ANSWER: self._module(request).float().cpu()}
 
 
 class TwoTowerPredictFactory(PredictFactory):
@@ -155,7 +169,11 @@ class TwoTowerPredictFactory(PredictFactory):
 
     def create_predict_module(self) -> TwoTowerPredictModule:
         """The pair scores over quantized tables; sharded where there are several devices."""
-        return TwoTowerPredictModule(self._towers(self._tables()), self.device)
+        return self._predict(self._towers(self._tables()))
+
+    def _predict(self, part: PairScores | QueryTower | ItemTower) -> TwoTowerPredictModule:
+        rows = {feature["name"]: feature["rows"] for feature in self.features()}
+        return TwoTowerPredictModule(part, rows, self.device)
 
     def _tables(self) -> Collections:
         tables: nn.Module = Collections(self.trained)
@@ -245,7 +263,7 @@ class TwoTowerPredictFactory(PredictFactory):
 
     def run_weights_independent_tranformations(self, predict_module: nn.Module) -> nn.Module:
         """Trace the module; lookups and dense layers stay whole. The name is TorchRec's."""
-        own = [module.__name__ for module in (UserForward, ItemForward, ListScores)]
+        own = [module.__name__ for module in (UserForward, ItemForward, ListScores, KnownIds)]
         tracer = Tracer(leaf_modules=[_TABLES, *own])
         with _quiet():
             return torch.fx.GraphModule(predict_module, tracer.trace(predict_module))
@@ -268,23 +286,53 @@ class TwoTowerPredictFactory(PredictFactory):
         pairs = self._towers(self._tables())
         scores, query, item = (
             self.run_weights_dependent_transformations(
-                self.run_weights_independent_tranformations(
-                    TwoTowerPredictModule(part, self.device)
-                )
+                self.run_weights_independent_tranformations(self._predict(part))
             )
             for part in (pairs, pairs.query, pairs.item)
         )
         with _quiet():
+            features = len(pairs.keys)
             if self.lists is None:
-                return torch.jit.script(ScriptedTwoTower(scores, query, item))
-            return torch.jit.script(ScriptedWithLists(scores, query, item, self.lists))
+                return torch.jit.script(ScriptedTwoTower(scores, query, item, features))
+            return torch.jit.script(ScriptedWithLists(scores, query, item, features, self.lists))
 
 
-def write_modules(trained: TrainedModel, folder: Path, precisions: Sequence[str]) -> dict[str, Any]:
-    """Write a scripted module for each precision; the entry ``torchrec`` of ``model.json``."""
-    files = {}
+def require_device(device: str) -> None:
+    """Raise if modules for `device` cannot be made here.
+
+    Raises:
+        CadcError: it is ``cuda``, and there is no GPU that torch can use.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CadcError(
+            "--device cuda: torch finds no GPU here, and the tables are placed on one; export on a "
+            "machine that has one (`cadc-rec doctor` says what it finds)."
+        )
+
+
+def write_modules(
+    trained: TrainedModel,
+    folder: Path,
+    precisions: Sequence[str],
+    device: str = "cpu",
+    exported: bool = False,
+) -> dict[str, Any]:
+    """Write a scripted module for each precision; the entry ``torchrec`` of ``model.json``.
+
+    Args:
+        trained: the model.
+        folder: the bundle's.
+        precisions: of the tables.
+        device: where the tables are.
+        exported: whether to write the scores as a `torch.export` program, too; on the CPU.
+
+    Raises:
+        CadcError: there is no such device here.
+    """
+    require_device(device)
+    files: dict[str, dict[str, Any]] = {}
     for precision in precisions:
-        factory = TwoTowerPredictFactory(trained, precision)
+        factory = TwoTowerPredictFactory(trained, precision, device=device)
         file = folder / layout.torchrec_module(precision)
         file.parent.mkdir(exist_ok=True)
         torch.jit.save(factory.scripted(), file)
@@ -292,8 +340,14 @@ def write_modules(trained: TrainedModel, folder: Path, precisions: Sequence[str]
             "file": layout.torchrec_module(precision),
             "table_bytes": factory.table_bytes(),
         }
+        if exported:
+            on_cpu = TwoTowerPredictFactory(trained, precision)
+            program = quantized_program(on_cpu.create_predict_module())
+            save_program(program, folder / layout.quantized_program(precision))
+            files[precision]["program"] = layout.quantized_program(precision)
     features = {feature["name"]: feature for feature in factory.features()}
     return {
+        "device": device,
         "precisions": files,
         "float_table_bytes": sum(4 * table.weight.numel() for table in trained.tables),
         "inputs": [

@@ -19,14 +19,29 @@ class ScriptedTwoTower(nn.Module):
         scores: scripted pair scores; its requests have the features of both sides.
         query: the scripted user tower; those of users alone.
         item: the scripted item tower; those of items alone.
+        features: of a request for scores.
     """
 
-    def __init__(self, scores: nn.Module, query: nn.Module, item: nn.Module) -> None:
+    def __init__(self, scores: nn.Module, query: nn.Module, item: nn.Module, features: int) -> None:
         super().__init__()
         self.scores, self.query, self.item = scores, query, item
+        self.features = features
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Scores ``[n]`` of pairs."""
+        """Scores ``[n]`` of pairs.
+
+        TorchRec's server sends floats with each row, one or more, and counts rows by them. Before
+        it listens it asks once, whatever the model, with one row of 13 floats and 26 features of
+        one id each. Of a model with other features that is no request, and the answer is NaN.
+        """
+        if "float_features" in batch:
+            floats, lengths = batch["float_features"], batch["id_list_features.lengths"]
+            if floats.dim() == 2 and floats.size(1) > 0:
+                wanted = floats.size(0) * self.features
+                if lengths.numel() != wanted:
+                    first = floats.size(0) == 1 and floats.size(1) == 13 and lengths.numel() == 26
+                    assert first, "float_features has another number of rows than lengths"
+                    return {"default": torch.full([1], float("nan"))}
         scores: dict[str, torch.Tensor] = self.scores(batch)
         return scores
 
@@ -50,13 +65,19 @@ class ScriptedWithLists(ScriptedTwoTower):
         scores: scripted pair scores, lists included.
         query: the scripted user tower.
         item: the scripted item tower.
+        features: of a request for scores.
         lists: what is added to the products of their vectors.
     """
 
     def __init__(
-        self, scores: nn.Module, query: nn.Module, item: nn.Module, lists: ListScores
+        self,
+        scores: nn.Module,
+        query: nn.Module,
+        item: nn.Module,
+        features: int,
+        lists: ListScores,
     ) -> None:
-        super().__init__(scores, query, item)
+        super().__init__(scores, query, item, features)
         self.lists = lists
 
     @torch.jit.export

@@ -48,6 +48,8 @@ class Wanted:
     Attributes:
         index: kind of the FAISS index.
         precisions: a TorchRec module for each of these: ``int8``, ``int4``, ``fp16``.
+        device: where these modules have their tables: ``cpu`` or ``cuda``.
+        quantized_programs: write these modules as `torch.export` programs, too.
         aot: compile the float programs too.
         key: private key that signs the manifest; None signs nothing.
         replace: whether an existing bundle may be replaced.
@@ -56,6 +58,8 @@ class Wanted:
 
     index: IndexKind = "auto"
     precisions: Sequence[str] = ()
+    device: str = "cpu"
+    quantized_programs: bool = False
     aot: bool = False
     key: Ed25519PrivateKey | None = None
     replace: bool = False
@@ -96,7 +100,7 @@ def write_bundle(finished: Finished, out: Path, wanted: Wanted) -> dict[str, Any
             width = finished.vectors("item").shape[1]
             described["programs"] = _write_programs(programs, width, folder, wanted.aot)
             ticker.advance(1, "programs")
-            described["torchrec"] = _write_modules(trained, folder, wanted.precisions)
+            described["torchrec"] = _write_modules(trained, folder, wanted)
             ticker.advance(1, "TorchRec modules")
             _write_descriptions(finished, described, folder)
             inputs = {stage: made.fingerprint for stage, made in finished.artifacts.items()}
@@ -234,14 +238,14 @@ def _write_programs(
     return described
 
 
-def _write_modules(
-    trained: TrainedModel | None, folder: Path, precisions: Sequence[str]
-) -> dict[str, Any]:
-    if trained is None or not precisions:
+def _write_modules(trained: TrainedModel | None, folder: Path, wanted: Wanted) -> dict[str, Any]:
+    if trained is None or not wanted.precisions:
         return {}
     from cadc_rec.export.predict import write_modules
 
-    return write_modules(trained, folder, precisions)
+    return write_modules(
+        trained, folder, wanted.precisions, wanted.device, wanted.quantized_programs
+    )
 
 
 def _write_descriptions(finished: Finished, described: dict[str, Any], folder: Path) -> None:

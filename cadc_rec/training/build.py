@@ -332,6 +332,27 @@ def _initialize_tables(model: ShardedTwoTower, seed: int) -> None:
                 local.tensor[part] = torch.from_numpy(values[:, columns])
 
 
+def change_layers(
+    model: ShardedTwoTower,
+    state: Mapping[str, torch.Tensor],
+    change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> None:
+    """Replace the weights of the layers behind the tables, which are the same on every rank.
+
+    Args:
+        model: trained.
+        state: a checkpoint of the same layers.
+        change: given a weight there and in `model`, both on the CPU, what it is to be.
+    """
+    with torch.no_grad():
+        for local in local_tensors(model.wrapped, model.trains):
+            before = state.get(local.name)
+            if ".embedding_bags." in local.name or before is None or before.dim() != 2:
+                continue
+            if before.shape == local.tensor.shape:
+                local.tensor.copy_(change(before, local.tensor.cpu()))
+
+
 def load_grown(
     model: ShardedTwoTower,
     state: Mapping[str, torch.Tensor],

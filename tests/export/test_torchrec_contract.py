@@ -79,6 +79,24 @@ def test_int8_and_int4_tables_are_as_small_as_they_should_be(plain):
         assert told["precisions"][precision]["table_bytes"] == size
 
 
+@pytest.mark.parametrize("precision", ["int8", "int4", "fp16"])
+def test_the_quantized_program_gives_the_scripted_modules_scores(either, pairs, precision):
+    """For any number of rows, one included, and with ids that no row has."""
+    from cadc_rec.serving.bundle.programs import load_quantized
+
+    if precision not in either.bundle.model()["torchrec"]["precisions"]:
+        pytest.skip("the bundle has no such tables")
+    module, program = scripted(either, precision), load_quantized(either.bundle, precision)
+    users, items = pairs
+    for n in (1, 2, PAIRS):
+        batch = request_for(either, users[:n], items[:n])
+        batch["id_list_features.values"][-1] += 10**6
+        parts = batch["id_list_features.lengths"], batch["id_list_features.values"]
+        expected = module(batch)["default"]
+        assert torch.allclose(program(*parts), expected, rtol=1e-4, atol=1e-5)
+        assert expected.abs().max() > 0.01
+
+
 def test_one_archive_scores_pairs_and_embeds_either_side(either, pairs):
     users, items = pairs
     module, trained = scripted(either, "fp16"), either.trained
@@ -98,18 +116,107 @@ def test_one_archive_scores_pairs_and_embeds_either_side(either, pairs):
     assert torch.allclose((mine * theirs).sum(1), scores, rtol=1e-5, atol=1e-5)
 
 
-def test_an_unknown_id_has_no_values_and_a_wild_one_does_no_harm(plain):
-    module, batch = scripted(plain, "int8"), request_for(plain, [1], [2])
-    wild = {k: v.clone() for k, v in batch.items()}
-    wild["id_list_features.values"][0] = 10**12
-    assert torch.isfinite(module(wild)["default"]).all()
-    unknown = dict(batch)
-    unknown["id_list_features.lengths"] = batch["id_list_features.lengths"].clone()
-    unknown["id_list_features.lengths"][0] = 0
-    unknown["id_list_features.values"] = batch["id_list_features.values"][1:]
-    score = module(unknown)["default"]
-    assert torch.isfinite(score).all()
-    assert score != module(batch)["default"]
+@pytest.mark.parametrize("wild", [10**12, -1, "one beyond"])
+def test_an_unknown_id_is_as_one_without_a_value_and_nobodys(either, wild):
+    """In each feature: ids of either side, attributes, items of the history."""
+    from cadc_rec.export.predict import TwoTowerPredictFactory
+
+    module, batch = scripted(either, "int8"), request_for(either, [1, 2], [2, 3])
+    whole = TwoTowerPredictFactory(either.trained, "int8").create_predict_module()
+    lengths, values = batch["id_list_features.lengths"], batch["id_list_features.values"]
+    rows = [feature["rows"] for feature in either.bundle.model()["torchrec"]["methods"]["forward"]]
+    starts = [0, *torch.cumsum(lengths, 0).tolist()]
+    tried = 0
+    for feature, size in enumerate(rows):
+        if not lengths[2 * feature]:  # of the first row of the batch
+            continue
+        place, tried = starts[2 * feature], tried + 1
+        other = {**batch, "id_list_features.values": values.clone()}
+        other["id_list_features.values"][place] = size if wild == "one beyond" else wild
+        left_out = lengths.clone()
+        left_out[2 * feature] -= 1
+        without = {
+            **batch,
+            "id_list_features.lengths": left_out,
+            "id_list_features.values": torch.cat([values[:place], values[place + 1 :]]),
+        }
+        expected = module(without)["default"]
+        assert torch.equal(module(other)["default"], expected)
+        assert torch.equal(whole(other)["default"], whole(without)["default"])
+        assert torch.isfinite(expected).all()
+    assert tried >= 4
+
+
+def as_server_sends(batch, n):
+    """The tensors that TorchRec's server makes of a request's bytes, but for their device.
+
+    See torchrec/inference/server.cpp: floats count the rows, all numbers have four bytes.
+    """
+    blobs = {name: batch[f"id_list_features.{name}"].numpy() for name in ("lengths", "values")}
+    sent = {name: blob.astype(np.int32).tobytes() for name, blob in blobs.items()}
+    floats = np.zeros((n, 1), np.float32).tobytes()
+    made = {
+        f"id_list_features.{name}": torch.frombuffer(bytearray(blob), dtype=torch.int32)
+        for name, blob in sent.items()
+    }
+    rows = len(floats) // (4 * 1)
+    return made | {
+        "float_features": torch.frombuffer(bytearray(floats), dtype=torch.float32).view(rows, 1)
+    }
+
+
+WARM_UP = {
+    "float_features": torch.ones(1, 13),
+    "id_list_features.lengths": torch.ones(26, dtype=torch.int64),
+    "id_list_features.values": torch.ones(26, dtype=torch.int64),
+}
+
+
+def test_it_answers_as_torchrecs_own_server_asks(either, pairs):
+    module, batch = scripted(either, "int8"), request_for(either, *pairs)
+    first = module(WARM_UP)["default"]
+    assert (first.numel(), first.dtype) == (1, torch.float32)  # the server takes its item()
+    assert torch.isnan(first).all()  # of a model of other features it is no answer
+    answer = module(as_server_sends(batch, PAIRS))["default"]
+    assert torch.equal(answer, module(batch)["default"])
+    assert (answer.device.type, answer.dtype, answer.shape) == ("cpu", torch.float32, (PAIRS,))
+    assert answer.is_contiguous()
+
+
+def test_floats_and_lengths_that_disagree_are_refused(plain, pairs):
+    module, batch = scripted(plain, "int8"), request_for(plain, *pairs)
+    with pytest.raises(torch.jit.Error, match="another number of rows than lengths"):
+        module(as_server_sends(batch, PAIRS - 1))
+    short = {**batch, "id_list_features.lengths": batch["id_list_features.lengths"][1:]}
+    with pytest.raises(torch.jit.Error, match="give one for each feature of each row"):
+        module(short)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_module_for_a_gpu_is_made_on_one(plain, tmp_path):
+    from cadc_rec.errors import CadcError
+    from cadc_rec.export.predict import write_modules
+
+    with pytest.raises(CadcError, match="--device cuda: torch finds no GPU here"):
+        write_modules(plain.trained, tmp_path, ["int8"], "cuda")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_on_a_gpu_the_scores_are_the_same(either, pairs, precision, tmp_path):
+    from cadc_rec.export.predict import write_modules
+
+    told = write_modules(either.trained, tmp_path, [precision], "cuda")
+    assert told["device"] == "cuda"
+    module = torch.jit.load(tmp_path / told["precisions"][precision]["file"])
+    batch = request_for(either, *pairs)
+    there = {name: part.cuda() for name, part in as_server_sends(batch, PAIRS).items()}
+    assert torch.isnan(module({k: v.cuda() for k, v in WARM_UP.items()})["default"]).all()
+    answer = module(there)["default"]
+    assert answer.device.type == "cpu"
+    expected = scripted(either, precision)(batch)["default"]
+    assert torch.allclose(answer, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_factory_says_how_it_is_called(plain):
@@ -198,10 +305,11 @@ def test_a_cpp_process_gets_pythons_scores(predictor, either, pairs, tmp_path):
     folder = Path(fbgemm_gpu.__file__).parent
     operators = [folder / f"fbgemm_gpu_{part}.so" for part in OPERATORS]
     module = either.path / "torchrec" / "int8.pt"
-    command = [predictor, module, tmp_path / "batch.txt", *operators]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    scores = torch.tensor([float(line) for line in done.stdout.split()])
     expected = scripted(either, "int8")(batch)["default"]
-    assert len(scores) == PAIRS
-    assert (scores - expected).abs().max() < 1e-5
+    for as_server in ((), (f"--as-server={PAIRS}",)):
+        command = [predictor, *as_server, module, tmp_path / "batch.txt", *operators]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        scores = torch.tensor([float(line) for line in done.stdout.split()])
+        assert len(scores) == PAIRS
+        assert (scores - expected).abs().max() < 1e-5

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from kserve.errors import InvalidInput, ModelNotFound
+from kserve.errors import InvalidInput
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 
+from cadc_rec.serving.http.about import About
 from cadc_rec.serving.http.encoding import (
     LEAST_COMPRESSED,
     accepted,
@@ -34,10 +35,11 @@ class Infer:
 
     Args:
         models: that answer, by name.
+        about: what they are called.
     """
 
-    def __init__(self, models: Sequence[Recommender | SideModel]) -> None:
-        self.models = {model.name: model for model in models}
+    def __init__(self, models: Sequence[Recommender | SideModel], about: About) -> None:
+        self.models, self.about = {model.name: model for model in models}, about
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -46,10 +48,10 @@ class Infer:
             ModelNotFound: of another model.
             InvalidInput: see `Recommender.answer`; and its other errors.
         """
-        request, name = HttpRequest(scope, receive), scope["path_params"]["model_name"]
-        model = self.models.get(name)
-        if model is None:
-            raise ModelNotFound(f"{name:.80}")
+        request, named = HttpRequest(scope, receive), scope["path_params"]
+        name = named["model_name"]
+        self.about.require(name, named.get("model_version"))
+        model = self.models[name]
         headers = request.headers
         body, json_length = await request.body(), headers.get(JSON_LENGTH_HEADER)
         allowed = _allowed(headers.get(DEADLINE_HEADER))

@@ -186,6 +186,12 @@ class Parameters(_Message):
         default="append",
         description="Whether a known user's own items are read before the history, or not at all.",
     )
+    priority: int = Field(
+        default=0,
+        ge=0,
+        description="Of requests that wait, those of a lower number come first; 0, which is that "
+        "of all that say nothing, counts as 2.",
+    )
     timeout: int = Field(
         default=0,
         ge=0,
@@ -219,7 +225,8 @@ class Request(_Message):
         "`time` (seconds since 1970, UTC; default now) and `context_NAME` for each column it reads "
         "(default missing), one value a user; of a model that reads attributes of users, optional "
         "`attribute_NAME` of those it does not know, one value or one row of values a user. The "
-        "models NAME-similar, NAME-score and NAME-embed take `item_id`; their metadata say more.",
+        "models NAME-similar, NAME-score and NAME-embed take `item_id`; their metadata say what "
+        "else.",
     )
     parameters: Parameters | None = None
     outputs: list[RequestedOutput] | None = Field(default=None, max_length=16)

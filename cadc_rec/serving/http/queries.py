@@ -33,7 +33,7 @@ from cadc_rec.serving.http.messages import (
     Request,
 )
 from cadc_rec.serving.http.settings import Limits
-from cadc_rec.serving.http.tensors import values_of
+from cadc_rec.serving.http.tensors import SHORT, values_of
 from cadc_rec.serving.http.told import attributes_of, described_attributes, first_attribute
 from cadc_rec.serving.predict.answers import Recommendations, Source
 from cadc_rec.serving.predict.ids import IdMap
@@ -177,7 +177,8 @@ def _named_items(tensor: Input, n_users: int, items: IdMap) -> list[Any]:
             f"{shape}."
         )
     each = len(shape) == 2 and n_users > 1
-    flat = ids_of(values_of(tensor, len(items) * (n_users if each else 1)), items)
+    most = len(items) * (n_users if each else 1)
+    flat = ids_of(values_of(tensor, most, longest_of(items)), items)
     if not each:
         return flat
     return [flat[n * shape[1] : (n + 1) * shape[1]] for n in range(n_users)]
@@ -246,7 +247,7 @@ def _one_a_user(tensor: Input, n: int) -> list[Any]:
 
 
 def _users(tensor: Input, ids: IdMap, limits: Limits) -> list[Any]:
-    values, shape = values_of(tensor, limits.users), tensor.shape
+    values, shape = values_of(tensor, limits.users, longest_of(ids)), tensor.shape
     if len(shape) == 2 and shape[1] != 1:
         raise InvalidInput(f"input 'user_id': the shape is [n] or [n, 1], not {shape}.")
     if not values:
@@ -265,7 +266,8 @@ def _anonymous(told: Input, limits: Limits) -> list[Any]:
 
 
 def _history(tensor: Input, n_users: int, items: IdMap, limits: Limits) -> list[list[Any]]:
-    values, shape = values_of(tensor, n_users * limits.history), tensor.shape
+    most = n_users * limits.history
+    values, shape = values_of(tensor, most, longest_of(items)), tensor.shape
     if len(shape) == 1 and n_users == 1:
         shape = [1, shape[0]]
     if len(shape) != 2 or shape[0] != n_users or shape[1] > limits.history:
@@ -275,6 +277,11 @@ def _history(tensor: Input, n_users: int, items: IdMap, limits: Limits) -> list[
         )
     flat, width = ids_of(values, items), shape[1]
     return [flat[n * width : (n + 1) * width] for n in range(n_users)]
+
+
+def longest_of(ids: IdMap) -> int:
+    """Bytes that an id of a request may have: whoever was trained on may be asked for."""
+    return max(SHORT, ids.longest)
 
 
 def ids_of(values: list[int] | list[bytes], ids: IdMap) -> list[Any]:

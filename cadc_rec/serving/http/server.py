@@ -25,6 +25,7 @@ from kserve.protocol.dataplane import DataPlane
 
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle.signing import verification_key
+from cadc_rec.serving.http.about import About
 from cadc_rec.serving.http.access_log import access_log
 from cadc_rec.serving.http.availability import Withheld
 from cadc_rec.serving.http.connections import impatient
@@ -182,7 +183,8 @@ async def _serve(
         where = [f"{scheme}://{_shown(settings.host)}:{listener.getsockname()[1]}"]
         rpc = None
         if settings.grpc_port is not None:
-            rpc = grpc_server(dataplane, repository, key, limits, observers(tell), link is not None)
+            about, seen = About(model, beside), observers(tell)
+            rpc = grpc_server(dataplane, repository, about, key, limits, seen, link is not None)
             address = f"{_shown(settings.host)}:{settings.grpc_port}"
             try:
                 if pair is None:

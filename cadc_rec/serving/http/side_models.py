@@ -27,7 +27,7 @@ from cadc_rec.serving.http.messages import (
     of_kserve,
     to_kserve,
 )
-from cadc_rec.serving.http.queries import Query, ids_of, inputs_of, query_of
+from cadc_rec.serving.http.queries import Query, ids_of, inputs_of, longest_of, query_of
 from cadc_rec.serving.http.recommender import ALLOWED, Recommender
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.http.tensors import values_of
@@ -310,7 +310,8 @@ def _query(request: Request, predictor: Predictor, limits: Limits) -> Query:
 def _items(inputs: Mapping[str, Any], predictor: Predictor, most: int) -> list[Any]:
     """Original ids of items ``[n]``."""
     tensor = inputs["item_id"]
-    found = ids_of(values_of(tensor, most), predictor.items)
+    items = predictor.items
+    found = ids_of(values_of(tensor, most, longest_of(items)), items)
     if not found:
         raise InvalidInput("input 'item_id' is empty; name one item or more.")
     if len(tensor.shape) == 2 and tensor.shape[1] != 1:

@@ -49,6 +49,16 @@ def text_that_is_no_id_of_64_bits() -> None:
         assert rows(np.array(ENDS), (), "BYTES", [text]) == [-1]
 
 
+def ids_as_long_as_those_of_the_data() -> None:
+    long = "x" * 400
+    assert rows(np.array(["a", long], object), (), "BYTES", [long, "x" * 399]) == [1, -1]
+    with pytest.raises(InvalidInput, match="an element is longer than 400 bytes"):
+        rows(np.array(["a", long], object), (), "BYTES", ["x" * 401])
+    assert rows(np.array(["a"], object), (), "BYTES", ["x" * 256]) == [-1]
+    with pytest.raises(InvalidInput, match="an element is longer than 256 bytes"):
+        rows(np.array(["a"], object), (), "BYTES", ["x" * 257])
+
+
 def forms_of_the_data() -> None:
     forms: tuple[IdForm, ...] = ("trim", "integer-like")
     for ids in (np.array([7, 10]), np.array(["7", "10"], object)):
