@@ -72,12 +72,6 @@ def export(
         Literal["cpu", "cuda"],
         typer.Option(help="Where the TorchRec module has its tables; cuda is exported on a GPU."),
     ] = "cpu",
-    pt2: Annotated[
-        bool,
-        typer.Option(
-            "--pt2", help="Also write the TorchRec module's scores as a torch.export program."
-        ),
-    ] = False,
     aot: Annotated[
         bool, typer.Option("--aot", help="Also compile the float programs with AOTInductor.")
     ] = False,
@@ -169,7 +163,7 @@ def export(
         finished = Finished(
             experiment, artifacts, pipeline.dataset, pipeline.pretrained, taken.document(), state
         )
-        wanted = Wanted(index, precisions, device, pt2, aot, key, replace=force, withheld=withheld)
+        wanted = Wanted(index, precisions, device, aot, key, replace=force, withheld=withheld)
         with sent(out, replace=force) as folder:
             manifest = write_bundle(finished, folder, wanted)
         if triton is not None:

@@ -41,6 +41,8 @@ class KnownIds(nn.Module):
         of_place = rows.repeat_interleave(lengths.numel() // features)
         limits = torch.repeat_interleave(of_place, lengths, output_size=values.numel())
         known = (values >= 0) & (values < limits)
+        if bool(known.all()):
+            return lengths, values
         places = torch.arange(lengths.numel(), device=rows.device)
         place = torch.repeat_interleave(places, lengths, output_size=values.numel())
         kept = torch.zeros_like(lengths).index_add(0, place, known.to(torch.int32))

@@ -43,8 +43,6 @@ from torchrec.quant.embedding_modules import quant_prep_customize_row_alignment
 from cadc_rec.errors import CadcError
 from cadc_rec.export.known_ids import KnownIds
 from cadc_rec.export.lists import ListScores
-from cadc_rec.export.programs import save_program
-from cadc_rec.export.quantized_program import quantized_program
 from cadc_rec.export.scripted import ScriptedTwoTower, ScriptedWithLists
 from cadc_rec.export.towers import (
     HISTORY,
@@ -311,11 +309,7 @@ def require_device(device: str) -> None:
 
 
 def write_modules(
-    trained: TrainedModel,
-    folder: Path,
-    precisions: Sequence[str],
-    device: str = "cpu",
-    exported: bool = False,
+    trained: TrainedModel, folder: Path, precisions: Sequence[str], device: str = "cpu"
 ) -> dict[str, Any]:
     """Write a scripted module for each precision; the entry ``torchrec`` of ``model.json``.
 
@@ -324,13 +318,12 @@ def write_modules(
         folder: the bundle's.
         precisions: of the tables.
         device: where the tables are.
-        exported: whether to write the scores as a `torch.export` program, too; on the CPU.
 
     Raises:
         CadcError: there is no such device here.
     """
     require_device(device)
-    files: dict[str, dict[str, Any]] = {}
+    files = {}
     for precision in precisions:
         factory = TwoTowerPredictFactory(trained, precision, device=device)
         file = folder / layout.torchrec_module(precision)
@@ -340,11 +333,6 @@ def write_modules(
             "file": layout.torchrec_module(precision),
             "table_bytes": factory.table_bytes(),
         }
-        if exported:
-            on_cpu = TwoTowerPredictFactory(trained, precision)
-            program = quantized_program(on_cpu.create_predict_module())
-            save_program(program, folder / layout.quantized_program(precision))
-            files[precision]["program"] = layout.quantized_program(precision)
     features = {feature["name"]: feature for feature in factory.features()}
     return {
         "device": device,

@@ -49,7 +49,6 @@ class Wanted:
         index: kind of the FAISS index.
         precisions: a TorchRec module for each of these: ``int8``, ``int4``, ``fp16``.
         device: where these modules have their tables: ``cpu`` or ``cuda``.
-        quantized_programs: write these modules as `torch.export` programs, too.
         aot: compile the float programs too.
         key: private key that signs the manifest; None signs nothing.
         replace: whether an existing bundle may be replaced.
@@ -59,7 +58,6 @@ class Wanted:
     index: IndexKind = "auto"
     precisions: Sequence[str] = ()
     device: str = "cpu"
-    quantized_programs: bool = False
     aot: bool = False
     key: Ed25519PrivateKey | None = None
     replace: bool = False
@@ -243,9 +241,7 @@ def _write_modules(trained: TrainedModel | None, folder: Path, wanted: Wanted) -
         return {}
     from cadc_rec.export.predict import write_modules
 
-    return write_modules(
-        trained, folder, wanted.precisions, wanted.device, wanted.quantized_programs
-    )
+    return write_modules(trained, folder, wanted.precisions, wanted.device)
 
 
 def _write_descriptions(finished: Finished, described: dict[str, Any], folder: Path) -> None:

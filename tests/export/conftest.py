@@ -26,22 +26,14 @@ def exported(config, workdir, folder, **wanted):
 def plain(tiny, finished, tmp_path_factory):
     """Method cadc, with every precision."""
     folder = tmp_path_factory.mktemp("plain") / "bundle"
-    return exported(
-        tiny, finished.workdir, folder, precisions=("int8", "int4", "fp16"), quantized_programs=True
-    )
+    return exported(tiny, finished.workdir, folder, precisions=("int8", "int4", "fp16"))
 
 
 @pytest.fixture(scope="session")
 def with_history(tiny_recipe, finished_recipe, tmp_path_factory):
     """Method recipe: histories, transitions, a prior."""
     folder = tmp_path_factory.mktemp("history") / "bundle"
-    return exported(
-        tiny_recipe,
-        finished_recipe.workdir,
-        folder,
-        precisions=("int8", "fp16"),
-        quantized_programs=True,
-    )
+    return exported(tiny_recipe, finished_recipe.workdir, folder, precisions=("int8", "fp16"))
 
 
 @pytest.fixture(params=["plain", "with_history"])

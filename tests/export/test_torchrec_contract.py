@@ -79,24 +79,6 @@ def test_int8_and_int4_tables_are_as_small_as_they_should_be(plain):
         assert told["precisions"][precision]["table_bytes"] == size
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4", "fp16"])
-def test_the_quantized_program_gives_the_scripted_modules_scores(either, pairs, precision):
-    """For any number of rows, one included, and with ids that no row has."""
-    from cadc_rec.serving.bundle.programs import load_quantized
-
-    if precision not in either.bundle.model()["torchrec"]["precisions"]:
-        pytest.skip("the bundle has no such tables")
-    module, program = scripted(either, precision), load_quantized(either.bundle, precision)
-    users, items = pairs
-    for n in (1, 2, PAIRS):
-        batch = request_for(either, users[:n], items[:n])
-        batch["id_list_features.values"][-1] += 10**6
-        parts = batch["id_list_features.lengths"], batch["id_list_features.values"]
-        expected = module(batch)["default"]
-        assert torch.allclose(program(*parts), expected, rtol=1e-4, atol=1e-5)
-        assert expected.abs().max() > 0.01
-
-
 def test_one_archive_scores_pairs_and_embeds_either_side(either, pairs):
     users, items = pairs
     module, trained = scripted(either, "fp16"), either.trained

@@ -114,8 +114,3 @@ def compiled(program: str) -> str:
 def torchrec_module(precision: str) -> str:
     """The scripted TorchRec predict module with tables of this precision: int8, int4 or fp16."""
     return f"torchrec/{precision}.pt"
-
-
-def quantized_program(precision: str) -> str:
-    """The scores over these tables as a `torch.export` program."""
-    return f"torchrec/{precision}.pt2"

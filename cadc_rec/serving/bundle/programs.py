@@ -109,22 +109,6 @@ def load_scripted(bundle: Bundle, precision: str) -> torch.jit.ScriptModule:
     return torch.jit.load(contents, map_location=bundle.model()["torchrec"].get("device", "cpu"))
 
 
-def load_quantized(bundle: Bundle, precision: str) -> Any:
-    """The scores over quantized tables as a program: a callable of lengths and values.
-
-    Raises:
-        CadcError: the bundle has none of that precision (export with ``--pt2``), or it would have
-            to be unpickled.
-    """
-    import fbgemm_gpu  # noqa: F401  (registers the operators that the program calls)
-    import torch
-
-    name = layout.quantized_program(precision)
-    contents = bundle.read(name)
-    refuse_pickles(contents, str(bundle.path / name))
-    return torch.export.load(io.BytesIO(contents)).module()
-
-
 def refuse_pickles(archive: bytes, where: str) -> None:
     """Stop if anything in an archive of `torch.export` would be unpickled.
 
