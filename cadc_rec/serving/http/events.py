@@ -1,54 +1,36 @@
-"""Events that clients tell a service: kept in a journal, counted by the predictor.
+"""The route by which clients tell events.
 
 In: ``POST /v2/models/NAME/events``, an extension of the protocol. Out: how many were taken. An
-event is answered when the disk has it. The journal lies beside the bundle; a restart, a reload and
-other processes that serve the same bundle read it. It loses what a newer bundle holds.
+event is answered when the disk has it; see `cadc_rec.serving.http.event_log`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import re
-import secrets
-import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 from kserve.errors import InvalidInput, ModelNotFound
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from typing_extensions import TypedDict
 
 from cadc_rec.errors import CadcError
-from cadc_rec.log import log
-from cadc_rec.serving.http.journal import Journal, JournalFullError
 from cadc_rec.serving.http.loaded import KeyNeeded, Loaded
 from cadc_rec.serving.http.messages import sentence
-from cadc_rec.serving.predict.events import AHEAD_SECONDS, Counted, Event
+from cadc_rec.serving.predict.events import AHEAD_SECONDS, Event
 
 if TYPE_CHECKING:
     from cadc_rec.serving.predict.ids import IdMap
-    from cadc_rec.serving.predict.predictor import Predictor
 
 _MOST_EVENTS = 10_000
-_MOST_WAITING = 256  # requests
-_MOST_BYTES = 64 << 20
-_KIND = "events"
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 
 _EVENTS = Counter(
     "cadc_rec_events", "Events that clients told, by what became of them.", ("outcome",)
-)
-_JOURNAL = Gauge(
-    "cadc_rec_events_journal_bytes", "Size of the journal of events.", multiprocess_mode="livemax"
 )
 
 
@@ -88,189 +70,6 @@ class Taken(TypedDict):
     duplicates: int
     old: int
     unknown_items: int
-
-
-class EventLog:
-    """The journal of events, and the predictor that counts them.
-
-    Args:
-        path: the journal's file, made at the first event.
-        most_bytes: of the journal; beyond them the oldest half is dropped.
-    """
-
-    def __init__(self, path: Path, most_bytes: int = _MOST_BYTES) -> None:
-        self.path = path
-        self._journal = Journal(path, _KIND, most_bytes)
-        self._predictor: Predictor | None = None
-        self._lock = threading.Lock()  # of the journal object and the predictor, among writers
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="events")
-        self._waiting: list[tuple[Sequence[Event], asyncio.Future[Counted]]] = []
-        self._running = False
-
-    def onto(self, predictor: Predictor) -> None:
-        """Let another predictor count: first all that the journal holds, then what is told.
-
-        Raises:
-            CadcError: the journal is damaged or cannot be read.
-        """
-        with self._lock:
-            news = Journal(self.path, _KIND).news()
-            _count(predictor, news.records)
-            if len(_kept(news.records, predictor)) < len(news.records):
-                with contextlib.suppress(CadcError):  # a disk that is full or protected
-                    self._journal.thin(lambda records: _kept(records, predictor))
-            self._predictor = predictor
-            self._catch_up()
-
-    async def take(self, events: Sequence[Event]) -> Counted:
-        """Keep events and count them.
-
-        Raises:
-            CadcError: the predictor refuses them.
-            HTTPException: 503, too many requests wait, or the disk takes nothing.
-        """
-        if len(self._waiting) >= _MOST_WAITING:
-            raise HTTPException(503, "too many events wait for the disk; tell them again later.")
-        loop = asyncio.get_running_loop()
-        mine: asyncio.Future[Counted] = loop.create_future()
-        self._waiting.append((events, mine))
-        if not self._running:
-            self._running = True
-            self._next()
-        return await mine
-
-    def _next(self) -> None:
-        """Take all that wait, by one write; then those that came meanwhile."""
-        batch, self._waiting = self._waiting, []
-        if not batch:
-            self._running = False
-            return
-        work = asyncio.get_running_loop().run_in_executor(
-            self._thread, self._take, [events for events, _ in batch]
-        )
-
-        def done(finished: asyncio.Future[list[Counted | Exception]]) -> None:
-            for (_, answer), result in zip(batch, finished.result(), strict=True):
-                if answer.cancelled():
-                    continue
-                if isinstance(result, Exception):
-                    answer.set_exception(result)
-                else:
-                    answer.set_result(result)
-            self._next()
-
-        work.add_done_callback(done)
-
-    async def watch(self, seconds: float = 1.0) -> None:
-        """Count what other processes were told; never returns."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                await loop.run_in_executor(self._thread, self._follow)
-            except CadcError as error:
-                log.warning("%s Events of other processes are not counted.", error)
-
-    def close(self) -> None:
-        """Let the thread go."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _take(self, requests: Sequence[Sequence[Event]]) -> list[Counted | Exception]:
-        """What became of the events of each request."""
-        with self._lock:
-            try:
-                return self._written(requests)
-            except Exception as error:  # each request is answered, whatever happens
-                if not isinstance(error, CadcError):
-                    log.error("a defect of cadc-rec: %s", error, exc_info=error)
-                return [HTTPException(503, str(error)) for _ in requests]
-
-    def _written(self, requests: Sequence[Sequence[Event]]) -> list[Counted | Exception]:
-        assert self._predictor is not None
-        found: list[Counted | Exception] = []
-        records: list[dict[str, Any]] = []
-        named: set[str] = set()  # by requests of this very batch
-        for events in requests:
-            new = [event for event in events if event.id not in named]
-            try:
-                outcomes = self._predictor.weigh(new)
-            except CadcError as error:
-                found.append(error)
-                continue
-            named |= {event.id for event in new if event.id is not None}
-            counted = Counted.of(outcomes)
-            again = len(events) - len(new)
-            found.append(replace(counted, duplicates=counted.duplicates + again))
-            # An item that is not known yet may be known to a newer bundle.
-            kept = ("taken", "unknown")
-            records += [_record(e) for e, out in zip(new, outcomes, strict=True) if out in kept]
-        if records:
-            self._append(records)
-            self._catch_up()
-        return found
-
-    def _append(self, records: Sequence[Mapping[str, Any]]) -> None:
-        try:
-            self._journal.append(records)
-        except JournalFullError:
-            predictor = self._predictor
-            assert predictor is not None
-            most = self._journal.most_bytes // 2
-            self._journal.thin(lambda old: _latest(_kept(old, predictor), most))
-            self._journal.append(records)
-
-    def _follow(self) -> None:
-        with self._lock:
-            self._catch_up()
-
-    def _catch_up(self) -> None:
-        """Count what is new in the journal; each event has a name, so none counts twice."""
-        assert self._predictor is not None
-        _count(self._predictor, self._journal.news().records)
-        _JOURNAL.set(self._journal.size)
-
-
-def _record(event: Event) -> dict[str, Any]:
-    record = {"item": event.item, "time": event.time, "id": event.id or f"~{secrets.token_hex(8)}"}
-    return record if event.user is None else {**record, "user": event.user}
-
-
-def _count(predictor: Predictor, records: Iterable[Mapping[str, Any]]) -> None:
-    """Count the events of a journal; those that a bundle of other ids refuses are left out."""
-    events = [Event(r["item"], r["time"], r.get("user"), r["id"]) for r in records]
-    if not events:
-        return
-    try:
-        predictor.count(events)
-    except CadcError:
-        lost = 0
-        for event in events:
-            try:
-                predictor.count([event])
-            except CadcError:
-                lost += 1
-        log.warning("%d events of the journal are not such as this bundle takes", lost)
-
-
-def _kept(records: Sequence[dict[str, Any]], predictor: Predictor) -> list[dict[str, Any]]:
-    """The records that still say something to a bundle."""
-    live = predictor.events
-    ends = -float("inf") if live.log_ends is None else live.log_ends
-    since = live.newest - (live.window or 0.0)
-    return [
-        record
-        for record in records
-        if record["time"] > ends and ("user" in record or record["time"] >= since)
-    ]
-
-
-def _latest(records: Sequence[dict[str, Any]], most_bytes: int) -> Sequence[dict[str, Any]]:
-    """The last records, at most so many bytes of them, about."""
-    size, first = 0, len(records)
-    while first and size < most_bytes:
-        first -= 1
-        size += 64 + sum(len(str(value)) for value in records[first].values())
-    return records[first:]
 
 
 def event_routes(loaded: Loaded, name: str, with_key: bool) -> APIRouter:

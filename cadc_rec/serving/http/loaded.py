@@ -32,8 +32,8 @@ from cadc_rec.store.remote.cache import let_go
 from cadc_rec.store.remote.finished import brought, newest
 
 if TYPE_CHECKING:
-    from cadc_rec.serving.http.availability import Withheld
-    from cadc_rec.serving.http.events import EventLog
+    from cadc_rec.serving.http.event_log import EventLog
+    from cadc_rec.serving.http.withheld import Withheld
 
 _SHOWN = 3  # differences of a self-test that a message names
 

@@ -27,9 +27,8 @@ from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle.signing import verification_key
 from cadc_rec.serving.http.about import About
 from cadc_rec.serving.http.access_log import access_log
-from cadc_rec.serving.http.availability import Withheld
 from cadc_rec.serving.http.connections import impatient
-from cadc_rec.serving.http.events import EventLog
+from cadc_rec.serving.http.event_log import EventLog
 from cadc_rec.serving.http.guard import ApiKey
 from cadc_rec.serving.http.health import HealthPort
 from cadc_rec.serving.http.loaded import Loaded, Repository, use_one_thread
@@ -40,6 +39,7 @@ from cadc_rec.serving.http.rpc import grpc_server
 from cadc_rec.serving.http.settings import ServiceSettings
 from cadc_rec.serving.http.side_models import side_models
 from cadc_rec.serving.http.tls import KeyPair
+from cadc_rec.serving.http.withheld import Withheld
 from cadc_rec.serving.http.workers import Link, Workers
 from cadc_rec.serving.predict.predictor import Predictor
 from cadc_rec.store.remote.finished import brought

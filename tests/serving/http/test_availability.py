@@ -9,6 +9,8 @@ import urllib.request
 import pytest
 
 from cadc_rec.errors import CadcError
+from cadc_rec.serving.http.journal import Journal
+from cadc_rec.serving.http.withheld import Withheld
 from cadc_rec.serving.predict.predictor import Predictor
 from tests.serving.http.conftest import KEY, Service
 
@@ -86,11 +88,6 @@ def test_they_stay_withheld_with_a_newer_bundle(start, place, bundles, expected)
 
 
 def test_the_journal_keeps_what_was_said_last_when_it_is_full(bundles, tmp_path):
-    from cadc_rec.serving.http.availability import (
-        Withheld,
-    )  # kserve is of the service's environment
-    from cadc_rec.serving.http.journal import Journal
-
     predictor = Predictor.load(bundles[0])
     items = predictor.items.ids.tolist()
     withheld = Withheld(tmp_path / "journal", most_bytes=1500)

@@ -4,12 +4,15 @@ What is expected is what a predictor answers in this process to which the same e
 that counts is tested by hand beside it.
 """
 
+import asyncio
 import json
 import signal
 import threading
 
 import pytest
 
+from cadc_rec.errors import CadcError
+from cadc_rec.serving.http.event_log import EventLog
 from cadc_rec.serving.http.journal import Journal
 from cadc_rec.serving.predict.events import Event
 from cadc_rec.serving.predict.predictor import Predictor
@@ -242,9 +245,6 @@ def test_nobody_without_the_key_tells_anything(told, start, place):
 
 
 def test_a_damaged_journal_is_told_of_at_the_start(made, tmp_path):
-    from cadc_rec.errors import CadcError
-    from cadc_rec.serving.http.events import EventLog
-
     journal = Journal(tmp_path / "journal", "events")
     for n in range(2):
         journal.append([{"item": n, "time": 1e9 + n, "id": str(n)}])
@@ -255,10 +255,6 @@ def test_a_damaged_journal_is_told_of_at_the_start(made, tmp_path):
 
 
 def test_a_full_journal_drops_its_oldest_half(made, tmp_path):
-    import asyncio
-
-    from cadc_rec.serving.http.events import EventLog
-
     predictor = Predictor.load(made / "evaluation")
     end, items = predictor.events.log_ends, predictor.items.ids.tolist()
     told = EventLog(tmp_path / "journal", most_bytes=20_000)
