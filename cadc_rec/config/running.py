@@ -202,9 +202,9 @@ class UpdateConfig(Section):
     polish: Annotated[int, Field(ge=0)] = 0
     """Then this many more epochs (MF) or sweeps (ALS) over all rows."""
     round_changes: Annotated[float, Field(ge=0, le=1)] = 0.125
-    """What an update changes of MF's, ALS's and transitions' tables is rounded to multiples of a
-    power of two: at most this share of the changes' root mean square. Deltas of bundles are three
-    to four times as small for it. 0 rounds nothing."""
+    """What an update changes of MF's, ALS's and transitions' tables and of the towers' layers is
+    rounded to multiples of a power of two: at most this share of the changes' root mean square.
+    Deltas of bundles are three to four times as small for it. 0 rounds nothing."""
     towers: Literal["train", "day", "keep"] = "train"
     """`train` trains the towers further on the refreshed sample. `day` trains them on the rows of
     it that came with the day and as many of the earlier ones, so that it takes time in proportion
@@ -217,8 +217,8 @@ class UpdateConfig(Section):
     enough, since the weights start near their final values."""
     fit_users: Annotated[int, Field(ge=0)] = 0
     """Users on whose validation items the prior's factors are fitted after a day: those with the
-    newest. 0 is in proportion to the day: a tenth of its new interactions, at least 1,000 and at
-    most 4,000."""
+    newest. 0 is in proportion to the day: one for every fifty new interactions, at least 1,000
+    and at most 4,000."""
     users: Annotated[int, Field(ge=0)] = 1_000
     """Users whose validation items, test items and next items an update ranks: a sample of at most
     this many, drawn as that of `evaluate.users`, so that most of it stays from update to update. 0

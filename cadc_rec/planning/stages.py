@@ -19,6 +19,7 @@ from cadc_rec.models.id_embedding import FrozenIds
 from cadc_rec.models.two_tower import TwoTower
 from cadc_rec.planning.layout import RankMemory
 from cadc_rec.planning.pretraining import PretrainPlan
+from cadc_rec.planning.selection import selection_bytes
 from cadc_rec.planning.sizes import Machines, Sizes
 from cadc_rec.planning.transitions import transition_bytes
 from cadc_rec.training.kept import frozen_cache
@@ -54,7 +55,8 @@ def host_by_stage(
     rows, world = sizes.interactions, machines.world_size
     limit = experiment.data.memory
     engine = parse_memory(limit) if limit else _engine(machines)
-    found = {"prepare": min(engine, _RAW_ROW * rows) if rows else engine, "select": 0}
+    found = {"prepare": min(engine, _RAW_ROW * rows) if rows else engine}
+    found["select"] = selection_bytes(experiment.select, sizes, world)
     if experiment.transitions.window:
         found["transitions"] = transition_bytes(experiment.transitions, sizes, world)
     if machines.device == "cpu":

@@ -39,6 +39,7 @@ from cadc_rec.training.tables import (
 )
 
 _TABLE_STD = 0.1
+_FACTORS = "prior_log_factors"
 _VALUES = (".features.tables.", "request.tables.")  # in names of attributes' and context's tables
 
 
@@ -331,6 +332,27 @@ def _initialize_tables(model: ShardedTwoTower, seed: int) -> None:
                 local.tensor[part] = torch.from_numpy(values[:, columns])
 
 
+def change_layers(
+    model: ShardedTwoTower,
+    state: Mapping[str, torch.Tensor],
+    change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> None:
+    """Replace the weights of the layers behind the tables, which are the same on every rank.
+
+    Args:
+        model: trained.
+        state: a checkpoint of the same layers.
+        change: given a weight there and in `model`, both on the CPU, what it is to be.
+    """
+    with torch.no_grad():
+        for local in local_tensors(model.wrapped, model.trains):
+            before = state.get(local.name)
+            if ".embedding_bags." in local.name or before is None or before.dim() != 2:
+                continue
+            if before.shape == local.tensor.shape:
+                local.tensor.copy_(change(before, local.tensor.cpu()))
+
+
 def load_grown(
     model: ShardedTwoTower,
     state: Mapping[str, torch.Tensor],
@@ -339,7 +361,8 @@ def load_grown(
     """Copy a checkpoint into this rank's parts of what `model` trains.
 
     Rows that the checkpoint lacks: a new value of an attribute starts as the unknown value (code
-    0) stands; a new user's or item's learned vector stays as it was initialized.
+    0) stands; a new user's or item's learned vector stays as it was initialized. Where the prior's
+    new fit has other components than the one before, its own factors stand.
 
     Args:
         model: built for the grown dataset.
@@ -353,6 +376,8 @@ def load_grown(
     with torch.no_grad():
         for local in local_tensors(model.wrapped, model.trains):
             whole = state.get(local.name)
+            if local.name == _FACTORS and whole is not None and len(whole) != len(local.tensor):
+                continue  # the prior was fitted anew and has other components
             if whole is None or whole.dim() != local.tensor.dim():
                 raise _other_model(local.name)
             others = _rows_of_others(local, reused)

@@ -120,6 +120,11 @@ class Staying:
         self.removed += int(left.sum())
         return rows.take(~left) if left.any() else rows
 
+    def counts(self) -> dict[str, int]:
+        """Who gave up rows, and with how many interactions; once the whole log has gone by."""
+        gone = {f"evicted_{side}s": int(rows.sum()) for side, rows in self.gone.items()}
+        return {**gone, "evicted_interactions": self.removed}
+
 
 def limits_of(config: IdsConfig, side: Side, dataset: Artifact) -> Limits:
     """The side's limits, in the unit of the dataset's times; without a bound, as many as fit int32.

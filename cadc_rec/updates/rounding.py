@@ -1,4 +1,4 @@
-"""What an update changes of a learned table, rounded, so that it takes few bytes to tell.
+"""What an update changes of a learned table or layer, rounded, so that it takes few bytes to tell.
 
 In: a table before and after. Out: the table after, each changed number a whole number of steps from
 where it was. The last bits of a change are noise of the optimizer and its negatives; kept, they are

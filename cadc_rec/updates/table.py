@@ -35,7 +35,7 @@ from cadc_rec.updates.day import Day
 from cadc_rec.updates.forget import Request
 from cadc_rec.updates.sample import refreshed_sample, sampled_rows
 
-_ROWS_A_USER, _FIT_USERS = 10, (1_000, 4_000)  # see `UpdateConfig.fit_users`
+_ROWS_A_USER, _FIT_USERS = 50, (1_000, 4_000)  # see `UpdateConfig.fit_users`
 
 
 def changes_between(opened: Opened, before: Artifact, after: Artifact) -> Changes:
@@ -96,7 +96,7 @@ def _transitions_settings(job: Job) -> dict[str, Any]:
 
 
 def _prior_settings(job: Job) -> dict[str, Any]:
-    own = {"newest": _fit_users(job)}
+    own = {"newest": fit_users(job)}
     return {**PRIOR.settings(job), "update": own}
 
 
@@ -105,8 +105,8 @@ def _select_settings(job: Job) -> dict[str, Any]:
 
 
 def _train_settings(job: Job) -> dict[str, Any]:
-    towers = {"towers": job.experiment.update.towers}
-    return {**TRAIN.settings(_warm(job)), "update": towers}
+    own = job.experiment.update.model_dump(include={"towers", "round_changes"})
+    return {**TRAIN.settings(_warm(job)), "update": own}
 
 
 def _evaluate_settings(job: Job) -> dict[str, Any]:
@@ -181,10 +181,10 @@ def _prior(job: Job) -> Alone:
     from cadc_rec.pretrain.prior_fit import FittedPrior
 
     before = job.artifact("prior_before")
-    return fit_of_prior(job, lambda: FittedPrior.open(before.path), _fit_users(job))
+    return fit_of_prior(job, lambda: FittedPrior.open(before.path), fit_users(job))
 
 
-def _fit_users(job: Job) -> int:
+def fit_users(job: Job) -> int:
     """Users on whom the prior is fitted after the day."""
     came = int(job.artifact("dataset").info["update"]["interactions"])
     least, most = _FIT_USERS

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from cadc_rec.pipeline.stages.train import (
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.store.artifact import Artifact, Draft
+from cadc_rec.updates.rounding import rounded_changes
 from cadc_rec.updates.sample import write_rows_of_day
 
 
@@ -94,9 +97,10 @@ def build_updated_towers(
         key: (seed, place...) of the draw of the others.
     """
     state = _without_forgotten(load_file(before.path / CHECKPOINT), dataset.forgotten)
-    start, scratch = WarmStart(state, reused), draft.path / f".scratch-{processes.rank}"
+    kept = partial(rounded_changes, share=warm.update.round_changes)
+    start, scratch = WarmStart(state, reused, kept=kept), draft.path / f".scratch-{processes.rank}"
     if came is not None:
-        start = WarmStart(state, reused, choice_of(before))
+        start = replace(start, choice=choice_of(before))
         train = warm.train.sized(int(selection.info["selected"]))  # batches like the run's
         scratch.mkdir()
         if not write_rows_of_day(selection.path, scratch, came, key, processes.world_size):

@@ -78,3 +78,21 @@ def test_without_items_or_interactions_there_are_empty_lists():
     lists = best_targets(sparse.csr_array((3, 3), dtype=np.float32), 5)
     assert lists.indptr.tolist() == [0, 0, 0, 0]
     assert lists.scores(np.array([[2, 0], [-1, -1]], np.int32), 0.5).nnz == 0
+
+
+def test_weights_of_any_sign_and_columns_in_any_order_are_sorted():
+    rng = np.random.default_rng(7)
+    values = (rng.integers(-4, 5, (15, 15)) / 3).astype(np.float32)
+    dense = sparse.csr_array(values)
+    order = np.concatenate([
+        rng.permutation(np.arange(a, b))
+        for a, b in zip(dense.indptr[:-1], dense.indptr[1:], strict=True)
+    ])  # fmt: skip
+    mixed = sparse.csr_array((dense.data[order], dense.indices[order], dense.indptr), dense.shape)
+    assert not mixed.has_sorted_indices
+    lists = best_targets(mixed, 6)
+    found = [
+        list(zip(lists.items[a:b].tolist(), lists.weights[a:b].tolist(), strict=True))
+        for a, b in zip(lists.indptr[:-1], lists.indptr[1:], strict=True)
+    ]
+    assert found == by_hand(dense, 6)

@@ -7,10 +7,11 @@ import torch
 from cadc_rec.config.experiment import PriorConfig
 from cadc_rec.data.load.batches import Batch
 from cadc_rec.data.load.pair_batches import arrange_pairs
+from cadc_rec.distributed.state import local_tensors
 from cadc_rec.models.forward import PriorAlone
 from cadc_rec.models.history import by_length
 from cadc_rec.models.prior import HistoryPrior, even_factors
-from cadc_rec.training.build import build_model
+from cadc_rec.training.build import build_model, load_grown
 from tests.distributed import toy
 
 CONFIG = PriorConfig(use=True, alpha=5.0, half_life=2.0, l2=0.3, decay=0.6)
@@ -129,3 +130,17 @@ def test_the_models_score_is_the_towers_and_the_priors_times_its_factors(alone):
     (scores * weight).sum().backward()
     by_hand = torch.stack([(p * weight).sum() for p in prior])
     torch.testing.assert_close(model.prior_log_factors.grad, by_hand, rtol=1e-3, atol=1e-3)
+
+
+def test_a_checkpoint_of_other_components_leaves_the_factors_of_the_new_fit(alone):
+    """An update's fit may find that a component is worth something that was worth nothing."""
+    e = toy.experiment("prior", "data_parallel")
+    model = build_model(e, toy.dataset(), toy.pretrained("prior"), alone)
+    fitted = model.module.prior_log_factors.detach().clone()
+    parts = list(local_tensors(model.wrapped, model.trains))
+    state = {part.name: torch.full_like(part.tensor, 7.0) for part in parts}
+    load_grown(model, {**state, "prior_log_factors": torch.zeros(len(fitted) + 1)})
+    assert torch.equal(model.module.prior_log_factors, fitted)
+    assert all((p.tensor == 7).all() for p in parts if p.name != "prior_log_factors")
+    load_grown(model, state)
+    assert (model.module.prior_log_factors == 7).all()

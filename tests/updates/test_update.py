@@ -3,13 +3,14 @@
 import json
 import shutil
 import tomllib
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
-from cadc_rec.config.experiment import Experiment
+from cadc_rec.config.experiment import Experiment, UpdateConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.pipeline import Pipeline
@@ -17,6 +18,7 @@ from cadc_rec.store.artifact import open_artifact
 from cadc_rec.store.atomic import empty_folder
 from cadc_rec.updates import learning, towers
 from cadc_rec.updates.chain import line_of, take_update, updates_of
+from cadc_rec.updates.table import fit_users
 from cadc_rec.updates.update import carry_on
 from tests.updates.conftest import (
     INTERACTIONS,
@@ -283,6 +285,15 @@ def test_other_methods_are_carried_on_too(tmp_path, experiment, day, sections):
     made = take_update(base).pipeline.run()
     assert {s: f"{s}/{a.path.name}" for s, a in made.items()} == dict(update.artifacts)
     assert set(take_update(base, 0).pipeline.run()) == set(made)
+
+
+@pytest.mark.parametrize(
+    ("came", "asked", "users"), [(10, 0, 1000), (100_000, 0, 2000), (10**6, 0, 4000), (500, 30, 30)]
+)
+def test_the_users_whom_the_prior_is_fitted_on_are_in_proportion_to_the_day(came, asked, users):
+    made = SimpleNamespace(info={"update": {"interactions": came}})
+    settings = SimpleNamespace(update=UpdateConfig(fit_users=asked))
+    assert fit_users(SimpleNamespace(experiment=settings, artifact=lambda _: made)) == users
 
 
 def test_a_generated_worlds_day_is_a_table_with_its_columns(tmp_path):

@@ -24,8 +24,10 @@ from cadc_rec.data.select.ranks import Ranks
 
 Ints = NDArray[np.int64]
 _BLOCK = 2**20  # rows whose random keys are drawn at once
-_RUN = 2**24  # rows of the items sorted at once; a frequent item's may be more
-_MOST_RUNS = 4  # of a rank; all rows are read for each
+RUN_ROWS = 2**24
+"""Rows of the items whose keys are sorted at once; a frequent item's may be more."""
+MOST_RUNS = 4
+"""Runs of a rank's items: all rows are read for each."""
 
 
 class Rows(Protocol):
@@ -85,7 +87,7 @@ class Balanced:
     Item i gives ``counts[i]`` rows: whole copies of all its rows, then a uniform choice without
     replacement for what is left: its rows with the smallest random keys, of equal ones the earlier.
     Every rank holds 64 bytes an item. The last key that is taken is found for runs of items, each
-    rank going over all rows for its own: 40 bytes for each row of a run, which is 2**24 rows or a
+    rank going over all rows for its own: 48 bytes for each row of a run, which is 2**24 rows or a
     quarter of those of the rank's items; a frequent item may have more.
 
     Args:
@@ -108,7 +110,7 @@ class Balanced:
 
         def last_keys() -> list[tuple[Ints, NDArray[np.float64], Ints]]:
             mine = ranks.share(rows)
-            most = max(_RUN, -(-len(mine) // _MOST_RUNS))
+            most = max(RUN_ROWS, -(-len(mine) // MOST_RUNS))
             cuts = [*range(mine.start, mine.stop, most), mine.stop]
             runs = pairwise(np.searchsorted(ends, cuts, "right").tolist())
             return [self._last_keys(blocks, low, high, left) for low, high in runs if low < high]
@@ -138,9 +140,12 @@ class Balanced:
             if len(here):
                 keys = _random_keys(self._seed, block.start, block.stop)
                 found.append((item[here], keys[here], here + block.start))
-        item, keys, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        item, keys, rows = (np.concatenate([part[column] for part in found]) for column in range(3))
+        del found
         order = np.lexsort((keys, item))  # an item's together, in random order
-        items, first = np.unique(item[order], return_index=True)
+        item = item[order]
+        first = np.flatnonzero(np.diff(item, prepend=-1))
+        items = item[first].astype(np.int64)
         last = order[first + left[items] - 1]
         return items, keys[last], rows[last]
 

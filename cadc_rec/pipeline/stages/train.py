@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,12 @@ from cadc_rec.models.known_scores import compile_known
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.training.build import build_model, frozen_tables_intact, load_grown
+from cadc_rec.training.build import (
+    build_model,
+    change_layers,
+    frozen_tables_intact,
+    load_grown,
+)
 from cadc_rec.training.checkpoints import SavedTraining
 from cadc_rec.training.choice import CHOICE, choose, tables_scoring
 from cadc_rec.training.context import Requests
@@ -52,11 +57,13 @@ class WarmStart:
         reused: of ``user`` and ``item``, the rows that were another's in it.
         choice: what its manifest says of the choice between towers and tables, to stand as it is.
             Then nothing is validated, and the last epoch's weights are kept.
+        kept: what is kept of a layer's weight, given it before and after; None keeps all of it.
     """
 
     state: Mapping[str, torch.Tensor]
     reused: Mapping[Side, np.ndarray] | None = None
     choice: Mapping[str, Any] | None = None
+    kept: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
 
 def choice_of(checkpoint: Artifact) -> dict[str, Any]:
@@ -187,6 +194,8 @@ def build_checkpoint(
     chosen = None if start is None else start.choice
     validate = validation if chosen is None else None
     trained = trainer.fit(validate, on_epoch=epoch_ended, checkpoints=saved)
+    if start is not None and start.kept is not None:
+        change_layers(model, start.state, start.kept)
     if not frozen_tables_intact(model, pretrained):
         raise CadcError(
             "a frozen table changed while training; this is a defect of ours: please report it "

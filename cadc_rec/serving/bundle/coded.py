@@ -94,7 +94,10 @@ class Coder:
         if not tables:
             return apply_patch(known, patch, size)
         try:
-            payload = apply_patch(known, patch, int(told["payload"]))
+            length = int(told["payload"])
+            if not 0 <= length <= 2 * size + len(tables):  # each byte of a row, and its state
+                raise BadPatchError("payload")
+            payload = apply_patch(known, patch, length)
             return self._assembled(name, old, payload, tables, size)
         except BadPatchError:
             raise
@@ -151,7 +154,7 @@ class Coder:
             found = []
             for way in ways:
                 foresee, floats = self._foresee(way)
-                if way is None or (foresee and foresee(_first(1)).shape[1] == span.width):
+                if way is None or (foresee and foresee(_first(1))[0].shape[1] == span.width):
                     found.append((encode_rows(rows, of_old, foresee, floats), way))
             code, way = min(found, key=lambda one: len(make_patch(b"", one[0])))
             tables.append(entry | ({} if way is None else {"foreseen": way}) | {"code": len(code)})
@@ -178,7 +181,7 @@ class Coder:
                 if not rows * width <= size < rows * width + 256:  # it is padded
                     continue
                 now = Span(at, rows, width).of(new)
-                if (now[:100] == foresee(_first(min(rows, 100)))).mean() < _ALIKE:
+                if (now[:100] == foresee(_first(min(rows, 100)))[0]).mean() < _ALIKE:
                     continue
                 before = _before(olds, of, width).of(old)
                 code = encode_rows(now, before, foresee, floats=False)

@@ -6,8 +6,9 @@ tables of bytes, which are a program's table rounded.
 
 Programs are asked in double precision. The vectors of a bundle were made in single precision, whose
 last bits depend on the processor, its libraries and the size of a batch. Rounded from double they
-are the same almost everywhere; where one is not, the file is another one than the manifest says,
-and the delta is refused.
+come out alike everywhere, but for those that lie half-way between two floats; rows with such a
+number are not foreseen. If one comes out otherwise all the same, the file is another one than the
+manifest says, and the delta is refused.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ ROWS = "lookup.rows.weight"
 """A tower's table with a row an id, as the programs of `cadc_rec.export.programs` name it."""
 _BLOCK = 2**13  # rows that are asked for at once
 _LEVELS = np.float32(255)
+_ERROR = 1e-13  # of sums in double precision, beside the largest number of a row
 _OVERHEAD = 4  # bytes before a row of bytes: scale and least value, float16
 
 
@@ -71,18 +73,18 @@ class Foreseen:
             return None  # what a request says is not known
         length = given["history"][0] if "history" in given else 0
 
-        def foresee(rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        def foresee(rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
             blocks = [rows[at : at + _BLOCK] for at in range(0, len(rows), _BLOCK)]
             count = int(self._model[f"{side}s"])  # programs lack items that nobody took yet
             made = [self._asked(program, given, np.minimum(b, count - 1), length) for b in blocks]
-            whole = np.concatenate(made) if made else np.empty((0, int(self._model["dim"])), "<f4")
-            return whole.view(np.uint8)
+            whole = np.concatenate(made) if made else np.empty((0, int(self._model["dim"])))
+            return whole.astype("<f4").view(np.uint8), rounds_alike(whole)
 
         return foresee
 
     def _asked(
         self, program: str, given: Mapping[str, Any], rows: NDArray[np.int64], length: int
-    ) -> NDArray[np.float32]:
+    ) -> NDArray[np.float64]:
         import torch
 
         if program not in self._loaded:
@@ -90,7 +92,7 @@ class Foreseen:
         inputs = [self._histories(rows, length) if name == "history" else rows for name in given]
         with torch.no_grad(), _double():
             vectors = self._loaded[program](*(torch.from_numpy(one) for one in inputs))
-        found: NDArray[np.float32] = np.ascontiguousarray(vectors.numpy().astype("<f4"))
+        found: NDArray[np.float64] = np.ascontiguousarray(vectors.double().numpy())
         return found
 
     def _histories(self, users: NDArray[np.int64], length: int) -> NDArray[np.int64]:
@@ -111,7 +113,7 @@ class Foreseen:
         if found is None:
             return None
         table = found.of(contents).view("<f4")
-        return lambda rows: rounded_rows(table[rows])
+        return lambda rows: (rounded_rows(table[rows]), np.ones(len(rows), bool))
 
     def width_of(self, side: str) -> tuple[int, int]:
         """Rows and bytes a row of what `rounded` foresees; of a side that has it."""
@@ -119,6 +121,17 @@ class Foreseen:
         spans = floats_in(name, self.bundle.read(name))
         found = next(span for of, span in spans.items() if of.endswith(ROWS))
         return found.rows, found.width // 4 + _OVERHEAD
+
+
+def rounds_alike(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which rows ``[n, d]`` give the same float32 numbers though their last bits were others."""
+    near = rows.astype(np.float32)
+    apart = np.spacing(np.abs(near)).astype(np.float64)  # to the next float
+    from_middle = np.abs(np.abs(rows - near) - apart / 2)
+    # Sums of numbers as large as the row's largest, in another order, in double precision.
+    error = _ERROR * np.abs(rows).max(1, keepdims=True, initial=0)
+    found: NDArray[np.bool_] = (np.isfinite(rows) & (from_middle > error)).all(1)
+    return found
 
 
 def rounded_rows(table: NDArray[np.float32]) -> NDArray[np.uint8]:

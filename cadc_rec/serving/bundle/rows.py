@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
-Foresee = Callable[[NDArray[np.int64]], Bytes]
-"""The foreseen rows of these numbers."""
+Foresee = Callable[[NDArray[np.int64]], tuple[Bytes, NDArray[np.bool_]]]
+"""The foreseen rows of these numbers, and which of them come out alike on any machine."""
 
-_SAME, _STEPS, _PLACES, _ZEROS = range(4)
+_SAME, _STEPS, _PLACES, _ZEROS, _UNSURE = range(5)
+"""States of a row; of one that is not foreseen alike everywhere, places count from the old one."""
 _MOST = 2**15  # steps that a number may be away
 _TRIED = 64  # rows by which the size of a step is found
 _NO_STEP = -128
@@ -35,6 +36,7 @@ def encode_rows(new: Bytes, old: Bytes, foresee: Foresee | None, floats: bool) -
         new: ``[n, width]``, the bytes of the rows.
         old: ``[m, width]``; row i is compared with row i.
         foresee: rows that are nearer to the new ones than the old are; None compares with the old.
+            Where they might come out otherwise elsewhere, the old ones are taken all the same.
         floats: whether they are of float32 numbers; else bytes.
     """
     differ = np.ones(len(new), bool)
@@ -45,7 +47,11 @@ def encode_rows(new: Bytes, old: Bytes, foresee: Foresee | None, floats: bool) -
     states = np.zeros(len(new), np.uint8)
     states[empty] = _ZEROS
     states[rows] = _PLACES
-    reference = _reference(rows, old, foresee)
+    reference = _old_rows(rows, old)
+    if foresee is not None:
+        foreseen, sure = foresee(rows)
+        reference[sure] = foreseen[sure]
+        states[rows[~sure]] = _UNSURE
     exponent, steps = _NO_STEP, b""
     if floats and foresee is None and len(rows):
         exponent = _step_of(reference.view("<f4"), new[rows].view("<f4"))
@@ -53,10 +59,10 @@ def encode_rows(new: Bytes, old: Bytes, foresee: Foresee | None, floats: bool) -
             counts, fits = _steps(reference.view("<f4"), new[rows].view("<f4"), exponent)
             states[rows[fits]] = _STEPS
             steps = _planes(_folded(counts[fits].astype("<i2")))
-    left = states[rows] == _PLACES
+    left = states[rows] != _STEPS
     if floats:
         ahead = _order(new[rows[left]]) - _order(reference[left])  # modulo 2^32
-        places = _planes(_folded(ahead))
+        places = _planes(_folded(ahead).ravel()[_by_size(reference[left])])
     else:
         places = (new[rows[left]] - reference[left]).tobytes()
     return exponent.to_bytes(1, "little", signed=True) + states.tobytes() + steps + places
@@ -72,17 +78,21 @@ def decode_rows(
     """
     states = np.frombuffer(code, np.uint8, rows, 1)
     exponent = int.from_bytes(code[:1], "little", signed=True)
-    changed = np.flatnonzero((states == _STEPS) | (states == _PLACES))
+    changed = np.flatnonzero((states != _SAME) & (states != _ZEROS))
     new = np.zeros((rows, width), np.uint8)
     same = np.flatnonzero(states == _SAME)
     if len(same) and same[-1] >= len(old):
         raise ValueError("a row that stays and never was")
     new[same] = old[same]
-    reference = _reference(changed, old, foresee)
-    stepped, left = states[changed] == _STEPS, states[changed] == _PLACES
+    reference = _old_rows(changed, old)
+    stepped = states[changed] == _STEPS
+    left = ~stepped
+    if foresee is not None:
+        sure = states[changed] != _UNSURE
+        reference[sure] = foresee(changed[sure])[0]
     at, of_steps = 1 + rows, int(stepped.sum()) * (width // 4) * 2
     of_places = int(left.sum()) * width
-    if len(code) != at + of_steps + of_places or states.max(initial=0) > _ZEROS:
+    if len(code) != at + of_steps + of_places or states.max(initial=0) > _UNSURE:
         raise ValueError("a code of another length")
     if of_steps:
         counts = _unfolded(_joined(code[at : at + of_steps], "<u2"))
@@ -90,18 +100,17 @@ def decode_rows(
         moved = _moved(before, counts.reshape(before.shape), exponent)
         new[changed[stepped]] = moved.view(np.uint8)
     if floats:
-        ahead = _unfolded(_joined(code[at + of_steps :], "<u4")).reshape(-1, width // 4)
-        new[changed[left]] = _unordered(_order(reference[left]) + ahead)
+        ahead: np.ndarray = np.empty(of_places // 4, "<i4")
+        ahead[_by_size(reference[left])] = _unfolded(_joined(code[at + of_steps :], "<u4"))
+        new[changed[left]] = _unordered(_order(reference[left]) + ahead.reshape(-1, width // 4))
     else:
         ahead = np.frombuffer(code, np.uint8, of_places, at + of_steps).reshape(-1, width)
         new[changed[left]] = reference[left] + ahead
     return new
 
 
-def _reference(rows: NDArray[np.int64], old: Bytes, foresee: Foresee | None) -> Bytes:
-    """What the rows of these numbers are compared with; zeros where there was no row."""
-    if foresee is not None:
-        return foresee(rows)
+def _old_rows(rows: NDArray[np.int64], old: Bytes) -> Bytes:
+    """The old rows of these numbers; zeros where there was no row."""
     found = np.zeros((len(rows), old.shape[1]), np.uint8)
     known = rows < len(old)
     found[known] = old[rows[known]]
@@ -147,6 +156,12 @@ def _order(rows: Bytes) -> NDArray[np.int32]:
     bits = rows.view("<i4")
     found: NDArray[np.int32] = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return found
+
+
+def _by_size(rows: Bytes) -> NDArray[np.int64]:
+    """The places of floats by their exponents: an error of one size is more places of a smaller."""
+    exponents = ((rows.view("<u4") >> 23) & 0xFF).astype(np.uint8)
+    return np.argsort(exponents.ravel(), kind="stable")
 
 
 def _unordered(places: NDArray[np.int32]) -> Bytes:

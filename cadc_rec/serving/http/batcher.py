@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from kserve.errors import InvalidInput
@@ -29,6 +30,8 @@ from cadc_rec.serving.http.queries import Query
 from cadc_rec.serving.predict.answers import Recommendations
 from cadc_rec.serving.predict.predictor import Predictor
 
+DEFAULT_PRIORITY = 2
+"""Of requests that name none; lower numbers come first."""
 _MOST_USERS = 256  # of one call
 _LEAST_USERS = 32  # of a piece: fewer at a time would each read all item vectors anew
 _SMALL = 20_000_000  # multiplications; a few milliseconds
@@ -70,6 +73,7 @@ class Waiting:
         query: all of it.
         ticket: of the request.
         answer: for who awaits it.
+        rank: lower ones come first.
         parts: answers to its first users, where it is answered piece by piece.
         seconds: that were spent on it alone.
     """
@@ -78,6 +82,7 @@ class Waiting:
     query: Query
     ticket: Ticket
     answer: asyncio.Future[Recommendations]
+    rank: int = DEFAULT_PRIORITY
     parts: list[Recommendations] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -102,25 +107,36 @@ class Batcher:
 
     Args:
         load: whose clock says when a query comes too late.
+
+    Attributes:
+        calls: of predictors so far.
+        seconds: that they took.
     """
 
     def __init__(self, load: Load) -> None:
         self._load = load
         self._line: deque[Waiting] = deque()
         self._running = False
+        self.calls, self.seconds = 0, 0.0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predictor")
 
     async def recommend(
-        self, predictor: Predictor, query: Query, ticket: Ticket
+        self, predictor: Predictor, query: Query, ticket: Ticket, rank: int = DEFAULT_PRIORITY
     ) -> tuple[Recommendations, float]:
         """The answer of `predictor`, and the seconds that were spent on nothing else.
+
+        Args:
+            predictor: that answers.
+            query: all of it.
+            ticket: of the request.
+            rank: whose turn comes first: that of lower ones.
 
         Raises:
             TooLate: its turn came after the moment by which it must be answered.
             InvalidInput: the predictor refuses the query.
         """
         loop = asyncio.get_running_loop()
-        mine = Waiting(predictor, query, ticket, loop.create_future())
+        mine = Waiting(predictor, query, ticket, loop.create_future(), rank)
         self._join(mine)
         if not self._running:
             self._running = True
@@ -132,7 +148,10 @@ class Batcher:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _join(self, one: Waiting) -> None:
-        self._line.append(one)
+        at = len(self._line)
+        while at and self._line[at - 1].rank > one.rank:
+            at -= 1
+        self._line.insert(at, one)
         _WAITING.set(len(self._line))
 
     def _next(self) -> None:
@@ -193,6 +212,8 @@ class Batcher:
     def _give(
         self, batch: list[_Work], answers: Iterable[Recommendations | Exception], seconds: float
     ) -> None:
+        self.calls += 1
+        self.seconds += seconds
         for work, answer in zip(batch, answers, strict=True):
             one = work.of
             one.seconds += seconds / len(batch)
@@ -218,7 +239,15 @@ def part_of(query: Query, users: slice) -> Query:
         history=None if query.history is None else query.history[users],
         time=None if query.time is None else query.time[users],
         context={name: values[users] for name, values in query.context.items()},
+        attributes={name: values[users] for name, values in query.attributes.items()},
+        candidates=_of_some(query.candidates, users),
+        block=_of_some(query.block, users),
     )
+
+
+def _of_some(ids: list[Any] | None, users: slice) -> list[Any] | None:
+    """Item ids for all users, or of each of some a list of its own."""
+    return ids[users] if ids and isinstance(ids[0], list) else ids
 
 
 def _joined(parts: Sequence[Recommendations]) -> Recommendations:
@@ -283,6 +312,7 @@ def _of_all(batch: list[_Work]) -> Iterable[Recommendations]:
         first.history_mode,
         first.block,
         first.rules,
+        first.attributes,
     )
     if len(batch) == 1:
         yield found

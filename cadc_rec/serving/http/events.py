@@ -47,7 +47,9 @@ _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 _EVENTS = Counter(
     "cadc_rec_events", "Events that clients told, by what became of them.", ("outcome",)
 )
-_JOURNAL = Gauge("cadc_rec_events_journal_bytes", "Size of the journal of events.")
+_JOURNAL = Gauge(
+    "cadc_rec_events_journal_bytes", "Size of the journal of events.", multiprocess_mode="livemax"
+)
 
 
 class ToldEvent(BaseModel):

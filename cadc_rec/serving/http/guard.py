@@ -14,6 +14,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import zlib
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
@@ -27,8 +28,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN_PATHS = frozenset({"/", "/page.js", "/page.css", "/v2/health/live", "/v2/health/ready"})
-"""Paths that need no key: for orchestrators, and for the page on which a person enters the key."""
+OPEN_PATHS = frozenset(
+    {"/", "/page.js", "/page.css", "/docs", "/docs.js", "/v2/health/live", "/v2/health/ready"}
+)
+"""Paths that need no key: for orchestrators, and for the pages on which a person enters the key."""
+_WINDOWS = {b"gzip": 31, b"deflate": 15}  # zlib's numbers for the two formats
 _DRAINED = 256 << 20  # bytes read of a body that is too large, so that its sender sees the answer
 
 
@@ -103,9 +107,11 @@ class Guard:
                 f"the body did not arrive whole within {self.limits.body_seconds:g} seconds.",
             )
             return
+        if not isinstance(body, _Refused) and b"content-encoding" in headers:
+            body = _inflated(body, headers[b"content-encoding"], self.limits.body_bytes)
         if isinstance(body, _Refused):
             if body.status:
-                await _refuse(send, body.status, "body_size", body.reason)
+                await _refuse(send, body.status, body.kind, body.reason)
             return
         try:
             async with asyncio.timeout(self.limits.deadline_seconds):
@@ -116,6 +122,11 @@ class Guard:
                 await _refuse(send, 503, "deadline", text)
             else:  # the server closes the connection
                 refused("rest", "slow_reader")
+        except asyncio.CancelledError:  # the service stops, and has waited for long enough
+            if not started:
+                text = "the service stops; ask again later."
+                await _refuse(send, 503, "stopping", text)
+            raise
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | _Refused:
         parts: list[bytes] = []
@@ -144,8 +155,28 @@ class Guard:
 
 
 class _Refused:
-    def __init__(self, status: int, reason: str) -> None:
-        self.status, self.reason = status, reason
+    def __init__(self, status: int, reason: str, kind: str = "body_size") -> None:
+        self.status, self.reason, self.kind = status, reason, kind
+
+
+def _inflated(body: bytes, form: bytes, most: int) -> bytes | _Refused:
+    """A body that came compressed. No more of it is made than may have come plain."""
+    name = form.strip().lower()
+    if name == b"identity":
+        return body
+    if name not in _WINDOWS:
+        text = "bodies are taken plain, or as Content-Encoding gzip or deflate."
+        return _Refused(415, text, "encoding")
+    inflater = zlib.decompressobj(_WINDOWS[name])
+    try:
+        plain = inflater.decompress(body, most + 1)
+    except zlib.error:
+        return _Refused(400, f"the body is not {name.decode()}, as it says.", "encoding")
+    if len(plain) > most:
+        return _too_large(most)
+    if not inflater.eof or inflater.unused_data:
+        return _Refused(400, f"the body is not one whole {name.decode()}.", "encoding")
+    return plain
 
 
 def _too_large(most: int) -> _Refused:

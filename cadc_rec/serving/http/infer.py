@@ -6,12 +6,13 @@ a thread and sent piece by piece, as fast as the client reads. Meanwhile others 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from kserve.errors import InvalidInput, ModelNotFound
+from kserve.errors import InvalidInput
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 
+from cadc_rec.serving.http.about import About
 from cadc_rec.serving.http.encoding import (
     LEAST_COMPRESSED,
     accepted,
@@ -22,6 +23,7 @@ from cadc_rec.serving.http.encoding import (
 from cadc_rec.serving.http.guard import Receive, Scope, Send
 from cadc_rec.serving.http.messages import JSON_LENGTH_HEADER, decode
 from cadc_rec.serving.http.recommender import Answered, Recommender
+from cadc_rec.serving.http.side_models import SideAnswer, SideModel
 
 DEADLINE_HEADER = "x-deadline-ms"
 """Milliseconds in which the answer must be there, from the end of the request."""
@@ -32,11 +34,12 @@ class Infer:
     """An ASGI application.
 
     Args:
-        model: that answers.
+        models: that answer, by name.
+        about: what they are called.
     """
 
-    def __init__(self, model: Recommender) -> None:
-        self.model = model
+    def __init__(self, models: Sequence[Recommender | SideModel], about: About) -> None:
+        self.models, self.about = {model.name: model for model in models}, about
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -45,16 +48,17 @@ class Infer:
             ModelNotFound: of another model.
             InvalidInput: see `Recommender.answer`; and its other errors.
         """
-        request, name = HttpRequest(scope, receive), scope["path_params"]["model_name"]
-        if name != self.model.name:
-            raise ModelNotFound(f"{name:.80}")
+        request, named = HttpRequest(scope, receive), scope["path_params"]
+        name = named["model_name"]
+        self.about.require(name, named.get("model_version"))
+        model = self.models[name]
         headers = request.headers
         body, json_length = await request.body(), headers.get(JSON_LENGTH_HEADER)
         allowed = _allowed(headers.get(DEADLINE_HEADER))
         form = accepted(headers.get("accept-encoding"))
-        async with self.model.answer("rest", lambda: decode(body, json_length), allowed) as found:
+        async with model.answer("rest", lambda: decode(body, json_length), allowed) as found:
             if found.is_large:
-                await self._send_pieces(found, form, request, send)
+                await _send_pieces(model, found, form, request, send)
                 return
             content, told = encode(found.request, found.outputs(), name, found.version)
             if len(content) >= LEAST_COMPRESSED:
@@ -62,29 +66,32 @@ class Infer:
                 if form is not None:
                     told["content-encoding"] = form
                     whole = iter([content])
-                    content = await self.model.off_the_loop(
-                        lambda: b"".join(compressed(whole, form))
-                    )
+                    content = await model.off_the_loop(lambda: b"".join(compressed(whole, form)))
         await HttpResponse(content, headers=told)(scope, receive, send)
 
-    async def _send_pieces(
-        self, found: Answered, form: str | None, request: HttpRequest, send: Send
-    ) -> None:
-        def begin() -> tuple[dict[str, str], Iterator[bytes]]:
-            return encode_pieces(found.request, found.outputs(), self.model.name, found.version)
 
-        told, pieces = await self.model.off_the_loop(begin)
-        told["vary"] = "accept-encoding"
-        if form is not None:
-            told["content-encoding"] = form
-            pieces = compressed(pieces, form)
-        headers = [(name.encode(), value.encode()) for name, value in told.items()]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        while part := await self.model.off_the_loop(lambda: _some(pieces)):
-            if await request.is_disconnected():
-                return
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+async def _send_pieces(
+    model: Recommender | SideModel,
+    found: Answered | SideAnswer,
+    form: str | None,
+    request: HttpRequest,
+    send: Send,
+) -> None:
+    def begin() -> tuple[dict[str, str], Iterator[bytes]]:
+        return encode_pieces(found.request, found.outputs(), model.name, found.version)
+
+    told, pieces = await model.off_the_loop(begin)
+    told["vary"] = "accept-encoding"
+    if form is not None:
+        told["content-encoding"] = form
+        pieces = compressed(pieces, form)
+    headers = [(name.encode(), value.encode()) for name, value in told.items()]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    while part := await model.off_the_loop(lambda: _some(pieces)):
+        if await request.is_disconnected():
+            return
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _some(pieces: Iterator[bytes]) -> bytes:

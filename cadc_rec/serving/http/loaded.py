@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,6 +27,7 @@ from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.self_test import run_self_test
 from cadc_rec.serving.bundle.signing import verification_key
 from cadc_rec.serving.predict.predictor import Predictor
+from cadc_rec.serving.predict.top_k import load_ahead
 from cadc_rec.store.remote.cache import let_go
 from cadc_rec.store.remote.finished import brought, newest
 
@@ -168,6 +170,11 @@ class Loaded:
         return self._whole.is_set()
 
     def _ahead(self) -> None:
+        load_ahead()
+        # Hundreds of thousands of objects of libraries, which the collector would look through
+        # again and again while many requests are under way. Those of the bundle come later: they
+        # are to go when it goes.
+        gc.freeze()
         self.predictor.load_ahead()
         use_one_thread()
 

@@ -44,6 +44,8 @@ _Datatype = Literal[
 ]  # fmt: skip
 CONTEXT = "context_"
 """What the name of an input begins with that has the values of a column of the context."""
+ATTRIBUTE = "attribute_"
+"""The same of an attribute of users."""
 
 
 class _Message(BaseModel):
@@ -68,14 +70,16 @@ class OutputParameters(_Message):
     )
 
 
-_INPUTS = ("user_id", "history", "candidate_id", "block_id", "time")
+_INPUTS = ("user_id", "item_id", "history", "candidate_id", "block_id", "time")
 
 
 def _named(name: object) -> str:
-    if isinstance(name, str) and (name in _INPUTS or name.startswith(CONTEXT)):
+    if isinstance(name, str) and (name in _INPUTS or name.startswith((CONTEXT, ATTRIBUTE))):
         return name
     raise PydanticCustomError(
-        "input_name", f"input should be {', '.join(map(repr, _INPUTS))} or begin with {CONTEXT!r}"
+        "input_name",
+        f"input should be {', '.join(map(repr, _INPUTS))} or begin with {CONTEXT!r} or "
+        f"{ATTRIBUTE!r}",
     )
 
 
@@ -83,7 +87,12 @@ _Name = Annotated[
     str,
     BeforeValidator(_named),
     WithJsonSchema(
-        {"anyOf": [{"enum": list(_INPUTS)}, {"type": "string", "pattern": f"^{CONTEXT}"}]}
+        {
+            "anyOf": [
+                {"enum": list(_INPUTS)},
+                {"type": "string", "pattern": f"^({CONTEXT}|{ATTRIBUTE})"},
+            ]
+        }
     ),
 ]
 
@@ -120,7 +129,7 @@ class Input(_Message):
 class RequestedOutput(_Message):
     """One requested output."""
 
-    name: Literal["item_id", "score", "count", "source", "title"]
+    name: Literal["item_id", "score", "count", "source", "title", "vector", "known"]
     parameters: OutputParameters | None = None
 
 
@@ -177,6 +186,12 @@ class Parameters(_Message):
         default="append",
         description="Whether a known user's own items are read before the history, or not at all.",
     )
+    priority: int = Field(
+        default=0,
+        ge=0,
+        description="Of requests that wait, those of a lower number come first; 0, which is that "
+        "of all that say nothing, counts as 2.",
+    )
     timeout: int = Field(
         default=0,
         ge=0,
@@ -208,7 +223,10 @@ class Request(_Message):
         "`history`, `candidate_id` and `block_id` (the only items, and those left out: a list for "
         "all users or one for each); of a model that reads the moment of a request, optional "
         "`time` (seconds since 1970, UTC; default now) and `context_NAME` for each column it reads "
-        "(default missing), one value a user.",
+        "(default missing), one value a user; of a model that reads attributes of users, optional "
+        "`attribute_NAME` of those it does not know, one value or one row of values a user. The "
+        "models NAME-similar, NAME-score and NAME-embed take `item_id`; their metadata say what "
+        "else.",
     )
     parameters: Parameters | None = None
     outputs: list[RequestedOutput] | None = Field(default=None, max_length=16)

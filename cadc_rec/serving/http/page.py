@@ -38,7 +38,13 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
-_ASSETS = {"/": "page.html", "/page.js": "page.js", "/page.css": "page.css"}
+_ASSETS = {
+    "/": "page.html",
+    "/page.js": "page.js",
+    "/page.css": "page.css",
+    "/docs": "docs.html",
+    "/docs.js": "docs.js",
+}
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 _SHOWN_HISTORY = 20  # items
 _SAMPLE_USERS = 6

@@ -5,9 +5,10 @@ In: a `Request`. Out: a `Query`, and from its `Recommendations` the `Output` ten
 Inputs: ``user_id`` ``[n]``; optional ``history`` ``[n, L]``, oldest first, where ids that do not
 exist fill up short ones (without ``user_id``: of sessions of nobody known); optional
 ``candidate_id`` and ``block_id``, ``[m]`` or, for each user, ``[n, m]``; of a model that reads the
-moment of a request, optional ``time`` ``[n]`` and ``context_NAME`` ``[n]`` for a column NAME.
-Outputs: ``item_id`` ``[n, k]``, ``score`` ``[n, k]``, ``count`` ``[n]``, ``source`` ``[n]``, and on
-demand ``title`` ``[n, k]``.
+moment of a request, optional ``time`` ``[n]`` and ``context_NAME`` ``[n]`` for a column NAME; of
+one that reads attributes of users, optional ``attribute_NAME`` ``[n]`` or ``[n, m]`` of unknown
+ones. Outputs: ``item_id`` ``[n, k]``, ``score`` ``[n, k]``, ``count`` ``[n]``, ``source`` ``[n]``,
+and on demand ``title`` ``[n, k]``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from cadc_rec.serving.http.messages import (
     Request,
 )
 from cadc_rec.serving.http.settings import Limits
-from cadc_rec.serving.http.tensors import values_of
+from cadc_rec.serving.http.tensors import SHORT, values_of
+from cadc_rec.serving.http.told import attributes_of, described_attributes, first_attribute
 from cadc_rec.serving.predict.answers import Recommendations, Source
 from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.predictor import HistoryMode, Predictor
@@ -61,6 +63,7 @@ class Query:
         history_mode: see `Predictor.recommend`.
         block: items that are left out, like `candidates`.
         rules: how a list is put together.
+        attributes: of each one that is told, a value a user, None where it is unknown.
     """
 
     users: list[Any]
@@ -74,12 +77,14 @@ class Query:
     history_mode: HistoryMode = "append"
     block: list[Any] | None = None
     rules: Rules = NO_RULES
+    attributes: dict[str, list[Any]] = field(default_factory=dict)
 
     @property
     def is_plain(self) -> bool:
         """Whether it chooses among all items, so that it may be answered with others."""
         named = (self.filter, self.candidates, self.block)
-        return named == (None, None, None) and self.rules == NO_RULES
+        alike = named == (None, None, None) and self.rules == NO_RULES
+        return alike and not self.attributes
 
 
 def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
@@ -88,15 +93,21 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
     Raises:
         InvalidInput: it is not as described above, or beyond the limits.
     """
-    inputs = {tensor.name: tensor for tensor in request.inputs}
-    if len(inputs) < len(request.inputs):
-        raise InvalidInput("inputs: the same name is given twice.")
+    inputs = inputs_of(request)
+    for wrong in {"item_id"} & inputs.keys():
+        raise InvalidInput(f"input {wrong!r}: this model takes none; name items in 'candidate_id'.")
+    for output in request.outputs or ():
+        if output.name not in (*_OUTPUTS, "title"):
+            raise InvalidInput(f"output {output.name!r}: this model gives none of that name.")
     if "user_id" in inputs:
         users = _users(inputs["user_id"], predictor.users, limits)
-    elif "history" in inputs:
-        users = _anonymous(inputs["history"], limits)
+    elif one := inputs.get("history") or first_attribute(inputs):
+        users = _anonymous(one, limits)
     else:
-        raise InvalidInput("input 'user_id' is missing; a session without a user has a 'history'.")
+        raise InvalidInput(
+            "input 'user_id' is missing; without one give a 'history', or attributes of somebody "
+            "who is not known."
+        )
     parameters = request.parameters or _DEFAULTS
     for name in parameters.model_extra or ():
         known = ", ".join(Parameters.model_fields)
@@ -135,7 +146,20 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
         parameters.history_mode,
         block,
         rules,
+        attributes_of(inputs, predictor, len(users)),
     )
+
+
+def inputs_of(request: Request) -> dict[str, Input]:
+    """The inputs by name.
+
+    Raises:
+        InvalidInput: a name is given twice.
+    """
+    inputs = {tensor.name: tensor for tensor in request.inputs}
+    if len(inputs) < len(request.inputs):
+        raise InvalidInput("inputs: the same name is given twice.")
+    return inputs
 
 
 def _rules(parameters: Parameters) -> Rules:
@@ -153,7 +177,8 @@ def _named_items(tensor: Input, n_users: int, items: IdMap) -> list[Any]:
             f"{shape}."
         )
     each = len(shape) == 2 and n_users > 1
-    flat = _ids(values_of(tensor, len(items) * (n_users if each else 1)), items)
+    most = len(items) * (n_users if each else 1)
+    flat = ids_of(values_of(tensor, most, longest_of(items)), items)
     if not each:
         return flat
     return [flat[n * shape[1] : (n + 1) * shape[1]] for n in range(n_users)]
@@ -222,24 +247,27 @@ def _one_a_user(tensor: Input, n: int) -> list[Any]:
 
 
 def _users(tensor: Input, ids: IdMap, limits: Limits) -> list[Any]:
-    values, shape = values_of(tensor, limits.users), tensor.shape
+    values, shape = values_of(tensor, limits.users, longest_of(ids)), tensor.shape
     if len(shape) == 2 and shape[1] != 1:
         raise InvalidInput(f"input 'user_id': the shape is [n] or [n, 1], not {shape}.")
     if not values:
         raise InvalidInput("input 'user_id' is empty; ask for one user or more.")
-    return _ids(values, ids)
+    return ids_of(values, ids)
 
 
-def _anonymous(history: Input, limits: Limits) -> list[Any]:
-    """Nobody, once for each history: users that no id is given of."""
-    n = history.shape[0] if len(history.shape) == 2 else 1
+def _anonymous(told: Input, limits: Limits) -> list[Any]:
+    """Nobody, once for each history, or each row of an attribute: users that no id is given of."""
+    history = told.name == "history"
+    n = told.shape[0] if len(told.shape) == 2 or not history else 1
     if not 1 <= n <= limits.users:
-        raise InvalidInput(f"input 'history': {n} sessions; from 1 to {limits.users} are taken.")
+        what = "sessions" if history else "users"
+        raise InvalidInput(f"input {told.name!r}: {n} {what}; from 1 to {limits.users} are taken.")
     return [None] * n
 
 
 def _history(tensor: Input, n_users: int, items: IdMap, limits: Limits) -> list[list[Any]]:
-    values, shape = values_of(tensor, n_users * limits.history), tensor.shape
+    most = n_users * limits.history
+    values, shape = values_of(tensor, most, longest_of(items)), tensor.shape
     if len(shape) == 1 and n_users == 1:
         shape = [1, shape[0]]
     if len(shape) != 2 or shape[0] != n_users or shape[1] > limits.history:
@@ -247,11 +275,16 @@ def _history(tensor: Input, n_users: int, items: IdMap, limits: Limits) -> list[
             f"input 'history': the shape is [{n_users}, at most {limits.history}] for {n_users} "
             f"users, not {shape}."
         )
-    flat, width = _ids(values, items), shape[1]
+    flat, width = ids_of(values, items), shape[1]
     return [flat[n * width : (n + 1) * width] for n in range(n_users)]
 
 
-def _ids(values: list[int] | list[bytes], ids: IdMap) -> list[Any]:
+def longest_of(ids: IdMap) -> int:
+    """Bytes that an id of a request may have: whoever was trained on may be asked for."""
+    return max(SHORT, ids.longest)
+
+
+def ids_of(values: list[int] | list[bytes], ids: IdMap) -> list[Any]:
     """Elements as original ids; numbers may come as text, and text as UTF-8.
 
     Where the data's ids were brought into a form, any text may be one of them.
@@ -302,6 +335,7 @@ def described(predictor: Predictor) -> tuple[list[Mapping[str, Any]], list[Mappi
     item = "INT64" if predictor.items.are_integers else "BYTES"
     codes = _codes_of(predictor)
     moment = [] if codes is None else _described_moment(codes)
+    moment = [*moment, *described_attributes(predictor.user_attributes)]
     return (
         [
             {"name": "user_id", "datatype": user, "shape": [-1]},

@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from kserve.errors import InvalidInput
 from kserve.model import InferenceModel, InferenceVerb
 from prometheus_client import Counter, Histogram
 
-from cadc_rec.serving.http.batcher import Batcher, piece_users
+from cadc_rec.serving.http.batcher import DEFAULT_PRIORITY, Batcher, piece_users
 from cadc_rec.serving.http.load import Load, TooLate
 from cadc_rec.serving.http.loaded import Loaded
 from cadc_rec.serving.http.messages import Output, Request, of_kserve, to_kserve
@@ -55,6 +56,45 @@ _SECONDS = Histogram(
     buckets=_SECOND_BOUNDS,
 )
 _USERS = Counter("cadc_rec_users", "Users answered, by the basis of the answer.", ("source",))
+
+
+@dataclass
+class Durations:
+    """How many requests, and how long they took.
+
+    Attributes:
+        count: of requests.
+        seconds: of all together.
+    """
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one more."""
+        self.count += 1
+        self.seconds += seconds
+
+    def document(self) -> dict[str, int]:
+        """As the protocol tells it."""
+        return {"count": self.count, "ns": int(self.seconds * 1e9)}
+
+
+@dataclass
+class Statistics:
+    """What this process has answered.
+
+    Attributes:
+        answered: requests.
+        refused: requests.
+        users: that were answered.
+        last: when the last request was answered, seconds since 1970; 0 before.
+    """
+
+    answered: Durations = field(default_factory=Durations)
+    refused: Durations = field(default_factory=Durations)
+    users: int = 0
+    last: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,6 +140,7 @@ class Recommender(InferenceModel):
         self.loaded, self.limits = loaded, limits
         self.load = Load(limits)
         self.batcher = Batcher(self.load)
+        self.statistics = Statistics()
         self.beside = ThreadPoolExecutor(max_workers=2, thread_name_prefix="encoder")
         self.ready = True
 
@@ -150,10 +191,15 @@ class Recommender(InferenceModel):
                 for word, count in zip(_WORDS, np.bincount(answer.sources).tolist(), strict=False):
                     if count:
                         _USERS.labels(word).inc(count)
+                self.statistics.users += len(answer.rows)
+                self.statistics.last = time.time()
                 yield Answered(request, answer, predictor)
         finally:
+            seconds = self.load.clock() - began
+            told = self.statistics
+            (told.answered if outcome == "answered" else told.refused).add(seconds)
             _REQUESTS.labels(protocol, outcome).inc()
-            _SECONDS.labels(protocol).observe(self.load.clock() - began)
+            _SECONDS.labels(protocol).observe(seconds)
 
     @contextlib.asynccontextmanager
     async def recommended(
@@ -172,7 +218,10 @@ class Recommender(InferenceModel):
         ticket = self.load.admit(users, k, large, self.load.clock(), due)
         try:
             try:
-                answer, seconds = await self.batcher.recommend(predictor, query, ticket)
+                rank = DEFAULT_PRIORITY
+                if request.parameters is not None:
+                    rank = request.parameters.priority or rank
+                answer, seconds = await self.batcher.recommend(predictor, query, ticket, rank)
             except BaseException:
                 self.load.dropped(ticket)
                 raise

@@ -8,10 +8,10 @@ the types of `cadc_rec.serving.http.messages`; only what depends on the service 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
@@ -28,6 +28,7 @@ from starlette.routing import Route
 from cadc_rec import __version__
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
+from cadc_rec.serving.http.about import About
 from cadc_rec.serving.http.events import Told, event_routes
 from cadc_rec.serving.http.guard import OPEN_PATHS, ApiKey, App, Guard
 from cadc_rec.serving.http.infer import Infer
@@ -43,15 +44,16 @@ from cadc_rec.serving.http.page import page_routes
 from cadc_rec.serving.http.recommender import Recommender
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.http.shared_metrics import exposition
+from cadc_rec.serving.http.side_models import SideModel
 
 _INFER = "/v2/models/{model_name}/infer"
+_INFER_VERSION = "/v2/models/{model_name}/versions/{model_version}/infer"
 _STATUS: dict[type[Exception], tuple[int, str]] = {  # and the reason, for the metrics
     InvalidInput: (400, "invalid"),
     CadcError: (400, "invalid"),
     RequestValidationError: (400, "invalid"),
     KeyNeeded: (403, "forbidden"),
     ModelNotFound: (404, "not_found"),
-    NotImplementedError: (404, "not_found"),  # KServe's name for a model's version
     NotUnloaded: (409, "forbidden"),
     ModelNotReady: (503, "not_ready"),
     TooLate: (429, "deadline"),  # the client named it, and another may be kept
@@ -66,6 +68,7 @@ _REASONS = {
     408: "The body did not come in time.",
     409: "Not allowed while the service runs.",
     413: "The body is too large.",
+    415: "The body is compressed in another way than gzip or deflate.",
     429: "It would come later than the client allows; `Retry-After` says when to ask again.",
     503: "Busy, or not ready; `Retry-After` says when to ask again.",
 }
@@ -73,13 +76,17 @@ _REASONS = {
 
 def application(
     model: Recommender,
+    beside: Sequence[SideModel],
     dataplane: DataPlane,
     repository: Repository,
     key: ApiKey,
     limits: Limits,
     ready: Callable[[], bool],
 ) -> App:
-    """The ASGI application; `ready` says whether requests are answered."""
+    """The ASGI application of a model and those beside it.
+
+    `ready` says whether requests are answered.
+    """
     app = FastAPI(
         title="cadc-rec", version=__version__, docs_url=None, redoc_url=None,
         redirect_slashes=False,
@@ -109,13 +116,12 @@ def application(
         """Recommend items to users."""
 
     # FastAPI's way to a handler takes a tenth of a request's time: its route only describes.
-    app.router.routes.insert(0, Route(_INFER, Infer(model), methods=["POST"]))
+    about = About(model, beside)
+    for path in (_INFER, _INFER_VERSION):
+        route = Route(path, Infer([model, *beside], about), methods=["POST"])
+        app.router.routes.insert(0, route)
 
-    @app.post("/v2/repository/index")
-    async def index() -> list[dict[str, str]]:
-        """The models, and whether they are ready."""
-        listed: list[dict[str, str]] = await repository.index()
-        return listed
+    app.include_router(about_routes(about))
 
     @app.get("/metrics", response_model=None, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> HttpResponse:
@@ -132,7 +138,9 @@ def application(
     described: dict[str, Any] = {}
 
     def describe() -> dict[str, Any]:
-        described.update(described or _described(app, model.name, key.exists))
+        described.update(
+            described or _described(app, [model.name, *(one.name for one in beside)], key.exists)
+        )
         for path in ("/explore", "/explore/similar"):
             asked = described["paths"][path]["get"]["parameters"]
             (k,) = (parameter for parameter in asked if parameter["name"] == "k")
@@ -143,8 +151,50 @@ def application(
     return Guard(app, key, limits, ready)
 
 
-def _described(app: FastAPI, model_name: str, with_key: bool) -> dict[str, Any]:
-    """FastAPI's description, with the request's type, the model's name and the key."""
+def about_routes(about: About) -> APIRouter:
+    """What the protocol tells of the model; these come before KServe's, which know no versions."""
+    router = APIRouter()
+
+    @router.get("/v2")
+    async def server() -> dict[str, Any]:
+        """The server's metadata."""
+        return about.server()
+
+    async def metadata(model_name: str, model_version: str | None = None) -> dict[str, Any]:
+        """The model's inputs and outputs."""
+        return about.metadata(model_name, model_version)
+
+    async def ready(model_name: str, model_version: str | None = None) -> dict[str, Any]:
+        """Whether the model answers."""
+        about.require(model_name, model_version)
+        return {"name": model_name, "ready": bool(about.model.ready)}
+
+    async def config(model_name: str, model_version: str | None = None) -> dict[str, Any]:
+        """The model's configuration, as Triton has it."""
+        return about.config(model_name, model_version)
+
+    async def stats(model_name: str, model_version: str | None = None) -> dict[str, Any]:
+        """What has been answered since the service began, by the worker that answers this."""
+        return about.statistics(model_name, model_version)
+
+    calls: dict[str, Any] = {"": metadata, "/ready": ready, "/config": config, "/stats": stats}
+    for ending, call in calls.items():
+        for version in ("", "/versions/{model_version}"):
+            path = "/v2/models/{model_name}" + version + ending
+            router.get(path, operation_id=f"{call.__name__}{'_of_version' if version else ''}")(
+                call
+            )
+
+    @router.post("/v2/repository/index")
+    async def index() -> list[dict[str, str]]:
+        """The models, and whether they are ready."""
+        return about.index()
+
+    return router
+
+
+def _described(app: FastAPI, names: Sequence[str], with_key: bool) -> dict[str, Any]:
+    """FastAPI's description, with the request's type, the models' names and the key."""
     # Of two routes of one path the first answers and the last is described: KServe's come first.
     document = get_openapi(title=app.title, version=app.version, routes=app.routes[::-1])
     components = document["components"]
@@ -161,7 +211,9 @@ def _described(app: FastAPI, model_name: str, with_key: bool) -> dict[str, Any]:
             operation["responses"].pop("422", None)
             for parameter in operation.get("parameters", ()):
                 if parameter["name"] == "model_name":
-                    parameter["schema"] = {"type": "string", "enum": [model_name]}
+                    every = path.startswith("/v2/models/") and "/events" not in path
+                    enum = list(names) if every else list(names[:1])
+                    parameter["schema"] = {"type": "string", "enum": enum}
     return document
 
 
@@ -171,8 +223,6 @@ async def _refused(request: HttpRequest, error: Exception) -> HttpResponse:
     if isinstance(error, Busy):
         headers = {"retry-after": str(error.retry_after)}
     refused("rest", reason)
-    if isinstance(error, NotImplementedError):
-        text = "models are served without versions; leave the version out."
     if isinstance(error, RequestValidationError):
         text = sentence(error.errors())
     return JSONResponse({"error": text}, status, headers)

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from grpc import StatusCode, aio
 from kserve.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotReady
 from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server,
 )
@@ -21,11 +22,13 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
+from cadc_rec.serving.http.about import About
 from cadc_rec.serving.http.guard import ApiKey
 from cadc_rec.serving.http.load import Busy, TooLate, refused
 from cadc_rec.serving.http.loaded import KeyNeeded, Repository
 from cadc_rec.serving.http.recommender import ALLOWED
 from cadc_rec.serving.http.settings import Limits
+from cadc_rec.serving.http.triton_rpc import triton_handler
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _OPEN = {f"{_SERVICE}ServerLive", f"{_SERVICE}ServerReady"}
@@ -46,6 +49,7 @@ _STATUS: tuple[tuple[type[Exception], tuple[StatusCode, str]], ...] = (
 def grpc_server(
     dataplane: DataPlane,
     repository: Repository,
+    about: About,
     key: ApiKey,
     limits: Limits,
     observers: Sequence[aio.ServerInterceptor] = (),
@@ -56,6 +60,7 @@ def grpc_server(
     Args:
         dataplane: KServe's.
         repository: answers the repository's calls.
+        about: what the model is.
         key: the API key.
         limits: limits of requests.
         observers: interceptors that see every call first.
@@ -75,9 +80,32 @@ def grpc_server(
             ("grpc.so_reuseport", int(shared)),
         ],
     )
-    servicer = InferenceServicer(dataplane, repository)
+    servicer = _Servicer(dataplane, repository, about)
     add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    server.add_generic_rpc_handlers((triton_handler(about),))
     return server
+
+
+class _Servicer(InferenceServicer):
+    """KServe's, which knows no versions."""
+
+    def __init__(self, dataplane: DataPlane, repository: Repository, about: About) -> None:
+        super().__init__(dataplane, repository)
+        self.about = about
+
+    async def ServerMetadata(self, request: Any, context: Any) -> Any:
+        return pb.ServerMetadataResponse(**self.about.server())
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:
+        return pb.ModelMetadataResponse(**self.about.metadata(request.name, request.version))
+
+    async def ModelReady(self, request: Any, context: Any) -> Any:
+        self.about.require(request.name, request.version)
+        return await super().ModelReady(request, context)
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:
+        self.about.require(request.model_name, request.model_version)
+        return await super().ModelInfer(request, context)
 
 
 class _Malformed:

@@ -25,6 +25,7 @@ from kserve.protocol.dataplane import DataPlane
 
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle.signing import verification_key
+from cadc_rec.serving.http.about import About
 from cadc_rec.serving.http.access_log import access_log
 from cadc_rec.serving.http.connections import impatient
 from cadc_rec.serving.http.events import EventLog
@@ -36,6 +37,7 @@ from cadc_rec.serving.http.recommender import Recommender
 from cadc_rec.serving.http.rest import application
 from cadc_rec.serving.http.rpc import grpc_server
 from cadc_rec.serving.http.settings import ServiceSettings
+from cadc_rec.serving.http.side_models import side_models
 from cadc_rec.serving.http.tls import KeyPair
 from cadc_rec.serving.http.workers import Link, Workers
 from cadc_rec.serving.predict.predictor import Predictor
@@ -167,7 +169,9 @@ async def _serve(
         model = Recommender(settings.name, loaded, limits)
         stack.callback(model.close)
         models = ModelRepository()
-        models.update(model)
+        beside = side_models(model)
+        for each in (model, *beside):
+            models.update(each)
         dataplane = DataPlane(models)
         reload = loaded.reload if link is None else link.reload_all
         repository = Repository(models, reload, settings.name, key.exists)
@@ -175,7 +179,8 @@ async def _serve(
         where = [f"{scheme}://{_shown(settings.host)}:{listener.getsockname()[1]}"]
         rpc = None
         if settings.grpc_port is not None:
-            rpc = grpc_server(dataplane, repository, key, limits, observers(tell), link is not None)
+            about, seen = About(model, beside), observers(tell)
+            rpc = grpc_server(dataplane, repository, about, key, limits, seen, link is not None)
             address = f"{_shown(settings.host)}:{settings.grpc_port}"
             try:
                 if pair is None:
@@ -192,8 +197,9 @@ async def _serve(
         def is_ready() -> bool:
             return model.ready and not stopping.is_set()
 
+        app = application(model, beside, dataplane, repository, key, limits, is_ready)
         config = uvicorn.Config(
-            observed(application(model, dataplane, repository, key, limits, is_ready), tell),
+            observed(app, tell),
             http=impatient(limits.head_seconds, _connections(limits.connections), model.load),
             ws="none", lifespan="off", backlog=_BACKLOG,
             log_level="critical", access_log=False, server_header=False, date_header=False,

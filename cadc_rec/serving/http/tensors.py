@@ -1,7 +1,7 @@
 """The elements of a request's tensors: as many, and of the type, that the request says.
 
 In: an `Input`, whose elements came as JSON or as raw bytes. Out: whole numbers, bytes of texts, or
-for the input ``time`` numbers of any kind.
+for the input ``time`` and attributes of users numbers of any kind.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from kserve.errors import InvalidInput
 
-from cadc_rec.serving.http.messages import Input, shown
+from cadc_rec.serving.http.messages import ATTRIBUTE, Input, shown
 
 _INTEGERS: dict[str, Any] = {
     f"{sign}INT{bits}": np.dtype(f"<{letter}{bits // 8}")
@@ -21,31 +21,34 @@ _INTEGERS: dict[str, Any] = {
 }
 _NUMBERS = {**_INTEGERS, "FP64": np.dtype("<f8")}
 _LARGEST = 2**1023  # a whole number that still is an FP64
-_LONGEST_ID = 256  # bytes
+SHORT = 256
+"""Bytes that a text may always have; longer ones only where the bundle has ids as long."""
 _LENGTH = struct.Struct("<I")
 
 
-def values_of(tensor: Input, most: int) -> list[Any]:
+def values_of(tensor: Input, most: int, longest: int = SHORT) -> list[Any]:
     """A tensor's elements in row-major order.
 
     Args:
         tensor: as it came.
         most: elements it may have.
+        longest: bytes that a text may have.
 
     Raises:
         InvalidInput: it has more, or is not what its shape and type say.
     """
-    if tensor.datatype == "FP64" and tensor.name != "time":
-        raise InvalidInput(f"input {tensor.name!r}: FP64 is of 'time' alone.")
+    numbers = tensor.name == "time" or tensor.name.startswith(ATTRIBUTE)
+    if tensor.datatype == "FP64" and not numbers:
+        raise InvalidInput(f"input {tensor.name!r}: FP64 is of 'time' and attributes alone.")
     size = 1
     for length in tensor.shape:
         size *= length
     if size > most:
         raise InvalidInput(f"input {tensor.name!r}: {size} elements; at most {most} are taken.")
     if tensor.raw is None:
-        values = _of_list(tensor)
+        values = _of_list(tensor, longest)
     elif tensor.datatype == "BYTES":
-        values = _texts_of(tensor.raw, tensor.name)
+        values = _texts_of(tensor.raw, tensor.name, longest)
     else:
         kind = _NUMBERS[tensor.datatype]
         if len(tensor.raw) % kind.itemsize:
@@ -61,7 +64,7 @@ def values_of(tensor: Input, most: int) -> list[Any]:
     return values
 
 
-def _texts_of(raw: bytes, name: str) -> list[bytes]:
+def _texts_of(raw: bytes, name: str, longest: int) -> list[bytes]:
     """Elements, each behind its length in four bytes."""
     values, at = [], 0
     while at < len(raw):
@@ -69,7 +72,7 @@ def _texts_of(raw: bytes, name: str) -> list[bytes]:
             raise InvalidInput(f"input {name!r}: ends within the length of an element.")
         (length,) = _LENGTH.unpack_from(raw, at)
         at += 4
-        _require_short(length, name)
+        _require_short(length, name, longest)
         if at + length > len(raw):
             raise InvalidInput(f"input {name!r}: ends within an element.")
         values.append(raw[at : at + length])
@@ -77,7 +80,7 @@ def _texts_of(raw: bytes, name: str) -> list[bytes]:
     return values
 
 
-def _of_list(tensor: Input) -> list[Any]:
+def _of_list(tensor: Input, longest: int) -> list[Any]:
     data, name = tensor.data or [], tensor.name
     if len(tensor.shape) == 2 and data and isinstance(data[0], list):
         rows, data = data, []
@@ -86,7 +89,7 @@ def _of_list(tensor: Input) -> list[Any]:
                 raise InvalidInput(f"input {name!r}: rows are lists, not {shown(row)}.")
             data += row
     if tensor.datatype == "BYTES":
-        return [_as_bytes(value, name) for value in data]
+        return [_as_bytes(value, name, longest) for value in data]
     if tensor.datatype == "FP64":
         for value in data:
             number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -101,16 +104,16 @@ def _of_list(tensor: Input) -> list[Any]:
     return data
 
 
-def _as_bytes(value: Any, name: str) -> bytes:
+def _as_bytes(value: Any, name: str, longest: int) -> bytes:
     if isinstance(value, str):
         # JSON can spell a lone surrogate, which is no text.
         value = value.encode("utf-8", "surrogatepass")
     if not isinstance(value, bytes):
         raise InvalidInput(f"input {name!r}: {shown(value)} is no BYTES.")
-    _require_short(len(value), name)
+    _require_short(len(value), name, longest)
     return value
 
 
-def _require_short(length: int, name: str) -> None:
-    if length > _LONGEST_ID:
-        raise InvalidInput(f"input {name!r}: an element is longer than {_LONGEST_ID} bytes.")
+def _require_short(length: int, name: str, longest: int) -> None:
+    if length > longest:
+        raise InvalidInput(f"input {name!r}: an element is longer than {longest} bytes.")

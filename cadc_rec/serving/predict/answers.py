@@ -19,10 +19,12 @@ class Source(IntEnum):
     """The history that came with the request, of a user the model has never seen."""
     POPULARITY = 2
     """How often items were taken, for a user whom the model has never seen, without a history."""
+    ATTRIBUTES = 3
+    """Attributes that came with the request, and the history where there was one, likewise."""
 
     @property
     def word(self) -> str:
-        """``known``, ``history`` or ``popularity``."""
+        """``known``, ``history``, ``popularity`` or ``attributes``."""
         return self.name.lower()
 
 

@@ -22,6 +22,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.programs import LazyProgram
+from cadc_rec.serving.predict.attributes import UserAttributes
 from cadc_rec.serving.predict.catalogue import ItemAttribute, attribute_of
 from cadc_rec.serving.predict.events import LiveEvents
 from cadc_rec.serving.predict.ids import IdMap
@@ -55,6 +56,8 @@ class Contents:
         requests: forms users' vectors where these depend on what a request says, its history or
             its moment; `user_vectors` are those of requests that say nothing. None where they do
             not.
+        user_attributes: gives vectors to users the model has never seen by what is told of them;
+            None where the model reads nothing of users.
         attributes: of items, by name.
         titles: of items, None where one has none; empty where the data have no titles.
         untaken: how many of the items nobody took yet.
@@ -77,6 +80,7 @@ class Contents:
     newcomers: Newcomers | None = None
     history_length: int = 0
     requests: Requests | None = None
+    user_attributes: UserAttributes | None = None
     attributes: Mapping[str, ItemAttribute] = field(default_factory=dict)
     titles: Texts | Sequence[str | None] = ()
     untaken: int = 0
@@ -110,7 +114,8 @@ class Contents:
         taken = ItemVectors(vectors[: len(items) - untaken]) if untaken else item_vectors
         newcomers, length, program = _newcomers(bundle, model)
         requests = Requests.of_bundle(bundle, model)
-        programs = [program, None if requests is None else requests.program]
+        of_users = UserAttributes.of_bundle(bundle, model)
+        programs = [program, *(one.program for one in (requests, of_users) if one is not None)]
         return cls(
             users=users,
             items=items,
@@ -123,6 +128,7 @@ class Contents:
             newcomers=newcomers,
             history_length=length,
             requests=requests,
+            user_attributes=of_users,
             programs=[one for one in programs if isinstance(one, LazyProgram)],
             attributes={entry["name"]: attribute_of(entry, coded) for entry in described},
             untaken=untaken,

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cadc_rec.data.recent_popularity import RecentCounts
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.predict.recent import RecentNow, RecentState
 
 if TYPE_CHECKING:
+    from cadc_rec.data.recent_popularity import RecentCounts
     from cadc_rec.data.user_items import UserItems
     from cadc_rec.serving.predict.ids import IdMap
 
@@ -235,6 +235,8 @@ class LiveEvents:
         if state is None:
             return
         if self._counts is None:
+            from cadc_rec.data.recent_popularity import RecentCounts
+
             self._counts = RecentCounts([state.window], self._n_items)
             self._counts.feed(state.time, state.item)
         self._counts.feed(times, items)

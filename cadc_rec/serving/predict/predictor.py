@@ -21,6 +21,7 @@ from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.predict.answers import Recommendations, Source
+from cadc_rec.serving.predict.attributes import Attributes, Told
 from cadc_rec.serving.predict.choosing import Choice, Ids, Popularity, Search
 from cadc_rec.serving.predict.contents import Contents
 from cadc_rec.serving.predict.events import Counted, Event, Outcome, keys_of, placed
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 HistoryMode = Literal["append", "replace"]
+_NOTHING = np.zeros(0, np.int64)
 
 
 class Predictor(Contents):
@@ -67,6 +69,7 @@ class Predictor(Contents):
         history_mode: HistoryMode = "append",
         block: Ids | None = None,
         rules: Rules = NO_RULES,
+        attributes: Attributes = None,
     ) -> Recommendations:
         """The k best items of each user.
 
@@ -91,6 +94,10 @@ class Predictor(Contents):
                 stay left out either way. An empty history changes nothing.
             block: original ids of items to leave out, likewise.
             rules: how a list is put together of the items that are left.
+            attributes: of users the model has never seen, by attribute of the training users: a
+                value a user, a list of them where it has several, None where it is unknown. The
+                user tower makes a vector of them, and of the history. It reads nothing then of the
+                moment of a request. Known users keep their own.
 
         Items that nobody took yet are ranked with the others where a filter or candidates are
         given, and are left out otherwise.
@@ -111,15 +118,22 @@ class Predictor(Contents):
         # What nobody took yet is ranked where it is asked for, and nowhere else.
         asked = bool(self.untaken) and choice.asks
         most = len(self.items) if asked else self._n_taken
-        sources = np.where(rows >= 0, Source.KNOWN, Source.POPULARITY).astype(np.int8)
-        if learned is not None and self.newcomers is not None:
-            sources[(rows < 0) & np.array([len(h) > 0 for h in learned])] = Source.HISTORY
+        sources = self._sources(rows, learned)
+        told = self._told(attributes, len(rows))
+        if told:
+            said = np.any([[value is not None for value in values] for values in told.values()], 0)
+            sources[(rows < 0) & said] = Source.ATTRIBUTES
         seen = histories if asked else learned
         taken = self._taken(rows, seen) if exclude_seen else _nothing_of(len(rows))
         out = choice.out(taken, self.no_answer, most)
         out = replace(out, added=rules.added(self.attributes, len(self.items)))
         read = self._read(rows, learned, sources, alone)
         queries = self._queries(rows, codes, sources, learned, read)
+        described = np.flatnonzero(sources == Source.ATTRIBUTES)
+        if len(described):
+            assert self.user_attributes is not None
+            theirs = [read[place] for place in described]
+            queries[described] = self.user_attributes.vectors(told, described.tolist(), theirs)
         queries, listed = self._on_top(queries, read, most)
         retrieval = self._every_item if asked else self.retrieval
         search = Search(queries, sources, retrieval, listed, self._popular, most, choice.own)
@@ -177,10 +191,16 @@ class Predictor(Contents):
         """
         return self.events.weigh(placed(events, self.items, self.users, self.known))
 
-    def similar_items(self, item_ids: Sequence[Any] | NDArray[Any], k: int = 10) -> Recommendations:
+    def similar_items(
+        self,
+        item_ids: Sequence[Any] | NDArray[Any],
+        k: int = 10,
+        filter: Filter | None = None,
+    ) -> Recommendations:
         """The k items with the most similar vectors (by cosine), without the item itself.
 
-        An item that nobody took yet may be asked for, and is no answer.
+        An item that nobody took yet may be asked for, and is no answer. The filter is that of
+        `recommend`.
 
         Raises:
             CadcError: an item is unknown, or `k` is out of range.
@@ -192,7 +212,8 @@ class Predictor(Contents):
             raise CadcError(f"no item has the id {lost!r:.80}.")
         itself = UserItems(np.arange(len(rows) + 1), rows.astype(np.int32))
         untaken = np.arange(self._n_taken, len(self.items))
-        out = NotCandidates(itself, np.concatenate([self.no_answer, untaken]))
+        only = condition_of(filter, self.attributes, len(self.items)) if filter else None
+        out = NotCandidates(itself, np.concatenate([self.no_answer, untaken]), only)
         best = self.directions.best(self.directions.vectors[rows], k, out)
         return Recommendations(
             best.rows,
@@ -200,6 +221,37 @@ class Predictor(Contents):
             best.scores,
             np.full(len(rows), Source.KNOWN, np.int8),
         )
+
+    def vectors_of_users(
+        self,
+        user_ids: Sequence[Any] | NDArray[Any],
+        history: Sequence[Sequence[Any]] | None = None,
+        time: Times = None,
+        context: Columns = None,
+        history_mode: HistoryMode = "append",
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """Vectors ``[n, d]`` that `recommend` would search with, and of which users there is one.
+
+        The other vectors are zeros. A score is the dot product with an item's vector, and what
+        lists add, where the model has them.
+        """
+        rows = self.users.rows(user_ids)
+        codes = self._codes(rows, time, context)
+        given = self._histories(history, len(rows))
+        histories, alone = self._joined(user_ids, rows, given, history_mode == "replace")
+        learned = None if histories is None else [h[h < self._n_taken] for h in histories]
+        sources = self._sources(rows, learned)
+        read = self._read(rows, learned, sources, alone)
+        found = self._queries(rows, codes, sources, learned, read)
+        there = sources != Source.POPULARITY
+        return np.where(there[:, None], found, np.float32(0)), there
+
+    def vectors_of_items(
+        self, item_ids: Sequence[Any] | NDArray[Any]
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """Vectors ``[n, d]`` of items, zeros where an item is unknown, and which are known."""
+        rows = self.items.rows(item_ids)
+        return np.where(rows[:, None] >= 0, self.item_vectors.vectors[rows], 0), rows >= 0
 
     def require_choice(self, wanted: Filter | None, rules: Rules, places: int) -> None:
         """Raise if `recommend` would refuse this filter or these rules for users times k places.
@@ -240,6 +292,15 @@ class Predictor(Contents):
         order = np.argsort(-self.popularity, kind="stable")
         return Popularity(order, self.popularity)
 
+    def _sources(
+        self, rows: NDArray[np.int64], learned: list[NDArray[np.int64]] | None
+    ) -> NDArray[np.int8]:
+        """What each user's answer is based on."""
+        sources = np.where(rows >= 0, Source.KNOWN, Source.POPULARITY).astype(np.int8)
+        if learned is not None and self.newcomers is not None:
+            sources[(rows < 0) & np.array([len(h) > 0 for h in learned], np.bool_)] = Source.HISTORY
+        return sources
+
     def _check_k(self, k: int) -> None:
         if isinstance(k, bool) or not isinstance(k, int | np.integer):
             raise CadcError(f"k is a whole number; got {k!r:.80}.")
@@ -263,6 +324,18 @@ class Predictor(Contents):
             rows = self.items.rows(one)
             found.append(_distinct(rows[rows >= 0][::-1]))
         return found
+
+    def _told(self, attributes: Attributes, n: int) -> Told:
+        """The attributes of n users, by name.
+
+        Raises:
+            CadcError: the model reads no such attribute, or a value is of the wrong type.
+        """
+        if not attributes:
+            return {}
+        if self.user_attributes is None:
+            raise CadcError("attributes: this model reads none of users; leave them out.")
+        return self.user_attributes.told(attributes, n)
 
     def _joined(
         self,
@@ -346,9 +419,10 @@ class Predictor(Contents):
         """
         read: list[NDArray[Any]] = [self.known.items[:0]] * len(rows)
         alone = alone or [0] * len(rows)
-        for place in np.flatnonzero(sources == Source.HISTORY):
-            assert histories is not None
-            read[place] = histories[place][: alone[place] or None]
+        if histories is not None:
+            new = (sources == Source.HISTORY) | (sources == Source.ATTRIBUTES)
+            for place in np.flatnonzero(new):
+                read[place] = histories[place][: alone[place] or None]
         if self.listed is None and self.requests is None:
             return read
         for place in np.flatnonzero((sources == Source.KNOWN) & (rows >= 0)):

@@ -12,6 +12,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+_FEW = 64  # texts, up to which finding out which are the same takes longer than making them all
+
 
 @dataclass(frozen=True)
 class Texts:
@@ -70,6 +72,10 @@ class Texts:
 
     def at(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Texts of rows of any shape, object of ``str``; empty where a row is negative."""
+        if rows.size <= _FEW:
+            few = [self[row] if row >= 0 else "" for row in rows.ravel().tolist()]
+            found = np.array([*few, ""], dtype=object)[:-1]
+            return found.reshape(rows.shape)
         some, place = np.unique(rows, return_inverse=True)
         found = np.empty(len(some), object)
         for n, row in enumerate(some.tolist()):

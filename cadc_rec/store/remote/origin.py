@@ -158,7 +158,7 @@ class Origin:
                 found[parent] = one
         for parent, one in found.items():
             file = self.folder / parent / MANIFEST
-            if _written(file) != int(one.written.timestamp()):
+            if _seen(file) != (int(one.written.timestamp()), one.size):
                 with self._alone(parent):
                     there = self.objects.get(one.name)
                     if there is not None:
@@ -398,9 +398,13 @@ def _read(file: Path) -> dict[str, Any]:
     return found
 
 
-def _written(file: Path) -> int:
-    """When the store wrote a manifest that is here; -1 where it is not."""
+def _seen(file: Path) -> tuple[int, int] | None:
+    """When the store wrote a manifest that is here, and its size; None where it is not.
+
+    Stores tell whole seconds, and a parcel may be pruned in the one in which it was sent.
+    """
     try:
-        return int(file.stat().st_mtime)
+        found = file.stat()
     except OSError:
-        return -1
+        return None
+    return int(found.st_mtime), found.st_size

@@ -124,8 +124,8 @@ def test_shards_are_the_bytes_that_one_process_writes(
     kind, ratio, history, world, d_full, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 64)
-    monkeypatch.setattr(balanced, "_RUN", 50)  # several runs of items, two on a rank at most
-    monkeypatch.setattr(balanced, "_MOST_RUNS", 2)
+    monkeypatch.setattr(balanced, "RUN_ROWS", 50)  # several runs of items, two on a rank at most
+    monkeypatch.setattr(balanced, "MOST_RUNS", 2)
     monkeypatch.setattr(shares, "_USERS", 16)
     monkeypatch.setattr(streams, "SHARD_GROUP_ROWS", 37)  # groups that begin in another's shard
     asked = SelectConfig(kind=kind, ratio=ratio, shards=8)

@@ -214,6 +214,21 @@ def test_a_name_that_leaves_the_folder_is_refused(days, tmp_path):
     assert not (tmp_path / "escaped").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("at", 10**15), ("rows", 10**12), ("width", 0), ("code", -1), ("name", None), ("at", "x")],
+)
+def test_tables_that_cannot_be_there_are_refused_before_they_fill_the_memory(days, key, value):
+    manifest = json.loads((days / "delta" / "delta.json").read_text())
+    (told,) = [one for one in manifest["patches"].values() if "tables" in one]
+    told["tables"][0][key] = value
+    with pytest.raises(CadcError, match=r"cannot be applied|gives other bytes"):
+        apply_delta(days / "first", Delta(days / "delta", manifest), days / f"next-{key}")
+    told["payload"] = 10**15
+    with pytest.raises(CadcError, match="cannot be applied"):
+        apply_delta(days / "first", Delta(days / "delta", manifest), days / f"next-{key}")
+
+
 def test_a_folder_that_is_no_delta_is_named(tmp_path):
     with pytest.raises(CadcError, match=r"is not a delta: it has no delta\.json"):
         Delta.open(tmp_path)

@@ -190,6 +190,60 @@ def who_comes_too_late_costs_no_call() -> None:
     assert not calls
 
 
+def lower_priorities_come_first() -> None:
+    load, _ = loaded(wait_seconds=10.0)
+    order: list[Any] = []
+    predictor: Any = SimpleNamespace(
+        item_vectors=SimpleNamespace(vectors=np.zeros((10, 2))),
+        recommend=lambda users, *_: order.append(users) or toy().recommend([100], 1),
+    )
+
+    async def ask() -> None:
+        batcher = Batcher(load)
+        asked = [
+            # Queries with candidates are answered one by one.
+            asyncio.create_task(
+                batcher.recommend(predictor, Query([n], 1, candidates=[1000]), take(load), rank)
+            )
+            for n, rank in enumerate([2, 3, 1, 2, 1])
+        ]
+        await asyncio.gather(*asked)
+        batcher.close()
+
+    asyncio.run(ask())
+    assert order == [[2], [4], [0], [3], [1]]
+
+
+def who_is_cut_off_by_a_shutdown_is_told() -> None:
+    from cadc_rec.serving.http.guard import ApiKey, Guard
+
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/begun":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def cut_off(path: str) -> None:
+        guard = Guard(app, ApiKey(None), Limits(), lambda: True)
+        scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+        task = asyncio.create_task(guard(scope, Any, send))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cut_off("/waits"))
+    assert [message.get("status") for message in sent] == [503, None]
+    assert json.loads(sent[1]["body"]) == {"error": "the service stops; ask again later."}
+    sent.clear()
+    asyncio.run(cut_off("/begun"))  # the connection is closed, which shows that it is not whole
+    assert [message.get("status") for message in sent] == [200]
+
+
 class Transport:
     """Keeps what is written."""
 

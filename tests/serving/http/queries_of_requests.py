@@ -49,6 +49,16 @@ def text_that_is_no_id_of_64_bits() -> None:
         assert rows(np.array(ENDS), (), "BYTES", [text]) == [-1]
 
 
+def ids_as_long_as_those_of_the_data() -> None:
+    long = "x" * 400
+    assert rows(np.array(["a", long], object), (), "BYTES", [long, "x" * 399]) == [1, -1]
+    with pytest.raises(InvalidInput, match="an element is longer than 400 bytes"):
+        rows(np.array(["a", long], object), (), "BYTES", ["x" * 401])
+    assert rows(np.array(["a"], object), (), "BYTES", ["x" * 256]) == [-1]
+    with pytest.raises(InvalidInput, match="an element is longer than 256 bytes"):
+        rows(np.array(["a"], object), (), "BYTES", ["x" * 257])
+
+
 def forms_of_the_data() -> None:
     forms: tuple[IdForm, ...] = ("trim", "integer-like")
     for ids in (np.array([7, 10]), np.array(["7", "10"], object)):
@@ -110,7 +120,10 @@ def the_moment_of_a_request() -> None:
             ("context_color", "BYTES", ["x", "7"]),
             "no such column; there are: context_device, ",
         ),
-        (("history", "FP64", [1.0, 2.0]), "input 'history': FP64 is of 'time' alone"),
+        (
+            ("history", "FP64", [1.0, 2.0]),
+            "'history': FP64 is of 'time' and attributes alone",
+        ),
     ]:
         with pytest.raises(InvalidInput, match=sentence):
             asked(wrong)
@@ -164,6 +177,53 @@ def sessions() -> None:
         of([0, 3], [], users=False)
     with pytest.raises(ValidationError, match="history_mode"):
         of([2, 1], [1001, 1002], history_mode="both")
+
+
+def attributes_of_somebody_new() -> None:
+    """One value or a row of values a user; empty texts and NaN are unknown; with users or none."""
+    from tests.serving.predict.test_attributes import with_attributes
+
+    predictor = with_attributes([])
+
+    def of(*inputs: tuple[str, list[int], str, list[Any]]) -> Query:
+        words = ("name", "shape", "datatype", "data")
+        document = {"inputs": [dict(zip(words, each, strict=True)) for each in inputs]}
+        return query_of(Request.model_validate(document), predictor, Limits())
+
+    found = of(
+        ("attribute_group", [2], "BYTES", ["b", ""]),
+        ("attribute_zone", [2, 1], "BYTES", ["20", "30"]),
+        ("attribute_age", [2], "FP64", [39.5, 40]),
+        ("attribute_income", [2], "INT64", [3, 4]),
+        ("attribute_likes", [2, 2], "BYTES", ["x", "", "", ""]),
+        ("attribute_face", [2, 2], "FP64", [1.0, 2.0, 3.0, float("nan")]),
+    )
+    assert found.users == [None, None]
+    assert found.attributes == {
+        "group": ["b", None],
+        "zone": [20, 30],
+        "age": [39.5, 40],
+        "income": [3, 4],
+        "likes": [["x"], None],
+        "face": [[1.0, 2.0], None],
+    }
+    user = ("user_id", [1], "INT64", [-5])
+    assert of(user, ("attribute_zone", [1], "INT64", [10])).attributes == {"zone": [10]}
+    assert of(user).attributes == {}
+    for given, named in (
+        (("attribute_color", [1], "BYTES", ["x"]), "no such attribute of users; there are: attr"),
+        (("attribute_zone", [1], "BYTES", ["x"]), "values are whole numbers"),
+        (("attribute_age", [1], "BYTES", ["x"]), "values are numbers"),
+        (("attribute_zone", [1], "FP64", [1.5]), "values of 'zone' are whole numbers"),
+        (("attribute_group", [1, 2], "BYTES", ["a", "b"]), "the shape is"),
+        (("attribute_face", [1, 1], "FP64", [1.0]), "'face' has 2 numbers"),
+        (("attribute_age", [1], "FP64", [1e309]), "'age' has numbers, not inf"),
+    ):
+        with pytest.raises(InvalidInput, match=named):
+            of(user, given)
+    predictor = toy()
+    with pytest.raises(InvalidInput, match="reads no attributes of users"):
+        of(user, ("attribute_zone", [1], "INT64", [10]))
 
 
 def choosing() -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from cadc_rec.serving.predict.predictor import Predictor
+
 
 @pytest.fixture(params=["http", "grpc"])
 def client(request, service):
@@ -107,7 +109,27 @@ def test_it_is_live_ready_and_described(client):
     described = client.get_model_metadata("recommender")
     inputs = described["inputs"] if isinstance(described, dict) else described.inputs
     names = [entry["name"] if isinstance(entry, dict) else entry.name for entry in inputs]
-    assert names == ["user_id", "history", "candidate_id", "block_id"]
+    of_users = ["attribute_segment", "attribute_age_group"]
+    assert names == ["user_id", "history", "candidate_id", "block_id", *of_users]
+
+
+def test_attributes_of_somebody_new_make_a_list_of_their_own(client, bundles):
+    """As in this process, where the list is tested beside the tower's."""
+    predictor = Predictor.load(bundles[0])
+    described = {one["name"]: one["vocabulary"] for one in predictor.user_attributes.described}
+    told = {name: [words[0], words[-1]] for name, words in described.items()}
+    inputs = []
+    for name, values in told.items():
+        whole = isinstance(values[0], int)
+        given = values if whole else [value.encode() for value in values]
+        kind = "INT64" if whole else "BYTES"
+        inputs.append(tensor(client, f"attribute_{name}", given, kind))
+    found = client.infer("recommender", inputs)
+    assert found.as_numpy("source").tolist() == [b"attributes"] * 2
+    expected = predictor.recommend([None, None], 10, attributes=told)
+    assert found.as_numpy("item_id").tolist() == expected.item_ids.tolist()
+    with pytest.raises(InferenceServerException, match="no such attribute of users"):
+        client.infer("recommender", [tensor(client, "attribute_color", [1])])
 
 
 def test_what_cannot_be_answered_is_said_to_the_client(client):

@@ -159,6 +159,20 @@ def test_two_processes_count_what_either_is_told(start, place):
     same(one, predictor, users)
 
 
+def test_workers_count_what_one_of_them_is_told(start, place):
+    service = start(place, "--workers", "2", key=KEY)
+    predictor = Predictor.load(place)
+    events, users = some(predictor)
+    assert tell(service, *map(as_json, events))[1]["taken"] == len(events)
+    predictor.count(events)
+    for _ in range(100):
+        threading.Event().wait(0.1)
+        if all(recommended(service, -7)[1] == ["history"] for _ in range(8)):
+            break  # whichever worker takes a connection
+    for _ in range(4):
+        same(service, predictor, users)
+
+
 def test_clients_that_tell_at_once_lose_nothing(start, place):
     service = start(place, key=KEY)
     predictor = Predictor.load(place)

@@ -297,3 +297,12 @@ def test_where_a_key_is_needed_the_page_asks_for_it(browser, start, bundles):
     page.locator("#recommended li").first.wait_for()
     assert page.locator("#message").inner_text() == ""
     page.close()
+
+
+def test_the_api_is_described_on_a_page_of_its_own(page, service):
+    page.goto(f"http://127.0.0.1:{service.http}/docs")
+    infer = page.locator("summary", has_text="POST /v2/models/{model_name}/infer")
+    infer.click()
+    section = page.locator("section", has=infer)
+    assert "candidate_id" in section.inner_text()
+    assert "recommender-similar" in section.inner_text()
