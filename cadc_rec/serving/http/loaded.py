@@ -32,6 +32,7 @@ from cadc_rec.store.remote.cache import let_go
 from cadc_rec.store.remote.finished import brought, newest
 
 if TYPE_CHECKING:
+    from cadc_rec.serving.http.availability import Withheld
     from cadc_rec.serving.http.events import EventLog
 
 _SHOWN = 3  # differences of a self-test that a message names
@@ -97,6 +98,7 @@ class Loaded:
         path: path of the bundle, or of a link to it, or its address in a store.
         verify_key: file with the public key that bundles must be signed with.
         events: what clients tell; each bundle counts it before it answers.
+        withheld: items that no answer has.
 
     Raises:
         CadcError: see `load_tested`; or the journal of events is damaged.
@@ -107,14 +109,17 @@ class Loaded:
         path: Path | str,
         verify_key: Path | None = None,
         events: EventLog | None = None,
+        withheld: Withheld | None = None,
     ) -> None:
-        self.path, self.verify_key, self.events = path, verify_key, events
+        self.path, self.verify_key = path, verify_key
+        self.events, self.withheld = events, withheld
         self._one_at_a_time = asyncio.Lock()
         self._whole = asyncio.Event()
         self._seen = self._look()
         self.predictor, self._folder = load_tested(path, verify_key)
-        if events is not None:
-            events.onto(self.predictor)
+        for told in (events, withheld):
+            if told is not None:
+                told.onto(self.predictor)
         _LOADED.labels(self.predictor.fingerprint).set(time.time())
 
     async def reload(self) -> Predictor:
@@ -148,8 +153,9 @@ class Loaded:
 
     def _load(self) -> tuple[Predictor, Path]:
         predictor, folder = load_tested(self.path, self.verify_key)
-        if self.events is not None:
-            self.events.onto(predictor)
+        for told in (self.events, self.withheld):
+            if told is not None:
+                told.onto(predictor)
         predictor.load_ahead()
         return predictor, folder
 

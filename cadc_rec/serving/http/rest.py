@@ -29,6 +29,7 @@ from cadc_rec import __version__
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.serving.http.about import About
+from cadc_rec.serving.http.availability import Availability, availability_routes
 from cadc_rec.serving.http.events import Told, event_routes
 from cadc_rec.serving.http.guard import OPEN_PATHS, ApiKey, App, Guard
 from cadc_rec.serving.http.infer import Infer
@@ -48,6 +49,7 @@ from cadc_rec.serving.http.side_models import SideModel
 
 _INFER = "/v2/models/{model_name}/infer"
 _INFER_VERSION = "/v2/models/{model_name}/versions/{model_version}/infer"
+_TOLD = ("/events", "/availability")  # of the recommender alone
 _STATUS: dict[type[Exception], tuple[int, str]] = {  # and the reason, for the metrics
     InvalidInput: (400, "invalid"),
     CadcError: (400, "invalid"),
@@ -129,7 +131,8 @@ def application(
         return HttpResponse(exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     app.include_router(page_routes(model))
-    app.include_router(event_routes(model.loaded, model.name, key.exists))
+    for routes in (event_routes, availability_routes):
+        app.include_router(routes(model.loaded, model.name, key.exists))
     register_v2_endpoints(app, dataplane, repository)
     for kind in _STATUS:
         app.add_exception_handler(kind, _refused)
@@ -199,7 +202,8 @@ def _described(app: FastAPI, names: Sequence[str], with_key: bool) -> dict[str, 
     document = get_openapi(title=app.title, version=app.version, routes=app.routes[::-1])
     components = document["components"]
     _, models = models_json_schema(
-        [(Request, "validation"), (Told, "validation")], ref_template="#/components/schemas/{model}"
+        [(one, "validation") for one in (Request, Told, Availability)],
+        ref_template="#/components/schemas/{model}",
     )
     components["schemas"].update(models["$defs"])
     if with_key:
@@ -211,7 +215,7 @@ def _described(app: FastAPI, names: Sequence[str], with_key: bool) -> dict[str, 
             operation["responses"].pop("422", None)
             for parameter in operation.get("parameters", ()):
                 if parameter["name"] == "model_name":
-                    every = path.startswith("/v2/models/") and "/events" not in path
+                    every = path.startswith("/v2/models/") and not path.endswith(_TOLD)
                     enum = list(names) if every else list(names[:1])
                     parameter["schema"] = {"type": "string", "enum": enum}
     return document

@@ -27,6 +27,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle.signing import verification_key
 from cadc_rec.serving.http.about import About
 from cadc_rec.serving.http.access_log import access_log
+from cadc_rec.serving.http.availability import Withheld
 from cadc_rec.serving.http.connections import impatient
 from cadc_rec.serving.http.events import EventLog
 from cadc_rec.serving.http.guard import ApiKey
@@ -165,7 +166,10 @@ async def _serve(
         events = None if settings.journal is None else EventLog(settings.journal)
         if events is not None:
             stack.callback(events.close)
-        loaded = Loaded(settings.bundle, settings.verify_key, events)
+        withheld = None if settings.availability is None else Withheld(settings.availability)
+        if withheld is not None:
+            stack.callback(withheld.close)
+        loaded = Loaded(settings.bundle, settings.verify_key, events, withheld)
         model = Recommender(settings.name, loaded, limits)
         stack.callback(model.close)
         models = ModelRepository()
@@ -220,6 +224,8 @@ async def _serve(
             tasks.append(asyncio.create_task(loaded.watch(settings.watch_seconds)))
         if events is not None:
             tasks.append(asyncio.create_task(events.watch()))
+        if withheld is not None:
+            tasks.append(asyncio.create_task(withheld.watch()))
         if pair is not None:
             tasks.append(asyncio.create_task(pair.watch()))
         predictor = loaded.predictor

@@ -103,6 +103,12 @@ class ServiceSettings:
             return place.with_name(f"{place.name}.events")
         return self.events
 
+    @property
+    def availability(self) -> Path | None:
+        """Where the journal of withheld items lies: beside that of events."""
+        place = self.journal
+        return None if place is None else place.with_name(f"{place.stem}.availability")
+
 
 def require_key_beyond_loopback(host: str, api_key: str | None, everybody: bool) -> None:
     """Require an API key where other machines can ask, unless `everybody` may.

@@ -144,8 +144,16 @@ class Contents:
 
     @cached_property
     def no_answer(self) -> NDArray[np.int64]:
-        """Rows of items that no request is answered with, ascending."""
+        """Rows of items that no request is answered with, ascending; `withhold` replaces it."""
         return np.union1d(self.forgotten, self.withheld)
+
+    def withhold(self, rows: NDArray[np.int64]) -> None:
+        """Leave these items out of all answers from now on, beside those of the bundle.
+
+        It is all that is withheld: what was named before and is not now is released.
+        """
+        every = np.union1d(np.union1d(self.forgotten, self.withheld), rows)
+        self.__dict__["no_answer"] = every  # in one step, for requests that are being answered
 
     def load_ahead(self) -> None:
         """Load what is otherwise loaded when it is first needed.

@@ -213,7 +213,7 @@ class Predictor(Contents):
         itself = UserItems(np.arange(len(rows) + 1), rows.astype(np.int32))
         untaken = np.arange(self._n_taken, len(self.items))
         only = condition_of(filter, self.attributes, len(self.items)) if filter else None
-        out = NotCandidates(itself, np.concatenate([self.no_answer, untaken]), only)
+        out = NotCandidates(itself, np.union1d(self.no_answer, untaken), only)
         best = self.directions.best(self.directions.vectors[rows], k, out)
         return Recommendations(
             best.rows,

@@ -64,7 +64,7 @@ class NotCandidates:
 
     Attributes:
         taken: those of each query, in any order.
-        blocked: those of all queries, int64.
+        blocked: those of all queries, int64, ascending.
         only: what the others must match; None: nothing.
         added: float64, one number an item, on top of every query's scores; None adds nothing.
         others: whether each row is none, instead of `only`; None: nothing.
@@ -89,7 +89,7 @@ class NotCandidates:
 
     def leaves(self, rows: NDArray[Any]) -> Mask:
         """Whether rows ``[m]`` are candidates of queries that took nothing."""
-        left = ~np.isin(rows, self.blocked)
+        left = ~among(rows, self.blocked)
         if self.only is not None:
             left &= self.only.holds(rows)
         return left
@@ -183,7 +183,7 @@ class ItemVectors:
         """The same among `rows` (ascending, each once), whose vectors are gathered."""
         rows = rows[rows < len(self)]
         if len(out.blocked):
-            rows = rows[~np.isin(rows, out.blocked)]
+            rows = rows[~among(rows, out.blocked)]
         if not len(rows):
             return filled(
                 Best(np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0))), k

@@ -270,6 +270,15 @@ def test_withheld_items_are_no_answer_to_anybody():
     assert not (predictor.similar_items([1001], 50).rows % 3 == 0).any()
 
 
+def test_what_is_withheld_while_it_runs_is_all_that_was_named_last():
+    predictor = dataclasses.replace(INDEXED, withheld=np.array([7]))
+    for rows in ([3, 12], [12, 40], []):
+        predictor.withhold(np.array(rows, np.int64))
+        best, _ = by_hand(predictor, 2, block=[7, *rows])
+        assert found(predictor.recommend([102], 20)) == best[:20]
+        assert found(predictor.recommend([102], N)) == best
+
+
 def nested(depth):
     return {"kind": ["kind 1"]} if not depth else {"not": nested(depth - 1)}
 
