@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import uvicorn
 import uvloop
@@ -40,7 +41,7 @@ from cadc_rec.serving.http.settings import ServiceSettings
 from cadc_rec.serving.http.side_models import side_models
 from cadc_rec.serving.http.tls import KeyPair
 from cadc_rec.serving.http.withheld import Withheld
-from cadc_rec.serving.http.workers import Link, Workers
+from cadc_rec.serving.http.workers import Link, Workers, apart
 from cadc_rec.serving.predict.predictor import Predictor
 from cadc_rec.store.remote.finished import brought
 
@@ -85,6 +86,7 @@ def serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
         CadcError: the bundle is refused, or a port is taken.
     """
     sys.setswitchinterval(_SWITCH)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it renews the certificate, where there is one
     with contextlib.ExitStack() as stack:
         health = None
         if settings.health_port is not None:
@@ -129,8 +131,12 @@ def _serve_with_workers(
 
     _key_pair(settings)  # a wrong one is told before workers start
     use_one_thread()
+    # Workers bring a bundle of a store themselves. Its library does not survive the fork, and this
+    # process is to hold no copy in the cache when they have gone on to another bundle.
+    place = settings.bundle
+    folder = place if isinstance(place, Path) else apart(brought, place)
     # What this loads, libraries above all, is loaded once, and shared by all workers.
-    Predictor.load(brought(settings.bundle).resolve(), verification_key(settings.verify_key))
+    Predictor.load(folder.resolve(), verification_key(settings.verify_key))
 
     async def run(place: int, link: Link) -> None:
         await _serve(settings, link.ready, listeners[place], None, link)
