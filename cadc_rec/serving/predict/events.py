@@ -13,6 +13,7 @@ import math
 import threading
 import time as clock
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -165,7 +166,8 @@ class LiveEvents:
         self.newest = -np.inf if log_ends is None else log_ends
         self._lock = threading.Lock()
         self._ids: dict[str, None] = {}  # in the order in which they came
-        self._of: dict[Hashable, _Session] = {}
+        # In the order in which they changed.
+        self._of: OrderedDict[Hashable, _Session] = OrderedDict()
 
     def weigh(self, events: Sequence[Placed]) -> list[Outcome]:
         """What `take` would do with each event; nothing changes."""
@@ -223,8 +225,9 @@ class LiveEvents:
 
     def _joins(self, user: Hashable, time: float, item: int) -> bool:
         """Put an item into a user's session; whether it was there before."""
-        session = self._of.pop(user, _EMPTY)  # comes back as the latest to change
-        self._of[user] = session.with_item(time, item)
+        session = self._of.get(user, _EMPTY)
+        self._of[user] = session.with_item(time, item)  # at no moment is there none
+        self._of.move_to_end(user)
         return item in session.items
 
     def _count(self, rows: list[tuple[float, int]]) -> None:

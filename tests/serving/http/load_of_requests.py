@@ -12,7 +12,9 @@ import gzip
 import json
 import math
 import sys
+import tempfile
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -242,6 +244,29 @@ def who_is_cut_off_by_a_shutdown_is_told() -> None:
     sent.clear()
     asyncio.run(cut_off("/begun"))  # the connection is closed, which shows that it is not whole
     assert [message.get("status") for message in sent] == [200]
+
+
+def a_full_journal_makes_room_whatever_the_letters_of_its_ids() -> None:
+    """JSON takes six bytes and more for a letter that is not ASCII."""
+    from cadc_rec.serving.http.event_log import EventLog
+    from cadc_rec.serving.http.journal import Journal
+    from cadc_rec.serving.predict.events import Event
+
+    async def tell_all(log: EventLog) -> None:
+        for n in range(150):
+            event = Event(1000 + n % 50, 1.0 + n, 100, "\u6f22\U0001f600" * 20 + str(n))
+            assert (await log.take([event])).taken == 1
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "journal"
+        log = EventLog(path, most_bytes=20_000)
+        log.onto(toy())
+        asyncio.run(tell_all(log))
+        log.close()
+        assert path.stat().st_size <= 20_000
+        kept = [record["time"] for record in Journal(path, "events").news().records]
+    assert kept == [151.0 - n for n in range(len(kept), 0, -1)]
+    assert len(kept) > 10
 
 
 class Transport:
