@@ -127,19 +127,30 @@ def placed(events: Sequence[Event], items: IdMap, users: IdMap, known: UserItems
         user >= 0 and item >= 0 and bool((known.of(user) == item).any())
         for user, item in zip(user_rows.tolist(), item_rows, strict=True)
     ]
-    keys = keys_of(names, user_rows)
+    keys = keys_of(users, names, user_rows)
     return [
         Placed(item, float(event.time), key, known, event.id)
         for event, item, key, known in zip(events, item_rows, keys, again, strict=True)
     ]
 
 
-def keys_of(ids: Sequence[Any] | NDArray[Any], rows: NDArray[np.int64]) -> list[Hashable | None]:
-    """What users are told apart by: the row, or of those without one the id as text."""
-    return [
-        row if row >= 0 else (None if name is None else str(name))
-        for name, row in zip(ids, rows.tolist(), strict=True)
-    ]
+def keys_of(
+    users: IdMap, ids: Sequence[Any] | NDArray[Any], rows: NDArray[np.int64]
+) -> list[Hashable | None]:
+    """What users are told apart by: the row, or of those without one the id as text.
+
+    Args:
+        users: of a bundle.
+        ids: original ids.
+        rows: of the ids.
+    """
+    keys: list[Hashable | None] = list(rows.tolist())
+    strangers = np.flatnonzero(rows < 0).tolist()
+    if strangers:
+        texts = users.texts([ids[place] for place in strangers])
+        for place, text in zip(strangers, texts, strict=True):
+            keys[place] = text
+    return keys
 
 
 class LiveEvents:

@@ -268,6 +268,22 @@ class Predictor(Contents):
         """Whether the history of a request changes what a known user is recommended."""
         return self.requests is not None and self.requests.history_length > 0
 
+    def forms_vectors(self, user_ids: Sequence[Any] | NDArray[Any]) -> bool:
+        """Whether a program forms vectors of these users, though they tell nothing when they ask.
+
+        It does where the model reads the moment of a request, and of who has taken something since
+        the log ended.
+
+        Raises:
+            CadcError: an id is of the wrong type.
+        """
+        if self.requests is not None and self.requests.codes is not None:
+            return True
+        if (self.requests is None and self.newcomers is None) or not self.events.has_users:
+            return False
+        keys = keys_of(self.users, user_ids, self.users.rows(user_ids))
+        return self.events.of(keys) is not None
+
     @property
     def _n_taken(self) -> int:
         """How many items somebody took: those with the rows below it."""
@@ -361,7 +377,7 @@ class Predictor(Contents):
             alone = [int((each < self._n_taken).sum()) for each in given]
         if not self.events.has_users:
             return given, alone
-        since = self.events.of(keys_of(user_ids, rows))
+        since = self.events.of(keys_of(self.users, user_ids, rows))
         if since is None:
             return given, alone
         given = given or [np.zeros(0, np.int64)] * len(rows)

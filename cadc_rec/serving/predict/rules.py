@@ -69,6 +69,10 @@ class Rules:
         """Whether the list is not simply the best items."""
         return bool(self.max_per) or self.diversity > 0
 
+    def steps(self, k: int) -> int:
+        """What a list of k places takes: how often an item is looked at; 0 of the best items."""
+        return k * _pool(k) if self.item_by_item else 0
+
     def require_sound(self, places: int, attributes: Mapping[str, ItemAttribute], n: int) -> None:
         """Raise if a list cannot be put together by these rules.
 
@@ -139,9 +143,7 @@ def chosen(
         attributes: of items.
         vectors: of items.
     """
-    size = k
-    if rules.item_by_item:
-        size = max(k, min(_POOL * k, _LARGEST_POOL))
+    size = _pool(k) if rules.item_by_item else k
     pool = filled(search.best(size, out), size)
     if rules.min_score is not None:
         low = (pool.scores < rules.min_score) & search.by_vector[:, None]
@@ -161,6 +163,11 @@ def chosen(
         n = len(made.rows)
         best.rows[place, :n], best.scores[place, :n] = made.rows, made.scores
     return best
+
+
+def _pool(k: int) -> int:
+    """How many of the best items a list of k places is chosen from."""
+    return max(k, min(_POOL * k, _LARGEST_POOL))
 
 
 class _List:
@@ -243,16 +250,18 @@ def _add_from_behind(
 ) -> None:
     """Fill a list with items behind the pool, the best first, where values left places empty.
 
-    Each round asks for items without a value that is full, so its first one is always taken.
+    Each round asks for items without a value that is full, so its first one is always taken, and
+    for twice as many as the one before: values of many items each would take a round each.
     """
-    mine = out.some(np.array([place]))
+    mine, size = out.some(np.array([place])), made.k
     while not made.is_full:
         narrowed = mine
         for condition in made.full():
             narrowed = narrowed.narrowed(Without(condition, len(search.popular.counts)))
         taken = np.concatenate([mine.taken.of(0), seen.astype(np.int32)])
         narrowed = replace(narrowed, taken=UserItems.of_lists([taken]))
-        found = search.of_one(place, made.k, narrowed)
+        found = search.of_one(place, size, narrowed)
+        size *= 2
         there = found.rows[0] >= 0
         if least is not None and search.by_vector[place]:
             there &= found.scores[0] >= least

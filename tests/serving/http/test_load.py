@@ -27,6 +27,8 @@ SCRIPT = Path(__file__).with_name("load_of_requests.py")
         "small_ones_do_not_wait_for_large_ones",
         "answers_that_are_not_sent_are_bounded",
         "pieces_take_turns",
+        "lists_that_are_put_together_item_by_item_take_turns",
+        "what_runs_a_program_does_not_run_in_the_loop",
         "who_comes_too_late_costs_no_call",
         "lower_priorities_come_first",
         "who_is_cut_off_by_a_shutdown_is_told",

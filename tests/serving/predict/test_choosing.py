@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cadc_rec.errors import CadcError
+from cadc_rec.serving.predict.catalogue import CodedAttribute
+from cadc_rec.serving.predict.choosing import Search
 from cadc_rec.serving.predict.filters import DEPTH, TESTS, condition_of
 from cadc_rec.serving.predict.retrieval import IndexSearch
 from cadc_rec.serving.predict.rules import Boost, Rules
@@ -228,6 +230,23 @@ def test_of_one_value_no_more_come_than_may(predictor, max_per, k, wanted, least
     popular = [n for n in range(most) if not wanted or passes(wanted, n)]
     popular.sort(key=lambda n: (-predictor.popularity[n], n))
     assert found(answer, 2) == greedy(popular, k, max_per)
+
+
+def test_values_of_many_items_each_take_few_rounds(monkeypatch):
+    """The best 60 items have one value, the next 60 another, and so on."""
+    predictor, rounds = toy(n_items=3000), []
+    best = np.argsort(-predictor.item_vectors.vectors @ predictor.user_vectors[3], kind="stable")
+    codes = np.zeros(3000, np.int32)
+    codes[best] = np.arange(3000) // 60 + 1
+    maker = CodedAttribute("maker", {n: n for n in range(1, 51)}, np.arange(3001), codes)
+    predictor = dataclasses.replace(predictor, attributes={"maker": maker})
+    search = Search.of_one
+    monkeypatch.setattr(Search, "of_one", lambda *given: rounds.append(1) or search(*given))
+    taken = predictor.known.of(3).tolist()
+    left = [row for row in best.tolist() if row not in taken]
+    first = [next(row for row in left if codes[row] == code) for code in range(1, 41)]
+    assert found(predictor.recommend([103], 40, rules=Rules(max_per={"maker": 1}))) == first
+    assert len(rounds) <= 6  # the pool has 400, rounds 40, 80, 160, ...
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 0.7, 1.0])

@@ -15,6 +15,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.serving.predict import events as module
 from cadc_rec.serving.predict.answers import Source
 from cadc_rec.serving.predict.events import Counted, Event, LiveEvents, Placed
+from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.recent import RecentState
 from cadc_rec.serving.predict.requests import Requests
 from cadc_rec.serving.predict.retrieval import IndexSearch
@@ -243,6 +244,19 @@ def test_somebody_new_gets_a_vector_of_what_was_counted():
     assert not {11, 12} & set(found.rows[0].tolist())
     predictor.recommend([-5], 5, history=[[1013]], history_mode="replace")
     assert seen[-1] == [[13, -1, -1, -1]]
+
+
+def test_somebody_new_is_one_user_in_every_form_of_the_id():
+    forms = ("trim", "integer-like")
+    users = IdMap("user", np.array([f"u{n}" for n in range(20)], object), forms)
+    predictor = with_recent(newcomers=lambda h: np.ones((len(h), 8), np.float32))
+    predictor = replace(predictor, users=users)
+    predictor.count([Event(1011, 1001.0, user=" 007"), Event(1012, 1002.0, user=7)])
+    for name in ("7", 7, 7.0, " +07 "):
+        found = predictor.recommend([name], 50)
+        assert found.sources.tolist() == [Source.HISTORY]
+        assert not {11, 12} & set(found.rows[0].tolist())
+    assert predictor.recommend(["77", None], 5).sources.tolist() == [Source.POPULARITY] * 2
 
 
 def test_what_is_kept_of_users_and_names_is_bounded(monkeypatch):
