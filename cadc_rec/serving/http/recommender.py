@@ -213,7 +213,9 @@ class Recommender(InferenceModel):
         due = self.load.due(began, allowed)
         # Just after the start the program is loading, and would keep all others waiting.
         if runs_program(predictor, query) and not await self.loaded.until_whole(due - began):
-            raise TooLate("what forms vectors of users is still being loaded; ask again later.", 1.0)
+            raise TooLate(
+                "what forms vectors of users is still being loaded; ask again later.", 1.0
+            )
         large = users > piece_users(predictor, query)
         ticket = self.load.admit(users, k, large, self.load.clock(), due)
         try:

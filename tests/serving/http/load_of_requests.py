@@ -213,7 +213,12 @@ def what_runs_a_program_does_not_run_in_the_loop() -> None:
 
     async def ask() -> None:
         batcher = Batcher(load)
-        asked = [Query([103], 5), Query([-7], 5), Query([101], 5), Query([102], 5, history=[[1001]])]
+        asked = [
+            Query([103], 5),
+            Query([-7], 5),
+            Query([101], 5),
+            Query([102], 5, history=[[1001]]),
+        ]
         for query in asked:
             assert runs_program(predictor, query) == (query.users != [101])
             await batcher.recommend(predictor, query, take(load))
