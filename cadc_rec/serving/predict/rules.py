@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.predict.catalogue import ItemAttribute
 from cadc_rec.serving.predict.choosing import Search
-from cadc_rec.serving.predict.conditions import Condition, Without
-from cadc_rec.serving.predict.filters import Filter, condition_of
+from cadc_rec.serving.predict.conditions import Condition, Every, Without
+from cadc_rec.serving.predict.filters import Filter, Room, condition_of
 from cadc_rec.serving.predict.numbers import number
 from cadc_rec.serving.predict.top_k import Best, Doubles, Floats, NotCandidates, filled
 
@@ -35,7 +36,7 @@ _POOL, _LARGEST_POOL = 10, 1000  # times k, and items: what diversity chooses fr
 class Boost:
     """Something that is added to the scores of the items that a filter lets through."""
 
-    filter: Filter
+    filter: Filter | Every
     add: float
 
 
@@ -73,8 +74,8 @@ class Rules:
         """What a list of k places takes: how often an item is looked at; 0 of the best items."""
         return k * _pool(k) if self.item_by_item else 0
 
-    def require_sound(self, places: int, attributes: Mapping[str, ItemAttribute], n: int) -> None:
-        """Raise if a list cannot be put together by these rules.
+    def read(self, places: int, attributes: Mapping[str, ItemAttribute], n: int) -> Rules:
+        """The same with the filters of boosts read, so that none is read again.
 
         Args:
             places: users times k.
@@ -104,21 +105,27 @@ class Rules:
             number(self.min_score, "min_score is a number")
         if len(self.boosts) > BOOSTS:
             raise CadcError(f"boost: {len(self.boosts)} boosts; at most {BOOSTS} are taken.")
+        boosts, room = [], Room()
         for boost in self.boosts:
             if abs(number(boost.add, "boost: 'add' is a number")) > LARGEST_BOOST:
                 raise CadcError(
                     f"boost: {boost.add!r:.80} is not between -{LARGEST_BOOST:g} and "
                     f"{LARGEST_BOOST:g}."
                 )
-            condition_of(boost.filter, attributes, n)
+            boosts.append(replace(boost, filter=condition_of(boost.filter, attributes, n, room)))
+        if all(a.filter is b.filter for a, b in zip(boosts, self.boosts, strict=True)):
+            return self
+        return replace(self, boosts=boosts)
 
-    def added(self, attributes: Mapping[str, ItemAttribute], n: int) -> Doubles | None:
-        """What the boosts add to each item's scores, ``[n]``."""
-        if not self.boosts:
-            return None
-        found = np.zeros(n)
+    @cached_property
+    def added(self) -> Doubles | None:
+        """What the boosts, which were read, add to each item's scores, ``[n]``."""
+        found: Doubles | None = None
         for boost in self.boosts:
-            found[condition_of(boost.filter, attributes, n).mask()] += boost.add
+            assert isinstance(boost.filter, Every)
+            mask = boost.filter.mask()
+            found = np.zeros(len(mask)) if found is None else found
+            found[mask] += boost.add
         return found
 
 
