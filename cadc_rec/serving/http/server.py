@@ -205,7 +205,7 @@ async def _serve(
 
         app = application(model, beside, dataplane, repository, key, limits, is_ready)
         most = _connections(limits.connections)
-        protocol: Any = impatient(limits.head_seconds, most, model.load)
+        protocol: Any = impatient(limits.head_seconds, most, model.load, tell)
         if pair is not None:
             protocol = handshaking(protocol, lambda: pair.context, limits.head_seconds, most)
         config = uvicorn.Config(
