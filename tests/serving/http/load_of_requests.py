@@ -363,7 +363,7 @@ def a_full_service_refuses_before_it_reads() -> None:
     from uvicorn.server import ServerState
 
     load, _ = loaded(wait_seconds=0.1)
-    asked = []
+    asked, told = [], list[Any]()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         asked.append(scope["path"])
@@ -374,7 +374,7 @@ def a_full_service_refuses_before_it_reads() -> None:
     async def talk() -> tuple[bytes, bytes, list[bytes]]:
         config = Config(app, log_level="critical", access_log=False)
         config.load()
-        state, kind = ServerState(), impatient(10, 3, load)
+        state, kind = ServerState(), impatient(10, 3, load, told.append)
 
         def connected() -> tuple[Any, Transport]:
             transport = Transport()
@@ -407,6 +407,7 @@ def a_full_service_refuses_before_it_reads() -> None:
     assert b"content-length: %d\r\n" % len(body) in head
     assert json.loads(body) == {"error": "too many requests wait; ask again later."}
     assert answered.startswith(b"HTTP/1.1 200 ")
+    assert [(one.path, one.status) for one in told] == [("/v2/models/recommender/infer", 503)]
     assert others[:2] == [b"", b""]
     assert b"there are 3 connections already" in others[2]
 
