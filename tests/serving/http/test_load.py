@@ -32,6 +32,7 @@ SCRIPT = Path(__file__).with_name("load_of_requests.py")
         "who_is_cut_off_by_a_shutdown_is_told",
         "a_full_service_refuses_before_it_reads",
         "requests_are_whole_or_not",
+        "urgent_pieces_take_turns_too",
         "pieces_are_the_whole_answer",
         "the_client_chooses_the_compression",
     ],
