@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 from kserve import InferInput, InferRequest
+from kserve.errors import InvalidInput
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import InferParameter
 
+from cadc_rec.serving.http import page
 from cadc_rec.serving.http import side_models as module
-from cadc_rec.serving.http.load import TooLate
+from cadc_rec.serving.http.load import Busy, ServiceTimes, TooLate
 from cadc_rec.serving.http.messages import Input, Parameters, Request
 from cadc_rec.serving.http.recommender import Recommender
 from cadc_rec.serving.http.settings import Limits
@@ -44,9 +46,9 @@ class Loaded:
         return self.whole
 
 
-def models() -> tuple[Any, Recommender, list[Any]]:
+def models(**limits: Any) -> tuple[Any, Recommender, list[Any]]:
     loaded: Any = Loaded()
-    main = Recommender("m", loaded, Limits())
+    main = Recommender("m", loaded, Limits(**limits))
     return loaded, main, module.side_models(main)
 
 
@@ -147,6 +149,60 @@ def a_large_answer_is_encoded_off_the_loop() -> None:
     assert threads[1].startswith("encoder")
     assert list(large.outputs[0].shape) == [100, 40]
     close(main, beside)
+
+
+def the_page_asks_for_similar_items_as_all_do() -> None:
+    loaded, main, beside = models(k=20)
+    loaded.go.set()
+    similar = endpoint(page.page_routes(main, beside[0]), "/explore/similar")
+    lines = asyncio.run(similar(item="1003", k=20))
+    found = loaded.predictor.similar_items([1003], 20)
+    assert [line["id"] for line in lines] == [str(item) for item in found.item_ids[0]]
+    assert [line["title"] for line in lines][:3] == [f"Title {row}" for row in found.rows[0, :3]]
+    np.testing.assert_allclose([line["score"] for line in lines], found.scores[0], rtol=1e-6)
+    with pytest.raises(InvalidInput, match="'k' = 21 is not between 1 and 20"):
+        asyncio.run(similar(item="1003", k=21))
+    beside[0]._threads.load.admit(1, 1, False, 0.0, np.inf, times=Slow())
+    with pytest.raises(Busy):
+        asyncio.run(similar(item="1003", k=20))
+    for unknown in ("999", "x", ""):
+        with pytest.raises(InvalidInput, match=f"no item has the id '{unknown}'"):
+            asyncio.run(similar(item=unknown, k=20))
+    close(main, beside)
+
+
+class Slow(ServiceTimes):
+    """Of something that takes an hour."""
+
+    def expected(self, users: int, k: int) -> float:
+        return 3600.0
+
+
+def the_page_samples_users_once_a_bundle() -> None:
+    loaded, main, beside = models()
+    threads: list[str] = []
+    sample = page._sample_users
+
+    def noted(predictor: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return sample(predictor)
+
+    page._sample_users = noted
+    start = endpoint(page.page_routes(main, beside[0]), "/explore/start")
+    first, second = asyncio.run(start()), asyncio.run(start())
+    assert first == second
+    # Of the toy's users, four took 3 items, four 4, and so on to 7.
+    assert [user["taken"] for user in first["sample_users"]] == [3, 3, 4, 5, 6, 7]
+    loaded.predictor = toy(n_users=2)
+    object.__setattr__(loaded.predictor, "fingerprint", "e" * 64)
+    assert [user["id"] for user in asyncio.run(start())["sample_users"]] == ["100", "101"]
+    assert len(threads) == 2
+    assert all(name.startswith("encoder") for name in threads)
+    close(main, beside)
+
+
+def endpoint(routes: Any, path: str) -> Any:
+    return next(route.endpoint for route in routes.routes if route.path == path)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ SCRIPT = Path(__file__).with_name("side_questions.py")
         "a_long_question_keeps_no_other_one_waiting",
         "a_question_has_a_deadline",
         "a_large_answer_is_encoded_off_the_loop",
+        "the_page_asks_for_similar_items_as_all_do",
+        "the_page_samples_users_once_a_bundle",
     ],
 )
 def test_beside_recommendations(name):
