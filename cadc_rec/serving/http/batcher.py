@@ -157,6 +157,8 @@ class Batcher:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _join(self, one: Waiting) -> None:
+        if one.parts:  # it takes turns with all that wait, whatever its rank was
+            one.rank = max(one.rank, DEFAULT_PRIORITY)
         at = len(self._line)
         while at and self._line[at - 1].rank > one.rank:
             at -= 1

@@ -182,6 +182,8 @@ async def _serve(
         stack.callback(model.close)
         models = ModelRepository()
         beside = side_models(model)
+        for side in beside:
+            stack.callback(side.close)
         for each in (model, *beside):
             models.update(each)
         dataplane = DataPlane(models)

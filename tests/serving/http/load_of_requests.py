@@ -423,6 +423,50 @@ def requests_are_whole_or_not() -> None:
     assert not any(map(is_whole_inference, others))
 
 
+def urgent_pieces_take_turns_too() -> None:
+    """A large request is before the others once; then whatever waits comes before its next piece,
+
+    and an urgent one before all.
+    """
+    predictor = toy(n_users=100)
+    calls: list[int] = []
+    later: list[Any] = []
+    load, _ = loaded(wait_seconds=10.0)
+
+    class Slow:
+        """Answers as the toy does, and notes who asked; during the first call others come."""
+
+        item_vectors = SimpleNamespace(vectors=np.zeros((10**6, 10)))
+
+        def recommend(self, users: list[Any], k: int, *more: Any) -> Any:
+            calls.append(users[0])
+            if len(calls) == 1:
+                loop.call_soon_threadsafe(come)
+            return predictor.recommend(users, k, *more)
+
+        def forms_vectors(self, users: list[Any]) -> bool:
+            return False
+
+    slow: Any = Slow()
+
+    def come() -> None:
+        for user, rank in ((101, 2), (102, 3), (103, 1)):
+            query = Query([user], 5, candidates=[1000])
+            later.append(asyncio.ensure_future(batcher.recommend(slow, query, take(load), rank)))
+
+    async def ask() -> None:
+        whole = Query(list(range(110, 180)), 5)
+        await batcher.recommend(slow, whole, take(load, 70, 5, large=True), 1)
+        await asyncio.gather(*later)
+        batcher.close()
+
+    batcher = Batcher(load)
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        runner.run(ask())
+    assert calls == [110, 103, 101, 142, 174, 102]
+
+
 def pieces_are_the_whole_answer() -> None:
     draw = np.random.default_rng(0)
     ids = draw.integers(0, 10**12, (400, 50))

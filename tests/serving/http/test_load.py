@@ -37,6 +37,7 @@ SCRIPT = Path(__file__).with_name("load_of_requests.py")
         "a_full_service_refuses_before_it_reads",
         "a_full_journal_makes_room_whatever_the_letters_of_its_ids",
         "requests_are_whole_or_not",
+        "urgent_pieces_take_turns_too",
         "pieces_are_the_whole_answer",
         "the_client_chooses_the_compression",
     ],
