@@ -167,8 +167,8 @@ class Loaded:
 
     def _load(self) -> tuple[Predictor, Path]:
         predictor, folder = load_tested(self.path, self.verify_key)
-        # Nothing that can refuse the bundle comes after what was told of it.
         predictor.load_ahead()
+        # Last of all: a refused bundle must not take along what was told.
         if self.events is not None:
             self.events.beside(predictor)
         if self.withheld is not None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -31,6 +32,7 @@ from cadc_rec.serving.http.access_log import access_log
 from cadc_rec.serving.http.connections import impatient
 from cadc_rec.serving.http.event_log import EventLog
 from cadc_rec.serving.http.guard import ApiKey
+from cadc_rec.serving.http.handshake import handshaking
 from cadc_rec.serving.http.health import HealthPort
 from cadc_rec.serving.http.loaded import Loaded, Repository, use_one_thread
 from cadc_rec.serving.http.observed import observed, observers
@@ -208,14 +210,16 @@ async def _serve(
             return model.ready and not stopping.is_set()
 
         app = application(model, beside, dataplane, repository, key, limits, is_ready)
+        most = _connections(limits.connections)
+        protocol: Any = impatient(limits.head_seconds, most, model.load)
+        if pair is not None:
+            protocol = handshaking(protocol, lambda: pair.context, limits.head_seconds, most)
         config = uvicorn.Config(
-            observed(app, tell),
-            http=impatient(limits.head_seconds, _connections(limits.connections), model.load),
+            observed(app, tell), http=protocol,
             ws="none", lifespan="off", backlog=_BACKLOG,
             log_level="critical", access_log=False, server_header=False, date_header=False,
             timeout_keep_alive=limits.idle_seconds,
             timeout_graceful_shutdown=limits.grace_seconds,
-            ssl_context_factory=None if pair is None else lambda *_: pair.context,
         )  # fmt: skip
         server = _Both(config, rpc, limits.grace_seconds, stopping)
         tasks = [asyncio.create_task(loaded.load_ahead())]
