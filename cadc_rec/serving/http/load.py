@@ -23,8 +23,10 @@ from dataclasses import dataclass
 from prometheus_client import Counter, Gauge
 
 from cadc_rec.errors import CadcError
-from cadc_rec.serving.http.messages import Parameters
 from cadc_rec.serving.http.settings import Limits
+
+if TYPE_CHECKING:  # it loads the server's library
+    from cadc_rec.serving.http.messages import Parameters
 
 _WEIGHT = 0.05  # of a new measurement in the mean of its size
 _TYPICAL = (1, 10)  # users and k of a request that is not read yet
