@@ -197,6 +197,11 @@ class Journal:
         return CadcError(f"{self.path}: cannot be used ({error.strerror}); mend its rights.")
 
 
+def line_bytes(value: Record) -> int:
+    """Bytes that a record takes."""
+    return len(_line(value))
+
+
 def _line(value: Record) -> bytes:
     body = strict_json.dumps(value, separators=(",", ":")).encode()
     return b"%08x %s\n" % (zlib.crc32(body), body)

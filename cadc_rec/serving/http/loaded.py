@@ -113,13 +113,14 @@ class Loaded:
     ) -> None:
         self.path, self.verify_key = path, verify_key
         self.events, self.withheld = events, withheld
+        self._told = [told for told in (events, withheld) if told is not None]
         self._one_at_a_time = asyncio.Lock()
+        self._tasks = set[asyncio.Task[Predictor]]()  # the loop itself holds them weakly
         self._whole = asyncio.Event()
         self._seen = self._look()
         self.predictor, self._folder = load_tested(path, verify_key)
-        for told in (events, withheld):
-            if told is not None:
-                told.onto(self.predictor)
+        for told in self._told:
+            told.onto(self.predictor)
         _LOADED.labels(self.predictor.fingerprint).set(time.time())
 
     async def reload(self) -> Predictor:
@@ -128,12 +129,21 @@ class Loaded:
         Raises:
             CadcError: the bundle was refused.
         """
+        # Whoever asked may be given up, by a deadline. The load goes on: half of one would be lost.
+        task = asyncio.create_task(self._reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _reload(self) -> Predictor:
         async with self._one_at_a_time:
             seen = await asyncio.to_thread(self._look)
             try:
                 predictor, folder = await asyncio.to_thread(self._load)
             except Exception as error:
                 self._seen = seen
+                for told in self._told:
+                    told.settle(self.predictor)
                 _RELOADS.labels("refused").inc()
                 log.error("refused: %s The old bundle goes on answering.", error)
                 if isinstance(error, CadcError):
@@ -147,16 +157,19 @@ class Loaded:
             _RELOADS.labels("loaded").inc()
             if folder != self._folder:
                 let_go(self._folder)
+            for told in self._told:  # in the same step of the loop as the answers
+                told.settle(predictor)
             self.predictor, self._seen, self._folder = predictor, seen, folder
+            if self.events is not None:
+                await asyncio.to_thread(self.events.thin)
             log.info("loaded %s (%s)", predictor.name, predictor.fingerprint[:12])
             return predictor
 
     def _load(self) -> tuple[Predictor, Path]:
         predictor, folder = load_tested(self.path, self.verify_key)
-        for told in (self.events, self.withheld):
-            if told is not None:
-                told.onto(predictor)
         predictor.load_ahead()
+        for told in self._told:
+            told.beside(predictor)
         return predictor, folder
 
     async def load_ahead(self) -> None:

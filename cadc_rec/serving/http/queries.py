@@ -36,6 +36,7 @@ from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.http.tensors import SHORT, values_of
 from cadc_rec.serving.http.told import attributes_of, described_attributes, first_attribute
 from cadc_rec.serving.predict.answers import Recommendations, Source
+from cadc_rec.serving.predict.conditions import Every
 from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.predictor import HistoryMode, Predictor
 from cadc_rec.serving.predict.rules import NO_RULES, Boost, Rules
@@ -56,13 +57,13 @@ class Query:
         k: items a user.
         exclude_seen: whether to leave out what they took.
         history: a list of item ids each; None without histories.
-        filter: see `cadc_rec.serving.predict.filters`; None for all items.
+        filter: see `cadc_rec.serving.predict.filters`, read; None for all items.
         candidates: item ids of all users, or a list of them each; None for all items.
         time: seconds since 1970, a number a user; None where the model reads none.
         context: of each column that the model reads, a value a user, None where it is missing.
         history_mode: see `Predictor.recommend`.
         block: items that are left out, like `candidates`.
-        rules: how a list is put together.
+        rules: how a list is put together, read.
         attributes: of each one that is told, a value a user, None where it is unknown.
     """
 
@@ -70,7 +71,7 @@ class Query:
     k: int
     exclude_seen: bool = True
     history: list[list[Any]] | None = None
-    filter: dict[str, Any] | None = None
+    filter: Every | None = None
     candidates: list[Any] | None = None
     time: list[float] | None = None
     context: dict[str, list[Any]] = field(default_factory=dict)
@@ -124,7 +125,7 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
         )
     rules = _rules(parameters)
     try:
-        predictor.require_choice(parameters.filter, rules, len(users) * k)
+        only, rules = predictor.read_choice(parameters.filter, rules, len(users) * k)
     except CadcError as error:
         raise InvalidInput(f"parameters: {error}") from None
     history = None
@@ -140,7 +141,7 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
         k,
         parameters.exclude_seen,
         history,
-        parameters.filter,
+        only,
         candidates,
         *moment,
         parameters.history_mode,

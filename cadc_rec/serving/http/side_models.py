@@ -263,10 +263,10 @@ def _similar(request: Request, predictor: Predictor, limits: Limits) -> Asked:
     if len(items) * k > limits.places:
         raise InvalidInput(f"{len(items)} items times k = {k}: at most {limits.places} are given.")
 
-    predictor.require_choice(parameters.filter, NO_RULES, 0)
+    only, _ = predictor.read_choice(parameters.filter, NO_RULES, 0)
 
     def work() -> list[Output]:
-        found = predictor.similar_items(items, k, parameters.filter)
+        found = predictor.similar_items(items, k, only)
         scores = np.where(found.rows >= 0, found.scores, 0.0).astype(np.float32)
         return [
             Output("item_id", _kind(predictor.items.are_integers), found.item_ids),

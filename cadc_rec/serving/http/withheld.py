@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from prometheus_client import Gauge
-from starlette.exceptions import HTTPException
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.serving.http.journal import Journal, JournalFullError
+from cadc_rec.serving.http.load import Busy
 
 if TYPE_CHECKING:
     from cadc_rec.serving.predict.predictor import Predictor
@@ -31,6 +31,7 @@ Id = int | str
 _MOST_WITHHELD = 1_000_000
 _MOST_BYTES = 64 << 20
 _KIND = "availability"
+_MENDED = 30.0  # seconds after which to try a disk again
 _WITHHELD = Gauge(
     "cadc_rec_withheld_items",
     "Items that the service was told to withhold.",
@@ -49,23 +50,38 @@ class Withheld:
     def __init__(self, path: Path, most_bytes: int = _MOST_BYTES) -> None:
         self._journal = Journal(path, _KIND, most_bytes)
         self._items: dict[Id, None] = {}
-        self._predictor: Predictor | None = None
+        # The first answers; a second may take its place. Set in one step.
+        self._followers: tuple[Predictor, ...] = ()
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="availability")
 
     def onto(self, predictor: Predictor) -> None:
-        """Let another predictor leave out what is withheld.
+        """Let a predictor leave out what is withheld.
+
+        Raises:
+            CadcError: the journal is damaged or cannot be read.
+        """
+        self.beside(predictor)
+        self.settle(predictor)
+
+    def beside(self, predictor: Predictor) -> None:
+        """Let another predictor leave it out as well, until `settle`.
 
         Raises:
             CadcError: the journal is damaged or cannot be read.
         """
         with self._lock:
-            before, self._predictor = self._predictor, predictor
+            before = self._followers
+            self._followers = (*before[:1], predictor)
             try:
                 self._follow(anew=True)
             except CadcError:
-                self._predictor = before
+                self._followers = before
                 raise
+
+    def settle(self, predictor: Predictor) -> None:
+        """Let this predictor alone follow from now on. It does not wait, and fits an event loop."""
+        self._followers = (predictor,)
 
     async def tell(self, withhold: Sequence[Id], release: Sequence[Id]) -> tuple[int, int]:
         """Withhold and release items; what is in both is released.
@@ -76,7 +92,7 @@ class Withheld:
 
         Raises:
             CadcError: an id is of the wrong type.
-            HTTPException: 503, the disk takes nothing, or too many would be withheld.
+            Busy: the disk takes nothing, or too many would be withheld.
         """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._tell, withhold, release)
@@ -90,6 +106,8 @@ class Withheld:
                 await loop.run_in_executor(self._thread, self._followed)
             except CadcError as error:
                 log.warning("%s What other processes withhold is not known.", error)
+            except Exception as error:  # a record that says nothing must not end the rest
+                log.error("a defect of cadc-rec: withheld items: %s", error, exc_info=error)
 
     def close(self) -> None:
         """Let the thread go."""
@@ -103,24 +121,27 @@ class Withheld:
             more = [every[one] for one in dict.fromkeys(withhold)]
             more = [one for one in more if one not in freed and one not in self._items]
             if len(self._items) + len(more) > _MOST_WITHHELD:
-                raise HTTPException(
-                    503, f"at most {_MOST_WITHHELD:,} items are withheld; release some, or export "
+                raise Busy(
+                    f"at most {_MOST_WITHHELD:,} items are withheld; release some, or export "
                     "a bundle without them."
-                )  # fmt: skip
+                )
             records = [{"item": one, "withheld": True} for one in more]
             records += [{"item": one, "withheld": False} for one in freed if one in self._items]
             try:
                 if records:
                     self._append(records)
             except CadcError as error:
-                raise HTTPException(503, str(error)) from None
+                log.error("%s", error)
+                raise Busy(
+                    "the journal of withheld items takes nothing, and the service's log says why; "
+                    "tell it again later.", _MENDED,
+                ) from None  # fmt: skip
             self._follow()
             return len(self._items), unknown
 
     def _as_the_bundle_has(self, ids: list[Id]) -> tuple[dict[Id, Id], int]:
         """Each id as the bundle writes it, and how many no item has, which stay as they are."""
-        assert self._predictor is not None
-        items = self._predictor.items
+        items = self._followers[0].items
         rows = items.rows(ids)
         written = zip(ids, items.of_rows(rows).tolist(), (rows >= 0).tolist(), strict=True)
         return {one: own if known else one for one, own, known in written}, int((rows < 0).sum())
@@ -138,7 +159,6 @@ class Withheld:
 
     def _follow(self, anew: bool = False) -> None:
         """Read what is new in the journal, and let the predictor know if anything is."""
-        assert self._predictor is not None
         news = self._journal.news()
         if news.anew:
             self._items = {}
@@ -148,7 +168,8 @@ class Withheld:
             else:
                 self._items.pop(record["item"], None)
         if news.records or news.anew or anew:
-            self._predictor.withhold(_rows(self._predictor, self._items))
+            for predictor in self._followers:
+                predictor.withhold(_rows(predictor, self._items))
             _WITHHELD.set(len(self._items))
 
 

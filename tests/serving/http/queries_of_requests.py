@@ -24,7 +24,7 @@ from cadc_rec.serving.http.queries import Query, query_of
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.requests import Requests
-from cadc_rec.serving.predict.rules import NO_RULES, Boost, Rules
+from cadc_rec.serving.predict.rules import NO_RULES, Rules
 from tests.serving.toy import toy
 
 ENDS = [2**63 - 1, -(2**63), 1_790_000_000_000_000_001, 0, 17]
@@ -257,8 +257,10 @@ def choosing() -> None:
         numbers = {name: str(value) for name, value in numbers.items()} if text else numbers
         boost = '[{"filter": {"kind": ["kind 1"]}, "add": 2}]'
         rules = of([3], max_per='{"kind": 2}', boost=boost, **numbers).rules
-        boosts = (Boost({"kind": ["kind 1"]}, 2.0),)
-        assert rules == Rules({"kind": 2}, 0.25, boosts, -1.5)
+        assert dataclasses.replace(rules, boosts=()) == Rules({"kind": 2}, 0.25, (), -1.5)
+        assert rules.added.tolist() == [2.0 * (n % 4 == 1) for n in range(50)]
+    wanted = of([3], filter='{"kind": ["kind 1"]}').filter
+    assert wanted.rows().tolist() == list(range(1, 50, 4))
     for shape, parameters, sentence in [
         ([3, 1], {}, r"'candidate_id': the shape is \[m\], or \[2, m\] for 2 users, not"),
         ([3], {"filter": '{"year": {">": "x"}}'}, "parameters: '>' of year takes a number"),
