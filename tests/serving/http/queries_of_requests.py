@@ -210,6 +210,9 @@ def attributes_of_somebody_new() -> None:
     user = ("user_id", [1], "INT64", [-5])
     assert of(user, ("attribute_zone", [1], "INT64", [10])).attributes == {"zone": [10]}
     assert of(user).attributes == {}
+    # Values that no training user had are unknown, and take no place.
+    new = [f"new {n}" for n in range(32)]
+    assert of(user, ("attribute_likes", [1, 32], "BYTES", new)).attributes == {"likes": [new]}
     for given, named in (
         (("attribute_color", [1], "BYTES", ["x"]), "no such attribute of users; there are: attr"),
         (("attribute_zone", [1], "BYTES", ["x"]), "values are whole numbers"),
@@ -217,6 +220,11 @@ def attributes_of_somebody_new() -> None:
         (("attribute_zone", [1], "FP64", [1.5]), "values of 'zone' are whole numbers"),
         (("attribute_group", [1, 2], "BYTES", ["a", "b"]), "the shape is"),
         (("attribute_face", [1, 1], "FP64", [1.0]), "'face' has 2 numbers"),
+        (("attribute_face", [1, 70], "FP64", [1.0] * 70), "'face' has 2 numbers, not 70"),
+        (
+            ("attribute_likes", [1, 33], "BYTES", [""] * 33),
+            "33 values a user, and the model takes 2",
+        ),
         (("attribute_age", [1], "FP64", [1e309]), "'age' has numbers, not inf"),
     ):
         with pytest.raises(InvalidInput, match=named):
