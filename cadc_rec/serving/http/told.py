@@ -14,7 +14,7 @@ from kserve.errors import InvalidInput
 
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.http.messages import ATTRIBUTE, Input, shown
-from cadc_rec.serving.http.tensors import values_of
+from cadc_rec.serving.http.tensors import NUMBER, WHOLE, values_of
 from cadc_rec.serving.predict.attributes import UserAttributes
 from cadc_rec.serving.predict.predictor import Predictor
 
@@ -112,8 +112,7 @@ def _value(name: str, value: Any, kind: str, whole: bool) -> Any:
         return None
     if not (whole or _numbers(kind)):
         return text
-    try:
-        return int(text) if whole else float(text)
-    except ValueError:
+    if not (WHOLE if whole else NUMBER).fullmatch(value):
         what = "whole numbers" if whole else "numbers"
-        raise InvalidInput(f"input {name!r}: values are {what}; got {shown(text)}.") from None
+        raise InvalidInput(f"input {name!r}: values are {what}; got {shown(text)}.")
+    return int(text) if whole else float(text)

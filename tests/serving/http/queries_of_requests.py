@@ -213,10 +213,15 @@ def attributes_of_somebody_new() -> None:
     # Values that no training user had are unknown, and take no place.
     new = [f"new {n}" for n in range(32)]
     assert of(user, ("attribute_likes", [1, 32], "BYTES", new)).attributes == {"likes": [new]}
+    assert of(user, ("attribute_age", [1], "BYTES", ["-1.5e1"])).attributes == {"age": [-15.0]}
     for given, named in (
         (("attribute_color", [1], "BYTES", ["x"]), "no such attribute of users; there are: attr"),
         (("attribute_zone", [1], "BYTES", ["x"]), "values are whole numbers"),
         (("attribute_age", [1], "BYTES", ["x"]), "values are numbers"),
+        (("attribute_zone", [1], "BYTES", ["1_0"]), "values are whole numbers"),
+        (("attribute_zone", [1], "BYTES", [" 10"]), "values are whole numbers"),
+        (("attribute_age", [1], "BYTES", ["1_0"]), "values are numbers"),
+        (("attribute_age", [1], "BYTES", ["٣"]), "values are numbers"),
         (("attribute_zone", [1], "FP64", [1.5]), "values of 'zone' are whole numbers"),
         (("attribute_group", [1, 2], "BYTES", ["a", "b"]), "the shape is"),
         (("attribute_face", [1, 1], "FP64", [1.0]), "'face' has 2 numbers"),
