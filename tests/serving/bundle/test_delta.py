@@ -128,6 +128,28 @@ def test_vectors_that_are_there_twice_are_sent_once(days, tmp_path):
     assert contents(tmp_path / "next") == contents(moved)
 
 
+def test_it_tells_nothing_of_the_vector_of_who_had_the_row_before(days, tmp_path):
+    draw, patches = np.random.default_rng(3), []
+    second = tmp_path / "second"
+    shutil.copytree(days / "second", second)
+    vectors = Bundle.open(second).arrays(layout.USER_VECTORS)["vectors"].copy()
+    vectors[0] = draw.standard_normal(DIM)
+    (second / layout.USER_VECTORS).write_bytes(save({"vectors": vectors}))
+    write_manifest(second)
+    for case in ("one", "other"):
+        shutil.copytree(days / "first", tmp_path / case)
+        before = Bundle.open(tmp_path / case).arrays(layout.USER_VECTORS)["vectors"].copy()
+        before[0] = draw.standard_normal(DIM)
+        (tmp_path / case / layout.USER_VECTORS).write_bytes(save({"vectors": before}))
+        write_manifest(tmp_path / case)
+        first = Bundle.open(tmp_path / case)
+        delta = write_delta(first, Bundle.open(second), tmp_path / f"{case}-delta")
+        apply_delta(first.path, delta, tmp_path / f"{case}-next")
+        assert contents(tmp_path / f"{case}-next") == contents(second)
+        patches.append(delta.read(delta.manifest["patches"][layout.USER_VECTORS]))
+    assert patches[0] == patches[1]
+
+
 def test_in_its_place_and_a_second_time(days, tmp_path):
     here = tmp_path / "here"
     shutil.copytree(days / "first", here)
