@@ -21,7 +21,7 @@ from prometheus_client import Gauge
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
-from cadc_rec.serving.http.journal import Journal, JournalFullError
+from cadc_rec.serving.http.journal import Journal, JournalFullError, line_bytes
 from cadc_rec.serving.http.load import Busy
 from cadc_rec.serving.predict.events import Counted, Event
 
@@ -244,9 +244,11 @@ def _kept(records: Sequence[dict[str, Any]], predictor: Predictor) -> list[dict[
 
 
 def _latest(records: Sequence[dict[str, Any]], most_bytes: int) -> Sequence[dict[str, Any]]:
-    """The last records, at most so many bytes of them, about."""
+    """The last records, at most so many bytes of the journal."""
     size, first = 0, len(records)
-    while first and size < most_bytes:
+    while first:
+        size += line_bytes(records[first - 1])
+        if size > most_bytes:
+            break
         first -= 1
-        size += 64 + sum(len(str(value)) for value in records[first].values())
     return records[first:]

@@ -185,6 +185,8 @@ async def _serve(
         stack.callback(model.close)
         models = ModelRepository()
         beside = side_models(model)
+        for side in beside:
+            stack.callback(side.close)
         for each in (model, *beside):
             models.update(each)
         dataplane = DataPlane(models)
@@ -214,7 +216,7 @@ async def _serve(
 
         app = application(model, beside, dataplane, repository, key, limits, is_ready)
         most = _connections(limits.connections)
-        protocol: Any = impatient(limits.head_seconds, most, model.load)
+        protocol: Any = impatient(limits.head_seconds, most, model.load, tell)
         if pair is not None:
             protocol = handshaking(protocol, lambda: pair.context, limits.head_seconds, most)
         config = uvicorn.Config(

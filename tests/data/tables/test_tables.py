@@ -300,6 +300,9 @@ def test_lists_numbers_and_dates_of_parquet_are_attributes_too(tables, raw_folde
         "sizes": [[1, 2], [2], []],  # as text: 10, 2
         "price": [1, 0, 0],
         "since": [1, 0, 2],
+        # For filters; dates as seconds since 1970: 18,262 and 18,628 days.
+        "price:value": [1.0, None, None],
+        "since:value": [18_262 * 86_400.0, None, 18_628 * 86_400.0],
     }
 
 
