@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cadc_rec.serving.http.event_log import EventLog
     from cadc_rec.serving.http.withheld import Withheld
 
+_MOST_WAITING = 256  # requests, of 2 MiB each at most, for what the first ones do not need
 _SHOWN = 3  # differences of a self-test that a message names
 
 _RELOADS = Counter("cadc_rec_reloads", "Bundles loaded or refused.", ("outcome",))
@@ -115,7 +116,7 @@ class Loaded:
         self.events, self.withheld = events, withheld
         self._one_at_a_time = asyncio.Lock()
         self._tasks = set[asyncio.Task[Predictor]]()  # the loop itself holds them weakly
-        self._whole = asyncio.Event()
+        self._whole, self._waiting = asyncio.Event(), 0
         self._seen = self._look()
         self.predictor, self._folder = load_tested(path, verify_key)
         for told in (events, withheld):
@@ -185,10 +186,17 @@ class Loaded:
             self._whole.set()
 
     async def until_whole(self, seconds: float) -> bool:
-        """Wait for `load_ahead`, so long at most; whether it is done."""
-        if not self._whole.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._whole.wait(), seconds)
+        """Wait for `load_ahead`, so long at most; whether it is done.
+
+        Those who wait hold their requests in memory, so more than some do not wait.
+        """
+        if not self._whole.is_set() and self._waiting < _MOST_WAITING:
+            self._waiting += 1
+            try:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._whole.wait(), seconds)
+            finally:
+                self._waiting -= 1
         return self._whole.is_set()
 
     def _ahead(self) -> None:
