@@ -19,12 +19,15 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge
 
 from cadc_rec.errors import CadcError
-from cadc_rec.serving.http.messages import Parameters
 from cadc_rec.serving.http.settings import Limits
+
+if TYPE_CHECKING:
+    from cadc_rec.serving.http.messages import Parameters
 
 _WEIGHT = 0.05  # of a new measurement in the mean of its size
 _TYPICAL = (1, 10)  # users and k of a request that is not read yet
