@@ -13,7 +13,6 @@ and on demand ``title`` ``[n, k]``.
 
 from __future__ import annotations
 
-import re
 import time as clock
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ from cadc_rec.serving.http.messages import (
     Request,
 )
 from cadc_rec.serving.http.settings import Limits
-from cadc_rec.serving.http.tensors import SHORT, values_of
+from cadc_rec.serving.http.tensors import SHORT, WHOLE, values_of
 from cadc_rec.serving.http.told import attributes_of, described_attributes, first_attribute
 from cadc_rec.serving.predict.answers import Recommendations, Source
 from cadc_rec.serving.predict.conditions import Every
@@ -43,8 +42,6 @@ from cadc_rec.serving.predict.rules import NO_RULES, Boost, Rules
 
 _OUTPUTS = ("item_id", "score", "count", "source")  # where a request names none
 _DEFAULTS = Parameters()
-# A number as JSON and people write it; no id of 64 bits has more digits.
-_NUMBER = re.compile(rb"-?(0|[1-9][0-9]{0,18})")
 _WORDS = np.array([source.word for source in Source], dtype=object)
 
 
@@ -227,7 +224,7 @@ def _values(tensor: Input, n: int, numbers: bool) -> list[Any]:
     for value in _one_a_user(tensor, n):
         if isinstance(value, bytes):
             text = value.decode(errors="replace")
-            if text and numbers and not _NUMBER.fullmatch(value):
+            if text and numbers and not WHOLE.fullmatch(value):
                 raise InvalidInput(
                     f"input {tensor.name!r}: values are whole numbers; got {text!r:.80}."
                 )
@@ -292,7 +289,7 @@ def ids_of(values: list[int] | list[bytes], ids: IdMap) -> list[Any]:
     """
     if ids.are_integers and not ids.forms:
         return [
-            value if isinstance(value, int) else (int(value) if _NUMBER.fullmatch(value) else None)
+            value if isinstance(value, int) else (int(value) if WHOLE.fullmatch(value) else None)
             for value in values
         ]
     found: list[Any] = []
