@@ -27,7 +27,7 @@ EXTENSIONS = (
     "statistics",
 )
 _REQUIRED: dict[str, tuple[str, ...]] = {  # inputs, by what follows the recommender's name
-    "": ("user_id",),
+    "": (),  # a history or an attribute tells of somebody, too
     "-similar": ("item_id",),
     "-score": ("user_id", "item_id"),
     "-embed": (),

@@ -18,6 +18,7 @@ from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
@@ -154,6 +155,13 @@ def application(
     return Guard(app, key, limits, ready)
 
 
+class Index(BaseModel):
+    """Which models the index tells of."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    ready: bool = Field(default=False, description="Only those that answer.")
+
+
 def about_routes(about: About) -> APIRouter:
     """What the protocol tells of the model; these come before KServe's, which know no versions."""
     router = APIRouter()
@@ -180,6 +188,11 @@ def about_routes(about: About) -> APIRouter:
         """What has been answered since the service began, by the worker that answers this."""
         return about.statistics(model_name, model_version)
 
+    @router.get("/v2/models/stats", operation_id="stats_of_the_recommender")
+    async def stats_of_the_recommender() -> dict[str, Any]:
+        """What has been answered, of the model that recommends."""
+        return about.statistics(about.model.name)
+
     calls: dict[str, Any] = {"": metadata, "/ready": ready, "/config": config, "/stats": stats}
     for ending, call in calls.items():
         for version in ("", "/versions/{model_version}"):
@@ -188,10 +201,19 @@ def about_routes(about: About) -> APIRouter:
                 call
             )
 
-    @router.post("/v2/repository/index")
-    async def index() -> list[dict[str, str]]:
+    @router.post(
+        "/v2/repository/index",
+        openapi_extra={
+            "requestBody": {"content": {"application/json": {"schema": Index.model_json_schema()}}}
+        },
+    )
+    async def index(request: HttpRequest) -> list[dict[str, str]]:
         """The models, and whether they are ready."""
-        return about.index()
+        try:
+            asked = Index.model_validate_json(await request.body() or b"{}")
+        except ValidationError as error:
+            raise InvalidInput(sentence(error.errors(include_url=False))) from None
+        return about.index(asked.ready)
 
     return router
 

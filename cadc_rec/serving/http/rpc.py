@@ -124,22 +124,36 @@ class _Rules(aio.ServerInterceptor):
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
         handler = await continuation(details)
-        if handler is None or handler.unary_unary is None:
+        if handler is None:
             return handler
         method = details.method
         given = dict(details.invocation_metadata or ()).get("authorization", "")
         admitted = method in _OPEN or self.key.admits(
             given if isinstance(given, bytes) else given.encode()
         )
-        answer = handler.unary_unary
 
-        async def guarded(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+        async def require_key(context: aio.ServicerContext[Any, Any]) -> None:
             if not admitted:
                 refused("grpc", "key")
                 await context.abort(
                     StatusCode.UNAUTHENTICATED,
                     "an API key is needed: metadata authorization: Bearer KEY.",
                 )
+
+        if handler.unary_unary is None:
+            refuse: Any = handler.stream_stream  # none is served
+
+            async def guarded_stream(requests: Any, context: Any) -> None:
+                await require_key(context)
+                refused("grpc", "invalid")
+                await refuse(requests, context)
+
+            no_stream: Any = guarded_stream
+            return grpc.stream_stream_rpc_method_handler(no_stream)
+        answer = handler.unary_unary
+
+        async def guarded(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+            await require_key(context)
             if isinstance(request, _Malformed):
                 refused("grpc", "invalid")
                 await context.abort(

@@ -78,6 +78,7 @@ def test_the_configuration_is_tritons(client):
     assert inputs["user_id"]["data_type"] == "TYPE_INT64"
     assert [int(length) for length in inputs["history"]["dims"]] == [-1, -1]
     assert inputs["history"]["optional"]
+    assert inputs["user_id"]["optional"], "a session may be nobody's"
     kinds = {one["name"]: one["data_type"] for one in config["output"]}
     assert (kinds["score"], kinds["title"]) == ("TYPE_FP32", "TYPE_STRING")
 
@@ -93,6 +94,8 @@ def test_statistics_count_what_was_answered(client, version):
         )  # fmt: skip
 
     client.infer("recommender", [user(client)])
+    of_all = client.get_inference_statistics(**client.told)["model_stats"]
+    assert [one["name"] for one in of_all] == ["recommender"]
     before = told()
     client.infer("recommender", [user(client, (0, 1, 2))])
     with pytest.raises(InferenceServerException):
@@ -110,6 +113,15 @@ def test_the_index_has_the_model(client, version):
     assert (entry["name"], entry["version"], entry["state"]) == ("recommender", version, "READY")
 
 
+def test_the_index_may_be_of_ready_models_alone(service):
+    status, every = ask(service, "/v2/repository/index", b"")
+    assert (status, every) == ask(service, "/v2/repository/index", b'{"ready": true}')
+    assert "recommender" in [each["name"] for each in every]
+    status, refusal = ask(service, "/v2/repository/index", b'{"ready": "yes"}')
+    assert status == 400
+    assert "ready" in refusal["error"]
+
+
 def test_the_server_tells_what_it_has(client):
     told = client.get_server_metadata(**client.told)
     assert told["name"] == "cadc-rec"
@@ -117,6 +129,16 @@ def test_the_server_tells_what_it_has(client):
 
 
 def test_a_stream_is_refused_by_name(service):
+    def refusals():
+        with urllib.request.urlopen(f"http://127.0.0.1:{service.http}/metrics") as answer:
+            (line,) = (
+                line
+                for line in answer.read().decode().splitlines()
+                if line.startswith('cadc_rec_refusals_total{protocol="grpc",reason="invalid"}')
+            )
+        return float(line.split()[-1])
+
+    before = refusals()
     with grpc.insecure_channel(f"127.0.0.1:{service.grpc}") as channel:
         stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
         with pytest.raises(grpc.RpcError) as refusal:
@@ -125,6 +147,7 @@ def test_a_stream_is_refused_by_name(service):
     assert refusal.value.details() == (
         "streams are not served; ask with ModelInfer, one request at a time."
     )
+    assert refusals() == before + 1
 
 
 @pytest.mark.parametrize("form", ["gzip", "deflate"])
