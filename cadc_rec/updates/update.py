@@ -171,15 +171,27 @@ def _by_chief(group: Group, work: Callable[[], T]) -> T:
 def _base_of(
     experiment: Experiment, workdir: Path, data_dir: Path | None, ranks: int
 ) -> dict[str, Artifact]:
-    """The run that the updates are of; of several ranks, one of as many, else the config's own."""
+    """The run that the updates are of: the config's own, which commands of one process know.
+
+    Several ranks also take one of as many processes, if it is the only one. Where there are both,
+    it is the one that was updated last: else what was learned so far would be left out.
+    """
     own = Pipeline(experiment, workdir, data_dir)
-    if ranks > 1 and committed(workdir, "prepare"):
-        compute = experiment.compute.model_copy(update={"processes": ranks})
-        of_ranks = experiment.model_copy(update={"compute": compute})
-        found = Pipeline(of_ranks, workdir, data_dir).found()
-        if found is not None:
-            return found
-    return require_finished(own)
+    if ranks == 1 or not committed(workdir, "prepare"):
+        return require_finished(own)
+    compute = experiment.compute.model_copy(update={"processes": ranks})
+    of_ranks = experiment.model_copy(update={"compute": compute})
+    both = own.found(), Pipeline(of_ranks, workdir, data_dir).found()
+    runs = {chain.line_of(run): run for run in both if run is not None}
+    if len(runs) < 2:
+        return next(iter(runs.values()), None) or require_finished(own)
+    lines = [line for line, _ in chain.every_update(workdir) if line in runs]  # the newest first
+    line = next(iter(lines or runs))
+    log.info(
+        "of this experiment's two runs the update goes on from the one of compute.processes = %d",
+        experiment.compute.processes if line == next(iter(runs)) else ranks,
+    )
+    return runs[line]
 
 
 @dataclass(frozen=True)
