@@ -14,7 +14,8 @@ from cadc_rec.config.experiment import Experiment, UpdateConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.pipeline import Pipeline
-from cadc_rec.store.artifact import open_artifact
+from cadc_rec.pipeline.stages import evaluate
+from cadc_rec.store.artifact import Artifact, open_artifact
 from cadc_rec.store.atomic import empty_folder
 from cadc_rec.updates import learning, towers
 from cadc_rec.updates.chain import line_of, take_update, updates_of
@@ -187,6 +188,41 @@ def test_towers_that_are_kept_keep_their_bits(workdir, experiment, day):
     assert len(after[grew]) == len(before[grew]) + 1
     np.testing.assert_array_equal(after[grew][-1], before[grew][0])  # starts as the unknown value
     assert update.report["vectors"]["user"]["unchanged"]["cosine"] == pytest.approx(1)
+
+
+def test_the_ranks_that_training_keeps_are_those_of_its_rounded_weights(
+    workdir, experiment, day, monkeypatch
+):
+    monkeypatch.setattr(evaluate, "kept_ranks", lambda *_: None)  # so they are ranked again
+    update = carry_on(experiment(update={"round_changes": 1.0}), workdir, day()).update
+    kept, again = (
+        pq.read_table(workdir / update.artifacts[stage] / "validation_ranks.parquet")
+        for stage in ("train", "evaluate")
+    )
+    assert kept.equals(again)
+
+
+def test_no_rank_leaves_before_all_removed_their_rows_of_the_day(tmp_path, monkeypatch):
+    """The first rank of a node sends what is in the draft."""
+    removed = []
+    names = ("load_file", "_without_forgotten", "write_rows_of_day", "build_checkpoint")
+    for name in names:
+        monkeypatch.setattr(towers, name, lambda *_, **__: {})
+    processes = SimpleNamespace(
+        rank=1, world_size=2, barrier=lambda: removed.append(not list(tmp_path.iterdir()))
+    )
+    sample = Artifact(tmp_path, {"info": {"selected": 9}})
+    towers.build_updated_towers(
+        Experiment(),
+        SimpleNamespace(forgotten=None),
+        sample,
+        None,
+        Artifact(tmp_path, {"info": {}}),
+        processes,
+        SimpleNamespace(path=tmp_path),
+        came=np.ones(1, bool),
+    )
+    assert removed == [True]
 
 
 def test_an_update_may_rank_a_sample_whose_ranks_are_those_of_all(workdir, experiment, day):
