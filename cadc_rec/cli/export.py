@@ -29,6 +29,24 @@ if TYPE_CHECKING:
     from cadc_rec.export.finished import Finished
     from cadc_rec.serving.bundle.bundle import Bundle
 
+Block = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of item ids that are never recommended: Parquet or CSV with a column "
+        "item_id, or text with an id a line.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
+Allow = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of the only item ids that are recommended, as for --block.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
@@ -88,23 +106,8 @@ def export(
             metavar="KEY",
         ),
     ] = None,
-    block: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of item ids that are never recommended: Parquet or CSV with a column "
-            "item_id, or text with an id a line.",
-            metavar="FILE",
-            show_default=False,
-        ),
-    ] = None,
-    allow: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of the only item ids that are recommended, as for --block.",
-            metavar="FILE",
-            show_default=False,
-        ),
-    ] = None,
+    block: Block = None,
+    allow: Allow = None,
     delta_from: Annotated[
         Path | None,
         typer.Option(
@@ -120,7 +123,7 @@ def export(
 ) -> None:
     """Write what a service needs of a finished run, as its newest update left it: one folder."""
     from cadc_rec.config.file import load_experiment
-    from cadc_rec.export.withheld import Withheld
+    from cadc_rec.export.withheld import Withheld, require_lists
     from cadc_rec.pipeline.job import opened
     from cadc_rec.pipeline.pipeline import launched
     from cadc_rec.serving.bundle.signing import signing_key
@@ -147,6 +150,9 @@ def export(
     withheld.read()
     delta = None if delta_from is None else _place_of_delta(out)
     old = None if delta_from is None else _base_of_delta(delta_from, out)
+    for before in (old.path if old else None, parse(out) if force else None):
+        if isinstance(before, Path):
+            require_lists(before, withheld)
     require_faiss()
     require_trio()
     require_apart({"--out": out, "--triton": triton, "--workdir": address_of(workdir)})

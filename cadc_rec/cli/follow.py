@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cadc_rec import strict_json
-from cadc_rec.cli.export import precisions_of, require_faiss
+from cadc_rec.cli.export import Allow, Block, precisions_of, require_faiss
 from cadc_rec.cli.options import (
     WORKDIR,
     Config,
@@ -98,6 +98,8 @@ def follow(
             help="Sign bundles with this key (PEM). Default: $CADC_REC_SIGN_KEY.", metavar="KEY"
         ),
     ] = None,
+    block: Block = None,
+    allow: Allow = None,
     notify: Annotated[
         str | None,
         typer.Option(help="Tell the service at http://HOST:PORT of each bundle.", metavar="URL"),
@@ -121,6 +123,7 @@ def follow(
 ) -> None:  # fmt: skip
     """Take in a stream, batch by batch, each exactly once: an update for each, and a bundle."""
     from cadc_rec.config.file import load_experiment
+    from cadc_rec.export.withheld import Withheld
     from cadc_rec.versions import require_trio
 
     experiment = load_experiment(config, method=method, overrides=sets or ())
@@ -132,6 +135,8 @@ def follow(
     if export is not None:
         _require_apart(export, source, workdir)
     precisions = precisions_of(precision)
+    withheld = Withheld(block, allow)
+    withheld.read()
     if export is not None:
         require_faiss()
     require_trio()
@@ -146,7 +151,7 @@ def follow(
 
         shelf = None
         if export is not None:
-            wanted = Wanted(precisions=precisions, key=signing_key(sign))
+            wanted = Wanted(precisions=precisions, key=signing_key(sign), withheld=withheld)
             shelf = Shelf(export, wanted, keep)
         address = None if notify is None else load_address(notify)
         api_key = None if notify is None else read_api_key(api_key_file)

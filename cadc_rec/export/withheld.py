@@ -6,6 +6,7 @@ what is withheld.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,16 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from safetensors.numpy import load
 
+from cadc_rec.data.id_forms import in_form
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
+from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.predict.ids import IdMap
 
 _COLUMN = "item_id"
+_WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,11 @@ class Withheld:
     block: Path | None = None
     allow: Path | None = None
 
-    def read(self) -> tuple[list[Any] | None, list[Any] | None]:
-        """The ids of both files.
+    def read(self) -> tuple[list[str] | None, list[str] | None]:
+        """The ids of both files, as text.
 
         Raises:
-            CadcError: a file cannot be read, or has no column ``item_id``.
+            CadcError: a file cannot be read, or has no column ``item_id`` of text or whole numbers.
         """
         block = None if self.block is None else _ids(self.block, "--block")
         return block, None if self.allow is None else _ids(self.allow, "--allow")
@@ -69,41 +74,94 @@ class Withheld:
             raise CadcError("--block and --allow leave no item to recommend; name others.")
         return np.flatnonzero(withheld)
 
+    def is_of(self, bundle: Path, forms: Sequence[str]) -> bool:
+        """Whether a bundle leaves out these items and no others.
 
-def _ids(file: Path, option: str) -> list[Any]:
+        Args:
+            bundle: its folder.
+            forms: as for `rows`.
+
+        Raises:
+            CadcError: see `rows`.
+        """
+        file = bundle / layout.WITHHELD
+        there = load(file.read_bytes())["rows"] if file.exists() else np.zeros(0, np.int64)
+        ids = pq.read_table(bundle / layout.ITEMS, columns=[_COLUMN])[_COLUMN]
+        return np.array_equal(self.rows(ids, forms), there)
+
+
+def require_lists(before: Path, withheld: Withheld) -> None:
+    """Refuse a bundle without lists in the place of one that was made with some.
+
+    Args:
+        before: the older bundle's folder, which need not be there.
+        withheld: the lists of the new one.
+
+    Raises:
+        CadcError: there are none.
+    """
+    if withheld == Withheld() and (before / layout.WITHHELD).exists():
+        raise CadcError(
+            f"{before}: leaves items out by --block or --allow; give the lists again, or --block "
+            "with an empty file to leave none out."
+        )
+
+
+def _ids(file: Path, option: str) -> list[str]:
+    """The ids of a file as text, as they stand there: a leading zero is part of an id."""
+    kind = file.suffix.lower()
     try:
-        if file.suffix == ".parquet":
+        if kind == ".parquet":
             table = pq.read_table(file)
-        elif file.suffix == ".csv":
-            table = pyarrow.csv.read_csv(file)
+        elif kind == ".csv":
+            as_text = pyarrow.csv.ConvertOptions(column_types={_COLUMN: pa.string()})
+            table = pyarrow.csv.read_csv(file, convert_options=as_text)
         else:
-            lines = file.read_text("utf-8").splitlines()
+            lines = file.read_text("utf-8-sig").splitlines()
             return [line.strip() for line in lines if line.strip()]
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         said = str(error).splitlines()[0]
         raise CadcError(f"{option} {file}: cannot be read ({said:.200}).") from None
-    if _COLUMN not in table.column_names:
-        raise CadcError(f"{option} {file}: has no column {_COLUMN}; name the column so.")
-    found: list[Any] = table[_COLUMN].drop_null().to_pylist()
+    if table.column_names.count(_COLUMN) != 1:
+        raise CadcError(f"{option} {file}: has no column {_COLUMN}; name one column so.")
+    column = table[_COLUMN]
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not (_is_text(column.type) or pa.types.is_integer(column.type)):
+        raise CadcError(
+            f"{option} {file}: {_COLUMN} is of type {column.type}; store ids as whole numbers or "
+            "text."
+        )
+    found: list[str] = [one for one in column.cast(pa.string()).to_pylist() if one]
     return found
 
 
-def _rows(items: IdMap, ids: list[Any], file: Path | None) -> NDArray[np.int64]:
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+
+
+def _rows(items: IdMap, ids: list[str], file: Path | None) -> NDArray[np.int64]:
     """The rows of a file's ids."""
-    rows = items.rows([_as_an_id(value, items, file) for value in ids])
-    lost = int((rows < 0).sum())
-    if ids and lost == len(ids):
+    rows = items.rows(_as_ids(ids, items, file))
+    lost = np.flatnonzero(rows < 0).tolist()
+    if ids and len(lost) == len(ids):
         raise CadcError(f"{file}: none of its {len(ids):,} ids is an item's; correct the file.")
     if lost:
-        log.warning("%s: %s of its %s ids are no item's", file, f"{lost:,}", f"{len(ids):,}")
+        some = ", ".join(f"{ids[place]:.80}" for place in lost[:3])
+        log.warning(
+            "%s: %s of its %s ids are no item's, such as %s",
+            file, f"{len(lost):,}", f"{len(ids):,}", some,
+        )  # fmt: skip
     return rows[rows >= 0]
 
 
-def _as_an_id(value: Any, items: IdMap, file: Path | None) -> Any:
-    """The value as ids are in this catalogue: text, or whole numbers."""
+def _as_ids(ids: list[str], items: IdMap, file: Path | None) -> list[Any]:
+    """The ids as they are in this catalogue: text, or whole numbers."""
     if not items.are_integers:
-        return str(value)
-    try:
-        return int(value)
-    except ValueError:
-        raise CadcError(f"{file}: {value!r:.80} is no item id; ids are whole numbers.") from None
+        return ids
+    found: list[Any] = []
+    for told, text in zip(ids, in_form(pa.array(ids, pa.string()), items.forms), strict=True):
+        if not _WHOLE.fullmatch(str(text)):
+            raise CadcError(f"{file}: {told!r:.80} is no item id; ids are whole numbers.")
+        found.append(int(str(text)))
+    return found

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.errors import CadcError
 from cadc_rec.export.finished import Finished
+from cadc_rec.export.withheld import require_lists
 from cadc_rec.export.write import Wanted, write_bundle
 from cadc_rec.log import log
 from cadc_rec.pipeline.job import opened
@@ -61,7 +62,8 @@ class Shelf:
         keep: how many bundles and deltas stay; None keeps all.
 
     Raises:
-        CadcError: ``current`` is there, and no link.
+        CadcError: ``current`` is there, and no link; or its bundle leaves items out by lists, and
+            none are wanted.
     """
 
     def __init__(self, out: Path, wanted: Wanted, keep: int | None = None) -> None:
@@ -72,6 +74,7 @@ class Shelf:
             raise CadcError(
                 f"{self._current}: is no link; give --export a folder of its own for bundles."
             )
+        require_lists(self._current, wanted.withheld)
 
     def publish(
         self, experiment: Experiment, workdir: Path, data_dir: Path | None = None
@@ -90,7 +93,7 @@ class Shelf:
             before = self._current.resolve() if self._current.is_symlink() else None
             artifacts = taken.pipeline.run()
             inputs = {stage: made.fingerprint for stage, made in artifacts.items()}
-            sound = self._has(target, inputs)
+            sound = self._has(target, inputs) and self._withholds(target, experiment)
             if sound and before == target.resolve():
                 return None
             if not sound:
@@ -142,6 +145,13 @@ class Shelf:
                 f"{target}: is a bundle of something else; give --export a folder of its own."
             )
         return True
+
+    def _withholds(self, target: Path, experiment: Experiment) -> bool:
+        """Whether the bundle leaves out what the lists name now."""
+        if self._wanted.withheld.is_of(target, experiment.data.id_forms):
+            return True
+        log.warning("made anew: %s leaves out other items than the lists name", target)
+        return False
 
     def _write(
         self, experiment: Experiment, taken: Taken, artifacts: Mapping[str, Any], target: Path

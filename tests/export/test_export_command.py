@@ -32,3 +32,13 @@ def test_a_folder_that_is_there_is_named_before_any_work(cli, tiny, tmp_path, op
     assert f"{taken} already exists; name another" in ended.err
     assert not work.exists()
     assert list(taken.iterdir()) == []
+
+
+def test_a_bundle_with_lists_is_not_replaced_by_one_without(cli, tiny, tmp_path):
+    work, before = tmp_path / "work", tmp_path / "before"
+    before.mkdir()
+    (before / "withheld.safetensors").touch()
+    ended = cli("export", tiny, "--workdir", work, "--out", before, "--force")
+    assert ended.code == 2
+    assert f"{before}: leaves items out by --block or --allow; give the lists again" in ended.err
+    assert not work.exists()

@@ -25,7 +25,7 @@ def file(tmp_path):
         if path.suffix == ".parquet":
             pq.write_table(pa.table({"item_id": ids}), path)
         else:
-            head = "item_id\n" if path.suffix == ".csv" else ""
+            head = "item_id\n" if path.suffix.lower() == ".csv" else ""
             path.write_text(head + "".join(f"{one}\n" for one in ids))
         return path
 
@@ -42,10 +42,44 @@ def test_blocked_items_and_all_but_the_allowed_are_withheld(file, name):
     assert Withheld().rows(IDS, ()).tolist() == []
 
 
+@pytest.mark.parametrize("name", ["ids.parquet", "ids.csv", "ids.CSV", "ids.txt"])
+def test_text_ids_are_blocked_as_they_stand(file, tmp_path, name):
+    ids = ["0195153448", "0002005018", "123", "true", "1e5", "NA", "2020-01-01"]
+    catalogue = pa.chunked_array([[*ids, "195153448"]])
+    assert Withheld(block=file(name, ids)).rows(catalogue, ()).tolist() == list(range(7))
+
+
+def test_an_id_is_found_in_the_form_of_the_catalogue(file):
+    some = file("ids.csv", ["11.0", "014"])
+    assert Withheld(block=some).rows(IDS, ("integer-like",)).tolist() == [1, 4]
+    with pytest.raises(CadcError, match=r"'11\.0' is no item id"):
+        Withheld(block=some).rows(IDS, ())
+
+
+def test_a_byte_order_mark_is_no_part_of_an_id(tmp_path):
+    for name in ("ids.txt", "ids.csv"):
+        path = tmp_path / name
+        path.write_text("item_id\n11\n" if name == "ids.csv" else "11\n", "utf-8-sig")
+        assert Withheld(block=path).rows(IDS, ()).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("ids", "kind"),
+    [
+        (pa.array([11.5, 12.0]), "double"),
+        (pa.array([11, 12], pa.timestamp("ms")), r"timestamp\[ms\]"),
+        (pa.array([True]), "bool"),
+    ],
+)
+def test_ids_of_another_type_are_refused(file, ids, kind):
+    with pytest.raises(CadcError, match=f"--block .*item_id is of type {kind}; store ids as"):
+        Withheld(block=file("ids.parquet", ids)).read()
+
+
 def test_ids_of_no_item_are_counted(file, caplog):
     caplog.set_level(logging.WARNING, "cadc_rec")
     Withheld(block=file("ids.txt", [11, 98, 99])).rows(IDS, ())
-    assert "2 of its 3 ids are no item's" in caplog.text
+    assert "2 of its 3 ids are no item's, such as 98, 99" in caplog.text
 
 
 @pytest.mark.parametrize(

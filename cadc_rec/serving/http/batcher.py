@@ -35,6 +35,7 @@ DEFAULT_PRIORITY = 2
 _MOST_USERS = 256  # of one call
 _LEAST_USERS = 32  # of a piece: fewer at a time would each read all item vectors anew
 _SMALL = 20_000_000  # multiplications; a few milliseconds
+_STEPS = 200_000  # of lists that are put together item by item, at once; some ten milliseconds
 _EXACT = 8  # times as long as one of all items: a multiplication of an item that is scored exactly
 
 SIZE_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -53,9 +54,17 @@ _WAITING = Gauge(
 )
 
 
-def piece_users(predictor: Predictor, k: int) -> int:
+def piece_users(predictor: Predictor, query: Query) -> int:
     """Users of a request that are answered at once; of a larger one, so many at a time."""
-    return max(_LEAST_USERS, min(_MOST_USERS, _SMALL // _work_of_one(predictor, k)))
+    most = max(_LEAST_USERS, min(_MOST_USERS, _SMALL // _work_of_one(predictor, query.k)))
+    steps = query.rules.steps(query.k)
+    return max(1, min(most, _STEPS // steps)) if steps else most
+
+
+def runs_program(predictor: Predictor, query: Query) -> bool:
+    """Whether it takes a program of the bundle, which is slow, and just after the start loading."""
+    told = query.history is not None or bool(query.attributes)
+    return told or predictor.forms_vectors(query.users)
 
 
 def _work_of_one(predictor: Predictor, k: int) -> int:
@@ -91,7 +100,7 @@ class Waiting:
         if not self.ticket.large:
             return self.query
         at = sum(len(part.rows) for part in self.parts)
-        return part_of(self.query, slice(at, at + piece_users(self.predictor, self.query.k)))
+        return part_of(self.query, slice(at, at + piece_users(self.predictor, self.query)))
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,8 @@ class Batcher:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _join(self, one: Waiting) -> None:
+        if one.parts:  # it takes turns with all that wait, whatever its rank was
+            one.rank = max(one.rank, DEFAULT_PRIORITY)
         at = len(self._line)
         while at and self._line[at - 1].rank > one.rank:
             at -= 1
@@ -261,7 +272,7 @@ def _joined(parts: Sequence[Recommendations]) -> Recommendations:
 
 def _more(work: _Work) -> bool:
     """Whether a query asks for more than a product: a program runs, or a choice is made."""
-    return work.query.history is not None or not work.query.is_plain
+    return not work.query.is_plain or runs_program(work.of.predictor, work.query)
 
 
 def _together(one: _Work, other: _Work) -> bool:

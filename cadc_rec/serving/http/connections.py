@@ -21,6 +21,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cadc_rec.serving.http.load import Load, of_refusals, refused, retry_after
+from cadc_rec.serving.http.observed import Observed, Tell
 
 _MOST_HEAD = 64 << 10  # bytes of a request line with its headers
 _INFER = re.compile(rb"POST /v2/models/[^ /]{1,200}/infer HTTP/1\.1\r\n")
@@ -32,13 +33,16 @@ _BUSY = (
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,9})\r\n", re.IGNORECASE)
 
 
-def impatient(head_seconds: float, most: int, load: Load) -> type[HttpToolsProtocol]:
+def impatient(
+    head_seconds: float, most: int, load: Load, tell: Tell | None = None
+) -> type[HttpToolsProtocol]:
     """The protocol class for uvicorn.
 
     Args:
         head_seconds: from the connection, or a request's first byte, to the end of its headers.
         most: connections at the same time.
         load: says whether the service is full.
+        tell: is given each request that is refused before it is parsed.
     """
     busy = of_refusals("rest", "busy")
 
@@ -68,7 +72,7 @@ def impatient(head_seconds: float, most: int, load: Load) -> type[HttpToolsProto
                 return  # it was told why
             whole = self._is_between() and is_whole_inference(data)
             if whole and load.full:
-                self._refuse()
+                self._refuse(data)
                 return
             super().data_received(data)
             if whole:  # its task has its first step before this, and counts it itself
@@ -88,9 +92,12 @@ def impatient(head_seconds: float, most: int, load: Load) -> type[HttpToolsProto
                 not self._head_bytes and not self.pipeline
             )
 
-        def _refuse(self) -> None:
+        def _refuse(self, data: bytes) -> None:
             """Answer a request that was not parsed, and expect the next one."""
             busy.inc()
+            if tell is not None:
+                path = data[: data.index(b"\r\n")].split(b" ")[1].decode("latin-1")
+                tell(Observed("rest", path.partition("?")[0], status=503))
             self._head_is_there()
             self._refused_at = self.loop.time()
             self.transport.write(_BUSY % retry_after(load.wait))

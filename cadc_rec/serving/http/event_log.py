@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import Gauge
-from starlette.exceptions import HTTPException
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
-from cadc_rec.serving.http.journal import Journal, JournalFullError
+from cadc_rec.serving.http.journal import Journal, JournalFullError, line_bytes
+from cadc_rec.serving.http.load import Busy
 from cadc_rec.serving.predict.events import Counted, Event
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _MOST_WAITING = 256  # requests
 _MOST_BYTES = 64 << 20
 _KIND = "events"
+_MENDED = 30.0  # seconds after which to try a disk again
 
 _JOURNAL = Gauge(
     "cadc_rec_events_journal_bytes", "Size of the journal of events.", multiprocess_mode="livemax"
@@ -48,25 +49,51 @@ class EventLog:
     def __init__(self, path: Path, most_bytes: int = _MOST_BYTES) -> None:
         self.path = path
         self._journal = Journal(path, _KIND, most_bytes)
-        self._predictor: Predictor | None = None
-        self._lock = threading.Lock()  # of the journal object and the predictor, among writers
+        # The first decides; a second counts as well, and may take its place. Set in one step.
+        self._counting: tuple[Predictor, ...] = ()
+        self._has_held = False  # records that say nothing to the one that came last
+        self._lock = threading.Lock()  # of the journal object and the predictors, among writers
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="events")
         self._waiting: list[tuple[Sequence[Event], asyncio.Future[Counted]]] = []
         self._running = False
 
     def onto(self, predictor: Predictor) -> None:
-        """Let another predictor count: first all that the journal holds, then what is told.
+        """Let a predictor count: first all that the journal holds, then what is told.
 
         Raises:
             CadcError: the journal is damaged or cannot be read.
         """
+        self.beside(predictor)
+        self.settle(predictor)
+        self.thin()
+
+    def beside(self, predictor: Predictor) -> None:
+        """Let another predictor count all that the journal holds, and then what either is told.
+
+        The first one goes on deciding what becomes of an event, until `settle`.
+
+        Raises:
+            CadcError: the journal is damaged or cannot be read.
+        """
+        journal = Journal(self.path, _KIND)
+        records = journal.news().records
+        _count(predictor, records)
+        self._has_held = len(_kept(records, predictor)) < len(records)
         with self._lock:
-            news = Journal(self.path, _KIND).news()
-            _count(predictor, news.records)
-            if len(_kept(news.records, predictor)) < len(news.records):
-                with contextlib.suppress(CadcError):  # a disk that is full or protected
-                    self._journal.thin(lambda records: _kept(records, predictor))
-            self._predictor = predictor
+            _count(predictor, journal.news().records)  # what came meanwhile; names count once
+            self._counting = (*self._counting[:1], predictor)
+
+    def settle(self, predictor: Predictor) -> None:
+        """Let this predictor alone count from now on. It does not wait, and fits an event loop."""
+        self._counting = (predictor,)
+
+    def thin(self) -> None:
+        """Drop what the predictor's log holds from the journal, if the disk lets it."""
+        with self._lock, contextlib.suppress(CadcError):  # a disk that is full or protected
+            if self._has_held:
+                predictor = self._counting[0]
+                self._journal.thin(lambda records: _kept(records, predictor))
+                self._has_held = False
             self._catch_up()
 
     async def take(self, events: Sequence[Event]) -> Counted:
@@ -74,10 +101,10 @@ class EventLog:
 
         Raises:
             CadcError: the predictor refuses them.
-            HTTPException: 503, too many requests wait, or the disk takes nothing.
+            Busy: too many requests wait, or the disk takes nothing.
         """
         if len(self._waiting) >= _MOST_WAITING:
-            raise HTTPException(503, "too many events wait for the disk; tell them again later.")
+            raise Busy("too many events wait for the disk; tell them again later.")
         loop = asyncio.get_running_loop()
         mine: asyncio.Future[Counted] = loop.create_future()
         self._waiting.append((events, mine))
@@ -117,6 +144,8 @@ class EventLog:
                 await loop.run_in_executor(self._thread, self._follow)
             except CadcError as error:
                 log.warning("%s Events of other processes are not counted.", error)
+            except Exception as error:  # a record that cannot be counted must not end the rest
+                log.error("a defect of cadc-rec: events: %s", error, exc_info=error)
 
     def close(self) -> None:
         """Let the thread go."""
@@ -128,19 +157,22 @@ class EventLog:
             try:
                 return self._written(requests)
             except Exception as error:  # each request is answered, whatever happens
-                if not isinstance(error, CadcError):
+                if isinstance(error, CadcError):
+                    log.error("%s", error)
+                else:
                     log.error("a defect of cadc-rec: %s", error, exc_info=error)
-                return [HTTPException(503, str(error)) for _ in requests]
+                text = "the journal of events takes nothing, and the service's log says why; "
+                return [Busy(f"{text}tell them again later.", _MENDED) for _ in requests]
 
     def _written(self, requests: Sequence[Sequence[Event]]) -> list[Counted | Exception]:
-        assert self._predictor is not None
+        predictor = self._counting[0]
         found: list[Counted | Exception] = []
         records: list[dict[str, Any]] = []
         named: set[str] = set()  # by requests of this very batch
         for events in requests:
             new = [event for event in events if event.id not in named]
             try:
-                outcomes = self._predictor.weigh(new)
+                outcomes = predictor.weigh(new)
             except CadcError as error:
                 found.append(error)
                 continue
@@ -160,8 +192,7 @@ class EventLog:
         try:
             self._journal.append(records)
         except JournalFullError:
-            predictor = self._predictor
-            assert predictor is not None
+            predictor = self._counting[0]
             most = self._journal.most_bytes // 2
             self._journal.thin(lambda old: _latest(_kept(old, predictor), most))
             self._journal.append(records)
@@ -172,8 +203,9 @@ class EventLog:
 
     def _catch_up(self) -> None:
         """Count what is new in the journal; each event has a name, so none counts twice."""
-        assert self._predictor is not None
-        _count(self._predictor, self._journal.news().records)
+        records = self._journal.news().records
+        for predictor in self._counting:
+            _count(predictor, records)
         _JOURNAL.set(self._journal.size)
 
 
@@ -212,9 +244,11 @@ def _kept(records: Sequence[dict[str, Any]], predictor: Predictor) -> list[dict[
 
 
 def _latest(records: Sequence[dict[str, Any]], most_bytes: int) -> Sequence[dict[str, Any]]:
-    """The last records, at most so many bytes of them, about."""
+    """The last records, at most so many bytes of the journal."""
     size, first = 0, len(records)
-    while first and size < most_bytes:
+    while first:
+        size += line_bytes(records[first - 1])
+        if size > most_bytes:
+            break
         first -= 1
-        size += 64 + sum(len(str(value)) for value in records[first].values())
     return records[first:]

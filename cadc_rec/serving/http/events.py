@@ -14,7 +14,6 @@ from fastapi import APIRouter
 from kserve.errors import InvalidInput, ModelNotFound
 from prometheus_client import Counter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from typing_extensions import TypedDict
 
@@ -112,7 +111,7 @@ def event_routes(loaded: Loaded, name: str, with_key: bool) -> APIRouter:
             counted = await loaded.events.take(
                 [_event(one, predictor.items, predictor.users, now) for one in told.events]
             )
-        except (CadcError, HTTPException):
+        except CadcError:
             _EVENTS.labels("refused").inc(len(told.events))
             raise
         answer = Taken(

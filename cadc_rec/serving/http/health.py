@@ -18,9 +18,10 @@ from collections.abc import Callable
 LIVE, READY = "/v2/health/live", "/v2/health/ready"
 _STUCK = 30.0  # seconds in which the service's loop did nothing, after which it is not live
 _BEAT = 0.5  # seconds
-_PATIENCE = 5.0  # seconds for a request's headers
-_MOST_HEAD = 8192  # bytes of them
+_PATIENCE = 1.0  # seconds for a request and its answer
+_MOST_HEAD = 8192  # bytes of its headers
 _MOST_OPEN = 64  # connections at the same time
+_END = 5.0  # seconds for the thread to end
 _PHRASE = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavailable"}
 
 
@@ -47,7 +48,7 @@ class HealthPort:
     def __init__(self, listener: socket.socket, ready: Callable[[], bool]) -> None:
         self._listener, self._ready = listener, ready
         self._beat = time.monotonic()
-        self._open = 0
+        self._open: dict[asyncio.StreamWriter, None] = {}  # the oldest first
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
         self._thread.start()
@@ -65,7 +66,7 @@ class HealthPort:
     def close(self) -> None:
         """Answer no more."""
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_PATIENCE)
+        self._thread.join(_END)
 
     def _live(self) -> bool:
         return time.monotonic() - self._beat < _STUCK
@@ -83,11 +84,13 @@ class HealthPort:
         self._loop.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
+        """Answer one request; who says nothing makes room for the next who asks."""
+        self._open[writer] = None
+        if len(self._open) > _MOST_OPEN:
+            next(iter(self._open)).transport.abort()  # the oldest
         try:
-            while self._open <= _MOST_OPEN:
-                async with asyncio.timeout(_PATIENCE):
-                    head = await reader.readuntil(b"\r\n\r\n")
+            async with asyncio.timeout(_PATIENCE):
+                head = await reader.readuntil(b"\r\n\r\n")
                 method, _, rest = head.decode("latin-1").partition(" ")
                 path, _, version = rest.partition("\r\n")[0].rpartition(" ")
                 if not version.startswith("HTTP/1."):
@@ -97,22 +100,18 @@ class HealthPort:
                         404,
                         b'{"error": "this port answers for health alone."}',
                     )
-                close = status in (400, 404) or version == "HTTP/1.0"
                 writer.write(
                     b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-                    b"%s\r\n%s" % (
+                    b"connection: close\r\n\r\n%s" % (
                         status, _PHRASE[status].encode(), len(body),
-                        b"connection: close\r\n" if close else b"",
                         b"" if method == "HEAD" else body,
                     )
                 )  # fmt: skip
                 await writer.drain()
-                if close:
-                    break
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # it says no more, or too much
         finally:
-            self._open -= 1
+            del self._open[writer]
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()

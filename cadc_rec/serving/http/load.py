@@ -19,11 +19,15 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge
 
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.http.settings import Limits
+
+if TYPE_CHECKING:  # it loads the server's library
+    from cadc_rec.serving.http.messages import Parameters
 
 _WEIGHT = 0.05  # of a new measurement in the mean of its size
 _TYPICAL = (1, 10)  # users and k of a request that is not read yet
@@ -78,6 +82,18 @@ class TooLate(Busy):
     reason = "deadline"
 
 
+def allowed_by(parameters: Parameters | None, allowed: float | None) -> float | None:
+    """Seconds that a client allows; None where it does not say.
+
+    Args:
+        parameters: of its request, ``timeout`` among them.
+        allowed: what a header or gRPC says; None says nothing.
+    """
+    if parameters is None or not parameters.timeout:  # microseconds; 0 says nothing
+        return allowed
+    return min(parameters.timeout / 1e6, math.inf if allowed is None else allowed)
+
+
 def retry_after(wait: float) -> int:
     """Whole seconds, at least one, until so many seconds of work are done."""
     return max(1, math.ceil(wait))
@@ -120,10 +136,11 @@ class Ticket:
     Attributes:
         users: of the request.
         k: items a user.
-        large: whether it takes more than one piece of work.
+        large: whether small ones do not wait for it.
         seconds: that it is expected to take.
         began: when it came, of the clock.
         due: when it must be answered, of the clock.
+        times: what its time teaches.
     """
 
     users: int
@@ -132,6 +149,7 @@ class Ticket:
     seconds: float
     began: float
     due: float
+    times: ServiceTimes
 
     @property
     def places(self) -> int:
@@ -145,10 +163,16 @@ class Load:
     Args:
         limits: see `Limits`.
         clock: seconds.
+        told: the metric of what waits; None for work that it does not count.
     """
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.limits, self.clock = limits, clock
+    def __init__(
+        self,
+        limits: Limits,
+        clock: Callable[[], float] = time.perf_counter,
+        told: Gauge | None = _EXPECTED,
+    ) -> None:
+        self.limits, self.clock, self._told = limits, clock, told
         self.times = ServiceTimes()
         self.unread = 0  # requests that have arrived whole, and that no one has looked at
         self._small = self._large = 0.0  # seconds of work that wait
@@ -179,21 +203,31 @@ class Load:
         most = self.limits.deadline_seconds
         return began + (most if seconds is None else min(seconds, most))
 
-    def admit(self, users: int, k: int, large: bool, began: float, due: float) -> Ticket:
+    def admit(
+        self,
+        users: int,
+        k: int,
+        large: bool,
+        began: float,
+        due: float,
+        times: ServiceTimes | None = None,
+    ) -> Ticket:
         """Take a request that can be answered in time.
 
         Args:
             users: of the request.
             k: items a user.
-            large: whether it takes more than one piece of work.
+            large: whether small ones do not wait for it.
             began: when it came.
             due: when it must be answered.
+            times: of questions like it; None: `Load.times`.
 
         Raises:
             Busy: too much waits.
             TooLate: the answer would come after `due`.
         """
-        seconds = self.times.expected(users, k)
+        times = times or self.times
+        seconds = times.expected(users, k)
         ahead = self._small + self._large if large else self._small
         if ahead and ahead > max(self.limits.wait_seconds, seconds if large else 0.0):
             raise Busy("too many requests wait; ask again later.", ahead)
@@ -201,13 +235,13 @@ class Load:
             raise Busy("too many large answers are under way; ask again later.", self._large)
         if self.clock() + ahead + seconds > due:
             if not ahead:  # nothing but a measurement speaks against it
-                self.times.doubt(users, k)
+                times.doubt(users, k)
             raise TooLate(
                 f"the answer would take {ahead + seconds:.2g} seconds, longer than the deadline; "
                 "allow more, or ask again later.",
                 ahead,
             )
-        ticket = Ticket(users, k, large, seconds, began, due)
+        ticket = Ticket(users, k, large, seconds, began, due, times)
         self._add(ticket, 1)
         return ticket
 
@@ -220,7 +254,7 @@ class Load:
         """
         now = self.clock()
         waited = now - max(self._answered, ticket.began)
-        self.times.add(ticket.users, ticket.k, max(own, 0.0 if ticket.large else waited))
+        ticket.times.add(ticket.users, ticket.k, max(own, 0.0 if ticket.large else waited))
         self._answered = now
         self._add(ticket, -1)
 
@@ -241,4 +275,5 @@ class Load:
             self._small = 0.0 if seconds is None else self._small + seconds
         if sign > 0:
             self._places += ticket.places
-        _EXPECTED.set(self._small + self._large)
+        if self._told is not None:
+            self._told.set(self._small + self._large)

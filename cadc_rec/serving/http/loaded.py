@@ -114,6 +114,7 @@ class Loaded:
         self.path, self.verify_key = path, verify_key
         self.events, self.withheld = events, withheld
         self._one_at_a_time = asyncio.Lock()
+        self._tasks = set[asyncio.Task[Predictor]]()  # the loop itself holds them weakly
         self._whole = asyncio.Event()
         self._seen = self._look()
         self.predictor, self._folder = load_tested(path, verify_key)
@@ -128,12 +129,21 @@ class Loaded:
         Raises:
             CadcError: the bundle was refused.
         """
+        # Whoever asked may be given up, by a deadline. The load goes on: half of one would be lost.
+        task = asyncio.create_task(self._reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _reload(self) -> Predictor:
         async with self._one_at_a_time:
             seen = await asyncio.to_thread(self._look)
             try:
                 predictor, folder = await asyncio.to_thread(self._load)
             except Exception as error:
                 self._seen = seen
+                if self.events is not None:
+                    self.events.settle(self.predictor)
                 _RELOADS.labels("refused").inc()
                 log.error("refused: %s The old bundle goes on answering.", error)
                 if isinstance(error, CadcError):
@@ -147,16 +157,22 @@ class Loaded:
             _RELOADS.labels("loaded").inc()
             if folder != self._folder:
                 let_go(self._folder)
+            if self.events is not None:  # in the same step of the loop as the answers
+                self.events.settle(predictor)
             self.predictor, self._seen, self._folder = predictor, seen, folder
+            if self.events is not None:
+                await asyncio.to_thread(self.events.thin)
             log.info("loaded %s (%s)", predictor.name, predictor.fingerprint[:12])
             return predictor
 
     def _load(self) -> tuple[Predictor, Path]:
         predictor, folder = load_tested(self.path, self.verify_key)
-        for told in (self.events, self.withheld):
-            if told is not None:
-                told.onto(predictor)
         predictor.load_ahead()
+        # Last of all: a refused bundle must not take along what was told.
+        if self.events is not None:
+            self.events.beside(predictor)
+        if self.withheld is not None:
+            self.withheld.onto(predictor)
         return predictor, folder
 
     async def load_ahead(self) -> None:

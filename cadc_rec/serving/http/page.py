@@ -23,11 +23,19 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 from typing_extensions import TypedDict
 
-from cadc_rec.serving.http.messages import DEFAULT_K, Input, Parameters, Request, sentence
+from cadc_rec.serving.http.messages import (
+    DEFAULT_K,
+    Input,
+    Parameters,
+    Request,
+    RequestedOutput,
+    sentence,
+)
 from cadc_rec.serving.http.observed import answered_by
 from cadc_rec.serving.http.queries import Query as Asked
 from cadc_rec.serving.http.queries import query_of
 from cadc_rec.serving.http.recommender import Recommender
+from cadc_rec.serving.http.side_models import SideModel
 from cadc_rec.serving.predict.answers import Recommendations, Source
 from cadc_rec.serving.predict.predictor import HistoryMode, Predictor
 
@@ -104,9 +112,15 @@ class Explored(TypedDict):
     taken_in_all: int
 
 
-def page_routes(model: Recommender) -> APIRouter:
-    """The routes of the page."""
+def page_routes(model: Recommender, similar_items: SideModel) -> APIRouter:
+    """The routes of the page.
+
+    Args:
+        model: that recommends.
+        similar_items: that answers what is similar.
+    """
     router = APIRouter()
+    lists: dict[str, tuple[list[SampleUser], list[Choices]]] = {}  # by the bundle's fingerprint
     for path, name in _ASSETS.items():
         router.add_route(path, _asset(name), include_in_schema=False)
 
@@ -122,15 +136,20 @@ def page_routes(model: Recommender) -> APIRouter:
         predictor = model.loaded.predictor
         k = min(_POPULAR, len(predictor.items), model.limits.k)
         _, popular = await answer(predictor, _request("", [], Parameters(k=k)))
+        if predictor.fingerprint not in lists:  # once a bundle: of many users it takes a while
+            both = await model.off_the_loop(lambda: (_sample_users(predictor), _filters(predictor)))
+            lists.clear()
+            lists[predictor.fingerprint] = both
+        sample_users, filters = lists[predictor.fingerprint]
         return Start(
             bundle=predictor.name,
             version=predictor.fingerprint[:12],
             users=len(predictor.users),
             items=len(predictor.items),
             reads_sessions=predictor.reads_sessions,
-            sample_users=_sample_users(predictor),
+            sample_users=sample_users,
             popular=_lines(predictor, popular.rows[0, : int(popular.counts[0])]),
-            filters=_filters(predictor),
+            filters=filters,
         )
 
     @router.get("/explore")
@@ -177,9 +196,19 @@ def page_routes(model: Recommender) -> APIRouter:
         wanted = named[0] if named else []
         if predictor.items.rows(wanted)[0] < 0:
             raise InvalidInput(f"no item has the id {item!r:.80}.")
-        found = await model.off_the_loop(lambda: predictor.similar_items(wanted, k))
-        n = int(found.counts[0])
-        return _lines(predictor, found.rows[0, :n], found.scores[0, :n])
+        request = Request(
+            inputs=[Input(name="item_id", shape=[1], datatype="BYTES", data=[item])],
+            outputs=[RequestedOutput(name=name) for name in ("item_id", "title", "score", "count")],
+            parameters=Parameters(k=k),
+        )
+        async with similar_items.answer("rest", lambda: request) as found:
+            ids, titles, scores, (n,) = (output.array for output in found.outputs())
+            return [
+                Line(id=str(id), title=title, score=score)
+                for id, title, score in zip(
+                    ids[0, :n].tolist(), titles[0, :n].tolist(), scores[0, :n].tolist(), strict=True
+                )
+            ]
 
     return router
 
@@ -258,8 +287,9 @@ def _filters(predictor: Predictor) -> list[Choices]:
     """What a person can choose from; an attribute without a list of values is not among it."""
     found = []
     for name, attribute in predictor.attributes.items():
-        values = list(getattr(attribute, "code_of", ()))
-        if 0 < len(values) <= _MOST_CHOICES and all(isinstance(v, str | int) for v in values):
+        code_of = getattr(attribute, "code_of", ())
+        values = list(code_of) if 0 < len(code_of) <= _MOST_CHOICES else []
+        if values and all(isinstance(value, str | int) for value in values):
             found.append(Choices(name=name, values=values))
     return found
 

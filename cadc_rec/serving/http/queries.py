@@ -13,7 +13,6 @@ and on demand ``title`` ``[n, k]``.
 
 from __future__ import annotations
 
-import re
 import time as clock
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,17 +32,16 @@ from cadc_rec.serving.http.messages import (
     Request,
 )
 from cadc_rec.serving.http.settings import Limits
-from cadc_rec.serving.http.tensors import SHORT, values_of
+from cadc_rec.serving.http.tensors import SHORT, WHOLE, values_of
 from cadc_rec.serving.http.told import attributes_of, described_attributes, first_attribute
 from cadc_rec.serving.predict.answers import Recommendations, Source
+from cadc_rec.serving.predict.conditions import Every
 from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.predictor import HistoryMode, Predictor
 from cadc_rec.serving.predict.rules import NO_RULES, Boost, Rules
 
 _OUTPUTS = ("item_id", "score", "count", "source")  # where a request names none
 _DEFAULTS = Parameters()
-# A number as JSON and people write it; no id of 64 bits has more digits.
-_NUMBER = re.compile(rb"-?(0|[1-9][0-9]{0,18})")
 _WORDS = np.array([source.word for source in Source], dtype=object)
 
 
@@ -56,13 +54,13 @@ class Query:
         k: items a user.
         exclude_seen: whether to leave out what they took.
         history: a list of item ids each; None without histories.
-        filter: see `cadc_rec.serving.predict.filters`; None for all items.
+        filter: see `cadc_rec.serving.predict.filters`, read; None for all items.
         candidates: item ids of all users, or a list of them each; None for all items.
         time: seconds since 1970, a number a user; None where the model reads none.
         context: of each column that the model reads, a value a user, None where it is missing.
         history_mode: see `Predictor.recommend`.
         block: items that are left out, like `candidates`.
-        rules: how a list is put together.
+        rules: how a list is put together, read.
         attributes: of each one that is told, a value a user, None where it is unknown.
     """
 
@@ -70,7 +68,7 @@ class Query:
     k: int
     exclude_seen: bool = True
     history: list[list[Any]] | None = None
-    filter: dict[str, Any] | None = None
+    filter: Every | None = None
     candidates: list[Any] | None = None
     time: list[float] | None = None
     context: dict[str, list[Any]] = field(default_factory=dict)
@@ -124,7 +122,7 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
         )
     rules = _rules(parameters)
     try:
-        predictor.require_choice(parameters.filter, rules, len(users) * k)
+        only, rules = predictor.read_choice(parameters.filter, rules, len(users) * k)
     except CadcError as error:
         raise InvalidInput(f"parameters: {error}") from None
     history = None
@@ -140,7 +138,7 @@ def query_of(request: Request, predictor: Predictor, limits: Limits) -> Query:
         k,
         parameters.exclude_seen,
         history,
-        parameters.filter,
+        only,
         candidates,
         *moment,
         parameters.history_mode,
@@ -226,7 +224,7 @@ def _values(tensor: Input, n: int, numbers: bool) -> list[Any]:
     for value in _one_a_user(tensor, n):
         if isinstance(value, bytes):
             text = value.decode(errors="replace")
-            if text and numbers and not _NUMBER.fullmatch(value):
+            if text and numbers and not WHOLE.fullmatch(value):
                 raise InvalidInput(
                     f"input {tensor.name!r}: values are whole numbers; got {text!r:.80}."
                 )
@@ -291,7 +289,7 @@ def ids_of(values: list[int] | list[bytes], ids: IdMap) -> list[Any]:
     """
     if ids.are_integers and not ids.forms:
         return [
-            value if isinstance(value, int) else (int(value) if _NUMBER.fullmatch(value) else None)
+            value if isinstance(value, int) else (int(value) if WHOLE.fullmatch(value) else None)
             for value in values
         ]
     found: list[Any] = []

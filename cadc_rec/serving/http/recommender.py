@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +23,8 @@ from kserve.errors import InvalidInput
 from kserve.model import InferenceModel, InferenceVerb
 from prometheus_client import Counter, Histogram
 
-from cadc_rec.serving.http.batcher import DEFAULT_PRIORITY, Batcher, piece_users
-from cadc_rec.serving.http.load import Load, TooLate
+from cadc_rec.serving.http.batcher import DEFAULT_PRIORITY, Batcher, piece_users, runs_program
+from cadc_rec.serving.http.load import Load, TooLate, allowed_by
 from cadc_rec.serving.http.loaded import Loaded
 from cadc_rec.serving.http.messages import Output, Request, of_kserve, to_kserve
 from cadc_rec.serving.http.observed import answered_by
@@ -206,15 +205,15 @@ class Recommender(InferenceModel):
         self, request: Request, query: Query, predictor: Predictor, allowed: float | None = None
     ) -> AsyncIterator[Recommendations]:
         """The recommendations for a query that was read just now; see `answer`."""
-        said = None if request.parameters is None else request.parameters.timeout
-        if said:  # microseconds; 0 says nothing
-            allowed = min(said / 1e6, math.inf if allowed is None else allowed)
+        allowed = allowed_by(request.parameters, allowed)
         began, users, k = self.load.clock(), len(query.users), query.k
         due = self.load.due(began, allowed)
         # Just after the start the program is loading, and would keep all others waiting.
-        if query.history is not None and not await self.loaded.until_whole(due - began):
-            raise TooLate("what reads histories is still being loaded; ask again later.", 1.0)
-        large = users > piece_users(predictor, k)
+        if runs_program(predictor, query) and not await self.loaded.until_whole(due - began):
+            raise TooLate(
+                "what forms vectors of users is still being loaded; ask again later.", 1.0
+            )
+        large = users > piece_users(predictor, query)
         ticket = self.load.admit(users, k, large, self.load.clock(), due)
         try:
             try:

@@ -130,7 +130,7 @@ def application(
         """Metrics for Prometheus."""
         return HttpResponse(exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
 
-    app.include_router(page_routes(model))
+    app.include_router(page_routes(model, beside[0]))
     for routes in (event_routes, availability_routes):
         app.include_router(routes(model.loaded, model.name, key.exists))
     register_v2_endpoints(app, dataplane, repository)

@@ -16,6 +16,8 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -30,6 +32,7 @@ from cadc_rec.serving.http.access_log import access_log
 from cadc_rec.serving.http.connections import impatient
 from cadc_rec.serving.http.event_log import EventLog
 from cadc_rec.serving.http.guard import ApiKey
+from cadc_rec.serving.http.handshake import handshaking
 from cadc_rec.serving.http.health import HealthPort
 from cadc_rec.serving.http.loaded import Loaded, Repository, use_one_thread
 from cadc_rec.serving.http.observed import observed, observers
@@ -40,7 +43,7 @@ from cadc_rec.serving.http.settings import ServiceSettings
 from cadc_rec.serving.http.side_models import side_models
 from cadc_rec.serving.http.tls import KeyPair
 from cadc_rec.serving.http.withheld import Withheld
-from cadc_rec.serving.http.workers import Link, Workers
+from cadc_rec.serving.http.workers import Link, Workers, apart
 from cadc_rec.serving.predict.predictor import Predictor
 from cadc_rec.store.remote.finished import brought
 
@@ -85,6 +88,7 @@ def serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
         CadcError: the bundle is refused, or a port is taken.
     """
     sys.setswitchinterval(_SWITCH)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it renews the certificate, where there is one
     with contextlib.ExitStack() as stack:
         health = None
         if settings.health_port is not None:
@@ -129,8 +133,12 @@ def _serve_with_workers(
 
     _key_pair(settings)  # a wrong one is told before workers start
     use_one_thread()
+    # Workers bring a bundle of a store themselves. Its library does not survive the fork, and this
+    # process is to hold no copy in the cache when they have gone on to another bundle.
+    place = settings.bundle
+    folder = place if isinstance(place, Path) else apart(brought, place)
     # What this loads, libraries above all, is loaded once, and shared by all workers.
-    Predictor.load(brought(settings.bundle).resolve(), verification_key(settings.verify_key))
+    Predictor.load(folder.resolve(), verification_key(settings.verify_key))
 
     async def run(place: int, link: Link) -> None:
         await _serve(settings, link.ready, listeners[place], None, link)
@@ -174,6 +182,8 @@ async def _serve(
         stack.callback(model.close)
         models = ModelRepository()
         beside = side_models(model)
+        for side in beside:
+            stack.callback(side.close)
         for each in (model, *beside):
             models.update(each)
         dataplane = DataPlane(models)
@@ -202,14 +212,16 @@ async def _serve(
             return model.ready and not stopping.is_set()
 
         app = application(model, beside, dataplane, repository, key, limits, is_ready)
+        most = _connections(limits.connections)
+        protocol: Any = impatient(limits.head_seconds, most, model.load, tell)
+        if pair is not None:
+            protocol = handshaking(protocol, lambda: pair.context, limits.head_seconds, most)
         config = uvicorn.Config(
-            observed(app, tell),
-            http=impatient(limits.head_seconds, _connections(limits.connections), model.load),
+            observed(app, tell), http=protocol,
             ws="none", lifespan="off", backlog=_BACKLOG,
             log_level="critical", access_log=False, server_header=False, date_header=False,
             timeout_keep_alive=limits.idle_seconds,
             timeout_graceful_shutdown=limits.grace_seconds,
-            ssl_context_factory=None if pair is None else lambda *_: pair.context,
         )  # fmt: skip
         server = _Both(config, rpc, limits.grace_seconds, stopping)
         tasks = [asyncio.create_task(loaded.load_ahead())]

@@ -106,8 +106,10 @@ class ServiceSettings:
     @property
     def availability(self) -> Path | None:
         """Where the journal of withheld items lies: beside that of events."""
+        if self.events is not None:
+            return self.events.with_name(f"{self.events.name}.availability")
         place = self.journal
-        return None if place is None else place.with_name(f"{place.stem}.availability")
+        return None if place is None else place.with_suffix(".availability")
 
 
 def require_key_beyond_loopback(host: str, api_key: str | None, everybody: bool) -> None:

@@ -2,23 +2,27 @@
 
 In: requests of the protocol for ``NAME-similar``, ``NAME-score`` and ``NAME-embed``, over HTTP or
 gRPC, so that any client of the protocol can ask them. Out: `Output` tensors. They are read on the
-event loop and answered by a thread; load counts them like requests for recommendations.
+event loop and answered by threads of their own, with a `Load` of their own: neither they nor
+recommendations wait for the others.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from kserve import InferRequest, InferResponse
+from kserve import InferRequest
 from kserve.errors import InvalidInput
 from kserve.model import InferenceModel, InferenceVerb
 from prometheus_client import Counter
 
 from cadc_rec.errors import CadcError
+from cadc_rec.serving.http.load import Load, ServiceTimes, Ticket, TooLate, allowed_by
 from cadc_rec.serving.http.messages import (
     DEFAULT_K,
     Output,
@@ -27,6 +31,7 @@ from cadc_rec.serving.http.messages import (
     of_kserve,
     to_kserve,
 )
+from cadc_rec.serving.http.observed import answered_by
 from cadc_rec.serving.http.queries import Query, ids_of, inputs_of, longest_of, query_of
 from cadc_rec.serving.http.recommender import ALLOWED, Recommender
 from cadc_rec.serving.http.settings import Limits
@@ -38,6 +43,7 @@ T = TypeVar("T")
 
 _ALL = frozenset({"timeout", "binary_data_output"})  # parameters that every model takes
 _LARGE = 8192  # elements; a few milliseconds of encoding
+_LONG = 0.1  # seconds; short questions do not wait for one that takes longer
 
 _REQUESTS = Counter(
     "cadc_rec_side_requests",
@@ -54,11 +60,59 @@ class Asked:
         rows: lines of the answer.
         k: items in each.
         work: makes the outputs; a thread runs it.
+        with_history: whether it needs a program, which just after the start is being loaded.
     """
 
     rows: int
     k: int
     work: Callable[[], list[Output]]
+    with_history: bool = False
+
+
+class SideThreads:
+    """Answers all side questions: one thread the long ones, another the others.
+
+    Args:
+        limits: see `Load`.
+
+    Attributes:
+        load: what they have to do.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.load = Load(limits, told=None)
+        self._threads = {
+            long: ThreadPoolExecutor(1, f"{'long' if long else 'short'}-questions")
+            for long in (False, True)
+        }
+
+    async def answer(self, ticket: Ticket, work: Callable[[], T]) -> T:
+        """What `work` returns, unless it comes too late.
+
+        Raises:
+            TooLate: its turn came after the moment by which it must be answered.
+        """
+        clock = self.load.clock
+
+        def timed() -> tuple[T, float]:
+            began = clock()
+            if ticket.due < began:
+                raise TooLate("the deadline passed before its turn came; ask again later.")
+            return work(), clock() - began
+
+        thread = self._threads[ticket.large]
+        try:
+            made, seconds = await asyncio.get_running_loop().run_in_executor(thread, timed)
+        except BaseException:
+            self.load.dropped(ticket)
+            raise
+        self.load.computed(ticket, seconds)
+        return made
+
+    def close(self) -> None:
+        """Let the threads go."""
+        for thread in self._threads.values():
+            thread.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -96,7 +150,8 @@ class SideModel(InferenceModel):
     """One question.
 
     Args:
-        main: the recommender, whose bundle, limits and threads are used.
+        main: the recommender, whose bundle and limits are used.
+        threads: that answer.
         name: of the question, which follows the recommender's name and a hyphen.
         read: makes of a request what is asked.
         described: the inputs and outputs, for the metadata call.
@@ -105,12 +160,14 @@ class SideModel(InferenceModel):
     def __init__(
         self,
         main: Recommender,
+        threads: SideThreads,
         name: str,
         read: Callable[[Request, Predictor, Limits], Asked],
         described: Callable[[Predictor], tuple[list[Any], list[Any]]],
     ) -> None:
         super().__init__(f"{main.name}-{name}")
-        self.main, self._question, self._read, self._described = main, name, read, described
+        self.main, self._threads, self._times = main, threads, ServiceTimes()
+        self._question, self._read, self._described = name, read, described
         self.ready = True
 
     async def __call__(
@@ -118,7 +175,7 @@ class SideModel(InferenceModel):
         body: Any,
         headers: dict[str, str] | None = None,
         verb: InferenceVerb = InferenceVerb.PREDICT,
-    ) -> tuple[InferResponse, dict[str, str]]:
+    ) -> tuple[Any, dict[str, str]]:
         """Answer a request that KServe has parsed; see `answer`."""
         if verb != InferenceVerb.PREDICT or not isinstance(body, InferRequest):
             raise InvalidInput(
@@ -126,26 +183,33 @@ class SideModel(InferenceModel):
             )
         protocol = "grpc" if body.from_grpc else "rest"
         async with self.answer(protocol, lambda: of_kserve(body), ALLOWED.get()) as found:
-            return to_kserve(body, found.outputs(), found.version), {}
+            if not (found.is_large and body.from_grpc):
+                return to_kserve(body, found.outputs(), found.version), {}
+
+            def encoded() -> Any:
+                return to_kserve(body, found.outputs(), found.version).to_grpc()
+
+            return await self.off_the_loop(encoded), {}
 
     @contextlib.asynccontextmanager
     async def answer(
         self, protocol: str, read: Callable[[], Request], allowed: float | None = None
     ) -> AsyncIterator[SideAnswer]:
         """The answer to a request; see `Recommender.answer`."""
-        load, predictor = self.main.load, self.main.loaded.predictor
+        load, predictor = self._threads.load, self.main.loaded.predictor
         began, outcome = load.clock(), "refused"
         try:
             request = read()
             asked = self._read(request, predictor, self.main.limits)
-            ticket = load.admit(asked.rows, asked.k, False, began, load.due(began, allowed))
+            answered_by(predictor.fingerprint[:12], asked.rows)
+            due = load.due(began, allowed_by(request.parameters, allowed))
+            if asked.with_history and not await self.main.loaded.until_whole(due - began):
+                raise TooLate("what reads histories is still being loaded; ask again later.", 1.0)
+            rows, k = asked.rows, asked.k
+            long = self._times.expected(rows, k) > _LONG
+            ticket = load.admit(rows, k, long, load.clock(), due, self._times)
             try:
-                try:
-                    made, seconds = await self.off_the_loop(lambda: self._timed(asked.work))
-                except BaseException:
-                    load.dropped(ticket)
-                    raise
-                load.computed(ticket, seconds)
+                made = await self._threads.answer(ticket, asked.work)
                 answer = SideAnswer(request, made, predictor.fingerprint[:12])
                 answer.outputs()
                 outcome = "answered"
@@ -163,9 +227,9 @@ class SideModel(InferenceModel):
         """What `work` returns, which a thread does."""
         return await self.main.off_the_loop(work)
 
-    def _timed(self, work: Callable[[], list[Output]]) -> tuple[list[Output], float]:
-        began = self.main.load.clock()
-        return work(), self.main.load.clock() - began
+    def close(self) -> None:
+        """Let the threads go, which are all these models'."""
+        self._threads.close()
 
     def get_input_types(self) -> list[Any]:
         """The inputs, for the metadata call."""
@@ -178,10 +242,11 @@ class SideModel(InferenceModel):
 
 def side_models(main: Recommender) -> list[SideModel]:
     """The models beside a recommender."""
+    threads = SideThreads(main.limits)
     return [
-        SideModel(main, "similar", _similar, _described_similar),
-        SideModel(main, "score", _score, _described_score),
-        SideModel(main, "embed", _embed, _described_embed),
+        SideModel(main, threads, "similar", _similar, _described_similar),
+        SideModel(main, threads, "score", _score, _described_score),
+        SideModel(main, threads, "embed", _embed, _described_embed),
     ]
 
 
@@ -198,10 +263,10 @@ def _similar(request: Request, predictor: Predictor, limits: Limits) -> Asked:
     if len(items) * k > limits.places:
         raise InvalidInput(f"{len(items)} items times k = {k}: at most {limits.places} are given.")
 
-    predictor.require_choice(parameters.filter, NO_RULES, 0)
+    only, _ = predictor.read_choice(parameters.filter, NO_RULES, 0)
 
     def work() -> list[Output]:
-        found = predictor.similar_items(items, k, parameters.filter)
+        found = predictor.similar_items(items, k, only)
         scores = np.where(found.rows >= 0, found.scores, 0.0).astype(np.float32)
         return [
             Output("item_id", _kind(predictor.items.are_integers), found.item_ids),
@@ -256,7 +321,7 @@ def _embed(request: Request, predictor: Predictor, limits: Limits) -> Asked:
             )
         )
 
-    return Asked(len(query.users), 1, work)
+    return Asked(len(query.users), 1, work, query.history is not None)
 
 
 def _vectors(vectors: np.ndarray, known: np.ndarray) -> list[Output]:

@@ -6,6 +6,7 @@ for the input ``time`` and attributes of users numbers of any kind.
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Any
 
@@ -24,6 +25,9 @@ _LARGEST = 2**1023  # a whole number that still is an FP64
 SHORT = 256
 """Bytes that a text may always have; longer ones only where the bundle has ids as long."""
 _LENGTH = struct.Struct("<I")
+# Numbers as JSON and people write them; no id of 64 bits has more digits. Python would read "1_0".
+WHOLE = re.compile(rb"-?(0|[1-9][0-9]{0,18})")
+NUMBER = re.compile(rb"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
 
 def values_of(tensor: Input, most: int, longest: int = SHORT) -> list[Any]:

@@ -73,6 +73,7 @@ class KeyPair:
         """Renew at SIGHUP, and when a file changed; never returns."""
         told = asyncio.Event()
         loop = asyncio.get_running_loop()
+        before = signal.getsignal(signal.SIGHUP)
         loop.add_signal_handler(signal.SIGHUP, told.set)
         try:
             while True:
@@ -83,6 +84,7 @@ class KeyPair:
                     await asyncio.to_thread(self.renew)
         finally:
             loop.remove_signal_handler(signal.SIGHUP)
+            signal.signal(signal.SIGHUP, before)
 
     def for_grpc(self) -> grpc.ServerCredentials:
         """For a port of gRPC, which asks at each new connection whether there is a newer pair."""

@@ -14,11 +14,11 @@ from kserve.errors import InvalidInput
 
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.http.messages import ATTRIBUTE, Input, shown
-from cadc_rec.serving.http.tensors import values_of
+from cadc_rec.serving.http.tensors import NUMBER, WHOLE, values_of
 from cadc_rec.serving.predict.attributes import UserAttributes
 from cadc_rec.serving.predict.predictor import Predictor
 
-_MOST_VALUES = 4096  # of one user, of an attribute
+_LEAST_VALUES = 32  # that may be told of one user, as the model need not know each of them
 
 
 def first_attribute(inputs: Mapping[str, Input]) -> Input | None:
@@ -83,10 +83,18 @@ def _values(tensor: Input, described: UserAttributes, attribute: str, n: int) ->
         raise InvalidInput(
             f"input {tensor.name!r}: the shape is {wanted} for {n} users, not {shape}."
         )
+    places = described.places(attribute)
+    if kind == "vector" and width != places:
+        raise InvalidInput(
+            f"input {tensor.name!r}: {attribute!r} has {places} numbers, not {width}."
+        )
+    if width > max(places, _LEAST_VALUES):
+        raise InvalidInput(
+            f"input {tensor.name!r}: {width} values a user, and the model takes {places} at most; "
+            "leave the least important ones out."
+        )
     whole = described.takes_integers(attribute)
-    values = [
-        _value(tensor.name, each, kind, whole) for each in values_of(tensor, n * _MOST_VALUES)
-    ]
+    values = [_value(tensor.name, each, kind, whole) for each in values_of(tensor, n * width)]
     if not several:
         return values
     rows = [values[at : at + width] for at in range(0, n * width, width)] if width else [[]] * n
@@ -104,8 +112,7 @@ def _value(name: str, value: Any, kind: str, whole: bool) -> Any:
         return None
     if not (whole or _numbers(kind)):
         return text
-    try:
-        return int(text) if whole else float(text)
-    except ValueError:
+    if not (WHOLE if whole else NUMBER).fullmatch(value):
         what = "whole numbers" if whole else "numbers"
-        raise InvalidInput(f"input {name!r}: values are {what}; got {shown(text)}.") from None
+        raise InvalidInput(f"input {name!r}: values are {what}; got {shown(text)}.")
+    return int(text) if whole else float(text)

@@ -5,8 +5,9 @@ libraries once and forks; each worker maps the bundle's files, so all of them sh
 has a listening socket of its own at the same port, among which the system deals out connections.
 The parent holds these, so that connections to a worker that has died wait for the next one.
 
-A worker that dies is started again. SIGTERM and SIGINT stop all: each answers what it has. Where
-one is asked to load a bundle, all do, before that is answered.
+A worker that dies, or whose loop stands still, is replaced. After some tries that fail, connections
+go to the others alone. SIGTERM and SIGINT stop all: each answers what it has; SIGHUP is handed on.
+Where one is asked to load a bundle, all do, before that is answered.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import multiprocessing
 import os
 import selectors
 import signal
@@ -23,18 +25,23 @@ import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.serving.http.health import HealthPort
 from cadc_rec.serving.http.shared_metrics import forget
 
+T = TypeVar("T")
+
 _LOOK = 0.5  # seconds between two looks at what is due
 _SOON, _LATEST = 0.1, 30.0  # seconds until a worker is started again; doubled each time
 _WELL = 10.0  # seconds after which a worker counts as one that runs
 _MORE_GRACE = 5.0  # seconds beyond a worker's own, after which it is killed
+_BEAT, _SILENT = 2.0, 30.0  # seconds between a worker's beats; without any, it is killed
+_TRIES = 4  # starts that may fail before no more connections wait for the next one
 
 Run = Callable[[int, "Link"], Awaitable[None]]
 """What a worker does, until it is stopped: it is given its number, from 0, and its link."""
@@ -53,13 +60,27 @@ class Link:
         self._asked: deque[asyncio.Future[str | None]] = deque()
 
     async def listen(self, reload: Callable[[], Awaitable[Any]], stop: Callable[[], None]) -> None:
-        """Do what the parent says.
+        """Do what the parent says, and show it that the loop runs.
 
         Args:
             reload: loads the bundle anew.
-            stop: is called when the parent has gone.
+            stop: is called when the parent has gone, or can no longer be understood.
         """
         reader, self._writer = await asyncio.open_connection(sock=self._connection)
+        beating = asyncio.create_task(self._beat())
+        try:
+            await self._obey(reader, reload)
+        except OSError as error:
+            log.error("the parent of the workers cannot be heard (%s).", error)
+        except Exception as error:
+            log.error("a defect of cadc-rec: %s: %s", type(error).__name__, error, exc_info=error)
+        finally:
+            beating.cancel()
+        stop()
+
+    async def _obey(
+        self, reader: asyncio.StreamReader, reload: Callable[[], Awaitable[Any]]
+    ) -> None:
         while line := await reader.readline():
             said = json.loads(line)
             if said["kind"] == "reload":
@@ -70,8 +91,14 @@ class Link:
                     error = str(refusal)
                 self._say(kind="reloaded", error=error)
             elif self._asked:
-                self._asked.popleft().set_result(said["error"])
-        stop()
+                asked = self._asked.popleft()
+                if not asked.done():  # a client whose deadline came no longer waits
+                    asked.set_result(said["error"])
+
+    async def _beat(self) -> None:
+        while True:
+            self._say(kind="alive")
+            await asyncio.sleep(_BEAT)
 
     def ready(self, text: str) -> None:
         """Tell that requests are answered."""
@@ -105,6 +132,7 @@ class _Worker:
         pid: of the process.
         connection: to it.
         began: when it was forked.
+        heard: when it last said something.
         read: what it has said and was not understood yet.
         ready: the text with which it said that it is; None before.
         failed: why it could not start.
@@ -115,6 +143,7 @@ class _Worker:
     pid: int
     connection: socket.socket
     began: float
+    heard: float
     read: bytearray = field(default_factory=bytearray)
     ready: str | None = None
     failed: str | None = None
@@ -146,9 +175,11 @@ class Workers:
         self._workers: dict[int, _Worker] = {}
         self._delay = [_SOON] * count
         self._due: dict[int, float] = dict.fromkeys(range(count), 0.0)  # places to fill, and when
+        self._failed = [0] * count  # starts of each place in sequence
+        self._looked = time.monotonic()
         self._askers: deque[_Worker] = deque()  # who asked to load the bundle
         self._errors: list[str] = []  # of the load that goes on
-        self._stopping = False
+        self._stopping = self._renewing = False
         self._selector = selectors.DefaultSelector()
 
     def serve(self, ready: Callable[[str], None]) -> None:
@@ -162,7 +193,7 @@ class Workers:
         """
         woken, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wakes)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, self._signalled)
         self._selector.register(woken, selectors.EVENT_READ)
         gc.freeze()  # what is shared by forks is not written by the collector
@@ -178,6 +209,10 @@ class Workers:
                             os.read(woken, 4096)
                     else:
                         self._hear(key.data)
+                if self._renewing:
+                    self._renewing = False
+                    self._signal_all(signal.SIGHUP)
+                self._end_silent()
                 if self._health is not None:
                     self._health.alive()
                 gone = self._reap()
@@ -203,7 +238,9 @@ class Workers:
             raise CadcError(failed)
 
     def _signalled(self, number: int, _: object) -> None:
-        if number != signal.SIGCHLD:
+        if number == signal.SIGHUP:
+            self._renewing = True
+        elif number != signal.SIGCHLD:
             self._stopping = True
 
     def _is_ready(self) -> bool:
@@ -219,14 +256,25 @@ class Workers:
             self._start(place)
 
     def _start(self, place: int) -> None:
-        ours, theirs = socket.socketpair()
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
+        try:
+            ours, theirs = socket.socketpair()
+            try:
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                theirs.close()
+                raise
+        except OSError as error:  # the machine is short of something, and may have it later
+            log.error("worker %d cannot be started (%s); it is tried again.", place, error.strerror)
+            self._later(place)
+            return
         if pid == 0:
             self._be_worker(place, ours, theirs)
         theirs.close()
-        worker = _Worker(place, pid, ours, time.monotonic())
+        now = time.monotonic()
+        worker = _Worker(place, pid, ours, began=now, heard=now)
         self._workers[pid] = worker
         self._selector.register(ours, selectors.EVENT_READ, worker)
 
@@ -238,6 +286,7 @@ class Workers:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent tells when to stop
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until its certificate is watched
             ours.close()
             for other in self._workers.values():
                 other.connection.close()
@@ -273,6 +322,7 @@ class Workers:
             worker.connection.close()
             self._loaded(worker, "a worker ended while it loaded the bundle.")
             return
+        worker.heard = time.monotonic()
         worker.read += part
         while b"\n" in worker.read:
             line, _, rest = bytes(worker.read).partition(b"\n")
@@ -281,6 +331,7 @@ class Workers:
             match said["kind"]:
                 case "ready":
                     worker.ready = said["text"]
+                    self._failed[worker.place] = 0
                 case "failed":
                     worker.failed = said["text"]
                     if not self._stopping:
@@ -344,14 +395,54 @@ class Workers:
                 continue
             code = os.waitstatus_to_exitcode(status)
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-            now = time.monotonic()
-            if now - worker.began > _WELL:
+            if time.monotonic() - worker.began > _WELL:
                 self._delay[worker.place] = _SOON
-            delay = self._delay[worker.place]
-            self._delay[worker.place] = min(2 * delay, _LATEST)
-            self._due[worker.place] = now + delay
+            self._later(worker.place)
             log.error("worker %d ended %s; another takes its place.", worker.place, how)
+            if worker.ready is None:
+                self._failed[worker.place] += 1
+                if self._failed[worker.place] == _TRIES:
+                    self._deal_to_others(worker.place)
         return gone
+
+    def _later(self, place: int) -> None:
+        """Start a worker in a while, and in a longer one the next time."""
+        delay = self._delay[place]
+        self._delay[place] = min(2 * delay, _LATEST)
+        self._due[place] = time.monotonic() + delay
+
+    def _end_silent(self) -> None:
+        """Kill a worker whose loop stands still: its share of the connections gets no answers."""
+        now = time.monotonic()
+        paused, self._looked = now - self._looked > _SILENT / 2, now
+        for worker in self._workers.values():
+            if paused:  # it was this process that stood still, and perhaps all of them
+                worker.heard = now
+            if worker.ready and not self._stopping and now - worker.heard > _SILENT:
+                log.error("worker %d did nothing for %g s and is killed.", worker.place, _SILENT)
+                worker.heard = now
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGKILL)
+
+    def _deal_to_others(self, place: int) -> None:
+        """Have no connections wait for a worker that does not come back; it is still tried.
+
+        Its listening socket makes way for one that does not listen before a worker does.
+        """
+        old = self._listeners[place]
+        try:
+            new = socket.socket(old.family)
+            new.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            new.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if old.family == socket.AF_INET6:
+                new.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            new.bind(old.getsockname())
+        except OSError as error:
+            log.error("connections to worker %d wait for it (%s).", place, error.strerror)
+            return
+        self._listeners[place] = new
+        old.close()
+        log.error("worker %d does not come back; connections go to the others.", place)
 
     def _stop_all(self) -> None:
         """No more connections, and an end once those there are have been answered."""
@@ -363,6 +454,15 @@ class Workers:
         for pid in self._workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+
+def apart(work: Callable[..., T], *arguments: Any) -> T:
+    """What `work` returns, which a process does that ends then.
+
+    For work that leaves behind what does not survive a fork, such as threads of a library.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as one:
+        return one.submit(work, *arguments).result()
 
 
 def _line(**said: Any) -> bytes:

@@ -32,6 +32,7 @@ Attributes: TypeAlias = "Mapping[str, Sequence[Any]] | None"
 Told: TypeAlias = "Mapping[str, list[Any]]"
 _LISTS = ("multi", "vector")
 _NUMBERS = ("numeric", "number")
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,25 @@ class UserAttributes:
 
     def takes_integers(self, name: str) -> bool:
         """Whether the values of an attribute are whole numbers; else they are text."""
-        entry = next((one for one in self.described if one["name"] == name), None)
-        words = () if entry is None or entry["kind"] == "numeric" else entry["vocabulary"]
-        return bool(words) and all(isinstance(word, int) for word in words)
+        return name in self._whole
+
+    def places(self, name: str) -> int:
+        """How many values of an attribute the program takes of a user."""
+        if self.kinds[name] == "vector":
+            return next(int(one["width"]) for one in self.dense if one["name"] == name)
+        widths = zip(self.described, self.widths, strict=True)
+        return next((width for one, width in widths if one["name"] == name), 1)
+
+    @cached_property
+    def _whole(self) -> frozenset[str]:
+        """The attributes whose values are whole numbers; vocabularies may be long."""
+        return frozenset(
+            entry["name"]
+            for entry in self.described
+            if entry["kind"] != "numeric"
+            and entry["vocabulary"]
+            and all(isinstance(word, int) for word in entry["vocabulary"])
+        )
 
     def told(self, given: Mapping[str, Sequence[Any]], n: int) -> Told:
         """The values of each attribute, None where one is unknown.
@@ -119,7 +136,8 @@ class UserAttributes:
             read: item rows that each of them took, the latest first; may be empty.
 
         Raises:
-            CadcError: a user has more values of an attribute than there are places for.
+            CadcError: a user has more values of an attribute than there are places for, or a number
+                is too large.
         """
         import torch
 
@@ -146,7 +164,7 @@ class UserAttributes:
             raise CadcError(f"attributes: {name!r} has a list of values a user, not {value!r:.80}.")
         values = [self._one(name, one) for one in value]
         if kind == "vector":
-            (width,) = (one["width"] for one in self.dense if one["name"] == name)
+            width = self.places(name)
             if len(values) != width:
                 raise CadcError(f"attributes: {name!r} has {width} numbers, not {len(values)}.")
         return values
@@ -157,6 +175,8 @@ class UserAttributes:
             number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
             if not number or not math.isfinite(value):
                 raise CadcError(f"attributes: {name!r} has numbers, not {value!r:.80}.")
+            if kind == "vector" and abs(value) > _LARGEST:  # its length would be infinite
+                raise CadcError(f"attributes: {value!r:.80} is too large for a vector {name!r}.")
             return float(value)
         wanted: tuple[type, ...] = (int, np.integer) if self.takes_integers(name) else (str,)
         if kind == "hashed":  # of the text of whatever the column holds
@@ -201,8 +221,15 @@ class UserAttributes:
             if kind in ("vector", "number"):
                 type_ = pa.list_(pa.float64()) if kind == "vector" else pa.float64()
                 columns[name] = pa.array(told.get(name, [None] * n), type_)
-        rows = side_by_side(coded_dense(pa.table(columns), self.dense))
+        with np.errstate(over="ignore"):  # what is too large is refused
+            rows = side_by_side(coded_dense(pa.table(columns), self.dense))
         assert rows is not None
+        if not np.isfinite(rows).all():
+            numbers = ", ".join(name for name, kind in self.kinds.items() if kind == "number")
+            raise CadcError(
+                f"attributes: a number ({numbers}) is too large for the model; tell it in the unit "
+                "of the training data."
+            )
         return rows
 
 

@@ -6,7 +6,7 @@ left, by a user's vector or by popularity.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.predict.answers import Source
-from cadc_rec.serving.predict.catalogue import ItemAttribute
 from cadc_rec.serving.predict.conditions import Condition, Every, Named
-from cadc_rec.serving.predict.filters import Filter, condition_of
 from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.retrieval import Retrieval
 from cadc_rec.serving.predict.top_k import Best, Floats, Listed, NotCandidates, filled
@@ -50,19 +48,18 @@ class Choice:
         cls,
         users: int,
         items: IdMap,
-        attributes: Mapping[str, ItemAttribute],
-        filter: Filter | None,
+        only: Condition | None,
         candidates: Ids | None,
         block: Ids | None,
     ) -> Choice:
-        """What a request for so many users names.
+        """What a request for so many users names, and what its filter asks of items.
 
         Raises:
-            CadcError: the filter is none, ids are of the wrong type, or there are lists of ids for
+            CadcError: ids are of the wrong type, or there are lists of ids for
                 another number of users.
         """
         n, own, withheld = len(items), None, None
-        conditions = [condition_of(filter, attributes, n)] if filter else []
+        conditions = [] if only is None else [only]
         if candidates is not None:
             if (lists := _of_each(candidates, users, "candidates")) is not None:
                 own = [_rows(items, each) for each in lists]

@@ -13,6 +13,7 @@ import math
 import threading
 import time as clock
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -126,19 +127,30 @@ def placed(events: Sequence[Event], items: IdMap, users: IdMap, known: UserItems
         user >= 0 and item >= 0 and bool((known.of(user) == item).any())
         for user, item in zip(user_rows.tolist(), item_rows, strict=True)
     ]
-    keys = keys_of(names, user_rows)
+    keys = keys_of(users, names, user_rows)
     return [
         Placed(item, float(event.time), key, known, event.id)
         for event, item, key, known in zip(events, item_rows, keys, again, strict=True)
     ]
 
 
-def keys_of(ids: Sequence[Any] | NDArray[Any], rows: NDArray[np.int64]) -> list[Hashable | None]:
-    """What users are told apart by: the row, or of those without one the id as text."""
-    return [
-        row if row >= 0 else (None if name is None else str(name))
-        for name, row in zip(ids, rows.tolist(), strict=True)
-    ]
+def keys_of(
+    users: IdMap, ids: Sequence[Any] | NDArray[Any], rows: NDArray[np.int64]
+) -> list[Hashable | None]:
+    """What users are told apart by: the row, or of those without one the id as text.
+
+    Args:
+        users: of a bundle.
+        ids: original ids.
+        rows: of the ids.
+    """
+    keys: list[Hashable | None] = list(rows.tolist())
+    strangers = np.flatnonzero(rows < 0).tolist()
+    if strangers:
+        texts = users.texts([ids[place] for place in strangers])
+        for place, text in zip(strangers, texts, strict=True):
+            keys[place] = text
+    return keys
 
 
 class LiveEvents:
@@ -165,7 +177,8 @@ class LiveEvents:
         self.newest = -np.inf if log_ends is None else log_ends
         self._lock = threading.Lock()
         self._ids: dict[str, None] = {}  # in the order in which they came
-        self._of: dict[Hashable, _Session] = {}
+        # In the order in which they changed.
+        self._of: OrderedDict[Hashable, _Session] = OrderedDict()
 
     def weigh(self, events: Sequence[Placed]) -> list[Outcome]:
         """What `take` would do with each event; nothing changes."""
@@ -223,8 +236,9 @@ class LiveEvents:
 
     def _joins(self, user: Hashable, time: float, item: int) -> bool:
         """Put an item into a user's session; whether it was there before."""
-        session = self._of.pop(user, _EMPTY)  # comes back as the latest to change
-        self._of[user] = session.with_item(time, item)
+        session = self._of.get(user, _EMPTY)
+        self._of[user] = session.with_item(time, item)  # at no moment is there none
+        self._of.move_to_end(user)
         return item in session.items
 
     def _count(self, rows: list[tuple[float, int]]) -> None:

@@ -14,6 +14,7 @@ An item without a value is in no list and no range; so "not in" and "not" let it
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cadc_rec.errors import CadcError
@@ -28,30 +29,68 @@ values, of every attribute that is named."""
 DEPTH = 8
 """How deep `and`, `or` and `not` may be nested."""
 TESTS = 100
-"""How many lists and bounds a filter may have."""
+"""How many lists and bounds a filter may have, or all boosts of a request together."""
+VALUES = 1_000
+"""How many values may stand in the lists, likewise."""
 _TESTS = ("in", "not in", *BOUNDS)
 
 
-def condition_of(wanted: Filter, attributes: Mapping[str, ItemAttribute], n: int) -> Condition:
+@dataclass
+class Room:
+    """What may still be asked for.
+
+    Attributes:
+        tests: lists and bounds.
+        values: in lists.
+    """
+
+    tests: int = TESTS
+    values: int = VALUES
+
+    def take(self, tests: int, values: int) -> None:
+        """Ask for so many.
+
+        Raises:
+            CadcError: there are no more.
+        """
+        self.tests, self.values = self.tests - tests, self.values - values
+        if self.tests < 0:
+            raise CadcError(f"filter: at most {TESTS} lists and bounds are taken.")
+        if self.values < 0:
+            raise CadcError(
+                f"filter: at most {VALUES:,} values are taken in its lists; give bounds, or name "
+                "the items as candidates."
+            )
+
+
+def condition_of(
+    wanted: Filter | Every,
+    attributes: Mapping[str, ItemAttribute],
+    n: int,
+    room: Room | None = None,
+) -> Every:
     """The items that a filter lets through.
 
     Args:
-        wanted: the filter.
+        wanted: the filter, or the condition that was made of it, which is given back.
         attributes: of items, by name.
         n: how many items there are.
+        room: for lists and bounds of several filters; default: that for one.
 
     Raises:
         CadcError: it is not as described above, is deeper or longer than may be, or names an
             attribute or a value that no item has.
     """
-    return _Reader(attributes, n).filter(wanted, DEPTH)
+    if isinstance(wanted, Every):
+        return wanted
+    return _Reader(attributes, n, room or Room()).filter(wanted, DEPTH)
 
 
 class _Reader:
-    def __init__(self, attributes: Mapping[str, ItemAttribute], n: int) -> None:
-        self.attributes, self.n, self.left = attributes, n, TESTS
+    def __init__(self, attributes: Mapping[str, ItemAttribute], n: int, room: Room) -> None:
+        self.attributes, self.n, self.room = attributes, n, room
 
-    def filter(self, wanted: Any, depth: int) -> Condition:
+    def filter(self, wanted: Any, depth: int) -> Every:
         if not isinstance(wanted, Mapping) or not wanted:
             raise CadcError(
                 f"filter: an object such as {{'genres': ['Comedy']}} is asked for, not "
@@ -85,7 +124,7 @@ class _Reader:
             elif test == "not in":
                 yield Without(attribute.one_of(self._values(name, value)), self.n)
             elif test in BOUNDS:
-                self._count()
+                self.room.take(1, 0)
                 bounds[test] = value
             else:
                 raise CadcError(
@@ -97,14 +136,9 @@ class _Reader:
     def _values(self, name: str, values: Any) -> Sequence[Any]:
         if not _is_list(values):
             raise CadcError(f"filter: give a list of values for {name}, not {values!r:.80}.")
-        self._count()
+        self.room.take(1, len(values))
         found: Sequence[Any] = values
         return found
-
-    def _count(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise CadcError(f"filter: at most {TESTS} lists and bounds are taken.")
 
     @staticmethod
     def _deeper(depth: int) -> int:

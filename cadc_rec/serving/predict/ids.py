@@ -135,12 +135,18 @@ class IdMap:
                 rows[lost] = self._in_form([values[place] for place in lost.tolist()])
         return rows
 
-    def _in_form(self, values: list[Any]) -> NDArray[np.int64]:
-        """The row of each value in the form that the ids are in."""
+    def texts(self, values: Sequence[Any]) -> list[str | None]:
+        """Values as text, in the form that the ids are in; None stays None."""
+        if not self.forms:
+            return [None if value is None else str(value) for value in values]
         # A lone surrogate, which is no text, becomes a sign that no id has in its place.
         known = [None if v is None else str(v).encode(errors="replace").decode() for v in values]
-        texts = pa.array(known, pa.string())
-        found = in_form(texts, self.forms).to_pylist()
+        found: list[str | None] = in_form(pa.array(known, pa.string()), self.forms).to_pylist()
+        return found
+
+    def _in_form(self, values: list[Any]) -> NDArray[np.int64]:
+        """The row of each value in the form that the ids are in."""
+        found: list[Any] = self.texts(values)
         if self.are_integers:
             found = [int(text) if text and _INTEGER.fullmatch(text) else None for text in found]
         return self._found(found)
@@ -170,17 +176,16 @@ class IdMap:
         assert isinstance(self.ids, Texts)
         assert self._rows is not None
         rows = np.full(len(values), UNKNOWN, np.int64)
-        for n, value in enumerate(values):
-            if not isinstance(value, str):
-                continue
-            encoded = value.encode("utf-8", "surrogatepass")
-            key = np.uint64(_hash(encoded))
-            place = int(np.searchsorted(self._keys, key))
-            while place < len(self._keys) and self._keys[place] == key:  # several may share a hash
-                if self.ids.encoded(row := int(self._rows[place])) == encoded:
+        asked = [n for n, value in enumerate(values) if isinstance(value, str)]
+        encoded = [values[n].encode("utf-8", "surrogatepass") for n in asked]
+        keys = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
+        start = np.searchsorted(self._keys, keys).tolist()
+        stop = np.searchsorted(self._keys, keys, "right").tolist()
+        for n, text, first, last in zip(asked, encoded, start, stop, strict=True):
+            for row in self._rows[first:last].tolist():  # several may share a hash
+                if self.ids.encoded(row) == text:
                     rows[n] = row
                     break
-                place += 1
         return rows
 
     def of_rows(self, rows: NDArray[np.int64]) -> NDArray[Any]:

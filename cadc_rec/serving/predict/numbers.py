@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cadc_rec.errors import CadcError
-from cadc_rec.serving.predict.conditions import Condition, Mask, Named, Rows, Some
+from cadc_rec.serving.predict.conditions import Condition, Mask, Rows, among
 
 Bound = Literal["<", "<=", ">", ">="]
 BOUNDS: tuple[Bound, ...] = ("<", "<=", ">", ">=")
@@ -46,12 +46,14 @@ class NumericAttribute:
 
     def one_of(self, values: Sequence[Any]) -> Condition:
         """See `cadc_rec.serving.predict.catalogue.ItemAttribute`."""
-        found = [self._from_to(value, value) for value in map(self._number, values)]
-        for value, one in zip(values, found, strict=True):
-            if not one.most:
-                raise CadcError(f"no item has {self.name} = {value!r:.80}.")
-        n = len(self.values)
-        return Some(found, n) if found else Named(np.zeros(0, np.int32), n)
+        ordered, _ = self._sorted
+        wanted = np.array([self._number(value) for value in values], np.float64)
+        start, stop = (np.searchsorted(ordered, wanted, side) for side in ("left", "right"))
+        lost = np.flatnonzero(start == stop)
+        if len(lost):
+            raise CadcError(f"no item has {self.name} = {values[int(lost[0])]!r:.80}.")
+        _, once = np.unique(wanted, return_index=True)
+        return _OneOf(self, wanted[once], start[once], stop[once])
 
     def within(self, bounds: Mapping[Bound, Any]) -> Condition:
         """See `cadc_rec.serving.predict.catalogue.ItemAttribute`."""
@@ -70,13 +72,52 @@ class NumericAttribute:
         """See `cadc_rec.serving.predict.catalogue.ItemAttribute`."""
         return self.one_of(list(dict.fromkeys(found)))
 
-    def _from_to(self, low: float, high: float) -> _InOrder:
-        ordered, _ = self._sorted
-        start = int(np.searchsorted(ordered, low, "left"))
-        return _InOrder(self, start, int(np.searchsorted(ordered, high, "right")))
-
     def _number(self, value: Any) -> float:
         return number(value, f"{self.name} has numbers")
+
+
+@dataclass(frozen=True)
+class _OneOf:
+    """The rows that have one of some numbers.
+
+    Attributes:
+        attribute: whose numbers these are.
+        wanted: the numbers, ascending, each once.
+        start: where the rows of each begin in ascending order of the numbers.
+        stop: where they end.
+    """
+
+    attribute: NumericAttribute
+    wanted: NDArray[np.float64]
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+
+    @property
+    def least(self) -> int:
+        """See `Condition`."""
+        return int((self.stop - self.start).sum())
+
+    @property
+    def most(self) -> int:
+        """See `Condition`."""
+        return self.least
+
+    def rows(self) -> Rows:
+        """See `Condition`."""
+        rows = self.attribute._sorted[1]
+        parts = [rows[a:b] for a, b in zip(self.start.tolist(), self.stop.tolist(), strict=True)]
+        found = np.concatenate([*parts, rows[:0]])
+        return np.sort(found, kind="stable")  # merges the rows of each value, which ascend already
+
+    def holds(self, rows: NDArray[Any]) -> Mask:
+        """See `Condition`."""
+        return among(self.attribute.values[rows], self.wanted)
+
+    def mask(self) -> Mask:
+        """See `Condition`."""
+        found = np.zeros(len(self.attribute.values), np.bool_)
+        found[self.rows()] = True
+        return found
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.predict.answers import Recommendations, Source
 from cadc_rec.serving.predict.attributes import Attributes, Told
 from cadc_rec.serving.predict.choosing import Choice, Ids, Popularity, Search
+from cadc_rec.serving.predict.conditions import Every
 from cadc_rec.serving.predict.contents import Contents
 from cadc_rec.serving.predict.events import Counted, Event, Outcome, keys_of, placed
 from cadc_rec.serving.predict.filters import Filter, condition_of
@@ -61,7 +62,7 @@ class Predictor(Contents):
         user_ids: Sequence[Any] | NDArray[Any],
         k: int = 10,
         exclude_seen: bool = True,
-        filter: Filter | None = None,
+        filter: Filter | Every | None = None,
         history: Sequence[Sequence[Any]] | None = None,
         candidates: Ids | None = None,
         time: Times = None,
@@ -113,8 +114,8 @@ class Predictor(Contents):
         given = self._histories(history, len(rows))
         histories, alone = self._joined(user_ids, rows, given, history_mode == "replace")
         learned = None if histories is None else [h[h < self._n_taken] for h in histories]
-        self.require_choice(filter, rules, len(rows) * k)
-        choice = Choice.of(len(rows), self.items, self.attributes, filter, candidates, block)
+        only, rules = self.read_choice(filter, rules, len(rows) * k)
+        choice = Choice.of(len(rows), self.items, only, candidates, block)
         # What nobody took yet is ranked where it is asked for, and nowhere else.
         asked = bool(self.untaken) and choice.asks
         most = len(self.items) if asked else self._n_taken
@@ -126,7 +127,7 @@ class Predictor(Contents):
         seen = histories if asked else learned
         taken = self._taken(rows, seen) if exclude_seen else _nothing_of(len(rows))
         out = choice.out(taken, self.no_answer, most)
-        out = replace(out, added=rules.added(self.attributes, len(self.items)))
+        out = replace(out, added=rules.added)
         read = self._read(rows, learned, sources, alone)
         queries = self._queries(rows, codes, sources, learned, read)
         described = np.flatnonzero(sources == Source.ATTRIBUTES)
@@ -195,7 +196,7 @@ class Predictor(Contents):
         self,
         item_ids: Sequence[Any] | NDArray[Any],
         k: int = 10,
-        filter: Filter | None = None,
+        filter: Filter | Every | None = None,
     ) -> Recommendations:
         """The k items with the most similar vectors (by cosine), without the item itself.
 
@@ -253,20 +254,39 @@ class Predictor(Contents):
         rows = self.items.rows(item_ids)
         return np.where(rows[:, None] >= 0, self.item_vectors.vectors[rows], 0), rows >= 0
 
-    def require_choice(self, wanted: Filter | None, rules: Rules, places: int) -> None:
-        """Raise if `recommend` would refuse this filter or these rules for users times k places.
+    def read_choice(
+        self, wanted: Filter | Every | None, rules: Rules, places: int
+    ) -> tuple[Every | None, Rules]:
+        """A filter and rules as `recommend` takes them, too, for users times k places.
+
+        They are read once then, however often they are used.
 
         Raises:
             CadcError: one of them is not as described, or names what no item has.
         """
-        if wanted:
-            condition_of(wanted, self.attributes, len(self.items))
-        rules.require_sound(places, self.attributes, len(self.items))
+        only = condition_of(wanted, self.attributes, len(self.items)) if wanted else None
+        return only, rules.read(places, self.attributes, len(self.items))
 
     @property
     def reads_sessions(self) -> bool:
         """Whether the history of a request changes what a known user is recommended."""
         return self.requests is not None and self.requests.history_length > 0
+
+    def forms_vectors(self, user_ids: Sequence[Any] | NDArray[Any]) -> bool:
+        """Whether a program forms vectors of these users, though they tell nothing when they ask.
+
+        It does where the model reads the moment of a request, and of who has taken something since
+        the log ended.
+
+        Raises:
+            CadcError: an id is of the wrong type.
+        """
+        if self.requests is not None and self.requests.codes is not None:
+            return True
+        if (self.requests is None and self.newcomers is None) or not self.events.has_users:
+            return False
+        keys = keys_of(self.users, user_ids, self.users.rows(user_ids))
+        return self.events.of(keys) is not None
 
     @property
     def _n_taken(self) -> int:
@@ -361,7 +381,7 @@ class Predictor(Contents):
             alone = [int((each < self._n_taken).sum()) for each in given]
         if not self.events.has_users:
             return given, alone
-        since = self.events.of(keys_of(user_ids, rows))
+        since = self.events.of(keys_of(self.users, user_ids, rows))
         if since is None:
             return given, alone
         given = given or [np.zeros(0, np.int64)] * len(rows)

@@ -20,6 +20,7 @@ from cadc_rec.serving.predict.top_k import (
     Listed,
     NotCandidates,
     Rows,
+    listed_below,
     merged,
 )
 
@@ -117,7 +118,8 @@ class AndOthers:
             others = others[out.only.holds(others)]
         behind = self.items.best_of(others, queries, min(k, max(1, len(others))), out, listed)
         mine = replace(out, taken=_below(out.taken, self.n_first))
-        before = self.first.best(queries, min(k, self.n_first), mine, listed)
+        theirs = None if listed is None else listed_below(listed, self.n_first)
+        before = self.first.best(queries, min(k, self.n_first), mine, theirs)
         return merged([before, behind], k)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.predict.catalogue import ItemAttribute
 from cadc_rec.serving.predict.choosing import Search
-from cadc_rec.serving.predict.conditions import Condition, Without
-from cadc_rec.serving.predict.filters import Filter, condition_of
+from cadc_rec.serving.predict.conditions import Condition, Every, Without
+from cadc_rec.serving.predict.filters import Filter, Room, condition_of
 from cadc_rec.serving.predict.numbers import number
 from cadc_rec.serving.predict.top_k import Best, Doubles, Floats, NotCandidates, filled
 
@@ -35,7 +36,7 @@ _POOL, _LARGEST_POOL = 10, 1000  # times k, and items: what diversity chooses fr
 class Boost:
     """Something that is added to the scores of the items that a filter lets through."""
 
-    filter: Filter
+    filter: Filter | Every
     add: float
 
 
@@ -69,8 +70,12 @@ class Rules:
         """Whether the list is not simply the best items."""
         return bool(self.max_per) or self.diversity > 0
 
-    def require_sound(self, places: int, attributes: Mapping[str, ItemAttribute], n: int) -> None:
-        """Raise if a list cannot be put together by these rules.
+    def steps(self, k: int) -> int:
+        """What a list of k places takes: how often an item is looked at; 0 of the best items."""
+        return k * _pool(k) if self.item_by_item else 0
+
+    def read(self, places: int, attributes: Mapping[str, ItemAttribute], n: int) -> Rules:
+        """The same with the filters of boosts read, so that none is read again.
 
         Args:
             places: users times k.
@@ -100,21 +105,27 @@ class Rules:
             number(self.min_score, "min_score is a number")
         if len(self.boosts) > BOOSTS:
             raise CadcError(f"boost: {len(self.boosts)} boosts; at most {BOOSTS} are taken.")
+        boosts, room = [], Room()
         for boost in self.boosts:
             if abs(number(boost.add, "boost: 'add' is a number")) > LARGEST_BOOST:
                 raise CadcError(
                     f"boost: {boost.add!r:.80} is not between -{LARGEST_BOOST:g} and "
                     f"{LARGEST_BOOST:g}."
                 )
-            condition_of(boost.filter, attributes, n)
+            boosts.append(replace(boost, filter=condition_of(boost.filter, attributes, n, room)))
+        if all(a.filter is b.filter for a, b in zip(boosts, self.boosts, strict=True)):
+            return self
+        return replace(self, boosts=boosts)
 
-    def added(self, attributes: Mapping[str, ItemAttribute], n: int) -> Doubles | None:
-        """What the boosts add to each item's scores, ``[n]``."""
-        if not self.boosts:
-            return None
-        found = np.zeros(n)
+    @cached_property
+    def added(self) -> Doubles | None:
+        """What the boosts, which were read, add to each item's scores, ``[n]``."""
+        found: Doubles | None = None
         for boost in self.boosts:
-            found[condition_of(boost.filter, attributes, n).mask()] += boost.add
+            assert isinstance(boost.filter, Every)
+            mask = boost.filter.mask()
+            found = np.zeros(len(mask)) if found is None else found
+            found[mask] += boost.add
         return found
 
 
@@ -139,9 +150,7 @@ def chosen(
         attributes: of items.
         vectors: of items.
     """
-    size = k
-    if rules.item_by_item:
-        size = max(k, min(_POOL * k, _LARGEST_POOL))
+    size = _pool(k) if rules.item_by_item else k
     pool = filled(search.best(size, out), size)
     if rules.min_score is not None:
         low = (pool.scores < rules.min_score) & search.by_vector[:, None]
@@ -161,6 +170,11 @@ def chosen(
         n = len(made.rows)
         best.rows[place, :n], best.scores[place, :n] = made.rows, made.scores
     return best
+
+
+def _pool(k: int) -> int:
+    """How many of the best items a list of k places is chosen from."""
+    return max(k, min(_POOL * k, _LARGEST_POOL))
 
 
 class _List:
@@ -243,16 +257,18 @@ def _add_from_behind(
 ) -> None:
     """Fill a list with items behind the pool, the best first, where values left places empty.
 
-    Each round asks for items without a value that is full, so its first one is always taken.
+    Each round asks for items without a value that is full, so its first one is always taken, and
+    for twice as many as the one before: values of many items each would take a round each.
     """
-    mine = out.some(np.array([place]))
+    mine, size = out.some(np.array([place])), made.k
     while not made.is_full:
         narrowed = mine
         for condition in made.full():
             narrowed = narrowed.narrowed(Without(condition, len(search.popular.counts)))
         taken = np.concatenate([mine.taken.of(0), seen.astype(np.int32)])
         narrowed = replace(narrowed, taken=UserItems.of_lists([taken]))
-        found = search.of_one(place, made.k, narrowed)
+        found = search.of_one(place, size, narrowed)
+        size *= 2
         there = found.rows[0] >= 0
         if least is not None and search.by_vector[place]:
             there &= found.scores[0] >= least

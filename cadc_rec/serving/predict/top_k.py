@@ -335,6 +335,11 @@ def of_query(listed: Listed, query: int) -> More:
     return More(listed.indices[part], listed.data[part])
 
 
+def listed_below(listed: sparse.csr_array, n: int) -> sparse.csr_array:
+    """The scores of the items that have rows below n."""
+    return _listed_among(listed, np.arange(n, dtype=np.int32))
+
+
 def _listed_among(listed: sparse.csr_array, rows: NDArray[np.int32]) -> sparse.csr_array:
     """The scores of some rows (ascending), which are the columns then."""
     from scipy import sparse

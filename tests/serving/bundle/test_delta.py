@@ -1,5 +1,6 @@
 """A delta and the bundle it is of give the next bundle, byte for byte, or one sentence."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -246,9 +247,20 @@ def test_tables_that_cannot_be_there_are_refused_before_they_fill_the_memory(day
     told["tables"][0][key] = value
     with pytest.raises(CadcError, match=r"cannot be applied|gives other bytes"):
         apply_delta(days / "first", Delta(days / "delta", manifest), days / f"next-{key}")
-    told["payload"] = 10**15
+
+
+def test_a_patch_that_inflates_to_more_than_its_file_can_need_is_refused(days, tmp_path):
+    delta = tmp_path / "delta"
+    shutil.copytree(days / "delta", delta)
+    manifest = json.loads((delta / "delta.json").read_text())
+    ((name, told),) = [one for one in manifest["patches"].items() if "tables" in one[1]]
+    told["payload"] = 3 * (days / "second" / name).stat().st_size
+    forged = make_patch(b"", bytes(told["payload"]))  # as long as it says, of a few bytes
+    assert len(forged) < 10_000
+    (delta / told["file"]).write_bytes(forged)
+    told["sha256"] = hashlib.sha256(forged).hexdigest()
     with pytest.raises(CadcError, match="cannot be applied"):
-        apply_delta(days / "first", Delta(days / "delta", manifest), days / f"next-{key}")
+        apply_delta(days / "first", Delta(delta, manifest), tmp_path / "next")
 
 
 def test_a_folder_that_is_no_delta_is_named(tmp_path):

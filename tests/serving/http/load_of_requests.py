@@ -8,24 +8,32 @@ python load_of_requests.py FUNCTION
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gzip
 import json
 import math
 import sys
+import tempfile
+import threading
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from cadc_rec.serving.http.batcher import Batcher, piece_users
+from cadc_rec.serving.http.batcher import Batcher, piece_users, runs_program
 from cadc_rec.serving.http.connections import impatient, is_whole_inference
 from cadc_rec.serving.http.encoding import accepted, compressed, encode, encode_pieces
 from cadc_rec.serving.http.load import Busy, Load, TooLate
 from cadc_rec.serving.http.messages import Output, Request
 from cadc_rec.serving.http.queries import Query
 from cadc_rec.serving.http.settings import Limits
+from cadc_rec.serving.predict.events import Event
+from cadc_rec.serving.predict.requests import Requests
+from cadc_rec.serving.predict.rules import Rules
 from tests.serving.toy import toy
 
 
@@ -138,20 +146,28 @@ def pieces_take_turns() -> None:
             calls.append(users)
             return predictor.recommend(users, k, *more)
 
+        def forms_vectors(self, users: list[Any]) -> bool:
+            return False
+
     slow: Any = Slow()
-    size = piece_users(slow, 5)
+    size = piece_users(slow, Query([], 5))
     users = list(range(100, 200))
     history = [[1000 + n % 50] for n in range(100)]
+    candidates = [[1000 + (n + m) % 50 for m in range(n % 20)] for n in range(100)]
+    block: list[list[Any]] = [[] if n % 3 else [1000 + n % 50, None] for n in range(100)]
     load, _ = loaded()
 
     async def both() -> Any:
         batcher = Batcher(load)
         large = batcher.recommend(
-            slow, Query(users, 5, history=history), take(load, 100, 5, large=True)
+            slow,
+            Query(users, 5, history=history, candidates=candidates, block=block),
+            take(load, 100, 5, large=True),
         )
         asked = asyncio.create_task(large)
         await asyncio.sleep(0)
-        small = batcher.recommend(slow, Query([100], 5), take(load, 1, 5))
+        few = Query([100], 5, candidates=candidates[0], block=block[0])
+        small = batcher.recommend(slow, few, take(load, 1, 5))
         other = asyncio.create_task(small)
         found = await asked, await other
         batcher.close()
@@ -161,10 +177,58 @@ def pieces_take_turns() -> None:
     assert size == 32
     lengths = [len(each) for each in calls]
     assert lengths == [32, 1, 32, 32, 4]
-    expected = predictor.recommend(users, 5, history=history)
+    given: dict[str, Any] = {"history": history, "candidates": candidates, "block": block}
+    expected = predictor.recommend(users, 5, **given)
     np.testing.assert_array_equal(whole.rows, expected.rows)
     np.testing.assert_array_equal(whole.scores, expected.scores)
+    assert (whole.rows[::20] == -1).all(), "an empty list of candidates has no answer"
     np.testing.assert_array_equal(single.rows, expected.rows[:1])
+
+
+def lists_that_are_put_together_item_by_item_take_turns() -> None:
+    """One that takes long is a piece of its own, and many short ones are one piece."""
+    predictor = toy()
+    for rules in (Rules(diversity=0.5), Rules(max_per={"kind": 1})):
+        sizes = [piece_users(predictor, Query([], k, rules=rules)) for k in (5, 10, 100, 1000)]
+        assert sizes == [256, 200, 2, 1]  # of 200,000 steps: k times 10 k, and at most 1,000
+    assert piece_users(predictor, Query([], 1000)) == 256
+
+
+def what_runs_a_program_does_not_run_in_the_loop() -> None:
+    """Not for a history, and not for what was told of a user before, whether known or not."""
+    threads: list[str] = []
+
+    def newcomers(history: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return np.ones((len(history), 8), np.float32)
+
+    def sessions(users: Any, history: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return torch.ones(len(users), 8)
+
+    programs = Requests(None, sessions, 4, True)
+    predictor = dataclasses.replace(toy(newcomers=newcomers), requests=programs)
+    predictor.count([Event(1003, 1.0, user=user) for user in (103, -7)])
+    load, _ = loaded()
+
+    async def ask() -> None:
+        batcher = Batcher(load)
+        asked = [
+            Query([103], 5),
+            Query([-7], 5),
+            Query([101], 5),
+            Query([102], 5, history=[[1001]]),
+        ]
+        for query in asked:
+            assert runs_program(predictor, query) == (query.users != [101])
+            await batcher.recommend(predictor, query, take(load))
+        batcher.close()
+
+    asyncio.run(ask())
+    assert len(threads) == 3
+    assert all(name.startswith("predictor") for name in threads)
+    moment: Any = dataclasses.replace(programs, codes=SimpleNamespace())
+    assert runs_program(dataclasses.replace(predictor, requests=moment), Query([101], 5))
 
 
 def who_comes_too_late_costs_no_call() -> None:
@@ -172,6 +236,7 @@ def who_comes_too_late_costs_no_call() -> None:
     calls = []
     predictor: Any = SimpleNamespace(
         item_vectors=SimpleNamespace(vectors=np.zeros((10, 2))),
+        forms_vectors=lambda users: False,
         recommend=lambda *given: calls.append(given),
     )
 
@@ -195,6 +260,7 @@ def lower_priorities_come_first() -> None:
     order: list[Any] = []
     predictor: Any = SimpleNamespace(
         item_vectors=SimpleNamespace(vectors=np.zeros((10, 2))),
+        forms_vectors=lambda users: False,
         recommend=lambda users, *_: order.append(users) or toy().recommend([100], 1),
     )
 
@@ -244,6 +310,28 @@ def who_is_cut_off_by_a_shutdown_is_told() -> None:
     assert [message.get("status") for message in sent] == [200]
 
 
+def a_full_journal_makes_room_whatever_the_letters_of_its_ids() -> None:
+    """JSON takes six bytes and more for a letter that is not ASCII."""
+    from cadc_rec.serving.http.event_log import EventLog
+    from cadc_rec.serving.http.journal import Journal
+
+    async def tell_all(log: EventLog) -> None:
+        for n in range(150):
+            event = Event(1000 + n % 50, 1.0 + n, 100, "\u6f22\U0001f600" * 20 + str(n))
+            assert (await log.take([event])).taken == 1
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "journal"
+        log = EventLog(path, most_bytes=20_000)
+        log.onto(toy())
+        asyncio.run(tell_all(log))
+        log.close()
+        assert path.stat().st_size <= 20_000
+        kept = [record["time"] for record in Journal(path, "events").news().records]
+    assert kept == [151.0 - n for n in range(len(kept), 0, -1)]
+    assert len(kept) > 10
+
+
 class Transport:
     """Keeps what is written."""
 
@@ -275,7 +363,7 @@ def a_full_service_refuses_before_it_reads() -> None:
     from uvicorn.server import ServerState
 
     load, _ = loaded(wait_seconds=0.1)
-    asked = []
+    asked, told = [], list[Any]()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         asked.append(scope["path"])
@@ -286,7 +374,7 @@ def a_full_service_refuses_before_it_reads() -> None:
     async def talk() -> tuple[bytes, bytes, list[bytes]]:
         config = Config(app, log_level="critical", access_log=False)
         config.load()
-        state, kind = ServerState(), impatient(10, 3, load)
+        state, kind = ServerState(), impatient(10, 3, load, told.append)
 
         def connected() -> tuple[Any, Transport]:
             transport = Transport()
@@ -319,6 +407,7 @@ def a_full_service_refuses_before_it_reads() -> None:
     assert b"content-length: %d\r\n" % len(body) in head
     assert json.loads(body) == {"error": "too many requests wait; ask again later."}
     assert answered.startswith(b"HTTP/1.1 200 ")
+    assert [(one.path, one.status) for one in told] == [("/v2/models/recommender/infer", 503)]
     assert others[:2] == [b"", b""]
     assert b"there are 3 connections already" in others[2]
 
@@ -332,6 +421,50 @@ def requests_are_whole_or_not() -> None:
         whole.replace(b"Content-Length: 14\r\n", b""),
     ]  # fmt: skip
     assert not any(map(is_whole_inference, others))
+
+
+def urgent_pieces_take_turns_too() -> None:
+    """A large request is before the others once; then whatever waits comes before its next piece,
+
+    and an urgent one before all.
+    """
+    predictor = toy(n_users=100)
+    calls: list[int] = []
+    later: list[Any] = []
+    load, _ = loaded(wait_seconds=10.0)
+
+    class Slow:
+        """Answers as the toy does, and notes who asked; during the first call others come."""
+
+        item_vectors = SimpleNamespace(vectors=np.zeros((10**6, 10)))
+
+        def recommend(self, users: list[Any], k: int, *more: Any) -> Any:
+            calls.append(users[0])
+            if len(calls) == 1:
+                loop.call_soon_threadsafe(come)
+            return predictor.recommend(users, k, *more)
+
+        def forms_vectors(self, users: list[Any]) -> bool:
+            return False
+
+    slow: Any = Slow()
+
+    def come() -> None:
+        for user, rank in ((101, 2), (102, 3), (103, 1)):
+            query = Query([user], 5, candidates=[1000])
+            later.append(asyncio.ensure_future(batcher.recommend(slow, query, take(load), rank)))
+
+    async def ask() -> None:
+        whole = Query(list(range(110, 180)), 5)
+        await batcher.recommend(slow, whole, take(load, 70, 5, large=True), 1)
+        await asyncio.gather(*later)
+        batcher.close()
+
+    batcher = Batcher(load)
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        runner.run(ask())
+    assert calls == [110, 103, 101, 142, 174, 102]
 
 
 def pieces_are_the_whole_answer() -> None:

@@ -24,7 +24,7 @@ from cadc_rec.serving.http.queries import Query, query_of
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.requests import Requests
-from cadc_rec.serving.predict.rules import NO_RULES, Boost, Rules
+from cadc_rec.serving.predict.rules import NO_RULES, Rules
 from tests.serving.toy import toy
 
 ENDS = [2**63 - 1, -(2**63), 1_790_000_000_000_000_001, 0, 17]
@@ -210,13 +210,26 @@ def attributes_of_somebody_new() -> None:
     user = ("user_id", [1], "INT64", [-5])
     assert of(user, ("attribute_zone", [1], "INT64", [10])).attributes == {"zone": [10]}
     assert of(user).attributes == {}
+    # Values that no training user had are unknown, and take no place.
+    new = [f"new {n}" for n in range(32)]
+    assert of(user, ("attribute_likes", [1, 32], "BYTES", new)).attributes == {"likes": [new]}
+    assert of(user, ("attribute_age", [1], "BYTES", ["-1.5e1"])).attributes == {"age": [-15.0]}
     for given, named in (
         (("attribute_color", [1], "BYTES", ["x"]), "no such attribute of users; there are: attr"),
         (("attribute_zone", [1], "BYTES", ["x"]), "values are whole numbers"),
         (("attribute_age", [1], "BYTES", ["x"]), "values are numbers"),
+        (("attribute_zone", [1], "BYTES", ["1_0"]), "values are whole numbers"),
+        (("attribute_zone", [1], "BYTES", [" 10"]), "values are whole numbers"),
+        (("attribute_age", [1], "BYTES", ["1_0"]), "values are numbers"),
+        (("attribute_age", [1], "BYTES", ["٣"]), "values are numbers"),
         (("attribute_zone", [1], "FP64", [1.5]), "values of 'zone' are whole numbers"),
         (("attribute_group", [1, 2], "BYTES", ["a", "b"]), "the shape is"),
         (("attribute_face", [1, 1], "FP64", [1.0]), "'face' has 2 numbers"),
+        (("attribute_face", [1, 70], "FP64", [1.0] * 70), "'face' has 2 numbers, not 70"),
+        (
+            ("attribute_likes", [1, 33], "BYTES", [""] * 33),
+            "33 values a user, and the model takes 2",
+        ),
         (("attribute_age", [1], "FP64", [1e309]), "'age' has numbers, not inf"),
     ):
         with pytest.raises(InvalidInput, match=named):
@@ -249,8 +262,10 @@ def choosing() -> None:
         numbers = {name: str(value) for name, value in numbers.items()} if text else numbers
         boost = '[{"filter": {"kind": ["kind 1"]}, "add": 2}]'
         rules = of([3], max_per='{"kind": 2}', boost=boost, **numbers).rules
-        boosts = (Boost({"kind": ["kind 1"]}, 2.0),)
-        assert rules == Rules({"kind": 2}, 0.25, boosts, -1.5)
+        assert dataclasses.replace(rules, boosts=()) == Rules({"kind": 2}, 0.25, (), -1.5)
+        assert rules.added.tolist() == [2.0 * (n % 4 == 1) for n in range(50)]
+    wanted = of([3], filter='{"kind": ["kind 1"]}').filter
+    assert wanted.rows().tolist() == list(range(1, 50, 4))
     for shape, parameters, sentence in [
         ([3, 1], {}, r"'candidate_id': the shape is \[m\], or \[2, m\] for 2 users, not"),
         ([3], {"filter": '{"year": {">": "x"}}'}, "parameters: '>' of year takes a number"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import socket
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from cadc_rec.serving.http.health import HealthPort
 from tests import zygote
 
 SCRIPT = Path(__file__).with_name("load_of_requests.py")
@@ -27,11 +29,15 @@ SCRIPT = Path(__file__).with_name("load_of_requests.py")
         "small_ones_do_not_wait_for_large_ones",
         "answers_that_are_not_sent_are_bounded",
         "pieces_take_turns",
+        "lists_that_are_put_together_item_by_item_take_turns",
+        "what_runs_a_program_does_not_run_in_the_loop",
         "who_comes_too_late_costs_no_call",
         "lower_priorities_come_first",
         "who_is_cut_off_by_a_shutdown_is_told",
         "a_full_service_refuses_before_it_reads",
+        "a_full_journal_makes_room_whatever_the_letters_of_its_ids",
         "requests_are_whole_or_not",
+        "urgent_pieces_take_turns_too",
         "pieces_are_the_whole_answer",
         "the_client_chooses_the_compression",
     ],
@@ -112,6 +118,19 @@ def test_a_large_answer_over_grpc_is_the_same(service):
     client.close()
     document = json.loads(ask(service.http, INFER, of_users(list(range(1024)), k=40))[2])
     assert found.ravel().tolist() == document["outputs"][0]["data"]
+
+
+def test_silent_connections_do_not_shut_the_port_for_health():
+    listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+    health, port = HealthPort(listener, lambda: True), listener.getsockname()[1]
+    with contextlib.ExitStack() as stack:
+        stack.callback(health.close)
+        for _ in range(2):
+            for _ in range(100):
+                silent = socket.create_connection(("127.0.0.1", port), timeout=30)
+                stack.enter_context(silent)
+            assert ask(port, "/v2/health/live")[::2] == (200, b'{"live": true}')
+        assert silent.recv(10) == b""  # after a second
 
 
 def test_a_service_may_give_fewer_at_once_and_has_a_port_for_health(start, bundles):

@@ -77,7 +77,8 @@ def move(link, target):
 
 @pytest.mark.timeout(900)  # twenty loads of programs, a second of a core each
 def test_twenty_reloads_under_load_fail_no_request(start, bundles, place):
-    service = start(place, "--watch", "0", key=KEY)
+    # On a busy machine more work may wait than is let wait by itself.
+    service = start(place, "--watch", "0", "--max-wait", "10", key=KEY)
     versions = []
     with Load(service) as load:
         for turn in range(20):
@@ -163,6 +164,93 @@ def test_a_bundle_by_address_is_watched_in_its_store(bundles):
     manifests = [json.loads((path / "manifest.json").read_text()) for path in bundles]
     expected = [manifest["fingerprint"] for manifest in manifests]
     assert json.loads(done.stdout.splitlines()[-1]) == [*expected, str(bundles[0].resolve())]
+
+
+_TOLD = """
+import asyncio, json, sys, threading, time
+from pathlib import Path
+
+from cadc_rec.errors import CadcError
+from cadc_rec.serving.http.event_log import EventLog
+from cadc_rec.serving.http.journal import Journal
+from cadc_rec.serving.http.load import Busy
+from cadc_rec.serving.http.loaded import Loaded
+from cadc_rec.serving.predict.events import Event
+from cadc_rec.serving.predict.predictor import Predictor
+
+first, second, journal = map(Path, sys.argv[1:])
+link, found = journal.with_name("link"), {}
+link.symlink_to(first)
+inside, go = threading.Event(), threading.Event()
+
+def refuse(predictor):
+    predictor.events.log_ends = time.time() + 60  # such a log would hold all events so far
+    raise CadcError("its program cannot be loaded.")
+
+def wait(predictor):
+    inside.set()
+    assert go.wait(60)
+
+async def told():
+    log = EventLog(journal)
+    service = Loaded(link, events=log)
+    old = service.predictor
+    items = old.items.ids.tolist()
+
+    async def tell(n):
+        assert (await log.take([Event(items[n], time.time(), -7, f"e{n}")])).taken == 1
+
+    def counted():
+        return [items[row] for row in service.predictor.events.of(["-7"])[0]]
+
+    await tell(0)
+    link.unlink()
+    link.symlink_to(second)
+    Predictor.load_ahead = refuse
+    try:
+        await service.reload()
+        raise AssertionError("taken")
+    except CadcError:
+        found["refused"] = service.predictor is old
+    await tell(1)
+    found["old"] = counted() == items[1::-1]
+    found["kept"] = [one["id"] for one in Journal(journal, "events").news().records]
+    Predictor.load_ahead = wait
+    given_up = asyncio.create_task(service.reload())
+    assert await asyncio.to_thread(inside.wait, 60)
+    given_up.cancel()  # a client whose deadline has come
+    await asyncio.gather(given_up, return_exceptions=True)
+    await tell(2)
+    found["meanwhile"] = service.predictor is old and counted() == items[2::-1]
+    go.set()
+    while service.predictor is old:
+        await asyncio.sleep(0.01)
+    found["new"] = counted() == items[2::-1]
+    await tell(3)
+    found["after"] = counted() == items[3::-1]
+    log.close()
+
+    nowhere = EventLog(journal.with_name("no folder") / "journal")
+    nowhere.onto(service.predictor)
+    try:
+        await nowhere.take([Event(items[4], time.time())])
+    except Busy as busy:  # 503 with Retry-After; where the journal lies concerns nobody outside
+        found["full"] = busy.retry_after == 30 and str(journal.parent) not in str(busy)
+    nowhere.close()
+
+asyncio.run(told())
+print(json.dumps(found))
+"""
+
+
+def test_events_outlive_a_refused_bundle_and_a_load_that_was_given_up(bundles, tmp_path):
+    command = [sys.executable, "-c", _TOLD, *map(str, bundles), str(tmp_path / "journal")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found.pop("kept") == ["e0", "e1"]
+    names = ("refused", "old", "meanwhile", "new", "after", "full")
+    assert found == dict.fromkeys(names, True)
 
 
 def test_a_delta_takes_its_place_under_load_and_no_request_fails(start, bundles, tmp_path):

@@ -4,13 +4,32 @@ import json
 import re
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from tritonclient.utils import InferenceServerException
 
+from tests import zygote
 from tests.serving.http.test_clients import ask, client, tensor  # noqa: F401 # a fixture
+
+SCRIPT = Path(__file__).with_name("side_questions.py")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a_long_question_keeps_no_other_one_waiting",
+        "a_question_has_a_deadline",
+        "a_large_answer_is_encoded_off_the_loop",
+        "the_page_asks_for_similar_items_as_all_do",
+        "the_page_samples_users_once_a_bundle",
+    ],
+)
+def test_beside_recommendations(name):
+    process = zygote.start([SCRIPT, name], zygote.environment(), script=True)
+    assert process.wait(60) == 0, process.said
 
 
 @pytest.fixture(scope="module")

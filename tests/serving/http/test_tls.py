@@ -9,15 +9,18 @@ import signal
 import socket
 import ssl
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cadc_rec.errors import CadcError
+from cadc_rec.serving.http.handshake import handshaking
 from cadc_rec.serving.http.settings import ServiceSettings
 from cadc_rec.serving.http.tls import KeyPair
 from tests.serving.http.conftest import Service
@@ -130,6 +133,51 @@ def test_a_renewed_pair_is_shown_after_sighup_and_a_wrong_one_is_not(secured, ex
     user = expected.user_ids[2].item()
     for ask in (ask_http, ask_grpc):
         assert ask(secured, secured.certificate, user) == expected.ranked[2, :10].tolist()
+
+
+def test_connections_before_the_handshake_are_counted_and_timed(tmp_path):
+    pair = KeyPair(*write_pair(tmp_path, serial=6))
+    trusted = ssl.create_default_context(cafile=pair.certificate)
+
+    class Greeting(asyncio.Protocol):
+        def __init__(self, server_state):
+            self.connections = server_state.connections
+
+        def connection_made(self, transport):
+            self.connections.add(self)
+            transport.write(b"hello")
+            transport.close()
+
+        def connection_lost(self, exc):
+            self.connections.discard(self)
+
+    async def ask(port):
+        async with asyncio.timeout(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusted)
+            assert await reader.read() == b"hello"
+            writer.close()
+
+    async def talk():
+        loop, state = asyncio.get_running_loop(), SimpleNamespace(connections=set())
+        made = handshaking(Greeting, lambda: pair.context, 1.0, most=3)
+        server = await loop.create_server(lambda: made(server_state=state), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        await ask(port)
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        with pytest.raises(ConnectionError):  # the fourth
+            await ask(port)
+        for reader, writer in silent:
+            assert await asyncio.wait_for(reader.read(), 20) == b""  # after a second
+            writer.close()
+        for _ in range(4):
+            await ask(port)
+        async with asyncio.timeout(20):
+            while state.connections:
+                await asyncio.sleep(0.01)
+        server.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(talk())
 
 
 def test_changed_files_are_noticed_without_a_signal(tmp_path):

@@ -112,6 +112,8 @@ def test_a_model_without_histories_reads_attributes_alone():
         ({"zone": [2**64]}, "is no number of 64 bits"),
         ({"age": ["old"]}, "'age' has numbers, not 'old'"),
         ({"age": [float("inf")]}, "'age' has numbers, not inf"),
+        ({"income": [1e300]}, r"a number \(income\) is too large for the model"),
+        ({"face": [[1e300, 1.0]]}, "1e[+]300 is too large for a vector 'face'"),
         ({"likes": ["x"]}, "'likes' has a list of values a user, not 'x'"),
         ({"likes": [["x", "y", "z"]]}, "a user has 3 values of 'likes', and the model takes 2"),
         ({"face": [[1.0]]}, "'face' has 2 numbers, not 1"),
@@ -121,6 +123,22 @@ def test_a_model_without_histories_reads_attributes_alone():
 def test_what_the_model_cannot_read_is_refused(attributes, named):
     with pytest.raises(CadcError, match=named):
         with_attributes([]).recommend([-1], 5, attributes=attributes)
+
+
+def test_a_long_vocabulary_is_gone_through_once():
+    class Words(list):
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return super().__iter__()
+
+    words = Words(range(100, 200))
+    described = [{"name": "zone", "kind": "categorical", "size": 101, "vocabulary": words}]
+    attributes = UserAttributes(described, [], [1], {"codes": 1}, None)
+    zones = [n % 100 + 100 for n in range(1000)]
+    assert attributes.told({"zone": zones}, 1000) == {"zone": zones}
+    assert words.passes == 1
 
 
 def test_a_model_that_reads_nothing_of_users_says_so():

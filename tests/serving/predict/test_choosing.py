@@ -13,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cadc_rec.errors import CadcError
+from cadc_rec.serving.predict.catalogue import CodedAttribute
+from cadc_rec.serving.predict.choosing import Search
 from cadc_rec.serving.predict.filters import DEPTH, TESTS, condition_of
+from cadc_rec.serving.predict.numbers import NumericAttribute
 from cadc_rec.serving.predict.retrieval import IndexSearch
 from cadc_rec.serving.predict.rules import Boost, Rules
 from tests.serving.toy import toy
@@ -230,6 +233,23 @@ def test_of_one_value_no_more_come_than_may(predictor, max_per, k, wanted, least
     assert found(answer, 2) == greedy(popular, k, max_per)
 
 
+def test_values_of_many_items_each_take_few_rounds(monkeypatch):
+    """The best 60 items have one value, the next 60 another, and so on."""
+    predictor, rounds = toy(n_items=3000), []
+    best = np.argsort(-predictor.item_vectors.vectors @ predictor.user_vectors[3], kind="stable")
+    codes = np.zeros(3000, np.int32)
+    codes[best] = np.arange(3000) // 60 + 1
+    maker = CodedAttribute("maker", {n: n for n in range(1, 51)}, np.arange(3001), codes)
+    predictor = dataclasses.replace(predictor, attributes={"maker": maker})
+    search = Search.of_one
+    monkeypatch.setattr(Search, "of_one", lambda *given: rounds.append(1) or search(*given))
+    taken = predictor.known.of(3).tolist()
+    left = [row for row in best.tolist() if row not in taken]
+    first = [next(row for row in left if codes[row] == code) for code in range(1, 41)]
+    assert found(predictor.recommend([103], 40, rules=Rules(max_per={"maker": 1}))) == first
+    assert len(rounds) <= 6  # the pool has 400, rounds 40, 80, 160, ...
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.3, 0.7, 1.0])
 @pytest.mark.parametrize("predictor", [EXACT, INDEXED])
 def test_diversity_is_maximal_marginal_relevance(predictor, weight):
@@ -288,6 +308,8 @@ def nested(depth):
     [
         (nested(DEPTH + 1), "nested more than 8 times"),
         ({"or": [{"kind": ["kind 1"]}] * (TESTS + 1)}, "at most 100 lists and bounds"),
+        ({"year": [1980] * 1001}, "at most 1,000 values"),
+        ({"or": [{"year": {"in": [1980] * 600}}] * 2}, "at most 1,000 values"),
         ({"or": []}, "give a list of filters for 'or'"),
         ({"and": {"kind": ["kind 1"]}}, "give a list of filters for 'and'"),
         ({"not": ["kind 1"]}, "an object such as"),
@@ -322,12 +344,32 @@ def test_a_filter_of_every_depth_that_is_allowed_is_taken():
         (Rules(min_score=float("inf")), "min_score is a number, not inf"),
         (Rules(boosts=[Boost({"kind": ["kind 1"]}, 1e4)]), "boost: 10000.0 is not between"),
         (Rules(boosts=[Boost({"kind": ["x"]}, 1.0)]), "no item has kind = 'x'"),
+        (Rules(boosts=[Boost({"or": [{"kind": ["kind 1"]}] * 60}, 1.0)] * 2), "at most 100 lists"),
+        (Rules(boosts=[Boost({"year": [1980] * 600}, 1.0)] * 2), "at most 1,000 values"),
         (Rules(boosts=[Boost({"kind": ["kind 1"]}, 1.0)] * 17), "17 boosts; at most 16"),
     ],
 )
 def test_rules_that_are_none_are_refused(rules, message):
     with pytest.raises(CadcError, match=message):
         EXACT.recommend([100], 5, rules=rules)
+
+
+def test_what_was_read_once_is_not_read_again(monkeypatch):
+    asked, one_of = [], NumericAttribute.one_of
+    monkeypatch.setattr(
+        NumericAttribute, "one_of", lambda *given: asked.append(1) or one_of(*given)
+    )
+    rules = Rules(boosts=[Boost({"year": [1981, 1981, 1985]}, 2.0)])
+    wanted = {"year": {"not in": [1984, 1984]}}
+    read = EXACT.read_choice(wanted, rules, 40)
+    for users in ([104, 109], [111]):
+        answer = EXACT.recommend(users, 20, filter=read[0], rules=read[1])
+        for place, user in enumerate(users):
+            best, _ = by_hand(EXACT, user - 100, wanted, rules=rules)
+            assert found(answer, place) == best[:20]
+    assert len(asked) == 2
+    similar = EXACT.similar_items([1001], 50, filter=read[0]).rows.tolist()
+    assert similar == EXACT.similar_items([1001], 50, filter=wanted).rows.tolist()
 
 
 def test_lists_that_are_put_together_item_by_item_are_bounded():

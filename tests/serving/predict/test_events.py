@@ -1,5 +1,6 @@
 """Events are counted at once: as a log would have them, each once, and beside those who ask."""
 
+import sys
 import threading
 import time as clock
 from dataclasses import replace
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.predict import events as module
 from cadc_rec.serving.predict.answers import Source
-from cadc_rec.serving.predict.events import Counted, Event, LiveEvents
+from cadc_rec.serving.predict.events import Counted, Event, LiveEvents, Placed
+from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.recent import RecentState
 from cadc_rec.serving.predict.requests import Requests
+from cadc_rec.serving.predict.retrieval import IndexSearch
 from cadc_rec.serving.predict.top_k import ItemVectors
 from tests.serving.toy import ranking, toy
 
@@ -110,6 +113,29 @@ def test_an_item_that_nobody_took_before_is_counted_where_it_is_ranked():
     order, scores = expected(predictor, 0, recent, set(range(50)) - {48, 20})
     assert found.rows[0, :2].tolist() == order[:2].tolist()
     np.testing.assert_allclose(found.scores[0, :2], scores[:2], rtol=1e-12)
+
+
+class Everything:
+    """An index that proposes its first rows, in order."""
+
+    def search(self, queries, k, params=None):
+        return None, np.tile(np.arange(k), (len(queries), 1))
+
+
+def test_an_index_of_the_items_that_were_taken_ranks_events_on_the_others_too():
+    predictor = with_recent(untaken=5)
+    searched = IndexSearch(Everything(), predictor.retrieval)
+    predictor = replace(predictor, retrieval=searched)
+    rows = [(1001.0, 48), (1002.0, 48), (1003.0, 30), (1004.0, 49)]
+    told(predictor, rows)
+    recent = scores_at([*LOG, *rows])
+    broad = {"year": {">=": 1900}}  # all but every seventh item, which have no year
+    found = predictor.recommend([100, 101], 8, filter=broad)
+    for place in range(2):
+        out = {*predictor.known.of(place).tolist(), *range(0, 50, 7)}
+        order, scores = expected(predictor, place, recent, out)
+        assert found.rows[place].tolist() == order[:8].tolist()
+        np.testing.assert_allclose(found.scores[place], scores[:8], rtol=1e-12)
 
 
 def test_what_was_told_before_or_is_too_old_changes_nothing():
@@ -220,6 +246,19 @@ def test_somebody_new_gets_a_vector_of_what_was_counted():
     assert seen[-1] == [[13, -1, -1, -1]]
 
 
+def test_somebody_new_is_one_user_in_every_form_of_the_id():
+    forms = ("trim", "integer-like")
+    users = IdMap("user", np.array([f"u{n}" for n in range(20)], object), forms)
+    predictor = with_recent(newcomers=lambda h: np.ones((len(h), 8), np.float32))
+    predictor = replace(predictor, users=users)
+    predictor.count([Event(1011, 1001.0, user=" 007"), Event(1012, 1002.0, user=7)])
+    for name in ("7", 7, 7.0, " +07 "):
+        found = predictor.recommend([name], 50)
+        assert found.sources.tolist() == [Source.HISTORY]
+        assert not {11, 12} & set(found.rows[0].tolist())
+    assert predictor.recommend(["77", None], 5).sources.tolist() == [Source.POPULARITY] * 2
+
+
 def test_what_is_kept_of_users_and_names_is_bounded(monkeypatch):
     monkeypatch.setattr(module, "_MOST_USERS", 3)
     monkeypatch.setattr(module, "_MOST_OF_USER", 2)
@@ -233,6 +272,24 @@ def test_what_is_kept_of_users_and_names_is_bounded(monkeypatch):
     assert [len(items) for items in kept] == [0, 0, 2, 2, 2]
     assert kept[4].tolist() == [6, 5]
     assert len(live._ids) == 2
+
+
+def test_a_session_is_there_while_an_event_is_put_into_it():
+    """Whoever reads between any two lines of the writer finds what was there before."""
+    live, seen = LiveEvents(n_items=50), []
+    live.take([Placed(3, 1.0, "a")])
+
+    def look(frame, event, arg):
+        seen.append(live.of(["a"]))
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    live.take([Placed(4, 2.0, "a")])
+    sys.settrace(before)
+    assert [3] in [each and each[0].tolist() for each in seen]
+    assert None not in seen
+    assert live.of(["a"])[0].tolist() == [4, 3]
 
 
 def test_readers_see_what_was_put_in_place_whole():

@@ -57,6 +57,23 @@ def test_texts_that_share_a_hash_are_told_apart(monkeypatch):
     assert known.rows(["user-x", "abc", ""]).tolist() == [-1, -1, 0]
 
 
+def test_many_texts_are_looked_up_at_once():
+    """One search of all hashes, not one a text."""
+    texts = [f"user-{n}" for n in range(2000)]
+    known, asked = IdMap("user", np.array(texts, object)), []
+    keys = known._keys
+
+    class Keys(np.ndarray):
+        def searchsorted(self, *given, **how):
+            asked.append(1)
+            return keys.searchsorted(*given, **how)
+
+    known._keys = keys.view(Keys)
+    rows = known.rows([*reversed(texts), "user-", None])
+    assert rows.tolist() == [*range(1999, -1, -1), -1, -1]
+    assert len(asked) <= 2
+
+
 def test_forgotten_rows_have_no_id(tmp_path):
     known = of_file(NUMBERS, tmp_path, forgotten=[0, 3])
     assert known.rows(NUMBERS[:5]).tolist() == [-1, 1, 2, -1, 4]

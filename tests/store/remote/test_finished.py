@@ -1,6 +1,8 @@
 """Bundles, reports and vectors by address: whole or not at all, whoever writes or reads."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -48,6 +50,29 @@ def test_a_bundle_that_one_machine_sends_another_one_opens(bundle, machine):
     again = finished.brought(bundle)
     assert again == opened.path
     assert {file: file.stat().st_ino for file in again.rglob("*.safetensors")} == before
+
+
+_WORKERS = """
+import os, sys
+
+from cadc_rec.serving.http.workers import apart
+from cadc_rec.store.remote.finished import brought, newest
+
+folder = apart(brought, sys.argv[1])  # as the parent of a service's workers
+for _ in range(2):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(brought(sys.argv[1]) != folder or newest(sys.argv[1]) is None)
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+
+
+def test_workers_that_are_forked_bring_a_bundle_their_parent_has_had_brought(bundle, machine):
+    send(bundle)
+    machine("b", bundle)
+    command = [sys.executable, "-c", _WORKERS, bundle]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_path_is_itself_and_nothing_is_sent(tmp_path):

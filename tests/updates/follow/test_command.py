@@ -26,6 +26,7 @@ from tests.updates.conftest import INTERACTIONS, as_toml, day_rows, settings, sh
         (("--kafka-properties", "x"), "is for --from kafka://"),
         (("--from", "nowhere"), "nowhere: cannot be read (No such file or directory)"),
         (("--precision", "int2"), "--precision int2: choose"),
+        (("--block", "nowhere.csv"), "--block nowhere.csv: cannot be read"),
         (("--every-minutes", "inf"), "--every-minutes inf: write a number of minutes"),
         (("--idle-minutes", "inf"), "--idle-minutes inf: write a number of minutes"),
         (("--export", "."), "one lies in the other; give each a folder of its own"),

@@ -1,10 +1,15 @@
 """Which folders among the bundles are kept, taken as published, and never touched."""
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from safetensors.numpy import save
 
 from cadc_rec import strict_json
 from cadc_rec.errors import CadcError
+from cadc_rec.export.withheld import Withheld
 from cadc_rec.export.write import Wanted
 from cadc_rec.follow.publish import Shelf
 from cadc_rec.serving.bundle import layout
@@ -68,6 +73,31 @@ def test_a_bundle_is_taken_as_published_if_it_is_sound_and_of_the_same_inputs(tm
         shelf(tmp_path)._has(made, {"evaluate": "other"})
     (made / layout.MODEL).write_text("damaged")
     assert not shelf(tmp_path)._has(made, INPUTS)
+
+
+def test_a_bundle_is_made_anew_where_the_lists_name_other_items(tmp_path, experiment):
+    (tmp_path / "block.txt").write_text("i2\n")
+    made = tmp_path / "bundles" / "update-000001"
+    made.mkdir(parents=True)
+    pq.write_table(pa.table({"item_id": ["i1", "i2", "i3"]}), made / layout.ITEMS)
+    blocks = Shelf(made.parent, Wanted(withheld=Withheld(block=tmp_path / "block.txt")))
+    assert shelf(made.parent)._withholds(made, experiment())
+    assert not blocks._withholds(made, experiment())
+    (made / layout.WITHHELD).write_bytes(save({"rows": np.array([1])}))
+    assert blocks._withholds(made, experiment())
+    (tmp_path / "block.txt").write_text("i1\ni2\n")
+    assert not blocks._withholds(made, experiment())
+
+
+def test_lists_are_not_forgotten_at_the_next_start(tmp_path):
+    made = bundle(tmp_path / "update-000001")
+    (tmp_path / "current").symlink_to(made.name)
+    shelf(tmp_path)
+    (made / layout.WITHHELD).write_bytes(save({"rows": np.array([1])}))
+    with pytest.raises(CadcError, match="current: leaves items out by --block or --allow; give"):
+        shelf(tmp_path)
+    (tmp_path / "none.txt").touch()
+    Shelf(tmp_path, Wanted(withheld=Withheld(block=tmp_path / "none.txt")))
 
 
 def test_a_bundle_is_made_anew_where_the_wanted_signature_is_missing(tmp_path, caplog):

@@ -8,12 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from cadc_rec.errors import BusyError, CadcError
+from cadc_rec.export.withheld import Withheld
 from cadc_rec.export.write import Wanted
 from cadc_rec.follow.folder import FolderStream
 from cadc_rec.follow.follow import Until, follow, remove_old
 from cadc_rec.follow.publish import Shelf
 from cadc_rec.follow.stream import Bounds, Stop
 from cadc_rec.pipeline.pipeline import Pipeline
+from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.delta import Delta, apply_delta
 from cadc_rec.store.pruned import is_pruned
@@ -171,7 +173,9 @@ def test_each_update_is_a_bundle_with_a_delta_and_old_ones_go(
     inbox, experiment, workdir, tmp_path, caplog
 ):
     pytest.importorskip("faiss")
-    shelf = Shelf(tmp_path / "bundles", Wanted(precisions=()), keep=2)
+    (tmp_path / "block.txt").write_text("i3\ni88\n")
+    lists = Withheld(block=tmp_path / "block.txt")
+    shelf = Shelf(tmp_path / "bundles", Wanted(precisions=(), withheld=lists), keep=2)
     settings, made = experiment(), []
     stream, until = FolderStream(inbox), Until(once=True)
 
@@ -191,6 +195,10 @@ def test_each_update_is_a_bundle_with_a_delta_and_old_ones_go(
     assert (tmp_path / "bundles" / "current").resolve() == third
     applied = apply_delta(second, Delta.open(updates[-1].delta), tmp_path / "applied")
     assert applied.fingerprint == Bundle.open(third).fingerprint
+    ids = pq.read_table(third / layout.ITEMS)["item_id"].to_pylist()
+    assert Bundle.open(third).arrays(layout.WITHHELD)["rows"].tolist() == sorted(
+        map(ids.index, ("i3", "i88"))
+    )
     assert shelf.publish(settings, workdir) is None
     done = updates_of(workdir, next(iter(_lines(workdir))))
     pruned = [is_pruned(workdir / update.artifacts["evaluate"]) for update in done]
