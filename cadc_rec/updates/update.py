@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -129,7 +129,7 @@ def carry_on(
                 day = find_day(experiment.data, there, latest["prepare"])
             return _Begun(base, done, latest, day)
 
-        begun = by_chief(begin)
+        begun = by_chief(begin).here(workdir)
         read = {made.path for made in (*begun.base.values(), *begun.latest.values())}
         open_on_nodes(sorted(read), group, origin)
         line, day = chain.line_of(begun.base), begun.day
@@ -210,6 +210,20 @@ class _Begun:
     latest: Mapping[str, Artifact]
     day: Day | Request
 
+    def here(self, workdir: Path) -> _Begun:
+        """The same in the work folder of this rank, whose node may have it by another path."""
+        base, latest = (
+            {stage: _here(made, workdir) for stage, made in of.items()}
+            for of in (self.base, self.latest)
+        )
+        done = [replace(one, path=workdir / chain.STAGE / one.path.name) for one in self.done]
+        return _Begun(base, done, latest, self.day)
+
+
+def _here(made: Artifact, workdir: Path) -> Artifact:
+    """An artifact that rank 0 told of, in the work folder of this rank."""
+    return replace(made, path=workdir / made.path.parent.name / made.path.name)
+
 
 def _held(
     workdir: Path, line: str, since: list[chain.Update], day: Day | Request, purged: bool
@@ -280,6 +294,7 @@ class _Update:
         made = _by_chief(group, make)
         if isinstance(made, NothingNew):
             raise made
+        made = _here(made, self.workdir)
         open_on_nodes([made.path], group, origin_of(self.workdir))
         self.made[stage.name] = made
         tell_of(made)
