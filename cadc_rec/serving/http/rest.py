@@ -8,6 +8,7 @@ the types of `cadc_rec.serving.http.messages`; only what depends on the service 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -180,6 +181,11 @@ def about_routes(about: About) -> APIRouter:
         """What has been answered since the service began, by the worker that answers this."""
         return about.statistics(model_name, model_version)
 
+    @router.get("/v2/models/stats")
+    async def all_stats() -> dict[str, Any]:
+        """What has been answered since the service began, by the worker that answers this."""
+        return about.statistics(about.model.name)
+
     calls: dict[str, Any] = {"": metadata, "/ready": ready, "/config": config, "/stats": stats}
     for ending, call in calls.items():
         for version in ("", "/versions/{model_version}"):
@@ -189,9 +195,9 @@ def about_routes(about: About) -> APIRouter:
             )
 
     @router.post("/v2/repository/index")
-    async def index() -> list[dict[str, str]]:
-        """The models, and whether they are ready."""
-        return about.index()
+    async def index(request: HttpRequest) -> list[dict[str, str]]:
+        """The models, and whether they are ready; with `{"ready": true}` those that are."""
+        return about.index(_ready_only(await request.body()))
 
     return router
 
@@ -219,6 +225,22 @@ def _described(app: FastAPI, names: Sequence[str], with_key: bool) -> dict[str, 
                     enum = list(names) if every else list(names[:1])
                     parameter["schema"] = {"type": "string", "enum": enum}
     return document
+
+
+def _ready_only(body: bytes) -> bool:
+    """What a request for the index asks; nothing asks for all.
+
+    Raises:
+        InvalidInput: it is no such request.
+    """
+    try:
+        asked = json.loads(body) if body.strip() else {}
+    except (ValueError, RecursionError):
+        asked = None
+    ready = asked.get("ready", False) if isinstance(asked, dict) else None
+    if not isinstance(ready, bool):
+        raise InvalidInput('the body of a request for the index is JSON such as {"ready": true}.')
+    return ready
 
 
 async def _refused(request: HttpRequest, error: Exception) -> HttpResponse:

@@ -124,22 +124,20 @@ class _Rules(aio.ServerInterceptor):
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
         handler = await continuation(details)
-        if handler is None or handler.unary_unary is None:
+        if handler is None:
             return handler
         method = details.method
         given = dict(details.invocation_metadata or ()).get("authorization", "")
         admitted = method in _OPEN or self.key.admits(
             given if isinstance(given, bytes) else given.encode()
         )
+        if handler.unary_unary is None:  # streams, of which none is served
+            return grpc.stream_stream_rpc_method_handler(_refusing(handler.stream_stream, admitted))
         answer = handler.unary_unary
 
         async def guarded(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
             if not admitted:
-                refused("grpc", "key")
-                await context.abort(
-                    StatusCode.UNAUTHENTICATED,
-                    "an API key is needed: metadata authorization: Bearer KEY.",
-                )
+                await _refuse_key(context)
             if isinstance(request, _Malformed):
                 refused("grpc", "invalid")
                 await context.abort(
@@ -166,6 +164,25 @@ class _Rules(aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(
             guarded, _forgiving(handler.request_deserializer), handler.response_serializer
         )
+
+
+async def _refuse_key(context: aio.ServicerContext[Any, Any]) -> None:
+    refused("grpc", "key")
+    await context.abort(
+        StatusCode.UNAUTHENTICATED, "an API key is needed: metadata authorization: Bearer KEY."
+    )
+
+
+def _refusing(answer: Any, admitted: bool) -> Callable[..., Awaitable[None]]:
+    """What refuses a stream, behind the check of the key."""
+
+    async def refuse(requests: Any, context: aio.ServicerContext[Any, Any]) -> None:
+        if not admitted:
+            await _refuse_key(context)
+        refused("grpc", "invalid")
+        await answer(requests, context)
+
+    return refuse
 
 
 def _meaning(error: Exception) -> tuple[StatusCode, str]:

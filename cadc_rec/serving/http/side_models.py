@@ -58,7 +58,7 @@ class Asked:
 
     Attributes:
         rows: lines of the answer.
-        k: items in each.
+        k: items, or numbers of a vector, in each.
         work: makes the outputs; a thread runs it.
         with_history: whether it needs a program, which just after the start is being loaded.
     """
@@ -303,11 +303,11 @@ def _score(request: Request, predictor: Predictor, limits: Limits) -> Asked:
 
 def _embed(request: Request, predictor: Predictor, limits: Limits) -> Asked:
     """Vectors of users (with their histories), or of items."""
-    inputs = inputs_of(request)
+    inputs, width = inputs_of(request), predictor.item_vectors.vectors.shape[1]
     if "item_id" in inputs:
         _require(request, inputs, {"item_id"}, set())
         items = _items(inputs, predictor, limits.users)
-        return Asked(len(items), 1, lambda: _vectors(*predictor.vectors_of_items(items)))
+        return Asked(len(items), width, lambda: _vectors(*predictor.vectors_of_items(items)))
     optional = inputs.keys() & {"user_id", "history"}
     if not optional:
         raise InvalidInput("inputs: name users in 'user_id', a 'history', or items in 'item_id'.")
@@ -321,7 +321,7 @@ def _embed(request: Request, predictor: Predictor, limits: Limits) -> Asked:
             )
         )
 
-    return Asked(len(query.users), 1, work, query.history is not None)
+    return Asked(len(query.users), width, work, query.history is not None)
 
 
 def _vectors(vectors: np.ndarray, known: np.ndarray) -> list[Output]:

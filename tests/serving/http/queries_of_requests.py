@@ -209,6 +209,8 @@ def attributes_of_somebody_new() -> None:
     }
     user = ("user_id", [1], "INT64", [-5])
     assert of(user, ("attribute_zone", [1], "INT64", [10])).attributes == {"zone": [10]}
+    for text, number in (("39.5", 39.5), ("-1.5E+2", -150.0), ("0", 0.0)):
+        assert of(user, ("attribute_age", [1], "BYTES", [text])).attributes == {"age": [number]}
     assert of(user).attributes == {}
     # Values that no training user had are unknown, and take no place.
     new = [f"new {n}" for n in range(32)]
@@ -222,6 +224,12 @@ def attributes_of_somebody_new() -> None:
         (("attribute_zone", [1], "BYTES", [" 10"]), "values are whole numbers"),
         (("attribute_age", [1], "BYTES", ["1_0"]), "values are numbers"),
         (("attribute_age", [1], "BYTES", ["٣"]), "values are numbers"),
+        (("attribute_zone", [1], "BYTES", ["1_0"]), "whole numbers; got '1_0'"),
+        (("attribute_zone", [1], "BYTES", [" 7"]), "whole numbers; got ' 7'"),
+        (("attribute_zone", [1], "BYTES", ["\u0667"]), "whole numbers"),
+        (("attribute_age", [1], "BYTES", ["1_0.5"]), "values are numbers; got '1_0.5'"),
+        (("attribute_age", [1], "BYTES", ["infinity"]), "values are numbers"),
+        (("attribute_age", [1], "BYTES", ["1e999"]), "'age' has numbers, not inf"),
         (("attribute_zone", [1], "FP64", [1.5]), "values of 'zone' are whole numbers"),
         (("attribute_group", [1, 2], "BYTES", ["a", "b"]), "the shape is"),
         (("attribute_face", [1, 1], "FP64", [1.0]), "'face' has 2 numbers"),

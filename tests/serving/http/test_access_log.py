@@ -10,6 +10,7 @@ import urllib.request
 from datetime import datetime
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
@@ -23,6 +24,7 @@ from tests.serving.http.conftest import KEY
 
 STRANGER = 987654321
 INFER = "/v2/models/recommender/infer"
+EMBED = "/v2/models/recommender-embed/infer"
 
 
 def ask(service, path, users=None, key=KEY, **headers):
@@ -71,7 +73,8 @@ def test_each_request_is_a_line_that_names_no_user(start, bundles, tmp_path):
     ask_grpc(service, STRANGER)
     with pytest.raises(InferenceServerException):
         ask_grpc(service, STRANGER, k=0)
-    found = lines(file, 6)
+    assert ask(service, EMBED, [STRANGER, 1, 2]) == 200
+    found = lines(file, 7)
     call = "/inference.GRPCInferenceService/ModelInfer"
     assert [
         tuple(line[name] for name in ("protocol", "path", "status", "users", "bundle"))
@@ -83,6 +86,7 @@ def test_each_request_is_a_line_that_names_no_user(start, bundles, tmp_path):
         ("rest", "/nowhere", 404, None, None),
         ("grpc", call, "OK", 1, version),
         ("grpc", call, "INVALID_ARGUMENT", None, None),
+        ("rest", EMBED, 200, 3, version),
     ]
     for line in found:
         moment = datetime.fromisoformat(line["time"]).timestamp()
@@ -93,6 +97,14 @@ def test_each_request_is_a_line_that_names_no_user(start, bundles, tmp_path):
     file.rename(tmp_path / "access.jsonl.1")  # as rotation does
     assert ask(service, INFER, [1]) == 200
     assert len(lines(file, 1)) == 1
+
+    with grpc.insecure_channel(f"127.0.0.1:{service.grpc}") as channel:
+        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        for key, code in (("wrong", "UNAUTHENTICATED"), (KEY, "UNIMPLEMENTED")):
+            headers = [("authorization", f"Bearer {key}")]
+            with pytest.raises(grpc.RpcError) as refusal:
+                list(stream(iter([b""]), timeout=30, metadata=headers))
+            assert refusal.value.code().name == code
     assert service.stop() == 0
 
 

@@ -77,7 +77,10 @@ def test_the_configuration_is_tritons(client):
     inputs = {one["name"]: one for one in config["input"]}
     assert inputs["user_id"]["data_type"] == "TYPE_INT64"
     assert [int(length) for length in inputs["history"]["dims"]] == [-1, -1]
-    assert inputs["history"]["optional"]
+    assert all(inputs[name]["optional"] for name in ("history", "user_id"))
+    pairs = client.get_model_config("recommender-score", **client.told)
+    pairs = pairs.get("config", pairs)["input"]
+    assert not any(one.get("optional") for one in pairs if one["name"] in ("user_id", "item_id"))
     kinds = {one["name"]: one["data_type"] for one in config["output"]}
     assert (kinds["score"], kinds["title"]) == ("TYPE_FP32", "TYPE_STRING")
 
@@ -85,6 +88,8 @@ def test_the_configuration_is_tritons(client):
 def test_statistics_count_what_was_answered(client, version):
     def told():
         (found,) = client.get_inference_statistics("recommender", **client.told)["model_stats"]
+        (same,) = client.get_inference_statistics(**client.told)["model_stats"]
+        assert same["inference_count"] == found["inference_count"]
         success = found["inference_stats"]["success"]
         assert found["version"] == version
         return (
@@ -108,6 +113,17 @@ def test_the_index_has_the_model(client, version):
     index = index["models"] if isinstance(index, dict) else index
     (entry,) = (each for each in index if each["name"] == "recommender")
     assert (entry["name"], entry["version"], entry["state"]) == ("recommender", version, "READY")
+
+
+def test_the_index_may_be_of_those_that_are_ready(service):
+    path = "/v2/repository/index"
+    status, every = ask(service, path, b"")
+    assert (status, len(every)) == (200, 4)
+    assert ask(service, path, b'{"ready": true}') == (200, every)
+    for body in (b'{"ready": 1}', b"[]", b"{"):
+        status, answer = ask(service, path, body)
+        assert status == 400
+        assert "a request for the index" in answer["error"]
 
 
 def test_the_server_tells_what_it_has(client):

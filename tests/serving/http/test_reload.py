@@ -77,7 +77,8 @@ def move(link, target):
 
 @pytest.mark.timeout(900)  # twenty loads of programs, a second of a core each
 def test_twenty_reloads_under_load_fail_no_request(start, bundles, place):
-    service = start(place, "--watch", "0", key=KEY)
+    # On a busy machine more work may wait than is let wait by itself.
+    service = start(place, "--watch", "0", "--max-wait", "10", key=KEY)
     versions = []
     with Load(service) as load:
         for turn in range(20):
