@@ -24,8 +24,6 @@ _NUMBERS = {**_INTEGERS, "FP64": np.dtype("<f8")}
 _LARGEST = 2**1023  # a whole number that still is an FP64
 SHORT = 256
 """Bytes that a text may always have; longer ones only where the bundle has ids as long."""
-WHOLE = re.compile(rb"-?(0|[1-9][0-9]{0,18})")
-"""A whole number as JSON and people write it; no id of 64 bits has more digits."""
 _LENGTH = struct.Struct("<I")
 # Numbers as JSON and people write them; no id of 64 bits has more digits. Python would read "1_0".
 WHOLE = re.compile(rb"-?(0|[1-9][0-9]{0,18})")

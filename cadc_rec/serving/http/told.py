@@ -7,7 +7,6 @@ list of values a user, as `Predictor.recommend` takes them.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +18,6 @@ from cadc_rec.serving.http.tensors import NUMBER, WHOLE, values_of
 from cadc_rec.serving.predict.attributes import UserAttributes
 from cadc_rec.serving.predict.predictor import Predictor
 
-# As JSON writes numbers; Python's own grammar also takes "1_0", " 7 " and digits of other scripts.
-_NUMBER = re.compile(rb"-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][+-]?[0-9]+)?")
 _LEAST_VALUES = 32  # that may be told of one user, as the model need not know each of them
 
 

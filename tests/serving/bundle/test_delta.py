@@ -17,6 +17,7 @@ from safetensors.numpy import save
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
+from cadc_rec.serving.bundle.coded import Coder
 from cadc_rec.serving.bundle.delta import Delta, apply_delta, size_of, write_delta
 from cadc_rec.serving.bundle.patch import BadPatchError, apply_patch, make_patch
 from cadc_rec.store.manifest import digest
@@ -254,11 +255,17 @@ def test_a_patch_that_inflates_to_more_than_its_file_can_need_is_refused(days, t
     shutil.copytree(days / "delta", delta)
     manifest = json.loads((delta / "delta.json").read_text())
     ((name, told),) = [one for one in manifest["patches"].items() if "tables" in one[1]]
-    told["payload"] = 3 * (days / "second" / name).stat().st_size
-    forged = make_patch(b"", bytes(told["payload"]))  # as long as it says, of a few bytes
-    assert len(forged) < 10_000
+    coder = Coder(Bundle.open(days / "first"), Bundle.open(days / "second"))
+    known = coder._old(name) + coder._known(name)
+    sound = apply_patch(known, (delta / told["file"]).read_bytes(), told["payload"])
+    codes = len(sound) - sum(table["code"] for table in told["tables"])
+    # All that the file is made of, and between it what nothing reads.
+    more = bytes(2 * (days / "second" / name).stat().st_size)
+    told["payload"] = len(sound) + len(more)
+    forged = make_patch(known, sound[:codes] + more + sound[codes:])
+    assert len(forged) < len(more) / 10
     (delta / told["file"]).write_bytes(forged)
-    told["sha256"] = hashlib.sha256(forged).hexdigest()
+    told |= {"bytes": len(forged), "sha256": hashlib.sha256(forged).hexdigest()}
     with pytest.raises(CadcError, match="cannot be applied"):
         apply_delta(days / "first", Delta(delta, manifest), tmp_path / "next")
 

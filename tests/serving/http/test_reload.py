@@ -105,6 +105,10 @@ def test_a_reload_over_grpc_is_answered(start, bundles, place):
         load = channel.unary_unary("/inference.GRPCInferenceService/RepositoryModelLoad")
         sent = b"\x0a" + bytes([len(name)]) + name  # field 1 of KServe's message
         answer = load(sent, metadata=[("authorization", f"Bearer {KEY}")], timeout=60)
+        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        with pytest.raises(grpc.RpcError) as refusal:
+            list(stream(iter([b""]), timeout=30))
+        assert refusal.value.code() == grpc.StatusCode.UNAUTHENTICATED
     assert answer == sent + b"\x10\x01"  # the name, and that it is loaded
     assert ask(service)[1]["model_version"] != before
 

@@ -5,7 +5,7 @@
 const at = (id) => document.getElementById(id);
 const session = []; // items that were taken here, the latest last
 let opening = null; // what /explore/start said
-let asked = 0; // counts questions, so that a late answer does not replace a newer one
+const asked = {}; // counts questions of each kind: a late answer does not replace a newer one
 
 function element(kind, text = "", className = "") {
   const made = document.createElement(kind);
@@ -56,12 +56,21 @@ function fill(list, entries) {
   if (place >= 0 && now.length) now[Math.min(place, now.length - 1)].focus();
 }
 
+// A whole number that a double would round, as a BigInt, in browsers that tell its digits.
+function exact(key, value, told) {
+  const rounded = Number.isInteger(value) && !Number.isSafeInteger(value);
+  return rounded && /^-?[0-9]+$/.test(told?.source ?? "") ? BigInt(told.source) : value;
+}
+
+// The answer; null of a refusal, which is shown; undefined where the same was asked anew meanwhile.
 async function get(path, query = []) {
+  const mine = (asked[path] = (asked[path] ?? 0) + 1);
   const headers = at("key").value ? { authorization: `Bearer ${at("key").value}` } : {};
   at("message").textContent = "";
   try {
     const response = await fetch(`${path}?${new URLSearchParams(query)}`, { headers });
-    const answer = await response.json();
+    const answer = JSON.parse(await response.text(), exact);
+    if (mine !== asked[path]) return undefined;
     if (response.ok) return answer;
     if (response.status === 401) {
       at("key-field").hidden = false;
@@ -69,6 +78,7 @@ async function get(path, query = []) {
     }
     at("message").textContent = answer.error;
   } catch {
+    if (mine !== asked[path]) return undefined;
     at("message").textContent = "The service does not answer.";
   }
   return null;
@@ -116,25 +126,26 @@ function showFilters(filters) {
 }
 
 function chosen() {
-  const found = {};
+  const found = []; // as JSON, which has no BigInt of its own
   for (const select of at("filters").querySelectorAll("select")) {
     if (select.value !== "") {
       const { values } = opening.filters.find((one) => one.name === select.name);
-      found[select.name] = [values[Number(select.value)]];
+      const value = values[Number(select.value)];
+      const text = typeof value === "bigint" ? String(value) : JSON.stringify(value);
+      found.push(`${JSON.stringify(select.name)}:[${text}]`);
     }
   }
-  return Object.keys(found).length ? JSON.stringify(found) : "";
+  return found.length ? `{${found.join()}}` : "";
 }
 
 async function ask() {
-  const mine = ++asked;
   const user = at("user").value.trim();
   const query = [["user", user], ["k", at("k").value], ["filter", chosen()]];
   for (const item of session) query.push(["history", item.id]);
   query.push(["history_mode", document.querySelector("input[name=mode]:checked").value]);
   const began = performance.now();
   const answer = await get("/explore", query);
-  if (mine !== asked) return;
+  if (answer === undefined) return;
   at("answer").hidden = at("past").hidden = answer === null;
   if (answer) {
     show(answer, performance.now() - began);
@@ -178,8 +189,9 @@ function choose(user) {
 }
 
 async function open() {
-  opening = await get("/explore/start");
-  if (!opening) return;
+  const found = await get("/explore/start");
+  if (!found) return;
+  opening = found;
   showBundle(opening);
   showFilters(opening.filters);
   const users = opening.sample_users.map((user) =>
