@@ -114,14 +114,14 @@ class Loaded:
     ) -> None:
         self.path, self.verify_key = path, verify_key
         self.events, self.withheld = events, withheld
+        self._told = [told for told in (events, withheld) if told is not None]
         self._one_at_a_time = asyncio.Lock()
         self._tasks = set[asyncio.Task[Predictor]]()  # the loop itself holds them weakly
         self._whole, self._waiting = asyncio.Event(), 0
         self._seen = self._look()
         self.predictor, self._folder = load_tested(path, verify_key)
-        for told in (events, withheld):
-            if told is not None:
-                told.onto(self.predictor)
+        for told in self._told:
+            told.onto(self.predictor)
         _LOADED.labels(self.predictor.fingerprint).set(time.time())
 
     async def reload(self) -> Predictor:
@@ -143,8 +143,8 @@ class Loaded:
                 predictor, folder = await asyncio.to_thread(self._load)
             except Exception as error:
                 self._seen = seen
-                if self.events is not None:
-                    self.events.settle(self.predictor)
+                for told in self._told:
+                    told.settle(self.predictor)
                 _RELOADS.labels("refused").inc()
                 log.error("refused: %s The old bundle goes on answering.", error)
                 if isinstance(error, CadcError):
@@ -158,8 +158,8 @@ class Loaded:
             _RELOADS.labels("loaded").inc()
             if folder != self._folder:
                 let_go(self._folder)
-            if self.events is not None:  # in the same step of the loop as the answers
-                self.events.settle(predictor)
+            for told in self._told:  # in the same step of the loop as the answers
+                told.settle(predictor)
             self.predictor, self._seen, self._folder = predictor, seen, folder
             if self.events is not None:
                 await asyncio.to_thread(self.events.thin)
@@ -170,10 +170,8 @@ class Loaded:
         predictor, folder = load_tested(self.path, self.verify_key)
         predictor.load_ahead()
         # Last of all: a refused bundle must not take along what was told.
-        if self.events is not None:
-            self.events.beside(predictor)
-        if self.withheld is not None:
-            self.withheld.onto(predictor)
+        for told in self._told:
+            told.beside(predictor)
         return predictor, folder
 
     async def load_ahead(self) -> None:

@@ -25,9 +25,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
@@ -460,9 +459,35 @@ def apart(work: Callable[..., T], *arguments: Any) -> T:
     """What `work` returns, which a process does that ends then.
 
     For work that leaves behind what does not survive a fork, such as threads of a library.
+
+    Raises:
+        CadcError: the process ended before it told anything; else what `work` raises.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as one:
-        return one.submit(work, *arguments).result()
+    forks = multiprocessing.get_context("fork")
+    hears, tells = forks.Pipe(duplex=False)
+
+    def do() -> None:
+        try:
+            told: tuple[Exception | None, T | None] = None, work(*arguments)
+        except Exception as error:
+            told = error, None
+        tells.send(told)
+
+    process = forks.Process(target=do, daemon=True)
+    process.start()
+    tells.close()
+    try:
+        error, result = hears.recv()
+    except EOFError:
+        raise CadcError(
+            f"a process that was to do {work.__name__} ended before; the log says why."
+        ) from None
+    finally:
+        hears.close()
+        process.join()
+    if error is not None:
+        raise error
+    return cast(T, result)
 
 
 def _line(**said: Any) -> bytes:

@@ -195,6 +195,8 @@ def test_work_is_done_in_another_process_and_its_errors_are_told():
     assert apart(os.getpid) != os.getpid()
     with pytest.raises(CadcError, match="no such bundle"):
         apart(_refuse, "no such bundle")
+    with pytest.raises(CadcError, match="_exit ended before; the log says why"):
+        apart(os._exit, 1)
 
 
 def _refuse(text):

@@ -115,6 +115,7 @@ def test_a_reload_over_grpc_is_answered(start, bundles, place):
 
 def test_a_moved_link_is_noticed(start, bundles, place):
     service = start(place, "--watch", "0.2", key=KEY)
+    service.process.send_signal(signal.SIGHUP)  # says nothing to a service without TLS
     before = ask(service)[1]["model_version"]
     move(place, bundles[1])
     service.said("loaded .* \\(")

@@ -76,15 +76,17 @@ def test_a_newer_bundle_with_other_forms_releases_what_an_older_one_kept(opened)
     assert fresh.rows == [2], "a restart knows it, too"
 
 
-def test_a_journal_that_cannot_be_used_is_the_services_fault(opened, tmp_path):
+def test_a_journal_that_cannot_be_used_is_the_services_fault(opened, tmp_path, caplog):
     told = opened(bundle([1, 2]))
     with pytest.raises(CadcError, match="item ids are whole numbers") as mistake:
         tell(told, ["x"])
     assert not isinstance(mistake.value, Busy)
     Journal(tmp_path / "journal", "events").append([{"item": 1}])
-    with pytest.raises(Busy, match="is no journal of availability") as refused:
+    with pytest.raises(Busy, match="takes nothing, and the service's log says why") as refused:
         tell(told, [1])
-    assert refused.value.retry_after == 1
+    assert refused.value.retry_after == 30
+    assert f"{tmp_path}/journal: is no journal of availability" in caplog.text
+    assert str(tmp_path) not in str(refused.value)
 
 
 def test_what_comes_at_once_takes_few_writes_and_each_is_answered(opened, monkeypatch):
