@@ -204,6 +204,33 @@ def test_similar_items_are_those_of_the_largest_cosine(page, bundles, expected):
     assert page.locator("#like").is_hidden()
 
 
+def test_a_late_answer_replaces_no_newer_one_and_says_nothing(page):
+    popular = page.locator("#popular li")
+    popular.first.wait_for()
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    for late in (
+        {"status": 503, "json": {"error": "busy"}},
+        {"status": 200, "json": [{"id": "late", "title": "Late"}]},
+    ):
+        page.route("**/explore/similar?*", hold, times=1)
+        popular.nth(0).get_by_role("button", name="Similar").click()
+        while not held:
+            page.wait_for_timeout(20)
+        with page.expect_response("**/explore/similar?*"):
+            popular.nth(1).get_by_role("button", name="Similar").click()
+        page.locator("#similar li").first.wait_for()
+        newer = ids(page, "similar")
+        with page.expect_response("**/explore/similar?*"):
+            held.pop().fulfill(**late)
+        page.wait_for_timeout(50)
+        assert page.locator("#message").inner_text() == ""
+        assert ids(page, "similar") == newer
+
+
 def test_it_works_by_keyboard_and_keeps_its_place(page, expected):
     page.locator("#popular li").first.wait_for()
     page.locator("#user").focus()

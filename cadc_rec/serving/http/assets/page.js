@@ -5,7 +5,8 @@
 const at = (id) => document.getElementById(id);
 const session = []; // items that were taken here, the latest last
 let opening = null; // what /explore/start said
-let asked = 0; // counts questions, so that a late answer does not replace a newer one
+// Counts questions of each kind, so that a late answer does not replace a newer one.
+const asked = { "/explore": 0, "/explore/similar": 0, "/explore/start": 0 };
 
 function element(kind, text = "", className = "") {
   const made = document.createElement(kind);
@@ -56,12 +57,15 @@ function fill(list, entries) {
   if (place >= 0 && now.length) now[Math.min(place, now.length - 1)].focus();
 }
 
+// The answer; null if it is none, and undefined if the same was asked again meanwhile.
 async function get(path, query = []) {
+  const mine = ++asked[path];
   const headers = at("key").value ? { authorization: `Bearer ${at("key").value}` } : {};
   at("message").textContent = "";
   try {
     const response = await fetch(`${path}?${new URLSearchParams(query)}`, { headers });
     const answer = await response.json();
+    if (mine !== asked[path]) return undefined;
     if (response.ok) return answer;
     if (response.status === 401) {
       at("key-field").hidden = false;
@@ -69,6 +73,7 @@ async function get(path, query = []) {
     }
     at("message").textContent = answer.error;
   } catch {
+    if (mine !== asked[path]) return undefined;
     at("message").textContent = "The service does not answer.";
   }
   return null;
@@ -127,14 +132,13 @@ function chosen() {
 }
 
 async function ask() {
-  const mine = ++asked;
   const user = at("user").value.trim();
   const query = [["user", user], ["k", at("k").value], ["filter", chosen()]];
   for (const item of session) query.push(["history", item.id]);
   query.push(["history_mode", document.querySelector("input[name=mode]:checked").value]);
   const began = performance.now();
   const answer = await get("/explore", query);
-  if (mine !== asked) return;
+  if (answer === undefined) return;
   at("answer").hidden = at("past").hidden = answer === null;
   if (answer) {
     show(answer, performance.now() - began);
@@ -178,8 +182,9 @@ function choose(user) {
 }
 
 async function open() {
-  opening = await get("/explore/start");
-  if (!opening) return;
+  const found = await get("/explore/start");
+  if (!found) return;
+  opening = found;
   showBundle(opening);
   showFilters(opening.filters);
   const users = opening.sample_users.map((user) =>
