@@ -62,8 +62,8 @@ def serve(
     ] = 1,
     deadline: Annotated[
         float,
-        typer.Option(min=0.001, help="Seconds in which a request is answered or refused; clients "
-                     "may allow less."),
+        typer.Option(min=0.001, help="Seconds in which who asks for recommendations is answered or "
+                     "refused; clients may allow less."),
     ] = 30.0,
     max_wait: Annotated[
         float,

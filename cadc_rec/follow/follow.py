@@ -28,7 +28,7 @@ from cadc_rec.follow.journal import Batch, Journal
 from cadc_rec.follow.stream import Bounds, Gathered, Stop, Stream, digest_of
 from cadc_rec.log import log
 from cadc_rec.pipeline.finished import require_finished
-from cadc_rec.pipeline.pipeline import Pipeline
+from cadc_rec.pipeline.pipeline import Pipeline, launched
 from cadc_rec.store.atomic import (
     commit,
     disk_error,
@@ -95,9 +95,12 @@ def follow(
     `begun` is called once no other process can follow for the experiment.
 
     Raises:
-        CadcError: there is no finished run of it, another process follows for it, a batch cannot be
-            learned (nothing of it is then), or what the journal says was made is gone.
+        CadcError: there is no finished run of it, another process follows for it, a launcher
+            started this one, a batch cannot be learned (nothing of it is then), or what the journal
+            says was made is gone.
     """
+    if launched():
+        raise CadcError("follow runs in one process; start cadc-rec follow without a launcher.")
     if origin_of(workdir) is not None:
         raise CadcError("follow works on a work folder of this machine; name one with --workdir.")
     workdir = workdir.absolute()

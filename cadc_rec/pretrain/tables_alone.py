@@ -90,13 +90,16 @@ class TablesAlone:
         return ListedScores(self.lists, self.decay, factor, length)
 
     def factors_of_towers(self) -> list[float]:
-        """Factors of the components that two towers add to, in the order of `TwoTower`.
+        """Factors of `of_towers`, in its order.
 
         Towers learn popularity by themselves. Their factors move in proportion to themselves, so
         one that was fitted to nothing begins with next to nothing.
         """
-        names = [*self._dense_names(), *self.known()]
-        return [self.factors[name] or _NEXT_TO_NOTHING for name in names]
+        return [self.factors[name] or _NEXT_TO_NOTHING for name in self.of_towers()]
+
+    def of_towers(self) -> list[str]:
+        """The components that two towers add to, in the order of `TwoTower`."""
+        return [*self._dense_names(), *self.known()]
 
     def known(self) -> list[str]:
         """The components that are no dot products: towers add to them in this order."""

@@ -34,6 +34,12 @@ def is_pruned(path: Path) -> bool:
     return (path / MARK).is_file()
 
 
+def has_files(path: Path) -> bool:
+    """Whether an artifact's folder has anything but its manifest and the mark, as half removed."""
+    kept = (path / MARK, path / MANIFEST)
+    return any(file.is_file() and file not in kept for file in path.rglob("*"))
+
+
 def prune(path: Path, why: str) -> None:
     """Remove an artifact's files but for its manifest.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from zlib import crc32
@@ -357,18 +357,21 @@ def load_grown(
     model: ShardedTwoTower,
     state: Mapping[str, torch.Tensor],
     reused: Mapping[Side, np.ndarray] | None = None,
+    components: Sequence[str] | None = None,
 ) -> None:
     """Copy a checkpoint into this rank's parts of what `model` trains.
 
     Rows that the checkpoint lacks: a new value of an attribute starts as the unknown value (code
-    0) stands; a new user's or item's learned vector stays as it was initialized. Where the prior's
-    new fit has other components than the one before, its own factors stand.
+    0) stands; a new user's or item's learned vector stays as it was initialized. So does the factor
+    of a component that the prior's fit before did not have.
 
     Args:
         model: built for the grown dataset.
         state: whole tensors, of the same settings.
         reused: of ``user`` and ``item``, the rows that were another's in the checkpoint: they stay
             as they were initialized, too.
+        components: of the prior, in the order of the checkpoint's factors. None: it does not say,
+            and where it has as many as the model they are the same ones.
 
     Raises:
         CadcError: the checkpoint is of another model.
@@ -376,8 +379,9 @@ def load_grown(
     with torch.no_grad():
         for local in local_tensors(model.wrapped, model.trains):
             whole = state.get(local.name)
-            if local.name == _FACTORS and whole is not None and len(whole) != len(local.tensor):
-                continue  # the prior was fitted anew and has other components
+            if local.name == _FACTORS and whole is not None and model.tables is not None:
+                _load_factors(local.tensor, whole, model.tables.of_towers(), components)
+                continue
             if whole is None or whole.dim() != local.tensor.dim():
                 raise _other_model(local.name)
             others = _rows_of_others(local, reused)
@@ -396,6 +400,20 @@ def load_grown(
             local.tensor[:there] = part[local.row : local.row + there]
             if any(part in local.name for part in _VALUES):
                 local.tensor[there:] = part[0]
+
+
+def _load_factors(
+    factors: torch.Tensor,
+    before: torch.Tensor,
+    names: list[str],
+    names_before: Sequence[str] | None,
+) -> None:
+    """Copy the prior's learned factors, each to that of the same component."""
+    if names_before is None:
+        names_before = names if len(names) == len(before) else ()
+    for place, name in enumerate(names):
+        if name in names_before:
+            factors[place] = before[names_before.index(name)]
 
 
 def _rows_of_others(

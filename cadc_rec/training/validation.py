@@ -72,6 +72,10 @@ class Validation:
             self._score, self._best = score, self._latest
         self._latest = None
 
+    def changed(self) -> None:
+        """Forget the best epoch's ranks, for its weights were changed."""
+        self._best = None
+
     def best_ranks(self) -> NDArray[np.int64]:
         """Ranks of the best epoch, int64 ``[ranked users]``; the model must have its weights."""
         return self.ranks() if self._best is None else self._best

@@ -207,6 +207,8 @@ class _Arriving:
 
     def _require_unit(self, time: NDArray[np.int64]) -> None:
         """Refuse seconds after milliseconds and the like, which no order would survive."""
+        if not len(time):  # as of a day that only names forgotten ones
+            return
         newest = times_of(self.parent.path)[1]
         here = int(np.median(time))
         larger, smaller = max(newest, here), max(1, min(newest, here))

@@ -11,6 +11,7 @@ common scale and so change everywhere, are swept over all rows, which ALS does i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from cadc_rec.config.experiment import (
 )
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose
+from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.log import track
 from cadc_rec.pretrain.als import train_als
@@ -106,8 +108,8 @@ def build_updated_tables(
     if processes.rank == 0:
         # Divided by what the old tables were divided by: the towers have learned to read that
         # scale.
-        user = _stored(tables.user, user / divided[0], update, reused.get("user"))
-        item = _stored(tables.item, item / divided[1], update, reused.get("item"))
+        user = _stored(tables.user, user / divided[0], update, _others(dataset, "user", reused))
+        item = _stored(tables.item, item / divided[1], update, _others(dataset, "item", reused))
         _empty(dataset, user=user, item=item)
         IdTables(user, item).save(draft.path)
     draft.rows = int(changes.came.sum())
@@ -220,8 +222,9 @@ def build_updated_transitions(
     for _ in solver.sweeps(update.sweeps):
         pass
     if processes.rank == 0:
-        source = _stored(tables.source, source / divided[0], update, reused)
-        target = _stored(tables.target, target / divided[1], update, reused)
+        others = _others(dataset, "item", {} if reused is None else {"item": reused})
+        source = _stored(tables.source, source / divided[0], update, others)
+        target = _stored(tables.target, target / divided[1], update, others)
         for table in (source, target):
             _empty(dataset, item=table)
         TransitionTables(source, target).save(draft.path)
@@ -254,10 +257,21 @@ def _stored(
     before: torch.Tensor,
     after: torch.Tensor,
     update: UpdateConfig,
-    reused: NDArray[np.int64] | None,
+    others: NDArray[np.int64],
 ) -> torch.Tensor:
     """A table as it is written."""
-    return rounded_changes(before, after.cpu(), update.round_changes, reused)
+    return rounded_changes(before, after.cpu(), update.round_changes, others)
+
+
+def _others(
+    dataset: Dataset, side: Side, reused: Mapping[Side, NDArray[np.int64]]
+) -> NDArray[np.int64]:
+    """Rows whose change is not rounded, nor says how large the others' is: nobody learned it.
+
+    They have another owner, or none: a forgotten row falls to zero over its whole length.
+    """
+    forgotten = dataset.forgotten.rows[side]
+    return np.union1d(forgotten, reused[side]) if side in reused else forgotten
 
 
 def _empty(dataset: Dataset, **tables: torch.Tensor) -> None:

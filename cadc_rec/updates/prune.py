@@ -26,7 +26,7 @@ from cadc_rec.pipeline.finished import runs_of
 from cadc_rec.pipeline.table import STAGES, TABLE
 from cadc_rec.store.artifact import Artifact, bring, committed, prune_artifact, read_manifest
 from cadc_rec.store.atomic import locked
-from cadc_rec.store.pruned import is_pruned
+from cadc_rec.store.pruned import has_files, is_pruned
 from cadc_rec.store.remote.lease import held_names
 from cadc_rec.store.remote.origin import origin_of
 from cadc_rec.updates import chain
@@ -61,7 +61,16 @@ def prunable(
     if with_run and kept:
         going |= {made.path for made in base.values()}
     going -= needed(workdir, line, kept, run_stays=not (with_run and kept))
-    return sorted(path for path in going if path.is_dir() and not is_pruned(path))
+    return sorted(path for path in going if path.is_dir() and not is_removed(path))
+
+
+def is_removed(path: Path) -> bool:
+    """Whether an artifact was pruned to the end; a killed call leaves files beside the mark."""
+    if not is_pruned(path):
+        return False
+    origin = origin_of(path.parent.parent)
+    place = f"{path.parent.name}/{path.name}"
+    return not (has_files(path) if origin is None else origin.has_files(place))
 
 
 def needed(workdir: Path, line: str, kept: Sequence[chain.Update], run_stays: bool) -> set[Path]:
@@ -143,7 +152,8 @@ def holders_of(
 
     A prepared dataset holds them if it has one of the ids. So does what was made of it, and what
     was made of that, but for the artifacts of the update itself and of those that followed, and
-    for what was made of a dataset in which the same were forgotten.
+    for what was made of a dataset in which the same were forgotten. What was half removed may hold
+    them, and nobody can use it: it counts as the experiment's own.
 
     Args:
         workdir: the work folder.
@@ -158,6 +168,7 @@ def holders_of(
         for path, manifest in every.items()
         if path not in clean and not is_pruned(path)
     }
+    torn = {p for p in every if p not in clean and is_pruned(p) and not is_removed(p)}
     for path, manifest in left.items():
         bring(path, [name for name in manifest["files"] if name.startswith(_TELLING)])
     tainted = {path for path in left if path.parent.name == "prepare" and _has_any(path, request)}
@@ -185,7 +196,7 @@ def holders_of(
     if origin is not None:
         there = {found.name.split("/")[1] for found in origin.objects.list("checkpoints")}
         killed = sorted({*killed, *(workdir / "checkpoints" / name for name in there)})
-    return Holders(sorted(tainted - others), sorted(others), killed)
+    return Holders(sorted(tainted - others | torn), sorted(others), killed)
 
 
 def _stage_of(path: Path) -> int:

@@ -29,8 +29,8 @@ def rounded_changes(
         after: float32 ``[m, d]``, m at least n, as it is to be stored; further rows stay.
         share: the step is at most this share of the root mean square of all changes, and more than
             half of it; 0 rounds nothing.
-        others: rows that have another owner now. They stay as they are: rounded, their last bits
-            would be the former owner's.
+        others: rows that have another owner now, or none. They stay as they are, for rounded their
+            last bits would be the former owner's, and their change has no part in the step.
     """
     if not share:
         return after

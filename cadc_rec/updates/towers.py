@@ -23,6 +23,7 @@ from cadc_rec.data.sources.raw_tables import Side
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.pipeline.stages.train import (
     CHECKPOINT,
+    COMPONENTS,
     WarmStart,
     build_checkpoint,
     choice_of,
@@ -97,8 +98,11 @@ def build_updated_towers(
         key: (seed, place...) of the draw of the others.
     """
     state = _without_forgotten(load_file(before.path / CHECKPOINT), dataset.forgotten)
-    kept = partial(rounded_changes, share=warm.update.round_changes)
-    start, scratch = WarmStart(state, reused, kept=kept), draft.path / f".scratch-{processes.rank}"
+    share = warm.update.round_changes
+    kept = partial(rounded_changes, share=share) if share else None
+    components = before.info.get(COMPONENTS)
+    start = WarmStart(state, reused, kept=kept, components=components)
+    scratch = draft.path / f".scratch-{processes.rank}"
     if came is not None:
         start = replace(start, choice=choice_of(before))
         train = warm.train.sized(int(selection.info["selected"]))  # batches like the run's
@@ -119,3 +123,4 @@ def build_updated_towers(
     )
     if came is not None:
         shutil.rmtree(scratch)
+        processes.barrier()  # before one of another node sends what is in the draft

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -129,7 +129,7 @@ def carry_on(
                 day = find_day(experiment.data, there, latest["prepare"])
             return _Begun(base, done, latest, day)
 
-        begun = by_chief(begin)
+        begun = by_chief(begin).here(workdir)
         read = {made.path for made in (*begun.base.values(), *begun.latest.values())}
         open_on_nodes(sorted(read), group, origin)
         line, day = chain.line_of(begun.base), begun.day
@@ -171,15 +171,27 @@ def _by_chief(group: Group, work: Callable[[], T]) -> T:
 def _base_of(
     experiment: Experiment, workdir: Path, data_dir: Path | None, ranks: int
 ) -> dict[str, Artifact]:
-    """The run that the updates are of; of several ranks, one of as many, else the config's own."""
+    """The run that the updates are of: the config's own, which commands of one process know.
+
+    Several ranks also take one of as many processes, if it is the only one. Where there are both,
+    it is the one that was updated last: else what was learned so far would be left out.
+    """
     own = Pipeline(experiment, workdir, data_dir)
-    if ranks > 1 and committed(workdir, "prepare"):
-        compute = experiment.compute.model_copy(update={"processes": ranks})
-        of_ranks = experiment.model_copy(update={"compute": compute})
-        found = Pipeline(of_ranks, workdir, data_dir).found()
-        if found is not None:
-            return found
-    return require_finished(own)
+    if ranks == 1 or not committed(workdir, "prepare"):
+        return require_finished(own)
+    compute = experiment.compute.model_copy(update={"processes": ranks})
+    of_ranks = experiment.model_copy(update={"compute": compute})
+    both = own.found(), Pipeline(of_ranks, workdir, data_dir).found()
+    runs = {chain.line_of(run): run for run in both if run is not None}
+    if len(runs) < 2:
+        return next(iter(runs.values()), None) or require_finished(own)
+    lines = [line for line, _ in chain.every_update(workdir) if line in runs]  # the newest first
+    line = next(iter(lines or runs))
+    log.info(
+        "of this experiment's two runs the update goes on from the one of compute.processes = %d",
+        experiment.compute.processes if line == next(iter(runs)) else ranks,
+    )
+    return runs[line]
 
 
 @dataclass(frozen=True)
@@ -197,6 +209,20 @@ class _Begun:
     done: list[chain.Update]
     latest: Mapping[str, Artifact]
     day: Day | Request
+
+    def here(self, workdir: Path) -> _Begun:
+        """The same in the work folder of this rank, whose node may have it by another path."""
+        base, latest = (
+            {stage: _here(made, workdir) for stage, made in of.items()}
+            for of in (self.base, self.latest)
+        )
+        done = [replace(one, path=workdir / chain.STAGE / one.path.name) for one in self.done]
+        return _Begun(base, done, latest, self.day)
+
+
+def _here(made: Artifact, workdir: Path) -> Artifact:
+    """An artifact that rank 0 told of, in the work folder of this rank."""
+    return replace(made, path=workdir / made.path.parent.name / made.path.name)
 
 
 def _held(
@@ -268,6 +294,7 @@ class _Update:
         made = _by_chief(group, make)
         if isinstance(made, NothingNew):
             raise made
+        made = _here(made, self.workdir)
         open_on_nodes([made.path], group, origin_of(self.workdir))
         self.made[stage.name] = made
         tell_of(made)

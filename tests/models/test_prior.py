@@ -144,3 +144,18 @@ def test_a_checkpoint_of_other_components_leaves_the_factors_of_the_new_fit(alon
     assert all((p.tensor == 7).all() for p in parts if p.name != "prior_log_factors")
     load_grown(model, state)
     assert (model.module.prior_log_factors == 7).all()
+
+
+def test_a_learned_factor_goes_on_with_its_own_component_whatever_the_place(alone):
+    """As many components as before may be other ones."""
+    e = toy.experiment("prior", "data_parallel")
+    model = build_model(e, toy.dataset(), toy.pretrained("prior"), alone)
+    fitted = model.module.prior_log_factors.detach().clone()
+    parts = local_tensors(model.wrapped, model.trains)
+    state = {part.name: part.tensor.clone() for part in parts}
+    assert model.tables.of_towers() == ["folded", "led"]
+    state["prior_log_factors"] = torch.tensor([7.0, 8.0])
+    load_grown(model, state, components=["lists", "folded"])
+    assert model.module.prior_log_factors.tolist() == [8.0, fitted[1].item()]
+    load_grown(model, state, components=["folded", "led"])
+    assert model.module.prior_log_factors.tolist() == [7.0, 8.0]

@@ -74,6 +74,15 @@ def test_an_equal_epoch_after_the_best_is_not_taken_for_it(alone):
     assert validation.best_ranks() is first
 
 
+def test_weights_that_were_changed_after_it_are_ranked_again(alone):
+    model = Model(alone)
+    validation = Validation(model, DATASET, 0, None)
+    fit(validation, model, [1, 2])
+    model.scores = EPOCHS[1]
+    validation.changed()
+    assert validation.best_ranks().tolist() == [3, 3, 3]
+
+
 def test_an_epoch_without_validation_is_passed_over(alone):
     model = Model(alone)
     validation = Validation(model, DATASET, 0, None)

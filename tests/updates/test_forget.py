@@ -7,6 +7,7 @@ them, those inside Parquet, archives and safetensors too.
 from __future__ import annotations
 
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,7 @@ from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.delta import write_delta
 from cadc_rec.serving.predict.predictor import Predictor
 from cadc_rec.store.artifact import open_artifact, run_stage
+from cadc_rec.store.pruned import is_pruned
 from cadc_rec.updates.chain import take_update
 from cadc_rec.updates.forget import build_forgotten_dataset, read_request
 from cadc_rec.updates.update import carry_on
@@ -186,6 +188,14 @@ def test_no_artifact_holds_them_and_they_do_not_come_back(marked, tmp_path):
     assert after.forgotten.rows["user"].tolist() == data.forgotten.rows["user"].tolist()
     assert found([workdir], patterns) == set()
 
+    # A day that names nobody else has nothing new.
+    of_them = tmp_path / "of-them"
+    fresh = [(USER, "i3", 1900), (USER, "i4", 1901)]
+    write_table(of_them / "interactions.parquet", fresh, ("user_id", "item_id", "at"))
+    outcome = carry_on(e, workdir, of_them)
+    assert outcome.update is None
+    assert outcome.counts["of_forgotten"] == 2
+
 
 @pytest.mark.slow
 def test_no_bundle_and_no_delta_holds_them_or_answers_with_them(marked, tmp_path):
@@ -233,7 +243,19 @@ def test_whatever_the_model_keeps(marked, tmp_path, sections):
     forgotten(marked, tmp_path, **sections)
 
 
-def test_without_purge_what_holds_them_is_named_and_stays(marked, tmp_path):
+def killed_at(folder):
+    """`Path.unlink` of a process that is killed at the first file of this folder."""
+    unlink = Path.unlink
+
+    def of_killed(path, *args, **options):
+        if path.parent == folder:
+            raise KeyboardInterrupt
+        unlink(path, *args, **options)
+
+    return of_killed
+
+
+def test_without_purge_what_holds_them_is_named_and_stays(marked, tmp_path, monkeypatch):
     e, workdir = experiment(marked), tmp_path / "work"
     base = Pipeline(e, workdir).run()
     other = experiment(marked, train={"epochs": 1, "batch_size": 64})
@@ -243,9 +265,21 @@ def test_without_purge_what_holds_them_is_named_and_stays(marked, tmp_path):
     assert set(outcome.holders.own) == own
     assert set(outcome.holders.others) == {made.path for made in shared.values()}
     assert open_artifact(base["train"].path)
-    # The same command again forgets nobody twice, and can purge.
+    # The same command again forgets nobody twice, and can purge, also where it was killed at it.
+    evaluated = base["evaluate"].path
+    with monkeypatch.context() as killed:
+        killed.setattr("cadc_rec.store.pruned.Path.unlink", killed_at(evaluated))
+        with pytest.raises(KeyboardInterrupt):
+            carry_on(e, workdir, None, forget=lists(tmp_path), purge_holders=True)
+    assert is_pruned(evaluated)
+    vectors = evaluated / "user_vectors.safetensors"
+    assert vectors.exists()
+    named = carry_on(e, workdir, None, forget=lists(tmp_path)).holders
+    assert evaluated in named.own
     again = carry_on(e, workdir, None, forget=lists(tmp_path), purge_holders=True)
     assert again.kept
+    assert {file.name for file in evaluated.iterdir()} == {"PRUNED", "manifest.json"}
+    assert not carry_on(e, workdir, None, forget=lists(tmp_path)).holders.own
     with pytest.raises(CadcError, match="forgotten users or items were in them"):
         open_artifact(base["train"].path)
     assert open_artifact(shared["train"].path)

@@ -239,9 +239,9 @@ def test_what_is_learned_counted_and_held_out_is_of_the_owners_of_today(
     known = list(known_by_hand(days, owners))
     starts = []
 
-    def loaded(model, state, reused=None):
+    def loaded(model, state, reused=None, components=None):
         fresh = {t.name: t.tensor.clone() for t in local_tensors(model.wrapped, model.trains)}
-        load_grown(model, state, reused)
+        load_grown(model, state, reused, components)
         starts.append((fresh, state, reused, model))
 
     monkeypatch.setattr(train_stage, "load_grown", loaded)

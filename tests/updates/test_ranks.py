@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from safetensors.numpy import load_file
 
 from cadc_rec.config.file import load_experiment
 from cadc_rec.pipeline.pipeline import Pipeline
+from cadc_rec.store.artifact import run_stage
+from cadc_rec.updates.chain import STAGE, line_of
 from cadc_rec.updates.sample import sampled_rows
-from cadc_rec.updates.update import carry_on
+from cadc_rec.updates.update import _base_of, carry_on
 from tests.updates.conftest import as_toml, settings
 
 ROOT = Path(__file__).parents[2]
@@ -88,3 +91,42 @@ def test_an_update_of_two_ranks_is_that_of_one(shop, day, kind, tmp_path):
     again = carry_on(e, of_two, tmp_path / "day")
     assert again.kept
     assert "error" not in said.lower()
+
+
+def test_of_two_runs_the_one_that_was_updated_last_is_carried_on(
+    workdir, experiment, config, day
+):
+    e = experiment()
+    of_two = experiment(compute={**e.compute.model_dump(), "processes": 2})
+    run = ["run", config, "--workdir", workdir, "--set", "compute.processes=2"]
+    subprocess.run(
+        [sys.executable, "-m", "cadc_rec", *map(str, run)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=True,
+        timeout=240,
+    )
+    runs = {1: Pipeline(e, workdir).found(), 2: Pipeline(of_two, workdir).found()}
+    lines = {of: line_of(run) for of, run in runs.items()}
+    assert lines[1] != lines[2]
+
+    def carried_on(config):
+        return line_of(_base_of(config, workdir, None, 2))
+
+    # Without updates it is the one that commands of one process take.
+    assert (carried_on(e), carried_on(of_two)) == (lines[1], lines[2])
+    carry_on(e, workdir, day())
+    assert (carried_on(e), carried_on(of_two)) == (lines[1], lines[2])
+    time.sleep(1.1)  # records tell whole seconds
+    record = run_stage(
+        workdir,
+        STAGE,
+        {"of": "two ranks"},
+        {},
+        lambda draft: draft.info.update(line=lines[2], number=1, day="", artifacts={}, report={}),
+    )
+    assert record.path.is_dir()
+    assert carried_on(e) == lines[2]
+    shutil.rmtree(record.path)
+    shutil.rmtree(runs[1]["evaluate"].path)
+    assert carried_on(e) == lines[2]

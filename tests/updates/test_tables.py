@@ -1,11 +1,14 @@
 """Vectors after a day: what changed is solved, the rest keeps its bits, and ALS ends where a
 rebuild would."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from cadc_rec.config.experiment import ComputeConfig, Experiment, PretrainConfig
+from cadc_rec.config.experiment import ComputeConfig, Experiment, PretrainConfig, UpdateConfig
+from cadc_rec.data.forgotten import Forgotten
 from cadc_rec.data.randomness import positional_integers
 from cadc_rec.distributed.processes import Processes, processes
 from cadc_rec.pipeline.stages.pretrain import build_tables
@@ -90,6 +93,31 @@ def test_als_carried_on_to_the_end_scores_as_a_rebuild_does(grown_world, alone, 
     assert loss(taken, tables.user, tables.item) == pytest.approx(
         loss(taken, rebuilt.user, rebuilt.item), rel=1e-5
     )
+
+
+def test_where_some_are_forgotten_the_others_changes_are_rounded_no_more_coarsely(
+    grown_world, alone, tmp_path
+):
+    """A forgotten row falls to zero, which is far more than what those who met it move by."""
+    _, old, taken = grown_world
+    left = taken.astype(bool)
+    left[:8], left[:, :2] = False, False
+    rows = {"user": np.arange(8), "item": np.arange(2)}
+    forgotten = replace(Forgotten.nobody(), rows=rows)
+    new = replace(a_dataset(left, 30, 20), forgotten=forgotten)
+    before = full(experiment(), old, alone, tmp_path / "before")
+    was, found = IdTables.open(before), {}
+    for share in (0, UpdateConfig().round_changes):
+        settings, folder = experiment(round_changes=share), tmp_path / f"after{share}"
+        found[share], changes = updated(settings, before, old, new, alone, folder)
+    exact, rounded = found.values()
+    for side in ("user", "item"):
+        moved = np.setdiff1d(getattr(changes, f"{side}s"), rows[side])
+        assert len(moved) > 10
+        change = getattr(exact, side)[moved] - getattr(was, side)[moved]
+        error = getattr(rounded, side)[moved] - getattr(exact, side)[moved]
+        assert 0 < error.square().mean() < (0.04**2) * change.square().mean()
+        assert not getattr(rounded, side)[rows[side]].any()
 
 
 def test_als_of_the_changed_rows_alone_comes_near_it(grown_world, alone, tmp_path):

@@ -3,6 +3,9 @@
 import json
 import shutil
 import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,11 +16,14 @@ from safetensors.numpy import load_file
 from cadc_rec.config.experiment import Experiment, UpdateConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.errors import CadcError
+from cadc_rec.pipeline import runner
 from cadc_rec.pipeline.pipeline import Pipeline
-from cadc_rec.store.artifact import open_artifact
+from cadc_rec.pipeline.stages import evaluate
+from cadc_rec.store.artifact import Artifact, SoloGroup, open_artifact
 from cadc_rec.store.atomic import empty_folder
 from cadc_rec.updates import learning, towers
-from cadc_rec.updates.chain import line_of, take_update, updates_of
+from cadc_rec.updates import update as update_module
+from cadc_rec.updates.chain import Update, line_of, take_update, updates_of
 from cadc_rec.updates.table import fit_users
 from cadc_rec.updates.update import carry_on
 from tests.updates.conftest import (
@@ -187,6 +193,74 @@ def test_towers_that_are_kept_keep_their_bits(workdir, experiment, day):
     assert len(after[grew]) == len(before[grew]) + 1
     np.testing.assert_array_equal(after[grew][-1], before[grew][0])  # starts as the unknown value
     assert update.report["vectors"]["user"]["unchanged"]["cosine"] == pytest.approx(1)
+
+
+def test_the_ranks_that_training_keeps_are_those_of_its_rounded_weights(
+    workdir, experiment, day, monkeypatch
+):
+    monkeypatch.setattr(evaluate, "kept_ranks", lambda *_: None)  # so they are ranked again
+    update = carry_on(experiment(update={"round_changes": 1.0}), workdir, day()).update
+    kept, again = (
+        pq.read_table(workdir / update.artifacts[stage] / "validation_ranks.parquet")
+        for stage in ("train", "evaluate")
+    )
+    assert kept.equals(again)
+
+
+def test_no_rank_leaves_before_all_removed_their_rows_of_the_day(tmp_path, monkeypatch):
+    """The first rank of a node sends what is in the draft."""
+    removed = []
+    names = ("load_file", "_without_forgotten", "write_rows_of_day", "build_checkpoint")
+    for name in names:
+        monkeypatch.setattr(towers, name, lambda *_, **__: {})
+    processes = SimpleNamespace(
+        rank=1, world_size=2, barrier=lambda: removed.append(not list(tmp_path.iterdir()))
+    )
+    sample = Artifact(tmp_path, {"info": {"selected": 9}})
+    towers.build_updated_towers(
+        Experiment(),
+        SimpleNamespace(forgotten=None),
+        sample,
+        None,
+        Artifact(tmp_path, {"info": {}}),
+        processes,
+        SimpleNamespace(path=tmp_path),
+        came=np.ones(1, bool),
+    )
+    assert removed == [True]
+
+
+def test_a_rank_reads_what_rank_0_tells_of_in_its_own_work_folder(
+    workdir, experiment, day, monkeypatch
+):
+    """Each node may have its cache of a store by another path."""
+
+    def elsewhere(value):
+        if isinstance(value, Mapping):
+            return {name: elsewhere(each) for name, each in value.items()}
+        if isinstance(value, list):
+            return [elsewhere(each) for each in value]
+        if isinstance(value, update_module._Begun):
+            parts = (elsewhere(each) for each in (value.base, value.done, value.latest))
+            base, done, latest = parts
+            return replace(value, base=base, done=done, latest=latest)
+        if isinstance(value, Artifact | Update):
+            path = Path("/of/rank/0", value.path.parent.name, value.path.name)
+            return replace(value, path=path)
+        return value
+
+    class Told(SoloGroup):
+        def broadcast(self, value):
+            return elsewhere(value)
+
+    for module in (update_module, runner):
+        monkeypatch.setattr(module, "SoloGroup", Told)
+    first = carry_on(experiment(), workdir, day()).update
+    again = carry_on(experiment(), workdir, day())
+    assert (again.kept, again.update.path) == (True, first.path)
+    assert workdir in first.path.parents
+    second = carry_on(experiment(), workdir, day([(user(8), item(200), 350)], "tuesday")).update
+    assert second.number == 2
 
 
 def test_an_update_may_rank_a_sample_whose_ranks_are_those_of_all(workdir, experiment, day):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,8 @@ from cadc_rec.training.trainer import OnEpoch, Trainer
 from cadc_rec.training.validation import VALIDATION_RANKS, Validation, write_ranks
 
 CHECKPOINT = "model.safetensors"
+COMPONENTS = "components"
+"""What a manifest calls the prior's components, in the order of the checkpoint's factors."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,14 @@ class WarmStart:
         choice: what its manifest says of the choice between towers and tables, to stand as it is.
             Then nothing is validated, and the last epoch's weights are kept.
         kept: what is kept of a layer's weight, given it before and after; None keeps all of it.
+        components: what its manifest says of the prior's; None where it says nothing.
     """
 
     state: Mapping[str, torch.Tensor]
     reused: Mapping[Side, np.ndarray] | None = None
     choice: Mapping[str, Any] | None = None
     kept: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    components: Sequence[str] | None = None
 
 
 def choice_of(checkpoint: Artifact) -> dict[str, Any]:
@@ -143,7 +147,7 @@ def build_checkpoint(
     loader = reading.loader
     model = build_model(experiment, dataset, pretrained, processes, fitted)
     if start is not None:
-        load_grown(model, start.state, start.reused)
+        load_grown(model, start.state, start.reused, start.components)
     limit = frozen_cache(experiment, processes.broadcast(process_memory(processes, sharding)))
     keep_frozen_rows(model.module.user.ids, reading.users, processes, limit)
     read = None
@@ -196,6 +200,7 @@ def build_checkpoint(
     trained = trainer.fit(validate, on_epoch=epoch_ended, checkpoints=saved)
     if start is not None and start.kept is not None:
         change_layers(model, start.state, start.kept)
+        validation.changed()
     if not frozen_tables_intact(model, pretrained):
         raise CadcError(
             "a frozen table changed while training; this is a defect of ours: please report it "
@@ -209,9 +214,9 @@ def build_checkpoint(
     target = Target(draft.path / CHECKPOINT, draft.sliced)
     write_state(target, model.wrapped, processes, model.trains)
     # An update may train no epoch, or choose none.
-    ranks = validation.best_ranks() if chosen is None and trained.best_epoch else None
-    if choice is not None:
-        ranks = choice.ranks
+    ranks = None if choice is None else choice.ranks
+    if chosen is None and choice is None and trained.best_epoch:
+        ranks = validation.best_ranks()
     if processes.rank == 0 and ranks is not None:
         users = np.flatnonzero(val_item >= 0) if sample is None else sample
         file = draft.path / VALIDATION_RANKS
@@ -226,6 +231,7 @@ def build_checkpoint(
         "setup_seconds": setup_seconds,
         "plan": model.plan(),
         "plan_in_full": model.plan_in_full(),
+        **({} if model.tables is None else {COMPONENTS: model.tables.of_towers()}),
         **trained.as_info(positives),
         **({} if choice is None else choice.as_info()),
         **({} if not chosen else {**chosen, "chosen_before": True}),

@@ -59,6 +59,7 @@ class Coder:
         self.base, self.target = base, target
         self.foreseen = Foreseen(target)
         self._tables: dict[str, dict[str, Span]] = {}
+        self._owned: dict[str, NDArray[np.int64]] = {}
 
     def patch(self, name: str) -> tuple[bytes, dict[str, Any]]:
         """The patch of a file of `target` that differs, and what else `file` is to be told."""
@@ -155,7 +156,8 @@ class Coder:
             for way in ways:
                 foresee, floats = self._foresee(way)
                 if way is None or (foresee and foresee(_first(1))[0].shape[1] == span.width):
-                    found.append((encode_rows(rows, of_old, foresee, floats), way))
+                    code = encode_rows(rows, of_old, foresee, floats, self._other_owners(name))
+                    found.append((code, way))
             code, way = min(found, key=lambda one: len(make_patch(b"", one[0])))
             tables.append(entry | ({} if way is None else {"foreseen": way}) | {"code": len(code)})
             codes.append(code)
@@ -184,11 +186,33 @@ class Coder:
                 if (now[:100] == foresee(_first(min(rows, 100)))[0]).mean() < _ALIKE:
                     continue
                 before = _before(olds, of, width).of(old)
-                code = encode_rows(now, before, foresee, floats=False)
+                owned = self._rows_of_others(side)
+                code = encode_rows(now, before, foresee, floats=False, owned=owned)
                 entry = {"name": of, "at": at, "rows": rows, "width": width, "code": len(code)}
                 tables.append({**entry, "foreseen": f"bytes of {side}"})
                 codes.append(code)
                 break
+
+    def _other_owners(self, name: str) -> NDArray[np.int64]:
+        """Rows of a file's tables that were another's in `base`.
+
+        Of whom a program's table is its name does not say for sure: there it is the rows of both.
+        """
+        if name in VECTORS:
+            return self._rows_of_others(VECTORS[name])
+        return np.union1d(self._rows_of_others("user"), self._rows_of_others("item"))
+
+    def _rows_of_others(self, side: str) -> NDArray[np.int64]:
+        """Rows of ``user`` or ``item`` whose id is another one in `target`; the writer asks."""
+        if side not in self._owned:
+            file = layout.USERS if side == "user" else layout.ITEMS
+            was, now = (
+                one.table(file)[f"{side}_id"].to_pylist() for one in (self.base, self.target)
+            )
+            same = zip(was, now, strict=False)
+            differ = [row for row, (before, after) in enumerate(same) if before != after]
+            self._owned[side] = np.array(differ, np.int64)
+        return self._owned[side]
 
     def _foresee(self, way: str | None) -> tuple[Foresee | None, bool]:
         """The function that is meant, and whether the rows are of floats.

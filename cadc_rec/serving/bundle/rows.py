@@ -4,11 +4,12 @@ In: the new rows, and for each an old or a foreseen one. Out: a code from which,
 the new rows come back bit for bit. Zstandard finds equal bytes and no near numbers; of the
 differences it stores what is uncertain of them.
 
-A row is *the same* as its old one; or all *zeros*, which tells nothing of the old one, for it may
-be that of somebody who is forgotten; or *steps* away, each number by a whole multiple of one power
-of two, as an update rounds what it learns (`cadc_rec.updates.rounding`); or *places* away, so many
-floats further in the order of all floats (bytes: modulo 256). Additions and comparisons of single
-numbers alone are done, which give the same bits on every machine.
+A row is *the same* as its old one; or all *zeros*; or *fresh*, of another owner than the old one,
+who may be forgotten. These two tell nothing of the old one. Or it is *steps* away, each number by
+a whole multiple of one power of two, as an update rounds what it learns
+(`cadc_rec.updates.rounding`); or *places* away, so many floats further in the order of all floats
+(bytes: modulo 256). Additions and comparisons of single numbers alone are done, which give the same
+bits on every machine.
 """
 
 from __future__ import annotations
@@ -22,14 +23,21 @@ Bytes = NDArray[np.uint8]
 Foresee = Callable[[NDArray[np.int64]], tuple[Bytes, NDArray[np.bool_]]]
 """The foreseen rows of these numbers, and which of them come out alike on any machine."""
 
-_SAME, _STEPS, _PLACES, _ZEROS, _UNSURE = range(5)
-"""States of a row; of one that is not foreseen alike everywhere, places count from the old one."""
+_SAME, _STEPS, _PLACES, _ZEROS, _UNSURE, _FRESH = range(6)
+"""States of a row. Places count from the old or the foreseen row; of one that is not foreseen alike
+everywhere (unsure) from the old one, of a fresh one from zeros."""
 _MOST = 2**15  # steps that a number may be away
 _TRIED = 64  # rows by which the size of a step is found
 _NO_STEP = -128
 
 
-def encode_rows(new: Bytes, old: Bytes, foresee: Foresee | None, floats: bool) -> bytes:
+def encode_rows(
+    new: Bytes,
+    old: Bytes,
+    foresee: Foresee | None,
+    floats: bool,
+    owned: NDArray[np.int64] | None = None,
+) -> bytes:
     """The code of `new`.
 
     Args:
@@ -38,26 +46,36 @@ def encode_rows(new: Bytes, old: Bytes, foresee: Foresee | None, floats: bool) -
         foresee: rows that are nearer to the new ones than the old are; None compares with the old.
             Where they might come out otherwise elsewhere, the old ones are taken all the same.
         floats: whether they are of float32 numbers; else bytes.
+        owned: numbers of rows that had another owner, in any order; they are never compared with
+            the old. None: no row had.
     """
     differ = np.ones(len(new), bool)
     both = min(len(new), len(old))
     differ[:both] = (new[:both] != old[:both]).any(1)
+    fresh = np.zeros(len(new), bool)
+    if owned is not None:
+        fresh[owned[owned < len(new)]] = True
+    differ |= fresh
     empty = differ & ~new.any(1)
     rows = np.flatnonzero(differ & ~empty)
     states = np.zeros(len(new), np.uint8)
     states[empty] = _ZEROS
-    states[rows] = _PLACES
+    states[rows] = np.where(fresh[rows], _FRESH, _PLACES)
     reference = _old_rows(rows, old)
+    reference[fresh[rows]] = 0
     if foresee is not None:
         foreseen, sure = foresee(rows)
         reference[sure] = foreseen[sure]
-        states[rows[~sure]] = _UNSURE
+        states[rows[sure]] = _PLACES  # the reader foresees it without the old one
+        states[rows[~sure & ~fresh[rows]]] = _UNSURE
     exponent, steps = _NO_STEP, b""
-    if floats and foresee is None and len(rows):
-        exponent = _step_of(reference.view("<f4"), new[rows].view("<f4"))
+    moved = states[rows] == _PLACES
+    if floats and foresee is None and moved.any():
+        before, after = reference[moved].view("<f4"), new[rows[moved]].view("<f4")
+        exponent = _step_of(before, after)
         if exponent != _NO_STEP:
-            counts, fits = _steps(reference.view("<f4"), new[rows].view("<f4"), exponent)
-            states[rows[fits]] = _STEPS
+            counts, fits = _steps(before, after, exponent)
+            states[rows[moved][fits]] = _STEPS
             steps = _planes(_folded(counts[fits].astype("<i2")))
     left = states[rows] != _STEPS
     if floats:
@@ -85,14 +103,15 @@ def decode_rows(
         raise ValueError("a row that stays and never was")
     new[same] = old[same]
     reference = _old_rows(changed, old)
+    reference[states[changed] == _FRESH] = 0
     stepped = states[changed] == _STEPS
     left = ~stepped
     if foresee is not None:
-        sure = states[changed] != _UNSURE
+        sure = states[changed] == _PLACES
         reference[sure] = foresee(changed[sure])[0]
     at, of_steps = 1 + rows, int(stepped.sum()) * (width // 4) * 2
     of_places = int(left.sum()) * width
-    if len(code) != at + of_steps + of_places or states.max(initial=0) > _UNSURE:
+    if len(code) != at + of_steps + of_places or states.max(initial=0) > _FRESH:
         raise ValueError("a code of another length")
     if of_steps:
         counts = _unfolded(_joined(code[at : at + of_steps], "<u2"))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kserve.errors import InvalidInput, ModelNotFound
+from kserve.errors import ModelNotFound
 
 from cadc_rec import __version__
 from cadc_rec.serving.http.queries import described
@@ -38,15 +38,22 @@ _TYPES = {"BYTES": "TYPE_STRING"}  # of a configuration; others are TYPE_ and th
 _Tensors = Sequence[Mapping[str, Any]]
 
 
-class OtherVersion(ModelNotFound):
-    """A version that is not the one that answers."""
+class NotKept(ModelNotFound):
+    """What is asked of a model is not there; its text is `reason`."""
 
-    def __init__(self, version: str, current: str) -> None:
+    def __init__(self, reason: str) -> None:
         super().__init__(None)
-        self.reason = f"there is no version {version:.80}; the model has version {current}."
+        self.reason = reason
 
     def __str__(self) -> str:
         return self.reason
+
+
+class OtherVersion(NotKept):
+    """A version that is not the one that answers."""
+
+    def __init__(self, version: str, current: str) -> None:
+        super().__init__(f"there is no version {version:.80}; the model has version {current}.")
 
 
 @dataclass(frozen=True)
@@ -113,11 +120,11 @@ class About:
         """What this process has recommended since it began; see `require`.
 
         Raises:
-            InvalidInput: of another model than the one that recommends.
+            ModelNotFound: of another model than the one that recommends.
         """
         self.require(name, version)
         if name != self.model.name:
-            raise InvalidInput(f"statistics are those of {self.model.name}; /metrics has others.")
+            raise NotKept(f"statistics are those of {self.model.name}; /metrics has others.")
         told = self.model.statistics
         none = {"count": 0, "ns": 0}
         return {

@@ -1,8 +1,8 @@
 """The route by which items are withheld and released: sold out, back in store.
 
 In: ``POST /v2/models/NAME/availability``, an extension of the protocol. Out: how many items are
-withheld. From then on no answer has them, in any process that serves the bundle; see
-`cadc_rec.serving.http.withheld`.
+withheld. From then on no answer of this process has them, and within half a second none of any
+process that serves the bundle; see `cadc_rec.serving.http.withheld`.
 """
 
 from __future__ import annotations

@@ -109,7 +109,10 @@ def event_routes(loaded: Loaded, name: str, with_key: bool) -> APIRouter:
         predictor, now = loaded.predictor, time.time()
         try:
             counted = await loaded.events.take(
-                [_event(one, predictor.items, predictor.users, now) for one in told.events]
+                [
+                    _event(n, one, predictor.items, predictor.users, now)
+                    for n, one in enumerate(told.events)
+                ]
             )
         except CadcError:
             _EVENTS.labels("refused").inc(len(told.events))
@@ -128,8 +131,13 @@ def event_routes(loaded: Loaded, name: str, with_key: bool) -> APIRouter:
     return router
 
 
-def _event(told: ToldEvent, items: IdMap, users: IdMap, now: float) -> Event:
+def _event(n: int, told: ToldEvent, items: IdMap, users: IdMap, now: float) -> Event:
     item, user = _id(told.item_id, items), _id(told.user_id, users)
+    if user is None and told.user_id is not None:
+        raise CadcError(
+            f"events[{n}].user_id: user ids are whole numbers in this bundle; "
+            f"got {told.user_id!r:.80}."
+        )
     return Event(item, now if told.time is None else told.time, user, told.id)
 
 

@@ -114,7 +114,7 @@ class Guard:
                 await _refuse(send, body.status, body.kind, body.reason)
             return
         try:
-            async with asyncio.timeout(self.limits.deadline_seconds):
+            async with asyncio.timeout(self._allowed(scope["path"])):
                 await self.app(scope, _replay(body, receive), send_on)
         except TimeoutError:
             if not started:
@@ -127,6 +127,13 @@ class Guard:
                 text = "the service stops; ask again later."
                 await _refuse(send, 503, "stopping", text)
             raise
+
+    def _allowed(self, path: str) -> float:
+        """Seconds until the answer is sent."""
+        if path.endswith("/infer") or path.startswith("/explore"):
+            return self.limits.deadline_seconds
+        loads = path.startswith("/v2/repository/")
+        return self.limits.load_seconds if loads else self.limits.other_seconds
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | _Refused:
         parts: list[bytes] = []

@@ -128,14 +128,20 @@ class Journal:
             kept: is given the records and returns those that stay.
 
         Raises:
+            JournalFullError: what is chosen has no room; the old file stands.
             CadcError: see `rewrite`; or the file is damaged.
         """
         draft = self.path.with_name(f"{self.path.name}.draft")
         with self._explained(), self._locked():
             records = Journal(self.path, self.kind).news().records
+            text = self._head() + _line({"records": list(kept(records))})
+            if len(text) > max(self.most_bytes, self.size):
+                raise JournalFullError(
+                    f"{self.path}: what is kept takes {len(text)} bytes, and it may hold "
+                    f"{self.most_bytes}."
+                )
             with draft.open("wb") as file:
-                file.write(self._head())
-                file.write(_line({"records": list(kept(records))}))
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(self.path)

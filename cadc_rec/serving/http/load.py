@@ -26,7 +26,7 @@ from prometheus_client import Counter, Gauge
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.http.settings import Limits
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # it loads the server's library
     from cadc_rec.serving.http.messages import Parameters
 
 _WEIGHT = 0.05  # of a new measurement in the mean of its size

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cadc_rec.serving.http.event_log import EventLog
     from cadc_rec.serving.http.withheld import Withheld
 
+_MOST_WAITING = 256  # requests, of 2 MiB each at most, for what the first ones do not need
 _SHOWN = 3  # differences of a self-test that a message names
 
 _RELOADS = Counter("cadc_rec_reloads", "Bundles loaded or refused.", ("outcome",))
@@ -113,14 +114,14 @@ class Loaded:
     ) -> None:
         self.path, self.verify_key = path, verify_key
         self.events, self.withheld = events, withheld
-        self._told = [told for told in (events, withheld) if told is not None]
         self._one_at_a_time = asyncio.Lock()
         self._tasks = set[asyncio.Task[Predictor]]()  # the loop itself holds them weakly
-        self._whole = asyncio.Event()
+        self._whole, self._waiting = asyncio.Event(), 0
         self._seen = self._look()
         self.predictor, self._folder = load_tested(path, verify_key)
-        for told in self._told:
-            told.onto(self.predictor)
+        for told in (events, withheld):
+            if told is not None:
+                told.onto(self.predictor)
         _LOADED.labels(self.predictor.fingerprint).set(time.time())
 
     async def reload(self) -> Predictor:
@@ -142,8 +143,8 @@ class Loaded:
                 predictor, folder = await asyncio.to_thread(self._load)
             except Exception as error:
                 self._seen = seen
-                for told in self._told:
-                    told.settle(self.predictor)
+                if self.events is not None:
+                    self.events.settle(self.predictor)
                 _RELOADS.labels("refused").inc()
                 log.error("refused: %s The old bundle goes on answering.", error)
                 if isinstance(error, CadcError):
@@ -157,8 +158,8 @@ class Loaded:
             _RELOADS.labels("loaded").inc()
             if folder != self._folder:
                 let_go(self._folder)
-            for told in self._told:  # in the same step of the loop as the answers
-                told.settle(predictor)
+            if self.events is not None:  # in the same step of the loop as the answers
+                self.events.settle(predictor)
             self.predictor, self._seen, self._folder = predictor, seen, folder
             if self.events is not None:
                 await asyncio.to_thread(self.events.thin)
@@ -168,8 +169,11 @@ class Loaded:
     def _load(self) -> tuple[Predictor, Path]:
         predictor, folder = load_tested(self.path, self.verify_key)
         predictor.load_ahead()
-        for told in self._told:
-            told.beside(predictor)
+        # Last of all: a refused bundle must not take along what was told.
+        if self.events is not None:
+            self.events.beside(predictor)
+        if self.withheld is not None:
+            self.withheld.onto(predictor)
         return predictor, folder
 
     async def load_ahead(self) -> None:
@@ -182,10 +186,17 @@ class Loaded:
             self._whole.set()
 
     async def until_whole(self, seconds: float) -> bool:
-        """Wait for `load_ahead`, so long at most; whether it is done."""
-        if not self._whole.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._whole.wait(), seconds)
+        """Wait for `load_ahead`, so long at most; whether it is done.
+
+        Those who wait hold their requests in memory, so more than some do not wait.
+        """
+        if not self._whole.is_set() and self._waiting < _MOST_WAITING:
+            self._waiting += 1
+            try:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._whole.wait(), seconds)
+            finally:
+                self._waiting -= 1
         return self._whole.is_set()
 
     def _ahead(self) -> None:

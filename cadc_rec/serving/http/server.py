@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import signal
 import socket
@@ -40,6 +41,7 @@ from cadc_rec.serving.http.recommender import Recommender
 from cadc_rec.serving.http.rest import application
 from cadc_rec.serving.http.rpc import grpc_server
 from cadc_rec.serving.http.settings import ServiceSettings
+from cadc_rec.serving.http.shared_metrics import forget
 from cadc_rec.serving.http.side_models import side_models
 from cadc_rec.serving.http.tls import KeyPair
 from cadc_rec.serving.http.withheld import Withheld
@@ -132,6 +134,7 @@ def _serve_with_workers(
         held.bind((host, settings.grpc_port))
 
     _key_pair(settings)  # a wrong one is told before workers start
+    forget(os.getpid())  # metrics are those of the workers
     use_one_thread()
     # Workers bring a bundle of a store themselves. Its library does not survive the fork, and this
     # process is to hold no copy in the cache when they have gone on to another bundle.

@@ -28,7 +28,9 @@ class Limits:
             the headers.
         body_seconds: seconds from the end of the headers to the end of the body.
         deadline_seconds: seconds from the end of the body until the answer is sent, unless the
-            client allows fewer.
+            client allows fewer; of what asks for recommendations.
+        load_seconds: the same, of a call that loads a bundle.
+        other_seconds: the same, of all other requests.
         idle_seconds: seconds that a connection may stay idle between two requests.
         grace_seconds: seconds that requests have to finish when the service is stopped.
     """
@@ -43,6 +45,8 @@ class Limits:
     head_seconds: float = 10.0
     body_seconds: float = 10.0
     deadline_seconds: float = 30.0
+    load_seconds: float = 600.0
+    other_seconds: float = 30.0
     idle_seconds: int = 75
     grace_seconds: int = 20
 
@@ -106,8 +110,10 @@ class ServiceSettings:
     @property
     def availability(self) -> Path | None:
         """Where the journal of withheld items lies: beside that of events."""
+        if self.events is not None:
+            return self.events.with_name(f"{self.events.name}.availability")
         place = self.journal
-        return None if place is None else place.with_name(f"{place.stem}.availability")
+        return None if place is None else place.with_suffix(".availability")
 
 
 def require_key_beyond_loopback(host: str, api_key: str | None, everybody: bool) -> None:

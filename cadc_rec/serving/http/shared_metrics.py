@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterator
 
 _VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_GONE_AT_0 = frozenset({"cadc_rec_bundle_loaded_timestamp_seconds"})
+"""Series that a 0 takes away: files that processes share have no other way."""
 
 
 @contextlib.contextmanager
@@ -30,13 +32,22 @@ def shared_metrics(workers: int) -> Iterator[None]:
 
 def exposition() -> bytes:
     """All metrics, in Prometheus's text format."""
-    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client import CollectorRegistry, Metric, generate_latest
     from prometheus_client.multiprocess import MultiProcessCollector
 
     if _VARIABLE not in os.environ:
         return generate_latest()
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)
+
+    class Present(MultiProcessCollector):
+        def collect(self) -> Iterator[Metric]:
+            for metric in super().collect():
+                metric.samples = [
+                    one for one in metric.samples if one.value or one.name not in _GONE_AT_0
+                ]
+                yield metric
+
+    Present(registry)
     return generate_latest(registry)
 
 

@@ -27,6 +27,9 @@ SHORT = 256
 WHOLE = re.compile(rb"-?(0|[1-9][0-9]{0,18})")
 """A whole number as JSON and people write it; no id of 64 bits has more digits."""
 _LENGTH = struct.Struct("<I")
+# Numbers as JSON and people write them; no id of 64 bits has more digits. Python would read "1_0".
+WHOLE = re.compile(rb"-?(0|[1-9][0-9]{0,18})")
+NUMBER = re.compile(rb"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
 
 def values_of(tensor: Input, most: int, longest: int = SHORT) -> list[Any]:

@@ -24,7 +24,9 @@ from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 
 _ENDS = Gauge(
-    "cadc_rec_tls_not_after_timestamp_seconds", "When the certificate in use is no longer valid."
+    "cadc_rec_tls_not_after_timestamp_seconds",
+    "When the certificate in use is no longer valid.",
+    multiprocess_mode="livemin",
 )
 
 
@@ -36,7 +38,7 @@ class KeyPair:
         key: PEM file with the private key, without a passphrase.
 
     Attributes:
-        context: for HTTP; a renewed pair is loaded into it.
+        context: for new connections of HTTP; a renewed pair has another one.
 
     Raises:
         CadcError: a file cannot be read, or the two do not make a pair.
@@ -60,12 +62,12 @@ class KeyPair:
             pair = self._read()
             if pair == self._pair:
                 return False
-            _context(*pair, self)  # a context that is in use must not be left with half a pair
-            _load(self.context, *pair, self)
+            # A context in use is never changed: a handshake would meet half of the new pair.
+            context = _context(*pair, self)
         except CadcError as error:
             log.error("%s The old certificate stays.", error)
             return False
-        self._pair = pair
+        self._pair, self.context = pair, context
         self._tell()
         return True
 
@@ -119,7 +121,13 @@ class KeyPair:
         return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in stats)
 
     def _tell(self) -> None:
-        ends = x509.load_pem_x509_certificate(self._pair[0]).not_valid_after_utc
+        try:
+            ends = x509.load_pem_x509_certificate(self._pair[0]).not_valid_after_utc
+        except ValueError as error:  # OpenSSL takes more than this does
+            log.warning(
+                "%s is used, but when it ends cannot be read (%s).", self.certificate, error
+            )
+            return
         _ENDS.set(ends.timestamp())
         if ends < datetime.now(UTC):
             log.warning("%s is no longer valid since %s; renew it.", self.certificate, ends)

@@ -7,7 +7,6 @@ list of values a user, as `Predictor.recommend` takes them.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,12 +14,10 @@ from kserve.errors import InvalidInput
 
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.http.messages import ATTRIBUTE, Input, shown
-from cadc_rec.serving.http.tensors import WHOLE, values_of
+from cadc_rec.serving.http.tensors import NUMBER, WHOLE, values_of
 from cadc_rec.serving.predict.attributes import UserAttributes
 from cadc_rec.serving.predict.predictor import Predictor
 
-# As JSON writes numbers; Python's own grammar also takes "1_0", " 7 " and digits of other scripts.
-_NUMBER = re.compile(rb"-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][+-]?[0-9]+)?")
 _LEAST_VALUES = 32  # that may be told of one user, as the model need not know each of them
 
 
@@ -115,7 +112,7 @@ def _value(name: str, value: Any, kind: str, whole: bool) -> Any:
         return None
     if not (whole or _numbers(kind)):
         return text
-    if not (WHOLE if whole else _NUMBER).fullmatch(value):
+    if not (WHOLE if whole else NUMBER).fullmatch(value):
         what = "whole numbers" if whole else "numbers"
         raise InvalidInput(f"input {name!r}: values are {what}; got {shown(text)}.")
     return int(text) if whole else float(text)

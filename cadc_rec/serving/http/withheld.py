@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import Gauge
 
 from cadc_rec.errors import CadcError
@@ -27,9 +29,12 @@ if TYPE_CHECKING:
     from cadc_rec.serving.predict.predictor import Predictor
 
 Id = int | str
+Request: TypeAlias = tuple[Sequence[Id], Sequence[Id]]
+"""What to withhold, and what to release."""
 
 _MOST_WITHHELD = 1_000_000
 _MOST_BYTES = 64 << 20
+_MOST_WAITING = 256  # requests
 _KIND = "availability"
 _MENDED = 30.0  # seconds after which to try a disk again
 _WITHHELD = Gauge(
@@ -49,11 +54,14 @@ class Withheld:
 
     def __init__(self, path: Path, most_bytes: int = _MOST_BYTES) -> None:
         self._journal = Journal(path, _KIND, most_bytes)
-        self._items: dict[Id, None] = {}
+        self._items: dict[Id, int] = {}  # what is withheld, as it was written, and its row or -1
+        self._written_as: dict[int, set[Id]] = {}  # by row: an item may be named in several ways
+        self._rows_of: Predictor | None = None  # whose rows these are
         # The first answers; a second may take its place. Set in one step.
         self._followers: tuple[Predictor, ...] = ()
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="availability")
+        self._waiting: deque[tuple[Request, Future[tuple[int, int]]]] = deque()
 
     def onto(self, predictor: Predictor) -> None:
         """Let a predictor leave out what is withheld.
@@ -92,10 +100,14 @@ class Withheld:
 
         Raises:
             CadcError: an id is of the wrong type.
-            Busy: the disk takes nothing, or too many would be withheld.
+            Busy: the journal cannot be used, or too much waits for it or would be withheld.
         """
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._tell, withhold, release)
+        if len(self._waiting) >= _MOST_WAITING:
+            raise Busy("too many requests wait for the disk; tell it again later.")
+        mine: Future[tuple[int, int]] = Future()
+        self._waiting.append(((withhold, release), mine))
+        self._thread.submit(self._take)
+        return await asyncio.wrap_future(mine)
 
     async def watch(self, seconds: float = 0.5) -> None:
         """Follow what other processes were told; never returns."""
@@ -110,67 +122,153 @@ class Withheld:
                 log.error("a defect of cadc-rec: withheld items: %s", error, exc_info=error)
 
     def close(self) -> None:
-        """Let the thread go."""
+        """Let the thread go, and what waits for it."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+        with contextlib.suppress(IndexError):
+            while True:
+                self._waiting.popleft()[1].cancel()
 
-    def _tell(self, withhold: Sequence[Id], release: Sequence[Id]) -> tuple[int, int]:
+    def _take(self) -> None:
+        """Answer all that wait, by one write; a request that was given up changes nothing."""
+        batch = []
+        with contextlib.suppress(IndexError):  # when there are no more
+            while True:
+                request, answer = self._waiting.popleft()
+                if answer.set_running_or_notify_cancel():
+                    batch.append((request, answer))
+        if not batch:
+            return
         with self._lock:
-            self._follow()
-            every, unknown = self._as_the_bundle_has(list(dict.fromkeys([*withhold, *release])))
-            freed = {every[one] for one in release}
-            more = [every[one] for one in dict.fromkeys(withhold)]
-            more = [one for one in more if one not in freed and one not in self._items]
-            if len(self._items) + len(more) > _MOST_WITHHELD:
-                raise Busy(
-                    f"at most {_MOST_WITHHELD:,} items are withheld; release some, or export "
-                    "a bundle without them."
-                )
-            records = [{"item": one, "withheld": True} for one in more]
-            records += [{"item": one, "withheld": False} for one in freed if one in self._items]
             try:
-                if records:
-                    self._append(records)
-            except CadcError as error:
-                log.error("%s", error)
-                raise Busy(
-                    "the journal of withheld items takes nothing, and the service's log says why; "
-                    "tell it again later.", _MENDED,
-                ) from None  # fmt: skip
-            self._follow()
-            return len(self._items), unknown
+                found = self._told([request for request, _ in batch])
+            except Exception as error:  # each request is answered, whatever happens
+                found = [_as_busy(error)] * len(batch)
+        for (_, answer), result in zip(batch, found, strict=True):
+            if isinstance(result, Exception):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
 
-    def _as_the_bundle_has(self, ids: list[Id]) -> tuple[dict[Id, Id], int]:
-        """Each id as the bundle writes it, and how many no item has, which stay as they are."""
-        items = self._followers[0].items
-        rows = items.rows(ids)
-        written = zip(ids, items.of_rows(rows).tolist(), (rows >= 0).tolist(), strict=True)
-        return {one: own if known else one for one, own, known in written}, int((rows < 0).sum())
+    def _told(self, requests: Sequence[Request]) -> list[tuple[int, int] | Exception]:
+        """What becomes of each request.
+
+        Raises:
+            CadcError: the journal cannot be used; nothing has changed.
+        """
+        self._follow()
+        refusals: dict[int, CadcError] = {}
+        unknown: dict[int, int] = {}
+        for more in (True, False):  # while there is no room, what only releases is taken
+            pending, count = dict[Id, bool](), len(self._items)
+            for n, (withhold, release) in enumerate(requests):
+                if n in refusals:
+                    continue
+                try:
+                    mine, unknown[n] = self._changes(pending, withhold, release)
+                    grown = count + sum(1 if out else -1 for out in mine.values())
+                    if grown > _MOST_WITHHELD and True in mine.values():
+                        raise Busy(
+                            f"at most {_MOST_WITHHELD:,} items are withheld; release some, or "
+                            "export a bundle without them."
+                        )
+                except CadcError as error:
+                    refusals[n] = error
+                else:
+                    pending.update(mine)
+                    count = grown
+            news = {one: out for one, out in pending.items() if out != (one in self._items)}
+            try:
+                if news:
+                    self._append([{"item": one, "withheld": out} for one, out in news.items()])
+                break
+            except JournalFullError as error:
+                if not more:
+                    raise
+                full = Busy(f"{error} Release items, or export a bundle without them.")
+                refusals |= {n: full for n, (withhold, _) in enumerate(requests) if withhold}
+        self._follow()
+        return [refusals.get(n) or (len(self._items), unknown[n]) for n in range(len(requests))]
+
+    def _changes(
+        self, pending: Mapping[Id, bool], withhold: Sequence[Id], release: Sequence[Id]
+    ) -> tuple[dict[Id, bool], int]:
+        """What a request changes, and how many of its ids are no item's.
+
+        Args:
+            pending: changes that are not written yet: whether each id is withheld.
+            withhold: of the request.
+            release: of the request.
+
+        Raises:
+            CadcError: an id is of the wrong type.
+        """
+        assert self._rows_of is not None
+        named, items = list(dict.fromkeys([*withhold, *release])), self._rows_of.items
+        rows = items.rows(named)
+        freed, mine = set(release), dict[Id, bool]()
+        freed_rows = {row for one, row in zip(named, rows.tolist(), strict=True) if one in freed}
+        for one, row, own in zip(named, rows.tolist(), items.of_rows(rows).tolist(), strict=True):
+            # As the bundle writes it; and as it was written before a bundle had the item.
+            forms = {one} if row < 0 else {own, *self._written_as.get(row, ())}
+            held = [form for form in forms if pending.get(form, form in self._items)]
+            if one in freed or (row >= 0 and row in freed_rows):
+                mine |= dict.fromkeys(held, False)
+            elif not held:
+                mine[one if row < 0 else own] = True
+        return mine, int((rows < 0).sum())
 
     def _append(self, records: Sequence[Mapping[str, Any]]) -> None:
         try:
             self._journal.append(records)
         except JournalFullError:
-            self._journal.thin(_last_words)
-            self._journal.append(records)
+            self._journal.thin(lambda old: _last_words([*old, *records]))
 
     def _followed(self) -> None:
         with self._lock:
             self._follow()
 
     def _follow(self, anew: bool = False) -> None:
-        """Read what is new in the journal, and let the predictor know if anything is."""
+        """Read what is new in the journal, and let the predictors know if anything is."""
         news = self._journal.news()
-        if news.anew:
-            self._items = {}
-        for record in news.records:
-            if record["withheld"]:
-                self._items[record["item"]] = None
-            else:
-                self._items.pop(record["item"], None)
-        if news.records or news.anew or anew:
-            for predictor in self._followers:
-                predictor.withhold(_rows(predictor, self._items))
-            _WITHHELD.set(len(self._items))
+        first, *others = self._followers
+        anew = anew or first is not self._rows_of
+        if not (news.records or news.anew or anew):
+            return
+        if news.anew or anew:
+            before = [] if news.anew else list(self._items)
+            self._items, self._written_as, self._rows_of = {}, {}, first
+            self._hold(before)
+        last = {record["item"]: record["withheld"] for record in news.records}
+        for one in last:
+            row = self._items.pop(one, -1)
+            if row >= 0:
+                self._written_as[row].discard(one)
+                if not self._written_as[row]:
+                    del self._written_as[row]
+        self._hold([one for one, out in last.items() if out])
+        first.withhold(np.fromiter(self._written_as, np.int64, len(self._written_as)))
+        for other in others:
+            rows = _rows(other, list(self._items))
+            other.withhold(rows[rows >= 0])
+        _WITHHELD.set(len(self._items))
+
+    def _hold(self, named: list[Id]) -> None:
+        assert self._rows_of is not None
+        for one, row in zip(named, _rows(self._rows_of, named).tolist(), strict=True):
+            self._items[one] = row
+            if row >= 0:
+                self._written_as.setdefault(row, set()).add(one)
+
+
+def _as_busy(error: Exception) -> Exception:
+    """What a client is told where the journal cannot be used; the log says more, as its path."""
+    if isinstance(error, Busy) or not isinstance(error, CadcError):
+        return error
+    log.error("%s", error)
+    return Busy(
+        "the journal of withheld items takes nothing, and the service's log says why; tell it "
+        "again later.", _MENDED,
+    )  # fmt: skip
 
 
 def _last_words(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -179,15 +277,12 @@ def _last_words(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{"item": item, "withheld": True} for item, withheld in last.items() if withheld]
 
 
-def _rows(predictor: Predictor, items: Iterable[Id]) -> np.ndarray:
-    """Rows of items; ids that a bundle of other ids refuses are none of its items."""
-    named = list(items)
+def _rows(predictor: Predictor, named: list[Id]) -> NDArray[np.int64]:
+    """Row of each item; -1 of one that is unknown, or of a type that the bundle refuses."""
     with contextlib.suppress(CadcError):
-        rows = predictor.items.rows(named)
-        return rows[rows >= 0]
-    found = []
-    for one in named:
+        return predictor.items.rows(named)
+    rows = np.full(len(named), -1, np.int64)
+    for n, one in enumerate(named):
         with contextlib.suppress(CadcError):
-            found.append(int(predictor.items.rows([one])[0]))
-    rows = np.array(found, np.int64)
-    return rows[rows >= 0]
+            rows[n] = predictor.items.rows([one])[0]
+    return rows

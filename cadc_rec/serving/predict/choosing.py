@@ -18,8 +18,9 @@ from cadc_rec.errors import CadcError
 from cadc_rec.serving.predict.answers import Source
 from cadc_rec.serving.predict.conditions import Condition, Every, Named
 from cadc_rec.serving.predict.ids import IdMap
+from cadc_rec.serving.predict.listed import Listed
 from cadc_rec.serving.predict.retrieval import Retrieval
-from cadc_rec.serving.predict.top_k import Best, Floats, Listed, NotCandidates, filled
+from cadc_rec.serving.predict.top_k import Best, Floats, NotCandidates, filled
 
 Ids = Sequence[Any] | NDArray[Any]
 """Original ids of items ``[m]``, of all users; or ``[n, m]``, a list for each user."""

@@ -27,10 +27,11 @@ from cadc_rec.serving.predict.conditions import Every
 from cadc_rec.serving.predict.contents import Contents
 from cadc_rec.serving.predict.events import Counted, Event, Outcome, keys_of, placed
 from cadc_rec.serving.predict.filters import Filter, condition_of
+from cadc_rec.serving.predict.listed import Listed, scores_at
 from cadc_rec.serving.predict.requests import padded
 from cadc_rec.serving.predict.retrieval import AndOthers, Retrieval
 from cadc_rec.serving.predict.rules import NO_RULES, Rules, chosen
-from cadc_rec.serving.predict.top_k import Floats, ItemVectors, Listed, NotCandidates, of_query
+from cadc_rec.serving.predict.top_k import Floats, ItemVectors, NotCandidates
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -163,7 +164,7 @@ class Predictor(Contents):
         queries, listed = self._on_top(queries, read, len(self.items))
         mine = queries.astype(np.float64)
         scores: NDArray[np.float64] = (mine * self.item_vectors.vectors[items]).sum(1)
-        scores += [float(of_query(listed, n).at(items[n : n + 1])[0]) for n in range(len(items))]
+        scores += [float(scores_at(listed, n, items[n : n + 1])[0]) for n in range(len(items))]
         scores[(users < 0) | (items < 0)] = np.nan
         return scores
 

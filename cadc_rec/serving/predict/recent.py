@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
+from cadc_rec.serving.predict.listed import More, OnTop
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -73,25 +74,14 @@ class RecentNow:
     scores: NDArray[np.float32]
 
     def on_top(
-        self, listed: sparse.csr_array | None, factors: NDArray[np.float32], n_items: int
-    ) -> sparse.csr_array:
+        self, lists: sparse.csr_array | None, factors: NDArray[np.float32], n_items: int
+    ) -> OnTop:
         """These scores, beside those of lists, as an evaluation adds them up.
 
         Args:
-            listed: ``[n, items]``, float32; None without.
+            lists: ``[n, items]``, float32; None without.
             factors: of these scores, one a query ``[n]``.
-            n_items: number of columns; items with rows beyond are left out.
+            n_items: items with rows from here on are left out.
         """
-        from scipy import sparse
-
-        n, many = len(factors), int(np.searchsorted(self.rows, n_items))
-        columns = np.tile(self.rows[:many], n)
-        scores = np.outer(factors, self.scores[:many]).ravel()
-        indptr = np.arange(n + 1) * many
-        recent = sparse.csr_array((scores, columns, indptr), shape=(n, n_items))
-        if listed is None:
-            return recent
-        if listed.shape[1] != n_items:  # lists know only items that were taken
-            parts = (listed.data, listed.indices, listed.indptr)
-            listed = sparse.csr_array(parts, shape=(n, n_items))
-        return listed + recent
+        many = int(np.searchsorted(self.rows, n_items))
+        return OnTop(More(self.rows[:many], self.scores[:many]), factors, lists)

@@ -7,25 +7,21 @@ formed in float64 whatever found the rows.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from cadc_rec.data.user_items import UserItems
+from cadc_rec.serving.predict.listed import Listed, listed_below, of_query
 from cadc_rec.serving.predict.top_k import (
     GATHERED,
     Best,
     Floats,
     ItemVectors,
-    Listed,
     NotCandidates,
     Rows,
-    listed_below,
     merged,
 )
-
-if TYPE_CHECKING:
-    from scipy import sparse
 
 _SPARE = 32  # rows an index is asked for beyond those that may fall out
 _MOST = 1024  # rows it is asked for at most; who took more is answered by all items
@@ -118,7 +114,7 @@ class AndOthers:
             others = others[out.only.holds(others)]
         behind = self.items.best_of(others, queries, min(k, max(1, len(others))), out, listed)
         mine = replace(out, taken=_below(out.taken, self.n_first))
-        theirs = None if listed is None else listed_below(listed, self.n_first)
+        theirs = listed_below(listed, self.n_first)
         before = self.first.best(queries, min(k, self.n_first), mine, theirs)
         return merged([before, behind], k)
 
@@ -131,12 +127,12 @@ def _below(taken: UserItems, n: int) -> UserItems:
     return UserItems(np.concatenate([[0], np.cumsum(there)])[taken.indptr], taken.items[there])
 
 
-def _with_listed(candidates: Rows, listed: sparse.csr_array, most: int) -> Rows:
+def _with_listed(candidates: Rows, listed: Listed, most: int) -> Rows:
     """Candidates ``[n, c]`` and, of each query, the listed items with the best scores."""
     joined = np.full((len(candidates), candidates.shape[1] + most), -1, np.int64)
     for n, proposed in enumerate(candidates):
-        part = slice(listed.indptr[n], listed.indptr[n + 1])
-        rows, scores = listed.indices[part], listed.data[part]
+        more = of_query(listed, n)
+        rows, scores = more.rows, more.scores
         if len(rows) > most:
             rows = rows[np.argpartition(-scores, most)[:most]]
         every = np.union1d(proposed, rows)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,7 @@ from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.rounding import rounding_bound
 from cadc_rec.serving.predict.best_few import MOST, best_few, compile_ahead
 from cadc_rec.serving.predict.conditions import Condition, Every, Mask, among
-
-if TYPE_CHECKING:  # a second of imports that a predictor without lists need not wait for
-    from scipy import sparse
+from cadc_rec.serving.predict.listed import Listed, More, listed_among, of_query, scores_at
 
 _SPARE = 6  # rows kept beyond k: the scores of nearly all users stand apart by then
 _ONE_BY_ONE = 4  # queries; from here on one product of all is faster, woken threads included
@@ -45,8 +43,6 @@ _torch: Any = None
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Rows = NDArray[np.int64]
-Listed: TypeAlias = "sparse.csr_array | None"
-"""Scores on top of the dot products, float32 ``[queries, items]``, columns ascending; or none."""
 
 
 def load_ahead() -> None:
@@ -189,7 +185,7 @@ class ItemVectors:
                 Best(np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0))), k
             )
         few = ItemVectors(self.vectors[rows])
-        theirs = None if listed is None else _listed_among(listed, rows)
+        theirs = None if listed is None else listed_among(listed, rows)
         found = few.best(queries, min(k, len(rows)), out.among(rows), theirs)
         there = found.rows >= 0
         return filled(Best(np.where(there, rows[found.rows], -1), found.scores), k)
@@ -207,7 +203,7 @@ class ItemVectors:
         scores = self._exact(rows, queries)
         if listed is not None:
             for n in range(len(rows)):
-                scores[n] += of_query(listed, n).at(rows[n])
+                scores[n] += scores_at(listed, n, rows[n])
         if out.added is not None:
             scores += out.added[rows]
         scores[rows < 0] = -np.inf
@@ -306,49 +302,6 @@ class ItemVectors:
             reach += float(np.abs(added).max(initial=0.0))
         bound: Doubles = 2 * rounding_bound(width, reach)
         return bound
-
-
-@dataclass(frozen=True)
-class More:
-    """What stands on top of one query's dot products: rows, ascending, and their scores."""
-
-    rows: NDArray[np.int32]
-    scores: Floats
-
-    def at(self, rows: Rows) -> Floats:
-        """The scores of any rows; 0 where nothing is listed."""
-        if not len(self.rows):
-            return np.zeros(len(rows), np.float32)
-        places = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
-        found: Floats = np.where(self.rows[places] == rows, self.scores[places], np.float32(0))
-        return found
-
-
-_NOTHING = More(np.zeros(0, np.int32), np.zeros(0, np.float32))
-
-
-def of_query(listed: Listed, query: int) -> More:
-    """One query's."""
-    if listed is None:
-        return _NOTHING
-    part = slice(listed.indptr[query], listed.indptr[query + 1])
-    return More(listed.indices[part], listed.data[part])
-
-
-def listed_below(listed: sparse.csr_array, n: int) -> sparse.csr_array:
-    """The scores of the items that have rows below n."""
-    return _listed_among(listed, np.arange(n, dtype=np.int32))
-
-
-def _listed_among(listed: sparse.csr_array, rows: NDArray[np.int32]) -> sparse.csr_array:
-    """The scores of some rows (ascending), which are the columns then."""
-    from scipy import sparse
-
-    there = among(listed.indices, rows)
-    starts = np.concatenate([[0], np.cumsum(there)])[listed.indptr]
-    columns = np.searchsorted(rows, listed.indices[there]).astype(np.int32)
-    shape = (listed.shape[0], len(rows))
-    return sparse.csr_array((listed.data[there], columns, starts), shape=shape)
 
 
 def _kept(scores: Floats, taken: UserItems, keep: int) -> tuple[Rows, Floats]:

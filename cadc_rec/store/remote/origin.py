@@ -313,6 +313,10 @@ class Origin:
             every = [found.name for found in self.objects.list(prefix)]
             self.objects.delete([one for one in every if one != name])
 
+    def has_files(self, prefix: str) -> bool:
+        """Whether the store has anything of a parcel but its manifest, named there or not."""
+        return any(found.name != f"{prefix}/{MANIFEST}" for found in self.objects.list(prefix))
+
     def sweep(self, prefix: str) -> None:
         """Remove old files below a prefix that no manifest names: of killed or replaced parcels."""
         parcels: dict[str, list[Found]] = {}

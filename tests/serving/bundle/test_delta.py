@@ -1,5 +1,6 @@
 """A delta and the bundle it is of give the next bundle, byte for byte, or one sentence."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.numpy import save
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
+from cadc_rec.serving.bundle.coded import Coder
 from cadc_rec.serving.bundle.delta import Delta, apply_delta, size_of, write_delta
 from cadc_rec.serving.bundle.patch import BadPatchError, apply_patch, make_patch
 from cadc_rec.store.manifest import digest
@@ -127,6 +129,28 @@ def test_vectors_that_are_there_twice_are_sent_once(days, tmp_path):
     assert contents(tmp_path / "next") == contents(moved)
 
 
+def test_it_tells_nothing_of_the_vector_of_who_had_the_row_before(days, tmp_path):
+    draw, patches = np.random.default_rng(3), []
+    second = tmp_path / "second"
+    shutil.copytree(days / "second", second)
+    vectors = Bundle.open(second).arrays(layout.USER_VECTORS)["vectors"].copy()
+    vectors[0] = draw.standard_normal(DIM)
+    (second / layout.USER_VECTORS).write_bytes(save({"vectors": vectors}))
+    write_manifest(second)
+    for case in ("one", "other"):
+        shutil.copytree(days / "first", tmp_path / case)
+        before = Bundle.open(tmp_path / case).arrays(layout.USER_VECTORS)["vectors"].copy()
+        before[0] = draw.standard_normal(DIM)
+        (tmp_path / case / layout.USER_VECTORS).write_bytes(save({"vectors": before}))
+        write_manifest(tmp_path / case)
+        first = Bundle.open(tmp_path / case)
+        delta = write_delta(first, Bundle.open(second), tmp_path / f"{case}-delta")
+        apply_delta(first.path, delta, tmp_path / f"{case}-next")
+        assert contents(tmp_path / f"{case}-next") == contents(second)
+        patches.append(delta.read(delta.manifest["patches"][layout.USER_VECTORS]))
+    assert patches[0] == patches[1]
+
+
 def test_in_its_place_and_a_second_time(days, tmp_path):
     here = tmp_path / "here"
     shutil.copytree(days / "first", here)
@@ -224,9 +248,26 @@ def test_tables_that_cannot_be_there_are_refused_before_they_fill_the_memory(day
     told["tables"][0][key] = value
     with pytest.raises(CadcError, match=r"cannot be applied|gives other bytes"):
         apply_delta(days / "first", Delta(days / "delta", manifest), days / f"next-{key}")
-    told["payload"] = 10**15
+
+
+def test_a_patch_that_inflates_to_more_than_its_file_can_need_is_refused(days, tmp_path):
+    delta = tmp_path / "delta"
+    shutil.copytree(days / "delta", delta)
+    manifest = json.loads((delta / "delta.json").read_text())
+    ((name, told),) = [one for one in manifest["patches"].items() if "tables" in one[1]]
+    coder = Coder(Bundle.open(days / "first"), Bundle.open(days / "second"))
+    known = coder._old(name) + coder._known(name)
+    sound = apply_patch(known, (delta / told["file"]).read_bytes(), told["payload"])
+    codes = len(sound) - sum(table["code"] for table in told["tables"])
+    # All that the file is made of, and between it what nothing reads.
+    more = bytes(2 * (days / "second" / name).stat().st_size)
+    told["payload"] = len(sound) + len(more)
+    forged = make_patch(known, sound[:codes] + more + sound[codes:])
+    assert len(forged) < len(more) / 10
+    (delta / told["file"]).write_bytes(forged)
+    told |= {"bytes": len(forged), "sha256": hashlib.sha256(forged).hexdigest()}
     with pytest.raises(CadcError, match="cannot be applied"):
-        apply_delta(days / "first", Delta(days / "delta", manifest), days / f"next-{key}")
+        apply_delta(days / "first", Delta(delta, manifest), tmp_path / "next")
 
 
 def test_a_folder_that_is_no_delta_is_named(tmp_path):

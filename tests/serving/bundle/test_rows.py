@@ -21,9 +21,9 @@ def raw(table):
     return np.ascontiguousarray(table).view(np.uint8).reshape(len(table), -1)
 
 
-def again(new, old, foresee=None, floats=True):
+def again(new, old, foresee=None, floats=True, owned=()):
     """The code of `new`, once it was seen to give `new`."""
-    code = encode_rows(raw(new), raw(old), foresee, floats)
+    code = encode_rows(raw(new), raw(old), foresee, floats, np.array(owned, np.int64))
     found = decode_rows(code, len(new), raw(new).shape[1], raw(old), foresee, floats)
     assert found.tobytes() == np.ascontiguousarray(new).tobytes()
     return code
@@ -35,11 +35,12 @@ def test_any_numbers_come_back(data, n, m, some_stay):
     new, old = (data.draw(arrays(np.float32, (k, WIDTH), elements=ANY)) for k in (n, m))
     if some_stay:
         new[0] = old[0]
-    again(new, old)
+    owned = data.draw(st.lists(st.integers(0, 7), unique=True))
+    again(new, old, owned=owned)
     nearly = raw(old[np.arange(n) % m])
     sure = data.draw(arrays(bool, n))
-    again(new, old, lambda rows: (nearly[rows], sure[rows]))
-    again(raw(new), raw(old), lambda rows: (nearly[rows], sure[rows]), floats=False)
+    again(new, old, lambda rows: (nearly[rows], sure[rows]), owned=owned)
+    again(raw(new), raw(old), lambda rows: (nearly[rows], sure[rows]), False, owned)
 
 
 def test_a_change_in_whole_steps_costs_its_steps_alone():
@@ -92,6 +93,24 @@ def test_rows_that_stay_and_rows_of_zeros_cost_next_to_nothing():
     code = again(new, old)
     assert len(code) == 1 + len(old)  # nothing of what stood there
     assert len(make_patch(b"", code)) < 100
+
+
+@pytest.mark.parametrize("sure", [None, False, True], ids=["stands", "unsure", "foreseen"])
+def test_a_row_that_another_has_now_tells_nothing_of_the_one_before(sure):
+    draw = np.random.default_rng(4)
+    old = draw.standard_normal((200, 16)).astype(np.float32)
+    other = old.copy()
+    other[[3, 70, 71]] = draw.standard_normal((3, 16))
+    new = old + np.rint(8 * draw.standard_normal(old.shape)).astype(np.float32) * np.float32(2**-9)
+    new[71] = 0
+    nearly = raw(new + np.float32(2**-20))
+
+    def foresee(rows):
+        return nearly[rows], np.full(len(rows), sure)
+
+    way = None if sure is None else foresee
+    codes = [again(new, was, way, owned=[3, 70, 71, 999]) for was in (old, other)]
+    assert codes[0] == codes[1]
 
 
 @given(st.binary(max_size=60))

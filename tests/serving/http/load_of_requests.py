@@ -310,6 +310,39 @@ def who_is_cut_off_by_a_shutdown_is_told() -> None:
     assert [message.get("status") for message in sent] == [200]
 
 
+def the_deadline_is_that_of_recommendations_alone() -> None:
+    from cadc_rec.serving.http.guard import ApiKey, Guard
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.1)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def status(path: str, **limits: float) -> int:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        guard = Guard(app, ApiKey(None), Limits(**limits), lambda: True)  # type: ignore[arg-type]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+        await guard(scope, Any, send)  # type: ignore[arg-type]
+        return int(sent[0]["status"])
+
+    model = "/v2/models/recommender"
+    load = "/v2/repository/models/recommender/load"
+    for path, least in (
+        (f"{model}/infer", {"deadline_seconds": 0.01}),
+        (f"{model}/versions/1/infer", {"deadline_seconds": 0.01}),
+        ("/explore/similar", {"deadline_seconds": 0.01}),
+        (load, {"load_seconds": 0.01}),
+        (f"{model}/events", {"other_seconds": 0.01}),
+        ("/metrics", {"other_seconds": 0.01}),
+    ):
+        assert asyncio.run(status(path, **least)) == 503, path
+        others = {"deadline_seconds": 0.01, "load_seconds": 0.01, "other_seconds": 0.01}
+        assert asyncio.run(status(path, **{**others, **dict.fromkeys(least, 9.0)})) == 200, path
+
+
 def a_full_journal_makes_room_whatever_the_letters_of_its_ids() -> None:
     """JSON takes six bytes and more for a letter that is not ASCII."""
     from cadc_rec.serving.http.event_log import EventLog

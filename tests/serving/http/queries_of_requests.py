@@ -215,10 +215,15 @@ def attributes_of_somebody_new() -> None:
     # Values that no training user had are unknown, and take no place.
     new = [f"new {n}" for n in range(32)]
     assert of(user, ("attribute_likes", [1, 32], "BYTES", new)).attributes == {"likes": [new]}
+    assert of(user, ("attribute_age", [1], "BYTES", ["-1.5e1"])).attributes == {"age": [-15.0]}
     for given, named in (
         (("attribute_color", [1], "BYTES", ["x"]), "no such attribute of users; there are: attr"),
         (("attribute_zone", [1], "BYTES", ["x"]), "values are whole numbers"),
         (("attribute_age", [1], "BYTES", ["x"]), "values are numbers"),
+        (("attribute_zone", [1], "BYTES", ["1_0"]), "values are whole numbers"),
+        (("attribute_zone", [1], "BYTES", [" 10"]), "values are whole numbers"),
+        (("attribute_age", [1], "BYTES", ["1_0"]), "values are numbers"),
+        (("attribute_age", [1], "BYTES", ["٣"]), "values are numbers"),
         (("attribute_zone", [1], "BYTES", ["1_0"]), "whole numbers; got '1_0'"),
         (("attribute_zone", [1], "BYTES", [" 7"]), "whole numbers; got ' 7'"),
         (("attribute_zone", [1], "BYTES", ["\u0667"]), "whole numbers"),

@@ -1,5 +1,6 @@
 """What a service is told to withhold is no answer, after a kill and with newer bundles too."""
 
+import asyncio
 import json
 import signal
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.http.journal import Journal
+from cadc_rec.serving.http.settings import ServiceSettings
 from cadc_rec.serving.http.withheld import Withheld
 from cadc_rec.serving.predict.predictor import Predictor
 from tests.serving.http.conftest import KEY, Service
@@ -71,6 +73,15 @@ def test_withheld_items_are_no_answer_until_they_are_released(start, place, expe
     assert best(again, user) == left[:10], "the first process follows"
 
 
+def test_services_with_journals_side_by_side_share_none(tmp_path):
+    bundle = tmp_path / "bundle.v1"
+    assert ServiceSettings(bundle).availability == tmp_path / "bundle.v1.availability"
+    for name in ("shop.a", "shop.b", "shop.availability"):
+        settings = ServiceSettings(bundle, events=tmp_path / name)
+        assert settings.availability == tmp_path / f"{name}.availability"
+        assert settings.availability != settings.journal
+
+
 def test_they_stay_withheld_with_a_newer_bundle(start, place, bundles, expected):
     service = start(place, "--watch", "0", key=KEY)
     first = best(service, expected.user_ids[0], 3)
@@ -93,9 +104,9 @@ def test_the_journal_keeps_what_was_said_last_when_it_is_full(bundles, tmp_path)
     withheld = Withheld(tmp_path / "journal", most_bytes=1500)
     withheld.onto(predictor)
     for _ in range(40):
-        withheld._tell(items[:3], [])
-        withheld._tell([], items[:2])
-    assert withheld._tell(items[5:6], []) == (2, 0)
+        asyncio.run(withheld.tell(items[:3], []))
+        asyncio.run(withheld.tell([], items[:2]))
+    assert asyncio.run(withheld.tell(items[5:6], [])) == (2, 0)
     assert (tmp_path / "journal").stat().st_size <= 1500
     assert predictor.no_answer.tolist() == [2, 5]
     fresh = Predictor.load(bundles[0])

@@ -209,6 +209,10 @@ def test_clients_that_tell_at_once_lose_nothing(start, place):
         (b'{"events": [{"item_id": 1, "user": 2}]}', "events[0].user"),
         (b'{"events": [{"item_id": 1, "time": 1e300}]}', "in the future"),
         (b'{"events": [{"item_id": 1, "id": ""}]}', "events[0].id"),
+        (
+            b'{"events": [{"item_id": 1, "user_id": "7"}, {"item_id": 1, "user_id": "Bob"}]}',
+            "events[1].user_id: user ids are whole numbers in this bundle; got 'Bob'",
+        ),
         (b'{"events": ' + b"[" * 100_000, "the body"),
         (json.dumps({"events": [{"item_id": 1}] * 10_001}).encode(), "at most 10000 items"),
     ],

@@ -34,6 +34,7 @@ SCRIPT = Path(__file__).with_name("load_of_requests.py")
         "who_comes_too_late_costs_no_call",
         "lower_priorities_come_first",
         "who_is_cut_off_by_a_shutdown_is_told",
+        "the_deadline_is_that_of_recommendations_alone",
         "a_full_service_refuses_before_it_reads",
         "a_full_journal_makes_room_whatever_the_letters_of_its_ids",
         "requests_are_whole_or_not",

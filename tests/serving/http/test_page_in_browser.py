@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import urllib.parse
 import urllib.request
 
 import numpy as np
@@ -204,33 +205,6 @@ def test_similar_items_are_those_of_the_largest_cosine(page, bundles, expected):
     assert page.locator("#like").is_hidden()
 
 
-def test_a_late_answer_replaces_no_newer_one_and_says_nothing(page):
-    popular = page.locator("#popular li")
-    popular.first.wait_for()
-    held = []
-
-    def hold(route):
-        held.append(route)
-
-    for late in (
-        {"status": 503, "json": {"error": "busy"}},
-        {"status": 200, "json": [{"id": "late", "title": "Late"}]},
-    ):
-        page.route("**/explore/similar?*", hold, times=1)
-        popular.nth(0).get_by_role("button", name="Similar").click()
-        while not held:
-            page.wait_for_timeout(20)
-        with page.expect_response("**/explore/similar?*"):
-            popular.nth(1).get_by_role("button", name="Similar").click()
-        page.locator("#similar li").first.wait_for()
-        newer = ids(page, "similar")
-        with page.expect_response("**/explore/similar?*"):
-            held.pop().fulfill(**late)
-        page.wait_for_timeout(50)
-        assert page.locator("#message").inner_text() == ""
-        assert ids(page, "similar") == newer
-
-
 def test_it_works_by_keyboard_and_keeps_its_place(page, expected):
     page.locator("#popular li").first.wait_for()
     page.locator("#user").focus()
@@ -333,3 +307,52 @@ def test_the_api_is_described_on_a_page_of_its_own(page, service):
     section = page.locator("section", has=infer)
     assert "candidate_id" in section.inner_text()
     assert "recommender-similar" in section.inner_text()
+
+
+def test_a_late_answer_replaces_no_newer_one(page, expected):
+    ask(page, expected.user_ids[0])
+    first, second = ids(page, "recommended")[:2]
+    held = []
+
+    def hold_the_first(route):
+        if f"item={first}&" in route.request.url:
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/explore/similar?*", hold_the_first)
+    similar = page.locator("#recommended").get_by_role("button", name="Similar")
+    similar.nth(0).click()
+    similar.nth(1).click()
+    page.locator("#like").wait_for()
+    title, shown = page.locator("#like-title").inner_text(), ids(page, "similar")
+    with page.expect_response(lambda response: f"item={first}&" in response.url):
+        held[0].fulfill(status=503, json={"error": "too late"})
+    page.wait_for_timeout(200)
+    assert page.locator("#like-title").inner_text() == title
+    assert ids(page, "similar") == shown
+    assert second not in shown
+    assert page.locator("#message").inner_text() == ""
+
+
+def test_a_filter_of_a_large_number_is_asked_for_by_all_its_digits(page, expected):
+    large = 2**53 + 1  # a double is 2**53 or 2**53 + 2
+    sent = []
+
+    def start(route):
+        answer = route.fetch().json()
+        answer["filters"] = [{"name": "shop", "values": [large, 7]}]
+        route.fulfill(json=answer)
+
+    page.route("**/explore/start?*", start)
+    page.on("request", lambda request: sent.append(request.url))
+    page.reload()
+    choice = page.get_by_label("Shop")
+    choice.select_option(label=str(large))
+    ask(page, expected.user_ids[0])
+    queries = [urllib.parse.parse_qs(urllib.parse.urlsplit(url).query) for url in sent]
+    assert queries[-1]["filter"] == [f'{{"shop":[{large}]}}']
+    choice.select_option(label="7")
+    answered(page)
+    queries = [urllib.parse.parse_qs(urllib.parse.urlsplit(url).query) for url in sent]
+    assert queries[-1]["filter"] == ['{"shop":[7]}']

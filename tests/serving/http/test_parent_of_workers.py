@@ -158,6 +158,39 @@ def test_connections_go_to_the_others_while_a_worker_cannot_come_back(parent, tm
     parent.to(1)
 
 
+_METRICS = """
+import os, sys
+from pathlib import Path
+
+from cadc_rec.serving.http.shared_metrics import exposition, forget, shared_metrics
+
+with shared_metrics(2):
+    from cadc_rec.serving.http.loaded import _LOADED
+    from cadc_rec.serving.http.tls import _ENDS
+
+    _ENDS.set(5.0)  # as the parent that looks at the pair before it forks
+    forget(os.getpid())
+    for ends in (7.0, 9.0):
+        if os.fork() == 0:
+            _ENDS.set(ends)
+            _LOADED.labels("old").set(3.0)
+            _LOADED.labels("old").set(0)
+            _LOADED.labels("new").set(ends)
+            os._exit(0)
+        os.wait()
+    print(exposition().decode())
+"""
+
+
+def test_metrics_of_what_is_now_are_those_of_workers_and_of_the_current_bundle():
+    command = [sys.executable, "-c", _METRICS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    lines = done.stdout.splitlines()
+    assert "cadc_rec_tls_not_after_timestamp_seconds 7.0" in lines  # the one that ends first
+    loaded = [line for line in lines if line.startswith("cadc_rec_bundle_loaded")]
+    assert loaded == ['cadc_rec_bundle_loaded_timestamp_seconds{fingerprint="new"} 9.0']
+
+
 def test_work_is_done_in_another_process_and_its_errors_are_told():
     assert apart(os.getpid) != os.getpid()
     with pytest.raises(CadcError, match="no such bundle"):

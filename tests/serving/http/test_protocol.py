@@ -98,6 +98,8 @@ def test_statistics_count_what_was_answered(client, version):
         )  # fmt: skip
 
     client.infer("recommender", [user(client)])
+    of_all = client.get_inference_statistics(**client.told)["model_stats"]
+    assert [one["name"] for one in of_all] == ["recommender"]
     before = told()
     client.infer("recommender", [user(client, (0, 1, 2))])
     with pytest.raises(InferenceServerException):
@@ -133,6 +135,16 @@ def test_the_server_tells_what_it_has(client):
 
 
 def test_a_stream_is_refused_by_name(service):
+    def refusals():
+        with urllib.request.urlopen(f"http://127.0.0.1:{service.http}/metrics") as answer:
+            (line,) = (
+                line
+                for line in answer.read().decode().splitlines()
+                if line.startswith('cadc_rec_refusals_total{protocol="grpc",reason="invalid"}')
+            )
+        return float(line.split()[-1])
+
+    before = refusals()
     with grpc.insecure_channel(f"127.0.0.1:{service.grpc}") as channel:
         stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
         with pytest.raises(grpc.RpcError) as refusal:
@@ -141,6 +153,7 @@ def test_a_stream_is_refused_by_name(service):
     assert refusal.value.details() == (
         "streams are not served; ask with ModelInfer, one request at a time."
     )
+    assert refusals() == before + 1
 
 
 @pytest.mark.parametrize("form", ["gzip", "deflate"])

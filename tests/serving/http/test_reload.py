@@ -77,7 +77,8 @@ def move(link, target):
 
 @pytest.mark.timeout(900)  # twenty loads of programs, a second of a core each
 def test_twenty_reloads_under_load_fail_no_request(start, bundles, place):
-    service = start(place, "--watch", "0", key=KEY)
+    # On a busy machine more work may wait than is let wait by itself.
+    service = start(place, "--watch", "0", "--max-wait", "10", key=KEY)
     versions = []
     with Load(service) as load:
         for turn in range(20):
@@ -104,6 +105,10 @@ def test_a_reload_over_grpc_is_answered(start, bundles, place):
         load = channel.unary_unary("/inference.GRPCInferenceService/RepositoryModelLoad")
         sent = b"\x0a" + bytes([len(name)]) + name  # field 1 of KServe's message
         answer = load(sent, metadata=[("authorization", f"Bearer {KEY}")], timeout=60)
+        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        with pytest.raises(grpc.RpcError) as refusal:
+            list(stream(iter([b""]), timeout=30))
+        assert refusal.value.code() == grpc.StatusCode.UNAUTHENTICATED
     assert answer == sent + b"\x10\x01"  # the name, and that it is loaded
     assert ask(service)[1]["model_version"] != before
 

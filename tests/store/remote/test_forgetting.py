@@ -9,6 +9,8 @@ from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.store.artifact import committed, open_artifact, prune_artifact, run_stage
 from cadc_rec.store.pruned import is_pruned
 from cadc_rec.store.remote import lease
+from cadc_rec.store.remote.address import Objects
+from cadc_rec.updates.prune import is_removed
 from cadc_rec.updates.update import carry_on
 from tests.store.remote.conftest import names
 from tests.store.remote.test_remote_work_folder import FILES, fill, make
@@ -24,7 +26,9 @@ from tests.updates.test_forget import (
 )
 
 
-def test_a_pruned_artifact_leaves_the_store_and_every_cache_that_looks(bucket, machine, objects):
+def test_a_pruned_artifact_leaves_the_store_and_every_cache_that_looks(
+    bucket, machine, objects, monkeypatch
+):
     work = f"{bucket}/work"
     there = machine("b", work)
     make(machine("a", work), fill())
@@ -32,7 +36,18 @@ def test_a_pruned_artifact_leaves_the_store_and_every_cache_that_looks(bucket, m
     assert len(list(copy.rglob("*.bin"))) == len(FILES)
     here = machine("a", work)
     (made,) = committed(here, "train")
+
+    def refuses(*_):
+        raise CadcError("the store refuses")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objects, "delete", refuses)
+        with pytest.raises(CadcError, match="the store refuses"):
+            prune_artifact(made, "nobody needs it")
+    assert is_pruned(made)
+    assert not is_removed(made)  # so that who asks again finds what is left
     prune_artifact(made, "nobody needs it")
+    assert is_removed(made)
     assert names(objects, "train") == [f"train/{made.name}/manifest.json"]
     assert is_pruned(made)
     machine("b", work)

@@ -13,7 +13,7 @@ from cadc_rec.follow import folder as folder_module
 from cadc_rec.follow import follow as follow_module
 from cadc_rec.follow import journal as journal_module
 from cadc_rec.follow.folder import FolderStream
-from cadc_rec.follow.follow import Until
+from cadc_rec.follow.follow import Until, follow
 from cadc_rec.follow.journal import Journal
 from cadc_rec.follow.stream import Stop
 
@@ -60,6 +60,13 @@ class Faults:
 def filled(world):
     for number in range(5):
         world.put(f"{number}.csv", [f"{number},0"])
+
+
+def test_under_a_launcher_it_is_refused_before_it_leaves_anything(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(CadcError, match="follow runs in one process; start cadc-rec follow with"):
+        next(follow(None, tmp_path, None, None, Until()))
+    assert not list(tmp_path.iterdir())
 
 
 def test_killed_between_any_two_steps_it_ends_as_undisturbed(make_world, monkeypatch):

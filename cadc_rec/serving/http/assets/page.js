@@ -5,8 +5,7 @@
 const at = (id) => document.getElementById(id);
 const session = []; // items that were taken here, the latest last
 let opening = null; // what /explore/start said
-// Counts questions of each kind, so that a late answer does not replace a newer one.
-const asked = { "/explore": 0, "/explore/similar": 0, "/explore/start": 0 };
+const asked = {}; // counts questions of each kind: a late answer does not replace a newer one
 
 function element(kind, text = "", className = "") {
   const made = document.createElement(kind);
@@ -57,14 +56,20 @@ function fill(list, entries) {
   if (place >= 0 && now.length) now[Math.min(place, now.length - 1)].focus();
 }
 
-// The answer; null if it is none, and undefined if the same was asked again meanwhile.
+// A whole number that a double would round, as a BigInt, in browsers that tell its digits.
+function exact(key, value, told) {
+  const rounded = Number.isInteger(value) && !Number.isSafeInteger(value);
+  return rounded && /^-?[0-9]+$/.test(told?.source ?? "") ? BigInt(told.source) : value;
+}
+
+// The answer; null of a refusal, which is shown; undefined where the same was asked anew meanwhile.
 async function get(path, query = []) {
-  const mine = ++asked[path];
+  const mine = (asked[path] = (asked[path] ?? 0) + 1);
   const headers = at("key").value ? { authorization: `Bearer ${at("key").value}` } : {};
   at("message").textContent = "";
   try {
     const response = await fetch(`${path}?${new URLSearchParams(query)}`, { headers });
-    const answer = await response.json();
+    const answer = JSON.parse(await response.text(), exact);
     if (mine !== asked[path]) return undefined;
     if (response.ok) return answer;
     if (response.status === 401) {
@@ -121,14 +126,16 @@ function showFilters(filters) {
 }
 
 function chosen() {
-  const found = {};
+  const found = []; // as JSON, which has no BigInt of its own
   for (const select of at("filters").querySelectorAll("select")) {
     if (select.value !== "") {
       const { values } = opening.filters.find((one) => one.name === select.name);
-      found[select.name] = [values[Number(select.value)]];
+      const value = values[Number(select.value)];
+      const text = typeof value === "bigint" ? String(value) : JSON.stringify(value);
+      found.push(`${JSON.stringify(select.name)}:[${text}]`);
     }
   }
-  return Object.keys(found).length ? JSON.stringify(found) : "";
+  return found.length ? `{${found.join()}}` : "";
 }
 
 async function ask() {

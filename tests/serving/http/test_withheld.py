@@ -1,0 +1,132 @@
+"""The journal of what is withheld: full, broken, with ids of other forms, and many at once."""
+
+import asyncio
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cadc_rec.errors import CadcError
+from cadc_rec.serving.http import withheld as module
+from cadc_rec.serving.http.journal import Journal
+from cadc_rec.serving.http.load import Busy
+from cadc_rec.serving.http.withheld import Withheld
+from cadc_rec.serving.predict.ids import IdMap
+
+
+def bundle(ids, forms=()):
+    """What `Withheld` needs of a predictor; `rows` are those withheld."""
+    ids = np.array(ids, object if isinstance(ids[0], str) else np.int64)
+    found = SimpleNamespace(items=IdMap("item", ids, forms), rows=None)
+    found.withhold = lambda rows: setattr(found, "rows", sorted(rows.tolist()))
+    return found
+
+
+def tell(told, withhold=(), release=()):
+    return asyncio.run(told.tell(withhold, release))
+
+
+@pytest.fixture
+def opened(tmp_path):
+    made = []
+
+    def open_one(predictor, **settings):
+        made.append(Withheld(tmp_path / "journal", **settings))
+        made[-1].onto(predictor)
+        return made[-1]
+
+    yield open_one
+    for each in made:
+        each.close()
+
+
+def test_a_full_journal_takes_releases_and_then_items_again(opened, tmp_path):
+    predictor = bundle([f"item-{n:040}" for n in range(100)])
+    told, items = (
+        opened(predictor, most_bytes=2000),
+        predictor.items.ids.at(np.arange(100)).tolist(),
+    )
+    count = 20
+    for n in range(count):  # about 90 bytes each
+        assert tell(told, [items[n]]) == (n + 1, 0)
+    with pytest.raises(Busy, match="Release items, or export a bundle without them"):
+        tell(told, items[count:])
+    assert predictor.rows == list(range(count))
+    assert tell(told, release=[items[0]]) == (count - 1, 0)
+    assert predictor.rows == list(range(1, count))
+    assert tell(told, [items[50]]) == (count, 0)
+    again = bundle([f"item-{n:040}" for n in range(100)])
+    opened(again, most_bytes=2000)
+    assert again.rows == [*range(1, count), 50], "what the disk has is what was answered"
+    assert (tmp_path / "journal").stat().st_size <= 2000
+
+
+def test_a_newer_bundle_with_other_forms_releases_what_an_older_one_kept(opened):
+    older = bundle(["x", "y"])
+    first = opened(older)
+    assert tell(first, [" shoe", "shoe ", "hat"]) == (3, 3)
+    newer = bundle(["x", "shoe", "hat"], ["trim"])
+    told = opened(newer)
+    assert newer.rows == [1, 2]
+    assert tell(told, release=["shoe"]) == (1, 0)
+    assert newer.rows == [2]
+    fresh = bundle(["x", "shoe", "hat"], ["trim"])
+    opened(fresh)
+    assert fresh.rows == [2], "a restart knows it, too"
+
+
+def test_a_journal_that_cannot_be_used_is_the_services_fault(opened, tmp_path):
+    told = opened(bundle([1, 2]))
+    with pytest.raises(CadcError, match="item ids are whole numbers") as mistake:
+        tell(told, ["x"])
+    assert not isinstance(mistake.value, Busy)
+    Journal(tmp_path / "journal", "events").append([{"item": 1}])
+    with pytest.raises(Busy, match="is no journal of availability") as refused:
+        tell(told, [1])
+    assert refused.value.retry_after == 1
+
+
+def test_what_comes_at_once_takes_few_writes_and_each_is_answered(opened, monkeypatch):
+    predictor = bundle(list(range(300)))
+    told, free = opened(predictor), threading.Event()
+    append, writes = told._journal.append, []
+
+    def slow(records):
+        writes.append(list(records))
+        assert free.wait(30)
+        append(records)
+
+    monkeypatch.setattr(told._journal, "append", slow)
+
+    async def many():
+        first = asyncio.create_task(told.tell([299], []))
+        while not writes:
+            await asyncio.sleep(0.001)
+        asked = [[n] for n in range(module._MOST_WAITING - 1)]
+        tasks = [asyncio.create_task(told.tell(each, [])) for each in [*asked, ["x"]]]
+        await asyncio.sleep(0)
+        tasks[5].cancel()
+        await asyncio.sleep(0)
+        with pytest.raises(Busy, match="too many requests wait for the disk"):
+            await told.tell([298], [])
+        free.set()
+        return [await first, *await asyncio.gather(*tasks, return_exceptions=True)]
+
+    found = asyncio.run(many())
+    assert len(writes) == 2
+    assert found.pop(6).__class__ is asyncio.CancelledError
+    assert "whole numbers" in str(found.pop())
+    assert found == [(1, 0)] + [(255, 0)] * 254
+    assert predictor.rows == [n for n in range(255) if n != 5] + [299]
+
+
+def test_a_request_sees_those_before_it_in_the_same_write(opened, monkeypatch):
+    monkeypatch.setattr(module, "_MOST_WITHHELD", 2)
+    predictor = bundle(list(range(5)))
+    told = opened(predictor)
+    found = told._told([([1, 2], []), ([3], []), ([], [1]), ([1, 3], [1]), ([4], [])])
+    assert [each if isinstance(each, tuple) else type(each) for each in found] == [
+        (2, 0), Busy, (2, 0), (2, 0), Busy,
+    ]  # fmt: skip
+    assert predictor.rows == [2, 3]
