@@ -126,7 +126,7 @@ class SideAnswer:
     @property
     def is_large(self) -> bool:
         """Whether it is encoded off the event loop, and sent in pieces."""
-        return sum(output.array.size for output in self.made) > _LARGE
+        return sum(output.array.size for output in self.outputs()) > _LARGE
 
     def outputs(self) -> list[Output]:
         """The outputs that the request asks for.
@@ -264,16 +264,19 @@ def _similar(request: Request, predictor: Predictor, limits: Limits) -> Asked:
         raise InvalidInput(f"{len(items)} items times k = {k}: at most {limits.places} are given.")
 
     only, _ = predictor.read_choice(parameters.filter, NO_RULES, 0)
+    named = {output.name for output in request.outputs or ()}
 
     def work() -> list[Output]:
         found = predictor.similar_items(items, k, only)
         scores = np.where(found.rows >= 0, found.scores, 0.0).astype(np.float32)
-        return [
+        made = [
             Output("item_id", _kind(predictor.items.are_integers), found.item_ids),
             Output("score", "FP32", scores),
             Output("count", "INT32", found.counts.astype(np.int32)),
-            Output("title", "BYTES", predictor.titles_of(found.rows)),
         ]
+        if named - {output.name for output in made}:  # on demand; there may be a million
+            made.append(Output("title", "BYTES", predictor.titles_of(found.rows)))
+        return made
 
     return Asked(len(items), k, work)
 

@@ -235,7 +235,7 @@ class Predictor(Contents):
         """Vectors ``[n, d]`` that `recommend` would search with, and of which users there is one.
 
         The other vectors are zeros. A score is the dot product with an item's vector, and what
-        lists add, where the model has them.
+        lists and, once events were counted, recent popularity add, where the model has them.
         """
         rows = self.users.rows(user_ids)
         codes = self._codes(rows, time, context)
@@ -245,6 +245,9 @@ class Predictor(Contents):
         sources = self._sources(rows, learned)
         read = self._read(rows, learned, sources, alone)
         found = self._queries(rows, codes, sources, learned, read)
+        if self.events.recent is not None:  # it stands beside the product, see `_on_top`
+            found = found.copy()
+            found[:, -1] = 0
         there = sources != Source.POPULARITY
         return np.where(there[:, None], found, np.float32(0)), there
 

@@ -144,10 +144,11 @@ def a_large_answer_is_encoded_off_the_loop() -> None:
         return (await beside[0](body))[0]
 
     asyncio.run(ask(1))
-    large = asyncio.run(ask(100))
+    large = asyncio.run(ask(120))
+    assert [output.name for output in large.outputs] == ["item_id", "score", "count"]
     assert threads[0] == "MainThread"
     assert threads[1].startswith("encoder")
-    assert list(large.outputs[0].shape) == [100, 40]
+    assert list(large.outputs[0].shape) == [120, 40]
     close(main, beside)
 
 

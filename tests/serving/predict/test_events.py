@@ -97,6 +97,24 @@ def test_many_users_at_once_and_pairs_get_the_same():
         np.testing.assert_allclose(pair, scores[:1], rtol=1e-12)
 
 
+def test_a_vector_leaves_out_the_popularity_that_stands_beside_the_product():
+    predictor = with_recent()
+    users, items = predictor.user_vectors[:2], predictor.item_vectors.vectors
+    before, known = predictor.vectors_of_users([100, 101, -7])
+    assert known.tolist() == [True, True, False]
+    np.testing.assert_array_equal(before[:2], users)
+    told(predictor, [(1001.0, 3), (1002.0, 3)])
+    recent = scores_at([*LOG, (1001.0, 3), (1002.0, 3)])
+    vectors, _ = predictor.vectors_of_users([100, 101, -7])
+    np.testing.assert_array_equal(vectors[:2], [[*user[:-1], 0] for user in users])
+    pairs = [(100, 1003), (101, 1007)]
+    # The weight of recent popularity is 1 in these users' vectors.
+    wanted = [
+        vectors[n].astype(np.float64) @ items[row] + recent[row] for n, row in ((0, 3), (1, 7))
+    ]
+    np.testing.assert_allclose(predictor.score(pairs), wanted, rtol=1e-5)
+
+
 def test_without_events_a_bundle_answers_as_before():
     predictor = with_recent()
     found = predictor.recommend([103], 5)
