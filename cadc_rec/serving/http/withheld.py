@@ -181,10 +181,13 @@ class Withheld:
                 if news:
                     self._append([{"item": one, "withheld": out} for one, out in news.items()])
                 break
-            except JournalFullError as error:
+            except JournalFullError:
                 if not more:
                     raise
-                full = Busy(f"{error} Release items, or export a bundle without them.")
+                full = Busy(
+                    "the journal of withheld items is full; release some, or export a bundle "
+                    "without them."
+                )
                 refusals |= {n: full for n, (withhold, _) in enumerate(requests) if withhold}
         self._follow()
         return [refusals.get(n) or (len(self._items), unknown[n]) for n in range(len(requests))]
