@@ -93,9 +93,7 @@ def test_an_update_of_two_ranks_is_that_of_one(shop, day, kind, tmp_path):
     assert "error" not in said.lower()
 
 
-def test_of_two_runs_the_one_that_was_updated_last_is_carried_on(
-    workdir, experiment, config, day
-):
+def test_of_two_runs_the_one_that_was_updated_last_is_carried_on(workdir, experiment, config, day):
     e = experiment()
     of_two = experiment(compute={**e.compute.model_dump(), "processes": 2})
     run = ["run", config, "--workdir", workdir, "--set", "compute.processes=2"]
