@@ -17,6 +17,7 @@ from cadc_rec.config.types import (
     Sharding,
     TrainedKernel,
 )
+from cadc_rec.config.vectors import LEAST_USERS
 
 Metric = Literal["recall", "mrr", "map", "coverage", "gini", "tail"]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -217,8 +218,9 @@ class UpdateConfig(Section):
     enough, since the weights start near their final values."""
     fit_users: Annotated[int, Field(ge=0)] = 0
     """Users on whose validation items the prior's factors are fitted after a day: those with the
-    newest. 0 is in proportion to the day: one for every fifty new interactions, at least 1,000
-    and at most 4,000."""
+    newest, of equal times drawn (all are equal where the log has none); 200 at least. 0 is in
+    proportion to the day: one for every fifty new interactions, at least 1,000 and at most 4,000.
+    """
     users: Annotated[int, Field(ge=0)] = 1_000
     """Users whose validation items, test items and next items an update ranks: a sample of at most
     this many, drawn as that of `evaluate.users`, so that most of it stays from update to update. 0
@@ -233,3 +235,11 @@ class UpdateConfig(Section):
     advise_cosine: Share = 0.8
     """Advise a full rebuild if the vectors of known items have moved too far since the last one: if
     the mean cosine between an item's vectors of now and of then is below this."""
+
+    def broken_rules(self) -> Iterator[str]:
+        """See `Section`: on fewer users chance would choose the prior's factors."""
+        if 0 < self.fit_users < LEAST_USERS:
+            yield (
+                f"update.fit_users = {self.fit_users}: the prior is fitted on {LEAST_USERS} users "
+                "at least; set it so high, or to 0."
+            )

@@ -153,7 +153,8 @@ def fit_prior(
     """Choose factors, confidences and decay by NDCG@10 of a sample of validation users.
 
     Args:
-        config: where the search starts, and what stands with fewer than `LEAST_USERS` users.
+        config: where the search starts, and what stands with fewer than `LEAST_USERS` users where
+            there is no earlier fit, which stands then.
         history: how long one is.
         seed: of the sample.
         dataset: D_full and the validation items.
@@ -161,14 +162,18 @@ def fit_prior(
         before: an earlier fit, whose confidences, decay and window stand, and from whose factors
             the search goes on; None tries all.
         newest: after an earlier fit, so many users whose validation items are the newest are the
-            sample; 0 is a sample of all.
+            sample, of equal times (all are, where a log has none) drawn; 0 is a sample of all.
     """
     tables = tables_alone(config, history, dataset, pretrained, even=False)
     assert tables is not None
     if before is not None and not before.users:
         before = None  # there was nothing to choose it on
-    users = _sampled(dataset, seed) if before is None or not newest else _newest(dataset, newest)
+    users = (
+        _sampled(dataset, seed) if before is None or not newest else _newest(dataset, newest, seed)
+    )
     if len(users) < LEAST_USERS:
+        if before is not None:
+            return _of_now(before, dataset)
         even = tables_alone(config, history, dataset, pretrained)
         assert even is not None
         return FittedPrior(config.alpha, config.half_life, config.l2, config.decay, even.factors)
@@ -274,9 +279,20 @@ def _weights(
     return {name: weight / found[fixed] for name, weight in found.items()} if found[fixed] else {}
 
 
-def _newest(dataset: Dataset, most: int) -> np.ndarray:
-    """The users whose validation items are the newest, ascending; of equal times any."""
-    having = np.flatnonzero(dataset.val_item >= 0)
+def _of_now(before: FittedPrior, dataset: Dataset) -> FittedPrior:
+    """An earlier fit as it was chosen, its lists those of the items that there are now."""
+    if before.content is None:
+        return before
+    return replace(before, content=content_lists(dataset.item_attributes, dataset.n_items))
+
+
+def _newest(dataset: Dataset, most: int, seed: int) -> np.ndarray:
+    """The users whose validation items are the newest, ascending; of equal times drawn.
+
+    Rows are by when a user first came: in their order, users of equal times would be the newcomers.
+    """
+    draws = np.random.Generator(bit_generator((seed, Purpose.PRIOR_FIT)))
+    having = draws.permutation(np.flatnonzero(dataset.val_item >= 0))
     in_time = np.argsort(dataset.val_timestamp[having], kind="stable")
     return np.sort(having[in_time[-most:]])
 

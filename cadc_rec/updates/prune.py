@@ -34,6 +34,7 @@ from cadc_rec.updates.forget import Request
 
 _TELLING = ("rejected/", "users.parquet", "items.parquet", f"{FOLDER}/", FORGOTTEN)
 """Files of a prepared dataset that say whom it has, and whom it forgot."""
+_WHY = "forgotten users or items were in them"
 
 
 def prunable(
@@ -162,7 +163,11 @@ def holders_of(
         request: whom it forgot.
     """
     clean = {workdir / folder for update in since for folder in update.artifacts.values()}
-    every = {path: read_manifest(path) for stage in STAGES for path in committed(workdir, stage)}
+    origin = origin_of(workdir)
+    paths = [path for stage in STAGES for path in committed(workdir, stage)]
+    if origin is not None:  # made here when the store did not answer
+        paths += [path for stage in STAGES for path in origin.unsent(stage)]
+    every = {path: read_manifest(path) for path in paths}
     left = {
         path: manifest
         for path, manifest in every.items()
@@ -192,7 +197,6 @@ def holders_of(
                     more = True
     others = tainted & needed(workdir, line, since, run_stays=False)
     killed = sorted(path for path in (workdir / "checkpoints").glob("*") if path.is_dir())
-    origin = origin_of(workdir)
     if origin is not None:
         there = {found.name.split("/")[1] for found in origin.objects.list("checkpoints")}
         killed = sorted({*killed, *(workdir / "checkpoints" / name for name in there)})
@@ -244,8 +248,12 @@ def purge(workdir: Path, line: str, holders: Holders) -> None:
         CadcError: another job is at work in the folder.
     """
     require_alone(workdir, line)
-    remove(holders.own, "forgotten users or items were in them")
     origin = origin_of(workdir)
+    unsent = set() if origin is None else {p for stage in STAGES for p in origin.unsent(stage)}
+    remove([path for path in holders.own if path not in unsent], _WHY)
+    for folder in unsent.intersection(holders.own):
+        assert origin is not None
+        origin.drop_unsent(folder)
     for folder in holders.checkpoints:
         with locked(workdir / ".tmp" / f"checkpoints-{folder.name}.lock") as mine:
             if mine and origin is not None:

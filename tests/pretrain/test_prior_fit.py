@@ -184,13 +184,26 @@ def test_after_a_day_the_newest_validation_items_are_fitted_on():
     before = fit_prior(CONFIG, HISTORY, 0, a_dataset(), tables)
     some = LEAST_USERS // 2
     fitted = fit_prior(CONFIG, HISTORY, 0, dataset, tables, before, newest=some)
-    assert fitted.users == 0  # too few: the settings stand
+    assert fitted == before  # too few to choose on: what was chosen stands
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prior_fit, "LEAST_USERS", some)
         fitted = fit_prior(CONFIG, HISTORY, 0, dataset, tables, before, newest=some)
         alone = fit_prior(CONFIG, HISTORY, 0, late, tables, before)
     assert fitted.users == some
     assert fitted == alone
+
+
+def test_of_equal_times_the_newest_are_drawn_among_all_rows():
+    """Without times all are equal: the last rows alone would be those who signed up last."""
+    dataset = a_dataset()
+    dataset.val_timestamp = np.zeros(N_USERS, np.int64)
+    chosen = prior_fit._newest(dataset, N_USERS // 3, 0)
+    assert len(np.unique(chosen)) == N_USERS // 3
+    assert abs(chosen.mean() - N_USERS / 2) < N_USERS / 10  # the last third's is 5/6 of them
+    dataset.val_timestamp[:50] = 7
+    chosen = prior_fit._newest(dataset, 60, 0)
+    assert set(range(50)) < set(chosen.tolist())
+    assert chosen.tolist() == sorted(chosen.tolist())
 
 
 def test_a_fit_goes_on_from_the_one_before_and_stays_where_it_is_the_best():

@@ -362,12 +362,19 @@ def test_other_methods_are_carried_on_too(tmp_path, experiment, day, sections):
 
 
 @pytest.mark.parametrize(
-    ("came", "asked", "users"), [(10, 0, 1000), (100_000, 0, 2000), (10**6, 0, 4000), (500, 30, 30)]
+    ("came", "asked", "users"),
+    [(10, 0, 1000), (100_000, 0, 2000), (10**6, 0, 4000), (500, 300, 300)],
 )
 def test_the_users_whom_the_prior_is_fitted_on_are_in_proportion_to_the_day(came, asked, users):
     made = SimpleNamespace(info={"update": {"interactions": came}})
     settings = SimpleNamespace(update=UpdateConfig(fit_users=asked))
     assert fit_users(SimpleNamespace(experiment=settings, artifact=lambda _: made)) == users
+
+
+def test_the_prior_is_not_fitted_on_so_few_that_it_would_choose_nothing(experiment):
+    with pytest.raises(ValueError, match=r"update\.fit_users = 199: .* on 200 users at least"):
+        experiment(update={"fit_users": 199})
+    assert experiment(update={"fit_users": 200}).update.fit_users == 200
 
 
 def test_a_generated_worlds_day_is_a_table_with_its_columns(tmp_path):

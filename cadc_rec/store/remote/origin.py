@@ -313,6 +313,15 @@ class Origin:
             every = [found.name for found in self.objects.list(prefix)]
             self.objects.delete([one for one in every if one != name])
 
+    def unsent(self, stage: str) -> list[Path]:
+        """The folders of what was made here of a stage, and that the store has not taken yet."""
+        return sorted(file.parent for file in (self.folder / UNSENT / stage).glob(f"*/{MANIFEST}"))
+
+    def drop_unsent(self, folder: Path) -> None:
+        """Remove what the store has not taken; it is not sent any more."""
+        with self._alone(f"{folder.parent.name}/{folder.name}"):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def has_files(self, prefix: str) -> bool:
         """Whether the store has anything of a parcel but its manifest, named there or not."""
         return any(found.name != f"{prefix}/{MANIFEST}" for found in self.objects.list(prefix))

@@ -1,5 +1,6 @@
 """In a store forgotten users and items are in no object that is kept, nor in a cache that looks."""
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -10,7 +11,9 @@ from cadc_rec.store.artifact import committed, open_artifact, prune_artifact, ru
 from cadc_rec.store.pruned import is_pruned
 from cadc_rec.store.remote import lease
 from cadc_rec.store.remote.address import Objects
-from cadc_rec.updates.prune import is_removed
+from cadc_rec.store.remote.origin import Origin
+from cadc_rec.updates.forget import Request
+from cadc_rec.updates.prune import holders_of, is_removed, purge
 from cadc_rec.updates.update import carry_on
 from tests.store.remote.conftest import names
 from tests.store.remote.test_remote_work_folder import FILES, fill, make
@@ -26,6 +29,10 @@ from tests.updates.test_forget import (
 )
 
 
+def refuses(*_):
+    raise CadcError("the store refuses.")
+
+
 def test_a_pruned_artifact_leaves_the_store_and_every_cache_that_looks(
     bucket, machine, objects, monkeypatch
 ):
@@ -36,9 +43,6 @@ def test_a_pruned_artifact_leaves_the_store_and_every_cache_that_looks(
     assert len(list(copy.rglob("*.bin"))) == len(FILES)
     here = machine("a", work)
     (made,) = committed(here, "train")
-
-    def refuses(*_):
-        raise CadcError("the store refuses")
 
     with monkeypatch.context() as patch:
         patch.setattr(Objects, "delete", refuses)
@@ -63,6 +67,32 @@ def test_a_pruned_artifact_leaves_the_store_and_every_cache_that_looks(
     assert not is_pruned(again.path)
     here = machine("a", work)
     assert make(here, fill()).cached
+
+
+def test_what_the_store_has_not_taken_yet_is_looked_into_too(bucket, machine, monkeypatch):
+    workdir = machine("a", f"{bucket}/work")
+
+    def make_of(user):
+        def fill(draft):
+            for side, name in (("user", user), ("item", "i1")):
+                write_table(draft.path / f"{side}s.parquet", [(name,)], (f"{side}_id",))
+
+        with pytest.raises(CadcError, match="What was made is whole in"):
+            run_stage(workdir, "prepare", {"of": user}, {}, fill)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Origin, "upload", refuses)
+        make_of(USER)
+        make_of("u1")
+    request = Request({"user": pa.array([USER]), "item": pa.array([], pa.string())}, b"k" * 32)
+    holders = holders_of(workdir, "none", [], request)
+    (held,) = holders.own
+    assert held.parent == workdir / ".unsent" / "prepare"
+    assert pq.read_table(held / "users.parquet")["user_id"].to_pylist() == [USER]
+    purge(workdir, "none", holders)
+    (left,) = held.parent.iterdir()  # the other user's
+    assert left != held
+    assert not holders_of(workdir, "none", [], request)
 
 
 @pytest.mark.slow
