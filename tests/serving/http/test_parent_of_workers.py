@@ -128,6 +128,7 @@ def test_a_load_that_is_given_up_leaves_the_next_one_whole(parent):
     assert ask(connection, "load 5") == "done"
 
 
+@pytest.mark.slow
 def test_a_worker_that_stands_still_is_replaced(parent):
     connection, pid = parent.to(1)
     _, other = parent.to(0)
@@ -137,6 +138,7 @@ def test_a_worker_that_stands_still_is_replaced(parent):
     assert parent.to(0)[1] == other
 
 
+@pytest.mark.slow
 def test_connections_go_to_the_others_while_a_worker_cannot_come_back(parent, tmp_path):
     connection, _ = parent.to(1)
     first, pid = parent.to(0)
