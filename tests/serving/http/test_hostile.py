@@ -123,6 +123,9 @@ def test_names_that_climb_lead_nowhere(service, name):
 
 
 def test_a_hundred_megabytes_are_refused_and_not_kept(service):
+    past = {"name": "history", "shape": [1, 1], "datatype": "INT64", "data": [0]}
+    # Waits for what is loaded beside the first answers, and grows the memory, too.
+    assert exchange(service, post(with_inputs(USER, past)), 120)[0] == 200
     before = resident_kib(service.pid)
     part = b"x" * (1 << 20)
     head = INFER + b"content-length: 104857600\r\n\r\n"
