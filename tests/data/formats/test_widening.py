@@ -179,6 +179,7 @@ def test_attributes_are_widened_too(tables, raw_folder):
         "size": [1, 2],
         "since": [1, 1],
         "cost": [2, 1],
+        "cost:value": [1.5, 1.25],
         "tags": [[1], [1, 2]],
     }
 
