@@ -122,6 +122,7 @@ class _ToFile(_Told, WatchedFileHandler):
     pass
 
 
+# Generic in the stubs alone: at run time it takes no argument.
 class _ToOutput(_Told, logging.StreamHandler):  # type: ignore[type-arg]
     pass
 

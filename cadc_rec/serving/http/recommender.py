@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from kserve import InferRequest
@@ -125,6 +125,51 @@ class Answered:
         return outputs_of(self.request, self.answer, self.predictor)
 
 
+class AnyAnswer(Protocol):
+    """What a model has found for a request, not encoded yet."""
+
+    @property
+    def version(self) -> str:
+        """Of the bundle."""
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is encoded off the event loop."""
+
+    def outputs(self) -> list[Output]:
+        """The outputs that the request asks for."""
+
+
+async def inferred(
+    answer: Callable[..., contextlib.AbstractAsyncContextManager[AnyAnswer]],
+    off_the_loop: Callable[[Callable[[], Any]], Awaitable[Any]],
+    body: Any,
+    verb: InferenceVerb,
+) -> tuple[Any, dict[str, str]]:
+    """The answer to a request that KServe has parsed, as KServe sends it.
+
+    Args:
+        answer: of the model; see `Recommender.answer`.
+        off_the_loop: of the model, where large answers are encoded.
+        body: the request.
+        verb: what KServe takes it for.
+
+    Raises:
+        InvalidInput: it is no inference request; and the errors of `answer`.
+    """
+    if verb != InferenceVerb.PREDICT or not isinstance(body, InferRequest):
+        raise InvalidInput("only inference requests of the Open Inference Protocol are answered.")
+    protocol = "grpc" if body.from_grpc else "rest"
+    async with answer(protocol, lambda: of_kserve(body), ALLOWED.get()) as found:
+        if not (found.is_large and body.from_grpc):
+            return to_kserve(body, found.outputs(), found.version), {}
+
+        def encoded() -> Any:
+            return to_kserve(body, found.outputs(), found.version).to_grpc()
+
+        return await off_the_loop(encoded), {}
+
+
 class Recommender(InferenceModel):
     """Recommendations of the current bundle.
 
@@ -150,19 +195,7 @@ class Recommender(InferenceModel):
         verb: InferenceVerb = InferenceVerb.PREDICT,
     ) -> tuple[Any, dict[str, str]]:
         """Answer a request that KServe has parsed; see `answer`."""
-        if verb != InferenceVerb.PREDICT or not isinstance(body, InferRequest):
-            raise InvalidInput(
-                "only inference requests of the Open Inference Protocol are answered."
-            )
-        protocol = "grpc" if body.from_grpc else "rest"
-        async with self.answer(protocol, lambda: of_kserve(body), ALLOWED.get()) as found:
-            if not (found.is_large and body.from_grpc):
-                return to_kserve(body, found.outputs(), found.version), {}
-
-            def encoded() -> Any:
-                return to_kserve(body, found.outputs(), found.version).to_grpc()
-
-            return await self.off_the_loop(encoded), {}
+        return await inferred(self.answer, self.off_the_loop, body, verb)
 
     @contextlib.asynccontextmanager
     async def answer(

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from kserve import InferRequest
 from kserve.errors import InvalidInput
 from kserve.model import InferenceModel, InferenceVerb
 from prometheus_client import Counter
@@ -28,12 +27,10 @@ from cadc_rec.serving.http.messages import (
     Output,
     Parameters,
     Request,
-    of_kserve,
-    to_kserve,
 )
 from cadc_rec.serving.http.observed import answered_by
 from cadc_rec.serving.http.queries import Query, ids_of, inputs_of, longest_of, query_of
-from cadc_rec.serving.http.recommender import ALLOWED, Recommender
+from cadc_rec.serving.http.recommender import Recommender, inferred
 from cadc_rec.serving.http.settings import Limits
 from cadc_rec.serving.http.tensors import values_of
 from cadc_rec.serving.predict.predictor import Predictor
@@ -177,19 +174,7 @@ class SideModel(InferenceModel):
         verb: InferenceVerb = InferenceVerb.PREDICT,
     ) -> tuple[Any, dict[str, str]]:
         """Answer a request that KServe has parsed; see `answer`."""
-        if verb != InferenceVerb.PREDICT or not isinstance(body, InferRequest):
-            raise InvalidInput(
-                "only inference requests of the Open Inference Protocol are answered."
-            )
-        protocol = "grpc" if body.from_grpc else "rest"
-        async with self.answer(protocol, lambda: of_kserve(body), ALLOWED.get()) as found:
-            if not (found.is_large and body.from_grpc):
-                return to_kserve(body, found.outputs(), found.version), {}
-
-            def encoded() -> Any:
-                return to_kserve(body, found.outputs(), found.version).to_grpc()
-
-            return await self.off_the_loop(encoded), {}
+        return await inferred(self.answer, self.off_the_loop, body, verb)
 
     @contextlib.asynccontextmanager
     async def answer(

@@ -18,7 +18,7 @@ from kserve import InferInput, InferRequest
 from kserve.errors import InvalidInput
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import InferParameter
 
-from cadc_rec.serving.http import page
+from cadc_rec.serving.http import page, recommender
 from cadc_rec.serving.http import side_models as module
 from cadc_rec.serving.http.load import Busy, ServiceTimes, TooLate
 from cadc_rec.serving.http.messages import Input, Parameters, Request
@@ -127,13 +127,13 @@ def a_large_answer_is_encoded_off_the_loop() -> None:
     loaded, main, beside = models()
     loaded.go.set()
     threads: list[str] = []
-    encode = module.to_kserve
+    encode = recommender.to_kserve
 
     def noted(*given: Any) -> Any:
         threads.append(threading.current_thread().name)
         return encode(*given)
 
-    module.to_kserve = noted
+    recommender.to_kserve = noted
 
     async def ask(items: int) -> Any:
         ids = InferInput("item_id", [items], "INT64")
