@@ -33,7 +33,7 @@ from cadc_rec.serving.predict.numbers import NumericAttribute
 from cadc_rec.serving.predict.predictor import Predictor
 from cadc_rec.serving.predict.retrieval import IndexSearch, Retrieval
 from cadc_rec.serving.predict.rules import Boost, Rules
-from cadc_rec.serving.predict.top_k import ItemVectors
+from cadc_rec.serving.predict.top_k import ItemVectors, load_ahead
 
 _K, _USERS, _TAKEN = 10, 500, 20
 _OF_A_SELLER, _YEARS, _GENRES = 200, 100, 20
@@ -107,6 +107,7 @@ def main(
 ) -> None:
     """Ask each kind of request, one after the other."""
     torch.set_num_threads(1)  # as the service does
+    load_ahead()
     predictor = predictor_of(items, width, index)
     print(f"{items:,} items of {width}, {index}, one user, top {_K}")
     for name, arguments in requests(items).items():

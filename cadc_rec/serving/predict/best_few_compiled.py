@@ -12,9 +12,14 @@ from numba import types
 from cadc_rec.compiled import compiled
 
 _GIVEN = [types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.int32)]
-_SIGNATURE = types.void(types.float32[:, ::1], *_GIVEN, types.int64[:, ::1], types.float32[:, ::1])
+_SCORES, _RESULTS = types.float32[:, ::1], (types.int64[:, ::1], types.float32[:, ::1])
+_SIGNATURE = types.void(_SCORES, *_GIVEN, *_RESULTS)
+_BITS = types.Array(types.uint8, 1, "C", readonly=True)
+_MATCHING = types.void(_SCORES, *_GIVEN, _BITS, *_RESULTS)
 _CHUNKS = 4  # for each place; then about as many chunks as places hold one of the best
 _LEAST = 16  # columns of a chunk, below which looking at its best first is no gain
+_SAMPLE = 8192  # columns whose best that match bound the worst that can be among the best few
+_PART = 256  # columns that are looked at together, then one by one if one is good enough
 
 
 # Scores are finite or minus infinity: without NaN the maximum of a chunk is a vector instruction.
@@ -34,6 +39,17 @@ def _put(kept, places, score, column):  # type: ignore[no-untyped-def] # compile
         kept[place], places[place] = kept[place - 1], places[place - 1]
         place -= 1
     kept[place], places[place] = score, column
+
+
+@compiled(nogil=True, inline="always")
+def _by_column(kept, places):  # type: ignore[no-untyped-def] # compiled into its callers
+    """Sort what is kept by column."""
+    for end in range(1, kept.shape[0]):
+        score, column, place = kept[end], places[end], end
+        while place > 0 and column < places[place - 1]:
+            kept[place], places[place] = kept[place - 1], places[place - 1]
+            place -= 1
+        kept[place], places[place] = score, column
 
 
 @compiled(_SIGNATURE, nogil=True)
@@ -64,9 +80,33 @@ def fill(scores, indptr, rows, columns, found):  # type: ignore[no-untyped-def] 
                     score = part[offset]
                     if score >= least and score > kept[last]:
                         _put(kept, places, score, chunk * size + offset)
-        for end in range(1, keep):  # by column
-            score, column, place = kept[end], places[end], end
-            while place > 0 and column < places[place - 1]:
-                kept[place], places[place] = kept[place - 1], places[place - 1]
-                place -= 1
-            kept[place], places[place] = score, column
+        _by_column(kept, places)
+
+
+@compiled(_MATCHING, nogil=True)
+def fill_matching(scores, indptr, rows, bits, columns, found):  # type: ignore[no-untyped-def] # _MATCHING
+    """The same of the columns whose bits are set."""
+    keep, width = found.shape[1], scores.shape[1]
+    last, step = keep - 1, scores.shape[1] // _SAMPLE
+    bounds, chosen = np.empty(keep, np.float32), np.empty(keep, np.int64)
+    for n in range(scores.shape[0]):
+        line, kept, places = scores[n], found[n], columns[n]
+        for entry in range(indptr[n], indptr[n + 1]):
+            line[rows[entry]] = -np.inf
+        bounds[:] = -np.inf
+        if step > 1:
+            for column in range(0, width, step):
+                score = line[column]
+                if score > bounds[last] and bits[column >> 3] >> (column & 7) & 1:
+                    _put(bounds, chosen, score, column)
+        least = bounds[last]
+        for start in range(0, width, _PART):
+            part = line[start : start + _PART]
+            highest = _highest(part)
+            if highest >= least and highest > kept[last]:
+                for offset in range(part.shape[0]):
+                    score, column = part[offset], start + offset
+                    good = score >= least and score > kept[last]
+                    if good and bits[column >> 3] >> (column & 7) & 1:
+                        _put(kept, places, score, column)
+        _by_column(kept, places)

@@ -2,7 +2,7 @@
 
 In: columns of attributes, row n being item number n. Out: a `Condition` on rows, to have one of
 some values or a number within bounds. Posting lists (the rows of each value, ascending) are made at
-load, so that a request pays for the rows that it matches.
+load, so that a request pays for the rows that it matches; where these are many, bitmaps are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from cadc_rec.data.prepare.values import value_column
 from cadc_rec.errors import CadcError
-from cadc_rec.serving.predict.conditions import Condition, Mask, Rows, union
+from cadc_rec.serving.predict.bitmaps import Bitmap, InOrder, Mask, Rows, nothing
+from cadc_rec.serving.predict.conditions import Condition, union
 from cadc_rec.serving.predict.numbers import Bound, NumericAttribute, limits_of
 
 
@@ -108,14 +109,19 @@ class CodedAttribute:
         return len(self.indptr) - 1
 
     @cached_property
-    def _postings(self) -> tuple[NDArray[np.int64], Rows]:
+    def _postings(self) -> tuple[NDArray[np.int64], InOrder]:
         """Where the rows of each code begin, int64 ``[codes + 2]``, and the rows."""
         codes = self.codes[self.indptr[0] : self.indptr[-1]]
         order = np.argsort(codes, kind="stable")
+        rows = order.astype(np.int32)
+        if not self.one_each:
+            rows, codes = self._row_of_entries()[order], codes[order]
+            # An item may name a value twice.
+            once = (np.diff(rows, prepend=-1) != 0) | (np.diff(codes, prepend=-1) != 0)
+            rows, codes = rows[once], codes[once]
         counts = np.bincount(codes, minlength=len(self.code_of) + 1)
         starts = np.concatenate([[0], np.cumsum(counts)])
-        rows = order if self.one_each else self._row_of_entries()[order]
-        return starts, rows.astype(np.int32)
+        return starts, InOrder(rows, len(self))
 
     @cached_property
     def one_each(self) -> bool:
@@ -127,8 +133,8 @@ class CodedAttribute:
 
     def posting(self, code: int) -> Rows:
         """The rows that have a code, ascending."""
-        starts, rows = self._postings
-        return rows[starts[code] : starts[code + 1]]
+        starts, entries = self._postings
+        return entries.rows[starts[code] : starts[code + 1]]
 
     def one_of(self, values: Sequence[Any]) -> Condition:
         """See `ItemAttribute`."""
@@ -203,12 +209,19 @@ class _HasCode:
             found[there] |= wanted[attribute.codes[start[there] + place]]
         return found
 
-    def mask(self) -> Mask:
+    def bitmap(self) -> Bitmap:
         """See `Condition`."""
-        found = np.zeros(len(self.attribute), np.bool_)
-        for code in self.wanted:
-            found[self.attribute.posting(code)] = True
-        return found
+        starts, entries = self.attribute._postings
+        first = np.sort(np.array(self.wanted, np.int64))
+        after = first + 1
+        if self.attribute.one_each and len(first):  # neighbouring codes are one piece
+            new = np.diff(first, prepend=-1) != 1
+            new[0] = True
+            first, after = first[new], after[np.append(new[1:], True)]
+        packed = nothing(len(self.attribute))
+        for start, stop in zip(starts[first].tolist(), starts[after].tolist(), strict=True):
+            entries.add(packed, start, stop)
+        return Bitmap(packed, len(self.attribute))
 
 
 @dataclass(frozen=True)

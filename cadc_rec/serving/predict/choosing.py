@@ -112,6 +112,7 @@ class Popularity:
 
     def best(self, k: int, out: NotCandidates, most: int) -> Best:
         """The k first of the first `most` rows, for one user without a vector."""
+        out = out.counted(_BLOCK)
         taken, found = out.taken.of(0), np.zeros(0, np.int64)
         order = self.order[:most]  # what nobody took is counted 0 and has the last rows
         if out.only is not None and out.only.most < _BLOCK:

@@ -2,20 +2,21 @@
 
 In: posting lists of attributes (`cadc_rec.serving.predict.catalogue`) and rows that are named. Out:
 a `Condition`, which bounds how many rows match before it looks at any, lists those that match where
-they are few, and tests given rows where they are many.
+they are few, and is a bitmap where they are many.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_, or_
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.int32]
-Mask = NDArray[np.bool_]
+from cadc_rec.serving.predict.bitmaps import Bitmap, Mask, Rows
 
 
 class Condition(Protocol):
@@ -35,8 +36,8 @@ class Condition(Protocol):
     def holds(self, rows: NDArray[Any]) -> Mask:
         """Whether each of these rows ``[m]`` matches. It takes as long as there are rows here."""
 
-    def mask(self) -> Mask:
-        """Whether each row matches, ``[n]``."""
+    def bitmap(self) -> Bitmap:
+        """The rows that match, with a bit each; it tells their number exactly."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,9 @@ class Named:
         """See `Condition`."""
         return among(rows, self.listed)
 
-    def mask(self) -> Mask:
+    def bitmap(self) -> Bitmap:
         """See `Condition`."""
-        found = np.zeros(self.n, np.bool_)
-        found[self.listed] = True
-        return found
+        return Bitmap.of(self.listed, self.n)
 
 
 @dataclass(frozen=True)
@@ -112,12 +111,9 @@ class Every:
             found &= each.holds(rows)
         return found
 
-    def mask(self) -> Mask:
+    def bitmap(self) -> Bitmap:
         """See `Condition`."""
-        found = self.of[0].mask()
-        for each in self.of[1:]:
-            found &= each.mask()
-        return found
+        return reduce(and_, [each.bitmap() for each in self.of])
 
 
 @dataclass(frozen=True)
@@ -148,12 +144,9 @@ class Some:
             found |= each.holds(rows)
         return found
 
-    def mask(self) -> Mask:
+    def bitmap(self) -> Bitmap:
         """See `Condition`."""
-        found = self.of[0].mask()
-        for each in self.of[1:]:
-            found |= each.mask()
-        return found
+        return reduce(or_, [each.bitmap() for each in self.of])
 
 
 @dataclass(frozen=True)
@@ -175,15 +168,15 @@ class Without:
 
     def rows(self) -> Rows:
         """See `Condition`."""
-        return np.flatnonzero(self.mask()).astype(np.int32)
+        return self.bitmap().rows()
 
     def holds(self, rows: NDArray[Any]) -> Mask:
         """See `Condition`."""
         return ~self.of.holds(rows)
 
-    def mask(self) -> Mask:
+    def bitmap(self) -> Bitmap:
         """See `Condition`."""
-        return ~self.of.mask()
+        return ~self.of.bitmap()
 
 
 def union(lists: Sequence[Rows]) -> Rows:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cadc_rec.errors import CadcError
-from cadc_rec.serving.predict.conditions import Condition, Mask, Rows, among
+from cadc_rec.serving.predict.bitmaps import Bitmap, InOrder, Mask, Rows, nothing
+from cadc_rec.serving.predict.conditions import Condition, among
 
 Bound = Literal["<", "<=", ">", ">="]
 BOUNDS: tuple[Bound, ...] = ("<", "<=", ">", ">=")
@@ -38,11 +39,11 @@ class NumericAttribute:
         self._sorted  # noqa: B018 # made at load, and not by the first request
 
     @cached_property
-    def _sorted(self) -> tuple[NDArray[np.float64], Rows]:
+    def _sorted(self) -> tuple[NDArray[np.float64], InOrder]:
         """The known values, ascending, and the row of each."""
         order = np.argsort(self.values, kind="stable")  # NaN comes last
         known = order[: len(order) - int(np.isnan(self.values).sum())]
-        return self.values[known], known.astype(np.int32)
+        return self.values[known], InOrder(known.astype(np.int32), len(self.values))
 
     def one_of(self, values: Sequence[Any]) -> Condition:
         """See `cadc_rec.serving.predict.catalogue.ItemAttribute`."""
@@ -104,7 +105,7 @@ class _OneOf:
 
     def rows(self) -> Rows:
         """See `Condition`."""
-        rows = self.attribute._sorted[1]
+        rows = self.attribute._sorted[1].rows
         parts = [rows[a:b] for a, b in zip(self.start.tolist(), self.stop.tolist(), strict=True)]
         found = np.concatenate([*parts, rows[:0]])
         return np.sort(found, kind="stable")  # merges the rows of each value, which ascend already
@@ -113,11 +114,12 @@ class _OneOf:
         """See `Condition`."""
         return among(self.attribute.values[rows], self.wanted)
 
-    def mask(self) -> Mask:
+    def bitmap(self) -> Bitmap:
         """See `Condition`."""
-        found = np.zeros(len(self.attribute.values), np.bool_)
-        found[self.rows()] = True
-        return found
+        packed = nothing(len(self.attribute.values))
+        for start, stop in zip(self.start.tolist(), self.stop.tolist(), strict=True):
+            self.attribute._sorted[1].add(packed, start, stop)
+        return Bitmap(packed, len(self.attribute.values))
 
 
 @dataclass(frozen=True)
@@ -140,23 +142,22 @@ class _InOrder:
 
     def rows(self) -> Rows:
         """See `Condition`."""
-        found = self.attribute._sorted[1][self.start : self.stop]
+        found = self.attribute._sorted[1].rows[self.start : self.stop]
         return np.sort(found, kind="stable")  # merges the rows of each value, which ascend already
 
     def holds(self, rows: NDArray[Any]) -> Mask:
         """See `Condition`."""
-        return self._among(self.attribute.values[rows])
-
-    def mask(self) -> Mask:
-        """See `Condition`."""
-        return self._among(self.attribute.values)
-
-    def _among(self, values: NDArray[np.float64]) -> Mask:
         if self.start == self.stop:
-            return np.zeros(len(values), np.bool_)
-        ordered, _ = self.attribute._sorted
+            return np.zeros(len(rows), np.bool_)
+        values, (ordered, _) = self.attribute.values[rows], self.attribute._sorted
         found: Mask = (values >= ordered[self.start]) & (values <= ordered[self.stop - 1])
         return found
+
+    def bitmap(self) -> Bitmap:
+        """See `Condition`."""
+        packed = nothing(len(self.attribute.values))
+        self.attribute._sorted[1].add(packed, self.start, self.stop)
+        return Bitmap(packed, len(self.attribute.values))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import numpy as np
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.serving.predict.listed import Listed, listed_below, of_query
 from cadc_rec.serving.predict.top_k import (
-    GATHERED,
     Best,
     Floats,
     ItemVectors,
@@ -57,11 +56,12 @@ class IndexSearch:
     def best(self, queries: Floats, k: int, out: NotCandidates, listed: Listed = None) -> Best:
         """The k best items of each query ``[n, d]``."""
         most = len(self.items)
+        out = out.counted(most / _NARROW)
         left = most - len(out.blocked) if out.only is None else min(most, out.only.most)
         excluded = int(np.diff(out.taken.indptr).max(initial=0))
         ask = (k + _SPARE + excluded) * most // max(left, 1)
         if out.added is not None or left * _NARROW < most or not len(queries):
-            return self._of_all(queries, k, out, listed)
+            return self.items.best(queries, k, out, listed)
         ask = min(most, ask, max(_MOST, k + _SPARE))
         _, candidates = self.index.search(
             np.ascontiguousarray(queries), ask, params=self._params(ask)
@@ -72,17 +72,9 @@ class IndexSearch:
         short = np.flatnonzero((found.rows < 0).any(1))
         for query in short:
             more = None if listed is None else listed[[query]]
-            again = self._of_all(queries[query][None], k, out.some(np.array([query])), more)
+            again = self.items.best(queries[query][None], k, out.some(np.array([query])), more)
             found.rows[query], found.scores[query] = again.rows[0], again.scores[0]
         return found
-
-    def _of_all(self, queries: Floats, k: int, out: NotCandidates, listed: Listed) -> Best:
-        """The same by all items that may be recommended."""
-        if out.only is not None:
-            rows = out.only.rows()  # the bound may be far above what there is
-            if len(rows) * GATHERED <= len(self.items):
-                return self.items.best_of(rows, queries, k, out, listed)
-        return self.items.best(queries, k, out, listed)
 
     def _params(self, ask: int) -> Any:
         """HNSW explores at least as many rows as it is asked for."""

@@ -123,7 +123,7 @@ class Rules:
         found: Doubles | None = None
         for boost in self.boosts:
             assert isinstance(boost.filter, Every)
-            mask = boost.filter.mask()
+            mask = boost.filter.bitmap().mask()
             found = np.zeros(len(mask)) if found is None else found
             found[mask] += boost.add
         return found

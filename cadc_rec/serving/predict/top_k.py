@@ -10,9 +10,9 @@ where float32's rounding could have put another row among the k best are all for
 
 A few queries go through NumPy one by one, which wakes no threads. Many go through torch
 in blocks, whose products its threads share; or through NumPy, until `load_ahead` has loaded torch,
-which takes seconds. The answers are the same. Where few rows are
-candidates, their vectors are gathered and ranked alone; only where many are, all are scored and the
-others struck out.
+which takes seconds. The answers are the same. Where few rows are candidates, their vectors are
+gathered and ranked alone. Where many are, all are scored, and a bitmap tells which of the best are
+candidates.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ from numpy.typing import NDArray
 
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.rounding import rounding_bound
-from cadc_rec.serving.predict.best_few import MOST, best_few, compile_ahead
-from cadc_rec.serving.predict.conditions import Condition, Every, Mask, among
+from cadc_rec.serving.predict import best_few as loops
+from cadc_rec.serving.predict import bitmaps
+from cadc_rec.serving.predict.best_few import MOST, best_few
+from cadc_rec.serving.predict.bitmaps import Bitmap, Mask
+from cadc_rec.serving.predict.conditions import Condition, Every, among
 from cadc_rec.serving.predict.listed import Listed, More, listed_among, of_query, scores_at
 
 _SPARE = 6  # rows kept beyond k: the scores of nearly all users stand apart by then
@@ -35,8 +38,7 @@ _ONE_BY_ONE = 4  # queries; from here on one product of all is faster, woken thr
 _BLOCK_ELEMENTS = 250_000  # scores held at once: 1 MB of float32 stays near the core
 _SHARED_ELEMENTS = 2_000_000  # where threads share products: few, for each wakes and awaits them
 
-GATHERED = 8
-"""So many times fewer rows than there are, whose vectors are gathered faster than all are read."""
+_GATHERED = 12  # a vector that is gathered takes as long as so many that are read in order
 
 _torch: Any = None
 
@@ -50,7 +52,8 @@ def load_ahead() -> None:
     global _torch
     import torch
 
-    compile_ahead()
+    loops.compile_ahead()
+    bitmaps.compile_ahead()
     _torch = torch
 
 
@@ -63,14 +66,12 @@ class NotCandidates:
         blocked: those of all queries, int64, ascending.
         only: what the others must match; None: nothing.
         added: float64, one number an item, on top of every query's scores; None adds nothing.
-        others: whether each row is none, instead of `only`; None: nothing.
     """
 
     taken: UserItems
     blocked: Rows
     only: Condition | None = None
     added: Doubles | None = None
-    others: Mask | None = None
 
     def some(self, queries: Rows) -> NotCandidates:
         """The same of some of the queries."""
@@ -100,22 +101,28 @@ class NotCandidates:
         added = None if self.added is None else self.added[rows]
         return NotCandidates(UserItems(starts, places), self.blocked[:0], None, added)
 
+    def counted(self, few: float) -> NotCandidates:
+        """The same, with a bitmap of `only` if more rows than `few` may match it.
+
+        A bitmap tells how many do. A condition only bounds it, and may list few in less time.
+        """
+        if self.only is None or self.only.most <= few:
+            return self
+        return replace(self, only=self.only.bitmap())
+
     def of_first(self, n: int) -> NotCandidates:
-        """The same of the first n rows, with `others` in place of `only`."""
+        """The same of the first n rows."""
         out = self
         if len(self.blocked) and self.blocked.max() >= n:
             out = replace(out, blocked=self.blocked[self.blocked < n])
-        if out.only is not None:
-            out = replace(out, others=~out.only.mask()[:n], only=None)
         if out.added is not None:
             out = replace(out, added=out.added[:n])
         return out
 
-    def strike(self, scores: Floats) -> None:
-        """Put minus infinity in place of scores ``[..., n]`` of what no query gets."""
-        if self.others is not None:
-            np.copyto(scores, -np.inf, where=self.others)
-        scores[..., self.blocked] = -np.inf
+    @property
+    def bitmap(self) -> Bitmap | None:
+        """The rows that match `only`; None: all."""
+        return None if self.only is None else self.only.bitmap()
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,9 @@ class ItemVectors:
 
     def best(self, queries: Floats, k: int, out: NotCandidates, listed: Listed = None) -> Best:
         """The k best items of each query ``[n, d]``; k is at most the number of items."""
-        if out.only is not None and out.only.most * GATHERED <= len(self):
+        few = len(self) * len(queries) / (len(queries) + _GATHERED)  # all queries share them
+        out = out.counted(few)
+        if out.only is not None and out.only.most <= few:
             return self.best_of(out.only.rows(), queries, k, out, listed)
         out = out.of_first(len(self))
         if len(queries) < _ONE_BY_ONE:
@@ -221,9 +230,9 @@ class ItemVectors:
             scores[more.rows] += more.scores
         if out.added is not None:
             scores += out.added
-        out.strike(scores)
+        scores[out.blocked] = -np.inf
         keep = min(k + _SPARE, len(self))
-        kept = _kept(scores[None], out.taken.slice(place, place + 1), keep)
+        kept = _kept(scores[None], out.taken.slice(place, place + 1), keep, out.bitmap)
         rows, near = kept[0][0], kept[1][0]
         exact = self.vectors[rows].astype(np.float64) @ query.astype(np.float64)
         if len(more.rows):
@@ -249,9 +258,9 @@ class ItemVectors:
                 line[more.rows] += more.scores
         if out.added is not None:
             scores += out.added
-        out.strike(scores)
+        scores[:, out.blocked] = -np.inf
         keep = min(k + _SPARE, len(self))
-        rows, near = _kept(scores, out.taken.slice(part.start, part.stop), keep)
+        rows, near = _kept(scores, out.taken.slice(part.start, part.stop), keep, out.bitmap)
         exact = self._exact(rows, mine)
         for line, its, more in zip(exact, rows, mores, strict=True):
             if len(more.rows):
@@ -274,6 +283,8 @@ class ItemVectors:
     ) -> Best:
         """Every item that float32's rounding leaves among the k best, formed in float64."""
         rows = np.flatnonzero((scores >= least) & (scores > -np.inf))
+        if out.only is not None:
+            rows = rows[out.only.holds(rows)]
         exact = self.vectors[rows].astype(np.float64) @ query.astype(np.float64) + more.at(rows)
         if out.added is not None:
             exact += out.added[rows]
@@ -304,10 +315,12 @@ class ItemVectors:
         return bound
 
 
-def _kept(scores: Floats, taken: UserItems, keep: int) -> tuple[Rows, Floats]:
+def _kept(scores: Floats, taken: UserItems, keep: int, only: Bitmap | None) -> tuple[Rows, Floats]:
     """Rows and scores ``[n, keep]`` of the best of ``[n, m]``, less those taken; rows ascend."""
     if keep <= MOST:
-        return best_few(scores, taken.indptr, taken.items, keep)
+        return best_few(scores, taken.indptr, taken.items, keep, only)
+    if only is not None:
+        np.copyto(scores, -np.inf, where=~only.mask()[: scores.shape[1]])
     scores.reshape(-1)[taken.flat(scores.shape[1])] = -np.inf
     if _torch is None:
         chosen = np.argpartition(scores, scores.shape[1] - keep, axis=1)[:, -keep:]

@@ -138,7 +138,7 @@ def test_a_condition_has_the_rows_that_pass_by_hand(wanted):
     condition = condition_of(wanted, EXACT.attributes, N)
     rows = [n for n in range(N) if passes(wanted, n)]
     assert condition.rows().tolist() == rows
-    assert np.flatnonzero(condition.mask()).tolist() == rows
+    assert np.flatnonzero(condition.bitmap().mask()).tolist() == rows
     some = np.random.default_rng(0).permutation(N)[:50]
     assert condition.holds(some).tolist() == [passes(wanted, n) for n in some.tolist()]
     assert condition.least <= len(rows) <= condition.most

@@ -1,5 +1,6 @@
 """The k best of all items are those of a float64 ranking, ties and rounding included."""
 
+import contextlib
 from unittest import mock
 
 import numpy as np
@@ -12,6 +13,7 @@ from cadc_rec.data.user_items import UserItems
 from cadc_rec.serving.predict import best_few as best_few_module
 from cadc_rec.serving.predict import top_k
 from cadc_rec.serving.predict.best_few import _by_sorting, best_few, compile_ahead
+from cadc_rec.serving.predict.bitmaps import Bitmap
 from cadc_rec.serving.predict.top_k import ItemVectors, NotCandidates, load_ahead
 
 ROWS = 30
@@ -145,6 +147,32 @@ def test_the_best_few_are_those_of_a_sort(columns, keep, levels, way):
         there = kept[n] > -np.inf
         assert got[n, there].tolist() == order.tolist()
         assert kept[n, there].tolist() == expected[n, order].tolist()
+        assert (got[n, ~there] == 0).all()
+
+
+@pytest.mark.parametrize("ascending", [False, True])  # each column is better than all before
+@pytest.mark.parametrize(("columns", "keep", "every"), [(700, 16, 2), (40_000, 16, 50), (9, 3, 10)])
+@pytest.mark.parametrize("way", ["compiled", "NumPy"])
+def test_the_best_few_of_those_that_match_are_those_of_a_sort(columns, keep, every, ascending, way):
+    draw = np.random.default_rng(columns)
+    scores = draw.integers(-1000, 1000, (3, columns)).astype(np.float32)
+    if ascending:
+        scores.sort(axis=1)
+    matching = np.flatnonzero(draw.integers(0, every, columns) == 0)
+    matching = matching[matching < 0.9 * columns]  # what ranks first may not match
+    struck = draw.permutation(columns)[: columns // 3].astype(np.int32)
+    indptr = np.array([0, 0, len(struck), len(struck)])
+    only = Bitmap.of(matching, columns + 100)  # it may be of more items than are ranked
+    compile_ahead()
+    plain = mock.patch.object(best_few_module, "_fill", None)
+    with plain if way == "NumPy" else contextlib.nullcontext():
+        got, kept = best_few(scores.copy(), indptr, struck, keep, only)
+    for n in range(3):
+        left = np.setdiff1d(matching, struck) if n == 1 else matching
+        best = sorted(left.tolist(), key=lambda column: (-scores[n, column], column))[:keep]
+        there = kept[n] > -np.inf
+        assert got[n, there].tolist() == sorted(best)
+        assert kept[n, there].tolist() == scores[n, sorted(best)].tolist()
         assert (got[n, ~there] == 0).all()
 
 
