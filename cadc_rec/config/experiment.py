@@ -61,7 +61,7 @@ class Experiment(Section):
 
     def broken_rules(self) -> Iterator[str]:
         """See `Section`: rules between sections, the most basic first."""
-        for rule in (_weights, _vectors, _context, _hard_selection, _devices):
+        for rule in (_weights, _vectors, _context, _selection_by_tables, _devices):
             yield from rule(self)
         yield from broken_features(self.context, self.data)
         if self.model.kind == "two_tower":
@@ -177,22 +177,39 @@ def _context(e: Experiment) -> Iterator[str]:
         )
 
 
-def _hard_selection(e: Experiment) -> Iterator[str]:
-    """A selection by scores needs pre-trained vectors that give them."""
-    keeps_order = {"mf": ("none",), "als": ("none", "unit")}.get(e.pretrain.model)
-    if e.select.kind != "hard":
+_TAKES = {
+    "hard": "takes the rows that pre-trained vectors score lowest",
+    "gradient-norm": "takes the rows whose scores by pre-trained vectors have the longest gradient",
+}
+
+
+def _selection_by_tables(e: Experiment) -> Iterator[str]:
+    """A selection by scores or distances needs pre-trained vectors that give them."""
+    kind, model, scale = e.select.kind, e.pretrain.model, e.pretrain.scale
+    if kind == "k-centres" and model in ("none", "popularity"):
+        yield (
+            "select.kind = 'k-centres' takes rows whose pre-trained vectors lie apart, and "
+            f"pretrain.model = {model!r} gives no vectors; set pretrain.model = 'mf', 'als' or "
+            "'mlp'."
+        )
+    if kind not in _TAKES:
         return
+    keeps_order = {"mf": ("none",), "als": ("none", "unit")}.get(model)
     if not keeps_order:
         yield (
-            "select.kind = 'hard' takes the rows that pre-trained vectors score lowest, and "
-            f"pretrain.model = {e.pretrain.model!r} gives no such vectors; set pretrain.model = "
-            "'mf' or 'als'."
+            f"select.kind = {kind!r} {_TAKES[kind]}, and pretrain.model = {model!r} gives no such "
+            "vectors; set pretrain.model = 'mf' or 'als'."
         )
-    elif e.pretrain.scale not in keeps_order:
+    elif scale not in keeps_order:
         yield (
-            "select.kind = 'hard' scores rows by the pre-trained vectors, and "
-            f"pretrain.scale = {e.pretrain.scale!r} changes the order of the scores; set "
-            "pretrain.scale = 'none'."
+            f"select.kind = {kind!r} scores rows by the pre-trained vectors, and pretrain.scale = "
+            f"{scale!r} changes the order of the scores; set pretrain.scale = 'none'."
+        )
+    elif kind == "gradient-norm" and model == "mf" and e.pretrain.loss != "binary":
+        yield (
+            "select.kind = 'gradient-norm' needs a loss of each row alone, and pretrain.loss = "
+            f"{e.pretrain.loss!r} compares a row with all items; set pretrain.loss = 'binary', or "
+            "select.kind = 'hard'."
         )
 
 

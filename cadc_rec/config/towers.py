@@ -33,14 +33,18 @@ class SelectConfig(Section):
         "item-stratified",
         "time-stratified",
         "hard",
+        "gradient-norm",
+        "k-centres",
         "everything",
     ] = "uniform"
     """Which rows are chosen. `uniform`: a uniform sample. `over-sampling`, `under-sampling`: a
     sample balanced over items, by repeating rows of rare items or by dropping rows of frequent
     ones. `recent`: each user's most recent share. `recency-weighted`: a sample that prefers recent
     rows. `user-stratified`, `item-stratified`, `time-stratified`: a uniform share of each user,
-    item or period. `hard`: the rows that the pre-trained vectors score lowest. `everything`: every
-    row. Most methods set it."""
+    item or period. `hard`: the rows that the pre-trained vectors score lowest. `gradient-norm`: the
+    rows whose loss has the longest gradient in the pre-trained model. `k-centres`: rows whose
+    vectors lie far from each other and close to all. `everything`: every row. Most methods set
+    it."""
     ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
     """Filtering ratio: one interaction in this many is kept (10 keeps a tenth)."""
     half_life: PositiveFloat = 20.0
@@ -49,11 +53,19 @@ class SelectConfig(Section):
     periods: PositiveInt = 20
     """`time-stratified`: number of equally long periods between the first and the last
     interaction."""
+    centres: PositiveInt = 256
+    """`k-centres`: about how many rows are chosen at once, each the farthest from those before it,
+    among `ratio` times as many random rows. Time grows with it, and how evenly the rows lie."""
     shards: Annotated[int, Field(ge=0)] = 8
     """Number of Parquet shards. A training process reads whole shards, so give each process
     several. 0 takes eight, or more if there are more processes or `rows_per_shard` requires it."""
     rows_per_shard: PositiveInt = 4_194_304
     """`shards = 0`: largest number of rows in a shard."""
+
+    @property
+    def reads_tables(self) -> bool:
+        """Whether the pre-trained vectors decide which rows are chosen."""
+        return self.kind in ("hard", "gradient-norm", "k-centres")
 
     def decisive(self) -> dict[str, Any]:
         """See `Section`; `shards` = 0 must have been replaced by the resulting number."""
@@ -64,6 +76,8 @@ class SelectConfig(Section):
             unused.add("half_life")
         if self.kind != "time-stratified":
             unused.add("periods")
+        if self.kind != "k-centres":
+            unused.add("centres")
         return self.model_dump(mode="json", exclude=unused)
 
 

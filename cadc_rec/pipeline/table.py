@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cadc_rec.config.experiment import SelectConfig
-    from cadc_rec.data.select.choices import Ids
+    from cadc_rec.data.select.choices import Ids, PairKeys
     from cadc_rec.data.select.ranks import Ranks
     from cadc_rec.distributed.processes import Processes
     from cadc_rec.pretrain.prior_fit import FittedPrior
@@ -247,9 +247,21 @@ def select_several(jobs: Sequence[Job]) -> Select:
     def build(drafts: Mapping[int, Draft], ranks: Ranks | None = None) -> None:
         e, dataset = first.experiment, first.artifact("dataset")
         asked = [(sharded(jobs[place]), draft) for place, draft in drafts.items()]
-        build_selections(asked, e.seed, dataset, e.history.length, vectors, ranks=ranks)
+        length = e.history.length
+        gradients = _gradients(first) if e.select.kind == "gradient-norm" else None
+        build_selections(asked, e.seed, dataset, length, vectors, None, ranks, gradients)
 
     return build
+
+
+def _gradients(job: Job) -> PairKeys:
+    """The norm of each pair's gradient in the model whose tables the job reads."""
+    from cadc_rec.pretrain.gradient_norms import GradientNorms
+
+    ids, info = job.open_pretrained().ids, job.artifact("tables").info
+    assert ids is not None
+    user, item = info["divided_by"] if job.experiment.pretrain.scale == "unit" else (1.0, 1.0)
+    return GradientNorms(ids, info.get("global_bias", 0.0), (user, item))
 
 
 def _train(job: Job) -> Together:
@@ -346,7 +358,7 @@ SELECT = Stage(
     "select",
     makes="selection",
     version=1,
-    reads=lambda e: ["dataset", "tables"] if e.select.kind == "hard" else ["dataset"],
+    reads=lambda e: ["dataset", "tables"] if e.select.reads_tables else ["dataset"],
     settings=_select_settings,
     line=lines.select_line,
     alone=_select,

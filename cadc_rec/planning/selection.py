@@ -7,21 +7,28 @@ from __future__ import annotations
 
 from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data.select.balanced import MOST_RUNS, RUN_ROWS
+from cadc_rec.data.select.blocks import BLOCK_ROWS
+from cadc_rec.data.select.centres import part_rows
+from cadc_rec.data.select.sizes import wanted_rows
 from cadc_rec.planning.sizes import Sizes
 
 _KEY = 8
 _ITEM = 64  # bytes of an item: how often it is there and taken, its last key and that one's row
 _SORTED = 48  # of a row whose key is sorted among its item's
+_VECTORS = 2 * 4  # of a number of a vector: once in its table's type, once beside a constant
+_DISTANCES = 64  # of a row among which centres are chosen: its ids, their places, its distances
+_CHOSEN = 3 * 8  # of a row of a block: its place in a drawn order, its ids and those chosen
 _ALIKE = 16  # of random keys that differ one in so many begins as the last chosen one's, at most
 
 
-def selection_bytes(select: SelectConfig, sizes: Sizes, ranks: int) -> int:
+def selection_bytes(select: SelectConfig, sizes: Sizes, ranks: int, width: int) -> int:
     """Bytes of the rank that holds most.
 
     Args:
         select: what is selected.
         sizes: ids, and interactions.
         ranks: that select together.
+        width: of the pre-trained vectors.
     """
     rows = -(-sizes.interactions // ranks)
     match select.kind:
@@ -30,8 +37,15 @@ def selection_bytes(select: SelectConfig, sizes: Sizes, ranks: int) -> int:
             return _ITEM * sizes.items + _SORTED * run
         case "recency-weighted":
             return _KEY * -(-rows // _ALIKE)
-        case "hard":  # scores may all be alike
+        case "hard" | "gradient-norm":  # scores may all be alike
             return _KEY * rows
+        case "k-centres":
+            block = min(BLOCK_ROWS, sizes.interactions)
+            wanted = wanted_rows(select, sizes.interactions)
+            part = part_rows(select.centres, sizes.interactions, wanted, block)
+            ids = min(sizes.users, part) + min(sizes.items, part)
+            # Two more numbers are constants that make the dot product the score.
+            return _VECTORS * (width + 2) * ids + _DISTANCES * part + _CHOSEN * block
         case "recent" | "user-stratified":
             return _KEY * -(-sizes.users // ranks)
         case "item-stratified":

@@ -56,7 +56,8 @@ def host_by_stage(
     limit = experiment.data.memory
     engine = parse_memory(limit) if limit else _engine(machines)
     found = {"prepare": min(engine, _RAW_ROW * rows) if rows else engine}
-    found["select"] = selection_bytes(experiment.select, sizes, world)
+    width = experiment.pretrain.factors + 1
+    found["select"] = selection_bytes(experiment.select, sizes, world, width)
     if experiment.transitions.window:
         found["transitions"] = transition_bytes(experiment.transitions, sizes, world)
     if machines.device == "cpu":

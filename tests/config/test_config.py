@@ -508,6 +508,26 @@ def test_pretraining_that_no_id_embedding_uses_is_refused(tiny):
             "pretrain.model = 'none' gives no such vectors; set pretrain.model = 'mf' or 'als'.",
         ),
         (
+            "random",
+            "select.kind=k-centres",
+            "select.kind = 'k-centres' takes rows whose pre-trained vectors lie apart, and "
+            "pretrain.model = 'none' gives no vectors; set pretrain.model = 'mf', 'als' or 'mlp'.",
+        ),
+        (
+            "cadc-mlp",
+            "select.kind=gradient-norm",
+            "select.kind = 'gradient-norm' takes the rows whose scores by pre-trained vectors have "
+            "the longest gradient, and pretrain.model = 'mlp' gives no such vectors; set "
+            "pretrain.model = 'mf' or 'als'.",
+        ),
+        (
+            "cadc",
+            "select.kind=gradient-norm --set pretrain.loss=softmax",
+            "select.kind = 'gradient-norm' needs a loss of each row alone, and pretrain.loss = "
+            "'softmax' compares a row with all items; set pretrain.loss = 'binary', or select.kind "
+            "= 'hard'.",
+        ),
+        (
             "mf",
             "pretrain.model=mlp",
             "model.kind = 'tables' scores pairs by the dot product of pre-trained vectors, which "

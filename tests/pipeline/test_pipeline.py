@@ -280,6 +280,7 @@ def test_a_recipe_has_a_stage_more_and_shares_the_data_with_the_others(keys):
         ("history.windows=[1, 2]", {"train", "evaluate"}),
         ("select.half_life=3.0", set()),
         ("select.kind=hard", {"select", "train", "evaluate"}),
+        ("select.centres=9", set()),
         ("train.temperature=0.5", {"train", "evaluate"}),
     ],
 )
@@ -288,10 +289,13 @@ def test_a_setting_of_a_recipe_makes_anew_what_it_concerns(keys, override, chang
     assert {stage for stage in EVERY_STAGE if before[stage] != after[stage]} == changed
 
 
-def test_a_selection_by_score_depends_on_the_vectors(keys):
-    hard = keys("select.kind=hard", **RECIPE)
-    other = keys("select.kind=hard", "pretrain.als.l2=7.0", **RECIPE)
-    assert hard["select"] != other["select"]
+@pytest.mark.parametrize("kind", ["hard", "gradient-norm", "k-centres"])
+def test_a_selection_by_vectors_depends_on_them(keys, kind):
+    plain = keys(f"select.kind={kind}", **RECIPE)
+    other = keys(f"select.kind={kind}", "pretrain.als.l2=7.0", **RECIPE)
+    assert plain["select"] != other["select"]
+    more = keys(f"select.kind={kind}", "select.centres=9", **RECIPE)
+    assert (plain["select"] != more["select"]) == (kind == "k-centres")
 
 
 FITTED = ("transitions.form=lists", "prior.fit=validation")

@@ -32,7 +32,8 @@ from cadc_rec.data.dataset import NO_ITEM, Dataset
 from cadc_rec.data.prepare.chosen import INTERACTIONS
 from cadc_rec.data.select import balanced, choices
 from cadc_rec.data.select.blocks import Block, Blocks, Choice, Given, OfStrata, counted, uniform
-from cadc_rec.data.select.choices import ByUser, Vectors
+from cadc_rec.data.select.centres import k_centres
+from cadc_rec.data.select.choices import ByUser, PairKeys, Vectors
 from cadc_rec.data.select.ranks import Alone, Ranks
 from cadc_rec.data.select.sizes import shard_sizes, wanted_rows
 from cadc_rec.data.select.strata import Strata, StratifiedChoice
@@ -70,6 +71,7 @@ def build_selections(
     vectors: Vectors | None = None,
     rows: NDArray[np.int64] | None = None,
     ranks: Ranks | None = None,
+    gradients: PairKeys | None = None,
 ) -> None:
     """Fill the drafts of several selections in one pass. Every one of `ranks` must call.
 
@@ -81,15 +83,16 @@ def build_selections(
         seed: of the draws; none depends on what else is asked for.
         dataset: the prepare stage's artifact.
         history: items that go with each row at most; 0 writes none.
-        vectors: of users and items, for selections by score.
+        vectors: of users and items, for selections by score or distance.
         rows: the ascending rows of D_full to take, where they were chosen elsewhere.
         ranks: that write the shards together; default: this process writes all.
+        gradients: the norm of each pair's gradient, for selections by it.
 
     Raises:
         CadcError: D_full has no time to part it by.
     """
     ranks = ranks or Alone()
-    full = _Full(dataset, seed, vectors, ranks)
+    full = _Full(dataset, seed, vectors, gradients, ranks)
     targets = [_Target(select, draft, full, history, ranks, rows) for select, draft in asked]
     ranks.together(lambda: _write(full, targets, visible=ranks.rank == 0))
     bytes_of = _bytes(train_files(dataset.path))
@@ -115,6 +118,7 @@ class _Full:
     dataset: Artifact
     seed: int
     vectors: Vectors | None
+    gradients: PairKeys | None
     ranks: Ranks
     _by_time: dict[int, tuple[Strata, NDArray[np.int64]]] = field(default_factory=dict, init=False)
 
@@ -185,6 +189,12 @@ class _Full:
             case "hard":
                 assert self.vectors is not None
                 return choices.hard(self._ids, self.vectors, wanted, self.blocks, ranks)
+            case "gradient-norm":
+                assert self.gradients is not None
+                return choices.highest(self._ids, self.gradients, wanted, self.blocks, ranks)
+            case "k-centres":
+                assert self.vectors is not None
+                return k_centres(self._ids, self.vectors, wanted, select.centres, seed, self.blocks)
             case "uniform" | "everything":
                 return uniform(self.total, wanted, seed)
 

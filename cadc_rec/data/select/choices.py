@@ -8,7 +8,8 @@ together, so each rank can say which rows any block gives, and holds no more tha
 - user-stratified: the same number of each user's rows, drawn uniformly;
 - recency-weighted: drawn without replacement, a row's weight halving every `half_life` rows that
   its user has after it (Efraimidis and Spirakis 2006, by Gumbel keys);
-- hard: the rows that the pre-trained vectors score lowest.
+- hard: the rows that the pre-trained vectors score lowest;
+- gradient-norm: the rows whose loss has the longest gradient in the cheap model.
 
 A random number belongs to a place of one sequence of the seed: the users' come first, then the
 rows'; those of recency-weighted rows have the sequence to themselves.
@@ -31,6 +32,8 @@ Ints = NDArray[np.int64]
 Ids = NDArray[np.int32]
 Vectors = Callable[[Ids, Ids], tuple[NDArray[np.float32], NDArray[np.float32]]]
 """The vectors of users and of items, whose dot products are the scores of pairs."""
+PairKeys = Callable[[Ids, Ids], NDArray[np.floating]]
+"""A number of each pair of a user and an item."""
 _SCORED = 2**18  # rows at once
 
 
@@ -121,13 +124,36 @@ def hard(
         ranks: that score together.
     """
 
+    def lowness(user: Ids, item: Ids) -> NDArray[np.float32]:
+        return -np.einsum("nd,nd->n", *vectors(user, item))
+
+    return highest(rows_of, lowness, wanted, blocks, ranks)
+
+
+def highest(
+    rows_of: Callable[[Block], tuple[Ids, Ids]],
+    keys_of: PairKeys,
+    wanted: int,
+    blocks: Blocks,
+    ranks: Ranks,
+) -> Choice:
+    """The rows whose users and items have the largest keys.
+
+    Args:
+        rows_of: users and items of a block's rows.
+        keys_of: a key of each pair.
+        wanted: rows in all.
+        blocks: of D_full.
+        ranks: that make the keys together.
+    """
+
     def keys(block: Block) -> NDArray[np.float32]:
         user, item = rows_of(block)
-        scores = np.empty(len(block), np.float32)
+        found = np.empty(len(block), np.float32)
         for start in range(0, len(block), _SCORED):
             some = slice(start, start + _SCORED)
-            scores[some] = np.einsum("nd,nd->n", *vectors(user[some], item[some]))
-        return -scores
+            found[some] = keys_of(user[some], item[some])
+        return found
 
     return _of_largest(keys, wanted, blocks, ranks)
 

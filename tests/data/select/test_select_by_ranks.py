@@ -80,6 +80,11 @@ def vectors(user, item):
     return ((ids[:, None] % [3, 5]).astype(np.float32) - 1 for ids in (user, item))
 
 
+def gradients(user, item):
+    """Of few different numbers, too."""
+    return ((user + 2 * item) % 7).astype(np.float32)
+
+
 def selected(dataset: Artifact, folder: Path, world: int, asked: SelectConfig, history: int):
     """Files by name, and what each rank says of them."""
     folder.mkdir()
@@ -87,7 +92,7 @@ def selected(dataset: Artifact, folder: Path, world: int, asked: SelectConfig, h
 
     def rank(number: int) -> None:
         draft, ranks = Draft(folder), Rank(number, values, meet)
-        build_selections([(asked, draft)], 7, dataset, history, vectors, ranks=ranks)
+        build_selections([(asked, draft)], 7, dataset, history, vectors, None, ranks, gradients)
         said[number] = draft.info
 
     threads = [threading.Thread(target=rank, args=(number,)) for number in range(world)]
@@ -102,8 +107,8 @@ def select_into(dataset: Path, out: Path, kind: str, ranks: Ranks | None = None)
     """Select in this process; what the manifest is told."""
     ratio = 1.0 if kind == "everything" else 3.0
     draft = Draft(out)
-    asked = [(SelectConfig(kind=kind, ratio=ratio, shards=8), draft)]
-    build_selections(asked, 7, open_artifact(dataset), 4, vectors, ranks=ranks)
+    asked = [(SelectConfig(kind=kind, ratio=ratio, shards=8, centres=9), draft)]
+    build_selections(asked, 7, open_artifact(dataset), 4, vectors, None, ranks, gradients)
     return draft.info
 
 
@@ -118,7 +123,8 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     [("uniform", 3.0), ("uniform", 300.0), ("everything", 1.0), ("item-stratified", 3.0),
      ("time-stratified", 7.0), ("recent", 3.0), ("recent", 300.0), ("user-stratified", 7.0),
      ("recency-weighted", 3.0), ("over-sampling", 3.0), ("over-sampling", 1.0),
-     ("under-sampling", 7.0), ("hard", 3.0)],
+     ("under-sampling", 7.0), ("hard", 3.0), ("gradient-norm", 3.0), ("k-centres", 3.0),
+     ("k-centres", 7.0)],
 )  # fmt: skip
 def test_shards_are_the_bytes_that_one_process_writes(
     kind, ratio, history, world, d_full, tmp_path, monkeypatch
@@ -128,11 +134,11 @@ def test_shards_are_the_bytes_that_one_process_writes(
     monkeypatch.setattr(balanced, "MOST_RUNS", 2)
     monkeypatch.setattr(shares, "_USERS", 16)
     monkeypatch.setattr(streams, "SHARD_GROUP_ROWS", 37)  # groups that begin in another's shard
-    asked = SelectConfig(kind=kind, ratio=ratio, shards=8)
+    asked = SelectConfig(kind=kind, ratio=ratio, shards=8, centres=9)  # several parts a block
     alone = tmp_path / "alone"
     alone.mkdir()
     draft = Draft(alone)
-    build_selections([(asked, draft)], 7, d_full, history, vectors)
+    build_selections([(asked, draft)], 7, d_full, history, vectors, gradients=gradients)
     files, said = selected(d_full, tmp_path / "together", world, asked, history)
     assert files == bytes_of(alone)
     assert len(files) == 8
