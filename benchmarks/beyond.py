@@ -15,9 +15,11 @@ from pathlib import Path
 
 from benchmarks.paper import ROOT, between
 from benchmarks.study_command import study_command
-from cadc_rec.evaluation.statistics import percent_difference
+from cadc_rec.evaluation.statistics import Comparison, percent_difference
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import Comparisons, Group, label
+from cadc_rec.study.report.many import corrected
+from cadc_rec.study.report.paper import METRICS
 from cadc_rec.study.report.study_data import Study, load_studies
 
 BEYOND, DEFAULTS = "beyond", "defaults"
@@ -50,16 +52,21 @@ def parts(study: Study, comparisons: Comparisons) -> str:
         "| dataset | what | against | HR@10 | 95% | NDCG@10 | 95% |",
         "|---|---|---|---|---|---|---|",
     ]
-    groups = [group for group in comparisons.groups(study) if group.done]
+    groups, named = [group for group in comparisons.groups(study) if group.done], []
     for group in groups:
         for other in groups:
             if other.dataset == group.dataset and _is_base(other, group):
-                row = [group.cells[0].dataset_title]
-                row += [label(study, g.contender) for g in (group, other)]
-                for metric in ("hr@10", "ndcg@10"):
-                    row += _compared(comparisons, group, other, metric)
+                title = group.cells[0].dataset_title
+                names = [label(study, g.contender) for g in (group, other)]
+                row = [title, *names]
+                for metric in METRICS:
+                    compared = comparisons.compare(group, other, metric)
+                    assert compared is not None
+                    row += _texts(compared, group, other, metric)
+                    what = f"{names[0]}, {metric.upper()} against {names[1]}, {title}"
+                    named.append((what, compared))
                 lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"\n{note}" for note in corrected(named))])
 
 
 def _is_base(other: Group, group: Group) -> bool:
@@ -70,13 +77,11 @@ def _is_base(other: Group, group: Group) -> bool:
     return mine.method == "recipe" and theirs.method == "prior"
 
 
-def _compared(comparisons: Comparisons, group: Group, other: Group, metric: str) -> tuple[str, str]:
+def _texts(compared: Comparison, group: Group, other: Group, metric: str) -> tuple[str, str]:
     """The difference in percent, and the paired bootstrap's interval and verdict."""
     mine, theirs = group.metric(metric), other.metric(metric)
-    compared = comparisons.compare(group, other, metric)
     assert mine is not None
     assert theirs is not None
-    assert compared is not None
     difference = formatting.signed_percent(percent_difference(mine.mean, theirs.mean))
     return difference, f"{formatting.interval(compared)}: {compared.verdict}"
 

@@ -1,16 +1,20 @@
 """How sure a difference between two methods is: spread over seeds, bootstrap over users.
 
 In: metrics of a few seeds, or the ranks of every user's held-out item. Out: means, deviations,
-intervals and a plain verdict. NumPy only; nothing here knows of files.
+intervals and a plain verdict; what is left of many verdicts, and how many users one would take.
+NumPy only; nothing here knows of files.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import rank_gains
@@ -20,6 +24,7 @@ Interval = tuple[float, float]
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+POWER = 0.8
 # Counts drawn at once: 32 MiB of 64-bit integers.
 _BLOCK = 1 << 22
 
@@ -100,6 +105,10 @@ class Comparison:
         relative_interval: of `relative`; None where B's mean is 0, in any resample too.
         verdict: whether A is better; "cannot tell" where `interval` holds 0.
         users: how many were compared.
+        p: how often a difference at least this far from 0, on either side, is found where there is
+            none, by the same resamples; never below 2 / (resamples + 1).
+        deviation: sample standard deviation of the users' differences.
+        reference: mean gain of B.
     """
 
     difference: float
@@ -108,6 +117,56 @@ class Comparison:
     relative_interval: Interval | None
     verdict: Verdict
     users: int
+    p: float
+    deviation: float
+    reference: float
+
+    def users_to_tell(self, share: float, power: float = POWER, level: float = LEVEL) -> float:
+        """How many users, of this spread, would tell a difference of `share` of B's mean.
+
+        By the normal approximation of a paired test: ((z of level, two-sided, + z of power) x
+        deviation / difference)^2. Infinite where B's mean is 0.
+
+        Args:
+            share: the true difference, over B's mean.
+            power: how often it is to be told.
+            level: of the interval that has to exclude 0.
+        """
+        if not self.reference:
+            return math.inf
+        return (_both(power, level) * self.deviation / (share * self.reference)) ** 2
+
+    def told_share(self, power: float = POWER, level: float = LEVEL) -> float:
+        """The least difference, over B's mean, that these users tell; see `users_to_tell`."""
+        if not self.reference:
+            return math.inf
+        return _both(power, level) * self.deviation / math.sqrt(self.users) / self.reference
+
+
+def _both(power: float, level: float) -> float:
+    """How many standard errors a difference must be long to be told this often."""
+    normal = NormalDist()
+    return normal.inv_cdf((1 + level) / 2) + normal.inv_cdf(power)
+
+
+def holm(chances: Sequence[float]) -> NDArray[np.float64]:
+    """The p values of comparisons that are made together, corrected for their number.
+
+    Those that are below 0.05 are differences of which, with a chance of 95%, none is an accident
+    (Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure").
+
+    Args:
+        chances: the p value of each by itself.
+
+    Returns:
+        float64, in the same order.
+    """
+    values = np.asarray(chances, np.float64)
+    order = np.argsort(values, kind="stable")
+    left = np.arange(len(values), 0, -1)  # comparisons that are not yet settled
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(left * values[order]))
+    return corrected
 
 
 def paired_bootstrap(
@@ -149,7 +208,9 @@ def paired_bootstrap(
     means = np.concatenate(list(_resampled(pairs, counts, resamples, seed)))
     tails = [50.0 * (1.0 - level), 50.0 * (1.0 + level)]
 
-    low, high = (float(x) for x in np.percentile(means[:, 0] - means[:, 1], tails))
+    differences = means[:, 0] - means[:, 1]
+    low, high = (float(x) for x in np.percentile(differences, tails))
+    beyond = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
     relative_interval = None
     if (means[:, 1] > 0).all():
         ends = np.percentile(100.0 * (means[:, 0] / means[:, 1] - 1.0), tails)
@@ -162,7 +223,17 @@ def paired_bootstrap(
         relative_interval=relative_interval,
         verdict=verdict,
         users=users,
+        p=min(1.0, 2 * (1 + beyond) / (1 + resamples)),
+        deviation=_deviation(pairs[:, 0] - pairs[:, 1], counts),
+        reference=float(observed[1]),
     )
+
+
+def _deviation(values: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
+    """Sample standard deviation of values that occur so often; 0 of a single one."""
+    users = int(counts.sum())
+    squares = float(counts @ (values - counts @ values / users) ** 2)
+    return math.sqrt(squares / max(users - 1, 1))
 
 
 def mean_intervals(ranks: np.ndarray, metrics: Sequence[str]) -> dict[str, Interval]:

@@ -4,11 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import rank_gains
 from cadc_rec.evaluation.statistics import (
     UserGains,
+    holm,
     mean_gains,
     mean_intervals,
     paired_bootstrap,
@@ -156,3 +158,65 @@ def test_the_interval_of_a_metric_is_that_of_the_normal_approximation_of_a_mean(
         error = gain.std(ddof=1) / math.sqrt(len(ranks))
         expected = [gain.mean() - 1.96 * error, gain.mean() + 1.96 * error]
         assert found[metric] == pytest.approx(expected, abs=0.1 * error)
+
+
+def test_p_is_that_of_the_normal_test_of_the_paired_mean():
+    random = np.random.default_rng(6)
+    for effect in (0.0, 0.005, 0.012):
+        b = random.random(2000)
+        a = b + random.normal(effect, 0.3, 2000)
+        found = paired_bootstrap(gains(a), gains(b))
+        expected = stats.ttest_rel(a, b).pvalue
+        # Twice a share of 10,000 resamples: four standard errors of that.
+        assert found.p == pytest.approx(expected, abs=4 * math.sqrt(2 * expected / 10_000))
+        assert found.deviation == pytest.approx((a - b).std(ddof=1))
+        assert found.reference == pytest.approx(b.mean())
+
+
+def test_p_is_one_of_equal_gains_and_never_nothing():
+    assert paired_bootstrap(gains([0.5] * 30), gains([0.5] * 30)).p == 1.0
+    assert paired_bootstrap(gains([1] * 60), gains([0] * 60)).p == 2 / 10_001
+
+
+@pytest.mark.parametrize(
+    ("chances", "expected"),
+    [
+        # As p.adjust(p, "holm") of R has it: 4, 3, 2 and 1 times, and never less than before.
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.5, 0.02, 0.9], [1.0, 0.06, 1.0]),
+        ([0.2], [0.2]),
+        ([], []),
+    ],
+)
+def test_holm_multiplies_by_what_is_not_yet_settled(chances, expected):
+    assert holm(chances) == pytest.approx(expected)
+
+
+def test_holm_finds_an_accident_in_at_most_one_of_twenty_tables():
+    """Ten comparisons of nothing with nothing and ten real ones, 2,000 times."""
+    random = np.random.default_rng(7)
+    real = 2 * stats.norm.sf(np.abs(random.normal(5, 1, (2000, 10))))
+    tables = np.concatenate([random.random((2000, 10)), real], 1)
+    accidents = np.mean([(holm(table)[:10] <= 0.05).any() for table in tables])
+    assert accidents <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)
+    assert np.mean([(table[:10] <= 0.05).any() for table in tables]) > 0.35  # without it
+
+
+def test_as_many_users_as_it_says_tell_the_difference_in_four_of_five_tests():
+    random = np.random.default_rng(8)
+    b = random.random(3000)
+    a = b + random.normal(0.05 * b.mean(), 0.2, 3000)
+    users = paired_bootstrap(gains(a), gains(b)).users_to_tell(0.05)
+    scale = 0.05 * b.mean() / (a - b).std(ddof=1)  # standard errors of one user
+    size = math.ceil(users)
+    beyond = stats.t.ppf(0.975, size - 1)
+    power = 1 - stats.nct.cdf(beyond, size - 1, scale * math.sqrt(size))  # of the paired t test
+    assert power == pytest.approx(0.8, abs=0.01)
+
+
+def test_what_the_users_tell_is_what_they_are_enough_for():
+    found = paired_bootstrap(gains([1, 0, 1, 1] * 50), gains([1, 0, 0, 1] * 50))
+    assert found.users_to_tell(found.told_share()) == pytest.approx(200)
+    nothing = paired_bootstrap(gains([1, 0]), gains([0, 0]))
+    assert math.isinf(nothing.users_to_tell(0.02))
+    assert math.isinf(nothing.told_share())

@@ -21,9 +21,10 @@ from cadc_rec.evaluation.content_baselines import BASELINES
 from cadc_rec.evaluation.statistics import UserGains, mean_gains, paired_bootstrap, spread
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import Comparisons, Group, datasets, label, order
+from cadc_rec.study.report.many import corrected
 from cadc_rec.study.report.paper import METRICS
 from cadc_rec.study.report.study_data import Study
-from cadc_rec.study.report.tables import Column, Entry, Row, TableView
+from cadc_rec.study.report.tables import Column, Entry, Row, TableView, Tested, tested
 
 _AMONG = {"among_cold": "among cold", "among_all": "among all"}
 _NONE = Entry("–", tone="word")
@@ -56,7 +57,8 @@ def cold_table(study: Study, comparisons: Comparisons) -> TableView | None:
             for group in found
         )
         rows.append(Row(label(study, contender), place, entries))
-    return TableView("method", tuple(titles.values()), columns, tuple(rows))
+    names = tuple(titles.values())
+    return TableView("method", names, columns, tuple(rows), corrected(tested(names, rows)))
 
 
 def _columns() -> tuple[Column, ...]:
@@ -125,7 +127,7 @@ def _is_control(group: Group) -> bool:
 
 def _entries(group: Group, known: Group | None) -> tuple[Entry, ...]:
     entries = []
-    for among in _AMONG:
+    for among, place in _AMONG.items():
         for metric in METRICS:
             mine = cold_gains(group, among, metric)
             assert mine is not None
@@ -134,11 +136,12 @@ def _entries(group: Group, known: Group | None) -> tuple[Entry, ...]:
             entries.append(Entry(formatting.spread(found), sort=found.mean))
             for baseline in BASELINES:
                 other = cold_gains(group, f"{baseline}_{among}", metric)
-                entries.append(_NONE if other is None else _beside(group, mine, other))
+                what = f"{metric.upper()} {place} against {baseline.replace('_', ' ')}"
+                entries.append(_NONE if other is None else _beside(mine, other, what))
     return (*entries, *_of_known(group, known))
 
 
-def _beside(group: Group, mine: UserGains, other: UserGains) -> Entry:
+def _beside(mine: UserGains, other: UserGains, what: str) -> Entry:
     """A baseline's own value, and whether the method is better."""
     compared = paired_bootstrap(mine, other)
     value = 100 * float(other.gains.mean())
@@ -148,6 +151,7 @@ def _beside(group: Group, mine: UserGains, other: UserGains) -> Entry:
         interval=formatting.interval(compared),
         sort=value,
         tone=compared.verdict.replace(" ", "-"),
+        tested=Tested(what, compared),
     )
 
 

@@ -11,9 +11,10 @@ from cadc_rec.evaluation.statistics import Comparison, paired_bootstrap
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.cold import cold_gains
 from cadc_rec.study.report.groups import Comparisons, Group, datasets, label, order
+from cadc_rec.study.report.many import corrected
 from cadc_rec.study.report.paper import METRICS
 from cadc_rec.study.report.study_data import Contender, Study
-from cadc_rec.study.report.tables import Column, Entry, Row, TableView
+from cadc_rec.study.report.tables import Column, Entry, Row, TableView, Tested, tested
 
 _NONE = Entry("–", tone="word")
 _COLD = {"among_cold": "cold items among cold", "among_all": "cold items among all"}
@@ -46,7 +47,8 @@ def features_table(study: Study, comparisons: Comparisons) -> TableView | None:
             else:
                 entries.append(_entries(group, base, cold, comparisons))
         rows.append(Row(label(study, contender), place, tuple(entries)))
-    return TableView("features", tuple(titles.values()), columns, tuple(rows))
+    names = tuple(titles.values())
+    return TableView("features", names, columns, tuple(rows), corrected(tested(names, rows)))
 
 
 def _base(group: Group, groups: dict[tuple[str, Contender], Group]) -> Group | None:
@@ -84,18 +86,20 @@ def _entries(
     entries = [Entry(group.cells[0].over, tone="word")]
     for metric in METRICS:
         both = group.done and base.done
-        entries.append(_added(comparisons.compare(group, base, metric) if both else None))
+        compared = comparisons.compare(group, base, metric) if both else None
+        entries.append(_added(compared, f"{metric.upper()} against {group.cells[0].over}"))
     for among in cold:
         for metric in METRICS:
             mine, theirs = (cold_gains(each, among, metric) for each in (group, base))
             if mine is None or theirs is None:
                 entries.append(_NONE)
             else:
-                entries.append(_added(paired_bootstrap(mine, theirs)))
+                what = f"{metric.upper()} of {_COLD[among]} against {group.cells[0].over}"
+                entries.append(_added(paired_bootstrap(mine, theirs), what))
     return tuple(entries)
 
 
-def _added(compared: Comparison | None) -> Entry:
+def _added(compared: Comparison | None, what: str) -> Entry:
     if compared is None:
         return _NONE
     return Entry(
@@ -104,4 +108,5 @@ def _added(compared: Comparison | None) -> Entry:
         interval=formatting.points(compared),
         sort=compared.difference,
         tone=compared.verdict.replace(" ", "-"),
+        tested=Tested(what, compared),
     )

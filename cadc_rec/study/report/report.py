@@ -159,6 +159,7 @@ def markdown_table(study: Study, table: TableView) -> str:
                 texts += [entry.text, _second(entry)] if column.second else [entry.text]
             lines.append(_line(texts))
         lines.append("")
+    lines += [f"- {_plain(note)}" for note in table.notes]
     # Two columns may share a heading; what differs is said once.
     lines += dict.fromkeys(f"- {column.title}: {column.explanation}." for column in table.columns)
     return "\n".join(lines) + "\n"

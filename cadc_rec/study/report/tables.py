@@ -8,12 +8,13 @@ measured; a cell without a result has a word instead.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cadc_rec.evaluation.metrics import ALWAYS
-from cadc_rec.evaluation.statistics import percent_difference
+from cadc_rec.evaluation.statistics import Comparison, percent_difference
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import (
     Comparisons,
@@ -24,6 +25,7 @@ from cadc_rec.study.report.groups import (
     order,
     time_ratio,
 )
+from cadc_rec.study.report.many import corrected, power
 from cadc_rec.study.report.paper import (
     INTEGRATION_TITLES,
     METHOD_TITLES,
@@ -45,6 +47,14 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Tested:
+    """A comparison that an entry's verdict is of, in words such as ``HR@10 against gold``."""
+
+    what: str
+    compared: Comparison
+
+
+@dataclass(frozen=True)
 class Entry:
     """One entry of a table.
 
@@ -55,6 +65,7 @@ class Entry:
         tip: what hovering shows.
         sort: the number the column is sorted by; None comes last.
         tone: a class for colour.
+        tested: the comparison, where the entry has the verdict of one.
     """
 
     text: str
@@ -63,6 +74,7 @@ class Entry:
     tip: str = ""
     sort: float | None = None
     tone: str = ""
+    tested: Tested | None = None
 
 
 @dataclass(frozen=True)
@@ -77,12 +89,29 @@ class Row:
 
 @dataclass(frozen=True)
 class TableView:
-    """A table: `columns` are repeated for each of `datasets`."""
+    """A table: `columns` are repeated for each of `datasets`; `notes` are lines under it."""
 
     corner: str
     datasets: tuple[str, ...]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+
+def tested(titles: Sequence[str], rows: Sequence[Row]) -> list[tuple[str, Comparison]]:
+    """All comparisons of a table, and what each is of.
+
+    Args:
+        titles: of its datasets.
+        rows: of the table.
+    """
+    return [
+        (f"{row.label}, {entry.tested.what}, {title}", entry.tested.compared)
+        for row in rows
+        for title, entries in zip(titles, row.entries, strict=True)
+        for entry in entries
+        if entry.tested is not None
+    ]
 
 
 @dataclass(frozen=True)
@@ -137,7 +166,21 @@ def study_table(study: Study, comparisons: Comparisons) -> TableView:
         apart = alone and not any(row.apart for row in rows)
         rows.append(Row(label(study, contender), place, entries, apart))
     corner = "integration" if by_integration(study) else "method"
-    return TableView(corner, tuple(titles.values()), columns, tuple(rows))
+    notes = corrected(tested(tuple(titles.values()), rows))
+    for dataset, title in titles.items():
+        of = [group for group in groups.values() if group.dataset == dataset and group.done]
+        notes += power(title, frame.main_title, {m: _with_main(of, m, frame) for m in METRICS})
+    return TableView(corner, tuple(titles.values()), columns, tuple(rows), notes)
+
+
+def _with_main(groups: Sequence[Group], metric: str, frame: _Frame) -> list[Comparison]:
+    """The groups against what each is compared with first."""
+    found = []
+    for group in groups:
+        main = frame.reference(group, frame.main)
+        compared = frame.comparisons.compare(group, main, metric) if main else None
+        found += [compared] if compared else []
+    return found
 
 
 def absent(table: TableView) -> tuple[Entry, ...]:
@@ -295,6 +338,7 @@ def _against(group: Group, reference: Group | None, metric: str, frame: _Frame) 
         tip=formatting.comparison_tip(metric, name, compared, seeds),
         sort=difference,
         tone=compared.verdict.replace(" ", "-") if compared else "",
+        tested=Tested(f"{metric.upper()} against {name}", compared) if compared else None,
     )
 
 

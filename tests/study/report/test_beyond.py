@@ -19,7 +19,10 @@ def test_the_tables_of_the_recipe_go_between_their_marks(tmp_path, new_study):
     beyond.into_docs(report, tmp_path / "studies", page)
     text = page.read_text()
     assert "| Recipe, 1/10, uniform |" in text.split("<!-- parts -->")[0]
-    rows = [line.split(" | ")[:4] for line in text.split("<!-- parts -->")[1].splitlines()[3:-1]]
+    parts = text.split("<!-- parts -->")[1].split("<!-- /parts -->")[0]
+    assert "Many comparisons: of 6 in this table" in parts  # HR@10 and NDCG@10 of three
+    lines = [line for line in parts.splitlines() if line.startswith("|")]
+    rows = [line.split(" | ")[:4] for line in lines[2:]]
     name = "| MovieLens 1M"
     assert rows == [  # of 200, 250 and 125 hits
         [name, "Recipe, 1/10", "Prior alone", "+25.0%"],
