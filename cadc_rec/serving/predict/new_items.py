@@ -133,7 +133,6 @@ class NewItemsOfBundle:
         tellable: the attributes that may be told.
         why_not: why it cannot make vectors, as a clause; None if it can.
         load: gives what makes them; called once, when the first is made.
-        counted: whether the last element of vectors is recent popularity, which nothing new has.
     """
 
     def __init__(
@@ -141,9 +140,8 @@ class NewItemsOfBundle:
         tellable: TellableAttributes,
         why_not: str | None,
         load: Callable[[], NewItems],
-        counted: bool = False,
     ) -> None:
-        self.tellable, self.why_not, self.counted = tellable, why_not, counted
+        self.tellable, self.why_not = tellable, why_not
         self._load = load
         self._made: NewItems | None = None
         self._one_at_a_time = threading.Lock()
@@ -167,7 +165,7 @@ class NewItemsOfBundle:
         elif model.get("method") == "popularity":
             why_not = "this model counts who took an item, and nobody took a new one; give a vector"
         tellable = TellableAttributes(described, dense, widths or [1] * len(described))
-        return cls(tellable, why_not, load, "recent" in model)
+        return cls(tellable, why_not, load)
 
     def vectors(self, attributes: Sequence[Mapping[str, Any]]) -> Floats:
         """Vectors ``[n, d]`` of new items.
@@ -188,9 +186,6 @@ class NewItemsOfBundle:
             if self._made is None:
                 self._made = self._load()
             found: Floats = self._made.vectors_of(new, n, dense)
-        if self.counted:
-            found = found.copy()
-            found[:, -1] = 0
         return found
 
     def values(self, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,10 @@ def put_beside(bundle: Predictor, beside: ItemsBeside) -> Predictor:
     vectors = np.zeros((len(moved), bundle.item_vectors.vectors.shape[1]), np.float32)
     for line, place in enumerate(moved):
         vectors[line] = states[place].vector
+    if bundle.events.window is not None:  # it ends with recent popularity, which nobody tells
+        own = rows[moved] < n
+        vectors[:, -1] = 0
+        vectors[own, -1] = bundle.item_vectors.vectors[rows[moved][own], -1]
     altered = Altered(rows[moved].astype(np.int32), ItemVectors(vectors), n_items)
     told = [state.attributes for state in states]
     return replace(

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import faiss
 import numpy as np
 import pytest
+from scipy import sparse
 
 from cadc_rec.data.dataset import Attribute
+from cadc_rec.data.transition_lists import ListedScores, TransitionLists
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.predict.answers import Source
 from cadc_rec.serving.predict.attributes import TellableAttributes
@@ -15,6 +17,8 @@ from cadc_rec.serving.predict.events import Event
 from cadc_rec.serving.predict.new_items import NewItemsOfBundle, PutItem
 from cadc_rec.serving.predict.retrieval import IndexSearch
 from cadc_rec.serving.predict.rules import Boost, Rules
+from tests.serving.predict.test_events import LOG, with_recent
+from tests.serving.predict.test_events import scores_at as recent_by_hand
 from tests.serving.toy import toy
 
 KINDS, TAGS = [f"kind {n}" for n in range(4)], ["even", "odd", "third"]
@@ -303,3 +307,35 @@ def test_a_bundle_that_makes_no_vectors_takes_given_ones():
     assert toy().with_items([PutItem(2000, vector=vector(1))]).items.rows([2000]) == [50]
     with pytest.raises(CadcError, match="this bundle describes none of items"):
         toy().with_items([PutItem(2000, {"kind": "kind 1"}, vector(1))])
+
+
+def test_lists_and_recent_popularity_know_nothing_of_a_new_item_and_stand_for_a_changed_one():
+    made = with_recent()
+    draw = np.random.default_rng(4)
+    steps = (draw.random((N, N)) * (draw.random((N, N)) < 0.2)).astype(np.float32)
+    flat = sparse.csr_array(steps)
+    lists = TransitionLists(flat.indptr.astype(np.int64), flat.indices, flat.data)
+    bundle = replace(made, listed=ListedScores(lists, 0.7, 2.0, 3))
+    new, changed = vector(7), vector(8)
+    now = bundle.with_items([PutItem(2000, vector=new), PutItem(1009, vector=changed)], [1004])
+    vectors = np.concatenate([made.item_vectors.vectors, new[None]])
+    vectors[9, :-1], vectors[50, -1] = changed[:-1], 0
+    for events in ((), ((1001.0, 3), (1002.0, 3), (1003.0, 9))):
+        now.count([Event(1000 + item, time) for time, item in events])
+        now.count([Event(2000, 1004.0)] if events else [])
+        for user in range(20):
+            taken = made.known.of(user)
+            weights = 0.7 ** np.arange(min(3, len(taken)))
+            listed = np.zeros(N + 1)
+            listed[:N] = 2.0 * (weights / weights.sum()) @ steps[taken[::-1][:3]]
+            mine = vectors.copy()
+            mine[:N, -1] = recent_by_hand([*LOG, *events])
+            scores = mine.astype(np.float64) @ made.user_vectors[user].astype(np.float64) + listed
+            scores[[*taken, 4]] = -np.inf
+            order = np.argsort(-scores, kind="stable")[: N - len(taken)]
+            found = now.recommend([100 + user], len(order))
+            assert found.rows[0].tolist() == order.tolist()
+            np.testing.assert_allclose(found.scores[0], scores[order], rtol=1e-5, atol=1e-5)
+            pair = now.score([(100 + user, 2000), (100 + user, 1009)])
+            both = (mine.astype(np.float64) @ made.user_vectors[user] + listed)[[50, 9]]
+            np.testing.assert_allclose(pair, both, rtol=1e-5, atol=1e-5)
