@@ -1,4 +1,4 @@
-"""The journal of items: full, damaged, of other bundles, written by several, and asked meanwhile."""
+"""The journal of items: full, damaged, of other bundles, of several writers, and asked meanwhile."""
 
 import asyncio
 import threading
@@ -66,12 +66,10 @@ def states(predictor):
 def test_a_restart_has_what_was_told_bit_for_bit(opened):
     first = bundle()
     log = opened(first)
-    assert tell(
-        log, [PutItem(2000, vector=vector(1)), PutItem(2001, {"kind": "kind 2"})], [1003]
-    ) == (ItemsNow(2, 0, 1))
-    assert tell(log, [PutItem(1004, vector=vector(2), title="x")], [2000, 5]) == ItemsNow(
-        1, 1, 1, 1
-    )
+    put = [PutItem(2000, vector=vector(1)), PutItem(2001, {"kind": "kind 2"})]
+    assert tell(log, put, [1003]) == ItemsNow(2, 0, 1)
+    changed = PutItem(1004, vector=vector(2), title="x")
+    assert tell(log, [changed], [2000, 5]) == ItemsNow(1, 1, 1, unknown=1)
     again = bundle()
     opened(again)
     assert states(again) == states(first) == {2001: [3.0] * 8, 1004: vector(2).tolist()}
