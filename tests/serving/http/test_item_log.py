@@ -1,4 +1,4 @@
-"""The journal of items: full, damaged, of other bundles, of several writers; and asked meanwhile."""
+"""The journal of items: full, damaged, of other bundles, of several writers, asked meanwhile."""
 
 import asyncio
 import threading
