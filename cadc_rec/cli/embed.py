@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cadc_rec.data.prepare.new_rows import Columns
-    from cadc_rec.export.new_items import NewItems
     from cadc_rec.export.new_users import NewUsers
+    from cadc_rec.serving.predict.cold_items import NewItems
 
 
 def register(app: typer.Typer) -> None:
@@ -145,11 +145,11 @@ def _by_bundle(
     folder: Path, items: Path | None, users: Path | None, history: Path | None, out: Path
 ) -> None:
     from cadc_rec.data.prepare.new_rows import Columns
-    from cadc_rec.export.new_items import NewItems
     from cadc_rec.export.new_users import NewUsers
     from cadc_rec.serving.bundle import layout
     from cadc_rec.serving.bundle.bundle import Bundle
     from cadc_rec.serving.bundle.signing import verification_key
+    from cadc_rec.serving.predict.cold_items import NewItems
 
     bundle = Bundle.open(folder, verification_key(None))
     if not bundle.has(layout.COLUMNS):

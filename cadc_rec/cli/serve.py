@@ -73,6 +73,14 @@ def serve(
     max_places: Annotated[
         int, typer.Option(min=1, help="Recommendations in one answer: users times k.")
     ] = 1 << 20,
+    max_new_items: Annotated[
+        int,
+        typer.Option(min=0, help="Items that may be put beside the bundle's while it is served, "
+                     "new and changed ones together."),
+    ] = 10_000,
+    max_new_items_mib: Annotated[
+        int, typer.Option(min=1, help="Size of the journal of these items.")
+    ] = 64,
     events: Annotated[
         Path | None,
         typer.Option(help="Journal of the events that clients tell. Default: BUNDLE.events beside "
@@ -116,6 +124,8 @@ def serve(
         workers=workers,
         watch_seconds=watch,
         limits=Limits(deadline_seconds=deadline, wait_seconds=max_wait, places=max_places),
+        new_items=max_new_items,
+        new_items_bytes=max_new_items_mib << 20,
         events=events,
         tls_cert=tls_cert,
         tls_key=tls_key,

@@ -21,7 +21,7 @@ from cadc_rec.data.recent_popularity import LatestScores
 from cadc_rec.data.request_codes import RequestCodes
 from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.data.user_items import UserItems
-from cadc_rec.export.new_items import NewItemProgram, NewItems, new_item_program
+from cadc_rec.export.new_items import NewItemProgram, new_item_program
 from cadc_rec.export.new_users import NewUsers, new_user_program
 from cadc_rec.export.newcomers import newcomer_program, row_fold
 from cadc_rec.export.programs import Program
@@ -35,6 +35,7 @@ from cadc_rec.export.trained import TrainedModel, trained_towers
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior, fitted_tables
 from cadc_rec.pretrain.tables_alone import TablesAlone
+from cadc_rec.serving.predict.cold_items import NewItems
 from cadc_rec.store.artifact import Artifact
 
 

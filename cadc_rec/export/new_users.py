@@ -23,13 +23,14 @@ from torch import nn
 from cadc_rec.data.dataset import Attribute, known_to_towers
 from cadc_rec.data.dense import DenseAttribute, side_by_side
 from cadc_rec.errors import CadcError
-from cadc_rec.export.new_items import GivenFeatures, code_widths, given_codes
+from cadc_rec.export.new_items import GivenFeatures, code_widths
 from cadc_rec.export.newcomers import HistoryNewcomer
 from cadc_rec.export.programs import Program
 from cadc_rec.export.trained import TrainedModel
 from cadc_rec.models.prior import HistoryPrior
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.programs import load_program
+from cadc_rec.serving.predict.cold_items import given_codes
 
 
 class NewUserProgram(nn.Module):

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from cadc_rec.data.dataset import Attribute
 from cadc_rec.data.dense import DenseAttribute
 from cadc_rec.distributed.state import gather_state
-from cadc_rec.export.new_items import NewItems, new_item_program
+from cadc_rec.export.new_items import new_item_program
 from cadc_rec.export.new_users import NewUsers, new_user_program
 from cadc_rec.export.newcomers import HistoryNewcomer
 from cadc_rec.export.predict import TwoTowerPredictFactory
@@ -22,6 +22,7 @@ from cadc_rec.export.trained import trained_model
 from cadc_rec.models.forward import user_vectors
 from cadc_rec.planning.plan import plan_experiment
 from cadc_rec.planning.sizes import Machines, PlannedDense, Sizes
+from cadc_rec.serving.predict.cold_items import NewItems
 from cadc_rec.training.build import build_model
 from tests.distributed import toy
 

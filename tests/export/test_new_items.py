@@ -17,9 +17,9 @@ from cadc_rec.data.dataset import Attribute
 from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.state import load_state
 from cadc_rec.evaluation.on_top import LastItems
-from cadc_rec.export.new_items import NewItems
 from cadc_rec.pipeline.stages.train import CHECKPOINT
 from cadc_rec.serving.bundle.programs import load_program
+from cadc_rec.serving.predict.cold_items import NewItems
 from cadc_rec.training.build import build_model
 from cadc_rec.training.new_items import new_item_vectors
 from cadc_rec.training.scoring import of_towers

@@ -18,11 +18,11 @@ from cadc_rec.distributed.processes import processes
 from cadc_rec.distributed.state import load_state
 from cadc_rec.evaluation.on_top import LastItems
 from cadc_rec.export.finished import Finished
-from cadc_rec.export.new_items import NewItems
 from cadc_rec.export.write import Wanted, write_bundle
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.pipeline.stages.train import CHECKPOINT
 from cadc_rec.serving.bundle.bundle import Bundle
+from cadc_rec.serving.predict.cold_items import NewItems
 from cadc_rec.training.build import build_model
 from cadc_rec.training.new_items import new_item_vectors
 from cadc_rec.training.scoring import of_towers

@@ -145,7 +145,7 @@ def test_their_vectors_come_from_their_attributes(bundles, predictors):
 
 def test_with_tables_alone_they_stand_where_the_items_most_like_them_stand():
     from cadc_rec.data.dataset import Attribute
-    from cadc_rec.export.new_items import NewItems
+    from cadc_rec.serving.predict.cold_items import NewItems
 
     def colour(codes):
         return [Attribute("c", "categorical", 4, np.arange(len(codes) + 1), np.array(codes, "i4"))]

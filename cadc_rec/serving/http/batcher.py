@@ -69,8 +69,8 @@ def runs_program(predictor: Predictor, query: Query) -> bool:
 
 def _work_of_one(predictor: Predictor, k: int) -> int:
     """Multiplications for one user."""
-    vectors = predictor.item_vectors.vectors
-    return max(1, int(vectors.size) + _EXACT * k * int(vectors.shape[1]))
+    n, width = predictor.item_vectors.vectors.shape
+    return max(1, n * width + _EXACT * k * width)
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import secrets
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -44,10 +44,16 @@ class EventLog:
     Args:
         path: the journal's file, made at the first event.
         most_bytes: of the journal; beyond them the oldest half is dropped.
+        before: called before other processes' events are counted: they may be of new items.
     """
 
-    def __init__(self, path: Path, most_bytes: int = _MOST_BYTES) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        most_bytes: int = _MOST_BYTES,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.path, self._before = path, before
         self._journal = Journal(path, _KIND, most_bytes)
         # The first decides; a second counts as well, and may take its place. Set in one step.
         self._counting: tuple[Predictor, ...] = ()
@@ -198,6 +204,7 @@ class EventLog:
             self._journal.append(records)
 
     def _follow(self) -> None:
+        self._before()
         with self._lock:
             self._catch_up()
 

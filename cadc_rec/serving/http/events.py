@@ -132,7 +132,7 @@ def event_routes(loaded: Loaded, name: str, with_key: bool) -> APIRouter:
 
 
 def _event(n: int, told: ToldEvent, items: IdMap, users: IdMap, now: float) -> Event:
-    item, user = _id(told.item_id, items), _id(told.user_id, users)
+    item, user = id_as_sent(told.item_id, items), id_as_sent(told.user_id, users)
     if user is None and told.user_id is not None:
         raise CadcError(
             f"events[{n}].user_id: user ids are whole numbers in this bundle; "
@@ -141,7 +141,7 @@ def _event(n: int, told: ToldEvent, items: IdMap, users: IdMap, now: float) -> E
     return Event(item, now if told.time is None else told.time, user, told.id)
 
 
-def _id(value: int | str | None, ids: IdMap) -> int | str | None:
+def id_as_sent(value: int | str | None, ids: IdMap) -> int | str | None:
     """An id as the bundle has it; numbers may come as text, None is what no number can be."""
     if isinstance(value, str) and ids.are_integers and not ids.forms:
         return int(value) if _WHOLE.fullmatch(value) else None

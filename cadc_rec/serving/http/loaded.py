@@ -33,6 +33,7 @@ from cadc_rec.store.remote.finished import brought, newest
 
 if TYPE_CHECKING:
     from cadc_rec.serving.http.event_log import EventLog
+    from cadc_rec.serving.http.item_log import ItemLog
     from cadc_rec.serving.http.withheld import Withheld
 
 _MOST_WAITING = 256  # requests, of 2 MiB each at most, for what the first ones do not need
@@ -100,6 +101,7 @@ class Loaded:
         verify_key: file with the public key that bundles must be signed with.
         events: what clients tell; each bundle counts it before it answers.
         withheld: items that no answer has.
+        items: that are put beside the bundle's, changed and removed.
 
     Raises:
         CadcError: see `load_tested`; or the journal of events is damaged.
@@ -111,18 +113,25 @@ class Loaded:
         verify_key: Path | None = None,
         events: EventLog | None = None,
         withheld: Withheld | None = None,
+        items: ItemLog | None = None,
     ) -> None:
         self.path, self.verify_key = path, verify_key
-        self.events, self.withheld = events, withheld
-        self._told = [told for told in (events, withheld) if told is not None]
+        self.events, self.withheld, self.items = events, withheld, items
+        # What is told of an item is told of one that is there: they come first.
+        self._told = [told for told in (items, events, withheld) if told is not None]
         self._one_at_a_time = asyncio.Lock()
         self._tasks = set[asyncio.Task[Predictor]]()  # the loop itself holds them weakly
         self._whole, self._waiting = asyncio.Event(), 0
         self._seen = self._look()
-        self.predictor, self._folder = load_tested(path, verify_key)
+        self._bundle, self._folder = load_tested(path, verify_key)
         for told in self._told:
-            told.onto(self.predictor)
+            told.onto(self._bundle)
         _LOADED.labels(self.predictor.fingerprint).set(time.time())
+
+    @property
+    def predictor(self) -> Predictor:
+        """What answers now: the bundle, with the items that were put beside it."""
+        return self._bundle.now
 
     async def reload(self) -> Predictor:
         """Load the bundle at the path; on any failure keep the old one.
@@ -144,7 +153,7 @@ class Loaded:
             except Exception as error:
                 self._seen = seen
                 for told in self._told:
-                    told.settle(self.predictor)
+                    told.settle(self._bundle)
                 _RELOADS.labels("refused").inc()
                 log.error("refused: %s The old bundle goes on answering.", error)
                 if isinstance(error, CadcError):
@@ -160,9 +169,10 @@ class Loaded:
                 let_go(self._folder)
             for told in self._told:  # in the same step of the loop as the answers
                 told.settle(predictor)
-            self.predictor, self._seen, self._folder = predictor, seen, folder
-            if self.events is not None:
-                await asyncio.to_thread(self.events.thin)
+            self._bundle, self._seen, self._folder = predictor, seen, folder
+            for kept in (self.items, self.events):
+                if kept is not None:
+                    await asyncio.to_thread(kept.thin)
             log.info("loaded %s (%s)", predictor.name, predictor.fingerprint[:12])
             return predictor
 

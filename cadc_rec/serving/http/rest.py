@@ -34,6 +34,7 @@ from cadc_rec.serving.http.availability import Availability, availability_routes
 from cadc_rec.serving.http.events import Told, event_routes
 from cadc_rec.serving.http.guard import OPEN_PATHS, ApiKey, App, Guard
 from cadc_rec.serving.http.infer import Infer
+from cadc_rec.serving.http.items import ItemsTold, item_routes
 from cadc_rec.serving.http.load import Busy, TooLate, refused
 from cadc_rec.serving.http.loaded import KeyNeeded, NotUnloaded, Repository
 from cadc_rec.serving.http.messages import (
@@ -50,7 +51,7 @@ from cadc_rec.serving.http.side_models import SideModel
 
 _INFER = "/v2/models/{model_name}/infer"
 _INFER_VERSION = "/v2/models/{model_name}/versions/{model_version}/infer"
-_TOLD = ("/events", "/availability")  # of the recommender alone
+_TOLD = ("/events", "/availability", "/items")  # of the recommender alone
 _STATUS: dict[type[Exception], tuple[int, str]] = {  # and the reason, for the metrics
     InvalidInput: (400, "invalid"),
     CadcError: (400, "invalid"),
@@ -132,7 +133,7 @@ def application(
         return HttpResponse(exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     app.include_router(page_routes(model, beside[0]))
-    for routes in (event_routes, availability_routes):
+    for routes in (event_routes, availability_routes, item_routes):
         app.include_router(routes(model.loaded, model.name, key.exists))
     register_v2_endpoints(app, dataplane, repository)
     for kind in _STATUS:
@@ -208,7 +209,7 @@ def _described(app: FastAPI, names: Sequence[str], with_key: bool) -> dict[str, 
     document = get_openapi(title=app.title, version=app.version, routes=app.routes[::-1])
     components = document["components"]
     _, models = models_json_schema(
-        [(one, "validation") for one in (Request, Told, Availability)],
+        [(one, "validation") for one in (Request, Told, Availability, ItemsTold)],
         ref_template="#/components/schemas/{model}",
     )
     components["schemas"].update(models["$defs"])

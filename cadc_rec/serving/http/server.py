@@ -35,6 +35,7 @@ from cadc_rec.serving.http.event_log import EventLog
 from cadc_rec.serving.http.guard import ApiKey
 from cadc_rec.serving.http.handshake import handshaking
 from cadc_rec.serving.http.health import HealthPort
+from cadc_rec.serving.http.item_log import ItemLog
 from cadc_rec.serving.http.loaded import Loaded, Repository, use_one_thread
 from cadc_rec.serving.http.observed import observed, observers
 from cadc_rec.serving.http.recommender import Recommender
@@ -174,21 +175,18 @@ async def _serve(
     with contextlib.ExitStack() as stack:
         written = stack.enter_context(access_log(settings.access_log))
         tell = None if written is None else written.write
-        events = None if settings.journal is None else EventLog(settings.journal)
-        if events is not None:
-            stack.callback(events.close)
-        withheld = None if settings.availability is None else Withheld(settings.availability)
-        if withheld is not None:
-            stack.callback(withheld.close)
-        loaded = Loaded(settings.bundle, settings.verify_key, events, withheld)
+        told = _told(settings)
+        for each in told:
+            stack.callback(each.close)
+        loaded = Loaded(settings.bundle, settings.verify_key, *told)
         model = Recommender(settings.name, loaded, limits)
         stack.callback(model.close)
         models = ModelRepository()
         beside = side_models(model)
         for side in beside:
             stack.callback(side.close)
-        for each in (model, *beside):
-            models.update(each)
+        for one in (model, *beside):
+            models.update(one)
         dataplane = DataPlane(models)
         reload = loaded.reload if link is None else link.reload_all
         repository = Repository(models, reload, settings.name, key.exists)
@@ -237,10 +235,7 @@ async def _serve(
             tasks.append(asyncio.create_task(link.listen(loaded.reload, stop)))
         if settings.watch_seconds > 0:
             tasks.append(asyncio.create_task(loaded.watch(settings.watch_seconds)))
-        if events is not None:
-            tasks.append(asyncio.create_task(events.watch()))
-        if withheld is not None:
-            tasks.append(asyncio.create_task(withheld.watch()))
+        tasks += [asyncio.create_task(each.watch()) for each in told]
         if pair is not None:
             tasks.append(asyncio.create_task(pair.watch()))
         predictor = loaded.predictor
@@ -251,6 +246,16 @@ async def _serve(
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _told(settings: ServiceSettings) -> tuple[EventLog, Withheld, ItemLog] | tuple[()]:
+    """What clients tell while the bundle is served; nothing where there is no place for it."""
+    events, availability, items = settings.journal, settings.availability, settings.items
+    if events is None or availability is None or items is None:
+        return ()
+    withheld = Withheld(availability)
+    put = ItemLog(items, settings.new_items, settings.new_items_bytes, withheld.follow)
+    return EventLog(events, before=put.follow), withheld, put
 
 
 def _key_pair(settings: ServiceSettings) -> KeyPair | None:

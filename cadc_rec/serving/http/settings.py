@@ -67,6 +67,8 @@ class ServiceSettings:
         verify_key: file with the public key that bundles must be signed with.
         workers: processes that answer.
         watch_seconds: seconds between checks for a new bundle at the same path; 0 never checks.
+        new_items: items that may be put beside the bundle's, new and changed ones together.
+        new_items_bytes: of their journal.
         events: file of the journal of events; None puts it beside the bundle where that is a
             folder, and keeps none otherwise.
         tls_cert: PEM file with the certificate and what leads to a known authority; None serves
@@ -86,6 +88,8 @@ class ServiceSettings:
     verify_key: Path | None = None
     workers: int = 1
     watch_seconds: float = 2.0
+    new_items: int = 10_000
+    new_items_bytes: int = 64 << 20
     events: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -110,10 +114,18 @@ class ServiceSettings:
     @property
     def availability(self) -> Path | None:
         """Where the journal of withheld items lies: beside that of events."""
+        return self._beside("availability")
+
+    @property
+    def items(self) -> Path | None:
+        """Where the journal of new items lies: beside that of events."""
+        return self._beside("items")
+
+    def _beside(self, what: str) -> Path | None:
         if self.events is not None:
-            return self.events.with_name(f"{self.events.name}.availability")
+            return self.events.with_name(f"{self.events.name}.{what}")
         place = self.journal
-        return None if place is None else place.with_suffix(".availability")
+        return None if place is None else place.with_suffix(f".{what}")
 
 
 def require_key_beyond_loopback(host: str, api_key: str | None, everybody: bool) -> None:

@@ -57,6 +57,7 @@ class Withheld:
         self._items: dict[Id, int] = {}  # what is withheld, as it was written, and its row or -1
         self._written_as: dict[int, set[Id]] = {}  # by row: an item may be named in several ways
         self._rows_of: Predictor | None = None  # whose rows these are
+        self._looked_at: Predictor | None = None  # it, with the items that were beside it then
         # The first answers; a second may take its place. Set in one step.
         self._followers: tuple[Predictor, ...] = ()
         self._lock = threading.Lock()
@@ -115,7 +116,7 @@ class Withheld:
         while True:
             await asyncio.sleep(seconds)
             try:
-                await loop.run_in_executor(self._thread, self._followed)
+                await loop.run_in_executor(self._thread, self.follow)
             except CadcError as error:
                 log.warning("%s What other processes withhold is not known.", error)
             except Exception as error:  # a record that says nothing must not end the rest
@@ -206,7 +207,7 @@ class Withheld:
             CadcError: an id is of the wrong type.
         """
         assert self._rows_of is not None
-        named, items = list(dict.fromkeys([*withhold, *release])), self._rows_of.items
+        named, items = list(dict.fromkeys([*withhold, *release])), self._rows_of.now.items
         rows = items.rows(named)
         freed, mine = set(release), dict[Id, bool]()
         freed_rows = {row for one, row in zip(named, rows.tolist(), strict=True) if one in freed}
@@ -226,7 +227,12 @@ class Withheld:
         except JournalFullError:
             self._journal.thin(lambda old: _last_words([*old, *records]))
 
-    def _followed(self) -> None:
+    def follow(self) -> None:
+        """Leave out what other processes were told, and what came since it was told of.
+
+        Raises:
+            CadcError: the journal is damaged or cannot be read.
+        """
         with self._lock:
             self._follow()
 
@@ -234,13 +240,16 @@ class Withheld:
         """Read what is new in the journal, and let the predictors know if anything is."""
         news = self._journal.news()
         first, *others = self._followers
-        anew = anew or first is not self._rows_of
-        if not (news.records or news.anew or anew):
+        anew, now = anew or first is not self._rows_of, first.now
+        came, self._looked_at = now is not self._looked_at, now
+        if not (news.records or news.anew or anew or came):
             return
         if news.anew or anew:
             before = [] if news.anew else list(self._items)
             self._items, self._written_as, self._rows_of = {}, {}, first
             self._hold(before)
+        elif came:  # an item that nobody had may be there now
+            self._hold([one for one, row in self._items.items() if row < 0])
         last = {record["item"]: record["withheld"] for record in news.records}
         for one in last:
             row = self._items.pop(one, -1)
@@ -283,9 +292,9 @@ def _last_words(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _rows(predictor: Predictor, named: list[Id]) -> NDArray[np.int64]:
     """Row of each item; -1 of one that is unknown, or of a type that the bundle refuses."""
     with contextlib.suppress(CadcError):
-        return predictor.items.rows(named)
+        return predictor.now.items.rows(named)
     rows = np.full(len(named), -1, np.int64)
     for n, one in enumerate(named):
         with contextlib.suppress(CadcError):
-            rows[n] = predictor.items.rows([one])[0]
+            rows[n] = predictor.now.items.rows([one])[0]
     return rows

@@ -6,7 +6,7 @@ left, by a user's vector or by popularity.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,7 @@ class Choice:
         Args:
             taken: items that each user took.
             blocked: rows that no request gets.
-            most: how many rows are ranked, the first ones.
+            most: rows from here on are not ranked, whatever is said of them.
         """
         if self.withheld is not None:
             parts = [
@@ -103,30 +103,54 @@ class Popularity:
     """Finds the items most often taken.
 
     Attributes:
-        order: item rows, the most often taken first; of equal ones the lower row first.
-        counts: how often each item was taken.
+        order: item rows of the bundle, the most often taken first; of equal ones the lower row
+            first, so that those nobody took come last.
+        counts: how often each of them was taken.
+        ranked: so many of the first rows are looked at.
+        added: rows behind the bundle's, all of which are: of items that came while it is served.
     """
 
     order: NDArray[np.int64]
     counts: NDArray[np.int64]
+    ranked: int
+    added: int = 0
 
-    def best(self, k: int, out: NotCandidates, most: int) -> Best:
-        """The k first of the first `most` rows, for one user without a vector."""
+    @property
+    def n_items(self) -> int:
+        """How many rows there are, looked at or not."""
+        return len(self.counts) + self.added
+
+    def best(self, k: int, out: NotCandidates) -> Best:
+        """The k first, for one user without a vector."""
         out = out.counted(_BLOCK)
         taken, found = out.taken.of(0), np.zeros(0, np.int64)
-        order = self.order[:most]  # what nobody took is counted 0 and has the last rows
-        if out.only is not None and out.only.most < _BLOCK:
-            few = out.only.rows().astype(np.int64)
-            few = few[few < most]
-            order = few[np.argsort(-self.counts[few], kind="stable")]
-        start, size = 0, max(_BLOCK, k + len(taken))
-        while start < len(order) and len(found) < k:
-            rows = order[start : start + size]
+        for rows in self._in_order(out, max(_BLOCK, k + len(taken))):
             rows = rows[out.leaves(rows) & ~np.isin(rows, taken)]
             found = np.concatenate([found, rows])
-            start, size = start + size, 4 * size
+            if len(found) >= k:
+                break
         found = found[:k]
-        return filled(Best(found[None], self.counts[found][None].astype(np.float64)), k)
+        return filled(Best(found[None], self._counted(found)[None].astype(np.float64)), k)
+
+    def _in_order(self, out: NotCandidates, size: int) -> Iterator[NDArray[np.int64]]:
+        """Rows to look at, block by block."""
+        n = len(self.counts)
+        if out.only is not None and out.only.most < _BLOCK:
+            few = out.only.rows().astype(np.int64)
+            few = few[(few < self.ranked) | (few >= n)]
+            yield few[np.argsort(-self._counted(few), kind="stable")]
+            return
+        start = 0
+        while start < self.ranked:  # what nobody took is counted 0 and has the last rows
+            yield self.order[start : min(start + size, self.ranked)]
+            start, size = start + size, 4 * size
+        yield np.arange(n, n + self.added)
+
+    def _counted(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        if not self.added:
+            return self.counts[rows]
+        n = len(self.counts)
+        return np.where(rows < n, self.counts[np.minimum(rows, n - 1)], 0)
 
 
 @dataclass(frozen=True)
@@ -139,7 +163,7 @@ class Search:
         retrieval: finds the best by vectors.
         listed: scores on top of the dot products.
         popular: finds them for who has no vector.
-        most: how many rows are ranked, the first ones.
+        most: the longest list that there can be.
         own: the only items of each user; None: all.
     """
 
@@ -171,9 +195,9 @@ class Search:
         """The same of one user; `out` has that user alone."""
         k = min(k, self.most)
         if self.own is not None:
-            out = out.narrowed(Named.of(self.own[place], len(self.popular.counts)))
+            out = out.narrowed(Named.of(self.own[place], self.popular.n_items))
         if not self.by_vector[place]:
-            return self.popular.best(k, out, self.most)
+            return self.popular.best(k, out)
         more = None if self.listed is None else self.listed[[place]]
         return self.retrieval.best(self.queries[place][None], k, out, more)
 

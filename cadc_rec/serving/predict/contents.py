@@ -26,11 +26,26 @@ from cadc_rec.serving.predict.attributes import UserAttributes
 from cadc_rec.serving.predict.catalogue import ItemAttribute, attribute_of
 from cadc_rec.serving.predict.events import LiveEvents
 from cadc_rec.serving.predict.ids import IdMap
+from cadc_rec.serving.predict.new_items import NOTHING, ItemsBeside, NewItemsOfBundle
 from cadc_rec.serving.predict.recent import RecentState
 from cadc_rec.serving.predict.requests import Requests
-from cadc_rec.serving.predict.retrieval import IndexSearch, Retrieval
+from cadc_rec.serving.predict.retrieval import AlteredItems, IndexSearch, Retrieval
 from cadc_rec.serving.predict.texts import Texts
 from cadc_rec.serving.predict.top_k import Floats, ItemVectors, load_ahead
+
+
+@dataclass(eq=False)
+class Live:
+    """What changes while a bundle is served; each is put in place in one step.
+
+    Attributes:
+        withheld: rows of items that no answer has for now.
+        now: the bundle with the items that were put beside it; None without any.
+    """
+
+    withheld: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    now: Any = None
+
 
 Newcomers = Callable[..., Floats]
 """Vectors ``[n, d]`` of histories: item rows ``[n, L]``, the latest first, -1 after the last; and,
@@ -39,7 +54,7 @@ where requests have a context, of its codes ``[n, features]``."""
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything that answers are made from; nothing but `events` changes after loading.
+    """Everything that answers are made from; nothing but `events` and `live` changes after loading.
 
     Attributes:
         users: their ids.
@@ -64,6 +79,11 @@ class Contents:
         forgotten: rows of items that were forgotten and are no answer.
         events: what was taken since the log ended.
         withheld: rows of items that the exporter left out of all answers.
+        live: what a service changes.
+        new_items: how items are put beside the bundle's; None where it describes none.
+        beside: the items that were.
+        removed: rows of what was an item, and is none now.
+        base: the predictor of the bundle alone; None is this one.
         programs: that are loaded when they are needed.
         fingerprint: of the bundle.
         name: of the bundle.
@@ -72,7 +92,7 @@ class Contents:
     users: IdMap
     items: IdMap
     user_vectors: Floats
-    item_vectors: ItemVectors
+    item_vectors: ItemVectors | AlteredItems
     known: UserItems
     popularity: NDArray[np.int64]
     retrieval: Retrieval
@@ -87,6 +107,11 @@ class Contents:
     forgotten: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     events: LiveEvents = field(default_factory=LiveEvents, compare=False)
     withheld: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    live: Live = field(default_factory=Live, compare=False)
+    new_items: NewItemsOfBundle | None = None
+    beside: ItemsBeside = NOTHING
+    removed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    base: Any = None
     programs: Sequence[LazyProgram] = ()
     fingerprint: str = ""
     name: str = ""
@@ -137,23 +162,30 @@ class Contents:
                 RecentState.of_bundle(bundle, model, len(taken)), len(items), model.get("log_ends")
             ),
             withheld=_withheld(bundle, len(items)),
+            new_items=NewItemsOfBundle.of_bundle(bundle, model),
             titles=_titles(bundle, len(items)),
             fingerprint=bundle.fingerprint,
             name=bundle.name,
         )
 
-    @cached_property
+    @property
     def no_answer(self) -> NDArray[np.int64]:
         """Rows of items that no request is answered with, ascending; `withhold` replaces it."""
-        return np.union1d(self.forgotten, self.withheld)
+        told = self.live.withheld
+        before: tuple[NDArray[np.int64], NDArray[np.int64]] | None = self.__dict__.get("_out")
+        if before is not None and before[0] is told:
+            return before[1]
+        every = np.unique(np.concatenate([self.forgotten, self.withheld, self.removed, told]))
+        self.__dict__["_out"] = told, every
+        return every
 
     def withhold(self, rows: NDArray[np.int64]) -> None:
         """Leave these items out of all answers from now on, beside those of the bundle.
 
         It is all that is withheld: what was named before and is not now is released.
         """
-        every = np.union1d(np.union1d(self.forgotten, self.withheld), rows)
-        self.__dict__["no_answer"] = every  # in one step, for requests that are being answered
+        self.live.withheld = rows  # in one step, for requests that are being answered
+        assert self.no_answer is not None  # made now, and not by the next request
 
     def load_ahead(self) -> None:
         """Load what is otherwise loaded when it is first needed.
@@ -167,9 +199,23 @@ class Contents:
 
     def titles_of(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Titles of item rows, of any shape; empty where a row is -1 or has no title."""
+        if self.base is not None:
+            found = self.base.titles_of(np.where(rows < len(self.base.items), rows, -1))
+            titled, texts = self._new_titles
+            for place in np.argwhere(np.isin(rows, titled)):
+                found[tuple(place)] = texts[int(rows[tuple(place)])]
+            return found
         if not len(self.titles):
             return np.full(rows.shape, "", dtype=object)
         return self._texts.at(rows)
+
+    @cached_property
+    def _new_titles(self) -> tuple[NDArray[np.int64], dict[int, str]]:
+        """Rows of the items that were put with a title, and these."""
+        told = [state for state in self.beside.states.values() if state.title is not None]
+        rows = self.items.rows([state.item for state in told])
+        texts = [state.title or "" for state in told]
+        return rows, dict(zip(rows.tolist(), texts, strict=True))
 
     @cached_property
     def _texts(self) -> Texts:

@@ -205,7 +205,7 @@ class LiveEvents:
                 again = event.again
                 if event.user is not None:
                     again |= self._joins(event.user, event.time, event.item)
-                if not again:
+                if not again and event.item < self._n_items:  # what came since is by vector alone
                     rows.append((event.time, event.item))
             _shorten(self._ids, _MOST_IDS)
             _shorten(self._of, _MOST_USERS)

@@ -118,22 +118,30 @@ class IdMap:
             CadcError: an id is of the wrong type.
         """
         values = wanted.tolist() if isinstance(wanted, np.ndarray) else list(wanted)
-        kind: tuple[type, ...] = (int, np.integer) if self.are_integers else (str,)
-        if self.forms:
-            kind = (*kind, str)
-        if "integer-like" in self.forms:
-            kind = (*kind, int, np.integer, float)
+        kind = self._kind
         for value in values:
-            # True would be found as 1.
             if isinstance(value, bool) or not (value is None or isinstance(value, kind)):
-                what = "whole numbers" if self.are_integers else "strings"
-                raise CadcError(f"{self.side} ids are {what} in this bundle; got {value!r:.80}.")
+                raise self._of_wrong_type(value)
         rows = self._found(values)
         if self.forms:
             lost = np.flatnonzero(rows == UNKNOWN)
             if len(lost):
                 rows[lost] = self._in_form([values[place] for place in lost.tolist()])
         return rows
+
+    @property
+    def _kind(self) -> tuple[type, ...]:
+        """Types of ids, but bool, which is an int: True would be found as 1."""
+        kind: tuple[type, ...] = (int, np.integer) if self.are_integers else (str,)
+        if self.forms:
+            kind = (*kind, str)
+        if "integer-like" in self.forms:
+            kind = (*kind, int, np.integer, float)
+        return kind
+
+    def _of_wrong_type(self, value: Any) -> CadcError:
+        what = "whole numbers" if self.are_integers else "strings"
+        return CadcError(f"{self.side} ids are {what} in this bundle; got {value!r:.80}.")
 
     def texts(self, values: Sequence[Any]) -> list[str | None]:
         """Values as text, in the form that the ids are in; None stays None."""
@@ -143,6 +151,24 @@ class IdMap:
         known = [None if v is None else str(v).encode(errors="replace").decode() for v in values]
         found: list[str | None] = in_form(pa.array(known, pa.string()), self.forms).to_pylist()
         return found
+
+    def in_form(self, value: Any) -> int | str | None:
+        """An id as the bundle would write it; None of what no id can be.
+
+        Raises:
+            CadcError: it is of the wrong type.
+        """
+        if isinstance(value, bool) or not (value is None or isinstance(value, self._kind)):
+            raise self._of_wrong_type(value)
+        if self.forms:
+            (text,) = self.texts([value])
+            if not self.are_integers:
+                return text
+            value = int(text) if text and _INTEGER.fullmatch(text) else None
+        if self.are_integers:
+            return int(value) if value is not None and _LEAST <= value <= _MOST else None
+        # A lone surrogate is no text, and no journal could hold it.
+        return None if value is None else str(value).encode(errors="replace").decode()
 
     def _in_form(self, values: list[Any]) -> NDArray[np.int64]:
         """The row of each value in the form that the ids are in."""
@@ -194,6 +220,54 @@ class IdMap:
             return self.ids.at(rows)
         found: NDArray[Any] = self.ids[rows]
         found[rows < 0] = 0
+        return found
+
+
+class AndMore(IdMap):
+    """The ids of a bundle, without some of them and with others behind.
+
+    Args:
+        first: of the bundle.
+        more: ids of the rows behind, in the form of the others.
+        named: which of these are items now, by their places in `more`.
+        removed: rows of the bundle that no id names.
+    """
+
+    def __init__(
+        self, first: IdMap, more: Sequence[Any], named: Iterable[int], removed: NDArray[np.int64]
+    ) -> None:
+        self.side, self.ids, self.forms = first.side, first.ids, first.forms
+        self._keys, self._rows = first._keys, first._rows
+        self._first, self._forgotten = first, np.union1d(first._forgotten, removed)
+        self._row_of = {more[place]: len(first) + place for place in named}
+        self._more = np.array([*more, None], dtype=object)[:-1]  # of equal lengths, too
+
+    def __len__(self) -> int:
+        return len(self.ids) + len(self._more)
+
+    @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest id; 0 where ids are whole numbers."""
+        if self.are_integers:
+            return 0
+        lengths = [len(one.encode("utf-8", "surrogatepass")) for one in self._row_of]
+        return max([self._first.longest, *lengths])
+
+    def _found(self, values: list[Any]) -> NDArray[np.int64]:
+        rows = super()._found(values)
+        for place in np.flatnonzero(rows == UNKNOWN).tolist():
+            value = values[place]
+            if value is not None and not isinstance(value, float):
+                rows[place] = self._row_of.get(value, UNKNOWN)
+        return rows
+
+    def of_rows(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Original ids of rows, of any shape; 0 or the empty string where a row is -1."""
+        behind = rows >= len(self.ids)
+        if not behind.any():
+            return super().of_rows(rows)
+        found = super().of_rows(np.where(behind, UNKNOWN, rows))
+        found[behind] = self._more[rows[behind] - len(self.ids)]
         return found
 
 

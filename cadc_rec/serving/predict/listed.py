@@ -117,7 +117,19 @@ def listed_among(listed: Listed, rows: NDArray[np.int32]) -> Listed:
 
 def listed_below(listed: Listed, n: int) -> Listed:
     """The scores of the items that have rows below n."""
-    return listed_among(listed, np.arange(n, dtype=np.int32))
+    if listed is None:
+        return None
+    if isinstance(listed, OnTop):
+        many = int(np.searchsorted(listed.recent.rows, n))
+        recent = More(listed.recent.rows[:many], listed.recent.scores[:many])
+        return replace(listed, recent=recent, lists=_lists_below(listed.lists, n))
+    return _lists_below(listed, n)
+
+
+def _lists_below(lists: sparse.csr_array | None, n: int) -> sparse.csr_array | None:
+    if lists is None or lists.shape[1] <= n:
+        return lists
+    return _lists_among(lists, np.arange(n, dtype=np.int32))
 
 
 def _lists_among(

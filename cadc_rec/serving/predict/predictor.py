@@ -28,8 +28,15 @@ from cadc_rec.serving.predict.contents import Contents
 from cadc_rec.serving.predict.events import Counted, Event, Outcome, keys_of, placed
 from cadc_rec.serving.predict.filters import Filter, condition_of
 from cadc_rec.serving.predict.listed import Listed, scores_at
+from cadc_rec.serving.predict.new_items import ItemChanges, ItemsBeside, PutItem, read_changes
+from cadc_rec.serving.predict.put_beside import put_beside
 from cadc_rec.serving.predict.requests import padded
-from cadc_rec.serving.predict.retrieval import AndOthers, Retrieval
+from cadc_rec.serving.predict.retrieval import (
+    AlteredItems,
+    AndAltered,
+    AndOthers,
+    Retrieval,
+)
 from cadc_rec.serving.predict.rules import NO_RULES, Rules, chosen
 from cadc_rec.serving.predict.top_k import Floats, ItemVectors, NotCandidates
 
@@ -114,18 +121,19 @@ class Predictor(Contents):
         codes = self._codes(rows, time, context)
         given = self._histories(history, len(rows))
         histories, alone = self._joined(user_ids, rows, given, history_mode == "replace")
-        learned = None if histories is None else [h[h < self._n_taken] for h in histories]
+        learned = None if histories is None else [h[h < self.n_taken] for h in histories]
         only, rules = self.read_choice(filter, rules, len(rows) * k)
         choice = Choice.of(len(rows), self.items, only, candidates, block)
         # What nobody took yet is ranked where it is asked for, and nowhere else.
         asked = bool(self.untaken) and choice.asks
-        most = len(self.items) if asked else self._n_taken
+        every = asked or self.base is not None  # new items have the last rows
+        most = len(self.items) if every else self.n_taken
         sources = self._sources(rows, learned)
         told = self._told(attributes, len(rows))
         if told:
             said = np.any([[value is not None for value in values] for values in told.values()], 0)
             sources[(rows < 0) & said] = Source.ATTRIBUTES
-        seen = histories if asked else learned
+        seen = histories if every else learned
         taken = self._taken(rows, seen) if exclude_seen else _nothing_of(len(rows))
         out = choice.out(taken, self.no_answer, most)
         out = replace(out, added=rules.added)
@@ -138,7 +146,8 @@ class Predictor(Contents):
             queries[described] = self.user_attributes.vectors(told, described.tolist(), theirs)
         queries, listed = self._on_top(queries, read, most)
         retrieval = self._every_item if asked else self.retrieval
-        search = Search(queries, sources, retrieval, listed, self._popular, most, choice.own)
+        popular = self._popular_of_every if asked else self._popular
+        search = Search(queries, sources, retrieval, listed, popular, most, choice.own)
         best = chosen(search, k, out, rules, self.attributes, self.item_vectors.vectors)
         return Recommendations(best.rows, self.items.of_rows(best.rows), best.scores, sources)
 
@@ -158,7 +167,7 @@ class Predictor(Contents):
         known = np.full(len(users), Source.KNOWN, np.int8)
         histories, _ = self._joined([user for user, _ in pairs], users, None, replace=False)
         if histories is not None:
-            histories = [h[h < self._n_taken] for h in histories]
+            histories = [h[h < self.n_taken] for h in histories]
         read = self._read(users, histories, known)
         queries = self._queries(users, self._codes(users, time, context), known, histories, read)
         queries, listed = self._on_top(queries, read, len(self.items))
@@ -183,7 +192,7 @@ class Predictor(Contents):
             CadcError: an id has the wrong type, or a time is none or lies in the future; nothing
                 is counted.
         """
-        return self.events.take(placed(events, self.items, self.users, self.known))
+        return self.events.take(placed(events, self.now.items, self.users, self.known))
 
     def weigh(self, events: Sequence[Event]) -> list[Outcome]:
         """What `count` would do with each event.
@@ -191,7 +200,58 @@ class Predictor(Contents):
         Raises:
             CadcError: it would refuse them.
         """
-        return self.events.weigh(placed(events, self.items, self.users, self.known))
+        return self.events.weigh(placed(events, self.now.items, self.users, self.known))
+
+    def with_items(self, put: Sequence[PutItem] = (), remove: Sequence[Any] = ()) -> Predictor:
+        """A predictor that answers with other items than this one, which stays as it is.
+
+        They share all else, also what is counted (`count`) and withheld. A new item is ranked with
+        the others by its vector alone: no transition leads to it, and nobody has taken it. An item
+        of the bundle keeps what is known of it but for what is told; with attributes alone it keeps
+        its vector. An item that is removed is unknown to every question.
+
+        Args:
+            put: items that came or changed; see `PutItem`.
+            remove: original ids of items to remove; of no item: they do nothing.
+
+        Raises:
+            CadcError: an item is not as described, or the bundle makes no vectors of attributes.
+        """
+        return self.with_changes(self.read_items(put, remove))
+
+    def read_items(
+        self, put: Sequence[PutItem], remove: Sequence[Any], beside: ItemsBeside | None = None
+    ) -> ItemChanges:
+        """What `with_items` is told, checked, with all vectors.
+
+        Args:
+            put: items.
+            remove: original ids.
+            beside: what was told before; None is what this predictor has.
+
+        Raises:
+            CadcError: see `with_items`.
+        """
+        before = self.beside if beside is None else beside
+        width = self.item_vectors.vectors.shape[1]
+        return read_changes(put, remove, before, self.bundle.items, width, self.new_items)
+
+    def with_changes(self, changes: ItemChanges) -> Predictor:
+        """The predictor after changes that were checked."""
+        bundle = self.bundle
+        return put_beside(bundle, self.beside.after(changes, bundle.items))
+
+    @property
+    def now(self) -> Predictor:
+        """The predictor with the items that a service has put beside the bundle by now."""
+        found: Predictor | None = self.live.now
+        return self if found is None else found
+
+    @property
+    def bundle(self) -> Predictor:
+        """The predictor of the bundle alone, without the items that were put beside it."""
+        found: Predictor | None = self.base
+        return self if found is None else found
 
     def similar_items(
         self,
@@ -213,7 +273,7 @@ class Predictor(Contents):
             lost = item_ids[int(np.argmax(rows < 0))]
             raise CadcError(f"no item has the id {lost!r:.80}.")
         itself = UserItems(np.arange(len(rows) + 1), rows.astype(np.int32))
-        untaken = np.arange(self._n_taken, len(self.items))
+        untaken = np.arange(self.n_taken, len(self.bundle.items))
         only = condition_of(filter, self.attributes, len(self.items)) if filter else None
         out = NotCandidates(itself, np.union1d(self.no_answer, untaken), only)
         best = self.directions.best(self.directions.vectors[rows], k, out)
@@ -241,7 +301,7 @@ class Predictor(Contents):
         codes = self._codes(rows, time, context)
         given = self._histories(history, len(rows))
         histories, alone = self._joined(user_ids, rows, given, history_mode == "replace")
-        learned = None if histories is None else [h[h < self._n_taken] for h in histories]
+        learned = None if histories is None else [h[h < self.n_taken] for h in histories]
         sources = self._sources(rows, learned)
         read = self._read(rows, learned, sources, alone)
         found = self._queries(rows, codes, sources, learned, read)
@@ -293,28 +353,42 @@ class Predictor(Contents):
         return self.events.of(keys) is not None
 
     @property
-    def _n_taken(self) -> int:
-        """How many items somebody took: those with the rows below it."""
-        return len(self.items) - self.untaken
+    def n_taken(self) -> int:
+        """How many of the bundle's items somebody took: those with the rows below it."""
+        return len(self.bundle.items) - self.untaken
 
     @cached_property
-    def directions(self) -> ItemVectors:
+    def directions(self) -> ItemVectors | AlteredItems:
         """The item vectors at length one, made at the first call."""
-        vectors = self.item_vectors.vectors
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return ItemVectors(vectors / np.maximum(lengths, np.finfo(np.float32).tiny))
+        if isinstance(self.item_vectors, AlteredItems):
+            altered = self.item_vectors.altered
+            first = self.bundle.directions
+            assert isinstance(first, ItemVectors)
+            few = ItemVectors(_at_length_one(altered.items.vectors))
+            return AlteredItems(first, replace(altered, items=few))
+        return ItemVectors(_at_length_one(self.item_vectors.vectors))
 
     @cached_property
     def _every_item(self) -> Retrieval:
         """Finds the best of all items, also of those that nobody took yet."""
+        if isinstance(self.item_vectors, AlteredItems):
+            bundle, altered = self.bundle, self.item_vectors.altered
+            return AndAltered(bundle._every_item, len(bundle.items), altered)
         if isinstance(self.retrieval, ItemVectors):
             return self.item_vectors
-        return AndOthers(self.retrieval, self._n_taken, self.item_vectors)
+        return AndOthers(self.retrieval, self.n_taken, self.item_vectors)
 
     @cached_property
     def _popular(self) -> Popularity:
+        if self.base is not None:
+            return replace(self.bundle._popular, added=len(self.beside.behind))
         order = np.argsort(-self.popularity, kind="stable")
-        return Popularity(order, self.popularity)
+        return Popularity(order, self.popularity, self.n_taken)
+
+    @cached_property
+    def _popular_of_every(self) -> Popularity:
+        """The same, also of items that nobody took yet."""
+        return replace(self._popular, ranked=len(self.popularity))
 
     def _sources(
         self, rows: NDArray[np.int64], learned: list[NDArray[np.int64]] | None
@@ -382,7 +456,7 @@ class Predictor(Contents):
         """
         alone = None
         if replace and given is not None:
-            alone = [int((each < self._n_taken).sum()) for each in given]
+            alone = [int((each < self.n_taken).sum()) for each in given]
         if not self.events.has_users:
             return given, alone
         since = self.events.of(keys_of(self.users, user_ids, rows))
@@ -504,6 +578,12 @@ class Predictor(Contents):
             asked = () if codes is None else (codes[newcomers],)
             queries[newcomers] = self.newcomers(theirs, *asked)
         return queries
+
+
+def _at_length_one(vectors: Any) -> Floats:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    found: Floats = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return found
 
 
 def _distinct(history: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -6,19 +6,22 @@ formed in float64 whatever found the rows.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cadc_rec.data.user_items import UserItems
-from cadc_rec.serving.predict.listed import Listed, listed_below, of_query
+from cadc_rec.serving.predict.listed import Listed, listed_among, listed_below, of_query
 from cadc_rec.serving.predict.top_k import (
     Best,
     Floats,
     ItemVectors,
     NotCandidates,
     Rows,
+    VectorRows,
+    filled,
     merged,
 )
 
@@ -111,12 +114,103 @@ class AndOthers:
         return merged([before, behind], k)
 
 
+@dataclass(frozen=True)
+class Altered:
+    """Items whose vectors are others than those of a bundle, or that it does not have.
+
+    Attributes:
+        rows: int32, ascending; those of items that the bundle does not have lie behind its own.
+        items: their vectors.
+        n_items: how many rows there are in all.
+    """
+
+    rows: NDArray[np.int32]
+    items: ItemVectors
+    n_items: int
+
+
+class AndAltered:
+    """What finds the rows of a bundle, and with them altered ones, which are few and all looked at.
+
+    Args:
+        first: finds the best of the first rows.
+        n_first: how many these are; others of the bundle are not looked at.
+        altered: looked at in place of what `first` knows of them, and beside it.
+    """
+
+    def __init__(self, first: Retrieval, n_first: int, altered: Altered) -> None:
+        self.first, self.n_first, self.altered = first, n_first, altered
+        self._replaced = altered.rows[altered.rows < n_first].astype(np.int64)
+
+    def best(self, queries: Floats, k: int, out: NotCandidates, listed: Listed = None) -> Best:
+        """The k best items of each query ``[n, d]``."""
+        mine = replace(out, taken=_below(out.taken, self.n_first))
+        if len(self._replaced):
+            mine = replace(mine, blocked=np.union1d(out.blocked, self._replaced))
+        theirs = listed_below(listed, self.n_first)
+        before = self.first.best(queries, min(k, self.n_first), mine, theirs)
+        rows = self.altered.rows
+        left = out.leaves(rows)
+        if not left.any():
+            return filled(before, k)
+        # The vectors are not gathered: nearly always all are candidates.
+        out = replace(out.among(rows), blocked=np.flatnonzero(~left))
+        found = self.altered.items.best(
+            queries, min(k, len(rows)), out, None if listed is None else listed_among(listed, rows)
+        )
+        behind = Best(np.where(found.rows >= 0, rows[found.rows], -1), found.scores)
+        return merged([before, behind], k)
+
+
+class AlteredVectors:
+    """The vectors of a bundle, and those of altered rows in their place and behind them.
+
+    Args:
+        first: of the bundle ``[n, d]``.
+        altered: what replaces them, and what follows.
+    """
+
+    def __init__(self, first: VectorRows, altered: Altered) -> None:
+        self._first, self._altered = first, altered
+        self.shape = (altered.n_items, first.shape[1])
+
+    def __getitem__(self, rows: Any, /) -> Floats:
+        """The vectors of some rows; those of a row that was removed are any."""
+        wanted = np.asarray(rows)
+        n = self._first.shape[0]
+        found: Floats = self._first[np.where(wanted < n, wanted, 0)]
+        mine = self._altered.rows
+        if len(mine):
+            places = np.searchsorted(mine, wanted).clip(max=len(mine) - 1)
+            there = mine[places] == wanted
+            found[there] = self._altered.items.vectors[places[there]]
+        return found
+
+
+class AlteredItems(AndAltered):
+    """The same of `ItemVectors`, with their vectors.
+
+    Args:
+        first: of all items of a bundle.
+        altered: in place of these, and beside them.
+    """
+
+    def __init__(self, first: ItemVectors, altered: Altered) -> None:
+        super().__init__(first, len(first), altered)
+        self.vectors: VectorRows = AlteredVectors(first.vectors, altered)
+
+    def __len__(self) -> int:
+        return self.altered.n_items
+
+
 def _below(taken: UserItems, n: int) -> UserItems:
     """The items of each query that have rows below n."""
-    there = taken.items < n
+    indptr = taken.indptr - taken.indptr[0]
+    items = taken.items[taken.indptr[0] : taken.indptr[-1]]
+    there = items < n
     if there.all():
         return taken
-    return UserItems(np.concatenate([[0], np.cumsum(there)])[taken.indptr], taken.items[there])
+    return UserItems(np.concatenate([[0], np.cumsum(there)])[indptr], items[there])
 
 
 def _with_listed(candidates: Rows, listed: Listed, most: int) -> Rows:

@@ -22,7 +22,7 @@ from cadc_rec.serving.predict.choosing import Search
 from cadc_rec.serving.predict.conditions import Condition, Every, Without
 from cadc_rec.serving.predict.filters import Filter, Room, condition_of
 from cadc_rec.serving.predict.numbers import number
-from cadc_rec.serving.predict.top_k import Best, Doubles, Floats, NotCandidates, filled
+from cadc_rec.serving.predict.top_k import Best, Doubles, NotCandidates, VectorRows, filled
 
 BOOSTS = 16
 """How many boosts a request may have."""
@@ -138,7 +138,7 @@ def chosen(
     out: NotCandidates,
     rules: Rules,
     attributes: Mapping[str, ItemAttribute],
-    vectors: Floats,
+    vectors: VectorRows,
 ) -> Best:
     """The list of each user by the rules, with k places.
 
@@ -226,7 +226,7 @@ class _List:
 
 
 def _add_diverse(
-    made: _List, rows: NDArray[np.int64], scores: Doubles, weight: float, vectors: Floats
+    made: _List, rows: NDArray[np.int64], scores: Doubles, weight: float, vectors: VectorRows
 ) -> None:
     """Fill a list by maximal marginal relevance; of equal ones the better item comes first."""
     if not len(rows):
@@ -264,7 +264,7 @@ def _add_from_behind(
     while not made.is_full:
         narrowed = mine
         for condition in made.full():
-            narrowed = narrowed.narrowed(Without(condition, len(search.popular.counts)))
+            narrowed = narrowed.narrowed(Without(condition, search.popular.n_items))
         taken = np.concatenate([mine.taken.of(0), seen.astype(np.int32)])
         narrowed = replace(narrowed, taken=UserItems.of_lists([taken]))
         found = search.of_one(place, size, narrowed)

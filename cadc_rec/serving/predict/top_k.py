@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,17 @@ _torch: Any = None
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Rows = NDArray[np.int64]
+
+
+class VectorRows(Protocol):
+    """Vectors of items, which may lie in several places."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(n, d)``."""
+
+    def __getitem__(self, rows: Any, /) -> Floats:
+        """The vectors of some rows, of any shape; -1 may be any."""
 
 
 def load_ahead() -> None:

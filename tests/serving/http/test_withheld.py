@@ -19,6 +19,7 @@ def bundle(ids, forms=()):
     """What `Withheld` needs of a predictor; `rows` are those withheld."""
     ids = np.array(ids, object if isinstance(ids[0], str) else np.int64)
     found = SimpleNamespace(items=IdMap("item", ids, forms), rows=None)
+    found.now = found  # without items beside it
     found.withhold = lambda rows: setattr(found, "rows", sorted(rows.tolist()))
     return found
 

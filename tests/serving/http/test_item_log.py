@@ -1,0 +1,218 @@
+"""The journal of items: full, damaged, of other bundles, of several writers, asked meanwhile."""
+
+import asyncio
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cadc_rec.errors import CadcError
+from cadc_rec.serving.http.item_log import ItemLog, ItemsNow
+from cadc_rec.serving.http.journal import Journal
+from cadc_rec.serving.http.load import Busy
+from cadc_rec.serving.http.withheld import Withheld
+from cadc_rec.serving.predict.attributes import TellableAttributes
+from cadc_rec.serving.predict.new_items import NewItemsOfBundle, PutItem
+from tests.serving.toy import toy
+
+KIND = {
+    "name": "kind",
+    "kind": "categorical",
+    "size": 5,
+    "vocabulary": [f"kind {n}" for n in range(4)],
+}
+
+
+def bundle(fingerprint="a", factor=1.0, **options):
+    """A bundle that makes of kind n the vector of `factor` times n + 1, everywhere the same."""
+
+    def vectors_of(attributes, count, dense):
+        width = options.get("dim", 8)
+        return np.outer(factor * attributes[0].values, np.ones(width)).astype(np.float32)
+
+    tellable = TellableAttributes([KIND], [], [1])
+    new = NewItemsOfBundle(tellable, None, lambda: SimpleNamespace(vectors_of=vectors_of))
+    return replace(toy(**options), new_items=new, fingerprint=fingerprint * 64)
+
+
+def vector(seed):
+    return np.random.default_rng(seed).standard_normal(8).astype(np.float32)
+
+
+def tell(log, put=(), remove=()):
+    return asyncio.run(log.tell(put, remove))
+
+
+@pytest.fixture
+def opened(tmp_path):
+    made = []
+
+    def open_one(predictor, **settings):
+        made.append(ItemLog(tmp_path / "journal", **settings))
+        made[-1].onto(predictor)
+        return made[-1]
+
+    yield open_one
+    for each in made:
+        each.close()
+
+
+def states(predictor):
+    return {one: state.vector.tolist() for one, state in predictor.now.beside.states.items()}
+
+
+def test_a_restart_has_what_was_told_bit_for_bit(opened):
+    first = bundle()
+    log = opened(first)
+    put = [PutItem(2000, vector=vector(1)), PutItem(2001, {"kind": "kind 2"})]
+    assert tell(log, put, [1003]) == ItemsNow(2, 0, 1)
+    changed = PutItem(1004, vector=vector(2), title="x")
+    assert tell(log, [changed], [2000, 5]) == ItemsNow(1, 1, 1, unknown=1)
+    again = bundle()
+    opened(again)
+    assert states(again) == states(first) == {2001: [3.0] * 8, 1004: vector(2).tolist()}
+    assert again.now.beside.removed == {1003}
+    users = 100 + np.arange(20)
+    wanted, found = (one.now.recommend(users, 40) for one in (first, again))
+    assert wanted.lists() == found.lists()
+    np.testing.assert_array_equal(wanted.scores, found.scores)
+
+
+def test_another_bundle_drops_what_it_has_and_makes_vectors_anew(opened, tmp_path):
+    log = opened(bundle(n_items=30))
+    put = [PutItem(2000, vector=vector(1)), PutItem(2001, {"kind": "kind 0"}),
+           PutItem(1040, vector=vector(2)), PutItem(1004, {"kind": "kind 1"})]  # fmt: skip
+    assert tell(log, put, [1003, 1005]) == ItemsNow(3, 1, 2)
+    newer = bundle("b", factor=5.0)  # it has item 1040
+    log.beside(newer)
+    assert states(newer) == {2000: vector(1).tolist(), 2001: [5.0] * 8}
+    assert newer.now.beside.removed == {1003, 1005}
+    assert tell(log, [PutItem(2002, vector=vector(3))]).new == 4, "the first decides"
+    log.settle(newer)
+    log.thin()
+    assert set(states(newer)) == {2000, 2001, 2002}
+    records = Journal(tmp_path / "journal", "items").news().records
+    assert {record["item"] for record in records} == {2000, 2001, 2002, 1003, 1005}
+    assert tell(log, [PutItem(1040, {"kind": "kind 1"})]) == ItemsNow(3, 1, 2)
+
+
+def test_vectors_of_another_dimension_and_other_ids_are_left_out(opened, caplog):
+    log = opened(bundle())
+    tell(log, [PutItem(2000, vector=vector(1)), PutItem(2001, {"kind": "kind 1"})], [1000])
+    wider = bundle("b", dim=12)
+    log.beside(wider)
+    assert states(wider) == {2001: [2.0] * 12}
+    assert "1 items of the journal are not such as this bundle takes" in caplog.text
+    texts = bundle("c", text_ids=True)
+    opened(texts)
+    assert texts.now.beside.states == {}
+    assert texts.now.recommend(["u1"], 5).lists() == texts.recommend(["u1"], 5).lists()
+
+
+def test_there_is_room_for_so_many_items_and_bytes(opened, tmp_path):
+    log = opened(bundle(), most_items=3, most_bytes=3000)
+    assert tell(log, [PutItem(2000 + n, vector=vector(n)) for n in range(3)]).new == 3
+    with pytest.raises(Busy, match="at most 3 items are put beside a bundle"):
+        tell(log, [PutItem(2003, vector=vector(3))])
+    for n in range(100):  # of each item the last words count
+        assert tell(log, [PutItem(2000, vector=vector(n))]).new == 3
+    assert (tmp_path / "journal").stat().st_size <= 3000
+    again = bundle()
+    opened(again)
+    assert states(again)[2000] == vector(99).tolist()
+    with pytest.raises(Busy, match=r"the journal of items is full; export a bundle that has them"):
+        tell(log, [PutItem(2001, vector=vector(1), title="x" * 1000),
+                   PutItem(2002, vector=vector(1), title="x" * 1000),
+                   PutItem(2000, vector=vector(1), title="x" * 1000)])  # fmt: skip
+    assert tell(log, remove=[2000]).new == 2, "what is removed makes room"
+    assert tell(log, [PutItem(2003, vector=vector(3))]).new == 3
+
+
+def test_one_wrong_item_changes_nothing_and_other_requests_are_answered(opened):
+    predictor = bundle()
+    log = opened(predictor)
+
+    async def three():
+        put = [PutItem(2000, vector=vector(1))]
+        return await asyncio.gather(
+            log.tell(put, []),
+            log.tell([PutItem(2001, vector=vector(2)), PutItem(2002)], []),
+            log.tell([PutItem(2000, {"kind": "kind 3"})], []),
+            return_exceptions=True,
+        )
+
+    first, wrong, third = asyncio.run(three())
+    assert (first, third) == (ItemsNow(1, 0, 0), ItemsNow(1, 0, 0))
+    assert str(wrong) == "put[1]: give a new item's attributes, or its vector."
+    state = predictor.now.beside.states[2000]
+    assert state.attributes == {"kind": "kind 3"}
+    assert state.vector.tolist() == vector(1).tolist()
+
+
+def test_logs_of_one_journal_follow_each_other(opened):
+    one, other = bundle(), bundle()
+    first, second = opened(one), opened(other)
+    withheld = Withheld(first._journal.path.with_name("availability"))
+    withheld.onto(other)
+    asyncio.run(withheld.tell([2001], []))
+    second._then = withheld.follow
+    tell(first, [PutItem(2000, vector=vector(1)), PutItem(2001, vector=vector(2))], [1000])
+    tell(second, [PutItem(2002, vector=vector(3))])
+    first.follow()
+    assert states(one) == states(other)
+    assert 2001 in one.now.recommend([103], 50).lists()[0]
+    assert 2001 not in other.now.recommend([103], 50).lists()[0], "it was withheld before it came"
+    row = int(other.now.items.rows([2002])[0])
+    first.thin()
+    tell(first, remove=[2000])
+    second.follow()
+    assert set(states(other)) == {2001, 2002}
+    assert other.now.items.rows([2002]) == [row], "rows stay those of their items"
+    withheld.close()
+
+
+def test_a_damaged_journal_is_told_at_the_start_and_clients_get_no_path(opened, tmp_path, caplog):
+    log = opened(bundle())
+    tell(log, [PutItem(2000, vector=vector(1))])
+    tell(log, [PutItem(2001, vector=vector(1))])
+    body = (tmp_path / "journal").read_bytes()
+    (tmp_path / "journal").write_bytes(body.replace(b'"item":2000', b'"item":2009'))
+    with pytest.raises(CadcError, match="is damaged at byte"):
+        opened(bundle())
+    (tmp_path / "journal").unlink()
+    (tmp_path / "journal").mkdir()
+    with pytest.raises(Busy, match="the journal of items takes nothing, and the service's log"):
+        tell(log, [PutItem(2002, vector=vector(1))])
+    assert str(tmp_path) in caplog.text
+
+
+def test_who_asks_while_items_come_and_go_gets_whole_answers(opened):
+    predictor = bundle()
+    log = opened(predictor)
+    over, wrong, asked = threading.Event(), [], [0]
+
+    def ask():
+        while not over.is_set():
+            now = predictor.now
+            found = now.recommend([103, 107], 20, filter={"kind": ["kind 1"]})
+            items = [one for line in found.lists() for one in line]
+            rows = now.items.rows(items)
+            kinds = {tuple(now.attributes["kind"].of_row(row)) for row in rows.tolist()}
+            asked[0] += 1
+            if (rows < 0).any() or kinds != {(2,)}:
+                wrong.append((items, kinds))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for n in range(100):
+        item = 2000 + n % 7
+        tell(log, [PutItem(item, {"kind": f"kind {n % 3}"}, vector(n))], [2000 + (n + 3) % 7, 1001])
+        tell(log, [PutItem(1001, {"kind": f"kind {n % 2}"})])
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert asked[0] > 10
