@@ -75,6 +75,14 @@ def export(
             "the test items were ranked.",
         ),
     ] = "production",
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit",
+            help="Fit tables and towers again on all rows, held-out ones too, the towers for as "
+            "many steps as those that were evaluated.",
+        ),
+    ] = False,
     index: Annotated[
         Literal["auto", "exact", "hnsw", "ivf-pq"],
         typer.Option(help="Kind of FAISS index; auto chooses by the number of items."),
@@ -137,6 +145,11 @@ def export(
     if launched():
         raise CadcError("exporting runs in one process; start cadc-rec without a launcher.")
     # Refuse a wrong request before any work.
+    if refit and state == "evaluation":
+        raise CadcError(
+            "--refit learns from the test items, which a bundle --for evaluation must not know; "
+            "leave one of the two out."
+        )
     key, precisions, wanted_state = (
         signing_key(sign),
         precisions_of(precision),
@@ -161,13 +174,24 @@ def export(
             require_free(named, replace=force)
     with stopped_gently("stages"), opened(experiment, workdir, data_dir) as base:
         taken = take_update(base, wanted_state)
-        pipeline = taken.pipeline
+        pipeline, evaluated = taken.pipeline, None
         artifacts = pipeline.run()
+        if refit:
+            from cadc_rec.pipeline.refit import refit as fitted_again
+
+            pipeline, evaluated = fitted_again(pipeline, taken.built), artifacts
+            artifacts = pipeline.run()
         from cadc_rec.export.finished import Finished
         from cadc_rec.export.write import Wanted, write_bundle
 
         finished = Finished(
-            experiment, artifacts, pipeline.dataset, pipeline.pretrained, taken.document(), state
+            experiment,
+            artifacts,
+            pipeline.dataset,
+            pipeline.pretrained,
+            taken.document(),
+            state,
+            evaluated,
         )
         wanted = Wanted(index, precisions, device, aot, key, replace=force, withheld=withheld)
         with sent(out, replace=force) as folder:
@@ -188,6 +212,7 @@ def export(
             "bundle": written,
             "update": taken.document(),
             "state": state,
+            "refit": refit,
             "manifest": manifest,
         }
         if delta is not None:

@@ -245,7 +245,13 @@ def _write_modules(trained: TrainedModel | None, folder: Path, wanted: Wanted) -
 
 
 def _write_descriptions(finished: Finished, described: dict[str, Any], folder: Path) -> None:
-    card = card_data(finished.experiment, finished.artifacts, finished.state, finished.update)
+    card = card_data(
+        finished.experiment,
+        finished.artifacts,
+        finished.state,
+        finished.update,
+        finished.evaluated,
+    )
     if later := card["data"].get("not_known"):
         log.warning(
             "%s interactions came after their users' held-out ones (data.split = 'time'); the "
@@ -259,6 +265,7 @@ def _write_descriptions(finished: Finished, described: dict[str, Any], folder: P
         "method": finished.experiment.method,
         "seed": finished.experiment.seed,
         "state": finished.state,
+        **({"refit": card["refit"]} if "refit" in card else {}),
         **({} if finished.update is None else {"update": dict(finished.update)}),
         "users": finished.dataset.n_users,
         "items": finished.dataset.n_items,
