@@ -46,6 +46,15 @@ Allow = Annotated[
         show_default=False,
     ),
 ]
+Available = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of the items' table (data.tables.items) with true for those in store. A "
+        "service withholds the others until it is told that they are back.",
+        metavar="COLUMN",
+        show_default=False,
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -116,6 +125,7 @@ def export(
     ] = None,
     block: Block = None,
     allow: Allow = None,
+    available: Available = None,
     delta_from: Annotated[
         Path | None,
         typer.Option(
@@ -159,7 +169,12 @@ def export(
         from cadc_rec.export.predict import require_device
 
         require_device(device)
-    withheld = Withheld(block, allow)
+    out_of_store = None
+    if available is not None:
+        from cadc_rec.export.available import sold_out
+
+        out_of_store = sold_out(experiment.data, available, data_dir)
+    withheld = Withheld(block, allow, out_of_store)
     withheld.read()
     delta = None if delta_from is None else _place_of_delta(out)
     old = None if delta_from is None else _base_of_delta(delta_from, out)

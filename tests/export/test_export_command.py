@@ -40,7 +40,10 @@ def test_a_bundle_with_lists_is_not_replaced_by_one_without(cli, tiny, tmp_path)
     (before / "withheld.safetensors").touch()
     ended = cli("export", tiny, "--workdir", work, "--out", before, "--force")
     assert ended.code == 2
-    assert f"{before}: leaves items out by --block or --allow; give the lists again" in ended.err
+    assert (
+        f"{before}: leaves items out by --block, --allow or --available; give them again"
+        in ended.err
+    )
     assert not work.exists()
 
 

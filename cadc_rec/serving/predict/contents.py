@@ -64,6 +64,7 @@ class Contents:
         forgotten: rows of items that were forgotten and are no answer.
         events: what was taken since the log ended.
         withheld: rows of items that the exporter left out of all answers.
+        sold_out: rows of items that were not available when the bundle was exported.
         programs: that are loaded when they are needed.
         fingerprint: of the bundle.
         name: of the bundle.
@@ -87,6 +88,7 @@ class Contents:
     forgotten: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     events: LiveEvents = field(default_factory=LiveEvents, compare=False)
     withheld: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    sold_out: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     programs: Sequence[LazyProgram] = ()
     fingerprint: str = ""
     name: str = ""
@@ -136,7 +138,8 @@ class Contents:
             events=LiveEvents(
                 RecentState.of_bundle(bundle, model, len(taken)), len(items), model.get("log_ends")
             ),
-            withheld=_withheld(bundle, len(items)),
+            withheld=_withheld(bundle, len(items), "rows"),
+            sold_out=_withheld(bundle, len(items), "sold_out"),
             titles=_titles(bundle, len(items)),
             fingerprint=bundle.fingerprint,
             name=bundle.name,
@@ -145,12 +148,13 @@ class Contents:
     @cached_property
     def no_answer(self) -> NDArray[np.int64]:
         """Rows of items that no request is answered with, ascending; `withhold` replaces it."""
-        return np.union1d(self.forgotten, self.withheld)
+        return np.union1d(np.union1d(self.forgotten, self.withheld), self.sold_out)
 
     def withhold(self, rows: NDArray[np.int64]) -> None:
         """Leave these items out of all answers from now on, beside those of the bundle.
 
-        It is all that is withheld: what was named before and is not now is released.
+        It is all that is withheld: what was named before and is not now is released, and so is
+        what was sold out.
         """
         every = np.union1d(np.union1d(self.forgotten, self.withheld), rows)
         self.__dict__["no_answer"] = every  # in one step, for requests that are being answered
@@ -250,15 +254,15 @@ def _listed(bundle: Bundle, model: Mapping[str, Any], n_items: int) -> ListedSco
     return ListedScores.with_settings(lists, model["lists"])
 
 
-def _withheld(bundle: Bundle, n_items: int) -> NDArray[np.int64]:
-    """Rows of the items that are left out of all answers.
+def _withheld(bundle: Bundle, n_items: int, name: str) -> NDArray[np.int64]:
+    """Rows of the items that are left out of all answers, for good or until they are released.
 
     Raises:
         CadcError: they are no rows of the items.
     """
     if not bundle.has(layout.WITHHELD):
         return np.zeros(0, np.int64)
-    rows = bundle.arrays(layout.WITHHELD)["rows"]
+    rows = bundle.arrays(layout.WITHHELD).get(name, np.zeros(0, np.int64))
     if rows.ndim != 1 or (len(rows) and not (rows.min() >= 0 and rows.max() < n_items)):
         raise CadcError(f"{bundle.path}: {layout.WITHHELD} does not fit the items; export it anew.")
     return rows.astype(np.int64)
