@@ -46,6 +46,15 @@ Allow = Annotated[
         show_default=False,
     ),
 ]
+Available = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of the items' table (data.tables.items) with true for those in store. A "
+        "service withholds the others until it is told that they are back.",
+        metavar="COLUMN",
+        show_default=False,
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -75,6 +84,14 @@ def export(
             "the test items were ranked.",
         ),
     ] = "production",
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit",
+            help="Fit tables and towers again on all rows, held-out ones too, the towers for as "
+            "many steps as those that were evaluated.",
+        ),
+    ] = False,
     index: Annotated[
         Literal["auto", "exact", "hnsw", "ivf-pq"],
         typer.Option(help="Kind of FAISS index; auto chooses by the number of items."),
@@ -108,6 +125,7 @@ def export(
     ] = None,
     block: Block = None,
     allow: Allow = None,
+    available: Available = None,
     delta_from: Annotated[
         Path | None,
         typer.Option(
@@ -137,6 +155,11 @@ def export(
     if launched():
         raise CadcError("exporting runs in one process; start cadc-rec without a launcher.")
     # Refuse a wrong request before any work.
+    if refit and state == "evaluation":
+        raise CadcError(
+            "--refit learns from the test items, which a bundle --for evaluation must not know; "
+            "leave one of the two out."
+        )
     key, precisions, wanted_state = (
         signing_key(sign),
         precisions_of(precision),
@@ -146,7 +169,12 @@ def export(
         from cadc_rec.export.predict import require_device
 
         require_device(device)
-    withheld = Withheld(block, allow)
+    out_of_store = None
+    if available is not None:
+        from cadc_rec.export.available import sold_out
+
+        out_of_store = sold_out(experiment.data, available, data_dir)
+    withheld = Withheld(block, allow, out_of_store)
     withheld.read()
     delta = None if delta_from is None else _place_of_delta(out)
     old = None if delta_from is None else _base_of_delta(delta_from, out)
@@ -161,13 +189,24 @@ def export(
             require_free(named, replace=force)
     with stopped_gently("stages"), opened(experiment, workdir, data_dir) as base:
         taken = take_update(base, wanted_state)
-        pipeline = taken.pipeline
+        pipeline, evaluated = taken.pipeline, None
         artifacts = pipeline.run()
+        if refit:
+            from cadc_rec.pipeline.refit import refit as fitted_again
+
+            pipeline, evaluated = fitted_again(pipeline, taken.built), artifacts
+            artifacts = pipeline.run()
         from cadc_rec.export.finished import Finished
         from cadc_rec.export.write import Wanted, write_bundle
 
         finished = Finished(
-            experiment, artifacts, pipeline.dataset, pipeline.pretrained, taken.document(), state
+            experiment,
+            artifacts,
+            pipeline.dataset,
+            pipeline.pretrained,
+            taken.document(),
+            state,
+            evaluated,
         )
         wanted = Wanted(index, precisions, device, aot, key, replace=force, withheld=withheld)
         with sent(out, replace=force) as folder:
@@ -188,6 +227,7 @@ def export(
             "bundle": written,
             "update": taken.document(),
             "state": state,
+            "refit": refit,
             "manifest": manifest,
         }
         if delta is not None:

@@ -25,6 +25,7 @@ def card_data(
     artifacts: Mapping[str, Artifact],
     state: State,
     update: Mapping[str, Any] | None = None,
+    evaluated: Mapping[str, Artifact] | None = None,
 ) -> dict[str, Any]:
     """What ``model_card.json`` says; metrics are fractions.
 
@@ -33,9 +34,10 @@ def card_data(
         artifacts: by stage.
         state: what the bundle knows of users.
         update: the update that it is of.
+        evaluated: those of the model that was evaluated, where this one was fitted again.
     """
-    measured, prepared = artifacts["evaluate"].info, artifacts["prepare"].info
-    selected = artifacts["select"].info["selected"] if "select" in artifacts else 0
+    measured = (evaluated or artifacts)["evaluate"].info
+    prepared, selected = artifacts["prepare"].info, _selected(artifacts)
     settings = experiment.model_dump(mode="json", exclude={"tracking", "compute"})
     settings["data"].pop("tables", None)  # names files of the machine it was trained on
     return {
@@ -43,6 +45,7 @@ def card_data(
         "seed": experiment.seed,
         "state": state,
         **({} if update is None else {"update": update}),
+        **({} if evaluated is None else {"refit": _refit(artifacts, evaluated)}),
         "data": {
             "source": experiment.data.source,
             "users": prepared["users"],
@@ -80,7 +83,8 @@ def card_page(name: str, data: Mapping[str, Any], limits: list[str]) -> str:
         "",
         f"Each user's last item ranked among all items the user had not taken, "
         f"{data['ranked_users']:,} users; held out by {of_data['held_out']}."
-        f"{_STATES[data['state']]}{_later(of_data)}",
+        f"{_again(data['refit']) if 'refit' in data else _STATES[data['state']]}"
+        f"{_later(of_data)}",
         "",
         "| metric | test | validation |",
         "|---|---|---|",
@@ -93,6 +97,33 @@ def card_page(name: str, data: Mapping[str, Any], limits: list[str]) -> str:
     lines += ["## Versions", "", "| library | version |", "|---|---|"]
     lines += [f"| {library} | {version} |" for library, version in data["versions"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _selected(artifacts: Mapping[str, Artifact]) -> int:
+    return int(artifacts["select"].info["selected"]) if "select" in artifacts else 0
+
+
+def _refit(artifacts: Mapping[str, Artifact], evaluated: Mapping[str, Artifact]) -> dict[str, Any]:
+    """How a model was fitted again: the steps of its towers, and what the evaluated one learned."""
+    repeats = artifacts["train"].info["repeats"] if "train" in artifacts else {"steps": 0}
+    return {
+        "steps": repeats["steps"],
+        "evaluated_on": {
+            "training_interactions": evaluated["prepare"].info["train"],
+            "seen_by_the_towers": _selected(evaluated),
+        },
+    }
+
+
+def _again(refit: Mapping[str, Any]) -> str:
+    """What the page says of a model that was fitted again."""
+    rows, steps = refit["evaluated_on"]["training_interactions"], refit["steps"]
+    towers = f", its towers for as many steps ({steps:,})" if steps else ""
+    return (
+        f" The metrics are not of this model but of the evaluated one, which learned from {rows:,} "
+        "interactions. This one was fitted again by the same settings on those and the held-out "
+        f"ones{towers}. Nothing is left to measure it by."
+    )
 
 
 def _not_known(prepared: Mapping[str, Any], state: State) -> dict[str, int]:

@@ -52,6 +52,8 @@ class Finished:
             many there are (``of``) and all that as ``text``; None for a run.
         state: what is known of users. In ``production`` that is all of the log; in ``evaluation``
             it is what was known when the test items were ranked.
+        evaluated: the artifacts of the evaluated model, where this one was fitted again on all
+            rows (`cadc_rec.pipeline.refit`): nothing of it was measured.
     """
 
     experiment: Experiment
@@ -60,6 +62,7 @@ class Finished:
     pretrained: Pretrained
     update: Mapping[str, Any] | None = None
     state: State = "evaluation"
+    evaluated: Mapping[str, Artifact] | None = None
 
     @property
     def name(self) -> str:

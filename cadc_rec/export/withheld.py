@@ -1,7 +1,7 @@
 """The items that a bundle leaves out of all answers, by a file of the exporter's.
 
-In: ids of the catalogue, and files of ids that are blocked, or the only ones allowed. Out: rows of
-what is withheld.
+In: ids of the catalogue, files of ids that are blocked, or the only ones allowed, and ids that are
+sold out (`cadc_rec.export.available`). Out: rows of what is withheld.
 """
 
 from __future__ import annotations
@@ -36,10 +36,13 @@ class Withheld:
     Attributes:
         block: ids that are never recommended; None blocks nothing.
         allow: the only ids that are recommended; None allows all.
+        sold_out: ids, as text, that are left out until a service is told that they are back; None
+            where nobody asked.
     """
 
     block: Path | None = None
     allow: Path | None = None
+    sold_out: tuple[str, ...] | None = None
 
     def read(self) -> tuple[list[str] | None, list[str] | None]:
         """The ids of both files, as text.
@@ -74,6 +77,14 @@ class Withheld:
             raise CadcError("--block and --allow leave no item to recommend; name others.")
         return np.flatnonzero(withheld)
 
+    def sold_out_rows(self, ids: pa.ChunkedArray, forms: Sequence[str]) -> NDArray[np.int64]:
+        """Rows of the items that are sold out, ascending; see `rows`."""
+        if not self.sold_out:
+            return np.zeros(0, np.int64)
+        items = IdMap.of_column("item", ids, forms)
+        rows = items.rows(_as_ids(list(self.sold_out), items, Path("--available")))
+        return np.unique(rows[rows >= 0])
+
     def is_of(self, bundle: Path, forms: Sequence[str]) -> bool:
         """Whether a bundle leaves out these items and no others.
 
@@ -85,9 +96,10 @@ class Withheld:
             CadcError: see `rows`.
         """
         file = bundle / layout.WITHHELD
-        there = load(file.read_bytes())["rows"] if file.exists() else np.zeros(0, np.int64)
-        ids = pq.read_table(bundle / layout.ITEMS, columns=[_COLUMN])[_COLUMN]
-        return np.array_equal(self.rows(ids, forms), there)
+        there = load(file.read_bytes()) if file.exists() else {}
+        ids, none = pq.read_table(bundle / layout.ITEMS, columns=[_COLUMN])[_COLUMN], np.zeros(0)
+        wanted = {"rows": self.rows(ids, forms), "sold_out": self.sold_out_rows(ids, forms)}
+        return all(np.array_equal(rows, there.get(name, none)) for name, rows in wanted.items())
 
 
 def require_lists(before: Path, withheld: Withheld) -> None:
@@ -102,8 +114,8 @@ def require_lists(before: Path, withheld: Withheld) -> None:
     """
     if withheld == Withheld() and (before / layout.WITHHELD).exists():
         raise CadcError(
-            f"{before}: leaves items out by --block or --allow; give the lists again, or --block "
-            "with an empty file to leave none out."
+            f"{before}: leaves items out by --block, --allow or --available; give them again, or "
+            "--block with an empty file to leave none out."
         )
 
 

@@ -20,6 +20,7 @@ from safetensors.numpy import save
 
 from cadc_rec import strict_json
 from cadc_rec.data.dense import DESCRIBED, table_file
+from cadc_rec.errors import CadcError
 from cadc_rec.export.card import card_data, card_page, limits_of
 from cadc_rec.export.finished import Finished
 from cadc_rec.export.index import IndexKind, write_index
@@ -163,12 +164,21 @@ def _write_data(finished: Finished, folder: Path) -> None:
 
 
 def _write_withheld(finished: Finished, folder: Path, wanted: Withheld) -> np.ndarray:
-    """Write the rows of the items that are left out of all answers, if any are."""
+    """Write the rows of the items that are left out of all answers, if any are.
+
+    Raises:
+        CadcError: none is left.
+    """
     ids = pq.read_table(folder / layout.ITEMS, columns=["item_id"])["item_id"]
-    rows = wanted.rows(ids, finished.experiment.data.id_forms)
-    if len(rows):
-        (folder / layout.WITHHELD).write_bytes(save({"rows": rows}))
-    return rows
+    forms = finished.experiment.data.id_forms
+    rows, sold_out = wanted.rows(ids, forms), wanted.sold_out_rows(ids, forms)
+    every = np.union1d(rows, sold_out)
+    if len(every) == len(ids):
+        raise CadcError("--available leaves no item to recommend; leave it out.")
+    if len(every):
+        arrays = {"rows": rows, **({"sold_out": sold_out} if len(sold_out) else {})}
+        (folder / layout.WITHHELD).write_bytes(save(arrays))
+    return every
 
 
 def _write_ids(prepared: Path, folder: Path) -> None:
@@ -245,7 +255,13 @@ def _write_modules(trained: TrainedModel | None, folder: Path, wanted: Wanted) -
 
 
 def _write_descriptions(finished: Finished, described: dict[str, Any], folder: Path) -> None:
-    card = card_data(finished.experiment, finished.artifacts, finished.state, finished.update)
+    card = card_data(
+        finished.experiment,
+        finished.artifacts,
+        finished.state,
+        finished.update,
+        finished.evaluated,
+    )
     if later := card["data"].get("not_known"):
         log.warning(
             "%s interactions came after their users' held-out ones (data.split = 'time'); the "
@@ -259,6 +275,7 @@ def _write_descriptions(finished: Finished, described: dict[str, Any], folder: P
         "method": finished.experiment.method,
         "seed": finished.experiment.seed,
         "state": finished.state,
+        **({"refit": card["refit"]} if "refit" in card else {}),
         **({} if finished.update is None else {"update": dict(finished.update)}),
         "users": finished.dataset.n_users,
         "items": finished.dataset.n_items,

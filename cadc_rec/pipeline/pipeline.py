@@ -19,7 +19,7 @@ from cadc_rec.config.running import INT8_NOT_TRAINED
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 from cadc_rec.pipeline.runner import StageRunner
-from cadc_rec.pipeline.stage import Input, Job, OnEpoch, Opened
+from cadc_rec.pipeline.stage import Input, Job, OnEpoch, Opened, Stage
 from cadc_rec.pipeline.table import MAKER, TABLE, select_several
 from cadc_rec.pipeline.table import STAGES as STAGES
 from cadc_rec.store.artifact import Artifact
@@ -50,6 +50,8 @@ class Pipeline:
         given: artifacts that stand in for their stages', such as an update's.
         wait: for another job that makes the same artifact; False refuses.
         on_epoch: called after every epoch of a training in this process; what it raises ends it.
+        opened: what the stages have opened.
+        table: the stages, by name.
     """
 
     experiment: Experiment
@@ -65,6 +67,7 @@ class Pipeline:
     wait: bool = True
     on_epoch: OnEpoch = lambda _: None
     opened: Opened = field(default_factory=Opened)
+    table: Mapping[str, Stage] = field(default_factory=lambda: TABLE)
     raw_fingerprint: str = field(default="", init=False)
     """Of the raw input, once it was looked at."""
     _made: dict[str, Artifact] = field(default_factory=dict, init=False)
@@ -77,7 +80,7 @@ class Pipeline:
 
     def stages(self) -> list[str]:
         """The stages this experiment has, in order."""
-        return [stage.name for stage in TABLE.values() if stage.wanted(self.experiment)]
+        return [stage.name for stage in self.table.values() if stage.wanted(self.experiment)]
 
     def run(self, until: str = "evaluate") -> dict[str, Artifact]:
         """Make every stage up to and with `until`; returns the artifacts by stage."""
@@ -155,7 +158,7 @@ class Pipeline:
     @contextlib.contextmanager
     def _job(self, name: str) -> Iterator[Job]:
         """The stage's job, with its inputs made; raw files stay at hand within."""
-        stage, processes = TABLE[name], self.processes
+        stage, processes = self.table[name], self.processes
         with contextlib.ExitStack() as held:
             inputs = {
                 read: made

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cadc_rec.data.select.ranks import Ranks
     from cadc_rec.distributed.processes import Processes
     from cadc_rec.pretrain.prior_fit import FittedPrior
+    from cadc_rec.training.repeat import Repeat
 
 
 # What decides a result, where it is not simply the sections the stage reads.
@@ -265,6 +266,11 @@ def _gradients(job: Job) -> PairKeys:
 
 
 def _train(job: Job) -> Together:
+    return training_of(job)
+
+
+def training_of(job: Job, repeat: Repeat | None = None) -> Together:
+    """The function that trains; `repeat` is a training to do again on other rows."""
     from cadc_rec.pipeline.stages import train
     from cadc_rec.pipeline.training_run import run_training
 
@@ -272,7 +278,7 @@ def _train(job: Job) -> Together:
     lists = e.prior.use and e.transitions.form == "lists"
     recent = e.prior.use and e.prior.recent
     train.warm_up(e.select, e.train, e.negatives, interactions, e.compute.processes, lists, recent)
-    return lambda processes, draft: run_training(job, processes, draft)
+    return lambda processes, draft: run_training(job, processes, draft, repeat)
 
 
 def _end_checkpoints(job: Job, made: Artifact) -> None:

@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from cadc_rec.distributed.processes import Processes
     from cadc_rec.tracking.tracker import Tracker
     from cadc_rec.training.checkpoints import SavedTraining, Training
+    from cadc_rec.training.repeat import Repeat
 
 
-def run_training(job: Job, processes: Processes, draft: Draft) -> None:
+def run_training(
+    job: Job, processes: Processes, draft: Draft, repeat: Repeat | None = None
+) -> None:
     """Fill the draft of the train stage; see `build_checkpoint`.
 
     Raises:
@@ -63,6 +66,7 @@ def run_training(job: Job, processes: Processes, draft: Draft) -> None:
             saved,
             fitted=job.open_fitted(),
             told=StepCurves(tracker, processes.world_size == 1),
+            repeat=repeat,
         )
 
 

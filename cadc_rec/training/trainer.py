@@ -29,6 +29,7 @@ from cadc_rec.training.context import Requests
 from cadc_rec.training.intervals import Meter, unmeasured
 from cadc_rec.training.kept import Histories
 from cadc_rec.training.losses import Objective, make_objective
+from cadc_rec.training.repeat import Repeat
 from cadc_rec.training.steps.ahead import FrozenReads
 from cadc_rec.training.steps.runner import StepRunner, step_runner
 from cadc_rec.training.steps.step import Step
@@ -49,10 +50,12 @@ class Trained:
     training_seconds: float
     """Time in steps alone."""
     validation_seconds: float
+    passes: float
+    """Over all rows."""
 
     def as_info(self, positives: int) -> dict[str, Any]:
         """For the manifest; `positives` is the number of rows of an epoch."""
-        seen = positives * len(self.history)
+        seen = positives * self.passes
         return {
             "best_epoch": self.best_epoch,
             "training_seconds": self.training_seconds,
@@ -81,6 +84,8 @@ class Trainer:
         ahead: the model's towers, to send the ids of coming steps to their trained tables ahead of
             time; None leaves that to each step.
         meter: measures the steps; default: nothing does.
+        repeat: a training to take as many steps as; its epochs set the learning rate and the moving
+            average. Default: the epochs of `config`.
     """
 
     def __init__(
@@ -99,14 +104,18 @@ class Trainer:
         reads: FrozenReads | None = None,
         ahead: TwoTower | None = None,
         meter: Meter | None = None,
+        repeat: Repeat | None = None,
     ) -> None:
         self.meter = meter or unmeasured(processes)
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer, self.repeat = model, optimizer, repeat
+        self._pace = loader.steps if repeat is None else repeat.per_epoch  # steps of an epoch
+        self._steps = config.epochs * loader.steps if repeat is None else repeat.steps
+        self._epochs = -(-self._steps // loader.steps)
         self.batches: BatchSource = source_on(
             processes.device,
             loader,
             histories is not None and histories.on_host,
-            config.epochs,
+            self._epochs,
         )
         self.config, self.processes, self.trains = config, processes, trains
         self.before_step, self.graphs, self.reads = before_step, graphs, reads
@@ -124,7 +133,8 @@ class Trainer:
         """Train all epochs; the model ends with its best weights by validation NDCG@10.
 
         Args:
-            validate: measures the model; None keeps the last epoch's weights.
+            validate: measures the model; None keeps the weights of the end, which of a training
+                that is repeated are the averaged ones.
             title: what the progress bar says.
             on_epoch: called after every epoch with its loss, rate, and validation where there was
                 one; also with those that a checkpoint already holds.
@@ -132,7 +142,7 @@ class Trainer:
         """
         config, per_epoch = self.config, self.batches.steps
         checkpoints = checkpoints or NoCheckpoints()
-        horizon = config.average_epochs * per_epoch
+        horizon = config.average_epochs * self._pace
         state = TrainingState(self.model, self.optimizer, self.trains, self.processes, horizon)
         checkpoints.resume(state)
         progress = state.progress
@@ -142,8 +152,7 @@ class Trainer:
         )
         for entry in progress.epochs:
             on_epoch(entry)
-        steps = config.epochs * per_epoch
-        with track(title, steps, "steps", visible=self.processes.rank == 0) as ticker:
+        with track(title, self._steps, "steps", visible=self.processes.rank == 0) as ticker:
             ticker.begin_at(progress.steps(per_epoch))
             while not self._ended(progress):
                 entry = {
@@ -151,29 +160,38 @@ class Trainer:
                     "loss": self._epoch(state, runner, ticker, checkpoints),
                 }
                 seconds, progress.epoch_seconds = progress.epoch_seconds, 0.0
-                due = progress.epoch % config.evaluate_every == 0 or progress.epoch == config.epochs
+                due = progress.epoch % config.evaluate_every == 0 or progress.epoch == self._epochs
                 if validate is not None and due:
                     entry |= self._validated(state, validate, ticker)
-                entry[_RATE] = self.batches.rows / seconds
+                share = self._steps_in(progress.epoch) / per_epoch
+                entry[_RATE] = share * self.batches.rows / seconds
                 on_epoch(entry)
                 progress.epochs.append(entry)
                 progress.epoch, progress.done = progress.epoch + 1, ()
                 if not self._ended(progress):
                     checkpoints.after_epoch(state, per_epoch)
         if validate is None:
-            progress.best_epoch = config.epochs
+            progress.best_epoch = self._epochs
+        if validate is None and self.repeat is not None:
+            with state.average.in_place():
+                state.keep_as_best()
         state.restore_best()
         return Trained(
             [{k: v for k, v in entry.items() if k != _RATE} for entry in progress.epochs],
             progress.best_epoch,
             progress.training_seconds,
             progress.validation_seconds,
+            sum(self._steps_in(epoch) for epoch in range(1, progress.epoch)) / per_epoch,
         )
 
     def _ended(self, progress: Progress) -> bool:
         """Whether no epoch is left to train."""
         patience = self.config.patience
-        return progress.epoch > self.config.epochs or 0 < patience <= progress.since
+        return progress.epoch > self._epochs or 0 < patience <= progress.since
+
+    def _steps_in(self, epoch: int) -> int:
+        """Steps of an epoch; the last one may end before all rows were seen."""
+        return min(self.batches.steps, self._steps - (epoch - 1) * self.batches.steps)
 
     def _validated(
         self, state: TrainingState, validate: Validate, ticker: Ticker
@@ -205,6 +223,7 @@ class Trainer:
         self.model.train()
         progress, per_epoch = state.progress, self.batches.steps
         epoch, before = progress.epoch, progress.done
+        last = self._steps_in(epoch)
         if not before:
             state.loss = torch.zeros((), device=self.processes.device)
         started = time.perf_counter()
@@ -229,12 +248,14 @@ class Trainer:
                 ticker.advance()
                 if self.meter.due():
                     self.meter.cut(number + 1, state.loss)
-                if step + 1 < per_epoch:
+                if step + 1 < last:
                     progress.done = advanced(before, self.processes.world_size, step + 1)
                     count_seconds()
                     checkpoints.after_step(state, per_epoch)
-        self.meter.end(first + per_epoch, state.loss)
-        mean = float(self.processes.all_reduce_sum(state.loss)) / per_epoch
+                elif last < per_epoch:
+                    break
+        self.meter.end(first + last, state.loss)
+        mean = float(self.processes.all_reduce_sum(state.loss)) / last
         count_seconds()
         if not math.isfinite(mean):
             raise CadcError(
@@ -247,7 +268,7 @@ class Trainer:
         """Set the learning rate of step number `step` of all epochs."""
         rate = self.config.learning_rate
         if self.config.schedule != "constant":
-            done = step / (self.config.epochs * self.batches.steps)
+            done = step / (self.config.epochs * self._pace)
             rate *= 0.5 * (1 + math.cos(math.pi * done))
             for group in self.optimizer.param_groups:
                 if isinstance(group["lr"], torch.Tensor):

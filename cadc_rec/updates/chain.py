@@ -8,7 +8,7 @@ in order, and a pipeline whose stages are those of the newest of them, or of the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,11 +110,14 @@ class Taken:
         pipeline: has its artifacts in place of the run's own.
         update: the update it is; None for the run itself.
         of: how many updates the run has.
+        built: the artifacts of the last full build that it goes back to: the run's, or those of an
+            update that made all anew; of pruned ones the manifests alone.
     """
 
     pipeline: Pipeline
     update: Update | None
     of: int
+    built: Mapping[str, Artifact] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any] | None:
         """The update as JSON; None for the run itself."""
@@ -151,7 +154,7 @@ def take_update(base: Pipeline, wanted: Wanted = "newest", until: str = "evaluat
         raise CadcError(
             f"{base.workdir}: has no update {number} of this experiment; it has {len(done)}."
         )
-    taken = Taken(base, None, len(done))
+    taken = Taken(base, None, len(done), found)
     if not number and any(is_pruned(made.path) for made in found.values()):
         raise CadcError(
             f"{base.workdir}: the run itself was pruned; take one of its updates, or make it anew "
@@ -161,7 +164,9 @@ def take_update(base: Pipeline, wanted: Wanted = "newest", until: str = "evaluat
         made = artifacts_of(base.workdir, done[number - 1])
         left_out = {"evaluate": (), "train": ("evaluate",), "prepare": set(made) - {"prepare"}}
         given = {stage: one for stage, one in made.items() if stage not in left_out[until]}
-        taken = Taken(replace(base, given=given), done[number - 1], len(done))
+        rebuilt = [update for update in done[:number] if update.report.get("rebuilt")]
+        built = records_of(base.workdir, rebuilt[-1]) if rebuilt else found
+        taken = Taken(replace(base, given=given), done[number - 1], len(done), built)
     if done:
         log.info("takes %s", taken)
     return taken

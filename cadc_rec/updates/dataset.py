@@ -22,6 +22,7 @@ from cadc_rec.data.columns import write_columns
 from cadc_rec.data.engine import open_engine
 from cadc_rec.data.forgotten import Forgotten, key_of
 from cadc_rec.data.meetings import meet, tell
+from cadc_rec.data.prepare.again import clock_of, write_train
 from cadc_rec.data.prepare.chosen import as_table
 from cadc_rec.data.prepare.new_rows import vector_widths
 from cadc_rec.data.sources.own_tables import read_tables
@@ -36,7 +37,7 @@ from cadc_rec.updates.dense import described_dense
 from cadc_rec.updates.living import MovedIds, count_of
 from cadc_rec.updates.side_tables import write_sides
 from cadc_rec.updates.splice import SplicedSplit
-from cadc_rec.updates.write import clock_of, without_values, write_train
+from cadc_rec.updates.write import without_values
 
 _STEPS = 4
 
@@ -115,7 +116,7 @@ class _Builder:
         keep = came.staying or (lambda rows: rows)
         folder = self.draft.path
         split = SplicedSplit(self.parent.path, came.rows, n["user"], came.asked, keep)
-        train = write_train(folder, split, came.asked)
+        train = write_train(folder, split.train(), came.asked)
         counts = self._counts(split, came)
         if not counts["interactions"]:
             raise NothingNew(counts)

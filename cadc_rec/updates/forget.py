@@ -30,6 +30,7 @@ from cadc_rec.data.columns import write_columns
 from cadc_rec.data.dense import DESCRIBED, FOLDER, open_table
 from cadc_rec.data.forgotten import SIDES, Forgotten, check_of, hashes_of, key_of, stand_ins
 from cadc_rec.data.id_forms import in_form
+from cadc_rec.data.prepare.again import clock_of, merged, write_train
 from cadc_rec.data.prepare.chosen import as_table
 from cadc_rec.data.prepare.new_rows import described_attributes, id_type
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
@@ -42,11 +43,8 @@ from cadc_rec.store.manifest import digest
 from cadc_rec.updates.day import described_context
 from cadc_rec.updates.dense import described_dense
 from cadc_rec.updates.living import living_of
-from cadc_rec.updates.merge import merged
-from cadc_rec.updates.write import clock_of, write_train
 
 _WHOLE = re.compile("-?[0-9]{1,19}")
-_NOBODY = Rows(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -163,8 +161,8 @@ class _Builder:
 
     def build(self, scratch: Path) -> None:
         folder = self.draft.path
-        split = LeaveLastTwo(self._left(merged(self.parent.path, _NOBODY, self.context)))
-        train = write_train(folder, split, self.context)
+        split = LeaveLastTwo(self._left(merged(self.parent.path, context=self.context)))
+        train = write_train(folder, split.train(), self.context)
         for name, rows in (("val", split.validation), ("test", split.test)):
             write_parquet(folder / f"{name}.parquet", as_table(rows, self.context))
         per_second = clock_of(self.parent.info)

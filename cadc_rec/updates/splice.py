@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cadc_rec.data.columns import train_files
+from cadc_rec.data.prepare.again import in_order, rows_of
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows, whole_users
 from cadc_rec.data.streams import read_groups
-from cadc_rec.updates.merge import in_order, rows_of
 
 
 class SplicedSplit:

@@ -40,5 +40,18 @@ def test_a_bundle_with_lists_is_not_replaced_by_one_without(cli, tiny, tmp_path)
     (before / "withheld.safetensors").touch()
     ended = cli("export", tiny, "--workdir", work, "--out", before, "--force")
     assert ended.code == 2
-    assert f"{before}: leaves items out by --block or --allow; give the lists again" in ended.err
+    assert (
+        f"{before}: leaves items out by --block, --allow or --available; give them again"
+        in ended.err
+    )
+    assert not work.exists()
+
+
+def test_what_knows_the_test_items_is_no_bundle_for_evaluation(cli, tiny, tmp_path):
+    work = tmp_path / "work"
+    options = ("--workdir", work, "--out", tmp_path / "b", "--refit", "--for", "evaluation")
+    ended = cli("export", tiny, *options)
+    assert ended.code == 2
+    assert "--refit learns from the test items" in ended.err
+    assert ended.err.count("\n") == 1
     assert not work.exists()

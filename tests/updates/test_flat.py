@@ -8,14 +8,13 @@ import pytest
 
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.config.ids import IdsConfig
+from cadc_rec.data.prepare.again import in_order, write_train
 from cadc_rec.data.prepare.chosen import as_table
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
 from cadc_rec.data.streams import write_parquet
 from cadc_rec.pipeline.pipeline import Pipeline
-from cadc_rec.updates.merge import in_order
 from cadc_rec.updates.splice import SplicedSplit
 from cadc_rec.updates.update import carry_on
-from cadc_rec.updates.write import write_train
 from tests.updates.conftest import (
     INTERACTIONS,
     after_day,
@@ -74,7 +73,7 @@ def test_what_a_day_sorts_is_in_proportion_to_it_and_not_to_the_log(tmp_path, mo
             split = SplicedSplit(before, came, 60 + 20 * number)
         else:
             split = LeaveLastTwo([dense_rows(rows_of_day(0, 60, 5, 30))])
-        write_train(folder, split, [])
+        write_train(folder, split.train(), [])
         for name, rows in (("val", split.validation), ("test", split.test)):
             write_parquet(folder / f"{name}.parquet", as_table(rows, []))
         lengths.append(split.distinct)

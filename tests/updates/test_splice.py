@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from cadc_rec.data.prepare import again
+from cadc_rec.data.prepare.again import in_order, merged
 from cadc_rec.data.prepare.chosen import as_table
 from cadc_rec.data.prepare.split import LeaveLastTwo, Rows
 from cadc_rec.data.streams import write_parquet
-from cadc_rec.updates import write
 from cadc_rec.updates.living import Staying
-from cadc_rec.updates.merge import in_order, merged
 from cadc_rec.updates.splice import SplicedSplit
 
 USERS, NEW_USERS, ITEMS = 60, 66, 25
@@ -30,7 +30,7 @@ def some_rows(rng, n, users):
 
 def written(folder, split):
     folder.mkdir()
-    write.write_train(folder, split, ASKED)
+    again.write_train(folder, split.train(), ASKED)
     for name, rows in (("val", split.validation), ("test", split.test)):
         write_parquet(folder / f"{name}.parquet", as_table(rows, ASKED))
 
@@ -47,7 +47,7 @@ def evicting(rng):
 @pytest.mark.parametrize("evicts", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_it_is_the_split_of_all_rows_to_the_byte(tmp_path, monkeypatch, seed, evicts):
-    monkeypatch.setattr(write, "ROW_GROUP_ROWS", 37)  # users lie across groups
+    monkeypatch.setattr(again, "ROW_GROUP_ROWS", 37)  # users lie across groups
     rng = np.random.default_rng(seed)
     old = some_rows(rng, 700, USERS)
     old = old.take(old.user % 7 != seed)  # some users have nothing

@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file
 
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import EvaluateConfig, Experiment
 from cadc_rec.data.cold_items import ColdItems
-from cadc_rec.data.context import RequestContext
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.transition_lists import FILE
 from cadc_rec.data.user_items import AndOneEach, Taken, UserItems
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.distributed.row_files import Target, write_rows
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import is_of_ranks, list_metrics, needs_lists, ranking_metrics
-from cadc_rec.evaluation.on_top import LastItems
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.evaluation.statistics import mean_intervals
 from cadc_rec.evaluation.top_items import TopItems
 from cadc_rec.evaluation.validation import validation_sample
 from cadc_rec.log import Ticker, track
+from cadc_rec.pipeline.stages.vectors import (
+    empty_forgotten,
+    said_of,
+    scorings,
+    write_ids_and_lists,
+    write_vectors,
+)
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior
 from cadc_rec.store.artifact import Artifact, Draft
-from cadc_rec.training.choice import TABLES, TOWERS, added, tables_scoring
-from cadc_rec.training.scoring import Scoring, of_towers
-from cadc_rec.training.validation import VALIDATION_RANKS, WRITTEN, kept_ranks, write_ranks
+from cadc_rec.training.choice import TABLES, TOWERS, added
+from cadc_rec.training.scoring import Scoring
+from cadc_rec.training.validation import VALIDATION_RANKS, kept_ranks, write_ranks
 
 
 def build_evaluation(
@@ -83,7 +82,7 @@ def build_evaluation(
     cold = ColdItems.of(dataset)
     if cold is not None:
         dataset = replace(dataset, item_attributes=dataset.every_item_attributes())
-    kept, other = _scorings(experiment, dataset, checkpoint, pretrained, processes, fitted)
+    kept, other = scorings(experiment, dataset, checkpoint, pretrained, processes, fitted)
     train = UserItems(dataset.user_indptr, dataset.train_item)
     # Training has ranked the very model that it kept, but it counts no best items.
     val_ranks = None
@@ -101,7 +100,7 @@ def build_evaluation(
         else:
             val = ranking_metrics(val_ranks, config.k, config.metrics)
         users, both = kept.users(True, None), AndOneEach(train, val_item)
-        _empty(dataset, users, "user", processes)
+        empty_forgotten(dataset, users, "user", processes)
         known: Taken = both if tests is None else both.some(tests)
         ranked = users if tests is None else users[torch.from_numpy(tests).to(users.device)]
         test_ranks, test = measure(kept, ranked, known, True, tests)
@@ -122,8 +121,7 @@ def build_evaluation(
         "users": len(test_ranks),
         "items": dataset.n_items,
         "split": dataset.order,
-        **kept.on_top.settings(),
-        **({"context": list(experiment.context.features)} if kept.by_context else {}),
+        **said_of(kept, experiment),
         **comparison,
     }
     for name, some, of, ranks, metrics in (
@@ -138,20 +136,12 @@ def build_evaluation(
 
         result["cold"] = measure_cold(config.k, dataset, cold, kept, processes, draft.path)
     draft.info, draft.rows = result, result["users"]
-    for side, vectors, rows in (
-        ("user", users, dataset.n_users),
-        ("item", kept.items, dataset.n_items),
-    ):
-        target = Target(draft.path / f"{side}_vectors.safetensors", draft.sliced)
-        write_rows(target, "vectors", vectors, rows, processes)
+    write_vectors(draft, dataset, users, kept.items, processes)
     if processes.rank == 0:
         (draft.path / "metrics.json").write_text(
             strict_json.dumps(result, indent=2) + "\n", "utf-8"
         )
-        _write_ids(draft.path, dataset)
-        lists = kept.on_top.lists
-        if lists is not None and lists.lists is not pretrained.lists:
-            lists.lists.save(draft.path / FILE)
+        write_ids_and_lists(draft.path, dataset, kept, pretrained)
         for name, of, held_out, ranks in (
             (
                 "ranks.parquet",
@@ -189,55 +179,3 @@ def _measured(
     if top is not None:
         metrics |= list_metrics(top.of_ks(), dataset.item_counts, config.metrics)
     return ranks, metrics
-
-
-def _scorings(
-    experiment: Experiment,
-    dataset: Dataset,
-    checkpoint: Artifact | None,
-    pretrained: Pretrained,
-    processes: Processes,
-    fitted: FittedPrior | None,
-) -> tuple[Scoring, Scoring | None]:
-    """What is evaluated, and what it was chosen before: towers and tables, where one was chosen.
-
-    Where an update did not choose anew, what was not chosen is not evaluated.
-    """
-    known = LastItems(dataset, experiment.history.length)
-    choice = None if checkpoint is None else checkpoint.info.get("kept")
-    chosen_before = checkpoint is not None and "chosen_before" in checkpoint.info
-    tables = towers = None
-    if checkpoint is None or choice == TABLES or (choice is not None and not chosen_before):
-        tables = tables_scoring(experiment, dataset, pretrained, processes, fitted, known)
-    if checkpoint is not None and not (chosen_before and choice == TABLES):
-        # It takes a third of a second to load, which tables alone need not wait for.
-        from cadc_rec.distributed.state import load_state
-        from cadc_rec.pipeline.stages.train import CHECKPOINT
-        from cadc_rec.training.build import build_model
-
-        model = build_model(experiment, dataset, pretrained, processes, fitted)
-        load_state(model.wrapped, load_file(checkpoint.path / CHECKPOINT), model.trains)
-        features = experiment.context.features
-        context = RequestContext.of(dataset, features) if features else None
-        towers = of_towers(model, known, context)
-    kept, other = (tables, towers) if towers is None or choice == TABLES else (towers, tables)
-    assert kept is not None
-    for scoring in (kept, other):
-        if scoring is not None:
-            _empty(dataset, scoring.items, "item", processes)
-    return kept, other
-
-
-def _empty(dataset: Dataset, vectors: torch.Tensor, side: str, processes: Processes) -> None:
-    """Set this rank's vectors of forgotten users or items to zero, in place."""
-    share = processes.share(dataset.n_users if side == "user" else dataset.n_items)
-    rows = dataset.forgotten.rows[side]
-    mine = rows[(rows >= share.start) & (rows < share.stop)] - share.start
-    if len(mine):
-        vectors[torch.from_numpy(mine).to(vectors.device)] = 0
-
-
-def _write_ids(folder: Path, dataset: Dataset) -> None:
-    for side, ids in (("user", dataset.user_ids()), ("item", dataset.item_ids())):
-        file = folder / f"{side}_ids.parquet"
-        pq.write_table(pa.table({f"{side}_id": ids}), file, row_group_size=WRITTEN)

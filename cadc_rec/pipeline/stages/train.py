@@ -40,6 +40,7 @@ from cadc_rec.training.intervals import Meter, OnInterval, Untold
 from cadc_rec.training.kept import Histories, frozen_cache, keep_frozen_rows, known_scores
 from cadc_rec.training.losses import logq_offsets, make_objective, mixed_offsets
 from cadc_rec.training.reading import compile_loops, open_reading
+from cadc_rec.training.repeat import Repeat
 from cadc_rec.training.steps.step import has_bfloat16, refuse_precision
 from cadc_rec.training.tables import dense_optimizer
 from cadc_rec.training.trainer import OnEpoch, Trainer
@@ -101,6 +102,7 @@ def build_checkpoint(
     start: WarmStart | None = None,
     fitted: FittedPrior | None = None,
     told: OnInterval | None = None,
+    repeat: Repeat | None = None,
 ) -> None:
     """Train the two towers on D_sel; keep the best epoch by validation NDCG@10.
 
@@ -118,11 +120,12 @@ def build_checkpoint(
         start: an earlier checkpoint to go on from.
         fitted: the prior's fit, where it was fitted.
         told: of what is measured of steps, interval by interval.
+        repeat: the training to repeat; then nothing is validated, and its choices stand.
 
     Raises:
         CadcError: no user has a validation item, training diverged, or a frozen table changed.
     """
-    if not (dataset.val_item >= 0).any():
+    if repeat is None and not (dataset.val_item >= 0).any():
         raise CadcError(
             "no user has the three interactions that a validation item needs; use more data or a "
             "smaller data.k_core."
@@ -185,6 +188,7 @@ def build_checkpoint(
         model.module.frozen_reads,
         model.ahead(),
         Meter(experiment.tracking.interval_seconds, model.wrapped, processes, told or Untold()),
+        repeat,
     )
     setup_seconds = time.perf_counter() - started
     evaluate, val_item = experiment.evaluate, np.asarray(dataset.val_item)
@@ -196,8 +200,14 @@ def build_checkpoint(
         on_epoch(entry)
 
     chosen = None if start is None else start.choice
-    validate = validation if chosen is None else None
-    trained = trainer.fit(validate, on_epoch=epoch_ended, checkpoints=saved)
+    if repeat is not None:
+        chosen = repeat.choice
+    validates = chosen is None
+    trained = trainer.fit(
+        validation if validates else None, on_epoch=epoch_ended, checkpoints=saved
+    )
+    if repeat is not None:
+        model.module.user.multiply(repeat.weight)
     if start is not None and start.kept is not None:
         change_layers(model, start.state, start.kept)
         validation.changed()
@@ -207,7 +217,7 @@ def build_checkpoint(
             f"with the sharding settings ({model.plan()})."
         )
     choice = None
-    if chosen is None and experiment.model.keep == "better":
+    if validates and experiment.model.keep == "better":
         items = LastItems(dataset, history)
         alone = tables_scoring(experiment, dataset, pretrained, processes, fitted, items)
         choice = choose(model.module, validation, alone)
@@ -215,14 +225,14 @@ def build_checkpoint(
     write_state(target, model.wrapped, processes, model.trains)
     # An update may train no epoch, or choose none.
     ranks = None if choice is None else choice.ranks
-    if chosen is None and choice is None and trained.best_epoch:
+    if validates and choice is None and trained.best_epoch:
         ranks = validation.best_ranks()
     if processes.rank == 0 and ranks is not None:
         users = np.flatnonzero(val_item >= 0) if sample is None else sample
         file = draft.path / VALIDATION_RANKS
         write_ranks(file, dataset, users, val_item[users], ranks)
     positives = sum(shards.rows)
-    draft.rows = positives * len(trained.history)
+    draft.rows = round(positives * trained.passes)
     draft.info = {
         "positives": positives,
         "world_size": processes.world_size,
@@ -235,6 +245,7 @@ def build_checkpoint(
         **trained.as_info(positives),
         **({} if choice is None else choice.as_info()),
         **({} if not chosen else {**chosen, "chosen_before": True}),
+        **({} if repeat is None else {"repeats": repeat.as_json()}),
     }
     if saved is not None and saved.resumed:
         draft.info["resumed"] = saved.resumed

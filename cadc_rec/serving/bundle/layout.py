@@ -64,7 +64,7 @@ RECENT = "recent.safetensors"
 
 WITHHELD = "withheld.safetensors"
 """``rows``, int64, ascending: items that are left out of all answers, where the exporter named
-any."""
+any; and perhaps ``sold_out``, likewise: items that are left out until they are released."""
 
 CONTEXT = "context.json"
 """What the user tower reads of a request, where it reads anything: ``features`` in the order of the

@@ -2,7 +2,9 @@
 
 In: items to withhold and to release. Out: how many are withheld. The journal lies beside the
 bundle: a restart, a reload and other processes read it, and what was told of an item holds until
-something else is told of it, also with newer bundles.
+something else is told of it, also with newer bundles. Items that a bundle has as sold out are
+withheld from its start; that they are back is told of this bundle alone, for a newer one knows
+anew what is sold out.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ _KIND = "availability"
 _MENDED = 30.0  # seconds after which to try a disk again
 _WITHHELD = Gauge(
     "cadc_rec_withheld_items",
-    "Items that the service was told to withhold.",
+    "Items that the service withholds until they are released.",
     multiprocess_mode="livemax",
 )
 
@@ -56,6 +58,9 @@ class Withheld:
         self._journal = Journal(path, _KIND, most_bytes)
         self._items: dict[Id, int] = {}  # what is withheld, as it was written, and its row or -1
         self._written_as: dict[int, set[Id]] = {}  # by row: an item may be named in several ways
+        self._back: dict[Id, str] = {}  # what was sold out and released, and of which bundle
+        self._sold_out = np.zeros(0, np.int64)  # rows of the rest, ascending
+        self._count = 0  # of what is withheld until it is released
         self._rows_of: Predictor | None = None  # whose rows these are
         self._looked_at: Predictor | None = None  # it, with the items that were beside it then
         # The first answers; a second may take its place. Set in one step.
@@ -166,7 +171,11 @@ class Withheld:
                     continue
                 try:
                     mine, unknown[n] = self._changes(pending, withhold, release)
-                    grown = count + sum(1 if out else -1 for out in mine.values())
+                    grown = count + sum(
+                        1 if out else -1
+                        for one, out in mine.items()
+                        if out != pending.get(one, one in self._items)
+                    )
                     if grown > _MOST_WITHHELD and True in mine.values():
                         raise Busy(
                             f"at most {_MOST_WITHHELD:,} items are withheld; release some, or "
@@ -177,10 +186,11 @@ class Withheld:
                 else:
                     pending.update(mine)
                     count = grown
-            news = {one: out for one, out in pending.items() if out != (one in self._items)}
+            # What is released and was not told of was sold out.
+            news = {one: out for one, out in pending.items() if not (out and one in self._items)}
             try:
                 if news:
-                    self._append([{"item": one, "withheld": out} for one, out in news.items()])
+                    self._append(self._records(news))
                 break
             except JournalFullError:
                 if not more:
@@ -191,7 +201,17 @@ class Withheld:
                 )
                 refusals |= {n: full for n, (withhold, _) in enumerate(requests) if withhold}
         self._follow()
-        return [refusals.get(n) or (len(self._items), unknown[n]) for n in range(len(requests))]
+        return [refusals.get(n) or (self._count, unknown[n]) for n in range(len(requests))]
+
+    def _records(self, news: Mapping[Id, bool]) -> list[dict[str, Any]]:
+        """What the journal says of items, given whether each is withheld."""
+        assert self._rows_of is not None
+        sold_out, of = self._rows_of.sold_out, {"of": self._rows_of.fingerprint}
+        back = _among(_rows(self._rows_of, list(news)), sold_out).tolist()
+        return [
+            {"item": one, "withheld": out, **(of if was and not out else {})}
+            for (one, out), was in zip(news.items(), back, strict=True)
+        ]
 
     def _changes(
         self, pending: Mapping[Id, bool], withhold: Sequence[Id], release: Sequence[Id]
@@ -210,13 +230,14 @@ class Withheld:
         named, items = list(dict.fromkeys([*withhold, *release])), self._rows_of.now.items
         rows = items.rows(named)
         freed, mine = set(release), dict[Id, bool]()
+        sold_out = set(rows[_among(rows, self._sold_out)].tolist())
         freed_rows = {row for one, row in zip(named, rows.tolist(), strict=True) if one in freed}
         for one, row, own in zip(named, rows.tolist(), items.of_rows(rows).tolist(), strict=True):
             # As the bundle writes it; and as it was written before a bundle had the item.
             forms = {one} if row < 0 else {own, *self._written_as.get(row, ())}
             held = [form for form in forms if pending.get(form, form in self._items)]
             if one in freed or (row >= 0 and row in freed_rows):
-                mine |= dict.fromkeys(held, False)
+                mine |= dict.fromkeys([*held, *([own] if row in sold_out else [])], False)
             elif not held:
                 mine[one if row < 0 else own] = True
         return mine, int((rows < 0).sum())
@@ -225,7 +246,9 @@ class Withheld:
         try:
             self._journal.append(records)
         except JournalFullError:
-            self._journal.thin(lambda old: _last_words([*old, *records]))
+            assert self._rows_of is not None
+            of = self._rows_of.fingerprint
+            self._journal.thin(lambda old: _last_words([*old, *records], of))
 
     def follow(self) -> None:
         """Leave out what other processes were told, and what came since it was told of.
@@ -247,10 +270,15 @@ class Withheld:
         if news.anew or anew:
             before = [] if news.anew else list(self._items)
             self._items, self._written_as, self._rows_of = {}, {}, first
+            self._back = {} if news.anew else self._back
             self._hold(before)
         elif came:  # an item that nobody had may be there now
             self._hold([one for one, row in self._items.items() if row < 0])
         last = {record["item"]: record["withheld"] for record in news.records}
+        for record in news.records:
+            self._back.pop(record["item"], None)
+            if "of" in record:
+                self._back[record["item"]] = record["of"]
         for one in last:
             row = self._items.pop(one, -1)
             if row >= 0:
@@ -258,11 +286,21 @@ class Withheld:
                 if not self._written_as[row]:
                     del self._written_as[row]
         self._hold([one for one, out in last.items() if out])
-        first.withhold(np.fromiter(self._written_as, np.int64, len(self._written_as)))
+        self._sold_out = self._still_sold_out(first)
+        told = np.fromiter(self._written_as, np.int64, len(self._written_as))
+        first.withhold(np.union1d(told, self._sold_out))
         for other in others:
             rows = _rows(other, list(self._items))
-            other.withhold(rows[rows >= 0])
-        _WITHHELD.set(len(self._items))
+            other.withhold(np.union1d(rows[rows >= 0], self._still_sold_out(other)))
+        self._count = len(self._items) + len(np.setdiff1d(self._sold_out, told))
+        _WITHHELD.set(self._count)
+
+    def _still_sold_out(self, predictor: Predictor) -> NDArray[np.int64]:
+        """Rows of what a bundle has as sold out and was not released of it."""
+        if not len(predictor.sold_out):
+            return predictor.sold_out
+        back = [one for one, of in self._back.items() if of == predictor.fingerprint]
+        return np.setdiff1d(predictor.sold_out, _rows(predictor, back))
 
     def _hold(self, named: list[Id]) -> None:
         assert self._rows_of is not None
@@ -283,10 +321,18 @@ def _as_busy(error: Exception) -> Exception:
     )  # fmt: skip
 
 
-def _last_words(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What is withheld at the end of a journal."""
-    last = {record["item"]: record["withheld"] for record in records}
-    return [{"item": item, "withheld": True} for item, withheld in last.items() if withheld]
+def _last_words(records: Iterable[Mapping[str, Any]], of: str) -> list[dict[str, Any]]:
+    """What is withheld at the end of a journal, and what is back of the bundle `of`."""
+    last = {record["item"]: dict(record) for record in records}
+    return [one for one in last.values() if one["withheld"] or one.get("of") == of]
+
+
+def _among(rows: NDArray[np.int64], ascending: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the rows are among others."""
+    if not len(ascending):
+        return np.zeros(len(rows), np.bool_)
+    places = np.minimum(np.searchsorted(ascending, rows), len(ascending) - 1)
+    return np.asarray(ascending[places] == rows)
 
 
 def _rows(predictor: Predictor, named: list[Id]) -> NDArray[np.int64]:

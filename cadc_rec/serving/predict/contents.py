@@ -39,11 +39,11 @@ class Live:
     """What changes while a bundle is served; each is put in place in one step.
 
     Attributes:
-        withheld: rows of items that no answer has for now.
+        withheld: rows of items that no answer has for now; None: those sold out in the bundle.
         now: the bundle with the items that were put beside it; None without any.
     """
 
-    withheld: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    withheld: NDArray[np.int64] | None = None
     now: Any = None
 
 
@@ -84,6 +84,7 @@ class Contents:
         beside: the items that were.
         removed: rows of what was an item, and is none now.
         base: the predictor of the bundle alone; None is this one.
+        sold_out: rows of items that were not available when the bundle was exported.
         programs: that are loaded when they are needed.
         fingerprint: of the bundle.
         name: of the bundle.
@@ -112,6 +113,7 @@ class Contents:
     beside: ItemsBeside = NOTHING
     removed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     base: Any = None
+    sold_out: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     programs: Sequence[LazyProgram] = ()
     fingerprint: str = ""
     name: str = ""
@@ -161,8 +163,9 @@ class Contents:
             events=LiveEvents(
                 RecentState.of_bundle(bundle, model, len(taken)), len(items), model.get("log_ends")
             ),
-            withheld=_withheld(bundle, len(items)),
+            withheld=_withheld(bundle, len(items), "rows"),
             new_items=NewItemsOfBundle.of_bundle(bundle, model),
+            sold_out=_withheld(bundle, len(items), "sold_out"),
             titles=_titles(bundle, len(items)),
             fingerprint=bundle.fingerprint,
             name=bundle.name,
@@ -171,7 +174,7 @@ class Contents:
     @property
     def no_answer(self) -> NDArray[np.int64]:
         """Rows of items that no request is answered with, ascending; `withhold` replaces it."""
-        told = self.live.withheld
+        told = self.sold_out if self.live.withheld is None else self.live.withheld
         before: tuple[NDArray[np.int64], NDArray[np.int64]] | None = self.__dict__.get("_out")
         if before is not None and before[0] is told:
             return before[1]
@@ -182,7 +185,8 @@ class Contents:
     def withhold(self, rows: NDArray[np.int64]) -> None:
         """Leave these items out of all answers from now on, beside those of the bundle.
 
-        It is all that is withheld: what was named before and is not now is released.
+        It is all that is withheld: what was named before and is not now is released, and so is
+        what was sold out.
         """
         self.live.withheld = rows  # in one step, for requests that are being answered
         assert self.no_answer is not None  # made now, and not by the next request
@@ -296,15 +300,15 @@ def _listed(bundle: Bundle, model: Mapping[str, Any], n_items: int) -> ListedSco
     return ListedScores.with_settings(lists, model["lists"])
 
 
-def _withheld(bundle: Bundle, n_items: int) -> NDArray[np.int64]:
-    """Rows of the items that are left out of all answers.
+def _withheld(bundle: Bundle, n_items: int, name: str) -> NDArray[np.int64]:
+    """Rows of the items that are left out of all answers, for good or until they are released.
 
     Raises:
         CadcError: they are no rows of the items.
     """
     if not bundle.has(layout.WITHHELD):
         return np.zeros(0, np.int64)
-    rows = bundle.arrays(layout.WITHHELD)["rows"]
+    rows = bundle.arrays(layout.WITHHELD).get(name, np.zeros(0, np.int64))
     if rows.ndim != 1 or (len(rows) and not (rows.min() >= 0 and rows.max() < n_items)):
         raise CadcError(f"{bundle.path}: {layout.WITHHELD} does not fit the items; export it anew.")
     return rows.astype(np.int64)

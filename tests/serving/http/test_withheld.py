@@ -1,6 +1,7 @@
 """The journal of what is withheld: full, broken, with ids of other forms, and many at once."""
 
 import asyncio
+import dataclasses
 import threading
 from types import SimpleNamespace
 
@@ -13,12 +14,18 @@ from cadc_rec.serving.http.journal import Journal
 from cadc_rec.serving.http.load import Busy
 from cadc_rec.serving.http.withheld import Withheld
 from cadc_rec.serving.predict.ids import IdMap
+from tests.serving.toy import toy
 
 
-def bundle(ids, forms=()):
+def bundle(ids, forms=(), sold_out=(), fingerprint="one"):
     """What `Withheld` needs of a predictor; `rows` are those withheld."""
     ids = np.array(ids, object if isinstance(ids[0], str) else np.int64)
-    found = SimpleNamespace(items=IdMap("item", ids, forms), rows=None)
+    found = SimpleNamespace(
+        items=IdMap("item", ids, forms),
+        rows=None,
+        sold_out=np.array(sold_out, np.int64),
+        fingerprint=fingerprint,
+    )
     found.now = found  # without items beside it
     found.withhold = lambda rows: setattr(found, "rows", sorted(rows.tolist()))
     return found
@@ -132,3 +139,54 @@ def test_a_request_sees_those_before_it_in_the_same_write(opened, monkeypatch):
         (2, 0), Busy, (2, 0), (2, 0), Busy,
     ]  # fmt: skip
     assert predictor.rows == [2, 3]
+
+
+def test_what_a_bundle_has_as_sold_out_comes_back_when_it_is_told(opened):
+    ids = [10, 11, 12, 13]
+    predictor = bundle(ids, sold_out=[1, 3])
+    told = opened(predictor)
+    assert predictor.rows == [1, 3]
+    assert tell(told, withhold=[10]) == (3, 0)
+    assert tell(told, release=[11, 12]) == (2, 0)
+    assert predictor.rows == [0, 3]
+    assert tell(told, release=[11]) == (2, 0)
+    again = bundle(ids, sold_out=[1, 3])  # a restart
+    other = opened(again)
+    assert again.rows == [0, 3]
+    assert tell(other, withhold=[11]) == (3, 0)
+    assert again.rows == [0, 1, 3]
+    assert tell(other, release=[11, 13, 10]) == (0, 0)
+    assert again.rows == []
+    # A newer bundle knows anew what is sold out; the older one's releases were of it alone.
+    newer = bundle([9, *ids], sold_out=[2], fingerprint="two")
+    other.beside(newer)
+    assert (newer.rows, again.rows) == ([2], [])
+    other.settle(newer)
+    assert tell(other, withhold=[11, 9]) == (2, 0)  # told of both, sold out or not
+    assert newer.rows == [0, 2]
+    newest = bundle([9, *ids], fingerprint="three")
+    other.onto(newest)
+    assert newest.rows == [0, 2]
+
+
+def test_a_predictor_answers_with_what_is_back_in_store(opened):
+    predictor = dataclasses.replace(toy(), sold_out=np.array([3, 8]), withheld=np.array([5]))
+    assert predictor.no_answer.tolist() == [3, 5, 8]
+    told = opened(predictor)
+    assert predictor.no_answer.tolist() == [3, 5, 8]
+    assert tell(told, release=[1003, 1005]) == (1, 0)  # 1005 is never recommended
+    assert predictor.no_answer.tolist() == [5, 8]
+
+
+def test_a_full_journal_keeps_what_is_back_in_store(opened, tmp_path):
+    ids = list(range(100))
+    predictor = bundle(ids, sold_out=[5, 7])
+    told = opened(predictor, most_bytes=1500)
+    tell(told, release=[5])
+    for n in range(40):
+        tell(told, withhold=[10 + n])
+        tell(told, release=[10 + n])
+    assert (tmp_path / "journal").stat().st_size <= 1500
+    again = bundle(ids, sold_out=[5, 7])
+    opened(again, most_bytes=1500)
+    assert again.rows == predictor.rows == [7]

@@ -94,7 +94,9 @@ def test_lists_are_not_forgotten_at_the_next_start(tmp_path):
     (tmp_path / "current").symlink_to(made.name)
     shelf(tmp_path)
     (made / layout.WITHHELD).write_bytes(save({"rows": np.array([1])}))
-    with pytest.raises(CadcError, match="current: leaves items out by --block or --allow; give"):
+    with pytest.raises(
+        CadcError, match="current: leaves items out by --block, --allow or --available; give"
+    ):
         shelf(tmp_path)
     (tmp_path / "none.txt").touch()
     Shelf(tmp_path, Wanted(withheld=Withheld(block=tmp_path / "none.txt")))
