@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cadc_rec.data.user_items import UserItems
+from cadc_rec.serving.predict.bitmaps import Bitmap
 from cadc_rec.serving.predict.listed import Listed, listed_among, listed_below, of_query
 from cadc_rec.serving.predict.top_k import (
+    GATHERED,
     Best,
     Floats,
     ItemVectors,
@@ -28,6 +30,8 @@ from cadc_rec.serving.predict.top_k import (
 _SPARE = 32  # rows an index is asked for beyond those that may fall out
 _MOST = 1024  # rows it is asked for at most; who took more is answered by all items
 _NARROW = 10  # times fewer rows match than there are: these alone are looked at
+_WIDE = 2  # times more rows HNSW explores than score as well as the last one wanted
+_STEP = 32  # see `IndexSearch`
 
 
 class Retrieval(Protocol):
@@ -40,34 +44,39 @@ class Retrieval(Protocol):
 class IndexSearch:
     """Approximate: a FAISS index proposes rows, their exact scores rank them.
 
-    Rows that may not be recommended still come out of the index, so it is asked for more: what it
-    proposes are the best of all items, so those of them that match are the best that match. Where
-    a filter leaves so few that it would have to be asked for too many, and where too few are left
-    of what it proposed, the query is answered by all items that match. Where scores stand on top of
-    the dot products, the items with the best of these are proposed too; with scores that a request
-    adds, all items are looked at.
+    Rows that a user took still come out of the index, so it is asked for more. It is told which
+    rows match a filter, and proposes these alone; the others still lead its search, so it searches
+    as widely as for all items that score as well as the last one wanted. Where a filter leaves so
+    few that all of them are looked at in less time, and where too few are left of what the index
+    proposed, the query is answered by all items that match. Where scores stand on top of the dot
+    products, the items with the best of these are proposed too; with scores that a request adds,
+    all items are looked at.
 
     Args:
         index: FAISS, inner product; its labels are rows.
         items: the vectors it was built of.
+        step: vectors that are gathered in the time of a row that the index explores.
     """
 
-    def __init__(self, index: Any, items: ItemVectors) -> None:
-        self.index = index
-        self.items = items
+    def __init__(self, index: Any, items: ItemVectors, step: float = _STEP) -> None:
+        self.index, self.items, self.step = index, items, step
 
     def best(self, queries: Floats, k: int, out: NotCandidates, listed: Listed = None) -> Best:
         """The k best items of each query ``[n, d]``."""
         most = len(self.items)
-        out = out.counted(most / _NARROW)
-        left = most - len(out.blocked) if out.only is None else min(most, out.only.most)
         excluded = int(np.diff(out.taken.indptr).max(initial=0))
-        ask = (k + _SPARE + excluded) * most // max(left, 1)
-        if out.added is not None or left * _NARROW < most or not len(queries):
+        few = self._few(len(queries), k + excluded)
+        out = out.counted(few)
+        left = most if out.only is None else min(most, out.only.most)
+        if out.added is not None or not left or not len(queries):
             return self.items.best(queries, k, out, listed)
+        if out.only is not None and left <= few:
+            return self.items.best(queries, k, out, listed)
+        ask = k + _SPARE + excluded
+        wide = (k + excluded) * most // left  # so many items score as well as the last one wanted
         ask = min(most, ask, max(_MOST, k + _SPARE))
         _, candidates = self.index.search(
-            np.ascontiguousarray(queries), ask, params=self._params(ask)
+            np.ascontiguousarray(queries), ask, params=self._params(max(ask, wide), out.bitmap)
         )
         if listed is not None:  # the index knows nothing of these, so their best come beside
             candidates = _with_listed(candidates, listed, ask)
@@ -79,13 +88,25 @@ class IndexSearch:
             found.rows[query], found.scores[query] = again.rows[0], again.scores[0]
         return found
 
-    def _params(self, ask: int) -> Any:
-        """HNSW explores at least as many rows as it is asked for."""
+    def _few(self, queries: int, wanted: int) -> float:
+        """Of how many items all are looked at in less time than the index finds the wanted ones.
+
+        The fewer match the more the index explores, and all queries share what is gathered.
+        """
+        share = 1 / max(queries, 1) + 1 / GATHERED
+        return float(np.sqrt(self.step * _WIDE * wanted * len(self.items) / share))
+
+    def _params(self, wide: int, only: Bitmap | None) -> Any:
+        """How the index is searched: which rows it may propose, and how many HNSW explores."""
         import faiss
 
+        sel = None if only is None else faiss.IDSelectorBitmap(only.packed)
         if isinstance(self.index, faiss.IndexHNSW):
-            return faiss.SearchParametersHNSW(efSearch=max(self.index.hnsw.efSearch, 2 * ask))
-        return None
+            explored = max(self.index.hnsw.efSearch, _WIDE * wide)
+            return faiss.SearchParametersHNSW(efSearch=explored, sel=sel)
+        if isinstance(self.index, faiss.IndexIVF):
+            return faiss.SearchParametersIVF(nprobe=self.index.nprobe, sel=sel)
+        return None if sel is None else faiss.SearchParameters(sel=sel)
 
 
 class AndOthers:

@@ -38,7 +38,8 @@ _ONE_BY_ONE = 4  # queries; from here on one product of all is faster, woken thr
 _BLOCK_ELEMENTS = 250_000  # scores held at once: 1 MB of float32 stays near the core
 _SHARED_ELEMENTS = 2_000_000  # where threads share products: few, for each wakes and awaits them
 
-_GATHERED = 12  # a vector that is gathered takes as long as so many that are read in order
+GATHERED = 12
+"""A vector that is gathered takes as long as so many that are read in order."""
 
 _torch: Any = None
 
@@ -166,7 +167,7 @@ class ItemVectors:
 
     def best(self, queries: Floats, k: int, out: NotCandidates, listed: Listed = None) -> Best:
         """The k best items of each query ``[n, d]``; k is at most the number of items."""
-        few = len(self) * len(queries) / (len(queries) + _GATHERED)  # all queries share them
+        few = len(self) * len(queries) / (len(queries) + GATHERED)  # all queries share them
         out = out.counted(few)
         if out.only is not None and out.only.most <= few:
             return self.best_of(out.only.rows(), queries, k, out, listed)

@@ -44,11 +44,13 @@ class Truth:
 
     def search(self, queries, k, params=None):
         scores = queries.astype(np.float64) @ self.vectors.T
+        if params is not None and params.sel is not None:
+            scores[:, [not params.sel.is_member(row) for row in range(len(self.vectors))]] = -np.inf
         return None, np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
 def by_index(items):
-    return IndexSearch(Truth(items.vectors), items)
+    return IndexSearch(Truth(items.vectors), items, step=0)
 
 
 EXACT, INDEXED = toy(n_items=N), toy(n_items=N, retrieval=by_index)

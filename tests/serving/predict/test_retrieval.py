@@ -5,6 +5,7 @@ import pytest
 from scipy import sparse
 
 from cadc_rec.data.user_items import UserItems
+from cadc_rec.serving.predict.conditions import Named
 from cadc_rec.serving.predict.retrieval import IndexSearch
 from cadc_rec.serving.predict.top_k import ItemVectors, NotCandidates
 from tests.serving.toy import ranking, toy
@@ -16,7 +17,7 @@ def hnsw(items):
     index = faiss.IndexHNSWFlat(items.vectors.shape[1], 16, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efSearch = 400
     index.add(items.vectors)
-    return IndexSearch(index, items)
+    return IndexSearch(index, items, step=0)  # it is asked however few match
 
 
 class Nothing:
@@ -59,8 +60,33 @@ def test_what_is_taken_or_filtered_never_comes_out_of_the_graph():
     predictor = toy(n_users=40, n_items=2000, retrieval=hnsw)
     found = predictor.recommend(100 + np.arange(40), 10, filter={"tags": ["odd"]})
     assert (found.rows % 2 == 1).all()
+    same = 0
     for user in range(40):
         assert not set(found.rows[user]) & set(predictor.known.of(user).tolist())
+        expected = ranking(predictor, predictor.user_vectors[user], predictor.known.of(user))[0]
+        same += len(set(found.rows[user]) & set([row for row in expected if row % 2][:10]))
+    assert same >= 0.98 * 400
+
+
+@pytest.mark.parametrize(("matching", "asked"), [(1500, True), (40, False)])
+def test_the_index_is_asked_where_many_match_and_proposes_these_alone(matching, asked):
+    items = ItemVectors(np.random.default_rng(2).standard_normal((3000, 8)).astype(np.float32))
+    search, made = hnsw(items), []
+    search.step = 0.5  # of 3,000 items, and 10 wanted ones
+    of_index = search.index.search
+
+    def watched(queries, k, params=None):
+        made.append(of_index(queries, k, params=params)[1])
+        return None, made[-1]
+
+    search.index.search = watched
+    none = UserItems(np.zeros(2, np.int64), np.zeros(0, np.int32))
+    only = Named.of(np.random.default_rng(3).permutation(3000)[:matching], 3000)
+    out = NotCandidates(none, np.zeros(0, np.int64), only)
+    found = search.best(items.vectors[:1], 10, out)
+    assert found.rows.tolist() == items.best(items.vectors[:1], 10, out).rows.tolist()
+    assert bool(made) == asked
+    assert all(only.holds(rows[0]).all() for rows in made)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"candidates": [1003, 1004]}])
