@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cadc_rec.errors import CadcError
+from cadc_rec.serving.predict.bitmaps import Bitmap, flip, nothing, put
 from cadc_rec.serving.predict.catalogue import CodedAttribute, ItemAttribute
 from cadc_rec.serving.predict.conditions import Condition, Mask, Rows, among, union
 from cadc_rec.serving.predict.numbers import Bound, NumericAttribute
@@ -126,12 +127,15 @@ class _Both:
             found[there] = self.few.holds(places[there])
         return found
 
-    def mask(self) -> Mask:
+    def bitmap(self) -> Bitmap:
         """See `Condition`."""
-        found = np.zeros(self.n_items, np.bool_)
-        found[: self.n_first] = self.first.mask()
-        found[self.altered] = self.few.mask()
-        return found
+        packed = nothing(self.n_items)
+        of_bundle = self.first.bitmap().packed
+        packed[: len(of_bundle)] = of_bundle
+        before = self.altered[self.altered < self.n_first]
+        flip(packed, before[self.first.holds(before)])
+        put(packed, self.altered[self.few.rows()])
+        return Bitmap(packed, self.n_items)
 
 
 def altered_attribute(
