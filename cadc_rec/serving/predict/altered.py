@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cadc_rec.errors import CadcError
-from cadc_rec.serving.predict.bitmaps import Bitmap, flip, nothing, put
+from cadc_rec.serving.predict.bitmaps import Bitmap, Mask, Rows, flip, nothing, put
 from cadc_rec.serving.predict.catalogue import CodedAttribute, ItemAttribute
-from cadc_rec.serving.predict.conditions import Condition, Mask, Rows, among, union
+from cadc_rec.serving.predict.conditions import Condition, among, union
 from cadc_rec.serving.predict.numbers import Bound, NumericAttribute
 
 
