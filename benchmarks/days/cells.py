@@ -42,7 +42,12 @@ Cell = dict[str, Any]
 START = 2  # days of the first run
 WINDOWS = (1, 3, 12, 24)  # hours, of recent popularity
 _K = (10,)
-_LOADED = ["benchmarks.days.cells", "cadc_rec.pipeline.pipeline", "cadc_rec.updates.update"]
+_LOADED = [
+    "benchmarks.days.cells",
+    "cadc_rec.pipeline.pipeline",
+    "cadc_rec.updates.update",
+    "pandas",  # pyarrow loads it when the first table is read
+]
 _FIXED = ("compute.threads=1", "compute.device=cpu", "tracking.tensorboard=false")
 
 

@@ -21,7 +21,7 @@ from cadc_rec.data.dataset import Attribute, Dataset
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.sharding import build_collection, shard_model
 from cadc_rec.distributed.state import load_state
-from cadc_rec.models.rows import wait
+from cadc_rec.models.jagged import wait
 
 
 class JaggedTower(nn.Module):

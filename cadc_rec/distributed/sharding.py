@@ -19,7 +19,7 @@ from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.types import ShardingEnv
 
 from cadc_rec.config.experiment import ShardingConfig
-from cadc_rec.config.types import parse_memory
+from cadc_rec.distributed.memory import memory_caps
 from cadc_rec.distributed.planner import (
     DoesNotFitError,
     TableRule,
@@ -29,7 +29,6 @@ from cadc_rec.distributed.planner import (
 )
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.errors import CadcError
-from cadc_rec.machine import memory_bytes
 
 
 def shard_model(
@@ -62,7 +61,7 @@ def shard_model(
                 processes.world_size,
                 processes.local_world_size,
                 config.lookups(positives, processes.world_size),
-                _memory_caps(processes, config),
+                memory_caps(processes, config),
                 config.reserve,
             )
             plan = planner.collective_plan(module, sharders(config.communication), processes.group)
@@ -114,24 +113,6 @@ def refuse_communication(config: ShardingConfig, device_type: str) -> None:
             f"sharding.communication = {config.communication!r} needs CUDA, but this runs on "
             f"{device_type}; set it to 'fp32'."
         )
-
-
-def _memory_caps(processes: Processes, config: ShardingConfig) -> dict[str, int]:
-    """Memory that each process may fill; TorchRec assumes that a process has a whole machine."""
-    caps = {"ddr_cap": memory_bytes(processes.local_world_size)}
-    if processes.device.type == "cuda":
-        caps["hbm_cap"] = torch.cuda.get_device_properties(processes.device).total_memory
-        if config.device_memory:
-            caps["hbm_cap"] = parse_memory(config.device_memory)
-    if config.host_memory:
-        caps["ddr_cap"] = parse_memory(config.host_memory)
-    return caps
-
-
-def process_memory(processes: Processes, config: ShardingConfig) -> int:
-    """Bytes that this process may fill: its GPU's memory, or on CPU its share of the host's."""
-    caps = _memory_caps(processes, config)
-    return caps["hbm_cap"] if processes.device.type == "cuda" else caps["ddr_cap"]
 
 
 def build_collection(

@@ -16,7 +16,8 @@ from torch import nn
 from torchrec import KeyedJaggedTensor
 
 from cadc_rec.distributed.sharding import build_collection
-from cadc_rec.models.rows import Cache, as_many_each, on_gpu, wait
+from cadc_rec.models.jagged import as_many_each, wait
+from cadc_rec.models.rows import Cache, on_gpu
 
 _PADDING = 4  # codes are padded to one length for a GPU while they are at most so many times more
 

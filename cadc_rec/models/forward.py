@@ -15,6 +15,7 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -25,7 +26,9 @@ from cadc_rec.models.prior import HistoryPrior
 from cadc_rec.models.rows import TensorRows
 from cadc_rec.models.shared import shared_scores
 from cadc_rec.models.sparse import pair_scores
-from cadc_rec.models.tower import Tower
+
+if TYPE_CHECKING:  # it needs TorchRec, which tables alone are scored without
+    from cadc_rec.models.tower import Tower
 
 _CHUNK = 1024  # histories at once: each looks dozens of rows up
 

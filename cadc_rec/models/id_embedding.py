@@ -20,7 +20,8 @@ from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
 
 from cadc_rec.distributed.rows import RowExchange
 from cadc_rec.distributed.sharding import build_collection
-from cadc_rec.models.rows import Cache, one_id_each, wait
+from cadc_rec.models.jagged import one_id_each, wait
+from cadc_rec.models.rows import Cache
 
 
 class TrainableIds(nn.Module):

@@ -19,8 +19,8 @@ from cadc_rec.models.context import ContextEmbedding
 from cadc_rec.models.forward import Scores, Vectors
 from cadc_rec.models.history import History, HistoryReader, usable_windows
 from cadc_rec.models.id_embedding import FrozenIds
+from cadc_rec.models.jagged import one_id_each
 from cadc_rec.models.prior import HistoryPrior
-from cadc_rec.models.rows import one_id_each
 from cadc_rec.models.summed_loss import Loss, summed_loss
 from cadc_rec.models.tower import SideSpec, Tower
 

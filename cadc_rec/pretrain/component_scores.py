@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,9 +21,11 @@ from cadc_rec.data.recent_popularity import RecentPopularity
 from cadc_rec.data.transition_lists import TransitionLists
 from cadc_rec.distributed.processes import one_torch_thread
 from cadc_rec.models.history import by_length
-from cadc_rec.models.known_scores import KnownScores, ListedExamples, RecentExamples
 from cadc_rec.models.prior import AT_FIRST, HistoryPrior
 from cadc_rec.pretrain.tables_alone import TablesAlone
+
+if TYPE_CHECKING:
+    from cadc_rec.models.known_scores import KnownScores
 
 _BLOCK = 4_000_000  # scores held at once
 _HISTORIES = 64  # read at once: their vectors stay in the processor's cache for every way
@@ -130,6 +132,8 @@ def _reader(
         assert log is not None
         if not compiles:
             return lambda asked: [_recent(log, window, asked.times) for window in ways]
+        from cadc_rec.models.known_scores import RecentExamples  # by numba, slow to import
+
         return lambda asked: _at_every_item(
             [RecentExamples(log, window, asked.times) for window in ways], log.n_items
         )
@@ -138,6 +142,8 @@ def _reader(
         assert lists is not None
         if not compiles:
             return lambda asked: [lists.scores(asked.history, way).toarray() for way in ways]
+        from cadc_rec.models.known_scores import ListedExamples
+
         return lambda asked: _at_every_item(
             [ListedExamples(lists, decay, asked.history) for decay in ways], lists.n_items
         )
@@ -156,8 +162,9 @@ def _at_every_item(read: Sequence[KnownScores], n_items: int) -> list[np.ndarray
 
 def _recent(log: RecentPopularity, window: float, times: np.ndarray) -> np.ndarray:
     """What `RecentExamples` gives at every item."""
-    counts = log.counts(times, window).toarray().astype(np.float32)
-    return np.log1p(counts, out=counts)
+    counts = log.counts(times, window).astype(np.float32)
+    np.log1p(counts.data, out=counts.data)
+    return counts.toarray()
 
 
 def _of_vectors(
@@ -193,20 +200,27 @@ def _candidates(
     The first, the middle and the last way of each component propose theirs: ways of one component
     differ little in what is best.
 
+    Args:
+        scores: of each component, in every way; what is known to a user is set to -inf in them.
+        dataset: what is known.
+        users: rows of users.
+
     Returns:
         Rows and columns of the scores, user by user, and how many each user has.
     """
     n_items = dataset.n_items
-    known = torch.zeros(len(users), n_items, dtype=torch.bool)
-    for row, user in enumerate(users):
-        taken = slice(dataset.user_indptr[user], dataset.user_indptr[user + 1])
-        known[row, torch.from_numpy(dataset.train_item[taken]).long()] = True
-    marks = torch.zeros_like(known)
+    starts, ends = dataset.user_indptr[users], dataset.user_indptr[users + 1]
+    taken = [dataset.train_item[start:end] for start, end in zip(starts, ends, strict=True)]
+    row_of = torch.from_numpy(np.repeat(np.arange(len(users)), ends - starts))
+    known = row_of, torch.from_numpy(np.concatenate(taken).astype(np.int64))
+    marks = torch.zeros(len(users), n_items, dtype=torch.bool)
     for of_ways in scores.values():
         for way in {0, len(of_ways) // 2, len(of_ways) - 1}:
-            allowed = torch.from_numpy(of_ways[way]).masked_fill(known, -torch.inf)
+            allowed = torch.from_numpy(of_ways[way])
+            allowed[known] = -torch.inf
             marks.scatter_(1, allowed.topk(min(_BEST, n_items), 1, sorted=False).indices, True)
-    wanted = marks.logical_and_(~known).numpy()
+    marks[known] = False
+    wanted = marks.numpy()
     held_out = dataset.val_item[users]
     wanted[np.arange(len(users)), held_out] = False  # it stands first
     rows, columns = wanted.nonzero()

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from cadc_rec.config.experiment import ShardingConfig
 from cadc_rec.data.randomness import Key, normal_blocks
+from cadc_rec.distributed.memory import process_memory
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.rows import fetch_rows
-from cadc_rec.distributed.sharding import process_memory
 from cadc_rec.pretrain.kernels import DrawnPattern, Pattern
 
 _DENSE = 8  # ids are marked in an array of all rows, where those are at most this many times more
@@ -131,7 +131,8 @@ class ReplicatedTable(FactorTable):
 
     def gram(self) -> torch.Tensor:
         """See `FactorTable`."""
-        return self.weight.double().t() @ self.weight.double()
+        exact = self.weight.double()
+        return exact.t() @ exact
 
 
 class PartitionedTable(FactorTable):

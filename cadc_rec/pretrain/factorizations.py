@@ -28,7 +28,7 @@ from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.sharding import build_collection
 from cadc_rec.distributed.trained_rows import TrainedRows
 from cadc_rec.models.forward import Scores
-from cadc_rec.models.rows import one_id_each, wait
+from cadc_rec.models.jagged import one_id_each, wait
 from cadc_rec.models.summed_loss import Loss
 
 

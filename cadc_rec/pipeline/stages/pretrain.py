@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from cadc_rec.config.experiment import PretrainConfig, ShardingConfig
 from cadc_rec.data.dataset import Dataset
-from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes, choose_device
-from cadc_rec.distributed.sharding import process_memory, shard_model
-from cadc_rec.distributed.state import local_tensors
-from cadc_rec.evaluation.metrics import ranking_metrics
-from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.log import track
-from cadc_rec.pipeline.stages.pretrain_neural import build_neural_tables
+from cadc_rec.pipeline.stages.pretrain_outcome import save_shares, validation_of
 from cadc_rec.pretrain.als import train_als
-from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
+from cadc_rec.pretrain.alternating import Interactions
 from cadc_rec.pretrain.factor_tables import (
-    Extent,
-    FactorTable,
     PartitionedTable,
-    ReplicatedTable,
-    block_rows,
-    partitions,
     plain_tables,
 )
-from cadc_rec.pretrain.factorizations import MatrixFactorization
 from cadc_rec.pretrain.held_rows import held_rows
-from cadc_rec.pretrain.id_tables import IdTables, Scale, divisor, scaled
+from cadc_rec.pretrain.id_tables import IdTables, divisor
 from cadc_rec.pretrain.kernels import compile_kernels, worth_compiling
-from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.store.artifact import Draft
-from cadc_rec.training.checkpoints import Checkpoints, NoCheckpoints, SavedTraining
-from cadc_rec.training.factorization_state import FactorizationState
+
+if TYPE_CHECKING:
+    from cadc_rec.training.checkpoints import Checkpoints
 
 _SHARDING = ShardingConfig()
 
@@ -86,12 +74,14 @@ def build_tables(
     elif config.model == "als":
         _build_als(config, seed, dataset, processes, draft, sharding, mf_tables)
     elif config.model == "mlp":
+        # Both of these are trained by TorchRec, which takes more than a second to import.
+        from cadc_rec.pipeline.stages.pretrain_neural import build_neural_tables
+
         build_neural_tables(config, seed, dataset, processes, draft)
     else:
-        tables = _factor_tables(config, dataset, processes, sharding, mf_tables)
-        _build_factorization(
-            config, seed, dataset, processes, draft, tables, saved or NoCheckpoints()
-        )
+        from cadc_rec.pipeline.stages.pretrain_mf import build_mf_tables
+
+        build_mf_tables(config, seed, dataset, processes, draft, sharding, mf_tables, saved)
 
 
 def popularity_tables(item_counts: np.ndarray, n_users: int) -> IdTables:
@@ -117,94 +107,10 @@ def _build_popularity(dataset: Dataset, processes: Processes, draft: Draft) -> N
     draft.rows = len(dataset.train_item)
     draft.info = {
         "interactions": len(dataset.train_item),
-        "validation": _validation(dataset, tables.shares(processes), processes),
+        "validation": validation_of(dataset, tables.shares(processes), processes),
         "validation_seconds": 0.0,
         "history": [],
     }
-
-
-def _build_factorization(
-    config: PretrainConfig,
-    seed: int,
-    dataset: Dataset,
-    processes: Processes,
-    draft: Draft,
-    tables: tuple[FactorTable, FactorTable, nn.Parameter],
-    saved: Checkpoints,
-) -> None:
-    """Train matrix factorization on every training interaction and export its tables."""
-    data = Interactions.of(dataset)
-    user, item, bias = tables
-    solver: AlternatingSolver | SoftmaxSolver
-    if config.loss == "softmax":
-        solver = SoftmaxSolver(user, item, data, config, seed, processes)
-    else:
-        solver = AlternatingSolver(user, item, bias, data, config, seed, processes)
-    state = FactorizationState(solver, processes)
-    saved.resume(state)
-    history: list[dict[str, Any]] = state.progress.epochs
-    done, chief = len(history), processes.rank == 0
-    with track("pretrain (MF)", config.epochs, "epochs", visible=chief) as ticker:
-        ticker.advance(done)
-        for epoch, loss in enumerate(solver.epochs(done), start=done + 1):
-            entry: dict[str, Any] = {"epoch": epoch, "loss": loss}
-            due = config.evaluate_every and epoch % config.evaluate_every == 0
-            if due or epoch == config.epochs:
-                started = time.perf_counter()
-                shares = IdTables(user.local, item.local)
-                entry.update(_validation(dataset, shares, processes))
-                entry["seconds"] = time.perf_counter() - started
-            history.append(entry)
-            ticker.advance(1, f"loss {loss:.4f}")
-            if epoch < config.epochs:
-                state.progress.epoch = epoch + 1
-                saved.after_epoch(state, 1)
-    _save(draft, user.local, item.local, dataset, config.scale, processes)
-    draft.rows = len(dataset.train_item) * config.epochs
-    draft.info = {
-        "global_bias": float(bias.detach()),
-        "l2": config.l2,
-        "tables": "partitioned" if isinstance(user, PartitionedTable) else "replicated",
-        "divided_by": [
-            divisor(table.local, config.scale, processes.all_reduce_sum) for table in (user, item)
-        ],
-        "interactions": len(dataset.train_item),
-        "validation": {k: v for k, v in history[-1].items() if "@" in k},
-        "validation_seconds": sum(entry.get("seconds", 0.0) for entry in history),
-        "history": history,
-    }
-    if isinstance(saved, SavedTraining) and saved.resumed:
-        draft.info["resumed"] = saved.resumed
-        draft.seconds_before = saved.seconds_before
-
-
-def _factor_tables(
-    config: PretrainConfig,
-    dataset: Dataset,
-    processes: Processes,
-    sharding: ShardingConfig,
-    mf_tables: str,
-) -> tuple[FactorTable, FactorTable, nn.Parameter]:
-    """Tables of users and items, as ``compute.mf_tables`` lays them, and the global bias."""
-    n_users, n_items = dataset.n_users, dataset.n_items
-    width = config.factors + 1
-    memory = processes.broadcast(process_memory(processes, sharding))
-    extent = Extent(n_users, n_items, width, processes.world_size)
-    on_gpu, world = processes.device.type == "cuda", processes.world_size
-    rows = held_rows(config, len(dataset.train_item), world, on_gpu).training
-    if partitions(mf_tables, config.loss, extent, (1 - sharding.reserve) * memory - rows):
-        block = block_rows(memory, width)
-        bias = nn.Parameter(torch.zeros((), device=processes.device))
-        users, items = (PartitionedTable(n, width, processes, block) for n in (n_users, n_items))
-        return users, items, bias
-    model = MatrixFactorization(n_users, n_items, config.factors)
-    # A half-step reads the whole other side, and each rank writes its own rows; it looks nothing
-    # up, so the batch that the planner weighs costs by has no say.
-    kinds = {"user": "data_parallel", "item": "data_parallel"}
-    shard_model(model, kinds, processes, 1, sharding)
-    (user,) = (local.tensor for local in local_tensors(model.users))
-    (item,) = (local.tensor for local in local_tensors(model.items))
-    return ReplicatedTable(user, processes), ReplicatedTable(item, processes), model.bias
 
 
 def _build_als(
@@ -229,9 +135,9 @@ def _build_als(
             ticker.advance()
     started = time.perf_counter()
     shares = IdTables(user.local, item.local, bias_last=False)
-    measured = _validation(dataset, shares, processes)
+    measured = validation_of(dataset, shares, processes)
     seconds = time.perf_counter() - started
-    _save(draft, shares.user, shares.item, dataset, config.scale, processes)
+    save_shares(draft, shares.user, shares.item, dataset, config.scale, processes)
     draft.rows = len(dataset.train_item) * config.als.iterations
     draft.info = {
         "bias_last": False,
@@ -245,34 +151,3 @@ def _build_als(
         "validation_seconds": seconds,
         "history": [],
     }
-
-
-def _save(
-    draft: Draft,
-    user: torch.Tensor,
-    item: torch.Tensor,
-    dataset: Dataset,
-    scale: Scale,
-    processes: Processes,
-) -> None:
-    """Write this and every other rank's share of both tables, each brought to scale for itself."""
-    rows = (dataset.n_users, dataset.n_items)
-    total = processes.all_reduce_sum
-    IdTables.save_shares(
-        draft, scaled(user, scale, total), scaled(item, scale, total), rows, processes
-    )
-
-
-def _validation(dataset: Dataset, shares: IdTables, processes: Processes) -> dict[str, float]:
-    """What the tables rank, each rank its share of the users; every rank must call."""
-    users, items = shares.as_dot_products()
-    ranks = ranks_by_share(
-        users,
-        items,
-        dataset.val_item,
-        UserItems(dataset.user_indptr, dataset.train_item),
-        processes,
-        dataset.n_items,
-    )
-    held_out = np.asarray(dataset.val_item) >= 0
-    return ranking_metrics(ranks[held_out], (10,)) if held_out.any() else {}

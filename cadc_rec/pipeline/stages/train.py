@@ -16,9 +16,9 @@ from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.load.shards import SelectionShards
 from cadc_rec.data.select.sizes import wanted_rows
 from cadc_rec.data.sources.raw_tables import Side
+from cadc_rec.distributed.memory import process_memory
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.row_files import Target
-from cadc_rec.distributed.sharding import process_memory
 from cadc_rec.distributed.state import write_state
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.on_top import LastItems
