@@ -120,7 +120,9 @@ class ServiceTimes:
         """Learn from one answer."""
         size = users.bit_length(), k.bit_length()
         kept = max(1 - _WEIGHT, math.exp(-seconds / _MEMORY))
-        before, answers = self._seen.get(size, (0.0, 0.0))
+        # The first one counts for as many as are remembered at least: none of those that follow,
+        # such as one that waited for a bundle to be loaded, changes much alone.
+        before, answers = self._seen.get(size, (seconds / _WEIGHT, 1 / _WEIGHT))
         self._seen[size] = before * kept + seconds, answers * kept + 1
 
     def expected(self, users: int, k: int) -> float:

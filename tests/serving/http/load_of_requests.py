@@ -75,7 +75,7 @@ def concurrency_follows_the_service_time() -> None:
     load.computed(tickets.pop(0))
     load.computed(tickets.pop(0))
     take(load)
-    for _ in range(200):  # answers now take a quarter: four times as many may wait
+    for _ in range(400):  # answers now take a quarter: four times as many may wait
         clock.now += 0.0025
         if tickets:
             load.computed(tickets.pop(0))
@@ -599,11 +599,21 @@ def answers_that_come_in_bursts_are_measured_together() -> None:
     load, _ = loaded()
     times = load.times = type(load.times)()
     met = []
-    for _ in range(40):  # 28 answers in the 28 ms of a turn of the loop
+    for _ in range(75):  # 28 answers in the 28 ms of a turn of the loop
         for seconds in (0.0268, *27 * [0.0012 / 27]):
             times.add(1, 10, seconds)
             met.append(times.expected(1, 10))
-    assert met[10 * 28 :] == pytest.approx([0.001] * (30 * 28), rel=0.2)
+    assert met[45 * 28 :] == pytest.approx([0.001] * (30 * 28), rel=0.2)
+
+
+def one_slow_answer_refuses_no_one() -> None:
+    load, _ = loaded(wait_seconds=0.1)
+    load.times = type(load.times)()
+    for seconds in (0.01, 0.01, 1.5):  # the last one waited while a bundle was loaded
+        load.times.add(1, 10, seconds)
+    take(load)
+    assert not load.full
+    take(load)
 
 
 def requests_are_whole_or_not() -> None:

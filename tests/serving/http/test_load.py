@@ -43,6 +43,7 @@ SCRIPT = Path(__file__).with_name("load_of_requests.py")
         "who_asks_again_at_once_is_refused_again_after_a_while",
         "refusals_take_a_small_share_of_the_time",
         "answers_that_come_in_bursts_are_measured_together",
+        "one_slow_answer_refuses_no_one",
         "a_full_journal_makes_room_whatever_the_letters_of_its_ids",
         "requests_are_whole_or_not",
         "urgent_pieces_take_turns_too",
