@@ -187,7 +187,9 @@ def wait_until_whole(service: Running, users: list[Any]) -> None:
     urllib.request.urlopen(request).close()
 
 
-def of_overload(service: Running, requests: list[bytes], rate: float, seconds: float) -> None:
+def of_overload(
+    service: Running, requests: list[bytes], rate: float, seconds: float, connections: int
+) -> None:
     """Goodput, latencies, liveness and memory at a rate."""
 
     async def all_at_once() -> tuple[tuple[Meter, float], np.ndarray, np.ndarray]:
@@ -196,7 +198,7 @@ def of_overload(service: Running, requests: list[bytes], rate: float, seconds: f
             ports = (service.http, service.health)
             looks = [loop.run_in_executor(others, lateness, port, seconds) for port in ports]
             await asyncio.sleep(2)  # their libraries are loaded
-            met = await offered(service.http, requests, rate, seconds, 512)
+            met = await offered(service.http, requests, rate, seconds, connections)
             main, own = await asyncio.gather(*looks)
             return met, main, own
 
@@ -210,9 +212,9 @@ def of_overload(service: Running, requests: list[bytes], rate: float, seconds: f
         f"{meter.statuses[200] / seconds:,.0f}/s answered, "
         f"{spread(np.array(meter.taken))} since they were due, {spread(np.array(meter.own))} since "
         f"they were sent; {used:.1f} seconds of a core; statuses {dict(meter.statuses)}, "
-        f"{meter.lost - 512} connections lost, refusals counted {dict(counted)}; liveness at worst "
-        f"{main.max():.0f} ms at the HTTP port, {own.max():.0f} ms at the health port; memory "
-        f"{before / 1024:.0f} -> {resident_kib(service.pid) / 1024:.0f} MiB"
+        f"{meter.lost - connections} connections lost, refusals counted {dict(counted)}; "
+        f"liveness at worst {main.max():.0f} ms at the HTTP port, {own.max():.0f} ms at the health "
+        f"port; memory {before / 1024:.0f} -> {resident_kib(service.pid) / 1024:.0f} MiB"
     )
 
 
@@ -263,6 +265,7 @@ def main() -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seconds", type=float, default=20, help="of each part")
+    parser.add_argument("--connections", type=int, default=512, help="at ten times the capacity")
     parser.add_argument("--core", type=int, default=0, help="the service's; -1 leaves it all")
     options = parser.parse_args()
     users = pq.read_table(options.bundle / "users.parquet", columns=["user_id"])[0].to_pylist()
@@ -286,7 +289,7 @@ def main() -> int:
             meter, _ = uvloop.run(offered(service.http, requests, 300, options.seconds, 64))
             print(f"300 requests/s: {spread(np.array(meter.taken))}; {dict(meter.statuses)}")
         if "overload" in options.parts:
-            of_overload(service, requests, 10 * rate, options.seconds)
+            of_overload(service, requests, 10 * rate, options.seconds, options.connections)
         if "large" in options.parts:
             of_large(service, users, requests, options.seconds)
     return 0

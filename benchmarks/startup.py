@@ -1,10 +1,12 @@
 """How many seconds of a core a command takes before it does anything.
 
     python -m benchmarks.startup [--repeats 5]
+    python -m benchmarks.startup --bundle BUNDLE      # in the environment of the service
 
 Out: user and system seconds, the least of some repeats, of ``--help``; of importing torch, TorchRec
 and fbgemm, the floor of every training process; and of a training process until it is ready, which
-is one that finds every stage before training and trains a tiny world.
+is one that finds every stage before training and trains a tiny world. Of a bundle: seconds from the
+command until a service of it answers.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 _TINY = """
@@ -61,10 +64,28 @@ def training(repeats: int) -> float:
     return least
 
 
+def service(bundle: Path, repeats: int) -> list[float]:
+    """Seconds from the command until a service answers, the least first."""
+    from benchmarks.serving import running  # its libraries are those of the service's environment
+
+    taken = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        with running(bundle):
+            taken.append(time.perf_counter() - began)
+    return sorted(taken)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--bundle", type=Path, help="measure a service of it, and nothing else")
+    options = parser.parse_args()
+    repeats = options.repeats
+    if options.bundle is not None:
+        taken = service(options.bundle, repeats)
+        print(f"{taken[0]:6.2f} to {taken[-1]:.2f} s  cadc-rec serve, until it answers")
+        return
     print(f"{seconds(['-m', 'cadc_rec', '--help'], repeats):6.2f} s  cadc-rec --help")
     floor = seconds(["-c", "import torch, torchrec, fbgemm_gpu"], repeats)
     print(f"{floor:6.2f} s  import torch, torchrec, fbgemm_gpu")

@@ -72,8 +72,16 @@ class LazyProgram:
         """
         with self._one_at_a_time:
             if self._program is None:
-                self._program = load_program(self._bundle, self._name)
+                self._program = self.another()
             return self._program
+
+    def another(self) -> torch.nn.Module:
+        """The program once more, for who asks alone.
+
+        Raises:
+            CadcError: see `load_program`.
+        """
+        return load_program(self._bundle, self._name)
 
     def __call__(self, *given: torch.Tensor) -> torch.Tensor:
         """What it makes of these."""

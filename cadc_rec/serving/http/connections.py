@@ -7,7 +7,8 @@ connection too many, and 503 for an inference request while the service is full.
 uvicorn waits forever for a first byte, or for headers that trickle in, and keeps all it gets; so a
 connection has a limit of seconds and bytes here. And a refusal must cost far less than an answer,
 or refusing would be all that the service does under a load of ten times what it can answer: so a
-request that comes whole is refused before it is parsed.
+request that comes whole is refused before it is parsed. Who asks again at once is told so later,
+and what is not refused is begun in turns, see `cadc_rec.serving.http.intake`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from cadc_rec.serving.http.intake import PATIENCE, Intake
 from cadc_rec.serving.http.load import Load, of_refusals, refused, retry_after
 from cadc_rec.serving.http.observed import Observed, Tell
 
@@ -44,7 +46,7 @@ def impatient(
         load: says whether the service is full.
         tell: is given each request that is refused before it is parsed.
     """
-    busy = of_refusals("rest", "busy")
+    busy, intake = of_refusals("rest", "busy"), Intake(load)
 
     class Impatient(HttpToolsProtocol):
         """See the module."""
@@ -52,6 +54,8 @@ def impatient(
         _deadline: asyncio.TimerHandle | None = None
         _head_bytes = 0
         _refused_at = -math.inf
+        held: bytes | None = None  # a request that waits in one of the two lines
+        _is_refused = False  # what becomes of it
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -65,19 +69,20 @@ def impatient(
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._head_is_there()
+            if self.held is not None and not self._is_refused:
+                load.unread -= 1
+            self.held = None
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
             if self.transport.is_closing():
                 return  # it was told why
-            whole = self._is_between() and is_whole_inference(data)
-            if whole and load.full:
-                self._refuse(data)
+            if self.held is not None:
+                self.go_on()  # what comes now is behind it
+            if self._is_between() and is_whole_inference(data):
+                self._take(data)
                 return
             super().data_received(data)
-            if whole:  # its task has its first step before this, and counts it itself
-                load.unread += 1
-                self.loop.call_soon(_was_read, load)
             if self._deadline is not None:
                 self._head_bytes += len(data)
                 if self._head_bytes > _MOST_HEAD:
@@ -92,13 +97,40 @@ def impatient(
                 not self._head_bytes and not self.pipeline
             )
 
+        def _take(self, data: bytes) -> None:
+            """Begin a request or refuse it, now or later."""
+            self._head_is_there()
+            if load.full:
+                again = self.loop.time() - self._refused_at < PATIENCE
+                if not again and intake.refuses(self):
+                    self._refuse(data)
+                else:
+                    self.held, self._is_refused = data, True
+                    intake.refuse_later(self, data, PATIENCE if again else 0.0)
+                return
+            load.unread += 1
+            if intake.begins(self):
+                self._begin(data)
+            else:
+                self.held, self._is_refused = data, False
+                intake.begin_later(self, data)
+
+        def go_on(self) -> None:
+            data, self.held = self.held, None
+            if data is not None:
+                (self._refuse if self._is_refused else self._begin)(data)
+
+        def _begin(self, data: bytes) -> None:
+            super().data_received(data)
+            # Its task has its first step before this, and counts it itself.
+            self.loop.call_soon(_was_read, load)
+
         def _refuse(self, data: bytes) -> None:
             """Answer a request that was not parsed, and expect the next one."""
             busy.inc()
             if tell is not None:
                 path = data[: data.index(b"\r\n")].split(b" ")[1].decode("latin-1")
                 tell(Observed("rest", path.partition("?")[0], status=503))
-            self._head_is_there()
             self._refused_at = self.loop.time()
             self.transport.write(_BUSY % retry_after(load.wait))
             if self.timeout_keep_alive_task is None:
@@ -110,11 +142,15 @@ def impatient(
             )
 
         def timeout_keep_alive_handler(self) -> None:
-            idle = self.loop.time() - self._refused_at
+            idle = 0.0 if self.held is not None else self.loop.time() - self._refused_at
             if idle < self.timeout_keep_alive:  # a timer for every refusal would cost more
                 self._stay(self.timeout_keep_alive - idle)
             else:
                 super().timeout_keep_alive_handler()
+
+        def shutdown(self) -> None:
+            self.go_on()
+            super().shutdown()
 
         def on_message_begin(self) -> None:
             self._expect_head()

@@ -29,8 +29,10 @@ from cadc_rec.serving.http.settings import Limits
 if TYPE_CHECKING:  # it loads the server's library
     from cadc_rec.serving.http.messages import Parameters
 
-_WEIGHT = 0.05  # of a new measurement in the mean of its size
-_TYPICAL = (1, 10)  # users and k of a request that is not read yet
+_MEMORY = 0.25  # seconds of answers of a size that its mean is about
+_WEIGHT = 0.05  # of a new measurement in the mean of its size, at most
+TYPICAL = (1, 10)
+"""Users and k of a request that is not read yet."""
 _UNMEASURED = 0.001  # seconds of an answer, before there was any
 _DOUBT = 0.9  # what an expectation becomes that alone refuses a request, so that it is tried again
 
@@ -104,29 +106,42 @@ class ServiceTimes:
 
     Sizes count by powers of two. One that was never met is expected to take no longer than the
     largest that was and is smaller on both sides: so it is tried, and then it is known.
+
+    Answers come in bursts, one for each turn of the event loop: the first seems to take all of the
+    turn, and the others next to nothing. So a mean is about many bursts: it forgets by the seconds
+    that went by, not by the answers.
     """
 
     def __init__(self) -> None:
-        self._mean: dict[tuple[int, int], float] = {}
+        # Of each size, seconds and answers, the older the less.
+        self._seen: dict[tuple[int, int], tuple[float, float]] = {}
 
     def add(self, users: int, k: int, seconds: float) -> None:
         """Learn from one answer."""
         size = users.bit_length(), k.bit_length()
-        self._mean[size] = self._mean.get(size, seconds) * (1 - _WEIGHT) + seconds * _WEIGHT
+        kept = max(1 - _WEIGHT, math.exp(-seconds / _MEMORY))
+        # The first one counts for as many as are remembered at least: none of those that follow,
+        # such as one that waited for a bundle to be loaded, changes much alone.
+        before, answers = self._seen.get(size, (seconds / _WEIGHT, 1 / _WEIGHT))
+        self._seen[size] = before * kept + seconds, answers * kept + 1
 
     def expected(self, users: int, k: int) -> float:
         """Seconds for an answer of this size."""
         size = users.bit_length(), k.bit_length()
-        if size in self._mean:
-            return self._mean[size]
-        smaller = [one for one in self._mean if one[0] <= size[0] and one[1] <= size[1]]
-        return self._mean[max(smaller, key=sum)] if smaller else _UNMEASURED
+        if size not in self._seen:
+            smaller = [one for one in self._seen if one[0] <= size[0] and one[1] <= size[1]]
+            if not smaller:
+                return _UNMEASURED
+            size = max(smaller, key=sum)
+        seconds, answers = self._seen[size]
+        return seconds / answers
 
     def doubt(self, users: int, k: int) -> None:
         """Expect a little less of a size from now on."""
         size = users.bit_length(), k.bit_length()
-        if size in self._mean:
-            self._mean[size] *= _DOUBT
+        if size in self._seen:
+            seconds, answers = self._seen[size]
+            self._seen[size] = _DOUBT * seconds, answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,13 +200,13 @@ class Load:
         """Whether a request that is not read yet would be refused, whatever it asks for."""
         if not self.unread and not self._waiting[False]:
             return False
-        unread = self.unread * self.times.expected(*_TYPICAL)
+        unread = self.unread * self.times.expected(*TYPICAL)
         return self._small + unread > self.limits.wait_seconds
 
     @property
     def wait(self) -> float:
         """Seconds of work before the next small request."""
-        return self._small + self.unread * self.times.expected(*_TYPICAL)
+        return self._small + self.unread * self.times.expected(*TYPICAL)
 
     def due(self, began: float, seconds: float | None) -> float:
         """When a request must be answered that came at `began`.

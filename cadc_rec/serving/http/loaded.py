@@ -208,11 +208,15 @@ class Loaded:
         return self._whole.is_set()
 
     def _ahead(self) -> None:
-        load_ahead()
-        # Hundreds of thousands of objects of libraries, which the collector would look through
-        # again and again while many requests are under way. Those of the bundle come later: they
-        # are to go when it goes.
-        gc.freeze()
+        # Libraries make half a million objects. The collector would look through them again and
+        # again while many requests are under way, a tenth of a second each time. What the bundle
+        # makes comes later: it is to go when the bundle goes.
+        if not gc.get_freeze_count():  # nor has a parent of workers done it
+            load_ahead()
+            gc.freeze()
+            self.predictor.load_libraries()
+            gc.collect()
+            gc.freeze()
         self.predictor.load_ahead()
         use_one_thread()
 

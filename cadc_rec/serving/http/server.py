@@ -51,6 +51,7 @@ from cadc_rec.serving.predict.predictor import Predictor
 from cadc_rec.store.remote.finished import brought
 
 _SWITCH = 0.001  # seconds after which a thread lets the event loop go on; Python's own is 0.005
+_YOUNG = 10_000  # objects after which the collector looks at the new ones; Python's own is 700
 _BACKLOG = 2048  # connections that the system holds until they are accepted
 _OTHER_FILES = 64  # that the process may open beside connections
 
@@ -91,6 +92,9 @@ def serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
         CadcError: the bundle is refused, or a port is taken.
     """
     sys.setswitchinterval(_SWITCH)
+    # A request makes no cycles, and hundreds of requests under way have more objects than 700: the
+    # collector would look through them all the time, in vain.
+    gc.set_threshold(_YOUNG)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it renews the certificate, where there is one
     with contextlib.ExitStack() as stack:
         health = None

@@ -201,6 +201,16 @@ class Contents:
         for program in self.programs:
             program.load()
 
+    def load_libraries(self) -> None:
+        """Load the libraries of what `load_ahead` loads, and keep nothing else.
+
+        Raises:
+            CadcError: a program is not one of ours.
+        """
+        load_ahead()
+        for program in self.programs[:1]:
+            program.another()
+
     def titles_of(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Titles of item rows, of any shape; empty where a row is -1 or has no title."""
         if self.base is not None:

@@ -488,6 +488,8 @@ class Predictor(Contents):
         """What users took, by their own record and by the history that came with the request."""
         if len(rows) == 1 and rows[0] >= 0 and histories is None:
             return self.known.slice(int(rows[0]), int(rows[0]) + 1)
+        if histories is None and len(rows) and rows.min() >= 0:
+            return self.known.some(rows)
         nothing = self.known.items[:0]
         parts = [self.known.of(row) if row >= 0 else nothing for row in rows.tolist()]
         if histories is not None:

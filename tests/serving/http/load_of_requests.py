@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import zlib
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,7 +75,7 @@ def concurrency_follows_the_service_time() -> None:
     load.computed(tickets.pop(0))
     load.computed(tickets.pop(0))
     take(load)
-    for _ in range(200):  # answers now take a quarter: four times as many may wait
+    for _ in range(400):  # answers now take a quarter: four times as many may wait
         clock.now += 0.0025
         if tickets:
             load.computed(tickets.pop(0))
@@ -380,6 +381,12 @@ class Transport:
     def is_closing(self) -> bool:
         return self.closed
 
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
     def get_extra_info(self, *_: Any) -> None:
         return None
 
@@ -443,6 +450,170 @@ def a_full_service_refuses_before_it_reads() -> None:
     assert [(one.path, one.status) for one in told] == [("/v2/models/recommender/infer", 503)]
     assert others[:2] == [b"", b""]
     assert b"there are 3 connections already" in others[2]
+
+
+class Connections:
+    """Those of a service that answers at once, and what was asked of it."""
+
+    def __init__(self, load: Load) -> None:
+        from uvicorn.config import Config
+        from uvicorn.server import ServerState
+
+        self.asked = 0
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            self.asked += 1
+            await send({"type": "http.response.start", "status": 200,
+                        "headers": [(b"content-length", b"2")]})  # fmt: skip
+            await send({"type": "http.response.body", "body": b"{}"})
+
+        config = Config(app, log_level="critical", access_log=False)
+        config.load()
+        kind, state = impatient(10, 1000, load), ServerState()
+        self.made = lambda: kind(config, state, {}, asyncio.get_running_loop())
+
+    def one(self) -> tuple[Any, Transport]:
+        transport, protocol = Transport(), self.made()
+        protocol.connection_made(transport)  # type: ignore[arg-type]
+        return protocol, transport
+
+
+async def turns() -> None:
+    """Some turns of the loop, however long they take."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+def a_turn_of_the_loop_begins_no_more_than_it_can_answer() -> None:
+    load, _ = loaded(wait_seconds=10.0)
+    load.times = type(load.times)()
+    load.times.add(1, 10, 0.002)  # 5 in the 10 ms of a turn
+
+    async def talk() -> None:
+        service = Connections(load)
+        those = [service.one() for _ in range(23)]
+        for protocol, _ in those:
+            protocol.data_received(request_bytes())
+        assert load.unread == 23
+        begun = [0]
+        while begun[-1] < 23:
+            await asyncio.sleep(0)
+            begun.append(service.asked)
+        assert max(after - before for before, after in pairwise(begun)) == 5
+        await turns()
+        assert load.unread == 0
+        assert all(transport.written.startswith(b"HTTP/1.1 200 ") for _, transport in those)
+
+    asyncio.run(talk())
+
+
+def who_goes_while_it_waits_is_forgotten_and_who_sends_more_is_answered_in_order() -> None:
+    load, _ = loaded(wait_seconds=10.0)  # one in the 10 ms of a turn
+
+    async def talk() -> None:
+        service = Connections(load)
+        (first, _), (goes, _), (more, answers) = (service.one() for _ in range(3))
+        for protocol in (first, goes, more):
+            protocol.data_received(request_bytes())
+        assert (goes.held, more.held) == (request_bytes(), request_bytes())
+        goes.connection_lost(None)
+        more.data_received(request_bytes("/v2/health/live", "GET"))
+        assert more.held is None
+        await turns()
+        assert service.asked == 3
+        assert answers.written.count(b"HTTP/1.1 200 ") == 2
+        assert load.unread == 0
+
+    asyncio.run(talk())
+
+
+class Still(asyncio.SelectorEventLoop):
+    """A loop whose clock stands still."""
+
+    now = 100.0
+
+    def time(self) -> float:
+        return self.now
+
+
+def who_asks_again_at_once_is_refused_again_after_a_while() -> None:
+    load, _ = loaded(wait_seconds=0.1)
+    tickets = [take(load) for _ in range(11)]
+    assert load.full
+
+    async def talk(loop: Still) -> None:
+        service = Connections(load)
+        (again, written), (other, first), (stays, last) = (service.one() for _ in range(3))
+        for _ in range(2):
+            again.data_received(request_bytes())
+        other.data_received(request_bytes())
+        assert (written.written.count(b" 503 "), first.written.count(b" 503 ")) == (1, 1)
+        loop.now += 0.09
+        await turns()
+        assert written.written.count(b" 503 ") == 1
+        loop.now += 0.02
+        await turns()
+        assert written.written.count(b" 503 ") == 2
+        for _ in range(2):
+            stays.data_received(request_bytes())
+        stays.shutdown()
+        assert (last.written.count(b" 503 "), last.closed) == (2, True)
+        again.data_received(request_bytes())
+        again.connection_lost(None)
+        for ticket in tickets:
+            load.computed(ticket)
+        other.data_received(request_bytes())
+        await turns()
+        assert first.written.count(b"HTTP/1.1 200 ") == 1
+        loop.now += 1.0
+        await turns()
+        assert written.written.count(b" 503 ") == 2
+        assert load.unread == 0
+
+    with asyncio.Runner(loop_factory=Still) as runner:
+        loop: Any = runner.get_loop()
+        runner.run(talk(loop))
+
+
+def refusals_take_a_small_share_of_the_time() -> None:
+    load, _ = loaded(wait_seconds=0.1)
+    for _ in range(11):
+        take(load)
+
+    async def talk(loop: Still) -> None:
+        service = Connections(load)
+        those = [service.one() for _ in range(100)]
+        for protocol, _ in those:
+            protocol.data_received(request_bytes())
+        for told in (40, 80, 100, 100):  # 4,000 a second, the first that came first
+            assert [b" 503 " in one.written for _, one in those] == [n < told for n in range(100)]
+            loop.now += 0.011
+            await turns()
+
+    with asyncio.Runner(loop_factory=Still) as runner:
+        loop: Any = runner.get_loop()
+        runner.run(talk(loop))
+
+
+def answers_that_come_in_bursts_are_measured_together() -> None:
+    load, _ = loaded()
+    times = load.times = type(load.times)()
+    met = []
+    for _ in range(75):  # 28 answers in the 28 ms of a turn of the loop
+        for seconds in (0.0268, *27 * [0.0012 / 27]):
+            times.add(1, 10, seconds)
+            met.append(times.expected(1, 10))
+    assert met[45 * 28 :] == pytest.approx([0.001] * (30 * 28), rel=0.2)
+
+
+def one_slow_answer_refuses_no_one() -> None:
+    load, _ = loaded(wait_seconds=0.1)
+    load.times = type(load.times)()
+    for seconds in (0.01, 0.01, 1.5):  # the last one waited while a bundle was loaded
+        load.times.add(1, 10, seconds)
+    take(load)
+    assert not load.full
+    take(load)
 
 
 def requests_are_whole_or_not() -> None:

@@ -6,6 +6,8 @@ import contextlib
 import gzip
 import json
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -36,6 +38,12 @@ SCRIPT = Path(__file__).with_name("load_of_requests.py")
         "who_is_cut_off_by_a_shutdown_is_told",
         "the_deadline_is_that_of_recommendations_alone",
         "a_full_service_refuses_before_it_reads",
+        "a_turn_of_the_loop_begins_no_more_than_it_can_answer",
+        "who_goes_while_it_waits_is_forgotten_and_who_sends_more_is_answered_in_order",
+        "who_asks_again_at_once_is_refused_again_after_a_while",
+        "refusals_take_a_small_share_of_the_time",
+        "answers_that_come_in_bursts_are_measured_together",
+        "one_slow_answer_refuses_no_one",
         "a_full_journal_makes_room_whatever_the_letters_of_its_ids",
         "requests_are_whole_or_not",
         "urgent_pieces_take_turns_too",
@@ -119,6 +127,24 @@ def test_a_large_answer_over_grpc_is_the_same(service):
     client.close()
     document = json.loads(ask(service.http, INFER, of_users(list(range(1024)), k=40))[2])
     assert found.ravel().tolist() == document["outputs"][0]["data"]
+
+
+@pytest.mark.slow
+def test_the_collector_does_not_look_through_libraries(bundles):
+    looks = (
+        "import asyncio, gc, sys\n"
+        "from pathlib import Path\n"
+        "from cadc_rec.serving.http.loaded import Loaded\n"
+        "loaded = Loaded(Path(sys.argv[1]))\n"
+        "asyncio.run(loaded.load_ahead())\n"
+        "print(len(gc.get_objects()), gc.get_freeze_count(), 'sympy' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", looks, bundles[0]], capture_output=True, text=True, check=True
+    )
+    mine, apart, has_program = done.stdout.split()
+    assert has_program == "True"  # its libraries are a quarter of all objects
+    assert 20 * int(mine) < int(apart)
 
 
 def test_silent_connections_do_not_shut_the_port_for_health():
