@@ -191,7 +191,7 @@ class Finished:
 
     @cached_property
     def held_out(self) -> np.ndarray:
-        """How many of a user's latest items in `known` no table has learned, uint8 ``[n_users]``."""
+        """How many of a user's latest items in `known` are held out: uint8 ``[n_users]``."""
         held = (np.asarray(self.dataset.val_item) >= 0).astype(np.uint8)
         if self.state == "production":
             held += np.asarray(self.dataset.test_item) >= 0

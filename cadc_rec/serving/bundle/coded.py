@@ -6,8 +6,8 @@ a file and how it is to be read, and from these the file.
 Bytes are compared by Zstandard (`cadc_rec.serving.bundle.patch`): with the old file, or with the
 lists that the reader counts. Tables are cut out before, row by row: one that stands in a file
 before it is only named, and of any other the rows that differ are told by how far they are from the
-old or the foreseen ones (`cadc_rec.serving.bundle.rows`). The last columns of items' vectors may be
-popularity, which changes of all items every day: they are told apart from the rest.
+old or the foreseen ones (`cadc_rec.serving.bundle.rows`), popularity apart
+(`cadc_rec.serving.bundle.apart`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from cadc_rec.data.settled import Settled
 from cadc_rec.serving.bundle import layout
+from cadc_rec.serving.bundle.apart import APART, columns, decode_apart, encode_apart
 from cadc_rec.serving.bundle.arrays import Span, entries_of, floats_in
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.foreseen import VECTORS, Foreseen
@@ -40,8 +41,8 @@ _SHARED = (layout.ITEM, layout.QUERY, layout.ITEM_VECTORS)
 """Files whose tables stand in others, too."""
 _TEXT = (".json", ".md")
 _LAYER = 1 << 20  # bytes; larger tables stand in few files, and there they are named
+_LARGEST = 5  # bytes of a code for one of its table: each itself, its row's state, and being told
 _LISTS = "lists"
-_APART = (0, 4, 8)  # bytes of the last columns that are tried: recent popularity, and popularity
 _ALIKE = 0.9  # share of the bytes of some rows by which a table of bytes is known again
 
 
@@ -104,7 +105,7 @@ class Coder:
             if not tables:
                 return apply_patch(known, patch, size)
             length = int(told["payload"])
-            if not 0 <= length <= 2 * size + len(tables):  # each byte of a row, and its state
+            if not 0 <= length <= _LARGEST * (size + len(tables)):
                 raise BadPatchError("payload")
             payload = apply_patch(known, patch, length)
             return self._assembled(name, old, payload, tables, size)
@@ -172,16 +173,7 @@ class Coder:
             before = _entry(olds, table["name"], span.width).of(old)
             return decode_rows(code, span.rows, span.width, before, foresee, floats).tobytes()
         before = _rows(olds, table["name"], old)
-        apart, of_apart = int(table.get("apart", 0)), int(table.get("code_apart", 0))
-        if apart not in _APART or not 0 <= of_apart <= len(code) or apart >= span.width:
-            raise BadPatchError("tables")
-        kept = len(code) - of_apart
-        of_old = _columns(before, span.width, apart)
-        rows = decode_rows(code[:kept], span.rows, span.width - apart, of_old[0], foresee, floats)
-        if apart:
-            last = decode_rows(code[kept:], span.rows, apart, of_old[1], None, floats)
-            rows = np.concatenate([rows, last], 1)
-        return rows.tobytes()
+        return decode_apart(code, table, span.rows, span.width, before, foresee).tobytes()
 
     def _coded(self, name: str, old: bytes, new: bytes) -> tuple[list[dict[str, Any]], list[bytes]]:
         """The tables of a file in the order of their places, and the code of each."""
@@ -196,13 +188,13 @@ class Coder:
                 continue
             of_old, owned = _rows(olds, of, old), self._other_owners(name)
             found = []
-            for apart in _APART if name == layout.ITEM_VECTORS else _APART[:1]:
+            for apart in APART if name == layout.ITEM_VECTORS else APART[:1]:
                 if apart < span.width:
-                    found.append(_of_columns(rows, of_old, apart, owned))
+                    found.append(encode_apart(rows, of_old, apart, owned))
             way = f"vectors of {VECTORS[name]}" if name in VECTORS else None
             foresee, floats = self._foresee(way)
             if foresee is not None and foresee(_first(1))[0].shape[1] == span.width:
-                code = encode_rows(rows, _columns(of_old, span.width, 0)[0], foresee, floats, owned)
+                code = encode_rows(rows, columns(of_old, span.width)[0], foresee, floats, owned)
                 found.append((code, {"foreseen": way}))
             code, told = min(found, key=lambda one: len(make_patch(b"", one[0])))
             tables.append(entry | told | {"code": len(code)})
@@ -324,40 +316,6 @@ class Coder:
                     if file == layout.ITEM_VECTORS or span.rows * span.width < _LAYER
                 ]
         return b"".join(found)
-
-
-def _of_columns(
-    rows: NDArray[np.uint8], old: NDArray[np.uint8], apart: int, owned: NDArray[np.int64]
-) -> tuple[bytes, dict[str, Any]]:
-    """The code of rows of floats by the old ones, and what the reader is to be told of it.
-
-    Args:
-        rows: ``[n, width]``.
-        old: of any width.
-        apart: bytes of the last columns, which are told apart.
-        owned: rows that were another's.
-    """
-    width = rows.shape[1]
-    before, last = _columns(old, width, apart)
-    first = np.ascontiguousarray(rows[:, : width - apart])
-    code = encode_rows(first, before, None, floats=True, owned=owned)
-    if not apart:
-        return code, {}
-    of_last = encode_rows(
-        np.ascontiguousarray(rows[:, width - apart :]), last, None, floats=True, owned=owned
-    )
-    return code + of_last, {"apart": apart, "code_apart": len(of_last)}
-
-
-def _columns(
-    old: NDArray[np.uint8], width: int, apart: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The old rows' first columns and those apart, as wide as the new ones; zeros for more."""
-    same = old.shape[1] == width
-    first = old[:, : width - apart]
-    first = np.pad(first, ((0, 0), (0, width - apart - first.shape[1])))
-    last = old[:, width - apart :] if same else np.zeros((len(old), apart), np.uint8)
-    return first, np.ascontiguousarray(last)
 
 
 def _rows(olds: Mapping[str, Span], name: str, old: bytes) -> NDArray[np.uint8]:

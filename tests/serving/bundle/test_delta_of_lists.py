@@ -67,15 +67,22 @@ def days(folder, how=HOW):
     return first, bundle(folder / "second", sequences, vectors, how)
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Both bundles, and the delta."""
+    folder = tmp_path_factory.mktemp("lists")
+    first, second = days(folder)
+    return first, second, write_delta(first, second, folder / "delta")
+
+
 def contents(folder):
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
-def test_lists_are_counted_by_the_reader(tmp_path):
-    first, second = days(tmp_path)
+def test_lists_are_counted_by_the_reader(two, tmp_path):
+    first, second, delta = two
     before, after = (each.arrays(layout.LISTS)["weights"] for each in (first, second))
-    assert not np.isin(after, before).mean() > 0.5  # nearly all of them moved
-    delta = write_delta(first, second, tmp_path / "delta")
+    assert np.isin(after, before).mean() < 0.5  # nearly all of them moved
     patch = delta.manifest["patches"][layout.LISTS]
     assert patch["foreseen"] == "lists"
     assert patch["bytes"] < 0.01 * (second.path / layout.LISTS).stat().st_size
@@ -92,8 +99,8 @@ def test_lists_that_were_counted_otherwise_are_sent(tmp_path):
 
 
 @pytest.mark.parametrize("width", [DIM, DIM - 1], ids=["moved", "new"])
-def test_a_column_that_moves_for_all_items_costs_that_column_alone(tmp_path, width):
-    first, second = days(tmp_path)
+def test_a_column_that_moves_for_all_items_costs_that_column_alone(two, tmp_path, width):
+    first, second, _ = two
     shutil.copytree(first.path, tmp_path / "narrow")
     vectors = np.ascontiguousarray(first.arrays(layout.ITEM_VECTORS)["vectors"][:, :width])
     (tmp_path / "narrow" / layout.ITEM_VECTORS).write_bytes(save({"vectors": vectors}))
@@ -121,13 +128,13 @@ def test_a_column_that_moves_for_all_items_costs_that_column_alone(tmp_path, wid
         (layout.ITEM_VECTORS, "code_apart", None),
     ],
 )
-def test_a_delta_that_says_what_cannot_be_is_refused(tmp_path, file, key, value):
-    first, second = days(tmp_path)
-    manifest = json.loads(json.dumps(write_delta(first, second, tmp_path / "delta").manifest))
+def test_a_delta_that_says_what_cannot_be_is_refused(two, tmp_path, file, key, value):
+    first, _, delta = two
+    manifest = json.loads(json.dumps(delta.manifest))
     told = manifest["patches"][file]
     (told if file == layout.LISTS else told["tables"][0])[key] = value
     with pytest.raises(CadcError, match=r"cannot be applied|gives other bytes"):
-        apply_delta(first.path, Delta(tmp_path / "delta", manifest), tmp_path / "next")
+        apply_delta(first.path, Delta(delta.path, manifest), tmp_path / "next")
     assert not (tmp_path / "next").exists()
 
 
@@ -140,10 +147,9 @@ def test_a_delta_that_says_what_cannot_be_is_refused(tmp_path, file, key, value)
         lambda model: model.update(counted=None),
     ],
 )
-def test_a_model_that_says_what_cannot_be_is_refused(tmp_path, damage):
+def test_a_model_that_says_what_cannot_be_is_refused(two, tmp_path, damage):
     """A forged bundle's model, of which manifest and delta are whole."""
-    first, second = days(tmp_path)
-    delta = write_delta(first, second, tmp_path / "delta")
+    first, second, delta = two
     forged = tmp_path / "forged"
     shutil.copytree(second.path, forged)
     model = json.loads((forged / layout.MODEL).read_text())

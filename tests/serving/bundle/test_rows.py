@@ -86,6 +86,13 @@ def test_numbers_that_may_come_out_otherwise_elsewhere_are_told():
         assert found.tobytes() == new.tobytes()
 
 
+def test_rows_of_which_every_number_is_told_stay_below_five_times_their_size():
+    """What the reader of a delta lets a code be at most."""
+    old, new = np.random.default_rng(6).standard_normal((2, 50, 1)).astype(np.float32)
+    code = again(new, old, lambda rows: (raw(old)[rows], np.zeros((len(rows), 1), bool)))
+    assert len(code) <= 5 * (new.nbytes + 1)
+
+
 def test_rows_that_stay_and_rows_of_zeros_cost_next_to_nothing():
     draw = np.random.default_rng(2)
     old = draw.standard_normal((5_000, 32)).astype(np.float32)
