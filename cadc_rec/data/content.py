@@ -143,6 +143,13 @@ def coded_vectors(
         n_items: how many there are.
         deciding: how many, the first ones, decide the weights of the values; None: all.
     """
+    return weighted_values(attributes, n_items, deciding).astype(np.float32)
+
+
+def weighted_values(
+    attributes: Sequence[Attribute], n_items: int, deciding: int | None = None
+) -> sparse.csr_array:
+    """`coded_vectors` in double precision."""
     deciding = n_items if deciding is None else deciding
     parts = [
         sparse.csr_array(
@@ -151,7 +158,7 @@ def coded_vectors(
         for each in attributes
     ]
     if not parts:
-        return sparse.csr_array((n_items, 0), dtype=np.float32)
+        return sparse.csr_array((n_items, 0), dtype=np.float64)
     for part in parts:
         part.sum_duplicates()
         part.data[part.indices == UNKNOWN] = 0.0
@@ -167,4 +174,4 @@ def coded_vectors(
     values.eliminate_zeros()
     length = np.sqrt(values.multiply(values).sum(1))
     values.data /= np.repeat(length, np.diff(values.indptr))
-    return values.astype(np.float32)
+    return values

@@ -52,8 +52,11 @@ class TransitionLists:
 
     def save(self, file: Path) -> None:
         """Write them."""
-        arrays = {"indptr": self.indptr, "items": self.items, "weights": self.weights}
-        file.write_bytes(save(arrays))  # save_file would hide it from other users
+        file.write_bytes(self.contents())  # save_file would hide it from other users
+
+    def contents(self) -> bytes:
+        """What `save` writes."""
+        return save({"indptr": self.indptr, "items": self.items, "weights": self.weights})
 
     @classmethod
     def open(cls, file: Path) -> TransitionLists:

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.context import request_codes, requests_of_test_items
+from cadc_rec.data.counted_lists import Counting
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.prepare.new_rows import Columns
 from cadc_rec.data.recent_popularity import LatestScores
@@ -176,6 +177,29 @@ class Finished:
         stages = [stage for stage in ("evaluate", "transitions") if stage in self.artifacts]
         folders = [self.artifacts[stage].path for stage in stages]
         return ListedScores.of_evaluation(self.artifacts["evaluate"].info, folders)
+
+    @property
+    def counting(self) -> Counting | None:
+        """How `listed`'s lists were counted; None without lists."""
+        if self.listed() is None:
+            return None
+        e, fitted = self.experiment, self.fitted()
+        counted = e.transitions.window > 0 and e.transitions.form == "lists"
+        factors: Mapping[str, float] = {}
+        if fitted is not None:
+            factors = (fitted if self._towers is None else fitted.for_towers).factors
+        content = factors.get("content", 0.0)
+        if counted and content:
+            content /= factors["lists"]
+        return Counting(e.transitions if counted else None, content)
+
+    @cached_property
+    def held_out(self) -> np.ndarray:
+        """How many of a user's latest items in `known` are held out: uint8 ``[n_users]``."""
+        held = (np.asarray(self.dataset.val_item) >= 0).astype(np.uint8)
+        if self.state == "production":
+            held += np.asarray(self.dataset.test_item) >= 0
+        return held
 
     @cached_property
     def codes(self) -> RequestCodes | None:

@@ -160,6 +160,8 @@ def _write_data(finished: Finished, folder: Path) -> None:
         "items": taken,
         "popularity": np.bincount(taken, minlength=every).astype(np.int64),
     }
+    if listed is not None:
+        arrays["held_out"] = finished.held_out
     (folder / layout.KNOWN).write_bytes(save(arrays))  # save_file would hide it from other users
 
 
@@ -270,7 +272,7 @@ def _write_descriptions(finished: Finished, described: dict[str, Any], folder: P
         )
     # Tables alone can have a history too: that of the prior.
     length, listed = finished.experiment.history.length, finished.listed()
-    recent, ends = finished.recent_rows(), finished.log_ends
+    recent, ends, counting = finished.recent_rows(), finished.log_ends, finished.counting
     model = {
         "method": finished.experiment.method,
         "seed": finished.experiment.seed,
@@ -286,6 +288,7 @@ def _write_descriptions(finished: Finished, described: dict[str, Any], folder: P
         "metrics": card["test"],
         **finished.forgotten(),
         **({} if listed is None else {"lists": listed.settings()}),
+        **({} if counting is None else {"counted": counting.to_json()}),
         **({} if recent is None else {"recent": recent[0]}),
         **({} if ends is None else {"log_ends": ends}),
         **({} if finished.codes is None else {"context": finished.codes.inputs()}),

@@ -6,7 +6,7 @@ Two scores of an item i after a history h_1 (the latest), h_2, ...:
   (Y'Y + l2 I + sum_j (c_j - 1) y_j y_j') x = sum_j c_j y_j, with y_j the item vector of h_j and
   confidences c_j = alpha 2^(-(j - 1) / half_life) (Hu, Koren and Volinsky 2008, fading);
 - *led to*: s . t_i, where s is the mean of the source vectors of the history weighted by
-  decay^(j - 1), and t_i the target vector of i (`cadc_rec.pretrain.transition_matrix`).
+  decay^(j - 1), and t_i the target vector of i (`cadc_rec.data.transition_matrix`).
 
 Both are dot products with vectors that never change, so they are further elements of the towers'
 vectors. An example's own item is not in its history, so the scores mean the same in training as in

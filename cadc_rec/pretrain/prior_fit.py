@@ -25,12 +25,12 @@ import numpy as np
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import HistoryConfig, PriorConfig
 from cadc_rec.config.vectors import LEAST_USERS
+from cadc_rec.data.content_lists import FILE as CONTENT_FILE
+from cadc_rec.data.content_lists import blended, content_lists
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose, bit_generator
 from cadc_rec.data.transition_lists import TransitionLists
 from cadc_rec.pretrain.component_scores import Kept, scored
-from cadc_rec.pretrain.content_lists import FILE as CONTENT_FILE
-from cadc_rec.pretrain.content_lists import blended, content_lists
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.tables_alone import TablesAlone, tables_alone
 

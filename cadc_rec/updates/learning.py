@@ -28,6 +28,7 @@ from cadc_rec.config.experiment import (
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose
 from cadc_rec.data.sources.raw_tables import Side
+from cadc_rec.data.transition_matrix import transition_matrix
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.log import track
 from cadc_rec.pretrain.als import train_als
@@ -37,7 +38,6 @@ from cadc_rec.pretrain.factor_tables import ReplicatedTable
 from cadc_rec.pretrain.id_tables import IdTables, Scale, TransitionTables
 from cadc_rec.pretrain.least_squares import Entries, LeastSquares, by_column
 from cadc_rec.pretrain.softmax import SoftmaxSolver
-from cadc_rec.pretrain.transition_matrix import transition_matrix
 from cadc_rec.store.artifact import Artifact, Draft
 from cadc_rec.updates.changes import Changes, items_of
 from cadc_rec.updates.rounding import rounded_changes

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from cadc_rec.data.content_lists import blended, content_lists
 from cadc_rec.data.dataset import Attribute
 from cadc_rec.data.transition_lists import best_targets
-from cadc_rec.pretrain.content_lists import blended, content_lists
 from cadc_rec.pretrain.prior_fit import FittedPrior, fit_prior, fitted_tables
 from tests.pretrain.test_prior_fit import CONFIG, HISTORY, LENGTH, N_ITEMS, a_dataset, given, ndcg
 

@@ -97,3 +97,31 @@ def test_a_delta_of_an_update_is_of_what_moved(shop, tmp_path, with_history):
     step = 2.0 ** np.floor(np.log2(0.125 * np.sqrt((moved**2).mean())))
     assert np.abs(moved / step - np.rint(moved / step)).max() < 1e-3
     assert np.abs(np.rint(moved / step)).max() > 8
+
+
+def test_a_delta_of_tables_alone_brings_neither_lists_nor_users_vectors(shop, tmp_path):
+    """Both change everywhere: the prior's factors do, and all counts are brought to one mean."""
+    pytest.importorskip("faiss")
+    e = experiment(
+        shop,
+        pretrain={"model": "als", "als": {"alpha": 4.0}},
+        transitions={"window": 5, "form": "lists", "normalization": 0.3},
+        history={"length": 10},
+        prior={"use": True, "fit": "validation"},
+        model={"kind": "tables"},
+    )
+    workdir = tmp_path / "work"
+    Pipeline(e, workdir).run()
+    monday = exported(e, workdir, tmp_path / "monday")
+    carry_on(e, workdir, shop / "day")
+    tuesday = exported(e, workdir, tmp_path / "tuesday")
+    users = [each.arrays(layout.USER_VECTORS)["vectors"] for each in (monday, tuesday)]
+    assert users[0].shape != users[1].shape or (users[0] != users[1]).any(1).mean() > 0.9
+    delta = write_delta(monday, tuesday, tmp_path / "delta")
+    apply_delta(monday.path, delta, tmp_path / "applied")
+    assert contents(tmp_path / "applied") == contents(tuesday.path)
+    patches = delta.manifest["patches"]
+    for name, share in ((layout.LISTS, 0.01), (layout.USER_VECTORS, 0.06)):
+        assert patches[name]["bytes"] < share * (tuesday.path / name).stat().st_size
+    assert patches[layout.LISTS]["foreseen"] == "lists"
+    assert size_of(delta.path) < 0.05 * size_of(tuesday.path)

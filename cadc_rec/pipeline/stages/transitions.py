@@ -11,13 +11,13 @@ from cadc_rec.config.experiment import ShardingConfig, TransitionsConfig
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.randomness import Purpose
 from cadc_rec.data.transition_lists import FILE, best_targets
+from cadc_rec.data.transition_matrix import transition_matrix
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.distributed.row_files import Target, write_joined, write_rows
 from cadc_rec.log import track
 from cadc_rec.pretrain.factor_tables import plain_tables
 from cadc_rec.pretrain.id_tables import Scale, divisor, scaled
 from cadc_rec.pretrain.least_squares import Entries, LeastSquares, by_column
-from cadc_rec.pretrain.transition_matrix import transition_matrix
 from cadc_rec.store.artifact import Draft
 
 

@@ -3,14 +3,15 @@
 In: two bundles, of which the reader's second one holds only what was made so far. Out: a patch of
 a file and how it is to be read, and from these the file.
 
-Bytes are compared by Zstandard (`cadc_rec.serving.bundle.patch`). Tables are cut out before, row by
-row: a table that stands in a file before it is only named, and of any other the rows that differ
-are told by how far they are from the old or the foreseen ones (`cadc_rec.serving.bundle.rows`).
+Bytes are compared by Zstandard (`cadc_rec.serving.bundle.patch`): with the old file, or with the
+lists that the reader counts. Tables are cut out before, row by row: one that stands in a file
+before it is only named, and of any other the rows that differ are told by how far they are from the
+old or the foreseen ones (`cadc_rec.serving.bundle.rows`), popularity apart
+(`cadc_rec.serving.bundle.apart`).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -18,7 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cadc_rec.data.settled import Settled
 from cadc_rec.serving.bundle import layout
+from cadc_rec.serving.bundle.apart import APART, columns, decode_apart, encode_apart
 from cadc_rec.serving.bundle.arrays import Span, entries_of, floats_in
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.foreseen import VECTORS, Foreseen
@@ -38,6 +41,8 @@ _SHARED = (layout.ITEM, layout.QUERY, layout.ITEM_VECTORS)
 """Files whose tables stand in others, too."""
 _TEXT = (".json", ".md")
 _LAYER = 1 << 20  # bytes; larger tables stand in few files, and there they are named
+_LARGEST = 5  # bytes of a code for one of its table: each itself, its row's state, and being told
+_LISTS = "lists"
 _ALIKE = 0.9  # share of the bytes of some rows by which a table of bytes is known again
 
 
@@ -64,6 +69,8 @@ class Coder:
     def patch(self, name: str) -> tuple[bytes, dict[str, Any]]:
         """The patch of a file of `target` that differs, and what else `file` is to be told."""
         old, new = self._old(name), self.target.read(name)
+        if name == layout.LISTS and (counted := self._counted(old, new)) is not None:
+            return counted
         known = old + self._known(name)
         plain = make_patch(known, new)
         tables, codes = self._coded(name, old, new)
@@ -90,13 +97,15 @@ class Coder:
             BadPatchError: they do not belong to these bundles.
         """
         old = self._old(name)
-        known = old + self._known(name)
         tables = told.get("tables")
-        if not tables:
-            return apply_patch(known, patch, size)
         try:
+            if told.get("foreseen") == _LISTS:
+                return self._lists_again(patch, int(told["settled"]), size)
+            known = old + self._known(name)
+            if not tables:
+                return apply_patch(known, patch, size)
             length = int(told["payload"])
-            if not 0 <= length <= 2 * size + len(tables):  # each byte of a row, and its state
+            if not 0 <= length <= _LARGEST * (size + len(tables)):
                 raise BadPatchError("payload")
             payload = apply_patch(known, patch, length)
             return self._assembled(name, old, payload, tables, size)
@@ -104,6 +113,28 @@ class Coder:
             raise
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
             raise BadPatchError(str(error)) from error
+
+    def _counted(self, old: bytes, new: bytes) -> tuple[bytes, dict[str, Any]] | None:
+        """The patch of lists that the reader counts, unless one of the old lists is smaller."""
+        settled = Settled()
+        try:
+            foreseen = self.foreseen.lists(settled)
+        except (ValueError, TypeError, LookupError, AttributeError):
+            return None  # a bundle whose parts do not fit is not this one's to mend
+        if foreseen is None:
+            return None
+        code, patch = settled.code(), make_patch(foreseen, new)
+        if foreseen != new and len(code) + len(patch) >= len(make_patch(old, new)):
+            return None
+        return code + patch, {"foreseen": _LISTS, "settled": len(code)}
+
+    def _lists_again(self, patch: bytes, code: int, size: int) -> bytes:
+        if not 0 <= code <= len(patch):
+            raise BadPatchError("settled")
+        foreseen = self.foreseen.lists(Settled.of_code(patch[:code]))
+        if foreseen is None:
+            raise BadPatchError("lists")
+        return apply_patch(foreseen, patch[code:], size)
 
     def _assembled(self, name: str, old: bytes, payload: bytes, tables: Any, size: int) -> bytes:
         spans = [_span(table) for table in tables]
@@ -132,34 +163,41 @@ class Coder:
     ) -> bytes:
         if "stands_in" in table:
             file, of = table["stands_in"]
-            return self._tables_of(file)[of].of(self.target.read(file)).tobytes()
-        before = _before(olds, table["name"], span.width).of(old)
+            rows = self._tables_of(file)[of].of(self.target.read(file))
+            rows = rows[: span.rows, : span.width]
+            if rows.shape != (span.rows, span.width):
+                raise BadPatchError("tables")
+            return rows.tobytes()
         foresee, floats = self._foresee(table.get("foreseen"))
-        rows = decode_rows(code, span.rows, span.width, before, foresee, floats)
-        return rows.tobytes()
+        if not floats:
+            before = _entry(olds, table["name"], span.width).of(old)
+            return decode_rows(code, span.rows, span.width, before, foresee, floats).tobytes()
+        before = _rows(olds, table["name"], old)
+        return decode_apart(code, table, span.rows, span.width, before, foresee).tobytes()
 
     def _coded(self, name: str, old: bytes, new: bytes) -> tuple[list[dict[str, Any]], list[bytes]]:
         """The tables of a file in the order of their places, and the code of each."""
-        there = self._there(name)
         olds, tables, codes = self._olds(name, old), [], []
         for of, span in floats_in(name, new).items():
             rows = span.of(new)
-            place = there.get(hashlib.sha256(rows.tobytes()).hexdigest())
+            place = self._place_of(rows, name)
             entry = {"name": of, "at": span.at, "rows": span.rows, "width": span.width}
             if place is not None:
                 tables.append({**entry, "stands_in": list(place), "code": 0})
                 codes.append(b"")
                 continue
-            of_old = _before(olds, of, span.width).of(old)
-            ways = [None, *([f"vectors of {VECTORS[name]}"] if name in VECTORS else [])]
+            of_old, owned = _rows(olds, of, old), self._other_owners(name)
             found = []
-            for way in ways:
-                foresee, floats = self._foresee(way)
-                if way is None or (foresee and foresee(_first(1))[0].shape[1] == span.width):
-                    code = encode_rows(rows, of_old, foresee, floats, self._other_owners(name))
-                    found.append((code, way))
-            code, way = min(found, key=lambda one: len(make_patch(b"", one[0])))
-            tables.append(entry | ({} if way is None else {"foreseen": way}) | {"code": len(code)})
+            for apart in APART if name == layout.ITEM_VECTORS else APART[:1]:
+                if apart < span.width:
+                    found.append(encode_apart(rows, of_old, apart, owned))
+            way = f"vectors of {VECTORS[name]}" if name in VECTORS else None
+            foresee, floats = self._foresee(way)
+            if foresee is not None and foresee(_first(1))[0].shape[1] == span.width:
+                code = encode_rows(rows, columns(of_old, span.width)[0], foresee, floats, owned)
+                found.append((code, {"foreseen": way}))
+            code, told = min(found, key=lambda one: len(make_patch(b"", one[0])))
+            tables.append(entry | told | {"code": len(code)})
             codes.append(code)
         if name.endswith(".pt"):
             self._bytes_in(old, new, olds, tables, codes)
@@ -185,7 +223,7 @@ class Coder:
                 now = Span(at, rows, width).of(new)
                 if (now[:100] == foresee(_first(min(rows, 100)))[0]).mean() < _ALIKE:
                     continue
-                before = _before(olds, of, width).of(old)
+                before = _entry(olds, of, width).of(old)
                 owned = self._rows_of_others(side)
                 code = encode_rows(now, before, foresee, floats=False, owned=owned)
                 entry = {"name": of, "at": at, "rows": rows, "width": width, "code": len(code)}
@@ -237,18 +275,22 @@ class Coder:
             )
         return floats_in(name, old)
 
-    def _there(self, name: str) -> dict[str, tuple[str, str]]:
-        """Tables in files before this one: file and name, by the digest of their bytes."""
-        found: dict[str, tuple[str, str]] = {}
+    def _place_of(self, rows: NDArray[np.uint8], name: str) -> tuple[str, str] | None:
+        """Where rows ``[n, width]`` stand in a file before this one: the first of its rows.
+
+        These may have more columns: the file, and the table's name in it.
+        """
         for file in _SHARED:
             if file == name:
                 break
             if self.target.has(file):
                 contents = self.target.read(file)
                 for of, span in self._tables_of(file).items():
-                    digest = hashlib.sha256(contents[span.at : span.end]).hexdigest()
-                    found.setdefault(digest, (file, of))
-        return found
+                    if span.rows >= len(rows) and span.width >= rows.shape[1]:
+                        there = span.of(contents)[: len(rows), : rows.shape[1]]
+                        if np.array_equal(there[0], rows[0]) and np.array_equal(there, rows):
+                            return file, of
+        return None
 
     def _tables_of(self, file: str) -> dict[str, Span]:
         if file not in _SHARED:
@@ -276,10 +318,15 @@ class Coder:
         return b"".join(found)
 
 
-def _before(olds: Mapping[str, Span], name: str, width: int) -> Span:
+def _rows(olds: Mapping[str, Span], name: str, old: bytes) -> NDArray[np.uint8]:
     """The rows of the old table of this name; none where there is no such table."""
+    return olds[name].of(old) if name in olds else np.zeros((0, 0), np.uint8)
+
+
+def _entry(olds: Mapping[str, Span], name: str, width: int) -> Span:
+    """The bytes of the old entry of this name as rows; none where there is no such entry."""
     old = olds.get(name, Span(0, 0, 1))
-    return Span(old.at, old.rows * old.width // width, width)
+    return Span(old.at, old.rows // width, width)
 
 
 def _span(table: Mapping[str, Any]) -> Span:

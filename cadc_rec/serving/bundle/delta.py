@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 FORMAT = "cadc-rec delta"
-FORMAT_VERSION = 2
-"""Of version 1 patches were Zstandard's alone, and read another order of files."""
+FORMAT_VERSION = 3
+"""Of version 1 patches were Zstandard's alone, and read another order of files. Version 2 brought
+lists whole, and told of a foreseen row all or nothing."""
 MANIFEST = "delta.json"
 """What the delta is of, what changed, and the patch of each file."""
 _PATCH = re.compile(r"patches/[0-9]{4}\.patch")

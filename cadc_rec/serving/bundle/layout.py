@@ -30,7 +30,9 @@ USER_VECTORS = "vectors/users.safetensors"
 one with a `CONTEXT`, at the moment of each user's test item: such vectors are formed by `QUERY`."""
 LISTS = "vectors/lists.safetensors"
 """Every item's targets (`cadc_rec.data.transition_lists`), where scores of lists come on top of the
-dot products; `MODEL` says by which factor, and how a history's places count."""
+dot products; `MODEL` says by which factor, and how a history's places count. ``counted`` in it says
+how they were made of `KNOWN` and attributes (`cadc_rec.data.counted_lists`), so that a delta need
+not bring them."""
 INDEX = "index/items.faiss"
 """FAISS, inner product, over `ITEM_VECTORS` of the items that were taken; labels are rows."""
 
@@ -55,7 +57,8 @@ COLUMNS = "columns.json"
 KNOWN = "known.safetensors"
 """What users took, training and validation items, as CSR: ``indptr`` int64 ``[users + 1]``,
 ``items`` int32 ``[n]``, each user's in the order of time, the latest last; and ``popularity``
-int64 ``[items]``, how often each item is in it."""
+int64 ``[items]``, how often each item is in it. Where there are `LISTS`, ``held_out``, uint8
+``[users]``, says how many of a user's latest items these have not counted."""
 
 RECENT = "recent.safetensors"
 """The log's interactions in its last window, where recent popularity has a part in the score:

@@ -9,7 +9,8 @@ who may be forgotten. These two tell nothing of the old one. Or it is *steps* aw
 a whole multiple of one power of two, as an update rounds what it learns
 (`cadc_rec.updates.rounding`); or *places* away, so many floats further in the order of all floats
 (bytes: modulo 256). Additions and comparisons of single numbers alone are done, which give the same
-bits on every machine.
+bits on every machine. Of a foreseen row single numbers may come out otherwise elsewhere: these are
+told as they are.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
 Foresee = Callable[[NDArray[np.int64]], tuple[Bytes, NDArray[np.bool_]]]
-"""The foreseen rows of these numbers, and which of them come out alike on any machine."""
+"""The foreseen rows of these numbers, and which floats (of bytes: which) of them come out alike on
+any machine, bool ``[n, floats]``."""
 
-_SAME, _STEPS, _PLACES, _ZEROS, _UNSURE, _FRESH = range(6)
-"""States of a row. Places count from the old or the foreseen row; of one that is not foreseen alike
-everywhere (unsure) from the old one, of a fresh one from zeros."""
+_SAME, _STEPS, _PLACES, _ZEROS, _FRESH = range(5)
+"""States of a row. Places count from the foreseen row, or else from the old one; of a fresh one
+from zeros."""
 _MOST = 2**15  # steps that a number may be away
 _TRIED = 64  # rows by which the size of a step is found
 _NO_STEP = -128
@@ -44,7 +46,6 @@ def encode_rows(
         new: ``[n, width]``, the bytes of the rows.
         old: ``[m, width]``; row i is compared with row i.
         foresee: rows that are nearer to the new ones than the old are; None compares with the old.
-            Where they might come out otherwise elsewhere, the old ones are taken all the same.
         floats: whether they are of float32 numbers; else bytes.
         owned: numbers of rows that had another owner, in any order; they are never compared with
             the old. None: no row had.
@@ -63,11 +64,18 @@ def encode_rows(
     states[rows] = np.where(fresh[rows], _FRESH, _PLACES)
     reference = _old_rows(rows, old)
     reference[fresh[rows]] = 0
+    settled = b""
     if foresee is not None:
         foreseen, sure = foresee(rows)
-        reference[sure] = foreseen[sure]
-        states[rows[sure]] = _PLACES  # the reader foresees it without the old one
-        states[rows[~sure & ~fresh[rows]]] = _UNSURE
+        states[rows] = _PLACES
+        kind = "<u4" if floats else "u1"
+        reference, values = np.ascontiguousarray(foreseen).view(kind), new[rows].view(kind)
+        unsure = np.flatnonzero(~sure)
+        told = values.ravel()[unsure]
+        reference.ravel()[unsure] = told
+        reference = reference.view(np.uint8)
+        gaps = np.diff(unsure, prepend=0).astype("<i8")
+        settled = len(unsure).to_bytes(8, "little") + _planes(gaps) + _planes(told)
     exponent, steps = _NO_STEP, b""
     moved = states[rows] == _PLACES
     if floats and foresee is None and moved.any():
@@ -83,7 +91,7 @@ def encode_rows(
         places = _planes(_folded(ahead).ravel()[_by_size(reference[left])])
     else:
         places = (new[rows[left]] - reference[left]).tobytes()
-    return exponent.to_bytes(1, "little", signed=True) + states.tobytes() + steps + places
+    return exponent.to_bytes(1, "little", signed=True) + states.tobytes() + steps + places + settled
 
 
 def decode_rows(
@@ -106,13 +114,15 @@ def decode_rows(
     reference[states[changed] == _FRESH] = 0
     stepped = states[changed] == _STEPS
     left = ~stepped
-    if foresee is not None:
-        sure = states[changed] == _PLACES
-        reference[sure] = foresee(changed[sure])[0]
     at, of_steps = 1 + rows, int(stepped.sum()) * (width // 4) * 2
     of_places = int(left.sum()) * width
-    if len(code) != at + of_steps + of_places or states.max(initial=0) > _FRESH:
+    settled = code[at + of_steps + of_places :]
+    code = code[: at + of_steps + of_places]
+    whole = len(code) == at + of_steps + of_places
+    if not whole or states.max(initial=0) > _FRESH or bool(settled) != (foresee is not None):
         raise ValueError("a code of another length")
+    if foresee is not None:
+        reference = _with_told(foresee(changed)[0], settled, "<u4" if floats else "u1")
     if of_steps:
         counts = _unfolded(_joined(code[at : at + of_steps], "<u2"))
         before = reference[stepped].view("<f4")
@@ -126,6 +136,23 @@ def decode_rows(
         ahead = np.frombuffer(code, np.uint8, of_places, at + of_steps).reshape(-1, width)
         new[changed[left]] = reference[left] + ahead
     return new
+
+
+def _with_told(foreseen: Bytes, settled: bytes, kind: str) -> Bytes:
+    """Foreseen rows, with the numbers that are told of them.
+
+    Raises:
+        ValueError: these are not numbers of such rows.
+    """
+    count, size = int.from_bytes(settled[:8], "little"), np.dtype(kind).itemsize
+    if len(settled) != 8 + count * (8 + size):
+        raise ValueError("a code of another length")
+    numbers = np.ascontiguousarray(foreseen).view(kind)
+    places = np.cumsum(_joined(settled[8 : 8 + 8 * count], "<i8"))
+    if count and not 0 <= places.min() <= places.max() < numbers.size:
+        raise ValueError("numbers that are not there")
+    numbers.ravel()[places] = _joined(settled[8 + 8 * count :], kind)
+    return numbers.view(np.uint8)
 
 
 def _old_rows(rows: NDArray[np.int64], old: Bytes) -> Bytes:

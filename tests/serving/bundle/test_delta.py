@@ -260,7 +260,7 @@ def test_a_patch_that_inflates_to_more_than_its_file_can_need_is_refused(days, t
     sound = apply_patch(known, (delta / told["file"]).read_bytes(), told["payload"])
     codes = len(sound) - sum(table["code"] for table in told["tables"])
     # All that the file is made of, and between it what nothing reads.
-    more = bytes(2 * (days / "second" / name).stat().st_size)
+    more = bytes(6 * (days / "second" / name).stat().st_size)
     told["payload"] = len(sound) + len(more)
     forged = make_patch(known, sound[:codes] + more + sound[codes:])
     assert len(forged) < len(more) / 10

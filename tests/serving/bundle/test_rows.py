@@ -38,8 +38,9 @@ def test_any_numbers_come_back(data, n, m, some_stay):
     owned = data.draw(st.lists(st.integers(0, 7), unique=True))
     again(new, old, owned=owned)
     nearly = raw(old[np.arange(n) % m])
-    sure = data.draw(arrays(bool, n))
+    sure = data.draw(arrays(bool, (n, WIDTH)))
     again(new, old, lambda rows: (nearly[rows], sure[rows]), owned=owned)
+    sure = np.repeat(sure, 4, axis=1)
     again(raw(new), raw(old), lambda rows: (nearly[rows], sure[rows]), False, owned)
 
 
@@ -60,19 +61,19 @@ def test_what_is_foreseen_but_for_its_last_bits_costs_these_alone():
     old, new = draw.standard_normal((2, 1_000, 32)).astype(np.float32)
     nearly = (new.view(np.int32) + draw.integers(-1, 2, new.shape)).astype(np.int32)
     foreseen = raw(nearly.view(np.float32))
-    code = again(new, old, lambda rows: (foreseen[rows], np.ones(len(rows), bool)))
+    code = again(new, old, lambda rows: (foreseen[rows], np.ones((len(rows), 32), bool)))
     assert len(make_patch(b"", code)) < 0.4 * old.size
 
 
-def test_a_row_that_may_come_out_otherwise_elsewhere_is_not_foreseen():
+def test_numbers_that_may_come_out_otherwise_elsewhere_are_told():
     draw = np.random.default_rng(3)
     exact = draw.standard_normal((400, 16))
     low = exact[:40, 0].astype(np.float32)
     middle = (low.astype(np.float64) + np.nextafter(low, np.float32(9))) / 2
     exact[:40, 0] = middle * (1 + 1e-16 * draw.integers(-3, 4, 40))
     sure = rounds_alike(exact)
-    assert not sure[:40].any()
-    assert sure[40:].mean() > 0.999
+    assert not sure[:40, 0].any()
+    assert sure[:, 1:].mean() > 0.999
     new, old = draw.standard_normal((2, 400, 16)).astype(np.float32)
 
     def foresee(factor):
@@ -83,6 +84,13 @@ def test_a_row_that_may_come_out_otherwise_elsewhere_is_not_foreseen():
     for factor in (1 - 2e-16, 1 + 2e-16):  # as another machine adds
         found = decode_rows(code, 400, 64, raw(old), foresee(factor), True)
         assert found.tobytes() == new.tobytes()
+
+
+def test_rows_of_which_every_number_is_told_stay_below_five_times_their_size():
+    """What the reader of a delta lets a code be at most."""
+    old, new = np.random.default_rng(6).standard_normal((2, 50, 1)).astype(np.float32)
+    code = again(new, old, lambda rows: (raw(old)[rows], np.zeros((len(rows), 1), bool)))
+    assert len(code) <= 5 * (new.nbytes + 1)
 
 
 def test_rows_that_stay_and_rows_of_zeros_cost_next_to_nothing():
@@ -106,7 +114,7 @@ def test_a_row_that_another_has_now_tells_nothing_of_the_one_before(sure):
     nearly = raw(new + np.float32(2**-20))
 
     def foresee(rows):
-        return nearly[rows], np.full(len(rows), sure)
+        return nearly[rows], np.full((len(rows), 16), sure)
 
     way = None if sure is None else foresee
     codes = [again(new, was, way, owned=[3, 70, 71, 999]) for was in (old, other)]
@@ -117,11 +125,26 @@ def test_a_row_that_another_has_now_tells_nothing_of_the_one_before(sure):
 @settings(max_examples=200, deadline=None)
 def test_bytes_that_are_no_code_are_refused_or_give_rows(noise):
     old = np.ones((3, WIDTH), np.float32)
-    try:
-        rows = decode_rows(noise, 4, 4 * WIDTH, raw(old), None, True)
-    except ValueError:
-        return
-    assert rows.shape == (4, 4 * WIDTH)
+    nearly = raw(np.ones((4, WIDTH), np.float32))
+    for foresee in (None, lambda rows: (nearly[rows], np.ones((len(rows), WIDTH), bool))):
+        try:
+            rows = decode_rows(noise, 4, 4 * WIDTH, raw(old), foresee, True)
+        except ValueError:
+            continue
+        assert rows.shape == (4, 4 * WIDTH)
+
+
+@pytest.mark.parametrize("place", [-1, 12, 2**40])
+def test_a_number_that_is_told_of_no_row_is_refused(place):
+    old = np.zeros((3, 4), np.float32)
+    nearly = raw(old + 1)
+    code = encode_rows(
+        raw(old + 2), raw(old), lambda rows: (nearly[rows], np.arange(12).reshape(3, 4) != 5), True
+    )
+    at = code.rindex((5).to_bytes(8, "little"))  # one number: its place, and its value
+    damaged = code[:at] + place.to_bytes(8, "little", signed=True) + code[at + 8 :]
+    with pytest.raises(ValueError, match="numbers that are not there"):
+        decode_rows(damaged, 3, 16, raw(old), lambda rows: (nearly[rows], None), True)
 
 
 def test_tables_are_found_where_they_lie():

@@ -14,7 +14,7 @@ share of the items that lead to others: rows of the matrix.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,28 @@ from scipy import sparse
 
 from cadc_rec.config.experiment import TransitionsConfig
 from cadc_rec.data.columns import rows_of_items
-from cadc_rec.data.dataset import Dataset
+from cadc_rec.data.settled import Rounded, to_float32
+
+
+class Interactions(Protocol):
+    """What is read of a `Dataset`: the training interactions."""
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+
+    @property
+    def train_user(self) -> NDArray[np.int32]:
+        """``[rows]``, ascending."""
+
+    @property
+    def train_item(self) -> NDArray[np.int32]:
+        """``[rows]``; a user's in the order of time."""
+
+    @property
+    def user_indptr(self) -> NDArray[np.int64]:
+        """``[n_users + 1]``."""
+
 
 Ready = Callable[[NDArray[np.float64]], NDArray[Any]]
 Total = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -31,11 +52,12 @@ _BLOCK = 2**19  # pairs written out at once: their targets and weights are 6 MB
 
 
 def transition_matrix(
-    dataset: Dataset,
+    dataset: Interactions,
     config: TransitionsConfig,
     block: int = _BLOCK,
     items: range | None = None,
     total: Total = lambda values: values,
+    rounded: Rounded = to_float32,
 ) -> sparse.csr_array:
     """Rows of the damped matrix, float32: how often a row's item led to a column's.
 
@@ -45,6 +67,7 @@ def transition_matrix(
         block: pairs written out at once, about; the result does not depend on it.
         items: consecutive ones, whose rows are wanted; default: all.
         total: where other processes count the other rows, the sum over all; all must call.
+        rounded: makes float32 numbers of the damped counts.
 
     Returns:
         ``[items, n_items]``.
@@ -52,7 +75,7 @@ def transition_matrix(
     items = range(dataset.n_items) if items is None else items
 
     def damped(counts: NDArray[np.float64]) -> NDArray[np.float32]:
-        return (np.log1p(counts) if config.damping == "log" else counts).astype(np.float32)
+        return rounded(np.log1p(counts) if config.damping == "log" else counts)
 
     if not config.normalization:  # then a block's counts are ready with it, and take half the room
         return _sum_of_blocks(dataset, config, block, items, damped)
@@ -81,7 +104,7 @@ def _normalize(counts: sparse.csr_array, power: float, total: Total) -> None:
 
 
 def _sum_of_blocks(
-    dataset: Dataset, config: TransitionsConfig, block: int, items: range, ready: Ready
+    dataset: Interactions, config: TransitionsConfig, block: int, items: range, ready: Ready
 ) -> sparse.csr_array:
     """The counts ``[items, n_items]``, as `ready` makes them; columns ascend in a row."""
     n, window = dataset.n_items, config.window

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
-from cadc_rec.data.content import coded_vectors
+from cadc_rec.data.content import weighted_values
 from cadc_rec.data.dataset import Attribute
+from cadc_rec.data.settled import Rounded, to_float32
 from cadc_rec.data.transition_lists import TransitionLists, best_targets
 
 FILE = "content_lists.safetensors"
@@ -25,17 +26,21 @@ _MOST = 500  # items of a list
 _BLOCK = 2**22  # pairs held at once
 
 
-def content_lists(attributes: Sequence[Attribute], n_items: int) -> TransitionLists | None:
+def content_lists(
+    attributes: Sequence[Attribute], n_items: int, rounded: Rounded = to_float32
+) -> TransitionLists | None:
     """Every item's most similar others by cosine; None where no two items share a value.
 
     Values that most items have tell little and cost most, so that where all would cost too much,
-    the most frequent are left out.
+    the most frequent are left out. Cosines are worked out in double precision, so that rounded they
+    come out alike everywhere.
 
     Args:
         attributes: of the items.
         n_items: how many there are.
+        rounded: makes float32 numbers of the cosines.
     """
-    vectors = coded_vectors(attributes, n_items)
+    vectors = weighted_values(attributes, n_items)
     if not vectors.nnz:
         return None
     columns = sparse.csr_array(vectors.T)
@@ -48,7 +53,8 @@ def content_lists(attributes: Sequence[Attribute], n_items: int) -> TransitionLi
     while first < n_items:
         last = int(np.searchsorted(ends, ends[first] + _BLOCK, "right")) - 1
         last = min(max(last, first + 1), n_items)
-        products = sparse.csr_array(vectors[first:last] @ columns)
+        exact = sparse.csr_array(vectors[first:last] @ columns)
+        products = sparse.csr_array((rounded(exact.data), exact.indices, exact.indptr), exact.shape)
         own = np.repeat(np.arange(first, last), np.diff(products.indptr)) == products.indices
         products.data[own] = 0.0
         _thin(products)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cadc_rec.config.experiment import TransitionsConfig
-from cadc_rec.pretrain.transition_matrix import transition_matrix
+from cadc_rec.data.transition_matrix import transition_matrix
 
 
 def a_dataset(sequences, n_items):
