@@ -162,7 +162,7 @@ class Contents:
                 RecentState.of_bundle(bundle, model, len(taken)), len(items), model.get("log_ends")
             ),
             withheld=_withheld(bundle, len(items)),
-            new_items=NewItemsOfBundle.of_bundle(bundle, model),
+            new_items=NewItemsOfBundle.of_bundle(bundle, model, described),
             titles=_titles(bundle, len(items)),
             fingerprint=bundle.fingerprint,
             name=bundle.name,
