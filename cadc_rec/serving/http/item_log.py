@@ -247,7 +247,9 @@ class ItemLog:
 
     def _require_room(self, before: ItemsBeside, after: ItemsBeside) -> None:
         more = len(after.states) > max(self._most, len(before.states))
-        if more or len(after.removed) > max(_MOST_REMOVED, len(before.removed)):
+        more |= len(after.removed) > max(_MOST_REMOVED, len(before.removed))
+        # Rows are not given again, so many ids that came and went take memory, too.
+        if more or len(after.behind) > max(_MOST_REMOVED, len(before.behind)):
             raise Busy(
                 f"at most {self._most:,} items are put beside a bundle, and {_MOST_REMOVED:,} "
                 "removed from it; export a bundle that has them."

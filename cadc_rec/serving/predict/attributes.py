@@ -34,6 +34,7 @@ Told: TypeAlias = "Mapping[str, list[Any]]"
 _LISTS = ("multi", "vector")
 _NUMBERS = ("numeric", "number")
 _LARGEST = float(np.finfo(np.float32).max)
+_LARGEST_NUMBER = float(np.finfo(np.float64).max)  # a whole number may be beyond it
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class TellableAttributes:
         kind = self.kinds[name]
         if kind in (*_NUMBERS, "vector"):
             number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-            if not number or not math.isfinite(value):
+            if not number or not abs(value) <= _LARGEST_NUMBER:  # also of NaN
                 raise CadcError(f"attributes: {name!r} has numbers, not {value!r:.80}.")
             if kind == "vector" and abs(value) > _LARGEST:  # its length would be infinite
                 raise CadcError(f"attributes: {value!r:.80} is too large for a vector {name!r}.")

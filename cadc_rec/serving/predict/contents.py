@@ -164,7 +164,7 @@ class Contents:
                 RecentState.of_bundle(bundle, model, len(taken)), len(items), model.get("log_ends")
             ),
             withheld=_withheld(bundle, len(items), "rows"),
-            new_items=NewItemsOfBundle.of_bundle(bundle, model),
+            new_items=NewItemsOfBundle.of_bundle(bundle, model, described),
             sold_out=_withheld(bundle, len(items), "sold_out"),
             titles=_titles(bundle, len(items)),
             fingerprint=bundle.fingerprint,

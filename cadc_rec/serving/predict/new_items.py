@@ -147,15 +147,22 @@ class NewItemsOfBundle:
         self._one_at_a_time = threading.Lock()
 
     @classmethod
-    def of_bundle(cls, bundle: Bundle, model: Mapping[str, Any]) -> Self:
-        """That of a bundle."""
+    def of_bundle(
+        cls, bundle: Bundle, model: Mapping[str, Any], described: Sequence[dict[str, Any]]
+    ) -> Self:
+        """That of a bundle.
+
+        Args:
+            bundle: the bundle.
+            model: its ``model.json``.
+            described: the entries of its items' attributes.
+        """
 
         def load() -> NewItems:
             from cadc_rec.serving.predict.cold_items import NewItems
 
             return NewItems.of_bundle(bundle)
 
-        described = bundle.json(layout.ATTRIBUTES)["item"]
         dense = bundle.json(layout.DENSE)["item"] if bundle.has(layout.DENSE) else []
         made = model.get("new_items")
         widths = [] if made is None else made["codes"]

@@ -12,6 +12,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.serving.http.item_log import ItemLog, ItemsNow
 from cadc_rec.serving.http.journal import Journal
 from cadc_rec.serving.http.load import Busy
+from cadc_rec.serving.http.settings import ServiceSettings
 from cadc_rec.serving.http.withheld import Withheld
 from cadc_rec.serving.predict.attributes import TellableAttributes
 from cadc_rec.serving.predict.new_items import NewItemsOfBundle, PutItem
@@ -216,3 +217,23 @@ def test_who_asks_while_items_come_and_go_gets_whole_answers(opened):
         thread.join()
     assert not wrong
     assert asked[0] > 10
+
+
+def test_the_journal_lies_beside_the_others(tmp_path):
+    assert ServiceSettings(tmp_path / "bundle.v1").items == tmp_path / "bundle.v1.items"
+    settings = ServiceSettings("s3://bucket/live", events=tmp_path / "shop.items")
+    assert settings.items == tmp_path / "shop.items.items"
+    assert ServiceSettings("s3://bucket/live").items is None
+
+
+def test_ids_that_came_and_went_take_rows_up_to_a_bound(opened, monkeypatch):
+    monkeypatch.setattr("cadc_rec.serving.http.item_log._MOST_REMOVED", 5)
+    log = opened(bundle())
+    for n in range(5):
+        assert tell(log, [PutItem(2000 + n, vector=vector(n))]).new == 1
+        assert tell(log, remove=[2000 + n]).new == 0
+    with pytest.raises(Busy, match="export a bundle that has them"):
+        tell(log, [PutItem(3000, vector=vector(1))])
+    assert tell(log, [PutItem(2001, vector=vector(1))]).new == 1
+    again = opened(bundle())
+    assert tell(again, [PutItem(3000, vector=vector(1))]).new == 2

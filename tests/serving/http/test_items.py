@@ -3,6 +3,7 @@ newer bundle has them."""
 
 import json
 import signal
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -10,6 +11,7 @@ import urllib.request
 import numpy as np
 import pytest
 
+from benchmarks.hostile import resident_kib
 from tests.serving.http.conftest import KEY, Service, run_command
 
 pytestmark = pytest.mark.slow
@@ -271,7 +273,9 @@ def test_there_is_room_for_so_many(start, place, world):
 
 @pytest.fixture(scope="module")
 def one(bundles, tmp_path_factory):
-    running = Service(tmp_path_factory.mktemp("items"), bundles[0], key=KEY)
+    folder = tmp_path_factory.mktemp("items")
+    (folder / "current").symlink_to(bundles[0])  # a journal of its own
+    running = Service(folder, folder / "current", key=KEY)
     yield running
     assert running.stop() == 0
     assert "defect" not in running.log.read_text()
@@ -291,6 +295,13 @@ def one(bundles, tmp_path_factory):
         ({"remove": ["x"]}, "remove[0]: item ids are whole numbers in this bundle; got 'x'"),
         ({"remove": list(range(10_001))}, "at most 10000 items"),
         (b"{", "the body"),
+        (
+            b'{"put": [{"id": 1, "attributes": {"year": ' + b"[" * 9999 + b"]" * 9999 + b"}}]}",
+            "the",
+        ),
+        (b'{"put": [{"id": 1' + b"0" * 400 + b', "vector": [1]}]}', "cannot be the id of an item"),
+        (b'{"put": [{"id": 900001, "vector": [1e400]}]}', "put[0]"),
+        (b'{"put": [{"id": 900001, "vector": [1' + b"0" * 400 + b"]}]}", "put[0]"),
     ],
 )
 def test_what_is_no_item_is_refused(one, document, message):
@@ -305,6 +316,44 @@ def test_only_who_has_the_key_of_a_service_with_one_may_tell(one, start, bundles
     status, answer = post(start(bundles[1]), {"remove": [1]}, key=None)
     assert status == 403
     assert "start the service with an API key" in answer["error"]
+
+
+def test_a_thousand_changes_beside_requests_that_are_all_answered(start, place, world):
+    service = start(place, key=KEY)
+    users = world.user_ids[:8]
+    first = [best(service, user) for user in users]
+    over, wrong, answered = threading.Event(), [], []
+
+    def ask(user):
+        while not over.is_set():
+            try:
+                answered.append(len(best(service, user, 20)))
+            except Exception as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=ask, args=(user,)) for user in users[:2]]
+    vectors = {900000 + n: aimed(world, users[n % 8]).tolist() for n in range(50)}
+
+    def change(times):
+        for n in range(times):
+            put, gone = (900000 + (n + far) % 50 for far in (0, 25))
+            told = {"put": [{"id": put, "vector": vectors[put]}], "remove": [gone]}
+            assert post(service, told)[0] == 200
+
+    change(100)
+    for thread in threads:
+        thread.start()
+    before = resident_kib(service.pid)
+    change(1000)
+    after = resident_kib(service.pid)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert set(answered) == {20}
+    assert after < 1.1 * before
+    assert post(service, {"remove": list(vectors)})[1]["new_items"] == 0
+    assert [best(service, user) for user in users] == first
 
 
 def test_they_are_described_and_counted(one, world):
