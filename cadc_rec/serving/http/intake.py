@@ -57,11 +57,11 @@ class Intake:
 
     def begins(self, connection: Connection) -> bool:
         """Whether a request may begin in this turn; if so, it is counted."""
+        if self._line or (self._begun and self._begun >= self._most):
+            return False
         if not self._begun:
             connection.loop.call_soon(self._turn, connection.loop)
             self._most = self._requests()
-        elif self._line or self._begun >= self._most:
-            return False
         self._begun += 1
         return True
 
@@ -85,13 +85,13 @@ class Intake:
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self._begun, self._most = 0, self._requests()
+        if self._line:  # whatever comes of one of them, the others have their turn
+            loop.call_soon(self._turn, loop)
         while self._line and self._begun < self._most:
             connection, request = self._line.popleft()
             if connection.held is request:  # it has neither gone nor sent more
                 self._begun += 1
                 connection.go_on()
-        if self._begun:
-            loop.call_soon(self._turn, loop)
 
     def _requests(self) -> int:
         """How many are begun in one turn."""
@@ -99,14 +99,16 @@ class Intake:
 
     def _round(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        while self._refused and self._refused[0][0] <= now and self._may_tell(now):
-            _, connection, request = self._refused.popleft()
-            if connection.held is request:
-                self._told += 1
-                connection.go_on()
-        if self._refused:
-            due = self._refused[0][0]
-            loop.call_at(due if due > now else self._round_ends, self._round, loop)
+        try:
+            while self._refused and self._refused[0][0] <= now and self._may_tell(now):
+                _, connection, request = self._refused.popleft()
+                if connection.held is request:
+                    self._told += 1
+                    connection.go_on()
+        finally:
+            if self._refused:
+                due = self._refused[0][0]
+                loop.call_at(due if due > now else self._round_ends, self._round, loop)
 
     def _may_tell(self, now: float) -> bool:
         if now >= self._round_ends:
