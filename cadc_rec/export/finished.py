@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.data.context import request_codes, requests_of_test_items
@@ -36,6 +35,7 @@ from cadc_rec.export.trained import TrainedModel, trained_towers
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior, fitted_tables
 from cadc_rec.pretrain.tables_alone import TablesAlone
+from cadc_rec.serving.bundle.mapping import map_tensors
 from cadc_rec.serving.predict.cold_items import NewItems
 from cadc_rec.store.artifact import Artifact
 
@@ -291,22 +291,18 @@ class Finished:
 
     def _at_the_end(self) -> np.ndarray | None:
         """Users' vectors when the log has ended; None of a model to which nothing happens then."""
-        trained = self._towers
+        trained, folder = self._towers, self.artifacts["evaluate"].path.parent
         if trained is not None:
             if not trained.history_length and not trained.request:
                 return None
             codes = self.codes
             now = None if codes is None else codes.of_nothing(self.dataset.n_users)
-            return vectors_of_towers(trained, self.log, now)
+            return vectors_of_towers(trained, self.log, now, folder)
         if self._tables is None:
             return None
         length = self.experiment.history.length
-        return vectors_of_histories(self._tables.program(), self.log, length)
-
-    def every_item(self) -> np.ndarray:
-        """The same of all items, those that nobody took yet last."""
-        return np.concatenate([self.vectors("item"), self.untaken()])
+        return vectors_of_histories(self._tables.program(), self.log, length, folder)
 
     def _evaluated(self, side: str) -> np.ndarray:
         file = self.artifacts["evaluate"].path / f"{side}_vectors.safetensors"
-        return load_file(file)["vectors"]
+        return map_tensors(file)["vectors"]

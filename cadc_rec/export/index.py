@@ -2,7 +2,7 @@
 
 Which kind depends on the catalogue: all items are scored while that takes well under a
 millisecond; then a graph (HNSW); then, where vectors fill the memory, a compressed inverted file
-(IVF-PQ).
+(IVF-PQ), which is learned from a sample and filled block by block.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ _HNSW_BUILD = 200
 _HNSW_SEARCH = 256
 _PQ_LEAST = 9_984  # 39 vectors for each of 256 centroids, below which FAISS warns
 _PQ_DIMS = 4  # elements that share a byte
+_PQ_SAMPLE = 128  # vectors a list to learn lists and codes from; FAISS takes 256 where it has them
+_BLOCK = 2**16  # vectors that are put in at once
+_SEED = 0
 
 
 def kind_for(items: int) -> IndexKind:
@@ -37,7 +40,7 @@ def write_index(vectors: np.ndarray, kind: IndexKind, file: Path) -> dict[str, A
     """Build an index and write it.
 
     Args:
-        vectors: float32 ``[items, d]``.
+        vectors: float32 ``[items, d]``; mapped ones are read block by block, but for HNSW.
         kind: ``auto`` chooses by the number of items.
         file: receives it.
 
@@ -51,21 +54,34 @@ def write_index(vectors: np.ndarray, kind: IndexKind, file: Path) -> dict[str, A
         raise CadcError(f"--index {kind}: choose one of {', '.join(get_args(IndexKind))}.")
     chosen = kind_for(len(vectors)) if kind == "auto" else kind
     rows, width = vectors.shape
-    vectors = np.ascontiguousarray(vectors, np.float32)
+    block = _BLOCK
     described: dict[str, Any] = {"kind": chosen, "metric": "inner product"}
     index: faiss.Index
     if chosen == "exact":
         index = faiss.IndexFlatIP(width)
     elif chosen == "hnsw":
-        index = _graph(width)
+        index, block = (
+            _graph(width),
+            rows,
+        )  # it holds them all, and is best when it gets all at once
         described |= {"links": _HNSW_LINKS, "build": _HNSW_BUILD, "search": _HNSW_SEARCH}
     else:
         index, settings = _inverted_file(rows, width)
         described |= settings
-        index.train(vectors)
-    index.add(vectors)
-    file.write_bytes(faiss.serialize_index(index).tobytes())
+        index.train(_sample(vectors, settings["lists"] * _PQ_SAMPLE))
+    for start in range(0, rows, max(1, block)):
+        index.add(np.ascontiguousarray(vectors[start : start + block], np.float32))
+    with file.open("wb") as opened:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(opened.write))
     return described
+
+
+def _sample(vectors: np.ndarray, most: int) -> np.ndarray:
+    """Rows that are drawn evenly, or all where there are no more."""
+    if len(vectors) <= most:
+        return np.ascontiguousarray(vectors, np.float32)
+    drawn = np.random.default_rng(_SEED).choice(len(vectors), most, replace=False, shuffle=False)
+    return np.ascontiguousarray(vectors[np.sort(drawn)], np.float32)
 
 
 def _graph(width: int) -> faiss.Index:

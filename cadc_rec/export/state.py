@@ -7,8 +7,11 @@ dataset as it stands when the log has ended: nothing is held out.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -58,7 +61,7 @@ def nothing_held_out(dataset: Dataset) -> Dataset:
 
 
 def vectors_of_towers(
-    trained: TrainedModel, log: Dataset, codes: Codes | None
+    trained: TrainedModel, log: Dataset, codes: Codes | None, folder: Path
 ) -> NDArray[np.float32]:
     """Vectors ``[n_users, d]`` of all users at the end of a log, by the bundle's query program.
 
@@ -66,30 +69,49 @@ def vectors_of_towers(
         trained: the towers.
         log: the users' histories.
         codes: of a request of each user ``[n_users, features]``; None where the model reads none.
+        folder: has room for the vectors, which lie there in a file without a name.
     """
     program = tower_programs(trained)["query"].module.eval()
-    made = []
-    with torch.inference_mode():
-        for users in _blocks(log.n_users):
-            given = [torch.arange(users.start, users.stop)]
-            if trained.history_length:
-                given.append(torch.from_numpy(_histories(log, users, trained.history_length)))
-            if codes is not None:
-                given.append(torch.from_numpy(codes[users.start : users.stop].astype(np.int64)))
-            made.append(program(*given).numpy())
-    return np.concatenate(made)
+
+    def made(users: range) -> NDArray[np.float32]:
+        given = [torch.arange(users.start, users.stop)]
+        if trained.history_length:
+            given.append(torch.from_numpy(_histories(log, users, trained.history_length)))
+        if codes is not None:
+            given.append(torch.from_numpy(codes[users.start : users.stop].astype(np.int64)))
+        with torch.inference_mode():
+            found: NDArray[np.float32] = program(*given).numpy()
+        return found
+
+    return _in_file(map(made, _blocks(log.n_users)), folder)
 
 
 def vectors_of_histories(
-    program: torch.nn.Module, log: Dataset, length: int
+    program: torch.nn.Module, log: Dataset, length: int, folder: Path
 ) -> NDArray[np.float32]:
     """The same of a model that reads nothing of a user but the history.
 
     In double precision: in single a few steps of conjugate gradients are off by up to two percent,
     another two on every machine. So a delta need not bring these vectors.
     """
-    made = [in_double(program, _histories(log, users, length)) for users in _blocks(log.n_users)]
-    return np.concatenate(made).astype(np.float32)
+
+    def made(users: range) -> NDArray[np.float32]:
+        return in_double(program, _histories(log, users, length)).astype(np.float32)
+
+    return _in_file(map(made, _blocks(log.n_users)), folder)
+
+
+def _in_file(blocks: Iterator[NDArray[np.float32]], folder: Path) -> NDArray[np.float32]:
+    """Blocks of rows one after the other, mapped: what is not used takes no memory."""
+    rows = width = 0
+    # A folder that may only be read has no room for it; the system's has to have.
+    with tempfile.TemporaryFile(dir=folder if os.access(folder, os.W_OK) else None) as file:
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, np.float32).data)
+            rows, width = rows + len(block), block.shape[1]
+        file.flush()
+        # Writes stay with this process.
+        return np.asarray(np.memmap(file, np.float32, "c", shape=(rows, width)))
 
 
 def _blocks(n_users: int) -> Iterator[range]:

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import faiss
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 from safetensors.numpy import save
 
 from cadc_rec import strict_json
 from cadc_rec.data.dense import DESCRIBED, table_file
+from cadc_rec.distributed.row_files import file_header
 from cadc_rec.errors import CadcError
 from cadc_rec.export.card import card_data, card_page, limits_of
 from cadc_rec.export.finished import Finished
@@ -40,6 +42,8 @@ from cadc_rec.versions import library_versions
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+_BLOCK = 2**16  # vectors that are written at once
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,8 @@ def _write_data(finished: Finished, folder: Path) -> None:
         ("item", layout.ITEM_VECTORS, changed or finished.dataset.n_untaken),
     ):
         if of_all:
-            made = finished.vectors(side) if side == "user" else finished.every_item()
-            (folder / name).write_bytes(save({"vectors": made}))
+            more = [] if side == "user" else [finished.untaken()]
+            write_vectors(folder / name, [finished.vectors(side), *more])
         else:
             shutil.copyfile(evaluated / f"{side}_vectors.safetensors", folder / name)
     for source, name in (
@@ -165,6 +169,22 @@ def _write_data(finished: Finished, folder: Path) -> None:
     (folder / layout.KNOWN).write_bytes(save(arrays))  # save_file would hide it from other users
 
 
+def write_vectors(file: Path, parts: Sequence[np.ndarray]) -> None:
+    """Write parts of vectors one after the other to the bytes of safetensors, which copies them.
+
+    Args:
+        file: receives float32 ``[n, d]`` as ``vectors``.
+        parts: float32 ``[m, d]`` each.
+    """
+    shape = sum(map(len, parts)), parts[0].shape[1]
+    with file.open("wb") as opened:
+        opened.write(file_header({"vectors": (torch.float32, shape)}))
+        for part in parts:
+            for start in range(0, len(part), _BLOCK):
+                block = np.ascontiguousarray(part[start : start + _BLOCK], np.float32)
+                opened.write(block.data)
+
+
 def _write_withheld(finished: Finished, folder: Path, wanted: Withheld) -> np.ndarray:
     """Write the rows of the items that are left out of all answers, if any are.
 
@@ -202,8 +222,7 @@ def _write_index_and_test(
     described = write_index(items, kind, folder / layout.INDEX)
     index = None
     if described["kind"] != "exact":
-        contents = np.frombuffer((folder / layout.INDEX).read_bytes(), np.uint8)
-        index = faiss.deserialize_index(contents)
+        index = faiss.read_index(str(folder / layout.INDEX), faiss.IO_FLAG_MMAP_IFC)
     data = finished.dataset
     recorded = recorded_requests(
         users,

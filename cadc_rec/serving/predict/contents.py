@@ -33,6 +33,8 @@ from cadc_rec.serving.predict.retrieval import AlteredItems, IndexSearch, Retrie
 from cadc_rec.serving.predict.texts import Texts
 from cadc_rec.serving.predict.top_k import Floats, ItemVectors, load_ahead
 
+_BLOCK = 2**16  # vectors that are looked at at once
+
 
 @dataclass(eq=False)
 class Live:
@@ -382,5 +384,6 @@ def _require_fit(
             f"{bundle.path}: {layout.KNOWN} names items that do not exist; export it anew."
         )
     for name, vectors in (("user", user_vectors), ("item", item_vectors)):
-        if not np.isfinite(vectors).all():
+        blocks = (vectors[start : start + _BLOCK] for start in range(0, len(vectors), _BLOCK))
+        if not all(np.isfinite(block).all() for block in blocks):
             raise CadcError(f"{bundle.path}: a vector of the {name}s is not finite; train anew.")
