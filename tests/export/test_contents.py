@@ -74,15 +74,18 @@ def histories(exported):
     return torch.from_numpy(rows)
 
 
-# 60 rows are what evaluation computes at once. The toy's systems of equations are solved in as many
-# steps as they have eigenvalues, where rounding decides the last digits: hence the same rows.
+# Evaluation folds histories in by float32, whose rounding grows with each step; programs do it by
+# float64.
 def test_the_query_program_gives_the_vectors_of_users(either):
     vectors = either.bundle.arrays(layout.USER_VECTORS)["vectors"]
     program, users = load_program(either.bundle, "query"), torch.arange(60)
     inputs = [users, histories(either)] if either.trained.history_length else [users]
-    assert np.allclose(program(*inputs).numpy(), vectors, rtol=1e-4, atol=1e-5)
+    made = program(*inputs).numpy()
+    assert np.abs(made - vectors).max() < 1e-3 * np.abs(vectors).max()
     for rows in (0, 1, 3):
-        assert program(*(given[:rows] for given in inputs)).shape == (rows, vectors.shape[1])
+        some = program(*(given[:rows] for given in inputs)).numpy()
+        assert some.shape == (rows, vectors.shape[1])
+        assert np.allclose(some, made[:rows], rtol=1e-5, atol=1e-6)  # whatever stands beside them
 
 
 def test_the_item_program_gives_the_vectors_of_items(either):
