@@ -81,7 +81,7 @@ def test_the_query_program_gives_the_vectors_of_users(either):
     program, users = load_program(either.bundle, "query"), torch.arange(60)
     inputs = [users, histories(either)] if either.trained.history_length else [users]
     made = program(*inputs).numpy()
-    assert np.abs(made - vectors).max() < 1e-3 * np.abs(vectors).max()
+    assert np.abs(made - vectors).max() < 5e-3 * np.abs(vectors).max()
     for rows in (0, 1, 3):
         some = program(*(given[:rows] for given in inputs)).numpy()
         assert some.shape == (rows, vectors.shape[1])
@@ -167,7 +167,8 @@ def test_a_prior_alone_knows_a_newcomer_as_well_as_anybody(tiny_recipe, finished
     write_bundle(done, tmp_path / "bundle", Wanted())
     bundle = Bundle.open(tmp_path / "bundle")
     vectors = load_program(bundle, "newcomer")(histories(SimpleNamespace(bundle=bundle))).numpy()
-    assert np.allclose(vectors, bundle.arrays(layout.USER_VECTORS)["vectors"], rtol=1e-3, atol=1e-4)
+    known = bundle.arrays(layout.USER_VECTORS)["vectors"]
+    assert np.abs(vectors - known).max() < 5e-3 * np.abs(known).max()  # as above
 
 
 def test_a_bundle_that_is_there_is_replaced_only_by_force(plain, monkeypatch):
