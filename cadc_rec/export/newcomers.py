@@ -95,7 +95,7 @@ def row_fold(
     if trained.history_length and rows_of_als and pretrained.ids is not None:
         table = trained.item.ids[0].weight
         if table.shape[1] == trained.user.id_width:
-            return HistoryPrior.of(table, fold).served()
+            return HistoryPrior.of(table, fold)
     return None
 
 
@@ -133,7 +133,7 @@ def newcomer_program(
             )
     if trained is None or not trained.history_length:
         vectors = torch.from_numpy(items)
-        folded = FoldedNewcomer(vectors, HistoryPrior.of(vectors, fold).served())
+        folded = FoldedNewcomer(vectors, HistoryPrior.of(vectors, fold))
         return Program(folded, {"history": (_LENGTH,)})
     newcomer: nn.Module = HistoryNewcomer(trained, row_fold(fold, rows_of_als, trained, pretrained))
     inputs = {"history": (length,), **request_input(trained)}

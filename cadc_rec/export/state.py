@@ -22,7 +22,7 @@ from cadc_rec.export.programs import tower_programs
 from cadc_rec.export.trained import TrainedModel
 
 State = Literal["production", "evaluation"]
-_BLOCK = 2**12  # users whose histories are looked up at once
+_BLOCK = 2**14  # users whose histories are looked up at once
 
 
 def nothing_held_out(dataset: Dataset) -> Dataset:

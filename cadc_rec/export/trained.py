@@ -243,8 +243,6 @@ class UserForward(nn.Module):
     def __init__(self, model: TwoTower) -> None:
         super().__init__()
         self.tower, self.reader = model.user.without_tables(), model.reader
-        if self.reader is not None and self.reader.prior is not None:
-            self.reader = replace(self.reader, prior=self.reader.prior.served())
         self.with_features = model.user.feature_width > 0
         self.with_sources = model.sources is not None
         factors = model.prior_factors()

@@ -16,7 +16,7 @@ ranking.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -35,14 +35,10 @@ class HistoryPrior:
     Attributes:
         gram: Y'Y of the whole item table, ``[d, d]``.
         config: confidences, regularization, decay.
-        double: whether histories are folded in by float64. Each step of conjugate gradients
-            multiplies the rounding before it by ten and more, so in float32 a vector differs by a
-            thousandth with the rows beside it in a batch. Training does not mind; who serves does.
     """
 
     gram: torch.Tensor
     config: PriorConfig
-    double: bool = False
 
     @classmethod
     def of(cls, items: torch.Tensor, config: PriorConfig) -> HistoryPrior:
@@ -52,11 +48,7 @@ class HistoryPrior:
 
     def to(self, device: torch.device) -> HistoryPrior:
         """The same on `device`."""
-        return replace(self, gram=self.gram.to(device))
-
-    def served(self) -> HistoryPrior:
-        """The same, giving a history the same vector whatever stands beside it."""
-        return replace(self, double=True)
+        return HistoryPrior(self.gram.to(device), self.config)
 
     @torch.no_grad()
     def folded(self, vectors: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
@@ -67,14 +59,11 @@ class HistoryPrior:
                 has ended.
             known: bool ``[n, L]``, false where it has ended.
         """
-        kind, gram = vectors.dtype, self.gram
-        if self.double:
-            vectors, gram = vectors.double(), gram.double()
-        place = torch.arange(known.shape[1], device=vectors.device, dtype=vectors.dtype)
+        place = torch.arange(known.shape[1], device=vectors.device)
         confidence = self.config.alpha * torch.exp2(-place / self.config.half_life)
         extra = (confidence - 1) * known
-        gram = gram + self.config.l2 * gram.diagonal().mean() * torch.eye(
-            gram.shape[0], device=vectors.device, dtype=vectors.dtype
+        gram = self.gram + self.config.l2 * self.gram.diagonal().mean() * torch.eye(
+            self.gram.shape[0], device=vectors.device
         )
 
         def times(x: torch.Tensor) -> torch.Tensor:
@@ -83,7 +72,7 @@ class HistoryPrior:
             return torch.addmm(torch.bmm(along[:, None], vectors)[:, 0], x, gram)
 
         target = weighted_sum(vectors, confidence * known)
-        return conjugate_gradients(times, torch.zeros_like(target), target, _STEPS).to(kind)
+        return conjugate_gradients(times, torch.zeros_like(target), target, _STEPS)
 
     @torch.no_grad()
     def led(self, sources: torch.Tensor, known: torch.Tensor) -> torch.Tensor:

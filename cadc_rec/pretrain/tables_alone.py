@@ -64,13 +64,13 @@ class TablesAlone:
         return torch.cat([joined, joined.new_full((len(joined), 1), self.factors["popularity"])], 1)
 
     def program(self) -> nn.Module:
-        """A module that gives `user_vectors`, in float64 first; ``torch.export`` takes it."""
+        """A module that gives `user_vectors`; ``torch.export`` takes it."""
         factors = [self.factors.get(name, 0.0) for name in self._dense_names()]
         old = self.dense
         sources = None if old.sources is None else old.sources.weight
         prior = old.reader.prior
         assert prior is not None
-        alone = PriorAlone(prior.served(), factors, old.items.weight, sources, old.targets)
+        alone = PriorAlone(prior, factors, old.items.weight, sources, old.targets)
         return WithConstant(alone, self.factors["popularity"]) if self._popular else alone
 
     def item_vectors(self) -> torch.Tensor:

@@ -17,20 +17,18 @@ from tests.serving.http.conftest import KEY, ROOT, Service, run_command
 pytestmark = [pytest.mark.realdata, pytest.mark.slow, pytest.mark.timeout(900)]
 CASES = (
     "plain, 100 places",
-    "session, appended",
-    "session in place of the record",
-    "somebody new with a history",
+    "somebody new without",
     "filter: and, or, not",
     "candidates of each",
     "at most so many of a value",
-    "all of these together",
+    "boosts and a floor",
     SOLD_OUT,
 )
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    """Of the method `prior`, whose answers have lists in them and change with a session."""
+    """Of the method `prior`, whose scores have lists in them."""
     data = os.environ.get(DATA_VARIABLE)
     if not data or not (Path(data) / "ml-100k" / "ratings.csv").exists():
         pytest.skip(f"no ml-100k in ${DATA_VARIABLE}")
