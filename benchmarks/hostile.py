@@ -189,13 +189,20 @@ class HttpClient:
 
 
 async def http_worker(
-    client: HttpClient, draw: random.Random, count: int, found: Found, tick: Callable[[], None]
+    client: HttpClient,
+    draw: random.Random,
+    count: int,
+    found: Found,
+    tick: Callable[[], None],
+    key: str = "",
 ) -> None:
-    """Send `count` hostile requests, one after the other."""
+    """Send `count` hostile requests, one after the other, with an API key where there is one."""
     for _ in range(count):
         kind, sent = http_request(draw)
         if kind == "raw":
             client.close()
+        elif key:
+            sent = sent.replace(b"\r\n", f"\r\nauthorization: Bearer {key}\r\n".encode(), 1)
         try:
             async with asyncio.timeout(30):
                 got = await client.ask(sent, bodyless=sent.startswith(b"HEAD "))
@@ -229,15 +236,24 @@ def _says_why(body: bytes) -> bool:
 
 
 async def grpc_worker(
-    channel: Any, draw: random.Random, count: int, found: Found, tick: Callable[[], None]
+    channel: Any,
+    draw: random.Random,
+    count: int,
+    found: Found,
+    tick: Callable[[], None],
+    key: str = "",
 ) -> None:
-    """The same over gRPC: protobuf that lies, and bytes that are none."""
+    """The same over gRPC: protobuf that lies, and bytes that are none.
+
+    With a key no load is called, for that would load the bundle each time.
+    """
+    metadata = [("authorization", f"Bearer {key}")] if key else None
     for _ in range(count):
-        method = draw.choices(_METHODS, [80, 8, 4, 4, 4])[0]
+        method = draw.choices(_METHODS, [80, 8, 4, 0 if key else 4, 4])[0]
         message = grpc_message(draw)
         call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
         try:
-            await call(message, timeout=30)
+            await call(message, timeout=30, metadata=metadata)
             code = "OK"
         except grpc.aio.AioRpcError as error:
             code = error.code().name
@@ -307,22 +323,44 @@ async def attack(
                 memory.append(resident_kib(pid))
 
     checking = asyncio.create_task(check())
+    await send((host, http_port, grpc_port), requests, seed, found, tick)
+    await asyncio.sleep(0.1)
+    checking.cancel()
+    return found, memory
+
+
+async def send(
+    address: tuple[str, int, int],
+    requests: int,
+    seed: int,
+    found: Found,
+    tick: Callable[[], None],
+    key: str = "",
+) -> None:
+    """Send hostile requests, four fifths over HTTP and one over gRPC, ten at a time.
+
+    Args:
+        address: host, HTTP port, gRPC port.
+        requests: how many.
+        seed: they are drawn from it.
+        found: counts what comes back.
+        tick: called after each.
+        key: of the service; without one they have none.
+    """
+    host, http_port, grpc_port = address
     over_grpc = requests // 5
     async with grpc.aio.insecure_channel(f"{host}:{grpc_port}") as channel:
         workers = [
             http_worker(
-                HttpClient(host, http_port), random.Random(f"{seed} {n}"), count, found, tick
+                HttpClient(host, http_port), random.Random(f"{seed} {n}"), count, found, tick, key
             )
             for n, count in enumerate(_shares(requests - over_grpc, 8))
         ]
         workers += [
-            grpc_worker(channel, random.Random(f"{seed} grpc {n}"), count, found, tick)
+            grpc_worker(channel, random.Random(f"{seed} grpc {n}"), count, found, tick, key)
             for n, count in enumerate(_shares(over_grpc, 2))
         ]
         await asyncio.gather(*workers)
-    await asyncio.sleep(0.1)
-    checking.cancel()
-    return found, memory
 
 
 def resident_kib(pid: int) -> int:

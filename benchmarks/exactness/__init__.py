@@ -1,0 +1,1 @@
+"""Every answer of a service, compared with what the files of its bundle say."""
