@@ -133,7 +133,9 @@ class Predictor(Contents):
         if told:
             said = np.any([[value is not None for value in values] for values in told.values()], 0)
             sources[(rows < 0) & said] = Source.ATTRIBUTES
-        seen = histories if every else learned
+        seen = learned
+        if every and histories is not None:  # events are shared with who has more items than this
+            seen = [h[h < most] for h in histories]
         taken = self._taken(rows, seen) if exclude_seen else _nothing_of(len(rows))
         out = choice.out(taken, self.no_answer, most)
         out = replace(out, added=rules.added)

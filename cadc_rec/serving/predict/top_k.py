@@ -329,6 +329,9 @@ class ItemVectors:
 
 def _kept(scores: Floats, taken: UserItems, keep: int, only: Bitmap | None) -> tuple[Rows, Floats]:
     """Rows and scores ``[n, keep]`` of the best of ``[n, m]``, less those taken; rows ascend."""
+    struck = taken.items[taken.indptr[0] : taken.indptr[-1]]
+    if len(struck):  # what lies outside would be written into other scores, or behind them all
+        assert 0 <= struck.min() <= struck.max() < scores.shape[1]
     if keep <= MOST:
         return best_few(scores, taken.indptr, taken.items, keep, only)
     if only is not None:

@@ -249,6 +249,22 @@ def test_what_is_withheld_or_taken_by_an_event_is_left_out(world):
     assert 2000 in now.recommend([103], 50).lists()[0]
 
 
+@pytest.mark.parametrize("k", [5, 40, 130])  # by compiled loops for few and many, or by a sort
+def test_a_predictor_without_an_item_is_not_disturbed_by_events_on_it(k):
+    """Where requests wait while an item comes, they are answered without it: see its row."""
+    bundle = toy(n_items=150, untaken=6)
+    users, wide = list(range(100, 106)), {"kind": {"not in": []}}
+    before = bundle.recommend(users, k, filter=wide)
+    now = bundle.with_items([PutItem(2000 + n, vector=vector(n)) for n in range(150)])
+    # In an array of all users' scores, each of these rows is the best item of the next user.
+    took = [2000 + row for row in before.rows[1:, 0].tolist()]
+    now.count([Event(item, 10.0, user=user) for item, user in zip(took, users[:-1], strict=True)])
+    assert bundle.recommend(users, k, filter=wide).rows.tolist() == before.rows.tolist()
+    for user, mine in zip(users, before.rows.tolist(), strict=True):
+        assert bundle.recommend([user], k, filter=wide).rows.tolist() == [mine]
+    assert took[0] not in now.recommend([100], 150, filter=wide).lists()[0]
+
+
 def test_a_removed_item_comes_back_as_the_bundle_has_it(world):
     now = world.now.with_items(remove=[1004, 2000, 2002, 2001, 2004])
     now = now.with_items([PutItem(1004), PutItem(1007), PutItem(1005, {"kind": "kind 1"})])

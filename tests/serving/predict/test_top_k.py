@@ -176,6 +176,15 @@ def test_the_best_few_of_those_that_match_are_those_of_a_sort(columns, keep, eve
         assert (got[n, ~there] == 0).all()
 
 
+@pytest.mark.parametrize("row", [-1, 200])
+@pytest.mark.parametrize("k", [2, 150])
+def test_rows_that_are_not_there_are_not_struck_out_elsewhere(row, k):
+    items = ItemVectors(np.ones((200, 1), np.float32))
+    for queries in (1, 6):
+        with pytest.raises(AssertionError):
+            items.best(np.ones((queries, 1), np.float32), k, out([[row]] * queries))
+
+
 def test_answers_are_the_same_before_torch_is_loaded():
     """A service starts without it; NumPy answers meanwhile."""
     draw = np.random.default_rng(3)
