@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.predict.answers import Source
-from cadc_rec.serving.predict.conditions import Condition, Every, Named
+from cadc_rec.serving.predict.conditions import Condition, Every, Named, with_few
 from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.listed import Listed
 from cadc_rec.serving.predict.retrieval import Retrieval
@@ -94,7 +94,7 @@ class Choice:
             ]
             taken = UserItems.of_lists(parts)
         if len(self.blocked):
-            blocked = np.union1d(blocked, self.blocked)
+            blocked = with_few(blocked, np.unique(self.blocked))
         return NotCandidates(taken, blocked, self.only)
 
 

@@ -24,6 +24,7 @@ from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.programs import LazyProgram
 from cadc_rec.serving.predict.attributes import UserAttributes
 from cadc_rec.serving.predict.catalogue import ItemAttribute, attribute_of
+from cadc_rec.serving.predict.conditions import with_few
 from cadc_rec.serving.predict.events import LiveEvents
 from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.new_items import NOTHING, ItemsBeside, NewItemsOfBundle
@@ -180,7 +181,10 @@ class Contents:
         before: tuple[NDArray[np.int64], NDArray[np.int64]] | None = self.__dict__.get("_out")
         if before is not None and before[0] is told:
             return before[1]
-        every = np.unique(np.concatenate([self.forgotten, self.withheld, self.removed, told]))
+        if self.base is None:
+            every = np.unique(np.concatenate([self.forgotten, self.withheld, told]))
+        else:  # the bundle's are sorted once, however often items change
+            every = with_few(self.base.no_answer, np.unique(self.removed))
         self.__dict__["_out"] = told, every
         return every
 

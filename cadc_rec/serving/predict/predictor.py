@@ -23,7 +23,7 @@ from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.predict.answers import Recommendations, Source
 from cadc_rec.serving.predict.attributes import Attributes, Told
 from cadc_rec.serving.predict.choosing import Choice, Ids, Popularity, Search
-from cadc_rec.serving.predict.conditions import Every
+from cadc_rec.serving.predict.conditions import Every, with_few
 from cadc_rec.serving.predict.contents import Contents
 from cadc_rec.serving.predict.events import Counted, Event, Outcome, keys_of, placed
 from cadc_rec.serving.predict.filters import Filter, condition_of
@@ -277,7 +277,7 @@ class Predictor(Contents):
         itself = UserItems(np.arange(len(rows) + 1), rows.astype(np.int32))
         untaken = np.arange(self.n_taken, len(self.bundle.items))
         only = condition_of(filter, self.attributes, len(self.items)) if filter else None
-        out = NotCandidates(itself, np.union1d(self.no_answer, untaken), only)
+        out = NotCandidates(itself, with_few(self.no_answer, untaken), only)
         best = self.directions.best(self.directions.vectors[rows], k, out)
         return Recommendations(
             best.rows,

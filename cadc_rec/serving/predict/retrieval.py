@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.serving.predict.bitmaps import Bitmap
+from cadc_rec.serving.predict.conditions import with_few
 from cadc_rec.serving.predict.listed import Listed, listed_among, listed_below, of_query
 from cadc_rec.serving.predict.top_k import (
     GATHERED,
@@ -167,7 +168,7 @@ class AndAltered:
         """The k best items of each query ``[n, d]``."""
         mine = replace(out, taken=_below(out.taken, self.n_first))
         if len(self._replaced):
-            mine = replace(mine, blocked=np.union1d(out.blocked, self._replaced))
+            mine = replace(mine, blocked=with_few(out.blocked, self._replaced))
         theirs = listed_below(listed, self.n_first)
         before = self.first.best(queries, min(k, self.n_first), mine, theirs)
         rows = self.altered.rows

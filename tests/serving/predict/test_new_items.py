@@ -265,6 +265,32 @@ def test_a_predictor_without_an_item_is_not_disturbed_by_events_on_it(k):
     assert took[0] not in now.recommend([100], 150, filter=wide).lists()[0]
 
 
+def test_what_is_withheld_is_sorted_when_that_changes_and_by_no_request(world, monkeypatch):
+    now, hand = world.now, world.hand
+    world.bundle.withhold(np.arange(10, 40))
+    later = now.with_items([PutItem(2005, vector=vector(9)), PutItem(1012, vector=vector(10))])
+    hand.put(2005, vector(9))
+    hand.put(1012, vector(10))
+    longest = []
+
+    def counted(sort):
+        def counting(*arrays, **options):
+            longest.extend(map(np.size, arrays))
+            return sort(*arrays, **options)
+
+        return counting
+
+    for name in ("unique", "union1d"):
+        monkeypatch.setattr(np, name, counted(getattr(np, name)))
+    gone = {*range(1010, 1040), *hand.untaken}
+    for block in (None, [1049, 1002, 1002, 1011]):
+        out = [*hand.taken(103), *gone, *(block or [])]
+        wanted, _ = hand.ranked(now.user_vectors[3], out)
+        assert later.recommend([103], 50, block=block).lists()[0] == wanted[:50]
+    assert not gone & set(later.similar_items([2005], 50).lists()[0])
+    assert max(longest) < 30
+
+
 def test_a_removed_item_comes_back_as_the_bundle_has_it(world):
     now = world.now.with_items(remove=[1004, 2000, 2002, 2001, 2004])
     now = now.with_items([PutItem(1004), PutItem(1007), PutItem(1005, {"kind": "kind 1"})])
