@@ -161,6 +161,7 @@ class Loaded:
                 raise CadcError(
                     f"{self.path}: cannot be loaded ({type(error).__name__})."
                 ) from error
+            old = self._bundle
             _LOADED.labels(self.predictor.fingerprint).set(0)  # where workers share metrics,
             _LOADED.clear()  # this leaves it there
             _LOADED.labels(predictor.fingerprint).set(time.time())
@@ -173,6 +174,10 @@ class Loaded:
             for kept in (self.items, self.events):
                 if kept is not None:
                     await asyncio.to_thread(kept.thin)
+            # What answers with items beside a bundle and that bundle hold each other. The collector
+            # comes seldom, and never to what was frozen: the last answer lets them go. By now the
+            # journal's thread follows the new bundle alone: it has thinned the journal since.
+            old.live.now = None
             log.info("loaded %s (%s)", predictor.name, predictor.fingerprint[:12])
             return predictor
 
