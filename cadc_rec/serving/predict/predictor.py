@@ -207,10 +207,14 @@ class Predictor(Contents):
     def with_items(self, put: Sequence[PutItem] = (), remove: Sequence[Any] = ()) -> Predictor:
         """A predictor that answers with other items than this one, which stays as it is.
 
-        They share all else, also what is counted (`count`) and withheld. A new item is ranked with
-        the others by its vector alone: no transition leads to it, and nobody has taken it. An item
-        of the bundle keeps what is known of it but for what is told; with attributes alone it keeps
-        its vector. An item that is removed is unknown to every question.
+        They share all else, also what is counted (`count`) and withheld, which is kept by row. So
+        make each predictor from the one before: two that are made from the same one give a row to
+        two items, and what is counted of either is then counted of the other.
+
+        A new item is ranked with the others by its vector alone: no transition leads to it, and
+        nobody has taken it. An item of the bundle keeps what is known of it but for what is told;
+        with attributes alone it keeps its vector. One that nobody took is ranked where it is asked
+        for, as before. An item that is removed is unknown to every question.
 
         Args:
             put: items that came or changed; see `PutItem`.

@@ -47,13 +47,19 @@ def put_beside(bundle: Predictor, beside: ItemsBeside) -> Predictor:
         own = rows[moved] < n
         vectors[:, -1] = 0
         vectors[own, -1] = bundle.item_vectors.vectors[rows[moved][own], -1]
-    altered = Altered(rows[moved].astype(np.int32), ItemVectors(vectors), n_items)
+    moved_rows = rows[moved].astype(np.int32)
+    altered = Altered(moved_rows, ItemVectors(vectors), n_items)
+    # Those that nobody took stay out of lists that do not ask for them, whatever their vectors.
+    ranked = (moved_rows < bundle.n_taken) | (moved_rows >= n)
+    of_lists = altered
+    if not ranked.all():
+        of_lists = Altered(moved_rows[ranked], ItemVectors(vectors[ranked]), n_items)
     told = [state.attributes for state in states]
     return replace(
         bundle,
         items=items,
         item_vectors=AlteredItems(bundle.item_vectors, altered),
-        retrieval=AndAltered(bundle.retrieval, bundle.n_taken, altered),
+        retrieval=AndAltered(bundle.retrieval, bundle.n_taken, of_lists),
         attributes={
             name: altered_attribute(attribute, rows.astype(np.int32), told, n, n_items)
             for name, attribute in bundle.attributes.items()

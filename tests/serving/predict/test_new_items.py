@@ -291,6 +291,32 @@ def test_what_is_withheld_is_sorted_when_that_changes_and_by_no_request(world, m
     assert max(longest) < 30
 
 
+def test_an_item_that_nobody_took_stays_out_of_plain_lists_whatever_is_told_of_it():
+    bundle, _ = predictor_of(untaken=6)
+    hand = ByHand(bundle)
+    untaken = set(range(1044, 1050))
+    now = bundle.with_items(
+        [
+            PutItem(1045, {"kind": "kind 2"}, vector(1)),
+            PutItem(1046, {"kind": "kind 2"}),
+            PutItem(2000, vector=vector(2)),
+        ]
+    )
+    hand.put(1045, vector(1), kind="kind 2")
+    hand.put(1046, kind="kind 2")
+    hand.put(2000, vector(2))
+    for user in (101, 107):
+        query, taken = now.user_vectors[user - 100], hand.taken(user)
+        wanted, _ = hand.ranked(query, {*taken, *untaken})
+        assert now.recommend([user], 51).lists()[0] == wanted
+        wanted, scores = hand.ranked(query, taken, lambda one: one.kind == "kind 2")
+        assert now.recommend([user], 51, filter={"kind": ["kind 2"]}).lists()[0] == wanted
+        assert {1045, 1046} <= set(wanted)
+        np.testing.assert_allclose(now.score([(user, 1045)]), scores[1045], rtol=1e-6)
+    assert not untaken & set(now.similar_items([1045], 51).lists()[0])
+    assert not untaken & set(now.recommend([7], 51).lists()[0])
+
+
 def test_a_removed_item_comes_back_as_the_bundle_has_it(world):
     now = world.now.with_items(remove=[1004, 2000, 2002, 2001, 2004])
     now = now.with_items([PutItem(1004), PutItem(1007), PutItem(1005, {"kind": "kind 1"})])
