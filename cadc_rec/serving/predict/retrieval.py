@@ -46,8 +46,9 @@ class IndexSearch:
     """Approximate: a FAISS index proposes rows, their exact scores rank them.
 
     Rows that a user took still come out of the index, so it is asked for more. It is told which
-    rows match a filter, and proposes these alone; the others still lead its search, so it searches
-    as widely as for all items that score as well as the last one wanted. Where a filter leaves so
+    rows match a filter, and proposes these alone. HNSW is still led by the others, so it searches
+    as widely as for all items that score as well as the last one wanted; IVF looks at as many lists
+    as without a filter. Where a filter leaves so
     few that all of them are looked at in less time, and where too few are left of what the index
     proposed, the query is answered by all items that match. Where scores stand on top of the dot
     products, the items with the best of these are proposed too; with scores that a request adds,
