@@ -1,8 +1,8 @@
 """The journal of items that a service was told of, and the predictors that have them.
 
 In: items to put beside the bundle's, to change and to remove. Out: how many there are. The journal
-lies beside the bundle: a restart, a reload and other processes read it. A newer bundle drops the
-items that it has itself; what was removed stays removed.
+lies beside the bundle: a restart, a reload and other processes read it. A newer bundle leaves out
+the items that it has itself; what was removed stays removed.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ class ItemLog:
         self._last: dict[Id, Record] = {}  # what the journal says of each item
         # The first answers; a second may take its place. Set in one step.
         self._bundles: tuple[Predictor, ...] = ()
+        self._replaced: Predictor | None = None  # until `thin`
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="items")
         self._waiting: deque[tuple[Request, Future[ItemsNow]]] = deque()
@@ -117,7 +118,6 @@ class ItemLog:
         """
         self.beside(predictor)
         self.settle(predictor)
-        self.thin()
 
     def beside(self, predictor: Predictor) -> None:
         """Let another bundle's predictor have them as well, until `settle`.
@@ -133,14 +133,22 @@ class ItemLog:
 
     def settle(self, predictor: Predictor) -> None:
         """Let this predictor alone follow from now on. It does not wait, and fits an event loop."""
+        if self._bundles[0] is not predictor:
+            self._replaced = self._bundles[0]
         self._bundles = (predictor,)
 
     def thin(self) -> None:
-        """Drop what the bundle has itself from the journal, if the disk lets it."""
+        """Drop what says nothing to this bundle or the one before, if the disk lets it.
+
+        Other processes still answer with the one before: its items are theirs.
+        """
         with self._lock, contextlib.suppress(CadcError):  # a disk that is full or protected
-            bundle = self._bundles[0]
-            if len(_kept(self._last.values(), bundle)) < len(self._last):
-                self._journal.thin(lambda records: _kept(_last_words(records), bundle))
+            replaced, self._replaced = self._replaced, None
+            if replaced is None:
+                return
+            bundles = (self._bundles[0], replaced)
+            if len(_kept(self._last.values(), *bundles)) < len(self._last):
+                self._journal.thin(lambda records: _kept(_last_words(records), *bundles))
             self._follow()
 
     async def tell(self, put: Sequence[PutItem], remove: Sequence[Id]) -> ItemsNow:
@@ -398,9 +406,11 @@ def _last_words(records: Iterable[Record]) -> list[Record]:
     return list(last.values())
 
 
-def _kept(records: Iterable[Record], bundle: Predictor) -> list[Record]:
-    """The records that still say something to a bundle."""
-    return [record for record in records if _says_something(record, bundle)]
+def _kept(records: Iterable[Record], *bundles: Predictor) -> list[Record]:
+    """The records that still say something to any of these bundles."""
+    return [
+        record for record in records if any(_says_something(record, bundle) for bundle in bundles)
+    ]
 
 
 def _says_something(record: Record, bundle: Predictor) -> bool:

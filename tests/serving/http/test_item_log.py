@@ -94,8 +94,18 @@ def test_another_bundle_drops_what_it_has_and_makes_vectors_anew(opened, tmp_pat
     log.settle(newer)
     log.thin()
     assert set(states(newer)) == {2000, 2001, 2002}
-    records = Journal(tmp_path / "journal", "items").news().records
-    assert {record["item"] for record in records} == {2000, 2001, 2002, 1003, 1005}
+
+    def kept():
+        return {record["item"] for record in Journal(tmp_path / "journal", "items").news().records}
+
+    assert kept() == {2000, 2001, 2002, 1040, 1004, 1003, 1005}, "others may serve the older one"
+    newest = bundle("c")
+    log.beside(newest)
+    log.settle(newest)
+    log.thin()
+    assert kept() == {2000, 2001, 2002, 1003, 1005}
+    log.beside(newer)
+    log.settle(newer)
     assert tell(log, [PutItem(1040, {"kind": "kind 1"})]) == ItemsNow(3, 1, 2)
 
 
@@ -166,12 +176,31 @@ def test_logs_of_one_journal_follow_each_other(opened):
     assert 2001 in one.now.recommend([103], 50).lists()[0]
     assert 2001 not in other.now.recommend([103], 50).lists()[0], "it was withheld before it came"
     row = int(other.now.items.rows([2002])[0])
-    first.thin()
+    first._journal.rewrite(first._last.values())  # so all is read anew
     tell(first, remove=[2000])
     second.follow()
     assert set(states(other)) == {2001, 2002}
     assert other.now.items.rows([2002]) == [row], "rows stay those of their items"
     withheld.close()
+
+
+def test_a_process_that_reloads_first_takes_nothing_from_the_others(opened):
+    one, other = bundle(n_items=30), bundle(n_items=30)
+    first, second = opened(one), opened(other)
+    put = [PutItem(1040, vector=vector(1)), PutItem(1004, vector=vector(2))]
+    tell(first, put, [1003])
+    second.follow()
+    before = states(other)
+    assert set(before) == {1040, 1004}
+    newer = bundle("b")
+    first.beside(newer)
+    first.settle(newer)
+    first.thin()
+    assert states(newer) == {}
+    opened(bundle("b"))  # a process that is begun anew
+    second.follow()
+    assert states(other) == before
+    assert other.now.beside.removed == {1003}
 
 
 def test_a_damaged_journal_is_told_at_the_start_and_clients_get_no_path(opened, tmp_path, caplog):
