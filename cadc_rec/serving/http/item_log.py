@@ -24,7 +24,7 @@ from prometheus_client import Gauge
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
-from cadc_rec.serving.http.journal import Journal, JournalFullError
+from cadc_rec.serving.http.journal import Journal, JournalFullError, line_bytes
 from cadc_rec.serving.http.load import Busy
 from cadc_rec.serving.predict.new_items import (
     Id,
@@ -207,7 +207,7 @@ class ItemLog:
             return
         try:
             with self._lock:
-                found = self._told([request for request, _ in batch])
+                found = self._told_apart([request for request, _ in batch])
         except Exception as error:  # each request is answered, whatever happens
             found = [_as_busy(error)] * len(batch)
         else:
@@ -218,10 +218,34 @@ class ItemLog:
             else:
                 answer.set_result(result)
 
+    def _told_apart(self, requests: Sequence[Request]) -> list[ItemsNow | Exception]:
+        """What becomes of each request; where all have no room, those that put nothing have.
+
+        Raises:
+            CadcError: the journal cannot be used; nothing has changed.
+        """
+        try:
+            return self._told(requests)
+        except Busy as full:
+            puts = [bool(put) for put, _ in requests]
+            if all(puts) or not any(puts):
+                raise
+            found: list[ItemsNow | Exception] = [full] * len(requests)
+        for puts_some in (False, True):  # what is removed makes room
+            places = [n for n, one in enumerate(puts) if one is puts_some]
+            try:
+                answers = self._told([requests[n] for n in places])
+            except Exception as error:  # what the others were told holds
+                answers = [_as_busy(error)] * len(places)
+            for n, answer in zip(places, answers, strict=True):
+                found[n] = answer
+        return found
+
     def _told(self, requests: Sequence[Request]) -> list[ItemsNow | Exception]:
         """What becomes of each request.
 
         Raises:
+            Busy: the journal has no room for all of them; nothing has changed.
             CadcError: the journal cannot be used; nothing has changed.
         """
         self._follow()
@@ -267,11 +291,20 @@ class ItemLog:
         try:
             self._journal.append(records)
         except JournalFullError:
-            bundle = self._bundles[0]
             try:
-                self._journal.thin(lambda old: _kept(_last_words([*old, *records]), bundle))
+                self._journal.thin(lambda old: self._shortened([*old, *records]))
             except JournalFullError:
-                raise Busy("the journal of items is full; export a bundle that has them.") from None
+                raise Busy(
+                    "the journal of items is full; export a bundle that has them, or allow it more "
+                    "(--max-new-items-mib)."
+                ) from None
+
+    def _shortened(self, records: Iterable[Record]) -> list[Record]:
+        """The last words on each item; where they alone fill half of the journal, fewer."""
+        last = _last_words(records)
+        if 2 * line_bytes({"records": last}) > self._journal.most_bytes:
+            return _kept(last, self._bundles[0])
+        return last  # other processes may serve a bundle to which they all say something
 
     def _read(self) -> tuple[list[Record], bool]:
         """What is new in the journal, and whether that is all there is."""
@@ -298,6 +331,8 @@ class ItemLog:
             self._then()
         except CadcError as error:  # they look again by themselves
             log.warning("%s", error)
+        except Exception as error:  # the items are kept: who told of them must hear it
+            log.error("a defect of cadc-rec: items: %s", error, exc_info=error)
 
     def _show(self) -> None:
         if not self._bundles:

@@ -141,6 +141,46 @@ def test_there_is_room_for_so_many_items_and_bytes(opened, tmp_path):
     assert tell(log, [PutItem(2003, vector=vector(3))]).new == 3
 
 
+def test_who_puts_too_much_does_not_refuse_the_removals_of_others(opened):
+    predictor = bundle()
+    log = opened(predictor, most_bytes=3000)
+    assert tell(log, [PutItem(2000, vector=vector(1), title="x" * 800)]).new == 1
+    large = [PutItem(2001 + n, vector=vector(n), title="x" * 1000) for n in range(3)]
+
+    async def together():
+        before = threading.Event()
+        log._thread.submit(before.wait)  # so they are gathered
+        asked = [(large, []), ([], [1003]), ([PutItem(2009, vector=vector(9))], []), ([], [2000])]
+        answers = [asyncio.create_task(log.tell(*one)) for one in asked]
+        await asyncio.sleep(0)
+        before.set()
+        return await asyncio.gather(*answers, return_exceptions=True)
+
+    first, second, third, fourth = asyncio.run(together())
+    assert isinstance(first, Busy)
+    assert "the journal of items is full" in str(first)
+    assert (second, fourth) == (ItemsNow(1, 0, 1), ItemsNow(0, 0, 1))
+    assert isinstance(third, Busy), "it was put together with the large one"
+    again = bundle()
+    opened(again)
+    for one in (predictor, again):
+        assert states(one) == {}
+        assert one.now.beside.removed == {1003}
+
+
+def test_a_defect_of_what_follows_items_leaves_no_one_without_an_answer(opened, caplog):
+    def defect():
+        raise KeyError("withheld")
+
+    log = opened(bundle(), then=defect)
+
+    async def asked():
+        return await asyncio.wait_for(log.tell([PutItem(2000, vector=vector(1))], []), 30)
+
+    assert asyncio.run(asked()) == ItemsNow(1, 0, 0)
+    assert "a defect of cadc-rec: items: 'withheld'" in caplog.text
+
+
 def test_one_wrong_item_changes_nothing_and_other_requests_are_answered(opened):
     predictor = bundle()
     log = opened(predictor)
