@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from cadc_rec.errors import CadcError
+from cadc_rec.serving.http.event_log import EventLog
 from cadc_rec.serving.http.item_log import ItemLog, ItemsNow
 from cadc_rec.serving.http.journal import Journal
 from cadc_rec.serving.http.load import Busy
 from cadc_rec.serving.http.settings import ServiceSettings
 from cadc_rec.serving.http.withheld import Withheld
 from cadc_rec.serving.predict.attributes import TellableAttributes
+from cadc_rec.serving.predict.events import Counted, Event
 from cadc_rec.serving.predict.new_items import NewItemsOfBundle, PutItem
 from tests.serving.toy import toy
 
@@ -222,6 +224,56 @@ def test_logs_of_one_journal_follow_each_other(opened):
     assert set(states(other)) == {2001, 2002}
     assert other.now.items.rows([2002]) == [row], "rows stay those of their items"
     withheld.close()
+
+
+def test_an_event_that_is_read_before_its_item_counts_when_the_item_comes(opened, tmp_path):
+    one, other = bundle(), bundle()
+    first, second = opened(one), opened(other)
+    tells = EventLog(tmp_path / "events", before=first.follow)
+    reads = EventLog(tmp_path / "events")  # it looks for no items by itself
+    tells.onto(one)
+    reads.onto(other)
+
+    def count(log, *events):
+        return asyncio.run(log.take([Event(item, 1e9, user, name) for item, user, name in events]))
+
+    def taken(predictor):
+        rows = predictor.events.of([3])  # user 103
+        return [] if rows is None else predictor.now.items.of_rows(rows[0]).tolist()
+
+    tell(first, [PutItem(2000, vector=vector(1))])
+    assert count(tells, (2000, 103, "a"), (2001, 103, "b")) == Counted(1, unknown=1)
+    assert count(reads, (1000, 104, "c")) == Counted(1), "it reads the others' with its own"
+    assert count(reads, (2000, 103, "a")) == Counted(0, duplicates=1)
+    assert (taken(one), taken(other)) == ([2000], [])
+    tell(second, [PutItem(2001, vector=vector(2))])
+    for log in (tells, reads, tells, reads):
+        log._follow()
+    assert sorted(taken(one)) == sorted(taken(other)) == [2000, 2001]
+    assert count(tells, (2001, 103, "b")) == Counted(0, duplicates=1)
+    tell(second, [PutItem(2002, vector=vector(3))])
+    assert count(tells, (2002, 103, "d")) == Counted(1), "items of others are read before"
+    again = bundle()
+    opened(again)
+    EventLog(tmp_path / "events").onto(again)
+    assert sorted(taken(again)) == sorted(taken(one)) == [2000, 2001, 2002]
+    for log in (tells, reads):
+        log.close()
+
+
+def test_so_many_events_wait_for_their_items(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr("cadc_rec.serving.http.event_log._MOST_UNKNOWN", 2)
+    predictor = bundle()
+    log = opened(predictor)
+    told = EventLog(tmp_path / "events")
+    told.onto(predictor)
+    events = [Event(2000 + n, 1e9 + n, 103, str(n)) for n in range(3)]
+    assert asyncio.run(told.take(events)).unknown == 3
+    tell(log, [PutItem(2000 + n, vector=vector(n)) for n in range(3)])
+    told._follow()
+    rows = predictor.events.of([3])[0]
+    assert rows.tolist() == predictor.now.items.rows([2002, 2001]).tolist()
+    told.close()
 
 
 def test_a_process_that_reloads_first_takes_nothing_from_the_others(opened):
