@@ -8,7 +8,8 @@ uvicorn waits forever for a first byte, or for headers that trickle in, and keep
 connection has a limit of seconds and bytes here. And a refusal must cost far less than an answer,
 or refusing would be all that the service does under a load of ten times what it can answer: so a
 request that comes whole is refused before it is parsed. Who asks again at once is told so later,
-and what is not refused is begun in turns, see `cadc_rec.serving.http.intake`.
+and what is not refused is begun in turns, see `cadc_rec.serving.http.intake`. Who sends more
+without waiting for an answer is not read on until it has that.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ def impatient(
         _refused_at = -math.inf
         held: bytes | None = None  # a request that waits in one of the two lines
         _is_refused = False  # what becomes of it
+        _behind = b""  # what came after a whole request that has no answer yet
+        _was_whole = False  # the request that was begun last
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -71,17 +74,23 @@ def impatient(
             self._head_is_there()
             if self.held is not None and not self._is_refused:
                 load.unread -= 1
-            self.held = None
+            self.held, self._behind = None, b""
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
             if self.transport.is_closing():
                 return  # it was told why
-            if self.held is not None:
-                self.go_on()  # what comes now is behind it
-            if self._is_between() and is_whole_inference(data):
-                self._take(data)
+            if self.held is not None or self._behind or (self._was_whole and self._is_asked()):
+                self._behind += data
+                self.flow.pause_reading()
                 return
+            size = inference_bytes(data) if self._is_between() else 0
+            if size:
+                self._behind = data[size:]
+                self._take(data[:size])
+                self._read_on()
+                return
+            self._was_whole = False
             super().data_received(data)
             if self._deadline is not None:
                 self._head_bytes += len(data)
@@ -91,11 +100,24 @@ def impatient(
                         f"the headers are larger than {_MOST_HEAD} bytes.",
                     )  # fmt: skip
 
+        def _is_asked(self) -> bool:
+            """Whether a request is under way."""
+            return self.cycle is not None and not self.cycle.response_complete
+
         def _is_between(self) -> bool:
             """Whether the next byte is a request's first, and no other request is under way."""
-            return (self.cycle is None or self.cycle.response_complete) and (
-                not self._head_bytes and not self.pipeline
-            )
+            return not (self._is_asked() or self._head_bytes or self.pipeline)
+
+        def _read_on(self) -> None:
+            """Read what is behind a request that was answered."""
+            if self._behind and self.held is None and not self._is_asked():
+                data, self._behind = self._behind, b""
+                self.flow.resume_reading()
+                self.data_received(data)
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._read_on()
 
         def _take(self, data: bytes) -> None:
             """Begin a request or refuse it, now or later."""
@@ -119,8 +141,10 @@ def impatient(
             data, self.held = self.held, None
             if data is not None:
                 (self._refuse if self._is_refused else self._begin)(data)
+                self._read_on()
 
         def _begin(self, data: bytes) -> None:
+            self._was_whole = True
             super().data_received(data)
             # Its task has its first step before this, and counts it itself.
             self.loop.call_soon(_was_read, load)
@@ -149,6 +173,7 @@ def impatient(
                 super().timeout_keep_alive_handler()
 
         def shutdown(self) -> None:
+            self._behind = b""
             self.go_on()
             super().shutdown()
 
@@ -191,15 +216,16 @@ def impatient(
     return Impatient
 
 
-def is_whole_inference(data: bytes) -> bool:
-    """Whether these bytes are one inference request, from its first byte to its last."""
+def inference_bytes(data: bytes) -> int:
+    """Length of the inference request that these bytes begin with; 0 where it is not whole."""
     if not _INFER.match(data):
-        return False
+        return 0
     end = data.find(b"\r\n\r\n")
     if end < 0:
-        return False
+        return 0
     found = _LENGTH.search(data, 0, end + 2)
-    return found is not None and end + 4 + int(found[1]) == len(data)
+    length = 0 if found is None else end + 4 + int(found[1])
+    return length if length <= len(data) else 0
 
 
 def _was_read(load: Load) -> None:

@@ -2,7 +2,7 @@
 
 In: events. Out: what became of each. An event is kept on the disk first, then counted. The journal
 lies beside the bundle; a restart, a reload and other processes that serve the same bundle read it.
-It loses what a newer bundle holds.
+It loses what a newer bundle holds. An event of an item that is not known yet waits for it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from cadc_rec.serving.http.load import Busy
 from cadc_rec.serving.predict.events import Counted, Event
 
 if TYPE_CHECKING:
+    from cadc_rec.serving.predict.new_items import ItemsBeside
     from cadc_rec.serving.predict.predictor import Predictor
 
 _MOST_WAITING = 256  # requests
 _MOST_BYTES = 64 << 20
+_MOST_UNKNOWN = 10_000  # events that wait for their items
 _KIND = "events"
 _MENDED = 30.0  # seconds after which to try a disk again
 
@@ -44,7 +46,7 @@ class EventLog:
     Args:
         path: the journal's file, made at the first event.
         most_bytes: of the journal; beyond them the oldest half is dropped.
-        before: called before other processes' events are counted: they may be of new items.
+        before: called before events are counted: they may be of other processes' new items.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class EventLog:
         self.path, self._before = path, before
         self._journal = Journal(path, _KIND, most_bytes)
         # The first decides; a second counts as well, and may take its place. Set in one step.
-        self._counting: tuple[Predictor, ...] = ()
+        self._counting: tuple[_Counting, ...] = ()
         self._has_held = False  # records that say nothing to the one that came last
         self._lock = threading.Lock()  # of the journal object and the predictors, among writers
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="events")
@@ -83,21 +85,22 @@ class EventLog:
         """
         journal = Journal(self.path, _KIND)
         records = journal.news().records
-        _count(predictor, records)
+        counting = _Counting(predictor)
+        counting.count(records)
         self._has_held = len(_kept(records, predictor)) < len(records)
         with self._lock:
-            _count(predictor, journal.news().records)  # what came meanwhile; names count once
-            self._counting = (*self._counting[:1], predictor)
+            counting.count(journal.news().records)  # what came meanwhile; names count once
+            self._counting = (*self._counting[:1], counting)
 
     def settle(self, predictor: Predictor) -> None:
         """Let this predictor alone count from now on. It does not wait, and fits an event loop."""
-        self._counting = (predictor,)
+        self._counting = tuple(one for one in self._counting if one.predictor is predictor)[-1:]
 
     def thin(self) -> None:
         """Drop what the predictor's log holds from the journal, if the disk lets it."""
         with self._lock, contextlib.suppress(CadcError):  # a disk that is full or protected
             if self._has_held:
-                predictor = self._counting[0]
+                predictor = self._counting[0].predictor
                 self._journal.thin(lambda records: _kept(records, predictor))
                 self._has_held = False
             self._catch_up()
@@ -171,12 +174,15 @@ class EventLog:
                 return [Busy(f"{text}tell them again later.", _MENDED) for _ in requests]
 
     def _written(self, requests: Sequence[Sequence[Event]]) -> list[Counted | Exception]:
-        predictor = self._counting[0]
+        with contextlib.suppress(CadcError):  # who follows the items reports it
+            self._before()
+        first = self._counting[0]
+        predictor = first.predictor
         found: list[Counted | Exception] = []
         records: list[dict[str, Any]] = []
         named: set[str] = set()  # by requests of this very batch
         for events in requests:
-            new = [event for event in events if event.id not in named]
+            new = [e for e in events if e.id not in named and not first.waits(e.id)]
             try:
                 outcomes = predictor.weigh(new)
             except CadcError as error:
@@ -198,7 +204,7 @@ class EventLog:
         try:
             self._journal.append(records)
         except JournalFullError:
-            predictor = self._counting[0]
+            predictor = self._counting[0].predictor
             most = self._journal.most_bytes // 2
             self._journal.thin(lambda old: _latest(_kept(old, predictor), most))
             self._journal.append(records)
@@ -211,8 +217,8 @@ class EventLog:
     def _catch_up(self) -> None:
         """Count what is new in the journal; each event has a name, so none counts twice."""
         records = self._journal.news().records
-        for predictor in self._counting:
-            _count(predictor, records)
+        for counting in self._counting:
+            counting.count(records)
         _JOURNAL.set(self._journal.size)
 
 
@@ -221,21 +227,53 @@ def _record(event: Event) -> dict[str, Any]:
     return record if event.user is None else {**record, "user": event.user}
 
 
-def _count(predictor: Predictor, records: Iterable[Mapping[str, Any]]) -> None:
-    """Count the events of a journal; those that a bundle of other ids refuses are left out."""
-    events = [Event(r["item"], r["time"], r.get("user"), r["id"]) for r in records]
-    if not events:
-        return
-    try:
-        predictor.count(events)
-    except CadcError:
-        lost = 0
-        for event in events:
-            try:
-                predictor.count([event])
-            except CadcError:
-                lost += 1
-        log.warning("%d events of the journal are not such as this bundle takes", lost)
+class _Counting:
+    """A predictor that counts, and the events that wait until it knows their items.
+
+    Args:
+        predictor: of a bundle.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self._waiting: dict[str | None, Event] = {}  # by name, in the order in which they came
+        self._looked: ItemsBeside | None = None  # the items among which they were looked for
+
+    def waits(self, name: str | None) -> bool:
+        """Whether an event of this name waits."""
+        return name in self._waiting
+
+    def count(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Count the events of a journal, and those that waited for items that have come.
+
+        Events that a bundle of other ids refuses are left out.
+        """
+        events = [Event(r["item"], r["time"], r.get("user"), r["id"]) for r in records]
+        beside = self.predictor.now.beside
+        if beside is not self._looked:
+            events, self._waiting = [*self._waiting.values(), *events], {}
+            self._looked = beside
+        if not events:
+            return
+        try:
+            self._count(events)
+        except CadcError:
+            lost = 0
+            for event in events:
+                try:
+                    self._count([event])
+                except CadcError:
+                    lost += 1
+            log.warning("%d events of the journal are not such as this bundle takes", lost)
+
+    def _count(self, events: Sequence[Event]) -> None:
+        known = self.predictor.now.items.rows([event.item for event in events]) >= 0
+        pairs = list(zip(events, known.tolist(), strict=True))
+        # One that is counted as unknown would be a duplicate when its item comes.
+        self.predictor.count([event for event, is_known in pairs if is_known])
+        self._waiting |= {event.id: event for event, is_known in pairs if not is_known}
+        while len(self._waiting) > _MOST_UNKNOWN:
+            del self._waiting[next(iter(self._waiting))]
 
 
 def _kept(records: Sequence[dict[str, Any]], predictor: Predictor) -> list[dict[str, Any]]:

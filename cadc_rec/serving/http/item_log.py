@@ -1,8 +1,8 @@
 """The journal of items that a service was told of, and the predictors that have them.
 
 In: items to put beside the bundle's, to change and to remove. Out: how many there are. The journal
-lies beside the bundle: a restart, a reload and other processes read it. A newer bundle drops the
-items that it has itself; what was removed stays removed.
+lies beside the bundle: a restart, a reload and other processes read it. A newer bundle leaves out
+the items that it has itself; what was removed stays removed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from prometheus_client import Gauge
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
-from cadc_rec.serving.http.journal import Journal, JournalFullError
+from cadc_rec.serving.http.journal import Journal, JournalFullError, line_bytes
 from cadc_rec.serving.http.load import Busy
 from cadc_rec.serving.predict.new_items import (
     Id,
@@ -105,6 +105,7 @@ class ItemLog:
         self._last: dict[Id, Record] = {}  # what the journal says of each item
         # The first answers; a second may take its place. Set in one step.
         self._bundles: tuple[Predictor, ...] = ()
+        self._replaced: Predictor | None = None  # until `thin`
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="items")
         self._waiting: deque[tuple[Request, Future[ItemsNow]]] = deque()
@@ -117,7 +118,6 @@ class ItemLog:
         """
         self.beside(predictor)
         self.settle(predictor)
-        self.thin()
 
     def beside(self, predictor: Predictor) -> None:
         """Let another bundle's predictor have them as well, until `settle`.
@@ -133,14 +133,22 @@ class ItemLog:
 
     def settle(self, predictor: Predictor) -> None:
         """Let this predictor alone follow from now on. It does not wait, and fits an event loop."""
+        if self._bundles[0] is not predictor:
+            self._replaced = self._bundles[0]
         self._bundles = (predictor,)
 
     def thin(self) -> None:
-        """Drop what the bundle has itself from the journal, if the disk lets it."""
+        """Drop what says nothing to this bundle or the one before, if the disk lets it.
+
+        Other processes still answer with the one before: its items are theirs.
+        """
         with self._lock, contextlib.suppress(CadcError):  # a disk that is full or protected
-            bundle = self._bundles[0]
-            if len(_kept(self._last.values(), bundle)) < len(self._last):
-                self._journal.thin(lambda records: _kept(_last_words(records), bundle))
+            replaced, self._replaced = self._replaced, None
+            if replaced is None:
+                return
+            bundles = (self._bundles[0], replaced)
+            if len(_kept(self._last.values(), *bundles)) < len(self._last):
+                self._journal.thin(lambda records: _kept(_last_words(records), *bundles))
             self._follow()
 
     async def tell(self, put: Sequence[PutItem], remove: Sequence[Id]) -> ItemsNow:
@@ -199,7 +207,7 @@ class ItemLog:
             return
         try:
             with self._lock:
-                found = self._told([request for request, _ in batch])
+                found = self._told_apart([request for request, _ in batch])
         except Exception as error:  # each request is answered, whatever happens
             found = [_as_busy(error)] * len(batch)
         else:
@@ -210,10 +218,34 @@ class ItemLog:
             else:
                 answer.set_result(result)
 
+    def _told_apart(self, requests: Sequence[Request]) -> list[ItemsNow | Exception]:
+        """What becomes of each request; where all have no room, those that put nothing have.
+
+        Raises:
+            CadcError: the journal cannot be used; nothing has changed.
+        """
+        try:
+            return self._told(requests)
+        except Busy as full:
+            puts = [bool(put) for put, _ in requests]
+            if all(puts) or not any(puts):
+                raise
+            found: list[ItemsNow | Exception] = [full] * len(requests)
+        for puts_some in (False, True):  # what is removed makes room
+            places = [n for n, one in enumerate(puts) if one is puts_some]
+            try:
+                answers = self._told([requests[n] for n in places])
+            except Exception as error:  # what the others were told holds
+                answers = [_as_busy(error)] * len(places)
+            for n, answer in zip(places, answers, strict=True):
+                found[n] = answer
+        return found
+
     def _told(self, requests: Sequence[Request]) -> list[ItemsNow | Exception]:
         """What becomes of each request.
 
         Raises:
+            Busy: the journal has no room for all of them; nothing has changed.
             CadcError: the journal cannot be used; nothing has changed.
         """
         self._follow()
@@ -259,11 +291,20 @@ class ItemLog:
         try:
             self._journal.append(records)
         except JournalFullError:
-            bundle = self._bundles[0]
             try:
-                self._journal.thin(lambda old: _kept(_last_words([*old, *records]), bundle))
+                self._journal.thin(lambda old: self._shortened([*old, *records]))
             except JournalFullError:
-                raise Busy("the journal of items is full; export a bundle that has them.") from None
+                raise Busy(
+                    "the journal of items is full; export a bundle that has them, or allow it more "
+                    "(--max-new-items-mib)."
+                ) from None
+
+    def _shortened(self, records: Iterable[Record]) -> list[Record]:
+        """The last words on each item; where they alone fill half of the journal, fewer."""
+        last = _last_words(records)
+        if 2 * line_bytes({"records": last}) > self._journal.most_bytes:
+            return _kept(last, self._bundles[0])
+        return last  # other processes may serve a bundle to which they all say something
 
     def _read(self) -> tuple[list[Record], bool]:
         """What is new in the journal, and whether that is all there is."""
@@ -290,6 +331,8 @@ class ItemLog:
             self._then()
         except CadcError as error:  # they look again by themselves
             log.warning("%s", error)
+        except Exception as error:  # the items are kept: who told of them must hear it
+            log.error("a defect of cadc-rec: items: %s", error, exc_info=error)
 
     def _show(self) -> None:
         if not self._bundles:
@@ -398,9 +441,11 @@ def _last_words(records: Iterable[Record]) -> list[Record]:
     return list(last.values())
 
 
-def _kept(records: Iterable[Record], bundle: Predictor) -> list[Record]:
-    """The records that still say something to a bundle."""
-    return [record for record in records if _says_something(record, bundle)]
+def _kept(records: Iterable[Record], *bundles: Predictor) -> list[Record]:
+    """The records that still say something to any of these bundles."""
+    return [
+        record for record in records if any(_says_something(record, bundle) for bundle in bundles)
+    ]
 
 
 def _says_something(record: Record, bundle: Predictor) -> bool:

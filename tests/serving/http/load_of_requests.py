@@ -12,6 +12,7 @@ import dataclasses
 import gzip
 import json
 import math
+import re
 import sys
 import tempfile
 import threading
@@ -26,7 +27,7 @@ import pytest
 import torch
 
 from cadc_rec.serving.http.batcher import Batcher, piece_users, runs_program
-from cadc_rec.serving.http.connections import impatient, is_whole_inference
+from cadc_rec.serving.http.connections import impatient, inference_bytes
 from cadc_rec.serving.http.encoding import accepted, compressed, encode, encode_pieces
 from cadc_rec.serving.http.load import Busy, Load, TooLate
 from cadc_rec.serving.http.messages import Output, Request
@@ -518,7 +519,7 @@ def who_goes_while_it_waits_is_forgotten_and_who_sends_more_is_answered_in_order
         assert (goes.held, more.held) == (request_bytes(), request_bytes())
         goes.connection_lost(None)
         more.data_received(request_bytes("/v2/health/live", "GET"))
-        assert more.held is None
+        assert more.held == request_bytes(), "what comes behind it does not begin it"
         await turns()
         assert service.asked == 3
         assert answers.written.count(b"HTTP/1.1 200 ") == 2
@@ -575,6 +576,38 @@ def who_asks_again_at_once_is_refused_again_after_a_while() -> None:
         runner.run(talk(loop))
 
 
+def who_sends_without_waiting_is_refused_no_sooner() -> None:
+    load, _ = loaded(wait_seconds=0.1)
+    tickets = [take(load) for _ in range(11)]
+
+    async def talk(loop: Still) -> None:
+        service = Connections(load)
+        (one, answers), (at_once, others) = service.one(), service.one()
+        for _ in range(50):
+            one.data_received(request_bytes())
+        at_once.data_received(request_bytes() * 50)
+        assert one.flow.read_paused
+        for refused in (1, 2, 3):
+            for transport in (answers, others):
+                assert transport.written.count(b" 503 ") == refused
+            loop.now += 0.11
+            await turns()
+        for ticket in tickets:
+            load.computed(ticket)
+        for _ in range(20):
+            loop.now += 0.11
+            await turns()
+        for protocol, transport in ((one, answers), (at_once, others)):
+            kinds = re.findall(rb"HTTP/1.1 (\d+) ", transport.written)
+            assert kinds == [b"503"] * 5 + [b"200"] * 45
+            assert not protocol.flow.read_paused
+        assert load.unread == 0
+
+    with asyncio.Runner(loop_factory=Still) as runner:
+        loop: Any = runner.get_loop()
+        runner.run(talk(loop))
+
+
 def refusals_take_a_small_share_of_the_time() -> None:
     load, _ = loaded(wait_seconds=0.1)
     for _ in range(11):
@@ -618,13 +651,14 @@ def one_slow_answer_refuses_no_one() -> None:
 
 def requests_are_whole_or_not() -> None:
     whole = request_bytes()
-    assert is_whole_inference(whole)
+    for behind in (b"", b"x", whole, whole[:20]):
+        assert inference_bytes(whole + behind) == len(whole)
     others = [
-        whole[:-1], whole + b"x", whole[1:], whole + whole, request_bytes("/v2/models/a/b/infer"),
-        request_bytes(method="PUT"), whole.replace(b"Content-Length: 14", b"Content-Length: 1"),
+        whole[:-1], whole[1:], request_bytes("/v2/models/a/b/infer"), request_bytes(method="PUT"),
+        whole.replace(b"Content-Length: 14", b"Content-Length: 15"),
         whole.replace(b"Content-Length: 14\r\n", b""),
     ]  # fmt: skip
-    assert not any(map(is_whole_inference, others))
+    assert not any(map(inference_bytes, others))
 
 
 def urgent_pieces_take_turns_too() -> None:

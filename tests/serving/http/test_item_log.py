@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from cadc_rec.errors import CadcError
+from cadc_rec.serving.http.event_log import EventLog
 from cadc_rec.serving.http.item_log import ItemLog, ItemsNow
 from cadc_rec.serving.http.journal import Journal
 from cadc_rec.serving.http.load import Busy
 from cadc_rec.serving.http.settings import ServiceSettings
 from cadc_rec.serving.http.withheld import Withheld
 from cadc_rec.serving.predict.attributes import TellableAttributes
+from cadc_rec.serving.predict.events import Counted, Event
 from cadc_rec.serving.predict.new_items import NewItemsOfBundle, PutItem
 from tests.serving.toy import toy
 
@@ -94,8 +96,18 @@ def test_another_bundle_drops_what_it_has_and_makes_vectors_anew(opened, tmp_pat
     log.settle(newer)
     log.thin()
     assert set(states(newer)) == {2000, 2001, 2002}
-    records = Journal(tmp_path / "journal", "items").news().records
-    assert {record["item"] for record in records} == {2000, 2001, 2002, 1003, 1005}
+
+    def kept():
+        return {record["item"] for record in Journal(tmp_path / "journal", "items").news().records}
+
+    assert kept() == {2000, 2001, 2002, 1040, 1004, 1003, 1005}, "others may serve the older one"
+    newest = bundle("c")
+    log.beside(newest)
+    log.settle(newest)
+    log.thin()
+    assert kept() == {2000, 2001, 2002, 1003, 1005}
+    log.beside(newer)
+    log.settle(newer)
     assert tell(log, [PutItem(1040, {"kind": "kind 1"})]) == ItemsNow(3, 1, 2)
 
 
@@ -129,6 +141,46 @@ def test_there_is_room_for_so_many_items_and_bytes(opened, tmp_path):
                    PutItem(2000, vector=vector(1), title="x" * 1000)])  # fmt: skip
     assert tell(log, remove=[2000]).new == 2, "what is removed makes room"
     assert tell(log, [PutItem(2003, vector=vector(3))]).new == 3
+
+
+def test_who_puts_too_much_does_not_refuse_the_removals_of_others(opened):
+    predictor = bundle()
+    log = opened(predictor, most_bytes=3000)
+    assert tell(log, [PutItem(2000, vector=vector(1), title="x" * 800)]).new == 1
+    large = [PutItem(2001 + n, vector=vector(n), title="x" * 1000) for n in range(3)]
+
+    async def together():
+        before = threading.Event()
+        log._thread.submit(before.wait)  # so they are gathered
+        asked = [(large, []), ([], [1003]), ([PutItem(2009, vector=vector(9))], []), ([], [2000])]
+        answers = [asyncio.create_task(log.tell(*one)) for one in asked]
+        await asyncio.sleep(0)
+        before.set()
+        return await asyncio.gather(*answers, return_exceptions=True)
+
+    first, second, third, fourth = asyncio.run(together())
+    assert isinstance(first, Busy)
+    assert "the journal of items is full" in str(first)
+    assert (second, fourth) == (ItemsNow(1, 0, 1), ItemsNow(0, 0, 1))
+    assert isinstance(third, Busy), "it was put together with the large one"
+    again = bundle()
+    opened(again)
+    for one in (predictor, again):
+        assert states(one) == {}
+        assert one.now.beside.removed == {1003}
+
+
+def test_a_defect_of_what_follows_items_leaves_no_one_without_an_answer(opened, caplog):
+    def defect():
+        raise KeyError("withheld")
+
+    log = opened(bundle(), then=defect)
+
+    async def asked():
+        return await asyncio.wait_for(log.tell([PutItem(2000, vector=vector(1))], []), 30)
+
+    assert asyncio.run(asked()) == ItemsNow(1, 0, 0)
+    assert "a defect of cadc-rec: items: 'withheld'" in caplog.text
 
 
 def test_one_wrong_item_changes_nothing_and_other_requests_are_answered(opened):
@@ -166,12 +218,81 @@ def test_logs_of_one_journal_follow_each_other(opened):
     assert 2001 in one.now.recommend([103], 50).lists()[0]
     assert 2001 not in other.now.recommend([103], 50).lists()[0], "it was withheld before it came"
     row = int(other.now.items.rows([2002])[0])
-    first.thin()
+    first._journal.rewrite(first._last.values())  # so all is read anew
     tell(first, remove=[2000])
     second.follow()
     assert set(states(other)) == {2001, 2002}
     assert other.now.items.rows([2002]) == [row], "rows stay those of their items"
     withheld.close()
+
+
+def test_an_event_that_is_read_before_its_item_counts_when_the_item_comes(opened, tmp_path):
+    one, other = bundle(), bundle()
+    first, second = opened(one), opened(other)
+    tells = EventLog(tmp_path / "events", before=first.follow)
+    reads = EventLog(tmp_path / "events")  # it looks for no items by itself
+    tells.onto(one)
+    reads.onto(other)
+
+    def count(log, *events):
+        return asyncio.run(log.take([Event(item, 1e9, user, name) for item, user, name in events]))
+
+    def taken(predictor):
+        rows = predictor.events.of([3])  # user 103
+        return [] if rows is None else predictor.now.items.of_rows(rows[0]).tolist()
+
+    tell(first, [PutItem(2000, vector=vector(1))])
+    assert count(tells, (2000, 103, "a"), (2001, 103, "b")) == Counted(1, unknown=1)
+    assert count(reads, (1000, 104, "c")) == Counted(1), "it reads the others' with its own"
+    assert count(reads, (2000, 103, "a")) == Counted(0, duplicates=1)
+    assert (taken(one), taken(other)) == ([2000], [])
+    tell(second, [PutItem(2001, vector=vector(2))])
+    for log in (tells, reads, tells, reads):
+        log._follow()
+    assert sorted(taken(one)) == sorted(taken(other)) == [2000, 2001]
+    assert count(tells, (2001, 103, "b")) == Counted(0, duplicates=1)
+    tell(second, [PutItem(2002, vector=vector(3))])
+    assert count(tells, (2002, 103, "d")) == Counted(1), "items of others are read before"
+    again = bundle()
+    opened(again)
+    EventLog(tmp_path / "events").onto(again)
+    assert sorted(taken(again)) == sorted(taken(one)) == [2000, 2001, 2002]
+    for log in (tells, reads):
+        log.close()
+
+
+def test_so_many_events_wait_for_their_items(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr("cadc_rec.serving.http.event_log._MOST_UNKNOWN", 2)
+    predictor = bundle()
+    log = opened(predictor)
+    told = EventLog(tmp_path / "events")
+    told.onto(predictor)
+    events = [Event(2000 + n, 1e9 + n, 103, str(n)) for n in range(3)]
+    assert asyncio.run(told.take(events)).unknown == 3
+    tell(log, [PutItem(2000 + n, vector=vector(n)) for n in range(3)])
+    told._follow()
+    rows = predictor.events.of([3])[0]
+    assert rows.tolist() == predictor.now.items.rows([2002, 2001]).tolist()
+    told.close()
+
+
+def test_a_process_that_reloads_first_takes_nothing_from_the_others(opened):
+    one, other = bundle(n_items=30), bundle(n_items=30)
+    first, second = opened(one), opened(other)
+    put = [PutItem(1040, vector=vector(1)), PutItem(1004, vector=vector(2))]
+    tell(first, put, [1003])
+    second.follow()
+    before = states(other)
+    assert set(before) == {1040, 1004}
+    newer = bundle("b")
+    first.beside(newer)
+    first.settle(newer)
+    first.thin()
+    assert states(newer) == {}
+    opened(bundle("b"))  # a process that is begun anew
+    second.follow()
+    assert states(other) == before
+    assert other.now.beside.removed == {1003}
 
 
 def test_a_damaged_journal_is_told_at_the_start_and_clients_get_no_path(opened, tmp_path, caplog):

@@ -41,6 +41,7 @@ SCRIPT = Path(__file__).with_name("load_of_requests.py")
         "a_turn_of_the_loop_begins_no_more_than_it_can_answer",
         "who_goes_while_it_waits_is_forgotten_and_who_sends_more_is_answered_in_order",
         "who_asks_again_at_once_is_refused_again_after_a_while",
+        "who_sends_without_waiting_is_refused_no_sooner",
         "refusals_take_a_small_share_of_the_time",
         "answers_that_come_in_bursts_are_measured_together",
         "one_slow_answer_refuses_no_one",
