@@ -95,7 +95,7 @@ def test_a_step_multiplies_as_compute_matmul_says_forward_and_backward(monkeypat
     trainer = trainer_module.Trainer(
         model,
         torch.optim.SGD(model.parameters(), lr=0.1),
-        SimpleNamespace(),
+        SimpleNamespace(steps=1),
         SimpleNamespace(precision="float32", epochs=1),
         SimpleNamespace(device=CPU, world_size=1),
         lambda name: True,
