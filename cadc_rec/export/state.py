@@ -26,7 +26,7 @@ from cadc_rec.export.trained import TrainedModel
 from cadc_rec.serving.bundle.foreseen import in_double
 
 State = Literal["production", "evaluation"]
-_BLOCK = 2**14  # users whose histories are looked up at once
+_BLOCK = 2**12  # users whose histories are looked up at once
 
 
 def nothing_held_out(dataset: Dataset) -> Dataset:
