@@ -26,7 +26,7 @@ from cadc_rec.export.trained import TrainedModel
 from cadc_rec.serving.bundle.foreseen import in_double
 
 State = Literal["production", "evaluation"]
-_BLOCK = 2**14  # users whose histories are looked up at once
+_BLOCK = 2**12  # users whose histories are looked up at once
 
 
 def nothing_held_out(dataset: Dataset) -> Dataset:
@@ -91,8 +91,8 @@ def vectors_of_histories(
 ) -> NDArray[np.float32]:
     """The same of a model that reads nothing of a user but the history.
 
-    In double precision: in single a few steps of conjugate gradients are off by up to two percent,
-    another two on every machine. So a delta need not bring these vectors.
+    In double precision, so that their last bits are the same on every machine, and a delta need not
+    bring these vectors.
     """
 
     def made(users: range) -> NDArray[np.float32]:

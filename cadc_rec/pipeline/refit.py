@@ -113,7 +113,7 @@ _DATASET = replace(
 )
 _VECTORS = replace(
     EVALUATE,
-    version=1,
+    version=2,
     settings=lambda job: {**EVALUATE.settings(job), "refit": 1},
     together=_vectors,
 )

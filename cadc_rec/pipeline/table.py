@@ -386,7 +386,7 @@ TRAIN = Stage(
 EVALUATE = Stage(
     "evaluate",
     makes="evaluation",
-    version=2,
+    version=3,
     reads=lambda _: ["dataset", "checkpoint", "tables", "transitions", "prior"],
     settings=_evaluate_settings,
     line=lines.evaluate_line,

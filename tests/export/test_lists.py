@@ -135,7 +135,7 @@ def test_a_newcomer_with_a_known_users_history_gets_what_that_user_gets(made):
     new = predictor.recommend([10**9 + n for n in range(30)], 10, history=histories)
     same = (known.item_ids == new.item_ids).mean()
     assert same > 0.98  # vectors of two programs: the last bits differ
-    np.testing.assert_allclose(new.scores, known.scores, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(new.scores, known.scores, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

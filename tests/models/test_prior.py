@@ -159,3 +159,18 @@ def test_a_learned_factor_goes_on_with_its_own_component_whatever_the_place(alon
     assert model.module.prior_log_factors.tolist() == [8.0, fitted[1].item()]
     load_grown(model, state, components=["folded", "led"])
     assert model.module.prior_log_factors.tolist() == [7.0, 8.0]
+
+
+def test_a_history_has_one_vector_whatever_stands_beside_it():
+    """Vectors of falling length about one direction, as ALS gives items of falling popularity."""
+    rng = np.random.default_rng(0)
+    items = 0.3 * rng.normal(size=(500, 32)) + np.eye(1, 32)
+    table = torch.from_numpy(5 * items / np.sqrt(1 + np.arange(500))[:, None]).float()
+    chance = 1 / (1 + np.arange(500))
+    draws = [rng.choice(500, 50, replace=False, p=chance / chance.sum()) for _ in range(20)]
+    vectors, known = table[torch.from_numpy(np.stack(draws))], torch.ones(20, 50, dtype=torch.bool)
+    prior = HistoryPrior.of(table, PriorConfig(use=True, alpha=20.0, half_life=10.0, l2=0.2))
+    together = prior.folded(vectors, known)
+    alone = [prior.folded(vectors[n : n + 1], known[n : n + 1]) for n in range(20)]
+    assert together.dtype == torch.float32
+    assert float((together - torch.cat(alone)).abs().max()) < 1e-7 * float(together.abs().max())

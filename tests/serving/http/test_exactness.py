@@ -17,18 +17,20 @@ from tests.serving.http.conftest import KEY, ROOT, Service, run_command
 pytestmark = [pytest.mark.realdata, pytest.mark.slow, pytest.mark.timeout(900)]
 CASES = (
     "plain, 100 places",
-    "somebody new without",
+    "session, appended",
+    "session in place of the record",
+    "somebody new with a history",
     "filter: and, or, not",
     "candidates of each",
     "at most so many of a value",
-    "boosts and a floor",
+    "all of these together",
     SOLD_OUT,
 )
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    """Of the method `prior`, whose scores have lists in them."""
+    """Of the method `prior`, whose answers have lists in them and change with a session."""
     data = os.environ.get(DATA_VARIABLE)
     if not data or not (Path(data) / "ml-100k" / "ratings.csv").exists():
         pytest.skip(f"no ml-100k in ${DATA_VARIABLE}")
