@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cadc_rec.errors import CadcError
 from cadc_rec.serving.predict.bitmaps import Bitmap, Mask, Rows, flip, nothing, put
 from cadc_rec.serving.predict.catalogue import CodedAttribute, ItemAttribute
 from cadc_rec.serving.predict.conditions import Condition, among, union
@@ -49,21 +48,13 @@ class AlteredAttribute:
             among_few = self.few.one_of(values)  # it refuses what nobody has
             known = [value for value in values if value in self.first.code_of]
             return self._both(self.first.one_of(known), among_few)
-        of_bundle: list[Any] = []
-        of_few: list[Any] = []
-        for value in values:
-            found = False
-            for attribute, mine in ((self.first, of_bundle), (self.few, of_few)):
-                try:
-                    attribute.one_of([value])
-                except CadcError as error:
-                    refused = error
-                else:
-                    mine.append(value)
-                    found = True
-            if not found:
-                raise refused
-        return self._both(self.first.one_of(of_bundle), self.few.one_of(of_few))
+        assert isinstance(self.first, NumericAttribute)
+        assert isinstance(self.few, NumericAttribute)
+        wanted = self.first.numbers(values)
+        of_bundle, in_bundle = self.first.of_numbers(wanted)
+        of_few, in_few = self.few.of_numbers(wanted)
+        self.first.require(in_bundle | in_few, values)
+        return self._both(of_bundle, of_few)
 
     def within(self, bounds: Mapping[Bound, Any]) -> Condition:
         """See `cadc_rec.serving.predict.catalogue.ItemAttribute`."""

@@ -47,14 +47,37 @@ class NumericAttribute:
 
     def one_of(self, values: Sequence[Any]) -> Condition:
         """See `cadc_rec.serving.predict.catalogue.ItemAttribute`."""
+        wanted = self.numbers(values)
+        found, there = self.of_numbers(wanted)
+        self.require(there, values)
+        return found
+
+    def numbers(self, values: Sequence[Any]) -> NDArray[np.float64]:
+        """Values that came with a request.
+
+        Raises:
+            CadcError: one is no number.
+        """
+        return np.array([number(one, f"{self.name} has numbers") for one in values], np.float64)
+
+    def of_numbers(self, wanted: NDArray[np.float64]) -> tuple[Condition, Mask]:
+        """The items that have one of these numbers, and which of the numbers any item has."""
         ordered, _ = self._sorted
-        wanted = np.array([self._number(value) for value in values], np.float64)
         start, stop = (np.searchsorted(ordered, wanted, side) for side in ("left", "right"))
-        lost = np.flatnonzero(start == stop)
+        there: Mask = start < stop
+        _, once = np.unique(wanted[there], return_index=True)
+        start, stop = start[there][once], stop[there][once]
+        return _OneOf(self, wanted[there][once], start, stop), there
+
+    def require(self, there: Mask, values: Sequence[Any]) -> None:
+        """Require that some item has each of the values.
+
+        Raises:
+            CadcError: none has one of them.
+        """
+        lost = np.flatnonzero(~there)
         if len(lost):
             raise CadcError(f"no item has {self.name} = {values[int(lost[0])]!r:.80}.")
-        _, once = np.unique(wanted, return_index=True)
-        return _OneOf(self, wanted[once], start[once], stop[once])
 
     def within(self, bounds: Mapping[Bound, Any]) -> Condition:
         """See `cadc_rec.serving.predict.catalogue.ItemAttribute`."""
@@ -72,9 +95,6 @@ class NumericAttribute:
     def having(self, found: Sequence[Any]) -> Condition:
         """See `cadc_rec.serving.predict.catalogue.ItemAttribute`."""
         return self.one_of(list(dict.fromkeys(found)))
-
-    def _number(self, value: Any) -> float:
-        return number(value, f"{self.name} has numbers")
 
 
 @dataclass(frozen=True)

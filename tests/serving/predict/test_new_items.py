@@ -328,6 +328,8 @@ def test_a_removed_item_comes_back_as_the_bundle_has_it(world):
     assert again.items.rows([2004]) == world.now.items.rows([2004]), "its row stays its own"
     with pytest.raises(CadcError, match="no item has kind = 'kind new'"):
         now.recommend([103], filter={"kind": ["kind new"]})
+    with pytest.raises(CadcError, match="no item has year = 1999"):
+        now.recommend([103], filter={"year": [1983, 1999]})
 
 
 def test_text_ids_and_those_of_other_forms(world):
