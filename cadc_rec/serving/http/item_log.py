@@ -394,7 +394,8 @@ def _with_vectors(states: Sequence[ItemState], bundle: Predictor) -> tuple[list[
     except CadcError:
         if len(states) == 1 or new_items is None or new_items.why_not is not None:
             return [], len(states)
-        parts = [_with_vectors([state], bundle) for state in states]
+        half = len(states) // 2  # a call costs much, whatever the number of items
+        parts = [_with_vectors(some, bundle) for some in (states[:half], states[half:])]
         return [one for made, _ in parts for one in made], sum(lost for _, lost in parts)
     return [replace(s, vector=vector) for s, vector in zip(states, vectors, strict=True)], 0
 

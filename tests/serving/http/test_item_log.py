@@ -124,6 +124,26 @@ def test_vectors_of_another_dimension_and_other_ids_are_left_out(opened, caplog)
     assert texts.now.recommend(["u1"], 5).lists() == texts.recommend(["u1"], 5).lists()
 
 
+def test_few_items_that_a_bundle_cannot_embed_cost_few_calls(opened, caplog):
+    put = [PutItem(2000 + n, {"kind": f"kind {3 if n in (7, 90) else n % 3}"}) for n in range(128)]
+    tell(opened(bundle()), put)
+    calls = []
+
+    def vectors_of(attributes, count, dense):
+        calls.append(count)
+        if (attributes[0].values == 4).any():
+            raise CadcError("it takes no kind 3.")
+        return np.outer(attributes[0].values, np.ones(8)).astype(np.float32)
+
+    stricter = bundle("b")
+    stricter.new_items._load = lambda: SimpleNamespace(vectors_of=vectors_of)
+    opened(stricter)
+    kinds = {2000 + n: [n % 3 + 1.0] * 8 for n in range(128) if n not in (7, 90)}
+    assert states(stricter) == kinds
+    assert len(calls) <= 1 + 2 * 2 * 7, "all, and two halves for each halving of 128"
+    assert "2 items of the journal are not such as this bundle takes" in caplog.text
+
+
 def test_there_is_room_for_so_many_items_and_bytes(opened, tmp_path):
     log = opened(bundle(), most_items=3, most_bytes=3000)
     assert tell(log, [PutItem(2000 + n, vector=vector(n)) for n in range(3)]).new == 3
