@@ -61,6 +61,7 @@ def test_a_bundle_starts_without_what_is_sold_out(plain, tmp_path):
     write_bundle(plain.finished, tmp_path / "bundle", Wanted(withheld=withheld))
     bundle = Bundle.open(tmp_path / "bundle")
     assert bundle.arrays(layout.WITHHELD).keys() == {"rows", "sold_out"}
+    assert bundle.manifest["format_version"] == 6  # readers of 5 would recommend these
     assert withheld.is_of(bundle.path, ())
     assert not Withheld(sold_out=out[:1]).is_of(bundle.path, ())
     predictor = Predictor.of(bundle)
