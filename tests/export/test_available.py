@@ -45,7 +45,9 @@ def test_a_text_file_is_read_as_the_data_is(tmp_path):
 def test_what_is_no_truth_value_is_named(tmp_path):
     file = tmp_path / "items.csv"
     file.write_text("item_id,stock\n7,true\n8,maybe\n")
-    with pytest.raises(CadcError, match="its column stock is 'maybe' for the item 8; --available"):
+    with pytest.raises(
+        CadcError, match=r"items\.csv: its column stock is 'maybe' for the item 8; --available"
+    ):
         sold_out(settings(file), "stock")
     with pytest.raises(CadcError, match="shelf"):
         sold_out(settings(file), "shelf")
