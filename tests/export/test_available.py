@@ -43,10 +43,12 @@ def test_a_text_file_is_read_as_the_data_is(tmp_path):
 
 
 def test_what_is_no_truth_value_is_named(tmp_path):
-    file = tmp_path / "items.csv"
-    file.write_text("item_id,stock\n7,true\n8,maybe\n")
+    file = tmp_path / "items"  # of two files, and the second has it
+    file.mkdir()
+    (file / "1.csv").write_text("item_id,stock\n7,true\n")
+    (file / "2.csv").write_text("item_id,stock\n8,maybe\n")
     with pytest.raises(
-        CadcError, match=r"items\.csv: its column stock is 'maybe' for the item 8; --available"
+        CadcError, match=r"items: its column stock is 'maybe' for the item 8; --available"
     ):
         sold_out(settings(file), "stock")
     with pytest.raises(CadcError, match="shelf"):
