@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from cadc_rec.export.finished import Finished
     from cadc_rec.serving.bundle.bundle import Bundle
 
+_NO_TOWERS = "--triton needs towers, and this method has only vectors; leave --triton out."
+
 Block = Annotated[
     Path | None,
     typer.Option(
@@ -191,6 +193,10 @@ def export(
         taken = take_update(base, wanted_state)
         pipeline, evaluated = taken.pipeline, None
         artifacts = pipeline.run()
+        from cadc_rec.export.trained import with_towers
+
+        if triton is not None and not with_towers(artifacts):
+            raise CadcError(_NO_TOWERS)
         if refit:
             from cadc_rec.pipeline.refit import refit as fitted_again
 
@@ -284,9 +290,7 @@ def _write_triton(
 
     trained = finished.trained()
     if trained is None:
-        raise CadcError(
-            "--triton needs towers, and this method has only vectors; leave --triton out."
-        )
+        raise CadcError(_NO_TOWERS)
     with sent_plainly(named, last="config.pbtxt", replace=force) as folder:
         write_repository(trained, folder, (precisions or ("int8",))[0], replace=force)
 

@@ -31,11 +31,9 @@ def half_way(exact: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[
         exact: of any shape; infinite ones and NaN might, too.
         error: of each, or of whatever is broadcast to them.
     """
-    near = exact.astype(np.float32)
     with np.errstate(all="ignore"):
-        apart = np.spacing(np.abs(near)).astype(np.float64)  # to the next float
-        from_middle = np.abs(np.abs(exact - near) - apart / 2)
-        found: NDArray[np.bool_] = ~(np.isfinite(exact) & (from_middle > error))
+        low, high = (exact - error).astype(np.float32), (exact + error).astype(np.float32)
+    found: NDArray[np.bool_] = (low != high) | ~np.isfinite(exact)
     return found
 
 

@@ -59,7 +59,7 @@ def sold_out(config: DataConfig, column: str, data_dir: Path | None = None) -> t
         known = True if value is None else _VALUES.get(value.strip().lower())
         if known is None:
             raise CadcError(
-                f"{found.files[0]}: its column {column} is {value!r:.80} for the item {one:.80}; "
+                f"{table.path}: its column {column} is {value!r:.80} for the item {one:.80}; "
                 "--available takes true and false, or 1 and 0."
             )
         if not known:

@@ -70,7 +70,8 @@ class Finished:
         """What its bundle is called."""
         e = self.experiment
         update = f"-update{self.update['number']}" if self.update else ""
-        return f"{e.data.source}-{e.method}-seed{e.seed}{update}"
+        again = "-refit" if self.evaluated is not None else ""
+        return f"{e.data.source}-{e.method}-seed{e.seed}{update}{again}"
 
     def trained(self) -> TrainedModel | None:
         """The towers; None if tables are scored without any."""

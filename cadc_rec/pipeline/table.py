@@ -353,7 +353,7 @@ TRANSITIONS = Stage(
 PRIOR = Stage(
     "prior",
     makes="prior",
-    version=2,
+    version=3,
     reads=lambda _: ["dataset", "tables", "transitions"],
     settings=_prior_settings,
     line=lines.prior_line,

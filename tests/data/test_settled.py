@@ -23,6 +23,15 @@ def test_numbers_that_lie_half_way_are_known():
     assert half_way(np.array([np.nan, np.inf, 1.0]), np.zeros(3)).tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize("power", [-20, -1, 0, 1, 7])
+def test_the_floats_below_a_power_of_two_lie_half_as_far_apart_as_those_above(power):
+    below, above = 2.0**power * (1 - 2.0**-25), 2.0**power * (1 + 2.0**-24)  # the two middles
+    exact = np.array([np.nextafter(below, 0), below, np.nextafter(below, 9e9), above, -below])
+    assert half_way(exact, 1e-13 * np.abs(exact)).all()
+    apart = 2.0**power * np.array([1, 1 - 2.0**-24, 1 - 2.0**-26, 1 + 2.0**-25])
+    assert not half_way(apart, 1e-13 * apart).any()
+
+
 def test_another_machine_comes_to_the_same_floats():
     exact = numbers()
     here = Settled()

@@ -43,9 +43,13 @@ def test_a_text_file_is_read_as_the_data_is(tmp_path):
 
 
 def test_what_is_no_truth_value_is_named(tmp_path):
-    file = tmp_path / "items.csv"
-    file.write_text("item_id,stock\n7,true\n8,maybe\n")
-    with pytest.raises(CadcError, match="its column stock is 'maybe' for the item 8; --available"):
+    file = tmp_path / "items"  # of two files, and the second has it
+    file.mkdir()
+    (file / "1.csv").write_text("item_id,stock\n7,true\n")
+    (file / "2.csv").write_text("item_id,stock\n8,maybe\n")
+    with pytest.raises(
+        CadcError, match=r"items: its column stock is 'maybe' for the item 8; --available"
+    ):
         sold_out(settings(file), "stock")
     with pytest.raises(CadcError, match="shelf"):
         sold_out(settings(file), "shelf")
@@ -61,6 +65,7 @@ def test_a_bundle_starts_without_what_is_sold_out(plain, tmp_path):
     write_bundle(plain.finished, tmp_path / "bundle", Wanted(withheld=withheld))
     bundle = Bundle.open(tmp_path / "bundle")
     assert bundle.arrays(layout.WITHHELD).keys() == {"rows", "sold_out"}
+    assert bundle.manifest["format_version"] == 6  # readers of 5 would recommend these
     assert withheld.is_of(bundle.path, ())
     assert not Withheld(sold_out=out[:1]).is_of(bundle.path, ())
     predictor = Predictor.of(bundle)

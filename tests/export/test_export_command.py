@@ -55,3 +55,17 @@ def test_what_knows_the_test_items_is_no_bundle_for_evaluation(cli, tiny, tmp_pa
     assert "--refit learns from the test items" in ended.err
     assert ended.err.count("\n") == 1
     assert not work.exists()
+
+
+@pytest.mark.slow
+def test_a_scripted_module_without_towers_is_refused_before_anything_is_written(
+    cli, tiny, tmp_path
+):
+    places = {name: tmp_path / name for name in ("workdir", "out", "triton")}
+    options = [part for name, path in places.items() for part in (f"--{name}", path)]
+    ran = cli("run", tiny, "--method", "prior", "--workdir", places["workdir"])
+    assert ran.code == 0, ran.err
+    ended = cli("export", tiny, "--method", "prior", *options, "--refit")
+    assert ended.code == 2
+    assert "--triton needs towers" in ended.err
+    assert not places["out"].exists()

@@ -206,7 +206,7 @@ def manifest_of(
         files[file] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
     body = {
         "format": layout.FORMAT,
-        "format_version": _version(files),
+        "format_version": _version(folder, files),
         "name": name,
         "fingerprint": digest({file: entry["sha256"] for file, entry in files.items()}),
         "inputs": dict(inputs),
@@ -217,10 +217,10 @@ def manifest_of(
     return {**body, "digest": digest(body)}
 
 
-def _version(files: Mapping[str, Any]) -> int:
-    """The least version whose readers know all of these files."""
+def _version(folder: Path, files: Mapping[str, Any]) -> int:
+    """The least version whose readers know all of these files, and all that is in them."""
     if layout.WITHHELD in files:
-        return 5
+        return 6 if "sold_out" in map_tensors(folder / layout.WITHHELD) else 5
     if layout.item_content(0) in files:
         return 4
     return 3 if layout.CONTEXT in files else 2 if layout.LISTS in files else 1

@@ -9,10 +9,11 @@ that nobody took yet come last; `MODEL` says how many they are, and programs and
 from __future__ import annotations
 
 FORMAT = "cadc-rec bundle"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Raised when a reader of the version before could not make sense of what is there. Version 2 is
-written where a bundle has `LISTS`, 3 where it has `CONTEXT`, 4 where it has `item_content`, and 5
-where it has `WITHHELD`, for answers would be others without them; else version 1."""
+written where a bundle has `LISTS`, 3 where it has `CONTEXT`, 4 where it has `item_content`, 5 where
+it has `WITHHELD` and 6 where ``sold_out`` is in that, for answers would be others without them;
+else version 1."""
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"

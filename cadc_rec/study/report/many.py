@@ -9,7 +9,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from cadc_rec.evaluation.statistics import LEVEL, POWER, Comparison, holm
+from cadc_rec.evaluation.statistics import LEVEL, POWER, RESAMPLES, Comparison, holm
 
 _SHARE = 0.02  # the difference that users are counted for
 
@@ -34,6 +34,11 @@ def corrected(compared: Sequence[tuple[str, Comparison]]) -> tuple[str, ...]:
         f"their own interval, and {sum(told) - len(lost)} after Holm's correction for their number "
         f"({1 - LEVEL:.0%} for all together)."
     )
+    if len(compared) * 2 / (RESAMPLES + 1) > 1 - LEVEL:  # the least p that there can be
+        said += (
+            f" With {RESAMPLES:,} resamples no p is small enough for as many comparisons, however "
+            "clear the difference is."
+        )
     return (f"{said} Not after it: {'; '.join(lost)}." if lost else said,)
 
 

@@ -25,6 +25,15 @@ def test_verdicts_that_do_not_stand_are_named():
                          "correction for their number (5% for all together).")  # fmt: skip
 
 
+def test_that_resamples_are_too_few_for_so_many_comparisons_is_said():
+    """The least p of 10,000 resamples is 2/10,001; 250 times that is 0.04999."""
+    least = [("A", comparison(2 / 10_001))]
+    assert "With 10,000 resamples no p" not in corrected(250 * least)[0]
+    assert "and 250 after" in corrected(250 * least)[0]
+    assert "With 10,000 resamples no p is small enough" in corrected(251 * least)[0]
+    assert "and 0 after" in corrected(251 * least)[0]
+
+
 @pytest.mark.parametrize("compared", [[], [("A", comparison(0.01))]])
 def test_one_comparison_is_not_many(compared):
     assert corrected(compared) == ()
