@@ -10,6 +10,7 @@ Killed itself, it takes the fork with it; it dies with the process that started 
 command line it hands to the real Python.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -54,8 +55,13 @@ def main() -> None:
             os.makedirs(os.environ[_PIDS], exist_ok=True)
             with open(os.path.join(os.environ[_PIDS], os.environ["RANK"]), "w") as file:
                 file.write(str(pid))
+
+        def hand_on(number: int, _: object) -> None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and its code is to come
+                os.kill(pid, number)
+
         for number in _HANDED_ON:
-            signal.signal(number, lambda number, _: os.kill(pid, number))
+            signal.signal(number, hand_on)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDED_ON)
         code = int(answers.readline())
     if code < 0:  # as it ended: by a signal

@@ -476,7 +476,7 @@ def test_what_rank_0_alone_is_refused_is_said_once_and_no_other_rank_calls_it_a_
     assert (process.returncode, out) == (2, "")
     assert err.count("train: is a file, not a folder; choose another one with --workdir.") == 1
     assert "defect" not in err
-    assert "Traceback" not in err
+    assert "Traceback" not in err, err
 
 
 # --- doctor, help, version ---------------------------------------------------------------------
