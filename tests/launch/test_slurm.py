@@ -123,7 +123,7 @@ def test_what_a_user_can_mend_is_in_the_jobs_log_and_stays_there_when_it_is_requ
             state = control("show", "job", number).stdout
             if ended == times and "JobState=FAILED" in state:
                 return text
-            assert time.monotonic() < end, (text, shown, state)
+            assert time.monotonic() < end, f"ended {ended} times\n{text}\n{shown}\n{state}"
             # Slurm lets a requeued job wait for two minutes.
             control("update", f"JobId={number}", "StartTime=now")
             time.sleep(1)
