@@ -111,7 +111,7 @@ def item_routes(loaded: Loaded, name: str, with_key: bool) -> APIRouter:
             raise InvalidInput(sentence(error.errors(include_url=False))) from None
         ids = loaded.predictor.items
         put = [PutItem(_id(one.id, ids), one.attributes, one.vector, one.title) for one in told.put]
-        remove = [_id(one, ids) for one in told.remove]
+        remove = list(dict.fromkeys(_id(one, ids) for one in told.remove))  # each counts once
         try:
             found = await loaded.items.tell(put, remove)
         except CadcError:
