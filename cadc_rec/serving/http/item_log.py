@@ -7,14 +7,11 @@ the items that it has itself; what was removed stays removed.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -24,6 +21,7 @@ from prometheus_client import Gauge
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
+from cadc_rec.serving.http.in_turn import InTurn, as_busy
 from cadc_rec.serving.http.journal import Journal, JournalFullError, line_bytes
 from cadc_rec.serving.http.load import Busy
 from cadc_rec.serving.predict.new_items import (
@@ -46,9 +44,7 @@ Record: TypeAlias = Mapping[str, Any]
 _MOST_ITEMS = 10_000
 _MOST_REMOVED = 1_000_000
 _MOST_BYTES = 64 << 20
-_MOST_WAITING = 256  # requests
 _KIND = "items"
-_MENDED = 30.0  # seconds after which to try a disk again
 _ITEMS = Gauge(
     "cadc_rec_new_items",
     "Items that the service was told of, by what became of them.",
@@ -107,8 +103,7 @@ class ItemLog:
         self._bundles: tuple[Predictor, ...] = ()
         self._replaced: Predictor | None = None  # until `thin`
         self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="items")
-        self._waiting: deque[tuple[Request, Future[ItemsNow]]] = deque()
+        self._in_turn = InTurn(_KIND, self._answers)
 
     def onto(self, predictor: Predictor) -> None:
         """Let a bundle's predictor have the journal's items (`Predictor.now`).
@@ -158,24 +153,11 @@ class ItemLog:
             CadcError: an item is refused; see `Predictor.with_items`.
             Busy: the journal cannot be used, or too much waits for it or would be kept.
         """
-        if len(self._waiting) >= _MOST_WAITING:
-            raise Busy("too many requests wait for the disk; tell it again later.")
-        mine: Future[ItemsNow] = Future()
-        self._waiting.append(((put, remove), mine))
-        self._thread.submit(self._take)
-        return await asyncio.wrap_future(mine)
+        return await self._in_turn.ask((put, remove))
 
     async def watch(self, seconds: float = 0.25) -> None:
         """Follow what other processes were told; never returns."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                await loop.run_in_executor(self._thread, self.follow)
-            except CadcError as error:
-                log.warning("%s Items that other processes were told of are not known.", error)
-            except Exception as error:  # a record that says nothing must not end the rest
-                log.error("a defect of cadc-rec: items: %s", error, exc_info=error)
+        await self._in_turn.watch(seconds, self.follow)
 
     def follow(self) -> None:
         """Let the predictors have what is new in the journal.
@@ -190,33 +172,13 @@ class ItemLog:
 
     def close(self) -> None:
         """Let the thread go, and what waits for it."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-        with contextlib.suppress(IndexError):
-            while True:
-                self._waiting.popleft()[1].cancel()
+        self._in_turn.close()
 
-    def _take(self) -> None:
-        """Answer all that wait, by one write; a request that was given up changes nothing."""
-        batch = []
-        with contextlib.suppress(IndexError):  # when there are no more
-            while True:
-                request, answer = self._waiting.popleft()
-                if answer.set_running_or_notify_cancel():
-                    batch.append((request, answer))
-        if not batch:
-            return
-        try:
-            with self._lock:
-                found = self._told_apart([request for request, _ in batch])
-        except Exception as error:  # each request is answered, whatever happens
-            found = [_as_busy(error)] * len(batch)
-        else:
-            self._tell_others()
-        for (_, answer), result in zip(batch, found, strict=True):
-            if isinstance(result, Exception):
-                answer.set_exception(result)
-            else:
-                answer.set_result(result)
+    def _answers(self, requests: Sequence[Request]) -> list[ItemsNow | Exception]:
+        with self._lock:
+            found = self._told_apart(requests)
+        self._tell_others()
+        return found
 
     def _told_apart(self, requests: Sequence[Request]) -> list[ItemsNow | Exception]:
         """What becomes of each request; where all have no room, those that put nothing have.
@@ -236,7 +198,7 @@ class ItemLog:
             try:
                 answers = self._told([requests[n] for n in places])
             except Exception as error:  # what the others were told holds
-                answers = [_as_busy(error)] * len(places)
+                answers = [as_busy(error, _KIND)] * len(places)
             for n, answer in zip(places, answers, strict=True):
                 found[n] = answer
         return found
@@ -462,14 +424,3 @@ def _says_something(record: Record, bundle: Predictor) -> bool:
     if record.get("removed"):
         return known
     return not known or record["of"] == bundle.fingerprint
-
-
-def _as_busy(error: Exception) -> Exception:
-    """What a client is told where the journal cannot be used; the log says more, as its path."""
-    if isinstance(error, Busy) or not isinstance(error, CadcError):
-        return error
-    log.error("%s", error)
-    return Busy(
-        "the journal of items takes nothing, and the service's log says why; tell it again later.",
-        _MENDED,
-    )

@@ -9,12 +9,9 @@ anew what is sold out.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,7 +20,7 @@ from numpy.typing import NDArray
 from prometheus_client import Gauge
 
 from cadc_rec.errors import CadcError
-from cadc_rec.log import log
+from cadc_rec.serving.http.in_turn import InTurn
 from cadc_rec.serving.http.journal import Journal, JournalFullError
 from cadc_rec.serving.http.load import Busy
 
@@ -36,9 +33,7 @@ Request: TypeAlias = tuple[Sequence[Id], Sequence[Id]]
 
 _MOST_WITHHELD = 1_000_000
 _MOST_BYTES = 64 << 20
-_MOST_WAITING = 256  # requests
 _KIND = "availability"
-_MENDED = 30.0  # seconds after which to try a disk again
 _WITHHELD = Gauge(
     "cadc_rec_withheld_items",
     "Items that the service withholds until they are released.",
@@ -66,8 +61,7 @@ class Withheld:
         # The first answers; a second may take its place. Set in one step.
         self._followers: tuple[Predictor, ...] = ()
         self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="availability")
-        self._waiting: deque[tuple[Request, Future[tuple[int, int]]]] = deque()
+        self._in_turn = InTurn("withheld items", self._answers)
 
     def onto(self, predictor: Predictor) -> None:
         """Let a predictor leave out what is withheld.
@@ -108,52 +102,19 @@ class Withheld:
             CadcError: an id is of the wrong type.
             Busy: the journal cannot be used, or too much waits for it or would be withheld.
         """
-        if len(self._waiting) >= _MOST_WAITING:
-            raise Busy("too many requests wait for the disk; tell it again later.")
-        mine: Future[tuple[int, int]] = Future()
-        self._waiting.append(((withhold, release), mine))
-        self._thread.submit(self._take)
-        return await asyncio.wrap_future(mine)
+        return await self._in_turn.ask((withhold, release))
 
     async def watch(self, seconds: float = 0.5) -> None:
         """Follow what other processes were told; never returns."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                await loop.run_in_executor(self._thread, self.follow)
-            except CadcError as error:
-                log.warning("%s What other processes withhold is not known.", error)
-            except Exception as error:  # a record that says nothing must not end the rest
-                log.error("a defect of cadc-rec: withheld items: %s", error, exc_info=error)
+        await self._in_turn.watch(seconds, self.follow)
 
     def close(self) -> None:
         """Let the thread go, and what waits for it."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-        with contextlib.suppress(IndexError):
-            while True:
-                self._waiting.popleft()[1].cancel()
+        self._in_turn.close()
 
-    def _take(self) -> None:
-        """Answer all that wait, by one write; a request that was given up changes nothing."""
-        batch = []
-        with contextlib.suppress(IndexError):  # when there are no more
-            while True:
-                request, answer = self._waiting.popleft()
-                if answer.set_running_or_notify_cancel():
-                    batch.append((request, answer))
-        if not batch:
-            return
+    def _answers(self, requests: Sequence[Request]) -> list[tuple[int, int] | Exception]:
         with self._lock:
-            try:
-                found = self._told([request for request, _ in batch])
-            except Exception as error:  # each request is answered, whatever happens
-                found = [_as_busy(error)] * len(batch)
-        for (_, answer), result in zip(batch, found, strict=True):
-            if isinstance(result, Exception):
-                answer.set_exception(result)
-            else:
-                answer.set_result(result)
+            return self._told(requests)
 
     def _told(self, requests: Sequence[Request]) -> list[tuple[int, int] | Exception]:
         """What becomes of each request.
@@ -308,17 +269,6 @@ class Withheld:
             self._items[one] = row
             if row >= 0:
                 self._written_as.setdefault(row, set()).add(one)
-
-
-def _as_busy(error: Exception) -> Exception:
-    """What a client is told where the journal cannot be used; the log says more, as its path."""
-    if isinstance(error, Busy) or not isinstance(error, CadcError):
-        return error
-    log.error("%s", error)
-    return Busy(
-        "the journal of withheld items takes nothing, and the service's log says why; tell it "
-        "again later.", _MENDED,
-    )  # fmt: skip
 
 
 def _last_words(records: Iterable[Mapping[str, Any]], of: str) -> list[dict[str, Any]]:

@@ -171,7 +171,7 @@ def test_who_puts_too_much_does_not_refuse_the_removals_of_others(opened):
 
     async def together():
         before = threading.Event()
-        log._thread.submit(before.wait)  # so they are gathered
+        log._in_turn.thread.submit(before.wait)  # so they are gathered
         asked = [(large, []), ([], [1003]), ([PutItem(2009, vector=vector(9))], []), ([], [2000])]
         answers = [asyncio.create_task(log.tell(*one)) for one in asked]
         await asyncio.sleep(0)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cadc_rec.errors import CadcError
+from cadc_rec.serving.http import in_turn
 from cadc_rec.serving.http import withheld as module
 from cadc_rec.serving.http.journal import Journal
 from cadc_rec.serving.http.load import Busy
@@ -112,7 +113,7 @@ def test_what_comes_at_once_takes_few_writes_and_each_is_answered(opened, monkey
         first = asyncio.create_task(told.tell([299], []))
         while not writes:
             await asyncio.sleep(0.001)
-        asked = [[n] for n in range(module._MOST_WAITING - 1)]
+        asked = [[n] for n in range(in_turn._MOST_WAITING - 1)]
         tasks = [asyncio.create_task(told.tell(each, [])) for each in [*asked, ["x"]]]
         await asyncio.sleep(0)
         tasks[5].cancel()
