@@ -164,8 +164,8 @@ def folder_to_fill(final: Path, *, replace: bool = False) -> Iterator[Path]:
 def _emptied(folder: Path) -> Iterator[Path]:
     """The folder, empty; it is removed at the end unless it was renamed."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
     try:
+        folder.mkdir()  # inside: a Ctrl-C may come when it has just been made
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -284,6 +284,21 @@ def test_a_build_that_fails_leaves_nothing_and_loses_nothing(tmp_path, force, er
     assert make(tmp_path, "again").info == {"said": "old" if force else "again"}
 
 
+def test_ctrl_c_at_the_moment_a_draft_is_made_leaves_none(tmp_path, monkeypatch):
+    make_folder = Path.mkdir
+
+    def interrupted(path, *arguments, **named):
+        make_folder(path, *arguments, **named)
+        if path.parent.name == ".tmp":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path)
+    assert leftovers(tmp_path) == []
+    assert committed(tmp_path) == []
+
+
 # --- killed at any moment ---------------------------------------------------------------------
 
 
