@@ -1,6 +1,8 @@
 """Everything at once: hostile requests, slow readers, bombs, reloads and changes beside good load.
 
-    python -m benchmarks.soak BUNDLE OTHER        # two bundles of the same items; in .venv-serve
+    python -m benchmarks.soak BUNDLE OTHER        # in .venv-serve
+
+The two bundles have the same items, and vectors of one width.
 
 The service follows a link. While clients ask good requests at a steady rate, hostile ones are sent
 (`benchmarks.hostile`), large answers are read slowly or not at all, compressed bodies unfold to a
@@ -184,12 +186,19 @@ class Arrivals:
     """New items that are put and removed, so that answers can be held against it.
 
     Each has the vector of an item of the first bundle, longer, so that those who like that one are
-    recommended it. The other bundle has it too if its vectors are of that width.
+    recommended it.
     """
 
     def __init__(self, target: Target) -> None:
         self.target, self.client = target, target.client()
-        self.vectors = load_file(target.bundles[0] / "vectors" / "items.safetensors")["vectors"]
+        self.vectors, others = (
+            load_file(one / "vectors" / "items.safetensors")["vectors"] for one in target.bundles
+        )
+        if self.vectors.shape[1] != others.shape[1]:
+            raise SystemExit(
+                f"{target.bundles[1]}: its vectors have {others.shape[1]} numbers, those of "
+                f"{target.bundles[0]} {self.vectors.shape[1]}; give two bundles of one width."
+            )
         whole = isinstance(target.items[0], int)
         self.ids: list[Any] = [10**9 + n if whole else f"new {n}" for n in range(1 << 16)]
         self.new = set(self.ids)
