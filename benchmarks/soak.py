@@ -384,7 +384,7 @@ async def soaked(
         requests: hostile ones.
         reloads: an even number.
         changes: of each kind, an even number.
-        warm: hostile requests before the memory is looked at, with a fifth of 50 reloads and of 1,000
+        warm: hostile requests before the memory is looked at, with ten reloads and two hundred
             changes among them.
     """
     soak = Soak(target)
