@@ -96,7 +96,7 @@ def measure(arguments: argparse.Namespace) -> None:
             title=who[name].title,
             seed=seed,
             settings={},
-            checkpoints=checkpoints(arguments.cpu_seconds),
+            checkpoints=[] if isinstance(who[name], Ours) else checkpoints(arguments.cpu_seconds),
             limits=asdict(limits),
             commit=commit,
         )

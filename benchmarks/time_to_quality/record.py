@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +64,27 @@ class Record:
     runs: list[Run] = field(default_factory=list)
 
     def done(self, wanted: Run) -> bool:
-        """Whether there is such a run, and it is whole; one that was stopped, at these limits."""
-        return any(
-            run.whole
-            and run.asked_as(wanted)
-            and (run.cannot is None or run.limits == wanted.limits)
-            for run in self.runs
-        )
+        """Whether there is such a run, and it is whole; one that was stopped, at these limits.
+
+        Where the wanted one cannot even be asked for, a whole one of its seed is kept.
+        """
+        for run in self.runs:
+            if run.whole and (run.contender, run.seed) == (wanted.contender, wanted.seed):
+                limited = run.cannot is not None and run.limits != wanted.limits
+                return wanted.cannot is not None or (run.asked_as(wanted) and not limited)
+        return False
 
     def put(self, run: Run) -> None:
-        """Add a run, in place of the one of this contender and seed."""
-        key = (run.contender, run.seed)
-        self.runs = [one for one in self.runs if (one.contender, one.seed) != key]
+        """Add a run, in place of the one of this contender and seed, and of any asked otherwise.
+
+        Seeds of one contender are averaged, so they must have been asked for with one setting.
+        """
+        self.runs = [
+            one
+            for one in self.runs
+            if one.contender != run.contender
+            or (one.seed != run.seed and replace(one, seed=run.seed).asked_as(run))
+        ]
         self.runs.append(run)
 
     def write(self, file: Path) -> None:

@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.time_to_quality.contenders import Ours, Peer, contender, curve_of
 from cadc_rec.config.file import load_experiment
+from cadc_rec.distributed.launch import end_with_parent
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.validation import validation_sample
 from cadc_rec.log import set_up_logging
@@ -99,6 +100,7 @@ def _tell(lines: IO[str], kind: str, what: object) -> None:
 
 def main(job_file: Path, lines_file: Path) -> None:
     """Run the job."""
+    end_with_parent()
     set_up_logging()
     torch.set_num_threads(1)
     job = Job(**json.loads(job_file.read_text("utf-8")))

@@ -128,6 +128,23 @@ def test_what_failed_is_tried_again_and_what_was_stopped_only_with_other_limits(
     assert not record.done(replace(wanted, limits={**LIMITS, "memory_gib": 20.0}))
 
 
+def test_seeds_of_one_contender_have_one_setting():
+    record = Record({})
+    for run_ in (a_run(seed=0), a_run(seed=1), a_run("hstu", seed=1)):
+        record.put(run_)
+    record.put(a_run(seed=0, settings={"width": 32}))
+    kept = [(one.contender, one.seed, one.settings["width"]) for one in record.runs]
+    assert kept == [("hstu", 1, 64), ("sasrec", 0, 32)]
+
+
+def test_a_missing_library_takes_no_result_away():
+    record = Record({})
+    record.put(a_run(points=[point(10.0, 0.1)]))
+    nameless = a_run(settings={}, cannot="not installed: No module named 'x'", whole=False)
+    assert record.done(nameless)
+    assert not record.done(replace(nameless, seed=1))
+
+
 def test_settings_are_the_same_after_they_were_read(tmp_path):
     settings = plain({"l2": (500.0, 100.0)})
     assert settings == {"l2": [500.0, 100.0]}
