@@ -189,7 +189,7 @@ def rows_of(
     rows = []
     for name in (name for name in read.file.datasets if name in wanted and name in cells):
         cell, about = cells[name], read.file.datasets[name].about
-        reason = absence(cell, data_dir, workdir)
+        reason = absence(cell, data_dir)
         if reason:
             log.warning("%s is not available: %s", cell.dataset_title, reason)
             rows.append(
