@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import beyond, cold, compression, paper
+from benchmarks import beyond, cold, compression, paper, sets
 from benchmarks.marks import ROOT
 from benchmarks.recorded.docs import Written
 from benchmarks.recorded.prose import Allowed, Prose
@@ -20,6 +20,7 @@ DOCS: tuple[Written, ...] = (
     *compression.DOCS.values(),
     *beyond.DOCS.values(),
     *cold.DOCS.values(),
+    sets.DOCS,
 )
 """What writes tables and pictures, in the order of writing."""
 
