@@ -95,11 +95,19 @@ def scores(
         taken = interactions(dataset, with_validation)[users]
 
         def rows(some: NDArray[np.int64]) -> sparse.csr_array:
-            return sparse.csr_array(taken[some] @ weights)
+            return _full(taken[some] @ weights)
 
         return Scores.of_rows(rows, len(users), dataset.n_items)
 
     return of
+
+
+def _full(dense: NDArray[np.float32]) -> sparse.csr_array:
+    """A sparse matrix with an entry everywhere: SciPy would look for zeros first."""
+    n, columns = dense.shape
+    indices = np.tile(np.arange(columns, dtype=np.int32), n)
+    indptr = np.arange(n + 1, dtype=np.int32) * np.int32(columns)
+    return sparse.csr_array((dense.ravel(), indices, indptr), shape=dense.shape)
 
 
 def curve(
