@@ -271,14 +271,8 @@ def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-DOCS = {
-    NAME: Docs(
-        {f"scale-{mark}": PAGE
-         for mark in ("curves", "methods", "by-time", "selections", "costs", "content")},
-        (NAME,),
-        tables,
-    )
-}  # fmt: skip
+MARKS = ("curves", "methods", "by-time", "selections", "costs", "content")
+DOCS = {NAME: Docs(studies=(NAME,), marks={f"scale-{mark}": PAGE for mark in MARKS}, tables=tables)}
 
 
 def main() -> None:

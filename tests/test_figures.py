@@ -151,8 +151,9 @@ def test_a_page_whose_figures_are_recorded_passes(problems, text):
             "better <!-- holds s/d/cadc@10/vs/gold/hr@10/verdict better -->",
             "page.md:1: it does not hold that s/d/cadc@10/vs/gold/hr@10/verdict better",
         ),
-        ("<!-- holds s/d/gold/hr@10 better -->", "is a number; say <, <=, > or >= what"),
-        ("<!-- holds s/d/gold/hr@10 > s/d/cadc@10/hr@10 -->", "it does not hold that"),
+        ("is <!-- holds s/d/gold/hr@10 better -->", "is a number; say <, <=, > or >= what"),
+        ("is <!-- holds s/d/gold/hr@10 > s/d/cadc@10/hr@10 -->", "it does not hold that"),
+        ("is\n<!-- holds s/d/gold/hr@10 > 6 -->", "page.md:2: a comment begins the line"),
         ("51,000<!-- = s/d/gold/rows/train -->", "51,000 is not s/d/gold/rows/train"),
         ("MovieLens 1Ms", "page.md:1: 1 names no recorded result"),
     ],
@@ -166,6 +167,23 @@ def test_a_reference_is_of_the_figures_of_its_paragraph_row_or_entry(problems):
     for between in ("\n- ", "\n\n", "\n| "):
         found = problems(f"7.00{between}Gold<!-- = s/d/gold/hr@10 -->")
         assert [one.partition(": ")[2][:8] for one in found] == ["names 1 ", "7.00 nam"]
+
+
+def test_of_a_page_that_is_not_held_figures_that_name_recorded_results_are_checked(folder):
+    text = "9 and 7<!-- = t/d/gold/hr@10 --> and 7.1<!-- = s/d/gold/hr@10 --> in 100 epochs"
+    text += "<!-- holds t/d/gold/seeds < 1 --> <!-- holds s/d/gold/seeds < 1 -->"
+    found = Prose.read("page.md", text, ALLOWED).problems(Values(folder), held=False)
+    assert [one.partition(", ")[0].split(" ", 1)[1][:12] for one in found] == [
+        "7.1 is not s",
+        "it does not ",
+    ]
+
+
+def test_a_phrase_may_stand_for_any_whole_number(folder):
+    allowed = Allowed({"day #": "a name", "days # and #": "names"}, {})
+    text = "On day 8, days 15\nand 16 and day 2.5"
+    (problem,) = Prose.read("page.md", text, allowed).problems(Values(folder))
+    assert "page.md:2: 2.5 names no" in problem
 
 
 def test_a_phrase_that_a_page_has_no_more_is_named():
@@ -198,31 +216,43 @@ def test_figures_are_renewed_as_they_were_written(folder, old, new):
 
 def test_a_page_with_a_table_that_no_results_make_is_named(tmp_path, folder):
     (tmp_path / "allowed.toml").write_text("")
-    (tmp_path / "p.md").write_text("<!-- t -->\n| 1 |\n<!-- /t -->\n")
-    (problem,) = pages.problems(["p.md"], tmp_path, folder)
-    assert problem.startswith("p.md: no recorded results make what stands between the marks t;")
+    (tmp_path / "README.md").write_text("<!-- t -->\n| 1 |\n<!-- /t -->\n")
+    assert pages.problems([], tmp_path, folder) == []
+    (problem,) = pages.problems(["README.md"], tmp_path, folder)
+    assert problem.startswith(
+        "README.md: no recorded results make what stands between the marks t;"
+    )
 
 
 def test_other_results_than_those_of_studies_make_tables_too(tmp_path, folder):
     def tables(content):
         return {"t": f"| {content['sections'][0]['times']} |"}
 
-    docs = Measured({"t": "p.md"}, "speed", tables, lambda content: {"a.svg": "<svg/>"})
+    docs = Measured(
+        file="speed",
+        marks={"t": "p.md"},
+        tables=tables,
+        pictures=lambda content: {"a.svg": "<svg/>"},
+    )
     (tmp_path / "p.md").write_text("<!-- t -->\n<!-- /t -->\n")
-    assert docs.write(tmp_path, folder) == [tmp_path / "a.svg", tmp_path / "p.md"]
+    assert docs.write(tmp_path, folder) == [tmp_path / "p.md", tmp_path / "a.svg"]
     assert (tmp_path / "p.md").read_text() == "<!-- t -->\n| 6.5 |\n<!-- /t -->\n"
-    assert Measured({}, "none", tables).written(tmp_path, folder) == {}
+    assert Measured(file="none", marks={}, tables=tables).pages(tmp_path, folder) == {}
     (folder / "speed.json").write_text("{")
     with pytest.raises(CadcError, match=r"speed.json: is not JSON .*; record it again"):
-        docs.written(tmp_path, folder)
+        docs.pages(tmp_path, folder)
 
 
 def test_a_table_that_was_changed_by_hand_is_named(tmp_path, folder, monkeypatch):
-    made = Docs({"t": "p.md"}, ("s",), lambda page: {"t": f"| {page.studies[0].title} |"})
+    made = Docs(
+        studies=("s",),
+        marks={"t": "README.md"},
+        tables=lambda page: {"t": f"| {page.studies[0].title} |"},
+    )
     monkeypatch.setattr(pages, "DOCS", (made,))
     (tmp_path / "allowed.toml").write_text("")
-    (tmp_path / "p.md").write_text("<!-- t -->\n| S |\n<!-- /t -->\n")
-    assert pages.problems(["p.md"], tmp_path, folder) == []
-    (tmp_path / "p.md").write_text("<!-- t -->\n| T |\n<!-- /t -->\n")
+    (tmp_path / "README.md").write_text("<!-- t -->\n| S |\n<!-- /t -->\n")
+    assert pages.problems(["README.md"], tmp_path, folder) == []
+    (tmp_path / "README.md").write_text("<!-- t -->\n| T |\n<!-- /t -->\n")
     (problem,) = pages.problems([], tmp_path, folder)
-    assert problem.startswith("p.md: is not what the recorded results make; write it again")
+    assert problem.startswith("README.md: is not what the recorded results make; write it again")

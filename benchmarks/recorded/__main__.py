@@ -11,11 +11,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from benchmarks.marks import ROOT
 from benchmarks.recorded.pages import DOCS, HELD, problems, renew
-from benchmarks.recorded.studies import FOLDER
 from benchmarks.recorded.values import Values
 from cadc_rec.errors import CadcError
 
@@ -23,8 +20,8 @@ from cadc_rec.errors import CadcError
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, then check, find or write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("pages", nargs="*", default=HELD, help="default: those that are held")
     parser.add_argument("--check", action="store_true", help="write nothing; say what is wrong")
+    parser.add_argument("pages", nargs="*", default=HELD, help="held by --check; default: `HELD`")
     parser.add_argument("--find", metavar="REFERENCE", help="print one recorded result")
     given = parser.parse_args(arguments)
     try:
@@ -34,16 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             wrong = problems(given.pages)
             sys.exit("\n".join(wrong) if wrong else 0)
         else:
-            _write(given.pages)
+            _write()
     except CadcError as error:
         sys.exit(f"error: {error}")
 
 
-def _write(pages: Sequence[str], root: Path = ROOT, folder: Path = FOLDER) -> None:
+def _write() -> None:
     for docs in DOCS:
-        for path in docs.write(root, folder):
+        for path in docs.write():
             print(f"{path}: written")
-    for line in renew(pages, root, folder):
+    for line in renew():
         print(line)
 
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import beyond, cold, compression, paper
+from benchmarks.days.page import DOCS as DAYS
 from benchmarks.marks import ROOT
 from benchmarks.recorded.docs import Written
+from benchmarks.recorded.files import FOLDER
 from benchmarks.recorded.prose import Allowed, Prose
-from benchmarks.recorded.studies import FOLDER
 from benchmarks.recorded.values import Values
 
 DOCS: tuple[Written, ...] = (
@@ -20,47 +21,61 @@ DOCS: tuple[Written, ...] = (
     *compression.DOCS.values(),
     *beyond.DOCS.values(),
     *cold.DOCS.values(),
+    DAYS,
 )
 """What writes tables and pictures, in the order of writing."""
 
 HELD: tuple[str, ...] = ()
-"""The pages of which every figure is checked; a page joins when all that it shows is recorded."""
+"""The pages whose every figure is checked; a page joins when all that it shows is recorded. Of the
+others, the figures that name a result are checked."""
 
 
-def problems(pages: Sequence[str] = HELD, root: Path = ROOT, folder: Path = FOLDER) -> list[str]:
-    """What is wrong: tables and pictures that results would make otherwise, and figures of `pages`.
+def every_page(root: Path = ROOT) -> list[str]:
+    """README.md and the pages of docs/, relative to the repository."""
+    found = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    return [str(page.relative_to(root)) for page in found if page.is_file()]
+
+
+def problems(held: Sequence[str] = HELD, root: Path = ROOT, folder: Path = FOLDER) -> list[str]:
+    """What is wrong with the pages: tables, and figures in prose.
+
+    Args:
+        held: pages whose every figure has to be recorded; of others, those that name a result are
+            checked.
+        root: of the repository.
+        folder: of the recorded results.
 
     Raises:
         CadcError: recorded results cannot be used.
     """
     found, made = [], set()
     for docs in DOCS:
-        written = docs.written(root, folder)
+        written = docs.pages(root, folder)
         found += [
             f"{path.relative_to(root)}: is not what the recorded results make; write it again "
             "(python -m benchmarks.recorded)"
             for path, text in written.items()
-            if not path.is_file() or path.read_text("utf-8") != text
+            if path.read_text("utf-8") != text
         ]
         made |= {(page, mark) for mark, page in docs.marks.items() if written}
     values, allowed = Values(folder), Allowed.read(folder / "allowed.toml")
-    for page in pages:
+    for page in every_page(root):
         prose = Prose.read(page, (root / page).read_text("utf-8"), allowed)
+        found += prose.problems(values, page in held)
         found += [
             f"{page}: no recorded results make what stands between the marks {mark}; record it "
             "with the --docs of its command"
             for mark in prose.marks
-            if (page, mark) not in made
+            if page in held and (page, mark) not in made
         ]
-        found += prose.problems(values)
     return found
 
 
-def renew(pages: Sequence[str], root: Path = ROOT, folder: Path = FOLDER) -> list[str]:
-    """Write the figures of `pages` as they are recorded; returns a line for each that changed."""
+def renew(root: Path = ROOT, folder: Path = FOLDER) -> list[str]:
+    """Write the figures of all pages as they are recorded; returns a line for each that changed."""
     values, allowed = Values(folder), Allowed.read(folder / "allowed.toml")
     changes = []
-    for page in pages:
+    for page in every_page(root):
         path = root / page
         text, changed = Prose.read(page, path.read_text("utf-8"), allowed).renewed(values)
         if changed:
