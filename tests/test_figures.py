@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.recorded import pages
-from benchmarks.recorded.docs import Docs, Measured
+from benchmarks.recorded.docs import Docs, Measured, MeasuredApart
 from benchmarks.recorded.prose import Allowed, Prose
 from benchmarks.recorded.values import Values
 from cadc_rec.errors import CadcError
@@ -241,6 +241,17 @@ def test_other_results_than_those_of_studies_make_tables_too(tmp_path, folder):
     (folder / "speed.json").write_text("{")
     with pytest.raises(CadcError, match=r"speed.json: is not JSON .*; record it again"):
         docs.pages(tmp_path, folder)
+
+
+def test_results_of_several_files_make_one_table(tmp_path, folder):
+    def tables(files):
+        return {"t": f"| {', '.join(file.stem for file in files)} |"}
+
+    made = MeasuredApart(files="sp*.json", marks={"t": "p.md"}, tables=tables)
+    (tmp_path / "p.md").write_text("<!-- t -->\n<!-- /t -->\n")
+    (folder / "spare.json").write_text("[]")
+    made.write(tmp_path, folder)
+    assert (tmp_path / "p.md").read_text() == "<!-- t -->\n| spare, speed |\n<!-- /t -->\n"
 
 
 def test_a_table_that_was_changed_by_hand_is_named(tmp_path, folder, monkeypatch):

@@ -138,3 +138,18 @@ class Measured(Written):
             return json.loads(path.read_text("utf-8"))
         except ValueError as error:
             raise CadcError(f"{path}: is not JSON ({error}); record it again.") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredApart(Written):
+    """What a benchmark writes that has a file a dataset; its results are the files' paths.
+
+    Attributes:
+        files: a pattern of their names in the folder.
+    """
+
+    files: str
+
+    def recorded(self, folder: Path = FOLDER) -> Any:
+        """As of `Written`."""
+        return sorted(folder.glob(self.files)) or None

@@ -8,20 +8,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import beyond, cold, compression, paper
+from benchmarks import beyond, cold, compression, paper, sets
 from benchmarks.days.page import DOCS as DAYS
 from benchmarks.marks import ROOT
-from benchmarks.recorded.docs import Written
+from benchmarks.recorded.docs import Measured, MeasuredApart, Written
 from benchmarks.recorded.files import FOLDER
 from benchmarks.recorded.prose import Allowed, Prose
 from benchmarks.recorded.values import Values
+from benchmarks.time_to_quality import page as time_to_quality
+from benchmarks.time_to_quality.record import Record, read
 
+
+def _runs(files: Sequence[Path]) -> list[Record]:
+    return [read(file) for file in files]
+
+
+_SETS = Measured(
+    file="sets",
+    marks={sets.MARK: "docs/study.md"},
+    tables=lambda content: {sets.MARK: sets.table(content["sets"])},
+)
+_TIME_TO_QUALITY = MeasuredApart(
+    files="time-to-quality-*.json",
+    marks={"time-to-quality": "docs/accuracy.md"},
+    tables=lambda files: {"time-to-quality": time_to_quality.table(_runs(files))},
+    pictures=lambda files: {
+        f"docs/images/{time_to_quality.PICTURE}": time_to_quality.picture(_runs(files))
+    },
+)
 DOCS: tuple[Written, ...] = (
     paper.DOCS,
     *compression.DOCS.values(),
     *beyond.DOCS.values(),
     *cold.DOCS.values(),
     DAYS,
+    _SETS,
+    _TIME_TO_QUALITY,
 )
 """What writes tables and pictures, in the order of writing."""
 
