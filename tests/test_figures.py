@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from benchmarks.recorded import __main__ as command
 from benchmarks.recorded import pages
 from benchmarks.recorded.docs import Docs, Measured, MeasuredApart
 from benchmarks.recorded.prose import Allowed, Prose
@@ -252,6 +253,33 @@ def test_results_of_several_files_make_one_table(tmp_path, folder):
     (folder / "spare.json").write_text("[]")
     made.write(tmp_path, folder)
     assert (tmp_path / "p.md").read_text() == "<!-- t -->\n| spare, speed |\n<!-- /t -->\n"
+
+
+def test_the_commits_of_a_study_are_counted_wherever_they_stand(folder):
+    content = json.loads((folder / "s.json").read_text())
+    content["cells"][0]["commit"] = "aaa"
+    content["cells"][1]["commit"] = "bbb"
+    (folder / "s.json").write_text(json.dumps(content))
+    assert pages.commits(folder) == {"s": {"aaa": 1, "bbb": 1, "unknown": 3}}
+    for cell in content["cells"][:2]:
+        del cell["commit"]
+    content["datasets"]["d"]["commit"] = "ccc"
+    (folder / "s.json").write_text(json.dumps(content))
+    assert pages.commits(folder) == {"s": {"ccc": 5}}
+
+
+def test_the_command_checks_finds_and_writes(folder, monkeypatch, capsys):
+    monkeypatch.setattr(command, "problems", lambda held: [f"{page} is wrong" for page in held])
+    monkeypatch.setattr(command, "Values", lambda: Values(folder))
+    monkeypatch.setattr(command, "renew", lambda: ["p.md:1: 2 is now 3"])
+    monkeypatch.setattr(command, "DOCS", ())
+    with pytest.raises(SystemExit, match=r"^a\.md is wrong\nb\.md is wrong$"):
+        command.main(["--check", "a.md", "b.md"])
+    command.main(["--find", "s/d/gold/seeds"])
+    command.main([])
+    assert capsys.readouterr().out == "1\np.md:1: 2 is now 3\n"
+    with pytest.raises(SystemExit, match=r"^error: s/d/gold/hr@9: has no hr@9, there is "):
+        command.main(["--find", "s/d/gold/hr@9"])
 
 
 def test_a_table_that_was_changed_by_hand_is_named(tmp_path, folder, monkeypatch):

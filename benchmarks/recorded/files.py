@@ -17,7 +17,11 @@ _DIGITS = 6
 
 
 def small(value: Any) -> Any:
-    """Numbers rounded to six digits, and files without the folders of this machine."""
+    """Numbers rounded to six digits, and files without the folders of this machine.
+
+    What is shown of them is rounded a second time, so that a last digit may be another than in the
+    report, which is made of the run itself.
+    """
     if isinstance(value, dict):
         return {name: small(one) for name, one in value.items()}
     if isinstance(value, list | tuple):

@@ -5,6 +5,8 @@ In: recorded results, and the pages. Out: what is wrong with them, or the pages 
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,6 +92,26 @@ def problems(held: Sequence[str] = HELD, root: Path = ROOT, folder: Path = FOLDE
             for mark in prose.marks
             if page in held and (page, mark) not in made
         ]
+    return found
+
+
+def commits(folder: Path = FOLDER) -> dict[str, dict[str, int]]:
+    """By recorded study: how many of its finished cells the code of each commit ran."""
+    found: dict[str, dict[str, int]] = {}
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text("utf-8"))
+        if not isinstance(content, dict) or "of_ranks" not in content:
+            continue
+        done = [cell for cell in content["cells"] if cell["status"] == "done"]
+        of = [
+            place["commit"]
+            for cell in done
+            for place in (cell, content["datasets"][cell["dataset"]], content["common"])
+            if "commit" in place
+        ]
+        found[path.stem] = dict(Counter(of))
+        if len(of) < len(done):
+            found[path.stem]["unknown"] = len(done) - len(of)
     return found
 
 
