@@ -25,7 +25,7 @@ import duckdb
 
 from benchmarks.marks import ROOT
 from benchmarks.recorded.docs import Measured
-from benchmarks.recorded.studies import FOLDER
+from benchmarks.recorded.files import FOLDER
 from cadc_rec import strict_json
 from cadc_rec.config.data import DataConfig
 from cadc_rec.data.sources.raw_tables import PER_SECOND
