@@ -12,7 +12,8 @@ for curves (`cadc_rec.study.usual.USUAL`) is learned anew for each set, from the
 
 - *Of cells*: the law gets the cells of one seed at the smallest shares that together cost at most
   5% of training on everything, and the base. Validation and test are checked apart, each from runs
-  measured on the same. Nothing is run.
+  measured on the same. Nothing is run. Cells of fewer than 200 steps are left out: `advise` would
+  have given them a smaller batch.
 - *--advise*: the command itself, on validation: it chooses and makes its own runs, in the study's
   work folder.
 
@@ -38,6 +39,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.study.law import Curve, Point, fit, learn
 from cadc_rec.study.report.study_data import Cell, load_studies
 from cadc_rec.study.run.advise import BUDGET, Advice, advise
+from cadc_rec.study.run.cheap_runs import LEAST_STEPS
 from cadc_rec.study.run.grid import Study, read_study
 from cadc_rec.study.usual import BROAD, Around, Kind, Usual, kind_of
 
@@ -140,14 +142,22 @@ def curves_of(folder: Path) -> list[Recorded]:
         for cell in done:
             grouped[cell.dataset, cell.method, cell.integration].append(cell)
         for (dataset, method, _), cells in grouped.items():
+            kind, base_method = kind_of(Experiment.model_validate(cells[0].config))
+            cells = [cell for cell in cells if kind == "added" or _steps(cell) >= LEAST_STEPS]
             if len({cell.ratio for cell in cells}) < 2:
                 continue
-            kind, base_method = kind_of(Experiment.model_validate(cells[0].config))
             base = [c for c in done if (c.dataset, c.method) == (dataset, base_method)]
             if base:
                 source = f"study {study.name}, {cells[0].finished[:10]}"
                 found += [_recorded(dataset, method, kind, s, cells, base, source) for s in SPLITS]
     return found
+
+
+def _steps(cell: Cell) -> int:
+    """That a cell took; `advise` gives a sample with few of them a smaller batch."""
+    train, rows = Experiment.model_validate(cell.config).train, cell.rows
+    assert rows is not None  # the cell is done
+    return train.epochs * math.ceil(rows.selected / train.sized(rows.selected).batch_size)
 
 
 SPLITS: tuple[Split, ...] = ("validation", "test")

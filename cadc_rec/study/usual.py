@@ -100,11 +100,11 @@ USUAL: Mapping[Kind, Usual] = {
         misfit=0.01,
     ),
     "frozen": Usual(
-        floor=Around(-0.576, 0.274),
-        top=Around(0.008, 0.044),
-        exponent=Around(-0.45, 0.438),
-        knee=Around(-3.868, 1.179),
-        noise=Around(-0.869, 0.61),
+        floor=Around(-0.617, 0.289),
+        top=Around(0.007, 0.043),
+        exponent=Around(-0.574, 0.428),
+        knee=Around(-4.47, 1.195),
+        noise=Around(-1.019, 0.662),
         misfit=0.01,
     ),
     "alone": Usual(

@@ -66,7 +66,10 @@ def studies(tiny, tmp_path):
                 cell = place | {"schema_version": 1, "status": "done", "users": 5000}
                 cell |= {"metrics": {"hr@10": values["test"], "ndcg@10": 0.1}, "split": "x"}
                 cell |= {"validation": {"hr@10": values["validation"], "ndcg@10": 0.1}}
-                cell |= {"rows": {"train": 1000, "selected": 10}, "seconds": seconds}
+                cell |= {
+                    "rows": {"train": 10**7, "selected": round(10**7 / ratio)},
+                    "seconds": seconds,
+                }
                 cell |= {"config": config[method]}
                 (folder / "cells" / f"{place['id']}.json").write_text(json.dumps(cell))
     head = {"schema_version": 1, "name": "curves", "title": "t", "layout": "grid"}

@@ -15,11 +15,12 @@ from cadc_rec import strict_json
 from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.pipeline import launched
 from cadc_rec.study.run.advise import Advice, Predicted, Trial, advise
+from cadc_rec.study.run.cheap_runs import LEAST_STEPS, enough_steps_batch
 from cadc_rec.updates.chain import Wanted
 
 Number = TypeVar("Number", int, float)
 METRIC = "hr@10"
-_WIDTH = 100  # of tables in a file, so that they do not wrap
+_WIDTH = 112  # of tables in a file, so that they do not wrap
 
 
 def run_advise(
@@ -255,6 +256,12 @@ def cautions(advice: Advice) -> list[str]:
             f"The budget of {100 * cost.budget:g}% was exceeded: on so little data the tables and "
             "what a run takes beside its steps weigh more than the steps."
         )
+    batch = _smaller_batch(advice)
+    if batch is not None:
+        found.append(
+            f"At the share advised the config's batch leaves fewer than {LEAST_STEPS} steps, too "
+            f"few for what is predicted: set train.batch_size={batch} there, as these runs did."
+        )
     if advice.law.widened > 1:
         found.append(
             "The runs do not follow a curve that is usual for the method, so the intervals were "
@@ -267,6 +274,15 @@ def cautions(advice: Advice) -> list[str]:
             f"than {_percent(high)}: within the tolerance without any labelled example."
         )
     return found
+
+
+def _smaller_batch(advice: Advice) -> int | None:
+    """The batch with which the share advised has enough steps; None where the config's has."""
+    chosen, run = advice.chosen, advice.tried[0].runs[0]
+    if chosen is None or advice.kind == "added":
+        return None
+    few = math.ceil(run.everything_steps / chosen.ratio) < LEAST_STEPS
+    return enough_steps_batch(chosen.rows, run.epochs) if few else None
 
 
 def _keep(ratio: float) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from scipy.optimize import nnls
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
@@ -49,7 +50,7 @@ class Trial:
 
     @property
     def seconds(self) -> float:
-        """Seconds of all seeds' runs without the tables and validation."""
+        """Of all seeds' runs, without the tables and validation."""
         return sum(run.seconds for run in self.runs)
 
     @property
@@ -232,7 +233,7 @@ def _trials(run: Runner, seeds: tuple[int, ...], budget: float) -> list[Trial]:
     trials = [made(_round_up(min(_FIRST_RATIO, largest)))]
     for part in _PARTS:
         ratio = _next_ratio(trials, part, budget)
-        if ratio is not None and ratio < trials[-1].ratio / 1.2:
+        if ratio is not None:
             trials.append(made(ratio))
     while len(trials) < _LEAST_SHARES:  # the budget does not pay for what a law needs
         trials.append(made(_round_up(max(trials[-1].ratio / 2, 1.0))))
@@ -240,13 +241,44 @@ def _trials(run: Runner, seeds: tuple[int, ...], budget: float) -> list[Trial]:
 
 
 def _next_ratio(trials: Sequence[Trial], part: float, budget: float) -> float | None:
-    """The ratio whose runs take `part` of what is left; None where nothing is left."""
-    cost = _cost(trials, budget)
-    last = trials[-1]
-    # What a run takes beside its steps: it does not grow with the share.
-    steps = sum(run.everything_seconds * run.rows / run.of for run in last.runs)
-    seconds = _CAREFUL * part * cost.left - max(last.seconds - steps, 0.0)
-    return None if seconds <= 0 else _round_up(max(cost.everything / seconds, 1.0))
+    """The smallest ratio whose runs take at most `part` of what is left; None if none is larger."""
+    seconds = _CAREFUL * part * _cost(trials, budget).left
+    last, speed = trials[-1], _speed(trials)
+
+    def estimated(ratio: float) -> float:
+        return sum(
+            run.fixed_seconds
+            + speed.of(max(run.everything_steps / ratio, run.steps), run.of * run.epochs / ratio)
+            for run in last.runs
+        )
+
+    affordable = [r for r in np.geomspace(1.0, last.ratio / 1.2, 200) if estimated(r) <= seconds]
+    return _round_up(float(affordable[0])) if affordable else None
+
+
+@dataclass(frozen=True)
+class _Speed:
+    """Seconds of a step, and of a row in one."""
+
+    step: float
+    row: float
+
+    def of(self, steps: float, visits: float) -> float:
+        return self.step * steps + self.row * visits
+
+
+def _speed(trials: Sequence[Trial]) -> _Speed:
+    """What suits all runs best, each counted by its relative error.
+
+    One run does not tell steps from rows; all is then put down to steps, so that everything is
+    estimated to take less rather than more, and the budget is smaller rather than larger.
+    """
+    runs = [run for trial in trials for run in trial.runs]
+    rows = len(trials) > 1
+    parts = np.array([[run.steps, run.visits * rows] for run in runs], np.float64)
+    seconds = np.array([max(run.training_seconds, 1e-9) for run in runs])
+    step, row = nnls(parts / seconds[:, None], np.ones(len(runs)))[0]
+    return _Speed(float(step), float(row))
 
 
 def _round_up(ratio: float) -> float:
@@ -256,11 +288,11 @@ def _round_up(ratio: float) -> float:
 
 
 def _cost(trials: Sequence[Trial], budget: float) -> Cost:
-    last = trials[-1]  # the largest share's speed is nearest to that of everything
+    last, speed = trials[-1].runs, _speed(trials)
     return Cost(
-        tables=sum(run.tables_seconds for run in last.runs),
+        tables=sum(run.tables_seconds for run in last),
         runs=sum(trial.seconds for trial in trials),
-        everything=sum(run.everything_seconds for run in last.runs),
+        everything=sum(speed.of(run.everything_steps, run.of * run.epochs) for run in last),
         budget=budget,
     )
 

@@ -7,6 +7,7 @@ evaluation writes test ranks too; they are never opened here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from cadc_rec.study.usual import Kind, kind_of
 from cadc_rec.updates.chain import Wanted, take_update
 
 K = 10
+LEAST_STEPS, LEAST_BATCH = 200, 16
 _RANKS = "validation_ranks.parquet"
 _TABLES = ("pretrain", "transitions", "prior")
 
@@ -39,9 +41,11 @@ class Measured:
         rows: labelled examples the towers were trained on.
         of: all training interactions.
         epochs: that it trained.
+        steps: that it took.
+        everything_steps: that as many epochs over all rows take, with the config's batch.
         tables_seconds: learning the tables, which every share needs and all runs of a seed share.
-        seconds: selection, building the model and the steps, without validation.
-        everything_seconds: estimate of the steps on every row, as many epochs, at its speed.
+        fixed_seconds: selection and building the model.
+        training_seconds: the steps, without validation.
         base: HR@10 of the tables alone, where the run measured that itself.
     """
 
@@ -50,10 +54,22 @@ class Measured:
     rows: int
     of: int
     epochs: int
+    steps: int
+    everything_steps: int
     tables_seconds: float
-    seconds: float
-    everything_seconds: float
+    fixed_seconds: float
+    training_seconds: float
     base: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Of selection and training, without validation."""
+        return self.fixed_seconds + self.training_seconds
+
+    @property
+    def visits(self) -> int:
+        """Rows that it trained on, each as often as an epoch came by it."""
+        return self.rows * self.epochs
 
 
 class Runner(Protocol):
@@ -106,6 +122,7 @@ class CheapRuns:
                 f"{config}: method {self.method} trains no towers on a sample, so there is no "
                 f"share to advise on; choose with --method one that does: {', '.join(_sampled())}."
             )
+        self._train = file.train
         self.kind: Kind
         self.base_method: str
         self.kind, self.base_method = kind_of(file)
@@ -113,22 +130,25 @@ class CheapRuns:
 
     def __call__(self, ratio: float, seed: int) -> Measured:
         """Run it, or find it done."""
-        made = self._made(self.method, seed, f"select.ratio={ratio}")
+        made = self._made(self.method, seed, f"select.ratio={ratio}", *self._enough_steps(ratio))
         train, ranks = made["train"].info, _validation_ranks(made)
-        of = int(made["select"].info["of"])
+        of, rows = (int(made["select"].info[name]) for name in ("of", "selected"))
         epochs = len(train["history"])
+        batch = self._train.sized(of).batch_size
         tables = sum(made[stage].seconds for stage in _TABLES if stage in made)
         if "pretrain" in made:
             tables -= made["pretrain"].info["validation_seconds"]
         return Measured(
             value=_hit_rate(ranks),
             users=len(ranks),
-            rows=int(made["select"].info["selected"]),
+            rows=rows,
             of=of,
             epochs=epochs,
+            steps=epochs * train["steps_per_epoch"],
+            everything_steps=epochs * math.ceil(of / batch),
             tables_seconds=tables,
-            seconds=made["select"].seconds + train["setup_seconds"] + train["training_seconds"],
-            everything_seconds=of * epochs / train["positives_per_second"],
+            fixed_seconds=made["select"].seconds + train["setup_seconds"],
+            training_seconds=train["training_seconds"],
             base=_base_of(train),
         )
 
@@ -139,6 +159,18 @@ class CheapRuns:
     def rows(self) -> int:
         """Of the prepared dataset, which is made for it."""
         return int(self._prepared()["prepare"].info["train"])
+
+    def _enough_steps(self, ratio: float) -> list[str]:
+        """A smaller batch for towers that begin at random, where theirs leaves them few steps.
+
+        A sample of less than a batch has one step an epoch. It would show how little a few dozen
+        steps teach, whatever the sample, and say nothing of larger shares, which have enough.
+        """
+        rows, train = round(self.rows() / ratio), self._train
+        batch = train.sized(rows).batch_size
+        if self.kind == "added" or train.epochs * math.ceil(rows / batch) >= LEAST_STEPS:
+            return []
+        return [f"train.batch_size={enough_steps_batch(rows, train.epochs)}"]
 
     def _prepared(self) -> Mapping[str, Artifact]:
         if self._given is None:
@@ -154,6 +186,11 @@ class CheapRuns:
         experiment = load_experiment(self.config, method=method, overrides=overrides)
         with opened(experiment, self.workdir, self.data_dir, given=given) as pipeline:
             return pipeline.run()
+
+
+def enough_steps_batch(rows: int, epochs: int) -> int:
+    """The batch that leaves a sample `LEAST_STEPS` steps."""
+    return max(rows * epochs // LEAST_STEPS, LEAST_BATCH)
 
 
 def _sampled() -> list[str]:

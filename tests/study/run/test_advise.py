@@ -54,9 +54,11 @@ class FakeRuns:
             rows=rows,
             of=self.of,
             epochs=10,
+            steps=rows // 100,
+            everything_steps=self.of // 100,
             tables_seconds=self.tables,
-            seconds=self.beside + rows * 10 / 1e6,
-            everything_seconds=self.of * 10 / 1e6,
+            fixed_seconds=self.beside,
+            training_seconds=rows * 10 / 1e6,
         )
 
     def base(self, seed):
@@ -156,6 +158,16 @@ def test_tables_within_the_tolerance_are_named():
     assert near["base"]["loss"] == pytest.approx(0.0, abs=0.08)  # everything reaches it, too
     assert "The tables alone (--method mf) lose" in near["cautions"][0]
     assert not FakeRuns(base=0.2).advise(0.0).base_loss[2] <= 0.0
+
+
+def test_a_share_with_few_steps_is_advised_with_a_smaller_batch():
+    class LargeBatches(FakeRuns):
+        def __call__(self, ratio, seed):
+            return replace(super().__call__(ratio, seed), everything_steps=800)
+
+    told = cautions(LargeBatches(tables=0.0).advise())  # 1 in 5: 160 steps
+    assert "set train.batch_size=10000 there" in told[0]  # 200,000 rows, 10 epochs, 200 steps
+    assert not any("train.batch_size" in one for one in cautions(FakeRuns().advise()))
 
 
 def test_json_holds_what_is_printed():
