@@ -20,7 +20,9 @@ import pyarrow.parquet as pq
 
 from cadc_rec.errors import CadcError
 from cadc_rec.store.atomic import commit
+from cadc_rec.study.prices import Prices
 from cadc_rec.study.report.cold import cold_table
+from cadc_rec.study.report.costs import costs_table
 from cadc_rec.study.report.features import features_table
 from cadc_rec.study.report.figures import study_figures
 from cadc_rec.study.report.groups import Comparisons
@@ -31,7 +33,7 @@ from cadc_rec.study.report.updated import as_updated
 from cadc_rec.updates.chain import Wanted
 
 PAGE = "index.html"
-_MORE = {"Cold items": "cold-table", "What features add": "features-table"}
+_MORE = {"Costs": "costs-table", "Cold items": "cold-table", "What features add": "features-table"}
 
 
 @dataclass(frozen=True)
@@ -55,20 +57,29 @@ class Report:
     unavailable: int
 
 
-def write_report(folder: Path, out: Path | None = None, update: Wanted = "newest") -> Report:
+def write_report(
+    folder: Path,
+    out: Path | None = None,
+    update: Wanted = "newest",
+    prices: Prices | None = None,
+) -> Report:
     """Write the report of a study, or of all studies in the folders right below `folder`.
 
     Args:
         folder: what a study was run into.
         out: where the report goes; ``folder/report`` by default. A report there is replaced.
         update: which update of the cells' runs to report.
+        prices: what dollars are computed with, in place of the studies' own.
 
     Raises:
         CadcError: `folder` holds no study or one that cannot be read, not all cells have the
             update, or `out` holds something else than a report or cannot be written.
     """
     out = folder / "report" if out is None else out
-    comparisons = Comparisons(as_updated(load_studies(folder), update))
+    studies = as_updated(load_studies(folder), update)
+    if prices is not None:
+        studies = [study.model_copy(update={"prices": prices}) for study in studies]
+    comparisons = Comparisons(studies)
     sections = [
         Section(
             study,
@@ -105,9 +116,12 @@ def write_report(folder: Path, out: Path | None = None, update: Wanted = "newest
 
 def _more(study: Study, comparisons: Comparisons) -> tuple[tuple[str, TableView], ...]:
     """The tables that only some studies have."""
-    found = zip(
-        _MORE, (cold_table(study, comparisons), features_table(study, comparisons)), strict=True
+    tables = (
+        costs_table(study, comparisons),
+        cold_table(study, comparisons),
+        features_table(study, comparisons),
     )
+    found = zip(_MORE, tables, strict=True)
     return tuple((heading, table) for heading, table in found if table is not None)
 
 
@@ -201,7 +215,10 @@ def _flat(study: Study, cell: Cell) -> dict[str, Any]:
     for name, value in cell.model_dump(
         exclude={"history", "config", "schema_version", "artifacts"}
     ).items():
-        if isinstance(value, dict):
+        if name == "costs":
+            parts = ((stage, of.items()) for stage, of in value.items())
+            row |= {f"costs.{stage}.{key}": part for stage, of in parts for key, part in of}
+        elif isinstance(value, dict):
             row |= {f"{name}.{key}": part for key, part in value.items()}
         elif name not in (
             "metrics",
