@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -208,8 +209,14 @@ def _validation_of(cell: Cell) -> float:
 
 def usual_without(curves: Sequence[Recorded], one: Recorded) -> Usual:
     """What is usual for its kind, from the curves of other sets."""
-    others = [c for c in curves if (c.kind, c.split) == (one.kind, one.split) and c.set != one.set]
-    return learn([c.curve() for c in others], BROAD[one.kind])
+    same = [c for c in curves if (c.kind, c.split) == (one.kind, one.split)]
+    others = [c.curve() for c in same if _log(c.set) != _log(one.set)]
+    return learn(others, BROAD[one.kind])
+
+
+def _log(name: str) -> str:
+    """The log that a set is of: another core or another split of it is no other set."""
+    return re.sub(r"-(by-time|new|\d+core)$", "", name)
 
 
 def check_cells(

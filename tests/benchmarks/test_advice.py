@@ -122,8 +122,9 @@ def test_what_is_usual_is_never_learned_from_the_set_itself(monkeypatch):
 
     used = []
     monkeypatch.setattr("benchmarks.advice.learn", lambda curves, start: used.append(curves))
-    one, two = curve("one", 0.1), curve("two", 0.2)
-    usual_without([one, two], one)
+    one, two = curve("one-20core", 0.1), curve("two", 0.2)
+    same = [curve(name, 0.3) for name in ("one", "one-by-time", "one-5core")]
+    usual_without([one, two, *same], one)
     assert used == [[two.curve()]]
 
 
