@@ -15,7 +15,6 @@ from benchmarks.days.clicks import DAY, HOUR, Log
 from benchmarks.days.judge import MISSED, of_finished, of_popularity, ranks
 from benchmarks.days.page import DOCS, TABLES
 from benchmarks.days.results import Results
-from benchmarks.recorded.files import small
 from cadc_rec.data.recent_popularity import LatestScores
 
 MIDNIGHT = 1_506_826_800_000
@@ -214,7 +213,7 @@ def test_four_days_are_judged_as_the_update_itself_foresaw_and_are_not_made_twic
     assert anew["metrics"] == again["metrics"]
     # What is recorded makes the page of what was measured, without the ranks.
     found = Results.read(work / "results")
-    content = json.loads(json.dumps(small(found.record())))
+    content = json.loads(json.dumps(found.record()))
     assert DOCS.tables(content) == {mark: "\n".join(made(found)) for mark, made in TABLES.items()}
     ratio = found.metric("update", "04") / found.metric("rebuild", "04")
     assert f"| {ratio:.3f} |" in DOCS.tables(content)["days-accuracy"]
