@@ -37,13 +37,13 @@ def sentences_of_one(one: Kept) -> tuple[Sentence, ...]:
         out = (
             f"On {one.title}, no measured share of the labelled examples keeps {ENOUGH:.0f}% of "
             f"the {METRIC.upper()} that {whole} reaches on all; the nearest, {one.method} on "
-            f"{_rows(best)}, keeps {best.kept:.1f}%: {reached}."
+            f"{_part(best)} ({_counts(best)}), keeps {best.kept:.1f}%: {reached}."
         )
     else:
         out = (
             f"On {one.title}, {one.method} keeps {best.kept:.1f}% of the {METRIC.upper()} that "
-            f"{whole} reaches, on {_rows(best)} of the labelled examples, the smallest measured "
-            f"share that keeps {ENOUGH:.0f}%: {reached}."
+            f"{whole} reaches, on {_part(best)} of the labelled examples ({_counts(best)}), the "
+            f"smallest measured share that keeps {ENOUGH:.0f}%: {reached}."
         )
     before, also = (g.seconds() or {} for g in (best.group, one.everything))
     cost = f"{_cost(best.kept)}; {_told(best.compared)}"
@@ -115,10 +115,14 @@ def _each(found: Sequence[Kept]) -> str:
     return "; ".join(f"{one.title}: {one.method}, 1/{one.shown.group.ratio:g}" for one in found)
 
 
-def _rows(sample: Sample) -> str:
+def _part(sample: Sample) -> str:
+    return f"1/{sample.group.ratio:g}"
+
+
+def _counts(sample: Sample) -> str:
     rows = sample.group.done[0].rows
     assert rows is not None
-    return f"1/{sample.group.ratio:g} ({rows.selected:,} of {rows.train:,})"
+    return f"{rows.selected:,} of {rows.train:,}"
 
 
 def _left_out(sample: Sample) -> float:

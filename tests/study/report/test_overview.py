@@ -48,7 +48,7 @@ def test_of_one_set_the_smallest_share_that_keeps_enough_is_told(curve):
     assert list(said) == ["What can be left out", "What it costs", "What it saves"]
     out, cost, saved = said.values()
     assert out.startswith("On MovieLens 1M, CADC keeps 97.5% of the HR@10 that Gold standard ")
-    assert "on 1/20 (2,500 of 50,000) of the labelled examples" in out
+    assert "on 1/20 of the labelled examples (2,500 of 50,000), the smallest" in out
     assert out.endswith("the smallest measured share that keeps 95%: 7.80% against 8.00%.")
     assert cost.startswith("It costs 2.5% of the HR@10; no ranks of both are kept to compare")
     assert "6.0 s of pre-training" in cost
