@@ -6,44 +6,41 @@
 
 In: ``configs/study/beyond.toml`` or ``defaults.toml``. Out: ``WORKDIR/studies/NAME`` and a page;
 that of ``beyond`` is over all studies of the work folder, so gold on Epinions is compared with
-where `benchmarks.paper` was run there too.
+where `benchmarks.paper` was run there too. With ``--docs`` nothing is run: what has been measured
+is recorded (`benchmarks.recorded`), and the tables of the page are made from it.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from benchmarks.paper import ROOT, between
+from benchmarks.recorded.docs import Docs
 from benchmarks.study_command import study_command
 from cadc_rec.evaluation.statistics import Comparison, percent_difference
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import Comparisons, Group, label
 from cadc_rec.study.report.many import corrected
 from cadc_rec.study.report.paper import METRICS
-from cadc_rec.study.report.study_data import Study, load_studies
+from cadc_rec.study.report.report import markdown_table
+from cadc_rec.study.report.study_data import Study
+from cadc_rec.study.report.tables import study_table
 
 BEYOND, DEFAULTS = "beyond", "defaults"
-PAGE = ROOT / "docs" / "accuracy.md"
+PAGE = "docs/accuracy.md"
 
 
-def into_docs(report: Path, studies: Path, page: Path = PAGE) -> None:
-    """Put the study's tables between the marks of `page`.
+def beyond_tables(page: Comparisons) -> dict[str, str]:
+    """All methods beyond the paper, and what their parts are worth; Markdown by mark."""
+    study = next(study for study in page.studies if study.name == BEYOND)
+    return {BEYOND: grid(study, page), "parts": parts(study, page)}
 
-    Args:
-        report: the report's folder.
-        studies: the folder of the studies it is about.
-        page: with the marks ``beyond`` and ``parts``, or ``defaults``.
-    """
-    if (studies / "study.json").is_file():  # that of one study alone
-        table = (report / "grid-table.md").read_text("utf-8").strip()
-        page.write_text(between(page.read_text("utf-8"), DEFAULTS, table, page), "utf-8")
-        return
-    table = (report / "grid-table.md").read_text("utf-8").strip()
-    text = between(page.read_text("utf-8"), "beyond", table, page)
-    found = load_studies(studies)
-    study = next(study for study in found if study.name == BEYOND)
-    text = between(text, "parts", parts(study, Comparisons(found)), page)
-    page.write_text(text, "utf-8")
+
+def defaults_tables(page: Comparisons) -> dict[str, str]:
+    """What a newcomer gets; Markdown by mark."""
+    return {DEFAULTS: grid(page.studies[0], page)}
+
+
+def grid(study: Study, page: Comparisons) -> str:
+    """A study's first table in Markdown."""
+    return markdown_table(study, study_table(study, page)).strip()
 
 
 def parts(study: Study, comparisons: Comparisons) -> str:
@@ -86,14 +83,19 @@ def _texts(compared: Comparison, group: Group, other: Group, metric: str) -> tup
     return difference, f"{formatting.interval(compared)}: {compared.verdict}"
 
 
+DOCS = {
+    BEYOND: Docs((BEYOND,), {BEYOND: PAGE, "parts": PAGE}, beyond_tables, beside=("table1",)),
+    DEFAULTS: Docs((DEFAULTS,), {DEFAULTS: PAGE}, defaults_tables),
+}
+
+
 def main() -> None:
     """Run a study, report."""
     study_command(
         __doc__,
-        (BEYOND, DEFAULTS),
+        DOCS,
         lambda workdir, raw: raw,
         lambda studies, name: studies / name if name == DEFAULTS else studies,
-        lambda report, studies, name: into_docs(report, studies),
     )
 
 

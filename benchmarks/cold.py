@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
-from benchmarks.paper import ROOT, between
+from benchmarks.recorded.docs import Docs
 from benchmarks.study_command import study_command
 from cadc_rec.config.data import DataConfig
 from cadc_rec.data.engine import open_engine
@@ -29,14 +29,14 @@ from cadc_rec.data.sources.public_datasets import read_movielens_1m
 from cadc_rec.data.sources.raw_input import find_raw
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
+from cadc_rec.study.report.cold import cold_table
+from cadc_rec.study.report.features import features_table
+from cadc_rec.study.report.groups import Comparisons
+from cadc_rec.study.report.report import markdown_table
+from cadc_rec.study.report.study_data import Study
+from cadc_rec.study.report.tables import TableView, study_table
 
-PAGE = ROOT / "docs" / "accuracy.md"
-TABLES = {
-    "cold": {"cold": "cold-table.md", "cold-warm": "grid-table.md"},
-    "features": {"features": "features-table.md"},
-}
-"""Of each study, the marks of the page and the report's file that goes between them."""
-
+PAGE = "docs/accuracy.md"
 _LISTED = ("director", "actors", "country")
 
 
@@ -134,12 +134,29 @@ def _is_there(path: Path) -> bool:
     return path.exists()
 
 
-def into_docs(report: Path, tables: dict[str, str], page: Path = PAGE) -> None:
-    """Put the report's tables between their marks of `page`."""
-    text = page.read_text("utf-8")
-    for mark, name in tables.items():
-        text = between(text, mark, (report / name).read_text("utf-8").strip(), page)
-    page.write_text(text, "utf-8")
+def cold_tables(page: Comparisons) -> dict[str, str]:
+    """What cold items reach, and the others in the same runs; Markdown by mark."""
+    (study,) = page.studies
+    return {
+        "cold": _markdown(study, cold_table(study, page)),
+        "cold-warm": _markdown(study, study_table(study, page)),
+    }
+
+
+def features_tables(page: Comparisons) -> dict[str, str]:
+    """What sets of features add; Markdown by mark."""
+    (study,) = page.studies
+    return {"features": _markdown(study, features_table(study, page))}
+
+
+def _markdown(study: Study, table: TableView | None) -> str:
+    return "Not measured yet." if table is None else markdown_table(study, table).strip()
+
+
+DOCS = {
+    "cold": Docs(("cold",), {"cold": PAGE, "cold-warm": PAGE}, cold_tables),
+    "features": Docs(("features",), {"features": PAGE}, features_tables),
+}
 
 
 def main() -> None:
@@ -151,10 +168,7 @@ def main() -> None:
         write_tables(tables, raw)
         return tables
 
-    def docs(report: Path, studies: Path, name: str) -> None:
-        into_docs(report, TABLES[name])
-
-    study_command(__doc__, ("cold", "features"), data, lambda studies, name: studies / name, docs)
+    study_command(__doc__, DOCS, data, lambda studies, name: studies / name)
 
 
 if __name__ == "__main__":

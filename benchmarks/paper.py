@@ -1,36 +1,38 @@
 """The paper's whole study, one command: Table 1, Table 2, Figure 1, then their page.
 
     python -m benchmarks.paper --workdir work           # hours; goes on where it was stopped
-    python -m benchmarks.paper --workdir work --docs    # what is measured, into docs/results.md
+    python -m benchmarks.paper --workdir work --docs    # what is measured, into the docs
 
 In: ``configs/study/{table1,table2,figure1}.toml``. Out: ``WORKDIR/studies/`` with a folder a study
-and ``report/index.html`` over all of them. With ``--docs`` nothing is run: the tables between the
-marks of docs/results.md and README.md and the figures are made from what has been measured.
+and ``report/index.html`` over all of them. With ``--docs`` nothing is run: what has been measured
+is recorded (`benchmarks.recorded`), and the tables between the marks of docs/results.md and
+README.md and the figures are made from it.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
-import shutil
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
-
+from benchmarks.marks import ROOT, between
+from benchmarks.recorded.docs import Docs
 from cadc_rec.errors import CadcError
-from cadc_rec.evaluation.statistics import spread
 from cadc_rec.log import keep_interrupts, log, set_up_logging
-from cadc_rec.study.report.paper import METHOD_TITLES
-from cadc_rec.study.report.report import write_report
+from cadc_rec.study.report import formatting
+from cadc_rec.study.report.figures import study_figures
+from cadc_rec.study.report.groups import Comparisons, Group, datasets
+from cadc_rec.study.report.paper import METHOD_TITLES, METRICS
+from cadc_rec.study.report.report import markdown_table, write_report
+from cadc_rec.study.report.study_data import Study
+from cadc_rec.study.report.tables import study_table
 from cadc_rec.study.run.cells import run_study
 
-ROOT = Path(__file__).resolve().parent.parent
+__all__ = ["ROOT", "between"]  # other benchmarks take them from here
+
 STUDIES = ("table1", "table2", "figure1")
-PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
-FIGURES = {"figure1.svg": "figure1.svg", "pareto.svg": "pareto.svg", "time.svg": "time.svg"}
+MARKS = {"table1": "table1", "table2": "table2", "figure1": "figure1-table"}
+PICTURES = {"table1": ("pareto", "time"), "figure1": ("figure1",)}
 
 
 def run_all(workdir: Path, data_dir: Path | None, jobs: int) -> list[str]:
@@ -45,59 +47,57 @@ def run_all(workdir: Path, data_dir: Path | None, jobs: int) -> list[str]:
     return wrong
 
 
-def into_docs(report: Path, page: Path = PAGE, readme: Path = README) -> None:
-    """Put the report's tables between the marks of both pages and its figures beside `page`."""
-    results = pq.read_table(report / "results.parquet").to_pylist()
-    said = between(readme.read_text("utf-8"), "results", summary(results), readme)
-    readme.write_text(said, "utf-8")
-    text = page.read_text("utf-8")
-    for table in ("table1", "table2", "figure1-table"):
-        source = report / f"{table}.md"
-        if source.exists():
-            text = between(text, table, source.read_text("utf-8").strip(), page)
-    page.write_text(text, "utf-8")
-    for name, copied in FIGURES.items():
-        if (report / name).exists():
-            shutil.copyfile(report / name, page.parent / "images" / copied)
+def tables(page: Comparisons) -> dict[str, str]:
+    """The paper's three tables and the README's summary of the first; Markdown by mark."""
+    found = {
+        MARKS[study.name]: markdown_table(study, study_table(study, page)).strip()
+        for study in page.studies
+    }
+    table1 = _study(page, "table1")
+    return found | ({"results": summary(page, table1)} if table1 else {})
 
 
-def summary(results: Sequence[Mapping[str, Any]]) -> str:
-    """Test metrics of Table 1 in Markdown: a row a method, mean and spread over the seeds.
+def pictures(page: Comparisons) -> dict[str, str]:
+    """Figure 1, and accuracy and time by method of Table 1; SVG by path."""
+    found = {}
+    for name, wanted in PICTURES.items():
+        study = _study(page, name)
+        for figure in study_figures(study, page) if study else []:
+            if figure.name in wanted:
+                found[f"docs/images/{figure.name}.svg"] = figure.svg
+    return found
 
-    Args:
-        results: rows of the report's ``results.parquet``.
-    """
-    done = [r for r in results if r["study"] == "table1" and r["status"] == "done"]
-    whole = {r["dataset"] for r in done if r["method"] == "gold"}  # nothing to compare with else
-    done = [r for r in done if r["dataset"] in whole]
-    titles = {r["dataset"]: r["dataset_title"] for r in done}
+
+def _study(page: Comparisons, name: str) -> Study | None:
+    return next((study for study in page.studies if study.name == name), None)
+
+
+def summary(page: Comparisons, study: Study) -> str:
+    """Test metrics of Table 1 in Markdown: a row a method, mean and spread over the seeds."""
+    groups = [group for group in page.groups(study) if group.done]
+    whole = {g.dataset for g in groups if g.method == "gold"}  # nothing to compare with else
+    titles = {key: title for key, title in datasets(study).items() if key in whole}
     head = ["method", *(f"{title}: HR@10 / NDCG@10 %" for title in titles.values())]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for method in [m for m in METHOD_TITLES if any(r["method"] == m for r in done)]:
-        row = [METHOD_TITLES[method]]
-        for dataset in titles:
-            mine = [r for r in done if r["method"] == method and r["dataset"] == dataset]
-            row.append(" / ".join(_mean(mine, metric) for metric in ("hr@10", "ndcg@10")))
-        lines.append("| " + " | ".join(row) + " |")
+    for method, name in METHOD_TITLES.items():
+        mine = {g.dataset: g for g in groups if g.method == method and g.dataset in whole}
+        if mine:
+            row = [name, *(_metrics(mine.get(dataset)) for dataset in titles)]
+            lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
-def _mean(results: Sequence[Mapping[str, Any]], metric: str) -> str:
-    if not results:
-        return "–"
-    found = spread([100.0 * r[f"metrics.{metric}"] for r in results])
-    return f"{found.mean:.2f}" + (
-        f" ± {found.deviation:.2f}" if found.deviation is not None else ""
-    )
+def _metrics(group: Group | None) -> str:
+    found = [group.metric(metric) if group else None for metric in METRICS]
+    return " / ".join("–" if value is None else formatting.spread(value) for value in found)
 
 
-def between(text: str, mark: str, content: str, page: Path) -> str:
-    """`text` of `page` with what lies between ``<!-- mark -->`` and ``<!-- /mark -->`` replaced."""
-    pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
-    replaced, count = pattern.subn(lambda found: f"{found[1]}{content}\n{found[2]}", text)
-    if count != 1:
-        raise CadcError(f"{page}: has {count} places marked {mark}; it needs one.")
-    return replaced
+DOCS = Docs(
+    STUDIES,
+    {**dict.fromkeys(MARKS.values(), "docs/results.md"), "results": "README.md"},
+    tables,
+    pictures,
+)
 
 
 def main() -> None:
@@ -111,22 +111,21 @@ def main() -> None:
         default=1,
         help="cells that run at the same time; measured times compare only with 1",
     )
-    parser.add_argument("--docs", action="store_true", help="run nothing; write docs/results.md")
+    parser.add_argument("--docs", action="store_true", help="run nothing; write the docs")
     arguments = parser.parse_args()
     set_up_logging()
     keep_interrupts()
+    wrong: list[str] = []
     try:
-        wrong = (
-            [] if arguments.docs else run_all(arguments.workdir, arguments.data_dir, arguments.jobs)
-        )
-        report = write_report(arguments.workdir / "studies")
         if arguments.docs:
-            into_docs(report.page.parent)
+            print(*DOCS.record(arguments.workdir / "studies"), *DOCS.write(), sep="\n")
+        else:
+            wrong = run_all(arguments.workdir, arguments.data_dir, arguments.jobs)
+            print(write_report(arguments.workdir / "studies").page.resolve())
     except CadcError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
-    print(report.page.resolve())
     sys.exit("\n".join(wrong) if wrong else 0)
 
 

@@ -1,16 +1,19 @@
 """Everything at once: hostile requests, slow readers, bombs, reloads and changes beside good load.
 
-    python -m benchmarks.soak BUNDLE OTHER        # two bundles of the same items; in .venv-serve
+    python -m benchmarks.soak BUNDLE OTHER        # in .venv-serve
+
+The two bundles have the same items, and vectors of one width.
 
 The service follows a link. While clients ask good requests at a steady rate, hostile ones are sent
 (`benchmarks.hostile`), large answers are read slowly or not at all, compressed bodies unfold to a
-hundred megabytes, the link is moved from one bundle to the other and the load call made, and items
-are withheld and released. Reloads and changes come at even distances among the hostile requests.
+hundred megabytes, the link is moved from one bundle to the other and the load call made, items are
+withheld and released, and new ones put and removed. Reloads and changes come at even distances
+among the hostile requests.
 
 No good request may fail: each must get its places filled by one of the two bundles, without an item
-that was withheld before it was sent and until it was answered. Nobody may get a 500. Afterwards the
-service's memory must be within a tenth of what it was after warming up, which is a small share of
-all this, with the same bundle in place.
+that was withheld or removed before it was sent and until it was answered. Nobody may get a 500.
+Afterwards the service's memory must be within a tenth of what it was after warming up, which is a
+small share of all this, with the same bundle in place.
 """
 
 from __future__ import annotations
@@ -44,7 +47,11 @@ _READERS = 2
 _LARGE = 256  # users of an answer that is read slowly: more than the sockets hold
 _PAUSE = 3  # seconds between two such answers
 _UNFOLDED = 100_000_000  # bytes of a bomb
-_WORDS = {"_reload": "reloads", "post_one": "items withheld or released"}
+_WORDS = {
+    "_reload": "reloads",
+    "post_one": "items withheld or released",
+    "put_or_remove": "items put or removed",
+}
 _STEP = 0.01  # seconds between two looks at how far the hostile requests are
 
 
@@ -175,6 +182,51 @@ class Availability:
         return [item for item in items if self.since.get(item, sent) < sent]
 
 
+class Arrivals:
+    """New items that are put and removed, so that answers can be held against it.
+
+    Each has the vector of an item of the first bundle, longer, so that those who like that one are
+    recommended it.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target, self.client = target, target.client()
+        self.vectors, others = (
+            load_file(one / "vectors" / "items.safetensors")["vectors"] for one in target.bundles
+        )
+        if self.vectors.shape[1] != others.shape[1]:
+            raise SystemExit(
+                f"{target.bundles[1]}: its vectors have {others.shape[1]} numbers, those of "
+                f"{target.bundles[0]} {self.vectors.shape[1]}; give two bundles of one width."
+            )
+        whole = isinstance(target.items[0], int)
+        self.ids: list[Any] = [10**9 + n if whole else f"new {n}" for n in range(1 << 16)]
+        self.new = set(self.ids)
+        self.gone: dict[Any, float] = {}
+
+    async def put_or_remove(self, number: int) -> str:
+        """Put a new item, or remove it again; why that failed, or nothing."""
+        item = self.ids[number // 2]
+        if number % 2 == 0:
+            self.gone.pop(item, None)  # of an earlier run of the same service
+            vector = 2 * self.vectors[(number // 2) * 11 % len(self.vectors)]
+            change: dict[str, Any] = {"put": [{"id": item, "vector": vector.tolist()}]}
+        else:
+            change = {"remove": [item]}
+        got = await self.client.ask(
+            self.target.request("/v2/models/recommender/items", json.dumps(change).encode())
+        )
+        if got is None or got[0] != 200:
+            return f"{'put' if number % 2 == 0 else 'remove'} {item!r}: {got}"
+        if number % 2:
+            self.gone[item] = time.perf_counter()
+        return ""
+
+    def broken(self, items: list[Any], sent: float) -> list[Any]:
+        """Items of an answer that were removed before its request was sent."""
+        return [item for item in items if self.gone.get(item, sent) < sent]
+
+
 class Soak:
     """One run against a service.
 
@@ -184,9 +236,12 @@ class Soak:
 
     def __init__(self, target: Target) -> None:
         self.target, self.report = target, Report()
-        self.availability = Availability(target)
-        self.changes: list[Callable[[int], Awaitable[str]]] = [self.availability.post_one]
-        """What posts the n-th change of its kind; changes of items are one more."""
+        self.availability, self.arrivals = Availability(target), Arrivals(target)
+        self.changes: list[Callable[[int], Awaitable[str]]] = [
+            self.availability.post_one,
+            self.arrivals.put_or_remove,
+        ]
+        """What posts the n-th change of its kind."""
         self.done, self.over = 0, asyncio.Event()
 
     async def run(self, requests: int, reloads: int, changes: int, seed: int = 0) -> None:
@@ -265,8 +320,12 @@ class Soak:
         found = {one["name"]: one["data"] for one in answer["outputs"]}
         if found["count"] != [K] or answer["model_version"] not in self.target.versions:
             return f"{answer['model_version']} {found['count']}"
-        gone = self.availability.broken(found["item_id"], sent)
-        return f"has {gone}, which are withheld" if gone else ""
+        items = found["item_id"]
+        self.report.counts["good answers with new items"] += any(
+            item in self.arrivals.new for item in items
+        )
+        gone = self.availability.broken(items, sent) + self.arrivals.broken(items, sent)
+        return f"has {gone}, which are withheld or removed" if gone else ""
 
     async def _bombs(self) -> None:
         """Bodies that unfold to more than may be, and one each that does not."""

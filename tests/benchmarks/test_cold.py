@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from benchmarks.cold import PAGE, TABLES, films, into_docs, products
+from benchmarks.cold import films, products
 
 
 def test_films_have_facts_and_plots_and_nothing_that_counts_tastes():
@@ -52,16 +52,3 @@ def test_products_have_the_words_of_their_titles():
     assert found.to_pylist() == [
         {"item_id": "7", "title": "RED HAT 3 red", "words": ["hat", "red"]}
     ]
-
-
-def test_tables_go_between_the_marks_of_the_page(tmp_path):
-    page = tmp_path / "page.md"
-    for tables in TABLES.values():
-        for mark, name in tables.items():
-            assert f"<!-- {mark} -->" in PAGE.read_text("utf-8")
-            (tmp_path / name).write_text(f"| {mark} |")
-        page.write_text("".join(f"<!-- {mark} -->\nold\n<!-- /{mark} -->\n" for mark in tables))
-        into_docs(tmp_path, tables, page)
-        text = page.read_text()
-        assert "\nold\n" not in text
-        assert all(f"| {mark} |" in text for mark in tables)

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import study_command as module
 from benchmarks.beyond import main as beyond
 from benchmarks.cold import main as cold
+from benchmarks.recorded.docs import Docs
 from cadc_rec.errors import CadcError
 
 
@@ -62,13 +63,22 @@ def test_cold_studies_run_on_tables_that_are_written_for_them(did, monkeypatch, 
     ]
 
 
-def test_the_docs_are_written_of_what_is_measured_without_a_run(did, monkeypatch):
-    def docs(*given):
-        did.append(("docs", *map(str, given)))
+def test_the_docs_are_written_of_what_is_measured_without_a_run(did, monkeypatch, capsys):
+    def docs_of(what, docs, *given):
+        did.append((what, *docs.studies, *map(str, given)))
+        return [what]
 
-    monkeypatch.setattr("benchmarks.beyond.into_docs", docs)
+    monkeypatch.setattr(Docs, "record", lambda docs, studies: docs_of("recorded", docs, studies))
+    monkeypatch.setattr(Docs, "write", lambda docs: docs_of("written", docs))
     call(beyond, monkeypatch, "--workdir", "w", "--docs")
-    assert did == [("report", "w/studies"), ("docs", "w/studies/report", "w/studies")]
+    call(beyond, monkeypatch, "--workdir", "w", "--study", "defaults", "--docs")
+    assert did == [
+        ("recorded", "beyond", "w/studies"),
+        ("written", "beyond"),
+        ("recorded", "defaults", "w/studies"),
+        ("written", "defaults"),
+    ]
+    assert capsys.readouterr().out == 2 * "recorded\nwritten\n"
 
 
 def test_what_is_refused_is_a_sentence(did, monkeypatch):

@@ -18,7 +18,13 @@ import pyarrow.parquet as pq
 from cadc_rec import strict_json
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.content_baselines import BASELINES
-from cadc_rec.evaluation.statistics import UserGains, mean_gains, paired_bootstrap, spread
+from cadc_rec.evaluation.statistics import (
+    Comparison,
+    UserGains,
+    mean_gains,
+    paired_bootstrap,
+    spread,
+)
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import Comparisons, Group, datasets, label, order
 from cadc_rec.study.report.many import corrected
@@ -53,7 +59,7 @@ def cold_table(study: Study, comparisons: Comparisons) -> TableView | None:
     for place, contender in enumerate(contenders):
         found = [groups.get((dataset, contender)) for dataset in titles]
         entries = tuple(
-            _entries(group, _known(group, list(groups.values()))) if group else nothing
+            _entries(comparisons, group, _known(group, list(groups.values()))) if group else nothing
             for group in found
         )
         rows.append(Row(label(study, contender), place, entries))
@@ -125,26 +131,62 @@ def _is_control(group: Group) -> bool:
     return any(cell.cold is not None and cell.cold.control for cell in group.done)
 
 
-def _entries(group: Group, known: Group | None) -> tuple[Entry, ...]:
+def _entries(comparisons: Comparisons, group: Group, known: Group | None) -> tuple[Entry, ...]:
     entries = []
     for among, place in _AMONG.items():
         for metric in METRICS:
-            mine = cold_gains(group, among, metric)
-            assert mine is not None
-            means = [100 * float(seed.gains.mean()) for seed in _of_seeds(group, among, metric)]
-            found = spread(means)
+            found = spread(_means(comparisons, group, among, metric))
             entries.append(Entry(formatting.spread(found), sort=found.mean))
             for baseline in BASELINES:
-                other = cold_gains(group, f"{baseline}_{among}", metric)
+                columns = among, f"{baseline}_{among}"
+                other = compare_cold(comparisons, group, group, metric, columns)
                 what = f"{metric.upper()} {place} against {baseline.replace('_', ' ')}"
-                entries.append(_NONE if other is None else _beside(mine, other, what))
-    return (*entries, *_of_known(group, known))
+                entries.append(_NONE if other is None else _beside(other, what))
+    return (*entries, *_of_known(comparisons, group, known))
 
 
-def _beside(mine: UserGains, other: UserGains, what: str) -> Entry:
+def _means(comparisons: Comparisons, group: Group, column: str, metric: str) -> list[float]:
+    """A metric of the cold items by seed, in percent."""
+    return comparisons.of_ranks(
+        (group.name, column, metric),
+        lambda: [100 * float(seed.gains.mean()) for seed in _of_seeds(group, column, metric)],
+    )
+
+
+def compare_cold(
+    comparisons: Comparisons,
+    a: Group,
+    b: Group,
+    metric: str,
+    columns: tuple[str, str],
+    seeds: Set[int] | None = None,
+) -> Comparison | None:
+    """Cold items of A against those of B; None if one of them has no such ranks.
+
+    Args:
+        comparisons: of the page.
+        a: cells of one contender.
+        b: those it is compared with.
+        metric: such as ``hr@10``.
+        columns: of A and of B, as `cold_gains` takes them.
+        seeds: those that count; None is all.
+
+    Raises:
+        CadcError: the ranks cannot be read, or are of different users.
+    """
+
+    def compute() -> Comparison | None:
+        both = zip((a, b), columns, strict=True)
+        mine, theirs = (cold_gains(group, column, metric, seeds) for group, column in both)
+        return None if mine is None or theirs is None else paired_bootstrap(mine, theirs)
+
+    counted = [] if seeds is None else [f"seeds {', '.join(map(str, sorted(seeds)))}"]
+    return comparisons.of_ranks((a.name, columns[0], b.name, columns[1], metric, *counted), compute)
+
+
+def _beside(compared: Comparison, what: str) -> Entry:
     """A baseline's own value, and whether the method is better."""
-    compared = paired_bootstrap(mine, other)
-    value = 100 * float(other.gains.mean())
+    value = 100 * compared.reference
     return Entry(
         f"{value:.2f}",
         second=compared.verdict,
@@ -155,21 +197,18 @@ def _beside(mine: UserGains, other: UserGains, what: str) -> Entry:
     )
 
 
-def _of_known(group: Group, known: Group | None) -> tuple[Entry, Entry]:
+def _of_known(comparisons: Comparisons, group: Group, known: Group | None) -> tuple[Entry, Entry]:
     """What it reaches of its control, and which that is."""
     if known is None or known is group:
         return _NONE, _NONE
     seeds = _seeds(group) & _seeds(known)
-    among, metric = "among_all", METRICS[0]
-    mine, theirs = (cold_gains(each, among, metric, seeds) for each in (group, known))
-    if mine is None or theirs is None:
-        return _NONE, _NONE
+    columns = "among_all", "among_all"
     try:
-        compared = paired_bootstrap(mine, theirs)
+        compared = compare_cold(comparisons, group, known, METRICS[0], columns, seeds)
     except CadcError as error:
         names = " and ".join(f"{g.study.folder}/cells/{g.done[0].id}.json" for g in (group, known))
         raise CadcError(f"{names}: {error}") from error
-    if compared.relative is None:
+    if compared is None or compared.relative is None:
         return _NONE, _NONE
     share = 100 + compared.relative
     interval = compared.relative_interval

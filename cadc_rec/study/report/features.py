@@ -7,9 +7,9 @@ warm columns are of the ordinary test items, the cold ones of items held out of 
 
 from __future__ import annotations
 
-from cadc_rec.evaluation.statistics import Comparison, paired_bootstrap
+from cadc_rec.evaluation.statistics import Comparison
 from cadc_rec.study.report import formatting
-from cadc_rec.study.report.cold import cold_gains
+from cadc_rec.study.report.cold import compare_cold
 from cadc_rec.study.report.groups import Comparisons, Group, datasets, label, order
 from cadc_rec.study.report.many import corrected
 from cadc_rec.study.report.paper import METRICS
@@ -90,12 +90,9 @@ def _entries(
         entries.append(_added(compared, f"{metric.upper()} against {group.cells[0].over}"))
     for among in cold:
         for metric in METRICS:
-            mine, theirs = (cold_gains(each, among, metric) for each in (group, base))
-            if mine is None or theirs is None:
-                entries.append(_NONE)
-            else:
-                what = f"{metric.upper()} of {_COLD[among]} against {group.cells[0].over}"
-                entries.append(_added(paired_bootstrap(mine, theirs), what))
+            compared = compare_cold(comparisons, group, base, metric, (among, among))
+            what = f"{metric.upper()} of {_COLD[among]} against {group.cells[0].over}"
+            entries.append(_added(compared, what))
     return tuple(entries)
 
 

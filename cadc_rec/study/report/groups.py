@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.statistics import (
@@ -28,6 +29,7 @@ from cadc_rec.study.report.paper import (
 from cadc_rec.study.report.study_data import Cell, Contender, Status, Study, read_ranks
 
 STAGES = ("pretrain", "select", "train", "validation")
+Found = TypeVar("Found", bound="Comparison | list[float] | None")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,14 @@ class Group:
     def contender(self) -> Contender:
         """What was measured."""
         return self.cells[0].contender
+
+    @property
+    def name(self) -> str:
+        """Its full name: ``table1/ml-1m/cadc+init_frozen@10``, with ``~uniform`` of a variant."""
+        method, integration, ratio, variant = self.contender
+        technique = f"+{integration}" if integration else ""
+        tail = f"~{variant}" if variant else ""
+        return f"{self.study.name}/{self.dataset}/{method}{technique}@{ratio:g}{tail}"
 
     @property
     def done(self) -> list[Cell]:
@@ -182,8 +192,18 @@ class Comparisons:
             return None
         key = (id(a), id(b), metric)
         if key not in self._compared:
-            self._compared[key] = self._compare(a, b, metric)
+            names = (a.name, b.name, metric)
+            self._compared[key] = self.of_ranks(names, lambda: self._compare(a, b, metric))
         return self._compared[key]
+
+    def of_ranks(self, key: tuple[str, ...], compute: Callable[[], Found]) -> Found:
+        """What is computed from ranks, as long as they are there: recorded results have none.
+
+        Args:
+            key: names it among all of the page.
+            compute: reads the ranks.
+        """
+        return compute()
 
     def common_seeds(self, a: Group, b: Group) -> tuple[int, ...]:
         """The seeds both have ranks for, ascending."""

@@ -134,6 +134,8 @@ class Cell(Place):
     schema_version: Literal[1] = 1
     status: Status
     error: Text = ""
+    digest: Text = ""
+    """Of its settings."""
     metrics: dict[str, FiniteFloat] | None = None
     validation: dict[str, FiniteFloat] | None = None
     validation_sample: ValidationSample | None = None

@@ -23,6 +23,7 @@ def test_nothing_that_happens_beside_it_fails_a_good_request(start, bundles, tmp
     assert len(report.taken) > 20
     done = report.counts
     assert (done["reloads"], done["items withheld or released"]) == (4, 40)
+    assert done["items put or removed"] == 40
     assert min(done["gzip bodies: 413"], done["gzip bodies: 200"], done["answers read slowly: 200"])
     assert report.grown < 0.1, report.memory
     assert "defect" not in service.log.read_text()

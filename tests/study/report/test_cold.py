@@ -1,12 +1,17 @@
 """The table of cold items: shares, baselines and verdicts worked out by hand."""
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks import cold
 from cadc_rec.errors import CadcError
+from cadc_rec.study.report.groups import Comparisons
 from cadc_rec.study.report.report import write_report
+from cadc_rec.study.report.study_data import load_studies
 
 USERS = 200
 
@@ -91,6 +96,20 @@ def test_a_control_counts_over_the_common_seeds_and_is_named_with_its_settings(n
     assert rows["Recipe"][share] == "50"
     assert rows["Recipe"][named] == "known-plain; seeds 0"
     assert rows["Recipe, dropout"][named] == "known"
+
+
+def test_a_record_has_the_same_table_without_the_ranks(new_study, tmp_path):
+    study = new_study("studies/cold", layout="grid", baseline="recipe")
+    study.head["name"] = "cold"
+    baselines = {"neighbours_among_cold": 62, "attribute_popularity_among_all": 4}
+    add(study, 0, (60, 28), baselines=baselines)
+    add(study, 1, (64, 32), baselines=baselines, dropout=0.5)
+    add(study, 0, (120, 40), variant="known", control=True)
+    before = cold.cold_tables(Comparisons(load_studies(study.folder)))
+    assert "known; seeds 0" in before["cold"]
+    (file,) = cold.DOCS["cold"].record(study.folder.parent, tmp_path)
+    shutil.rmtree(study.folder)
+    assert cold.cold_tables(cold.DOCS["cold"].recorded(file.parent)) == before
 
 
 def test_a_study_without_cold_items_has_no_such_table(new_study):

@@ -1,0 +1,295 @@
+"""A study's results as one small file: every cell, and every comparison that its tables show.
+
+In: studies as they were run, or such a file. Out: the file, or `Recorded` studies, which the tables
+take for those that were run: ranks, which a comparison is made of, are not kept.
+
+What all finished cells have alike (machine, versions, most settings) stands once under ``common``,
+and what those of a dataset have alike under ``datasets``. Numbers have six digits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from benchmarks.marks import ROOT
+from cadc_rec import strict_json
+from cadc_rec.errors import CadcError
+from cadc_rec.evaluation.statistics import Comparison, percent_difference
+from cadc_rec.store.atomic import write_atomically
+from cadc_rec.study.report.groups import Comparisons, Found, Group
+from cadc_rec.study.report.study_data import Cell, Study
+
+FOLDER = ROOT / "benchmarks" / "recorded"
+SCHEMA_VERSION = 1
+
+_HEAD = ("name", "title", "layout", "baseline", "second")
+_PLACE = ("id", "dataset", "dataset_title", "method", "integration", "ratio", "variant", "over",
+          "seed", "status")  # fmt: skip
+# Kept nowhere but in the study's folder: what it measured on the way, and files of that machine.
+_LEFT_OUT = {"schema_version", "history", "artifacts", "ranks"}
+_DIGITS = 6
+_AGREES = 0.01  # percent, within which a comparison and the cells' means are one
+
+Key = tuple[str, ...]
+"""What is of ranks, by names: that of a comparison is both groups' and the metric."""
+OfRanks = Comparison | list[float] | None
+
+
+class Noted(Comparisons):
+    """Comparisons of studies that were run; notes what was computed from ranks."""
+
+    def __init__(self, studies: Sequence[Study]) -> None:
+        super().__init__(studies)
+        self.noted: dict[Key, OfRanks] = {}
+
+    def of_ranks(self, key: Key, compute: Callable[[], Found]) -> Found:
+        """As of `Comparisons`."""
+        found = compute()
+        self.noted[key] = found
+        return found
+
+
+class Recorded(Comparisons):
+    """Comparisons of studies that were recorded: no ranks are read.
+
+    Args:
+        studies: of `read`.
+        found: what was computed from their ranks.
+    """
+
+    def __init__(self, studies: Sequence[Study], found: Mapping[Key, OfRanks]) -> None:
+        super().__init__(studies)
+        self._found = found
+
+    def of_ranks(self, key: Key, compute: Callable[[], Found]) -> Found:
+        """As of `Comparisons`.
+
+        Raises:
+            CadcError: it was not recorded.
+        """
+        if key not in self._found:
+            raise CadcError(
+                f"{_file(key)}: has nothing of {', '.join(key)}; record the study again with the "
+                "--docs of its command."
+            )
+        return cast(Found, self._found[key])
+
+
+def _file(key: Key) -> str:
+    """The file that has it, as messages name it."""
+    return f"benchmarks/recorded/{key[0].partition('/')[0]}.json"
+
+
+def write(study: Study, noted: Noted, folder: Path = FOLDER) -> Path:
+    """Record a study.
+
+    Args:
+        study: one of those that `noted` is of.
+        noted: after the study's tables were made, so that it has their comparisons.
+        folder: of the recorded results.
+
+    Returns:
+        The file.
+
+    Raises:
+        CadcError: no cell of it is finished.
+    """
+    cells = [_row(cell) for cell in study.cells]
+    done = [cell for cell in cells if cell["status"] == "done"]
+    if not done:
+        raise CadcError(f"{study.folder}: no cell is finished, so there is nothing to record.")
+    common = _shared([_measured(cell) for cell in done])
+    datasets = {
+        name: _shared(
+            [_without(_measured(cell), common) for cell in done if cell["dataset"] == name]
+        )
+        for name in dict.fromkeys(cell["dataset"] for cell in done)
+    }
+    rows = []
+    for cell in cells:
+        place = {name: value for name, value in cell.items() if name in _PLACE}
+        rest = _measured(cell)
+        if cell["status"] == "done":
+            rest = _without(_without(rest, common), datasets[cell["dataset"]])
+        else:
+            rest = {name: value for name, value in rest.items() if name == "error"}
+        rows.append(place | rest)
+    head = {name: getattr(study, name) for name in _HEAD}
+    of_ranks = [
+        {"of": key, **_of_ranks(found)}
+        for key, found in noted.noted.items()
+        if key[0].partition("/")[0] == study.name
+    ]
+    path = folder / f"{study.name}.json"
+    parts = {"schema_version": SCHEMA_VERSION, "study": head, "common": common}
+    parts |= {"datasets": datasets, "cells": rows, "of_ranks": of_ranks}
+    write_atomically(path, _lines(parts))
+    return path
+
+
+def read(names: Sequence[str], folder: Path = FOLDER) -> Recorded:
+    """Recorded studies, as the tables of one page take them.
+
+    Args:
+        names: of the studies.
+        folder: of the recorded results.
+
+    Raises:
+        CadcError: a file is absent or cannot be used, or a comparison is not that of the cells.
+    """
+    studies: list[Study] = []
+    of_ranks: dict[Key, OfRanks] = {}
+    for name in names:
+        path = folder / f"{name}.json"
+        try:
+            content = json.loads(path.read_text("utf-8"))
+            if content["schema_version"] != SCHEMA_VERSION:
+                raise ValueError(f"schema version {content['schema_version']}")
+            studies.append(_study(content, folder))
+            of_ranks |= {tuple(row["of"]): _found(row) for row in content["of_ranks"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CadcError(
+                f"{path}: cannot be used as the results of a study ({_first_line(error)}); record "
+                "it with the --docs of its command."
+            ) from error
+    found = Recorded(studies, of_ranks)
+    groups = {group.name: group for study in studies for group in found.groups(study)}
+    for key, one in of_ranks.items():
+        if isinstance(one, Comparison) and len(key) == 3 and key[1] in groups:
+            _agree(key, one, groups[key[0]], groups[key[1]])
+    return found
+
+
+def _study(content: dict[str, Any], folder: Path) -> Study:
+    head, common, datasets = (content[name] for name in ("study", "common", "datasets"))
+    cells = []
+    for cell in content["cells"]:
+        if cell["status"] == "done":
+            cell = _merged(_merged(common, datasets[cell["dataset"]]), cell)
+        cells.append(Cell.model_validate({"integration": "", **cell}))
+    return Study(folder=folder / head["name"], cells=tuple(cells), **head)
+
+
+def _of_ranks(found: OfRanks) -> dict[str, Any]:
+    if isinstance(found, list):
+        return {"values": _small(found)}
+    return {} if found is None else _small(asdict(found))
+
+
+def _found(row: dict[str, Any]) -> OfRanks:
+    """The reverse of `_of_ranks`."""
+    if "values" in row:
+        return list(row["values"])
+    if "difference" not in row:
+        return None
+    fields = {name: row[name] for name in Comparison.__dataclass_fields__}
+    for name in ("interval", "relative_interval"):
+        fields[name] = None if fields[name] is None else tuple(fields[name])
+    return Comparison(**fields)
+
+
+def _agree(key: Key, compared: Comparison, a: Group, b: Group) -> None:
+    """Raise if a comparison is of other results than the cells."""
+    seeds = {cell.seed for cell in a.done} & {cell.seed for cell in b.done}
+    means = []
+    for group in (a, b):
+        cells = [cell.metrics or {} for cell in group.done if cell.seed in seeds]
+        values = [metrics.get(key[2], math.nan) for metrics in cells]
+        means.append(sum(values) / len(values) if values else math.nan)
+    difference = percent_difference(means[0], means[1])
+    relative = compared.relative
+    if difference is None or relative is None:
+        return
+    if not abs(difference - relative) <= _AGREES:
+        raise CadcError(
+            f"{_file(key)}: compares {key[0]} with {key[1]} by {key[2]} as {relative:+.2f}%, but "
+            f"the recorded cells differ by {difference:+.2f}%; one of the studies was recorded "
+            "again without the other."
+        )
+
+
+def _row(cell: Cell) -> dict[str, Any]:
+    """A cell without what is empty."""
+    content = cell.model_dump(mode="json", exclude=_LEFT_OUT)
+    return {name: _small(one) for name, one in content.items() if one not in (None, "", {})}
+
+
+def _measured(row: dict[str, Any]) -> dict[str, Any]:
+    """What a row has beside its place in the grid."""
+    return {name: value for name, value in row.items() if name not in _PLACE}
+
+
+def _shared(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What all of them have, with the same value."""
+    first, others = parts[0], parts[1:]
+    found = {}
+    for name, value in first.items():
+        values = [other.get(name, _ABSENT) for other in others]
+        if all(other == value for other in values):
+            found[name] = value
+        elif isinstance(value, dict) and all(isinstance(other, dict) for other in values):
+            inner = _shared([value, *values])
+            if inner:
+                found[name] = inner
+    return found
+
+
+_ABSENT = object()
+
+
+def _without(part: dict[str, Any], common: dict[str, Any]) -> dict[str, Any]:
+    """`part` less what `common` has of it."""
+    found = {}
+    for name, value in part.items():
+        held = common.get(name, _ABSENT)
+        if held == value:
+            continue
+        if isinstance(value, dict) and isinstance(held, dict):
+            value = _without(value, held)
+        found[name] = value
+    return found
+
+
+def _merged(common: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    """`part` with what `common` has beside it."""
+    found = dict(common)
+    for name, value in part.items():
+        held = found.get(name)
+        both = isinstance(value, dict) and isinstance(held, dict)
+        found[name] = _merged(held, value) if both and held is not None else value
+    return found
+
+
+def _small(value: Any) -> Any:
+    """Numbers rounded, files without the folders of this machine."""
+    if isinstance(value, dict):
+        return {name: _small(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_small(one) for one in value]
+    if isinstance(value, str):
+        return re.sub(r"(?<![\w:./])/(?:[^\s/:;,'\"]+/)+", "", value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float(f"{value:.{_DIGITS}g}")
+    return value
+
+
+def _lines(parts: dict[str, Any]) -> str:
+    """JSON with a line for each cell and each comparison, so that a change is seen in a diff."""
+    texts = []
+    for name, value in parts.items():
+        text = strict_json.dumps(value, ensure_ascii=False)
+        if isinstance(value, list) and value:
+            rows = [strict_json.dumps(one, ensure_ascii=False) for one in value]
+            text = "[\n  " + ",\n  ".join(rows) + "\n ]"
+        texts.append(f" {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(texts) + "\n}\n"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [repr(error)])[0].rstrip(".")

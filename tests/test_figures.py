@@ -1,0 +1,213 @@
+"""Every figure of the docs is a recorded result: tables, pictures, and figures in prose."""
+
+import json
+
+import pytest
+
+from benchmarks.recorded import pages
+from benchmarks.recorded.prose import Allowed, Prose
+from benchmarks.recorded.values import Values
+from cadc_rec.errors import CadcError
+
+ALLOWED = Allowed({"MovieLens 1M": "a name"}, {"page.md": {"100 epochs": "a setting"}})
+
+
+def cell(method, ratio, seed, hr, variant="", **more):
+    place = {"id": f"{method}{ratio}{variant}{seed}", "dataset": "d", "dataset_title": "D"}
+    place |= {"method": method, "ratio": ratio, "variant": variant, "seed": seed}
+    seconds = {"prepare": 9, "pretrain": 2, "select": 1, "train": 12 + seed, "evaluate": 1}
+    measured = {"metrics": {"hr@10": hr, "ndcg@10": hr / 2}, "validation": {"hr@10": hr}}
+    measured |= {"seconds": seconds | {"validation": 2}, "split": "time"}
+    measured |= {"rows": {"train": 50_000, "selected": round(50_000 / ratio)}}
+    return place | {"status": "done"} | measured | more
+
+
+def comparison(a, b, difference, relative):
+    numbers = {"difference": difference, "interval": [difference - 0.01, difference + 0.01]}
+    numbers |= {"relative": relative, "relative_interval": [relative - 9, relative + 9]}
+    numbers |= {"verdict": "cannot tell", "users": 1000, "p": 0.3, "deviation": 0.2}
+    return {"of": [f"s/d/{a}", f"s/d/{b}", "hr@10"], **numbers, "reference": 0.07}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Results of one study, and of a benchmark that is none."""
+    study = {"name": "s", "title": "S", "layout": "grid", "baseline": "gold", "second": ""}
+    cells = [
+        cell("gold", 1.0, 0, 0.07, peak_memory_bytes=3 << 30),
+        cell("cadc", 10.0, 0, 0.0699),
+        cell("cadc", 10.0, 1, 0.0721),
+        cell("cadc", 10.0, 0, 0.05, variant="uniform"),
+        cell("cadc", 100.0, 0, 0.04),
+    ]
+    content = {"schema_version": 1, "study": study, "common": {}, "datasets": {"d": {}}}
+    content |= {"cells": cells, "of_ranks": [comparison("cadc@10", "gold@1", -0.0001, -1 / 7)]}
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    speed = {"sections": [{"title": "ranking", "times": 6.5}, {"title": "loading", "times": 9}]}
+    (tmp_path / "speed.json").write_text(json.dumps(speed))
+    return tmp_path
+
+
+@pytest.fixture
+def problems(folder):
+    """What is wrong with a page's text."""
+
+    def check(text, allowed=ALLOWED):
+        return Prose.read("page.md", f"{text}, 100 epochs.\n", allowed).problems(Values(folder))
+
+    return check
+
+
+def test_the_pages_are_what_the_recorded_results_make():
+    assert pages.problems() == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "value"),
+    [
+        ("s/d/gold/hr@10", 7.0),
+        ("s/d/cadc@10/hr@10", 7.1),
+        ("s/d/cadc@10/hr@10/deviation", 0.22 / 2**0.5),  # of 6.99 and 7.21
+        ("s/d/cadc@10~uniform/ndcg@10", 2.5),
+        ("s/d/cadc@10/vs/gold/hr@10", -1 / 7),
+        ("s/d/cadc@10/vs/gold/hr@10/points", -0.01),
+        ("s/d/cadc@10/vs/gold/hr@10/high", 9 - 1 / 7),
+        ("s/d/cadc@10/vs/gold/hr@10/verdict", "cannot tell"),
+        ("s/d/cadc@10/vs/gold/time", 1.0),  # over the seed both have
+        ("s/d/cadc@10/time", 13.5),  # 2 + 1 + 10.5, validation left out
+        ("s/d/cadc@10/time/train", 10.5),
+        ("s/d/cadc@10/seeds", 2),
+        ("s/d/cadc@100/rows/selected", 500),
+        ("s/d/cadc@10/seconds/train", 12.5),
+        ("s/d/gold/peak_memory_bytes(GiB)", 3.0),
+        ("s/d/cadc@100/hr@10:s/d/gold/hr@10(%)", 57.142857),
+        ("speed/sections/title=ranking/times", 6.5),
+        ("speed/sections/1/times", 9),
+        ("paper/table1/ml-1m/cadc/hr@10", 6.57),
+        (
+            "paper/table1/ml-1m/cadc/seconds:paper/table1/ml-1m/gold/seconds",
+            0.1051913,
+        ),  # 154 / 1464
+    ],
+)
+def test_a_reference_names_a_result(folder, reference, value):
+    found = Values(folder).find(reference)
+    assert found == (value if isinstance(value, str) else pytest.approx(value, rel=1e-6))
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("t/d/gold/hr@10", "t: no such recorded results in .*, there is s, speed"),
+        ("s/d/mf/hr@10", "no finished mf, there is gold@1, cadc@10"),
+        ("s/e/mf/hr@10", "no finished mf, nor e, there is d"),
+        ("s/d/cadc/hr@10", "cadc is more than one, there is cadc@10, cadc@100"),
+        ("s/d/gold/hr@9", "has no hr@9, there is id, dataset"),
+        ("s/d", "name a dataset, a method and what of it"),
+        ("s/d/gold/rows", "is no single number or word"),
+        ("s/d/gold/hr@10(miles)", "no unit miles; there are %, ms"),
+        ("speed/sections/title=x/times", "has no title=x, it has 2 elements"),
+        ("s/d/gold/hr@10:s/d/gold/split", "is no number, nor one number over another"),
+    ],
+)
+def test_a_reference_that_names_none_says_what_there_is(folder, reference, said):
+    with pytest.raises(CadcError, match=said):
+        Values(folder).find(reference)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Gold reaches 7.00<!-- = s/d/gold/hr@10 --> on MovieLens\n1M",
+        "7.1 / 3.55 HR@10 / NDCG@10 <!-- = s/d/cadc@10/{hr@10,ndcg@10} --> by `--k 5`",
+        "7.1, 7<!-- = s/d/{cadc@10,gold}/hr@10 --> and 50,000<!-- = s/d/gold/rows/train -->",
+        "7.10 ± 0.16<!-- = s/d/cadc@10/hr@10 s/d/cadc@10/hr@10/deviation -->",
+        "loses 0.14%<!-- = s/d/cadc@10/vs/gold/hr@10 -->",
+        "−0.14%<!-- = s/d/cadc@10/vs/gold/hr@10 -->",
+        "no worse <!-- holds s/d/cadc@10/vs/gold/hr@10/verdict cannot tell -->",
+        "above <!-- holds s/d/cadc@10/hr@10 > s/d/gold/hr@10 --> <!-- holds s/d/gold/seeds < 2 -->",
+        "1. see [it](a/4.md) at https://example.org/5\n\n    code 6\n    code 7\n\nand",
+        "```\n8\n```\n<!-- 9 is what was -->\n<!-- t -->\n| 10 |\n<!-- /t -->\nand",
+    ],
+)
+def test_a_page_whose_figures_are_recorded_passes(problems, text):
+    assert problems(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "Gold has\n6.98<!-- = s/d/gold/hr@10 -->",
+            "page.md:2: 6.98 is not s/d/gold/hr@10, which is 7; renew it",
+        ),
+        ("Gold has 7.00", "page.md:1: 7.00 names no recorded result; add one behind it"),
+        ("2 of 7.00<!-- = s/d/gold/hr@10 -->", "page.md:1: 2 names no recorded result"),
+        ("+0.14%<!-- = s/d/cadc@10/vs/gold/hr@10 -->", "+0.14 is not s/d/cadc@10/vs/gold/hr@10"),
+        ("7<!-- = s/d/gold/split -->", "7 is not s/d/gold/split, which is time"),
+        ("7<!-- = s/d/mf/hr@10 -->", "page.md:1: 7: s/d/mf/hr@10: no finished mf"),
+        (
+            "better <!-- holds s/d/cadc@10/vs/gold/hr@10/verdict better -->",
+            "page.md:1: it does not hold that s/d/cadc@10/vs/gold/hr@10/verdict better",
+        ),
+        ("<!-- holds s/d/gold/hr@10 better -->", "is a number; say <, <=, > or >= what"),
+        ("<!-- holds s/d/gold/hr@10 > s/d/cadc@10/hr@10 -->", "it does not hold that"),
+        ("51,000<!-- = s/d/gold/rows/train -->", "51,000 is not s/d/gold/rows/train"),
+        ("MovieLens 1Ms", "page.md:1: 1 names no recorded result"),
+    ],
+)
+def test_a_figure_that_is_stale_or_without_a_source_is_named_with_its_line(problems, text, said):
+    (problem,) = problems(text)
+    assert said in problem
+
+
+def test_a_reference_is_of_the_figures_of_its_paragraph_row_or_entry(problems):
+    for between in ("\n- ", "\n\n", "\n| "):
+        found = problems(f"7.00{between}Gold<!-- = s/d/gold/hr@10 -->")
+        assert [one.partition(": ")[2][:8] for one in found] == ["names 1 ", "7.00 nam"]
+
+
+def test_a_phrase_that_a_page_has_no_more_is_named():
+    (problem,) = Prose.read("page.md", "nothing", ALLOWED).wrong
+    assert "allowed.toml allows '100 epochs', which the page has no more" in problem
+
+
+def test_a_bare_number_is_not_allowed(tmp_path):
+    for phrase, reason in (("10", "ten"), ("10 epochs", "")):
+        (tmp_path / "allowed.toml").write_text(f'[everywhere]\n"{phrase}" = "{reason}"\n')
+        with pytest.raises(CadcError, match=f"'{phrase}' needs words beside its number, and a"):
+            Allowed.read(tmp_path / "allowed.toml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("6.98<!-- = s/d/gold/hr@10 -->", "7.00<!-- = s/d/gold/hr@10 -->"),
+        ("+0.5%<!-- = s/d/cadc@10/vs/gold/hr@10 -->", "−0.1%<!-- = s/d/cadc@10/vs/gold/hr@10 -->"),
+        ("40,000<!-- = s/d/gold/rows/train -->", "50,000<!-- = s/d/gold/rows/train -->"),
+        ("1,230<!-- = s/d/cadc@100/rows/selected -->", "500<!-- = s/d/cadc@100/rows/selected -->"),
+        ("7.0<!-- = s/d/gold/hr@10 --> of 3", "7.0<!-- = s/d/gold/hr@10 --> of 3"),
+    ],
+)
+def test_figures_are_renewed_as_they_were_written(folder, old, new):
+    text, changes = Prose.read("p.md", f"a\n9 {old} b", ALLOWED).renewed(Values(folder))
+    assert text == f"a\n9 {new} b"
+    assert [change.partition(":")[2].split()[0] for change in changes] == ["2:"] * (old != new)
+
+
+def test_a_page_with_a_table_that_no_results_make_is_named(tmp_path, folder):
+    (tmp_path / "allowed.toml").write_text("")
+    (tmp_path / "p.md").write_text("<!-- t -->\n| 1 |\n<!-- /t -->\n")
+    (problem,) = pages.problems(["p.md"], tmp_path, folder)
+    assert problem.startswith("p.md: no recorded results make what stands between the marks t;")
+
+
+def test_a_table_that_was_changed_by_hand_is_named(tmp_path, folder, monkeypatch):
+    made = pages.Docs(("s",), {"t": "p.md"}, lambda page: {"t": f"| {page.studies[0].title} |"})
+    monkeypatch.setattr(pages, "DOCS", (made,))
+    (tmp_path / "allowed.toml").write_text("")
+    (tmp_path / "p.md").write_text("<!-- t -->\n| S |\n<!-- /t -->\n")
+    assert pages.problems(["p.md"], tmp_path, folder) == []
+    (tmp_path / "p.md").write_text("<!-- t -->\n| T |\n<!-- /t -->\n")
+    (problem,) = pages.problems([], tmp_path, folder)
+    assert problem.startswith("p.md: is not what the recorded results make; write it again")
