@@ -84,8 +84,8 @@ def _texts(compared: Comparison, group: Group, other: Group, metric: str) -> tup
 
 
 DOCS = {
-    BEYOND: Docs((BEYOND,), {BEYOND: PAGE, "parts": PAGE}, beyond_tables, beside=("table1",)),
-    DEFAULTS: Docs((DEFAULTS,), {DEFAULTS: PAGE}, defaults_tables),
+    BEYOND: Docs({BEYOND: PAGE, "parts": PAGE}, (BEYOND,), beyond_tables, beside=("table1",)),
+    DEFAULTS: Docs({DEFAULTS: PAGE}, (DEFAULTS,), defaults_tables),
 }
 
 

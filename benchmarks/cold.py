@@ -154,8 +154,8 @@ def _markdown(study: Study, table: TableView | None) -> str:
 
 
 DOCS = {
-    "cold": Docs(("cold",), {"cold": PAGE, "cold-warm": PAGE}, cold_tables),
-    "features": Docs(("features",), {"features": PAGE}, features_tables),
+    "cold": Docs({"cold": PAGE, "cold-warm": PAGE}, ("cold",), cold_tables),
+    "features": Docs({"features": PAGE}, ("features",), features_tables),
 }
 
 

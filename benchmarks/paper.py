@@ -93,8 +93,8 @@ def _metrics(group: Group | None) -> str:
 
 
 DOCS = Docs(
-    STUDIES,
     {**dict.fromkeys(MARKS.values(), "docs/results.md"), "results": "README.md"},
+    STUDIES,
     tables,
     pictures,
 )

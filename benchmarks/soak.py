@@ -384,10 +384,11 @@ async def soaked(
         requests: hostile ones.
         reloads: an even number.
         changes: of each kind, an even number.
-        warm: hostile requests before the memory is looked at, with four reloads among them.
+        warm: hostile requests before the memory is looked at, with ten reloads and two hundred
+            changes among them.
     """
     soak = Soak(target)
-    await soak.run(warm, 4, 20, seed=1)
+    await soak.run(warm, min(10, reloads), min(200, changes), seed=1)
     before, failed = resident_kib(target.pid) / 1024, soak.report.failed
     soak.report = Report(failed=failed)
     began = time.perf_counter()

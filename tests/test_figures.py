@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks.recorded import pages
+from benchmarks.recorded.docs import Docs, Measured
 from benchmarks.recorded.prose import Allowed, Prose
 from benchmarks.recorded.values import Values
 from cadc_rec.errors import CadcError
@@ -202,8 +203,22 @@ def test_a_page_with_a_table_that_no_results_make_is_named(tmp_path, folder):
     assert problem.startswith("p.md: no recorded results make what stands between the marks t;")
 
 
+def test_other_results_than_those_of_studies_make_tables_too(tmp_path, folder):
+    def tables(content):
+        return {"t": f"| {content['sections'][0]['times']} |"}
+
+    docs = Measured({"t": "p.md"}, "speed", tables, lambda content: {"a.svg": "<svg/>"})
+    (tmp_path / "p.md").write_text("<!-- t -->\n<!-- /t -->\n")
+    assert docs.write(tmp_path, folder) == [tmp_path / "a.svg", tmp_path / "p.md"]
+    assert (tmp_path / "p.md").read_text() == "<!-- t -->\n| 6.5 |\n<!-- /t -->\n"
+    assert Measured({}, "none", tables).written(tmp_path, folder) == {}
+    (folder / "speed.json").write_text("{")
+    with pytest.raises(CadcError, match=r"speed.json: is not JSON .*; record it again"):
+        docs.written(tmp_path, folder)
+
+
 def test_a_table_that_was_changed_by_hand_is_named(tmp_path, folder, monkeypatch):
-    made = pages.Docs(("s",), {"t": "p.md"}, lambda page: {"t": f"| {page.studies[0].title} |"})
+    made = Docs({"t": "p.md"}, ("s",), lambda page: {"t": f"| {page.studies[0].title} |"})
     monkeypatch.setattr(pages, "DOCS", (made,))
     (tmp_path / "allowed.toml").write_text("")
     (tmp_path / "p.md").write_text("<!-- t -->\n| S |\n<!-- /t -->\n")

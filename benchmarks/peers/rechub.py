@@ -48,7 +48,7 @@ class RechubTraining:
             width = round((model.id_dim + model.feature_dim * len(attributes)) / count)
             sides[side] = [features.SparseFeature(side, vocab_size=rows, embed_dim=width)]
             for attribute in attributes:
-                sides[side].append(_feature(features, side, attribute, width))
+                sides[side].append(feature(features, side, attribute, width))
         params = {"dims": list(model.tower), "activation": "relu"}
         with quiet():
             self.trainer = trainers.MatchTrainer(
@@ -68,7 +68,7 @@ class RechubTraining:
         return Work(self.positives)
 
 
-def _feature(features: Any, side: str, attribute: Attribute, width: int) -> Any:
+def feature(features: Any, side: str, attribute: Attribute, width: int) -> Any:
     name = f"{side}_{attribute.name}"
     if attribute.kind == "multi":
         return features.SequenceFeature(

@@ -1,14 +1,16 @@
 """What a command writes into the docs: tables and pictures of its studies, from recorded results.
 
-In: studies that were run, to be recorded, or recorded ones. Out: the text between the marks of the
-pages, and pictures beside them.
+In: studies that were run, to be recorded, or recorded results. Out: the text between the marks of
+the pages, and pictures beside them.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.marks import ROOT, between
 from benchmarks.recorded.studies import FOLDER, Noted, Recorded, read, write
@@ -17,29 +19,72 @@ from cadc_rec.study.report.groups import Comparisons
 from cadc_rec.study.report.study_data import load_studies
 from cadc_rec.study.report.updated import as_updated
 
-Texts = Callable[[Comparisons], Mapping[str, str]]
+Texts = Mapping[str, str]
 
 
-def _none(_: Comparisons) -> Mapping[str, str]:
+@dataclass(frozen=True)
+class Written:
+    """The part of the docs that recorded results make; `Docs` of studies, `Measured` of others.
+
+    Attributes:
+        marks: of each table the page that it stands on, relative to the repository.
+    """
+
+    marks: Mapping[str, str]
+
+    def texts(self, folder: Path) -> tuple[Texts, Texts] | None:
+        """Tables (Markdown by mark) and pictures (SVG by path); None without recorded results."""
+        raise NotImplementedError
+
+    def written(self, root: Path = ROOT, folder: Path = FOLDER) -> dict[Path, str]:
+        """The files of the docs as recorded results make them; none without such results.
+
+        Args:
+            root: of the repository.
+            folder: of the recorded results.
+
+        Raises:
+            CadcError: results cannot be used, or a page has not the marks.
+        """
+        found = self.texts(folder)
+        if found is None:
+            return {}
+        tables, pictures = found
+        files = {root / name: svg for name, svg in pictures.items()}
+        for mark, table in tables.items():
+            page = root / self.marks[mark]
+            text = files.get(page) or page.read_text("utf-8")
+            files[page] = between(text, mark, table, page)
+        return files
+
+    def write(self, root: Path = ROOT, folder: Path = FOLDER) -> list[Path]:
+        """Write these files; returns those that changed."""
+        changed = []
+        for path, text in self.written(root, folder).items():
+            if not path.is_file() or path.read_text("utf-8") != text:
+                path.write_text(text, "utf-8")
+                changed.append(path)
+        return changed
+
+
+def _none(_: Any) -> Texts:
     return {}
 
 
 @dataclass(frozen=True)
-class Docs:
-    """The part of the docs that one command writes.
+class Docs(Written):
+    """What studies write.
 
     Attributes:
-        studies: that it records.
-        marks: of each table the page that it stands on, relative to the repository.
-        tables: Markdown by mark.
+        studies: that are recorded.
+        tables: Markdown by mark, of their page.
         pictures: SVG by path, relative to the repository.
         beside: studies of other commands that the tables compare with, where they were run.
     """
 
     studies: tuple[str, ...]
-    marks: Mapping[str, str]
-    tables: Texts
-    pictures: Texts = _none
+    tables: Callable[[Comparisons], Texts]
+    pictures: Callable[[Comparisons], Texts] = _none
     beside: tuple[str, ...] = ()
 
     def record(self, studies: Path, folder: Path = FOLDER) -> list[Path]:
@@ -75,31 +120,33 @@ class Docs:
         names = [n for n in (*self.studies, *self.beside) if (folder / f"{n}.json").is_file()]
         return read(names, folder) if set(names) & set(self.studies) else None
 
-    def written(self, root: Path = ROOT, folder: Path = FOLDER) -> dict[Path, str]:
-        """The files of the docs as recorded results make them; none without such results.
-
-        Args:
-            root: of the repository.
-            folder: of the recorded results.
-
-        Raises:
-            CadcError: results cannot be used, or a page has not the marks.
-        """
+    def texts(self, folder: Path) -> tuple[Texts, Texts] | None:
+        """As of `Written`."""
         found = self.recorded(folder)
-        if found is None:
-            return {}
-        files = {root / name: svg for name, svg in self.pictures(found).items()}
-        for mark, table in self.tables(found).items():
-            page = root / self.marks[mark]
-            text = files.get(page) or page.read_text("utf-8")
-            files[page] = between(text, mark, table, page)
-        return files
+        return None if found is None else (self.tables(found), self.pictures(found))
 
-    def write(self, root: Path = ROOT, folder: Path = FOLDER) -> list[Path]:
-        """Write these files; returns those that changed."""
-        changed = []
-        for path, text in self.written(root, folder).items():
-            if not path.is_file() or path.read_text("utf-8") != text:
-                path.write_text(text, "utf-8")
-                changed.append(path)
-        return changed
+
+@dataclass(frozen=True)
+class Measured(Written):
+    """What another benchmark writes, of the JSON that it recorded.
+
+    Attributes:
+        file: its name in the folder, without ending.
+        tables: Markdown by mark, of the content.
+        pictures: SVG by path, relative to the repository.
+    """
+
+    file: str
+    tables: Callable[[Any], Texts]
+    pictures: Callable[[Any], Texts] = _none
+
+    def texts(self, folder: Path) -> tuple[Texts, Texts] | None:
+        """As of `Written`."""
+        path = folder / f"{self.file}.json"
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise CadcError(f"{path}: is not JSON ({error}); record it again.") from error
+        return self.tables(content), self.pictures(content)

@@ -8,14 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import beyond, cold, paper
+from benchmarks import beyond, cold, compression, paper
 from benchmarks.marks import ROOT
-from benchmarks.recorded.docs import Docs
+from benchmarks.recorded.docs import Written
 from benchmarks.recorded.prose import Allowed, Prose
 from benchmarks.recorded.studies import FOLDER
 from benchmarks.recorded.values import Values
 
-DOCS: tuple[Docs, ...] = (paper.DOCS, *beyond.DOCS.values(), *cold.DOCS.values())
+DOCS: tuple[Written, ...] = (
+    paper.DOCS,
+    *compression.DOCS.values(),
+    *beyond.DOCS.values(),
+    *cold.DOCS.values(),
+)
 """What writes tables and pictures, in the order of writing."""
 
 HELD: tuple[str, ...] = ()

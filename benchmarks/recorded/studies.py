@@ -28,7 +28,7 @@ from cadc_rec.study.report.study_data import Cell, Study
 FOLDER = ROOT / "benchmarks" / "recorded"
 SCHEMA_VERSION = 1
 
-_HEAD = ("name", "title", "layout", "baseline", "second")
+_NO_HEAD = {"folder", "cells", "unlisted"}
 _PLACE = ("id", "dataset", "dataset_title", "method", "integration", "ratio", "variant", "over",
           "seed", "status")  # fmt: skip
 # Kept nowhere but in the study's folder: what it measured on the way, and files of that machine.
@@ -120,7 +120,7 @@ def write(study: Study, noted: Noted, folder: Path = FOLDER) -> Path:
         else:
             rest = {name: value for name, value in rest.items() if name == "error"}
         rows.append(place | rest)
-    head = {name: getattr(study, name) for name in _HEAD}
+    head = study.model_dump(mode="json", exclude=_NO_HEAD)
     of_ranks = [
         {"of": key, **_of_ranks(found)}
         for key, found in noted.noted.items()
@@ -173,7 +173,7 @@ def _study(content: dict[str, Any], folder: Path) -> Study:
         if cell["status"] == "done":
             cell = _merged(_merged(common, datasets[cell["dataset"]]), cell)
         cells.append(Cell.model_validate({"integration": "", **cell}))
-    return Study(folder=folder / head["name"], cells=tuple(cells), **head)
+    return Study.model_validate({"folder": folder / head["name"], "cells": cells, **head})
 
 
 def _of_ranks(found: OfRanks) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Values:
         name, *steps = path.split("/")
         if name == "paper":
             found = _walk(_PAPER, steps, path)
-        elif "study" in self._content(name):
+        elif "of_ranks" in self._content(name):
             found = self._of_study(name, steps, path)
         else:
             found = _walk(self._content(name), steps, path)
@@ -93,10 +93,10 @@ class Values:
             raise CadcError(f"{path}: is no single number or word, {_has(found)}.")
         return found
 
-    def _read(self, name: str) -> dict[str, Any]:
+    def _read(self, name: str) -> Any:
         path = self._folder / f"{name}.json"
         try:
-            found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            return json.loads(path.read_text("utf-8"))
         except OSError:
             names = sorted(file.stem for file in self._folder.glob("*.json"))
             raise CadcError(
@@ -104,10 +104,9 @@ class Values:
             ) from None
         except ValueError as error:
             raise CadcError(f"{path}: is not JSON ({error}); record it again.") from error
-        return found
 
     def _read_study(self, name: str) -> Recorded:
-        keys = [row["of"] for row in self._content(name).get("of_ranks", [])]
+        keys = [row["of"] for row in self._content(name)["of_ranks"]]
         beside = {part.partition("/")[0] for key in keys for part in key if "/" in part} - {name}
         there = [other for other in sorted(beside) if (self._folder / f"{other}.json").is_file()]
         return read([name, *there], self._folder)

@@ -1,169 +1,226 @@
-"""Quality against CPU seconds: SASRec's curve, and our methods as points, in one run.
+"""Quality against CPU seconds: curves of models and points of our methods, on the same data.
 
-    python -m benchmarks.time_to_quality beauty.toml --title Beauty --out beauty.json
-    python -m benchmarks.time_to_quality configs/ml-1m.toml --length 200 --out ml-1m.json
-    python -m benchmarks.time_to_quality --docs beauty.json ml-1m.json   # into docs/accuracy.md
+    python -m benchmarks.time_to_quality configs/defaults/beauty.toml --title Beauty
+    python -m benchmarks.time_to_quality configs/defaults/ml-1m.toml --title "MovieLens 1M" \
+        --length 200 --cpu-seconds 1200 --seeds 0 1 2 --contenders prior auto-10 sasrec hstu ease
+    python -m benchmarks.time_to_quality --docs          # what is recorded, into docs/accuracy.md
 
-Data, split, candidates and metrics are the same for all. A CPU second is one of this process, all
-its threads together (SASRec and the stages use one). Reading, splitting and ranking count for
-nobody; choosing the prior and the towers' weight on validation counts for us, since it is part of
-the method. Settings are fixed here: nothing is chosen by what comes out. A run goes on where its
-``--out`` ends, but SASRec's curve begins anew unless it is whole.
+Data, split, candidates, metrics and machine are the same for all. Contenders take turns, each in a
+process of its own with one thread. A CPU second is one of learning, of all the process' threads:
+reading, splitting and ranking count for nobody; choosing the prior and the towers' weight on
+validation counts for us, since it is part of the method. Settings are fixed here, or by
+``--peer``: nothing is chosen by what comes out. A run goes on where its ``--out`` ends, a contender
+and a seed at a time. One that passes a limit of memory or CPU time, or is not installed, has a row
+that says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Collection, Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 
-from benchmarks.time_to_quality.page import SASREC, into_docs
-from benchmarks.time_to_quality.sasrec import Settings, curve
+from benchmarks.time_to_quality import record
+from benchmarks.time_to_quality.contenders import CONTENDERS, Ours, contender
+from benchmarks.time_to_quality.page import RECORDED, into_docs, recorded_files
+from benchmarks.time_to_quality.record import Run
+from benchmarks.time_to_quality.watched import Ended, Limits, run
+from benchmarks.time_to_quality.worker import Job
 from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import CadcError
-from cadc_rec.evaluation.validation import validation_sample
 from cadc_rec.log import log, set_up_logging
 from cadc_rec.machine import processor_name
 from cadc_rec.pipeline.pipeline import Pipeline
-from cadc_rec.store.artifact import Artifact
 
-Point = dict[str, Any]
-OURS = (
-    ("prior, tables alone", "prior", ()),
-    ("auto, 1/100", "auto", ("select.ratio=100",)),
-    ("auto, 1/10", "auto", ("select.ratio=10",)),
-)
-"""A point's name, its method and its settings."""
+USUAL = ("prior", "auto-100", "auto-10", "recipe", "sasrec", "esasrec", "hstu")
 _HALVINGS = 6
-_NOT_LEARNING = ("prepare", "evaluate")
+_ONE_THREAD = {
+    f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA")
+}
 
 
 def checkpoints(most: float) -> list[float]:
-    """CPU seconds at which SASRec is ranked: `most`, half of it, and so on."""
+    """CPU seconds at which a model that learns in steps is ranked: `most`, its half, and so on."""
     return [most / 2**halving for halving in range(_HALVINGS, -1, -1)]
 
 
-def ours(
-    arguments: argparse.Namespace, prepared: Artifact, have: Collection[str]
-) -> Iterator[Point]:
-    """Our methods but those we have, with their stages made in a folder that is removed again."""
-    with tempfile.TemporaryDirectory(prefix="time-to-quality-", dir=arguments.workdir) as scratch:
-        for name, method, own in OURS:
-            if name in have:
-                continue
-            experiment = load_experiment(
-                arguments.config,
-                method=method,
-                overrides=[*arguments.sets, *own, "compute.threads=1"],
-            )
-            given = {"prepare": prepared}
-            pipeline = Pipeline(experiment, Path(scratch), arguments.data_dir, given=given)
-            # The stages record their seconds by this clock.
-            with mock.patch.object(time, "perf_counter", time.process_time):
-                artifacts = pipeline.run()
-            result = artifacts["evaluate"].info
-            stages = {
-                stage: made.seconds - float(made.info.get("validation_seconds", 0.0))
-                for stage, made in artifacts.items()
-                if stage not in _NOT_LEARNING
-            }
-            yield {
-                "name": name,
-                "cpu_seconds": sum(stages.values()),
-                "stages": stages,
-                "kept": result.get("kept"),
-                "validation": result["validation"],
-                "test": result["test"],
-            }
+def of_peers(settings: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """``NAME.KEY=VALUE`` by contender.
 
-
-def sasrec(settings: Settings, most: float, prepared: Pipeline, seed: int) -> Iterator[Point]:
-    """Points of SASRec's curve."""
-    dataset, experiment = prepared.dataset, prepared.experiment
-    users, split_seed = experiment.evaluate.users, experiment.data.split_seed
-    sample = validation_sample(dataset.val_item, users, split_seed)
-    for reached in curve(dataset, settings, seed, checkpoints(most), sample):
-        yield {"name": SASREC, **asdict(reached)}
+    Raises:
+        CadcError: one is not of this form, or of a contender that has no settings here or no turn.
+    """
+    found: dict[str, dict[str, str]] = {name: {} for name in names}
+    for text in settings:
+        left, equals, value = text.partition("=")
+        name, dot, key = left.rpartition(".")
+        if not (equals and dot and key):
+            raise CadcError(f"--peer {text}: write NAME.KEY=VALUE, such as esasrec.blocks=1.")
+        if name not in found or isinstance(contender(name), Ours):
+            raise CadcError(f"--peer {text}: {name} is no model among --contenders.")
+        found[name][key] = value
+    return found
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Write the points to ``--out``, again after each, so that a run that is ended leaves them."""
+    """Write the runs to ``--out``, again after each, so that one that is ended leaves them."""
+    wanted = of_peers(arguments.peer, arguments.contenders)
+    who = {name: contender(name) for name in arguments.contenders}
     arguments.workdir.mkdir(parents=True, exist_ok=True)
     experiment = load_experiment(arguments.config, overrides=arguments.sets)
-    prepared = Pipeline(experiment, arguments.workdir, arguments.data_dir)
-    settings = Settings(length=arguments.length)
-    dataset = prepared.dataset
-    found: dict[str, Any] = {
-        "title": arguments.title or arguments.config.stem,
+    dataset = Pipeline(experiment, arguments.workdir, arguments.data_dir).dataset
+    title = arguments.title or arguments.config.stem
+    about = {
+        "title": title,
         "users": dataset.n_users,
         "items": dataset.n_items,
         "train": len(dataset.train_item),
-        "seed": experiment.seed,
-        "sasrec": asdict(settings),
+        "data": experiment.data.model_dump(mode="json"),
         "machine": {"processor": processor_name(), "torch": torch.__version__},
     }
-    points = measured_before(arguments.out, found, arguments.cpu_seconds)
-    have = {point["name"] for point in points}
-    parts = [ours(arguments, prepared.artifact("prepare"), have)]
-    if SASREC not in have:
-        parts.append(sasrec(settings, arguments.cpu_seconds, prepared, experiment.seed))
-    for point in chain.from_iterable(parts):
-        points.append(point)
-        document = json.dumps({**found, "points": points}, indent=2)
-        arguments.out.write_text(document + "\n", "utf-8")
-        log.info("%s: %.1f CPU s", point["name"], point["cpu_seconds"])
+    out = arguments.out or RECORDED / f"time-to-quality-{arguments.config.stem}.json"
+    kept = record.go_on(out, about)
+    limits = Limits(arguments.memory_gib, arguments.cpu_hours)
+    commit = _commit()
+    for name, seed in record.in_turns(list(who), arguments.seeds):
+        asked = Run(
+            contender=name,
+            title=who[name].title,
+            seed=seed,
+            settings={},
+            checkpoints=[] if isinstance(who[name], Ours) else checkpoints(arguments.cpu_seconds),
+            limits=asdict(limits),
+            commit=commit,
+        )
+        try:
+            asked.settings = _settings(name, wanted[name], arguments.length)
+        except CadcError as error:
+            asked.cannot = str(error)
+        if kept.done(asked):
+            continue
+        if not asked.cannot:
+            _take_turn(asked, arguments, wanted[name], limits)
+        kept.put(asked)
+        kept.write(out)
+        _tell(asked)
 
 
-def measured_before(out: Path, run: dict[str, Any], most: float) -> list[Point]:
-    """Points that `out` has of this very run; SASRec's only if its curve is whole.
+def _settings(name: str, wanted: Mapping[str, str], length: int) -> dict[str, Any]:
+    """What is recorded of a contender's settings."""
+    who = contender(name)
+    if isinstance(who, Ours):
+        return {"method": who.method, "own": list(who.own)}
+    return record.plain(asdict(who.settings(wanted, length)))
 
-    Raises:
-        CadcError: the file is of another run.
-    """
-    if not out.exists():
-        return []
-    before = json.loads(out.read_text("utf-8"))
-    points: list[Point] = before.pop("points")
-    if before != run:
-        raise CadcError(f"{out}: is of another dataset, machine or setting; name another --out.")
-    reached = [point["cpu_seconds"] for point in points if point["name"] == SASREC]
-    whole = max(reached, default=0.0) >= most
-    return [point for point in points if whole or point["name"] != SASREC]
+
+def _take_turn(
+    asked: Run, arguments: argparse.Namespace, wanted: Mapping[str, str], limits: Limits
+) -> None:
+    """Run one contender with one seed, and put what comes into `asked`."""
+    with tempfile.TemporaryDirectory(prefix="time-to-quality-", dir=arguments.workdir) as folder:
+        scratch = Path(folder)
+        job = Job(
+            contender=asked.contender,
+            seed=asked.seed,
+            config=str(arguments.config),
+            sets=list(arguments.sets),
+            workdir=str(arguments.workdir),
+            data_dir=str(arguments.data_dir) if arguments.data_dir else None,
+            scratch=str(scratch / "stages"),
+            length=arguments.length,
+            wanted=dict(wanted),
+            checkpoints=asked.checkpoints,
+        )
+        files = [scratch / name for name in ("job.json", "lines.jsonl", "log")]
+        files[0].write_text(json.dumps(asdict(job)), "utf-8")
+        files[1].touch()
+        module = f"{__package__}.worker"
+        command = [sys.executable, "-m", module, str(files[0]), str(files[1])]
+        ended = run(command, limits, files[2], _ONE_THREAD)
+        lines = [json.loads(line) for line in files[1].read_text("utf-8").splitlines()]
+        take(asked, lines, ended, files[2].read_text("utf-8", errors="replace"))
+
+
+def take(asked: Run, lines: Sequence[Mapping[str, Any]], ended: Ended, printed: str) -> None:
+    """Put a worker's lines and its end into `asked`."""
+    asked.points = [line["point"] for line in lines if "point" in line]
+    asked.cpu_seconds, asked.peak_bytes = ended.cpu_seconds, ended.peak_bytes
+    cannot = [line["cannot"] for line in lines if "cannot" in line]
+    end = [line["end"] for line in lines if "end" in line]
+    if end:
+        asked.cpu_seconds = end[0]["cpu_seconds"]
+        asked.peak_bytes = max(ended.peak_bytes, end[0]["peak_bytes"])
+    asked.cannot = ended.passed or (cannot[0] if cannot else None)
+    asked.whole = bool(ended.passed or (end and not cannot))
+    if not end and not ended.passed:
+        said = printed.strip().splitlines()
+        asked.cannot = f"failed with status {ended.code}: {said[-1] if said else 'it said nothing'}"
+        log.warning("%s", printed)
+
+
+def _tell(made: Run) -> None:
+    last = made.points[-1]["cpu_seconds"] if made.points else 0.0
+    log.info(
+        "%s, seed %d: %d points, %.1f CPU s of learning, %.1f in all%s",
+        made.title,
+        made.seed,
+        len(made.points),
+        last,
+        made.cpu_seconds,
+        f"; cannot: {made.cannot}" if made.cannot else "",
+    )
+
+
+def _commit() -> str | None:
+    """Of this checkout; None where git does not know."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
 
 
 def main() -> None:
     """Parse, then measure or write the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("config", type=Path, nargs="?", help="[data] is read, and [evaluate]")
+    parser.add_argument(
+        "--contenders", nargs="+", default=list(USUAL), metavar="NAME", help=", ".join(CONTENDERS)
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--workdir", type=Path, default=Path("work"))
-    parser.add_argument("--out", type=Path, default=Path("time-to-quality.json"))
+    parser.add_argument("--out", type=Path, help="default: benchmarks/recorded/, by the config")
     parser.add_argument("--title", help="the dataset's name")
-    parser.add_argument("--length", type=int, default=50, help="of SASRec's histories")
-    parser.add_argument("--cpu-seconds", type=float, default=600.0, help="of SASRec's training")
+    parser.add_argument("--length", type=int, default=50, help="of the models' histories")
+    parser.add_argument("--cpu-seconds", type=float, default=600.0, help="of a model's learning")
+    parser.add_argument("--memory-gib", type=float, default=12.0, help="a contender may hold")
+    parser.add_argument("--cpu-hours", type=float, default=2.0, help="a contender may take in all")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME.KEY=VALUE")
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE")
     parser.add_argument("--data-dir", type=Path, help="folder with the raw data")
-    parser.add_argument("--docs", type=Path, nargs="+", metavar="JSON", help="run nothing")
+    parser.add_argument("--docs", type=Path, nargs="*", metavar="JSON", help="run nothing")
     arguments = parser.parse_args()
     if (arguments.config is None) is (arguments.docs is None):
-        parser.error("name a config, or --docs and the files of earlier runs")
+        parser.error("name a config, or --docs")
     set_up_logging()
     try:
-        if arguments.docs:
-            into_docs(arguments.docs)
+        if arguments.docs is not None:
+            into_docs(arguments.docs or recorded_files())
         else:
             measure(arguments)
     except CadcError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)  # what was whole is kept
 
 
 if __name__ == "__main__":

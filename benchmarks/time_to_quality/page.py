@@ -1,27 +1,71 @@
-"""The picture and the table of docs/accuracy.md, from files that earlier runs wrote."""
+"""The picture and the table of docs/accuracy.md, from recorded runs."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.paper import ROOT, between
+from benchmarks.time_to_quality.contenders import CONTENDERS
+from benchmarks.time_to_quality.record import Record, Run, read
+from cadc_rec.errors import CadcError
+from cadc_rec.evaluation.statistics import spread
+from cadc_rec.study.report import formatting
 from cadc_rec.study.report.charts import Axis, Panel, Point, Series, Style, plot
 
 PAGE = ROOT / "docs" / "accuracy.md"
+RECORDED = ROOT / "benchmarks" / "recorded"
 PICTURE = "time-to-quality.svg"
-SASREC = "SASRec"
-_STYLES = (
-    Style("#8b949e", "square"),
-    Style("#2f81f7", "circle"),
-    Style("#d29922", "triangle-up"),
-    Style("#3fb950", "diamond"),
-)
-_METRIC = "ndcg@10"
+REFERENCE = "prior"
+"""The contender that the others are compared with."""
+STYLES = {
+    "prior": Style("#2f81f7", "circle"),
+    "auto-100": Style("#d99a00", "triangle-up"),
+    "auto-10": Style("#3fb950", "diamond"),
+    "recipe": Style("#ec4899", "triangle-down"),
+    "sasrec": Style("#8b949e", "square"),
+    "esasrec": Style("#a855f7", "circle", (6, 3)),
+    "esasrec-mixed": Style("#6358d6", "square", (2, 2)),
+    "hstu": Style("#ef4444", "triangle-up", (8, 2)),
+    "ease": Style("#14b8a6", "cross", (1, 3)),
+    "als": Style("#b45309", "diamond", (4, 2)),
+    "bpr": Style("#00a3d9", "triangle-down", (4, 4)),
+    "item-item": Style("#84a61c", "cross", (6, 2, 1, 2)),
+    "dssm": Style("#0f766e", "triangle-right", (2, 4)),
+    "recbole": Style("#9d174d", "triangle-left", (8, 2, 2, 2)),
+}
+"""Of every contender: readable on white and on near black, with a shape and dash of its own."""
+_HR, _NDCG = "hr@10", "ndcg@10"
 
-Measured = Mapping[str, Any]
+
+@dataclass(frozen=True)
+class Mean:
+    """A place of a curve, over the seeds: metrics in percent, a value a seed."""
+
+    cpu_seconds: float
+    epochs: float | None
+    validation: dict[str, list[float]]
+    test: dict[str, list[float]]
+
+    def quality(self, split: str = "test") -> float:
+        """Mean NDCG@10 in percent."""
+        return spread(getattr(self, split)[_NDCG]).mean
+
+
+def recorded_files(folder: Path = RECORDED) -> list[Path]:
+    """The records of this benchmark, in the order of their names.
+
+    Raises:
+        CadcError: there is none.
+    """
+    files = sorted(folder.glob("time-to-quality-*.json"))
+    if not files:
+        raise CadcError(
+            f"{folder}: has no time-to-quality-*.json; run "
+            "`python -m benchmarks.time_to_quality CONFIG` first."
+        )
+    return files
 
 
 def into_docs(files: Sequence[Path], page: Path = PAGE) -> None:
@@ -31,68 +75,151 @@ def into_docs(files: Sequence[Path], page: Path = PAGE) -> None:
         files: JSON of finished runs, or of runs that were ended early.
         page: with the marks.
     """
-    sets = [json.loads(file.read_text("utf-8")) for file in files]
-    text = between(page.read_text("utf-8"), "time-to-quality", table(sets), page)
+    records = [read(file) for file in files]
+    text = between(page.read_text("utf-8"), "time-to-quality", table(records), page)
     page.write_text(text, "utf-8")
-    (page.parent / "images" / PICTURE).write_text(picture(sets), "utf-8")
+    (page.parent / "images" / PICTURE).write_text(picture(records), "utf-8")
 
 
-def picture(sets: Sequence[Measured]) -> str:
-    """Test NDCG@10 over CPU seconds, a panel a dataset; SVG."""
-    names = list(dict.fromkeys(point["name"] for one in sets for point in one["points"]))
-    names.sort(key=lambda name: name != SASREC)
-    panels = []
-    for one in sets:
-        series = []
-        for name in names:
-            mine = [point for point in one["points"] if point["name"] == name]
-            points = tuple(
-                Point(
-                    point["cpu_seconds"],
-                    100 * point["test"][_METRIC],
-                    f"{name}: {_both(point['test'])} after {_seconds(point)} CPU s",
-                )
-                for point in mine
+def means(runs: Sequence[Run]) -> list[Mean]:
+    """A contender's curve: its seeds' places one by one, as far as all of them came."""
+    curves = [run.points for run in runs if run.points]
+    found = []
+    for points in zip(*curves, strict=False):
+        epochs = [point["epochs"] for point in points if point.get("epochs") is not None]
+        found.append(
+            Mean(
+                cpu_seconds=spread([point["cpu_seconds"] for point in points]).mean,
+                epochs=spread(epochs).mean if epochs else None,
+                validation=_percent([point["validation"] for point in points]),
+                test=_percent([point["test"] for point in points]),
             )
-            if points:
-                series.append(Series(name, points, joined=len(points) > 1))
-        panels.append(Panel(one["title"], "test NDCG@10, %", tuple(series)))
+        )
+    return found
+
+
+def _percent(metrics: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    return {name: [100 * each[name] for each in metrics] for name in (_HR, _NDCG)}
+
+
+def _by_contender(record: Record) -> dict[str, list[Run]]:
+    """Runs in the order of the registry, and of seeds."""
+    names = [*CONTENDERS, *(run.contender for run in record.runs)]
+    found = {name: [run for run in record.runs if run.contender == name] for name in names}
+    return {name: sorted(runs, key=lambda run: run.seed) for name, runs in found.items() if runs}
+
+
+def picture(records: Sequence[Record]) -> str:
+    """Test NDCG@10 over CPU seconds, a panel a dataset; SVG.
+
+    A line joins the places of a contender's curve; a band or whisker reaches from the lowest to the
+    highest seed.
+    """
+    panels, styles = [], {}
+    for record in records:
+        series = []
+        for name, runs in _by_contender(record).items():
+            curve, title = means(runs), runs[0].title
+            if curve:
+                points = tuple(_point(title, mean) for mean in curve)
+                series.append(Series(title, points, joined=len(points) > 1))
+                styles[name] = title
+        panels.append(Panel(record.about["title"], "test NDCG@10, %", tuple(series)))
     across = Axis("CPU seconds of learning, log scale", log=True)
-    styles = dict(zip(names, _STYLES, strict=False))
-    return plot("Time to quality", across, panels, styles)
+    legend = {styles[name]: STYLES[name] for name in STYLES if name in styles}
+    return plot("Time to quality", across, panels, legend, point_size=70.0)
 
 
-def table(sets: Sequence[Measured]) -> str:
-    """All points in Markdown, each dataset's in the order of their CPU seconds."""
-    lines = [
-        "| dataset | what | CPU s | validation | test | SASRec has its test NDCG@10 after |",
-        "|---|---|---|---|---|---|",
+def _point(title: str, mean: Mean) -> Point:
+    values = mean.test[_NDCG]
+    several = len(values) > 1
+    return Point(
+        mean.cpu_seconds,
+        mean.quality(),
+        f"{title}: {_both(mean.test)} after {_seconds(mean.cpu_seconds)} CPU s",
+        min(values) if several else None,
+        max(values) if several else None,
+    )
+
+
+def table(records: Sequence[Record]) -> str:
+    """Every contender at its best place by validation, in Markdown; what cannot says why."""
+    head = [
+        "dataset",
+        "what",
+        "CPU s",
+        "epochs",
+        "validation",
+        "test",
+        f"as good as {REFERENCE} on test after, CPU s",
+        "GiB",
+        "seeds",
     ]
-    for one in sets:
-        rival = [point for point in one["points"] if point["name"] == SASREC]
-        for point in sorted(one["points"], key=lambda point: float(point["cpu_seconds"])):
-            more = f", {point['epochs']:.1f} epochs" if "epochs" in point else ""
-            if point.get("kept"):
-                more = f"; kept: {point['kept']}"
-            passed = "" if point["name"] == SASREC else _passed(point, rival)
-            row = [one["title"], point["name"] + more, _seconds(point)]
-            row += [_both(point["validation"]), _both(point["test"]), passed]
-            lines.append("| " + " | ".join(row) + " |")
+    lines = [_row(head), "|" + "---|" * len(head)]
+    for record in records:
+        groups = _by_contender(record)
+        reference = means(groups.get(REFERENCE, []))
+        rows, missing = [], []
+        for name, runs in groups.items():
+            curve = means(runs)
+            why = list(dict.fromkeys(run.cannot for run in runs if run.cannot))
+            said = "".join(f"; cannot: {_cell(one)}" for one in why)
+            if not curve:
+                missing.append([record.about["title"], runs[0].title + said, *["–"] * 7])
+                continue
+            best = max(curve, key=lambda mean: mean.quality("validation"))
+            passed = "" if name == REFERENCE else _passed(curve, reference)
+            seeds = [str(run.seed) for run in runs if run.points]
+            rows.append(
+                (
+                    best.cpu_seconds,
+                    [
+                        record.about["title"],
+                        runs[0].title + _kept(runs) + said,
+                        _seconds(best.cpu_seconds),
+                        "–" if best.epochs is None else f"{best.epochs:.1f}",
+                        _both(best.validation),
+                        _both(best.test),
+                        passed,
+                        f"{max(run.peak_bytes for run in runs) / 2**30:.1f}",
+                        ", ".join(seeds),
+                    ],
+                )
+            )
+        rows.sort(key=lambda row: row[0])
+        lines += [_row(cells) for _, cells in rows] + [_row(cells) for cells in missing]
     return "\n".join(lines)
 
 
-def _passed(point: Measured, rival: Sequence[Measured]) -> str:
-    """The first checkpoint at which the rival is as good, or that none is."""
-    if not rival:
-        return "not run"
-    as_good = [one for one in rival if one["test"][_METRIC] >= point["test"][_METRIC]]
-    return f"{_seconds(as_good[0])} s" if as_good else f"not within {_seconds(rival[-1])} s"
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
-def _seconds(point: Measured) -> str:
-    seconds = float(point["cpu_seconds"])
+def _cell(text: str) -> str:
+    """Text that stays in one cell."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _kept(runs: Sequence[Run]) -> str:
+    """What ``auto`` kept, where a run says so."""
+    kept = dict.fromkeys(point["kept"] for run in runs for point in run.points if point.get("kept"))
+    return f"; kept: {', '.join(kept)}" if kept else ""
+
+
+def _passed(curve: Sequence[Mean], reference: Sequence[Mean]) -> str:
+    """The first place where a curve is as good as the reference, or that none is."""
+    if not reference:
+        return f"{REFERENCE} not run"
+    as_good = [mean for mean in curve if mean.quality() >= reference[-1].quality()]
+    if as_good:
+        return _seconds(as_good[0].cpu_seconds)
+    return f"not within {_seconds(curve[-1].cpu_seconds)}"
+
+
+def _seconds(seconds: float) -> str:
     return f"{seconds:.1f}" if seconds < 100 else f"{seconds:,.0f}"
 
 
-def _both(metrics: Mapping[str, float]) -> str:
-    return f"{100 * metrics['hr@10']:.2f} / {100 * metrics['ndcg@10']:.2f}"
+def _both(metrics: Mapping[str, list[float]]) -> str:
+    """HR@10 / NDCG@10 in percent, with the deviation over seeds where there are several."""
+    return " / ".join(formatting.spread(spread(metrics[name])) for name in (_HR, _NDCG))

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cadc_rec import strict_json
 from cadc_rec.cli.options import (
     NEWEST,
     WORKDIR,
@@ -19,6 +20,7 @@ from cadc_rec.cli.options import (
     stopped_gently,
     wanted_update,
 )
+from cadc_rec.errors import CadcError
 from cadc_rec.log import log
 
 
@@ -42,18 +44,57 @@ def study(
             min=1, help="Cells that run at the same time. Measured times compare only with 1."
         ),
     ] = 1,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Run nothing; print the cells and the hours they would take."),
+    ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Hours of a processor core that the study may take; one that would take more is "
+            "refused before it runs. Default: the file's budget_hours.",
+            metavar="HOURS",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="With --plan: print one JSON object and nothing else.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Run a grid of experiments, cell by cell; run it again to continue where it stopped."""
     from cadc_rec.store.remote.cache import address_of
     from cadc_rec.study.run.cells import run_study
 
+    if plan:
+        _print_plan(file, workdir, data_dir, budget, json)
+        return
+    if json:
+        raise CadcError("--json prints a plan; add --plan, or leave it out.")
     with stopped_gently("cells"):
-        folder = run_study(file, workdir, data_dir, jobs)
+        folder = run_study(file, workdir, data_dir, jobs, budget)
     address = address_of(workdir)
     named = folder if address is None else f"{address}/{folder.relative_to(workdir)}"
     print(folder.resolve() if address is None else named)
     log.info("see it with: cadc-rec report %s", named)
+
+
+def _print_plan(
+    file: Path, workdir: Path, data_dir: Path | None, budget: float | None, json: bool
+) -> None:
+    from cadc_rec.study.run.budget import plan_document, plan_lines, plan_study
+    from cadc_rec.study.run.cells import data_folder
+    from cadc_rec.study.run.grid import read_study
+
+    study = read_study(file)
+    budget = study.file.budget_hours if budget is None else budget
+    planned = plan_study(study, workdir, data_folder(data_dir))
+    if json:
+        print(strict_json.dumps(plan_document(planned, budget)))
+        return
+    for line in plan_lines(planned, budget):
+        print(line)
 
 
 def report(

@@ -13,7 +13,9 @@ from cadc_rec.config.ids import IdsConfig
 from cadc_rec.config.tables import IdForm, TablesConfig
 from cadc_rec.config.types import MemorySize, Names, NonNegativeFloat, PositiveInt, Section, Seed
 
-SourceName = Literal["movielens-1m", "movielens-10m", "epinions", "generated", "tables"]
+SourceName = Literal[
+    "movielens-1m", "movielens-10m", "movielens-20m", "epinions", "generated", "tables"
+]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 

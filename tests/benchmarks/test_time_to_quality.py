@@ -1,49 +1,19 @@
 """SASRec as a rival must be right: it sees no future, it learns, and it is ranked as we are."""
 
-import json
+from dataclasses import replace
 from itertools import count
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks.time_to_quality.__main__ import checkpoints, measured_before
-from benchmarks.time_to_quality.page import picture, table
-from benchmarks.time_to_quality.sasrec import (
-    SASRec,
-    Settings,
-    batches,
-    curve,
-    earliest_first,
-    metrics,
-    shared_softmax,
-    user_vectors,
-)
-from cadc_rec.data.dataset import Dataset
-from cadc_rec.errors import CadcError
+from benchmarks.time_to_quality.histories import Histories, batches, earliest_first
+from benchmarks.time_to_quality.sasrec import SASRec, Settings, curve
+from benchmarks.time_to_quality.sequences import metrics, shared_softmax, user_vectors
+from tests.benchmarks.sequences import cycles
 
 SMALL = Settings(length=6, width=16, heads=2, batch=16, negatives=8, learning_rate=0.01)
-
-
-def cycles(users=60, items=12, rows=8):
-    """Users who take one item after the other: what comes next is certain."""
-    taken = (np.arange(users)[:, None] + np.arange(rows + 2)) % items
-    taken = taken.astype(np.int32)
-    return Dataset(
-        path=Path(),
-        n_users=users,
-        n_items=items,
-        train_user=np.repeat(np.arange(users, dtype=np.int32), rows),
-        train_item=taken[:, :rows].ravel(),
-        user_indptr=np.arange(users + 1) * rows,
-        val_item=taken[:, rows].copy(),
-        test_item=taken[:, rows + 1].copy(),
-        user_attributes=[],
-        item_attributes=[],
-        order="time",
-    )
 
 
 def test_what_comes_later_changes_nothing_before_it():
@@ -61,7 +31,7 @@ def test_padding_at_the_end_changes_no_users_vector():
     torch.manual_seed(0)
     model = SASRec(12, SMALL)
     histories = np.array([[3, 4, 5, -1, -1, -1], [1, 2, 3, 4, 5, 6]], np.int32)
-    together = user_vectors(model, histories)
+    together = user_vectors(model, Histories(histories))
     alone = model.eval()(torch.tensor([[3, 4, 5]]))[0, -1]
     torch.testing.assert_close(together[0], alone)
 
@@ -69,14 +39,31 @@ def test_padding_at_the_end_changes_no_users_vector():
 def test_histories_are_turned_round_and_still_begin_at_the_left():
     latest = np.array([[3, 2, 1, -1], [9, 8, 7, 6], [5, -1, -1, -1], [-1] * 4], np.int32)
     turned = [[1, 2, 3, -1], [6, 7, 8, 9], [5, -1, -1, -1], [-1] * 4]
-    np.testing.assert_array_equal(earliest_first(latest), turned)
+    np.testing.assert_array_equal(earliest_first(latest, latest), turned)
 
 
-def test_the_loss_is_a_cross_entropy_without_the_target_among_the_negatives():
+@pytest.mark.parametrize("with_validation", [False, True])
+def test_times_stand_where_their_items_do(with_validation):
+    data = cycles(users=4, rows=3)
+    pairs = zip(data.train_user, data.train_item, strict=True)
+    data = replace(data, train_time=np.array([1000.0 * user + item for user, item in pairs]))
+    object.__setattr__(data, "val_timestamp", 1000.0 * np.arange(4) + data.val_item)
+    users = np.array([3, 1])
+    found = Histories.before_the_end(data, 5, with_validation, users, timed=True)
+    for user, items, times in zip(users, found.items, found.times, strict=True):
+        known = [(user + n) % 12 for n in range(4 if with_validation else 3)]
+        padding = [-1] * (5 - len(known))
+        assert items.tolist() == known + padding
+        assert times.tolist() == [1000 * user + item for item in known] + padding
+
+
+@pytest.mark.parametrize("bias", [None, torch.tensor([0.5, -1.0, 0.0, 2.0, 0.25])])
+def test_the_loss_is_a_cross_entropy_without_the_target_among_the_negatives(bias):
     torch.manual_seed(0)
     items, vectors = torch.nn.Embedding(5, 4), torch.randn(2, 4)
-    found = shared_softmax(vectors, torch.tensor([0, 3]), torch.tensor([3, 1, 4]), items)
-    scores = vectors @ items.weight.T
+    targets, negatives = torch.tensor([0, 3]), torch.tensor([3, 1, 4])
+    found = shared_softmax(vectors, targets, negatives, items, bias, 5)
+    scores = vectors @ items.weight.T + (0 if bias is None else bias)
     first = functional.cross_entropy(scores[0, [0, 3, 1, 4]], torch.tensor(0))
     second = functional.cross_entropy(scores[1, [3, 1, 4]], torch.tensor(0))
     torch.testing.assert_close(found, first + second)
@@ -96,7 +83,7 @@ def test_its_metrics_are_those_of_a_full_ranking_by_hand():
     data, model = cycles(), SASRec(12, SMALL)
     sample = np.arange(0, 60, 3)
     for found, targets, held, users in zip(
-        metrics(model, data, 6, sample),
+        metrics(model, data, sample),
         (data.val_item, data.test_item),
         (8, 9),
         (sample, np.arange(60)),
@@ -120,35 +107,3 @@ def test_it_learns_what_is_certain():
     assert early.epochs == pytest.approx(16 / 64)
     assert late.epochs == pytest.approx(10)  # four steps an epoch
     assert late.test["ndcg@10"] > 0.95 > early.test["ndcg@10"]
-
-
-def test_checkpoints_halve():
-    assert checkpoints(640.0) == [10, 20, 40, 80, 160, 320, 640]
-
-
-def point(name, seconds, ndcg, **more):
-    both = {"hr@10": 2 * ndcg, "ndcg@10": ndcg}
-    return {"name": name, "cpu_seconds": seconds, "validation": both, "test": both, **more}
-
-
-def test_the_table_says_when_the_rival_is_as_good():
-    rival = [point("SASRec", s, n, epochs=s) for s, n in ((10.0, 0.02), (20.0, 0.05), (40.0, 0.04))]
-    ours = [point("prior", 5.0, 0.03, kept=None), point("auto", 8.0, 0.06, kept="towers")]
-    measured = {"title": "T", "points": [*ours, *rival]}
-    lines = [line.split(" | ") for line in table([measured]).splitlines()[2:]]
-    assert [line[1] for line in lines[:2]] == ["prior", "auto; kept: towers"]
-    assert lines[0][4:] == ["6.00 / 3.00", "20.0 s |"]
-    assert lines[1][4:] == ["12.00 / 6.00", "not within 40.0 s |"]
-    shown = picture([measured])
-    assert all(name in shown for name in ("SASRec", "prior", "auto", "CPU seconds"))
-
-
-def test_a_run_goes_on_but_not_with_another_ones_points(tmp_path):
-    out, run = tmp_path / "out.json", {"title": "T", "seed": 0}
-    assert measured_before(out, run, 40.0) == []
-    points = [point("prior", 5.0, 0.03), point("SASRec", 20.0, 0.02), point("SASRec", 41.0, 0.04)]
-    out.write_text(json.dumps({**run, "points": points}))
-    assert measured_before(out, run, 40.0) == points
-    assert measured_before(out, run, 80.0) == points[:1]  # a curve that was cut off begins anew
-    with pytest.raises(CadcError, match=r"out\.json: is of another dataset"):
-        measured_before(out, {**run, "seed": 1}, 40.0)

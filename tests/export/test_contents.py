@@ -1,5 +1,6 @@
 """What is in a bundle answers as the evaluation did."""
 
+import gc
 from types import SimpleNamespace
 
 import numpy as np
@@ -72,6 +73,17 @@ def histories(exported):
         last = mine[::-1][:length]
         rows[user, : len(last)] = last
     return torch.from_numpy(rows)
+
+
+def test_programs_that_are_let_go_leave_no_shapes_behind(either):
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    def kept():
+        load_program(either.bundle, "query")
+        gc.collect()
+        return sum(type(each) is ShapeEnv for each in gc.get_objects())
+
+    assert kept() == kept() == kept()
 
 
 def test_the_query_program_gives_the_vectors_of_users(either):

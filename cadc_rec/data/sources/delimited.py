@@ -6,6 +6,7 @@ the file look for the first bad line, to say which it is and why.
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,13 +39,17 @@ class Column:
 
 @dataclass(frozen=True)
 class DelimitedFile:
-    """The layout of a text file without a header line."""
+    """The layout of a text file."""
 
     delimiter: str
     columns: tuple[Column, ...]
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     unique: str | None = None
     """A column no two rows share."""
+    header: str = ""
+    """The first line, where it names the columns; empty: the first line is a row."""
+    quoted: bool = False
+    """A field may stand in double quotes, with a delimiter in it; two of them are one."""
 
     def layout(self) -> str:
         """A row's shape as a person would write it, such as ``user_id::item_id``."""
@@ -69,15 +74,16 @@ def read_delimited(
     Raises:
         CadcError: an empty file, or a row that is not as declared; names file and line.
     """
+    _check_header(path, layout, name)
     text = backend.read_csv(
         str(path),
         table_name=f"{table}_text",
         sep=layout.delimiter,
-        header=False,
+        header=bool(layout.header),
         columns={column.name: "VARCHAR" for column in layout.columns},
         encoding=layout.encoding,
-        quote="",
-        escape="",
+        quote='"' if layout.quoted else "",
+        escape='"' if layout.quoted else "",
         auto_detect=False,
     )
     typed = {column.name: _typed(text[column.name], column) for column in layout.columns}
@@ -92,6 +98,18 @@ def read_delimited(
         raise CadcError(f"{name}: cannot be parsed ({reason}); mend it.") from None
     _check(rows, path, layout, name)
     return rows
+
+
+def _check_header(path: Path, layout: DelimitedFile, name: str) -> None:
+    """Raise if the file's first line is not the header that it should have."""
+    if not layout.header:
+        return
+    first = next((line for _, line in _lines(path)), b"")
+    if first and first != layout.header.encode():
+        found = first.decode(layout.encoding, "replace")[:_SHOWN]
+        raise CadcError(
+            f"{name}, line 1: is {found!r} and should be {layout.header!r}; get the file again."
+        )
 
 
 def _typed(text: ir.StringColumn, column: Column) -> ir.Column:
@@ -121,7 +139,10 @@ def _check(rows: ir.Table, path: Path, layout: DelimitedFile, name: str) -> None
 def _raise_first_bad_line(path: Path, layout: DelimitedFile, name: str) -> None:
     """Raise on the first line that is not as declared; return when there is none."""
     seen: dict[str, int] = {}
-    for number, line in _lines(path):
+    lines = _lines(path)
+    if layout.header:
+        next(lines, None)
+    for number, line in lines:
         fault = _fault(line, layout, seen, number)
         if fault:
             raise CadcError(
@@ -143,9 +164,11 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _fault(line: bytes, layout: DelimitedFile, seen: dict[str, int], number: int) -> str | None:
     try:
-        values = line.decode(layout.encoding).split(layout.delimiter)
+        values = _fields(line.decode(layout.encoding), layout)
     except UnicodeDecodeError as error:
         return f"byte {error.start + 1} is not {layout.encoding}"
+    except csv.Error as error:
+        return f"its quotes do not match ({error})"
     if len(values) != len(layout.columns):
         return f"{len(values)} fields instead of {len(layout.columns)}"
     for column, value in zip(layout.columns, values, strict=True):
@@ -159,3 +182,9 @@ def _fault(line: bytes, layout: DelimitedFile, seen: dict[str, int], number: int
                 return f"{column.name} {value} stands on line {seen[value]} already"
             seen[value] = number
     return None
+
+
+def _fields(text: str, layout: DelimitedFile) -> list[str]:
+    if not layout.quoted:
+        return text.split(layout.delimiter)
+    return next(csv.reader([text], delimiter=layout.delimiter, strict=True))

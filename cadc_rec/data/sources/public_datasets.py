@@ -1,4 +1,4 @@
-"""MovieLens 1M and 10M, and Epinions: their archives as raw tables.
+"""MovieLens 1M, 10M and 20M, and Epinions: their archives as raw tables.
 
 Every rating counts as a positive interaction, whatever its stars (implicit feedback, as in the
 CADC paper); the rating is carried along and not used. Epinions, as trustlet.org published it, has
@@ -47,7 +47,7 @@ _ITEM_ATTRIBUTES = (
 _EPINIONS = DelimitedFile(
     " ", (Column("user_id", "int64"), Column("item_id", "int64"), Column("rating", "float64"))
 )
-_NO_GENRE = "(no genres listed)"  # how 10M writes an empty list
+_NO_GENRE = "(no genres listed)"  # how 10M and 20M write an empty list
 
 
 def read_movielens_1m(backend: Backend, path: Path, scratch: Path) -> RawTables:
@@ -82,6 +82,33 @@ def read_movielens_10m(backend: Backend, path: Path, scratch: Path) -> RawTables
     return RawTables(
         interactions=ratings.read(backend, DelimitedFile("::", _RATINGS)),
         items=_items(movies.read(backend, DelimitedFile("::", _MOVIES, "utf-8", "item_id"))),
+        attributes=_ITEM_ATTRIBUTES,
+        time_unit="s",
+    )
+
+
+def read_movielens_20m(backend: Backend, path: Path, scratch: Path) -> RawTables:
+    """The raw tables of ``ml-20m.zip`` (half-star ratings, movies; nothing about its users).
+
+    Raises:
+        CadcError: the archive or a row of it is not as published; names file, entry and line.
+    """
+    folder = "ml-20m"
+    files = [f"{folder}/{name}.csv" for name in ("ratings", "movies")]
+    found = extract_zip(path, files, scratch, ARCHIVES["movielens-20m"].url)
+    ratings, movies = (_Member(path, name, found[name]) for name in files)
+    return RawTables(
+        interactions=ratings.read(
+            backend, DelimitedFile(",", _RATINGS, header="userId,movieId,rating,timestamp")
+        ),
+        items=_items(
+            movies.read(
+                backend,
+                DelimitedFile(
+                    ",", _MOVIES, "utf-8", "item_id", header="movieId,title,genres", quoted=True
+                ),
+            )
+        ),
         attributes=_ITEM_ATTRIBUTES,
         time_unit="s",
     )
@@ -124,6 +151,7 @@ def _items(movies: ir.Table) -> ir.Table:
 READERS = {
     "movielens-1m": read_movielens_1m,
     "movielens-10m": read_movielens_10m,
+    "movielens-20m": read_movielens_20m,
     "epinions": read_epinions,
 }
 """The reader of each source that is an archive."""

@@ -59,6 +59,12 @@ ARCHIVES = {
         url="https://files.grouplens.org/datasets/movielens/ml-10m.zip",
         md5="ce571fd55effeba0271552578f2648bd",
     ),
+    # From ml-20m.zip.md5 likewise.
+    "movielens-20m": Archive(
+        names=("ml-20m.zip",),
+        url="https://files.grouplens.org/datasets/movielens/ml-20m.zip",
+        md5="cd245b17a1ae2cc31bb14903e1204af3",
+    ),
     # trustlet.org publishes no checksum.
     "epinions": Archive(
         names=("epinions/ratings_data.txt.bz2", "ratings_data.txt.bz2"),

@@ -46,7 +46,22 @@ def load_program(bundle: Bundle, program: str) -> torch.nn.Module:
     contents = bundle.read(name)
     refuse_pickles(contents, str(bundle.path / name))
     with _ONE_AT_A_TIME:
-        return torch.export.load(io.BytesIO(contents)).module()
+        loaded = torch.export.load(io.BytesIO(contents)).module()
+        _forget_shapes()
+        return loaded
+
+
+def _forget_shapes() -> None:
+    """Let go what torch works out when it loads a program: it has a cache for it without an end.
+
+    The caches are of methods, so they hold each program's shapes, a megabyte a bundle.
+    """
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    for method in vars(ShapeEnv).values():
+        clear = getattr(method, "cache_clear", None)
+        if clear is not None:
+            clear()
 
 
 class LazyProgram:

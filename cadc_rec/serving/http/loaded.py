@@ -22,6 +22,7 @@ from prometheus_client import Counter, Gauge
 
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log
+from cadc_rec.machine import give_back_freed_memory
 from cadc_rec.serving.bundle import layout
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.bundle.self_test import run_self_test
@@ -178,6 +179,8 @@ class Loaded:
             # comes seldom, and never to what was frozen: the last answer lets them go. By now the
             # journal's thread follows the new bundle alone: it has thinned the journal since.
             old.live.now = None
+            del old
+            await asyncio.to_thread(give_back_freed_memory)  # each load has a thread of its own
             log.info("loaded %s (%s)", predictor.name, predictor.fingerprint[:12])
             return predictor
 

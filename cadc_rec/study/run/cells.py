@@ -39,15 +39,18 @@ from cadc_rec.log import log, track
 from cadc_rec.machine import visible_gpus
 from cadc_rec.store.atomic import write_atomically
 from cadc_rec.store.remote.trees import bring_files, local_tree, send_files
+from cadc_rec.study.run.budget import finished_record, plan_study
 from cadc_rec.study.run.grid import Cell, Study, read_study
-from cadc_rec.study.run.records import cell_digest, record_done, record_undone
+from cadc_rec.study.run.records import record_done, record_undone
 
 # Between two tries of a cell. A cell waits by itself for a stage that another one makes; several
 # ranks do not, and two cells may share one training's checkpoints.
 _BUSY_SECONDS = 2.0
 
 
-def run_study(path: Path, workdir: Path, data_dir: Path | None, jobs: int) -> Path:
+def run_study(
+    path: Path, workdir: Path, data_dir: Path | None, jobs: int, budget: float | None = None
+) -> Path:
     """Run the study that the TOML file `path` describes; returns its folder.
 
     Args:
@@ -55,15 +58,17 @@ def run_study(path: Path, workdir: Path, data_dir: Path | None, jobs: int) -> Pa
         workdir: where artifacts are kept.
         data_dir: folder with the raw data.
         jobs: cells at a time.
+        budget: hours of a core that the study may take; None: its file's.
 
     Raises:
-        CadcError: the grid cannot be run, or a cell failed; the other cells have run all the same.
+        CadcError: the grid cannot be run, would take more than the budget, or a cell failed; the
+            other cells have run all the same.
     """
-    if data_dir is not None:
-        data_dir = local_tree(data_dir)  # of an address, a copy for all cells
-        if not data_dir.is_dir():
-            raise CadcError(f"{data_dir}: no such folder; correct --data-dir.")
+    data_dir = data_folder(data_dir)
     study = read_study(path)
+    budget = study.file.budget_hours if budget is None else budget
+    if budget is not None:
+        plan_study(study, workdir, data_dir).require(budget, path)
     runner = StudyRunner(study, workdir, data_dir, jobs)
     outcome = runner.run()
     log.info(
@@ -81,6 +86,20 @@ def run_study(path: Path, workdir: Path, data_dir: Path | None, jobs: int) -> Pa
             "them again."
         )
     return runner.folder
+
+
+def data_folder(data_dir: Path | None) -> Path | None:
+    """The folder that ``--data-dir`` names; of an address, a copy for all cells.
+
+    Raises:
+        CadcError: there is no such folder.
+    """
+    if data_dir is None:
+        return None
+    folder = local_tree(data_dir)
+    if not folder.is_dir():
+        raise CadcError(f"{folder}: no such folder; correct --data-dir.")
+    return folder
 
 
 @dataclass
@@ -165,7 +184,7 @@ class StudyRunner:
         outcome = Outcome()
         todo: list[Cell] = []
         for cell in self.study.cells:
-            if self._is_done(cell):
+            if finished_record(self.folder / "cells", cell) is not None:
                 outcome.kept.append(cell.id)
             elif cell.dataset in missing:
                 self._write(cell, record_undone(cell, "unavailable", missing[cell.dataset]))
@@ -274,13 +293,6 @@ class StudyRunner:
         ended = Ended(process.returncode, out, left_failure(failure))
         failure.unlink(missing_ok=True)
         return ended
-
-    def _is_done(self, cell: Cell) -> bool:
-        try:
-            record = json.loads((self.folder / "cells" / f"{cell.id}.json").read_text("utf-8"))
-            return bool(record["status"] == "done" and record["digest"] == cell_digest(cell))
-        except (OSError, ValueError, KeyError, TypeError):
-            return False  # there is no record, or not one of ours: the cell runs and replaces it
 
     def _write(self, cell: Cell, record: dict[str, Any]) -> None:
         record["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -20,7 +20,7 @@ from cadc_rec.config.errors import explain
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.config.file import load_experiment, read_toml
 from cadc_rec.config.methods import METHODS
-from cadc_rec.config.types import Section, Seed
+from cadc_rec.config.types import PositiveFloat, PositiveInt, Section, Seed
 from cadc_rec.errors import CadcError
 
 Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
@@ -29,11 +29,26 @@ FeatureName = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
 Settings = dict[str, bool | int | float | str | list[int] | list[str]]
 
 
+class SizeEntry(Section):
+    """How large a dataset is, for estimates made before it is prepared."""
+
+    users: PositiveInt
+    """Its users, after all filters."""
+    items: PositiveInt
+    """Its items, likewise."""
+    interactions: PositiveInt
+    """Those that are trained on."""
+
+
 class DatasetEntry(Section):
     """One dataset of a study."""
 
     title: str
     """Its name in the report."""
+    about: str = ""
+    """Where it comes from, and what of it is genuine."""
+    size: SizeEntry | None = None
+    """Its size, for the plan of a study whose data are not prepared yet."""
     config: str
     """Its experiment file, relative to the study's."""
     set: Settings = Field(default_factory=dict)
@@ -53,6 +68,8 @@ class GridEntry(Section):
     """Filtering ratios; empty takes the config's. Methods that take everything ignore them."""
     datasets: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Names of datasets; empty takes all."""
+    seeds: Annotated[tuple[Seed, ...], Field(strict=False)] = ()
+    """Seeds of this part; empty takes the study's."""
     features: Annotated[tuple[FeatureName, ...], Field(strict=False)] = ()
     """Names of the datasets' sets of features; the others are compared with the first. A dataset
     without the first has no cell here, and one without another none of that."""
@@ -77,6 +94,9 @@ class StudyFile(Section):
     """A second method to compare HR@10 with, if the page has it."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)] = (0, 1, 2)
     """Every combination is run once with each seed."""
+    budget_hours: PositiveFloat | None = None
+    """Hours of a processor core that all cells together may take; a study that would take more, by
+    what is measured of cells like its own, is refused before its first cell."""
     set: Settings = Field(default_factory=dict)
     """Settings to override in every cell."""
     datasets: Annotated[dict[str, DatasetEntry], Field(min_length=1)]
@@ -148,6 +168,7 @@ class Study:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``study.json``: the cells that are wanted."""
+        about = {name: entry.about for name, entry in self.file.datasets.items() if entry.about}
         return {
             "schema_version": 1,
             "name": self.name,
@@ -155,6 +176,7 @@ class Study:
             "layout": self.file.layout,
             "baseline": self.file.baseline,
             "second": self.file.second,
+            **({"about": about} if about else {}),
             "cells": [cell.to_dict() for cell in self.cells],
         }
 
@@ -206,8 +228,11 @@ def _known(names: tuple[str, ...], allowed: dict[str, Any], what: str, path: Pat
 
 def _cells(file: StudyFile, path: Path) -> Iterator[Cell]:
     """Seeds outermost, so that a study cut short has all methods of its first seeds."""
-    for seed in file.seeds:
+    of_parts = (seed for entry in file.grid for seed in entry.seeds)
+    for seed in dict.fromkeys((*file.seeds, *of_parts)):
         for entry in file.grid:
+            if seed not in (entry.seeds or file.seeds):
+                continue
             for name in entry.datasets or file.datasets:
                 dataset = file.datasets[name]
                 for method, integration, ratio, features in itertools.product(

@@ -14,6 +14,7 @@ from cadc_rec.data.sources.public_datasets import (
     read_epinions,
     read_movielens_1m,
     read_movielens_10m,
+    read_movielens_20m,
 )
 from cadc_rec.errors import CadcError
 from tests.data.raw_files import MOVIES, RATINGS, USERS, members_1m
@@ -92,6 +93,62 @@ def test_movielens_10m_is_prepared_without_user_attributes(zip_1m, prepare):
     artifact = prepare(source="movielens-10m")
     assert pq.read_schema(artifact.path / "users.parquet").names == ["user_id"]
     assert artifact.info["train"] == 3
+
+
+RATINGS_20M = "userId,movieId,rating,timestamp\n1,2,3.5,1112486027\n1,29,0.5,1112484676\n"
+MOVIES_20M = (
+    "movieId,title,genres\r\n"
+    "2,Jumanji (1995),Adventure|Children|Fantasy\r\n"
+    '29,"City of Lost Children, The (Cité des enfants perdus, La) (1995)",Adventure\r\n'
+    '40697,"Great Performances"" Cats (1998)",(no genres listed)\r\n'
+)
+
+
+def test_movielens_20m_has_headers_and_quoted_titles(zip_1m, tmp_path):
+    members = {
+        "ml-20m/ratings.csv": RATINGS_20M,
+        "ml-20m/movies.csv": MOVIES_20M,
+        "ml-20m/genome-scores.csv": "movieId,tagId,relevance\n1,1,0.025\n",
+    }
+    path = zip_1m(members, "ml-20m.zip")
+    with open_engine(tmp_path) as backend:
+        raw = read_movielens_20m(backend, path, tmp_path)
+        ratings = raw.interactions.order_by("row").to_pyarrow().to_pylist()
+        movies = raw.items.order_by("item_id").to_pyarrow()
+    assert raw.users is None
+    assert [list(row.values()) for row in ratings] == [
+        [1, 2, 3.5, 1112486027, 0],
+        [1, 29, 0.5, 1112484676, 1],
+    ]
+    assert movies["title"].to_pylist()[1:] == [
+        "City of Lost Children, The (Cité des enfants perdus, La) (1995)",
+        'Great Performances" Cats (1998)',
+    ]
+    assert movies["genres"].to_pylist() == [
+        ["Adventure", "Children", "Fantasy"],
+        ["Adventure"],
+        None,
+    ]
+    assert movies["decade"].to_pylist() == [1990, 1990, 1990]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("ratings", RATINGS_20M.replace("movieId", "itemId"), "line 1: is 'userId,itemId,rating,"),
+        ("ratings", RATINGS_20M + "2,x,4.0,1112484676\n", "line 4: item_id is 'x', not a whole"),
+        ("ratings", "userId,movieId,rating,timestamp\n", "is empty; expected rows of user_id,"),
+        ("movies", MOVIES_20M + "5,A, B,C\r\n", "line 5: 4 fields instead of 3"),
+        ("movies", MOVIES_20M + '5,"A,B\r\n', "line 5: its quotes do not match"),
+    ],
+)
+def test_a_wrong_line_of_movielens_20m_is_named(zip_1m, tmp_path, file, text, message):
+    members = {"ml-20m/ratings.csv": RATINGS_20M, "ml-20m/movies.csv": MOVIES_20M}
+    path = zip_1m(members | {f"ml-20m/{file}.csv": text}, "ml-20m.zip")
+    with open_engine(tmp_path) as backend, pytest.raises(CadcError) as caught:
+        read_movielens_20m(backend, path, tmp_path)
+    assert f"ml-20m/{file}.csv" in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_epinions_rows_have_no_time(epinions, tmp_path):

@@ -193,6 +193,23 @@ def test_a_changed_setting_is_run_again_and_a_changed_address_of_curves_is_not(
     assert ran == [CADC, RANDOM] * 2
 
 
+def test_what_is_said_of_a_study_runs_no_cell_again_and_another_seed_runs_its_own(
+    write, pretend, tmp_path, cli
+):
+    ran = pretend()
+    assert cli("study", write(), "--workdir", tmp_path).code == 0
+    before = written(tmp_path)
+    path = write(more="seeds = [0, 5]")
+    text = path.read_text().replace("seeds = [0]", "seeds = [0]\nbudget_hours = 10", 1)
+    said = 'about = "Made up."\nsize = { users = 9, items = 9, interactions = 9 }\n[[grid]]'
+    path.write_text(text.replace("[[grid]]", said))
+    assert cli("study", path, "--workdir", tmp_path).code == 0
+    assert ran == [CADC, RANDOM, *(name.replace(".s0", ".s5") for name in (CADC, RANDOM))]
+    assert before.items() <= written(tmp_path).items()
+    kept = json.loads((tmp_path / "studies" / "tiny-study" / "study.json").read_text())
+    assert kept["about"] == {"t": "Made up."}
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"status": "done"}', "3"])
 def test_a_record_that_is_none_of_ours_is_replaced(write, pretend, tmp_path, text):
     ran = pretend()

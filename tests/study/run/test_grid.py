@@ -1,5 +1,6 @@
 """A study's file: the cells it asks for, in which order, and what is refused before any runs."""
 
+import functools
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from cadc_rec.config.methods import METHODS
 from cadc_rec.errors import CadcError
 from cadc_rec.study.run.grid import read_study
 
+shipped = functools.cache(read_study)
 STUDIES = sorted((Path(__file__).parents[3] / "configs" / "study").glob("*.toml"))
 HEAD = """
 title = "Two worlds"
@@ -63,6 +65,19 @@ def test_cells_are_every_combination_with_the_seeds_outermost(write):
         "wide.mf.none.r1.s0",
     ]
     assert ids(path) == of_seed_0 + [name.replace(".s0", ".s1") for name in of_seed_0]
+
+
+def test_a_part_has_seeds_of_its_own_each_in_its_turn(write):
+    path = write(
+        '[[grid]]\nmethods = ["gold"]\ndatasets = ["small"]\nseeds = [1, 7]\n'
+        '[[grid]]\nmethods = ["mf"]\ndatasets = ["small"]\n'
+    )
+    assert ids(path) == [
+        "small.mf.none.r1.s0",
+        "small.gold.trainable.r1.s1",
+        "small.mf.none.r1.s1",
+        "small.gold.trainable.r1.s7",
+    ]
 
 
 def test_integrations_and_ratios_multiply_the_cells_of_the_datasets_named(write):
@@ -225,6 +240,11 @@ def test_what_cannot_be_run_is_refused_before_anything_runs(write, grid, message
         (HEAD.replace("[0, 1]", "[]"), "seeds = [] is not allowed"),
         (HEAD.replace("[0, 1]", "[-1]"), "seeds.0 = -1 is not allowed"),
         (HEAD.replace("[0, 1]", "[0.5]"), "seeds.0 = 0.5 is not allowed"),
+        (HEAD.replace("seeds", "budget_hours = 0\nseeds"), "budget_hours = 0 is not allowed"),
+        (
+            HEAD + "size = { users = 0, items = 5, interactions = 9 }\n",
+            "datasets.wide.size.users = 0 is not allowed",
+        ),
         (HEAD.replace("seeds", "seed"), "seed is not a setting; did you mean seeds?"),
         (HEAD.replace("baseline", 'layout = "table9"\nbaseline'), "layout = 'table9'"),
     ],
@@ -247,24 +267,68 @@ def test_broken_toml_and_missing_files_are_named(write, tmp_path):
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
 def test_every_shipped_study_can_be_run(path):
-    study = read_study(path)
+    study = shipped(path)
     assert all(count == 1 for count in Counter(cell.id for cell in study.cells).values())
     assert study.file.baseline in METHODS
     assert all(cell.experiment.compute.threads == 1 for cell in study.cells)
 
 
+def test_what_is_known_of_a_dataset_stands_in_the_record(write):
+    head = HEAD.replace('config = "small.toml"', 'config = "small.toml"\nabout = "Made up."')
+    assert read_study(write('[[grid]]\nmethods = ["mf"]\n', head)).to_dict()["about"] == {
+        "small": "Made up."
+    }
+
+
+def test_the_study_of_scale_has_the_whole_curve_and_every_method():
+    (path,) = (path for path in STUDIES if path.stem == "scale")
+    cells = shipped(path).cells
+    small = {"ml-100k", "ml-1m", "online-retail", "beauty"}
+    for dataset in small:
+        for method in ("random", "cadc", "recipe"):
+            ratios = {c.ratio for c in cells if (c.dataset, c.method) == (dataset, method)}
+            assert ratios == {1, 2, 5, 10, 20, 50, 100, 1000}, (dataset, method)
+    others = {"logq", "cadc-mlp", "over-sampling", "under-sampling", "prior", "auto", "gold", "mf"}
+    for dataset in (*small, "globo", "globo-by-time"):
+        assert others <= {c.method for c in cells if c.dataset == dataset}
+    kinds = {c.variant: c.experiment.select.kind for c in cells if c.dataset == "ml-1m"}
+    assert {"recent", "k-centres", "gradient-norm", "item-stratified"} <= set(kinds)
+    uniform = {c.experiment.select.kind for c in cells if c.method == "recipe" and not c.variant}
+    assert uniform == {"uniform"}
+    by_time = {c.dataset for c in cells if c.experiment.data.split == "time"}
+    assert by_time == {"ml-100k-by-time", "online-retail-by-time", "globo-by-time"}
+    assert all("by time" in c.dataset_title for c in cells if c.dataset in by_time)
+    first = [c for c in cells if c.experiment.seed == 0]
+    assert list(cells[: len(first)]) == first  # whole as far as it went
+
+
+@pytest.mark.parametrize(("scale", "paper"), [("ml-1m", "ml-1m"), ("epinions", "epinions-5core")])
+def test_cells_of_scale_are_those_of_table_1(scale, paper):
+    """The same experiment, so that a work folder has it once."""
+    from cadc_rec.config.file import load_experiment
+
+    configs = Path(__file__).parents[3] / "configs"
+    for method in ("cadc", "random", "gold"):
+        mine = load_experiment(configs / "scale" / f"{scale}.toml", method=method)
+        theirs = load_experiment(configs / f"{paper}.toml", method=method)
+        sections = ["data", "select", "model", "train", "evaluate", "negatives"]
+        for section in [*sections, "pretrain"] if method == "cadc" else sections:
+            ours, other = getattr(mine, section).decisive(), getattr(theirs, section).decisive()
+            assert ours == other, (method, section)
+
+
 def test_the_shipped_tables_are_the_papers():
     methods = {
-        path.stem: {cell.method for cell in read_study(path).cells if cell.dataset == "ml-1m"}
+        path.stem: {cell.method for cell in shipped(path).cells if cell.dataset == "ml-1m"}
         for path in STUDIES
     }
     beyond = {"als", "prior", "recipe", "recipe-gold", "cadc-residual", "auto"}
     assert methods["table1"] == set(METHODS) - beyond
-    table2 = read_study(STUDIES[[path.stem for path in STUDIES].index("table2")])
+    table2 = shipped(STUDIES[[path.stem for path in STUDIES].index("table2")])
     assert {cell.integration for cell in table2.cells} == {
         *("trainable", "init", "init_frozen", "hybrid", "linear", "mlp", "residual")
     }
-    figure1 = read_study(STUDIES[[path.stem for path in STUDIES].index("figure1")])
+    figure1 = shipped(STUDIES[[path.stem for path in STUDIES].index("figure1")])
     assert {cell.ratio for cell in figure1.cells} == {1, 2, 5, 10, 20, 50, 100}
 
 

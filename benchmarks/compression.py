@@ -1,0 +1,290 @@
+"""Compression on real logs: the study of shares, methods and selections, and its page.
+
+    python -m benchmarks.compression --workdir work --data-dir DATA    # goes on where it stopped
+    python -m benchmarks.compression --workdir work --docs             # what is measured, into docs
+
+In: ``configs/study/scale.toml``. Out: ``WORKDIR/studies/scale`` and its report. With ``--docs``
+nothing is run: what has been measured is recorded (`benchmarks.recorded`), and the tables of
+docs/compression.md are made from it. They are cut out of the study's one large table, which the
+report has whole: a table a question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.recorded.docs import Docs
+from benchmarks.study_command import study_command
+from cadc_rec.evaluation.statistics import Comparison
+from cadc_rec.study.report import formatting
+from cadc_rec.study.report.cold import cold_table
+from cadc_rec.study.report.features import features_table
+from cadc_rec.study.report.groups import Comparisons, Group, datasets, time_ratio
+from cadc_rec.study.report.many import corrected
+from cadc_rec.study.report.paper import METHOD_TITLES, METRICS, WITHOUT_TOWERS
+from cadc_rec.study.report.report import markdown_table
+from cadc_rec.study.report.study_data import Study
+
+NAME = "scale"
+PAGE = "docs/compression.md"
+CURVES = ("recipe", "cadc", "random")
+"""The methods that are measured over many shares, each with all labelled examples, too."""
+LEAST = (10.0, 100.0)
+"""The ratios at which every method is measured."""
+SIGNS = {"better": "+", "worse": "−", "cannot tell": "="}
+
+_BY_TIME, _NEW = "-by-time", "-new"  # how keys of sets end that are another task
+_HR = METRICS[0]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The finished groups of the study, and what tables of them have in common."""
+
+    study: Study
+    page: Comparisons
+
+    def groups(self, dataset: str) -> list[Group]:
+        """Those of a dataset."""
+        return [g for g in self.page.groups(self.study) if g.dataset == dataset and g.done]
+
+    def find(self, dataset: str, method: str, ratio: float, variant: str = "") -> Group | None:
+        """The group of a method; the ratio of one that takes everything is 1."""
+        wanted = (method, ratio, variant)
+        found = (
+            g for g in self.groups(dataset) if (g.method, g.ratio, g.contender.variant) == wanted
+        )
+        return next(found, None)
+
+    def sets(self, wanted: Callable[[str], bool]) -> dict[str, str]:
+        """Titles of the datasets with results, by key."""
+        titles = datasets(self.study)
+        return {key: titles[key] for key in titles if wanted(key) and self.groups(key)}
+
+
+def tables(page: Comparisons) -> dict[str, str]:
+    """The tables of the page; Markdown by mark."""
+    study = next(study for study in page.studies if study.name == NAME)
+    grid = Grid(study, page)
+    last_two = grid.sets(lambda key: not key.endswith((_BY_TIME, _NEW)))
+    by_time = grid.sets(lambda key: key.endswith(_BY_TIME))
+    more = [features_table(study, page), cold_table(study, page)]
+    found = {
+        "curves": curves(grid, last_two),
+        "methods": methods(grid, last_two),
+        "by-time": methods(grid, by_time),
+        "selections": selections(grid, last_two),
+        "costs": costs(grid, last_two),
+        "content": "\n\n".join(markdown_table(study, one).strip() for one in more if one),
+    }
+    return {f"scale-{mark}": table or "Not measured yet." for mark, table in found.items()}
+
+
+def curves(grid: Grid, sets: dict[str, str]) -> str:
+    """A table a set: a row a share, and what each of `CURVES` keeps of its accuracy on all rows."""
+    parts, compared = [], []
+    for dataset, title in sets.items():
+        whole = {method: _whole(grid, dataset, method) for method in CURVES}
+        found = [g for g in grid.groups(dataset) if g.method in CURVES and not g.contender.variant]
+        ratios = sorted({group.ratio for group in found})
+        if len(ratios) < 2:
+            continue
+        rows = []
+        for ratio in ratios:
+            mine = [grid.find(dataset, method, ratio) or _gold(grid, dataset, method, ratio)
+                    for method in CURVES]  # fmt: skip
+            size = next(group for group in mine if group).done[0].rows
+            assert size is not None
+            row = [_share(ratio), f"{size.selected:,}"]
+            for method, group in zip(CURVES, mine, strict=True):
+                kept = _compare(grid, group, whole[method])
+                row += [_metrics(group), _kept(kept)]
+                if kept is not None:
+                    compared.append((f"{METHOD_TITLES[method]}, {_share(ratio)}, {title}", kept))
+            rows.append(row)
+        names = [METHOD_TITLES[method] for method in CURVES]
+        heads = ["share", "rows"]
+        for name in names:
+            heads += [f"{name}: HR@10 / NDCG@10 %", "of all rows"]
+        parts.append(f"{title}:\n\n{_markdown(heads, rows)}")
+    about = (
+        "- of all rows: HR@10 in percent of the same method's on all labelled examples, over the "
+        "seeds that both have, with the 95% interval of a paired bootstrap over users; Random on "
+        "all of them is the gold standard."
+    )
+    return "\n\n".join([*parts, *_notes(compared), about]) if parts else ""
+
+
+def _whole(grid: Grid, dataset: str, method: str) -> Group | None:
+    """The method on all labelled examples."""
+    return grid.find(dataset, method, 1.0) or _gold(grid, dataset, method, 1.0)
+
+
+def _gold(grid: Grid, dataset: str, method: str, ratio: float) -> Group | None:
+    """The gold standard, in the place of a random sample of all rows."""
+    return grid.find(dataset, "gold", 1.0) if (method, ratio) == ("random", 1.0) else None
+
+
+def methods(grid: Grid, sets: dict[str, str]) -> str:
+    """A row a method, at each of `LEAST` where it has a share; a column a set."""
+    rows, compared = [], []
+    measured = [group.method for dataset in sets for group in grid.groups(dataset)]
+    for method in dict.fromkeys([*(m for m in METHOD_TITLES if m in measured), *measured]):
+        name = METHOD_TITLES.get(method, method)
+        for ratio in (1.0, *LEAST):
+            found = {key: grid.find(key, method, ratio) for key in sets}
+            if (method in CURVES and ratio == 1.0) or not any(found.values()):
+                continue
+            row = [name if ratio == 1.0 else f"{name}, {_share(ratio)}"]
+            for dataset, group in found.items():
+                against = _compare(grid, group, grid.find(dataset, "gold", 1.0))
+                row.append(f"{_metrics(group)}{_sign(against)}")
+                if against is not None:
+                    compared.append((f"{row[0]}, {sets[dataset]}", against))
+            rows.append(row)
+    if not rows:
+        return ""
+    heads = ["method", *(f"{title}: HR@10 / NDCG@10 %" for title in sets.values())]
+    about = (
+        "- +, −, =: HR@10 is better or worse than the gold standard's, or cannot be told from it, "
+        "by a paired bootstrap over users."
+    )
+    return "\n\n".join([_markdown(heads, rows), *_notes(compared), about])
+
+
+def selections(grid: Grid, sets: dict[str, str]) -> str:
+    """Ways to choose a hundredth for `recipe`, beside a uniform sample of that size."""
+    names = dict.fromkeys(
+        group.contender.variant
+        for dataset in sets
+        for group in grid.groups(dataset)
+        if group.method == "recipe" and group.ratio == LEAST[1] and group.contender.variant
+    )
+    having = {
+        key: title
+        for key, title in sets.items()
+        if any(grid.find(key, "recipe", LEAST[1], name) for name in names)
+    }
+    if not having:
+        return ""
+    rows, compared = [], []
+    for name in ("", *names):
+        row = [name or "uniform"]
+        for dataset, title in having.items():
+            group = grid.find(dataset, "recipe", LEAST[1], name)
+            against = _compare(grid, group, grid.find(dataset, "recipe", LEAST[1]))
+            row += [_metrics(group), _difference(against)]
+            if against is not None:
+                compared.append((f"{name}, {title}", against))
+        rows.append(row)
+    heads = ["selection"]
+    for title in having.values():
+        heads += [f"{title}: HR@10 / NDCG@10 %", "vs uniform"]
+    about = (
+        "- vs uniform: HR@10 in percent of that of a uniform sample, verdict and 95% interval of "
+        "a paired bootstrap over users."
+    )
+    return "\n\n".join([_markdown(heads, rows), *_notes(compared), about])
+
+
+def costs(grid: Grid, sets: dict[str, str]) -> str:
+    """What the methods of `CURVES` take at `LEAST`, beside gold and beside tables alone."""
+    rows = []
+    wanted = [("gold", 1.0), *((m, r) for m in CURVES for r in LEAST), ("prior", 1.0)]
+    for dataset, title in sets.items():
+        gold = grid.find(dataset, "gold", 1.0)
+        for method, ratio in wanted:
+            group = grid.find(dataset, method, ratio)
+            if group is not None:
+                name = METHOD_TITLES[method] + ("" if ratio == 1.0 else f", {_share(ratio)}")
+                rows.append([title, name, *_costs(group, gold)])
+    heads = ["set", "method", "labelled examples", "rows referred to", "bytes of D_sel",
+             "seconds", "of gold's", "memory"]  # fmt: skip
+    about = (
+        "- labelled examples: 0 without towers, whose tables are made of all rows. rows referred "
+        "to: of all rows, those that are labelled or stand in the history of one. bytes of D_sel: "
+        "as Parquet, of those of all rows. seconds: pre-training + (selection + training), "
+        "without validation, median over seeds; of gold's: median over the seeds both have. "
+        "memory: the most of the process that trained, libraries included."
+    )
+    return f"{_markdown(heads, rows)}\n\n{about}" if rows else ""
+
+
+def _costs(group: Group, gold: Group | None) -> list[str]:
+    cell, parts = group.done[0], group.seconds()
+    rows = cell.rows
+    assert rows is not None
+    assert parts is not None
+    labelled = 0 if group.method in WITHOUT_TOWERS else rows.selected
+    touched = rows.selected if rows.touched is None else rows.touched
+    size = f"{rows.bytes / rows.bytes_of:.0%}" if rows.bytes and rows.bytes_of else "–"
+    share = time_ratio(group, gold) if gold else None
+    memory = formatting.memory(cell.peak_memory_bytes) if cell.peak_memory_bytes else "–"
+    return [
+        f"{labelled:,}",
+        f"{touched / rows.train:.1%}",
+        size,
+        formatting.time_sum(parts["pretrain"], parts["select"] + parts["train"]),
+        "–" if share is None else f"{share:.3f}",
+        memory,
+    ]
+
+
+def _compare(grid: Grid, group: Group | None, other: Group | None) -> Comparison | None:
+    return grid.page.compare(group, other, _HR) if group and other else None
+
+
+def _share(ratio: float) -> str:
+    return "all" if ratio == 1.0 else f"1/{ratio:g}"
+
+
+def _metrics(group: Group | None) -> str:
+    found = [group.metric(metric) if group else None for metric in METRICS]
+    return " / ".join(formatting.spread(value) for value in found if value) or "–"
+
+
+def _kept(compared: Comparison | None) -> str:
+    if compared is None or compared.relative is None or compared.relative_interval is None:
+        return "–"
+    low, high = compared.relative_interval
+    return f"{100 + compared.relative:.0f}% ({100 + low:.0f} to {100 + high:.0f})"
+
+
+def _sign(compared: Comparison | None) -> str:
+    return "" if compared is None else f" {SIGNS[compared.verdict]}"
+
+
+def _difference(compared: Comparison | None) -> str:
+    if compared is None:
+        return "–"
+    difference = formatting.signed_percent(compared.relative)
+    return f"{difference}: {compared.verdict} ({formatting.interval(compared)})"
+
+
+def _notes(compared: Sequence[tuple[str, Comparison]]) -> list[str]:
+    return [f"- {note}" for note in corrected(compared)]
+
+
+def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+DOCS = {
+    NAME: Docs(
+        {f"scale-{mark}": PAGE
+         for mark in ("curves", "methods", "by-time", "selections", "costs", "content")},
+        (NAME,),
+        tables,
+    )
+}  # fmt: skip
+
+
+def main() -> None:
+    """Run the study, report."""
+    study_command(__doc__, DOCS, lambda workdir, raw: raw, lambda studies, name: studies / name)
+
+
+if __name__ == "__main__":
+    main()

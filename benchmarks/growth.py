@@ -1,0 +1,183 @@
+"""How each stage's time and memory grow with the rows, of a study of generated logs.
+
+    cadc-rec study configs/study/scale-generated.toml --workdir work
+    python -m benchmarks.growth work/studies/scale-generated
+    python -m benchmarks.growth work/studies/scale-generated --on-paper 1B
+    python -m benchmarks.growth ... --out benchmarks/recorded/growth.json
+
+In: the records of the study's finished cells. Out: a row for each stage, as Markdown and as JSON. A
+row's cost is what the larger of two sizes takes more, over the rows that it has more, so starting
+does not count; *growth* is that of the last two sizes over that of the first two of the last three:
+1.05 and less is linear. What a log takes that nobody ran is the largest size and, for every further
+row, that cost: by arithmetic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from cadc_rec import strict_json
+from cadc_rec.config.types import parse_number
+from cadc_rec.errors import CadcError
+from cadc_rec.study.run.estimates import measured_seconds
+
+LINEAR = 1.05
+_STAGES = ("prepare", "pretrain", "transitions", "prior", "select", "train", "evaluate")
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Point:
+    """One stage at one size.
+
+    Attributes:
+        rows: of the log.
+        seconds: of a core.
+        peak_bytes: the most memory that the process held in this stage; None if not measured.
+    """
+
+    rows: int
+    seconds: float
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Growth:
+    """One stage at all sizes, which ascend.
+
+    Attributes:
+        stage: its name.
+        methods: those that have this stage with the same result.
+        points: of each size.
+    """
+
+    stage: str
+    methods: tuple[str, ...]
+    points: tuple[Point, ...]
+
+    @property
+    def costs(self) -> list[float]:
+        """Seconds of each row more, between sizes that follow each other."""
+        return [(b.seconds - a.seconds) / (b.rows - a.rows) for a, b in pairwise(self.points)]
+
+    @property
+    def growth(self) -> float | None:
+        """A row's cost between the last two sizes over that between the two before."""
+        if len(self.points) < 3 or self.costs[-2] <= 0:
+            return None
+        return self.costs[-1] / self.costs[-2]
+
+    def at(self, rows: float) -> tuple[float, float | None] | None:
+        """Seconds and bytes of so many rows, by the last two sizes; None of a single size."""
+        if len(self.points) < 2:
+            return None
+        before, last = self.points[-2:]
+        further = rows - last.rows
+        seconds = last.seconds + max(self.costs[-1], 0.0) * further
+        if before.peak_bytes is None or last.peak_bytes is None:
+            return seconds, None
+        each = (last.peak_bytes - before.peak_bytes) / (last.rows - before.rows)
+        return seconds, last.peak_bytes + max(each, 0.0) * further
+
+
+def read_growth(study: Path) -> list[Growth]:
+    """The stages of a study's finished cells on generated logs.
+
+    Raises:
+        CadcError: there is no such cell.
+    """
+    made: dict[tuple[str, str], tuple[Point, list[str]]] = {}
+    for file in sorted(study.glob("cells/*.json")):
+        record = json.loads(file.read_text("utf-8"))
+        if record.get("status") != "done" or record["config"]["data"]["source"] != "generated":
+            continue
+        rows = int(record["config"]["data"]["generated"]["interactions"])
+        for stage, seconds in measured_seconds(record).items():
+            peak = record.get("costs", {}).get(stage, {}).get("peak_memory_bytes")
+            point = Point(rows, seconds, None if peak is None else int(peak))
+            one = made.setdefault((stage, record["artifacts"][stage]), (point, []))
+            one[1].append(record["method"])
+    found: dict[tuple[str, tuple[str, ...]], dict[int, Point]] = {}
+    for (stage, _), (point, methods) in made.items():
+        of_rows = found.setdefault((stage, tuple(sorted(set(methods)))), {})
+        of_rows[point.rows] = point
+    if not found:
+        raise CadcError(f"{study}: has no finished cell of a generated log; run the study first.")
+    grown = [
+        Growth(stage, methods, tuple(points[rows] for rows in sorted(points)))
+        for (stage, methods), points in found.items()
+    ]
+    return sorted(grown, key=lambda one: (_STAGES.index(one.stage), one.methods))
+
+
+def table(grown: Sequence[Growth], on_paper: float | None) -> str:
+    """A row for each stage, as Markdown; with the time and memory of a size that nobody ran."""
+    sizes = sorted({point.rows for one in grown for point in one.points})
+    head = ["stage", "methods", *(f"{_size(rows)}: s, GiB" for rows in sizes), "ns a row", "growth"]
+    head += [f"{_size(on_paper)} on paper: h, GiB"] if on_paper else []
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for one in grown:
+        by_rows = {point.rows: point for point in one.points}
+        row = [one.stage, ", ".join(one.methods)]
+        row += [_point(by_rows.get(rows)) for rows in sizes]
+        row.append(f"{1e9 * one.costs[-1]:,.0f}" if one.costs else "")
+        row.append("" if one.growth is None else _growth(one.growth))
+        if on_paper:
+            found = one.at(on_paper)
+            row.append("" if found is None else f"{found[0] / 3600:,.2f}{_memory(found[1])}")
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def _growth(value: float) -> str:
+    return f"{value:.2f}" if value <= LINEAR else f"**{value:.2f}**"
+
+
+def _point(point: Point | None) -> str:
+    return "" if point is None else f"{point.seconds:,.1f}{_memory(point.peak_bytes)}"
+
+
+def _memory(peak: float | None) -> str:
+    return "" if peak is None else f", {peak / _GIB:,.2f}"
+
+
+def _size(rows: float) -> str:
+    return f"{rows / 1e9:g}B" if rows >= 1e9 else f"{rows / 1e6:g}M"
+
+
+def document(grown: Sequence[Growth]) -> Mapping[str, Any]:
+    """The same as JSON values."""
+    return {
+        "schema_version": 1,
+        "stages": [asdict(one) | {"growth": one.growth} for one in grown],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, read the records, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("study", type=Path, help="the study's folder, WORKDIR/studies/NAME")
+    parser.add_argument(
+        "--on-paper", type=parse_number, metavar="ROWS", help="a size that was not run, such as 1B"
+    )
+    parser.add_argument("--out", type=Path, help="write the stages as JSON, too")
+    asked = parser.parse_args(arguments)
+    try:
+        grown = read_growth(asked.study)
+    except CadcError as error:
+        sys.exit(f"error: {error}")
+    if asked.out is not None:
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        asked.out.write_text(strict_json.dumps(document(grown), indent=2) + "\n", "utf-8")
+    print(table(grown, asked.on_paper))
+
+
+if __name__ == "__main__":
+    main()

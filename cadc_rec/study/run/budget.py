@@ -1,0 +1,275 @@
+"""What a study will take of a processor, cell by cell, before it runs.
+
+In: a `Study`, and the records of cells that are finished. Out: a `Plan`: of every cell its seconds
+of one core, where a stage that cells share counts in the first of them; what was spent already; and
+the refusal of a study that would take more than its budget.
+
+The estimate is that of `cadc_rec.study.run.estimates`, corrected by the records.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cadc_rec.data.sources.raw_input import ARCHIVES, locate, raw_input
+from cadc_rec.errors import CadcError
+from cadc_rec.planning.sizes import find_sizes
+from cadc_rec.study.run.estimates import (
+    START_SECONDS,
+    Corrections,
+    Size,
+    estimated_stages,
+    measured_seconds,
+)
+from cadc_rec.study.run.grid import Cell, Study
+from cadc_rec.study.run.records import cell_digest
+
+_HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One cell of a plan.
+
+    Attributes:
+        cell: which.
+        seconds: of one core, without stages that an earlier cell makes; of a cell that is done,
+            those that were measured; None where its dataset's size is not known.
+        done: whether it is finished.
+        absent: why its dataset is not at hand; empty where it is.
+    """
+
+    cell: Cell
+    seconds: float | None
+    done: bool = False
+    absent: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every cell of a study, in the order in which they run."""
+
+    name: str
+    cells: tuple[PlannedCell, ...]
+    finished: int
+    """Cells of any study whose times the estimate was corrected by."""
+
+    @property
+    def spent(self) -> float:
+        """Hours that the study's finished cells took."""
+        return sum(one.seconds or 0.0 for one in self.cells if one.done) / _HOUR
+
+    @property
+    def left(self) -> float:
+        """Hours of the cells that are still to run."""
+        return sum(one.seconds or 0.0 for one in self.cells if not one.done) / _HOUR
+
+    @property
+    def hours(self) -> float:
+        """Hours of all cells."""
+        return self.spent + self.left
+
+    def require(self, budget: float, path: Path) -> None:
+        """Refuse a study that would take more.
+
+        Args:
+            budget: hours of one core.
+            path: the study's file.
+
+        Raises:
+            CadcError: it would.
+        """
+        if self.hours > budget:
+            raise CadcError(
+                f"{path}: its cells would take about {self.hours:.1f} hours of a core "
+                f"({self.spent:.1f} of them spent), more than its budget of {budget:g}; "
+                "cadc-rec study --plan shows which; leave some out, or raise budget_hours or "
+                "--budget."
+            )
+
+
+def plan_study(study: Study, workdir: Path, data_dir: Path | None) -> Plan:
+    """Estimate every cell; nothing is prepared, downloaded or written.
+
+    Args:
+        study: its cells.
+        workdir: where datasets may be prepared, and cells of this and other studies finished.
+        data_dir: folder with the raw data.
+    """
+    records = list(_records(workdir / "studies"))
+    corrections = Corrections(records)
+    mine = workdir / "studies" / study.name / "cells"
+    absent = {name: absence(cell, data_dir, workdir) for name, cell in _by_dataset(study.cells)}
+    sizes = {name: _size(study, cell, workdir) for name, cell in _by_dataset(study.cells)}
+    made: set[str] = set()
+    # What is done is there for the others, wherever it stands in the grid.
+    order = sorted(study.cells, key=lambda cell: finished_record(mine, cell) is None)
+    planned: dict[str, PlannedCell] = {}
+    for cell in order:
+        record, size = finished_record(mine, cell), sizes[cell.dataset]
+        if record is None and absent[cell.dataset]:
+            planned[cell.id] = PlannedCell(cell, 0.0, absent=absent[cell.dataset])
+            continue
+        measured = measured_seconds(record or {})
+        if size is None and not measured:
+            planned[cell.id] = PlannedCell(cell, None)
+            continue
+        seconds = START_SECONDS
+        for stage in estimated_stages(cell.experiment, size or Size(1, 1, 1)):
+            if stage.digest not in made:
+                factor = corrections.factor(stage, cell.dataset, cell.method)
+                seconds += measured.get(stage.stage, stage.seconds * factor)
+                made.add(stage.digest)
+        planned[cell.id] = PlannedCell(cell, seconds, done=record is not None)
+    finished = sum(record.get("status") == "done" for record in records)
+    return Plan(study.name, tuple(planned[cell.id] for cell in study.cells), finished)
+
+
+def finished_record(cells: Path, cell: Cell) -> dict[str, Any] | None:
+    """The record of a cell that is done with the settings it has now; None without one.
+
+    Args:
+        cells: folder of a study's records.
+        cell: which.
+    """
+    try:
+        record: dict[str, Any] = json.loads((cells / f"{cell.id}.json").read_text("utf-8"))
+        done = record["status"] == "done" and record["digest"] == cell_digest(cell)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # there is none, or not one of ours: the cell runs and replaces it
+    return record if done else None
+
+
+def _records(studies: Path) -> Iterator[dict[str, Any]]:
+    """Those of all studies that can be read."""
+    for file in sorted(studies.glob("*/cells/*.json")):
+        try:
+            record = json.loads(file.read_text("utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(record, dict):
+            yield record
+
+
+def _by_dataset(cells: Sequence[Cell]) -> Iterable[tuple[str, Cell]]:
+    """A cell of each dataset, the first without features: its experiment tells of the data."""
+    return {cell.dataset: cell for cell in reversed(cells)}.items()
+
+
+def absence(cell: Cell, data_dir: Path | None, workdir: Path) -> str:
+    """Why a cell's raw files are not here; empty where they are. Nothing is downloaded.
+
+    Args:
+        cell: of the dataset.
+        data_dir: folder with the raw data.
+        workdir: where rows of queries may be kept for the moment.
+    """
+    data = cell.experiment.data
+    try:
+        if data.source in ARCHIVES:
+            archive = ARCHIVES[data.source]
+            found = locate(data.source, data_dir)
+            return "" if found else f"no {archive.names[0]} here ({archive.url})"
+        with raw_input(data, data_dir, workdir):
+            return ""
+    except CadcError as error:
+        return str(error)
+
+
+def _size(study: Study, cell: Cell, workdir: Path) -> Size | None:
+    """Of the dataset as it was prepared, or as the study's file says."""
+    try:
+        found = find_sizes(cell.experiment.data, workdir, None, None, str(cell.config))
+    except CadcError:
+        given = study.file.datasets[cell.dataset].size
+        return None if given is None else Size(given.users, given.items, given.interactions)
+    return Size(found.users, found.items, found.interactions)
+
+
+def plan_lines(plan: Plan, budget: float | None) -> Iterator[str]:
+    """The plan as Markdown: a row for each dataset and method, then sums.
+
+    Args:
+        plan: of a study.
+        budget: hours that it may take, if there is a bound.
+    """
+    yield "| dataset | method | ratios | seeds | cells | done | core hours |"
+    yield "|---|---|---|---|---|---|---|"
+    for _, rows in _groups(plan.cells, lambda one: one.cell.dataset):
+        for name, cells in _groups(rows, _contender):
+            yield _row(cells[0].cell.dataset_title, name, cells)
+        yield _row(f"**{rows[0].cell.dataset_title}**", "**all**", rows)
+    yield ""
+    yield (
+        f"{len(plan.cells)} cells: about {plan.hours:.1f} hours of a core, {plan.spent:.1f} spent "
+        f"and {plan.left:.1f} to come, by rates that {plan.finished} finished cells corrected. A "
+        "stage that cells share counts in the first of them."
+    )
+    for reason, cells in _groups([one for one in plan.cells if one.absent], lambda one: one.absent):
+        yield f"{cells[0].cell.dataset_title}: not at hand, so its cells are not counted: {reason}"
+    unknown = [one for one in plan.cells if one.seconds is None]
+    for title, cells in _groups(unknown, lambda one: one.cell.dataset_title):
+        yield (
+            f"{title}: its size is not known, so its {len(cells)} cells are not counted; run "
+            f"cadc-rec prepare {cells[0].cell.config}, or give its size in the study's file."
+        )
+    if budget is not None:
+        verdict = "more than" if plan.hours > budget else "within"
+        yield f"That is {verdict} the budget of {budget:g} hours."
+
+
+def plan_document(plan: Plan, budget: float | None) -> dict[str, Any]:
+    """The plan as JSON values."""
+    return {
+        "study": plan.name,
+        "hours": plan.hours,
+        "spent_hours": plan.spent,
+        "left_hours": plan.left,
+        "budget_hours": budget,
+        "finished_cells": plan.finished,
+        "cells": [
+            {
+                **one.cell.to_dict(),
+                "core_seconds": one.seconds,
+                "done": one.done,
+                "absent": one.absent or None,
+            }
+            for one in plan.cells
+        ],
+    }
+
+
+def _row(title: str, name: str, cells: Sequence[PlannedCell]) -> str:
+    ratios = sorted({one.cell.ratio for one in cells})
+    seeds = sorted({one.cell.experiment.seed for one in cells})
+    known = [one.seconds for one in cells if one.seconds is not None]
+    hours = "not at hand" if cells[0].absent else f"{sum(known) / _HOUR:.2f}" if known else "?"
+    done = sum(one.done for one in cells)
+    columns = (
+        title,
+        name,
+        ", ".join(f"{ratio:g}" for ratio in ratios),
+        ", ".join(map(str, seeds)),
+        f"{len(cells)}",
+        f"{done}",
+        hours,
+    )
+    return "| " + " | ".join(columns) + " |"
+
+
+def _contender(one: PlannedCell) -> str:
+    cell = one.cell
+    return ", ".join(filter(None, (cell.method, cell.variant)))
+
+
+def _groups(
+    cells: Iterable[PlannedCell], key: Callable[[PlannedCell], str]
+) -> Iterable[tuple[str, list[PlannedCell]]]:
+    found: dict[str, list[PlannedCell]] = {}
+    for one in cells:
+        found.setdefault(key(one), []).append(one)
+    return found.items()

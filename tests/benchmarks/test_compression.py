@@ -1,0 +1,132 @@
+"""The page of compression: tables cut out of one study, of results that can be counted by hand."""
+
+import json
+
+import pytest
+
+from benchmarks import compression
+from benchmarks.marks import ROOT
+from benchmarks.recorded.studies import read
+
+USERS = 1000
+
+
+def cell(dataset, method, ratio, hr, variant="", **rows):
+    name = f"{dataset}/{method}@{ratio:g}" + (f"~{variant}" if variant else "")
+    place = {"id": name, "dataset": dataset, "dataset_title": dataset.upper(), "method": method}
+    place |= {"ratio": ratio, "variant": variant, "seed": 0, "status": "done", "split": "time"}
+    train = 0.0 if method == "prior" else 100.0 / ratio
+    seconds = {"pretrain": 5.0, "select": 0.0, "train": train, "evaluate": 1.0, "validation": 0.0}
+    size = {"train": 2000, "selected": round(2000 / ratio), **rows}
+    measured = {"metrics": {"hr@10": hr, "ndcg@10": hr / 2}, "validation": {"hr@10": hr}}
+    return place | measured | {"rows": size, "seconds": seconds | {"prepare": 0.0}}
+
+
+def versus(dataset, a, b, mine, theirs):
+    """A comparison whose interval reaches four percent to either side."""
+    relative = 100 * (mine / theirs - 1)
+    verdict = "better" if relative > 4 else "worse" if relative < -4 else "cannot tell"
+    numbers = {"difference": mine - theirs, "interval": [0, 0], "relative": relative}
+    numbers |= {"relative_interval": [relative - 4, relative + 4], "verdict": verdict}
+    numbers |= {"users": USERS, "p": 2e-4, "deviation": 0.2, "reference": theirs}
+    return {"of": [f"scale/{dataset}/{a}", f"scale/{dataset}/{b}", "hr@10"], **numbers}
+
+
+@pytest.fixture
+def page(tmp_path):
+    a = {
+        ("gold", 1.0, ""): 0.10,
+        ("prior", 1.0, ""): 0.15,
+        ("random", 10.0, ""): 0.05,
+        ("recipe", 1.0, ""): 0.20,
+        ("recipe", 10.0, ""): 0.18,
+        ("recipe", 100.0, ""): 0.16,
+        ("recipe", 100.0, "recent"): 0.17,
+        ("auto", 10.0, ""): 0.19,
+    }
+    sizes = {"touched": 600, "bytes": 30, "bytes_of": 40}
+    cells = [
+        cell("a", method, ratio, hr, variant, **(sizes if method == "recipe" else {}))
+        for (method, ratio, variant), hr in a.items()
+    ]
+    cells.append(cell("a-by-time", "prior", 1.0, 0.03))
+    pairs = [(key, ("recipe", 1.0, "")) for key in a if key[0] == "recipe"]
+    pairs += [(key, ("gold", 1.0, "")) for key in a if key[0] != "gold"]
+    pairs.append((("recipe", 100.0, "recent"), ("recipe", 100.0, "")))
+    of_ranks = [
+        versus("a", *(f"{m}@{r:g}" + (f"~{v}" if v else "") for m, r, v in pair),
+               *(a[key] for key in pair))
+        for pair in pairs
+    ]  # fmt: skip
+    study = {"name": "scale", "title": "Scale", "layout": "grid", "baseline": "gold"}
+    content = {"schema_version": 1, "study": study | {"second": ""}, "common": {}}
+    content |= {"datasets": {"a": {}, "a-by-time": {}}, "cells": cells, "of_ranks": of_ranks}
+    (tmp_path / "scale.json").write_text(json.dumps(content))
+    return read(["scale"], tmp_path)
+
+
+def rows(table):
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[text.strip() for text in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def test_a_share_stands_with_what_it_keeps_of_all_rows(page):
+    table = compression.tables(page)["scale-curves"]
+    assert rows(table) == [
+        ["all", "2,000", "20.00 / 10.00", "–", "–", "–", "10.00 / 5.00", "–"],
+        [
+            "1/10",
+            "200",
+            "18.00 / 9.00",
+            "90% (86 to 94)",
+            "–",
+            "–",
+            "5.00 / 2.50",
+            "50% (46 to 54)",
+        ],
+        ["1/100", "20", "16.00 / 8.00", "80% (76 to 84)", "–", "–", "–", "–"],
+    ]
+    assert table.startswith("A:\n\n")
+    assert "of 3 in this table, 3 say better or worse" in table
+
+
+def test_every_method_stands_beside_gold(page):
+    assert rows(compression.tables(page)["scale-methods"]) == [
+        ["Random, 1/10", "5.00 / 2.50 −"],
+        ["Gold standard", "10.00 / 5.00"],
+        ["Prior alone", "15.00 / 7.50 +"],
+        ["Recipe, 1/10", "18.00 / 9.00 +"],
+        ["Recipe, 1/100", "16.00 / 8.00 +"],
+        ["auto, 1/10", "19.00 / 9.50 +"],
+    ]
+
+
+def test_sets_that_are_split_by_time_stand_apart(page):
+    assert rows(compression.tables(page)["scale-by-time"]) == [["Prior alone", "3.00 / 1.50"]]
+
+
+def test_selections_stand_beside_a_uniform_one(page):
+    assert rows(compression.tables(page)["scale-selections"]) == [
+        ["uniform", "16.00 / 8.00", "–"],
+        ["recent", "17.00 / 8.50", "+6.2%: better (+2.2 to +10.2%)"],
+    ]
+
+
+def test_costs_name_labels_what_they_refer_to_and_bytes(page):
+    found = rows(compression.tables(page)["scale-costs"])
+    assert found[0] == ["A", "Gold standard", "2,000", "100.0%", "–", "5.0+100", "1.000", "–"]
+    assert found[1] == ["A", "Recipe, 1/10", "200", "30.0%", "75%", "5.0+10", "0.143", "–"]
+    assert found[-1] == ["A", "Prior alone", "0", "100.0%", "–", "5.0+0", "0.048", "–"]
+
+
+def test_what_the_study_has_not_is_said(page):
+    assert compression.tables(page)["scale-content"] == "Not measured yet."
+    page.studies = [page.studies[0].model_copy(update={"cells": page.studies[0].cells[:1]})]
+    alone = type(page)(page.studies, {})
+    assert compression.tables(alone)["scale-curves"] == "Not measured yet."
+
+
+def test_every_table_has_its_place_on_the_page():
+    text = (ROOT / compression.PAGE).read_text("utf-8")
+    for mark in compression.DOCS["scale"].marks:
+        assert text.count(f"<!-- {mark} -->\n") == 1

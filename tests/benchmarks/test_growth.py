@@ -1,0 +1,72 @@
+"""How stages grow, by sums done by hand."""
+
+import json
+
+import pytest
+
+from benchmarks import growth
+from benchmarks.growth import Growth, Point, read_growth, table
+from cadc_rec.errors import CadcError
+
+
+def keep(study, rows, method, seconds, peak=None, **more):
+    """A finished cell; stages named in `more` lie in artifacts of those names."""
+    record = {
+        "status": "done",
+        "method": method,
+        "config": {"data": {"source": "generated", "generated": {"interactions": rows}}},
+        "seconds": seconds,
+        "artifacts": {stage: more.get(stage, f"/{stage}/{method}/{rows}") for stage in seconds},
+        "costs": {stage: {"peak_memory_bytes": peak} for stage in seconds} if peak else {},
+        "machine": {"threads": 1},
+    }
+    (study / "cells").mkdir(parents=True, exist_ok=True)
+    (study / "cells" / f"{method}.{rows}.json").write_text(json.dumps(record))
+
+
+def test_growth_is_the_cost_of_a_row_over_that_of_the_size_before(tmp_path):
+    for rows, seconds in ((1_000_000, 5.0), (3_000_000, 9.0), (10_000_000, 30.0)):
+        keep(tmp_path, rows, "cadc", {"train": seconds}, peak=rows * 100)
+    (one,) = read_growth(tmp_path)
+    assert one.costs == pytest.approx([2e-6, 3e-6])  # 4 s over 2M rows, 21 s over 7M
+    assert one.growth == pytest.approx(1.5)
+    seconds, peak = one.at(1e9)
+    assert seconds == pytest.approx(30 + 3e-6 * 990e6)
+    assert peak == pytest.approx(1e11)
+    text = table([one], 1e9)
+    assert "| 1M: s, GiB | 3M: s, GiB | 10M: s, GiB | ns a row | growth | 1B on paper" in text
+    assert "| 3,000 | **1.50** | 0.83, 93.13 |" in text
+
+
+def test_linear_growth_is_not_marked_and_few_sizes_give_none():
+    points = tuple(Point(rows, 2.0 + 1e-6 * rows, None) for rows in (10**6, 3 * 10**6, 10**7))
+    linear = Growth("train", ("cadc",), points)
+    assert linear.growth == pytest.approx(1.0)
+    assert "| 1,000 | 1.00 |" in table([linear], None)
+    assert Growth("train", ("cadc",), points[:2]).growth is None
+    assert Growth("train", ("cadc",), points[:1]).at(1e9) is None
+    assert Growth("train", ("cadc",), points[:2]).at(1e9) == (pytest.approx(1002.0), None)
+
+
+def test_a_stage_that_methods_share_has_one_row(tmp_path):
+    for rows in (1_000_000, 3_000_000):
+        for method in ("prior", "recipe"):
+            seconds = {"prepare": 2.0, "train": 4.0}
+            keep(tmp_path, rows, method, seconds, prepare=f"/prepare/{rows}")
+    keep(tmp_path, 5, "real", {"train": 1.0})
+    file = tmp_path / "cells" / "real.5.json"
+    file.write_text(file.read_text().replace('"generated", "gen', '"tables", "gen'))
+    found = [(one.stage, one.methods, len(one.points)) for one in read_growth(tmp_path)]
+    assert found == [
+        ("prepare", ("prior", "recipe"), 2),
+        ("train", ("prior",), 2),
+        ("train", ("recipe",), 2),
+    ]
+
+
+def test_a_study_without_generated_logs_is_named(tmp_path, capsys):
+    with pytest.raises(CadcError, match="has no finished cell of a generated log"):
+        read_growth(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        growth.main([str(tmp_path)])
+    assert str(ended.value).startswith(f"error: {tmp_path}: has no")
