@@ -22,12 +22,13 @@ from cadc_rec.study.report.cold import cold_table
 from cadc_rec.study.report.features import features_table
 from cadc_rec.study.report.groups import Comparisons, Group, datasets, time_ratio
 from cadc_rec.study.report.many import corrected
+from cadc_rec.study.report.overview import overview
 from cadc_rec.study.report.paper import METHOD_TITLES, METRICS, WITHOUT_TOWERS
 from cadc_rec.study.report.report import markdown_table
 from cadc_rec.study.report.study_data import Study
 
 NAME = "scale"
-PAGE = "docs/compression.md"
+PAGE, PICTURE = "docs/compression.md", "docs/images/compression.svg"
 CURVES = ("recipe", "cadc", "random")
 """The methods that are measured over many shares, each with all labelled examples, too."""
 LEAST = (10.0, 100.0)
@@ -61,6 +62,12 @@ class Grid:
         """Titles of the datasets with results, by key."""
         titles = datasets(self.study)
         return {key: titles[key] for key in titles if wanted(key) and self.groups(key)}
+
+
+def pictures(page: Comparisons) -> dict[str, str]:
+    """The picture that the report begins with; SVG by path."""
+    figure = overview(page).figure
+    return {} if figure is None else {PICTURE: figure.svg}
 
 
 def tables(page: Comparisons) -> dict[str, str]:
@@ -277,6 +284,7 @@ DOCS = {
          for mark in ("curves", "methods", "by-time", "selections", "costs", "content")},
         (NAME,),
         tables,
+        pictures,
     )
 }  # fmt: skip
 

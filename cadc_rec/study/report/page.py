@@ -70,6 +70,7 @@ class _SetFacts:
 
     number: int
     title: str
+    about: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     sentences: tuple[Sentence, ...]
 
@@ -146,7 +147,7 @@ def _overview_table(overview: Overview, sets: Sets, records: Records) -> PageTab
     return PageTable("method", overview.columns, tuple(rows))
 
 
-def _facts(key: str, sets: Sets, studies: Iterable[Study], overview: Overview) -> _SetFacts:
+def _facts(key: str, sets: Sets, studies: Sequence[Study], overview: Overview) -> _SetFacts:
     """What is known of a set: its size, its split, and how many runs are done."""
     cells = [cell for study in studies for cell in study.cells if cell.dataset == key]
     done = [cell for cell in cells if cell.status == "done"]
@@ -159,10 +160,10 @@ def _facts(key: str, sets: Sets, studies: Iterable[Study], overview: Overview) -
         ),
         "runs": f"{len(done)} of {len(cells)} done",
     }
-    title = sets.titles[key]
     return _SetFacts(
         sets.number(key),
-        title,
+        sets.titles[key],
+        tuple(dict.fromkeys(s.about[key] for s in studies if s.about.get(key))),
         tuple((name, text) for name, text in facts.items() if text),
         overview.of_set.get(key, ()),
     )

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from cadc_rec.evaluation.statistics import Comparison
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import Group, label
-from cadc_rec.study.report.kept import ENOUGH, METRIC, Kept, Sample
+from cadc_rec.study.report.kept import ENOUGH, METRIC, Kept, Sample, method_name
+from cadc_rec.study.report.paper import UNFILTERED
 
 _NAMED = 4  # sets that a sentence names
 
@@ -102,7 +103,9 @@ def _three(*texts: str) -> tuple[Sentence, ...]:
 
 
 def name(group: Group) -> str:
-    """As the tables call it."""
+    """As the tables call it; what has a ratio, but takes everything, by its method."""
+    if group.ratio == 1 and group.method not in UNFILTERED:
+        return f"{method_name(group)} on everything"
     return label(group.study, group.contender)
 
 

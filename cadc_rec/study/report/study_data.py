@@ -190,6 +190,7 @@ class _StudyFile(_Part):
     layout: Layout
     baseline: Text = ""
     second: Text = "random"
+    about: dict[str, Text] = {}
     cells: tuple[Place, ...] = Field(min_length=1)
 
 
@@ -198,6 +199,7 @@ class Study(_Part):
 
     Attributes:
         cells: every cell of the grid, in its order; those without a file are "missing".
+        about: where a dataset comes from and what of it is genuine, by its key.
         unlisted: files in ``cells/`` the grid does not name; they are not read.
     """
 
@@ -208,6 +210,7 @@ class Study(_Part):
     baseline: str
     second: str
     cells: tuple[Cell, ...]
+    about: dict[str, str] = {}
     unlisted: tuple[str, ...] = ()
 
 
@@ -268,6 +271,7 @@ def _load(folder: Path) -> Study:
         baseline=wanted.baseline,
         second=wanted.second,
         cells=tuple(_cell(place, files.get(place.id)) for place in wanted.cells),
+        about=wanted.about,
         unlisted=tuple(stem for stem in files if stem not in ids),
     )
 

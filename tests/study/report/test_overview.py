@@ -111,6 +111,16 @@ def test_a_recipe_is_measured_against_the_recipe_on_everything(new_study):
     assert one.least is one.samples[0]
 
 
+def test_without_a_method_for_everything_the_recipe_is_measured_against_itself(new_study):
+    study = new_study(layout="grid")
+    add(study, "gold", 1.0, 70)
+    for ratio, hits in ((1.0, 200), (10.0, 180)):
+        add(study, "recipe", ratio, hits)
+    (one,) = kept(comparisons_of(study))
+    assert [sample.kept for sample in one.samples] == [pytest.approx(90.0)]
+    assert "Recipe on everything reaches on all; the nearest" in told(study)["What can be left out"]
+
+
 def test_the_line_is_chosen_on_validation_never_on_test(new_study):
     study = new_study()
     add(study, "gold", 1.0, 80)

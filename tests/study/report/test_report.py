@@ -236,6 +236,12 @@ def test_the_overview_is_a_file_for_other_pages_too(whole_report):
     assert second[:5] == ["Epinions, 20-core", "CADC", "1/10", "5,000 of 50,000", "97.2"]
 
 
+def test_what_a_study_says_of_a_set_stands_on_its_page(new_study):
+    study = new_study(about={"ml-1m": "GroupLens; <genuine> ratings."})
+    study.add("ml-1m", "cadc", "init_frozen", 10.0, 0)
+    assert "GroupLens; &lt;genuine&gt; ratings." in write_report(study.folder).page.read_text()
+
+
 def test_a_report_is_replaced_and_nothing_else_is(small_study):
     first = write_report(small_study.folder)
     (first.page.parent / "old").touch()
