@@ -237,6 +237,11 @@ class Run:
         """Seconds of each stage, in the run that made its artifact; 0 if it has no such stage."""
         return dict(self.result["seconds"])
 
+    @property
+    def costs(self) -> dict[str, dict[str, float]]:
+        """Processor seconds, memory and bytes of each stage (`cadc_rec.store.costs`)."""
+        return dict(self.result["costs"])
+
     def recommend(
         self,
         users: Sequence[Any],

@@ -5,6 +5,7 @@ Reads the installed metadata only: importing torch takes seconds, this takes mil
 
 import platform
 import re
+from pathlib import Path
 
 from cadc_rec import __version__
 from cadc_rec.errors import CadcError
@@ -61,6 +62,27 @@ def library_versions() -> dict[str, str]:
                 found[name] = version
                 break
     return found
+
+
+def code_commit() -> str | None:
+    """The commit of the checkout that this package runs from, as git names it.
+
+    ``-dirty`` stands behind it where files of the checkout differ from it. None if the package is
+    installed elsewhere, or git does not say.
+    """
+    checkout = Path(__file__).resolve().parent.parent
+    if not (checkout / ".git").exists():
+        return None
+    import subprocess  # takes 10 ms, which `--help` does not have
+
+    # Locks nothing, so that git can be used beside a study.
+    command = ["git", "--no-optional-locks", "-C", str(checkout), "describe"]
+    command += ["--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip() or None
 
 
 def trio_problem(torch: str, torchrec: str, fbgemm: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Libraries of CUDA's that are missing: a sentence with a remedy, and no defect of ours."""
+"""Libraries of CUDA's that are missing are a sentence with a remedy; the code's commit is told."""
 
 import os
 import subprocess
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cadc_rec.versions import missing_cuda_library
+from cadc_rec import versions
+from cadc_rec.versions import code_commit, missing_cuda_library
 
 MISSING = "cannot open shared object file: No such file or directory"
 
@@ -69,3 +70,40 @@ def test_a_command_whose_fbgemm_finds_no_driver_is_refused(tiny, tmp_path):
     assert done.returncode == 2, done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: libcuda.so.1")
     assert "defect" not in done.stderr
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout of git's with the package's file in it; gives what runs git there."""
+    file = tmp_path / "cadc_rec" / "versions.py"
+    file.parent.mkdir()
+    file.write_text("first\n")
+    monkeypatch.setattr(versions, "__file__", str(file))
+
+    def git(*command):
+        who = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
+        words = ["git", "-C", tmp_path, *who, *command]
+        return subprocess.run(words, capture_output=True, check=True, text=True).stdout.strip()
+
+    return git
+
+
+def test_the_commit_of_a_checkout_is_told_and_whether_files_differ(checkout, tmp_path):
+    assert code_commit() is None  # a package that is installed, not checked out
+    checkout("init")
+    assert code_commit() is None  # without a commit
+    checkout("add", "cadc_rec")
+    checkout("commit", "-m", "first")
+    checkout("tag", "v1")  # git would name it by its tag
+    commit = checkout("rev-parse", "HEAD")
+    assert code_commit() == commit
+    (tmp_path / "data").touch()  # git does not know it
+    assert code_commit() == commit
+    (tmp_path / "cadc_rec" / "versions.py").write_text("second\n")
+    assert code_commit() == f"{commit}-dirty"
+
+
+def test_without_git_there_is_no_commit(checkout, monkeypatch):
+    checkout("init")
+    monkeypatch.setenv("PATH", "")
+    assert code_commit() is None

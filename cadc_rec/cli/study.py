@@ -107,6 +107,14 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the page, or its address. Default: DIR/report.")
     ] = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option(
+            help="A TOML file with a table [prices]: what dollars are computed with, in place of "
+            "the studies' own prices.",
+            metavar="FILE",
+        ),
+    ] = None,
     cache: Cache = None,
     update: Update = NEWEST,
     debug: Debug = False,
@@ -115,13 +123,15 @@ def report(
     from cadc_rec.store.remote.address import parse
     from cadc_rec.store.remote.sending import sent_plainly
     from cadc_rec.store.remote.trees import local_tree
+    from cadc_rec.study.prices import read_prices
     from cadc_rec.study.report.page import GENERATOR
     from cadc_rec.study.report.report import PAGE, write_report
 
     wanted = wanted_update(update)
+    priced = None if prices is None else read_prices(prices)
     place = parse(out or f"{folder}/report")
     with sent_plainly(place, last=PAGE, ours=GENERATOR) as target:
-        written = write_report(local_tree(folder), target, wanted)
+        written = write_report(local_tree(folder), target, wanted, priced)
     log.info(
         "%d cells done, %d failed, %d not run yet, %d not available",
         written.done,

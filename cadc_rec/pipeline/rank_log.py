@@ -10,13 +10,13 @@ import contextlib
 import json
 import logging
 import os
-import resource
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cadc_rec.log import log, note, rank_files
+from cadc_rec.store.costs import peak_memory_bytes
 
 _FLIGHT_RECORD = "TORCH_FR_DUMP_TEMP_FILE"  # torch adds the rank's number
 
@@ -36,7 +36,7 @@ class _Lines(logging.FileHandler):
             "rank": self.rank,
             "level": record.levelname.lower(),
             "message": record.getMessage(),
-            "peak_memory_bytes": _peak_memory_bytes(),
+            "peak_memory_bytes": peak_memory_bytes(),
         }
         return json.dumps(line | getattr(record, "measured", {}))
 
@@ -78,8 +78,3 @@ def rank_log(folder: Path, rank: int) -> Iterator[None]:
         rank_files.remove(lines)
         log.removeHandler(lines)
         lines.close()
-
-
-def _peak_memory_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +26,7 @@ from cadc_rec.store.artifact import (
     run_stage,
     stage_exists,
 )
+from cadc_rec.store.costs import Meter
 from cadc_rec.store.remote.lease import patience
 from cadc_rec.versions import require_trio
 
@@ -79,7 +79,7 @@ class StageRunner:
         Args:
             jobs: of a stage that one rank carries out; two may ask for the same.
             load: imports and returns the function that makes those that are missing, given their
-                drafts by place in `jobs`. Each artifact's seconds are those of the whole.
+                drafts by place in `jobs`. Each artifact's seconds and costs are those of the whole.
         """
         places = {job.key: place for place, job in reversed(list(enumerate(jobs)))}
         drafts: dict[int, Draft] = {}
@@ -87,10 +87,10 @@ class StageRunner:
 
         def work() -> None:
             build = load()
-            started = time.perf_counter()
-            build(dict(sorted(drafts.items())))
+            with Meter() as meter:
+                build(dict(sorted(drafts.items())))
             for draft in drafts.values():
-                draft.seconds = time.perf_counter() - started
+                draft.meter = meter
 
         def make(left: Sequence[int]) -> None:
             """All that are left, each within the draft of the one before it."""
@@ -152,6 +152,7 @@ class StageRunner:
 
         def build(draft: Draft) -> None:
             fill = load()
+            draft.meter.restart()  # ranks other than 0 have imported only now
             with self._joined() as processes:
                 fill(processes, draft)
 

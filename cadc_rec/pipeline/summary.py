@@ -10,6 +10,7 @@ from rich.table import Table
 from cadc_rec.pipeline.lines import metrics_line
 from cadc_rec.pipeline.table import STAGES, TABLE
 from cadc_rec.store.artifact import Artifact
+from cadc_rec.store.costs import of_stages
 
 OPTIONAL = ("validation_sample", "test_sample", "kept", "beside", "added", "cold")
 """What only some results have; see `run_result`."""
@@ -25,8 +26,8 @@ def run_result(method: str, seed: int, artifacts: Mapping[str, Artifact]) -> dic
     other, and ``added`` what the towers add to the test NDCG@10, with its 95% interval. ``cold`` is
     about cold items, where there are any.
 
-    ``seconds`` are those of the run that made each artifact; 0 for a stage that the method does
-    not have.
+    ``seconds`` and ``costs`` are those of the run that made each artifact; a stage that the method
+    does not have took 0 seconds, and has no costs.
     """
     metrics = artifacts["evaluate"].info
     return {
@@ -38,6 +39,7 @@ def run_result(method: str, seed: int, artifacts: Mapping[str, Artifact]) -> dic
         "seconds": {
             stage: artifacts[stage].seconds if stage in artifacts else 0.0 for stage in STAGES
         },
+        "costs": {stage: dict(artifact.costs) for stage, artifact in artifacts.items()},
         "cached": [stage for stage, artifact in artifacts.items() if artifact.cached],
         "rows": {
             "train": artifacts["prepare"].info["train"],
@@ -63,6 +65,11 @@ def run_table(result: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> T
     made = [s for s in artifacts if s not in ("prepare", "evaluate")]
     spent = sum(result["seconds"][stage] for stage in made)
     table.add_row(" + ".join(made), f"{spent:,.1f}", metrics_line(result["metrics"]))
+    costs = of_stages(artifacts[stage].costs for stage in made)
+    if costs:
+        memory = f"{costs['peak_memory_bytes'] / 2**30:.1f} GiB"
+        table.caption = f"{costs['cpu_seconds']:,.1f} CPU seconds, at most {memory} of memory"
+        table.caption_justify = "left"
     return table
 
 

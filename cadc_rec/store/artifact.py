@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import functools
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ from typing import Any
 
 from cadc_rec.errors import CadcError
 from cadc_rec.store.atomic import commit, disk_explained, empty_folder
+from cadc_rec.store.costs import Costs, Meter, of_ranks, of_stages, peak_memory_bytes
 from cadc_rec.store.group import Group as Group
 from cadc_rec.store.group import SoloGroup as SoloGroup
 from cadc_rec.store.group import entries_together, verify_together
@@ -69,6 +68,15 @@ class Artifact:
         return float(self.manifest["seconds"])
 
     @property
+    def costs(self) -> Costs:
+        """What that run took beside its seconds (`cadc_rec.store.costs`).
+
+        Empty where it is not known: of artifacts that were made before it was measured.
+        """
+        costs: Costs = self.manifest.get("costs", {})
+        return costs
+
+    @property
     def info(self) -> Mapping[str, Any]:
         """What the stage reports: counts, rates, results."""
         info: Mapping[str, Any] = self.manifest["info"]
@@ -87,8 +95,10 @@ class Draft:
     """Rows that the stage processed, for the manifest's rows per second."""
     seconds_before: float = 0.0
     """Seconds of earlier, interrupted runs that this one continued."""
-    seconds: float | None = None
-    """Seconds of the work, if the time of `build` includes more than the work."""
+    costs_before: Sequence[Costs] = ()
+    """Costs of these runs."""
+    meter: Meter = field(default_factory=Meter)
+    """Around `build`; another one, if `build` includes more than the work."""
 
 
 def artifact_key(
@@ -148,8 +158,8 @@ def run_stage(
             _follow(final, origin, group, build)
         else:
             with disk_explained(workdir):
-                build(Draft(workdir / draft_path))
-                group.all_gather({})
+                draft = _built(Draft(workdir / draft_path), build)
+                group.all_gather(({}, draft.meter.costs))
                 entries_together(group, workdir / draft_path)
         group.together()  # rank 0 sends and commits
         open_on_nodes([final], group, origin)
@@ -167,22 +177,20 @@ def run_stage(
         group.broadcast((False, os.path.relpath(folder, workdir)))
         # Each node makes a draft of its own, where the work folder is in a store.
         sliced = origin is not None and any(group.all_gather(False))
-        draft = Draft(folder, sliced)
-        started = time.perf_counter()
-        build(draft)
-        taken = time.perf_counter() - started if draft.seconds is None else draft.seconds
+        draft = _built(Draft(folder, sliced), build)
         if origin is not None:
             group.together()  # the other nodes send what they wrote
         # Fails where a rank was lost, maybe while it wrote its part: `together` would not.
-        of_nodes: list[dict[str, Any]] = group.all_gather({})
+        told: list[tuple[dict[str, Any], Costs]] = group.all_gather(({}, draft.meter.costs))
+        of_nodes = [files for files, _ in told]
+        costs = of_stages([*draft.costs_before, of_ranks(costs for _, costs in told)])
         hashed = entries_together(group, folder) if origin is None else {}
-        seconds = draft.seconds_before + taken
 
         def commit_all() -> tuple[dict[str, Any], bool]:
             sent = {name: entry for files in of_nodes for name, entry in files.items()}
             if origin is not None and sliced:
                 sent = join_slices(origin, folder, f"{stage}/{key}", sent)
-            body = _manifest(stage, key, settings, inputs, draft, seconds, {**hashed, **sent})
+            body = _manifest(stage, key, settings, inputs, draft, costs, {**hashed, **sent})
             if origin is None:
                 before = [made for made in inputs.values() if isinstance(made, Artifact)]
                 share_files(folder, body["files"], {m.path: m.manifest["files"] for m in before})
@@ -203,9 +211,16 @@ def _follow(final: Path, origin: Origin, group: Group, build: Callable[[Draft], 
         disk_explained(origin.folder),
         node_draft(origin, stage, key, group.all_gather) as (folder, own, sliced),
     ):
-        build(Draft(folder, sliced))
+        draft = _built(Draft(folder, sliced), build)
         sends = (lambda: send_draft(origin, folder, f"{stage}/{key}")) if own else None
-        group.all_gather(group.together(sends) or {})
+        group.all_gather((group.together(sends) or {}, draft.meter.costs))
+
+
+def _built(draft: Draft, build: Callable[[Draft], None]) -> Draft:
+    """The draft, filled, and what that took."""
+    with draft.meter:
+        build(draft)
+    return draft
 
 
 def open_on_nodes(finals: Sequence[Path], group: Group, origin: Origin | None) -> None:
@@ -359,13 +374,14 @@ def _manifest(
     settings: Mapping[str, Any],
     inputs: Mapping[str, Artifact | str],
     draft: Draft,
-    seconds: float,
+    costs: Costs,
     known: Mapping[str, Any],
 ) -> dict[str, Any]:
     every = (file for file in sorted(draft.path.rglob("*")) if file.is_file())
     here = (file for file in every if str(file.relative_to(draft.path)) not in known)
     files = dict(sorted({**file_entries(draft.path, here), **known}.items()))
     contents = {name: entry["sha256"] for name, entry in files.items()}
+    seconds = draft.seconds_before + draft.meter.seconds
     return {
         "schema_version": SCHEMA_VERSION,
         "stage": stage,
@@ -379,7 +395,8 @@ def _manifest(
         "seconds": seconds,
         "rows": draft.rows,
         "rows_per_second": draft.rows / seconds if draft.rows and seconds else None,
-        "peak_memory_bytes": _peak_memory_bytes(),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "costs": costs,
         "info": draft.info,
     }
 
@@ -388,11 +405,6 @@ def _manifest(
 def _versions() -> dict[str, str]:
     """Those of this process; reading what is installed takes as long as a small artifact."""
     return library_versions()
-
-
-def _peak_memory_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
 
 
 def _fingerprints(inputs: Mapping[str, Artifact | str]) -> dict[str, str]:

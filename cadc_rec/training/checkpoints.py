@@ -7,7 +7,6 @@ first step, the state that the newest good one holds. On SIGTERM it saves once m
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +31,7 @@ from cadc_rec.store.checkpoints.store import (
     newest_whole,
     open_checkpoint,
 )
+from cadc_rec.store.costs import Costs, Meter, of_ranks, of_stages
 from cadc_rec.store.remote.lease import patience
 from cadc_rec.training.preemption import EXIT_CODE, sigterm_noticed
 from cadc_rec.training.training_state import Load, Progress
@@ -130,8 +130,9 @@ class SavedTraining:
         self.training, self.config, self.processes = training, config, processes
         self.named, self.anew = named, anew
         self.seconds_before = 0.0
+        self.costs_before: list[Costs] = []
         self.resumed: list[dict[str, Any]] = []
-        self._started = time.perf_counter()
+        self._meter = Meter()
         self._told: Callable[[], bool] | None = None
 
     @contextlib.contextmanager
@@ -153,6 +154,7 @@ class SavedTraining:
             told = self._is_told if saves else None
             self._cadence = Cadence(config.every_seconds, config.max_share, self.processes, told)
             self._owned = owned
+            owned.enter_context(self._meter)
             try:
                 yield self
             except BaseException as error:
@@ -186,6 +188,7 @@ class SavedTraining:
             lambda tensors: load_tensors(found.path, tensors, self.processes.group),
         )
         self.seconds_before = float(found.manifest["seconds"])
+        self.costs_before = [found.manifest.get("costs", {})]
         progress = state.progress
         step = {"epoch": progress.epoch, "step": taken(progress.done)}
         ranks, origin = found.manifest["ranks"], found.manifest["digest"]
@@ -229,12 +232,14 @@ class SavedTraining:
         raise SystemExit(EXIT_CODE)
 
     def _save(self, state: SavedState, per_epoch: int) -> None:
+        costs = of_ranks(self.processes.all_gather(self._meter.costs))
         body = {
             "training": self.training.key,
             "identity": self.training.identity,
             "sizes": self.training.sizes,
             "score": state.progress.latest,
-            "seconds": self.seconds_before + time.perf_counter() - self._started,
+            "seconds": self.seconds_before + self._meter.seconds,
+            "costs": of_stages([*self.costs_before, costs]),
             "resumed": self.resumed,
             **state.described(),
         }

@@ -48,7 +48,7 @@ def the_only_line(out):
 def test_run_json_is_one_line_with_exactly_the_promised_fields(finished):
     result = the_only_line(finished.out)
     assert set(result) == {
-        *("method", "seed", "metrics", "validation", "seconds", "cached", "rows"),
+        *("method", "seed", "metrics", "validation", "seconds", "costs", "cached", "rows"),
         *("artifacts", "versions"),
         "split",  # sources without time say so in every result
     }
@@ -74,6 +74,9 @@ def test_runs_seconds_are_those_of_the_manifests(finished):
         manifest = json.loads((Path(folder) / "manifest.json").read_text())
         assert manifest["stage"] == stage
         assert finished.result["seconds"][stage] == manifest["seconds"] > 0
+        assert finished.result["costs"][stage] == manifest["costs"]
+        assert manifest["costs"]["ranks"] == 1
+        assert 0 < manifest["costs"]["peak_memory_bytes"] <= 1.1 * manifest["peak_memory_bytes"]
 
 
 def test_runs_metrics_are_unrounded_fractions_of_the_ranks(finished):
@@ -154,6 +157,9 @@ def test_run_without_json_prints_a_table(finished, tiny, cli):
         assert re.search(rf"{stage} .*\(kept\)", shown.out)
         assert f"{stage}: kept" in shown.err
     assert "78 of 780 interactions (10.0%)" in shown.out
+    made = [s for s in STAGES if s not in ("prepare", "evaluate")]
+    cpu = sum(finished.result["costs"][stage]["cpu_seconds"] for stage in made)
+    assert f"{cpu:,.1f} CPU seconds, at most " in shown.out
     metrics = finished.result["metrics"]
     assert f"HR@10 {100 * metrics['hr@10']:.2f}%" in shown.out
     assert f"NDCG@10 {100 * metrics['ndcg@10']:.2f}%" in shown.out

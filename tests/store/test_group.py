@@ -112,6 +112,7 @@ def test_ranks_of_a_stage_hash_what_it_made_and_what_it_finds_together(world, tm
     made = on_ranks(world, stage)
     assert [file.name for file in sorted(hashed)] == [str(rank) for rank in range(world)]
     assert [each.manifest for each in made] == [made[0].manifest] * world
+    assert made[0].costs["ranks"] == world
     hashed.clear()
     found = on_ranks(world, stage)
     assert sorted(hashed) == [made[0].path / str(rank) for rank in range(world)]
@@ -138,6 +139,10 @@ def test_processes_hash_together(world, tmp_path):
         told = run(step)
         assert sorted(name for each in told for name in each["hashed"]) == names, step
         assert all(each["hashed"] for each in told), step  # of equal size: one each
+        (file,) = (tmp_path / "train").glob("*/manifest.json")
+        costs = json.loads(file.read_text())["costs"]
+        assert costs["ranks"] == world
+        assert costs["peak_memory_bytes"] > world * 2**25  # each has Python and torch
     (victim,) = (tmp_path / "train").glob("*/rank-1")
     victim.write_text("y" * victim.stat().st_size)
     assert {each["refused"] for each in run("damaged")} == {

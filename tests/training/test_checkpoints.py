@@ -96,7 +96,9 @@ def test_gone_on_with_from_anywhere_it_ends_with_the_same_bytes(name, tiny, tiny
             places[saved.index(folder)]["epoch"],
             1,
         )
-        assert again.seconds > json.loads((folder / "manifest.json").read_text())["seconds"]
+        before = json.loads((folder / "manifest.json").read_text())
+        assert again.seconds > before["seconds"]
+        assert again.costs["cpu_seconds"] > before["costs"]["cpu_seconds"] > 0
 
 
 def flip(path):

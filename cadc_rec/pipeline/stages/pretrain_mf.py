@@ -102,6 +102,7 @@ def build_mf_tables(
     if isinstance(saved, SavedTraining) and saved.resumed:
         draft.info["resumed"] = saved.resumed
         draft.seconds_before = saved.seconds_before
+        draft.costs_before = saved.costs_before
 
 
 def _factor_tables(

@@ -250,6 +250,7 @@ def build_checkpoint(
     if saved is not None and saved.resumed:
         draft.info["resumed"] = saved.resumed
         draft.seconds_before = saved.seconds_before
+        draft.costs_before = saved.costs_before
 
 
 def _item_offsets(counts: np.ndarray, processes: Processes) -> torch.Tensor:

@@ -29,8 +29,9 @@ from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import Comparisons, Group, datasets, label, order
 from cadc_rec.study.report.many import corrected
 from cadc_rec.study.report.paper import METRICS
+from cadc_rec.study.report.sizes import SIZES, beside_sizes
 from cadc_rec.study.report.study_data import Study
-from cadc_rec.study.report.tables import Column, Entry, Row, TableView, Tested, tested
+from cadc_rec.study.report.table_view import Column, Entry, Row, TableView, Tested, tested
 
 _AMONG = {"among_cold": "among cold", "among_all": "among all"}
 _NONE = Entry("–", tone="word")
@@ -53,7 +54,7 @@ def cold_table(study: Study, comparisons: Comparisons) -> TableView | None:
     having = {dataset for dataset, _ in groups}
     titles = {key: title for key, title in datasets(study).items() if key in having}
     contenders = sorted({key[1] for key in groups}, key=lambda key: order(study, key))
-    columns = _columns()
+    columns = (*_columns(), *SIZES)
     nothing = (_NONE,) * len(columns)
     rows = []
     for place, contender in enumerate(contenders):
@@ -62,7 +63,7 @@ def cold_table(study: Study, comparisons: Comparisons) -> TableView | None:
             _entries(comparisons, group, _known(group, list(groups.values()))) if group else nothing
             for group in found
         )
-        rows.append(Row(label(study, contender), place, entries))
+        rows.append(Row(label(study, contender), place, beside_sizes(entries, found)))
     names = tuple(titles.values())
     return TableView("method", names, columns, tuple(rows), corrected(tested(names, rows)))
 

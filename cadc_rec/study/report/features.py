@@ -13,8 +13,9 @@ from cadc_rec.study.report.cold import compare_cold
 from cadc_rec.study.report.groups import Comparisons, Group, datasets, label, order
 from cadc_rec.study.report.many import corrected
 from cadc_rec.study.report.paper import METRICS
+from cadc_rec.study.report.sizes import SIZES, sizes
 from cadc_rec.study.report.study_data import Contender, Study
-from cadc_rec.study.report.tables import Column, Entry, Row, TableView, Tested, tested
+from cadc_rec.study.report.table_view import Column, Entry, Row, TableView, Tested, tested
 
 _NONE = Entry("–", tone="word")
 _COLD = {"among_cold": "cold items among cold", "among_all": "cold items among all"}
@@ -34,7 +35,7 @@ def features_table(study: Study, comparisons: Comparisons) -> TableView | None:
     having = {dataset for dataset, _ in wanted}
     titles = {key: title for key, title in datasets(study).items() if key in having}
     cold = [among for among in _COLD if any(_has_cold(groups[key]) for key in wanted)]
-    columns = _columns(cold)
+    columns = (*_columns(cold), *SIZES)
     contenders = sorted({key[1] for key in wanted}, key=lambda key: order(study, key))
     rows = []
     for place, contender in enumerate(contenders):
@@ -45,7 +46,7 @@ def features_table(study: Study, comparisons: Comparisons) -> TableView | None:
             if base is None or group is None:
                 entries.append((_NONE,) * len(columns))
             else:
-                entries.append(_entries(group, base, cold, comparisons))
+                entries.append((*_entries(group, base, cold, comparisons), *sizes(group)))
         rows.append(Row(label(study, contender), place, tuple(entries)))
     names = tuple(titles.values())
     return TableView("features", names, columns, tuple(rows), corrected(tested(names, rows)))

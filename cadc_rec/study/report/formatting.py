@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 
 from cadc_rec.evaluation.statistics import LEVEL, Comparison, Interval, Spread
 from cadc_rec.study.report.groups import Group
@@ -20,6 +21,7 @@ STAGE_TITLES = {
     "train": "training",
     "validation": "validation",
 }
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def minus(text: str) -> str:
@@ -130,6 +132,19 @@ def rows_tip(group: Group, rows: Rows) -> str:
 def memory(size: float) -> str:
     """Bytes as GiB."""
     return f"{size / 2**30:,.1f} GiB"
+
+
+def size(value: float) -> str:
+    """Bytes to about three digits, such as ``12.3 MiB``."""
+    power = min((int(value).bit_length() - 1) // 10, len(_UNITS) - 1) if value >= 1 else 0
+    value /= 1024**power
+    digits = 0 if not power or value >= 99.95 else 1
+    return f"{value:,.{digits}f} {_UNITS[power]}"
+
+
+def dollars(value: float) -> str:
+    """Dollars and cents, or three digits of less than a dollar, such as ``0.00123``."""
+    return f"{value:,.2f}" if value >= 1 else f"{Decimal(f'{value:.3g}'):f}"
 
 
 def _percent(ends: Interval) -> Interval:

@@ -23,7 +23,7 @@ from cadc_rec.study.report.sentences import (
     sentences_of_one,
     work,
 )
-from cadc_rec.study.report.tables import Column, Entry
+from cadc_rec.study.report.table_view import Column, Entry
 
 # Sets by their order on the page; shapes and dashes tell them apart without colour. More than these
 # begin anew.

@@ -32,7 +32,7 @@ from cadc_rec.study.report.page_table import (
 from cadc_rec.study.report.run_records import Records
 from cadc_rec.study.report.sentences import Sentence
 from cadc_rec.study.report.study_data import Cell, Status, Study
-from cadc_rec.study.report.tables import TableView
+from cadc_rec.study.report.table_view import TableView
 
 # How a page is recognised as ours, and so may be replaced.
 GENERATOR = "cadc-rec study report"

@@ -13,7 +13,8 @@ from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import label, order, work_seconds
 from cadc_rec.study.report.paper import METHOD_TITLES, METRICS
 from cadc_rec.study.report.study_data import Cell, Study
-from cadc_rec.study.report.tables import Column, Entry, TableView, absent
+from cadc_rec.study.report.table_view import Column, Entry, TableView
+from cadc_rec.study.report.tables import absent
 
 
 @dataclass(frozen=True)

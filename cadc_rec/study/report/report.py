@@ -20,19 +20,22 @@ import pyarrow.parquet as pq
 
 from cadc_rec.errors import CadcError
 from cadc_rec.store.atomic import commit
+from cadc_rec.study.prices import Prices
 from cadc_rec.study.report.cold import cold_table
+from cadc_rec.study.report.costs import costs_table
 from cadc_rec.study.report.features import features_table
 from cadc_rec.study.report.figures import Figure, study_figures
 from cadc_rec.study.report.groups import Comparisons, datasets
 from cadc_rec.study.report.overview import Overview, overview
 from cadc_rec.study.report.page import GENERATOR, Section, render_page
 from cadc_rec.study.report.study_data import Cell, Study, load_studies
-from cadc_rec.study.report.tables import Entry, TableView, absent, study_table
+from cadc_rec.study.report.table_view import Entry, TableView
+from cadc_rec.study.report.tables import absent, study_table
 from cadc_rec.study.report.updated import as_updated
 from cadc_rec.updates.chain import Wanted
 
 PAGE = "index.html"
-_MORE = {"Cold items": "cold-table", "What features add": "features-table"}
+_MORE = {"Costs": "costs-table", "Cold items": "cold-table", "What features add": "features-table"}
 
 
 @dataclass(frozen=True)
@@ -56,20 +59,29 @@ class Report:
     unavailable: int
 
 
-def write_report(folder: Path, out: Path | None = None, update: Wanted = "newest") -> Report:
+def write_report(
+    folder: Path,
+    out: Path | None = None,
+    update: Wanted = "newest",
+    prices: Prices | None = None,
+) -> Report:
     """Write the report of a study, or of all studies in the folders right below `folder`.
 
     Args:
         folder: what a study was run into.
         out: where the report goes; ``folder/report`` by default. A report there is replaced.
         update: which update of the cells' runs to report.
+        prices: what dollars are computed with, in place of the studies' own.
 
     Raises:
         CadcError: `folder` holds no study or one that cannot be read, not all cells have the
             update, or `out` holds something else than a report or cannot be written.
     """
     out = folder / "report" if out is None else out
-    comparisons = Comparisons(as_updated(load_studies(folder), update))
+    studies = as_updated(load_studies(folder), update)
+    if prices is not None:
+        studies = [study.model_copy(update={"prices": prices}) for study in studies]
+    comparisons = Comparisons(studies)
     sections = _sections(comparisons)
     first = overview(comparisons)
     _refuse_other(out)
@@ -128,9 +140,12 @@ def _only(dataset: str, study: Study) -> Study:
 
 def _more(study: Study, comparisons: Comparisons) -> tuple[tuple[str, TableView], ...]:
     """The tables that only some studies have."""
-    found = zip(
-        _MORE, (cold_table(study, comparisons), features_table(study, comparisons)), strict=True
+    tables = (
+        costs_table(study, comparisons),
+        cold_table(study, comparisons),
+        features_table(study, comparisons),
     )
+    found = zip(_MORE, tables, strict=True)
     return tuple((heading, table) for heading, table in found if table is not None)
 
 
@@ -248,7 +263,10 @@ def _flat(study: Study, cell: Cell) -> dict[str, Any]:
     for name, value in cell.model_dump(
         exclude={"history", "config", "schema_version", "artifacts"}
     ).items():
-        if isinstance(value, dict):
+        if name == "costs":
+            parts = ((stage, of.items()) for stage, of in value.items())
+            row |= {f"costs.{stage}.{key}": part for stage, of in parts for key, part in of}
+        elif isinstance(value, dict):
             row |= {f"{name}.{key}": part for key, part in value.items()}
         elif name not in (
             "metrics",

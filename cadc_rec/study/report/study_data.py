@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from cadc_rec.errors import CadcError
+from cadc_rec.study.prices import Prices
 
 Layout = Literal["table1", "table2", "figure1", "grid"]
 Status = Literal["done", "failed", "unavailable", "missing"]
@@ -32,13 +33,14 @@ _LAYOUTS = ("table1", "table2", "figure1", "grid")
 _AGAIN = "run that cell of the study again"
 # What a finished cell cannot do without.
 _MEASURED = ("metrics", "validation", "seconds", "rows", "split")
-_OF_DONE = (*_MEASURED, "history", "ranks", "cold", "cold_ranks")
+_OF_DONE = (*_MEASURED, "costs", "history", "ranks", "cold", "cold_ranks")
 _PLACE = ("id", "dataset", "method", "integration", "ratio", "variant", "seed")
 
 # A stage a method does not have may be written as null.
 Seconds = Annotated[
     float, Field(ge=0, allow_inf_nan=False), BeforeValidator(lambda value: value or 0.0)
 ]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Model = TypeVar("Model", bound=BaseModel)
 Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 
@@ -149,6 +151,8 @@ class Cell(Place):
     split: Text = ""
     interactions_per_second: float | None = None
     peak_memory_bytes: int | None = None
+    costs: Annotated[dict[str, dict[str, Amount]], BeforeValidator(lambda value: value or {})] = {}
+    """By stage, and ``all`` of them; of a stage that was made before they were measured, empty."""
     history: Annotated[list[dict[str, Any]], BeforeValidator(lambda value: value or [])] = []
     ranks: str | None = None
     cold: Cold | None = None
@@ -159,6 +163,8 @@ class Cell(Place):
     config: Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})] = {}
     versions: Annotated[dict[str, Text], BeforeValidator(lambda value: value or {})] = {}
     machine: Annotated[Machine, BeforeValidator(lambda value: value or {})] = Machine()
+    commit: Text = ""
+    """Of the code that ran it, where that was a checkout."""
     finished: Text = ""
 
     @property
@@ -191,6 +197,7 @@ class _StudyFile(_Part):
     baseline: Text = ""
     second: Text = "random"
     about: dict[str, Text] = {}
+    prices: Prices | None = None
     cells: tuple[Place, ...] = Field(min_length=1)
 
 
@@ -200,6 +207,7 @@ class Study(_Part):
     Attributes:
         cells: every cell of the grid, in its order; those without a file are "missing".
         about: where a dataset comes from and what of it is genuine, by its key.
+        prices: what dollars are computed with; None without.
         unlisted: files in ``cells/`` the grid does not name; they are not read.
     """
 
@@ -211,6 +219,7 @@ class Study(_Part):
     second: str
     cells: tuple[Cell, ...]
     about: dict[str, str] = {}
+    prices: Prices | None = None
     unlisted: tuple[str, ...] = ()
 
 
@@ -272,6 +281,7 @@ def _load(folder: Path) -> Study:
         second=wanted.second,
         cells=tuple(_cell(place, files.get(place.id)) for place in wanted.cells),
         about=wanted.about,
+        prices=wanted.prices,
         unlisted=tuple(stem for stem in files if stem not in ids),
     )
 

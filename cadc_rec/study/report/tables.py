@@ -1,8 +1,7 @@
 """A study as a table: a row for each method, a group of columns for each dataset.
 
-In: a study and the `Comparisons` of its page. Out: a `TableView` of texts and sort values, which
-the page and the Markdown files write out. The paper's numbers stand beside ours. Every number was
-measured; a cell without a result has a word instead.
+In: a study and the `Comparisons` of its page. Out: a `TableView`. The paper's numbers stand beside
+ours. Every number was measured; a cell without a result has a word instead.
 """
 
 from __future__ import annotations
@@ -34,84 +33,12 @@ from cadc_rec.study.report.paper import (
     PaperNumbers,
     paper_numbers,
 )
+from cadc_rec.study.report.sizes import SIZES, sizes
 from cadc_rec.study.report.study_data import Study
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column's heading, and that of the smaller second line of its entries."""
-
-    title: str
-    second: str
-    explanation: str
-
-
-@dataclass(frozen=True)
-class Tested:
-    """A comparison that an entry's verdict is of, in words such as ``HR@10 against gold``."""
-
-    what: str
-    compared: Comparison
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One entry of a table.
-
-    Attributes:
-        text: the first line.
-        second: the second one, smaller.
-        interval: what belongs to `second` and is shown where there is no hovering.
-        tip: what hovering shows.
-        sort: the number the column is sorted by; None comes last.
-        tone: a class for colour.
-        tested: the comparison, where the entry has the verdict of one.
-    """
-
-    text: str
-    second: str = ""
-    interval: str = ""
-    tip: str = ""
-    sort: float | None = None
-    tone: str = ""
-    tested: Tested | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row; `apart` draws a line above it."""
-
-    label: str
-    place: int
-    entries: tuple[tuple[Entry, ...], ...]
-    apart: bool = False
-
-
-@dataclass(frozen=True)
-class TableView:
-    """A table: `columns` are repeated for each of `datasets`; `notes` are lines under it."""
-
-    corner: str
-    datasets: tuple[str, ...]
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...] = ()
-
-
-def tested(titles: Sequence[str], rows: Sequence[Row]) -> list[tuple[str, Comparison]]:
-    """All comparisons of a table, and what each is of.
-
-    Args:
-        titles: of its datasets.
-        rows: of the table.
-    """
-    return [
-        (f"{row.label}, {entry.tested.what}, {title}", entry.tested.compared)
-        for row in rows
-        for title, entries in zip(titles, row.entries, strict=True)
-        for entry in entries
-        if entry.tested is not None
-    ]
+from cadc_rec.study.report.table_view import Column as Column
+from cadc_rec.study.report.table_view import Entry as Entry
+from cadc_rec.study.report.table_view import Row, Tested, tested
+from cadc_rec.study.report.table_view import TableView as TableView
 
 
 @dataclass(frozen=True)
@@ -236,23 +163,9 @@ def _columns(frame: _Frame) -> tuple[Column, ...]:
             "paper",
             f"that time over {frame.main_title}'s, median over the seeds both have",
         ),
-        Column(
-            "rows",
-            "seeds",
-            "labelled examples the towers are trained on, and without towers what pre-training "
-            "read; seeds done",
-        ),
-        *([_REACH] if _has_histories(frame.study) else []),
+        *SIZES,
         *([_KEPT] if _has_choices(frame.study) else []),
     )
-
-
-_REACH = Column(
-    "refers to",
-    "bytes",
-    "interactions that the labelled examples and their histories refer to, of all; Parquet bytes "
-    "of D_sel over those of D_full",
-)
 
 
 _KEPT = Column(
@@ -269,10 +182,6 @@ def _more_metrics(study: Study) -> list[str]:
     return [name for name in names if name.partition("@")[0] not in ALWAYS]
 
 
-def _has_histories(study: Study) -> bool:
-    return any(cell.rows is not None and cell.rows.touched for cell in study.cells)
-
-
 def _has_choices(study: Study) -> bool:
     return any(cell.kept for cell in study.cells)
 
@@ -285,9 +194,8 @@ def _entries(group: Group, frame: _Frame) -> tuple[Entry, ...]:
             tip=formatting.errors(group),
             tone=f"word {group.status}",
         )
-        seeds = Entry("", second=formatting.seeds_done(group))
-        last = [Entry("") for has in (_has_histories, _has_choices) if has(frame.study)]
-        return (first, *(Entry("") for _ in range(width - 2 - len(last))), seeds, *last)
+        last = [*sizes(group), *([Entry("")] if _has_choices(frame.study) else [])]
+        return (first, *(Entry("") for _ in range(width - 1 - len(last))), *last)
     paper = frame.paper(group)
     main = frame.reference(group, frame.main)
     entries = []
@@ -298,9 +206,7 @@ def _entries(group: Group, frame: _Frame) -> tuple[Entry, ...]:
         other = frame.reference(group, frame.second)
         entries.append(_against(group, other, METRICS[0], frame))
     entries += [_metric(group, metric, None) for metric in _more_metrics(frame.study)]
-    entries += [_time(group, paper), _time_share(group, main, paper, frame), _rows(group)]
-    if _has_histories(frame.study):
-        entries.append(_reach(group))
+    entries += [_time(group, paper), _time_share(group, main, paper, frame), *sizes(group)]
     if _has_choices(frame.study):
         entries.append(_kept(group))
     return tuple(entries)
@@ -370,26 +276,6 @@ def _time_share(
         if reference and reference.seconds:
             theirs = f"{paper.seconds / reference.seconds:.3f}"
     return Entry(f"{share:.3f}", second=theirs, sort=share)
-
-
-def _rows(group: Group) -> Entry:
-    rows = group.done[0].rows
-    assert rows is not None
-    return Entry(
-        f"{rows.selected:,}",
-        second=formatting.seeds_done(group),
-        tip=formatting.rows_tip(group, rows),
-        sort=rows.selected,
-    )
-
-
-def _reach(group: Group) -> Entry:
-    """How much of D_full the sample refers to, and how large it is."""
-    rows = group.done[0].rows
-    assert rows is not None
-    refers = rows.selected if rows.touched is None else rows.touched
-    size = "" if not rows.bytes or not rows.bytes_of else f"{rows.bytes / rows.bytes_of:.0%}"
-    return Entry(f"{refers / rows.train:.1%}", second=size, sort=refers)
 
 
 def _kept(group: Group) -> Entry:

@@ -22,6 +22,7 @@ from cadc_rec.config.file import load_experiment, read_toml
 from cadc_rec.config.methods import METHODS
 from cadc_rec.config.types import PositiveFloat, PositiveInt, Section, Seed
 from cadc_rec.errors import CadcError
+from cadc_rec.study.prices import Prices
 
 Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
@@ -99,6 +100,8 @@ class StudyFile(Section):
     what is measured of cells like its own, is refused before its first cell."""
     set: Settings = Field(default_factory=dict)
     """Settings to override in every cell."""
+    prices: Prices | None = None
+    """What the report's dollars are computed with; no cell depends on them."""
     datasets: Annotated[dict[str, DatasetEntry], Field(min_length=1)]
     """The datasets, by short name."""
     grid: Annotated[list[GridEntry], Field(min_length=1)]
@@ -169,6 +172,7 @@ class Study:
     def to_dict(self) -> dict[str, Any]:
         """The content of ``study.json``: the cells that are wanted."""
         about = {name: entry.about for name, entry in self.file.datasets.items() if entry.about}
+        prices = self.file.prices
         return {
             "schema_version": 1,
             "name": self.name,
@@ -177,6 +181,7 @@ class Study:
             "baseline": self.file.baseline,
             "second": self.file.second,
             **({"about": about} if about else {}),
+            **({"prices": prices.model_dump(exclude_none=True)} if prices else {}),
             "cells": [cell.to_dict() for cell in self.cells],
         }
 

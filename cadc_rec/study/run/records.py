@@ -14,7 +14,9 @@ from cadc_rec import strict_json
 from cadc_rec.machine import available_cores, memory_bytes, processor_name
 from cadc_rec.pipeline.summary import OPTIONAL
 from cadc_rec.store.artifact import read_manifest
+from cadc_rec.store.costs import of_stages
 from cadc_rec.study.run.grid import Cell
+from cadc_rec.versions import code_commit
 
 SCHEMA_VERSION = 1
 COLD_RANKS = "cold_ranks.parquet"
@@ -43,6 +45,7 @@ def record_undone(cell: Cell, status: str, error: str) -> dict[str, Any]:
         "error": error,
         "digest": cell_digest(cell),
         "config": cell.experiment.model_dump(mode="json"),
+        "commit": code_commit(),
     }
 
 
@@ -74,6 +77,7 @@ def record_done(cell: Cell, result: Mapping[str, Any], folder: Path) -> dict[str
         "ranks": f"ranks/{ranks.name}",
         **of_cold,
         "config": cell.experiment.model_dump(mode="json"),
+        "commit": code_commit(),
         "machine": {
             "cpu": processor_name(),
             "cores": available_cores(),
@@ -104,11 +108,14 @@ def measured(
     learned = [manifests[stage] for stage in _LEARNING if stage in manifests]
     validation = sum(float(m["info"].get("validation_seconds", 0.0)) for m in learned)
     last = _last(manifests)
+    # Of artifacts that were made before costs were measured, empty.
+    costs = {stage: manifest.get("costs", {}) for stage, manifest in manifests.items()}
     return {
         "metrics": result["metrics"],
         "validation": result["validation"],
         **{name: result[name] for name in OPTIONAL if name in result},
         "seconds": {**result["seconds"], "validation": validation},
+        "costs": {**costs, "all": of_stages(costs.values())},
         "rows": result["rows"],
         "users": manifests["evaluate"]["info"]["users"],
         "items": manifests["evaluate"]["info"]["items"],

@@ -223,22 +223,22 @@ def test_each_set_has_a_page_of_its_own_which_a_link_names(page, whole_report):
 def test_rows_are_filtered_by_words_method_and_set_and_counted(page):
     at(page, "#results")
     count = page.locator("#filter-count")
-    # 9 methods on two sets; 6 techniques; two methods at six ratios.
-    assert count.inner_text() == "36 rows"
+    # 9 methods on two sets; 6 techniques; two methods at six ratios; and all but one in the costs.
+    assert count.inner_text() == "71 rows"
     page.locator("#filter-method").select_option("cadc")
-    assert count.inner_text() == "14 of 36 rows"
+    assert count.inner_text() == "28 of 71 rows"
     page.locator("#filter-text").fill("worse 1/50")
-    assert count.inner_text() == "1 of 36 rows"
+    assert count.inner_text() == "1 of 71 rows"
     visible = page.locator("#results tbody tr:visible th").all_inner_texts()
     assert visible == ["CADC, 1/50"]
     page.locator("#filter-text").fill("no such words")
-    assert count.inner_text() == "0 of 36 rows"
+    assert count.inner_text() == "0 of 71 rows"
     page.get_by_role("button", name="Show all").click()
-    page.wait_for_function("document.querySelector('#filter-count').textContent === '36 rows'")
+    page.wait_for_function("document.querySelector('#filter-count').textContent === '71 rows'")
     page.locator("#filter-set").select_option(label="Epinions, 20-core")
-    assert count.inner_text() == "9 of 36 rows"
+    assert count.inner_text() == "17 of 71 rows"
     at(page, "#set-1")
-    assert count.inner_text() == "27 of 36 rows"
+    assert count.inner_text() == "54 of 71 rows"
     assert page.locator("#filter-set").is_hidden()
 
 

@@ -16,6 +16,7 @@ from cadc_rec.store.atomic import empty_folder
 from cadc_rec.study.run import cells as cells_module
 from cadc_rec.study.run.cells import Ended, StudyRunner, gpu_shares, run_study
 from cadc_rec.study.run.grid import read_study
+from cadc_rec.versions import code_commit
 
 CADC, RANDOM, MF = "t.cadc.init_frozen.r10.s0", "t.random.trainable.r10.s0", "t.mf.none.r1.s0"
 
@@ -95,6 +96,14 @@ def test_a_record_holds_what_the_run_printed_and_a_copy_of_its_ranks(
     assert record["best_epoch"] == train["info"]["best_epoch"]
     assert record["interactions_per_second"] == train["info"]["positives_per_second"]
     assert record["peak_memory_bytes"] >= train["peak_memory_bytes"]
+    of_stages = dict(record["costs"])
+    of_all = of_stages.pop("all")
+    assert of_stages == result["costs"]
+    assert of_stages["train"] == train["costs"]
+    cpu = [of["cpu_seconds"] for of in of_stages.values()]
+    assert of_all["cpu_seconds"] == pytest.approx(sum(cpu))
+    assert of_all["peak_memory_bytes"] == max(of["peak_memory_bytes"] for of in of_stages.values())
+    assert record["commit"] == code_commit()
     ranks = Path(result["artifacts"]["evaluate"]) / "ranks.parquet"
     assert (folder / record["ranks"]).read_bytes() == ranks.read_bytes()
     assert record["machine"]["threads"] == 1

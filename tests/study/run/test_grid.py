@@ -9,6 +9,7 @@ import pytest
 from cadc_rec.config.methods import METHODS
 from cadc_rec.errors import CadcError
 from cadc_rec.study.run.grid import read_study
+from cadc_rec.study.run.records import cell_digest
 
 shipped = functools.cache(read_study)
 STUDIES = sorted((Path(__file__).parents[3] / "configs" / "study").glob("*.toml"))
@@ -176,6 +177,31 @@ def test_the_record_says_what_is_wanted(write):
         "seed": 0,
     }
     assert (cells[0]["integration"], cells[0]["ratio"]) == ("none", 1.0)
+
+
+def test_prices_stand_in_the_record_and_decide_nothing_else(write):
+    grid = '[[grid]]\nmethods = ["cadc"]\n'
+    plain = read_study(write(grid))
+    priced = read_study(write(grid + "[prices]\ncpu_hour = 0.04\ngpu_hour = 2\n"))
+    assert "prices" not in plain.to_dict()
+    assert priced.to_dict() == plain.to_dict() | {"prices": {"cpu_hour": 0.04, "gpu_hour": 2.0}}
+    assert [cell_digest(cell) for cell in priced.cells] == [cell_digest(c) for c in plain.cells]
+
+
+@pytest.mark.parametrize(
+    ("prices", "message"),
+    [
+        ("cpu_hour = -0.1", "prices.cpu_hour = -0.1 is not allowed: "),
+        ('gb_read = "free"', "prices.gb_read = 'free' is not allowed: "),
+        ("cpu_second = 1", "prices.cpu_second is not a setting; "),
+        ("", "[prices] is empty; set one of cpu_hour, gib_hour, gpu_hour, gb_read, kwh"),
+    ],
+)
+def test_bad_prices_are_refused_in_one_sentence(write, prices, message):
+    path = write(f'[[grid]]\nmethods = ["cadc"]\n[prices]\n{prices}\n')
+    said = refusal(path)
+    assert said.startswith(f"{path}: {message}")
+    assert "\n" not in said
 
 
 def test_variants_of_a_method_are_cells_of_their_own(write):
