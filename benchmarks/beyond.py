@@ -84,8 +84,13 @@ def _texts(compared: Comparison, group: Group, other: Group, metric: str) -> tup
 
 
 DOCS = {
-    BEYOND: Docs({BEYOND: PAGE, "parts": PAGE}, (BEYOND,), beyond_tables, beside=("table1",)),
-    DEFAULTS: Docs({DEFAULTS: PAGE}, (DEFAULTS,), defaults_tables),
+    BEYOND: Docs(
+        studies=(BEYOND,),
+        beside=("table1",),
+        marks={BEYOND: PAGE, "parts": PAGE},
+        tables=beyond_tables,
+    ),
+    DEFAULTS: Docs(studies=(DEFAULTS,), marks={DEFAULTS: PAGE}, tables=defaults_tables),
 }
 
 

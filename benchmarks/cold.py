@@ -154,8 +154,8 @@ def _markdown(study: Study, table: TableView | None) -> str:
 
 
 DOCS = {
-    "cold": Docs({"cold": PAGE, "cold-warm": PAGE}, ("cold",), cold_tables),
-    "features": Docs({"features": PAGE}, ("features",), features_tables),
+    "cold": Docs(studies=("cold",), marks={"cold": PAGE, "cold-warm": PAGE}, tables=cold_tables),
+    "features": Docs(studies=("features",), marks={"features": PAGE}, tables=features_tables),
 }
 
 

@@ -33,6 +33,8 @@ CURVES = ("recipe", "cadc", "random")
 """The methods that are measured over many shares, each with all labelled examples, too."""
 LEAST = (10.0, 100.0)
 """The ratios at which every method is measured."""
+SHORT = (("random", 10.0), ("cadc", 10.0), ("recipe", 10.0), ("recipe", 100.0), ("prior", 1.0))
+"""The methods, and their ratios, that stand beside gold in short."""
 SIGNS = {"better": "+", "worse": "−", "cannot tell": "="}
 
 _BY_TIME, _NEW = "-by-time", "-new"  # how keys of sets end that are another task
@@ -78,6 +80,7 @@ def tables(page: Comparisons) -> dict[str, str]:
     by_time = grid.sets(lambda key: key.endswith(_BY_TIME))
     more = [features_table(study, page), cold_table(study, page)]
     found = {
+        "short": short(grid, last_two),
         "curves": curves(grid, last_two),
         "methods": methods(grid, last_two),
         "by-time": methods(grid, by_time),
@@ -86,6 +89,33 @@ def tables(page: Comparisons) -> dict[str, str]:
         "content": "\n\n".join(markdown_table(study, one).strip() for one in more if one),
     }
     return {f"scale-{mark}": table or "Not measured yet." for mark, table in found.items()}
+
+
+def short(grid: Grid, sets: dict[str, str]) -> str:
+    """A row a set: HR@10 of the methods of `SHORT`, and the share of gold's time."""
+    rows = []
+    for dataset, title in sets.items():
+        gold = grid.find(dataset, "gold", 1.0)
+        found = [grid.find(dataset, *wanted) for wanted in SHORT]
+        if gold is None or not any(found):
+            continue
+        row = [title, _hit_rate(gold)]
+        for group in found:
+            ratio = time_ratio(group, gold) if group else None
+            row.append(_hit_rate(group) + ("" if ratio is None else f" ({ratio:.3f})"))
+        rows.append(row)
+    names = [_name(method, ratio) for method, ratio in SHORT]
+    heads = ["set", "Gold standard: HR@10 %", *(f"{name} (time / gold)" for name in names)]
+    return _markdown(heads, rows) if rows else ""
+
+
+def _name(method: str, ratio: float) -> str:
+    return METHOD_TITLES[method] + ("" if ratio == 1.0 else f", {_share(ratio)}")
+
+
+def _hit_rate(group: Group | None) -> str:
+    value = group.metric(_HR) if group else None
+    return "–" if value is None else formatting.spread(value)
 
 
 def curves(grid: Grid, sets: dict[str, str]) -> str:
@@ -204,8 +234,7 @@ def costs(grid: Grid, sets: dict[str, str]) -> str:
         for method, ratio in wanted:
             group = grid.find(dataset, method, ratio)
             if group is not None:
-                name = METHOD_TITLES[method] + ("" if ratio == 1.0 else f", {_share(ratio)}")
-                rows.append([title, name, *_costs(group, gold)])
+                rows.append([title, _name(method, ratio), *_costs(group, gold)])
     heads = ["set", "method", "labelled examples", "rows referred to", "bytes of D_sel",
              "seconds", "of gold's", "memory"]  # fmt: skip
     about = (
@@ -278,15 +307,15 @@ def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+MARKS = ("short", "curves", "methods", "by-time", "selections", "costs", "content")
 DOCS = {
     NAME: Docs(
-        {f"scale-{mark}": PAGE
-         for mark in ("curves", "methods", "by-time", "selections", "costs", "content")},
-        (NAME,),
-        tables,
-        pictures,
+        studies=(NAME,),
+        marks={f"scale-{mark}": PAGE for mark in MARKS},
+        tables=tables,
+        pictures=pictures,
     )
-}  # fmt: skip
+}
 
 
 def main() -> None:

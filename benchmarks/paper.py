@@ -93,10 +93,10 @@ def _metrics(group: Group | None) -> str:
 
 
 DOCS = Docs(
-    {**dict.fromkeys(MARKS.values(), "docs/results.md"), "results": "README.md"},
-    STUDIES,
-    tables,
-    pictures,
+    studies=STUDIES,
+    marks={**dict.fromkeys(MARKS.values(), "docs/results.md"), "results": "README.md"},
+    tables=tables,
+    pictures=pictures,
 )
 
 

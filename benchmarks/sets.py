@@ -23,7 +23,9 @@ from typing import Any
 
 import duckdb
 
-from benchmarks.paper import ROOT, between
+from benchmarks.marks import ROOT
+from benchmarks.recorded.docs import Measured
+from benchmarks.recorded.files import FOLDER
 from cadc_rec import strict_json
 from cadc_rec.config.data import DataConfig
 from cadc_rec.data.sources.raw_tables import PER_SECOND
@@ -35,9 +37,9 @@ from cadc_rec.study.run.budget import absence
 from cadc_rec.study.run.grid import Cell, read_study
 
 STUDY = ROOT / "configs" / "study" / "scale.toml"
-RECORDED = ROOT / "benchmarks" / "recorded" / "sets.json"
-PAGE = ROOT / "docs" / "study.md"
-MARK = "sets"
+NAME = "sets"
+RECORDED = FOLDER / f"{NAME}.json"
+PAGE = "docs/study.md"
 
 _GAPS = """
 WITH events AS (
@@ -189,7 +191,7 @@ def rows_of(
     rows = []
     for name in (name for name in read.file.datasets if name in wanted and name in cells):
         cell, about = cells[name], read.file.datasets[name].about
-        reason = absence(cell, data_dir, workdir)
+        reason = absence(cell, data_dir)
         if reason:
             log.warning("%s is not available: %s", cell.dataset_title, reason)
             rows.append(
@@ -199,6 +201,12 @@ def rows_of(
         made = Pipeline(cell.experiment, workdir, data_dir).run("prepare")["prepare"]
         rows.append(described(name, cell, about, made))
     return rows
+
+
+DOCS = Measured(
+    marks={NAME: PAGE}, file=NAME, tables=lambda content: {NAME: table(content["sets"])}
+)
+"""What is recorded, into the page."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -215,8 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if asked.docs:
             rows = json.loads(RECORDED.read_text("utf-8"))["sets"]
-            text = between(PAGE.read_text("utf-8"), MARK, table(rows), PAGE)
-            PAGE.write_text(text, "utf-8")
+            DOCS.write()
         else:
             rows = rows_of(asked.study, asked.workdir, asked.data_dir, asked.only)
             if asked.out is not None:

@@ -16,7 +16,13 @@ become frozen id embeddings of a TorchRec two-tower model, which then needs only
 libraries behind these names: each name is imported when it is first used.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# torch's threads would spin for milliseconds wherever one waits for the others; beside another
+# process that uses a core, training then runs at a tenth of its speed. Its OpenMP reads this once,
+# when torch is loaded, which no file of this package is before this line.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
     from cadc_rec.api import Run, finished, inspect, load, run

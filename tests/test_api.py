@@ -47,6 +47,22 @@ def test_loading_an_experiment_loads_neither_torch_nor_duckdb(tiny):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "active"}])
+def test_torchs_threads_sleep_while_they_wait_unless_the_user_says_otherwise(given):
+    environment = {name: v for name, v in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import cadc_rec, torch"],
+        env=environment | {"OMP_DISPLAY_ENV": "true"} | given,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # What torch's OpenMP says that it read.
+    expected = given.get("OMP_WAIT_POLICY", "passive").upper()
+    assert re.search(rf"OMP_WAIT_POLICY\s*=\s*'{expected}'", done.stderr)
+
+
+@pytest.mark.slow
 def test_evaluating_tables_alone_loads_nothing_that_trains_towers():
     loaded = imported_by("import cadc_rec.pipeline.stages.evaluate")
     assert "torch" in loaded

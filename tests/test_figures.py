@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from benchmarks.recorded import __main__ as command
 from benchmarks.recorded import pages
-from benchmarks.recorded.docs import Docs, Measured
+from benchmarks.recorded.docs import Docs, Measured, MeasuredApart
 from benchmarks.recorded.prose import Allowed, Prose
 from benchmarks.recorded.values import Values
 from cadc_rec.errors import CadcError
@@ -151,8 +152,9 @@ def test_a_page_whose_figures_are_recorded_passes(problems, text):
             "better <!-- holds s/d/cadc@10/vs/gold/hr@10/verdict better -->",
             "page.md:1: it does not hold that s/d/cadc@10/vs/gold/hr@10/verdict better",
         ),
-        ("<!-- holds s/d/gold/hr@10 better -->", "is a number; say <, <=, > or >= what"),
-        ("<!-- holds s/d/gold/hr@10 > s/d/cadc@10/hr@10 -->", "it does not hold that"),
+        ("is <!-- holds s/d/gold/hr@10 better -->", "is a number; say <, <=, > or >= what"),
+        ("is <!-- holds s/d/gold/hr@10 > s/d/cadc@10/hr@10 -->", "it does not hold that"),
+        ("is\n<!-- holds s/d/gold/hr@10 > 6 -->", "page.md:2: a comment begins the line"),
         ("51,000<!-- = s/d/gold/rows/train -->", "51,000 is not s/d/gold/rows/train"),
         ("MovieLens 1Ms", "page.md:1: 1 names no recorded result"),
     ],
@@ -166,6 +168,23 @@ def test_a_reference_is_of_the_figures_of_its_paragraph_row_or_entry(problems):
     for between in ("\n- ", "\n\n", "\n| "):
         found = problems(f"7.00{between}Gold<!-- = s/d/gold/hr@10 -->")
         assert [one.partition(": ")[2][:8] for one in found] == ["names 1 ", "7.00 nam"]
+
+
+def test_of_a_page_that_is_not_held_figures_that_name_recorded_results_are_checked(folder):
+    text = "9 and 7<!-- = t/d/gold/hr@10 --> and 7.1<!-- = s/d/gold/hr@10 --> in 100 epochs"
+    text += "<!-- holds t/d/gold/seeds < 1 --> <!-- holds s/d/gold/seeds < 1 -->"
+    found = Prose.read("page.md", text, ALLOWED).problems(Values(folder), held=False)
+    assert [one.partition(", ")[0].split(" ", 1)[1][:12] for one in found] == [
+        "7.1 is not s",
+        "it does not ",
+    ]
+
+
+def test_a_phrase_may_stand_for_any_whole_number(folder):
+    allowed = Allowed({"day #": "a name", "days # and #": "names"}, {})
+    text = "On day 8, days 15\nand 16 and day 2.5"
+    (problem,) = Prose.read("page.md", text, allowed).problems(Values(folder))
+    assert "page.md:2: 2.5 names no" in problem
 
 
 def test_a_phrase_that_a_page_has_no_more_is_named():
@@ -198,31 +217,81 @@ def test_figures_are_renewed_as_they_were_written(folder, old, new):
 
 def test_a_page_with_a_table_that_no_results_make_is_named(tmp_path, folder):
     (tmp_path / "allowed.toml").write_text("")
-    (tmp_path / "p.md").write_text("<!-- t -->\n| 1 |\n<!-- /t -->\n")
-    (problem,) = pages.problems(["p.md"], tmp_path, folder)
-    assert problem.startswith("p.md: no recorded results make what stands between the marks t;")
+    (tmp_path / "README.md").write_text("<!-- t -->\n| 1 |\n<!-- /t -->\n")
+    assert pages.problems([], tmp_path, folder) == []
+    (problem,) = pages.problems(["README.md"], tmp_path, folder)
+    assert problem.startswith(
+        "README.md: no recorded results make what stands between the marks t;"
+    )
 
 
 def test_other_results_than_those_of_studies_make_tables_too(tmp_path, folder):
     def tables(content):
         return {"t": f"| {content['sections'][0]['times']} |"}
 
-    docs = Measured({"t": "p.md"}, "speed", tables, lambda content: {"a.svg": "<svg/>"})
+    docs = Measured(
+        file="speed",
+        marks={"t": "p.md"},
+        tables=tables,
+        pictures=lambda content: {"a.svg": "<svg/>"},
+    )
     (tmp_path / "p.md").write_text("<!-- t -->\n<!-- /t -->\n")
-    assert docs.write(tmp_path, folder) == [tmp_path / "a.svg", tmp_path / "p.md"]
+    assert docs.write(tmp_path, folder) == [tmp_path / "p.md", tmp_path / "a.svg"]
     assert (tmp_path / "p.md").read_text() == "<!-- t -->\n| 6.5 |\n<!-- /t -->\n"
-    assert Measured({}, "none", tables).written(tmp_path, folder) == {}
+    assert Measured(file="none", marks={}, tables=tables).pages(tmp_path, folder) == {}
     (folder / "speed.json").write_text("{")
     with pytest.raises(CadcError, match=r"speed.json: is not JSON .*; record it again"):
-        docs.written(tmp_path, folder)
+        docs.pages(tmp_path, folder)
+
+
+def test_results_of_several_files_make_one_table(tmp_path, folder):
+    def tables(files):
+        return {"t": f"| {', '.join(file.stem for file in files)} |"}
+
+    made = MeasuredApart(files="sp*.json", marks={"t": "p.md"}, tables=tables)
+    (tmp_path / "p.md").write_text("<!-- t -->\n<!-- /t -->\n")
+    (folder / "spare.json").write_text("[]")
+    made.write(tmp_path, folder)
+    assert (tmp_path / "p.md").read_text() == "<!-- t -->\n| spare, speed |\n<!-- /t -->\n"
+
+
+def test_the_commits_of_a_study_are_counted_wherever_they_stand(folder):
+    content = json.loads((folder / "s.json").read_text())
+    content["cells"][0]["commit"] = "aaa"
+    content["cells"][1]["commit"] = "bbb"
+    (folder / "s.json").write_text(json.dumps(content))
+    assert pages.commits(folder) == {"s": {"aaa": 1, "bbb": 1, "unknown": 3}}
+    for cell in content["cells"][:2]:
+        del cell["commit"]
+    content["datasets"]["d"]["commit"] = "ccc"
+    (folder / "s.json").write_text(json.dumps(content))
+    assert pages.commits(folder) == {"s": {"ccc": 5}}
+
+
+def test_the_command_checks_finds_and_writes(folder, monkeypatch, capsys):
+    monkeypatch.setattr(command, "problems", lambda held: [f"{page} is wrong" for page in held])
+    monkeypatch.setattr(command, "Values", lambda: Values(folder))
+    monkeypatch.setattr(command, "renew", lambda: ["p.md:1: 2 is now 3"])
+    monkeypatch.setattr(command, "DOCS", ())
+    with pytest.raises(SystemExit, match=r"^a\.md is wrong\nb\.md is wrong$"):
+        command.main(["--check", "a.md", "b.md"])
+    command.main(["--find", "s/d/gold/seeds"])
+    command.main([])
+    assert capsys.readouterr().out == "1\np.md:1: 2 is now 3\n"
+    with pytest.raises(SystemExit, match=r"^error: s/d/gold/hr@9: has no hr@9, there is "):
+        command.main(["--find", "s/d/gold/hr@9"])
 
 
 def test_a_table_that_was_changed_by_hand_is_named(tmp_path, folder, monkeypatch):
-    made = Docs({"t": "p.md"}, ("s",), lambda page: {"t": f"| {page.studies[0].title} |"})
+    made = Docs(
+        studies=("s",),
+        marks={"t": "README.md"},
+        tables=lambda page: {"t": f"| {page.studies[0].title} |"},
+    )
     monkeypatch.setattr(pages, "DOCS", (made,))
     (tmp_path / "allowed.toml").write_text("")
-    (tmp_path / "p.md").write_text("<!-- t -->\n| S |\n<!-- /t -->\n")
-    assert pages.problems(["p.md"], tmp_path, folder) == []
-    (tmp_path / "p.md").write_text("<!-- t -->\n| T |\n<!-- /t -->\n")
+    (tmp_path / "README.md").write_text("<!-- t -->\n| S |\n<!-- /t -->\n")
+    assert pages.problems(["README.md"], tmp_path, folder) == []
+    (tmp_path / "README.md").write_text("<!-- t -->\n| T |\n<!-- /t -->\n")
     (problem,) = pages.problems([], tmp_path, folder)
-    assert problem.startswith("p.md: is not what the recorded results make; write it again")
+    assert problem.startswith("README.md: is not what the recorded results make; write it again")

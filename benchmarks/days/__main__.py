@@ -23,6 +23,9 @@ import torch
 
 from benchmarks.days.cells import START, Cell, Period, Study, removed
 from benchmarks.days.clicks import Log
+from benchmarks.days.page import DOCS
+from benchmarks.days.results import Results
+from benchmarks.recorded.files import FOLDER, small, write_json
 from cadc_rec.errors import CadcError
 from cadc_rec.log import keep_interrupts, set_up_logging
 from cadc_rec.updates.chain import every_update
@@ -186,13 +189,17 @@ def main(words: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     try:
         if asked.docs:
-            from benchmarks.days.page import into_docs
-
-            into_docs(asked.workdir / "results")
+            record(asked.workdir / "results")
+            print(*DOCS.write(), sep="\n")
         else:
             measure(asked)
     except CadcError as error:
         sys.exit(f"error: {error}")
+
+
+def record(results: Path) -> None:
+    """Write what was measured into the file that is committed."""
+    write_json(FOLDER / "days.json", small(Results.read(results).record()))
 
 
 def measure(asked: argparse.Namespace) -> None:

@@ -1,41 +1,22 @@
 """The tables and the picture of docs/days.md, from the cells that were measured.
 
-In: the folder of results, which may have a part of the cells. Out: tables between the page's marks,
-and `PICTURE` beside the page.
+In: recorded results, which may have a part of the cells. Out: tables by the page's marks, and the
+picture.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from statistics import mean
-
-import numpy as np
+from typing import Any
 
 from benchmarks.days.picture import picture
 from benchmarks.days.results import Cell, Results
-from benchmarks.paper import ROOT, between
-from cadc_rec.evaluation.statistics import mean_gains, paired_bootstrap
+from benchmarks.recorded.docs import Measured
 
-PAGE = ROOT / "docs" / "days.md"
-PICTURE = "days.svg"
+PICTURE = "docs/images/days.svg"
 _STAGES = ("prepare", "pretrain", "transitions", "prior", "select", "train", "evaluate", "updates")
-
-
-def into_docs(folder: Path, page: Path = PAGE) -> None:
-    """Put the tables between the page's marks, and the picture beside the page.
-
-    Args:
-        folder: of the results.
-        page: with the marks.
-    """
-    found = Results.read(folder)
-    text = page.read_text("utf-8")
-    for mark, made in TABLES.items():
-        text = between(text, mark, "\n".join(made(found)), page)
-    page.write_text(text, "utf-8")
-    (page.parent / "images" / PICTURE).write_text(picture(found), "utf-8")
 
 
 def _percent(value: float | None, digits: int = 2) -> str:
@@ -47,7 +28,7 @@ _WITHIN = 0.98  # of a rebuild's HR@10: what an update is to reach
 
 def summary(found: Results) -> Iterator[str]:
     """What came out, in sentences."""
-    days = _compared_days(found)
+    days = found.compared_days()
     if not days:
         yield "Not measured yet."
         return
@@ -81,15 +62,6 @@ def summary(found: Results) -> Iterator[str]:
                 f"- Tables of half the rows reached {half_of / whole:.3f} of the HR@10 of "
                 f"unbounded ones, {words}, as a mean of {len(bounded)} days."
             )
-
-
-def _compared_days(found: Results) -> list[str]:
-    """The days on which an update and a rebuild were judged, and differ."""
-    return [
-        day
-        for day in found.days()[1:]
-        if found.of("update", day) and found.of("rebuild", day) and found.of("popularity", day)
-    ]
 
 
 def _of_rebuild(found: Results, day: str, kind: str) -> float:
@@ -137,7 +109,7 @@ def _ratio(found: Results, day: str, kind: str) -> str:
 
 def _all_days(found: Results, kind: str, popular: str) -> str:
     """The mean of the days that an update and a rebuild were judged on, each day alike."""
-    days = _compared_days(found)
+    days = found.compared_days()
     cells = []
     for contender, of in (
         ("none", kind),
@@ -160,11 +132,7 @@ def _all_days(found: Results, kind: str, popular: str) -> str:
 
 def _compared(found: Results, days: Sequence[str], kind: str) -> str:
     """HR@10 of updates less that of rebuilds of seed 0, over the requests of all days together."""
-    gains = []
-    for contender in ("update", "rebuild"):
-        ranks = found.ranks(contender, days, kind)
-        gains.append(mean_gains([(np.arange(len(ranks)), ranks)], "hr@10"))
-    compared = paired_bootstrap(*gains)
+    compared = found.compare(days, kind)
     low, high = (100 * end for end in compared.interval)
     return f"{100 * compared.difference:+.2f} ({low:+.2f} to {high:+.2f}) points"
 
@@ -217,7 +185,7 @@ def _without(cells: Sequence[Cell], stages: Sequence[str]) -> float:
 
 def stages(found: Results) -> Iterator[str]:
     """CPU seconds of each stage on the last day that both were made for."""
-    days = _compared_days(found)
+    days = found.compared_days()
     yield "| day | what | " + " | ".join(_STAGES[:-1]) + " | comparison and the rest | all |"
     yield "|---|---|" + "---|" * (len(_STAGES) + 1)
     for day in dict.fromkeys([*days[:1], *days[-1:]]):
@@ -298,3 +266,17 @@ TABLES: dict[str, Callable[[Results], Iterator[str]]] = {
     "days-hours": hours,
 }
 """By the marks of the page."""
+
+
+def tables(content: Mapping[str, Any]) -> dict[str, str]:
+    """Markdown by mark, of what `Results.record` gave."""
+    found = Results.recorded(content)
+    return {mark: "\n".join(made(found)) for mark, made in TABLES.items()}
+
+
+DOCS = Measured(
+    file="days",
+    marks=dict.fromkeys(TABLES, "docs/days.md"),
+    tables=tables,
+    pictures=lambda content: {PICTURE: picture(Results.recorded(content))},
+)

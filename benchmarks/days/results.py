@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -17,7 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cadc_rec.evaluation.statistics import Comparison, mean_gains, paired_bootstrap
+
 Cell = Mapping[str, Any]
+KINDS = ("served", "live")
+_BOTH = ("update", "rebuild")
 
 
 @dataclass(frozen=True)
@@ -27,16 +31,59 @@ class Results:
     Attributes:
         folder: with their files.
         cells: by name.
+        compared: by kind, of updates with rebuilds, where the ranks are not there any more.
     """
 
     folder: Path
     cells: Mapping[str, Cell]
+    compared: Mapping[str, Comparison] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Results:
         """Those of a folder."""
         files = sorted(folder.glob("*.json"))
         return cls(folder, {file.stem: json.loads(file.read_text("utf-8")) for file in files})
+
+    @classmethod
+    def recorded(cls, content: Mapping[str, Any]) -> Results:
+        """Those of `record`."""
+        found = {kind: _comparison(one) for kind, one in content["compared"].items()}
+        return cls(Path(), content["cells"], found)
+
+    def record(self) -> dict[str, Any]:
+        """What the page needs of them, as JSON: every cell, and the comparisons over all days."""
+        days = self.compared_days()
+        compared = {kind: asdict(self.compare(days, kind)) for kind in KINDS} if days else {}
+        cells = {name: {**cell} for name, cell in self.cells.items()}
+        for cell in cells.values():
+            if "report" in cell:
+                day = cell["report"]["day"]["interactions"]
+                cell["report"] = {"day": {"interactions": day}}
+        return {"cells": cells, "compared": compared, "of_rebuild": self._of_rebuild(days)}
+
+    def _of_rebuild(self, days: Sequence[str]) -> dict[str, dict[str, float]]:
+        """What prose says of the table: by day, an update's metrics and seconds of a rebuild's."""
+        found: dict[str, dict[str, float]] = {}
+        for day in days:
+            pairs = {kind: [self.metric(one, day, kind) for one in _BOTH] for kind in KINDS}
+            pairs["cpu"] = [self.seconds(one, day) for one in _BOTH]
+            found[day] = {name: a / b for name, (a, b) in pairs.items() if a is not None and b}
+        return found
+
+    def compared_days(self) -> list[str]:
+        """The days on which an update and a rebuild were judged, and differ."""
+        others = ("update", "rebuild", "popularity")
+        return [day for day in self.days()[1:] if all(self.of(other, day) for other in others)]
+
+    def compare(self, days: Sequence[str], kind: str) -> Comparison:
+        """HR@10 of updates against rebuilds of seed 0, over the requests of all days together."""
+        if kind in self.compared:
+            return self.compared[kind]
+        gains = []
+        for contender in ("update", "rebuild"):
+            ranks = self.ranks(contender, days, kind)
+            gains.append(mean_gains([(np.arange(len(ranks)), ranks)], "hr@10"))
+        return paired_bootstrap(*gains)
 
     def days(self) -> list[str]:
         """The days that were judged, such as ``03``."""
@@ -84,3 +131,10 @@ class Results:
         """CPU seconds, the mean of the seeds; None where a job was interrupted."""
         whole = [cell["cpu"] for cell in self.of(contender, day) if not cell["interrupted"]]
         return mean(whole) if whole else None
+
+
+def _comparison(content: Mapping[str, Any]) -> Comparison:
+    """The reverse of `asdict`, of JSON."""
+    ends = {name: content[name] for name in ("interval", "relative_interval")}
+    pairs = {name: tuple(pair) if pair else None for name, pair in ends.items()}
+    return Comparison(**{**content, **pairs})

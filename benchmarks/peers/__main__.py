@@ -2,9 +2,11 @@
 
     python -m benchmarks.peers --workdir work          # all sections but end-to-end
     python -m benchmarks.peers --workdir work --section end-to-end --repeats 5
+    python -m benchmarks.peers --workdir work --busy   # each also beside a busy core
     python -m benchmarks.peers --workdir work --docs   # docs/performance.md anew
 
-In: a work folder. Out: ``WORKDIR/bench/results.json``, to which a session adds its sections.
+In: a work folder. Out: ``WORKDIR/bench/results.json`` (``results-busy.json``), to which a session
+adds its sections.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pathlib import Path
 from benchmarks.paper import between
 from benchmarks.peers.record import Report
 from benchmarks.peers.sections import SECTIONS, results_path, run
-from benchmarks.peers.tables import report_text
+from benchmarks.peers.tables import busy_text, report_text
 from benchmarks.peers.workload import Workload
 from cadc_rec.errors import CadcError
 from cadc_rec.log import keep_interrupts, log, set_up_logging
@@ -25,10 +27,10 @@ from cadc_rec.versions import require_trio
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 
 
-def into_docs(report: Report, page: Path = PAGE) -> None:
-    """Put the report between the marks of the page."""
-    text = between(page.read_text("utf-8"), "throughput", report_text(report), page)
-    page.write_text(text, "utf-8")
+def into_docs(report: Report, busy: bool = False, page: Path = PAGE) -> None:
+    """Put the report, or what is left of it beside a busy core, between its marks of the page."""
+    mark, told = ("busy", busy_text(report)) if busy else ("throughput", report_text(report))
+    page.write_text(between(page.read_text("utf-8"), mark, told, page), "utf-8")
 
 
 def main() -> None:
@@ -46,6 +48,11 @@ def main() -> None:
         "--rows", type=int, default=0, help="rows of the world for preparation and selection"
     )
     parser.add_argument("--threads", type=int, default=0, help="threads; 0 takes one for each core")
+    parser.add_argument(
+        "--busy",
+        action="store_true",
+        help="let all take turns beside a process that keeps one core busy, too",
+    )
     parser.add_argument("--short", action="store_true", help="a tiny world and few steps")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--docs", action="store_true", help="run nothing; write the docs page")
@@ -54,7 +61,8 @@ def main() -> None:
     keep_interrupts()
     try:
         if arguments.docs:
-            into_docs(Report.read(results_path(arguments.workdir, short=False)))
+            kept = results_path(arguments.workdir, short=False, busy=arguments.busy)
+            into_docs(Report.read(kept), arguments.busy)
             return
         require_trio()
         workload = Workload(
@@ -65,7 +73,7 @@ def main() -> None:
             arguments.rows,
             arguments.threads,
         )
-        report = run(workload, arguments.section)
+        report = run(workload, arguments.section, arguments.busy)
     except CadcError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -74,7 +82,8 @@ def main() -> None:
         )
         sys.exit(130)
     print(report.model_dump_json() if arguments.json else report_text(report))
-    log.info("kept in %s", results_path(arguments.workdir, arguments.short).resolve())
+    kept = results_path(arguments.workdir, arguments.short, arguments.busy)
+    log.info("kept in %s", kept.resolve())
     # Ratios of different work mean nothing.
     sys.exit("\n".join(report.broken()) or None)
 

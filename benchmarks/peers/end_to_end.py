@@ -40,7 +40,7 @@ def measure(workload: Workload) -> Section:
         return Work(1, spent_seconds(artifacts) + more)
 
     turns = [Contender(name, partial(turn, name)) for name in experiments]
-    seconds = alternate(turns, workload.repeats, warm_up=0)
+    seconds = alternate(turns, workload.repeats, warm_up=0, neighbour=workload.neighbour)
     what = {
         "cadc": "MF on everything, then the towers on a tenth, ids frozen",
         "gold": "the towers on everything, ids learned; extrapolated from a tenth of the epochs",

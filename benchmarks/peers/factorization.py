@@ -8,7 +8,7 @@ asks for seconds to a validation NDCG@10, each library with settings of its own 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from scipy import sparse
 from torch import nn
 
+from benchmarks.peers.busy import beside, sides
 from benchmarks.peers.ceilings import measure_ceilings
 from benchmarks.peers.peers import MissingPeer, peer, quiet, threads_of_its_own
 from benchmarks.peers.record import Entry, Figures, Section, rate_figures, ratios_of
@@ -36,8 +37,11 @@ from cadc_rec.pretrain.kernels import compile_kernels, worth_compiling
 
 Point = tuple[float, float]
 """Seconds of learning so far, and validation NDCG@10."""
+Curves = dict[str, list[list[Point]]]
+"""By learner, a curve for each round."""
 
-_EPOCHS = 5  # of a turn
+_EPOCHS = 5  # of a turn, which may be taken several times
+_TURN_SECONDS = 0.5
 _PEER_EPOCHS = 30  # implicit's default number of epochs for logistic MF
 
 
@@ -63,7 +67,9 @@ def measure(workload: Workload) -> Section:
                 turns.append(Contender(name, _counted(build())))
             except MissingPeer as error:
                 missing[name] = str(error)
-        seconds = alternate(turns, workload.repeats)
+        seconds = alternate(
+            turns, workload.repeats, at_least=_TURN_SECONDS, neighbour=workload.neighbour
+        )
     # Either side reads one row of the other table for each positive and each negative.
     entries = len(data.train_item) * (1 + experiment.pretrain.negatives)
     gigabytes = 2 * entries * (experiment.pretrain.factors + 1) * 4 / 1e9
@@ -98,24 +104,20 @@ def measure(workload: Workload) -> Section:
 def measure_quality(workload: Workload) -> Section:
     """Seconds to a validation NDCG@10 that both reach: the lower of the two best values."""
     experiment, data = workload.experiment("cadc"), workload.dataset
-    curves: dict[str, list[list[Point]]] = {"ours-mf": [], "implicit-lmf": []}
-    missing: dict[str, str] = {}
     with processes(experiment.compute) as alone:
         threads = torch.get_num_threads()
         if worth_compiling(len(data.train_item), alone.device):
             compile_kernels()
-        for _ in range(workload.repeats):
-            curves["ours-mf"].append(_our_curve(experiment, data, alone))
-            try:
-                curves["implicit-lmf"].append(_lmf_curve(experiment, data, threads))
-            except MissingPeer as error:
-                missing["implicit-lmf"] = str(error)
-    present = {name: found for name, found in curves.items() if found}
-    best = {name: min(best_value(curve) for curve in found) for name, found in present.items()}
+        learners: dict[str, Callable[[], list[Point]]] = {
+            "ours-mf": lambda: _our_curve(experiment, data, alone),
+            "implicit-lmf": lambda: _lmf_curve(experiment, data, threads),
+        }
+        curves, busy, missing = _curves(learners, workload)
+    best = {name: min(best_value(curve) for curve in found) for name, found in curves.items()}
     target = min(best.values())
-    seconds = {
-        name: [seconds_to(curve, target) for curve in found] for name, found in present.items()
-    }
+    seconds = _seconds_to_all(curves, target)
+    if workload.neighbour is not None:
+        workload.neighbour.seconds.update(_seconds_to_all(busy, target))
     notes = {f"best validation NDCG@10 % of {name}": 100 * value for name, value in best.items()}
     return Section(
         title="Factorization: time to quality",
@@ -130,6 +132,28 @@ def measure_quality(workload: Workload) -> Section:
         missing=missing,
         notes={"target validation NDCG@10 %": 100 * target, "threads": threads, **notes},
     )
+
+
+def _curves(
+    learners: Mapping[str, Callable[[], list[Point]]], workload: Workload
+) -> tuple[Curves, Curves, dict[str, str]]:
+    """Curves of every round, idle and beside a busy core, and who is missing."""
+    idle, busy, missing = Curves(), Curves(), dict[str, str]()
+    for number in range(workload.repeats):
+        for name, learn in learners.items():
+            for company in sides(workload.neighbour, number):
+                try:
+                    with beside(company):
+                        curve = learn()
+                except MissingPeer as error:
+                    missing[name] = str(error)
+                    continue
+                (idle if company is None else busy).setdefault(name, []).append(curve)
+    return idle, busy, missing
+
+
+def _seconds_to_all(curves: Curves, target: float) -> dict[str, list[float]]:
+    return {name: [seconds_to(curve, target) for curve in found] for name, found in curves.items()}
 
 
 def best_value(curve: Sequence[Point]) -> float:

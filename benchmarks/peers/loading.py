@@ -70,7 +70,7 @@ def measure(workload: Workload) -> Section:
     turns = [Contender(name, _epoch(loader, rows)) for name, loader in loaders.items()]
     turns.append(Contender("scan", lambda: _scan(shards, rows)))
     with _one_core():
-        seconds = alternate(turns, workload.repeats)
+        seconds = alternate(turns, workload.repeats, neighbour=workload.neighbour)
     return Section(
         title="Loader",
         unit="positives/s",

@@ -55,7 +55,9 @@ def measure(workload: Workload) -> Section:
             turns.append(Contender("implicit", _implicit(data, users, items, hits)))
         except MissingPeer as error:
             missing["implicit"] = str(error)
-        seconds = alternate(turns, workload.repeats, at_least=_TURN_SECONDS)
+        seconds = alternate(
+            turns, workload.repeats, at_least=_TURN_SECONDS, neighbour=workload.neighbour
+        )
     what = {
         "ours": "ranks among all items not taken, HR and NDCG",
         "product-topk": f"one matrix product and the top {_K} of all items (the floor)",

@@ -15,6 +15,10 @@ from benchmarks.peers.timing import Spread, spread, times_as_fast
 from cadc_rec.errors import CadcError
 
 SCHEMA_VERSION = 1
+LEAST_RATE = 0.4
+"""Of the idle rate, that every contender of ours keeps beside a busy core."""
+LEAST_RATIO = 0.7
+"""Of the idle ratio, that every ratio of ours to another keeps beside a busy core."""
 
 
 class _Strict(BaseModel):
@@ -70,6 +74,31 @@ class Check(_Strict):
         return self.value <= self.limit
 
 
+class Busy(_Strict):
+    """What is left while another process keeps one core busy, of what the same rounds had idle."""
+
+    rates: dict[str, Figures]
+    """Rate beside the busy core over the idle rate, by contender."""
+    ratios: list[Ratio]
+    """Ratio beside the busy core over the idle ratio: how much better ours keeps its rate."""
+
+    def broken(self) -> list[str]:
+        """What of ours keeps too little, a sentence each; ours against ours is no peer's matter."""
+        ours = {ratio.ours for ratio in self.ratios}
+        least = f"beside a busy core; at least {LEAST_RATE:g} is wanted"
+        found = [
+            f"{name} keeps {rate.median:.2f} of its idle rate {least}"
+            for name, rate in self.rates.items()
+            if name in ours and not rate.median >= LEAST_RATE
+        ]
+        least = f"beside a busy core; at least {LEAST_RATIO:g} is wanted"
+        return found + [
+            f"{ratio.ours} / {ratio.other} keeps {ratio.times.median:.2f} of its idle ratio {least}"
+            for ratio in self.ratios
+            if ratio.other not in ours and not ratio.times.median >= LEAST_RATIO
+        ]
+
+
 class Section(_Strict):
     """Contenders that took turns."""
 
@@ -87,6 +116,25 @@ class Section(_Strict):
     notes: dict[str, float] = Field(default_factory=dict)
     """Further numbers of the workload, by what they are."""
     ceilings: dict[str, float] = Field(default_factory=dict)
+    busy: Busy | None = None
+    """Where the contenders also took turns beside a busy core; all else is of the idle turns."""
+
+    def beside(self, busy: dict[str, list[float]]) -> Section:
+        """This section and what is left of it beside a busy core.
+
+        Args:
+            busy: seconds for one unit of work there, by contender, a value for each round.
+        """
+        slower = {
+            name: [
+                there * rate if self.better == "more" else there / rate
+                for there, rate in zip(busy[name], entry.figures.rounds, strict=True)
+            ]
+            for name, entry in self.entries.items()
+        }
+        rates = {name: rate_figures(times) for name, times in slower.items()}
+        ratios = ratios_of(slower, [(ratio.ours, ratio.other) for ratio in self.ratios])
+        return self.model_copy(update={"busy": Busy(rates=rates, ratios=ratios)})
 
 
 class Machine(_Strict):
@@ -116,12 +164,17 @@ class Report(_Strict):
         }
 
     def broken(self) -> list[str]:
-        """Checks that do not hold, a sentence each."""
+        """Checks that do not hold and what keeps too little beside a busy core, a sentence each."""
         return [
             f"{name}: {check.what} is {check.value:.3g}; at most {check.limit:.3g} is allowed"
             for name, section in self.sections.items()
             for check in section.checks
             if not check.holds
+        ] + [
+            f"{name}: {sentence}"
+            for name, section in self.sections.items()
+            if section.busy is not None
+            for sentence in section.busy.broken()
         ]
 
     def save(self, path: Path) -> None:

@@ -77,7 +77,7 @@ def measure_preparation(workload: Workload) -> Section:
 
     turns = [Contender("ours", ours), Contender("scan", lambda: _scan([raw_rows], rows))]
     missing = _with_pandas(turns, lambda pandas: _pandas_prepare(pandas, raw_rows, rows, workload))
-    seconds = alternate(turns, workload.repeats)
+    seconds = alternate(turns, workload.repeats, neighbour=workload.neighbour)
     what = {
         "ours": "every row checked, duplicates, dense ids, order by time, split, Parquet parts",
         "scan": "the raw Parquet file read once, all columns (the floor)",
@@ -102,7 +102,9 @@ def measure_selection(workload: Workload) -> Section:
 
     turns = [Contender("ours", ours), Contender("scan", lambda: _scan(files, rows))]
     missing = _with_pandas(turns, lambda pandas: _pandas_select(pandas, files, rows, workload))
-    seconds = alternate(turns, workload.repeats, at_least=_TURN_SECONDS)
+    seconds = alternate(
+        turns, workload.repeats, at_least=_TURN_SECONDS, neighbour=workload.neighbour
+    )
     what = {
         "ours": "an exact uniform tenth with row numbers, in shards, one block in memory",
         "scan": "the training Parquet parts read once, all columns (the floor)",

@@ -7,9 +7,11 @@ measured survives whatever stops the next one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.peers import end_to_end, factorization, loading, ranking, rows, towers
+from benchmarks.peers.busy import Neighbour
 from benchmarks.peers.record import Report, Section
 from benchmarks.peers.session import this_machine
 from benchmarks.peers.workload import Workload
@@ -31,17 +33,19 @@ ON_DEMAND = ("end-to-end",)
 GUARDED = ("towers", "factorization", "ranking", "selection")
 
 
-def results_path(workdir: Path, short: bool) -> Path:
-    """Where a report is kept; short and full ones are apart."""
-    return workdir / "bench" / ("results-short.json" if short else "results.json")
+def results_path(workdir: Path, short: bool, busy: bool = False) -> Path:
+    """Where a report is kept; short ones, and those beside a busy core, are apart."""
+    kind = ("-busy" if busy else "") + ("-short" if short else "")
+    return workdir / "bench" / f"results{kind}.json"
 
 
-def run(workload: Workload, names: Sequence[str] = ()) -> Report:
+def run(workload: Workload, names: Sequence[str] = (), busy: bool = False) -> Report:
     """Measure.
 
     Args:
         workload: what.
         names: of sections; none is all but those of `ON_DEMAND`.
+        busy: let every contender take turns beside a busy core, too.
 
     Returns:
         The report: what is measured now, and sections of earlier sessions with the same machine
@@ -54,7 +58,7 @@ def run(workload: Workload, names: Sequence[str] = ()) -> Report:
     for name in wanted:
         if name not in SECTIONS:
             raise CadcError(f"section {name!r} is unknown; choose of {', '.join(SECTIONS)}.")
-    path = results_path(workload.workdir, workload.short)
+    path = results_path(workload.workdir, workload.short, busy)
     report = Report(
         machine=this_machine(),
         workload=workload.describe(),
@@ -64,11 +68,19 @@ def run(workload: Workload, names: Sequence[str] = ()) -> Report:
     report = report.model_copy(update={"sections": _kept(path, report)})
     for name in wanted:
         log.info("measuring %s", name)
-        sections = {**report.sections, name: SECTIONS[name](workload)}
+        sections = {**report.sections, name: _measured(name, workload, busy)}
         ordered = {known: sections[known] for known in SECTIONS if known in sections}
         report = report.model_copy(update={"sections": ordered})
         report.save(path)
     return report
+
+
+def _measured(name: str, workload: Workload, busy: bool) -> Section:
+    if not busy:
+        return SECTIONS[name](workload)
+    neighbour = Neighbour()
+    section = SECTIONS[name](replace(workload, neighbour=neighbour))
+    return section.beside(neighbour.seconds)
 
 
 def _kept(path: Path, fresh: Report) -> dict[str, Section]:

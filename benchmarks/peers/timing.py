@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.peers.busy import Neighbour, beside, sides
 from cadc_rec.log import log
 
 
@@ -70,7 +71,11 @@ def order_of_round(names: Sequence[str], number: int) -> list[str]:
 
 
 def alternate(
-    contenders: Sequence[Contender], repeats: int, warm_up: int = 1, at_least: float = 0.0
+    contenders: Sequence[Contender],
+    repeats: int,
+    warm_up: int = 1,
+    at_least: float = 0.0,
+    neighbour: Neighbour | None = None,
 ) -> dict[str, list[float]]:
     """Seconds for one unit of work, by contender, a value for each round.
 
@@ -80,6 +85,8 @@ def alternate(
         warm_up: rounds before them that do not.
         at_least: seconds a turn takes; one that ends sooner is taken again and the mean counts,
             for a few milliseconds tell more of the machine than of the code.
+        neighbour: with one, each has a second turn in every round that counts, beside it; what
+            that took is kept there.
 
     Raises:
         ValueError: two contenders of one name, or none at all.
@@ -87,12 +94,17 @@ def alternate(
     by_name = {contender.name: contender for contender in contenders}
     if not contenders or len(by_name) < len(contenders):
         raise ValueError("contenders need a name each, and there must be one")
-    seconds: dict[str, list[float]] = {name: [] for name in by_name}
+    seconds: dict[str, list[float]] = {}
     for number in range(-warm_up, repeats):
         for name in order_of_round(list(by_name), number):
-            taken = one_turn(by_name[name], at_least)
-            if number >= 0:
-                seconds[name].append(taken)
+            if number < 0:
+                one_turn(by_name[name], at_least)
+                continue
+            for company in sides(neighbour, number):
+                with beside(company):
+                    taken = one_turn(by_name[name], at_least)
+                kept = seconds if company is None else company.seconds
+                kept.setdefault(name, []).append(taken)
         log.info("round %d of %d done%s", number + 1, repeats, "" if number >= 0 else " (warm-up)")
     return seconds
 
@@ -100,11 +112,12 @@ def alternate(
 def one_turn(contender: Contender, at_least: float = 0.0) -> float:
     """Seconds for a unit of work, in one turn that takes `at_least` so many seconds."""
     gc.collect()  # somebody else's garbage is not this one's work
-    units = seconds = 0.0
-    while units == 0.0 or seconds < at_least:
+    units = seconds = elapsed = 0.0
+    while units == 0.0 or max(seconds, elapsed) < at_least:
         started = time.perf_counter()
         work = contender.turn()
         outside = time.perf_counter() - started
+        elapsed += outside
         seconds += outside if work.seconds is None else work.seconds
         units += work.units
     return seconds / units

@@ -30,6 +30,7 @@ from cadc_rec.distributed.state import gather_state
 IDS = {"trainable": "gold", "frozen": "cadc"}  # the method that has ids of this kind
 LARGEST_LOSS_DIFFERENCE = 1e-5
 _CHECKED_STEPS = 5
+_TURN_SECONDS = 1.0
 
 _WHAT = {
     "ours-trainable": "ours, ids learned, one process",
@@ -56,7 +57,9 @@ def measure(workload: Workload) -> Section:
         turns += [
             Contender(name, Spawned(workload, name, kind).turn) for name, kind in spawned.items()
         ]
-        seconds = alternate(turns, workload.repeats)
+        seconds = alternate(
+            turns, workload.repeats, at_least=_TURN_SECONDS, neighbour=workload.neighbour
+        )
         notes = _notes(workload, alone)
     entries = {
         name: Entry(

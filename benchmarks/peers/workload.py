@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.peers.busy import Neighbour
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.config.file import load_experiment
 from cadc_rec.data.dataset import Dataset
@@ -60,6 +61,7 @@ class Workload:
         data_dir: folder with the raw data.
         threads: of every contender; 0 is one for each core.
         rows: size of the generated world of the sections on rows; 0 is the workload itself.
+        neighbour: keeps one core busy in every second turn; None is no such turns.
     """
 
     workdir: Path
@@ -68,6 +70,7 @@ class Workload:
     data_dir: Path | None = None
     rows: int = 0
     threads: int = 0
+    neighbour: Neighbour | None = None
 
     @cached_property
     def source(self) -> str:

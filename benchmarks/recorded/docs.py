@@ -13,31 +13,43 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.marks import ROOT, between
-from benchmarks.recorded.studies import FOLDER, Noted, Recorded, read, write
+from benchmarks.recorded.files import FOLDER
+from benchmarks.recorded.studies import Noted, Recorded, read, write
 from cadc_rec.errors import CadcError
-from cadc_rec.study.report.groups import Comparisons
 from cadc_rec.study.report.study_data import load_studies
 from cadc_rec.study.report.updated import as_updated
 
 Texts = Mapping[str, str]
 
 
-@dataclass(frozen=True)
+def _none(_: Any) -> Texts:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Written:
-    """The part of the docs that recorded results make; `Docs` of studies, `Measured` of others.
+    """The part of the docs that recorded results make: of studies `Docs`, of others `Measured`.
 
     Attributes:
         marks: of each table the page that it stands on, relative to the repository.
+        tables: Markdown by mark, of the results.
+        pictures: SVG by path, relative to the repository, of the results.
     """
 
     marks: Mapping[str, str]
+    tables: Callable[[Any], Texts]
+    pictures: Callable[[Any], Texts] = _none
 
-    def texts(self, folder: Path) -> tuple[Texts, Texts] | None:
-        """Tables (Markdown by mark) and pictures (SVG by path); None without recorded results."""
+    def recorded(self, folder: Path = FOLDER) -> Any:
+        """The recorded results; None where there are none.
+
+        Raises:
+            CadcError: a file cannot be used.
+        """
         raise NotImplementedError
 
-    def written(self, root: Path = ROOT, folder: Path = FOLDER) -> dict[Path, str]:
-        """The files of the docs as recorded results make them; none without such results.
+    def pages(self, root: Path = ROOT, folder: Path = FOLDER) -> dict[Path, str]:
+        """The pages with the tables that recorded results make; none without such results.
 
         Args:
             root: of the repository.
@@ -46,45 +58,35 @@ class Written:
         Raises:
             CadcError: results cannot be used, or a page has not the marks.
         """
-        found = self.texts(folder)
-        if found is None:
-            return {}
-        tables, pictures = found
-        files = {root / name: svg for name, svg in pictures.items()}
-        for mark, table in tables.items():
+        found, files = self.recorded(folder), dict[Path, str]()
+        for mark, table in {} if found is None else self.tables(found).items():
             page = root / self.marks[mark]
             text = files.get(page) or page.read_text("utf-8")
             files[page] = between(text, mark, table, page)
         return files
 
     def write(self, root: Path = ROOT, folder: Path = FOLDER) -> list[Path]:
-        """Write these files; returns those that changed."""
-        changed = []
-        for path, text in self.written(root, folder).items():
+        """Write these pages, and the pictures; returns the files that changed."""
+        found, changed = self.recorded(folder), []
+        files = self.pages(root, folder)
+        drawn = {} if found is None else self.pictures(found)
+        for path, text in (files | {root / name: svg for name, svg in drawn.items()}).items():
             if not path.is_file() or path.read_text("utf-8") != text:
                 path.write_text(text, "utf-8")
                 changed.append(path)
         return changed
 
 
-def _none(_: Any) -> Texts:
-    return {}
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Docs(Written):
-    """What studies write.
+    """What studies write; their results are `Recorded`.
 
     Attributes:
         studies: that are recorded.
-        tables: Markdown by mark, of their page.
-        pictures: SVG by path, relative to the repository.
         beside: studies of other commands that the tables compare with, where they were run.
     """
 
     studies: tuple[str, ...]
-    tables: Callable[[Comparisons], Texts]
-    pictures: Callable[[Comparisons], Texts] = _none
     beside: tuple[str, ...] = ()
 
     def record(self, studies: Path, folder: Path = FOLDER) -> list[Path]:
@@ -112,41 +114,42 @@ class Docs(Written):
         ]
 
     def recorded(self, folder: Path = FOLDER) -> Recorded | None:
-        """Their recorded results; None where there are none.
-
-        Raises:
-            CadcError: a file cannot be used.
-        """
+        """As of `Written`."""
         names = [n for n in (*self.studies, *self.beside) if (folder / f"{n}.json").is_file()]
         return read(names, folder) if set(names) & set(self.studies) else None
 
-    def texts(self, folder: Path) -> tuple[Texts, Texts] | None:
-        """As of `Written`."""
-        found = self.recorded(folder)
-        return None if found is None else (self.tables(found), self.pictures(found))
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measured(Written):
-    """What another benchmark writes, of the JSON that it recorded.
+    """What another benchmark writes; its results are what its file holds.
 
     Attributes:
         file: its name in the folder, without ending.
-        tables: Markdown by mark, of the content.
-        pictures: SVG by path, relative to the repository.
     """
 
     file: str
-    tables: Callable[[Any], Texts]
-    pictures: Callable[[Any], Texts] = _none
 
-    def texts(self, folder: Path) -> tuple[Texts, Texts] | None:
+    def recorded(self, folder: Path = FOLDER) -> Any:
         """As of `Written`."""
         path = folder / f"{self.file}.json"
         if not path.is_file():
             return None
         try:
-            content = json.loads(path.read_text("utf-8"))
+            return json.loads(path.read_text("utf-8"))
         except ValueError as error:
             raise CadcError(f"{path}: is not JSON ({error}); record it again.") from error
-        return self.tables(content), self.pictures(content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredApart(Written):
+    """What a benchmark writes that has a file a dataset; its results are the files' paths.
+
+    Attributes:
+        files: a pattern of their names in the folder.
+    """
+
+    files: str
+
+    def recorded(self, folder: Path = FOLDER) -> Any:
+        """As of `Written`."""
+        return sorted(folder.glob(self.files)) or None

@@ -5,62 +5,116 @@ In: recorded results, and the pages. Out: what is wrong with them, or the pages 
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import beyond, cold, compression, paper
+from benchmarks import beyond, cold, compression, paper, sets
+from benchmarks.days.page import DOCS as DAYS
 from benchmarks.marks import ROOT
-from benchmarks.recorded.docs import Written
+from benchmarks.recorded.docs import MeasuredApart, Written
+from benchmarks.recorded.files import FOLDER
 from benchmarks.recorded.prose import Allowed, Prose
-from benchmarks.recorded.studies import FOLDER
 from benchmarks.recorded.values import Values
+from benchmarks.time_to_quality import page as time_to_quality
+from benchmarks.time_to_quality.record import Record, read
 
+
+def _runs(files: Sequence[Path]) -> list[Record]:
+    return [read(file) for file in files]
+
+
+_TIME_TO_QUALITY = MeasuredApart(
+    files="time-to-quality-*.json",
+    marks={"time-to-quality": "docs/accuracy.md"},
+    tables=lambda files: {"time-to-quality": time_to_quality.table(_runs(files))},
+    pictures=lambda files: {
+        f"docs/images/{time_to_quality.PICTURE}": time_to_quality.picture(_runs(files))
+    },
+)
 DOCS: tuple[Written, ...] = (
     paper.DOCS,
     *compression.DOCS.values(),
     *beyond.DOCS.values(),
     *cold.DOCS.values(),
+    DAYS,
+    sets.DOCS,
+    _TIME_TO_QUALITY,
 )
 """What writes tables and pictures, in the order of writing."""
 
 HELD: tuple[str, ...] = ()
-"""The pages of which every figure is checked; a page joins when all that it shows is recorded."""
+"""The pages whose every figure is checked; a page joins when all that it shows is recorded. Of the
+others, the figures that name a result are checked."""
 
 
-def problems(pages: Sequence[str] = HELD, root: Path = ROOT, folder: Path = FOLDER) -> list[str]:
-    """What is wrong: tables and pictures that results would make otherwise, and figures of `pages`.
+def every_page(root: Path = ROOT) -> list[str]:
+    """README.md and the pages of docs/, relative to the repository."""
+    found = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    return [str(page.relative_to(root)) for page in found if page.is_file()]
+
+
+def problems(held: Sequence[str] = HELD, root: Path = ROOT, folder: Path = FOLDER) -> list[str]:
+    """What is wrong with the pages: tables, and figures in prose.
+
+    Args:
+        held: pages whose every figure has to be recorded; of others, those that name a result are
+            checked.
+        root: of the repository.
+        folder: of the recorded results.
 
     Raises:
         CadcError: recorded results cannot be used.
     """
     found, made = [], set()
     for docs in DOCS:
-        written = docs.written(root, folder)
+        written = docs.pages(root, folder)
         found += [
             f"{path.relative_to(root)}: is not what the recorded results make; write it again "
             "(python -m benchmarks.recorded)"
             for path, text in written.items()
-            if not path.is_file() or path.read_text("utf-8") != text
+            if path.read_text("utf-8") != text
         ]
         made |= {(page, mark) for mark, page in docs.marks.items() if written}
     values, allowed = Values(folder), Allowed.read(folder / "allowed.toml")
-    for page in pages:
+    for page in every_page(root):
         prose = Prose.read(page, (root / page).read_text("utf-8"), allowed)
+        found += prose.problems(values, page in held)
         found += [
             f"{page}: no recorded results make what stands between the marks {mark}; record it "
             "with the --docs of its command"
             for mark in prose.marks
-            if (page, mark) not in made
+            if page in held and (page, mark) not in made
         ]
-        found += prose.problems(values)
     return found
 
 
-def renew(pages: Sequence[str], root: Path = ROOT, folder: Path = FOLDER) -> list[str]:
-    """Write the figures of `pages` as they are recorded; returns a line for each that changed."""
+def commits(folder: Path = FOLDER) -> dict[str, dict[str, int]]:
+    """By recorded study: how many of its finished cells the code of each commit ran."""
+    found: dict[str, dict[str, int]] = {}
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text("utf-8"))
+        if not isinstance(content, dict) or "of_ranks" not in content:
+            continue
+        done = [cell for cell in content["cells"] if cell["status"] == "done"]
+        of = [
+            place["commit"]
+            for cell in done
+            for place in (cell, content["datasets"][cell["dataset"]], content["common"])
+            if "commit" in place
+        ]
+        found[path.stem] = dict(Counter(of))
+        if len(of) < len(done):
+            found[path.stem]["unknown"] = len(done) - len(of)
+    return found
+
+
+def renew(root: Path = ROOT, folder: Path = FOLDER) -> list[str]:
+    """Write the figures of all pages as they are recorded; returns a line for each that changed."""
     values, allowed = Values(folder), Allowed.read(folder / "allowed.toml")
     changes = []
-    for page in pages:
+    for page in every_page(root):
         path = root / page
         text, changed = Prose.read(page, path.read_text("utf-8"), allowed).renewed(values)
         if changed:

@@ -2,17 +2,19 @@
 
 A comment behind a figure, which Markdown does not show, names its result as `Values` finds it::
 
-    CADC reaches 7.09<!-- = table1/ml-1m/cadc/hr@10 -->, gold 6.98 / 3.32 percent HR@10 / NDCG@10
-    <!-- = table1/ml-1m/gold/{hr@10,ndcg@10} -->, which is no worse
-    <!-- holds table1/ml-1m/cadc/vs/gold/hr@10/verdict cannot tell -->.
+    CADC reaches 7.09<!-- = table1/ml-1m/cadc/hr@10 -->, gold 6.98 / 3.32 percent HR@10 /
+    NDCG@10<!-- = table1/ml-1m/gold/{hr@10,ndcg@10} -->, which is no
+    worse<!-- holds table1/ml-1m/cadc/vs/gold/hr@10/verdict cannot tell -->.
 
-Several references of a comment are those of as many figures before it, in their order; braces stand
-for each of what they hold. A sentence without figures may say what `holds`: a reference and a word,
-or ``<``, ``<=``, ``>`` or ``>=`` and a number or another reference.
+It must not begin a line, where Markdown would end the paragraph. Several references of a comment
+are those of as many figures before it, in their order; braces stand for each of what they hold. A
+sentence without figures may say what `holds`: a reference and a word, or ``<``, ``<=``, ``>`` or
+``>=`` and a number or another reference.
 
 Every run of digits is a figure, but in code, links' addresses, names such as ``HR@10``, between the
 marks of tables, and in the phrases that ``allowed.toml`` lists with a reason: settings,
-definitions, and names. Words such as "a tenth" are not checked.
+definitions, and names (``day #`` is that of any whole number). Words such as "a tenth" are not
+checked.
 
 In: a page's text and recorded results. Out: what is wrong, or the text with its figures renewed.
 """
@@ -27,7 +29,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.recorded.studies import FOLDER
+from benchmarks.recorded.files import FOLDER
 from benchmarks.recorded.values import Values
 from cadc_rec.errors import CadcError
 
@@ -42,7 +44,7 @@ _UNCHECKED = (
     re.compile(r"\]\([^)]*\)"),
     re.compile(r"\w+://\S+"),
     re.compile(r"\b\w+@\d+"),
-    re.compile(r"^\s*\d+\. ", re.MULTILINE),  # numbers of a list
+    re.compile(r"^\s*\d{1,2}\. ", re.MULTILINE),  # numbers of a list
 )
 _MARKED = re.compile(r"<!-- ([\w-]+) -->\n.*?<!-- /\1 -->", re.DOTALL)
 _SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
@@ -158,6 +160,11 @@ class Prose:
                 waiting.append((start, said))
                 continue
             content = " ".join(said[1].split()) if said else ""
+            if content.startswith(("= ", "holds ")) and not _begun(text, start):
+                wrong.append(
+                    f"{name}:{_line(text, start)}: a comment begins the line, which ends the "
+                    "paragraph in Markdown; put it behind a word"
+                )
             if content.startswith("holds "):
                 claims.append((start, content.removeprefix("holds ")))
             if content and not content.startswith("= "):
@@ -175,11 +182,19 @@ class Prose:
             waiting = []
         return cls(name, text, tuple(figures), tuple(claims), marks, tuple(wrong))
 
-    def problems(self, values: Values) -> list[str]:
-        """What is wrong: a sentence for each figure and claim, with page and line."""
+    def problems(self, values: Values, held: bool = True) -> list[str]:
+        """What is wrong: a sentence for each figure and claim, with page and line.
+
+        Args:
+            values: the recorded results.
+            held: whether every figure has to name a result that is recorded; else those that do
+                are checked.
+        """
         found = list(self.wrong)
         for figure in self.figures:
             where = f"{self.name}:{_line(self.text, figure.start)}"
+            if not held and not values.has(figure.reference or ""):
+                continue
             if figure.reference is None:
                 found.append(
                     f"{where}: {figure.text} names no recorded result; add one behind it (<!-- = "
@@ -198,6 +213,8 @@ class Prose:
                 )
         for start, claim in self.claims:
             where = f"{self.name}:{_line(self.text, start)}"
+            if not held and not values.has(claim):
+                continue
             try:
                 if not _holds(claim, values):
                     found.append(f"{where}: it does not hold that {claim}; correct the sentence")
@@ -263,12 +280,17 @@ def _holds(claim: str, values: Values) -> bool:
 
 def _phrase(phrase: str) -> re.Pattern[str]:
     """The phrase, over the ends of lines too, as no part of a longer word or number."""
-    words = r"\s+".join(re.escape(word) for word in phrase.split())
+    words = r"\s+".join(re.escape(word) for word in phrase.split()).replace(r"\#", r"\d+")
     return re.compile(rf"(?<![\w.]){words}(?!\w|[.,]\d)")
 
 
 def _blank(found: re.Match[str]) -> str:
     return re.sub(r"[^\n]", " ", found[0])
+
+
+def _begun(text: str, place: int) -> bool:
+    """Whether anything stands before `place` on its line."""
+    return bool(text[text.rfind("\n", 0, place) + 1 : place].strip())
 
 
 def _line(text: str, place: int) -> int:

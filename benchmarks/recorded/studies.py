@@ -4,28 +4,24 @@ In: studies as they were run, or such a file. Out: the file, or `Recorded` studi
 take for those that were run: ranks, which a comparison is made of, are not kept.
 
 What all finished cells have alike (machine, versions, most settings) stands once under ``common``,
-and what those of a dataset have alike under ``datasets``. Numbers have six digits.
+and what those of a dataset have alike under ``datasets``.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.marks import ROOT
-from cadc_rec import strict_json
+from benchmarks.recorded.files import FOLDER, small, write_json
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.statistics import Comparison, percent_difference
-from cadc_rec.store.atomic import write_atomically
 from cadc_rec.study.report.groups import Comparisons, Found, Group
 from cadc_rec.study.report.study_data import Cell, Study
 
-FOLDER = ROOT / "benchmarks" / "recorded"
 SCHEMA_VERSION = 1
 
 _NO_HEAD = {"folder", "cells", "unlisted"}
@@ -33,7 +29,6 @@ _PLACE = ("id", "dataset", "dataset_title", "method", "integration", "ratio", "v
           "seed", "status")  # fmt: skip
 # Kept nowhere but in the study's folder: what it measured on the way, and files of that machine.
 _LEFT_OUT = {"schema_version", "history", "artifacts", "ranks"}
-_DIGITS = 6
 _AGREES = 0.01  # percent, within which a comparison and the cells' means are one
 
 Key = tuple[str, ...]
@@ -129,7 +124,7 @@ def write(study: Study, noted: Noted, folder: Path = FOLDER) -> Path:
     path = folder / f"{study.name}.json"
     parts = {"schema_version": SCHEMA_VERSION, "study": head, "common": common}
     parts |= {"datasets": datasets, "cells": rows, "of_ranks": of_ranks}
-    write_atomically(path, _lines(parts))
+    write_json(path, parts)
     return path
 
 
@@ -178,8 +173,8 @@ def _study(content: dict[str, Any], folder: Path) -> Study:
 
 def _of_ranks(found: OfRanks) -> dict[str, Any]:
     if isinstance(found, list):
-        return {"values": _small(found)}
-    return {} if found is None else _small(asdict(found))
+        return {"values": small(found)}
+    return {} if found is None else small(asdict(found))
 
 
 def _found(row: dict[str, Any]) -> OfRanks:
@@ -217,7 +212,7 @@ def _agree(key: Key, compared: Comparison, a: Group, b: Group) -> None:
 def _row(cell: Cell) -> dict[str, Any]:
     """A cell without what is empty."""
     content = cell.model_dump(mode="json", exclude=_LEFT_OUT)
-    return {name: _small(one) for name, one in content.items() if one not in (None, "", {})}
+    return {name: small(one) for name, one in content.items() if one not in (None, "", {})}
 
 
 def _measured(row: dict[str, Any]) -> dict[str, Any]:
@@ -264,31 +259,6 @@ def _merged(common: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(held, dict)
         found[name] = _merged(held, value) if both and held is not None else value
     return found
-
-
-def _small(value: Any) -> Any:
-    """Numbers rounded, files without the folders of this machine."""
-    if isinstance(value, dict):
-        return {name: _small(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_small(one) for one in value]
-    if isinstance(value, str):
-        return re.sub(r"(?<![\w:./])/(?:[^\s/:;,'\"]+/)+", "", value)
-    if isinstance(value, float) and math.isfinite(value):
-        return float(f"{value:.{_DIGITS}g}")
-    return value
-
-
-def _lines(parts: dict[str, Any]) -> str:
-    """JSON with a line for each cell and each comparison, so that a change is seen in a diff."""
-    texts = []
-    for name, value in parts.items():
-        text = strict_json.dumps(value, ensure_ascii=False)
-        if isinstance(value, list) and value:
-            rows = [strict_json.dumps(one, ensure_ascii=False) for one in value]
-            text = "[\n  " + ",\n  ".join(rows) + "\n ]"
-        texts.append(f" {json.dumps(name)}: {text}")
-    return "{\n" + ",\n".join(texts) + "\n}\n"
 
 
 def _first_line(error: Exception) -> str:

@@ -26,7 +26,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.recorded.studies import FOLDER, Recorded, read
+from benchmarks.recorded.files import FOLDER
+from benchmarks.recorded.studies import Recorded, read
 from cadc_rec.errors import CadcError
 from cadc_rec.study.report.groups import Group, time_ratio
 from cadc_rec.study.report.paper import TABLE_1, TABLE_2, PaperNumbers
@@ -80,6 +81,11 @@ class Values:
             raise CadcError(f"{reference}: is no number, nor one number over another.")
         value = numbers[0] if len(numbers) == 1 else numbers[0] / numbers[1]
         return value * (UNITS[unit] if unit else 1.0)
+
+    def has(self, reference: str) -> bool:
+        """Whether the results that `reference` is of are recorded at all."""
+        name = reference.partition("/")[0]
+        return name == "paper" or bool(name and (self._folder / f"{name}.json").is_file())
 
     def _one(self, path: str) -> float | str:
         name, *steps = path.split("/")

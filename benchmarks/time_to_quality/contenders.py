@@ -118,6 +118,7 @@ CONTENDERS: dict[str, Ours | Peer] = {
     "item-item": Peer("item-item (implicit)", "implicit_models", {"model": "item-item"}),
     "dssm": Peer("DSSM (torch-rechub)", "rechub"),
     "recbole": Peer("SASRec (RecBole)", "recbole"),
+    "lightgcn": Peer("LightGCN (RecBole)", "recbole", {"model": "LightGCN"}),
 }
 """By the name on the command line, in the order of turns and of the page."""
 

@@ -23,13 +23,12 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
+from benchmarks.time_to_quality.contenders import Reached
 from benchmarks.time_to_quality.ranked import Scores, Watch, best_so_far, interactions, metrics
-from benchmarks.time_to_quality.sasrec import Reached
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.errors import CadcError
 from cadc_rec.machine import memory_bytes
 
-NAME = "EASE"
 _BYTES = 24  # of an element: X'X, and two more of float64 while it is inverted
 
 
@@ -58,7 +57,7 @@ def require_memory(n_items: int, most: int) -> None:
     needed = bytes_needed(n_items)
     if needed > most:
         raise CadcError(
-            f"{NAME} needs {needed / 2**30:,.1f} GiB for the dense matrices of {n_items:,} items "
+            f"EASE needs {needed / 2**30:,.1f} GiB for the dense matrices of {n_items:,} items "
             f"({_BYTES} bytes a pair), and there are {most / 2**30:,.1f} GiB."
         )
 
@@ -96,11 +95,19 @@ def scores(
         taken = interactions(dataset, with_validation)[users]
 
         def rows(some: NDArray[np.int64]) -> sparse.csr_array:
-            return sparse.csr_array(taken[some] @ weights)
+            return _full(taken[some] @ weights)
 
         return Scores.of_rows(rows, len(users), dataset.n_items)
 
     return of
+
+
+def _full(dense: NDArray[np.float32]) -> sparse.csr_array:
+    """A sparse matrix with an entry everywhere: SciPy would look for zeros first."""
+    n, columns = dense.shape
+    indices = np.tile(np.arange(columns, dtype=np.int32), n)
+    indptr = np.arange(n + 1, dtype=np.int32) * np.int32(columns)
+    return sparse.csr_array((dense.ravel(), indices, indptr), shape=dense.shape)
 
 
 def curve(

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from benchmarks.peers.peers import peer, quiet, threads_of_its_own
+from benchmarks.time_to_quality.contenders import Reached
 from benchmarks.time_to_quality.ranked import (
     Metrics,
     Scores,
@@ -40,7 +41,6 @@ from benchmarks.time_to_quality.ranked import (
     interactions,
     metrics,
 )
-from benchmarks.time_to_quality.sasrec import Reached
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.errors import CadcError
 

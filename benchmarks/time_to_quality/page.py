@@ -34,6 +34,7 @@ STYLES = {
     "item-item": Style("#84a61c", "cross", (6, 2, 1, 2)),
     "dssm": Style("#0f766e", "triangle-right", (2, 4)),
     "recbole": Style("#9d174d", "triangle-left", (8, 2, 2, 2)),
+    "lightgcn": Style("#87783c", "square", (1, 2)),
 }
 """Of every contender: readable on white and on near black, with a shape and dash of its own."""
 _HR, _NDCG = "hr@10", "ndcg@10"

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from benchmarks.time_to_quality.sasrec import KS, Reached
+from benchmarks.time_to_quality.contenders import KS, Reached
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.evaluation.metrics import ranking_metrics

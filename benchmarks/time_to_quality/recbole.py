@@ -32,14 +32,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.paper import ROOT
-from benchmarks.time_to_quality.sasrec import KS, Reached
+from benchmarks.time_to_quality.contenders import KS, Reached
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.log import log, set_up_logging
 
-NAME = "RecBole SASRec"
 ENVIRONMENT = ROOT / "work" / "recbole-environment"
 REQUIREMENTS = (
     "recbole==1.2.1",

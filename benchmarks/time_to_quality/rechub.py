@@ -28,12 +28,11 @@ from numpy.typing import NDArray
 from benchmarks.peers.peers import peer, quiet
 from benchmarks.peers.plain_torch import padded_codes
 from benchmarks.peers.rechub import feature
+from benchmarks.time_to_quality.contenders import Reached
 from benchmarks.time_to_quality.ranked import Scores, Watch, metrics
-from benchmarks.time_to_quality.sasrec import Reached
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.machine import keep_freed_memory
 
-NAME = "torch-rechub DSSM"
 Rows = dict[str, torch.Tensor]
 """Every feature by its name: ``[rows]``, or of several values ``[rows, values]``."""
 _RANKED_AT_ONCE = 8192

@@ -18,8 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.time_to_quality.contenders import KS as KS
-from benchmarks.time_to_quality.contenders import Reached as Reached
+from benchmarks.time_to_quality.contenders import Reached
 from benchmarks.time_to_quality.sequences import Attention, SequenceModel, SequenceSettings, learn
 from cadc_rec.data.dataset import Dataset
 

@@ -14,6 +14,7 @@ from cadc_rec.cli.options import (
     Config,
     DataDir,
     Debug,
+    Method,
     Sets,
     Update,
     Workdir,
@@ -146,31 +147,20 @@ def advise(
     config: Config,
     tolerance: Annotated[
         str,
-        typer.Option(help="Share of the reference's HR@10 that may be lost, such as 5% or 0.05."),
+        typer.Option(
+            help="Part of the HR@10 that everything reaches that may be lost, such as 5% or 0.05."
+        ),
     ],
+    method: Method = None,
     workdir: Workdir = WORKDIR,
     cache: Cache = None,
     data_dir: DataDir = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Epochs of every short run. Default: a fifth of the config's, at least 5. Short "
-            "runs order the ratios well but do not give the final accuracy.",
-        ),
-    ] = None,
     ratios: Annotated[
         str, typer.Option(help="Filtering ratios to choose from.", metavar="R,R,...")
     ] = "1,2,5,10,20,50,100",
-    reference: Annotated[
-        str, typer.Option(help="What to compare with: gold, cadc (both on every row), or auto.")
-    ] = "auto",
     budget: Annotated[
-        float,
-        typer.Option(
-            min=0, help="auto chooses gold if its short runs take at most this many minutes."
-        ),
-    ] = 30.0,
+        str, typer.Option(help="What the runs may cost, of the time of training on everything.")
+    ] = "5%",
     seeds: Annotated[
         str, typer.Option(help="Seeds to average over. Default: the config's.", metavar="N,N,...")
     ] = "",
@@ -179,7 +169,7 @@ def advise(
     json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Find the smallest sample that costs little accuracy, with a few short runs."""
+    """Find the smallest sample that costs little accuracy, from a few runs on small ones."""
     from cadc_rec.study.run.advice_text import run_advise
 
     with stopped_gently("stages"):
@@ -188,10 +178,9 @@ def advise(
             tolerance,
             workdir,
             data_dir,
-            epochs=epochs,
+            method=method,
             sets=sets or (),
-            reference=reference,
-            budget_minutes=budget,
+            budget=budget,
             seeds=seeds,
             ratios=ratios,
             update=wanted_update(update),

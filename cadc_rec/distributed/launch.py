@@ -27,8 +27,6 @@ _AGENT_MARK = "TORCHELASTIC_RUN_ID"  # in the environment of whatever torchrun's
 
 # What every rank needs, so that users need not know it.
 ENVIRONMENT = {
-    # Threads of several processes that spin on the same cores slow each other down.
-    "OMP_WAIT_POLICY": "passive",
     # torch 2.13 with gloo hangs an elastic restart over a shared rendezvous store.
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
 }

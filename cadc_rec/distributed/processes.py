@@ -33,8 +33,18 @@ _HEARTBEAT_SECONDS = 1.0  # between two words of a rank that works while the oth
 
 
 @contextlib.contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Within, torch runs in one thread."""
+def one_torch_thread(when: bool = True) -> Iterator[None]:
+    """Within, torch runs in one thread, for operations so small that several would only wait.
+
+    Each takes an equal share of every operation, and all wait for the last: where one's core is
+    busy with another process, for longer than the whole operation takes one thread.
+
+    Args:
+        when: whether the operations are so small; else nothing changes.
+    """
+    if not when:
+        yield
+        return
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

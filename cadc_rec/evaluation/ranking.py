@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from cadc_rec.data.user_items import Taken
-from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.processes import Processes, one_torch_thread
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.item_shard import Block, ItemShard, users_at_once
 from cadc_rec.evaluation.rounding import rounding_bound
@@ -26,6 +26,7 @@ from cadc_rec.evaluation.top_items import TopItems
 Listed: TypeAlias = Callable[[NDArray[np.int64]], sparse.csr_array]
 """Of some users, by row: scores to be added to their dot products with this process's items;
 float32 ``[users, its items]``."""
+_NARROW = 128  # numbers of a vector: a tile's product takes a few milliseconds of one thread
 _LISTED_USERS = 4096  # of a block at most where such scores are added: they are formed on the host
 
 
@@ -146,27 +147,28 @@ def ranks_of_blocks(
     block = max(1, min(block, len(wanted)))
     shard = ItemShard(items, first, block)
     counts = torch.zeros(len(wanted), dtype=torch.int64, device=items.device)
-    for start in range(0, len(wanted), block):
-        rows = wanted[start : start + block]
-        target = torch.from_numpy(np.asarray(targets[rows], np.int64)).to(items.device)
-        added = None if listed is None else listed(rows)
-        some = Block(vectors(rows), target, excluded.some(rows), added)
-        of_targets = shard.of_targets(some)
-        if processes is not None:
-            processes.all_reduce_max(of_targets)
-        exact, reach = of_targets
-        if (reach >= 2.0**127).any():
-            raise CadcError(
-                "the vectors are so long that their scores leave float32's range; their training "
-                "diverged; lower pretrain.learning_rate or train.learning_rate."
-            )
-        # What is added is one more element of the sum.
-        doubt = rounding_bound(items.shape[1] + (listed is not None), reach)
-        counts[start : start + block], best = shard.count(some, exact, doubt, top, enough)
-        if top is not None:
-            assert best is not None
-            top.add(best if processes is None else top.of_all(best, processes))
-        advance(len(rows))
+    with one_torch_thread(items.device.type == "cpu" and items.shape[1] <= _NARROW):
+        for start in range(0, len(wanted), block):
+            rows = wanted[start : start + block]
+            target = torch.from_numpy(np.asarray(targets[rows], np.int64)).to(items.device)
+            added = None if listed is None else listed(rows)
+            some = Block(vectors(rows), target, excluded.some(rows), added)
+            of_targets = shard.of_targets(some)
+            if processes is not None:
+                processes.all_reduce_max(of_targets)
+            exact, reach = of_targets
+            if (reach >= 2.0**127).any():
+                raise CadcError(
+                    "the vectors are so long that their scores leave float32's range; their "
+                    "training diverged; lower pretrain.learning_rate or train.learning_rate."
+                )
+            # What is added is one more element of the sum.
+            doubt = rounding_bound(items.shape[1] + (listed is not None), reach)
+            counts[start : start + block], best = shard.count(some, exact, doubt, top, enough)
+            if top is not None:
+                assert best is not None
+                top.add(best if processes is None else top.of_all(best, processes))
+            advance(len(rows))
     if processes is not None:
         processes.all_reduce_sum(counts)
     return counts.cpu().numpy()

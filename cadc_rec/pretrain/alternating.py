@@ -41,7 +41,7 @@ from cadc_rec.pretrain.kernels import (
 )
 
 _DRAWN_AT_ONCE = 2**20  # negatives, in a thread
-_SMALL_TABLE = 2**21  # elements; a pass over them takes less than workers spin
+_SMALL_TABLE = 2**21  # elements; a pass over them takes less than more threads would wait
 
 
 @dataclass(frozen=True)
@@ -208,15 +208,10 @@ class AlternatingSolver:
             yield float(self.processes.all_reduce_sum(loss)) / max(len(self.data), 1)
 
     def _torch_threads(self) -> contextlib.AbstractContextManager[None]:
-        """Within, torch runs in one thread where its part is small and the lanes do the rest.
-
-        Its worker threads spin for milliseconds after each operation, on the cores that the lanes
-        need.
-        """
-        rows = max(self.users.table.n, self.items.table.n)
-        small = rows * self.users.local.shape[1] <= _SMALL_TABLE
-        one = small and isinstance(self.users.gradient, FusedGradient)
-        return one_torch_thread() if one else contextlib.nullcontext()
+        """Within, torch runs in one thread where its part is small and the lanes do the rest."""
+        elements = max(self.users.table.n, self.items.table.n) * self.users.local.shape[1]
+        small = elements <= _SMALL_TABLE and isinstance(self.users.gradient, FusedGradient)
+        return one_torch_thread(small)
 
     def _step_bias(self, gradient: Gradient) -> None:
         self.bias.grad = self.processes.all_reduce_sum(gradient.bias)

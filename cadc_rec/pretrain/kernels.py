@@ -152,8 +152,8 @@ class FusedGradient:
     ) -> Gradient:
         """See `EntriesGradient`."""
         crow, col = pattern.crow.numpy(), pattern.col.numpy()
-        # Equal entries for each thread, not equal rows: the busiest rows often stand together.
-        ends = np.linspace(0, int(crow[-1]), self.lanes.count + 1)[1:-1]
+        # Of equal entries, not equal rows: the busiest rows often stand together.
+        ends = np.linspace(0, int(crow[-1]), self.lanes.pieces + 1)[1:-1]
         parts = [0, *np.searchsorted(crow, ends).tolist(), len(crow) - 1]
         sums = np.zeros((len(crow) - 1, 2), np.float32)
         arrays = [tensor.numpy() for tensor in (mine, others, other_bias)]
@@ -162,7 +162,7 @@ class FusedGradient:
         def solve(rows: tuple[int, int]) -> None:
             self._add_gradient(*rows, crow, col, wanted, *arrays, value, target, sums)
 
-        self.lanes.map(solve, list(pairwise(parts)))
+        self.lanes.map(solve, [(a, b) for a, b in pairwise(parts) if a < b])
         error, loss = sums.sum(0, dtype=np.float64)
         return Gradient(bias.new_tensor(error), bias.new_tensor(loss))
 
@@ -171,8 +171,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+_PIECES = 8  # for each thread; all wait for the last one to end
+
+
 class Lanes:
     """A fixed number of threads, kept from one use to the next.
+
+    Each takes a further piece when it is free: one whose core is busy with another process takes
+    fewer, and holds up the others for a piece at most.
 
     Args:
         count: how many; with one, everything runs in the caller's thread.
@@ -180,10 +186,11 @@ class Lanes:
 
     def __init__(self, count: int = 1) -> None:
         self.count = max(1, count)
+        self.pieces = 1 if self.count == 1 else self.count * _PIECES
         self._pool = ThreadPoolExecutor(self.count) if self.count > 1 else None
 
     def map(self, function: Callable[[T], R], pieces: Sequence[T]) -> list[R]:
-        """``[function(piece) for piece in pieces]``, pieces side by side.
+        """``[function(piece) for piece in pieces]``, so many side by side as there are threads.
 
         The first error of a piece is raised, after every piece has ended.
         """
@@ -195,6 +202,6 @@ class Lanes:
         return [future.result() for future in futures]
 
     def cut(self, start: int, stop: int) -> list[range]:
-        """``start .. stop`` in as many equal pieces as there are threads; no piece is empty."""
-        ends = [start + (stop - start) * k // self.count for k in range(self.count + 1)]
+        """``start .. stop`` in `pieces` equal pieces; no piece is empty."""
+        ends = [start + (stop - start) * k // self.pieces for k in range(self.pieces + 1)]
         return [range(a, b) for a, b in pairwise(ends) if a < b]

@@ -29,13 +29,14 @@ import torch.distributed as dist
 from scipy import sparse
 
 from cadc_rec.data.randomness import Key, normal_blocks
-from cadc_rec.distributed.processes import Processes
+from cadc_rec.distributed.processes import Processes, one_torch_thread
 from cadc_rec.models.conjugate_gradients import conjugate_gradients
 from cadc_rec.models.sparse import products_at, weighted_sums
 from cadc_rec.pretrain.factor_tables import FactorTable, ReplicatedTable
 from cadc_rec.pretrain.kernels import Pattern
 
 _INITIAL_STD = 0.01
+_SMALL_WORK = 2**27  # multiplications of a pass over the entries: some five milliseconds
 PIECE = 2**21  # entries sent at once to those who have their columns: some 80 MB
 Only = tuple[np.ndarray, np.ndarray]
 """The rows of both sides to solve, ascending; the others stay."""
@@ -154,9 +155,12 @@ class LeastSquares:
 
     def sweeps(self, count: int) -> Iterator[None]:
         """`count` times: solve the rows, then the columns; yields after each."""
+        work = len(self._by_row.pull) * self.left.local.shape[1]
+        small = work <= _SMALL_WORK and self.left.local.device.type == "cpu"
         for _ in range(count):
-            self._solve(self.left, self.right, self._by_row, self._rows)
-            self._solve(self.right, self.left, self._by_column, self._columns)
+            with one_torch_thread(small):
+                self._solve(self.left, self.right, self._by_row, self._rows)
+                self._solve(self.right, self.left, self._by_column, self._columns)
             yield
 
     @torch.no_grad()

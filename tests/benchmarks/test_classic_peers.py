@@ -11,8 +11,8 @@ from scipy import sparse
 
 from benchmarks.peers.peers import MissingPeer
 from benchmarks.time_to_quality import ease, implicit_models, recbole, rechub
+from benchmarks.time_to_quality.contenders import Reached
 from benchmarks.time_to_quality.ranked import Watch, best_so_far, interactions, metrics
-from benchmarks.time_to_quality.sasrec import Reached
 from cadc_rec.data.dataset import Attribute, Dataset
 from cadc_rec.errors import CadcError
 

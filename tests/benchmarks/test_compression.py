@@ -70,6 +70,15 @@ def rows(table):
     return [[text.strip() for text in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
+def test_a_set_is_one_line_in_short(page):
+    table = compression.tables(page)["scale-short"]
+    assert table.splitlines()[0].startswith("| set | Gold standard: HR@10 % | Random, 1/10 (time /")
+    # Gold takes 105 s; a tenth 15, a hundredth 6, tables 5.
+    assert rows(table) == [
+        ["A", "10.00", "5.00 (0.143)", "–", "18.00 (0.143)", "16.00 (0.057)", "15.00 (0.048)"]
+    ]
+
+
 def test_a_share_stands_with_what_it_keeps_of_all_rows(page):
     table = compression.tables(page)["scale-curves"]
     assert rows(table) == [

@@ -89,6 +89,11 @@ def test_a_session_adds_its_sections_to_what_is_there_of_the_same_workload(tiny,
     assert list(both.sections) == ["ranking", "selection"]
     assert both.sections["ranking"] == first.sections["ranking"]
     assert both.sections["selection"].missing == {"pandas": "not installed"}
+    # Beside a busy core: kept elsewhere, with the idle rounds and what is left of them.
+    beside = sections.run(tiny, ["ranking"], busy=True)
+    assert beside.sections["ranking"].busy.rates.keys() == beside.sections["ranking"].entries.keys()
+    assert Report.read(sections.results_path(tiny.workdir, True, busy=True)) == beside
+    assert Report.read(sections.results_path(tiny.workdir, True)).sections["ranking"].busy is None
     with pytest.raises(CadcError, match="section 'speed' is unknown; choose of towers,"):
         sections.run(tiny, ["speed"])
     # Of another workload nothing is kept.

@@ -44,6 +44,22 @@ def test_ranks_equal_those_of_a_loop_with_ties_against_us(world):
     assert got.tolist() == ranks_by_loop(users.astype(float), items, targets, excluded).tolist()
 
 
+@pytest.mark.parametrize(("width", "threads"), [(128, 1), (129, 2)])
+def test_products_of_narrow_vectors_are_one_threads(world, width, threads):
+    *_, targets, excluded = world
+    users, items, seen = torch.ones(23, width), torch.ones(31, width), []
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        held_out_ranks(
+            users, items, targets, excluded, advance=lambda _: seen.append(torch.get_num_threads())
+        )
+        assert seen == [2, threads]  # told of those without a target before any product
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(("elements", "least"), [(70, 1), (70, 5), (1, 1)])
 def test_ranks_do_not_depend_on_the_block_size(world, monkeypatch, elements, least):
     """Two users by all items, five by tiles of fourteen, one by one."""

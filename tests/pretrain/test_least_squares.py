@@ -8,6 +8,7 @@ from scipy import sparse
 from cadc_rec.config.experiment import AlsConfig, ComputeConfig
 from cadc_rec.data.randomness import Purpose
 from cadc_rec.distributed.processes import processes
+from cadc_rec.pretrain import least_squares
 from cadc_rec.pretrain.als import confidences, train_als
 from cadc_rec.pretrain.alternating import Interactions
 from cadc_rec.pretrain.factor_tables import ReplicatedTable
@@ -169,3 +170,25 @@ def test_confidences_are_formed_in_float64_whatever_the_weights_are():
     got = confidences(np.array([0, 1000]), AlsConfig(alpha=0.1), weights)
     np.testing.assert_array_equal(got, (0.1 * weights.astype(np.float64)).astype(np.float32))
     assert (got != np.float32(0.1) * weights).any()
+
+
+@pytest.mark.parametrize(("most", "expected"), [(2**27, 1), (100, 2)])
+def test_a_small_problem_is_one_threads_and_the_others_come_back(
+    alone, monkeypatch, most, expected
+):
+    seen, sums = set(), least_squares.weighted_sums
+    monkeypatch.setattr(least_squares, "_SMALL_WORK", most)
+    monkeypatch.setattr(
+        least_squares,
+        "weighted_sums",
+        lambda *given: seen.add(torch.get_num_threads()) or sums(*given),
+    )
+    _, values = a_matrix()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        solved(values, None, 0, alone)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {expected}

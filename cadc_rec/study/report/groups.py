@@ -117,7 +117,7 @@ def stage_seconds(cell: Cell) -> dict[str, float]:
     """
     assert cell.seconds is not None
     train = max(cell.seconds.train - cell.seconds.validation, 0.0)
-    rest = cell.seconds.validation - (cell.seconds.train - train)
+    rest = max(cell.seconds.validation - cell.seconds.train, 0.0)
     return {
         "pretrain": max(cell.seconds.pretrain - rest, 0.0)
         + cell.seconds.transitions

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -13,11 +14,13 @@ from rich.table import Table
 from cadc_rec import strict_json
 from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.pipeline import launched
-from cadc_rec.study.run.advise import Advice, Reference, Trial, advise
-from cadc_rec.study.run.short_runs import Measured
+from cadc_rec.study.run.advise import Advice, Predicted, Trial, advise
+from cadc_rec.study.run.cheap_runs import LEAST_STEPS, enough_steps_batch
 from cadc_rec.updates.chain import Wanted
 
 Number = TypeVar("Number", int, float)
+METRIC = "hr@10"
+_WIDTH = 112  # of tables in a file, so that they do not wrap
 
 
 def run_advise(
@@ -26,10 +29,9 @@ def run_advise(
     workdir: Path,
     data_dir: Path | None,
     *,
-    epochs: int | None,
+    method: str | None,
     sets: Sequence[str],
-    reference: str,
-    budget_minutes: float,
+    budget: str,
     seeds: str,
     ratios: str,
     update: Wanted = "newest",
@@ -42,10 +44,9 @@ def run_advise(
         tolerance: such as ``5%`` or ``0.05``.
         workdir: where artifacts live.
         data_dir: folder with the raw data.
-        epochs: of every short run; None is a fifth of the file's.
+        method: None is the file's.
         sets: overrides, ``section.key=value``.
-        reference: ``auto``, ``gold`` or ``cadc``.
-        budget_minutes: what gold's short runs may take, where `reference` is ``auto``.
+        budget: such as ``5%``: what the runs may cost, of training on everything.
         seeds: such as ``0,1,2``; empty is the file's.
         ratios: such as ``2,5,10``.
         update: which update's data to read.
@@ -58,18 +59,14 @@ def run_advise(
         raise CadcError(
             "advise runs in one process; start it without a launcher and set compute.processes."
         )
-    if reference not in get_args(Reference):
-        choices = ", ".join(get_args(Reference))
-        raise CadcError(f"--reference {reference} is unknown; choose one of {choices}.")
     advice = advise(
         config,
-        parse_tolerance(tolerance),
+        parse_share("--tolerance", tolerance),
         workdir,
         data_dir,
-        epochs=epochs,
+        method=method,
         sets=sets,
-        reference=cast(Reference, reference),
-        budget_seconds=60.0 * budget_minutes,
+        budget=parse_share("--budget", budget),
         seeds=_numbers("--seeds", seeds, int, 0, "0,1,2") if seeds else (),
         ratios=_numbers("--ratios", ratios, float, 1, "2,5,10"),
         update=update,
@@ -77,13 +74,14 @@ def run_advise(
     if as_json:
         print(strict_json.dumps(advice_as_json(advice)))
         return
-    console = Console()
-    console.print(advice_table(advice))
-    for line in (f"Reference: {advice.reason}.", *cautions(advice), sentence(advice)):
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    console.print(runs_table(advice))
+    console.print(predicted_table(advice))
+    for line in (spent(advice), *cautions(advice), sentence(advice)):
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def parse_tolerance(text: str) -> float:
+def parse_share(option: str, text: str) -> float:
     """``5%`` or ``0.05`` as a fraction.
 
     Raises:
@@ -96,7 +94,7 @@ def parse_tolerance(text: str) -> float:
     value = number / 100.0 if text.strip().endswith("%") else number
     if not 0.0 <= value < 1.0:  # false for NaN too
         raise CadcError(
-            f"--tolerance {text}: must be a share from 0% to below 100%; write 5% or 0.05."
+            f"{option} {text}: must be a share from 0% to below 100%; write 5% or 0.05."
         )
     return value
 
@@ -119,143 +117,180 @@ def _numbers(
 
 def advice_as_json(advice: Advice) -> dict[str, Any]:
     """The object that ``--json`` prints; shares and losses are fractions, nothing is rounded."""
-    chosen = advice.chosen
+    chosen, cost = advice.chosen, advice.cost
+    loss, low, high = advice.base_loss
     return {
-        "metric": advice.metric,
+        "metric": METRIC,
         "split": "validation",
+        "method": advice.method,
         "tolerance": advice.tolerance,
         "seeds": list(advice.seeds),
-        "reference": {**_trial_json(advice, advice.reference), "reason": advice.reason},
-        "tried": [_compared_json(advice, trial) for trial in advice.tried],
-        "advice": None if chosen is None else _compared_json(advice, chosen),
+        "base": {
+            "method": advice.base_method,
+            METRIC: advice.base,
+            "loss": loss,
+            "loss_interval": [low, high],
+        },
+        "runs": [_trial_json(trial) for trial in advice.tried],
+        "cost": {
+            "budget": cost.budget,
+            "share": cost.share,
+            "tables_seconds": cost.tables,
+            "runs_seconds": cost.runs,
+            "everything_seconds_estimated": cost.everything,
+        },
+        "widened": advice.law.widened,
+        "predicted": [_predicted_json(advice, one) for one in advice.predicted],
+        "advice": None if chosen is None else _predicted_json(advice, chosen),
         "cautions": cautions(advice),
         "sentence": sentence(advice),
     }
 
 
-def _trial_json(advice: Advice, trial: Trial) -> dict[str, Any]:
-    first = _first(trial)
+def _trial_json(trial: Trial) -> dict[str, Any]:
+    first = trial.runs[0]
     return {
-        "method": trial.method,
         "ratio": trial.ratio,
         "rows": first.rows,
         "of": first.of,
-        "share": first.rows / first.of,
-        advice.metric: trial.value,
-        "epochs": first.epochs,
+        METRIC: trial.value,
+        "by_seed": [run.value for run in trial.runs],
+        "users": first.users,
         "seconds": trial.seconds,
-        "full_epochs": first.full_epochs,
-        "full_seconds_estimated": trial.full_seconds,
     }
 
 
-def _compared_json(advice: Advice, trial: Trial) -> dict[str, Any]:
+def _predicted_json(advice: Advice, one: Predicted) -> dict[str, Any]:
     return {
-        **_trial_json(advice, trial),
-        "loss": trial.loss,
-        "loss_interval": trial.loss_interval,
-        "within": trial.standing(advice.tolerance),
-        "time_share_estimated": advice.time_share(trial),
+        "ratio": one.ratio,
+        "rows": one.rows,
+        METRIC: one.value,
+        "interval": list(one.interval),
+        "loss": one.loss,
+        "loss_interval": list(one.loss_interval),
+        "chance_within": one.chance,
+        "within": one.standing,
+        "time_share_estimated": advice.time_share(one),
     }
 
 
-def advice_table(advice: Advice) -> Table:
-    """A row for the reference and for each ratio that was run."""
-    first = _first(advice.reference)
-    title = f"CADC against {_name(advice)}: validation, {first.epochs} epochs"
+def runs_table(advice: Advice) -> Table:
+    """What was measured: the tables alone, and the runs."""
+    title = f"{advice.method} on small shares: validation"
     if len(advice.seeds) > 1:
         title += f", mean of {len(advice.seeds)} seeds"
     table = Table(title=title, title_justify="left")
-    for column in ("keep", "rows", f"{advice.metric.upper()} %", "loss", "95%", "within"):
+    for column in ("keep", "rows", "HR@10 %", "seconds"):
         table.add_column(column, justify="right")
-    table.add_column("seconds", justify="right")
-    table.add_column("time, est.", justify="right")
-    for trial in (advice.reference, *reversed(advice.tried)):
-        compared = trial.against is not None
+    name = f"none ({advice.base_method})"
+    table.add_row(name, "0", f"{100 * advice.base:.2f}", f"{advice.cost.tables:,.1f}")
+    for trial in reversed(advice.tried):
+        rows = f"{trial.runs[0].rows:,}"
+        table.add_row(_keep(trial.ratio), rows, f"{100 * trial.value:.2f}", f"{trial.seconds:,.1f}")
+    return table
+
+
+def predicted_table(advice: Advice) -> Table:
+    """What the law says of larger shares."""
+    table = Table(title="Predicted from these", title_justify="left")
+    for column in ("keep", "rows", "HR@10 %", "90%", "loss", "90%", "within", "time, est."):
+        table.add_column(column, justify="right", no_wrap=True)
+    loss, low, high = advice.base_loss
+    interval = f"{_percent(low, '+')} to {_percent(high, '+')}"
+    table.add_row("none", "0", f"{100 * advice.base:.2f}", "", _percent(loss), interval, "", "")
+    for one in reversed(advice.predicted):
+        low, high = one.interval
         table.add_row(
-            f"1 in {trial.ratio:g}" if compared else _name(advice),
-            f"{_first(trial).rows:,}",
-            f"{100 * trial.value:.2f}",
-            _percent(trial.loss) if compared else "",
-            _interval(trial) if compared else "",
-            trial.standing(advice.tolerance) if compared else "",
-            f"{trial.seconds:,.1f}",
-            f"{advice.time_share(trial):.2f}",
+            _keep(one.ratio),
+            f"{one.rows:,}",
+            f"{100 * one.value:.2f}",
+            f"{100 * low:.2f} to {100 * high:.2f}",
+            _percent(one.loss),
+            _interval(one),
+            one.standing,
+            f"{advice.time_share(one):.2f}",
         )
     return table
 
 
+def spent(advice: Advice) -> str:
+    """What the runs cost, in one sentence."""
+    cost = advice.cost
+    return (
+        f"Cost: {cost.runs:,.1f} s of runs and {cost.tables:,.1f} s of tables, which every share "
+        f"needs: together {100 * cost.share:.1f}% of the {cost.everything:,.0f} s that training on "
+        f"everything is estimated to take (budget {100 * cost.budget:g}%)."
+    )
+
+
 def sentence(advice: Advice) -> str:
     """The advice in one sentence."""
-    metric, chosen = advice.metric.upper(), advice.chosen
-    tolerance, name = f"{100 * advice.tolerance:g}%", _name(advice)
+    chosen, tolerance = advice.chosen, f"{100 * advice.tolerance:g}%"
     if chosen is None:
-        best = advice.tried[0] if advice.tried else None
-        lost = f" (1 in {best.ratio:g} loses {_expected(best)})" if best else ""
         return (
-            f"Advice: no ratio tried stays within {tolerance} of {name}'s {metric}{lost}; use "
-            "everything."
+            f"Advice: no ratio asked for stays within {tolerance} of the HR@10 that everything is "
+            "predicted to reach; use everything."
         )
     if chosen.ratio == 1.0:
         return (
-            f"Advice: use everything; CADC stays within {tolerance} of {name}'s {metric} only with "
-            "all rows, which saves nothing."
+            f"Advice: use everything; no smaller share is predicted to stay within {tolerance} of "
+            "its HR@10."
         )
-    first = _first(chosen)
-    loses = f"lose {_expected(chosen)}"
+    loses = f"lose {_percent(chosen.loss)} of HR@10 (90%: {_interval(chosen)})"
     if chosen.loss <= 0:
-        loses = f"lose nothing (loss {_percent(chosen.loss)}, 95%: {_interval(chosen)})"
-    sure = {
-        "surely": f"surely within {tolerance}: the whole interval is",
-        "probably": f"probably within {tolerance}: the estimate is, but not the whole interval",
-    }[chosen.standing(advice.tolerance)]
+        loses = f"lose nothing of HR@10 (loss {_percent(chosen.loss)}, 90%: {_interval(chosen)})"
+    of = advice.tried[0].runs[0].of
     return (
-        f"Advice: keep 1 in {chosen.ratio:g} ({first.rows:,} of {first.of:,} labelled examples): "
-        f"{metric} is expected to {loses} against {name} ({sure}); training takes about "
-        f"{advice.time_share(chosen):.2f} of its time (estimated for {first.full_epochs} epochs)."
+        f"Advice: keep {_keep(chosen.ratio)} ({chosen.rows:,} of {of:,} labelled examples): "
+        f"{advice.method} is predicted to reach HR@10 {100 * chosen.value:.2f}% and to {loses} "
+        f"against everything ({chosen.standing} within {tolerance}: the chance is "
+        f"{100 * chosen.chance:.0f}%), in about {advice.time_share(chosen):.2f} of its time."
     )
 
 
 def cautions(advice: Advice) -> list[str]:
     """What limits the advice, a sentence each."""
-    found = []
-    first = _first(advice.reference)
-    if first.epochs < first.full_epochs:
+    found, cost = [], advice.cost
+    if cost.share > cost.budget:
         found.append(
-            f"Short runs ({first.epochs} epochs instead of {first.full_epochs}) order the ratios, "
-            "but give large ratios few steps; only full runs give the final accuracy."
+            f"The budget of {100 * cost.budget:g}% was exceeded: on so little data the tables and "
+            "what a run takes beside its steps weigh more than the steps."
         )
-    rising = [t for t in (advice.reference, *advice.tried) if any(r.improving for r in t.runs)]
-    if rising:
-        names = ", ".join(f"1 in {t.ratio:g}" if t.against else _name(advice) for t in rising)
+    batch = _smaller_batch(advice)
+    if batch is not None:
         found.append(
-            f"Still improving in the last epoch: {names}; more --epochs may change their order."
+            f"At the share advised the config's batch leaves fewer than {LEAST_STEPS} steps, too "
+            f"few for what is predicted: set train.batch_size={batch} there, as these runs did."
         )
-    losses = [trial.loss for trial in advice.tried]
-    if losses != sorted(losses):
+    if advice.law.widened > 1:
         found.append(
-            "The losses do not always grow with the ratio, so differences between ratios are "
-            "within noise; more --seeds separate them better."
+            "The runs do not follow a curve that is usual for the method, so the intervals were "
+            "widened; run the share that you choose and a larger one in full."
+        )
+    loss, _, high = advice.base_loss
+    if advice.kind != "alone" and high <= advice.tolerance:
+        found.append(
+            f"The tables alone (--method {advice.base_method}) lose {_percent(loss)} and no more "
+            f"than {_percent(high)}: within the tolerance without any labelled example."
         )
     return found
 
 
-def _first(trial: Trial) -> Measured:
-    return trial.runs[0]
+def _smaller_batch(advice: Advice) -> int | None:
+    """The batch with which the share advised has enough steps; None where the config's has."""
+    chosen, run = advice.chosen, advice.tried[0].runs[0]
+    if chosen is None or advice.kind == "added":
+        return None
+    few = math.ceil(run.everything_steps / chosen.ratio) < LEAST_STEPS
+    return enough_steps_batch(chosen.rows, run.epochs) if few else None
 
 
-def _name(advice: Advice) -> Literal["gold", "CADC on everything"]:
-    return "gold" if advice.reference.method == "gold" else "CADC on everything"
+def _keep(ratio: float) -> str:
+    return "everything" if ratio == 1.0 else f"1 in {ratio:g}"
 
 
-def _expected(trial: Trial) -> str:
-    return f"{_percent(trial.loss)} (95%: {_interval(trial)})"
-
-
-def _interval(trial: Trial) -> str:
-    if trial.loss_interval is None:
-        return "not known"
-    low, high = trial.loss_interval
+def _interval(one: Predicted) -> str:
+    low, high = one.loss_interval
     return f"{_percent(low, '+')} to {_percent(high, '+')}"
 
 

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cadc_rec.data.sources.raw_input import ARCHIVES, locate, raw_input
+from cadc_rec.data.sources.raw_input import ARCHIVES, locate, table_folders
+from cadc_rec.data.tables.files import find_tables
 from cadc_rec.errors import CadcError
 from cadc_rec.planning.sizes import find_sizes
+from cadc_rec.store.remote.trees import bring_files
 from cadc_rec.study.run.estimates import (
     START_SECONDS,
     Corrections,
@@ -93,24 +95,25 @@ class Plan:
 
 
 def plan_study(study: Study, workdir: Path, data_dir: Path | None) -> Plan:
-    """Estimate every cell; nothing is prepared, downloaded or written.
+    """Estimate every cell; no dataset is downloaded or prepared.
 
     Args:
         study: its cells.
         workdir: where datasets may be prepared, and cells of this and other studies finished.
         data_dir: folder with the raw data.
     """
+    mine = workdir / "studies" / study.name
+    bring_files(mine, workdir)  # what another machine has done
     records = list(_records(workdir / "studies"))
     corrections = Corrections(records)
-    mine = workdir / "studies" / study.name / "cells"
-    absent = {name: absence(cell, data_dir, workdir) for name, cell in _by_dataset(study.cells)}
+    finished = {cell.id: finished_record(mine / "cells", cell) for cell in study.cells}
+    absent = {name: absence(cell, data_dir) for name, cell in _by_dataset(study.cells)}
     sizes = {name: _size(study, cell, workdir) for name, cell in _by_dataset(study.cells)}
     made: set[str] = set()
     # What is done is there for the others, wherever it stands in the grid.
-    order = sorted(study.cells, key=lambda cell: finished_record(mine, cell) is None)
     planned: dict[str, PlannedCell] = {}
-    for cell in order:
-        record, size = finished_record(mine, cell), sizes[cell.dataset]
+    for cell in sorted(study.cells, key=lambda cell: finished[cell.id] is None):
+        record, size = finished[cell.id], sizes[cell.dataset]
         if record is None and absent[cell.dataset]:
             planned[cell.id] = PlannedCell(cell, 0.0, absent=absent[cell.dataset])
             continue
@@ -125,8 +128,8 @@ def plan_study(study: Study, workdir: Path, data_dir: Path | None) -> Plan:
                 seconds += measured.get(stage.stage, stage.seconds * factor)
                 made.add(stage.digest)
         planned[cell.id] = PlannedCell(cell, seconds, done=record is not None)
-    finished = sum(record.get("status") == "done" for record in records)
-    return Plan(study.name, tuple(planned[cell.id] for cell in study.cells), finished)
+    told = sum(record.get("status") == "done" for record in records)
+    return Plan(study.name, tuple(planned[cell.id] for cell in study.cells), told)
 
 
 def finished_record(cells: Path, cell: Cell) -> dict[str, Any] | None:
@@ -160,13 +163,12 @@ def _by_dataset(cells: Sequence[Cell]) -> Iterable[tuple[str, Cell]]:
     return {cell.dataset: cell for cell in reversed(cells)}.items()
 
 
-def absence(cell: Cell, data_dir: Path | None, workdir: Path) -> str:
-    """Why a cell's raw files are not here; empty where they are. Nothing is downloaded.
+def absence(cell: Cell, data_dir: Path | None) -> str:
+    """Why a cell's raw files are not here; empty where they are, or where a database has them.
 
     Args:
         cell: of the dataset.
         data_dir: folder with the raw data.
-        workdir: where rows of queries may be kept for the moment.
     """
     data = cell.experiment.data
     try:
@@ -174,10 +176,11 @@ def absence(cell: Cell, data_dir: Path | None, workdir: Path) -> str:
             archive = ARCHIVES[data.source]
             found = locate(data.source, data_dir)
             return "" if found else f"no {archive.names[0]} here ({archive.url})"
-        with raw_input(data, data_dir, workdir):
-            return ""
+        if data.source == "tables" and not data.tables.queries():
+            find_tables(data.tables, table_folders(data_dir), {})
     except CadcError as error:
         return str(error)
+    return ""
 
 
 def _size(study: Study, cell: Cell, workdir: Path) -> Size | None:

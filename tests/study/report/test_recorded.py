@@ -124,7 +124,7 @@ def test_a_study_beside_which_another_stands_is_read_with_it(new_study, new_root
     (folder / "table1.json").write_text(again)
     said = r"beyond/ml-1m/prior@1 with table1/ml-1m/gold@1 by hr@10 as \+25.00%, but the recorded"
     with pytest.raises(CadcError, match=rf"beyond.json: compares {said} cells differ by \+19.05%"):
-        beyond.DOCS["beyond"].written(root, folder)
+        beyond.DOCS["beyond"].pages(root, folder)
 
 
 def test_what_a_record_lacks_is_a_sentence(paper_studies, folder, tmp_path):
@@ -142,7 +142,7 @@ def test_what_a_record_lacks_is_a_sentence(paper_studies, folder, tmp_path):
         paper.DOCS.record(tmp_path, folder)
     shutil.rmtree(folder)
     assert paper.DOCS.recorded(folder) is None
-    assert paper.DOCS.written(ROOT, folder) == {}
+    assert paper.DOCS.pages(ROOT, folder) == {}
 
 
 @pytest.mark.parametrize("docs", [paper.DOCS, *beyond.DOCS.values(), *cold.DOCS.values()])

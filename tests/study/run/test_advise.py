@@ -11,197 +11,208 @@ import pytest
 
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.errors import CadcError
+from cadc_rec.study import law as laws
 from cadc_rec.study.run.advice_text import (
     advice_as_json,
-    parse_tolerance,
+    cautions,
+    parse_share,
     run_advise,
     sentence,
+    spent,
 )
-from cadc_rec.study.run.advise import RATIOS, advise, largest_within
-from cadc_rec.study.run.short_runs import Measured
+from cadc_rec.study.run.advise import advise
+from cadc_rec.study.run.cheap_runs import Measured
 
-ROWS, USERS, GOLD_HITS = 100_000, 1000, 500
+ROWS, USERS = 1_000_000, 20_000
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(laws, "DRAWS", 1500)
 
 
 class FakeRuns:
-    """CADC hits `losses` of gold's users fewer; an epoch takes a millisecond a row."""
+    """HR@10 is 0.2 on everything and falls to 55% of that; ten epochs, a microsecond a row."""
 
-    def __init__(self, losses, users=USERS, hits=GOLD_HITS, improving=()):
-        self.losses, self.users, self.hits, self.calls = losses, users, hits, []
-        self.improving = improving
+    kind, method, base_method, seed = "frozen", "cadc", "mf", 0
 
-    def __call__(self, method, ratio, seed):
-        self.calls.append((method, ratio, seed))
-        loss = 0.0 if method == "gold" else self.losses[ratio]
-        loss = loss[seed] if isinstance(loss, tuple) else loss
-        hits = round(self.hits * (1 - loss))
-        rows = ROWS if method == "gold" else round(ROWS / ratio)
+    def __init__(self, knee=0.01, rows=ROWS, tables=0.1, beside=0.0, base=0.2):
+        self.knee, self.of, self.tables, self.beside = knee, rows, tables, beside
+        self.of_base, self.calls = base, []
+
+    def value(self, share):
+        of_knee = self.knee**0.8
+        height = share**0.8 * (1 + of_knee) / (share**0.8 + of_knee)
+        return 0.2 * math.exp(-0.6 * (1 - height))
+
+    def __call__(self, ratio, seed):
+        self.calls.append((ratio, seed))
+        rows = round(self.of / ratio)
         return Measured(
-            users=np.arange(self.users),
-            ranks=np.where(np.arange(self.users) < hits, 10, 11),
+            value=self.value(1 / ratio),
+            users=USERS,
             rows=rows,
-            of=ROWS,
-            epochs=2,
-            full_epochs=10,
-            fixed_seconds=0.0 if method == "gold" else 30.0,
-            training_seconds=2 * rows / 1000,
-            improving=ratio in self.improving,
+            of=self.of,
+            epochs=10,
+            steps=rows // 100,
+            everything_steps=self.of // 100,
+            tables_seconds=self.tables,
+            fixed_seconds=self.beside,
+            training_seconds=rows * 10 / 1e6,
         )
+
+    def base(self, seed):
+        return self.of_base
+
+    def rows(self):
+        return self.of
 
     def advise(self, tolerance=0.05, **options):
         return advise(Path("unread"), tolerance, Path("unused"), run=self, **options)
 
 
-def growing(within):
-    """Losses of which the first `within` ratios' are small."""
-    return {r: 0.01 * n / 7 if n < within else 0.2 + 0.01 * n for n, r in enumerate(RATIOS)}
-
-
-@pytest.mark.parametrize("within", range(len(RATIOS) + 1))
-def test_the_largest_ratio_within_the_tolerance_is_found_in_few_runs(within):
-    runs = FakeRuns(growing(within))
+def test_a_curve_is_foreseen_from_shares_that_cost_a_twentieth():
+    runs = FakeRuns()
     advice = runs.advise()
-    assert (advice.chosen and advice.chosen.ratio) == (RATIOS[within - 1] if within else None)
-    assert len(runs.calls) == len(set(runs.calls)) == 4  # 8 outcomes: 3 runs of CADC, and gold
-    assert runs.calls[0] == ("cadc", 10.0, 0)
-    tried = [trial.ratio for trial in advice.tried]
-    assert tried == sorted(tried)
-    if within < len(RATIOS):
-        assert RATIOS[within] in tried  # and was seen to lose too much
-    assert ("use everything" in sentence(advice)) == (within <= 1)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 8, 20])
-def test_bisection_asks_few_wherever_it_starts(count):
-    ratios = list(range(1, count + 1))
-    for start in [*ratios, 0]:
-        for limit in [0, *ratios]:
-            asked = []
-
-            def within(ratio, asked=asked, limit=limit):
-                asked.append(ratio)
-                return ratio <= limit
-
-            assert largest_within(ratios, within, start) == (limit or None)
-            assert len(asked) == len(set(asked)) <= math.ceil(math.log2(count)) + 2
-
-
-def test_noise_is_lived_with_and_said():
-    losses = {1.0: 0.03, 2.0: 0.0, 5.0: 0.06, 10.0: 0.04, 20.0: 0.01, 50.0: 0.3, 100.0: 0.02}
-    advice = FakeRuns(losses).advise()
-    assert advice.chosen.ratio == 20.0
-    assert [trial.ratio for trial in advice.tried] == [10.0, 20.0, 50.0]
-    assert any("within noise" in caution for caution in advice_as_json(advice)["cautions"])
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_whatever_the_noise_the_choice_was_seen_to_hold_and_the_next_to_fail(seed):
-    noise = np.random.default_rng(seed).uniform(0, 0.1, len(RATIOS))
-    losses = dict(zip(RATIOS, noise, strict=True))
-    advice = FakeRuns(losses).advise()
-    tried = {trial.ratio: trial.loss for trial in advice.tried}
-    place = RATIOS.index(advice.chosen.ratio) if advice.chosen else -1
-    if place >= 0:
-        assert tried[RATIOS[place]] <= 0.05
-    if place + 1 < len(RATIOS):
-        assert tried[RATIOS[place + 1]] > 0.05
-
-
-def test_a_loss_of_exactly_the_tolerance_is_within_it():
-    advice = FakeRuns(dict.fromkeys(RATIOS, 0.05)).advise()
-    assert advice.chosen.ratio == 100.0
-
-
-def test_sure_is_what_the_whole_interval_says():
-    losses = dict.fromkeys(RATIOS, 0.04)
-    # Of 500 hits 20 are lost: 4% with a standard error of sqrt(20) / 500 = 0.9%.
-    few = FakeRuns(losses).advise().chosen
-    assert few.standing(0.05) == "probably"
-    assert few.loss == pytest.approx(0.04)
-    assert few.loss_interval == pytest.approx((0.04 - 1.96 * 0.009, 0.04 + 1.96 * 0.009), abs=2e-3)
-    # Of 50,000 hits 2,000: the standard error is a tenth of that.
-    many = FakeRuns(losses, users=100_000, hits=50_000).advise().chosen
-    assert many.standing(0.05) == "surely"
-    assert many.standing(0.03) == "no"
-
-
-@pytest.mark.parametrize(("budget", "expected"), [(201.0, "gold"), (199.0, "cadc")])
-def test_gold_too_dear_makes_full_data_cadc_the_reference(budget, expected):
-    runs = FakeRuns(growing(3))  # 2 epochs of 100,000 rows, a millisecond each: 200 seconds
-    advice = runs.advise(budget_seconds=budget)
-    assert advice.reference.method == expected
-    assert advice.reference.ratio == 1.0
+    shares = [1 / ratio for ratio, _ in runs.calls]
+    assert sum(shares) <= 0.05
+    assert advice.cost.share == pytest.approx(sum(shares) + 0.1 / 10, rel=1e-3)
+    assert 0.04 < advice.cost.share <= 0.05
+    assert shares == sorted(shares)
+    assert max(shares) > 0.02
+    for one in advice.predicted:
+        low, high = one.interval
+        assert low <= runs.value(1 / one.ratio) <= high
+        assert high - low < 0.4 * one.value
+    # 0.6 (1 - H) is log(1 / 0.95) where s^0.8 is 0.2075, so at 1 in 7.1.
     assert advice.chosen.ratio == 5.0
-    assert {method for method, _, _ in runs.calls} == {"cadc", expected}
-    assert "3.3 minutes" in advice.reason
-    assert ("CADC on everything" in sentence(advice)) == (expected == "cadc")
+    assert advice.tried[0].share == pytest.approx(max(shares), rel=1e-4)
 
 
-def test_cadc_as_the_reference_is_no_candidate():
-    runs = FakeRuns(growing(1))
-    advice = runs.advise(reference="cadc")
-    assert advice.chosen is None
-    assert 1.0 not in [trial.ratio for trial in advice.tried]
-    assert runs.calls.count(("cadc", 1.0, 0)) == 1
-    assert "no ratio tried stays within 5% of CADC on everything's HR@10" in sentence(advice)
+@pytest.mark.parametrize(("knee", "least", "most"), [(0.0005, 20.0, 100.0), (0.3, 1.0, 2.0)])
+def test_a_curve_that_saturates_early_needs_less(knee, least, most):
+    assert least <= FakeRuns(knee=knee).advise().chosen.ratio <= most
 
 
-def test_a_reference_asked_for_is_taken_whatever_it_takes():
-    assert FakeRuns(growing(3)).advise(reference="gold", budget_seconds=0).reason == "asked for"
+def test_a_larger_tolerance_never_asks_for_more():
+    chosen = [FakeRuns().advise(t).chosen.ratio for t in (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)]
+    assert chosen == sorted(chosen)
+    assert chosen[0] < chosen[-1]
 
 
-def test_time_is_scaled_to_all_epochs_and_pretraining_is_not():
-    advice = FakeRuns(growing(5)).advise()
-    assert advice.chosen.ratio == 20.0
-    # 10 epochs of 5,000 rows and 30 seconds before them, over 10 epochs of 100,000 rows.
-    assert advice.time_share(advice.chosen) == pytest.approx((50 + 30) / 1000)
-    assert advice.chosen.seconds == pytest.approx(10 + 30)
-    assert sentence(advice).startswith("Advice: keep 1 in 20 (5,000 of 100,000 labelled examples)")
-    assert "about 0.08 of its time (estimated for 10 epochs)" in sentence(advice)
+def test_sure_is_a_chance_of_nineteen_in_twenty():
+    for one in FakeRuns().advise(0.1).predicted:
+        sure = "surely" if one.chance >= 0.95 else "probably" if one.chance >= 0.5 else "no"
+        assert one.standing == sure
+        if sure == "surely":
+            assert one.loss_interval[1] <= 0.1 + 1e-9  # the upper end of 90% is 95% of the curves
+    everything = FakeRuns().advise(0.1).predicted[0]
+    assert everything.standing == "surely"
+    assert everything.loss == 0.0
 
 
-def test_seeds_are_averaged():
-    runs = FakeRuns(dict.fromkeys(RATIOS, (0.02, 0.06)))
-    advice = runs.advise(tolerance=0.045, seeds=(0, 1))
-    assert advice.chosen.ratio == 100.0
-    assert advice.chosen.loss == pytest.approx(0.04)
-    assert advice.chosen.value == pytest.approx(0.48)
-    assert {seed for _, _, seed in runs.calls} == {0, 1}
+def test_tables_take_at_most_half_of_the_budget_from_the_runs():
+    runs = FakeRuns(tables=5.0)
+    advice = runs.advise()  # everything takes 10 s, so the tables alone take half of that
+    assert 0.015 < sum(1 / ratio for ratio, _ in runs.calls) <= 0.025
+    assert advice.cost.share > 0.5
+    assert "The budget of 5% was exceeded" in cautions(advice)[0]
+    assert "5.0 s of tables" in spent(advice)
+    assert "of the 10 s that training on everything is estimated to take" in spent(advice)
+    assert "(budget 5%)" in spent(advice)
 
 
-def test_runs_cut_short_are_said_to_be():
-    told = advice_as_json(FakeRuns(growing(4), improving=(1.0, 20.0)).advise())["cautions"]
-    assert told == [
-        "Short runs (2 epochs instead of 10) order the ratios, but give large ratios few steps; "
-        "only full runs give the final accuracy.",
-        "Still improving in the last epoch: gold, 1 in 20; more --epochs may change their order.",
-    ]
+def test_three_shares_are_run_whatever_they_cost():
+    runs = FakeRuns(beside=3.0)
+    advice = runs.advise()
+    assert [ratio for ratio, _ in runs.calls] == [500.0, 250.0, 130.0]
+    assert advice.cost.share > 0.9
+    assert len(cautions(advice)) == 1
 
 
-def test_a_gain_is_no_loss():
-    advice = FakeRuns(dict.fromkeys(RATIOS, -0.02)).advise(tolerance=0.0)
-    assert advice.chosen.ratio == 100.0
-    assert "lose nothing (loss -2.0%" in sentence(advice)
+def test_a_budget_of_the_users_own_is_kept():
+    runs = FakeRuns(tables=0.0)
+    runs.advise(budget=0.2)
+    assert 0.16 < sum(1 / ratio for ratio, _ in runs.calls) <= 0.2
 
 
-def test_a_reference_that_finds_nothing_is_refused():
-    with pytest.raises(CadcError, match=r"gold on everything has a validation HR@10 of 0"):
-        FakeRuns(dict.fromkeys(RATIOS, 0.0), hits=0).advise()
+def test_time_is_tables_and_the_share_of_everything():
+    advice = FakeRuns(tables=2.0).advise()
+    fifth = next(one for one in advice.predicted if one.ratio == 5.0)
+    assert advice.time_share(fifth) == pytest.approx((2.0 + 10 / 5) / (2.0 + 10))
+    assert fifth.rows == 200_000
+
+
+def test_seeds_share_the_budget_and_are_averaged():
+    runs = FakeRuns()
+    advice = runs.advise(seeds=(3, 4))
+    assert {seed for _, seed in runs.calls} == {3, 4}
+    assert sum(1 / ratio for ratio, _ in runs.calls) <= 0.1  # of two trainings on everything
+    assert advice.cost.share <= 0.05
+    assert advice.cost.everything == pytest.approx(20.0)
+
+
+def test_tables_within_the_tolerance_are_named():
+    near = advice_as_json(FakeRuns(base=0.2).advise(0.2))
+    assert near["base"]["method"] == "mf"
+    assert near["base"]["loss"] == pytest.approx(0.0, abs=0.08)  # everything reaches it, too
+    assert "The tables alone (--method mf) lose" in near["cautions"][0]
+    assert not FakeRuns(base=0.2).advise(0.0).base_loss[2] <= 0.0
+
+
+def test_a_share_with_few_steps_is_advised_with_a_smaller_batch():
+    class LargeBatches(FakeRuns):
+        def __call__(self, ratio, seed):
+            return replace(super().__call__(ratio, seed), everything_steps=800)
+
+    told = cautions(LargeBatches(tables=0.0).advise())  # 1 in 5: 160 steps
+    assert "set train.batch_size=10000 there" in told[0]  # 200,000 rows, 10 epochs, 200 steps
+    assert not any("train.batch_size" in one for one in cautions(FakeRuns().advise()))
+
+
+def test_json_holds_what_is_printed():
+    advice = FakeRuns().advise()
+    told = advice_as_json(advice)
+    assert told["advice"]["ratio"] == 5.0
+    assert told["advice"]["within"] in ("surely", "probably")
+    assert told["sentence"].startswith(
+        "Advice: keep 1 in 5 (200,000 of 1,000,000 labelled examples)"
+    )
+    assert [run["ratio"] for run in told["runs"]] == [trial.ratio for trial in advice.tried]
+    assert told["cost"]["share"] == pytest.approx(advice.cost.share)
+    json.dumps(told)
+
+
+def test_nothing_smaller_within_the_tolerance_is_said():
+    assert "use everything" in sentence(FakeRuns(knee=3.0).advise(0.01))
+    none = FakeRuns(knee=3.0).advise(0.01, ratios=(20.0, 50.0))
+    assert none.chosen is None
+    assert "no ratio asked for stays within 1%" in sentence(none)
+
+
+def test_too_few_rows_are_refused():
+    with pytest.raises(CadcError, match=r"only 300 training interactions, too few"):
+        FakeRuns(rows=300).advise()
+
+
+def test_a_base_that_finds_nothing_is_refused():
+    with pytest.raises(CadcError, match=r"mf has a validation HR@10 of 0"):
+        FakeRuns(base=0.0).advise()
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("5%", 0.05), ("0.05", 0.05), ("0%", 0), ("2.5 %", 0.025)]
 )
-def test_a_tolerance_is_a_percentage_or_a_fraction(text, expected):
-    assert parse_tolerance(text) == pytest.approx(expected)
+def test_a_share_is_a_percentage_or_a_fraction(text, expected):
+    assert parse_share("--tolerance", text) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("text", ["abc", "-1%", "150%", "5", "100%", "nan", "", "%", "inf"])
-def test_any_other_tolerance_is_refused_in_one_sentence(text):
+def test_any_other_share_is_refused_in_one_sentence(text):
     with pytest.raises(CadcError) as refused:
-        parse_tolerance(text)
+        parse_share("--budget", text)
     assert str(refused.value) == (
-        f"--tolerance {text}: must be a share from 0% to below 100%; write 5% or 0.05."
+        f"--budget {text}: must be a share from 0% to below 100%; write 5% or 0.05."
     )
 
 
@@ -213,10 +224,9 @@ def ask(tiny, tmp_path, monkeypatch, capsys):
 
     def run(**changed):
         options = {
-            "epochs": None,
+            "method": None,
             "sets": [],
-            "reference": "auto",
-            "budget_minutes": 30.0,
+            "budget": "5%",
             "seeds": "",
             "ratios": "2,5",
             "as_json": True,
@@ -229,23 +239,29 @@ def ask(tiny, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("ratios", "0.5"), ("ratios", "two"), ("ratios", ","), ("seeds", "-1"), ("reference", "mf")],
+    [("ratios", "0.5"), ("ratios", "two"), ("ratios", ","), ("seeds", "-1"), ("budget", "5")],
 )
 def test_options_that_cannot_be_are_refused_by_name(ask, option, value):
-    with pytest.raises(CadcError, match=f"^--{option} {value}(:| is) .*\\.$"):
+    with pytest.raises(CadcError, match=rf"^--{option} {value}(:| is) .*\.$"):
         ask(**{option: value})
+
+
+@pytest.mark.parametrize("method", ["gold", "mf", "recipe-gold", "prior"])
+def test_a_method_without_a_sample_is_refused(ask, method):
+    with pytest.raises(CadcError, match=rf"method {method} trains no towers on a sample.* cadc,"):
+        ask(method=method)
 
 
 def test_it_decides_on_validation_whatever_the_test_items_are(ask, tmp_path, monkeypatch):
     before = ask()
     advice = json.loads(before)
-    told = {trial["hr@10"] for trial in (advice["reference"], *advice["tried"])}
+    told = {run["hr@10"] for run in (advice["base"], *advice["runs"])}
     found = {
         file.parent.name: np.mean(pq.read_table(file)["rank"].to_numpy() <= 10)
         for file in tmp_path.glob("evaluate/*/validation_ranks.parquet")
     }
-    assert told == set(found.values())
-    assert len(found) == 1 + len(advice["tried"])
+    assert told == {max(value, 0.5 / advice["runs"][0]["users"]) for value in found.values()}
+    assert len(found) == 1 + len(advice["runs"])
     tests = {name: (tmp_path / "evaluate" / name / "ranks.parquet").read_bytes() for name in found}
     assert len(list((tmp_path / "prepare").iterdir())) == 1
     assert len(list((tmp_path / "pretrain").iterdir())) == 1
@@ -266,3 +282,10 @@ def test_it_decides_on_validation_whatever_the_test_items_are(ask, tmp_path, mon
     shown = ask(as_json=False)
     assert advice["sentence"] in shown
     assert "1 in 2" in shown
+
+
+def test_tables_that_towers_add_to_are_measured_by_the_runs_themselves(ask):
+    advice = json.loads(ask(method="recipe"))
+    assert advice["base"]["method"] == "prior"
+    assert 0 < advice["base"]["hr@10"] < 1
+    assert math.isfinite(advice["cost"]["share"])

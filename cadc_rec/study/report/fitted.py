@@ -1,0 +1,62 @@
+"""The law of accuracy against share, fitted to what a study measured, for its curves.
+
+In: a method's groups at several ratios, and the group of its base. Out: the fitted curve over
+shares and its band, in percent as the report has metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import ValidationError
+
+from cadc_rec.config.experiment import Experiment
+from cadc_rec.study.law import Band, Curve, Point, fit
+from cadc_rec.study.report.groups import Comparisons, Group
+from cadc_rec.study.usual import kind_of
+
+POINTS = 40
+_DECIDING = {"model", "prior", "pretrain"}
+
+
+def fitted_curve(
+    comparisons: Comparisons, groups: Sequence[Group], metric: str = "hr@10"
+) -> Band | None:
+    """The law of one method on one dataset, from its least share to everything.
+
+    Args:
+        comparisons: where the base is looked for: the group without towers, on the same dataset.
+        groups: of that method, at two ratios or more, each with finished cells.
+        metric: HR@10; what is usual was learned for no other.
+
+    Returns:
+        The curve and its 90% band in percent: that of the law itself, not of one more run. None
+        where there are fewer than two ratios, no base, or records too old to tell it.
+    """
+    done = [group for group in groups if group.done]
+    if len({group.ratio for group in done}) < 2:
+        return None
+    config = done[0].done[0].config
+    if not config.keys() >= _DECIDING:
+        return None
+    try:
+        kind, method = kind_of(Experiment.model_validate(config))
+    except ValidationError:
+        return None
+    base = comparisons.find(done[0].study, done[0].dataset, lambda g: g.method == method)
+    points = [_point(group, 1 / group.ratio, metric) for group in done]
+    start = _point(base, 1.0, metric) if base else None
+    if start is None or not all(points):
+        return None
+    curve = Curve(kind, start, tuple(point for point in points if point))
+    least = min(point.share for point in curve.points)
+    band = fit(curve).band(np.geomspace(least, 1.0, POINTS), seeds=None)
+    return Band(band.shares, 100 * band.value, 100 * band.low, 100 * band.high)
+
+
+def _point(group: Group, share: float, metric: str) -> Point | None:
+    found, users = group.metric(metric), group.done[0].users
+    if found is None or not users:
+        return None
+    return Point(share, max(found.mean / 100, 0.5 / users), users, found.count)
