@@ -22,12 +22,13 @@ from cadc_rec.study.report.cold import cold_table
 from cadc_rec.study.report.features import features_table
 from cadc_rec.study.report.groups import Comparisons, Group, datasets, time_ratio
 from cadc_rec.study.report.many import corrected
+from cadc_rec.study.report.overview import overview
 from cadc_rec.study.report.paper import METHOD_TITLES, METRICS, WITHOUT_TOWERS
 from cadc_rec.study.report.report import markdown_table
 from cadc_rec.study.report.study_data import Study
 
 NAME = "scale"
-PAGE = "docs/compression.md"
+PAGE, PICTURE = "docs/compression.md", "docs/images/compression.svg"
 CURVES = ("recipe", "cadc", "random")
 """The methods that are measured over many shares, each with all labelled examples, too."""
 LEAST = (10.0, 100.0)
@@ -63,6 +64,12 @@ class Grid:
         """Titles of the datasets with results, by key."""
         titles = datasets(self.study)
         return {key: titles[key] for key in titles if wanted(key) and self.groups(key)}
+
+
+def pictures(page: Comparisons) -> dict[str, str]:
+    """The picture that the report begins with; SVG by path."""
+    figure = overview(page).figure
+    return {} if figure is None else {PICTURE: figure.svg}
 
 
 def tables(page: Comparisons) -> dict[str, str]:
@@ -301,7 +308,14 @@ def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 MARKS = ("short", "curves", "methods", "by-time", "selections", "costs", "content")
-DOCS = {NAME: Docs(studies=(NAME,), marks={f"scale-{mark}": PAGE for mark in MARKS}, tables=tables)}
+DOCS = {
+    NAME: Docs(
+        studies=(NAME,),
+        marks={f"scale-{mark}": PAGE for mark in MARKS},
+        tables=tables,
+        pictures=pictures,
+    )
+}
 
 
 def main() -> None:

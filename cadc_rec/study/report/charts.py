@@ -1,4 +1,4 @@
-"""Draws charts as SVG with Vega-Lite: points and lines over two axes, and stacked bars.
+"""Draws charts as SVG with Vega-Lite: points, lines and fitted curves over two axes, stacked bars.
 
 In: numbers, each with the text a reader sees on hovering. Out: SVG text that works in a page and as
 a file of its own. Nothing here knows of studies.
@@ -91,6 +91,19 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """A line that was computed, such as a fit, with its band; its corners are no values.
+
+    Attributes:
+        name: the series or level whose colour it has, or an entry of its own in the legend.
+        corners: (x, y, low, high) from left to right; low and high are y where there is no band.
+    """
+
+    name: str
+    corners: tuple[tuple[float, float, float, float], ...]
+
+
+@dataclass(frozen=True)
 class Panel:
     """One drawing area.
 
@@ -98,6 +111,7 @@ class Panel:
         title: above it.
         y: the left axis' title, with the unit.
         front: corners of a dashed line of stairs beneath all, in data units.
+        x: the lower axis, where it is not that of all panels.
     """
 
     title: str
@@ -105,6 +119,8 @@ class Panel:
     series: tuple[Series, ...] = ()
     levels: tuple[Level, ...] = ()
     front: tuple[tuple[float, float], ...] = ()
+    curves: tuple[Curve, ...] = ()
+    x: Axis | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +164,7 @@ def plot(
             "title": panel.title,
             "width": _WIDTH,
             "height": _HEIGHT,
-            "layer": list(_layers(panel, x, styles, point_size)),
+            "layer": list(_layers(panel, panel.x or x, styles, point_size)),
         }
         for panel in panels
     ]
@@ -157,7 +173,7 @@ def plot(
 
 def _layers(panel: Panel, x: Axis, styles: dict[str, Style], point_size: float) -> Iterable[Spec]:
     """The layers of one panel, the lowest first."""
-    across = _across(x, panel.series)
+    across = _across(x, panel)
     scale = {"zero": _from_zero(panel), "nice": True}
     up = {"field": "y", "type": "quantitative", "title": panel.y, "scale": scale}
     colour, shape = _style(styles, "colour"), _style(styles, "shape")
@@ -176,6 +192,7 @@ def _layers(panel: Panel, x: Axis, styles: dict[str, Style], point_size: float) 
         wide = {"type": "rule", "strokeWidth": 12, "strokeOpacity": 0}
         yield _value_layer(levels, wide, y=up, color=colour)
         yield _layer(levels, symbol, x={"value": _WIDTH}, y=up, color=colour, shape=shape)
+    yield from _curve_layers(panel.curves, across, up, colour)
     values = [
         {"name": one.name, "beside": one.beside, "joined": one.joined, **vars(point)}
         for one in panel.series
@@ -196,6 +213,21 @@ def _layers(panel: Panel, x: Axis, styles: dict[str, Style], point_size: float) 
     yield _layer(values, beside, x=across, y=up, text={"field": "beside"})
 
 
+def _curve_layers(curves: Sequence[Curve], across: Spec, up: Spec, colour: Spec) -> Iterable[Spec]:
+    """Bands and lines of what was computed."""
+    corners: list[Spec] = [
+        {"name": curve.name, "x": x, "y": y, "low": low, "high": high}
+        for curve in curves
+        for x, y, low, high in curve.corners
+    ]
+    if corners:
+        low, high = {**up, "field": "low"}, {"field": "high"}
+        band = {"type": "area", "opacity": 0.1}
+        yield _layer(corners, band, x=across, y=low, y2=high, color=colour)
+        line = {"type": "line", "strokeWidth": 1.4, "opacity": 0.8}
+        yield _layer(corners, line, x=across, y=up, color=colour)
+
+
 def _layer(values: list[Spec], mark: Spec, **encoding: Spec) -> Spec:
     """Marks that say nothing by themselves."""
     return {"data": {"values": values}, "mark": {**mark, "aria": False}, "encoding": encoding}
@@ -210,11 +242,12 @@ def _value_layer(values: list[Spec], mark: Spec, **encoding: Spec) -> Spec:
     }
 
 
-def _across(x: Axis, series: Sequence[Series]) -> Spec:
-    """The lower axis, over the points of `series`."""
+def _across(x: Axis, panel: Panel) -> Spec:
+    """The lower axis, over the panel's points and curves."""
     scale: Spec = {"nice": False, "padding": 24, "zero": False}
     axis: Spec = {"grid": False, "tickCount": 6, "format": ",~f"}
-    values = [point.x for one in series for point in one.points]
+    values = [point.x for one in panel.series for point in one.points]
+    values += [corner[0] for curve in panel.curves for corner in curve.corners]
     ticks = list(x.ticks)
     if x.log and values:
         # Over less than a factor of 2, small differences would look large.
@@ -233,6 +266,7 @@ def _from_zero(panel: Panel) -> bool:
     values = [level.y for level in panel.levels]
     for one in panel.series:
         values += [v for p in one.points for v in (p.y, p.low, p.high) if v is not None]
+    values += [v for curve in panel.curves for corner in curve.corners for v in corner[1:]]
     return min(values) < 0.5 * max(values)
 
 
@@ -242,7 +276,14 @@ def _style(styles: dict[str, Style], part: str) -> Spec:
     if part == "dash":
         values = [list(dash) or [1, 0] for dash in values]
     scale = {"domain": list(styles), "range": values}
-    return {"field": "name", "title": None, "scale": scale, "legend": _LEGEND}
+    return {"field": "name", "title": None, "scale": scale, "legend": _legend(styles)}
+
+
+def _legend(names: Iterable[str]) -> Spec:
+    """The legend: as many entries in a line as two panels are wide."""
+    widest = 7 * max(map(len, names), default=0) + 42  # pixels, about
+    columns = max(1, min(8, (_COLUMNS * _WIDTH + 90) // widest))
+    return {"orient": "bottom", "columns": columns, "symbolOpacity": 1}
 
 
 def bars(title: str, x: str, panels: Sequence[BarPanel], colours: dict[str, str]) -> str:
@@ -287,7 +328,7 @@ def _bars(panel: BarPanel, x: str, colours: dict[str, str]) -> Spec:
         "axis": {"tickCount": 5, "format": ",~f"},
     }
     scale = {"domain": list(colours), "range": list(colours.values())}
-    colour = {"field": "part", "title": None, "scale": scale, "legend": _LEGEND}
+    colour = {"field": "part", "title": None, "scale": scale, "legend": _legend(colours)}
     shape = {"type": "bar", "height": 16}
     behind = {"type": "text", "align": "left", "dx": 6}
     return {
@@ -301,7 +342,6 @@ def _bars(panel: BarPanel, x: str, colours: dict[str, str]) -> Spec:
     }
 
 
-_LEGEND: Spec = {"orient": "bottom", "columns": 8, "symbolOpacity": 1}
 _CONFIG: Spec = {
     "background": None,
     "padding": {"left": 16, "right": 16, "top": 4, "bottom": 4},  # another font may be wider

@@ -1,7 +1,8 @@
-"""The report's page: one HTML file with its style, script and figures within.
+"""The report's page: one HTML file with its style, scripts, figures and every run's record within.
 
-In: studies. Out: HTML. The template escapes every text; figures come as SVG that is escaped where
-it is drawn. The page's policy lets it run its own script and no other, and load nothing.
+In: studies, their tables and figures. Out: HTML. The template escapes every text; figures come as
+SVG that is escaped where it is drawn. The page's policy lets it run its own script and no other,
+and load nothing. Without a script all of it stands below one another.
 """
 
 from __future__ import annotations
@@ -9,33 +10,50 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.figures import Figure
-from cadc_rec.study.report.groups import Comparisons, label
+from cadc_rec.study.report.groups import label
+from cadc_rec.study.report.overview import Overview
+from cadc_rec.study.report.page_table import (
+    PageRow,
+    PageTable,
+    Sets,
+    cell_key,
+    methods,
+    page_table,
+    runs_table,
+)
+from cadc_rec.study.report.run_records import Records
+from cadc_rec.study.report.sentences import Sentence
 from cadc_rec.study.report.study_data import Cell, Status, Study
-from cadc_rec.study.report.tables import TableView
+from cadc_rec.study.report.table_view import TableView
 
-_ASSETS = Path(__file__).parent / "assets"
 # How a page is recognised as ours, and so may be replaced.
 GENERATOR = "cadc-rec study report"
+_SCRIPTS = ("theme.js", "tables.js", "views.js", "tips.js", "runs.js")
 
 
 @dataclass(frozen=True)
 class Section:
-    """What the page shows of one study."""
+    """What the report has of one study.
+
+    Attributes:
+        more: further tables, and what heads each.
+        figures: of all sets of the study together, for files.
+        drawings: figures of one set, with its key, for the page.
+    """
 
     study: Study
     table: TableView
     more: tuple[tuple[str, TableView], ...]
-    """Further tables, and what heads each."""
     figures: tuple[Figure, ...]
+    drawings: tuple[tuple[str, Figure], ...]
 
     def of_status(self, status: Status) -> list[Cell]:
         """The cells in a state, in the order of the grid."""
@@ -46,39 +64,64 @@ class Section:
         return label(self.study, cell.contender)
 
 
-def render_page(comparisons: Comparisons, sections: Sequence[Section]) -> str:
+@dataclass(frozen=True)
+class _SetFacts:
+    """What stands above the tables of a set."""
+
+    number: int
+    title: str
+    about: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    sentences: tuple[Sentence, ...]
+
+
+def render_page(sections: Sequence[Section], overview: Overview) -> str:
     """The page as HTML."""
     environment = Environment(
-        loader=FileSystemLoader(_ASSETS),
+        loader=PackageLoader("cadc_rec.study.report", "assets"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    cells = [cell for study in comparisons.studies for cell in study.cells]
-    style = "\n" + _asset("page.css")
-    script = "\n" + _asset("page.js")
-    titles = [study.title for study in comparisons.studies]
+    studies = [section.study for section in sections]
+    cells = [cell for study in studies for cell in study.cells]
+    sets = Sets.of(studies)
+    records = Records(studies, sets)
+
+    def table(study: Study, view: TableView) -> PageTable:
+        return page_table(view, study, sets, records.numbers)
+
+    def asset(name: str) -> str:
+        assert environment.loader is not None
+        return environment.loader.get_source(environment, name)[0]
+
+    style = "\n" + asset("page.css")
+    script = "\n" + "\n".join(map(asset, _SCRIPTS))
+    titles = [study.title for study in studies]
     return environment.get_template("page.html").render(
         generator=GENERATOR,
         title=titles[0] if len(titles) == 1 else "A study of data compression for two towers",
         policy=_policy(style, script),
         style=Markup(style),
         script=Markup(script),
+        records=records.as_json(),
+        overview=overview,
+        overview_table=_overview_table(overview, sets, records),
         sections=sections,
+        table=table,
+        runs=runs_table(studies, sets, records.numbers),
+        numbers=sets,
+        sets=[_facts(key, sets, studies, overview) for key in sets.titles],
+        methods=methods(studies),
         counts=Counter(cell.status for cell in cells),
         status_titles=formatting.STATUS,
         total=len(cells),
         machines=_machines(cells),
         versions=_versions(cells),
-        splits=_splits(cells),
         finished=max((cell.finished for cell in cells), default=""),
         svg=Markup,
     )
-
-
-def _asset(name: str) -> str:
-    return (_ASSETS / name).read_text("utf-8")
 
 
 def _policy(style: str, script: str) -> str:
@@ -93,8 +136,46 @@ def _policy(style: str, script: str) -> str:
     )
 
 
+def _overview_table(overview: Overview, sets: Sets, records: Records) -> PageTable:
+    """A row a set, whose runs are those of the sample that it shows."""
+    rows = []
+    for place, (one, entries) in enumerate(overview.rows):
+        group = one.shown.group
+        numbers = tuple(records.numbers[cell_key(group.study, cell)] for cell in group.cells)
+        set_number = sets.number(one.dataset)
+        rows.append(PageRow(one.method, place, set_number, group.method, numbers, entries))
+    return PageTable("method", overview.columns, tuple(rows))
+
+
+def _facts(key: str, sets: Sets, studies: Sequence[Study], overview: Overview) -> _SetFacts:
+    """What is known of a set: its size, its split, and how many runs are done."""
+    cells = [cell for study in studies for cell in study.cells if cell.dataset == key]
+    done = [cell for cell in cells if cell.status == "done"]
+    facts = {
+        "test users": _each(cell.users for cell in done),
+        "items": _each(cell.items for cell in done),
+        "training interactions": _each(cell.rows.train for cell in done if cell.rows),
+        "order of a user's interactions": "; ".join(
+            dict.fromkeys(cell.split for cell in done if cell.split)
+        ),
+        "runs": f"{len(done)} of {len(cells)} done",
+    }
+    return _SetFacts(
+        sets.number(key),
+        sets.titles[key],
+        tuple(dict.fromkeys(s.about[key] for s in studies if s.about.get(key))),
+        tuple((name, text) for name, text in facts.items() if text),
+        overview.of_set.get(key, ()),
+    )
+
+
+def _each(values: Iterable[int | None]) -> str:
+    """Every different number once, such as ``6,040``; cold items give a set several."""
+    return " or ".join(f"{value:,}" for value in dict.fromkeys(values) if value is not None)
+
+
 def _machines(cells: Sequence[Cell]) -> list[str]:
-    """Every machine the finished cells ran on, in formatting."""
+    """Every machine the finished cells ran on, in words."""
     found = dict.fromkeys(cell.machine for cell in cells if cell.status == "done")
     lines = []
     for machine in found:
@@ -118,12 +199,3 @@ def _versions(cells: Sequence[Cell]) -> dict[str, str]:
         for name, version in cell.versions.items() if cell.status == "done" else ():
             found.setdefault(name, {})[version] = None
     return {name: ", ".join(versions) for name, versions in found.items()}
-
-
-def _splits(cells: Sequence[Cell]) -> dict[str, str]:
-    """How each dataset's held-out items were chosen."""
-    found: dict[str, dict[str, None]] = {}
-    for cell in cells:
-        if cell.split:
-            found.setdefault(cell.dataset_title, {})[cell.split] = None
-    return {title: ", ".join(splits) for title, splits in found.items()}

@@ -24,11 +24,13 @@ from cadc_rec.study.prices import Prices
 from cadc_rec.study.report.cold import cold_table
 from cadc_rec.study.report.costs import costs_table
 from cadc_rec.study.report.features import features_table
-from cadc_rec.study.report.figures import study_figures
-from cadc_rec.study.report.groups import Comparisons
+from cadc_rec.study.report.figures import Figure, study_figures
+from cadc_rec.study.report.groups import Comparisons, datasets
+from cadc_rec.study.report.overview import Overview, overview
 from cadc_rec.study.report.page import GENERATOR, Section, render_page
 from cadc_rec.study.report.study_data import Cell, Study, load_studies
-from cadc_rec.study.report.tables import Entry, TableView, absent, study_table
+from cadc_rec.study.report.table_view import Entry, TableView
+from cadc_rec.study.report.tables import absent, study_table
 from cadc_rec.study.report.updated import as_updated
 from cadc_rec.updates.chain import Wanted
 
@@ -80,21 +82,14 @@ def write_report(
     if prices is not None:
         studies = [study.model_copy(update={"prices": prices}) for study in studies]
     comparisons = Comparisons(studies)
-    sections = [
-        Section(
-            study,
-            study_table(study, comparisons),
-            _more(study, comparisons),
-            tuple(study_figures(study, comparisons)),
-        )
-        for study in comparisons.studies
-    ]
+    sections = _sections(comparisons)
+    first = overview(comparisons)
     _refuse_other(out)
     draft = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         shutil.rmtree(draft, ignore_errors=True)  # of a killed process with this number
         draft.mkdir(parents=True)
-        names = _fill(draft, comparisons, sections)
+        names = _fill(draft, comparisons.studies, sections, first)
         commit(draft, out)
     except OSError as error:
         raise CadcError(
@@ -112,6 +107,35 @@ def write_report(
         missing=states.count("missing"),
         unavailable=states.count("unavailable"),
     )
+
+
+def _sections(comparisons: Comparisons) -> list[Section]:
+    """Tables and figures of every study; figures of all its sets together, and of each alone."""
+    alone: dict[tuple[Path, str], list[Figure]] = {}
+    for dataset in dict.fromkeys(cell.dataset for s in comparisons.studies for cell in s.cells):
+        having = [_only(dataset, study) for study in comparisons.studies]
+        of_set = Comparisons([study for study in having if study.cells])
+        for study in of_set.studies:
+            whole = next(s for s in comparisons.studies if s.folder == study.folder)
+            if len(study.cells) < len(whole.cells):
+                alone[study.folder, dataset] = study_figures(study, of_set)
+    found = []
+    for study in comparisons.studies:
+        figures = study_figures(study, comparisons)
+        drawings = [
+            (dataset, figure)
+            for dataset in datasets(study)
+            for figure in alone.get((study.folder, dataset), figures)
+        ]
+        table, more = study_table(study, comparisons), _more(study, comparisons)
+        found.append(Section(study, table, more, tuple(figures), tuple(drawings)))
+    return found
+
+
+def _only(dataset: str, study: Study) -> Study:
+    """The study without its other sets."""
+    cells = tuple(cell for cell in study.cells if cell.dataset == dataset)
+    return study.model_copy(update={"cells": cells})
 
 
 def _more(study: Study, comparisons: Comparisons) -> tuple[tuple[str, TableView], ...]:
@@ -138,9 +162,16 @@ def _refuse_other(out: Path) -> None:
         )
 
 
-def _fill(folder: Path, comparisons: Comparisons, sections: Sequence[Section]) -> list[str]:
+def _fill(
+    folder: Path, studies: Sequence[Study], sections: Sequence[Section], first: Overview
+) -> list[str]:
     """Write all files; their names, the page first."""
-    written = {PAGE: render_page(comparisons, sections)}
+    written = {PAGE: render_page(sections, first)}
+    if first.figure is not None:
+        written |= {
+            f"{first.figure.name}.svg": first.figure.svg,
+            f"{first.figure.name}.md": markdown_overview(first),
+        }
     for section in sections:
         study = section.study
         table = study.layout if study.layout in ("table1", "table2") else f"{study.layout}-table"
@@ -153,8 +184,25 @@ def _fill(folder: Path, comparisons: Comparisons, sections: Sequence[Section]) -
             written[name if name not in written else f"{_file_name(study)}-{name}"] = content
     for name, content in written.items():
         (folder / name).write_text(content, "utf-8")
-    pq.write_table(results_table(comparisons.studies), folder / "results.parquet")
+    pq.write_table(results_table(studies), folder / "results.parquet")
     return [*written, "results.parquet"]
+
+
+def markdown_overview(first: Overview) -> str:
+    """The sentences, and a row a set."""
+    lines = [f"- **{one.lead}.** {_plain(one.text)}" for one in first.sentences]
+    heads = ["set", "method"]
+    for column in first.columns:
+        heads += [column.title, *filter(None, [column.second])]
+    lines += ["", _line(heads), "|" + "---|" * len(heads)]
+    for one, entries in first.rows:
+        texts = [one.title, one.method]
+        for column, entry in zip(first.columns, entries, strict=True):
+            texts += [entry.text, _second(entry)] if column.second else [entry.text]
+        lines.append(_line(texts))
+    lines.append("")
+    lines += dict.fromkeys(f"- {column.title}: {column.explanation}." for column in first.columns)
+    return "\n".join(lines) + "\n"
 
 
 def markdown_table(study: Study, table: TableView) -> str:

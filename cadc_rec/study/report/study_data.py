@@ -196,6 +196,7 @@ class _StudyFile(_Part):
     layout: Layout
     baseline: Text = ""
     second: Text = "random"
+    about: dict[str, Text] = {}
     prices: Prices | None = None
     cells: tuple[Place, ...] = Field(min_length=1)
 
@@ -205,6 +206,7 @@ class Study(_Part):
 
     Attributes:
         cells: every cell of the grid, in its order; those without a file are "missing".
+        about: where a dataset comes from and what of it is genuine, by its key.
         prices: what dollars are computed with; None without.
         unlisted: files in ``cells/`` the grid does not name; they are not read.
     """
@@ -216,6 +218,7 @@ class Study(_Part):
     baseline: str
     second: str
     cells: tuple[Cell, ...]
+    about: dict[str, str] = {}
     prices: Prices | None = None
     unlisted: tuple[str, ...] = ()
 
@@ -277,6 +280,7 @@ def _load(folder: Path) -> Study:
         baseline=wanted.baseline,
         second=wanted.second,
         cells=tuple(_cell(place, files.get(place.id)) for place in wanted.cells),
+        about=wanted.about,
         prices=wanted.prices,
         unlisted=tuple(stem for stem in files if stem not in ids),
     )

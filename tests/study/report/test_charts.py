@@ -9,6 +9,7 @@ from cadc_rec.study.report.charts import (
     Axis,
     Bar,
     BarPanel,
+    Curve,
     Level,
     Panel,
     Point,
@@ -66,6 +67,44 @@ def test_a_level_is_as_high_as_a_point_of_its_value_and_reaches_from_side_to_sid
     heights = [float(PLACE.match(drawn[n].get("transform"))[2]) for n in ("level", "point")]
     assert heights[0] == pytest.approx(heights[1])
     assert abs(float(drawn["level"].get("x2"))) == 430  # the panel's width
+
+
+def test_a_curve_runs_through_its_corners_and_is_no_value():
+    corners = ((1.0, 2.0), (10.0, 4.0), (1000.0, 10.0))
+    points = tuple(Point(x, y, f"{x:g}") for x, y in corners)
+    curve = Curve("a", tuple((x, y, y - 1, y + 1) for x, y in corners))
+    panel = Panel("panel", "%", (Series("a", points, joined=False),), curves=(curve,))
+    svg = plot("chart", Axis("share", log=True), [panel], {"a": Style("#2f81f7")})
+    marks = [f"{x:g},{y:g}" for x, y in places(svg).values()]
+    drawn = [e.get("d") for e in ElementTree.fromstring(svg).iter() if e.get("d")]
+    lines = [re.findall(r"[-\d.]+,[-\d.]+", d) for d in drawn if d.startswith("M")]
+    assert len(marks) == 3
+    assert any(
+        len(line) == 3
+        and all(
+            tuple(map(float, corner.split(",")))
+            == pytest.approx(tuple(map(float, mark.split(","))), abs=0.01)
+            for corner, mark in zip(line, marks, strict=True)
+        )
+        for line in lines
+    )
+
+
+def test_a_panel_may_have_a_lower_axis_of_its_own():
+    series = (Series("a", (Point(1.0, 3.0, "point"), Point(2.0, 6.0, "other"))),)
+    panels = [Panel("left", "%", series), Panel("right", "%", series, x=Axis("its own"))]
+    svg = plot("chart", Axis("of all"), panels, {"a": Style("#2f81f7")})
+    texts = [e.text for e in ElementTree.fromstring(svg).iter() if e.text]
+    assert texts.count("of all") == texts.count("its own") == 1
+
+
+def test_a_legend_of_long_names_takes_several_lines():
+    """Twelve names of 30 letters: in one line, they would be three panels wide."""
+    names = [f"a set with a rather long name {n}" for n in range(12)]
+    series = tuple(Series(name, (Point(1.0, 2.0, name), Point(3.0, 4.0, name))) for name in names)
+    styles = {name: Style("#2f81f7") for name in names}
+    svg = plot("chart", Axis("x"), [Panel("panel", "%", series)] * 2, styles)
+    assert float(ElementTree.fromstring(svg).get("width")) < 1100
 
 
 def test_texts_are_escaped_and_all_names_stand_in_the_legend():

@@ -1,0 +1,186 @@
+"""What a sample keeps of the accuracy that all labelled examples give, set by set.
+
+In: the studies of a page and their `Comparisons`. Out: a `Curve` a set: the method whose samples
+were measured most, at every share, beside the run on everything that it is measured against.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cadc_rec.evaluation.statistics import Comparison
+from cadc_rec.study.report.groups import Comparisons, Group, datasets, label, time_ratio
+from cadc_rec.study.report.paper import METRICS, UNFILTERED, WITHOUT_TOWERS
+from cadc_rec.study.report.study_data import Study
+
+ENOUGH = 95.0
+"""Percent of the accuracy that a share has to keep for what it leaves out to be dispensable."""
+METRIC = METRICS[0]
+
+# These train otherwise than the gold standard does, so it would not tell what their sample costs.
+_ON_EVERYTHING = {"recipe": "recipe-gold", "auto": "recipe-gold"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A method on a part of the labelled examples.
+
+    Attributes:
+        group: its cells.
+        share: labelled examples, in percent of all.
+        kept: `METRIC` in percent of that of the run on everything.
+        compared: with the run on everything, by users; None without ranks of both.
+        time: seconds over those of the run on everything; None where they do not compare.
+    """
+
+    group: Group
+    share: float
+    kept: float
+    compared: Comparison | None
+    time: float | None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval of `kept` over users."""
+        ends = self.compared.relative_interval if self.compared else None
+        return (100.0 + ends[0], 100.0 + ends[1]) if ends else None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A set's samples of one method, and what they are measured against.
+
+    Attributes:
+        dataset: key of the set.
+        title: of the set.
+        everything: the run on all labelled examples.
+        samples: at least one, the smallest share first.
+    """
+
+    dataset: str
+    title: str
+    everything: Group
+    samples: tuple[Sample, ...]
+
+    @property
+    def least(self) -> Sample | None:
+        """The smallest share that keeps `ENOUGH`; None where no measured one does."""
+        return next((sample for sample in self.samples if sample.kept >= ENOUGH), None)
+
+    @property
+    def shown(self) -> Sample:
+        """`least`, or the sample that keeps the most."""
+        return self.least or max(self.samples, key=lambda sample: sample.kept)
+
+    @property
+    def method(self) -> str:
+        """The method's name, without a ratio."""
+        return method_name(self.samples[0].group)
+
+
+def method_name(group: Group) -> str:
+    """A group's name without its ratio."""
+    return label(group.study, group.contender, with_ratio=False)
+
+
+def kept(comparisons: Comparisons) -> list[Kept]:
+    """What samples keep, a set after the other in the order of the studies.
+
+    A set without a sample, or without a run on everything beside it, is left out.
+
+    Raises:
+        CadcError: ranks to compare cannot be read, or are of different users.
+    """
+    titles: dict[str, str] = {}
+    for study in comparisons.studies:
+        titles |= {key: title for key, title in datasets(study).items() if key not in titles}
+    found = [_of_set(dataset, title, comparisons) for dataset, title in titles.items()]
+    return [one for one in found if one is not None]
+
+
+def _of_set(dataset: str, title: str, comparisons: Comparisons) -> Kept | None:
+    for line in _lines(dataset, comparisons):
+        everything = _everything(line[0], comparisons)
+        reached = everything.metric(METRIC) if everything else None
+        if everything is None or reached is None or not reached.mean:
+            continue
+        samples = [_sample(group, everything, reached.mean, comparisons) for group in line]
+        samples.sort(key=lambda sample: sample.share)
+        return Kept(dataset, title, everything, tuple(samples))
+    return None
+
+
+def _lines(dataset: str, comparisons: Comparisons) -> list[list[Group]]:
+    """Groups that differ in their ratio alone, the line to show first.
+
+    That is the one of most ratios; of several the most accurate on validation, so that no choice
+    looks at the test items. Variants come last: they answer questions of their own.
+    """
+    found: dict[tuple[int, str, str, str], list[Group]] = defaultdict(list)
+    for study in comparisons.studies:
+        for group in comparisons.groups(study):
+            method, integration, ratio, variant = group.contender
+            sampled = method not in UNFILTERED and ratio > 1
+            if group.dataset == dataset and sampled and group.done:
+                found[id(study), method, integration, variant].append(group)
+    return sorted(
+        found.values(),
+        key=lambda line: (line[0].contender.variant != "", -len(line), -_validated(line)),
+    )
+
+
+def _validated(line: Sequence[Group]) -> float:
+    values = [(cell.validation or {}).get(METRIC, 0.0) for group in line for cell in group.done]
+    return statistics.fmean(values)
+
+
+def _everything(group: Group, comparisons: Comparisons) -> Group | None:
+    """The run on all labelled examples that a sample is measured against."""
+
+    def found(wanted: str) -> Group | None:
+        return comparisons.find(
+            group.study, group.dataset, lambda g: g.method == wanted and _same_task(g, group)
+        )
+
+    def itself() -> Group | None:
+        whole = group.contender._replace(ratio=1.0)
+        return comparisons.find(
+            group.study, group.dataset, lambda g: g.contender == whole and _same_task(g, group)
+        )
+
+    own = _ON_EVERYTHING.get(group.method)
+    if own is not None:
+        return found(own) or itself() or found("gold")
+    baseline = _baseline(group.study)
+    return (found(baseline) if baseline else None) or found("gold") or itself()
+
+
+def _same_task(a: Group, b: Group) -> bool:
+    """Whether both have the same rows: two studies may cut or split a set of one name otherwise."""
+    tasks = [
+        {(cell.users, cell.items, cell.split, cell.rows and cell.rows.train) for cell in group.done}
+        for group in (a, b)
+    ]
+    return tasks[0] == tasks[1]
+
+
+def _baseline(study: Study) -> str:
+    """What the study compares with, if it is trained on labelled examples: all of them."""
+    towers = study.baseline in UNFILTERED and study.baseline not in WITHOUT_TOWERS
+    return study.baseline if towers else ""
+
+
+def _sample(group: Group, everything: Group, reached: float, comparisons: Comparisons) -> Sample:
+    value, rows = group.metric(METRIC), group.done[0].rows
+    assert value is not None
+    assert rows is not None
+    return Sample(
+        group,
+        100.0 * rows.selected / rows.train if rows.train else 100.0 / group.ratio,
+        100.0 * value.mean / reached,
+        comparisons.compare(group, everything, METRIC),
+        time_ratio(group, everything),
+    )
