@@ -54,9 +54,11 @@ class UserItems:
 
     def some(self, users: NDArray[np.int64]) -> UserItems:
         """These users, in this order, who are then 0 and on; a copy."""
-        row, items = self.joined(users)
-        counts = np.bincount(row, minlength=len(users))
-        return UserItems(np.concatenate([[0], np.cumsum(counts)]), items)
+        start, count = self.indptr[users], self.indptr[users + 1] - self.indptr[users]
+        indptr = np.concatenate([[0], np.cumsum(count)])
+        place = np.repeat(start - indptr[:-1], count)
+        place += np.arange(len(place))
+        return UserItems(indptr, self.items[place])
 
     def joined(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """The items of several users, end to end, and which of `users` each is of, int64."""

@@ -22,12 +22,18 @@ _SAMPLE = 8192  # columns whose best that match bound the worst that can be amon
 _PART = 256  # columns that are looked at together, then one by one if one is good enough
 
 
-# Scores are finite or minus infinity: without NaN the maximum of a chunk is a vector instruction.
-@compiled(types.float32(types.float32[::1]), nogil=True, fastmath={"nnan", "nsz", "reassoc"})
-def _highest(part):  # type: ignore[no-untyped-def] # see the decorator
-    highest = np.float32(-np.inf)
-    for column in range(part.shape[0]):
-        highest = max(highest, part[column])
+# LLVM makes no vector instructions of the maximum of floats, as numba writes it, and does of whole
+# numbers. Floats from zero on are ordered as their bits; the others, the other way round.
+@compiled(types.int32(types.int32[::1]), nogil=True)
+def _highest(bits):  # type: ignore[no-untyped-def] # see the decorator
+    """The bits of the highest of scores, none of which is NaN."""
+    highest = np.int32(-(2**31))
+    for column in range(bits.shape[0]):
+        highest = max(highest, bits[column])
+    if highest < 0:
+        highest = np.int32(-1)
+        for column in range(bits.shape[0]):
+            highest = min(highest, bits[column])
     return highest
 
 
@@ -60,7 +66,8 @@ def fill(scores, indptr, rows, columns, found):  # type: ignore[no-untyped-def] 
     size = -(-width // chunks)
     if size < _LEAST:
         chunks, size = 1, width
-    best = np.empty(chunks, np.float32)
+    bits, highest = scores.view(np.int32), np.empty(chunks, np.int32)
+    best = highest.view(np.float32)
     bounds, chosen = np.empty(keep, np.float32), np.empty(keep, np.int64)
     for n in range(scores.shape[0]):
         line, kept, places = scores[n], found[n], columns[n]
@@ -69,17 +76,19 @@ def fill(scores, indptr, rows, columns, found):  # type: ignore[no-untyped-def] 
         # As many scores as there are places are no worse than the last bound.
         bounds[:] = -np.inf
         for chunk in range(chunks):
-            best[chunk] = _highest(line[chunk * size : (chunk + 1) * size])
+            highest[chunk] = _highest(bits[n, chunk * size : (chunk + 1) * size])
             if chunks > 1 and best[chunk] > bounds[last]:
                 _put(bounds, chosen, best[chunk], chunk)
         least = bounds[last]
+        below = np.nextafter(least, np.float32(-np.inf))
         for chunk in range(chunks):
-            if best[chunk] >= least:
+            if best[chunk] > below:
                 part = line[chunk * size : (chunk + 1) * size]
                 for offset in range(part.shape[0]):
                     score = part[offset]
-                    if score >= least and score > kept[last]:
+                    if score > below:
                         _put(kept, places, score, chunk * size + offset)
+                        below = max(below, kept[last])
         _by_column(kept, places)
 
 
@@ -88,6 +97,8 @@ def fill_matching(scores, indptr, rows, bits, columns, found):  # type: ignore[n
     """The same of the columns whose bits are set."""
     keep, width = found.shape[1], scores.shape[1]
     last, step = keep - 1, scores.shape[1] // _SAMPLE
+    bits_of_scores, highest = scores.view(np.int32), np.empty(1, np.int32)
+    best = highest.view(np.float32)
     bounds, chosen = np.empty(keep, np.float32), np.empty(keep, np.int64)
     for n in range(scores.shape[0]):
         line, kept, places = scores[n], found[n], columns[n]
@@ -102,8 +113,8 @@ def fill_matching(scores, indptr, rows, bits, columns, found):  # type: ignore[n
         least = bounds[last]
         for start in range(0, width, _PART):
             part = line[start : start + _PART]
-            highest = _highest(part)
-            if highest >= least and highest > kept[last]:
+            highest[0] = _highest(bits_of_scores[n, start : start + _PART])
+            if best[0] >= least and best[0] > kept[last]:
                 for offset in range(part.shape[0]):
                     score, column = part[offset], start + offset
                     good = score >= least and score > kept[last]

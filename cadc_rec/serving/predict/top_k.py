@@ -8,11 +8,11 @@ comes first.
 All scores are formed in float32 first. A few more than k are kept and formed again in float64; only
 where float32's rounding could have put another row among the k best are all formed again.
 
-A few queries go through NumPy one by one, which wakes no threads. Many go through torch
-in blocks, whose products its threads share; or through NumPy, until `load_ahead` has loaded torch,
-which takes seconds. The answers are the same. Where few rows are candidates, their vectors are
-gathered and ranked alone. Where many are, all are scored, and a bitmap tells which of the best are
-candidates.
+A few queries go through NumPy one by one, which wakes no threads. Many go through torch in blocks,
+side by side on as many threads as torch may use; or through NumPy, until `load_ahead` has loaded
+torch, which takes seconds. The answers are the same. Where few rows are candidates, their vectors
+are gathered and ranked alone. Where many are, all are scored, and a bitmap tells which of the best
+are candidates.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from cadc_rec.serving.predict.best_few import MOST, best_few
 from cadc_rec.serving.predict.bitmaps import Bitmap, Mask
 from cadc_rec.serving.predict.conditions import Condition, Every, among
 from cadc_rec.serving.predict.listed import Listed, More, listed_among, of_query, scores_at
+from cadc_rec.serving.predict.side_by_side import on_threads
 
 _SPARE = 6  # rows kept beyond k: the scores of nearly all users stand apart by then
 _ONE_BY_ONE = 4  # queries; from here on one product of all is faster, woken threads included
-_BLOCK_ELEMENTS = 250_000  # scores held at once: 1 MB of float32 stays near the core
-_SHARED_ELEMENTS = 2_000_000  # where threads share products: few, for each wakes and awaits them
+_BLOCK_ELEMENTS = 500_000  # scores a thread holds: 2 MB of float32 stay near the core
+_WORTH_WAKING = 250_000  # scores for a thread; fewer are formed while it wakes
 
 GATHERED = 12
 """A vector that is gathered takes as long as so many that are read in order."""
@@ -178,16 +179,28 @@ class ItemVectors:
                 for n, query in enumerate(queries)
             ]
             return _joined(found, k)
-        shared = _torch is not None and _torch.get_num_threads() > 1
-        at_once = _SHARED_ELEMENTS if shared else _BLOCK_ELEMENTS
-        block = max(1, at_once // len(self))
-        parts = [
-            self._best_of_block(
-                queries, slice(start, min(start + block, len(queries))), k, out, listed
-            )
-            for start in range(0, len(queries), block)
-        ]
-        return _joined(parts, k)
+        return self._best_of_many(queries, k, out, listed)
+
+    def _best_of_many(self, queries: Floats, k: int, out: NotCandidates, listed: Listed) -> Best:
+        """The same, block by block, on as many threads as torch may use."""
+        n, width = len(queries), len(self)
+        threads = 1 if _torch is None else _torch.get_num_threads()
+        threads = max(1, min(threads, n, n * width // _WORTH_WAKING))
+        block = min(max(1, _BLOCK_ELEMENTS // width), -(-n // threads))
+        found = Best(np.empty((n, k), np.int64), np.empty((n, k)))
+        parts = iter([slice(start, min(start + block, n)) for start in range(0, n, block)])
+
+        def answer() -> None:
+            scores = np.empty((block, width), np.float32)
+            for part in parts:  # each is taken by the next thread that is free
+                best = self._best_of_block(queries, part, k, out, listed, scores)
+                found.rows[part], found.scores[part] = best.rows, best.scores
+
+        if threads == 1:
+            answer()
+        else:
+            on_threads(answer, threads, _torch)
+        return found
 
     def best_of(
         self,
@@ -260,12 +273,20 @@ class ItemVectors:
         return best
 
     def _best_of_block(
-        self, queries: Floats, part: slice, k: int, out: NotCandidates, listed: Listed
+        self,
+        queries: Floats,
+        part: slice,
+        k: int,
+        out: NotCandidates,
+        listed: Listed,
+        scores: Floats,
     ) -> Best:
+        """The best of some of the queries; their scores are written into `scores`."""
         mine = queries[part]
-        mores = [of_query(listed, n) for n in range(part.start, part.stop)]
-        scores = _product(mine, self.vectors)
-        for line, more in zip(scores, mores, strict=True):
+        theirs = range(part.start, part.stop)
+        mores = [] if listed is None else [of_query(listed, n) for n in theirs]
+        scores = _product(mine, self.vectors, scores[: len(mine)])
+        for line, more in zip(scores, mores, strict=bool(mores)):
             if len(more.rows):
                 line[more.rows] += more.scores
         if out.added is not None:
@@ -274,7 +295,7 @@ class ItemVectors:
         keep = min(k + _SPARE, len(self))
         rows, near = _kept(scores, out.taken.slice(part.start, part.stop), keep, out.bitmap)
         exact = self._exact(rows, mine)
-        for line, its, more in zip(exact, rows, mores, strict=True):
+        for line, its, more in zip(exact, rows, mores, strict=bool(mores)):
             if len(more.rows):
                 line += more.at(its)
         if out.added is not None:
@@ -286,7 +307,8 @@ class ItemVectors:
             unsure = best.scores[:, -1] <= near.min(1) + doubts
             for n in np.flatnonzero(unsure & (best.scores[:, -1] > -np.inf)):
                 least = best.scores[n, -1] - doubts[n]
-                again = self._best_of_close(mine[n], scores[n], least, k, mores[n], out)
+                more = of_query(listed, theirs[n])
+                again = self._best_of_close(mine[n], scores[n], least, k, more, out)
                 best.rows[n], best.scores[n] = again.rows[0], again.scores[0]
         return best
 
@@ -345,13 +367,14 @@ def _kept(scores: Floats, taken: UserItems, keep: int, only: Bitmap | None) -> t
     return rows, np.take_along_axis(scores, rows, 1)
 
 
-def _product(queries: Floats, items: Floats) -> Floats:
-    """Scores ``[n, m]``."""
+def _product(queries: Floats, items: Floats, scores: Floats) -> Floats:
+    """Scores ``[n, m]``, written into an array for them."""
     if _torch is None:
-        plain: Floats = queries @ items.T
-        return plain
-    found: Floats = (_torch.from_numpy(queries) @ _torch.from_numpy(items).t()).numpy()
-    return found
+        np.matmul(queries, items.T, out=scores)
+    else:
+        given, of = _torch.from_numpy(queries), _torch.from_numpy(items)
+        _torch.mm(given, of.t(), out=_torch.from_numpy(scores))
+    return scores
 
 
 def _sorted(rows: Rows, scores: Doubles, k: int) -> Best:

@@ -129,10 +129,14 @@ def compiled(*given):
     ("columns", "keep"), [(1, 1), (40, 16), (16, 16), (500, 128), (1025, 16), (3000, 10)]
 )
 @pytest.mark.parametrize("levels", [3, 10**6])
+@pytest.mark.parametrize("most", ["above zero", "below zero"])
 @pytest.mark.parametrize("way", [compiled, _by_sorting])
-def test_the_best_few_are_those_of_a_sort(columns, keep, levels, way):
+def test_the_best_few_are_those_of_a_sort(columns, keep, levels, most, way):
     draw = np.random.default_rng(columns + keep)
-    scores = draw.integers(-levels, levels, (ROWS, columns)).astype(np.float32)
+    end = levels if most == "above zero" else 1
+    scores = draw.integers(-levels, end, (ROWS, columns)).astype(np.float32)
+    zeros = scores == 0
+    scores[zeros] *= draw.choice([-1, 1], zeros.sum())  # those of both signs are equal
     struck = [draw.permutation(columns)[: draw.integers(0, columns + 1)] for _ in range(ROWS)]
     indptr = np.concatenate([[0], np.cumsum([len(one) for one in struck])])
     expected = scores.copy()
