@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.charts import (
     Axis,
     Bar,
     BarPanel,
+    Curve,
     Level,
     Panel,
     Point,
@@ -25,6 +28,7 @@ from cadc_rec.study.report.charts import (
     bars,
     plot,
 )
+from cadc_rec.study.report.fitted import fitted_curve
 from cadc_rec.study.report.groups import (
     Comparisons,
     Group,
@@ -74,6 +78,7 @@ STAGE_COLOURS = {
     "train": "#b9810f",
     "validation": "#848c97",
 }
+_FITTED = 4  # ratios that a law is drawn through: two or three points are no curve
 _VALIDATED_POINT = 22.0  # square pixels: curves of many epochs have many points
 
 
@@ -165,16 +170,39 @@ def _filtering(study: Study, comparisons: Comparisons) -> Figure | None:
         flat |= {_name(group): style_of("method", group.method) for group in whole}
         for metric in METRICS:
             levels = tuple(_level(group, metric) for group in whole)
-            panels.append(Panel(name, _axis(metric), _lines(filtered, metric), levels))
+            curves = _fits(filtered, comparisons) if metric == METRICS[0] else ()
+            series = _lines(filtered, metric)
+            panels.append(Panel(name, _axis(metric), series, levels, curves=curves))
     if not panels:
         return None
+    fitted = (
+        " A line through many ratios is the law that is fitted to them, with its 90% interval."
+        if any(panel.curves for panel in panels)
+        else ""
+    )
     return Figure(
         "figure1",
         title,
         "Mean over seeds on test; the band is one standard deviation to either side. Level lines "
-        "belong to methods that have no filtering ratio: they use every row.",
+        f"belong to methods that have no filtering ratio: they use every row.{fitted}",
         plot(title, axis, panels, lines | flat),
     )
+
+
+def _fits(groups: Sequence[Group], comparisons: Comparisons) -> tuple[Curve, ...]:
+    """The law of each method that was measured at enough ratios, over ratios."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(_short_name(group), []).append(group)
+    curves = []
+    for name, line in found.items():
+        enough = len({group.ratio for group in line}) >= _FITTED
+        band = fitted_curve(comparisons, line) if enough else None
+        if band is not None:
+            corners = np.stack([1 / band.shares, band.value, band.low, band.high], axis=1)
+            from_left = corners[np.argsort(corners[:, 0])].tolist()
+            curves.append(Curve(name, tuple((x, y, low, high) for x, y, low, high in from_left)))
+    return tuple(curves)
 
 
 def _axis(metric: str) -> str:

@@ -6,6 +6,7 @@ shares and its band, in percent as the report has metrics.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,9 +51,15 @@ def fitted_curve(
     if start is None or not all(points):
         return None
     curve = Curve(kind, start, tuple(point for point in points if point))
-    least = min(point.share for point in curve.points)
-    band = fit(curve).band(np.geomspace(least, 1.0, POINTS), seeds=None)
+    band = _band(curve)
     return Band(band.shares, 100 * band.value, 100 * band.low, 100 * band.high)
+
+
+@functools.lru_cache(maxsize=256)
+def _band(curve: Curve) -> Band:
+    """The law of a curve; a page draws each set twice, alone and with the others."""
+    least = min(point.share for point in curve.points)
+    return fit(curve).band(np.geomspace(least, 1.0, POINTS), seeds=None)
 
 
 def _point(group: Group, share: float, metric: str) -> Point | None:

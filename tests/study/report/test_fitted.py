@@ -3,6 +3,7 @@ import pytest
 
 from cadc_rec.config.file import load_experiment
 from cadc_rec.study import law as laws
+from cadc_rec.study.report.figures import study_figures
 from cadc_rec.study.report.fitted import fitted_curve
 from cadc_rec.study.report.groups import Comparisons
 from cadc_rec.study.report.study_data import load_studies
@@ -53,3 +54,14 @@ def test_there_is_none_of_one_ratio(groups_of):
 
 def test_there_is_none_of_records_that_do_not_say_what_a_method_is(groups_of):
     assert fitted_curve(*groups_of(config={"train": {"epochs": 3}})) is None
+
+
+@pytest.mark.parametrize(
+    ("hits", "base", "drawn"),
+    [(HITS, True, True), (HITS, False, False), ({10.0: 7, 2.0: 9}, True, False)],
+)
+def test_the_law_is_drawn_through_four_ratios_and_more(groups_of, hits, base, drawn):
+    comparisons, _ = groups_of(hits=hits, base=base)
+    figure = study_figures(comparisons.studies[0], comparisons)[0]
+    assert figure.name == "figure1"
+    assert ("the law that is fitted" in figure.caption) is drawn
