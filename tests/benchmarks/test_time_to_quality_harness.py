@@ -164,6 +164,7 @@ def python(code):
     return [sys.executable, "-c", code]
 
 
+@pytest.mark.slow
 def test_a_program_is_watched_with_what_it_starts(tmp_path):
     burn = "import time\nwhile time.process_time() < 1.5: pass"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"

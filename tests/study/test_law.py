@@ -158,6 +158,7 @@ def test_runs_that_no_usual_curve_meets_widen_the_interval(few_draws):
     assert wide > 1.2 * narrow
 
 
+@pytest.mark.slow
 def test_what_is_usual_is_learned_from_whole_curves(few_draws):
     """Twelve curves that end near 1.2 of the base move what is usual from 1 to there."""
     random = np.random.default_rng(0)
