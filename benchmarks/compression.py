@@ -240,9 +240,9 @@ def costs(grid: Grid, sets: dict[str, str]) -> str:
     about = (
         "- labelled examples: 0 without towers, whose tables are made of all rows. rows referred "
         "to: of all rows, those that are labelled or stand in the history of one. bytes of D_sel: "
-        "as Parquet, of those of all rows. seconds: pre-training + (selection + training), "
-        "without validation, median over seeds; of gold's: median over the seeds both have. "
-        "memory: the most of the process that trained, libraries included."
+        f"as Parquet, of those of all rows. seconds: {grid.study.about_time}; of gold's: median "
+        "over the seeds both have. memory: the most of the process that trained, libraries "
+        "included."
     )
     return f"{_markdown(heads, rows)}\n\n{about}" if rows else ""
 

@@ -50,6 +50,8 @@ class Trained:
     training_seconds: float
     """Time in steps alone."""
     validation_seconds: float
+    validation_cpu_seconds: float
+    """Of this process."""
     passes: float
     """Over all rows."""
 
@@ -60,6 +62,7 @@ class Trained:
             "best_epoch": self.best_epoch,
             "training_seconds": self.training_seconds,
             "validation_seconds": self.validation_seconds,
+            "validation_cpu_seconds": self.validation_cpu_seconds,
             "positives_per_second": seen / self.training_seconds if self.training_seconds else 0.0,
             "history": self.history,
         }
@@ -181,6 +184,7 @@ class Trainer:
             progress.best_epoch,
             progress.training_seconds,
             progress.validation_seconds,
+            progress.validation_cpu_seconds,
             sum(self._steps_in(epoch) for epoch in range(1, progress.epoch)) / per_epoch,
         )
 
@@ -197,7 +201,7 @@ class Trainer:
         self, state: TrainingState, validate: Validate, ticker: Ticker
     ) -> dict[str, float]:
         """Measure the averaged weights, and keep them where they are the best."""
-        progress, started = state.progress, time.perf_counter()
+        progress, started, worked = state.progress, time.perf_counter(), time.process_time()
         self.model.eval()
         with state.average.in_place():
             measured = validate()
@@ -212,6 +216,7 @@ class Trainer:
             else:
                 progress.since += 1
         progress.validation_seconds += time.perf_counter() - started
+        progress.validation_cpu_seconds += time.process_time() - worked
         note = f"epoch {progress.epoch}, validation NDCG@10 {100 * progress.latest:.2f}%"
         ticker.advance(0, note)
         return measured

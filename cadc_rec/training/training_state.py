@@ -48,6 +48,7 @@ class Progress:
         since: validations since the best one.
         training_seconds: time in steps alone.
         validation_seconds: time in validation.
+        validation_cpu_seconds: of this process, all its threads together.
         epoch_seconds: time in steps of the current epoch.
     """
 
@@ -60,6 +61,7 @@ class Progress:
     since: int = 0
     training_seconds: float = 0.0
     validation_seconds: float = 0.0
+    validation_cpu_seconds: float = 0.0
     epoch_seconds: float = 0.0
 
     def steps(self, per_epoch: int) -> int:

@@ -133,10 +133,10 @@ def _build_als(
     with track("pretrain (ALS)", config.als.iterations, "sweeps", visible=chief) as ticker:
         for _ in sweeps:
             ticker.advance()
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     shares = IdTables(user.local, item.local, bias_last=False)
     measured = validation_of(dataset, shares, processes)
-    seconds = time.perf_counter() - started
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - worked
     save_shares(draft, shares.user, shares.item, dataset, config.scale, processes)
     draft.rows = len(dataset.train_item) * config.als.iterations
     draft.info = {
@@ -149,5 +149,6 @@ def _build_als(
         "interactions": len(dataset.train_item),
         "validation": measured,
         "validation_seconds": seconds,
+        "validation_cpu_seconds": cpu_seconds,
         "history": [],
     }

@@ -76,10 +76,11 @@ def build_mf_tables(
             entry: dict[str, Any] = {"epoch": epoch, "loss": loss}
             due = config.evaluate_every and epoch % config.evaluate_every == 0
             if due or epoch == config.epochs:
-                started = time.perf_counter()
+                started, worked = time.perf_counter(), time.process_time()
                 shares = IdTables(user.local, item.local)
                 entry.update(validation_of(dataset, shares, processes))
                 entry["seconds"] = time.perf_counter() - started
+                entry["cpu_seconds"] = time.process_time() - worked
             history.append(entry)
             ticker.advance(1, f"loss {loss:.4f}")
             if epoch < config.epochs:
@@ -97,6 +98,7 @@ def build_mf_tables(
         "interactions": len(dataset.train_item),
         "validation": {k: v for k, v in history[-1].items() if "@" in k},
         "validation_seconds": sum(entry.get("seconds", 0.0) for entry in history),
+        "validation_cpu_seconds": sum(entry.get("cpu_seconds", 0.0) for entry in history),
         "history": history,
     }
     if isinstance(saved, SavedTraining) and saved.resumed:

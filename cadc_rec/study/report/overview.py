@@ -23,6 +23,7 @@ from cadc_rec.study.report.sentences import (
     sentences_of_one,
     work,
 )
+from cadc_rec.study.report.study_data import Study
 from cadc_rec.study.report.table_view import Column, Entry
 
 # Sets by their order on the page; shapes and dashes tell them apart without colour. More than these
@@ -83,12 +84,12 @@ def overview(comparisons: Comparisons, fits: Mapping[str, Curve] | None = None) 
         sentences_of_many(found) if len(found) > 1 else sentences_of_one(found[0]),
         of_set,
         _figure(found, fits or {}),
-        _columns(),
+        _columns(found[0].everything.study),
         tuple((one, _entries(one, comparisons)) for one in found),
     )
 
 
-def _columns() -> tuple[Column, ...]:
+def _columns(study: Study) -> tuple[Column, ...]:
     """The table shows each set's smallest share that keeps enough, or the one of the most."""
     return (
         Column(
@@ -111,11 +112,7 @@ def _columns() -> tuple[Column, ...]:
             "of all",
             "on test, mean ± standard deviation over seeds; the same on all labelled examples",
         ),
-        Column(
-            "time s",
-            "of all",
-            "pre-training + (selection + training), without validation; median over seeds",
-        ),
+        Column("time s", "of all", study.about_time),
         Column("time / all", "", "that time over the one on all labelled examples"),
         Column("against", "", "the run on all labelled examples that it is measured against"),
     )

@@ -33,7 +33,7 @@ _LAYOUTS = ("table1", "table2", "figure1", "grid")
 _AGAIN = "run that cell of the study again"
 # What a finished cell cannot do without.
 _MEASURED = ("metrics", "validation", "seconds", "rows", "split")
-_OF_DONE = (*_MEASURED, "costs", "history", "ranks", "cold", "cold_ranks")
+_OF_DONE = (*_MEASURED, "cpu_seconds", "costs", "history", "ranks", "cold", "cold_ranks")
 _PLACE = ("id", "dataset", "method", "integration", "ratio", "variant", "seed")
 
 # A stage a method does not have may be written as null.
@@ -145,6 +145,8 @@ class Cell(Place):
     """``towers`` or ``tables``, where the one that is better on validation was kept."""
     beside: Other | None = None
     seconds: StageSeconds | None = None
+    cpu_seconds: StageSeconds | None = None
+    """The same of the processor; None of several ranks, and of older cells."""
     rows: Rows | None = None
     users: int | None = None
     items: int | None = None
@@ -196,6 +198,7 @@ class _StudyFile(_Part):
     layout: Layout
     baseline: Text = ""
     second: Text = "random"
+    time: Literal["wall", "cpu"] = "wall"
     about: dict[str, Text] = {}
     prices: Prices | None = None
     cells: tuple[Place, ...] = Field(min_length=1)
@@ -206,6 +209,7 @@ class Study(_Part):
 
     Attributes:
         cells: every cell of the grid, in its order; those without a file are "missing".
+        time: what the cells' seconds are: the clock's, or the processor's.
         about: where a dataset comes from and what of it is genuine, by its key.
         prices: what dollars are computed with; None without.
         unlisted: files in ``cells/`` the grid does not name; they are not read.
@@ -218,9 +222,17 @@ class Study(_Part):
     baseline: str
     second: str
     cells: tuple[Cell, ...]
+    time: Literal["wall", "cpu"] = "wall"
     about: dict[str, str] = {}
     prices: Prices | None = None
     unlisted: tuple[str, ...] = ()
+
+    @property
+    def about_time(self) -> str:
+        """What its times are, for those who read a table."""
+        seconds = "CPU seconds of" if self.time == "cpu" else ""
+        text = f"{seconds} pre-training + (selection + training), without validation"
+        return f"{text.strip()}; median over seeds"
 
 
 def load_studies(folder: Path) -> list[Study]:
@@ -279,14 +291,16 @@ def _load(folder: Path) -> Study:
         layout=wanted.layout,
         baseline=wanted.baseline,
         second=wanted.second,
-        cells=tuple(_cell(place, files.get(place.id)) for place in wanted.cells),
+        time=wanted.time,
+        cells=tuple(_cell(place, files.get(place.id), wanted.time) for place in wanted.cells),
         about=wanted.about,
         prices=wanted.prices,
         unlisted=tuple(stem for stem in files if stem not in ids),
     )
 
 
-def _cell(place: Place, path: Path | None) -> Cell:
+def _cell(place: Place, path: Path | None, time: Literal["wall", "cpu"]) -> Cell:
+    """A cell as it was recorded, with the seconds that the study goes by."""
     if path is None:
         return Cell(**place.model_dump(), status="missing")
     cell = _parse(Cell, _read_json(path, _AGAIN), path, _AGAIN)
@@ -297,6 +311,13 @@ def _cell(place: Place, path: Path | None) -> Cell:
                 f"{path}: its {name} is {found!r} where study.json has {wanted!r}; remove the file "
                 f"and {_AGAIN}."
             )
+    if time == "cpu" and cell.status == "done":
+        if cell.cpu_seconds is None:
+            raise CadcError(
+                f"{path}: has no CPU seconds of one process, by which study.json measures time; "
+                f"remove the file and {_AGAIN}."
+            )
+        cell = cell.model_copy(update={"seconds": cell.cpu_seconds})
     return cell.model_copy(update={"over": place.over})  # a grid may compare it with another now
 
 

@@ -156,7 +156,7 @@ def _columns(frame: _Frame) -> tuple[Column, ...]:
         Column(
             "time s",
             "paper",
-            "pre-training + (selection + training), without validation; median over seeds",
+            frame.study.about_time,
         ),
         Column(
             f"time / {frame.main_title}",

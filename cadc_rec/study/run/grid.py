@@ -100,6 +100,9 @@ class StudyFile(Section):
     what is measured of cells like its own, is refused before its first cell."""
     set: Settings = Field(default_factory=dict)
     """Settings to override in every cell."""
+    time: Literal["wall", "cpu"] = "wall"
+    """What the report's times are: the clock's, or CPU seconds of a process, which other work on
+    the machine changes little; with one thread an idle machine takes as long."""
     prices: Prices | None = None
     """What the report's dollars are computed with; no cell depends on them."""
     datasets: Annotated[dict[str, DatasetEntry], Field(min_length=1)]
@@ -181,6 +184,7 @@ class Study:
             "baseline": self.file.baseline,
             "second": self.file.second,
             **({"about": about} if about else {}),
+            **({"time": self.file.time} if self.file.time != "wall" else {}),
             **({"prices": prices.model_dump(exclude_none=True)} if prices else {}),
             "cells": [cell.to_dict() for cell in self.cells],
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,7 @@ def measured(
         "validation": result["validation"],
         **{name: result[name] for name in OPTIONAL if name in result},
         "seconds": {**result["seconds"], "validation": validation},
+        "cpu_seconds": _cpu_seconds(result["seconds"], manifests),
         "costs": {**costs, "all": of_stages(costs.values())},
         "rows": result["rows"],
         "users": manifests["evaluate"]["info"]["users"],
@@ -129,6 +130,25 @@ def measured(
         "artifacts": result["artifacts"],
         "versions": result["versions"],
     }
+
+
+def _cpu_seconds(
+    stages: Collection[str], manifests: Mapping[str, Mapping[str, Any]]
+) -> dict[str, float] | None:
+    """CPU seconds by stage, and of them those in validation.
+
+    None where a stage was made before they were measured, or by several ranks, of which each knows
+    its own validation alone.
+    """
+    found = {stage: m.get("costs", {}) for stage, m in manifests.items()}
+    if any(of.get("ranks") != 1 or "cpu_seconds" not in of for of in found.values()):
+        return None
+    learned = [manifests[stage]["info"] for stage in _LEARNING if stage in manifests]
+    if any("validation_cpu_seconds" not in info for info in learned if info["validation_seconds"]):
+        return None
+    validation = sum(float(info.get("validation_cpu_seconds", 0.0)) for info in learned)
+    seconds = {stage: float(of["cpu_seconds"]) for stage, of in found.items()}
+    return {**dict.fromkeys(stages, 0.0), **seconds, "validation": validation}
 
 
 def _last(manifests: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:

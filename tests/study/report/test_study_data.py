@@ -10,6 +10,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.study.report.groups import Comparisons, stage_seconds, time_ratio
 from cadc_rec.study.report.report import write_report
 from cadc_rec.study.report.study_data import load_studies
+from cadc_rec.study.run.records import _cpu_seconds
 
 PLACE = ("ml-1m", "cadc", "init_frozen", 10.0)
 
@@ -148,3 +149,48 @@ def test_ranks_that_cannot_be_read_name_the_file(small_study):
     ranks.unlink()
     with pytest.raises(CadcError, match=r"10-0\.parquet: cannot be read as ranks"):
         write_report(small_study.folder)
+
+
+CPU = {
+    "prepare": 1.0,
+    "pretrain": 8.0,
+    "select": 0.25,
+    "train": 21.0,
+    "evaluate": 1.0,
+    "validation": 3.0,
+}
+
+
+def test_a_study_may_go_by_cpu_seconds_and_its_columns_say_so(new_study):
+    study = new_study(time="cpu", layout="grid")
+    study.add_done(*PLACE, 0, 60, (10.0, 0.5, 30.0), cpu_seconds=CPU)
+    (read,) = load_studies(study.folder)
+    assert stage_seconds(read.cells[0]) == {
+        "pretrain": 8, "select": 0.25, "train": 18, "validation": 3,
+    }  # fmt: skip
+    table = write_report(study.folder).page.with_name("grid-table.md")
+    assert "- time s: CPU seconds of pre-training + (selection" in table.read_text("utf-8")
+
+
+def test_a_cell_without_cpu_seconds_is_no_part_of_a_study_that_goes_by_them(new_study):
+    study = new_study(time="cpu")
+    name = study.add_done(*PLACE, 0, 60, (10.0, 0.5, 30.0))
+    with pytest.raises(CadcError, match=rf"{name}\.json: has no CPU seconds of one process"):
+        load_studies(study.folder)
+
+
+def made(cpu, ranks=1, **info):
+    return {
+        "costs": {"ranks": ranks, "cpu_seconds": cpu},
+        "info": {"validation_seconds": 1.0} | info,
+    }
+
+
+def test_cpu_seconds_of_a_record_are_those_of_its_stages_and_of_validation():
+    stages = {"prepare": made(1.5), "train": made(20.0, validation_cpu_seconds=2.5)}
+    found = _cpu_seconds(["prepare", "pretrain", "train"], stages)
+    assert found == {"prepare": 1.5, "pretrain": 0.0, "train": 20.0, "validation": 2.5}
+    several = stages | {"train": made(20.0, ranks=2, validation_cpu_seconds=2.5)}
+    older = stages | {"train": made(20.0)}
+    for unknown in (several, older, stages | {"prepare": {"info": {}}}):
+        assert _cpu_seconds(["prepare"], unknown) is None
