@@ -122,7 +122,7 @@ class Law:
         if seeds is not None:
             added = self.curves.of_run(_of_users(np.exp(logs), self.users) / seeds)
             logs = logs + np.sqrt(added) * self.curves.unlike(at)
-        return self._band(at, np.exp(logs), level)
+        return self._band(at, np.minimum(np.exp(logs), 1.0), level)  # no metric is above 1
 
     def loss(self, shares: ArrayLike, level: float = LEVEL) -> Band:
         """What is lost against everything, a fraction of it, at each share; below 0 is a gain."""

@@ -52,7 +52,8 @@ def tables(artifact):
 def history(artifact):
     """Of each epoch, without its seconds."""
     return [
-        {k: v for k, v in entry.items() if k != "seconds"} for entry in artifact.info["history"]
+        {k: v for k, v in entry.items() if not k.endswith("seconds")}
+        for entry in artifact.info["history"]
     ]
 
 

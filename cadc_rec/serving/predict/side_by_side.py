@@ -35,8 +35,8 @@ def on_threads(work: Callable[[], None], threads: int, torch: Any) -> None:
         new = ThreadPoolExecutor(every, "top-k", _alone, (torch,))
         pool = _pools.setdefault(every, new)
     others = [pool.submit(work) for _ in range(threads - 1)]
-    _alone(torch)
     try:
+        _alone(torch)
         work()
     finally:
         torch.set_num_threads(every)

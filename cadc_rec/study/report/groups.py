@@ -115,16 +115,14 @@ def stage_seconds(cell: Cell) -> dict[str, float]:
     Validation is taken out of training, and what training does not hold of it out of
     pre-training: only a method without towers spends it there to any amount.
     """
-    assert cell.seconds is not None
-    train = max(cell.seconds.train - cell.seconds.validation, 0.0)
-    rest = max(cell.seconds.validation - cell.seconds.train, 0.0)
+    seconds = cell.timed
+    train = max(seconds.train - seconds.validation, 0.0)
+    rest = max(seconds.validation - seconds.train, 0.0)
     return {
-        "pretrain": max(cell.seconds.pretrain - rest, 0.0)
-        + cell.seconds.transitions
-        + cell.seconds.prior,
-        "select": cell.seconds.select,
+        "pretrain": max(seconds.pretrain - rest, 0.0) + seconds.transitions + seconds.prior,
+        "select": seconds.select,
         "train": train,
-        "validation": cell.seconds.validation,
+        "validation": seconds.validation,
     }
 
 

@@ -147,6 +147,8 @@ class Cell(Place):
     seconds: StageSeconds | None = None
     cpu_seconds: StageSeconds | None = None
     """The same of the processor; None of several ranks, and of older cells."""
+    time: Literal["wall", "cpu"] = "wall"
+    """Which of both its study goes by."""
     rows: Rows | None = None
     users: int | None = None
     items: int | None = None
@@ -168,6 +170,13 @@ class Cell(Place):
     commit: Text = ""
     """Of the code that ran it, where that was a checkout."""
     finished: Text = ""
+
+    @property
+    def timed(self) -> StageSeconds:
+        """The seconds that its study goes by; it is done."""
+        found = self.cpu_seconds if self.time == "cpu" else self.seconds
+        assert found is not None
+        return found
 
     @property
     def contender(self) -> Contender:
@@ -311,14 +320,13 @@ def _cell(place: Place, path: Path | None, time: Literal["wall", "cpu"]) -> Cell
                 f"{path}: its {name} is {found!r} where study.json has {wanted!r}; remove the file "
                 f"and {_AGAIN}."
             )
-    if time == "cpu" and cell.status == "done":
-        if cell.cpu_seconds is None:
-            raise CadcError(
-                f"{path}: has no CPU seconds of one process, by which study.json measures time; "
-                f"remove the file and {_AGAIN}."
-            )
-        cell = cell.model_copy(update={"seconds": cell.cpu_seconds})
-    return cell.model_copy(update={"over": place.over})  # a grid may compare it with another now
+    if time == "cpu" and cell.status == "done" and cell.cpu_seconds is None:
+        raise CadcError(
+            f"{path}: has no CPU seconds of one process, by which study.json measures time; remove "
+            f"the file and the artifacts that it names, and {_AGAIN}."
+        )
+    # A grid may compare it with another now.
+    return cell.model_copy(update={"over": place.over, "time": time})
 
 
 def _read_json(path: Path, remedy: str) -> Any:

@@ -83,9 +83,9 @@ class Plan:
             path: the study's file.
 
         Raises:
-            CadcError: it would.
+            CadcError: it would, and something is left to run.
         """
-        if self.hours > budget:
+        if self.left and self.hours > budget:
             raise CadcError(
                 f"{path}: its cells would take about {self.hours:.1f} hours of a core "
                 f"({self.spent:.1f} of them spent), more than its budget of {budget:g}; "

@@ -261,10 +261,10 @@ def measured_seconds(record: Mapping[str, Any]) -> dict[str, float]:
     """
     if record.get("status") != "done":
         return {}
-    threads = float(record.get("machine", {}).get("threads", 1))
-    costs = record.get("costs", {})
+    threads = float((record.get("machine") or {}).get("threads") or 1)
+    costs, artifacts = record.get("costs") or {}, record.get("artifacts") or {}
     return {
-        stage: float(costs.get(stage, {}).get("cpu_seconds", seconds * threads))
-        for stage, seconds in record.get("seconds", {}).items()
-        if stage in record.get("artifacts", {})
+        stage: float(costs.get(stage, {}).get("cpu_seconds", (seconds or 0.0) * threads))
+        for stage, seconds in (record.get("seconds") or {}).items()
+        if stage in artifacts
     }

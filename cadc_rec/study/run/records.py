@@ -21,6 +21,7 @@ from cadc_rec.versions import code_commit
 SCHEMA_VERSION = 1
 COLD_RANKS = "cold_ranks.parquet"
 _LEARNING = ("pretrain", "train")
+_NO_PART_OF_TIME = ("prepare", "evaluate")
 
 
 def cell_digest(cell: Cell) -> str:
@@ -140,8 +141,13 @@ def _cpu_seconds(
     None where a stage was made before they were measured, or by several ranks, of which each knows
     its own validation alone.
     """
-    found = {stage: m.get("costs", {}) for stage, m in manifests.items()}
-    if any(of.get("ranks") != 1 or "cpu_seconds" not in of for of in found.values()):
+    found = {
+        stage: manifest.get("costs", {})
+        for stage, manifest in manifests.items()
+        if stage not in _NO_PART_OF_TIME or "cpu_seconds" in manifest.get("costs", {})
+    }
+    counted = [of for stage, of in found.items() if stage not in _NO_PART_OF_TIME]
+    if any(of.get("ranks") != 1 or "cpu_seconds" not in of for of in counted):
         return None
     learned = [manifests[stage]["info"] for stage in _LEARNING if stage in manifests]
     if any("validation_cpu_seconds" not in info for info in learned if info["validation_seconds"]):

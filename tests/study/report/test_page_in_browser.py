@@ -59,6 +59,12 @@ def at(page, place):
     return page
 
 
+@pytest.mark.parametrize("place", ["#content", "#theme", "#100%"])
+def test_an_address_of_no_view_shows_the_first(page, whole_report, place):
+    page.goto(f"{whole_report.page.as_uri()}?anew{place}")  # an error would be a complaint
+    assert page.locator("#overview").is_visible()
+
+
 # Both metrics, of one set a figure: 9 methods without popularity, which trains nothing; 8 without
 # the over-sampling that is not available on Epinions. Epochs: 6 less the one that was not measured.
 # Bars: random, over-sampling, under-sampling, logq and gold have no pre-training (3 parts), cadc
@@ -234,7 +240,7 @@ def test_rows_are_filtered_by_words_method_and_set_and_counted(page):
     page.locator("#filter-text").fill("no such words")
     assert count.inner_text() == "0 of 71 rows"
     page.get_by_role("button", name="Show all").click()
-    page.wait_for_function("document.querySelector('#filter-count').textContent === '71 rows'")
+    page.get_by_text("71 rows", exact=True).first.wait_for()
     page.locator("#filter-set").select_option(label="Epinions, 20-core")
     assert count.inner_text() == "17 of 71 rows"
     at(page, "#set-1")

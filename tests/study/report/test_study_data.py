@@ -165,6 +165,7 @@ def test_a_study_may_go_by_cpu_seconds_and_its_columns_say_so(new_study):
     study = new_study(time="cpu", layout="grid")
     study.add_done(*PLACE, 0, 60, (10.0, 0.5, 30.0), cpu_seconds=CPU)
     (read,) = load_studies(study.folder)
+    assert read.cells[0].seconds.train == 35.0
     assert stage_seconds(read.cells[0]) == {
         "pretrain": 8, "select": 0.25, "train": 18, "validation": 3,
     }  # fmt: skip
@@ -192,5 +193,8 @@ def test_cpu_seconds_of_a_record_are_those_of_its_stages_and_of_validation():
     assert found == {"prepare": 1.5, "pretrain": 0.0, "train": 20.0, "validation": 2.5}
     several = stages | {"train": made(20.0, ranks=2, validation_cpu_seconds=2.5)}
     older = stages | {"train": made(20.0)}
-    for unknown in (several, older, stages | {"prepare": {"info": {}}}):
+    for unknown in (several, older):
         assert _cpu_seconds(["prepare"], unknown) is None
+    # Preparation is no part of the time that is compared.
+    found = _cpu_seconds(["prepare", "train"], stages | {"prepare": {"info": {}}})
+    assert found == {"prepare": 0.0, "train": 20.0, "validation": 2.5}

@@ -284,3 +284,14 @@ def test_a_finished_study_may_go_on_within_its_budget(write, tmp_path):
     plan.require(plan.hours + 0.1, path)
     with pytest.raises(CadcError, match=r"\(2\.0 of them spent\)"):
         plan.require(2.0, path)
+
+
+def test_a_study_that_is_finished_is_within_any_budget(write, tmp_path):
+    """Nothing is left to refuse, whatever it took: its report is written."""
+    path = write('[[grid]]\nmethods = ["cadc"]\nratios = [10]\n')
+    study = read_study(path)
+    for cell in study.cells:
+        keep(tmp_path / "work", cell, {"train": 7200.0})
+    plan = plan_study(study, tmp_path / "work", None)
+    assert plan.spent > 2
+    plan.require(1.0, path)

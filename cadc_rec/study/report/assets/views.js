@@ -48,7 +48,7 @@
   const show = (name, focus) => {
     const ofSet = /^set-\d+$/.test(name);
     const target = byId(name) || byId("overview");
-    const view = ofSet ? byId("results") : target.closest(".view");
+    const view = ofSet ? byId("results") : target.closest(".view") || byId("overview");
     const whole = name === "everything";
     for (const one of views) one.hidden = whole ? one.id === "runs" : one !== view;
     pageOfSet = ofSet && !whole ? name.slice(4) : "";
@@ -71,7 +71,13 @@
       else scrollTo(0, 0);
     } else if (inside) goal.scrollIntoView();
   };
-  const named = () => decodeURIComponent(location.hash.slice(1)) || "overview";
+  const named = () => {
+    try {
+      return decodeURIComponent(location.hash.slice(1)) || "overview";
+    } catch {
+      return "overview";  // a lone percent sign
+    }
+  };
 
   // Links within a view move in it, and keep its set.
   for (const link of document.querySelectorAll(".studies a, .skip")) {
