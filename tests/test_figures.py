@@ -1,4 +1,8 @@
-"""Every figure of the docs is a recorded result: tables, pictures, and figures in prose."""
+"""Figures of the docs are recorded results, as far as those are recorded.
+
+Tables are, and figures in prose that name a result whose file is there; of pages in `pages.HELD`,
+every figure. A figure that names a study which is not recorded yet is not checked.
+"""
 
 import json
 
