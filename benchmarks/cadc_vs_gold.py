@@ -138,7 +138,7 @@ def spent(result: Result, *, validation: bool) -> float:
 def _ratio(mine: Sequence[Result], gold: Sequence[Result], validation: bool) -> str:
     """Median over seeds of this method's time over the reference's of the same seed.
 
-    Gold's selection copies everything; its time is that of training alone.
+    The reference's selection copies everything and does not count.
     """
     gold_by_seed = {r["seed"]: r for r in gold}
     ratios = []
@@ -182,6 +182,10 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead")
     arguments = parser.parse_args()
+    if arguments.reference not in arguments.methods:
+        parser.error(f"--reference: {arguments.reference} is none of --methods")
+    if arguments.check and not PAPER.keys() <= set(arguments.methods):
+        parser.error("--check: holds cadc and gold against the paper; name both in --methods")
     set_up_logging()
     try:
         results = measure(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import guard, scaling
+from benchmarks import cadc_vs_gold, guard, scaling
 from benchmarks.cadc_vs_gold import shortfalls, spent, table
 from benchmarks.marks import ROOT, between
 from benchmarks.paper import STUDIES
@@ -67,6 +67,21 @@ def test_the_table_shows_the_spread_of_seeds():
     again = [{**r, "seed": 1, "metrics": {"hr@10": 0.08, "ndcg@10": 0.034}} for r in GOOD[:1]]
     row = next(x for x in table([*GOOD[:1], *again]).splitlines() if x.startswith("| cadc"))
     assert "7.50 ± 0.71" in row  # mean of 7 and 8, standard deviation of the two
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--methods", "cadc", "--reference", "gold"], "--reference: gold is none of --methods"),
+        (["--methods", "prior", "recipe-gold", "--reference", "recipe-gold", "--check"], "--check"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_runs(monkeypatch, capsys, given, said):
+    monkeypatch.setattr("sys.argv", ["cadc_vs_gold", "no-such.toml", *given])
+    with pytest.raises(SystemExit) as ended:
+        cadc_vs_gold.main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_nothing_is_missed_where_all_figures_are_reached():
