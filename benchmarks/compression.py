@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from benchmarks.recorded.docs import Docs
 from benchmarks.study_command import study_command
 from cadc_rec.evaluation.statistics import Comparison
+from cadc_rec.study.prices import Prices
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.cold import cold_table
+from cadc_rec.study.report.costs import dollars, learning_costs
 from cadc_rec.study.report.features import features_table
 from cadc_rec.study.report.groups import Comparisons, Group, datasets, time_ratio
 from cadc_rec.study.report.many import corrected
@@ -35,6 +37,10 @@ LEAST = (10.0, 100.0)
 """The ratios at which every method is measured."""
 SHORT = (("random", 10.0), ("cadc", 10.0), ("recipe", 10.0), ("recipe", 100.0), ("prior", 1.0))
 """The methods, and their ratios, that stand beside gold in short."""
+PRICES = Prices(cpu_hour=0.04, gib_hour=0.005)
+"""Dollars that rented machines cost about; ``cadc-rec report DIR --prices FILE`` takes your own."""
+TRAININGS = 1000
+"""How many trainings the dollars are of."""
 SIGNS = {"better": "+", "worse": "−", "cannot tell": "="}
 
 _BY_TIME, _NEW = "-by-time", "-new"  # how keys of sets end that are another task
@@ -129,7 +135,7 @@ def curves(grid: Grid, sets: dict[str, str]) -> str:
             continue
         rows = []
         for ratio in ratios:
-            mine = [grid.find(dataset, method, ratio) or _gold(grid, dataset, method, ratio)
+            mine = [_gold(grid, dataset, method, ratio) or grid.find(dataset, method, ratio)
                     for method in CURVES]  # fmt: skip
             size = next(group for group in mine if group).done[0].rows
             assert size is not None
@@ -154,8 +160,8 @@ def curves(grid: Grid, sets: dict[str, str]) -> str:
 
 
 def _whole(grid: Grid, dataset: str, method: str) -> Group | None:
-    """The method on all labelled examples."""
-    return grid.find(dataset, method, 1.0) or _gold(grid, dataset, method, 1.0)
+    """The method on all labelled examples: for a random sample gold, which has all the seeds."""
+    return _gold(grid, dataset, method, 1.0) or grid.find(dataset, method, 1.0)
 
 
 def _gold(grid: Grid, dataset: str, method: str, ratio: float) -> Group | None:
@@ -236,13 +242,16 @@ def costs(grid: Grid, sets: dict[str, str]) -> str:
             if group is not None:
                 rows.append([title, _name(method, ratio), *_costs(group, gold)])
     heads = ["set", "method", "labelled examples", "rows referred to", "bytes of D_sel",
-             "seconds", "of gold's", "memory"]  # fmt: skip
+             "seconds", "of gold's", "memory", "read",
+             f"dollars for {TRAININGS:,}"]  # fmt: skip
     about = (
         "- labelled examples: 0 without towers, whose tables are made of all rows. rows referred "
         "to: of all rows, those that are labelled or stand in the history of one. bytes of D_sel: "
         f"as Parquet, of those of all rows. seconds: {grid.study.about_time}; of gold's: median "
         "over the seeds both have. memory: the most of the process that trained, libraries "
-        "included."
+        "included. read: bytes that reading gave, from a disk or the page cache. dollars: of "
+        f"{TRAININGS:,} trainings, at {PRICES.cpu_hour:g} for an hour of a core at work and "
+        f"{PRICES.gib_hour:g} for an hour of a GiB."
     )
     return f"{_markdown(heads, rows)}\n\n{about}" if rows else ""
 
@@ -257,6 +266,7 @@ def _costs(group: Group, gold: Group | None) -> list[str]:
     size = f"{rows.bytes / rows.bytes_of:.0%}" if rows.bytes and rows.bytes_of else "–"
     share = time_ratio(group, gold) if gold else None
     memory = formatting.memory(cell.peak_memory_bytes) if cell.peak_memory_bytes else "–"
+    read, paid = learning_costs(cell).get("read_bytes"), dollars(cell, PRICES)
     return [
         f"{labelled:,}",
         f"{touched / rows.train:.1%}",
@@ -264,6 +274,8 @@ def _costs(group: Group, gold: Group | None) -> list[str]:
         formatting.time_sum(parts["pretrain"], parts["select"] + parts["train"]),
         "–" if share is None else f"{share:.3f}",
         memory,
+        "–" if read is None else formatting.size(read),
+        "–" if paid is None else f"{TRAININGS * paid:,.2f}",
     ]
 
 

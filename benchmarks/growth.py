@@ -93,7 +93,8 @@ def read_growth(study: Path) -> list[Growth]:
     Raises:
         CadcError: there is no such cell.
     """
-    made: dict[tuple[str, str], tuple[Point, list[str]]] = {}
+    # What each method's stage was, by rows: methods that share its result share the series.
+    made: dict[tuple[str, str], dict[int, tuple[str, Point]]] = {}
     for file in sorted(study.glob("cells/*.json")):
         record = json.loads(file.read_text("utf-8"))
         if record.get("status") != "done" or record["config"]["data"]["source"] != "generated":
@@ -102,19 +103,38 @@ def read_growth(study: Path) -> list[Growth]:
         for stage, seconds in measured_seconds(record).items():
             peak = record.get("costs", {}).get(stage, {}).get("peak_memory_bytes")
             point = Point(rows, seconds, None if peak is None else int(peak))
-            one = made.setdefault((stage, record["artifacts"][stage]), (point, []))
-            one[1].append(record["method"])
-    found: dict[tuple[str, tuple[str, ...]], dict[int, Point]] = {}
-    for (stage, _), (point, methods) in made.items():
-        of_rows = found.setdefault((stage, tuple(sorted(set(methods)))), {})
-        of_rows[point.rows] = point
-    if not found:
+            of_rows = made.setdefault((stage, record["method"]), {})
+            of_rows[rows] = record["artifacts"][stage], point
+    if not made:
         raise CadcError(f"{study}: has no finished cell of a generated log; run the study first.")
-    grown = [
-        Growth(stage, methods, tuple(points[rows] for rows in sorted(points)))
-        for (stage, methods), points in found.items()
-    ]
+    grown = []
+    for stage in {stage for stage, _ in made}:
+        series = [({method}, of_rows) for (one, method), of_rows in made.items() if one == stage]
+        for methods, of_rows in _merged(series):
+            points = tuple(of_rows[rows][1] for rows in sorted(of_rows))
+            grown.append(Growth(stage, tuple(sorted(methods)), points))
     return sorted(grown, key=lambda one: (_STAGES.index(one.stage), one.methods))
+
+
+_Series = tuple[set[str], dict[int, tuple[str, Point]]]
+
+
+def _merged(series: Sequence[_Series]) -> list[_Series]:
+    """One series in place of those whose results are the same wherever both were measured.
+
+    A cell that is missing at one size takes no method out of its series.
+    """
+    found: list[_Series] = []
+    for methods, of_rows in series:
+        for others, theirs in found:
+            common = of_rows.keys() & theirs.keys()
+            if common and all(of_rows[rows][0] == theirs[rows][0] for rows in common):
+                others |= methods
+                theirs |= of_rows
+                break
+        else:
+            found.append((set(methods), dict(of_rows)))
+    return found
 
 
 def table(grown: Sequence[Growth], on_paper: float | None) -> str:

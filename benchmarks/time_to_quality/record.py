@@ -114,11 +114,13 @@ def go_on(file: Path, about: Mapping[str, Any]) -> Record:
     """The record of `file`, or a new one where there is no file.
 
     Raises:
-        CadcError: the file is of another dataset or machine.
+        CadcError: the file is of another dataset, other settings or another machine.
     """
     if not file.exists():
         return Record(dict(about))
     record = read(file)
+    if "settings" in about:
+        record.about.setdefault("settings", about["settings"])  # older files do not tell them
     differ = [key for key in about if record.about.get(key) != about[key]]
     if differ:
         raise CadcError(f"{file}: is of another {differ[0]}; name another --out.")

@@ -123,9 +123,24 @@ def test_selections_stand_beside_a_uniform_one(page):
 
 def test_costs_name_labels_what_they_refer_to_and_bytes(page):
     found = rows(compression.tables(page)["scale-costs"])
-    assert found[0] == ["A", "Gold standard", "2,000", "100.0%", "–", "5.0+100", "1.000", "–"]
-    assert found[1] == ["A", "Recipe, 1/10", "200", "30.0%", "75%", "5.0+10", "0.143", "–"]
-    assert found[-1] == ["A", "Prior alone", "0", "100.0%", "–", "5.0+0", "0.048", "–"]
+    none = ["–"] * 3
+    assert found[0] == ["A", "Gold standard", "2,000", "100.0%", "–", "5.0+100", "1.000", *none]
+    assert found[1] == ["A", "Recipe, 1/10", "200", "30.0%", "75%", "5.0+10", "0.143", *none]
+    assert found[-1] == ["A", "Prior alone", "0", "100.0%", "–", "5.0+0", "0.048", *none]
+
+
+def test_costs_have_what_was_read_and_dollars(page):
+    """Half an hour of a core is 0.02; 4 GiB for the 100 s that training took are 0.00056."""
+    (study,) = page.studies
+    used = {"cpu_seconds": 1800.0, "peak_memory_bytes": 4 * 2**30, "read_bytes": 3e6}
+    cells = [
+        cell.model_copy(update={"costs": {"train": used}}) if cell.method == "gold" else cell
+        for cell in study.cells
+    ]
+    study = study.model_copy(update={"cells": tuple(cells)})
+    grid = compression.Grid(study, type(page)([study], {}))
+    found = rows(compression.costs(grid, {"a": "A"}))
+    assert found[0][-2:] == ["3.0 MB", "20.56"]
 
 
 def test_what_the_study_has_not_is_said(page):

@@ -64,6 +64,15 @@ def test_a_stage_that_methods_share_has_one_row(tmp_path):
     ]
 
 
+def test_a_cell_that_is_missing_at_one_size_splits_no_series(tmp_path):
+    """`recipe` lacks the middle size; its stage is the one that `prior` made at the others."""
+    for rows, methods in ((1, ("prior", "recipe")), (2, ("prior",)), (3, ("prior", "recipe"))):
+        for method in methods:
+            keep(tmp_path, rows, method, {"pretrain": 2.0}, pretrain=f"/pretrain/{rows}")
+    found = [(one.methods, len(one.points)) for one in read_growth(tmp_path)]
+    assert found == [(("prior", "recipe"), 3)]
+
+
 def test_a_study_without_generated_logs_is_named(tmp_path, capsys):
     with pytest.raises(CadcError, match="has no finished cell of a generated log"):
         read_growth(tmp_path)

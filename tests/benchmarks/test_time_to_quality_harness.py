@@ -155,6 +155,11 @@ def test_a_file_of_another_dataset_is_refused(tmp_path):
     Record({"title": "T", "users": 3}).write(file)
     with pytest.raises(CadcError, match=r"out\.json: is of another users; name another --out"):
         go_on(file, {"title": "T", "users": 4})
+    settings = {"evaluate": {"users": 0}}
+    Record({"title": "T", "settings": settings}).write(file)
+    assert go_on(file, {"title": "T", "settings": settings}).about["settings"] == settings
+    with pytest.raises(CadcError, match="is of another settings"):
+        go_on(file, {"title": "T", "settings": {"evaluate": {"users": 5000}}})
     file.write_text('{"points": []}')
     with pytest.raises(CadcError, match=r"out\.json: is no record of benchmarks\.time_to_quality"):
         read(file)

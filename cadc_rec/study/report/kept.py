@@ -17,7 +17,10 @@ from cadc_rec.study.report.paper import METRICS, UNFILTERED, WITHOUT_TOWERS
 from cadc_rec.study.report.study_data import Study
 
 ENOUGH = 95.0
-"""Percent of the accuracy that a share has to keep for what it leaves out to be dispensable."""
+"""Percent of the accuracy that a share has to keep for what it leaves out to be dispensable.
+
+The share is chosen by what it keeps on validation, and shown with what it keeps on test.
+"""
 METRIC = METRICS[0]
 
 # These train otherwise than the gold standard does, so it would not tell what their sample costs.
@@ -31,7 +34,8 @@ class Sample:
     Attributes:
         group: its cells.
         share: labelled examples, in percent of all.
-        kept: `METRIC` in percent of that of the run on everything.
+        kept: `METRIC` in percent of that of the run on everything, on test.
+        validated: the same on validation; `kept` where a run has no validation.
         compared: with the run on everything, by users; None without ranks of both.
         time: seconds over those of the run on everything; None where they do not compare.
     """
@@ -39,6 +43,7 @@ class Sample:
     group: Group
     share: float
     kept: float
+    validated: float
     compared: Comparison | None
     time: float | None
 
@@ -67,13 +72,13 @@ class Kept:
 
     @property
     def least(self) -> Sample | None:
-        """The smallest share that keeps `ENOUGH`; None where no measured one does."""
-        return next((sample for sample in self.samples if sample.kept >= ENOUGH), None)
+        """The smallest share that keeps `ENOUGH` on validation; None where no measured one does."""
+        return next((sample for sample in self.samples if sample.validated >= ENOUGH), None)
 
     @property
     def shown(self) -> Sample:
-        """`least`, or the sample that keeps the most."""
-        return self.least or max(self.samples, key=lambda sample: sample.kept)
+        """`least`, or the sample that keeps the most on validation."""
+        return self.least or max(self.samples, key=lambda sample: sample.validated)
 
     @property
     def method(self) -> str:
@@ -133,8 +138,14 @@ def _lines(dataset: str, comparisons: Comparisons) -> list[list[Group]]:
 
 
 def _validated(line: Sequence[Group]) -> float:
-    values = [(cell.validation or {}).get(METRIC, 0.0) for group in line for cell in group.done]
-    return statistics.fmean(values)
+    return statistics.fmean(_validation(group) or 0.0 for group in line)
+
+
+def _validation(group: Group) -> float | None:
+    """Mean over the seeds; None where a seed has none."""
+    values = [(cell.validation or {}).get(METRIC) for cell in group.done]
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known and len(known) == len(values) else None
 
 
 def _everything(group: Group, comparisons: Comparisons) -> Group | None:
@@ -177,10 +188,13 @@ def _sample(group: Group, everything: Group, reached: float, comparisons: Compar
     value, rows = group.metric(METRIC), group.done[0].rows
     assert value is not None
     assert rows is not None
+    on_test = 100.0 * value.mean / reached
+    mine, whole = _validation(group), _validation(everything)
     return Sample(
         group,
         100.0 * rows.selected / rows.train if rows.train else 100.0 / group.ratio,
-        100.0 * value.mean / reached,
+        on_test,
+        100.0 * mine / whole if mine is not None and whole else on_test,
         comparisons.compare(group, everything, METRIC),
         time_ratio(group, everything),
     )

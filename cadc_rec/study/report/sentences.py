@@ -37,14 +37,15 @@ def sentences_of_one(one: Kept) -> tuple[Sentence, ...]:
     if one.least is None:
         out = (
             f"On {one.title}, no measured share of the labelled examples keeps {ENOUGH:.0f}% of "
-            f"the {METRIC.upper()} that {whole} reaches on all; the nearest, {one.method} on "
+            f"the {METRIC.upper()} that {whole} reaches on all, on validation; the nearest, "
+            f"{one.method} on "
             f"{_part(best)} ({_counts(best)}), keeps {best.kept:.1f}%: {reached}."
         )
     else:
         out = (
             f"On {one.title}, {one.method} keeps {best.kept:.1f}% of the {METRIC.upper()} that "
             f"{whole} reaches, on {_part(best)} of the labelled examples ({_counts(best)}), the "
-            f"smallest measured share that keeps {ENOUGH:.0f}%: {reached}."
+            f"smallest measured share that keeps {ENOUGH:.0f}% on validation: {reached}."
         )
     before, also = (g.seconds() or {} for g in (best.group, one.everything))
     cost = f"{_cost(best.kept)}; {_told(best.compared)}"
@@ -68,14 +69,14 @@ def sentences_of_many(found: Sequence[Kept]) -> tuple[Sentence, ...]:
     having = [one for one in found if one.least is not None]
     others = [one for one in found if one.least is None]
     part = "a measured part of the labelled examples"
-    goal = f"{ENOUGH:.0f}% of the {METRIC.upper()}"
+    goal = f"{ENOUGH:.0f}% of the {METRIC.upper()} that all of them reach on validation"
     if having:
         of = f"{len(having)} of {len(found)}" if others else f"all {len(found)}"
-        out = f"On {of} sets, {part} keeps at least {goal} that all of them reach"
+        out = f"On {of} sets, {part} keeps at least {goal}"
         out += f" (the smallest: {_each(having)})"
         nearest = "the nearest on the others keep"
     else:
-        out = f"On none of {len(found)} sets does {part} keep {goal} that all of them reach"
+        out = f"On none of {len(found)} sets does {part} keep {goal}"
         nearest = "the nearest keep"
     if others:
         out += f"; {nearest} {_percent(one.shown.kept for one in others)}: {_each(others)}"

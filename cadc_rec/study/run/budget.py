@@ -40,7 +40,8 @@ class PlannedCell:
     Attributes:
         cell: which.
         seconds: of one core, without stages that an earlier cell makes; of a cell that is done,
-            those that were measured; None where its dataset's size is not known.
+            those that were measured; None where its dataset's size is not known. Of an absent
+            dataset they count in no sum.
         done: whether it is finished.
         absent: why its dataset is not at hand; empty where it is.
     """
@@ -68,7 +69,8 @@ class Plan:
     @property
     def left(self) -> float:
         """Hours of the cells that are still to run."""
-        return sum(one.seconds or 0.0 for one in self.cells if not one.done) / _HOUR
+        todo = (one for one in self.cells if not one.done and not one.absent)
+        return sum(one.seconds or 0.0 for one in todo) / _HOUR
 
     @property
     def hours(self) -> float:
@@ -114,12 +116,10 @@ def plan_study(study: Study, workdir: Path, data_dir: Path | None) -> Plan:
     planned: dict[str, PlannedCell] = {}
     for cell in sorted(study.cells, key=lambda cell: finished[cell.id] is None):
         record, size = finished[cell.id], sizes[cell.dataset]
-        if record is None and absent[cell.dataset]:
-            planned[cell.id] = PlannedCell(cell, 0.0, absent=absent[cell.dataset])
-            continue
+        why = "" if record else absent[cell.dataset]
         measured = measured_seconds(record or {})
         if size is None and not measured:
-            planned[cell.id] = PlannedCell(cell, None)
+            planned[cell.id] = PlannedCell(cell, None, absent=why)
             continue
         seconds = START_SECONDS
         for stage in estimated_stages(cell.experiment, size or Size(1, 1, 1)):
@@ -127,7 +127,7 @@ def plan_study(study: Study, workdir: Path, data_dir: Path | None) -> Plan:
                 factor = corrections.factor(stage, cell.dataset, cell.method)
                 seconds += measured.get(stage.stage, stage.seconds * factor)
                 made.add(stage.digest)
-        planned[cell.id] = PlannedCell(cell, seconds, done=record is not None)
+        planned[cell.id] = PlannedCell(cell, seconds, done=record is not None, absent=why)
     told = sum(record.get("status") == "done" for record in records)
     return Plan(study.name, tuple(planned[cell.id] for cell in study.cells), told)
 
@@ -213,8 +213,13 @@ def plan_lines(plan: Plan, budget: float | None) -> Iterator[str]:
         "stage that cells share counts in the first of them."
     )
     for reason, cells in _groups([one for one in plan.cells if one.absent], lambda one: one.absent):
-        yield f"{cells[0].cell.dataset_title}: not at hand, so its cells are not counted: {reason}"
-    unknown = [one for one in plan.cells if one.seconds is None]
+        hours = sum(one.seconds or 0.0 for one in cells) / _HOUR
+        about = f" (about {hours:.1f} hours, once it is)" if hours else ""
+        yield (
+            f"{cells[0].cell.dataset_title}: not at hand, so its cells are not counted{about}: "
+            f"{reason}"
+        )
+    unknown = [one for one in plan.cells if one.seconds is None and not one.absent]
     for title, cells in _groups(unknown, lambda one: one.cell.dataset_title):
         yield (
             f"{title}: its size is not known, so its {len(cells)} cells are not counted; run "

@@ -49,7 +49,7 @@ def test_of_one_set_the_smallest_share_that_keeps_enough_is_told(curve):
     out, cost, saved = said.values()
     assert out.startswith("On MovieLens 1M, CADC keeps 97.5% of the HR@10 that Gold standard ")
     assert "on 1/20 of the labelled examples (2,500 of 50,000), the smallest" in out
-    assert out.endswith("the smallest measured share that keeps 95%: 7.80% against 8.00%.")
+    assert out.endswith("share that keeps 95% on validation: 7.80% against 8.00%.")
     assert cost.startswith("It costs 2.5% of the HR@10; no ranks of both are kept to compare")
     assert "6.0 s of pre-training" in cost
     assert saved == (
@@ -89,14 +89,27 @@ def test_over_several_sets_the_median_and_the_range_are_told(new_study, monkeypa
     out, cost, saved = told(study).values()
     assert out == (
         "On 2 of 3 sets, a measured part of the labelled examples keeps at least 95% of the HR@10 "
-        "that all of them reach (the smallest: MovieLens 1M: Random, 1/10; Epinions, 20-core: "
-        "Random, 1/2); the nearest on the others keep 50.0%: Third: Random, 1/10."
+        "that all of them reach on validation (the smallest: MovieLens 1M: Random, 1/10; "
+        "Epinions, 20-core: Random, 1/2); the nearest on the others keep 50.0%: Third: Random, "
+        "1/10."
     )
     assert cost == "There, the loss of HR@10 is 2.5% (0.0% to 50.0%) in the median set."
     assert saved == (
         "The median set does without 90.0% (50.0% to 90.0%) of its labelled examples, and its "
         "training takes 25.0% (10.0% to 50.0%) of the time."
     )
+
+
+def test_the_share_is_chosen_on_validation_and_told_by_test(new_study):
+    """On validation a hundredth keeps 96 of 100, on test 30 of 80: 37.5%."""
+    study = new_study()
+    add(study, "gold", 1.0, 80, validation={"hr@10": 0.100})
+    add(study, "cadc", 10.0, 79, validation={"hr@10": 0.090})
+    add(study, "cadc", 100.0, 30, validation={"hr@10": 0.096})
+    (one,) = kept(comparisons_of(study))
+    assert one.shown.group.ratio == 100.0
+    assert one.shown.kept == pytest.approx(37.5)
+    assert "keeps 37.5% of the HR@10" in told(study)["What can be left out"]
 
 
 def test_a_recipe_is_measured_against_the_recipe_on_everything(new_study):
@@ -118,7 +131,8 @@ def test_without_a_method_for_everything_the_recipe_is_measured_against_itself(n
         add(study, "recipe", ratio, hits)
     (one,) = kept(comparisons_of(study))
     assert [sample.kept for sample in one.samples] == [pytest.approx(90.0)]
-    assert "Recipe on everything reaches on all; the nearest" in told(study)["What can be left out"]
+    out = told(study)["What can be left out"]
+    assert "Recipe on everything reaches on all, on validation; the nearest" in out
 
 
 def test_the_line_is_chosen_on_validation_never_on_test(new_study):
