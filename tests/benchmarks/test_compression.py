@@ -140,7 +140,7 @@ def test_costs_have_what_was_read_and_dollars(page):
     study = study.model_copy(update={"cells": tuple(cells)})
     grid = compression.Grid(study, type(page)([study], {}))
     found = rows(compression.costs(grid, {"a": "A"}))
-    assert found[0][-2:] == ["3.0 MB", "20.56"]
+    assert found[0][-2:] == ["2.9 MiB", "20.56"]
 
 
 def test_what_the_study_has_not_is_said(page):
