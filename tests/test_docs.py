@@ -14,7 +14,7 @@ from tools import config_reference
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-FOR_ALL = {"compiled", "errors", "log", "machine", "strict_json", "versions"}
+FOR_ALL = {"compiled", "errors", "log", "machine", "strict_json", "threads", "versions"}
 
 
 def test_the_configuration_page_is_that_of_the_code():

@@ -9,6 +9,7 @@ the target. Items may be dealt out to several processes, whose counts add up.
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 from typing import TypeAlias
 
 import numpy as np
@@ -22,6 +23,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.item_shard import Block, ItemShard, users_at_once
 from cadc_rec.evaluation.rounding import rounding_bound
 from cadc_rec.evaluation.top_items import TopItems
+from cadc_rec.threads import on_threads
 
 Listed: TypeAlias = Callable[[NDArray[np.int64]], sparse.csr_array]
 """Of some users, by row: scores to be added to their dot products with this process's items;
@@ -106,6 +108,35 @@ def held_out_ranks(
     return ranks
 
 
+class _Blocks:
+    """Users in blocks, which threads take: each the next one when it is free.
+
+    Scores that are added are formed by one thread at a time and in the users' order, for they are
+    counted along time, by loops that have threads of their own.
+    """
+
+    def __init__(self, users: NDArray[np.int64], size: int, listed: Listed | None) -> None:
+        self.users, self.size, self.listed = users, size, listed
+        self.lock = Lock()
+        self._starts = iter(range(0, len(users), size))
+
+    def __len__(self) -> int:
+        return -(-len(self.users) // self.size)
+
+    def next(self) -> tuple[int, NDArray[np.int64], sparse.csr_array | None] | None:
+        """Where a block starts, its users, and what is added for them; None after the last."""
+        with self.lock:
+            start = next(self._starts, None)
+            if start is None:
+                return None
+            rows = self.users[start : start + self.size]
+            return start, rows, None if self.listed is None else self.listed(rows)
+
+    def stop(self) -> None:
+        """Give no further block: one has failed."""
+        self._starts = iter(range(0))
+
+
 def ranks_of_blocks(
     wanted: NDArray[np.int64],
     vectors: Callable[[NDArray[np.int64]], torch.Tensor],
@@ -131,7 +162,7 @@ def ranks_of_blocks(
         listed: scores to be added.
         top: counts the best candidates.
         processes: those that share the items; all of them must call, with the same users. None is
-            this one alone.
+            this one alone, where each of torch's threads takes the next block when it is free.
         n_items: of all shares together; None is as many as `items`.
         enough: see `held_out_ranks`; on several processes, each counts to it by itself.
 
@@ -141,34 +172,56 @@ def ranks_of_blocks(
     first, largest = 0, len(items)
     if processes is not None and n_items is not None:
         first, largest = processes.share(n_items).start, -(-n_items // processes.world_size)
+    if processes is not None and processes.world_size == 1:
+        processes = None
     block = users_at_once(largest, items.device)
     if listed is not None:
         block = min(block, _LISTED_USERS)
     block = max(1, min(block, len(wanted)))
     shard = ItemShard(items, first, block)
     counts = torch.zeros(len(wanted), dtype=torch.int64, device=items.device)
-    with one_torch_thread(items.device.type == "cpu" and items.shape[1] <= _NARROW):
-        for start in range(0, len(wanted), block):
-            rows = wanted[start : start + block]
-            target = torch.from_numpy(np.asarray(targets[rows], np.int64)).to(items.device)
-            added = None if listed is None else listed(rows)
-            some = Block(vectors(rows), target, excluded.some(rows), added)
-            of_targets = shard.of_targets(some)
-            if processes is not None:
-                processes.all_reduce_max(of_targets)
-            exact, reach = of_targets
-            if (reach >= 2.0**127).any():
-                raise CadcError(
-                    "the vectors are so long that their scores leave float32's range; their "
-                    "training diverged; lower pretrain.learning_rate or train.learning_rate."
-                )
-            # What is added is one more element of the sum.
-            doubt = rounding_bound(items.shape[1] + (listed is not None), reach)
-            counts[start : start + block], best = shard.count(some, exact, doubt, top, enough)
+    blocks = _Blocks(wanted, block, listed)
+
+    def rank(start: int, rows: NDArray[np.int64], added: sparse.csr_array | None) -> None:
+        target = torch.from_numpy(np.asarray(targets[rows], np.int64)).to(items.device)
+        some = Block(vectors(rows), target, excluded.some(rows), added)
+        of_targets = shard.of_targets(some)
+        if processes is not None:
+            processes.all_reduce_max(of_targets)
+        exact, reach = of_targets
+        if (reach >= 2.0**127).any():
+            raise CadcError(
+                "the vectors are so long that their scores leave float32's range; their "
+                "training diverged; lower pretrain.learning_rate or train.learning_rate."
+            )
+        # What is added is one more element of the sum.
+        doubt = rounding_bound(items.shape[1] + (listed is not None), reach)
+        counts[start : start + len(rows)], best = shard.count(some, exact, doubt, top, enough)
+        if best is not None and processes is not None:
+            assert top is not None
+            best = top.of_all(best, processes)
+        with blocks.lock:
             if top is not None:
                 assert best is not None
-                top.add(best if processes is None else top.of_all(best, processes))
+                top.add(best)
             advance(len(rows))
+
+    @torch.no_grad()  # what the caller has of this does not hold in other threads
+    def rank_all() -> None:
+        try:
+            while (found := blocks.next()) is not None:
+                rank(*found)
+        except BaseException:
+            blocks.stop()
+            raise
+
+    on_cpu = items.device.type == "cpu"
+    threads = min(torch.get_num_threads(), len(blocks)) if on_cpu and processes is None else 1
+    if threads > 1:
+        on_threads(rank_all, threads, torch)
+    else:
+        with one_torch_thread(on_cpu and items.shape[1] <= _NARROW):
+            rank_all()
     if processes is not None:
         processes.all_reduce_sum(counts)
     return counts.cpu().numpy()

@@ -32,7 +32,7 @@ from cadc_rec.serving.predict.best_few import MOST, best_few
 from cadc_rec.serving.predict.bitmaps import Bitmap, Mask
 from cadc_rec.serving.predict.conditions import Condition, Every, among
 from cadc_rec.serving.predict.listed import Listed, More, listed_among, of_query, scores_at
-from cadc_rec.serving.predict.side_by_side import on_threads
+from cadc_rec.threads import on_threads
 
 _SPARE = 6  # rows kept beyond k: the scores of nearly all users stand apart by then
 _ONE_BY_ONE = 4  # queries; from here on one product of all is faster, woken threads included

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from cadc_rec.data.user_items import UserItems
-from cadc_rec.serving.predict.side_by_side import on_threads
 from cadc_rec.serving.predict.top_k import ItemVectors, NotCandidates, load_ahead
+from cadc_rec.threads import on_threads
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def on_threads(work: Callable[[], None], threads: int, torch: Any) -> None:
     every: int = torch.get_num_threads()
     pool = _pools.get(every)
     if pool is None:
-        new = ThreadPoolExecutor(every, "top-k", _alone, (torch,))
+        new = ThreadPoolExecutor(every, "alone", _alone, (torch,))
         pool = _pools.setdefault(every, new)
     others = [pool.submit(work) for _ in range(threads - 1)]
     try:
