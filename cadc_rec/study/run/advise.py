@@ -183,10 +183,12 @@ def advise(
         run: makes the runs; None makes them with pipelines over `workdir`.
 
     Raises:
-        CadcError: the method trains on no sample, there is too little data, or nothing is found.
+        CadcError: the method trains on no sample, there is too little data, a ratio leaves no row
+            of it, or nothing is found.
     """
     run = run or CheapRuns(config, workdir, data_dir, sets, method, update)
     seeds = tuple(seeds) or (run.seed,)
+    _require_enough(run.rows(), max(ratios))
     trials = _trials(run, seeds, budget)
     base = _base(run, seeds, trials)
     users, count = trials[0].runs[0].users, len(seeds)
@@ -215,15 +217,23 @@ def _all_within(predicted: Sequence[Predicted]) -> bool:
     return all(one.standing != "no" for one in predicted)
 
 
-def _trials(run: Runner, seeds: tuple[int, ...], budget: float) -> list[Trial]:
-    """Runs on shares that double, as far as the budget goes; at least three, whatever they cost."""
-    rows = run.rows()
-    largest = rows / _LEAST_ROWS
-    if largest < 2.0 * _LEAST_SHARES:
+def _require_enough(rows: int, largest_ratio: float) -> None:
+    if rows / _LEAST_ROWS < 2.0 * _LEAST_SHARES:
         raise CadcError(
             f"there are only {rows:,} training interactions, too few for runs on parts of them; "
             "use everything."
         )
+    if largest_ratio > rows:
+        raise CadcError(
+            f"--ratios {largest_ratio:g}: keeps none of {rows:,} training interactions; give ratios "
+            f"of at most {rows:,}."
+        )
+
+
+def _trials(run: Runner, seeds: tuple[int, ...], budget: float) -> list[Trial]:
+    """Runs on shares that double, as far as the budget goes; at least three, whatever they cost."""
+    rows = run.rows()
+    largest = rows / _LEAST_ROWS
 
     def made(ratio: float) -> Trial:
         trial = Trial(ratio, tuple(run(ratio, seed) for seed in seeds))

@@ -192,7 +192,14 @@ def test_nothing_smaller_within_the_tolerance_is_said():
 
 def test_too_few_rows_are_refused():
     with pytest.raises(CadcError, match=r"only 300 training interactions, too few"):
-        FakeRuns(rows=300).advise()
+        FakeRuns(rows=300).advise(ratios=(1000.0,))
+
+
+def test_a_ratio_that_leaves_no_row_is_refused_before_anything_runs():
+    runs = FakeRuns()
+    with pytest.raises(CadcError, match=r"--ratios 1e\+09: keeps none of 1,000,000 training"):
+        runs.advise(ratios=(2.0, 1e9))
+    assert not runs.calls
 
 
 def test_a_base_that_finds_nothing_is_refused():
