@@ -225,8 +225,8 @@ def _require_enough(rows: int, largest_ratio: float) -> None:
         )
     if largest_ratio > rows:
         raise CadcError(
-            f"--ratios {largest_ratio:g}: keeps none of {rows:,} training interactions; give ratios "
-            f"of at most {rows:,}."
+            f"--ratios {largest_ratio:g}: keeps none of {rows:,} training interactions; give at "
+            f"most {rows:,}."
         )
 
 
