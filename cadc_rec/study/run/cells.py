@@ -42,6 +42,7 @@ from cadc_rec.store.remote.trees import bring_files, local_tree, send_files
 from cadc_rec.study.run.budget import finished_record, plan_study
 from cadc_rec.study.run.grid import Cell, Study, read_study
 from cadc_rec.study.run.records import record_done, record_undone
+from cadc_rec.versions import code_commit
 
 # Between two tries of a cell. A cell waits by itself for a stage that another one makes; several
 # ranks do not, and two cells may share one training's checkpoints.
@@ -239,6 +240,7 @@ class StudyRunner:
     def _recorded(self, cell: Cell, environment: Mapping[str, str]) -> str | None:
         """`_run`, its process with these environment variables, too."""
         while not self._stop.is_set():
+            commit = code_commit()  # which may be another by the time the cell has ended
             ended = self._spawn(cell, environment)
             if ended.busy and not self._stop.wait(_BUSY_SECONDS):
                 continue
@@ -251,7 +253,7 @@ class StudyRunner:
         try:
             if ended.code:
                 raise CadcError(ended.reason)
-            record = record_done(cell, json.loads(ended.out), self.folder)
+            record = record_done(cell, json.loads(ended.out), self.folder, commit)
         except (CadcError, ValueError, KeyError, OSError) as error:
             reason = str(error) or type(error).__name__
             self._write(cell, record_undone(cell, "failed", reason))

@@ -50,13 +50,16 @@ def record_undone(cell: Cell, status: str, error: str) -> dict[str, Any]:
     }
 
 
-def record_done(cell: Cell, result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def record_done(
+    cell: Cell, result: Mapping[str, Any], folder: Path, commit: str | None = None
+) -> dict[str, Any]:
     """A finished cell.
 
     Args:
         cell: the cell.
         result: what ``cadc-rec run --json`` printed.
         folder: the study's; its ``ranks/`` receives a copy of the cell's ranks.
+        commit: of the code when the cell was begun; None takes that of now.
     """
     manifests = {stage: read_manifest(Path(path)) for stage, path in result["artifacts"].items()}
     ranks = folder / "ranks" / f"{cell.id}.parquet"
@@ -78,7 +81,7 @@ def record_done(cell: Cell, result: Mapping[str, Any], folder: Path) -> dict[str
         "ranks": f"ranks/{ranks.name}",
         **of_cold,
         "config": cell.experiment.model_dump(mode="json"),
-        "commit": code_commit(),
+        "commit": commit or code_commit(),
         "machine": {
             "cpu": processor_name(),
             "cores": available_cores(),

@@ -116,6 +116,24 @@ def test_a_record_holds_what_the_run_printed_and_a_copy_of_its_ranks(
     ] == (wanted["cells"])
 
 
+def test_the_commit_is_that_of_when_the_cell_was_begun(write, finished, tmp_path, monkeypatch):
+    """Somebody commits while a cell runs."""
+    commits = {"now": "before"}
+
+    def spawn(self, cell, environment):
+        commits["now"] = "after"
+        return Ended(0, finished.out)
+
+    monkeypatch.setattr(StudyRunner, "_spawn", spawn)
+    for module in ("cells", "records"):
+        monkeypatch.setattr(f"cadc_rec.study.run.{module}.code_commit", lambda: commits["now"])
+    run_study(write(), tmp_path, None, 1)
+    assert {name: one["commit"] for name, one in records(tmp_path).items()} == {
+        CADC: "before",
+        RANDOM: "after",
+    }
+
+
 def test_a_second_call_runs_nothing_and_writes_no_record(write, pretend, tmp_path, cli):
     ran = pretend()
     path = write()
