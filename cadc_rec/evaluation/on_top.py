@@ -82,8 +82,8 @@ class OnTop:
                 rows = users if sample is None else sample[users]
                 parts.append(lists.of(known(with_validation, rows)))
             if recent is not None:
-                for each in parts:
-                    each.sort_indices()  # SciPy adds sorted matrices many times as fast
+                # SciPy adds sorted matrices many times as fast, and sorts faster by way of columns.
+                parts = [each.tocsc().tocsr() for each in parts]
                 parts.append(recent.of(times[users]))
             return sum(parts[1:], parts[0])
 
