@@ -27,7 +27,7 @@ from cadc_rec.study.prices import Prices
 Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 FeatureName = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
-Settings = dict[str, bool | int | float | str | list[int] | list[str]]
+Settings = dict[str, bool | int | float | str | list[int] | list[float] | list[str]]
 
 
 class SizeEntry(Section):

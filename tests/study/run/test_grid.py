@@ -145,13 +145,16 @@ def test_a_cells_overrides_are_a_command_lines(write, tmp_path):
     """`--set` with each of them over the cell's configuration gives the cell's experiment."""
     from cadc_rec.config.file import load_experiment
 
-    head = HEAD.replace("seeds", 'set = { "model.tower" = [8, 4], "train.logq" = true }\nseeds')
+    sets = '"model.tower" = [8, 4], "train.logq" = true'
+    sets += ', "data.split" = "time", "data.time_shares" = [0.05, 0.2]'
+    head = HEAD.replace("seeds", f"set = {{ {sets} }}\nseeds")
     grid = '[[grid]]\nmethods = ["random"]\nset = { "data.source" = "generated" }\n'
     for cell in read_study(write(grid, head)).cells:
         assert cell.config.is_file()
         again = load_experiment(cell.config, method=cell.method, overrides=cell.sets)
         assert again == cell.experiment
         assert again.train.logq is True
+        assert again.data.time_shares == (0.05, 0.2)
 
 
 def test_the_record_says_what_is_wanted(write):
