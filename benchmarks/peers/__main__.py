@@ -3,7 +3,7 @@
     python -m benchmarks.peers --workdir work          # all sections but end-to-end
     python -m benchmarks.peers --workdir work --section end-to-end --repeats 5
     python -m benchmarks.peers --workdir work --busy   # each also beside a busy core
-    python -m benchmarks.peers --workdir work --docs   # docs/performance.md anew
+    python -m benchmarks.peers --workdir work --docs   # recorded, and docs/performance.md anew
 
 In: a work folder. Out: ``WORKDIR/bench/results.json`` (``results-busy.json``), to which a session
 adds its sections.
@@ -15,22 +15,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.paper import between
+from benchmarks.peers.page import into_docs
 from benchmarks.peers.record import Report
 from benchmarks.peers.sections import SECTIONS, results_path, run
-from benchmarks.peers.tables import busy_text, report_text
+from benchmarks.peers.tables import report_text
 from benchmarks.peers.workload import Workload
 from cadc_rec.errors import CadcError
 from cadc_rec.log import keep_interrupts, log, set_up_logging
 from cadc_rec.versions import require_trio
-
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
-
-
-def into_docs(report: Report, busy: bool = False, page: Path = PAGE) -> None:
-    """Put the report, or what is left of it beside a busy core, between its marks of the page."""
-    mark, told = ("busy", busy_text(report)) if busy else ("throughput", report_text(report))
-    page.write_text(between(page.read_text("utf-8"), mark, told, page), "utf-8")
 
 
 def main() -> None:
@@ -55,7 +47,9 @@ def main() -> None:
     )
     parser.add_argument("--short", action="store_true", help="a tiny world and few steps")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--docs", action="store_true", help="run nothing; write the docs page")
+    parser.add_argument(
+        "--docs", action="store_true", help="run nothing; record, write the docs page"
+    )
     arguments = parser.parse_args()
     set_up_logging()
     keep_interrupts()

@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks import beyond, cold, compression, paper, sets
 from benchmarks.days.page import DOCS as DAYS
 from benchmarks.marks import ROOT
+from benchmarks.peers import page as peers
 from benchmarks.recorded.docs import MeasuredApart, Written
 from benchmarks.recorded.files import FOLDER
 from benchmarks.recorded.prose import Allowed, Prose
@@ -41,6 +42,8 @@ DOCS: tuple[Written, ...] = (
     DAYS,
     sets.DOCS,
     _TIME_TO_QUALITY,
+    peers.IDLE,
+    peers.BUSY,
 )
 """What writes tables and pictures, in the order of writing."""
 

@@ -12,7 +12,8 @@ from benchmarks import cadc_vs_gold, guard, scaling
 from benchmarks.cadc_vs_gold import shortfalls, spent, table
 from benchmarks.marks import ROOT, between
 from benchmarks.paper import STUDIES
-from benchmarks.peers import __main__ as throughput
+from benchmarks.peers import page as peers
+from benchmarks.peers.record import Report
 from cadc_rec.errors import CadcError
 
 
@@ -170,6 +171,21 @@ def test_the_committed_baseline_has_ratios_of_every_guarded_section():
 
 
 def test_the_performance_page_has_its_places():
-    page = throughput.PAGE.read_text("utf-8")
-    for mark in ("throughput", "scaling"):
-        assert between(page, mark, "new", throughput.PAGE).count("new\n<!-- /") == 1
+    path = ROOT / peers.PAGE
+    page = path.read_text("utf-8")
+    for mark in ("throughput", "busy", "scaling"):
+        assert between(page, mark, "new", path).count("new\n<!-- /") == 1
+
+
+def test_a_report_is_recorded_and_then_written_into_the_page(tmp_path):
+    folder, page = tmp_path / "recorded", tmp_path / peers.PAGE
+    page.parent.mkdir()
+    page.write_text("a\n<!-- busy -->\nold\n<!-- /busy -->\nb\n")
+    report = Report.read(ROOT / "benchmarks" / "recorded" / "peers-busy.json")
+    peers.into_docs(report, True, tmp_path, folder)
+    assert Report.read(folder / "peers-busy.json") == report
+    before, written = page.read_text().split("<!-- busy -->")
+    assert before == "a\n"
+    for name in ("Two-tower training", "Full ranking"):
+        assert f"**{name}**" in written
+    assert "old" not in written

@@ -1,0 +1,34 @@
+"""What docs/performance.md shows of the reports, once they are recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.marks import ROOT
+from benchmarks.peers.record import Report
+from benchmarks.peers.tables import busy_text, report_text
+from benchmarks.recorded.docs import Measured
+from benchmarks.recorded.files import FOLDER
+
+PAGE = "docs/performance.md"
+IDLE = Measured(
+    file="peers",
+    marks={"throughput": PAGE},
+    tables=lambda content: {"throughput": report_text(Report.model_validate(content))},
+)
+BUSY = Measured(
+    file="peers-busy",
+    marks={"busy": PAGE},
+    tables=lambda content: {"busy": busy_text(Report.model_validate(content))},
+)
+
+
+def into_docs(report: Report, busy: bool, root: Path = ROOT, folder: Path = FOLDER) -> None:
+    """Record the report, and write the page's part of it: speed, or what is left beside a busy core.
+
+    Raises:
+        CadcError: the page has not its marks.
+    """
+    docs = BUSY if busy else IDLE
+    report.save(folder / f"{docs.file}.json")
+    docs.write(root, folder)
