@@ -189,12 +189,15 @@ def _metric(cell: Cell, split: Split) -> float:
 
 
 def costs_of(folder: Path) -> dict[tuple[str, str, str, float], tuple[float, float]]:
-    """Seconds of tables, and of selection and training, by set, method, seed and ratio."""
+    """Seconds, as the study counts them: of tables, and of selection and training.
+
+    By set, method, seed and ratio.
+    """
     found = {}
     for study in load_studies(folder):
         for cell in study.cells:
             if cell.seconds is not None and not cell.variant:
-                s = cell.seconds
+                s = cell.timed
                 tables = s.pretrain + s.transitions + s.prior
                 key = cell.dataset, cell.method, str(cell.seed), cell.ratio
                 found[key] = tables, s.select + s.train - _validation_of(cell)
@@ -203,8 +206,7 @@ def costs_of(folder: Path) -> dict[tuple[str, str, str, float], tuple[float, flo
 
 def _validation_of(cell: Cell) -> float:
     """Validation seconds of training; those of pre-training are not told apart, and are few."""
-    assert cell.seconds is not None
-    return min(cell.seconds.validation, cell.seconds.train)
+    return min(cell.timed.validation, cell.timed.train)
 
 
 def usual_without(curves: Sequence[Recorded], one: Recorded) -> Usual:

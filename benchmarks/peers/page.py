@@ -24,7 +24,7 @@ BUSY = Measured(
 
 
 def into_docs(report: Report, busy: bool, root: Path = ROOT, folder: Path = FOLDER) -> None:
-    """Record the report, and write the page's part of it: speed, or what is left beside a busy core.
+    """Record the report, and write what the page shows of it: speed, or what a busy core leaves.
 
     Raises:
         CadcError: the page has not its marks.
