@@ -23,12 +23,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.recorded.docs import Measured
 from cadc_rec import strict_json
 from cadc_rec.config.types import parse_number
 from cadc_rec.errors import CadcError
 from cadc_rec.study.run.estimates import measured_seconds
 
 LINEAR = 1.05
+ON_PAPER = 1e9
+"""Rows of the size that the page has and nobody ran."""
 _STAGES = ("prepare", "pretrain", "transitions", "prior", "select", "train", "evaluate")
 _GIB = 2**30
 
@@ -178,6 +181,22 @@ def document(grown: Sequence[Growth]) -> Mapping[str, Any]:
         "schema_version": 1,
         "stages": [asdict(one) | {"growth": one.growth} for one in grown],
     }
+
+
+def from_document(content: Mapping[str, Any]) -> list[Growth]:
+    """What `document` made these JSON values of."""
+    return [
+        Growth(one["stage"], tuple(one["methods"]), tuple(Point(**p) for p in one["points"]))
+        for one in content["stages"]
+    ]
+
+
+DOCS = Measured(
+    file="growth",
+    marks={"growth": "docs/performance.md"},
+    tables=lambda content: {"growth": table(from_document(content), ON_PAPER)},
+)
+"""What is recorded, into the page."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import growth
-from benchmarks.growth import Growth, Point, read_growth, table
+from benchmarks.growth import DOCS, Growth, Point, document, from_document, read_growth, table
 from cadc_rec.errors import CadcError
 
 
@@ -46,6 +46,14 @@ def test_linear_growth_is_not_marked_and_few_sizes_give_none():
     assert Growth("train", ("cadc",), points[:2]).growth is None
     assert Growth("train", ("cadc",), points[:1]).at(1e9) is None
     assert Growth("train", ("cadc",), points[:2]).at(1e9) == (pytest.approx(1002.0), None)
+
+
+def test_what_is_recorded_is_read_again_and_shown(tmp_path):
+    points = tuple(Point(rows, 2.0 + 1e-6 * rows, 2**30) for rows in (10**6, 3 * 10**6))
+    grown = [Growth("train", ("cadc", "recipe"), points)]
+    recorded = json.loads(json.dumps(document(grown)))
+    assert from_document(recorded) == grown
+    assert "1B on paper" in DOCS.tables(recorded)["growth"]
 
 
 def test_a_stage_that_methods_share_has_one_row(tmp_path):
