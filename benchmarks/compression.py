@@ -251,7 +251,8 @@ def costs(grid: Grid, sets: dict[str, str]) -> str:
         "over the seeds both have. memory: the most of the process that trained, libraries "
         "included. read: bytes that reading gave, from a disk or the page cache. dollars: of "
         f"{TRAININGS:,} trainings, at {PRICES.cpu_hour:g} for an hour of a core at work and "
-        f"{PRICES.gib_hour:g} for an hour of a GiB."
+        f"{PRICES.gib_hour:g} for an hour of a GiB. These three are of one seed, with "
+        "validation."
     )
     return f"{_markdown(heads, rows)}\n\n{about}" if rows else ""
 

@@ -137,7 +137,7 @@ def _merged(series: Sequence[_Series]) -> list[_Series]:
                 break
         else:
             found.append((set(methods), dict(of_rows)))
-    return found
+    return found if len(found) == len(series) else _merged(found)  # one may join two others
 
 
 def table(grown: Sequence[Growth], on_paper: float | None) -> str:

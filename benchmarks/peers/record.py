@@ -6,6 +6,7 @@ report, so each carries its own time and ceilings.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -190,9 +191,22 @@ class Report(_Strict):
             CadcError: it is not there, or is no report of this schema.
         """
         try:
-            return cls.model_validate_json(path.read_text("utf-8"))
+            content = json.loads(path.read_text("utf-8"))
         except OSError as error:
             raise CadcError(f"{path}: cannot be read ({error.strerror}); measure first.") from None
+        except ValueError:
+            raise CadcError(f"{path}: is not JSON; measure anew.") from None
+        return cls.of(content, str(path))
+
+    @classmethod
+    def of(cls, content: object, path: str) -> Report:
+        """The report of JSON values.
+
+        Raises:
+            CadcError: they are none of this schema.
+        """
+        try:
+            return cls.model_validate(content)
         except ValidationError as error:
             where = ".".join(str(part) for part in error.errors()[0]["loc"])
             raise CadcError(f"{path}: no report of this version ({where}); measure anew.") from None

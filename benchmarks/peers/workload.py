@@ -30,6 +30,8 @@ _SETTINGS = """
 seed = 0
 
 [pretrain]
+epochs = 50
+learning_rate = 0.05
 l2 = 4.0
 
 [train]

@@ -34,7 +34,6 @@ from benchmarks.time_to_quality.page import RECORDED, into_docs, recorded_files
 from benchmarks.time_to_quality.record import Run
 from benchmarks.time_to_quality.watched import Ended, Limits, run
 from benchmarks.time_to_quality.worker import Job
-from cadc_rec.config.experiment import Experiment
 from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import CadcError
 from cadc_rec.log import log, set_up_logging
@@ -85,7 +84,7 @@ def measure(arguments: argparse.Namespace) -> None:
         "items": dataset.n_items,
         "train": len(dataset.train_item),
         "data": experiment.data.model_dump(mode="json"),
-        "settings": _shared_settings(experiment),
+        "settings": _settings_of_methods(arguments),
         "machine": {"processor": processor_name(), "torch": torch.__version__},
     }
     out = arguments.out or RECORDED / f"time-to-quality-{arguments.config.stem}.json"
@@ -115,10 +114,17 @@ def measure(arguments: argparse.Namespace) -> None:
         _tell(asked)
 
 
-def _shared_settings(experiment: Experiment) -> dict[str, Any]:
-    """What a run takes from the config and ``--set``, of what is not the data."""
-    settings = experiment.model_dump(mode="json", exclude={"data", "method", "seed"})
-    return record.plain(settings)
+def _settings_of_methods(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What our methods take from the config and ``--set``, of what is not the data, by method."""
+    methods = {who.method for who in CONTENDERS.values() if isinstance(who, Ours)}
+    left_out = {"data", "method", "seed", "compute", "tracking"}
+    found = {
+        method: load_experiment(
+            arguments.config, method=method, overrides=arguments.sets
+        ).model_dump(mode="json", exclude=left_out, exclude_defaults=True)
+        for method in sorted(methods)
+    }
+    return record.plain(found)
 
 
 def _settings(name: str, wanted: Mapping[str, str], length: int) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class _Blocks:
     """Users in blocks, which threads take: each the next one when it is free.
 
     Scores that are added are formed by one thread at a time and in the users' order, for they are
-    counted along time, by loops that have threads of their own.
+    counted along time.
     """
 
     def __init__(self, users: NDArray[np.int64], size: int, listed: Listed | None) -> None:
@@ -206,11 +206,13 @@ def ranks_of_blocks(
                 top.add(best)
             advance(len(rows))
 
-    @torch.no_grad()  # what the caller has of this does not hold in other threads
+    inference = torch.is_inference_mode_enabled()  # which holds for the caller's thread alone
+
     def rank_all() -> None:
         try:
-            while (found := blocks.next()) is not None:
-                rank(*found)
+            with torch.no_grad(), torch.inference_mode(inference):
+                while (found := blocks.next()) is not None:
+                    rank(*found)
         except BaseException:
             blocks.stop()
             raise

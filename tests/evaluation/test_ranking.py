@@ -97,6 +97,15 @@ def test_blocks_are_dealt_out_to_threads_and_listed_scores_formed_in_order(
     assert torch.get_num_threads() == 3
 
 
+def test_threads_rank_in_the_callers_inference_mode(world, monkeypatch, three_threads):
+    users, items, targets, excluded = world
+    monkeypatch.setattr(item_shard, "_ELEMENTS", 31)
+    monkeypatch.setattr(item_shard, "_USERS", 1)
+    with torch.inference_mode():
+        got = held_out_ranks(torch.from_numpy(users), torch.from_numpy(items), targets, excluded)
+    assert got.tolist() == ranks_by_loop(users.astype(float), items, targets, excluded).tolist()
+
+
 def test_where_one_thread_fails_the_others_end_and_the_error_comes_out(
     world, monkeypatch, three_threads
 ):

@@ -35,7 +35,7 @@ class Sample:
         group: its cells.
         share: labelled examples, in percent of all.
         kept: `METRIC` in percent of that of the run on everything, on test.
-        validated: the same on validation; `kept` where a run has no validation.
+        validated: the same on validation; None where that cannot be told.
         compared: with the run on everything, by users; None without ranks of both.
         time: seconds over those of the run on everything; None where they do not compare.
     """
@@ -43,7 +43,7 @@ class Sample:
     group: Group
     share: float
     kept: float
-    validated: float
+    validated: float | None
     compared: Comparison | None
     time: float | None
 
@@ -73,12 +73,12 @@ class Kept:
     @property
     def least(self) -> Sample | None:
         """The smallest share that keeps `ENOUGH` on validation; None where no measured one does."""
-        return next((sample for sample in self.samples if sample.validated >= ENOUGH), None)
+        return next((one for one in self.samples if (one.validated or 0.0) >= ENOUGH), None)
 
     @property
     def shown(self) -> Sample:
         """`least`, or the sample that keeps the most on validation."""
-        return self.least or max(self.samples, key=lambda sample: sample.validated)
+        return self.least or max(self.samples, key=lambda sample: sample.validated or 0.0)
 
     @property
     def method(self) -> str:
@@ -188,13 +188,12 @@ def _sample(group: Group, everything: Group, reached: float, comparisons: Compar
     value, rows = group.metric(METRIC), group.done[0].rows
     assert value is not None
     assert rows is not None
-    on_test = 100.0 * value.mean / reached
     mine, whole = _validation(group), _validation(everything)
     return Sample(
         group,
         100.0 * rows.selected / rows.train if rows.train else 100.0 / group.ratio,
-        on_test,
-        100.0 * mine / whole if mine is not None and whole else on_test,
+        100.0 * value.mean / reached,
+        100.0 * mine / whole if mine is not None and whole else None,
         comparisons.compare(group, everything, METRIC),
         time_ratio(group, everything),
     )

@@ -96,7 +96,8 @@ def _columns(study: Study) -> tuple[Column, ...]:
             "share",
             "examples",
             f"the smallest measured share of the labelled examples that keeps {ENOUGH:.0f}% of the "
-            f"{METRIC.upper()} of all, or the share that keeps the most; how many examples",
+            f"{METRIC.upper()} of all on validation, or the share that keeps the most; how many "
+            "examples",
         ),
         *(
             Column(

@@ -39,7 +39,7 @@ def sentences_of_one(one: Kept) -> tuple[Sentence, ...]:
             f"On {one.title}, no measured share of the labelled examples keeps {ENOUGH:.0f}% of "
             f"the {METRIC.upper()} that {whole} reaches on all, on validation; the nearest, "
             f"{one.method} on "
-            f"{_part(best)} ({_counts(best)}), keeps {best.kept:.1f}%: {reached}."
+            f"{_part(best)} ({_counts(best)}), keeps {best.kept:.1f}% on test: {reached}."
         )
     else:
         out = (
@@ -79,7 +79,8 @@ def sentences_of_many(found: Sequence[Kept]) -> tuple[Sentence, ...]:
         out = f"On none of {len(found)} sets does {part} keep {goal}"
         nearest = "the nearest keep"
     if others:
-        out += f"; {nearest} {_percent(one.shown.kept for one in others)}: {_each(others)}"
+        reached = _percent(one.shown.kept for one in others)
+        out += f"; {nearest} {reached} on test: {_each(others)}"
     best = [one.shown for one in found]
     verdicts = Counter(sample.compared.verdict for sample in best if sample.compared)
     told = ", ".join(

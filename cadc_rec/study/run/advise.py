@@ -225,7 +225,7 @@ def _require_enough(rows: int, largest_ratio: float) -> None:
         )
     if largest_ratio > rows:
         raise CadcError(
-            f"--ratios {largest_ratio:g}: keeps none of {rows:,} training interactions; give at "
+            f"--ratios {largest_ratio:g}: there are only {rows:,} training interactions; give at "
             f"most {rows:,}."
         )
 

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cadc_rec.data.sources.raw_input import ARCHIVES, locate, table_folders
 from cadc_rec.data.tables.files import find_tables
@@ -31,6 +31,7 @@ from cadc_rec.study.run.grid import Cell, Study
 from cadc_rec.study.run.records import cell_digest
 
 _HOUR = 3600.0
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -212,13 +213,11 @@ def plan_lines(plan: Plan, budget: float | None) -> Iterator[str]:
         f"and {plan.left:.1f} to come, by rates that {plan.finished} finished cells corrected. A "
         "stage that cells share counts in the first of them."
     )
-    for reason, cells in _groups([one for one in plan.cells if one.absent], lambda one: one.absent):
+    absent = [one for one in plan.cells if one.absent]
+    for (title, reason), cells in _groups(absent, lambda one: (one.cell.dataset_title, one.absent)):
         hours = sum(one.seconds or 0.0 for one in cells) / _HOUR
         about = f" (about {hours:.1f} hours, once it is)" if hours else ""
-        yield (
-            f"{cells[0].cell.dataset_title}: not at hand, so its cells are not counted{about}: "
-            f"{reason}"
-        )
+        yield (f"{title}: not at hand, so its cells are not counted{about}: {reason}")
     unknown = [one for one in plan.cells if one.seconds is None and not one.absent]
     for title, cells in _groups(unknown, lambda one: one.cell.dataset_title):
         yield (
@@ -254,7 +253,7 @@ def plan_document(plan: Plan, budget: float | None) -> dict[str, Any]:
 def _row(title: str, name: str, cells: Sequence[PlannedCell]) -> str:
     ratios = sorted({one.cell.ratio for one in cells})
     seeds = sorted({one.cell.experiment.seed for one in cells})
-    known = [one.seconds for one in cells if one.seconds is not None]
+    known = [one.seconds for one in cells if one.seconds is not None and not one.absent]
     hours = "not at hand" if cells[0].absent else f"{sum(known) / _HOUR:.2f}" if known else "?"
     done = sum(one.done for one in cells)
     columns = (
@@ -275,9 +274,9 @@ def _contender(one: PlannedCell) -> str:
 
 
 def _groups(
-    cells: Iterable[PlannedCell], key: Callable[[PlannedCell], str]
-) -> Iterable[tuple[str, list[PlannedCell]]]:
-    found: dict[str, list[PlannedCell]] = {}
+    cells: Iterable[PlannedCell], key: Callable[[PlannedCell], Key]
+) -> Iterable[tuple[Key, list[PlannedCell]]]:
+    found: dict[Key, list[PlannedCell]] = {}
     for one in cells:
         found.setdefault(key(one), []).append(one)
     return found.items()

@@ -66,7 +66,7 @@ def test_a_share_that_keeps_too_little_is_told_as_the_nearest(new_study):
         add(study, "cadc", ratio, hits)
     out = told(study)["What can be left out"]
     assert out.startswith("On MovieLens 1M, no measured share of the labelled examples keeps 95%")
-    assert "the nearest, CADC on 1/10 (5,000 of 50,000), keeps 75.0%: 6.00%" in out
+    assert "the nearest, CADC on 1/10 (5,000 of 50,000), keeps 75.0% on test: 6.00%" in out
 
 
 def test_the_users_verdict_and_the_interval_stand_beside_what_is_kept(new_study):
@@ -90,8 +90,8 @@ def test_over_several_sets_the_median_and_the_range_are_told(new_study, monkeypa
     assert out == (
         "On 2 of 3 sets, a measured part of the labelled examples keeps at least 95% of the HR@10 "
         "that all of them reach on validation (the smallest: MovieLens 1M: Random, 1/10; "
-        "Epinions, 20-core: Random, 1/2); the nearest on the others keep 50.0%: Third: Random, "
-        "1/10."
+        "Epinions, 20-core: Random, 1/2); the nearest on the others keep 50.0% on test: "
+        "Third: Random, 1/10."
     )
     assert cost == "There, the loss of HR@10 is 2.5% (0.0% to 50.0%) in the median set."
     assert saved == (

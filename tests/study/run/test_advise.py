@@ -197,7 +197,7 @@ def test_too_few_rows_are_refused():
 
 def test_a_ratio_that_leaves_no_row_is_refused_before_anything_runs():
     runs = FakeRuns()
-    with pytest.raises(CadcError, match=r"--ratios 1e\+09: keeps none of 1,000,000 training"):
+    with pytest.raises(CadcError, match=r"--ratios 1e\+09: there are only 1,000,000 training"):
         runs.advise(ratios=(2.0, 1e9))
     assert not runs.calls
 
