@@ -27,13 +27,14 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
 
+from benchmarks.recorded.docs import Measured
 from cadc_rec import strict_json
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.errors import CadcError
@@ -327,8 +328,8 @@ def summary(checked: Sequence[Checked]) -> list[dict[str, Any]]:
     ]
 
 
-def shown(checked: Sequence[Checked]) -> str:
-    """Tables in Markdown: every prediction, then the summary."""
+def shown(checked: Sequence[Checked], without: Sequence[str] = ()) -> str:
+    """Tables in Markdown: every prediction, but of the methods `without`; then the summary."""
     each = ("set", "method", "split", "seed", "keep", "HR@10 %, predicted", "90%", "half-width")
     lines = _head(*each, "truth", "inside", "cost of the runs")
     lines += [
@@ -346,6 +347,7 @@ def shown(checked: Sequence[Checked]) -> str:
             _percent(one.cost),
         )
         for one in checked
+        if one.method not in without
     ]
     counted = ("split", "method", "pairs of set and share", "predictions", "truth inside")
     lines += ["", *_head(*counted, "half-width, median and largest", "largest cost")]
@@ -374,6 +376,17 @@ def _row(*values: object) -> str:
 
 def _percent(fraction: float | None) -> str:
     return "not known" if fraction is None or math.isnan(fraction) else f"{100 * fraction:.1f}%"
+
+
+def recorded_tables(content: Mapping[str, Any]) -> dict[str, str]:
+    """The tables of docs/advice.md, of what ``--out`` wrote."""
+    names = [field.name for field in fields(Checked)]
+    checked = [Checked(**{name: one[name] for name in names}) for one in content["predictions"]]
+    return {"advice": shown(checked, without=["random"])}
+
+
+DOCS = Measured(file="advice", marks={"advice": "docs/advice.md"}, tables=recorded_tables)
+"""What is recorded, into the page."""
 
 
 def read_curves(path: Path) -> list[Recorded]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import beyond, cold, compression, growth, paper, sets
+from benchmarks import advice, beyond, cold, compression, growth, paper, sets
 from benchmarks.days.page import DOCS as DAYS
 from benchmarks.marks import ROOT
 from benchmarks.peers import page as peers
@@ -45,6 +45,7 @@ DOCS: tuple[Written, ...] = (
     peers.IDLE,
     peers.BUSY,
     growth.DOCS,
+    advice.DOCS,
 )
 """What writes tables and pictures, in the order of writing."""
 

@@ -16,6 +16,7 @@ from benchmarks.advice import (
     learned,
     main,
     read_curves,
+    recorded_tables,
     shown,
     summary,
     usual_without,
@@ -164,6 +165,13 @@ def test_the_command_writes_curves_that_it_reads_again(studies, tmp_path, capsys
     frozen = capsys.readouterr().out.split('"frozen"')[1]
     top = re.search(r"top=Around\(([-.\d]+), ", frozen)
     assert float(top[1]) == pytest.approx(0.0, abs=0.02)  # MF reaches what everything does
+
+
+def test_what_was_written_makes_the_tables_of_the_page(studies, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    main([tmp_path / "curves.toml"], tmp_path, out=out)
+    printed = capsys.readouterr().out.strip()
+    assert recorded_tables(json.loads(out.read_text()))["advice"] == printed
 
 
 @pytest.mark.slow
