@@ -124,6 +124,25 @@ def test_a_recipe_is_measured_against_the_recipe_on_everything(new_study):
     assert one.least is one.samples[0]
 
 
+def test_a_recipe_without_everything_leaves_the_place_to_a_line_that_has_it(new_study):
+    """The recipe at 270% of gold says nothing; CADC keeps 90% of it."""
+    study = new_study(layout="grid")
+    add(study, "gold", 1.0, 70)
+    add(study, "recipe", 10.0, 189)
+    add(study, "cadc", 10.0, 63)
+    (one,) = kept(comparisons_of(study))
+    assert one.method == "CADC"
+    assert one.shown.kept == pytest.approx(90.0)
+
+
+def test_a_recipe_without_everything_is_measured_against_gold_where_nothing_else_is(new_study):
+    study = new_study(layout="grid")
+    add(study, "gold", 1.0, 70)
+    add(study, "recipe", 10.0, 189)
+    (one,) = kept(comparisons_of(study))
+    assert one.shown.kept == pytest.approx(270.0)
+
+
 def test_without_a_method_for_everything_the_recipe_is_measured_against_itself(new_study):
     study = new_study(layout="grid")
     add(study, "gold", 1.0, 70)
