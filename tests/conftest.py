@@ -305,3 +305,14 @@ def dies_at():
         return False
 
     return dies_at
+
+
+@pytest.fixture
+def three_threads():
+    """torch has three threads, whatever the machine; then as many as before."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)

@@ -12,14 +12,6 @@ from cadc_rec.serving.predict.top_k import ItemVectors, NotCandidates, load_ahea
 from cadc_rec.threads import on_threads
 
 
-@pytest.fixture
-def three_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
-
-
 def counted():
     """Work that waits until three threads are at it, and what each of them met."""
     all_here, met = threading.Barrier(3), []

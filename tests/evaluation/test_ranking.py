@@ -62,14 +62,6 @@ def test_products_of_narrow_vectors_are_one_threads(world, width, threads):
         torch.set_num_threads(before)
 
 
-@pytest.fixture
-def three_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_blocks_are_dealt_out_to_threads_and_listed_scores_formed_in_order(
     world, monkeypatch, three_threads
 ):

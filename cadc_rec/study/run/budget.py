@@ -217,7 +217,7 @@ def plan_lines(plan: Plan, budget: float | None) -> Iterator[str]:
     for (title, reason), cells in _groups(absent, lambda one: (one.cell.dataset_title, one.absent)):
         hours = sum(one.seconds or 0.0 for one in cells) / _HOUR
         about = f" (about {hours:.1f} hours, once it is)" if hours else ""
-        yield (f"{title}: not at hand, so its cells are not counted{about}: {reason}")
+        yield f"{title}: not at hand, so its cells are not counted{about}: {reason}"
     unknown = [one for one in plan.cells if one.seconds is None and not one.absent]
     for title, cells in _groups(unknown, lambda one: one.cell.dataset_title):
         yield (
